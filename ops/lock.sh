@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Resolve requirements*.in into requirements*.txt: every version, direct or not, pinned with its hashes.
+# requirements.txt takes in requirements-lambda.txt by its first line and holds only what that one does not.
+set -eu
+cd "$(dirname "$0")/.."
+compile() { .venv/bin/uv pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate "$@"; }
+compile requirements-lambda.in -o requirements-lambda.txt
+all=$(mktemp)
+trap 'rm -f "$all"' EXIT
+compile requirements.in -c requirements-lambda.txt -o "$all"
+.venv/bin/python - "$all" <<'PY'
+import re, sys
+from pathlib import Path
+def blocks(path):  # "name==version ; marker \" and its --hash lines belong together
+    return dict((re.match(r"[\w.-]+", b)[0], b) for b in re.split(r"\n(?=\S)", Path(path).read_text().strip()))
+ours = blocks("requirements-lambda.txt")
+rest = [b for name, b in blocks(sys.argv[1]).items() if name not in ours]
+Path("requirements.txt").write_text("-r requirements-lambda.txt\n" + "\n".join(rest) + "\n")
+PY
