@@ -1,11 +1,56 @@
-# Milkrun. `make` alone prints this help.
+# Milkrun. `make` alone prints this help; every target does the set-up it needs, once.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+.NOTPARALLEL:
+
+PY := .venv/bin/python
+STAGE ?= dev
+EVENTS ?=
+CODE := contract handler consumer snowpipe ops localstack tests
 
 help: ## print this help
-	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: setup ## start everything, send a morning of rounds (EVENTS=FILE: that file), check every number
+	@$(PY) -m ops.stack up
+	@$(PY) -m ops demo $(if $(EVENTS),--events '$(EVENTS)')
+
+up: setup ## start everything and leave it running; writes .local/outputs.json
+	@$(PY) -m ops.stack up
+
+stop: setup ## end the stack, keep Snowflake's files
+	@$(PY) -m ops.stack stop
+
+down: setup ## end the stack and wipe it
+	@$(PY) -m ops.stack down
+
+logs: setup ## what the functions, LocalStack and Snowflake wrote (F=1 follows)
+	@$(PY) -m ops.stack logs $(if $(F),--follow)
+
+test: check unit e2e ## lint, types, unit and end-to-end tests
+
+check: setup ## lint, types, the packaged templates of all stages
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check $(CODE)
+	$(PY) -m mypy
+	$(PY) -m ops.check
+
+unit: setup ## unit tests
+	$(PY) -m pytest tests/unit -n 2 --dist loadgroup
+
+e2e: setup ## end-to-end tests against a stack of their own
+	$(PY) -m pytest tests/e2e
+
+package: setup ## build the zips and the templates for STAGE
+	npx osls package --stage $(STAGE)
+
+deploy: setup ## deploy STAGE (dev, staging, prod) to AWS
+	npx osls deploy --stage $(STAGE)
+
+setup:
+	@ops/setup.sh main lambda localstack dbt node
 
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: help lock
+.PHONY: help demo up stop down logs test check unit e2e package deploy setup lock

@@ -1,0 +1,125 @@
+"""Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
+
+A zip holds the function's own folders and requirements-lambda.txt, nothing else, with hash-based bytecode: the zip
+resets modification times, so Python would take any other bytecode for stale and compile at every cold start. The same
+input gives the same bytes.
+"""
+
+import argparse
+import compileall
+import hashlib
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTENTS = {"handler": ("contract", "handler"), "consumer": ("contract", "consumer")}
+# The oldest glibc that Lambda's python3.13 runtime (Amazon Linux 2023) has.
+PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
+# Of botocore's 400 services, those that a function calls.
+SERVICES = {"dynamodb", "events", "kinesis", "s3", "secretsmanager", "sqs", "ssm", "sts"}
+# Runs only as a program of its own, never in a function.
+LEFT_OUT = {"handler/openapi.py", "consumer/kcl.py"}
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def install_dependencies(build: str, folder: Path) -> None:
+    """Wheels of requirements-lambda.txt for the build's platform, without what no function needs."""
+    uv = Path(sys.executable).parent / "uv"
+    command = [
+        str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", "3.13",
+        "--python", sys.executable, "--only-binary", ":all:", "--no-binary", "aws-kinesis-agg",
+        "--require-hashes", "-r", "requirements-lambda.txt",
+    ]  # fmt: skip
+    if PLATFORMS[build]:
+        command += ["--python-platform", PLATFORMS[build]]
+    subprocess.run(command, cwd=ROOT, check=True)
+    shutil.rmtree(folder / "bin", ignore_errors=True)
+    for service in (folder / "botocore" / "data").iterdir():
+        if service.is_dir() and service.name not in SERVICES:
+            shutil.rmtree(service)
+    shutil.rmtree(folder / "boto3" / "data", ignore_errors=True)
+    for unused in [*folder.rglob("*.pyi"), *folder.rglob("__pycache__")]:
+        shutil.rmtree(unused) if unused.is_dir() else unused.unlink()
+    compile_folder(folder, folder)
+
+
+def compile_folder(folder: Path, root: Path) -> None:
+    compileall.compile_dir(
+        folder,
+        quiet=1,
+        stripdir=root,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+
+
+def sources(name: str) -> list[Path]:
+    """The function's own files, relative to the root, sorted."""
+    found = (p.relative_to(ROOT) for folder in CONTENTS[name] for p in (ROOT / folder).rglob("*.py"))
+    return sorted(p for p in found if p.as_posix() not in LEFT_OUT)
+
+
+def write_zip(target: Path, *folders: Path) -> None:
+    """All files of `folders`, each relative to its folder, in one order and with one time and mode."""
+    files = sorted((p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file())
+    partial = target.with_suffix(f".{os.getpid()}")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, path in files:
+            entry = zipfile.ZipInfo(name, FIXED_TIME)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+    partial.replace(target)
+
+
+def fingerprint(*inputs: Path) -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    for path in inputs:
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def package(build: str) -> dict[str, Path]:
+    """Bring every zip of `build` up to date; returns function -> zip. Unchanged input is not built again."""
+    target = ROOT / "dist" / build
+    target.mkdir(parents=True, exist_ok=True)
+    recipe = (ROOT / "requirements-lambda.txt", Path(__file__).resolve())
+    dependencies = target / f"deps-{fingerprint(*recipe)}"
+    if not dependencies.exists():
+        for old in target.glob("deps-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        partial = target / f"partial-{os.getpid()}"
+        install_dependencies(build, partial)
+        partial.replace(dependencies)
+    zips = {}
+    for name in CONTENTS:
+        zips[name] = target / f"{name}.zip"
+        stamp = target / f"{name}.hash"
+        own = sources(name)
+        wanted = fingerprint(*recipe, *(ROOT / p for p in own))
+        if zips[name].exists() and stamp.exists() and stamp.read_text() == wanted:
+            continue
+        staged = target / f"staged-{name}-{os.getpid()}"
+        for path in own:
+            (staged / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, staged / path)
+        compile_folder(staged, staged)
+        write_zip(zips[name], dependencies, staged)
+        shutil.rmtree(staged)
+        stamp.write_text(wanted)
+    return zips
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ops.package", description=__doc__)
+    parser.add_argument("build", choices=sorted(PLATFORMS))
+    for name, path in package(parser.parse_args().build).items():
+        sys.stdout.write(f"{name}: {path.relative_to(ROOT)}, {path.stat().st_size / 1e6:.1f} MB\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+'use strict';
+// Two things that plain `osls deploy` must not forget: the zips are built by ops/package.py, and stage `local`
+// never meets a real account.
+const { spawnSync } = require('node:child_process');
+const path = require('node:path');
+
+const isLoopback = (url) => {
+  try {
+    const { hostname } = new URL(url);
+    return hostname === 'localhost' || hostname === '[::1]' || /^127(\.\d{1,3}){3}$/.test(hostname);
+  } catch {
+    return false;
+  }
+};
+
+class MilkrunPlugin {
+  constructor(serverless) {
+    this.serverless = serverless;
+    this.hooks = {
+      'before:deploy:deploy': () => this.refuseLocalOnRealAws(),
+      'before:remove:remove': () => this.refuseLocalOnRealAws(),
+      'before:deploy:function:initialize': () => this.refuseLocalOnRealAws(),
+      'before:package:createDeploymentArtifacts': () => this.buildZips(),
+      'before:deploy:function:packageFunction': () => this.buildZips(),
+    };
+  }
+
+  fail(message) {
+    throw new this.serverless.classes.Error(message);
+  }
+
+  refuseLocalOnRealAws() {
+    if (this.serverless.service.provider.stage !== 'local') return;
+    const url = process.env.AWS_ENDPOINT_URL;
+    if (!url || !isLoopback(url)) {
+      this.fail('Stage "local" needs AWS_ENDPOINT_URL with a loopback address (make up sets it); for AWS name a stage: --stage dev.');
+    }
+  }
+
+  buildZips() {
+    const root = this.serverless.serviceDir;
+    const { architecture } = this.serverless.service.provider;
+    const build = this.serverless.service.provider.stage === 'local' ? 'local' : architecture;
+    const python = path.join(root, '.venv', 'bin', 'python');
+    const made = spawnSync(python, ['-m', 'ops.package', build], { cwd: root, stdio: 'inherit' });
+    if (made.error || made.status !== 0) this.fail('The zips could not be built; run `make package` to see why.');
+  }
+}
+
+module.exports = MilkrunPlugin;
