@@ -1,1 +1,1 @@
-"""The shapes that cross each arrow of the flow: events, S3 objects, Kinesis records, log lines. Imports nobody."""
+"""The shapes that cross each arrow of the flow: events, S3 objects, log lines. Imports nobody of ours."""

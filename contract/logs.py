@@ -1,0 +1,50 @@
+"""Log lines: one JSON object a line on stdout. The names of the lines that others count on stand here.
+
+No personal data: ids of requests, keys of objects and numbers; never a payload, a device, a user or a header.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+
+# handler: one for each request that got past key, signature, content type and size, whatever its answer:
+#   status, received, accepted, duplicates, rejected, object_key, rejected_key, published, queued, *_ms
+EVENTS_INGESTED = "events_ingested"
+# handler: one for each request that got 403, 413 or 415; nothing of it was stored. status, code
+REQUEST_REFUSED = "request_refused"
+# redrive: one for each invocation. messages, published, returned
+RECORDS_REDRIVEN = "records_redriven"
+# handler, redrive, consumer: something was put under set-aside/. set_aside_key, codes, lines
+RECORDS_SET_ASIDE = "records_set_aside"
+# consumer: one for each batch.
+RECORDS_CONSUMED = "records_consumed"
+
+
+def configure(level: str = "INFO") -> None:
+    """Set structlog up, once, in an entry point. What `bind` names stands in every line until bound anew."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("event"),
+            structlog.processors.JSONRenderer(serializer=_dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+
+
+def bind(**context: str | int | None) -> None:
+    """Forget the context of the invocation before, and name this one's ids in every line."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**context)
+
+
+def _dumps(line: Any, **_: Any) -> str:
+    return msgspec.json.encode(line, enc_hook=str).decode()
