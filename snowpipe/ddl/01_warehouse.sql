@@ -1,0 +1,6 @@
+CREATE WAREHOUSE IF NOT EXISTS {warehouse} WITH
+WAREHOUSE_SIZE = 'XSMALL'
+AUTO_SUSPEND = 60
+AUTO_RESUME = TRUE
+INITIALLY_SUSPENDED = TRUE
+COMMENT = 'Milkrun: dbt, the CLI and back-fills (pipes need none)';

@@ -1,0 +1,2 @@
+CREATE SCHEMA IF NOT EXISTS {database}.STAGING
+COMMENT = 'Typed, each event id once (dbt)';

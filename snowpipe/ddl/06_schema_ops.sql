@@ -1,0 +1,2 @@
+CREATE SCHEMA IF NOT EXISTS {database}.OPS
+COMMENT = 'For operators: what the pipes loaded, when, and what failed';

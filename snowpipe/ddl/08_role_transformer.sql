@@ -1,0 +1,2 @@
+CREATE ROLE IF NOT EXISTS {database}_TRANSFORMER
+COMMENT = 'Reads RAW, writes STAGING and MARTS: dbt';

@@ -1,0 +1,6 @@
+-- A line is an event. STRIP_NULL_VALUES stays off: what is stored is the event as sent.
+CREATE FILE FORMAT IF NOT EXISTS {database}.RAW.NDJSON
+    TYPE = JSON
+    COMPRESSION = AUTO
+    STRIP_OUTER_ARRAY = FALSE
+    COMMENT = 'One JSON document a line, plain or gzip';

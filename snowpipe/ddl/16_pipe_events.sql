@@ -1,0 +1,18 @@
+-- No casts: one odd field would fail its whole file. To change the COPY: python -m snowpipe recreate.
+CREATE PIPE IF NOT EXISTS {database}.RAW.EVENTS_PIPE
+AUTO_INGEST = TRUE
+AWS_SNS_TOPIC = '{topic_arn}'
+COMMENT = 'Objects under events/ to RAW.EVENTS'
+AS
+COPY INTO {database}.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
+FROM (
+    SELECT
+        $1,
+        METADATA$FILENAME,
+        METADATA$FILE_ROW_NUMBER,
+        METADATA$FILE_LAST_MODIFIED,
+        METADATA$START_SCAN_TIME
+    FROM @{database}.RAW.EVENTS_STAGE
+)
+FILE_FORMAT = (FORMAT_NAME = '{database}.RAW.NDJSON')
+ON_ERROR = SKIP_FILE;

@@ -1,0 +1,8 @@
+-- Future grants: dbt drops and makes its tables again, and a grant on the old one goes with it.
+GRANT USAGE ON WAREHOUSE {warehouse} TO ROLE {database}_READER;
+GRANT USAGE ON DATABASE {database} TO ROLE {database}_READER;
+GRANT USAGE ON SCHEMA {database}.MARTS TO ROLE {database}_READER;
+GRANT SELECT ON ALL TABLES IN SCHEMA {database}.MARTS TO ROLE {database}_READER;
+GRANT SELECT ON ALL VIEWS IN SCHEMA {database}.MARTS TO ROLE {database}_READER;
+GRANT SELECT ON FUTURE TABLES IN SCHEMA {database}.MARTS TO ROLE {database}_READER;
+GRANT SELECT ON FUTURE VIEWS IN SCHEMA {database}.MARTS TO ROLE {database}_READER;

@@ -1,0 +1,12 @@
+"""The one way in which a command gives up."""
+
+
+class Refusal(Exception):  # noqa: N818
+    """A command could not do what was asked; says so in one line for its user.
+
+    `exit_code` 2: could not even look (no connection, privilege or object); 1: looked, and the answer is no.
+    """
+
+    def __init__(self, line: str, exit_code: int = 2) -> None:
+        super().__init__(line)
+        self.exit_code = exit_code

@@ -1,0 +1,88 @@
+"""Where the warehouse and the archive are: from the environment, or from a stack's outputs.json."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from snowpipe.refusal import Refusal
+
+
+class Connection(BaseModel):
+    """How to reach a Snowflake. Signs in with a key pair when `private_key_file` is set."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    account: str
+    user: str
+    password: SecretStr | None = None
+    private_key_file: Path | None = None
+    private_key_file_pwd: SecretStr | None = None
+    host: str | None = None
+    port: int = 443
+    protocol: str = "https"
+    database: str = "MILKRUN"
+    warehouse: str = "MILKRUN_WH"
+    role: str | None = None
+
+
+class Aws(BaseModel):
+    """What is known of the stage's AWS side; a missing name is looked up or asked for when it is needed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    region: str | None = None
+    aws_endpoint_url: str | None = None
+    bucket: str | None = None
+    topic_arn: str | None = None
+    storage_role_arn: str | None = None
+    external_id: str | None = None
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    connection: Connection
+    aws: Aws
+    folder: Path  # for files of our own: dbt's target, the state of a recreate
+    source: str  # where the settings came from, for messages
+
+
+def load(environment: Mapping[str, str], outputs: Path | None = None) -> Settings:
+    """`outputs` if given; else the environment if it has SNOWFLAKE_ACCOUNT; else the local stack."""
+    folder = Path(environment.get("MILKRUN_LOCAL", ".local"))
+    if outputs is None and "SNOWFLAKE_ACCOUNT" in environment:
+        return _settings(_from_environment(environment), folder, "the environment")
+    path = outputs or folder / "outputs.json"
+    try:
+        found = json.loads(path.read_text())
+        connection = found.pop("snowflake")
+    except FileNotFoundError:
+        raise Refusal(f"{path} is not there: make up, or set SNOWFLAKE_ACCOUNT and its kin") from None
+    except (ValueError, KeyError, AttributeError) as problem:
+        raise Refusal(f"{path} is not a stack's outputs: {problem!r}") from None
+    return _settings({"connection": connection, "aws": found}, path.parent, str(path))
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    def named(prefix: str, *names: str) -> dict[str, str]:
+        return {
+            n: environment[f"{prefix}{n.upper()}"] for n in names if environment.get(f"{prefix}{n.upper()}")
+        }
+
+    aws = named("", "aws_endpoint_url") | named("SNOWFLAKE_", "storage_role_arn", "external_id")
+    aws |= named("MILKRUN_", "bucket", "topic_arn")
+    if region := environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"):
+        aws["region"] = region
+    return {"connection": named("SNOWFLAKE_", *Connection.model_fields), "aws": aws}
+
+
+def _settings(found: dict[str, Any], folder: Path, source: str) -> Settings:
+    try:
+        return Settings(**found, folder=folder, source=source)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise Refusal(f"{source}: {name}: {first['msg'].lower()}") from None

@@ -1,0 +1,115 @@
+"""The numbered DDL, with its parameters filled in.
+
+A placeholder is `{name}`; it stands for an identifier, or inside a string literal, and is filled with a value
+whose alphabet has no quote, backslash, space or semicolon: filling cannot change a statement's shape.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from sqlglot import Token, TokenType
+
+DDL = Path(__file__).parent / "ddl"
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,127}$")]
+Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+Arn = Annotated[
+    str, StringConstraints(pattern=r"^arn:aws[a-z-]*:(sns|iam):[a-z0-9-]*:[0-9]{12}:[A-Za-z0-9_+=,.@/-]+$")
+]
+# What STS takes as an external id (AssumeRole, parameter ExternalId).
+ExternalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")]
+
+
+class Parameters(BaseModel):
+    """Everything that differs between two stages' warehouses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: Identifier
+    warehouse: Identifier
+    bucket: Bucket
+    topic_arn: Arn
+    storage_role_arn: Arn
+    external_id: ExternalId
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One file of the DDL: the object that it defines, and the statements that do so."""
+
+    path: Path
+    sql: str
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def is_pipe(self) -> bool:
+        return "_pipe_" in self.name
+
+    @cached_property
+    def statements(self) -> tuple[str, ...]:
+        return tuple(statements(self.sql))
+
+    @property
+    def pipe(self) -> str:
+        """The pipe's full name, such as MILKRUN.RAW.EVENTS_PIPE."""
+        found = re.search(r"^CREATE PIPE IF NOT EXISTS ([\w.]+)$", self.sql, re.MULTILINE)
+        assert found, f"{self.path.name} defines no pipe"
+        return found[1]
+
+    @property
+    def copy(self) -> str:
+        """The pipe's COPY statement, as SHOW PIPES gives it back in `definition`."""
+        (create,) = self.statements
+        return create[create.index("\nCOPY INTO") + 1 :]
+
+
+def fill(sql: str, parameters: Parameters) -> str:
+    """Every `{name}` replaced; KeyError for a name that is no parameter."""
+    values = parameters.model_dump()
+    return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], sql)
+
+
+def definitions(parameters: Parameters, folder: Path = DDL) -> list[Definition]:
+    """The DDL in the order of its numbers."""
+    return [
+        Definition(path, fill(path.read_text(), parameters)) for path in sorted(folder.glob("[0-9]*.sql"))
+    ]
+
+
+def tokens(sql: str) -> list[Token]:
+    from sqlglot.dialects.snowflake import Snowflake
+
+    return Snowflake().tokenize(sql)
+
+
+def statements(sql: str) -> Iterator[str]:
+    """The statements of a script, without their semicolons; comments stay."""
+    start = 0
+    for token in tokens(sql):
+        if token.token_type is TokenType.SEMICOLON:
+            yield sql[start : token.start].strip()
+            start = token.end + 1
+    if tokens(sql[start:]):
+        yield sql[start:].strip()
+
+
+def same_statement(one: str, other: str) -> bool:
+    """Equal but for white space, comments and the case of words outside quotes."""
+
+    def words(sql: str) -> list[tuple[bool, str]]:
+        quoted = (TokenType.STRING, TokenType.IDENTIFIER)
+        return [
+            (t.token_type in quoted, t.text if t.token_type in quoted else t.text.upper())
+            for t in tokens(sql)
+            if t.token_type is not TokenType.SEMICOLON
+        ]
+
+    return words(one) == words(other)

@@ -1,0 +1,84 @@
+"""A Snowflake session as the commands use it: statements in, rows as dictionaries out, errors in one line."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from snowpipe.refusal import Refusal
+from snowpipe.settings import Connection
+
+type Row = dict[str, Any]
+
+# Snowflake's error numbers; 2003 and 2043 do not tell "is not there" from "not allowed to see it".
+_NO_PRIVILEGE = 3001
+_NO_SUCH_OBJECT = (2003, 2043)
+_NOT_CONNECTED = range(250001, 252000)
+
+
+class Warehouse(Protocol):
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Run one statement. Column names are lower case. Refusal when Snowflake refuses."""
+
+
+class Snowflake:
+    """A `Warehouse` on an open connection of snowflake-connector-python."""
+
+    def __init__(self, connection: Any, where: str) -> None:
+        self._connection = connection
+        self._where = where
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        from snowflake.connector import DictCursor, Error
+
+        try:
+            with self._connection.cursor(DictCursor) as cursor:
+                cursor.execute(sql, list(parameters) or None)
+                return [{name.lower(): value for name, value in row.items()} for row in cursor.fetchall()]
+        except Error as error:
+            raise Refusal(explain(error.errno, error.msg, self._where)) from error
+
+
+def explain(number: int | None, message: str | None, where: str) -> str:
+    """Snowflake's error in one line that says what to do."""
+    said = " ".join((message or "").split())
+    if number == _NO_PRIVILEGE:
+        return f"missing privilege: {said} (grant it, or use another SNOWFLAKE_ROLE)"
+    if number in _NO_SUCH_OBJECT:
+        return f"missing object: {said} (python -m snowpipe apply makes ours)"
+    if number in _NOT_CONNECTED:
+        return f"no connection to Snowflake at {where}: {said}"
+    return f"Snowflake refused: {said}"
+
+
+@contextmanager
+def connect(settings: Connection) -> Iterator[Snowflake]:
+    """A session in UTC that belongs to no database: every statement of ours names its objects in full."""
+    from snowflake import connector  # 2.6 s: only when it is needed
+
+    where = f"{settings.protocol}://{settings.host or settings.account}:{settings.port}"
+    secret: dict[str, Any] = {"password": settings.password.get_secret_value()} if settings.password else {}
+    if settings.private_key_file:
+        secret = {"authenticator": "SNOWFLAKE_JWT", "private_key_file": str(settings.private_key_file)}
+        if settings.private_key_file_pwd:
+            secret["private_key_file_pwd"] = settings.private_key_file_pwd.get_secret_value()
+    try:
+        connection = connector.connect(
+            account=settings.account,
+            user=settings.user,
+            host=settings.host,
+            port=settings.port,
+            protocol=settings.protocol,
+            warehouse=settings.warehouse,
+            role=settings.role,
+            login_timeout=10,
+            application="Milkrun",
+            session_parameters={"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False},
+            **secret,
+        )
+    except (connector.Error, OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or _NOT_CONNECTED[0]
+        raise Refusal(explain(number, getattr(error, "msg", str(error)), where)) from error
+    try:
+        yield Snowflake(connection, where)
+    finally:
+        connection.close()
