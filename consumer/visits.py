@@ -1,0 +1,172 @@
+"""The rule: from a set of geofence events to visits. Pure, and without a clock.
+
+A device's visits at a fence are a function of the *set* of its events there: any order, any repetition and
+any batching of the same events give the same visits. The warehouse's SQL states the same rule:
+
+1. Events belong together by (device id, fence tag, fence external id).
+2. Within those, of several contents of one event id the least by (`createdAt` in microseconds, `type`,
+   `duration`, `confidence`) counts and the others do not. A missing duration or confidence comes before
+   every value; `type` is compared as sent, by code point.
+3. Only then may `min_confidence` leave events out: those whose confidence is known and lower.
+4. Order: `createdAt`, then enter before dwell before exit, then event id by code point.
+5. Walk in that order.
+   - enter: an open visit ends unclosed (`exit_missed`), and a new one opens.
+   - exit: closes the open visit; with none open it changes nothing and is counted as an orphan.
+   - dwell: sets `last_seen_at` of the open visit; with none open it changes nothing.
+6. Neighbours whose enter - exit <= `merge_gap` become one visit, in chains: the first enter, the last exit
+   (or none) with its duration, the latest `last_seen_at`. A visit that ended unclosed has no exit, so
+   nothing that follows it merges with it.
+
+So the last visit alone can be open, and a device is at a fence "now" if that one is.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
+
+from contract.events import Fence, GeofenceEvent
+
+MERGE_GAP = timedelta(seconds=120)
+
+type Content = tuple[datetime, str, float, int]
+type Order = tuple[datetime, int, str]
+
+_RANK = {"enter": 0, "dwell": 1, "exit": 2}
+
+
+class Pair(NamedTuple):
+    """What visits belong to: one device at one fence."""
+
+    device_id: str
+    fence: Fence
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One stay. `exited_at` is None while open, and for ever if `exit_missed`.
+
+    `app_dwell_seconds` is what the app itself measured, on the exit that closed the visit: of a merged visit
+    its last part.
+    """
+
+    entered_at: datetime
+    entered_event_id: str
+    exited_at: datetime | None = None
+    exited_event_id: str | None = None
+    exit_missed: bool = False
+    last_seen_at: datetime | None = None
+    app_dwell_seconds: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.exited_at is None and not self.exit_missed
+
+    @property
+    def dwell_seconds(self) -> float | None:
+        return None if self.exited_at is None else (self.exited_at - self.entered_at).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All visits of one pair in order, and how many exits found no open visit."""
+
+    visits: tuple[Visit, ...] = ()
+    orphan_exits: int = 0
+
+
+class Step(NamedTuple):
+    """What one event did to the visit under way."""
+
+    ended: Visit | None
+    visit: Visit | None
+    outcome: Literal["entered", "seen", "exited", "orphan_exit", "nothing"]
+
+
+def pair_of(event: GeofenceEvent) -> Pair:
+    return Pair(event.device_id, event.fence)
+
+
+def content_of(event: GeofenceEvent) -> Content:
+    """What the least of several contents of one event id is found by (rule 2)."""
+    return (
+        event.occurred_at,
+        event.type,
+        float("-inf") if event.duration_minutes is None else event.duration_minutes,
+        -1 if event.confidence is None else event.confidence,
+    )
+
+
+def order_of(event: GeofenceEvent) -> Order:
+    """Where an event stands in the walk (rule 4)."""
+    return event.occurred_at, _RANK[event.kind], event.event_id
+
+
+def counts(event: GeofenceEvent, min_confidence: int) -> bool:
+    return event.confidence is None or event.confidence >= min_confidence
+
+
+def step(visit: Visit | None, event: GeofenceEvent, merge_gap: timedelta = MERGE_GAP) -> Step:
+    """Take the next event in order. `visit` is the last one so far, open or not: all there is of the past."""
+    at = event.occurred_at
+    if event.kind == "enter":
+        if visit is not None and visit.exited_at is not None and at - visit.exited_at <= merge_gap:
+            return Step(
+                None,
+                Visit(visit.entered_at, visit.entered_event_id, last_seen_at=visit.last_seen_at),
+                "entered",
+            )
+        return Step(_ended(visit), Visit(at, event.event_id), "entered")
+    if visit is None or not visit.is_open:
+        return Step(None, visit, "orphan_exit" if event.kind == "exit" else "nothing")
+    if event.kind == "dwell":
+        return Step(None, Visit(visit.entered_at, visit.entered_event_id, last_seen_at=at), "seen")
+    return Step(
+        None,
+        Visit(
+            visit.entered_at,
+            visit.entered_event_id,
+            exited_at=at,
+            exited_event_id=event.event_id,
+            last_seen_at=visit.last_seen_at,
+            app_dwell_seconds=None if event.duration_minutes is None else event.duration_minutes * 60,
+        ),
+        "exited",
+    )
+
+
+def visits_of(
+    events: Iterable[GeofenceEvent], merge_gap: timedelta = MERGE_GAP, min_confidence: int = 0
+) -> dict[Pair, History]:
+    """The visits of every (device, fence) that occurs in `events`, in any order and with any repetition."""
+    contents: dict[Pair, dict[str, GeofenceEvent]] = {}
+    for event in events:
+        known = contents.setdefault(pair_of(event), {})
+        other = known.get(event.event_id)
+        if other is None or content_of(event) < content_of(other):
+            known[event.event_id] = event
+    return {
+        pair: _walk(sorted((e for e in known.values() if counts(e, min_confidence)), key=order_of), merge_gap)
+        for pair, known in contents.items()
+    }
+
+
+def _walk(events: Iterable[GeofenceEvent], merge_gap: timedelta) -> History:
+    visits: list[Visit] = []
+    visit: Visit | None = None
+    orphan_exits = 0
+    for event in events:
+        ended, visit, outcome = step(visit, event, merge_gap)
+        orphan_exits += outcome == "orphan_exit"
+        if ended is not None:
+            visits.append(ended)
+    if visit is not None:
+        visits.append(visit)
+    return History(tuple(visits), orphan_exits)
+
+
+def _ended(visit: Visit | None) -> Visit | None:
+    """A visit that a new one follows: if it was still open, its exit never came."""
+    if visit is None or not visit.is_open:
+        return visit
+    return Visit(visit.entered_at, visit.entered_event_id, exit_missed=True, last_seen_at=visit.last_seen_at)
