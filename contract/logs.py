@@ -21,10 +21,15 @@ RECORDS_REDRIVEN = "records_redriven"
 RECORDS_SET_ASIDE = "records_set_aside"
 # consumer: one for each batch.
 RECORDS_CONSUMED = "records_consumed"
+# snowpipe check: one for each pipe. pipe, state, pipe_lag_seconds, pipe_pending_files, pipe_deaf_seconds
+PIPE_CHECKED = "pipe_checked"
 
 
-def configure(level: str = "INFO") -> None:
-    """Set structlog up, once, in an entry point. What `bind` names stands in every line until bound anew."""
+def configure(level: str = "INFO", *before_printing: structlog.typing.Processor) -> None:
+    """Set structlog up, once, in an entry point. What `bind` names stands in every line until bound anew.
+
+    `before_printing` see the whole line; `contract.metrics.with_metrics(stage)` is one.
+    """
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -32,6 +37,7 @@ def configure(level: str = "INFO") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.EventRenamer("event"),
+            *before_printing,
             structlog.processors.JSONRenderer(serializer=_dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),

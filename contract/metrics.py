@@ -1,0 +1,69 @@
+"""CloudWatch metrics out of canonical log lines, in the embedded metric format.
+
+The line itself is the metric: CloudWatch reads `_aws` beside the numbers, so no function calls CloudWatch
+and the metrics can say nothing that the log does not. One dimension, the stage: each further value of a
+dimension is a metric more on the bill.
+(Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
+"""
+
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Literal
+
+from contract import logs
+
+NAMESPACE = "Milkrun"
+
+# What each canonical line tells CloudWatch. A field that a line does not have is no metric of that line.
+METRICS: Mapping[str, tuple[str, ...]] = {
+    logs.EVENTS_INGESTED: (
+        "received",
+        "accepted",
+        "duplicates",
+        "rejected",
+        "published",
+        "queued",
+        "lateness_seconds",
+        "store_ms",
+        "publish_ms",
+    ),
+    logs.REQUEST_REFUSED: ("refused",),
+    logs.RECORDS_REDRIVEN: ("redriven", "returned"),
+    logs.RECORDS_SET_ASIDE: ("set_aside",),
+    logs.RECORDS_CONSUMED: ("consumed", "set_aside_share", "too_old", "orphan_exits", "visits_changed"),
+    logs.PIPE_CHECKED: ("pipe_lag_seconds", "pipe_pending_files", "pipe_deaf_seconds"),
+}
+# Rejects by code become metrics of their own, rejected_missing_id and so on, for the codes that occur.
+_BY_CODE = "rejected_by_code"
+
+type Unit = Literal["Count", "Milliseconds", "Seconds", "Percent"]
+type Line = MutableMapping[str, Any]
+
+
+def unit_of(field: str) -> Unit:
+    """The unit stands in the field's name."""
+    units: dict[str, Unit] = {"_ms": "Milliseconds", "_seconds": "Seconds", "_share": "Percent"}
+    return next((unit for ending, unit in units.items() if field.endswith(ending)), "Count")
+
+
+def with_metrics(stage: str) -> Callable[[Any, str, Line], Line]:
+    """A structlog processor: canonical lines become metrics of `stage`, all others stay as they are."""
+
+    def processor(_logger: Any, _method: str, line: Line) -> Line:
+        by_code = {f"rejected_{code}": count for code, count in line.get(_BY_CODE, {}).items()}
+        fields = [f for f in METRICS.get(line["event"], ()) if isinstance(line.get(f), int | float)] + [
+            *by_code
+        ]
+        if not fields:
+            return line
+        directive = {
+            "Namespace": NAMESPACE,
+            "Dimensions": [["stage"]],
+            "Metrics": [{"Name": field, "Unit": unit_of(field)} for field in fields],
+        }
+        line.update(by_code)
+        line["stage"] = stage
+        line["_aws"] = {"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]}
+        return line
+
+    return processor

@@ -1,0 +1,60 @@
+"""The embedded metric format: what CloudWatch would read out of our log lines."""
+
+import json
+
+import pytest
+import structlog
+
+from contract import logs, metrics
+
+
+@pytest.fixture
+def logged(capsys):
+    """Log a line as a function of stage `dev` does, and read it back."""
+
+    def log(event, **fields):
+        logs.configure("INFO", metrics.with_metrics("dev"))
+        structlog.get_logger().info(event, **fields)
+        return json.loads(capsys.readouterr().out)
+
+    yield log
+    structlog.reset_defaults()
+
+
+def test_a_canonical_line_is_its_own_metrics(logged):
+    line = logged(
+        logs.EVENTS_INGESTED, received=3, accepted=2, rejected=1, store_ms=12.5, object_key="events/k"
+    )
+    [directive] = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == "Milkrun"
+    assert directive["Dimensions"] == [["stage"]]
+    assert {m["Name"]: m["Unit"] for m in directive["Metrics"]} == {
+        "received": "Count",
+        "accepted": "Count",
+        "rejected": "Count",
+        "store_ms": "Milliseconds",
+    }
+    # The specification: every dimension is a string member of the root, every metric a number.
+    assert line["stage"] == "dev"
+    assert all(isinstance(line[m["Name"]], int | float) for m in directive["Metrics"])
+    assert isinstance(line["_aws"]["Timestamp"], int)
+    assert line["object_key"] == "events/k"
+
+
+def test_rejects_are_counted_by_code(logged):
+    line = logged(logs.EVENTS_INGESTED, rejected=3, rejected_by_code={"missing_id": 2, "field_length": 1})
+    names = {m["Name"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+    assert names == {"rejected", "rejected_missing_id", "rejected_field_length"}
+    assert line["rejected_missing_id"] == 2
+
+
+def test_other_lines_are_left_as_they_are(logged):
+    assert "_aws" not in logged("something_else_happened", accepted=2)
+
+
+def test_a_missing_or_empty_number_is_no_metric(logged):
+    assert "_aws" not in logged(logs.EVENTS_INGESTED, lateness_seconds=None, object_key=None)
+
+
+def test_a_line_stays_within_the_formats_hundred_metrics():
+    assert max(map(len, metrics.METRICS.values())) < 50
