@@ -1,0 +1,277 @@
+"""Send events to the endpoint as a phone does, and see what each request came to.
+
+The client's rule (`docs/architecture.md`): 2xx delete; 400 drop and report; 413 split in two and send again,
+a single event is dropped; any other 4xx keeps the batch and tries again with growing pauses; anything else,
+or no answer, sends the identical bytes again.
+"""
+
+import gzip
+import json
+import math
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Literal, cast
+
+import urllib3
+
+from ops.rounds import Planned, Post
+
+type Fate = Literal["delivered", "dropped", "kept"]
+type Json = dict[str, object]
+
+# API Gateway itself answers after 29 seconds.
+_TIMEOUT = urllib3.Timeout(connect=3, read=32)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one request came to: deleted from the phone, dropped, or still kept when patience ended.
+
+    `status` is None where no answer came; `posted_at` and `seconds` are of the last try; `answer` is {} where
+    the body was no JSON object.
+    """
+
+    post: Post
+    fate: Fate
+    status: int | None
+    answer: Json
+    posted_at: datetime
+    seconds: float
+    statuses: tuple[int | None, ...]
+
+
+class Client:
+    """Posts for one app. A request is tried for `patience` seconds, then left undelivered."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        api_key: str,
+        *,
+        patience: float = 120.0,
+        first_pause: float = 0.2,
+        connections: int = 8,
+    ) -> None:
+        self._endpoint = endpoint
+        self._headers = {"x-api-key": api_key, "user-agent": "milkrun-ops-send"}
+        self._patience = patience
+        self._first_pause = first_pause
+        self._stopped = threading.Event()
+        # Resending is the client's rule, not the library's.
+        self._http = urllib3.PoolManager(maxsize=connections, block=True, retries=False, timeout=_TIMEOUT)
+
+    def stop(self) -> None:
+        """End all pauses: what is not delivered stays with the phone."""
+        self._stopped.set()
+
+    def deliver(self, post: Post) -> list[Delivery]:
+        """One delivery, or one for each part where the server wanted the request smaller."""
+        delivery = self._try_until_settled(post)
+        if delivery.status != 413 or len(post.events) == 1:
+            return [delivery]
+        middle = len(post.events) // 2
+        halves = (replace(post, events=post.events[:middle]), replace(post, events=post.events[middle:]))
+        return [part for half in halves for part in self.deliver(half)]
+
+    def _try_until_settled(self, post: Post) -> Delivery:
+        body = post.body()
+        headers = self._headers | {"content-type": post.content_type}
+        if post.gzipped:
+            body, headers["content-encoding"] = gzip.compress(body, mtime=0), "gzip"
+        statuses: list[int | None] = []
+        give_up_at = time.monotonic() + self._patience
+        while True:
+            posted_at, began = datetime.now(UTC), time.perf_counter()
+            status, answer, wanted_pause = self._post(body, headers)
+            seconds = time.perf_counter() - began
+            statuses.append(status)
+            fate = fate_of(status)
+            # Jitter keeps a fleet from coming back as one; Retry-After is the server's own wish.
+            longest = min(10.0, self._first_pause * 2 ** len(statuses))
+            pause = max(wanted_pause, random.uniform(longest / 2, longest))  # noqa: S311
+            patient = fate == "kept" and time.monotonic() + pause < give_up_at
+            if not patient or self._stopped.wait(pause):
+                return Delivery(post, fate, status, answer, posted_at, seconds, tuple(statuses))
+
+    def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int | None, Json, float]:
+        try:
+            response = self._http.request("POST", self._endpoint, body=body, headers=headers)
+        except urllib3.exceptions.HTTPError:
+            return None, {}, 0.0
+        retry_after = response.headers.get("retry-after", "")
+        wanted_pause = min(30.0, float(retry_after)) if retry_after.isdecimal() else 0.0
+        try:
+            answer = json.loads(response.data)
+        except ValueError:
+            answer = {}
+        return response.status, answer if isinstance(answer, dict) else {}, wanted_pause
+
+
+def fate_of(status: int | None) -> Fate:
+    if status is not None and 200 <= status < 300:
+        return "delivered"
+    return "dropped" if status in (400, 413) else "kept"
+
+
+def send(
+    posts: Iterable[Post], client: Client, *, concurrency: int = 4, events_per_second: float = math.inf
+) -> Iterator[Delivery]:
+    """Deliver in the order given, `concurrency` requests at a time; yield each delivery, in the same order.
+
+    Draws from `posts` only what is under way, so that a stream of any length fits.
+    """
+    under_way: deque[Future[list[Delivery]]] = deque()
+    due = time.monotonic()
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="phone") as phones:
+        try:
+            for post in posts:
+                # A pace that fell behind is not made up for in a burst.
+                due = max(due, time.monotonic() - 1.0)
+                time.sleep(max(0.0, due - time.monotonic()))
+                due += len(post.events) / events_per_second
+                under_way.append(phones.submit(client.deliver, post))
+                while len(under_way) >= 2 * concurrency or (under_way and under_way[0].done()):
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+        finally:
+            client.stop()
+            phones.shutdown(cancel_futures=True)
+
+
+def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
+    """As many of them as can be begun in that time."""
+    end = time.monotonic() + seconds
+    for post in posts:
+        if time.monotonic() >= end:
+            return
+        yield post
+
+
+def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
+    """The first of them, the last one cut short so that exactly so many events are sent."""
+    left = events
+    for post in posts:
+        if left <= len(post.events):
+            yield replace(post, events=post.events[:left])
+            return
+        left -= len(post.events)
+        yield post
+
+
+# --- files
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of an NDJSON file, plain or gzip; empty ones left out, bytes that are not UTF-8 kept."""
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        # GzipFile reads members that were put one after another, as archives of logs often are.
+        lines = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+        for line in lines:
+            text = line.strip(b"\r\n \t")
+            if text:
+                yield text.decode("utf-8", "surrogateescape")
+
+
+def as_planned(text: str) -> Planned:
+    return Planned(text, "")
+
+
+def posts_of_file(
+    path: Path,
+    *,
+    batch_size: int = 500,
+    max_bytes: int = 900_000,
+    gzipped: bool = True,
+    judge: Callable[[str], Planned] = as_planned,
+) -> Iterator[Post]:
+    """The file's events as NDJSON requests of at most `batch_size` events and `max_bytes` uncompressed."""
+    batch: list[Planned] = []
+    size = 0
+    for text in read_lines(path):
+        length = len(text.encode("utf-8", "surrogateescape")) + 1
+        if batch and (len(batch) == batch_size or size + length > max_bytes):
+            yield Post(tuple(batch), datetime.now(UTC), gzipped=gzipped)
+            batch, size = [], 0
+        batch.append(judge(text))
+        size += length
+    if batch:
+        yield Post(tuple(batch), datetime.now(UTC), gzipped=gzipped)
+
+
+# --- figures
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run of `send` came to, added up delivery by delivery."""
+
+    requests: int = 0
+    events: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    resent: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    undelivered: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, delivery: Delivery) -> None:
+        self.requests += 1
+        self.events += len(delivery.post.events)
+        self.resent += len(delivery.statuses) - 1
+        self.statuses.update(str(status or "no answer") for status in delivery.statuses)
+        self.undelivered += len(delivery.post.events) if delivery.fate == "kept" else 0
+        self.accepted += count_in(delivery.answer, "accepted")
+        self.duplicates += count_in(delivery.answer, "duplicates")
+        self.rejected.update(code for _, code in rejects_in(delivery.answer))
+        self.seconds.append(delivery.seconds)
+
+    def figures(self, elapsed: float) -> Json:
+        return {
+            "requests": self.requests,
+            "events": self.events,
+            "accepted": self.accepted,
+            "duplicates": self.duplicates,
+            "rejected": dict(self.rejected.most_common()),
+            "undelivered": self.undelivered,
+            "sent_again": self.resent,
+            "statuses": dict(sorted(self.statuses.items())),
+            "latency_ms": {
+                f"p{p:g}": round(percentile(self.seconds, p) * 1000, 1) for p in (50, 90, 95, 99, 100)
+            },
+            "elapsed_s": round(elapsed, 2),
+            "events_per_s": round(self.events / elapsed, 1) if elapsed else 0.0,
+            "requests_per_s": round(self.requests / elapsed, 1) if elapsed else 0.0,
+        }
+
+
+def count_in(answer: Json, name: str) -> int:
+    value = answer.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def rejects_in(answer: Json) -> list[tuple[int, str]]:
+    """Index and code of each event that the receipt (or the 400) names, the first code of each."""
+    errors = answer.get("errors")
+    firsts: dict[int, str] = {}
+    for error in errors if isinstance(errors, list) else []:
+        if isinstance(error.get("index"), int):
+            firsts.setdefault(error["index"], str(error.get("code")))
+    return list(firsts.items())
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """The nearest-rank percentile: always a value that was measured. 0.0 for none."""
+    if not values:
+        return 0.0
+    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]

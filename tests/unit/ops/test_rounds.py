@@ -1,0 +1,154 @@
+"""The morning is the same for the same plan, tells the truth about itself, and holds what phones do."""
+
+import json
+import tracemalloc
+from collections import Counter, defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice, pairwise
+
+import pytest
+
+from contract.events import check, geofence_event, parse_json
+from ops.rounds import Plan, Planned, Post, endless, posts
+
+PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
+MORNING = list(posts(PLAN))
+
+
+def events(sent: list[Post] = MORNING) -> list[Planned]:
+    return [event for post in sent for event in post.events]
+
+
+def accepted() -> dict[str, str]:
+    return {event.event_id: event.text for event in events() if event.code is None}
+
+
+def test_the_same_plan_gives_the_same_bytes() -> None:
+    again = list(posts(PLAN))
+    assert [post.body() for post in again] == [post.body() for post in MORNING]
+    assert again == MORNING
+
+
+def test_another_seed_gives_another_morning() -> None:
+    assert [post.body() for post in posts(replace(PLAN, seed=2))] != [post.body() for post in MORNING]
+
+
+def test_a_default_morning_has_about_two_thousand_events_of_twelve_trucks() -> None:
+    assert 1700 <= len(events()) <= 2300
+    devices = {event.crossing.device_id for event in events() if event.crossing}
+    assert len(devices) == 12
+    fences = {event.crossing.fence for event in events() if event.crossing}
+    assert {fence.tag for fence in fences} == {"farm", "plant"}
+    assert len({fence for fence in fences if fence.tag == "plant"}) == 1
+    assert 30 <= len({fence for fence in fences if fence.tag == "farm"}) <= 40
+
+
+def test_every_event_id_begins_and_every_device_ends_with_the_run() -> None:
+    assert all(event.event_id.startswith(PLAN.run) and len(event.event_id) == 24 for event in events())
+    assert all(e.crossing.device_id.endswith(PLAN.run) for e in events() if e.crossing)
+
+
+def test_posts_come_in_the_order_sent() -> None:
+    assert all(one.sent_at <= other.sent_at for one, other in pairwise(MORNING))
+
+
+def test_one_event_id_never_stands_for_two_contents() -> None:
+    texts = defaultdict(set)
+    for event in events():
+        texts[event.event_id].add(event.text)
+    assert all(len(each) == 1 for each in texts.values())
+
+
+def test_accepted_events_are_valid_and_a_crossing_is_what_its_text_says() -> None:
+    for post in MORNING:
+        user = parse_json(post.user.encode())
+        for event in post.events:
+            if event.code is not None:
+                continue
+            value = parse_json(event.text.encode())
+            full = value if "user" in value else value | {"user": {"deviceId": user["deviceId"]}}
+            check(full)
+            if event.crossing:
+                assert geofence_event(json.dumps(full).encode()) == event.crossing
+            else:
+                assert "geofence" not in value
+
+
+def test_phones_do_what_phones_really_do() -> None:
+    values = [json.loads(text) for text in accepted().values()]
+    types = Counter(value["type"] for value in values)
+    assert types["pickup.started"] > 50
+    assert types["pickup.completed"] > 50
+    assert types["user.started_trip"] > 0
+    assert types["user_entered_geofence"] > 0, "an older SDK's spelling"
+    assert types["user.entered_geofence"] + types["user_entered_geofence"] != (
+        types["user.exited_geofence"] + types["user_exited_geofence"]
+    ), "some exits never come"
+    assert 0.05 < sum("replayed" in value for value in values) / len(values) < 0.25
+    times = [
+        e.crossing.occurred_at
+        for p in MORNING
+        for e in p.events
+        if e.crossing and "truck-01" in e.crossing.device_id
+    ]
+    assert times != sorted(times), "out of order"
+    bodies = Counter(post.body() for post in MORNING)
+    assert any(n > 1 for n in bodies.values()), "a whole request again"
+    assert any(len({e.event_id for e in post.events}) < len(post.events) for post in MORNING)
+    assert {post.form for post in MORNING} == {"array", "envelope", "ndjson"}
+    assert {post.gzipped for post in MORNING} == {True, False}
+
+
+def test_flapping_at_a_fence_comes_within_two_minutes() -> None:
+    crossings = {e.event_id: e.crossing for e in events() if e.crossing}.values()
+    by_fence = defaultdict(list)
+    for crossing in crossings:
+        if crossing.kind != "dwell":
+            by_fence[crossing.device_id, crossing.fence].append((crossing.occurred_at, crossing.kind))
+    gaps = [
+        enter - exit_
+        for each in by_fence.values()
+        for (exit_, one), (enter, other) in pairwise(sorted(each))
+        if (one, other) == ("exit", "enter")
+    ]
+    assert sum(gap <= timedelta(seconds=120) for gap in gaps) > 10
+    assert sum(gap > timedelta(seconds=120) for gap in gaps) > 0
+
+
+def test_invalid_events_are_of_many_kinds_and_come_to_their_share() -> None:
+    codes = Counter(event.code for event in events() if event.code)
+    assert len(codes) >= 8
+    assert 0.005 < codes.total() / len(events()) < 0.025
+
+
+def test_shares_of_nothing_give_a_clean_morning() -> None:
+    clean = list(posts(replace(PLAN, duplicates=0, late=0, invalid=0)))
+    ids = [event.event_id for event in events(clean)]
+    assert len(ids) == len(set(ids))
+    assert not any(event.code or "replayed" in event.text for event in events(clean))
+
+
+def test_no_request_holds_more_events_than_a_phone_may_send() -> None:
+    small = replace(PLAN, batch_size=5, duplicates=0)
+    assert max(len(post.events) for post in posts(small)) == 5
+
+
+def test_an_endless_fleet_has_new_trucks_each_morning_and_keeps_memory_bounded() -> None:
+    plan = replace(PLAN, trucks=3, farms=5)
+    tracemalloc.start()
+    ids: Counter[str] = Counter()
+    for post in islice(endless(plan), 100):
+        ids.update(event.event_id[8:14] for event in post.events)
+    one = tracemalloc.get_traced_memory()[1]
+    for _ in islice(endless(plan), 1000):
+        pass
+    many = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(ids) > 3
+    assert many < 2 * one
+
+
+def test_a_run_id_must_be_eight_hexadecimal_digits() -> None:
+    with pytest.raises(ValueError, match="8 hexadecimal digits"):
+        replace(PLAN, run="my-run")

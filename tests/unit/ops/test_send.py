@@ -1,0 +1,274 @@
+"""The sender keeps the client's whole rule, at any answer, against a real server on loopback."""
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count, pairwise
+from pathlib import Path
+
+import pytest
+
+from ops.rounds import Planned, Post
+from ops.send import (
+    Client,
+    Tally,
+    fate_of,
+    for_seconds,
+    percentile,
+    posts_of_file,
+    read_lines,
+    send,
+    until_events,
+)
+
+NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
+
+# status, headers, body; None cuts the connection without an answer.
+type Answer = tuple[int, dict[str, str], bytes] | None
+
+
+@contextmanager
+def server(
+    answer: Callable[[int, bytes], Answer],
+) -> Iterator[tuple[str, list[tuple[bytes, dict[str, str]]]]]:
+    """An endpoint that answers `answer(number of the request, body)`, and the requests it got."""
+    got: list[tuple[bytes, dict[str, str]]] = []
+    numbers = count()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            got.append((body, {name.lower(): value for name, value in self.headers.items()}))
+            reply = answer(next(numbers), body)
+            if reply is None:
+                self.close_connection = True
+                return
+            status, headers, text = reply
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}/v1/events", got
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+
+
+def receipt(body: bytes) -> Answer:
+    n = len(body.splitlines())
+    answer = {"received": n, "accepted": n, "duplicates": 0, "rejected": 0, "errors": []}
+    return 202, {}, json.dumps(answer).encode()
+
+
+def post(*texts: str, gzipped: bool = False) -> Post:
+    return Post(tuple(Planned(text, text) for text in texts), NOW, gzipped=gzipped)
+
+
+def client(url: str, patience: float = 5) -> Client:
+    return Client(url, "the-key", patience=patience, first_pause=0.001)
+
+
+def test_a_2xx_is_delivered_with_its_receipt() -> None:
+    with server(lambda _, body: receipt(body)) as (url, got):
+        [delivery] = client(url).deliver(post("a", "b"))
+    assert (delivery.fate, delivery.status, delivery.answer["accepted"]) == ("delivered", 202, 2)
+    assert got[0][0] == b"a\nb"
+    assert got[0][1]["x-api-key"] == "the-key"
+    assert got[0][1]["content-type"] == "application/x-ndjson"
+    assert "content-encoding" not in got[0][1]
+
+
+def test_gzip_is_said_in_the_header() -> None:
+    with server(lambda _, body: receipt(body)) as (url, got):
+        client(url).deliver(post("a", gzipped=True))
+    assert gzip.decompress(got[0][0]) == b"a"
+    assert got[0][1]["content-encoding"] == "gzip"
+
+
+def test_a_400_is_dropped_at_once() -> None:
+    with server(lambda *_: (400, {}, b'{"code":"unreadable"}')) as (url, got):
+        [delivery] = client(url).deliver(post("a"))
+    assert (delivery.fate, delivery.status, len(got)) == ("dropped", 400, 1)
+
+
+@pytest.mark.parametrize("first", [429, 503, 500, 504, 401, 403, 404, 408, 415, None])
+def test_anything_else_sends_the_identical_bytes_again(first: int | None) -> None:
+    def answer(n: int, body: bytes) -> Answer:
+        if n >= 2:
+            return receipt(gzip.decompress(body))
+        return None if first is None else (first, {}, b"not json")
+
+    with server(answer) as (url, got):
+        [delivery] = client(url).deliver(post("a", "b", gzipped=True))
+    assert delivery.fate == "delivered"
+    assert delivery.statuses == (first, first, 202)
+    assert len({body for body, _ in got}) == 1
+
+
+def test_pauses_grow() -> None:
+    times: list[float] = []
+
+    def answer(n: int, body: bytes) -> Answer:
+        times.append(time.monotonic())
+        return (503, {}, b"") if n < 4 else receipt(body)
+
+    with server(answer) as (url, _):
+        Client(url, "k", first_pause=0.02).deliver(post("a"))
+    pauses = [b - a for a, b in pairwise(times)]
+    assert pauses[3] > pauses[0]
+
+
+def test_retry_after_is_waited_for() -> None:
+    with server(lambda n, body: receipt(body) if n else (429, {"retry-after": "1"}, b"")) as (url, _):
+        began = time.monotonic()
+        client(url).deliver(post("a"))
+    assert time.monotonic() - began >= 1
+
+
+def test_a_413_is_split_until_it_fits_and_nothing_is_lost() -> None:
+    def answer(_: int, body: bytes) -> Answer:
+        return receipt(body) if len(body.splitlines()) <= 2 else (413, {}, b"{}")
+
+    with server(answer) as (url, _):
+        deliveries = client(url).deliver(post(*"abcdefg"))
+    assert [event.text for d in deliveries for event in d.post.events] == list("abcdefg")
+    assert {d.fate for d in deliveries} == {"delivered"}
+
+
+def test_a_single_event_that_is_too_large_is_dropped() -> None:
+    with server(lambda *_: (413, {}, b"{}")) as (url, got):
+        deliveries = client(url).deliver(post("a", "b"))
+    assert [d.fate for d in deliveries] == ["dropped", "dropped"]
+    assert len(got) == 3
+
+
+def test_when_patience_ends_the_phone_still_has_the_events() -> None:
+    with server(lambda *_: (503, {}, b"{}")) as (url, _):
+        [delivery] = client(url, patience=0.1).deliver(post("a"))
+    assert (delivery.fate, delivery.status) == ("kept", 503)
+
+
+def test_no_server_at_all_is_no_answer() -> None:
+    with server(lambda _, body: receipt(body)) as (url, _):
+        pass
+    [delivery] = client(url, patience=0.05).deliver(post("a"))
+    assert (delivery.fate, delivery.status) == ("kept", None)
+
+
+def test_sending_draws_only_what_is_under_way_and_answers_in_order() -> None:
+    drawn = 0
+
+    def stream() -> Iterator[Post]:
+        nonlocal drawn
+        for n in range(200):
+            drawn += 1
+            yield post(str(n))
+
+    with server(lambda _, body: receipt(body)) as (url, _):
+        deliveries = send(stream(), client(url), concurrency=3)
+        first = next(deliveries)
+        assert drawn <= 7
+        rest = [d.post.events[0].text for d in deliveries]
+    assert [first.post.events[0].text, *rest] == [str(n) for n in range(200)]
+
+
+def test_a_pace_is_kept() -> None:
+    with server(lambda _, body: receipt(body)) as (url, _):
+        began = time.monotonic()
+        list(send((post("a", "b") for _ in range(11)), client(url), events_per_second=40))
+    assert 0.45 <= time.monotonic() - began < 2
+
+
+def test_giving_up_in_the_middle_ends_every_pause() -> None:
+    with server(lambda n, body: receipt(body) if n == 0 else (503, {}, b"")) as (url, _):
+        deliveries = send((post(str(n)) for n in range(9)), Client(url, "k", first_pause=30), concurrency=1)
+        next(deliveries)
+        began = time.monotonic()
+        deliveries.close()
+    assert time.monotonic() - began < 5
+
+
+def test_a_number_of_events_is_kept_to_exactly() -> None:
+    posts = list(until_events((post("a", "b", "c") for _ in count()), 7))
+    assert [len(each.events) for each in posts] == [3, 3, 1]
+
+
+def test_a_duration_ends_a_stream_without_an_end() -> None:
+    assert list(for_seconds((post("a") for _ in count()), 0)) == []
+    assert len(list(for_seconds((post("a") for _ in count()), 0.05))) > 1
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda b: b, gzip.compress, lambda b: gzip.compress(b[:5]) + gzip.compress(b[5:])]
+)
+def test_a_file_is_read_plain_or_gzip_with_odd_lines_as_they_are(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(pack(b'{"_id":"a"}\r\n\n{"_id":"\xff"}\n  \nnot json'))
+    [only] = posts_of_file(file, gzipped=False)
+    assert only.body() == b'{"_id":"a"}\n{"_id":"\xff"}\nnot json'
+    assert len(list(read_lines(file))) == 3
+
+
+def test_a_file_is_cut_by_number_and_by_size(tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text("".join(f"{n:09}\n" for n in range(25)))
+    assert [len(p.events) for p in posts_of_file(file, batch_size=10)] == [10, 10, 5]
+    assert [len(p.events) for p in posts_of_file(file, max_bytes=70)] == [7, 7, 7, 4]
+    assert [len(p.events) for p in posts_of_file(file, max_bytes=3)] == [1] * 25
+
+
+def test_the_tally_adds_up_receipts_and_names_codes_once_an_event() -> None:
+    errors = [
+        {"index": 1, "code": "missing_id"},
+        {"index": 1, "code": "missing_type"},
+        {"index": 2, "code": "x"},
+    ]
+    answer = {"received": 4, "accepted": 1, "duplicates": 1, "rejected": 2, "errors": errors}
+    tally = Tally()
+    with server(lambda n, _: (202, {}, json.dumps(answer).encode()) if n else (503, {}, b"")) as (url, _):
+        for delivery in client(url).deliver(post("a", "b", "c", "d")):
+            tally.add(delivery)
+    figures = tally.figures(elapsed=2.0)
+    assert figures["accepted"] == 1
+    assert figures["duplicates"] == 1
+    assert figures["rejected"] == {"missing_id": 1, "x": 1}
+    assert figures["statuses"] == {"202": 1, "503": 1}
+    assert figures["sent_again"] == 1
+    assert figures["events_per_s"] == 2.0
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    assert [percentile([3, 1, 2, 4], p) for p in (50, 75, 99, 100)] == [2, 3, 4, 4]
+    assert percentile([], 95) == 0
+
+
+def test_each_status_has_its_fate() -> None:
+    assert {s: fate_of(s) for s in (200, 202, 400, 413, 403, 429, 503, None)} == {
+        200: "delivered",
+        202: "delivered",
+        400: "dropped",
+        413: "dropped",
+        403: "kept",
+        429: "kept",
+        503: "kept",
+        None: "kept",
+    }
