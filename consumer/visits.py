@@ -29,8 +29,8 @@ from contract.events import Fence, GeofenceEvent
 
 MERGE_GAP = timedelta(seconds=120)
 
-type Content = tuple[datetime, str, float, int]
-type Order = tuple[datetime, int, str]
+Content = tuple[datetime, str, float, int]
+Order = tuple[datetime, int, str]
 
 _RANK = {"enter": 0, "dwell": 1, "exit": 2}
 

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-type Kind = Literal["enter", "dwell", "exit"]
+Kind = Literal["enter", "dwell", "exit"]
 
 MAX_EVENT_BYTES = 64 * 1024
 MAX_DEPTH = 32

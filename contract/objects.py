@@ -19,7 +19,7 @@ import msgspec
 
 from contract.events import InvalidEvent, Reason, compact, parse_json
 
-type Prefix = Literal["events", "rejected", "set-aside"]
+Prefix = Literal["events", "rejected", "set-aside"]
 
 MAX_METADATA_BYTES = 64
 
