@@ -1,0 +1,36 @@
+"""DynamoDB through moto, one call at a time.
+
+LocalStack's own provider downloads a Java program. moto's is in the process already, but its conditional writes
+check first and write later, so that two threads can both win; and a scan fails when another thread writes beside it.
+"""
+
+import threading
+from typing import Any
+
+from localstack.aws.api import RequestContext, ServiceRequest
+from localstack.aws.api.dynamodb import DynamodbApi
+from localstack.aws.skeleton import DispatchTable
+from localstack.services.moto import MotoFallbackDispatcher
+from localstack.services.plugins import Service, aws_provider
+
+LOCK = threading.RLock()
+
+
+def one_at_a_time(provider: object) -> DispatchTable:
+    def locked(handler: Any) -> Any:
+        def call(context: RequestContext, request: ServiceRequest) -> Any:
+            with LOCK:
+                return handler(context, request)
+
+        return call
+
+    return {operation: locked(handler) for operation, handler in MotoFallbackDispatcher(provider).items()}
+
+
+class MotoDynamodb(DynamodbApi):
+    """Implements nothing itself, so that every operation falls through to moto."""
+
+
+@aws_provider(api="dynamodb", name="moto")
+def moto_provider() -> Service:
+    return Service.for_provider(MotoDynamodb(), dispatch_table_factory=one_at_a_time)

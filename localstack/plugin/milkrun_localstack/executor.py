@@ -1,0 +1,105 @@
+"""LocalStack's view of a sandbox: its assignment service makes one executor for each concurrent request."""
+
+import threading
+from pathlib import Path
+from typing import ClassVar, override
+
+from localstack.services.lambda_.invocation.lambda_models import FunctionVersion, InvocationResult
+from localstack.services.lambda_.invocation.runtime_executor import RuntimeExecutor
+
+from milkrun_localstack.process import Function
+from milkrun_localstack.sandbox import Sandbox
+
+RUNTIME = "python3.13"
+MAX_LOG_FILE_BYTES = 8 * 1024 * 1024
+
+# LocalStack's own, of which a function on Lambda knows nothing.
+NOT_LAMBDAS = ("LOCALSTACK_", "EDGE_PORT", "LAMBDA_RUNTIME_DIR", "AWS_LAMBDA_FUNCTION_TIMEOUT", "_AWS_XRAY_")
+
+
+class ProcessExecutor(RuntimeExecutor):
+    python: ClassVar[Path]
+    log_folder: ClassVar[Path]
+    _writing: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, id: str, function_version: FunctionVersion) -> None:
+        super().__init__(id, function_version)
+        self._sandbox: Sandbox | None = None
+        self._last_logs = ""
+
+    @override
+    def start(self, env_vars: dict[str, str]) -> None:
+        config = self.function_version.config
+        environment = {
+            name: str(value) for name, value in env_vars.items() if not name.startswith(NOT_LAMBDAS)
+        }
+        self._sandbox = Sandbox(
+            Function(
+                handler=config.handler,
+                code=config.code.get_unzipped_code_location(),
+                timeout_s=config.timeout,
+                memory_mb=config.memory_size,
+                version=self.function_version.id.qualifier,
+                environment=environment | {"AWS_EXECUTION_ENV": f"AWS_Lambda_{RUNTIME}"},
+                python=self.python,
+            )
+        )
+        self._sandbox.start()
+
+    @override
+    def stop(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox.stop()
+
+    @override
+    def invoke(self, payload: dict[str, str]) -> InvocationResult:
+        assert self._sandbox is not None
+        request_id = payload["invoke-id"]
+        outcome = self._sandbox.invoke(
+            request_id, payload["invoked-function-arn"], payload["payload"].encode(), payload["trace-id"]
+        )
+        self._last_logs = outcome.logs
+        self._keep(outcome.logs)
+        return InvocationResult(request_id, outcome.body, is_error=outcome.is_error, logs=outcome.logs)
+
+    def _keep(self, logs: str) -> None:
+        """A file for each function, beside CloudWatch Logs, which ends with LocalStack."""
+        path = self.log_folder / f"{self.function_version.id.function_name}.log"
+        with self._writing:
+            if path.exists() and path.stat().st_size > MAX_LOG_FILE_BYTES:
+                path.replace(path.with_suffix(".1.log"))
+            with path.open("a", encoding="utf-8") as file:
+                file.write(logs)
+
+    @override
+    def get_address(self) -> str:
+        return "127.0.0.1"
+
+    @override
+    def get_endpoint_from_executor(self) -> str:
+        return "127.0.0.1"  # an address, not a name: boto3 then puts bucket names into the path
+
+    @override
+    def get_runtime_endpoint(self) -> str:
+        return ""  # of LocalStack's own init program, which has no part in this
+
+    @override
+    def get_logs(self) -> str:
+        return self._last_logs
+
+    @classmethod
+    @override
+    def prepare_version(cls, function_version: FunctionVersion) -> None:
+        config = function_version.config
+        if config.runtime != RUNTIME:
+            raise ValueError(
+                f"functions run as local processes, which can be {RUNTIME} only, not {config.runtime}"
+            )
+        if config.layers:
+            raise ValueError("functions run as local processes, which have no layers")
+        config.code.prepare_for_execution()
+
+    @classmethod
+    @override
+    def cleanup_version(cls, function_version: FunctionVersion) -> None:
+        """Nothing: LocalStack deletes the code itself, once no version uses it."""

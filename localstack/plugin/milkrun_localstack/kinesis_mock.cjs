@@ -1,0 +1,17 @@
+// Loaded by node before the Kinesis mock (NODE_OPTIONS=--require): it can be told neither an address to listen on
+// nor whose child it is. Servers that name no host listen on loopback, and the process ends with its parent.
+const net = require("node:net");
+
+const listen = net.Server.prototype.listen;
+net.Server.prototype.listen = function (...args) {
+  if (typeof args[0] === "object" && args[0] !== null && "port" in args[0]) {
+    args[0] = { ...args[0], host: "127.0.0.1" };
+  } else if (typeof args[0] === "number" || (typeof args[0] === "string" && /^\d+$/.test(args[0]))) {
+    if (typeof args[1] === "string") args[1] = "127.0.0.1";
+    else args.splice(1, 0, "127.0.0.1");
+  }
+  return listen.apply(this, args);
+};
+
+const parent = process.ppid;
+setInterval(() => process.ppid === parent || process.kill(process.pid, "SIGKILL"), 500).unref();

@@ -1,0 +1,121 @@
+"""A function's operating-system process, its Runtime API and what it prints."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from milkrun_localstack.runtime_api import RuntimeApi
+
+BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
+MAX_LOG_BYTES = 1024 * 1024  # kept of one invocation
+
+# All function processes are started by this one thread: the kernel ends them when the thread that started them ends.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lambda-process-starter")
+
+
+@dataclass(frozen=True)
+class Function:
+    """What there is to know of a function version. `python` is the interpreter with awslambdaric."""
+
+    handler: str
+    code: Path
+    timeout_s: float
+    memory_mb: int
+    version: str
+    environment: Mapping[str, str]
+    python: Path
+
+
+class Process:
+    def __init__(self, function: Function, folder: Path) -> None:
+        self.api = RuntimeApi()
+        self.started_at = time.monotonic()
+        # A file rather than a pipe: when an answer arrives all that was printed before it is in the file, and a
+        # function that prints without end blocks nobody. Append only, so that cutting it is safe at any time.
+        self._output = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 closed by `end`
+        flags = fcntl.fcntl(self._output, fcntl.F_GETFL)
+        fcntl.fcntl(self._output, fcntl.F_SETFL, flags | os.O_APPEND)
+        self._popen = _starter.submit(
+            subprocess.Popen,
+            [function.python, BOOTSTRAP, str(os.getpid()), function.handler],
+            cwd=function.code,
+            env={
+                "PATH": "/usr/local/bin:/usr/bin:/bin",
+                "LANG": "en_US.UTF-8",
+                **function.environment,
+                "TMPDIR": str(folder),
+                "LAMBDA_TASK_ROOT": str(function.code),
+                "AWS_LAMBDA_RUNTIME_API": self.api.address,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ).result()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def exit_status(self) -> int | None:
+        """As subprocess has it, negative for a signal; None while it runs."""
+        if self._popen.returncode is not None:
+            return self._popen.returncode
+        # WNOWAIT leaves the zombie, so that nobody else can get its number before `kill` ends the whole group.
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return None
+            return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        return self._popen.wait()
+
+    def kill(self) -> None:
+        """End the process and those that it started."""
+        if self._popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._popen.wait()
+
+    def end(self) -> None:
+        self.kill()
+        self.api.close()
+        self._output.close()
+
+    def memory_mb(self) -> int:
+        return self._memory("VmRSS:")
+
+    def peak_memory_mb(self) -> int:
+        return self._memory("VmHWM:")
+
+    def _memory(self, field: str) -> int:
+        """0 once the process is gone."""
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith(field):
+                    return int(line.split()[1]) // 1024
+        return 0
+
+    def take_output(self) -> str:
+        """All that was printed since the last call; the middle is left out if it is more than MAX_LOG_BYTES."""
+        file, half = self._output.fileno(), MAX_LOG_BYTES // 2
+        size = os.fstat(file).st_size
+        if size <= MAX_LOG_BYTES:
+            output = os.pread(file, MAX_LOG_BYTES, 0)
+        else:
+            dropped = f"\n[{size - 2 * half} bytes or more dropped here]\n".encode()
+            output = os.pread(file, half, 0) + dropped + os.pread(file, half, size - half)
+        os.ftruncate(file, 0)
+        return output.decode(errors="replace")
+
+    def bound_output(self) -> None:
+        """Give back the disk of a function that does not stop printing."""
+        if os.fstat(self._output.fileno()).st_size > 16 * MAX_LOG_BYTES:
+            os.ftruncate(self._output.fileno(), MAX_LOG_BYTES // 2)

@@ -1,0 +1,186 @@
+"""One Lambda execution environment: one process, one request at a time, a new process whenever that one is gone.
+
+What stays different from Lambda: a process is not frozen between invocations, its memory is looked at every 50 ms
+instead of being limited by the kernel, and it sees the machine's file system.
+"""
+
+import json
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from milkrun_localstack import words
+from milkrun_localstack.process import Function, Process
+from milkrun_localstack.runtime_api import MAX_RESPONSE_BYTES, Request
+
+INIT_TIMEOUT_S = 10.0  # as long as Lambda's init phase
+TICK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a caller gets, and the invocation's whole log."""
+
+    body: bytes
+    is_error: bool
+    logs: str
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How an invocation ended; `status` and `error_type` as in Lambda's REPORT line, None where all is well."""
+
+    body: bytes
+    status: str | None = None
+    error_type: str | None = None
+    line: str | None = None  # what Lambda itself adds to the log
+    process_survives: bool = False
+
+
+class Sandbox:
+    """`invoke` answers every request, whatever becomes of the process. `stop` may come from any thread."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-"))
+        self._process: Process | None = None
+        self._init_ms: float | None = None  # to be told in the next REPORT line
+        self._earlier_output = ""  # of a process that failed before any request
+        self._stopped = False
+        self._busy = threading.Lock()
+
+    def start(self) -> None:
+        """The init phase. Its failure is told to the next request, which tries again, as Lambda does."""
+        with self._busy:
+            self._ready_process()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if process := self._process:
+            process.kill()  # `invoke`, if it waits, sees that
+        with self._busy:
+            self._drop_process()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def invoke(self, request_id: str, function_arn: str, payload: bytes, trace_id: str) -> Outcome:
+        with self._busy:
+            if self._stopped:
+                return self._outcome(request_id, 0.0, 0, "", self._killed(request_id))
+            process = self._ready_process()
+            started_at = time.monotonic()
+            until = started_at + self.function.timeout_s
+            deadline_ms = int((time.time() + self.function.timeout_s) * 1000)
+            request = Request(request_id, function_arn, payload, trace_id, deadline_ms)
+            process.api.offer(request)
+            ending = self._await_ending(process, request_id, until)
+            if ending is None:  # it died of itself between two requests, so this one was never touched
+                process = self._ready_process()
+                process.api.offer(request)
+                ending = self._await_ending(process, request_id, until) or self._killed(request_id)
+            duration_ms = (time.monotonic() - started_at) * 1000
+            used_mb = process.peak_memory_mb()
+            if not ending.process_survives:
+                process.kill()
+            outcome = self._outcome(request_id, duration_ms, used_mb, process.take_output(), ending)
+            if not ending.process_survives:
+                self._drop_process()
+            return outcome
+
+    def _ready_process(self) -> Process:
+        """A process that waits for a request, or is about to; one that failed to start is left for `invoke` to see."""
+        process = self._process
+        if process is not None:
+            if process.exit_status() is None:
+                return process
+            self._earlier_output += process.take_output()
+            self._drop_process()
+        self._process = process = Process(self.function, self._folder)
+        if self._stopped:
+            process.kill()
+        api, until = process.api, process.started_at + INIT_TIMEOUT_S
+        with api.changed:
+            while not api.is_ready and api.init_error is None and process.exit_status() is None:
+                if (left_s := until - time.monotonic()) <= 0:
+                    break
+                api.changed.wait(min(TICK_S, left_s))
+        self._init_ms = (time.monotonic() - process.started_at) * 1000
+        return process
+
+    def _await_ending(self, process: Process, request_id: str, until: float) -> _Ending | None:
+        """None if the process was gone before it took the request, after an init that went well."""
+        api, function = process.api, self.function
+        with api.changed:
+            while True:
+                status = process.exit_status()  # before the answer: a process may answer and then exit
+                if answer := api.answer():
+                    return self._answered(answer.body, answer.size, answer.is_error)
+                if api.init_error is not None:
+                    return _Ending(api.init_error, "error", _error_type(api.init_error))
+                if status is not None:
+                    if api.is_ready and api.taken is None:
+                        return None
+                    body = words.exited(request_id, status)
+                    return _Ending(body, "error", _error_type(body), words.exit_line(request_id, status))
+                if (left_s := until - time.monotonic()) <= 0:
+                    return _Ending(
+                        words.timed_out(request_id, function.timeout_s),
+                        "timeout",
+                        line=words.timeout_line(request_id, function.timeout_s),
+                    )
+                if process.memory_mb() > function.memory_mb:
+                    body = words.out_of_memory(request_id)
+                    return _Ending(body, "error", _error_type(body), words.exit_line(request_id, -9))
+                process.bound_output()
+                api.changed.wait(min(TICK_S, left_s))
+
+    def _answered(self, body: bytes, size: int, is_error: bool) -> _Ending:
+        if size > MAX_RESPONSE_BYTES:
+            body = words.too_large(size, MAX_RESPONSE_BYTES)
+            return _Ending(body, "error", _error_type(body), process_survives=True)
+        if is_error:
+            return _Ending(body, "error", _error_type(body), process_survives=True)
+        return _Ending(body, process_survives=True)
+
+    def _killed(self, request_id: str) -> _Ending:
+        body = words.exited(request_id, -9)
+        return _Ending(body, "error", _error_type(body), words.exit_line(request_id, -9))
+
+    def _outcome(
+        self, request_id: str, duration_ms: float, used_mb: int, output: str, ending: _Ending
+    ) -> Outcome:
+        init_ms, self._init_ms = self._init_ms, None
+        earlier, self._earlier_output = self._earlier_output, ""
+        lines = [
+            earlier,
+            words.start_line(request_id, self.function.version),
+            output,
+            ending.line or "",
+            words.end_line(request_id),
+            words.report_line(
+                request_id,
+                duration_ms=duration_ms,
+                init_ms=init_ms,
+                memory_mb=self.function.memory_mb,
+                used_mb=used_mb,
+                status=ending.status,
+                error_type=ending.error_type,
+            ),
+        ]
+        logs = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines if line)
+        return Outcome(ending.body, ending.status is not None, logs)
+
+    def _drop_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
+
+
+def _error_type(body: bytes) -> str | None:
+    try:
+        error_type = json.loads(body).get("errorType")
+    except (ValueError, AttributeError):
+        return None
+    return error_type if isinstance(error_type, str) else None

@@ -1,0 +1,1 @@
+"""A whole Milkrun on this machine: AWS (LocalStack), Snowflake, and our functions deployed onto them."""

@@ -1,0 +1,86 @@
+"""Where a stack lies and which ports it has; the rest follows from these two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+REGION = "us-east-1"
+ACCOUNT = "000000000000"
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`environment` is what the stack's programs inherit: ours without a word about any other AWS."""
+
+    folder: Path
+    port: int
+    environment: Mapping[str, str]
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Settings":
+        port = environment.get("MILKRUN_PORT", "4566")
+        if not port.isdigit() or not 1024 <= int(port) <= 65535 - 50:
+            raise ValueError(f"MILKRUN_PORT is {port!r}: choose a number from 1024 to {65535 - 50}.")
+        return cls(
+            folder=(ROOT / environment.get("MILKRUN_LOCAL", ".local")).resolve(),
+            port=int(port),
+            environment={
+                name: value
+                for name, value in environment.items()
+                if not name.startswith(("AWS_", "SNOWFLAKE_", "LAMBDA_", "PYTHON", "VIRTUAL_ENV"))
+            },
+        )
+
+    @property
+    def snowflake_port(self) -> int:
+        return self.port + 1
+
+    @property
+    def external_ports(self) -> range:
+        """For what LocalStack starts beside its gateway."""
+        return range(self.port + 10, self.port + 50)
+
+    @property
+    def endpoint_url(self) -> str:
+        # An address, not a name: S3 clients then put bucket names into the path.
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def aws_environment(self) -> dict[str, str]:
+        """What makes boto3, osls and the Snowflake loader speak to this stack and to nobody else."""
+        return {
+            **self.environment,
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "MILKRUN_LOCAL": str(self.folder),
+            "MILKRUN_PORT": str(self.port),
+        }
+
+    @property
+    def run_folder(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def log_folder(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def lambda_log_folder(self) -> Path:
+        return self.log_folder / "lambda"
+
+    @property
+    def localstack_folder(self) -> Path:
+        return self.folder / "localstack"
+
+    @property
+    def snowflake_folder(self) -> Path:
+        return self.folder / "snowflake"
+
+    @property
+    def outputs_file(self) -> Path:
+        return self.folder / "outputs.json"
