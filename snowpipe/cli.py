@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from snowpipe import apply as applying
-from snowpipe import archive, template, warehouse
+from snowpipe import archive, template, transform, warehouse
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Settings, load
 from snowpipe.warehouse import Row, Snowflake
@@ -109,3 +109,10 @@ def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Js
     with shell.warehouse(outputs) as (known, session):
         session.query(f"USE DATABASE {known.connection.database}")
         show(session.query(sql), as_json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def dbt(context: typer.Context, outputs: Outputs = None) -> None:
+    """Run dbt on the stage's warehouse; arguments are dbt's own, such as `build --select geofence_visits`."""
+    shell: Shell = context.obj
+    raise typer.Exit(transform.dbt(context.args, shell.settings(outputs), shell.environment))
