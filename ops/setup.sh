@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Make what a target needs, once: ops/setup.sh main lambda localstack dbt node java
+# main is .venv; lambda, localstack and dbt exclude each other and live in .venvs/; node is node_modules; java is only
+# looked for. What has not changed since the last run is left alone, so that the second run takes no time.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export UV_PYTHON_DOWNLOADS=never
+system_certificates=/etc/ssl/certs/ca-certificates.crt # uv brings its own list, which a company's proxy is not in
+if [ -z "${SSL_CERT_FILE:-}" ] && [ -f $system_certificates ]; then export SSL_CERT_FILE=$system_certificates; fi
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "setup: $*"; exit 1; }
+
+# --- tools ---------------------------------------------------------------------------------------
+
+is_python_313() { [ -n "${1:-}" ] && "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' >/dev/null 2>&1; }
+
+find_python() { # a python3.13 on PATH may be a pyenv shim that only complains, so each one is tried
+  local candidate pyenv_root=${PYENV_ROOT:-$HOME/.pyenv}
+  for candidate in python3.13 python3 python "$pyenv_root"/versions/3.13*/bin/python3.13; do
+    if is_python_313 "$candidate"; then command -v "$candidate"; return; fi
+  done
+  if command -v uv >/dev/null; then
+    candidate=$(uv python find 3.13 2>/dev/null) ||
+      { UV_PYTHON_DOWNLOADS=manual uv python install -q 3.13 >/dev/null 2>&1; candidate=$(uv python find 3.13 2>/dev/null); } || true
+    if is_python_313 "$candidate"; then printf '%s\n' "$candidate"; return; fi
+  fi
+  die "Python 3.13 is needed and was not found (python3 is $(python3 --version 2>&1 | head -n 1)). Install it: apt install python3.13-venv, pyenv install 3.13, or uv python install 3.13."
+}
+
+need_node() {
+  local version
+  version=$(node --version 2>/dev/null) || die "Node 20 or newer is needed and was not found. Install it: apt install nodejs npm."
+  [ "$(cut -d. -f1 <<<"${version#v}")" -ge 20 ] || die "Node 20 or newer is needed; this is $version. Install a newer one."
+  command -v npm >/dev/null || die "npm is needed and was not found. Install it: apt install npm."
+}
+
+need_java() {
+  local version
+  version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)
+  [ "${version:-0}" -ge 17 ] || die "Java 17 or newer is needed for the Kinesis client library. Install it: apt install openjdk-17-jre-headless."
+}
+
+# --- stamps: what a folder was made from -----------------------------------------------------------
+
+hash_of() { cat "$@" | sha256sum | cut -c1-16; }
+is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # a program in it, its stamp, the wanted hash
+
+step() { # what it is, then the command
+  local what=$1 start=$SECONDS
+  shift
+  say "setup: $what …"
+  "$@" || failed "$what"
+  say "setup: $what, $((SECONDS - start)) s"
+}
+
+failed() {
+  local free_mb
+  free_mb=$(df -Pm . | awk 'NR==2 {print $4}')
+  [ "$free_mb" -ge 500 ] || die "the disk is full ($free_mb MB free). Make 3 GB free and run this again."
+  die "$1 did not work, for the reason above. Mend it and run this again; what is done is not done twice."
+}
+
+# --- environments ----------------------------------------------------------------------------------
+
+make_main() {
+  local stamp=.venv/.made-from wanted
+  wanted=$(hash_of requirements-lambda.txt requirements.txt)
+  if is_made .venv/bin/python $stamp "$wanted"; then return; fi
+  command -v git >/dev/null || die "git is needed and was not found. Install it: apt install git."
+  if ! is_python_313 .venv/bin/python; then
+    local python
+    python=$(find_python)
+    "$python" -m venv --clear .venv || die "$python cannot make environments. Install its venv module: apt install python3.13-venv."
+  fi
+  step "environment .venv" install_main
+  echo "$wanted" >$stamp
+}
+
+install_main() {
+  local uv_only
+  uv_only=$(mktemp)
+  sed -n '/^uv==/,/[^\\]$/p' requirements.txt >"$uv_only" # its line and the hashes that belong to it
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "$uv_only" &&
+    .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes requirements.txt
+  local result=$?
+  rm -f "$uv_only"
+  return $result
+}
+
+make_environment() { # name, requirements, further inputs, then what to do after installing them
+  local name=$1 requirements=$2 inputs=$3 after=${4:-true}
+  local folder=.venvs/$name wanted
+  # shellcheck disable=SC2086 # inputs are several words
+  wanted=$(hash_of $requirements $inputs)
+  if is_made "$folder/bin/python" "$folder/.made-from" "$wanted"; then return; fi
+  make_main
+  step "environment $folder" install_environment "$folder" "$requirements" "$after"
+  echo "$wanted" >"$folder/.made-from"
+}
+
+install_environment() {
+  is_python_313 "$1/bin/python" || .venv/bin/uv venv -q --clear --python .venv/bin/python "$1" || return 1
+  .venv/bin/uv pip sync -q --python "$1/bin/python" --require-hashes "$2" && $3 "$1"
+}
+
+install_plugin() { .venv/bin/uv pip install -q --python "$1/bin/python" --no-deps -e localstack/plugin; }
+
+make_node() {
+  local stamp=node_modules/.made-from wanted
+  wanted=$(hash_of package.json package-lock.json)
+  if is_made node_modules/.bin/osls $stamp "$wanted"; then return; fi
+  need_node
+  step "node_modules" npm ci --silent
+  echo "$wanted" >$stamp
+}
+
+# --- what was asked for ------------------------------------------------------------------------------
+
+[ $# -gt 0 ] || die "name what to make: main lambda localstack dbt node java"
+mkdir -p .venvs
+if command -v flock >/dev/null; then # two makes at once: the second waits, then finds everything made
+  exec 9>.venvs/.lock
+  flock 9
+fi
+for name in "$@"; do
+  case $name in
+    main) make_main ;;
+    lambda) make_environment lambda localstack/lambda-requirements.txt "" ;;
+    localstack) make_environment localstack localstack/requirements.txt localstack/plugin/pyproject.toml install_plugin ;;
+    dbt)
+      if [ -f snowpipe/dbt/requirements.txt ]; then make_environment dbt snowpipe/dbt/requirements.txt ""; else
+        say "setup: dbt is left out, snowpipe/dbt/requirements.txt is not there yet"
+      fi ;;
+    node) make_node ;;
+    java) need_java ;;
+    *) die "there is no $name; choose from main lambda localstack dbt node java" ;;
+  esac
+done
