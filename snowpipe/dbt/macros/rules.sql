@@ -24,3 +24,11 @@
         FROM {{ model }}
     )
 {%- endmacro %}
+
+{# What tells two contents of one event id apart. #}
+{% macro content_hash(payload) -%} MD5(TO_JSON({{ payload }})) {%- endmacro %}
+
+{# Fences where milk is collected. #}
+{% macro is_collection(tag) -%}
+    {{ tag }} IN ({% for name in var('collection_tags') %}'{{ name }}'{{ ", " if not loop.last }}{% endfor %})
+{%- endmacro %}

@@ -16,18 +16,28 @@ WITH touched AS (
 
 ),
 
+counted AS (
+
+    SELECT
+        *,
+        CASE kind WHEN 'enter' THEN 0 WHEN 'dwell' THEN 1 ELSE 2 END AS kind_order
+    FROM {{ ref('stg_geofence_events') }}
+    WHERE
+        device_fence_key IN (SELECT device_fence_key FROM touched)
+        AND COALESCE(confidence, 3) >= {{ var('min_confidence') }}
+
+),
+
 -- Every enter begins a crossing; what stands before the first one belongs to none.
 numbered AS (
 
     SELECT
         *,
-        CASE kind WHEN 'enter' THEN 0 WHEN 'dwell' THEN 1 ELSE 2 END AS kind_order,
-        COUNT_IF(kind = 'enter') OVER (
+        SUM(IFF(kind = 'enter', 1, 0)) OVER (
             PARTITION BY device_fence_key ORDER BY occurred_at, kind_order, event_id
             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
         ) AS crossing_number
-    FROM {{ ref('stg_geofence_events') }}
-    WHERE device_fence_key IN (SELECT device_fence_key FROM touched)
+    FROM counted
 
 ),
 
@@ -36,7 +46,7 @@ within AS (
 
     SELECT
         *,
-        COUNT_IF(kind = 'exit') OVER (
+        SUM(IFF(kind = 'exit', 1, 0)) OVER (
             PARTITION BY device_fence_key, crossing_number ORDER BY occurred_at, kind_order, event_id
             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
         ) - IFF(kind = 'exit', 1, 0) AS exits_before
@@ -57,6 +67,7 @@ crossings AS (
         MAX(IFF(kind = 'enter', event_id, NULL)) AS entered_event_id,
         MAX(IFF(kind = 'exit', occurred_at, NULL)) AS exited_at,
         MAX(IFF(kind = 'exit', event_id, NULL)) AS exited_event_id,
+        MAX(IFF(kind = 'exit', duration_minutes, NULL)) AS app_dwell_minutes,
         MAX(IFF(kind = 'dwell', occurred_at, NULL)) AS last_seen_at,
         MAX(loaded_at) AS loaded_at
     FROM within
@@ -80,9 +91,8 @@ merged AS (
 
     SELECT
         *,
-        COUNT_IF(
-            exited_before_at IS NULL
-            OR entered_at > DATEADD('second', {{ var('merge_gap_seconds') }}, exited_before_at)
+        SUM(
+            IFF(entered_at <= DATEADD('second', {{ var('merge_gap_seconds') }}, exited_before_at), 0, 1)
         ) OVER (
             PARTITION BY device_fence_key ORDER BY crossing_number
             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
@@ -112,6 +122,7 @@ visits AS (
         MAX(IFF(from_last = 1, exited_at, NULL)) AS exited_at,
         MAX(IFF(from_first = 1, entered_event_id, NULL)) AS entered_event_id,
         MAX(IFF(from_last = 1, exited_event_id, NULL)) AS exited_event_id,
+        MAX(IFF(from_last = 1, app_dwell_minutes, NULL)) * 60 AS app_dwell_seconds,
         MAX(last_seen_at) AS last_seen_at,
         MAX(crossing_number) AS crossing_number,
         MAX(last_crossing_number) AS last_crossing_number,
@@ -130,7 +141,8 @@ SELECT
     geofence_external_id,
     entered_at,
     exited_at,
-    DATEDIFF('millisecond', entered_at, exited_at) / 1000.0 AS dwell_seconds,
+    DATEDIFF('microsecond', entered_at, exited_at) / 1000000.0 AS dwell_seconds,
+    app_dwell_seconds,
     last_seen_at,
     (exited_at IS NULL AND crossing_number < last_crossing_number) AS exit_missed,
     (exited_at IS NULL AND crossing_number = last_crossing_number) AS is_there_now,

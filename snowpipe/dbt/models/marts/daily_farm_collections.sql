@@ -1,0 +1,49 @@
+{{ config(materialized='table') }}
+
+WITH visits AS (
+
+    SELECT
+        *,
+        CAST(entered_at AS DATE) AS collection_date
+    FROM {{ ref('geofence_visits') }}
+    WHERE {{ is_collection('geofence_tag') }}
+
+),
+
+-- A pickup names no farm; the visit during which it happened does.
+pickups AS (
+
+    SELECT
+        visits.visit_key,
+        COUNT(*) AS pickups,
+        SUM(TRY_CAST(events.metadata:litres::VARCHAR AS FLOAT)) AS litres
+    FROM visits
+    INNER JOIN {{ ref('stg_events') }} AS events
+        ON
+            visits.device_id = events.device_id
+            AND events.occurred_at >= visits.entered_at
+            AND events.occurred_at <= visits.exited_at
+    WHERE events.event_type = 'pickup.completed'
+    GROUP BY visits.visit_key
+
+)
+
+SELECT
+    {{ key_of(['visits.collection_date::VARCHAR', 'visits.geofence_tag', 'visits.geofence_external_id']) }}
+        AS collection_key,
+    visits.collection_date,
+    visits.geofence_tag,
+    visits.geofence_external_id,
+    COUNT(*) AS visits,
+    COUNT(DISTINCT visits.device_id) AS devices,
+    COALESCE(SUM(pickups.pickups), 0)::INTEGER AS pickups,
+    COALESCE(SUM(pickups.litres), 0) AS litres,
+    MIN(visits.entered_at) AS first_entered_at,
+    MAX(visits.exited_at) AS last_exited_at,
+    COALESCE(SUM(visits.dwell_seconds), 0) AS dwell_seconds,
+    MEDIAN(visits.dwell_seconds) AS dwell_seconds_median,
+    COUNT_IF(visits.exit_missed) AS missed_exits,
+    COUNT_IF(visits.is_there_now) AS open_visits
+FROM visits
+LEFT JOIN pickups ON visits.visit_key = pickups.visit_key
+GROUP BY visits.collection_date, visits.geofence_tag, visits.geofence_external_id

@@ -1,0 +1,96 @@
+{{ config(materialized='table') }}
+
+WITH events AS (
+
+    SELECT
+        event_id,
+        device_id,
+        CAST(occurred_at AS DATE) AS event_date,
+        occurred_at,
+        event_type,
+        latitude,
+        longitude,
+        metadata,
+        is_replayed,
+        IFF(
+            latitude BETWEEN -90 AND 90
+            AND longitude BETWEEN -180 AND 180
+            AND COALESCE(location_accuracy_metres, 0) <= {{ var('max_accuracy_metres') }},
+            TRUE, FALSE
+        ) AS is_located
+    FROM {{ ref('stg_events') }}
+    WHERE device_id IS NOT NULL
+
+),
+
+legs AS (
+
+    SELECT
+        device_id,
+        event_date,
+        HAVERSINE(
+            LAG(latitude) OVER (PARTITION BY device_id, event_date ORDER BY occurred_at, event_id),
+            LAG(longitude) OVER (PARTITION BY device_id, event_date ORDER BY occurred_at, event_id),
+            latitude,
+            longitude
+        ) AS kilometres
+    FROM events
+    WHERE is_located
+
+),
+
+distances AS (
+
+    SELECT
+        device_id,
+        event_date,
+        SUM(kilometres) AS kilometres
+    FROM legs
+    GROUP BY device_id, event_date
+
+),
+
+visits AS (
+
+    SELECT
+        device_id,
+        CAST(entered_at AS DATE) AS event_date,
+        COUNT(*) AS visits,
+        COUNT_IF({{ is_collection('geofence_tag') }}) AS collections,
+        SUM(dwell_seconds) AS dwell_seconds
+    FROM {{ ref('geofence_visits') }}
+    GROUP BY device_id, CAST(entered_at AS DATE)
+
+),
+
+counted AS (
+
+    SELECT
+        device_id,
+        event_date,
+        COUNT(*) AS events,
+        COUNT_IF(is_replayed) AS replayed_events,
+        MIN(occurred_at) AS first_event_at,
+        MAX(occurred_at) AS last_event_at,
+        SUM(IFF(event_type = 'pickup.completed', TRY_CAST(metadata:litres::VARCHAR AS FLOAT), 0)) AS litres
+    FROM events
+    GROUP BY device_id, event_date
+
+)
+
+SELECT
+    {{ key_of(['counted.event_date::VARCHAR', 'counted.device_id']) }} AS fleet_day_key,
+    counted.event_date,
+    counted.device_id,
+    counted.events,
+    counted.replayed_events,
+    counted.first_event_at,
+    counted.last_event_at,
+    COALESCE(visits.visits, 0) AS visits,
+    COALESCE(visits.collections, 0) AS collections,
+    COALESCE(visits.dwell_seconds, 0) AS dwell_seconds,
+    COALESCE(counted.litres, 0) AS litres,
+    COALESCE(distances.kilometres, 0) AS kilometres
+FROM counted
+LEFT JOIN visits ON counted.device_id = visits.device_id AND counted.event_date = visits.event_date
+LEFT JOIN distances ON counted.device_id = distances.device_id AND counted.event_date = distances.event_date

@@ -1,0 +1,60 @@
+{{ config(materialized='view') }}
+
+WITH source AS (
+
+    SELECT * FROM {{ source('raw', 'events') }}
+
+),
+
+deliveries AS (
+
+    SELECT
+        source.payload:_id::VARCHAR AS event_id,
+        {{ content_hash('source.payload') }} AS content_hash,
+        source.payload,
+        source.file_modified_at AS received_at,
+        source.file_name,
+        source.file_row_number
+    FROM source
+
+),
+
+other_contents AS (
+
+    SELECT
+        deliveries.*,
+        kept.content_hash AS kept_content_hash,
+        kept.file_name AS kept_file_name,
+        kept.file_row_number AS kept_file_row_number
+    FROM deliveries
+    INNER JOIN {{ ref('stg_events') }} AS kept ON deliveries.event_id = kept.event_id
+    WHERE deliveries.content_hash <> kept.content_hash
+
+),
+
+first_delivery AS (
+
+    SELECT
+        *,
+        COUNT(*) OVER (PARTITION BY event_id, content_hash) AS deliveries,
+        ROW_NUMBER() OVER (
+            PARTITION BY event_id, content_hash ORDER BY received_at, file_name, file_row_number
+        ) AS delivery_number
+    FROM other_contents
+
+)
+
+SELECT
+    MD5(event_id || content_hash) AS conflict_key,
+    event_id,
+    payload,
+    content_hash,
+    received_at,
+    file_name,
+    file_row_number,
+    deliveries,
+    kept_content_hash,
+    kept_file_name,
+    kept_file_row_number
+FROM first_delivery
+WHERE delivery_number = 1

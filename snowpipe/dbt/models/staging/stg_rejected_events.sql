@@ -1,0 +1,53 @@
+{{ config(materialized='view') }}
+
+WITH source AS (
+
+    SELECT * FROM {{ source('raw', 'rejected') }}
+
+),
+
+typed AS (
+
+    SELECT
+        MD5(file_name || ':' || file_row_number) AS reject_key,
+        payload:event_id::VARCHAR AS event_id,
+        payload:reasons[0].code::VARCHAR AS code,
+        payload:reasons[0].field::VARCHAR AS field,
+        payload:reasons[0].message::VARCHAR AS message,
+        ARRAY_SIZE(payload:reasons) AS reason_count,
+        payload:reasons AS reasons,
+        payload:event AS event,
+        payload:body_base64::VARCHAR AS body_base64,
+        payload:app_version::VARCHAR AS app_version,
+        file_modified_at AS received_at,
+        file_name,
+        file_row_number,
+        scanned_at
+    FROM source
+
+),
+
+-- A pipe that is made again loads a file again: the line is the same reject.
+first_scan AS (
+
+    SELECT * FROM typed
+    QUALIFY ROW_NUMBER() OVER (PARTITION BY reject_key ORDER BY scanned_at) = 1
+
+)
+
+SELECT
+    reject_key,
+    event_id,
+    code,
+    field,
+    message,
+    reason_count,
+    reasons,
+    event,
+    body_base64,
+    app_version,
+    received_at,
+    file_name,
+    file_row_number,
+    scanned_at
+FROM first_scan

@@ -1,0 +1,5 @@
+SELECT device_fence_key
+FROM {{ ref('geofence_visits') }}
+WHERE is_there_now
+GROUP BY device_fence_key
+HAVING COUNT(*) > 1
