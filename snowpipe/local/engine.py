@@ -1,0 +1,76 @@
+"""fakesnow made durable: every database is a DuckDB file in one folder, found again at the next start."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import IO
+
+import duckdb
+import fakesnow.transforms.stage
+from fakesnow import info_schema, macros
+from fakesnow.instance import GLOBAL_DATABASE_NAME, FakeSnow
+from fakesnow.transforms import show
+
+from snowpipe.local.sql import literal, quoted
+
+
+class FolderInUse(Exception):
+    pass
+
+
+def lock(folder: Path) -> IO[str]:
+    """Hold the folder for this process; the kernel lets go of it however the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        owner = handle.read().strip()
+        raise FolderInUse(f"{folder} is in use by another local Snowflake (process {owner})") from None
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+class DurableFakeSnow(FakeSnow):
+    def __init__(self, folder: Path, memory_limit: str = "384MB") -> None:
+        self.create_database_on_connect = False
+        self.create_schema_on_connect = False
+        self.db_path = self.folder = folder
+        self.nop_regexes = None
+        self.results_cache: dict[str, tuple[object, ...]] = {}
+        self.duck_conn = duckdb.connect(
+            ":memory:",
+            config={
+                "lambda_syntax": "ENABLE_SINGLE_ARROW",
+                "memory_limit": memory_limit,
+                "temp_directory": str(folder / "spill"),
+            },
+        )
+        self.attach(GLOBAL_DATABASE_NAME)
+        self.duck_conn.execute(info_schema.fs_global_creation_sql())
+        self.duck_conn.execute(show.fs_global_creation_sql())
+        self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
+        for file in sorted(folder.glob("*.db")):
+            if file.stem != GLOBAL_DATABASE_NAME:
+                self.attach(file.stem)
+                self.duck_conn.execute(info_schema.per_db_creation_sql(file.stem))
+                self.duck_conn.execute(macros.creation_sql(file.stem))
+        keep_internal_stages_in(folder / "internal-stages")
+
+    def attach(self, name: str) -> None:
+        file = literal(str(self.folder / f"{name}.db"))
+        self.duck_conn.execute(f"ATTACH {file} AS {quoted(name)}")
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        return self.duck_conn.cursor()
+
+
+def keep_internal_stages_in(folder: Path) -> None:
+    """fakesnow keeps them in a new temporary folder per process."""
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(fakesnow.transforms.stage.LOCAL_BUCKET_PATH, ignore_errors=True)
+    fakesnow.transforms.stage.LOCAL_BUCKET_PATH = str(folder)

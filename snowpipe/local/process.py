@@ -1,0 +1,88 @@
+"""Puts the parts together and runs them until told to stop."""
+
+import asyncio
+import logging
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+
+from snowpipe.local.catalog import Catalog
+from snowpipe.local.channel import Aws, Channels
+from snowpipe.local.clock import clock_ahead
+from snowpipe.local.commands import Commands
+from snowpipe.local.delivery import Delivery, InOrder
+from snowpipe.local.engine import DurableFakeSnow, lock
+from snowpipe.local.ingest import Ingest
+from snowpipe.local.loader import Loader
+from snowpipe.local.server import LocalSnowflake, fakesnow_server
+
+log = structlog.get_logger()
+
+
+class Process:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        aws_endpoint_url: str,
+        region: str,
+        login: tuple[str, str] | None,
+        seed: int | None,
+        days_ahead: float,
+        visibility_seconds: int,
+        memory_limit: str,
+    ) -> None:
+        self._lock = lock(folder)
+        self.fakesnow = DurableFakeSnow(folder, memory_limit)
+        fakesnow_server.shared_fs = self.fakesnow
+        logging.getLogger("fakesnow").setLevel(logging.CRITICAL)
+        logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)
+        catalog = Catalog(self.fakesnow, clock_ahead(days_ahead))
+        aws = Aws(aws_endpoint_url, region)
+        channels = Channels(aws, catalog.account, visibility_seconds)
+        loader = Loader(catalog, aws.client("s3"))
+        self.ingest = Ingest(catalog, loader, channels, InOrder() if seed is None else Delivery(seed))
+        commands = Commands(catalog, loader, channels, self.ingest)
+        self.app = LocalSnowflake(fakesnow_server.app, commands, catalog, self.health, login)
+        self.server: uvicorn.Server | None = None
+
+    def health(self) -> dict[str, Any]:
+        fatal = self.ingest.fatal
+        return {
+            "status": "failed" if fatal else "ok",
+            "problem": fatal or self.ingest.last_problem,
+        }
+
+    def run(self, listener: socket.socket) -> int:
+        config = uvicorn.Config(
+            self.app, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=5
+        )
+        self.server = uvicorn.Server(config)
+        self.ingest.start()
+        port = listener.getsockname()[1]
+        threading.Thread(target=self._announce, args=(port,), daemon=True).start()
+        self.server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        asyncio.run(self.server.serve(sockets=[listener]))
+        self.ingest.stop()
+        self.fakesnow.duck_conn.close()
+        log.info("stopped")
+        return 0
+
+    def _announce(self, port: int) -> None:
+        import time
+
+        while self.server and not self.server.started:
+            time.sleep(0.01)
+        print(f"local Snowflake ready at http://127.0.0.1:{port}", flush=True)  # noqa: T201
+        log.info("started", port=port)
+
+    def stop(self) -> None:
+        if self.server:
+            self.server.should_exit = True
+        else:
+            sys.exit(0)

@@ -1,0 +1,168 @@
+"""fakesnow's server with ours in front of it: an ASGI middleware on the connector's own protocol."""
+
+import asyncio
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, MutableMapping
+from importlib import import_module
+from typing import Any
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from snowpipe.local.catalog import Catalog
+from snowpipe.local.commands import Commands
+from snowpipe.local.errors import SnowflakeError, unsupported
+from snowpipe.local.results import READ_OUT, VIEW, Result
+from snowpipe.local.sql import Scope
+
+log = structlog.get_logger()
+
+# The package has a function of the same name, which hides the module from `import`.
+fakesnow_server: Any = import_module("fakesnow.server")
+
+type Message = MutableMapping[str, Any]
+type Receive = Callable[[], Awaitable[Message]]
+type Send = Callable[[Message], Awaitable[None]]
+type App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+QUERY = "/queries/v1/query-request"
+LOGIN = "/session/v1/login-request"
+HEALTH = "/health"
+
+
+class LocalSnowflake:
+    def __init__(
+        self,
+        app: App,
+        commands: Commands,
+        catalog: Catalog,
+        health: Callable[[], dict[str, Any]],
+        login: tuple[str, str] | None = None,
+    ) -> None:
+        self.app = app
+        self.commands = commands
+        self.catalog = catalog
+        self.health = health
+        self.login = login
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        path = scope.get("path")
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif path == HEALTH:
+            health = self.health()
+            await JSONResponse(health, 200 if health["status"] == "ok" else 503)(scope, receive, send)
+        elif path == LOGIN:
+            await self._log_in(scope, receive, send)
+        elif path == QUERY:
+            await self._query(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _log_in(self, scope: Message, receive: Receive, send: Send) -> None:
+        request = await body_of(scope, receive)
+        name, password = request["data"].get("LOGIN_NAME"), request["data"].get("PASSWORD")
+        if self.login and (str(name).upper(), password) != (self.login[0].upper(), self.login[1]):
+            log.warning("login_refused", user=name)
+            error = SnowflakeError("390100", "08001", "Incorrect username or password was specified.")
+            await failure(error)(scope, receive, send)
+            return
+        await self.app(*replayed(scope, request), send)
+
+    async def _query(self, scope: Message, receive: Receive, send: Send) -> None:
+        request = await body_of(scope, receive)
+        token = dict(scope["headers"]).get(b"authorization", b"")[17:-1].decode()
+        session = fakesnow_server.sessions.get(token)
+        if session is None:
+            await self.app(*replayed(scope, request), send)
+            return
+        # A session is one DuckDB cursor: one statement at a time, as in Snowflake.
+        async with self._turns[token]:
+            try:
+                request["sqlText"] = await run_in_threadpool(self._prepare, request, session)
+            except SnowflakeError as error:
+                log.info("statement_refused", code=error.code, reason=error.message)
+                await failure(error)(scope, receive, send)
+                return
+            except Exception as error:  # the last resort: a bug of ours must not be retried for minutes
+                log.exception("statement_failed")
+                await failure(SnowflakeError("000603", "XX000", f"local Snowflake: {error!r}"))(
+                    scope, receive, send
+                )
+                return
+            await self.app(*replayed(scope, request), self._at_once(request["sqlText"], send))
+            self.catalog.changed()
+
+    def _prepare(self, request: dict[str, Any], session: Any) -> str:
+        sql: str = request["sqlText"]
+        answer = self.commands(sql, Scope(session.database, session.schema))
+        if answer is None:
+            return sql
+        if isinstance(answer, Result):
+            session._duck_conn.register(VIEW, answer.table())
+            return READ_OUT
+        return answer
+
+    def _at_once(self, sql: str, send: Send) -> Send:
+        """The connector retries HTTP 500 for minutes: turn it into an answer."""
+        start: Message = {}
+        body = b""
+
+        async def send_at_once(message: Message) -> None:
+            nonlocal body
+            if message["type"] == "http.response.start":
+                start.update(message)
+                if message["status"] < 500:
+                    await send(message)
+            elif start["status"] < 500:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    log.error("statement_not_supported", statement=sql[:200], answer=body[:500].decode())
+                    answer = failure(unsupported(" ".join(sql.split())[:200]))
+                    await send({**start, "status": 200, "headers": answer.raw_headers})
+                    await send({"type": "http.response.body", "body": answer.body})
+
+        return send_at_once
+
+
+async def body_of(scope: Message, receive: Receive) -> dict[str, Any]:
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    if dict(scope["headers"]).get(b"content-encoding") == b"gzip":
+        body = gzip.decompress(body)
+    read: dict[str, Any] = json.loads(body)
+    return read
+
+
+def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]:
+    """The request, as it is now, for the application behind."""
+    body = json.dumps(request).encode()
+    headers = [(k, v) for k, v in scope["headers"] if k not in (b"content-encoding", b"content-length")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return unread.pop() if unread else {"type": "http.disconnect"}
+
+    return {**scope, "headers": headers}, receive
+
+
+def failure(error: SnowflakeError) -> JSONResponse:
+    return JSONResponse(
+        {
+            "data": {"errorCode": error.code, "sqlState": error.sqlstate},
+            "code": error.code,
+            "message": error.message,
+            "success": False,
+        }
+    )
