@@ -21,7 +21,7 @@ RECORDS_REDRIVEN = "records_redriven"
 RECORDS_SET_ASIDE = "records_set_aside"
 # consumer: one for each batch.
 RECORDS_CONSUMED = "records_consumed"
-# snowpipe check: one for each pipe. pipe, state, pipe_lag_seconds, pipe_pending_files, pipe_deaf_seconds
+# check: one for each pipe. pipe, state, pipe_stopped, pipe_lag_seconds, pipe_deaf_seconds, pipe_pending_files
 PIPE_CHECKED = "pipe_checked"
 
 

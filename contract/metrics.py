@@ -31,7 +31,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     logs.RECORDS_REDRIVEN: ("redriven", "returned"),
     logs.RECORDS_SET_ASIDE: ("set_aside",),
     logs.RECORDS_CONSUMED: ("consumed", "set_aside_share", "too_old", "orphan_exits", "visits_changed"),
-    logs.PIPE_CHECKED: ("pipe_lag_seconds", "pipe_pending_files", "pipe_deaf_seconds"),
+    logs.PIPE_CHECKED: ("pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"),
 }
 # Rejects by code become metrics of their own, rejected_missing_id and so on, for the codes that occur.
 _BY_CODE = "rejected_by_code"

@@ -1,8 +1,8 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
 
-A zip holds the function's own folders and requirements-lambda.txt, nothing else, with hash-based bytecode: the zip
-resets modification times, so Python would take any other bytecode for stale and compile at every cold start. The same
-input gives the same bytes.
+A zip holds the function's own folders and requirements-lambda.txt, nothing else, with hash-based bytecode:
+the zip resets modification times, so Python would take any other bytecode for stale and compile at every cold
+start. The same input gives the same bytes.
 """
 
 import argparse
@@ -17,11 +17,15 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTENTS = {"handler": ("contract", "handler"), "consumer": ("contract", "consumer")}
+CONTENTS = {
+    "handler": ("contract", "handler"),
+    "consumer": ("contract", "consumer"),
+    "check": ("contract", "snowpipe/__init__.py", "snowpipe/check"),
+}
 # The oldest glibc that Lambda's python3.13 runtime (Amazon Linux 2023) has.
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
 # Of botocore's 400 services, those that a function calls.
-SERVICES = {"dynamodb", "events", "kinesis", "s3", "secretsmanager", "sqs", "ssm", "sts"}
+SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "sqs", "sts"}
 # Runs only as a program of its own, never in a function.
 LEFT_OUT = {"handler/openapi.py", "consumer/kcl.py"}
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
@@ -45,22 +49,24 @@ def install_dependencies(build: str, folder: Path) -> None:
     shutil.rmtree(folder / "boto3" / "data", ignore_errors=True)
     for unused in [*folder.rglob("*.pyi"), *folder.rglob("__pycache__")]:
         shutil.rmtree(unused) if unused.is_dir() else unused.unlink()
-    compile_folder(folder, folder)
+    compile_folder(folder)
 
 
-def compile_folder(folder: Path, root: Path) -> None:
-    compileall.compile_dir(
+def compile_folder(folder: Path) -> bool:
+    """Whether all of it compiled. Bytecode names its source relative to `folder`: anywhere the same."""
+    return compileall.compile_dir(
         folder,
         quiet=1,
-        stripdir=root,
+        stripdir=folder,
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
 
 
 def sources(name: str) -> list[Path]:
     """The function's own files, relative to the root, sorted."""
-    found = (p.relative_to(ROOT) for folder in CONTENTS[name] for p in (ROOT / folder).rglob("*.py"))
-    return sorted(p for p in found if p.as_posix() not in LEFT_OUT)
+    named = [ROOT / content for content in CONTENTS[name]]
+    found = [p for path in named for p in (path.rglob("*.py") if path.is_dir() else [path])]
+    return sorted(own for p in found if (own := p.relative_to(ROOT)).as_posix() not in LEFT_OUT)
 
 
 def write_zip(target: Path, *folders: Path) -> None:
@@ -107,7 +113,8 @@ def package(build: str) -> dict[str, Path]:
         for path in own:
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, staged / path)
-        compile_folder(staged, staged)
+        if not compile_folder(staged):
+            raise SystemExit(f"{name}: not built")
         write_zip(zips[name], dependencies, staged)
         shutil.rmtree(staged)
         stamp.write_text(wanted)

@@ -1,0 +1,56 @@
+'use strict';
+// One dashboard, read from left to right as the events flow. `python -m ops top` shows the same panels in a terminal.
+
+const STAGE = '${sls:stage}';
+const REGION = '${AWS::Region}';
+const API = ['AWS/ApiGateway', ['ApiName', '${self:provider.apiName}', 'Stage', STAGE]];
+const of = (fn) => ['AWS/Lambda', ['FunctionName', '${' + fn + 'LambdaFunction}']];
+const MILKRUN = ['Milkrun', ['stage', STAGE]];
+const STREAM = ['AWS/Kinesis', ['StreamName', '${GeofenceStream}']];
+const queue = (name) => ['AWS/SQS', ['QueueName', '${' + name + '.QueueName}']];
+const TABLE = ['AWS/DynamoDB', ['TableName', '${VisitsTable}']];
+const TOPIC = ['AWS/SNS', ['TopicName', '${ArchiveTopic.TopicName}']];
+
+const line = ([namespace, dimensions], name, stat, label = name) => [namespace, name, ...dimensions, { stat, label }];
+
+const panel = (title, ...metrics) => ({
+  type: 'metric',
+  properties: { title, region: REGION, view: 'timeSeries', stacked: false, period: 60, metrics },
+});
+
+const rows = [
+  [
+    panel('Requests', line(API, 'Count', 'Sum', 'requests'), line(API, '5XXError', 'Sum', '5xx'), line(API, '4XXError', 'Sum', '4xx'), line(MILKRUN, 'throttled', 'Sum', '429')),
+    panel('Answer time, ms', line(API, 'Latency', 'p50', 'p50'), line(API, 'Latency', 'p99', 'p99'), line(MILKRUN, 'store_ms', 'p99', 'S3 p99'), line(MILKRUN, 'publish_ms', 'p99', 'Kinesis p99')),
+    panel('Events', ...['accepted', 'duplicates', 'rejected', 'published', 'queued'].map((name) => line(MILKRUN, name, 'Sum'))),
+  ],
+  [
+    panel('Functions: errors and throttles', ...['Ingest', 'Redrive', 'Consume', 'Check'].flatMap((fn) => [line(of(fn), 'Errors', 'Sum', `${fn} errors`), line(of(fn), 'Throttles', 'Sum', `${fn} throttled`)])),
+    panel('Functions: concurrency', ...['Ingest', 'Redrive', 'Consume'].map((fn) => line(of(fn), 'ConcurrentExecutions', 'Maximum', fn))),
+    panel('Lateness of events, s', line(MILKRUN, 'lateness_seconds', 'p50', 'p50'), line(MILKRUN, 'lateness_seconds', 'p99', 'p99')),
+  ],
+  [
+    panel('Stream', line(STREAM, 'IncomingRecords', 'Sum', 'in'), line(STREAM, 'GetRecords.Records', 'Sum', 'out'), line(STREAM, 'WriteProvisionedThroughputExceeded', 'Sum', 'refused')),
+    panel('Consumer behind, ms', line(of('Consume'), 'IteratorAge', 'Maximum', 'iterator age')),
+    panel('Consumer', ...['consumed', 'set_aside', 'too_old', 'orphan_exits'].map((name) => line(MILKRUN, name, 'Sum')), line(TABLE, 'ThrottledRequests', 'Sum', 'table throttled')),
+  ],
+  [
+    panel('Redrive', line(queue('RedriveQueue'), 'ApproximateNumberOfMessagesVisible', 'Maximum', 'waiting'), line(queue('RedriveQueue'), 'ApproximateAgeOfOldestMessage', 'Maximum', 'oldest, s'), line(queue('DeadLetterQueue'), 'ApproximateNumberOfMessagesVisible', 'Maximum', 'dead letters')),
+    panel('Archive told', line(TOPIC, 'NumberOfNotificationsDelivered', 'Sum', 'told'), line(TOPIC, 'NumberOfNotificationsFailed', 'Sum', 'not told')),
+    panel('Snowpipe', line(MILKRUN, 'pipe_lag_seconds', 'Maximum', 'oldest file, s'), line(MILKRUN, 'pipe_pending_files', 'Maximum', 'files waiting'), line(MILKRUN, 'pipe_deaf_seconds', 'Maximum', 'deaf, s')),
+  ],
+];
+
+const widgets = rows.flatMap((row, y) => row.map((widget, x) => ({ ...widget, x: x * 8, y: y * 6, width: 8, height: 6 })));
+
+module.exports = async () => ({
+  Resources: {
+    Dashboard: {
+      Type: 'AWS::CloudWatch::Dashboard',
+      Properties: {
+        DashboardName: `milkrun-${STAGE}`,
+        DashboardBody: { 'Fn::Sub': JSON.stringify({ widgets }) },
+      },
+    },
+  },
+});

@@ -1,0 +1,101 @@
+"""The Lambda function: asks each pipe how it is, and writes a canonical line, which is a metric, for each."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import structlog
+import urllib3
+from botocore.config import Config
+from pydantic import BaseModel, ConfigDict, Field
+
+from contract import logs
+from contract.metrics import with_metrics
+from snowpipe.check.pipes import Health, health, parse
+from snowpipe.check.sqlapi import Signer, SqlApi, log_in_token
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+PIPES = {"EVENTS_PIPE": "events", "REJECTED_PIPE": "rejected"}
+
+log = structlog.get_logger()
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    stage: str = Field(alias="STAGE")
+    log_level: str = Field(alias="LOG_LEVEL", default="INFO")
+    bucket: str = Field(alias="ARCHIVE_BUCKET", min_length=1)
+    signing_key_id: str = Field(alias="SIGNING_KEY_ID", min_length=1)
+    account: str = Field(alias="SNOWFLAKE_ACCOUNT", min_length=1)
+    user: str = Field(alias="SNOWFLAKE_USER", min_length=1)
+    database: str = Field(alias="SNOWFLAKE_DATABASE", pattern=r"^\w+$")
+    url: str = Field(alias="SNOWFLAKE_URL", default="")
+
+    @property
+    def api_url(self) -> str:
+        return self.url or f"https://{self.account}.snowflakecomputing.com"
+
+
+@dataclass(frozen=True)
+class Parts:
+    settings: Settings
+    s3: "S3Client"
+    signer: Signer
+    http: urllib3.PoolManager
+
+
+@cache
+def parts() -> Parts:
+    settings = Settings.model_validate(dict(os.environ))
+    logs.configure(settings.log_level, with_metrics(settings.stage))
+    config = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
+    return Parts(
+        settings=settings,
+        s3=boto3.client("s3", config=config),
+        signer=Signer(boto3.client("kms", config=config), settings.signing_key_id),
+        http=urllib3.PoolManager(timeout=urllib3.Timeout(connect=3, read=25), retries=False),
+    )
+
+
+def check(_event: Any, context: Any) -> None:
+    """Raises if nobody could look: no answer is no good news."""
+    known = parts()
+    logs.bind(request_id=context.aws_request_id)
+    for pipe, found in look(known, datetime.now(UTC)):
+        log.info(
+            logs.PIPE_CHECKED,
+            pipe=pipe,
+            state=found.state,
+            pipe_stopped=int(found.stopped),
+            pipe_lag_seconds=found.lag_seconds,
+            pipe_deaf_seconds=found.deaf_seconds,
+            pipe_pending_files=found.pending_files,
+        )
+
+
+def look(known: Parts, now: datetime) -> Iterator[tuple[str, Health]]:
+    settings = known.settings
+    token = log_in_token(settings.account, settings.user, known.signer, now)
+    snowflake = SqlApi(settings.api_url, token, known.http)
+    for pipe, prefix in PIPES.items():
+        name = f"{settings.database}.RAW.{pipe}"
+        status = parse(snowflake.value(f"SELECT SYSTEM$PIPE_STATUS('{name}')"))
+        yield name, health(status, newest_archived_at(known.s3, settings.bucket, prefix, now), now)
+
+
+def newest_archived_at(s3: "S3Client", bucket: str, prefix: str, now: datetime) -> list[datetime]:
+    """When objects of this hour and the last were written: at most a thousand of each hour.
+
+    Keys are hashes, so the first thousand are a fair sample: too few to name a missing object (`reconcile`
+    does), enough to see that the pipe hears of none.
+    """
+    hours = (now - timedelta(hours=1), now)
+    pages = (s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/dt={h:%Y-%m-%d}/hh={h:%H}/") for h in hours)
+    return [entry["LastModified"] for page in pages for entry in page.get("Contents", [])]

@@ -1,0 +1,59 @@
+"""What a pipe says of itself, held against what is in the archive."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PipeStatus:
+    """SYSTEM$PIPE_STATUS, as far as it is read here."""
+
+    state: str
+    pending_files: int
+    oldest_pending_at: datetime | None
+    last_heard_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a pipe is, as numbers that an alarm can be set on.
+
+    `lag_seconds`: how long the oldest file in its queue has waited. `deaf_seconds`: how old the oldest object
+    is that came after the last notification which the pipe received; 0 if it has heard of all that were
+    looked at.
+    """
+
+    state: str
+    pending_files: int
+    lag_seconds: float
+    deaf_seconds: float
+
+    @property
+    def stopped(self) -> bool:
+        return self.state != "RUNNING"
+
+
+def parse(text: str) -> PipeStatus:
+    """Times that do not apply are missing, not null. (Snowflake's documentation, "SYSTEM$PIPE_STATUS")"""
+    status = json.loads(text)
+
+    def at(name: str) -> datetime | None:
+        return datetime.fromisoformat(status[name]) if status.get(name) else None
+
+    return PipeStatus(
+        state=status["executionState"],
+        pending_files=int(status.get("pendingFileCount", 0)),
+        oldest_pending_at=at("oldestFileTimestamp"),
+        last_heard_at=at("lastReceivedMessageTimestamp"),
+    )
+
+
+def health(status: PipeStatus, archived_at: Iterable[datetime], now: datetime) -> Health:
+    """`archived_at`: when objects of the pipe's prefix were written; a sample of the newest is enough."""
+    lag = (now - status.oldest_pending_at).total_seconds() if status.oldest_pending_at else 0.0
+    heard_at = status.last_heard_at
+    unheard = [at for at in archived_at if heard_at is None or at > heard_at]
+    deaf = (now - min(unheard)).total_seconds() if unheard else 0.0
+    return Health(status.state, status.pending_files, max(lag, 0.0), max(deaf, 0.0))
