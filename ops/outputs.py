@@ -1,7 +1,7 @@
 """Where a running stack is: what `make up` writes to `outputs.json`, read once and turned into clients."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +9,13 @@ import boto3
 from botocore.config import Config
 from pydantic import BaseModel, ConfigDict
 
+from ops.stack.settings import ROOT
+from snowpipe.settings import Connection, load
+from snowpipe.warehouse import Snowflake, connect
+
 
 class NoStackError(Exception):
     """There is no stack to speak to; the message says what to do."""
-
-
-class Snowflake(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    account: str
-    user: str
-    password: str
-    database: str
-    warehouse: str
-    host: str | None = None
-    port: int | None = None
-    protocol: str | None = None
 
 
 class Outputs(BaseModel):
@@ -42,7 +33,14 @@ class Outputs(BaseModel):
     dead_letter_queue_url: str
     aws_endpoint_url: str | None = None
     console_url: str | None = None
-    snowflake: Snowflake
+    snowflake: Connection
+
+    @staticmethod
+    def find(stage: str, environment: Mapping[str, str]) -> "Outputs":
+        """This checkout's stack for `local`, else what CloudFormation and SNOWFLAKE_* say of the stage."""
+        if stage == "local":
+            return Outputs.read(ROOT / environment.get("MILKRUN_LOCAL", ".local") / "outputs.json")
+        return _deployed(stage, environment)
 
     @staticmethod
     def read(path: Path) -> "Outputs":
@@ -65,13 +63,36 @@ class Outputs(BaseModel):
             service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config, **keys
         )
 
-    @contextmanager
-    def warehouse(self) -> Iterator[Any]:
-        """A connection of the ordinary Snowflake connector."""
-        import snowflake.connector
+    def warehouse(self) -> AbstractContextManager[Snowflake]:
+        """A session of the ordinary Snowflake connector; its importing takes seconds."""
+        return connect(self.snowflake)
 
-        connection = snowflake.connector.connect(**self.snowflake.model_dump(exclude_none=True))
-        try:
-            yield connection
-        finally:
-            connection.close()
+    @property
+    def database(self) -> str:
+        return self.snowflake.database
+
+
+def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
+    import botocore.exceptions
+
+    session = boto3.Session()
+    try:
+        stacks = session.client("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
+        named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
+        keys = session.client("apigateway").get_api_keys(nameQuery=f"milkrun-{stage}-app", includeValues=True)
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise NoStackError(f"stage {stage} cannot be looked up: {error}") from None
+    if not keys["items"]:
+        raise NoStackError(f"stage {stage} has no API key milkrun-{stage}-app")
+    host = f"{named['RestApiId']}.execute-api.{session.region_name}.amazonaws.com"
+    return Outputs(
+        endpoint=f"https://{host}/{stage}/v1/events",
+        api_key=keys["items"][0]["value"],
+        region=session.region_name,
+        bucket=named["ArchiveBucketName"],
+        stream=named["GeofenceStreamName"],
+        visits_table=named["VisitsTableName"],
+        redrive_queue_url=named["RedriveQueueUrl"],
+        dead_letter_queue_url=named["DeadLetterQueueUrl"],
+        snowflake=load(environment).connection,
+    )

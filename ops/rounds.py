@@ -396,6 +396,9 @@ def _break_some(truck: _Truck) -> None:
             event = truck.note("user.updated_trip", {})
             code, breakage = ways[(truck.number * 2 + truck.broken) % len(ways)]
             truck.broken += 1
+            # An NDJSON line is a document of its own: what is wrong in it makes the line not JSON.
+            if truck.form == "ndjson" and code == "invalid_json_value":
+                code = "not_json"
             broken = Planned(breakage(truck, event), str(event["_id"]), code)
             truck.noted.insert(truck.rng.randrange(len(truck.noted)), (truck.at, broken))
 

@@ -9,6 +9,7 @@ import gzip
 import json
 import math
 import random
+import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -17,11 +18,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Annotated, Literal, cast
 
+import typer
 import urllib3
 
-from ops.rounds import Planned, Post
+from contract.events import GEOFENCE_KINDS, geofence_event
+from handler.sift import sift
+from handler.splitting import Parts
+from ops import rounds, terminal
+from ops.rounds import Plan, Planned, Post
+from ops.times import instant
 
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
@@ -182,8 +189,21 @@ def read_lines(path: Path) -> Iterator[str]:
                 yield text.decode("utf-8", "surrogateescape")
 
 
-def as_planned(text: str) -> Planned:
+def unjudged(text: str) -> Planned:
+    """A line sent for its own sake, with nothing expected of it."""
     return Planned(text, "")
+
+
+def judged(text: str) -> Planned:
+    """A line with what must become of it, by the handler's own rule run here."""
+    raw = text.encode("utf-8", "surrogateescape")
+    batch = sift(Parts([raw], {}), "ndjson", GEOFENCE_KINDS, datetime.now(UTC))
+    if batch.rejected:
+        [rejected] = batch.rejected
+        return Planned(text, rejected.event_id or "", code=rejected.reasons[0].code)
+    [line] = batch.lines
+    crossing = geofence_event(line) if batch.records else None
+    return Planned(text, str(json.loads(line)["_id"]), crossing=crossing)
 
 
 def posts_of_file(
@@ -192,7 +212,7 @@ def posts_of_file(
     batch_size: int = 500,
     max_bytes: int = 900_000,
     gzipped: bool = True,
-    judge: Callable[[str], Planned] = as_planned,
+    judge: Callable[[str], Planned] = unjudged,
 ) -> Iterator[Post]:
     """The file's events as NDJSON requests of at most `batch_size` events and `max_bytes` uncompressed."""
     batch: list[Planned] = []
@@ -261,11 +281,12 @@ def count_in(answer: Json, name: str) -> int:
 
 
 def rejects_in(answer: Json) -> list[tuple[int, str]]:
-    """Index and code of each event that the receipt (or the 400) names, the first code of each."""
+    """Index and code of each rejected event of a receipt (or a 400): the first code of each."""
     errors = answer.get("errors")
     firsts: dict[int, str] = {}
     for error in errors if isinstance(errors, list) else []:
-        if isinstance(error.get("index"), int):
+        # An event whose id had other content before it is named too, and is accepted.
+        if isinstance(error.get("index"), int) and error.get("code") != "event_id_conflict":
             firsts.setdefault(error["index"], str(error.get("code")))
     return list(firsts.items())
 
@@ -275,3 +296,71 @@ def percentile(values: list[float], percent: float) -> float:
     if not values:
         return 0.0
     return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
+
+
+# --- the command
+
+
+def command(
+    context: typer.Context,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="NDJSON, plain or gzip, instead of a morning."),
+    ] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="So many events.")] = None,
+    duration: Annotated[float | None, typer.Option(min=0, help="So many seconds.")] = None,
+    rate: Annotated[float, typer.Option(min=0.01, help="Events a second.")] = math.inf,
+    trucks: Annotated[int, typer.Option(min=1)] = 12,
+    farms: Annotated[int, typer.Option(min=1)] = 40,
+    duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of events sent again.")] = 0.04,
+    late: Annotated[float, typer.Option(min=0, max=1, help="Share sent late, shuffled, in bursts.")] = 0.12,
+    invalid: Annotated[float, typer.Option(min=0, max=1, help="Share of broken events added.")] = 0.012,
+    batch: Annotated[int | None, typer.Option(min=1, max=500, help="Most events in a request.")] = None,
+    seed: int = 1,
+    run: Annotated[str | None, typer.Option(help="8 hexadecimal digits that begin every event id.")] = None,
+    begin: Annotated[str, typer.Option(help="When the morning begins.", metavar="TIME")] = "8 hours ago",
+    gzip_: Annotated[bool | None, typer.Option("--gzip/--no-gzip", help="Else as each phone does.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds for which a request is tried.")] = 120,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Send a morning of collection rounds, load without an end (with --events or --duration), or a file."""
+    outputs = terminal.outputs_of(context, stage)
+    if file:
+        posts = posts_of_file(file, batch_size=batch or 500)
+    else:
+        plan = Plan(
+            run=run or new_run_id(),
+            begins_at=instant(begin, datetime.now(UTC)),
+            seed=seed,
+            trucks=trucks,
+            farms=farms,
+            duplicates=duplicates,
+            late=late,
+            invalid=invalid,
+            batch_size=batch or 20,
+        )
+        posts = rounds.endless(plan) if events or duration else rounds.posts(plan)
+        terminal.err.print(f"run {plan.run}, seed {seed}")
+    if gzip_ is not None:
+        posts = (replace(post, gzipped=gzip_) for post in posts)
+    if events:
+        posts = until_events(posts, events)
+    if duration:
+        posts = for_seconds(posts, duration)
+    client = Client(outputs.endpoint, outputs.api_key, patience=patience, connections=concurrency)
+    tally, began = Tally(), time.monotonic()
+    with terminal.progress() as bars:
+        task = bars.add_task("sending", total=events)
+        for delivery in send(posts, client, concurrency=concurrency, events_per_second=rate):
+            tally.add(delivery)
+            bars.advance(task, len(delivery.post.events))
+    terminal.show(tally.figures(time.monotonic() - began), as_json)
+    if tally.undelivered:
+        raise typer.Exit(1)
+
+
+def new_run_id() -> str:
+    return secrets.token_hex(4)

@@ -9,7 +9,9 @@ from itertools import islice, pairwise
 
 import pytest
 
-from contract.events import check, geofence_event, parse_json
+from contract.events import GEOFENCE_KINDS, geofence_event
+from handler.sift import sift
+from handler.splitting import split
 from ops.rounds import Plan, Planned, Post, endless, posts
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
@@ -60,19 +62,16 @@ def test_one_event_id_never_stands_for_two_contents() -> None:
     assert all(len(each) == 1 for each in texts.values())
 
 
-def test_accepted_events_are_valid_and_a_crossing_is_what_its_text_says() -> None:
+def test_the_handler_judges_every_event_as_the_truth_says() -> None:
     for post in MORNING:
-        user = parse_json(post.user.encode())
-        for event in post.events:
-            if event.code is not None:
-                continue
-            value = parse_json(event.text.encode())
-            full = value if "user" in value else value | {"user": {"deviceId": user["deviceId"]}}
-            check(full)
-            if event.crossing:
-                assert geofence_event(json.dumps(full).encode()) == event.crossing
-            else:
-                assert "geofence" not in value
+        form = "ndjson" if post.form == "ndjson" else "json"
+        batch = sift(split(post.body(), form), form, GEOFENCE_KINDS, post.sent_at)
+        codes = {rejected.index: rejected.reasons[0].code for rejected in batch.rejected}
+        assert codes == {i: event.code for i, event in enumerate(post.events) if event.code}
+        crossings = {event.event_id: event.crossing for event in post.events if event.crossing}
+        assert [geofence_event(record.data) for record in batch.records] == list(crossings.values())
+        assert not batch.conflicts
+        assert not any(b"192.0.2.7" in line for line in batch.lines)
 
 
 def test_phones_do_what_phones_really_do() -> None:

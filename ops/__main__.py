@@ -1,0 +1,27 @@
+"""The operator's commands: `python -m ops COMMAND --help`."""
+
+import os
+import sys
+
+import typer
+
+from ops import demo, send, terminal
+from ops.outputs import NoStackError
+from snowpipe.refusal import Refusal
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.command("send")(send.command)
+app.command("demo")(demo.command)
+
+
+def main() -> int:
+    try:
+        app(obj=os.environ, standalone_mode=True)
+    except (NoStackError, Refusal) as problem:
+        terminal.err.print(f"[red]{problem}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

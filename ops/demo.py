@@ -1,0 +1,303 @@
+"""Send a morning of collection rounds through the running stack and check every number against its truth."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from consumer.table import DynamoTable
+from ops import rounds, stores, terminal
+from ops.ledger import Ledger, Place, Stay, Truth
+from ops.outputs import Outputs
+from ops.polling import until
+from ops.rounds import Plan, Post
+from ops.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
+from ops.stack.settings import ROOT
+from ops.watch import Watch
+from snowpipe.warehouse import Warehouse
+
+# LocalStack serves no more than 10 to 15 requests a second, however many are under way.
+CONCURRENCY = 4
+# A stage of the flow is given up when nothing has moved in it for so long.
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One number of the demo. `equal` may ask for more than equal counts: that the same ids are meant."""
+
+    name: str
+    expected: int
+    found: int
+    equal: bool
+    note: str = ""
+
+
+def command(
+    context: typer.Context,
+    *,
+    events: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="NDJSON, plain or gzip, instead of a morning."),
+    ] = None,
+    seed: int = 1,
+    trucks: Annotated[int, typer.Option(min=1)] = 12,
+    farms: Annotated[int, typer.Option(min=1)] = 40,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Send a morning (or a file) through the running stack; check every number; exit 1 where one is wrong."""
+    outputs = terminal.outputs_of(context, stage)
+    began = time.monotonic()
+    plan = Plan(new_run_id(), datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=trucks, farms=farms)
+    with terminal.progress() as bars, tempfile.TemporaryDirectory(prefix="milkrun-demo-") as folder:
+        if events:
+            posts, total = posts_of_file(events, judge=judged), _lines_in(events, bars)
+        else:
+            posts, total = rounds.posts(plan), sum(len(post.events) for post in rounds.posts(plan))
+        with Ledger(Path(folder) / "ledger.sqlite") as ledger:
+            demo = Demo(outputs, ledger, bars)
+            lines = demo.run(posts, total, lambda: build_marts(context.obj))
+            visits = demo.some_visits(10)
+    facts = {
+        "run": str(events) if events else f"{plan.run}, seed {seed}",
+        "rows_queryable_after_s": {
+            f"p{p}": round(percentile(demo.latencies, p), 2) for p in (50, 95) if demo.latencies
+        },
+        "requests": demo.requests,
+        "elapsed_s": round(time.monotonic() - began, 1),
+    }
+    if as_json:
+        rows = [{"name": x.name, "expected": x.expected, "found": x.found, "equal": x.equal} for x in lines]
+        terminal.print_json({"lines": rows, "visits": visits, **facts})
+    else:
+        _print(lines, visits, facts, outputs)
+    if not all(line.equal for line in lines):
+        raise typer.Exit(1)
+
+
+class Demo:
+    """One run against one stack. Leaves `latencies` (seconds from post to queryable, one for each row)."""
+
+    def __init__(self, outputs: Outputs, ledger: Ledger, bars: Progress) -> None:
+        self._outputs = outputs
+        self._ledger = ledger
+        self._bars = bars
+        self._s3 = outputs.aws("s3")
+        self._dynamodb = outputs.aws("dynamodb")
+        self.latencies: list[float] = []
+        self.requests = 0
+
+    def run(self, posts: Iterable[Post], total: int, build: Callable[[], None]) -> list[Line]:
+        began_at = datetime.now(UTC)
+        with Watch(self._outputs.warehouse, self._outputs.database) as watch:
+            self._send(posts, total, watch)
+            self._find_archived()
+            self._find_published(began_at)
+            self._find_consumed()
+            self._await_loaded(watch)
+            self.latencies = watch.latencies
+        with self._outputs.warehouse() as warehouse:
+            return self._check(warehouse, build)
+
+    def _send(self, posts: Iterable[Post], total: int, watch: Watch) -> None:
+        client = Client(self._outputs.endpoint, self._outputs.api_key, connections=CONCURRENCY)
+        task = self._bars.add_task("sent", total=total)
+        for delivery in send(posts, client, concurrency=CONCURRENCY):
+            self.requests += 1
+            for key in self._ledger.add(delivery):
+                watch.expect(key, delivery.posted_at)
+            self._bars.advance(task, len(delivery.post.events))
+
+    def _find_archived(self) -> None:
+        """Read back every object that an answer named."""
+        keys = self._ledger.keys("events/")
+        task = self._bars.add_task("archived", total=self._ledger.count("accepted"))
+        with ThreadPoolExecutor(CONCURRENCY) as readers:
+            for lines in readers.map(
+                lambda key: stores.archived_lines(self._s3, self._outputs.bucket, key), keys
+            ):
+                self._ledger.mark("archived", map(stores.event_id_of, lines))
+                self._bars.advance(task, len(lines))
+
+    def _find_published(self, began_at: datetime) -> None:
+        """Read the stream itself from the beginning of this run, until every geofence event was met there."""
+        kinesis = self._outputs.aws("kinesis")
+        task = self._bars.add_task("published", total=self._ledger.count("crossing"))
+
+        def read() -> int:
+            # The stream's clock may be a little behind ours.
+            records = stores.stream_records(kinesis, self._outputs.stream, began_at - timedelta(seconds=5))
+            self._ledger.mark("published", (stores.event_id_of(r.data) for r in records), only_ours=True)
+            return self._show(task, "published")
+
+        until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=PATIENCE_S, every_s=1)
+
+    def _find_consumed(self) -> None:
+        """Ask the consumer's table, device by device and fence by fence, which events it has taken in."""
+        task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
+        with ThreadPoolExecutor(CONCURRENCY) as readers:
+            table = DynamoTable(self._dynamodb, self._outputs.visits_table, readers)
+
+            def read() -> int:
+                pairs = self._ledger.pairs_not_consumed()
+                for ids in readers.map(lambda pair: list(stores.consumed_event_ids(table, [pair])), pairs):
+                    self._ledger.mark("consumed", ids, only_ours=True)
+                return self._show(task, "consumed")
+
+            until(read, lambda n: n >= self._ledger.count("recent"), patience_s=PATIENCE_S)
+
+    def _await_loaded(self, watch: Watch) -> None:
+        task = self._bars.add_task("loaded", total=watch.pending + sum(watch.rows.values()))
+
+        def look() -> int:
+            self._bars.update(task, completed=sum(watch.rows.values()))
+            return watch.pending
+
+        until(look, lambda pending: pending == 0 or watch.fault is not None, patience_s=PATIENCE_S)
+        if watch.fault:
+            raise watch.fault
+
+    def _check(self, warehouse: Warehouse, build: Callable[[], None]) -> list[Line]:
+        ledger, database = self._ledger, self._outputs.database
+        ledger.mark("loaded", stores.loaded_event_ids(warehouse, database, ledger.keys("events/")))
+        task = self._bars.add_task("dbt build", total=None)
+        build()
+        self._bars.update(task, total=1, completed=1)
+        ledger.mark(
+            "staged", stores.staged_event_ids(warehouse, database, ledger.event_ids()), only_ours=True
+        )
+        duplicates = ledger.accepted_copies - ledger.count("accepted")
+        codes = ", ".join(f"{code} {n}" for code, n in ledger.rejected_found.most_common())
+        return [
+            Line(
+                "sent",
+                ledger.sent,
+                ledger.received,
+                ledger.sent == ledger.received and not ledger.wrong_receipts,
+            ),
+            self._line("= accepted", "accepted", "answered"),
+            _equal("+ duplicates", duplicates, ledger.answered_copies - ledger.count("answered")),
+            Line(
+                "+ rejected",
+                ledger.rejected_truth.total(),
+                ledger.rejected_found.total(),
+                ledger.rejected_truth == ledger.rejected_found,
+                codes,
+            ),
+            self._line("archived", "accepted", "archived"),
+            self._line("published", "crossing", "published"),
+            self._line("consumed", "recent", "consumed"),
+            self._line("loaded", "accepted", "loaded"),
+            _equal(
+                "rejects loaded",
+                ledger.distinct_rejects,
+                stores.rejects_loaded(warehouse, database, ledger.keys("rejected/")),
+            ),
+            self._line("staged", "accepted", "staged"),
+            self._visits("visits: DynamoDB", set(ledger.stays(recent=True)), self._table_stays),
+            self._visits(
+                "visits: mart",
+                set(ledger.stays()),
+                lambda: set(stores.mart_stays(warehouse, database, ledger.devices())),
+            ),
+        ]
+
+    def some_visits(self, n: int) -> list[dict[str, object]]:
+        """The latest visits of this run in the mart."""
+        with self._outputs.warehouse() as warehouse:
+            devices = self._ledger.devices()[: stores.NAMES_PER_QUERY]
+            return stores.latest_mart_visits(warehouse, self._outputs.database, devices, n) if devices else []
+
+    def _show(self, task: TaskID, place: Place) -> int:
+        found = self._ledger.count(place)
+        self._bars.update(task, completed=found)
+        return found
+
+    def _line(self, name: str, truth: Truth, place: Place) -> Line:
+        differing = self._ledger.differences(truth, place)
+        return Line(
+            name,
+            self._ledger.count(truth),
+            self._ledger.count(place),
+            not differing,
+            f"differ: {', '.join(differing)}" if differing else "",
+        )
+
+    def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
+        """The same visits, not just as many. The consumer writes them after it has taken the events."""
+        found = until(find, lambda found: found == expected, patience_s=5)
+        differing = sorted({stay.device_id for stay in found ^ expected})[:3]
+        return Line(
+            name,
+            len(expected),
+            len(found),
+            found == expected,
+            f"differ: {', '.join(differing)}" if differing else "",
+        )
+
+    def _table_stays(self) -> set[Stay]:
+        with ThreadPoolExecutor(CONCURRENCY) as readers:
+            of = partial(stores.table_stays, self._dynamodb, self._outputs.visits_table)
+            each = readers.map(lambda device: list(of([device])), self._ledger.devices())
+            return {stay for stays in each for stay in stays}
+
+
+def _equal(name: str, expected: int, found: int) -> Line:
+    return Line(name, expected, found, expected == found)
+
+
+def _lines_in(file: Path, bars: Progress) -> int:
+    task = bars.add_task("reading", total=None)
+    total = sum(1 for _ in read_lines(file))
+    bars.remove_task(task)
+    return total
+
+
+def build_marts(environment: Mapping[str, str]) -> None:
+    """`python -m snowpipe dbt build`; what it says is shown only where it fails."""
+    command = [sys.executable, "-m", "snowpipe", "dbt", "build"]
+    ran = subprocess.run(
+        command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if ran.returncode != 0:
+        terminal.err.print((ran.stdout + ran.stderr)[-4000:], markup=False)
+        terminal.err.print("[red]dbt build failed[/]; the marts are not what they should be")
+
+
+def _print(
+    lines: list[Line], visits: list[dict[str, object]], facts: Mapping[str, object], outputs: Outputs
+) -> None:
+    terminal.show_rows(visits, False, title="Ten visits of this run, from MARTS.GEOFENCE_VISITS")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    for heading in ("", "expected", "found", "", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for line in lines:
+        tick = "[green]✓" if line.equal else "[red]✗"
+        table.add_row(line.name, f"{line.expected:,}", f"{line.found:,}", tick, line.note)
+    terminal.out.print(table)
+    terminal.show(facts, as_json=False)
+    say = partial(terminal.out.print, markup=False)
+    say("\nPost an event of your own:")
+    say(f"  curl -H 'x-api-key: {outputs.api_key}' -H 'content-type: application/json' {outputs.endpoint} \\")
+    say(
+        """    -d '{"_id": "mine-'$RANDOM'", "type": "pickup.started", "deviceId": "me","""
+        """ "createdAt": "'$(date -u +%FT%TZ)'"}'"""
+    )
+    say("Query the warehouse:")
+    say(f'  .venv/bin/python -m snowpipe query "SELECT * FROM {outputs.database}.RAW.EVENTS LIMIT 3"')  # noqa: S608
+    if outputs.console_url:
+        say(f"Look at it: {outputs.console_url}")
+    say("Everything stays up until `make down`.")

@@ -1,0 +1,224 @@
+"""What was sent, what must become of it, and where it was found: by event id.
+
+Every number of the demo is counted over these ids, so that a second run, or anybody else's events on the same
+stack, change nothing. On disk, because a file to send may be of any size.
+"""
+
+import hashlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+from consumer.visits import Pair, Visit, visits_of
+from contract.events import Fence, GeofenceEvent
+from ops.rounds import Planned
+from ops.send import Delivery, count_in, rejects_in
+
+# Where an event's id can have been found.
+type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
+PLACES: tuple[Place, ...] = ("answered", "archived", "published", "consumed", "loaded", "staged")
+# What the truth says of an event: accepted, a geofence event, one young enough for the consumer.
+type Truth = Literal["accepted", "crossing", "recent"]
+
+# Older events the consumer leaves to the warehouse.
+CONSUMED_FOR = timedelta(days=80)
+
+_TABLES = f"""
+CREATE TABLE event (
+    event_id TEXT PRIMARY KEY,
+    accepted INT NOT NULL DEFAULT 0, crossing INT NOT NULL DEFAULT 0, recent INT NOT NULL DEFAULT 0,
+    {", ".join(f"{place} INT NOT NULL DEFAULT 0" for place in PLACES)}
+) WITHOUT ROWID;
+CREATE TABLE crossing (
+    device_id TEXT, tag TEXT, external_id TEXT, event_id TEXT, occurred_at TEXT, type TEXT, kind TEXT,
+    duration REAL, confidence INT
+);
+CREATE TABLE refusal (digest BLOB PRIMARY KEY, rejects INT) WITHOUT ROWID;
+CREATE TABLE object (key TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+class Stay(NamedTuple):
+    """A visit as every store can show it."""
+
+    device_id: str
+    fence: Fence
+    entered_at: datetime
+    exited_at: datetime | None
+    entered_event_id: str
+    exited_event_id: str | None
+    exit_missed: bool
+
+
+class Ledger:
+    """Use from one thread. `path` must not exist yet; None keeps it in memory."""
+
+    def __init__(self, path: Path | None = None, *, now: datetime | None = None) -> None:
+        self._recent_from = (now or datetime.now(UTC)) - CONSUMED_FOR
+        self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
+        # A crash leaves nothing that anybody needs.
+        self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
+        self.sent = 0
+        self.received = 0
+        self.accepted_copies = 0
+        self.answered_copies = 0
+        self.undelivered = 0
+        self.wrong_receipts = 0
+        self.rejected_truth: Counter[str] = Counter()
+        self.rejected_found: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def add(self, delivery: Delivery) -> list[str]:
+        """Enter one delivery: its events' truth, and the answer. Returns the keys not known before."""
+        events, answer = delivery.post.events, delivery.answer
+        self.sent += len(events)
+        self.received += count_in(answer, "received")
+        self.undelivered += len(events) if delivery.fate == "kept" else 0
+        codes = dict(rejects_in(answer))
+        self.rejected_found.update(codes.values())
+        truly_accepted = [event for event in events if event.code is None]
+        self.rejected_truth.update(event.code for event in events if event.code is not None)
+        self.accepted_copies += len(truly_accepted)
+        self._db.execute("BEGIN")
+        self._db.executemany(
+            """INSERT INTO event (event_id, accepted, crossing, recent) VALUES (?, 1, ?, ?)
+            ON CONFLICT DO UPDATE SET accepted = 1""",
+            [(e.event_id, e.crossing is not None, self._is_recent(e.crossing)) for e in truly_accepted],
+        )
+        self._db.executemany(
+            "INSERT INTO crossing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_row(event.crossing) for event in truly_accepted if event.crossing],
+        )
+        self._note_rejects(events)
+        if delivery.fate == "delivered":
+            answered = [event.event_id for i, event in enumerate(events) if i not in codes]
+            self.answered_copies += len(answered)
+            self._mark("answered", answered)
+            self.wrong_receipts += not _adds_up(delivery, len(codes))
+        self._db.execute("COMMIT")
+        keys = [str(answer[name]) for name in ("object_key", "rejected_key") if answer.get(name)]
+        return [key for key in keys if self._is_new(key)]
+
+    @property
+    def distinct_rejects(self) -> int:
+        """Rejected events as `rejected/` must hold them: those of a request that was sent again, once."""
+        return int(self._db.execute("SELECT SUM(rejects) FROM refusal").fetchone()[0] or 0)
+
+    def _note_rejects(self, events: Sequence[Planned]) -> None:
+        rejects = [f"{i} {event.text}" for i, event in enumerate(events) if event.code is not None]
+        if rejects:
+            digest = hashlib.sha256("\n".join(rejects).encode("utf-8", "surrogateescape")).digest()
+            self._db.execute("INSERT OR IGNORE INTO refusal VALUES (?, ?)", (digest, len(rejects)))
+
+    def mark(self, place: Place, event_ids: Iterable[str], *, only_ours: bool = False) -> None:
+        """Found there. An id that was never sent shows as a difference, unless `only_ours`."""
+        self._db.execute("BEGIN")
+        self._mark(place, event_ids, only_ours=only_ours)
+        self._db.execute("COMMIT")
+
+    def _mark(self, place: Place, event_ids: Iterable[str], *, only_ours: bool = False) -> None:
+        sql = f"UPDATE event SET {place} = 1 WHERE event_id = ?"  # noqa: S608 - one of PLACES
+        if not only_ours:
+            sql = f"INSERT INTO event (event_id, {place}) VALUES (?, 1) ON CONFLICT DO UPDATE SET {place} = 1"  # noqa: S608
+        self._db.executemany(sql, ((event_id,) for event_id in event_ids))
+
+    def count(self, what: Place | Truth) -> int:
+        return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)  # noqa: S608
+
+    def differences(self, truth: Truth, place: Place, limit: int = 5) -> list[str]:
+        """Ids that are there and should not be, or should be and are not."""
+        sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"  # noqa: S608
+        return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
+
+    def keys(self, prefix: str) -> list[str]:
+        """The objects that the answers named."""
+        rows = self._db.execute("SELECT key FROM object WHERE key LIKE ? || '%' ORDER BY key", (prefix,))
+        return [key for (key,) in rows]
+
+    def event_ids(self) -> Iterator[str]:
+        """Of the accepted events."""
+        for (event_id,) in self._db.execute("SELECT event_id FROM event WHERE accepted"):
+            yield event_id
+
+    def devices(self) -> list[str]:
+        """Of the accepted geofence events."""
+        return [d for (d,) in self._db.execute("SELECT DISTINCT device_id FROM crossing ORDER BY 1")]
+
+    def pairs_not_consumed(self) -> list[Pair]:
+        """Devices and fences of which the consumer was not yet found to have taken every event."""
+        rows = self._db.execute(
+            """SELECT DISTINCT device_id, tag, external_id FROM crossing JOIN event USING (event_id)
+            WHERE recent AND NOT consumed"""
+        )
+        return [Pair(device_id, Fence(tag, external_id)) for device_id, tag, external_id in rows]
+
+    def stays(self, *, recent: bool = False) -> Iterator[Stay]:
+        """The rule over the accepted set, one (device, fence) in memory at a time."""
+        rows = self._db.execute("SELECT * FROM crossing ORDER BY device_id, tag, external_id")
+        events = (_event(row) for row in rows)
+        for _, group in groupby(events, key=lambda event: (event.device_id, event.fence)):
+            taken = [e for e in group if not recent or self._is_recent(e)]
+            for pair, history in visits_of(taken).items():
+                yield from (stay(pair, visit) for visit in history.visits)
+
+    def _is_recent(self, crossing: GeofenceEvent | None) -> bool:
+        return crossing is not None and crossing.occurred_at >= self._recent_from
+
+    def _is_new(self, key: str) -> bool:
+        return self._db.execute("INSERT OR IGNORE INTO object VALUES (?)", (key,)).rowcount == 1
+
+
+def stay(pair: Pair, visit: Visit) -> Stay:
+    return Stay(
+        pair.device_id,
+        pair.fence,
+        visit.entered_at,
+        visit.exited_at,
+        visit.entered_event_id,
+        visit.exited_event_id,
+        visit.exit_missed,
+    )
+
+
+def _adds_up(delivery: Delivery, rejected: int) -> bool:
+    """The receipt's own arithmetic, and that it speaks of what was sent."""
+    answer = delivery.answer
+    received = count_in(answer, "received")
+    parts = sum(count_in(answer, name) for name in ("accepted", "duplicates", "rejected"))
+    return received == parts == len(delivery.post.events) and count_in(answer, "rejected") == rejected
+
+
+def _row(event: GeofenceEvent) -> tuple[object, ...]:
+    return (
+        event.device_id,
+        *event.fence,
+        event.event_id,
+        event.occurred_at.isoformat(),
+        event.type,
+        event.kind,
+        event.duration_minutes,
+        event.confidence,
+    )
+
+
+def _event(row: tuple[object, ...]) -> GeofenceEvent:
+    device_id, tag, external_id, event_id, occurred_at, type_, kind, duration, confidence = row
+    return GeofenceEvent(
+        event_id=str(event_id),
+        type=str(type_),
+        kind=kind,  # type: ignore[arg-type]
+        device_id=str(device_id),
+        fence=Fence(str(tag), str(external_id)),
+        occurred_at=datetime.fromisoformat(str(occurred_at)),
+        duration_minutes=duration,  # type: ignore[arg-type]
+        confidence=confidence,  # type: ignore[arg-type]
+    )

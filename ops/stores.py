@@ -1,0 +1,155 @@
+"""Reading what lies in each store, for whoever checks or follows events: S3, Kinesis, DynamoDB, Snowflake."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import batched
+from typing import Any, NamedTuple
+
+from consumer import items
+from consumer.table import Table, loaded
+from consumer.visits import Pair
+from contract.events import Fence
+from contract.objects import lines_of
+from ops.ledger import Stay, stay
+from snowpipe.warehouse import Warehouse
+
+# Snowflake takes 16,384 values in a list; a statement of a few kilobytes is read sooner.
+NAMES_PER_QUERY = 500
+
+
+class StreamRecord(NamedTuple):
+    shard_id: str
+    sequence_number: str
+    arrived_at: datetime
+    data: bytes
+
+
+def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
+    return lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+
+def event_id_of(line: bytes) -> str:
+    """Of a line of `events/` or a record on the stream: both are strict JSON with an `_id`."""
+    return str(json.loads(line)["_id"])
+
+
+def stream_records(kinesis: Any, stream: str, since: datetime) -> Iterator[StreamRecord]:
+    """Everything on the stream that arrived since then, shard by shard, up to each shard's end."""
+    pages = kinesis.get_paginator("list_shards").paginate(StreamName=stream)
+    for shard in [shard for page in pages for shard in page["Shards"]]:
+        iterator = kinesis.get_shard_iterator(
+            StreamName=stream,
+            ShardId=shard["ShardId"],
+            ShardIteratorType="AT_TIMESTAMP",
+            Timestamp=since,
+        )["ShardIterator"]
+        while iterator:
+            answer = kinesis.get_records(ShardIterator=iterator)
+            for record in answer["Records"]:
+                yield StreamRecord(
+                    shard["ShardId"],
+                    record["SequenceNumber"],
+                    record["ApproximateArrivalTimestamp"],
+                    record["Data"],
+                )
+            # An empty page may lie before full ones: only the lag says that this is the end.
+            if not answer["Records"] and answer.get("MillisBehindLatest", 0) == 0:
+                break
+            iterator = answer.get("NextShardIterator")
+
+
+def consumed_event_ids(table: Table, pairs: Iterable[Pair]) -> Iterator[str]:
+    """The ids of all geofence events that the consumer has taken in for these devices and fences."""
+    for pair in pairs:
+        for item in table.query(items.pair_key(pair), "i#", "i$"):
+            yield items.unquoted(str(item["sk"]).removeprefix("i#"))
+
+
+def table_stays(dynamodb: Any, table: str, devices: Iterable[str]) -> Iterator[Stay]:
+    """The visits of these devices in the visits table."""
+    pages = dynamodb.get_paginator("query")
+    for device in devices:
+        for page in pages.paginate(
+            TableName=table,
+            IndexName="by_device",
+            KeyConditionExpression="device_id = :device",
+            ExpressionAttributeValues={":device": {"S": device}},
+        ):
+            for item in map(loaded, page["Items"]):
+                visit = items.visit_of(item)
+                if visit is not None:
+                    yield stay(items.pair_of_visit(item), visit)
+
+
+def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> Iterator[str]:
+    """The ids in RAW.EVENTS of these objects."""
+    for some in batched(object_keys, NAMES_PER_QUERY // 5, strict=False):
+        sql = (
+            f"SELECT payload:_id::VARCHAR AS event_id FROM {database}.RAW.EVENTS"  # noqa: S608
+            f" WHERE file_name IN ({_marks(some)})"
+        )
+        for row in warehouse.query(sql, some):
+            yield row["event_id"]
+
+
+def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> int:
+    """The rejects in RAW.REJECTED of these objects; the same object under two hours counts once."""
+    if not object_keys:
+        return 0
+    found: set[tuple[str, int]] = set()
+    for some in batched(object_keys, NAMES_PER_QUERY, strict=False):
+        sql = (
+            f"SELECT file_name, file_row_number FROM {database}.RAW.REJECTED"  # noqa: S608
+            f" WHERE file_name IN ({_marks(some)})"
+        )
+        for row in warehouse.query(sql, some):
+            found.add((row["file_name"].rpartition("/")[2], row["file_row_number"]))
+    return len(found)
+
+
+def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[str]) -> Iterator[str]:
+    """Which of these ids stand in staging; once for each row there."""
+    for some in batched(event_ids, 2000, strict=False):
+        sql = (
+            f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"  # noqa: S608
+            " (SELECT value::VARCHAR FROM TABLE(FLATTEN(PARSE_JSON(%s))))"
+        )
+        for row in warehouse.query(sql, [json.dumps(some)]):
+            yield row["event_id"]
+
+
+def mart_stays(warehouse: Warehouse, database: str, devices: Sequence[str]) -> Iterator[Stay]:
+    """The visits of these devices in MARTS.GEOFENCE_VISITS."""
+    for some in batched(devices, NAMES_PER_QUERY, strict=False):
+        sql = (
+            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at,"  # noqa: S608
+            f" entered_event_id, exited_event_id, exit_missed FROM {database}.MARTS.GEOFENCE_VISITS"
+            f" WHERE device_id IN ({_marks(some)})"
+        )
+        for row in warehouse.query(sql, some):
+            yield Stay(
+                row["device_id"],
+                Fence(row["geofence_tag"], row["geofence_external_id"]),
+                row["entered_at"],
+                row["exited_at"],
+                row["entered_event_id"],
+                row["exited_event_id"],
+                row["exit_missed"],
+            )
+
+
+def latest_mart_visits(
+    warehouse: Warehouse, database: str, devices: Sequence[str], limit: int
+) -> list[dict[str, object]]:
+    sql = (
+        "SELECT device_id, geofence_tag, geofence_external_id,"  # noqa: S608
+        " entered_at, exited_at, dwell_seconds, exit_missed"
+        f" FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id IN ({_marks(devices)})"
+        f" ORDER BY entered_at DESC, visit_key LIMIT {limit:d}"
+    )
+    return warehouse.query(sql, devices)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join(["%s"] * len(values))

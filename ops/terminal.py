@@ -1,0 +1,104 @@
+"""What all commands share: where they print, their common options, and how they give up."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from ops.outputs import Outputs
+from ops.times import instant
+
+# Results go to stdout, whatever only accompanies them to stderr: `… --json | jq` sees results alone.
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Stage = Annotated[str, typer.Option(help="local, or a deployed stage.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _time(text: str) -> datetime:
+    try:
+        return instant(text, datetime.now(UTC))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+From = Annotated[
+    datetime, typer.Option("--from", parser=_time, help="ISO-8601, or `2 hours ago`.", metavar="TIME")
+]
+To = Annotated[datetime, typer.Option("--to", parser=_time, help="ISO-8601, or `now`.", metavar="TIME")]
+
+
+def outputs_of(context: typer.Context, stage: str) -> Outputs:
+    """`context.obj` is the environment: the entry point put it there."""
+    environment: Mapping[str, str] = context.obj
+    return Outputs.find(stage, environment)
+
+
+def progress() -> Progress:
+    """Bars on stderr; they vanish when done, and never appear where nobody looks (a pipe, a log)."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def show(result: Mapping[str, Any], as_json: bool) -> None:
+    """One result, as JSON or as a table of two columns."""
+    if as_json:
+        print_json(result)
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), in_words(value))
+    out.print(table)
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = "") -> None:
+    """Many results of one shape."""
+    if as_json:
+        print_json(list(rows))
+        return
+    table = Table(
+        *(rows[0] if rows else ()), title=title, title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    for row in rows:
+        table.add_row(*(in_words(value) for value in row.values()))
+    out.print(table)
+
+
+def print_json(value: object) -> None:
+    # Not through rich, which would wrap and colour it.
+    typer.echo(json.dumps(value, default=in_words, indent=2, ensure_ascii=False))
+
+
+def in_words(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case datetime():
+            return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        case Mapping():
+            return ", ".join(f"{name} {in_words(inner)}" for name, inner in value.items()) or "none"
+        case float():
+            return f"{value:g}" if abs(value) < 100 else f"{value:.0f}"
+        case _:
+            return str(value)

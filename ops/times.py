@@ -1,0 +1,25 @@
+"""Times as operators write them: ISO-8601, or phrases such as `2 hours ago` and `now`."""
+
+from datetime import UTC, datetime
+
+
+def instant(text: str, now: datetime) -> datetime:
+    """Aware, in UTC; what names no zone is UTC. Raises ValueError."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        import dateparser  # seconds of tables of languages: only for phrases
+
+        found = dateparser.parse(
+            text,
+            languages=["en"],
+            settings={
+                "RELATIVE_BASE": now.astimezone(UTC).replace(tzinfo=None),
+                "TIMEZONE": "UTC",
+                "RETURN_AS_TIMEZONE_AWARE": True,
+            },
+        )
+        if found is None:
+            raise ValueError(f"{text!r} is no time: write 2026-11-16T08:00Z, or `2 hours ago`") from None
+        at = found
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)

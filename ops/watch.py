@@ -1,0 +1,94 @@
+"""How long it takes from a post until its rows answer a SELECT: a second session that keeps asking."""
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Self
+
+from contract.objects import object_name
+from ops.stores import NAMES_PER_QUERY
+from snowpipe.warehouse import Warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    table: str
+    rows: int
+    posted_at: datetime
+
+
+class Watch:
+    """Use as a context; `expect` from any thread. `latencies` has one figure, in seconds, for each row."""
+
+    def __init__(
+        self, connect: Callable[[], AbstractContextManager[Warehouse]], database: str, every_s: float = 0.2
+    ) -> None:
+        self._connect = connect
+        self._database = database
+        self._every_s = every_s
+        self._lock = threading.Lock()
+        self._pending: dict[str, _Expected] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self.rows = {"EVENTS": 0, "REJECTED": 0}
+        self.latencies: list[float] = []
+        self.fault: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def expect(self, key: str, posted_at: datetime) -> None:
+        """Watch for the rows of a new object of `events/` or `rejected/`."""
+        name = object_name(key)
+        if name is None:
+            raise ValueError(f"{key} is not a key of the archive")
+        table = "EVENTS" if name.prefix == "events" else "REJECTED"
+        with self._lock:
+            self._pending[key] = _Expected(table, name.lines, posted_at)
+
+    @property
+    def pending(self) -> int:
+        return len(self._pending)
+
+    def _run(self) -> None:
+        try:
+            with self._connect() as warehouse:
+                while not self._over.wait(self._every_s):
+                    for table in ("EVENTS", "REJECTED"):
+                        self._look(warehouse, table)
+        except Exception as error:
+            self.fault = error
+
+    def _look(self, warehouse: Warehouse, table: str) -> None:
+        with self._lock:
+            wanted = islice((key for key, e in self._pending.items() if e.table == table), NAMES_PER_QUERY)
+            some = list(wanted)
+        if not some:
+            return
+        marks = ", ".join(["%s"] * len(some))
+        found = warehouse.query(
+            "SELECT file_name, COUNT(*) AS n, MIN(scanned_at) AS scanned_at"  # noqa: S608
+            f" FROM {self._database}.RAW.{table} WHERE file_name IN ({marks}) GROUP BY file_name",
+            some,
+        )
+        seen_at = datetime.now(UTC)
+        for row in found:
+            expected = self._pending[row["file_name"]]
+            if row["n"] < expected.rows:
+                continue
+            with self._lock:
+                del self._pending[row["file_name"]]
+            self.rows[table] += expected.rows
+            # Rows that stood there before the post (the same batch, sent again) say nothing of time. Whole
+            # seconds are enough to tell, and S3's clock and ours may differ by as much.
+            if row["scanned_at"] > expected.posted_at - timedelta(seconds=1):
+                waited = (seen_at - expected.posted_at).total_seconds()
+                self.latencies.extend([waited] * expected.rows)

@@ -1,0 +1,132 @@
+"""The ledger's truth is the morning's; its differences name what is missing and what should not be there."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from consumer.visits import visits_of
+from ops.ledger import Ledger, stay
+from ops.rounds import Plan, Post, posts
+from ops.send import Delivery
+
+BEGIN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
+MORNING = list(posts(Plan("0a1b2c3d", BEGIN, trucks=4)))
+EVENTS = [event for post in MORNING for event in post.events]
+ACCEPTED = {event.event_id: event for event in EVENTS if event.code is None}
+
+
+def answered(post: Post, rejected: Sequence[tuple[int, str]] | None = None) -> Delivery:
+    """As a handler that keeps the contract would answer."""
+    if rejected is None:
+        rejected = [(i, event.code) for i, event in enumerate(post.events) if event.code]
+    ids = [event.event_id for i, event in enumerate(post.events) if i not in dict(rejected)]
+    answer: dict[str, object] = {
+        "received": len(post.events),
+        "accepted": len(set(ids)),
+        "duplicates": len(ids) - len(set(ids)),
+        "rejected": len(rejected),
+        "object_key": "events/a",
+        "rejected_key": "rejected/a" if rejected else None,
+        "errors": [{"index": i, "code": code} for i, code in rejected],
+    }
+    return Delivery(post, "delivered", 202, answer, BEGIN, 0.1, (202,))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite", now=BEGIN) as ledger:
+        yield ledger
+
+
+def test_answers_that_keep_the_contract_equal_the_truth(ledger: Ledger) -> None:
+    for post in MORNING:
+        ledger.add(answered(post))
+    assert ledger.sent == ledger.received == len(EVENTS)
+    assert ledger.count("accepted") == ledger.count("answered") == len(ACCEPTED)
+    assert ledger.differences("accepted", "answered") == []
+    assert ledger.rejected_truth == ledger.rejected_found
+    assert ledger.rejected_truth.total() > 0
+    assert (
+        ledger.sent
+        == ledger.count("accepted")
+        + (ledger.accepted_copies - ledger.count("accepted"))
+        + ledger.rejected_truth.total()
+    )
+    assert ledger.accepted_copies == ledger.answered_copies
+    assert ledger.wrong_receipts == 0
+
+
+def test_a_valid_event_that_was_refused_shows(ledger: Ledger) -> None:
+    post = next(post for post in MORNING if all(event.code is None for event in post.events))
+    ledger.add(answered(post, rejected=[(0, "odd")]))
+    assert ledger.differences("accepted", "answered") == [post.events[0].event_id]
+    assert ledger.rejected_truth != ledger.rejected_found
+
+
+def test_a_receipt_that_does_not_add_up_is_counted(ledger: Ledger) -> None:
+    good = answered(MORNING[0])
+    ledger.add(replace(good, answer=good.answer | {"accepted": 0}))
+    assert ledger.wrong_receipts == 1
+
+
+def test_what_is_missing_or_strange_is_named(ledger: Ledger) -> None:
+    for post in MORNING:
+        ledger.add(answered(post))
+    missing, *there = ACCEPTED
+    ledger.mark("archived", there)
+    assert ledger.differences("accepted", "archived") == [missing]
+    ledger.mark("archived", [missing, "a stranger"])
+    assert ledger.differences("accepted", "archived") == ["a stranger"]
+    ledger.mark("loaded", [*ACCEPTED, "a stranger"], only_ours=True)
+    assert ledger.differences("accepted", "loaded") == ["a stranger"], "known by then, and not loaded"
+
+
+def test_an_object_key_is_new_once(ledger: Ledger) -> None:
+    clean = next(post for post in MORNING if not any(event.code for event in post.events))
+    assert ledger.add(answered(clean)) == ["events/a"]
+    assert ledger.add(answered(clean)) == []
+    assert ledger.keys("events/") == ["events/a"]
+
+
+def test_rejects_of_a_request_sent_again_are_kept_once(ledger: Ledger) -> None:
+    post = next(post for post in MORNING if any(event.code for event in post.events))
+    for _ in range(3):
+        ledger.add(answered(post))
+    assert ledger.distinct_rejects == sum(event.code is not None for event in post.events)
+    assert ledger.rejected_truth.total() == 3 * ledger.distinct_rejects
+
+
+def test_stays_are_the_rule_over_the_accepted_set_however_often_it_was_sent(ledger: Ledger) -> None:
+    for post in [*MORNING, *reversed(MORNING)]:
+        ledger.add(answered(post))
+    crossings = [event.crossing for event in EVENTS if event.crossing]
+    expected = {stay(pair, visit) for pair, h in visits_of(crossings).items() for visit in h.visits}
+    assert set(ledger.stays()) == set(ledger.stays(recent=True)) == expected
+    assert expected
+
+
+def test_what_is_too_old_for_the_consumer_is_not_expected_there(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite", now=BEGIN + timedelta(days=81)) as ledger:
+        for post in MORNING:
+            ledger.add(answered(post))
+        assert ledger.count("crossing") > 0
+        assert ledger.count("recent") == 0
+        assert list(ledger.stays(recent=True)) == []
+        assert list(ledger.stays())
+
+
+def test_only_devices_and_fences_that_lack_an_event_are_asked_again(ledger: Ledger) -> None:
+    for post in MORNING:
+        ledger.add(answered(post))
+    crossings = {event.event_id: event.crossing for event in EVENTS if event.crossing}
+    last = next(iter(crossings.values()))
+    ledger.mark(
+        "consumed",
+        [i for i, c in crossings.items() if c.fence != last.fence or c.device_id != last.device_id],
+    )
+    assert [(pair.device_id, pair.fence) for pair in ledger.pairs_not_consumed()] == [
+        (last.device_id, last.fence)
+    ]
