@@ -1,4 +1,4 @@
-"""The stack's long-lived processes, known by number and start time, so that a number used again is never ours."""
+"""The stack's processes, known by number and start time: a number that was given out again is never ours."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-TERMINATE_S = 10.0
+GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -29,73 +29,121 @@ def start_time(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    state, *fields = stat.rpartition(")")[2].split()  # the name, in brackets, may hold anything
+    state, *fields = stat.rpartition(")")[2].split()  # before it the name, which may hold anything
     return None if state in "ZX" else int(fields[18])
 
 
-def start(
-    name: str, command: Sequence[str | Path], environment: Mapping[str, str], log: Path, records: Path
-) -> Process:
-    """Start in a session of its own, out of Ctrl-C's reach, and write down at once what was started."""
-    records.mkdir(parents=True, exist_ok=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        popen = subprocess.Popen(
-            command,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    process = Process(name, popen.pid, start_time(popen.pid) or 0)
-    (records / f"{name}.json").write_text(json.dumps(asdict(process)))
-    return process
+class Processes:
+    """Those of one stack, each with a record in `folder` from the moment it is started until it is ended."""
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self._folder = folder
+        self._logs = logs
+        self._children: dict[int, subprocess.Popen[bytes]] = {}  # those that this program started itself
+
+    def start(
+        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], directory: Path
+    ) -> Process:
+        """Start in a session of its own, out of Ctrl-C's reach; what it prints goes to `<logs>/<name>.log`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with self.log(name).open("wb") as output:
+            popen = subprocess.Popen(
+                command,
+                cwd=directory,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        process = Process(name, popen.pid, start_time(popen.pid) or 0)
+        self._children[popen.pid] = popen
+        self._record(name).write_text(json.dumps(asdict(process)))
+        return process
+
+    def wait(self, process: Process) -> int:
+        """The exit status of one that this program started, negative for a signal."""
+        return self._children[process.pid].wait()
+
+    def log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def recorded(self) -> list[Process]:
+        found = []
+        for path in sorted(self._folder.glob("*.json")):
+            # A record cut short by a full disk names nothing that could be ended.
+            with contextlib.suppress(ValueError, TypeError):
+                found.append(Process(**json.loads(path.read_text())))
+        return found
+
+    def alive(self, name: str) -> Process | None:
+        return next((p for p in self.recorded() if p.name == name and p.is_alive()), None)
+
+    def end(self, process: Process) -> None:
+        """Ask, wait, insist; then the same for all that it had started, and its record goes."""
+        family = descendants(process) if process.is_alive() else []
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGTERM)
+            _await_end(process, GRACE_S)
+        for each in [process, *family]:
+            if each.is_alive():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each.pid, signal.SIGKILL)
+                _await_end(each, GRACE_S)
+        if child := self._children.pop(process.pid, None):
+            child.wait()
+        self._record(process.name).unlink(missing_ok=True)
+
+    def end_all(self) -> None:
+        for process in self.recorded():
+            self.end(process)
+
+    def _record(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
 
 
-def recorded(records: Path) -> list[Process]:
-    processes = []
-    for path in sorted(records.glob("*.json")):
-        # A record cut short by a full disk or a kill names nothing that could be ended.
-        with contextlib.suppress(ValueError, TypeError):
-            processes.append(Process(**json.loads(path.read_text())))
-    return processes
+def _await_end(process: Process, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
-def find(records: Path, name: str) -> Process | None:
-    return next((p for p in recorded(records) if p.name == name and p.is_alive()), None)
-
-
-def end(process: Process, records: Path) -> None:
-    """Ask, wait, insist; the whole session goes, and the record with it."""
-    if process.is_alive():
-        os.kill(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + TERMINATE_S
-        while process.is_alive() and time.monotonic() < deadline:
-            _reap(process.pid)
-            time.sleep(0.05)
-    if process.is_alive():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        while process.is_alive():
-            _reap(process.pid)
-            time.sleep(0.02)
-    (records / f"{process.name}.json").unlink(missing_ok=True)
-
-
-def _reap(pid: int) -> None:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-
-
-def descendants(pid: int) -> list[int]:
-    """`pid` itself, its children and theirs."""
+def descendants(process: Process) -> list[Process]:
+    """The children of `process`, theirs, and so on."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parent = int(path.read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(path.parent.name))
-    found = [pid]
-    for each in found:
-        found.extend(children.get(each, []))
-    return found
+    found = [process.pid]
+    for pid in found:
+        found.extend(children.get(pid, []))
+    return [
+        Process(process.name, pid, started) for pid in found[1:] if (started := start_time(pid)) is not None
+    ]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """`pss_kib` counts a page that n processes share as 1/n of a page, so that it can be added up."""
+
+    rss_kib: int
+    pss_kib: int
+
+
+def memory(process: Process) -> Memory | None:
+    """None if it is gone, or belongs to somebody else."""
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith("kB")}
+    return Memory(kib.get("Rss", 0), kib.get("Pss", 0))
+
+
+def command_line(process: Process) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""

@@ -1,37 +1,197 @@
-"""One stack, from nothing to deployed and back."""
+"""One stack, from nothing to open for business and back."""
 
+import contextlib
+import fcntl
+import json
 import shutil
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
 
-from ops.stack import localstack, processes
-from ops.stack.settings import Settings
+from ops.outputs import Outputs
+from ops.stack import deploy, localstack, snowflake
+from ops.stack.faults import StackError
+from ops.stack.processes import Process, Processes
+from ops.stack.settings import LOOPBACK, Settings
 
-PARTS = ("localstack",)
+NEEDED_MB = 1000
+READY_S = 120
+
+
+class Server(Protocol):
+    """What `localstack.py` and `snowflake.py` both say of theirs."""
+
+    TITLE: str
+
+    def check_tools(self) -> None: ...
+    def port(self, settings: Settings) -> int: ...
+    def launch(self, settings: Settings, processes: Processes) -> Process: ...
+    def is_ready(self, settings: Settings) -> bool: ...
+
+
+SERVERS: dict[str, Server] = {localstack.NAME: localstack, snowflake.NAME: snowflake}
+
+type Step = Callable[[str], AbstractContextManager[None]]
+"""Told of each step's name as it begins; left when it has ended."""
 
 
 class Stack:
-    def __init__(self, settings: Settings, say: Callable[[str], object] = lambda line: None) -> None:
+    """`with Stack(Settings.of(environment)) as stack:` is up inside and gone afterwards; or call the verbs.
+
+    What is kept where: `<folder>/run/` has a record of each process, `<folder>/logs/` what they wrote,
+    `<folder>/snowflake/` the warehouse, `<folder>/localstack/` what LocalStack unpacks,
+    `<folder>/outputs.json` how to reach it all, which is there if and only if the stack is open for business.
+    """
+
+    def __init__(self, settings: Settings, step: Step = lambda _: contextlib.nullcontext()) -> None:
         self.settings = settings
-        self._say = say
+        self.processes = Processes(settings.run_folder, settings.log_folder)
+        self._step = step
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], step: Step = lambda _: contextlib.nullcontext()) -> "Stack":
+        return cls(Settings.of(environment), step)
+
+    def __enter__(self) -> "Stack":
+        self.up()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
 
     def up(self, only: str | None = None) -> None:
-        started = []
-        try:
-            running = processes.find(self.settings.run_folder, localstack.NAME)
-            if running is None:
-                started.append(localstack.launch(self.settings))
-                localstack.await_ready(self.settings, started[-1])
-            self._say(f"LocalStack listens on {self.settings.endpoint_url}")
-        except BaseException:
-            for process in started:
-                processes.end(process, self.settings.run_folder)
-            raise
+        """Start what does not run, deploy what has changed, write `outputs.json`.
+
+        What an earlier `up` left half done is cleared away first; if this one fails or is interrupted,
+        whatever it had started is ended. With `only` that part alone is started, and nothing deployed.
+        """
+        parts = [only] if only else self._parts()
+        with self._alone():
+            if only and self._runs(parts):
+                return
+            if self.is_up():
+                self._deploy(parts)
+                return
+            self._clear()
+            try:
+                self._start(parts)
+                if not only:
+                    self._deploy(parts)
+            except BaseException:
+                self._clear()
+                raise
 
     def stop(self) -> None:
-        for process in processes.recorded(self.settings.run_folder):
-            processes.end(process, self.settings.run_folder)
-        localstack.wipe(self.settings)
+        """End everything; AWS is gone with it, Snowflake's files stay."""
+        if self.settings.folder.exists():
+            with self._alone(), self._step("Ending the stack"):
+                self._clear()
 
     def down(self) -> None:
+        """End and wipe everything."""
         self.stop()
         shutil.rmtree(self.settings.folder, ignore_errors=True)
+
+    def is_up(self) -> bool:
+        return self.settings.outputs_file.exists() and self._runs(self._parts())
+
+    def outputs(self) -> Outputs:
+        return Outputs.read(self.settings.outputs_file)
+
+    def _parts(self) -> list[str]:
+        """Snowflake is left out while it is not built."""
+        return [part for part in SERVERS if part != snowflake.NAME or find_spec("snowpipe.local.__main__")]
+
+    def _runs(self, parts: list[str]) -> bool:
+        return all(self.processes.alive(part) and SERVERS[part].is_ready(self.settings) for part in parts)
+
+    def _clear(self) -> None:
+        """Nothing runs afterwards, and nothing is left of AWS, which LocalStack keeps in memory."""
+        self.settings.outputs_file.unlink(missing_ok=True)
+        self._deployed_file.unlink(missing_ok=True)
+        self.processes.end_all()
+        shutil.rmtree(self.settings.localstack_folder, ignore_errors=True)
+
+    def _start(self, parts: list[str]) -> None:
+        self._check(parts)
+        with self._step(f"Starting {' and '.join(SERVERS[part].TITLE for part in parts)}"):
+            started = [(SERVERS[part], SERVERS[part].launch(self.settings, self.processes)) for part in parts]
+            for server, process in started:
+                self._await_ready(server, process)
+
+    def _await_ready(self, server: Server, process: Process) -> None:
+        deadline, log = time.monotonic() + READY_S, self.processes.log(process.name)
+        while not server.is_ready(self.settings):
+            if not process.is_alive():
+                raise StackError(f"{server.TITLE} ended while it started; it said why in {log}")
+            if time.monotonic() > deadline:
+                raise StackError(f"{server.TITLE} was not ready after {READY_S} s; see {log}")
+            time.sleep(0.1)
+
+    def _check(self, parts: list[str]) -> None:
+        free_mb = shutil.disk_usage(self.settings.folder).free // 1_000_000
+        if free_mb < NEEDED_MB:
+            raise StackError(
+                f"The disk is full: {free_mb} MB free, {NEEDED_MB} MB needed. Make room and try again."
+            )
+        for part in parts:
+            SERVERS[part].check_tools()
+            port = SERVERS[part].port(self.settings)
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((LOOPBACK, port))
+                except OSError:
+                    raise StackError(
+                        f"Port {port}, for {SERVERS[part].TITLE}, is in use. End that program (another "
+                        f"stack: `make down` there), or move this stack: MILKRUN_PORT=<base>."
+                    ) from None
+
+    def _deploy(self, parts: list[str]) -> None:
+        wanted = deploy.wanted(with_warehouse=snowflake.NAME in parts)
+        done = self._deployed()
+        if done == wanted and self.settings.outputs_file.exists():
+            return
+        self._deployed_file.unlink(missing_ok=True)
+        if done.get("functions") != wanted["functions"]:
+            with self._step("Deploying the functions and what they stand on"):
+                deploy.deploy_functions(self.settings, self.processes)
+        outputs = deploy.outputs(self.settings)
+        deploy.write(outputs, self._found_file)
+        if "warehouse" in wanted:
+            with self._step("Making the warehouse's objects"):
+                deploy.apply_ddl(self.settings, self.processes, self._found_file)
+        deploy.write(outputs, self.settings.outputs_file)
+        deploy.write(wanted, self._deployed_file)
+
+    @property
+    def _deployed_file(self) -> Path:
+        return self.settings.folder / "deployed.json"
+
+    @property
+    def _found_file(self) -> Path:
+        """The outputs, for our own use, while the stack is not open for business yet."""
+        return self.settings.folder / "found.json"
+
+    def _deployed(self) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads(self._deployed_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.settings.folder.mkdir(parents=True, exist_ok=True)
+        with (self.settings.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackError(
+                    "Another command is at work on this stack. Wait for it, or interrupt it."
+                ) from None
+            yield

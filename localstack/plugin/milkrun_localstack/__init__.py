@@ -1,6 +1,7 @@
 """What LocalStack lacks on a machine without Docker.
 
-`sandbox` runs one Lambda execution environment as an operating-system process; it knows nothing of LocalStack.
-`plugins` and `executor` put it in the place of LocalStack's containers, `dynamodb` puts moto in the place of a
-download, and `gateway` lets gzip bodies through as Amazon API Gateway does for binary media types.
+`sandbox` runs one Lambda execution environment as an operating-system process; it knows nothing of
+LocalStack. `plugins` and `executor` put it in the place of LocalStack's containers, `dynamodb` puts moto in
+the place of a download, and `gateway` lets gzip bodies through as Amazon API Gateway does for binary media
+types.
 """

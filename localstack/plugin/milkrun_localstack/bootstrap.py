@@ -1,7 +1,8 @@
 """First code of a function's process; runs in the Lambda interpreter, so standard library only.
 
 A function must not outlive LocalStack, however that ends. Linux sends PR_SET_PDEATHSIG when the *thread* that
-started the process ends, so `sandbox` starts all of them from one thread that lives as long as LocalStack does.
+started the process ends, so `sandbox` starts all of them from one thread that lives as long as LocalStack
+does.
 """
 
 import ctypes

@@ -1,7 +1,8 @@
 """DynamoDB through moto, one call at a time.
 
-LocalStack's own provider downloads a Java program. moto's is in the process already, but its conditional writes
-check first and write later, so that two threads can both win; and a scan fails when another thread writes beside it.
+LocalStack's own provider downloads a Java program. moto's is in the process already, but its conditional
+writes check first and write later, so that two threads can both win; and a scan fails when another thread
+writes beside it.
 """
 
 import threading

@@ -1,4 +1,5 @@
-"""LocalStack inflates every gzip request before any service sees it; Amazon API Gateway does not for binary media types.
+"""LocalStack inflates every gzip request before any service sees it; Amazon API Gateway does not for binary
+media types.
 
 Inflating at the door also means that a bad body answers 500, and that a 200 MB bomb is inflated in full.
 """
@@ -14,7 +15,9 @@ from localstack.runtime import hooks
 
 
 def is_rest_api_call(path: str, host: str) -> bool:
-    """True for the three ways in which LocalStack serves a deployed REST API, and for none of its own AWS APIs."""
+    """True for the three ways in which LocalStack serves a deployed REST API, and for none of its own AWS
+    APIs.
+    """
     if path.startswith("/restapis/"):
         return "/_user_request_" in path  # the others are the control plane of API Gateway
     return path.startswith("/_aws/execute-api/") or ".execute-api." in host

@@ -17,7 +17,8 @@ from milkrun_localstack.runtime_api import RuntimeApi
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 MAX_LOG_BYTES = 1024 * 1024  # kept of one invocation
 
-# All function processes are started by this one thread: the kernel ends them when the thread that started them ends.
+# All function processes are started by this one thread: the kernel ends them when the thread that started
+# them ends.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lambda-process-starter")
 
 
@@ -38,8 +39,9 @@ class Process:
     def __init__(self, function: Function, folder: Path) -> None:
         self.api = RuntimeApi()
         self.started_at = time.monotonic()
-        # A file rather than a pipe: when an answer arrives all that was printed before it is in the file, and a
-        # function that prints without end blocks nobody. Append only, so that cutting it is safe at any time.
+        # A file rather than a pipe: when an answer arrives all that was printed before it is in the file, and
+        # a function that prints without end blocks nobody. Append only, so that cutting it is safe at any
+        # time.
         self._output = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 closed by `end`
         flags = fcntl.fcntl(self._output, fcntl.F_GETFL)
         fcntl.fcntl(self._output, fcntl.F_SETFL, flags | os.O_APPEND)
@@ -69,7 +71,8 @@ class Process:
         """As subprocess has it, negative for a signal; None while it runs."""
         if self._popen.returncode is not None:
             return self._popen.returncode
-        # WNOWAIT leaves the zombie, so that nobody else can get its number before `kill` ends the whole group.
+        # WNOWAIT leaves the zombie, so that nobody else can get its number before `kill` ends the whole
+        # group.
         with contextlib.suppress(ChildProcessError):
             ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:

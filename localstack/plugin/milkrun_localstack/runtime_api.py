@@ -1,7 +1,8 @@
-"""The Lambda Runtime API, as one function process sees it ("Using the Lambda runtime API for custom runtimes").
+"""The Lambda Runtime API, as one function process sees it ("Using the Lambda runtime API for custom
+runtimes").
 
-One instance serves one process for the whole of that process's life, so that nothing asked of a dead process can
-reach its successor.
+One instance serves one process for the whole of that process's life, so that nothing asked of a dead process
+can reach its successor.
 """
 
 import json
@@ -42,7 +43,9 @@ class _Server(ThreadingHTTPServer):
 
 
 class RuntimeApi:
-    """`is_ready` from the first `next` on; `changed` tells whoever waits that there is something new to look at."""
+    """`is_ready` from the first `next` on; `changed` tells whoever waits that there is something new to look
+    at.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

@@ -1,7 +1,8 @@
-"""One Lambda execution environment: one process, one request at a time, a new process whenever that one is gone.
+"""One Lambda execution environment: one process, one request at a time, a new process whenever that one is
+gone.
 
-What stays different from Lambda: a process is not frozen between invocations, its memory is looked at every 50 ms
-instead of being limited by the kernel, and it sees the machine's file system.
+What stays different from Lambda: a process is not frozen between invocations, its memory is looked at every
+50 ms instead of being limited by the kernel, and it sees the machine's file system.
 """
 
 import json
@@ -90,7 +91,9 @@ class Sandbox:
             return outcome
 
     def _ready_process(self) -> Process:
-        """A process that waits for a request, or is about to; one that failed to start is left for `invoke` to see."""
+        """A process that waits for a request, or is about to; one that failed to start is left for `invoke`
+        to see.
+        """
         process = self._process
         if process is not None:
             if process.exit_status() is None:

@@ -1,0 +1,119 @@
+"""Our functions onto LocalStack, our DDL onto Snowflake, and where both can then be found."""
+
+import fcntl
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ops.stack import snowflake
+from ops.stack.faults import StackError
+from ops.stack.processes import Processes
+from ops.stack.settings import REGION, ROOT, Settings
+
+STAGE = "local"
+STACK_NAME = f"milkrun-{STAGE}"
+OSLS = ROOT / "node_modules" / ".bin" / "osls"
+FUNCTIONS = ("serverless.yml", "serverless", "contract", "handler", "consumer", "requirements-lambda.txt")
+FUNCTIONS_BUILD = ("ops/package.py", "package-lock.json")
+WAREHOUSE = ("snowpipe/ddl",)
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """Changes whenever a file under one of `names` does."""
+    digest = hashlib.sha256()
+    for name in names:
+        top = ROOT / name
+        for path in sorted(p for p in [top, *top.rglob("*")] if p.is_file() and "__pycache__" not in p.parts):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def wanted(*, with_warehouse: bool) -> dict[str, str]:
+    """What a stack that is up to date was made from."""
+    warehouse = {"warehouse": fingerprint(WAREHOUSE)} if with_warehouse else {}
+    return {"functions": fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} | warehouse
+
+
+def deploy_functions(settings: Settings, processes: Processes) -> None:
+    # osls keeps its work in .serverless, which two deploys must not share.
+    with _alone(ROOT / ".venvs" / ".deploying"):
+        environment = settings.aws_environment | {"SLS_NOTIFICATIONS_MODE": "off", "FORCE_COLOR": "0"}
+        command: list[str | Path] = [OSLS, "deploy", "--stage", STAGE, "--region", REGION]
+        _run("deploy", command, environment, processes)
+
+
+def apply_ddl(settings: Settings, processes: Processes, outputs: Path) -> None:
+    command: list[str | Path] = [sys.executable, "-m", "snowpipe", "apply", "--outputs", outputs]
+    _run("apply", command, settings.aws_environment, processes)
+
+
+def _run(name: str, command: list[str | Path], environment: Mapping[str, str], processes: Processes) -> None:
+    process = processes.start(name, command, environment, ROOT)
+    try:
+        status = processes.wait(process)
+    finally:
+        processes.end(process)
+    if status != 0:
+        log = processes.log(name)
+        raise StackError(f"{name} did not work: {_last_words(log)} (all of it in {log})")
+
+
+def _last_words(log: Path) -> str:
+    """The line with the error, else the last one."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error|fail|refus|cannot|could not", line, re.IGNORECASE)]
+    return (errors or lines or ["it said nothing"])[-1][:300]
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def outputs(settings: Settings) -> dict[str, Any]:
+    """What `outputs.json` says, read from the deployed CloudFormation stack."""
+
+    def aws(service: str) -> Any:
+        import boto3
+
+        return boto3.client(  # type: ignore[call-overload]
+            service,
+            region_name=REGION,
+            endpoint_url=settings.endpoint_url,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",  # noqa: S106 LocalStack's
+        )
+
+    cloudformation = aws("cloudformation")
+    [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
+    value = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    resources = cloudformation.describe_stack_resources(StackName=STACK_NAME)["StackResources"]
+    [key] = [r["PhysicalResourceId"] for r in resources if r["ResourceType"] == "AWS::ApiGateway::ApiKey"]
+    return {
+        "endpoint": f"{settings.endpoint_url}/_aws/execute-api/{value['RestApiId']}/{STAGE}/v1/events",
+        "api_key": aws("apigateway").get_api_key(apiKey=key, includeValue=True)["value"],
+        "aws_endpoint_url": settings.endpoint_url,
+        "region": REGION,
+        "bucket": value["ArchiveBucketName"],
+        "stream": value["GeofenceStreamName"],
+        "visits_table": value["VisitsTableName"],
+        "redrive_queue_url": value["RedriveQueueUrl"],
+        "dead_letter_queue_url": value["DeadLetterQueueUrl"],
+        "snowflake": snowflake.connection(settings),
+    }
+
+
+def write(outputs: Mapping[str, Any], file: Path) -> None:
+    """All of it or nothing: whoever finds the file finds a stack that is open for business."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(outputs, indent=2) + "\n")
+    partial.replace(file)

@@ -1,0 +1,71 @@
+"""What functions and servers wrote: the last lines of each, and on request whatever comes."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+
+from ops.stack.faults import StackError
+from ops.stack.settings import Settings
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
+TAIL_BYTES = 256 * 1024
+LOOK_AGAIN_S = 0.3
+
+
+def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
+    """The log files of these names (a function's may leave out its stage), of all if none is named."""
+    files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
+    files = [file for file in files if not file.name.endswith(".1.log")]
+    chosen = [f for f in files if not names or any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
+    if not chosen:
+        there = ", ".join(file.stem for file in files) or "none yet"
+        raise StackError(f"There is no such log in {settings.log_folder}; there are: {there}.")
+    return chosen
+
+
+def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
+    """Each line with its source in front; with `follow` until interrupted."""
+    tails = [_Tail(file) for file in files]
+    width = max(len(file.stem) for file in files)
+
+    def write(tail: _Tail, colour: str, text: Sequence[str]) -> None:
+        for line in text:
+            console.print(f"[{colour}]{tail.file.stem:<{width}}[/] ", end="", soft_wrap=True)
+            console.print(line, markup=False, soft_wrap=True)
+
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(tails))]
+    for tail, colour in zip(tails, colours, strict=True):
+        write(tail, colour, tail.read()[-lines:])
+    while follow:
+        time.sleep(LOOK_AGAIN_S)
+        for tail, colour in zip(tails, colours, strict=True):
+            write(tail, colour, tail.read())
+
+
+class _Tail:
+    """Whole lines since the last read; begins TAIL_BYTES before the end, and again when the file was turned
+    over.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._open: IO[bytes] = file.open("rb")
+        self._open.seek(max(0, file.stat().st_size - TAIL_BYTES))
+        self._rest = b""
+
+    def read(self) -> list[str]:
+        found = self._rest + self._open.read()
+        if self.file.exists() and self.file.stat().st_ino != self._inode():
+            self._open.close()
+            self._open = self.file.open("rb")
+            found += self._open.read()
+        *whole, self._rest = found.split(b"\n")
+        # Lambda's runtime writes a traceback as one event, its lines parted by carriage returns.
+        return [part for line in whole for part in line.decode(errors="replace").split("\r") if part]
+
+    def _inode(self) -> int:
+        return os.fstat(self._open.fileno()).st_ino

@@ -1,0 +1,46 @@
+"""The local Snowflake: one process with its files in the stack's folder, which outlive it."""
+
+import socket
+import sys
+from pathlib import Path
+
+from ops.stack.processes import Process, Processes
+from ops.stack.settings import LOOPBACK, ROOT, Settings
+
+NAME = "snowflake"
+TITLE = "Snowflake"
+
+
+def port(settings: Settings) -> int:
+    return settings.snowflake_port
+
+
+def check_tools() -> None:
+    """Nothing but our own Python, which runs this."""
+
+
+def launch(settings: Settings, processes: Processes) -> Process:
+    settings.snowflake_folder.mkdir(parents=True, exist_ok=True)
+    port, folder = str(settings.snowflake_port), settings.snowflake_folder
+    command: list[str | Path] = [sys.executable, "-m", "snowpipe.local", "--port", port, "--dir", folder]
+    return processes.start(NAME, command, settings.aws_environment, ROOT)
+
+
+def is_ready(settings: Settings) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((LOOPBACK, settings.snowflake_port)) == 0
+
+
+def connection(settings: Settings) -> dict[str, str | int]:
+    """For the ordinary connector; the local Snowflake takes any user and password."""
+    return {
+        "account": "milkrun",
+        "host": LOOPBACK,
+        "port": settings.snowflake_port,
+        "protocol": "http",
+        "user": "milkrun",
+        "password": "milkrun",
+        "database": "MILKRUN",
+        "warehouse": "MILKRUN_WH",
+    }

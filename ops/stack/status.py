@@ -1,0 +1,28 @@
+"""What runs, and what it costs in memory."""
+
+from ops.stack.processes import Processes, command_line, descendants, memory
+
+
+def rows(processes: Processes) -> list[dict[str, object]]:
+    """One row a process, Lambda's among LocalStack's, and a last one with the sums."""
+    found: list[dict[str, object]] = []
+    resident = proportional = 0
+    for top in processes.recorded():
+        if not top.is_alive():
+            continue
+        for process in [top, *descendants(top)]:
+            if used := memory(process):
+                resident, proportional = resident + used.rss_kib, proportional + used.pss_kib
+                command = command_line(process)[-60:]
+                found.append(_row(top.name, process.pid, used.rss_kib, used.pss_kib, command))
+    return [*found, _row("all", None, resident, proportional, "")]
+
+
+def _row(part: str, pid: int | None, rss_kib: int, pss_kib: int, command: str) -> dict[str, object]:
+    return {
+        "part": part,
+        "process": pid,
+        "resident_mib": rss_kib // 1024,
+        "proportional_mib": pss_kib // 1024,
+        "command": command,
+    }
