@@ -1,0 +1,179 @@
+"""What new events change: the visits before and after, and what the world is to be told. Pure."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from heapq import merge
+from typing import Literal, NamedTuple
+
+from consumer import items
+from consumer.visits import MERGE_GAP, Order, Pair, Visit, counts, order_of, step
+from contract.events import GeofenceEvent
+
+type NoticeKind = Literal["arrived", "departed", "visit_restated"]
+type Row = dict[str, str | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The settings of the rule. They are part of what is stored: changing them asks for a rebuild."""
+
+    merge_gap: timedelta = MERGE_GAP
+    min_confidence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The visits that differ among those that a later one follows, and the visit under way behind them.
+
+    `last_before` = `last_after` means that both walks agree from there on, whatever comes.
+    """
+
+    before: Sequence[Visit]
+    after: Sequence[Visit]
+    last_before: Visit | None
+    last_after: Visit | None
+    orphan_exits: int
+
+
+class Notice(NamedTuple):
+    """Something to tell: `id` is the same however often it is published, `detail` is what receivers get."""
+
+    id: str
+    kind: NoticeKind
+    detail: dict[str, object]
+
+
+class _Taken(NamedTuple):
+    order: Order
+    event: GeofenceEvent
+    was_there: bool
+    is_there: bool
+
+
+def change(
+    start: Visit | None,
+    stored: Iterable[GeofenceEvent],
+    added: Sequence[GeofenceEvent],
+    removed: Sequence[GeofenceEvent],
+    rule: Rule,
+) -> Change:
+    """Walk twice at once, without and with the new events, until both walks agree again.
+
+    `start` is the visit under way where `stored` begins; that is in order and read no further than needed.
+    `removed` are the contents among `stored` that lesser ones of `added` displace.
+    """
+    was = will_be = start
+    before: list[Visit] = []
+    after: list[Visit] = []
+    orphan_exits = 0
+    to_come = len(added) + len(removed)
+    for _, event, was_there, is_there in _in_order(stored, added, removed):
+        to_come -= was_there != is_there
+        if counts(event, rule.min_confidence):
+            if was_there:
+                ended, was, outcome = step(was, event, rule.merge_gap)
+                orphan_exits -= outcome == "orphan_exit"
+                if ended is not None:
+                    before.append(ended)
+            if is_there:
+                ended, will_be, outcome = step(will_be, event, rule.merge_gap)
+                orphan_exits += outcome == "orphan_exit"
+                if ended is not None:
+                    after.append(ended)
+        if not to_come and was == will_be:
+            break
+    same = set(before) & set(after)
+    return Change(
+        [v for v in before if v not in same], [v for v in after if v not in same], was, will_be, orphan_exits
+    )
+
+
+def _in_order(
+    stored: Iterable[GeofenceEvent], added: Sequence[GeofenceEvent], removed: Sequence[GeofenceEvent]
+) -> Iterator[_Taken]:
+    displaced = set(removed)
+    old = (_Taken(order_of(e), e, True, e not in displaced) for e in stored)
+    new = sorted((_Taken(order_of(e), e, False, True) for e in added), key=_order)
+    return merge(old, new, key=_order)
+
+
+def _order(taken: _Taken) -> Order:
+    return taken.order
+
+
+def row(pair: Pair, visit: Visit) -> Row:
+    """A visit as operators and receivers see it."""
+    return {
+        "device_id": pair.device_id,
+        "geofence_tag": pair.fence.tag,
+        "geofence_external_id": pair.fence.external_id,
+        "entered_at": items.timestamp(visit.entered_at),
+        "exited_at": None if visit.exited_at is None else items.timestamp(visit.exited_at),
+        "dwell_seconds": visit.dwell_seconds,
+        "entered_event_id": visit.entered_event_id,
+        "exited_event_id": visit.exited_event_id,
+        "exit_missed": visit.exit_missed,
+        "last_seen_at": None if visit.last_seen_at is None else items.timestamp(visit.last_seen_at),
+        "app_dwell_seconds": visit.app_dwell_seconds,
+    }
+
+
+def notices(pair: Pair, version: int, changed: Change) -> list[Notice]:
+    """What a receiver that knew the visits before must hear to know the visits after.
+
+    - `arrived`: a visit that was not there. `departed`: a visit that was open, or not there, is closed.
+    - `visit_restated`: what was told of a visit no longer holds in another way: a closed one differs, is open
+      again or is gone (then `visit` is the one that took its place, or null), or an open one ended unclosed.
+    """
+    old = {(v.entered_at, v.entered_event_id): v for v in (*changed.before, changed.last_before) if v}
+    new = {(v.entered_at, v.entered_event_id): v for v in (*changed.after, changed.last_after) if v}
+    told: list[Notice] = []
+
+    def tell(kind: NoticeKind, now: Visit | None, was: Visit | None) -> None:
+        about = was or now
+        assert about is not None
+        name = f"{kind}#{version}#{items.pair_key(pair)}#{items.visit_key(about)}"
+        id_ = hashlib.sha256(name.encode()).hexdigest()
+        detail: dict[str, object] = {
+            "id": id_,
+            "device_id": pair.device_id,
+            "geofence_tag": pair.fence.tag,
+            "geofence_external_id": pair.fence.external_id,
+            "version": version,
+            "visit": now and row(pair, now),
+        }
+        told.append(Notice(id_, kind, {**detail, "previous": row(pair, was)} if was else detail))
+
+    for start, was in old.items():
+        if start not in new:
+            tell("visit_restated", _successor(was, new.values()), was)
+    for start, now in new.items():
+        earlier = old.get(start)
+        if earlier is None:
+            tell("arrived", now, None)
+            if now.exited_at is not None:
+                tell("departed", now, None)
+        elif _told(earlier) != _told(now):
+            if earlier.is_open and now.exited_at is not None:
+                tell("departed", now, None)
+            else:
+                tell("visit_restated", now, earlier)
+    return told
+
+
+def _told(visit: Visit) -> tuple[object, ...]:
+    return visit.exited_at, visit.exited_event_id, visit.exit_missed
+
+
+def _successor(gone: Visit, visits: Iterable[Visit]) -> Visit | None:
+    """The visit that now covers the time at which the other began."""
+    return next(
+        (
+            v
+            for v in visits
+            if v.entered_at <= gone.entered_at and (v.exited_at is None or v.exited_at >= gone.entered_at)
+        ),
+        None,
+    )

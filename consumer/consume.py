@@ -1,0 +1,152 @@
+"""A batch of records in, visits and notices out: the same under Lambda and the Kinesis Client Library."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import batched
+from typing import Protocol
+
+from consumer.records import Record, event_of
+from consumer.retry import Refused
+from consumer.store import Added
+from consumer.visits import Pair, pair_of
+from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Kind, Reason
+
+# Events are kept for 90 days after they occurred; what is left out with ten to spare cannot meet a gap.
+MAX_AGE = timedelta(days=80)
+# One read of heads takes 100 items, two of each pair.
+PAIRS_AT_ONCE = 50
+
+
+class VisitStore(Protocol):
+    def add(self, events: Mapping[Pair, Sequence[GeofenceEvent]]) -> dict[Pair, Added | Exception]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A record that can never succeed, and why."""
+
+    record: Record
+    reasons: tuple[Reason, ...]
+
+
+class SetAside(Protocol):
+    def keep(self, poison: Sequence[Poison]) -> str:
+        """Put all where they can be sent again from. Returns the key; keeping the same again adds nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    store: VisitStore
+    set_aside: SetAside
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a batch. `stopped_at`: the first record not durably done; all from it on come again."""
+
+    records: int = 0
+    consumed: int = 0
+    too_old: int = 0
+    added: int = 0
+    repeated: int = 0
+    outdone: int = 0
+    visits_changed: int = 0
+    orphan_exits: int = 0
+    told: int = 0
+    set_aside: dict[str, list[Poison]] = field(default_factory=dict)
+    stopped_at: Record | None = None
+    failure: Exception | None = None
+
+    @property
+    def set_aside_share(self) -> float:
+        """Percent of the records."""
+        return 100 * sum(map(len, self.set_aside.values())) / self.records if self.records else 0.0
+
+    def stop_at(self, record: Record, failure: Exception) -> None:
+        if self.stopped_at is None or record.position < self.stopped_at.position:
+            self.stopped_at, self.failure = record, failure
+
+
+class TimeNearlyUp(Exception):  # noqa: N818
+    """The invocation would be ended from outside; the rest comes again."""
+
+
+@dataclass(slots=True)
+class _Sifted:
+    pairs: dict[Pair, list[tuple[Record, GeofenceEvent]]] = field(default_factory=dict)
+    poison: list[Poison] = field(default_factory=list)
+    too_old: int = 0
+
+
+def consume(
+    records: Iterable[Record],
+    ports: Ports,
+    has_time: Callable[[], bool] = lambda: True,
+    kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
+) -> Outcome:
+    """Every record is in the visits, or set aside, or stands at or after `stopped_at` and so comes again.
+
+    Events are taken device and fence at a time, those first whose first record is first. `has_time` is asked
+    before each portion. Never raises for what one record or one call did.
+    """
+    all_records = list(records)
+    outcome = Outcome(records=len(all_records))
+    sifted = _sift(all_records, kinds)
+    outcome.too_old = sifted.too_old
+    _keep(sifted.poison, ports.set_aside, outcome)
+    for some in batched(sifted.pairs.items(), PAIRS_AT_ONCE, strict=False):
+        first = some[0][1][0][0]
+        if outcome.stopped_at and outcome.stopped_at.position < first.position:
+            break
+        if not has_time():
+            outcome.stop_at(first, TimeNearlyUp())
+            break
+        _add(dict(some), ports, outcome)
+    return outcome
+
+
+def _sift(records: Iterable[Record], kinds: Mapping[str, Kind]) -> _Sifted:
+    sifted = _Sifted()
+    for record in records:
+        try:
+            event = event_of(record, kinds)
+        except InvalidEvent as invalid:
+            sifted.poison.append(Poison(record, invalid.reasons))
+            continue
+        if record.arrived_at - event.occurred_at > MAX_AGE:
+            sifted.too_old += 1
+        else:
+            sifted.pairs.setdefault(pair_of(event), []).append((record, event))
+    return sifted
+
+
+def _add(
+    pairs: Mapping[Pair, Sequence[tuple[Record, GeofenceEvent]]], ports: Ports, outcome: Outcome
+) -> None:
+    refused: list[Poison] = []
+    for pair, result in ports.store.add({p: [e for _, e in some] for p, some in pairs.items()}).items():
+        some = pairs[pair]
+        if isinstance(result, Refused):
+            reason = Reason("refused_by_store", "", str(result))
+            refused += (Poison(record, (reason,)) for record, _ in some)
+        elif isinstance(result, Exception):
+            outcome.stop_at(some[0][0], result)
+        else:
+            outcome.consumed += len(some)
+            outcome.added += result.added
+            outcome.repeated += result.repeated
+            outcome.outdone += result.outdone
+            outcome.visits_changed += result.visits_changed
+            outcome.orphan_exits += result.orphan_exits
+            outcome.told += result.told
+    _keep(refused, ports.set_aside, outcome)
+
+
+def _keep(poison: Sequence[Poison], set_aside: SetAside, outcome: Outcome) -> None:
+    if not poison:
+        return
+    try:
+        outcome.set_aside[set_aside.keep(poison)] = list(poison)
+    except Exception as error:
+        outcome.stop_at(poison[0].record, error)

@@ -1,0 +1,98 @@
+"""Kinesis records, however they are delivered, and the geofence events in them."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from contract.events import GeofenceEvent, InvalidEvent, Kind, Reason, geofence_event
+
+MAX_AHEAD = timedelta(hours=24)
+
+# The Kinesis Producer Library's frame: magic number, protobuf message, MD5 of the message.
+_MAGIC = b"\xf3\x89\x9a\xc2"
+_DIGEST_BYTES = 16
+
+type Position = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a stream. `arrived_at` is Kinesis' clock; `fault` is why `data` cannot be looked at."""
+
+    data: bytes
+    partition_key: str
+    sequence_number: str
+    shard_id: str
+    stream: str
+    arrived_at: datetime
+    sub_sequence_number: int = 0
+    fault: Reason | None = None
+
+    @property
+    def position(self) -> Position:
+        """Its place in the shard."""
+        return int(self.sequence_number), self.sub_sequence_number
+
+
+def records_of(batch: Mapping[str, Any], stream: str = "") -> Iterator[Record]:
+    """The records of a Lambda batch, in order, de-aggregated. Those of another than `stream` have a fault."""
+    for delivered in batch["Records"]:
+        kinesis = delivered["kinesis"]
+        source = str(delivered["eventSourceARN"]).rpartition("/")[2]
+        record = Record(
+            data=kinesis["data"].encode(errors="replace"),
+            partition_key=kinesis["partitionKey"],
+            sequence_number=kinesis["sequenceNumber"],
+            shard_id=str(delivered["eventID"]).partition(":")[0],
+            stream=source,
+            arrived_at=datetime.fromtimestamp(kinesis["approximateArrivalTimestamp"], UTC),
+        )
+        if stream and source != stream:
+            yield replace(record, fault=Reason("wrong_stream", "", f"This consumer reads {stream}."))
+            continue
+        try:
+            record = replace(record, data=base64.b64decode(record.data, validate=True))
+        except binascii.Error:
+            yield replace(record, fault=Reason("not_base64", "", "The record's data is not base64."))
+            continue
+        yield from deaggregated(record)
+
+
+def deaggregated(record: Record) -> Iterable[Record]:
+    """The records that a Kinesis Producer Library put into one; any other record is itself."""
+    data = record.data
+    message = data[len(_MAGIC) : -_DIGEST_BYTES]
+    if not data.startswith(_MAGIC) or hashlib.md5(message).digest() != data[-_DIGEST_BYTES:]:  # noqa: S324
+        return [record]
+    # Of aws_kinesis_agg only the message type: its loop prints an error and drops what is left of a record.
+    from aws_kinesis_agg.messages_pb2 import AggregatedRecord  # noqa: PLC0415 - few streams ever need protobuf
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+
+    try:
+        aggregated = AggregatedRecord.FromString(message)
+        keys = aggregated.partition_key_table
+        return [
+            replace(record, data=r.data, partition_key=keys[r.partition_key_index], sub_sequence_number=n)
+            for n, r in enumerate(aggregated.records)
+        ]
+    except (DecodeError, IndexError) as error:
+        return [
+            replace(
+                record, fault=Reason("bad_aggregate", "", f"Not what a producer library writes: {error}.")
+            )
+        ]
+
+
+def event_of(record: Record, kinds: Mapping[str, Kind]) -> GeofenceEvent:
+    """Raises InvalidEvent if it never will be one. The only clock asked is Kinesis' own, at arrival."""
+    if record.fault:
+        raise InvalidEvent((record.fault,))
+    event = geofence_event(record.data, kinds)
+    if event.occurred_at - record.arrived_at > MAX_AHEAD:
+        message = "`createdAt` is more than 24 hours after the record's arrival."
+        raise InvalidEvent((Reason("created_at_in_future", "createdAt", message),))
+    return event

@@ -1,0 +1,162 @@
+"""DynamoDB, cut down to the five calls that the store makes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import batched
+from typing import TYPE_CHECKING, Any, Protocol
+
+from botocore.exceptions import ClientError
+
+from consumer.items import Item
+from consumer.retry import Refused, insist
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+type Key = tuple[str, str]
+type Failures = dict[Key, Exception]
+
+GETS_A_REQUEST = 100
+PUTS_A_REQUEST = 25
+
+
+class Table(Protocol):
+    """Reads see every write that was answered before them. Failures of batches are values, per key."""
+
+    def get(self, wanted: Sequence[Key]) -> tuple[dict[Key, Item], Failures]: ...
+
+    def put_all(self, items: Sequence[Item]) -> Failures:
+        """Put each without a condition, in no order: only for items that are written once and for all."""
+
+    def put_version(self, item: Item, expected: int | None) -> bool:
+        """Put if the stored item's `version` is `expected` (None: if there is none). False if it is not."""
+
+    def put_newer(self, item: Item) -> bool:
+        """Put unless the stored item's `version` is the same or later. False if it is."""
+
+    def query(self, pk: str, first: str, last: str, *, backwards: bool = False) -> Iterator[Item]:
+        """Items with first <= sk <= last, read page by page as they are asked for."""
+
+
+def key_of(item: Item) -> Key:
+    return str(item["pk"]), str(item["sk"])
+
+
+class DynamoTable:
+    """The table `name` behind a ready client. `side_by_side` runs the requests of one call in parallel."""
+
+    def __init__(self, client: "DynamoDBClient", name: str, side_by_side: Executor) -> None:
+        self._client = client
+        self._name = name
+        self._side_by_side = side_by_side
+
+    def get(self, wanted: Sequence[Key]) -> tuple[dict[Key, Item], Failures]:
+        found: dict[Key, Item] = {}
+        failures: Failures = {}
+        for some, failed in self._side_by_side.map(
+            self._get_some, batched(wanted, GETS_A_REQUEST, strict=False)
+        ):
+            found |= some
+            failures |= failed
+        return found, failures
+
+    def put_all(self, items: Sequence[Item]) -> Failures:
+        failures: Failures = {}
+        for failed in self._side_by_side.map(self._put_some, batched(items, PUTS_A_REQUEST, strict=False)):
+            failures |= failed
+        return failures
+
+    def put_version(self, item: Item, expected: int | None) -> bool:
+        if expected is None:
+            return self._put_if(item, "attribute_not_exists(pk)")
+        return self._put_if(item, "version = :v", expected)
+
+    def put_newer(self, item: Item) -> bool:
+        return self._put_if(item, "attribute_not_exists(pk) OR version < :v", int(item["version"]))
+
+    def query(self, pk: str, first: str, last: str, *, backwards: bool = False) -> Iterator[Item]:
+        request: dict[str, Any] = {
+            "TableName": self._name,
+            "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
+            "ExpressionAttributeValues": {":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
+            "ConsistentRead": True,
+            "ScanIndexForward": not backwards,
+            "Limit": 5 if backwards else 500,
+        }
+        while True:
+            page = _translated(self._client.query, **request)
+            yield from map(loaded, page["Items"])
+            if "LastEvaluatedKey" not in page:
+                return
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _put_if(self, item: Item, condition: str, version: int | None = None) -> bool:
+        values: dict[str, Any] = {}
+        if version is not None:
+            values = {"ExpressionAttributeValues": {":v": {"N": str(version)}}}
+        try:
+            _translated(
+                self._client.put_item,
+                TableName=self._name,
+                Item=dumped(item),
+                ConditionExpression=condition,
+                **values,
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True
+
+    def _get_some(self, wanted: Sequence[Key]) -> tuple[dict[Key, Item], Failures]:
+        found: dict[Key, Item] = {}
+
+        def get(some: Sequence[Key]) -> list[Key]:
+            named = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in some]
+            asked: Any = {self._name: {"Keys": named, "ConsistentRead": True}}
+            answer = _translated(self._client.batch_get_item, RequestItems=asked)
+            for item in map(loaded, answer["Responses"].get(self._name, ())):
+                found[key_of(item)] = item
+            left = answer.get("UnprocessedKeys", {}).get(self._name, {"Keys": []})["Keys"]
+            return [(key["pk"]["S"], key["sk"]["S"]) for key in left]
+
+        return found, insist(get, {key: key for key in wanted})
+
+    def _put_some(self, items: Sequence[Item]) -> Failures:
+        def put(some: Sequence[Item]) -> list[Key]:
+            requests: list[Any] = [{"PutRequest": {"Item": dumped(item)}} for item in some]
+            answer = _translated(self._client.batch_write_item, RequestItems={self._name: requests})
+            left = answer.get("UnprocessedItems", {}).get(self._name, ())
+            return [
+                (put["PutRequest"]["Item"]["pk"]["S"], put["PutRequest"]["Item"]["sk"]["S"]) for put in left
+            ]
+
+        return insist(put, {key_of(item): item for item in items})
+
+
+def _translated[**P, R](call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    try:
+        return call(*args, **kwargs)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationException":
+            raise Refused(error.response["Error"].get("Message", "")) from error
+        raise
+
+
+def dumped(item: Item) -> dict[str, Any]:
+    return {name: _dumped(value) for name, value in item.items()}
+
+
+def _dumped(value: str | bool | int) -> dict[str, str | bool]:
+    if isinstance(value, str):
+        return {"S": value}
+    return {"BOOL": value} if isinstance(value, bool) else {"N": str(value)}
+
+
+def loaded(item: Mapping[str, Any]) -> Item:
+    return {name: _loaded(value) for name, value in item.items()}
+
+
+def _loaded(value: Mapping[str, Any]) -> str | int | bool:
+    ((kind, inner),) = value.items()
+    return int(inner) if kind == "N" else inner
