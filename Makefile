@@ -33,6 +33,7 @@ check: setup ## lint, types, the packaged templates of all stages
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check $(CODE)
 	$(PY) -m mypy
+	@ops/setup.sh checkov
 	$(PY) -m ops.check
 
 unit: setup ## unit tests

@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 compile() { .venv/bin/uv pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate "$@"; }
 compile requirements-lambda.in -o requirements-lambda.txt
+compile requirements-checkov.in -o requirements-checkov.txt
 all=$(mktemp)
 trap 'rm -f "$all"' EXIT
 compile requirements.in -c requirements-lambda.txt -o "$all"

@@ -127,6 +127,7 @@ for name in "$@"; do
   case $name in
     main) make_main ;;
     lambda) make_environment lambda localstack/lambda-requirements.txt "" ;;
+    checkov) make_environment checkov requirements-checkov.txt "" ;;
     localstack) make_environment localstack localstack/requirements.txt localstack/plugin/pyproject.toml install_plugin ;;
     dbt)
       if [ -f snowpipe/dbt/requirements.txt ]; then make_environment dbt snowpipe/dbt/requirements.txt ""; else

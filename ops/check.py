@@ -1,0 +1,177 @@
+"""`python -m ops.check`: what can be checked without a stack and is not Python.
+
+Packages every stage with dummy credentials, then cfn-lint and checkov over the templates, yamllint over the
+YAML and sqlfluff over the DDL. A check whose inputs have not changed since it last passed is not run again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("local", "dev", "staging", "prod")
+TEMPLATES = ROOT / "dist" / "templates"
+BIN = ROOT / ".venv" / "bin"
+CHECKOV = ROOT / ".venvs" / "checkov" / "bin" / "checkov"
+# What a template is made from. The functions' own code is not: a template only says where their zips lie.
+TEMPLATE_INPUTS = ("serverless.yml", "serverless", "package-lock.json", "ops/check.py")
+YAML = ("serverless.yml", "serverless", "ops/prices.yml", ".github", ".yamllint.yml", ".checkov.yml")
+
+
+class CheckError(Exception):
+    """A check did not pass; the message is what it printed."""
+
+
+def files_of(names: Iterable[str]) -> list[Path]:
+    tops = [ROOT / name for name in names]
+    found = [p for top in tops for p in ([top] if top.is_file() else sorted(top.rglob("*")))]
+    return [p for p in found if p.is_file() and "__pycache__" not in p.parts]
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    for path in files_of(names):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """One process at a time: two test workers ask for the same template."""
+    TEMPLATES.mkdir(parents=True, exist_ok=True)
+    with (TEMPLATES / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(*command: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise CheckError(f"{Path(str(command[0])).name}: {done.stdout}{done.stderr}".rstrip())
+    return done.stdout
+
+
+def template(stage: str) -> Path:
+    """The CloudFormation template that `osls deploy --stage STAGE` would send, made anew if its inputs
+    changed.
+    """
+    made = TEMPLATES / f"{stage}.json"
+    stamp = TEMPLATES / f"{stage}.hash"
+    with alone(stage):
+        wanted = fingerprint(TEMPLATE_INPUTS)
+        if not (made.exists() and stamp.exists() and stamp.read_text() == wanted):
+            _package(stage, made)
+            stamp.write_text(wanted)
+    return made
+
+
+def _package(stage: str, target: Path) -> None:
+    # osls keeps its work in .serverless beside serverless.yml, which a deploy may be using: this one works
+    # elsewhere.
+    with tempfile.TemporaryDirectory() as temporary:
+        service = Path(temporary)
+        shutil.copy(ROOT / "serverless.yml", service)
+        shutil.copytree(ROOT / "serverless", service / "serverless")
+        (ROOT / "dist").mkdir(exist_ok=True)
+        for name in ("node_modules", ".venv", "dist", "ops", "package.json"):
+            (service / name).symlink_to(ROOT / name)
+        osls = service / "node_modules" / ".bin" / "osls"
+        run(osls, "package", "--stage", stage, "--package", "out", cwd=service, environment=nobody())
+        shutil.copy(service / "out" / "cloudformation-template-update-stack.json", target)
+
+
+def nobody() -> dict[str, str]:
+    """An environment with credentials that open nothing, so that nothing real can be reached by mistake."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SLS_"))}
+    return kept | {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nobody",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SLS_NOTIFICATIONS_MODE": "off",
+        "FORCE_COLOR": "0",
+    }
+
+
+def resources(stage: str) -> dict[str, Any]:
+    """The template's resources by logical id."""
+    found: dict[str, Any] = json.loads(template(stage).read_text())["Resources"]
+    return found
+
+
+def lint_templates() -> None:
+    run(BIN / "cfn-lint", "--config-file", ROOT / ".cfnlintrc.yml", "--", *map(template, STAGES))
+
+
+def scan_templates() -> None:
+    if not CHECKOV.exists():
+        raise CheckError("checkov is not there: run `ops/setup.sh checkov`")
+    # Local is prod's template with other parameters, and nobody's production.
+    for stage in ("dev", "prod"):
+        run(CHECKOV, "--config-file", ROOT / ".checkov.yml", "--file", template(stage), environment=nobody())
+
+
+def lint_yaml() -> None:
+    run(BIN / "yamllint", "--strict", *(p for p in files_of(YAML) if p.suffix == ".yml"))
+
+
+def lint_sql() -> None:
+    run(BIN / "sqlfluff", "lint", "--disable-progress-bar", "snowpipe/ddl")
+
+
+@dataclass(frozen=True)
+class Check:
+    title: str
+    inputs: tuple[str, ...]
+    look: Callable[[], None]
+
+    def passes(self) -> bool:
+        """Raises CheckError if not; False if it passed before with the same inputs."""
+        stamp = TEMPLATES / f"{self.look.__name__}.passed"
+        with alone(self.look.__name__):
+            wanted = fingerprint(("ops/check.py", *self.inputs))
+            if stamp.exists() and stamp.read_text() == wanted:
+                return False
+            self.look()
+            stamp.write_text(wanted)
+        return True
+
+
+CHECKS = (
+    Check("cfn-lint, all stages", (*TEMPLATE_INPUTS, "requirements.txt", ".cfnlintrc.yml"), lint_templates),
+    Check("checkov, dev and prod", (*TEMPLATE_INPUTS, "requirements-checkov.txt", ".checkov.yml"), scan_templates),
+    Check("yamllint", YAML, lint_yaml),
+    Check("sqlfluff, the DDL", ("snowpipe/ddl", ".sqlfluff", "requirements.txt"), lint_sql),
+)
+
+
+def main() -> int:
+    failed = False
+    for check in CHECKS:
+        try:
+            said = "passed" if check.passes() else "passed before, nothing has changed"
+        except CheckError as error:
+            failed, said = True, f"FAILED\n{error}"
+        sys.stdout.write(f"{check.title}: {said}\n")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
