@@ -24,7 +24,9 @@ from ops.outputs import Outputs
 from ops.polling import until
 from ops.rounds import Plan, Post
 from ops.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
+from ops.stack import status
 from ops.stack.settings import ROOT
+from ops.stack.stack import Stack
 from ops.watch import Watch
 from snowpipe.warehouse import Warehouse
 
@@ -77,6 +79,7 @@ def command(
             f"p{p}": round(percentile(demo.latencies, p), 2) for p in (50, 95) if demo.latencies
         },
         "requests": demo.requests,
+        **({"memory_of_the_stack_mib": stack_memory_mib(context.obj)} if stage == "local" else {}),
         "elapsed_s": round(time.monotonic() - began, 1),
     }
     if as_json:
@@ -100,7 +103,7 @@ class Demo:
         self.latencies: list[float] = []
         self.requests = 0
 
-    def run(self, posts: Iterable[Post], total: int, build: Callable[[], None]) -> list[Line]:
+    def run(self, posts: Iterable[Post], total: int, build: Callable[[], object]) -> list[Line]:
         began_at = datetime.now(UTC)
         with Watch(self._outputs.warehouse, self._outputs.database) as watch:
             self._send(posts, total, watch)
@@ -170,7 +173,7 @@ class Demo:
         if watch.fault:
             raise watch.fault
 
-    def _check(self, warehouse: Warehouse, build: Callable[[], None]) -> list[Line]:
+    def _check(self, warehouse: Warehouse, build: Callable[[], object]) -> list[Line]:
         ledger, database = self._ledger, self._outputs.database
         ledger.mark("loaded", stores.loaded_event_ids(warehouse, database, ledger.keys("events/")))
         task = self._bars.add_task("dbt build", total=None)
@@ -266,7 +269,12 @@ def _lines_in(file: Path, bars: Progress) -> int:
     return total
 
 
-def build_marts(environment: Mapping[str, str]) -> None:
+def stack_memory_mib(environment: Mapping[str, str]) -> object:
+    """LocalStack, Snowflake and the functions together; memory that they share is counted once."""
+    return status.rows(Stack.of(environment).processes)[-1]["proportional_mib"]
+
+
+def build_marts(environment: Mapping[str, str]) -> bool:
     """`python -m snowpipe dbt build`; what it says is shown only where it fails."""
     command = [sys.executable, "-m", "snowpipe", "dbt", "build"]
     ran = subprocess.run(
@@ -275,6 +283,7 @@ def build_marts(environment: Mapping[str, str]) -> None:
     if ran.returncode != 0:
         terminal.err.print((ran.stdout + ran.stderr)[-4000:], markup=False)
         terminal.err.print("[red]dbt build failed[/]; the marts are not what they should be")
+    return ran.returncode == 0
 
 
 def _print(

@@ -1,0 +1,43 @@
+"""One stack for the whole session, a device of its own for each test.
+
+MILKRUN_E2E_OUTPUTS is the one switch: with the path of an outputs.json or the name of a deployed stage the
+same tests run there. Without it a stack is started beside any other (folder .local-test, ports from 4666) and
+wiped afterwards.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from ops.outputs import Outputs
+from ops.stack.stack import Stack
+from tests.e2e.vocabulary import Pipeline
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Iterator[Pipeline]:
+    named = os.environ.get("MILKRUN_E2E_OUTPUTS", "")
+    environment = dict(os.environ)
+    with ExitStack() as until_the_end:
+        if named.endswith(".json"):
+            environment["MILKRUN_LOCAL"] = str(Path(named).resolve().parent)
+            outputs = Outputs.read(Path(named))
+        elif named:
+            outputs = Outputs.find(named, environment)
+        else:
+            environment |= {
+                "MILKRUN_LOCAL": environment.get("MILKRUN_LOCAL", ".local-test"),
+                "MILKRUN_PORT": environment.get("MILKRUN_PORT", "4666"),
+            }
+            outputs = until_the_end.enter_context(Stack.of(environment)).outputs()
+        warehouse = until_the_end.enter_context(outputs.warehouse())
+        yield Pipeline(outputs, environment, warehouse)
+
+
+@pytest.fixture
+def device() -> str:
+    return f"e2e-{uuid4().hex[:12]}"

@@ -1,0 +1,132 @@
+"""The main story: what a phone posts is archived, loaded, and, if it crossed a fence, becomes a visit."""
+
+import base64
+import random
+import time
+from datetime import UTC, datetime, timedelta
+
+from contract.events import Fence
+from contract.objects import object_name
+from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, round_trip
+
+MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
+
+
+def test_an_event_is_archived_as_sent_and_answers_a_select_within_five_seconds(
+    pipeline: Pipeline, device: str
+) -> None:
+    sent = event(
+        device, "pickup.completed", metadata={"litres": 1200, "note": "øæå 🐄"}, unknown={"kept": [1.50]}
+    )
+    pipeline.raw_rows(
+        sent["_id"]
+    )  # the session is warm: the clock below is the pipeline's, not the connector's
+    began = time.monotonic()
+    answer = pipeline.post(sent)
+    [row] = eventually(lambda: pipeline.raw_rows(sent["_id"]), within=5)
+    assert time.monotonic() - began < 5
+    assert answer.status == 202
+    receipt = answer.body
+    assert (receipt["received"], receipt["accepted"], receipt["duplicates"], receipt["rejected"]) == (
+        1,
+        1,
+        0,
+        0,
+    )
+    assert receipt["rejected_key"] is None
+    assert pipeline.archived(receipt["object_key"]) == [sent]
+    assert row["payload"] == sent
+    assert (row["file_name"], row["file_row_number"]) == (receipt["object_key"], 1)
+
+
+def test_a_geofence_event_is_on_the_stream_and_its_visit_stands_in_the_table(
+    pipeline: Pipeline, device: str
+) -> None:
+    enter = crossing(device, "enter", MORNING)
+    exit_ = crossing(device, "exit", MORNING + timedelta(minutes=12), duration=12.0)
+    assert pipeline.post(enter).status == 202
+    [there] = eventually(lambda: pipeline.visits_of(device))
+    assert (there.entered_at, there.exited_at, there.entered_event_id) == (MORNING, None, enter["_id"])
+    assert pipeline.post(exit_).status == 202
+    eventually(
+        lambda: [stay.exited_at for stay in pipeline.visits_of(device)] == [MORNING + timedelta(minutes=12)]
+    )
+    assert pipeline.published(device) == [enter, exit_] or sorted(
+        e["_id"] for e in pipeline.published(device)
+    ) == sorted([enter["_id"], exit_["_id"]])
+
+
+def test_other_events_are_not_on_the_stream(pipeline: Pipeline, device: str) -> None:
+    trip, enter = event(device), crossing(device, "enter", MORNING)
+    assert pipeline.post(trip, enter).status == 202
+    assert eventually(lambda: pipeline.published(device)) == [enter]
+
+
+def test_an_invalid_event_is_named_and_kept_and_its_neighbours_are_taken(
+    pipeline: Pipeline, device: str
+) -> None:
+    good, bad = event(device), event(device)
+    del bad["createdAt"]
+    answer = pipeline.post(good, bad)
+    assert answer.status == 202
+    assert (answer.body["accepted"], answer.body["rejected"]) == (1, 1)
+    [error] = answer.body["errors"]
+    assert (error["index"], error["event_id"], error["code"]) == (1, bad["_id"], "missing_created_at")
+    assert pipeline.archived(answer.body["object_key"]) == [good]
+    [kept] = pipeline.archived(answer.body["rejected_key"])
+    assert kept["event"] == bad
+    assert kept["reasons"][0]["code"] == "missing_created_at"
+    sql = "SELECT file_row_number FROM {db}.RAW.REJECTED WHERE file_name = %s"
+    assert eventually(lambda: pipeline.rows(sql, answer.body["rejected_key"])) == [{"file_row_number": 1}]
+
+
+def test_a_body_that_is_not_json_gets_400_and_is_kept(pipeline: Pipeline, device: str) -> None:
+    body = f"<html>{device}</html>".encode()
+    s3, before = pipeline.aws("s3"), datetime.now(UTC) - timedelta(hours=1)
+    answer = pipeline.post_body(body, {"content-type": "application/json"})
+    assert answer.status == 400
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    keys = [
+        item["Key"]
+        for hour in (before, before + timedelta(hours=1))
+        for page in s3.get_paginator("list_objects_v2").paginate(
+            Bucket=pipeline.outputs.bucket, Prefix=f"rejected/dt={hour:%Y-%m-%d}/hh={hour:%H}/"
+        )
+        for item in page.get("Contents", [])
+    ]
+    kept = [line for key in keys for line in pipeline.archived(key) if "body_base64" in line]
+    assert body in [base64.b64decode(line["body_base64"]) for line in kept]
+
+
+def test_the_same_request_again_adds_no_object_and_no_visit(pipeline: Pipeline, device: str) -> None:
+    events = list(round_trip(device, [Fence("farm", "farm-a"), Fence("farm", "farm-b")], MORNING))
+    first, again = pipeline.post(*events), pipeline.post(*events, zipped=True)
+    assert (first.status, again.status) == (202, 202)
+    assert object_name(first.body["object_key"]).digest == object_name(again.body["object_key"]).digest
+    eventually(lambda: len(pipeline.visits_of(device)) == 2)
+    if first.body["object_key"] == again.body["object_key"]:  # not across an hour's turn
+        eventually(lambda: pipeline.raw_rows(events[0]["_id"]))
+        assert len(pipeline.raw_rows(events[0]["_id"])) == 1
+
+
+def test_a_request_without_the_key_is_refused(pipeline: Pipeline, device: str) -> None:
+    answer = pipeline.post_body(b"[]", {"content-type": "application/json"}, with_key=False)
+    assert answer.status == 403
+
+
+def test_the_marts_show_the_same_visits_as_the_table_whatever_the_order_of_events(
+    pipeline: Pipeline, device: str
+) -> None:
+    fences = [Fence("farm", f"farm-{n}") for n in range(4)] + [Fence("plant", "plant-1")]
+    events = list(round_trip(device, fences, MORNING))
+    shuffled = random.Random(7).sample(events, len(events))
+    assert all(pipeline.post(*part).status == 202 for part in (shuffled[:4], shuffled[4:], shuffled[:2]))
+    visits = eventually(
+        lambda: (found := pipeline.visits_of(device)) and all(v.exited_at for v in found) and found
+    )
+    assert [visit.fence for visit in visits] == fences
+    eventually(lambda: all(pipeline.raw_rows(e["_id"]) for e in events))
+    pipeline.build_marts()
+    assert pipeline.mart_visits_of(device) == visits
+    [staged] = pipeline.rows("SELECT COUNT(*) AS n FROM {db}.STAGING.STG_EVENTS WHERE device_id = %s", device)
+    assert staged["n"] == len(events)

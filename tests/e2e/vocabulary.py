@@ -1,0 +1,145 @@
+"""The few words in which the end-to-end tests speak: post, archived, rows, visits_of, eventually."""
+
+import gzip
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import urllib3
+
+from contract.events import Fence
+from ops import stores
+from ops.demo import build_marts
+from ops.ledger import Stay
+from ops.outputs import Outputs
+from snowpipe.warehouse import Snowflake
+
+type Event = dict[str, Any]
+
+FARM = Fence("farm", "farm-e2e")
+
+
+class Answer(NamedTuple):
+    status: int
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+
+
+class Pipeline:
+    """A running stack or a deployed stage, as its users see it. Its tools are run with `environment`."""
+
+    def __init__(self, outputs: Outputs, environment: Mapping[str, str], warehouse: Snowflake) -> None:
+        self.outputs = outputs
+        self.environment = environment
+        self._warehouse = warehouse
+        self._http = urllib3.PoolManager(retries=False, timeout=32)
+        self._clients: dict[str, Any] = {}
+        self._began_at = datetime.now(UTC)
+
+    def aws(self, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = self.outputs.aws(service)
+        return self._clients[service]
+
+    def post(self, *events: Event, zipped: bool = False, headers: Mapping[str, str] | None = None) -> Answer:
+        """Post as a JSON array with the stage's key. Every call is one request: nothing is sent again."""
+        body = json.dumps(events).encode()
+        named = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if zipped else {})
+        return self.post_body(gzip.compress(body) if zipped else body, named | dict(headers or {}))
+
+    def post_body(self, body: bytes, headers: Mapping[str, str], *, with_key: bool = True) -> Answer:
+        key = {"x-api-key": self.outputs.api_key} if with_key else {}
+        response = self._http.request("POST", self.outputs.endpoint, body=body, headers=key | dict(headers))
+        try:
+            answer = json.loads(response.data)
+        except ValueError:
+            answer = {"not_json": response.data.decode(errors="replace")}
+        return Answer(response.status, answer, response.headers)
+
+    def archived(self, key: str) -> list[Event]:
+        """The lines of an object of the archive, of whichever prefix."""
+        lines = stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
+        return [json.loads(line) for line in lines]
+
+    def published(self, device: str) -> list[Event]:
+        """What lies on the stream for this device since the tests began, in each shard's order."""
+        since = self._began_at - timedelta(seconds=5)
+        records = stores.stream_records(self.aws("kinesis"), self.outputs.stream, since)
+        events = [json.loads(record.data) for record in records]
+        return [e for e in events if (e.get("user") or {}).get("deviceId", e.get("deviceId")) == device]
+
+    def visits_of(self, device: str) -> list[Stay]:
+        """From DynamoDB, in order of entering."""
+        stays = stores.table_stays(self.aws("dynamodb"), self.outputs.visits_table, [device])
+        return sorted(stays, key=lambda stay: stay.entered_at)
+
+    def mart_visits_of(self, device: str) -> list[Stay]:
+        stays = stores.mart_stays(self._warehouse, self.outputs.database, [device])
+        return sorted(stays, key=lambda stay: stay.entered_at)
+
+    def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
+        """Ask the warehouse; `{db}` in the text stands for the stage's database."""
+        return self._warehouse.query(sql.replace("{db}", self.outputs.database), parameters)
+
+    def raw_rows(self, event_id: str) -> list[dict[str, Any]]:
+        sql = (
+            "SELECT payload, file_name, file_row_number FROM {db}.RAW.EVENTS WHERE payload:_id::VARCHAR = %s"
+        )
+        rows = self.rows(sql, event_id)
+        return [row | {"payload": json.loads(row["payload"])} for row in rows]
+
+    def build_marts(self) -> None:
+        assert build_marts(self.environment), "dbt build failed"
+
+
+def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float = 0.1) -> T:
+    """The first true value of `probe`, within so many seconds; an AssertionError in it counts as not yet."""
+    deadline = time.monotonic() + within
+    while True:
+        problem: AssertionError | None = None
+        value: T | None = None
+        try:
+            value = probe()
+        except AssertionError as error:
+            problem = error
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within} s; last seen: {problem or value!r}")
+        time.sleep(every)
+
+
+def event(device: str, type_: str = "user.updated_trip", **fields: Any) -> Event:
+    """A valid event with an id of its own, a moment ago."""
+    return {
+        "_id": uuid4().hex[:24],
+        "type": type_,
+        "createdAt": written(datetime.now(UTC)),
+        "live": True,
+        "user": {"userId": "driver-e2e", "deviceId": device},
+        "location": {"type": "Point", "coordinates": [5.79, 53.2]},
+        **fields,
+    }
+
+
+def crossing(device: str, kind: str, at: datetime, fence: Fence = FARM, **fields: Any) -> Event:
+    """A geofence event: `kind` is enter, dwell or exit."""
+    verb = {"enter": "entered", "dwell": "dwelled_in", "exit": "exited"}[kind]
+    named = {"tag": fence.tag, "externalId": fence.external_id}
+    fields = {"createdAt": written(at), "geofence": named, "confidence": 3} | fields
+    return event(device, f"user.{verb}_geofence", **fields)
+
+
+def round_trip(device: str, fences: Sequence[Fence], begins_at: datetime) -> Iterator[Event]:
+    """Ten minutes at each of these fences, ten minutes apart, in order."""
+    for n, fence in enumerate(fences):
+        entered_at = begins_at + timedelta(minutes=20 * n)
+        yield crossing(device, "enter", entered_at, fence)
+        yield crossing(device, "exit", entered_at + timedelta(minutes=10), fence, duration=10.0)
+
+
+def written(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
