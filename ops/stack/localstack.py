@@ -71,7 +71,7 @@ def launch(settings: Settings, processes: Processes) -> Process:
 
 
 def _lay_out_kinesis_mock(folder: Path) -> None:
-    """LocalStack would fetch the mock at first use, again for each new folder; npm ci has brought it already."""
+    """LocalStack would fetch the mock at first use, for each new folder again; npm ci has brought it."""
     home = folder / "var/lib/localstack/lib" / KINESIS_MOCK / KINESIS_MOCK_VERSION
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "node_modules").is_symlink():

@@ -44,7 +44,7 @@ class Processes:
     def start(
         self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], directory: Path
     ) -> Process:
-        """Start in a session of its own, out of Ctrl-C's reach; what it prints goes to `<logs>/<name>.log`."""
+        """Start in a session of its own, out of Ctrl-C's reach. Its output goes to `<logs>/<name>.log`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("wb") as output:

@@ -107,7 +107,7 @@ class Process:
         return 0
 
     def take_output(self) -> str:
-        """All that was printed since the last call; the middle is left out if it is more than MAX_LOG_BYTES."""
+        """All that was printed since the last call; without its middle if it is more than MAX_LOG_BYTES."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size <= MAX_LOG_BYTES:

@@ -32,7 +32,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Ending:
-    """How an invocation ended; `status` and `error_type` as in Lambda's REPORT line, None where all is well."""
+    """How an invocation ended. `status` and `error_type` as in a REPORT line: None where all is well."""
 
     body: bytes
     status: str | None = None

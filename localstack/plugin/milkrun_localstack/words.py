@@ -30,7 +30,7 @@ def exit_reason(status: int) -> str:
 
 
 def signal_text(number: int) -> str:
-    """As Go's runtime, in which Lambda's supervisor is written, names them: `killed`, `segmentation fault`."""
+    """As Go names them, in which Lambda's supervisor is written: `killed`, `segmentation fault`."""
     return (signal.strsignal(number) or f"signal {number}").lower()
 
 

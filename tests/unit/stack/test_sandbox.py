@@ -1,0 +1,422 @@
+"""A function that runs as a process behaves, to its caller and in its log, as it would on Lambda."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.stack.processes import start_time
+from ops.stack.settings import ROOT
+
+pytestmark = pytest.mark.skipif(
+    not LAMBDA_PYTHON.exists(), reason="ops/setup.sh lambda makes what this needs"
+)
+
+ARN = "arn:aws:lambda:us-east-1:000000000000:function:trial"
+
+
+def body(outcome: Any) -> Any:
+    return json.loads(outcome.body)
+
+
+def gone(pid: int, within_s: float = 5) -> bool:
+    deadline = time.monotonic() + within_s
+    while start_time(pid) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_an_answer_comes_back_and_its_log_reads_as_lambdas(trial):
+    function = trial(
+        """
+        import logging
+        print("while importing")
+        def handler(request, context):
+            print("hello")
+            logging.getLogger().warning("careful")
+            return {"got": request, "id": context.aws_request_id, "arn": context.invoked_function_arn}
+        """
+    )
+    outcome = function.invoke(b'{"a": "\xc3\xa9"}', request_id="r-1")
+    assert not outcome.is_error
+    assert body(outcome) == {
+        "got": {"a": "é"},
+        "id": "r-1",
+        "arn": "arn:aws:lambda:us-east-1:000000000000:function:trial",
+    }
+    lines = outcome.logs.splitlines()
+    assert lines[0] == "START RequestId: r-1 Version: $LATEST"
+    assert lines[1:3] == ["while importing", "hello"]
+    assert re.fullmatch(r"\[WARNING\]\t\S+Z\tr-1\tcareful", lines[3])
+    assert lines[4] == "END RequestId: r-1"
+    assert re.fullmatch(
+        r"REPORT RequestId: r-1\tDuration: [\d.]+ ms\tBilled Duration: \d+ ms\tMemory Size: 512 MB\t"
+        r"Max Memory Used: \d+ MB\tInit Duration: [\d.]+ ms",
+        lines[5],
+    )
+
+
+def test_the_second_request_meets_the_same_process_and_only_its_own_log(trial):
+    function = trial(
+        """
+        import os
+        def handler(request, context):
+            print("request", request["n"])
+            return os.getpid()
+        """
+    )
+    first, second = function.invoke(b'{"n": 1}'), function.invoke(b'{"n": 2}')
+    assert body(first) == body(second)
+    assert "request 1" in first.logs
+    assert "request 1" not in second.logs
+    assert "request 2" in second.logs
+    assert "Init Duration" not in second.logs
+
+
+def test_the_environment_is_lambdas_and_not_the_machines(trial, monkeypatch):
+    monkeypatch.setenv("SECRET_OF_THE_MACHINE", "x")
+    function = trial(
+        """
+        import os, sys
+        def handler(request, context):
+            return {"environment": dict(os.environ), "path": sys.path, "argv": sys.argv, "cwd": os.getcwd()}
+        """,
+        environment={"STAGE": "local", "TZ": ":UTC"},
+    )
+    seen = body(function.invoke())
+    code = str(function.sandbox.function.code)
+    assert seen["environment"]["STAGE"] == "local"
+    assert seen["environment"]["LAMBDA_TASK_ROOT"] == code == seen["cwd"] == seen["path"][0]
+    assert "SECRET_OF_THE_MACHINE" not in seen["environment"]
+    assert "PYTHONPATH" not in seen["environment"]
+    assert not any("plugin" in folder or "/.venv/" in folder for folder in seen["path"])
+
+
+def test_packages_of_localstack_or_of_the_project_cannot_be_imported(trial):
+    function = trial(
+        """
+        import importlib.util
+        def handler(request, context):
+            return [n for n in request if importlib.util.find_spec(n)]
+        """
+    )
+    found = body(
+        function.invoke(
+            b'["boto3", "awslambdaric", "localstack", "moto", "requests", "pydantic", "contract"]'
+        )
+    )
+    assert found == ["boto3", "awslambdaric"]
+
+
+def test_an_exception_is_passed_on_with_its_trace_and_the_process_lives_on(trial):
+    function = trial(
+        """
+        import os
+        def handler(request, context):
+            if request.get("fail"):
+                raise ValueError("no such farm")
+            return os.getpid()
+        """
+    )
+    before = body(function.invoke())
+    outcome = function.invoke(b'{"fail": true}', request_id="r-2")
+    assert outcome.is_error
+    error = body(outcome)
+    assert (error["errorType"], error["errorMessage"], error["requestId"]) == (
+        "ValueError",
+        "no such farm",
+        "r-2",
+    )
+    assert "raise ValueError" in error["stackTrace"][0]
+    assert "[ERROR] ValueError: no such farm" in outcome.logs
+    assert outcome.logs.rstrip().endswith("Status: error\tError Type: ValueError")
+    assert body(function.invoke()) == before
+
+
+def test_a_function_over_its_time_is_killed_and_the_next_request_is_served_afresh(trial):
+    function = trial(
+        """
+        import os, time
+        def handler(request, context):
+            print("pid", os.getpid(), "left", context.get_remaining_time_in_millis())
+            while request.get("hang"):
+                pass
+            return os.getpid()
+        """,
+        timeout_s=1,
+    )
+    before = body(function.invoke())
+    began = time.monotonic()
+    outcome = function.invoke(b'{"hang": true}', request_id="r-3")
+    assert 0.9 < time.monotonic() - began < 3
+    assert outcome.is_error
+    assert body(outcome) == {
+        "errorType": "Sandbox.Timedout",
+        "errorMessage": "RequestId: r-3 Error: Task timed out after 1.00 seconds",
+    }
+    assert f"pid {before} left" in outcome.logs
+    assert "r-3 Task timed out after 1.00 seconds" in outcome.logs
+    assert outcome.logs.rstrip().endswith("Status: timeout")
+    assert gone(before)
+    again = function.invoke(b"{}", request_id="r-4")
+    assert body(again) != before
+    assert "r-3" not in again.logs
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("os._exit(3)", "Runtime exited with error: exit status 3"),
+        ("sys.exit(7)", "Runtime exited with error: exit status 7"),
+        ("sys.exit()", "Runtime exited without providing a reason"),
+        ("os.kill(os.getpid(), 9)", "Runtime exited with error: signal: killed"),
+        ("os.kill(os.getpid(), 11)", "Runtime exited with error: signal: segmentation fault"),
+    ],
+)
+def test_a_process_that_ends_while_it_works_is_reported_with_its_reason(trial, statement, reason):
+    function = trial(
+        f"""
+        import os, sys
+        def handler(request, context):
+            if request:
+                print("last words")
+                {statement}
+            return "well"
+        """
+    )
+    outcome = function.invoke(b'{"end": true}', request_id="r-5")
+    assert outcome.is_error
+    assert body(outcome) == {
+        "errorType": "Runtime.ExitError",
+        "errorMessage": f"RequestId: r-5 Error: {reason}",
+    }
+    assert "last words" in outcome.logs
+    assert f"RequestId: r-5 Error: {reason}" in outcome.logs
+    assert outcome.logs.rstrip().endswith("Status: error\tError Type: Runtime.ExitError")
+    assert body(function.invoke()) == "well"
+
+
+def test_a_process_that_died_between_two_requests_costs_neither_of_them(trial):
+    function = trial(
+        """
+        import os, threading, time
+        def handler(request, context):
+            if request:
+                threading.Thread(target=lambda: (time.sleep(0.3), os._exit(1))).start()
+            return os.getpid()
+        """
+    )
+    first = body(function.invoke(b"[1]"))
+    assert gone(first)
+    second = function.invoke()
+    assert not second.is_error
+    assert body(second) != first
+
+
+def test_a_function_that_takes_too_much_memory_is_killed_and_told_so(trial):
+    function = trial(
+        """
+        import os, time
+        def handler(request, context):
+            if request:
+                hoard = [bytearray(1 << 20) for _ in range(200)]
+                time.sleep(2)
+            return os.getpid()
+        """,
+        memory_mb=128,
+    )
+    before = body(function.invoke())
+    outcome = function.invoke(b"[1]", request_id="r-6")
+    assert body(outcome) == {
+        "errorType": "Runtime.OutOfMemory",
+        "errorMessage": "RequestId: r-6 Error: Runtime exited with error: signal: killed",
+    }
+    assert gone(before)
+    assert not function.invoke().is_error
+
+
+@pytest.mark.parametrize(
+    ("source", "handler", "error_type", "message"),
+    [
+        (
+            "import no_such_module",
+            "trial.handler",
+            "Runtime.ImportModuleError",
+            "No module named 'no_such_module'",
+        ),
+        ("def handler(:", "trial.handler", "Runtime.UserCodeSyntaxError", "Syntax error in module 'trial'"),
+        ("x = 1", "trial.handler", "Runtime.HandlerNotFound", "Handler 'handler' missing on module 'trial'"),
+        ("x = 1", "trial", "Runtime.MalformedHandlerName", "Bad handler 'trial'"),
+        ("print('hm'); raise OSError('no disk')", "trial.handler", "OSError", "no disk"),
+    ],
+)
+def test_what_goes_wrong_while_starting_is_passed_on_to_each_request(
+    trial, source, handler, error_type, message
+):
+    function = trial(source, handler=handler)
+    for _ in range(2):
+        outcome = function.invoke()
+        assert outcome.is_error
+        assert body(outcome)["errorType"] == error_type
+        assert message in body(outcome)["errorMessage"]
+        assert f"Error Type: {error_type}" in outcome.logs
+
+
+def test_an_exit_while_starting_is_reported_with_what_was_printed(trial):
+    function = trial("import sys; print('no licence'); sys.exit(4)")
+    outcome = function.invoke(request_id="r-7")
+    assert body(outcome)["errorMessage"] == "RequestId: r-7 Error: Runtime exited with error: exit status 4"
+    assert "no licence" in outcome.logs
+
+
+def test_a_start_that_failed_for_a_while_works_at_the_next_request(trial, tmp_path):
+    flag = tmp_path / "mended"
+    function = trial(
+        f"""
+        import pathlib
+        if not pathlib.Path("{flag}").exists():
+            raise RuntimeError("not yet")
+        def handler(request, context):
+            return "well"
+        """
+    )
+    assert body(function.invoke())["errorMessage"] == "not yet"
+    flag.touch()
+    assert body(function.invoke()) == "well"
+
+
+def test_an_answer_over_six_megabytes_is_refused(trial):
+    function = trial(
+        """
+        def handler(request, context):
+            return "x" * request
+        """
+    )
+    assert not function.invoke(b"6000000").is_error
+    outcome = function.invoke(b"7000000")
+    assert outcome.is_error
+    assert body(outcome)["errorType"] == "Function.ResponseSizeTooLarge"
+    assert not function.invoke(b"10").is_error
+
+
+def test_a_log_without_end_is_cut_in_the_middle_and_fills_no_disk(trial):
+    function = trial(
+        """
+        def handler(request, context):
+            print("first line")
+            for _ in range(request):
+                print("x" * 999)
+            print("last line")
+            return "well"
+        """,
+        timeout_s=60,
+    )
+    outcome = function.invoke(b"40000")
+    assert body(outcome) == "well"
+    assert len(outcome.logs) < 1_100_000
+    assert "first line" in outcome.logs
+    assert "last line" in outcome.logs
+    assert "dropped here]" in outcome.logs
+
+
+def test_one_sandbox_serves_one_request_at_a_time_and_several_serve_several(trial):
+    source = """
+        import time
+        def handler(request, context):
+            began = time.monotonic()
+            time.sleep(0.5)
+            return [began, time.monotonic()]
+        """
+    one, other = trial(source), trial(source)
+    with ThreadPoolExecutor() as pool:
+        spans = [
+            body(f.result())
+            for f in [pool.submit(one.invoke), pool.submit(one.invoke), pool.submit(other.invoke)]
+        ]
+    first, second, elsewhere = sorted(spans[:2])[0], sorted(spans[:2])[1], spans[2]
+    assert first[1] <= second[0]
+    assert elsewhere[0] < second[0]
+
+
+def test_stopping_ends_the_request_under_way_and_all_that_the_function_had_started(trial, tmp_path):
+    pids = tmp_path / "pids"
+    function = trial(
+        f"""
+        import os, pathlib, subprocess, time
+        def handler(request, context):
+            child = subprocess.Popen(["sleep", "600"])
+            pathlib.Path("{pids}.part").write_text(f"{{os.getpid()}} {{child.pid}}")
+            os.rename("{pids}.part", "{pids}")
+            time.sleep(600)
+        """,
+        timeout_s=600,
+    )
+    answers: list[Any] = []
+    caller = threading.Thread(target=lambda: answers.append(function.invoke()))
+    caller.start()
+    deadline = time.monotonic() + 10
+    while not pids.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    function.sandbox.stop()
+    caller.join(5)
+    assert body(answers[0])["errorType"] == "Runtime.ExitError"
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    assert not list(tmp_path.glob("sandbox-*"))
+
+
+PARENT = """
+import os, pathlib, sys, threading
+sys.path[:0] = [{plugin!r}, {tests!r}, {root!r}]
+from conftest import Trial
+def busy():
+    source = "import time\\ndef handler(r, c): time.sleep(600)"
+    Trial(pathlib.Path({folder!r}) / "busy", source, timeout_s=600).invoke()
+idle = Trial(pathlib.Path({folder!r}) / "idle", "def handler(r, c): return 1")
+# Sandboxes are started by threads that end soon, as LocalStack's do.
+starter = threading.Thread(target=idle.sandbox.start)
+starter.start(); starter.join()
+assert idle.invoke().body == b"1"
+threading.Thread(target=busy, daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path):
+    source = PARENT.format(
+        plugin=str(ROOT / "localstack" / "plugin"),
+        tests=str(Path(__file__).parent),
+        root=str(ROOT),
+        folder=str(tmp_path),
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"TMPDIR": str(tmp_path)},
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"ready\n"
+    children: list[int] = []
+    deadline = time.monotonic() + 10
+    while len(children) < 2 and time.monotonic() < deadline:
+        children = [
+            int(pid)
+            for pid in subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True).stdout.split()
+        ]
+        time.sleep(0.05)
+    assert len(children) == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert all(gone(pid) for pid in children)
