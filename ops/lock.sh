@@ -3,7 +3,7 @@
 # requirements.txt takes in requirements-lambda.txt by its first line and holds only what that one does not.
 set -eu
 cd "$(dirname "$0")/.."
-compile() { .venv/bin/uv pip compile -q --universal --python-version 3.13 --generate-hashes --no-header --no-annotate "$@"; }
+compile() { .venv/bin/uv pip compile -q --universal --python-version "${version:-3.13}" --generate-hashes --no-header --no-annotate "$@"; }
 compile requirements-lambda.in -o requirements-lambda.txt
 compile requirements-checkov.in -o requirements-checkov.txt
 all=$(mktemp)
@@ -24,3 +24,7 @@ compile --exclude-newer 2026-03-01 --override <(echo "aws-sam-translator>=1.105.
   localstack/requirements.in -o localstack/requirements.txt
 compile localstack/lambda-requirements.in -o localstack/lambda-requirements.txt
 compile snowpipe/dbt/requirements.in -o snowpipe/dbt/requirements.txt
+# Spark as AWS Glue 5 runs it; what the jobs read events with is of the same version as in the functions.
+readers=$(grep -E '^(pydantic|pydantic-core|jiter|msgspec)==' requirements-lambda.txt | tr -d '\\')
+version=3.11 compile -c <(echo "$readers") glue/requirements.in -o glue/requirements.txt
+compile airflow/requirements.in -o airflow/requirements.txt

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make what a target needs, once: ops/setup.sh main lambda localstack dbt node java
-# main is .venv; lambda, localstack and dbt exclude each other and live in .venvs/; node is node_modules; java is only
+# Make what a target needs, once: ops/setup.sh main lambda localstack dbt spark airflow checkov node java
+# main is .venv; lambda, localstack, dbt, spark (Python 3.11), airflow and checkov exclude each other and live in .venvs/; node is node_modules; java is only
 # looked for. What has not changed since the last run is left alone, so that the second run takes no time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,19 +13,22 @@ die() { say "setup: $*"; exit 1; }
 
 # --- tools ---------------------------------------------------------------------------------------
 
-is_python_313() { [ -n "${1:-}" ] && "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' >/dev/null 2>&1; }
+is_python() { # version such as 3.13, program
+  [ -n "${2:-}" ] && "$2" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" >/dev/null 2>&1
+}
 
 find_python() { # a python3.13 on PATH may be a pyenv shim that only complains, so each one is tried
-  local candidate pyenv_root=${PYENV_ROOT:-$HOME/.pyenv}
-  for candidate in python3.13 python3 python "$pyenv_root"/versions/3.13*/bin/python3.13; do
-    if is_python_313 "$candidate"; then command -v "$candidate"; return; fi
+  local version=$1 candidate uv pyenv_root=${PYENV_ROOT:-$HOME/.pyenv}
+  for candidate in "python$version" python3 python "$pyenv_root/versions/$version".*/bin/"python$version"; do
+    if is_python "$version" "$candidate"; then command -v "$candidate"; return; fi
   done
-  if command -v uv >/dev/null; then
-    candidate=$(uv python find 3.13 2>/dev/null) ||
-      { UV_PYTHON_DOWNLOADS=manual uv python install -q 3.13 >/dev/null 2>&1; candidate=$(uv python find 3.13 2>/dev/null); } || true
-    if is_python_313 "$candidate"; then printf '%s\n' "$candidate"; return; fi
+  uv=$(command -v .venv/bin/uv || command -v uv) || true
+  if [ -n "$uv" ]; then
+    candidate=$("$uv" python find "$version" 2>/dev/null) ||
+      { UV_PYTHON_DOWNLOADS=manual "$uv" python install -q "$version" >/dev/null 2>&1; candidate=$("$uv" python find "$version" 2>/dev/null); } || true
+    if is_python "$version" "$candidate"; then printf '%s\n' "$candidate"; return; fi
   fi
-  die "Python 3.13 is needed and was not found (python3 is $(python3 --version 2>&1 | head -n 1)). Install it: apt install python3.13-venv, pyenv install 3.13, or uv python install 3.13."
+  die "Python $version is needed and was not found (python3 is $(python3 --version 2>&1 | head -n 1)). Install it: apt install python$version-venv, pyenv install $version, or uv python install $version."
 }
 
 need_node() {
@@ -38,7 +41,7 @@ need_node() {
 need_java() {
   local version
   version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)
-  [ "${version:-0}" -ge 17 ] || die "Java 17 or newer is needed for the Kinesis client library. Install it: apt install openjdk-17-jre-headless."
+  [ "${version:-0}" -ge 17 ] || die "Java 17 or newer is needed for the Kinesis client library and for Spark. Install it: apt install openjdk-17-jre-headless."
 }
 
 # --- stamps: what a folder was made from -----------------------------------------------------------
@@ -68,9 +71,9 @@ make_main() {
   wanted=$(hash_of requirements-lambda.txt requirements.txt)
   if is_made .venv/bin/python $stamp "$wanted"; then return; fi
   command -v git >/dev/null || die "git is needed and was not found. Install it: apt install git."
-  if ! is_python_313 .venv/bin/python; then
+  if ! is_python 3.13 .venv/bin/python; then
     local python
-    python=$(find_python)
+    python=$(find_python 3.13)
     "$python" -m venv --clear .venv || die "$python cannot make environments. Install its venv module: apt install python3.13-venv."
   fi
   step "environment .venv" install_main
@@ -88,19 +91,22 @@ install_main() {
   return $result
 }
 
-make_environment() { # name, requirements, further inputs, then what to do after installing them
-  local name=$1 requirements=$2 inputs=$3 after=${4:-true}
+make_environment() { # name, requirements, further inputs, what to do after installing them, Python's version
+  local name=$1 requirements=$2 inputs=$3 after=${4:-true} version=${5:-3.13}
   local folder=.venvs/$name wanted
   # shellcheck disable=SC2086 # inputs are several words
   wanted=$(hash_of $requirements $inputs)
   if is_made "$folder/bin/python" "$folder/.made-from" "$wanted"; then return; fi
   make_main
-  step "environment $folder" install_environment "$folder" "$requirements" "$after"
+  step "environment $folder" install_environment "$folder" "$requirements" "$after" "$version"
   echo "$wanted" >"$folder/.made-from"
 }
 
 install_environment() {
-  is_python_313 "$1/bin/python" || .venv/bin/uv venv -q --clear --python .venv/bin/python "$1" || return 1
+  if ! is_python "$4" "$1/bin/python"; then
+    local python
+    python=$(find_python "$4") && .venv/bin/uv venv -q --clear --python "$python" "$1" || return 1
+  fi
   .venv/bin/uv pip sync -q --python "$1/bin/python" --require-hashes "$2" && $3 "$1"
 }
 
@@ -117,7 +123,7 @@ make_node() {
 
 # --- what was asked for ------------------------------------------------------------------------------
 
-[ $# -gt 0 ] || die "name what to make: main lambda localstack dbt node java"
+[ $# -gt 0 ] || die "name what to make: main lambda localstack dbt spark airflow checkov node java"
 mkdir -p .venvs
 if command -v flock >/dev/null; then # two makes at once: the second waits, then finds everything made
   exec 9>.venvs/.lock
@@ -133,8 +139,12 @@ for name in "$@"; do
       if [ -f snowpipe/dbt/requirements.txt ]; then make_environment dbt snowpipe/dbt/requirements.txt ""; else
         say "setup: dbt is left out, snowpipe/dbt/requirements.txt is not there yet"
       fi ;;
+    spark)
+      need_java
+      make_environment spark glue/requirements.txt "" true 3.11 ;; # as AWS Glue 5 has it
+    airflow) make_environment airflow airflow/requirements.txt "" ;;
     node) make_node ;;
     java) need_java ;;
-    *) die "there is no $name; choose from main lambda localstack dbt node java" ;;
+    *) die "there is no $name; choose from main lambda localstack dbt spark airflow checkov node java" ;;
   esac
 done

@@ -12,7 +12,8 @@ MAY_IMPORT = {
     "handler": {"contract"},
     "consumer": {"contract"},
     "snowpipe": {"contract"},
-    "ops": {"contract", "handler", "consumer", "snowpipe"},
+    "glue": {"contract", "consumer", "snowpipe"},
+    "ops": {"contract", "handler", "consumer", "snowpipe", "glue"},
 }
 
 

@@ -1,0 +1,298 @@
+"""An hour's small objects into few Parquet files by day and type; the old or the new, never a mixture.
+
+    compacted/dt=2026-11-16/type=user.updated_trip/hh=08.<generation>.<bucket>.<part>.parquet
+    compacted/_manifests/dt=2026-11-16/hh=08.json
+
+The order is a promise: files are written under names that no manifest knows yet, read back and compared with
+what was read from the archive (lines and checksum), and only then the hour's manifest, one small object, is
+replaced. Readers take the files that manifests name, so a crash at any moment leaves them the old or the new.
+The generation is a hash of the source objects' keys, so an hour whose objects are the same is not done twice.
+Files that no manifest names are swept away once they are older than any reader's patience.
+
+    python -m glue.compact --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from glue.archive import Fault, Hours, Store, Stored, hour_path, objects_of, read_objects, set_aside
+from glue.jobs import add_range, arguments, choose_engine, report
+from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
+from glue.rows import LINE, OTHER, line_rows, micros, type_folder
+
+FORMAT = 1  # part of every generation: a new layout makes every hour anew
+PREFIX = "compacted"
+MAX_TYPES = 200  # folders an hour; types beyond share one
+GRACE = timedelta(hours=1)
+
+SORTED = pa.schema([*LINE, ("hour_us", pa.int64()), ("folder", pa.string()), ("bucket", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Source:
+    """An hour as the archive has it."""
+
+    hour: datetime
+    objects: tuple[Stored, ...]
+    full_bytes: int = FULL_BYTES
+
+    @property
+    def generation(self) -> str:
+        return generation_of(stored.key for stored in self.objects)
+
+    def buckets(self) -> Iterator[tuple[Stored, int]]:
+        """Compressed NDJSON and Parquet are of about one size, so objects of `full_bytes` make a file."""
+        seen = 0
+        for stored in self.objects:
+            yield stored, seen // self.full_bytes
+            seen += stored.size
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What reading an hour gave: lines in good order, and objects that were not."""
+
+    objects: int
+    lines: int
+    checksum: int
+    faults: tuple[Fault, ...]
+
+
+def generation_of(keys: Iterable[str]) -> str:
+    digest = hashlib.sha256(f"format {FORMAT}\n".encode())
+    for key in sorted(keys):
+        digest.update(key.encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def manifest_key(hour: datetime) -> str:
+    return f"{PREFIX}/_manifests/{hour_path(hour)}.json"
+
+
+def manifest_of(store: Store, hour: datetime) -> dict[str, Any] | None:
+    key = manifest_key(hour)
+    if not any(each.key == key for each in store.list(key)):
+        return None
+    manifest: dict[str, Any] = json.loads(store.read(key))
+    return manifest
+
+
+def compacted_files(store: Store, hours: Hours) -> list[str]:
+    """What a reader of `hours` is to read."""
+    manifests = (manifest_of(store, hour) for hour in hours)
+    return [file["key"] for manifest in manifests if manifest for file in manifest["files"]]
+
+
+def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Source]:
+    """The hours whose manifest is missing or of other objects."""
+    wanted = []
+    for hour in hours:
+        source = Source(hour, tuple(objects_of(store, hour)), full_bytes)
+        manifest = manifest_of(store, hour)
+        if manifest is None:
+            done = not source.objects
+        else:
+            done = manifest["generation"] == source.generation and not manifest["unreadable"]
+        if not done:
+            wanted.append(source)
+    return wanted
+
+
+def file_key(source_hour: datetime, generation: str, folder: str, bucket: int, part: int) -> str:
+    day = f"{PREFIX}/dt={source_hour:%Y-%m-%d}"
+    return f"{day}/type={folder}/hh={source_hour:%H}.{generation}.{bucket}.{part}.parquet"
+
+
+class NotWhole(Exception):
+    """Lines read and lines written differ: the manifest stays as it was."""
+
+
+def commit(
+    store: Store, source: Source, taken: Taken, files: Sequence[Written], engine: str
+) -> dict[str, Any]:
+    """Put what was written in the place of what was, if nothing is missing."""
+    written = (sum(f.rows for f in files), sum(f.checksum for f in files))
+    if written != (taken.lines, taken.checksum) or len({f.key for f in files}) != len(files):
+        raise NotWhole(f"{hour_path(source.hour)}: read {taken.lines} lines, wrote {written[0]} or others")
+    aside = set_aside(store, source.hour, taken.faults, "glue.compact")
+    manifest = {
+        "hour": source.hour.isoformat(),
+        "generation": source.generation,
+        "engine": engine,
+        "objects": taken.objects,
+        "lines": taken.lines,
+        "checksum": taken.checksum,
+        "files": [asdict(file) for file in sorted(files, key=lambda each: each.key)],
+        "set_aside_key": aside,
+        "set_aside": [_named(fault) for fault in taken.faults if fault.lasting],
+        "unreadable": [_named(fault) for fault in taken.faults if not fault.lasting],
+    }
+    store.write(manifest_key(source.hour), json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def _named(fault: Fault) -> dict[str, str]:
+    return {"key": fault.key, "code": fault.code, "message": fault.message}
+
+
+def sweep(store: Store, hours: Hours, now: datetime, grace: timedelta = GRACE) -> int:
+    """Delete files that no manifest names, left by a crash or superseded, once no reader can be at them."""
+    days: dict[datetime, list[datetime]] = {}
+    for hour in hours:
+        days.setdefault(hour.replace(hour=0), []).append(hour)
+    unnamed = []
+    for day, members in days.items():
+        named = {
+            file["key"]
+            for hour in members
+            if (manifest := manifest_of(store, hour))
+            for file in manifest["files"]
+        }
+        ours = {f"hh={hour:%H}" for hour in members}
+        unnamed += [
+            stored.key
+            for stored in store.list(f"{PREFIX}/dt={day:%Y-%m-%d}/")
+            if stored.key.rpartition("/")[2].partition(".")[0] in ours
+            and stored.key not in named
+            and now - stored.modified_at >= grace
+        ]
+    store.delete(unnamed)
+    return len(unnamed)
+
+
+# --- what both engines share: lines in, sorted lines out ----------------------------------------------------
+
+
+def placed(batch: pa.RecordBatch, hour_us: int, bucket: int) -> pa.RecordBatch:
+    """Rows of LINE with the hour, folder and bucket that they go to."""
+    folders = [type_folder(type_) for type_ in batch.column("event_type").to_pylist()]
+    places = [[hour_us] * batch.num_rows, folders, [bucket] * batch.num_rows]
+    new = [pa.array(v, field.type) for v, field in zip(places, list(SORTED)[len(LINE) :], strict=True)]
+    return pa.record_batch([*batch.columns, *new], schema=SORTED)
+
+
+def by_file(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Cut sorted rows of SORTED where the file changes, and drop what only names the file."""
+    for batch in batches:
+        # One string a row: "hour/folder/bucket". A folder's name holds no slash.
+        groups = pc.binary_join_element_wise(
+            batch.column("hour_us").cast(pa.string()),
+            batch.column("folder"),
+            batch.column("bucket").cast(pa.string()),
+            "/",
+        )
+        runs = pc.run_end_encode(groups)
+        start = 0
+        for group, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            yield group, batch.slice(start, end - start).select(LINE.names)
+            start = end
+
+
+def place(group: str) -> tuple[int, str, int]:
+    hour_us, folder, bucket = group.split("/")
+    return int(hour_us), folder, int(bucket)
+
+
+# --- DuckDB: one machine, one hour at a time ----------------------------------------------------------------
+
+
+def compact_with_duckdb(
+    store: Store, sources: Sequence[Source], memory: str = "1GB"
+) -> Iterator[dict[str, Any]]:
+    for source in sources:
+        yield _one_hour(store, source, memory)
+
+
+def _one_hour(store: Store, source: Source, memory: str) -> dict[str, Any]:
+    import duckdb
+
+    faults: list[Fault] = []
+    sums = {"objects": 0, "lines": 0, "checksum": 0}
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        bucket_of = {stored.key: bucket for stored, bucket in source.buckets()}
+        for read in read_objects(store, source.objects):
+            if isinstance(read, Fault):
+                faults.append(read)
+                continue
+            batch = line_rows(read)
+            sums["objects"] += 1
+            sums["lines"] += batch.num_rows
+            sums["checksum"] += payload_checksum(batch)
+            yield placed(batch, micros(source.hour), bucket_of[read.stored.key])
+
+    def key_of(group: str, part: int) -> str:
+        _, folder, bucket = place(group)
+        return file_key(source.hour, source.generation, folder, bucket, part)
+
+    with duckdb.connect(config={"memory_limit": memory}) as db:
+        db.register("read", pa.RecordBatchReader.from_batches(SORTED, rows()))
+        db.execute("CREATE TEMP TABLE lines AS SELECT * FROM read")
+        _fold_rare_types(db)
+        ordered: pa.RecordBatchReader = db.sql(
+            "SELECT * FROM lines ORDER BY folder, bucket, device_id, created_at, file_name, file_row_number"
+        ).to_arrow_reader(50_000)
+        rows_of_files = by_file(batch.cast(SORTED) for batch in ordered)
+        files = list(write_parquet(rows_of_files, store, key_of, source.full_bytes))
+    return commit(store, source, Taken(**sums, faults=tuple(faults)), files, "duckdb")
+
+
+def _fold_rare_types(db: Any) -> None:
+    db.execute(
+        """
+        UPDATE lines SET folder = ?
+        WHERE folder NOT IN (
+            SELECT folder FROM lines GROUP BY folder ORDER BY count(*) DESC, folder LIMIT ?
+        )
+        """,
+        [OTHER, MAX_TYPES],
+    )
+
+
+# --- the job ------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m glue.compact", description=__doc__)
+    add_range(parser)
+    parser.add_argument("--full-bytes", type=int, default=FULL_BYTES, help="close a file beyond this size")
+    parser.add_argument("--grace-seconds", type=int, default=int(GRACE.total_seconds()))
+    given = arguments(parser, argv)
+    wanted = stale(given.store, given.hours, given.full_bytes)
+    engine = choose_engine(given.engine, wanted)
+    if engine == "spark":
+        from glue.session import session
+        from glue.spark_compact import compact_with_spark
+
+        with session("milkrun-compact", given.master) as spark:
+            manifests = list(compact_with_spark(spark, given.store, wanted))
+    else:
+        manifests = list(compact_with_duckdb(given.store, wanted))
+    swept = sweep(given.store, given.hours, datetime.now(UTC), timedelta(seconds=given.grace_seconds))
+    unreadable = sum(len(m["unreadable"]) for m in manifests)
+    report(
+        "hours_compacted",
+        engine=engine,
+        hours=len(manifests),
+        objects=sum(m["objects"] for m in manifests),
+        lines=sum(m["lines"] for m in manifests),
+        files=sum(len(m["files"]) for m in manifests),
+        bytes=sum(f["bytes"] for m in manifests for f in m["files"]),
+        set_aside=sum(len(m["set_aside"]) for m in manifests),
+        unreadable=unreadable,
+        swept=swept,
+    )
+    return 1 if unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

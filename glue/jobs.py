@@ -1,0 +1,55 @@
+"""What the jobs' command lines share, here and on Glue."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from glue.archive import Stored, hours_between, open_store
+
+# On one machine Spark overtakes DuckDB nowhere (docs/scale-out.md); beyond this many compressed bytes one
+# machine's night is too short, whatever the engine.
+SPARK_FROM_BYTES = 200 * 1024**3
+
+
+class HasObjects(Protocol):
+    @property
+    def objects(self) -> tuple[Stored, ...]: ...
+
+
+def add_range(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--archive", required=True, help="s3://BUCKET, or a folder that holds the same")
+    parser.add_argument("--from", dest="start", required=True, help="RFC 3339; when events were received")
+    parser.add_argument("--to", dest="end", required=True, help="RFC 3339; before this")
+    parser.add_argument("--engine", choices=["auto", "duckdb", "spark"], default="auto")
+    parser.add_argument(
+        "--master", help="Spark's master, such as local[2]; none on Glue, which brings its own"
+    )
+
+
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Glue adds arguments of its own (--JOB_NAME, …) to ours: those are passed over, a typo is not."""
+    given, others = parser.parse_known_args(argv)
+    if others and "--JOB_NAME" not in others:
+        parser.error(f"unknown: {' '.join(others)}")
+    try:
+        given.store = open_store(given.archive)
+        given.hours = hours_between(given.start, given.end)
+    except ValueError as error:
+        parser.error(str(error))
+    return given
+
+
+def choose_engine(asked: str, sources: Iterable[HasObjects]) -> str:
+    if asked != "auto":
+        return asked
+    size = sum(stored.size for source in sources for stored in source.objects)
+    return "spark" if size >= SPARK_FROM_BYTES else "duckdb"
+
+
+def report(event: str, **facts: Any) -> None:
+    """One line of JSON on standard output: CloudWatch keeps it, scripts read it."""
+    line = {"event": event, "at": datetime.now(UTC).isoformat(), **facts}
+    print(json.dumps(line, default=str), file=sys.stdout, flush=True)  # noqa: T201

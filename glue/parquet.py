@@ -1,0 +1,110 @@
+"""Sorted rows into Parquet objects of a bounded size, each read back before anybody relies on it."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from glue.archive import Store
+from glue.rows import checksum
+
+FULL_BYTES = 256 * 1024 * 1024  # a file is closed at the first row group beyond this
+ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, uncompressed
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished object, as read back from the store."""
+
+    key: str
+    rows: int
+    bytes: int
+    checksum: int
+
+
+class NotAsWritten(Exception):
+    """What was read back is not what was written: nothing may be built on it, so the job stops."""
+
+
+def write_parquet(
+    batches: Iterable[tuple[str, pa.RecordBatch]],
+    store: Store,
+    key_of: Callable[[str, int], str],
+    full_bytes: int = FULL_BYTES,
+) -> Iterator[Written]:
+    """Write runs of batches of one group as `key_of(group, part)`, a new part where one is full.
+
+    Batches of one group must be neighbours. One row group and one file are on this machine at a time. Keys
+    are a function of what is written, so a task that is run twice replaces an object by its equal.
+    """
+    file: _File | None = None
+    group, part = "", 0
+    begun: set[str] = set()
+    for each, batch in batches:
+        if file is None or each != group or file.size >= full_bytes:
+            if file is not None:
+                yield file.finish(store)
+            if each in begun and each != group:
+                raise NotAsWritten(f"{each} came in two runs: its second file would replace its first")
+            begun.add(each)
+            group, part = each, part + 1 if each == group and file is not None else 0
+            file = _File(key_of(group, part), batch.schema)
+        file.add(batch)
+    if file is not None:
+        yield file.finish(store)
+
+
+class _File:
+    def __init__(self, key: str, schema: pa.Schema) -> None:
+        self._key = key
+        self._rows = self._checksum = self._pending_bytes = 0
+        self._pending: list[pa.RecordBatch] = []
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name) / "part.parquet"
+        self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
+
+    @property
+    def size(self) -> int:
+        return self._path.stat().st_size
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._rows += batch.num_rows
+        self._checksum += payload_checksum(batch)
+        self._pending.append(batch)
+        self._pending_bytes += batch.nbytes
+        if self._pending_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.Table.from_batches(self._pending))
+        self._pending, self._pending_bytes = [], 0
+
+    def finish(self, store: Store) -> Written:
+        self._flush()
+        self._writer.close()
+        store.write_file(self._key, self._path)
+        written = Written(self._key, self._rows, self._path.stat().st_size, self._checksum)
+        self._folder.cleanup()
+        if (found := read_back(store, self._key)) != written:
+            raise NotAsWritten(f"wrote {written}, read {found}")
+        return written
+
+
+def read_back(store: Store, key: str) -> Written:
+    body = store.read(key)
+    file = pq.ParquetFile(BytesIO(body))
+    rows = total = 0
+    for batch in file.iter_batches(columns=["payload"]):
+        rows += batch.num_rows
+        total += payload_checksum(batch)
+    return Written(key, rows, len(body), total)
+
+
+def payload_checksum(batch: pa.RecordBatch) -> int:
+    return checksum(pc.cast(batch.column("payload"), pa.binary()).to_pylist())

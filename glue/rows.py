@@ -1,0 +1,185 @@
+"""Lines of the archive as rows: the one definition of what a job reads from a line, for every engine."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import msgspec
+import pyarrow as pa
+
+from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
+from glue.archive import Lines
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+UNREADABLE = "__unreadable__"  # lines whose envelope cannot be read: the archive should hold none
+OTHER = "__other__"  # types are an open set, names of folders are not
+_MAX_TYPE_BYTES = 120
+
+# The columns of RAW.EVENTS, and what a reader selects and prunes by. `payload` is the line as archived.
+LINE = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("event_type", pa.string()),
+        ("device_id", pa.string()),
+        ("created_at", pa.timestamp("us", "UTC")),
+        ("payload", pa.string()),
+        ("file_name", pa.string()),
+        ("file_row_number", pa.int64()),
+        ("file_modified_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+# Times are microseconds since 1970: devices' clocks say years that pandas' nanoseconds cannot hold.
+CROSSING = pa.schema(
+    [
+        ("device_id", pa.string()),
+        ("tag", pa.string()),
+        ("external_id", pa.string()),
+        ("event_id", pa.string()),
+        ("type", pa.string()),
+        ("kind", pa.string()),
+        ("occurred_us", pa.int64()),
+        ("duration", pa.float64()),
+        ("confidence", pa.int64()),
+    ]
+)
+
+DELIVERY = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("content", pa.string()),
+        ("file_modified_us", pa.int64()),
+        ("file_name", pa.string()),
+        ("file_row_number", pa.int64()),
+    ]
+)
+
+
+class _User(msgspec.Struct, rename="camel"):
+    device_id: str | None = None
+
+
+class _Envelope(msgspec.Struct, rename="camel"):
+    id: str = msgspec.field(name="_id")
+    type: str
+    created_at: str
+    device_id: str | None = None
+    user: _User | None = None
+
+
+_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def line_rows(read: Lines) -> pa.RecordBatch:
+    """Every line of an object as a row of LINE; one that cannot be read keeps its payload and place."""
+    count = len(read.lines)
+    rows: list[tuple[str | None, str, str | None, int | None]] = [_head(line) for line in read.lines]
+    ids, types, devices, times = zip(*rows, strict=True) if rows else ((), (), (), ())
+    modified_us = micros(read.stored.modified_at)
+    return pa.record_batch(
+        [
+            pa.array(ids, pa.string()),
+            pa.array(types, pa.string()),
+            pa.array(devices, pa.string()),
+            pa.array(times, pa.int64()).cast(LINE.field("created_at").type),
+            pa.array([line.decode("utf-8", "replace") for line in read.lines], pa.string()),
+            pa.array([read.stored.key] * count, pa.string()),
+            pa.array(range(1, count + 1), pa.int64()),
+            pa.array([modified_us] * count, pa.int64()).cast(LINE.field("file_modified_at").type),
+        ],
+        schema=LINE,
+    )
+
+
+def _head(line: bytes) -> tuple[str | None, str, str | None, int | None]:
+    try:
+        event = _envelope(line)
+        created_us = micros(datetime.fromisoformat(event.created_at.upper()))
+    except (msgspec.MsgspecError, ValueError, OverflowError):
+        return None, UNREADABLE, None, None
+    return event.id, event.type, (event.user and event.user.device_id) or event.device_id, created_us
+
+
+def type_folder(type_: str) -> str:
+    """A type as the name of a folder, percent-encoded as Hive has it; types that are too long share one."""
+    name = quote(type_, safe="-_.~")
+    return name if 0 < len(name) <= _MAX_TYPE_BYTES and name.strip(".") else OTHER
+
+
+# --- geofence events ----------------------------------------------------------------------------------------
+
+_NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
+
+
+def crossings(lines: Iterable[bytes]) -> Iterator[GeofenceEvent]:
+    """The geofence events among lines, by the contract's own reading.
+
+    Nineteen lines of twenty are positions. A line that neither holds one of the types' names nor a backslash
+    (which could spell one) cannot be one, and is passed over without being parsed.
+    """
+    for line in lines:
+        if any(name in line for name in _NAMES) or b"\\" in line:
+            try:
+                yield geofence_event(line)
+            except InvalidEvent:
+                continue  # another type that only mentions such a name: the handler rejects broken ones
+
+
+def crossing_rows(events: Iterable[GeofenceEvent]) -> pa.RecordBatch:
+    rows = [
+        (
+            e.device_id, e.fence.tag, e.fence.external_id, e.event_id, e.type, e.kind,
+            micros(e.occurred_at), e.duration_minutes, e.confidence,
+        )
+        for e in events
+    ]  # fmt: skip
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(CROSSING)
+    return pa.record_batch(
+        [pa.array(column, field.type) for column, field in zip(columns, CROSSING, strict=True)],
+        schema=CROSSING,
+    )
+
+
+def delivery_rows(read: Lines) -> pa.RecordBatch:
+    """Each line's event id, a hash of its content, and what decides which delivery came first."""
+    count = len(read.lines)
+    ids, contents = [], []
+    for line in read.lines:
+        ids.append(_head(line)[0])
+        contents.append(content_hash(line))
+    return pa.record_batch(
+        [
+            pa.array(ids, pa.string()),
+            pa.array(contents, pa.string()),
+            pa.array([micros(read.stored.modified_at)] * count, pa.int64()),
+            pa.array([read.stored.key] * count, pa.string()),
+            pa.array(range(1, count + 1), pa.int64()),
+        ],
+        schema=DELIVERY,
+    )
+
+
+def content_hash(line: bytes) -> str:
+    """Equal for lines that say the same, whatever the order of their names: as a VARIANT compares."""
+    with suppress(msgspec.DecodeError):
+        line = msgspec.json.encode(msgspec.json.decode(line), order="sorted")
+    return hashlib.blake2b(line, digest_size=12).hexdigest()
+
+
+# --- times and sums -----------------------------------------------------------------------------------------
+
+
+def micros(at: datetime) -> int:
+    return (at - EPOCH) // MICROSECOND
+
+
+def from_micros(us: int) -> datetime:
+    return EPOCH + us * MICROSECOND
+
+
+def checksum(payloads: Iterable[bytes]) -> int:
+    """The sum of 60 bits of each line's MD5: the same in any order, and SQL can say it too."""
+    return sum(int(hashlib.md5(line, usedforsecurity=False).hexdigest()[:15], 16) for line in payloads)

@@ -1,0 +1,164 @@
+"""Compaction on Spark: many hours at once, shuffled by the file that a line goes to."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as f
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.storagelevel import StorageLevel
+
+from glue.archive import Fault, Store, read_objects
+from glue.compact import MAX_TYPES, PREFIX, SORTED, Source, Taken, by_file, commit, file_key, place, placed
+from glue.parquet import Written, write_parquet
+from glue.rows import OTHER, from_micros, line_rows, micros
+from glue.spark_objects import as_stored, objects_frame
+
+# A row is a line, or (code is not null) an object that gave none.
+_READ = pa.schema(
+    [
+        *SORTED,
+        ("code", pa.string()),
+        ("message", pa.string()),
+        ("lasting", pa.bool_()),
+        ("beginning", pa.binary()),
+    ]
+)
+_WRITTEN = pa.schema(
+    [
+        ("hour_us", pa.int64()),
+        ("key", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sum", pa.string()),
+    ]
+)
+
+
+def compact_with_spark(
+    spark: SparkSession, store: Store, sources: Sequence[Source]
+) -> Iterator[dict[str, Any]]:
+    """Read and keep; count and sum what was read (in the JVM); write; commit each hour where both agree."""
+    if not sources:
+        return
+    objects = objects_frame(
+        spark, ((micros(s.hour), stored, bucket) for s in sources for stored, bucket in s.buckets())
+    )
+    read = objects.mapInArrow(partial(_read, store), from_arrow_schema(_READ)).persist(StorageLevel.DISK_ONLY)
+    try:
+        taken = _taken(read)
+        generations = {micros(s.hour): s.generation for s in sources}
+        written = _written(read, partial(_write, store, generations, sources[0].full_bytes))
+        for source in sources:
+            us = micros(source.hour)
+            yield commit(store, source, taken.get(us, Taken(0, 0, 0, ())), written.get(us, []), "spark")
+    finally:
+        read.unpersist()
+
+
+def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        asked = list(as_stored(batch))
+        objects = read_objects(store, (stored for _, stored, _ in asked))
+        for (hour_us, stored, bucket), read in zip(asked, objects, strict=True):
+            if isinstance(read, Fault):
+                yield _fault_row(hour_us, stored.key, read)
+            else:
+                lines = placed(line_rows(read), hour_us, bucket)
+                nothing = [pa.nulls(lines.num_rows, field.type) for field in list(_READ)[len(SORTED) :]]
+                yield pa.record_batch([*lines.columns, *nothing], schema=_READ)
+
+
+def _fault_row(hour_us: int, key: str, fault: Fault) -> pa.RecordBatch:
+    values: dict[str, object] = dict.fromkeys(_READ.names)
+    values |= {"hour_us": hour_us, "file_name": key, "code": fault.code, "message": fault.message}
+    values |= {"lasting": fault.lasting, "beginning": fault.beginning}
+    return pa.RecordBatch.from_pylist([values], schema=_READ)
+
+
+def _taken(read: DataFrame) -> dict[int, Taken]:
+    md5_part = f.conv(f.substring(f.md5("payload"), 1, 15), 16, 10).cast("decimal(20,0)")
+    fault = f.when(
+        f.col("code").isNotNull(), f.struct("file_name", "code", "message", "lasting", "beginning")
+    )
+    rows = (
+        read.groupBy("hour_us")
+        .agg(
+            f.countDistinct(f.when(f.col("code").isNull(), f.col("file_name"))).alias("objects"),
+            f.count("payload").alias("lines"),
+            f.sum(md5_part.cast("decimal(38,0)")).alias("checksum"),
+            f.collect_list(fault).alias("faults"),
+        )
+        .collect()
+    )
+    return {
+        row["hour_us"]: Taken(
+            row["objects"],
+            row["lines"],
+            int(row["checksum"] or 0),
+            tuple(
+                Fault(
+                    each["file_name"],
+                    each["code"],
+                    each["message"],
+                    each["lasting"],
+                    bytes(each["beginning"]),
+                )
+                for each in sorted(row["faults"], key=lambda each: str(each["file_name"]))
+            ),
+        )
+        for row in rows
+    }
+
+
+def _written(read: DataFrame, write: Any) -> dict[int, list[Written]]:
+    lines = read.where("code IS NULL").select(*SORTED.names)
+    most = Window.partitionBy("hour_us").orderBy(f.desc("count"), "folder")
+    kept = (
+        lines.groupBy("hour_us", "folder")
+        .count()
+        .withColumn("place", f.row_number().over(most))
+        .where(f.col("place") <= MAX_TYPES)
+        .select("hour_us", "folder", f.lit(True).alias("kept"))
+    )
+    folded = (
+        lines.join(f.broadcast(kept), ["hour_us", "folder"], "left")
+        .withColumn("folder", f.when(f.col("kept"), f.col("folder")).otherwise(f.lit(OTHER)))
+        .select(*SORTED.names)
+    )
+    rows = (
+        folded.repartition("hour_us", "folder", "bucket")
+        .sortWithinPartitions(
+            "hour_us", "folder", "bucket", "device_id", "created_at", "file_name", "file_row_number"
+        )
+        .mapInArrow(write, from_arrow_schema(_WRITTEN))
+        .collect()
+    )
+    files: dict[int, list[Written]] = {}
+    for row in rows:
+        files.setdefault(row["hour_us"], []).append(
+            Written(row["key"], row["rows"], row["bytes"], int(row["sum"]))
+        )
+    return files
+
+
+def _write(
+    store: Store, generations: dict[int, str], full_bytes: int, batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    def key_of(group: str, part: int) -> str:
+        hour_us, folder, bucket = place(group)
+        return file_key(from_micros(hour_us), generations[hour_us], folder, bucket, part)
+
+    for file in write_parquet(by_file(batch.cast(SORTED) for batch in batches), store, key_of, full_bytes):
+        values = [[_hour_us_of(file.key)], [file.key], [file.rows], [file.bytes], [str(file.checksum)]]
+        yield pa.record_batch(
+            [pa.array(v, field.type) for v, field in zip(values, _WRITTEN, strict=True)], schema=_WRITTEN
+        )
+
+
+def _hour_us_of(key: str) -> int:
+    day, _, name = key.removeprefix(f"{PREFIX}/dt=").split("/")
+    return micros(datetime.fromisoformat(f"{day}T{name[3:5]}:00:00+00:00"))

@@ -1,0 +1,36 @@
+"""Objects of the archive as a data frame, and the reading of them in Spark's workers."""
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from glue.archive import Stored
+from glue.rows import from_micros, micros
+
+OBJECT = "hour_us long, key string, size long, modified_us long, bucket long"
+_TASK_BYTES = 64 * 1024 * 1024
+_TASK_OBJECTS = 5_000
+
+
+def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]]) -> DataFrame:
+    """One row an object (hour, listing entry, bucket), spread so that no task reads much more than another.
+
+    Keys travel, not bytes: neither a million tiny objects nor gzip, which cannot be split, make a slow task.
+    """
+    rows = [(hour, s.key, s.size, micros(s.modified_at), bucket) for hour, s, bucket in objects]
+    frame = pd.DataFrame(rows, columns=["hour_us", "key", "size", "modified_us", "bucket"])
+    tasks = max(
+        spark.sparkContext.defaultParallelism,
+        math.ceil(len(rows) / _TASK_OBJECTS),
+        math.ceil(sum(row[2] for row in rows) / _TASK_BYTES),
+    )
+    spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
+    return spark.createDataFrame(frame, OBJECT).repartition(tasks)
+
+
+def as_stored(batch: pa.RecordBatch) -> Iterable[tuple[int, Stored, int]]:
+    for row in batch.to_pylist():
+        yield row["hour_us"], Stored(row["key"], row["size"], from_micros(row["modified_us"])), row["bucket"]
