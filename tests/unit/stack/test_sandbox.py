@@ -14,12 +14,8 @@ from typing import Any
 
 import pytest
 
-from ops.stack.processes import start_time
+from ops.stack.processes import Process, descendants, start_time
 from ops.stack.settings import ROOT
-
-pytestmark = pytest.mark.skipif(
-    not LAMBDA_PYTHON.exists(), reason="ops/setup.sh lambda makes what this needs"
-)
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:trial"
 
@@ -340,11 +336,9 @@ def test_one_sandbox_serves_one_request_at_a_time_and_several_serve_several(tria
         """
     one, other = trial(source), trial(source)
     with ThreadPoolExecutor() as pool:
-        spans = [
-            body(f.result())
-            for f in [pool.submit(one.invoke), pool.submit(one.invoke), pool.submit(other.invoke)]
-        ]
-    first, second, elsewhere = sorted(spans[:2])[0], sorted(spans[:2])[1], spans[2]
+        calls = [pool.submit(each.invoke) for each in (one, one, other)]
+        *spans, elsewhere = [body(call.result()) for call in calls]
+    first, second = sorted(spans)
     assert first[1] <= second[0]
     assert elsewhere[0] < second[0]
 
@@ -408,15 +402,11 @@ def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path):
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
-    children: list[int] = []
+    family = Process("parent", parent.pid, start_time(parent.pid) or 0)
     deadline = time.monotonic() + 10
-    while len(children) < 2 and time.monotonic() < deadline:
-        children = [
-            int(pid)
-            for pid in subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True).stdout.split()
-        ]
+    while len(children := descendants(family)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(children) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    assert all(gone(pid) for pid in children)
+    assert all(gone(child.pid) for child in children)
