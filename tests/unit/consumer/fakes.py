@@ -23,7 +23,7 @@ class Inline(Executor):
 
 @dataclass
 class FakeTable:
-    """What DynamoDB promises and no more: single items are atomic, reads are consistent, batches are in no order.
+    """What DynamoDB promises and no more: single items are atomic, reads consistent, batches in no order.
 
     `turn` is called before every single read or write of an item; it may give way to others, or raise.
     """
