@@ -96,11 +96,13 @@ def unreadable_line(
     *,
     content_type: str | None,
     content_encoding: str | None,
+    index: int = 0,
     app_version: str | None = None,
 ) -> bytes:
     """One line of `rejected/`: bytes that are not strict JSON (a whole body, or one event's part of it)."""
     line = {
         "reasons": _dicts(reasons),
+        "index": index,
         "body_base64": base64.b64encode(body).decode(),
         "content_type": content_type,
         "content_encoding": content_encoding,

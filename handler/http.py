@@ -1,0 +1,168 @@
+"""HTTP as API Gateway hands it over: REST API (payload format 1.0), HTTP API and function URLs (2.0)."""
+
+import base64
+import binascii
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+
+type Form = Literal["json", "ndjson"]
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_INFLATED_BYTES = 4 * 1024 * 1024
+MAX_KEPT_HEADER_CHARS = 64
+
+_FORMS: Mapping[str, Form] = {
+    "application/json": "json",
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+}
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class Refused(Exception):  # noqa: N818 - an answer more than an error
+    """An answer that ends the request: nothing of it is stored."""
+
+    def __init__(self, status: int, code: str, detail: str, **facts: object) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.facts = status, code, detail, facts
+
+
+class Unreadable(ValueError):  # noqa: N818 - answered with 400, and the body is kept as it came
+    """A body in which no events can be told apart."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`body` is as the client sent it, still compressed unless a gateway has inflated it."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def app_version(self) -> str | None:
+        return self.headers.get("x-app-version", "")[:MAX_KEPT_HEADER_CHARS] or None
+
+    @property
+    def content_type(self) -> str | None:
+        return self.headers.get("content-type", "")[:MAX_KEPT_HEADER_CHARS] or None
+
+    @property
+    def content_encoding(self) -> str | None:
+        return self.headers.get("content-encoding")
+
+
+def request_of(event: Mapping[str, Any]) -> Request:
+    """Lambda's own argument, either format; raises Refused if the body is over MAX_BODY_BYTES."""
+    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    body = event.get("body") or ""
+    if len(body) > MAX_BODY_BYTES * 2:  # base64 adds a third; do not decode what is too large anyway
+        raise body_too_large()
+    raw = _from_base64(body) if event.get("isBase64Encoded") else body.encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_BODY_BYTES:
+        raise body_too_large()
+    return Request(headers, raw)
+
+
+def body_too_large() -> Refused:
+    detail = f"The body is larger than {MAX_BODY_BYTES} bytes: split the batch and send its parts."
+    return Refused(413, "body_too_large", detail, limit=MAX_BODY_BYTES)
+
+
+def form_of(request: Request) -> Form:
+    """JSON or NDJSON by content type (no header: JSON); raises Refused (415) for any other."""
+    media_type, _, parameters = (request.content_type or "application/json").lower().partition(";")
+    form = _FORMS.get(media_type.strip())
+    if form is None or ("charset" in parameters and "utf-8" not in parameters):
+        detail = "Send application/json or application/x-ndjson, in UTF-8."
+        raise Refused(415, "unsupported_media_type", detail)
+    if (request.content_encoding or "").strip().lower() not in ("", "identity", "gzip"):
+        raise Refused(415, "unsupported_encoding", "Send the body plain or with Content-Encoding: gzip.")
+    return form
+
+
+def inflated(request: Request) -> bytes:
+    """The body's text, never more of it in memory than the cap; raises Refused (413) and Unreadable."""
+    body = request.body
+    if (request.content_encoding or "").strip().lower() != "gzip":
+        return body
+    if not body.startswith(_GZIP_MAGIC) and body.lstrip()[:1] in (b"{", b"["):
+        return body  # a gateway has inflated it and left the header
+    return _gunzip(body)
+
+
+def _gunzip(body: bytes) -> bytes:
+    """All members, at most MAX_INFLATED_BYTES together; zero padding may follow, nothing else."""
+    text = bytearray()
+    while body:
+        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            text += stream.decompress(body, MAX_INFLATED_BYTES + 1 - len(text))
+        except zlib.error as error:
+            raise Unreadable("bad_gzip", f"The body is not gzip: {error}.") from None
+        if len(text) > MAX_INFLATED_BYTES:
+            detail = f"Inflated, the body is larger than {MAX_INFLATED_BYTES} bytes: split the batch."
+            raise Refused(413, "inflated_body_too_large", detail, limit=MAX_INFLATED_BYTES)
+        if not stream.eof:
+            raise Unreadable("bad_gzip", "The gzip body is cut off.")
+        body = stream.unused_data.lstrip(b"\0")
+    return bytes(text)
+
+
+def _from_base64(body: str) -> bytes:
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        return body.encode("utf-8", "surrogatepass")  # no gateway does this; the text is kept as unreadable
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def answer(
+    status: int, body: Mapping[str, object], content_type: str, headers: Mapping[str, str]
+) -> dict[str, Any]:
+    """Lambda's return value, good for both payload formats."""
+    return {
+        "statusCode": status,
+        "headers": {"Content-Type": content_type, **headers},
+        "body": msgspec.json.encode(body).decode(),
+        "isBase64Encoded": False,
+    }
+
+
+_TITLES = {
+    400: "Bad Request",
+    403: "Forbidden",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    503: "Service Unavailable",
+}
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    facts: Mapping[str, object],
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """RFC 9457 problem details; `code` is stable, `detail` is for people."""
+    body = {
+        "type": "about:blank",
+        "title": _TITLES[status],
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **facts,
+    }
+    return answer(status, body, "application/problem+json", headers)

@@ -1,0 +1,214 @@
+"""The core: a batch in, a receipt out, and between them the order of effects that the promises rest on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from contract.events import Reason
+from contract.objects import LinesObject, lines_object, metadata, reject_line, set_aside_line, unreadable_line
+from handler.publish import Clock, Stream, Unavailable, publish
+from handler.sift import Batch, Record, Rejected
+
+# A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the
+# stream, two tries of a message. Else the answer is 503 while there is time to give it.
+STORE_SECONDS = 12.5
+STREAM_SECONDS = 3.5
+LEAVE_SECONDS = 7.5
+# A claim check is as good as a record on the stream, so a phone need not wait long for a stream that refuses.
+PATIENCE_SECONDS = 4.0
+
+
+class Archive(Protocol):
+    def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
+        """Whether the object is new: False says that the same one stands there. Raises Unavailable."""
+
+
+class RedriveQueue(Protocol):
+    def leave(self, key: str, lines: Sequence[int]) -> None:
+        """Leave a claim check for lines of an object of the archive. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What of a request is kept beside its events."""
+
+    request_id: str
+    app_version: str | None
+    content_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the client is told."""
+
+    request_id: str
+    received: int
+    accepted: int
+    duplicates: int
+    rejected: int
+    object_key: str | None
+    rejected_key: str | None
+    errors: list[dict[str, object]]
+
+
+@dataclass(slots=True)
+class Effects:
+    """What was done so far, for the log line: after a failure too, when there is no receipt."""
+
+    object_key: str | None = None
+    rejected_key: str | None = None
+    set_aside_key: str | None = None
+    published: int = 0
+    queued: int = 0
+    set_aside: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    archive: Archive
+    stream: Stream
+    redrive_queue: RedriveQueue
+
+
+def ingest(
+    batch: Batch,
+    ports: Ports,
+    *,
+    sender: Sender,
+    received_at: datetime,
+    seconds_left: Clock,
+    effects: Effects,
+) -> Receipt:
+    """Archive the whole batch, then publish its geofence events.
+
+    The order is a promise: the archive is what we replay from, so nothing is published, and no client is told
+    "accepted", before it is written. Raises Unavailable if anything could not be kept.
+
+    An object that stood there already is published again: the first try may have died between the two.
+    """
+    facts = metadata(
+        {
+            "received-at": received_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "request-id": sender.request_id,
+            "app-version": sender.app_version,
+        }
+    )
+    if batch.lines:
+        effects.object_key = _store(
+            lines_object("events", batch.lines, received_at), facts, ports.archive, seconds_left
+        )
+    if batch.rejected:
+        lines = [_line_of(rejected, sender) for rejected in batch.rejected]
+        effects.rejected_key = _store(
+            lines_object("rejected", lines, received_at), facts, ports.archive, seconds_left
+        )
+    if batch.records and effects.object_key:
+        _publish(
+            batch.records,
+            effects.object_key,
+            ports=ports,
+            received_at=received_at,
+            seconds_left=seconds_left,
+            effects=effects,
+        )
+    return Receipt(
+        request_id=sender.request_id,
+        received=batch.received,
+        accepted=len(batch.lines),
+        duplicates=batch.duplicates,
+        rejected=len(batch.rejected),
+        object_key=effects.object_key,
+        rejected_key=effects.rejected_key,
+        errors=errors_of(batch),
+    )
+
+
+def _store(lines: LinesObject, facts: Mapping[str, str], archive: Archive, seconds_left: Clock) -> str:
+    if seconds_left() < STORE_SECONDS:
+        raise Unavailable("no time left to store")
+    archive.store(lines, facts)
+    return lines.key
+
+
+def _publish(
+    records: Sequence[Record],
+    object_key: str,
+    *,
+    ports: Ports,
+    received_at: datetime,
+    seconds_left: Clock,
+    effects: Effects,
+) -> None:
+    keep_back = max(STREAM_SECONDS + LEAVE_SECONDS, seconds_left() - PATIENCE_SECONDS)
+    outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back)
+    effects.published = outcome.taken
+    refused = outcome.refused
+    if outcome.malformed:
+        try:
+            effects.set_aside_key = set_aside(ports.archive, outcome.malformed, object_key, received_at)
+            effects.set_aside = len(outcome.malformed)
+        except Unavailable:
+            refused = refused + outcome.malformed
+    if refused:
+        if seconds_left() < LEAVE_SECONDS:
+            raise Unavailable("no time left to leave a claim check")
+        ports.redrive_queue.leave(object_key, sorted(record.line for record in refused))
+        effects.queued = len(refused)
+
+
+def set_aside(archive: Archive, records: Sequence[Record], object_key: str, received_at: datetime) -> str:
+    """Keep what the stream will never take, with where it came from; returns the key."""
+    reason = Reason("refused_by_stream", "", "Kinesis answers that this record can never be taken.")
+    lines = [
+        set_aside_line([reason], record.data, {"object_key": object_key, "line": str(record.line)})
+        for record in records
+    ]
+    stored = lines_object("set-aside", lines, received_at)
+    archive.store(stored, {})
+    return stored.key
+
+
+def errors_of(batch: Batch) -> list[dict[str, object]]:
+    """Every reason of every rejected event, and every accepted one whose id had other content before it."""
+    errors: list[dict[str, object]] = [
+        {
+            "index": rejected.index,
+            "event_id": rejected.event_id,
+            "code": reason.code,
+            "field": reason.field,
+            "message": reason.message,
+        }
+        for rejected in batch.rejected
+        for reason in rejected.reasons
+    ]
+    errors += [
+        {
+            "index": conflict.index,
+            "event_id": conflict.event_id,
+            "code": "event_id_conflict",
+            "field": "_id",
+            "message": "Accepted; an event before it has the same `_id` and other content.",
+        }
+        for conflict in batch.conflicts
+    ]
+    return errors
+
+
+def _line_of(rejected: Rejected, sender: Sender) -> bytes:
+    if rejected.is_json:
+        return reject_line(
+            rejected.reasons,
+            rejected.text,
+            index=rejected.index,
+            event_id=rejected.event_id,
+            app_version=sender.app_version,
+        )
+    return unreadable_line(
+        rejected.reasons,
+        rejected.text,
+        content_type=sender.content_type,
+        content_encoding=rejected.content_encoding,
+        index=rejected.index,
+        app_version=sender.app_version,
+    )

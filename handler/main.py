@@ -1,0 +1,153 @@
+"""POST /v1/events: API Gateway's request in, a receipt out. Decides nothing; translates and reports."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Protocol
+
+import structlog
+
+from contract import logs
+from handler.aws import KinesisStream, S3Archive, SqsRedriveQueue, client
+from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
+from handler.ingest import Effects, Ports, Receipt, Sender
+from handler.ingest import ingest as ingest_batch
+from handler.publish import Unavailable
+from handler.settings import Settings
+from handler.sift import Batch, sift, unreadable
+from handler.signature import Secrets, parse_secrets, verify
+from handler.splitting import split
+
+RETRY_AFTER_SECONDS = 5
+ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer in
+
+log = structlog.get_logger()
+
+
+class Context(Protocol):
+    """Lambda's context, as far as it is read."""
+
+    aws_request_id: str
+
+    def get_remaining_time_in_millis(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    settings: Settings
+    ports: Ports
+    secrets: Secrets
+
+
+def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """Lambda's entry point. Whatever goes wrong, the phone learns whether to send again."""
+    started = time.perf_counter()
+    request_id = str((event.get("requestContext") or {}).get("requestId") or context.aws_request_id)
+    logs.bind(request_id=request_id)
+    effects, facts = Effects(), dict[str, object]()
+    try:
+        response = _respond(event, context, request_id, effects, facts)
+    except Refused as refused:
+        log.info(logs.REQUEST_REFUSED, status=refused.status, code=refused.code)
+        said = {"request_id": request_id, **refused.facts}
+        return problem(refused.status, refused.code, refused.detail, said)
+    except Exception as error:  # the phone keeps the batch and sends it again, whatever it was
+        facts["error"] = str(error) if isinstance(error, Unavailable) else type(error).__name__
+        if not isinstance(error, Unavailable):
+            log.exception("ingest_failed")
+        response = problem(
+            503,
+            "unavailable",
+            "The events could not be stored now. Send the identical batch again.",
+            {"request_id": request_id},
+            {"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )
+    facts["status"] = response["statusCode"]
+    facts["total_ms"] = round((time.perf_counter() - started) * 1000, 1)
+    _report(facts | asdict(effects))
+    return response
+
+
+def _respond(
+    event: Mapping[str, Any], context: Context, request_id: str, effects: Effects, facts: dict[str, object]
+) -> dict[str, Any]:
+    app = _app()
+    request = request_of(event)
+    received_at = datetime.now(UTC)
+    batch = _batch_of(request, app, received_at)
+    facts |= {
+        "received": batch.received,
+        "accepted": len(batch.lines),
+        "duplicates": batch.duplicates,
+        "rejected": len(batch.rejected),
+        "conflicts": len(batch.conflicts),
+        "body_bytes": len(request.body),
+    }
+    receipt = ingest_batch(
+        batch,
+        app.ports,
+        sender=Sender(request_id, request.app_version, request.content_type),
+        received_at=received_at,
+        seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
+        effects=effects,
+    )
+    return _answer(receipt)
+
+
+def _batch_of(request: Request, app: App, received_at: datetime) -> Batch:
+    """Key, signature, content type and size come first: what they refuse is not stored."""
+    form = form_of(request)
+    try:
+        text, fault = inflated(request), None
+    except Unreadable as error:
+        text, fault = request.body, error
+    verify(app.settings.signature_scheme, request.headers, text, app.secrets, received_at.timestamp())
+    try:
+        if fault:
+            raise fault
+        return sift(split(text, form), form, app.settings.geofence_kinds, received_at)
+    except Unreadable as error:
+        return unreadable(request.body, error.code, error.message, request.content_encoding)
+
+
+def _answer(receipt: Receipt) -> dict[str, Any]:
+    if receipt.accepted + receipt.duplicates:
+        return answer(202, asdict(receipt), "application/json", {})
+    detail = "Not one valid event. They are kept; do not send them again."
+    return problem(400, "no_valid_event", detail, asdict(receipt))
+
+
+def _report(facts: Mapping[str, object]) -> None:
+    """The one canonical line of a request. Metrics will be made of the same facts, here."""
+    log.info(logs.EVENTS_INGESTED, **facts)
+
+
+@cache
+def _app() -> App:
+    """Settings and clients, built by the first request: importing this module needs no AWS."""
+    settings = Settings.model_validate(os.environ)
+    logs.configure(settings.log_level)
+    ports = Ports(
+        archive=S3Archive(client("s3", tries=3), settings.archive_bucket),
+        stream=KinesisStream(client("kinesis", tries=1), settings.stream_name),
+        redrive_queue=SqsRedriveQueue(
+            lambda: client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket
+        ),
+    )
+    return App(settings, ports, Secrets(lambda: _fetch_secrets(settings.signature_secrets)))
+
+
+def _fetch_secrets(source: str) -> list[bytes]:
+    kind, _, name = source.partition(":")
+    match kind:
+        case "ssm":
+            found = client("ssm", tries=2).get_parameter(Name=name, WithDecryption=True)
+            return parse_secrets(found["Parameter"]["Value"])
+        case "secretsmanager":
+            return parse_secrets(
+                client("secretsmanager", tries=2).get_secret_value(SecretId=name)["SecretString"]
+            )
+    raise ValueError("SIGNATURE_SECRETS must be ssm:<parameter> or secretsmanager:<secret>")

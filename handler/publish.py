@@ -1,0 +1,102 @@
+"""Geofence events to the stream, in as few calls as the limits of PutRecords allow."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from handler.sift import Record
+
+MAX_RECORDS = 500
+MAX_CALL_BYTES = 5 * 1024 * 1024
+MAX_ROUNDS = 10
+BACKOFF_BASE_SECONDS = 0.05
+BACKOFF_CAP_SECONDS = 1.0
+
+
+class Unavailable(Exception):  # noqa: N818 - a state of the world more than an error
+    """A store or stream did not take something now; it may later."""
+
+
+class Malformed(Exception):  # noqa: N818
+    """A call that will never be taken: one of its records breaks a rule of the service."""
+
+
+class Stream(Protocol):
+    def put(self, records: Sequence[Record]) -> list[Record]:
+        """One call; returns the records that were refused. Raises Unavailable, or Malformed."""
+
+
+class Clock(Protocol):
+    """Seconds until this invocation is ended from outside."""
+
+    def __call__(self) -> float: ...
+
+
+@dataclass(slots=True)
+class Published:
+    """What became of each record: taken, refused until the time was up, or never to be taken."""
+
+    taken: int = 0
+    refused: list[Record] = field(default_factory=list)
+    malformed: list[Record] = field(default_factory=list)
+
+
+def publish(
+    records: Sequence[Record],
+    stream: Stream,
+    seconds_left: Clock,
+    pause: Callable[[float], None] = time.sleep,
+) -> Published:
+    """Send all, then only what was refused, with full jitter, while there are seconds left."""
+    outcome = Published()
+    outcome.refused = list(records)
+    for attempt in range(MAX_ROUNDS):
+        if not outcome.refused or seconds_left() <= 0:
+            break
+        if attempt:
+            most = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2**attempt)
+            pause(random.uniform(0, most))  # noqa: S311 - jitter, not a secret
+        outcome.refused = _round(outcome.refused, stream, seconds_left, outcome)
+    return outcome
+
+
+def _round(
+    records: Sequence[Record], stream: Stream, seconds_left: Clock, outcome: Published
+) -> list[Record]:
+    refused: list[Record] = []
+    calls = list(_calls(records))
+    while calls:
+        call = calls.pop(0)
+        if seconds_left() <= 0:
+            refused += call
+            continue
+        try:
+            again = stream.put(call)
+        except Unavailable:
+            again = list(call)
+        except Malformed:
+            # One record fails its whole call: halve until the culprit stands alone.
+            if len(call) == 1:
+                outcome.malformed += call
+            else:
+                calls[:0] = [call[: len(call) // 2], call[len(call) // 2 :]]
+            continue
+        outcome.taken += len(call) - len(again)
+        refused += again
+    return refused
+
+
+def _calls(records: Sequence[Record]) -> Iterator[list[Record]]:
+    call: list[Record] = []
+    size = 0
+    for record in records:
+        weight = len(record.data) + len(record.partition_key.encode())
+        if call and (len(call) == MAX_RECORDS or size + weight > MAX_CALL_BYTES):
+            yield call
+            call, size = [], 0
+        call.append(record)
+        size += weight
+    if call:
+        yield call

@@ -1,0 +1,29 @@
+"""What a stage tells its functions, read once from the environment."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import from_json
+
+from contract.events import GEOFENCE_KINDS, Kind
+
+
+class Settings(BaseModel):
+    """A missing or wrong name fails the first request, and the message names it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    archive_bucket: Annotated[str, Field(alias="ARCHIVE_BUCKET", min_length=3)]
+    stream_name: Annotated[str, Field(alias="STREAM_NAME", min_length=1)]
+    redrive_queue_url: Annotated[str, Field(alias="REDRIVE_QUEUE_URL", min_length=1)]
+    log_level: Annotated[str, Field(alias="LOG_LEVEL")] = "INFO"
+    geofence_kinds: Annotated[
+        Mapping[str, Kind],
+        Field(alias="GEOFENCE_KINDS", description='JSON, {"user.entered_geofence": "enter", …}'),
+        BeforeValidator(lambda text: from_json(text) if text else GEOFENCE_KINDS),
+    ] = GEOFENCE_KINDS
+    signature_scheme: Annotated[Literal["off", "milkrun", "radar"], Field(alias="SIGNATURE_SCHEME")] = "off"
+    signature_secrets: Annotated[
+        str, Field(alias="SIGNATURE_SECRETS", description="ssm:<parameter> or secretsmanager:<secret>")
+    ] = ""

@@ -1,0 +1,145 @@
+"""From raw events to a batch: accepted, rejected, or a repetition of one accepted before."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from contract.events import (
+    MAX_EVENT_BYTES,
+    MAX_ID_CHARS,
+    Crossing,
+    Event,
+    InvalidEvent,
+    Kind,
+    Reason,
+    check,
+    compact,
+    invalid,
+    parse_json,
+)
+from handler.http import Form
+from handler.splitting import Parts
+
+MAX_CLOCK_AHEAD = timedelta(hours=24)
+MAX_MESSAGE_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A geofence event for the stream. `line` is its place in the stored object, from 1."""
+
+    partition_key: str
+    data: bytes
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """`text` is strict JSON if `is_json`, else whatever bytes stood there, in their encoding."""
+
+    index: int
+    event_id: str | None
+    text: bytes
+    is_json: bool
+    reasons: tuple[Reason, ...]
+    content_encoding: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An event that was accepted although one with the same id and other content stands before it."""
+
+    index: int
+    event_id: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """`lines` are the accepted events as they will be stored, `records` the geofence events among them."""
+
+    lines: list[bytes] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    duplicates: int = 0
+
+    @property
+    def received(self) -> int:
+        return len(self.lines) + len(self.rejected) + self.duplicates
+
+
+def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datetime) -> Batch:
+    """Every raw event ends up in exactly one of `lines`, `rejected` and `duplicates`."""
+    batch = Batch()
+    seen: dict[str, set[bytes]] = {}
+    latest = received_at + MAX_CLOCK_AHEAD
+    for index, raw in enumerate(parts.raws):
+        try:
+            value = _parsed(raw, form)
+        except InvalidEvent as error:
+            batch.rejected.append(Rejected(index, None, raw, False, _brief(error.reasons)))
+            continue
+        text = _named(compact(raw), value, parts.identity)
+        try:
+            event = _checked(text, value, kinds, latest)
+        except InvalidEvent as error:
+            batch.rejected.append(Rejected(index, _event_id(value), text, True, error.reasons))
+            continue
+        contents = seen.setdefault(event.id, set())
+        if text in contents:
+            batch.duplicates += 1
+            continue
+        if contents:
+            batch.conflicts.append(Conflict(index, event.id))
+        contents.add(text)
+        batch.lines.append(text)
+        if isinstance(event, Crossing) and event.device_id:
+            batch.records.append(Record(event.device_id, text, len(batch.lines)))
+    return batch
+
+
+def unreadable(body: bytes, code: str, message: str, content_encoding: str | None) -> Batch:
+    """A body in which no events could be told apart counts as one thing received, and is kept whole."""
+    reasons = _brief((Reason(code, "", message),))
+    return Batch(rejected=[Rejected(0, None, body, False, reasons, content_encoding)])
+
+
+def _parsed(raw: bytes, form: Form) -> Any:
+    try:
+        return parse_json(raw)
+    except InvalidEvent as error:
+        if form == "json":
+            raise
+        # An NDJSON line is a document of its own, so what is wrong in it makes the line not JSON.
+        raise InvalidEvent(tuple(replace(reason, code="not_json") for reason in error.reasons)) from None
+
+
+def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
+    """An event without `user` gets the envelope's ids: the only change ever made to an event."""
+    if not identity or not isinstance(value, dict) or "user" in value:
+        return text
+    value["user"] = identity
+    comma = b"" if text == b"{}" else b","
+    return b'%b%b"user":%b}' % (text[:-1], comma, msgspec.json.encode(identity))
+
+
+def _checked(text: bytes, value: Any, kinds: Mapping[str, Kind], latest: datetime) -> Event:
+    if len(text) > MAX_EVENT_BYTES:
+        raise invalid("event_too_large", "", f"The event has {len(text)} bytes, over {MAX_EVENT_BYTES}.")
+    event = check(value, kinds)
+    if event.created_at > latest:
+        raise invalid("created_at_in_future", "createdAt", "`createdAt` is more than 24 hours ahead of now.")
+    return event
+
+
+def _event_id(value: Any) -> str | None:
+    event_id = value.get("_id") if isinstance(value, dict) else None
+    return event_id[:MAX_ID_CHARS] if isinstance(event_id, str) else None
+
+
+def _brief(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
+    """The parser's messages quote names of any length."""
+    return tuple(replace(reason, message=reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons)

@@ -1,0 +1,94 @@
+"""Signed requests, where a stage wants them.
+
+`milkrun`: X-Milkrun-Timestamp (Unix seconds) and X-Milkrun-Signature, hex HMAC-SHA256 of
+`<timestamp>.<body>`, the body before compression (gateways inflate, so what was compressed is not seen here).
+`radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id, without the body.
+"""
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from handler.http import Refused
+
+type Scheme = Literal["off", "milkrun", "radar"]
+
+WINDOW_SECONDS = 300
+CACHE_SECONDS = 300
+
+
+class Secrets:
+    """Those valid now, two while one is rotated; kept for CACHE_SECONDS, longer if they cannot be fetched."""
+
+    def __init__(
+        self, fetch: Callable[[], Sequence[bytes]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._secrets: Sequence[bytes] = ()
+        self._stale_at = 0.0
+
+    def __call__(self) -> Sequence[bytes]:
+        if not self._secrets or self._clock() >= self._stale_at:
+            try:
+                self._secrets = self._fetch()
+            except Exception:  # whatever failed, the ones we have are better than refusing every phone
+                if not self._secrets:
+                    raise
+            self._stale_at = self._clock() + CACHE_SECONDS
+        return self._secrets
+
+
+def parse_secrets(text: str) -> list[bytes]:
+    """One or two secrets, white space between them; raises ValueError for none."""
+    secrets = [secret.encode() for secret in text.split()]
+    if not secrets:
+        raise ValueError("no signing secret")
+    return secrets
+
+
+def verify(
+    scheme: Scheme,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Callable[[], Sequence[bytes]],
+    now: float,
+) -> None:
+    """Raises Refused (403) unless the request is signed as the stage wants it."""
+    if scheme == "milkrun":
+        _verify_milkrun(headers, body, secrets(), now)
+    elif scheme == "radar":
+        _verify_radar(headers, secrets())
+
+
+def sign(secret: bytes, timestamp: int, body: bytes) -> str:
+    """The value of X-Milkrun-Signature."""
+    return hmac.new(secret, b"%d.%b" % (timestamp, body), hashlib.sha256).hexdigest()
+
+
+def _verify_milkrun(headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes], now: float) -> None:
+    given = headers.get("x-milkrun-signature", "")
+    timestamp = headers.get("x-milkrun-timestamp", "")
+    if not given or not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) < 16):
+        detail = "Sign the request: X-Milkrun-Timestamp and X-Milkrun-Signature."
+        raise Refused(403, "missing_signature", detail)
+    if abs(now - int(timestamp)) > WINDOW_SECONDS:
+        detail = f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds from now: sign again."
+        raise Refused(403, "signature_expired", detail)
+    _one_of(given, [sign(secret, int(timestamp), body) for secret in secrets])
+
+
+def _verify_radar(headers: Mapping[str, str], secrets: Sequence[bytes]) -> None:
+    given, signing_id = headers.get("x-radar-signature", ""), headers.get("x-radar-signing-id", "")
+    if not given or not signing_id:
+        raise Refused(403, "missing_signature", "X-Radar-Signature and X-Radar-Signing-Id are required.")
+    _one_of(given, [hmac.new(secret, signing_id.encode(), hashlib.sha1).hexdigest() for secret in secrets])
+
+
+def _one_of(given: str, wanted: Sequence[str]) -> None:
+    # Every secret is compared, each in constant time, so that time tells nothing.
+    matches = [hmac.compare_digest(given.lower().encode(), one.encode()) for one in wanted]
+    if not any(matches):
+        raise Refused(403, "bad_signature", "The signature does not match.")

@@ -1,0 +1,164 @@
+"""From a body's text to the texts of its events, none of them parsed for more than where it ends.
+
+Bodies are nearly always sound, and then msgspec splits them in one pass. A body that is not strict JSON as a
+whole may still hold 499 sound events round an odd one: `_torn` tells them apart by brackets, commas and
+strings alone.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from contract.events import MAX_ID_BYTES, MAX_ID_CHARS, InvalidEvent, compact, parse_json
+from handler.http import Form, Refused, Unreadable
+
+MAX_EVENTS = 500
+
+_BOM = b"\xef\xbb\xbf"
+_IDENTITY = ("userId", "deviceId", "_id")
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`identity`: the envelope's ids, for events without `user`; the rest of it is personal data."""
+
+    raws: list[bytes]
+    identity: Mapping[str, str]
+
+
+def split(text: bytes, form: Form) -> Parts:
+    """The events of a body; raises Unreadable if they cannot be told apart, Refused (413) over MAX_EVENTS."""
+    text = text.removeprefix(_BOM)
+    if not text.strip():
+        raise Unreadable("empty_body", "The body is empty.")
+    parts = _lines(text) if form == "ndjson" else _json(text)
+    if not parts.raws:
+        raise Unreadable("no_events", "The body holds no event.")
+    return parts
+
+
+def _lines(text: bytes) -> Parts:
+    return Parts(_counted([line for line in text.split(b"\n") if line and not line.isspace()]), {})
+
+
+def _json(text: bytes) -> Parts:
+    try:
+        return _sound(compact(text))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return _torn(text.strip())
+
+
+def _sound(text: bytes) -> Parts:
+    """Strict JSON but for what lies inside events; `text` has no whitespace outside strings."""
+    if text.startswith(b"["):
+        return Parts(_array(text), {})
+    if not text.startswith(b"{"):
+        return Parts([text], {})
+    members = {name: bytes(raw) for name, raw in _OBJECT.decode(text).items()}
+    # A name given twice would be lost here in silence; then (or if a name is escaped) the lengths differ.
+    if len(text) != 1 + sum(len(name.encode()) + 4 + len(raw) for name, raw in members.items()):
+        return _torn(text)
+    return _object(text, members)
+
+
+def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
+    """One event, or the app's envelope around one or several."""
+    if "_id" in members or not ("event" in members or "events" in members):
+        return Parts([text], {})
+    identity = _identity(members.get("user", b"null"))
+    if "events" not in members:
+        return Parts([members["event"]], identity)
+    if "event" in members or not members["events"].startswith(b"["):
+        raise Unreadable("invalid_envelope", "Send either `event`, an object, or `events`, an array.")
+    return Parts(_array(members["events"]), identity)
+
+
+def _array(text: bytes) -> list[bytes]:
+    try:
+        return [bytes(raw) for raw in _counted(_ARRAY.decode(text))]
+    except (msgspec.MsgspecError, RecursionError):
+        return _counted(_elements(text))
+
+
+def _identity(user: bytes) -> dict[str, str]:
+    try:
+        given = parse_json(user)
+    except InvalidEvent as error:
+        raise Unreadable("invalid_envelope", f"The envelope's `user`: {error.reasons[0].message}") from None
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise Unreadable("invalid_envelope", "The envelope's `user` must be an object.")
+    return {name: given[name] for name in _IDENTITY if _is_id(given.get(name))}
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
+
+
+def _counted[T](parts: list[T]) -> list[T]:
+    if len(parts) > MAX_EVENTS:
+        detail = f"The body holds {len(parts)} events, over {MAX_EVENTS}: split the batch and send its parts."
+        raise Refused(413, "too_many_events", detail, limit=MAX_EVENTS)
+    return parts
+
+
+# --- bodies that are not strict JSON as a whole -------------------------------------------------
+
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
+_MEMBER = re.compile(rb'\s*("(?:[^"\\]++|\\.)*+")\s*:\s*(.*?)\s*', re.DOTALL)
+_CLOSES = {b"[": b"]", b"{": b"}"}
+
+
+def _torn(text: bytes) -> Parts:
+    if text.startswith(b"["):
+        return Parts(_counted(_elements(text)), {})
+    members: dict[str, bytes] = {}
+    for member in _elements(text):
+        found = _MEMBER.fullmatch(member)
+        if found is None:
+            raise Unreadable("not_json", "The body is not JSON.")
+        name = _name(found[1])
+        if name in members and name in ("event", "events", "user"):
+            raise Unreadable("invalid_envelope", f"The envelope has `{name}` twice.")
+        members[name] = found[2]
+    return _object(text, members)
+
+
+def _name(literal: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(literal))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return literal.decode("utf-8", "backslashreplace")
+
+
+def _elements(text: bytes) -> list[bytes]:
+    """What stands between the outermost commas of a text that is one pair of brackets."""
+    elements: list[bytes] = []
+    open_brackets: list[bytes] = []
+    begin = 1
+    for token in _TOKEN.finditer(text) if text[:1] in _CLOSES else ():
+        mark = token[0]
+        if mark in _CLOSES:
+            open_brackets.append(_CLOSES[mark])
+        elif mark in (b"]", b"}"):
+            if open_brackets.pop() != mark:
+                raise Unreadable("not_json", "The body is not JSON: its brackets do not match.")
+        elif mark == b'"':
+            raise Unreadable("not_json", "The body is not JSON: a string does not end.")
+        if not open_brackets or (mark == b"," and len(open_brackets) == 1):
+            elements.append(text[begin : token.start()].strip())
+            begin = token.end()
+        if not open_brackets:
+            break
+    if open_brackets or not elements or begin != len(text):
+        raise Unreadable("not_json", "The body is not JSON.")
+    if elements == [b""]:
+        return []
+    if b"" in elements:
+        raise Unreadable("not_json", "The body is not JSON: there is nothing between two commas.")
+    return elements
