@@ -9,23 +9,34 @@ from snowpipe.warehouse import Row, Warehouse
 
 def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
     """Pipes that exist with another COPY than the DDL's. IF NOT EXISTS would pass over them in silence."""
-    live = {pipe["name"]: pipe["definition"] for pipe in pipes_of(warehouse, ddl)}
-    wanted = {d.pipe: d.copy for d in ddl if d.is_pipe}
+    live = live_copies(warehouse, ddl)
     return [
-        pipe
-        for pipe, copy in wanted.items()
-        if (running := live.get(pipe.split(".")[2])) is not None and not same_statement(running, copy)
+        d.pipe
+        for d in ddl
+        if d.is_pipe and d.pipe in live and not same_statement(live[d.pipe], d.copy_statement)
     ]
 
 
-def pipes_of(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Row]:
-    """SHOW PIPES of the DDL's database; none while there is no such database or schema."""
+def live_copies(warehouse: Warehouse, ddl: Sequence[Definition]) -> dict[str, str]:
+    """COPY statements by pipe; none while there is no such database or schema."""
     database = next(d.pipe.split(".")[0] for d in ddl if d.is_pipe)
-    known = {row["name"] for row in warehouse.query("SHOW DATABASES")}
-    if database not in known:
-        return []
+    databases = {row["name"] for row in warehouse.query("SHOW DATABASES")}
+    if database not in databases:
+        return {}
     schemas = {row["name"] for row in warehouse.query(f"SHOW SCHEMAS IN DATABASE {database}")}
-    return warehouse.query(f"SHOW PIPES IN SCHEMA {database}.RAW") if "RAW" in schemas else []
+    if "RAW" not in schemas:
+        return {}
+    rows = warehouse.query(f"SHOW PIPES IN SCHEMA {database}.RAW")
+    return {f"{database}.RAW.{row['name']}": row["definition"] for row in rows}
+
+
+def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
+    if changed := changed_pipes(warehouse, ddl):
+        raise Refusal(
+            f"{', '.join(changed)}: the COPY differs from the DDL's, and a pipe's COPY cannot be altered; "
+            "run: python -m snowpipe recreate",
+            exit_code=1,
+        )
 
 
 def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
@@ -33,14 +44,13 @@ def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False
 
     DDL has no transaction in Snowflake: a failure half-way leaves what was made so far; the next run goes on.
     """
-    if changed := changed_pipes(warehouse, ddl):
-        raise Refusal(
-            f"{', '.join(changed)}: the COPY differs from the DDL's, and a pipe's COPY cannot be altered; "
-            "run: python -m snowpipe recreate",
-            exit_code=1,
-        )
+    refuse_changed_pipes(warehouse, ddl)
     if dry_run:
         return [{"file": d.path.name, "result": f"would run {len(d.statements)} statement(s)"} for d in ddl]
+    return run(warehouse, ddl)
+
+
+def run(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Row]:
     return [{"file": d.path.name, "result": _run(warehouse, d)} for d in ddl]
 
 
@@ -50,6 +60,6 @@ def _run(warehouse: Warehouse, definition: Definition) -> str:
         try:
             rows = warehouse.query(statement)
         except Refusal as refusal:
-            raise Refusal(f"{definition.path.name}: {refusal}") from refusal
+            raise Refusal(f"{definition.path.name}: {refusal}", refusal.exit_code) from refusal
         said = str(rows[0].get("status", "done")) if rows else "done"
     return said

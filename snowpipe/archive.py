@@ -1,5 +1,8 @@
 """The stage's AWS side: its bucket, and what the bucket is wired to."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -9,18 +12,87 @@ from snowpipe.settings import Settings
 from snowpipe.template import Parameters
 
 if TYPE_CHECKING:
+    from boto3 import Session
     from mypy_boto3_s3 import S3Client
 
 
-def s3_client(settings: Settings) -> "S3Client":
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object of the archive. `modified_at` is S3's clock: when it was received."""
+
+    key: str
+    modified_at: datetime
+    size: int
+
+
+class Archive:
+    """The bucket, read only. Refusal where S3 cannot be asked."""
+
+    def __init__(self, s3: "S3Client", bucket: str) -> None:
+        self._s3 = s3
+        self.bucket = bucket
+
+    def objects(self, prefix: str) -> Iterator[Object]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                for found in page.get("Contents", []):
+                    yield Object(found["Key"], found["LastModified"], found["Size"])
+        except (BotoCoreError, ClientError) as error:
+            raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
+
+    def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+        """Objects by the hour in their key (dt=/hh=), from `start`'s hour to `end`'s, both included."""
+        hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        while hour <= end:
+            # Whole days by one listing.
+            day = hour.hour == 0 and hour + timedelta(days=1) <= end
+            yield from self.objects(f"{prefix}dt={hour:%Y-%m-%d}/" + ("" if day else f"hh={hour:%H}/"))
+            hour += timedelta(days=1) if day else timedelta(hours=1)
+
+    def newest(self, prefix: str) -> Object | None:
+        """The newest object of this hour and the one before it, else None."""
+        now = datetime.now(UTC)
+        recent = self.received(prefix, now - timedelta(hours=1), now)
+        return max(recent, key=lambda found: found.modified_at, default=None)
+
+    def body(self, key: str) -> bytes | None:
+        """The object as stored, None if there is none."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return None
+            raise Refusal(f"could not read s3://{self.bucket}/{key}: {error}") from None
+        except BotoCoreError as error:
+            raise Refusal(f"could not read s3://{self.bucket}/{key}: {error}") from None
+
+
+def session(settings: Settings) -> "Session":
     import boto3
 
+    known = boto3.Session(region_name=settings.aws.region)
     # A stack that names its endpoint is an emulator, which takes any credentials but wants some.
-    emulator = settings.aws.aws_endpoint_url is not None
-    session = boto3.Session(region_name=settings.aws.region)
-    if emulator and session.get_credentials() is None:
-        session = boto3.Session("test", "test", region_name=settings.aws.region)
-    return session.client("s3", endpoint_url=settings.aws.aws_endpoint_url)
+    if settings.aws.aws_endpoint_url is not None and known.get_credentials() is None:
+        return boto3.Session("test", "test", region_name=settings.aws.region)
+    return known
+
+
+def bucket_of(settings: Settings) -> str:
+    if settings.aws.bucket is None:
+        raise Refusal(f"{settings.source} names no bucket: set MILKRUN_BUCKET")
+    return settings.aws.bucket
+
+
+def archive_of(settings: Settings) -> Archive:
+    return Archive(_s3(settings), bucket_of(settings))
+
+
+def _s3(settings: Settings) -> "S3Client":
+    return session(settings).client("s3", endpoint_url=settings.aws.aws_endpoint_url)
 
 
 def topic_of(bucket: str, s3: "S3Client") -> str:
@@ -33,29 +105,27 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
         raise Refusal(f"could not ask {bucket} for its notifications: {error}") from None
     topics = {topic["TopicArn"] for topic in wiring.get("TopicConfigurations", [])}
     if len(topics) != 1:
-        raise Refusal(
-            f"{bucket} notifies {len(topics)} topics, not one: deploy first, or set MILKRUN_TOPIC_ARN"
-        )
+        raise Refusal(f"{bucket} notifies {len(topics)} topics: deploy first, or set MILKRUN_TOPIC_ARN")
     return topics.pop()
 
 
 def parameters(settings: Settings) -> Parameters:
     """The DDL's parameters: those that are named, and the rest by convention.
 
-    The topic is the one that the bucket notifies. The role is `milkrun-<database>-snowflake` there.
+    The topic is the one that the bucket notifies. The role is `milkrun-<database>-snowflake` in its account.
     """
     aws, connection = settings.aws, settings.connection
-    if aws.bucket is None:
-        raise Refusal(f"{settings.source} names no bucket: set MILKRUN_BUCKET")
-    topic = aws.topic_arn or topic_of(aws.bucket, s3_client(settings))
+    bucket = bucket_of(settings)
+    topic = aws.topic_arn or topic_of(bucket, _s3(settings))
     name = f"milkrun-{connection.database.lower().replace('_', '-')}-snowflake"
+    account = (topic.split(":") + [""] * 5)[4]
     try:
         return Parameters(
             database=connection.database,
             warehouse=connection.warehouse,
-            bucket=aws.bucket,
+            bucket=bucket,
             topic_arn=topic,
-            storage_role_arn=aws.storage_role_arn or f"arn:aws:iam::{topic.split(':')[4]}:role/{name}",
+            storage_role_arn=aws.storage_role_arn or f"arn:aws:iam::{account}:role/{name}",
             external_id=aws.external_id or name,
         )
     except ValidationError as invalid:

@@ -1,4 +1,7 @@
-"""`python -m snowpipe`: the warehouse's commands."""
+"""`python -m snowpipe`: the warehouse's commands.
+
+Exit code: 0 done, 1 looked and the answer is no, 2 could not look.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,15 +9,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from snowpipe import apply as applying
-from snowpipe import archive, template, transform, warehouse
+from snowpipe import archive, loading, pipes, policies, template, transform, warehouse
+from snowpipe.archive import Archive
+from snowpipe.bootstrap import Bootstrap
+from snowpipe.history import FAILED
+from snowpipe.history import history as copy_history
+from snowpipe.history import validate as validate_failed
+from snowpipe.pipes import Kind, Pipe
+from snowpipe.recreate import Recreation
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Settings, load
+from snowpipe.template import Definition, Parameters
+from snowpipe.times import instant
 from snowpipe.warehouse import Row, Snowflake
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -23,6 +36,8 @@ Outputs = Annotated[
     Path | None, typer.Option(help="A stack's outputs.json (default: the environment's, else .local's)")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
+Which = Annotated[Kind | None, typer.Option("--pipe", help="This pipe only (default: both)")]
+Since = Annotated[str, typer.Option(help="ISO-8601 or a phrase such as '2 hours ago'")]
 
 
 @dataclass(frozen=True)
@@ -31,24 +46,51 @@ class Shell:
 
     environment: Mapping[str, str]
 
-    def settings(self, outputs: Path | None) -> Settings:
-        return load(self.environment, outputs)
+    def stage(self, outputs: Path | None) -> "Stage":
+        return Stage(load(self.environment, outputs))
+
+
+@dataclass
+class Stage:
+    """The stage that a command works on; everything is looked up when it is first needed."""
+
+    settings: Settings
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        return archive.parameters(self.settings)
+
+    @cached_property
+    def ddl(self) -> list[Definition]:
+        return template.definitions(self.parameters)
+
+    @cached_property
+    def archive(self) -> Archive:
+        return archive.archive_of(self.settings)
 
     @contextmanager
-    def warehouse(self, outputs: Path | None) -> Iterator[tuple[Settings, Snowflake]]:
-        known = self.settings(outputs)
-        with warehouse.connect(known.connection) as session:
-            yield known, session
+    def warehouse(self) -> Iterator[Snowflake]:
+        with warehouse.connect(self.settings.connection) as session:
+            yield session
+
+    def pipes(self, kind: Kind | None = None) -> list[Pipe]:
+        return pipes.pipes(self.settings.connection.database, kind)
+
+    def definition(self, pipe: Pipe) -> Definition:
+        return next(d for d in self.ddl if d.is_pipe and d.pipe == pipe.name)
+
+    def aws(self, service: str) -> Any:
+        known = archive.session(self.settings)
+        return known.client(service, endpoint_url=self.settings.aws.aws_endpoint_url)  # type: ignore[call-overload]
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Exit code: 0 done, 1 the answer is no, 2 could not look."""
     try:
         return app(list(arguments), standalone_mode=False, obj=Shell(environment)) or 0
     except Refusal as refusal:
         typer.echo(str(refusal), err=True)
         return refusal.exit_code
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except Exception as problem:
         # click's own complaint about the arguments; whatever else is a bug, and shows itself
@@ -58,7 +100,12 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         return 2
 
 
-def plain(value: object) -> object:
+def tell(line: str) -> None:
+    """What goes on; on stderr, so that --json stays JSON."""
+    typer.echo(line, err=True)
+
+
+def shown(value: object) -> object:
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, Decimal):
@@ -66,21 +113,36 @@ def plain(value: object) -> object:
     return str(value)
 
 
-def show(rows: Sequence[Row], as_json: bool, title: str = "") -> None:
-    """Rows as a table, or as a JSON list."""
+def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
+    """Rows as a JSON list, else as a table, or one below the other where the table would not fit."""
     if as_json:
-        typer.echo(json.dumps(rows, default=plain, indent=2))
+        typer.echo(json.dumps(rows, default=shown, indent=2))
+        return
+    if not rows:
+        typer.echo(none)
         return
     from rich.console import Console
+    from rich.markup import escape
+    from rich.measure import Measurement
     from rich.table import Table
 
-    if not rows:
-        typer.echo(f"{title}: none" if title else "no rows")
+    texts = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    console, table = Console(), Table(*rows[0])
+    for text in texts:
+        table.add_row(*map(escape, text))
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
         return
-    table = Table(*rows[0], title=title or None)
-    for row in rows:
-        table.add_row(*("" if value is None else f"{value}" for value in row.values()))
-    Console().print(table)
+    for text in texts:
+        typer.echo(
+            "\n".join(
+                f"{name:<{max(map(len, rows[0]))}}  {cell}" for name, cell in zip(rows[0], text, strict=True)
+            )
+        )
+        typer.echo()
+
+
+# --- objects
 
 
 @app.command()
@@ -92,27 +154,257 @@ def apply(
     sql: Annotated[bool, typer.Option(help="Print the statements and connect to nothing")] = False,
 ) -> None:
     """Make every object of the DDL that is not there yet. Refuses when a pipe's COPY has changed."""
-    shell: Shell = context.obj
-    ddl = template.definitions(archive.parameters(shell.settings(outputs)))
+    stage = context.obj.stage(outputs)
     if sql:
-        for definition in ddl:
+        for definition in stage.ddl:
             typer.echo(f"-- {definition.path.name}\n{definition.sql}")
         return
-    with shell.warehouse(outputs) as (_, session):
+    ddl = stage.ddl
+    with stage.warehouse() as session:
         show(applying.apply(session, ddl, dry_run), as_json)
+
+
+@app.command()
+def bootstrap(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    write: Annotated[bool, typer.Option(help="Write the role and the topic's policy in AWS too")] = False,
+) -> None:
+    """Everything for a new stage, in the right order, with the round trips between AWS and Snowflake."""
+    stage = context.obj.stage(outputs)
+    parameters = stage.parameters
+    role = policies.Role(stage.aws("iam"), parameters.storage_role_arn)
+    topic = policies.Topic(stage.aws("sns"), parameters.topic_arn)
+    with stage.warehouse() as session:
+        show(Bootstrap(session, stage.ddl, parameters, role, topic, write, tell).run(), as_json)
+
+
+@app.command()
+def trust_policy(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    access: Annotated[
+        bool, typer.Option(help="Print what the role may do instead of whom it trusts")
+    ] = False,
+) -> None:
+    """Print the trust policy of the role with which Snowflake reads the bucket."""
+    del as_json  # a policy is JSON anyhow
+    stage = context.obj.stage(outputs)
+    if access:
+        typer.echo(json.dumps(policies.access_policy(stage.parameters), indent=2))
+        return
+    parameters = stage.parameters
+    with stage.warehouse() as session:
+        typer.echo(json.dumps(policies.trust_policy(session, parameters), indent=2))
+
+
+@app.command()
+def sns_policy(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    write: Annotated[bool, typer.Option(help="Put it on the topic")] = False,
+) -> None:
+    """Print the topic's policy with what lets Snowflake subscribe."""
+    del as_json
+    stage = context.obj.stage(outputs)
+    topic = policies.Topic(stage.aws("sns"), stage.parameters.topic_arn)
+    with stage.warehouse() as session:
+        wanted = policies.subscription(session, stage.parameters)
+    policy = policies.with_statements(topic.policy(), wanted)
+    if write:
+        topic.write(policy)
+    typer.echo(json.dumps(policy, indent=2))
+
+
+# --- how the pipes are
+
+
+@app.command()
+def status(
+    context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
+) -> None:
+    """How the pipes are, and what that means. Exit 1 when one is not well."""
+    stage = context.obj.stage(outputs)
+    rows = []
+    with stage.warehouse() as session:
+        for each in stage.pipes(pipe):
+            found = pipes.status(session, each)
+            newest = stage.archive.newest(each.prefix)
+            rows.append(pipes.row(each, found, pipes.triage(found, newest and newest.modified_at)))
+    show(rows, as_json)
+    raise typer.Exit(0 if all(row["healthy"] for row in rows) else 1)
+
+
+@app.command()
+def history(  # noqa: PLR0917
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    since: Since = "24 hours ago",
+    failed: Annotated[bool, typer.Option(help="Only files that failed, wholly or in part")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many files a pipe")] = 1000,
+) -> None:
+    """What became of each file, the newest first (COPY_HISTORY: 14 days)."""
+    stage = context.obj.stage(outputs)
+    start = instant(since)
+    with stage.warehouse() as session:
+        rows = [row for each in stage.pipes(pipe) for row in copy_history(session, each, start, limit)]
+    show([row for row in rows if not failed or row["status"] in FAILED], as_json, none="no files")
+
+
+@app.command()
+def validate(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    since: Since = "14 days ago",
+) -> None:
+    """Fetch the files that failed and point at their bad lines. Exit 1 when there are any."""
+    stage = context.obj.stage(outputs)
+    start = instant(since)
+    with stage.warehouse() as session:
+        rows = [
+            row for each in stage.pipes(pipe) for row in validate_failed(session, each, stage.archive, start)
+        ]
+    show(rows, as_json, none="no file failed")
+    if rows:
+        tell("A file's name is taken for 14 days, loaded or failed: put the repaired lines under a new key.")
+    raise typer.Exit(1 if rows else 0)
+
+
+# --- loading
+
+
+@app.command()
+def refresh(  # noqa: PLR0917
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    prefix: Annotated[str, typer.Option(help="A beginning of keys, such as dt=2026-11-16/")] = "",
+    since: Annotated[str | None, typer.Option(help="Objects received since; ISO-8601 or a phrase")] = None,
+) -> None:
+    """Queue files that the pipes were never told of. Exit 1 when some are older than the 7 days it sees."""
+    stage = context.obj.stage(outputs)
+    start = instant(since) if since else None
+    rows = []
+    with stage.warehouse() as session:
+        for each in stage.pipes(pipe):
+            done = loading.refresh(session, each, stage.archive, prefix, start)
+            rows += [{"key": key, "result": "queued"} for key in done.sent]
+            rows += [{"key": key, "result": "out of reach"} for key in done.out_of_reach]
+    show(rows, as_json, none="nothing to queue")
+    missed = sum(row["result"] == "out of reach" for row in rows)
+    if missed:
+        tell(f"{missed} file(s) are older than the 7 days that REFRESH sees: run backfill for them")
+    raise typer.Exit(1 if missed else 0)
+
+
+@app.command()
+def backfill(  # noqa: PLR0917
+    context: typer.Context,
+    start: Annotated[str, typer.Option("--from", help="First hour received; ISO-8601 or a phrase")],
+    end: Annotated[str, typer.Option("--to", help="Last hour received; ISO-8601 or a phrase")] = "now",
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+) -> None:
+    """Load what was received in these hours and is not loaded yet, at most 1000 files a COPY."""
+    stage = context.obj.stage(outputs)
+    first, last = instant(start), instant(end)
+    if first > last:
+        raise Refusal(f"--from {start} is after --to {end}")
+    rows: list[Row] = []
+    with stage.warehouse() as session:
+        for each in stage.pipes(pipe):
+            copy = stage.definition(each).copy_statement
+            done, left_out = loading.backfill(
+                session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) so far")
+            )
+            tell(f"{each.name}: {len(done)} file(s) copied, {left_out} left out that were loaded already")
+            rows += done
+    show(rows, as_json, none="nothing was missing")
+    raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
+
+
+@app.command()
+def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: Json = False) -> None:
+    """Load one object again: its rows are deleted and loaded in one transaction. FILE is its key."""
+    stage = context.obj.stage(outputs)
+    key = file.removeprefix(f"s3://{stage.archive.bucket}/")
+    found = [each for each in stage.pipes() if key.startswith(each.prefix)]
+    if not found:
+        raise Refusal(f"{file}: a key begins with events/ or rejected/")
+    copy = stage.definition(found[0]).copy_statement
+    with stage.warehouse() as session:
+        show([loading.reload(session, found[0], stage.archive, copy, key)], as_json)
+
+
+@app.command()
+def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None) -> None:
+    """Let files wait. After 14 days a paused pipe is stale."""
+    _set_paused(context.obj.stage(outputs), pipe, True, as_json)
+
+
+@app.command()
+def resume(
+    context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
+) -> None:
+    """Load what waits, and go on."""
+    _set_paused(context.obj.stage(outputs), pipe, False, as_json)
+
+
+def _set_paused(stage: Stage, kind: Kind | None, paused: bool, as_json: bool) -> None:
+    rows = []
+    with stage.warehouse() as session:
+        for each in stage.pipes(kind):
+            pipes.set_paused(session, each, paused)
+            rows.append({"pipe": each.name, "state": pipes.status(session, each).state})
+    show(rows, as_json)
+
+
+@app.command()
+def recreate(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    everything: Annotated[bool, typer.Option("--all", help="Pipes too whose COPY is the DDL's")] = False,
+) -> None:
+    """Make pipes again whose COPY has changed, in the order that loses and doubles nothing; resumable."""
+    stage = context.obj.stage(outputs)
+    rows: list[Row] = []
+    with stage.warehouse() as session:
+        changed = set(applying.changed_pipes(session, stage.ddl))
+        for each in stage.pipes(pipe):
+            state = stage.settings.folder / f"recreate-{each.name.lower()}.json"
+            if not (everything or each.name in changed or state.exists()):
+                continue
+            recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
+            repaired = recreation.run()
+            rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": len(repaired)})
+    show(rows, as_json, none="every pipe's COPY is the DDL's")
+
+
+# --- asking
 
 
 @app.command()
 def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Json = False) -> None:
     """Run one statement in the stage's database and print its rows."""
-    shell: Shell = context.obj
-    with shell.warehouse(outputs) as (known, session):
-        session.query(f"USE DATABASE {known.connection.database}")
+    stage = context.obj.stage(outputs)
+    with stage.warehouse() as session:
+        session.query(f"USE DATABASE {stage.settings.connection.database}")
         show(session.query(sql), as_json)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dbt(context: typer.Context, outputs: Outputs = None) -> None:
     """Run dbt on the stage's warehouse; arguments are dbt's own, such as `build --select geofence_visits`."""
-    shell: Shell = context.obj
-    raise typer.Exit(transform.dbt(context.args, shell.settings(outputs), shell.environment))
+    settings = load(context.obj.environment, outputs)
+    raise typer.Exit(transform.dbt(context.args, settings, context.obj.environment))

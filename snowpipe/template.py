@@ -46,12 +46,12 @@ class Definition:
     sql: str
 
     @property
-    def name(self) -> str:
-        return self.path.stem
+    def number(self) -> str:
+        return self.path.name[:2]
 
     @property
     def is_pipe(self) -> bool:
-        return "_pipe_" in self.name
+        return "_pipe_" in self.path.name
 
     @cached_property
     def statements(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class Definition:
         return found[1]
 
     @property
-    def copy(self) -> str:
+    def copy_statement(self) -> str:
         """The pipe's COPY statement, as SHOW PIPES gives it back in `definition`."""
         (create,) = self.statements
         return create[create.index("\nCOPY INTO") + 1 :]

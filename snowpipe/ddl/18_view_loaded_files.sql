@@ -1,0 +1,29 @@
+-- What `reconcile` compares: each object's rows with the number of lines that its key carries.
+CREATE VIEW IF NOT EXISTS {database}.OPS.LOADED_FILES
+COMMENT = 'One row per object with rows in RAW'
+AS
+WITH lines AS (
+    SELECT
+        'events' AS kind,
+        file_name,
+        file_modified_at,
+        scanned_at
+    FROM {database}.RAW.EVENTS
+    UNION ALL
+    SELECT
+        'rejected' AS kind,
+        file_name,
+        file_modified_at,
+        scanned_at
+    FROM {database}.RAW.REJECTED
+)
+
+SELECT
+    kind,
+    file_name,
+    TRY_CAST(SPLIT_PART(file_name, '.', -3) AS INTEGER) AS lines_by_key,
+    COUNT(*) AS row_count,
+    MIN(file_modified_at) AS received_at,
+    MAX(scanned_at) AS scanned_at
+FROM lines
+GROUP BY kind, file_name;

@@ -1,0 +1,124 @@
+"""What became of each file: COPY_HISTORY, and a closer look at the files that failed."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from contract.events import InvalidEvent, parse_json
+from snowpipe.archive import Archive
+from snowpipe.pipes import HISTORY_REACH, Pipe
+from snowpipe.times import literal
+from snowpipe.warehouse import Row, Warehouse
+
+FAILED = ("Load failed", "Partially loaded")
+
+
+def history(warehouse: Warehouse, pipe: Pipe, since: datetime, limit: int | None = None) -> list[Row]:
+    """Files in COPY_HISTORY, the newest first; 14 days back. A file loaded twice stands there twice."""
+    since = max(since, datetime.now(UTC) - HISTORY_REACH)
+    rows = warehouse.query(
+        f"""
+        SELECT FILE_NAME, STATUS, ROW_COUNT, ROW_PARSED, ERROR_COUNT, FIRST_ERROR_MESSAGE,
+            FIRST_ERROR_LINE_NUMBER, LAST_LOAD_TIME, FILE_SIZE, PIPE_NAME
+        FROM TABLE({pipe.database}.INFORMATION_SCHEMA.COPY_HISTORY(
+            TABLE_NAME => '{pipe.table}', START_TIME => {literal(since)}
+        ))
+        ORDER BY LAST_LOAD_TIME DESC
+        """  # noqa: S608 - names of ours and a time
+        + (f" LIMIT {limit}" if limit else "")
+    )
+    return [
+        {
+            "key": pipe.prefix + pipe.staged(row["file_name"].lstrip("/")),
+            "status": row["status"],
+            "rows": row["row_count"],
+            "parsed": row["row_parsed"],
+            "errors": row["error_count"],
+            "loaded_at": row["last_load_time"],
+            "bytes": row["file_size"],
+            "by": "pipe" if row["pipe_name"] else "COPY",
+            "first_error_line": row["first_error_line_number"],
+            "first_error": row["first_error_message"],
+        }
+        for row in rows
+    ]
+
+
+def latest(rows: list[Row]) -> dict[str, Row]:
+    """The last word on each key."""
+    return {row["key"]: row for row in reversed(rows)}
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that no warehouse loads. `line` is 0 where the whole object is meant."""
+
+    line: int
+    problem: str
+    excerpt: str = ""
+
+
+def bad_lines(body: bytes) -> Iterator[BadLine]:
+    """Every line that is not strict JSON, of an object whose gzip is cut off up to the cut."""
+    text, cut = inflated(body)
+    if not body:
+        yield BadLine(0, "the object is empty")
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            parse_json(line)
+        except InvalidEvent as invalid:
+            excerpt = line[:120].decode("utf-8", "replace")
+            yield BadLine(number, str(invalid).removeprefix("invalid_json_value : "), excerpt)
+    if cut:
+        yield BadLine(0, cut)
+
+
+def inflated(body: bytes) -> tuple[bytes, str]:
+    """The object's text as far as it can be read, and why no further ("" when whole)."""
+    if not body.startswith(b"\x1f\x8b"):
+        return body, ""
+    text = b""
+    while body:
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            text += inflater.decompress(body)
+        except zlib.error as broken:
+            return text, f"the gzip is broken: {broken}"
+        if not inflater.eof:
+            return text, "the gzip is cut off"
+        body = inflater.unused_data
+    return text, ""
+
+
+def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime) -> list[Row]:
+    """One row per bad line of the files that failed and were not loaded since; the file fetched from S3.
+
+    VALIDATE_PIPE_LOAD errors for pipes that transform and VALIDATION_MODE refuses transforms: so the history
+    says which files, and the files say which lines.
+    """
+    failed = [r for r in latest(history(warehouse, pipe, since)).values() if r["status"] in FAILED]
+    return [
+        {
+            "key": row["key"],
+            "status": row["status"],
+            "line": bad.line or None,
+            "problem": bad.problem,
+            "excerpt": bad.excerpt,
+            "snowflake": row["first_error"],
+        }
+        for row in failed
+        for bad in _closer(row, archive)
+    ]
+
+
+def _closer(row: Row, archive: Archive) -> list[BadLine]:
+    body = archive.body(row["key"])
+    if body is None:
+        return [BadLine(0, "the object is gone from the bucket")]
+    found = list(bad_lines(body))
+    return found or [
+        BadLine(row["first_error_line"] or 0, "every line is strict JSON: see Snowflake's reason")
+    ]

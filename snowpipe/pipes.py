@@ -1,0 +1,165 @@
+"""The two pipes: what they are called, how they are, and what that means."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from snowpipe.warehouse import Row, Warehouse
+
+REFRESH_REACH = timedelta(days=7)
+HISTORY_REACH = timedelta(days=14)
+
+
+class Kind(StrEnum):
+    events = "events"
+    rejected = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """The pipe that loads the objects under `kind`/ of the bucket."""
+
+    database: str
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        return f"{self.table}_PIPE"
+
+    @property
+    def stage(self) -> str:
+        return f"{self.table}_STAGE"
+
+    @property
+    def table(self) -> str:
+        return f"{self.database}.RAW.{self.kind.upper()}"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.kind}/"
+
+    def staged(self, key: str) -> str:
+        """An object's key as COPY and the histories know it: from the stage's location on."""
+        return key.removeprefix(self.prefix)
+
+
+def pipes(database: str, kind: Kind | None = None) -> list[Pipe]:
+    return [Pipe(database, k) for k in Kind if kind in (None, k)]
+
+
+class Status(BaseModel):
+    """What SYSTEM$PIPE_STATUS says; a field that it leaves out is None (or 0)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    state: str = Field(alias="executionState")
+    pending: int = Field(0, alias="pendingFileCount")
+    oldest_pending_at: datetime | None = Field(None, alias="oldestFileTimestamp")
+    received_at: datetime | None = Field(None, alias="lastReceivedMessageTimestamp")
+    forwarded_at: datetime | None = Field(None, alias="lastForwardedMessageTimestamp")
+    ingested_at: datetime | None = Field(None, alias="lastIngestedTimestamp")
+    ingested_path: str | None = Field(None, alias="lastIngestedFilePath")
+    channel: str | None = Field(None, alias="notificationChannelName")
+    error: str | None = None
+    channel_error: str | None = Field(None, alias="channelErrorMessage")
+
+
+def status(warehouse: Warehouse, pipe: Pipe) -> Status:
+    (row,) = warehouse.query("SELECT SYSTEM$PIPE_STATUS(%s) AS STATUS", [pipe.name])
+    return Status.model_validate(json.loads(next(iter(row.values()))))
+
+
+def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:
+    warehouse.query(f"ALTER PIPE {pipe.name} SET PIPE_EXECUTION_PAUSED = {str(paused).upper()}")
+
+
+# SYSTEM$PIPE_STATUS, "executionState".
+_STATES: Mapping[str, str] = {
+    "STOPPED_CLONED": "a clone of another database's pipe: make it anew (recreate)",
+    "STOPPED_FEATURE_DISABLED": "Snowflake has switched pipes off for this account",
+    "STOPPED_STAGE_ALTERED": "its stage has another location now: recreate",
+    "STOPPED_STAGE_DROPPED": "its stage was dropped or made again: apply, then recreate",
+    "STOPPED_FILE_FORMAT_DROPPED": "its file format was dropped: apply",
+    "STOPPED_MISSING_PIPE": "the pipe is gone: apply",
+    "STOPPED_MISSING_TABLE": "its table is gone: apply, then backfill",
+    "STALLED_COMPILATION_ERROR": "its COPY does not compile any more: see `error`, then recreate",
+    "STALLED_INITIALIZATION_ERROR": "Snowflake could not start it: see `error`",
+    "STALLED_EXECUTION_ERROR": "its COPY fails: see `error` and `history --failed`",
+    "STALLED_INTERNAL_ERROR": "an error inside Snowflake: ask its support",
+    "STALLED_STAGE_PERMISSION_ERROR": "S3 refuses Snowflake's role: see `trust-policy`",
+}
+_DELAY = timedelta(minutes=5)  # typically it takes less than one
+
+
+@dataclass(frozen=True, slots=True)
+class Triage:
+    healthy: bool
+    words: str
+
+
+def triage(  # noqa: PLR0911 - one per cause
+    status: Status, newest_object_at: datetime | None, now: datetime | None = None
+) -> Triage:
+    """What the status means, from the bucket's end of the pipe to Snowflake's; the first break found counts.
+
+    `newest_object_at`: when S3 took the newest object under the pipe's prefix, None if there is none.
+    """
+    now = now or datetime.now(UTC)
+    if status.state == "PAUSED":
+        return Triage(False, f"paused with {status.pending} file(s) waiting: resume (stale after 14 days)")
+    if status.state != "RUNNING":
+        words = _STATES.get(status.state, "see SYSTEM$PIPE_STATUS in Snowflake's documentation")
+        return Triage(False, f"{status.state}: {words}")
+    if status.channel_error:
+        return Triage(False, f"Snowflake cannot read its queue: {status.channel_error}")
+    if status.pending and status.oldest_pending_at and now - status.oldest_pending_at > _DELAY:
+        age = span(now - status.oldest_pending_at)
+        return Triage(False, f"stuck: {status.pending} file(s) pending, the oldest for {age}")
+    if status.pending:
+        return Triage(True, f"loading: {status.pending} file(s) pending")
+    if newest_object_at is None:
+        return Triage(True, "running; nothing in the bucket yet")
+    due = now - newest_object_at > _DELAY and before(status.ingested_at, newest_object_at)
+    if due and before(status.received_at, newest_object_at):
+        return Triage(
+            False,
+            "no message for the newest object: the bucket's notification or the topic's policy is broken "
+            "(sns-policy), or messages were lost (refresh)",
+        )
+    if due and before(status.forwarded_at, newest_object_at):
+        return Triage(False, "messages arrive but match no path: compare the stage's URL with the keys")
+    if due:
+        return Triage(False, "the newest object was forwarded but not loaded: see history --failed")
+    if status.ingested_at is None:
+        return Triage(True, "running; nothing loaded yet")
+    return Triage(True, f"running; loaded its newest file {span(now - status.ingested_at)} ago")
+
+
+def before(seen_at: datetime | None, object_at: datetime) -> bool:
+    # An object's time is cut to whole seconds.
+    return seen_at is None or seen_at < object_at
+
+
+def span(delta: timedelta) -> str:
+    seconds = max(0, round(delta.total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def row(pipe: Pipe, status: Status, verdict: Triage) -> Row:
+    return {
+        "pipe": pipe.name,
+        "state": status.state,
+        "pending": status.pending,
+        "received_at": status.received_at,
+        "loaded_at": status.ingested_at,
+        "healthy": verdict.healthy,
+        "meaning": verdict.words,
+        "error": status.error or status.channel_error,
+    }
