@@ -13,13 +13,13 @@ const isLoopback = (url) => {
   }
 };
 
+const OFFLINE = new Set(['package', 'print']);
+
 class MilkrunPlugin {
   constructor(serverless) {
     this.serverless = serverless;
+    this.refuseLocalOnRealAws(); // here, not in a hook: by then osls has asked STS who it is
     this.hooks = {
-      'before:deploy:deploy': () => this.refuseLocalOnRealAws(),
-      'before:remove:remove': () => this.refuseLocalOnRealAws(),
-      'before:deploy:function:initialize': () => this.refuseLocalOnRealAws(),
       'before:package:createDeploymentArtifacts': () => this.buildZips(),
       'before:deploy:function:packageFunction': () => this.buildZips(),
     };
@@ -31,6 +31,7 @@ class MilkrunPlugin {
 
   refuseLocalOnRealAws() {
     if (this.serverless.service.provider.stage !== 'local') return;
+    if (OFFLINE.has(this.serverless.processedInput.commands[0])) return;
     const url = process.env.AWS_ENDPOINT_URL;
     if (!url || !isLoopback(url)) {
       this.fail('Stage "local" needs AWS_ENDPOINT_URL with a loopback address (make up sets it); for AWS name a stage: --stage dev.');

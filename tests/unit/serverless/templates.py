@@ -1,0 +1,37 @@
+"""Reads what `osls package` makes of serverless.yml, so that tests can say what it must contain."""
+
+from functools import cache
+
+from ops import check
+
+STAGES = check.STAGES
+resources = cache(check.resources)
+
+
+def of_type(stage: str, kind: str) -> dict[str, dict]:
+    """Properties of all resources of a type, by logical id."""
+    return {
+        name: resource.get("Properties", {})
+        for name, resource in resources(stage).items()
+        if resource["Type"] == kind
+    }
+
+
+def properties(stage: str, name: str) -> dict:
+    return resources(stage)[name]["Properties"]
+
+
+def spelled(value) -> str:
+    """A reference as a reader would write it: `ArchiveBucket/events/*`, `GeofenceStream`, `*`."""
+    match value:
+        case {"Fn::GetAtt": [name, "Arn"]} | {"Ref": name}:
+            return name
+        case {"Fn::Sub": text}:
+            return text.replace("${ArchiveBucket.Arn}", "ArchiveBucket")
+        case str():
+            return value
+    raise AssertionError(f"neither a name nor a reference: {value}")
+
+
+def many(value) -> list:
+    return value if isinstance(value, list) else [value]

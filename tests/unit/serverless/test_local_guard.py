@@ -1,0 +1,80 @@
+"""Stage `local` is never built in a real account: refused before osls has spoken to anybody."""
+
+import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from ops import check
+
+
+@pytest.fixture
+def listener():
+    """Somebody who notes each call and answers none of them well."""
+    calls = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self):
+            calls.append(self.path)
+            self.send_response(400)
+            self.end_headers()
+
+        do_GET = do_POST = do_PUT = do_HEAD = answer  # noqa: N815 http.server's names
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, calls
+    server.shutdown()
+    server.server_close()
+
+
+def osls(*arguments, **environment):
+    return subprocess.run(
+        [check.ROOT / "node_modules" / ".bin" / "osls", *arguments],
+        cwd=check.ROOT,
+        env=check.nobody() | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def everything_at(port):
+    return {
+        f"AWS_ENDPOINT_URL_{service}": f"http://127.0.0.1:{port}"
+        for service in ("CLOUDFORMATION", "S3", "STS")
+    }
+
+
+COMMANDS = [("deploy",), ("deploy", "function", "--function", "ingest"), ("remove",), ("info",)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_bare_command_with_credentials_is_refused_before_any_call(listener, command):
+    port, calls = listener
+    done = osls(*command, **everything_at(port))
+    assert done.returncode != 0
+    assert 'Stage "local" needs AWS_ENDPOINT_URL with a loopback address' in done.stdout + done.stderr
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "example.test", "127.0.0.1.example.test", "localhost.example.test"]
+)
+def test_an_endpoint_that_only_looks_like_loopback_is_refused(listener, host):
+    port, calls = listener
+    done = osls("remove", AWS_ENDPOINT_URL=f"http://{host}:{port}", **everything_at(port))
+    assert 'Stage "local" needs AWS_ENDPOINT_URL' in done.stdout + done.stderr
+    assert calls == []
+
+
+def test_a_loopback_endpoint_is_spoken_to(listener):
+    port, calls = listener
+    done = osls("info", "--stage", "local", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
+    assert "needs AWS_ENDPOINT_URL" not in done.stdout + done.stderr
+    assert calls

@@ -1,0 +1,133 @@
+"""What each role may do: exactly this, in every stage. A right that is added here is added on purpose."""
+
+import pytest
+
+from tests.unit.serverless.templates import STAGES, many, of_type, spelled
+
+TRACES = {("xray:PutTraceSegments", "*"), ("xray:PutTelemetryRecords", "*")}
+
+
+def log_of(function: str) -> set[tuple[str, str]]:
+    return {("logs:CreateLogStream", f"{function}LogGroup"), ("logs:PutLogEvents", f"{function}LogGroup")}
+
+
+RIGHTS = {
+    "IngestRole": TRACES
+    | log_of("Ingest")
+    | {
+        ("s3:PutObject", "ArchiveBucket/events/*"),
+        ("s3:PutObject", "ArchiveBucket/rejected/*"),
+        ("s3:PutObject", "ArchiveBucket/set-aside/*"),
+        ("kinesis:PutRecords", "GeofenceStream"),
+        ("sqs:SendMessage", "RedriveQueue"),
+    },
+    "RedriveRole": TRACES
+    | log_of("Redrive")
+    | {
+        ("sqs:ReceiveMessage", "RedriveQueue"),
+        ("sqs:DeleteMessage", "RedriveQueue"),
+        ("sqs:GetQueueAttributes", "RedriveQueue"),
+        ("sqs:ChangeMessageVisibility", "RedriveQueue"),
+        ("s3:GetObject", "ArchiveBucket/events/*"),
+        ("s3:PutObject", "ArchiveBucket/set-aside/*"),
+        ("kinesis:PutRecords", "GeofenceStream"),
+    },
+    "ConsumeRole": TRACES
+    | log_of("Consume")
+    | {
+        ("kinesis:DescribeStream", "GeofenceStream"),
+        ("kinesis:DescribeStreamSummary", "GeofenceStream"),
+        ("kinesis:GetRecords", "GeofenceStream"),
+        ("kinesis:GetShardIterator", "GeofenceStream"),
+        ("kinesis:ListShards", "GeofenceStream"),
+        ("dynamodb:BatchGetItem", "VisitsTable"),
+        ("dynamodb:BatchWriteItem", "VisitsTable"),
+        ("dynamodb:PutItem", "VisitsTable"),
+        ("dynamodb:Query", "VisitsTable"),
+        ("events:PutEvents", "VisitsBus"),
+        ("s3:PutObject", "ArchiveBucket/set-aside/*"),
+        # Lambda's own, for batches that reached the record age.
+        ("s3:PutObject", "ArchiveBucket/aws/lambda/*"),
+        ("s3:ListBucket", "ArchiveBucket"),
+    },
+    "CheckRole": TRACES
+    | log_of("Check")
+    | {
+        ("kms:GetPublicKey", "CheckKey"),
+        ("kms:Sign", "CheckKey"),
+        ("s3:ListBucket", "ArchiveBucket"),
+    },
+    "SnowflakeRole": {
+        ("s3:GetObject", "ArchiveBucket/events/*"),
+        ("s3:GetObject", "ArchiveBucket/rejected/*"),
+        ("s3:GetObjectVersion", "ArchiveBucket/events/*"),
+        ("s3:GetObjectVersion", "ArchiveBucket/rejected/*"),
+        ("s3:ListBucket", "ArchiveBucket"),
+        ("s3:GetBucketLocation", "ArchiveBucket"),
+    },
+    "ApiGatewayLogsRole": set(),  # a policy of AWS's for this very purpose
+}
+
+
+def statements(role: dict) -> list[dict]:
+    return [s for policy in role.get("Policies", []) for s in policy["PolicyDocument"]["Statement"]]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_role_has_exactly_the_rights_listed_here(stage):
+    granted = {
+        name: {
+            (action, spelled(resource))
+            for statement in statements(role)
+            for action in many(statement["Action"])
+            for resource in many(statement["Resource"])
+        }
+        for name, role in of_type(stage, "AWS::IAM::Role").items()
+    }
+    assert granted == RIGHTS
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_right_is_a_pattern_of_actions_or_denies_by_exception(stage):
+    for role in of_type(stage, "AWS::IAM::Role").values():
+        for statement in statements(role):
+            assert not any("*" in action for action in many(statement["Action"]))
+            assert statement.keys() <= {"Sid", "Effect", "Action", "Resource", "Condition"}
+            assert statement["Effect"] == "Allow"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_function_has_a_role_of_its_own_that_only_lambda_takes(stage):
+    roles = [spelled(f["Role"]) for f in of_type(stage, "AWS::Lambda::Function").values()]
+    assert sorted(roles) == ["CheckRole", "ConsumeRole", "IngestRole", "RedriveRole"]
+    for name in roles:
+        [trust] = of_type(stage, "AWS::IAM::Role")[name]["AssumeRolePolicyDocument"]["Statement"]
+        assert trust["Principal"] == {"Service": "lambda.amazonaws.com"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_listing_is_bound_to_the_prefixes_that_are_loaded(stage):
+    roles = of_type(stage, "AWS::IAM::Role")
+    for name in ("SnowflakeRole", "CheckRole"):
+        [listing] = [s for s in statements(roles[name]) if "s3:ListBucket" in many(s["Action"])]
+        assert listing["Condition"] == {"StringLike": {"s3:prefix": ["events/*", "rejected/*"]}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_snowflake_takes_its_role_only_with_the_external_id(stage):
+    [trust] = of_type(stage, "AWS::IAM::Role")["SnowflakeRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": f"milkrun-{stage}"}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_topics_and_buckets_are_open_to_named_services_of_this_account_only(stage):
+    policies = of_type(stage, "AWS::SNS::TopicPolicy")
+    for policy in policies.values():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert statement["Principal"] != "*"
+            if "Service" in statement["Principal"]:
+                account = statement["Condition"]["StringEquals"]["aws:SourceAccount"]
+                assert account == {"Ref": "AWS::AccountId"}
+    for policy in of_type(stage, "AWS::S3::BucketPolicy").values():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert statement["Effect"] == "Deny" or statement["Principal"] != "*"

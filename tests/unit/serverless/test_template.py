@@ -1,0 +1,226 @@
+"""What serverless.yml promises beyond rights: nothing stateful is lost, nothing runs without a limit."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from ops.check import ROOT
+from tests.unit.serverless.templates import STAGES, of_type, properties, resources
+
+STATEFUL = {
+    "AWS::S3::Bucket",
+    "AWS::Kinesis::Stream",
+    "AWS::DynamoDB::Table",
+    "AWS::SQS::Queue",
+}
+ON_AWS = [stage for stage in STAGES if stage != "local"]
+
+
+class CloudFormationTags(yaml.SafeLoader):
+    """Reads !Ref and its kin as plain text."""
+
+
+CloudFormationTags.add_multi_constructor("!", lambda _loader, _suffix, node: str(node.value))
+
+
+def provider() -> dict:
+    return yaml.load((ROOT / "serverless.yml").read_text(), CloudFormationTags)["provider"]
+
+
+every_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+@every_stage
+def test_removing_or_replacing_the_stack_keeps_whatever_holds_events(stage):
+    kept = {n: r for n, r in resources(stage).items() if r["Type"] in STATEFUL}
+    zips = kept.pop("ServerlessDeploymentBucket")  # osls empties and removes it; CI can build the zips again
+    assert zips["Type"] == "AWS::S3::Bucket"
+    assert len(kept) == 5
+    for resource in kept.values():
+        assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
+
+
+@every_stage
+def test_every_function_has_its_own_limits(stage):
+    for function in of_type(stage, "AWS::Lambda::Function").values():
+        assert function["Timeout"] <= 60
+        assert function["MemorySize"] >= 256
+        assert function["EphemeralStorage"] == {"Size": 512}
+        assert function["ReservedConcurrentExecutions"] >= 1
+        assert function["TracingConfig"] == {"Mode": "Active"}
+        assert function["LoggingConfig"]["LogFormat"] == "JSON"
+        assert "→" in function["Description"]
+
+
+@every_stage
+def test_ingest_gives_up_before_the_gateway_does(stage):
+    assert properties(stage, "IngestLambdaFunction")["Timeout"] < 29
+
+
+@pytest.mark.parametrize("stage", ON_AWS)
+def test_functions_run_on_arm64_on_aws(stage):
+    for function in of_type(stage, "AWS::Lambda::Function").values():
+        assert function["Architectures"] == ["arm64"]
+
+
+@every_stage
+def test_every_log_group_forgets(stage):
+    groups = of_type(stage, "AWS::Logs::LogGroup")
+    functions = of_type(stage, "AWS::Lambda::Function")
+    expected = {f"/aws/lambda/{f['FunctionName']}" for f in functions.values()}
+    assert {g["LogGroupName"] for g in groups.values()} == expected | {f"/aws/api-gateway/milkrun-{stage}"}
+    assert {g["RetentionInDays"] for g in groups.values()} == {90 if stage == "prod" else 30}
+
+
+@every_stage
+def test_the_archive_is_private_encrypted_versioned_and_tls_only(stage):
+    bucket = properties(stage, "ArchiveBucket")
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    [tls] = properties(stage, "ArchiveBucketPolicy")["PolicyDocument"]["Statement"]
+    assert (tls["Effect"], tls["Principal"], tls["Action"]) == ("Deny", "*", "s3:*")
+    assert tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@every_stage
+def test_the_archive_keeps_each_prefix_as_long_as_promised(stage):
+    rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
+    days = {r["Prefix"]: r["ExpirationInDays"] for r in rules if "ExpirationInDays" in r}
+    assert days == {"events/": 400, "rejected/": 90, "set-aside/": 90, "aws/lambda/": 90}
+    assert any("AbortIncompleteMultipartUpload" in r for r in rules)
+    # A class for rarely read objects bills each of ours, which are small, as 128 KB.
+    assert not any("Transitions" in r or "Transition" in r for r in rules)
+
+
+@every_stage
+def test_the_stream_is_encrypted_and_keeps_records_longer_than_they_are_retried(stage):
+    stream = properties(stage, "GeofenceStream")
+    assert stream["StreamEncryption"]["EncryptionType"] == "KMS"
+    assert stream["RetentionPeriodHours"] == (168 if stage == "prod" else 24)
+    [mapping] = [
+        m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "StartingPosition" in m
+    ]
+    assert mapping["MaximumRecordAgeInSeconds"] == 6 * 3600 < stream["RetentionPeriodHours"] * 3600
+
+
+@every_stage
+def test_the_consumer_reads_in_batches_that_can_fail_in_part_and_end_up_whole_in_s3(stage):
+    mapping = properties(stage, "ConsumeEventSourceMappingKinesisGeofenceStream")
+    assert mapping["StartingPosition"] == "TRIM_HORIZON"
+    assert 200 <= mapping["BatchSize"] <= 500
+    assert mapping["MaximumBatchingWindowInSeconds"] == 1
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["BisectBatchOnFunctionError"] is True
+    assert mapping["MaximumRetryAttempts"] == -1
+    assert mapping["MetricsConfig"] == {"Metrics": ["EventCount"]}
+    assert mapping["DestinationConfig"] == {
+        "OnFailure": {"Destination": {"Fn::GetAtt": ["ArchiveBucket", "Arn"]}}
+    }
+
+
+@every_stage
+def test_a_claim_check_is_hidden_for_six_times_as_long_as_its_function_may_take(stage):
+    queue = properties(stage, "RedriveQueue")
+    assert queue["VisibilityTimeout"] >= 6 * properties(stage, "RedriveLambdaFunction")["Timeout"]
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
+    for name in ("RedriveQueue", "DeadLetterQueue"):
+        assert properties(stage, name)["SqsManagedSseEnabled"] is True
+        assert properties(stage, name)["MessageRetentionPeriod"] == 14 * 86400
+
+
+@every_stage
+def test_the_api_wants_a_key_and_limits_each(stage):
+    [method] = [m for m in of_type(stage, "AWS::ApiGateway::Method").values() if m["HttpMethod"] == "POST"]
+    assert method["ApiKeyRequired"] is True
+    plan = properties(stage, "ApiGatewayUsagePlan")
+    assert plan["Throttle"]["RateLimit"] == (500 if stage == "prod" else 50)
+    assert plan["Quota"]["Period"] == "DAY"
+
+
+@every_stage
+def test_every_body_reaches_the_function_as_it_was_sent(stage):
+    assert properties(stage, "ApiGatewayRestApi")["BinaryMediaTypes"] == ["*/*"]
+
+
+def test_the_access_log_is_json_and_names_nobody():
+    # osls sets it on the stage after the deployment, so no template has it; an end-to-end test sees it there.
+    log = provider()["logs"]["restApi"]
+    assert log["accessLogging"] is True
+    assert log["executionLogging"] is False  # it would write whole bodies
+    fields = json.loads(re.sub(r"\$context\.[\w.]+", "x", log["format"]))
+    assert {"stage", "request_id", "status", "latency_ms"} <= fields.keys()
+    assert "$context.identity" not in log["format"]
+    assert "authorizer" not in log["format"]
+
+
+GATEWAY_ANSWERS = {
+    "THROTTLED": 429,
+    "QUOTA_EXCEEDED": 429,
+    "INVALID_API_KEY": 403,
+    "ACCESS_DENIED": 403,
+    "MISSING_AUTHENTICATION_TOKEN": 403,
+    "REQUEST_TOO_LARGE": 413,
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "INTEGRATION_FAILURE": 504,
+    "INTEGRATION_TIMEOUT": 504,
+    "DEFAULT_5XX": None,
+    "DEFAULT_4XX": None,
+}
+
+
+@every_stage
+def test_what_the_gateway_itself_answers_is_problem_json(stage):
+    answers = {a["ResponseType"]: a for a in of_type(stage, "AWS::ApiGateway::GatewayResponse").values()}
+    assert answers.keys() == GATEWAY_ANSWERS.keys()
+    for kind, answer in answers.items():
+        status = GATEWAY_ANSWERS[kind]
+        headers = answer["ResponseParameters"]
+        assert headers["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
+        assert answer.get("StatusCode") == (None if status is None else str(status))
+        problem = json.loads(answer["ResponseTemplates"]["application/json"])
+        assert {"type", "title", "code", "detail"} <= problem.keys()
+        assert problem.get("status") == status
+        again = status in (429, 504) or kind == "DEFAULT_5XX"
+        assert ("gatewayresponse.header.Retry-After" in headers) == again
+
+
+@every_stage
+def test_everything_that_can_be_tagged_says_whose_it_is(stage):
+    for function in of_type(stage, "AWS::Lambda::Function").values():
+        assert {t["Key"]: t["Value"] for t in function["Tags"]} == {"service": "milkrun", "stage": stage}
+
+
+@every_stage
+def test_the_visits_can_be_restored_to_a_point_in_time_and_forget_by_themselves(stage):
+    table = properties(stage, "VisitsTable")
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert table["SSESpecification"] == {"SSEEnabled": True}
+
+
+def test_only_prod_starts_from_snapshots_and_through_their_alias():
+    for stage in STAGES:
+        function = properties(stage, "IngestLambdaFunction")
+        aliases = of_type(stage, "AWS::Lambda::Alias")
+        if stage == "prod":
+            assert function["SnapStart"] == {"ApplyOn": "PublishedVersions"}
+            [alias] = aliases.values()
+            assert f'"{alias["Name"]}"' in json.dumps(properties(stage, "ApiGatewayMethodV1EventsPost"))
+        else:
+            assert "SnapStart" not in function
+            assert not aliases
+
+
+def test_the_key_that_signs_in_to_snowflake_can_do_nothing_else():
+    key = properties("prod", "CheckKey")
+    assert (key["KeySpec"], key["KeyUsage"]) == ("RSA_2048", "SIGN_VERIFY")
+
+
+def test_prod_is_protected_from_removal_and_old_artifacts_are_pruned():
+    assert provider()["deletionProtection"] == {"stages": ["prod"]}
+    assert provider()["deploymentBucket"]["maxPreviousDeploymentArtifacts"] == 5
