@@ -1,8 +1,11 @@
 """Events as phones send them, small enough that collisions of every kind happen."""
 
+import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -64,3 +67,40 @@ def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
         confidence=st.sampled_from([None, 0, 1, 3]),
         spelt=st.sampled_from([".", "_"]),
     )
+
+
+def as_json(e: GeofenceEvent) -> bytes:
+    """The event as an app sends it and as it lies on the stream."""
+    body: dict[str, object] = {
+        "_id": e.event_id,
+        "type": e.type,
+        "createdAt": e.occurred_at.isoformat().replace("+00:00", "Z"),
+        "user": {"deviceId": e.device_id},
+        "geofence": {"tag": e.fence.tag, "externalId": e.fence.external_id},
+    }
+    if e.duration_minutes is not None:
+        body["duration"] = e.duration_minutes
+    if e.confidence is not None:
+        body["confidence"] = e.confidence
+    return json.dumps(body).encode()
+
+
+def batch_of(datas: Sequence[bytes | str], first: int = 1, stream: str = "geofence") -> dict[str, Any]:
+    """A Lambda batch of one shard, arrived two hours after START. A `str` stands for itself, not base64."""
+    return {
+        "Records": [
+            {
+                "eventSource": "aws:kinesis",
+                "eventID": f"shardId-000000000000:{n}",
+                "eventSourceARN": f"arn:aws:kinesis:us-east-1:000000000000:stream/{stream}",
+                "kinesis": {
+                    "kinesisSchemaVersion": "1.0",
+                    "partitionKey": "truck-1",
+                    "sequenceNumber": str(n),
+                    "data": data if isinstance(data, str) else base64.b64encode(data).decode(),
+                    "approximateArrivalTimestamp": (START + timedelta(hours=2)).timestamp(),
+                },
+            }
+            for n, data in enumerate(datas, first)
+        ]
+    }

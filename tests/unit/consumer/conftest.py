@@ -1,0 +1,105 @@
+"""An AWS of our own: moto's server on loopback, one request at a time (its conditional writes race)."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import boto3
+import pytest
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+INDEXED = ["exited_at", "exited_event_id", "exit_missed", "last_seen_at", "app_dwell_seconds"]
+INDEXED += ["entered_event_id", "geofence_tag", "geofence_external_id"]
+
+
+@dataclass(frozen=True)
+class Aws:
+    url: str
+    table: str = "visits"
+    bucket: str = "archive"
+    bus: str = "visits-bus"
+    stream: str = "geofence"
+
+    def client(self, service: str):
+        return boto3.client(service, endpoint_url=self.url, region_name="us-east-1")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "VISITS_TABLE": self.table,
+            "ARCHIVE_BUCKET": self.bucket,
+            "EVENT_BUS_NAME": self.bus,
+            "STREAM_NAME": self.stream,
+        }
+
+    def told(self) -> list[dict]:
+        """What a queue behind the bus got, each time."""
+        sqs = self.client("sqs")
+        url = sqs.get_queue_url(QueueName="told")["QueueUrl"]
+        found = []
+        while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                found.append(json.loads(message["Body"]))
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return found
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Aws:
+    found = Aws(moto_url)
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    import requests
+
+    requests.post(f"{moto_url}/moto-api/reset", timeout=10)
+    attribute = [
+        {"AttributeName": n, "AttributeType": "S"}
+        for n in ("pk", "sk", "fence_now", "device_id", "entered_at")
+    ]
+    found.client("dynamodb").create_table(
+        TableName=found.table,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=attribute,
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": name,
+                "KeySchema": [
+                    {"AttributeName": hash_key, "KeyType": "HASH"},
+                    {"AttributeName": "entered_at", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": [*INDEXED, *others]},
+            }
+            for name, hash_key, others in (
+                ("there_now", "fence_now", ["device_id"]),
+                ("by_device", "device_id", []),
+            )
+        ],
+    )
+    found.client("s3").create_bucket(Bucket=found.bucket)
+    found.client("kinesis").create_stream(StreamName=found.stream, ShardCount=2)
+    found.client("sqs").create_queue(QueueName="told")
+    events = found.client("events")
+    events.create_event_bus(Name=found.bus)
+    events.put_rule(
+        Name="all", EventBusName=found.bus, EventPattern=json.dumps({"source": ["milkrun.visits"]})
+    )
+    arn = "arn:aws:sqs:us-east-1:123456789012:told"
+    events.put_targets(Rule="all", EventBusName=found.bus, Targets=[{"Id": "told", "Arn": arn}])
+    return found

@@ -1,0 +1,165 @@
+"""The ports on DynamoDB, EventBridge and S3, where those answer half a yes."""
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from consumer import retry
+from consumer.aws import EventBus, S3SetAside
+from consumer.change import Notice
+from consumer.consume import Poison
+from consumer.records import records_of
+from consumer.retry import Refused
+from consumer.table import DynamoTable, dumped
+from contract.events import Reason
+
+from .fakes import Inline
+from .strategies import batch_of
+
+ITEMS = [{"pk": "p", "sk": f"{n:03}", "version": n} for n in range(60)]
+
+
+def error(code: str, status: int = 400) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "x"
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(retry, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
+
+
+class DynamoDB:
+    """Answers what `answers` says about each call: the keys it leaves undone, or an error it raises."""
+
+    def __init__(self, decide):
+        self.decide, self.put, self.calls = decide, [], []
+
+    def batch_write_item(self, RequestItems):  # noqa: N803
+        ((name, requests),) = RequestItems.items()
+        keys = [r["PutRequest"]["Item"]["sk"]["S"] for r in requests]
+        self.calls.append(keys)
+        undone = self.decide(self, keys)
+        self.put += [k for k in keys if k not in undone]
+        left = [r for r in requests if r["PutRequest"]["Item"]["sk"]["S"] in undone]
+        return {"UnprocessedItems": {name: left} if left else {}}
+
+    def batch_get_item(self, RequestItems):  # noqa: N803
+        ((name, asked),) = RequestItems.items()
+        assert asked["ConsistentRead"]
+        keys = [k["sk"]["S"] for k in asked["Keys"]]
+        self.calls.append(keys)
+        undone = self.decide(self, keys)
+        found = [dumped({"pk": "p", "sk": k, "version": 1}) for k in keys if k not in undone]
+        left = {name: {"Keys": [{"pk": {"S": "p"}, "sk": {"S": k}} for k in undone]}} if undone else {}
+        return {"Responses": {name: found}, "UnprocessedKeys": left}
+
+
+def table(decide) -> tuple[DynamoTable, DynamoDB]:
+    dynamodb = DynamoDB(decide)
+    return DynamoTable(dynamodb, "visits", Inline()), dynamodb
+
+
+def test_what_a_batch_write_leaves_undone_is_sent_again_and_nothing_else():
+    found, dynamodb = table(lambda db, keys: keys[20:] if len(db.calls) <= 3 else [])
+    assert found.put_all(ITEMS) == {}
+    assert sorted(dynamodb.put) == [i["sk"] for i in ITEMS]
+    assert max(map(len, dynamodb.calls)) == 25
+
+
+def test_what_stays_undone_is_named():
+    found, _ = table(lambda db, keys: [k for k in keys if k == "007"])
+    assert {key: type(e) for key, e in found.put_all(ITEMS).items()} == {("p", "007"): TimeoutError}
+
+
+def test_a_refused_batch_is_halved_until_the_culprit_stands_alone():
+    def decide(db, keys):
+        if "031" in keys:
+            raise error("ValidationException")
+        return []
+
+    found, dynamodb = table(decide)
+    assert {key: type(e) for key, e in found.put_all(ITEMS).items()} == {("p", "031"): Refused}
+    assert len(dynamodb.put) == 59
+
+
+def test_any_other_error_is_the_failure_of_its_batch_only():
+    def decide(db, keys):
+        if "000" in keys:
+            raise error("ThrottlingException")
+        return []
+
+    found, dynamodb = table(decide)
+    failures = found.put_all(ITEMS)
+    assert (len(failures), len(dynamodb.put)) == (25, 35)
+
+
+def test_what_a_batch_read_leaves_undone_is_asked_again():
+    found, _ = table(lambda db, keys: keys[1:] if len(keys) > 1 else [])
+    items, failures = found.get([("p", "a"), ("p", "b"), ("p", "c")])
+    assert (sorted(sk for _, sk in items), failures) == (["a", "b", "c"], {})
+
+
+class Events:
+    def __init__(self, refuse):
+        self.refuse, self.calls = refuse, []
+
+    def put_events(self, Entries):  # noqa: N803
+        self.calls.append([e["Detail"] for e in Entries])
+        results = [self.refuse(self, e) for e in Entries]
+        return {
+            "FailedEntryCount": sum(results),
+            "Entries": [{"ErrorCode": "Throttled"} if r else {"EventId": "1"} for r in results],
+        }
+
+
+NOTICES = [Notice(str(n), "arrived", {"id": str(n)}) for n in range(23)]
+
+
+def test_entries_that_the_bus_did_not_take_are_sent_again_alone():
+    events = Events(
+        lambda bus, entry: len(bus.calls) == 1 and entry["Detail"] in ('{"id":"3"}', '{"id":"7"}')
+    )
+    assert EventBus(events, "bus", Inline()).publish(NOTICES) == {}
+    assert [len(call) for call in events.calls] == [10, 2, 10, 3]
+    assert events.calls[1] == ['{"id":"3"}', '{"id":"7"}']
+
+
+def test_entries_that_the_bus_never_takes_are_named():
+    events = Events(lambda e, entry: entry["Detail"] == '{"id":"7"}')
+    assert {i: type(e) for i, e in EventBus(events, "bus", Inline()).publish(NOTICES).items()} == {
+        "7": TimeoutError
+    }
+
+
+def test_a_bus_that_is_down_fails_what_was_sent():
+    class Down:
+        def put_events(self, Entries):  # noqa: N803
+            raise EndpointConnectionError(endpoint_url="x")
+
+    assert len(EventBus(Down(), "bus", Inline()).publish(NOTICES)) == 23
+
+
+class S3:
+    def __init__(self, *errors):
+        self.errors, self.puts = list(errors), []
+
+    def put_object(self, **put):
+        self.puts.append(put)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+POISON = [Poison(r, (Reason("not_json", "", "no"),)) for r in records_of(batch_of([b"no"]))]
+
+
+def test_what_is_kept_already_or_being_kept_is_not_kept_twice():
+    for s3 in (S3(error("PreconditionFailed", 412)), S3(error("ConditionalRequestConflict", 409))):
+        key = S3SetAside(s3, "bucket").keep(POISON)
+        assert {(p["Key"], p["IfNoneMatch"]) for p in s3.puts} == {(key, "*")}
+
+
+def test_a_store_that_refuses_to_keep_poison_is_an_error():
+    for s3 in (S3(error("SlowDown", 503)), S3(*[error("ConditionalRequestConflict", 409)] * 4)):
+        with pytest.raises(ClientError):
+            S3SetAside(s3, "bucket").keep(POISON)

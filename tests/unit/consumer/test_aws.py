@@ -1,0 +1,163 @@
+"""The function as Lambda calls it, on moto's DynamoDB, S3 and EventBridge."""
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import structlog
+
+from consumer import main
+from consumer.items import pair_key, visit_of
+from consumer.table import loaded
+from consumer.visits import Pair, visits_of
+from contract.events import Fence
+
+from .conftest import Aws
+from .strategies import as_json, batch_of, event
+
+HOME = Pair("truck-1", Fence("farm", "7"))
+ENTER, EXIT = event("enter", 0, "a"), event("exit", 600, "b", minutes=9.9)
+
+
+class Context:
+    aws_request_id = "request-1"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+def consume(*datas: bytes | str):
+    main.app_of.cache_clear()
+    main.log = structlog.get_logger()  # its first use binds it to the output of the moment
+    return main.consume(batch_of(datas), Context())
+
+
+def stored_visits(aws: Aws, pair: Pair = HOME):
+    pages = (
+        aws.client("dynamodb")
+        .get_paginator("query")
+        .paginate(
+            TableName=aws.table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": pair_key(pair)}},
+        )
+    )
+    items = [loaded(item) for page in pages for item in page["Items"]]
+    visits = [visit_of(i) for i in items if i["sk"] == "head" or i["sk"].startswith("v#")]
+    return sorted((v for v in visits if v), key=lambda v: (v.entered_at, v.entered_event_id))
+
+
+def test_a_batch_becomes_visits_and_is_told_once(aws, capsys):
+    later = event("enter", 3600, "c")
+    assert consume(as_json(EXIT), as_json(ENTER), as_json(ENTER), as_json(later)) == {"batchItemFailures": []}
+    assert stored_visits(aws) == list(visits_of([ENTER, EXIT, later])[HOME].visits)
+    told = aws.told()
+    assert sorted((t["detail-type"], t["detail"]["visit"]["entered_event_id"]) for t in told) == [
+        ("arrived", "a"), ("arrived", "c"), ("departed", "a"),
+    ]  # fmt: skip
+    assert consume(as_json(ENTER), as_json(later)) == {"batchItemFailures": []}
+    assert aws.told() == []
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (line["event"], line["consumed"], line["repeated"], line["request_id"]) == (
+        "records_consumed",
+        2,
+        2,
+        "request-1",
+    )
+
+
+def test_poison_lies_under_set_aside_with_reason_shard_and_sequence_number(aws, capsys):
+    assert consume(as_json(ENTER), b"\xff", b'{"type":1}') == {"batchItemFailures": []}
+    assert consume(as_json(ENTER), b"\xff", b'{"type":1}') == {"batchItemFailures": []}
+    s3 = aws.client("s3")
+    (found,) = s3.list_objects_v2(Bucket=aws.bucket)["Contents"]
+    assert found["Key"].startswith("set-aside/dt=2026-11-16/hh=10/")
+    first, second = map(
+        json.loads,
+        gzip.decompress(s3.get_object(Bucket=aws.bucket, Key=found["Key"])["Body"].read()).splitlines(),
+    )
+    assert (first["record_base64"], first["reasons"][0]["code"]) == ("/w==", "invalid_json_value")
+    assert (second["event"], second["origin"]["shard_id"], second["origin"]["sequence_number"]) == (
+        {"type": 1}, "shardId-000000000000", "3",
+    )  # fmt: skip
+    line = next(json.loads(t) for t in capsys.readouterr().out.splitlines() if "records_set_aside" in t)
+    assert (line["set_aside_key"], line["lines"], "_aws" in line) == (found["Key"], 2, True)
+
+
+def test_without_its_table_the_first_record_comes_again(aws, capsys):
+    aws.client("dynamodb").delete_table(TableName=aws.table)
+    assert consume(b"\xff", as_json(ENTER), as_json(EXIT)) == {"batchItemFailures": [{"itemIdentifier": "2"}]}
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["stopped_at"] == "2"
+    assert "ResourceNotFound" in line["failure"]
+
+
+def test_a_missing_setting_is_named(aws, monkeypatch):
+    monkeypatch.delenv("VISITS_TABLE")
+    with pytest.raises(ValueError, match="VISITS_TABLE"):
+        consume(as_json(ENTER))
+
+
+def test_importing_the_function_needs_no_aws_and_no_botocore():
+    code = """import sys, consumer.main
+print([m for m in ('boto3', 'botocore.session', 'google.protobuf') if m in sys.modules])"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PATH": ""}
+    )
+    assert found.stdout.strip() == "[]"
+
+
+WORKER = """
+import json, os, sys
+from concurrent.futures import ThreadPoolExecutor
+from consumer import main
+batches = json.load(sys.stdin)
+class Context:
+    aws_request_id = "w"
+    def get_remaining_time_in_millis(self): return 60000
+for batch in batches:
+    for _ in range(100):
+        if not main.consume(batch, Context())["batchItemFailures"]:
+            break
+    else:
+        sys.exit(1)
+"""
+
+
+def test_processes_that_share_a_device_and_are_killed_leave_the_visits_of_the_set(aws):
+    chance = random.Random(4)
+    kinds = ["enter", "exit", "dwell"]
+    all_events = [event(chance.choice(kinds), 20 * chance.randrange(60), f"e{n % 70}") for n in range(90)]
+    chance.shuffle(all_events)
+    shares = [
+        [batch_of([as_json(e) for e in share[n : n + 6]], first=n) for n in range(0, len(share), 6)]
+        for share in (all_events[::2], all_events[1::2])
+    ]
+
+    def start(share):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | aws.environment,
+        )
+        worker.stdin.write(json.dumps(share))
+        worker.stdin.close()
+        return worker
+
+    workers = [start(share) for share in shares]
+    for line in workers[0].stdout:  # after its third batch, wherever in the fourth it then is
+        if line.count("records_consumed") and json.loads(line)["first_sequence_number"] == "12":
+            break
+    workers[0].kill()
+    workers[0].wait()
+    workers.append(start(shares[0]))
+    for worker in workers[1:]:
+        worker.stdout.read()
+        assert worker.wait() == 0
+    assert stored_visits(aws) == list(visits_of(all_events)[HOME].visits)

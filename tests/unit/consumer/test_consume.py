@@ -1,0 +1,178 @@
+"""A batch's three fates: in the visits, set aside, or from some record on again."""
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.change import Rule
+from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
+from consumer.items import pair_key
+from consumer.records import records_of
+from consumer.retry import Refused
+from consumer.store import Store
+from consumer.visits import Pair, visits_of
+from contract.events import Fence
+
+from .fakes import FakeBus, FakeSetAside, FakeTable, Inline
+from .strategies import as_json, batch_of, event, events
+
+HOME = Pair("truck-1", Fence("farm", "7"))
+ENTER, EXIT = event("enter", 0, "a"), event("exit", 600, "b")
+
+
+class World:
+    def __init__(self):
+        self.table, self.bus, self.aside = FakeTable(), FakeBus(), FakeSetAside()
+        self.ports = Ports(Store(self.table, self.bus, Rule(), Inline()), self.aside)
+
+    def consume(self, *datas, stream="geofence", **how) -> Outcome:
+        return consume(records_of(batch_of(datas, stream=stream), "geofence"), self.ports, **how)
+
+    def codes(self) -> list[str]:
+        return [reason.code for p in self.aside.kept for reason in p.reasons]
+
+    def visits(self):
+        return self.table.visits(pair_key(HOME))
+
+
+class FailingStore:
+    """Adds all but the events of some devices."""
+
+    def __init__(self, store, failing):
+        self.store, self.failing = store, failing
+
+    def add(self, events):
+        added = self.store.add({p: e for p, e in events.items() if p.device_id not in self.failing})
+        return added | {p: self.failing[p.device_id] for p in events if p.device_id in self.failing}
+
+
+def aggregated(*datas: bytes, spoil: bool = False) -> bytes:
+    from aws_kinesis_agg.aggregator import RecordAggregator
+
+    packed = RecordAggregator()
+    for n, data in enumerate(datas):
+        packed.add_user_record(f"key-{n}", data)
+    _, _, body = packed.clear_and_get().get_contents()
+    if spoil:  # an index beyond the table of keys, under a digest that is right
+        message = body[4:-16].replace(b"\x08\x00", b"\x08\x63")
+        body = body[:4] + message + hashlib.md5(message).digest()
+    return body
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        ("%%% not base64", "not_base64"),
+        (b"", "invalid_json_value"),
+        (b"\xff\xfe", "invalid_json_value"),
+        (b'{"_id": NaN}', "invalid_json_value"),
+        (b"[]", "not_an_object"),
+        (b'"text"', "not_an_object"),
+        (as_json(ENTER).replace(b"user.entered_geofence", b"pickup.done"), "not_a_geofence_event"),
+        (as_json(ENTER).replace(b"deviceId", b"phone"), "missing_device"),
+        (as_json(ENTER).replace(b'"geofence"', b'"fence"'), "missing_geofence"),
+        (as_json(ENTER).replace(b'"_id"', b'"id"'), "missing_id"),
+        (as_json(ENTER).replace(b"2026-11-16", b"2026-13-16"), "invalid_created_at"),
+        (as_json(ENTER).replace(b"2026-11-16", b"9999-12-31"), "created_at_in_future"),
+        (as_json(ENTER).replace(b"2026-11-16T08", b"2026-11-17T11"), "created_at_in_future"),
+        (b'{"_id":"' + b"x" * (1024 * 1024 - 20) + b'"}', None),
+        (as_json(ENTER).replace(b'"7"', b'"' + b"7" * 129 + b'"'), "field_length"),
+        (b"\xf3\x89\x9a\xc2" + b"x" * 40, "invalid_json_value"),
+        (aggregated(as_json(ENTER), spoil=True), "bad_aggregate"),
+    ],
+)
+def test_poison_between_good_records_is_set_aside_with_its_reason_and_harms_nobody(data, code):
+    world = World()
+    outcome = world.consume(as_json(ENTER), data, as_json(EXIT))
+    assert (outcome.stopped_at, outcome.consumed) == (None, 2)
+    (poison,) = world.aside.kept
+    assert code is None or code in world.codes()
+    assert poison.record.sequence_number == "2"
+    assert poison.record.data == (data.encode() if isinstance(data, str) else data)
+    assert world.visits() == list(visits_of([ENTER, EXIT])[HOME].visits)
+
+
+def test_records_of_another_stream_are_set_aside():
+    world = World()
+    assert world.consume(as_json(ENTER), stream="other").stopped_at is None
+    assert world.codes() == ["wrong_stream"]
+
+
+def test_a_batch_that_is_all_poison_is_set_aside_and_its_share_says_so():
+    world = World()
+    outcome = world.consume(b"no", b"nor this")
+    assert (len(world.aside.kept), outcome.set_aside_share, outcome.stopped_at) == (2, 100.0, None)
+
+
+def test_a_time_that_is_too_old_is_counted_and_left_to_the_warehouse():
+    world = World()
+    outcome = world.consume(
+        as_json(event("enter", -80 * 86400, "old")), as_json(event("enter", -79 * 86400, "kept"))
+    )
+    assert (outcome.too_old, outcome.consumed, len(world.visits())) == (1, 1, 1)
+
+
+def test_what_a_producer_library_packed_into_one_record_counts_one_by_one():
+    world = World()
+    outcome = world.consume(aggregated(as_json(ENTER), b"poison", as_json(EXIT)))
+    assert (outcome.records, outcome.consumed) == (3, 2)
+    (poison,) = world.aside.kept
+    assert (poison.record.sub_sequence_number, poison.record.partition_key) == (1, "key-1")
+    assert len(world.visits()) == 1
+
+
+def test_the_first_record_that_was_not_done_is_the_one_reported():
+    world = World()
+    failing = {"truck-3": ConnectionError("throttled"), "truck-2": TimeoutError("slow")}
+    ports = Ports(FailingStore(world.ports.store, failing), world.aside)
+    datas = [as_json(event("enter", n, device=f"truck-{n}")) for n in range(1, 6)]
+    outcome = consume(records_of(batch_of(datas)), ports)
+    assert outcome.stopped_at.sequence_number == "2"
+    assert isinstance(outcome.failure, TimeoutError)
+    assert outcome.consumed == 3
+
+
+def test_nothing_is_begun_behind_the_first_failure_nor_when_time_is_nearly_up():
+    world = World()
+    ports = Ports(FailingStore(world.ports.store, {"truck-7": ConnectionError()}), world.aside)
+    datas = [as_json(event("enter", n, device=f"truck-{n}")) for n in range(130)]
+    assert consume(records_of(batch_of(datas)), ports).consumed == 49
+    time = iter([True, True, False])
+    outcome = World().consume(*datas, has_time=lambda: next(time))
+    assert (outcome.consumed, outcome.stopped_at.sequence_number) == (100, "101")
+    assert isinstance(outcome.failure, TimeNearlyUp)
+
+
+def test_what_cannot_be_set_aside_now_is_not_done():
+    world = World()
+    world.aside.failure = ConnectionError("no S3")
+    outcome = world.consume(as_json(ENTER), b"poison", as_json(EXIT))
+    assert outcome.stopped_at.sequence_number == "2"
+    assert world.aside.kept == []
+
+
+def test_what_the_store_can_never_take_is_set_aside():
+    world = World()
+    ports = Ports(FailingStore(world.ports.store, {"truck-1": Refused("key too long")}), world.aside)
+    outcome = consume(records_of(batch_of([as_json(ENTER), as_json(EXIT)])), ports)
+    assert (outcome.stopped_at, world.codes()) == (None, ["refused_by_store"] * 2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.one_of(events().map(as_json), st.just(b"poison"), st.just("%")), max_size=25),
+    st.sets(st.sampled_from(["truck-1", "truck#2"])),
+)
+def test_every_record_is_in_the_visits_or_set_aside_or_comes_again(datas, failing):
+    world = World()
+    ports = Ports(FailingStore(world.ports.store, dict.fromkeys(failing, ConnectionError())), world.aside)
+    records = list(records_of(batch_of(datas)))
+    outcome = consume(records, ports)
+    done = [r for r in records if outcome.stopped_at is None or r.position < outcome.stopped_at.position]
+    aside = {p.record.position for p in world.aside.kept}
+    good = [r for r in done if r.position not in aside]
+    assert all(r.position in aside for r in done if r.fault or r.data == b"poison")
+    again = consume(good, Ports(Store(world.table, FakeBus(), Rule(), Inline()), FakeSetAside()))
+    assert (again.added, again.visits_changed, again.consumed) == (0, 0, len(good))
