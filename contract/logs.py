@@ -11,13 +11,15 @@ import msgspec
 import structlog
 
 # handler: one for each request that got past key, signature, content type and size, whatever its answer:
-#   status, received, accepted, duplicates, rejected, object_key, rejected_key, published, queued, *_ms
+#   status, received, accepted, duplicates, rejected, conflicts, rejected_by_code, object_key, rejected_key,
+#   published, queued, lateness_seconds (of the oldest accepted event), store_ms, publish_ms, total_ms
 EVENTS_INGESTED = "events_ingested"
-# handler: one for each request that got 403, 413 or 415; nothing of it was stored. status, code
+# handler: one for each request that got 403, 413 or 415; nothing of it was stored.
+#   Has status, code, refused = 1.
 REQUEST_REFUSED = "request_refused"
-# redrive: one for each invocation. messages, published, returned
+# redrive: one for each invocation. messages, redriven, returned
 RECORDS_REDRIVEN = "records_redriven"
-# handler, redrive, consumer: something was put under set-aside/. set_aside_key, codes, lines
+# handler, redrive, consumer: something was put under set-aside/. set_aside_key, set_aside
 RECORDS_SET_ASIDE = "records_set_aside"
 # consumer: one for each batch.
 RECORDS_CONSUMED = "records_consumed"

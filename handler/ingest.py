@@ -1,5 +1,6 @@
 """The core: a batch in, a receipt out, and between them the order of effects that the promises rest on."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,6 +63,8 @@ class Effects:
     published: int = 0
     queued: int = 0
     set_aside: int = 0
+    store_ms: float = 0.0
+    publish_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def ingest(
             "app-version": sender.app_version,
         }
     )
+    began = time.perf_counter()
     if batch.lines:
         effects.object_key = _store(
             lines_object("events", batch.lines, received_at), facts, ports.archive, seconds_left
@@ -103,6 +107,8 @@ def ingest(
         effects.rejected_key = _store(
             lines_object("rejected", lines, received_at), facts, ports.archive, seconds_left
         )
+    effects.store_ms = _ms_since(began)
+    began = time.perf_counter()
     if batch.records and effects.object_key:
         _publish(
             batch.records,
@@ -112,6 +118,7 @@ def ingest(
             seconds_left=seconds_left,
             effects=effects,
         )
+    effects.publish_ms = _ms_since(began)
     return Receipt(
         request_id=sender.request_id,
         received=batch.received,
@@ -122,6 +129,10 @@ def ingest(
         rejected_key=effects.rejected_key,
         errors=errors_of(batch),
     )
+
+
+def _ms_since(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 1)
 
 
 def _store(lines: LinesObject, facts: Mapping[str, str], archive: Archive, seconds_left: Clock) -> str:

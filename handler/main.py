@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from contract import logs
+from contract.metrics import with_metrics
 from handler.aws import KinesisStream, S3Archive, SqsRedriveQueue, client
 from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.ingest import Effects, Ports, Receipt, Sender
@@ -51,7 +53,7 @@ def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     try:
         response = _respond(event, context, request_id, effects, facts)
     except Refused as refused:
-        log.info(logs.REQUEST_REFUSED, status=refused.status, code=refused.code)
+        log.info(logs.REQUEST_REFUSED, status=refused.status, code=refused.code, refused=1)
         said = {"request_id": request_id, **refused.facts}
         return problem(refused.status, refused.code, refused.detail, said)
     except Exception as error:  # the phone keeps the batch and sends it again, whatever it was
@@ -78,14 +80,7 @@ def _respond(
     request = request_of(event)
     received_at = datetime.now(UTC)
     batch = _batch_of(request, app, received_at)
-    facts |= {
-        "received": batch.received,
-        "accepted": len(batch.lines),
-        "duplicates": batch.duplicates,
-        "rejected": len(batch.rejected),
-        "conflicts": len(batch.conflicts),
-        "body_bytes": len(request.body),
-    }
+    facts |= _facts_of(batch, received_at) | {"body_bytes": len(request.body)}
     receipt = ingest_batch(
         batch,
         app.ports,
@@ -113,6 +108,20 @@ def _batch_of(request: Request, app: App, received_at: datetime) -> Batch:
         return unreadable(request.body, error.code, error.message, request.content_encoding)
 
 
+def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "received": batch.received,
+        "accepted": len(batch.lines),
+        "duplicates": batch.duplicates,
+        "rejected": len(batch.rejected),
+        "conflicts": len(batch.conflicts),
+        "rejected_by_code": Counter(rejected.reasons[0].code for rejected in batch.rejected),
+    }
+    if batch.oldest_at:
+        facts["lateness_seconds"] = round(max(0.0, (received_at - batch.oldest_at).total_seconds()), 3)
+    return facts
+
+
 def _answer(receipt: Receipt) -> dict[str, Any]:
     if receipt.accepted + receipt.duplicates:
         return answer(202, asdict(receipt), "application/json", {})
@@ -121,15 +130,17 @@ def _answer(receipt: Receipt) -> dict[str, Any]:
 
 
 def _report(facts: Mapping[str, object]) -> None:
-    """The one canonical line of a request. Metrics will be made of the same facts, here."""
+    """The one canonical line of a request; `with_metrics` makes CloudWatch's metrics of it."""
     log.info(logs.EVENTS_INGESTED, **facts)
+    if facts["set_aside"]:
+        log.error(logs.RECORDS_SET_ASIDE, set_aside_key=facts["set_aside_key"], set_aside=facts["set_aside"])
 
 
 @cache
 def _app() -> App:
     """Settings and clients, built by the first request: importing this module needs no AWS."""
     settings = Settings.model_validate(os.environ)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, with_metrics(settings.stage))
     ports = Ports(
         archive=S3Archive(client("s3", tries=3), settings.archive_bucket),
         stream=KinesisStream(client("kinesis", tries=1), settings.stream_name),

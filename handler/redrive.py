@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from contract import logs
+from contract.metrics import with_metrics
 from contract.objects import lines_of
 from handler.aws import KinesisStream, S3Archive, S3Lines, client
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, set_aside
@@ -80,7 +81,7 @@ def redrive_messages(messages: list[Mapping[str, Any]], app: App, seconds_left: 
             log.warning("claim_check_returned", message_id=message["messageId"], error=_said(error))
             failed.append(message["messageId"])
             _postpone(message, app.postpone)
-    log.info(logs.RECORDS_REDRIVEN, messages=len(messages), published=published, returned=len(failed))
+    log.info(logs.RECORDS_REDRIVEN, messages=len(messages), redriven=published, returned=len(failed))
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
@@ -92,7 +93,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     outcome = publish(records, app.stream, lambda: seconds_left() - ends)
     if outcome.malformed:
         key = set_aside(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
-        log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, lines=len(outcome.malformed))
+        log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
         raise Unavailable(f"{len(outcome.refused)} of {len(records)} records refused")
     return outcome.taken
@@ -134,7 +135,7 @@ def _said(error: Exception) -> str:
 @cache
 def _app() -> App:
     settings = Settings.model_validate(os.environ)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, with_metrics(settings.stage))
     s3, sqs = client("s3", tries=3), client("sqs", tries=2)
 
     def postpone(receipt_handle: str, seconds: int) -> None:

@@ -17,6 +17,7 @@ class Settings(BaseModel):
     archive_bucket: Annotated[str, Field(alias="ARCHIVE_BUCKET", min_length=3)]
     stream_name: Annotated[str, Field(alias="STREAM_NAME", min_length=1)]
     redrive_queue_url: Annotated[str, Field(alias="REDRIVE_QUEUE_URL", min_length=1)]
+    stage: Annotated[str, Field(alias="STAGE")] = "local"
     log_level: Annotated[str, Field(alias="LOG_LEVEL")] = "INFO"
     geofence_kinds: Annotated[
         Mapping[str, Kind],

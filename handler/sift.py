@@ -65,6 +65,7 @@ class Batch:
     rejected: list[Rejected] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     duplicates: int = 0
+    oldest_at: datetime | None = None
 
     @property
     def received(self) -> int:
@@ -95,6 +96,8 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
         if contents:
             batch.conflicts.append(Conflict(index, event.id))
         contents.add(text)
+        if batch.oldest_at is None or event.created_at < batch.oldest_at:
+            batch.oldest_at = event.created_at
         batch.lines.append(text)
         if isinstance(event, Crossing) and event.device_id:
             batch.records.append(Record(event.device_id, text, len(batch.lines)))

@@ -1,0 +1,71 @@
+"""A handler whose stores are fakes: `post` is what a phone does, `world` is what came of it."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from contract import logs
+from handler import main, publish
+from tests.unit.handler.fakes import Context, World, app
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: dict[str, Any]
+
+    @property
+    def codes(self) -> list[str]:
+        return [error["code"] for error in self.body.get("errors", [])]
+
+
+@dataclass
+class Phone:
+    world: World
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def post(self, body: object, headers: Mapping[str, str] | None = None, **context: float) -> Answer:
+        """Post bytes as they are, anything else as JSON; payload format 1.0, base64 as the stages have it."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        event = {
+            "headers": headers or {"Content-Type": "application/json"},
+            "body": base64.b64encode(raw).decode(),
+            "isBase64Encoded": True,
+            "requestContext": {"requestId": "request-1"},
+        }
+        return self.send(event, **context)
+
+    def send(self, event: Mapping[str, Any], **context: float) -> Answer:
+        application = app(self.world, **self.settings)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(main, "_app", lambda: application)
+            patch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)
+            given = main.ingest(event, Context(**context))  # type: ignore[arg-type]
+        return Answer(given["statusCode"], given["headers"], json.loads(given["body"]))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def phone(world: World) -> Phone:
+    return Phone(world)
+
+
+@pytest.fixture
+def new_phone() -> Callable[[], Phone]:
+    """For hypothesis, whose examples share fixtures."""
+    return lambda: Phone(World())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _json_lines() -> None:
+    """As in the functions; structlog's own default draws every traceback with care."""
+    logs.configure("INFO")

@@ -1,0 +1,130 @@
+"""Ports that keep what they are given, and fail on purpose at the calls they are told to."""
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from contract.objects import LinesObject
+from handler import main
+from handler.ingest import Ports
+from handler.publish import Malformed, Unavailable
+from handler.settings import Settings
+from handler.sift import Record
+from handler.signature import Secrets
+
+
+class Fault(Enum):
+    """What goes wrong at one call of a port."""
+
+    NONE = auto()
+    BEFORE = auto()  # refused, nothing happened
+    AFTER = auto()  # it happened, and the answer was lost
+    CRASH = auto()  # an exception nobody expects
+    PARTLY = auto()  # the stream takes every second record
+    MALFORMED = auto()  # the stream refuses any call that holds its unluckiest record
+
+
+@dataclass
+class World:
+    """S3, Kinesis and SQS, as far as the handler can tell; `faults` are used up call by call."""
+
+    faults: list[Fault] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    metadata: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    stream: list[Record] = field(default_factory=list)
+    claims: list[tuple[str, list[int]]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+
+    def ports(self) -> Ports:
+        return Ports(_Archive(self), _Stream(self), _Queue(self))
+
+    def next_fault(self, call: str) -> Fault:
+        self.calls.append(call)
+        fault = self.faults.pop(0) if self.faults else Fault.NONE
+        if fault is Fault.BEFORE:
+            raise Unavailable("on purpose")
+        if fault is Fault.CRASH:
+            raise RuntimeError("on purpose")
+        return fault
+
+    def lines(self, prefix: str) -> list[bytes]:
+        return [line for key in self.keys(prefix) for line in self.lines_of(key)]
+
+    def keys(self, prefix: str) -> list[str]:
+        return [key for key in self.objects if key.startswith(prefix + "/")]
+
+    def lines_of(self, key: str) -> list[bytes]:
+        return gzip.decompress(self.objects[key]).splitlines()
+
+    def promised(self) -> set[bytes]:
+        """The events that are on the stream, queued for it, or set aside."""
+        queued = {self.lines_of(key)[number - 1] for key, numbers in self.claims for number in numbers}
+        aside = {self.set_aside_text(line) for line in self.lines("set-aside")}
+        return {record.data for record in self.stream} | queued | aside
+
+    def set_aside_text(self, line: bytes) -> bytes:
+        origin = json.loads(line)["origin"]
+        return self.lines_of(origin["object_key"])[int(origin["line"]) - 1]
+
+
+@dataclass
+class _Archive:
+    world: World
+
+    def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
+        fault = self.world.next_fault("store")
+        is_new = lines.key not in self.world.objects
+        self.world.objects.setdefault(lines.key, lines.body)
+        self.world.metadata.setdefault(lines.key, facts)
+        if fault is Fault.AFTER:
+            raise Unavailable("on purpose, too late")
+        return is_new
+
+
+@dataclass
+class _Stream:
+    world: World
+
+    def put(self, records: Sequence[Record]) -> list[Record]:
+        fault = self.world.next_fault("put")
+        archived = set(self.world.lines("events"))
+        assert all(record.data in archived for record in records), "published before it was archived"
+        if fault is Fault.MALFORMED:
+            self.world.faults.insert(0, Fault.MALFORMED if len(records) > 1 else Fault.NONE)
+            raise Malformed("on purpose")
+        refused = list(records[::2]) if fault is Fault.PARTLY else []
+        self.world.stream += [record for record in records if record not in refused]
+        if fault is Fault.AFTER:
+            raise Unavailable("on purpose, too late")
+        return refused
+
+
+@dataclass
+class _Queue:
+    world: World
+
+    def leave(self, key: str, lines: Sequence[int]) -> None:
+        fault = self.world.next_fault("leave")
+        self.world.claims.append((key, list(lines)))
+        if fault is Fault.AFTER:
+            raise Unavailable("on purpose, too late")
+
+
+@dataclass
+class Context:
+    """Lambda's context with a clock that runs down a little at every look."""
+
+    aws_request_id: str = "fallback-id"
+    remaining_ms: float = 28_000
+
+    def get_remaining_time_in_millis(self) -> int:
+        self.remaining_ms -= 5
+        return int(self.remaining_ms)
+
+
+def app(world: World, **settings: str) -> main.App:
+    given = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "stream", "REDRIVE_QUEUE_URL": "queue", **settings}
+    secrets = Secrets(lambda: [b"first-secret", b"second-secret"])
+    return main.App(Settings.model_validate(given), world.ports(), secrets)
