@@ -113,7 +113,4 @@ def outputs(settings: Settings) -> dict[str, Any]:
 
 
 def write(outputs: Mapping[str, Any], file: Path) -> None:
-    """All of it or nothing: whoever finds the file finds a stack that is open for business."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(outputs, indent=2) + "\n")
-    partial.replace(file)
+    file.write_text(json.dumps(outputs, indent=2) + "\n")

@@ -12,6 +12,7 @@ from ops.stack.faults import StackError
 from ops.stack.settings import Settings
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
+ONLY_IF_NAMED = ("deploy", "apply")  # what `up` does, told when it fails
 TAIL_BYTES = 256 * 1024
 LOOK_AGAIN_S = 0.3
 
@@ -20,7 +21,9 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
     """The log files of these names (a function's may leave out its stage), of all if none is named."""
     files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
     files = [file for file in files if not file.name.endswith(".1.log")]
-    chosen = [f for f in files if not names or any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
+    chosen = [f for f in files if any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
+    if not names:
+        chosen = [file for file in files if file.stem not in ONLY_IF_NAMED]
     if not chosen:
         there = ", ".join(file.stem for file in files) or "none yet"
         raise StackError(f"There is no such log in {settings.log_folder}; there are: {there}.")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-GRACE_S = 10.0
+KILLED_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Process:
     name: str
     pid: int
     started: int  # clock ticks since boot, field 22 of /proc/<pid>/stat
+    grace_s: float = 0  # from being asked to end until being made to
 
     def is_alive(self) -> bool:
         return start_time(self.pid) == self.started
@@ -42,7 +43,12 @@ class Processes:
         self._children: dict[int, subprocess.Popen[bytes]] = {}  # those that this program started itself
 
     def start(
-        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], directory: Path
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        directory: Path,
+        grace_s: float = 0,
     ) -> Process:
         """Start in a session of its own, out of Ctrl-C's reach. Its output goes to `<logs>/<name>.log`."""
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +63,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        process = Process(name, popen.pid, start_time(popen.pid) or 0)
+        process = Process(name, popen.pid, start_time(popen.pid) or 0, grace_s)
         self._children[popen.pid] = popen
         self._record(name).write_text(json.dumps(asdict(process)))
         return process
@@ -81,16 +87,16 @@ class Processes:
         return next((p for p in self.recorded() if p.name == name and p.is_alive()), None)
 
     def end(self, process: Process) -> None:
-        """Ask, wait, insist; then the same for all that it had started, and its record goes."""
+        """Ask, wait for its grace, insist; all that it had started ends with it, and its record goes."""
         family = descendants(process) if process.is_alive() else []
-        if process.is_alive():
+        if process.grace_s and process.is_alive():
             os.kill(process.pid, signal.SIGTERM)
-            _await_end(process, GRACE_S)
+            _await_end(process, process.grace_s)
         for each in [process, *family]:
             if each.is_alive():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each.pid, signal.SIGKILL)
-                _await_end(each, GRACE_S)
+                _await_end(each, KILLED_WITHIN_S)
         if child := self._children.pop(process.pid, None):
             child.wait()
         self._record(process.name).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ def launch(settings: Settings, processes: Processes) -> Process:
     settings.snowflake_folder.mkdir(parents=True, exist_ok=True)
     port, folder = str(settings.snowflake_port), settings.snowflake_folder
     command: list[str | Path] = [sys.executable, "-m", "snowpipe.local", "--port", port, "--dir", folder]
-    return processes.start(NAME, command, settings.aws_environment, ROOT)
+    return processes.start(NAME, command, settings.aws_environment, ROOT, grace_s=10)
 
 
 def is_ready(settings: Settings) -> bool:

@@ -110,11 +110,13 @@ class Stack:
         return all(self.processes.alive(part) and SERVERS[part].is_ready(self.settings) for part in parts)
 
     def _clear(self) -> None:
-        """Nothing runs afterwards, and nothing is left of AWS, which LocalStack keeps in memory."""
+        """Nothing runs afterwards; nothing is left of AWS, nor of a warehouse that was never finished."""
         self.settings.outputs_file.unlink(missing_ok=True)
         self._deployed_file.unlink(missing_ok=True)
         self.processes.end_all()
         shutil.rmtree(self.settings.localstack_folder, ignore_errors=True)
+        if not self._warehouse_made_file.exists():
+            shutil.rmtree(self.settings.snowflake_folder, ignore_errors=True)
 
     def _start(self, parts: list[str]) -> None:
         self._check(parts)
@@ -160,17 +162,21 @@ class Stack:
         if done.get("functions") != wanted["functions"]:
             with self._step("Deploying the functions and what they stand on"):
                 deploy.deploy_functions(self.settings, self.processes)
-        outputs = deploy.outputs(self.settings)
-        deploy.write(outputs, self._found_file)
+        deploy.write(deploy.outputs(self.settings), self._found_file)
         if "warehouse" in wanted:
             with self._step("Making the warehouse's objects"):
                 deploy.apply_ddl(self.settings, self.processes, self._found_file)
-        deploy.write(outputs, self.settings.outputs_file)
+            self._warehouse_made_file.touch()
+        self._found_file.replace(self.settings.outputs_file)
         deploy.write(wanted, self._deployed_file)
 
     @property
     def _deployed_file(self) -> Path:
         return self.settings.folder / "deployed.json"
+
+    @property
+    def _warehouse_made_file(self) -> Path:
+        return self.settings.folder / "warehouse-made"
 
     @property
     def _found_file(self) -> Path:

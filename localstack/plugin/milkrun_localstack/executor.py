@@ -33,6 +33,8 @@ class ProcessExecutor(RuntimeExecutor):
         environment = {
             name: str(value) for name, value in env_vars.items() if not name.startswith(NOT_LAMBDAS)
         }
+        if level := environment.get("AWS_LAMBDA_LOG_LEVEL"):
+            environment["AWS_LAMBDA_LOG_LEVEL"] = level.upper()  # LocalStack says Info where Lambda says INFO
         self._sandbox = Sandbox(
             Function(
                 handler=config.handler,
@@ -58,12 +60,15 @@ class ProcessExecutor(RuntimeExecutor):
         outcome = self._sandbox.invoke(
             request_id, payload["invoked-function-arn"], payload["payload"].encode(), payload["trace-id"]
         )
-        self._last_logs = outcome.logs
-        self._keep(outcome.logs)
-        return InvocationResult(request_id, outcome.body, is_error=outcome.is_error, logs=outcome.logs)
+        self._last_logs = outcome.log.as_text()
+        self._keep(self._last_logs)
+        logging = self.function_version.config.logging_config
+        is_json = logging.get("LogFormat") == "JSON"
+        logs = outcome.log.as_json(logging.get("SystemLogLevel", "INFO")) if is_json else self._last_logs
+        return InvocationResult(request_id, outcome.body, is_error=outcome.is_error, logs=logs or "\n")
 
     def _keep(self, logs: str) -> None:
-        """A file for each function, beside CloudWatch Logs, which ends with LocalStack."""
+        """For people: a file for each function, as text, which outlives LocalStack and its CloudWatch."""
         path = self.log_folder / f"{self.function_version.id.function_name}.log"
         with self._writing:
             if path.exists() and path.stat().st_size > MAX_LOG_FILE_BYTES:

@@ -1,6 +1,7 @@
 """A function's operating-system process, its Runtime API and what it prints."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -15,11 +16,14 @@ from pathlib import Path
 from milkrun_localstack.runtime_api import RuntimeApi
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
+PUNCH_HOLE_KEEP_SIZE = 0x03
 MAX_LOG_BYTES = 1024 * 1024  # kept of one invocation
 
 # All function processes are started by this one thread: the kernel ends them when the thread that started
 # them ends.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lambda-process-starter")
+
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,15 @@ class Process:
         if size <= MAX_LOG_BYTES:
             output = os.pread(file, MAX_LOG_BYTES, 0)
         else:
-            dropped = f"\n[{size - 2 * half} bytes or more dropped here]\n".encode()
+            dropped = f"\n[{size - 2 * half} bytes dropped here]\n".encode()
             output = os.pread(file, half, 0) + dropped + os.pread(file, half, size - half)
         os.ftruncate(file, 0)
         return output.decode(errors="replace")
 
     def bound_output(self) -> None:
-        """Give back the disk of a function that does not stop printing."""
-        if os.fstat(self._output.fileno()).st_size > 16 * MAX_LOG_BYTES:
-            os.ftruncate(self._output.fileno(), MAX_LOG_BYTES // 2)
+        """Give back the disk that a function took which does not stop printing; `take_output` loses nothing."""
+        file, half = self._output.fileno(), MAX_LOG_BYTES // 2
+        size = os.fstat(file).st_size
+        if size > 16 * MAX_LOG_BYTES:
+            # A hole rather than a cut: the process may be printing its last line this moment.
+            _libc.fallocate(file, PUNCH_HOLE_KEEP_SIZE, ctypes.c_int64(half), ctypes.c_int64(size - 2 * half))

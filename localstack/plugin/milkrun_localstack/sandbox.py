@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milkrun_localstack import words
+from milkrun_localstack.invocation_log import InvocationLog, timeout_line
 from milkrun_localstack.process import Function, Process
 from milkrun_localstack.runtime_api import MAX_RESPONSE_BYTES, Request
 
@@ -23,11 +24,9 @@ TICK_S = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a caller gets, and the invocation's whole log."""
-
     body: bytes
     is_error: bool
-    logs: str
+    log: InvocationLog
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class _Ending:
     body: bytes
     status: str | None = None
     error_type: str | None = None
-    line: str | None = None  # what Lambda itself adds to the log
+    fault: str | None = None  # the line that Lambda itself adds to the log
     process_survives: bool = False
 
 
@@ -131,7 +130,7 @@ class Sandbox:
                     return _Ending(
                         words.timed_out(request_id, function.timeout_s),
                         "timeout",
-                        line=words.timeout_line(request_id, function.timeout_s),
+                        fault=timeout_line(request_id, function.timeout_s),
                     )
                 if process.memory_mb() > function.memory_mb:
                     body = words.out_of_memory(request_id)
@@ -154,26 +153,21 @@ class Sandbox:
     def _outcome(
         self, request_id: str, duration_ms: float, used_mb: int, output: str, ending: _Ending
     ) -> Outcome:
-        init_ms, self._init_ms = self._init_ms, None
-        earlier, self._earlier_output = self._earlier_output, ""
-        lines = [
-            earlier,
-            words.start_line(request_id, self.function.version),
-            output,
-            ending.line or "",
-            words.end_line(request_id),
-            words.report_line(
-                request_id,
-                duration_ms=duration_ms,
-                init_ms=init_ms,
-                memory_mb=self.function.memory_mb,
-                used_mb=used_mb,
-                status=ending.status,
-                error_type=ending.error_type,
-            ),
-        ]
-        logs = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines if line)
-        return Outcome(ending.body, ending.status is not None, logs)
+        log = InvocationLog(
+            request_id=request_id,
+            version=self.function.version,
+            earlier_output=self._earlier_output,
+            output=output,
+            fault=ending.fault,
+            duration_ms=duration_ms,
+            init_ms=self._init_ms,
+            memory_mb=self.function.memory_mb,
+            used_mb=used_mb,
+            status=ending.status,
+            error_type=ending.error_type,
+        )
+        self._init_ms, self._earlier_output = None, ""
+        return Outcome(ending.body, ending.status is not None, log)
 
     def _drop_process(self) -> None:
         process, self._process = self._process, None
