@@ -6,10 +6,8 @@ start. The same input gives the same bytes.
 """
 
 import argparse
-import compileall
 import hashlib
 import os
-import py_compile
 import shutil
 import subprocess
 import sys
@@ -47,19 +45,21 @@ def install_dependencies(build: str, folder: Path) -> None:
         if service.is_dir() and service.name not in SERVICES:
             shutil.rmtree(service)
     shutil.rmtree(folder / "boto3" / "data", ignore_errors=True)
-    for unused in [*folder.rglob("*.pyi"), *folder.rglob("__pycache__")]:
+    # RECORD hashes the scripts of bin, whose first line names this machine's interpreter.
+    for unused in [*folder.rglob("*.pyi"), *folder.rglob("__pycache__"), *folder.rglob("RECORD")]:
         shutil.rmtree(unused) if unused.is_dir() else unused.unlink()
     compile_folder(folder)
 
 
 def compile_folder(folder: Path) -> bool:
-    """Whether all of it compiled. Bytecode names its source relative to `folder`: anywhere the same."""
-    return compileall.compile_dir(
-        folder,
-        quiet=1,
-        stripdir=folder,
-        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-    )
+    """Whether all of it compiled.
+
+    In a fresh interpreter with fixed hashing, and with names relative to `folder`: what a process has
+    interned before, its hash seed and the folder's name would all show in the bytes.
+    """
+    options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), str(folder)]
+    command = [sys.executable, "-S", "-m", "compileall", *options]
+    return subprocess.run(command, env={"PYTHONHASHSEED": "0"}, check=False).returncode == 0
 
 
 def sources(name: str) -> list[Path]:

@@ -1,0 +1,183 @@
+"""What is deployed: zips that hold only what their function needs, start without compiling, and come out the
+same.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ops import package
+
+# Two builds on one machine at once would be slow and prove nothing more.
+pytestmark = pytest.mark.xdist_group("package")
+
+ENTRY_POINTS = {
+    "handler": ("handler.main", "handler.redrive"),
+    "consumer": ("consumer.main",),
+    "check": ("snowpipe.check.main",),
+}
+zips = pytest.mark.parametrize("name", sorted(package.CONTENTS))
+
+
+@pytest.fixture(scope="session")
+def local():
+    return package.package("local")
+
+
+@pytest.fixture(scope="session")
+def arm64():
+    return package.package("arm64")
+
+
+@pytest.fixture(scope="session")
+def unpacked(local, tmp_path_factory):
+    """As Lambda does: unpacked with the times of the unpacking."""
+    folders = {}
+    for name, path in local.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folders[name])
+    return folders
+
+
+def python_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """A fresh interpreter that sees the zip's content and the standard library, nothing of ours."""
+    return subprocess.run(
+        [sys.executable, "-S", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("name", "module"), [(n, m) for n, modules in ENTRY_POINTS.items() for m in modules])
+def test_an_entry_point_is_imported_without_compiling_anything(unpacked, name, module):
+    done = python_in(unpacked[name], "-v", "-c", f"import {module}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = done.stderr
+    assert "bytecode is stale" not in said
+    # A module of ours without valid bytecode is announced as compiled from its source.
+    inside = str(unpacked[name])
+    compiled = [
+        line for line in said.splitlines() if line.startswith("# code object from") and ".pyc" not in line
+    ]
+    assert not [line for line in compiled if inside in line]
+    assert f"matches {inside}/{module.replace('.', '/')}.py" in said
+
+
+@zips
+def test_the_stale_check_sees_what_the_default_packaging_does(unpacked, name, tmp_path):
+    """The test above is worth something: the same folder with ordinary bytecode and reset times is found
+    stale.
+    """
+    folder = tmp_path / "ordinary"
+    shutil.copytree(
+        unpacked[name] / "contract", folder / "contract", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    done = python_in(folder, "-c", "import compileall; compileall.compile_dir('.', quiet=1)")
+    assert done.returncode == 0
+    for source in folder.rglob("*.py"):
+        os.utime(source, (315532800, 315532800))
+    assert "bytecode is stale" in python_in(folder, "-v", "-c", "import contract").stderr
+
+
+@zips
+def test_a_zip_holds_its_own_folders_and_the_pinned_dependencies_only(local, name):
+    with zipfile.ZipFile(local[name]) as archive:
+        files = archive.namelist()
+    tops = {file.split("/")[0] for file in files}
+    ours = {
+        "contract",
+        "handler",
+        "consumer",
+        "snowpipe",
+        "ops",
+        "localstack",
+        "tests",
+        "docs",
+        "glue",
+        "airflow",
+    }
+    expected = {content.split("/")[0] for content in package.CONTENTS[name]}
+    assert tops & ours == expected
+    assert not {"snowflake", "fakesnow", "duckdb", "amazon_kclpy", "pytest", "typer"} & tops
+    assert "consumer/kcl.py" not in files
+    if name == "check":
+        inside = {f for f in files if f.startswith("snowpipe/") and f.endswith(".py")}
+        assert all(f == "snowpipe/__init__.py" or f.startswith("snowpipe/check/") for f in inside)
+    services = {f.split("/")[2] for f in files if f.startswith("botocore/data/") and f.count("/") > 3}
+    assert services <= package.SERVICES
+
+
+@zips
+def test_a_zip_is_small(local, arm64, name):
+    assert local[name].stat().st_size < 20_000_000
+    assert arm64[name].stat().st_size < 20_000_000
+
+
+@zips
+def test_what_is_meant_for_arm64_is_built_for_arm64(arm64, name):
+    with zipfile.ZipFile(arm64[name]) as archive:
+        libraries = [file for file in archive.namelist() if file.endswith(".so")]
+        assert libraries
+        for library in libraries:
+            with archive.open(library) as file:
+                header = file.read(20)
+            assert header[:5] == b"\x7fELF\x02", library
+            assert int.from_bytes(header[18:20], "little") == 183, f"{library} is not for AArch64"
+
+
+@zips
+def test_every_file_can_be_read_by_lambda_and_has_the_one_fixed_time(local, name):
+    with zipfile.ZipFile(local[name]) as archive:
+        for entry in archive.infolist():
+            assert entry.date_time == package.FIXED_TIME
+            assert (entry.external_attr >> 16) & 0o444 == 0o444
+
+
+def test_the_same_input_gives_the_same_bytes_in_another_folder_and_process(arm64, tmp_path):
+    elsewhere = tmp_path / "another" / "clone"
+    for name in {content for contents in package.CONTENTS.values() for content in contents}:
+        source = package.ROOT / name
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, elsewhere / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, elsewhere / name)
+    (elsewhere / "ops").mkdir()
+    for name in ("ops/package.py", "requirements-lambda.txt"):
+        shutil.copy(package.ROOT / name, elsewhere / name)
+    made = subprocess.run(
+        [sys.executable, "ops/package.py", "arm64"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    for name, path in arm64.items():
+        again = elsewhere / "dist" / "arm64" / f"{name}.zip"
+        assert digest(again) == digest(path), name
+
+
+def test_unchanged_input_is_not_built_again(local):
+    before = {name: path.stat().st_mtime_ns for name, path in local.items()}
+    assert {n: p.stat().st_mtime_ns for n, p in package.package("local").items()} == before
+
+
+def test_each_function_of_serverless_yml_has_its_zip():
+    text = (package.ROOT / "serverless.yml").read_text()
+    for name in package.CONTENTS:
+        assert f"dist/${{param:build}}/{name}.zip" in text
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
