@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from snowpipe.refusal import Refusal
-from snowpipe.settings import Settings
+from snowpipe.settings import Aws, Settings
 from snowpipe.template import Parameters
 
 if TYPE_CHECKING:
@@ -71,13 +71,13 @@ class Archive:
             raise Refusal(f"could not read s3://{self.bucket}/{key}: {error}") from None
 
 
-def session(settings: Settings) -> "Session":
+def session(aws: Aws) -> "Session":
     import boto3
 
-    known = boto3.Session(region_name=settings.aws.region)
+    known = boto3.Session(region_name=aws.region)
     # A stack that names its endpoint is an emulator, which takes any credentials but wants some.
-    if settings.aws.aws_endpoint_url is not None and known.get_credentials() is None:
-        return boto3.Session("test", "test", region_name=settings.aws.region)
+    if aws.aws_endpoint_url is not None and known.get_credentials() is None:
+        return boto3.Session("test", "test", region_name=aws.region)
     return known
 
 
@@ -87,12 +87,8 @@ def bucket_of(settings: Settings) -> str:
     return settings.aws.bucket
 
 
-def archive_of(settings: Settings) -> Archive:
-    return Archive(_s3(settings), bucket_of(settings))
-
-
-def _s3(settings: Settings) -> "S3Client":
-    return session(settings).client("s3", endpoint_url=settings.aws.aws_endpoint_url)
+def s3_client(aws: Aws) -> "S3Client":
+    return session(aws).client("s3", endpoint_url=aws.aws_endpoint_url)
 
 
 def topic_of(bucket: str, s3: "S3Client") -> str:
@@ -116,7 +112,7 @@ def parameters(settings: Settings) -> Parameters:
     """
     aws, connection = settings.aws, settings.connection
     bucket = bucket_of(settings)
-    topic = aws.topic_arn or topic_of(bucket, _s3(settings))
+    topic = aws.topic_arn or topic_of(bucket, s3_client(settings.aws))
     name = f"milkrun-{connection.database.lower().replace('_', '-')}-snowflake"
     account = (topic.split(":") + [""] * 5)[4]
     try:

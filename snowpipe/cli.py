@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from snowpipe import apply as applying
-from snowpipe import archive, loading, pipes, policies, template, transform, warehouse
+from snowpipe import archive, loading, pipes, policies, sqlite, template, transform, warehouse
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
 from snowpipe.history import FAILED
@@ -25,7 +25,7 @@ from snowpipe.history import validate as validate_failed
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.refusal import Refusal
-from snowpipe.settings import Settings, load
+from snowpipe.settings import Settings, load, load_aws
 from snowpipe.template import Definition, Parameters
 from snowpipe.times import instant
 from snowpipe.warehouse import Row, Snowflake
@@ -66,7 +66,7 @@ class Stage:
 
     @cached_property
     def archive(self) -> Archive:
-        return archive.archive_of(self.settings)
+        return Archive(archive.s3_client(self.settings.aws), archive.bucket_of(self.settings))
 
     @contextmanager
     def warehouse(self) -> Iterator[Snowflake]:
@@ -80,8 +80,8 @@ class Stage:
         return next(d for d in self.ddl if d.is_pipe and d.pipe == pipe.name)
 
     def aws(self, service: str) -> Any:
-        known = archive.session(self.settings)
-        return known.client(service, endpoint_url=self.settings.aws.aws_endpoint_url)  # type: ignore[call-overload]
+        aws = self.settings.aws
+        return archive.session(aws).client(service, endpoint_url=aws.aws_endpoint_url)  # type: ignore[call-overload]
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -408,3 +408,33 @@ def dbt(context: typer.Context, outputs: Outputs = None) -> None:
     """Run dbt on the stage's warehouse; arguments are dbt's own, such as `build --select geofence_visits`."""
     settings = load(context.obj.environment, outputs)
     raise typer.Exit(transform.dbt(context.args, settings, context.obj.environment))
+
+
+@app.command("load")
+def load_sqlite(
+    context: typer.Context,
+    to: Annotated[str, typer.Option("--to", help="sqlite:///FILE")],
+    source: Annotated[str, typer.Option("--from", help="s3://BUCKET/PREFIX, or a folder")],
+    outputs: Outputs = None,
+    as_json: Json = False,
+) -> None:
+    """Load the archive into SQLite, for those who want no server. Again adds only what is new."""
+    path = sqlite.path_of(to)
+    where: sqlite.Source
+    if source.startswith("s3://"):
+        bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        s3 = archive.s3_client(load_aws(context.obj.environment, outputs))
+        where = sqlite.Bucket(Archive(s3, bucket), prefix)
+    else:
+        where = sqlite.Folder(Path(source))
+    rows = list(sqlite.load(path, where))
+    loaded = [row for row in rows if row["result"] == "loaded"]
+    failed = [row for row in rows if row["result"] != "loaded"]
+    lines = sum(row["lines"] for row in loaded)
+    if as_json:
+        show([{"objects": len(loaded), "lines": lines, "left_out": failed}], as_json)
+    else:
+        typer.echo(f"{len(loaded)} object(s), {lines} event(s) loaded into {path}")
+        if failed:
+            show(failed, as_json)
+    raise typer.Exit(1 if failed else 0)

@@ -50,6 +50,14 @@ class Settings(BaseModel):
     source: str  # where the settings came from, for messages
 
 
+def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws:
+    """The AWS side alone: of the stack if one is named or there, else the environment's."""
+    path = outputs or Path(environment.get("MILKRUN_LOCAL", ".local")) / "outputs.json"
+    if outputs or path.exists():
+        return load(environment, path).aws
+    return Aws(**_from_environment(environment)["aws"])
+
+
 def load(environment: Mapping[str, str], outputs: Path | None = None) -> Settings:
     """`outputs` if given; else the environment if it has SNOWFLAKE_ACCOUNT; else the local stack."""
     folder = Path(environment.get("MILKRUN_LOCAL", ".local"))
