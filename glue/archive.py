@@ -228,10 +228,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Lines:
-    """An object's lines, whole and as its key says."""
+    """An object's lines, as its key says. `numbers`, from 1, where they are not all of them."""
 
     stored: Stored
     lines: Sequence[bytes]
+    numbers: Sequence[int] | None = None
 
 
 def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = time.sleep) -> Lines | Fault:

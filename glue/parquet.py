@@ -96,6 +96,36 @@ class _File:
         return written
 
 
+def write_rows(
+    batches: Iterable[pa.RecordBatch], store: Store, key_of: Callable[[int], str], schema: pa.Schema
+) -> Iterator[tuple[str, int]]:
+    """Rows of any schema into numbered files of FULL_BYTES: each one's key and rows. No rows, no file."""
+    number, rows = 0, 0
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "part.parquet"
+    writer: pq.ParquetWriter | None = None
+
+    def finish() -> tuple[str, int]:
+        assert writer is not None
+        writer.close()
+        store.write_file(key_of(number), path)
+        return key_of(number), rows
+
+    with folder:
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            if writer is None:
+                writer = pq.ParquetWriter(path, schema, compression="zstd")
+            writer.write_batch(batch)
+            rows += batch.num_rows
+            if path.stat().st_size >= FULL_BYTES:
+                yield finish()
+                number, rows, writer = number + 1, 0, None
+        if writer is not None:
+            yield finish()
+
+
 def read_back(store: Store, key: str) -> Written:
     body = store.read(key)
     file = pq.ParquetFile(BytesIO(body))

@@ -1,7 +1,7 @@
 """Lines of the archive as rows: the one definition of what a job reads from a line, for every engine."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
@@ -32,28 +32,24 @@ LINE = pa.schema(
     ]
 )
 
-# Times are microseconds since 1970: devices' clocks say years that pandas' nanoseconds cannot hold.
-CROSSING = pa.schema(
-    [
-        ("device_id", pa.string()),
-        ("tag", pa.string()),
-        ("external_id", pa.string()),
-        ("event_id", pa.string()),
-        ("type", pa.string()),
-        ("kind", pa.string()),
-        ("occurred_us", pa.int64()),
-        ("duration", pa.float64()),
-        ("confidence", pa.int64()),
-    ]
-)
-
-DELIVERY = pa.schema(
+# What a rebuild needs of a line. Content and place are null where conflicts are not asked for, what stands
+# below them where the line is no geofence event. Times are microseconds: devices say years that pandas
+# cannot hold.
+FACT = pa.schema(
     [
         ("event_id", pa.string()),
         ("content", pa.string()),
         ("file_modified_us", pa.int64()),
         ("file_name", pa.string()),
         ("file_row_number", pa.int64()),
+        ("device_id", pa.string()),
+        ("tag", pa.string()),
+        ("external_id", pa.string()),
+        ("type", pa.string()),
+        ("kind", pa.string()),
+        ("occurred_us", pa.int64()),
+        ("duration", pa.float64()),
+        ("confidence", pa.int64()),
     ]
 )
 
@@ -114,51 +110,54 @@ def type_folder(type_: str) -> str:
 _NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
 
 
-def crossings(lines: Iterable[bytes]) -> Iterator[GeofenceEvent]:
-    """The geofence events among lines, by the contract's own reading.
+def crossing(line: bytes) -> GeofenceEvent | None:
+    """The geofence event that a line is, by the contract's own reading.
 
     Nineteen lines of twenty are positions. A line that neither holds one of the types' names nor a backslash
     (which could spell one) cannot be one, and is passed over without being parsed.
     """
-    for line in lines:
-        if any(name in line for name in _NAMES) or b"\\" in line:
-            try:
-                yield geofence_event(line)
-            except InvalidEvent:
-                continue  # another type that only mentions such a name: the handler rejects broken ones
+    if any(name in line for name in _NAMES) or b"\\" in line:
+        try:
+            return geofence_event(line)
+        except InvalidEvent:
+            return None  # another type that only mentions such a name: the handler rejects broken ones
+    return None
 
 
-def crossing_rows(events: Iterable[GeofenceEvent]) -> pa.RecordBatch:
-    rows = [
-        (
-            e.device_id, e.fence.tag, e.fence.external_id, e.event_id, e.type, e.kind,
-            micros(e.occurred_at), e.duration_minutes, e.confidence,
-        )
-        for e in events
-    ]  # fmt: skip
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(CROSSING)
+def fact_rows(read: Lines, conflicts: bool) -> pa.RecordBatch:
+    """Rows of FACT: every line where `conflicts` are asked for, else the geofence events only."""
+    rows: list[tuple[object, ...]] = []
+    modified_us = micros(read.stored.modified_at)
+    for number, line in zip(read.numbers or range(1, len(read.lines) + 1), read.lines, strict=True):
+        event = crossing(line)
+        if event is None and not conflicts:
+            continue
+        place = (content_hash(line), modified_us, read.stored.key, number) if conflicts else _NO_PLACE
+        if event is None:
+            rows.append((_head(line)[0], *place, *_NO_CROSSING))
+        else:
+            rows.append((event.event_id, *place, *crossing_values(event)))
+    columns = zip(*rows, strict=True) if rows else [()] * len(FACT)
     return pa.record_batch(
-        [pa.array(column, field.type) for column, field in zip(columns, CROSSING, strict=True)],
-        schema=CROSSING,
+        [pa.array(column, field.type) for column, field in zip(columns, FACT, strict=True)], schema=FACT
     )
 
 
-def delivery_rows(read: Lines) -> pa.RecordBatch:
-    """Each line's event id, a hash of its content, and what decides which delivery came first."""
-    count = len(read.lines)
-    ids, contents = [], []
-    for line in read.lines:
-        ids.append(_head(line)[0])
-        contents.append(content_hash(line))
-    return pa.record_batch(
-        [
-            pa.array(ids, pa.string()),
-            pa.array(contents, pa.string()),
-            pa.array([micros(read.stored.modified_at)] * count, pa.int64()),
-            pa.array([read.stored.key] * count, pa.string()),
-            pa.array(range(1, count + 1), pa.int64()),
-        ],
-        schema=DELIVERY,
+_NO_PLACE = (None,) * 4
+_NO_CROSSING = (None,) * 8
+
+
+def crossing_values(event: GeofenceEvent) -> tuple[object, ...]:
+    """In FACT's order, from `device_id` on."""
+    return (
+        event.device_id,
+        event.fence.tag,
+        event.fence.external_id,
+        event.type,
+        event.kind,
+        micros(event.occurred_at),
+        event.duration_minutes,
+        event.confidence,
     )
 
 

@@ -23,6 +23,7 @@ def session(name: str, master: str | None) -> Iterator[SparkSession]:
         builder = (
             builder.master(master)
             .config("spark.ui.enabled", "false")
+            .config("spark.ui.showConsoleProgress", "false")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.sql.shuffle.partitions", cores if cores.isdigit() else "8")

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent, Kind
-from contract.objects import lines_object
-from glue.archive import Folder, floor_hour
+from contract.objects import lines_object, lines_of
+from glue.archive import Folder, Store, floor_hour
+from glue.rebuild import rows_of
+
+Row = tuple[object, ...]
 
 HOUR = datetime(2026, 11, 16, 8, tzinfo=UTC)
 ROUNDS = Path(__file__).resolve().parents[4] / "shared/data/delivery-rounds.ndjson.gz"
@@ -65,30 +69,28 @@ def archived(
 
 
 def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]]:
-    """The 30,921 real events as an archive by the hour of their `createdAt`; returns what lies in each hour."""
+    """The 30,921 real events as an archive, by the hour of their `createdAt`; returns each hour's lines."""
     hours: dict[datetime, list[bytes]] = {}
     with gzip.open(ROUNDS) as lines:
         for each in lines:
-            at = datetime.fromisoformat(json.loads(each)["createdAt"]).replace(
-                minute=0, second=0, microsecond=0
-            )
-            hours.setdefault(at, []).append(each.rstrip(b"\n"))
+            at = datetime.fromisoformat(json.loads(each)["createdAt"])
+            hours.setdefault(floor_hour(at), []).append(each.rstrip(b"\n"))
     for hour, those in hours.items():
         archived(folder, those, hour, batch)
     return hours
 
 
-def random_crossings(seed: int, count: int = 60, devices: int = 2, fences: int = 2) -> list[GeofenceEvent]:
+def random_crossings(seed: int, count: int = 60) -> list[GeofenceEvent]:
     """A small world where ties, ids with several contents and gaps at the merge limit are common."""
     pick = random.Random(seed)
-    ids = [f"e{n}" for n in range(max(2, count * 3 // 4))]
+    ids = [f"e{seed}-{n}" for n in range(max(2, count * 3 // 4))]
     return [
         GeofenceEvent(
             event_id=pick.choice(ids),
             type=TYPES[kind] if pick.random() < 0.8 else TYPES[kind].replace("user.", "user_"),
             kind=kind,
-            device_id=f"van-{pick.randrange(devices)}",
-            fence=Fence(pick.choice(["farm", "Ferme é"]), f"f{pick.randrange(fences)}"),
+            device_id=f"van-{seed}-{pick.randrange(2)}",
+            fence=Fence(pick.choice(["farm", "Ferme é"]), f"f{pick.randrange(2)}"),
             occurred_at=HOUR
             + timedelta(seconds=pick.randrange(0, 40) * 60, microseconds=pick.choice([0, 0, 0, 1])),
             duration_minutes=pick.choice([None, 0.0, 1.5, 1.25]),
@@ -106,3 +108,51 @@ def payloads(store: Folder, keys: Sequence[str]) -> Iterator[bytes]:
     for key in keys:
         for text in pq.read_table(BytesIO(store.read(key)), columns=["payload"]).column(0).to_pylist():
             yield text.encode()
+
+
+def expected_visits(
+    events: Iterable[GeofenceEvent], merge_gap_seconds: int = 120, min_confidence: int = 0
+) -> list[Row]:
+    """Rows of `glue.rebuild.VISIT` by the consumer's rule."""
+    histories = visits_of(events, timedelta(seconds=merge_gap_seconds), min_confidence)
+    rows = [
+        (
+            pair.device_id,
+            pair.fence.tag,
+            pair.fence.external_id,
+            visit.entered_at,
+            visit.exited_at,
+            visit.exit_missed,
+            visit.last_seen_at,
+            visit.app_dwell_seconds,
+            visit.entered_event_id,
+            visit.exited_event_id,
+        )
+        for pair, history in histories.items()
+        for visit in history.visits
+    ]
+    return sorted(rows, key=repr)
+
+
+def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
+    table = rows_of(store, name, what)
+    return sorted(zip(*(column.to_pylist() for column in table.columns), strict=True), key=repr)
+
+
+def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
+    """Rows of `glue.rebuild.CONFLICT` by a plain loop: what differs from an id's first delivery."""
+    modified = {each.key: each.modified_at for each in store.list("events/")}
+    deliveries: dict[str, list[tuple[datetime, str, int, str]]] = {}
+    for key in keys:
+        for number, each in enumerate(lines_of(store.read(key)), 1):
+            event = json.loads(each)
+            content = json.dumps(event, sort_keys=True)
+            deliveries.setdefault(event["_id"], []).append((modified[key], key, number, content))
+    rows: list[Row] = []
+    for event_id, those in deliveries.items():
+        those.sort()
+        kept = those[0]
+        for content in {each[3] for each in those} - {kept[3]}:
+            same = [each for each in those if each[3] == content]
+            rows.append((event_id, same[0][1], same[0][2], len(same), kept[1], kept[2]))
+    return sorted(rows, key=repr)

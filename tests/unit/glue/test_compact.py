@@ -133,7 +133,7 @@ def test_a_schema_that_changes_half_way_loses_nothing(tmp_path: Path) -> None:
 
 
 def spoil(folder: Path, keys: list[str]) -> dict[str, str]:
-    """Break all but the last of six objects, each in its own way; returns the reason that must be given for each."""
+    """Break all but the last of six objects, each in its own way; returns the reasons due."""
     corrupt, cut, other, empty, strange, _ = keys
     (folder / corrupt).write_bytes(b"this is not gzip")
     (folder / cut).write_bytes((folder / cut).read_bytes()[:-9])

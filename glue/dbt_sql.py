@@ -1,0 +1,29 @@
+"""The warehouse's rule of visits for DuckDB: dbt's own model, rendered and translated, not a copy of it."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1] / "snowpipe" / "dbt"
+
+
+@cache
+def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
+    """`geofence_visits` as one DuckDB query over a table `stg_geofence_events`, as staging has it."""
+    import sqlglot
+    from jinja2 import Environment, StrictUndefined
+
+    # SQL, not HTML: there is nothing to escape, and the model is ours.
+    jinja = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
+    macros: Any = jinja.from_string((PROJECT / "macros" / "rules.sql").read_text())
+    variables = {"merge_gap_seconds": merge_gap_seconds, "min_confidence": min_confidence}
+    jinja.globals |= {
+        "config": lambda **_: "",
+        "drop_ghost_visits": lambda: "",
+        "is_incremental": lambda: False,
+        "ref": lambda name: name,
+        "var": variables.__getitem__,
+        "key_of": macros.module.key_of,
+    }
+    model = jinja.from_string((PROJECT / "models" / "marts" / "geofence_visits.sql").read_text())
+    return sqlglot.transpile(model.render(), read="snowflake", write="duckdb")[0]

@@ -1,0 +1,183 @@
+"""The rebuild on DuckDB: dbt's own rule gives the consumer's visits. Spark's part is in tests/spark."""
+
+import json
+import random
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.objects import lines_of
+from glue.archive import Folder, Hours
+from glue.compact import compact_with_duckdb, stale
+from glue.rebuild import Rebuild, Rebuilt, Rule, begin, finish, main, parts_of, rebuild_with_duckdb, rows_of
+from glue.rows import crossing
+from tests.unit.glue.made import (
+    HOUR,
+    ROUNDS,
+    archived,
+    crossing_line,
+    expected_conflicts,
+    expected_visits,
+    line,
+    random_crossings,
+    rebuilt_rows,
+    rounds_archived,
+)
+
+HOURS = Hours(HOUR, HOUR + timedelta(hours=1))
+DAY = Hours(HOUR.replace(hour=0), HOUR.replace(hour=0) + timedelta(days=1))
+
+
+def rebuilt(store: Folder, hours: Hours = HOURS, rule: Rule = Rule(), name: str = "test") -> Rebuilt:  # noqa: B008
+    begin(store, name)
+    job = Rebuild(store, name, hours, tuple(parts_of(store, hours, rule.conflicts)), rule)
+    result = rebuild_with_duckdb(job)
+    finish(job, "duckdb", result)
+    return result
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**9), st.integers(0, 3), st.sampled_from([0, 60, 120]))
+def test_dbt_s_rule_on_duckdb_gives_the_consumer_s_visits(seed: int, min_confidence: int, gap: int) -> None:
+    events = random_crossings(seed)
+    with TemporaryDirectory() as folder:
+        archived(Path(folder), map(crossing_line, events))
+        rebuilt(Folder(Path(folder)), rule=Rule(gap, min_confidence, conflicts=False))
+        assert rebuilt_rows(Folder(Path(folder)), "test") == expected_visits(events, gap, min_confidence)
+
+
+def test_order_batching_and_repetition_change_nothing(tmp_path: Path) -> None:
+    lines = [crossing_line(event) for event in random_crossings(1)]
+    results = []
+    for number in range(3):
+        random.Random(number).shuffle(lines)
+        folder = tmp_path / str(number)
+        archived(folder, lines, batch=number * 10 + 1)
+        archived(folder, lines[: number * 20], batch=7)
+        rebuilt(Folder(folder))
+        results.append(rebuilt_rows(Folder(folder), "test"))
+    assert results[0] == results[1] == results[2] != []
+
+
+def test_conflicts_are_the_other_contents_of_an_id_each_with_its_first_delivery(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    same = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","x":1,"y":2}'
+    reordered = b'{"y":2,"x":1,"createdAt":"2026-11-16T08:00:00Z","type":"t","_id":"a"}'
+    keys = archived(tmp_path, [same, line("b", n=1)], batch=2)
+    keys += archived(tmp_path, [reordered, line("b", n=2), line("b", n=2), line("b", n=3)], batch=4)
+    assert rebuilt(store).conflicts == 2
+    found = rebuilt_rows(store, "test", "conflicts")
+    assert found == expected_conflicts(store, keys)
+    assert {row[0] for row in found} == {"b"}
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**9))
+def test_conflicts_equal_those_of_a_plain_loop(seed: int) -> None:
+    with TemporaryDirectory() as folder:
+        keys = archived(Path(folder), map(crossing_line, random_crossings(seed)), batch=9)
+        rebuilt(Folder(Path(folder)))
+        assert rebuilt_rows(Folder(Path(folder)), "test", "conflicts") == expected_conflicts(
+            Folder(Path(folder)), keys
+        )
+
+
+def test_what_is_compacted_gives_the_same_as_the_objects(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    archived(tmp_path, [*map(crossing_line, random_crossings(5)), *(line(f"p{n}") for n in range(50))])
+    rebuilt(store, name="objects")
+    list(compact_with_duckdb(store, stale(store, HOURS)))
+    assert all(
+        each.key.endswith(".parquet") for part in parts_of(store, HOURS, True) for each in part.objects
+    )
+    rebuilt(store, name="parquet")
+    for what in ("visits", "conflicts"):
+        assert rebuilt_rows(store, "parquet", what) == rebuilt_rows(store, "objects", what) != []
+
+
+def test_only_geofence_files_are_read_when_conflicts_are_not_asked_for(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    archived(tmp_path, [crossing_line(e) for e in random_crossings(5)] + [line(f"p{n}") for n in range(50)])
+    list(compact_with_duckdb(store, stale(store, HOURS)))
+    [part] = parts_of(store, HOURS, conflicts=False)
+    assert not any("updated_trip" in each.key for each in part.objects)
+    rebuilt(store, rule=Rule(conflicts=False))
+    assert rebuilt_rows(store, "test") == expected_visits(random_crossings(5))
+
+
+def test_parquet_of_an_hour_that_has_changed_since_is_not_read(tmp_path: Path) -> None:
+    store, events = Folder(tmp_path), random_crossings(6)
+    archived(tmp_path, map(crossing_line, events[:30]))
+    list(compact_with_duckdb(store, stale(store, HOURS)))
+    archived(tmp_path, map(crossing_line, events[30:]))
+    rebuilt(store)
+    assert rebuilt_rows(store, "test") == expected_visits(events)
+
+
+def test_a_visit_across_the_edge_of_the_range_is_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fence = {"geofence": {"tag": "farm", "externalId": "f"}}
+    archived(tmp_path, [line("in", "user.entered_geofence", HOUR + timedelta(minutes=50), **fence)], HOUR)
+    later = HOUR + timedelta(hours=1)
+    archived(tmp_path, [line("out", "user.exited_geofence", later + timedelta(minutes=5), **fence)], later)
+    range_ = ["--from", HOUR.isoformat(), "--to", later.isoformat(), "--name", "edge"]
+    assert main(["--archive", str(tmp_path), *range_]) == 0
+    [row] = rows_of(Folder(tmp_path), "edge", "visits").to_pylist()
+    assert (row["entered_event_id"], row["exited_event_id"]) == ("in", "out")
+    assert json.loads(capsys.readouterr().out)["visits"] == 1
+
+
+def test_unreadable_objects_are_set_aside_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = random_crossings(7)
+    keys = archived(tmp_path, map(crossing_line, events), batch=20)
+    (tmp_path / keys[0]).write_bytes(b"nothing")
+    command = ["--archive", str(tmp_path), "--from", "2026-11-16", "--to", "2026-11-17"]
+    assert main(command) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["unreadable"] == 1
+    [aside] = map(json.loads, lines_of((tmp_path / said["set_aside_key"]).read_bytes()))
+    assert (aside["origin"]["object"], aside["reasons"][0]["code"]) == (keys[0], "corrupt_gzip")
+
+
+def test_a_rebuild_again_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    keys = archived(tmp_path, map(crossing_line, random_crossings(8)))
+    rebuilt(store)
+    store.delete(keys)
+    assert rebuilt(store).visits == 0
+    assert rebuilt_rows(store, "test") == []
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        b'{"_id":"e","type":"user.entered\\u005fgeofence","createdAt":"2026-11-16T08:00:00Z",'
+        b'"deviceId":"d","geofence":{"tag":"t","externalId":"x"}}',
+        b'{"geofence":{"externalId":"x","tag":"t"},"deviceId":"d","createdAt":"2026-11-16T08:00:00Z",'
+        b'"type":"user_entered_geofence","_id":"e"}',
+    ],
+)
+def test_a_geofence_event_is_found_however_it_is_spelt(spelt: bytes) -> None:
+    found = crossing(spelt)
+    assert found is not None
+    assert (found.event_id, found.kind) == ("e", "enter")
+
+
+def test_a_mention_of_a_geofence_type_is_none() -> None:
+    assert crossing(line("e", note="user.entered_geofence")) is None
+
+
+@pytest.mark.skipif(not ROUNDS.exists(), reason="the real rounds are not beside this clone")
+def test_the_visits_of_real_rounds_are_the_consumer_s(tmp_path: Path) -> None:
+    lines = [each for those in rounds_archived(tmp_path, 200).values() for each in those]
+    assert rebuilt(Folder(tmp_path), DAY, Rule(conflicts=False)).visits == 896
+    events = [event for event in map(crossing, lines) if event]
+    assert len(events) == 1977
+    assert rebuilt_rows(Folder(tmp_path), "test") == expected_visits(events)
