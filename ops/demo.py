@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,9 +15,10 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.progress import Progress, TaskID
-from rich.table import Table
+from rich.table import Table as Grid
 
-from consumer.table import DynamoTable
+from consumer.table import DynamoTable, Table
+from consumer.visits import Pair
 from ops import rounds, stores, terminal
 from ops.ledger import Ledger, Place, Stay, Truth
 from ops.outputs import Outputs
@@ -34,6 +35,7 @@ from snowpipe.warehouse import Warehouse
 CONCURRENCY = 4
 # A stage of the flow is given up when nothing has moved in it for so long.
 PATIENCE_S = 60.0
+PAIRS_PER_LOOK = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +153,24 @@ class Demo:
     def _find_consumed(self) -> None:
         """Ask the consumer's table, device by device and fence by fence, which events it has taken in."""
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
+
+        def read() -> int:
+            # A few at a time: asking for all again and again would slow down what is waited for.
+            for ids in self._of_pairs(
+                stores.consumed_event_ids, self._ledger.pairs_not_consumed(PAIRS_PER_LOOK)
+            ):
+                self._ledger.mark("consumed", ids, only_ours=True)
+            return self._show(task, "consumed")
+
+        until(read, lambda n: n >= self._ledger.count("recent"), patience_s=PATIENCE_S)
+
+    def _of_pairs[T](
+        self, read: Callable[[Table, Pair], Iterable[T]], pairs: Iterable[Pair]
+    ) -> Iterator[list[T]]:
+        """What `read` finds in the visits table for each pair, several of them at a time."""
         with ThreadPoolExecutor(CONCURRENCY) as readers:
             table = DynamoTable(self._dynamodb, self._outputs.visits_table, readers)
-
-            def read() -> int:
-                pairs = self._ledger.pairs_not_consumed()
-                for ids in readers.map(lambda pair: list(stores.consumed_event_ids(table, [pair])), pairs):
-                    self._ledger.mark("consumed", ids, only_ours=True)
-                return self._show(task, "consumed")
-
-            until(read, lambda n: n >= self._ledger.count("recent"), patience_s=PATIENCE_S)
+            yield from readers.map(lambda pair: list(read(table, pair)), pairs)
 
     def _await_loaded(self, watch: Watch) -> None:
         task = self._bars.add_task("loaded", total=watch.pending + sum(watch.rows.values()))
@@ -252,10 +262,7 @@ class Demo:
         )
 
     def _table_stays(self) -> set[Stay]:
-        with ThreadPoolExecutor(CONCURRENCY) as readers:
-            of = partial(stores.table_stays, self._dynamodb, self._outputs.visits_table)
-            each = readers.map(lambda device: list(of([device])), self._ledger.devices())
-            return {stay for stays in each for stay in stays}
+        return {stay for stays in self._of_pairs(stores.table_stays, self._ledger.pairs()) for stay in stays}
 
 
 def _equal(name: str, expected: int, found: int) -> Line:
@@ -290,7 +297,7 @@ def _print(
     lines: list[Line], visits: list[dict[str, object]], facts: Mapping[str, object], outputs: Outputs
 ) -> None:
     terminal.show_rows(visits, False, title="Ten visits of this run, from MARTS.GEOFENCE_VISITS")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    table = Grid(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
     for heading in ("", "expected", "found", "", ""):
         table.add_column(heading, justify="right" if heading else "left")
     for line in lines:

@@ -153,12 +153,18 @@ class Ledger:
         """Of the accepted geofence events."""
         return [d for (d,) in self._db.execute("SELECT DISTINCT device_id FROM crossing ORDER BY 1")]
 
-    def pairs_not_consumed(self) -> list[Pair]:
-        """Devices and fences of which the consumer was not yet found to have taken every event."""
-        rows = self._db.execute(
-            """SELECT DISTINCT device_id, tag, external_id FROM crossing JOIN event USING (event_id)
-            WHERE recent AND NOT consumed"""
-        )
+    def pairs(self) -> list[Pair]:
+        """Devices and fences of the accepted geofence events."""
+        return self._pairs("SELECT DISTINCT device_id, tag, external_id FROM crossing ORDER BY 1, 2, 3", ())
+
+    def pairs_not_consumed(self, limit: int) -> list[Pair]:
+        """Some of those of which the consumer was not yet found to have taken every event."""
+        sql = """SELECT DISTINCT device_id, tag, external_id FROM crossing JOIN event USING (event_id)
+            WHERE recent AND NOT consumed LIMIT ?"""
+        return self._pairs(sql, (limit,))
+
+    def _pairs(self, sql: str, parameters: Sequence[object]) -> list[Pair]:
+        rows = self._db.execute(sql, parameters)
         return [Pair(device_id, Fence(tag, external_id)) for device_id, tag, external_id in rows]
 
     def stays(self, *, recent: bool = False) -> Iterator[Stay]:

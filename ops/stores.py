@@ -59,27 +59,33 @@ def stream_records(kinesis: Any, stream: str, since: datetime) -> Iterator[Strea
             iterator = answer.get("NextShardIterator")
 
 
-def consumed_event_ids(table: Table, pairs: Iterable[Pair]) -> Iterator[str]:
-    """The ids of all geofence events that the consumer has taken in for these devices and fences."""
-    for pair in pairs:
-        for item in table.query(items.pair_key(pair), "i#", "i$"):
-            yield items.unquoted(str(item["sk"]).removeprefix("i#"))
+def consumed_event_ids(table: Table, pair: Pair) -> Iterator[str]:
+    """The ids of all events that the consumer has taken in for one device at one fence."""
+    for item in table.query(items.pair_key(pair), "i#", "i$"):
+        yield items.unquoted(str(item["sk"]).removeprefix("i#"))
 
 
-def table_stays(dynamodb: Any, table: str, devices: Iterable[str]) -> Iterator[Stay]:
-    """The visits of these devices in the visits table."""
-    pages = dynamodb.get_paginator("query")
-    for device in devices:
-        for page in pages.paginate(
-            TableName=table,
-            IndexName="by_device",
-            KeyConditionExpression="device_id = :device",
-            ExpressionAttributeValues={":device": {"S": device}},
-        ):
-            for item in map(loaded, page["Items"]):
-                visit = items.visit_of(item)
-                if visit is not None:
-                    yield stay(items.pair_of_visit(item), visit)
+def table_stays(table: Table, pair: Pair) -> Iterator[Stay]:
+    """The visits of one device at one fence in the visits table: past ones, and the last one."""
+    for first, last in (("v#", "v$"), (items.HEAD, items.HEAD)):
+        for item in table.query(items.pair_key(pair), first, last):
+            visit = items.visit_of(item)
+            if visit is not None:
+                yield stay(pair, visit)
+
+
+def device_stays(dynamodb: Any, table: str, device: str) -> Iterator[Stay]:
+    """All visits of a device in the visits table, by its index, in order of entering."""
+    for page in dynamodb.get_paginator("query").paginate(
+        TableName=table,
+        IndexName="by_device",
+        KeyConditionExpression="device_id = :device",
+        ExpressionAttributeValues={":device": {"S": device}},
+    ):
+        for item in map(loaded, page["Items"]):
+            visit = items.visit_of(item)
+            if visit is not None:
+                yield stay(items.pair_of_visit(item), visit)
 
 
 def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> Iterator[str]:

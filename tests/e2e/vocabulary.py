@@ -73,8 +73,7 @@ class Pipeline:
 
     def visits_of(self, device: str) -> list[Stay]:
         """From DynamoDB, in order of entering."""
-        stays = stores.table_stays(self.aws("dynamodb"), self.outputs.visits_table, [device])
-        return sorted(stays, key=lambda stay: stay.entered_at)
+        return list(stores.device_stays(self.aws("dynamodb"), self.outputs.visits_table, device))
 
     def mart_visits_of(self, device: str) -> list[Stay]:
         stays = stores.mart_stays(self._warehouse, self.outputs.database, [device])

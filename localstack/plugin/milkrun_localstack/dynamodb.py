@@ -14,6 +14,8 @@ from localstack.aws.skeleton import DispatchTable
 from localstack.services.moto import MotoFallbackDispatcher
 from localstack.services.plugins import Service, aws_provider
 
+from milkrun_localstack.partitions import read_partitions_only
+
 LOCK = threading.RLock()
 
 
@@ -34,4 +36,5 @@ class MotoDynamodb(DynamodbApi):
 
 @aws_provider(api="dynamodb", name="moto")
 def moto_provider() -> Service:
+    read_partitions_only()
     return Service.for_provider(MotoDynamodb(), dispatch_table_factory=one_at_a_time)
