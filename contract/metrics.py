@@ -20,6 +20,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
         "received",
         "accepted",
         "duplicates",
+        "conflicts",
         "rejected",
         "published",
         "queued",

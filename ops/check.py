@@ -156,7 +156,11 @@ class Check:
 
 CHECKS = (
     Check("cfn-lint, all stages", (*TEMPLATE_INPUTS, "requirements.txt", ".cfnlintrc.yml"), lint_templates),
-    Check("checkov, dev and prod", (*TEMPLATE_INPUTS, "requirements-checkov.txt", ".checkov.yml"), scan_templates),
+    Check(
+        "checkov, dev and prod",
+        (*TEMPLATE_INPUTS, "requirements-checkov.txt", ".checkov.yml"),
+        scan_templates,
+    ),
     Check("yamllint", YAML, lint_yaml),
     Check("sqlfluff, the DDL", ("snowpipe/ddl", ".sqlfluff", "requirements.txt"), lint_sql),
 )

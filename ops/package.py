@@ -23,7 +23,7 @@ CONTENTS = {
 # The oldest glibc that Lambda's python3.13 runtime (Amazon Linux 2023) has.
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
 # Of botocore's 400 services, those that a function calls.
-SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "sqs", "sts"}
+SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "secretsmanager", "sqs", "ssm", "sts"}
 # Runs only as a program of its own, never in a function.
 LEFT_OUT = {"handler/openapi.py", "consumer/kcl.py"}
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)

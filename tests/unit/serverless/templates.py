@@ -1,5 +1,6 @@
 """Reads what `osls package` makes of serverless.yml, so that tests can say what it must contain."""
 
+import re
 from functools import cache
 
 from ops import check
@@ -27,6 +28,7 @@ def spelled(value) -> str:
         case {"Fn::GetAtt": [name, "Arn"]} | {"Ref": name}:
             return name
         case {"Fn::Sub": text}:
+            text = re.sub(r"^arn:.*:parameter(?=/)", "", text)
             return text.replace("${ArchiveBucket.Arn}", "ArchiveBucket")
         case str():
             return value

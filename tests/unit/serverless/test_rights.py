@@ -20,6 +20,7 @@ RIGHTS = {
         ("s3:PutObject", "ArchiveBucket/set-aside/*"),
         ("kinesis:PutRecords", "GeofenceStream"),
         ("sqs:SendMessage", "RedriveQueue"),
+        ("ssm:GetParameter", "/milkrun/STAGE/signature-secrets"),
     },
     "RedriveRole": TRACES
     | log_of("Redrive")
@@ -77,7 +78,7 @@ def statements(role: dict) -> list[dict]:
 def test_each_role_has_exactly_the_rights_listed_here(stage):
     granted = {
         name: {
-            (action, spelled(resource))
+            (action, spelled(resource).replace(f"/milkrun/{stage}/", "/milkrun/STAGE/"))
             for statement in statements(role)
             for action in many(statement["Action"])
             for resource in many(statement["Resource"])

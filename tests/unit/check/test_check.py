@@ -1,0 +1,219 @@
+"""The check of the pipes: what it makes of a pipe's status, and how it signs in to Snowflake."""
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import boto3
+import pytest
+import urllib3
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from moto import mock_aws
+
+from contract import logs
+from snowpipe.check import main
+from snowpipe.check.pipes import Health, health, parse
+from snowpipe.check.sqlapi import Signer, SnowflakeError, SqlApi, log_in_token
+
+NOW = datetime(2026, 11, 16, 8, 30, tzinfo=UTC)
+
+
+def ago(**span: float) -> datetime:
+    return NOW - timedelta(**span)
+
+
+def status(**fields: object) -> str:
+    return json.dumps({"executionState": "RUNNING", "pendingFileCount": 0} | fields)
+
+
+def found(text: str, archived_at=()) -> Health:
+    return health(parse(text), archived_at, NOW)
+
+
+def test_a_pipe_that_has_heard_of_everything_and_waits_for_nothing_is_well():
+    heard = status(lastReceivedMessageTimestamp="2026-11-16T08:29:59.002Z")
+    assert found(heard, [ago(seconds=5)]) == Health("RUNNING", 0, 0.0, 0.0)
+
+
+def test_the_lag_is_the_age_of_the_oldest_file_in_the_queue():
+    waiting = status(pendingFileCount=7, oldestFileTimestamp="2026-11-16T08:10:00.000Z")
+    assert found(waiting).lag_seconds == 1200
+    assert found(waiting).pending_files == 7
+
+
+def test_a_pipe_is_deaf_for_as_long_as_the_oldest_object_that_it_has_not_heard_of_is_there():
+    heard = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
+    assert found(heard, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
+
+
+def test_a_pipe_that_never_heard_anything_is_deaf_since_the_oldest_object():
+    assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
+    assert found(status()).deaf_seconds == 0
+
+
+@pytest.mark.parametrize("state", ["PAUSED", "STOPPED_MISSING_TABLE", "STALLED_EXECUTION_ERROR"])
+def test_whatever_is_not_running_is_stopped(state):
+    assert found(status(executionState=state)).stopped
+    assert not found(status()).stopped
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield
+
+
+@pytest.fixture
+def signer(aws):
+    kms = boto3.client("kms")
+    key = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+    return Signer(kms, key)
+
+
+def decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def verified(token: str, public_key: bytes) -> dict:
+    """The claims of a token, once its signature has been checked as RS256 says."""
+    head, claims, signature = token.split(".")
+    assert json.loads(decoded(head)) == {"alg": "RS256", "typ": "JWT"}
+    serialization.load_der_public_key(public_key).verify(
+        decoded(signature), f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256()
+    )
+    return json.loads(decoded(claims))
+
+
+def test_the_token_is_one_that_the_public_key_verifies(signer):
+    token = log_in_token("milk-org.prod", "milkrun_watcher", signer, NOW)
+    claims = verified(token, signer.public_key())
+    fingerprint = base64.b64encode(hashlib.sha256(signer.public_key()).digest()).decode()
+    assert claims == {
+        "iss": f"MILK-ORG-PROD.MILKRUN_WATCHER.SHA256:{fingerprint}",
+        "sub": "MILK-ORG-PROD.MILKRUN_WATCHER",
+        "iat": int(NOW.timestamp()),
+        "exp": int(NOW.timestamp()) + 300,
+    }
+
+
+class Snowflake(ThreadingHTTPServer):
+    """The SQL API, as far as the check speaks to it: verifies the token, answers SYSTEM$PIPE_STATUS."""
+
+    def __init__(self, public_key, statuses):
+        self.public_key, self.statuses = public_key, statuses
+        super().__init__(("127.0.0.1", 0), _Answers)
+        Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        scheme, token = self.headers["Authorization"].split()
+        try:
+            assert (scheme, self.path) == ("Bearer", "/api/v2/statements")
+            assert self.headers["X-Snowflake-Authorization-Token-Type"] == "KEYPAIR_JWT"
+            verified(token, self.server.public_key)
+        except Exception:
+            self.say(401, {"code": "390144", "message": "JWT token is invalid."})
+            return
+        for pipe, said in self.server.statuses.items():
+            if body["statement"] == f"SELECT SYSTEM$PIPE_STATUS('{pipe}')":
+                self.say(200, {"code": "090001", "data": [[said]]})
+                return
+        self.say(422, {"code": "002003", "message": "Pipe does not exist or not authorized."})
+
+    def say(self, code, body):
+        text = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+EVENTS, REJECTED = "MILKRUN_DEV.RAW.EVENTS_PIPE", "MILKRUN_DEV.RAW.REJECTED_PIPE"
+
+
+@pytest.fixture
+def snowflake(signer):
+    server = Snowflake(signer.public_key(), {EVENTS: status(), REJECTED: status(executionState="PAUSED")})
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+class Context:
+    aws_request_id = "request-1"
+
+
+@pytest.fixture
+def deployed(signer, snowflake, monkeypatch):
+    boto3.client("s3").create_bucket(Bucket="archive")
+    environment = {
+        "STAGE": "dev",
+        "ARCHIVE_BUCKET": "archive",
+        "SIGNING_KEY_ID": signer.key_id,
+        "SNOWFLAKE_ACCOUNT": "milk-org",
+        "SNOWFLAKE_URL": snowflake.url,
+        "SNOWFLAKE_DATABASE": "MILKRUN_DEV",
+        "SNOWFLAKE_USER": "MILKRUN_DEV_WATCHER",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    main.parts.cache_clear()
+    yield
+    main.parts.cache_clear()
+
+
+def test_the_function_writes_one_line_a_pipe_that_is_a_metric(deployed, capsys):
+    now = datetime.now(UTC)
+    boto3.client("s3").put_object(Bucket="archive", Key=f"events/dt={now:%Y-%m-%d}/hh={now:%H}/a.1.ndjson.gz")
+    main.check({}, Context())
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == [logs.PIPE_CHECKED] * 2
+    events, rejected = lines
+    assert (events["pipe"], events["pipe_stopped"], rejected["pipe_stopped"]) == (EVENTS, 0, 1)
+    assert events["pipe_deaf_seconds"] > 0  # archived, and this pipe has heard of nothing
+    assert rejected["pipe_deaf_seconds"] == 0
+    for line in lines:
+        names = {m["Name"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+        assert names == {"pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"}
+
+
+def test_no_answer_is_an_error_and_no_good_news(deployed, snowflake):
+    snowflake.statuses = {}
+    with pytest.raises(SnowflakeError, match="422 002003 Pipe does not exist"):
+        main.check({}, Context())
+
+
+def test_another_key_is_not_let_in(deployed, snowflake):
+    kms = boto3.client("kms")
+    other = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+    token = log_in_token("milk-org", "MILKRUN_DEV_WATCHER", Signer(kms, other), NOW)
+    with pytest.raises(SnowflakeError, match="401 390144"):
+        SqlApi(snowflake.url, token, urllib3.PoolManager()).value("SELECT 1")
+
+
+def test_a_missing_setting_is_named(deployed, monkeypatch):
+    monkeypatch.setenv("SNOWFLAKE_ACCOUNT", "")
+    with pytest.raises(ValueError, match="SNOWFLAKE_ACCOUNT"):
+        main.check({}, Context())
