@@ -5,13 +5,15 @@ import sys
 
 import typer
 
-from ops import demo, send, terminal
+from ops import demo, send, set_aside, terminal, visits
 from ops.outputs import NoStackError
 from snowpipe.refusal import Refusal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command("send")(send.command)
 app.command("demo")(demo.command)
+app.command("visits")(visits.command)
+app.command("replay")(set_aside.command)
 
 
 def main() -> int:

@@ -1,0 +1,149 @@
+"""`python -m ops replay --set-aside`: what was set aside goes to the stream again, or to be repaired."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import batched
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from consumer.retry import insist
+from contract.objects import lines_of
+from ops import terminal
+
+PREFIX = "set-aside/"
+RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords takes 10 MiB, and ours are far smaller
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """One record that was set aside: where it lies, why, and what it was."""
+
+    key: str
+    line: int
+    codes: tuple[str, ...]
+    data: bytes
+    partition_key: str
+
+
+class _Reason(msgspec.Struct):
+    code: str
+
+
+class _Line(msgspec.Struct):
+    reasons: list[_Reason]
+    origin: dict[str, str] = {}
+    event: msgspec.Raw = msgspec.Raw()
+    record_base64: bytes | None = None
+
+
+def set_aside(s3: Any, bucket: str, what: str) -> Iterator[Aside]:
+    """All records under a prefix of keys (it begins with `set-aside/`), else all with this reason's code."""
+    is_prefix = what.startswith(PREFIX)
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=what if is_prefix else PREFIX)
+    for key in (found["Key"] for page in pages for found in page.get("Contents", ())):
+        lines = lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        for number, line in enumerate(lines, 1):
+            aside = _aside(key, number, line)
+            if is_prefix or what in aside.codes:
+                yield aside
+
+
+def put_back(kinesis: Any, stream: str, records: Iterable[Aside]) -> int:
+    """Put each on the stream as it was. Raises the first failure that lasts; all again is harmless."""
+
+    def put(some: Any) -> list[int]:
+        answer = kinesis.put_records(
+            StreamName=stream, Records=[{"Data": r.data, "PartitionKey": r.partition_key} for _, r in some]
+        )
+        # PutRecords answers 200 even when single records were throttled, and lists results in request order.
+        return [n for (n, _), result in zip(some, answer["Records"], strict=True) if "ErrorCode" in result]
+
+    count = 0
+    for some in batched(records, RECORDS_A_REQUEST, strict=False):
+        numbered = {n: (n, record) for n, record in enumerate(some)}
+        for failure in insist(put, numbered).values():
+            raise failure
+        count += len(some)
+    return count
+
+
+def write(path: Path, records: Iterable[Aside]) -> int:
+    """As NDJSON to be repaired by hand; what is no JSON stands as a string. `ops send --file` sends it."""
+    count = 0
+    with path.open("wb") as file:
+        for count, record in enumerate(records, 1):  # noqa: B007
+            file.write(_line(record.data) + b"\n")
+    return count
+
+
+def replay(
+    s3: Any, kinesis: Any, *, bucket: str, stream: str, what: str, to_file: Path | None = None
+) -> dict[str, object]:
+    """Put all that `what` names back on the stream, or into `to_file` instead; tells how many by reason."""
+    by_code: Counter[str] = Counter()
+
+    def counted() -> Iterator[Aside]:
+        for record in set_aside(s3, bucket, what):
+            by_code.update(record.codes)
+            yield record
+
+    if to_file:
+        written = write(to_file, counted())
+        return {"found": written, "written": written, "sent": 0, "by_reason": dict(by_code)}
+    sent = put_back(kinesis, stream, counted())
+    return {"found": sent, "written": 0, "sent": sent, "by_reason": dict(by_code)}
+
+
+def command(
+    context: typer.Context,
+    *,
+    what: Annotated[
+        str,
+        typer.Option("--set-aside", help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code."),
+    ],
+    to_file: Annotated[
+        Path | None,
+        typer.Option(help="Send nothing: write NDJSON here, to be repaired and sent by `ops send --file`."),
+    ] = None,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Send what was set aside through the consumer again, unchanged, or write it out to be repaired."""
+    outputs = terminal.outputs_of(context, stage)
+    s3, kinesis = outputs.aws("s3"), outputs.aws("kinesis")
+    result = replay(s3, kinesis, bucket=outputs.bucket, stream=outputs.stream, what=what, to_file=to_file)
+    terminal.show(result, as_json)
+
+
+def _aside(key: str, number: int, text: bytes) -> Aside:
+    line = msgspec.json.decode(text, type=_Line)
+    data = bytes(line.event) if line.record_base64 is None else line.record_base64
+    return Aside(
+        key,
+        number,
+        tuple(reason.code for reason in line.reasons),
+        data,
+        # A record of the handler's has none: its device is in the event, if anywhere.
+        line.origin.get("partition_key") or _device_in(data) or "set-aside",
+    )
+
+
+def _device_in(data: bytes) -> str:
+    try:
+        event = json.loads(data)
+        found = event.get("user", {}).get("deviceId") or event.get("deviceId")
+    except (ValueError, AttributeError):
+        return ""
+    return found[:128] if isinstance(found, str) else ""
+
+
+def _line(data: bytes) -> bytes:
+    try:
+        return msgspec.json.format(data, indent=-1)
+    except msgspec.DecodeError:
+        return msgspec.json.encode(data.decode(errors="replace"))

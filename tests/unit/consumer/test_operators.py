@@ -1,0 +1,139 @@
+"""What operators ask the visits table for, and how they send again what was set aside."""
+
+import base64
+import json
+from datetime import timedelta
+
+from typer.testing import CliRunner
+
+from consumer import main
+from contract.events import Fence
+from ops import set_aside, visits
+from ops.__main__ import app
+
+from .strategies import START, as_json, batch_of, event
+from .test_aws import Context
+
+FARM, PLANT = Fence("farm", "a#/b"), Fence("plant", "1")
+
+
+def consume(*datas, first: int = 1):
+    main.app_of.cache_clear()
+    assert main.consume(batch_of(datas, first=first), Context()) == {"batchItemFailures": []}
+
+
+def test_one_query_tells_the_visits_of_a_device_in_order_since_a_time(aws):
+    consume(
+        *map(as_json, [
+            event("enter", 0, "a", fence=FARM), event("exit", 60, "b", fence=FARM),
+            event("enter", 3600, "c", fence=PLANT), event("enter", 100, "d", device="other", fence=FARM),
+            event("exit", 50, "orphan", fence=Fence("farm", "elsewhere")),
+        ])
+    )  # fmt: skip
+    found = visits.visits_of_device(aws.client("dynamodb"), aws.table, "truck-1")
+    assert found == [
+        {
+            "device_id": "truck-1", "geofence_tag": "farm", "geofence_external_id": "a#/b",
+            "entered_at": "2026-11-16T08:00:00.000000Z", "exited_at": "2026-11-16T08:01:00.000000Z",
+            "dwell_seconds": 60.0, "entered_event_id": "a", "exited_event_id": "b", "exit_missed": False,
+        },
+        {
+            "device_id": "truck-1", "geofence_tag": "plant", "geofence_external_id": "1",
+            "entered_at": "2026-11-16T09:00:00.000000Z", "exited_at": None,
+            "dwell_seconds": None, "entered_event_id": "c", "exited_event_id": None, "exit_missed": False,
+        },
+    ]  # fmt: skip
+    later = visits.visits_of_device(
+        aws.client("dynamodb"), aws.table, "truck-1", START + timedelta(minutes=1)
+    )
+    assert [v["entered_event_id"] for v in later] == ["c"]
+
+
+def test_one_query_tells_who_is_at_a_fence_now(aws):
+    consume(
+        *map(as_json, [
+            event("enter", 0, "a", fence=FARM), event("exit", 60, "b", fence=FARM),
+            event("enter", 300, "d", device="truck-3", fence=FARM),
+            event("enter", 100, "c", device="truck-2", fence=FARM),
+            event("enter", 0, "e", device="truck-4", fence=PLANT),
+            event("enter", 0, "f", device="truck-5", fence=FARM),
+            event("enter", 400, "g", device="truck-5", fence=FARM),
+        ])
+    )  # fmt: skip
+    found = visits.visits_at_fence(aws.client("dynamodb"), aws.table, FARM)
+    assert [(v["device_id"], v["entered_event_id"]) for v in found] == [
+        ("truck-2", "c"),
+        ("truck-3", "d"),
+        ("truck-5", "g"),
+    ]
+
+
+def outputs(aws, tmp_path):
+    path = tmp_path / "outputs.json"
+    nothing = dict.fromkeys(("endpoint", "api_key", "redrive_queue_url", "dead_letter_queue_url"), "")
+    names = {"aws_endpoint_url": aws.url, "region": "us-east-1", "bucket": aws.bucket, "stream": aws.stream}
+    snowflake = dict.fromkeys(
+        ("account", "host", "protocol", "user", "password", "database", "warehouse"), "x"
+    )
+    path.write_text(
+        json.dumps({**nothing, **names, "visits_table": aws.table, "snowflake": snowflake | {"port": 1}})
+    )
+    return {"MILKRUN_LOCAL": str(tmp_path)}
+
+
+def run(environment, *args):
+    result = CliRunner().invoke(app, list(args), obj=environment, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_command_prints_the_same_as_json_and_as_a_table(aws, tmp_path):
+    consume(as_json(event("enter", 0, "a", fence=FARM)))
+    environment = outputs(aws, tmp_path)
+    (visit,) = json.loads(run(environment, "visits", "--device", "truck-1", "--json"))
+    assert list(visit) == list(visits.FIELDS)
+    assert json.loads(run(environment, "visits", "--fence", "farm/a#/b", "--json")) == [visit]
+    assert json.loads(run(environment, "visits", "--device", "nobody", "--json")) == []
+    assert "truck-1" in run(environment, "visits", "--device", "truck-1", "--since", "2026-01-01")
+
+
+def stream_of(aws) -> list[bytes]:
+    kinesis = aws.client("kinesis")
+    found = []
+    for shard in kinesis.list_shards(StreamName=aws.stream)["Shards"]:
+        it = kinesis.get_shard_iterator(
+            StreamName=aws.stream, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+        )
+        found += [r["Data"] for r in kinesis.get_records(ShardIterator=it["ShardIterator"])["Records"]]
+    return sorted(found)
+
+
+def test_what_was_set_aside_goes_to_the_stream_again_byte_for_byte(aws, tmp_path):
+    bad, worse = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt"), b"\xff\x00"
+    consume(bad, worse)
+    environment = outputs(aws, tmp_path)
+    assert json.loads(run(environment, "replay", "--set-aside", "set-aside/dt=2026-11-16/", "--json")) == {
+        "found": 2, "written": 0, "sent": 2, "by_reason": {"missing_created_at": 1, "invalid_json_value": 1},
+    }  # fmt: skip
+    assert [json.loads(d) if d != worse else d for d in stream_of(aws)] == [json.loads(bad), worse]
+    again = json.loads(run(environment, "replay", "--set-aside", "invalid_json_value", "--json"))
+    assert again["sent"] == 1
+    assert len(stream_of(aws)) == 3
+
+
+def test_what_was_set_aside_can_be_written_out_to_be_repaired(aws, tmp_path):
+    bad = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt")
+    consume(bad, b"not json")
+    file = tmp_path / "repair.ndjson"
+    found = json.loads(
+        run(outputs(aws, tmp_path), "replay", "--set-aside", "set-aside/", "--to-file", str(file), "--json")
+    )
+    assert (found["written"], found["sent"], stream_of(aws)) == (2, 0, [])
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [json.loads(bad), "not json"]
+
+
+def test_a_record_keeps_the_partition_key_that_it_had(aws):
+    consume(b"\xff")
+    (aside,) = set_aside.set_aside(aws.client("s3"), aws.bucket, "set-aside/")
+    assert (aside.partition_key, aside.data, aside.line) == ("truck-1", b"\xff", 1)
+    assert base64.b64encode(aside.data) == b"/w=="
