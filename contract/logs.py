@@ -4,7 +4,6 @@ No personal data: ids of requests, keys of objects and numbers; never a payload,
 """
 
 import logging
-import sys
 from typing import Any
 
 import msgspec
@@ -43,7 +42,7 @@ def configure(level: str = "INFO", *before_printing: structlog.typing.Processor)
             structlog.processors.JSONRenderer(serializer=_dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(),
         cache_logger_on_first_use=True,
     )
 

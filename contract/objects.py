@@ -131,9 +131,14 @@ def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _cut(value: str) -> str:
-    """At most MAX_METADATA_BYTES of percent-encoded text, never cut inside an escape."""
-    encoded = quote(value, safe="-._~:", errors="replace")[:MAX_METADATA_BYTES]
-    return re.sub(r"%.?$", "", encoded)
+    """As many whole characters as fit into MAX_METADATA_BYTES of percent-encoded text."""
+    encoded = ""
+    for character in value[:MAX_METADATA_BYTES]:
+        escaped = quote(character, safe="-._~:", errors="replace")
+        if len(encoded) + len(escaped) > MAX_METADATA_BYTES:
+            break
+        encoded += escaped
+    return encoded
 
 
 def _line(line: Mapping[str, object], app_version: str | None) -> bytes:

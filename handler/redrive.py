@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import structlog
@@ -33,7 +33,7 @@ class ClaimCheck(msgspec.Struct, frozen=True):
 
     bucket: str
     key: str
-    lines: list[int]
+    lines: list[Annotated[int, msgspec.Meta(ge=1)]]
 
 
 class Archived(Protocol):

@@ -1,0 +1,177 @@
+"""What an event is, and what it is not."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from contract.events import Fence, InvalidEvent, check, compact, geofence_event, parse_json
+
+ENTER: dict[str, Any] = {
+    "_id": "6543d1f3a2c4e70011aabbcc",
+    "type": "user.entered_geofence",
+    "createdAt": "2026-11-16T08:00:00.123Z",
+    "user": {"deviceId": "van-1", "userId": None},
+    "geofence": {"tag": "farm", "externalId": "farm-7"},
+}
+TRIP = {"_id": "a", "type": "user.updated_trip", "createdAt": "2026-11-16T08:00:00Z", "user": {"userId": "u"}}
+
+
+def reasons_of(event: Any) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidEvent) as caught:
+        check(parse_json(event if isinstance(event, bytes) else json.dumps(event).encode()))
+    return [(reason.code, reason.field) for reason in caught.value.reasons]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b'{"a":1,"a":1}', id="a name twice"),
+        pytest.param(b'{"a":[{"b":1,"\\u0062":2}]}', id="a name twice, deep inside and escaped"),
+        pytest.param(b'{"a":NaN}', id="NaN"),
+        pytest.param(b'{"a":-Infinity}', id="Infinity"),
+        pytest.param(b'{"a":1e999}', id="beyond a double"),
+        pytest.param(b'{"a":[1E+400]}', id="beyond a double, with a sign"),
+        pytest.param(b'{"a":1e0000400}', id="beyond a double, with zeros"),
+        pytest.param(b'{"a":' + b"9" * 310 + b"}", id="a whole number beyond a double"),
+        pytest.param(b'{"a":' + b"9" * 300 + b"e20}", id="a long number with a short exponent"),
+        pytest.param(b'{"a":' + b"9" * 5000 + b"}", id="a number too long to read"),
+        pytest.param(b'{"a":"\\ud800"}', id="a lone surrogate"),
+        pytest.param(b'{"\\udc00":1}', id="a lone surrogate in a name"),
+        pytest.param(b'{"a":"\xff"}', id="not UTF-8"),
+        pytest.param(b'{"a":"\xed\xa0\x80"}', id="a surrogate in UTF-8"),
+        pytest.param(b'{"a":"\x01"}', id="a control character"),
+        pytest.param(b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", id="33 levels"),
+        pytest.param(b"[" * 100_000, id="a hundred thousand brackets"),
+        pytest.param(b'{"a":01}', id="a leading zero"),
+        pytest.param(b'{"a":1,}', id="a comma too many"),
+        pytest.param(b'{"a":1} x', id="text after it"),
+        pytest.param(b"\xef\xbb\xbf{}", id="a byte order mark"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+def test_what_a_warehouse_would_not_load_is_not_json(raw: bytes) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        parse_json(raw)
+    assert [reason.code for reason in caught.value.reasons] == ["invalid_json_value"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":' + b"[" * 31 + b"]" * 31 + b"}",
+        b'{"a":1e308,"b":-1.7976931348623157e308}',
+        b'{"a":' + b"9" * 308 + b"}",
+        b'{"a":"\\ud83d\\ude00","b":"1e999","c":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}',
+        b'{"e829":1,"a":1e-999}',
+        b'{"":0}',
+    ],
+)
+def test_odd_but_sound_json_is_taken(raw: bytes) -> None:
+    assert parse_json(raw) == json.loads(raw)
+
+
+def test_compact_touches_nothing_but_whitespace_outside_strings() -> None:
+    raw = b' {"a" :\t"x  \\u0041\\n" ,\r\n "n": [ 1.50 , 1E5 , -0 ] } '
+    assert compact(raw) == b'{"a":"x  \\u0041\\n","n":[1.50,1E5,-0]}'
+
+
+def test_a_geofence_event_is_read_whole() -> None:
+    event = geofence_event(json.dumps(ENTER | {"duration": 3, "confidence": 2}).encode())
+    assert event.event_id == ENTER["_id"]
+    assert (event.kind, event.device_id, event.fence) == ("enter", "van-1", Fence("farm", "farm-7"))
+    assert event.occurred_at == datetime(2026, 11, 16, 8, 0, 0, 123000, UTC)
+    assert (event.duration_minutes, event.confidence) == (3.0, 2)
+
+
+def test_times_are_cut_to_microseconds_and_come_in_utc() -> None:
+    event = geofence_event(json.dumps(ENTER | {"createdAt": "2026-11-16T09:30:00.123456789+01:30"}).encode())
+    assert event.occurred_at == datetime(2026, 11, 16, 8, 0, 0, 123456, UTC)
+    assert event.occurred_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("type_", "kind"), [("user_exited_geofence", "exit"), ("user.dwelled_in_geofence", "dwell")]
+)
+def test_both_spellings_are_geofence_events(type_: str, kind: str) -> None:
+    assert geofence_event(json.dumps(ENTER | {"type": type_}).encode()).kind == kind
+
+
+def test_which_types_are_geofence_events_can_be_said() -> None:
+    raw = json.dumps(ENTER | {"type": "yard.in"}).encode()
+    assert geofence_event(raw, {"yard.in": "enter"}).kind == "enter"
+    with pytest.raises(InvalidEvent, match="not_a_geofence_event"):
+        geofence_event(raw)
+
+
+def test_the_device_is_the_users_else_the_events_own() -> None:
+    assert check(ENTER | {"deviceId": "other"}).device_id == "van-1"
+    assert check(ENTER | {"deviceId": "other", "user": {"deviceId": None}}).device_id == "other"
+    assert check(ENTER | {"deviceId": "other", "user": None}).device_id == "other"
+
+
+@pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
+def test_any_one_id_will_do_for_other_events(user: dict[str, str]) -> None:
+    check(TRIP | {"user": user})
+
+
+def test_unknown_types_and_fields_are_not_looked_at() -> None:
+    check(TRIP | {"type": "pickup.sampled", "geofence": 7, "confidence": "high", "anything": [None]})
+
+
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        ({"_id": None}, [("missing_id", "_id")]),
+        ({"_id": ""}, [("field_length", "_id")]),
+        ({"_id": 7}, [("wrong_type", "_id")]),
+        ({"_id": "x" * 129}, [("field_length", "_id")]),
+        ({"_id": "日" * 86}, [("field_length", "_id")]),
+        ({"type": None}, [("missing_type", "type")]),
+        ({"type": ["user.entered_geofence"]}, [("wrong_type", "type")]),
+        ({"createdAt": None}, [("missing_created_at", "createdAt")]),
+        ({"createdAt": "2026-11-16T08:00:00"}, [("invalid_created_at", "createdAt")]),
+        ({"createdAt": "2026-11-16 08:00:00Z"}, [("invalid_created_at", "createdAt")]),
+        ({"createdAt": "2026-W47-1T08:00:00Z"}, [("invalid_created_at", "createdAt")]),
+        ({"createdAt": "2026-02-30T08:00:00Z"}, [("invalid_created_at", "createdAt")]),
+        ({"createdAt": "0001-01-01T00:00:00+10:00"}, [("invalid_created_at", "createdAt")]),
+        ({"createdAt": "２026-11-16T08:00:00Z"}, [("invalid_created_at", "createdAt")]),
+        ({"createdAt": 1700000000}, [("wrong_type", "createdAt")]),
+        ({"user": []}, [("wrong_type", "user")]),
+        ({"user": {"deviceId": 5}}, [("wrong_type", "user.deviceId")]),
+        ({"user": {"deviceId": "x" * 129}}, [("field_length", "user.deviceId")]),
+        ({"user": {"userId": "u"}}, [("missing_device", "user.deviceId")]),
+        ({"geofence": None}, [("missing_geofence", "geofence")]),
+        ({"geofence": "farm"}, [("wrong_type", "geofence")]),
+        ({"geofence": {"tag": "farm"}}, [("missing_geofence", "geofence.externalId")]),
+        ({"geofence": {"tag": "", "externalId": "x"}}, [("field_length", "geofence.tag")]),
+        ({"confidence": 4}, [("out_of_range", "confidence")]),
+        ({"confidence": True}, [("wrong_type", "confidence")]),
+        ({"duration": "3"}, [("wrong_type", "duration")]),
+        ({"_id": 7, "duration": "3"}, [("wrong_type", "_id"), ("wrong_type", "duration")]),
+    ],
+)
+def test_every_reason_names_its_field(change: dict[str, Any], reasons: list[tuple[str, str]]) -> None:
+    assert reasons_of(ENTER | change) == reasons
+
+
+def test_a_bare_location_ping_is_not_an_event() -> None:
+    ping = {
+        "deviceId": "d",
+        "userId": "u",
+        "latitude": 53.2,
+        "longitude": 5.8,
+        "updatedAt": "2026-11-16T08:00:00Z",
+    }
+    assert ("missing_id", "_id") in reasons_of(ping)
+
+
+def test_nobody_in_particular_is_not_enough() -> None:
+    assert reasons_of(TRIP | {"user": {}}) == [("missing_identity", "user")]
+    assert reasons_of(TRIP | {"user": None, "userId": "u"}) == [("missing_identity", "user")]
+
+
+@pytest.mark.parametrize("value", [b"3", b'"x"', b"[]", b"null", b"true"])
+def test_an_event_is_an_object(value: bytes) -> None:
+    assert reasons_of(value) == [("not_an_object", "")]

@@ -1,0 +1,31 @@
+"""One line, one JSON object."""
+
+import json
+
+import pytest
+import structlog
+
+from contract import logs
+
+
+@pytest.fixture
+def _fresh() -> None:
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_line_is_one_json_object_with_the_ids_of_its_invocation(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO")
+    log = structlog.get_logger()
+    logs.bind(request_id="r-1")
+    log.info(logs.EVENTS_INGESTED, accepted=2, note="two\nlines")
+    logs.bind(request_id="r-2")
+    log.debug("not_said")
+    log.info(logs.EVENTS_INGESTED, accepted=3)
+
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+
+    assert (first["event"], first["request_id"], first["accepted"], first["level"]) == (
+        "events_ingested", "r-1", 2, "info",
+    )  # fmt: skip
+    assert (second["request_id"], second["accepted"]) == ("r-2", 3)

@@ -1,0 +1,107 @@
+"""Keys, bytes and lines of objects."""
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.events import Reason
+from contract.objects import (
+    MAX_METADATA_BYTES,
+    lines_object,
+    lines_of,
+    metadata,
+    object_name,
+    reject_line,
+    set_aside_line,
+    unreadable_line,
+)
+
+AT = datetime(2026, 11, 16, 8, 59, 59, 999999, UTC)
+REASON = Reason("missing_id", "_id", "`_id` is missing.")
+lines = st.lists(st.binary(min_size=1).filter(lambda line: not set(line) & set(b"\r\n")), min_size=1)
+
+
+@given(lines)
+@settings(deadline=None, max_examples=50)
+def test_lines_come_back_as_they_went(given_lines: list[bytes]) -> None:
+    packed = lines_object("events", given_lines, AT)
+    assert lines_of(packed.body) == given_lines
+    name = object_name(packed.key)
+    assert name is not None
+    assert (name.key, name.lines) == (packed.key, len(given_lines))
+
+
+def test_the_same_lines_make_the_same_key_and_bytes_whenever_in_the_hour() -> None:
+    first = lines_object("events", [b"{}"], AT)
+    again = lines_object("events", [b"{}"], AT.replace(minute=0).astimezone(timezone(timedelta(hours=5))))
+    assert first == again
+    assert first.key.startswith("events/dt=2026-11-16/hh=08/")
+    assert first.key.endswith(".1.ndjson.gz")
+
+
+def test_other_lines_make_another_key() -> None:
+    assert lines_object("events", [b"{}"], AT).key != lines_object("events", [b"[]"], AT).key
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "events/x",
+        "events/dt=2026-11-16/hh=08/abc.1.ndjson.gz",
+        "other/dt=2026-11-16/hh=08/" + "a" * 64 + ".1.ndjson.gz",
+        "events/dt=2026-13-16/hh=08/" + "a" * 64 + ".1.ndjson.gz",
+    ],
+)
+def test_a_key_that_is_not_ours_has_no_name(key: str) -> None:
+    assert object_name(key) is None
+
+
+def test_several_gzip_members_are_read_as_one() -> None:
+    assert lines_of(gzip.compress(b"a\n") + gzip.compress(b"b\n")) == [b"a", b"b"]
+
+
+def test_a_reject_keeps_the_event_as_sent() -> None:
+    line = reject_line([REASON], b'{"n":1.50}', index=3, event_id=None, app_version="1.2")
+    assert line.endswith(b'"index":3,"event_id":null,"event":{"n":1.50},"app_version":"1.2"}')
+    assert json.loads(line)["reasons"] == [
+        {"code": "missing_id", "field": "_id", "message": "`_id` is missing."}
+    ]
+
+
+def test_what_is_not_json_is_kept_as_base64() -> None:
+    line = unreadable_line([REASON], b"\xff\n", content_type="application/json", content_encoding=None)
+    assert json.loads(line) | {"reasons": []} == {
+        "reasons": [],
+        "index": 0,
+        "body_base64": "/wo=",
+        "content_type": "application/json",
+        "content_encoding": None,
+    }
+
+
+def test_what_is_set_aside_is_kept_as_json_if_it_is_json() -> None:
+    origin = {"stream": "s", "sequence_number": "1"}
+    assert json.loads(set_aside_line([REASON], b'{ "a": 1 }', origin))["event"] == {"a": 1}
+    assert (
+        json.loads(set_aside_line([REASON], b'{"a":1,"a":2}', origin))["record_base64"]
+        == "eyJhIjoxLCJhIjoyfQ=="
+    )
+
+
+@given(st.dictionaries(st.just("app-version"), st.text(st.characters()), max_size=1))
+@settings(deadline=None, max_examples=50)
+def test_metadata_is_short_ascii_whatever_a_client_says(values: dict[str, str]) -> None:
+    for value in metadata(values).values():
+        assert value.isascii()
+        assert value.isprintable()
+        assert len(value) <= MAX_METADATA_BYTES
+
+
+def test_metadata_is_never_cut_inside_an_escape() -> None:
+    assert metadata({"v": "x" * 60 + "é"}) == {"v": "x" * 60}
+    assert metadata({"v": "é" * 40})["v"] == "%C3%A9" * 10
+    assert metadata({"v": None, "w": ""}) == {}

@@ -1,0 +1,151 @@
+"""What a phone and an operator are told: receipts, problems, log lines, object metadata."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from handler import main
+from tests.unit.handler.conftest import Phone
+from tests.unit.handler.fakes import Context, Fault
+
+ENTER: dict[str, Any] = {
+    "_id": "a",
+    "type": "user.entered_geofence",
+    "createdAt": "2026-11-16T08:00:00Z",
+    "user": {"deviceId": "van-1"},
+    "geofence": {"tag": "farm", "externalId": "7"},
+}
+
+
+def test_a_receipt_says_what_became_of_every_event(phone: Phone) -> None:
+    answer = phone.post([ENTER, ENTER, ENTER | {"duration": 2}, {"_id": "b", "type": 5}])
+
+    assert answer.status == 202
+    assert answer.headers == {"Content-Type": "application/json"}
+    (object_key,), (rejected_key,) = phone.world.keys("events"), phone.world.keys("rejected")
+    errors = answer.body.pop("errors")
+    assert answer.body == {
+        "request_id": "request-1",
+        "received": 4,
+        "accepted": 2,
+        "duplicates": 1,
+        "rejected": 1,
+        "object_key": object_key,
+        "rejected_key": rejected_key,
+    }
+    assert [(e["index"], e["event_id"], e["code"], e["field"]) for e in errors] == [
+        (3, "b", "wrong_type", "type"),
+        (3, "b", "missing_created_at", "createdAt"),
+        (2, "a", "event_id_conflict", "_id"),
+    ]
+    assert errors[0]["message"] == "`type` must be a string."
+
+
+def test_nothing_but_duplicates_of_an_accepted_event_is_still_accepted(phone: Phone) -> None:
+    answer = phone.post([ENTER] * 3)
+    assert (answer.status, answer.body["accepted"], answer.body["duplicates"]) == (202, 1, 2)
+    assert len(phone.world.stream) == 1
+
+
+def test_without_one_valid_event_the_answer_is_a_problem_with_the_receipt_in_it(phone: Phone) -> None:
+    answer = phone.post([{"_id": "b"}])
+    assert answer.status == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert (answer.body["status"], answer.body["title"], answer.body["code"]) == (
+        400, "Bad Request", "no_valid_event",
+    )  # fmt: skip
+    assert (answer.body["received"], answer.body["rejected"]) == (1, 1)
+    assert answer.body["rejected_key"] == phone.world.keys("rejected")[0]
+
+
+def test_geofence_events_are_published_as_stored_by_device(phone: Phone) -> None:
+    phone.post([ENTER | {"type": "custom"}, ENTER | {"_id": "n", "user": {"deviceId": "van-2"}}])
+    (record,) = phone.world.stream
+    assert (record.partition_key, record.line) == ("van-2", 2)
+    assert record.data == phone.world.lines("events")[1]
+
+
+def test_a_clock_a_day_ahead_is_believed_and_more_is_not(phone: Phone) -> None:
+    now = datetime.now(UTC)
+    soon, late = now + timedelta(hours=23, minutes=59), now + timedelta(hours=24, minutes=1)
+    answer = phone.post([ENTER | {"_id": "s", "createdAt": soon.isoformat()},
+                         ENTER | {"_id": "l", "createdAt": late.isoformat()}])  # fmt: skip
+    assert [(e["event_id"], e["code"]) for e in answer.body["errors"]] == [("l", "created_at_in_future")]
+
+
+def test_geofence_types_are_a_setting(phone: Phone) -> None:
+    phone.settings = {"GEOFENCE_KINDS": '{"yard.in": "enter"}'}
+    phone.post([ENTER, ENTER | {"_id": "y", "type": "yard.in"}])
+    assert [json.loads(record.data)["_id"] for record in phone.world.stream] == ["y"]
+
+
+def test_objects_carry_when_by_which_request_and_from_which_app(phone: Phone) -> None:
+    phone.post([ENTER, {}], {"X-App-Version": "7.1 (β)"})
+    for key in (*phone.world.keys("events"), *phone.world.keys("rejected")):
+        metadata = dict(phone.world.metadata[key])
+        assert datetime.fromisoformat(metadata.pop("received-at")).utcoffset() == timedelta(0)
+        assert metadata == {"request-id": "request-1", "app-version": "7.1%20%28%CE%B2%29"}
+
+
+def test_the_log_line_counts_and_names_no_one(phone: Phone, capsys: pytest.CaptureFixture[str]) -> None:
+    phone.post([ENTER, ENTER, {"_id": "secret-id"}], {"X-App-Version": "secret-app"})
+    printed = capsys.readouterr().out
+    (line,) = map(json.loads, printed.splitlines())
+    assert line["event"] == "events_ingested"
+    assert {name: line[name] for name in ("status", "received", "accepted", "duplicates", "rejected")} == {
+        "status": 202, "received": 3, "accepted": 1, "duplicates": 1, "rejected": 1,
+    }  # fmt: skip
+    assert line["object_key"] == phone.world.keys("events")[0]
+    assert line["rejected_key"] == phone.world.keys("rejected")[0]
+    assert (line["published"], line["queued"], line["rejected_by_code"]) == (1, 0, {"missing_type": 1})
+    assert line["lateness_seconds"] > 0
+    assert not [word for word in ("van-1", "secret", "farm") if word in printed]
+
+
+def test_after_a_failure_the_log_line_still_names_what_was_stored(
+    phone: Phone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 30]
+    answer = phone.post([ENTER])
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) == (503, "unavailable", "5")
+    assert (line["status"], line["object_key"]) == (503, phone.world.keys("events")[0])
+
+
+def test_a_bug_is_logged_with_its_traceback_and_answered_with_503(
+    phone: Phone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone.world.faults = [Fault.CRASH]
+    assert phone.post([ENTER]).status == 503
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["event"], last["event"], last["error"]) == (
+        "ingest_failed",
+        "events_ingested",
+        "RuntimeError",
+    )
+    assert "on purpose" in first["exception"]
+
+
+def test_a_missing_setting_fails_the_first_request_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STREAM_NAME", "s")
+    monkeypatch.delenv("ARCHIVE_BUCKET", raising=False)
+    main._app.cache_clear()
+    assert main.ingest({}, Context())["statusCode"] == 503
+    assert "ARCHIVE_BUCKET" in capsys.readouterr().out
+
+
+def test_a_step_that_may_not_end_in_time_is_not_begun(phone: Phone) -> None:
+    assert phone.post([ENTER], remaining_ms=12_000).status == 503
+    assert phone.world.calls == []
+
+
+def test_a_stream_that_refuses_does_not_hold_the_phone_for_long(phone: Phone) -> None:
+    phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 5, *[Fault.PARTLY] * 50]
+    answer = phone.post([ENTER | {"_id": str(n)} for n in range(1, 40)])
+    assert answer.status == 202
+    assert phone.world.calls.count("put") <= 10
+    assert len(phone.world.claims) == 1

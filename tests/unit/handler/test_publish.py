@@ -1,0 +1,106 @@
+"""Sending to a stream that takes some, none, or refuses for good."""
+
+import itertools
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handler.publish import BACKOFF_CAP_SECONDS, MAX_CALL_BYTES, Malformed, Unavailable, publish
+from handler.sift import Record
+
+
+class ScriptedStream:
+    """Takes a record once it has refused it so often; the negative ones spoil every call."""
+
+    def __init__(self, refusals: dict[str, int]) -> None:
+        self.refusals = dict(refusals)
+        self.taken: list[str] = []
+        self.calls: list[list[str]] = []
+
+    def put(self, records: Sequence[Record]) -> list[Record]:
+        names = [record.partition_key for record in records]
+        self.calls.append(names)
+        if any(self.refusals.get(name, 0) < 0 for name in names):
+            raise Malformed("on purpose")
+        refused = []
+        for record in records:
+            left = self.refusals.get(record.partition_key, 0)
+            if left:
+                self.refusals[record.partition_key] = left - 1
+                refused.append(record)
+            else:
+                self.taken.append(record.partition_key)
+        return refused
+
+
+def records(*names: str, size: int = 2) -> list[Record]:
+    return [Record(name, b"x" * size, line) for line, name in enumerate(names, 1)]
+
+
+def no_pause(_: float) -> None: ...
+
+
+def test_only_what_was_refused_is_sent_again() -> None:
+    stream = ScriptedStream({"b": 2})
+    outcome = publish(records("a", "b", "c"), stream, lambda: 1.0, no_pause)
+    assert stream.calls == [["a", "b", "c"], ["b"], ["b"]]
+    assert (outcome.taken, outcome.refused, outcome.malformed) == (3, [], [])
+
+
+def test_a_culprit_is_found_by_halving_and_delays_nobody() -> None:
+    names = [str(n) for n in range(100)]
+    stream = ScriptedStream({"37": -1})
+    outcome = publish(records(*names), stream, lambda: 1.0, no_pause)
+    assert [record.partition_key for record in outcome.malformed] == ["37"]
+    assert sorted(stream.taken) == sorted(set(names) - {"37"})
+    assert len(stream.calls) < 20
+
+
+@given(st.lists(st.integers(-1, 3), max_size=40), st.integers(0, 60))
+@settings(deadline=None, max_examples=100)
+def test_each_record_is_taken_refused_or_malformed_and_only_one_of_these(
+    fates: list[int], looks: int
+) -> None:
+    names = [str(n) for n in range(len(fates))]
+    stream = ScriptedStream(dict(zip(names, fates, strict=True)))
+    clock = itertools.chain([1.0] * looks, itertools.repeat(0.0))
+
+    outcome = publish(records(*names), stream, lambda: next(clock), no_pause)
+
+    left = [record.partition_key for record in [*outcome.refused, *outcome.malformed]]
+    assert sorted(stream.taken + left) == sorted(names)
+    assert outcome.taken == len(stream.taken)
+
+
+def test_calls_keep_to_the_limits_of_putrecords() -> None:
+    stream = ScriptedStream({})
+    publish(records(*map(str, range(1001))), stream, lambda: 1.0, no_pause)
+    assert [len(call) for call in stream.calls] == [500, 500, 1]
+
+    stream = ScriptedStream({})
+    large = MAX_CALL_BYTES // 4
+    publish(records(*map(str, range(9)), size=large - 1), stream, lambda: 1.0, no_pause)
+    assert [len(call) for call in stream.calls] == [4, 4, 1]
+
+
+def test_pauses_grow_are_jittered_and_stay_short() -> None:
+    pauses: list[float] = []
+    outcome = publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, pauses.append)
+    assert len(outcome.refused) == 1
+    assert len(set(pauses)) == len(pauses) > 3
+    assert all(0 <= pause <= BACKOFF_CAP_SECONDS for pause in pauses)
+
+
+def test_nothing_is_sent_once_the_time_is_up() -> None:
+    stream = ScriptedStream({})
+    assert len(publish(records("a", "b"), stream, lambda: 0.0, no_pause).refused) == 2
+    assert stream.calls == []
+
+
+def test_a_stream_that_is_away_refuses_all() -> None:
+    class Away:
+        def put(self, given: Sequence[Record]) -> list[Record]:
+            raise Unavailable("away")
+
+    assert len(publish(records("a", "b"), Away(), lambda: 1.0, no_pause).refused) == 2

@@ -1,0 +1,251 @@
+"""Every form of body, and what each breach of it is answered with."""
+
+import base64
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from tests.unit.handler.conftest import Phone
+
+TRIP: dict[str, Any] = {
+    "_id": "a",
+    "type": "user.updated_trip",
+    "createdAt": "2026-11-16T08:00:00Z",
+    "user": {"deviceId": "van-1"},
+}
+OTHER = TRIP | {"_id": "b"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+GZIP = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+
+
+def text(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+# --- forms --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        pytest.param(text([TRIP, OTHER]), {}, id="array"),
+        pytest.param(json.dumps([TRIP, OTHER], indent=2).encode(), {}, id="array with whitespace"),
+        pytest.param(b"\xef\xbb\xbf" + text([TRIP, OTHER]), {}, id="byte order mark"),
+        pytest.param(text({"events": [TRIP, OTHER], "user": {"deviceId": "x"}}), {}, id="envelope"),
+        pytest.param(text({"\u0065vents": [TRIP, OTHER], "live": True}), {}, id="envelope without user"),
+        pytest.param(b'{"\\u0065vents":[%b,%b]}' % (text(TRIP), text(OTHER)), {}, id="escaped name"),
+        pytest.param(text(TRIP) + b"\n" + text(OTHER), NDJSON, id="NDJSON"),
+        pytest.param(text(TRIP) + b"\r\n\n \n " + text(OTHER) + b"\r\n", NDJSON, id="NDJSON with blanks"),
+        pytest.param(gzip.compress(text([TRIP, OTHER])), GZIP, id="gzip"),
+        pytest.param(gzip.compress(text([TRIP, OTHER])[:9]) + gzip.compress(text([TRIP, OTHER])[9:]), GZIP,
+                     id="gzip of two members"),
+        pytest.param(gzip.compress(text([TRIP, OTHER])) + b"\0\0", GZIP, id="gzip with padding"),
+        pytest.param(text([TRIP, OTHER]), GZIP, id="gzip that a gateway inflated"),
+        pytest.param(text([TRIP, OTHER]), {"content-type": "Application/JSON; charset=UTF-8",
+                                          "content-encoding": "identity"}, id="headers in any case"),
+    ],
+)  # fmt: skip
+def test_every_form_gives_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
+    answer = phone.post(body, headers)
+    assert (answer.status, answer.body["accepted"], answer.body["errors"]) == (202, 2, [])
+    assert phone.world.lines("events") == [text(TRIP), text(OTHER)]
+
+
+@pytest.mark.parametrize("body", [text(TRIP), text({"event": TRIP}), text({"event": TRIP, "user": None})])
+def test_a_single_event_may_come_bare_or_in_its_envelope(phone: Phone, body: bytes) -> None:
+    assert phone.post(body).status == 202
+    assert phone.world.lines("events") == [text(TRIP)]
+
+
+def test_an_event_is_not_taken_for_an_envelope_for_having_a_field_called_events(phone: Phone) -> None:
+    event = TRIP | {"events": [1], "event": "x"}
+    assert phone.post(event).status == 202
+    assert phone.world.lines("events") == [text(event)]
+
+
+def test_payload_format_2_and_plain_text_bodies_are_read_too(phone: Phone) -> None:
+    event = {
+        "version": "2.0",
+        "headers": {"content-type": "application/json"},
+        "requestContext": {"requestId": "r-2", "http": {"method": "POST", "path": "/v1/events"}},
+        "body": json.dumps([TRIP | {"x": "é"}], ensure_ascii=False),
+        "isBase64Encoded": False,
+    }
+    answer = phone.send(event)
+    assert (answer.status, answer.body["request_id"]) == (202, "r-2")
+    (line,) = phone.world.lines("events")
+    assert line == text(TRIP)[:-1] + ',"x":"é"}'.encode()
+
+
+def test_without_a_request_id_of_the_gateway_lambdas_own_is_told(phone: Phone) -> None:
+    assert phone.send({"body": text([TRIP]).decode(), "headers": None}).body["request_id"] == "fallback-id"
+
+
+# --- the envelope's user ------------------------------------------------------------------------
+
+
+def test_events_without_user_get_the_envelopes_ids_and_nothing_else_of_it(phone: Phone) -> None:
+    bare = {name: value for name, value in TRIP.items() if name != "user"}
+    user = {"_id": "u-1", "userId": "driver", "deviceId": "van-9", "ip": "192.0.2.7", "metadata": {"x": 1}}
+    phone.post({"events": [bare, OTHER, bare | {"_id": "c", "user": None}], "user": user})
+
+    first, second = map(json.loads, phone.world.lines("events"))
+    assert first == bare | {"user": {"userId": "driver", "deviceId": "van-9", "_id": "u-1"}}
+    assert second == OTHER
+    assert b"192.0.2.7" not in b"".join(phone.world.lines("rejected"))
+
+
+def test_only_sound_ids_of_the_envelope_are_given_to_events(phone: Phone) -> None:
+    bare = {name: value for name, value in TRIP.items() if name != "user"}
+    answer = phone.post({"events": [bare], "user": {"deviceId": "x" * 100_000, "userId": 7, "_id": ""}})
+    assert answer.codes == ["missing_identity"]
+
+
+# --- breaches inside one event ------------------------------------------------------------------
+
+BREACHES = {
+    "a name twice": b'{"_id":"x","_id":"y"}',
+    "NaN": b'{"_id":"x","a":NaN}',
+    "a lone surrogate": b'{"_id":"x","a":"\\ud800"}',
+    "not UTF-8": b'{"_id":"x","a":"\xff"}',
+    "a number beyond a double": b'{"_id":"x","a":1e999}',
+    "deep nesting": b'{"_id":"x","a":' + b"[" * 40 + b"]" * 40 + b"}",
+    "deeper nesting": b'{"_id":"x","a":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    "no JSON": b"{_id:x}",
+    "a bracket in a string": b'{"_id":"x]}","a":NaN}',
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES.values(), ids=BREACHES.keys())
+@pytest.mark.parametrize("form", ["array", "envelope"])
+def test_a_breach_inside_one_event_rejects_that_event_alone(phone: Phone, breach: bytes, form: str) -> None:
+    array = b"[%b, %b ,%b]" % (text(TRIP), breach, text(OTHER))
+    answer = phone.post(array if form == "array" else b'{"user":{"deviceId":"d"},"events":%b}' % array)
+
+    assert (answer.status, answer.body["accepted"], answer.body["rejected"]) == (202, 2, 1)
+    assert [(e["index"], e["code"]) for e in answer.body["errors"]] == [(1, "invalid_json_value")]
+    assert phone.world.lines("events") == [text(TRIP), text(OTHER)]
+    (reject,) = map(json.loads, phone.world.lines("rejected"))
+    assert base64.b64decode(reject["body_base64"]) == breach
+
+
+@pytest.mark.parametrize("breach", BREACHES.values(), ids=BREACHES.keys())
+def test_a_breach_in_a_line_rejects_that_line_alone(phone: Phone, breach: bytes) -> None:
+    answer = phone.post(b"\n".join([text(TRIP), breach, text(OTHER)]), NDJSON)
+    assert (answer.status, answer.body["accepted"], answer.codes) == (202, 2, ["not_json"])
+
+
+def test_an_event_over_64_kib_is_rejected_by_itself(phone: Phone) -> None:
+    fits = TRIP | {"_id": "fits", "x": ""}
+    fits["x"] = "x" * (64 * 1024 - len(text(fits)))
+    answer = phone.post([fits, fits | {"_id": "over", "x": fits["x"] + "x"}])
+    assert (answer.body["accepted"], answer.codes) == (1, ["event_too_large"])
+    assert json.loads(phone.world.lines("rejected")[0])["event_id"] == "over"
+
+
+# --- bodies in which no events can be told apart ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "code"),
+    [
+        (b"", {}, "empty_body"),
+        (b" \n", {}, "empty_body"),
+        (b"\xef\xbb\xbf", {}, "empty_body"),
+        (b"[]", {}, "no_events"),
+        (b'{"events":[]}', {}, "no_events"),
+        (b"hello", {}, "not_json"),
+        (b'[{"_id":"a"', {}, "not_json"),
+        (b'[{"_id":"a"}]]', {}, "not_json"),
+        (b'[{"_id":"a"},]', {}, "not_json"),
+        (b'[{"_id":"a]', {}, "not_json"),
+        (b'{"_id":NaN]', {}, "not_json"),
+        (b'{"events" [1]}', {}, "not_json"),
+        (b"[" * 100_000, {}, "not_json"),
+        (b"\xff\xfe[\x00]\x00", {}, "not_json"),
+        (text({"events": [TRIP], "event": TRIP}), {}, "invalid_envelope"),
+        (text({"events": TRIP}), {}, "invalid_envelope"),
+        (text({"events": [TRIP], "user": "me"}), {}, "invalid_envelope"),
+        (b'{"events":[%b],"user":{"_id":"a","_id":"b"}}' % text(TRIP), {}, "invalid_envelope"),
+        (b'{"events":[],"events":[%b]}' % text(TRIP), {}, "invalid_envelope"),
+        (b'{"events":[NaN],"events":[%b]}' % text(TRIP), {}, "invalid_envelope"),
+        (b"\x1f\x8b nonsense", GZIP, "bad_gzip"),
+        (b"nonsense", GZIP, "bad_gzip"),
+        (b"", GZIP, "empty_body"),
+        (gzip.compress(text([TRIP]))[:-9], GZIP, "bad_gzip"),
+        (gzip.compress(text([TRIP])) + b"more", GZIP, "bad_gzip"),
+        (zlib.compress(text([TRIP])), GZIP, "bad_gzip"),
+    ],
+)
+def test_an_unreadable_body_is_kept_as_it_came(
+    phone: Phone, body: bytes, headers: dict[str, str], code: str
+) -> None:
+    answer = phone.post(body, headers | {"X-App-Version": "4.2 ✓"})
+    assert (answer.status, answer.codes) == (400, [code])
+    assert (answer.body["received"], answer.body["rejected"], answer.body["object_key"]) == (1, 1, None)
+    (reject,) = map(json.loads, phone.world.lines("rejected"))
+    assert base64.b64decode(reject["body_base64"]) == body
+    assert reject["content_encoding"] == headers.get("Content-Encoding")
+    assert reject["app_version"] == "4.2 ✓"
+
+
+def test_one_event_that_is_not_an_object_is_told_so(phone: Phone) -> None:
+    assert phone.post(b"5").codes == ["not_an_object"]
+    assert phone.post([TRIP, 5]).codes == ["not_an_object"]
+
+
+# --- what is refused, and stored nowhere --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "unsupported_media_type"),
+        ({"Content-Type": "text/plain"}, "unsupported_media_type"),
+        ({"Content-Type": "application/json; charset=latin-1"}, "unsupported_media_type"),
+        ({"Content-Encoding": "br"}, "unsupported_encoding"),
+        ({"Content-Encoding": "gzip, gzip"}, "unsupported_encoding"),
+    ],
+)
+def test_another_content_type_or_encoding_is_refused(
+    phone: Phone, headers: dict[str, str], code: str
+) -> None:
+    answer = phone.post([TRIP], headers)
+    assert (answer.status, answer.body["code"]) == (415, code)
+    assert not phone.world.calls
+
+
+def test_without_a_content_type_a_body_is_json(phone: Phone) -> None:
+    assert phone.post([TRIP], {"Accept": "*/*"}).status == 202
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "code", "limit"),
+    [
+        (b" " * (1024 * 1024 + 1), {}, "body_too_large", 1024 * 1024),
+        (b" " * (8 * 1024 * 1024), {}, "body_too_large", 1024 * 1024),
+        (gzip.compress(b" " * (4 * 1024 * 1024 + 1)), GZIP, "inflated_body_too_large", 4 * 1024 * 1024),
+        (gzip.compress(b" " * (3 * 1024 * 1024)) * 2, GZIP, "inflated_body_too_large", 4 * 1024 * 1024),
+        (text([{}] * 501), {}, "too_many_events", 500),
+        (b"[" + b"NaN," * 500 + b"1]", {}, "too_many_events", 500),
+        (text({"events": [{}] * 501}), {}, "too_many_events", 500),
+        (b"{}\n" * 501, NDJSON, "too_many_events", 500),
+    ],
+)
+def test_what_is_too_large_is_refused_with_its_limit(
+    phone: Phone, body: bytes, headers: dict[str, str], code: str, limit: int
+) -> None:
+    answer = phone.post(body, headers)
+    assert (answer.status, answer.body["code"], answer.body["limit"]) == (413, code, limit)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert not phone.world.calls
+
+
+def test_the_largest_allowed_requests_are_taken(phone: Phone) -> None:
+    assert phone.post([TRIP | {"_id": str(n)} for n in range(500)]).body["accepted"] == 500
+    padded = text([TRIP]) + b" " * (4 * 1024 * 1024 - len(text([TRIP])))
+    assert phone.post(gzip.compress(padded), GZIP).status == 202
+    assert phone.post(text([TRIP]) + b" " * (1024 * 1024 - len(text([TRIP])))).status == 202

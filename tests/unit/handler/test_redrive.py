@@ -1,0 +1,150 @@
+"""Claim checks: published, returned with a growing pause, or left for the dead-letter queue."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from contract.objects import lines_object
+from handler import publish, redrive
+from handler.publish import Unavailable
+from handler.redrive import App, redrive_messages
+from tests.unit.contract.test_objects import AT
+from tests.unit.handler.fakes import Fault, World
+
+EVENTS = [
+    b'{"_id":"a","user":{"deviceId":"van-1"}}',
+    b'{"_id":"b","deviceId":"van-2","user":null}',
+    b'{"_id":"c","user":{"userId":"u"}}',
+]
+STORED = lines_object("events", EVENTS, AT)
+
+
+@dataclass
+class Desk:
+    """The redrive function with fakes around it."""
+
+    world: World = field(default_factory=World)
+    postponed: list[tuple[str, int]] = field(default_factory=list)
+    seconds: float = 55.0
+
+    def __post_init__(self) -> None:
+        self.world.objects[STORED.key] = STORED.body
+
+    def body(self, bucket: str, key: str) -> bytes:
+        if self.world.next_fault("get") is Fault.AFTER:
+            raise Unavailable("on purpose")
+        return self.world.objects[key]
+
+    def take(self, *bodies: object, tries: int = 1) -> list[str]:
+        """The message ids that go back to the queue."""
+        messages: list[dict[str, Any]] = [
+            {
+                "messageId": f"m{n}",
+                "receiptHandle": f"h{n}",
+                "attributes": {"ApproximateReceiveCount": str(tries)},
+                "body": body if isinstance(body, str) else json.dumps(body),
+            }
+            for n, body in enumerate(bodies)
+        ]
+        app = App(self, self.world.ports().archive, self.world.ports().stream, self.postpone)
+        answer = redrive_messages(messages, app, self.seconds_left)
+        return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+
+    def postpone(self, receipt_handle: str, seconds: int) -> None:
+        self.postponed.append((receipt_handle, seconds))
+
+    def seconds_left(self) -> float:
+        self.seconds -= 0.01
+        return self.seconds
+
+
+def claim(*lines: int, key: str = STORED.key) -> dict[str, object]:
+    return {"bucket": "archive", "key": key, "lines": lines}
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)
+    return Desk()
+
+
+def test_the_lines_named_are_published_by_device(desk: Desk) -> None:
+    assert desk.take(claim(2), claim(1)) == []
+    assert [(r.partition_key, r.data) for r in desk.world.stream] == [
+        ("van-2", EVENTS[1]),
+        ("van-1", EVENTS[0]),
+    ]
+
+
+def test_what_was_accepted_once_is_published_even_if_the_rules_have_changed(desk: Desk) -> None:
+    old = lines_object("events", [b'{"_id":"' + b"x" * 999 + b'","deviceId":"d"}'], AT)
+    desk.world.objects[old.key] = old.body
+    assert desk.take(claim(1, key=old.key)) == []
+    assert len(desk.world.stream) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["not json", "{}", claim(9), claim(0), claim(3), claim(1, key="events/gone")],
+)
+def test_a_claim_check_that_can_never_be_served_goes_back_and_delays_nobody(desk: Desk, body: object) -> None:
+    assert desk.take(body, claim(1)) == ["m0"]
+    assert len(desk.world.stream) == 1
+
+
+def test_while_the_stream_refuses_the_others_are_not_tried(desk: Desk) -> None:
+    desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
+    assert desk.take(claim(1), claim(2), claim(1)) == ["m0", "m1", "m2"]
+    assert desk.world.calls.count("get") == 1
+    assert [handle for handle, _ in desk.postponed] == ["h0", "h1", "h2"]
+
+
+def test_a_claim_check_goes_back_whole_while_one_record_is_refused(desk: Desk) -> None:
+    desk.world.faults = [Fault.NONE, *[Fault.PARTLY] * 50]
+    assert desk.take(claim(1, 2)) == ["m0"]
+    desk.world.faults = []
+    assert desk.take(claim(1, 2)) == []
+    assert {r.data for r in desk.world.stream} == set(EVENTS[:2])
+
+
+def test_s3_out_of_reach_is_an_outage_too(desk: Desk) -> None:
+    desk.world.faults = [Fault.BEFORE]
+    assert desk.take(claim(1)) == ["m0"]
+
+
+def test_a_crash_returns_the_message(desk: Desk) -> None:
+    desk.world.faults = [Fault.CRASH]
+    assert desk.take(claim(1), claim(2)) == ["m0"]
+
+
+def test_pauses_grow_with_the_tries_up_to_five_minutes(desk: Desk) -> None:
+    for tries in (1, 4, 100):
+        desk.world.faults = [Fault.BEFORE]
+        desk.take(claim(1), tries=tries)
+    first, fourth, hundredth = (seconds for _, seconds in desk.postponed)
+    assert 2 <= first <= 4 < 16 <= fourth <= 32 < 150 <= hundredth <= redrive.BACKOFF_CAP_SECONDS
+
+
+def test_a_message_that_cannot_be_postponed_comes_back_all_the_same(desk: Desk) -> None:
+    def fail(receipt_handle: str, seconds: int) -> None:
+        raise Unavailable("on purpose")
+
+    desk.postpone = fail  # type: ignore[method-assign]
+    desk.world.faults = [Fault.BEFORE]
+    assert desk.take(claim(1)) == ["m0"]
+
+
+def test_what_the_stream_will_never_take_is_set_aside(desk: Desk) -> None:
+    desk.world.faults = [Fault.NONE, Fault.MALFORMED]
+    assert desk.take(claim(1)) == []
+    (line,) = map(json.loads, desk.world.lines("set-aside"))
+    assert line["event"]["_id"] == "a"
+    assert line["origin"] == {"object_key": STORED.key, "line": "1"}
+
+
+def test_without_time_left_messages_go_back_untried(desk: Desk) -> None:
+    desk.seconds = 5.0
+    assert desk.take(claim(1)) == ["m0"]
+    assert desk.world.stream == []
