@@ -123,7 +123,7 @@ class Process:
         return output.decode(errors="replace")
 
     def bound_output(self) -> None:
-        """Give back the disk that a function took which does not stop printing; `take_output` loses nothing."""
+        """Give back the disk that an endless log takes; nothing that `take_output` would show is lost."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size > 16 * MAX_LOG_BYTES:
