@@ -18,7 +18,15 @@ from ops.stack.settings import REGION, ROOT, Settings
 STAGE = "local"
 STACK_NAME = f"milkrun-{STAGE}"
 OSLS = ROOT / "node_modules" / ".bin" / "osls"
-FUNCTIONS = ("serverless.yml", "serverless", "contract", "handler", "consumer", "snowpipe/check", "requirements-lambda.txt")
+FUNCTIONS = (
+    "serverless.yml",
+    "serverless",
+    "contract",
+    "handler",
+    "consumer",
+    "snowpipe/check",
+    "requirements-lambda.txt",
+)
 FUNCTIONS_BUILD = ("ops/package.py", "package-lock.json")
 WAREHOUSE = ("snowpipe/ddl",)
 
