@@ -40,7 +40,7 @@ class Processes:
     def __init__(self, folder: Path, logs: Path) -> None:
         self._folder = folder
         self._logs = logs
-        self._children: dict[int, subprocess.Popen[bytes]] = {}  # those that this program started itself
+        self._children: dict[Process, subprocess.Popen[bytes]] = {}  # those that this program started itself
 
     def start(
         self,
@@ -64,13 +64,13 @@ class Processes:
                 start_new_session=True,
             )
         process = Process(name, popen.pid, start_time(popen.pid) or 0, grace_s)
-        self._children[popen.pid] = popen
+        self._children[process] = popen
         self._record(name).write_text(json.dumps(asdict(process)))
         return process
 
     def wait(self, process: Process) -> int:
         """The exit status of one that this program started, negative for a signal."""
-        return self._children[process.pid].wait()
+        return self._children[process].wait()
 
     def log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
@@ -97,7 +97,7 @@ class Processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each.pid, signal.SIGKILL)
                 _await_end(each, KILLED_WITHIN_S)
-        if child := self._children.pop(process.pid, None):
+        if child := self._children.pop(process, None):
             child.wait()
         self._record(process.name).unlink(missing_ok=True)
 

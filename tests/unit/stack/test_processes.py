@@ -1,0 +1,108 @@
+"""A process is ours only while number and start time agree; ending it ends all that it started."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ops.stack.processes import Process, Processes, descendants, memory, start_time
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Processes:
+    return Processes(tmp_path / "run", tmp_path / "logs")
+
+
+def start(processes: Processes, code: str, grace_s: float = 0) -> Process:
+    command = [sys.executable, "-u", "-c", code]
+    return processes.start("trial", command, os.environ, Path("/"), grace_s)
+
+
+def printed(processes: Processes, word: str) -> None:
+    deadline = time.monotonic() + 10
+    while word not in processes.log("trial").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_what_was_started_is_known_to_another_program_until_it_is_ended(processes, tmp_path):
+    process = start(processes, "import time; time.sleep(60)")
+    other = Processes(tmp_path / "run", tmp_path / "logs")
+    assert other.alive("trial") == process
+    other.end(process)
+    assert not process.is_alive()
+    assert other.recorded() == []
+
+
+def test_a_number_that_was_given_out_again_is_nobody_of_ours(processes):
+    process = start(processes, "import time; time.sleep(60)")
+    stranger = replace(process, started=process.started - 1)
+    assert not stranger.is_alive()
+    processes.end(stranger)
+    assert process.is_alive()
+    processes.end(process)
+
+
+def test_an_ended_child_counts_as_gone_before_anybody_asked_for_its_status(processes):
+    process = start(processes, "print('done')")
+    printed(processes, "done")
+    deadline = time.monotonic() + 10
+    while process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert start_time(process.pid) is None
+    assert processes.wait(process) == 0
+
+
+def test_within_its_grace_a_process_may_put_its_things_away(processes, tmp_path):
+    code = f"""
+import pathlib, signal, sys
+def tidy(*_):
+    pathlib.Path("{tmp_path}/tidy").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, tidy)
+print("ready")
+signal.pause()
+"""
+    process = start(processes, code, grace_s=10)
+    printed(processes, "ready")
+    processes.end(process)
+    assert (tmp_path / "tidy").exists()
+
+
+def test_one_that_ignores_the_request_is_ended_with_its_children(processes):
+    code = """
+import signal, subprocess, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+print("ready")
+time.sleep(600)
+"""
+    process = start(processes, code, grace_s=0.2)
+    printed(processes, "ready")
+    [child] = descendants(process)
+    processes.end(process)
+    assert not process.is_alive()
+    assert not child.is_alive()
+
+
+def test_a_record_that_a_full_disk_cut_short_is_passed_over(processes, tmp_path):
+    process = start(processes, "import time; time.sleep(60)")
+    (tmp_path / "run" / "other.json").write_text('{"name": "oth')
+    (tmp_path / "run" / "strange.json").write_text(json.dumps({"no": "process"}))
+    assert processes.recorded() == [process]
+    processes.end_all()
+    assert not process.is_alive()
+
+
+def test_memory_is_read_from_the_kernel(processes):
+    process = start(processes, "hoard = bytearray(50 << 20); print('ready'); import time; time.sleep(60)")
+    printed(processes, "ready")
+    used = memory(process)
+    processes.end(process)
+    assert used is not None
+    assert 50 << 10 < used.pss_kib <= used.rss_kib < 200 << 10
+    assert memory(process) is None

@@ -1,0 +1,293 @@
+"""What is wrong is said in one line with the way out; what fails half way leaves nothing running."""
+
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.stack import cli, deploy, localstack, logs, snowflake, stack
+from ops.stack.faults import StackError
+from ops.stack.settings import ROOT, Settings
+from ops.stack.stack import Stack
+
+
+def free_base() -> int:
+    """Below the ports that the kernel gives out, and both free."""
+    while True:
+        base = random.randrange(20000, 30000, 2)
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", base))
+            other.bind(("127.0.0.1", base + 1))
+            return base
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "MILKRUN_LOCAL": str(tmp_path / "stack"), "MILKRUN_PORT": str(free_base())}
+
+
+LISTENS = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    time.sleep(600)
+"""
+
+
+class Trial:
+    """In the place of LocalStack or Snowflake: a program of a few lines."""
+
+    TITLE = "Trial"
+
+    def __init__(self, name: str, offset: int) -> None:
+        self.name = name
+        self.offset = offset
+        self.code = LISTENS
+        self.launched = 0
+
+    def check_tools(self) -> None:
+        pass
+
+    def port(self, settings: Settings) -> int:
+        return settings.port + self.offset
+
+    def launch(self, settings: Settings, processes: Any) -> Any:
+        self.launched += 1
+        command = [sys.executable, "-c", self.code, str(self.port(settings))]
+        return processes.start(self.name, command, os.environ, ROOT)
+
+    def is_ready(self, settings: Settings) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port(settings))) == 0
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Trial:
+    """The first of the stack's two."""
+    trial = Trial("localstack", 0)
+    monkeypatch.setattr(stack, "SERVERS", {"localstack": trial, "snowflake": Trial("snowflake", 1)})
+    return trial
+
+
+@pytest.fixture
+def deploys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    done: list[str] = []
+    monkeypatch.setattr(deploy, "deploy_functions", lambda *_: done.append("functions"))
+    monkeypatch.setattr(deploy, "apply_ddl", lambda *_: done.append("warehouse"))
+    monkeypatch.setattr(deploy, "outputs", lambda _: {"endpoint": "somewhere"})
+    return done
+
+
+@pytest.fixture
+def trial_stack(environment: dict[str, str]) -> Iterator[Stack]:
+    made = Stack.of(environment)
+    yield made
+    made.down()
+
+
+def test_up_again_does_nothing_until_the_sources_change(trial_stack, server, deploys, monkeypatch):
+    trial_stack.up()
+    trial_stack.up()
+    assert (server.launched, deploys) == (1, ["functions", "warehouse"])
+    assert json.loads(trial_stack.settings.outputs_file.read_text()) == {"endpoint": "somewhere"}
+    monkeypatch.setattr(deploy, "fingerprint", lambda _: "other")
+    trial_stack.up()
+    assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
+
+
+def test_a_deploy_that_fails_leaves_nothing_running_and_no_outputs(trial_stack, server, monkeypatch):
+    def fail(*_: object) -> None:
+        raise StackError("no")
+
+    monkeypatch.setattr(deploy, "deploy_functions", fail)
+    with pytest.raises(StackError):
+        trial_stack.up()
+    assert trial_stack.processes.recorded() == []
+    assert not server.is_ready(trial_stack.settings)
+    assert not trial_stack.settings.outputs_file.exists()
+
+
+def test_an_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy, "deploy_functions", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trial_stack.up()
+    assert not server.is_ready(trial_stack.settings)
+
+
+def test_what_a_killed_up_left_running_is_ended_by_the_next(trial_stack, server, deploys):
+    left = server.launch(trial_stack.settings, trial_stack.processes)  # and no outputs.json
+    trial_stack.up()
+    assert not left.is_alive()
+    assert server.launched == 2
+    assert trial_stack.is_up()
+
+
+def test_a_part_that_died_brings_up_a_new_stack(trial_stack, server, deploys):
+    trial_stack.up()
+    trial_stack.processes.end(trial_stack.processes.alive("localstack"))
+    assert not trial_stack.is_up()
+    trial_stack.up()
+    assert trial_stack.is_up()
+    assert deploys == ["functions", "warehouse"] * 2
+
+
+def test_stop_keeps_the_warehouse_and_down_keeps_nothing(trial_stack, server, deploys):
+    trial_stack.up()
+    settings = trial_stack.settings
+    for folder in (settings.snowflake_folder, settings.localstack_folder):
+        folder.mkdir(exist_ok=True)
+    trial_stack.stop()
+    assert settings.snowflake_folder.exists()
+    assert not settings.localstack_folder.exists()
+    assert not settings.outputs_file.exists()
+    trial_stack.down()
+    assert not settings.folder.exists()
+
+
+def test_a_warehouse_that_was_never_finished_is_not_kept(trial_stack, server, deploys, monkeypatch):
+    def interrupt(*_: object) -> None:
+        trial_stack.settings.snowflake_folder.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deploy, "apply_ddl", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trial_stack.up()
+    assert not trial_stack.settings.snowflake_folder.exists()
+
+
+def test_a_server_that_ends_while_it_starts_is_named_with_its_log(trial_stack, server):
+    server.code = "raise SystemExit('no licence')"
+    with pytest.raises(StackError, match=r"Trial ended while it started; it said why in .*localstack\.log"):
+        trial_stack.up()
+    assert "no licence" in trial_stack.processes.log("localstack").read_text()
+
+
+def told(environment: dict[str, str], capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command which fails writes."""
+    assert cli.main(arguments, environment) == 1
+    *steps, line = capsys.readouterr().err.splitlines()
+    assert all(step.endswith("…") for step in steps)
+    return line
+
+
+def test_a_port_in_use_is_told_with_the_way_out(environment, capsys, server):
+    with socket.create_server(("127.0.0.1", int(environment["MILKRUN_PORT"]))):
+        line = told(environment, capsys, "up")
+    assert line.startswith(f"Port {environment['MILKRUN_PORT']}, for Trial, is in use.")
+    assert "MILKRUN_PORT=<base>" in line
+
+
+def test_a_full_disk_is_told_before_anything_starts(environment, capsys, server, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**12, 10**12, 3_000_000))
+    assert told(environment, capsys, "up").startswith("The disk is full: 3 MB free")
+    assert server.launched == 0
+
+
+@pytest.mark.parametrize("port", ["http", "80", "65530"])
+def test_a_port_that_is_none_is_refused(environment, capsys, port):
+    assert told(environment | {"MILKRUN_PORT": port}, capsys, "up").startswith(f"MILKRUN_PORT is '{port}'")
+
+
+def test_a_second_command_on_the_same_stack_is_sent_away(environment, capsys, trial_stack):
+    with trial_stack._alone():
+        assert told(environment, capsys, "up").startswith("Another command is at work on this stack.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (FileNotFoundError(), "Node 20 or newer is needed for Kinesis: apt install nodejs"),
+        ("v18.19.0\n", "Node 20 or newer is needed for Kinesis; this is v18.19.0."),
+    ],
+)
+def test_a_missing_or_old_node_is_told(monkeypatch, answer, line):
+    def run(*_: object, **__: object) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return subprocess.CompletedProcess([], 0, stdout=answer)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(StackError, match=line):
+        localstack.check_tools()
+
+
+def test_nothing_of_another_aws_or_snowflake_reaches_the_stack(environment):
+    foreign = {"AWS_PROFILE": "prod", "AWS_ENDPOINT_URL": "https://elsewhere", "SNOWFLAKE_ACCOUNT": "prod"}
+    settings = Settings.of(environment | foreign)
+    for seen in (settings.environment, settings.aws_environment, localstack.environment(settings)):
+        assert "AWS_PROFILE" not in seen
+        assert "SNOWFLAKE_ACCOUNT" not in seen
+    assert settings.aws_environment["AWS_ENDPOINT_URL"] == settings.endpoint_url
+
+
+def test_two_stacks_share_no_port_and_no_folder(tmp_path):
+    one, other = (
+        Settings.of({"MILKRUN_LOCAL": str(tmp_path / name), "MILKRUN_PORT": port})
+        for name, port in (("demo", "4566"), ("test", "4666"))
+    )
+    assert not set(one.external_ports) & set(other.external_ports)
+    assert len({one.port, one.snowflake_port, other.port, other.snowflake_port}) == 4
+    assert localstack.environment(one)["FILESYSTEM_ROOT"] != localstack.environment(other)["FILESYSTEM_ROOT"]
+    assert snowflake.connection(one)["port"] == 4567
+
+
+@contextlib.contextmanager
+def log_files(environment: dict[str, str], **texts: str) -> Iterator[Settings]:
+    settings = Settings.of(environment)
+    settings.lambda_log_folder.mkdir(parents=True)
+    for name, text in texts.items():
+        folder = settings.log_folder if name in ("localstack", "deploy") else settings.lambda_log_folder
+        (folder / f"{name.replace('_', '-')}.log").write_text(text)
+    yield settings
+
+
+def test_logs_shows_the_last_lines_of_each_with_its_name_in_front(environment, capsys):
+    with log_files(environment, milkrun_local_ingest="a\nb\nc\n", localstack="Ready.\n", deploy="long\n"):
+        assert cli.main(["logs", "-n", "2"], environment) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "milkrun-local-ingest b",
+        "milkrun-local-ingest c",
+        "localstack           Ready.",
+    ]
+
+
+def test_logs_of_one_function_need_its_short_name_only(environment, capsys):
+    with log_files(environment, milkrun_local_ingest="[ERROR] no\rTraceback\n", localstack="Ready.\n"):
+        assert cli.main(["logs", "ingest"], environment) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "milkrun-local-ingest [ERROR] no",
+        "milkrun-local-ingest Traceback",
+    ]
+
+
+def test_a_log_that_is_not_there_is_told_with_those_that_are(environment, capsys):
+    with log_files(environment, localstack="Ready.\n"):
+        line = told(environment, capsys, "logs", "ingets")
+    assert line.endswith("there are: localstack.")
+
+
+def test_a_follower_sees_what_comes_whole_lines_only_and_after_the_file_was_turned_over(environment):
+    with log_files(environment, milkrun_local_ingest="old\nhal") as settings:
+        [file] = logs.sources(settings, ["ingest"])
+        tail = logs._Tail(file)
+        assert tail.read() == ["old"]
+        with file.open("a") as more:
+            more.write("f\n")
+        assert tail.read() == ["half"]
+        with file.open("a") as more:
+            more.write("last of the old\n")
+        file.replace(file.with_suffix(".1.log"))
+        file.write_text("first of the new\n")
+        assert tail.read() == ["last of the old", "first of the new"]
