@@ -17,6 +17,7 @@ import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -156,6 +157,11 @@ def _instant(text: object) -> datetime:
     raise PydanticCustomError("rfc_3339", "RFC 3339 with an offset")
 
 
+def _whole(number: object) -> object:
+    # JSON knows one kind of number: 2.0 is 2, and some phones write it so.
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_short)]
 Instant = Annotated[
     datetime, PlainValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})
@@ -199,7 +205,7 @@ class Crossing(Event):
 
     geofence: GeofenceFields
     duration: Annotated[float | None, Field(description="minutes")] = None
-    confidence: Annotated[int | None, Field(ge=0, le=3)] = None
+    confidence: Annotated[int | None, Field(ge=0, le=3), BeforeValidator(_whole)] = None
 
 
 _EVENT = TypeAdapter(Event).validator

@@ -13,6 +13,7 @@ import structlog
 
 from contract import logs
 from contract.metrics import with_metrics
+from handler import codes
 from handler.aws import KinesisStream, S3Archive, SqsRedriveQueue, client
 from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.ingest import Effects, Ports, Receipt, Sender
@@ -62,7 +63,7 @@ def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
             log.exception("ingest_failed")
         response = problem(
             503,
-            "unavailable",
+            codes.UNAVAILABLE,
             "The events could not be stored now. Send the identical batch again.",
             {"request_id": request_id},
             {"Retry-After": str(RETRY_AFTER_SECONDS)},
@@ -126,7 +127,7 @@ def _answer(receipt: Receipt) -> dict[str, Any]:
     if receipt.accepted + receipt.duplicates:
         return answer(202, asdict(receipt), "application/json", {})
     detail = "Not one valid event. They are kept; do not send them again."
-    return problem(400, "no_valid_event", detail, asdict(receipt))
+    return problem(400, codes.NO_VALID_EVENT, detail, asdict(receipt))
 
 
 def _report(facts: Mapping[str, object]) -> None:

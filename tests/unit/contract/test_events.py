@@ -85,6 +85,10 @@ def test_a_geofence_event_is_read_whole() -> None:
     assert (event.duration_minutes, event.confidence) == (3.0, 2)
 
 
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert geofence_event(json.dumps(ENTER | {"confidence": 2.0}).encode()).confidence == 2
+
+
 def test_times_are_cut_to_microseconds_and_come_in_utc() -> None:
     event = geofence_event(json.dumps(ENTER | {"createdAt": "2026-11-16T09:30:00.123456789+01:30"}).encode())
     assert event.occurred_at == datetime(2026, 11, 16, 8, 0, 0, 123456, UTC)
@@ -148,6 +152,8 @@ def test_unknown_types_and_fields_are_not_looked_at() -> None:
         ({"geofence": {"tag": "", "externalId": "x"}}, [("field_length", "geofence.tag")]),
         ({"confidence": 4}, [("out_of_range", "confidence")]),
         ({"confidence": True}, [("wrong_type", "confidence")]),
+        ({"confidence": 2.5}, [("wrong_type", "confidence")]),
+        ({"confidence": 1e300}, [("out_of_range", "confidence")]),
         ({"duration": "3"}, [("wrong_type", "duration")]),
         ({"_id": 7, "duration": "3"}, [("wrong_type", "_id"), ("wrong_type", "duration")]),
     ],

@@ -159,9 +159,9 @@ def test_what_kinesis_calls_invalid_is_malformed(kinesis: tuple[Any, Stubber], c
         KinesisStream(real, "s").put(RECORDS)
 
 
-def test_what_botocore_itself_calls_invalid_is_malformed(kinesis: tuple[Any, Stubber]) -> None:
+def test_what_botocore_itself_calls_invalid_is_malformed() -> None:
     with pytest.raises(Malformed):
-        KinesisStream(kinesis[0], "s").put([Record(7, b"{}", 1)])
+        KinesisStream(client("kinesis", tries=1), "s").put([Record(7, b"{}", 1)])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Every code that an answer can carry, with what it means to a mobile developer. Codes are stable."""
+
+from collections.abc import Mapping
+
+# In `errors`: why one event was not taken. The event is kept under rejected/.
+EVENT_CODES: Mapping[str, str] = {
+    "missing_id": "`_id` is missing (a bare location ping has none).",
+    "missing_type": "`type` is missing.",
+    "missing_created_at": "`createdAt` is missing.",
+    "missing_device": "A geofence event needs `user.deviceId` or `deviceId`.",
+    "missing_identity": "An event needs a device id, `user.userId` or `user._id`.",
+    "missing_geofence": "A geofence event needs `geofence` with `tag` and `externalId`.",
+    "wrong_type": "The field has another JSON type than it must have.",
+    "field_length": "An id has 1 to 128 characters and at most 256 bytes of UTF-8.",
+    "out_of_range": "`confidence` is 0, 1, 2 or 3.",
+    "invalid_created_at": "`createdAt` is RFC 3339 with an offset.",
+    "created_at_in_future": "`createdAt` is more than 24 hours ahead of our clock.",
+    "event_too_large": "The event has more than 64 KiB.",
+    "not_an_object": "An event is a JSON object.",
+    "invalid_json_value": "Inside the event: a name twice, NaN, a lone surrogate, bad UTF-8, "
+    "a number beyond a double, or more than 32 levels.",
+    "not_json": "The NDJSON line, or the body, is not strict JSON.",
+}
+# In `errors`: the event was accepted all the same.
+NOTICE_CODES: Mapping[str, str] = {
+    "event_id_conflict": "Accepted, though an event before it has the same `_id` and other content.",
+}
+# In `errors`: no events could be told apart. The body is kept under rejected/ as it came.
+BODY_CODES: Mapping[str, str] = {
+    "empty_body": "The body is empty.",
+    "no_events": "The array holds no event.",
+    "not_json": "The body is not JSON.",
+    "invalid_envelope": "Both `event` and `events`, one of them twice, or of the wrong type.",
+    "bad_gzip": "`Content-Encoding: gzip`, and the body is not whole gzip.",
+}
+# `code` of a problem that is answered before anything is stored, by status.
+REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
+    403: {
+        "missing_signature": "This stage wants requests signed.",
+        "signature_expired": "The timestamp is more than five minutes from our clock.",
+        "bad_signature": "The signature does not match.",
+    },
+    413: {
+        "body_too_large": "Over 1 MiB as sent.",
+        "inflated_body_too_large": "Over 4 MiB inflated.",
+        "too_many_events": "Over 500 events.",
+    },
+    415: {
+        "unsupported_media_type": "Neither JSON nor NDJSON, or not UTF-8.",
+        "unsupported_encoding": "Neither plain nor gzip.",
+    },
+}
+NO_VALID_EVENT = "no_valid_event"  # 400
+UNAVAILABLE = "unavailable"  # 503

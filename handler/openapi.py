@@ -1,0 +1,299 @@
+"""docs/openapi.yaml and docs/event.schema.json out of the code: `python -m handler.openapi [--check]`.
+
+Not part of the functions. A test keeps both files current.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from contract.events import GEOFENCE_KINDS, MAX_DEPTH, MAX_EVENT_BYTES, Crossing, Event
+from handler import codes
+from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
+from handler.ingest import Receipt
+from handler.signature import WINDOW_SECONDS
+from handler.splitting import MAX_EVENTS
+
+type Schema = dict[str, Any]
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+ERROR: Schema = {
+    "type": "object",
+    "description": "One reason for one event; `code` is stable, `message` is for people.",
+    "required": ["index", "event_id", "code", "field", "message"],
+    "properties": {
+        "index": {"type": "integer", "minimum": 0, "description": "The event's place in the request."},
+        "event_id": {"type": ["string", "null"]},
+        "code": {
+            "type": "string",
+            "enum": sorted({**codes.EVENT_CODES, **codes.NOTICE_CODES, **codes.BODY_CODES}),
+        },
+        "field": {"type": "string", "description": "A dotted path such as `geofence.tag`, or empty."},
+        "message": {"type": "string"},
+    },
+}
+HAS_DEVICE: Schema = {
+    "description": "The device is `user.deviceId`, else the event's own `deviceId`.",
+    "anyOf": [
+        {"required": ["deviceId"], "properties": {"deviceId": {"type": "string"}}},
+        {
+            "required": ["user"],
+            "properties": {
+                "user": {
+                    "type": "object",
+                    "required": ["deviceId"],
+                    "properties": {"deviceId": {"type": "string"}},
+                }
+            },
+        },
+    ],
+}
+HAS_USER: Schema = {
+    "required": ["user"],
+    "properties": {
+        "user": {
+            "type": "object",
+            "anyOf": [
+                {"required": ["userId"], "properties": {"userId": {"type": "string"}}},
+                {"required": ["_id"], "properties": {"_id": {"type": "string", "minLength": 1}}},
+            ],
+        }
+    },
+}
+ENVELOPE_USER: Schema = {
+    "type": ["object", "null"],
+    "description": "An event without `user` gets its `userId`, `deviceId` and `_id`.",
+}
+
+
+def event_schema() -> Schema:
+    """What one event must be, as far as JSON Schema can say it; unknown types and fields are kept."""
+    definitions: Schema = {}
+    for name, model in (("Envelope", Event), ("GeofenceEvent", Crossing)):
+        schema = TypeAdapter(model).json_schema(by_alias=True)
+        definitions |= schema.pop("$defs")
+        definitions[name] = {key: value for key, value in schema.items() if key != "title"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Event",
+        "description": f"An event of the mobile app: at most {MAX_EVENT_BYTES // 1024} KiB and {MAX_DEPTH} "
+        "levels, strict JSON (no name twice, no lone surrogate, numbers within a double). Unknown fields are "
+        "kept.",
+        "type": "object",
+        "if": {"required": ["type"], "properties": {"type": {"enum": list(GEOFENCE_KINDS)}}},
+        "then": {"allOf": [{"$ref": "#/$defs/GeofenceEvent"}, HAS_DEVICE]},
+        "else": {"allOf": [{"$ref": "#/$defs/Envelope"}, {"anyOf": [HAS_DEVICE, HAS_USER]}]},
+        "$defs": definitions,
+    }
+
+
+def openapi() -> Schema:
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Milkrun",
+            "version": "1",
+            "summary": "Takes every event that a mobile app sends.",
+            "description": "The client's whole rule: 2xx delete the batch. 400 drop and report, it is kept "
+            "here. 413 split in two and send again; a single event that gets 413 is dropped and reported. Every "
+            "other 4xx: keep the batch, tell the developers, try again with growing pauses. Anything else, or no "
+            "answer: send the identical bytes again.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [
+            {
+                "url": "https://{api}.execute-api.{region}.amazonaws.com/{stage}",
+                "variables": {
+                    "api": {"default": "api-id"},
+                    "region": {"default": "us-east-1"},
+                    "stage": {"default": "dev"},
+                },
+            }
+        ],
+        "paths": {"/v1/events": {"post": _operation()}},
+        "components": {
+            "securitySchemes": {"apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _operation() -> Schema:
+    event = {"$ref": "#/components/schemas/Event"}
+    events = {"type": "array", "minItems": 1, "maxItems": MAX_EVENTS, "items": event}
+    one = {"type": "object", "required": ["event"], "properties": {"event": event, "user": ENVELOPE_USER}}
+    many = {"type": "object", "required": ["events"], "properties": {"events": events, "user": ENVELOPE_USER}}
+    return {
+        "operationId": "postEvents",
+        "summary": "Store events, and pass geofence events on at once.",
+        "description": f"At most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} inflated, {MAX_EVENTS} "
+        "events. Sending the same request again stores nothing twice.",
+        "security": [{"apiKey": []}],
+        "parameters": [
+            _header("Content-Encoding", {"type": "string", "enum": ["gzip", "identity"]}, "gzip saves most."),
+            _header("X-App-Version", {"type": "string"}, "Kept with rejected events and objects."),
+            _header(
+                "X-Milkrun-Timestamp",
+                {"type": "string", "pattern": "^[0-9]{1,15}$"},
+                f"Unix seconds, within {WINDOW_SECONDS} of now; where the stage wants requests signed.",
+            ),
+            _header(
+                "X-Milkrun-Signature",
+                {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                "Hex HMAC-SHA256 of `<timestamp>.<body before compression>`; where the stage wants it.",
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"anyOf": [event, events, one, many]}},
+                "application/x-ndjson": {"schema": {"type": "string", "description": "An event a line."}},
+            },
+        },
+        "responses": _responses(),
+    }
+
+
+def _responses() -> Schema:
+    retry_after = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    gateway = {"x-given-by": "gateway"}
+    responses: Schema = {
+        "202": {
+            "description": "At least one event was accepted, and all such are durable: delete the batch.",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Receipt"}}},
+        },
+        "400": _problem("Unreadable, or not one valid event: drop and report. It is kept.", "NoValidEvent"),
+    }
+    for status, refusals in codes.REFUSAL_CODES.items():
+        meanings = " ".join(f"`{code}`: {meaning}" for code, meaning in refusals.items())
+        responses[str(status)] = _problem(f"Nothing is stored. {meanings}", f"Refusal{status}")
+    # A 403 for a missing or unknown API key is the gateway's; LocalStack ignores the template's problem+json.
+    responses["403"]["content"]["application/json"] = {"schema": {"type": "object"}}
+    responses["403"]["description"] += " Without a known API key the gateway answers 403 by itself."
+    responses["429"] = {
+        **_problem("Throttled, or the day's quota is used up: send the identical batch later.", "Problem"),
+        "headers": retry_after,
+        **gateway,
+    }
+    responses["503"] = {
+        **_problem("Not stored, or not all of it: send the identical batch again.", "Unavailable"),
+        "headers": {"Retry-After": {**retry_after["Retry-After"], "required": True}},
+    }
+    responses["500"] = {
+        **_problem("The gateway failed: send the same batch again.", "Problem"),
+        **gateway,
+    }
+    responses["504"] = {
+        **_problem("No answer in time: send the identical batch again.", "Problem"),
+        "headers": retry_after,
+        **gateway,
+    }
+    return dict(sorted(responses.items()))
+
+
+def _schemas() -> Schema:
+    event = event_schema()
+    definitions = event.pop("$defs")
+    event.pop("$schema")
+    schemas = {"Event": event, **definitions}
+    text = json.dumps(schemas).replace("#/$defs/", "#/components/schemas/")
+    receipt = _receipt()
+    problem = _problem_schema()
+    return {
+        **json.loads(text),
+        "Error": ERROR,
+        "Receipt": receipt,
+        "Problem": problem,
+        "NoValidEvent": {
+            "allOf": [_with_code(problem, 400, [codes.NO_VALID_EVENT]), receipt],
+        },
+        **{
+            f"Refusal{status}": _with_code(problem, status, list(refusals))
+            for status, refusals in codes.REFUSAL_CODES.items()
+        },
+        "Unavailable": _with_code(problem, 503, [codes.UNAVAILABLE]),
+    }
+
+
+def _receipt() -> Schema:
+    kinds: dict[object, Schema] = {
+        int: {"type": "integer", "minimum": 0},
+        str: {"type": "string"},
+        str | None: {"type": ["string", "null"]},
+    }
+    properties: Schema = {
+        field.name: kinds.get(field.type, {"type": "array", "items": {"$ref": "#/components/schemas/Error"}})
+        for field in dataclasses.fields(Receipt)
+    }
+    return {
+        "type": "object",
+        "description": "received = accepted + duplicates + rejected; a body that cannot be read counts as "
+        "one. `accepted` is the number of lines in `object_key`, `rejected` in `rejected_key`.",
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+def _problem_schema() -> Schema:
+    return {
+        "type": "object",
+        "description": "RFC 9457.",
+        "required": ["type", "title", "status", "code", "detail", "request_id"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "code": {"type": "string", "description": "Stable."},
+            "detail": {"type": "string", "description": "For people."},
+            "request_id": {"type": "string"},
+            "limit": {"type": "integer", "description": "With 413: what was exceeded."},
+        },
+    }
+
+
+def _with_code(problem: Schema, status: int, allowed: list[str]) -> Schema:
+    required = [*problem["required"], "limit"] if status == 413 else problem["required"]
+    properties = problem["properties"] | {"status": {"const": status}, "code": {"enum": allowed}}
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _problem(description: str, schema: str) -> Schema:
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {"description": description, "content": {"application/problem+json": {"schema": reference}}}
+
+
+def _header(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
+def files() -> dict[Path, str]:
+    """What the two files must hold."""
+    note = "# Generated from the code by `python -m handler.openapi`; a test keeps it current.\n"
+    text = yaml.dump(openapi(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110)
+    schema = json.dumps(event_schema(), indent=2, ensure_ascii=False) + "\n"
+    return {DOCS / "openapi.yaml": note + text, DOCS / "event.schema.json": schema}
+
+
+def main(arguments: list[str]) -> int:
+    stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
+    if "--check" in arguments:
+        sys.stderr.writelines(f"{path} is not current: run python -m handler.openapi\n" for path in stale)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(files()[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""docs/openapi.yaml and docs/event.schema.json say what the code does."""
+
+import ast
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from handler import codes, openapi
+from tests.unit.handler.conftest import Phone
+from tests.unit.handler.strategies import broken_events, events
+
+ROOT = Path(openapi.__file__).parents[1]
+DOCUMENT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
+SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/event.schema.json").read_text()))
+# What JSON Schema cannot say, or not so exactly.
+BEYOND_SCHEMA = {
+    "field_length",
+    "invalid_created_at",
+    "created_at_in_future",
+    "invalid_json_value",
+    "event_too_large",
+}
+
+
+def test_both_files_are_current() -> None:
+    assert openapi.main(["--check"]) == 0, "run python -m handler.openapi"
+
+
+def test_the_schema_is_a_schema() -> None:
+    Draft202012Validator.check_schema(SCHEMA.schema)
+
+
+@given(st.one_of(events(), broken_events()))
+@settings(
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_an_event_is_accepted_as_the_schema_says(new_phone: Callable[[], Phone], event: Any) -> None:
+    answer = new_phone().post([event])
+    if answer.status == 202:
+        assert SCHEMA.is_valid(event)
+    elif not BEYOND_SCHEMA & set(answer.codes):
+        assert not SCHEMA.is_valid(event), answer.codes
+
+
+def test_every_code_in_the_source_is_documented_and_the_other_way_round() -> None:
+    documented = {*codes.EVENT_CODES, *codes.NOTICE_CODES, *codes.BODY_CODES}
+    for refusals in codes.REFUSAL_CODES.values():
+        documented |= set(refusals)
+    documented |= {codes.NO_VALID_EVENT, codes.UNAVAILABLE}
+    assert documented == set(codes_in_source())
+
+
+def test_every_answer_is_of_a_documented_status_and_schema(new_phone: Callable[[], Phone]) -> None:
+    responses = DOCUMENT["paths"]["/v1/events"]["post"]["responses"]
+    assert set(responses) == {"202", "400", "403", "413", "415", "429", "500", "503", "504"}
+    by_gateway = {status for status, response in responses.items() if response.get("x-given-by") == "gateway"}
+    assert by_gateway == {"429", "500", "504"}
+
+
+def codes_in_source() -> Iterator[str]:
+    """The literal codes handed to whatever makes a reason or a refusal."""
+    places = {"invalid": 0, "Reason": 0, "Unreadable": 0, "Refused": 1, "problem": 1}
+    for path in [ROOT / "contract/events.py", *(ROOT / "handler").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id=name), args=arguments) if name in places:
+                    match arguments[places[name]]:
+                        case ast.Constant(value=str(code)) if code not in INTERNAL:
+                            yield code
+                        case ast.Attribute(value=ast.Name(id="codes"), attr=attribute):
+                            yield getattr(codes, attribute)
+                case ast.Assign(targets=[ast.Name(id="_MISSING")], value=ast.Dict(values=values)):
+                    yield from (str(ast.literal_eval(value)) for value in values)
+                case ast.Assign(targets=[ast.Name(id="_FAULTS")], value=ast.Dict(values=values)):
+                    yield from (value.elts[0].value for value in values)  # type: ignore[attr-defined]
+                case ast.Constant(value="missing_geofence" | "event_id_conflict"):
+                    yield node.value
+
+
+# Never told to a phone: the consumer's, and what is written beside a record that was set aside.
+INTERNAL = {"not_a_geofence_event", "refused_by_stream"}
