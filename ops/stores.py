@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import batched
 from typing import Any, NamedTuple
 
@@ -137,8 +137,8 @@ def mart_stays(warehouse: Warehouse, database: str, devices: Sequence[str]) -> I
             yield Stay(
                 row["device_id"],
                 Fence(row["geofence_tag"], row["geofence_external_id"]),
-                row["entered_at"],
-                row["exited_at"],
+                _utc(row["entered_at"]),
+                row["exited_at"] and _utc(row["exited_at"]),
                 row["entered_event_id"],
                 row["exited_event_id"],
                 row["exit_missed"],
@@ -154,7 +154,22 @@ def latest_mart_visits(
         f" FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id IN ({_marks(devices)})"
         f" ORDER BY entered_at DESC, visit_key LIMIT {limit:d}"
     )
-    return warehouse.query(sql, devices)
+    return [
+        {
+            "device": row["device_id"],
+            "fence": f"{row['geofence_tag']} {row['geofence_external_id']}",
+            "entered_at": _utc(row["entered_at"]),
+            "exited_at": row["exited_at"] and _utc(row["exited_at"]),
+            "dwell_minutes": row["dwell_seconds"] and round(float(row["dwell_seconds"]) / 60, 1),
+            "exit_missed": "yes" if row["exit_missed"] else "",
+        }
+        for row in warehouse.query(sql, devices)
+    ]
+
+
+def _utc(at: datetime) -> datetime:
+    """The marts' times are TIMESTAMP_NTZ, in UTC."""
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _marks(values: Sequence[object]) -> str:

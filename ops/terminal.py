@@ -1,6 +1,7 @@
 """What all commands share: where they print, their common options, and how they give up."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from ops.outputs import Outputs
 from ops.times import instant
 
 # Results go to stdout, whatever only accompanies them to stderr: `… --json | jq` sees results alone.
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Stage = Annotated[str, typer.Option(help="local, or a deployed stage.")]
