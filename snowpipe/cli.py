@@ -326,7 +326,7 @@ def backfill(  # noqa: PLR0917
             done, left_out = loading.backfill(
                 session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) so far")
             )
-            tell(f"{each.name}: {len(done)} file(s) copied, {left_out} left out that were loaded already")
+            tell(f"{each.name}: {len(done)} file(s) copied, {left_out} left out that are loaded or queued")
             rows += done
     show(rows, as_json, none="nothing was missing")
     raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
@@ -334,7 +334,7 @@ def backfill(  # noqa: PLR0917
 
 @app.command()
 def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Load one object again: its rows are deleted and loaded in one transaction. FILE is its key."""
+    """Load one object again, then delete the rows that it had. FILE is its key."""
     stage = context.obj.stage(outputs)
     key = file.removeprefix(f"s3://{stage.archive.bucket}/")
     found = [each for each in stage.pipes() if key.startswith(each.prefix)]

@@ -1,5 +1,6 @@
 """What became of each file: COPY_HISTORY, and a closer look at the files that failed."""
 
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def bad_lines(body: bytes) -> Iterator[BadLine]:
             parse_json(line)
         except InvalidEvent as invalid:
             excerpt = line[:120].decode("utf-8", "replace")
-            yield BadLine(number, str(invalid).removeprefix("invalid_json_value : "), excerpt)
+            said = re.sub(r"at line 1 (column \d+)", r"at \1", invalid.reasons[0].message)
+            yield BadLine(number, said, excerpt)
     if cut:
         yield BadLine(0, cut)
 

@@ -7,8 +7,9 @@ from itertools import batched
 
 from snowpipe.archive import Archive, Object
 from snowpipe.history import bad_lines, history, inflated
-from snowpipe.pipes import HISTORY_REACH, REFRESH_REACH, Pipe
+from snowpipe.pipes import HISTORY_REACH, MESSAGE_DELAY, REFRESH_REACH, Pipe, status
 from snowpipe.refusal import Refusal
+from snowpipe.times import literal
 from snowpipe.warehouse import Row, Warehouse, quoted
 
 MAX_FILES = 1000  # of one COPY (COPY INTO <table>, FILES)
@@ -100,17 +101,27 @@ def backfill(  # noqa: PLR0917
 ) -> tuple[list[Row], int]:
     """Load what was received from `start` to `end` (by the hour in the keys) and is not loaded yet.
 
-    What was loaded, a row per file; and how many were left out because they are. Broken off, it goes on where
-    it was when it is run again.
+    What was loaded, a row per file; and how many were left out, because they are loaded or because the pipe
+    may have them in its queue (COPY and the pipe know nothing of each other). Broken off, it goes on where it
+    was when it is run again.
     """
     found = list(archive.received(pipe.prefix, start, end))
-    loaded = loaded_keys(warehouse, pipe, found)
-    keys = [each.key for each in found if each.key not in loaded]
-    return copy_files(warehouse, pipe, copy, keys, told), len(loaded)
+    waiting = status(warehouse, pipe)
+    if waiting.pending:
+        queued_from = (waiting.oldest_pending_at or datetime.now(UTC)) - MESSAGE_DELAY
+        left = [each for each in found if each.modified_at < queued_from]
+    else:
+        left = found
+    loaded = loaded_keys(warehouse, pipe, left)
+    keys = [each.key for each in left if each.key not in loaded]
+    return copy_files(warehouse, pipe, copy, keys, told), len(found) - len(keys)
 
 
 def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: str) -> Row:
-    """Load one object again: its rows are deleted and loaded in one transaction, or nothing is changed."""
+    """Load one object again, and only then delete the rows that it had.
+
+    Broken off between the two, its rows stand there twice, which RAW may; never not at all.
+    """
     body = archive.body(key)
     if body is None:
         raise Refusal(f"s3://{archive.bucket}/{key} is not there: its rows were left alone")
@@ -118,16 +129,13 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
         where = f"line {bad.line}: " if bad.line else ""
         raise Refusal(f"{key}: {where}{bad.problem}; repair it under a new key; its rows were left alone", 1)
     lines = sum(1 for line in inflated(body)[0].split(b"\n") if line.strip())
-    warehouse.query("BEGIN")
-    try:
-        warehouse.query(f"DELETE FROM {pipe.table} WHERE FILE_NAME = %s", [key])  # noqa: S608
-        rows = warehouse.query(f"{copy}\nFILES = ({quoted(pipe.staged(key))}) FORCE = TRUE")
-        result = outcome(pipe, rows[0]) if rows else {}
-        if result.get("rows") != lines:
-            reason = result.get("first_error") or result.get("status") or "COPY found no such file"
-            raise Refusal(f"{key}: {result.get('rows', 0)} of {lines} lines would load: {reason}", 1)
-    except BaseException:
-        warehouse.query("ROLLBACK")
-        raise
-    warehouse.query("COMMIT")
-    return result
+    (before,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
+    result = copy_files(warehouse, pipe, f"{copy}\nFORCE = TRUE", [key])[0]
+    if result["rows"] != lines:
+        reason = result["first_error"] or result["status"]
+        raise Refusal(f"{key}: {result['rows']} of {lines} lines were loaded: {reason}; none were deleted", 1)
+    deleted = warehouse.query(
+        f"DELETE FROM {pipe.table} WHERE FILE_NAME = %s AND SCANNED_AT < {literal(before['now'])}",  # noqa: S608
+        [key],
+    )
+    return result | {"rows_deleted": next(iter(deleted[0].values())) if deleted else None}

@@ -12,6 +12,8 @@ from snowpipe.warehouse import Row, Warehouse
 
 REFRESH_REACH = timedelta(days=7)
 HISTORY_REACH = timedelta(days=14)
+# An object can be this much older than the message that tells of it.
+MESSAGE_DELAY = timedelta(minutes=15)
 
 
 class Kind(StrEnum):

@@ -24,9 +24,6 @@ from snowpipe.refusal import Refusal
 from snowpipe.template import Definition
 from snowpipe.warehouse import Row, Warehouse, quoted
 
-# An object's own time can be this much older than the message that tells of it.
-_OVERLAP = timedelta(minutes=15)
-
 
 class Progress(BaseModel):
     """What is done. `border` divides what the old pipe has loaded from what the new one will."""
@@ -149,11 +146,11 @@ class Recreation:
         border = self._border()
         found = [
             each
-            for each in self.archive.received(self.pipe.prefix, border - _OVERLAP, border)
-            if border - _OVERLAP <= each.modified_at <= border
+            for each in self.archive.received(self.pipe.prefix, border - pipes.MESSAGE_DELAY, border)
+            if border - pipes.MESSAGE_DELAY <= each.modified_at <= border
         ]
         known = loaded_keys(self.warehouse, self.pipe, found) | set(self.progress.failed)
-        known |= {row["key"] for row in history(self.warehouse, self.pipe, border - _OVERLAP)}
+        known |= {row["key"] for row in history(self.warehouse, self.pipe, border - pipes.MESSAGE_DELAY)}
         return [each.key for each in found if each.key not in known]
 
     def _border(self) -> datetime:

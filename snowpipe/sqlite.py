@@ -1,8 +1,8 @@
 """The smallest warehouse: the archive's events in one table of a SQLite file.
 
-Each object is loaded in one transaction together with its entry in `loads`, so that loading again adds nothing
-and breaking off leaves no object half loaded. An object with a line that is not strict JSON is left out whole,
-as Snowpipe's SKIP_FILE does.
+Each object is loaded in one transaction together with its entry in `loads`, so that loading again adds
+nothing and breaking off leaves no object half loaded. An object with a line that is not strict JSON is left
+out whole, as Snowpipe's SKIP_FILE does.
 """
 
 import re

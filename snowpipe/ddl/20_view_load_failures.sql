@@ -1,0 +1,36 @@
+CREATE VIEW IF NOT EXISTS {database}.OPS.LOAD_FAILURES
+COMMENT = 'One row per load of the last 14 days that failed, wholly or in part'
+AS
+SELECT
+    TABLE_NAME,
+    FILE_NAME,
+    STATUS,
+    ROW_COUNT,
+    ROW_PARSED,
+    ERROR_COUNT,
+    FIRST_ERROR_MESSAGE,
+    FIRST_ERROR_LINE_NUMBER,
+    LAST_LOAD_TIME
+FROM
+    TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY(
+        TABLE_NAME => '{database}.RAW.EVENTS',
+        START_TIME => DATEADD('day', -14, CURRENT_TIMESTAMP())
+    ))
+WHERE STATUS IN ('Load failed', 'Partially loaded')
+UNION ALL
+SELECT
+    TABLE_NAME,
+    FILE_NAME,
+    STATUS,
+    ROW_COUNT,
+    ROW_PARSED,
+    ERROR_COUNT,
+    FIRST_ERROR_MESSAGE,
+    FIRST_ERROR_LINE_NUMBER,
+    LAST_LOAD_TIME
+FROM
+    TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY(
+        TABLE_NAME => '{database}.RAW.REJECTED',
+        START_TIME => DATEADD('day', -14, CURRENT_TIMESTAMP())
+    ))
+WHERE STATUS IN ('Load failed', 'Partially loaded');

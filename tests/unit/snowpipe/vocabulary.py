@@ -1,0 +1,113 @@
+"""What the warehouse's tests speak of: a stage of its own on a local Snowflake, and its command line."""
+
+import contextlib
+import io
+import json
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from contract.objects import lines_object
+from snowpipe import settings, warehouse
+from snowpipe.cli import main
+from tests.unit.snowlocal.vocabulary import Aws, LocalProcess, eventually
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> Any:
+        return json.loads(self.out)
+
+
+def command(environment: dict[str, str], *arguments: str) -> Said:
+    """`python -m snowpipe …`, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments, environment)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+@dataclass
+class Stage:
+    """A bucket, a topic and a database of one's own, with the outputs.json that the commands read."""
+
+    folder: Path
+    local: LocalProcess
+    aws: Aws
+    database: str = field(default_factory=lambda: f"WH_{uuid.uuid4().hex[:8].upper()}")
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.bucket, self.topic = self.aws.bucket()
+        self.outputs = {
+            "aws_endpoint_url": self.aws.endpoint,
+            "region": "us-east-1",
+            "bucket": self.bucket,
+            "snowflake": {
+                "account": "local",
+                "host": "127.0.0.1",
+                "port": self.local.port,
+                "protocol": "http",
+                "user": "milkrun",
+                "password": "milkrun",
+                "database": self.database,
+                "warehouse": "MILKRUN_WH",
+            },
+        }
+        (self.folder / "outputs.json").write_text(json.dumps(self.outputs))
+        self.environment = {"MILKRUN_LOCAL": str(self.folder), "PATH": "/usr/bin:/bin"}
+        self.session = warehouse.connect(settings.load(self.environment).connection)
+        self.warehouse = self.session.__enter__()
+        self.lines = 0
+
+    def close(self) -> None:
+        self.session.__exit__(None, None, None)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, *arguments: str) -> Said:
+        return command(self.environment, *arguments)
+
+    def done(self, *arguments: str) -> Said:
+        said = self.run(*arguments)
+        assert said.code == 0, said
+        return said
+
+    def put(
+        self, events: Iterable[object], prefix: str = "events", received_at: datetime | None = None
+    ) -> str:
+        """One object of the archive, as the handler writes it; its key."""
+        lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in events]
+        made = lines_object(prefix, lines, received_at or datetime.now(UTC))  # type: ignore[arg-type]
+        self.aws.s3.put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
+        return made.key
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        return self.warehouse.query(sql)
+
+    def one(self, sql: str) -> Any:
+        (row,) = self.query(sql)
+        (value,) = row.values()
+        return value
+
+    def count(self, table: str = "RAW.EVENTS") -> int:
+        return int(self.one(f"SELECT COUNT(*) FROM {self.database}.{table}"))
+
+    def loaded(self, keys: Sequence[str], table: str = "RAW.EVENTS") -> None:
+        """Wait until every object has rows."""
+        quoted = ", ".join(f"'{key}'" for key in keys)
+        sql = f"SELECT COUNT(DISTINCT FILE_NAME) FROM {self.database}.{table} WHERE FILE_NAME IN ({quoted})"
+        eventually(lambda: int(self.one(sql)), lambda found: found == len(set(keys)))
+
+    def rows_of(self, key: str) -> int:
+        return int(self.one(f"SELECT COUNT(*) FROM {self.database}.RAW.EVENTS WHERE FILE_NAME = '{key}'"))
