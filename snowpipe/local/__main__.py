@@ -49,7 +49,8 @@ def serve(
     user, _, password = (login or "").partition("/")
     if login and not (user and password):
         fail("--login wants USER/PASSWORD")
-    listener = socket.socket()
+    # asyncio turns Nagle off, 40 ms a statement, only for sockets that say that they are TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))

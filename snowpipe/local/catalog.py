@@ -5,6 +5,7 @@ because DuckDB writes one database a transaction and a file's rows must be commi
 """
 
 import json
+import re
 import secrets
 import uuid
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ CREATE TABLE IF NOT EXISTS {OURS}.account (locator VARCHAR, created_on TIMESTAMP
 CREATE TABLE IF NOT EXISTS {OURS}.pipes (
     pipe_id VARCHAR, database_name VARCHAR, schema_name VARCHAR, name VARCHAR, definition VARCHAR,
     auto_ingest BOOLEAN, topic VARCHAR, channel VARCHAR, integration VARCHAR, error_integration VARCHAR,
-    comment VARCHAR, stage_id VARCHAR, paused_on TIMESTAMPTZ, created_on TIMESTAMPTZ);
+    comment VARCHAR, stage_id VARCHAR, location VARCHAR, paused_on TIMESTAMPTZ, created_on TIMESTAMPTZ);
 CREATE TABLE IF NOT EXISTS {OURS}.stages (
     stage_id VARCHAR, database_name VARCHAR, schema_name VARCHAR, name VARCHAR,
     file_format VARCHAR, integration VARCHAR, integration_id VARCHAR);
@@ -49,12 +50,12 @@ CREATE TABLE IF NOT EXISTS {OURS}.grants (
 
 HISTORIES = """
 CREATE TABLE IF NOT EXISTS {hidden}._local_history (
-    pipe_id VARCHAR, pipe_catalog VARCHAR, pipe_schema VARCHAR, pipe_name VARCHAR,
-    table_schema VARCHAR, table_name VARCHAR, stage_location VARCHAR, file_name VARCHAR, etag VARCHAR,
-    last_load_time TIMESTAMPTZ, row_count BIGINT, row_parsed BIGINT, file_size BIGINT,
-    first_error_message VARCHAR, first_error_line_number BIGINT, first_error_character_pos BIGINT,
-    first_error_column_name VARCHAR, error_count BIGINT, error_limit BIGINT, status VARCHAR,
-    pipe_received_time TIMESTAMPTZ, first_commit_time TIMESTAMPTZ, forgotten BOOLEAN);
+    PIPE_ID VARCHAR, PIPE_CATALOG VARCHAR, PIPE_SCHEMA VARCHAR, PIPE_NAME VARCHAR,
+    TABLE_SCHEMA VARCHAR, TABLE_NAME VARCHAR, STAGE_LOCATION VARCHAR, FILE_NAME VARCHAR, ETAG VARCHAR,
+    LAST_LOAD_TIME TIMESTAMPTZ, ROW_COUNT BIGINT, ROW_PARSED BIGINT, FILE_SIZE BIGINT,
+    FIRST_ERROR_MESSAGE VARCHAR, FIRST_ERROR_LINE_NUMBER BIGINT, FIRST_ERROR_CHARACTER_POS BIGINT,
+    FIRST_ERROR_COLUMN_NAME VARCHAR, ERROR_COUNT BIGINT, ERROR_LIMIT BIGINT, STATUS VARCHAR,
+    PIPE_RECEIVED_TIME TIMESTAMPTZ, FIRST_COMMIT_TIME TIMESTAMPTZ, forgotten BOOLEAN);
 CREATE TABLE IF NOT EXISTS {hidden}._local_pending (
     pipe_id VARCHAR, bucket VARCHAR, key VARCHAR, file_name VARCHAR, file_size BIGINT,
     created_on TIMESTAMPTZ, received_on TIMESTAMPTZ);
@@ -63,6 +64,27 @@ CREATE TABLE IF NOT EXISTS {hidden}._local_pending (
 
 def hidden(database: str) -> str:
     return f"{quoted(database)}.{HIDDEN}"
+
+
+class Location(NamedTuple):
+    """Where a COPY statement finds its files."""
+
+    bucket: str
+    base: str
+    """Key prefix of the stage's URL: file names are what follows it."""
+    prefix: str
+    """Key prefix with the statement's path within the stage."""
+    pattern: str | None
+
+    def file_name(self, bucket: str, key: str) -> str | None:
+        """The name that the histories know the object by, or None if it is none of ours.
+
+        The prefix is compared as text: a stage URL without its last slash also takes its neighbours' files.
+        """
+        if bucket != self.bucket or not key.startswith(self.prefix):
+            return None
+        name = key[len(self.base) :]
+        return name if self.pattern is None or re.fullmatch(self.pattern, name) else None
 
 
 @dataclass(frozen=True)
@@ -77,8 +99,16 @@ class Pipe:
     error_integration: str | None
     comment: str | None
     stage_id: str
+    location: Location
     paused_on: datetime | None
     created_on: datetime
+
+
+def pipe_of(row: tuple[Any, ...]) -> Pipe:
+    pipe_id, database, schema, name, *written, location, paused_on, created_on = row
+    where = Location(*json.loads(location))
+    fields = [pipe_id, Name(database, schema, name), *written, where, paused_on, created_on]
+    return Pipe(*fields)
 
 
 @dataclass(frozen=True)
@@ -105,6 +135,8 @@ class Catalog:
         self.version = 0
         """Rises with every statement that may change an object: what was compiled before is then stale."""
         self.prepared: set[str] = set()
+        self.dropped: set[str] = set()
+        """Databases that sessions may still stand in."""
         with fakesnow.cursor() as cursor:
             cursor.execute(OBJECTS)
         rows = self.rows(f"SELECT locator FROM {OURS}.account")
@@ -147,16 +179,25 @@ class Catalog:
                 cursor.execute(HISTORIES.format(hidden=hidden(database)))
             self.prepared.add(database)
 
+    def forget_bulk_loads(self, table: Name) -> None:
+        self.has_histories(table.database)
+        self.rows(
+            f"""UPDATE {hidden(table.database)}._local_history SET forgotten = TRUE
+                WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ?""",
+            [table.schema, table.name],
+        )
+
     # ---- pipes
 
     def pipes(self, where: str = "TRUE", parameters: Sequence[object] = ()) -> list[Pipe]:
         rows = self.rows(
             f"""SELECT pipe_id, database_name, schema_name, name, definition, auto_ingest, topic, channel,
-                       integration, error_integration, comment, stage_id, paused_on, created_on
+                       integration, error_integration, comment, stage_id, location, paused_on,
+                       created_on
                 FROM {OURS}.pipes WHERE {where} ORDER BY database_name, schema_name, name""",
             parameters,
         )
-        return [Pipe(row[0], Name(*row[1:4]), *row[4:]) for row in rows]
+        return [pipe_of(row) for row in rows]
 
     def find_pipe(self, name: Name) -> Pipe | None:
         found = self.pipes("database_name = ? AND schema_name = ? AND name = ?", name)
@@ -172,7 +213,7 @@ class Catalog:
         with self.transaction() as cursor:
             self._drop_pipe(cursor, pipe.name)
             cursor.execute(
-                f"INSERT INTO {OURS}.pipes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO {OURS}.pipes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     pipe.pipe_id,
                     *pipe.name,
@@ -184,6 +225,7 @@ class Catalog:
                     pipe.error_integration,
                     pipe.comment,
                     pipe.stage_id,
+                    json.dumps(pipe.location),
                     pipe.paused_on,
                     pipe.created_on,
                 ],

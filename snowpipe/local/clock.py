@@ -6,6 +6,11 @@ from datetime import UTC, datetime, timedelta
 type Clock = Callable[[], datetime]
 
 
-def clock_ahead(days: float) -> Clock:
-    ahead = timedelta(days=days)
-    return lambda: datetime.now(UTC) + ahead
+class AdvancedClock:
+    """Tells the time so many days from now."""
+
+    def __init__(self, days_ahead: float = 0) -> None:
+        self.days_ahead = days_ahead
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + timedelta(days=self.days_ahead)

@@ -3,7 +3,6 @@
 Sources: Snowflake's pages "COPY INTO <table>" and "CREATE PIPE" (Usage notes: unsupported copy options).
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -123,9 +122,8 @@ class Copy:
     options: Options = field(default_factory=dict)
 
     @property
-    def pattern(self) -> re.Pattern[str] | None:
-        pattern = text_of(self.options, "PATTERN")
-        return None if pattern is None else re.compile(pattern)
+    def pattern(self) -> str | None:
+        return text_of(self.options, "PATTERN")
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import duckdb
 import fakesnow.transforms.stage
@@ -12,6 +12,8 @@ from fakesnow import info_schema, macros
 from fakesnow.instance import GLOBAL_DATABASE_NAME, FakeSnow
 from fakesnow.transforms import show
 
+from snowpipe.local.arrow import keep_nulls
+from snowpipe.local.session import LocalConnection, drop_temporary, macros_of
 from snowpipe.local.sql import literal, quoted
 
 
@@ -54,16 +56,47 @@ class DurableFakeSnow(FakeSnow):
         self.duck_conn.execute(info_schema.fs_global_creation_sql())
         self.duck_conn.execute(show.fs_global_creation_sql())
         self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
+        keep_nulls()
+        # A session that belongs to no database stands in `memory`, and may FLATTEN too.
+        self.duck_conn.execute(macros.creation_sql("memory"))
+        self.duck_conn.execute(macros_of("memory"))
         for file in sorted(folder.glob("*.db")):
             if file.stem != GLOBAL_DATABASE_NAME:
                 self.attach(file.stem)
                 self.duck_conn.execute(info_schema.per_db_creation_sql(file.stem))
                 self.duck_conn.execute(macros.creation_sql(file.stem))
+                self.duck_conn.execute(macros_of(file.stem))
+        drop_temporary(self.duck_conn)
         keep_internal_stages_in(folder / "internal-stages")
 
     def attach(self, name: str) -> None:
         file = literal(str(self.folder / f"{name}.db"))
         self.duck_conn.execute(f"ATTACH {file} AS {quoted(name)}")
+
+    def detach(self, name: str) -> None:
+        """For good: sessions that stand in it are moved out, and its file is deleted."""
+        self.duck_conn.execute(f"DETACH {quoted(name)}")
+        for suffix in (".db", ".db.wal"):
+            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def connect(
+        self,
+        database: str | None = None,
+        schema: str | None = None,
+        nop_regexes: list[str] | None = None,
+        **options: Any,
+    ) -> LocalConnection:
+        return LocalConnection(
+            self.duck_conn.cursor(),
+            self.results_cache,
+            database,
+            schema,
+            create_database=False,
+            create_schema=False,
+            db_path=self.db_path,
+            nop_regexes=nop_regexes,
+            **options,
+        )
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         return self.duck_conn.cursor()

@@ -196,16 +196,10 @@ class Ingest:
 
     def _file_name(self, pipe: Pipe, bucket: str, key: str) -> str | None:
         try:
-            return self.loader.plan(pipe).file_name(bucket, key)
+            location = self.loader.plan(pipe).location
         except NotRunnable:
-            # Its stage may be gone: which files would have been its own cannot be said any more,
-            # except by where the pipe was last known to look.
-            last = self.last_plans.get(pipe.pipe_id)
-            return last.file_name(bucket, key) if last else None
-
-    @property
-    def last_plans(self) -> dict[str, Plan]:
-        return self.loader.last_plans
+            location = pipe.location  # as of its creation: its stage may be gone
+        return location.file_name(bucket, key)
 
     def load_files(
         self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False
@@ -313,6 +307,28 @@ class Ingest:
             [pipe.pipe_id],
         )
         return int(rows[0][0])
+
+    def waiting_since(self, pipe: Pipe) -> tuple[int, datetime | None]:
+        self.catalog.has_histories(pipe.name.database)
+        rows = self.catalog.rows(
+            f"""SELECT count(DISTINCT file_name), min(received_on)
+                FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ?""",
+            [pipe.pipe_id],
+        )
+        return rows[0][0], rows[0][1]
+
+    def last_ingested(self, pipe: Pipe) -> tuple[str | None, datetime | None]:
+        try:
+            database = self.loader.plan(pipe).target.database
+        except NotRunnable:
+            return None, None
+        self.catalog.has_histories(database)
+        rows = self.catalog.rows(
+            f"""SELECT file_name, last_load_time FROM {hidden(database)}._local_history
+                WHERE pipe_id = ? AND status <> 'Load failed' ORDER BY last_load_time DESC LIMIT 1""",
+            [pipe.pipe_id],
+        )
+        return rows[0] if rows else (None, None)
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
         rows = self.catalog.rows(

@@ -66,6 +66,14 @@ class LoadedFile:
         return "Partially loaded" if self.loaded else "Load failed"
 
 
+DATA_ERRORS = (
+    duckdb.DataError,
+    duckdb.ConversionException,
+    duckdb.ConstraintException,
+    duckdb.InvalidInputException,
+)
+
+
 class StageRefused(Exception):
     """S3 lets us not in, or has no such bucket: the stage's fault, not the file's."""
 
@@ -88,8 +96,6 @@ class Loader:
         self.catalog = catalog
         self.s3 = s3
         self.readers = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="read")
-        self.last_plans: dict[str, Plan] = {}
-        """The plan that a pipe last had, for when its objects are gone."""
         self._plans: dict[str, tuple[int, Plan | NotRunnable]] = {}
 
     # ---- plans, compiled again after any statement that may have changed an object
@@ -100,7 +106,7 @@ class Loader:
         if known is None or known[0] != version:
             found: Plan | NotRunnable
             try:
-                found = self.last_plans[pipe.pipe_id] = plan_of_pipe(self.catalog, pipe)
+                found = plan_of_pipe(self.catalog, pipe)
             except NotRunnable as reason:
                 found = reason
             self._plans[pipe.pipe_id] = known = (version, found)
@@ -171,21 +177,16 @@ class Loader:
             file.keep_what_loads(plan)
         try:
             self._commit(plan, files)
-        except (
-            duckdb.DataError,
-            duckdb.ConversionException,
-            duckdb.ConstraintException,
-            duckdb.InvalidInputException,
-        ) as error:
+        except DATA_ERRORS as error:
             if len(files) > 1:
                 for file in files:
                     self.load(plan, [file])
             else:
-                self._find_refused_rows(plan, files[0], error)
+                self.find_refused_rows(plan, files[0], error)
                 files[0].keep_what_loads(plan)
                 self._commit(plan, files)
 
-    def _find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error) -> None:
+    def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
         """Try the rows one at a time, so that ON_ERROR can be asked about each."""
         good, bad = [], []
         with self.catalog.fakesnow.cursor() as cursor:
@@ -198,7 +199,7 @@ class Loader:
                     bad.append(BadRow(row.line, 1, first_line(error)))
                 finally:
                     cursor.rollback()
-        if not bad:  # only together do they fail
+        if not bad and whole:  # only together do they fail
             bad, good = [BadRow(1, 1, first_line(whole))], []
         file.content.rows = good
         file.content.errors = sorted(file.content.errors + bad)
@@ -277,13 +278,11 @@ def insert_rows(
     table = pa.table([texts, names, numbers, etags, modified, scanned], schema=SCHEMA)
     cursor.execute(f"USE {quoted(plan.target.database)}.{quoted(plan.target.schema)}")
     cursor.register("_snowpipe_texts", table)
-    try:
-        cursor.execute(
-            f"CREATE OR REPLACE TEMP VIEW {BATCH} AS SELECT * REPLACE (C1::JSON AS C1) FROM _snowpipe_texts"
-        )
-        cursor.execute(plan.insert)
-    finally:
-        cursor.unregister("_snowpipe_texts")
+    cursor.execute(
+        f"CREATE OR REPLACE TEMP VIEW {BATCH} AS SELECT * REPLACE (C1::JSON AS C1) FROM _snowpipe_texts"
+    )
+    cursor.execute(plan.insert)
+    cursor.unregister("_snowpipe_texts")  # after a failure the rollback does it
 
 
 def record(cursor: duckdb.DuckDBPyConnection, plan: Plan, files: Sequence[LoadedFile], now: datetime) -> None:
@@ -320,12 +319,10 @@ def record(cursor: duckdb.DuckDBPyConnection, plan: Plan, files: Sequence[Loaded
         [dict(zip(HISTORY_SCHEMA.names, row, strict=True)) for row in rows], HISTORY_SCHEMA
     )
     cursor.register("_snowpipe_history", history)
-    try:
-        cursor.execute(
-            f"INSERT INTO {hidden(plan.target.database)}._local_history SELECT * FROM _snowpipe_history"
-        )
-    finally:
-        cursor.unregister("_snowpipe_history")
+    cursor.execute(
+        f"INSERT INTO {hidden(plan.target.database)}._local_history SELECT * FROM _snowpipe_history"
+    )
+    cursor.unregister("_snowpipe_history")
 
 
 TIME = pa.timestamp("us", tz="UTC")

@@ -8,7 +8,7 @@ from fakesnow.conn import FakeSnowflakeConnection
 from fakesnow.cursor import FakeSnowflakeCursor
 from fakesnow.dialect import parse_one
 
-from snowpipe.local.catalog import Catalog, Pipe, Stage
+from snowpipe.local.catalog import Catalog, Location, Pipe, Stage
 from snowpipe.local.copying import BATCH, Copy, FileFormat, OnError, copy_of, on_error_of, projections
 from snowpipe.local.errors import SnowflakeError, compilation, missing
 from snowpipe.local.sql import Name, Scope, quoted
@@ -19,11 +19,7 @@ class Plan:
     copy: Copy
     pipe: Pipe | None
     stage: Stage
-    bucket: str
-    location: str
-    """Key prefix of the stage's URL: file names are what follows it."""
-    prefix: str
-    """Key prefix of the COPY statement, with its path within the stage."""
+    location: Location
     file_format: FileFormat
     on_error: OnError
     insert: str
@@ -32,17 +28,6 @@ class Plan:
     @property
     def target(self) -> Name:
         return self.copy.target
-
-    def file_name(self, bucket: str, key: str) -> str | None:
-        """The name that the histories know the object by, or None if it is none of ours.
-
-        The prefix is compared as text: a stage URL without its last slash also takes its neighbours' files.
-        """
-        if bucket != self.bucket or not key.startswith(self.prefix):
-            return None
-        name = key[len(self.location) :]
-        pattern = self.copy.pattern
-        return name if pattern is None or pattern.fullmatch(name) else None
 
 
 class NotRunnable(Exception):
@@ -92,11 +77,10 @@ def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, defau
     formats = copy.format_options
     home = copy.stage if formats is None else copy.target
     options = catalog.file_format(formats if formats is not None else stage.file_format, home)
-    bucket, location = bucket_and_prefix(stage.url)
-    prefix = f"{location.rstrip('/')}/{copy.path}".lstrip("/") if copy.path else location
+    bucket, base = bucket_and_prefix(stage.url)
+    prefix = f"{base.rstrip('/')}/{copy.path}".lstrip("/") if copy.path else base
     try:
-        if copy.pattern is not None:
-            copy.pattern.fullmatch("")
+        re.compile(copy.pattern or "")
     except re.error as error:
         raise compilation(f"invalid regular expression: {error}", "100048", "2201B") from None
     columns = target_columns(catalog, copy)
@@ -121,9 +105,7 @@ def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, defau
         copy,
         pipe,
         stage,
-        bucket,
-        location,
-        prefix,
+        Location(bucket, base, prefix, copy.pattern),
         FileFormat.of(options),
         on_error_of(copy, default_on_error),
         f"INSERT INTO {target} ({names}) {select}",

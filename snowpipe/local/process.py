@@ -11,15 +11,22 @@ from typing import Any
 import structlog
 import uvicorn
 
+from snowpipe.local.bulk import Bulk
 from snowpipe.local.catalog import Catalog
 from snowpipe.local.channel import Aws, Channels
-from snowpipe.local.clock import clock_ahead
+from snowpipe.local.clock import AdvancedClock
 from snowpipe.local.commands import Commands
+from snowpipe.local.databases import Databases
 from snowpipe.local.delivery import Delivery, InOrder
 from snowpipe.local.engine import DurableFakeSnow, lock
+from snowpipe.local.functions import Functions
 from snowpipe.local.ingest import Ingest
+from snowpipe.local.integrations import Integrations
 from snowpipe.local.loader import Loader
+from snowpipe.local.pipes import Pipes
 from snowpipe.local.server import LocalSnowflake, fakesnow_server
+from snowpipe.local.stages import Stages
+from snowpipe.local.unenforced import Unenforced
 
 log = structlog.get_logger()
 
@@ -42,13 +49,22 @@ class Process:
         fakesnow_server.shared_fs = self.fakesnow
         logging.getLogger("fakesnow").setLevel(logging.CRITICAL)
         logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)
-        catalog = Catalog(self.fakesnow, clock_ahead(days_ahead))
+        clock = AdvancedClock(days_ahead)
+        catalog = Catalog(self.fakesnow, clock)
         aws = Aws(aws_endpoint_url, region)
         channels = Channels(aws, catalog.account, visibility_seconds)
         loader = Loader(catalog, aws.client("s3"))
         self.ingest = Ingest(catalog, loader, channels, InOrder() if seed is None else Delivery(seed))
-        commands = Commands(catalog, loader, channels, self.ingest)
-        self.app = LocalSnowflake(fakesnow_server.app, commands, catalog, self.health, login)
+        commands = Commands(
+            Pipes(catalog, loader, channels, self.ingest),
+            Stages(catalog, aws.client("s3")),
+            Integrations(catalog),
+            Databases(catalog, self.fakesnow),
+            Unenforced(catalog),
+            Functions(catalog, channels, self.ingest),
+            Bulk(catalog, loader),
+        )
+        self.app = LocalSnowflake(fakesnow_server.app, commands, catalog, clock, self.health, login)
         self.server: uvicorn.Server | None = None
 
     def health(self) -> dict[str, Any]:

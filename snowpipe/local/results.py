@@ -1,10 +1,12 @@
 """A statement's result, as the session's own view that fakesnow then reads out to the connector."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
+from snowpipe.local.sql import Scope, Words
 
 VIEW = "_LOCAL_RESULT"
 READ_OUT = f"SELECT * FROM TEMP.MAIN.{VIEW}"
@@ -25,6 +27,12 @@ class Result:
             [pa.array(list(column), kind.type) for column, kind in zip(columns, schema, strict=True)],
             schema=schema,
         )
+
+
+type Handler = Callable[[Words, Scope], Result | str | None]
+"""Answers a statement, rewrites it for fakesnow, or passes (None)."""
+type Handlers = Mapping[tuple[str, ...], Handler]
+"""By the words that name the statement: ("CREATE", "PIPE")."""
 
 
 def status(message: str) -> Result:

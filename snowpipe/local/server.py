@@ -13,9 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from snowpipe.local.catalog import Catalog
+from snowpipe.local.clock import AdvancedClock
 from snowpipe.local.commands import Commands
 from snowpipe.local.errors import SnowflakeError, unsupported
 from snowpipe.local.results import READ_OUT, VIEW, Result
+from snowpipe.local.session import LocalConnection
 from snowpipe.local.sql import Scope
 
 log = structlog.get_logger()
@@ -30,7 +32,9 @@ type App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 QUERY = "/queries/v1/query-request"
 LOGIN = "/session/v1/login-request"
+SESSION = "/session"
 HEALTH = "/health"
+CLOCK = "/clock"
 
 
 class LocalSnowflake:
@@ -39,12 +43,14 @@ class LocalSnowflake:
         app: App,
         commands: Commands,
         catalog: Catalog,
+        clock: AdvancedClock,
         health: Callable[[], dict[str, Any]],
         login: tuple[str, str] | None = None,
     ) -> None:
         self.app = app
         self.commands = commands
         self.catalog = catalog
+        self.clock = clock
         self.health = health
         self.login = login
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -56,8 +62,14 @@ class LocalSnowflake:
         elif path == HEALTH:
             health = self.health()
             await JSONResponse(health, 200 if health["status"] == "ok" else 503)(scope, receive, send)
+        elif path == CLOCK and scope["method"] == "PUT":
+            self.clock.days_ahead = float((await body_of(scope, receive))["days_ahead"])
+            await JSONResponse({"now": self.clock().isoformat()})(scope, receive, send)
         elif path == LOGIN:
             await self._log_in(scope, receive, send)
+        elif path == SESSION and scope["query_string"] == b"delete=true":
+            await run_in_threadpool(self._log_out, token_of(scope))
+            await self.app(scope, receive, send)
         elif path == QUERY:
             await self._query(scope, receive, send)
         else:
@@ -73,9 +85,15 @@ class LocalSnowflake:
             return
         await self.app(*replayed(scope, request), send)
 
+    def _log_out(self, token: str) -> None:
+        session = fakesnow_server.sessions.get(token)
+        if session is not None:
+            session.close()
+        self._turns.pop(token, None)
+
     async def _query(self, scope: Message, receive: Receive, send: Send) -> None:
         request = await body_of(scope, receive)
-        token = dict(scope["headers"]).get(b"authorization", b"")[17:-1].decode()
+        token = token_of(scope)
         session = fakesnow_server.sessions.get(token)
         if session is None:
             await self.app(*replayed(scope, request), send)
@@ -97,15 +115,22 @@ class LocalSnowflake:
             await self.app(*replayed(scope, request), self._at_once(request["sqlText"], send))
             self.catalog.changed()
 
-    def _prepare(self, request: dict[str, Any], session: Any) -> str:
+    def _prepare(self, request: dict[str, Any], session: LocalConnection) -> str:
         sql: str = request["sqlText"]
-        answer = self.commands(sql, Scope(session.database, session.schema))
+        self._leave_dropped(session)
+        answer = self.commands(sql, Scope(session.database, session.schema), session)
+        self._leave_dropped(session)
         if answer is None:
             return sql
         if isinstance(answer, Result):
             session._duck_conn.register(VIEW, answer.table())
             return READ_OUT
         return answer
+
+    def _leave_dropped(self, session: LocalConnection) -> None:
+        database = session.database
+        if database in self.catalog.dropped and database not in self.catalog.databases():
+            session.leave(database)
 
     def _at_once(self, sql: str, send: Send) -> Send:
         """The connector retries HTTP 500 for minutes: turn it into an answer."""
@@ -129,6 +154,12 @@ class LocalSnowflake:
                     await send({"type": "http.response.body", "body": answer.body})
 
         return send_at_once
+
+
+def token_of(scope: Message) -> str:
+    """From `Authorization: Snowflake Token="…"`."""
+    header: bytes = dict(scope["headers"]).get(b"authorization", b"")
+    return header[17:-1].decode()
 
 
 async def body_of(scope: Message, receive: Receive) -> dict[str, Any]:
