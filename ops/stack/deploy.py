@@ -50,7 +50,11 @@ def wanted(*, with_warehouse: bool) -> dict[str, str]:
 def deploy_functions(settings: Settings, processes: Processes) -> None:
     # osls keeps its work in .serverless, which two deploys must not share.
     with _alone(ROOT / ".venvs" / ".deploying"):
-        environment = settings.aws_environment | {"SLS_NOTIFICATIONS_MODE": "off", "FORCE_COLOR": "0"}
+        environment = settings.aws_environment | {
+            "SLS_NOTIFICATIONS_MODE": "off",
+            "SLS_AWS_MONITORING_FREQUENCY": "500",  # ms between looks: LocalStack does not mind
+            "FORCE_COLOR": "0",
+        }
         command: list[str | Path] = [OSLS, "deploy", "--stage", STAGE, "--region", REGION]
         _run("deploy", command, environment, processes)
 

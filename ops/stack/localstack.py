@@ -37,6 +37,11 @@ def environment(settings: Settings) -> dict[str, str]:
         "PROVIDER_OVERRIDE_DYNAMODB": "moto",
         "LAMBDA_RUNTIME_EXECUTOR": "process",
         "LAMBDA_KEEPALIVE_MS": "300000",  # an idle function process goes after five minutes
+        # Lambda looks at a stream every second, idle or not, and soon again after an error; the defaults here
+        # grow to 10 s and 60 s.
+        "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_EMPTY_POLL_SEC": "1",
+        "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_ERROR_SEC": "5",
+        "KINESIS_LATENCY": "0",
         "MILKRUN_LAMBDA_PYTHON": str(LAMBDA_PYTHON),
         "MILKRUN_LAMBDA_LOGS": str(settings.lambda_log_folder),
         "NODE_OPTIONS": f"--require={PRELOAD}",

@@ -1,0 +1,140 @@
+"""ops/setup.sh in a tree of its own, with stand-ins for the programs that it looks for."""
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ops.stack.settings import ROOT
+
+
+class Tree:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.programs = root / "programs"
+        self.programs.mkdir()
+        for name in (
+            "bash",
+            "sh",
+            "cat",
+            "cut",
+            "sha256sum",
+            "sed",
+            "head",
+            "df",
+            "awk",
+            "mkdir",
+            "dirname",
+            "rm",
+        ):
+            (self.programs / name).symlink_to(str(shutil.which(name)))
+        (root / "ops").mkdir()
+        shutil.copy(ROOT / "ops" / "setup.sh", root / "ops")
+        for name in ("requirements-lambda.txt", "requirements.txt", "package.json", "package-lock.json"):
+            (root / name).write_text(f"{name}\n")
+
+    def program(self, name: str, body: str, folder: Path | None = None) -> None:
+        path = (folder or self.programs) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!{self.programs}/bash\n{body}\n")
+        path.chmod(0o755)
+
+    def made(self, program: str, *inputs: str) -> None:
+        """As if an earlier run had made the folder of `program` from these inputs."""
+        self.program(Path(program).name, "exit 0", (self.root / program).parent)
+        digest = hashlib.sha256(b"".join((self.root / name).read_bytes() for name in inputs)).hexdigest()[:16]
+        (self.root / program.split("/", maxsplit=1)[0] / ".made-from").write_text(digest + "\n")
+
+    def setup(self, *names: str) -> tuple[int, list[str]]:
+        environment = {"PATH": str(self.programs), "HOME": str(self.root)}
+        done = subprocess.run(
+            [self.root / "ops" / "setup.sh", *names],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        return done.returncode, done.stderr.splitlines()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    made = Tree(tmp_path)
+    made.program("git", "exit 0")
+    return made
+
+
+def test_a_python_too_old_is_told_with_what_to_install(tree):
+    tree.program("python3", '[ "$1" = --version ] && echo "Python 3.11.2" || exit 1')
+    status, [line] = tree.setup("main")
+    assert status == 1
+    assert line.startswith(
+        "setup: Python 3.13 is needed and was not found (python3 is Python 3.11.2). Install it:"
+    )
+
+
+@pytest.mark.parametrize("where", ["programs", ".pyenv/versions/3.13.0/bin", "elsewhere"])
+def test_python_is_found_on_path_in_pyenv_or_by_uv_past_a_shim_that_only_complains(tree, where):
+    tree.program("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+    tree.program("uv", f'echo "{tree.root}/elsewhere/python3.13"')
+    tree.program("python3.13", '[ "$1" = -m ] && exit 9; exit 0', tree.root / where)
+    status, [line] = tree.setup("main")
+    assert status == 1
+    assert line.startswith(f"setup: {tree.root}/{where}/python3.13 cannot make environments.")
+
+
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        (None, "setup: Node 20 or newer is needed and was not found. Install it: apt install nodejs npm."),
+        ("v18.19.0", "setup: Node 20 or newer is needed; this is v18.19.0. Install a newer one."),
+    ],
+)
+def test_a_node_that_is_missing_or_too_old_is_told(tree, version, line):
+    if version:
+        tree.program("node", f"echo {version}")
+    assert tree.setup("node") == (1, [line])
+
+
+@pytest.mark.parametrize(("version", "status"), [('"11.0.2"', 1), ('"17.0.15"', 0), ('"21" 2023-09-19', 0)])
+def test_java_17_or_newer_will_do(tree, version, status):
+    tree.program("java", f"echo 'openjdk version {version}' >&2")
+    assert tree.setup("java")[0] == status
+
+
+def test_what_is_made_and_unchanged_is_left_alone(tree):
+    tree.made(".venv/bin/python", "requirements-lambda.txt", "requirements.txt")
+    tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
+    assert tree.setup("main", "node") == (0, [])
+
+
+def test_a_step_that_fails_says_so_and_is_tried_again(tree):
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", "echo 'npm: no such registry' >&2; exit 1")
+    for _ in range(2):
+        status, lines = tree.setup("node")
+        assert status == 1
+        assert lines[:2] == ["setup: node_modules …", "npm: no such registry"]
+        assert lines[2].startswith("setup: node_modules did not work, for the reason above.")
+
+
+def test_a_step_that_fails_on_a_full_disk_says_that(tree):
+    (tree.programs / "df").unlink()
+    tree.program("df", "echo header; echo '/dev/sda 9 9 3 100% /'")
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", "exit 1")
+    assert (
+        tree.setup("node")[1][-1] == "setup: the disk is full (3 MB free). Make 3 GB free and run this again."
+    )
+
+
+def test_a_changed_input_is_made_anew(tree):
+    tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
+    (tree.root / "package-lock.json").write_text("newer\n")
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", f'echo "$@" > {tree.root}/asked')
+    assert tree.setup("node")[0] == 0
+    assert (tree.root / "asked").read_text().split()[0] == "ci"
+    assert tree.setup("node") == (0, [])
