@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from ops import demo, send, set_aside, terminal, visits
+from ops import demo, replay, send, terminal, visits
 from ops.outputs import NoStackError
 from snowpipe.refusal import Refusal
 
@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command("send")(send.command)
 app.command("demo")(demo.command)
 app.command("visits")(visits.command)
-app.command("replay")(set_aside.command)
+app.command("replay")(replay.command)
 
 
 def main() -> int:

@@ -29,17 +29,12 @@ Stage = Annotated[str, typer.Option(help="local, or a deployed stage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def _time(text: str) -> datetime:
+def time(text: str) -> datetime:
+    """A parser for options that take a time."""
     try:
         return instant(text, datetime.now(UTC))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-From = Annotated[
-    datetime, typer.Option("--from", parser=_time, help="ISO-8601, or `2 hours ago`.", metavar="TIME")
-]
-To = Annotated[datetime, typer.Option("--to", parser=_time, help="ISO-8601, or `now`.", metavar="TIME")]
 
 
 def outputs_of(context: typer.Context, stage: str) -> Outputs:

@@ -1,0 +1,344 @@
+"""`python -m ops replay`: archived geofence events to the stream again, S3 → Kinesis.
+
+Harmless by construction: visits are a function of the *set* of events, so one that the consumer knows
+changes nothing. What is sent is the archived line with one field more, `milkrun_replay`, that names the
+replay; nobody but a person looks at it. Broken off, the same command goes on behind the last object that was
+sent whole.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import batched
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from contract.events import GEOFENCE_KINDS, check, parse_json
+from contract.objects import lines_of, object_name
+from handler.aws import KinesisStream
+from handler.publish import publish
+from handler.sift import Record
+from ops import set_aside, terminal
+from ops.ledger import CONSUMED_FOR
+from ops.stack.settings import ROOT
+from snowpipe.archive import Archive
+from snowpipe.refusal import Refusal
+
+LABEL = "milkrun_replay"
+ON_FAILURE = "aws/lambda/"
+RECORDS_AT_ONCE = 100
+# What the stream refuses for so long is not sent now: the replay stops there and can be gone on with.
+STREAM_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which archived events: received between two times (by the hour), or under a prefix of keys; and of them
+    those of these types and devices, or of all."""
+
+    start: datetime
+    end: datetime
+    prefix: str = ""
+    types: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()
+
+    @property
+    def digest(self) -> str:
+        """The same for the same selection, as far as objects are told apart: by the hour."""
+        hours = [f"{at:%Y-%m-%dT%H}" for at in (self.start, self.end)]
+        text = json.dumps([hours, self.prefix, sorted(self.types), sorted(self.devices)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
+        """In the order of keys, hour by hour. Refusal at one so old that the consumer would leave it out."""
+        found = (
+            archive.objects(self.prefix) if self.prefix else archive.received("events/", self.start, self.end)
+        )
+        for each in found:
+            name = object_name(each.key)
+            if name is None or name.prefix != "events":
+                continue
+            if name.hour < now - CONSUMED_FOR:
+                raise Refusal(
+                    f"{each.key}: the consumer leaves out what is over {CONSUMED_FOR.days} days old. For older"
+                    " visits build the marts anew, from the whole archive:"
+                    " python -m snowpipe dbt build --full-refresh"
+                )
+            yield each.key
+
+    def records_in(self, body: bytes, label: str) -> Iterator[Record]:
+        """The geofence events of an object that are meant, as they go to the stream."""
+        for number, line in enumerate(lines_of(body), 1):
+            event = parse_json(line)
+            if event.get("type") not in GEOFENCE_KINDS:
+                continue
+            device = check(event).device_id
+            if self.types and event["type"] not in self.types:
+                continue
+            if device and (not self.devices or device in self.devices):
+                yield Record(device, labelled(line, event, label), number)
+
+
+def labelled(line: bytes, event: dict[str, Any], label: str) -> bytes:
+    """The line with the replay's name in it; as it is, where a phone has sent such a field itself."""
+    return line if LABEL in event else b'%b,"%b":"%b"}' % (line[:-1], LABEL.encode(), label.encode())
+
+
+@dataclass(slots=True)
+class Done:
+    """What a replay came to. A dry run counts `sent` as what it would send."""
+
+    objects: int = 0
+    bytes: int = 0
+    sent: int = 0
+    by_type: Counter[str] = field(default_factory=Counter)
+    last_key: str = ""
+
+
+class Progress:
+    """Where a replay stands, in a file that is gone once it has ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def last_key(self) -> str:
+        try:
+            return str(json.loads(self._path.read_text())["last_key"])
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    def remember(self, last_key: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps({"last_key": last_key}))
+        partial.replace(self._path)
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+class Pace:
+    """No more than so many a second, over the whole of a replay."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._due = time.monotonic()
+
+    def wait_for(self, number: int) -> None:
+        time.sleep(max(0.0, self._due - time.monotonic()))
+        self._due = max(self._due, time.monotonic() - 1) + number / self._per_second
+
+
+def replay(
+    archive: Archive,
+    stream: KinesisStream | None,
+    selection: Selection,
+    *,
+    label: str,
+    per_second: float = math.inf,
+    after: str = "",
+    told: Callable[[Done], None] = lambda _: None,
+) -> Done:
+    """Send what is selected, object by object, behind the key `after`; without a stream only count.
+
+    `told` hears after each object that was sent whole. Raises Refusal where the stream goes on refusing.
+    """
+    done, pace = Done(), Pace(per_second)
+    for key in selection.keys(archive, datetime.now(UTC)):
+        if key <= after:
+            continue
+        body = archive.body(key)
+        if body is None:  # gone since it was listed: a lifecycle rule, or `forget`
+            continue
+        records = list(selection.records_in(body, label))
+        if stream is not None:
+            put_all(records, stream, pace)
+        done.objects += 1
+        done.bytes += len(body)
+        done.sent += len(records)
+        done.by_type.update(json.loads(record.data)["type"] for record in records)
+        done.last_key = key
+        told(done)
+    return done
+
+
+def put_all(records: Iterable[Record], stream: KinesisStream, pace: Pace) -> int:
+    """Put all on the stream at that pace. Raises Refusal with what the stream goes on refusing."""
+    count = 0
+    for some in batched(records, RECORDS_AT_ONCE, strict=False):
+        pace.wait_for(len(some))
+        give_up_at = time.monotonic() + STREAM_PATIENCE_S
+        published = publish(some, stream, lambda: give_up_at - time.monotonic())  # noqa: B023 - called at once
+        if published.refused or published.malformed:
+            raise Refusal(
+                f"the stream refused {len(published.refused) + len(published.malformed)} records", 1
+            )
+        count += published.taken
+    return count
+
+
+def lines_again(
+    archive: Archive, stream: KinesisStream, lines: Iterable[tuple[str, int]], label: str, pace: Pace
+) -> int:
+    """Send single lines again, each known by its key and its number, object by object."""
+    numbers: dict[str, set[int]] = {}
+    for key, number in lines:
+        numbers.setdefault(key, set()).add(number)
+    everything = Selection(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    count = 0
+    for key, wanted in numbers.items():
+        body = archive.body(key)
+        if body is not None:
+            records = (r for r in everything.records_in(body, label) if r.line in wanted)
+            count += put_all(records, stream, pace)
+    return count
+
+
+def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[Record]]]:
+    """The batches that the event source mapping gave up on and kept whole, each with its key.
+
+    Lambda's invocation record holds the request to the function as text under `payload` ("Retain records of
+    asynchronous invocations", "Capturing discarded batches").
+    """
+    for found in archive.objects(prefix):
+        body = archive.body(found.key)
+        if body is None:
+            continue
+        kept = json.loads(body)
+        request = kept.get("payload", kept)
+        request = json.loads(request) if isinstance(request, str) else request
+        yield (
+            found.key,
+            [
+                Record(record["kinesis"]["partitionKey"], base64.b64decode(record["kinesis"]["data"]), number)
+                for number, record in enumerate(request.get("Records", []), 1)
+            ],
+        )
+
+
+# --- the command
+
+
+def command(
+    context: typer.Context,
+    *,
+    start: Annotated[
+        datetime | None,
+        typer.Option("--from", parser=terminal.time, metavar="TIME", help="First hour received."),
+    ] = None,
+    end: Annotated[
+        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
+    ] = "now",  # type: ignore[assignment]  # typer parses it like any other value
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", help="Only events of this type; may be repeated.")
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="Only events of this device; may be repeated.")
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Objects under this prefix, such as events/dt=2026-11-16/.")
+    ] = "",
+    aside: Annotated[
+        str | None,
+        typer.Option(
+            "--set-aside", help="Instead: what was set aside; a prefix of keys, or a reason's code."
+        ),
+    ] = None,
+    to_file: Annotated[
+        Path | None,
+        typer.Option(help="With --set-aside: write NDJSON here to be repaired; `ops send --file` sends it."),
+    ] = None,
+    on_failure: Annotated[
+        bool, typer.Option("--on-failure", help="Instead: the batches that the mapping gave up on.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Send nothing; say how many, how long and for how much.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="Events a second.")] = 200,
+    restart: Annotated[
+        bool, typer.Option(help="Begin anew, not where an earlier run was broken off.")
+    ] = False,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Send geofence events through the consumer again: archived ones, set aside ones, or given up batches."""
+    if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
+        raise typer.BadParameter("give --from (or --prefix), --set-aside or --on-failure")
+    outputs = terminal.outputs_of(context, stage)
+    archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.aws("kinesis")
+    stream = KinesisStream(kinesis, outputs.stream)
+    if aside:
+        terminal.show(
+            set_aside.replay(
+                outputs.aws("s3"),
+                kinesis,
+                bucket=outputs.bucket,
+                stream=outputs.stream,
+                what=aside,
+                to_file=to_file,
+            ),
+            as_json,
+        )
+        return
+    now = datetime.now(UTC)
+    label = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    if on_failure:
+        batches = list(given_up(archive))
+        sent = 0 if dry_run else sum(put_all(records, stream, Pace(rate)) for _, records in batches)
+        terminal.show({"batches": [key for key, _ in batches], "sent": sent}, as_json)
+        return
+    chosen = Selection(start or now, end, prefix, frozenset(type_ or ()), frozenset(device or ()))
+    folder = ROOT / context.obj.get("MILKRUN_LOCAL", ".local") / "replay"
+    progress = Progress(folder / f"{stage}-{chosen.digest}.json")
+    after = "" if restart or dry_run else progress.last_key()
+    if after:
+        terminal.err.print(f"going on behind {after}")
+    with terminal.progress() as bars:
+        task = bars.add_task("counting" if dry_run else f"replay {label}", total=None)
+
+        def told(done: Done) -> None:
+            bars.update(task, completed=done.sent)
+            if not dry_run:
+                progress.remember(done.last_key)
+
+        try:
+            done = replay(
+                archive,
+                None if dry_run else stream,
+                chosen,
+                label=label,
+                per_second=rate,
+                after=after,
+                told=told,
+            )
+        except KeyboardInterrupt:
+            terminal.err.print("stopped; the same command goes on where this one was")
+            raise typer.Exit(130) from None
+    progress.forget()
+    facts: dict[str, object] = {
+        "label": None if dry_run else label,
+        "objects": done.objects,
+        "bytes": done.bytes,
+        "sent": 0 if dry_run else done.sent,
+        "by_type": dict(done.by_type),
+    }
+    if dry_run:
+        facts |= {"would_send": done.sent, "seconds": round(done.sent / rate, 1), "dollars": price_of(done)}
+    terminal.show(facts, as_json)
+
+
+def price_of(done: Done) -> float:
+    """List price: one GET an object, one payload unit (25 KB) a record."""
+    prices = yaml.safe_load((Path(__file__).parent / "prices.yml").read_text())
+    gets, units = done.objects * prices["s3"]["get"], done.sent * prices["kinesis"]["put_payload_unit"]
+    return float(round(gets + units, 6))
