@@ -30,6 +30,7 @@ type Receive = Callable[[], Awaitable[Message]]
 type Send = Callable[[Message], Awaitable[None]]
 type App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+SESSION_SECONDS = 30 * 24 * 3600
 QUERY = "/queries/v1/query-request"
 LOGIN = "/session/v1/login-request"
 SESSION = "/session"
@@ -67,7 +68,7 @@ class LocalSnowflake:
             await JSONResponse({"now": self.clock().isoformat()})(scope, receive, send)
         elif path == LOGIN:
             await self._log_in(scope, receive, send)
-        elif path == SESSION and scope["query_string"] == b"delete=true":
+        elif path == SESSION and b"delete=true" in scope["query_string"]:
             await run_in_threadpool(self._log_out, token_of(scope))
             await self.app(scope, receive, send)
         elif path == QUERY:
@@ -83,7 +84,7 @@ class LocalSnowflake:
             error = SnowflakeError("390100", "08001", "Incorrect username or password was specified.")
             await failure(error)(scope, receive, send)
             return
-        await self.app(*replayed(scope, request), send)
+        await self.app(*replayed(scope, request), answered(with_master_token, send))
 
     def _log_out(self, token: str) -> None:
         session = fakesnow_server.sessions.get(token)
@@ -186,6 +187,37 @@ def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]
         return unread.pop() if unread else {"type": "http.disconnect"}
 
     return {**scope, "headers": headers}, receive
+
+
+def with_master_token(answer: dict[str, Any]) -> None:
+    """Without one the connector does not end its sessions when it is closed."""
+    if answer.get("data"):
+        answer["data"] |= {
+            "masterToken": answer["data"]["token"],
+            "validityInSeconds": SESSION_SECONDS,
+            "masterValidityInSeconds": SESSION_SECONDS,
+        }
+
+
+def answered(change: Callable[[dict[str, Any]], None], send: Send) -> Send:
+    """Pass a JSON answer on, changed."""
+    start: Message = {}
+    body = b""
+
+    async def send_changed(message: Message) -> None:
+        nonlocal body
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            answer = json.loads(body)
+            change(answer)
+            changed = JSONResponse(answer, start["status"])
+            await send({**start, "headers": changed.raw_headers})
+            await send({"type": "http.response.body", "body": changed.body})
+
+    return send_changed
 
 
 def failure(error: SnowflakeError) -> JSONResponse:

@@ -19,6 +19,7 @@ from fakesnow.transforms.merge import operations
 from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
+from snowpipe.local.expressions import flatten_options, refuse_local_times
 from snowpipe.local.sql import quoted
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ OVERWRITE = "_local_overwrite"
 
 FLATTEN_OUTER = """
 CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
-    SELECT * FROM {catalog}._fs_flatten(input)
+    SELECT * FROM {catalog}.main._fs_flatten(input)
     UNION ALL
     SELECT hash(to_json(input))::UBIGINT, NULL::VARCHAR, NULL::VARCHAR, NULL::BIGINT, NULL::JSON,
            to_json(input)
@@ -125,6 +126,7 @@ class LocalCursor(FakeSnowflakeCursor):
 
     def _transform(self, expression: exp.Expr, params: Any) -> exp.Expr:
         expression = expression.transform(flatten_options, copy=False)
+        refuse_local_times(expression)
         if isinstance(expression, exp.Create | exp.Drop):
             self._name_temporary(expression)
         return super()._transform(expression, params)
@@ -235,30 +237,6 @@ class LocalCursor(FakeSnowflakeCursor):
             list(parts),
         ).fetchall()
         return bool(rows)
-
-
-def flatten_options(node: exp.Expr) -> exp.Expr:
-    """FLATTEN's OUTER works; PATH, MODE and RECURSIVE, which fakesnow overlooks, are refused."""
-    if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
-        return node
-    arguments = {"INPUT": node.this.this}
-    for argument in (node.this.this, *node.this.expressions):
-        if isinstance(argument, exp.Kwarg):
-            arguments[argument.this.name.upper()] = argument.expression
-    outer = arguments.pop("OUTER", None)
-    source = arguments.pop("INPUT")
-    for name, value in arguments.items():
-        if name == "MODE" and value.name.upper() == "BOTH":
-            continue
-        if name == "RECURSIVE" and isinstance(value, exp.Boolean) and not value.this:
-            continue
-        raise snowflake.connector.errors.ProgrammingError(
-            msg=f"Unsupported feature of the local Snowflake: FLATTEN with {name}", errno=2, sqlstate="0A000"
-        )
-    if isinstance(outer, exp.Boolean) and outer.this:
-        macro = exp.Anonymous(this="_local_flatten_outer", expressions=[source])
-        return exp.Table(this=macro, alias=node.args.get("alias"))
-    return node
 
 
 def refused(command: str, error: Exception) -> Exception:

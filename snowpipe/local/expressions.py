@@ -1,0 +1,97 @@
+"""Expressions that fakesnow would answer wrongly in silence: put right, or refused."""
+
+import snowflake.connector.errors
+from sqlglot import exp
+
+
+def flatten_options(node: exp.Expr) -> exp.Expr:
+    """FLATTEN's OUTER works; PATH, MODE and RECURSIVE, which fakesnow overlooks, are refused."""
+    if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
+        return node
+    arguments = {"INPUT": node.this.this}
+    for argument in (node.this.this, *node.this.expressions):
+        if isinstance(argument, exp.Kwarg):
+            arguments[argument.this.name.upper()] = argument.expression
+    outer = arguments.pop("OUTER", None)
+    source = arguments.pop("INPUT")
+    for name, value in arguments.items():
+        if name == "MODE" and value.name.upper() == "BOTH":
+            continue
+        if name == "RECURSIVE" and isinstance(value, exp.Boolean) and not value.this:
+            continue
+        raise snowflake.connector.errors.ProgrammingError(
+            msg=f"Unsupported feature of the local Snowflake: FLATTEN with {name}", errno=2, sqlstate="0A000"
+        )
+    if isinstance(outer, exp.Boolean) and outer.this:
+        macro = exp.Anonymous(this="_local_flatten_outer", expressions=[source])
+        return exp.Table(this=macro, alias=node.args.get("alias"))
+    return node
+
+
+READS_THE_CLOCK_FACE = (
+    exp.TsOrDsToDate,
+    exp.TimestampTrunc,
+    exp.DateTrunc,
+    exp.Extract,
+    exp.TimeToStr,
+    exp.ToChar,
+    exp.Time,
+    exp.Hour,
+    exp.Minute,
+    exp.Day,
+    exp.Dayname,
+    exp.DayOfWeek,
+    exp.DayOfMonth,
+    exp.DayOfYear,
+    exp.Week,
+    exp.WeekOfYear,
+    exp.Month,
+    exp.Quarter,
+    exp.Year,
+    exp.LastDay,
+)
+NAMED = {"TO_TIMESTAMP_NTZ", "TO_TIME", "TO_VARCHAR", "MONTHNAME"}
+WITHOUT_OFFSET = {
+    exp.DType.DATE,
+    exp.DType.TIME,
+    exp.DType.TIMESTAMP,
+    exp.DType.TIMESTAMPNTZ,
+    exp.DType.TEXT,
+    exp.DType.VARCHAR,
+}
+
+
+def refuse_local_times(statement: exp.Expr) -> None:
+    """DuckDB keeps the instant of a TIMESTAMP_TZ and not its offset, so its own date and hour are lost.
+
+    Snowflake would give those of the offset. Only what stands directly round the cast can be seen here; the
+    offset of a column's values is lost unseen (docs/local-vs-snowflake.md).
+    """
+    for cast in statement.find_all(exp.Cast):
+        if cast.to.this != exp.DType.TIMESTAMPTZ or is_utc(cast.this):
+            continue
+        outer = cast.parent
+        while isinstance(outer, exp.Paren):
+            outer = outer.parent
+        if reads_the_clock_face(outer):
+            raise snowflake.connector.errors.ProgrammingError(
+                msg="Unsupported feature of the local Snowflake: the local date or time of a TIMESTAMP_TZ, "
+                "whose offset is lost here. Say which zone is meant, as in CONVERT_TIMEZONE('UTC', …): "
+                + (outer.sql(dialect="snowflake") if outer else ""),
+                errno=2,
+                sqlstate="0A000",
+            )
+
+
+def reads_the_clock_face(node: exp.Expr | None) -> bool:
+    if isinstance(node, exp.Cast):
+        return node.to.this in WITHOUT_OFFSET
+    if isinstance(node, exp.Extract) and node.name.upper().startswith("EPOCH"):
+        return False
+    if isinstance(node, exp.Anonymous):
+        return node.name.upper() in NAMED
+    return isinstance(node, READS_THE_CLOCK_FACE)
+
+
+def is_utc(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Literal) and node.name.endswith(("Z", "+00:00"))
