@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from ops import demo, replay, send, terminal, visits
+from ops import demo, reconcile, replay, send, terminal, visits, where
 from ops.outputs import NoStackError
 from snowpipe.refusal import Refusal
 
@@ -14,6 +14,8 @@ app.command("send")(send.command)
 app.command("demo")(demo.command)
 app.command("visits")(visits.command)
 app.command("replay")(replay.command)
+app.command("where")(where.command)
+app.command("reconcile")(reconcile.command)
 
 
 def main() -> int:

@@ -40,6 +40,11 @@ RECORDS_AT_ONCE = 100
 # What the stream refuses for so long is not sent now: the replay stops there and can be gone on with.
 STREAM_PATIENCE_S = 30.0
 
+_TOO_OLD = (
+    f"the consumer leaves out what is over {CONSUMED_FOR.days} days old: begin later. For older visits build"
+    " the marts anew, from the whole archive: python -m snowpipe dbt build --full-refresh"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -61,19 +66,19 @@ class Selection:
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
         """In the order of keys, hour by hour. Refusal at one so old that the consumer would leave it out."""
-        found = (
-            archive.objects(self.prefix) if self.prefix else archive.received("events/", self.start, self.end)
-        )
+        oldest = now - CONSUMED_FOR
+        if not self.prefix and self.start < oldest:
+            raise Refusal(_TOO_OLD)
+        if self.prefix:
+            found = archive.objects(self.prefix)
+        else:
+            found = archive.received("events/", self.start, self.end)
         for each in found:
             name = object_name(each.key)
             if name is None or name.prefix != "events":
                 continue
-            if name.hour < now - CONSUMED_FOR:
-                raise Refusal(
-                    f"{each.key}: the consumer leaves out what is over {CONSUMED_FOR.days} days old. For older"
-                    " visits build the marts anew, from the whole archive:"
-                    " python -m snowpipe dbt build --full-refresh"
-                )
+            if name.hour < oldest:
+                raise Refusal(_TOO_OLD)
             yield each.key
 
     def records_in(self, body: bytes, label: str) -> Iterator[Record]:

@@ -34,8 +34,10 @@ def event_id_of(line: bytes) -> str:
     return str(json.loads(line)["_id"])
 
 
-def stream_records(kinesis: Any, stream: str, since: datetime) -> Iterator[StreamRecord]:
-    """Everything on the stream that arrived since then, shard by shard, up to each shard's end."""
+def stream_records(
+    kinesis: Any, stream: str, since: datetime, to: datetime | None = None
+) -> Iterator[StreamRecord]:
+    """What arrived on the stream since then, shard by shard, up to `to` or each shard's end."""
     pages = kinesis.get_paginator("list_shards").paginate(StreamName=stream)
     for shard in [shard for page in pages for shard in page["Shards"]]:
         iterator = kinesis.get_shard_iterator(
@@ -46,6 +48,8 @@ def stream_records(kinesis: Any, stream: str, since: datetime) -> Iterator[Strea
         )["ShardIterator"]
         while iterator:
             answer = kinesis.get_records(ShardIterator=iterator)
+            if to and answer["Records"] and answer["Records"][0]["ApproximateArrivalTimestamp"] > to:
+                break
             for record in answer["Records"]:
                 yield StreamRecord(
                     shard["ShardId"],
@@ -137,8 +141,8 @@ def mart_stays(warehouse: Warehouse, database: str, devices: Sequence[str]) -> I
             yield Stay(
                 row["device_id"],
                 Fence(row["geofence_tag"], row["geofence_external_id"]),
-                _utc(row["entered_at"]),
-                row["exited_at"] and _utc(row["exited_at"]),
+                utc(row["entered_at"]),
+                row["exited_at"] and utc(row["exited_at"]),
                 row["entered_event_id"],
                 row["exited_event_id"],
                 row["exit_missed"],
@@ -158,8 +162,8 @@ def latest_mart_visits(
         {
             "device": row["device_id"],
             "fence": f"{row['geofence_tag']} {row['geofence_external_id']}",
-            "entered_at": _utc(row["entered_at"]),
-            "exited_at": row["exited_at"] and _utc(row["exited_at"]),
+            "entered_at": utc(row["entered_at"]),
+            "exited_at": row["exited_at"] and utc(row["exited_at"]),
             "dwell_minutes": row["dwell_seconds"] and round(float(row["dwell_seconds"]) / 60, 1),
             "exit_missed": "yes" if row["exit_missed"] else "",
         }
@@ -167,7 +171,7 @@ def latest_mart_visits(
     ]
 
 
-def _utc(at: datetime) -> datetime:
+def utc(at: datetime) -> datetime:
     """The marts' times are TIMESTAMP_NTZ, in UTC."""
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 

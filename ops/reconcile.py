@@ -1,0 +1,488 @@
+"""`python -m ops reconcile`: accepted = archived = loaded, and archived geofence events = consumed.
+
+Compares *sets of objects*: the keys that the handler's log names, the keys in S3, and the files in RAW, each
+with the number of lines that the key carries. An object is read only where the counts differ. The sets lie in
+a file of SQLite, so that memory does not grow with them.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import batched
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import botocore.exceptions
+import msgspec
+import typer
+
+from consumer import items
+from consumer.table import DynamoTable, Table
+from consumer.visits import Pair
+from contract import logs
+from contract.events import GEOFENCE_KINDS, Fence
+from contract.objects import lines_of, object_name
+from handler.aws import KinesisStream
+from ops import terminal
+from ops.ledger import CONSUMED_FOR
+from ops.outputs import NoStackError, Outputs
+from ops.polling import until
+from ops.replay import Pace, lines_again
+from snowpipe import loading
+from snowpipe.archive import Archive
+from snowpipe.cli import Stage
+from snowpipe.refusal import Refusal
+from snowpipe.settings import Aws, Settings
+from snowpipe.warehouse import Warehouse
+
+# RAW is asked for the geofence events of so many lines at a time.
+LINES_A_QUERY = 50_000
+MAX_NAMED = 1000
+# A line that the log gets later than this after its hour is not found.
+LOG_DELAY = timedelta(minutes=15)
+REPAIR_PATIENCE_S = 30.0
+
+_TABLES = """
+CREATE TABLE object (
+    key TEXT PRIMARY KEY, prefix TEXT, hour TEXT, lines INT,
+    logged_at REAL, archived_at REAL, rows INT
+) WITHOUT ROWID;
+"""
+
+# What is wrong with an object, the first that is true. `at` is the limit of what may still be on its way.
+_DIFFERENCES = """
+SELECT kind, key, lines, COALESCE(rows, 0) FROM (
+    SELECT *, CASE
+        WHEN logged_at IS NOT NULL AND archived_at IS NULL THEN 'not_archived'
+        WHEN archived_at IS NULL THEN 'not_in_s3'
+        WHEN rows IS NULL THEN 'not_loaded'
+        WHEN rows != lines THEN 'rows_differ'
+        WHEN logged_at IS NULL THEN 'not_logged'
+    END AS kind
+    FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at
+)
+WHERE kind IS NOT NULL ORDER BY key
+"""
+
+_HOURS = """
+SELECT hour, prefix,
+    SUM(CASE WHEN logged_at IS NOT NULL THEN lines ELSE 0 END),
+    SUM(CASE WHEN archived_at IS NOT NULL THEN lines ELSE 0 END),
+    SUM(COALESCE(rows, 0))
+FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at GROUP BY hour, prefix ORDER BY hour
+"""
+
+MEANINGS = {
+    "not_archived": "accepted, and not in S3",
+    "not_in_s3": "rows of an object that is in neither the log nor S3",
+    "not_loaded": "in S3, no row in RAW",
+    "rows_differ": "RAW has other than the object's number of lines",
+    "not_logged": "in S3, and no request in the log tells of it",
+    "not_consumed": "archived, and not in the visits table",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`events` are known where a look into the object could tell; `line` for a single event."""
+
+    kind: str
+    key: str
+    lines: int = 0
+    rows: int = 0
+    line: int | None = None
+    events: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Crossings:
+    """Archived geofence events against the consumer's table."""
+
+    archived: int = 0
+    consumed: int = 0
+    too_old: int = 0
+
+
+@dataclass(slots=True)
+class Found:
+    """One look at everything."""
+
+    hours: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    more: int = 0
+    in_flight: int = 0
+    crossings: Crossings = field(default_factory=Crossings)
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+    def add(self, difference: Difference) -> None:
+        if len(self.differences) < MAX_NAMED:
+            self.differences.append(difference)
+        else:
+            self.more += 1
+
+
+class Books:
+    """Three lists of the same objects, side by side. `start` and `end` are whole hours, `end` left out."""
+
+    def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
+        self.start, self.end = start, end
+        self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def logged(self, keys: Iterable[tuple[str, datetime]]) -> None:
+        self._enter("logged_at", ((key, at.timestamp()) for key, at in keys))
+
+    def archived(self, keys: Iterable[tuple[str, datetime]]) -> None:
+        self._enter("archived_at", ((key, at.timestamp()) for key, at in keys))
+
+    def loaded(self, files: Iterable[tuple[str, int]]) -> None:
+        self._enter("rows", files)
+
+    def _enter(self, column: str, values: Iterable[tuple[str, float]]) -> None:
+        sql = (
+            f"INSERT INTO object (key, prefix, hour, lines, {column}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
+            f" ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
+        )
+        self._db.execute("BEGIN")
+        self._db.executemany(sql, self._rows(values))
+        self._db.execute("COMMIT")
+
+    def _rows(self, values: Iterable[tuple[str, float]]) -> Iterator[tuple[object, ...]]:
+        for key, value in values:
+            name = object_name(key)
+            if name is not None and self.start <= name.hour < self.end:
+                yield key, name.prefix, f"{name.hour:%Y-%m-%dT%HZ}", name.lines, value
+
+    def differences(self, at: datetime) -> Iterator[Difference]:
+        for kind, key, lines, rows in self._db.execute(_DIFFERENCES, {"at": at.timestamp()}):
+            yield Difference(kind, key, lines, rows)
+
+    def hours(self, at: datetime) -> list[dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        names = {
+            "events": ("accepted", "archived", "loaded"),
+            "rejected": ("rejected", "rejects_kept", "rejects_loaded"),
+        }
+        for hour, prefix, *counts in self._db.execute(_HOURS, {"at": at.timestamp()}):
+            row = found.setdefault(
+                hour, {"hour": hour} | dict.fromkeys(names["events"] + names["rejected"], 0)
+            )
+            row |= dict(zip(names[prefix], counts, strict=True))
+        return list(found.values())
+
+    def in_flight(self, at: datetime) -> int:
+        sql = "SELECT COUNT(*) FROM object WHERE COALESCE(archived_at, logged_at, 0) > ?"
+        return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
+
+    def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
+        """First and last key of runs of loaded objects, LINES_A_QUERY lines a run or one object."""
+        sql = """SELECT key, lines FROM object WHERE prefix = 'events' AND rows IS NOT NULL
+            AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
+        first = last = ""
+        lines = 0
+        for key, n in self._db.execute(sql, (at.timestamp(),)):
+            if first and lines + n > LINES_A_QUERY:
+                yield first, last
+                first, lines = "", 0
+            first, last, lines = first or key, key, lines + n
+        if first:
+            yield first, last
+
+
+class Reconciler:
+    """The stores of one stage, and what to ask of them."""
+
+    def __init__(self, outputs: Outputs, stage: str, warehouse: Warehouse) -> None:
+        self._outputs = outputs
+        self._log_group = f"/aws/lambda/milkrun-{stage}-ingest"
+        self._warehouse = warehouse
+        self.archive = Archive(outputs.aws("s3"), outputs.bucket)
+
+    def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
+        """What was received from `start`'s hour to `end`'s, and in S3 (or else the log) by `settled_at`."""
+        first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        found = Found()
+        with (
+            tempfile.TemporaryDirectory(prefix="milkrun-reconcile-") as folder,
+            Books(Path(folder) / "books.sqlite", first, last) as books,
+        ):
+            self._read(books)
+            found.hours = books.hours(settled_at)
+            found.in_flight = books.in_flight(settled_at)
+            for difference in books.differences(settled_at):
+                found.add(self._closer(difference))
+            for first_key, last_key in books.spans(settled_at):
+                self._crossings(first_key, last_key, found)
+        return found
+
+    def _read(self, books: Books) -> None:
+        books.logged(self._in_log(books.start, books.end))
+        last_hour = books.end - timedelta(hours=1)
+        for prefix in ("events/", "rejected/"):
+            received = self.archive.received(prefix, books.start, last_hour)
+            books.archived((found.key, found.modified_at) for found in received)
+        hour = books.start
+        while hour < books.end:
+            for prefix in ("events", "rejected"):
+                books.loaded(self._in_raw(prefix, hour))
+            hour += timedelta(hours=1)
+
+    def _in_log(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
+        """The keys that the handler's canonical lines name, each with the time of its line."""
+        pages = (
+            self._outputs.aws("logs")
+            .get_paginator("filter_log_events")
+            .paginate(
+                logGroupName=self._log_group,
+                startTime=int(start.timestamp() * 1000),
+                endTime=int((end + LOG_DELAY).timestamp() * 1000),
+                # LocalStack ignores the pattern, so the lines are looked at here as well.
+                filterPattern=f'{{ $.event = "{logs.EVENTS_INGESTED}" }}',
+            )
+        )
+        for event in (event for page in pages for event in page["events"]):
+            if logs.EVENTS_INGESTED not in event["message"]:
+                continue
+            try:
+                line = msgspec.json.decode(event["message"], type=_IngestLine)
+            except msgspec.MsgspecError:
+                continue
+            # What got 503 was sent again, and has a line of its own then.
+            if line.event == logs.EVENTS_INGESTED and line.status in (202, 400):
+                at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
+                yield from ((key, at) for key in (line.object_key, line.rejected_key) if key)
+
+    def _in_raw(self, prefix: str, hour: datetime) -> Iterator[tuple[str, int]]:
+        begins = f"{prefix}/dt={hour:%Y-%m-%d}/hh={hour:%H}/"
+        sql = (
+            "SELECT file_name, COUNT(*) AS n"  # noqa: S608
+            f" FROM {self._outputs.database}.RAW.{prefix} WHERE file_name >= %s AND file_name < %s GROUP BY 1"
+        )
+        # "0" follows "/" in ASCII: every key that begins so, and no other.
+        for row in self._warehouse.query(sql, [begins, begins[:-1] + "0"]):
+            yield row["file_name"], row["n"]
+
+    def _closer(self, difference: Difference) -> Difference:
+        """With the events that have no row, where the object can be read."""
+        if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
+            return difference
+        body = self.archive.body(difference.key)
+        if body is None:
+            return difference
+        raw = f"{self._outputs.database}.RAW.EVENTS"
+        sql = f"SELECT DISTINCT file_row_number AS n FROM {raw} WHERE file_name = %s"  # noqa: S608
+        there = {int(row["n"]) for row in self._warehouse.query(sql, [difference.key])}
+        missing = tuple(
+            str(msgspec.json.decode(line)["_id"])
+            for number, line in enumerate(lines_of(body), 1)
+            if number not in there
+        )
+        return Difference(
+            difference.kind, difference.key, difference.lines, difference.rows, events=missing[:MAX_NAMED]
+        )
+
+    def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
+        """Look up in the visits table every geofence event of the objects between these keys."""
+        wanted: dict[tuple[str, str], list[Difference]] = {}
+        for row in self._geofence_rows(first_key, last_key):
+            found.crossings.archived += 1
+            occurred_at = datetime.fromisoformat(row["created_at"])
+            if row["received_at"].replace(tzinfo=UTC) - occurred_at > CONSUMED_FOR:
+                found.crossings.too_old += 1
+                continue
+            pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))
+            where = (items.pair_key(pair), items.id_key(row["event_id"]))
+            named = Difference(
+                "not_consumed", row["file_name"], line=int(row["line"]), events=(row["event_id"],)
+            )
+            wanted.setdefault(where, []).append(named)
+        with ThreadPoolExecutor(4) as readers:
+            table: Table = DynamoTable(self._outputs.aws("dynamodb"), self._outputs.visits_table, readers)
+            for some in batched(wanted, 2000, strict=False):
+                there, failures = table.get(some)
+                for failure in failures.values():
+                    raise failure
+                found.crossings.consumed += sum(len(wanted[where]) for where in there)
+                for where in some:
+                    if where not in there:
+                        found.add(wanted[where][0])
+
+    def _geofence_rows(self, first_key: str, last_key: str) -> Sequence[Mapping[str, Any]]:
+        types = ", ".join(["%s"] * len(GEOFENCE_KINDS))
+        sql = f"""
+            SELECT file_name, MIN(file_row_number) AS line, MIN(file_modified_at) AS received_at,
+                payload:_id::VARCHAR AS event_id, payload:createdAt::VARCHAR AS created_at,
+                COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
+                payload:geofence.tag::VARCHAR AS tag, payload:geofence.externalId::VARCHAR AS external_id
+            FROM {self._outputs.database}.RAW.EVENTS
+            WHERE file_name BETWEEN %s AND %s AND payload:type::VARCHAR IN ({types})
+            GROUP BY 1, 4, 5, 6, 7, 8
+        """  # noqa: S608
+        return self._warehouse.query(sql, [first_key, last_key, *GEOFENCE_KINDS])
+
+
+class _IngestLine(msgspec.Struct):
+    event: str = ""
+    status: int = 0
+    object_key: str | None = None
+    rejected_key: str | None = None
+
+
+class Repairer:
+    """Mends what can be mended, and says of each difference what it did."""
+
+    def __init__(self, outputs: Outputs, warehouse: Warehouse, archive: Archive) -> None:
+        self._outputs = outputs
+        self._warehouse = warehouse
+        self._archive = archive
+        aws = Aws(region=outputs.region, aws_endpoint_url=outputs.aws_endpoint_url, bucket=outputs.bucket)
+        settings = Settings(connection=outputs.snowflake, aws=aws, folder=Path(), source="outputs")
+        self._stage = Stage(settings)
+
+    def repair(self, differences: Sequence[Difference]) -> list[dict[str, Any]]:
+        done = list(self._load([d.key for d in differences if d.kind == "not_loaded"]))
+        for difference in differences:
+            if difference.kind == "rows_differ":
+                done.append({"key": difference.key, "did": "loaded again, then deleted the rows from before"})
+                self._reload(difference.key)
+            elif difference.kind in ("not_archived", "not_in_s3", "not_logged"):
+                done.append(
+                    {"key": difference.key, "did": f"nothing: {MEANINGS[difference.kind]}; look at it"}
+                )
+        again = [(d.key, d.line) for d in differences if d.kind == "not_consumed" and d.line is not None]
+        if again:
+            label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+            stream = KinesisStream(self._outputs.aws("kinesis"), self._outputs.stream)
+            sent = lines_again(self._archive, stream, again, label, Pace(200))
+            done.append(
+                {"key": f"{sent} geofence events", "did": f"put on the stream again, labelled {label}"}
+            )
+        return done
+
+    def _load(self, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """By the pipe where it will: REFRESH sees what has no history. COPY for the rest."""
+        for pipe in self._stage.pipes():
+            ours = [key for key in keys if key.startswith(pipe.prefix)]
+            left = set(ours)
+            for prefix in sorted({key.rpartition("/")[0] + "/" for key in ours}):
+                left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)
+            yield from ({"key": key, "did": "queued by REFRESH"} for key in ours if key not in left)
+            copy = self._stage.definition(pipe).copy_statement + "\nFORCE = TRUE"
+            for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
+                yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {row['rows']} rows"}
+
+    def _reload(self, key: str) -> None:
+        [pipe] = [pipe for pipe in self._stage.pipes() if key.startswith(pipe.prefix)]
+        copy = self._stage.definition(pipe).copy_statement
+        loading.reload(self._warehouse, pipe, self._archive, copy, key)
+
+
+# --- the command
+
+
+def command(
+    context: typer.Context,
+    *,
+    start: Annotated[
+        datetime, typer.Option("--from", parser=terminal.time, metavar="TIME", help="First hour received.")
+    ] = "24 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
+    end: Annotated[
+        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
+    ] = "now",  # type: ignore[assignment]
+    settle: Annotated[
+        float,
+        typer.Option(min=0, help="Leave out what was received in the last so many seconds: it is under way."),
+    ] = 60,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Load again, send again; then look again.")
+    ] = False,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Did we lose anything? Exit 0: no; 1: differences, by name; 2: could not check."""
+    repaired: list[dict[str, Any]] = []
+    try:
+        outputs = terminal.outputs_of(context, stage)
+        with outputs.warehouse() as warehouse, terminal.progress() as bars:
+            bars.add_task("comparing", total=None)
+            reconciler = Reconciler(outputs, stage, warehouse)
+            settled_at = datetime.now(UTC) - timedelta(seconds=settle)
+            found = reconciler.look(start, end, settled_at)
+            if repair and not found.equal:
+                repaired = Repairer(outputs, warehouse, reconciler.archive).repair(found.differences)
+                mended = until(
+                    lambda: reconciler.look(start, end, settled_at),
+                    lambda found: (
+                        {d.kind for d in found.differences} <= {"not_archived", "not_in_s3", "not_logged"}
+                    ),
+                    patience_s=REPAIR_PATIENCE_S,
+                    every_s=1,
+                )
+                found = mended
+    except (
+        NoStackError,
+        Refusal,
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+    ) as problem:
+        if as_json:
+            terminal.print_json({"equal": None, "problem": str(problem)})
+        else:
+            terminal.err.print(f"[red]could not check:[/] {problem}")
+        raise typer.Exit(2) from None
+    _show(found, repaired, as_json)
+    raise typer.Exit(0 if found.equal else 1)
+
+
+def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
+    crossings = found.crossings
+    geofence = {"archived": crossings.archived, "consumed": crossings.consumed, "too_old": crossings.too_old}
+    named = [
+        {
+            "kind": d.kind,
+            "key": d.key,
+            "line": d.line,
+            "lines": d.lines,
+            "rows": d.rows,
+            "events": list(d.events),
+        }
+        for d in found.differences
+    ]
+    if as_json:
+        terminal.print_json(
+            {
+                "equal": found.equal,
+                "hours": found.hours,
+                "geofence_events": geofence,
+                "differences": named,
+                "more_differences": found.more,
+                "in_flight": found.in_flight,
+                "repaired": repaired,
+            }
+        )
+        return
+    terminal.show_rows(found.hours, False)
+    terminal.show({"geofence events": geofence, "objects under way, left out": found.in_flight}, False)
+    if repaired:
+        terminal.show_rows(repaired, False, title="Repaired")
+    for kind, meaning in MEANINGS.items():
+        of_kind = [d for d in found.differences if d.kind == kind]
+        if of_kind:
+            terminal.out.print(f"[red]{kind}[/]: {meaning} ({len(of_kind)})")
+        for d in of_kind[:20]:
+            line = f" line {d.line}" if d.line else ""
+            terminal.out.print(f"  {d.key}{line} {' '.join(d.events[:5])}", markup=False)
+    terminal.out.print("[green]nothing is missing" if found.equal else "[red]there are differences")

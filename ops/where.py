@@ -1,0 +1,324 @@
+"""`python -m ops where`: the journey of one event, or of one object, in the order in which it happened.
+
+By id RAW is asked first; what is not loaded is looked for in the archive's objects between two times.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from consumer import items
+from consumer.table import DynamoTable
+from consumer.visits import pair_of
+from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
+from contract.objects import lines_of, object_name
+from ops import terminal
+from ops.outputs import Outputs
+from ops.replay import LABEL
+from ops.stores import stream_records, table_stays, utc
+from snowpipe.archive import Archive
+from snowpipe.warehouse import Warehouse
+
+# How far behind its arrival in S3 an event is looked for on the stream: redriven ones come late.
+STREAM_REACH = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that is known of the event. `at` is None where nobody noted a time."""
+
+    what: str
+    at: datetime | None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One place in the archive: object and line (from 1), and what stands there."""
+
+    key: str
+    number: int
+    text: bytes
+
+
+class Finder:
+    """Asks every store of one stage. `searched` tells what was looked at, for whoever finds nothing."""
+
+    def __init__(self, outputs: Outputs, warehouse: Warehouse) -> None:
+        self._outputs = outputs
+        self._warehouse = warehouse
+        self._s3 = outputs.aws("s3")
+        self._archive = Archive(self._s3, outputs.bucket)
+        self.searched: list[str] = []
+
+    def event(self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]) -> list[Step]:
+        """All steps of all copies of the event, in time order."""
+        lines = self._loaded_lines(event_id) or self._archived_lines(event_id, start, end, told)
+        steps = [step for line in lines for step in self._of_line(line, event_id)]
+        for text in {line.text for line in lines if line.key.startswith("events/")}:
+            steps += self._of_crossing(text, event_id, lines)
+        steps += self._staged(event_id)
+        return in_order(steps)
+
+    def object(self, key: str) -> list[Step]:
+        """An object's steps: received, archived, loaded."""
+        self.searched.append(f"s3://{self._outputs.bucket}/{key}")
+        steps = list(self._stored(key))
+        if steps:
+            body = self._archive.body(key)
+            lines = len(lines_of(body)) if body else 0
+            steps[-1].detail["lines"] = lines
+        return in_order([*steps, *self._rows(key)])
+
+    # --- looking for it
+
+    def _loaded_lines(self, event_id: str) -> list[Line]:
+        lines = []
+        for table, field_ in (("EVENTS", "_id"), ("REJECTED", "event_id")):
+            self.searched.append(f"{self._outputs.database}.RAW.{table}")
+            sql = (
+                f"SELECT DISTINCT file_name, file_row_number AS n FROM {self._outputs.database}.RAW.{table}"  # noqa: S608
+                f" WHERE payload:{field_}::VARCHAR = %s ORDER BY 1, 2"
+            )
+            for row in self._warehouse.query(sql, [event_id]):
+                text = self._text(row["file_name"], int(row["n"]))
+                lines.append(Line(row["file_name"], int(row["n"]), text))
+        return lines
+
+    def _text(self, key: str, number: int) -> bytes:
+        """b"" where the object is gone: a lifecycle rule, or `forget`."""
+        body = self._archive.body(key)
+        lines = lines_of(body) if body else []
+        return lines[number - 1] if number <= len(lines) else b""
+
+    def _archived_lines(
+        self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]
+    ) -> list[Line]:
+        """Read every object of these hours; an id is looked for as text before anything is parsed."""
+        found: list[Line] = []
+        needle = json.dumps(event_id, ensure_ascii=False).encode()
+        for prefix in ("events/", "rejected/", "set-aside/"):
+            keys = [each.key for each in self._archive.received(prefix, start, end)]
+            self.searched.append(
+                f"{len(keys)} objects of {prefix} from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
+            )
+            with ThreadPoolExecutor(8) as readers:
+                for key, body in zip(keys, readers.map(self._archive.body, keys), strict=True):
+                    told(1)
+                    if body is None:
+                        continue
+                    for number, text in enumerate(lines_of(body), 1):
+                        if needle in text and _is_of(text, prefix, event_id):
+                            found.append(Line(key, number, text))
+        return found
+
+    # --- its steps
+
+    def _of_line(self, line: Line, event_id: str) -> Iterator[Step]:
+        yield from self._stored(line.key, line.number)
+        if line.key.startswith("events/"):
+            event = json.loads(line.text) if line.text else {}
+            if "createdAt" in event:
+                yield Step(
+                    "happened (the phone's clock)", _time(event["createdAt"]), {"type": event.get("type")}
+                )
+        elif line.text:
+            reasons = json.loads(line.text).get("reasons", [])
+            said = "; ".join(f"{r['code']} {r['field']}: {r['message']}" for r in reasons)
+            what = "rejected" if line.key.startswith("rejected/") else "set aside"
+            yield Step(what, None, {"reasons": said, "event_id": event_id})
+        yield from self._rows(line.key, line.number)
+
+    def _stored(self, key: str, number: int | None = None) -> Iterator[Step]:
+        from botocore.exceptions import ClientError
+
+        try:
+            head = self._s3.head_object(Bucket=self._outputs.bucket, Key=key)
+        except ClientError:
+            yield Step("gone from S3", None, {"key": key})
+            return
+        facts = head["Metadata"]
+        if "received-at" in facts:
+            received = {"request_id": facts.get("request-id"), "app_version": facts.get("app-version")}
+            yield Step("received", _time(facts["received-at"]), {k: v for k, v in received.items() if v})
+        place = {"key": key} | ({"line": number} if number else {})
+        yield Step("archived", head["LastModified"], place)
+
+    def _rows(self, key: str, number: int | None = None) -> Iterator[Step]:
+        name = object_name(key)
+        if name is None or name.prefix == "set-aside":
+            return
+        sql = (
+            "SELECT MIN(scanned_at) AS at, COUNT(*) AS n"  # noqa: S608
+            f" FROM {self._outputs.database}.RAW.{name.prefix} WHERE file_name = %s"
+        )
+        parameters: list[object] = [key]
+        if number:
+            sql, parameters = f"{sql} AND file_row_number = %s", [key, number]
+        [row] = self._warehouse.query(sql, parameters)
+        if row["n"]:
+            yield Step("loaded", row["at"], {"table": f"RAW.{name.prefix.upper()}", "rows": row["n"]})
+        else:
+            yield Step("not loaded", None, {"key": key})
+
+    def _of_crossing(self, text: bytes, event_id: str, lines: Sequence[Line]) -> Iterator[Step]:
+        """What became of a geofence event behind the archive: the stream, the consumer, the visit."""
+        if not text or json.loads(text).get("type") not in GEOFENCE_KINDS:
+            return
+        event = geofence_event(text)
+        yield from self._published(event, lines)
+        with ThreadPoolExecutor(2) as readers:
+            table = DynamoTable(self._outputs.aws("dynamodb"), self._outputs.visits_table, readers)
+            pair = pair_of(event)
+            self.searched.append(
+                f"{self._outputs.visits_table} ({event.device_id} at {' '.join(event.fence)})"
+            )
+            known, failures = table.get([(items.pair_key(pair), items.id_key(event_id))])
+            for failure in failures.values():
+                raise failure
+            if not known:
+                yield Step("not consumed", None, {"device": event.device_id})
+                return
+            yield Step("consumed", None, {"device": event.device_id, "fence": " ".join(event.fence)})
+            for stay in table_stays(table, pair):
+                until = stay.exited_at or (
+                    stay.entered_at if stay.exit_missed else datetime.max.replace(tzinfo=UTC)
+                )
+                if stay.entered_at <= event.occurred_at <= until:
+                    visit = {"entered_at": stay.entered_at, "exited_at": stay.exited_at}
+                    yield Step("in a visit", None, visit)
+
+    def _published(self, event: GeofenceEvent, lines: Sequence[Line]) -> Iterator[Step]:
+        since = min(filter(None, (self._received_at(line.key) for line in lines)), default=None)
+        if since is None:
+            return
+        to = min(datetime.now(UTC), since + STREAM_REACH)
+        self.searched.append(f"{self._outputs.stream} from {since:%H:%M:%SZ} to {to:%H:%M:%SZ}")
+        seen = False
+        needle = event.event_id.encode()
+        records = stream_records(
+            self._outputs.aws("kinesis"), self._outputs.stream, since - timedelta(seconds=2), to
+        )
+        for record in records:
+            if needle not in record.data or not _is_event(record.data, event.event_id):
+                continue
+            seen = True
+            replayed = json.loads(record.data).get(LABEL)
+            place = {"shard": record.shard_id, "sequence_number": record.sequence_number}
+            yield Step(f"replayed by {replayed}" if replayed else "published", record.arrived_at, place)
+        if not seen:
+            yield Step("not on the stream", None, {"searched": self.searched[-1]})
+
+    def _received_at(self, key: str) -> datetime | None:
+        return next((step.at for step in self._stored(key) if step.at), None)
+
+    def _staged(self, event_id: str) -> Iterator[Step]:
+        self.searched.append(f"{self._outputs.database}.STAGING.STG_EVENTS")
+        sql = (
+            "SELECT file_name, file_row_number AS n, received_at"  # noqa: S608
+            f" FROM {self._outputs.database}.STAGING.STG_EVENTS WHERE event_id = %s"
+        )
+        from snowpipe.refusal import Refusal
+
+        try:
+            rows = self._warehouse.query(sql, [event_id])
+        except Refusal:  # dbt has never run here
+            return
+        for row in rows:
+            yield Step(
+                "staged", None, {"table": "STAGING.STG_EVENTS", "key": row["file_name"], "line": row["n"]}
+            )
+
+
+def in_order(steps: Sequence[Step]) -> list[Step]:
+    """By time; what has none stays behind what it followed."""
+    placed: list[tuple[datetime, int, Step]] = []
+    last = datetime.min.replace(tzinfo=UTC)
+    for i, step in enumerate(steps):
+        last = utc(step.at) if step.at else max(last, *(at for at, _, _ in placed), last)
+        placed.append((last, i, step))
+    unique = {repr(step): step for _, _, step in sorted(placed, key=lambda p: p[:2])}
+    return list(unique.values())
+
+
+def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
+    """Whether an archived line is this event's, and not one that only names its id."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return False
+    if prefix == "events/":
+        return bool(line.get("_id") == event_id)
+    if prefix == "rejected/":
+        return bool(line.get("event_id") == event_id)
+    if "event" in line:
+        return bool(line["event"].get("_id") == event_id)
+    return _is_event(base64.b64decode(line.get("record_base64", "")), event_id)
+
+
+def _is_event(data: bytes, event_id: str) -> bool:
+    try:
+        return geofence_event(data).event_id == event_id
+    except InvalidEvent:
+        return False
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return utc(datetime.fromisoformat(text))
+    except ValueError:
+        return None
+
+
+def lags(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps as rows, each with its seconds behind the first step on a server's clock."""
+    begin = next((utc(step.at) for step in steps if step.at and step.what == "received"), None)
+    rows = []
+    for step in steps:
+        lag = (utc(step.at) - begin).total_seconds() if step.at and begin else None
+        rows.append(
+            {"what": step.what, "at": step.at and utc(step.at), "lag_s": lag, **{"detail": step.detail}}
+        )
+    return rows
+
+
+def command(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="EVENT_ID|KEY", help="An event's id, or an object's key.")],
+    *,
+    start: Annotated[
+        datetime,
+        typer.Option(
+            "--from", parser=terminal.time, metavar="TIME", help="Where RAW has no such id: first hour."
+        ),
+    ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
+    end: Annotated[
+        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour.")
+    ] = "now",  # type: ignore[assignment]
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Where is this event? Every step it took, in time order; exit 1 if it is nowhere."""
+    outputs = terminal.outputs_of(context, stage)
+    with outputs.warehouse() as warehouse, terminal.progress() as bars:
+        task = bars.add_task("looking", total=None)
+        finder = Finder(outputs, warehouse)
+        if object_name(what):
+            steps = finder.object(what)
+        else:
+            steps = finder.event(what, start, end, lambda n: bars.advance(task, n))
+    rows = lags(steps)
+    if as_json:
+        terminal.print_json({"steps": rows, "searched": finder.searched})
+    else:
+        terminal.show_rows(rows, False)
+        terminal.err.print(f"searched: {'; '.join(finder.searched)}")
+    if not any(step.at for step in steps):
+        terminal.err.print(f"[red]{what} was not found")
+        raise typer.Exit(1)
