@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from contract.events import Reason
 from contract.objects import lines_object, object_name, set_aside_line
@@ -37,6 +37,7 @@ class Stored:
     modified_at: datetime
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where objects lie. Picklable: Spark's workers get a copy."""
 

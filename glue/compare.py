@@ -1,0 +1,139 @@
+"""What a rebuild has and the warehouse has not, or has otherwise: every difference named.
+
+    python -m glue.compare --archive s3://BUCKET --name 2026-11-16T00_2026-11-17T00 [--outputs FILE]
+    python -m glue.compare --archive s3://BUCKET --name … --file export.parquet
+
+Exit code 0 equal, 1 differences (each a line of rebuilt/<name>/differences.ndjson), 2 could not look.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from glue.archive import Store, open_store
+from glue.jobs import report
+from glue.rebuild import PREFIX, VISIT, rows_of
+
+_KEY = ("device_id", "geofence_tag", "geofence_external_id", "entered_event_id")
+_FIELDS = tuple(name for name in VISIT.names if name not in _KEY)
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One visit: missing in the warehouse, extra in it, or different."""
+
+    what: str
+    visit: Mapping[str, str]
+    fields: Mapping[str, tuple[Any, Any]]  # name: (rebuilt, warehouse)
+
+
+def differences(rebuilt: pa.Table, found: pa.Table) -> list[Difference]:
+    """Compared by device, fence and the event that entered; both tables have the columns of VISIT."""
+    import duckdb
+
+    apart = " OR ".join(f"r.{name} IS DISTINCT FROM w.{name}" for name in _FIELDS)
+    with duckdb.connect() as db:
+        db.register("r", rebuilt.append_column("here", pa.array([True] * rebuilt.num_rows, pa.bool_())))
+        db.register("w", found.append_column("here", pa.array([True] * found.num_rows, pa.bool_())))
+        columns = ", ".join(
+            f"r.{name} AS r_{name}, w.{name} AS w_{name}" for name in (*_KEY, *_FIELDS, "here")
+        )
+        rows = db.sql(
+            f"""
+            SELECT {columns} FROM r FULL JOIN w USING ({", ".join(_KEY)})
+            WHERE r.here IS NULL OR w.here IS NULL OR {apart}
+            ORDER BY {", ".join(f"coalesce(r.{name}, w.{name})" for name in _KEY)}
+            """  # noqa: S608  # names of ours only
+        )
+        return [_difference(row) for row in rows.to_arrow_table().to_pylist()]
+
+
+def _difference(row: Mapping[str, Any]) -> Difference:
+    side = "r" if row["r_here"] else "w"
+    visit = {name: row[f"{side}_{name}"] for name in _KEY}
+    if not row["w_here"]:
+        return Difference("missing", visit, {})
+    if not row["r_here"]:
+        return Difference("extra", visit, {})
+    both = {name: (row[f"r_{name}"], row[f"w_{name}"]) for name in _FIELDS}
+    return Difference("different", visit, {name: pair for name, pair in both.items() if pair[0] != pair[1]})
+
+
+def visit_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows from a database as a table of VISIT: times may come with or without a zone, and are UTC."""
+    wanted = [{name: _plain(row[name]) for name in VISIT.names} for row in rows]
+    return pa.Table.from_pylist(wanted, schema=VISIT)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime) and value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    return float(value) if hasattr(value, "as_tuple") else value  # a Decimal
+
+
+def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa.Table:
+    """What MARTS.GEOFENCE_VISITS has of the range."""
+    from snowpipe import settings, warehouse
+
+    known = settings.load(os.environ, outputs)
+    with warehouse.connect(known.connection) as session:
+        rows = session.query(
+            f"SELECT {', '.join(VISIT.names)} FROM {known.connection.database}.MARTS.GEOFENCE_VISITS "  # noqa: S608
+            "WHERE entered_at >= %s AND entered_at < %s",
+            (start.strftime("%Y-%m-%d %H:%M:%S"), end.strftime("%Y-%m-%d %H:%M:%S")),
+        )
+    return visit_table(rows)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m glue.compare", description=__doc__)
+    parser.add_argument("--archive", required=True)
+    parser.add_argument("--name", required=True, help="of the rebuild")
+    parser.add_argument(
+        "--outputs", type=Path, help="a stack's outputs.json; default: the environment, else .local's"
+    )
+    parser.add_argument("--file", type=Path, help="Parquet with the mart's columns, instead of the warehouse")
+    given = parser.parse_args(argv)
+    store = open_store(given.archive)
+    try:
+        summary = json.loads(store.read(f"{PREFIX}/{given.name}/summary.json"))
+    except Exception as error:
+        print(f"there is no finished rebuild {given.name!r}: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    if given.file:
+        found = visit_table(pq.read_table(given.file).to_pylist())
+    else:
+        from snowpipe.refusal import Refusal
+
+        try:
+            start, end = (datetime.fromisoformat(summary[side]) for side in ("from", "to"))
+            found = warehouse_visits(start, end, given.outputs)
+        except Refusal as refusal:
+            print(refusal, file=sys.stderr)  # noqa: T201
+            return 2
+    listed = differences(rows_of(store, given.name, "visits"), found)
+    write(store, given.name, listed)
+    kinds = {kind: sum(each.what == kind for each in listed) for kind in ("missing", "extra", "different")}
+    report("visits_compared", name=given.name, rebuilt=summary["visits"], warehouse=found.num_rows, **kinds)
+    for each in listed[:_SHOWN]:
+        report("visit_differs", what=each.what, **each.visit, fields=each.fields)
+    return 1 if listed else 0
+
+
+def write(store: Store, name: str, listed: Sequence[Difference]) -> None:
+    lines = (json.dumps({"what": d.what, **d.visit, "fields": d.fields}, default=str) + "\n" for d in listed)
+    store.write(f"{PREFIX}/{name}/differences.ndjson", "".join(lines).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""The DAGs load, have the shape that is promised, and every task of theirs is a step that exists."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "airflow" / "dags"
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, DAG]:
+    bag = DagBag(str(DAGS), safe_mode=False)
+    assert bag.import_errors == {}
+    return dict(bag.dags)
+
+
+def upstream(dag: DAG, task: str) -> set[str]:
+    return dag.get_task(task).get_flat_relative_ids(upstream=True)
+
+
+def test_there_is_one_dag_an_hour_and_one_for_back_fills(dags: dict[str, DAG]) -> None:
+    assert set(dags) == {"milkrun_hourly", "milkrun_backfill"}
+    assert dags["milkrun_hourly"].schedule == "20 * * * *"
+    assert dags["milkrun_backfill"].schedule is None
+    assert all(dag.max_active_runs == 1 and not dag.catchup for dag in dags.values())
+
+
+@pytest.mark.parametrize("name", ["milkrun_hourly", "milkrun_backfill"])
+def test_the_order_is_reconcile_repair_dbt_quality_and_compact_after_repair(
+    dags: dict[str, DAG], name: str
+) -> None:
+    dag = dags[name]
+    assert upstream(dag, "repair") == {"reconcile"}
+    assert upstream(dag, "compact") == {"reconcile", "repair"}
+    assert upstream(dag, "quality") == set(dag.task_ids) - {"quality", "compact"}
+
+
+def test_every_model_has_a_run_and_a_test_and_waits_for_its_parents_tests(dags: dict[str, DAG]) -> None:
+    dag = dags["milkrun_hourly"]
+    names = {path.stem for path in (ROOT / "snowpipe" / "dbt" / "models").rglob("*.sql")}
+    of_dbt = {each for each in dag.task_ids if each.startswith("dbt.")}
+    assert of_dbt == {f"dbt.{name}.{verb}_{name}" for name in names for verb in ("run", "test")}
+    visits = upstream(dag, "dbt.geofence_visits.run_geofence_visits")
+    assert "dbt.stg_geofence_events.test_stg_geofence_events" in visits
+    assert "dbt.fleet_daily.run_fleet_daily" not in visits
+
+
+def test_every_task_is_retried_ends_in_time_and_tells_somebody(dags: dict[str, DAG]) -> None:
+    for dag in dags.values():
+        for task in dag.tasks:
+            assert task.retries >= 2
+            assert task.execution_timeout is not None
+            assert task.has_on_failure_callback or task.on_failure_callback
+    assert dags["milkrun_hourly"].deadline
+
+
+def test_every_command_is_a_step_that_ops_knows(dags: dict[str, DAG]) -> None:
+    steps = {re.search(r"ops\.nightly (\S+)", t.bash_command)[1] for d in dags.values() for t in d.tasks}  # type: ignore[index]
+    check = "import sys; from ops.nightly import step_of; [step_of(each) for each in sys.argv[1:]]"
+    subprocess.run([ROOT / ".venv/bin/python", "-c", check, *sorted(steps)], cwd=ROOT, check=True)
+
+
+def test_a_typed_range_is_no_part_of_a_command(dags: dict[str, DAG]) -> None:
+    for task in dags["milkrun_backfill"].tasks:
+        assert "params" not in task.bash_command
+        assert "params['from']" in task.env["START"]
+
+
+def test_an_alert_reaches_the_command_that_is_named(tmp_path: Path) -> None:
+    script = (
+        "from types import SimpleNamespace as S; import milkrun_alerts as a;"
+        "a.task_failed({'ti': S(dag_id='d', task_id='t', run_id='r')});"
+        "a.deadline_missed(context={'dag_run': {'dag_id': 'd', 'run_id': 'r'}})"
+    )
+    told = tmp_path / "told"
+    environment = {"MILKRUN_ALERT": f"tee -a {told}", "PYTHONPATH": str(DAGS), "PATH": "/usr/bin:/bin"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True)
+    assert [json.loads(line)["event"] for line in told.read_text().splitlines()] == [
+        "task_failed",
+        "deadline_missed",
+    ]

@@ -1,0 +1,14 @@
+"""One Spark for all tests here: to start one takes seconds, and a busy machine's seconds are long."""
+
+from collections.abc import Iterator
+
+import pytest
+from pyspark.sql import SparkSession
+
+from glue.session import session
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    with session("milkrun-tests", "local[2]") as started:
+        yield started

@@ -1,0 +1,102 @@
+"""Compaction on Spark: what holds on DuckDB (tests/unit/glue/test_compact.py) holds here."""
+
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from glue.archive import Folder, Hours
+from glue.compact import MAX_TYPES, compact_with_duckdb, compacted_files, stale
+from glue.parquet import FULL_BYTES
+from glue.spark_compact import compact_with_spark
+from tests.unit.glue.made import HOUR, archived, line, payloads
+from tests.unit.glue.test_compact import Flaky, some_lines, spoil
+
+LATER = HOUR + timedelta(hours=1)
+HOURS = Hours(HOUR, HOUR + timedelta(hours=2))
+
+
+def test_both_engines_put_the_same_lines_into_files_of_the_same_names(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """Two hours, a truck with 30 % of all events, many types, small files, objects broken in every way."""
+    skewed = [line(f"m{n}", device="van-mad" if n % 10 < 3 else f"van-{n % 50}") for n in range(600)]
+    many = [line(f"t{n}", f"type {n}") for n in range(MAX_TYPES + 20)]
+    stores = [Folder(tmp_path / "spark"), Folder(tmp_path / "duckdb")]
+    for store in stores:
+        archived(store.path, skewed, HOUR)
+        archived(store.path, many, LATER)
+        reasons = spoil(store.path, archived(store.path, some_lines(60), LATER, batch=10))
+    by_spark = list(compact_with_spark(spark, stores[0], stale(stores[0], HOURS, 4000)))
+    by_duckdb = list(compact_with_duckdb(stores[1], stale(stores[1], HOURS, 4000)))
+    for one, other in zip(by_spark, by_duckdb, strict=True):
+        same = set(one) - {"engine", "files"}
+        assert {name: one[name] for name in same} == {name: other[name] for name in same}
+    assert {each["key"]: each["code"] for each in by_spark[1]["set_aside"]} == reasons
+    first = [{key.rpartition(".")[0].rpartition(".")[0] for key in compacted_files(s, HOURS)} for s in stores]
+    assert first[0] == first[1]
+    lines = [*skewed, *many, *some_lines(60)[-10:]]
+    assert sorted(payloads(stores[0], compacted_files(stores[0], HOURS))) == sorted(lines)
+    assert stale(stores[0], HOURS, 4000) == []
+
+
+def test_an_hour_of_very_many_tiny_objects_with_one_that_cannot_be_read_now(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    keys = archived(tmp_path, (line(f"e{n}") for n in range(3000)), batch=1)
+    (tmp_path / "unreadable").write_text(keys[17])
+    [manifest] = compact_with_spark(spark, Flaky(tmp_path), stale(Folder(tmp_path), HOURS, FULL_BYTES))
+    assert (manifest["objects"], manifest["lines"], len(manifest["files"])) == (2999, 2999, 1)
+    assert [each["key"] for each in manifest["unreadable"]] == [keys[17]]
+    assert len(stale(Folder(tmp_path), HOURS)) == 1
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from glue import compact
+from glue.archive import Folder, hours_between
+from glue.session import session
+from glue.spark_compact import compact_with_spark
+import glue.spark_compact, time
+
+def slow(store, source, *rest):
+    Path(sys.argv[1], "reached").touch()
+    time.sleep(60)
+
+glue.spark_compact.commit = slow  # files are written, the manifest is not
+store = Folder(Path(sys.argv[1]))
+hours = hours_between("2026-11-16T08:00Z", "2026-11-16T09:00Z")
+with session("milkrun-killed", "local[1]") as spark:
+    list(compact_with_spark(spark, store, compact.stale(store, hours)))
+"""
+
+
+def test_killed_before_the_manifest_the_old_stands_and_the_next_run_finishes(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    store, hours = Folder(tmp_path), Hours(HOUR, LATER)
+    old, new = some_lines(20), some_lines(40)
+    archived(tmp_path, old)
+    list(compact_with_duckdb(store, stale(store, hours)))
+    archived(tmp_path, new[20:])
+    job = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[2], start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not (tmp_path / "reached").exists():
+            assert job.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        os.killpg(job.pid, 9)  # the driver and its JVM
+        job.wait()
+    assert len(list(store.list("compacted/dt="))) > len(compacted_files(store, hours))
+    assert sorted(payloads(store, compacted_files(store, hours))) == sorted(old)
+    list(compact_with_spark(spark, store, stale(store, hours)))
+    assert sorted(payloads(store, compacted_files(store, hours))) == sorted(new)

@@ -1,0 +1,181 @@
+"""The stream: equal to the rule and to Beam, exactly once across kill -9, patient with bad objects."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from contract.events import Fence, GeofenceEvent, Kind
+from contract.objects import lines_of
+from glue.archive import Folder, objects_of
+from glue.beam import main as beam_main
+from glue.beam import trucks_inside
+from glue.occupancy import SECOND_US, State, Times, advance, crossing
+from glue.rows import from_micros, micros
+from glue.stream import Stream, rows_of, run
+from tests.unit.glue.made import HOUR, TYPES, archived, crossing_line
+
+ROOT = Path(__file__).parents[2]
+LATENESS = timedelta(minutes=10)
+TIMES = Times(overdue=1800 * SECOND_US)
+Windows = list[tuple[datetime, str, str, int]]
+
+
+def morning(seed: int, trucks: int = 12, fences: int = 3) -> list[GeofenceEvent]:
+    """Three hours of trucks at fences, in the order sent: up to nine minutes late; some exits never come."""
+    pick, events = random.Random(seed), []
+    for truck in range(trucks):
+        at = HOUR + timedelta(seconds=pick.randrange(1800))
+        while at < HOUR + timedelta(hours=3):
+            fence = Fence("farm", f"f{pick.randrange(fences)}")
+            left = at + timedelta(seconds=pick.randrange(30, 2400))
+            ends: list[tuple[Kind, datetime]] = [("enter", at), ("exit", left)]
+            for kind, when in ends:
+                if kind == "enter" or pick.random() < 0.9:
+                    id_ = f"{kind}-{truck}-{len(events)}"
+                    events.append(GeofenceEvent(id_, TYPES[kind], kind, f"van-{truck}", fence, when))
+            at = left + timedelta(seconds=pick.randrange(60, 1200))
+    return sorted(events, key=lambda e: e.occurred_at + timedelta(seconds=pick.randrange(540)))
+
+
+def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> list[str]:
+    """Objects whose time of arrival, by the store's clock, is in the order given."""
+    keys = archived(folder, map(crossing_line, events), batch=each)
+    for number, key in enumerate(keys):
+        seconds = (HOUR + timedelta(days=1)).timestamp() + number
+        os.utime(folder / key, (seconds, seconds))
+    return keys
+
+
+def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
+    """By the pure rule, pair by pair."""
+    pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
+    for event in events:
+        pairs.setdefault((event.device_id, event.fence), []).append(event)
+    trucks: dict[tuple[int, Fence], int] = {}
+    overdue = []
+    for (device, fence), those in pairs.items():
+        came = [crossing(micros(e.occurred_at), e.kind, e.event_id) for e in those]
+        _, found = advance(State(), came, micros(until), TIMES)
+        for window in found.inside:
+            trucks[window, fence] = trucks.get((window, fence), 0) + 1
+        overdue += [(device, *fence, from_micros(at)) for at in found.overdue]
+    return sorted((from_micros(w), *fence, n) for (w, fence), n in trucks.items()), sorted(overdue)
+
+
+def watermark(events: list[GeofenceEvent]) -> datetime:
+    return max(event.occurred_at for event in events) - LATENESS
+
+
+def stream_of(folder: Path, objects_a_batch: int = 4) -> Stream:
+    return Stream(
+        Folder(folder),
+        f"file://{folder}",
+        "live",
+        str(folder / "checkpoint"),
+        lateness_seconds=int(LATENESS.total_seconds()),
+        times=TIMES,
+        objects_a_batch=objects_a_batch,
+    )
+
+
+def test_windows_and_overdue_exits_are_those_of_the_rule_and_of_beam(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    events = morning(1)
+    keys = landed(tmp_path, [*events, *events[:40]])  # the last repeat the first: late, and harmless
+    (tmp_path / keys[0]).with_name(f"{'0' * 64}.3.ndjson.gz").write_bytes(b"no gzip")
+    assert run(spark, stream_of(tmp_path), None) > 0
+    until = watermark(events)
+    windows, overdue = expected(events, until)
+    assert rows_of(Folder(tmp_path), "live", "trucks_inside") == windows
+    assert rows_of(Folder(tmp_path), "live", "overdue_exits") == overdue
+    assert overdue != []
+    [aside] = Folder(tmp_path).list("set-aside/")
+    [line] = map(json.loads, lines_of(Folder(tmp_path).read(aside.key)))
+    assert line["reasons"][0]["code"] == "corrupt_gzip"
+    counted: Windows = []
+    with beam.Pipeline() as pipeline:
+        rows = trucks_inside(pipeline, Folder(tmp_path), objects_of(Folder(tmp_path), HOUR), until)
+        _ = rows | beam.combiners.ToList() | beam.Map(lambda those: pq_write(tmp_path, those))
+    counted = json.loads((tmp_path / "beam.json").read_text())
+    assert sorted((datetime.fromisoformat(w), t, x, n) for w, t, x, n in counted) == windows
+
+
+def pq_write(folder: Path, rows: Windows) -> None:
+    (folder / "beam.json").write_text(json.dumps([(w.isoformat(), *rest) for w, *rest in rows]))
+
+
+def test_one_phone_whose_clock_is_fast_makes_nobody_late(spark: SparkSession, tmp_path: Path) -> None:
+    events = morning(2, trucks=3)
+    fast = GeofenceEvent(
+        "f", TYPES["enter"], "enter", "van-fast", Fence("farm", "f0"), HOUR + timedelta(hours=20)
+    )
+    keys = landed(tmp_path, [*events[:20], fast, *events[20:]], each=5)
+    for key in keys:  # each object arrives when its last event is sent
+        times = (json.loads(each)["createdAt"] for each in lines_of((tmp_path / key).read_bytes()))
+        sent = max(at for at in map(datetime.fromisoformat, times) if at < fast.occurred_at)
+        os.utime(tmp_path / key, (sent.timestamp() + 1,) * 2)
+    assert run(spark, stream_of(tmp_path, 2), None) == 0
+    found = rows_of(Folder(tmp_path), "live", "trucks_inside")
+    assert found == expected(events, max(each[0] for each in found) + timedelta(minutes=5))[0]
+
+
+STREAM = [
+    *(sys.executable, "-m", "glue.stream", "--name", "live", "--master", "local[1]"),
+    *("--lateness-seconds", "600", "--overdue-seconds", "1800", "--objects-a-batch", "2"),
+]
+
+
+@pytest.mark.timeout(900)
+def test_killed_again_and_again_each_row_is_there_exactly_once(tmp_path: Path) -> None:
+    """kill -9 of driver and JVM as soon as another batch is written, then on from the checkpoint."""
+    events = morning(3, trucks=6)
+    landed(tmp_path, events, each=12)
+    command = [*STREAM, "--archive", str(tmp_path), "--checkpoint", str(tmp_path / "checkpoint")]
+    sink = tmp_path / "streamed/live/trucks_inside"
+    kills = 0
+    while True:
+        before = len(list(sink.glob("*.parquet")))
+        stream = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 240
+        while stream.poll() is None:
+            assert time.monotonic() < deadline
+            if kills < 2 and len(list(sink.glob("*.parquet"))) > before:
+                os.killpg(stream.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.02)
+        if stream.wait() == 0:
+            break
+        assert stream.returncode == -signal.SIGKILL
+    assert kills == 2
+    windows, overdue = expected(events, watermark(events))
+    assert rows_of(Folder(tmp_path), "live", "trucks_inside") == windows
+    assert rows_of(Folder(tmp_path), "live", "overdue_exits") == overdue
+
+
+def test_beam_s_command_writes_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = morning(4, trucks=3)
+    landed(tmp_path, events)
+    range_ = ["--from", HOUR.isoformat(), "--to", (HOUR + timedelta(hours=3)).isoformat()]
+    assert beam_main(["--archive", str(tmp_path), *range_, "--out", str(tmp_path / "inside")]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["unreadable"] == {}
+    rows = [
+        tuple(row.values())
+        for file in tmp_path.glob("inside*.parquet")
+        for row in pq.read_table(file).to_pylist()
+    ]
+    rows = [(at.astimezone(UTC), *rest) for at, *rest in rows]
+    assert sorted(rows) == expected(events, HOUR + timedelta(hours=3))[0]

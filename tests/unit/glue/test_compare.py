@@ -1,0 +1,82 @@
+"""Each way in which a warehouse can be wrong about visits is named."""
+
+import json
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from glue.archive import Folder
+from glue.compare import differences, main, visit_table
+from glue.rebuild import VISIT, rows_of
+from glue.rebuild import main as rebuild
+from tests.unit.glue.made import HOUR, archived, crossing_line, random_crossings
+
+Rows = list[dict[str, object]]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    archived(tmp_path, map(crossing_line, random_crossings(3)))
+    assert (
+        rebuild(["--archive", str(tmp_path), "--from", "2026-11-16", "--to", "2026-11-17", "--name", "r"])
+        == 0
+    )
+    table: Rows = rows_of(Folder(tmp_path), "r", "visits").to_pylist()
+    assert len(table) > 3
+    return table
+
+
+def test_the_same_visits_in_another_order_are_equal(rows: Rows) -> None:
+    assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(reversed(rows))) == []
+
+
+def test_what_a_connector_gives_back_is_equal_too(rows: Rows) -> None:
+    spoken = [
+        row
+        | {"entered_at": row["entered_at"].replace(tzinfo=None)}  # type: ignore[attr-defined]
+        | {"app_dwell_seconds": d if (d := row["app_dwell_seconds"]) is None else Decimal(str(d))}
+        for row in rows
+    ]
+    assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(spoken)) == []
+
+
+def test_missing_extra_and_different_visits_are_named(rows: Rows) -> None:
+    lost, kept, changed = rows[0], rows[1:-1], rows[-1]
+    ghost = lost | {"entered_event_id": "ghost"}
+    wrong = changed | {"exit_missed": not changed["exit_missed"]}
+    found = differences(pa.Table.from_pylist(rows, VISIT), visit_table([ghost, *kept, wrong]))
+    named = {(each.what, each.visit["entered_event_id"]): dict(each.fields) for each in found}
+    assert named == {
+        ("missing", lost["entered_event_id"]): {},
+        ("extra", "ghost"): {},
+        ("different", changed["entered_event_id"]): {
+            "exit_missed": (changed["exit_missed"], not changed["exit_missed"])
+        },
+    }
+
+
+def test_the_command_lists_differences_and_exits_1_then_0(
+    tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = tmp_path / "export.parquet"
+    later = rows[0] | {"last_seen_at": HOUR + timedelta(days=9)}
+    pq.write_table(pa.Table.from_pylist([later, *rows[1:]], VISIT), export)
+    command = ["--archive", str(tmp_path), "--name", "r", "--file", str(export)]
+    assert main(command) == 1
+    said = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    assert said[-2] | {"at": ""} == {
+        "event": "visits_compared", "at": "", "name": "r", "rebuilt": len(rows), "warehouse": len(rows),
+        "missing": 0, "extra": 0, "different": 1,
+    }  # fmt: skip
+    [listed] = (tmp_path / "rebuilt/r/differences.ndjson").read_text().splitlines()
+    assert json.loads(listed)["entered_event_id"] == rows[0]["entered_event_id"]
+    pq.write_table(pa.Table.from_pylist(rows, VISIT), export)
+    assert main(command) == 0
+
+
+def test_without_a_finished_rebuild_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    assert main(["--archive", str(tmp_path), "--name", "never", "--file", "x"]) == 2

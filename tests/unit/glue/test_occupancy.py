@@ -1,0 +1,111 @@
+"""Windows, overdue exits and lateness against a plain simulation."""
+
+import random
+from typing import get_args
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.events import Kind
+from glue.occupancy import SECOND_US, Crossing, Found, State, Times, advance, crossing, loads, wakes_at
+
+MINUTE = 60 * SECOND_US
+TIMES = Times(window=5 * MINUTE, overdue=12 * MINUTE, given_up=40 * MINUTE)
+END = 200 * MINUTE
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+crossings = st.lists(
+    st.builds(
+        crossing,
+        st.integers(0, 120).map(lambda minute: minute * MINUTE),
+        st.sampled_from(KINDS),
+        st.integers(0, 40).map(lambda n: f"e{n}"),
+    ),
+    max_size=25,
+)
+
+
+def simulated(events: list[Crossing], until: int) -> Found:
+    """Minute by minute, in which everything of these tests happens."""
+    least: dict[str, Crossing] = {}
+    for each in events:
+        least[each.event_id] = min(each, least.get(each.event_id, each))
+    stays: list[tuple[int, int]] = []  # entered, left
+    overdue, since = [], None
+    for each in [*sorted(least.values()), None]:
+        if since is not None and (each is None or each.rank != 1):
+            left = min(each.at if each else until + TIMES.given_up, since + TIMES.given_up + 1)
+            stays.append((since, left))
+            if since + TIMES.overdue < (each.at if each else until):
+                overdue.append(since)
+        if each is not None and each.rank != 1:
+            since = each.at if each.rank == 0 else None
+    windows = range(0, until - TIMES.window + 1, TIMES.window)
+    inside = [w for w in windows if any(a < w + TIMES.window and (b > w or a >= w) for a, b in stays)]
+    return Found(tuple(inside), tuple(overdue))
+
+
+@settings(max_examples=300, deadline=None)
+@given(crossings)
+def test_all_at_once_equals_the_simulation(events: list[Crossing]) -> None:
+    assert advance(State(), events, END, TIMES)[1] == simulated(events, END)
+
+
+@settings(max_examples=200, deadline=None)
+@given(crossings, st.integers(0, 10**6))
+def test_in_pieces_and_any_order_within_the_lateness_equals_all_at_once(
+    events: list[Crossing], seed: int
+) -> None:
+    """Events come up to ten minutes late, and the watermark stays ten minutes behind the newest."""
+    pick = random.Random(seed)
+    coming = sorted(events, key=lambda each: each.at + pick.randrange(0, 10 * MINUTE))
+    state, inside, overdue, newest = State(), [], [], 0
+    seen: set[str] = set()
+    for each in coming:
+        if each.event_id in seen:
+            continue  # an id with several contents may be late with one of them: then it is not the same set
+        seen.add(each.event_id)
+        newest = max(newest, each.at)
+        state, found = advance(loads(state.dumps()), [each], newest - 10 * MINUTE, TIMES)
+        inside += found.inside
+        overdue += found.overdue
+    state, found = advance(state, [], END, TIMES)
+    used = [each for n, each in enumerate(coming) if each.event_id not in {c.event_id for c in coming[:n]}]
+    assert (
+        Found((*inside, *found.inside), (*overdue, *found.overdue)) == advance(State(), used, END, TIMES)[1]
+    )
+
+
+def test_repeated_events_change_nothing() -> None:
+    events = [crossing(0, "enter", "a"), crossing(7 * MINUTE, "exit", "b")]
+    state, first = advance(State(), events, 5 * MINUTE, TIMES)
+    state, second = advance(state, events, 20 * MINUTE, TIMES)
+    assert (first.inside, second.inside) == ((0,), (5 * MINUTE,))
+
+
+def test_a_truck_that_stays_is_inside_in_every_window_although_nothing_comes() -> None:
+    _, found = advance(
+        State(), [crossing(MINUTE, "enter", "a"), crossing(17 * MINUTE, "exit", "b")], END, TIMES
+    )
+    assert found.inside == tuple(n * 5 * MINUTE for n in range(4))
+
+
+def test_an_exit_that_never_comes_is_said_once_and_the_truck_given_up() -> None:
+    state, found = advance(State(), [crossing(MINUTE, "enter", "a")], END, TIMES)
+    assert found.overdue == (MINUTE,)
+    assert found.inside[-1] <= MINUTE + TIMES.given_up
+    assert wakes_at(state, TIMES) is None
+
+
+def test_what_comes_for_a_decided_window_is_left_out() -> None:
+    state, _ = advance(
+        State(), [crossing(0, "enter", "a"), crossing(MINUTE, "exit", "b")], 10 * MINUTE, TIMES
+    )
+    _, found = advance(state, [crossing(2 * MINUTE, "enter", "late")], END, TIMES)
+    assert found == Found((), ())
+
+
+def test_nothing_is_decided_before_its_time() -> None:
+    state, found = advance(State(), [crossing(MINUTE, "enter", "a")], 4 * MINUTE, TIMES)
+    assert found == Found((), ())
+    assert wakes_at(state, TIMES) == 5 * MINUTE
