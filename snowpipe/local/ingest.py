@@ -8,7 +8,7 @@ back and the history says what is already done.
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -49,8 +49,10 @@ class Ingest:
         self.channels = channels
         self.delivery = delivery
         self.activity: defaultdict[str, Activity] = defaultdict(Activity)
-        self.last_problem: str | None = None
+        self.problems: dict[str, str] = {}
+        """What is amiss now: with a region's queue, or with loading."""
         self.fatal: str | None = None
+        self.on_fatal: Callable[[], None] = lambda: None
         self._inbox: queue.Queue[Message] = queue.Queue(maxsize=2 * MAX_FILES)
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -93,14 +95,15 @@ class Ingest:
                     self.activity[pipe.pipe_id].pulled = now
                 if failures:
                     log.info("queue_reachable_again", region=channel.region)
-                failures, self.last_problem = 0, None
+                failures = 0
+                self.problems.pop(channel.region, None)
             except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
                 if isinstance(error, botocore.exceptions.ClientError) and (
                     error.response["Error"]["Code"] in GONE
                 ):
                     channel.forget()
                 failures += 1
-                self.last_problem = str(error)
+                self.problems[channel.region] = str(error)
                 if failures == 1 or failures % 10 == 0:
                     log.warning("queue_unreachable", region=channel.region, tries=failures, reason=str(error))
                 self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
@@ -127,6 +130,7 @@ class Ingest:
                 self.load_waiting()
                 self._delete(done)
                 failures = 0
+                self.problems.pop("loading", None)
             except (
                 StageUnreachable,
                 botocore.exceptions.ClientError,
@@ -136,12 +140,13 @@ class Ingest:
             ) as error:
                 # Nothing is lost: what was not committed comes from the queue again.
                 if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):
-                    self.fatal = str(error)
+                    self.fatal = f"the database cannot be used until a new start: {error}"
                     log.error("database_unusable", reason=str(error))
+                    self.on_fatal()
                     return
                 failures += 1
-                self.last_problem = str(error)
-                log.warning("loading_failed", tries=failures, reason=str(error)[:500])
+                self.problems["loading"] = in_words(error)
+                log.warning("loading_failed", tries=failures, reason=in_words(error))
                 self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
 
     def load_once(self, wait_seconds: float) -> list[Message]:
@@ -338,6 +343,13 @@ class Ingest:
             [pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY],
         )
         return [StagedFile(*row) for row in rows]
+
+
+def in_words(error: Exception) -> str:
+    text = str(error)[:500]
+    if "No space left on device" in text or "File too large" in text:
+        return f"the disk is full: free some space, and loading goes on by itself ({text})"
+    return text
 
 
 def region_of(pipe: Pipe) -> str | None:

@@ -71,7 +71,7 @@ class Process:
         fatal = self.ingest.fatal
         return {
             "status": "failed" if fatal else "ok",
-            "problem": fatal or self.ingest.last_problem,
+            "problem": fatal or "; ".join(self.ingest.problems.values()) or None,
         }
 
     def run(self, listener: socket.socket) -> int:
@@ -79,6 +79,7 @@ class Process:
             self.app, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=5
         )
         self.server = uvicorn.Server(config)
+        self.ingest.on_fatal = self.stop
         self.ingest.start()
         port = listener.getsockname()[1]
         threading.Thread(target=self._announce, args=(port,), daemon=True).start()
@@ -87,7 +88,9 @@ class Process:
         self.ingest.stop()
         self.fakesnow.duck_conn.close()
         log.info("stopped")
-        return 0
+        if self.ingest.fatal:
+            print(f"snowpipe.local: {self.ingest.fatal}", file=sys.stderr)  # noqa: T201
+        return 1 if self.ingest.fatal else 0
 
     def _announce(self, port: int) -> None:
         import time

@@ -62,7 +62,15 @@ class LocalProcess:
     def spawn(self, *options: str, **popen: Any) -> "subprocess.Popen[str]":
         arguments = ["--port", str(self.port), "--dir", str(self.folder), "--log-file", str(self.log)]
         return subprocess.Popen(
-            [sys.executable, "-m", "snowpipe.local", *arguments, "--visibility-seconds", "1", *options],
+            [
+                sys.executable,
+                "-m",
+                "snowpipe.local",
+                *arguments,
+                "--visibility-seconds",
+                "1",
+                *options,
+            ],
             env={**os.environ, "AWS_ENDPOINT_URL": self.endpoint, "COLUMNS": "200"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -127,11 +135,14 @@ class Aws:
     def bucket(self) -> tuple[str, str]:
         """A new bucket, and the topic that it notifies of new objects."""
         name = f"bucket-{uuid.uuid4().hex[:12]}"
+        return name, self.notifying_bucket(name)
+
+    def notifying_bucket(self, name: str) -> str:
         self.s3.create_bucket(Bucket=name)
-        topic = self.sns.create_topic(Name=name)["TopicArn"]
+        topic: str = self.sns.create_topic(Name=name)["TopicArn"]
         notify = {"TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]}
         self.s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=notify)
-        return name, topic
+        return topic
 
     def announce(self, queue_url: str, body: str) -> None:
         self.sqs.send_message(QueueUrl=queue_url, MessageBody=body)
