@@ -34,6 +34,7 @@ from ops.replay import Pace, lines_again
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.cli import Stage
+from snowpipe.pipes import Pipe
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Aws, Settings
 from snowpipe.warehouse import Warehouse
@@ -43,7 +44,8 @@ LINES_A_QUERY = 50_000
 MAX_NAMED = 1000
 # A line that the log gets later than this after its hour is not found.
 LOG_DELAY = timedelta(minutes=15)
-REPAIR_PATIENCE_S = 30.0
+# After a repair: how long nothing may change until what still differs is taken for good.
+REPAIR_PATIENCE_S = 8.0
 
 _TABLES = """
 CREATE TABLE object (
@@ -83,6 +85,7 @@ MEANINGS = {
     "not_logged": "in S3, and no request in the log tells of it",
     "not_consumed": "archived, and not in the visits table",
 }
+MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,41 +356,56 @@ class Repairer:
         self._stage = Stage(settings)
 
     def repair(self, differences: Sequence[Difference]) -> list[dict[str, Any]]:
-        done = list(self._load([d.key for d in differences if d.kind == "not_loaded"]))
-        for difference in differences:
-            if difference.kind == "rows_differ":
-                done.append({"key": difference.key, "did": "loaded again, then deleted the rows from before"})
-                self._reload(difference.key)
-            elif difference.kind in ("not_archived", "not_in_s3", "not_logged"):
-                done.append(
-                    {"key": difference.key, "did": f"nothing: {MEANINGS[difference.kind]}; look at it"}
-                )
+        """A row for each thing done; one that failed says why, and the others are mended all the same."""
+        done: list[dict[str, Any]] = []
+        for key in (d.key for d in differences if d.kind == "rows_differ"):
+            done += self._trying(key, self._reload(key))
+        for pipe in self._stage.pipes():
+            keys = [d.key for d in differences if d.kind == "not_loaded" and d.key.startswith(pipe.prefix)]
+            if keys:
+                done += self._trying(f"{len(keys)} objects", self._load(pipe, keys))
         again = [(d.key, d.line) for d in differences if d.kind == "not_consumed" and d.line is not None]
         if again:
-            label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-            stream = KinesisStream(self._outputs.aws("kinesis"), self._outputs.stream)
-            sent = lines_again(self._archive, stream, again, label, Pace(200))
-            done.append(
-                {"key": f"{sent} geofence events", "did": f"put on the stream again, labelled {label}"}
-            )
+            done += self._trying(f"{len(again)} geofence events", self._publish(again))
+        done += (
+            {"key": d.key, "did": f"nothing: {MEANINGS[d.kind]}; look at it"}
+            for d in differences
+            if d.kind not in MENDABLE
+        )
         return done
 
-    def _load(self, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """By the pipe where it will: REFRESH sees what has no history. COPY for the rest."""
-        for pipe in self._stage.pipes():
-            ours = [key for key in keys if key.startswith(pipe.prefix)]
-            left = set(ours)
-            for prefix in sorted({key.rpartition("/")[0] + "/" for key in ours}):
-                left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)
-            yield from ({"key": key, "did": "queued by REFRESH"} for key in ours if key not in left)
-            copy = self._stage.definition(pipe).copy_statement + "\nFORCE = TRUE"
-            for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
-                yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {row['rows']} rows"}
+    def _trying(self, key: str, mending: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        try:
+            yield from mending
+        except Refusal as refusal:
+            yield {"key": key, "did": f"nothing: {refusal}"}
 
-    def _reload(self, key: str) -> None:
+    def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """By the pipe where it will: REFRESH sees what has no history. COPY for the rest."""
+        left = set(keys)
+        for prefix in sorted({key.rpartition("/")[0] + "/" for key in keys}):
+            left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)
+        yield from ({"key": key, "did": "queued by REFRESH"} for key in keys if key not in left)
+        copy = self._copy_statement(pipe) + "\nFORCE = TRUE"
+        for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
+            yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {row['rows']} rows"}
+
+    def _reload(self, key: str) -> Iterator[dict[str, Any]]:
         [pipe] = [pipe for pipe in self._stage.pipes() if key.startswith(pipe.prefix)]
-        copy = self._stage.definition(pipe).copy_statement
-        loading.reload(self._warehouse, pipe, self._archive, copy, key)
+        row = loading.reload(self._warehouse, pipe, self._archive, self._copy_statement(pipe), key)
+        yield {
+            "key": key,
+            "did": f"COPY with FORCE: {row['rows']} rows; the {row['rows_deleted']} from before deleted",
+        }
+
+    def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+        label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        stream = KinesisStream(self._outputs.aws("kinesis"), self._outputs.stream)
+        sent = lines_again(self._archive, stream, lines, label, Pace(200))
+        yield {"key": f"{sent} geofence events", "did": f"put on the stream again, labelled {label}"}
+
+    def _copy_statement(self, pipe: Pipe) -> str:
+        return self._stage.definition(pipe).copy_statement
 
 
 # --- the command

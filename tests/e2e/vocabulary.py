@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import urllib3
+from typer.testing import CliRunner
 
 from contract.events import Fence
 from ops import stores
+from ops.__main__ import app
 from ops.demo import build_marts
 from ops.ledger import Stay
 from ops.outputs import Outputs
@@ -26,6 +28,12 @@ class Answer(NamedTuple):
     status: int
     body: dict[str, Any]
     headers: Mapping[str, str]
+
+
+class Ran(NamedTuple):
+    exit_code: int
+    result: Any
+    output: str
 
 
 class Pipeline:
@@ -89,6 +97,12 @@ class Pipeline:
         )
         rows = self.rows(sql, event_id)
         return [row | {"payload": json.loads(row["payload"])} for row in rows]
+
+    def ops(self, *arguments: str) -> Ran:
+        """`python -m ops …`, in this process."""
+        ran = CliRunner().invoke(app, list(arguments), obj=self.environment)
+        assert ran.exception is None or isinstance(ran.exception, SystemExit), repr(ran.exception)
+        return Ran(ran.exit_code, json.loads(ran.stdout) if "--json" in arguments else None, ran.output)
 
     def build_marts(self) -> None:
         assert build_marts(self.environment), "dbt build failed"

@@ -1,0 +1,283 @@
+"""The operator's commands on a running stack: break what the command is for, see it named, see it mended."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer import items
+from consumer.visits import Pair
+from contract.events import Fence
+from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
+
+MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
+RECONCILE = ("reconcile", "--from", "30 minutes ago", "--settle", "0", "--json")
+
+
+@pytest.fixture(autouse=True)
+def _local_only(pipeline: Pipeline) -> None:
+    if pipeline.outputs.aws_endpoint_url is None:
+        pytest.skip("breaks what others use on a deployed stage")
+
+
+@contextmanager
+def without_notifications(pipeline: Pipeline) -> Iterator[None]:
+    """S3 tells nobody of new objects meanwhile."""
+    s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
+    wiring = s3.get_bucket_notification_configuration(Bucket=bucket)
+    wiring.pop("ResponseMetadata")
+    s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
+    try:
+        yield
+    finally:
+        s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=wiring)
+
+
+def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
+    """The consumer's table as if it had never met this device at this fence."""
+    dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
+    found = dynamodb.query(
+        TableName=name,
+        KeyConditionExpression="pk = :pk",
+        ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
+    )["Items"]
+    for item in found:
+        dynamodb.delete_item(TableName=name, Key={"pk": item["pk"], "sk": item["sk"]})
+
+
+def differences(result: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [d for d in result["differences"] if d["key"] == key]
+
+
+def posted(pipeline: Pipeline, *events: dict[str, Any]) -> str:
+    answer = pipeline.post(*events)
+    assert answer.status == 202
+    return str(answer.body["object_key"])
+
+
+# --- reconcile
+
+
+def test_a_deleted_row_is_named_with_its_event_and_loaded_again(pipeline: Pipeline, device: str) -> None:
+    sent = [event(device) for _ in range(3)]
+    key = posted(pipeline, *sent)
+    eventually(lambda: pipeline.raw_rows(sent[2]["_id"]))
+    pipeline.rows("DELETE FROM {db}.RAW.EVENTS WHERE file_name = %s AND file_row_number = 2", key)
+    ran = pipeline.ops(*RECONCILE)
+    assert ran.exit_code == 1
+    [difference] = differences(ran.result, key)
+    assert difference["kind"] == "rows_differ"
+    assert difference["events"] == [sent[1]["_id"]]
+    mended = pipeline.ops(*RECONCILE, "--repair").result
+    assert differences(mended, key) == []
+    assert any(row["key"] == key and "COPY" in row["did"] for row in mended["repaired"])
+    assert [len(pipeline.raw_rows(e["_id"])) for e in sent] == [1, 1, 1]
+
+
+def test_rows_deleted_behind_the_pipes_back_come_back_though_its_history_says_loaded(
+    pipeline: Pipeline, device: str
+) -> None:
+    sent = event(device)
+    key = posted(pipeline, sent)
+    eventually(lambda: pipeline.raw_rows(sent["_id"]))
+    pipeline.rows("DELETE FROM {db}.RAW.EVENTS WHERE file_name = %s", key)
+    [difference] = differences(pipeline.ops(*RECONCILE).result, key)
+    assert difference["kind"] == "not_loaded"
+    assert differences(pipeline.ops(*RECONCILE, "--repair").result, key) == []
+    assert len(pipeline.raw_rows(sent["_id"])) == 1
+
+
+def test_an_object_that_nobody_was_told_of_is_named_and_loaded(pipeline: Pipeline, device: str) -> None:
+    sent, bad = event(device), event(device, createdAt="yesterday")
+    with without_notifications(pipeline):
+        answer = pipeline.post(sent, bad)
+        keys = [answer.body["object_key"], answer.body["rejected_key"]]
+        result = pipeline.ops(*RECONCILE).result
+        assert [differences(result, key)[0]["kind"] for key in keys] == ["not_loaded", "not_loaded"]
+        assert pipeline.raw_rows(sent["_id"]) == []
+    mended = pipeline.ops(*RECONCILE, "--repair").result
+    assert [differences(mended, key) for key in keys] == [[], []]
+    assert any(row["key"] == keys[0] and "REFRESH" in row["did"] for row in mended["repaired"])
+    assert len(pipeline.raw_rows(sent["_id"])) == 1
+
+
+def test_a_geofence_event_that_the_consumer_lost_is_named_and_sent_again(
+    pipeline: Pipeline, device: str
+) -> None:
+    enter, exit_ = round_trip(device, [FARM], MORNING)
+    key = posted(pipeline, enter, exit_)
+    [visit] = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
+    eventually(lambda: pipeline.raw_rows(exit_["_id"]))
+    forget_pair(pipeline, Pair(device, FARM))
+    assert pipeline.visits_of(device) == []
+    found = differences(pipeline.ops(*RECONCILE).result, key)
+    assert sorted((d["kind"], d["line"], *d["events"]) for d in found) == [
+        ("not_consumed", 1, enter["_id"]),
+        ("not_consumed", 2, exit_["_id"]),
+    ]
+    assert differences(pipeline.ops(*RECONCILE, "--repair").result, key) == []
+    assert pipeline.visits_of(device) == [visit]
+
+
+def test_an_object_gone_from_s3_is_named_and_not_called_mended(pipeline: Pipeline, device: str) -> None:
+    sent = event(device)
+    key = posted(pipeline, sent)
+    eventually(lambda: pipeline.raw_rows(sent["_id"]))
+    pipeline.aws("s3").delete_object(Bucket=pipeline.outputs.bucket, Key=key)
+    try:
+        [difference] = differences(pipeline.ops(*RECONCILE).result, key)
+        assert difference["kind"] == "not_archived"
+    finally:
+        pipeline.rows("DELETE FROM {db}.RAW.EVENTS WHERE file_name = %s", key)
+
+
+def test_a_quiet_hour_is_equal(pipeline: Pipeline) -> None:
+    ran = pipeline.ops("reconcile", "--from", "20 days ago", "--to", "20 days ago", "--json")
+    assert ran.exit_code == 0
+    assert ran.result["equal"] is True
+    assert ran.result["differences"] == []
+
+
+def test_a_warehouse_that_does_not_answer_is_not_called_equal(pipeline: Pipeline, tmp_path: Path) -> None:
+    broken = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
+    broken["snowflake"]["port"] = 9  # discard: nothing listens there
+    (tmp_path / "outputs.json").write_text(json.dumps(broken))
+    elsewhere = Pipeline(pipeline.outputs, {**pipeline.environment, "MILKRUN_LOCAL": str(tmp_path)}, None)
+    ran = elsewhere.ops(*RECONCILE)
+    assert ran.exit_code == 2
+    assert ran.result["equal"] is None
+    assert "Snowflake" in ran.result["problem"]
+
+
+# --- replay
+
+
+def test_a_replay_brings_back_what_the_consumer_lost_and_is_labelled(pipeline: Pipeline, device: str) -> None:
+    fences = [FARM, Fence("plant", "plant-e2e")]
+    sent = list(round_trip(device, fences, MORNING))
+    posted(pipeline, *sent, event(device))
+    before = eventually(
+        lambda: (v := pipeline.visits_of(device)) and len(v) == 2 and all(x.exited_at for x in v) and v
+    )
+    for fence in fences:
+        forget_pair(pipeline, Pair(device, fence))
+    chosen = ("replay", "--from", "30 minutes ago", "--device", device, "--json")
+    dry = pipeline.ops(*chosen, "--dry-run").result
+    assert (dry["would_send"], dry["sent"]) == (4, 0)
+    assert dry["dollars"] > 0
+    assert pipeline.visits_of(device) == []
+    replayed = pipeline.ops(*chosen).result
+    assert replayed["sent"] == 4
+    assert eventually(lambda: (v := pipeline.visits_of(device)) == before and v)
+    labels = [e.get("milkrun_replay") for e in pipeline.published(device)]
+    assert sorted(filter(None, labels)) == [replayed["label"]] * 4
+    assert labels.count(None) == 4
+
+
+def test_a_replay_of_what_is_known_changes_nothing(pipeline: Pipeline, device: str) -> None:
+    posted(pipeline, *round_trip(device, [FARM], MORNING))
+    before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
+    sent = pipeline.ops("replay", "--from", "30 minutes ago", "--device", device, "--json").result["sent"]
+    later = crossing(device, "enter", MORNING + timedelta(hours=1))
+    posted(pipeline, later)  # behind the replayed ones in its shard: once it is there, they have been taken
+    eventually(lambda: len(pipeline.visits_of(device)) == 2)
+    assert sent == 2
+    assert pipeline.visits_of(device)[0] == before[0]
+
+
+def test_a_replay_can_be_of_one_type(pipeline: Pipeline, device: str) -> None:
+    posted(pipeline, *round_trip(device, [FARM], MORNING))
+    chosen = ("replay", "--from", "30 minutes ago", "--device", device, "--dry-run", "--json")
+    assert pipeline.ops(*chosen, "--type", "user.exited_geofence").result["would_send"] == 1
+
+
+def test_a_range_that_the_consumer_leaves_out_is_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(AssertionError, match="80 days old"):
+        pipeline.ops("replay", "--from", "100 days ago")
+
+
+# --- where
+
+
+def test_an_events_whole_journey_is_told_in_order(pipeline: Pipeline, device: str) -> None:
+    enter = crossing(device, "enter", MORNING)
+    key = posted(pipeline, event(device), enter)
+    eventually(lambda: pipeline.raw_rows(enter["_id"]))
+    eventually(lambda: pipeline.visits_of(device))
+    ran = pipeline.ops("where", enter["_id"], "--json")
+    assert ran.exit_code == 0
+    steps = {step["what"]: step for step in ran.result["steps"]}
+    assert {"received", "archived", "published", "consumed", "in a visit", "loaded"} <= set(steps)
+    assert steps["archived"]["detail"] == {"key": key, "line": 2}
+    assert steps["published"]["detail"]["shard"].startswith("shardId-")
+    assert steps["loaded"]["lag_s"] < 30
+    times = [step["at"] for step in ran.result["steps"] if step["at"]]
+    assert times == sorted(times)
+
+
+def test_a_rejected_events_reasons_are_told(pipeline: Pipeline, device: str) -> None:
+    bad = event(device, createdAt="yesterday")
+    answer = pipeline.post(event(device), bad)
+    key = answer.body["rejected_key"]
+    eventually(lambda: pipeline.rows("SELECT 1 AS one FROM {db}.RAW.REJECTED WHERE file_name = %s", key))
+    steps = {step["what"]: step for step in pipeline.ops("where", bad["_id"], "--json").result["steps"]}
+    assert "invalid_created_at" in steps["rejected"]["detail"]["reasons"]
+    assert steps["archived"]["detail"]["key"] == key
+
+
+def test_an_event_that_is_not_loaded_is_found_in_the_archive(pipeline: Pipeline, device: str) -> None:
+    sent = event(device)
+    with without_notifications(pipeline):
+        key = posted(pipeline, sent)
+        ran = pipeline.ops("where", sent["_id"], "--from", "30 minutes ago", "--json")
+    steps = {step["what"]: step for step in ran.result["steps"]}
+    assert steps["archived"]["detail"] == {"key": key, "line": 1}
+    assert "not loaded" in steps
+    assert any("objects of events/" in searched for searched in ran.result["searched"])
+    pipeline.ops(*RECONCILE, "--repair")
+
+
+def test_an_object_is_found_by_its_key(pipeline: Pipeline, device: str) -> None:
+    sent = event(device)
+    key = posted(pipeline, sent, event(device))
+    eventually(lambda: pipeline.raw_rows(sent["_id"]))
+    steps = {step["what"]: step for step in pipeline.ops("where", key, "--json").result["steps"]}
+    assert steps["archived"]["detail"] == {"key": key, "lines": 2}
+    assert steps["loaded"]["detail"]["rows"] == 2
+
+
+def test_an_event_that_is_nowhere_says_where_was_looked(pipeline: Pipeline) -> None:
+    ran = pipeline.ops("where", "no-such-event", "--from", "10 minutes ago", "--json")
+    assert ran.exit_code == 1
+    assert ran.result["steps"] == []
+    assert len(ran.result["searched"]) >= 4
+
+
+# --- send, visits
+
+
+def test_send_tells_what_the_answers_were(pipeline: Pipeline) -> None:
+    ran = pipeline.ops(
+        "send", "--events", "60", "--trucks", "2", "--invalid", "0.05", "--seed", "3", "--json"
+    )
+    assert ran.exit_code == 0
+    figures = ran.result
+    assert figures["events"] == 60
+    assert figures["undelivered"] == 0
+    assert figures["accepted"] + figures["duplicates"] + sum(figures["rejected"].values()) == 60
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
+
+
+def test_visits_of_a_device_are_listed(pipeline: Pipeline, device: str) -> None:
+    enter, exit_ = round_trip(device, [FARM], MORNING)
+    posted(pipeline, exit_, enter)
+    [visit] = eventually(
+        lambda: [v for v in pipeline.ops("visits", "--device", device, "--json").result if v["exited_at"]]
+    )
+    assert (visit["device_id"], visit["geofence_external_id"]) == (device, FARM.external_id)
+    assert visit["dwell_seconds"] == 600
+    assert (visit["entered_event_id"], visit["exited_event_id"]) == (enter["_id"], exit_["_id"])
