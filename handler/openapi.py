@@ -101,9 +101,9 @@ def openapi() -> Schema:
             "version": "1",
             "summary": "Takes every event that a mobile app sends.",
             "description": "The client's whole rule: 2xx delete the batch. 400 drop and report, it is kept "
-            "here. 413 split in two and send again; a single event that gets 413 is dropped and reported. Every "
-            "other 4xx: keep the batch, tell the developers, try again with growing pauses. Anything else, or no "
-            "answer: send the identical bytes again.",
+            "here. 413 split in two and send again; a single event that gets 413 is dropped and reported. "
+            "Every other 4xx: keep the batch, tell the developers, try again with growing pauses. Anything "
+            "else, or no answer: send the identical bytes again.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [

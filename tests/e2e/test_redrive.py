@@ -1,0 +1,112 @@
+"""Kinesis throttled, refusing in part, cut off, refusing one record for good; then restored: all arrives."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.e2e.faults import Fault, FaultProxy, environment_of
+from tests.e2e.vocabulary import FARM, Event, Pipeline, crossing, event, eventually, round_trip
+
+NOW = datetime.now(UTC)
+
+
+@contextmanager
+def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
+    """Between Kinesis and the two functions that publish."""
+    with FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy:
+        behind = {"AWS_ENDPOINT_URL_KINESIS": proxy.url}
+        with environment_of(pipeline, "ingest", behind), environment_of(pipeline, "redrive", behind):
+            yield proxy
+
+
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT, Fault.LOST])
+def test_while_kinesis_refuses_phones_get_202_and_once_it_takes_again_all_arrives(
+    pipeline: Pipeline, device: str, fault: Fault
+) -> None:
+    sent = [list(round_trip(f"{device}-{n}", [FARM], NOW - timedelta(hours=1))) for n in range(3)]
+    with kinesis_behind_a_proxy(pipeline) as kinesis:
+        kinesis.fault = fault
+        answers = [pipeline.post(*batch, event(f"{device}-{n}")) for n, batch in enumerate(sent)]
+        assert [answer.status for answer in answers] == [202] * 3
+        assert kinesis.seen > 3, "tried again within the request"
+        if fault is not Fault.LOST:
+            assert all(pipeline.published(f"{device}-{n}") == [] for n in range(3))
+        for answer, batch in zip(answers, sent, strict=True):
+            assert pipeline.archived(answer.body["object_key"])[:2] == batch, "archived all the same"
+
+        kinesis.fault = Fault.NONE
+        for n, batch in enumerate(sent):
+            eventually(arrived(pipeline, f"{device}-{n}", batch), within=90)
+    for n in range(3):
+        assert eventually(lambda n=n: pipeline.visits_of(f"{device}-{n}"))  # type: ignore[misc]
+
+
+def test_of_a_call_that_is_taken_in_part_only_the_refused_records_are_sent_again(
+    pipeline: Pipeline, device: str
+) -> None:
+    """Every second record is refused each time: 8, 4, 2, 1, and the last one goes to the redrive queue."""
+    sent = [crossing(device, "enter", NOW - timedelta(minutes=n)) for n in range(8)]
+    with kinesis_behind_a_proxy(pipeline) as kinesis:
+        kinesis.fault = Fault.PARTLY
+        answer = pipeline.post(*sent)
+        assert (answer.status, answer.body["accepted"]) == (202, 8)
+        published = pipeline.published(device)
+        assert ids(published) == ids(sent[1:]), "each of them once, and only the first is still refused"
+        assert len(published) == 7
+
+        kinesis.fault = Fault.NONE
+        eventually(arrived(pipeline, device, sent), within=90)
+
+
+def test_a_record_that_kinesis_never_takes_is_set_aside_and_delays_nobody(
+    pipeline: Pipeline, device: str
+) -> None:
+    poison = crossing(device, "dwell", NOW, note="poison")
+    sent = [crossing(device, "enter", NOW - timedelta(minutes=n)) for n in range(5)]
+    with kinesis_behind_a_proxy(pipeline) as kinesis:
+        kinesis.fault = Fault.INVALID
+        answer = pipeline.post(*sent[:3], poison, *sent[3:])
+    assert answer.status == 202
+    assert ids(pipeline.published(device)) == ids(sent)
+    objects = pipeline.aws("s3").list_objects_v2(Bucket=pipeline.outputs.bucket, Prefix="set-aside/")
+    lines = [line for item in objects["Contents"] for line in pipeline.archived(item["Key"])]
+    (line,) = (line for line in lines if line.get("event", {}).get("_id") == poison["_id"])
+    assert line["origin"] == {"object_key": answer.body["object_key"], "line": "4"}
+    assert line["reasons"][0]["code"] == "refused_by_stream"
+
+
+def test_without_kinesis_and_without_the_queue_the_phone_keeps_its_batch(
+    pipeline: Pipeline, device: str
+) -> None:
+    sent = crossing(device, "enter", NOW)
+    nowhere = {"REDRIVE_QUEUE_URL": pipeline.outputs.redrive_queue_url + "-gone"}
+    with kinesis_behind_a_proxy(pipeline) as kinesis:
+        kinesis.fault = Fault.CUT
+        with environment_of(pipeline, "ingest", nowhere):
+            answer = pipeline.post(sent)
+            assert (answer.status, answer.body["code"]) == (503, "unavailable")
+            kinesis.fault = Fault.NONE
+            assert pipeline.post(sent).status == 202
+    assert pipeline.published(device) == [sent], "published though its object stood there already"
+
+
+def test_a_claim_check_that_can_never_be_served_is_in_nobodys_way(pipeline: Pipeline, device: str) -> None:
+    stored = pipeline.post(crossing(device, "enter", NOW)).body["object_key"]
+    sqs, queue = pipeline.aws("sqs"), pipeline.outputs.redrive_queue_url
+    bucket = pipeline.outputs.bucket
+    for body in ("nonsense", json.dumps({"bucket": bucket, "key": "events/gone", "lines": [1]})):
+        sqs.send_message(QueueUrl=queue, MessageBody=body)
+    sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"bucket": bucket, "key": stored, "lines": [1]}))
+
+    assert eventually(lambda: len(pipeline.published(device)) == 2, within=60)
+
+
+def arrived(pipeline: Pipeline, device: str, sent: list[Event]) -> Callable[[], bool]:
+    return lambda: ids(pipeline.published(device)) >= ids(sent)
+
+
+def ids(events: list[Event]) -> set[str]:
+    return {each["_id"] for each in events}
