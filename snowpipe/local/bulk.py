@@ -4,6 +4,7 @@ Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import botocore.exceptions
@@ -23,6 +24,7 @@ from snowpipe.local.loader import (
 )
 from snowpipe.local.plans import Plan, plan_of
 from snowpipe.local.results import NUMBER, TEXT, Result, status
+from snowpipe.local.session import LocalConnection
 from snowpipe.local.sql import Scope, Words, flag_of
 
 MAX_NAMED_FILES = 1000
@@ -34,7 +36,7 @@ class Bulk:
         self.catalog = catalog
         self.loader = loader
 
-    def copy(self, words: Words, scope: Scope, session: Any) -> Result | str | None:
+    def copy(self, words: Words, scope: Scope, session: LocalConnection) -> Result | str | None:
         if words.start(3)[2:] == ("@",):
             raise unsupported("COPY INTO a location")
         copy = copy_of(words.sql, scope)
@@ -105,23 +107,26 @@ class Bulk:
 
     # ---- loading, in the session's transaction if it has one
 
-    def _load(self, plan: Plan, files: Sequence[StagedFile], session: Any) -> list[LoadedFile]:
-        duck: duckdb.DuckDBPyConnection = session._duck_conn
-        own = begun(duck)
+    def _load(self, plan: Plan, files: Sequence[StagedFile], session: LocalConnection) -> list[LoadedFile]:
+        duck = session._duck_conn
+        if session.in_transaction:
+            return self._insert(plan, files, duck, careful=True)
         try:
-            loaded = self._insert(plan, files, duck, careful=not own)
-        except DATA_ERRORS:
-            if not own:
-                raise
-            duck.rollback()
-            duck.begin()
-            loaded = self._insert(plan, files, duck, careful=True)
+            return self._insert_at_once(plan, files, duck, careful=False)
+        except DATA_ERRORS:  # some row does not fit: find out which, file by file
+            return self._insert_at_once(plan, files, duck, careful=True)
+
+    def _insert_at_once(
+        self, plan: Plan, files: Sequence[StagedFile], duck: duckdb.DuckDBPyConnection, careful: bool
+    ) -> list[LoadedFile]:
+        duck.begin()
+        try:
+            loaded = self._insert(plan, files, duck, careful)
+            duck.commit()
         except BaseException:
-            if own:
+            with suppress(duckdb.Error):
                 duck.rollback()
             raise
-        if own:
-            duck.commit()
         return loaded
 
     def _insert(
@@ -145,15 +150,6 @@ class Bulk:
                 record(duck, plan, read.files, self.catalog.clock())
                 done += read.files
         return done
-
-
-def begun(duck: duckdb.DuckDBPyConnection) -> bool:
-    """Begin a transaction unless the session is in one."""
-    try:
-        duck.begin()
-    except duckdb.TransactionException:
-        return False
-    return True
 
 
 class keeping_schema:  # noqa: N801  # reads as a statement

@@ -1,7 +1,5 @@
 """Which statements the local Snowflake answers itself, which go on to fakesnow, and which are refused."""
 
-from typing import Any
-
 import structlog
 
 from snowpipe.local.bulk import Bulk
@@ -11,6 +9,7 @@ from snowpipe.local.functions import Functions
 from snowpipe.local.integrations import Integrations
 from snowpipe.local.pipes import Pipes
 from snowpipe.local.results import Handler, Result
+from snowpipe.local.session import LocalConnection
 from snowpipe.local.sql import Scope, Words
 from snowpipe.local.stages import Stages
 from snowpipe.local.unenforced import Unenforced
@@ -39,7 +38,7 @@ class Commands:
             **unenforced.handlers,
         }
 
-    def __call__(self, sql: str, scope: Scope, session: Any) -> Result | str | None:
+    def __call__(self, sql: str, scope: Scope, session: LocalConnection) -> Result | str | None:
         """A result, or other SQL for fakesnow to run in its place, or None: run it as it is."""
         words = Words(sql)
         if any(token.text == ";" for token in words.tokens):

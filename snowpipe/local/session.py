@@ -62,6 +62,18 @@ class LocalConnection(FakeSnowflakeConnection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.temporary: dict[str, str] = {}
+        self._begun = False
+
+    @property
+    def in_transaction(self) -> bool:
+        """Asked of ourselves: a BEGIN to find out would abort a DuckDB transaction that is open."""
+        return self._begun or self._in_transaction
+
+    def note_transaction(self, statement: exp.Expr) -> None:
+        if isinstance(statement, exp.Transaction):
+            self._begun = True
+        elif isinstance(statement, exp.Commit | exp.Rollback):
+            self._begun = False
 
     def cursor(self, cursor_class: type[Any] | None = None) -> "LocalCursor":
         return LocalCursor(self, self._duck_conn, cursor_class is DictCursor)
@@ -92,7 +104,7 @@ class LocalCursor(FakeSnowflakeCursor):
             try:
                 return super().execute(command, params, *args, **kwargs)
             except (duckdb.TransactionException, duckdb.SerializationException) as error:
-                if "onflict" not in str(error) or self._in_transaction():
+                if "onflict" not in str(error) or self._conn.in_transaction:
                     raise refused(command, error) from None
                 # Snowflake would have waited for the other statement's lock.
                 time.sleep(CONFLICT_PAUSE_SECONDS)
@@ -106,14 +118,6 @@ class LocalCursor(FakeSnowflakeCursor):
             errno=625,
             sqlstate="57014",
         )
-
-    def _in_transaction(self) -> bool:
-        try:
-            self._duck_conn.begin()
-        except duckdb.Error:
-            return True
-        self._duck_conn.rollback()
-        return False
 
     # ---- statements that fakesnow splits into several, made one
 
@@ -137,6 +141,7 @@ class LocalCursor(FakeSnowflakeCursor):
         elif isinstance(transformed, exp.Insert) and transformed.args.get("overwrite"):
             self._at_once(lambda: self._overwrite(transformed, params))
         else:
+            self._conn.note_transaction(transformed)
             super()._execute(transformed, params)
         if database := transformed.args.get("create_db_name"):
             self._duck_conn.execute(macros_of(database))
@@ -189,7 +194,7 @@ class LocalCursor(FakeSnowflakeCursor):
     def _at_once(self, work: Callable[[], None]) -> None:
         """All or nothing, within the session's transaction if it has one."""
         self._begin_unless_autocommit()
-        if self._in_transaction():
+        if self._conn.in_transaction:
             work()
             return
         self._duck_conn.begin()

@@ -51,6 +51,13 @@ def test_insert_overwrite_may_read_the_table_that_it_overwrites(numbers: Warehou
     assert rows(numbers) == [(2, 3)]
 
 
+def test_insert_overwrite_in_a_transaction_can_be_taken_back(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT OVERWRITE INTO RAW.T SELECT 9, 9")
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
 def test_an_insert_overwrite_that_fails_leaves_the_table_as_it_was(numbers: Warehouse) -> None:
     numbers.run("ALTER TABLE RAW.T ALTER COLUMN x SET NOT NULL")
     numbers.refused("INSERT OVERWRITE INTO RAW.T SELECT id, NULL FROM RAW.T")

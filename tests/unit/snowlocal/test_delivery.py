@@ -1,0 +1,54 @@
+"""Delivery is at least once and in any order, on purpose and by a seed."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snowpipe.local.channel import Message, notification
+from snowpipe.local.delivery import Delivery, InOrder
+from tests.unit.snowlocal.vocabulary import Warehouse
+
+
+def delivered(delivery: Delivery, batches: list[int]) -> list[Message]:
+    numbers = iter(range(sum(batches)))
+    got: list[Message] = []
+    for size in batches:
+        got += delivery([Message("r", str(next(numbers)), ()) for _ in range(size)])
+    while delivery.waiting:
+        got += delivery([])
+    return got
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(), st.lists(st.integers(0, 20), max_size=8))
+def test_each_message_comes_at_least_once(seed: int, batches: list[int]) -> None:
+    receipts = [message.receipt for message in delivered(Delivery(seed), batches)]
+    assert set(receipts) == {str(number) for number in range(sum(batches))}
+
+
+def test_some_come_late_some_twice_and_a_seed_tells_which() -> None:
+    first, again = (delivered(Delivery(3), [20] * 10) for _ in range(2))
+    assert first == again
+    receipts = [int(message.receipt) for message in first]
+    assert receipts != sorted(receipts)
+    assert len(receipts) > 200
+    assert delivered(Delivery(4), [20] * 10) != first
+
+
+def test_in_order_is_what_one_gets_when_one_asks_for_it() -> None:
+    assert [message.receipt for message in delivered(InOrder(), [3, 2])] == ["0", "1", "2", "3", "4"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(str))
+def test_no_message_body_whatever_raises(body: str) -> None:
+    created, problem = notification(body)
+    assert created == ()
+    assert problem
+
+
+def test_a_message_that_comes_twice_loads_once(loading: Warehouse) -> None:
+    for number in range(60):
+        loading.put(f"events/{number}", {"_id": number})
+    loading.has_rows(60)
+    names = [row["FILE_NAME"] for row in loading.run("SELECT file_name FROM RAW.EVENTS")]
+    assert len(set(names)) == 60
