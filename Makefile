@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAGE ?= dev
 EVENTS ?=
-CODE := contract handler consumer snowpipe ops localstack tests
+CODE := contract handler consumer snowpipe glue airflow ops localstack tests
 
 help: ## print this help
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,17 @@ unit: setup ## unit tests
 e2e: setup ## end-to-end tests against a stack of their own
 	$(PY) -m pytest tests/e2e
 
+spark: ## jobs over the whole archive on Spark and Beam: local[2], Python 3.11 and Java 17
+	@ops/setup.sh main spark
+	.venvs/spark/bin/python -m pytest tests/spark -W ignore
+
+airflow: setup ## the hourly and back-fill DAGs: integrity, and a whole run against a stack of its own
+	@ops/setup.sh airflow
+	.venvs/airflow/bin/python -m pytest tests/airflow -W ignore
+
+nightly: setup ## what Airflow's DAG does, without Airflow: reconcile, repair, dbt, compact, report
+	@$(PY) -m ops.nightly
+
 package: setup ## build the zips and the templates for STAGE
 	npx osls package --stage $(STAGE)
 
@@ -54,4 +65,4 @@ setup:
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: help demo up stop down logs test check unit e2e package deploy setup lock
+.PHONY: help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock

@@ -1,7 +1,7 @@
 """The archive as jobs see it: a bucket or a folder, its hours, and its objects, each read whole and checked.
 
-A key carries the SHA-256 and the number of its lines, so a reader knows whether it has what was written. What
-cannot be read becomes a `Fault` with its reason: never fatal, never silent.
+A key carries the SHA-256 and the number of its lines, so a reader knows whether it has what was written.
+What cannot be read becomes a `Fault` with its reason: never fatal, never silent.
 """
 
 import gzip

@@ -1,6 +1,7 @@
 """The stream's windowed tables as a Beam pipeline: DirectRunner here; Flink, Dataflow.
 
-Who is inside when is decided by the same `glue.occupancy.advance`; Beam's own windows and counts do the rest.
+Who is inside when is decided by the same `glue.occupancy.advance`; Beam's own windows and counts do the
+rest.
 
     python -m glue.beam --archive FOLDER --from 2026-11-16 --to 2026-11-17 --out trucks_inside [--runner …]
 

@@ -3,11 +3,12 @@
     compacted/dt=2026-11-16/type=user.updated_trip/hh=08.<generation>.<bucket>.<part>.parquet
     compacted/_manifests/dt=2026-11-16/hh=08.json
 
-The order is a promise: files are written under names that no manifest knows yet, read back and compared with
-what was read from the archive (lines and checksum), and only then the hour's manifest, one small object, is
-replaced. Readers take the files that manifests name, so a crash at any moment leaves them the old or the new.
-The generation is a hash of the source objects' keys, so an hour whose objects are the same is not done twice.
-Files that no manifest names are swept away once they are older than any reader's patience.
+The order is a promise: files are written under names that no manifest knows yet, read back and compared
+with what was read from the archive (lines and checksum), and only then the hour's manifest, one small
+object, is replaced. Readers take the files that manifests name, so a crash at any moment leaves them the
+old or the new. The generation is a hash of the source objects' keys, so an hour whose objects are the
+same is not done twice. Files that no manifest names are swept away once they are older than any reader's
+patience.
 
     python -m glue.compact --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
@@ -268,7 +269,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--grace-seconds", type=int, default=int(GRACE.total_seconds()))
     given = arguments(parser, argv)
     wanted = stale(given.store, given.hours, given.full_bytes)
-    engine = choose_engine(given.engine, wanted)
+    engine = choose_engine(given.engine, (stored for source in wanted for stored in source.objects))
     if engine == "spark":
         from glue.session import session
         from glue.spark_compact import compact_with_spark

@@ -5,18 +5,13 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from glue.archive import Stored, hours_between, open_store
 
 # On one machine Spark overtakes DuckDB nowhere (docs/scale-out.md); beyond this many compressed bytes one
 # machine's night is too short, whatever the engine.
 SPARK_FROM_BYTES = 200 * 1024**3
-
-
-class HasObjects(Protocol):
-    @property
-    def objects(self) -> tuple[Stored, ...]: ...
 
 
 def add_range(parser: argparse.ArgumentParser) -> None:
@@ -42,11 +37,10 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
     return given
 
 
-def choose_engine(asked: str, sources: Iterable[HasObjects]) -> str:
+def choose_engine(asked: str, objects: Iterable[Stored]) -> str:
     if asked != "auto":
         return asked
-    size = sum(stored.size for source in sources for stored in source.objects)
-    return "spark" if size >= SPARK_FROM_BYTES else "duckdb"
+    return "spark" if sum(stored.size for stored in objects) >= SPARK_FROM_BYTES else "duckdb"
 
 
 def report(event: str, **facts: Any) -> None:

@@ -1,10 +1,10 @@
 """Who is inside a fence in each five minutes, and whose exit is overdue: the rule, pure, for one pair.
 
-Spark's stream calls `advance` with what came and how far the watermark is, Beam once with everything. Both
-give the same, because a window is decided only when time has passed its end, from all events before its end
-in the order of `consumer.visits` (createdAt; enter, dwell, exit; id). An enter opens, an exit closes, an
-enter on an open one begins anew. A truck is inside in a window if it was so at any moment of it. Flapping
-is not merged: that would need to know the future.
+Spark's stream calls `advance` with what came and how far the watermark is, Beam once with everything.
+Both give the same, because a window is decided only when time has passed its end, from all events before
+its end in the order of `consumer.visits` (createdAt; enter, dwell, exit; id). An enter opens, an exit
+closes, an enter on an open one begins anew. A truck is inside in a window if it was so at any moment of
+it. Flapping is not merged: that would need to know the future.
 """
 
 import json

@@ -39,8 +39,8 @@ def write_parquet(
 ) -> Iterator[Written]:
     """Write runs of batches of one group as `key_of(group, part)`, a new part where one is full.
 
-    Batches of one group must be neighbours. One row group and one file are on this machine at a time. Keys
-    are a function of what is written, so a task that is run twice replaces an object by its equal.
+    Batches of one group must be neighbours. One row group and one file are on this machine at a time.
+    Keys are a function of what is written, so a task that is run twice replaces an object by its equal.
     """
     file: _File | None = None
     group, part = "", 0

@@ -4,10 +4,10 @@
     counts
 
 The rule is not stated here. DuckDB runs the warehouse's own model (glue/dbt_sql.py), Spark folds the
-consumer's `step` over sorted events; tests hold both against `consumer.visits.visits_of`. Objects are read
-from a margin before the range to a margin after it, so that a visit whose events came late or that lies
-across an edge is whole; visits that were entered in the range are given. Hours that are compacted as they
-stand are read from there.
+consumer's `step` over sorted events; tests hold both against `consumer.visits.visits_of`. Objects are
+read from a margin before the range to a margin after it, so that a visit whose events came late or that
+lies across an edge is whole; visits that were entered in the range are given. Hours that are compacted as
+they stand are read from there.
 
     python -m glue.rebuild --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
@@ -290,7 +290,7 @@ def main(argv: Sequence[str]) -> int:
     rule = Rule(given.merge_gap_seconds, given.min_confidence, not given.without_conflicts)
     parts = parts_of(store, hours.widened(timedelta(hours=given.margin_hours)), rule.conflicts)
     job = Rebuild(store, name, hours, tuple(parts), rule)
-    engine = choose_engine(given.engine, parts)
+    engine = choose_engine(given.engine, (stored for part in parts for stored in part.objects))
     begin(store, name)
     if engine == "spark":
         from glue.session import session

@@ -113,8 +113,8 @@ _NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
 def crossing(line: bytes) -> GeofenceEvent | None:
     """The geofence event that a line is, by the contract's own reading.
 
-    Nineteen lines of twenty are positions. A line that neither holds one of the types' names nor a backslash
-    (which could spell one) cannot be one, and is passed over without being parsed.
+    Nineteen lines of twenty are positions. A line that neither holds one of the types' names nor a
+    backslash (which could spell one) cannot be one, and is passed over without being parsed.
     """
     if any(name in line for name in _NAMES) or b"\\" in line:
         try:

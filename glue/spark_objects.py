@@ -1,7 +1,7 @@
 """Objects of the archive as a data frame, and the reading of them in Spark's workers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -18,7 +18,8 @@ _TASK_OBJECTS = 5_000
 def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]]) -> DataFrame:
     """One row an object (hour, listing entry, bucket), spread so that no task reads much more than another.
 
-    Keys travel, not bytes: neither a million tiny objects nor gzip, which cannot be split, make a slow task.
+    Keys travel, not bytes: neither a million tiny objects nor gzip, which cannot be split, make a slow
+    task.
     """
     rows = [(hour, s.key, s.size, micros(s.modified_at), bucket) for hour, s, bucket in objects]
     frame = pd.DataFrame(rows, columns=["hour_us", "key", "size", "modified_us", "bucket"])
@@ -29,6 +30,17 @@ def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]
     )
     spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
     return spark.createDataFrame(frame, OBJECT).repartition(tasks)
+
+
+def slices(objects: Sequence[Stored], at_least: int) -> list[list[Stored]]:
+    """Objects dealt out to tasks, none with much more to read than another."""
+    tasks = max(
+        at_least,
+        math.ceil(len(objects) / _TASK_OBJECTS),
+        math.ceil(sum(stored.size for stored in objects) / _TASK_BYTES),
+    )
+    by_size = sorted(objects, key=lambda stored: stored.size, reverse=True)
+    return [dealt for n in range(tasks) if (dealt := by_size[n::tasks])]
 
 
 def as_stored(batch: pa.RecordBatch) -> Iterable[tuple[int, Stored, int]]:

@@ -1,8 +1,8 @@
 """The rebuild on Spark: what must be sorted is sorted in the JVM, the rule is the consumer's own `step`.
 
-One truck that sent 30 % of all events costs time, never memory: contents of one event id are reduced before
-anything is brought together by device, and a device's events then stream through the fold, one visit at a
-time. (`applyInPandas` would hold all of a device's events at once.)
+One truck that sent 30 % of all events costs time, never memory: contents of one event id are reduced
+before anything is brought together by device, and a device's events then stream through the fold, one
+visit at a time. (`applyInPandas` would hold all of a device's events at once.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

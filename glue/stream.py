@@ -5,9 +5,9 @@
     geofence_external_id, entered_at
 
 Exactly once: a batch's files are named by its number, and Spark gives a batch that was not finished the
-same input and state again, so it replaces what it wrote. A window is counted in the one batch in which the
-watermark passes its end, so each row of `trucks_inside` is final. What comes later than `lateness` is left
-out here, counted as `late`, and in the warehouse all the same. A fast clock on one phone cannot make
+same input and state again, so it replaces what it wrote. A window is counted in the one batch in which
+the watermark passes its end, so each row of `trucks_inside` is final. What comes later than `lateness` is
+left out here, counted as `late`, and in the warehouse all the same. A fast clock on one phone cannot make
 everybody else late: time goes on by the lesser of a device's clock and the store's.
 
     python -m glue.stream --archive s3://BUCKET --name live --checkpoint s3://BUCKET/streamed/live/checkpoint

@@ -105,16 +105,12 @@ def test_windows_and_overdue_exits_are_those_of_the_rule_and_of_beam(
     [aside] = Folder(tmp_path).list("set-aside/")
     [line] = map(json.loads, lines_of(Folder(tmp_path).read(aside.key)))
     assert line["reasons"][0]["code"] == "corrupt_gzip"
-    counted: Windows = []
     with beam.Pipeline() as pipeline:
         rows = trucks_inside(pipeline, Folder(tmp_path), objects_of(Folder(tmp_path), HOUR), until)
-        _ = rows | beam.combiners.ToList() | beam.Map(lambda those: pq_write(tmp_path, those))
-    counted = json.loads((tmp_path / "beam.json").read_text())
-    assert sorted((datetime.fromisoformat(w), t, x, n) for w, t, x, n in counted) == windows
-
-
-def pq_write(folder: Path, rows: Windows) -> None:
-    (folder / "beam.json").write_text(json.dumps([(w.isoformat(), *rest) for w, *rest in rows]))
+        texts = rows | beam.Map(lambda row: json.dumps([row[0].isoformat(), *row[1:]]))
+        _ = texts | beam.io.WriteToText(str(tmp_path / "beam"))
+    counted = [json.loads(each) for file in tmp_path.glob("beam-*") for each in file.read_text().splitlines()]
+    assert sorted((datetime.fromisoformat(at), *rest) for at, *rest in counted) == windows
 
 
 def test_one_phone_whose_clock_is_fast_makes_nobody_late(spark: SparkSession, tmp_path: Path) -> None:

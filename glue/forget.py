@@ -1,0 +1,298 @@
+"""Forget people in the whole archive: every event of a list of user ids goes, object by object, resumable.
+
+    python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a [--engine spark]
+    … load the new objects, delete the RAW rows of the old ones (the plan says which, and prints the SQL) …
+    python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a --finish
+
+First run: each object that speaks of one of them is written again without those lines, under its new
+content's key in its old hour, and the pair goes into the plan, forget/<request>/plan.json. Nothing is
+deleted yet: Snowpipe must load the new before the old rows go, or the warehouse would lack what nobody
+asked to forget. `--finish` deletes all versions of the old objects, after it has seen that every new one
+is there, and makes their hours' Parquet anew. The list of ids is not kept; the plan has its hash, so that
+both runs are known to mean the same people.
+
+What is looked at: events/ (`user.userId`, `user._id`, a top-level `userId`), rejected/ and set-aside/
+(the same in the event inside; in bytes that are no event, any mention), aws/lambda/ (any mention).
+DynamoDB runs out by itself in 90 days; Kinesis, Time Travel and Fail-safe within their retention.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from contract.objects import Prefix, lines_object, object_name
+from glue.archive import READERS, Fault, Hours, Lines, Store, Stored, open_store, read_object
+from glue.compact import compact_with_duckdb, stale, sweep
+from glue.jobs import choose_engine, report
+
+PREFIX = "forget"
+LOOKED_AT: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
+GIVEN_UP = "aws/lambda/"
+FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """An object that spoke of them. `new` is None where nothing else was in it."""
+
+    old: str
+    new: str | None
+    lines_before: int
+    lines_after: int
+
+
+@dataclass(frozen=True)
+class Users:
+    """Ids to forget. Quick to rule a line out, exact where it might be meant."""
+
+    ids: frozenset[str]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
+
+    def mentioned(self, text: bytes) -> bool:
+        """Some id occurs in these bytes; escapes could hide one, so a backslash counts as a mention."""
+        return b"\\" in text or any(each.encode() in text for each in self.ids)
+
+    def own(self, event: object) -> bool:
+        """The event is one of theirs."""
+        if not isinstance(event, dict):
+            return False
+        user = event.get("user")
+        named = [event.get("userId")]
+        if isinstance(user, dict):
+            named += [user.get("userId"), user.get("_id")]
+        return any(isinstance(each, str) and each in self.ids for each in named)
+
+    def in_line(self, line: bytes) -> bool:
+        """A line of events/, rejected/ or set-aside/ is about one of them."""
+        if not self.mentioned(line) and b"_base64" not in line:
+            return False
+        try:
+            value = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            return any(each.encode() in line for each in self.ids)
+        if not isinstance(value, dict):
+            return False
+        if self.own(value) or self.own(value.get("event")):
+            return True
+        encoded = [value.get(name) for name in ("body_base64", "record_base64")]
+        return any(isinstance(each, str) and self.in_bytes(_decoded(each)) for each in encoded)
+
+    def in_bytes(self, text: bytes) -> bool:
+        """An event of theirs; or, in what can be read as none, any mention."""
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        return self.own(value) or any(each.encode() in text for each in self.ids)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text)
+    except ValueError:
+        return text.encode()
+
+
+def rewrite(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
+    """Write an object again without their lines; None if it has none. The same again gives the same key."""
+    if stored.key.startswith(GIVEN_UP):
+        return _given_up(store, users, stored)
+    read = read_object(store, stored)
+    if isinstance(read, Fault):
+        return read
+    rest = [line for line in read.lines if not users.in_line(line)]
+    if len(rest) == len(read.lines):
+        return None
+    return Rewritten(stored.key, _put(store, read, rest), len(read.lines), len(rest))
+
+
+def _put(store: Store, read: Lines, rest: Sequence[bytes]) -> str | None:
+    if not rest:
+        return None
+    name = object_name(read.stored.key)
+    assert name is not None
+    made = lines_object(name.prefix, rest, name.hour)
+    store.write(made.key, made.body)
+    return made.key
+
+
+def _given_up(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
+    """Lambda's own invocation records, with a batch of Kinesis records in base64.
+
+    One mention, and the whole object goes: what it could replay is in events/ too.
+    """
+    try:
+        body = store.read(stored.key)
+    except Exception as error:
+        return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", lasting=False)
+    texts = [body]
+    with suppress(ValueError, KeyError, TypeError):  # another shape: its own text is looked at all the same
+        texts += [_decoded(each["kinesis"]["data"]) for each in json.loads(body)["payload"]["Records"]]
+    if not any(map(users.in_bytes, texts)):
+        return None
+    return Rewritten(stored.key, None, len(texts) - 1, 0)
+
+
+# --- both engines -------------------------------------------------------------------------------------------
+
+
+def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
+    """Every object that may speak of somebody, of some hours or of all."""
+    for prefix in (*LOOKED_AT, GIVEN_UP.rstrip("/")):
+        for stored in store.list(f"{prefix}/"):
+            name = object_name(stored.key)
+            if hours is None or name is None or hours.start <= name.hour < hours.end:
+                yield stored
+
+
+Found = Rewritten | Fault
+
+
+def with_threads(store: Store, users: Users, objects: Iterable[Stored]) -> list[Found]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return [each for each in pool.map(partial(rewrite, store, users), objects) if each is not None]
+
+
+def with_spark(spark: Any, store: Store, users: Users, objects: Sequence[Stored]) -> list[Found]:
+    from glue.spark_objects import slices
+
+    tasks = slices(objects, spark.sparkContext.defaultParallelism)
+    working: Callable[[list[Stored]], list[Found]] = partial(with_threads, store, users)
+    found: list[Found] = spark.sparkContext.parallelize(tasks, max(1, len(tasks))).flatMap(working).collect()
+    return found
+
+
+# --- the two runs -------------------------------------------------------------------------------------------
+
+
+def plan_key(request: str) -> str:
+    return f"{PREFIX}/{request}/plan.json"
+
+
+def begin(store: Store, request: str, users: Users, found: Sequence[Found]) -> dict[str, Any]:
+    """Write the plan. The first run again adds to it: what was found before stays to be deleted."""
+    pairs: dict[str, dict[str, Any]] = {}
+    if any(each.key == plan_key(request) for each in store.list(plan_key(request))):
+        earlier = json.loads(store.read(plan_key(request)))
+        if earlier["users_sha256"] != users.digest:
+            raise ValueError(f"request {request!r} is about other users: choose another name")
+        pairs = {pair["old"]: pair for pair in earlier["objects"]}
+    pairs |= {each.old: asdict(each) for each in found if isinstance(each, Rewritten)}
+    faults = [each for each in found if isinstance(each, Fault)]
+    plan = {
+        "request": request,
+        "users_sha256": users.digest,
+        "objects": [pairs[old] for old in sorted(pairs)],
+        "unreadable": [{"key": f.key, "code": f.code, "message": f.message} for f in faults],
+    }
+    store.write(plan_key(request), json.dumps(plan, indent=1).encode())
+    return plan
+
+
+def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
+    """Delete the rows of the old objects: to be run once the new ones are loaded."""
+    statements = []
+    for table, prefix in (("EVENTS", "events/"), ("REJECTED", "rejected/")):
+        names = [pair["old"] for pair in plan["objects"] if pair["old"].startswith(prefix)]
+        for start in range(0, len(names), 1000):
+            listed = ", ".join(f"'{name}'" for name in names[start : start + 1000])
+            # Keys that matched our pattern: they hold no quote.
+            statements.append(f"DELETE FROM {database}.RAW.{table} WHERE file_name IN ({listed});")  # noqa: S608
+    return statements
+
+
+class NotReady(Exception):
+    """What must lie there does not: nothing is deleted."""
+
+
+def finish(store: Store, plan: dict[str, Any]) -> int:
+    """Delete the old objects, once every new one is seen to be there; make their hours' Parquet anew."""
+    pairs = plan["objects"]
+    for pair in pairs:
+        if pair["new"] is not None and not any(each.key == pair["new"] for each in store.list(pair["new"])):
+            raise NotReady(f"{pair['new']} is not there; run without --finish first")
+    store.delete([pair["old"] for pair in pairs])
+    names = (object_name(pair["old"]) for pair in pairs)
+    for hour in sorted({name.hour for name in names if name and name.prefix == "events"}):
+        hours = Hours(hour, hour + timedelta(hours=1))
+        if any(store.list(f"compacted/_manifests/dt={hour:%Y-%m-%d}/hh={hour:%H}")):
+            list(compact_with_duckdb(store, stale(store, hours)))
+            sweep(store, hours, FAR_FUTURE, timedelta(0))
+    return len(pairs)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m glue.forget",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--archive", required=True)
+    parser.add_argument("--users", required=True, type=Path, help="a file of user ids, one a line")
+    parser.add_argument("--request", required=True, help="names the plan; the same for both runs")
+    parser.add_argument(
+        "--finish", action="store_true", help="delete, after the warehouse has the new objects"
+    )
+    parser.add_argument(
+        "--engine", choices=["auto", "duckdb", "spark"], default="auto", help="duckdb: this machine"
+    )
+    parser.add_argument("--master")
+    given, others = parser.parse_known_args(argv)
+    if others and "--JOB_NAME" not in others:
+        parser.error(f"unknown: {' '.join(others)}")
+    store = open_store(given.archive)
+    users = Users(frozenset(line.strip() for line in given.users.read_text().splitlines() if line.strip()))
+    if not users.ids:
+        parser.error(f"{given.users} names nobody")
+    try:
+        if given.finish:
+            plan = json.loads(store.read(plan_key(given.request)))
+            if plan["users_sha256"] != users.digest:
+                parser.error(f"request {given.request!r} is about other users")
+            report("users_forgotten", request=given.request, objects=finish(store, plan))
+            return 0
+        objects = list(candidates(store))
+        found = _look(given, store, users, objects)
+        plan = begin(store, given.request, users, found)
+    except (NotReady, ValueError) as problem:
+        print(problem, file=sys.stderr)  # noqa: T201
+        return 2
+    pairs = plan["objects"]
+    report(
+        "users_to_forget",
+        request=given.request,
+        looked_at=len(objects),
+        objects=len(pairs),
+        lines=sum(pair["lines_before"] - pair["lines_after"] for pair in pairs),
+        unreadable=len(plan["unreadable"]),
+        sql=warehouse_sql(plan),
+    )
+    return 1 if plan["unreadable"] else 0
+
+
+def _look(given: argparse.Namespace, store: Store, users: Users, objects: Sequence[Stored]) -> list[Found]:
+    if choose_engine(given.engine, objects) == "duckdb":
+        return with_threads(store, users, objects)
+    from glue.session import session
+
+    with session("milkrun-forget", given.master) as spark:
+        return with_spark(spark, store, users, objects)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""Nothing of the forgotten is left anywhere, and nothing of anybody else is gone."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.events import Reason
+from contract.objects import lines_of, reject_line, set_aside_line, unreadable_line
+from glue.archive import Folder, Hours
+from glue.compact import compact_with_duckdb, compacted_files, stale
+from glue.forget import main
+from tests.unit.glue.made import HOUR, archived, line, payloads
+
+HOURS = Hours(HOUR, HOUR.replace(hour=9))
+WHY = [Reason("missing_id", "_id", "`_id` is missing.")]
+SECRET = "ann ünna"
+
+
+def theirs(event_id: str) -> bytes:
+    return line(event_id, user=SECRET)
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    path = tmp_path / "ids.txt"
+    path.write_text(f"{SECRET}\n\nbob\n")
+    return path
+
+
+def forget(archive: Path, users: Path, *more: str) -> int:
+    return main(["--archive", str(archive), "--users", str(users), "--request", "r1", *more])
+
+
+def everything(archive: Path) -> Iterator[bytes]:
+    """All text that lies there, whatever it is packed in."""
+    for path in archive.rglob("*.gz"):
+        for each in lines_of(path.read_bytes()):
+            yield each
+            for name in ("body_base64", "record_base64"):
+                yield base64.b64decode(json.loads(each).get(name) or b"")
+    yield from payloads(Folder(archive), [str(p.relative_to(archive)) for p in archive.rglob("*.parquet")])
+    for path in (archive / "aws").rglob("*.json"):
+        yield from (
+            base64.b64decode(each["kinesis"]["data"])
+            for each in json.loads(path.read_text())["payload"]["Records"]
+        )
+
+
+def given_up(archive: Path, name: str, event: bytes) -> None:
+    record = {"payload": {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}}]}}
+    path = archive / "aws/lambda/mapping" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def world(archive: Path) -> list[bytes]:
+    """Events of two people and of others, wherever any are kept; returns the others' accepted events."""
+    others = [line(f"o{n}", user=f"driver-{n}") for n in range(30)]
+    mixed = [*others[:10], theirs("t1"), *others[10:20], line("t2", user="bob"), *others[20:]]
+    escaped = theirs("t3").replace(b"ann", b"\\u0061nn")
+    by_id = b'{"_id":"t4","type":"t","createdAt":"2026-11-16T08:00:00Z","user":{"_id":"bob","deviceId":"d"}}'
+    on_top = b'{"_id":"t5","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"d","userId":"bob"}'
+    archived(archive, [*mixed, escaped, by_id, on_top], batch=8)
+    archived(archive, [theirs("t6"), theirs("t7")])
+    kept = reject_line(WHY, line("r2"), index=1, event_id="r2")
+    raw = unreadable_line(WHY, b"oops {bob}", content_type="text/plain", content_encoding=None)
+    rejects = [reject_line(WHY, theirs("r1"), index=0, event_id="r1"), kept, raw]
+    archived(archive, rejects, prefix="rejected")
+    aside = [
+        set_aside_line(WHY, theirs("s1"), {"shard": "1"}),
+        set_aside_line(WHY, b"\xffbob", {"shard": "2"}),
+    ]
+    archived(archive, aside, prefix="set-aside")
+    given_up(archive, "theirs", theirs("g1"))
+    given_up(archive, "others", others[0])
+    list(compact_with_duckdb(Folder(archive), stale(Folder(archive), HOURS)))
+    return others
+
+
+def test_after_both_runs_nothing_speaks_of_them_and_all_else_is_there(tmp_path: Path, users: Path) -> None:
+    archive = tmp_path / "archive"
+    others = world(archive)
+    assert forget(archive, users) == 0
+    assert forget(archive, users, "--finish") == 0
+    for text in everything(archive):
+        assert b"bob" not in text
+        assert SECRET not in text.decode(errors="replace")
+        assert b'"userId":"\\u0061nn' not in text
+        assert json.dumps(SECRET).encode() not in text
+    store = Folder(archive)
+    kept = [each for stored in store.list("events/") for each in lines_of(store.read(stored.key))]
+    assert sorted(kept) == sorted(others)
+    assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(others)
+    assert (archive / "aws/lambda/mapping/others.json").exists()
+    assert stale(store, HOURS) == []
+
+
+def test_the_first_run_deletes_nothing_and_says_what_the_warehouse_must_do(
+    tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "archive"
+    world(archive)
+    before = {path for path in archive.rglob("*") if path.is_file()}
+    assert forget(archive, users) == 0
+    assert before <= {path for path in archive.rglob("*") if path.is_file()}
+    said = json.loads(capsys.readouterr().out)
+    assert said["lines"] == 12
+    assert [sql.split("(")[0] for sql in said["sql"]] == [
+        "DELETE FROM MILKRUN.RAW.EVENTS WHERE file_name IN ",
+        "DELETE FROM MILKRUN.RAW.REJECTED WHERE file_name IN ",
+    ]
+    plan = (archive / "forget/r1/plan.json").read_text()
+    assert "bob" not in plan
+
+
+def test_either_run_may_be_done_again(tmp_path: Path, users: Path) -> None:
+    archive = tmp_path / "archive"
+    world(archive)
+    assert [forget(archive, users), forget(archive, users)] == [0, 0]
+    assert [forget(archive, users, "--finish"), forget(archive, users, "--finish")] == [0, 0]
+    assert not any(b"bob" in text for text in everything(archive))
+
+
+def test_nothing_is_deleted_while_a_new_object_is_missing(tmp_path: Path, users: Path) -> None:
+    archive = tmp_path / "archive"
+    world(archive)
+    forget(archive, users)
+    plan = json.loads((archive / "forget/r1/plan.json").read_text())
+    new = next(pair["new"] for pair in plan["objects"] if pair["new"])
+    (archive / new).unlink()
+    assert forget(archive, users, "--finish") == 2
+    assert all((archive / pair["old"]).exists() for pair in plan["objects"])
+
+
+def test_other_people_under_the_same_name_are_refused(tmp_path: Path, users: Path) -> None:
+    archive = tmp_path / "archive"
+    world(archive)
+    forget(archive, users)
+    users.write_text("carol\n")
+    assert forget(archive, users) == 2
+    with pytest.raises(SystemExit):
+        forget(archive, users, "--finish")
+
+
+def test_an_object_that_cannot_be_read_is_named_because_it_may_speak_of_them(
+    tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [key] = archived(tmp_path / "archive", [theirs("t")])
+    (tmp_path / "archive" / key).write_bytes(b"broken")
+    assert forget(tmp_path / "archive", users) == 1
+    assert json.loads(capsys.readouterr().out)["unreadable"] == 1
+
+
+def test_a_mention_in_another_field_is_no_reason(tmp_path: Path, users: Path) -> None:
+    archived(tmp_path / "archive", [line("x", metadata={"note": "bob"}), line("y", device="bob")])
+    assert forget(tmp_path / "archive", users) == 0
+    assert json.loads((tmp_path / "archive/forget/r1/plan.json").read_text())["objects"] == []
