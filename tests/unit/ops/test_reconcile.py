@@ -1,0 +1,114 @@
+"""Sets of objects side by side: each way in which they can differ has its name, and memory stays bounded."""
+
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from contract.objects import ObjectName
+from ops.reconcile import LINES_A_QUERY, MAX_NAMED, Books, Difference, Found
+
+HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)
+LATER = HOUR + timedelta(hours=1)
+
+
+def key(n: int, lines: int = 20, prefix: str = "events", hour: datetime = HOUR) -> str:
+    return ObjectName(prefix, hour, sha256(str(n).encode()).hexdigest(), lines).key  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def books() -> Iterator[Books]:
+    with Books(None, HOUR, LATER) as books:
+        yield books
+
+
+def enter(books: Books, *, logged: list[str], archived: list[str], loaded: dict[str, int]) -> None:
+    books.logged((each, HOUR) for each in logged)
+    books.archived((each, HOUR) for each in archived)
+    books.loaded(loaded.items())
+
+
+def test_equal_sets_have_no_difference(books: Books) -> None:
+    keys = [key(n) for n in range(5)] + [key(9, 3, "rejected")]
+    enter(books, logged=keys, archived=keys, loaded={**dict.fromkeys(keys[:5], 20), keys[5]: 3})
+    assert list(books.differences(LATER)) == []
+    [row] = books.hours(LATER)
+    assert (row["accepted"], row["archived"], row["loaded"]) == (100, 100, 100)
+    assert (row["rejected"], row["rejects_kept"], row["rejects_loaded"]) == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "logged", "archived", "rows"),
+    [
+        ("not_archived", True, False, None),
+        ("not_archived", True, False, 20),
+        ("not_in_s3", False, False, 20),
+        ("not_loaded", True, True, None),
+        ("rows_differ", True, True, 19),
+        ("rows_differ", True, True, 40),
+        ("not_logged", False, True, 20),
+        ("not_loaded", False, True, None),
+    ],
+)
+def test_each_difference_has_its_name(
+    books: Books, kind: str, logged: bool, archived: bool, rows: int | None
+) -> None:
+    enter(
+        books,
+        logged=[key(1)] if logged else [],
+        archived=[key(1)] if archived else [],
+        loaded={} if rows is None else {key(1): rows},
+    )
+    assert list(books.differences(LATER)) == [Difference(kind, key(1), 20, rows or 0)]
+
+
+def test_what_is_still_under_way_is_left_out(books: Books) -> None:
+    enter(books, logged=[key(1)], archived=[key(1)], loaded={})
+    assert list(books.differences(HOUR - timedelta(seconds=1))) == []
+    assert books.in_flight(HOUR - timedelta(seconds=1)) == 1
+    assert books.in_flight(LATER) == 0
+
+
+def test_keys_of_other_hours_and_foreign_keys_are_not_compared(books: Books) -> None:
+    books.archived([(key(1, hour=LATER), HOUR), ("events/readme.txt", HOUR), ("_SUCCESS", HOUR)])
+    assert list(books.differences(LATER)) == []
+
+
+def test_the_same_key_twice_in_the_log_is_one_object(books: Books) -> None:
+    enter(books, logged=[key(1), key(1)], archived=[key(1)], loaded={key(1): 20})
+    assert books.hours(LATER)[0]["accepted"] == 20
+
+
+def test_geofence_events_are_asked_for_in_runs_of_bounded_size(books: Books) -> None:
+    keys = sorted(key(n, 500) for n in range(300))
+    enter(books, logged=keys, archived=keys, loaded=dict.fromkeys(keys, 500))
+    spans = list(books.spans(LATER))
+    assert len(spans) == 3
+    assert (spans[0][0], spans[-1][1]) == (keys[0], keys[-1])
+    covered = [each for first, last in spans for each in keys if first <= each <= last]
+    assert covered == keys
+    assert all(sum(500 for each in keys if f <= each <= last) <= LINES_A_QUERY for f, last in spans)
+
+
+def test_no_more_differences_are_kept_than_can_be_read() -> None:
+    found = Found()
+    for n in range(MAX_NAMED + 5):
+        found.add(Difference("not_loaded", key(n)))
+    assert (len(found.differences), found.more, found.equal) == (MAX_NAMED, 5, False)
+
+
+def test_a_million_events_take_little_memory(tmp_path: Path) -> None:
+    with Books(tmp_path / "books.sqlite", HOUR, LATER) as books:
+        tracemalloc.start()
+        books.logged((key(n, 100), HOUR) for n in range(10_000))
+        books.archived((key(n, 100), HOUR) for n in range(10_000))
+        books.loaded((key(n, 100), 100) for n in range(10_000) if n != 31)
+        missing = list(books.differences(LATER))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [d.key for d in missing] == [key(31, 100)]
+        assert books.hours(LATER)[0]["accepted"] == 1_000_000
+    assert peak < 5 * 1024 * 1024

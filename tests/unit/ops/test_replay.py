@@ -1,0 +1,227 @@
+"""A replay sends the right events once, at its pace, and goes on where it was broken off."""
+
+import base64
+import json
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from contract.events import geofence_event
+from contract.objects import lines_object
+from handler.publish import Unavailable
+from handler.sift import Record
+from ops import replay as replaying
+from ops.replay import (
+    LABEL,
+    Done,
+    Pace,
+    Progress,
+    Selection,
+    given_up,
+    lines_again,
+    price_of,
+    put_all,
+    replay,
+)
+from snowpipe.archive import Object
+from snowpipe.refusal import Refusal
+
+NOW = datetime.now(UTC).replace(minute=30, second=0, microsecond=0)
+
+
+def line(n: int, type_: str = "user.entered_geofence", device: str = "d1", **fields: object) -> bytes:
+    event = {
+        "_id": f"e{n}",
+        "type": type_,
+        "createdAt": NOW.isoformat(),
+        "user": {"deviceId": device},
+        "geofence": {"tag": "farm", "externalId": "f1"},
+        **fields,
+    }
+    return json.dumps(event, separators=(",", ":")).encode()
+
+
+class FakeArchive:
+    """Objects by key, as `snowpipe.archive.Archive` shows them."""
+
+    def __init__(self, bodies: dict[str, bytes]) -> None:
+        self.bodies = bodies
+
+    def objects(self, prefix: str) -> Iterator[Object]:
+        return (
+            Object(key, NOW, len(body)) for key, body in sorted(self.bodies.items()) if key.startswith(prefix)
+        )
+
+    def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+        hours = {f"dt={at:%Y-%m-%d}/hh={at:%H}" for at in (start, end)}
+        return (found for found in self.objects(prefix) if any(hour in found.key for hour in hours))
+
+    def body(self, key: str) -> bytes | None:
+        return self.bodies.get(key)
+
+
+class FakeStream:
+    """Takes records; refuses whatever `refuses` says, and breaks at call `breaks_at`."""
+
+    def __init__(self, breaks_at: int | None = None, refuses: int = 0) -> None:
+        self.taken: list[Record] = []
+        self.refuses = refuses
+        self._calls = count()
+        self._breaks_at = breaks_at
+
+    def put(self, records: Sequence[Record]) -> list[Record]:
+        if next(self._calls) == self._breaks_at:
+            raise KeyboardInterrupt
+        if self.refuses:
+            self.refuses -= 1
+            return list(records)
+        self.taken += records
+        return []
+
+
+def archive(*objects: Sequence[bytes]) -> FakeArchive:
+    made = [lines_object("events", lines, NOW) for lines in objects]
+    return FakeArchive({each.key: each.body for each in made})
+
+
+EVERYTHING = Selection(NOW, NOW)
+PLAIN = line(9, "user.updated_trip")
+
+
+def test_only_geofence_events_go_to_the_stream_by_device_and_labelled() -> None:
+    stream = FakeStream()
+    done = replay(archive([line(1), PLAIN, line(2, device="d2")]), stream, EVERYTHING, label="r1")
+    assert [(r.partition_key, geofence_event(r.data).event_id, r.line) for r in stream.taken] == [
+        ("d1", "e1", 1),
+        ("d2", "e2", 3),
+    ]
+    assert all(json.loads(r.data)[LABEL] == "r1" for r in stream.taken)
+    assert (done.objects, done.sent, dict(done.by_type)) == (1, 2, {"user.entered_geofence": 2})
+
+
+def test_the_label_changes_nothing_that_visits_are_made_of() -> None:
+    stream = FakeStream()
+    replay(archive([line(1, duration=2.5, confidence=3)]), stream, EVERYTHING, label="r1")
+    assert geofence_event(stream.taken[0].data) == geofence_event(line(1, duration=2.5, confidence=3))
+
+
+def test_an_event_that_has_such_a_field_of_its_own_is_sent_as_it_is() -> None:
+    own = line(1, milkrun_replay="mine")
+    stream = FakeStream()
+    replay(archive([own]), stream, EVERYTHING, label="r1")
+    assert stream.taken[0].data == own
+
+
+@pytest.mark.parametrize(
+    ("selection", "ids"),
+    [
+        (Selection(NOW, NOW, devices=frozenset({"d2"})), ["e2"]),
+        (Selection(NOW, NOW, types=frozenset({"user.exited_geofence"})), ["e3"]),
+        (Selection(NOW - timedelta(hours=9), NOW - timedelta(hours=9)), []),
+        (Selection(NOW, NOW, prefix="events/"), ["e1", "e2", "e3"]),
+        (Selection(NOW, NOW, prefix="events/dt=1999"), []),
+    ],
+)
+def test_only_what_is_selected_is_sent(selection: Selection, ids: list[str]) -> None:
+    stream = FakeStream()
+    lines = [line(1), line(2, device="d2"), line(3, "user.exited_geofence")]
+    replay(archive(lines), stream, selection, label="r")
+    assert [json.loads(r.data)["_id"] for r in stream.taken] == ids
+
+
+def test_a_dry_run_counts_and_sends_nothing() -> None:
+    done = replay(archive([line(1), PLAIN], [line(2)]), None, EVERYTHING, label="")
+    assert (done.objects, done.sent) == (2, 2)
+    assert price_of(done) > 0
+
+
+def test_broken_off_it_goes_on_behind_the_last_object_that_was_sent_whole(tmp_path: Path) -> None:
+    objects = archive(*([line(n)] for n in range(6)))
+    progress = Progress(tmp_path / "replay" / "state.json")
+    assert progress.last_key() == ""
+    first = FakeStream(breaks_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        replay(objects, first, EVERYTHING, label="a", told=lambda done: progress.remember(done.last_key))
+    second = FakeStream()
+    replay(objects, second, EVERYTHING, label="b", after=progress.last_key())
+    sent = [json.loads(r.data)["_id"] for r in first.taken + second.taken]
+    assert sorted(sent) == [f"e{n}" for n in range(6)]
+    assert (len(first.taken), len(second.taken)) == (3, 3)
+    progress.forget()
+    assert progress.last_key() == ""
+
+
+def test_the_same_selection_is_known_again_within_the_hour_and_another_is_not() -> None:
+    same = Selection(NOW + timedelta(minutes=9), NOW, devices=frozenset({"a", "b"}))
+    assert Selection(NOW, NOW, devices=frozenset({"b", "a"})).digest == same.digest
+    assert Selection(NOW, NOW, devices=frozenset({"a"})).digest != same.digest
+    assert Selection(NOW - timedelta(hours=1), NOW).digest != EVERYTHING.digest
+
+
+def test_what_the_consumer_would_leave_out_is_refused_and_the_rebuild_named() -> None:
+    with pytest.raises(Refusal, match="full-refresh"):
+        replay(archive([line(1)]), FakeStream(), Selection(NOW - timedelta(days=81), NOW), label="r")
+    old = lines_object("events", [line(1)], NOW - timedelta(days=81))
+    by_prefix = Selection(NOW, NOW, prefix="events/")
+    with pytest.raises(Refusal, match="80 days"):
+        replay(FakeArchive({old.key: old.body}), FakeStream(), by_prefix, label="r")
+
+
+def test_an_object_that_went_meanwhile_is_passed_over() -> None:
+    objects = archive([line(1)], [line(2)])
+    gone = next(iter(objects.bodies))
+    stream = FakeStream()
+    listed = list(objects.received("events/", NOW, NOW))
+    objects.received = lambda *_: iter(listed)  # type: ignore[method-assign]
+    del objects.bodies[gone]
+    assert replay(objects, stream, EVERYTHING, label="r").objects == 1
+
+
+def test_refused_records_are_sent_again() -> None:
+    stream = FakeStream(refuses=2)
+    assert put_all([Record("d", line(1), 1)], stream, Pace(1e9)) == 1
+
+
+def test_a_stream_that_goes_on_refusing_ends_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "STREAM_PATIENCE_S", 0.2)
+
+    class Down(FakeStream):
+        def put(self, records: Sequence[Record]) -> list[Record]:
+            raise Unavailable("down")
+
+    with pytest.raises(Refusal, match="refused 1 records"):
+        put_all([Record("d", line(1), 1)], Down(), Pace(1e9))
+
+
+def test_the_pace_is_kept_over_many_calls() -> None:
+    pace, began = Pace(1000), time.monotonic()
+    for _ in range(5):
+        pace.wait_for(60)
+    assert 0.2 < time.monotonic() - began < 1
+
+
+def test_single_lines_are_sent_again() -> None:
+    objects = archive([line(1), PLAIN, line(2), line(3)])
+    [key] = objects.bodies
+    stream = FakeStream()
+    assert lines_again(objects, stream, [(key, 3), (key, 1), ("events/gone", 1)], "r", Pace(1e9)) == 2
+    assert [r.line for r in stream.taken] == [1, 3]
+
+
+@pytest.mark.parametrize("as_text", [True, False], ids=["as AWS writes it", "as LocalStack writes it"])
+def test_given_up_batches_are_read_from_lambdas_invocation_record(as_text: bool) -> None:
+    record = {"kinesis": {"partitionKey": "d1", "data": base64.b64encode(line(1)).decode()}}
+    request = {"Records": [record]}
+    kept = {"version": "1.0", "KinesisBatchInfo": {}, "payload": json.dumps(request) if as_text else request}
+    key = "aws/lambda/mapping/shardId-0/2026/11/22/x"
+    [(found, records)] = given_up(FakeArchive({key: json.dumps(kept).encode()}))
+    assert found == key
+    assert [(r.partition_key, r.data) for r in records] == [("d1", line(1))]
+
+
+def test_nothing_done_costs_nothing() -> None:
+    assert price_of(Done()) == 0

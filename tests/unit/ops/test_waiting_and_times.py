@@ -1,0 +1,153 @@
+"""Small parts that all commands stand on: phrases for times, polling with a bound, the watch, tables."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+
+from contract.objects import ObjectName
+from ops.polling import until
+from ops.terminal import in_words
+from ops.times import instant
+from ops.watch import Watch
+from ops.where import Step, in_order, lags
+
+NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-11-16T08:00Z", datetime(2026, 11, 16, 8, tzinfo=UTC)),
+        ("2026-11-16T09:00+01:00", datetime(2026, 11, 16, 8, tzinfo=UTC)),
+        ("2026-11-16", datetime(2026, 11, 16, tzinfo=UTC)),
+        ("2 hours ago", NOW - timedelta(hours=2)),
+        ("now", NOW),
+    ],
+)
+def test_times_are_iso_or_phrases(text: str, at: datetime) -> None:
+    assert instant(text, NOW) == at
+
+
+def test_what_is_no_time_is_said_so() -> None:
+    with pytest.raises(ValueError, match="is no time"):
+        instant("soonish, perhaps", NOW)
+
+
+def test_polling_ends_when_it_is_enough() -> None:
+    numbers = count()
+    assert until(lambda: next(numbers), lambda n: n == 3, patience_s=5, every_s=0) == 3
+
+
+def test_polling_ends_when_nothing_moves_any_more() -> None:
+    assert until(lambda: 7, lambda _: False, patience_s=0.05, every_s=0.01) == 7
+
+
+class FakeWarehouse:
+    """RAW as a table of file names; rows come when they are told to."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[int, datetime]] = {}
+        self.asked = threading.Event()
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        self.asked.set()
+        return [
+            {"file_name": key, "n": self.rows[str(key)][0], "scanned_at": self.rows[str(key)][1]}
+            for key in parameters
+            if key in self.rows
+        ]
+
+    @contextmanager
+    def connect(self) -> Iterator["FakeWarehouse"]:
+        yield self
+
+
+def name(lines: int, prefix: str = "events") -> str:
+    return ObjectName(prefix, NOW, "a" * 64, lines).key  # type: ignore[arg-type]
+
+
+def wait_for(watch: Watch, pending: int) -> None:
+    until(
+        lambda: watch.pending, lambda n: n == pending or watch.fault is not None, patience_s=5, every_s=0.005
+    )
+
+
+def test_the_watch_sees_rows_come_and_counts_each() -> None:
+    raw, posted_at = FakeWarehouse(), datetime.now(UTC)
+    with Watch(raw.connect, "DB", every_s=0.005) as watch:
+        watch.expect(name(3), posted_at)
+        watch.expect(name(2, "rejected"), posted_at)
+        raw.asked.wait(5)
+        raw.rows[name(3)] = (2, posted_at)  # not all of them yet
+        raw.rows[name(2, "rejected")] = (2, posted_at)
+        wait_for(watch, 1)
+        assert watch.rows == {"EVENTS": 0, "REJECTED": 2}
+        raw.rows[name(3)] = (3, posted_at)
+        wait_for(watch, 0)
+    assert watch.rows == {"EVENTS": 3, "REJECTED": 2}
+    assert len(watch.latencies) == 5
+    assert all(0 <= latency < 5 for latency in watch.latencies)
+
+
+def test_rows_that_stood_there_before_the_post_say_nothing_of_time() -> None:
+    raw, posted_at = FakeWarehouse(), datetime.now(UTC)
+    raw.rows[name(3)] = (3, posted_at - timedelta(minutes=5))
+    with Watch(raw.connect, "DB", every_s=0.005) as watch:
+        watch.expect(name(3), posted_at)
+        wait_for(watch, 0)
+    assert watch.rows["EVENTS"] == 3
+    assert watch.latencies == []
+
+
+def test_a_warehouse_that_fails_is_told_to_whoever_waits() -> None:
+    class Down(FakeWarehouse):
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+            raise RuntimeError("down")
+
+    with Watch(Down().connect, "DB", every_s=0.005) as watch:
+        watch.expect(name(3), NOW)
+        wait_for(watch, 0)
+    assert str(watch.fault) == "down"
+
+
+def test_steps_are_told_in_time_order_and_a_timeless_one_stays_behind_its_cause() -> None:
+    steps = [
+        Step("archived", NOW + timedelta(seconds=2)),
+        Step("received", NOW + timedelta(seconds=1)),
+        Step("consumed", None),
+        Step("happened", NOW),
+        Step("loaded", NOW + timedelta(seconds=5)),
+    ]
+    assert [step.what for step in in_order(steps)] == [
+        "happened",
+        "received",
+        "archived",
+        "consumed",
+        "loaded",
+    ]
+    assert [row["lag_s"] for row in lags(in_order(steps))] == [-1, 0, 1, None, 4]
+
+
+def test_a_step_is_told_once() -> None:
+    assert len(in_order([Step("archived", NOW), Step("archived", NOW)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ""),
+        (NOW, "2026-11-22T12:30:00.000Z"),
+        ({"a": 1, "b": None}, "a 1, b "),
+        ({}, "none"),
+        (0.25, "0.25"),
+        (1234.5, "1234"),
+        ("x", "x"),
+    ],
+)
+def test_values_are_written_in_words(value: object, words: str) -> None:
+    assert in_words(value) == words
