@@ -35,6 +35,7 @@ from snowpipe.warehouse import Warehouse
 CONCURRENCY = 4
 # A stage of the flow is given up when nothing has moved in it for so long.
 PATIENCE_S = 60.0
+VISITS_PATIENCE_S = 5.0
 PAIRS_PER_LOOK = 40
 
 
@@ -251,7 +252,7 @@ class Demo:
 
     def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
         """The same visits, not just as many. The consumer writes them after it has taken the events."""
-        found = until(find, lambda found: found == expected, patience_s=5)
+        found = until(find, lambda found: found == expected, patience_s=VISITS_PATIENCE_S)
         differing = sorted({stay.device_id for stay in found ^ expected})[:3]
         return Line(
             name,

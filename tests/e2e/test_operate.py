@@ -281,3 +281,16 @@ def test_visits_of_a_device_are_listed(pipeline: Pipeline, device: str) -> None:
     assert (visit["device_id"], visit["geofence_external_id"]) == (device, FARM.external_id)
     assert visit["dwell_seconds"] == 600
     assert (visit["entered_event_id"], visit["exited_event_id"]) == (enter["_id"], exit_["_id"])
+
+
+# --- demo
+
+
+def test_the_demo_ends_with_every_tick(pipeline: Pipeline) -> None:
+    ran = pipeline.ops("demo", "--trucks", "2", "--farms", "6", "--json")
+    assert [line["name"] for line in ran.result["lines"] if not line["equal"]] == []
+    assert ran.exit_code == 0
+    found = {line["name"]: line["found"] for line in ran.result["lines"]}
+    assert found["archived"] == found["loaded"] == found["staged"] > 100
+    assert found["visits: mart"] == found["visits: DynamoDB"] > 10
+    assert ran.result["rows_queryable_after_s"]["p95"] < 30
