@@ -13,7 +13,6 @@ patience.
     python -m glue.compact --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
 
-import argparse
 import hashlib
 import json
 import sys
@@ -26,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glue.archive import Fault, Hours, Store, Stored, hour_path, objects_of, read_objects, set_aside
-from glue.jobs import add_range, arguments, choose_engine, report
+from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
 from glue.rows import LINE, OTHER, line_rows, micros, type_folder
 
@@ -263,7 +262,7 @@ def _fold_rare_types(db: Any) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m glue.compact", description=__doc__)
+    parser = parser_of("compact", __doc__)
     add_range(parser)
     parser.add_argument("--full-bytes", type=int, default=FULL_BYTES, help="close a file beyond this size")
     parser.add_argument("--grace-seconds", type=int, default=int(GRACE.total_seconds()))

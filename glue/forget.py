@@ -33,9 +33,9 @@ from typing import Any
 import msgspec
 
 from contract.objects import Prefix, lines_object, object_name
-from glue.archive import READERS, Fault, Hours, Lines, Store, Stored, open_store, read_object
+from glue.archive import READERS, Fault, Hours, Lines, Store, Stored, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
-from glue.jobs import choose_engine, report
+from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
 
 PREFIX = "forget"
 LOOKED_AT: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
@@ -237,12 +237,8 @@ def finish(store: Store, plan: dict[str, Any]) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m glue.forget",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--archive", required=True)
+    parser = parser_of("forget", __doc__)
+    add_archive(parser)
     parser.add_argument("--users", required=True, type=Path, help="a file of user ids, one a line")
     parser.add_argument("--request", required=True, help="names the plan; the same for both runs")
     parser.add_argument(
@@ -251,11 +247,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--engine", choices=["auto", "duckdb", "spark"], default="auto", help="duckdb: this machine"
     )
-    parser.add_argument("--master")
-    given, others = parser.parse_known_args(argv)
-    if others and "--JOB_NAME" not in others:
-        parser.error(f"unknown: {' '.join(others)}")
-    store = open_store(given.archive)
+    given = arguments(parser, argv)
+    store = given.store
     users = Users(frozenset(line.strip() for line in given.users.read_text().splitlines() if line.strip()))
     if not users.ids:
         parser.error(f"{given.users} names nobody")

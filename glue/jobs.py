@@ -7,21 +7,35 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from glue.archive import Stored, hours_between, open_store
+from glue.archive import HOUR, Hours, Stored, floor_hour, hours_between, open_store
 
 # On one machine Spark overtakes DuckDB nowhere (docs/scale-out.md); beyond this many compressed bytes one
 # machine's night is too short, whatever the engine.
 SPARK_FROM_BYTES = 200 * 1024**3
 
 
-def add_range(parser: argparse.ArgumentParser) -> None:
+def parser_of(job: str, about: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m glue.{job}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # Glue's own arguments must not be taken for the beginnings of ours
+    )
+
+
+def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--archive", required=True, help="s3://BUCKET, or a folder that holds the same")
-    parser.add_argument("--from", dest="start", required=True, help="RFC 3339; when events were received")
-    parser.add_argument("--to", dest="end", required=True, help="RFC 3339; before this")
-    parser.add_argument("--engine", choices=["auto", "duckdb", "spark"], default="auto")
     parser.add_argument(
         "--master", help="Spark's master, such as local[2]; none on Glue, which brings its own"
     )
+
+
+def add_range(parser: argparse.ArgumentParser) -> None:
+    add_archive(parser)
+    parser.add_argument("--from", dest="start", help="RFC 3339; when events were received")
+    parser.add_argument("--to", dest="end", help="RFC 3339; before this")
+    parser.add_argument("--last-hours", type=int, help="instead of both: so many full hours until now")
+    parser.add_argument("--engine", choices=["auto", "duckdb", "spark"], default="auto")
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
@@ -31,10 +45,20 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
         parser.error(f"unknown: {' '.join(others)}")
     try:
         given.store = open_store(given.archive)
-        given.hours = hours_between(given.start, given.end)
+        if "last_hours" in given:
+            given.hours = _hours(given)
     except ValueError as error:
         parser.error(str(error))
     return given
+
+
+def _hours(given: argparse.Namespace) -> Hours:
+    if given.start and given.end:
+        return hours_between(given.start, given.end)
+    if given.last_hours is None or given.start or given.end:
+        raise ValueError("name --from and --to, or --last-hours")
+    end = floor_hour(datetime.now(UTC))
+    return Hours(end - given.last_hours * HOUR, end)
 
 
 def choose_engine(asked: str, objects: Iterable[Stored]) -> str:

@@ -12,7 +12,6 @@ they stand are read from there.
     python -m glue.rebuild --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from contract.events import GEOFENCE_KINDS
 from glue.archive import Fault, Hours, Lines, Store, Stored, objects_of, read_objects, set_aside
 from glue.compact import generation_of, manifest_of
 from glue.dbt_sql import visits_sql
-from glue.jobs import add_range, arguments, choose_engine, report
+from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import write_rows
 from glue.rows import FACT, fact_rows, from_micros, micros, type_folder
 
@@ -277,7 +276,7 @@ def rows_of(store: Store, name: str, what: str) -> pa.Table:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m glue.rebuild", description=__doc__)
+    parser = parser_of("rebuild", __doc__)
     add_range(parser)
     parser.add_argument("--name", help="of the result; default: the range")
     parser.add_argument("--margin-hours", type=int, default=24)

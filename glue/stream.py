@@ -13,7 +13,6 @@ everybody else late: time goes on by the lesser of a device's clock and the stor
     python -m glue.stream --archive s3://BUCKET --name live --checkpoint s3://BUCKET/streamed/live/checkpoint
 """
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +30,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
 from contract.objects import object_name
-from glue.archive import Fault, Folder, Store, Stored, open_store, read_object, set_aside
-from glue.jobs import report
+from glue.archive import Fault, Folder, Store, Stored, read_object, set_aside
+from glue.jobs import add_archive, arguments, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, wakes_at
 from glue.rows import crossing as crossing_of
 from glue.rows import from_micros, micros
@@ -214,8 +213,8 @@ def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m glue.stream", description=__doc__)
-    parser.add_argument("--archive", required=True)
+    parser = parser_of("stream", __doc__)
+    add_archive(parser)
     parser.add_argument("--name", required=True)
     parser.add_argument("--checkpoint", required=True, help="a folder or s3:// prefix of this stream alone")
     parser.add_argument(
@@ -228,10 +227,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--master", help="Spark's master, such as local[2]; none on Glue, which brings its own"
     )
-    given, others = parser.parse_known_args(argv)
-    if others and "--JOB_NAME" not in others:
-        parser.error(f"unknown: {' '.join(others)}")
-    store = open_store(given.archive)
+    given = arguments(parser, argv)
+    store = given.store
     stream = Stream(
         store,
         f"file://{store.path}" if isinstance(store, Folder) else given.archive,

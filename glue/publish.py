@@ -1,0 +1,44 @@
+"""Put what Glue runs into the stage's bucket: each job's script, and one zip of all that they import.
+
+python -m glue.publish --archive s3://BUCKET
+"""
+
+import argparse
+import io
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from glue.archive import open_store
+from glue.jobs import report
+
+ROOT = Path(__file__).resolve().parents[1]
+JOBS = ("compact", "rebuild", "stream", "forget")
+IMPORTED = ("contract/__init__.py", "contract/events.py", "contract/objects.py", "consumer/__init__.py")
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def package() -> bytes:
+    """The zip; the same sources give the same bytes."""
+    files = [*IMPORTED, "consumer/visits.py", *(f"glue/{path.name}" for path in (ROOT / "glue").glob("*.py"))]
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), (ROOT / name).read_bytes())
+    return body.getvalue()
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m glue.publish", description=__doc__)
+    parser.add_argument("--archive", required=True, help="s3://BUCKET")
+    store = open_store(parser.parse_args(argv).archive)
+    store.write("glue/milkrun.zip", package())
+    for job in JOBS:
+        store.write(f"glue/{job}.py", (ROOT / "glue" / f"{job}.py").read_bytes())
+    report("jobs_published", jobs=JOBS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""What Glue would do with what is published: the script alone, the zip on the path, Glue's own arguments."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glue.archive import Folder
+from glue.compact import manifest_of
+from glue.publish import JOBS, main
+from tests.unit.glue.made import HOUR, archived, line
+
+ROOT = Path(__file__).parents[2]
+GLUES = [
+    "--JOB_NAME",
+    "milkrun-dev-compact",
+    "--JOB_ID",
+    "j_1",
+    "--TempDir",
+    "s3://b/glue/tmp/",
+    "--enable-metrics",
+    "true",
+]
+
+
+def as_glue(where: Path, job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, where / f"{job}.py", *arguments, *GLUES],
+        cwd=where.parent, env=environment | {"PYTHONPATH": str(where / "milkrun.zip")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    assert main(["--archive", str(tmp_path)]) == 0
+    return tmp_path / "glue"
+
+
+def test_each_script_finds_all_that_it_imports_in_the_zip(published: Path) -> None:
+    for job in JOBS:
+        (published / "try.py").write_text(f"import importlib; importlib.import_module('glue.{job}')")
+        ended = as_glue(published, "try")
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_the_published_script_compacts_with_spark_beside_glue_s_arguments(
+    published: Path, tmp_path: Path
+) -> None:
+    archived(tmp_path / "archive", [line(f"e{n}") for n in range(50)])
+    range_ = [
+        "--from",
+        "2026-11-16T08:00Z",
+        "--to",
+        "2026-11-16T09:00Z",
+        "--engine",
+        "spark",
+        "--master",
+        "local[1]",
+    ]
+    ended = as_glue(published, "compact", "--archive", str(tmp_path / "archive"), *range_)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1])["lines"] == 50
+    manifest = manifest_of(Folder(tmp_path / "archive"), HOUR)
+    assert manifest is not None
+    assert manifest["engine"] == "spark"
+
+
+def test_glue_installs_the_versions_that_are_tested_here() -> None:
+    asked = set(re.findall(r"--additional-python-modules: (\S+)", (ROOT / "serverless/glue.yml").read_text()))
+    pinned = set(re.findall(r"^([\w-]+==[\w.]+)", (ROOT / "glue/requirements.txt").read_text(), re.MULTILINE))
+    for modules in asked:
+        assert set(modules.split(",")) <= pinned
