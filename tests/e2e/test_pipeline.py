@@ -122,7 +122,7 @@ def test_the_marts_show_the_same_visits_as_the_table_whatever_the_order_of_event
     shuffled = random.Random(7).sample(events, len(events))
     assert all(pipeline.post(*part).status == 202 for part in (shuffled[:4], shuffled[4:], shuffled[:2]))
     visits = eventually(
-        lambda: (found := pipeline.visits_of(device)) and all(v.exited_at for v in found) and found
+        lambda: len(found := [v for v in pipeline.visits_of(device) if v.exited_at]) == len(fences) and found
     )
     assert [visit.fence for visit in visits] == fences
     eventually(lambda: all(pipeline.raw_rows(e["_id"]) for e in events))
