@@ -62,7 +62,10 @@ deploy: setup ## deploy STAGE (dev, staging, prod) to AWS
 setup:
 	@ops/setup.sh main lambda localstack dbt node
 
+conformance: setup ## does an app keep the client's rule? TARGET=<url of its test hook>
+	@$(PY) -m ops.conformance run $(TARGET)
+
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
