@@ -144,27 +144,31 @@ def _named(fault: Fault) -> dict[str, str]:
     return {"key": fault.key, "code": fault.code, "message": fault.message}
 
 
-def sweep(store: Store, hours: Hours, now: datetime, grace: timedelta = GRACE) -> int:
-    """Delete files that no manifest names, left by a crash or superseded, once no reader can be at them."""
+def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
+    """The hours' files that no manifest names (left by a crash, or replaced), if written by `before`."""
     days: dict[datetime, list[datetime]] = {}
     for hour in hours:
         days.setdefault(hour.replace(hour=0), []).append(hour)
     unnamed = []
     for day, members in days.items():
+        stored = list(store.list(f"{PREFIX}/dt={day:%Y-%m-%d}/"))
         named = {
-            file["key"]
-            for hour in members
-            if (manifest := manifest_of(store, hour))
-            for file in manifest["files"]
+            file["key"] for hour in members for file in (manifest_of(store, hour) or {}).get("files", ())
         }
         ours = {f"hh={hour:%H}" for hour in members}
         unnamed += [
-            stored.key
-            for stored in store.list(f"{PREFIX}/dt={day:%Y-%m-%d}/")
-            if stored.key.rpartition("/")[2].partition(".")[0] in ours
-            and stored.key not in named
-            and now - stored.modified_at >= grace
+            each.key
+            for each in stored
+            if each.key.rpartition("/")[2].partition(".")[0] in ours
+            and each.key not in named
+            and (before is None or each.modified_at <= before)
         ]
+    return unnamed
+
+
+def sweep(store: Store, hours: Hours, now: datetime, grace: timedelta = GRACE) -> int:
+    """Delete files that no manifest names, once no reader can be at them."""
+    unnamed = superseded_files(store, hours, now - grace)
     store.delete(unnamed)
     return len(unnamed)
 

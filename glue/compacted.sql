@@ -1,0 +1,28 @@
+-- Option: the compacted Parquet as an external table in Snowflake, for years that RAW need not keep. Fill in the two
+-- names in braces. The storage integration must also allow s3://{bucket}/compacted/ and the Snowflake role read it.
+-- AUTO_REFRESH stays off: which files count is what the manifests say. `python -m glue.tables --archive s3://BUCKET
+-- --from … --to …` prints the ALTER statements that make the table know exactly those. A file that was superseded stays
+-- there for an hour (glue/compact.py), so run them within that.
+CREATE FILE FORMAT IF NOT EXISTS {database}.RAW.PARQUET TYPE = PARQUET;
+
+CREATE STAGE IF NOT EXISTS {database}.RAW.COMPACTED_STAGE
+    URL = 's3://{bucket}/compacted/'
+    STORAGE_INTEGRATION = {database}_ARCHIVE
+    FILE_FORMAT = {database}.RAW.PARQUET;
+
+CREATE EXTERNAL TABLE IF NOT EXISTS {database}.RAW.COMPACTED_EVENTS (
+    received_date DATE AS (TO_DATE(REGEXP_SUBSTR(METADATA$FILENAME, 'dt=([0-9-]+)', 1, 1, 'e', 1))),
+    event_type VARCHAR AS (value:event_type::VARCHAR),
+    event_id VARCHAR AS (value:event_id::VARCHAR),
+    device_id VARCHAR AS (value:device_id::VARCHAR),
+    created_at TIMESTAMP_NTZ AS (value:created_at::TIMESTAMP_NTZ),
+    payload VARIANT AS (PARSE_JSON(value:payload::VARCHAR)),
+    file_name VARCHAR AS (value:file_name::VARCHAR),
+    file_row_number NUMBER AS (value:file_row_number::NUMBER),
+    file_modified_at TIMESTAMP_NTZ AS (value:file_modified_at::TIMESTAMP_NTZ)
+)
+PARTITION BY (received_date)
+LOCATION = @{database}.RAW.COMPACTED_STAGE
+FILE_FORMAT = (FORMAT_NAME = '{database}.RAW.PARQUET')
+REFRESH_ON_CREATE = FALSE
+AUTO_REFRESH = FALSE;

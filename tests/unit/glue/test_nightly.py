@@ -1,0 +1,104 @@
+"""The night's steps: in order, each told, ended by the first that fails. Real runs are in tests/airflow."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer import BadParameter
+from typer.testing import CliRunner
+
+from ops import nightly
+from ops.outputs import NoStackError
+
+NIGHT = nightly.Night(
+    datetime(2026, 11, 16, tzinfo=UTC), datetime(2026, 11, 17, tzinfo=UTC), "local", os.environ
+)
+
+
+def steps_of(monkeypatch: pytest.MonkeyPatch, **steps: Any) -> None:
+    monkeypatch.setattr(nightly, "STEPS", steps)
+
+
+def raising(problem: Exception) -> nightly.Step:
+    def step(_: nightly.Night) -> nightly.Facts:
+        raise problem
+
+    return step
+
+
+def run(names: list[str]) -> tuple[int, list[dict[str, Any]]]:
+    said: list[dict[str, Any]] = []
+    return nightly.run(names, NIGHT, said.append), said
+
+
+def test_steps_run_in_order_and_each_says_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps_of(monkeypatch, one=lambda night: {"lines": 3}, two=lambda night: {"from": night.range[1]})
+    code, said = run(["one", "two"])
+    assert code == 0
+    assert [(each["step"], each["ok"]) for each in said] == [("one", True), ("two", True)]
+    assert (said[0]["lines"], said[1]["from"]) == (3, "2026-11-16T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"), [(nightly.StepFailedError("still differs", 1), 1), (NoStackError("no stack"), 2)]
+)
+def test_the_first_step_that_fails_ends_the_night_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, problem: Exception, code: int
+) -> None:
+    steps_of(monkeypatch, one=raising(problem), two=lambda night: {})
+    ended, said = run(["one", "two"])
+    assert ended == code
+    assert [(each["step"], each["ok"], each["problem"]) for each in said] == [("one", False, str(problem))]
+
+
+def test_repair_looks_again_and_fails_if_something_still_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+
+    def differing(night: nightly.Night, command: list[str], to_terminal: bool = False) -> tuple[int, None]:
+        ran.append(command)
+        return 1, None
+
+    monkeypatch.setattr(nightly, "_run", differing)
+    with pytest.raises(nightly.StepFailedError, match="still differs"):
+        nightly.repair(NIGHT)
+    assert ["--repair" in command for command in ran] == [False, True, False]
+
+
+def test_nothing_is_repaired_where_all_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nightly, "_run", lambda *_: (0, {"equal": True}))
+    assert nightly.repair(NIGHT) == {"repaired": False}
+
+
+def test_a_comparison_that_could_not_be_made_is_not_taken_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nightly, "_run", lambda *_: (2, None))
+    code, [said] = run(["reconcile"])
+    assert (code, said["ok"]) == (2, False)
+
+
+def test_a_model_s_step_gives_dbt_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(nightly, "_run", lambda _, command, **__: (ran.append(command), (0, None))[1])
+    assert run(["run:stg_events", "test:stg_events"])[0] == 0
+    assert [command[3:6] for command in ran] == [
+        ["run", "--select", "stg_events"],
+        ["test", "--select", "stg_events"],
+    ]
+
+
+def test_a_step_that_does_not_exist_is_refused_before_any_runs() -> None:
+    with pytest.raises(BadParameter):
+        nightly.step_of("drop:everything")
+    app = nightly.typer.Typer()
+    app.command()(nightly.command)
+    assert CliRunner().invoke(app, ["reconcile", "nonsense"]).exit_code == 2
+    assert CliRunner().invoke(app, ["compact", "--from", "now", "--to", "2 hours ago"]).exit_code == 2
+
+
+def test_a_command_s_last_json_is_its_result_whatever_it_says_before(tmp_path: Path) -> None:
+    assert nightly._last_json('hello\n{"a": 1}\n') == {"a": 1}
+    assert nightly._last_json('{\n "a": 1\n}\n') == {"a": 1}
+    assert nightly._last_json("nothing") is None

@@ -1,0 +1,41 @@
+"""The external table is told of exactly the files that the manifests name."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlglot
+
+from glue.archive import Folder, Hours
+from glue.compact import compact_with_duckdb, compacted_files, stale
+from glue.tables import main, statements
+from tests.unit.glue.made import HOUR, archived
+from tests.unit.glue.test_compact import some_lines
+
+HOURS = Hours(HOUR, HOUR + timedelta(hours=1))
+
+
+def test_new_files_are_added_and_superseded_ones_removed(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    archived(tmp_path, some_lines(10))
+    list(compact_with_duckdb(store, stale(store, HOURS)))
+    old = compacted_files(store, HOURS)
+    archived(tmp_path, some_lines(10, start=10))
+    list(compact_with_duckdb(store, stale(store, HOURS)))
+    add, remove = statements(store, HOURS, "MILKRUN")
+    assert add.startswith("ALTER EXTERNAL TABLE MILKRUN.RAW.COMPACTED_EVENTS ADD FILES (")
+    assert {f"compacted/{key}" for key in re.findall("'(.*?)'", add)} == set(compacted_files(store, HOURS))
+    assert {f"compacted/{key}" for key in re.findall("'(.*?)'", remove)} == set(old)
+
+
+def test_the_command_prints_sql_that_can_be_parsed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archived(tmp_path, some_lines(10))
+    list(compact_with_duckdb(Folder(tmp_path), stale(Folder(tmp_path), HOURS)))
+    range_ = ["--from", "2026-11-16", "--to", "2026-11-17"]
+    assert main(["--archive", str(tmp_path), *range_, "--create"]) == 0
+    sql = capsys.readouterr().out
+    parsed = [each.sql("snowflake", comments=False) for each in sqlglot.parse(sql, read="snowflake") if each]
+    assert [each.split()[0] for each in parsed] == ["CREATE", "CREATE", "CREATE", "ALTER"]
