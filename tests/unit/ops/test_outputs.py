@@ -1,0 +1,91 @@
+"""Where a stack is: from its file, or, for a deployed stage, from what AWS says of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from ops.outputs import NoStackError, Outputs
+
+FILE = {
+    "endpoint": "http://127.0.0.1:4566/x",
+    "api_key": "k",
+    "aws_endpoint_url": "http://127.0.0.1:4566",
+    "region": "us-east-1",
+    "bucket": "b",
+    "stream": "s",
+    "visits_table": "t",
+    "redrive_queue_url": "q",
+    "dead_letter_queue_url": "d",
+    "snowflake": {
+        "account": "a",
+        "host": "127.0.0.1",
+        "port": 4567,
+        "protocol": "http",
+        "user": "u",
+        "password": "p",
+    },
+}
+SNOWFLAKE = {"SNOWFLAKE_ACCOUNT": "acme-prod", "SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p"}
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield
+
+
+def deploy(stage: str) -> str:
+    names = {
+        "ArchiveBucketName": "bucket",
+        "GeofenceStreamName": "stream",
+        "VisitsTableName": "table",
+        "RedriveQueueUrl": "redrive",
+        "DeadLetterQueueUrl": "dead",
+        "RestApiId": "api123",
+    }
+    template = {
+        "Resources": {"Nothing": {"Type": "AWS::SNS::Topic"}},
+        "Outputs": {name: {"Value": value} for name, value in names.items()},
+    }
+    boto3.client("cloudformation").create_stack(
+        StackName=f"milkrun-{stage}", TemplateBody=json.dumps(template)
+    )
+    key = boto3.client("apigateway").create_api_key(name=f"milkrun-{stage}-app", enabled=True)
+    return str(key["value"])
+
+
+def test_the_local_stack_is_what_its_file_says(tmp_path: Path) -> None:
+    (tmp_path / "outputs.json").write_text(json.dumps(FILE))
+    outputs = Outputs.find("local", {"MILKRUN_LOCAL": str(tmp_path)})
+    assert (outputs.bucket, outputs.database, outputs.console_url) == ("b", "MILKRUN", None)
+    assert outputs.aws("s3").meta.endpoint_url == "http://127.0.0.1:4566"
+
+
+def test_without_a_stack_one_line_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NoStackError, match="make up"):
+        Outputs.find("local", {"MILKRUN_LOCAL": str(tmp_path)})
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_deployed_stage_is_what_cloudformation_and_the_environment_say() -> None:
+    key = deploy("dev")
+    outputs = Outputs.find("dev", SNOWFLAKE)
+    assert outputs.endpoint == "https://api123.execute-api.eu-west-1.amazonaws.com/dev/v1/events"
+    assert (outputs.api_key, outputs.bucket, outputs.visits_table) == (key, "bucket", "table")
+    assert outputs.aws_endpoint_url is None
+    assert outputs.snowflake.account == "acme-prod"
+    assert outputs.aws("kinesis").meta.endpoint_url == "https://kinesis.eu-west-1.amazonaws.com"
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_stage_that_is_not_deployed_is_said_so() -> None:
+    with pytest.raises(NoStackError, match="stage dev cannot be looked up"):
+        Outputs.find("dev", SNOWFLAKE)
