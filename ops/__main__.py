@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from ops import demo, reconcile, replay, send, terminal, visits, where
+from ops import cost, demo, reconcile, replay, send, terminal, visits, where
 from ops.outputs import NoStackError
 from snowpipe.refusal import Refusal
 
@@ -16,6 +16,7 @@ app.command("visits")(visits.command)
 app.command("replay")(replay.command)
 app.command("where")(where.command)
 app.command("reconcile")(reconcile.command)
+app.command("cost")(cost.command)
 
 
 def main() -> int:

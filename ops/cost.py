@@ -1,0 +1,317 @@
+"""`python -m ops cost`: what a load costs a month, component by component, and what other ways would cost."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+
+from ops import terminal
+
+PRICES = Path(__file__).with_name("prices.yml")
+
+DAYS_A_MONTH = 30.4
+SECONDS_A_DAY = 86_400
+# The same morning peak in every fleet: the busiest second has so many times the day's average.
+PEAK = 4.0
+
+# What one unit of work takes. Measured with this code where it says so, else from the services' own
+# definitions.
+INGEST_WAIT_MS = 35.0  # S3 PUT and PutRecords, one after the other, from inside the region
+INGEST_CPU_MS = 4.4  # of a request, and
+INGEST_CPU_MS_EVENT = 0.02  # of each event in it: decode, check, gzip, sign (measured, docs/performance.md)
+CONSUME_MS_BATCH = 60.0
+CONSUME_MS_EVENT = 0.4
+WRITES_AN_EVENT = 3.0  # its item, its id's item, its pair's head
+INDEX_WRITES_AN_EVENT = 1.0  # a visit opens or closes: one of the two indexes changes
+READS_AN_EVENT = 1.5
+NOTICES_AN_EVENT = 0.6  # arrived, departed; a dwell tells nobody
+GZIP = 0.18  # of the uncompressed size, level 1
+LOG_BYTES_REQUEST = 1100  # the canonical line with its metrics, the access log's line
+LOG_BYTES_BATCH = 900
+ITEM_BYTES = 350
+ITEM_DAYS = 90
+OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
+METRICS, ALARM_METRICS, DASHBOARDS = 25, 23, 1
+KB, GB, TB = 1000, 1e9, 1e12
+
+type Way = Literal["rest", "http", "url", "firehose"]
+WAYS: Mapping[Way, str] = {
+    "rest": "REST API (as deployed)",
+    "http": "HTTP API instead: no API keys, no usage plans, no 429 by key",
+    "url": "function URL instead: no gateway at all, keys and throttling are ours to write",
+    "firehose": "REST API, and Firehose instead of our S3 objects: no receipt before it is stored",
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What comes in, and how the stage is set."""
+
+    events_per_day: int
+    batch: int
+    event_bytes: int = 500
+    geofence_share: float = 0.2
+    memory_mb: int = 1024
+    provisioned: bool = False
+    shards: int | None = None  # None: as many as the peak needs
+    stream_retention_hours: int = 168
+    archive_days: int = 400
+    log_days: int = 90
+
+    @property
+    def events(self) -> float:
+        return self.events_per_day * DAYS_A_MONTH
+
+    @property
+    def requests(self) -> float:
+        return self.events / self.batch
+
+    @property
+    def geofence_events(self) -> float:
+        return self.events * self.geofence_share
+
+    @property
+    def gb(self) -> float:
+        return self.events * self.event_bytes / GB
+
+    @property
+    def needed_shards(self) -> int:
+        """A shard takes 1,000 records or 1 MB a second."""
+        records = self.events_per_day * self.geofence_share / SECONDS_A_DAY * PEAK
+        return self.shards or max(1, math.ceil(records / 1000), math.ceil(records * self.event_bytes / 1e6))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the bill, for a month."""
+
+    component: str
+    unit: str
+    quantity: float
+    price: float
+
+    @property
+    def usd(self) -> float:
+        return self.quantity * self.price
+
+
+class Prices:
+    """prices.yml; a name that it does not have is an error."""
+
+    def __init__(self, path: Path = PRICES) -> None:
+        self._found: dict[str, Any] = yaml.safe_load(path.read_text())
+        self.as_of: date = self._found["as_of"]
+
+    def __getitem__(self, name: str) -> float:
+        service, _, item = name.partition(".")
+        return float(self._found[service][item])
+
+
+def bill(load: Load, prices: Prices, way: Way = "rest") -> Iterator[Line]:
+    """Every component of a stage under this load. Storage is counted as it stands once it has filled up."""
+
+    def line(component: str, unit: str, quantity: float, price: str) -> Line:
+        return Line(component, unit, quantity, prices[price])
+
+    yield from _way_in(load, line, way)
+    yield from _archive(load, line, way)
+    yield from _stream(load, line)
+    yield from _visits(load, line)
+    yield from _warehouse(load, line)
+    yield from _watching(load, line)
+
+
+def _way_in(load: Load, line: Any, way: Way) -> Iterator[Line]:
+    if way in ("rest", "firehose"):
+        yield line("API Gateway", "requests", load.requests, "api_gateway.rest_request")
+    if way == "http":
+        begun = max(1, math.ceil(load.batch * load.event_bytes / (512 * 1024)))
+        yield line("API Gateway", "requests of 512 KB", load.requests * begun, "api_gateway.http_request")
+    ms = INGEST_WAIT_MS + INGEST_CPU_MS + INGEST_CPU_MS_EVENT * load.batch
+    yield line("ingest function", "requests", load.requests, "lambda.request")
+    yield line(
+        "ingest function",
+        "GB-seconds",
+        load.requests * ms / 1000 * load.memory_mb / 1024,
+        "lambda.gb_second_arm64",
+    )
+
+
+def _archive(load: Load, line: Any, way: Way) -> Iterator[Line]:
+    objects = load.requests
+    if way == "firehose":
+        rounded = math.ceil(load.event_bytes / (5 * KB)) * 5 * KB
+        yield line("Firehose", "GB, 5 KB a record", load.events * rounded / GB, "firehose.gb_in")
+        # Objects of 128 MB, or of five minutes.
+        objects = max(load.gb * GB / 128e6, DAYS_A_MONTH * SECONDS_A_DAY / 300)
+    yield line("S3", "PUT", objects, "s3.put")
+    yield line("S3", "GET by Snowpipe", objects * OBJECT_OVERHEAD_GETS, "s3.get")
+    yield line("S3", "GB-months", load.gb * GZIP * load.archive_days / DAYS_A_MONTH, "s3.gb_month")
+    yield line("SNS", "messages", objects, "sns.publish")
+
+
+def _stream(load: Load, line: Any) -> Iterator[Line]:
+    hours = DAYS_A_MONTH * 24
+    records = load.geofence_events
+    if load.provisioned:
+        shard_hours = load.needed_shards * hours
+        units = math.ceil(load.event_bytes / (25 * KB))
+        yield line("Kinesis", "shard hours", shard_hours, "kinesis.shard_hour")
+        yield line("Kinesis", "PUT payload units", records * units, "kinesis.put_payload_unit")
+        if load.stream_retention_hours > 24:
+            yield line("Kinesis", "shard hours, kept longer", shard_hours, "kinesis.shard_retention_hour")
+        return
+    gb_in = records * math.ceil(load.event_bytes / 1024) * 1024 / GB
+    yield line("Kinesis", "stream hours", hours, "kinesis.on_demand_stream_hour")
+    yield line("Kinesis", "GB in", gb_in, "kinesis.on_demand_gb_in")
+    yield line("Kinesis", "GB out", records * load.event_bytes / GB, "kinesis.on_demand_gb_out")
+    kept = records * load.event_bytes / GB * max(0, load.stream_retention_hours - 24) / hours
+    yield line("Kinesis", "GB-months kept longer", kept, "kinesis.on_demand_retention_gb_month")
+
+
+def _batches(load: Load) -> float:
+    """The mapping waits a second or for 200 records, on each shard."""
+    seconds = DAYS_A_MONTH * SECONDS_A_DAY
+    shards = load.needed_shards if load.provisioned else max(4, load.needed_shards)
+    return max(load.geofence_events / 200, min(load.geofence_events, shards * seconds))
+
+
+def _visits(load: Load, line: Any) -> Iterator[Line]:
+    batches, events = _batches(load), load.geofence_events
+    ms = batches * CONSUME_MS_BATCH + events * CONSUME_MS_EVENT
+    yield line("consumer", "requests", batches, "lambda.request")
+    yield line("consumer", "GB-seconds", ms / 1000 * 0.5, "lambda.gb_second_arm64")
+    writes = events * (WRITES_AN_EVENT + INDEX_WRITES_AN_EVENT)
+    yield line("DynamoDB", "write units", writes, "dynamodb.write_unit")
+    yield line("DynamoDB", "read units", events * READS_AN_EVENT, "dynamodb.read_unit")
+    gb = events / DAYS_A_MONTH * ITEM_DAYS * WRITES_AN_EVENT * ITEM_BYTES / GB
+    yield line("DynamoDB", "GB-months", gb, "dynamodb.gb_month")
+    yield line("DynamoDB", "GB-months of backup", gb, "dynamodb.backup_gb_month")
+    yield line("EventBridge", "events", events * NOTICES_AN_EVENT, "eventbridge.custom_event")
+
+
+def _warehouse(load: Load, line: Any) -> Iterator[Line]:
+    credit = line("Snowpipe", "credits", load.gb, "snowflake.snowpipe_credits_gb")
+    yield line("Snowpipe", "credits", credit.usd, "snowflake.credit")
+    # Columns of a VARIANT compress about as well as gzip does. Queries and dbt are not in this bill.
+    tb = load.gb * GZIP * load.archive_days / DAYS_A_MONTH * GB / TB
+    yield line("Snowflake storage", "TB-months", tb, "snowflake.tb_month")
+
+
+def _watching(load: Load, line: Any) -> Iterator[Line]:
+    gb = (load.requests * LOG_BYTES_REQUEST + _batches(load) * LOG_BYTES_BATCH) / GB
+    yield line("CloudWatch", "GB of logs", gb, "cloudwatch.log_gb")
+    yield line(
+        "CloudWatch", "GB-months of logs", gb * load.log_days / DAYS_A_MONTH, "cloudwatch.log_gb_month"
+    )
+    yield line("CloudWatch", "metrics", METRICS, "cloudwatch.metric_month")
+    yield line("CloudWatch", "alarms", ALARM_METRICS, "cloudwatch.alarm_month")
+    yield line("CloudWatch", "dashboards", DASHBOARDS, "cloudwatch.dashboard_month")
+    # One request a second is traced, and a twentieth of the rest.
+    second = min(load.requests, DAYS_A_MONTH * SECONDS_A_DAY)
+    yield line("X-Ray", "traces", second + 0.05 * (load.requests - second), "xray.trace")
+    yield line("KMS", "keys", 1, "kms.key_month")
+    yield line("KMS", "requests", 2 * 12 * 24 * DAYS_A_MONTH, "kms.rsa_2048_request")
+
+
+def by_component(lines: Iterator[Line], load: Load) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        if line.usd < 0.005 and line.component in {row["component"] for row in rows}:
+            continue
+        rows.append(
+            {
+                "component": line.component,
+                "unit": line.unit,
+                "quantity": round(line.quantity, 3),
+                "price": line.price,
+                "usd_a_month": round(line.usd, 2),
+                "usd_a_million_events": round(line.usd / load.events * 1e6, 4),
+            }
+        )
+    return rows
+
+
+def total(load: Load, prices: Prices, way: Way = "rest") -> float:
+    return sum(line.usd for line in bill(load, prices, way))
+
+
+def compared(load: Load, prices: Prices) -> list[dict[str, Any]]:
+    ours = total(load, prices)
+    rows = []
+    for way, words in WAYS.items():
+        usd = total(load, prices, way)
+        rows.append(
+            {
+                "way": way,
+                "what": words,
+                "usd_a_month": round(usd, 2),
+                "usd_a_million_events": round(usd / load.events * 1e6, 4),
+                "against_ours": f"{(usd / ours - 1):+.0%}",
+            }
+        )
+    for batch in sorted({1, 20, 100, 500} - {load.batch}):
+        usd = total(replace(load, batch=batch), prices)
+        rows.append(
+            {
+                "way": f"batch {batch}",
+                "what": f"as deployed, with {batch} event{'s' * (batch > 1)} a request",
+                "usd_a_month": round(usd, 2),
+                "usd_a_million_events": round(usd / load.events * 1e6, 4),
+                "against_ours": f"{(usd / ours - 1):+.0%}",
+            }
+        )
+    return rows
+
+
+def command(
+    *,
+    events_per_day: Annotated[int, typer.Option(min=1)] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, max=500, help="Events in a request.")] = 20,
+    event_bytes: Annotated[int, typer.Option(min=1, max=65536)] = 500,
+    geofence_share: Annotated[float, typer.Option(min=0, max=1)] = 0.2,
+    memory: Annotated[int, typer.Option(min=128, max=10240, help="Of the ingest function, MB.")] = 1024,
+    provisioned: Annotated[bool, typer.Option("--provisioned", help="The stream in shards.")] = False,
+    shards: Annotated[int | None, typer.Option(min=1, help="Else as many as the peak needs.")] = None,
+    retention: Annotated[int, typer.Option(min=24, max=168, help="Of the stream, hours.")] = 168,
+    as_json: terminal.AsJson = False,
+) -> None:
+    """What a load costs a month by list prices, by component, beside Firehose, an HTTP API, a function URL."""
+    prices = Prices()
+    load = Load(
+        events_per_day=events_per_day,
+        batch=batch,
+        event_bytes=event_bytes,
+        geofence_share=geofence_share,
+        memory_mb=memory,
+        provisioned=provisioned,
+        shards=shards,
+        stream_retention_hours=retention,
+    )
+    rows, others = by_component(bill(load, prices), load), compared(load, prices)
+    usd = total(load, prices)
+    if as_json:
+        terminal.print_json(
+            {
+                "prices_as_of": prices.as_of.isoformat(),
+                "events_per_day": events_per_day,
+                "batch": batch,
+                "components": rows,
+                "usd_a_month": round(usd, 2),
+                "usd_a_million_events": round(usd / load.events * 1e6, 4),
+                "compared": others,
+            }
+        )
+        return
+    terminal.show_rows(rows, as_json, title=f"{events_per_day:,} events a day, {batch} a request")
+    terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} a million events\n")
+    terminal.show_rows(others, as_json, title="Compared")
+    terminal.out.print(
+        f"\nList prices of us-east-1 as of {prices.as_of}, before free tiers; sources: ops/prices.yml."
+        " Not in it: Snowflake's warehouses, data transfer, support."
+    )

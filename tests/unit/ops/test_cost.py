@@ -1,0 +1,124 @@
+"""The cost model: held against figures that were worked out apart from it, and against its own prices."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from ops import cost
+from ops.cost import PRICES, Load, Prices, bill, compared, total
+from tests.unit.serverless import templates
+
+LOAD = Load(events_per_day=1_000_000, batch=20)
+
+
+@pytest.fixture(scope="module")
+def prices():
+    return Prices()
+
+
+def usd(lines, *wanted):
+    return sum(
+        line.usd for line in lines if line.component in wanted or (line.component, line.unit) in wanted
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "rest", "http", "url", "put"),
+    # Worked out by hand for 500-byte events, 1024 MB on arm64, a fifth of them geofence events.
+    [(1, 9.78, 7.28, 6.28, 5.00), (20, 0.52, 0.39, 0.34, 0.25), (100, 0.13, 0.10, 0.09, 0.05)],
+)
+def test_the_way_in_costs_what_was_worked_out_by_hand(prices, batch, rest, http, url, put):
+    load = replace(LOAD, batch=batch)
+    for way, expected in (("rest", rest), ("http", http), ("url", url)):
+        lines = list(bill(load, prices, way))
+        million = load.events / 1e6
+        way_in = usd(lines, "API Gateway", "ingest function", "SNS", ("S3", "PUT"))
+        stream = usd(lines, ("Kinesis", "GB in"), ("Kinesis", "GB out"))
+        # The figures are rounded to a cent, which is much of the small ones.
+        assert (way_in + stream) / million == pytest.approx(expected, rel=0.03, abs=0.013)
+        assert usd(lines, ("S3", "PUT")) / million == pytest.approx(put)
+
+
+def test_a_stream_costs_what_was_worked_out_by_hand(prices):
+    """A fifth of a thousand events a second: about $29 a month in two shards, about $79 on demand."""
+    load = Load(86_400_000, 20, stream_retention_hours=24)
+    shards = replace(load, provisioned=True, shards=2)
+    assert usd(bill(shards, prices), "Kinesis") == pytest.approx(29, rel=0.05)
+    assert usd(bill(load, prices), "Kinesis") == pytest.approx(79, rel=0.08)
+
+
+def test_batching_on_the_phone_dominates_everything(prices):
+    each = [total(replace(LOAD, batch=batch), prices) for batch in (1, 5, 20, 100, 500)]
+    assert each == sorted(each, reverse=True)
+    assert each[0] > 3 * each[2]
+
+
+def test_firehose_bills_a_small_record_as_five_kilobytes(prices):
+    [line] = [line for line in bill(LOAD, prices, "firehose") if line.component == "Firehose"]
+    assert line.quantity == pytest.approx(LOAD.events * 5000 / 1e9)
+    [line] = [
+        x for x in bill(replace(LOAD, event_bytes=5001), prices, "firehose") if x.component == "Firehose"
+    ]
+    assert line.quantity == pytest.approx(LOAD.events * 10_000 / 1e9)
+
+
+def test_the_ways_are_compared_with_ours(prices):
+    rows = {row["way"]: row for row in compared(LOAD, prices)}
+    assert rows["rest"]["against_ours"] == "+0%"
+    assert rows["url"]["usd_a_month"] < rows["http"]["usd_a_month"] < rows["rest"]["usd_a_month"]
+    assert {"batch 1", "batch 100", "batch 500"} <= rows.keys()
+
+
+def test_a_peak_that_a_shard_cannot_take_needs_another():
+    assert Load(86_400_000, 20).needed_shards == 1  # 200 a second on average, 800 at the peak
+    assert Load(864_000_000, 20).needed_shards == 8
+    assert Load(86_400_000, 20, event_bytes=5000).needed_shards == 4  # 4 MB a second at the peak
+
+
+def test_a_tenth_of_the_load_costs_no_more_and_fixed_costs_stay(prices):
+    small, large = total(Load(1000, 20), prices), total(Load(10_000_000, 20), prices)
+    assert 0 < small < large
+    assert small > 30  # a stream, metrics and alarms are there before the first event
+
+
+def test_every_price_names_its_source_and_every_price_is_used():
+    text = PRICES.read_text()
+    found = yaml.safe_load(text)
+    services = {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+    source = (PRICES.parent / "cost.py").read_text()
+    for service, entry in services.items():
+        assert entry.pop("source")
+        for item, price in entry.items():
+            assert price > 0
+            assert f'"{service}.{item}"' in source, f"{service}.{item} is in nobody's bill"
+    assert re.search(r"^as_of: \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+
+
+def test_the_bill_counts_the_alarms_that_are_deployed():
+    alarms = templates.of_type("prod", "AWS::CloudWatch::Alarm").values()
+    read = sum(len([m for m in a["Metrics"] if "MetricStat" in m]) if "Metrics" in a else 1 for a in alarms)
+    assert read == cost.ALARM_METRICS
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(cost.command)
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_command_prints_a_table_and_the_same_as_json():
+    found = json.loads(run("--events-per-day", "1000000", "--batch", "20", "--json"))
+    assert found["prices_as_of"] == Prices().as_of.isoformat()
+    assert found["usd_a_month"] == pytest.approx(
+        sum(row["usd_a_month"] for row in found["components"]), abs=0.2
+    )
+    table = run("--events-per-day", "1000000", "--batch", "20")
+    assert f"${found['usd_a_month']:,.2f} a month" in table
+    assert "function URL instead" in table
