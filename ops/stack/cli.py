@@ -90,9 +90,9 @@ def _run(options: argparse.Namespace, stack: Stack, console: Console) -> int:
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> Table:
-    table = Table("part", "process", "resident MiB", "proportional MiB", "command")
+    table = Table("part", "process", "resident MiB", "proportional MiB", "what")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
     return table
 
 

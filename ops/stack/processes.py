@@ -148,8 +148,14 @@ def memory(process: Process) -> Memory | None:
     return Memory(kib.get("Rss", 0), kib.get("Pss", 0))
 
 
-def command_line(process: Process) -> str:
+def description(process: Process) -> str:
+    """The Lambda function that it runs, else its command line without folders."""
     try:
-        return Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return ""
+    for entry in environment:
+        if entry.startswith("AWS_LAMBDA_FUNCTION_NAME="):
+            return entry.partition("=")[2]
+    return " ".join(Path(word).name for word in words if word)

@@ -1,6 +1,6 @@
 """What runs, and what it costs in memory."""
 
-from ops.stack.processes import Processes, command_line, descendants, memory
+from ops.stack.processes import Processes, descendants, description, memory
 
 
 def rows(processes: Processes) -> list[dict[str, object]]:
@@ -13,16 +13,16 @@ def rows(processes: Processes) -> list[dict[str, object]]:
         for process in [top, *descendants(top)]:
             if used := memory(process):
                 resident, proportional = resident + used.rss_kib, proportional + used.pss_kib
-                command = command_line(process)[-60:]
-                found.append(_row(top.name, process.pid, used.rss_kib, used.pss_kib, command))
+                what = description(process)
+                found.append(_row(top.name, process.pid, used.rss_kib, used.pss_kib, what))
     return [*found, _row("all", None, resident, proportional, "")]
 
 
-def _row(part: str, pid: int | None, rss_kib: int, pss_kib: int, command: str) -> dict[str, object]:
+def _row(part: str, pid: int | None, rss_kib: int, pss_kib: int, what: str) -> dict[str, object]:
     return {
         "part": part,
         "process": pid,
         "resident_mib": rss_kib // 1024,
         "proportional_mib": pss_kib // 1024,
-        "command": command,
+        "what": what,
     }

@@ -1,11 +1,16 @@
-"""LocalStack inflates every gzip request before any service sees it; Amazon API Gateway does not for binary
-media types.
+"""Two corrections to LocalStack's gateway.
 
+It inflates every gzip request before any service sees it; Amazon API Gateway does not for binary media types.
 Inflating at the door also means that a bad body answers 500, and that a 200 MB bomb is inflated in full.
+
+And its server listens on every interface, whatever address it is told: with functions as processes that would
+let the whole network run code here. (Its other server, hypercorn, listens where it is told, but has to close
+the connection after each answer to boto3.)
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from localstack.aws.api import RequestContext
 from localstack.aws.chain import HandlerChain
@@ -35,3 +40,14 @@ def keep_gzip_bodies() -> None:
             decode(self, chain, context, response)
 
     ContentDecoder.__call__ = decode_unless_rest_api
+
+
+@hooks.on_infra_start()
+def listen_on_loopback() -> None:
+    from twisted.internet import endpoints
+
+    class LoopbackEndpoint(endpoints.TCP4ServerEndpoint):
+        def __init__(self, reactor: Any, port: int, backlog: int = 1024) -> None:
+            super().__init__(reactor, port, backlog, interface="127.0.0.1")
+
+    endpoints.TCP4ServerEndpoint = LoopbackEndpoint

@@ -223,6 +223,12 @@ def test_a_missing_or_old_node_is_told(monkeypatch, answer, line):
         localstack.check_tools()
 
 
+@pytest.mark.parametrize(("address", "closed"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_a_localstack_that_listens_to_the_network_is_found_out(address, closed):
+    with socket.create_server((address, 0)) as gateway:
+        assert localstack._listens_on_loopback_only(gateway.getsockname()[1]) is closed
+
+
 def test_nothing_of_another_aws_or_snowflake_reaches_the_stack(environment):
     foreign = {"AWS_PROFILE": "prod", "AWS_ENDPOINT_URL": "https://elsewhere", "SNOWFLAKE_ACCOUNT": "prod"}
     settings = Settings.of(environment | foreign)
