@@ -12,17 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def session(name: str, master: str | None) -> Iterator[SparkSession]:
+def session(name: str, master: str | None, ui: bool = False) -> Iterator[SparkSession]:
     """Glue brings its own (master None); with a master, such as local[2], one is started in this process."""
     builder = SparkSession.builder.appName(name).config("spark.sql.session.timeZone", "UTC")
     if master:
         # Workers must run this environment's Python, and find these folders.
         os.environ["PYSPARK_PYTHON"] = sys.executable
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        cores = master.removeprefix("local[").removesuffix("]")
+        cores = master.removeprefix("local[").removesuffix("]").partition(",")[0]
         builder = (
             builder.master(master)
-            .config("spark.ui.enabled", "false")
+            .config("spark.ui.enabled", str(ui).lower())
             .config("spark.ui.showConsoleProgress", "false")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.driver.host", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""One Spark for all tests here: to start one takes seconds, and a busy machine's seconds are long."""
+"""One Spark for all tests here: to start one takes seconds. A task is tried four times, as on a cluster."""
 
 from collections.abc import Iterator
 
@@ -10,5 +10,5 @@ from glue.session import session
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    with session("milkrun-tests", "local[2]") as started:
+    with session("milkrun-tests", "local[2,4]") as started:
         yield started

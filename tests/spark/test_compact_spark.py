@@ -1,6 +1,7 @@
 """Compaction on Spark: what holds on DuckDB (tests/unit/glue/test_compact.py) holds here."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,38 @@ def test_an_hour_of_very_many_tiny_objects_with_one_that_cannot_be_read_now(
     assert (manifest["objects"], manifest["lines"], len(manifest["files"])) == (2999, 2999, 1)
     assert [each["key"] for each in manifest["unreadable"]] == [keys[17]]
     assert len(stale(Folder(tmp_path), HOURS)) == 1
+
+
+class Deadly(Folder):
+    """Kills the worker that first reads, and the one that first has written."""
+
+    def _die_once(self, moment: str) -> None:
+        died = self.path / f"died-{moment}"
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def read(self, key: str) -> bytes:
+        if key.startswith("events/"):
+            self._die_once("reading")
+        return super().read(key)
+
+    def write_file(self, key: str, path: Path) -> None:
+        super().write_file(key, path)
+        self._die_once("writing")
+
+
+def test_workers_that_are_killed_while_reading_and_while_writing_lose_and_double_nothing(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    lines = some_lines(90)
+    archived(tmp_path, lines, batch=5)
+    [manifest] = compact_with_spark(spark, Deadly(tmp_path), stale(Folder(tmp_path), HOURS))
+    assert {path.name for path in tmp_path.glob("died-*")} == {"died-reading", "died-writing"}
+    assert manifest["lines"] == 90
+    files = compacted_files(Folder(tmp_path), HOURS)
+    assert sorted(payloads(Folder(tmp_path), files)) == sorted(lines)
+    assert {stored.key for stored in Folder(tmp_path).list("compacted/dt=")} == set(files)
 
 
 KILLED = """

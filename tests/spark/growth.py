@@ -1,0 +1,199 @@
+"""How compaction and rebuild grow with the archive: each run in a process of its own, its memory watched.
+
+    .venvs/spark/bin/python -m tests.spark.growth --events 100000 1000000 --cores 1 2
+
+Prints a line of JSON a run: engine (python: the plain loop that one would write first), job, events, cores,
+seconds of work without and with starting, processor seconds and most memory of all its processes, and
+what Spark shuffled. Processor seconds say more than seconds where others use the machine too.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from consumer.visits import visits_of
+from contract.objects import lines_object, lines_of
+from glue import compact, rebuild
+from glue.archive import Folder, Hours, objects_of
+from glue.jobs import report
+from glue.rows import crossing
+
+BEGIN = datetime(2026, 11, 16, 6, tzinfo=UTC)
+EVENTS_AN_OBJECT = 20
+CROSSINGS = ("user.entered_geofence", "user.exited_geofence")
+ENGINES = ("python", "duckdb", "spark")
+JOBS = ("compact", "rebuild")
+
+
+def make(folder: Path, events: int, hours: int = 4, seed: int = 1) -> Hours:
+    """Bytes and objects as in life: 300 bytes an event, 20 an object, one event of sixteen at a fence."""
+    pick, store, lines = random.Random(seed), Folder(folder), []
+    trucks = max(10, events // 5000)
+    for number in range(events):
+        at = BEGIN + timedelta(seconds=number * hours * 3600 / events)
+        truck = pick.randrange(trucks)
+        user = f'"user":{{"userId":"driver-{truck}","deviceId":"van-{truck:05}"}}'
+        place = f"{pick.uniform(-64, -63):.6f},{pick.uniform(44, 45):.6f}"
+        where = f'"location":{{"type":"Point","coordinates":[{place}]}}'
+        type_, more = "user.updated_trip", '"foreground":true,"stopped":false'
+        if number % 16 == 0:
+            type_ = CROSSINGS[pick.randrange(2)]
+            fence = f'{{"tag":"farm","externalId":"farm-{truck % 50}-{pick.randrange(5)}"}}'
+            more = f'"geofence":{fence},"confidence":3'
+        line = (
+            f'{{"_id":"{pick.getrandbits(96):024x}","type":"{type_}","createdAt":"{at:%Y-%m-%dT%H:%M:%S}.000Z",'
+            f'"live":true,{user},{where},"locationAccuracy":8,{more}}}'
+        )
+        lines.append(line.encode())
+        if len(lines) == EVENTS_AN_OBJECT or number == events - 1:
+            made = lines_object("events", lines, at)
+            store.write(made.key, made.body)
+            lines = []
+    return Hours(BEGIN, BEGIN + timedelta(hours=hours))
+
+
+def plainly(folder: Path, job: str, hours: Hours) -> None:
+    """What one would write first: a loop over files, all of an hour or all geofence events in memory."""
+    store = Folder(folder)
+    if job == "rebuild":
+        paths = (store.path / s.key for hour in hours for s in objects_of(store, hour))
+        events = (
+            event for path in paths for line in lines_of(path.read_bytes()) if (event := crossing(line))
+        )
+        visits_of(list(events))
+        return
+    for hour in hours:
+        by_type: dict[str, list[bytes]] = {}
+        for stored in objects_of(store, hour):
+            for line in lines_of(store.read(stored.key)):
+                by_type.setdefault(json.loads(line)["type"], []).append(line)
+        for type_, those in by_type.items():
+            path = folder / "plain" / f"{hour:%H}.{type_}.ndjson.gz"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(gzip.compress(b"\n".join(those), 1))
+
+
+def once(folder: Path, engine: str, job: str, hours: Hours, cores: int) -> None:
+    """One run in this process; the seconds without starting are told on standard output."""
+    store = Folder(folder)
+    shuffled = 0
+    if engine == "spark":
+        from glue.session import session
+        from glue.spark_compact import compact_with_spark
+        from glue.spark_rebuild import rebuild_with_spark
+
+        with session("milkrun-growth", f"local[{cores}]", ui=True) as spark:
+            began = time.monotonic()
+            if job == "compact":
+                list(compact_with_spark(spark, store, compact.stale(store, hours)))
+            else:
+                rebuild_with_spark(spark, _rebuild(store, hours))
+            seconds = time.monotonic() - began
+            stages = (
+                f"{spark.sparkContext.uiWebUrl}/api/v1/applications/{spark.sparkContext.applicationId}/stages"
+            )
+            with urllib.request.urlopen(stages) as answer:  # our own Spark, on loopback
+                shuffled = sum(stage["shuffleWriteBytes"] for stage in json.load(answer))
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(cores)
+        began = time.monotonic()
+        if engine == "python":
+            plainly(folder, job, hours)
+        elif job == "compact":
+            list(compact.compact_with_duckdb(store, compact.stale(store, hours)))
+        else:
+            rebuild.rebuild_with_duckdb(_rebuild(store, hours))
+        seconds = time.monotonic() - began
+    report("ran", seconds=round(seconds, 2), shuffled_bytes=shuffled)
+
+
+def _rebuild(store: Folder, hours: Hours) -> rebuild.Rebuild:
+    parts = rebuild.parts_of(store, hours, conflicts=False)
+    return rebuild.Rebuild(store, "growth", hours, tuple(parts), rebuild.Rule(conflicts=False))
+
+
+def measured(command: Sequence[str], cores: int) -> dict[str, float]:
+    """Run on so many cores and look at all its processes ten times a second."""
+    began, most, ticks = time.monotonic(), 0, {}
+    with tempfile.TemporaryFile("w+") as out:
+        pinned = ["taskset", "-c", f"0-{cores - 1}", *command]
+        job = subprocess.Popen(pinned, stdout=out, stderr=subprocess.DEVNULL)
+        while job.poll() is None:
+            seen = [found for pid in _family(job.pid) if (found := _process(pid))]
+            most = max(most, sum(pages for _, pages, _ in seen))
+            ticks |= {pid: used for pid, _, used in seen}
+            time.sleep(0.1)
+        if job.returncode:
+            raise RuntimeError(f"{command} ended with {job.returncode}")
+        out.seek(0)
+        said = json.loads(out.read().splitlines()[-1])
+    return {
+        "seconds": said["seconds"],
+        "seconds_with_start": round(time.monotonic() - began, 1),
+        "processor_seconds": round(sum(ticks.values()) / os.sysconf("SC_CLK_TCK"), 1),
+        "memory_mb": most * os.sysconf("SC_PAGE_SIZE") // 2**20,
+        "shuffled_mb": said["shuffled_bytes"] // 2**20,
+    }
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from _family(int(child))
+
+
+def _process(pid: int) -> tuple[int, int, int] | None:
+    """Its id, resident pages, and ticks of processor time."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return pid, int(fields[21]), int(fields[11]) + int(fields[12])
+    return None
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.spark.growth", description=__doc__)
+    parser.add_argument("--events", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--cores", type=int, nargs="+", default=[2])
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
+    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=JOBS)
+    parser.add_argument("--once", nargs=2, metavar=("FOLDER", "HOURS"), help=argparse.SUPPRESS)
+    given = parser.parse_args(argv)
+    if given.once:
+        hours = Hours(BEGIN, BEGIN + timedelta(hours=int(given.once[1])))
+        once(Path(given.once[0]), given.engines[0], given.jobs[0], hours, given.cores[0])
+        return 0
+    for events in given.events:
+        with tempfile.TemporaryDirectory(prefix="milkrun-growth-") as folder:
+            make(Path(folder), events)
+            for job in given.jobs:
+                for engine in given.engines:
+                    for cores in given.cores if engine != "python" else given.cores[:1]:
+                        Folder(Path(folder)).delete(s.key for s in Folder(Path(folder)).list("compacted/"))
+                        what = ["--engines", engine, "--jobs", job, "--cores", str(cores)]
+                        command = [sys.executable, "-m", "tests.spark.growth", *what, "--once", folder, "4"]
+                        report(
+                            "grew",
+                            engine=engine,
+                            job=job,
+                            events=events,
+                            cores=cores,
+                            **measured(command, cores),
+                        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
