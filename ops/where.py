@@ -5,7 +5,7 @@ By id RAW is asked first; what is not loaded is looked for in the archive's obje
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,7 @@ import typer
 from consumer import items
 from consumer.table import DynamoTable
 from consumer.visits import pair_of
+from contract import logs
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
 from contract.objects import lines_of, object_name
 from ops import terminal
@@ -27,6 +28,9 @@ from snowpipe.warehouse import Warehouse
 
 # How far behind its arrival in S3 an event is looked for on the stream: redriven ones come late.
 STREAM_REACH = timedelta(hours=1)
+# How far behind it a line of a function's log is looked for.
+LOG_REACH = timedelta(minutes=10)
+_FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,9 @@ class Line:
 class Finder:
     """Asks every store of one stage. `searched` tells what was looked at, for whoever finds nothing."""
 
-    def __init__(self, outputs: Outputs, warehouse: Warehouse) -> None:
+    def __init__(self, outputs: Outputs, stage: str, warehouse: Warehouse) -> None:
         self._outputs = outputs
+        self._stage = stage
         self._warehouse = warehouse
         self._s3 = outputs.aws("s3")
         self._archive = Archive(self._s3, outputs.bucket)
@@ -69,12 +74,7 @@ class Finder:
     def object(self, key: str) -> list[Step]:
         """An object's steps: received, archived, loaded."""
         self.searched.append(f"s3://{self._outputs.bucket}/{key}")
-        steps = list(self._stored(key))
-        if steps:
-            body = self._archive.body(key)
-            lines = len(lines_of(body)) if body else 0
-            steps[-1].detail["lines"] = lines
-        return in_order([*steps, *self._rows(key)])
+        return in_order([*self._stored(key), *self._rows(key)])
 
     # --- looking for it
 
@@ -147,8 +147,42 @@ class Finder:
         if "received-at" in facts:
             received = {"request_id": facts.get("request-id"), "app_version": facts.get("app-version")}
             yield Step("received", _time(facts["received-at"]), {k: v for k, v in received.items() if v})
-        place = {"key": key} | ({"line": number} if number else {})
+        name = object_name(key)
+        place = {"key": key} | ({"line": number} if number else {"lines": name.lines if name else None})
         yield Step("archived", head["LastModified"], place)
+        yield from self._answered(key, head["LastModified"])
+
+    def _answered(self, key: str, about: datetime) -> Iterator[Step]:
+        """From the handler's canonical line: whether its geofence events went to the stream or were left to
+        be redriven."""
+        for at, line in self._log_lines("ingest", logs.EVENTS_INGESTED, about, about + LOG_REACH):
+            if key in (line.get("object_key"), line.get("rejected_key")):
+                named: dict[str, Any] = {
+                    name: line[name]
+                    for name in ("status", "published", "queued", "set_aside")
+                    if name in line
+                }
+                yield Step("answered, some left for redrive" if line.get("queued") else "answered", at, named)
+                return
+
+    def _log_lines(
+        self, function: str, name: str, start: datetime, end: datetime
+    ) -> Iterator[tuple[datetime, dict[str, Any]]]:
+        """The function's canonical lines of that name, each with its time."""
+        pages = (
+            self._outputs.aws("logs")
+            .get_paginator("filter_log_events")
+            .paginate(
+                logGroupName=f"/aws/lambda/milkrun-{self._stage}-{function}",
+                startTime=int((start - timedelta(seconds=5)).timestamp() * 1000),
+                endTime=int(end.timestamp() * 1000),
+                # LocalStack ignores the pattern, so the lines are looked at here as well.
+                filterPattern=f'{{ $.event = "{name}" }}',
+            )
+        )
+        for found in (found for page in pages for found in page["events"]):
+            if name in found["message"] and (line := _json(found["message"])).get("event") == name:
+                yield datetime.fromtimestamp(found["timestamp"] / 1000, UTC), line
 
     def _rows(self, key: str, number: int | None = None) -> Iterator[Step]:
         name = object_name(key)
@@ -172,7 +206,8 @@ class Finder:
         if not text or json.loads(text).get("type") not in GEOFENCE_KINDS:
             return
         event = geofence_event(text)
-        yield from self._published(event, lines)
+        published = list(self._published(event, lines))
+        yield from published
         with ThreadPoolExecutor(2) as readers:
             table = DynamoTable(self._outputs.aws("dynamodb"), self._outputs.visits_table, readers)
             pair = pair_of(event)
@@ -182,17 +217,26 @@ class Finder:
             known, failures = table.get([(items.pair_key(pair), items.id_key(event_id))])
             for failure in failures.values():
                 raise failure
-            if not known:
-                yield Step("not consumed", None, {"device": event.device_id})
-                return
-            yield Step("consumed", None, {"device": event.device_id, "fence": " ".join(event.fence)})
-            for stay in table_stays(table, pair):
-                until = stay.exited_at or (
-                    stay.entered_at if stay.exit_missed else datetime.max.replace(tzinfo=UTC)
-                )
+            detail = {"device": event.device_id, "fence": " ".join(event.fence)}
+            yield Step("consumed" if known else "not consumed", self._consumed_at(published), detail)
+            for stay in table_stays(table, pair) if known else ():
+                until = stay.exited_at or (stay.entered_at if stay.exit_missed else _FOR_EVER)
                 if stay.entered_at <= event.occurred_at <= until:
-                    visit = {"entered_at": stay.entered_at, "exited_at": stay.exited_at}
-                    yield Step("in a visit", None, visit)
+                    yield Step(
+                        "in a visit", None, {"entered_at": stay.entered_at, "exited_at": stay.exited_at}
+                    )
+
+    def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
+        """When the batch with the first of these records was done, by the consumer's canonical line."""
+        first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
+        if first is None or first.at is None:
+            return None
+        number = int(first.detail["sequence_number"])
+        lines = self._log_lines("consume", logs.RECORDS_CONSUMED, first.at, first.at + LOG_REACH)
+        for at, line in lines:
+            if line.get("shard_id") == first.detail["shard"] and _covers(line, number):
+                return at
+        return None
 
     def _published(self, event: GeofenceEvent, lines: Sequence[Line]) -> Iterator[Step]:
         since = min(filter(None, (self._received_at(line.key) for line in lines)), default=None)
@@ -269,6 +313,23 @@ def _is_event(data: bytes, event_id: str) -> bool:
         return False
 
 
+def _covers(line: Mapping[str, Any], number: int) -> bool:
+    """Whether a batch got as far as this sequence number: what it stopped at comes again."""
+    try:
+        first, last = int(line["first_sequence_number"]), int(line["last_sequence_number"])
+        return first <= number <= last and number < int(line.get("stopped_at") or last + 1)
+    except (KeyError, ValueError):
+        return False
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _time(text: str) -> datetime | None:
     try:
         return utc(datetime.fromisoformat(text))
@@ -308,7 +369,7 @@ def command(
     outputs = terminal.outputs_of(context, stage)
     with outputs.warehouse() as warehouse, terminal.progress() as bars:
         task = bars.add_task("looking", total=None)
-        finder = Finder(outputs, warehouse)
+        finder = Finder(outputs, stage, warehouse)
         if object_name(what):
             steps = finder.object(what)
         else:

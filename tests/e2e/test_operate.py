@@ -211,7 +211,9 @@ def test_an_events_whole_journey_is_told_in_order(pipeline: Pipeline, device: st
     ran = pipeline.ops("where", enter["_id"], "--json")
     assert ran.exit_code == 0
     steps = {step["what"]: step for step in ran.result["steps"]}
-    assert {"received", "archived", "published", "consumed", "in a visit", "loaded"} <= set(steps)
+    assert {"received", "archived", "answered", "published", "consumed", "in a visit", "loaded"} <= set(steps)
+    assert steps["answered"]["detail"]["published"] == 1
+    assert 0 < steps["consumed"]["lag_s"] < 60
     assert steps["archived"]["detail"] == {"key": key, "line": 2}
     assert steps["published"]["detail"]["shard"].startswith("shardId-")
     assert steps["loaded"]["lag_s"] < 30

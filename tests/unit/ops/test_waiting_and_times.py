@@ -14,7 +14,7 @@ from ops.polling import until
 from ops.terminal import in_words
 from ops.times import instant
 from ops.watch import Watch
-from ops.where import Step, in_order, lags
+from ops.where import Step, _covers, in_order, lags
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 
@@ -131,6 +131,21 @@ def test_steps_are_told_in_time_order_and_a_timeless_one_stays_behind_its_cause(
         "loaded",
     ]
     assert [row["lag_s"] for row in lags(in_order(steps))] == [-1, 0, 1, None, 4]
+
+
+@pytest.mark.parametrize(
+    ("line", "covered"),
+    [
+        ({"first_sequence_number": "10", "last_sequence_number": "20"}, True),
+        ({"first_sequence_number": "10", "last_sequence_number": "15"}, True),
+        ({"first_sequence_number": "16", "last_sequence_number": "20"}, False),
+        ({"first_sequence_number": "10", "last_sequence_number": "20", "stopped_at": "16"}, True),
+        ({"first_sequence_number": "10", "last_sequence_number": "20", "stopped_at": "15"}, False),
+        ({"records": 0}, False),
+    ],
+)
+def test_a_batch_covers_what_it_was_done_with(line: dict[str, Any], covered: bool) -> None:
+    assert _covers(line, 15) == covered
 
 
 def test_a_step_is_told_once() -> None:
