@@ -1,9 +1,9 @@
-"""The ports on EventBridge and S3. (DynamoDB's is consumer.table.)"""
+"""The ports on AWS, built from settings: EventBridge and S3 here, DynamoDB in consumer.table."""
 
 import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,18 @@ import msgspec
 from botocore.exceptions import ClientError
 
 from consumer.change import Notice
-from consumer.consume import Poison
+from consumer.consume import Poison, Ports
 from consumer.retry import insist
+from consumer.settings import Settings
+from consumer.store import Store
+from consumer.table import DynamoTable
 from contract.objects import lines_object, set_aside_line
 
 if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_s3 import S3Client
 
+REQUESTS_AT_ONCE = 16
 ENTRIES_A_REQUEST = 10
 SOURCE = "milkrun.visits"
 CONFLICT_TRIES = 4
@@ -36,6 +40,15 @@ def client(service: str, connections: int = 10) -> Any:
         max_pool_connections=connections,
     )
     return botocore.session.get_session().create_client(service, config=config)
+
+
+def ports_of(settings: Settings) -> Ports:
+    side_by_side = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    table = DynamoTable(client("dynamodb", REQUESTS_AT_ONCE), settings.visits_table, side_by_side)
+    bus = EventBus(client("events", REQUESTS_AT_ONCE), settings.event_bus_name, side_by_side)
+    return Ports(
+        Store(table, bus, settings.rule, side_by_side), S3SetAside(client("s3"), settings.archive_bucket)
+    )
 
 
 class EventBus:

@@ -148,5 +148,5 @@ def _keep(poison: Sequence[Poison], set_aside: SetAside, outcome: Outcome) -> No
         return
     try:
         outcome.set_aside[set_aside.keep(poison)] = list(poison)
-    except Exception as error:
+    except Exception as error:  # whatever it is, these were not kept: "again"
         outcome.stop_at(poison[0].record, error)

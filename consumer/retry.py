@@ -30,7 +30,7 @@ def insist[K: Hashable, T](
             for half in batched(left.items(), (len(left) + 1) // 2, strict=False):
                 failures |= insist(send, dict(half))
             return failures
-        except Exception as error:
+        except Exception as error:  # whatever it is, these parts were not done: "again"
             return failures | dict.fromkeys(left, error)
         left = {key: left[key] for key in undone}
         if not left:

@@ -245,7 +245,7 @@ class Store:
         def attempt(job: _Job) -> None:
             try:
                 do(job)
-            except Exception as error:
+            except Exception as error:  # one pair's failure is its own: the others go on
                 job.failure = error
 
         for _ in self._side_by_side.map(attempt, _sound(jobs)):

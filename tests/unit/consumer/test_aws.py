@@ -10,7 +10,7 @@ import sys
 import pytest
 import structlog
 
-from consumer import main
+from consumer import main, report
 from consumer.items import pair_key, visit_of
 from consumer.table import loaded
 from consumer.visits import Pair, visits_of
@@ -32,7 +32,7 @@ class Context:
 
 def consume(*datas: bytes | str):
     main.app_of.cache_clear()
-    main.log = structlog.get_logger()  # its first use binds it to the output of the moment
+    report.log = structlog.get_logger()  # its first use binds it to the output of the moment
     return main.consume(batch_of(datas), Context())
 
 
@@ -114,7 +114,7 @@ print([m for m in ('boto3', 'botocore.session', 'google.protobuf') if m in sys.m
 WORKER = """
 import json, os, sys
 from concurrent.futures import ThreadPoolExecutor
-from consumer import main
+from consumer import main, report
 batches = json.load(sys.stdin)
 class Context:
     aws_request_id = "w"

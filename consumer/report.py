@@ -1,0 +1,50 @@
+"""What a batch came to, in log lines that are metrics too."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from consumer.consume import Outcome
+from consumer.records import Record
+from contract import logs
+
+log = structlog.get_logger()
+
+
+def report(records: Sequence[Record], outcome: Outcome) -> None:
+    """One line for each object set aside, and the canonical line of the batch."""
+    for key, poison in outcome.set_aside.items():
+        codes = sorted({reason.code for p in poison for reason in p.reasons})
+        log.warning(
+            logs.RECORDS_SET_ASIDE, set_aside_key=key, codes=codes, lines=len(poison), set_aside=len(poison)
+        )
+    facts: dict[str, object] = {}
+    if records:
+        facts = {
+            "stream": records[0].stream,
+            "shard_id": records[0].shard_id,
+            "first_sequence_number": records[0].sequence_number,
+            "last_sequence_number": records[-1].sequence_number,
+            "behind_seconds": round((datetime.now(UTC) - records[-1].arrived_at).total_seconds(), 3),
+        }
+    if outcome.stopped_at:
+        facts |= {
+            "stopped_at": outcome.stopped_at.sequence_number,
+            "failure": f"{type(outcome.failure).__name__}: {outcome.failure}"[:300],
+        }
+    log.info(
+        logs.RECORDS_CONSUMED,
+        **facts,
+        records=outcome.records,
+        consumed=outcome.consumed,
+        set_aside_records=sum(map(len, outcome.set_aside.values())),
+        set_aside_share=round(outcome.set_aside_share, 1),
+        too_old=outcome.too_old,
+        added=outcome.added,
+        repeated=outcome.repeated,
+        outdone=outcome.outdone,
+        visits_changed=outcome.visits_changed,
+        orphan_exits=outcome.orphan_exits,
+        told=outcome.told,
+    )

@@ -1,0 +1,233 @@
+"""The worker's shard process, its checkpoints, health and log lines; with the daemon itself: tests/e2e."""
+
+import base64
+import io
+import json
+import os
+import time
+
+import pytest
+
+from consumer import kcl
+from consumer.consume import Outcome
+from consumer.kcl import GaveUp, Health, KclSettings, ShardProcessor
+
+from .strategies import START
+
+ENVIRONMENT = {
+    "ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus",
+    "STREAM_NAME": "geofence", "AWS_REGION": "eu-north-1", "STAGE": "prod",
+}  # fmt: skip
+
+
+class CheckpointError(Exception):
+    def __init__(self, value):
+        super().__init__(value)
+        self.value = value
+
+
+class Checkpointer:
+    def __init__(self, *errors):
+        self.errors, self.at = list(errors), []
+
+    def checkpoint(self, sequence_number=None, sub_sequence_number=None):
+        if self.errors:
+            raise CheckpointError(self.errors.pop(0))
+        self.at.append((sequence_number, sub_sequence_number))
+
+
+class Input:
+    """Whatever the library hands over: a batch, an initialization, a request."""
+
+    def __init__(self, checkpointer=None, **named):
+        self.checkpointer = checkpointer
+        self.__dict__.update(named)
+
+
+class Delivered:
+    def __init__(self, sequence_number, sub_sequence_number=0):
+        self.sequence_number, self.sub_sequence_number = str(sequence_number), sub_sequence_number
+        self.partition_key, self.binary_data = "truck-1", b"{}"
+        self.timestamp_millis = int(START.timestamp() * 1000)
+
+
+class Consumer:
+    """Stops at these positions, once each; an exception among them is raised."""
+
+    def __init__(self, *stops):
+        self.stops, self.batches = list(stops), []
+
+    def __call__(self, records):
+        self.batches.append([r.position for r in records])
+        stop = self.stops.pop(0) if self.stops else None
+        if isinstance(stop, Exception):
+            raise stop
+        outcome = Outcome(records=len(records))
+        for record in records:
+            if record.position == stop:
+                outcome.stop_at(record, ConnectionError("throttled"))
+        return outcome
+
+
+def processor(consume, give_up_seconds=60.0):
+    times = iter(range(10**6))
+    shard = ShardProcessor(
+        consume,
+        stream="geofence",
+        give_up_seconds=give_up_seconds,
+        pause=lambda s: None,
+        clock=lambda: float(next(times)),
+    )
+    shard.initialize(Input(shard_id="shardId-7", sequence_number="TRIM_HORIZON"))
+    return shard
+
+
+def test_a_batch_that_is_done_is_checkpointed_at_its_last_record_and_part_of_one():
+    checkpointer, consumer = Checkpointer(), Consumer()
+    batch = [Delivered(1), Delivered(2, 0), Delivered(2, 1), Delivered(2, 2)]
+    processor(consumer).process_records(Input(checkpointer, records=batch))
+    assert checkpointer.at == [("2", 2)]
+
+
+def test_what_fails_for_now_is_tried_again_and_what_came_before_is_checkpointed():
+    checkpointer, consumer = Checkpointer(), Consumer((2, 1), (2, 1), (3, 0))
+    batch = [Delivered(1), Delivered(2, 0), Delivered(2, 1), Delivered(3)]
+    processor(consumer).process_records(Input(checkpointer, records=batch))
+    assert consumer.batches == [
+        [(1, 0), (2, 0), (2, 1), (3, 0)],
+        [(2, 1), (3, 0)],
+        [(2, 1), (3, 0)],
+        [(3, 0)],
+    ]
+    assert checkpointer.at == [("2", 0), ("2", 1), ("3", 0)]
+
+
+def test_when_failure_outlasts_its_limit_the_process_ends_without_a_checkpoint():
+    checkpointer, consumer = Checkpointer(), Consumer(*[(1, 0)] * 1000)
+    with pytest.raises(GaveUp):
+        processor(consumer, give_up_seconds=20).process_records(Input(checkpointer, records=[Delivered(1)]))
+    assert checkpointer.at == []
+    assert 2 <= len(consumer.batches) <= 20
+
+
+def test_a_bug_ends_the_process_and_is_never_an_exception_that_the_library_would_swallow():
+    checkpointer = Checkpointer()
+    with pytest.raises(SystemExit):
+        processor(Consumer(KeyError("bug"))).process_records(Input(checkpointer, records=[Delivered(1)]))
+    assert checkpointer.at == []
+
+
+def test_a_checkpoint_that_is_throttled_is_tried_again_and_one_without_a_lease_is_not():
+    throttled, lost = (
+        Checkpointer("ThrottlingException", "ThrottlingException"),
+        Checkpointer(*["ShutdownException"] * 9),
+    )
+    processor(Consumer()).process_records(Input(throttled, records=[Delivered(1)]))
+    assert throttled.at == [("1", 0)]
+    processor(Consumer()).process_records(Input(lost, records=[Delivered(1)]))
+    assert (lost.at, len(lost.errors)) == ([], 8)
+    with pytest.raises(GaveUp):
+        processor(Consumer()).process_records(
+            Input(Checkpointer("InvalidStateException"), records=[Delivered(1)])
+        )
+
+
+def test_an_ended_shard_is_checkpointed_and_a_lost_one_is_not():
+    ended, asked = Checkpointer(), Checkpointer()
+    shard = processor(Consumer())
+    shard.lease_lost(Input())
+    shard.shard_ended(Input(ended))
+    assert ended.at == [(None, None)]
+    shard.shutdown_requested(Input(asked))
+    assert asked.at == []
+    shard.process_records(Input(Checkpointer(), records=[Delivered(4, 2)]))
+    shard.shutdown_requested(Input(asked))
+    assert asked.at == [("4", 2)]
+
+
+def test_the_whole_conversation_with_the_daemon_goes_over_stdin_and_stdout():
+    from amazon_kclpy.kcl import KCLProcess
+
+    record = {
+        "sequenceNumber": "5", "subSequenceNumber": 0, "partitionKey": "truck-1", "action": "record",
+        "approximateArrivalTimestamp": 1763280000000, "data": base64.b64encode(b"{}").decode(),
+    }  # fmt: skip
+    says = [
+        {"action": "initialize", "shardId": "s", "sequenceNumber": "TRIM_HORIZON", "subSequenceNumber": 0},
+        {"action": "processRecords", "records": [record], "millisBehindLatest": 0},
+        {"action": "checkpoint", "sequenceNumber": "5", "subSequenceNumber": 0, "error": None},
+        {"action": "shutdownRequested"},
+        {"action": "checkpoint", "sequenceNumber": "5", "subSequenceNumber": 0, "error": None},
+    ]
+    answers = io.StringIO()
+    consumer = Consumer()
+    shard = ShardProcessor(consumer, stream="geofence", give_up_seconds=1)
+    KCLProcess(shard, io.StringIO("\n".join(map(json.dumps, says)) + "\n"), answers, io.StringIO()).run()
+    assert consumer.batches == [[(5, 0)]]
+    answered = [json.loads(line) for line in answers.getvalue().splitlines() if line]
+    assert [(a["action"], a.get("responseFor"), a.get("sequenceNumber")) for a in answered] == [
+        ("status", "initialize", None), ("checkpoint", None, "5"), ("status", "processRecords", None),
+        ("checkpoint", None, "5"), ("status", "shutdownRequested", None),
+    ]  # fmt: skip
+
+
+def test_properties_come_from_settings_and_the_librarys_own_names_stand_above_them():
+    settings = KclSettings.model_validate(
+        ENVIRONMENT
+        | {
+            "KCL_PROPERTIES": '{"maxRecords": 7, "failoverTimeMillis": 3000}',
+            "AWS_ENDPOINT_URL": "http://x:1",
+        }
+    )
+    found = settings.properties
+    assert (found["streamName"], found["applicationName"], found["regionName"]) == (
+        "geofence", "milkrun-prod-consumer", "eu-north-1",
+    )  # fmt: skip
+    assert (found["maxRecords"], found["failoverTimeMillis"]) == (7, 3000)
+    assert (found["kinesisEndpoint"], found["dynamoDBEndpoint"]) == ("http://x:1", "http://x:1")
+    assert "kinesisEndpoint" not in KclSettings.model_validate(ENVIRONMENT).properties
+    assert str(found["executableName"]).endswith(" -m consumer.kcl --shard")
+    with pytest.raises(ValueError, match="STREAM_NAME"):
+        KclSettings.model_validate(ENVIRONMENT | {"STREAM_NAME": ""})
+
+
+def test_health_knows_a_worker_that_is_gone_and_a_shard_that_is_silent(tmp_path, monkeypatch, capsys):
+    for name, value in (ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    health = Health(tmp_path)
+    assert kcl.main(["--health"]) == 1
+    health.begin()
+    health.note("shardId-1", "running")
+    assert kcl.main(["--health"]) == 0
+    long_ago = time.time() - 1000
+    os.utime(tmp_path / "shard-shardId-1", (long_ago, long_ago))
+    assert kcl.main(["--health"]) == 1
+    assert "shard-shardId-1 has given no sign of life" in capsys.readouterr().out
+    health.note("shardId-1", "gone")
+    assert health.problems(60) == []
+    health.end()
+    assert health.problems(60) == ["no worker is running"]
+
+
+def test_our_log_lines_come_out_as_they_were_written_and_the_librarys_beside_them():
+    out, err = io.StringIO(), io.StringIO()
+    kcl.pass_on(
+        io.StringIO(
+            '2026-11-22 ERROR Drain Received error line from subprocess [{"a":[1]}] for shard shardId-0\n'
+            "2026-11-22 ERROR Drain Received error line from subprocess [Traceback] for shard shardId-0\n"
+            "2026-11-22 WARN Scheduler something\n\n"
+        ),
+        out,
+        err,
+    )
+    assert out.getvalue() == '{"a":[1]}\n'
+    assert err.getvalue() == "Traceback\n2026-11-22 WARN Scheduler something\n"
+
+
+def test_without_java_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    for name, value in (
+        ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path), "JAVA_HOME": str(tmp_path)}
+    ).items():
+        monkeypatch.setenv(name, value)
+    assert kcl.main([]) == 2
+    assert capsys.readouterr().err == "Java 17 or newer is needed: install a JRE, or set JAVA_HOME\n"
