@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from ops import cost, demo, reconcile, replay, send, terminal, visits, where
+from ops import cost, demo, forget, reconcile, redrive, replay, send, smoke, terminal, visits, where
 from ops.outputs import NoStackError
 from snowpipe.refusal import Refusal
 
@@ -17,6 +17,10 @@ app.command("replay")(replay.command)
 app.command("where")(where.command)
 app.command("reconcile")(reconcile.command)
 app.command("cost")(cost.command)
+app.command("forget")(forget.command)
+app.command("redrive")(redrive.command)
+app.command("smoke")(smoke.command)
+app.command("check-key")(smoke.check_key)
 
 
 def main() -> int:

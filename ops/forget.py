@@ -1,0 +1,251 @@
+"""`python -m ops forget`: everything of one person goes, from S3, DynamoDB and Snowflake, object by object.
+
+In this order, so that nobody else's event is ever missing anywhere, and each step may be repeated: write each
+object anew without the person's lines (new key, the old one stays), wait until Snowflake has loaded the new
+objects, delete the person's items from the visits table and the RAW rows of the old objects, and last of all
+every version of these. Stopped half-way, the same command goes on: the plan lies in the archive under
+forget/, and knows the person by a hash only.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from consumer import items
+from consumer.visits import Pair, pair_of
+from contract.events import InvalidEvent, geofence_event
+from contract.objects import lines_of
+from glue import forget as archive
+from glue.archive import Stored
+from ops import polling, terminal
+from snowpipe.warehouse import Warehouse
+
+TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
+KEYS_A_DELETE = 1000
+ITEMS_A_DELETE = 25
+PATIENCE_SECONDS = 120.0
+
+RUNS_OUT = {
+    "Kinesis": "records leave the stream by its retention: 24 hours, prod 168 hours",
+    "redrive queue": "claim checks name objects and lines, no person; 14 days at most",
+    "DynamoDB backups": "point-in-time recovery reaches back 35 days",
+    "Snowflake Time Travel and Fail-safe": "the tables' retention (1 day unless raised), then 7 days",
+    "logs": "hold request ids, object keys and numbers; no person",
+}
+
+
+@dataclass(frozen=True)
+class ArchiveBucket:
+    """The archive behind a ready client, as glue's `Store`."""
+
+    s3: Any
+    name: str
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                yield Stored(entry["Key"], entry["Size"], entry["LastModified"].astimezone(UTC))
+
+    def read(self, key: str) -> bytes:
+        body: bytes = self.s3.get_object(Bucket=self.name, Key=key)["Body"].read()
+        return body
+
+    def write(self, key: str, body: bytes) -> None:
+        self.s3.put_object(Bucket=self.name, Key=key, Body=body)
+
+    def write_file(self, key: str, path: Path) -> None:
+        self.s3.upload_file(str(path), self.name, key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """All versions: in a versioned bucket a plain delete only hides."""
+        for key in keys:
+            pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=key)
+            versions = [
+                {"Key": entry["Key"], "VersionId": entry["VersionId"]}
+                for page in pages
+                for entry in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+                if entry["Key"] == key
+            ]
+            for start in range(0, len(versions), KEYS_A_DELETE):
+                some = versions[start : start + KEYS_A_DELETE]
+                self.s3.delete_objects(Bucket=self.name, Delete={"Objects": some, "Quiet": True})
+
+
+def plan(
+    store: ArchiveBucket, users: archive.Users, request: str, told: Callable[[], object]
+) -> dict[str, Any]:
+    """Write every object that speaks of them anew; the plan names old and new."""
+    found = []
+    for stored in list(archive.candidates(store)):
+        result = archive.rewrite(store, users, stored)
+        told()
+        if result is not None:
+            found.append(result)
+    return archive.begin(store, request, users, found)
+
+
+# --- DynamoDB ---------------------------------------------------------------------------------------------
+
+
+def their_crossings(
+    store: ArchiveBucket, users: archive.Users, pairs: Iterable[Mapping[str, Any]]
+) -> dict[Pair, set[str]]:
+    """The ids of their geofence events by device and fence, read from the old objects while these exist."""
+    found: defaultdict[Pair, set[str]] = defaultdict(set)
+    for key in (pair["old"] for pair in pairs if pair["old"].startswith("events/")):
+        for line in lines_of(store.read(key)):
+            if users.in_line(line):
+                try:
+                    event = geofence_event(line)
+                except InvalidEvent:
+                    continue
+                found[pair_of(event)].add(event.event_id)
+    return dict(found)
+
+
+def forget_visits(
+    dynamodb: Any, table: str, crossings: Mapping[Pair, set[str]]
+) -> tuple[int, list[dict[str, str]]]:
+    """Delete what the consumer keeps of these devices at these fences: how many items, and whom else it met.
+
+    Visits are made of several events, so all of a pair goes. Where somebody else used the same device there,
+    that pair is named: `ops replay` of the device makes the others' visits again.
+    """
+    deleted, shared = 0, []
+    for pair, event_ids in crossings.items():
+        keys = []
+        for page in dynamodb.get_paginator("query").paginate(
+            TableName=table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
+            ProjectionExpression="pk, sk",
+            ConsistentRead=True,
+        ):
+            keys += page["Items"]
+        others = {
+            found
+            for key in keys
+            if key["sk"]["S"].startswith("i#")
+            and (found := items.unquoted(key["sk"]["S"].removeprefix("i#"))) not in event_ids
+        }
+        for start in range(0, len(keys), ITEMS_A_DELETE):
+            _delete_all(dynamodb, table, keys[start : start + ITEMS_A_DELETE])
+        deleted += len(keys)
+        if others:
+            shared.append(
+                {"device_id": pair.device_id, "tag": pair.fence.tag, "external_id": pair.fence.external_id}
+            )
+    return deleted, shared
+
+
+def _delete_all(dynamodb: Any, table: str, keys: list[Any]) -> None:
+    left: list[Any] = [{"DeleteRequest": {"Key": key}} for key in keys]
+    while left:
+        answer = dynamodb.batch_write_item(RequestItems={table: left})
+        left = answer.get("UnprocessedItems", {}).get(table, [])
+
+
+# --- Snowflake --------------------------------------------------------------------------------------------
+
+
+def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """New objects whose rows are not all in RAW."""
+    wanted = [p for p in pairs if p["new"] is not None and p["new"].split("/")[0] in TABLES]
+    missing = []
+    for pair in wanted:
+        table = TABLES[pair["new"].split("/")[0]]
+        sql = f"SELECT COUNT(*) AS n FROM {database}.RAW.{table} WHERE file_name = %s"  # noqa: S608
+        if warehouse.query(sql, [pair["new"]])[0]["n"] < pair["lines_after"]:
+            missing.append(pair["new"])
+    return missing
+
+
+def forget_rows(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> int:
+    """Delete the old objects' rows from RAW; how many there were."""
+    deleted = 0
+    for pair in pairs:
+        table = TABLES.get(pair["old"].split("/")[0])
+        if table is None:
+            continue
+        name = f"{database}.RAW.{table}"
+        sql = f"SELECT COUNT(*) AS n FROM {name} WHERE file_name = %s"  # noqa: S608
+        deleted += warehouse.query(sql, [pair["old"]])[0]["n"]
+        warehouse.query(f"DELETE FROM {name} WHERE file_name = %s", [pair["old"]])  # noqa: S608
+    return deleted
+
+
+# --- the command
+
+
+def command(
+    context: typer.Context,
+    *,
+    user: Annotated[str, typer.Option(help="user.userId or user._id.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for Snowpipe.")] = PATIENCE_SECONDS,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Delete everything of one person. Safe to stop and to run again; exit 1 if something is still to do."""
+    outputs = terminal.outputs_of(context, stage)
+    if not yes:
+        question = f"Delete every event of {user!r} from stage {stage}, for ever?"
+        typer.confirm(question, abort=True, err=True)
+    store = ArchiveBucket(outputs.aws("s3"), outputs.bucket)
+    users = archive.Users(frozenset({user}))
+    request = hashlib.sha256(user.encode()).hexdigest()[:16]
+    with terminal.progress() as bars:
+        looked = bars.add_task("objects looked at", total=None)
+        found = plan(store, users, request, lambda: bars.advance(looked))
+        pairs = found["objects"]
+        standing = [
+            pair for pair in pairs if any(each.key == pair["old"] for each in store.list(pair["old"]))
+        ]
+        items_deleted, rows, shared = 0, 0, list[dict[str, str]]()
+        with outputs.warehouse() as warehouse:
+            waiting = polling.until(
+                lambda: not_loaded(warehouse, outputs.database, standing),
+                lambda left: not left,
+                patience_s=patience,
+            )
+            if not waiting:
+                crossings = their_crossings(store, users, standing)
+                items_deleted, shared = forget_visits(
+                    outputs.aws("dynamodb"), outputs.visits_table, crossings
+                )
+                rows = forget_rows(warehouse, outputs.database, standing)
+        if not waiting:
+            # What an earlier run has ended is left alone: its new object may have been written anew since.
+            archive.finish(store, found | {"objects": standing})
+    report = {
+        "user": user,
+        "plan": archive.plan_key(request),
+        "objects": len(pairs),
+        "lines": sum(pair["lines_before"] - pair["lines_after"] for pair in pairs),
+        "items_deleted": items_deleted,
+        "raw_rows_deleted": rows,
+        "objects_deleted": 0 if waiting else len(standing),
+        "unreadable": [each["key"] for each in found["unreadable"]],
+        "not_loaded_yet": waiting,
+        "visits_to_make_again": shared,
+        "next": _next(waiting, shared),
+        "runs_out_by_itself": RUNS_OUT,
+    }
+    terminal.show(json.loads(json.dumps(report)), as_json)
+    if waiting or found["unreadable"]:
+        raise typer.Exit(1)
+
+
+def _next(waiting: list[str], shared: list[dict[str, str]]) -> list[str]:
+    if waiting:
+        return ["Snowpipe has not loaded the new objects yet: nothing old was deleted. Run this again."]
+    steps = ["python -m snowpipe dbt build --full-refresh   # staging and marts still have the old rows"]
+    devices = sorted({each["device_id"] for each in shared})
+    return steps + [f"python -m ops replay --device {device}   # others used it too" for device in devices]

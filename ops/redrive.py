@@ -1,0 +1,135 @@
+"""`python -m ops redrive`: claim checks that ran out of tries: look at them, send them again, or let them go."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from ops import terminal
+
+BATCH = 10
+# Long enough to look at all of them; each is shown again when it is over.
+HIDDEN_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A claim check as it lies in the dead-letter queue. What is none of ours has no key."""
+
+    body: str
+    receipt_handle: str
+    sent_at: datetime
+    key: str
+    lines: int
+
+
+def dead_letters(sqs: Any, queue_url: str) -> Iterator[DeadLetter]:
+    """Receive until nothing comes. They stay hidden until deleted, shown again, or a minute is over."""
+    seen: set[str] = set()
+    while True:
+        answer = sqs.receive_message(
+            QueueUrl=queue_url,
+            MaxNumberOfMessages=BATCH,
+            VisibilityTimeout=HIDDEN_SECONDS,
+            WaitTimeSeconds=1,
+            AttributeNames=["SentTimestamp"],
+        )
+        fresh = [m for m in answer.get("Messages", ()) if m["MessageId"] not in seen]
+        if not fresh:
+            return
+        for message in fresh:
+            seen.add(message["MessageId"])
+            yield _dead_letter(message)
+
+
+def _dead_letter(message: dict[str, Any]) -> DeadLetter:
+    sent_at = datetime.fromtimestamp(int(message["Attributes"]["SentTimestamp"]) / 1000, UTC)
+    key, lines = "", 0
+    try:
+        claim = json.loads(message["Body"])
+        key, lines = str(claim["key"]), len(claim["lines"])
+    except (ValueError, KeyError, TypeError):
+        pass  # shown as it is
+    return DeadLetter(message["Body"], message["ReceiptHandle"], sent_at, key, lines)
+
+
+def show_again(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
+    sqs.change_message_visibility(
+        QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle, VisibilityTimeout=0
+    )
+
+
+def send_again(sqs: Any, dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
+    """Into the redrive queue, then out of this one: stopped between, it is sent twice, not lost."""
+    sqs.send_message(QueueUrl=redrive_url, MessageBody=letter.body)
+    let_go(sqs, dead_letter_url, letter)
+
+
+def let_go(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
+    sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle)
+
+
+def waiting(sqs: Any, queue_url: str) -> int:
+    """About how many claim checks are in the redrive queue, those in flight and postponed ones too."""
+    names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
+    found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+    return sum(int(found.get(name, 0)) for name in names)
+
+
+def command(
+    context: typer.Context,
+    *,
+    send: Annotated[bool, typer.Option("--send", help="Send all dead letters again.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete all dead letters, after a question.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Look at the claim checks that ran out of tries; --send or --purge them. Exit 1 if some are left."""
+    if send and purge:
+        raise typer.BadParameter("--send or --purge, not both")
+    outputs = terminal.outputs_of(context, stage)
+    sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
+    letters = list(dead_letters(sqs, dead))
+    if purge and letters and not yes:
+        try:
+            typer.confirm(
+                f"Delete {len(letters)} claim checks? Their events stay in S3.", abort=True, err=True
+            )
+        except typer.Abort:
+            for letter in letters:
+                show_again(sqs, dead, letter)
+            raise
+    does: Callable[[DeadLetter], None]
+    if send:
+        done, does = "sent again", lambda letter: send_again(sqs, dead, outputs.redrive_queue_url, letter)
+    elif purge:
+        done, does = "deleted", lambda letter: let_go(sqs, dead, letter)
+    else:
+        done, does = "waits", lambda letter: show_again(sqs, dead, letter)
+    for letter in letters:
+        does(letter)
+    rows = [
+        {
+            "object_key": letter.key or letter.body[:200],
+            "lines": letter.lines,
+            "since": letter.sent_at,
+            "done": done,
+        }
+        for letter in letters
+    ]
+    if as_json:
+        in_queue = waiting(sqs, outputs.redrive_queue_url)
+        terminal.print_json({"dead_letters": rows, "waiting_in_redrive_queue": in_queue})
+    elif rows:
+        terminal.show_rows(rows, as_json, title="Dead letters")
+    else:
+        in_queue = waiting(sqs, outputs.redrive_queue_url)
+        terminal.out.print(f"no dead letters; {in_queue} claim checks wait in the redrive queue")
+    if letters and not (send or purge):
+        raise typer.Exit(1)

@@ -1,0 +1,102 @@
+"""`python -m ops smoke`: one event of our own, posted and followed to the warehouse.
+
+And `check-key`: the public half of the key with which the check of the pipes signs in to Snowflake.
+"""
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+import urllib3
+
+from ops import polling, terminal
+from ops.outputs import Outputs
+from ops.stores import archived_lines, device_stays
+from snowpipe.warehouse import Warehouse
+
+FENCE = {"tag": "smoke", "externalId": "smoke"}
+
+
+def event() -> dict[str, Any]:
+    """A truck that nobody has enters a fence that nobody has: harmless, and easy to leave out of a mart."""
+    now = datetime.now(UTC)
+    return {
+        "_id": uuid4().hex[:24],
+        "type": "user.entered_geofence",
+        "createdAt": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "live": False,
+        "user": {"userId": "smoke", "deviceId": f"smoke-{uuid4().hex[:12]}"},
+        "geofence": FENCE,
+        "confidence": 3,
+    }
+
+
+def follow(
+    outputs: Outputs, warehouse: Warehouse, sent: dict[str, Any], patience: float
+) -> Iterator[tuple[str, bool, str]]:
+    """Each stage's name, whether the event was seen there, and what was seen; ends at the first where not."""
+    http = urllib3.PoolManager(retries=False, timeout=32)
+    headers = {"x-api-key": outputs.api_key, "content-type": "application/json"}
+    answer = http.request("POST", outputs.endpoint, body=json.dumps([sent]), headers=headers)
+    yield "accepted", answer.status == 202, f"{answer.status} {answer.data[:300].decode(errors='replace')}"
+    key = json.loads(answer.data)["object_key"]
+    lines = [json.loads(line)["_id"] for line in archived_lines(outputs.aws("s3"), outputs.bucket, key)]
+    yield "archived", lines == [sent["_id"]], key
+    device, dynamodb = sent["user"]["deviceId"], outputs.aws("dynamodb")
+    stays = polling.until(
+        lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, patience_s=patience
+    )
+    yield "consumed", bool(stays), f"{len(stays)} visit in the table"
+    sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"  # noqa: S608
+    rows = polling.until(lambda: warehouse.query(sql, [key])[0]["n"], bool, patience_s=patience, every_s=1)
+    yield "loaded", rows == 1, f"{rows} row in RAW.EVENTS"
+
+
+def command(
+    context: typer.Context,
+    *,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait at each step.")] = 120,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Post one event and follow it to the warehouse; exit 1 where it is not seen in time."""
+    outputs = terminal.outputs_of(context, stage)
+    sent, began, rows = event(), time.monotonic(), []
+    with outputs.warehouse() as warehouse:
+        for step, seen, detail in follow(outputs, warehouse, sent, patience):
+            after = round(time.monotonic() - began, 1)
+            rows.append({"step": step, "seen": seen, "after_seconds": after, "detail": detail})
+            if not seen:
+                break
+    terminal.show_rows(rows, as_json, title=f"event {sent['_id']}")
+    if not rows[-1]["seen"]:
+        raise typer.Exit(1)
+
+
+def check_key(context: typer.Context, *, stage: terminal.Stage = "local") -> None:
+    """Print the SQL that gives Snowflake's watcher the public key of the stage's check."""
+    outputs = terminal.outputs_of(context, stage)
+    stacks = outputs.aws("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
+    named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
+    public = outputs.aws("kms").get_public_key(KeyId=named["CheckKeyId"])["PublicKey"]
+    database = outputs.database
+    terminal.out.print(
+        "\n".join(
+            [
+                f"CREATE ROLE IF NOT EXISTS {database}_WATCHER;",
+                f"GRANT USAGE ON DATABASE {database} TO ROLE {database}_WATCHER;",
+                f"GRANT USAGE ON SCHEMA {database}.RAW TO ROLE {database}_WATCHER;",
+                f"GRANT MONITOR ON PIPE {database}.RAW.EVENTS_PIPE TO ROLE {database}_WATCHER;",
+                f"GRANT MONITOR ON PIPE {database}.RAW.REJECTED_PIPE TO ROLE {database}_WATCHER;",
+                f"CREATE USER IF NOT EXISTS {database}_WATCHER TYPE = SERVICE"
+                f" DEFAULT_ROLE = {database}_WATCHER;",
+                f"ALTER USER {database}_WATCHER SET RSA_PUBLIC_KEY = '{base64.b64encode(public).decode()}';",
+                f"GRANT ROLE {database}_WATCHER TO USER {database}_WATCHER;",
+            ]
+        )
+    )
