@@ -102,7 +102,7 @@ class Processes:
         self._record(process.name).unlink(missing_ok=True)
 
     def end_all(self) -> None:
-        for process in reversed(self.recorded()):  # Snowflake before the AWS that it asks for messages
+        for process in self.recorded():  # by name: AWS before Snowflake, whose long polls then end
             self.end(process)
 
     def _record(self, name: str) -> Path:
