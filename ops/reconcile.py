@@ -31,6 +31,7 @@ from ops.ledger import CONSUMED_FOR
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.replay import Pace, lines_again
+from ops.stores import log_lines
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.cli import Stage
@@ -209,7 +210,7 @@ class Reconciler:
 
     def __init__(self, outputs: Outputs, stage: str, warehouse: Warehouse) -> None:
         self._outputs = outputs
-        self._log_group = f"/aws/lambda/milkrun-{stage}-ingest"
+        self._stage = stage
         self._warehouse = warehouse
         self.archive = Archive(outputs.aws("s3"), outputs.bucket)
 
@@ -245,28 +246,13 @@ class Reconciler:
 
     def _in_log(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
         """The keys that the handler's canonical lines name, each with the time of its line."""
-        pages = (
-            self._outputs.aws("logs")
-            .get_paginator("filter_log_events")
-            .paginate(
-                logGroupName=self._log_group,
-                startTime=int(start.timestamp() * 1000),
-                endTime=int((end + LOG_DELAY).timestamp() * 1000),
-                # LocalStack ignores the pattern, so the lines are looked at here as well.
-                filterPattern=f'{{ $.event = "{logs.EVENTS_INGESTED}" }}',
-            )
+        lines = log_lines(
+            self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end + LOG_DELAY
         )
-        for event in (event for page in pages for event in page["events"]):
-            if logs.EVENTS_INGESTED not in event["message"]:
-                continue
-            try:
-                line = msgspec.json.decode(event["message"], type=_IngestLine)
-            except msgspec.MsgspecError:
-                continue
+        for at, line in lines:
             # What got 503 was sent again, and has a line of its own then.
-            if line.event == logs.EVENTS_INGESTED and line.status in (202, 400):
-                at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
-                yield from ((key, at) for key in (line.object_key, line.rejected_key) if key)
+            if line.get("status") in (202, 400):
+                yield from ((key, at) for key in (line.get("object_key"), line.get("rejected_key")) if key)
 
     def _in_raw(self, prefix: str, hour: datetime) -> Iterator[tuple[str, int]]:
         begins = f"{prefix}/dt={hour:%Y-%m-%d}/hh={hour:%H}/"
@@ -335,13 +321,6 @@ class Reconciler:
             GROUP BY 1, 4, 5, 6, 7, 8
         """  # noqa: S608
         return self._warehouse.query(sql, [first_key, last_key, *GEOFENCE_KINDS])
-
-
-class _IngestLine(msgspec.Struct):
-    event: str = ""
-    status: int = 0
-    object_key: str | None = None
-    rejected_key: str | None = None
 
 
 class Repairer:

@@ -6,12 +6,15 @@ from datetime import UTC, datetime
 from itertools import batched
 from typing import Any, NamedTuple
 
+import msgspec
+
 from consumer import items
 from consumer.table import Table, loaded
 from consumer.visits import Pair
 from contract.events import Fence
 from contract.objects import lines_of
 from ops.ledger import Stay, stay
+from ops.outputs import Outputs
 from snowpipe.warehouse import Warehouse
 
 # Snowflake takes 16,384 values in a list; a statement of a few kilobytes is read sooner.
@@ -90,6 +93,32 @@ def device_stays(dynamodb: Any, table: str, device: str) -> Iterator[Stay]:
             visit = items.visit_of(item)
             if visit is not None:
                 yield stay(items.pair_of_visit(item), visit)
+
+
+def log_lines(
+    outputs: Outputs, stage: str, function: str, name: str, *, start: datetime, end: datetime
+) -> Iterator[tuple[datetime, dict[str, Any]]]:
+    """A function's canonical lines of that name (`contract/logs.py`), each with its time."""
+    pages = (
+        outputs.aws("logs")
+        .get_paginator("filter_log_events")
+        .paginate(
+            logGroupName=f"/aws/lambda/milkrun-{stage}-{function}",
+            startTime=int(start.timestamp() * 1000),
+            endTime=int(end.timestamp() * 1000),
+            filterPattern=f'{{ $.event = "{name}" }}',
+        )
+    )
+    for found in (found for page in pages for found in page["events"]):
+        # LocalStack ignores the pattern.
+        if name not in found["message"]:
+            continue
+        try:
+            line = msgspec.json.decode(found["message"], type=dict[str, Any])
+        except msgspec.MsgspecError:
+            continue
+        if line.get("event") == name:
+            yield datetime.fromtimestamp(found["timestamp"] / 1000, UTC), line
 
 
 def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> Iterator[str]:

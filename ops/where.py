@@ -22,7 +22,7 @@ from contract.objects import lines_of, object_name
 from ops import terminal
 from ops.outputs import Outputs
 from ops.replay import LABEL
-from ops.stores import stream_records, table_stays, utc
+from ops.stores import log_lines, stream_records, table_stays, utc
 from snowpipe.archive import Archive
 from snowpipe.warehouse import Warehouse
 
@@ -155,7 +155,7 @@ class Finder:
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
         """From the handler's canonical line: whether its geofence events went to the stream or were left to
         be redriven."""
-        for at, line in self._log_lines("ingest", logs.EVENTS_INGESTED, about, about + LOG_REACH):
+        for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
                 named: dict[str, Any] = {
                     name: line[name]
@@ -165,24 +165,12 @@ class Finder:
                 yield Step("answered, some left for redrive" if line.get("queued") else "answered", at, named)
                 return
 
-    def _log_lines(
-        self, function: str, name: str, start: datetime, end: datetime
+    def _lines_of(
+        self, function: str, name: str, about: datetime
     ) -> Iterator[tuple[datetime, dict[str, Any]]]:
-        """The function's canonical lines of that name, each with its time."""
-        pages = (
-            self._outputs.aws("logs")
-            .get_paginator("filter_log_events")
-            .paginate(
-                logGroupName=f"/aws/lambda/milkrun-{self._stage}-{function}",
-                startTime=int((start - timedelta(seconds=5)).timestamp() * 1000),
-                endTime=int(end.timestamp() * 1000),
-                # LocalStack ignores the pattern, so the lines are looked at here as well.
-                filterPattern=f'{{ $.event = "{name}" }}',
-            )
-        )
-        for found in (found for page in pages for found in page["events"]):
-            if name in found["message"] and (line := _json(found["message"])).get("event") == name:
-                yield datetime.fromtimestamp(found["timestamp"] / 1000, UTC), line
+        # The clocks of S3, Kinesis and the function need not agree to the second.
+        start, end = about - timedelta(seconds=5), about + LOG_REACH
+        return log_lines(self._outputs, self._stage, function, name, start=start, end=end)
 
     def _rows(self, key: str, number: int | None = None) -> Iterator[Step]:
         name = object_name(key)
@@ -232,7 +220,7 @@ class Finder:
         if first is None or first.at is None:
             return None
         number = int(first.detail["sequence_number"])
-        lines = self._log_lines("consume", logs.RECORDS_CONSUMED, first.at, first.at + LOG_REACH)
+        lines = self._lines_of("consume", logs.RECORDS_CONSUMED, first.at)
         for at, line in lines:
             if line.get("shard_id") == first.detail["shard"] and _covers(line, number):
                 return at
@@ -320,14 +308,6 @@ def _covers(line: Mapping[str, Any], number: int) -> bool:
         return first <= number <= last and number < int(line.get("stopped_at") or last + 1)
     except (KeyError, ValueError):
         return False
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _time(text: str) -> datetime | None:
