@@ -4,7 +4,7 @@
     materialized='incremental',
     unique_key='device_fence_key',
     incremental_strategy='delete+insert',
-    post_hook=drop_ghost_visits()
+    post_hook="{{ drop_ghost_visits() }}"
 ) }}
 
 WITH touched AS (

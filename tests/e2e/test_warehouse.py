@@ -1,0 +1,526 @@
+"""The warehouse end to end: DDL, pipes, dbt and commands on a local Snowflake, with moto for S3, SNS and SQS.
+
+It needs no stack: everything it speaks to it starts itself, on free ports of loopback.
+"""
+
+import json
+import logging
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from consumer.visits import visits_of
+from contract.events import GeofenceEvent, geofence_event
+from snowpipe import pipes
+from snowpipe.archive import Archive
+from snowpipe.pipes import Kind, Pipe
+from snowpipe.recreate import Recreation
+from snowpipe.template import DDL, definitions
+from snowpipe.transform import DBT
+from tests.unit.snowlocal.vocabulary import Aws, LocalProcess, eventually
+from tests.unit.snowpipe.vocabulary import Stage
+
+MORNING = datetime(2026, 11, 16, 6, tzinfo=UTC)
+SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Aws]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
+    process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
+    """An empty database of the test's own, with the DDL applied."""
+    stage = Stage(tmp_path / "stage", local, aws)
+    stage.done("apply")
+    yield stage
+    stage.close()
+
+
+def event(
+    id_: str, type_: str = "user.updated_trip", at: datetime = MORNING, **more: object
+) -> dict[str, Any]:
+    created_at = at.isoformat(timespec="microseconds")
+    return {"_id": id_, "type": type_, "createdAt": created_at, "user": {"deviceId": "van-1"}} | more
+
+
+def crossing(
+    id_: str, kind: str, at: datetime, device: str, fence: str = "farm-1", **more: object
+) -> dict[str, Any]:
+    verb = {"enter": "entered", "dwell": "dwelled_in", "exit": "exited"}[kind]
+    geofence = {"tag": "farm", "externalId": fence}
+    return event(
+        id_, f"user.{verb}_geofence", at, geofence=geofence, user={"deviceId": device, "userId": "d"}, **more
+    )
+
+
+# --- DDL and pipes
+
+
+def test_apply_makes_everything_and_again_changes_nothing(stage: Stage) -> None:
+    key = stage.put([event("a")])
+    stage.loaded([key])
+    before = {kind: _made(stage, kind) for kind in ("PIPES", "STAGES", "TABLES")}
+    again = stage.done("apply", "--json").rows
+    assert [row["file"] for row in again] == sorted(path.name for path in DDL.glob("*.sql"))
+    assert {kind: _made(stage, kind) for kind in before} == before
+    assert stage.count() == 1
+    assert [row["healthy"] for row in stage.done("status", "--json").rows] == [True, True]
+
+
+def _made(stage: Stage, kind: str) -> dict[str, datetime]:
+    rows = stage.query(f"SHOW {kind} IN SCHEMA {stage.database}.RAW")
+    assert len(rows) == 2
+    return {row["name"]: row["created_on"] for row in rows}
+
+
+def test_a_dry_run_makes_nothing(aws: Aws, local: LocalProcess, tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "stage", local, aws)
+    assert "would run" in stage.done("apply", "--dry-run", "--json").out
+    assert stage.database not in {row["name"] for row in stage.query("SHOW DATABASES")}
+    stage.close()
+
+
+def test_a_changed_pipe_is_refused_by_name_and_recreated_without_a_row_lost_or_doubled(stage: Stage) -> None:
+    keys = [stage.put([event(f"before-{n}")]) for n in range(5)]
+    stage.loaded(keys)
+    # Somebody changed the pipe by hand, without a thought for its history.
+    (made,) = stage.query(f"DESC PIPE {stage.database}.RAW.EVENTS_PIPE")
+    changed = made["definition"].replace("SKIP_FILE", "CONTINUE")
+    stage.query(
+        f"CREATE OR REPLACE PIPE {stage.database}.RAW.EVENTS_PIPE AUTO_INGEST = TRUE "
+        f"AWS_SNS_TOPIC = '{stage.topic}' AS {changed}"
+    )
+    refused = stage.run("apply")
+    assert refused.code == 1
+    assert "recreate" in refused.err
+    assert f"{stage.database}.RAW.EVENTS_PIPE" in refused.err
+    assert "REJECTED_PIPE" not in refused.err
+
+    assert stage.done("recreate", "--json").rows[0]["result"] == "made again"
+    stage.done("apply")
+    after = stage.put([event("after")])
+    stage.loaded([*keys, after])
+    assert stage.count() == 6
+
+
+def test_without_the_safe_order_a_recreated_pipe_loads_everything_twice(stage: Stage) -> None:
+    keys = [stage.put([event(f"{n}")]) for n in range(5)]
+    stage.loaded(keys)
+    create = next(d for d in _ddl(stage) if d.is_pipe and d.pipe.endswith("EVENTS_PIPE")).statements[0]
+    stage.query(create.replace("CREATE PIPE IF NOT EXISTS", "CREATE OR REPLACE PIPE"))
+    stage.query(f"ALTER PIPE {stage.database}.RAW.EVENTS_PIPE REFRESH")
+    eventually(stage.count, lambda count: count == 10)
+
+
+class Breaking:
+    """A warehouse whose session ends before its `at`-th statement."""
+
+    def __init__(self, stage: Stage, at: int) -> None:
+        self.stage, self.left = stage, at
+
+    def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+        if not self.left:
+            raise ConnectionError("cut off")
+        self.left -= 1
+        return self.stage.warehouse.query(sql, parameters)
+
+
+def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(stage: Stage) -> None:
+    pipe = Pipe(stage.database, Kind.events)
+    definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
+    state = stage.folder / "recreate.json"
+    archive = Archive(stage.aws.s3, stage.bucket)
+    keys = [stage.put([event(f"first-{n}")]) for n in range(3)]
+    stage.loaded(keys)
+
+    def recreation(warehouse: Any) -> Recreation:
+        return Recreation(
+            warehouse, pipe, definition, archive, state, lambda _: None, grace=timedelta(seconds=5)
+        )
+
+    # Once it has run whole the number of its statements is known.
+    counting = Breaking(stage, 10_000)
+    recreation(counting).run()
+    for at in range(2, 10_000 - counting.left, 2):
+        keys.append(stage.put([event(f"while-{at}")]))
+        with pytest.raises(ConnectionError):
+            recreation(Breaking(stage, at)).run()
+        keys.append(stage.put([event(f"after-{at}")]))
+        recreation(stage.warehouse).run()
+        assert not state.exists()
+    stage.loaded(keys)
+    eventually(lambda: pipes.status(stage.warehouse, pipe).pending, lambda pending: pending == 0)
+    assert stage.count() == len(keys)
+
+
+def _ddl(stage: Stage) -> list[Any]:
+    from snowpipe import archive, settings
+
+    return definitions(archive.parameters(settings.load(stage.environment)))
+
+
+# --- failed files, refresh, back-fill, reload
+
+
+def test_a_file_that_fails_is_in_the_history_and_validate_points_at_its_line(stage: Stage) -> None:
+    good = stage.put([event("good")])
+    bad = stage.put([json.dumps(event("b1")).encode(), b'{"_id":"b2","type":'])
+    stage.loaded([good])
+    eventually(lambda: stage.run("history", "--failed", "--json").rows, bool)
+    (row,) = stage.run("history", "--failed", "--json").rows
+    assert (row["key"], row["status"], row["first_error_line"]) == (bad, "Load failed", 2)
+    said = stage.run("validate", "--json")
+    assert said.code == 1
+    (line,) = said.rows
+    assert (line["key"], line["line"], line["excerpt"]) == (bad, 2, '{"_id":"b2","type":')
+    assert "column" in line["problem"]
+    assert stage.one(f"SELECT FILE_NAME FROM {stage.database}.OPS.LOAD_FAILURES") in bad
+
+
+def test_backfill_loads_what_the_pipe_was_never_told_of_and_nothing_twice(stage: Stage) -> None:
+    told = stage.put([event("told")])
+    stage.loaded([told])
+    # The bucket forgets to notify: objects that no pipe hears of.
+    stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
+    (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
+    missed = [stage.put([event(f"missed-{n}")], received_at=MORNING + timedelta(hours=n)) for n in range(30)]
+    done = stage.done("backfill", "--from", MORNING.isoformat(), "--to", "now", "--json").rows
+    assert {row["key"] for row in done} == set(missed)
+    assert stage.done("backfill", "--from", MORNING.isoformat(), "--json").rows == []
+    assert stage.count() == 31
+
+
+def test_refresh_queues_what_was_missed_and_names_what_is_older_than_its_seven_days(
+    stage: Stage, local: LocalProcess
+) -> None:
+    stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
+    (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
+    keys = [stage.put([event(f"{n}")]) for n in range(3)]
+    said = stage.done("refresh", "--pipe", "events", "--json")
+    assert {row["key"]: row["result"] for row in said.rows} == dict.fromkeys(keys, "queued")
+    stage.loaded(keys)
+    assert stage.done("refresh", "--json").rows == []
+
+
+def test_reload_replaces_a_files_rows_and_leaves_them_alone_when_the_file_is_gone(stage: Stage) -> None:
+    key = stage.put([event("a"), event("b")])
+    stage.loaded([key])
+    stage.query(f"DELETE FROM {stage.database}.RAW.EVENTS WHERE FILE_ROW_NUMBER = 2")
+    (row,) = stage.done("reload", key, "--json").rows
+    assert (row["rows"], stage.rows_of(key)) == (2, 2)
+    stage.aws.s3.delete_object(Bucket=stage.bucket, Key=key)
+    said = stage.run("reload", f"s3://{stage.bucket}/{key}")
+    assert said.code == 2
+    assert "not there" in said.err
+    assert stage.rows_of(key) == 2
+
+
+def test_a_paused_pipe_lets_files_wait_and_resume_loads_them(stage: Stage) -> None:
+    stage.done("pause", "--pipe", "events")
+    key = stage.put([event("a")])
+    waiting = eventually(
+        lambda: stage.run("status", "--pipe", "events", "--json"), lambda said: said.rows[0]["pending"] == 1
+    )
+    assert waiting.code == 1
+    assert "resume" in waiting.rows[0]["meaning"]
+    assert stage.count() == 0
+    stage.done("resume")
+    stage.loaded([key])
+
+
+def test_bootstrap_stops_at_each_round_trip_until_aws_is_put_right(
+    aws: Aws, local: LocalProcess, tmp_path: Path
+) -> None:
+    stage = Stage(tmp_path / "stage", local, aws)
+    stopped = stage.run("bootstrap")
+    assert stopped.code == 1
+    assert "is not there" in stopped.err
+    trust = stage.done("trust-policy").rows
+    condition = trust["Statement"][0]["Condition"]
+    name = f"milkrun-{stage.database.lower().replace('_', '-')}-snowflake"
+    assert condition == {"StringEquals": {"sts:ExternalId": name}}
+    stage.done("bootstrap", "--write")
+    steps = {row["step"]: row["result"] for row in stage.done("bootstrap", "--json").rows}
+    assert steps["policy of the topic"] == "lets Snowflake subscribe"
+    assert steps[f"{stage.database}.RAW.EVENTS_PIPE"] == "RUNNING"
+    stage.close()
+
+
+# --- dbt: three runs (nothing there yet, half of it, all of it), then many looks
+
+
+@dataclass
+class Built:
+    stage: Stage
+    lines: dict[int, list[bytes]]
+    after_half: list[dict[str, Any]]
+    keys: dict[str, str]
+
+
+def random_crossings(seed: int) -> list[bytes]:
+    """Geofence events that reach every branch of the rule: ties, gaps at the border, repeats, conflicts."""
+    rng = random.Random(seed)
+    lines = []
+    for number in range(40):
+        device, fence = f"random-{seed}-{number // 2}", f"f-{number % 2}"
+        at = MORNING + timedelta(minutes=rng.randrange(600), microseconds=rng.randrange(10**6))
+        for step in range(rng.randrange(1, 14)):
+            at += rng.choice(
+                [
+                    timedelta(0),
+                    timedelta(seconds=120),
+                    timedelta(seconds=120, microseconds=1),
+                    timedelta(seconds=rng.uniform(0, 300)),
+                    timedelta(hours=1),
+                ]
+            )
+            kind = rng.choice(["enter", "enter", "exit", "exit", "dwell"])
+            id_ = f"{seed}-{number}-{rng.randrange(12) if rng.random() < 0.3 else step}"
+            made = crossing(id_, kind, at, device, fence)
+            if rng.random() < 0.5:
+                made["confidence"] = rng.randrange(4)
+            if rng.random() < 0.5:
+                made["duration"] = rng.choice([0, 1, 1.5, rng.uniform(0, 100)])
+            if rng.random() < 0.3:
+                made["type"] = made["type"].replace("user.", "user_")
+            if rng.random() < 0.3:
+                made["createdAt"] = at.astimezone(_zone(rng)).isoformat(timespec="microseconds")
+            if rng.random() < 0.2:
+                made["createdAt"] = made["createdAt"].replace("+00:00", "999Z")  # nanoseconds, to be cut
+            if rng.random() < 0.1:
+                made["createdAt"] = made["createdAt"].lower()
+            if rng.random() < 0.2:
+                made["deviceId"] = made.pop("user")["deviceId"]
+            lines.append(json.dumps(made).encode())
+            if rng.random() < 0.2:
+                lines.append(lines[-1])
+    rng.shuffle(lines)
+    return lines
+
+
+def _zone(rng: random.Random) -> Any:
+    from datetime import timezone
+
+    return timezone(timedelta(minutes=rng.choice([-570, -60, 120, 345])))
+
+
+LATE_ENTER = crossing("late-enter", "enter", MORNING, "van-late")
+LATE_EXIT = crossing("late-exit", "exit", MORNING + timedelta(minutes=20), "van-late")
+NEXT_ENTER = crossing("next-enter", "enter", MORNING + timedelta(hours=2), "van-late")
+GHOST = crossing("ghost", "enter", MORNING + timedelta(minutes=1), "van-ghost")
+PICKUP = event(
+    "pickup", "pickup.completed", MORNING + timedelta(minutes=10),
+    user={"deviceId": "van-late"}, metadata={"litres": 812.5},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    if not DBT.exists():
+        pytest.fail(f"{DBT} is not there: make setup")
+    stage = Stage(tmp_path_factory.mktemp("dbt"), local, aws)
+    stage.done("apply")
+    stage.done("dbt", "--quiet", "run")
+    first, second = random_crossings(1), random_crossings(2)
+    half = first[: len(first) // 2]
+    keys = {}
+    earlier = [event("told-twice", at=MORNING), LATE_ENTER, NEXT_ENTER, GHOST]
+    keys["earlier"] = stage.put([*half, *earlier])
+    keys["rejected"] = stage.put(
+        [
+            {"reasons": [{"code": "missing_id", "field": "_id", "message": "m"}], "index": 0,
+             "event_id": None, "event": {"type": "x"}, "app_version": "4.2"},
+            {"reasons": [{"code": "not_json", "field": "", "message": "m"}], "body_base64": "eA==",
+             "content_type": None, "content_encoding": None},
+        ],
+        "rejected",
+    )  # fmt: skip
+    stage.loaded([keys["earlier"]])
+    stage.loaded([keys["rejected"]], "RAW.REJECTED")
+    stage.done("dbt", "--quiet", "run")
+    after_half = _visits(stage)
+    # S3's clock has whole seconds: what comes now is younger.
+    eventually(
+        lambda: datetime.now(UTC).replace(microsecond=0), lambda now: now > _second_of(stage, keys["earlier"])
+    )
+    turned = GHOST | {"type": "user.exited_geofence", "createdAt": MORNING.isoformat()}
+    later = [
+        event("told-twice", at=MORNING, metadata={"other": True}),
+        event("told-twice", at=MORNING),
+        LATE_EXIT,
+        LATE_ENTER,
+        turned,
+        PICKUP,
+    ]
+    keys["later"] = stage.put([*first[len(half) :], *second, *later])
+    keys["later-again"] = stage.put([event("told-twice", at=MORNING, metadata={"other": True}), PICKUP])
+    stage.loaded([keys["later"], keys["later-again"]])
+    stage.done("dbt", "--quiet", "build")
+    lines = {1: [json.dumps(e).encode() for e in earlier] + half}
+    lines[2] = [*first, *second, *(json.dumps(e).encode() for e in [*earlier, *later])]
+    yield Built(stage, lines, after_half, keys)
+    stage.close()
+
+
+def _second_of(stage: Stage, key: str) -> datetime:
+    return stage.aws.s3.head_object(Bucket=stage.bucket, Key=key)["LastModified"]
+
+
+def _visits(stage: Stage) -> list[dict[str, Any]]:
+    return stage.query(f"SELECT * FROM {stage.database}.MARTS.GEOFENCE_VISITS")
+
+
+def geofence_events(lines: list[bytes]) -> list[GeofenceEvent]:
+    return [geofence_event(line) for line in lines if b"_geofence" in line]
+
+
+def by_the_rule(lines: list[bytes]) -> set[tuple[Any, ...]]:
+    return {
+        (pair.device_id, *pair.fence, visit.entered_at, visit.entered_event_id, visit.exited_at,
+         visit.exited_event_id, visit.exit_missed, visit.is_open, visit.last_seen_at,
+         visit.dwell_seconds, visit.app_dwell_seconds)
+        for pair, history in visits_of(geofence_events(lines)).items()
+        for visit in history.visits
+    }  # fmt: skip
+
+
+def by_the_mart(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    def utc(at: datetime | None) -> datetime | None:
+        return at and at.replace(tzinfo=UTC)
+
+    return {
+        (row["device_id"], row["geofence_tag"], row["geofence_external_id"], utc(row["entered_at"]),
+         row["entered_event_id"], utc(row["exited_at"]), row["exited_event_id"], row["exit_missed"],
+         row["is_there_now"], utc(row["last_seen_at"]), row["dwell_seconds"], row["app_dwell_seconds"])
+        for row in rows
+    }  # fmt: skip
+
+
+def test_dbt_and_the_consumer_find_the_same_visits_in_random_sets_of_events(built: Built) -> None:
+    assert by_the_mart(built.after_half) == by_the_rule(built.lines[1])
+    found = _visits(built.stage)
+    assert by_the_mart(found) == by_the_rule(built.lines[2])
+    assert len(found) == len(by_the_mart(found)) > 100
+
+
+def test_dbt_and_the_consumer_count_the_same_orphaned_exits(built: Built) -> None:
+    rows = built.stage.query(f"SELECT * FROM {built.stage.database}.MARTS.GEOFENCE_PAIRS")
+    found = {
+        (row["device_id"], row["geofence_tag"], row["geofence_external_id"]): int(row["orphan_exits"])
+        for row in rows
+    }
+    histories = visits_of(geofence_events(built.lines[2]))
+    assert found == {
+        (pair.device_id, *pair.fence): history.orphan_exits for pair, history in histories.items()
+    }
+
+
+def test_an_event_that_comes_late_restates_the_visits_it_touches(built: Built) -> None:
+    before = {row["entered_event_id"]: row for row in built.after_half if row["device_id"] == "van-late"}
+    after = {row["entered_event_id"]: row for row in _visits(built.stage) if row["device_id"] == "van-late"}
+    assert before["late-enter"]["exit_missed"]
+    assert not after["late-enter"]["exit_missed"]
+    assert after["late-enter"]["exited_event_id"] == "late-exit"
+    assert float(after["late-enter"]["dwell_seconds"]) == 1200
+    assert after["next-enter"]["is_there_now"]
+
+
+def test_a_visit_whose_enter_turns_out_to_be_an_exit_disappears(built: Built) -> None:
+    assert [row for row in built.after_half if row["device_id"] == "van-ghost"]
+    assert not [row for row in _visits(built.stage) if row["device_id"] == "van-ghost"]
+
+
+def test_an_event_stands_in_staging_once_and_other_contents_of_its_id_are_conflicts(
+    built: Built,
+) -> None:
+    stage = built.stage
+    (kept,) = stage.query(f"SELECT * FROM {stage.database}.STAGING.STG_EVENTS WHERE EVENT_ID = 'told-twice'")
+    assert kept["file_name"] == built.keys["earlier"]
+    (conflict,) = stage.query(
+        f"SELECT * FROM {stage.database}.STAGING.EVENT_CONFLICTS WHERE EVENT_ID = 'told-twice'"
+    )
+    assert json.loads(conflict["payload"])["metadata"] == {"other": True}
+    assert conflict["deliveries"] == 2
+    assert conflict["kept_file_name"] == built.keys["earlier"]
+    repeated = stage.query(
+        f"SELECT * FROM {stage.database}.STAGING.EVENT_CONFLICTS WHERE EVENT_ID = 'pickup'"
+    )
+    assert repeated == []
+    ids = {json.loads(line)["_id"] for line in built.lines[2]}
+    assert stage.count("STAGING.STG_EVENTS") == len(ids)
+
+
+def test_ingest_quality_counts_deliveries_conflicts_and_rejects_by_code_and_app_version(built: Built) -> None:
+    stage = built.stage
+    rows = stage.query(f"SELECT * FROM {stage.database}.MARTS.INGEST_QUALITY")
+    rejected = {
+        (row["code"], row["app_version"]): row["events"] for row in rows if row["outcome"] == "rejected"
+    }
+    assert rejected == {("missing_id", "4.2"): 1, ("not_json", ""): 1}
+    accepted = [row for row in rows if row["outcome"] == "accepted"]
+    assert sum(row["events"] for row in accepted) == stage.count("STAGING.STG_EVENTS")
+    assert sum(row["deliveries"] for row in accepted) == stage.count()
+    assert sum(row["conflicts"] for row in accepted) == stage.count("STAGING.EVENT_CONFLICTS") > 0
+
+
+def test_marts_plain_sql_and_sqlite_agree_on_farm_collections(built: Built, tmp_path: Path) -> None:
+    columns = ["visits", "devices", "pickups", "litres", "dwell_seconds", "missed_exits", "open_visits"]
+    key = ["collection_date", "geofence_tag", "geofence_external_id"]
+    mart, plain, small = _three_ways(built, tmp_path, "daily_farm_collections", key, columns)
+    assert mart == plain == small
+    assert sum(row[3] for row in mart.values()) == 812.5
+
+
+def test_marts_plain_sql_and_sqlite_agree_on_the_fleets_days(built: Built, tmp_path: Path) -> None:
+    columns = ["events", "replayed_events", "litres"]
+    mart, plain, small = _three_ways(built, tmp_path, "fleet_daily", ["event_date", "device_id"], columns)
+    assert mart == plain == small
+
+
+def _three_ways(
+    built: Built, folder: Path, name: str, key: list[str], columns: list[str]
+) -> list[dict[Any, Any]]:
+    stage = built.stage
+    mart = stage.query(f"SELECT * FROM {stage.database}.MARTS.{name}")
+    stage.query(f"USE DATABASE {stage.database}")
+    plain = stage.query((SQL / f"{name}.sql").read_text())
+    path = folder / "events.db"
+    stage.done("load", "--to", f"sqlite:///{path}", "--from", f"s3://{stage.bucket}/")
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        small = [dict(row) for row in database.execute((SQL / f"{name}.sqlite.sql").read_text())]
+
+    def keyed(rows: list[dict[str, Any]]) -> dict[Any, Any]:
+        return {
+            tuple(str(row[k]) for k in key): tuple(round(float(row[c]), 5) for c in columns) for row in rows
+        }
+
+    return [keyed(mart), keyed(plain), keyed(small)]
+
+
+def test_loading_into_sqlite_again_adds_only_what_is_new(built: Built, tmp_path: Path) -> None:
+    stage = built.stage
+    to = ["load", "--to", f"sqlite:///{tmp_path}/events.db", "--json", "--from", f"s3://{stage.bucket}/"]
+    assert stage.done(*to).rows[0]["lines"] == stage.count()
+    assert stage.done(*to).rows == [{"objects": 0, "lines": 0, "left_out": []}]
