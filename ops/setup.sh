@@ -135,14 +135,7 @@ for name in "$@"; do
     lambda) make_environment lambda localstack/lambda-requirements.txt "" ;;
     checkov) make_environment checkov requirements-checkov.txt "" ;;
     localstack) make_environment localstack localstack/requirements.txt localstack/plugin/pyproject.toml install_plugin ;;
-    dbt)
-      if [ -f snowpipe/dbt/requirements.txt ]; then make_environment dbt snowpipe/dbt/requirements.txt ""; else
-        say "setup: dbt is left out, snowpipe/dbt/requirements.txt is not there yet"
-      fi ;;
-    spark)
-      need_java
-      make_environment spark glue/requirements.txt "" true 3.11 ;; # as AWS Glue 5 has it
-    airflow) make_environment airflow airflow/requirements.txt "" ;;
+    dbt) make_environment dbt snowpipe/dbt/requirements.txt "" ;;
     node) make_node ;;
     java) need_java ;;
     *) die "there is no $name; choose from main lambda localstack dbt spark airflow checkov node java" ;;

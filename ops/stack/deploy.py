@@ -41,10 +41,9 @@ def fingerprint(names: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def wanted(*, with_warehouse: bool) -> dict[str, str]:
+def wanted() -> dict[str, str]:
     """What a stack that is up to date was made from."""
-    warehouse = {"warehouse": fingerprint(WAREHOUSE)} if with_warehouse else {}
-    return {"functions": fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} | warehouse
+    return {"functions": fingerprint(FUNCTIONS + FUNCTIONS_BUILD), "warehouse": fingerprint(WAREHOUSE)}
 
 
 def deploy_functions(settings: Settings, processes: Processes) -> None:

@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -69,18 +68,18 @@ class Stack:
         What an earlier `up` left half done is cleared away first; if this one fails or is interrupted,
         whatever it had started is ended. With `only` that part alone is started, and nothing deployed.
         """
-        parts = [only] if only else self._parts()
+        parts = [only] if only else list(SERVERS)
         with self._alone():
             if only and self._runs(parts):
                 return
             if self.is_up():
-                self._deploy(parts)
+                self._deploy()
                 return
             self._clear()
             try:
                 self._start(parts)
                 if not only:
-                    self._deploy(parts)
+                    self._deploy()
             except BaseException:
                 self._clear()
                 raise
@@ -97,14 +96,10 @@ class Stack:
         shutil.rmtree(self.settings.folder, ignore_errors=True)
 
     def is_up(self) -> bool:
-        return self.settings.outputs_file.exists() and self._runs(self._parts())
+        return self.settings.outputs_file.exists() and self._runs(list(SERVERS))
 
     def outputs(self) -> Outputs:
         return Outputs.read(self.settings.outputs_file)
-
-    def _parts(self) -> list[str]:
-        """Snowflake is left out while it is not built."""
-        return [part for part in SERVERS if part != snowflake.NAME or find_spec("snowpipe.local.__main__")]
 
     def _runs(self, parts: list[str]) -> bool:
         return all(self.processes.alive(part) and SERVERS[part].is_ready(self.settings) for part in parts)
@@ -153,8 +148,8 @@ class Stack:
                         f"stack: `make down` there), or move this stack: MILKRUN_PORT=<base>."
                     ) from None
 
-    def _deploy(self, parts: list[str]) -> None:
-        wanted = deploy.wanted(with_warehouse=snowflake.NAME in parts)
+    def _deploy(self) -> None:
+        wanted = deploy.wanted()
         done = self._deployed()
         if done == wanted and self.settings.outputs_file.exists():
             return
@@ -163,10 +158,9 @@ class Stack:
             with self._step("Deploying the functions and what they stand on"):
                 deploy.deploy_functions(self.settings, self.processes)
         deploy.write(deploy.outputs(self.settings), self._found_file)
-        if "warehouse" in wanted:
-            with self._step("Making the warehouse's objects"):
-                deploy.apply_ddl(self.settings, self.processes, self._found_file)
-            self._warehouse_made_file.touch()
+        with self._step("Making the warehouse's objects"):
+            deploy.apply_ddl(self.settings, self.processes, self._found_file)
+        self._warehouse_made_file.touch()
         self._found_file.replace(self.settings.outputs_file)
         deploy.write(wanted, self._deployed_file)
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from botocore.exceptions import ClientError
 from ops.stack import localstack
 from ops.stack.processes import Process, descendants
 from ops.stack.stack import Stack
+from tests.e2e.vocabulary import eventually
 
 ROLE = "arn:aws:iam::000000000000:role/trial"
 
@@ -78,14 +78,6 @@ def call(aws: Callable[[str], Any], name: str, payload: object = None) -> tuple[
     """The answer, and the end of the log as Lambda hands it over."""
     answer = aws("lambda").invoke(FunctionName=name, Payload=json.dumps(payload), LogType="Tail")
     return json.load(answer["Payload"]), base64.b64decode(answer["LogResult"]).decode()
-
-
-def eventually[T](probe: Callable[[], T], within: float = 20) -> T:
-    deadline = time.monotonic() + within
-    while not (value := probe()):
-        assert time.monotonic() < deadline, f"not within {within} s"
-        time.sleep(0.05)
-    return value
 
 
 def gone(processes: list[Process]) -> bool:
