@@ -62,7 +62,6 @@ class Pipes:
         channel = None
         if auto_ingest:
             channel = self.channels.open(topic)
-            self.ingest.listen(channel)
         self.catalog.add_pipe(
             Pipe(
                 new_id(),
@@ -80,6 +79,8 @@ class Pipes:
                 self.catalog.clock(),
             )
         )
+        if channel:  # only now: a message that no pipe takes is dropped
+            self.ingest.listen(channel)
         return status(f"Pipe {name.name} successfully created.")
 
     def alter_pipe(self, words: Words, scope: Scope) -> Result:

@@ -5,6 +5,7 @@ import logging
 import socket
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Process:
         memory_limit: str,
     ) -> None:
         self._lock = lock(folder)
+        warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # fakesnow's, of no use here
         self.fakesnow = DurableFakeSnow(folder, memory_limit)
         fakesnow_server.shared_fs = self.fakesnow
         logging.getLogger("fakesnow").setLevel(logging.CRITICAL)

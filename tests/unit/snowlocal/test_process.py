@@ -90,6 +90,18 @@ def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aw
     warehouse.has_rows(1)
 
 
+def test_messages_that_waited_for_their_pipe_are_loaded(own_local: LocalProcess, aws: Aws) -> None:
+    loading = Warehouse(own_local.start(), aws).with_pipe()
+    loading.run("DROP PIPE RAW.EVENTS_PIPE")
+    own_local.stop()
+    for number in range(20):
+        loading.put(f"events/{number}", {"_id": number})
+    own_local.start()
+    loading.reconnect()
+    loading.pipe()
+    loading.has_rows(20)
+
+
 def test_a_temporary_relation_of_a_killed_session_is_gone(own_local: LocalProcess, aws: Aws) -> None:
     warehouse = Warehouse(own_local.start(), aws)
     warehouse.run(f"CREATE TEMPORARY TABLE {warehouse.database}.RAW.LEFT_OVER AS SELECT 1 AS A")

@@ -1,0 +1,190 @@
+"""How fast the local Snowpipe loads, what a file waits, and what a million rows cost in memory.
+
+    python -m tests.bench.loader [--json] [--quick]
+
+Small objects (20 events) and large ones (1 MB) come from a queue and objects that are there already, behind
+a stand-in that is faster than LocalStack. Waiting is measured at 20 objects a second. Goals: 150 objects/s,
+20,000 rows/s, p95 under 3 s, under 600 MiB at a million rows.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from snowflake import connector
+
+from tests.bench.standin import BUCKET, body_of
+
+PIPE = """CREATE PIPE B.RAW.EVENTS_PIPE AUTO_INGEST = TRUE AS
+    COPY INTO B.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
+    FROM (SELECT $1, METADATA$FILENAME, METADATA$FILE_ROW_NUMBER, METADATA$FILE_LAST_MODIFIED,
+                 METADATA$START_SCAN_TIME FROM @B.RAW.EVENTS_STAGE)"""
+SETUP = (
+    "CREATE DATABASE B",
+    "CREATE SCHEMA B.RAW",
+    """CREATE TABLE B.RAW.EVENTS (payload VARIANT NOT NULL, file_name VARCHAR NOT NULL,
+       file_row_number NUMBER, file_modified_at TIMESTAMP_NTZ, scanned_at TIMESTAMP_LTZ)""",
+    f"CREATE STAGE B.RAW.EVENTS_STAGE URL = 's3://{BUCKET}/events/' FILE_FORMAT = (TYPE = JSON)",
+)
+
+
+class Snowflake:
+    """A local Snowflake with table and stage, and no pipe yet."""
+
+    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+        self.pid = process.pid
+        self.cursor = connector.connect(
+            account="fakesnow",
+            host="127.0.0.1",
+            port=port,
+            protocol="http",
+            user="b",
+            password="b",
+            session_parameters={"CLIENT_TELEMETRY_ENABLED": False},
+        ).cursor()
+        for sql in SETUP:
+            self.cursor.execute(sql)
+
+    def rows(self) -> int:
+        found = self.cursor.execute("SELECT count(*) FROM B.RAW.EVENTS")
+        assert found
+        row = found.fetchone()
+        assert isinstance(row, tuple)
+        return int(row[0])
+
+    def load(self, wanted: int) -> float:
+        """Seconds from CREATE PIPE until so many rows can be queried."""
+        began = time.monotonic()
+        self.cursor.execute(PIPE)
+        while (rows := self.rows()) < wanted:
+            assert time.monotonic() - began < 600, f"{rows} of {wanted} rows"
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def peak_mib(self) -> float:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+        raise AssertionError("no VmHWM")
+
+
+@contextmanager
+def snowflake(endpoint: str) -> Iterator[Snowflake]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "snowpipe.local", "--port", "0", "--dir", f"{folder}/db"]
+        options = ["--aws-endpoint-url", endpoint, "--log-file", f"{folder}/log"]
+        process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout
+            port = int(process.stdout.readline().rpartition(":")[2])
+            yield Snowflake(process, port)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def stand_in(objects: int, rows: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.bench.standin", str(objects), str(rows)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def small_objects(objects: int) -> dict[str, float]:
+    with stand_in(objects, 20) as endpoint, snowflake(endpoint) as local:
+        seconds = local.load(objects * 20)
+    return {"objects_per_second": objects / seconds, "goal": 150}
+
+
+def large_objects(objects: int, rows: int = 2600) -> dict[str, float]:
+    """1 MB of JSON each."""
+    with stand_in(objects, rows) as endpoint, snowflake(endpoint) as local:
+        seconds = local.load(objects * rows)
+        peak = local.peak_mib()
+    return {
+        "rows_per_second": objects * rows / seconds,
+        "goal": 20_000,
+        "rows": objects * rows,
+        "peak_mib": peak,
+        "peak_goal": 600,
+    }
+
+
+def waiting(objects: int, per_second: int = 20) -> dict[str, float]:
+    """From put to queryable row, through moto's S3 → SNS → SQS."""
+    from moto.server import ThreadedMotoServer
+
+    from tests.unit.snowlocal.vocabulary import Aws
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    topic = aws.notifying_bucket(BUCKET)
+    try:
+        with snowflake(aws.endpoint) as local:
+            local.cursor.execute(PIPE.replace("AUTO_INGEST", f"AWS_SNS_TOPIC = '{topic}' AUTO_INGEST"))
+            return watch(local, aws, objects, per_second)
+    finally:
+        server.stop()
+
+
+def watch(local: Snowflake, aws: Any, objects: int, per_second: int) -> dict[str, float]:
+    put: dict[str, float] = {}
+    seen: dict[str, float] = {}
+    began = time.monotonic()
+    while len(seen) < objects:
+        assert time.monotonic() - began < 300, f"{len(seen)} of {objects} objects"
+        while len(put) < min(objects, (time.monotonic() - began) * per_second):
+            key = f"events/{len(put)}"
+            put[key] = time.monotonic()
+            aws.s3.put_object(Bucket=BUCKET, Key=key, Body=body_of(len(put), 20))
+        found = local.cursor.execute("SELECT DISTINCT file_name FROM B.RAW.EVENTS")
+        assert found
+        now = time.monotonic()
+        for row in found.fetchall():
+            assert isinstance(row, tuple)
+            seen.setdefault(row[0], now)
+        time.sleep(0.02)
+    waits = sorted(seen[key] - put[key] for key in put)
+    return {
+        "p50_seconds": statistics.median(waits),
+        "p95_seconds": waits[int(len(waits) * 0.95)],
+        "goal": 3,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How fast the local Snowpipe loads.")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the objects")
+    arguments = parser.parse_args()
+    share = 10 if arguments.quick else 1
+    measured = {
+        "loader/small_objects": small_objects(3000 // share),
+        "loader/large_objects": large_objects(390 // share),
+        "loader/waiting@20": waiting(400 // share),
+    }
+    if arguments.json:
+        print(json.dumps(measured))
+        return
+    for name, numbers in measured.items():
+        print(name, "  ".join(f"{key}={value:,.2f}" for key, value in numbers.items()))
+
+
+if __name__ == "__main__":
+    main()
