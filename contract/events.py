@@ -102,7 +102,7 @@ def parse_json(raw: bytes) -> Any:
     except ValueError as error:
         raise invalid("invalid_json_value", "", f"This is not strict JSON: {error}.") from None
     # jiter reads 1e999 as infinity and goes 200 deep: look closer at the few texts that may hold these.
-    if (raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or _HUGE_NUMBER.search(raw)) and (
+    if (raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or _may_be_huge(raw)) and (
         fault := _beyond_limits(value, MAX_DEPTH)
     ):
         raise invalid("invalid_json_value", "", fault)
@@ -114,6 +114,14 @@ def compact(raw: bytes) -> bytes:
     return msgspec.json.format(raw, indent=-1)
 
 
+def _may_be_huge(raw: bytes) -> bool:
+    # The search alone costs more than the parsing; nearly all texts lack even the shape of such a number.
+    shape = raw.translate(_DIGITS_AS_0)
+    return (b"0e000" in shape or b"0e+000" in shape or _LONG in shape) and bool(_HUGE_NUMBER.search(raw))
+
+
+_DIGITS_AS_0 = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG = b"0" * 200
 _HUGE_NUMBER = re.compile(rb"[:,\[\s]-?(?:[0-9.]+[eE]\+?[0-9]{3}|[0-9]{200})")
 
 
@@ -151,7 +159,8 @@ def _instant(text: object) -> datetime:
         raise PydanticCustomError("string_type", "a string")
     try:
         if _RFC_3339.fullmatch(text):
-            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+            moment = datetime.fromisoformat(text.upper())
+            return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise PydanticCustomError("rfc_3339", "RFC 3339 with an offset")

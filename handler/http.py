@@ -1,6 +1,5 @@
 """HTTP as API Gateway hands it over: REST API (payload format 1.0), HTTP API and function URLs (2.0)."""
 
-import base64
 import binascii
 import zlib
 from collections.abc import Mapping
@@ -120,7 +119,7 @@ def _gunzip(body: bytes) -> bytes:
 
 def _from_base64(body: str) -> bytes:
     try:
-        return base64.b64decode(body, validate=True)
+        return binascii.a2b_base64(body, strict_mode=True)  # b64decode(validate=True) takes six times as long
     except (binascii.Error, ValueError):
         return body.encode("utf-8", "surrogatepass")  # no gateway does this; the text is kept as unreadable
 

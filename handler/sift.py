@@ -83,7 +83,7 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
         except InvalidEvent as error:
             batch.rejected.append(Rejected(index, None, raw, False, _brief(error.reasons)))
             continue
-        text = _named(compact(raw), value, parts.identity)
+        text = _named(raw if parts.compact else compact(raw), value, parts.identity)
         try:
             event = _checked(text, value, kinds, latest)
         except InvalidEvent as error:

@@ -7,7 +7,7 @@ strings alone.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -24,10 +24,14 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`identity`: the envelope's ids, for events without `user`; the rest of it is personal data."""
+    """`identity`: the envelope's ids, for events without `user`; the rest of it is personal data.
+
+    `compact`: the texts have no whitespace outside strings.
+    """
 
     raws: list[bytes]
     identity: Mapping[str, str]
+    compact: bool = False
 
 
 def split(text: bytes, form: Form) -> Parts:
@@ -47,7 +51,7 @@ def _lines(text: bytes) -> Parts:
 
 def _json(text: bytes) -> Parts:
     try:
-        return _sound(compact(text))
+        return replace(_sound(compact(text)), compact=True)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return _torn(text.strip())
 

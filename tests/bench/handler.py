@@ -1,0 +1,266 @@
+"""What a request costs, as ratios measured in one run: `python -m tests.bench.handler [--json]`.
+
+CPU seconds, ours over the naive peer's, both speaking to the same sink through the real SDK, rounds
+interleaved, medians; our own work without the SDK as a multiple of `json.loads` of the same body; peak memory
+(VmHWM above the idle process) of the largest requests that are allowed.
+"""
+
+import base64
+import gc
+import gzip
+import importlib
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SIZES = (1, 20, 100, 500)
+ROUNDS = 15
+FOLDER = Path(__file__).parents[2]
+
+
+class Context:
+    aws_request_id = "bench"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 28_000
+
+
+def events(count: int) -> list[dict[str, Any]]:
+    """Of about 500 bytes each, every fifth a geofence event."""
+    made = []
+    for n in range(count):
+        event: dict[str, Any] = {
+            "_id": f"{random.getrandbits(96):024x}",
+            "type": "user.entered_geofence" if n % 5 == 0 else "user.updated_trip",
+            "createdAt": f"2026-11-16T08:{n // 60 % 60:02}:{n % 60:02}.123Z",
+            "live": True,
+            "user": {
+                "userId": f"driver-{n % 12:02}",
+                "deviceId": f"van-{n % 12:04}",
+                "locationAuthorization": "ALWAYS",
+            },
+            "location": {"type": "Point", "coordinates": [5.79 + n / 1e4, 53.2 - n / 1e4]},
+            "locationAccuracy": 8.25,
+            "confidence": 3,
+            "foreground": False,
+            "stopped": n % 2 == 0,
+            "metadata": {"depot": "north", "round": n % 7, "note": "x" * 60},
+        }
+        if n % 5 == 0:
+            event["geofence"] = {"tag": "farm", "externalId": f"farm-{n % 40}", "description": "De Boer"}
+        else:
+            event["trip"] = {"externalId": f"round-{n % 7}", "mode": "truck", "status": "started"}
+        made.append(event)
+    return made
+
+
+def request_of(body: bytes, encoding: str | None = None) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"} | ({"Content-Encoding": encoding} if encoding else {})
+    return {
+        "headers": headers,
+        "body": base64.b64encode(body).decode(),
+        "isBase64Encoded": True,
+        "requestContext": {"requestId": "bench"},
+    }
+
+
+def cpu_of(call: Callable[[], object], times: int) -> float:
+    """CPU seconds of one call, user and system."""
+    began = time.process_time()
+    for _ in range(times):
+        call()
+    return (time.process_time() - began) / times
+
+
+def interleaved(*calls: Callable[[], object], times: int) -> list[float]:
+    """The median CPU of each, in rounds of all of them, so that a noisy neighbour hits them alike."""
+    rounds = [[cpu_of(call, times) for call in calls] for _ in range(ROUNDS)]
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+@contextmanager
+def sink() -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.sink"], cwd=FOLDER, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{process.stdout.readline().strip()}",
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "ARCHIVE_BUCKET": "archive",
+        "STREAM_NAME": "stream",
+        "REDRIVE_QUEUE_URL": "http://127.0.0.1:9/queue",
+    }
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Log lines are written, to nowhere."""
+    told, sys.stdout = sys.stdout, Path(os.devnull).open("w")  # noqa: SIM115
+    try:
+        yield
+    finally:
+        sys.stdout.close()
+        sys.stdout = told
+
+
+def against_naive() -> dict[str, float]:
+    from handler import main
+    from tests.bench.peers import naive
+
+    figures: dict[str, float] = {}
+    for size in SIZES:
+        request = request_of(json.dumps(events(size)).encode())
+        assert same_events(main.ingest(request, Context()), naive.handler(request, None)) == size
+        with silence():
+            ours, theirs = interleaved(
+                lambda: main.ingest(request, Context()),  # noqa: B023
+                lambda: naive.handler(request, None),  # noqa: B023
+                times=max(2, 60 // size),
+            )
+        figures[f"handler_ms@{size}"] = ours * 1e3
+        figures[f"naive_ms@{size}"] = theirs * 1e3
+        figures[f"handler/naive@{size}"] = ours / theirs
+    return figures
+
+
+def same_events(ours: dict[str, Any], theirs: dict[str, Any]) -> int:
+    accepted = [json.loads(answer["body"])["accepted"] for answer in (ours, theirs)]
+    assert accepted[0] == accepted[1]
+    return int(accepted[0])
+
+
+def own_work() -> dict[str, float]:
+    """Everything but the SDK's calls: the ports are fakes that do nothing."""
+    from handler import main
+    from handler.ingest import Ports
+
+    class Nowhere:
+        def store(self, *_: object) -> bool:
+            return True
+
+        def put(self, *_: object) -> list[Any]:
+            return []
+
+        def leave(self, *_: object) -> None: ...
+
+    real = main._app()
+    app = main.App(real.settings, Ports(Nowhere(), Nowhere(), Nowhere()), real.secrets)
+    figures: dict[str, float] = {}
+    for size in SIZES:
+        body = json.dumps(events(size)).encode()
+        request = request_of(body)
+        wired, main._app = main._app, lambda: app  # type: ignore[assignment]
+        with silence():
+            ours, loads = interleaved(
+                lambda: main.ingest(request, Context()),  # noqa: B023
+                lambda: json.loads(body),  # noqa: B023
+                times=max(3, 200 // size),
+            )
+        main._app = wired
+        figures[f"own_us_per_event@{size}"] = ours / size * 1e6
+        figures[f"own/json.loads@{size}"] = ours / loads
+    return figures
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def largest_requests() -> dict[str, dict[str, Any]]:
+    """The largest that are let in, ordinary and spiteful."""
+    room = 4 * 1024 * 1024
+    noise = [f"{random.getrandbits(4096):x}" for _ in range(160)]
+    ordinary = json.dumps(
+        [e | {"metadata": {"note": random.choice(noise) * 7}} for e in events(500)]
+    ).encode()
+    assert len(ordinary) < room
+    head = b'{"_id":"%d","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"d","x":['
+
+    def filled(with_: bytes) -> bytes:
+        one = [head % n + with_ * ((65_000 - len(head)) // len(with_)) + b"0]}" for n in range(63)]
+        return b"[" + b",".join(one) + b"]"
+
+    bodies = {
+        "500 events": ordinary,
+        "empty arrays": filled(b"[],"),
+        "small objects": filled(b'{"":0},'),
+        "one huge event": head % 0 + b"[]," * ((room - 200) // 3) + b"0]}",
+        "a torn array": b"[NaN," + filled(b"[],")[1:],
+        "too many events": b"[" + b"{}," * ((room - 20) // 3) + b"{}]",
+        "padding": ordinary[:-1] + b" " * (room - len(ordinary)) + b"]",
+    }
+    return {name: request_of(gzip.compress(body), "gzip") for name, body in bodies.items()}
+
+
+def peak_memory() -> dict[str, float]:
+    """MiB above the idle process, each request in the same warm process, the high-water mark reset."""
+    from handler import main
+
+    figures: dict[str, float] = {}
+    with silence():
+        main.ingest(request_of(json.dumps(events(1)).encode()), Context())
+    for name, request in largest_requests().items():
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+        idle = _status("VmRSS")
+        with silence():
+            answer = main.ingest(request, Context())
+        figures[f"peak_mib {name} ({answer['statusCode']})"] = (_status("VmHWM") - idle) / 1024
+    return figures
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+
+def run(part: str) -> dict[str, float]:
+    """One part in this process: memory wants a process that has measured nothing before."""
+    with sink():
+        figures: dict[str, float] = getattr(importlib.import_module("tests.bench.handler"), part)()
+        return figures
+
+
+def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] in PARTS:
+        print(json.dumps(run(arguments[0])))
+        return 0
+    figures: dict[str, float] = {}
+    for part in PARTS:
+        output = subprocess.run(
+            [sys.executable, "-m", "tests.bench.handler", part],
+            cwd=FOLDER,
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        figures |= json.loads(output.splitlines()[-1])
+    if "--json" in arguments:
+        ratios = {name: value for name, value in figures.items() if "/" in name}
+        print(json.dumps({"ratios": ratios, "figures": figures}))
+        return 0
+    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs")
+    for name, value in figures.items():
+        print(f"{name:45} {value:8.2f}")
+    return 0
+
+
+PARTS = ("against_naive", "own_work", "peak_memory")
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
