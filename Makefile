@@ -59,6 +59,9 @@ package: setup ## build the zips and the templates for STAGE
 deploy: setup ## deploy STAGE (dev, staging, prod) to AWS
 	npx osls deploy --stage $(STAGE)
 
+smoke: setup ## post one event to STAGE and follow it to the warehouse
+	@$(PY) -m ops smoke --stage $(STAGE)
+
 setup:
 	@ops/setup.sh main lambda localstack dbt node
 
@@ -68,4 +71,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
