@@ -91,10 +91,17 @@ def test_the_archive_is_private_encrypted_versioned_and_tls_only(stage):
 def test_the_archive_keeps_each_prefix_as_long_as_promised(stage):
     rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
     days = {r["Prefix"]: r["ExpirationInDays"] for r in rules if "ExpirationInDays" in r}
-    assert days == {"events/": 400, "rejected/": 90, "set-aside/": 90, "aws/lambda/": 90}
+    assert days == {
+        "events/": 400,
+        "rejected/": 90,
+        "set-aside/": 90,
+        "aws/lambda/": 90,
+        "compacted/": 400,
+        "rebuilt/": 90,
+    }
     assert any("AbortIncompleteMultipartUpload" in r for r in rules)
-    # A class for rarely read objects bills each of ours, which are small, as 128 KB.
-    assert not any("Transitions" in r or "Transition" in r for r in rules)
+    # A class for rarely read objects bills each of ours, which are small, as 128 KB; Parquet files are large.
+    assert [r["Prefix"] for r in rules if "Transitions" in r] == ["compacted/"]
 
 
 @every_stage
