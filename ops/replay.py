@@ -69,10 +69,9 @@ class Selection:
         oldest = now - CONSUMED_FOR
         if not self.prefix and self.start < oldest:
             raise Refusal(_TOO_OLD)
-        if self.prefix:
-            found = archive.objects(self.prefix)
-        else:
-            found = archive.received("events/", self.start, self.end)
+        found = (
+            archive.objects(self.prefix) if self.prefix else archive.received("events/", self.start, self.end)
+        )
         for each in found:
             name = object_name(each.key)
             if name is None or name.prefix != "events":
