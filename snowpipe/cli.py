@@ -239,7 +239,7 @@ def status(
 
 
 @app.command()
-def history(  # noqa: PLR0917
+def history(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
@@ -281,7 +281,7 @@ def validate(
 
 
 @app.command()
-def refresh(  # noqa: PLR0917
+def refresh(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
@@ -306,7 +306,7 @@ def refresh(  # noqa: PLR0917
 
 
 @app.command()
-def backfill(  # noqa: PLR0917
+def backfill(
     context: typer.Context,
     start: Annotated[str, typer.Option("--from", help="First hour received; ISO-8601 or a phrase")],
     end: Annotated[str, typer.Option("--to", help="Last hour received; ISO-8601 or a phrase")] = "now",

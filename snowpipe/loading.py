@@ -90,7 +90,7 @@ def outcome(pipe: Pipe, row: Row) -> Row:
     }
 
 
-def backfill(  # noqa: PLR0917
+def backfill(
     warehouse: Warehouse,
     pipe: Pipe,
     archive: Archive,
