@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from glue.archive import Fault, Hours, Store, Stored, hour_path, objects_of, read_objects, set_aside
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
-from glue.rows import LINE, OTHER, line_rows, micros, type_folder
+from glue.rows import LINE, OTHER, gathered, line_rows, micros, type_folder
 
 FORMAT = 1  # part of every generation: a new layout makes every hour anew
 PREFIX = "compacted"
@@ -239,7 +239,7 @@ def _one_hour(store: Store, source: Source, memory: str) -> dict[str, Any]:
         return file_key(source.hour, source.generation, folder, bucket, part)
 
     with duckdb.connect(config={"memory_limit": memory}) as db:
-        db.register("read", pa.RecordBatchReader.from_batches(SORTED, rows()))
+        db.register("read", pa.RecordBatchReader.from_batches(SORTED, gathered(rows())))
         db.execute("CREATE TEMP TABLE lines AS SELECT * FROM read")
         _fold_rare_types(db)
         ordered: pa.RecordBatchReader = db.sql(

@@ -30,7 +30,7 @@ from glue.compact import generation_of, manifest_of
 from glue.dbt_sql import visits_sql
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import write_rows
-from glue.rows import FACT, fact_rows, from_micros, micros, type_folder
+from glue.rows import FACT, fact_rows, from_micros, gathered, micros, type_folder
 
 PREFIX = "rebuilt"
 
@@ -205,7 +205,7 @@ def rebuild_with_duckdb(job: Rebuild, memory: str = "2GB") -> Rebuilt:
     dbt = visits_sql(rule.merge_gap_seconds, rule.min_confidence)
     first, end = micros(job.hours.start), micros(job.hours.end)
     with duckdb.connect(config={"memory_limit": memory}) as db:
-        db.register("read", pa.RecordBatchReader.from_batches(FACT, facts()))
+        db.register("read", pa.RecordBatchReader.from_batches(FACT, gathered(facts())))
         db.execute("CREATE TEMP TABLE facts AS SELECT * FROM read")
         db.execute(_LEAST_CONTENT)
         visits = db.sql(

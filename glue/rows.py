@@ -1,7 +1,7 @@
 """Lines of the archive as rows: the one definition of what a job reads from a line, for every engine."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
@@ -166,6 +166,20 @@ def content_hash(line: bytes) -> str:
     with suppress(msgspec.DecodeError):
         line = msgspec.json.encode(msgspec.json.decode(line), order="sorted")
     return hashlib.blake2b(line, digest_size=12).hexdigest()
+
+
+def gathered(batches: Iterable[pa.RecordBatch], rows: int = 20_000) -> Iterator[pa.RecordBatch]:
+    """Small batches as few: engines pay for each batch, and an object has twenty lines."""
+    some: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        some.append(batch)
+        count += batch.num_rows
+        if count >= rows:
+            yield pa.concat_batches(some)
+            some, count = [], 0
+    if some:
+        yield pa.concat_batches(some)
 
 
 # --- times and sums -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pyspark.storagelevel import StorageLevel
 from glue.archive import Fault, Store, read_objects
 from glue.compact import MAX_TYPES, PREFIX, SORTED, Source, Taken, by_file, commit, file_key, place, placed
 from glue.parquet import Written, write_parquet
-from glue.rows import OTHER, from_micros, line_rows, micros
+from glue.rows import OTHER, from_micros, gathered, line_rows, micros
 from glue.spark_objects import as_stored, objects_frame
 
 # A row is a line, or (code is not null) an object that gave none.
@@ -60,6 +60,10 @@ def compact_with_spark(
 
 
 def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield from gathered(_read_each(store, batches))
+
+
+def _read_each(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         asked = list(as_stored(batch))
         objects = read_objects(store, (stored for _, stored, _ in asked))

@@ -21,7 +21,7 @@ from contract.events import Fence, GeofenceEvent
 from glue.archive import Fault, Store
 from glue.parquet import write_rows
 from glue.rebuild import CONFLICT, VISIT, Rebuild, Rebuilt, Rule, part_key, read_lines
-from glue.rows import FACT, fact_rows, from_micros, micros
+from glue.rows import FACT, fact_rows, from_micros, gathered, micros
 from glue.spark_objects import as_stored, objects_frame
 
 # A row is a fact, or (code is not null) an object that gave none; its key is then the file's name.
@@ -55,6 +55,10 @@ def rebuild_with_spark(spark: SparkSession, job: Rebuild) -> Rebuilt:
 
 
 def _read(store: Store, conflicts: bool, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield from gathered(_read_each(store, conflicts, batches))
+
+
+def _read_each(store: Store, conflicts: bool, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for read in read_lines(store, [stored for _, stored, _ in as_stored(batch)]):
             if isinstance(read, Fault):
