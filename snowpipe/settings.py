@@ -69,7 +69,7 @@ def load(environment: Mapping[str, str], outputs: Path | None = None) -> Setting
         connection = found.pop("snowflake")
     except FileNotFoundError:
         raise Refusal(f"{path} is not there: make up, or set SNOWFLAKE_ACCOUNT and its kin") from None
-    except (ValueError, KeyError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise Refusal(f"{path} is not a stack's outputs: {problem!r}") from None
     return _settings({"connection": connection, "aws": found}, path.parent, str(path))
 

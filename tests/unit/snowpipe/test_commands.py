@@ -1,0 +1,254 @@
+"""What the commands say when something is missing, and the decisions that need no warehouse."""
+
+import gzip
+import json
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snowflake.connector.errors import ProgrammingError
+
+from snowpipe.history import bad_lines
+from snowpipe.pipes import Kind, Pipe, Status, triage
+from snowpipe.policies import grants, with_statements
+from snowpipe.refusal import Refusal
+from snowpipe.times import instant
+from snowpipe.warehouse import Snowflake, quoted
+from tests.unit.snowlocal.vocabulary import free_port
+from tests.unit.snowpipe.vocabulary import command
+
+NOW = datetime(2026, 11, 16, 12, tzinfo=UTC)
+
+
+def one_line(text: str) -> bool:
+    return text.count("\n") == 1 and text.endswith("\n")
+
+
+def outputs(folder: Path, **snowflake: object) -> dict[str, str]:
+    connection = {
+        "account": "a",
+        "user": "u",
+        "password": "p",
+        "host": "127.0.0.1",
+        "protocol": "http",
+    } | snowflake
+    found = {
+        "bucket": "milkrun",
+        "topic_arn": "arn:aws:sns:eu-west-1:123456789012:t",
+        "snowflake": connection,
+    }
+    (folder / "outputs.json").write_text(json.dumps(found))
+    return {"MILKRUN_LOCAL": str(folder)}
+
+
+def test_without_a_stack_one_line_says_what_to_do(tmp_path: Path) -> None:
+    said = command({"MILKRUN_LOCAL": str(tmp_path)}, "status")
+    assert said.code == 2
+    assert one_line(said.err)
+    assert "make up" in said.err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"snowflake": {"user": "u"}}'])
+def test_outputs_that_are_none_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "outputs.json").write_text(text)
+    said = command({"MILKRUN_LOCAL": str(tmp_path)}, "apply")
+    assert said.code == 2
+    assert one_line(said.err)
+    assert "outputs.json" in said.err
+
+
+@pytest.mark.parametrize("arguments", [["apply"], ["query", "SELECT 1"], ["history"], ["pause"]])
+def test_a_dead_connection_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    said = command(outputs(tmp_path, port=free_port()), *arguments)
+    assert said.code == 2
+    assert one_line(said.err)
+    assert "no connection to Snowflake at http://127.0.0.1" in said.err
+
+
+def test_a_wrong_argument_is_one_line() -> None:
+    said = command({}, "history", "--limit", "none")
+    assert said.code == 2
+    assert one_line(said.err)
+
+
+def test_a_time_that_is_none_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    said = command(outputs(tmp_path, port=1), "history", "--since", "the day of the cow")
+    assert (said.code, one_line(said.err)) == (2, True)
+    assert "the day of the cow" in said.err
+
+
+def test_an_identifier_that_could_change_a_statement_never_reaches_one(tmp_path: Path) -> None:
+    said = command(outputs(tmp_path, database="MILKRUN; DROP DATABASE X"), "apply", "--sql")
+    assert (said.code, said.out, one_line(said.err)) == (2, "", True)
+
+
+class Cursor:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __enter__(self) -> "Cursor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute(self, *_: object) -> None:
+        raise self.error
+
+
+class Connection:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def cursor(self, *_: object) -> Cursor:
+        return Cursor(self.error)
+
+
+@pytest.mark.parametrize(
+    ("number", "begins"),
+    [
+        (3001, "missing privilege: "),
+        (2003, "missing object: "),
+        (2043, "missing object: "),
+        (904, "Snowflake refused: "),
+    ],
+)
+def test_snowflakes_errors_are_told_in_one_line(number: int, begins: str) -> None:
+    error = ProgrammingError(msg="SQL access control error:\nInsufficient privileges", errno=number)
+    with pytest.raises(Refusal) as refused:
+        Snowflake(Connection(error), "there").query("SELECT 1")
+    assert str(refused.value).startswith(begins)
+    assert "\n" not in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+# --- triage
+
+
+def status(state: str = "RUNNING", **times: Any) -> Status:
+    return Status(executionState=state, **times)  # type: ignore[call-arg]
+
+
+LONG_AGO, LATELY = NOW - timedelta(hours=3), NOW - timedelta(minutes=20)
+
+
+@pytest.mark.parametrize(
+    ("found", "newest", "healthy", "says"),
+    [
+        (status("PAUSED", pendingFileCount=3), None, False, "3 file(s) waiting"),
+        (status("STOPPED_MISSING_TABLE"), None, False, "table is gone"),
+        (status("STALLED_STAGE_PERMISSION_ERROR"), None, False, "trust-policy"),
+        (status("SOMETHING_NEW"), None, False, "SOMETHING_NEW"),
+        (status(channelErrorMessage="denied"), None, False, "denied"),
+        (status(pendingFileCount=9, oldestFileTimestamp=LONG_AGO), None, False, "stuck: 9"),
+        (status(pendingFileCount=9, oldestFileTimestamp=NOW), None, True, "loading: 9"),
+        (status(), None, True, "nothing in the bucket"),
+        (status(lastReceivedMessageTimestamp=LONG_AGO), LATELY, False, "notification"),
+        (
+            status(lastReceivedMessageTimestamp=NOW, lastForwardedMessageTimestamp=LONG_AGO),
+            LATELY,
+            False,
+            "no path",
+        ),
+        (
+            status(
+                lastReceivedMessageTimestamp=NOW,
+                lastForwardedMessageTimestamp=NOW,
+                lastIngestedTimestamp=LONG_AGO,
+            ),
+            LATELY,
+            False,
+            "history --failed",
+        ),
+        (status(lastIngestedTimestamp=NOW - timedelta(seconds=7)), LATELY, True, "7 s ago"),
+        (status(), NOW - timedelta(seconds=5), True, "nothing loaded yet"),
+    ],
+)
+def test_the_first_break_from_the_bucket_on_is_told(
+    found: Status, newest: datetime | None, healthy: bool, says: str
+) -> None:
+    verdict = triage(found, newest, NOW)
+    assert verdict.healthy is healthy
+    assert says in verdict.words
+
+
+# --- small things
+
+
+def test_bad_lines_are_found_by_number_also_before_a_cut() -> None:
+    text = b'{"a":1}\n{"a":1,"a":2}\n\n{"b":NaN}\n'
+    assert [bad.line for bad in bad_lines(text)] == [2, 4]
+    assert [bad.line for bad in bad_lines(gzip.compress(text))] == [2, 4]
+    cut = list(bad_lines(gzip.compress(text)[:-9]))
+    assert cut[-1].problem == "the gzip is cut off"
+    assert [bad.problem for bad in bad_lines(b"")] == ["the object is empty"]
+
+
+def test_a_topics_policy_gets_what_it_lacks_once() -> None:
+    ours = {
+        "Sid": "1",
+        "Effect": "Allow",
+        "Principal": {"AWS": "u"},
+        "Action": ["sns:Subscribe"],
+        "Resource": ["t"],
+    }
+    theirs = {
+        "Sid": "s3",
+        "Effect": "Allow",
+        "Principal": {"Service": "s3.amazonaws.com"},
+        "Action": "sns:Publish",
+    }
+    merged = with_statements({"Version": "2012-10-17", "Statement": [theirs]}, [ours])
+    assert len(grants(merged)) == 2
+    assert with_statements(merged, [ours | {"Action": "sns:Subscribe"}]) is merged
+
+
+def test_phrases_and_iso_times_are_utc() -> None:
+    assert instant("2026-11-16T08:00:00+02:00") == datetime(2026, 11, 16, 6, tzinfo=UTC)
+    assert instant("2026-11-16") == datetime(2026, 11, 16, tzinfo=UTC)
+    assert abs(datetime.now(UTC) - timedelta(hours=2) - instant("2 hours ago")) < timedelta(minutes=1)
+
+
+def test_a_literal_keeps_quotes_and_backslashes() -> None:
+    assert quoted(r"it's \ here") == r"'it''s \\ here'"
+
+
+def test_a_pipes_names() -> None:
+    pipe = Pipe("MILKRUN", Kind.rejected)
+    assert (pipe.name, pipe.stage) == ("MILKRUN.RAW.REJECTED_PIPE", "MILKRUN.RAW.REJECTED_STAGE")
+    assert pipe.staged("rejected/dt=2026-11-16/x") == "dt=2026-11-16/x"
+
+
+# --- SQLite from a folder
+
+
+def test_a_folder_is_loaded_whole_objects_only_and_rejects_stay_out(tmp_path: Path) -> None:
+    def put(key: str, *lines: str) -> None:
+        path = tmp_path / "copy" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+
+    good = '{"_id":"a","type":"x","createdAt":"1969-12-31T23:59:59.5Z","deviceId":"d"}'
+    put("events/dt=2026-11-16/hh=08/one.2.ndjson.gz", good, good)
+    put("events/dt=2026-11-16/hh=08/two.2.ndjson.gz", good, '{"_id":')
+    put("rejected/dt=2026-11-16/hh=08/three.1.ndjson.gz", good)
+    to = f"sqlite:///{tmp_path}/events.db"
+    said = command({}, "load", "--to", to, "--from", str(tmp_path / "copy"), "--json")
+    assert said.code == 1
+    (done,) = said.rows
+    assert (done["objects"], done["lines"], len(done["left_out"])) == (1, 2, 1)
+    assert "line 2" in done["left_out"][0]["result"]
+    # The folder events/ alone has the same keys, so nothing is new.
+    again = command({}, "load", "--to", to, "--from", str(tmp_path / "copy" / "events"), "--json")
+    assert (again.rows[0]["objects"], again.rows[0]["lines"]) == (0, 0)
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        rows = database.execute("SELECT file_name, occurred_us FROM events").fetchall()
+    assert rows == [("events/dt=2026-11-16/hh=08/one.2.ndjson.gz", -500_000)] * 2
+
+
+@pytest.mark.parametrize("to", ["events.db", "sqlite://", "postgresql:///x"])
+def test_only_a_sqlite_file_can_be_loaded_into(tmp_path: Path, to: str) -> None:
+    said = command({}, "load", "--to", to, "--from", str(tmp_path))
+    assert (said.code, one_line(said.err)) == (2, True)

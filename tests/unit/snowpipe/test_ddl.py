@@ -1,0 +1,133 @@
+"""The numbered DDL and its templating."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from snowpipe.template import DDL, Parameters, definitions, fill, same_statement, tokens
+
+GOOD = {
+    "database": "MILKRUN",
+    "warehouse": "MILKRUN_WH",
+    "bucket": "milkrun-archive",
+    "topic_arn": "arn:aws:sns:eu-west-1:123456789012:milkrun-events",
+    "storage_role_arn": "arn:aws:iam::123456789012:role/milkrun-snowflake",
+    "external_id": "milkrun_SFCRole=1_abc",
+}
+FILES = sorted(DDL.glob("*.sql"))
+HOSTILE = [
+    "'",
+    '"',
+    "\\",
+    ";",
+    "--",
+    "/*",
+    "$$",
+    "\n",
+    " ",
+    "x'; DROP DATABASE MILKRUN; --",
+    "{database}",
+    "é",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_parameter_that_could_change_a_statement_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ValidationError):
+        Parameters.model_validate(GOOD | {name: GOOD[name] + text if text else ""})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(GOOD)), st.text(max_size=20))
+def test_whatever_is_let_in_leaves_every_statement_its_shape(name: str, text: str) -> None:
+    try:
+        parameters = Parameters.model_validate(GOOD | {name: text})
+    except ValidationError:
+        return
+    for path in FILES:
+        plain = [t.token_type for t in tokens(fill(path.read_text(), Parameters.model_validate(GOOD)))]
+        assert [t.token_type for t in tokens(fill(path.read_text(), parameters))] == plain
+
+
+def test_every_placeholder_is_a_parameter_and_every_parameter_is_used() -> None:
+    used = set(re.findall(r"\{(\w+)\}", "".join(path.read_text() for path in FILES)))
+    assert used == set(Parameters.model_fields)
+
+
+def test_what_is_no_identifier_stands_inside_quotes_only() -> None:
+    for path in FILES:
+        outside = re.sub(r"'[^']*'", "''", path.read_text())
+        assert set(re.findall(r"\{(\w+)\}", outside)) <= {"database", "warehouse"}, path.name
+
+
+def test_numbers_are_unique_and_every_file_but_the_grants_holds_one_statement() -> None:
+    assert len({path.name[:2] for path in FILES}) == len(FILES)
+    for definition in definitions(Parameters.model_validate(GOOD)):
+        if "_grants_" not in definition.path.name:
+            assert len(definition.statements) == 1, definition.path.name
+
+
+def test_nothing_is_replaced_or_dropped_so_that_running_again_is_safe() -> None:
+    for path in FILES:
+        words = re.sub(r"--.*|'[^']*'", "", path.read_text()).upper()
+        assert not re.search(r"OR\s+REPLACE|\bDROP\b|\bTRUNCATE\b", words), path.name
+        assert all("IF NOT EXISTS" in line for line in words.splitlines() if line.startswith("CREATE")), (
+            path.name
+        )
+
+
+def test_only_recreate_says_or_replace_and_only_of_a_pipe() -> None:
+    said = {
+        path.name: found
+        for path in Path("snowpipe").glob("*.py")
+        if (found := re.findall(r'"CREATE OR REPLACE (\w+)', path.read_text()))
+    }
+    assert said == {"recreate.py": ["PIPE"]}
+
+
+def test_pipes_cast_nothing_and_tables_have_no_defaults() -> None:
+    for path in FILES:
+        words = re.sub(r"--.*|'[^']*'", "", path.read_text()).upper()
+        if "_pipe_" in path.name:
+            assert "::" not in words
+            assert "CAST(" not in words
+        if "_table_" in path.name:
+            assert "DEFAULT" not in words
+            assert "CURRENT_TIMESTAMP" not in words
+
+
+def test_every_stage_location_ends_with_a_slash() -> None:
+    urls = [url for path in FILES for url in re.findall(r"'(s3://[^']*)'", path.read_text())]
+    assert len(urls) == 4
+    assert all(url.endswith("/") for url in urls)
+
+
+def test_sqlfluff_has_nothing_to_say() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "sqlfluff", "lint", str(DDL), "--processes", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stdout
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("COPY INTO a FROM @s", "copy  into A\nfrom @S;", True),
+        ("COPY INTO a FROM @s -- why", "COPY INTO a FROM @s", True),
+        ("SELECT 'x'", "SELECT 'X'", False),
+        ("COPY INTO a FROM @s ON_ERROR = SKIP_FILE", "COPY INTO a FROM @s ON_ERROR = CONTINUE", False),
+    ],
+)
+def test_two_statements_are_the_same_but_for_layout(one: str, other: str, same: bool) -> None:
+    assert same_statement(one, other) is same
