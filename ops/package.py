@@ -90,9 +90,18 @@ def fingerprint(*inputs: Path) -> str:
 
 
 def package(build: str) -> dict[str, Path]:
-    """Bring every zip of `build` up to date; returns function -> zip. Unchanged input is not built again."""
+    """Bring every zip of `build` up to date; returns function -> zip. Unchanged input is not built again.
+
+    Two at once (a demo's stack and a test's) take turns.
+    """
     target = ROOT / "dist" / build
     target.mkdir(parents=True, exist_ok=True)
+    with (target / "lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return _package(build, target)
+
+
+def _package(build: str, target: Path) -> dict[str, Path]:
     recipe = (ROOT / "requirements-lambda.txt", Path(__file__).resolve())
     dependencies = target / f"deps-{fingerprint(*recipe)}"
     if not dependencies.exists():

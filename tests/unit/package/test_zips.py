@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,25 @@ def test_each_function_of_serverless_yml_has_its_zip():
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_two_builds_at_once_take_turns(tmp_path, monkeypatch):
+    """A demo's stack and a test's may be deployed in the same moment, from empty folders."""
+    shutil.copyfile(package.ROOT / "requirements-lambda.txt", tmp_path / "requirements-lambda.txt")
+    at_work, most = [], []
+
+    def install(_build: str, folder: Path) -> None:
+        at_work.append(folder)
+        most.append(len(at_work))
+        folder.mkdir()
+        (folder / "wheel.py").write_text("")
+        threading.Event().wait(0.05)  # long enough for the other to come in
+        at_work.pop()
+
+    monkeypatch.setattr(package, "ROOT", tmp_path)
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "requirements-lambda.txt"))
+    monkeypatch.setattr(package, "CONTENTS", {})
+    monkeypatch.setattr(package, "install_dependencies", install)
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(package.package, ["local", "local"]))
+    assert most == [1]
