@@ -36,7 +36,7 @@ def serve(
     visibility_seconds: Annotated[
         int, typer.Option(help="A message that was not finished comes back after so long.")
     ] = 20,
-    memory_limit: Annotated[str, typer.Option(help="DuckDB's share of memory.")] = "384MB",
+    memory_limit: Annotated[str, typer.Option(help="DuckDB's share of memory.")] = "256MB",
     log_file: Annotated[Path | None, typer.Option(help="Log there instead of to stderr.")] = None,
 ) -> None:
     """Run a Snowflake with Snowpipe on this machine. It listens on 127.0.0.1 only, and keeps all in --dir."""

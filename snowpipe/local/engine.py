@@ -38,7 +38,7 @@ def lock(folder: Path) -> IO[str]:
 
 
 class DurableFakeSnow(FakeSnow):
-    def __init__(self, folder: Path, memory_limit: str = "384MB") -> None:
+    def __init__(self, folder: Path, memory_limit: str = "256MB") -> None:
         self.create_database_on_connect = False
         self.create_schema_on_connect = False
         self.db_path = self.folder = folder

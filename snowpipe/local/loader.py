@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 MAX_FILES = 500
 MAX_BYTES = 8 * 1024 * 1024
+GUNZIPPED = 20  # JSON grows about so many times
 PARALLEL_READS = 16
 
 
@@ -212,6 +213,8 @@ class Loader:
             for file in files:
                 file.loaded = len(file.content.rows)
             record(cursor, plan, files, self.catalog.clock())
+        for file in files:
+            file.content.rows = []  # before the next batch is read
 
     # ---- histories
 
@@ -360,10 +363,11 @@ def in_batches(files: Sequence[StagedFile]) -> Iterable[list[StagedFile]]:
     batch: list[StagedFile] = []
     size = 0
     for file in files:
-        if batch and (len(batch) >= MAX_FILES or size + file.size > MAX_BYTES):
+        grown = file.size * GUNZIPPED
+        if batch and (len(batch) >= MAX_FILES or size + grown > MAX_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(file)
-        size += file.size
+        size += grown
     if batch:
         yield batch

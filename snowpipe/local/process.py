@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import structlog
 import uvicorn
 
@@ -46,6 +47,7 @@ class Process:
         memory_limit: str,
     ) -> None:
         self._lock = lock(folder)
+        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps what it once had
         warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # fakesnow's, of no use here
         self.fakesnow = DurableFakeSnow(folder, memory_limit)
         fakesnow_server.shared_fs = self.fakesnow
