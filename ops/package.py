@@ -6,6 +6,7 @@ start. The same input gives the same bytes.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shutil
