@@ -134,16 +134,16 @@ def test_without_the_safe_order_a_recreated_pipe_loads_everything_twice(stage: S
 
 
 class Breaking:
-    """A warehouse whose session ends before its `at`-th statement."""
+    """A warehouse whose session ends right after the first statement that says `last`."""
 
-    def __init__(self, stage: Stage, at: int) -> None:
-        self.stage, self.left = stage, at
+    def __init__(self, stage: Stage, last: str) -> None:
+        self.stage, self.last = stage, last
 
     def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
-        if not self.left:
+        rows = self.stage.warehouse.query(sql, parameters)
+        if self.last in sql:
             raise ConnectionError("cut off")
-        self.left -= 1
-        return self.stage.warehouse.query(sql, parameters)
+        return rows
 
 
 def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(stage: Stage) -> None:
@@ -159,14 +159,12 @@ def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(st
             warehouse, pipe, definition, archive, state, lambda _: None, grace=timedelta(seconds=5)
         )
 
-    # Once it has run whole the number of its statements is known.
-    counting = Breaking(stage, 10_000)
-    recreation(counting).run()
-    for at in range(2, 10_000 - counting.left, 2):
-        keys.append(stage.put([event(f"while-{at}")]))
+    # Cut off after the pause, just before and just after the replacement, and after REFRESH.
+    for last in ("PAUSED = TRUE", "DESC PIPE", "CREATE OR REPLACE", "REFRESH"):
+        keys.append(stage.put([event(f"while {last}")]))
         with pytest.raises(ConnectionError):
-            recreation(Breaking(stage, at)).run()
-        keys.append(stage.put([event(f"after-{at}")]))
+            recreation(Breaking(stage, last)).run()
+        keys.append(stage.put([event(f"after {last}")]))
         recreation(stage.warehouse).run()
         assert not state.exists()
     stage.loaded(keys)
