@@ -44,15 +44,14 @@ class Recreation:
     state: Path  # the file that remembers
     told: Callable[[str], None]
     patience: timedelta = timedelta(minutes=10)
+    settling: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=2)
 
     def run(self) -> list[Row]:
         """Every step that is not done yet, in order; the objects that had to be loaded by hand at the end."""
         self.progress = self._remembered()
         for step in (
-            self.drain,
-            self.pause,
-            self.settle,
+            self.rest,
             self.keep_grants,
             self.replace,
             self.pause_new,
@@ -72,29 +71,36 @@ class Recreation:
         self.state.unlink()
         return repaired
 
-    def drain(self) -> None:
-        """waiting until nothing is pending"""
-        self._wait(lambda status: status.pending == 0, "the pipe does not come to rest: see status")
+    def rest(self) -> None:
+        """bringing the pipe to rest and pausing it"""
+        deadline = time.monotonic() + self.patience.total_seconds()
+        while True:
+            pipes.set_paused(self.warehouse, self.pipe, False)
+            self._wait(lambda status: status.pending == 0, "the pipe does not come to rest: see status")
+            # Known before the history goes: a file that failed is no file that is missing.
+            past = latest(history(self.warehouse, self.pipe, datetime.now(UTC) - pipes.HISTORY_REACH))
+            self.progress.failed = [key for key, row in past.items() if row["status"] in FAILED]
+            pipes.set_paused(self.warehouse, self.pipe, True)
+            (row,) = self.warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
+            self.progress.border = row["now"].astimezone(UTC)
+            if self._settles():
+                return
+            # A file slipped in between: it waits in the paused pipe and would be lost with it. Once more.
+            if time.monotonic() > deadline:
+                raise Refusal(f"{self.pipe.name}: files keep coming too fast to pause between them", 1)
 
-    def pause(self) -> None:
-        """pausing the pipe"""
-        # Known before the history goes: a file that failed is no file that is missing.
-        past = latest(history(self.warehouse, self.pipe, datetime.now(UTC) - pipes.HISTORY_REACH))
-        self.progress.failed = [key for key, row in past.items() if row["status"] in FAILED]
-        pipes.set_paused(self.warehouse, self.pipe, True)
-        (row,) = self.warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
-        self.progress.border = row["now"].astimezone(UTC)
-
-    def settle(self) -> None:
-        """waiting for the files under way"""
-        border = self._border()
-        self._wait(
-            lambda status: (
-                status.pending == 0
-                or (status.oldest_pending_at is not None and status.oldest_pending_at >= border)
-            ),
-            "files from before the pause are still pending: resume, and recreate when they are loaded",
-        )
+    def _settles(self) -> bool:
+        """Whether all that came before the border gets loaded, soon enough for files that were under way."""
+        until = time.monotonic() + self.settling.total_seconds()
+        while True:
+            status = pipes.status(self.warehouse, self.pipe)
+            if not status.pending or (
+                status.oldest_pending_at is not None and status.oldest_pending_at >= self._border()
+            ):
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.5)
 
     def keep_grants(self) -> None:
         """noting the pipe's grants"""

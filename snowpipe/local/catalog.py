@@ -234,9 +234,12 @@ class Catalog:
 
     def drop_pipe(self, name: Name) -> None:
         """Its load history goes with it: a pipe made again under the name has another id."""
+        pipe = self.pipe(name)
         with self.transaction() as cursor:
             self._drop_pipe(cursor, name)
         self.changed()
+        self.has_histories(name.database)
+        self.rows(f"DELETE FROM {hidden(name.database)}._local_pending WHERE pipe_id = ?", [pipe.pipe_id])
 
     def _drop_pipe(self, cursor: duckdb.DuckDBPyConnection, name: Name) -> None:
         cursor.execute(

@@ -4,7 +4,7 @@ import structlog
 
 from snowpipe.local.catalog import FILE_FORMATS, OURS, STAGES, Catalog
 from snowpipe.local.engine import DurableFakeSnow
-from snowpipe.local.errors import missing
+from snowpipe.local.errors import missing, unsupported
 from snowpipe.local.results import Handlers, Result, status
 from snowpipe.local.sql import Scope, Words
 
@@ -16,11 +16,25 @@ class Databases:
         self.catalog = catalog
         self.fakesnow = fakesnow
         self.handlers: Handlers = {
+            ("CREATE", "DATABASE"): self.create_database,
             ("CREATE", "SCHEMA"): self.create_schema,
             ("DROP", "SCHEMA"): self.drop_schema,
             ("DROP", "DATABASE"): self.drop_database,
             ("TRUNCATE",): self.truncate,
         }
+
+    def create_database(self, words: Words, scope: Scope) -> None:
+        """fakesnow makes it; its name is also a file's."""
+        del scope
+        words.take("CREATE")
+        if words.takes("OR", "REPLACE"):
+            raise unsupported("CREATE OR REPLACE DATABASE")
+        words.takes("TRANSIENT")
+        words.take("DATABASE")
+        words.takes("IF", "NOT", "EXISTS")
+        name = words.take_identifier()
+        if name != name.upper() or not name.replace("$", "_").isidentifier():
+            raise unsupported(f'CREATE DATABASE "{name}": capital letters, digits, _ and $ make a name')
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
         """fakesnow has no WITH MANAGED ACCESS; grants are not enforced anyway."""

@@ -16,6 +16,8 @@ from snowpipe.local.arrow import keep_nulls
 from snowpipe.local.session import LocalConnection, drop_temporary, macros_of
 from snowpipe.local.sql import literal, quoted
 
+RESULTS_KEPT = 64
+
 
 class FolderInUse(Exception):
     pass
@@ -37,13 +39,22 @@ def lock(folder: Path) -> IO[str]:
     return handle
 
 
+class RecentResults(dict[str, tuple[Any, ...]]):
+    """fakesnow keeps every result that any session ever had; a few are enough for RESULT_SCAN."""
+
+    def __setitem__(self, query_id: str, result: tuple[Any, ...]) -> None:
+        super().__setitem__(query_id, result)
+        while len(self) > RESULTS_KEPT:
+            del self[next(iter(self))]
+
+
 class DurableFakeSnow(FakeSnow):
     def __init__(self, folder: Path, memory_limit: str = "256MB") -> None:
         self.create_database_on_connect = False
         self.create_schema_on_connect = False
         self.db_path = self.folder = folder
         self.nop_regexes = None
-        self.results_cache: dict[str, tuple[object, ...]] = {}
+        self.results_cache = RecentResults()
         self.duck_conn = duckdb.connect(
             ":memory:",
             config={

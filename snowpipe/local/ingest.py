@@ -58,6 +58,8 @@ class Ingest:
         self._wake = threading.Event()
         self._threads: list[threading.Thread] = []
         self._receiving: set[str] = set()
+        self._pipes: tuple[int, list[Pipe]] = (-1, [])
+        self._nothing_waits: set[str] = set()
 
     # ---- life
 
@@ -114,11 +116,13 @@ class Ingest:
                 channel.subscribe(pipe.topic)
 
     def auto_pipes(self) -> list[Pipe]:
+        return [pipe for pipe in self.all_pipes() if pipe.auto_ingest]
+
+    def all_pipes(self) -> list[Pipe]:
         version = self.catalog.version
-        if getattr(self, "_pipes_version", None) != version:
-            self._pipes = self.catalog.pipes("auto_ingest")
-            self._pipes_version = version
-        return self._pipes
+        if self._pipes[0] != version:
+            self._pipes = (version, self.catalog.pipes())
+        return self._pipes[1]
 
     # ---- loading
 
@@ -126,9 +130,8 @@ class Ingest:
         failures = 0
         while not self._stopping.is_set():
             try:
-                done = self.load_once(wait_seconds=0.2)
+                self.load_once(wait_seconds=0.2)
                 self.load_waiting()
-                self._delete(done)
                 failures = 0
                 self.problems.pop("loading", None)
             except (
@@ -149,11 +152,11 @@ class Ingest:
                 log.warning("loading_failed", tries=failures, reason=in_words(error))
                 self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
 
-    def load_once(self, wait_seconds: float) -> list[Message]:
-        """Take what has come in, load it, and return the messages that may now be deleted."""
+    def load_once(self, wait_seconds: float) -> None:
+        """Take what has come in, load it, and delete the messages whose files are all accounted for."""
         messages = self.delivery(self._take(wait_seconds))
         if not messages:
-            return []
+            return
         unhandled: set[int] = set()
         forwarded: dict[str, list[tuple[StagedFile, Message]]] = defaultdict(list)
         pipes = {pipe.pipe_id: pipe for pipe in self.auto_pipes()}
@@ -187,7 +190,6 @@ class Ingest:
         self._delete([message for message in messages if id(message) not in unhandled])
         if problem:
             raise problem
-        return []
 
     def _take(self, wait_seconds: float) -> list[Message]:
         messages: list[Message] = []
@@ -288,12 +290,17 @@ class Ingest:
                     for file in files
                 ],
             )
+        self._nothing_waits.discard(pipe.pipe_id)
 
     def load_waiting(self) -> None:
-        for pipe in self.catalog.pipes():
-            if pipe.paused_on or not self.waiting(pipe):
+        for pipe in self.all_pipes():
+            if pipe.paused_on or pipe.pipe_id in self._nothing_waits:
                 continue
+            self._nothing_waits.add(pipe.pipe_id)  # before looking: REFRESH may add files meanwhile
             files = self._waiting_files(pipe)
+            if not files:
+                continue
+            self._nothing_waits.discard(pipe.pipe_id)
             unread, problem = self.load_files(pipe, files, waiting=True)
             done = [file.file_name for file in files if file not in unread]
             self.catalog.rows(
@@ -304,21 +311,12 @@ class Ingest:
             if problem:
                 raise problem
 
-    def waiting(self, pipe: Pipe) -> int:
-        self.catalog.has_histories(pipe.name.database)
-        rows = self.catalog.rows(
-            f"""SELECT count(DISTINCT file_name) FROM {hidden(pipe.name.database)}._local_pending
-                WHERE pipe_id = ?""",
-            [pipe.pipe_id],
-        )
-        return int(rows[0][0])
-
     def waiting_since(self, pipe: Pipe) -> tuple[int, datetime | None]:
         self.catalog.has_histories(pipe.name.database)
         rows = self.catalog.rows(
             f"""SELECT count(DISTINCT file_name), min(received_on)
-                FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ?""",
-            [pipe.pipe_id],
+                FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ? AND created_on > ?""",
+            [pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY],
         )
         return rows[0][0], rows[0][1]
 
@@ -336,6 +334,7 @@ class Ingest:
         return rows[0] if rows else (None, None)
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
+        self.catalog.has_histories(pipe.name.database)
         rows = self.catalog.rows(
             f"""SELECT DISTINCT bucket, key, file_name, file_size, received_on
                 FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ? AND created_on > ?

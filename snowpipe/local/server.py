@@ -18,7 +18,7 @@ from snowpipe.local.commands import Commands
 from snowpipe.local.errors import SnowflakeError, unsupported
 from snowpipe.local.results import READ_OUT, VIEW, Result
 from snowpipe.local.session import LocalConnection
-from snowpipe.local.sql import Scope
+from snowpipe.local.sql import Scope, Words
 
 log = structlog.get_logger()
 
@@ -30,6 +30,19 @@ type Receive = Callable[[], Awaitable[Message]]
 type Send = Callable[[Message], Awaitable[None]]
 type App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+CHANGE_NO_OBJECT = {
+    "SELECT",
+    "WITH",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "MERGE",
+    "SHOW",
+    "DESC",
+    "DESCRIBE",
+    "LIST",
+}
+NOT_DESCRIBED = {"CREATE", "ALTER", "DROP", "COPY", "GRANT", "REVOKE", "TRUNCATE"}
 SESSION_SECONDS = 30 * 24 * 3600
 QUERY = "/queries/v1/query-request"
 LOGIN = "/session/v1/login-request"
@@ -101,8 +114,9 @@ class LocalSnowflake:
             return
         # A session is one DuckDB cursor: one statement at a time, as in Snowflake.
         async with self._turns[token]:
+            verb = ""
             try:
-                request["sqlText"] = await run_in_threadpool(self._prepare, request, session)
+                verb, request["sqlText"] = await run_in_threadpool(self._prepare, request, session)
             except SnowflakeError as error:
                 log.info("statement_refused", code=error.code, reason=error.message)
                 await failure(error)(scope, receive, send)
@@ -114,19 +128,24 @@ class LocalSnowflake:
                 )
                 return
             await self.app(*replayed(scope, request), self._at_once(request["sqlText"], send))
-            self.catalog.changed()
+            if verb not in CHANGE_NO_OBJECT:
+                self.catalog.changed()
 
-    def _prepare(self, request: dict[str, Any], session: LocalConnection) -> str:
+    def _prepare(self, request: dict[str, Any], session: LocalConnection) -> tuple[str, str]:
+        """The statement's first word, and what fakesnow is to run for it."""
         sql: str = request["sqlText"]
+        verb = (*Words(sql).start(1), "")[0]
+        if request.get("describeOnly") and verb in NOT_DESCRIBED:
+            raise unsupported(f"describing {verb} without running it")
         self._leave_dropped(session)
         answer = self.commands(sql, Scope(session.database, session.schema), session)
         self._leave_dropped(session)
         if answer is None:
-            return sql
+            return verb, sql
         if isinstance(answer, Result):
             session._duck_conn.register(VIEW, answer.table())
-            return READ_OUT
-        return answer
+            return verb, READ_OUT
+        return verb, answer
 
     def _leave_dropped(self, session: LocalConnection) -> None:
         database = session.database

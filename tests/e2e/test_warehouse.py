@@ -156,7 +156,14 @@ def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(st
 
     def recreation(warehouse: Any) -> Recreation:
         return Recreation(
-            warehouse, pipe, definition, archive, state, lambda _: None, grace=timedelta(seconds=5)
+            warehouse,
+            pipe,
+            definition,
+            archive,
+            state,
+            lambda _: None,
+            settling=timedelta(seconds=2),
+            grace=timedelta(seconds=5),
         )
 
     # Cut off after the pause, just before and just after the replacement, and after REFRESH.
