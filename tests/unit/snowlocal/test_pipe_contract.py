@@ -251,7 +251,8 @@ def test_a_pipe_paused_for_more_than_14_days_is_stale_and_its_queue_is_gone(load
         resume = "ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE"
         assert "SYSTEM$PIPE_FORCE_RESUME" in loading.refused(resume)
         loading.run("SELECT SYSTEM$PIPE_FORCE_RESUME('RAW.EVENTS_PIPE', 'staleness_check_override')")
-        assert loading.status()["executionState"] == "RUNNING"
+        status = loading.status()
+        assert (status["executionState"], status["pendingFileCount"]) == ("RUNNING", 0)
         loading.put("events/b", {"_id": 2})
         loading.has_rows(1)
         assert loading.run("SELECT file_name FROM RAW.EVENTS") == [{"FILE_NAME": "events/b"}]

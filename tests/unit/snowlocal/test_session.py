@@ -118,6 +118,8 @@ def test_a_timestamp_tz_is_the_right_instant(numbers: Warehouse) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
+        "CREATE OR REPLACE DATABASE X",
+        'CREATE DATABASE "../x"',
         "CREATE TASK RAW.X SCHEDULE = '1 minute' AS SELECT 1",
         "CREATE STREAM RAW.S ON TABLE RAW.T",
         "CREATE OR REPLACE DYNAMIC TABLE RAW.D TARGET_LAG = '1 minute' WAREHOUSE = W AS SELECT 1",
