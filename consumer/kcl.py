@@ -15,7 +15,6 @@ while all is well. What must hold (amazon_kclpy README; tried):
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -282,11 +281,12 @@ class Health:
 _LOGBACK = """<configuration>
   <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender"><target>System.err</target>
     <encoder><pattern>%d{ISO8601,UTC} %-5level %logger{0} %msg%n</pattern></encoder></appender>
+  <statusListener class="ch.qos.logback.core.status.NopStatusListener"/>
   <root level="WARN"><appender-ref ref="OUT"/></root>
 </configuration>
 """
-# How the daemon passes on what a shard process writes to stderr.
-_PASSED_ON = re.compile(r"Received error line from subprocess \[(.*)\] for shard \S+\s*$")
+# The daemon passes on what a shard process writes to stderr twice: as it is, and as a message of its own.
+_SAID_AGAIN = "Received error line from subprocess ["
 
 
 class NoJavaError(Exception):
@@ -303,13 +303,13 @@ def command(folder: Path) -> list[str]:
     jars = Path(amazon_kclpy.__file__).parent / "jars" / "*"
     return [
         java,
+        # Named, because the library's jar brings a logback.xml of its own.
+        f"-Dlogback.configurationFile={folder / 'logback.xml'}",
         "-cp",
-        f"{jars}{os.pathsep}{folder}",
+        str(jars),
         DAEMON,
         "--properties-file",
         str(folder / "kcl.properties"),
-        "--log-configuration",
-        str(folder / "logback.xml"),
     ]
 
 
@@ -326,7 +326,11 @@ def run_worker(settings: KclSettings, environment: Mapping[str, str]) -> int:
     # A session of its own: a signal to the group would kill the shard processes before they checkpoint.
     daemon = subprocess.Popen(  # noqa: S603
         daemon_command,
-        env={**environment, "PATH": f"{python}{os.pathsep}{environment.get('PATH', '')}"},
+        env={
+            **environment,
+            "PATH": f"{python}{os.pathsep}{environment.get('PATH', '')}",
+            "AWS_DEFAULT_REGION": settings.region,  # botocore does not read AWS_REGION
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -343,13 +347,10 @@ def run_worker(settings: KclSettings, environment: Mapping[str, str]) -> int:
 
 
 def pass_on(daemon: IO[str], out: IO[str], err: IO[str]) -> None:
-    """Our own log lines, unwrapped, to stdout; what the library itself says to stderr."""
+    """Our own log lines, once each, to stdout; what the library itself says to stderr."""
     for line in daemon:
-        wrapped = _PASSED_ON.search(line)
-        if wrapped and wrapped[1].startswith("{"):
-            print(wrapped[1], file=out, flush=True)
-        elif line.strip():
-            print(wrapped[1] if wrapped else line.rstrip(), file=err, flush=True)
+        if line.strip() and _SAID_AGAIN not in line:
+            print(line.rstrip(), file=out if line.startswith("{") else err, flush=True)
 
 
 @contextmanager

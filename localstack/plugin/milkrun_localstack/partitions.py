@@ -18,6 +18,8 @@ def read_partitions_only() -> None:
 def _narrowed(query: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(query)
     def narrowed(table: Table, hash_key: Any, *args: Any, **kwargs: Any) -> Any:
+        if not table.has_range_key:  # a partition is one item: nothing to narrow
+            return query(table, hash_key, *args, **kwargs)
         # Positions as moto's backend calls it: the name of the index is the eighth argument.
         index_name = kwargs.get("index_name", args[6] if len(args) > 6 else None)
 

@@ -211,15 +211,16 @@ def test_health_knows_a_worker_that_is_gone_and_a_shard_that_is_silent(tmp_path,
 
 def test_our_log_lines_come_out_as_they_were_written_and_the_librarys_beside_them():
     out, err = io.StringIO(), io.StringIO()
+    said_again = "2026-11-22 ERROR Drain Received error line from subprocess [{}] for shard shardId-0\n"
     kcl.pass_on(
         io.StringIO(
-            '2026-11-22 ERROR Drain Received error line from subprocess [{"a":[1]}] for shard shardId-0\n'
-            "2026-11-22 ERROR Drain Received error line from subprocess [Traceback] for shard shardId-0\n"
-            "2026-11-22 WARN Scheduler something\n\n"
+            '{"a":[1]}\n' + said_again.format('{"a":[1]}')
+            + "Traceback\n" + said_again.format("Traceback")
+            + "2026-11-22 WARN Scheduler something\n\n"
         ),
         out,
         err,
-    )
+    )  # fmt: skip
     assert out.getvalue() == '{"a":[1]}\n'
     assert err.getvalue() == "Traceback\n2026-11-22 WARN Scheduler something\n"
 

@@ -1,0 +1,169 @@
+"""The consumer where it runs: any order, poison between good records, a table and a bus that refuse."""
+
+import gzip
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from contract.events import Fence
+from ops.ledger import Stay
+from tests.e2e.faults import Fault, FaultProxy, environment_of
+from tests.e2e.vocabulary import FARM, Event, Pipeline, crossing, eventually, round_trip
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+MORNING = NOW - timedelta(hours=6)
+
+
+@contextmanager
+def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
+    """Between the consumer and one of the services that it calls."""
+    with FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy:
+        behind = {f"AWS_ENDPOINT_URL_{service}": proxy.url}
+        with environment_of(pipeline, "consume", behind):
+            yield proxy
+
+
+def put(pipeline: Pipeline, *datas: bytes, key: str) -> None:
+    """On the stream without the endpoint: one key is one shard, so these stay in order."""
+    records = [{"Data": data, "PartitionKey": key} for data in datas]
+    answer = pipeline.aws("kinesis").put_records(StreamName=pipeline.outputs.stream, Records=records)
+    assert answer["FailedRecordCount"] == 0
+
+
+def aside_of(pipeline: Pipeline, key: str) -> list[Event]:
+    """The lines under set-aside/ whose records had this partition key."""
+    s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
+    found = s3.list_objects_v2(Bucket=bucket, Prefix="set-aside/").get("Contents", ())
+    bodies = [s3.get_object(Bucket=bucket, Key=o["Key"])["Body"].read() for o in found]
+    lines = [json.loads(line) for body in bodies for line in gzip.decompress(body).splitlines()]
+    return [line for line in lines if line["origin"].get("partition_key") == key]
+
+
+def shape(stays: list[Stay]) -> list[tuple[object, ...]]:
+    """Visits but for device and event ids."""
+    return [(s.fence, s.entered_at, s.exited_at, s.exit_missed) for s in stays]
+
+
+def flapping(device: str) -> Iterator[Event]:
+    """A morning with everything in it: rounds, flapping that merges, an exit that never came, an orphan."""
+    farms = [Fence("farm", f"farm-{n}") for n in range(4)]
+    yield from round_trip(device, farms, MORNING)
+    for seconds in (0, 100, 200):
+        yield crossing(device, "enter", NOW - timedelta(seconds=3600 - seconds))
+        yield crossing(device, "exit", NOW - timedelta(seconds=3550 - seconds))
+    yield crossing(device, "enter", NOW - timedelta(minutes=40))
+    yield crossing(device, "dwell", NOW - timedelta(minutes=35))
+    yield crossing(device, "enter", NOW - timedelta(minutes=20))
+    yield crossing(device, "exit", NOW - timedelta(minutes=20), farms[0])
+
+
+def test_shuffled_and_doubled_events_give_exactly_the_visits_of_the_clean_run(
+    pipeline: Pipeline, device: str
+) -> None:
+    clean, mixed = f"{device}-clean", f"{device}-mixed"
+    assert pipeline.post(*flapping(clean)).status == 202
+    chance = random.Random(7)
+    events = list(flapping(mixed)) * 2
+    chance.shuffle(events)
+    for n in range(0, len(events), 9):
+        assert pipeline.post(*events[n : n + 9]).status == 202
+    expected = eventually(lambda: len(found := pipeline.visits_of(clean)) == 7 and found)
+    assert eventually(lambda: shape(pipeline.visits_of(mixed)) == shape(expected), within=60)
+    assert [s.exit_missed for s in expected].count(True) == 1
+    printed = pipeline.ops("visits", "--device", mixed, "--json").result
+    assert [(v["entered_event_id"], v["exit_missed"]) for v in printed] == [
+        (s.entered_event_id, s.exit_missed) for s in pipeline.visits_of(mixed)
+    ]
+    there = pipeline.ops("visits", "--fence", f"{FARM.tag}/{FARM.external_id}", "--json").result
+    assert {clean, mixed} <= {v["device_id"] for v in there}
+
+
+def test_poison_between_good_records_is_set_aside_and_delays_nobody(pipeline: Pipeline, device: str) -> None:
+    enter, exit_ = crossing(device, "enter", MORNING), crossing(device, "exit", NOW)
+    nameless = {key: value for key, value in enter.items() if key != "_id"}
+    poison = [b"\xff\xfe", b"not json", json.dumps(nameless).encode()]
+    put(pipeline, json.dumps(enter).encode(), *poison, json.dumps(exit_).encode(), key=device)
+    assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW])
+    aside = eventually(lambda: len(found := aside_of(pipeline, device)) == 3 and found)
+    codes = [reason["code"] for line in aside for reason in line["reasons"]]
+    assert sorted(codes) == ["invalid_json_value", "invalid_json_value", "missing_id"]
+    assert all(line["origin"]["shard_id"].startswith("shardId-") for line in aside)
+    sequence_numbers = [int(line["origin"]["sequence_number"]) for line in aside]
+    assert len(set(sequence_numbers)) == 3
+
+
+def test_a_producer_librarys_records_count_one_by_one(pipeline: Pipeline, device: str) -> None:
+    from aws_kinesis_agg.aggregator import RecordAggregator
+
+    packed = RecordAggregator()
+    for one in (crossing(device, "enter", MORNING), crossing(device, "exit", NOW)):
+        packed.add_user_record(device, json.dumps(one).encode())
+    _, _, data = packed.clear_and_get().get_contents()
+    put(pipeline, data, key=device)
+    assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW])
+
+
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.LOST])
+def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
+    pipeline: Pipeline, device: str, fault: Fault
+) -> None:
+    sent = list(round_trip(device, [FARM, Fence("farm", "other")], MORNING))
+    with behind_a_proxy(pipeline, "DYNAMODB") as table:
+        table.fault = fault
+        assert pipeline.post(*sent).status == 202
+        assert eventually(lambda: table.seen > 3, within=60)
+        if fault is Fault.THROTTLED:
+            assert pipeline.visits_of(device) == []
+        table.fault = Fault.NONE
+        assert eventually(
+            lambda: [s.exit_missed for s in pipeline.visits_of(device)] == [False] * 2, within=90
+        )
+        assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
+
+
+def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_id(
+    pipeline: Pipeline, device: str
+) -> None:
+    with told_to_a_queue(pipeline) as receive, behind_a_proxy(pipeline, "EVENTS") as bus:
+        bus.fault = Fault.THROTTLED
+        assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202
+        assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=60)
+        assert eventually(lambda: bus.seen > 2, within=60)
+        bus.fault = Fault.NONE
+        told: list[Event] = []
+
+        def all_told() -> bool:
+            told.extend(t for t in receive() if t["detail"]["device_id"] == device)
+            return {"arrived", "departed"} <= {t["detail-type"] for t in told}
+
+        assert eventually(all_told, within=90)
+    assert len({t["detail"]["id"] for t in told}) == 2
+
+
+@contextmanager
+def told_to_a_queue(pipeline: Pipeline) -> Iterator[Callable[[], list[Event]]]:
+    """A queue that gets everything from the bus, as a receiver would have it."""
+    events, sqs = pipeline.aws("events"), pipeline.aws("sqs")
+    functions = pipeline.aws("lambda")
+    name = f"told-{random.randrange(10**9)}"
+    consume = functions.get_function_configuration(FunctionName="milkrun-local-consume")
+    bus = consume["Environment"]["Variables"]["EVENT_BUS_NAME"]
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name=name, EventBusName=bus, EventPattern=json.dumps({"source": ["milkrun.visits"]}))
+    events.put_targets(Rule=name, EventBusName=bus, Targets=[{"Id": name, "Arn": arn}])
+
+    def receive() -> list[Event]:
+        found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+        return [json.loads(message["Body"]) for message in found]
+
+    try:
+        yield receive
+    finally:
+        events.remove_targets(Rule=name, EventBusName=bus, Ids=[name])
+        events.delete_rule(Name=name, EventBusName=bus)
+        sqs.delete_queue(QueueUrl=url)
