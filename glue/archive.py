@@ -72,7 +72,10 @@ class Folder:
                 key = name if under == "." else f"{under}/{name}"
                 if name.endswith(_UNFINISHED) or not key.startswith(prefix):
                     continue
-                facts = (self.path / key).stat()
+                try:
+                    facts = (self.path / key).stat()
+                except FileNotFoundError:
+                    continue  # deleted since the listing began
                 yield Stored(key, facts.st_size, datetime.fromtimestamp(int(facts.st_mtime), UTC))
 
     def read(self, key: str) -> bytes:

@@ -1,6 +1,6 @@
 """An hour's small objects into few Parquet files by day and type; the old or the new, never a mixture.
 
-    compacted/dt=2026-11-16/type=user.updated_trip/hh=08.<generation>.<bucket>.<part>.parquet
+    compacted/dt=2026-11-16/type=user.updated_trip/hh=08.<generation>-<attempt>.<bucket>.<part>.parquet
     compacted/_manifests/dt=2026-11-16/hh=08.json
 
 The order is a promise: files are written under names that no manifest knows yet, read back and compared
@@ -17,7 +17,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -44,10 +44,16 @@ class Source:
     hour: datetime
     objects: tuple[Stored, ...]
     full_bytes: int = FULL_BYTES
+    attempt: int = 0  # how often these same objects were tried before, because some could not be read
 
     @property
     def generation(self) -> str:
         return generation_of(stored.key for stored in self.objects)
+
+    @property
+    def version(self) -> str:
+        """Names the files: never those that readers of the manifest before this one have."""
+        return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
         """Compressed NDJSON and Parquet are of about one size, so objects of `full_bytes` make a file."""
@@ -98,6 +104,8 @@ def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Sour
     for hour in hours:
         source = Source(hour, tuple(objects_of(store, hour)), full_bytes)
         manifest = manifest_of(store, hour)
+        if manifest and manifest["generation"] == source.generation:
+            source = replace(source, attempt=manifest["attempt"] + 1)
         if manifest is None:
             done = not source.objects
         else:
@@ -107,9 +115,9 @@ def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Sour
     return wanted
 
 
-def file_key(source_hour: datetime, generation: str, folder: str, bucket: int, part: int) -> str:
+def file_key(source_hour: datetime, version: str, folder: str, bucket: int, part: int) -> str:
     day = f"{PREFIX}/dt={source_hour:%Y-%m-%d}"
-    return f"{day}/type={folder}/hh={source_hour:%H}.{generation}.{bucket}.{part}.parquet"
+    return f"{day}/type={folder}/hh={source_hour:%H}.{version}.{bucket}.{part}.parquet"
 
 
 class NotWhole(Exception):
@@ -127,6 +135,7 @@ def commit(
     manifest = {
         "hour": source.hour.isoformat(),
         "generation": source.generation,
+        "attempt": source.attempt,
         "engine": engine,
         "objects": taken.objects,
         "lines": taken.lines,
@@ -236,7 +245,7 @@ def _one_hour(store: Store, source: Source, memory: str) -> dict[str, Any]:
 
     def key_of(group: str, part: int) -> str:
         _, folder, bucket = place(group)
-        return file_key(source.hour, source.generation, folder, bucket, part)
+        return file_key(source.hour, source.version, folder, bucket, part)
 
     with duckdb.connect(config={"memory_limit": memory}) as db:
         db.register("read", pa.RecordBatchReader.from_batches(SORTED, gathered(rows())))

@@ -50,8 +50,8 @@ def compact_with_spark(
     read = objects.mapInArrow(partial(_read, store), from_arrow_schema(_READ)).persist(StorageLevel.DISK_ONLY)
     try:
         taken = _taken(read)
-        generations = {micros(s.hour): s.generation for s in sources}
-        written = _written(read, partial(_write, store, generations, sources[0].full_bytes))
+        versions = {micros(s.hour): s.version for s in sources}
+        written = _written(read, partial(_write, store, versions, sources[0].full_bytes))
         for source in sources:
             us = micros(source.hour)
             yield commit(store, source, taken.get(us, Taken(0, 0, 0, ())), written.get(us, []), "spark")
@@ -150,11 +150,11 @@ def _written(read: DataFrame, write: Any) -> dict[int, list[Written]]:
 
 
 def _write(
-    store: Store, generations: dict[int, str], full_bytes: int, batches: Iterable[pa.RecordBatch]
+    store: Store, versions: dict[int, str], full_bytes: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     def key_of(group: str, part: int) -> str:
         hour_us, folder, bucket = place(group)
-        return file_key(from_micros(hour_us), generations[hour_us], folder, bucket, part)
+        return file_key(from_micros(hour_us), versions[hour_us], folder, bucket, part)
 
     for file in write_parquet(by_file(batch.cast(SORTED) for batch in batches), store, key_of, full_bytes):
         values = [[_hour_us_of(file.key)], [file.key], [file.rows], [file.bytes], [str(file.checksum)]]

@@ -182,6 +182,19 @@ def test_an_object_that_cannot_be_read_now_is_named_and_tried_again_next_time(tm
     assert (manifest["lines"], manifest["unreadable"]) == (20, [])
 
 
+def test_an_hour_that_is_tried_again_writes_no_file_that_readers_have(tmp_path: Path) -> None:
+    """The source's keys are the same the second time, so the names of files must not come from them alone."""
+    keys = archived(tmp_path, some_lines(20), batch=10)
+    (tmp_path / "unreadable").write_text(keys[0])
+    compacted(Flaky(tmp_path))
+    before = compacted_files(Folder(tmp_path), HOURS)
+    held = {key: (tmp_path / key).read_bytes() for key in before}
+    (tmp_path / "unreadable").write_text("")
+    compacted(Flaky(tmp_path))
+    assert set(before).isdisjoint(compacted_files(Folder(tmp_path), HOURS))
+    assert {key: (tmp_path / key).read_bytes() for key in before} == held
+
+
 def test_a_thousand_tiny_objects_make_one_file_a_type(tmp_path: Path) -> None:
     archived(tmp_path, (line(f"e{n}") for n in range(1000)), batch=1)
     [manifest] = compacted(Folder(tmp_path))
