@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
 from contract.events import GEOFENCE_KINDS, Kind
@@ -28,3 +28,12 @@ class Settings(BaseModel):
     signature_secrets: Annotated[
         str, Field(alias="SIGNATURE_SECRETS", description="ssm:<parameter> or secretsmanager:<secret>")
     ] = ""
+    region: Annotated[str, Field(validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"))] = ""
+    endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL")] = ""
+    s3_endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL_S3")] = ""
+    kinesis_endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL_KINESIS")] = ""
+
+    def endpoint(self, service: Literal["s3", "kinesis"]) -> str:
+        """Where a service is if not at AWS's own address, named by the same variables as for the SDK."""
+        own = self.s3_endpoint_url if service == "s3" else self.kinesis_endpoint_url
+        return own or self.endpoint_url

@@ -1,0 +1,195 @@
+"""The two calls that every request makes, over signed HTTP: no SDK client stands between.
+
+A client of botocore's costs three times what the call itself does (docs/performance.md). What is kept of it:
+its credentials, which renew themselves, and its signer; the endpoints that it would choose; its standard
+retries. The body is signed by its SHA-256, which the service checks, so no further checksum is sent.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import urllib3
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError
+from botocore.httpsession import get_cert_path
+
+from contract.objects import LinesObject
+from handler.publish import Malformed, Unavailable
+from handler.sift import Record
+
+CONFLICT_TRIES = 4
+STORE_TRIES = 3
+# What botocore's standard mode tries again. (AWS SDKs and Tools Reference Guide: "Retry behavior".)
+PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
+PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"})
+
+_XML_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
+_TIMEOUT = urllib3.Timeout(connect=1, read=2)
+_NO_RETRY = urllib3.Retry(False)
+
+
+def endpoint_of(service: str, region: str) -> str:
+    """Where AWS itself has a service. (AWS General Reference: "Service endpoints".)"""
+    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return f"https://{service}.{region}.{suffix}"
+
+
+class Credentials(Protocol):
+    """botocore's, which renew themselves when it is time."""
+
+    def get_frozen_credentials(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+
+
+class Endpoint:
+    """One host, its connections kept open, every request to it signed."""
+
+    def __init__(
+        self, url: str, region: str, credentials: Credentials, signer: type[SigV4Auth], service: str
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._path = urlsplit(self._url).path
+        self._region, self._credentials, self._signer, self._service = region, credentials, signer, service
+        trust = {"ca_certs": get_cert_path(True)} if url.startswith("https:") else {}
+        self._pool = urllib3.connection_from_url(url, timeout=_TIMEOUT, maxsize=2, **trust)
+
+    def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """One try. Raises Unavailable if no answer came."""
+        request = AWSRequest(method, self._url + path, dict(headers), body)
+        try:
+            credentials = self._credentials.get_frozen_credentials()
+            self._signer(credentials, self._service, self._region).add_auth(request)
+            response = self._pool.urlopen(
+                method,
+                self._path + path,
+                body,
+                dict(request.headers.items()),
+                retries=_NO_RETRY,
+                redirect=False,
+            )
+        except (BotoCoreError, urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unavailable(type(error).__name__) from error
+        return Answer(response.status, response.data)
+
+
+class S3Objects:
+    """The archive. Objects are put only where none stands: their keys are hashes of what is inside."""
+
+    def __init__(self, s3: Endpoint, path: str = "", pause: Callable[[float], None] = time.sleep) -> None:
+        self._s3 = s3
+        self._path = path
+        self._pause = pause
+
+    def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
+        headers = {"Content-Type": "application/gzip", "If-None-Match": "*"}
+        headers |= {f"x-amz-meta-{name}": value for name, value in facts.items()}
+        path = f"{self._path}/{quote(lines.key)}"
+        failures = conflicts = 0
+        while True:
+            fault, passes = "", True
+            try:
+                answer = self._s3.send("PUT", path, headers, lines.body)
+            except Unavailable as error:
+                fault = str(error)
+            else:
+                if answer.status == 200:
+                    return True
+                if answer.status == 412:  # it stands there, perhaps from a try of ours that timed out
+                    return False
+                fault = _s3_code(answer)
+                passes = answer.status in PASSING_STATUSES or fault in PASSING_CODES
+                if answer.status == 409:  # while another write of the same key is under way
+                    conflicts += 1
+                    if conflicts < CONFLICT_TRIES:
+                        self._pause(random.uniform(0, 0.05 * 2**conflicts))  # noqa: S311
+                        continue
+            failures += 1
+            if not passes or failures == STORE_TRIES:
+                raise Unavailable(f"S3: {fault}")
+            self._pause(random.uniform(0, 2 ** (failures - 1)))  # noqa: S311
+
+
+class KinesisRecords:
+    """The stream, one PutRecords call at a time."""
+
+    def __init__(self, kinesis: Endpoint, name: str) -> None:
+        self._kinesis = kinesis
+        self._name = name
+
+    def put(self, records: Sequence[Record]) -> list[Record]:
+        call = {
+            "StreamName": self._name,
+            "Records": [{"Data": record.data, "PartitionKey": record.partition_key} for record in records],
+        }
+        try:
+            answer = self._kinesis.send("POST", "/", _PUT_RECORDS, msgspec.json.encode(call))
+        except Unavailable as error:
+            raise Unavailable(f"Kinesis: {error}") from error
+        if answer.status != 200:
+            code = _kinesis_code(answer)
+            if code in ("ValidationException", "InvalidArgumentException"):
+                raise Malformed(code)
+            raise Unavailable(f"Kinesis: {code}")
+        # PutRecords answers 200 even when single records were throttled, and lists results in request order.
+        try:
+            said = _TAKEN.decode(answer.body)
+            if not said.failed:
+                return []
+            return [record for record, result in zip(records, said.results, strict=True) if result.code]
+        except ValueError as error:
+            raise Unavailable("Kinesis: unreadable answer") from error
+
+
+class _Result(msgspec.Struct):
+    code: str | None = msgspec.field(default=None, name="ErrorCode")
+
+
+class _Taken(msgspec.Struct):
+    failed: int = msgspec.field(default=0, name="FailedRecordCount")
+    results: list[_Result] = msgspec.field(default=[], name="Records")
+
+
+_TAKEN = msgspec.json.Decoder(_Taken)
+_PUT_RECORDS = {
+    "Content-Type": "application/x-amz-json-1.1",
+    "X-Amz-Target": "Kinesis_20131202.PutRecords",
+}
+
+
+def _s3_code(answer: Answer) -> str:
+    found = _XML_CODE.search(answer.body)
+    return found[1].decode() if found else str(answer.status)
+
+
+def _kinesis_code(answer: Answer) -> str:
+    try:
+        type_ = msgspec.json.decode(answer.body)["__type"]
+        return str(type_).rpartition("#")[2]
+    except (msgspec.MsgspecError, LookupError, TypeError):
+        return str(answer.status)
+
+
+def s3_objects(bucket: str, region: str, credentials: Credentials, url: str = "") -> S3Objects:
+    """A bucket by its own host at AWS; by path anywhere else, and where a dot would break TLS."""
+    if url or "." in bucket:
+        host, path = url or endpoint_of("s3", region), f"/{bucket}"
+    else:
+        host, path = endpoint_of(f"{bucket}.s3", region), ""
+    return S3Objects(Endpoint(host, region, credentials, S3SigV4Auth, "s3"), path)
+
+
+def kinesis_records(stream: str, region: str, credentials: Credentials, url: str = "") -> KinesisRecords:
+    host = url or endpoint_of("kinesis", region)
+    return KinesisRecords(Endpoint(host, region, credentials, SigV4Auth, "kinesis"), stream)
