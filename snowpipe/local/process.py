@@ -51,6 +51,7 @@ class Process:
         warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # fakesnow's, of no use here
         self.fakesnow = DurableFakeSnow(folder, memory_limit)
         fakesnow_server.shared_fs = self.fakesnow
+        logging.getLogger("sqlglot").setLevel(logging.ERROR)
         logging.getLogger("fakesnow").setLevel(logging.CRITICAL)
         logging.getLogger("fakesnow.server").setLevel(logging.CRITICAL)
         clock = AdvancedClock(days_ahead)
