@@ -13,7 +13,7 @@ percent-encoded: two different things never share a key. All items of one pair l
 
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from consumer.visits import Order, Pair, Visit, order_of
 from contract.events import Fence, GeofenceEvent, Kind
@@ -29,7 +29,9 @@ _KINDS: tuple[Kind, ...] = ("enter", "dwell", "exit")
 
 
 def quoted(part: str) -> str:
-    return part.replace("%", "%25").replace("#", "%23")
+    if "#" in part or "%" in part:
+        return part.replace("%", "%25").replace("#", "%23")
+    return part
 
 
 def unquoted(part: str) -> str:
@@ -45,12 +47,12 @@ def fence_key(fence: Fence) -> str:
 
 
 def timestamp(at: datetime) -> str:
-    """Fixed width in UTC with microseconds, so that text sorts as time does."""
-    return f"{at.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    """Of a time in UTC: fixed width with microseconds, so that text sorts as time does."""
+    return at.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def instant(text: str) -> datetime:
-    return datetime.fromisoformat(text[:-1]).replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)
 
 
 def event_key(event: GeofenceEvent) -> str:

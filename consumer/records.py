@@ -1,7 +1,6 @@
 """Kinesis records, however they are delivered, and the geofence events in them."""
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -43,30 +42,35 @@ def records_of(batch: Mapping[str, Any], stream: str = "") -> Iterator[Record]:
     for delivered in batch["Records"]:
         kinesis = delivered["kinesis"]
         source = str(delivered["eventSourceARN"]).rpartition("/")[2]
+        data, fault = _decoded(kinesis["data"])
+        if stream and source != stream:
+            fault = Reason("wrong_stream", "", f"This consumer reads {stream}.")
         record = Record(
-            data=kinesis["data"].encode(errors="replace"),
+            data=data,
             partition_key=kinesis["partitionKey"],
             sequence_number=kinesis["sequenceNumber"],
             shard_id=str(delivered["eventID"]).partition(":")[0],
             stream=source,
             arrived_at=datetime.fromtimestamp(kinesis["approximateArrivalTimestamp"], UTC),
+            fault=fault,
         )
-        if stream and source != stream:
-            yield replace(record, fault=Reason("wrong_stream", "", f"This consumer reads {stream}."))
-            continue
-        try:
-            record = replace(record, data=base64.b64decode(record.data, validate=True))
-        except binascii.Error:
-            yield replace(record, fault=Reason("not_base64", "", "The record's data is not base64."))
-            continue
-        yield from deaggregated(record)
+        yield from [record] if fault else deaggregated(record)
+
+
+def _decoded(text: str) -> tuple[bytes, Reason | None]:
+    try:
+        return base64.b64decode(text, validate=True), None
+    except ValueError:
+        return text.encode(errors="replace"), Reason("not_base64", "", "The record's data is not base64.")
 
 
 def deaggregated(record: Record) -> Iterable[Record]:
     """The records that a Kinesis Producer Library put into one; any other record is itself."""
     data = record.data
+    if not data.startswith(_MAGIC):
+        return [record]
     message = data[len(_MAGIC) : -_DIGEST_BYTES]
-    if not data.startswith(_MAGIC) or hashlib.md5(message).digest() != data[-_DIGEST_BYTES:]:  # noqa: S324
+    if hashlib.md5(message).digest() != data[-_DIGEST_BYTES:]:  # noqa: S324
         return [record]
     # Of aws_kinesis_agg only the message type: its loop prints an error and drops what is left of a record.
     from aws_kinesis_agg.messages_pb2 import AggregatedRecord  # noqa: PLC0415 - few streams ever need protobuf

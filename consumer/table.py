@@ -144,13 +144,15 @@ def _translated[**P, R](call: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
 
 
 def dumped(item: Item) -> dict[str, Any]:
-    return {name: _dumped(value) for name, value in item.items()}
-
-
-def _dumped(value: str | bool | int) -> dict[str, str | bool]:
-    if isinstance(value, str):
-        return {"S": value}
-    return {"BOOL": value} if isinstance(value, bool) else {"N": str(value)}
+    # One expression: this runs for every attribute of every item.
+    return {
+        name: {"S": value}
+        if isinstance(value, str)
+        else {"BOOL": value}
+        if isinstance(value, bool)
+        else {"N": str(value)}
+        for name, value in item.items()
+    }
 
 
 def loaded(item: Mapping[str, Any]) -> Item:

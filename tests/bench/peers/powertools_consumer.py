@@ -1,0 +1,77 @@
+"""The consumer as most would write it: Powertools' BatchProcessor, its DynamoDB idempotency, one record at a time.
+
+Same input, same rule, same visits, same notices; the same table of events and visits without a log of changes.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.kinesis_stream_event import KinesisStreamRecord
+from aws_lambda_powertools.utilities.idempotency import (
+    DynamoDBPersistenceLayer,
+    IdempotencyConfig,
+    idempotent_function,
+)
+
+from consumer import change, items
+from consumer.table import dumped, loaded
+from consumer.visits import Visit, pair_of, visits_of
+from contract.events import geofence_event
+
+
+class Consumer:
+    def __init__(self, dynamodb: Any, events: Any) -> None:
+        self._dynamodb = dynamodb
+        self._events = events
+        self._processor = BatchProcessor(event_type=EventType.KinesisDataStreams)
+        store = DynamoDBPersistenceLayer(table_name="idempotency", boto3_client=dynamodb)
+        config = IdempotencyConfig(event_key_jmespath="_id")
+
+        @idempotent_function(data_keyword_argument="event", persistence_store=store, config=config)
+        def once(event: Mapping[str, Any], raw: bytes) -> str:
+            self._consume(raw)
+            return "done"
+
+        self._once = once
+
+    def __call__(self, batch: Mapping[str, Any], context: Any) -> Any:
+        return process_partial_response(dict(batch), self._record, self._processor, context)
+
+    def _record(self, record: KinesisStreamRecord) -> None:
+        raw = record.kinesis.data_as_bytes()
+        self._once(event=json.loads(raw), raw=raw)
+
+    def _consume(self, raw: bytes) -> None:
+        event = geofence_event(raw)
+        pair = pair_of(event)
+        pk = items.pair_key(pair)
+        found = self._dynamodb.query(
+            TableName="visits",
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":pk": {"S": pk},
+                ":first": {"S": "e#"},
+                ":last": {"S": "e#" + items.LAST},
+            },
+            ConsistentRead=True,
+        )
+        known = [items.event_of(pair, str(loaded(item)["sk"])) for item in found["Items"]]
+        self._dynamodb.put_item(
+            TableName="visits", Item=dumped({"pk": pk, "sk": items.event_key(event), "expires_at": 1})
+        )
+        before, after = _visits(known), _visits([*known, event])
+        for start, visit in after.items():
+            if before.get(start) != visit:
+                item = {"pk": pk, "sk": items.visit_key(visit), **items.visit_attributes(pair, visit)}
+                self._dynamodb.put_item(TableName="visits", Item=dumped(item))
+                detail = json.dumps(change.row(pair, visit))
+                kind = "departed" if visit.exited_at else "arrived"
+                entry = {"EventBusName": "bus", "Source": "peer", "DetailType": kind, "Detail": detail}
+                self._events.put_events(Entries=[entry])
+
+
+def _visits(events: Any) -> dict[datetime, Visit]:
+    return {v.entered_at: v for history in visits_of(events).values() for v in history.visits}
