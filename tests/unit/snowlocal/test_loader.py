@@ -1,0 +1,167 @@
+"""The loader by itself: any order, any repetition, S3 failing at any read; each file exactly once."""
+
+import io
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from snowpipe.local.catalog import Catalog, Location, Pipe, Stage
+from snowpipe.local.channel import Aws, Channels
+from snowpipe.local.clock import AdvancedClock
+from snowpipe.local.delivery import InOrder
+from snowpipe.local.engine import DurableFakeSnow
+from snowpipe.local.ingest import Ingest
+from snowpipe.local.loader import Loader, StagedFile
+from snowpipe.local.sql import Name
+
+ROWS = 3
+
+
+class FlakyS3:
+    """Every key holds three rows; keys in `down` answer 503, keys in `gone` are not there."""
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+        self.gone: set[str] = set()
+
+    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803  # boto3's names
+        if Key in self.down:
+            raise refusal("SlowDown", 503)
+        if Key in self.gone:
+            raise refusal("NoSuchKey", 404)
+        body = "\n".join(f'{{"row": "{Key}-{row}"}}' for row in range(ROWS)).encode()
+        return {"Body": io.BytesIO(body), "ETag": '"e"', "LastModified": datetime.now(UTC)}
+
+
+def refusal(code: str, status: int) -> Exception:
+    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return botocore.exceptions.ClientError(answer, "GetObject")
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.s3 = FlakyS3()
+        self.fakesnow = DurableFakeSnow(folder)
+        self.catalog = Catalog(self.fakesnow, AdvancedClock())
+        session = self.fakesnow.connect().cursor()
+        session.execute("CREATE DATABASE D")
+        session.execute("CREATE SCHEMA D.S")
+        self.catalog.put_stage(
+            Stage("stage", Name("D", "S", "ST"), "s3://b/", {"TYPE": "JSON"}, None, None), ""
+        )
+        self.loader = Loader(self.catalog, self.s3)
+        channels = Channels(Aws("http://127.0.0.1:1", "us-east-1"), "A", 1)
+        self.ingest = Ingest(self.catalog, self.loader, channels, InOrder())
+
+    def pipe(self) -> Pipe:
+        """A new pipe to a new table."""
+        name = f"T{uuid.uuid4().hex[:8].upper()}"
+        self.catalog.rows(f"CREATE TABLE D.S.{name} (v JSON)")
+        pipe = Pipe(
+            name,
+            Name("D", "S", name),
+            f"COPY INTO D.S.{name} FROM (SELECT $1 FROM @D.S.ST)",
+            auto_ingest=True,
+            topic=None,
+            channel=None,
+            integration=None,
+            error_integration=None,
+            comment=None,
+            stage_id="stage",
+            location=Location("b", "", "", None),
+            paused_on=None,
+            created_on=datetime.now(UTC),
+        )
+        self.catalog.add_pipe(pipe)
+        return pipe
+
+    def rows(self, pipe: Pipe) -> Counter[str]:
+        return Counter(row[0] for row in self.catalog.rows(f"SELECT v->>'$.row' FROM {pipe.name.sql}"))
+
+    def close(self) -> None:
+        self.fakesnow.duck_conn.close()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(tmp_path_factory.mktemp("loader"))
+    yield bench
+    bench.close()
+
+
+def files(*numbers: int) -> list[StagedFile]:
+    return [StagedFile("b", f"k{number}", f"k{number}", 10, datetime.now(UTC)) for number in numbers]
+
+
+def wanted(*numbers: int) -> Counter[str]:
+    return Counter(f"k{number}-{row}" for number in numbers for row in range(ROWS))
+
+
+numbers = st.lists(st.integers(0, 9), max_size=12)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(numbers, st.sets(st.integers(0, 9))), max_size=5))
+def test_each_file_is_loaded_once_whatever_comes_when_and_fails(
+    bench: Bench, deliveries: list[tuple[list[int], set[int]]]
+) -> None:
+    pipe = bench.pipe()
+    sent: set[int] = set()
+    for batch, down in deliveries:
+        bench.s3.down = {f"k{number}" for number in down}
+        again, reason = bench.ingest.load_files(pipe, files(*batch))
+        assert (reason is not None) == bool(again)
+        assert {file.key for file in again} <= {f"k{number}" for number in batch}
+        sent |= set(batch) - {int(file.key[1:]) for file in again}
+        assert bench.rows(pipe) == wanted(*sent)
+    bench.s3.down = set()
+    everything = {number for batch, _ in deliveries for number in batch}
+    assert bench.ingest.load_files(pipe, files(*everything)) == (set(), None)
+    assert bench.rows(pipe) == wanted(*everything)
+
+
+def test_rows_and_history_are_committed_together_or_not_at_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = bench.pipe()
+
+    def fail(*_: object) -> None:
+        raise duckdb.IOException("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("snowpipe.local.loader.record", fail)
+        with pytest.raises(duckdb.IOException):
+            bench.ingest.load_files(pipe, files(1, 2))
+    assert bench.rows(pipe) == Counter()
+    bench.ingest.load_files(pipe, files(1, 2))
+    assert bench.rows(pipe) == wanted(1, 2)
+
+
+def test_a_file_that_is_gone_does_not_hold_up_its_neighbours(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.s3.gone = {"k2"}
+    assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)
+    bench.s3.gone = set()
+    bench.ingest.load_files(pipe, files(1, 2, 3))
+    assert bench.rows(pipe) == wanted(1, 3)
+
+
+def test_many_files_are_loaded_in_bounded_transactions(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.ingest.load_files(pipe, files(*range(1200)))
+    assert bench.rows(pipe) == wanted(*range(1200))
+    commits = bench.catalog.rows(
+        """SELECT count(DISTINCT last_load_time), count(*)
+           FROM D._fs_information_schema._local_history WHERE pipe_id = ?""",
+        [pipe.pipe_id],
+    )
+    assert commits == [(3, 1200)]
