@@ -14,18 +14,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jiter
 import msgspec
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
 
 Kind = Literal["enter", "dwell", "exit"]
 
@@ -115,14 +103,21 @@ def compact(raw: bytes) -> bytes:
 
 
 def _may_be_huge(raw: bytes) -> bool:
-    # The search alone costs more than the parsing; nearly all texts lack even the shape of such a number.
-    shape = raw.translate(_DIGITS_AS_0)
-    return (b"0e000" in shape or b"0e+000" in shape or _LONG in shape) and bool(_HUGE_NUMBER.search(raw))
+    # Nearly all texts lack even the shape of such a number; of hexadecimal ids, one in five has it.
+    shape = raw.translate(_DIGITS_AS_0, b"+")
+    if _LONG in shape:
+        return True
+    if b"0e000" not in shape:
+        return False
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):  # it refuses what is beyond a double
+        return True
+    return False
 
 
 _DIGITS_AS_0 = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 200
-_HUGE_NUMBER = re.compile(rb"[:,\[\s]-?(?:[0-9.]+[eE]\+?[0-9]{3}|[0-9]{200})")
 
 
 def _beyond_limits(value: Any, depth_left: int) -> str:
@@ -141,109 +136,108 @@ def _beyond_limits(value: Any, depth_left: int) -> str:
 
 # --- the envelope, and geofence events ------------------------------------------------------------
 
-
-def _short(text: str) -> str:
-    # A longer partition key fails a whole PutRecords call, a longer key a DynamoDB write.
-    if not text.isascii() and len(text.encode()) > MAX_ID_BYTES:
-        raise PydanticCustomError("string_too_long", f"at most {MAX_ID_BYTES} bytes of UTF-8")
-    return text
-
-
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 
 
-def _instant(text: object) -> datetime:
-    if not isinstance(text, str):
-        raise PydanticCustomError("string_type", "a string")
+def instant(text: str) -> datetime:
+    """RFC 3339 with an offset, in UTC, cut to microseconds; raises ValueError otherwise."""
+    if not _RFC_3339.fullmatch(text):
+        raise ValueError("not RFC 3339")
     try:
-        if _RFC_3339.fullmatch(text):
-            moment = datetime.fromisoformat(text.upper())
-            return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise PydanticCustomError("rfc_3339", "RFC 3339 with an offset")
+        moment = datetime.fromisoformat(text.upper())
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("not a time") from error
 
 
-def _whole(number: object) -> object:
-    # JSON knows one kind of number: 2.0 is 2, and some phones write it so.
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
 
 
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_short)]
-Instant = Annotated[
-    datetime, PlainValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})
-]
+class _User(msgspec.Struct, kw_only=True, gc=False):
+    id: str | None = msgspec.field(default=None, name="_id")
+    user_id: Id | None = msgspec.field(default=None, name="userId")
+    device_id: Id | None = msgspec.field(default=None, name="deviceId")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-
-class User(_Model):
-    """Who: only what identifies is read; everything else is personal data that nothing here needs."""
-
-    id: Annotated[str | None, Field(alias="_id")] = None
-    user_id: Annotated[Id | None, Field(alias="userId")] = None
-    device_id: Annotated[Id | None, Field(alias="deviceId")] = None
-
-
-class Event(_Model):
-    """What every event must have. `created_at` is the device's clock, in UTC."""
-
-    id: Annotated[Id, Field(alias="_id")]
-    type: Annotated[str, Field(min_length=1)]
-    created_at: Annotated[Instant, Field(alias="createdAt")]
-    top_device_id: Annotated[Id | None, Field(alias="deviceId")] = None
-    user: User | None = None
-
-    @property
-    def device_id(self) -> str | None:
-        """`user.deviceId`, else the event's own `deviceId`."""
-        return (self.user and self.user.device_id) or self.top_device_id
-
-
-class GeofenceFields(_Model):
+class _Geofence(msgspec.Struct, gc=False):
     tag: Id
-    external_id: Annotated[Id, Field(alias="externalId")]
+    external_id: Id = msgspec.field(name="externalId")
 
 
-class Crossing(Event):
-    """What a geofence event must have besides."""
-
-    geofence: GeofenceFields
-    duration: Annotated[float | None, Field(description="minutes")] = None
-    confidence: Annotated[int | None, Field(ge=0, le=3), BeforeValidator(_whole)] = None
-
-
-_EVENT = TypeAdapter(Event).validator
-_CROSSING = TypeAdapter(Crossing).validator
+class _Event(msgspec.Struct, kw_only=True, gc=False):
+    id: Id = msgspec.field(name="_id")
+    type: Annotated[str, msgspec.Meta(min_length=1)]
+    created_at: str = msgspec.field(name="createdAt")
+    top_device_id: Id | None = msgspec.field(default=None, name="deviceId")
+    user: _User | None = None
 
 
-def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Event:
-    """The envelope; a Crossing if `type` alone says so. Raises InvalidEvent with every reason found."""
-    if not isinstance(value, dict):
-        raise invalid("not_an_object", "", "An event must be a JSON object.")
-    type_ = value.get("type")
+class _Crossing(_Event, kw_only=True, gc=False):
+    geofence: _Geofence
+    duration: float | None = None
+    confidence: Annotated[int, msgspec.Meta(ge=0, le=3)] | None = None
+
+
+class Checked(msgspec.Struct, frozen=True, gc=False):
+    """What is read of an event. `device_id` is `user.deviceId`, else the event's own.
+
+    `fence` is there for geofence events, which then have a device, and for no others.
+    """
+
+    id: str
+    type: str
+    created_at: datetime
+    device_id: str | None
+    fence: Fence | None = None
+    duration_minutes: float | None = None
+    confidence: int | None = None
+
+
+def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
+    """The envelope; a geofence event if `type` alone says so. Raises InvalidEvent with every reason found.
+
+    Sound events, nearly all, are checked by msgspec. What it does not take is for the models of
+    `contract.models`, which know more and find every reason; they are loaded for the first such event.
+    """
+    type_ = value.get("type") if isinstance(value, dict) else None
     is_crossing = isinstance(type_, str) and type_ in kinds
+    checked = _at_once(value, is_crossing)
+    if checked:
+        return checked
+    from contract import models  # noqa: PLC0415 - pydantic costs a cold start more than all else here
+
+    return models.check(value, is_crossing)
+
+
+def _at_once(value: object, is_crossing: bool) -> Checked | None:
+    """None for what is unsound, and for what must be looked at more closely."""
     try:
-        event: Event = (_CROSSING if is_crossing else _EVENT).validate_python(value)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False)
-        raise InvalidEvent(tuple(_reason(f["type"], f["loc"], f["input"]) for f in faults)) from None
-    if event.device_id is None:
-        if is_crossing:
-            raise invalid("missing_device", "user.deviceId", "A geofence event needs a device id.")
-        if event.user is None or not (event.user.user_id or event.user.id):
-            raise invalid("missing_identity", "user", "An event needs a device id or a user id.")
-    return event
+        event = msgspec.convert(value, _Crossing if is_crossing else _Event)
+        created_at = instant(event.created_at)
+    except ValueError:
+        return None
+    user = event.user
+    user_id = user and user.user_id
+    device_id = (user and user.device_id) or event.top_device_id
+    if not (device_id or (user and not is_crossing and (user_id or user.id))):
+        return None
+    # What is ASCII keeps to MAX_ID_BYTES if it keeps to MAX_ID_CHARS.
+    if not f"{event.id}{device_id}{event.top_device_id}{user_id}".isascii():
+        return None
+    if not isinstance(event, _Crossing):
+        return Checked(event.id, event.type, created_at, device_id)
+    fence = Fence(event.geofence.tag, event.geofence.external_id)
+    if not (fence.tag.isascii() and fence.external_id.isascii()):
+        return None
+    return Checked(event.id, event.type, created_at, device_id, fence, event.duration, event.confidence)
 
 
 def geofence_event(raw: bytes, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> GeofenceEvent:
     """One geofence event's JSON text, as it lies on Kinesis; raises InvalidEvent with every reason found."""
     event = check(parse_json(raw), kinds)
-    if not isinstance(event, Crossing):
+    if event.fence is None:
         raise invalid("not_a_geofence_event", "type", "This type is not one of the geofence types.")
     assert event.device_id is not None
     return GeofenceEvent(
@@ -251,37 +245,12 @@ def geofence_event(raw: bytes, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Ge
         type=event.type,
         kind=kinds[event.type],
         device_id=event.device_id,
-        fence=Fence(event.geofence.tag, event.geofence.external_id),
+        fence=event.fence,
         occurred_at=event.created_at,
-        duration_minutes=event.duration,
+        duration_minutes=event.duration_minutes,
         confidence=event.confidence,
     )
 
 
 def invalid(code: str, field: str, message: str) -> InvalidEvent:
     return InvalidEvent((Reason(code, field, message),))
-
-
-_MISSING = {"_id": "missing_id", "type": "missing_type", "createdAt": "missing_created_at"}
-
-
-def _reason(fault: str, path: tuple[int | str, ...], given: object) -> Reason:
-    """A validation error in words that a mobile developer understands."""
-    field = ".".join(map(str, path))
-    if fault == "missing" or given is None:
-        return Reason(_MISSING.get(field, "missing_geofence"), field, f"`{field}` is missing.")
-    code, must = _FAULTS.get(fault, ("wrong_type", "be an object"))
-    return Reason(code, field, f"`{field}` must {must}.")
-
-
-_ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
-_FAULTS = {
-    "string_too_short": ("field_length", _ID_LIMITS),
-    "string_too_long": ("field_length", _ID_LIMITS),
-    "rfc_3339": ("invalid_created_at", "be an RFC 3339 time with an offset, like 2026-11-16T08:00:00.000Z"),
-    "greater_than_equal": ("out_of_range", "be 0, 1, 2 or 3"),
-    "less_than_equal": ("out_of_range", "be 0, 1, 2 or 3"),
-    "string_type": ("wrong_type", "be a string"),
-    "int_type": ("wrong_type", "be a whole number"),
-    "float_type": ("wrong_type", "be a number"),
-}

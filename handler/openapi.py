@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from contract.events import GEOFENCE_KINDS, MAX_DEPTH, MAX_EVENT_BYTES, Crossing, Event
+from contract.events import GEOFENCE_KINDS, MAX_DEPTH, MAX_EVENT_BYTES
+from contract.models import Crossing, Event
 from handler import codes
 from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.ingest import Receipt

@@ -10,8 +10,7 @@ import msgspec
 from contract.events import (
     MAX_EVENT_BYTES,
     MAX_ID_CHARS,
-    Crossing,
-    Event,
+    Checked,
     InvalidEvent,
     Kind,
     Reason,
@@ -99,7 +98,7 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
         if batch.oldest_at is None or event.created_at < batch.oldest_at:
             batch.oldest_at = event.created_at
         batch.lines.append(text)
-        if isinstance(event, Crossing) and event.device_id:
+        if event.fence and event.device_id:
             batch.records.append(Record(event.device_id, text, len(batch.lines)))
     return batch
 
@@ -129,7 +128,7 @@ def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
     return b'%b%b"user":%b}' % (text[:-1], comma, msgspec.json.encode(identity))
 
 
-def _checked(text: bytes, value: Any, kinds: Mapping[str, Kind], latest: datetime) -> Event:
+def _checked(text: bytes, value: Any, kinds: Mapping[str, Kind], latest: datetime) -> Checked:
     if len(text) > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {len(text)} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)

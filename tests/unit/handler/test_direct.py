@@ -287,7 +287,7 @@ def test_moto_takes_both_calls(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(f"AWS_{name}", value)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        s3, kinesis = client("s3", tries=1), client("kinesis", tries=1)
+        s3, kinesis = client("s3", tries=5), client("kinesis", tries=5)
         s3.create_bucket(Bucket="direct")
         kinesis.create_stream(StreamName="direct", ShardCount=1)
 
