@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import botocore.session
 import msgspec
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from contract.objects import LinesObject
@@ -24,6 +22,9 @@ CONFLICT_TRIES = 4
 
 def client(service: str, tries: int) -> Any:
     """A client whose calls end long before a function does (botocore's own defaults wait a minute, twice)."""
+    import botocore.session  # noqa: PLC0415 - half of a cold start, and nearly all requests need no client
+    from botocore.config import Config  # noqa: PLC0415
+
     config = Config(
         connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": tries}
     )

@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Protocol
 
-import botocore.session
 import structlog
 
 from contract import logs
 from contract.metrics import with_metrics
 from handler import codes
 from handler.aws import SqsRedriveQueue, client
-from handler.direct import kinesis_records, s3_objects
+from handler.direct import function_credentials, kinesis_records, s3_objects
 from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.ingest import Effects, Ports, Receipt, Sender
 from handler.ingest import ingest as ingest_batch
@@ -144,8 +143,7 @@ def _app() -> App:
     """Settings and clients, built by the first request: importing this module needs no AWS."""
     settings = Settings.model_validate(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
-    region, credentials = settings.region, botocore.session.get_session().get_credentials()
-    assert credentials
+    region, credentials = settings.region, function_credentials()
     ports = Ports(
         archive=s3_objects(settings.archive_bucket, region, credentials, settings.endpoint("s3")),
         stream=kinesis_records(settings.stream_name, region, credentials, settings.endpoint("kinesis")),
