@@ -50,8 +50,9 @@ def test_every_make_command_on_a_page_is_a_target(page: str) -> None:
 
 
 def code_of(markdown: str) -> list[str]:
-    """Fenced blocks and inline code: prose may say "make it so"."""
-    return re.findall(r"```.*?```", markdown, re.S) + re.findall(r"`[^`\n]+`", markdown)
+    """Fenced and indented blocks and inline code: prose may say "make it so"."""
+    blocks = re.findall(r"```.*?```", markdown, re.S) + re.findall(r"^    .*$", markdown, re.M)
+    return blocks + re.findall(r"`[^`\n]+`", markdown)
 
 
 def test_nothing_python_lies_directly_in_localstack() -> None:
