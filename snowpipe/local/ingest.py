@@ -99,7 +99,7 @@ class Ingest:
                     log.info("queue_reachable_again", region=channel.region)
                 failures = 0
                 self.problems.pop(channel.region, None)
-            except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
+            except Exception as error:  # whatever it is, the next try may do better, and none is the end
                 if isinstance(error, botocore.exceptions.ClientError) and (
                     error.response["Error"]["Code"] in GONE
                 ):
@@ -134,14 +134,9 @@ class Ingest:
                 self.load_waiting()
                 failures = 0
                 self.problems.pop("loading", None)
-            except (
-                StageUnreachable,
-                botocore.exceptions.ClientError,
-                botocore.exceptions.BotoCoreError,
-                OSError,
-                duckdb.Error,
-            ) as error:
-                # Nothing is lost: what was not committed comes from the queue again.
+            except Exception as error:
+                # Whatever it is, it must not end the loading, and nothing is lost: what was not committed
+                # comes from the queue again.
                 if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):
                     self.fatal = f"the database cannot be used until a new start: {error}"
                     log.error("database_unusable", reason=str(error))
@@ -149,7 +144,9 @@ class Ingest:
                     return
                 failures += 1
                 self.problems["loading"] = in_words(error)
-                log.warning("loading_failed", tries=failures, reason=in_words(error))
+                log.warning(
+                    "loading_failed", tries=failures, reason=in_words(error), exc_info=is_a_bug(error)
+                )
                 self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
 
     def load_once(self, wait_seconds: float) -> None:
@@ -184,7 +181,11 @@ class Ingest:
                     )
         problem: Exception | None = None
         for pipe_id, arrivals in forwarded.items():
-            unread, reason = self.load_files(pipes[pipe_id], [file for file, _ in arrivals])
+            files = [file for file, _ in arrivals]
+            try:
+                unread, reason = self.load_files(pipes[pipe_id], files)
+            except Exception as error:  # of this pipe: the others' files go on
+                unread, reason = set(files), error
             problem = problem or reason
             unhandled |= {id(message) for file, message in arrivals if file in unread}
         self._delete([message for message in messages if id(message) not in unhandled])
@@ -241,13 +242,24 @@ class Ingest:
                     unread |= {file for file, _ in read.unread}
                     return unread | set(fresh[fresh.index(batch[-1]) + 1 :]), read.unread[0][1]
             return unread, None
-        except NotRunnable as reason:
+        except (NotRunnable, duckdb.Error) as error:
+            reason = self.reason_to_wait(pipe, error)
             if not waiting:
                 self.put_waiting(pipe, files)
                 log.info("files_waiting", pipe=str(pipe.name), files=len(files), state=reason.state)
             return (set(files) if waiting else set()), None
         finally:
             activity.in_flight -= len(files)
+
+    def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
+        """What the table will not take stalls its pipe; what is amiss with the disk is tried again."""
+        if isinstance(error, NotRunnable):
+            return error
+        if isinstance(error, PASSING_ERRORS) or "Failed to commit" in str(error):
+            raise error
+        reason = NotRunnable("STALLED_EXECUTION_ERROR", str(error).splitlines()[0])
+        self.stall(pipe, reason)
+        return reason
 
     def runnable(self, pipe: Pipe) -> Plan:
         if pipe.paused_on:
@@ -293,6 +305,7 @@ class Ingest:
         self._nothing_waits.discard(pipe.pipe_id)
 
     def load_waiting(self) -> None:
+        problem: Exception | None = None
         for pipe in self.all_pipes():
             if pipe.paused_on or pipe.pipe_id in self._nothing_waits:
                 continue
@@ -301,15 +314,16 @@ class Ingest:
             if not files:
                 continue
             self._nothing_waits.discard(pipe.pipe_id)
-            unread, problem = self.load_files(pipe, files, waiting=True)
+            unread, reason = self.load_files(pipe, files, waiting=True)
+            problem = problem or reason
             done = [file.file_name for file in files if file not in unread]
             self.catalog.rows(
                 f"""DELETE FROM {hidden(pipe.name.database)}._local_pending
                     WHERE pipe_id = ? AND file_name IN (SELECT unnest(?::VARCHAR[]))""",
                 [pipe.pipe_id, done],
             )
-            if problem:
-                raise problem
+        if problem:
+            raise problem
 
     def waiting_since(self, pipe: Pipe) -> tuple[int, datetime | None]:
         self.catalog.has_histories(pipe.name.database)
@@ -342,6 +356,26 @@ class Ingest:
             [pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY],
         )
         return [StagedFile(*row) for row in rows]
+
+
+PASSING_ERRORS = (
+    duckdb.IOException,
+    duckdb.TransactionException,
+    duckdb.SerializationException,
+    duckdb.FatalException,
+    duckdb.ConnectionException,
+)
+
+
+def is_a_bug(error: Exception) -> bool:
+    known = (
+        StageUnreachable,
+        OSError,
+        duckdb.Error,
+        botocore.exceptions.ClientError,
+        botocore.exceptions.BotoCoreError,
+    )
+    return not isinstance(error, known)
 
 
 def in_words(error: Exception) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import socket
 import sys
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,15 @@ from snowpipe.local.stages import Stages
 from snowpipe.local.unenforced import Unenforced
 
 log = structlog.get_logger()
+
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            port = listener.getsockname()[1]
+            print(f"local Snowflake ready at http://127.0.0.1:{port}", flush=True)  # noqa: T201
+            log.info("started", port=port)
 
 
 class Process:
@@ -83,12 +91,9 @@ class Process:
         config = uvicorn.Config(
             self.app, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=5
         )
-        self.server = uvicorn.Server(config)
+        self.server = Server(config)
         self.ingest.on_fatal = self.stop
         self.ingest.start()
-        port = listener.getsockname()[1]
-        threading.Thread(target=self._announce, args=(port,), daemon=True).start()
-        self.server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         asyncio.run(self.server.serve(sockets=[listener]))
         self.ingest.stop()
         self.fakesnow.duck_conn.close()
@@ -96,14 +101,6 @@ class Process:
         if self.ingest.fatal:
             print(f"snowpipe.local: {self.ingest.fatal}", file=sys.stderr)  # noqa: T201
         return 1 if self.ingest.fatal else 0
-
-    def _announce(self, port: int) -> None:
-        import time
-
-        while self.server and not self.server.started:
-            time.sleep(0.01)
-        print(f"local Snowflake ready at http://127.0.0.1:{port}", flush=True)  # noqa: T201
-        log.info("started", port=port)
 
     def stop(self) -> None:
         if self.server:

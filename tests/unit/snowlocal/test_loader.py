@@ -21,6 +21,7 @@ from snowpipe.local.delivery import InOrder
 from snowpipe.local.engine import DurableFakeSnow
 from snowpipe.local.ingest import Ingest
 from snowpipe.local.loader import Loader, StagedFile
+from snowpipe.local.plans import NotRunnable
 from snowpipe.local.sql import Name
 
 ROWS = 3
@@ -144,6 +145,27 @@ def test_rows_and_history_are_committed_together_or_not_at_all(
     assert bench.rows(pipe) == Counter()
     bench.ingest.load_files(pipe, files(1, 2))
     assert bench.rows(pipe) == wanted(1, 2)
+
+
+def test_a_table_that_takes_no_rows_stalls_its_pipe_and_the_files_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = bench.pipe()
+
+    def fail(*_: object) -> None:
+        raise duckdb.OutOfMemoryException("too much")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("snowpipe.local.loader.insert_rows", fail)
+        assert bench.ingest.load_files(pipe, files(1, 2)) == (set(), None)
+    with pytest.raises(NotRunnable) as stalled:
+        bench.ingest.runnable(pipe)
+    assert stalled.value.state == "STALLED_EXECUTION_ERROR"
+    assert bench.ingest.waiting_since(pipe)[0] == 2
+    bench.catalog.changed()  # any DDL, or some seconds, and it is tried again
+    bench.ingest.load_waiting()
+    assert bench.rows(pipe) == wanted(1, 2)
+    assert bench.ingest.waiting_since(pipe)[0] == 0
 
 
 def test_a_file_that_is_gone_does_not_hold_up_its_neighbours(bench: Bench) -> None:
