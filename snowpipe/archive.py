@@ -108,21 +108,22 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
 def parameters(settings: Settings) -> Parameters:
     """The DDL's parameters: those that are named, and the rest by convention.
 
-    The topic is the one that the bucket notifies. The role is `milkrun-<database>-snowflake` in its account.
+    The topic is the one that the bucket notifies, `<service>-<stage>-archive`; in its account serverless.yml
+    names Snowflake's role `<service>-<stage>-snowflake` and expects the external id `<service>-<stage>`.
     """
     aws, connection = settings.aws, settings.connection
     bucket = bucket_of(settings)
     topic = aws.topic_arn or topic_of(bucket, s3_client(settings.aws))
-    name = f"milkrun-{connection.database.lower().replace('_', '-')}-snowflake"
-    account = (topic.split(":") + [""] * 5)[4]
+    *_, account, name = ["", "", *topic.split(":")]
+    deployed = name.removesuffix("-archive")
     try:
         return Parameters(
             database=connection.database,
             warehouse=connection.warehouse,
             bucket=bucket,
             topic_arn=topic,
-            storage_role_arn=aws.storage_role_arn or f"arn:aws:iam::{account}:role/{name}",
-            external_id=aws.external_id or name,
+            storage_role_arn=aws.storage_role_arn or f"arn:aws:iam::{account}:role/{deployed}-snowflake",
+            external_id=aws.external_id or deployed,
         )
     except ValidationError as invalid:
         first = invalid.errors()[0]

@@ -263,8 +263,8 @@ def test_bootstrap_stops_at_each_round_trip_until_aws_is_put_right(
     assert "is not there" in stopped.err
     trust = stage.done("trust-policy").rows
     condition = trust["Statement"][0]["Condition"]
-    name = f"milkrun-{stage.database.lower().replace('_', '-')}-snowflake"
-    assert condition == {"StringEquals": {"sts:ExternalId": name}}
+    deployed = stage.topic.rpartition(":")[2].removesuffix("-archive")
+    assert condition == {"StringEquals": {"sts:ExternalId": deployed}}
     stage.done("bootstrap", "--write")
     steps = {row["step"]: row["result"] for row in stage.done("bootstrap", "--json").rows}
     assert steps["policy of the topic"] == "lets Snowflake subscribe"
