@@ -15,7 +15,13 @@ from glue.jobs import report
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("compact", "rebuild", "stream", "forget")
-IMPORTED = ("contract/__init__.py", "contract/events.py", "contract/objects.py", "consumer/__init__.py")
+IMPORTED = (
+    "contract/__init__.py",
+    "contract/events.py",
+    "contract/models.py",
+    "contract/objects.py",
+    "consumer/__init__.py",
+)
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -11,13 +11,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
+import botocore.auth
 import pytest
+from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.exceptions import NoCredentialsError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from contract.objects import lines_object
 from handler.aws import client
-from handler.direct import KinesisRecords, S3Objects, endpoint_of, kinesis_records, s3_objects
+from handler.direct import (
+    KinesisRecords,
+    S3Objects,
+    Signer,
+    endpoint_of,
+    function_credentials,
+    kinesis_records,
+    s3_objects,
+)
 from handler.publish import Malformed, Unavailable
 from handler.settings import Settings
 from handler.sift import Record
@@ -120,6 +133,60 @@ def stream(service: Strict) -> KinesisRecords:
 
 def error(code: str) -> bytes:
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>…</Message></Error>".encode()
+
+
+HEADERS = st.dictionaries(
+    st.from_regex(r"x-amz-meta-[a-z]{1,8}", fullmatch=True), st.text("ab %~:=", max_size=9)
+)
+
+
+@given(
+    HEADERS, st.binary(max_size=64), st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)), st.booleans()
+)
+@settings(deadline=None, max_examples=60)
+def test_signatures_are_botocores(
+    headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
+) -> None:
+    credentials = Credentials("AKID", "secret/+", "token==" if with_token else None)
+    path = "/archive/events/dt%3D2026-11-16/hh%3D08/x.1.ndjson.gz"
+    now = moment.replace(microsecond=0, tzinfo=UTC)
+    sent = {"host": "h:1", "if-none-match": "*", **headers}
+    ours = Signer(credentials, REGION, "s3").signed("PUT", path, sent, body, now)
+
+    theirs = AWSRequest("PUT", f"http://h:1{path}", dict(sent), body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.auth, "get_current_datetime", lambda *_, **__: now.replace(tzinfo=None))
+        botocore.auth.S3SigV4Auth(credentials, "s3", REGION).add_auth(theirs)
+    assert ours["authorization"] == theirs.headers["Authorization"]
+
+
+def test_the_published_example_has_its_published_signature() -> None:
+    """Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object."""
+    credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    headers = {
+        "host": "examplebucket.s3.amazonaws.com",
+        "date": "Fri, 24 May 2013 00:00:00 GMT",
+        "x-amz-storage-class": "REDUCED_REDUNDANCY",
+    }
+    signed = Signer(credentials, "us-east-1", "s3").signed(
+        "PUT", "/test%24file.text", headers, b"Welcome to Amazon S3.", datetime(2013, 5, 24, tzinfo=UTC)
+    )
+    assert signed["authorization"].endswith(
+        "Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"
+    )
+
+
+def test_a_functions_credentials_are_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+        monkeypatch.delenv(name, raising=False)
+    given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert tuple(function_credentials().get_frozen_credentials())[:3] == ("a", "s", "t")
+    for name in given:
+        monkeypatch.delenv(name)
+    with pytest.raises(NoCredentialsError):
+        function_credentials()
 
 
 # --- S3 -----------------------------------------------------------------------------------------
@@ -266,8 +333,8 @@ def test_at_aws_the_endpoints_are_the_sdks(
 def test_a_bucket_has_its_own_host_at_aws_unless_a_dot_is_in_its_name() -> None:
     plain = s3_objects("archive", REGION, CREDENTIALS)
     dotted = s3_objects("my.archive", REGION, CREDENTIALS)
-    assert (plain._s3._url, plain._path) == ("https://archive.s3.eu-west-1.amazonaws.com", "")
-    assert (dotted._s3._url, dotted._path) == ("https://s3.eu-west-1.amazonaws.com", "/my.archive")
+    assert (plain._s3.url, plain._path) == ("https://archive.s3.eu-west-1.amazonaws.com", "")
+    assert (dotted._s3.url, dotted._path) == ("https://s3.eu-west-1.amazonaws.com", "/my.archive")
 
 
 def test_settings_name_endpoints_as_the_sdk_does() -> None:
