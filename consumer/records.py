@@ -2,9 +2,12 @@
 
 import base64
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 from contract.events import GeofenceEvent, InvalidEvent, Kind, Reason, geofence_event
@@ -72,12 +75,10 @@ def deaggregated(record: Record) -> Iterable[Record]:
     message = data[len(_MAGIC) : -_DIGEST_BYTES]
     if hashlib.md5(message).digest() != data[-_DIGEST_BYTES:]:  # noqa: S324
         return [record]
-    # Of aws_kinesis_agg only the message type: its loop prints an error and drops what is left of a record.
-    from aws_kinesis_agg.messages_pb2 import AggregatedRecord  # noqa: PLC0415 - few streams ever need protobuf
-    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - few streams ever need protobuf
 
     try:
-        aggregated = AggregatedRecord.FromString(message)
+        aggregated = _aggregated_record().FromString(message)
         keys = aggregated.partition_key_table
         return [
             replace(record, data=r.data, partition_key=keys[r.partition_key_index], sub_sequence_number=n)
@@ -89,6 +90,14 @@ def deaggregated(record: Record) -> Iterable[Record]:
                 record, fault=Reason("bad_aggregate", "", f"Not what a producer library writes: {error}.")
             )
         ]
+
+
+@cache
+def _aggregated_record() -> Any:
+    """Of aws_kinesis_agg only the message type: its loop prints an error and drops the rest of a record."""
+    # Its generated code imports `config_pb2` from the top, which its own modules put on sys.path.
+    sys.modules.setdefault("config_pb2", import_module("aws_kinesis_agg.config_pb2"))
+    return import_module("aws_kinesis_agg.messages_pb2").AggregatedRecord
 
 
 def event_of(record: Record, kinds: Mapping[str, Kind]) -> GeofenceEvent:

@@ -128,7 +128,7 @@ def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
 def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_id(
     pipeline: Pipeline, device: str
 ) -> None:
-    with told_to_a_queue(pipeline) as receive, behind_a_proxy(pipeline, "EVENTS") as bus:
+    with told_to_a_queue(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
         bus.fault = Fault.THROTTLED
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202
         assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=60)

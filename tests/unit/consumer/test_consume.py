@@ -1,6 +1,8 @@
 """A batch's three fates: in the visits, set aside, or from some record on again."""
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -121,6 +123,16 @@ def test_what_a_producer_library_packed_into_one_record_counts_one_by_one():
     (poison,) = world.aside.kept
     assert (poison.record.sub_sequence_number, poison.record.partition_key) == (1, "key-1")
     assert len(world.visits()) == 1
+
+
+def test_nothing_of_the_producer_librarys_own_helpers_is_needed_to_unpack_its_records():
+    """They change sys.path when they are imported; a function that starts cold has not imported them."""
+    code = f"""
+from consumer.records import records_of
+print([r.data for r in records_of({batch_of([aggregated(b"a", b"b")])!r})])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[b'a', b'b']"
 
 
 def test_the_first_record_that_was_not_done_is_the_one_reported():

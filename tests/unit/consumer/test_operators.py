@@ -137,3 +137,32 @@ def test_a_record_keeps_the_partition_key_that_it_had(aws):
     (aside,) = set_aside.set_aside(aws.client("s3"), aws.bucket, "set-aside/")
     assert (aside.partition_key, aside.data, aside.line) == ("truck-1", b"\xff", 1)
     assert base64.b64encode(aside.data) == b"/w=="
+
+
+def attempt(environment, *args, answer=""):
+    return CliRunner().invoke(app, list(args), obj=environment, input=answer, catch_exceptions=False)
+
+
+def test_what_is_set_aside_is_shown_with_its_reasons_sent_again_and_purged_after_a_question(aws, tmp_path):
+    bad = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt")
+    consume(bad, b"not json")
+    environment = outputs(aws, tmp_path)
+    look = attempt(environment, "set-aside", "--json")
+    assert look.exit_code == 1
+    assert [row["reasons"] for row in json.loads(look.stdout)] == ["missing_created_at", "invalid_json_value"]
+    assert json.loads(run(environment, "set-aside", "missing_created_at", "--send", "--json")) == {"sent": 1}
+    assert [json.loads(data) for data in stream_of(aws)] == [json.loads(bad)]
+
+    assert attempt(environment, "set-aside", "--purge", answer="n\n").exit_code == 1
+    assert len(json.loads(attempt(environment, "set-aside", "--json").stdout)) == 2
+    run(environment, "set-aside", "--purge", "--yes")
+    assert json.loads(run(environment, "set-aside", "--json")) == []
+
+
+def test_purging_one_reason_keeps_an_object_that_holds_another_too(aws, tmp_path):
+    consume(as_json(event("enter", 0)).replace(b"createdAt", b"madeAt"), b"not json")
+    environment = outputs(aws, tmp_path)
+    purged = attempt(environment, "set-aside", "invalid_json_value", "--purge", "--yes", "--json")
+    assert purged.exit_code == 1
+    assert len(json.loads(purged.stdout)["kept_for_other_records"]) == 1
+    assert len(json.loads(attempt(environment, "set-aside", "--json").stdout)) == 2
