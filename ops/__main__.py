@@ -5,7 +5,21 @@ import sys
 
 import typer
 
-from ops import cost, demo, forget, reconcile, redrive, replay, send, smoke, terminal, top, visits, where
+from ops import (
+    cost,
+    demo,
+    forget,
+    reconcile,
+    redrive,
+    replay,
+    send,
+    set_aside,
+    smoke,
+    terminal,
+    top,
+    visits,
+    where,
+)
 from ops.outputs import NoStackError
 from snowpipe.refusal import Refusal
 
@@ -19,6 +33,7 @@ app.command("reconcile")(reconcile.command)
 app.command("cost")(cost.command)
 app.command("forget")(forget.command)
 app.command("redrive")(redrive.command)
+app.command("set-aside")(set_aside.command)
 app.command("top")(top.command)
 app.command("smoke")(smoke.command)
 app.command("check-key")(smoke.check_key)

@@ -1,4 +1,4 @@
-"""`python -m ops replay --set-aside`: what was set aside goes to the stream again, or to be repaired."""
+"""`python -m ops set-aside` and `ops replay --set-aside`: what can never succeed, looked at, repaired, sent again."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from consumer.retry import insist
-from contract.objects import lines_of
+from contract.objects import lines_of, object_name
 from ops import terminal
 
 PREFIX = "set-aside/"
@@ -99,25 +99,70 @@ def replay(
     return {"found": sent, "written": 0, "sent": sent, "by_reason": dict(by_code)}
 
 
+def purge(s3: Any, bucket: str, records: Iterable[Aside]) -> tuple[int, list[str]]:
+    """Delete each object all of whose lines are meant. How many went, and the keys that hold others too.
+
+    The bucket keeps versions, so what was deleted by mistake can be had back until they expire.
+    """
+    lines: dict[str, set[int]] = {}
+    for record in records:
+        lines.setdefault(record.key, set()).add(record.line)
+    shared = []
+    for key, meant in lines.items():
+        name = object_name(key)
+        if name is None or name.lines != len(meant):
+            shared.append(key)
+        else:
+            s3.delete_object(Bucket=bucket, Key=key)
+    return len(lines) - len(shared), shared
+
+
 def command(
     context: typer.Context,
-    *,
     what: Annotated[
-        str,
-        typer.Option("--set-aside", help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code."),
-    ],
-    to_file: Annotated[
-        Path | None,
-        typer.Option(help="Send nothing: write NDJSON here, to be repaired and sent by `ops send --file`."),
-    ] = None,
+        str, typer.Argument(help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code; else all.")
+    ] = PREFIX,
+    *,
+    send: Annotated[bool, typer.Option("--send", help="Send them to the stream again, unchanged.")] = False,
+    to_delete: Annotated[
+        bool, typer.Option("--purge", help="Delete their objects, after a question.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send what was set aside through the consumer again, unchanged, or write it out to be repaired."""
+    """Look at the records that can never succeed; --send or --purge them. Exit 1 if some are left."""
+    if send and to_delete:
+        raise typer.BadParameter("--send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
-    s3, kinesis = outputs.aws("s3"), outputs.aws("kinesis")
-    result = replay(s3, kinesis, bucket=outputs.bucket, stream=outputs.stream, what=what, to_file=to_file)
-    terminal.show(result, as_json)
+    s3 = outputs.aws("s3")
+    records = set_aside(s3, outputs.bucket, what)
+    if send:
+        terminal.show({"sent": put_back(outputs.aws("kinesis"), outputs.stream, records)}, as_json)
+        return
+    found = list(records)
+    if to_delete:
+        if found and not yes:
+            typer.confirm(f"Delete what holds these {len(found)} records?", abort=True, err=True)
+        deleted, shared = purge(s3, outputs.bucket, found)
+        terminal.show({"objects_deleted": deleted, "kept_for_other_records": shared}, as_json)
+        raise typer.Exit(1 if shared else 0)
+    rows = [
+        {
+            "object_key": record.key,
+            "line": record.line,
+            "reasons": ", ".join(record.codes),
+            "partition_key": record.partition_key,
+            "bytes": len(record.data),
+        }
+        for record in found
+    ]
+    if rows or as_json:
+        terminal.show_rows(rows, as_json, title="Set aside")
+    else:
+        terminal.out.print(f"nothing is set aside under {what}")
+    if rows:
+        raise typer.Exit(1)
 
 
 def _aside(key: str, number: int, text: bytes) -> Aside:
