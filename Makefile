@@ -53,6 +53,9 @@ airflow: setup ## the hourly and back-fill DAGs: integrity, and a whole run agai
 nightly: setup ## what Airflow's DAG does, without Airflow: reconcile, repair, dbt, compact, report
 	@$(PY) -m ops.nightly
 
+kcl: setup ## a KCL worker on the running stack, beside the function
+	@$(PY) -m ops.kcl
+
 package: setup ## build the zips and the templates for STAGE
 	npx osls package --stage $(STAGE)
 

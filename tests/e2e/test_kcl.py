@@ -18,6 +18,7 @@ import pytest
 from consumer.visits import visits_of
 from contract.events import Fence, geofence_event
 from ops import stores
+from ops.kcl import environment_for
 from ops.stack.settings import ROOT
 from tests.e2e.vocabulary import Event, Pipeline, eventually, round_trip
 
@@ -54,17 +55,9 @@ class Yard:
         self.sent += events
 
     def worker(self, application: str) -> "Worker":
-        functions = self.pipeline.aws("lambda")
-        consume = functions.get_function_configuration(FunctionName="milkrun-local-consume")
         folder = self.folder / f"worker-{len(self.workers)}"
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))
-        } | {
-            **consume["Environment"]["Variables"],
-            "AWS_ENDPOINT_URL": self.pipeline.outputs.aws_endpoint_url or "",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": self.pipeline.outputs.region,
+            **environment_for(self.pipeline.outputs, "local", os.environ),
             "STREAM_NAME": self.stream,
             "VISITS_TABLE": self.table,
             "KCL_APPLICATION_NAME": application,

@@ -1,0 +1,49 @@
+"""`make kcl`: a KCL worker on this checkout's stack, or with STAGE on a deployed one, beside the function.
+
+Both do the same work on the same stream: visits are made of a set of events, so that they only share it.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from ops.outputs import NoStackError, Outputs
+from ops.stack.settings import ROOT
+
+# What reaches the worker sooner than in production, where the first record may take two minutes.
+IMPATIENT = (
+    '{"shardSyncIntervalMillis":1000,"parentShardPollIntervalMillis":1000,"leaseAssignmentIntervalMillis":1000,'
+    '"workerMetricsReporterFreqInMillis":1000,"inMemoryWorkerMetricsCaptureFrequencyMillis":500}'
+)
+
+
+def environment_for(outputs: Outputs, stage: str, own: Mapping[str, str]) -> dict[str, str]:
+    """The function's own environment, and what a process outside Lambda needs besides."""
+    consume = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
+    local = {
+        "AWS_ENDPOINT_URL": outputs.aws_endpoint_url or "",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "KCL_PROPERTIES": IMPATIENT,
+    }
+    return {
+        **own,
+        **consume["Environment"]["Variables"],
+        "STREAM_NAME": outputs.stream,
+        "AWS_REGION": outputs.region,
+        **(local if outputs.aws_endpoint_url else {}),
+    }
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    stage = arguments[0] if arguments else "local"
+    try:
+        found = environment_for(Outputs.find(stage, environment), stage, environment)
+    except NoStackError as problem:
+        sys.exit(str(problem))
+    os.chdir(ROOT)
+    os.execve(sys.executable, [sys.executable, "-m", "consumer.kcl"], found)  # noqa: S606 - it becomes the worker
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], os.environ)
