@@ -105,9 +105,9 @@ def compact(raw: bytes) -> bytes:
 def _may_be_huge(raw: bytes) -> bool:
     # Nearly all texts lack even the shape of such a number; of hexadecimal ids, one in five has it.
     shape = raw.translate(_DIGITS_AS_0, b"+")
-    if _LONG in shape:
+    if _LONG_BY_20 in shape[::20] and _LONG in shape:
         return True
-    if b"0e000" not in shape:
+    if not shape.count(b"0e000"):  # takes two thirds of the time of `in`
         return False
     try:
         msgspec.json.decode(raw)
@@ -118,6 +118,7 @@ def _may_be_huge(raw: bytes) -> bool:
 
 _DIGITS_AS_0 = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 200
+_LONG_BY_20 = b"0" * 10  # what every twentieth byte of it is
 
 
 def _beyond_limits(value: Any, depth_left: int) -> str:

@@ -22,6 +22,7 @@ from contract.events import InvalidEvent, Reason, compact, parse_json
 Prefix = Literal["events", "rejected", "set-aside"]
 
 MAX_METADATA_BYTES = 64
+_PLAIN = "-._~:"
 
 _KEY = re.compile(
     r"(?P<prefix>events|rejected|set-aside)/dt=(?P<date>\d{4}-\d\d-\d\d)/hh=(?P<hour>\d\d)/"
@@ -132,9 +133,12 @@ def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
 
 def _cut(value: str) -> str:
     """As many whole characters as fit into MAX_METADATA_BYTES of percent-encoded text."""
+    whole = quote(value[: MAX_METADATA_BYTES + 1], safe=_PLAIN, errors="replace")
+    if len(whole) <= MAX_METADATA_BYTES:
+        return whole
     encoded = ""
     for character in value[:MAX_METADATA_BYTES]:
-        escaped = quote(character, safe="-._~:", errors="replace")
+        escaped = quote(character, safe=_PLAIN, errors="replace")
         if len(encoded) + len(escaped) > MAX_METADATA_BYTES:
             break
         encoded += escaped

@@ -74,7 +74,7 @@ class Batch:
 def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datetime) -> Batch:
     """Every raw event ends up in exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
-    seen: dict[str, set[bytes]] = {}
+    seen: dict[str, list[bytes]] = {}
     latest = received_at + MAX_CLOCK_AHEAD
     for index, raw in enumerate(parts.raws):
         try:
@@ -88,13 +88,13 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
         except InvalidEvent as error:
             batch.rejected.append(Rejected(index, _event_id(value), text, True, error.reasons))
             continue
-        contents = seen.setdefault(event.id, set())
+        contents = seen.setdefault(event.id, [])
         if text in contents:
             batch.duplicates += 1
             continue
         if contents:
             batch.conflicts.append(Conflict(index, event.id))
-        contents.add(text)
+        contents.append(text)
         if batch.oldest_at is None or event.created_at < batch.oldest_at:
             batch.oldest_at = event.created_at
         batch.lines.append(text)
