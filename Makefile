@@ -74,4 +74,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
