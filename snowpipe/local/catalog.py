@@ -7,6 +7,7 @@ because DuckDB writes one database a transaction and a file's rows must be commi
 import json
 import re
 import secrets
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -135,6 +136,7 @@ class Catalog:
         self.version = 0
         """Rises with every statement that may change an object: what was compiled before is then stale."""
         self.prepared: set[str] = set()
+        self._preparing = threading.Lock()  # the loader and a session may come at once
         self.dropped: set[str] = set()
         """Databases that sessions may still stand in."""
         with fakesnow.cursor() as cursor:
@@ -174,10 +176,11 @@ class Catalog:
 
     def has_histories(self, database: str) -> None:
         """Make the hidden tables of a database before they are first asked for."""
-        if database not in self.prepared:
-            with self.fakesnow.cursor() as cursor:
-                cursor.execute(HISTORIES.format(hidden=hidden(database)))
-            self.prepared.add(database)
+        with self._preparing:
+            if database not in self.prepared:
+                with self.fakesnow.cursor() as cursor:
+                    cursor.execute(HISTORIES.format(hidden=hidden(database)))
+                self.prepared.add(database)
 
     def forget_bulk_loads(self, table: Name) -> None:
         self.has_histories(table.database)

@@ -1,4 +1,4 @@
-"""moto for S3, SNS and SQS, once per run; a local Snowflake per module; a database and a bucket per test."""
+"""moto for S3, SNS and SQS, and a local Snowflake, once per run; a database and a bucket per test."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ def aws() -> Iterator[Aws]:
     server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
     process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
     yield process

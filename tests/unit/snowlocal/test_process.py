@@ -71,6 +71,7 @@ def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aw
     warehouse.run("GRANT MONITOR ON PIPE RAW.EVENTS_PIPE TO ROLE R")
     warehouse.put("events/a", {"_id": 1})
     eventually(lambda: warehouse.status()["pendingFileCount"])
+    warehouse.run(f"CREATE TEMPORARY TABLE {warehouse.database}.RAW.LEFT_OVER AS SELECT 1 AS A")
     shown = (
         "SHOW PIPES IN ACCOUNT",
         "DESC STAGE RAW.EVENTS_STAGE",
@@ -85,6 +86,9 @@ def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aw
     own_local.start()
     warehouse.reconnect()
     assert [warehouse.run(sql) for sql in shown] == before
+    assert "LEFT_OVER" in warehouse.refused("SELECT * FROM RAW.LEFT_OVER"), (
+        "temporary, of a session that is gone"
+    )
     assert warehouse.status()["pendingFileCount"] == 1
     warehouse.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE")
     warehouse.has_rows(1)
@@ -100,15 +104,6 @@ def test_messages_that_waited_for_their_pipe_are_loaded(own_local: LocalProcess,
     loading.reconnect()
     loading.pipe()
     loading.has_rows(20)
-
-
-def test_a_temporary_relation_of_a_killed_session_is_gone(own_local: LocalProcess, aws: Aws) -> None:
-    warehouse = Warehouse(own_local.start(), aws)
-    warehouse.run(f"CREATE TEMPORARY TABLE {warehouse.database}.RAW.LEFT_OVER AS SELECT 1 AS A")
-    own_local.kill()
-    own_local.start()
-    warehouse.reconnect()
-    assert "LEFT_OVER" in warehouse.refused("SELECT * FROM RAW.LEFT_OVER")
 
 
 def test_a_second_process_on_the_same_folder_is_refused_in_one_line(local: LocalProcess) -> None:
