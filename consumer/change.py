@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from heapq import merge
 from typing import Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from consumer.visits import MERGE_GAP, Order, Pair, Visit, counts, order_of, ste
 from contract.events import GeofenceEvent
 
 type NoticeKind = Literal["arrived", "departed", "visit_restated"]
+type Start = tuple[datetime, str]
 type Row = dict[str, str | float | bool | None]
 
 
@@ -35,6 +36,20 @@ class Change:
     last_before: Visit | None
     last_after: Visit | None
     orphan_exits: int
+
+    @property
+    def visits(self) -> int:
+        """How many visits are other than before, new or gone."""
+        old, new = self.by_start()
+        return sum(old.get(start) != new.get(start) for start in {**old, **new})
+
+    def by_start(self) -> tuple[dict[Start, Visit], dict[Start, Visit]]:
+        """The visits before and after, by what makes each the same visit."""
+        old, new = ((*self.before, self.last_before), (*self.after, self.last_after))
+        return (
+            {(v.entered_at, v.entered_event_id): v for v in old if v},
+            {(v.entered_at, v.entered_event_id): v for v in new if v},
+        )
 
 
 class Notice(NamedTuple):
@@ -127,8 +142,7 @@ def notices(pair: Pair, version: int, changed: Change) -> list[Notice]:
     - `visit_restated`: what was told of a visit no longer holds in another way: a closed one differs, is open
       again or is gone (then `visit` is the one that took its place, or null), or an open one ended unclosed.
     """
-    old = {(v.entered_at, v.entered_event_id): v for v in (*changed.before, changed.last_before) if v}
-    new = {(v.entered_at, v.entered_event_id): v for v in (*changed.after, changed.last_after) if v}
+    old, new = changed.by_start()
     told: list[Notice] = []
 
     def tell(kind: NoticeKind, now: Visit | None, was: Visit | None) -> None:

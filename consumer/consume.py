@@ -128,12 +128,13 @@ def _add(
     for pair, result in ports.store.add({p: [e for _, e in some] for p, some in pairs.items()}).items():
         some = pairs[pair]
         if isinstance(result, Refused):
-            reason = Reason("refused_by_store", "", str(result))
-            refused += (Poison(record, (reason,)) for record, _ in some)
+            refused += (Poison(record, (_refused(result),)) for record, _ in some)
         elif isinstance(result, Exception):
             outcome.stop_at(some[0][0], result)
         else:
-            outcome.consumed += len(some)
+            never = [(record, result.refused.get(event.event_id)) for record, event in some]
+            refused += (Poison(record, (_refused(why),)) for record, why in never if why)
+            outcome.consumed += sum(why is None for _, why in never)
             outcome.added += result.added
             outcome.repeated += result.repeated
             outcome.outdone += result.outdone
@@ -141,6 +142,10 @@ def _add(
             outcome.orphan_exits += result.orphan_exits
             outcome.told += result.told
     _keep(refused, ports.set_aside, outcome)
+
+
+def _refused(why: Refused) -> Reason:
+    return Reason("refused_by_store", "", str(why))
 
 
 def _keep(poison: Sequence[Poison], set_aside: SetAside, outcome: Outcome) -> None:

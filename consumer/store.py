@@ -26,6 +26,7 @@ import msgspec
 from consumer import items
 from consumer.change import Change, Notice, Rule, change
 from consumer.head import Entry, Head, done_item, entry_of, event_items, head_item, head_of, new_entry
+from consumer.retry import Refused
 from consumer.table import Failures, Table
 from consumer.visits import Order, Pair, Visit, content_of, order_of
 from contract.events import GeofenceEvent
@@ -49,7 +50,11 @@ class RaceLost(Exception):  # noqa: N818
 
 @dataclass(slots=True)
 class Added:
-    """What adding events to a pair came to. `outdone`: another content of that id counts, and did before."""
+    """What adding events to a pair came to.
+
+    `outdone`: another content of that id counts, and did before. `refused`: by event id, what DynamoDB will
+    never take; all others are added.
+    """
 
     added: int = 0
     repeated: int = 0
@@ -57,6 +62,7 @@ class Added:
     visits_changed: int = 0
     orphan_exits: int = 0
     told: int = 0
+    refused: dict[str, Refused] = field(default_factory=dict)
 
 
 class _News(NamedTuple):
@@ -65,6 +71,8 @@ class _News(NamedTuple):
     first: list[GeofenceEvent]
     lesser: list[GeofenceEvent]
     superseded: list[GeofenceEvent]
+    repeated: list[GeofenceEvent]
+    outdone: list[GeofenceEvent]
 
 
 @dataclass(slots=True)
@@ -87,7 +95,9 @@ class _Job:
         until = self.waiting[0].occurred_at + MAX_SPAN
         self.taken = [e for e in self.waiting[: self.at_once] if e.occurred_at <= until]
 
-    def took(self) -> None:
+    def took(self, news: _News) -> None:
+        self.result.repeated += len(news.repeated)
+        self.result.outdone += len(news.outdone)
         del self.waiting[: len(self.taken)]
         self.at_once, self.races = EVENTS_A_CHANGE, 0
 
@@ -104,7 +114,7 @@ class Store:
     def add(self, events: Mapping[Pair, Sequence[GeofenceEvent]]) -> dict[Pair, Added | Exception]:
         """Make each pair's visits what they are with these events; what is `Added` is durable and told.
 
-        An exception, as a value: perhaps not all of that pair is done; add the same again (not if `Refused`).
+        An exception, as a value: perhaps not all of that pair is done; add the same again.
         """
         jobs = [_job(pair, some) for pair, some in events.items()]
         while left := [job for job in jobs if job.waiting and not job.failure]:
@@ -140,11 +150,18 @@ class Store:
         news = self._news(job)
         added = [*news.first, *news.lesser]
         if not added:
-            job.took()
+            job.took(news)
             return
         changed = self._change(job, added, news.superseded)
         version = job.head.version + 1
-        entry = new_entry(job.pair, version, changed, **news._asdict())
+        entry = new_entry(
+            job.pair,
+            version,
+            changed,
+            first=news.first,
+            lesser=news.lesser,
+            superseded=news.superseded,
+        )
         text = msgspec.json.encode(entry)
         if len(text) > MAX_ENTRY_BYTES and len(job.taken) > 1:
             job.at_once = len(job.taken) // 2
@@ -152,7 +169,15 @@ class Store:
         visit = job.head.visit if changed.last_before == changed.last_after else changed.last_after
         through = max(order_of(event) for event in added)
         head = Head(version, max(through, job.head.through or through), visit, text)
-        if not self._table.put_version(head_item(job.pair, head), job.head.version or None):
+        try:
+            won = self._table.put_version(head_item(job.pair, head), job.head.version or None)
+        except Refused as refused:
+            if len(job.taken) > 1:
+                job.at_once = len(job.taken) // 2
+            else:  # the culprit stands alone
+                job.result.refused[job.waiting.pop(0).event_id] = refused
+            return
+        if not won:
             job.races += 1
             if job.races == MAX_RACES:
                 raise RaceLost(job.pk)
@@ -160,20 +185,20 @@ class Store:
             return
         job.head, job.under_way = head, entry
         job.result.added += len(added)
-        job.result.visits_changed += len(changed.before) + (changed.last_before != changed.last_after)
+        job.result.visits_changed += changed.visits
         job.result.orphan_exits += changed.orphan_exits
         job.result.told += len(entry.told)
-        job.took()
+        job.took(news)
 
     def _news(self, job: _Job) -> _News:
-        news = _News([], [], [])
+        news = _News([], [], [], [], [])
         for event in job.taken:
             key = items.event_key(event)
             first = job.first_contents.get(event.event_id)
             if first is None:
                 news.first.append(event)
             elif first == key:
-                job.result.repeated += 1
+                news.repeated.append(event)
             else:
                 prefix = items.lesser_prefix(event.event_id)
                 others = self._table.query(job.pk, prefix, prefix + items.LAST)
@@ -182,12 +207,12 @@ class Store:
                 ]
                 least = min(contents, key=content_of)
                 if event in contents:
-                    job.result.repeated += 1
+                    news.repeated.append(event)
                 elif content_of(event) < content_of(least):
                     news.lesser.append(event)
                     news.superseded.append(least)
                 else:
-                    job.result.outdone += 1
+                    news.outdone.append(event)
         return news
 
     def _change(self, job: _Job, added: list[GeofenceEvent], superseded: list[GeofenceEvent]) -> Change:

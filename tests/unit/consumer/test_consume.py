@@ -13,7 +13,7 @@ from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
 from consumer.items import pair_key
 from consumer.records import records_of
 from consumer.retry import Refused
-from consumer.store import Store
+from consumer.store import Added, Store
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
 
@@ -170,6 +170,19 @@ def test_what_the_store_can_never_take_is_set_aside():
     ports = Ports(FailingStore(world.ports.store, {"truck-1": Refused("key too long")}), world.aside)
     outcome = consume(records_of(batch_of([as_json(ENTER), as_json(EXIT)])), ports)
     assert (outcome.stopped_at, world.codes()) == (None, ["refused_by_store"] * 2)
+
+
+def test_of_a_pair_only_what_the_store_can_never_take_is_set_aside():
+    class Choosy(FailingStore):
+        def add(self, events):
+            return {p: Added(added=1, refused={"b": Refused("no")}) for p in events}
+
+    world = World()
+    outcome = consume(
+        records_of(batch_of([as_json(ENTER), as_json(EXIT)])), Ports(Choosy(None, {}), world.aside)
+    )
+    assert (outcome.consumed, outcome.stopped_at, world.codes()) == (1, None, ["refused_by_store"])
+    assert world.aside.kept[0].record.sequence_number == "2"
 
 
 @settings(deadline=None, max_examples=60)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from consumer.change import Rule
 from consumer.items import pair_key
+from consumer.retry import Refused
 from consumer.store import Added, Store
 from consumer.visits import Pair, pair_of, visits_of
 from contract.events import Fence
@@ -219,6 +220,34 @@ def test_whoever_comes_next_finishes_and_publishes_what_a_dead_process_began():
     assert [n.kind for n in bus.told] == ["arrived", "departed"]
     (visit,) = table.visits(pair_key(HOME))
     assert (visit.entered_event_id, visit.exited_event_id) == ("a", "b")
+
+
+def test_an_event_that_dynamodb_never_takes_is_found_by_halves_and_the_others_are_added():
+    class Choosy(FakeTable):
+        def put_version(self, item, expected):
+            if "bad" in str(item["entry"]):
+                raise Refused("ValidationException")
+            return super().put_version(item, expected)
+
+    some = [event("enter" if n % 2 else "exit", n * 10, f"e{n}") for n in range(20)]
+    bad = [event("dwell", 55, "bad-1"), event("exit", 155, "bad-2")]
+    table = Choosy()
+    added = store(table).add({HOME: [*bad, *some]})[HOME]
+    assert (set(added.refused), added.added) == ({"bad-1", "bad-2"}, 20)
+    assert table.visits(pair_key(HOME)) == list(visits_of(some)[HOME].visits)
+
+
+def test_it_says_how_many_visits_are_other_than_before():
+    table = FakeTable()
+
+    def changed(*some):
+        return store(table).add({HOME: some})[HOME].visits_changed
+
+    assert changed(event("enter", 0)) == 1
+    assert changed(event("exit", 60)) == 1
+    assert changed(event("exit", 70)) == 0
+    assert changed(event("enter", 600), event("exit", 660), event("enter", 1200)) == 2
+    assert changed(event("enter", 30)) == 2  # the first ends unclosed there, and a new one begins
 
 
 def test_a_process_that_wakes_up_late_overwrites_nothing():
