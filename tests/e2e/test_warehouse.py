@@ -429,6 +429,23 @@ def test_dbt_and_the_consumer_find_the_same_visits_in_random_sets_of_events(buil
     assert len(found) == len(by_the_mart(found)) > 100
 
 
+def test_the_docs_build_and_every_model_tells_its_grain(built: Built) -> None:
+    built.stage.done("dbt", "--quiet", "docs", "generate")
+    target = built.stage.folder / "dbt" / "target"
+    catalog, manifest = (
+        json.loads((target / f"{name}.json").read_text()) for name in ("catalog", "manifest")
+    )
+    # The local Snowflake's information schema tells dbt of tables, not of views.
+    models = {
+        name: node
+        for name, node in manifest["nodes"].items()
+        if node["resource_type"] == "model" and node["config"]["materialized"] != "view"
+    }
+    assert catalog["errors"] is None
+    assert set(models) == set(catalog["nodes"])
+    assert all("row per" in " ".join(node["description"].lower().split()) for node in models.values())
+
+
 def test_dbt_and_the_consumer_count_the_same_orphaned_exits(built: Built) -> None:
     rows = built.stage.query(f"SELECT * FROM {built.stage.database}.MARTS.GEOFENCE_PAIRS")
     found = {
