@@ -136,6 +136,10 @@ for name in "$@"; do
     checkov) make_environment checkov requirements-checkov.txt "" ;;
     localstack) make_environment localstack localstack/requirements.txt localstack/plugin/pyproject.toml install_plugin ;;
     dbt) make_environment dbt snowpipe/dbt/requirements.txt "" ;;
+    spark)
+      need_java
+      make_environment spark glue/requirements.txt "" true 3.11 ;; # as AWS Glue 5 has it
+    airflow) make_environment airflow airflow/requirements.txt "" ;;
     node) make_node ;;
     java) need_java ;;
     *) die "there is no $name; choose from main lambda localstack dbt spark airflow checkov node java" ;;

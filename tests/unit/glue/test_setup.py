@@ -1,0 +1,17 @@
+"""What `make spark` and `make airflow` ask of ops/setup.sh is there."""
+
+import re
+
+import pytest
+
+from glue.publish import ROOT
+
+
+@pytest.mark.parametrize("target", ["spark", "airflow"])
+def test_setup_knows_each_environment_that_a_target_asks_for(target: str) -> None:
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    asked = re.search(r"ops/setup\.sh (.+)", recipe[1])
+    assert asked
+    known = set(re.findall(r"^    (\w+)\)", (ROOT / "ops/setup.sh").read_text(), re.MULTILINE))
+    assert set(asked[1].split()) <= known
