@@ -285,6 +285,31 @@ def test_visits_of_a_device_are_listed(pipeline: Pipeline, device: str) -> None:
     assert (visit["entered_event_id"], visit["exited_event_id"]) == (enter["_id"], exit_["_id"])
 
 
+# --- set-aside
+
+
+def test_what_can_never_succeed_is_shown_with_its_reason_sent_again_and_let_go(
+    pipeline: Pipeline, device: str
+) -> None:
+    def mine(*options: str) -> list[dict[str, Any]]:
+        shown = pipeline.ops("set-aside", "invalid_json_value", *options, "--json").result
+        return [row for row in shown if row["partition_key"] == device]
+
+    pipeline.aws("kinesis").put_record(
+        StreamName=pipeline.outputs.stream, Data=b"not an event", PartitionKey=device
+    )
+    [found] = eventually(mine)
+    assert found["reasons"] == "invalid_json_value"
+
+    again = pipeline.ops("set-aside", found["object_key"], "--send", "--json")
+    assert again.result["sent"] >= 1
+    assert eventually(lambda: len(mine()) >= 2), "the same poison again, under the hour or batch it came in"
+    for row in mine():
+        gone = pipeline.ops("set-aside", row["object_key"], "--purge", "--yes", "--json")
+        assert gone.exit_code == 0
+    assert mine() == []
+
+
 # --- demo
 
 
