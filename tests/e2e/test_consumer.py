@@ -16,6 +16,8 @@ from tests.e2e.vocabulary import FARM, Event, Pipeline, crossing, eventually, ro
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MORNING = NOW - timedelta(hours=6)
+# LocalStack ends a running function when its settings change, and then waits longer and longer before the next try.
+PATIENCE = 150
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def test_shuffled_and_doubled_events_give_exactly_the_visits_of_the_clean_run(
     for n in range(0, len(events), 9):
         assert pipeline.post(*events[n : n + 9]).status == 202
     expected = eventually(lambda: len(found := pipeline.visits_of(clean)) == 7 and found)
-    assert eventually(lambda: shape(pipeline.visits_of(mixed)) == shape(expected), within=60)
+    assert eventually(lambda: shape(pipeline.visits_of(mixed)) == shape(expected), within=PATIENCE)
     assert [s.exit_missed for s in expected].count(True) == 1
     printed = pipeline.ops("visits", "--device", mixed, "--json").result
     assert [(v["entered_event_id"], v["exit_missed"]) for v in printed] == [
@@ -115,12 +117,12 @@ def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
     with behind_a_proxy(pipeline, "DYNAMODB") as table:
         table.fault = fault
         assert pipeline.post(*sent).status == 202
-        assert eventually(lambda: table.seen > 3, within=60)
+        assert eventually(lambda: table.seen > 3, within=PATIENCE)
         if fault is Fault.THROTTLED:
             assert pipeline.visits_of(device) == []
         table.fault = Fault.NONE
         assert eventually(
-            lambda: [s.exit_missed for s in pipeline.visits_of(device)] == [False] * 2, within=90
+            lambda: [s.exit_missed for s in pipeline.visits_of(device)] == [False] * 2, within=PATIENCE
         )
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
@@ -131,8 +133,8 @@ def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_i
     with told_to_a_queue(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
         bus.fault = Fault.THROTTLED
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202
-        assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=60)
-        assert eventually(lambda: bus.seen > 2, within=60)
+        assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=PATIENCE)
+        assert eventually(lambda: bus.seen > 2, within=PATIENCE)
         bus.fault = Fault.NONE
         told: list[Event] = []
 
@@ -140,7 +142,7 @@ def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_i
             told.extend(t for t in receive() if t["detail"]["device_id"] == device)
             return {"arrived", "departed"} <= {t["detail-type"] for t in told}
 
-        assert eventually(all_told, within=90)
+        assert eventually(all_told, within=PATIENCE)
     assert len({t["detail"]["id"] for t in told}) == 2
 
 
