@@ -36,7 +36,7 @@ def outputs(folder: Path, **snowflake: object) -> dict[str, str]:
     } | snowflake
     found = {
         "bucket": "milkrun",
-        "topic_arn": "arn:aws:sns:eu-west-1:123456789012:t",
+        "topic_arn": "arn:aws:sns:eu-west-1:123456789012:milkrun-dev-archive",
         "snowflake": connection,
     }
     (folder / "outputs.json").write_text(json.dumps(found))
