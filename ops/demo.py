@@ -146,7 +146,7 @@ class Demo:
         def read() -> int:
             # The stream's clock may be a little behind ours.
             records = stores.stream_records(kinesis, self._outputs.stream, began_at - timedelta(seconds=5))
-            self._ledger.mark("published", (stores.event_id_of(r.data) for r in records), only_ours=True)
+            self._ledger.mark("published", stores.event_ids_among(records), only_ours=True)
             return self._show(task, "published")
 
         until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=PATIENCE_S, every_s=1)

@@ -33,8 +33,17 @@ def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
 
 
 def event_id_of(line: bytes) -> str:
-    """Of a line of `events/` or a record on the stream: both are strict JSON with an `_id`."""
+    """Of a line of `events/`: strict JSON with an `_id`."""
     return str(json.loads(line)["_id"])
+
+
+def event_ids_among(records: Iterable[StreamRecord]) -> Iterator[str]:
+    """On the stream anything may lie: other producers write there too, and what they write may be no event."""
+    for record in records:
+        try:
+            yield event_id_of(record.data)
+        except (ValueError, LookupError, TypeError):
+            continue
 
 
 def stream_records(
