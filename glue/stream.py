@@ -224,9 +224,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--overdue-seconds", type=int, default=7200)
     parser.add_argument("--objects-a-batch", type=int, default=10_000)
     parser.add_argument("--every-seconds", type=int, help="follow for ever; without it: what is there now")
-    parser.add_argument(
-        "--master", help="Spark's master, such as local[2]; none on Glue, which brings its own"
-    )
     given = arguments(parser, argv)
     store = given.store
     stream = Stream(

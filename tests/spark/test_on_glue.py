@@ -49,6 +49,15 @@ def test_each_script_finds_all_that_it_imports_in_the_zip(published: Path) -> No
         assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.parametrize("job", [*JOBS, "beam"])
+def test_each_command_can_be_asked_for_help(job: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", f"glue.{job}", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "--archive" in ended.stdout
+
+
 def test_the_published_script_compacts_with_spark_beside_glue_s_arguments(
     published: Path, tmp_path: Path
 ) -> None:

@@ -141,10 +141,11 @@ def test_killed_again_and_again_each_row_is_there_exactly_once(tmp_path: Path) -
     landed(tmp_path, events, each=12)
     command = [*STREAM, "--archive", str(tmp_path), "--checkpoint", str(tmp_path / "checkpoint")]
     sink = tmp_path / "streamed/live/trucks_inside"
+    said = tmp_path / "stderr"
     kills = 0
     while True:
         before = len(list(sink.glob("*.parquet")))
-        stream = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+        stream = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=said.open("a"))
         deadline = time.monotonic() + 240
         while stream.poll() is None:
             assert time.monotonic() < deadline
@@ -155,7 +156,7 @@ def test_killed_again_and_again_each_row_is_there_exactly_once(tmp_path: Path) -
             time.sleep(0.02)
         if stream.wait() == 0:
             break
-        assert stream.returncode == -signal.SIGKILL
+        assert stream.returncode == -signal.SIGKILL, said.read_text()[-4000:]
     assert kills == 2
     windows, overdue = expected(events, watermark(events))
     assert rows_of(Folder(tmp_path), "live", "trucks_inside") == windows
