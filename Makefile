@@ -50,6 +50,9 @@ airflow: setup ## the hourly and back-fill DAGs: integrity, and a whole run agai
 	@ops/setup.sh airflow
 	.venvs/airflow/bin/python -m pytest tests/airflow -W ignore
 
+bench: setup ## measure handler, cold start, consumer, loader (ONLY=handler,...); keeps .local/bench/latest.json
+	@$(PY) -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
+
 nightly: setup ## what Airflow's DAG does, without Airflow: reconcile, repair, dbt, compact, report
 	@$(PY) -m ops.nightly
 
