@@ -14,6 +14,7 @@ from glue.archive import Folder, Hours
 from glue.compact import MAX_TYPES, compact_with_duckdb, compacted_files, stale
 from glue.parquet import FULL_BYTES
 from glue.spark_compact import compact_with_spark
+from tests.spark.killing import kill_all
 from tests.unit.glue.made import HOUR, archived, line, payloads
 from tests.unit.glue.test_compact import Flaky, some_lines, spoil
 
@@ -127,8 +128,7 @@ def test_killed_before_the_manifest_the_old_stands_and_the_next_run_finishes(
             assert time.monotonic() < deadline
             time.sleep(0.1)
     finally:
-        os.killpg(job.pid, 9)  # the driver and its JVM
-        job.wait()
+        kill_all(job)  # the driver and its JVM
     assert len(list(store.list("compacted/dt="))) > len(compacted_files(store, hours))
     assert sorted(payloads(store, compacted_files(store, hours))) == sorted(old)
     list(compact_with_spark(spark, store, stale(store, hours)))

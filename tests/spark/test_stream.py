@@ -24,6 +24,7 @@ from glue.beam import trucks_inside
 from glue.occupancy import SECOND_US, State, Times, advance, crossing
 from glue.rows import from_micros, micros
 from glue.stream import Stream, rows_of, run
+from tests.spark.killing import kill_all
 from tests.unit.glue.made import HOUR, TYPES, archived, crossing_line
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +151,7 @@ def test_killed_again_and_again_each_row_is_there_exactly_once(tmp_path: Path) -
         while stream.poll() is None:
             assert time.monotonic() < deadline
             if kills < 2 and len(list(sink.glob("*.parquet"))) > before:
-                os.killpg(stream.pid, signal.SIGKILL)
+                kill_all(stream)
                 kills += 1
                 break
             time.sleep(0.02)
