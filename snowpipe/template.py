@@ -11,12 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 from sqlglot import Token, TokenType
 
 DDL = Path(__file__).parent / "ddl"
 
-Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,127}$")]
+
+def _plain(word: str) -> str:
+    # SQL keeps words of its own (TRUE, TABLE): unquoted they name nothing.
+    if [token.token_type for token in tokens(word)] != [TokenType.VAR]:
+        raise ValueError("a word that SQL keeps for itself")
+    return word
+
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,127}$"), AfterValidator(_plain)]
 Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Arn = Annotated[
     str, StringConstraints(pattern=r"^arn:aws[a-z-]*:(sns|iam):[a-z0-9-]*:[0-9]{12}:[A-Za-z0-9_+=,.@/-]+$")

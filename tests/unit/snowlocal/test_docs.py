@@ -7,7 +7,7 @@ HERE = Path(__file__).parent
 DOC = HERE.parents[2] / "docs" / "local-vs-snowflake.md"
 
 
-def tests_there_are() -> set[str]:
+def named_in_the_tree() -> set[str]:
     trees = [ast.parse(file.read_text()) for file in HERE.glob("test_*.py")]
     return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -15,4 +15,4 @@ def tests_there_are() -> set[str]:
 def test_every_proof_that_the_table_names_is_a_test() -> None:
     named = {word for word in DOC.read_text().split("`") if word.startswith("test_")}
     assert len(named) > 40
-    assert named - tests_there_are() == set()
+    assert named - named_in_the_tree() == set()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -44,8 +44,16 @@ def test_a_parameter_that_could_change_a_statement_is_refused(name: str, text: s
         Parameters.model_validate(GOOD | {name: GOOD[name] + text if text else ""})
 
 
+@pytest.mark.parametrize("word", ["TRUE", "TABLE", "SELECT", "NULL"])
+def test_a_word_that_sql_keeps_for_itself_names_no_database(word: str) -> None:
+    with pytest.raises(ValidationError):
+        Parameters.model_validate(GOOD | {"database": word})
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(GOOD)), st.text(max_size=20))
+@example("database", "TRUE")
+@example("warehouse", "TABLE")
 def test_whatever_is_let_in_leaves_every_statement_its_shape(name: str, text: str) -> None:
     try:
         parameters = Parameters.model_validate(GOOD | {name: text})
