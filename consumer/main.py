@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from consumer.aws import ports_of
 from consumer.consume import Ports
@@ -13,18 +13,11 @@ from consumer.records import records_of
 from consumer.report import report
 from consumer.settings import Settings
 from contract import logs
+from contract.invocation import Context
 from contract.metrics import with_metrics
 
 # Kept back from the function's timeout: a portion of pairs that meets a slow DynamoDB, and the answer.
 LAST_PORTION_SECONDS = 15
-
-
-class Context(Protocol):
-    """Lambda's context, as far as it is read."""
-
-    aws_request_id: str
-
-    def get_remaining_time_in_millis(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

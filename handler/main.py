@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from contract import logs
+from contract.invocation import Context
 from contract.metrics import with_metrics
 from handler import codes
 from handler.aws import SqsRedriveQueue, client
@@ -29,14 +30,6 @@ RETRY_AFTER_SECONDS = 5
 ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer in
 
 log = structlog.get_logger()
-
-
-class Context(Protocol):
-    """Lambda's context, as far as it is read."""
-
-    aws_request_id: str
-
-    def get_remaining_time_in_millis(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

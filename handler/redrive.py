@@ -12,11 +12,11 @@ import msgspec
 import structlog
 
 from contract import logs
+from contract.invocation import Context
 from contract.metrics import with_metrics
 from contract.objects import lines_of
 from handler.aws import KinesisStream, S3Archive, S3Lines, client
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, set_aside
-from handler.main import Context
 from handler.publish import Clock, Stream, Unavailable, publish
 from handler.settings import Settings
 from handler.sift import Record

@@ -14,6 +14,7 @@ from botocore.config import Config
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract import logs
+from contract.invocation import Context
 from contract.metrics import with_metrics
 from snowpipe.check.pipes import Health, health, parse
 from snowpipe.check.sqlapi import Signer, SqlApi, log_in_token
@@ -64,7 +65,7 @@ def parts() -> Parts:
     )
 
 
-def check(_event: Any, context: Any) -> None:
+def check(_event: Any, context: Context) -> None:
     """Raises if nobody could look: no answer is no good news."""
     known = parts()
     logs.bind(request_id=context.aws_request_id)
