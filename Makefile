@@ -42,9 +42,6 @@ unit: setup ## unit tests
 e2e: setup ## end-to-end tests against a stack of their own
 	$(PY) -m pytest tests/e2e
 
-faults: setup ## the consumer while DynamoDB and EventBridge refuse
-	MILKRUN_FAULTS=1 $(PY) -m pytest tests/e2e/test_consumer.py -k refuses
-
 spark: ## jobs over the whole archive on Spark and Beam: local[2], Python 3.11 and Java 17
 	@ops/setup.sh main spark
 	.venvs/spark/bin/python -m pytest tests/spark -W ignore
@@ -80,4 +77,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: faults kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
