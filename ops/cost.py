@@ -101,11 +101,18 @@ class Line:
 
 
 class Prices:
-    """prices.yml; a name that it does not have is an error."""
+    """prices.yml; a name that it does not have is an error.
+
+    `as_of`: when the price that was read longest ago was read. `not_confirmed`: those that were read nowhere.
+    """
 
     def __init__(self, path: Path = PRICES) -> None:
         self._found: dict[str, Any] = yaml.safe_load(path.read_text())
-        self.as_of: date = self._found["as_of"]
+        services = {name: of for name, of in self._found.items() if isinstance(of, dict)}
+        self.as_of: date = min(of["seen_on"] for of in services.values())
+        self.not_confirmed = [
+            f"{name}.{item}" for name, of in services.items() for item in of.get("not_confirmed", ())
+        ]
 
     def __getitem__(self, name: str) -> float:
         service, _, item = name.partition(".")
@@ -299,6 +306,7 @@ def command(
         terminal.print_json(
             {
                 "prices_as_of": prices.as_of.isoformat(),
+                "prices_not_confirmed": prices.not_confirmed,
                 "events_per_day": events_per_day,
                 "batch": batch,
                 "components": rows,
@@ -312,6 +320,10 @@ def command(
     terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} a million events\n")
     terminal.show_rows(others, as_json, title="Compared")
     terminal.out.print(
-        f"\nList prices of us-east-1 as of {prices.as_of}, before free tiers; sources: ops/prices.yml."
+        f"\nList prices of us-east-1 as read on {prices.as_of}, before free tiers; sources: ops/prices.yml."
         " Not in it: Snowflake's warehouses, data transfer, support."
     )
+    if prices.not_confirmed:
+        terminal.out.print(
+            f"[yellow]Read in no source, look before you rely on it:[/] {', '.join(prices.not_confirmed)}"
+        )

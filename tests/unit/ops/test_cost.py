@@ -1,8 +1,8 @@
 """The cost model: held against figures that were worked out apart from it, and against its own prices."""
 
 import json
-import re
 from dataclasses import replace
+from datetime import date
 
 import pytest
 import typer
@@ -86,17 +86,43 @@ def test_a_tenth_of_the_load_costs_no_more_and_fixed_costs_stay(prices):
     assert small > 30  # a stream, metrics and alarms are there before the first event
 
 
-def test_every_price_names_its_source_and_every_price_is_used():
-    text = PRICES.read_text()
-    found = yaml.safe_load(text)
-    services = {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+ABOUT = {"source", "seen_in", "seen_on", "not_confirmed"}
+
+
+def services():
+    found = yaml.safe_load(PRICES.read_text())
+    return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
+
+
+def test_every_price_is_used_and_none_is_free():
     source = (PRICES.parent / "cost.py").read_text()
-    for service, entry in services.items():
-        assert entry.pop("source")
-        for item, price in entry.items():
-            assert price > 0
+    for service, entry in services().items():
+        for item in entry.keys() - ABOUT:
+            assert entry[item] > 0
             assert f'"{service}.{item}"' in source, f"{service}.{item} is in nobody's bill"
-    assert re.search(r"^as_of: \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+
+
+def test_every_price_says_which_page_binds_where_it_was_read_and_when():
+    for service, entry in services().items():
+        for url in (entry["source"], *entry["seen_in"]):
+            assert url.startswith("https://"), service
+        assert isinstance(entry["seen_on"], date)
+        assert set(entry.get("not_confirmed", ())) <= entry.keys() - ABOUT
+
+
+def test_what_was_read_nowhere_is_said_beside_the_bill(prices):
+    assert prices.not_confirmed == ["firehose.gb_in"]
+    assert json.loads(run("--json"))["prices_not_confirmed"] == prices.not_confirmed
+    table = run()
+    assert f"as read on {prices.as_of}" in table
+    assert "Read in no source, look before you rely on it: firehose.gb_in" in table
+
+
+def test_the_date_is_that_of_the_price_which_was_read_longest_ago(tmp_path):
+    made = tmp_path / "prices.yml"
+    made.write_text("a: {seen_on: 2026-11-23, x: 1}\nb: {seen_on: 2025-01-02, y: 2, not_confirmed: [y]}\n")
+    assert Prices(made).as_of == date(2025, 1, 2)
+    assert Prices(made).not_confirmed == ["b.y"]
 
 
 def test_the_bill_counts_the_alarms_that_are_deployed():
