@@ -1,26 +1,29 @@
 """The two calls that every request makes, over signed HTTP: no SDK client stands between.
 
-A client of botocore's costs three times what the call itself does (docs/performance.md). What is kept of it:
-its credentials, which renew themselves, the endpoints that it would choose and its standard retries. The body
-is signed by its SHA-256, which the service checks, so no further checksum is sent.
+A client of botocore's costs ten times what http.client does, urllib3's pool twice (docs/performance.md). What is
+kept of botocore: the endpoints that it would choose, its standard retries, its certificates, and its credentials
+where those have to be renewed. The body is signed by its SHA-256, which the service checks, so no further checksum
+is sent.
 """
 
 import hashlib
 import hmac
 import random
 import re
+import select
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
+import botocore
 import msgspec
-import urllib3
-from botocore.credentials import ContainerProvider, CredentialResolver, EnvProvider
 from botocore.exceptions import BotoCoreError, NoCredentialsError
-from botocore.httpsession import get_cert_path
 
 from contract.objects import LinesObject
 from handler.publish import Malformed, Unavailable
@@ -33,8 +36,7 @@ PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
 PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException"})
 
 _XML_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
-_TIMEOUT = urllib3.Timeout(connect=1, read=2)
-_NO_RETRY = urllib3.Retry(False)
+CONNECT_SECONDS, READ_SECONDS = 1, 2
 
 
 def endpoint_of(service: str, region: str) -> str:
@@ -49,12 +51,28 @@ class Credentials(Protocol):
     def get_frozen_credentials(self) -> Any: ...
 
 
-def function_credentials() -> Credentials:
+class FixedCredentials(NamedTuple):
+    """As long as the execution environment lives, and no longer, Lambda's own are good."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+
+    def get_frozen_credentials(self) -> "FixedCredentials":
+        return self
+
+
+def function_credentials(environment: Mapping[str, str]) -> Credentials:
     """Those that Lambda gives a function: in its environment or, under SnapStart, from a local address.
 
     botocore's session would look in six more places, and importing it is half of a cold start.
     """
-    credentials = CredentialResolver([EnvProvider(), ContainerProvider()]).load_credentials()
+    key, secret = (environment.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+    if key and secret:
+        return FixedCredentials(key, secret, environment.get("AWS_SESSION_TOKEN"))
+    from botocore.credentials import ContainerProvider  # noqa: PLC0415 - a sixth of a cold start
+
+    credentials = ContainerProvider(environment).load()
     if credentials is None:
         raise NoCredentialsError
     found: Credentials = credentials
@@ -110,15 +128,17 @@ class Signer:
 
 
 class Endpoint:
-    """One host, its connections kept open, every request to it signed."""
+    """One host and one connection to it, kept open; every request to it signed. For one request at a time."""
 
     def __init__(self, url: str, signer: Signer) -> None:
         self.url = url
         self._signer = signer
         parts = urlsplit(url)
         self._host, self._path = parts.netloc, parts.path.rstrip("/")
-        trust = {"ca_certs": get_cert_path(True)} if parts.scheme == "https" else {}
-        self._pool = urllib3.connection_from_url(url, timeout=_TIMEOUT, maxsize=2, **trust)
+        if parts.scheme == "https":
+            self._connection: HTTPConnection = HTTPSConnection(self._host, context=_trust())
+        else:
+            self._connection = HTTPConnection(self._host)
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """One try. Raises Unavailable if no answer came."""
@@ -127,10 +147,35 @@ class Endpoint:
             signed = self._signer.signed(
                 method, target, {"host": self._host, **headers}, body, datetime.now(UTC)
             )
-            response = self._pool.urlopen(method, target, body, signed, retries=_NO_RETRY, redirect=False)
-        except (BotoCoreError, urllib3.exceptions.HTTPError, OSError) as error:
+            self._connect()
+            self._connection.request(method, target, body, signed)
+            response = self._connection.getresponse()
+            return Answer(response.status, response.read())
+        except (BotoCoreError, HTTPException, OSError) as error:
+            self._connection.close()
             raise Unavailable(type(error).__name__) from error
-        return Answer(response.status, response.data)
+
+    def _connect(self) -> None:
+        """If there is no connection, or the service has closed it while the function slept."""
+        kept = self._connection.sock
+        if kept and _has_news(kept):  # between two requests that can only be its end
+            self._connection.close()
+            kept = None
+        if not kept:
+            self._connection.timeout = CONNECT_SECONDS
+            self._connection.connect()
+            self._connection.sock.settimeout(READ_SECONDS)
+
+
+def _has_news(connection: Any) -> bool:
+    readable = select.poll()
+    readable.register(connection, select.POLLIN)
+    return bool(readable.poll(0))
+
+
+def _trust() -> ssl.SSLContext:
+    """The certificates that the SDK trusts."""
+    return ssl.create_default_context(cafile=str(Path(botocore.__file__).with_name("cacert.pem")))
 
 
 class S3Objects:

@@ -136,7 +136,7 @@ def _app() -> App:
     """Settings and clients, built by the first request: importing this module needs no AWS."""
     settings = Settings.model_validate(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
-    region, credentials = settings.region, function_credentials()
+    region, credentials = settings.region, function_credentials(os.environ)
     ports = Ports(
         archive=s3_objects(settings.archive_bucket, region, credentials, settings.endpoint("s3")),
         stream=kinesis_records(settings.stream_name, region, credentials, settings.endpoint("kinesis")),

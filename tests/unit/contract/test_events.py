@@ -1,10 +1,13 @@
 """What an event is, and what it is not."""
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from contract.events import Fence, InvalidEvent, check, compact, geofence_event, parse_json
 
@@ -70,6 +73,50 @@ def test_what_a_warehouse_would_not_load_is_not_json(raw: bytes) -> None:
 )
 def test_odd_but_sound_json_is_taken(raw: bytes) -> None:
     assert parse_json(raw) == json.loads(raw)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abé"), inner, max_size=3),
+    max_leaves=6,
+)
+EDITS = st.sampled_from(
+    [b"", b'"a":1,', b'"\\u0061":1,', b"9" * 310, b"e400", b"NaN", b"\xff", b"\\", b'"', b"0", b" "]
+)
+
+
+@given(VALUES, EDITS, st.integers(0, 200), st.booleans())
+@settings(deadline=None, max_examples=300)
+def test_what_is_taken_is_strict_by_another_reader_and_reads_the_same(
+    value: Any, edit: bytes, at: int, escaped: bool
+) -> None:
+    """The fast way through `parse_json` takes no text that the exact way would refuse."""
+    text = json.dumps(value, ensure_ascii=escaped, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    raw = text[:at] + edit + text[at:]
+    try:
+        read = parse_json(raw)
+    except InvalidEvent:
+        return
+
+    def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({name for name, _ in pairs}) == len(pairs)
+        return dict(pairs)
+
+    def finite(digits: str) -> float:
+        assert math.isfinite(float(digits))
+        return float(digits)
+
+    assert json.loads(raw, object_pairs_hook=no_name_twice, parse_float=finite, parse_constant=finite) == read
+
+
+@given(VALUES)
+@settings(deadline=None, max_examples=100)
+def test_every_text_of_a_strict_writer_is_taken(value: Any) -> None:
+    assert parse_json(json.dumps(value).encode()) == value
 
 
 def test_compact_touches_nothing_but_whitespace_outside_strings() -> None:
