@@ -4,11 +4,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+import msgspec
 import structlog
 
 from contract import logs
@@ -64,7 +65,7 @@ def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
         )
     facts["status"] = response["statusCode"]
     facts["total_ms"] = round((time.perf_counter() - started) * 1000, 1)
-    _report(facts | asdict(effects))
+    _report(facts | msgspec.to_builtins(effects))
     return response
 
 
@@ -119,9 +120,9 @@ def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
 
 def _answer(receipt: Receipt) -> dict[str, Any]:
     if receipt.accepted + receipt.duplicates:
-        return answer(202, asdict(receipt), "application/json", {})
+        return answer(202, msgspec.to_builtins(receipt), "application/json", {})
     detail = "Not one valid event. They are kept; do not send them again."
-    return problem(400, codes.NO_VALID_EVENT, detail, asdict(receipt))
+    return problem(400, codes.NO_VALID_EVENT, detail, msgspec.to_builtins(receipt))
 
 
 def _report(facts: Mapping[str, object]) -> None:
