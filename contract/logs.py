@@ -24,6 +24,8 @@ RECORDS_SET_ASIDE = "records_set_aside"
 RECORDS_CONSUMED = "records_consumed"
 # check: one for each pipe. pipe, state, pipe_stopped, pipe_lag_seconds, pipe_deaf_seconds, pipe_pending_files
 PIPE_CHECKED = "pipe_checked"
+# check: one an hour. failed_loads: files that the pipes refused, wholly or in part, of late
+LOADS_CHECKED = "loads_checked"
 
 
 def configure(level: str = "INFO", *before_printing: structlog.typing.Processor) -> None:

@@ -8,6 +8,7 @@ dimension is a metric more on the bill.
 
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import cache
 from typing import Any, Literal
 
 from contract import logs
@@ -33,6 +34,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     logs.RECORDS_SET_ASIDE: ("set_aside",),
     logs.RECORDS_CONSUMED: ("consumed", "set_aside_share", "too_old", "orphan_exits", "visits_changed"),
     logs.PIPE_CHECKED: ("pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"),
+    logs.LOADS_CHECKED: ("failed_loads",),
 }
 # Rejects by code become metrics of their own, rejected_missing_id and so on, for the codes that occur.
 _BY_CODE = "rejected_by_code"
@@ -41,6 +43,7 @@ type Unit = Literal["Count", "Milliseconds", "Seconds", "Percent"]
 type Line = MutableMapping[str, Any]
 
 
+@cache
 def unit_of(field: str) -> Unit:
     """The unit stands in the field's name."""
     units: dict[str, Unit] = {"_ms": "Milliseconds", "_seconds": "Seconds", "_share": "Percent"}

@@ -20,6 +20,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
+# The stages as they stand in params.yml, and one with everything that a parameter switches on: (stage, parameters).
+VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
+    "prod-glue": ("prod", ("glue=true",))
+}
 TEMPLATES = ROOT / "dist" / "templates"
 BIN = ROOT / ".venv" / "bin"
 CHECKOV = ROOT / ".venvs" / "checkov" / "bin" / "checkov"
@@ -68,21 +72,21 @@ def run(*command: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] |
     return done.stdout
 
 
-def template(stage: str) -> Path:
-    """The CloudFormation template that `osls deploy --stage STAGE` would send, made anew if its inputs
+def template(variant: str) -> Path:
+    """The CloudFormation template that `osls deploy` would send for one of VARIANTS, made anew if its inputs
     changed.
     """
-    made = TEMPLATES / f"{stage}.json"
-    stamp = TEMPLATES / f"{stage}.hash"
-    with alone(stage):
+    made = TEMPLATES / f"{variant}.json"
+    stamp = TEMPLATES / f"{variant}.hash"
+    with alone(variant):
         wanted = fingerprint(TEMPLATE_INPUTS)
         if not (made.exists() and stamp.exists() and stamp.read_text() == wanted):
-            _package(stage, made)
+            _package(*VARIANTS[variant], made)
             stamp.write_text(wanted)
     return made
 
 
-def _package(stage: str, target: Path) -> None:
+def _package(stage: str, parameters: Iterable[str], target: Path) -> None:
     # osls keeps its work in .serverless beside serverless.yml, which a deploy may be using: this one works
     # elsewhere.
     with tempfile.TemporaryDirectory() as temporary:
@@ -93,7 +97,9 @@ def _package(stage: str, target: Path) -> None:
         for name in ("node_modules", ".venv", "dist", "ops", "package.json"):
             (service / name).symlink_to(ROOT / name)
         osls = service / "node_modules" / ".bin" / "osls"
-        run(osls, "package", "--stage", stage, "--package", "out", cwd=service, environment=nobody())
+        given = [f"--param={parameter}" for parameter in parameters]
+        command: list[str | Path] = [osls, "package", "--stage", stage, "--package", "out", *given]
+        run(*command, cwd=service, environment=nobody())
         shutil.copy(service / "out" / "cloudformation-template-update-stack.json", target)
 
 
@@ -110,22 +116,24 @@ def nobody() -> dict[str, str]:
     }
 
 
-def resources(stage: str) -> dict[str, Any]:
+def resources(variant: str) -> dict[str, Any]:
     """The template's resources by logical id."""
-    found: dict[str, Any] = json.loads(template(stage).read_text())["Resources"]
+    found: dict[str, Any] = json.loads(template(variant).read_text())["Resources"]
     return found
 
 
 def lint_templates() -> None:
-    run(BIN / "cfn-lint", "--config-file", ROOT / ".cfnlintrc.yml", "--", *map(template, STAGES))
+    run(BIN / "cfn-lint", "--config-file", ROOT / ".cfnlintrc.yml", "--", *map(template, VARIANTS))
 
 
 def scan_templates() -> None:
     if not CHECKOV.exists():
         raise CheckError("checkov is not there: run `ops/setup.sh checkov`")
     # Local is prod's template with other parameters, and nobody's production.
-    for stage in ("dev", "prod"):
-        run(CHECKOV, "--config-file", ROOT / ".checkov.yml", "--file", template(stage), environment=nobody())
+    for variant in ("dev", "prod", "prod-glue"):
+        run(
+            CHECKOV, "--config-file", ROOT / ".checkov.yml", "--file", template(variant), environment=nobody()
+        )
 
 
 def lint_yaml() -> None:
@@ -155,9 +163,13 @@ class Check:
 
 
 CHECKS = (
-    Check("cfn-lint, all stages", (*TEMPLATE_INPUTS, "requirements.txt", ".cfnlintrc.yml"), lint_templates),
     Check(
-        "checkov, dev and prod",
+        "cfn-lint, all stages, Glue on and off",
+        (*TEMPLATE_INPUTS, "requirements.txt", ".cfnlintrc.yml"),
+        lint_templates,
+    ),
+    Check(
+        "checkov, dev and prod, Glue on and off",
         (*TEMPLATE_INPUTS, "requirements-checkov.txt", ".checkov.yml"),
         scan_templates,
     ),

@@ -36,7 +36,7 @@ LOG_BYTES_BATCH = 900
 ITEM_BYTES = 350
 ITEM_DAYS = 90
 OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
-METRICS, ALARM_METRICS, DASHBOARDS = 25, 23, 1
+METRICS, ALARM_METRICS, DASHBOARDS = 26, 24, 1
 KB, GB, TB = 1000, 1e9, 1e12
 
 type Way = Literal["rest", "http", "url", "firehose"]
@@ -219,6 +219,8 @@ def _watching(load: Load, line: Any) -> Iterator[Line]:
     yield line("CloudWatch", "metrics", METRICS, "cloudwatch.metric_month")
     yield line("CloudWatch", "alarms", ALARM_METRICS, "cloudwatch.alarm_month")
     yield line("CloudWatch", "dashboards", DASHBOARDS, "cloudwatch.dashboard_month")
+    # The hourly look at failed loads: an XS warehouse, a credit an hour, for the minute that is the least.
+    yield line("check", "credits", 24 * DAYS_A_MONTH / 60, "snowflake.credit")
     # One request a second is traced, and a twentieth of the rest.
     second = min(load.requests, DAYS_A_MONTH * SECONDS_A_DAY)
     yield line("X-Ray", "traces", second + 0.05 * (load.requests - second), "xray.trace")
@@ -321,7 +323,7 @@ def command(
     terminal.show_rows(others, as_json, title="Compared")
     terminal.out.print(
         f"\nList prices of us-east-1 as read on {prices.as_of}, before free tiers; sources: ops/prices.yml."
-        " Not in it: Snowflake's warehouses, data transfer, support."
+        " Not in it: Snowflake's warehouses for dbt and queries, data transfer, support."
     )
     if prices.not_confirmed:
         terminal.out.print(

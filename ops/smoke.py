@@ -79,7 +79,8 @@ def command(
 
 
 def check_key(context: typer.Context, *, stage: terminal.Stage = "local") -> None:
-    """Print the SQL that gives Snowflake's watcher the public key of the stage's check."""
+    """Print the SQL of Snowflake's watcher: a user with the public key of the stage's check and the role
+    <DB>_WATCHER, which `snowpipe apply` makes. Run it as a role that may create users."""
     outputs = terminal.outputs_of(context, stage)
     stacks = outputs.aws("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
     named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
@@ -88,13 +89,8 @@ def check_key(context: typer.Context, *, stage: terminal.Stage = "local") -> Non
     terminal.out.print(
         "\n".join(
             [
-                f"CREATE ROLE IF NOT EXISTS {database}_WATCHER;",
-                f"GRANT USAGE ON DATABASE {database} TO ROLE {database}_WATCHER;",
-                f"GRANT USAGE ON SCHEMA {database}.RAW TO ROLE {database}_WATCHER;",
-                f"GRANT MONITOR ON PIPE {database}.RAW.EVENTS_PIPE TO ROLE {database}_WATCHER;",
-                f"GRANT MONITOR ON PIPE {database}.RAW.REJECTED_PIPE TO ROLE {database}_WATCHER;",
                 f"CREATE USER IF NOT EXISTS {database}_WATCHER TYPE = SERVICE"
-                f" DEFAULT_ROLE = {database}_WATCHER;",
+                f" DEFAULT_ROLE = {database}_WATCHER DEFAULT_WAREHOUSE = {outputs.snowflake.warehouse};",
                 f"ALTER USER {database}_WATCHER SET RSA_PUBLIC_KEY = '{base64.b64encode(public).decode()}';",
                 f"GRANT ROLE {database}_WATCHER TO USER {database}_WATCHER;",
             ]

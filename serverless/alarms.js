@@ -73,6 +73,8 @@ const alarms = {
   'snowpipe-deaf': warn('New objects were archived, and the pipe has heard of none for 15 minutes.',
     milkrun('pipe_deaf_seconds', 'Maximum'), over(900), periods(300, 2), whenPipesAreChecked),
   'snowpipe-stopped': warn('A pipe is paused or stopped.', milkrun('pipe_stopped', 'Maximum'), over(0), periods(300, 2), whenPipesAreChecked),
+  'failed-loads': warn('Snowpipe refused a file, wholly or in part: nothing loads it again by itself.',
+    milkrun('failed_loads', 'Maximum'), over(0), periods(3600), whenPipesAreChecked),
   'check-errors': warn('The check of the pipes failed.', lambda('Check', 'Errors', 'Sum'), over(0), periods(900, 2)),
 };
 

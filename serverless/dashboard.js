@@ -37,7 +37,7 @@ const rows = [
   [
     panel('Redrive', line(queue('RedriveQueue'), 'ApproximateNumberOfMessagesVisible', 'Maximum', 'waiting'), line(queue('RedriveQueue'), 'ApproximateAgeOfOldestMessage', 'Maximum', 'oldest, s'), line(queue('DeadLetterQueue'), 'ApproximateNumberOfMessagesVisible', 'Maximum', 'dead letters')),
     panel('Archive told', line(TOPIC, 'NumberOfNotificationsDelivered', 'Sum', 'told'), line(TOPIC, 'NumberOfNotificationsFailed', 'Sum', 'not told')),
-    panel('Snowpipe', line(MILKRUN, 'pipe_lag_seconds', 'Maximum', 'oldest file, s'), line(MILKRUN, 'pipe_pending_files', 'Maximum', 'files waiting'), line(MILKRUN, 'pipe_deaf_seconds', 'Maximum', 'deaf, s')),
+    panel('Snowpipe', line(MILKRUN, 'pipe_lag_seconds', 'Maximum', 'oldest file, s'), line(MILKRUN, 'pipe_pending_files', 'Maximum', 'files waiting'), line(MILKRUN, 'pipe_deaf_seconds', 'Maximum', 'deaf, s'), line(MILKRUN, 'failed_loads', 'Maximum', 'failed loads')),
   ],
 ];
 

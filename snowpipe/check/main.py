@@ -1,7 +1,9 @@
-"""The Lambda function: asks each pipe how it is, and writes a canonical line, which is a metric, for each."""
+"""The Lambda function: asks Snowflake how its pipes are, and writes what it hears as canonical lines, which are
+metrics. Every five minutes about each pipe, which needs no warehouse; every hour about failed loads, which does.
+"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
-from snowpipe.check.pipes import Health, health, parse
+from snowpipe.check.pipes import Health, failed_loads_sql, health, parse
 from snowpipe.check.sqlapi import Signer, SqlApi, log_in_token
 
 if TYPE_CHECKING:
@@ -65,11 +67,20 @@ def parts() -> Parts:
     )
 
 
-def check(_event: Any, context: Context) -> None:
-    """Raises if nobody could look: no answer is no good news."""
+def check(event: Mapping[str, Any], context: Context) -> None:
+    """With `{"look_at": "loads"}` at failed loads, else at the pipes.
+
+    Raises if nobody could look: no answer is no good news.
+    """
     known = parts()
     logs.bind(request_id=context.aws_request_id)
-    for pipe, found in look(known, datetime.now(UTC)):
+    now = datetime.now(UTC)
+    snowflake = signed_in(known, now)
+    if event.get("look_at") == "loads":
+        failed = int(snowflake.value(failed_loads_sql(known.settings.database)))
+        log.info(logs.LOADS_CHECKED, failed_loads=failed)
+        return
+    for pipe, found in look(known, snowflake, now):
         log.info(
             logs.PIPE_CHECKED,
             pipe=pipe,
@@ -81,10 +92,14 @@ def check(_event: Any, context: Context) -> None:
         )
 
 
-def look(known: Parts, now: datetime) -> Iterator[tuple[str, Health]]:
+def signed_in(known: Parts, now: datetime) -> SqlApi:
     settings = known.settings
     token = log_in_token(settings.account, settings.user, known.signer, now)
-    snowflake = SqlApi(settings.api_url, token, known.http)
+    return SqlApi(settings.api_url, token, known.http)
+
+
+def look(known: Parts, snowflake: SqlApi, now: datetime) -> Iterator[tuple[str, Health]]:
+    settings = known.settings
     for pipe, prefix in PIPES.items():
         name = f"{settings.database}.RAW.{pipe}"
         status = parse(snowflake.value(f"SELECT SYSTEM$PIPE_STATUS('{name}')"))

@@ -1,9 +1,12 @@
-"""What a pipe says of itself, held against what is in the archive."""
+"""What a pipe says of itself, held against what is in the archive; and which statement counts failed loads."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+
+# A failed load counts for so long: two hourly looks may fail, and none is missed.
+FAILED_LOADS_HOURS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,14 @@ def parse(text: str) -> PipeStatus:
         pending_files=int(status.get("pendingFileCount", 0)),
         oldest_pending_at=at("oldestFileTimestamp"),
         last_heard_at=at("lastReceivedMessageTimestamp"),
+    )
+
+
+def failed_loads_sql(database: str) -> str:
+    """How many files the pipes refused of late, wholly or in part. Nothing loads those again by itself."""
+    return (
+        f"SELECT COUNT(*) AS n FROM {database}.OPS.LOAD_FAILURES"  # noqa: S608 - an identifier, checked
+        f" WHERE last_load_time >= DATEADD('hour', -{FAILED_LOADS_HOURS}, CURRENT_TIMESTAMP())"
     )
 
 

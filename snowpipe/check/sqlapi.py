@@ -77,7 +77,10 @@ class SqlApi:
     http: urllib3.PoolManager
 
     def value(self, statement: str) -> str:
-        """The first column of the first row. Statements that need no warehouse start none."""
+        """The first column of the first row.
+
+        A statement that needs a warehouse gets the user's default one; those that need none start none.
+        """
         answer = self.http.request(
             "POST",
             f"{self.url}/api/v2/statements",

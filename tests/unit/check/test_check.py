@@ -16,7 +16,7 @@ from moto import mock_aws
 
 from contract import logs
 from snowpipe.check import main
-from snowpipe.check.pipes import Health, health, parse
+from snowpipe.check.pipes import Health, failed_loads_sql, health, parse
 from snowpipe.check.sqlapi import Signer, SnowflakeError, SqlApi, log_in_token
 
 NOW = datetime(2026, 11, 16, 8, 30, tzinfo=UTC)
@@ -109,10 +109,10 @@ def test_the_token_is_one_that_the_public_key_verifies(signer):
 
 
 class Snowflake(ThreadingHTTPServer):
-    """The SQL API, as far as the check speaks to it: verifies the token, answers SYSTEM$PIPE_STATUS."""
+    """The SQL API, as far as the check speaks to it: verifies the token, answers the statements it knows."""
 
-    def __init__(self, public_key, statuses):
-        self.public_key, self.statuses = public_key, statuses
+    def __init__(self, public_key, answers):
+        self.public_key, self.answers = public_key, answers
         super().__init__(("127.0.0.1", 0), _Answers)
         Thread(target=self.serve_forever, daemon=True).start()
 
@@ -132,10 +132,9 @@ class _Answers(BaseHTTPRequestHandler):
         except Exception:
             self.say(401, {"code": "390144", "message": "JWT token is invalid."})
             return
-        for pipe, said in self.server.statuses.items():
-            if body["statement"] == f"SELECT SYSTEM$PIPE_STATUS('{pipe}')":
-                self.say(200, {"code": "090001", "data": [[said]]})
-                return
+        if body["statement"] in self.server.answers:
+            self.say(200, {"code": "090001", "data": [[self.server.answers[body["statement"]]]]})
+            return
         self.say(422, {"code": "002003", "message": "Pipe does not exist or not authorized."})
 
     def say(self, code, body):
@@ -155,7 +154,10 @@ EVENTS, REJECTED = "MILKRUN_DEV.RAW.EVENTS_PIPE", "MILKRUN_DEV.RAW.REJECTED_PIPE
 
 @pytest.fixture
 def snowflake(signer):
-    server = Snowflake(signer.public_key(), {EVENTS: status(), REJECTED: status(executionState="PAUSED")})
+    said = {EVENTS: status(), REJECTED: status(executionState="PAUSED")}
+    server = Snowflake(
+        signer.public_key(), {f"SELECT SYSTEM$PIPE_STATUS('{pipe}')": text for pipe, text in said.items()}
+    )
     yield server
     server.shutdown()
     server.server_close()
@@ -199,8 +201,17 @@ def test_the_function_writes_one_line_a_pipe_that_is_a_metric(deployed, capsys):
         assert names == {"pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"}
 
 
+def test_asked_for_loads_it_counts_those_that_failed_of_late(deployed, snowflake, capsys):
+    snowflake.answers[failed_loads_sql("MILKRUN_DEV")] = "2"
+    main.check({"look_at": "loads"}, Context())
+    [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (line["event"], line["failed_loads"]) == (logs.LOADS_CHECKED, 2)
+    [directive] = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Metrics"] == [{"Name": "failed_loads", "Unit": "Count"}]
+
+
 def test_no_answer_is_an_error_and_no_good_news(deployed, snowflake):
-    snowflake.statuses = {}
+    snowflake.answers.clear()
     with pytest.raises(SnowflakeError, match="422 002003 Pipe does not exist"):
         main.check({}, Context())
 

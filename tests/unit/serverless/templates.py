@@ -6,6 +6,7 @@ from functools import cache
 from ops import check
 
 STAGES = check.STAGES
+EVERYTHING = "prod-glue"  # prod with all that a parameter switches on
 resources = cache(check.resources)
 
 

@@ -6,16 +6,17 @@ import re
 import pytest
 
 from contract.metrics import METRICS
-from ops.check import ROOT
-from tests.unit.serverless.templates import STAGES, of_type, properties, resources
+from ops.check import ROOT, VARIANTS
+from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 OUR_METRICS = {field for fields in METRICS.values() for field in fields} | {"throttled"}
 every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
-def alarms(stage: str) -> dict[str, dict]:
-    found = of_type(stage, "AWS::CloudWatch::Alarm").values()
+def alarms(variant: str) -> dict[str, dict]:
+    found = of_type(variant, "AWS::CloudWatch::Alarm").values()
+    stage, _ = VARIANTS[variant]
     return {a["AlarmName"].removeprefix(f"milkrun-{stage}-"): a for a in found}
 
 
@@ -28,7 +29,7 @@ def metrics_of(alarm: dict) -> list[dict]:
 def test_every_alarm_has_a_section_in_the_runbook_and_every_section_an_alarm():
     sections = re.findall(r"^## (.+)$", RUNBOOK.read_text(), re.MULTILINE)
     of_alarms = [s for s in sections if not s[0].isupper()]
-    assert sorted(of_alarms) == sorted(alarms("prod"))
+    assert sorted(of_alarms) == sorted(alarms(EVERYTHING))
 
 
 def test_every_section_of_an_alarm_says_what_it_means_what_to_look_at_and_what_to_do():
@@ -39,13 +40,13 @@ def test_every_section_of_an_alarm_says_what_it_means_what_to_look_at_and_what_t
 
 
 def test_every_alarm_leads_to_its_section():
-    for name, alarm in alarms("prod").items():
+    for name, alarm in alarms(EVERYTHING).items():
         assert alarm["AlarmDescription"].endswith(f"docs/runbook.md#{name}")
 
 
-@every_stage
-def test_somebody_hears_when_it_rings_and_when_it_is_over(stage):
-    for alarm in alarms(stage).values():
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_somebody_hears_when_it_rings_and_when_it_is_over(variant):
+    for alarm in alarms(variant).values():
         assert alarm["AlarmActions"] == alarm["OKActions"]
         assert alarm["AlarmActions"] in ([{"Ref": "AlarmTopic"}], [{"Ref": "PageTopic"}])
 
@@ -53,7 +54,7 @@ def test_somebody_hears_when_it_rings_and_when_it_is_over(stage):
 def test_alarms_ring_in_staging_and_prod_only_and_those_of_the_pipes_once_they_are_checked():
     for stage in STAGES:
         for name, alarm in alarms(stage).items():
-            rings = stage in ("staging", "prod") and not name.startswith("snowpipe-")
+            rings = stage in ("staging", "prod") and not name.startswith(("snowpipe-", "failed-loads"))
             assert alarm["ActionsEnabled"] is rings, (stage, name)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.unit.serverless.templates import STAGES, many, of_type, spelled
+from ops.check import VARIANTS
+from tests.unit.serverless.templates import EVERYTHING, STAGES, many, of_type, spelled
 
 TRACES = {("xray:PutTraceSegments", "*"), ("xray:PutTelemetryRecords", "*")}
 
@@ -70,25 +71,74 @@ RIGHTS = {
 }
 
 
+OWN_OBJECTS = (
+    "s3:GetObject",
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:DeleteObjectVersion",
+    "s3:AbortMultipartUpload",
+)
+GLUE_LOGS = "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:/aws-glue/*"
+EVERY_GLUE_JOB = {
+    ("logs:CreateLogGroup", GLUE_LOGS),
+    ("logs:CreateLogStream", GLUE_LOGS),
+    ("logs:PutLogEvents", GLUE_LOGS),
+    ("cloudwatch:PutMetricData", "*"),
+    ("s3:ListBucket", "ArchiveBucket"),
+    ("s3:ListBucketVersions", "ArchiveBucket"),
+    ("s3:GetBucketLocation", "ArchiveBucket"),
+    ("s3:GetObject", "ArchiveBucket/glue/*"),
+}
+
+
+def own(*prefixes: str) -> set[tuple[str, str]]:
+    return {(action, f"ArchiveBucket/{prefix}/*") for action in OWN_OBJECTS for prefix in prefixes}
+
+
+GLUE_RIGHTS = {
+    "GlueRole": EVERY_GLUE_JOB
+    | own("compacted", "rebuilt", "streamed", "glue/tmp")
+    | {("s3:GetObject", "ArchiveBucket/events/*"), ("s3:PutObject", "ArchiveBucket/set-aside/*")},
+    # The only one that may delete what was archived: people have a right to it.
+    "GlueForgetRole": EVERY_GLUE_JOB
+    | own("events", "rejected", "set-aside", "aws/lambda", "compacted", "forget", "glue/tmp"),
+}
+
+
 def statements(role: dict) -> list[dict]:
     return [s for policy in role.get("Policies", []) for s in policy["PolicyDocument"]["Statement"]]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_each_role_has_exactly_the_rights_listed_here(stage):
-    granted = {
+def granted(variant: str) -> dict[str, set[tuple[str, str]]]:
+    stage, _ = VARIANTS[variant]
+    return {
         name: {
             (action, spelled(resource).replace(f"/milkrun/{stage}/", "/milkrun/STAGE/"))
             for statement in statements(role)
             for action in many(statement["Action"])
             for resource in many(statement["Resource"])
         }
-        for name, role in of_type(stage, "AWS::IAM::Role").items()
+        for name, role in of_type(variant, "AWS::IAM::Role").items()
     }
-    assert granted == RIGHTS
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_each_role_has_exactly_the_rights_listed_here(stage):
+    assert granted(stage) == RIGHTS
+
+
+def test_with_glue_on_its_jobs_have_exactly_the_rights_listed_here_and_all_others_keep_theirs():
+    assert granted(EVERYTHING) == RIGHTS | GLUE_RIGHTS
+    roles = of_type(EVERYTHING, "AWS::IAM::Role")
+    for name in GLUE_RIGHTS:
+        [trust] = roles[name]["AssumeRolePolicyDocument"]["Statement"]
+        assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
+        assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+        [metrics] = [s for s in statements(roles[name]) if s["Resource"] == "*"]
+        assert metrics["Condition"] == {"StringEquals": {"cloudwatch:namespace": "Glue"}}
+
+
+@pytest.mark.parametrize("stage", VARIANTS)
 def test_no_right_is_a_pattern_of_actions_or_denies_by_exception(stage):
     for role in of_type(stage, "AWS::IAM::Role").values():
         for statement in statements(role):

@@ -231,3 +231,10 @@ def test_the_key_that_signs_in_to_snowflake_can_do_nothing_else():
 def test_prod_is_protected_from_removal_and_old_artifacts_are_pruned():
     assert provider()["deletionProtection"] == {"stages": ["prod"]}
     assert provider()["deploymentBucket"]["maxPreviousDeploymentArtifacts"] == 5
+
+
+@every_stage
+def test_the_pipes_are_looked_at_every_five_minutes_and_failed_loads_every_hour(stage):
+    rules = of_type(stage, "AWS::Events::Rule").values()
+    asked = {r["ScheduleExpression"]: r["Targets"][0].get("Input") for r in rules}
+    assert asked == {"rate(5 minutes)": None, "rate(1 hour)": '{"look_at":"loads"}'}
