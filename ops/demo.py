@@ -1,7 +1,5 @@
 """Send a morning of collection rounds through the running stack and check every number against its truth."""
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,12 +19,12 @@ from consumer.table import DynamoTable, Table
 from consumer.visits import Pair
 from ops import rounds, stores, terminal
 from ops.ledger import Ledger, Place, Stay, Truth
+from ops.marts import build_marts
 from ops.outputs import Outputs
 from ops.polling import until
 from ops.rounds import Plan, Post
 from ops.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
 from ops.stack import status
-from ops.stack.settings import ROOT
 from ops.stack.stack import Stack
 from ops.watch import Watch
 from snowpipe.warehouse import Warehouse
@@ -280,18 +278,6 @@ def _lines_in(file: Path, bars: Progress) -> int:
 def stack_memory_mib(environment: Mapping[str, str]) -> object:
     """LocalStack, Snowflake and the functions together; memory that they share is counted once."""
     return status.rows(Stack.of(environment).processes)[-1]["proportional_mib"]
-
-
-def build_marts(environment: Mapping[str, str]) -> bool:
-    """`python -m snowpipe dbt build`; what it says is shown only where it fails."""
-    command = [sys.executable, "-m", "snowpipe", "dbt", "build"]
-    ran = subprocess.run(
-        command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if ran.returncode != 0:
-        terminal.err.print((ran.stdout + ran.stderr)[-4000:], markup=False)
-        terminal.err.print("[red]dbt build failed[/]; the marts are not what they should be")
-    return ran.returncode == 0
 
 
 def _print(

@@ -2,9 +2,10 @@
 
 In this order, so that nobody else's event is ever missing anywhere, and each step may be repeated: write each
 object anew without the person's lines (new key, the old one stays), wait until Snowflake has loaded the new
-objects, delete the person's items from the visits table and the RAW rows of the old objects, and last of all
-every version of these. Stopped half-way, the same command goes on: the plan lies in the archive under
-forget/, and knows the person by a hash only.
+objects, delete the person's items from the visits table and the RAW rows of the old objects, then every
+version of these, and last build staging and marts anew from RAW, since dbt's incremental models never delete.
+Stopped half-way, the same command goes on: the plan lies in the archive under forget/, and knows the person by
+a hash only.
 """
 
 import hashlib
@@ -20,11 +21,14 @@ import typer
 
 from consumer import items
 from consumer.visits import Pair, pair_of
-from contract.events import InvalidEvent, geofence_event
+from contract.events import InvalidEvent, Kind, geofence_event
 from contract.objects import lines_of
 from glue import forget as archive
 from glue.archive import Stored
 from ops import polling, terminal
+from ops.ledger import CONSUMED_FOR
+from ops.marts import build_marts
+from ops.stores import geofence_kinds
 from snowpipe.warehouse import Warehouse
 
 TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
@@ -95,7 +99,10 @@ def plan(
 
 
 def their_crossings(
-    store: ArchiveBucket, users: archive.Users, pairs: Iterable[Mapping[str, Any]]
+    store: ArchiveBucket,
+    users: archive.Users,
+    pairs: Iterable[Mapping[str, Any]],
+    kinds: Mapping[str, Kind],
 ) -> dict[Pair, set[str]]:
     """The ids of their geofence events by device and fence, read from the old objects while these exist."""
     found: defaultdict[Pair, set[str]] = defaultdict(set)
@@ -103,7 +110,7 @@ def their_crossings(
         for line in lines_of(store.read(key)):
             if users.in_line(line):
                 try:
-                    event = geofence_event(line)
+                    event = geofence_event(line, kinds)
                 except InvalidEvent:
                     continue
                 found[pair_of(event)].add(event.event_id)
@@ -189,6 +196,9 @@ def command(
     *,
     user: Annotated[str, typer.Option(help="user.userId or user._id.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    marts: Annotated[
+        bool, typer.Option(help="Build staging and marts anew from all of RAW (dbt build --full-refresh).")
+    ] = True,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for Snowpipe.")] = PATIENCE_SECONDS,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
@@ -216,7 +226,7 @@ def command(
                 patience_s=patience,
             )
             if not waiting:
-                crossings = their_crossings(store, users, standing)
+                crossings = their_crossings(store, users, standing, geofence_kinds(outputs, stage))
                 items_deleted, shared = forget_visits(
                     outputs.aws("dynamodb"), outputs.visits_table, crossings
                 )
@@ -224,6 +234,10 @@ def command(
         if not waiting:
             # What an earlier run has ended is left alone: its new object may have been written anew since.
             archive.finish(store, found | {"objects": standing})
+        built = False
+        if pairs and marts and not waiting:
+            bars.add_task("staging and marts anew", total=None)
+            built = build_marts(context.obj, "--full-refresh")
     report = {
         "user": user,
         "plan": archive.plan_key(request),
@@ -232,20 +246,29 @@ def command(
         "items_deleted": items_deleted,
         "raw_rows_deleted": rows,
         "objects_deleted": 0 if waiting else len(standing),
+        "marts_built": built,
         "unreadable": [each["key"] for each in found["unreadable"]],
         "not_loaded_yet": waiting,
         "visits_to_make_again": shared,
-        "next": _next(waiting, shared),
+        "next": _next(waiting, shared, marts_left=bool(pairs) and not built),
         "runs_out_by_itself": RUNS_OUT,
     }
     terminal.show(json.loads(json.dumps(report)), as_json)
-    if waiting or found["unreadable"]:
+    if waiting or found["unreadable"] or (pairs and not built):
         raise typer.Exit(1)
 
 
-def _next(waiting: list[str], shared: list[dict[str, str]]) -> list[str]:
+def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool) -> list[str]:
     if waiting:
         return ["Snowpipe has not loaded the new objects yet: nothing old was deleted. Run this again."]
-    steps = ["python -m snowpipe dbt build --full-refresh   # staging and marts still have the old rows"]
+    steps = []
+    if marts_left:
+        steps.append(
+            "python -m snowpipe dbt build --full-refresh   # staging and marts still have the old rows"
+        )
+    # The consumer leaves out what is older, and `replay` refuses it.
+    since = f"--from '{CONSUMED_FOR.days - 1} days ago'"
     devices = sorted({each["device_id"] for each in shared})
-    return steps + [f"python -m ops replay --device {device}   # others used it too" for device in devices]
+    return steps + [
+        f"python -m ops replay {since} --device {device}   # others used it too" for device in devices
+    ]

@@ -23,7 +23,7 @@ from consumer import items
 from consumer.table import DynamoTable, Table
 from consumer.visits import Pair
 from contract import logs
-from contract.events import GEOFENCE_KINDS, Fence
+from contract.events import Fence, Kind
 from contract.objects import lines_of, object_name
 from handler.aws import KinesisStream
 from ops import terminal
@@ -31,7 +31,7 @@ from ops.ledger import CONSUMED_FOR
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.replay import Pace, lines_again
-from ops.stores import log_lines
+from ops.stores import geofence_kinds, log_lines
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.cli import Stage
@@ -212,6 +212,7 @@ class Reconciler:
         self._outputs = outputs
         self._stage = stage
         self._warehouse = warehouse
+        self.kinds = geofence_kinds(outputs, stage)
         self.archive = Archive(outputs.aws("s3"), outputs.bucket)
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
@@ -310,7 +311,7 @@ class Reconciler:
                         found.add(wanted[where][0])
 
     def _geofence_rows(self, first_key: str, last_key: str) -> Sequence[Mapping[str, Any]]:
-        types = ", ".join(["%s"] * len(GEOFENCE_KINDS))
+        types = ", ".join(["%s"] * len(self.kinds))
         sql = f"""
             SELECT file_name, MIN(file_row_number) AS line, MIN(file_modified_at) AS received_at,
                 payload:_id::VARCHAR AS event_id, payload:createdAt::VARCHAR AS created_at,
@@ -320,16 +321,19 @@ class Reconciler:
             WHERE file_name BETWEEN %s AND %s AND payload:type::VARCHAR IN ({types})
             GROUP BY 1, 4, 5, 6, 7, 8
         """  # noqa: S608
-        return self._warehouse.query(sql, [first_key, last_key, *GEOFENCE_KINDS])
+        return self._warehouse.query(sql, [first_key, last_key, *self.kinds])
 
 
 class Repairer:
     """Mends what can be mended, and says of each difference what it did."""
 
-    def __init__(self, outputs: Outputs, warehouse: Warehouse, archive: Archive) -> None:
+    def __init__(
+        self, outputs: Outputs, warehouse: Warehouse, archive: Archive, kinds: Mapping[str, Kind]
+    ) -> None:
         self._outputs = outputs
         self._warehouse = warehouse
         self._archive = archive
+        self._kinds = kinds
         aws = Aws(region=outputs.region, aws_endpoint_url=outputs.aws_endpoint_url, bucket=outputs.bucket)
         settings = Settings(connection=outputs.snowflake, aws=aws, folder=Path(), source="outputs")
         self._stage = Stage(settings)
@@ -380,7 +384,7 @@ class Repairer:
     def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
         label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         stream = KinesisStream(self._outputs.aws("kinesis"), self._outputs.stream)
-        sent = lines_again(self._archive, stream, lines, label, Pace(200))
+        sent = lines_again(self._archive, stream, lines, label, Pace(200), self._kinds)
         yield {"key": f"{sent} geofence events", "did": f"put on the stream again, labelled {label}"}
 
     def _copy_statement(self, pipe: Pipe) -> str:
@@ -419,7 +423,8 @@ def command(
             settled_at = datetime.now(UTC) - timedelta(seconds=settle)
             found = reconciler.look(start, end, settled_at)
             if repair and not found.equal:
-                repaired = Repairer(outputs, warehouse, reconciler.archive).repair(found.differences)
+                repairer = Repairer(outputs, warehouse, reconciler.archive, reconciler.kinds)
+                repaired = repairer.repair(found.differences)
                 mended = until(
                     lambda: reconciler.look(start, end, settled_at),
                     lambda found: (

@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import batched
@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from contract.events import GEOFENCE_KINDS, check, parse_json
+from contract.events import GEOFENCE_KINDS, Kind, check, parse_json
 from contract.objects import lines_of, object_name
 from handler.aws import KinesisStream
 from handler.publish import publish
@@ -31,6 +31,7 @@ from handler.sift import Record
 from ops import set_aside, terminal
 from ops.ledger import CONSUMED_FOR
 from ops.stack.settings import ROOT
+from ops.stores import geofence_kinds
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
@@ -56,6 +57,7 @@ class Selection:
     prefix: str = ""
     types: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: GEOFENCE_KINDS)  # the stage's geofence events
 
     @property
     def digest(self) -> str:
@@ -84,9 +86,9 @@ class Selection:
         """The geofence events of an object that are meant, as they go to the stream."""
         for number, line in enumerate(lines_of(body), 1):
             event = parse_json(line)
-            if event.get("type") not in GEOFENCE_KINDS:
+            if event.get("type") not in self.kinds:
                 continue
-            device = check(event).device_id
+            device = check(event, self.kinds).device_id
             if self.types and event["type"] not in self.types:
                 continue
             if device and (not self.devices or device in self.devices):
@@ -192,13 +194,18 @@ def put_all(records: Iterable[Record], stream: KinesisStream, pace: Pace) -> int
 
 
 def lines_again(
-    archive: Archive, stream: KinesisStream, lines: Iterable[tuple[str, int]], label: str, pace: Pace
+    archive: Archive,
+    stream: KinesisStream,
+    lines: Iterable[tuple[str, int]],
+    label: str,
+    pace: Pace,
+    kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> int:
     """Send single lines again, each known by its key and its number, object by object."""
     numbers: dict[str, set[int]] = {}
     for key, number in lines:
         numbers.setdefault(key, set()).add(number)
-    everything = Selection(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    everything = Selection(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), kinds=kinds)
     count = 0
     for key, wanted in numbers.items():
         body = archive.body(key)
@@ -301,7 +308,8 @@ def command(
         sent = 0 if dry_run else sum(put_all(records, stream, Pace(rate)) for _, records in batches)
         terminal.show({"batches": [key for key, _ in batches], "sent": sent}, as_json)
         return
-    chosen = Selection(start or now, end, prefix, frozenset(type_ or ()), frozenset(device or ()))
+    kinds = geofence_kinds(outputs, stage)
+    chosen = Selection(start or now, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)
     folder = ROOT / context.obj.get("MILKRUN_LOCAL", ".local") / "replay"
     progress = Progress(folder / f"{stage}-{chosen.digest}.json")
     after = "" if restart or dry_run else progress.last_key()

@@ -1,7 +1,7 @@
 """Reading what lies in each store, for whoever checks or follows events: S3, Kinesis, DynamoDB, Snowflake."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import batched
 from typing import Any, NamedTuple
@@ -11,8 +11,9 @@ import msgspec
 from consumer import items
 from consumer.table import Table, loaded
 from consumer.visits import Pair
-from contract.events import Fence
+from contract.events import Fence, Kind
 from contract.objects import lines_of
+from handler.settings import Settings
 from ops.ledger import Stay, stay
 from ops.outputs import Outputs
 from snowpipe.warehouse import Warehouse
@@ -28,6 +29,12 @@ class StreamRecord(NamedTuple):
     data: bytes
 
 
+def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
+    """Which types of event are geofence events in this stage: what its functions were told."""
+    function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-ingest")
+    return Settings.model_validate(function["Environment"]["Variables"]).geofence_kinds
+
+
 def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
     return lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
 
@@ -37,13 +44,16 @@ def event_id_of(line: bytes) -> str:
     return str(json.loads(line)["_id"])
 
 
+def event_id_in(data: bytes) -> str | None:
+    """Of whatever lies on the stream: other producers write there too, and what they write may be no event."""
+    try:
+        return event_id_of(data)
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
 def event_ids_among(records: Iterable[StreamRecord]) -> Iterator[str]:
-    """On the stream anything may lie: other producers write there too, and what they write may be no event."""
-    for record in records:
-        try:
-            yield event_id_of(record.data)
-        except (ValueError, LookupError, TypeError):
-            continue
+    return (found for record in records if (found := event_id_in(record.data)) is not None)
 
 
 def stream_records(

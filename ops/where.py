@@ -17,12 +17,12 @@ from consumer import items
 from consumer.table import DynamoTable
 from consumer.visits import pair_of
 from contract import logs
-from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
+from contract.events import GeofenceEvent, geofence_event
 from contract.objects import lines_of, object_name
 from ops import terminal
 from ops.outputs import Outputs
 from ops.replay import LABEL
-from ops.stores import log_lines, stream_records, table_stays, utc
+from ops.stores import event_id_in, geofence_kinds, log_lines, stream_records, table_stays, utc
 from snowpipe.archive import Archive
 from snowpipe.warehouse import Warehouse
 
@@ -60,6 +60,7 @@ class Finder:
         self._warehouse = warehouse
         self._s3 = outputs.aws("s3")
         self._archive = Archive(self._s3, outputs.bucket)
+        self._kinds = geofence_kinds(outputs, stage)
         self.searched: list[str] = []
 
     def event(self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]) -> list[Step]:
@@ -191,9 +192,9 @@ class Finder:
 
     def _of_crossing(self, text: bytes, event_id: str, lines: Sequence[Line]) -> Iterator[Step]:
         """What became of a geofence event behind the archive: the stream, the consumer, the visit."""
-        if not text or json.loads(text).get("type") not in GEOFENCE_KINDS:
+        if not text or json.loads(text).get("type") not in self._kinds:
             return
-        event = geofence_event(text)
+        event = geofence_event(text, self._kinds)
         published = list(self._published(event, lines))
         yield from published
         with ThreadPoolExecutor(2) as readers:
@@ -238,7 +239,7 @@ class Finder:
             self._outputs.aws("kinesis"), self._outputs.stream, since - timedelta(seconds=2), to
         )
         for record in records:
-            if needle not in record.data or not _is_event(record.data, event.event_id):
+            if needle not in record.data or event_id_in(record.data) != event.event_id:
                 continue
             seen = True
             replayed = json.loads(record.data).get(LABEL)
@@ -291,14 +292,7 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
         return bool(line.get("event_id") == event_id)
     if "event" in line:
         return bool(line["event"].get("_id") == event_id)
-    return _is_event(base64.b64decode(line.get("record_base64", "")), event_id)
-
-
-def _is_event(data: bytes, event_id: str) -> bool:
-    try:
-        return geofence_event(data).event_id == event_id
-    except InvalidEvent:
-        return False
+    return event_id_in(base64.b64decode(line.get("record_base64", ""))) == event_id
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from contract.events import Fence
 from ops import stores
 from ops.__main__ import app
-from ops.demo import build_marts
 from ops.ledger import Stay
+from ops.marts import build_marts
 from ops.outputs import Outputs
 from snowpipe.warehouse import Snowflake
 

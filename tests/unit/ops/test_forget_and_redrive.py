@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from consumer import items
 from consumer.visits import pair_of
-from contract.events import geofence_event
+from contract.events import GEOFENCE_KINDS, geofence_event
 from contract.objects import lines_object, lines_of
 from ops import forget, redrive
 
@@ -26,6 +26,7 @@ class Outputs:
 
     def __init__(self):
         self.rows = []  # (table, file_name)
+        self.built = []  # what dbt was told, each time
         sqs = boto3.client("sqs")
         self.redrive_queue_url = sqs.create_queue(QueueName="redrive")["QueueUrl"]
         self.dead_letter_queue_url = sqs.create_queue(QueueName="dead")["QueueUrl"]
@@ -97,6 +98,10 @@ def stage(monkeypatch):
     with mock_aws():
         made = Outputs()
         monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: made)
+        monkeypatch.setattr(forget, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
+        monkeypatch.setattr(
+            forget, "build_marts", lambda _environment, *said: made.built.append(said) or True
+        )
         yield made
 
 
@@ -130,12 +135,15 @@ def test_everything_of_one_person_goes_and_nothing_of_anybody_else(stage):
     [rest] = json.loads(first.stdout)["not_loaded_yet"]
     assert {mixed, own} <= set(stage.keys("events/"))  # nothing goes before the rest is loaded
     assert ("EVENTS", mixed) in stage.rows
+    assert stage.built == []
 
     stage.load()
     second = run(forget.command, "--user", "ann", "--yes", "--json", "--patience", "0")
     assert second.exit_code == 0, second.output
     report = json.loads(second.stdout)
     assert (report["objects_deleted"], report["raw_rows_deleted"]) == (2, 3)
+    assert stage.built == [("--full-refresh",)]  # incremental models never delete
+    assert report["next"] == []
     assert set(stage.keys("events/")) == {rest, untouched}
     assert [json.loads(line)["_id"] for line in stage.lines(rest)] == ["b1"]
     assert {file for _, file in stage.rows} == {rest, untouched}
@@ -170,7 +178,26 @@ def test_a_device_that_somebody_else_used_there_too_is_named_to_be_replayed(stag
     assert report["visits_to_make_again"] == [
         {"device_id": "phone-1", "tag": "farm", "external_id": "farm-1"}
     ]
-    assert any("ops replay --device phone-1" in step for step in report["next"])
+    assert report["next"] == [
+        "python -m ops replay --from '79 days ago' --device phone-1   # others used it too"
+    ]
+
+
+def test_while_the_marts_still_have_the_rows_it_is_not_done_and_says_so(stage, monkeypatch):
+    stage.archive(ANN)
+    stage.load()
+    monkeypatch.setattr(forget, "build_marts", lambda *_: False)
+    asked = ("--user", "ann", "--yes", "--json", "--patience", "0")
+    for arguments in (asked, (*asked, "--no-marts")):
+        done = run(forget.command, *arguments)
+        assert done.exit_code == 1
+        assert "dbt build --full-refresh" in json.loads(done.stdout)["next"][0]
+
+
+def test_of_whom_nothing_is_known_nothing_is_built(stage):
+    stage.archive(BOB)
+    assert run(forget.command, "--user", "ann", "--yes", "--json").exit_code == 0
+    assert stage.built == []
 
 
 def test_without_a_yes_nothing_is_touched(stage):
