@@ -20,6 +20,7 @@ NOT_LAMBDAS = ("LOCALSTACK_", "EDGE_PORT", "LAMBDA_RUNTIME_DIR", "AWS_LAMBDA_FUN
 class ProcessExecutor(RuntimeExecutor):
     python: ClassVar[Path]
     log_folder: ClassVar[Path]
+    aws_endpoint: ClassVar[str] = ""
     _writing: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, id: str, function_version: FunctionVersion) -> None:
@@ -35,6 +36,8 @@ class ProcessExecutor(RuntimeExecutor):
         }
         if level := environment.get("AWS_LAMBDA_LOG_LEVEL"):
             environment["AWS_LAMBDA_LOG_LEVEL"] = level.upper()  # LocalStack says Info where Lambda says INFO
+        if self.aws_endpoint:
+            environment["AWS_ENDPOINT_URL"] = self.aws_endpoint
         self._sandbox = Sandbox(
             Function(
                 handler=config.handler,

@@ -1,0 +1,362 @@
+"""Do the promises hold? A pure function over what phones saw and what every store holds in the end.
+
+What must be follows from what was sent alone: each planned event knows its fate, and the visits are the rule of
+`consumer.visits` over the accepted set. Nothing here asks the system under test what it thinks.
+"""
+
+import base64
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jsonschema  # type: ignore[import-untyped]
+import yaml
+
+from consumer.consume import MAX_AGE
+from consumer.visits import visits_of
+from contract.events import GeofenceEvent
+from contract.objects import object_name
+from ops.ledger import Stay, stay
+from ops.rounds import Planned, Post
+from ops.send import rejects_in
+from tests.faults.phones import Exchange, Try
+
+type Kind = Literal[
+    "lost", "doubled", "wrong visit", "both", "not sent", "wrong answer", "undelivered", "set aside", "told"
+]
+type Json = dict[str, Any]
+
+# Across an hour's turn a retry may add an object of the same content: no run here lasts longer.
+MOST_HOURS = 2
+_OPENAPI = Path(__file__).parents[2] / "docs/openapi.yaml"
+
+
+class Breach(NamedTuple):
+    """A promise that does not hold, and for what."""
+
+    kind: Kind
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}"
+
+
+class Row(NamedTuple):
+    """A row of RAW: the line `row_number` (from 1) of an object."""
+
+    file_name: str
+    row_number: int
+    payload: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run left behind. None for what was not looked at.
+
+    `objects`: key to lines, of all that the bucket gained. `staged`: an id for each row of staging.
+    """
+
+    exchanges: Sequence[Exchange]
+    objects: Mapping[str, Sequence[bytes]]
+    visits: Sequence[Stay]
+    loaded: Sequence[Row] | None = None
+    rejects_loaded: Sequence[Row] | None = None
+    told: Sequence[Json] | None = None
+    staged: Sequence[str] | None = None
+    mart_visits: Sequence[Stay] | None = None
+    ended_at: datetime | None = None
+
+
+def check(facts: Facts) -> list[Breach]:
+    """Every breach there is; none is what is promised."""
+    truth = _Truth()
+    for exchange in facts.exchanges:
+        truth.add(exchange.post)
+    return [
+        *_answers(facts),
+        *_archive(facts, truth),
+        *_warehouse(facts, truth),
+        *_visits("DynamoDB", facts.visits, _rule(truth.crossings, facts.ended_at)),
+        *(
+            _visits("mart", facts.mart_visits, _rule(truth.crossings, None))
+            if facts.mart_visits is not None
+            else ()
+        ),
+        *_notices(facts),
+    ]
+
+
+def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[Stay]:
+    """The rule over the accepted set, as far as the consumer goes back."""
+    truth = _Truth()
+    for exchange in exchanges:
+        truth.add(exchange.post)
+    return _rule(truth.crossings, ended_at)
+
+
+type _Refusal = tuple[int, str, str]
+"""Index in its request, code, and what was refused, as `_written`."""
+
+
+@dataclass
+class _Truth:
+    """What was sent, by event id. `refused` has for each refused event the ways in which it may be kept."""
+
+    accepted: dict[str, list[Json]] = field(default_factory=lambda: defaultdict(list))
+    refused: dict[_Refusal, frozenset[_Refusal]] = field(default_factory=dict)
+    refused_ids: set[str] = field(default_factory=set)
+    crossings: list[GeofenceEvent] = field(default_factory=list)
+
+    def add(self, post: Post) -> None:
+        for index, event in enumerate(post.events):
+            if event.code is None:
+                stored = stored_form(post, event)
+                if stored not in self.accepted[event.event_id]:
+                    self.accepted[event.event_id].append(stored)
+                if event.crossing:
+                    self.crossings.append(event.crossing)
+            else:
+                text = event.text.encode("utf-8", "surrogateescape")
+                ways = {(index, event.code, _written(text))}
+                with suppress(ValueError):
+                    sent = json.loads(event.text)
+                    ways |= {(index, event.code, _written(each)) for each in (sent, stored_form(post, event))}
+                self.refused[index, event.code, _written(text)] = frozenset(ways)
+                self.refused_ids.add(event.event_id)
+
+
+def _written(content: object) -> str:
+    """Bytes, or JSON without regard to layout."""
+    return repr(content) if isinstance(content, bytes) else json.dumps(content, sort_keys=True)
+
+
+def stored_form(post: Post, event: Planned) -> Json:
+    """What an accepted event's line must say: the event as sent, and the envelope's ids where it has no user."""
+    sent: Json = json.loads(event.text)
+    if post.form == "envelope" and "user" not in sent:
+        sender = json.loads(post.user)
+        sent["user"] = {name: sender[name] for name in ("userId", "deviceId", "_id") if name in sender}
+    return sent
+
+
+# --- answers
+
+
+def _answers(facts: Facts) -> Iterator[Breach]:
+    for exchange in facts.exchanges:
+        if exchange.fate == "kept":
+            yield Breach(
+                "undelivered", f"{len(exchange.post.events)} events after {len(exchange.tries)} tries"
+            )
+        for one in exchange.tries:
+            for problem in _answer(exchange.post, one, facts.objects):
+                yield Breach("wrong answer", f"{one.status}: {problem}")
+
+
+def _answer(post: Post, one: Try, objects: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
+    """Ours is as docs/openapi.yaml and the receipt's arithmetic have it; a gateway's own only tells to wait."""
+    match one.status:
+        case None | 429 | 500 | 502 | 504:
+            return
+        case 503:
+            if "code" in (one.answer or {}) and not one.retry_after:
+                yield "no Retry-After"
+            return
+        case 202 | 400:
+            pass
+        case _:
+            yield "not an answer to what was sent"
+            return
+    if one.answer is None:
+        yield "not JSON"
+        return
+    yield from _schema_problems(one)
+    told = one.answer
+    codes = {i: e.code for i, e in enumerate(post.events) if e.code is not None}
+    sound = {json.dumps(stored_form(post, e), sort_keys=True) for e in post.events if e.code is None}
+    duplicates = len(post.events) - len(codes) - len(sound)
+    expected = {
+        "received": len(post.events),
+        "accepted": len(sound),
+        "duplicates": duplicates,
+        "rejected": len(codes),
+    }
+    if (found := {name: told.get(name) for name in expected}) != expected:
+        yield f"told {found}, must be {expected}"
+    if dict(rejects_in(dict(told))) != codes:
+        yield f"reasons {dict(rejects_in(dict(told)))}, must be {codes}"
+    if (one.status == 202) != bool(sound):
+        yield "202 is for one accepted event at least"
+    for name, wanted, prefix in (
+        ("object_key", len(sound), "events"),
+        ("rejected_key", len(codes), "rejected"),
+    ):
+        key = str(told.get(name) or "")
+        if not wanted:
+            if key:
+                yield f"{name} without an event in it"
+        elif key not in objects:
+            yield f"{name} {key} is not in S3"
+        elif len(objects[key]) != wanted or not key.startswith(f"{prefix}/"):
+            yield f"{name} {key} holds {len(objects[key])} lines, must be {wanted}"
+
+
+def _schema_problems(one: Try) -> Iterator[str]:
+    validators = _validators()
+    media_type = one.content_type.partition(";")[0]
+    validator = validators.get((str(one.status), media_type))
+    if validator is None:
+        yield f"{media_type!r} is not in docs/openapi.yaml"
+    elif problem := next(validator.iter_errors(one.answer), None):
+        yield problem.message[:200]
+
+
+@cache
+def _validators() -> Mapping[tuple[str, str], jsonschema.Draft202012Validator]:
+    document = yaml.safe_load(_OPENAPI.read_text())
+    return {
+        (status, media_type): jsonschema.Draft202012Validator(
+            {**described["schema"], "components": document["components"]}
+        )
+        for status, response in document["paths"]["/v1/events"]["post"]["responses"].items()
+        for media_type, described in response.get("content", {}).items()
+    }
+
+
+# --- the archive
+
+
+def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
+    """Each event is there as it was sent, in one of the two places; each object is named by what it holds."""
+    accepted: set[str] = set()
+    refused: set[_Refusal] = set()
+    possible = set().union(*truth.refused.values())
+    hours: dict[str, list[str]] = defaultdict(list)
+    for key, lines in facts.objects.items():
+        name = object_name(key)
+        if name is None or name.prefix == "set-aside":
+            yield Breach("set aside", key)
+            continue
+        if name.lines != len(lines):
+            yield Breach("not sent", f"{key} holds {len(lines)} lines")
+        hours[f"{name.prefix} {name.digest}"].append(key)
+        for line in map(json.loads, lines):
+            if name.prefix == "events":
+                event_id = line["_id"]
+                if line not in truth.accepted.get(event_id, ()):
+                    yield Breach(
+                        "both" if event_id in truth.refused_ids else "not sent", f"{event_id} in {key}"
+                    )
+                accepted.add(event_id)
+            else:
+                refusal = _refusal(line)
+                if refusal not in possible:
+                    event_id = line.get("event_id")
+                    yield Breach("both" if event_id in truth.accepted else "not sent", f"{event_id} in {key}")
+                refused.add(refusal)
+    for event_id in truth.accepted.keys() - accepted:
+        yield Breach("lost", f"{event_id} is not in S3")
+    for (index, code, _), ways in truth.refused.items():
+        if not ways & refused:
+            yield Breach("lost", f"a reject, {code} at {index}, is not in S3")
+    for keys in hours.values():
+        if len(keys) > MOST_HOURS:
+            yield Breach("doubled", f"{sorted(keys)}")
+
+
+def _refusal(line: Json) -> _Refusal:
+    content = line["event"] if "event" in line else base64.b64decode(line["body_base64"])
+    return line["index"], line["reasons"][0]["code"], _written(content)
+
+
+# --- the warehouse
+
+
+def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
+    for prefix, rows in (("events", facts.loaded), ("rejected", facts.rejects_loaded)):
+        if rows is None:
+            continue
+        lines = {
+            (key, number): line
+            for key, some in facts.objects.items()
+            if key.startswith(f"{prefix}/")
+            for number, line in enumerate(some, 1)
+        }
+        counts = Counter((row.file_name, row.row_number) for row in rows)
+        for place in lines.keys() - counts.keys():
+            yield Breach("lost", f"line {place[1]} of {place[0]} is not in RAW")
+        for place, count in counts.items():
+            if place not in lines:
+                yield Breach("not sent", f"RAW has line {place[1]} of {place[0]}")
+            elif count > 1:
+                yield Breach("doubled", f"line {place[1]} of {place[0]} is in RAW {count} times")
+        for row in rows:
+            line = lines.get((row.file_name, row.row_number))
+            if line is not None and json.loads(line) != json.loads(row.payload):
+                yield Breach("not sent", f"RAW says otherwise in line {row.row_number} of {row.file_name}")
+    if facts.staged is not None:
+        staged = Counter(facts.staged)
+        yield from (Breach("lost", f"{i} is not in staging") for i in truth.accepted.keys() - staged.keys())
+        yield from (Breach("not sent", f"{i} in staging") for i in staged.keys() - truth.accepted.keys())
+        yield from (Breach("doubled", f"{i} in staging, {n} times") for i, n in staged.items() if n > 1)
+
+
+# --- visits
+
+
+def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[Stay]:
+    """With `ended_at` only what the consumer still takes: older events are for the warehouse."""
+    taken = [c for c in crossings if ended_at is None or ended_at - c.occurred_at <= MAX_AGE]
+    return {stay(pair, v) for pair, history in visits_of(taken).items() for v in history.visits}
+
+
+def _visits(where: str, found: Sequence[Stay], expected: set[Stay]) -> Iterator[Breach]:
+    for twice in (s for s, n in Counter(found).items() if n > 1):
+        yield Breach("wrong visit", f"{where} shows twice {_said(twice)}")
+    for missing in expected - set(found):
+        yield Breach("wrong visit", f"{where} lacks {_said(missing)}")
+    for extra in set(found) - expected:
+        yield Breach("wrong visit", f"{where} has {_said(extra)}")
+
+
+def _said(s: Stay) -> str:
+    end = "open" if s.exited_at is None and not s.exit_missed else s.exited_at or "unclosed"
+    return f"{s.device_id} at {s.fence.tag}/{s.fence.external_id}, {s.entered_at} to {end}"
+
+
+def _notices(facts: Facts) -> Iterator[Breach]:
+    """Somebody who takes every notice, each id once and in order of version, knows the visits."""
+    if facts.told is None:
+        return
+    known: dict[tuple[str, str, str], dict[tuple[str, str], Json]] = defaultdict(dict)
+    contents: dict[str, str] = {}
+    for detail in sorted(facts.told, key=lambda d: d["version"]):
+        said = json.dumps(detail, sort_keys=True)
+        if detail["id"] in contents:
+            if contents[detail["id"]] != said:
+                yield Breach("told", f"two notices have the id {detail['id']}")
+            continue
+        contents[detail["id"]] = said
+        visits = known[detail["device_id"], detail["geofence_tag"], detail["geofence_external_id"]]
+        if was := detail.get("previous"):
+            visits.pop((was["entered_at"], was["entered_event_id"]), None)
+        if now := detail["visit"]:
+            visits[now["entered_at"], now["entered_event_id"]] = now
+    told = {
+        (pair[0], pair[1], pair[2], v["entered_event_id"], v["exited_event_id"], v["exit_missed"])
+        for pair, visits in known.items()
+        for v in visits.values()
+    }
+    true = {
+        (s.device_id, *s.fence, s.entered_event_id, s.exited_event_id, s.exit_missed) for s in facts.visits
+    }
+    for visit in true - told:
+        yield Breach("told", f"nobody was told of {visit}")
+    for visit in told - true:
+        yield Breach("told", f"told, and not so: {visit}")

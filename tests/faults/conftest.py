@@ -1,0 +1,53 @@
+"""One stack for the whole session, its functions behind a proxy from deploy on.
+
+MILKRUN_E2E_OUTPUTS names the outputs.json of a stack that runs already; it must have been started with
+MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Without it one is started and wiped afterwards.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from ops.outputs import Outputs
+from ops.stack.stack import Stack
+from tests.faults.story import Result, Story
+from tests.faults.yard import Yard, proxy_url
+
+PORT = 4766
+RESULTS = pytest.StashKey[list[Result]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=1, help="Of the load and of what is done to which call.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RESULTS] = []
+
+
+@pytest.fixture(scope="session")
+def yard() -> Iterator[Yard]:
+    named = os.environ.get("MILKRUN_E2E_OUTPUTS", "")
+    environment = dict(os.environ)
+    with ExitStack() as until_the_end:
+        if named:
+            endpoint = Outputs.read(Path(named)).aws_endpoint_url or ""
+            environment["MILKRUN_PORT"] = endpoint.rpartition(":")[2]
+            environment["MILKRUN_LOCAL"] = str(Path(named).resolve().parent)
+            stack = Stack.of(environment)
+        else:
+            port = int(environment.setdefault("MILKRUN_PORT", str(PORT)))
+            environment.setdefault("MILKRUN_LOCAL", ".local-faults")
+            environment["MILKRUN_LAMBDA_ENDPOINT"] = proxy_url(port)
+            stack = until_the_end.enter_context(Stack.of(environment))
+        yield until_the_end.enter_context(Yard(stack).open())
+
+
+@pytest.fixture
+def story(yard: Yard, request: pytest.FixtureRequest) -> Story:
+    name = re.sub(r"^test_", "", request.node.name).replace("_", " ")
+    return Story(yard, name, request.config.getoption("--seed"), request.config.stash[RESULTS])

@@ -1,0 +1,120 @@
+"""Phones that keep the client's rule and write down every request with every answer, as they saw them.
+
+The rule: 2xx delete; 400 drop; 413 split; any other 4xx keep and try again; anything else, or no answer, send the
+identical bytes again. (`ops.send` keeps it too; here each single answer matters.)
+"""
+
+import gzip
+import json
+import random
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+
+from ops.rounds import Post
+from ops.send import Fate, fate_of
+
+LONGEST_PAUSE_S = 5.0
+# Longer than an ingest that waits for a stream that refuses, shorter than API Gateway's 29 s: impatient phones.
+_TIMEOUT = urllib3.Timeout(connect=3, read=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One answer: `status` is None where none came, `answer` None where it was no JSON object."""
+
+    status: int | None
+    answer: Mapping[str, Any] | None = None
+    content_type: str = ""
+    retry_after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request, all its answers in order, and what the phone then did with its batch."""
+
+    post: Post
+    tries: tuple[Try, ...]
+    fate: Fate
+
+    @property
+    def last(self) -> Try:
+        return self.tries[-1]
+
+    @property
+    def failures(self) -> int:
+        """How many times the phone saw a 5xx, a 429 or no answer."""
+        return sum(t.status is None or t.status >= 500 or t.status == 429 for t in self.tries)
+
+
+class Phones:
+    """Posts side by side, each request until it is settled or `patience` seconds are over."""
+
+    def __init__(self, endpoint: str, api_key: str, *, at_once: int = 4, patience: float = 120.0) -> None:
+        self._endpoint = endpoint
+        self._api_key = api_key
+        self._patience = patience
+        self._http = urllib3.PoolManager(maxsize=at_once, block=True, retries=False, timeout=_TIMEOUT)
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="phone")
+        self._under_way: list[Future[Exchange]] = []
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self.tried = 0
+        self.settled = 0
+
+    def send(self, posts: Iterable[Post]) -> None:
+        """Begin; `settled` and `tried` count on."""
+        self._under_way += [self._pool.submit(self._deliver, post) for post in posts]
+
+    @property
+    def sent(self) -> int:
+        return len(self._under_way)
+
+    def exchanges(self) -> Sequence[Exchange]:
+        """Wait until all are settled."""
+        return [each.result() for each in self._under_way]
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _deliver(self, post: Post) -> Exchange:
+        body = post.body()
+        headers = {"x-api-key": self._api_key, "content-type": post.content_type}
+        if post.gzipped:
+            body, headers["content-encoding"] = gzip.compress(body, mtime=0), "gzip"
+        tries: list[Try] = []
+        give_up_at = time.monotonic() + self._patience
+        while True:
+            tries.append(one := self._try(body, headers))
+            fate = fate_of(one.status)
+            with self._lock:
+                self.tried += 1
+            longest = min(LONGEST_PAUSE_S, 0.2 * 2 ** len(tries))
+            wanted = float(one.retry_after) if one.retry_after.isdecimal() else 0.0
+            pause = max(min(wanted, LONGEST_PAUSE_S), random.uniform(longest / 2, longest))
+            if fate != "kept" or time.monotonic() + pause > give_up_at or self._stopped.wait(pause):
+                with self._lock:
+                    self.settled += 1
+                return Exchange(post, tuple(tries), fate)
+
+    def _try(self, body: bytes, headers: Mapping[str, str]) -> Try:
+        try:
+            response = self._http.request("POST", self._endpoint, body=body, headers=headers)
+        except urllib3.exceptions.HTTPError:
+            return Try(None)
+        try:
+            answer = json.loads(response.data)
+        except ValueError:
+            answer = None
+        return Try(
+            response.status,
+            answer if isinstance(answer, dict) else None,
+            response.headers.get("content-type", ""),
+            response.headers.get("retry-after", ""),
+        )

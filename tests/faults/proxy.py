@@ -1,0 +1,358 @@
+"""A proxy between the functions (or anybody else) and AWS, which does to a call what its rules say.
+
+It knows of each call who makes it (the process at the other end of the connection), which service and which
+operation it is for. What no rule meets is passed on unchanged. Rules come and go while everything runs, so that
+no function's settings change: LocalStack ends what is under way when they do.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import yarl
+from aiohttp import web
+
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"}
+_API = "/_aws/execute-api/"
+_SCOPE = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/")
+_LONGEST_SILENCE_S = 60.0
+
+
+class Fault(Enum):
+    REFUSED = auto()  # the service says that it is unwell; nothing was done
+    THROTTLED = auto()  # the service says: too much; nothing was done
+    CUT_BEFORE = auto()  # the connection ends without an answer; nothing was done
+    CUT_AFTER = auto()  # it was done, and the connection ends without an answer
+    HALF_ANSWER = auto()  # it was done, and the connection ends in the middle of the answer
+    WRONG_BYTES = auto()  # it was done, and the answer is a 200 full of nonsense
+    SILENT = auto()  # no answer comes, the connection stays; nothing was done
+    SLOW = auto()  # it is done, late
+    PARTLY = auto()  # of a batch every second entry is taken
+    KILL_BEFORE = auto()  # the caller is killed before anything is done
+    KILL_AFTER = auto()  # it was done, and the caller is killed before it hears of it
+
+
+class Call(NamedTuple):
+    """One request. `caller` is a function's short name, or what `Proxy` was told of that process, or ""."""
+
+    caller: str
+    pid: int | None
+    service: str
+    operation: str
+
+    def __str__(self) -> str:
+        return f"{self.caller or '?'} → {self.service} {self.operation}"
+
+
+@dataclass
+class Rule:
+    """What is to be done to which calls; names are shell patterns, such as `Batch*`.
+
+    `share` of the calls it meets, chosen by `seed` and their number, at most `times` of them. `met` counts
+    those that it was done to.
+    """
+
+    fault: Fault
+    service: str = "*"
+    operation: str = "*"
+    caller: str = "*"
+    share: float = 1.0
+    times: int | None = None
+    seconds: float = 1.0
+    seed: int = 0
+    met: int = 0
+    _seen: Iterator[int] = field(default_factory=itertools.count, repr=False)
+
+    def takes(self, call: Call) -> bool:
+        if self.times is not None and self.met >= self.times:
+            return False
+        names = (
+            (call.service, self.service),
+            (call.operation, self.operation),
+            (call.caller, self.caller),
+        )
+        if not all(fnmatchcase(name, pattern) for name, pattern in names):
+            return False
+        chance = random.Random(f"{self.seed}/{next(self._seen)}").random()
+        if chance >= self.share:
+            return False
+        self.met += 1
+        return True
+
+    def __str__(self) -> str:
+        share = "" if self.share == 1 else f", {self.share:.0%}"
+        return f"{self.fault.name} {self.caller} → {self.service} {self.operation}{share}"
+
+
+type Processes = Callable[[], Mapping[int, str]]
+"""By process id, the names of those that may call: asked for each new connection."""
+
+
+class Proxy:
+    """`with Proxy(upstream, port) as proxy:` listens on loopback; `url` is its address. Runs in a thread."""
+
+    def __init__(self, upstream: str, port: int = 0, processes: Processes = dict) -> None:
+        self._upstream = upstream
+        self._port = port
+        self._processes = processes
+        self._rules: tuple[Rule, ...] = ()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._callers: MutableMapping[asyncio.BaseTransport, tuple[str, int | None]] = WeakKeyDictionary()
+        self.calls: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @contextmanager
+    def rules(self, *rules: Rule) -> Iterator[None]:
+        """These rules hold too, before those that hold already."""
+        self._rules = (*rules, *self._rules)
+        try:
+            yield
+        finally:
+            self._rules = tuple(r for r in self._rules if not any(r is each for each in rules))
+
+    def stop_listening(self) -> None:
+        """Connections are refused and those that are open end: nobody reaches AWS any more."""
+        self._do(self._close_site())
+
+    def listen(self) -> None:
+        self._do(self._open_site())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._do(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rules = ()
+        self._do(self._close_site())
+        self._do(self._session.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _start(self) -> None:
+        # Whatever is compressed stays so, in both directions.
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=_LONGEST_SILENCE_S),
+        )
+        await self._open_site()
+
+    async def _open_site(self) -> None:
+        app = web.Application(client_max_size=2**30)
+        app.router.add_route("*", "/{path:.*}", self._serve)
+        self._runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=0.01)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        self._port = self._runner.addresses[0][1]
+
+    async def _close_site(self) -> None:
+        await self._runner.cleanup()
+
+    # --- one call
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        call = self._call_of(request, body)
+        self.calls[str(call)] += 1
+        rule = next((rule for rule in self._rules if rule.takes(call)), None)
+        try:
+            return (
+                await self._pass_on(request, body)
+                if rule is None
+                else await self._do_to(rule, call, request, body)
+            )
+        except (aiohttp.ClientError, TimeoutError):  # whoever is behind us is gone: so are we
+            return _cut(request)
+
+    async def _do_to(self, rule: Rule, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
+        match rule.fault:
+            case Fault.REFUSED:
+                return _error(call, 503 if call.service == "s3" else 500, "InternalFailure")
+            case Fault.THROTTLED:
+                return _throttled(call)
+            case Fault.CUT_BEFORE:
+                return _cut(request)
+            case Fault.SILENT:
+                with suppress(asyncio.CancelledError):  # the caller has given up
+                    await asyncio.sleep(_LONGEST_SILENCE_S)
+                return _cut(request)
+            case Fault.SLOW:
+                await asyncio.sleep(rule.seconds)
+                return await self._pass_on(request, body)
+            case Fault.PARTLY:
+                return await self._partly(call, request, body)
+            case Fault.KILL_BEFORE:
+                _kill(call)
+                return _cut(request)
+        answer = await self._pass_on(request, body)
+        match rule.fault:
+            case Fault.KILL_AFTER:
+                _kill(call)
+            case Fault.WRONG_BYTES:
+                return web.Response(status=200, body=b"\x00\xffnot what you asked for{", headers={})
+            case Fault.HALF_ANSWER:
+                half = web.StreamResponse(status=answer.status)
+                half.content_length = max(2, len(answer.body or b""))  # type: ignore[arg-type]
+                await half.prepare(request)
+                await half.write((answer.body or b"")[: half.content_length // 2])  # type: ignore[index]
+        return _cut(request)
+
+    async def _pass_on(self, request: web.Request, body: bytes) -> web.Response:
+        headers = {n: v for n, v in request.headers.items() if n.lower() not in _HOP_BY_HOP}
+        async with self._session.request(
+            request.method,
+            yarl.URL(self._upstream + request.raw_path, encoded=True),
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
+        ) as upstream:
+            answer = await upstream.read()
+            response = web.Response(status=upstream.status, body=answer)
+            response.headers.extend(
+                (n, v) for n, v in upstream.headers.items() if n.lower() not in _HOP_BY_HOP - {"connection"}
+            )
+            return response
+
+    async def _partly(self, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
+        """Every second entry is passed on; the others come back as each service says that it did not take them."""
+        asked = json.loads(body)
+        match call.operation:
+            case "PutRecords" | "PutEvents":
+                name = "Records" if call.operation == "PutRecords" else "Entries"
+                code = "ProvisionedThroughputExceededException"
+                results: list[dict[str, Any]] = [{"ErrorCode": code, "ErrorMessage": "on purpose"}] * len(
+                    asked[name]
+                )
+                if taken := asked[name][1::2]:
+                    answer = await self._pass_on(request, json.dumps(asked | {name: taken}).encode())
+                    results[1::2] = json.loads(answer.body)[name]  # type: ignore[arg-type]
+                failed = sum("ErrorCode" in result for result in results)
+                counted = "FailedRecordCount" if name == "Records" else "FailedEntryCount"
+                return _json(200, {counted: failed, name: results})
+            case "BatchWriteItem":
+                ((table, puts),) = asked["RequestItems"].items()
+                left: Mapping[str, Any] = {table: puts[::2]}
+                if puts[1::2]:
+                    await self._pass_on(request, json.dumps({"RequestItems": {table: puts[1::2]}}).encode())
+                return _json(200, {"UnprocessedItems": left})
+            case "BatchGetItem":
+                ((table, wanted),) = asked["RequestItems"].items()
+                keys = wanted["Keys"]
+                said: dict[str, Any] = {"Responses": {table: []}}
+                if keys[1::2]:
+                    some = {"RequestItems": {table: wanted | {"Keys": keys[1::2]}}}
+                    answer = await self._pass_on(request, json.dumps(some).encode())
+                    said = json.loads(answer.body)  # type: ignore[arg-type]
+                return _json(200, said | {"UnprocessedKeys": {table: wanted | {"Keys": keys[::2]}}})
+        return _throttled(call)
+
+    # --- who calls, and for what
+
+    def _call_of(self, request: web.Request, body: bytes) -> Call:
+        caller, pid = self._caller_of(request)
+        if request.raw_path.startswith(_API):
+            return Call("phone", None, "api", request.method)
+        scope = _SCOPE.search(request.headers.get("Authorization", ""))
+        service = scope[1] if scope else ""
+        operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
+        if service == "s3":
+            operation = f"{request.method.capitalize()}Object"
+        elif not operation and (action := re.search(rb"Action=(\w+)", body[:2000])):
+            operation = action[1].decode()
+        return Call(caller, pid, service, operation)
+
+    def _caller_of(self, request: web.Request) -> tuple[str, int | None]:
+        if request.transport is None:
+            return "", None
+        key = request.transport
+        if key not in self._callers:
+            processes = self._processes()
+            pid = process_at(key.get_extra_info("peername")[1], processes) if processes else None
+            self._callers[key] = (processes.get(pid, "") if pid else "", pid)
+        return self._callers[key]
+
+
+def process_at(port: int, pids: Mapping[int, str]) -> int | None:
+    """Which of these processes holds this end of a loopback connection."""
+    local = f"0100007F:{port:04X}"
+    inode = None
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1] == local and fields[9] != "0":
+            inode = fields[9]
+    if inode is None:
+        return None
+    wanted = f"socket:[{inode}]"
+    for pid in pids:
+        with suppress(OSError):
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    if os.readlink(entry.path) == wanted:  # noqa: PTH115 - thousands of them
+                        return pid
+    return None
+
+
+def _kill(call: Call) -> None:
+    if call.pid:
+        with suppress(ProcessLookupError):
+            os.kill(call.pid, signal.SIGKILL)
+
+
+def _cut(request: web.Request) -> web.Response:
+    if request.transport:
+        request.transport.abort()
+    return web.Response()
+
+
+def _throttled(call: Call) -> web.Response:
+    match call.service:
+        case "s3":
+            return _error(call, 503, "SlowDown")
+        case "kinesis" | "dynamodb":
+            return _error(call, 400, "ProvisionedThroughputExceededException")
+        case "api":
+            return _json(429, {"message": "Too Many Requests"})
+    return _error(call, 400, "ThrottlingException")
+
+
+def _error(call: Call, status: int, code: str) -> web.Response:
+    if call.service == "s3":
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>"
+        return web.Response(status=status, body=text.encode(), content_type="application/xml")
+    if call.service == "sns":
+        text = (
+            f"<ErrorResponse><Error><Code>{code}</Code><Message>on purpose</Message></Error></ErrorResponse>"
+        )
+        return web.Response(status=status, body=text.encode(), content_type="text/xml")
+    return _json(status, {"__type": code, "message": "on purpose"})
+
+
+def _json(status: int, body: Mapping[str, Any] | Sequence[Any]) -> web.Response:
+    return web.Response(
+        status=status, body=json.dumps(body).encode(), content_type="application/x-amz-json-1.1"
+    )

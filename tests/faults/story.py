@@ -1,0 +1,124 @@
+"""One scenario: load goes through, something breaks, it is mended, and in the end every promise holds."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from zlib import crc32
+
+from ops.rounds import Plan, Post, posts
+from tests.faults.checker import Breach, Facts, check
+from tests.faults.phones import Exchange, Phones
+from tests.faults.proxy import Rule
+from tests.faults.yard import Yard, wait_for
+
+# A promise is broken if nothing has come nearer to it for so long.
+PATIENCE_S = 75.0
+MET_WITHIN_S = 60.0
+
+
+@dataclass
+class Result:
+    """A line of the table in docs/reliability.md."""
+
+    name: str
+    seed: int
+    run: str
+    exchanges: Sequence[Exchange]
+    breaches: Sequence[Breach]
+    recovered_s: float
+
+    @property
+    def events(self) -> int:
+        return sum(len(x.post.events) for x in self.exchanges)
+
+    @property
+    def failures(self) -> int:
+        return sum(x.failures for x in self.exchanges)
+
+    def count(self, *kinds: str) -> int:
+        return sum(b.kind in kinds for b in self.breaches)
+
+
+@dataclass
+class Story:
+    yard: Yard
+    name: str
+    seed: int = 1
+    results: list[Result] = field(default_factory=list)
+    _mended_at: float = 0.0
+
+    @property
+    def run(self) -> str:
+        """Begins every event id and ends every device id of this story, and of no other of this session."""
+        return f"{crc32(f'{self.name}/{self.seed}/{time.time_ns()}'.encode()):08x}"
+
+    def morning(self, run: str, *, begins_at: datetime | None = None, trucks: int = 4) -> list[Post]:
+        """Rounds with duplicates, late bursts, and events that must be rejected: about 70 requests."""
+        return list(
+            posts(
+                Plan(
+                    run,
+                    begins_at or datetime.now(UTC) - timedelta(hours=8),
+                    seed=self.seed,
+                    trucks=trucks,
+                    farms=6,
+                    rounds=1,
+                    batch_size=8,
+                    duplicates=0.1,
+                    late=0.25,
+                    invalid=0.03,
+                )
+            )
+        )
+
+    @contextmanager
+    def under_load(self, make: Callable[[str], Sequence[Post]] | None = None) -> Iterator[Phones]:
+        """Phones send a morning meanwhile. At the end all of it must have arrived, and nothing else."""
+        run = self.run
+        sent = (make or self.morning)(run)
+        phones = self.yard.phones()
+        try:
+            phones.send(sent)
+            wait_for(lambda: phones.settled >= min(6, len(sent)), MET_WITHIN_S, "no request was settled")
+            self._mended_at = time.monotonic()
+            yield phones
+            exchanges = phones.exchanges()
+        finally:
+            phones.stop()
+        self._await_all(run, exchanges)
+
+    @contextmanager
+    def broken(self, *rules: Rule) -> Iterator[None]:
+        """Inside, these rules hold."""
+        with self.yard.proxy.rules(*rules):
+            yield
+        self.mended()
+
+    def mended(self) -> None:
+        self._mended_at = time.monotonic()
+
+    def _await_all(self, run: str, exchanges: Sequence[Exchange]) -> None:
+        breaches, recovered_at = converged(lambda: self.yard.facts(exchanges))
+        recovered_s = max(0.0, recovered_at - self._mended_at)
+        self.results.append(Result(self.name, self.seed, run, exchanges, breaches, recovered_s))
+        self.yard.settle()
+        assert not breaches, "\n".join(map(str, breaches[:20]))
+
+
+def converged(facts: Callable[[], Facts]) -> tuple[list[Breach], float]:
+    """What is still broken once nothing changes any more, and when all was well (or given up)."""
+    breaches = check(facts())
+    seen, changed_at = len(breaches), time.monotonic()
+    while breaches and time.monotonic() - changed_at < PATIENCE_S:
+        time.sleep(0.5)
+        breaches = check(facts())
+        if len(breaches) != seen:
+            seen, changed_at = len(breaches), time.monotonic()
+    return breaches, time.monotonic()
+
+
+def met(rule: Rule, times: int, within: float = MET_WITHIN_S) -> None:
+    """Wait until something was done to so many calls."""
+    wait_for(lambda: rule.met >= times, within, f"{rule}: met only {rule.met} of {times}")

@@ -1,0 +1,234 @@
+"""A running stack of which every part can be broken, and what all its stores hold."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import batched
+from typing import Any
+
+from ops import stores
+from ops.ledger import Stay
+from ops.outputs import Outputs
+from ops.stack import localstack, snowflake
+from ops.stack.processes import Process, descendants, description
+from ops.stack.settings import ROOT
+from ops.stack.stack import Stack
+from snowpipe.warehouse import Snowflake, connect
+from tests.faults.checker import Facts, Row
+from tests.faults.phones import Exchange, Phones
+from tests.faults.proxy import Proxy
+
+PREFIXES = ("events/", "rejected/", "set-aside/", "aws/lambda/")
+PROXY_PORT_OFFSET = 3
+# A message that a killed loader had taken comes back after so long.
+VISIBILITY_S = 5
+READY_S = 60.0
+
+
+def proxy_url(port: int) -> str:
+    return f"http://127.0.0.1:{port + PROXY_PORT_OFFSET}"
+
+
+class Yard:
+    """Functions, Snowflake and phones reach LocalStack through `proxy` alone; who looks goes past it."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.outputs: Outputs = stack.outputs()
+        port = stack.settings.port + PROXY_PORT_OFFSET
+        self.proxy = Proxy(stack.settings.endpoint_url, port, self._callers)
+        self._clients: dict[str, Any] = {}
+        self._read: dict[str, list[bytes]] = {}
+        self._known: set[str] = set()
+        self._warehouse: Snowflake | None = None
+        self._told: list[dict[str, Any]] = []
+
+    @contextmanager
+    def open(self) -> Iterator["Yard"]:
+        with self.proxy, self._listening_to_the_bus():
+            self.restart_snowflake()
+            self._known = set(self._keys())
+            yield self
+            self._disconnect()
+
+    def phones(self, **options: Any) -> Phones:
+        path = self.outputs.endpoint.removeprefix(self.stack.settings.endpoint_url)
+        return Phones(self.proxy.url + path, self.outputs.api_key, **options)
+
+    def aws(self, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = self.outputs.aws(service)
+        return self._clients[service]
+
+    # --- processes
+
+    def _process(self, name: str) -> Process:
+        found = self.stack.processes.alive(name)
+        assert found, f"{name} does not run"
+        return found
+
+    def _callers(self) -> Mapping[int, str]:
+        """Functions by their short names, and Snowflake."""
+        found = {}
+        for process in descendants(self._process(localstack.NAME)):
+            what = description(process)
+            if what.startswith("milkrun-local-"):
+                found[process.pid] = what.removeprefix("milkrun-local-")
+        if warehouse := self.stack.processes.alive(snowflake.NAME):
+            found[warehouse.pid] = snowflake.NAME
+        return found
+
+    @property
+    def snowflake_pid(self) -> int:
+        return self._process(snowflake.NAME).pid
+
+    @contextmanager
+    def localstack_stopped(self) -> Iterator[None]:
+        """All of LocalStack stands still, its functions do not: AWS is there and says nothing."""
+        server = self._process(localstack.NAME)
+        functions = self._callers()
+        still = [server, *(p for p in descendants(server) if p.pid not in functions)]
+        for process in still:
+            os.kill(process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in still:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGCONT)
+
+    def kill_snowflake(self) -> None:
+        os.kill(self.snowflake_pid, signal.SIGKILL)
+
+    def restart_snowflake(self) -> None:
+        """Whatever has become of it, it runs afterwards, and reaches AWS through the proxy."""
+        settings, processes = self.stack.settings, self.stack.processes
+        for process in processes.recorded():
+            if process.name == snowflake.NAME:
+                processes.end(process)
+        command = [sys.executable, "-m", "snowpipe.local", "--port", str(settings.snowflake_port)]
+        command += ["--dir", str(settings.snowflake_folder), "--visibility-seconds", str(VISIBILITY_S)]
+        environment = settings.aws_environment | {"AWS_ENDPOINT_URL": self.proxy.url}
+        processes.start(snowflake.NAME, command, environment, ROOT, grace_s=10)
+        wait_for(lambda: snowflake.is_ready(settings), READY_S, "Snowflake is not ready")
+
+    # --- what is there
+
+    @contextmanager
+    def _listening_to_the_bus(self) -> Iterator[None]:
+        """A queue that gets every notice, as a receiver would have it."""
+        events, sqs = self.aws("events"), self.aws("sqs")
+        consume = self.aws("lambda").get_function_configuration(FunctionName="milkrun-local-consume")
+        bus = consume["Environment"]["Variables"]["EVENT_BUS_NAME"]
+        self._told_url = sqs.create_queue(QueueName="faults-told")["QueueUrl"]
+        attributes = sqs.get_queue_attributes(QueueUrl=self._told_url, AttributeNames=["QueueArn"])
+        pattern = json.dumps({"source": ["milkrun.visits"]})
+        events.put_rule(Name="faults-told", EventBusName=bus, EventPattern=pattern)
+        target = {"Id": "told", "Arn": attributes["Attributes"]["QueueArn"]}
+        events.put_targets(Rule="faults-told", EventBusName=bus, Targets=[target])
+        try:
+            yield
+        finally:
+            events.remove_targets(Rule="faults-told", EventBusName=bus, Ids=["told"])
+            events.delete_rule(Name="faults-told", EventBusName=bus)
+            sqs.delete_queue(QueueUrl=self._told_url)
+
+    def _receive_told(self) -> None:
+        sqs = self.aws("sqs")
+        while True:
+            found = sqs.receive_message(QueueUrl=self._told_url, MaxNumberOfMessages=10).get("Messages", [])
+            if not found:
+                return
+            self._told += [json.loads(message["Body"])["detail"] for message in found]
+            entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(found)]
+            sqs.delete_message_batch(QueueUrl=self._told_url, Entries=entries)
+
+    def _keys(self) -> Iterator[str]:
+        pages = self.aws("s3").get_paginator("list_objects_v2")
+        for prefix in PREFIXES:
+            for page in pages.paginate(Bucket=self.outputs.bucket, Prefix=prefix):
+                yield from (item["Key"] for item in page.get("Contents", ()))
+
+    def facts(self, exchanges: Sequence[Exchange]) -> Facts:
+        """Of what these exchanges can have left behind: new objects, their rows, these devices' visits."""
+        devices = sorted({e.crossing.device_id for x in exchanges for e in x.post.events if e.crossing})
+        new = [key for key in self._keys() if key not in self._known]
+        with ThreadPoolExecutor(4) as readers:
+            unread = [key for key in new if key not in self._read]
+            for key, lines in zip(unread, readers.map(self._lines, unread), strict=True):
+                self._read[key] = lines
+            table, dynamodb = self.outputs.visits_table, self.aws("dynamodb")
+            visits = [
+                stay
+                for stays in readers.map(lambda d: list(stores.device_stays(dynamodb, table, d)), devices)
+                for stay in stays
+            ]
+        self._receive_told()
+        return Facts(
+            exchanges,
+            {key: self._read[key] for key in new},
+            visits,
+            self._rows("EVENTS", [key for key in new if key.startswith("events/")]),
+            self._rows("REJECTED", [key for key in new if key.startswith("rejected/")]),
+            told=[detail for detail in self._told if detail["device_id"] in set(devices)],
+            ended_at=datetime.now(UTC),
+        )
+
+    def settle(self) -> None:
+        """What lies in the bucket by now is no news any more."""
+        self._known = set(self._keys())
+
+    def _lines(self, key: str) -> list[bytes]:
+        return stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
+
+    def _rows(self, table: str, keys: Sequence[str]) -> list[Row]:
+        sql = f"SELECT payload, file_name, file_row_number FROM {self.outputs.database}.RAW.{table}"
+        found: list[Row] = []
+        for some in batched(keys, 300, strict=False):
+            marks = ", ".join(["%s"] * len(some))
+            for row in self.query(f"{sql} WHERE file_name IN ({marks})", some):
+                found.append(Row(row["file_name"], int(row["file_row_number"]), row["payload"]))
+        return found
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """Asks again with a new session where the old one's server was killed."""
+        try:
+            return self._session.query(sql, parameters)
+        except Exception:  # whatever a connector makes of a server that is gone
+            self._disconnect()
+            return self._session.query(sql, parameters)
+
+    @property
+    def _session(self) -> Snowflake:
+        if self._warehouse is None:
+            self._entered = connect(self.outputs.snowflake)
+            self._warehouse = self._entered.__enter__()
+        return self._warehouse
+
+    def _disconnect(self) -> None:
+        if self._warehouse is not None:
+            with suppress(Exception):
+                self._entered.__exit__(None, None, None)
+            self._warehouse = None
+
+    def mart_visits(self, devices: Sequence[str]) -> list[Stay]:
+        return list(stores.mart_stays(self._session, self.outputs.database, devices))
+
+    def staged(self, run: str) -> list[str]:
+        """An id for each row of staging whose id begins with `run`."""
+        sql = f"SELECT event_id FROM {self.outputs.database}.STAGING.STG_EVENTS WHERE event_id LIKE %s"
+        return [row["event_id"] for row in self.query(sql, [f"{run}%"])]
+
+
+def wait_for[T](probe: Callable[[], T], seconds: float, otherwise: str) -> T:
+    deadline = time.monotonic() + seconds
+    while not (found := probe()):
+        assert time.monotonic() < deadline, f"{otherwise} after {seconds:g} s"
+        time.sleep(0.02)
+    return found
