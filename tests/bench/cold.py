@@ -1,12 +1,12 @@
-"""What a cold start costs: CPU of importing and building everything, from the zip, in a fresh process.
+"""What a cold start costs: `python -m tests.bench.cold [--json]`.
 
-    python -m tests.bench.cold [--json]
-
-Against the naive peer packaged by default, which means from its zip too, but with the bytecode thrown away:
-a zip that resets modification times makes Python take every `.pyc` for stale.
+CPU of importing and building everything in a fresh process: ours from its zip; the naive peer and Powertools' (with
+and without its Tracer) from the same packages as default packaging leaves them, that is without bytecode: a zip that
+resets modification times makes Python take every `.pyc` for stale. With bytecode too, to tell what that alone does.
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -14,9 +14,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ops.package import package
+import aws_lambda_powertools
 
-ROOT = Path(__file__).parents[2]
+from ops.package import compile_folder, package
+from tests.bench import figures
+from tests.bench.figures import Figures, told
+
 ROUNDS = 7
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "bench",
@@ -34,62 +37,75 @@ ENVIRONMENT = {
 MEASURE = """
 import json, sys, time
 began = time.process_time()
-sys.path[:0] = {paths!r}
+sys.path[:0] = [{folder!r}]
 {build}
-print(json.dumps([time.process_time() - began, len(sys.modules), sorted(sys.modules)]))
+print(json.dumps([time.process_time() - began, len(sys.modules)]))
 """
 BUILD = {
     "ours": "import handler.main; handler.main._app()",
-    "naive": "import tests.bench.peers.naive",
-    "powertools": "import tests.bench.peers.powertools",
-    "powertools_tracer": "import aws_lambda_powertools.tracing, tests.bench.peers.powertools;"
-    " aws_lambda_powertools.tracing.Tracer()",
+    "naive": "import peers.naive",
+    "powertools": "import peers.powertools",
+    "powertools_tracer": "import aws_lambda_powertools, peers.powertools; aws_lambda_powertools.Tracer()",
 }
+# What Powertools needs beyond the zip's packages; its Tracer stands on the X-Ray SDK.
+POWERTOOLS = ("aws_lambda_powertools", "aws_xray_sdk", "wrapt", "jmespath", "botocore/data/xray")
 
 
-def started(peer: str, *paths: Path) -> tuple[float, int, list[str]]:
-    """CPU seconds, modules, and their names, in a process that has nothing else."""
-    code = MEASURE.format(paths=[str(path) for path in paths], build=BUILD[peer])
+def started(peer: str, folder: Path) -> tuple[float, int]:
+    """CPU seconds and modules, in a process that has nothing else."""
+    code = MEASURE.format(folder=str(folder), build=BUILD[peer])
     command = [sys.executable, "-I", "-S", "-B", "-c", code]
     output = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True).stdout
-    seconds, count, names = json.loads(output.splitlines()[-1])
-    return seconds, count, names
+    seconds, count = json.loads(output.splitlines()[-1])
+    return seconds, count
 
 
-def unpacked(zip_path: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(zip_path) as archive:
-        archive.extractall(folder)
-    return folder
-
-
-def without_bytecode(folder: Path) -> Path:
+def peers_folder(zipped: Path, folder: Path) -> Path:
+    """The zip's packages, Powertools' and the peers; no bytecode."""
+    unpack(zipped, folder)
+    installed = Path(aws_lambda_powertools.__file__).parents[1]
+    for name in POWERTOOLS:
+        if not (folder / name).exists():
+            shutil.copytree(installed / name, folder / name)
+    shutil.copytree(Path(__file__).with_name("peers"), folder / "peers")
     for compiled in folder.rglob("*.pyc"):
         compiled.unlink()
     return folder
 
 
-def figures() -> dict[str, float]:
+def unpack(zipped: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(zipped) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def measure() -> Figures:
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
+        told("packages for the cold start")
         zipped = package("local")["handler"]
-        ours = unpacked(zipped, fresh / "ours")
-        peers = without_bytecode(unpacked(zipped, fresh / "default"))
-        for own in ("handler", "contract"):
-            assert (peers / own).is_dir()
-        runs: dict[str, list[tuple[float, int, list[str]]]] = {}
-        for _ in range(ROUNDS):
-            runs.setdefault("ours", []).append(started("ours", ours))
-            runs.setdefault("naive", []).append(started("naive", peers, ROOT))
-        milliseconds = {peer: statistics.median(run[0] for run in each) * 1e3 for peer, each in runs.items()}
-        return {
-            "cold_start_ms": milliseconds["ours"],
-            "cold_start_modules": runs["ours"][0][1],
-            "naive_cold_start_ms": milliseconds["naive"],
-            "naive_cold_start_modules": runs["naive"][0][1],
-            "cold_start/naive": milliseconds["ours"] / milliseconds["naive"],
+        ours, default = unpack(zipped, fresh / "ours"), peers_folder(zipped, fresh / "default")
+        compiled = Path(shutil.copytree(default, fresh / "compiled"))
+        compile_folder(compiled)
+        starts = {"ours": (ours, "ours")}
+        for peer in ("naive", "powertools", "powertools_tracer"):
+            starts |= {peer: (default, peer), f"{peer}, with bytecode": (compiled, peer)}
+        runs: dict[str, list[tuple[float, int]]] = {start: [] for start in starts}
+        for n in range(ROUNDS):
+            told(f"cold starts, round {n + 1} of {ROUNDS}")
+            for start, (folder, peer) in starts.items():
+                runs[start].append(started(peer, folder))
+    seconds = {start: statistics.median(s for s, _ in each) for start, each in runs.items()}
+    found = Figures()
+    for start, each in runs.items():
+        found.rates |= {
+            f"cold_start/ms {start}": seconds[start] * 1e3,
+            f"cold_start/modules {start}": each[0][1],
         }
+        if start != "ours":
+            found.ratios[f"cold_start/{start}"] = seconds["ours"] / seconds[start]
+    return found
 
 
 if __name__ == "__main__":
-    measured = figures()
-    print(json.dumps(measured) if "--json" in sys.argv else measured)
+    sys.exit(figures.main(measure, sys.argv[1:]))

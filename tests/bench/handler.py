@@ -1,8 +1,9 @@
 """What a request costs, as ratios measured in one run: `python -m tests.bench.handler [--json]`.
 
-CPU seconds, ours over each peer's (tests/bench/peers), all speaking to the same sink, rounds interleaved,
-medians; our own work without the SDK as a multiple of `json.loads` of the same body; peak memory
-(VmHWM above the idle process) of the largest requests that are allowed.
+All are seen to do the same work first: the same events in the object and on the stream. CPU seconds, ours over
+each peer's (tests/bench/peers), all speaking to the same sink, rounds interleaved, medians; our own work without
+its calls as a multiple of `json.loads` of the same body; peak memory (VmHWM above the idle process) of the largest
+requests that are allowed.
 """
 
 import base64
@@ -11,7 +12,6 @@ import gzip
 import importlib
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -19,9 +19,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import urllib3
+
+from tests.bench import figures
+from tests.bench.figures import Figures, told
 
 SIZES = (1, 20, 100, 500)
 ROUNDS = 15
@@ -126,36 +133,73 @@ def silence() -> Iterator[None]:
         sys.stdout = told
 
 
-def against_peers() -> dict[str, float]:
+def taken() -> dict[str, Any]:
+    """What the sink has counted since it was asked last, and the last object and call that it got."""
+    found: dict[str, Any] = urllib3.request("GET", os.environ["AWS_ENDPOINT_URL"]).json()
+    return found
+
+
+def stored(last: dict[str, str]) -> tuple[list[Any], list[Any]]:
+    """The events of the object, and those on the stream with their keys, however they were written."""
+    lines = gzip.decompress(base64.b64decode(last["PUT"])).splitlines()
+    records = json.loads(base64.b64decode(last["POST"]))["Records"] if "POST" in last else []
+    published = [(r["PartitionKey"], plain(json.loads(base64.b64decode(r["Data"])))) for r in records]
+    return [plain(json.loads(line)) for line in lines], published
+
+
+def plain(value: Any, name: str = "") -> Any:
+    """Without what models add when they are dumped again: nulls, and other words for the same instant."""
+    if isinstance(value, dict):
+        return {key: plain(inner, key) for key, inner in value.items() if inner is not None}
+    return datetime.fromisoformat(value) if name == "createdAt" else value
+
+
+def wired() -> dict[str, Callable[..., dict[str, Any]]]:
     """Ours first, since peers may set the logging of a whole process up."""
-    with silence():  # Powertools' logger keeps the stdout that it finds first
-        return _against_peers()
-
-
-def _against_peers() -> dict[str, float]:
     from handler import main
     from tests.bench.peers import limit, naive, powertools
 
-    handlers: dict[str, Callable[..., dict[str, Any]]] = {
+    return {
         "handler": main.ingest,
         "naive": naive.handler,
         "powertools": powertools.handler,
         "limit": limit.handler,
     }
-    figures: dict[str, float] = {}
+
+
+def check_the_same_work(handlers: dict[str, Callable[..., dict[str, Any]]], size: int) -> None:
+    given = events(size)
+    request = request_of(json.dumps(given).encode())
+    truth = [plain(event) for event in given]
+    crossing = [(event["user"]["deviceId"], event) for event in truth if "geofence" in event]
+    taken()
+    for name, handler in handlers.items():
+        answer = handler(request, Context())
+        assert json.loads(answer["body"])["accepted"] == size, (name, answer)
+        assert stored(taken()["last"]) == (truth, crossing), name
+
+
+def against_peers() -> Figures:
+    with silence():  # Powertools' logger keeps the stdout that it finds first
+        return _against_peers()
+
+
+def _against_peers() -> Figures:
+    handlers = wired()
+    found = Figures()
     for size in SIZES:
+        told(f"handler and peers at {size} events a request")
+        check_the_same_work(handlers, size)
         request = request_of(json.dumps(events(size)).encode())
-        answers = [handler(request, Context()) for handler in handlers.values()]
-        assert [json.loads(answer["body"])["accepted"] for answer in answers] == [size] * len(handlers)
         calls = [partial(handler, request, Context()) for handler in handlers.values()]
         measured = dict(zip(handlers, interleaved(*calls, times=max(2, 60 // size)), strict=True))
-        figures |= {f"{name}_ms@{size}": seconds * 1e3 for name, seconds in measured.items()}
+        found.rates |= {f"{name}/ms@{size}": seconds * 1e3 for name, seconds in measured.items()}
         ours = measured.pop("handler")
-        figures |= {f"handler/{peer}@{size}": ours / theirs for peer, theirs in measured.items()}
-    return figures
+        found.ratios |= {f"handler/{peer}@{size}": ours / theirs for peer, theirs in measured.items()}
+    return found
 
 
-def own_work() -> dict[str, float]:
+def own_work() -> Figures:
     """Everything but the SDK's calls: the ports are fakes that do nothing."""
     from handler import main
     from handler.ingest import Ports
@@ -171,21 +215,22 @@ def own_work() -> dict[str, float]:
 
     real = main._app()
     app = main.App(real.settings, Ports(Nowhere(), Nowhere(), Nowhere()), real.secrets)
-    figures: dict[str, float] = {}
+    found = Figures()
     for size in SIZES:
+        told(f"handler without its calls at {size}")
         body = json.dumps(events(size)).encode()
         request = request_of(body)
-        wired, main._app = main._app, lambda: app  # type: ignore[assignment]
+        kept, main._app = main._app, lambda: app  # type: ignore[assignment]
         with silence():
             ours, loads = interleaved(
                 lambda: main.ingest(request, Context()),  # noqa: B023
                 lambda: json.loads(body),  # noqa: B023
                 times=max(3, 200 // size),
             )
-        main._app = wired
-        figures[f"own_us_per_event@{size}"] = ours / size * 1e6
-        figures[f"own/json.loads@{size}"] = ours / loads
-    return figures
+        main._app = kept
+        found.rates[f"handler/own_us_per_event@{size}"] = ours / size * 1e6
+        found.ratios[f"handler_own/json.loads@{size}"] = ours / loads
+    return found
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -217,11 +262,12 @@ def largest_requests() -> dict[str, dict[str, Any]]:
     return {name: request_of(gzip.compress(body), "gzip") for name, body in bodies.items()}
 
 
-def peak_memory() -> dict[str, float]:
+def peak_memory() -> Figures:
     """MiB above the idle process, each request in the same warm process, the high-water mark reset."""
     from handler import main
 
-    figures: dict[str, float] = {}
+    found = Figures()
+    told("memory of the largest requests")
     with silence():
         main.ingest(request_of(json.dumps(events(1)).encode()), Context())
     for name, request in largest_requests().items():
@@ -230,8 +276,9 @@ def peak_memory() -> dict[str, float]:
         idle = _status("VmRSS")
         with silence():
             answer = main.ingest(request, Context())
-        figures[f"peak_mib {name} ({answer['statusCode']})"] = (_status("VmHWM") - idle) / 1024
-    return figures
+        peak = (_status("VmHWM") - idle) / 1024
+        found.rates[f"handler/peak_mib {name} ({answer['statusCode']})"] = peak
+    return found
 
 
 def _status(field: str) -> int:
@@ -239,34 +286,27 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
-def run(part: str) -> dict[str, float]:
+def run(part: str) -> Figures:
     """One part in this process: memory wants a process that has measured nothing before."""
     with sink():
-        figures: dict[str, float] = getattr(importlib.import_module("tests.bench.handler"), part)()
-        return figures
+        found: Figures = getattr(importlib.import_module("tests.bench.handler"), part)()
+        return found
+
+
+def measure() -> Figures:
+    found = Figures()
+    for part in PARTS:
+        command = [sys.executable, "-m", "tests.bench.handler", part]
+        output = subprocess.run(command, cwd=FOLDER, stdout=subprocess.PIPE, check=True).stdout
+        found.add(Figures(**json.loads(output.splitlines()[-1])))
+    return found
 
 
 def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in PARTS:
-        print(json.dumps(run(arguments[0])))
+        print(json.dumps(asdict(run(arguments[0]))))
         return 0
-    figures: dict[str, float] = {}
-    for part in PARTS:
-        output = subprocess.run(
-            [sys.executable, "-m", "tests.bench.handler", part],
-            cwd=FOLDER,
-            stdout=subprocess.PIPE,
-            check=True,
-        ).stdout
-        figures |= json.loads(output.splitlines()[-1])
-    if "--json" in arguments:
-        ratios = {name: value for name, value in figures.items() if "/" in name}
-        print(json.dumps({"ratios": ratios, "figures": figures}))
-        return 0
-    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs")
-    for name, value in figures.items():
-        print(f"{name:45} {value:8.2f}")
-    return 0
+    return figures.main(measure, arguments)
 
 
 PARTS = ("against_peers", "own_work", "peak_memory")

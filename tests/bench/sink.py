@@ -1,21 +1,49 @@
 """A stand-in for S3 and Kinesis that takes everything at once: `python -m tests.bench.sink` prints its port.
 
-A process of its own, so that its work is not counted as the handler's.
+A process of its own, so that its work is not counted as the handler's. It counts: GET answers with the calls since
+the last GET, and with what the last of each kind brought.
 """
 
 import asyncio
+import base64
+import json
+from collections import Counter
 
 ANSWERS = {
-    b"PUT": b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\n\r\n',
-    b"POS": b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: 36\r\n\r\n"
+    "PUT": b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\n\r\n',
+    "POST": b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: 36\r\n\r\n"
     b'{"FailedRecordCount":0,"Records":[]}',
 }
+calls: Counter[str] = Counter()
+last: dict[str, str] = {}
+
+
+def told() -> bytes:
+    body = json.dumps({"calls": calls, "last": last}).encode()
+    calls.clear()
+    last.clear()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def content(head: bytes, body: bytes) -> bytes:
+    """botocore sends an object in chunks, each after a line with its length, if it adds a checksum behind them."""
+    if b"aws-chunked" not in head.lower():
+        return body
+    plain = b""
+    while (size := int(body.partition(b"\r\n")[0].split(b";")[0], 16)) > 0:
+        start = body.index(b"\r\n") + 2
+        plain, body = plain + body[start : start + size], body[start + size + 2 :]
+    return plain
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
+            method = head.partition(b" ")[0].decode()
+            if method == "GET":
+                writer.write(told())
+                continue
             length = next(
                 int(line.split(b":")[1])
                 for line in head.lower().split(b"\r\n")
@@ -23,8 +51,11 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             )
             if b"100-continue" in head:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            await reader.readexactly(length)
-            writer.write(ANSWERS[head[:3]])
+            body = await reader.readexactly(length)
+            calls[method] += 1
+            calls[f"{method} bytes"] += length
+            last[method] = base64.b64encode(content(head, body)).decode()
+            writer.write(ANSWERS[method])
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()

@@ -1,0 +1,55 @@
+"""What every bench hands over, and how one is run by itself: `python -m tests.bench.<name> [--json]`.
+
+`ratios` hold ours over another's in the same run (below 1 is better than theirs) and say something on any
+machine; `rates` are this machine's; `series` are points of a growth, [x, y]; `notes` are for the page.
+"""
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+type Points = list[tuple[float, float]]
+
+
+@dataclass
+class Figures:
+    ratios: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    series: dict[str, Points] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, other: "Figures") -> None:
+        self.ratios |= other.ratios
+        self.rates |= other.rates
+        self.series |= other.series
+        self.notes |= other.notes
+
+
+def exponent(points: Points) -> float:
+    """k of y ~ x^k where it counts: over the upper half of the points, so that fixed costs do not hide growth."""
+    upper = sorted(points)[-max(3, (len(points) + 1) // 2) :]
+    logs = [(math.log(x), math.log(max(y, 1e-9))) for x, y in upper]
+    x_mean, y_mean = (statistics.mean(column) for column in zip(*logs, strict=True))
+    spread = sum((x - x_mean) ** 2 for x, _ in logs)
+    return sum((x - x_mean) * (y - y_mean) for x, y in logs) / spread
+
+
+def told(words: str) -> None:
+    """Progress, beside the figures."""
+    print(f"  … {words}", file=sys.stderr, flush=True)
+
+
+def main(measure: Callable[[], Figures], arguments: Sequence[str]) -> int:
+    figures = measure()
+    if "--json" in arguments:
+        print(json.dumps(asdict(figures)))
+        return 0
+    for name, value in {**figures.ratios, **figures.rates}.items():
+        print(f"{name:50} {value:12.3f}")
+    for name, points in figures.series.items():
+        print(f"{name:50} x^{exponent(points):.2f}  " + "  ".join(f"{x:g}:{y:.3g}" for x, y in points))
+    return 0
