@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from contract.events import GEOFENCE_KINDS, Kind, check, parse_json
+from contract.events import GEOFENCE_KINDS, InvalidEvent, Kind, check, parse_json
 from contract.objects import lines_of, object_name
 from handler.aws import KinesisStream
 from handler.publish import publish
@@ -237,6 +237,35 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
         )
 
 
+def replay_given_up(
+    archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
+) -> dict[str, object]:
+    """Send every batch that was given up; without a stream only count. The objects stay: again is harmless."""
+    batches, found, sent = [], 0, 0
+    for key, records in given_up(archive):
+        batches.append(key)
+        found += len(records)
+        if stream is not None:
+            sent += put_all((_labelled_if_event(record, label) for record in records), stream, pace)
+    return {
+        "label": label if stream else None,
+        "batches": batches,
+        "sent": sent,
+        "would_send": found - sent,
+    }
+
+
+def _labelled_if_event(record: Record, label: str) -> Record:
+    """What a given-up batch holds may be an event, an aggregate of another producer's library, or anything."""
+    try:
+        event = parse_json(record.data)
+    except InvalidEvent:
+        return record
+    if not isinstance(event, dict) or not record.data.endswith(b"}"):
+        return record
+    return Record(record.partition_key, labelled(record.data, event, label), record.line)
+
+
 # --- the command
 
 
@@ -304,9 +333,7 @@ def command(
     now = datetime.now(UTC)
     label = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     if on_failure:
-        batches = list(given_up(archive))
-        sent = 0 if dry_run else sum(put_all(records, stream, Pace(rate)) for _, records in batches)
-        terminal.show({"batches": [key for key, _ in batches], "sent": sent}, as_json)
+        terminal.show(replay_given_up(archive, None if dry_run else stream, label, Pace(rate)), as_json)
         return
     kinds = geofence_kinds(outputs, stage)
     chosen = Selection(start or now, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)

@@ -22,6 +22,7 @@ from rich.table import Table
 from contract import logs
 from ops import redrive, terminal
 from ops.outputs import Outputs
+from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
 
 FUNCTIONS = ("ingest", "redrive", "consume", "check")
 # Beyond so many lines a look would take longer than the time between two: the figures are then of a part.
@@ -138,6 +139,8 @@ def _pipes(outputs: Outputs) -> dict[str, Any]:
             [row] = warehouse.query(f"SELECT SYSTEM$PIPE_STATUS('{name}') AS status")
             status = json.loads(row["status"])
             found[pipe] = f"{status['executionState']}, {status.get('pendingFileCount', 0)} waiting"
+        [row] = warehouse.query(failed_loads_sql(outputs.database))
+        found[f"failed loads, {FAILED_LOADS_HOURS} h"] = row["n"]
     return found
 
 
@@ -147,7 +150,7 @@ def drawn(panels: dict[str, dict[str, Any]], stage: str, minutes: float) -> Pane
         table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
         for name, value in rows.items():
             table.add_row(name, "–" if value is None else terminal.in_words(value))
-        boxes.append(Panel(table, title=title, width=36))
+        boxes.append(Panel(table, title=title, width=42))
     now = f"{datetime.now(UTC):%H:%M:%S}Z"
     return Panel(Columns(boxes), title=f"milkrun {stage}, last {minutes:g} minutes, {now}, Ctrl-C ends")
 
@@ -161,7 +164,7 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """The whole flow at a glance, live: requests, events, consumer, redrive, Snowpipe."""
+    """The whole flow at a glance, live: requests, events, consumer, redrive, Snowpipe (wakes its warehouse)."""
     outputs = terminal.outputs_of(context, stage)
     panels = look(outputs, stage, minutes)
     if as_json:

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -26,6 +27,7 @@ from ops.replay import (
     price_of,
     put_all,
     replay,
+    replay_given_up,
 )
 from snowpipe.archive import Object
 from snowpipe.refusal import Refusal
@@ -221,6 +223,36 @@ def test_given_up_batches_are_read_from_lambdas_invocation_record(as_text: bool)
     [(found, records)] = given_up(FakeArchive({key: json.dumps(kept).encode()}))
     assert found == key
     assert [(r.partition_key, r.data) for r in records] == [("d1", line(1))]
+
+
+def given_up_archive(*records: bytes) -> FakeArchive:
+    """One batch that the mapping gave up on, in Lambda's own format."""
+    found = [{"kinesis": {"partitionKey": "d1", "data": base64.b64encode(data).decode()}} for data in records]
+    kept = {"version": "1.0", "KinesisBatchInfo": {}, "payload": json.dumps({"Records": found})}
+    return FakeArchive({"aws/lambda/mapping/shardId-0/2026/11/22/x": json.dumps(kept).encode()})
+
+
+def test_given_up_events_are_labelled_and_what_is_no_event_is_sent_as_it_was() -> None:
+    aggregate, stream = b"\xf3\x89\x9a\xc2 of another library", FakeStream()
+    kept = given_up_archive(line(1), aggregate, b"[7]", line(2) + b"\n")
+    done = replay_given_up(kept, stream, "r1", Pace(1e9))
+    assert (done["sent"], done["would_send"], done["label"]) == (4, 0, "r1")
+    assert json.loads(stream.taken[0].data)[LABEL] == "r1"
+    assert [r.data for r in stream.taken[1:]] == [aggregate, b"[7]", line(2) + b"\n"]
+
+
+def test_a_dry_run_of_given_up_batches_counts_their_records() -> None:
+    done = replay_given_up(given_up_archive(line(1), line(2)), None, "r1", Pace(1))
+    assert (done["sent"], done["would_send"], done["label"]) == (0, 2, None)
+
+
+def test_what_the_stage_calls_a_geofence_event_is_what_is_sent() -> None:
+    stream = FakeStream()
+    own = replace(EVERYTHING, kinds={"fence.crossed_in": "enter"})
+    replay(archive([line(1), line(2, "fence.crossed_in"), PLAIN]), stream, own, label="r")
+    assert [json.loads(r.data)["_id"] for r in stream.taken] == ["e2"]
+    [key] = (kept := archive([line(1), line(2, "fence.crossed_in")])).bodies
+    assert lines_again(kept, FakeStream(), [(key, 1), (key, 2)], "r", Pace(1e9), own.kinds) == 1
 
 
 def test_nothing_done_costs_nothing() -> None:

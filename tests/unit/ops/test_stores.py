@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ops.stores import StreamRecord, event_ids_among
+from contract.events import GEOFENCE_KINDS
+from ops.stores import StreamRecord, event_ids_among, geofence_kinds
 
 
 @pytest.mark.parametrize("poison", [b"\xff\xfe", b"not json", b"[]", b"7", b"null", b"{}", b""])
@@ -14,3 +15,30 @@ def test_what_is_no_event_on_the_stream_hides_none_that_is(poison: bytes) -> Non
     at = datetime.now(UTC)
     records = [StreamRecord("shard", str(n), at, data) for n, data in enumerate([ours[0], poison, ours[1]])]
     assert list(event_ids_among(records)) == ["a", "b"]
+
+
+class Deployed:
+    """A stage whose function was told so."""
+
+    def __init__(self, **variables: str) -> None:
+        self._variables = {
+            "ARCHIVE_BUCKET": "archive",
+            "STREAM_NAME": "stream",
+            "REDRIVE_QUEUE_URL": "https://queue",
+            **variables,
+        }
+
+    def aws(self, service: str) -> "Deployed":
+        assert service == "lambda"
+        return self
+
+    def get_function_configuration(self, FunctionName: str) -> dict[str, object]:  # noqa: N803 - boto3's name
+        assert FunctionName == "milkrun-dev-ingest"
+        return {"Environment": {"Variables": self._variables}}
+
+
+def test_what_counts_as_a_geofence_event_is_what_the_stages_function_was_told() -> None:
+    told = Deployed(GEOFENCE_KINDS='{"fence.crossed_in": "enter"}')
+    assert geofence_kinds(told, "dev") == {"fence.crossed_in": "enter"}  # type: ignore[arg-type]
+    for silent in (Deployed(), Deployed(GEOFENCE_KINDS="")):
+        assert geofence_kinds(silent, "dev") == GEOFENCE_KINDS  # type: ignore[arg-type]
