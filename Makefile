@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAGE ?= dev
 EVENTS ?=
+EVENTS_LIST ?= 100000 300000 1000000
 CODE := contract handler consumer snowpipe glue airflow ops localstack tests
 
 help: ## print this help
@@ -53,6 +54,16 @@ airflow: setup ## the hourly and back-fill DAGs: integrity, and a whole run agai
 bench: setup ## measure handler, cold start, consumer, loader (ONLY=handler,...); keeps .local/bench/latest.json
 	@$(PY) -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
 
+bench-spark: ## compaction and rebuild at growing sizes: plain loop, DuckDB, Spark on 1 and 2 cores (EVENTS_LIST="100000 1000000")
+	@ops/setup.sh main spark
+	.venvs/spark/bin/python -m tests.spark.growth --events $(EVENTS_LIST) --cores 1 2
+
+load: setup ## the stack and each function under load; leaks fail it (ONLY=stack,functions RATE=4 STEADY=240 WRITE=1)
+	$(PY) -m tests.load $(if $(ONLY),--only $(ONLY)) $(if $(RATE),--rate $(RATE)) $(if $(STEADY),--steady $(STEADY)) $(if $(WRITE),--write)
+
+simulate: setup ## an hour without Kinesis or Snowpipe at 1k, 100k and 1M events a second
+	@$(PY) -m ops.simulate $(if $(WRITE),--plots docs/images)
+
 nightly: setup ## what Airflow's DAG does, without Airflow: reconcile, repair, dbt, compact, report
 	@$(PY) -m ops.nightly
 
@@ -77,4 +88,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock

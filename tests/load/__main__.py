@@ -1,0 +1,115 @@
+"""`make load`: the local stack under load, then each function by itself against a simulated AWS.
+
+    python -m tests.load [--only stack,functions] [--rate 4] [--steady 240] [--write]
+
+Exit code 1 where something leaks, is lost, or does not drain. `--write` puts tables and plots into docs/load.md.
+Uses the running stack of MILKRUN_E2E_OUTPUTS, else one of its own that is wiped afterwards.
+"""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ops.outputs import Outputs
+from ops.stack.settings import Settings
+from ops.stack.stack import Stack
+from tests.load import functions, plots, stack
+from tests.load.tables import markdown, put
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "load.md"
+IMAGES = ROOT / "docs" / "images"
+# Enough that a tenth of what an environment may grow stands out of what allocators do by themselves.
+LEAK_CALLS = {"ingest@20": 6000, "redrive": 1000, "consume": 400}
+
+
+@contextmanager
+def running(environment: Mapping[str, str]) -> Iterator[tuple[Settings, Outputs]]:
+    if named := environment.get("MILKRUN_E2E_OUTPUTS"):
+        settings = Settings.of({**environment, "MILKRUN_LOCAL": str(Path(named).resolve().parent)})
+        yield settings, Outputs.read(Path(named))
+        return
+    apart = {"MILKRUN_LOCAL": ".local-load", "MILKRUN_PORT": "4966", **environment}
+    with Stack.of(apart) as started:
+        yield started.settings, started.outputs()
+
+
+def on_the_stack(rate: float, steady_s: float, seed: int) -> tuple[list[str], dict[str, str]]:
+    with running(os.environ) as (settings, outputs):
+        load = stack.run(settings, outputs, rate, steady_s, seed)
+    plots.draw(load, IMAGES / "load.svg")
+    drained = "not" if load.drained_s is None else f"{load.drained_s:.0f} s after the last answer"
+    equal = "yes" if load.reconciled else "**no**"
+    tables = {
+        "latency": markdown(stack.latencies(load)),
+        "memory": markdown(stack.memories(load)),
+        "queues": markdown(stack.queues(load))
+        + f"\n\nAll worked off: {drained}. Accepted = archived = loaded = consumed: {equal}.",
+    }
+    return load.problems, tables
+
+
+def of_functions() -> tuple[list[str], dict[str, str]]:
+    problems, leaks = [], []
+    with functions.simulated_aws(cpu=os.cpu_count() and 1):
+        found = [functions.swept(each) for each in functions.FUNCTIONS.values()]
+    with functions.simulated_aws("--scale", "0"):
+        for name, calls in LEAK_CALLS.items():
+            seconds = next(
+                f["seconds_on_lambda"] for f in found if f["title"] == functions.FUNCTIONS[name].title
+            )
+            leak = functions.leak_of(functions.FUNCTIONS[name], calls, seconds)
+            leaks.append(
+                {
+                    "function": name,
+                    "invocations": calls,
+                    "bytes_an_invocation": round(leak.slope),
+                    "at_least": round(leak.least),
+                    "allowed": round(leak.allowed),
+                    "leaks": leak.found,
+                }
+            )
+            problems += [f"{name} leaks {leak.slope:.0f} bytes an invocation"] if leak.found else []
+    plots.draw_sweep(found, IMAGES / "load-functions.svg")
+    hidden = ("steps", "events")
+    rows: Sequence[Mapping[str, Any]] = [{k: v for k, v in f.items() if k not in hidden} for f in found]
+    refused = f"While Kinesis refuses, a request takes {functions.while_refused():.1f} s."
+    return problems, {"functions": f"{markdown(rows)}\n\n{refused}", "function memory": markdown(leaks)}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
+    parser.add_argument("--only", default="functions,stack")
+    parser.add_argument("--rate", type=float, default=4.0, help="requests a second, of 20 events")
+    parser.add_argument("--steady", type=float, default=240.0, help="seconds of the steady part")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="put tables into docs/load.md")
+    given = parser.parse_args(argv)
+    problems: list[str] = []
+    load_average = os.getloadavg()[0]
+    for part in given.only.split(","):
+        found, tables = (
+            of_functions() if part == "functions" else on_the_stack(given.rate, given.steady, given.seed)
+        )
+        machine = (
+            f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {load_average:.0f} before it"
+        )
+        tables[f"{part} when"] = f"{datetime.now(UTC):%Y-%m-%d %H:%MZ}, {machine}."
+        for name, table in tables.items():
+            print(f"\n{name}\n{table}", flush=True)
+            if given.write:
+                put(PAGE, name, table)
+        problems += found
+    for problem in problems:
+        print(f"FAILED: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

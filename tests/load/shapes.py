@@ -1,0 +1,87 @@
+"""When each request is due: steady, in bursts, on a ramp. Open: what comes next does not wait for what came before.
+
+A sender that waits for answers slows down with the server, and leaves out of its percentiles just those requests that
+would have waited. Here the clock of each request begins when it is due.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ops.rounds import Post
+from ops.send import Client, count_in
+
+SENDERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """`first` and `last` are requests a second; with `at_once` so many come together, `every` seconds."""
+
+    name: str
+    seconds: float
+    first: float = 0.0
+    last: float = 0.0
+    at_once: int = 0
+    every: float = 0.0
+
+    def dues(self) -> Iterator[float]:
+        """Seconds after the phase began at which a request is due."""
+        if self.at_once:
+            for pulse in range(int(self.seconds // self.every)):
+                yield from [pulse * self.every] * self.at_once
+            return
+        # The n-th is due when the integral of the rate reaches n.
+        growth = (self.last - self.first) / self.seconds
+        for n in range(int((self.first + self.last) / 2 * self.seconds)):
+            if abs(growth) < 1e-9:
+                yield n / self.first
+            else:
+                yield (math.sqrt(self.first**2 + 2 * growth * n) - self.first) / growth
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """`due` in seconds after the load began; `seconds` from then until the phone could delete the batch, or gave up."""
+
+    phase: str
+    due: float
+    seconds: float
+    statuses: Sequence[int | None]
+    delivered: bool
+    events: int
+    accepted: int
+
+
+def sent(phases: Sequence[Phase], posts: Iterator[Post], client: Client, began: float) -> list[Sent]:
+    """Send until the last phase is over and everything is answered. `began` is of time.monotonic()."""
+    found: list[Sent] = []
+    lock = threading.Lock()
+
+    def deliver(phase: str, due: float, post: Post) -> None:
+        deliveries = client.deliver(post)
+        one = Sent(
+            phase,
+            due,
+            time.monotonic() - began - due,
+            [status for each in deliveries for status in each.statuses],
+            all(each.fate != "kept" for each in deliveries),
+            len(post.events),
+            sum(count_in(each.answer, "accepted") for each in deliveries),
+        )
+        with lock:
+            found.append(one)
+
+    with ThreadPoolExecutor(SENDERS, thread_name_prefix="phone") as phones:
+        start = 0.0
+        for phase in phases:
+            for after in phase.dues():
+                due = start + after
+                time.sleep(max(0.0, began + due - time.monotonic()))
+                phones.submit(deliver, phase.name, due, next(posts))
+            start += phase.seconds
+            time.sleep(max(0.0, began + start - time.monotonic()))
+    return sorted(found, key=lambda each: each.due)

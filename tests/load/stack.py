@@ -1,0 +1,216 @@
+"""Load on a running local stack: steady, in bursts and on a ramp, while its memory and its queues are watched."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ops import rounds
+from ops.outputs import Outputs
+from ops.polling import until
+from ops.send import Client, new_run_id, percentile
+from ops.stack.settings import Settings
+from tests.load.leaks import Leak, judged
+from tests.load.shapes import Phase, Sent, sent
+from tests.load.watch import KEEPERS, Sample, Watch
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0
+DRAIN_S = 180.0
+STEADY = "steady"
+
+# What may grow how fast. A function's environment, always busy, lives some hours at most on AWS: a tenth of what its
+# memory has left in four hours. The rest of a stack: what would take a laptop's stack from where it stands to 2 GiB
+# within a working day of eight hours.
+FUNCTION_MB = {"ingest": 1024, "redrive": 512, "consume": 512, "check": 256}
+LIFE_S = 4 * 3600
+STACK_BYTES = 2 * 2**30
+DAY_S = 8 * 3600
+
+
+def phases(rate: float, steady_s: float) -> list[Phase]:
+    return [
+        Phase("warm-up", 30, rate, rate),
+        Phase(STEADY, steady_s, rate, rate),
+        Phase("burst", 60, at_once=int(10 * rate), every=20),
+        Phase("ramp", 90, rate / 4, rate * 4),
+    ]
+
+
+@dataclass(frozen=True)
+class Load:
+    """A whole run; `problems` is empty when all is as promised."""
+
+    plan: Sequence[Phase]
+    sent: Sequence[Sent]
+    samples: Sequence[Sample]
+    drained_s: float | None
+    reconciled: bool
+    leaks: Mapping[str, Leak]
+
+    @property
+    def problems(self) -> list[str]:
+        undelivered = sum(not each.delivered for each in self.sent)
+        return [
+            *([f"{undelivered} requests were never delivered"] if undelivered else []),
+            *([f"what waited was not worked off within {DRAIN_S:.0f} s"] if self.drained_s is None else []),
+            *([] if self.reconciled else ["accepted, archived, loaded and consumed are not equal"]),
+            *[
+                f"{name} leaks: {leak.slope * 3600 / 2**20:.0f} MiB an hour"
+                for name, leak in self.leaks.items()
+                if leak.found
+            ],
+        ]
+
+
+def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed: int) -> Load:
+    plan = phases(rate, steady_s)
+    posts = rounds.endless(
+        rounds.Plan(run=new_run_id(), begins_at=datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=40)
+    )
+    client = Client(outputs.endpoint, outputs.api_key, patience=PATIENCE_S, connections=64)
+    began_at, began = datetime.now(UTC), time.monotonic()
+    with Watch(settings, outputs, began) as watch:
+        answers = sent(plan, posts, client, began)
+        answered = time.monotonic()
+        left = until(lambda: waiting(watch.samples), lambda left: not left, patience_s=DRAIN_S, every_s=1.0)
+        drained_s = None if left else time.monotonic() - answered
+    if watch.fault:
+        raise watch.fault
+    leaks = leaks_of(plan, watch.samples)
+    return Load(plan, answers, watch.samples, drained_s, reconciled(settings, began_at), leaks)
+
+
+def waiting(samples: Sequence[Sample]) -> float:
+    """What stood in the queues at the last look; something, as long as nobody has looked."""
+    if not samples:
+        return 1
+    queues = samples[-1].queues
+    return sum(queues[name] for name in ("redrive", "snowpipe", "stream"))
+
+
+def reconciled(settings: Settings, since: datetime) -> bool:
+    """Accepted = archived = loaded = consumed, by the operator's own command; it leaves out the last minute."""
+
+    def code() -> int:
+        command = ["-m", "ops", "reconcile", "--from", since.isoformat(), "--json"]
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, "MILKRUN_LOCAL": str(settings.folder)},
+            stdout=subprocess.DEVNULL,
+            check=False,
+        ).returncode
+
+    return until(code, lambda found: found == 0, patience_s=90, every_s=5) == 0
+
+
+def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:
+    """When a phase begins and ends."""
+    start = 0.0
+    for phase in plan:
+        if phase.name == name:
+            return start, start + phase.seconds
+        start += phase.seconds
+    raise LookupError(name)
+
+
+def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak]:
+    """Of each process that lived through the steady part; the emulators, which keep what they are given, apart."""
+    first, last = window(plan, STEADY)
+    steady = [sample for sample in samples if first <= sample.at <= last]
+    series: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for sample in steady:
+        for name, size in sample.memory.items():
+            series[name].append((sample.at, float(size)))
+    stack_now = sum(steady[0].memory.values())
+    found = {}
+    for name, points in series.items():
+        what = name.rpartition(" ")[0]
+        if what in KEEPERS or len(points) < 0.8 * len(steady):
+            continue
+        room = (
+            0.1 * (FUNCTION_MB[what] * 2**20 - points[0][1]) / LIFE_S
+            if what in FUNCTION_MB
+            else max(0.0, STACK_BYTES - stack_now) / DAY_S
+        )
+        xs, sizes = zip(*points, strict=True)
+        found[name] = judged(xs, sizes, room)
+    return found
+
+
+# --- what is told ------------------------------------------------------------------------------
+
+
+def latencies(load: Load) -> list[dict[str, Any]]:
+    """One row a phase: what a phone saw, from the moment at which its request was due."""
+    rows = []
+    for phase in load.plan:
+        of = [each for each in load.sent if each.phase == phase.name]
+        seconds = [each.seconds for each in of]
+        answers = Counter(str(status or "no answer") for each in of for status in each.statuses)
+        rows.append(
+            {
+                "phase": phase.name,
+                "requests": len(of),
+                "events": sum(each.events for each in of),
+                "requests_per_s": round(len(of) / phase.seconds, 1),
+                **{f"p{p:g}_ms": round(percentile(seconds, p) * 1000) for p in (50, 90, 99, 100)},
+                "not_2xx": sum(n for status, n in answers.items() if not status.startswith("2")),
+                "undelivered": sum(not each.delivered for each in of),
+            }
+        )
+    return rows
+
+
+def memories(load: Load) -> list[dict[str, Any]]:
+    """One row a part: its processes at most, its memory as the steady part begins and ends, and at most."""
+    first, last = window(load.plan, STEADY)
+    steady = [sample for sample in load.samples if first <= sample.at <= last]
+    parts = sorted({name.rpartition(" ")[0] for sample in load.samples for name in sample.memory})
+    requests = sum(each.phase == STEADY for each in load.sent)
+    rows = []
+    for part in parts:
+        judgements = [leak for name, leak in load.leaks.items() if name.rpartition(" ")[0] == part]
+        begin, end = (sum(of(sample, part)) / 2**20 for sample in (steady[0], steady[-1]))
+        rows.append(
+            {
+                "part": part,
+                "processes": max(len(of(sample, part)) for sample in load.samples),
+                "mib_steady_begins": round(begin),
+                "mib_steady_ends": round(end),
+                "mib_most": round(max(sum(of(sample, part)) for sample in load.samples) / 2**20),
+                "kib_a_request": round((end - begin) * 1024 / requests, 1) if part in KEEPERS else None,
+                "mib_an_hour_worst": _mib_an_hour([leak.slope for leak in judgements]),
+                "mib_an_hour_allowed": _mib_an_hour(
+                    [min(leak.allowed for leak in judgements)] if judgements else []
+                ),
+                "leaks": any(leak.found for leak in judgements),
+            }
+        )
+    return rows
+
+
+def of(sample: Sample, part: str) -> list[int]:
+    return [size for name, size in sample.memory.items() if name.rpartition(" ")[0] == part]
+
+
+def _mib_an_hour(slopes: Sequence[float]) -> float | None:
+    return round(max(slopes) * 3600 / 2**20, 1) if slopes else None
+
+
+def queues(load: Load) -> list[dict[str, Any]]:
+    """One row a phase: the most that waited in each queue."""
+    rows = []
+    for phase in load.plan:
+        first, last = window(load.plan, phase.name)
+        inside = [sample.queues for sample in load.samples if first <= sample.at <= last]
+        names = inside[0] if inside else {}
+        rows.append({"phase": phase.name, **{name: round(max(q[name] for q in inside), 1) for name in names}})
+    return rows

@@ -1,0 +1,37 @@
+"""Tables as Markdown, and their places in a page: between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = list(rows[0])
+    lines = [[name.replace("_", " ") for name in names], ["---"] * len(names)]
+    lines += [[_word(row[name]) for name in names] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def put(page: Path, name: str, table: str) -> None:
+    """Replace what stands between the marks. Raises LookupError if the page has none of that name."""
+    before, after = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    text, found = re.subn(
+        f"{re.escape(before)}.*?{re.escape(after)}",
+        lambda _: f"{before}\n{table}\n{after}",
+        page.read_text(),
+        flags=re.DOTALL,
+    )
+    if not found:
+        raise LookupError(f"{page} has no place for {name!r}")
+    page.write_text(text)

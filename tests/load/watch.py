@@ -1,0 +1,129 @@
+"""Every two seconds: the memory of every process of a stack, and what waits in every queue."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from contract import logs
+from ops import redrive
+from ops.outputs import Outputs
+from ops.stack.processes import Process, Processes, descendants, description, memory
+from ops.stack.settings import Settings
+
+EVERY_SECONDS = 2.0
+KEEPERS = ("localstack", "kinesis mock")  # they hold in memory whatever they are given, by design
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`memory`: bytes by process, `ingest 4711`. `queues`: what waits where; `behind_s`: of the last batch consumed."""
+
+    at: float
+    memory: dict[str, int]
+    queues: dict[str, float]
+
+
+class Watch:
+    """Use as a context; look at `samples` afterwards. `fault` is why it stopped looking, if it did."""
+
+    def __init__(self, settings: Settings, outputs: Outputs, began: float) -> None:
+        self._processes = Processes(settings.run_folder, settings.log_folder)
+        self._outputs, self._began = outputs, began
+        self._logs = FunctionLogs(settings.lambda_log_folder)
+        self._sqs = outputs.aws("sqs")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self.samples: list[Sample] = []
+        self.fault: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with self._outputs.warehouse() as warehouse:
+                while not self._over.wait(EVERY_SECONDS):
+                    at = time.monotonic() - self._began
+                    self.samples.append(Sample(at, self._memory(), self._queues(warehouse)))
+        except Exception as error:
+            self.fault = error
+
+    def _memory(self) -> dict[str, int]:
+        found = {}
+        for top in self._processes.recorded():
+            for process in [top, *descendants(top)]:
+                if used := memory(process):
+                    found[f"{name_of(top, process)} {process.pid}"] = used.rss_kib * 1024
+        return found
+
+    def _queues(self, warehouse: Any) -> dict[str, float]:
+        self._logs.read()
+        return {
+            "redrive": redrive.waiting(self._sqs, self._outputs.redrive_queue_url),
+            "dead letters": redrive.waiting(self._sqs, self._outputs.dead_letter_queue_url),
+            "snowpipe": sum(self._pending(warehouse, pipe) for pipe in ("EVENTS_PIPE", "REJECTED_PIPE")),
+            "stream": self._logs.sums["published"]
+            + self._logs.sums["redriven"]
+            - self._logs.sums["consumed"],
+            "behind_s": self._logs.behind_seconds,
+        }
+
+    def _pending(self, warehouse: Any, pipe: str) -> int:
+        name = f"{self._outputs.database}.RAW.{pipe}"
+        [row] = warehouse.query(f"SELECT SYSTEM$PIPE_STATUS('{name}') AS status")
+        return int(json.loads(row["status"]).get("pendingFileCount", 0))
+
+
+def name_of(top: Process, process: Process) -> str:
+    said = description(process)
+    if said.startswith("milkrun-"):
+        return said.rpartition("-")[2]
+    return "kinesis mock" if "kinesis-local" in said or said.startswith("node ") else top.name
+
+
+COUNTED = {
+    logs.EVENTS_INGESTED: "published",
+    logs.RECORDS_REDRIVEN: "redriven",
+    logs.RECORDS_CONSUMED: "consumed",
+}
+
+
+class FunctionLogs:
+    """What the functions' canonical lines add up to since this began to read them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read = {path: path.stat().st_size for path in folder.glob("*.log")}
+        self.sums: Counter[str] = Counter()
+        self.behind_seconds = 0.0
+
+    def read(self) -> None:
+        for path in self._folder.glob("*.log"):
+            for line in self._lines(path):
+                if name := COUNTED.get(str(line.get("event"))):
+                    self.sums[name] += int(line.get(name, 0))
+                if line.get("event") == logs.RECORDS_CONSUMED:
+                    self.behind_seconds = float(line.get("behind_seconds", 0.0))
+
+    def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
+        with path.open("rb") as file:
+            file.seek(self._read.get(path, 0))
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # still being written
+                self._read[path] = self._read.get(path, 0) + len(line)
+                with suppress(ValueError):
+                    found = json.loads(line)
+                    if isinstance(found, dict):
+                        yield found

@@ -1,0 +1,128 @@
+"""The load's own parts: when requests are due, what counts as a leak of a stack, what fails a run, where tables go."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.load.functions import FUNCTIONS, summary
+from tests.load.shapes import Phase, Sent
+from tests.load.stack import Load, leaks_of, phases, queues
+from tests.load.tables import markdown, put
+from tests.load.watch import FunctionLogs, Sample
+
+MIB = 2**20
+
+
+@given(st.floats(0, 20), st.floats(0.5, 20), st.integers(10, 300))
+@settings(max_examples=40, deadline=None)
+def test_a_ramp_sends_as_many_as_its_rate_says_each_in_its_time(
+    first: float, last: float, seconds: int
+) -> None:
+    dues = list(Phase("ramp", seconds, first, last).dues())
+    assert len(dues) == int((first + last) / 2 * seconds)
+    assert all(0 <= due <= seconds for due in dues)
+    assert all(before <= after for before, after in pairwise(dues))
+    half = sum(due < seconds / 2 for due in dues)
+    assert half == pytest.approx((first + (first + last) / 2) / 2 * seconds / 2, abs=2)
+
+
+def test_a_burst_comes_at_once_and_again() -> None:
+    assert list(Phase("burst", 60, at_once=3, every=20).dues()) == [0, 0, 0, 20, 20, 20, 40, 40, 40]
+
+
+PLAN = phases(4, 240)
+
+
+def samples(growth: dict[str, float]) -> list[Sample]:
+    """Five minutes in which each process grows by so many MiB an hour."""
+    return [
+        Sample(
+            at,
+            {name: int(80 * MIB + mib * MIB * at / 3600) + at * 7919 % 65536 for name, mib in growth.items()},
+            {"redrive": 0, "snowpipe": float(at == 300), "stream": 0, "behind_s": 0.2},
+        )
+        for at in range(0, 420, 2)
+    ]
+
+
+def test_functions_and_the_warehouse_may_not_grow_and_emulators_are_not_judged() -> None:
+    found = leaks_of(PLAN, samples({"ingest 1": 60, "consume 2": 1, "snowflake 3": 400, "localstack 4": 900}))
+    assert {name: leak.found for name, leak in found.items()} == {
+        "ingest 1": True,
+        "consume 2": False,
+        "snowflake 3": True,
+    }
+
+
+def test_a_process_that_lived_for_a_part_only_is_not_judged() -> None:
+    short = [Sample(s.at, s.memory if s.at < 100 else {}, s.queues) for s in samples({"ingest 1": 60})]
+    long = samples({"snowflake 3": 0})
+    both = [Sample(a.at, a.memory | b.memory, a.queues) for a, b in zip(short, long, strict=True)]
+    assert set(leaks_of(PLAN, both)) == {"snowflake 3"}
+
+
+def load(**what: object) -> Load:
+    good = Sent("steady", 40.0, 0.1, [200], True, 20, 20)
+    given = {"sent": [good], "drained_s": 2.0, "reconciled": True, "leaks": {}} | what
+    return Load(plan=PLAN, samples=samples({"ingest 1": 0}), **given)  # type: ignore[arg-type]
+
+
+def test_a_run_fails_by_what_is_undelivered_undrained_unequal_or_leaking() -> None:
+    lost = Sent("burst", 300.0, 120.0, [503] * 9, False, 20, 0)
+    leaks = leaks_of(PLAN, samples({"ingest 1": 60}))
+    assert load().problems == []
+    assert load(sent=[lost]).problems == ["1 requests were never delivered"]
+    assert load(drained_s=None).problems == ["what waited was not worked off within 180 s"]
+    assert load(reconciled=False).problems == ["accepted, archived, loaded and consumed are not equal"]
+    assert load(leaks=leaks).problems == ["ingest 1 leaks: 60 MiB an hour"]
+
+
+def test_queues_are_told_by_their_worst_moment_of_each_phase() -> None:
+    worst = {row["phase"]: row["snowpipe"] for row in queues(load())}
+    assert worst == {"warm-up": 0, "steady": 0, "burst": 1, "ramp": 0}
+
+
+def test_the_backlog_of_the_stream_is_what_the_functions_lines_say(tmp_path: Path) -> None:
+    ingest, consume = tmp_path / "ingest.log", tmp_path / "consume.log"
+    ingest.write_text('{"event":"events_ingested","published":100}\n')  # before the load began
+    read = FunctionLogs(tmp_path)
+    with ingest.open("a") as log:
+        log.write('START RequestId: 1\n{"event":"events_ingested","published":5}\n{"event":"events_ing')
+    consume.write_text(json.dumps({"event": "records_consumed", "consumed": 3, "behind_seconds": 1.5}) + "\n")
+    read.read()
+    assert (read.sums["published"], read.sums["consumed"], read.behind_seconds) == (5, 3, 1.5)
+    with ingest.open("a") as log:
+        log.write('ested","published":2}\n')
+    read.read()
+    read.read()
+    assert (read.sums["published"], read.sums["consumed"]) == (7, 3)
+
+
+def test_the_knee_is_where_waiting_and_computing_cross() -> None:
+    """40 ms of which 2 are CPU: twenty environments on one vCPU; on 1024 MB the CPU takes 1769/1024 as long."""
+    steps = [
+        {"environments": 1, "invocations_per_s": 25.0, "events_per_s": 500.0, "cpu_ms": 2.0},
+        {"environments": 64, "invocations_per_s": 480.0, "events_per_s": 9600.0, "cpu_ms": 2.1},
+    ]
+    found = summary(FUNCTIONS["ingest@20"], steps)
+    assert found["knee_environments"] == 20
+    assert found["events_per_s_per_vcpu"] == 10_000
+    assert found["seconds_on_lambda"] == pytest.approx(0.038 + 0.002 * 1769 / 1024, abs=1e-4)
+
+
+def test_a_table_takes_its_place_and_leaves_the_rest(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n<!-- one -->\nold\n<!-- end of one -->\nprose\n<!-- two -->\n<!-- end of two -->\n"
+    )
+    put(page, "one", markdown([{"p50_ms": 1234.0, "leaks": False, "kib": None}]))
+    assert page.read_text() == (
+        "# Page\n<!-- one -->\n| p50 ms | leaks | kib |\n| --- | --- | --- |\n| 1,234 | no | – |\n"
+        "<!-- end of one -->\nprose\n<!-- two -->\n<!-- end of two -->\n"
+    )
+    with pytest.raises(LookupError, match="three"):
+        put(page, "three", "")
