@@ -135,7 +135,7 @@ def _report(facts: Mapping[str, object]) -> None:
 @cache
 def _app() -> App:
     """Settings and clients, built by the first request: importing this module needs no AWS."""
-    settings = Settings.model_validate(os.environ)
+    settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
     region, credentials = settings.region, function_credentials(os.environ)
     ports = Ports(

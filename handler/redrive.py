@@ -134,7 +134,7 @@ def _said(error: Exception) -> str:
 
 @cache
 def _app() -> App:
-    settings = Settings.model_validate(os.environ)
+    settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
     s3, sqs = client("s3", tries=3), client("sqs", tries=2)
 

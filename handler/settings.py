@@ -3,35 +3,38 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import from_json
+import msgspec
 
 from contract.events import GEOFENCE_KINDS, Kind
 
+Name = Annotated[str, msgspec.Meta(min_length=1)]
 
-class Settings(BaseModel):
-    """A missing or wrong name fails the first request, and the message names it."""
 
-    model_config = ConfigDict(frozen=True)
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
+    """Not a pydantic model, whose import would be 40 % of a cold start."""
 
-    archive_bucket: Annotated[str, Field(alias="ARCHIVE_BUCKET", min_length=3)]
-    stream_name: Annotated[str, Field(alias="STREAM_NAME", min_length=1)]
-    redrive_queue_url: Annotated[str, Field(alias="REDRIVE_QUEUE_URL", min_length=1)]
-    stage: Annotated[str, Field(alias="STAGE")] = "local"
-    log_level: Annotated[str, Field(alias="LOG_LEVEL")] = "INFO"
-    geofence_kinds: Annotated[
-        Mapping[str, Kind],
-        Field(alias="GEOFENCE_KINDS", description='JSON, {"user.entered_geofence": "enter", …}'),
-        BeforeValidator(lambda text: from_json(text) if text else GEOFENCE_KINDS),
-    ] = GEOFENCE_KINDS
-    signature_scheme: Annotated[Literal["off", "milkrun", "radar"], Field(alias="SIGNATURE_SCHEME")] = "off"
-    signature_secrets: Annotated[
-        str, Field(alias="SIGNATURE_SECRETS", description="ssm:<parameter> or secretsmanager:<secret>")
-    ] = ""
-    region: Annotated[str, Field(validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"))] = ""
-    endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL")] = ""
-    s3_endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL_S3")] = ""
-    kinesis_endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL_KINESIS")] = ""
+    archive_bucket: Annotated[str, msgspec.Meta(min_length=3)]
+    stream_name: Name
+    redrive_queue_url: Name
+    stage: str = "local"
+    log_level: str = "INFO"
+    geofence_kinds: Mapping[str, Kind]  # given as JSON, {"user.entered_geofence": "enter", …}
+    signature_scheme: Literal["off", "milkrun", "radar"] = "off"
+    signature_secrets: str = ""  # ssm:<parameter> or secretsmanager:<secret>
+    region: str = msgspec.field(name="AWS_REGION")
+    endpoint_url: str = msgspec.field(default="", name="AWS_ENDPOINT_URL")
+    s3_endpoint_url: str = msgspec.field(default="", name="AWS_ENDPOINT_URL_S3")
+    kinesis_endpoint_url: str = msgspec.field(default="", name="AWS_ENDPOINT_URL_KINESIS")
+
+    @staticmethod
+    def of(environment: Mapping[str, str]) -> "Settings":
+        """A missing or wrong name fails the first request, and the message names it."""
+        try:
+            kinds = msgspec.json.decode(environment.get("GEOFENCE_KINDS") or "null") or GEOFENCE_KINDS
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"GEOFENCE_KINDS: {error}") from error
+        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or ""
+        return msgspec.convert({**environment, "GEOFENCE_KINDS": kinds, "AWS_REGION": region}, Settings)
 
     def endpoint(self, service: Literal["s3", "kinesis"]) -> str:
         """Where a service is if not at AWS's own address, named by the same variables as for the SDK."""

@@ -32,7 +32,7 @@ class StreamRecord(NamedTuple):
 def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
     """Which types of event are geofence events in this stage: what its functions were told."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-ingest")
-    return Settings.model_validate(function["Environment"]["Variables"]).geofence_kinds
+    return Settings.of(function["Environment"]["Variables"]).geofence_kinds
 
 
 def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:

@@ -127,4 +127,4 @@ class Context:
 def app(world: World, **settings: str) -> main.App:
     given = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "stream", "REDRIVE_QUEUE_URL": "queue", **settings}
     secrets = Secrets(lambda: [b"first-secret", b"second-secret"])
-    return main.App(Settings.model_validate(given), world.ports(), secrets)
+    return main.App(Settings.of(given), world.ports(), secrets)

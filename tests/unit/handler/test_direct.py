@@ -340,9 +340,9 @@ def test_a_bucket_has_its_own_host_at_aws_unless_a_dot_is_in_its_name() -> None:
 
 def test_settings_name_endpoints_as_the_sdk_does() -> None:
     named = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q", "AWS_REGION": REGION}
-    everywhere = Settings.model_validate(named | {"AWS_ENDPOINT_URL": "http://all"})
+    everywhere = Settings.of(named | {"AWS_ENDPOINT_URL": "http://all"})
     assert [everywhere.endpoint("s3"), everywhere.endpoint("kinesis")] == ["http://all", "http://all"]
-    one = Settings.model_validate(named | {"AWS_ENDPOINT_URL_KINESIS": "http://k"})
+    one = Settings.of(named | {"AWS_ENDPOINT_URL_KINESIS": "http://k"})
     assert [one.endpoint("s3"), one.endpoint("kinesis")] == ["", "http://k"]
 
 
