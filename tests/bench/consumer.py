@@ -6,18 +6,12 @@ without those 5 ms, in one thread, less what the fake itself took.
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
-
-from botocore.exceptions import ClientError
 
 from consumer.aws import EventBus
 from consumer.change import Rule
@@ -25,95 +19,13 @@ from consumer.consume import Ports, consume
 from consumer.records import records_of
 from consumer.store import Store
 from consumer.table import DynamoTable
+from tests.bench import figures
+from tests.bench.figures import Figures, told
+from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.fakes import FakeSetAside
 from tests.unit.consumer.strategies import as_json, batch_of, event
 
 CALL_SECONDS = 0.005
-
-
-class Aws:
-    """The calls of DynamoDB and EventBridge that both make. Counts them, and the time that it takes for itself."""
-
-    def __init__(self, call_seconds: float) -> None:
-        self.call_seconds = call_seconds
-        self.calls: Counter[str] = Counter()
-        self.own_seconds = 0.0
-        self._tables: dict[str, dict[str, dict[str, Any]]] = {}
-        self._lock = threading.Lock()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        do = getattr(type(self), f"_do_{name}")
-
-        def call(**request: Any) -> Any:
-            if self.call_seconds:
-                time.sleep(self.call_seconds)
-            began = time.perf_counter()
-            try:
-                with self._lock:
-                    self.calls[name] += 1
-                    return do(self, **request)
-            finally:
-                self.own_seconds += time.perf_counter() - began
-
-        return call
-
-    def _items(self, table: str, item: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        pk = item["pk"]["S"] if "pk" in item else item["id"]["S"]
-        return self._tables.setdefault(table, {}).setdefault(pk, {}), item.get("sk", {"S": ""})["S"]
-
-    def _do_put_item(self, TableName: str, Item: Any, ConditionExpression: str = "", **names: Any) -> Any:  # noqa: N803
-        items, sk = self._items(TableName, Item)
-        old = items.get(sk)
-        if "version" in ConditionExpression and old:
-            expected = int(names["ExpressionAttributeValues"][":v"]["N"])
-            version = int(old["version"]["N"])
-            holds = version < expected if "<" in ConditionExpression else version == expected
-        else:
-            holds = not ConditionExpression or old is None
-        if not holds:
-            error = {"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}, "Item": old}
-            raise ClientError(error, "PutItem")
-        items[sk] = Item
-        return {}
-
-    def _do_update_item(self, TableName: str, Key: Any, **_: Any) -> Any:  # noqa: N803
-        items, sk = self._items(TableName, Key)
-        items[sk] = {**items.get(sk, {}), **Key}
-        return {}
-
-    def _do_query(self, TableName: str, ExpressionAttributeValues: Any, **how: Any) -> Any:  # noqa: N803
-        values = {name: value["S"] for name, value in ExpressionAttributeValues.items()}
-        items = self._tables.get(TableName, {}).get(values[":pk"], {})
-        keys = sorted(
-            (sk for sk in items if values[":first"] <= sk <= values[":last"]),
-            reverse=not how.get("ScanIndexForward", True),
-        )
-        return {"Items": [items[sk] for sk in keys]}
-
-    def _do_batch_get_item(self, RequestItems: Any) -> Any:  # noqa: N803
-        ((table, asked),) = RequestItems.items()
-        found = (items.get(sk) for items, sk in (self._items(table, key) for key in asked["Keys"]))
-        return {"Responses": {table: [item for item in found if item]}}
-
-    def _do_batch_write_item(self, RequestItems: Any) -> Any:  # noqa: N803
-        ((table, puts),) = RequestItems.items()
-        for put in puts:
-            items, sk = self._items(table, put["PutRequest"]["Item"])
-            items[sk] = put["PutRequest"]["Item"]
-        return {}
-
-    def _do_put_events(self, Entries: Any) -> Any:  # noqa: N803
-        return {"FailedEntryCount": 0, "Entries": [{"EventId": "1"} for _ in Entries]}
-
-
-class Inline(Executor):
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-    def map(self, fn: Any, *iterables: Any, **_: Any) -> Any:
-        return map(fn, *iterables)
 
 
 def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
@@ -191,11 +103,12 @@ def timed(run: Callable[[Any], None], batch: Any) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - cpu
 
 
-def against_powertools(rounds_: int = 3) -> dict[str, float]:
+def against_powertools(rounds_: int = 3) -> Figures:
     batch = batch_of(SHAPES["500"])
     mine, theirs, calls = [], [], {}
     with ThreadPoolExecutor(16) as side_by_side:
-        for _ in range(rounds_):
+        for n in range(rounds_):
+            told(f"consumer and peer on 500 events, round {n + 1} of {rounds_}")
             for name, make, times in (
                 ("ours", lambda aws: ours(aws, side_by_side), mine),
                 ("powertools", peer, theirs),
@@ -205,39 +118,50 @@ def against_powertools(rounds_: int = 3) -> dict[str, float]:
                 calls[name] = aws.calls.total() / 500
     seconds, cpu = (statistics.median(column) for column in zip(*mine, strict=True))
     peer_seconds, peer_cpu = (statistics.median(column) for column in zip(*theirs, strict=True))
-    return {
-        "consumer/powertools@500": seconds / peer_seconds,
-        "consumer_cpu/powertools@500": cpu / peer_cpu,
-        "records a second, ours": 500 / seconds,
-        "records a second, powertools": 500 / peer_seconds,
-        "calls an event, ours": calls["ours"],
-        "calls an event, powertools": calls["powertools"],
-    }
+    return Figures(
+        ratios={
+            "consumer/powertools@500": seconds / peer_seconds,
+            "consumer_cpu/powertools@500": cpu / peer_cpu,
+            "consumer_calls/powertools@500": calls["ours"] / calls["powertools"],
+        },
+        rates={
+            "consumer/records_per_s": 500 / seconds,
+            "consumer/records_per_s powertools": 500 / peer_seconds,
+            "consumer/calls_per_event": calls["ours"],
+            "consumer/calls_per_event powertools": calls["powertools"],
+        },
+    )
 
 
-def calls_an_event() -> dict[str, float]:
+def calls_an_event() -> Figures:
     """Of a first batch, and of the next one that finds its pairs known."""
-    found = {}
+    found = Figures()
     for name, datas in SHAPES.items():
         aws = Aws(0)
         run = ours(aws, Inline())
         run(batch_of(datas))
-        found[f"calls an event, {name}"] = aws.calls.total() / len(datas)
+        found.rates[f"consumer/calls_per_event {name}"] = aws.calls.total() / len(datas)
         before = aws.calls.total()
-        run(
-            batch_of(
-                [data.replace(b"T08:", b"T09:").replace(b'"_id": "', b'"_id": "again-') for data in datas]
-            )
-        )
-        found[f"calls an event, {name}, again"] = (aws.calls.total() - before) / len(datas)
+        run(batch_of([again(data) for data in datas]))
+        found.rates[f"consumer/calls_per_event {name}, again"] = (aws.calls.total() - before) / len(datas)
     return found
 
 
-def own_cpu(shape: str, rounds_: int = 15) -> dict[str, float]:
-    # Padded to the 500 bytes of an event as phones send them.
-    datas = [data[:-1] + b', "note": "' + b"x" * (488 - len(data)) + b'"}' for data in SHAPES[shape]]
+def again(data: bytes) -> bytes:
+    """The same crossing an hour later."""
+    return data.replace(b"T08:", b"T09:").replace(b'"_id": "', b'"_id": "again-')
+
+
+def padded(data: bytes) -> bytes:
+    """To the 500 bytes of an event as phones send them."""
+    return data[:-1] + b', "note": "' + b"x" * (488 - len(data)) + b'"}'
+
+
+def own_cpu(shape: str, rounds_: int = 15) -> Figures:
+    datas = [padded(data) for data in SHAPES[shape]]
     spent, loads = [], []
     batch = batch_of(datas)
+    told(f"consumer's own CPU, {shape}")
     for _ in range(rounds_):
         aws = Aws(0)
         run = ours(aws, Inline())
@@ -246,24 +170,18 @@ def own_cpu(shape: str, rounds_: int = 15) -> dict[str, float]:
         _, cpu = timed(lambda some: [json.loads(data) for data in some], datas)
         loads.append(cpu)
     own, floor = statistics.median(spent) / 500 * 1e6, statistics.median(loads) / 500 * 1e6
-    return {
-        f"consumer_cpu/json.loads@{shape}": own / floor,
-        f"own CPU, µs an event, {shape}": own,
-        f"json.loads, µs an event, {shape}": floor,
-    }
+    return Figures(
+        ratios={f"consumer_cpu/json.loads@{shape}": own / floor},
+        rates={f"consumer/own_us_per_event {shape}": own, f"consumer/json.loads_us {shape}": floor},
+    )
 
 
-def main(arguments: list[str]) -> int:
-    figures = against_powertools() | calls_an_event() | own_cpu("500") | own_cpu("500 at one fence")
-    if "--json" in arguments:
-        ratios = {name: value for name, value in figures.items() if "/" in name}
-        print(json.dumps({"ratios": ratios, "figures": figures}))
-        return 0
-    print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs")
-    for name, value in figures.items():
-        print(f"{name:45} {value:8.3f}")
-    return 0
+def measure() -> Figures:
+    found = against_powertools()
+    for part in (calls_an_event(), own_cpu("500"), own_cpu("500 at one fence")):
+        found.add(part)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(figures.main(measure, sys.argv[1:]))

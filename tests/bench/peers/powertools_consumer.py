@@ -36,8 +36,10 @@ class Consumer:
             return "done"
 
         self._once = once
+        self._config = config
 
     def __call__(self, batch: Mapping[str, Any], context: Any) -> Any:
+        self._config.register_lambda_context(context)
         return process_partial_response(dict(batch), self._record, self._processor, context)
 
     def _record(self, record: KinesisStreamRecord) -> None:
