@@ -19,6 +19,9 @@ demo: setup ## start everything, send a morning of rounds (EVENTS=FILE: that fil
 up: setup ## start everything and leave it running; writes .local/outputs.json
 	@$(PY) -m ops.stack up
 
+console: setup ## the live console of the running stack: print its address
+	@$(PY) -m ops.stack console
+
 stop: setup ## end the stack, keep Snowflake's files
 	@$(PY) -m ops.stack stop
 

@@ -20,6 +20,7 @@ from ops import (
     visits,
     where,
 )
+from ops.console import command as console
 from ops.outputs import NoStackError
 from snowpipe.refusal import Refusal
 
@@ -35,6 +36,7 @@ app.command("forget")(forget.command)
 app.command("redrive")(redrive.command)
 app.command("set-aside")(set_aside.command)
 app.command("top")(top.command)
+app.command("console")(console.command)
 app.command("smoke")(smoke.command)
 app.command("check-key")(smoke.check_key)
 

@@ -49,14 +49,14 @@ class Outputs(BaseModel):
         except FileNotFoundError:
             raise NoStackError(f"no stack is running here ({path} is missing): run `make up`") from None
 
-    def aws(self, service: str) -> Any:
+    def aws(self, service: str, *, attempts: int = 5) -> Any:
         """A boto3 client that gives up soon enough for somebody who waits at a terminal."""
         # LocalStack takes any credentials but wants some.
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"} if self.aws_endpoint_url else {}
         config = Config(
             connect_timeout=3,
             read_timeout=30,
-            retries={"mode": "standard", "max_attempts": 5},
+            retries={"mode": "standard", "max_attempts": attempts},
             max_pool_connections=32,
         )
         return boto3.client(  # type: ignore[call-overload]

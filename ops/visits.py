@@ -1,6 +1,6 @@
 """`python -m ops visits`: where a device was, and who is at a fence now. One query each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -39,12 +39,21 @@ def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[change.Row]
     return list(_query(dynamodb, table, "there_now", "fence_now = :fence", names))
 
 
+def there_now(dynamodb: Any, table: str) -> Iterator[change.Row]:
+    """All open visits at all fences. Reads the whole index, which holds nothing else."""
+    return _rows(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
+
+
 def _query(
     dynamodb: Any, table: str, index: str, condition: str, names: dict[str, Any]
 ) -> Iterator[change.Row]:
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table, IndexName=index, KeyConditionExpression=condition, ExpressionAttributeValues=names
     )
+    return _rows(pages)
+
+
+def _rows(pages: Iterable[dict[str, Any]]) -> Iterator[change.Row]:
     for page in pages:
         for item in map(loaded, page["Items"]):
             visit = items.visit_of(item)

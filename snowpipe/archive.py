@@ -42,6 +42,18 @@ class Archive:
         except (BotoCoreError, ClientError) as error:
             raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
 
+    def folders(self, prefix: str, after: str = "") -> Iterator[str]:
+        """What lies directly under a prefix, up to the next slash, in order; only what sorts behind `after`."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            for page in self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter="/", StartAfter=after
+            ):
+                yield from (found["Prefix"] for found in page.get("CommonPrefixes", []))
+        except (BotoCoreError, ClientError) as error:
+            raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
+
     def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
         """Objects by the hour in their key (dt=/hh=), from `start`'s hour to `end`'s, both included."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

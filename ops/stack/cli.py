@@ -22,6 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start what does not run, deploy what has changed")
     up.add_argument("--only", choices=sorted(SERVERS), help="start this part alone, deploy nothing")
+    commands.add_parser(
+        "console", help="start the console of the running stack if need be; print its address"
+    )
     commands.add_parser("stop", help="end the stack, keep Snowflake's files")
     commands.add_parser("down", help="end the stack and wipe it")
     state = commands.add_parser("status", help="the stack's processes and their memory")
@@ -71,6 +74,9 @@ def _run(options: argparse.Namespace, stack: Stack, console: Console) -> int:
                 console.print(
                     f"The stack is up, after {time.monotonic() - began:.1f} s: {settings.outputs_file}"
                 )
+                console.print(f"Look at it: {settings.console_url}")
+        case "console":
+            print(stack.console())  # noqa: T201
         case "stop":
             stack.stop()
         case "down":

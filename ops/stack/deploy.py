@@ -119,6 +119,7 @@ def outputs(settings: Settings) -> dict[str, Any]:
         "visits_table": value["VisitsTableName"],
         "redrive_queue_url": value["RedriveQueueUrl"],
         "dead_letter_queue_url": value["DeadLetterQueueUrl"],
+        "console_url": settings.console_url,
         "snowflake": snowflake.connection(settings),
     }
 

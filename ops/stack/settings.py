@@ -38,6 +38,14 @@ class Settings:
         return self.port + 1
 
     @property
+    def console_port(self) -> int:
+        return self.port + 2
+
+    @property
+    def console_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.console_port}"
+
+    @property
     def external_ports(self) -> range:
         """For what LocalStack starts beside its gateway."""
         return range(self.port + 10, self.port + 50)

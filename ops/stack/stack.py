@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ops.outputs import Outputs
-from ops.stack import deploy, localstack, snowflake
+from ops.stack import console, deploy, localstack, snowflake
 from ops.stack.faults import StackError
 from ops.stack.processes import Process, Processes
 from ops.stack.settings import LOOPBACK, Settings
@@ -74,12 +74,14 @@ class Stack:
                 return
             if self.is_up():
                 self._deploy()
+                console.launch(self.settings, self.processes)
                 return
             self._clear()
             try:
                 self._start(parts)
                 if not only:
                     self._deploy()
+                    console.launch(self.settings, self.processes)
             except BaseException:
                 self._clear()
                 raise
@@ -97,6 +99,26 @@ class Stack:
 
     def is_up(self) -> bool:
         return self.settings.outputs_file.exists() and self._runs(list(SERVERS))
+
+    def console(self) -> str:
+        """The address of the stack's console, which answers by then."""
+        with self._alone():
+            if not self.is_up():
+                raise StackError("No stack is running here. Run: make up")
+            process = console.launch(self.settings, self.processes)
+        if process is None:
+            raise StackError(
+                f"Port {self.settings.console_port}, for the console, is in use by another program. End that"
+                " one, or choose a port: python -m ops console --port <port>."
+            )
+        deadline = time.monotonic() + READY_S
+        while not console.is_ready(self.settings):
+            if not process.is_alive() or time.monotonic() > deadline:
+                raise StackError(
+                    f"The console ended while it started; see {self.processes.log(console.NAME)}"
+                )
+            time.sleep(0.1)
+        return self.settings.console_url
 
     def outputs(self) -> Outputs:
         return Outputs.read(self.settings.outputs_file)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ops.stack import cli, deploy, localstack, logs, snowflake, stack
+from ops.stack import cli, console, deploy, localstack, logs, snowflake, stack
 from ops.stack.faults import StackError
 from ops.stack.settings import ROOT, Settings
 from ops.stack.stack import Stack
@@ -83,6 +83,7 @@ def deploys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(deploy, "deploy_functions", lambda *_: done.append("functions"))
     monkeypatch.setattr(deploy, "apply_ddl", lambda *_: done.append("warehouse"))
     monkeypatch.setattr(deploy, "outputs", lambda _: {"endpoint": "somewhere"})
+    monkeypatch.setattr(console, "launch", lambda *_: None)
     return done
 
 

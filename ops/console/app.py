@@ -1,0 +1,489 @@
+"""The console's paths. The contract with the page, and with tests of app developers: docs/console.md."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from anyio import to_thread
+from botocore.exceptions import BotoCoreError, ClientError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from consumer import items
+from contract.events import Fence
+from ops.console import answers, book, feed, health, recent, replay
+from ops.console.answers import Problem, json
+from ops.console.board import Board
+from ops.console.guard import Guard
+from ops.console.live import Live
+from ops.console.questions import MAX_VISITS, Questions
+from ops.console.stream import Hub
+from ops.console.workers import (
+    Clients,
+    Keys,
+    Listener,
+    LogReader,
+    Pace,
+    QueueReader,
+    Reader,
+    Reconciling,
+    Session,
+    Shared,
+    VisitReader,
+    WarehouseReader,
+    Worker,
+)
+from ops.outputs import Outputs
+from snowpipe.archive import Archive
+from snowpipe.refusal import Refusal
+
+STATIC = Path(__file__).parent / "static"
+MAX_WAIT_S = 30.0
+NO_PAGES = (
+    "<!doctype html><title>Milkrun</title><p>The console's pages are not built here:"
+    " run <code>make console-web</code>. The API works: <a href='/api/pipeline'>/api/pipeline</a>."
+)
+
+
+class Console:
+    """One stage's console. Its workers start with the first request to the API: until then it costs nothing."""
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        stage: str,
+        board: Board,
+        *,
+        pace: Pace,
+        live: Live | None,
+        is_local: bool,
+    ) -> None:
+        self.board = board
+        self.hub = Hub(board)
+        self._outputs = outputs
+        self._stage = stage
+        self._pace = pace
+        self._live = live
+        self._is_local = is_local
+        self._aws = Clients(outputs)
+        self._session = Session(outputs)
+        self._questions = Questions(outputs, stage, self._aws, self._session)
+        self._workers: list[Worker] = []
+        self._reconciling: Reconciling | None = None
+        self._shared: Shared | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._replay = asyncio.Lock()
+        self._replayed: tuple[tuple[str, str], float, bytes] | None = None
+
+    # --- its life
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self._ticking = asyncio.create_task(self.hub.run())
+        try:
+            yield
+        finally:
+            self._ticking.cancel()
+            if self._shared:
+                self._shared.over.set()
+                for worker in self._workers:
+                    worker.wake()
+                if self._live:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(to_thread.run_sync(self._live.close), 8)
+
+    def wake(self) -> None:
+        """Start whatever asks the sources; and if they rest because nobody looked, let them look now."""
+        was_watched = self.board.is_watched
+        self.board.look()
+        if self._shared is None:
+            self._start()
+        elif not was_watched:
+            for worker in self._workers:
+                worker.wake()
+
+    def _start(self) -> None:
+        import threading
+
+        shared = self._shared = Shared(
+            self._outputs,
+            self._stage,
+            self.board,
+            asyncio.get_running_loop(),
+            self._aws,
+            self._pace,
+            Keys(),
+            threading.Event(),
+        )
+        reader = Reader(shared)
+        self._reconciling = Reconciling(shared)
+        self._workers = [
+            reader,
+            LogReader(shared),
+            VisitReader(shared, reader),
+            QueueReader(shared),
+            WarehouseReader(shared, Session(self._outputs)),
+            self._reconciling,
+        ]
+        if self._live:
+            self._workers.append(Listener(shared, self._live, reader))
+        else:
+            self.board.sources.say("live", "off", "started with --no-live-bus: asked every few seconds")
+        if not self._pace.warehouse:
+            self.board.sources.say("snowflake", "off", "asked only when somebody asks for visits or totals")
+        for worker in self._workers:
+            worker.start()
+
+    # --- the page
+
+    async def stream(self, _: Request) -> Response:
+        return StreamingResponse(
+            self.hub.listen(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        )
+
+    async def stage(self, _: Request) -> Response:
+        return json(self.board.stage())
+
+    async def sources(self, _: Request) -> Response:
+        return json({"sources": self.board.sources.rows()})
+
+    async def fences(self, _: Request) -> Response:
+        return json({"fences": self.board.fences()})
+
+    async def trucks(self, _: Request) -> Response:
+        return json({"trucks": self.board.trucks(), "forgotten": self.board.fleet.forgotten})
+
+    async def trail(self, request: Request) -> Response:
+        device_id = request.path_params["device_id"]
+        points = self.board.fleet.trail(device_id)
+        if points is None:
+            raise Problem(404, "No position of this device is known.")
+        return json({"device_id": device_id, "points": points})
+
+    async def there(self, _: Request) -> Response:
+        return json({"visits": self.board.book.there()})
+
+    async def pipeline(self, _: Request) -> Response:
+        return json(self.board.pipeline.row())
+
+    async def reconcile(self, _: Request) -> Response:
+        assert self._reconciling is not None
+        if not self._reconciling.ask():
+            raise Problem(409, "It is running.")
+        return json({"state": "running"}, 202)
+
+    async def events(self, request: Request) -> Response:
+        asked = request.query_params
+        kind = asked.get("kind", "all")
+        if kind not in ("good", "bad", "all"):
+            raise Problem(400, "`kind` is good, bad or all.")
+        limit = _number(request, "limit", 100, 500)
+        held = self.board.recent
+        found = held.matching(
+            kind,
+            limit=limit,
+            before=_number(request, "before", 0, 1 << 62) or None,
+            type_=asked.get("type", ""),
+            device=asked.get("device", ""),
+            code=asked.get("code", ""),
+            q=asked.get("q", ""),
+        )
+        return json(
+            {
+                "events": [recent.row(event) for event in found],
+                "next": str(found[-1].seq) if len(found) == limit else None,
+                "types": held.types(),
+                "codes": held.codes(),
+                "held": held.held(),
+                "counted": held.counted,
+            }
+        )
+
+    async def event(self, request: Request) -> Response:
+        event = self.board.recent.find(request.path_params["seq"])
+        if event is None:
+            raise Problem(404, "The console holds no such event any more; the archive does.")
+        return json(recent.whole(event, self._outputs.bucket, self._outputs.database))
+
+    async def where(self, request: Request) -> Response:
+        what = request.query_params.get("event_id") or request.query_params.get("key")
+        if not what:
+            raise Problem(400, "Say `event_id` or `key`.")
+        return json(await self._asked("snowflake", lambda: self._questions.where(what)))
+
+    async def visits(self, request: Request) -> Response:
+        now = datetime.now(UTC)
+        start = _time(request, "from", now - timedelta(hours=24))
+        end = _time(request, "to", now)
+        device_id = request.query_params.get("device_id")
+        fence = _fence(request.query_params.get("fence_id"))
+        found: dict[book.Start, book.Known] = {}
+        used, missing = ["bus"], []
+        try:
+            marts = await self._asked(
+                "snowflake", lambda: self._questions.mart_visits(start, end, device_id, fence)
+            )
+            used.append("marts")
+            found |= {book.start_of(visit): visit for visit in marts}
+        except Problem as problem:
+            missing.append(problem.detail)
+        if device_id is not None:
+            try:
+                table = await self._asked("visits", lambda: self._questions.device_visits(device_id, start))
+                used.append("dynamodb")
+                crossings = {start_: visit.crossings for start_, visit in found.items()}
+                # The table is never behind the marts; what it does not have any more was restated.
+                found = {
+                    book.start_of(visit): visit
+                    for visit in table
+                    if items.timestamp(start) <= visit.entered_at <= items.timestamp(end)
+                    and (fence is None or visit.fence == fence)
+                }
+                for start_, visit in found.items():
+                    visit.crossings = crossings.get(start_)
+            except Problem as problem:
+                missing.append(problem.detail)
+        held = self.board.book.between(items.timestamp(start), items.timestamp(end), device_id, fence)
+        for start_, visit in held.items():
+            known = found.get(start_)
+            if known is None or visit.version >= 0 or known.is_open:
+                visit.crossings = visit.crossings or (known.crossings if known else None)
+                found[start_] = visit
+        rows = [book.row(visit) for visit in sorted(found.values(), key=lambda visit: visit.entered_at)]
+        return json(
+            {
+                "visits": rows[-MAX_VISITS:],
+                "from": feed.written(start),
+                "to": feed.written(end),
+                "source": used,
+                "missing": missing,
+                "more": max(0, len(rows) - MAX_VISITS),
+            }
+        )
+
+    async def daily(self, request: Request) -> Response:
+        n = _number(request, "days", 14, 366)
+        return json(await self._asked("snowflake", lambda: self._questions.daily(n)))
+
+    async def replay_range(self, _: Request) -> Response:
+        days = await self._asked("archive", lambda: replay.days(self._archive, datetime.now(UTC)))
+        first, last = self.board.seen_from, self.board.seen_to
+        suggested = None
+        if first is not None and last is not None:
+            # The end is what people look for first.
+            first = max(first, last - replay.LONGEST.total_seconds())
+            suggested = {
+                name: feed.written(datetime.fromtimestamp(at, UTC))
+                for name, at in (("from", first), ("to", last))
+            }
+        return json({"days": days, "suggested": suggested})
+
+    async def replay(self, request: Request) -> Response:
+        start, end = _time(request, "from"), _time(request, "to")
+        if not timedelta(0) < end - start <= replay.LONGEST:
+            raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
+        if self._replay.locked():
+            raise Problem(409, "Another replay is being read; ask again.")
+        async with self._replay:
+            wanted = (feed.written(start), feed.written(end))
+            known = self._replayed
+            now = datetime.now(UTC)
+            # Of a time that lies well behind us nothing new is to be expected soon.
+            fresh_s = 300.0 if end < now - timedelta(hours=1) else 5.0
+            if known is None or known[0] != wanted or time.monotonic() - known[1] > fresh_s:
+                found = await self._asked(
+                    "archive",
+                    lambda: answers.encode(replay.replay(self._archive, start, end, now)),
+                )
+                known = self._replayed = (wanted, time.monotonic(), found)
+            return Response(known[2], media_type="application/json")
+
+    # --- for tests of app developers
+
+    async def totals(self, _: Request) -> Response:
+        return json(self._totals())
+
+    def _totals(self) -> dict[str, int]:
+        counted = self.board.recent.counted
+        return {"total": sum(counted.values()), **counted}
+
+    async def good(self, request: Request) -> Response:
+        found = await self._first_match("good", request)
+        names = ("event_id", "type", "device_id", "received_at", "key", "line")
+        return json(
+            [
+                {"event": answers.Raw(event.stored), **{name: getattr(event, name) for name in names}}
+                for event in found
+            ]
+        )
+
+    async def bad(self, request: Request) -> Response:
+        found = await self._first_match("bad", request)
+        names = ("reasons", "event_id", "received_at", "key", "line")
+        return json(
+            [feed.sent_of(event.stored) | {name: getattr(event, name) for name in names} for event in found]
+        )
+
+    async def _first_match(self, kind: str, request: Request) -> list[feed.Event]:
+        """What matches, newest first; if nothing does, the first that will within `wait` seconds."""
+        asked = request.query_params
+        limit = _number(request, "limit", 100, 5000)
+        deadline = time.monotonic() + _number(request, "wait", 0, int(MAX_WAIT_S))
+        while True:
+            found = self.board.recent.matching(
+                kind,
+                limit=limit,
+                event_id=asked.get("event_id", ""),
+                type_=asked.get("type", ""),
+                device=asked.get("device", ""),
+                code=asked.get("code", ""),
+            )
+            if found or time.monotonic() >= deadline:
+                return found
+            await asyncio.sleep(0.1)
+
+    async def reset(self, _: Request) -> Response:
+        if not self._is_local:
+            raise Problem(403, "Only the console of a local stage forgets on demand.")
+        self.board.reset()
+        self.hub.flush()
+        return json(self._totals())
+
+    async def health(self, _: Request) -> Response:
+        return json({"ok": True})
+
+    # --- how it is put together
+
+    @property
+    def _archive(self) -> Archive:
+        return Archive(self._aws("s3"), self._outputs.bucket)
+
+    async def _asked[T](self, source: str, question: Callable[[], T]) -> T:
+        """The answer of a store, asked in a thread; a Problem that names the source where it has none."""
+        try:
+            answer = await to_thread.run_sync(question)
+        except (Refusal, BotoCoreError, ClientError, OSError) as fault:
+            reason = health.reason_of(fault)
+            self.board.sources.say(source, "down", reason)
+            said = self.board.sources.why_down(source) or self.board.sources.without_secrets(reason)
+            raise Problem(503, said, source) from None
+        self.board.sources.say(source, "ok")
+        return answer
+
+    async def _unknown(self, _: Request) -> Response:
+        raise Problem(404, "There is no such thing here.")
+
+    def _waking(
+        self, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def awake(request: Request) -> Response:
+            self.wake()
+            return await answer(request)
+
+        return awake
+
+    def app(self, ports: list[int], tiles: str | None = None) -> Guard:
+        gets = {
+            "stream": self.stream,
+            "stage": self.stage,
+            "sources": self.sources,
+            "fences": self.fences,
+            "trucks": self.trucks,
+            "trucks/{device_id:path}/trail": self.trail,
+            "there": self.there,
+            "pipeline": self.pipeline,
+            "events": self.events,
+            "events/{seq:int}": self.event,
+            "where": self.where,
+            "visits": self.visits,
+            "daily": self.daily,
+            "replay/range": self.replay_range,
+            "replay": self.replay,
+            "all": self.totals,
+            "good": self.good,
+            "bad": self.bad,
+        }
+        posts = {"reconcile": self.reconcile, "reset": self.reset}
+        routes = [
+            Route("/api/health", self.health),
+            *(Route(f"/api/{path}", self._waking(answer)) for path, answer in gets.items()),
+            *(
+                Route(f"/api/{path}", self._waking(answer), methods=["POST"])
+                for path, answer in posts.items()
+            ),
+            Route("/api/{rest:path}", self._unknown, methods=["GET", "POST"]),
+            Route("/{path:path}", page),
+        ]
+        starlette = Starlette(
+            routes=routes,
+            lifespan=self.lifespan,
+            exception_handlers={Problem: _said, 405: _not_allowed, 500: _failed},
+        )
+        return Guard(starlette, ports, tiles)
+
+
+async def page(request: Request) -> Response:
+    """A built file, else the page, which knows its own paths. Read anew each time: a build needs no restart."""
+    path = request.path_params["path"]
+    root = STATIC.resolve()
+    file = (root / path).resolve()
+    if not file.is_relative_to(root) or (not file.is_file() and "." in path.rpartition("/")[2]):
+        raise Problem(404, "There is no such file here.")
+    if not file.is_file():
+        file = root / "index.html"
+    if not file.is_file():
+        return HTMLResponse(NO_PAGES)
+    is_hashed = file.is_relative_to(root / "assets")
+    return FileResponse(
+        file,
+        headers={"Cache-Control": "public, max-age=31536000, immutable" if is_hashed else "no-cache"},
+    )
+
+
+async def _said(_: Request, fault: Exception) -> Response:
+    assert isinstance(fault, Problem)
+    return answers.problem(fault.status, fault.detail, fault.source)
+
+
+async def _not_allowed(_: Request, __: Exception) -> Response:
+    return answers.problem(405, "Not with this method.")
+
+
+async def _failed(_: Request, fault: Exception) -> Response:
+    return answers.problem(500, f"A fault of the console: {type(fault).__name__}.")
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None or not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text[:20]) > most:
+        raise Problem(400, f"`{name}` is a number up to {most}.")
+    return int(text)
+
+
+def _time(request: Request, name: str, default: datetime | None = None) -> datetime:
+    text = request.query_params.get(name)
+    if not text:
+        if default is None:
+            raise Problem(400, f"Say `{name}`.")
+        return default
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Problem(400, f"`{name}` is no ISO-8601 time.") from None
+
+
+def _fence(fence_id: str | None) -> Fence | None:
+    if not fence_id:
+        return None
+    tag, sharp, external_id = fence_id.partition("#")
+    if not sharp:
+        raise Problem(400, "`fence_id` is tag#externalId.")
+    return Fence(items.unquoted(tag), items.unquoted(external_id))

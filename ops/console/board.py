@@ -1,0 +1,152 @@
+"""All that the console knows, in memory and bounded. Only the event loop's thread touches it, so a look at it is
+one instant: no lock, nothing half changed."""
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from ops.console import feed, recent
+from ops.console.book import Book
+from ops.console.feed import Read
+from ops.console.fleet import Fleet, Place
+from ops.console.health import Sources
+from ops.console.pipeline import Pipeline
+from ops.console.recent import Recent
+
+SNAPSHOT_EVENTS = 100
+EVENTS_A_MESSAGE = 100
+# After the last look at the page the sources that cost something are asked for so much longer.
+LINGER_S = 60.0
+
+
+class Board:
+    def __init__(
+        self,
+        stage: dict[str, Any],
+        *,
+        places: Iterable[Place] = (),
+        secrets: Iterable[str] = (),
+        marts_patience_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._stage = stage
+        self._clock = clock
+        self.sources = Sources(self.now, secrets)
+        self.fleet = Fleet(places)
+        self.recent = Recent()
+        self.book = Book()
+        self.pipeline = Pipeline(self.sources.why_down, marts_patience_s, clock)
+        self.viewers = 0
+        self._looked_at = 0.0
+        self._reset_at = 0.0
+        self.was_reset = False
+        # Devices that crossed a fence since somebody asked: their visits may have changed.
+        self._crossed: dict[str, None] = {}
+        self.seen_from: float | None = None
+        self.seen_to: float | None = None
+
+    def now(self) -> str:
+        return feed.written(datetime.fromtimestamp(self._clock(), UTC))
+
+    def stage(self) -> dict[str, Any]:
+        return self._stage | {"now": self.now()}
+
+    # --- what the sources tell
+
+    def take(self, read: Read, received_at: float) -> None:
+        """What an object held. Nothing received before the last reset is shown as an event."""
+        if received_at >= self._reset_at:
+            for event in read.events:
+                self.recent.add(event)
+        for position in read.positions:
+            self.fleet.moved(position)
+            self.seen_from = min(self.seen_from or position.at, position.at)
+            self.seen_to = max(self.seen_to or position.at, position.at)
+        for crossing in read.crossings:
+            self.fleet.crossed(crossing)
+            if len(self._crossed) < 1000:
+                self._crossed[crossing.device_id] = None
+
+    def skip(self, kind: str, lines: int, received_at: float) -> None:
+        if received_at >= self._reset_at:
+            self.recent.skipped(kind, lines)
+
+    def take_crossed(self) -> list[str]:
+        crossed, self._crossed = list(self._crossed), {}
+        return crossed
+
+    def reset(self) -> None:
+        self._reset_at = self._clock()
+        self.recent.forget()
+        self.was_reset = True
+
+    # --- whether somebody looks
+
+    def look(self) -> None:
+        self._looked_at = self._clock()
+
+    @property
+    def is_watched(self) -> bool:
+        return self.viewers > 0 or self._clock() - self._looked_at < LINGER_S
+
+    # --- what is shown
+
+    def trucks(self, only: set[str] | None = None) -> list[dict[str, Any]]:
+        return self.fleet.rows(self.book.inside(), only)
+
+    def fences(self) -> list[dict[str, Any]]:
+        at = self.book.at()
+        return [place.row(at.get(fence_id, 0)) for fence_id, place in self.fleet.places.items()]
+
+    def snapshot(self) -> dict[str, Any]:
+        newest = {
+            kind: [recent.row(event) for event in self.recent.matching(kind, limit=SNAPSHOT_EVENTS)]
+            for kind in ("good", "bad")
+        }
+        return {
+            "stage": self.stage(),
+            "sources": self.sources.rows(),
+            "fences": self.fences(),
+            "trucks": self.trucks(),
+            "there": self.book.there(),
+            "pipeline": self.pipeline.row(),
+            "events": newest | {"counted": dict(self.recent.counted)},
+        }
+
+    def news(self) -> list[tuple[str, dict[str, Any]]]:
+        """What changed since the last call, as messages of the stream; whoever gets none has missed nothing
+        if a snapshot follows."""
+        told: list[tuple[str, dict[str, Any]]] = []
+        if self.was_reset:
+            self.was_reset = False
+            told.append(("reset", {}))
+        changes = self.book.take_changes()
+        if self.fleet.changed or changes:
+            # Who entered or left a fence stands in the truck, too.
+            moved = self.fleet.changed | {
+                change["visit"]["device_id"] for change in changes if change["visit"]
+            }
+            moved |= {change["previous"]["device_id"] for change in changes if change["previous"]}
+            self.fleet.changed = set()
+            told.append(("trucks", {"trucks": self.trucks(moved)}))
+        if changes:
+            told.append(("visits", {"changes": changes[-500:], "there": self.book.there()}))
+        fresh, left_out = self.recent.take_fresh(EVENTS_A_MESSAGE)
+        if any(fresh.values()):
+            rows = {kind: [recent.row(event) for event in events] for kind, events in fresh.items()}
+            told.append(("events", rows | {"counted": dict(self.recent.counted), "left_out": left_out}))
+        if self.fleet.places_changed or changes:
+            self.fleet.places_changed = False
+            told.append(("fences", {"fences": self.fences()}))
+        if self.sources.changed:
+            self.sources.changed = False
+            told.append(("sources", {"sources": self.sources.rows()}))
+        return told
+
+    def drop_news(self) -> None:
+        """The same without making messages: nobody listens."""
+        self.was_reset = self.sources.changed = self.fleet.places_changed = False
+        self.book.take_changes()
+        self.fleet.changed = set()
+        self.recent.take_fresh(0)

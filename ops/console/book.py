@@ -1,0 +1,231 @@
+"""The visits that the console knows of: from the table, and from the bus as they change. Bounded."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from consumer import change, items
+from consumer.visits import Pair, Visit
+from contract.events import Fence
+from ops.console import feed
+
+MAX_VISITS = 10_000
+
+
+class Known(msgspec.Struct, gc=False):
+    """A visit, and how it is known. `version` is the bus's; -1: read from a table."""
+
+    device_id: str
+    fence: Fence
+    entered_at: str
+    entered_event_id: str
+    exited_at: str | None
+    exited_event_id: str | None
+    exit_missed: bool
+    dwell_seconds: float | None
+    last_seen_at: str | None = None
+    app_dwell_seconds: float | None = None
+    version: int = -1
+    restated: bool = False
+    crossings: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.exited_at is None and not self.exit_missed
+
+
+type Start = tuple[str, Fence, str, str]
+
+
+def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
+    """Of a row as `ops visits` and the bus have it (`consumer.change.row`)."""
+    return Known(
+        device_id=str(row["device_id"]),
+        fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
+        entered_at=str(row["entered_at"]),
+        entered_event_id=str(row["entered_event_id"]),
+        exited_at=row["exited_at"],
+        exited_event_id=row["exited_event_id"],
+        exit_missed=bool(row["exit_missed"]),
+        dwell_seconds=row["dwell_seconds"],
+        last_seen_at=row.get("last_seen_at"),
+        app_dwell_seconds=row.get("app_dwell_seconds"),
+        version=version,
+        restated=restated,
+        crossings=row.get("crossings"),
+    )
+
+
+def by_rule(pair: Pair, visit: Visit) -> Known:
+    return known(change.row(pair, visit))
+
+
+def start_of(visit: Known) -> Start:
+    return visit.device_id, visit.fence, visit.entered_at, visit.entered_event_id
+
+
+def row(visit: Known) -> dict[str, Any]:
+    return {
+        "device_id": visit.device_id,
+        "geofence_tag": visit.fence.tag,
+        "geofence_external_id": visit.fence.external_id,
+        "fence_id": items.fence_key(visit.fence),
+        "entered_at": _plain(visit.entered_at),
+        "exited_at": visit.exited_at and _plain(visit.exited_at),
+        "dwell_seconds": visit.dwell_seconds,
+        "entered_event_id": visit.entered_event_id,
+        "exited_event_id": visit.exited_event_id,
+        "exit_missed": visit.exit_missed,
+        "open": visit.is_open,
+        "last_seen_at": visit.last_seen_at and _plain(visit.last_seen_at),
+        "app_dwell_seconds": visit.app_dwell_seconds,
+        "restated": visit.restated,
+        "crossings": visit.crossings,
+    }
+
+
+class Book:
+    def __init__(self) -> None:
+        self._visits: dict[Start, Known] = {}
+        self._open: dict[Start, Known] = {}
+        # Of a visit that is gone: the version that said so, lest an older word bring it back.
+        self._gone: dict[Start, int] = {}
+        self._told: dict[str, None] = {}
+        self.changes: list[dict[str, Any]] = []
+
+    def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
+        """A notice of the bus: known by its id, of several about one visit the highest version counts."""
+        id_, version = str(detail["id"]), int(detail["version"])
+        if id_ in self._told:
+            return
+        self._told[id_] = None
+        while len(self._told) > MAX_VISITS:
+            del self._told[next(iter(self._told))]
+        now, was = detail.get("visit"), detail.get("previous")
+        visit = known(now, version, kind == "visit_restated") if now else None
+        previous = known(was, version) if was else None
+        if previous and (visit is None or start_of(visit) != start_of(previous)):
+            self._forget(start_of(previous), version)
+        if visit and not self._put(visit):
+            return
+        self.changes.append(
+            {"kind": kind, "visit": visit and row(visit), "previous": previous and row(previous), "id": id_}
+        )
+
+    def read(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Visits as a table has them. What the bus told of one stands."""
+        for each in rows:
+            visit = known(each)
+            start = start_of(visit)
+            held = self._visits.get(start)
+            if (held is None or held.version < 0) and start not in self._gone:
+                self._news(held, visit)
+                self._put(visit)
+
+    def reread(self, device_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """All visits of a device: what is not among them is gone, whoever told of it."""
+        there = {start_of(visit): visit for visit in map(known, rows)}
+        for start in [start for start in self._visits if start[0] == device_id and start not in there]:
+            # Older ones were perhaps not asked for.
+            if there and start[2] < min(each[2] for each in there):
+                continue
+            gone = self._visits[start]
+            self._forget(start, gone.version)
+            self.changes.append(_polled(None, gone))
+        for start, visit in there.items():
+            held = self._visits.get(start)
+            visit.version = held.version if held else -1
+            visit.restated = bool(held and held.restated)
+            self._news(held, visit)
+            self._put(visit)
+
+    def _news(self, held: Known | None, visit: Known) -> None:
+        if held is None or (held.exited_at, held.exit_missed) != (visit.exited_at, visit.exit_missed):
+            self.changes.append(_polled(visit, held))
+
+    def _put(self, visit: Known) -> bool:
+        start = start_of(visit)
+        held = self._visits.get(start)
+        if (held and held.version > visit.version) or self._gone.get(start, -1) > visit.version:
+            return False
+        visit.restated |= bool(held and held.restated)
+        visit.last_seen_at = visit.last_seen_at or (held.last_seen_at if held else None)
+        self._visits.pop(start, None)
+        self._visits[start] = visit
+        self._gone.pop(start, None)
+        if visit.is_open:
+            self._open[start] = visit
+        else:
+            self._open.pop(start, None)
+        if len(self._visits) > MAX_VISITS:
+            oldest = next(iter(self._visits))
+            del self._visits[oldest]
+            self._open.pop(oldest, None)
+        return True
+
+    def _forget(self, start: Start, version: int) -> None:
+        held = self._visits.get(start)
+        if held and held.version > version:
+            return
+        self._visits.pop(start, None)
+        self._open.pop(start, None)
+        self._gone[start] = max(version, self._gone.get(start, -1))
+        while len(self._gone) > MAX_VISITS:
+            del self._gone[next(iter(self._gone))]
+
+    def take_changes(self) -> list[dict[str, Any]]:
+        changes, self.changes = self.changes, []
+        return changes
+
+    def there(self) -> list[dict[str, Any]]:
+        """The open visits, the longest first."""
+        return [row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
+
+    def open_devices(self) -> set[str]:
+        return {start[0] for start in self._open}
+
+    def open_starts(self) -> set[Start]:
+        return set(self._open)
+
+    def inside(self) -> dict[str, list[str]]:
+        """Device → the fences it is in."""
+        found: dict[str, list[str]] = {}
+        for visit in self._open.values():
+            found.setdefault(visit.device_id, []).append(items.fence_key(visit.fence))
+        return found
+
+    def at(self) -> dict[str, int]:
+        """Fence → how many are there."""
+        found: dict[str, int] = {}
+        for visit in self._open.values():
+            fence_id = items.fence_key(visit.fence)
+            found[fence_id] = found.get(fence_id, 0) + 1
+        return found
+
+    def between(
+        self, first: str, last: str, device_id: str | None, fence: Fence | None
+    ) -> dict[Start, Known]:
+        """Those that began between these times (as `items.timestamp` writes them), or are open."""
+        return {
+            start: visit
+            for start, visit in self._visits.items()
+            if (device_id is None or visit.device_id == device_id)
+            and (fence is None or visit.fence == fence)
+            and (first <= visit.entered_at <= last or (visit.is_open and visit.entered_at <= last))
+        }
+
+
+def _polled(visit: Known | None, previous: Known | None) -> dict[str, Any]:
+    about = visit or previous
+    return {
+        "kind": "polled",
+        "visit": visit and row(visit),
+        "previous": previous and row(previous),
+        "id": f"polled#{about.entered_event_id}" if about else "polled",
+    }
+
+
+def _plain(at: str) -> str:
+    """Milliseconds, as everywhere on the page, of microseconds."""
+    return feed.written(items.instant(at))

@@ -1,0 +1,204 @@
+"""`python -m ops console`: the console of one stage, on loopback."""
+
+import re
+import socket
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from ops import terminal
+from ops.outputs import Outputs
+from ops.stack.settings import LOOPBACK
+
+# A deployed warehouse is asked seldom, because every look may start it.
+DEPLOYED_WAREHOUSE_S = 300.0
+# Of a stage with an hourly DAG.
+MARTS_PATIENCE_S = 2.5 * 3600
+
+
+def command(
+    context: typer.Context,
+    *,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="On 127.0.0.1; 0: any that is free. Else the stack's base port and 2."
+        ),
+    ] = None,
+    live_bus: Annotated[
+        bool, typer.Option("--live-bus/--no-live-bus", help="A queue of its own for news, or only polling.")
+    ] = True,
+    warehouse_every: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds between two looks at Snowflake while a page is open; 0: never."
+            " Else 5 locally, 300 of a deployed stage.",
+        ),
+    ] = None,
+    reconcile_every: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds between two comparisons while a page is open; 0: on demand."
+            " Else 300 locally, 0 of a deployed stage.",
+        ),
+    ] = None,
+    fences: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="GeoJSON of the fences; else they are learnt from events."
+        ),
+    ] = None,
+    tiles: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Online map tiles, as https://host/{z}/{x}/{y}.png; else none."),
+    ] = None,
+    stage: terminal.Stage = "local",
+) -> None:
+    """Look at it: trucks on a map, the pipeline, events, visits. Ends with Ctrl-C; nothing depends on it."""
+    environment: Mapping[str, str] = context.obj
+    outputs = terminal.outputs_of(context, stage)
+    if tiles and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
+        raise typer.BadParameter("--tiles is an http(s) address with {z}, {x} and {y}")
+    run(
+        outputs,
+        stage,
+        port=_port(environment) if port is None else port,
+        live_bus=live_bus,
+        warehouse_every=warehouse_every,
+        reconcile_every=reconcile_every,
+        fences=fences,
+        tiles=tiles,
+    )
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    from ops.stack.settings import Settings
+
+    return Settings.of(environment).console_port
+
+
+def run(
+    outputs: Outputs,
+    stage: str,
+    *,
+    port: int,
+    live_bus: bool,
+    warehouse_every: float | None,
+    reconcile_every: float | None,
+    fences: Path | None,
+    tiles: str | None,
+) -> None:
+    import uvicorn
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, port))
+        except OSError as error:
+            raise typer.BadParameter(f"port {port} is in use: choose another with --port ({error})") from None
+        port = listener.getsockname()[1]
+        console, app = made(
+            outputs,
+            stage,
+            port=port,
+            live_bus=live_bus,
+            warehouse_every=warehouse_every,
+            reconcile_every=reconcile_every,
+            fences=fences,
+            tiles=tiles,
+        )
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,  # addresses and ids of devices would be personal data
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
+        server = uvicorn.Server(config)
+        end = server.handle_exit
+
+        def end_streams(sig: int, frame: FrameType | None) -> None:
+            console.hub.close()
+            end(sig, frame)
+
+        server.handle_exit = end_streams  # type: ignore[method-assign]
+        terminal.err.print(f"The console of stage {stage}: http://{LOOPBACK}:{port}")
+        server.run(sockets=[listener])
+
+
+def made(
+    outputs: Outputs,
+    stage: str,
+    *,
+    port: int,
+    live_bus: bool = True,
+    warehouse_every: float | None = None,
+    reconcile_every: float | None = None,
+    fences: Path | None = None,
+    tiles: str | None = None,
+) -> tuple[Any, Any]:
+    """The console, and its ASGI application."""
+    from ops.console.app import Console
+    from ops.console.board import Board
+    from ops.console.fleet import places_in
+    from ops.console.live import Live
+    from ops.console.workers import Clients, Pace
+
+    is_local = stage == "local"
+    deployed = Pace(
+        listing=5.0,
+        logs=10.0,
+        visits=15.0,
+        live_visits=120.0,
+        queues=15.0,
+        warehouse=DEPLOYED_WAREHOUSE_S,
+        reconcile=0,
+    )
+    pace = Pace() if is_local else deployed
+    asked = {"warehouse": warehouse_every, "reconcile": reconcile_every}
+    from dataclasses import replace
+
+    pace = replace(pace, **{name: value for name, value in asked.items() if value is not None})
+    try:
+        places = places_in(fences) if fences else []
+    except ValueError as fault:
+        raise typer.BadParameter(str(fault)) from None
+    password = outputs.snowflake.password
+    board = Board(
+        {
+            "stage": stage,
+            "local": is_local,
+            "region": outputs.region,
+            "endpoint": outputs.endpoint,
+            "bucket": outputs.bucket,
+            "database": outputs.database,
+            "version": _version(),
+            "live_bus": live_bus,
+            "tiles": tiles,
+        },
+        places=places,
+        secrets=(outputs.api_key, password.get_secret_value() if password else ""),
+        marts_patience_s=None if is_local else MARTS_PATIENCE_S,
+    )
+    live = Live(Clients(outputs), stage, outputs.bucket, str(port)) if live_bus else None
+    console = Console(outputs, stage, board, pace=pace, live=live, is_local=is_local)
+    return console, console.app([port], tiles)
+
+
+def _version() -> str:
+    try:
+        return version("milkrun")
+    except PackageNotFoundError:
+        import tomllib
+
+        from ops.stack.settings import ROOT
+
+        project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        return str(project["version"])

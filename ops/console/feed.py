@@ -1,0 +1,289 @@
+"""What the page shows of one object of the archive. Pure: bytes in, values out.
+
+What the app wrote is hostile until shown as text: nothing here trusts a shape but the one that is checked.
+"""
+
+import base64
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeIs
+
+import msgspec
+
+from consumer import items
+from contract.events import GEOFENCE_KINDS, Fence, instant
+from contract.objects import lines_of
+
+# Longer texts are cut in lists; the event's own page has all of it.
+MAX_SHOWN = 200
+
+
+class Event(msgspec.Struct, gc=False):
+    """One line of `events/` or `rejected/`. `seq` is given by whoever keeps it; `stored` is the line itself."""
+
+    kind: str
+    event_id: str | None
+    type: str | None
+    device_id: str | None
+    at: str | None
+    received_at: str
+    key: str
+    line: int
+    size: int
+    stored: bytes
+    fence_id: str | None = None
+    codes: tuple[str, ...] = ()
+    reasons: tuple[Mapping[str, str], ...] = ()
+    app_version: str | None = None
+    seq: int = 0
+
+
+class Position(msgspec.Struct, gc=False):
+    """Where a device was, by its own clock; `at` in epoch seconds, never later than it was received."""
+
+    device_id: str
+    at: float
+    received_at: float
+    longitude: float
+    latitude: float
+    type: str
+    heading: float | None = None
+    accuracy_m: float | None = None
+
+
+class Crossing(msgspec.Struct, gc=False):
+    """A geofence event, with what it tells of the fence itself."""
+
+    event_id: str
+    device_id: str
+    fence: Fence
+    kind: str
+    type: str
+    at: datetime
+    duration_minutes: float | None = None
+    confidence: int | None = None
+    position: tuple[float, float] | None = None
+    name: str | None = None
+    centre: tuple[float, float] | None = None
+    radius_m: float | None = None
+    polygon: list[list[float]] | None = None
+
+
+class _Kept(msgspec.Struct):
+    """Of a line of `rejected/`; the event stays the text that was sent (1.50 stays 1.50)."""
+
+    event: msgspec.Raw = msgspec.Raw(b"null")
+    body_base64: str | None = None
+
+
+class Read(msgspec.Struct, gc=False):
+    """One object's lines."""
+
+    events: list[Event]
+    positions: list[Position]
+    crossings: list[Crossing]
+
+
+def read(key: str, body: bytes, received_at: datetime) -> Read:
+    found = Read([], [], [])
+    rejected = key.startswith("rejected/")
+    for number, line in enumerate(lines_of(body), 1):
+        if rejected:
+            found.events.append(_bad(key, number, line, received_at))
+        else:
+            _good(key, number, line, received_at, found)
+    return found
+
+
+def _good(key: str, number: int, line: bytes, received_at: datetime, found: Read) -> None:
+    try:
+        event = msgspec.json.decode(line)
+    except msgspec.MsgspecError:  # not ours: somebody put it there by hand
+        event = {}
+    if not isinstance(event, dict):
+        event = {}
+    event_id, type_, device = text(event.get("_id")), text(event.get("type")), device_of(event)
+    fence = fence_of(event) if type_ in GEOFENCE_KINDS else None
+    found.events.append(
+        Event(
+            "good",
+            cut(event_id),
+            cut(type_),
+            cut(device),
+            cut(text(event.get("createdAt"))),
+            written(received_at),
+            key,
+            number,
+            len(line),
+            line,
+            fence and items.fence_key(fence),
+        )
+    )
+    try:
+        at = instant(event["createdAt"])
+    except (KeyError, TypeError, ValueError):
+        return
+    position = position_of(event)
+    if device and position:
+        # A clock that is ahead must not hold a truck at its place until the rest of time has caught up.
+        found.positions.append(
+            Position(
+                device,
+                min(at.timestamp(), received_at.timestamp()),
+                received_at.timestamp(),
+                *position,
+                cut(type_) or "",
+                number_of(event.get("heading", event.get("course")), 0, 360),
+                number_of(event.get("locationAccuracy", event.get("accuracy")), 0, 1e6),
+            )
+        )
+    if fence and device and event_id and type_:
+        found.crossings.append(_crossing(event, event_id, device, fence, type_, at, position))
+
+
+def _crossing(
+    event: dict[str, Any],
+    event_id: str,
+    device: str,
+    fence: Fence,
+    type_: str,
+    at: datetime,
+    position: tuple[float, float] | None,
+) -> Crossing:
+    geofence = event["geofence"]
+    metadata = geofence.get("metadata")
+    named = text(geofence.get("description")) or text(metadata.get("name") if _is(metadata) else None)
+    centre = geofence.get("geometryCenter")
+    shape = geofence.get("geometry")
+    return Crossing(
+        event_id,
+        device,
+        fence,
+        GEOFENCE_KINDS[type_],
+        type_,
+        at,
+        number_of(event.get("duration"), -math.inf, math.inf),
+        event.get("confidence") if isinstance(event.get("confidence"), int) else None,
+        position,
+        cut(named),
+        point(centre.get("coordinates")) if _is(centre) else None,
+        number_of(geofence.get("geometryRadius"), 1, 100_000),
+        ring(shape) if _is(shape) else None,
+    )
+
+
+def _bad(key: str, number: int, line: bytes, received_at: datetime) -> Event:
+    try:
+        kept = msgspec.json.decode(line)
+    except msgspec.MsgspecError:
+        kept = {}
+    if not isinstance(kept, dict):
+        kept = {}
+    event = kept.get("event")
+    event = event if isinstance(event, dict) else {}
+    reasons = tuple(
+        {name: str(reason.get(name, "")) for name in ("code", "field", "message")}
+        for reason in kept.get("reasons") or ()
+        if isinstance(reason, dict)
+    )
+    return Event(
+        "bad",
+        cut(text(kept.get("event_id")) or text(event.get("_id"))),
+        cut(text(event.get("type"))),
+        cut(device_of(event)),
+        cut(text(event.get("createdAt"))),
+        written(received_at),
+        key,
+        number,
+        len(line),
+        line,
+        codes=tuple(dict.fromkeys(reason["code"] for reason in reasons)),
+        reasons=reasons,
+        app_version=cut(text(kept.get("app_version"))),
+    )
+
+
+# --- values out of anything
+
+
+def text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def cut(value: str | None) -> str | None:
+    return value if value is None or len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "…"
+
+
+def device_of(event: Mapping[str, Any]) -> str | None:
+    user = event.get("user")
+    return (text(user.get("deviceId")) if _is(user) else None) or text(event.get("deviceId"))
+
+
+def fence_of(event: Mapping[str, Any]) -> Fence | None:
+    geofence = event.get("geofence")
+    if not _is(geofence):
+        return None
+    tag, external_id = text(geofence.get("tag")), text(geofence.get("externalId"))
+    return Fence(tag, external_id) if tag and external_id else None
+
+
+def position_of(event: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Of an event's GeoJSON point, else of the `longitude` and `latitude` of a ping."""
+    location = event.get("location")
+    if _is(location):
+        return point(location.get("coordinates"))
+    return point([event.get("longitude"), event.get("latitude")])
+
+
+def point(coordinates: object) -> tuple[float, float] | None:
+    """(longitude, latitude), both on this planet, else None."""
+    if not isinstance(coordinates, list) or len(coordinates) < 2:
+        return None
+    longitude, latitude = number_of(coordinates[0], -180, 180), number_of(coordinates[1], -90, 90)
+    return None if longitude is None or latitude is None else (longitude, latitude)
+
+
+def ring(shape: Mapping[str, Any]) -> list[list[float]] | None:
+    """The outer ring of a GeoJSON polygon of at most a thousand corners."""
+    rings = shape.get("coordinates")
+    if shape.get("type") != "Polygon" or not isinstance(rings, list) or not rings:
+        return None
+    corners = [point(corner) for corner in rings[0]] if isinstance(rings[0], list) else []
+    if not 3 < len(corners) <= 1000 or None in corners:
+        return None
+    return [list(corner) for corner in corners if corner]
+
+
+def number_of(value: object, least: float, most: float) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if least <= value <= most else None
+
+
+def raw_of(stored: bytes) -> tuple[str, str | None]:
+    """What was sent, out of a line of `rejected/`: its JSON, or the text of what is none, and its base64."""
+    try:
+        kept = msgspec.json.decode(stored, type=_Kept)
+        if kept.body_base64 is not None:
+            return base64.b64decode(kept.body_base64).decode(errors="replace"), kept.body_base64
+    except (msgspec.MsgspecError, ValueError):
+        return stored.decode(errors="replace"), None
+    return bytes(kept.event).decode(errors="replace"), None
+
+
+def sent_of(stored: bytes) -> dict[str, Any]:
+    """`event` or `body_base64` of a line of `rejected/`, the other one null."""
+    try:
+        kept = msgspec.json.decode(stored, type=_Kept)
+    except msgspec.MsgspecError:
+        kept = _Kept()
+    return {"event": kept.event, "body_base64": kept.body_base64}
+
+
+def written(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _is(value: object) -> TypeIs[dict[str, Any]]:
+    return isinstance(value, dict)

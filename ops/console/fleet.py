@@ -1,0 +1,256 @@
+"""Trucks and fences as the events tell of them; bounded, whatever a fleet or a device gone mad sends."""
+
+import math
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from consumer import items
+from contract.events import Fence
+from ops.console import feed
+from ops.console.feed import Crossing, Position
+
+MAX_TRUCKS = 2000
+MAX_FENCES = 5000
+TRAIL_POINTS = 600
+TRAIL_EVERY_S = 5.0
+# Standing still, a phone's position wanders by this much; that is no direction.
+MOVED_M = 12.0
+SAMPLES = 40
+MOVED_CENTRE_M = 5.0
+_M_PER_DEGREE = 111_200.0
+
+
+def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return math.hypot(*_offset(one, other))
+
+
+def heading_of(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Degrees clockwise from north, from the first (longitude, latitude) towards the second."""
+    east, north = _offset(one, other)
+    return round(math.degrees(math.atan2(east, north)) % 360, 1)
+
+
+def _offset(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    # Of two ways round the earth the short one.
+    degrees = (other[0] - one[0] + 180) % 360 - 180
+    narrowing = math.cos(math.radians((one[1] + other[1]) / 2))
+    return degrees * narrowing * _M_PER_DEGREE, (other[1] - one[1]) * _M_PER_DEGREE
+
+
+class Trail:
+    """Points of one truck in time order, in 24 bytes each."""
+
+    def __init__(self) -> None:
+        self._values = array("d")
+
+    def add(self, at: float, longitude: float, latitude: float) -> None:
+        """What came late goes where it belongs; what is too near in time to another point is left out."""
+        times = self._values
+        place = len(times)
+        while place and times[place - 3] > at:
+            place -= 3
+        near = (place and at - times[place - 3] < TRAIL_EVERY_S) or (
+            place < len(times) and times[place] - at < TRAIL_EVERY_S
+        )
+        if near:
+            return
+        self._values[place:place] = array("d", (at, longitude, latitude))
+        if len(self._values) > 3 * TRAIL_POINTS:
+            del self._values[:3]
+
+    def points(self) -> list[tuple[int, float, float]]:
+        values = iter(self._values)
+        return [(int(at * 1000), lon, lat) for at, lon, lat in zip(values, values, values, strict=True)]
+
+
+class Truck:
+    def __init__(self, position: Position) -> None:
+        self.last = position
+        self.heading = position.heading
+        self.speed_kmh: float | None = None
+        # Where it was when its direction was last told.
+        self._anchor = position
+        self.trail = Trail()
+        self.trail.add(position.at, position.longitude, position.latitude)
+
+    def move(self, position: Position) -> bool:
+        """Whether this is news of where it is now; else it only belongs to the trail."""
+        self.trail.add(position.at, position.longitude, position.latitude)
+        if position.at < self.last.at:
+            return False
+        here, before = (position.longitude, position.latitude), self._anchor
+        moved, seconds = metres((before.longitude, before.latitude), here), position.at - before.at
+        if moved >= MOVED_M:
+            self.heading = heading_of((before.longitude, before.latitude), here)
+            self.speed_kmh = round(moved / seconds * 3.6, 1) if seconds > 0 else None
+            self._anchor = position
+        elif seconds > 30:
+            self.speed_kmh = 0.0
+        if position.heading is not None:
+            self.heading = position.heading
+        self.last = position
+        return True
+
+
+class Fleet:
+    def __init__(self, known: Iterable["Place"] = ()) -> None:
+        self._trucks: OrderedDict[str, Truck] = OrderedDict()
+        self.forgotten = 0
+        self.changed: set[str] = set()
+        self.places: dict[str, Place] = {place.fence_id: place for place in known}
+        self.places_changed = False
+
+    def moved(self, position: Position) -> None:
+        truck = self._trucks.get(position.device_id)
+        if truck is None:
+            self._trucks[position.device_id] = Truck(position)
+            self.changed.add(position.device_id)
+            if len(self._trucks) > MAX_TRUCKS:
+                gone, _ = self._trucks.popitem(last=False)
+                self.changed.discard(gone)
+                self.forgotten += 1
+            return
+        self._trucks.move_to_end(position.device_id)
+        if truck.move(position):
+            self.changed.add(position.device_id)
+
+    def crossed(self, crossing: Crossing) -> None:
+        fence_id = items.fence_key(crossing.fence)
+        place = self.places.get(fence_id)
+        if place is None:
+            if len(self.places) >= MAX_FENCES:
+                return
+            place = self.places[fence_id] = Place(crossing.fence)
+            self.places_changed = True
+        self.places_changed |= place.learn(crossing)
+
+    def devices(self) -> list[str]:
+        """Those heard of last first."""
+        return list(reversed(self._trucks))
+
+    def trail(self, device_id: str) -> list[tuple[int, float, float]] | None:
+        truck = self._trucks.get(device_id)
+        return None if truck is None else truck.trail.points()
+
+    def rows(self, inside: Mapping[str, list[str]], only: set[str] | None = None) -> list[dict[str, Any]]:
+        return list(self._rows(inside, self._trucks.keys() if only is None else only))
+
+    def _rows(self, inside: Mapping[str, list[str]], which: Iterable[str]) -> Iterator[dict[str, Any]]:
+        for device_id in which:
+            truck = self._trucks.get(device_id)
+            if truck is None:
+                continue
+            last = truck.last
+            yield {
+                "device_id": device_id,
+                "position": (last.longitude, last.latitude),
+                "heading": truck.heading,
+                "speed_kmh": truck.speed_kmh,
+                "at": feed.written(datetime.fromtimestamp(last.at, UTC)),
+                "received_at": feed.written(datetime.fromtimestamp(last.received_at, UTC)),
+                "type": last.type,
+                "accuracy_m": last.accuracy_m,
+                "inside": inside.get(device_id, []),
+            }
+
+
+class Place:
+    """A fence on the map. What a file says of it stands; else what an event says; else what crossings tell."""
+
+    def __init__(
+        self,
+        fence: Fence,
+        name: str | None = None,
+        centre: tuple[float, float] | None = None,
+        radius_m: float | None = None,
+        polygon: list[list[float]] | None = None,
+        source: str = "events",
+    ) -> None:
+        self.fence = fence
+        self.fence_id = items.fence_key(fence)
+        self.name = name
+        self.centre = centre
+        self.radius_m = radius_m
+        self.polygon = polygon
+        self.source = source
+        self._samples: deque[tuple[float, float]] = deque(maxlen=SAMPLES)
+        self.samples = 0
+
+    def learn(self, crossing: Crossing) -> bool:
+        """Whether it now looks other than before."""
+        named = self.name is None and crossing.name is not None
+        self.name = self.name or crossing.name
+        if self.source == "file":
+            return named
+        if crossing.centre or crossing.polygon:
+            before = (self.centre, self.radius_m, self.polygon)
+            self.centre = crossing.centre or (crossing.polygon and _middle(crossing.polygon)) or self.centre
+            self.radius_m, self.polygon = crossing.radius_m, crossing.polygon
+            self.source = "geometry"
+            return named or before != (self.centre, self.radius_m, self.polygon)
+        if self.source == "geometry" or crossing.position is None:
+            return named
+        self.samples += 1
+        self._samples.append(crossing.position)
+        centre = (median(lon for lon, _ in self._samples), median(lat for _, lat in self._samples))
+        far = median(metres(centre, sample) for sample in self._samples)
+        moved = self.centre is None or metres(self.centre, centre) > MOVED_CENTRE_M
+        if moved:
+            # Enters and exits lie at the edge, dwells in the middle: a guess, drawn as one.
+            self.centre, self.radius_m = centre, round(min(max(1.5 * far, 60.0), 1000.0))
+        return moved or named
+
+    def row(self, there: int) -> dict[str, Any]:
+        return {
+            "fence_id": self.fence_id,
+            "tag": self.fence.tag,
+            "external_id": self.fence.external_id,
+            "kind": kind_of(self.fence.tag),
+            "name": self.name or self.fence.external_id,
+            "centre": self.centre,
+            "radius_m": self.radius_m,
+            "polygon": self.polygon,
+            "source": self.source,
+            "samples": self.samples,
+            "there": there,
+        }
+
+
+def kind_of(tag: str) -> str:
+    plain = tag.lower()
+    if "farm" in plain:
+        return "farm"
+    return "plant" if any(word in plain for word in ("plant", "dairy", "depot", "factory")) else "other"
+
+
+def places_in(file: Path) -> list[Place]:
+    """Fences of a GeoJSON FeatureCollection: points or polygons with properties `tag` and `externalId`, perhaps
+    `name` and `radius` (metres). Raises ValueError for anything else."""
+    try:
+        collection = msgspec.json.decode(file.read_bytes())
+        return [_place(feature) for feature in collection["features"]]
+    except (msgspec.MsgspecError, LookupError, TypeError) as error:
+        raise ValueError(f"{file} is no GeoJSON of fences: {error}") from None
+
+
+def _place(feature: dict[str, Any]) -> Place:
+    says, shape = feature["properties"], feature["geometry"]
+    fence = Fence(str(says["tag"]), str(says["externalId"]))
+    polygon = feed.ring(shape)
+    centre = _middle(polygon) if polygon else feed.point(shape["coordinates"])
+    if centre is None:
+        raise ValueError(f"fence {'/'.join(fence)} has neither a point nor a polygon")
+    radius = feed.number_of(says.get("radius"), 1, 100_000) or 100.0
+    return Place(fence, feed.text(says.get("name")), centre, None if polygon else radius, polygon, "file")
+
+
+def _middle(ring: list[list[float]]) -> tuple[float, float]:
+    corners = ring[:-1] if ring[0] == ring[-1] else ring
+    return sum(c[0] for c in corners) / len(corners), sum(c[1] for c in corners) / len(corners)

@@ -1,0 +1,89 @@
+"""Which source answers, since when, and why not. Texts are for people and hold no secret."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from botocore.exceptions import ClientError
+
+type State = Literal["starting", "ok", "down", "off", "idle"]
+
+SOURCES = {
+    "archive": "S3: the archive",
+    "live": "SQS: news of the archive's topic and the visits' bus",
+    "logs": "CloudWatch: the functions' log lines",
+    "visits": "DynamoDB: the visits table",
+    "queues": "SQS: what waits to be redriven",
+    "snowflake": "Snowflake: the warehouse",
+}
+MAX_REASON = 300
+
+
+@dataclass
+class Source:
+    name: str
+    what: str
+    state: State
+    since: str
+    reason: str | None = None
+    last_ok_at: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "state": self.state,
+            "since": self.since,
+            "reason": self.reason,
+            "last_ok_at": self.last_ok_at,
+            "what": self.what,
+        }
+
+
+class Sources:
+    """`now` gives the time as text."""
+
+    def __init__(self, now: Callable[[], str], secrets: Iterable[str] = ()) -> None:
+        self._now = now
+        self._secrets = tuple(secret for secret in secrets if len(secret) > 3)
+        self._all = {name: Source(name, what, "starting", now()) for name, what in SOURCES.items()}
+        self.changed = False
+
+    def say(self, name: str, state: State, reason: str | None = None) -> None:
+        source, reason = self._all[name], None if reason is None else self.without_secrets(reason)
+        if state == "ok":
+            source.last_ok_at = self._now()
+        if (source.state, source.reason) == (state, reason):
+            return
+        if source.state != state:
+            source.since = self._now()
+        source.state, source.reason = state, reason
+        self.changed = True
+
+    def why_down(self, name: str) -> str | None:
+        """A sentence if it is down, else None."""
+        source = self._all[name]
+        return f"{name}: down since {source.since}: {source.reason}" if source.state == "down" else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [source.row() for source in self._all.values()]
+
+    def without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = " ".join(text.split())
+        return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "…"
+
+
+def reason_of(fault: BaseException) -> str:
+    if isinstance(fault, ClientError):
+        said = fault.response.get("Error", {})
+        return f"{said.get('Code', 'error')}: {said.get('Message', fault)}"
+    return str(fault) or type(fault).__name__
+
+
+def is_about_credentials(fault: BaseException) -> bool:
+    """Whether asking again with credentials looked up anew may help."""
+    if isinstance(fault, ClientError):
+        code = str(fault.response.get("Error", {}).get("Code", ""))
+        return "Token" in code or "Credential" in code or code in ("InvalidClientTokenId", "AuthFailure")
+    return "Credential" in type(fault).__name__ or "Token" in type(fault).__name__

@@ -1,0 +1,147 @@
+"""News as it happens: a queue of the console's own, told by the archive's topic and by the visits' bus.
+
+All three (queue, subscription, rule) bear one name, made of this machine and checkout, so that a console that was
+killed leaves nothing that the next one does not use again. The one thing that the console writes in an account.
+"""
+
+import hashlib
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_plus
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from consumer.aws import SOURCE
+from snowpipe.archive import topic_of
+
+# What nobody fetches for so long is of no interest to a page; the archive still has it.
+KEPT_S = 300
+WAIT_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A new object of the archive."""
+
+    key: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A visit changed (`docs/consumer.md`)."""
+
+    kind: str
+    detail: dict[str, Any]
+
+
+class Live:
+    """`aws(service)` gives a client. `open` before `receive`; `close` takes all of it away again."""
+
+    def __init__(self, aws: Callable[[str], Any], stage: str, bucket: str, place: str = "") -> None:
+        self._aws = aws
+        self._bucket = bucket
+        self._bus = f"milkrun-{stage}-visits"
+        here = f"{socket.gethostname()} {Path.home()} {place or Path(__file__).resolve()}"
+        self.name = f"milkrun-{stage}-console-{hashlib.sha256(here.encode()).hexdigest()[:12]}"
+        self._url = ""
+        self._subscription = ""
+
+    def open(self) -> None:
+        sqs, topic = self._aws("sqs"), topic_of(self._bucket, self._aws("s3"))
+        self._url = sqs.create_queue(QueueName=self.name, tags={"service": "milkrun", "part": "console"})[
+            "QueueUrl"
+        ]
+        attributes = sqs.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])
+        queue = attributes["Attributes"]["QueueArn"]
+        events = self._aws("events")
+        rule = events.put_rule(
+            Name=self.name,
+            EventBusName=self._bus,
+            EventPattern=json.dumps({"source": [SOURCE]}),
+            Description="Tells a console of visits; made and removed by it",
+        )["RuleArn"]
+        sqs.set_queue_attributes(
+            QueueUrl=self._url,
+            Attributes={
+                "MessageRetentionPeriod": str(KEPT_S),
+                "Policy": _policy(queue, {"sns.amazonaws.com": topic, "events.amazonaws.com": rule}),
+            },
+        )
+        events.put_targets(Rule=self.name, EventBusName=self._bus, Targets=[{"Id": "console", "Arn": queue}])
+        self._subscription = self._aws("sns").subscribe(
+            TopicArn=topic,
+            Protocol="sqs",
+            Endpoint=queue,
+            Attributes={"RawMessageDelivery": "true"},
+            ReturnSubscriptionArn=True,
+        )["SubscriptionArn"]
+
+    def receive(self) -> Iterator[Stored | Notice]:
+        """What there is, after at most WAIT_S; it is gone from the queue when the last one was taken."""
+        sqs = self._aws("sqs")
+        answer = sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=WAIT_S)
+        messages = answer.get("Messages", [])
+        for message in messages:
+            yield from news_in(message["Body"])
+        if messages:
+            entries = [
+                {"Id": str(n), "ReceiptHandle": message["ReceiptHandle"]}
+                for n, message in enumerate(messages)
+            ]
+            sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
+
+    def close(self) -> None:
+        """As far as it can be done: what is left is used again by the next console here."""
+        if not self._url:
+            return
+        away: list[Callable[[], Any]] = [
+            lambda: self._aws("sns").unsubscribe(SubscriptionArn=self._subscription),
+            lambda: self._aws("events").remove_targets(
+                Rule=self.name, EventBusName=self._bus, Ids=["console"]
+            ),
+            lambda: self._aws("events").delete_rule(Name=self.name, EventBusName=self._bus),
+            lambda: self._aws("sqs").delete_queue(QueueUrl=self._url),
+        ]
+        for each in away:
+            with suppress(BotoCoreError, ClientError):
+                each()
+        self._url = ""
+
+
+def news_in(body: str) -> Iterator[Stored | Notice]:
+    """Of a message of S3 (through SNS, raw) or of EventBridge; anything else says nothing."""
+    try:
+        message = json.loads(body)
+    except ValueError:
+        return
+    if not isinstance(message, dict):
+        return
+    if isinstance(message.get("detail"), dict) and message.get("source") == SOURCE:
+        yield Notice(str(message.get("detail-type")), message["detail"])
+    for record in message.get("Records") or ():
+        with suppress(LookupError, TypeError, ValueError):
+            key = unquote_plus(record["s3"]["object"]["key"])
+            yield Stored(key, datetime.fromisoformat(record["eventTime"]).astimezone(UTC))
+
+
+def _policy(queue: str, senders: dict[str, str]) -> str:
+    statements = [
+        {
+            "Sid": re.sub(r"\W", "", service),
+            "Effect": "Allow",
+            "Principal": {"Service": service},
+            "Action": "sqs:SendMessage",
+            "Resource": queue,
+            "Condition": {"ArnEquals": {"aws:SourceArn": source}},
+        }
+        for service, source in senders.items()
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})

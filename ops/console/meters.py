@@ -1,0 +1,69 @@
+"""How much of what passed each stage of the pipeline, second by second for the last hour."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+WINDOW_MINUTES = 60
+WINDOW_S = WINDOW_MINUTES * 60
+RATE_S = 60
+
+
+class Meter:
+    """Counts by the second; times are epoch seconds. `total` never falls."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, int] = {}
+        self.total = 0
+        self.last_at: float | None = None
+        self.lag_s: float | None = None
+
+    def add(self, at: float, n: int) -> None:
+        if not n:
+            return
+        second = int(at)
+        self._seconds[second] = self._seconds.get(second, 0) + n
+        self.total += n
+        self.last_at = at if self.last_at is None else max(self.last_at, at)
+
+    def touch(self, at: float) -> None:
+        """Something was done then, though nothing of it counts."""
+        self.last_at = at if self.last_at is None else max(self.last_at, at)
+
+    def put(self, counts: Mapping[int, int], since: float) -> None:
+        """What a store says of the seconds since then, in place of what was known of them."""
+        for second in [second for second in self._seconds if second >= since]:
+            self.total -= self._seconds.pop(second)
+        self._seconds |= counts
+        self.total += sum(counts.values())
+        if counts:
+            newest = float(max(counts))
+            self.last_at = newest if self.last_at is None else max(self.last_at, newest)
+
+    def per_minute(self, now: float) -> list[int]:
+        """Oldest first; the last one is the minute under way."""
+        minutes = [0] * WINDOW_MINUTES
+        newest = int(now // 60)
+        gone = []
+        for second, n in self._seconds.items():
+            ago = newest - second // 60
+            if ago >= WINDOW_MINUTES:
+                gone.append(second)
+            else:
+                # A clock a little ahead of ours counts as now.
+                minutes[WINDOW_MINUTES - 1 - max(0, ago)] += n
+        for second in gone:
+            del self._seconds[second]
+        return minutes
+
+    def rate(self, now: float) -> float:
+        """A second, over the last minute."""
+        return round(sum(n for second, n in self._seconds.items() if second > now - RATE_S) / RATE_S, 2)
+
+    def first_after(self, at: float) -> float | None:
+        return min((second for second in self._seconds if second > at), default=None)
+
+
+def percentile(values: Iterable[float], percent: float) -> float | None:
+    """The nearest-rank percentile; None of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else None

@@ -1,0 +1,340 @@
+"""Every stage of the pipeline at a glance, and the one sentence that says whether all is well. Pure."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from contract import logs
+from ops.console import feed
+from ops.console.meters import WINDOW_MINUTES, WINDOW_S, Meter, percentile
+
+HOUR_S = 3600.0
+type Told = tuple[str, float | None, str | None]
+"""State, lag in seconds, note."""
+# Log lines whose times and codes are kept for the panel's percentiles.
+MAX_LINES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`after` is the stage whose output this one takes in; `patience_s` how long that may wait here.
+
+    Clocks of several services differ, and a request is logged when it ends: `slack_s` of that is no waiting.
+    """
+
+    name: str
+    title: str
+    source: str
+    after: str | None = None
+    patience_s: float = 60.0
+    slack_s: float = 3.0
+
+
+STAGES = (
+    Stage("accepted", "Accepted", "logs"),
+    Stage("rejected", "Rejected", "logs"),
+    Stage("archived", "Archived", "archive", "accepted", 30.0),
+    Stage("published", "Published", "logs"),
+    Stage("redriven", "Redriven", "logs"),
+    Stage("consumed", "Consumed", "logs", "published", 60.0, 30.0),
+    Stage("set_aside", "Set aside", "logs"),
+    Stage("loaded", "Loaded", "snowflake", "archived", 120.0),
+    Stage("marts", "In the marts", "snowflake", "loaded"),
+)
+MAX_UNARCHIVED = 10_000
+LATENCY_EVERY_S = 5.0
+
+
+@dataclass
+class Reconciled:
+    """The last result of `reconcile`."""
+
+    state: str = "never"
+    equal: bool | None = None
+    at: str | None = None
+    seconds: float | None = None
+    problem: str | None = None
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        nothing: dict[str, Any] = {
+            "from": None,
+            "to": None,
+            "differences": [],
+            "more": 0,
+            "in_flight": 0,
+            "geofence_events": None,
+        }
+        return {
+            "state": self.state,
+            "equal": self.equal,
+            "at": self.at,
+            "seconds": self.seconds,
+            "problem": self.problem,
+        } | (self.found or nothing)
+
+
+class Pipeline:
+    """What is known of each stage. `is_down` says of a source why it cannot be asked, if so.
+
+    `marts_patience_s` is None where nobody promised when dbt runs: then waiting for it is no fault.
+    """
+
+    def __init__(
+        self, is_down: Callable[[str], str | None], marts_patience_s: float | None, clock: Callable[[], float]
+    ) -> None:
+        self._is_down = is_down
+        self._marts_patience_s = marts_patience_s
+        self._clock = clock
+        self.meters = {stage.name: Meter() for stage in STAGES}
+        self.reconciled = Reconciled()
+        self.pipes: dict[str, dict[str, Any]] = {}
+        self.redrive_waiting: int | None = None
+        self.dead_letters: int | None = None
+        self._redrive_since: float | None = None
+        self.marts_built: bool | None = None
+        self._stopped: dict[str, tuple[float, str]] = {}
+        self._lines: deque[tuple[float, Mapping[str, Any]]] = deque(maxlen=MAX_LINES)
+        self._left_for_redrive = Meter()
+        # Objects that a request told of and S3 has not shown yet: key, and when it was told.
+        self._unarchived: dict[str, float] = {}
+        self._told_of: dict[str, None] = {}
+        self._accepted_again = Meter()
+        self._latency_known: tuple[float, dict[str, Any]] = (0.0, {})
+        self.partial = False
+
+    # --- what the sources tell
+
+    def archived(self, key: str, at: float, lines: int) -> None:
+        """An object of `events/`, for the first time."""
+        self.meters["archived"].add(at, lines)
+        self._unarchived.pop(key, None)
+
+    def logged(self, at: float, line: Mapping[str, Any], is_archived: Callable[[str], bool]) -> None:
+        """A canonical line (`contract/logs.py`)."""
+        meters = self.meters
+        match line.get("event"):
+            case logs.EVENTS_INGESTED:
+                if line.get("status") in (202, 400):
+                    meters["accepted"].add(at, _count(line, "accepted"))
+                    meters["rejected"].add(at, _count(line, "rejected"))
+                    meters["accepted"].lag_s = _seconds(line.get("total_ms"))
+                meters["published"].add(at, _count(line, "published"))
+                meters["published"].lag_s = _seconds(line.get("publish_ms")) or meters["published"].lag_s
+                self._left_for_redrive.add(at, _count(line, "queued"))
+                self._lines.append((at, line))
+                key = line.get("object_key")
+                if isinstance(key, str) and line.get("status") == 202:
+                    self._stored(key, at, _count(line, "accepted"), is_archived(key))
+            case logs.RECORDS_REDRIVEN:
+                meters["redriven"].add(at, _count(line, "redriven"))
+            case logs.RECORDS_SET_ASIDE:
+                meters["set_aside"].add(at, _count(line, "set_aside"))
+            case logs.RECORDS_CONSUMED:
+                meters["consumed"].add(at, _count(line, "consumed"))
+                meters["consumed"].touch(at)  # a batch of nothing but poison is done, too
+                if isinstance(line.get("behind_seconds"), int | float):
+                    meters["consumed"].lag_s = max(0.0, float(line["behind_seconds"]))
+                shard = str(line.get("shard_id"))
+                if line.get("stopped_at"):
+                    self._stopped.setdefault(shard, (at, str(line.get("failure", ""))[:200]))
+                else:
+                    self._stopped.pop(shard, None)
+
+    def _stored(self, key: str, at: float, lines: int, is_archived: bool) -> None:
+        if key in self._told_of:
+            self._accepted_again.add(at, lines)
+        elif not is_archived:
+            self._unarchived[key] = at
+        self._told_of[key] = None
+        for known in (self._told_of, self._unarchived):
+            if len(known) > MAX_UNARCHIVED:
+                del known[next(iter(known))]
+
+    def queues(self, redrive: int, dead: int) -> None:
+        self.redrive_waiting, self.dead_letters = redrive, dead
+        if not redrive:
+            self._redrive_since = None
+        elif self._redrive_since is None:
+            self._redrive_since = self._clock()
+
+    # --- what the panel shows
+
+    def row(self) -> dict[str, Any]:
+        now = self._clock()
+        stages = [self._stage(stage, now) for stage in STAGES]
+        verdict, says, stuck_at = self._verdict(stages)
+        return {
+            "verdict": verdict,
+            "says": says,
+            "stuck_at": stuck_at,
+            "stages": stages,
+            "waiting": {
+                "redrive_queue": self.redrive_waiting,
+                "dead_letters": self.dead_letters,
+                "pipes": self.pipes,
+            },
+            "latency": self._latency(now),
+            "reconcile": self.reconciled.row(),
+            "window": {
+                "from": feed.written(datetime.fromtimestamp((now // 60 + 1) * 60 - WINDOW_S, UTC)),
+                "minutes": WINDOW_MINUTES,
+                "partial": self.partial,
+            },
+        }
+
+    def _stage(self, stage: Stage, now: float) -> dict[str, Any]:
+        meter = self.meters[stage.name]
+        per_minute = meter.per_minute(now)
+        state, lag, note = self._state(stage, meter, now, sum(per_minute))
+        return {
+            "name": stage.name,
+            "title": stage.title,
+            "count": sum(per_minute),
+            "total": meter.total,
+            "rate": meter.rate(now),
+            "lag_s": None if lag is None else round(lag, 1),
+            "per_minute": per_minute,
+            "last_at": None
+            if meter.last_at is None
+            else feed.written(datetime.fromtimestamp(meter.last_at, UTC)),
+            "state": state,
+            "note": note,
+        }
+
+    def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Told:
+        if reason := self._is_down(stage.source):
+            return "unknown", None, reason
+        usual = "ok" if count else "idle"
+        if special := self._of_its_own(stage, meter, now, usual):
+            return special
+        waits = self._waits(stage, meter)
+        if waits is None:
+            return usual, meter.lag_s, None
+        patience = self._marts_patience_s if stage.name == "marts" else stage.patience_s
+        if patience is None:
+            return "waiting", now - waits, "waits for the next run of dbt"
+        return "stuck" if now - waits > patience else "waiting", now - waits, None
+
+    def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Told | None:
+        """What can be said of a stage without comparing it with the one before."""
+        told: Told | None = None
+        match stage.name:
+            case "redriven":
+                told = self._redrive(usual, meter, now)
+            case "published":
+                left = sum(self._left_for_redrive.per_minute(now))
+                told = usual, meter.lag_s, f"{left} left to be redriven in this hour" if left else None
+            case "archived" if not self._unarchived:
+                again = sum(self._accepted_again.per_minute(now))
+                note = f"{again} came in requests sent again, which add nothing" if again else None
+                told = usual, meter.lag_s, note
+            case "set_aside":
+                told = usual, None, "look at them: python -m ops set-aside" if usual == "ok" else None
+            case "consumed" if self._stopped:
+                at, failure = min(self._stopped.values())
+                state = "stuck" if now - at > stage.patience_s else "waiting"
+                told = state, now - at, f"stopped: {failure}"
+            case "loaded":
+                halted = [name for name, pipe in self.pipes.items() if pipe["state"] not in ("RUNNING", None)]
+                if halted:
+                    told = "stuck", meter.lag_s, f"{', '.join(halted)}: {self.pipes[halted[0]]['state']}"
+            case "marts" if self.marts_built is False:
+                told = "idle", None, "dbt has not run here yet"
+        return told
+
+    def _redrive(self, usual: str, meter: Meter, now: float) -> Told:
+        if self._is_down("queues"):
+            return usual, meter.lag_s, None
+        if self.dead_letters:
+            return "stuck", None, f"{self.dead_letters} dead letters: python -m ops redrive"
+        if self._redrive_since is None:
+            return usual, meter.lag_s, None
+        waited = now - self._redrive_since
+        return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} wait in the queue"
+
+    def _waits(self, stage: Stage, meter: Meter) -> float | None:
+        """Since when the oldest of what the stage before let go waits here; None if nothing does."""
+        if stage.after is None or self._is_down(_SOURCES[stage.after]):
+            return None
+        if stage.name == "archived":
+            # Not by time: a request sent again adds no object.
+            return min(self._unarchived.values(), default=None)
+        first = self.meters[stage.after].first_after((meter.last_at or 0.0) + stage.slack_s)
+        return None if first is None else float(first)
+
+    def _verdict(self, stages: list[dict[str, Any]]) -> tuple[str, str, str | None]:
+        by_state = Counter(stage["state"] for stage in stages)
+        stuck = next((stage for stage in stages if stage["state"] == "stuck"), None)
+        if stuck:
+            since = "" if stuck["lag_s"] is None else f", for {_in_words(stuck['lag_s'])}"
+            note = f": {stuck['note']}" if stuck["note"] else ""
+            return "stuck", f"Stuck at “{stuck['title']}”{since}{note}.", stuck["name"]
+        unknown = [stage["title"] for stage in stages if stage["state"] == "unknown"]
+        if unknown:
+            return "unknown", f"Not known of {', '.join(unknown)}: a source does not answer.", None
+        reconciled = self.reconciled
+        if reconciled.state == "done" and reconciled.equal is False:
+            n = len(reconciled.found["differences"]) + int(reconciled.found["more"])
+            return "stuck", f"Reconcile found {n} differences.", "reconcile"
+        waiting = [
+            stage["title"]
+            for stage in stages
+            if stage["state"] == "waiting"
+            and not (stage["name"] == "marts" and self._marts_patience_s is None)
+        ]
+        if waiting:
+            return "busy", f"On its way: something waits at {', '.join(waiting)}, not for long yet.", None
+        if by_state["idle"] == len(stages):
+            return "idle", "Nothing came in the last hour.", None
+        return "healthy", "Everything that was accepted came through.", None
+
+    def _latency(self, now: float) -> dict[str, Any]:
+        at, known = self._latency_known
+        if now - at >= LATENCY_EVERY_S:
+            self._latency_known = at, known = now, self._latency_of(now)
+        return known
+
+    def _latency_of(self, now: float) -> dict[str, Any]:
+        lines = [line for at, line in self._lines if at > now - WINDOW_S]
+
+        def at(name: str, percent: float) -> float | None:
+            return percentile(
+                (line[name] for line in lines if isinstance(line.get(name), int | float)), percent
+            )
+
+        answered, by_code = Counter[str](), Counter[str]()
+        for line in lines:
+            answered[str(line.get("status"))] += 1
+            codes = line.get("rejected_by_code")
+            by_code.update(codes if isinstance(codes, dict) else {})
+        return {
+            "store_ms_p50": at("store_ms", 50),
+            "store_ms_p99": at("store_ms", 99),
+            "publish_ms_p50": at("publish_ms", 50),
+            "publish_ms_p99": at("publish_ms", 99),
+            "lateness_s_p50": at("lateness_seconds", 50),
+            "lateness_s_p99": at("lateness_seconds", 99),
+            "answered": dict(sorted(answered.items())),
+            "rejected_by_code": dict(by_code.most_common()),
+        }
+
+
+_SOURCES = {stage.name: stage.source for stage in STAGES}
+
+
+def _count(line: Mapping[str, Any], name: str) -> int:
+    value = line.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _seconds(milliseconds: object) -> float | None:
+    return milliseconds / 1000 if isinstance(milliseconds, int | float) else None
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < HOUR_S * 2 else f"{seconds / HOUR_S:.0f} h"

@@ -1,0 +1,176 @@
+"""What a page asks for now and then, of the stores themselves. These wait for an answer: run them in a thread."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from consumer import items
+from contract.events import Fence
+from contract.objects import object_name
+from ops import visits
+from ops.console import book, feed
+from ops.console.workers import Clients, Session
+from ops.outputs import Outputs
+from ops.stores import utc
+from ops.where import Finder, lags
+from snowpipe.refusal import Refusal
+from snowpipe.warehouse import quoted
+
+MAX_VISITS = 5000
+WHERE_REACH = timedelta(hours=48)
+
+
+class Questions:
+    def __init__(self, outputs: Outputs, stage: str, aws: Clients, session: Session) -> None:
+        self._outputs = outputs
+        self._stage = stage
+        self._aws = aws
+        self._session = session
+
+    def where(self, what: str) -> dict[str, Any]:
+        """The journey of an event or an object. Refusal where the warehouse cannot be asked."""
+        with self._session() as warehouse:
+            finder = Finder(self._outputs, self._stage, warehouse)
+            if object_name(what):
+                steps = finder.object(what)
+            else:
+                now = datetime.now(UTC)
+                steps = finder.event(what, now - WHERE_REACH, now, lambda _: None)
+        keys = [step.detail["key"] for step in steps if "key" in step.detail]
+        return {
+            "what": what,
+            "steps": [
+                step
+                | {
+                    "at": step["at"] and feed.written(step["at"]),
+                    "detail": {name: _json(value) for name, value in step["detail"].items()},
+                }
+                for step in lags(steps)
+            ],
+            "searched": finder.searched,
+            "found": any(step.at for step in steps),
+            "s3_uris": [f"s3://{self._outputs.bucket}/{key}" for key in dict.fromkeys(keys)],
+            "sql": self._sql(what),
+        }
+
+    def _sql(self, what: str) -> list[str]:
+        """To be copied: the same questions as were asked."""
+        raw, text = f"{self._outputs.database}.RAW", quoted(what)
+        if name := object_name(what):
+            return [f"SELECT * FROM {raw}.{name.prefix.upper()} WHERE file_name = {text}"]  # noqa: S608
+        staging = f"{self._outputs.database}.STAGING.STG_EVENTS"
+        return [
+            f"SELECT * FROM {raw}.EVENTS WHERE payload:_id::VARCHAR = {text}",  # noqa: S608
+            f"SELECT * FROM {raw}.REJECTED WHERE payload:event_id::VARCHAR = {text}",  # noqa: S608
+            f"SELECT * FROM {staging} WHERE event_id = {text}",  # noqa: S608
+        ]
+
+    def device_visits(self, device_id: str, since: datetime) -> list[book.Known]:
+        """From the visits table."""
+        rows = visits.visits_of_device(self._aws("dynamodb"), self._outputs.visits_table, device_id, since)
+        return [book.known(row) for row in rows]
+
+    def mart_visits(
+        self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None
+    ) -> list[book.Known]:
+        """From the mart; none where dbt has never run."""
+        sql = (
+            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"  # noqa: S608
+            " exited_event_id, exit_missed, dwell_seconds, last_seen_at, app_dwell_seconds, crossings"
+            f" FROM {self._outputs.database}.MARTS.GEOFENCE_VISITS"
+            " WHERE entered_at BETWEEN %s::TIMESTAMP_NTZ AND %s::TIMESTAMP_NTZ"
+        )
+        parameters: list[object] = [_ntz(start), _ntz(end)]
+        if device_id is not None:
+            sql, parameters = f"{sql} AND device_id = %s", [*parameters, device_id]
+        if fence is not None:
+            sql = f"{sql} AND geofence_tag = %s AND geofence_external_id = %s"
+            parameters += fence
+        try:
+            with self._session() as warehouse:
+                rows = warehouse.query(f"{sql} ORDER BY entered_at DESC LIMIT {MAX_VISITS}", parameters)
+        except Refusal as refusal:
+            if "missing object" in str(refusal):
+                return []
+            raise
+        return [
+            book.known(
+                row
+                | {name: row[name] and items.timestamp(utc(row[name])) for name in _TIMES}
+                | {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
+            )
+            for row in rows
+        ]
+
+    def daily(self, n: int) -> dict[str, Any]:
+        """Daily totals of the marts, by the day of the device's clock in UTC."""
+        database, first = self._outputs.database, (datetime.now(UTC) - timedelta(days=n)).date()
+        try:
+            with self._session() as warehouse:
+                farms = warehouse.query(
+                    "SELECT collection_date AS date, geofence_tag, geofence_external_id, visits, devices, pickups,"  # noqa: S608
+                    " litres, dwell_seconds, dwell_seconds_median, missed_exits, open_visits"
+                    f" FROM {database}.MARTS.DAILY_FARM_COLLECTIONS WHERE collection_date >= %s::DATE"
+                    " ORDER BY 1, 2, 3 LIMIT 20000",
+                    [first.isoformat()],
+                )
+                trucks = warehouse.query(
+                    "SELECT event_date AS date, device_id, events, replayed_events, visits, collections,"  # noqa: S608
+                    f" dwell_seconds, litres, kilometres FROM {database}.MARTS.FLEET_DAILY"
+                    " WHERE event_date >= %s::DATE ORDER BY 1, 2 LIMIT 20000",
+                    [first.isoformat()],
+                )
+        except Refusal as refusal:
+            if "missing object" in str(refusal):
+                return {"farms": [], "trucks": [], "days": [], "built": False}
+            raise
+        farm_rows = [
+            {name: _json(value) for name, value in row.items()}
+            | {"fence_id": items.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"]))}
+            for row in farms
+        ]
+        truck_rows = [{name: _json(value) for name, value in row.items()} for row in trucks]
+        return {
+            "farms": farm_rows,
+            "trucks": truck_rows,
+            "days": _days(farm_rows, truck_rows),
+            "built": True,
+        }
+
+
+_TIMES = ("entered_at", "exited_at", "last_seen_at")
+_NUMBERS = ("dwell_seconds", "app_dwell_seconds")
+_SUMS = ("events", "visits", "collections", "litres", "kilometres", "dwell_seconds")
+
+
+def _days(farms: list[dict[str, Any]], trucks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in trucks:
+        day = found.setdefault(
+            row["date"], {"date": row["date"], **dict.fromkeys(_SUMS, 0), "trucks": 0, "farms": 0}
+        )
+        for name in _SUMS:
+            day[name] += row[name] or 0
+        day["trucks"] += 1
+    for row in farms:
+        if row["date"] in found:
+            found[row["date"]]["farms"] += 1
+    return [found[date] for date in sorted(found)]
+
+
+def _json(value: Any) -> Any:
+    """Decimals as numbers, times as text."""
+    match value:
+        case datetime():
+            return feed.written(utc(value))
+        case None | str() | bool() | int() | float():
+            return value
+        case _ if hasattr(value, "as_integer_ratio"):
+            return float(value)
+        case _ if hasattr(value, "isoformat"):
+            return value.isoformat()
+        case _:
+            return str(value)
+
+
+def _ntz(at: datetime) -> str:
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")

@@ -1,0 +1,151 @@
+"""The latest good and bad events, bounded in number and in bytes; counted exactly since the last reset."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from ops.console import feed
+from ops.console.feed import Event
+
+# kind: (how many, how many bytes of stored lines)
+BOUNDS = {"good": (5000, 12 << 20), "bad": (2000, 6 << 20)}
+
+
+class Recent:
+    def __init__(self) -> None:
+        self._seq = 0
+        self._held: dict[str, deque[Event]] = {kind: deque() for kind in BOUNDS}
+        self._bytes = dict.fromkeys(BOUNDS, 0)
+        self.counted = dict.fromkeys(BOUNDS, 0)
+        self._fresh: dict[str, list[Event]] = {kind: [] for kind in BOUNDS}
+
+    def add(self, event: Event) -> None:
+        self._seq += 1
+        event.seq = self._seq
+        held = self._held[event.kind]
+        held.append(event)
+        self._fresh[event.kind].append(event)
+        self.counted[event.kind] += 1
+        self._bytes[event.kind] += event.size
+        number, size = BOUNDS[event.kind]
+        while len(held) > number or (self._bytes[event.kind] > size and len(held) > 1):
+            self._bytes[event.kind] -= held.popleft().size
+
+    def skipped(self, kind: str, lines: int) -> None:
+        """Events that came too thick to be read are counted all the same."""
+        self.counted[kind] += lines
+
+    def take_fresh(self, most: int) -> tuple[dict[str, list[Event]], int]:
+        """What came since the last call, newest first, at most so many of each; and how many were left out."""
+        fresh = {kind: list(islice(reversed(events), most)) for kind, events in self._fresh.items()}
+        left_out = sum(map(len, self._fresh.values())) - sum(map(len, fresh.values()))
+        for events in self._fresh.values():
+            events.clear()
+        return fresh, left_out
+
+    def forget(self) -> None:
+        for kind in BOUNDS:
+            self._held[kind].clear()
+            self._fresh[kind].clear()
+            self._bytes[kind] = self.counted[kind] = 0
+
+    def find(self, seq: int) -> Event | None:
+        return next((event for event in self._newest("all") if event.seq == seq), None)
+
+    def of_id(self, event_id: str) -> Event | None:
+        return next((event for event in self._newest("all") if event.event_id == event_id), None)
+
+    def matching(
+        self,
+        kind: str,
+        *,
+        limit: int,
+        before: int | None = None,
+        event_id: str = "",
+        type_: str = "",
+        device: str = "",
+        code: str = "",
+        q: str = "",
+    ) -> list[Event]:
+        """Newest first. Empty means any; `q` is looked for in id, device and type, without regard to case."""
+        wanted = q.casefold()
+        found = (
+            event
+            for event in self._newest(kind)
+            if (before is None or event.seq < before)
+            and (not event_id or event.event_id == event_id)
+            and (not type_ or event.type == type_)
+            and (not device or event.device_id == device)
+            and (not code or code in event.codes)
+            and (not wanted or _says(event, wanted))
+        )
+        return list(islice(found, limit))
+
+    def held(self) -> dict[str, int]:
+        return {kind: len(held) for kind, held in self._held.items()}
+
+    def types(self) -> list[str]:
+        return sorted({event.type for event in self._newest("all") if event.type})
+
+    def codes(self) -> list[str]:
+        return sorted({code for event in self._held["bad"] for code in event.codes})
+
+    def _newest(self, kind: str) -> Iterator[Event]:
+        if kind != "all":
+            yield from reversed(self._held[kind])
+            return
+        good, bad = (iter(reversed(self._held[kind])) for kind in ("good", "bad"))
+        one, other = next(good, None), next(bad, None)
+        while one or other:
+            if other is None or (one is not None and one.seq > other.seq):
+                assert one is not None
+                yield one
+                one = next(good, None)
+            else:
+                yield other
+                other = next(bad, None)
+
+
+def _says(event: Event, wanted: str) -> bool:
+    return any(wanted in value.casefold() for value in (event.event_id, event.device_id, event.type) if value)
+
+
+def row(event: Event) -> dict[str, Any]:
+    common = {
+        name: getattr(event, name)
+        for name in (
+            "seq",
+            "kind",
+            "event_id",
+            "type",
+            "device_id",
+            "at",
+            "received_at",
+            "key",
+            "line",
+            "size",
+        )
+    }
+    if event.kind == "good":
+        return common | {"fence_id": event.fence_id}
+    return common | {"codes": event.codes, "reasons": event.reasons, "app_version": event.app_version}
+
+
+def whole(event: Event, bucket: str, database: str) -> dict[str, Any]:
+    """With the text as it lies in S3, and where to find it again."""
+    stored = event.stored.decode(errors="replace")
+    raw, base64_ = (stored, None) if event.kind == "good" else feed.raw_of(event.stored)
+    table = "EVENTS" if event.kind == "good" else "REJECTED"
+    sql = (
+        f"SELECT payload FROM {database}.RAW.{table}"  # noqa: S608 - to be copied; the key is one of ours
+        f" WHERE file_name = '{event.key}' AND file_row_number = {event.line}"
+    )
+    return row(event) | {
+        "raw": raw,
+        "body_base64": base64_,
+        "stored": stored,
+        "raw_truncated": False,
+        "s3_uri": f"s3://{bucket}/{event.key}",
+        "sql": sql,
+    }

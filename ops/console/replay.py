@@ -1,0 +1,125 @@
+"""A morning from the archive, in the compact form that a time slider wants."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import batched
+from typing import Any
+
+from consumer import items
+from consumer.visits import visits_of
+from contract.events import GeofenceEvent
+from ops.console import book, feed
+from ops.console.feed import Crossing, Position
+from snowpipe.archive import Archive, Object
+
+LONGEST = timedelta(hours=24)
+# What happened until `to` may be received so much later; what comes later still is not looked for.
+LATE = timedelta(hours=12)
+MAX_OBJECTS = 3000
+MAX_POSITIONS = 300_000
+READERS = 4
+
+
+def replay(archive: Archive, start: datetime, end: datetime, now: datetime) -> dict[str, Any]:
+    """Every position and visit between these times, by the devices' clocks."""
+    positions: dict[str, list[Position]] = {}
+    crossings: list[Crossing] = []
+    objects = events = kept = 0
+    truncated = False
+    for read in _objects(archive, start, min(end + LATE, now)):
+        objects += 1
+        events += sum(1 for event in read.events if _within(event.at, start, end))
+        crossings += [crossing for crossing in read.crossings if start <= crossing.at <= end]
+        for position in read.positions:
+            if start.timestamp() <= position.at <= end.timestamp():
+                positions.setdefault(position.device_id, []).append(position)
+                kept += 1
+        if objects >= MAX_OBJECTS or kept >= MAX_POSITIONS:
+            truncated = True
+            break
+    return {
+        "from": feed.written(start),
+        "to": feed.written(end),
+        "events": events,
+        "objects": objects,
+        "truncated": truncated,
+        "trucks": [
+            _track(device_id, points, start.timestamp()) for device_id, points in sorted(positions.items())
+        ],
+        "visits": _visits(crossings),
+        "crossings": [
+            {
+                "device_id": crossing.device_id,
+                "fence_id": items.fence_key(crossing.fence),
+                "kind": crossing.kind,
+                "t": _ms(crossing.at.timestamp() - start.timestamp()),
+            }
+            for crossing in sorted(crossings, key=lambda crossing: crossing.at)
+        ],
+    }
+
+
+def days(archive: Archive, now: datetime) -> list[str]:
+    """The days of the last year of which the archive has events, by the time they were received."""
+    oldest = f"events/dt={now - timedelta(days=366):%Y-%m-%d}/"
+    return [
+        prefix.removeprefix("events/dt=").rstrip("/")
+        for prefix in archive.folders("events/", after=oldest)
+        if prefix.startswith("events/dt=")
+    ]
+
+
+def _objects(archive: Archive, start: datetime, end: datetime) -> Iterator[feed.Read]:
+    def read(found: Object) -> feed.Read | None:
+        body = archive.body(found.key)
+        return None if body is None else feed.read(found.key, body, found.modified_at)
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="console-replay") as readers:
+        # Few at a time: what is read and not taken yet lies in memory.
+        for some in batched(archive.received("events/", start, end), 2 * READERS, strict=False):
+            yield from (each for each in readers.map(read, some) if each is not None)
+
+
+def _within(at: str | None, start: datetime, end: datetime) -> bool:
+    try:
+        return start <= datetime.fromisoformat(at or "").astimezone(UTC) <= end
+    except (ValueError, OverflowError):
+        return False
+
+
+def _track(device_id: str, points: list[Position], start: float) -> dict[str, Any]:
+    points.sort(key=lambda point: point.at)
+    return {
+        "device_id": device_id,
+        "t": [_ms(point.at - start) for point in points],
+        "lon": [round(point.longitude, 6) for point in points],
+        "lat": [round(point.latitude, 6) for point in points],
+    }
+
+
+def _visits(crossings: list[Crossing]) -> list[dict[str, Any]]:
+    """By the consumer's own rule over the crossings of this time."""
+    told = (
+        GeofenceEvent(
+            crossing.event_id,
+            crossing.type,
+            crossing.kind,  # type: ignore[arg-type]  # one of GEOFENCE_KINDS' values
+            crossing.device_id,
+            crossing.fence,
+            crossing.at,
+            crossing.duration_minutes,
+            crossing.confidence,
+        )
+        for crossing in crossings
+    )
+    found = [
+        book.row(book.by_rule(pair, visit))
+        for pair, history in visits_of(told).items()
+        for visit in history.visits
+    ]
+    return sorted(found, key=lambda visit: visit["entered_at"])
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

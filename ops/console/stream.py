@@ -1,0 +1,123 @@
+"""Server-sent events: one message, encoded once, for every page that is open."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import msgspec
+
+from ops.console.board import Board
+
+TICK_S = 0.5
+PING_S = 15.0
+# A page that is so many messages behind gets a new snapshot instead.
+MAX_BEHIND = 60
+
+
+def encode(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+class _Page:
+    def __init__(self) -> None:
+        self.messages: deque[bytes] = deque()
+        self.wants_snapshot = True
+        self.woken = asyncio.Event()
+
+
+class Hub:
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._pages: set[_Page] = set()
+        self._boot = uuid4().hex[:8]
+        self._n = 0
+        self._pipeline = b""
+        self._tick = 0
+        self._over = False
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._tick += 1
+            self.flush()
+            if self._tick % 2 == 0:
+                self._tell_of_pipeline()
+
+    def flush(self) -> None:
+        """Send what changed; if nobody listens it is forgotten, and in the next snapshot."""
+        if not self._pages:
+            self._board.drop_news()
+            return
+        news = self._board.news()
+        if any(name == "reset" for name, _ in news):
+            self._send(self._message("reset", b"{}"))
+            for page in self._pages:
+                page.wants_snapshot = True
+                page.woken.set()
+            return
+        for name, data in news:
+            self._send(self._message(name, encode(data)))
+
+    def _tell_of_pipeline(self) -> None:
+        if not self._pages:
+            if self._tick % 120 == 0:
+                self._board.pipeline.row()  # forgets what is older than the window
+            return
+        pipeline = encode(self._board.pipeline.row())
+        if pipeline != self._pipeline:
+            self._pipeline = pipeline
+            self._send(self._message("pipeline", pipeline))
+
+    def _message(self, name: str, data: bytes) -> bytes:
+        self._n += 1
+        return f"id: {self._boot}-{self._n}\nevent: {name}\ndata: ".encode() + data + b"\n\n"
+
+    def _send(self, message: bytes) -> None:
+        for page in self._pages:
+            page.messages.append(message)
+            if len(page.messages) > MAX_BEHIND:
+                page.messages.clear()
+                page.wants_snapshot = True
+            page.woken.set()
+
+    async def listen(self) -> AsyncIterator[bytes]:
+        """The stream of one page, from a snapshot on. Between snapshot and subscription nothing can happen."""
+        page = _Page()
+        self.flush()
+        self._pages.add(page)
+        self._board.viewers += 1
+        try:
+            yield b"retry: 1000\n\n"
+            while not self._over:
+                if page.wants_snapshot:
+                    # What others were to hear of until now is in the snapshot.
+                    self.flush()
+                    was_reset = any(b"\nevent: reset\n" in message for message in page.messages)
+                    page.messages.clear()
+                    page.wants_snapshot = False
+                    snapshot = self._message("snapshot", encode(self._board.snapshot()))
+                    if was_reset:
+                        yield self._message("reset", b"{}")
+                    yield snapshot
+                while page.messages:
+                    yield page.messages.popleft()
+                    if page.wants_snapshot:
+                        break
+                if page.wants_snapshot:
+                    continue
+                page.woken.clear()
+                try:
+                    async with asyncio.timeout(PING_S):
+                        await page.woken.wait()
+                except TimeoutError:
+                    yield b": ping\n\n"
+        finally:
+            self._pages.discard(page)
+            self._board.viewers -= 1
+
+    def close(self) -> None:
+        """End every stream; the pages try again by themselves."""
+        self._over = True
+        for page in self._pages:
+            page.woken.set()

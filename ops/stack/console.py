@@ -1,0 +1,39 @@
+"""The console of the local stack: a guest. It is started in the background once there is something to look at,
+nobody waits for it but who asked for it, and nothing fails with it."""
+
+import socket
+import sys
+import urllib.request
+
+from ops.stack.processes import Process, Processes
+from ops.stack.settings import LOOPBACK, ROOT, Settings
+
+NAME = "console"
+
+
+def launch(settings: Settings, processes: Processes) -> Process | None:
+    """The one that runs, else a new one; None where another program has its port."""
+    if running := processes.alive(NAME):
+        return running
+    if not _is_free(settings.console_port):
+        return None
+    command: list[str] = [sys.executable, "-m", "ops.console", "--port", str(settings.console_port)]
+    return processes.start(NAME, command, settings.aws_environment, ROOT, grace_s=5)
+
+
+def is_ready(settings: Settings) -> bool:
+    try:
+        with urllib.request.urlopen(f"{settings.console_url}/api/health", timeout=2) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
