@@ -1,0 +1,107 @@
+/**
+ * What the server tells over its event stream, as signals.
+ *
+ * Every connection begins with a snapshot made in one instant with the subscription: it replaces all state, so that a
+ * browser that was away misses nothing and counts nothing twice.
+ */
+
+import { batch, computed, signal } from "@preact/signals";
+
+import { setServerTime } from "./clock";
+import type { Counted, Event, Fence, Pipeline, Snapshot, Source, Stage, Truck, Visit } from "./contract";
+
+/** How many events of each kind are kept for the list; the server holds more. */
+const KEPT = 500;
+
+/** A stream that was closed for good (the server answered an error) is opened again after so long. */
+const AGAIN_MS = 2000;
+
+export type Connection = "connecting" | "live" | "lost";
+
+export const connection = signal<Connection>("connecting");
+export const lostAt = signal<number | null>(null);
+export const stage = signal<Stage | null>(null);
+export const sources = signal<Source[]>([]);
+export const fences = signal<Map<string, Fence>>(new Map());
+export const trucks = signal<Map<string, Truck>>(new Map());
+export const there = signal<Visit[]>([]);
+export const pipeline = signal<Pipeline | null>(null);
+export const good = signal<Event[]>([]);
+export const bad = signal<Event[]>([]);
+export const counted = signal<Counted>({ good: 0, bad: 0 });
+/** Grows with every snapshot: what was fetched beside the stream may be stale then. */
+export const snapshots = signal(0);
+/** Grows with every message about visits. */
+export const visitChanges = signal(0);
+
+export const down = computed(() => sources.value.filter((source) => source.state === "down"));
+
+export const fenceName = (id: string): string => fences.value.get(id)?.name ?? id;
+
+function newest(fresh: Event[], held: Event[]): Event[] {
+  const first = held[0]?.seq ?? -1;
+  const added = fresh.filter((event) => event.seq > first);
+  return added.length > 0 ? [...added, ...held].slice(0, KEPT) : held;
+}
+
+const handlers: Record<string, (data: never) => void> = {
+  snapshot(data: Snapshot) {
+    setServerTime(data.stage.now);
+    stage.value = data.stage;
+    sources.value = data.sources;
+    fences.value = new Map(data.fences.map((fence) => [fence.fence_id, fence]));
+    trucks.value = new Map(data.trucks.map((truck) => [truck.device_id, truck]));
+    there.value = data.there;
+    pipeline.value = data.pipeline;
+    good.value = data.events.good;
+    bad.value = data.events.bad;
+    counted.value = data.events.counted;
+    connection.value = "live";
+    lostAt.value = null;
+    snapshots.value += 1;
+  },
+  trucks(data: { trucks: Truck[] }) {
+    const all = new Map(trucks.value);
+    for (const truck of data.trucks) all.set(truck.device_id, truck);
+    trucks.value = all;
+  },
+  visits(data: { there: Visit[] }) {
+    there.value = data.there;
+    visitChanges.value += 1;
+  },
+  events(data: { good: Event[]; bad: Event[]; counted: Counted }) {
+    good.value = newest(data.good, good.value);
+    bad.value = newest(data.bad, bad.value);
+    counted.value = data.counted;
+  },
+  pipeline(data: Pipeline) {
+    pipeline.value = data;
+  },
+  fences(data: { fences: Fence[] }) {
+    fences.value = new Map(data.fences.map((fence) => [fence.fence_id, fence]));
+  },
+  sources(data: { sources: Source[] }) {
+    sources.value = data.sources;
+  },
+};
+
+function lost(): void {
+  if (connection.value === "lost") return;
+  connection.value = "lost";
+  lostAt.value = Date.now();
+}
+
+export function connect(): void {
+  const stream = new EventSource("/api/stream");
+  for (const [name, handle] of Object.entries(handlers)) {
+    stream.addEventListener(name, (message) => {
+      const data: unknown = JSON.parse((message as MessageEvent<string>).data);
+      batch(() => handle(data as never));
+    });
+  }
+  stream.addEventListener("error", () => {
+    lost();
+    // The browser opens it again by itself, unless the server answered with an error.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+  });
+}

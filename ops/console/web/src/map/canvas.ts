@@ -1,0 +1,443 @@
+/**
+ * The map itself, loaded after the page has painted: MapLibre over a base layer of our own, nothing from the net.
+ *
+ * It is drawn at most twice a second, and nothing fades or glides: a browser without a graphics card keeps up.
+ */
+
+import "maplibre-gl/dist/maplibre-gl.css";
+
+import {
+  AttributionControl,
+  type GeoJSONSource,
+  LngLatBounds,
+  Map as MapLibre,
+  NavigationControl,
+  ScaleControl,
+  setWorkerCount,
+  setWorkerUrl,
+  type StyleSpecification,
+} from "maplibre-gl";
+import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?url";
+import { feature, mesh } from "topojson-client";
+import type { GeometryCollection, Topology } from "topojson-specification";
+
+import type { Fence, Position } from "../contract";
+import baseUrl from "./base.json?url";
+import type { Shown } from "./replay";
+
+const DRAW_EVERY_MS = 500;
+const OLD_MS = 15 * 60_000;
+
+type Atlas = Topology<{ countries: GeometryCollection }>;
+interface Base {
+  coarse: Atlas;
+  fine: Atlas;
+  towns: [name: string, thousands: number, lon: number, lat: number][];
+}
+
+interface Palette {
+  sea: string;
+  land: string;
+  coast: string;
+  border: string;
+  town: string;
+  halo: string;
+  fence: string;
+  label: string;
+  accent: string;
+  old: string;
+}
+
+const LIGHT: Palette = {
+  sea: "#d5dfe7",
+  land: "#f6f5f1",
+  coast: "#a9b6c1",
+  border: "#c9c5ba",
+  town: "#7c7a72",
+  halo: "#f6f5f1",
+  fence: "#55534c",
+  label: "#23221f",
+  accent: "#1d5fc4",
+  old: "#85837b",
+};
+const DARK: Palette = {
+  sea: "#0c0f12",
+  land: "#1b1f24",
+  coast: "#343a42",
+  border: "#33363c",
+  town: "#868b93",
+  halo: "#14171b",
+  fence: "#a3a8b0",
+  label: "#e8e9eb",
+  accent: "#7fb0ff",
+  old: "#7b818a",
+};
+
+const FONT = ["system-ui", "sans-serif"];
+
+type Features = GeoJSON.FeatureCollection;
+const NOTHING: Features = { type: "FeatureCollection", features: [] };
+
+const point = (at: Position, properties: Record<string, unknown>): GeoJSON.Feature => ({
+  type: "Feature",
+  properties,
+  geometry: { type: "Point", coordinates: at },
+});
+
+function layers(colours: Palette): StyleSpecification["layers"] {
+  const is = (name: string, value: unknown): ["==", ["get", string], never] => ["==", ["get", name], value as never];
+  return [
+    { id: "sea", type: "background", paint: { "background-color": colours.sea } },
+    ...(["coarse", "fine"] as const).map((source) => ({
+      id: `land-${source}`,
+      type: "fill" as const,
+      source,
+      paint: { "fill-color": colours.land, "fill-outline-color": colours.coast },
+    })),
+    {
+      id: "borders",
+      type: "line",
+      source: "borders",
+      paint: { "line-color": colours.border, "line-width": 1, "line-dasharray": [4, 2] },
+    },
+    {
+      id: "towns",
+      type: "symbol",
+      source: "towns",
+      layout: {
+        "text-field": ["get", "name"],
+        "text-font": FONT,
+        "text-size": ["interpolate", ["linear"], ["get", "thousands"], 20, 11, 1000, 14],
+        "symbol-sort-key": ["-", 0, ["get", "thousands"]],
+        "text-padding": 14,
+      },
+      paint: { "text-color": colours.town, "text-halo-color": colours.halo, "text-halo-width": 1.2 },
+    },
+    {
+      id: "fence-areas",
+      type: "fill",
+      source: "areas",
+      paint: {
+        "fill-color": ["case", [">", ["get", "there"], 0], colours.accent, colours.fence],
+        "fill-opacity": 0.14,
+      },
+    },
+    {
+      id: "fence-edges",
+      type: "line",
+      source: "areas",
+      paint: { "line-color": ["case", [">", ["get", "there"], 0], colours.accent, colours.fence], "line-width": 1.2 },
+    },
+    {
+      id: "trail",
+      type: "line",
+      source: "trail",
+      layout: { "line-cap": "round", "line-join": "round" },
+      paint: { "line-color": colours.accent, "line-width": 2.5, "line-opacity": 0.7 },
+    },
+    {
+      id: "fences",
+      type: "circle",
+      source: "fences",
+      paint: {
+        "circle-radius": ["case", is("kind", "plant"), 6, is("chosen", true), 6, 3.5],
+        "circle-color": ["case", [">", ["get", "there"], 0], colours.accent, is("kind", "plant"), colours.fence, colours.land],
+        "circle-stroke-color": ["case", [">", ["get", "there"], 0], colours.accent, colours.fence],
+        "circle-stroke-width": ["case", is("chosen", true), 3, 1.5],
+      },
+    },
+    {
+      id: "fence-names",
+      type: "symbol",
+      source: "fences",
+      minzoom: 9.5,
+      layout: {
+        "text-field": ["get", "name"],
+        "text-font": FONT,
+        "text-size": 11,
+        "text-anchor": "top",
+        "text-offset": [0, 0.7],
+        "text-max-width": 14,
+      },
+      paint: { "text-color": colours.fence, "text-halo-color": colours.halo, "text-halo-width": 1.4 },
+    },
+    {
+      id: "trucks",
+      type: "symbol",
+      source: "trucks",
+      layout: {
+        "icon-image": ["get", "icon"],
+        "icon-rotate": ["get", "heading"],
+        "icon-rotation-alignment": "map",
+        "icon-allow-overlap": true,
+        "icon-ignore-placement": true,
+        "symbol-sort-key": ["get", "rank"],
+        "text-field": ["get", "label"],
+        "text-font": FONT,
+        "text-size": 11,
+        "text-anchor": "left",
+        "text-offset": [1.1, 0],
+        "text-optional": true,
+        "text-max-width": 30,
+      },
+      paint: {
+        "text-color": ["case", is("chosen", true), colours.accent, colours.label],
+        "text-halo-color": colours.halo,
+        "text-halo-width": 1.6,
+      },
+    },
+  ];
+}
+
+/** A circle of so many metres, as a polygon. */
+function circle([lon, lat]: Position, radius_m: number): Position[] {
+  const north = radius_m / 111_200;
+  const east = north / Math.max(0.01, Math.cos((lat * Math.PI) / 180));
+  return Array.from({ length: 49 }, (_, i) => {
+    const angle = (i / 48) * 2 * Math.PI;
+    return [lon + east * Math.sin(angle), lat + north * Math.cos(angle)];
+  });
+}
+
+/** An arrow for who is under way, a box for who stands; with a rim, so that they stand out from each other. */
+function icon(shape: "arrow" | "box", fill: string, rim: string, size: number): ImageData {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = size * 2;
+  const pen = canvas.getContext("2d") as CanvasRenderingContext2D;
+  pen.translate(size, size);
+  pen.scale(size / 12, size / 12);
+  pen.beginPath();
+  if (shape === "box") pen.roundRect(-6, -6, 12, 12, 2);
+  else {
+    pen.moveTo(0, -10);
+    pen.lineTo(7.5, 8);
+    pen.lineTo(0, 4.5);
+    pen.lineTo(-7.5, 8);
+    pen.closePath();
+  }
+  pen.lineJoin = "round";
+  pen.lineWidth = 3.5;
+  pen.strokeStyle = rim;
+  pen.stroke();
+  pen.fillStyle = fill;
+  pen.fill();
+  return pen.getImageData(0, 0, size * 2, size * 2);
+}
+
+/** The positions of nearly all: one phone that says it is at 0°, 0° must not zoom the map out to the world. */
+function boundsOf(positions: Position[]): LngLatBounds | null {
+  if (positions.length === 0) return null;
+  const span = (values: number[]): [number, number] => {
+    const sorted = values.sort((a, b) => a - b);
+    const middle = sorted[sorted.length >> 1] as number;
+    const near = sorted.filter((value) => Math.abs(value - middle) < 8);
+    return [near[0] ?? middle, near.at(-1) ?? middle];
+  };
+  const [west, east] = span(positions.map(([lon]) => lon));
+  const [south, north] = span(positions.map(([, lat]) => lat));
+  return new LngLatBounds([west, south], [east, north]);
+}
+
+export interface Picked {
+  truck?: string;
+  fence?: string;
+}
+
+export interface Options {
+  dark: boolean;
+  tiles: string | null;
+  onPick: (picked: Picked) => void;
+}
+
+export class Chart {
+  private drawnAt = 0;
+  private timer = 0;
+  private readonly waiting = new Map<string, Features>();
+  private readonly drawn = new Map<string, string>();
+  private fitted = false;
+
+  private constructor(
+    private readonly map: MapLibre,
+    private readonly element: HTMLElement,
+  ) {}
+
+  static async make(element: HTMLElement, options: Options): Promise<Chart> {
+    const base = (await (await fetch(baseUrl)).json()) as Base;
+    setWorkerUrl(workerUrl);
+    setWorkerCount(1);
+    const colours = options.dark ? DARK : LIGHT;
+    const source = (data: GeoJSON.GeoJSON, extra = {}) => ({ type: "geojson" as const, data, ...extra });
+    const map = new MapLibre({
+      container: element,
+      style: {
+        version: 8,
+        sources: {
+          coarse: source(feature(base.coarse, base.coarse.objects.countries)),
+          fine: source(feature(base.fine, base.fine.objects.countries)),
+          borders: source({
+            type: "GeometryCollection",
+            geometries: [base.coarse, base.fine].map((atlas) =>
+              mesh(atlas, atlas.objects.countries, (one, other) => one !== other),
+            ),
+          }),
+          towns: source({
+            type: "FeatureCollection",
+            features: base.towns.map(([name, thousands, lon, lat]) => point([lon, lat], { name, thousands })),
+          }),
+          areas: source(NOTHING),
+          fences: source(NOTHING),
+          trail: source(NOTHING),
+          trucks: source(NOTHING),
+        },
+        layers: layers(colours),
+      },
+      center: [5.8, 53.05],
+      zoom: 8,
+      maxZoom: 17,
+      fadeDuration: 0,
+      attributionControl: false,
+      dragRotate: false,
+      pitchWithRotate: false,
+      touchPitch: false,
+    });
+    await map.once("load");
+    const chart = new Chart(map, element);
+    chart.paint(colours);
+    if (options.tiles) chart.addTiles(options.tiles);
+    map.touchZoomRotate.disableRotation();
+    map.addControl(new NavigationControl({ showCompass: false }), "top-left");
+    map.addControl(new ScaleControl({ maxWidth: 90 }), "bottom-left");
+    map.addControl(new AttributionControl({ compact: false, customAttribution: "Natural Earth, GeoNames" }), "bottom-right");
+    map.getCanvas().setAttribute("aria-label", "Map of trucks and fences; the lists beside it say the same in words");
+    map.on("click", (event) => {
+      const { x, y } = event.point;
+      const near: [[number, number], [number, number]] = [
+        [x - 8, y - 8],
+        [x + 8, y + 8],
+      ];
+      const [hit] = map.queryRenderedFeatures(near, { layers: ["trucks", "fences"] });
+      const id = hit?.properties["id"] as string | undefined;
+      if (!hit || !id) options.onPick({});
+      else options.onPick(hit.layer.id === "trucks" ? { truck: id } : { fence: id });
+    });
+    const pointing = (kind: string) => () => {
+      map.getCanvas().style.cursor = kind;
+    };
+    for (const layer of ["trucks", "fences"]) {
+      map.on("mouseenter", layer, pointing("pointer"));
+      map.on("mouseleave", layer, pointing(""));
+    }
+    element.dataset["ready"] = "yes";
+    return chart;
+  }
+
+  /** `now` is what their ages are counted by: the server's clock, or the moment that is replayed. */
+  trucks(trucks: Shown[], chosen: string, now: number): void {
+    const features = trucks.map((truck) => {
+      const age = now - truck.at;
+      const isChosen = truck.device_id === chosen;
+      const mood = isChosen ? "chosen" : age > OLD_MS ? "old" : "fresh";
+      return point(truck.position, {
+        id: truck.device_id,
+        icon: `${truck.heading === null ? "box" : "arrow"}-${mood}`,
+        heading: truck.heading ?? 0,
+        chosen: isChosen,
+        rank: isChosen ? 2 : mood === "fresh" ? 1 : 0,
+        label: truck.device_id,
+      });
+    });
+    this.draw("trucks", features);
+    this.element.dataset["trucks"] = String(features.length);
+  }
+
+  fences(fences: Fence[], there: ReadonlyMap<string, number>, chosen: string): void {
+    const placed = fences.flatMap((fence) => (fence.centre ? [{ ...fence, centre: fence.centre }] : []));
+    const propertiesOf = (fence: Fence) => ({
+      id: fence.fence_id,
+      name: fence.name,
+      kind: fence.kind,
+      there: there.get(fence.fence_id) ?? 0,
+      chosen: fence.fence_id === chosen,
+    });
+    this.draw(
+      "fences",
+      placed.map((fence) => point(fence.centre, propertiesOf(fence))),
+    );
+    this.draw(
+      "areas",
+      placed.map((fence) => ({
+        type: "Feature",
+        properties: propertiesOf(fence),
+        geometry: { type: "Polygon", coordinates: [fence.polygon ?? circle(fence.centre, fence.radius_m ?? 100)] },
+      })),
+    );
+    this.element.dataset["fences"] = String(placed.length);
+  }
+
+  trail(positions: Position[]): void {
+    const line: GeoJSON.Feature = {
+      type: "Feature",
+      properties: {},
+      geometry: { type: "LineString", coordinates: positions },
+    };
+    this.draw("trail", positions.length > 1 ? [line] : []);
+    this.element.dataset["trail"] = String(positions.length);
+  }
+
+  /** Once by itself, when there is something to see; later when asked. */
+  fit(positions: Position[], again = false): void {
+    const bounds = boundsOf(positions);
+    if (!bounds || (this.fitted && !again)) return;
+    this.fitted = true;
+    this.map.fitBounds(bounds, { padding: 48, maxZoom: 13, animate: false });
+  }
+
+  show(position: Position): void {
+    this.map.jumpTo({ center: position, zoom: Math.max(this.map.getZoom(), 11) });
+  }
+
+  theme(dark: boolean): void {
+    const colours = dark ? DARK : LIGHT;
+    this.paint(colours);
+    for (const layer of layers(colours))
+      for (const [name, value] of Object.entries(layer.paint ?? {}))
+        this.map.setPaintProperty(layer.id, name as Parameters<MapLibre["setPaintProperty"]>[1], value);
+  }
+
+  remove(): void {
+    clearTimeout(this.timer);
+    this.map.remove();
+  }
+
+  private addTiles(template: string): void {
+    this.map.addSource("tiles", { type: "raster", tiles: [template], tileSize: 256 });
+    this.map.addLayer({ id: "tiles", type: "raster", source: "tiles", paint: { "raster-fade-duration": 0 } }, "fence-areas");
+  }
+
+  private paint(colours: Palette): void {
+    const moods = { fresh: colours.accent, old: colours.old, chosen: colours.accent };
+    for (const shape of ["arrow", "box"] as const)
+      for (const [mood, fill] of Object.entries(moods)) {
+        const name = `${shape}-${mood}`;
+        const image = icon(shape, fill, mood === "chosen" ? colours.label : colours.halo, mood === "chosen" ? 28 : 22);
+        if (this.map.hasImage(name)) this.map.updateImage(name, image);
+        else this.map.addImage(name, image, { pixelRatio: 2 });
+      }
+  }
+
+  private draw(source: string, features: GeoJSON.Feature[]): void {
+    // What is as it was costs nothing: each source that is set is cut into tiles and drawn anew.
+    const text = JSON.stringify(features);
+    if (this.drawn.get(source) === text) return;
+    this.drawn.set(source, text);
+    this.waiting.set(source, { type: "FeatureCollection", features });
+    if (this.timer) return;
+    const due = Math.max(0, this.drawnAt + DRAW_EVERY_MS - performance.now());
+    this.timer = window.setTimeout(() => {
+      this.timer = 0;
+      this.drawnAt = performance.now();
+      for (const [name, data] of this.waiting) (this.map.getSource(name) as GeoJSONSource).setData(data);
+      this.waiting.clear();
+    }, due);
+  }
+}

@@ -1,0 +1,123 @@
+/** What frames every view: name, stage, verdict, connection, the way to the views, the light. */
+
+import { Age, clockTime, now, utc, zone } from "./clock";
+import { connection, down, lostAt, pipeline, stage } from "./live";
+import { link, type View, VIEWS, view } from "./route";
+import { type Choice, choice } from "./theme";
+import { Segments } from "./ui";
+import { EventsView } from "./views/events";
+import { MapView } from "./views/map";
+import { PipelineView } from "./views/pipeline";
+import { VisitsView } from "./views/visits";
+
+const TITLES: Record<View, string> = { map: "Map", pipeline: "Pipeline", events: "Events", visits: "Visits" };
+
+const ICONS: Record<View, string> = {
+  map: "M3 5.5 8 3.5l4 2 5-2v11l-5 2-4-2-5 2zM8 3.5v11M12 5.5v11",
+  pipeline: "M3 10h3M14 10h3M6 6h8v8H6zM9 10h2",
+  events: "M4 5h12M4 10h12M4 15h7",
+  visits: "M3 6h6M7 10h8M5 14h5M17 3v14",
+};
+
+function Verdict() {
+  const current = pipeline.value;
+  const offline = connection.value === "lost";
+  const verdict = offline || !current ? "unknown" : current.verdict;
+  const words = { healthy: "Healthy", busy: "Busy", stuck: "Stuck", unknown: "Unknown", idle: "Idle" }[verdict];
+  return (
+    <a class={`verdict verdict-${verdict}`} href={link("pipeline")} title={current?.says ?? ""}>
+      <span class="verdict-dot" aria-hidden="true" />
+      <span class="unseen">Pipeline: </span>
+      {words}
+    </a>
+  );
+}
+
+function Clock() {
+  return (
+    <time class="clock" dateTime={new Date(now.value).toISOString()} title={`${utc(now.value)} · times are in ${zone}`}>
+      {clockTime(now.value)}
+    </time>
+  );
+}
+
+const THEMES: readonly (readonly [Choice, string])[] = [
+  ["system", "Auto"],
+  ["light", "Light"],
+  ["dark", "Dark"],
+];
+
+function Banners() {
+  const lost = lostAt.value;
+  return (
+    <>
+      {lost !== null && (
+        <p class="banner banner-bad" role="alert">
+          <strong>No connection to the console’s server</strong> since {clockTime(lost)}. What you see is from then; it
+          catches up by itself.
+        </p>
+      )}
+      {lost === null &&
+        down.value.map((source) => (
+          <p class="banner" role="alert" key={source.name}>
+            <strong>{source.what}</strong> is down for <Age at={source.since} />: {source.reason ?? "no reason given"}.
+            The rest goes on.
+          </p>
+        ))}
+    </>
+  );
+}
+
+function Current() {
+  switch (view.value) {
+    case "pipeline":
+      return <PipelineView />;
+    case "events":
+      return <EventsView />;
+    case "visits":
+      return <VisitsView />;
+    default:
+      return <MapView />;
+  }
+}
+
+export function Shell() {
+  const shown = view.value;
+  document.title = `${TITLES[shown]} · Milkrun`;
+  return (
+    <>
+      <a class="skip" href="#main">
+        Skip to the view
+      </a>
+      <header class="top">
+        <a class="wordmark" href={link("map")}>
+          Milkrun
+        </a>
+        <span class="stage" title={stage.value?.endpoint}>
+          {stage.value?.stage ?? "…"}
+        </span>
+        <nav aria-label="Views">
+          {VIEWS.map((name) => (
+            <a key={name} href={link(name)} aria-current={name === shown ? "page" : undefined}>
+              <svg viewBox="0 0 20 20" aria-hidden="true">
+                <path d={ICONS[name]} />
+              </svg>
+              {TITLES[name]}
+            </a>
+          ))}
+        </nav>
+        <span class="spacer" />
+        <Verdict />
+        <span class={`link link-${connection.value}`} role="status">
+          {{ live: "live", connecting: "connecting", lost: "offline" }[connection.value]}
+        </span>
+        <Clock />
+        <Segments label="Theme" options={THEMES} value={choice.value} onChange={(value) => (choice.value = value)} />
+      </header>
+      <Banners />
+      <main id="main" class={`view-${shown}`} tabIndex={-1}>
+        <Current />
+      </main>
+    </>
+  );
+}

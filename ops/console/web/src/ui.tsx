@@ -1,0 +1,153 @@
+/** Small parts that several views are made of. */
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import { Problem } from "./api";
+import type { StageState } from "./contract";
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const tenth = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+export const number = (value: number | null | undefined): string =>
+  value === null || value === undefined ? "–" : whole.format(value);
+export const decimal = (value: number | null | undefined): string =>
+  value === null || value === undefined ? "–" : tenth.format(value);
+
+export const plural = (n: number, one: string, many = `${one}s`): string => `${number(n)} ${n === 1 ? one : many}`;
+
+export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
+  return (
+    <div class="empty">
+      <p class="empty-title">{title}</p>
+      {children && <div class="quiet">{children}</div>}
+    </div>
+  );
+}
+
+export function Failed({ problem, what, again }: { problem: Error; what: string; again?: () => void }) {
+  const source = problem instanceof Problem && problem.source ? ` (${problem.source})` : "";
+  return (
+    <div class="failed" role="alert">
+      <p>
+        <strong>{what}</strong>
+        {source}: {problem.message}
+      </p>
+      {again && (
+        <button type="button" onClick={again}>
+          Try again
+        </button>
+      )}
+    </div>
+  );
+}
+
+export function Loading({ what }: { what: string }) {
+  return (
+    <p class="loading quiet" role="status">
+      {what}
+    </p>
+  );
+}
+
+interface SegmentsProps<T extends string> {
+  label: string;
+  options: readonly (readonly [T, string])[];
+  value: T;
+  onChange: (value: T) => void;
+}
+
+/** One of a few, as native radio buttons: arrow keys work by themselves. */
+export function Segments<T extends string>({ label, options, value, onChange }: SegmentsProps<T>) {
+  return (
+    <fieldset class="segments">
+      <legend class="unseen">{label}</legend>
+      {options.map(([name, text]) => (
+        <label key={name}>
+          <input type="radio" name={label} value={name} checked={value === name} onChange={() => onChange(name)} />
+          <span>{text}</span>
+        </label>
+      ))}
+    </fieldset>
+  );
+}
+
+export function Copy({ text, label }: { text: string; label: string }) {
+  const [done, setDone] = useState<"" | "copied" | "failed">("");
+  useEffect(() => {
+    if (!done) return undefined;
+    const timer = setTimeout(() => setDone(""), 1600);
+    return () => clearTimeout(timer);
+  }, [done]);
+  const copy = (): void => {
+    navigator.clipboard.writeText(text).then(
+      () => setDone("copied"),
+      () => setDone("failed"),
+    );
+  };
+  return (
+    <button type="button" class="copy" onClick={copy} title={text}>
+      {label}
+      <span class="copied" role="status">
+        {done === "copied" ? " ✓" : done === "failed" ? " not allowed" : ""}
+      </span>
+    </button>
+  );
+}
+
+const MARKS: Record<StageState, string> = { ok: "", idle: "", waiting: "…", stuck: "!", unknown: "?" };
+
+export function Mark({ state }: { state: StageState }) {
+  return (
+    <span class={`mark mark-${state}`} aria-hidden="true">
+      {MARKS[state]}
+    </span>
+  );
+}
+
+/** Sixty minutes as bars; the last one, under way, is paler. */
+export function Sparkline({ values, label }: { values: number[]; label: string }) {
+  const highest = Math.max(1, ...values);
+  const bars = values
+    .map((value, i) => (value > 0 ? `M${i * 4} 24v${-Math.max(1.5, (value / highest) * 22).toFixed(1)}h3V24z` : ""))
+    .slice(0, -1)
+    .join("");
+  const last = values.at(-1) ?? 0;
+  const x = (values.length - 1) * 4;
+  return (
+    <svg class="sparkline" viewBox={`0 0 ${values.length * 4} 25`} preserveAspectRatio="none" role="img" aria-label={label}>
+      <path class="spark-base" d={`M0 24.5h${values.length * 4}`} />
+      <path class="spark-bars" d={bars} />
+      {last > 0 && <path class="spark-now" d={`M${x} 24v${-Math.max(1.5, (last / highest) * 22)}h3V24z`} />}
+    </svg>
+  );
+}
+
+/** The result of asking, asked again when one of `when` changes. Old data stays while new data is on its way. */
+export function useAsked<T>(
+  asking: ((signal: AbortSignal) => Promise<T>) | null,
+  when: readonly unknown[],
+): { data: T | null; problem: Error | null; again: () => void; busy: boolean } {
+  const [state, setState] = useState<{ data: T | null; problem: Error | null; busy: boolean }>({
+    data: null,
+    problem: null,
+    busy: asking !== null,
+  });
+  const [tries, setTries] = useState(0);
+  const latest = useRef(asking);
+  latest.current = asking;
+  useEffect(() => {
+    if (!latest.current) {
+      setState({ data: null, problem: null, busy: false });
+      return undefined;
+    }
+    const abort = new AbortController();
+    setState((old) => ({ ...old, busy: true }));
+    latest.current(abort.signal).then(
+      (data) => !abort.signal.aborted && setState({ data, problem: null, busy: false }),
+      (problem: Error) => !abort.signal.aborted && setState((old) => ({ data: old.data, problem, busy: false })),
+    );
+    return () => abort.abort();
+  }, [...when, tries]);
+  return { ...state, again: () => setTries((n) => n + 1) };
+}

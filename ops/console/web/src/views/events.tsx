@@ -1,0 +1,448 @@
+/** The latest events, good and bad; of each what was sent, why it was refused, where it is kept, and its journey. */
+
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import { ask } from "../api";
+import { span, Time } from "../clock";
+import type { Event, EventDetail, EventPage, Journey } from "../contract";
+import { bad, counted, fenceName, good, snapshots, stage } from "../live";
+import { choose, link, param } from "../route";
+import { Copy, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
+
+type Kind = "all" | "good" | "bad";
+
+interface Filter {
+  kind: Kind;
+  type: string;
+  device: string;
+  code: string;
+  q: string;
+}
+
+const KINDS: readonly (readonly [Kind, string])[] = [
+  ["all", "All"],
+  ["good", "Good"],
+  ["bad", "Bad"],
+];
+const PAGE = 100;
+/** So many rows the list shows at once; older ones are a click away. */
+const SHOWN = 400;
+
+const filterNow = (): Filter => {
+  const kind = param("kind");
+  return {
+    kind: kind === "good" || kind === "bad" ? kind : "all",
+    type: param("type"),
+    device: param("device"),
+    code: param("code"),
+    q: param("q"),
+  };
+};
+
+function matches(event: Event, filter: Filter): boolean {
+  const { kind, type, device, code, q } = filter;
+  const text = `${event.event_id ?? ""}\n${event.device_id ?? ""}\n${event.type ?? ""}`;
+  return (
+    (kind === "all" || event.kind === kind) &&
+    (!type || event.type === type) &&
+    (!device || event.device_id === device) &&
+    (!code || (event.codes ?? []).includes(code)) &&
+    (!q || text.toLowerCase().includes(q.toLowerCase()))
+  );
+}
+
+/** What the server answered and what came since, each once, newest first. */
+function merged(filter: Filter, ...lists: Event[][]): Event[] {
+  const all = new Map<number, Event>();
+  for (const event of lists.flat()) if (matches(event, filter)) all.set(event.seq, event);
+  return [...all.values()].sort((one, other) => other.seq - one.seq);
+}
+
+export function EventsView() {
+  const filter = filterNow();
+  const chosen = param("seq");
+  const older = useSignal<Event[]>([]);
+  const next = useSignal<string | null>(null);
+  const held = useSignal<Event[] | null>(null);
+  const key = JSON.stringify(filter);
+  const page = useAsked(
+    (signal) => ask<EventPage>("/api/events", { ...filter, limit: PAGE }, { signal }),
+    [key, snapshots.value],
+  );
+  const olderProblem = useSignal<Error | null>(null);
+
+  useEffect(() => {
+    older.value = [];
+    next.value = page.data?.next ?? null;
+  }, [page.data]);
+  useEffect(() => {
+    held.value = null;
+  }, [key, snapshots.value]);
+
+  const more = (): void => {
+    olderProblem.value = null;
+    ask<EventPage>("/api/events", { ...filter, limit: PAGE, before: next.value }).then(
+      (answer) => {
+        older.value = [...older.value, ...answer.events];
+        next.value = answer.next;
+      },
+      (problem: Error) => (olderProblem.value = problem),
+    );
+  };
+
+  const live = merged(filter, good.value, bad.value, page.data?.events ?? [], older.value);
+  const rows = held.value ?? live;
+  const waiting = held.value ? live.filter((event) => event.seq > (held.value?.[0]?.seq ?? -1)).length : 0;
+  const filtered = filter.type || filter.device || filter.code || filter.q;
+  const totals = counted.value;
+
+  return (
+    <div class={`page events${chosen ? " has-detail" : ""}`}>
+      <div class="bar">
+        <h1>Events</h1>
+        <p class="counted">
+          <span class="n">{number(totals.good)}</span> good, <span class="n">{number(totals.bad)}</span> bad
+          <span class="quiet"> since the console looks</span>
+        </p>
+        <span class="spacer" />
+        <button
+          type="button"
+          aria-pressed={held.value !== null}
+          onClick={() => (held.value = held.value ? null : live)}
+          class="hold"
+        >
+          {held.value ? `Go on (${waiting} new)` : "Hold still"}
+        </button>
+      </div>
+      <Filters filter={filter} types={page.data?.types ?? []} codes={page.data?.codes ?? []} />
+      <div class="split">
+        <section class="card list" aria-label="Latest events">
+          {page.problem && <Failed problem={page.problem} what="The list could not be read" again={page.again} />}
+          {rows.length === 0 && !page.problem ? (
+            page.busy ? (
+              <Loading what="Reading …" />
+            ) : (
+              <Empty title={filtered || filter.kind !== "all" ? "No event matches." : "No event has come yet."}>
+                {filtered ? (
+                  <button type="button" onClick={() => choose({ type: null, device: null, code: null, q: null })}>
+                    Clear the filter
+                  </button>
+                ) : (
+                  <p>
+                    Post one to <code class="wrap">{stage.value?.endpoint}</code>
+                  </p>
+                )}
+              </Empty>
+            )
+          ) : (
+            <EventTable rows={rows.slice(0, Math.max(SHOWN, PAGE + older.value.length))} chosen={chosen} />
+          )}
+          {olderProblem.value && <Failed problem={olderProblem.value} what="Older ones could not be read" again={more} />}
+          {next.value && rows.length > 0 && (
+            <button type="button" class="older" onClick={more}>
+              Older events
+            </button>
+          )}
+        </section>
+        {chosen && <Detail seq={chosen} key={chosen} />}
+      </div>
+    </div>
+  );
+}
+
+function Filters({ filter, types, codes }: { filter: Filter; types: string[]; codes: string[] }) {
+  const withChosen = (values: string[], value: string): string[] =>
+    value && !values.includes(value) ? [value, ...values] : values;
+  return (
+    <search class="filters">
+      <Segments label="Kind" options={KINDS} value={filter.kind} onChange={(kind) => choose({ kind: kind === "all" ? null : kind })} />
+      <label>
+        <span>Type</span>
+        <select value={filter.type} onChange={(event) => choose({ type: event.currentTarget.value })}>
+          <option value="">any</option>
+          {withChosen(types, filter.type).map((type) => (
+            <option key={type} value={type}>
+              {type}
+            </option>
+          ))}
+        </select>
+      </label>
+      <label>
+        <span>Code</span>
+        <select value={filter.code} onChange={(event) => choose({ code: event.currentTarget.value })}>
+          <option value="">any</option>
+          {withChosen(codes, filter.code).map((code) => (
+            <option key={code} value={code}>
+              {code}
+            </option>
+          ))}
+        </select>
+      </label>
+      <Typed label="Device" name="device" value={filter.device} placeholder="its whole id" />
+      <Typed label="Search" name="q" value={filter.q} placeholder="part of id, device or type" />
+    </search>
+  );
+}
+
+/** A text field that filters once the typing pauses. */
+function Typed({ label, name, value, placeholder }: { label: string; name: string; value: string; placeholder: string }) {
+  const [text, setText] = useState(value);
+  const timer = useRef(0);
+  useEffect(() => setText(value), [value]);
+  const typed = (now: string): void => {
+    setText(now);
+    clearTimeout(timer.current);
+    timer.current = window.setTimeout(() => choose({ [name]: now.trim() || null }, true), 250);
+  };
+  return (
+    <label>
+      <span>{label}</span>
+      <input
+        type="search"
+        value={text}
+        placeholder={placeholder}
+        autocomplete="off"
+        spellcheck={false}
+        onInput={(event) => typed(event.currentTarget.value)}
+      />
+    </label>
+  );
+}
+
+function EventTable({ rows, chosen }: { rows: Event[]; chosen: string }) {
+  return (
+    <table class="event-table">
+      <thead>
+        <tr>
+          <th scope="col">Received</th>
+          <th scope="col">Type</th>
+          <th scope="col" class="wide">
+            Device
+          </th>
+          <th scope="col">Id, or why not</th>
+        </tr>
+      </thead>
+      <tbody>
+        {rows.map((event) => (
+          <EventRow key={event.seq} event={event} chosen={chosen === String(event.seq)} />
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
+  const open = (): void => choose({ seq: String(event.seq) });
+  const isBad = event.kind === "bad";
+  return (
+    <tr class={`event-row ${event.kind}${chosen ? " chosen" : ""}`} onClick={open}>
+      <td class="when">
+        <span class={`kind kind-${event.kind}`} aria-hidden="true">
+          {isBad ? "×" : "·"}
+        </span>
+        <Time at={event.received_at} />
+      </td>
+      <td>
+        <button
+          type="button"
+          class="row-link clip"
+          aria-label={`${isBad ? "Bad" : "Good"} event: ${event.type ?? "no type"}, ${event.event_id ?? "no id"}`}
+          aria-expanded={chosen}
+          onClick={(click) => {
+            click.stopPropagation();
+            open();
+          }}
+        >
+          {event.type ?? <span class="quiet">no type</span>}
+        </button>
+        <span class="narrow clip quiet">{event.device_id ?? "no device"}</span>
+      </td>
+      <td class="wide">
+        <span class="clip">{event.device_id ?? <span class="quiet">no device</span>}</span>
+      </td>
+      <td>
+        {isBad ? (
+          <span class="codes">
+            {(event.codes ?? []).map((code) => (
+              <span class="code" key={code}>
+                {code}
+              </span>
+            ))}
+          </span>
+        ) : (
+          <code class="clip">{event.event_id}</code>
+        )}
+      </td>
+    </tr>
+  );
+}
+
+/** As it was sent, only broken into lines; what is no JSON is shown as it is. */
+function pretty(raw: string): string {
+  try {
+    return JSON.stringify(JSON.parse(raw), null, 2);
+  } catch {
+    return raw;
+  }
+}
+
+function Detail({ seq }: { seq: string }) {
+  const asked = useAsked((signal) => ask<EventDetail>(`/api/events/${encodeURIComponent(seq)}`, {}, { signal }), [seq]);
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => heading.current?.focus(), [asked.data]);
+  const close = (): void => choose({ seq: null });
+  const event = asked.data;
+  return (
+    <aside
+      class="card detail"
+      aria-label="The chosen event"
+      onKeyDown={(key) => {
+        if (key.key === "Escape") close();
+      }}
+    >
+      <div class="card-head">
+        <h2 ref={heading} tabIndex={-1} class="clip">
+          {event ? (event.kind === "bad" ? "Rejected" : event.type) : "Event"}
+        </h2>
+        <button type="button" onClick={close}>
+          Close
+        </button>
+      </div>
+      {asked.problem && <Failed problem={asked.problem} what="This event could not be read" again={asked.again} />}
+      {asked.busy && !event && <Loading what="Reading it from where it is kept …" />}
+      {event && <EventFacts event={event} />}
+    </aside>
+  );
+}
+
+function EventFacts({ event }: { event: EventDetail }) {
+  return (
+    <>
+      {(event.reasons ?? []).length > 0 && (
+        <ul class="reasons" aria-label="Reasons">
+          {(event.reasons ?? []).map((reason) => (
+            <li key={`${reason.code}${reason.field}`}>
+              <span class="code">{reason.code}</span>
+              {reason.field && <code class="wrap">{reason.field}</code>}
+              <p>{reason.message}</p>
+            </li>
+          ))}
+        </ul>
+      )}
+      <dl class="facts">
+        <div>
+          <dt>Id</dt>
+          <dd>
+            <code class="wrap">{event.event_id ?? "none"}</code>
+          </dd>
+        </div>
+        <div>
+          <dt>Type</dt>
+          <dd class="wrap">{event.type ?? "none"}</dd>
+        </div>
+        <div>
+          <dt>Device</dt>
+          <dd class="wrap">
+            {event.device_id ? <a href={link("events", { device: event.device_id })}>{event.device_id}</a> : "none"}
+          </dd>
+        </div>
+        {event.fence_id && (
+          <div>
+            <dt>Fence</dt>
+            <dd class="wrap">
+              <a href={link("visits", { fence: event.fence_id })}>{fenceName(event.fence_id)}</a>
+            </dd>
+          </div>
+        )}
+        <div>
+          <dt>Phone’s clock</dt>
+          <dd class="wrap">
+            <Time at={event.at} precise />
+          </dd>
+        </div>
+        <div>
+          <dt>Received</dt>
+          <dd>
+            <Time at={event.received_at} precise />
+          </dd>
+        </div>
+        {event.app_version && (
+          <div>
+            <dt>App</dt>
+            <dd class="wrap">{event.app_version}</dd>
+          </div>
+        )}
+        <div>
+          <dt>Kept in</dt>
+          <dd>
+            <code class="wrap">{event.s3_uri}</code>, line {event.line}
+          </dd>
+        </div>
+      </dl>
+      <div class="buttons">
+        <Copy text={event.s3_uri} label="Copy S3 address" />
+        <Copy text={event.key} label="Copy S3 key" />
+        <Copy text={event.sql} label="Copy SQL" />
+        <Copy text={event.raw} label="Copy event" />
+      </div>
+      <JourneyPart event={event} />
+      <h3>As sent{event.raw_truncated && ", cut"}</h3>
+      <pre class="raw" tabIndex={0} aria-label="The event as sent">
+        {pretty(event.raw)}
+      </pre>
+    </>
+  );
+}
+
+function JourneyPart({ event }: { event: EventDetail }) {
+  const [wanted, setWanted] = useState(false);
+  const query = event.kind === "good" && event.event_id ? { event_id: event.event_id } : { key: event.key };
+  const asked = useAsked(wanted ? (signal) => ask<Journey>("/api/where", query, { signal }) : null, [wanted]);
+  if (!wanted)
+    return (
+      <button type="button" class="primary" onClick={() => setWanted(true)}>
+        Show its journey
+      </button>
+    );
+  return (
+    <section aria-label="Journey">
+      <h3>Journey</h3>
+      {asked.busy && <Loading what="Asking every store …" />}
+      {asked.problem && <Failed problem={asked.problem} what="The journey could not be followed" again={asked.again} />}
+      {asked.data && (
+        <>
+          {!asked.data.found && (
+            <p class="quiet">Not found. Searched: {asked.data.searched.join(", ") || "nothing"}.</p>
+          )}
+          <ol class="journey">
+            {asked.data.steps.map((step, i) => (
+              <li key={i}>
+                <strong>{step.what.replaceAll("_", " ")}</strong>{" "}
+                <span class="quiet">
+                  <Time at={step.at} />
+                  {step.lag_s !== null && ` · ${step.lag_s >= 0 ? "+" : "−"}${span(Math.abs(step.lag_s))}`}
+                </span>
+                {Object.entries(step.detail ?? {}).map(([name, value]) => (
+                  <div class="step-detail" key={name}>
+                    <span class="quiet">{name.replaceAll("_", " ")}</span>{" "}
+                    <code class="wrap">{typeof value === "string" ? value : JSON.stringify(value)}</code>
+                  </div>
+                ))}
+              </li>
+            ))}
+          </ol>
+          <div class="buttons">
+            {asked.data.sql.map((sql, i) => (
+              <Copy key={sql} text={sql} label={asked.data && asked.data.sql.length > 1 ? `Copy SQL ${i + 1}` : "Copy its SQL"} />
+            ))}
+            {asked.data.s3_uris.map((uri) => (
+              <Copy key={uri} text={uri} label="Copy its S3 address" />
+            ))}
+          </div>
+          {asked.data.steps.length > 0 && <p class="quiet">{plural(asked.data.steps.length, "step")}, as `ops where` tells them.</p>}
+        </>
+      )}
+    </section>
+  );
+}
