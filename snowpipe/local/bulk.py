@@ -159,8 +159,8 @@ class keeping_schema:  # noqa: N801  # reads as a statement
         self.duck = duck
 
     def __enter__(self) -> None:
-        row = self.duck.execute("SELECT current_setting('search_path')").fetchone()
-        self.before = row[0] if row else ""
+        # All of it: a result that is not read to its end keeps the connection from anything else.
+        [(self.before,)] = self.duck.execute("SELECT current_setting('search_path')").fetchall()
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if kind is None:

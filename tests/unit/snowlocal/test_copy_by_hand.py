@@ -82,6 +82,14 @@ def test_on_error_continue_and_skip_file_load_the_rest(staged: Warehouse) -> Non
     assert (again["status"], again["rows_loaded"], again["errors_seen"]) == ("PARTIALLY_LOADED", 1, 1)
 
 
+def test_a_copy_of_which_nothing_loads_says_why(staged: Warehouse) -> None:
+    staged.put("events/z", {"_id": 1}, "broken")
+    (done,) = staged.run(staged.copy(options="ON_ERROR = SKIP_FILE FILES = ('z')"))
+    assert (done["status"], done["rows_loaded"], done["first_error_line"]) == ("LOAD_FAILED", 0, 2)
+    assert staged.history()["z"]["STATUS"] == "Load failed"
+    assert staged.count() == 0
+
+
 def test_a_cast_that_fails_names_the_line(staged: Warehouse) -> None:
     staged.run("CREATE TABLE RAW.N (n NUMBER)")
     staged.put("numbers/a", {"n": 1}, {"n": "x"}, {"n": 3})
