@@ -5,6 +5,7 @@ with the number of lines that the key carries. An object is read only where the 
 a file of SQLite, so that memory does not grow with them.
 """
 
+import json
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -154,6 +155,24 @@ class Books:
     def loaded(self, files: Iterable[tuple[str, int]]) -> None:
         self._enter("rows", files)
 
+    def rewritten(self, anew: Mapping[str, str | None]) -> None:
+        """`forget` wrote these objects anew (None: nothing else was in it): the log's word counts for the new one.
+
+        An old one that is gone from S3 and RAW is meant to be.
+        """
+        for old in anew:
+            row = self._db.execute("SELECT logged_at FROM object WHERE key = ?", (old,)).fetchone()
+            if row is None or row[0] is None:
+                continue
+            self._db.execute(
+                "DELETE FROM object WHERE key = ? AND archived_at IS NULL AND rows IS NULL", (old,)
+            )
+            new = anew[old]
+            while new is not None and new in anew:  # somebody else was forgotten later
+                new = anew[new]
+            if new is not None:
+                self.logged([(new, datetime.fromtimestamp(row[0], UTC))])
+
     def _enter(self, column: str, values: Iterable[tuple[str, float]]) -> None:
         sql = (
             f"INSERT INTO object (key, prefix, hour, lines, {column}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
@@ -244,6 +263,14 @@ class Reconciler:
             for prefix in ("events", "rejected"):
                 books.loaded(self._in_raw(prefix, hour))
             hour += timedelta(hours=1)
+        books.rewritten(dict(self._rewritten()))
+
+    def _rewritten(self) -> Iterator[tuple[str, str | None]]:
+        """Which objects `forget` wrote anew, by its plans."""
+        for found in self.archive.objects("forget/"):
+            body = self.archive.body(found.key)
+            for pair in json.loads(body)["objects"] if body else ():
+                yield pair["old"], pair["new"]
 
     def _in_log(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
         """The keys that the handler's canonical lines name, each with the time of its line."""

@@ -61,9 +61,8 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """The same for the same selection, as far as objects are told apart: by the hour."""
-        hours = [f"{at:%Y-%m-%dT%H}" for at in (self.start, self.end)]
-        text = json.dumps([hours, self.prefix, sorted(self.types), sorted(self.devices)])
+        """The same for the same selection, whatever its times: `3 hours ago` moves from run to run."""
+        text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
@@ -112,21 +111,28 @@ class Done:
 
 
 class Progress:
-    """Where a replay stands, in a file that is gone once it has ended."""
+    """Where a replay that began at `start` stands, in a file that is gone once it has ended."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: datetime) -> None:
         self._path = path
+        self._from_hour = f"{start.astimezone(UTC):%Y-%m-%dT%H}"
 
     def last_key(self) -> str:
+        """Behind which to go on; "" where there is nothing to go on with, or that began later than this one."""
         try:
-            return str(json.loads(self._path.read_text())["last_key"])
+            known = json.loads(self._path.read_text())
+            if known["from_hour"] > self._from_hour:
+                return ""
+            # What is sent from here on still belongs to the replay that began then.
+            self._from_hour = known["from_hour"]
+            return str(known["last_key"])
         except (OSError, ValueError, KeyError):
             return ""
 
     def remember(self, last_key: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps({"last_key": last_key}))
+        partial.write_text(json.dumps({"from_hour": self._from_hour, "last_key": last_key}))
         partial.replace(self._path)
 
     def forget(self) -> None:
@@ -338,7 +344,7 @@ def command(
     kinds = geofence_kinds(outputs, stage)
     chosen = Selection(start or now, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)
     folder = ROOT / context.obj.get("MILKRUN_LOCAL", ".local") / "replay"
-    progress = Progress(folder / f"{stage}-{chosen.digest}.json")
+    progress = Progress(folder / f"{stage}-{chosen.digest}.json", chosen.start)
     after = "" if restart or dry_run else progress.last_key()
     if after:
         terminal.err.print(f"going on behind {after}")

@@ -1,17 +1,27 @@
 """The operator's commands on a running stack: break what the command is for, see it named, see it mended."""
 
+import base64
 import json
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 
 from consumer import items
 from consumer.visits import Pair
 from contract.events import Fence
+from contract.objects import lines_object
+from ops.stack.settings import ROOT
+from tests.e2e.faults import Fault, FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
 
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
@@ -37,6 +47,16 @@ def without_notifications(pipeline: Pipeline) -> Iterator[None]:
         s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=wiring)
 
 
+@contextmanager
+def elsewhere(
+    pipeline: Pipeline, folder: Path, name: str, change: Callable[[Any], Any]
+) -> Iterator[Pipeline]:
+    """The same stack, but for one thing that its outputs.json says."""
+    outputs = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
+    (folder / "outputs.json").write_text(json.dumps(outputs | {name: change(outputs[name])}))
+    yield Pipeline(pipeline.outputs, {**pipeline.environment, "MILKRUN_LOCAL": str(folder)}, None)
+
+
 def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
     """The consumer's table as if it had never met this device at this fence."""
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
@@ -57,6 +77,70 @@ def posted(pipeline: Pipeline, *events: dict[str, Any]) -> str:
     answer = pipeline.post(*events)
     assert answer.status == 202
     return str(answer.body["object_key"])
+
+
+def replayed(pipeline: Pipeline, device: str) -> list[dict[str, Any]]:
+    """What lies on the stream for this device with a replay's label."""
+    return [e for e in pipeline.published(device) if "milkrun_replay" in e]
+
+
+def keep_given_up_batch(pipeline: Pipeline, device: str, events: Sequence[dict[str, Any]]) -> str:
+    """What Lambda leaves in S3 of a batch that reached the record age (AWS Lambda Developer Guide: "Retain
+    discarded batch records")."""
+    [mapping] = pipeline.aws("lambda").list_event_source_mappings(FunctionName="milkrun-local-consume")[
+        "EventSourceMappings"
+    ]
+    now = datetime.now(UTC)
+    stamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    records = [
+        {
+            "kinesis": {
+                "kinesisSchemaVersion": "1.0",
+                "partitionKey": device,
+                "sequenceNumber": f"4967{n:052d}",
+                "data": base64.b64encode(json.dumps(each).encode()).decode(),
+                "approximateArrivalTimestamp": now.timestamp(),
+            },
+            "eventSource": "aws:kinesis",
+            "eventVersion": "1.0",
+            "eventID": f"shardId-000000000000:4967{n:052d}",
+            "eventName": "aws:kinesis:record",
+            "invokeIdentityArn": "arn:aws:iam::000000000000:role/consume",
+            "awsRegion": pipeline.outputs.region,
+            "eventSourceARN": mapping["EventSourceArn"],
+        }
+        for n, each in enumerate(events)
+    ]
+    kept = {
+        "requestContext": {
+            "requestId": str(uuid4()),
+            "functionArn": mapping["FunctionArn"],
+            "condition": "RecordAgeExceeded",
+            "approximateInvokeCount": 40,
+        },
+        "responseContext": {
+            "statusCode": 200,
+            "executedVersion": "$LATEST",
+            "functionError": "Unhandled",
+        },
+        "version": "1.0",
+        "timestamp": stamp,
+        "KinesisBatchInfo": {
+            "shardId": "shardId-000000000000",
+            "startSequenceNumber": records[0]["kinesis"]["sequenceNumber"],
+            "endSequenceNumber": records[-1]["kinesis"]["sequenceNumber"],
+            "approximateArrivalOfFirstRecord": stamp,
+            "approximateArrivalOfLastRecord": stamp,
+            "batchSize": len(records),
+            "streamArn": mapping["EventSourceArn"],
+        },
+        "payload": json.dumps({"Records": records}),
+    }
+    key = (
+        f"aws/lambda/{mapping['UUID']}/shardId-000000000000/{now:%Y/%m/%d}/{now:%Y-%m-%dT%H.%M.%S}-{uuid4()}"
+    )
+    pipeline.aws("s3").put_object(Bucket=pipeline.outputs.bucket, Key=key, Body=json.dumps(kept).encode())
+    return key
 
 
 # --- reconcile
@@ -143,14 +227,36 @@ def test_a_quiet_hour_is_equal(pipeline: Pipeline) -> None:
 
 
 def test_a_warehouse_that_does_not_answer_is_not_called_equal(pipeline: Pipeline, tmp_path: Path) -> None:
-    broken = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
-    broken["snowflake"]["port"] = 9  # discard: nothing listens there
-    (tmp_path / "outputs.json").write_text(json.dumps(broken))
-    elsewhere = Pipeline(pipeline.outputs, {**pipeline.environment, "MILKRUN_LOCAL": str(tmp_path)}, None)
-    ran = elsewhere.ops(*RECONCILE)
+    # discard: nothing listens there
+    with elsewhere(pipeline, tmp_path, "snowflake", lambda known: known | {"port": 9}) as broken:
+        ran = broken.ops(*RECONCILE)
     assert ran.exit_code == 2
     assert ran.result["equal"] is None
     assert "Snowflake" in ran.result["problem"]
+
+
+def test_a_file_that_snowpipe_refuses_is_seen_named_and_not_called_mended_until_it_is(
+    pipeline: Pipeline, device: str, tmp_path: Path
+) -> None:
+    good, torn = event(device), f'{{"_id": "torn-{device}", "type":'
+    made = lines_object("events", [json.dumps(good).encode(), torn.encode()], datetime.now(UTC))
+    s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
+    s3.put_object(Bucket=bucket, Key=made.key, Body=made.body)
+    eventually(lambda: pipeline.ops("top", "--json").result["snowpipe"]["failed loads, 3 h"] >= 1)
+    [difference] = differences(pipeline.ops(*RECONCILE).result, made.key)
+    assert difference["kind"] == "not_loaded"
+    tried = pipeline.ops(*RECONCILE, "--repair")
+    assert tried.exit_code == 1
+    assert any(row["key"] == made.key and "failed" in row["did"].lower() for row in tried.result["repaired"])
+    assert differences(tried.result, made.key) != []
+
+    # As the runbook says: once more through the API, then the object goes.
+    (tmp_path / "again.ndjson.gz").write_bytes(made.body)
+    sent = pipeline.ops("send", "--file", str(tmp_path / "again.ndjson.gz"), "--json").result
+    assert (sent["accepted"], sent["rejected"]) == (1, {"not_json": 1})
+    s3.delete_object(Bucket=bucket, Key=made.key)
+    assert eventually(lambda: pipeline.raw_rows(good["_id"]))
+    assert differences(pipeline.ops(*RECONCILE).result, made.key) == []
 
 
 # --- replay
@@ -193,6 +299,66 @@ def test_a_replay_can_be_of_one_type(pipeline: Pipeline, device: str) -> None:
     posted(pipeline, *round_trip(device, [FARM], MORNING))
     chosen = ("replay", "--from", "30 minutes ago", "--device", device, "--dry-run", "--json")
     assert pipeline.ops(*chosen, "--type", "user.exited_geofence").result["would_send"] == 1
+
+
+def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missing_or_twice(
+    pipeline: Pipeline, device: str
+) -> None:
+    fences = [Fence("farm", f"farm-{n}") for n in range(8)]
+    sent = list(round_trip(device, fences, MORNING))
+    for two in batched(sent, 2, strict=True):
+        posted(pipeline, *two)
+    before = eventually(
+        lambda: (v := pipeline.visits_of(device)) and len(v) == 8 and all(x.exited_at for x in v) and v
+    )
+    for fence in fences:
+        forget_pair(pipeline, Pair(device, fence))
+    chosen = ("replay", "--from", "30 minutes ago", "--device", device, "--json")
+    progress = Path(pipeline.environment["MILKRUN_LOCAL"]) / "replay"
+    known = set(progress.glob("local-*.json"))
+
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ops", *chosen, "--rate", "1"],
+        cwd=ROOT,
+        env=pipeline.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: len(replayed(pipeline, device)) >= 4)
+    assert set(progress.glob("local-*.json")) - known, "it has written down where it is"
+    running.send_signal(signal.SIGINT)
+    said, problem = running.communicate(timeout=20)
+    assert (running.returncode, said) == (130, "")
+    assert "the same command goes on" in problem
+    assert "Traceback" not in problem
+    first = replayed(pipeline, device)
+    assert 4 <= len(first) < 16
+
+    result = pipeline.ops(*chosen).result
+    assert {e["_id"] for e in replayed(pipeline, device)} == {e["_id"] for e in sent}
+    # At most the object that it was broken off in goes twice.
+    assert 16 <= len(first) + result["sent"] <= 18
+    assert eventually(lambda: (v := pipeline.visits_of(device)) == before and v)
+    assert set(progress.glob("local-*.json")) == known
+
+
+def test_batches_that_the_mapping_gave_up_on_are_sent_again_whole(pipeline: Pipeline, device: str) -> None:
+    sent = list(round_trip(device, [FARM], MORNING))
+    posted(pipeline, *sent)
+    before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
+    forget_pair(pipeline, Pair(device, FARM))  # as if the consumer had never got them
+    key = keep_given_up_batch(pipeline, device, sent)
+    dry = pipeline.ops("replay", "--on-failure", "--dry-run", "--json").result
+    assert key in dry["batches"]
+    assert dry["sent"] == 0
+    assert dry["would_send"] >= 2
+    assert pipeline.visits_of(device) == []
+
+    done = pipeline.ops("replay", "--on-failure", "--json").result
+    assert key in done["batches"]
+    assert eventually(lambda: (v := pipeline.visits_of(device)) == before and v)
+    assert {e["milkrun_replay"] for e in replayed(pipeline, device)} == {done["label"]}
 
 
 def test_a_range_that_the_consumer_leaves_out_is_refused(pipeline: Pipeline) -> None:
@@ -272,6 +438,59 @@ def test_send_tells_what_the_answers_were(pipeline: Pipeline) -> None:
     assert figures["undelivered"] == 0
     assert figures["accepted"] + figures["duplicates"] + sum(figures["rejected"].values()) == 60
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
+
+
+def test_what_could_not_be_delivered_is_counted_and_the_same_run_sends_it(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    same_run = ("send", "--events", "40", "--trucks", "2", "--farms", "4", "--run", uuid4().hex[:8])
+    same_run += (
+        "--invalid",
+        "0",
+        "--duplicates",
+        "0",
+        "--late",
+        "0",
+        "--begin",
+        MORNING.isoformat(),
+        "--json",
+    )
+    with (
+        FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy,
+        elsewhere(pipeline, tmp_path, "endpoint", lambda url: proxy.url + urlsplit(url).path) as broken,
+    ):
+        proxy.fault = Fault.BROKEN
+        ran = broken.ops(*same_run, "--patience", "0.5")
+        assert ran.exit_code == 1
+        assert ran.result["undelivered"] == 40
+        assert set(ran.result["statuses"]) == {"503"}
+        proxy.fault = Fault.NONE
+        ran = broken.ops(*same_run)
+    assert ran.exit_code == 0
+    assert (ran.result["undelivered"], ran.result["accepted"]) == (0, 40)
+
+
+def test_an_exit_that_never_came_is_shown_as_missed_until_it_comes(pipeline: Pipeline, device: str) -> None:
+    fence = Fence("farm", f"farm-of-{device}")
+    enter, exit_ = round_trip(device, [fence], MORNING)
+    again = crossing(device, "enter", MORNING + timedelta(hours=1), fence)
+    posted(pipeline, enter, again)
+
+    def shown(*options: str) -> list[dict[str, Any]]:
+        return list(pipeline.ops("visits", *options, "--json").result)
+
+    first, last = eventually(lambda: (v := shown("--device", device)) and len(v) == 2 and v)
+    assert (first["exited_at"], first["exit_missed"]) == (None, True)
+    assert (last["exited_at"], last["exit_missed"]) == (None, False)
+    [there] = shown("--fence", f"{fence.tag}/{fence.external_id}")
+    assert (there["device_id"], there["entered_event_id"]) == (device, again["_id"])
+
+    leave = crossing(device, "exit", MORNING + timedelta(hours=2), fence)
+    posted(pipeline, exit_, leave)
+    visits = eventually(lambda: [v for v in shown("--device", device) if v["exited_at"]][1:])
+    assert visits[0]["exited_event_id"] == leave["_id"]
+    assert [v["exit_missed"] for v in shown("--device", device)] == [False, False]
+    assert shown("--fence", f"{fence.tag}/{fence.external_id}") == []
 
 
 def test_visits_of_a_device_are_listed(pipeline: Pipeline, device: str) -> None:

@@ -143,7 +143,7 @@ def test_a_dry_run_counts_and_sends_nothing() -> None:
 
 def test_broken_off_it_goes_on_behind_the_last_object_that_was_sent_whole(tmp_path: Path) -> None:
     objects = archive(*([line(n)] for n in range(6)))
-    progress = Progress(tmp_path / "replay" / "state.json")
+    progress = Progress(tmp_path / "replay" / "state.json", NOW)
     assert progress.last_key() == ""
     first = FakeStream(breaks_at=3)
     with pytest.raises(KeyboardInterrupt):
@@ -157,11 +157,24 @@ def test_broken_off_it_goes_on_behind_the_last_object_that_was_sent_whole(tmp_pa
     assert progress.last_key() == ""
 
 
-def test_the_same_selection_is_known_again_within_the_hour_and_another_is_not() -> None:
-    same = Selection(NOW + timedelta(minutes=9), NOW, devices=frozenset({"a", "b"}))
+def test_the_same_selection_is_known_again_and_another_is_not() -> None:
+    same = Selection(NOW + timedelta(hours=9), NOW, devices=frozenset({"a", "b"}))
     assert Selection(NOW, NOW, devices=frozenset({"b", "a"})).digest == same.digest
     assert Selection(NOW, NOW, devices=frozenset({"a"})).digest != same.digest
-    assert Selection(NOW - timedelta(hours=1), NOW).digest != EVERYTHING.digest
+    assert Selection(NOW, NOW, prefix="events/").digest != EVERYTHING.digest
+
+
+def test_a_replay_goes_on_though_hours_ago_has_moved_but_never_leaves_out_what_is_older(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "state.json"
+    Progress(path, NOW).remember("events/k")
+    assert Progress(path, NOW + timedelta(hours=2)).last_key() == "events/k"
+    assert Progress(path, NOW - timedelta(hours=1)).last_key() == ""
+    later = Progress(path, NOW + timedelta(hours=2))
+    later.last_key()
+    later.remember("events/l")  # of the replay that began at NOW
+    assert Progress(path, NOW).last_key() == "events/l"
 
 
 def test_what_the_consumer_would_leave_out_is_refused_and_the_rebuild_named() -> None:
