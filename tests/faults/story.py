@@ -107,11 +107,11 @@ class Story:
         assert not breaches, "\n".join(map(str, breaches[:20]))
 
 
-def converged(facts: Callable[[], Facts]) -> tuple[list[Breach], float]:
+def converged(facts: Callable[[], Facts], patience_s: float = PATIENCE_S) -> tuple[list[Breach], float]:
     """What is still broken once nothing changes any more, and when all was well (or given up)."""
     breaches = check(facts())
     seen, changed_at = len(breaches), time.monotonic()
-    while breaches and time.monotonic() - changed_at < PATIENCE_S:
+    while breaches and time.monotonic() - changed_at < patience_s:
         time.sleep(0.5)
         breaches = check(facts())
         if len(breaches) != seen:

@@ -1,0 +1,303 @@
+"""The pipeline without a stack: the real handler, redrive and consumer in this process, the real local
+Snowflake beside it, moto for AWS, and the same proxy in front of it.
+
+Seconds instead of minutes, and anything in it can be patched: so the checker can be shown what it must catch.
+"""
+
+import base64
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
+
+import boto3
+from moto.server import DomainDispatcherApplication, create_backend_app  # type: ignore[attr-defined]
+from werkzeug.serving import make_server
+
+import consumer.main
+import handler.main
+import handler.publish
+import handler.redrive
+from ops import stores
+from tests.faults.checker import Facts, Row
+from tests.faults.phones import Exchange, Phones, Try
+from tests.faults.proxy import Proxy
+from tests.unit.snowlocal.vocabulary import Aws, LocalProcess, Warehouse
+
+BATCH_SIZE = 8
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+IN_THE_INDEXES = ["exited_at", "exited_event_id", "exit_missed", "last_seen_at", "app_dwell_seconds"]
+IN_THE_INDEXES += ["entered_event_id", "geofence_tag", "geofence_external_id"]
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """AWS at this address. moto's conditional writes are not atomic across threads: one of DynamoDB's at a time."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    inner, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def app(environ: dict[str, Any], start: Any) -> Any:
+        if "DynamoDB" in environ.get("HTTP_X_AMZ_TARGET", ""):
+            with one_at_a_time:
+                return list(inner(environ, start))
+        return inner(environ, start)
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+
+
+class Snowflake(LocalProcess):
+    """The local Snowflake, with a line of Python run in it first: a bug, if there is to be one."""
+
+    def __init__(self, folder: Path, endpoint: str, bug: str = "") -> None:
+        super().__init__(folder, endpoint)
+        self._bug = bug
+
+    def spawn(self, *options: str, **popen: Any) -> "subprocess.Popen[str]":
+        arguments = ["--port", str(self.port), "--dir", str(self.folder), "--log-file", str(self.log)]
+        start = "from snowpipe.local.__main__ import app; app()"
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                f"{self._bug}\n{start}",
+                *arguments,
+                "--visibility-seconds",
+                "1",
+                *options,
+            ],
+            env={**os.environ, "AWS_ENDPOINT_URL": self.endpoint},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **popen,
+        )
+
+
+class _Context:
+    """Lambda's, with time to spare."""
+
+    aws_request_id = "in-process"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 25_000
+
+
+class _Phones(Phones):
+    """Phones that hand their requests to the function itself, as API Gateway does."""
+
+    def _try(self, body: bytes, headers: Mapping[str, str]) -> Try:
+        event = {
+            "headers": dict(headers),
+            "body": base64.b64encode(body).decode(),
+            "isBase64Encoded": True,
+            "requestContext": {"requestId": uuid4().hex},
+        }
+        given = handler.main.ingest(event, _Context())
+        named = {name.lower(): value for name, value in given["headers"].items()}
+        # A phone that waits as long as it is asked to would only make the tests slow.
+        asked = "0" if "retry-after" in named else ""
+        return Try(given["statusCode"], json.loads(given["body"]), named["content-type"], asked)
+
+
+@dataclass
+class Pipeline:
+    """What a stack is, in one process. `url` is moto's own address, past the proxy; names are its own."""
+
+    url: str
+    warehouse: Warehouse
+    suffix: str
+    _told: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def bucket(self) -> str:
+        return self.warehouse.bucket
+
+    def named(self, what: str) -> str:
+        return f"{what}-{self.suffix}"
+
+    def phones(self) -> Phones:
+        return _Phones("", "", at_once=1, patience=30)
+
+    def aws(self, service: str) -> Any:
+        keys = {name.lower(): value for name, value in KEYS.items()}
+        return boto3.client(service, endpoint_url=self.url, region_name="us-east-1", **keys)  # type: ignore[call-overload]
+
+    def drain(self, tries: int = 60) -> None:
+        """Deliver what lies on the stream and in the redrive queue until nothing does, or nothing moves."""
+        waiting = self._shards()
+        for _ in range(tries):
+            redriven = self._redrive()
+            waiting = {shard: self._consume(shard, since) for shard, since in waiting.items()}
+            if not redriven and not any(since.get("more") for since in waiting.values()):
+                return
+
+    def _shards(self) -> dict[str, dict[str, Any]]:
+        shards = self.aws("kinesis").list_shards(StreamName=self.named("geofence"))["Shards"]
+        return {s["ShardId"]: {"ShardIteratorType": "TRIM_HORIZON"} for s in shards}
+
+    def _consume(self, shard: str, since: Mapping[str, Any]) -> dict[str, Any]:
+        """One batch, as Lambda's poller does: from the first failed record on, all come again."""
+        kinesis = self.aws("kinesis")
+        where = {name: value for name, value in since.items() if name != "more"}
+        iterator = kinesis.get_shard_iterator(StreamName=self.named("geofence"), ShardId=shard, **where)[
+            "ShardIterator"
+        ]
+        records = kinesis.get_records(ShardIterator=iterator, Limit=BATCH_SIZE)["Records"]
+        if not records:
+            return dict(since) | {"more": False}
+        batch = {"Records": [_delivered(self.named("geofence"), shard, record) for record in records]}
+        try:
+            failures = consumer.main.consume(batch, _Context())["batchItemFailures"]
+        except Exception:  # as Lambda takes it: the whole batch again
+            return dict(since) | {"more": True}
+        if failures:
+            first = failures[0]["itemIdentifier"]
+            return {"ShardIteratorType": "AT_SEQUENCE_NUMBER", "StartingSequenceNumber": first, "more": True}
+        last = records[-1]["SequenceNumber"]
+        return {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": last, "more": True}
+
+    def _redrive(self) -> bool:
+        sqs = self.aws("sqs")
+        url = sqs.get_queue_url(QueueName=self.named("redrive"))["QueueUrl"]
+        found = sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, AttributeNames=["ApproximateReceiveCount"]
+        ).get("Messages", [])
+        messages = [
+            {"messageId": m["MessageId"], "receiptHandle": m["ReceiptHandle"], "body": m["Body"]}
+            | {"attributes": m["Attributes"]}
+            for m in found
+        ]
+        if messages:
+            answer = handler.redrive.redrive({"Records": messages}, _Context())
+            failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
+            for message in messages:
+                if message["messageId"] not in failed:
+                    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["receiptHandle"])
+        return bool(messages)
+
+    def facts(self, exchanges: Sequence[Exchange]) -> Facts:
+        s3, dynamodb = self.aws("s3"), self.aws("dynamodb")
+        listed = s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])
+        keys = [item["Key"] for item in listed]
+        devices = sorted({e.crossing.device_id for x in exchanges for e in x.post.events if e.crossing})
+        return Facts(
+            exchanges,
+            {key: stores.archived_lines(s3, self.bucket, key) for key in keys},
+            [
+                stay
+                for device in devices
+                for stay in stores.device_stays(dynamodb, self.named("visits"), device)
+            ],
+            self._rows("EVENTS"),
+            self._rows("REJECTED"),
+            told=self._receive_told(),
+            ended_at=datetime.now(UTC),
+        )
+
+    def _rows(self, table: str) -> list[Row]:
+        sql = f"SELECT payload, file_name, file_row_number FROM RAW.{table}"
+        return [
+            Row(row["FILE_NAME"], int(row["FILE_ROW_NUMBER"]), row["PAYLOAD"])
+            for row in self.warehouse.run(sql)
+        ]
+
+    def _receive_told(self) -> list[dict[str, Any]]:
+        """All so far, each time."""
+        sqs = self.aws("sqs")
+        url = sqs.get_queue_url(QueueName=self.named("told"))["QueueUrl"]
+        while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+            self._told += [json.loads(message["Body"])["detail"] for message in messages]
+        return self._told
+
+
+def _delivered(stream: str, shard: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "eventID": f"{shard}:{record['SequenceNumber']}",
+        "eventSourceARN": f"arn:aws:kinesis:us-east-1:123456789012:stream/{stream}",
+        "kinesis": {
+            "partitionKey": record["PartitionKey"],
+            "sequenceNumber": record["SequenceNumber"],
+            "data": base64.b64encode(record["Data"]).decode(),
+            "approximateArrivalTimestamp": record["ApproximateArrivalTimestamp"].timestamp(),
+        },
+    }
+
+
+@contextmanager
+def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
+    """A new one on moto at `url`; the functions reach it through the proxy, as `local` must."""
+    with ExitStack() as until_the_end:
+        warehouse = Warehouse(local, Aws(url)).with_pipe()
+        until_the_end.callback(warehouse.connection.close)
+        until_the_end.callback(warehouse.run, f"DROP DATABASE {warehouse.database}")
+        warehouse.table("REJECTED")
+        warehouse.stage("REJECTED_STAGE", "rejected/")
+        warehouse.pipe("REJECTED_PIPE", stage="REJECTED_STAGE", table="REJECTED")
+        found = Pipeline(url, warehouse, uuid4().hex[:8])
+        environment = {
+            "AWS_ENDPOINT_URL": proxy.url,
+            **KEYS,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "ARCHIVE_BUCKET": warehouse.bucket,
+            "STREAM_NAME": found.named("geofence"),
+            "REDRIVE_QUEUE_URL": _make(found),
+            "VISITS_TABLE": found.named("visits"),
+            "EVENT_BUS_NAME": found.named("bus"),
+            "LOG_LEVEL": "ERROR",
+        }
+        until_the_end.enter_context(patch.dict(os.environ, environment))
+        # Pauses that let a real service recover only keep a test waiting.
+        for module in (handler.redrive, handler.publish):
+            until_the_end.enter_context(patch.object(module, "BACKOFF_BASE_SECONDS", 0))
+        for app in (handler.main._app, handler.redrive._app, consumer.main.app_of):
+            app.cache_clear()
+            until_the_end.callback(app.cache_clear)
+        yield found
+
+
+def _make(made: Pipeline) -> str:
+    """Stream, table, bus and queues; returns the redrive queue's address."""
+    attributes = ("pk", "sk", "fence_now", "device_id", "entered_at")
+    made.aws("dynamodb").create_table(
+        TableName=made.named("visits"),
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in attributes],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": index,
+                "KeySchema": [
+                    {"AttributeName": key, "KeyType": "HASH"},
+                    {"AttributeName": "entered_at", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": IN_THE_INDEXES},
+            }
+            for index, key in (("by_device", "device_id"), ("there_now", "fence_now"))
+        ],
+    )
+    made.aws("kinesis").create_stream(StreamName=made.named("geofence"), ShardCount=2)
+    sqs, events, bus = made.aws("sqs"), made.aws("events"), made.named("bus")
+    sqs.create_queue(QueueName=made.named("told"))
+    events.create_event_bus(Name=bus)
+    pattern = json.dumps({"source": ["milkrun.visits"]})
+    events.put_rule(Name="all", EventBusName=bus, EventPattern=pattern)
+    target = {"Id": "told", "Arn": f"arn:aws:sqs:us-east-1:123456789012:{made.named('told')}"}
+    events.put_targets(Rule="all", EventBusName=bus, Targets=[target])
+    redrive: str = sqs.create_queue(QueueName=made.named("redrive"))["QueueUrl"]
+    return redrive

@@ -1,0 +1,269 @@
+"""A checker that cannot fail proves nothing: each of these bugs, put into the real code, must be caught by it.
+
+The same load and the same faults over the code as it is show nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+import consumer.change
+import consumer.store
+import handler.ingest
+from consumer.aws import EventBus
+from consumer.consume import Outcome
+from contract.objects import LinesObject, lines_object
+from handler.direct import KinesisRecords, S3Objects
+from handler.publish import Unavailable
+from ops.rounds import Plan, posts
+from tests.faults.checker import Breach, Kind
+from tests.faults.inprocess import Snowflake, moto, pipeline
+from tests.faults.proxy import Fault, Proxy, Rule
+from tests.faults.story import converged
+
+type Bug = Callable[[], AbstractContextManager[Any]]
+type Faults = Callable[[], Sequence[Rule]]
+
+NO_HISTORY = "from snowpipe.local.loader import Loader; Loader.loaded_by_pipe = lambda *_: set()"
+
+
+# --- what goes wrong around the code: rules count, so each run needs its own
+
+
+def s3_refuses() -> Sequence[Rule]:
+    return [Rule(Fault.REFUSED, "s3", "PutObject", times=6)]
+
+
+def kinesis_takes_half() -> Sequence[Rule]:
+    return [Rule(Fault.PARTLY, "kinesis", "PutRecords", share=0.5)]
+
+
+def kinesis_and_queue_refuse() -> Sequence[Rule]:
+    return [
+        Rule(Fault.THROTTLED, "kinesis", "PutRecords", times=30),
+        Rule(Fault.REFUSED, "sqs", "SendMessage", times=6),
+    ]
+
+
+def table_throttles() -> Sequence[Rule]:
+    return [Rule(Fault.THROTTLED, "dynamodb", "BatchGetItem", times=9)]
+
+
+def bus_refuses() -> Sequence[Rule]:
+    return [Rule(Fault.THROTTLED, "events", times=6)]
+
+
+def deleting_messages_fails() -> Sequence[Rule]:
+    return [Rule(Fault.CUT_BEFORE, "sqs", "DeleteMessageBatch", times=9)]
+
+
+# --- bugs
+
+
+@contextmanager
+def answer_before_s3() -> Iterator[None]:
+    def store(lines: LinesObject, facts: Any, archive: Any, seconds_left: Any) -> str:
+        with suppress(Unavailable):
+            archive.store(lines, facts)
+        return lines.key
+
+    with patch.object(handler.ingest, "_store", store):
+        yield
+
+
+@contextmanager
+def drop_refused_records() -> Iterator[None]:
+    put = KinesisRecords.put
+
+    def dropping(self: KinesisRecords, records: Any) -> list[Any]:
+        put(self, records)
+        return []
+
+    with patch.object(KinesisRecords, "put", dropping):
+        yield
+
+
+@contextmanager
+def skip_after_an_exception() -> Iterator[None]:
+    with patch.object(Outcome, "stop_at", lambda *_: None):
+        yield
+
+
+@contextmanager
+def load_without_history() -> Iterator[None]:
+    """In the local Snowflake's own process: NO_HISTORY."""
+    yield
+
+
+@contextmanager
+def not_published_if_archived() -> Iterator[None]:
+    """412 taken for "all is done": the first try may have died between S3 and Kinesis."""
+    store, publish, is_new = S3Objects.store, handler.ingest._publish, [True]
+
+    def remembering(self: S3Objects, lines: LinesObject, facts: Any) -> bool:
+        is_new[0] = store(self, lines, facts)
+        return is_new[0]
+
+    def only_new(*given: Any, **named: Any) -> None:
+        if is_new[0]:
+            publish(*given, **named)
+
+    with (
+        patch.object(handler.ingest, "_publish", only_new),
+        patch.object(S3Objects, "store", remembering),
+    ):
+        yield
+
+
+@contextmanager
+def keys_by_the_clock() -> Iterator[None]:
+    """Each try makes a key of its own: what is sent again is archived again."""
+
+    def by_clock(prefix: Any, lines: Any, received_at: datetime) -> LinesObject:
+        made = lines_object(prefix, lines, received_at)
+        folder, _, name = made.key.rpartition("/")
+        digest = f"{datetime.now(UTC).timestamp():.6f}".replace(".", "").rjust(64, "0")
+        return replace(made, key=f"{folder}/{digest}{name[64:]}")
+
+    with patch.object(handler.ingest, "lines_object", by_clock):
+        yield
+
+
+@contextmanager
+def rejects_not_kept() -> Iterator[None]:
+    store = S3Objects.store
+
+    def choosy(self: S3Objects, lines: LinesObject, facts: Any) -> bool:
+        return True if lines.key.startswith("rejected/") else store(self, lines, facts)
+
+    with patch.object(S3Objects, "store", choosy):
+        yield
+
+
+@contextmanager
+def rejects_taken_too() -> Iterator[None]:
+    real = handler.ingest.ingest
+
+    def ingest(batch: Any, ports: Any, **named: Any) -> Any:
+        receipt = real(batch, ports, **named)
+        if lines := [r.text for r in batch.rejected if r.is_json and r.event_id]:
+            ports.archive.store(lines_object("events", lines, named["received_at"]), {})
+        return receipt
+
+    with patch("handler.main.ingest_batch", ingest):
+        yield
+
+
+@contextmanager
+def visits_never_merge() -> Iterator[None]:
+    real = consumer.change.change
+
+    def change(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
+        return real(start, stored, added, removed, replace(rule, merge_gap=timedelta(seconds=-1)))
+
+    with patch.object(consumer.store, "change", change):
+        yield
+
+
+@contextmanager
+def late_events_are_walked_last() -> Iterator[None]:
+    real = consumer.change.change
+
+    def change(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
+        return real(start, (), added, (), rule)
+
+    with patch.object(consumer.store, "change", change):
+        yield
+
+
+@contextmanager
+def notices_are_forgotten() -> Iterator[None]:
+    publish = EventBus.publish
+
+    def forgetful(self: EventBus, told: Any) -> dict[str, Exception]:
+        publish(self, told)
+        return {}
+
+    with patch.object(EventBus, "publish", forgetful):
+        yield
+
+
+# --- the tests
+
+BUGS: list[tuple[Bug, Faults, Kind]] = [
+    (answer_before_s3, s3_refuses, "lost"),
+    (drop_refused_records, kinesis_takes_half, "wrong visit"),
+    (skip_after_an_exception, table_throttles, "wrong visit"),
+    (load_without_history, deleting_messages_fails, "doubled"),
+    (not_published_if_archived, kinesis_and_queue_refuse, "wrong visit"),
+    (keys_by_the_clock, kinesis_and_queue_refuse, "doubled"),
+    (rejects_not_kept, list, "lost"),
+    (rejects_taken_too, list, "both"),
+    (visits_never_merge, list, "wrong visit"),
+    (late_events_are_walked_last, list, "wrong visit"),
+    (notices_are_forgotten, bus_refuses, "told"),
+]
+FAULTS = list(dict.fromkeys(faults for _, faults, _ in BUGS))
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[str]:
+    with moto() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def proxy(aws: str) -> Iterator[Proxy]:
+    with Proxy(aws) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def sound(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snowflake]:
+    process = Snowflake(tmp_path_factory.mktemp("sound") / "snowflake", proxy.url)
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def forgetful(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snowflake]:
+    process = Snowflake(tmp_path_factory.mktemp("forgetful") / "snowflake", proxy.url, NO_HISTORY)
+    process.start()
+    yield process
+    process.stop()
+
+
+def breaches(aws: str, proxy: Proxy, snowflake: Snowflake, faults: Faults, patience_s: float) -> list[Breach]:
+    """A morning sent under these faults, through whatever code there is now."""
+    plan = Plan("5eedb065", datetime.now(UTC) - timedelta(hours=8), trucks=3, farms=6, rounds=1)
+    plan = replace(plan, batch_size=8, duplicates=0.1, late=0.25, invalid=0.03)
+    with pipeline(aws, proxy, snowflake) as line, proxy.rules(*faults()):
+        phones = line.phones()
+        phones.send(posts(plan))
+        exchanges = phones.exchanges()
+        phones.stop()
+        line.drain()
+        return converged(lambda: line.facts(exchanges), patience_s)[0]
+
+
+@pytest.mark.parametrize("faults", FAULTS, ids=lambda faults: faults.__name__)
+def test_the_code_as_it_is_breaks_no_promise(
+    aws: str, proxy: Proxy, sound: Snowflake, faults: Faults
+) -> None:
+    assert breaches(aws, proxy, sound, faults, patience_s=30) == []
+
+
+@pytest.mark.parametrize(("bug", "faults", "kind"), BUGS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_seeded_bug_is_caught(
+    aws: str, proxy: Proxy, request: pytest.FixtureRequest, bug: Bug, faults: Faults, kind: Kind
+) -> None:
+    snowflake = request.getfixturevalue("forgetful" if bug is load_without_history else "sound")
+    with bug():
+        found = breaches(aws, proxy, snowflake, faults, patience_s=4)
+    assert kind in {breach.kind for breach in found}, found[:5]
