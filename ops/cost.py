@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,27 +13,18 @@ import yaml
 from ops import terminal
 
 PRICES = Path(__file__).with_name("prices.yml")
+MEASURED = Path(__file__).with_name("measured.yml")
 
 DAYS_A_MONTH = 30.4
 SECONDS_A_DAY = 86_400
 # The same morning peak in every fleet: the busiest second has so many times the day's average.
 PEAK = 4.0
 
-# What one unit of work takes. Measured with this code where it says so, else from the services' own
-# definitions.
-INGEST_WAIT_MS = 35.0  # S3 PUT and PutRecords, one after the other, from inside the region
-INGEST_CPU_MS = 4.4  # of a request, and
-INGEST_CPU_MS_EVENT = 0.02  # of each event in it: decode, check, gzip, sign (measured, docs/performance.md)
-CONSUME_MS_BATCH = 60.0
-CONSUME_MS_EVENT = 0.4
-WRITES_AN_EVENT = 3.0  # its item, its id's item, its pair's head
-INDEX_WRITES_AN_EVENT = 1.0  # a visit opens or closes: one of the two indexes changes
-READS_AN_EVENT = 1.5
-NOTICES_AN_EVENT = 0.6  # arrived, departed; a dwell tells nobody
-GZIP = 0.18  # of the uncompressed size, level 1
-LOG_BYTES_REQUEST = 1100  # the canonical line with its metrics, the access log's line
-LOG_BYTES_BATCH = 900
-ITEM_BYTES = 350
+# What waits for AWS costs as much as what computes.
+INGEST_WAIT_MS = 35.0  # S3 PUT and PutRecords, one after the other, inside the region; assumed, not measured
+ACCESS_LOG_BYTES = 350  # API Gateway's own line of a request
+CPU_MB = 1769  # (AWS Lambda Developer Guide: "Configure Lambda function memory": one vCPU)
+CONSUMER_MB = 512
 ITEM_DAYS = 90
 OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
 METRICS, ALARM_METRICS, DASHBOARDS = 26, 24, 1
@@ -46,6 +37,30 @@ WAYS: Mapping[Way, str] = {
     "url": "function URL instead: no gateway at all, keys and throttling are ours to write",
     "firehose": "REST API, and Firehose instead of our S3 objects: no receipt before it is stored",
 }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one unit of work takes: CPU measured, calls, units and bytes counted. `make bench` writes measured.yml."""
+
+    ingest_cpu_ms_request: float
+    ingest_cpu_ms_event: float
+    puts_a_request: float
+    gzip_share: float  # of the uncompressed size, in the archive
+    log_bytes_request: float  # the canonical line with its metrics
+    consume_cpu_ms_batch: float
+    consume_cpu_ms_event: float
+    consume_wait_ms_batch: float  # at 5 ms a call
+    consume_wait_ms_event: float
+    write_units_event: float  # indexes included
+    read_units_event: float
+    notices_event: float
+    stored_bytes_event: float
+    log_bytes_batch: float
+
+    @staticmethod
+    def measured(path: Path = MEASURED) -> "Work":
+        return Work(**yaml.safe_load(path.read_text())["ours"])
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class Load:
     stream_retention_hours: int = 168
     archive_days: int = 400
     log_days: int = 90
+    work: Work = field(default_factory=Work.measured)
 
     @property
     def events(self) -> float:
@@ -139,7 +155,8 @@ def _way_in(load: Load, line: Any, way: Way) -> Iterator[Line]:
     if way == "http":
         begun = max(1, math.ceil(load.batch * load.event_bytes / (512 * 1024)))
         yield line("API Gateway", "requests of 512 KB", load.requests * begun, "api_gateway.http_request")
-    ms = INGEST_WAIT_MS + INGEST_CPU_MS + INGEST_CPU_MS_EVENT * load.batch
+    cpu_ms = load.work.ingest_cpu_ms_request + load.work.ingest_cpu_ms_event * load.batch
+    ms = INGEST_WAIT_MS + cpu_ms * max(1, CPU_MB / load.memory_mb)
     yield line("ingest function", "requests", load.requests, "lambda.request")
     yield line(
         "ingest function",
@@ -150,7 +167,7 @@ def _way_in(load: Load, line: Any, way: Way) -> Iterator[Line]:
 
 
 def _archive(load: Load, line: Any, way: Way) -> Iterator[Line]:
-    objects = load.requests
+    objects = load.requests * load.work.puts_a_request
     if way == "firehose":
         rounded = math.ceil(load.event_bytes / (5 * KB)) * 5 * KB
         yield line("Firehose", "GB, 5 KB a record", load.events * rounded / GB, "firehose.gb_in")
@@ -158,7 +175,9 @@ def _archive(load: Load, line: Any, way: Way) -> Iterator[Line]:
         objects = max(load.gb * GB / 128e6, DAYS_A_MONTH * SECONDS_A_DAY / 300)
     yield line("S3", "PUT", objects, "s3.put")
     yield line("S3", "GET by Snowpipe", objects * OBJECT_OVERHEAD_GETS, "s3.get")
-    yield line("S3", "GB-months", load.gb * GZIP * load.archive_days / DAYS_A_MONTH, "s3.gb_month")
+    yield line(
+        "S3", "GB-months", load.gb * load.work.gzip_share * load.archive_days / DAYS_A_MONTH, "s3.gb_month"
+    )
     yield line("SNS", "messages", objects, "sns.publish")
 
 
@@ -189,29 +208,32 @@ def _batches(load: Load) -> float:
 
 
 def _visits(load: Load, line: Any) -> Iterator[Line]:
-    batches, events = _batches(load), load.geofence_events
-    ms = batches * CONSUME_MS_BATCH + events * CONSUME_MS_EVENT
+    batches, events, work = _batches(load), load.geofence_events, load.work
+    cpu_ms = batches * work.consume_cpu_ms_batch + events * work.consume_cpu_ms_event
+    wait_ms = batches * work.consume_wait_ms_batch + events * work.consume_wait_ms_event
+    ms = wait_ms + cpu_ms * CPU_MB / CONSUMER_MB
     yield line("consumer", "requests", batches, "lambda.request")
-    yield line("consumer", "GB-seconds", ms / 1000 * 0.5, "lambda.gb_second_arm64")
-    writes = events * (WRITES_AN_EVENT + INDEX_WRITES_AN_EVENT)
-    yield line("DynamoDB", "write units", writes, "dynamodb.write_unit")
-    yield line("DynamoDB", "read units", events * READS_AN_EVENT, "dynamodb.read_unit")
-    gb = events / DAYS_A_MONTH * ITEM_DAYS * WRITES_AN_EVENT * ITEM_BYTES / GB
+    yield line("consumer", "GB-seconds", ms / 1000 * CONSUMER_MB / 1024, "lambda.gb_second_arm64")
+    yield line("DynamoDB", "write units", events * work.write_units_event, "dynamodb.write_unit")
+    yield line("DynamoDB", "read units", events * work.read_units_event, "dynamodb.read_unit")
+    gb = events / DAYS_A_MONTH * ITEM_DAYS * work.stored_bytes_event / GB
     yield line("DynamoDB", "GB-months", gb, "dynamodb.gb_month")
     yield line("DynamoDB", "GB-months of backup", gb, "dynamodb.backup_gb_month")
-    yield line("EventBridge", "events", events * NOTICES_AN_EVENT, "eventbridge.custom_event")
+    yield line("EventBridge", "events", events * work.notices_event, "eventbridge.custom_event")
 
 
 def _warehouse(load: Load, line: Any) -> Iterator[Line]:
     credit = line("Snowpipe", "credits", load.gb, "snowflake.snowpipe_credits_gb")
     yield line("Snowpipe", "credits", credit.usd, "snowflake.credit")
     # Columns of a VARIANT compress about as well as gzip does. Queries and dbt are not in this bill.
-    tb = load.gb * GZIP * load.archive_days / DAYS_A_MONTH * GB / TB
+    tb = load.gb * load.work.gzip_share * load.archive_days / DAYS_A_MONTH * GB / TB
     yield line("Snowflake storage", "TB-months", tb, "snowflake.tb_month")
 
 
 def _watching(load: Load, line: Any) -> Iterator[Line]:
-    gb = (load.requests * LOG_BYTES_REQUEST + _batches(load) * LOG_BYTES_BATCH) / GB
+    work = load.work
+    log_bytes = load.requests * (work.log_bytes_request + ACCESS_LOG_BYTES)
+    gb = (log_bytes + _batches(load) * work.log_bytes_batch) / GB
     yield line("CloudWatch", "GB of logs", gb, "cloudwatch.log_gb")
     yield line(
         "CloudWatch", "GB-months of logs", gb * load.log_days / DAYS_A_MONTH, "cloudwatch.log_gb_month"

@@ -74,12 +74,16 @@ class Context:
         return 600_000
 
 
-def ours(aws: Aws, side_by_side: Executor) -> Callable[[Any], None]:
+def ports(aws: Aws, side_by_side: Executor) -> Ports:
     table, bus = DynamoTable(aws, "visits", side_by_side), EventBus(aws, "bus", side_by_side)  # type: ignore[arg-type]
-    ports = Ports(Store(table, bus, Rule(), side_by_side), FakeSetAside())
+    return Ports(Store(table, bus, Rule(), side_by_side), FakeSetAside())
+
+
+def ours(aws: Aws, side_by_side: Executor) -> Callable[[Any], None]:
+    wired = ports(aws, side_by_side)
 
     def run(batch: Any) -> None:
-        outcome = consume(records_of(batch), ports)
+        outcome = consume(records_of(batch), wired)
         assert outcome.stopped_at is None
         assert outcome.added == len(batch["Records"])
 

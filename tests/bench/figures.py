@@ -6,10 +6,13 @@ machine; `rates` are this machine's; `series` are points of a growth, [x, y]; `n
 
 import json
 import math
+import os
+import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 type Points = list[tuple[float, float]]
@@ -36,6 +39,18 @@ def exponent(points: Points) -> float:
     x_mean, y_mean = (statistics.mean(column) for column in zip(*logs, strict=True))
     spread = sum((x - x_mean) ** 2 for x, _ in logs)
     return sum((x - x_mean) * (y - y_mean) for x, y in logs) / spread
+
+
+def machine() -> str:
+    model = next(
+        (
+            x.partition(": ")[2]
+            for x in Path("/proc/cpuinfo").read_text().splitlines()
+            if x.startswith("model name")
+        ),
+        "",
+    )
+    return f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs ({model})"
 
 
 def told(words: str) -> None:

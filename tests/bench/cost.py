@@ -1,0 +1,274 @@
+"""What a million events cost, ours and peers': `python -m tests.bench.cost [--json]`. Writes ops/measured.yml.
+
+CPU is measured in this process; S3 and Kinesis are the sink, DynamoDB and EventBridge moto's servers, each in a
+process of its own, spoken to over HTTP with the clients that run in production. Calls, bytes and units are counted:
+by the sink, and by a fake of DynamoDB that bills as AWS does. `ops.cost` makes dollars of both.
+"""
+
+import io
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+
+from consumer.consume import consume
+from consumer.records import records_of
+from consumer.report import report
+from contract import logs
+from contract.metrics import with_metrics
+from ops.cost import Load, Prices, Way, Work, bill
+from tests.bench import consumer, figures, handler
+from tests.bench.figures import Figures, Points, told
+from tests.bench.memory_aws import Aws, Inline
+from tests.unit.consumer.strategies import batch_of
+
+MEASURED = Path(__file__).parents[2] / "ops" / "measured.yml"
+PEERS = ("ours", "naive", "powertools")
+CONSUMERS = ("ours", "powertools")
+SIZES = (1, 20, 100)
+# The consumer's batches: few events and many, to tell what a batch costs from what an event costs.
+CONSUMED = (20, 200)
+ROUNDS = 3
+HEAD = """\
+# What one unit of work takes, by `make bench` (tests/bench/cost.py); ops/cost.py makes dollars of `ours`.
+# CPU milliseconds are those of the machine named, in Python; calls, units and bytes are counted.
+"""
+
+
+def ingest_work() -> dict[str, dict[str, float]]:
+    """CPU by a line through the sizes; calls and bytes at 100 events."""
+    with (
+        handler.sink(),
+        redirect_stdout(io.StringIO()) as printed,
+    ):  # Powertools' logger keeps the first stdout
+        handlers = handler.wired()
+        handlers["ours"] = handlers.pop("handler")
+        cpu: dict[str, Points] = {name: [] for name in PEERS}
+        for size in SIZES:
+            told(f"CPU and calls of a request of {size}")
+            request = handler.request_of(json.dumps(handler.events(size)).encode())
+            calls = [partial(handlers[name], request, handler.Context()) for name in PEERS]
+            seconds = handler.interleaved(*calls, times=max(2, 60 // size))
+            for name, each in zip(PEERS, seconds, strict=True):
+                cpu[name].append((size, each * 1e3))
+        return {
+            name: line(points, "ingest_cpu_ms_request", "ingest_cpu_ms_event")
+            | counted(handlers[name], printed)
+            for name, points in cpu.items()
+        }
+
+
+def line(points: Points, fixed: str, growing: str) -> dict[str, float]:
+    """What a batch takes, and each event in it."""
+    slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
+    return {fixed: max(0.0, intercept), growing: slope}
+
+
+def counted(handle: Callable[..., Any], printed: io.StringIO) -> dict[str, float]:
+    events = handler.events(100)
+    size = sum(len(json.dumps(event, separators=(",", ":"))) + 1 for event in events)
+    handler.taken()
+    before = len(printed.getvalue())
+    handle(handler.request_of(json.dumps(events).encode()), handler.Context())
+    calls = handler.taken()["calls"]
+    assert calls["POST"] == 1
+    return {
+        "puts_a_request": calls["PUT"],
+        "gzip_share": calls["PUT bytes"] / size,
+        "log_bytes_request": len(printed.getvalue()) - before,
+    }
+
+
+# --- the consumer -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    code = (
+        "from moto.server import ThreadedMotoServer as S; s = S(ip_address='127.0.0.1', port=0, verbose=False);"
+        "s.start(); print(s.get_host_and_port()[1], flush=True); import sys; sys.stdin.read()"
+    )
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    try:
+        assert process.stdout
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def tables(dynamodb: Any, events: Any) -> None:
+    for name, keys in (("visits", ("pk", "sk")), ("idempotency", ("id",))):
+        dynamodb.create_table(
+            TableName=name,
+            KeySchema=[
+                {"AttributeName": k, "KeyType": t} for k, t in zip(keys, ("HASH", "RANGE"), strict=False)
+            ],
+            AttributeDefinitions=[{"AttributeName": k, "AttributeType": "S"} for k in keys],
+            BillingMode="PAY_PER_REQUEST",
+        )
+    events.create_event_bus(Name="bus")
+
+
+def consumer_cpu() -> dict[str, Points]:
+    """Milliseconds of CPU of a batch by its size, with boto3 and HTTP."""
+    rounds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in CONSUMED} for name in CONSUMERS}
+    credentials = {"aws_access_key_id": "bench", "aws_secret_access_key": "bench", "region_name": "us-east-1"}
+    with moto() as url, ThreadPoolExecutor(16) as side_by_side:
+        dynamodb, events = (boto3.client(s, endpoint_url=url, **credentials) for s in ("dynamodb", "events"))
+        tables(dynamodb, events)
+        aws: Any = Both(dynamodb, events)
+        runs = {"ours": consumer.ours(aws, side_by_side), "powertools": consumer.peer(aws)}
+        for name, run in runs.items():
+            run(crossings(20, f"warm-{name}"))
+        for n in range(ROUNDS):
+            told(f"consumer's CPU over HTTP, round {n + 1} of {ROUNDS}")
+            for name, run in runs.items():
+                for size in CONSUMED:
+                    _, cpu = consumer.timed(run, crossings(size, f"{n}-{name}"))
+                    rounds[name][size].append(cpu * 1e3)
+    return medians(rounds)
+
+
+def consumer_waits() -> dict[str, Points]:
+    """Milliseconds of waiting in a batch by its size, at 5 ms a call."""
+    found: dict[str, Points] = {name: [] for name in CONSUMERS}
+    with ThreadPoolExecutor(16) as side_by_side:
+        for size in CONSUMED:
+            for name in CONSUMERS:
+                aws = Aws(consumer.CALL_SECONDS)
+                run = consumer.ours(aws, side_by_side) if name == "ours" else consumer.peer(aws)
+                seconds, cpu = consumer.timed(run, crossings(size, "wait"))
+                found[name].append((size, (seconds - cpu) * 1e3))
+    return found
+
+
+def medians(rounds: dict[str, dict[int, list[float]]]) -> dict[str, Points]:
+    return {
+        name: [(size, statistics.median(each)) for size, each in of.items()] for name, of in rounds.items()
+    }
+
+
+class Both:
+    """The bench's consumers take one object for both services."""
+
+    def __init__(self, dynamodb: Any, events: Any) -> None:
+        self._dynamodb, self.put_events = dynamodb, events.put_events
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dynamodb, name)
+
+
+def crossings(count: int, run: str) -> Any:
+    """Arrivals and departures at five fences a truck; ids and trucks of their own."""
+    named = f"{run}-{count}-".encode()
+    return batch_of(
+        [
+            consumer.padded(data.replace(b'"_id": "', b'"_id": "' + named).replace(b'"truck-', b'"' + named))
+            for data in consumer.rounds(max(1, count // 10), 5)[:count]
+        ]
+    )
+
+
+def billed(name: str) -> dict[str, float]:
+    """Units an event of a batch of 200, of which half finds its pairs known; the bytes kept are what it left."""
+    aws = Aws(0, billed=True)
+    run = consumer.ours(aws, Inline()) if name == "ours" else consumer.peer(aws)
+    datas = consumer.SHAPES["200"]
+    for some in (datas, [consumer.again(data) for data in datas]):
+        run(batch_of(some))
+    events = 2 * len(datas)
+    return {
+        "write_units_event": (aws.units["write"] + aws.units["index write"]) / events,
+        "read_units_event": aws.units["read"] / events,
+        "notices_event": aws.units["entry"] / events,
+        "stored_bytes_event": aws.stored_bytes / events,
+    }
+
+
+def log_bytes_batch() -> float:
+    logs.configure("INFO", with_metrics("bench"))
+    aws = Aws(0)
+    batch = batch_of(consumer.SHAPES["200"])
+    records = list(records_of(batch))
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        report(records, consume(records, consumer.ports(aws, Inline())))
+    return len(printed.getvalue())
+
+
+def consumer_work() -> dict[str, dict[str, float]]:
+    cpu, waits, log_bytes = consumer_cpu(), consumer_waits(), log_bytes_batch()
+    return {
+        name: line(cpu[name], "consume_cpu_ms_batch", "consume_cpu_ms_event")
+        | line(waits[name], "consume_wait_ms_batch", "consume_wait_ms_event")
+        | {"log_bytes_batch": log_bytes}
+        | billed(name)
+        for name in CONSUMERS
+    }
+
+
+# --- dollars ----------------------------------------------------------------------------------------------
+
+
+def write(works: dict[str, Work]) -> None:
+    kept = {
+        name: {key: float(f"{value:.3g}") for key, value in asdict(work).items()}
+        for name, work in works.items()
+    }
+    facts = {"measured_at": datetime.now(UTC).date(), "machine": figures.machine()}
+    MEASURED.write_text(HEAD + yaml.safe_dump(facts | kept, sort_keys=False))
+
+
+def measure() -> Figures:
+    ingest, consumed = ingest_work(), consumer_work()
+    works = {
+        "ours": Work(**ingest["ours"], **consumed["ours"]),
+        # Who writes the naive handler writes the consumer of the documentation beside it.
+        "naive": Work(**ingest["naive"], **consumed["powertools"]),
+        "powertools": Work(**ingest["powertools"], **consumed["powertools"]),
+    }
+    write(works)
+    found = Figures()
+    for size in SIZES:
+        load = Load(events_per_day=1_000_000, batch=size, work=works["ours"])
+        dollars = {name: usd_per_million(replace(load, work=work)) for name, work in works.items()}
+        dollars["firehose"] = usd_per_million(load, "firehose")
+        for name, usd in dollars.items():
+            found.rates[f"cost/usd_per_million {name}@{size}"] = usd
+            if name != "ours":
+                found.ratios[f"cost/{name}@{size}"] = dollars["ours"] / usd
+        for name, work in works.items():
+            spent = usd_per_million(replace(load, work=work), only=("ingest function", "consumer"))
+            found.rates[f"cost/usd_per_million of functions {name}@{size}"] = spent
+    for name, work in works.items():
+        found.rates |= {f"cost/{key} {name}": value for key, value in asdict(work).items()}
+    found.ratios["consumer_http_cpu/powertools@200"] = cpu_at(works["ours"], 200) / cpu_at(
+        works["powertools"], 200
+    )
+    return found
+
+
+def usd_per_million(load: Load, way: Way = "rest", only: tuple[str, ...] = ()) -> float:
+    lines = [line for line in bill(load, Prices(), way) if not only or line.component in only]
+    return sum(line.usd for line in lines) / load.events * 1e6
+
+
+def cpu_at(work: Work, events: int) -> float:
+    return work.consume_cpu_ms_batch + events * work.consume_cpu_ms_event
+
+
+if __name__ == "__main__":
+    sys.exit(figures.main(measure, sys.argv[1:]))
