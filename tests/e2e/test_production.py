@@ -1,6 +1,8 @@
 """The commands of whoever runs a stage, on a running stack: first broken or filled, then asked."""
 
+import base64
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -19,6 +21,55 @@ def test_the_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -
         ("consumed", True),
         ("loaded", True),
     ]
+
+
+def test_the_smoke_test_names_the_step_at_which_an_event_is_lost(pipeline: Pipeline) -> None:
+    if pipeline.outputs.aws_endpoint_url is None:
+        pytest.skip("pauses a pipe that others use")
+    pipe = "{db}.RAW.EVENTS_PIPE"
+    pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = TRUE")
+    try:
+        code, steps, _ = pipeline.ops("smoke", "--patience", "12", "--json")
+    finally:
+        pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = FALSE")
+    assert code == 1
+    assert [step["step"] for step in steps if step["seen"]] == ["accepted", "archived", "consumed"]
+    assert (steps[-1]["step"], steps[-1]["seen"]) == ("loaded", False)
+    assert pipeline.ops("smoke", "--json")[0] == 0
+
+
+def test_a_dead_letter_that_cannot_be_sent_is_seen_in_top_and_let_go(pipeline: Pipeline) -> None:
+    if pipeline.outputs.aws_endpoint_url is None:
+        pytest.skip("would meet a stage's own dead letters")
+
+    def dead_letters() -> int:
+        return int(pipeline.ops("top", "--minutes", "1", "--json").result["redrive"]["dead letters"])
+
+    before = dead_letters()
+    gone = {"bucket": pipeline.outputs.bucket, "key": "events/gone", "lines": [1]}
+    pipeline.aws("sqs").send_message(
+        QueueUrl=pipeline.outputs.dead_letter_queue_url, MessageBody=json.dumps(gone)
+    )
+    assert dead_letters() == before + 1
+    code, found, _ = pipeline.ops("redrive", "--json")
+    assert code == 1
+    assert "events/gone" in [row["object_key"] for row in found["dead_letters"]]
+    assert pipeline.ops("redrive", "--purge", "--yes", "--json").exit_code == 0
+    assert dead_letters() == 0
+
+
+def test_the_watcher_gets_the_role_of_the_ddl_and_the_public_half_of_the_stages_key(
+    pipeline: Pipeline,
+) -> None:
+    said = pipeline.ops("check-key").output
+    watcher = f"{pipeline.outputs.database}_WATCHER"
+    assert watcher in {row["name"] for row in pipeline.rows("SHOW ROLES")}, "snowpipe apply made it"
+    assert f"GRANT ROLE {watcher} TO USER {watcher};" in said
+    [key] = re.findall(r"RSA_PUBLIC_KEY = '([^']+)'", said)
+    stacks = pipeline.aws("cloudformation").describe_stacks(StackName="milkrun-local")["Stacks"]
+    named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
+    kept = pipeline.aws("kms").get_public_key(KeyId=named["CheckKeyId"])["PublicKey"]
+    assert base64.b64decode(key) == kept
 
 
 def test_a_dead_letter_is_named_sent_again_and_published(pipeline: Pipeline, device: str) -> None:
@@ -53,6 +104,9 @@ def test_a_person_is_forgotten_everywhere_and_the_others_of_the_request_stay(
     others = event(f"{device}-other")
     old = pipeline.post(theirs, others).body["object_key"]
     eventually(lambda: pipeline.raw_rows(theirs["_id"]) and pipeline.visits_of(device))
+    pipeline.build_marts()
+    assert staged(pipeline, theirs["_id"], others["_id"]) == {theirs["_id"], others["_id"]}
+    assert pipeline.mart_visits_of(device) != []
 
     code, report, _ = pipeline.ops("forget", "--user", ann, "--yes", "--json")
     assert code == 0
@@ -67,6 +121,22 @@ def test_a_person_is_forgotten_everywhere_and_the_others_of_the_request_stay(
     versions = pipeline.aws("s3").list_object_versions(Bucket=pipeline.outputs.bucket, Prefix=old)
     assert not versions.get("Versions")
     assert not versions.get("DeleteMarkers")
+
+    # dbt's incremental models never delete by themselves.
+    assert report["marts_built"] is True
+    assert staged(pipeline, theirs["_id"], others["_id"]) == {others["_id"]}
+    assert pipeline.mart_visits_of(device) == []
+    # And what was forgotten is not called lost.
+    looked = pipeline.ops("reconcile", "--from", "30 minutes ago", "--settle", "0", "--json").result
+    assert [d for d in looked["differences"] if d["key"] in (old, row["file_name"])] == []
+
+
+def staged(pipeline: Pipeline, *event_ids: str) -> set[str]:
+    marks = ", ".join(["%s"] * len(event_ids))
+    rows = pipeline.rows(
+        f"SELECT event_id FROM {{db}}.STAGING.STG_EVENTS WHERE event_id IN ({marks})", *event_ids
+    )
+    return {row["event_id"] for row in rows}
 
 
 def test_top_counts_what_was_posted(pipeline: Pipeline, device: str) -> None:
