@@ -74,10 +74,10 @@ kcl: setup ## a KCL worker on the running stack, beside the function
 	@$(PY) -m ops.kcl
 
 package: setup ## build the zips and the templates for STAGE
-	npx osls package --stage $(STAGE)
+	$(PY) -m ops.osls package --stage $(STAGE)
 
 deploy: setup ## deploy STAGE (dev, staging, prod) to AWS
-	npx osls deploy --stage $(STAGE)
+	$(PY) -m ops.osls deploy --stage $(STAGE)
 
 smoke: setup ## post one event to STAGE and follow it to the warehouse
 	@$(PY) -m ops smoke --stage $(STAGE)

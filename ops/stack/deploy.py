@@ -47,8 +47,7 @@ def wanted() -> dict[str, str]:
 
 
 def deploy_functions(settings: Settings, processes: Processes) -> None:
-    # osls keeps its work in .serverless, which two deploys must not share.
-    with _alone(ROOT / ".venvs" / ".deploying"):
+    with alone():
         environment = settings.aws_environment | {
             "SLS_NOTIFICATIONS_MODE": "off",
             "SLS_AWS_MONITORING_FREQUENCY": "500",  # ms between looks: LocalStack does not mind
@@ -83,7 +82,9 @@ def _last_words(log: Path) -> str:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """osls keeps its work in .serverless, which two of them must not share."""
+    lock = ROOT / ".venvs" / ".deploying"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
