@@ -1,0 +1,253 @@
+"""The whole path on the local stack: `python -m tests.bench.end_to_end [--json]`.
+
+At 1, 20 and 100 events a request: events a second with a few phones at once; from a post until its visit is in
+DynamoDB and its row answers a SELECT; and whose time that was. A stack of its own (MILKRUN_LOCAL, MILKRUN_PORT) is
+brought up unless it runs, and then taken down again. What is measured here is mostly LocalStack: by how much is in
+the figures.
+"""
+
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import urllib3
+
+from contract import logs
+from contract.objects import lines_object
+from ops import stores
+from ops.outputs import Outputs
+from ops.stack.processes import Process, Processes, descendants, description
+from ops.stack.stack import Stack
+from tests.bench import figures, handler
+from tests.bench.figures import Figures, told
+
+SIZES = (1, 20, 100)
+PHONES = 4
+SENDING_SECONDS = 12.0
+SINGLE_POSTS = 12
+PATIENCE_SECONDS = 90.0
+BACKLOG = 200
+ENVIRONMENT = {"MILKRUN_LOCAL": ".local-bench", "MILKRUN_PORT": "6500"}
+TITLES = {"localstack": "LocalStack", "snowflake": "Snowflake"}
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def running() -> Iterator[Stack]:
+    stack = Stack.of(ENVIRONMENT | dict(os.environ), step=announced)
+    was_up = stack.is_up()
+    stack.up()  # deploys what has changed
+    try:
+        yield stack
+    finally:
+        if not was_up:
+            stack.down()
+
+
+@contextmanager
+def announced(words: str) -> Iterator[None]:
+    told(words)
+    yield
+
+
+# --- CPU, by whose it is ----------------------------------------------------------------------------------
+
+
+def cpu_seconds(processes: Processes) -> Counter[str]:
+    """CPU so far of every process of the stack, by what it is; the children that have ended count with their parent."""
+    found: Counter[str] = Counter()
+    for top in processes.recorded():
+        for process in [top, *descendants(top)]:
+            found[whose(top.name, process)] += _ticks(process.pid) / TICKS
+    return found
+
+
+def whose(part: str, process: Process) -> str:
+    what = description(process)
+    if what.startswith("milkrun-"):
+        return what.rpartition("-")[2] + " function"
+    return (
+        "Kinesis mock"
+        if "main.js" in what
+        else {"localstack": "LocalStack", "snowflake": "Snowflake"}.get(part, part)
+    )
+
+
+def _ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return sum(int(field) for field in fields[11:13])
+
+
+# --- posting ----------------------------------------------------------------------------------------------
+
+
+class Phones:
+    """Posts events that nobody has sent before, all in one run."""
+
+    def __init__(self, outputs: Outputs, size: int) -> None:
+        self.run = f"bench-{uuid4().hex[:8]}"
+        self.keys: list[str] = []
+        self.seconds: list[float] = []
+        self._http = urllib3.PoolManager(maxsize=PHONES, retries=False, timeout=30)
+        self._outputs, self._key = outputs, {"x-api-key": outputs.api_key}
+        self._size = size
+
+    def post(self) -> tuple[str, str]:
+        """The object's key, and the device that then is at a farm."""
+        device = f"{self.run}-{len(self.keys)}-{threading.get_ident()}"
+        events = [event | {"_id": uuid4().hex[:24]} for event in handler.events(self._size)]
+        for event in events:
+            event["user"] = {"userId": "bench", "deviceId": device}
+        began = time.monotonic()
+        answer = self._http.request("POST", self._outputs.endpoint, json=events, headers=self._key)
+        self.seconds.append(time.monotonic() - began)
+        assert answer.status == 202, answer.data
+        key = str(answer.json()["object_key"])
+        self.keys.append(key)
+        return key, device
+
+    def post_for(self, seconds: float) -> float:
+        """Events a second, several phones at once."""
+        began = time.monotonic()
+
+        def one(_: int) -> None:
+            while time.monotonic() - began < seconds:
+                self.post()
+
+        with ThreadPoolExecutor(PHONES) as phones:
+            list(phones.map(one, range(PHONES)))
+        return len(self.keys) * self._size / (time.monotonic() - began)
+
+
+def await_true(probe: Callable[[], bool], what: str, every: float) -> float:
+    """When it became true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not probe():
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_SECONDS} s"
+        time.sleep(every)
+    return time.monotonic()
+
+
+class World:
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.outputs = stack.outputs()
+        self._dynamodb = self.outputs.aws("dynamodb")
+
+    def visited(self, device: str) -> bool:
+        return any(stores.device_stays(self._dynamodb, self.outputs.visits_table, device))
+
+    def rows(self, warehouse: Any, keys: list[str]) -> int:
+        return sum(1 for _ in stores.loaded_event_ids(warehouse, self.outputs.database, keys))
+
+    def function_lines(self, start: datetime) -> list[dict[str, Any]]:
+        end = datetime.now(UTC) + timedelta(seconds=5)
+        found = stores.log_lines(self.outputs, "local", "ingest", logs.EVENTS_INGESTED, start=start, end=end)
+        return [line for _, line in found]
+
+
+def at_once(world: World, size: int) -> Figures:
+    """Throughput, and the CPU of everybody until the last row has arrived."""
+    phones = Phones(world.outputs, size)
+    start, before, client = datetime.now(UTC), cpu_seconds(world.stack.processes), time.process_time()
+    told(f"{PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events a request")
+    rate = phones.post_for(SENDING_SECONDS)
+    client = time.process_time() - client
+    events = len(phones.keys) * size
+    with world.outputs.warehouse() as warehouse:
+        await_true(lambda: world.rows(warehouse, phones.keys) >= events, "rows", 0.5)
+    spent = cpu_seconds(world.stack.processes) - before
+    lines = [line for line in world.function_lines(start) if line.get("object_key") in set(phones.keys)]
+    own = [line["total_ms"] - line["store_ms"] - line["publish_ms"] for line in lines]
+    found = Figures(
+        rates={
+            f"e2e/events_per_s@{size}": rate,
+            f"e2e/request_ms@{size}": statistics.median(phones.seconds) * 1e3,
+            f"e2e/function_ms@{size}": statistics.median(line["total_ms"] for line in lines),
+            f"e2e/own_ms@{size}": statistics.median(own),
+        }
+    )
+    for name, seconds in spent.items():
+        found.rates[f"e2e/cpu_ms_per_event {name}@{size}"] = seconds / events * 1e3
+    found.rates[f"e2e/cpu_ms_per_event phones@{size}"] = client / events * 1e3
+    ours = sum(seconds for name, seconds in spent.items() if name.endswith("function"))
+    found.ratios[f"e2e/cpu of functions@{size}"] = ours / spent.total()
+    return found
+
+
+def one_by_one(world: World, size: int) -> Figures:
+    """A post on a stack that has nothing else to do, until its visit and its row are there."""
+    phones = Phones(world.outputs, size)
+    waits: dict[str, list[float]] = {"visit": [], "row": []}
+    told(f"{SINGLE_POSTS} posts one by one, {size} events a request")
+    with world.outputs.warehouse() as warehouse, ThreadPoolExecutor(2) as watchers:
+        for _ in range(SINGLE_POSTS):
+            began = time.monotonic()
+            key, device = phones.post()
+            looks: dict[str, Callable[[], bool]] = {
+                "visit": lambda: world.visited(device),  # noqa: B023
+                "row": lambda: world.rows(warehouse, [key]) == size,  # noqa: B023
+            }
+            found = {name: watchers.submit(await_true, look, name, 0.05) for name, look in looks.items()}
+            for name, future in found.items():
+                waits[name].append(future.result() - began)
+    return Figures(
+        rates={
+            f"e2e/post_to_{name}_s {point}@{size}": value
+            for name, each in waits.items()
+            for point, value in (("p50", statistics.median(each)), ("max", max(each)))
+        }
+    )
+
+
+def loader_and_gets(world: World) -> Figures:
+    """The local pipe behind LocalStack, from a backlog, beside how fast LocalStack gives out the same objects."""
+    told(f"the loader on a backlog of {BACKLOG} objects, and LocalStack's own GETs")
+    s3, bucket, database = world.outputs.aws("s3"), world.outputs.bucket, world.outputs.database
+    run = uuid4().hex
+    lines = [[b'{"_id":"%b-%d-%d"}' % (run.encode(), n, k) for k in range(20)] for n in range(BACKLOG)]
+    objects = [lines_object("events", some, datetime.now(UTC)) for some in lines]
+    with world.outputs.warehouse() as warehouse, ThreadPoolExecutor(PHONES) as readers:
+        warehouse.query(f"ALTER PIPE {database}.RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE", ())
+        list(readers.map(lambda o: s3.put_object(Bucket=bucket, Key=o.key, Body=o.body), objects))
+        began = time.monotonic()
+        list(readers.map(lambda o: s3.get_object(Bucket=bucket, Key=o.key)["Body"].read(), objects))
+        gets = BACKLOG / (time.monotonic() - began)
+        began = time.monotonic()
+        warehouse.query(f"ALTER PIPE {database}.RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE", ())
+        keys = [o.key for o in objects]
+        await_true(lambda: world.rows(warehouse, keys) >= 20 * BACKLOG, "the backlog", 0.2)
+        loads = BACKLOG / (time.monotonic() - began)
+    return Figures(
+        ratios={"loader/localstack_gets": loads / gets},
+        rates={"loader/objects_per_s behind LocalStack": loads, "loader/localstack_gets_per_s": gets},
+    )
+
+
+def measure() -> Figures:
+    found = Figures()
+    with running() as stack:
+        world = World(stack)
+        Phones(world.outputs, 1).post_for(4)  # the functions start
+        for size in SIZES:
+            found.add(at_once(world, size))
+            found.add(one_by_one(world, size))
+        found.add(loader_and_gets(world))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(figures.main(measure, sys.argv[1:]))
