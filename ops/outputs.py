@@ -75,7 +75,8 @@ class Outputs(BaseModel):
 def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     import botocore.exceptions
 
-    session = boto3.Session()
+    # boto3 knows AWS_DEFAULT_REGION and profiles; AWS_REGION is what osls and the CLI read.
+    session = boto3.Session(region_name=environment.get("AWS_REGION"))
     try:
         stacks = session.client("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
         named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}

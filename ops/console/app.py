@@ -375,6 +375,9 @@ class Console:
         self.board.sources.say(source, "ok")
         return answer
 
+    async def _only_post(self, _: Request) -> Response:
+        raise Problem(405, "POST it.")
+
     async def _unknown(self, _: Request) -> Response:
         raise Problem(404, "There is no such thing here.")
 
@@ -416,6 +419,7 @@ class Console:
                 Route(f"/api/{path}", self._waking(answer), methods=["POST"])
                 for path, answer in posts.items()
             ),
+            *(Route(f"/api/{path}", self._only_post) for path in posts),
             Route("/api/{rest:path}", self._unknown, methods=["GET", "POST"]),
             Route("/{path:path}", page),
         ]

@@ -2,7 +2,7 @@
 one instant: no lock, nothing half changed."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ class Board:
         self.fleet = Fleet(places)
         self.recent = Recent()
         self.book = Book()
-        self.pipeline = Pipeline(self.sources.why_down, marts_patience_s, clock)
+        self.pipeline = Pipeline(self.sources.why_unknown, marts_patience_s, clock)
         self.viewers = 0
         self._looked_at = 0.0
         self._reset_at = 0.0
@@ -121,22 +121,21 @@ class Board:
         if self.was_reset:
             self.was_reset = False
             told.append(("reset", {}))
-        changes = self.book.take_changes()
-        if self.fleet.changed or changes:
-            # Who entered or left a fence stands in the truck, too.
-            moved = self.fleet.changed | {
-                change["visit"]["device_id"] for change in changes if change["visit"]
-            }
-            moved |= {change["previous"]["device_id"] for change in changes if change["previous"]}
-            self.fleet.changed = set()
-            told.append(("trucks", {"trucks": self.trucks(moved)}))
-        if changes:
+        changes, is_other = self.book.take_changes()
+        # Who entered or left a fence stands in the truck, too.
+        moved = self.fleet.changed | {visit["device_id"] for visit in _visits_in(changes)}
+        if is_other:
+            moved |= self.book.open_devices()
+        self.fleet.changed = set()
+        if trucks := self.trucks(moved):
+            told.append(("trucks", {"trucks": trucks}))
+        if is_other:
             told.append(("visits", {"changes": changes[-500:], "there": self.book.there()}))
         fresh, left_out = self.recent.take_fresh(EVENTS_A_MESSAGE)
         if any(fresh.values()):
             rows = {kind: [recent.row(event) for event in events] for kind, events in fresh.items()}
             told.append(("events", rows | {"counted": dict(self.recent.counted), "left_out": left_out}))
-        if self.fleet.places_changed or changes:
+        if self.fleet.places_changed:
             self.fleet.places_changed = False
             told.append(("fences", {"fences": self.fences()}))
         if self.sources.changed:
@@ -150,3 +149,8 @@ class Board:
         self.book.take_changes()
         self.fleet.changed = set()
         self.recent.take_fresh(0)
+
+
+def _visits_in(changes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for change in changes:
+        yield from (change[name] for name in ("visit", "previous") if change[name])

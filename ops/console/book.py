@@ -92,7 +92,8 @@ class Book:
         # Of a visit that is gone: the version that said so, lest an older word bring it back.
         self._gone: dict[Start, int] = {}
         self._told: dict[str, None] = {}
-        self.changes: list[dict[str, Any]] = []
+        self._changes: list[dict[str, Any]] = []
+        self._is_other = False
 
     def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
         """A notice of the bus: known by its id, of several about one visit the highest version counts."""
@@ -109,18 +110,20 @@ class Book:
             self._forget(start_of(previous), version)
         if visit and not self._put(visit):
             return
-        self.changes.append(
+        self._changes.append(
             {"kind": kind, "visit": visit and row(visit), "previous": previous and row(previous), "id": id_}
         )
 
-    def read(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Visits as a table has them. What the bus told of one stands."""
+    def read(self, rows: Iterable[Mapping[str, Any]], *, as_news: bool = True) -> None:
+        """Visits as a table has them. What the bus told of one stands; what is learnt late is no news."""
         for each in rows:
             visit = known(each)
             start = start_of(visit)
             held = self._visits.get(start)
             if (held is None or held.version < 0) and start not in self._gone:
-                self._news(held, visit)
+                if as_news:
+                    self._news(held, visit)
+                self._is_other |= held is None
                 self._put(visit)
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -132,7 +135,7 @@ class Book:
                 continue
             gone = self._visits[start]
             self._forget(start, gone.version)
-            self.changes.append(_polled(None, gone))
+            self._changes.append(_polled(None, gone))
         for start, visit in there.items():
             held = self._visits.get(start)
             visit.version = held.version if held else -1
@@ -142,7 +145,7 @@ class Book:
 
     def _news(self, held: Known | None, visit: Known) -> None:
         if held is None or (held.exited_at, held.exit_missed) != (visit.exited_at, visit.exit_missed):
-            self.changes.append(_polled(visit, held))
+            self._changes.append(_polled(visit, held))
 
     def _put(self, visit: Known) -> bool:
         start = start_of(visit)
@@ -174,9 +177,11 @@ class Book:
         while len(self._gone) > MAX_VISITS:
             del self._gone[next(iter(self._gone))]
 
-    def take_changes(self) -> list[dict[str, Any]]:
-        changes, self.changes = self.changes, []
-        return changes
+    def take_changes(self) -> tuple[list[dict[str, Any]], bool]:
+        """What happened since the last call, and whether anything is other than then."""
+        changes, is_other = self._changes, self._is_other or bool(self._changes)
+        self._changes, self._is_other = [], False
+        return changes, is_other
 
     def there(self) -> list[dict[str, Any]]:
         """The open visits, the longest first."""

@@ -64,6 +64,12 @@ class Sources:
         source = self._all[name]
         return f"{name}: down since {source.since}: {source.reason}" if source.state == "down" else None
 
+    def why_unknown(self, name: str) -> str | None:
+        """Why nothing can be said of what it knows: it is down, or was never asked yet."""
+        if self._all[name].state == "starting":
+            return f"{name}: being asked for the first time"
+        return self.why_down(name)
+
     def rows(self) -> list[dict[str, Any]]:
         return [source.row() for source in self._all.values()]
 

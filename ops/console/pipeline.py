@@ -43,6 +43,8 @@ STAGES = (
     Stage("loaded", "Loaded", "snowflake", "archived", 120.0),
     Stage("marts", "In the marts", "snowflake", "loaded"),
 )
+# What waits no longer than this is on its way as always.
+USUAL_S = 10.0
 MAX_UNARCHIVED = 10_000
 LATENCY_EVERY_S = 5.0
 
@@ -77,15 +79,18 @@ class Reconciled:
 
 
 class Pipeline:
-    """What is known of each stage. `is_down` says of a source why it cannot be asked, if so.
+    """What is known of each stage. `why_unknown` says of a source why it cannot be asked, if so.
 
     `marts_patience_s` is None where nobody promised when dbt runs: then waiting for it is no fault.
     """
 
     def __init__(
-        self, is_down: Callable[[str], str | None], marts_patience_s: float | None, clock: Callable[[], float]
+        self,
+        why_unknown: Callable[[str], str | None],
+        marts_patience_s: float | None,
+        clock: Callable[[], float],
     ) -> None:
-        self._is_down = is_down
+        self._why_unknown = why_unknown
         self._marts_patience_s = marts_patience_s
         self._clock = clock
         self.meters = {stage.name: Meter() for stage in STAGES}
@@ -100,6 +105,7 @@ class Pipeline:
         self._left_for_redrive = Meter()
         # Objects that a request told of and S3 has not shown yet: key, and when it was told.
         self._unarchived: dict[str, float] = {}
+        self._waiting_since: dict[str, float] = {}
         self._told_of: dict[str, None] = {}
         self._accepted_again = Meter()
         self._latency_known: tuple[float, dict[str, Any]] = (0.0, {})
@@ -205,13 +211,13 @@ class Pipeline:
         }
 
     def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Told:
-        if reason := self._is_down(stage.source):
+        if reason := self._why_unknown(stage.source):
             return "unknown", None, reason
         usual = "ok" if count else "idle"
         if special := self._of_its_own(stage, meter, now, usual):
             return special
         waits = self._waits(stage, meter)
-        if waits is None:
+        if waits is None or now - waits < USUAL_S:
             return usual, meter.lag_s, None
         patience = self._marts_patience_s if stage.name == "marts" else stage.patience_s
         if patience is None:
@@ -246,7 +252,7 @@ class Pipeline:
         return told
 
     def _redrive(self, usual: str, meter: Meter, now: float) -> Told:
-        if self._is_down("queues"):
+        if self._why_unknown("queues"):
             return usual, meter.lag_s, None
         if self.dead_letters:
             return "stuck", None, f"{self.dead_letters} dead letters: python -m ops redrive"
@@ -257,13 +263,18 @@ class Pipeline:
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
         """Since when the oldest of what the stage before let go waits here; None if nothing does."""
-        if stage.after is None or self._is_down(_SOURCES[stage.after]):
+        if stage.after is None or self._why_unknown(_SOURCES[stage.after]):
             return None
         if stage.name == "archived":
             # Not by time: a request sent again adds no object.
             return min(self._unarchived.values(), default=None)
-        first = self.meters[stage.after].first_after((meter.last_at or 0.0) + stage.slack_s)
-        return None if first is None else float(first)
+        done_to = (meter.last_at or 0.0) + stage.slack_s
+        # What waits for longer than the window is forgotten by the stage before, not here.
+        since = self._waiting_since.get(stage.name, 0.0)
+        if since <= done_to:
+            since = self.meters[stage.after].first_after(done_to) or 0.0
+        self._waiting_since[stage.name] = since
+        return since or None
 
     def _verdict(self, stages: list[dict[str, Any]]) -> tuple[str, str, str | None]:
         by_state = Counter(stage["state"] for stage in stages)
@@ -274,7 +285,7 @@ class Pipeline:
             return "stuck", f"Stuck at “{stuck['title']}”{since}{note}.", stuck["name"]
         unknown = [stage["title"] for stage in stages if stage["state"] == "unknown"]
         if unknown:
-            return "unknown", f"Not known of {', '.join(unknown)}: a source does not answer.", None
+            return "unknown", f"Not known of {', '.join(unknown)}: see the sources.", None
         reconciled = self.reconciled
         if reconciled.state == "done" and reconciled.equal is False:
             n = len(reconciled.found["differences"]) + int(reconciled.found["more"])

@@ -32,7 +32,8 @@ from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Snowflake
 
 # A source that took long is asked again after so many times as long: a page must not be a load.
-SPARING = 20
+SPARING = 10
+LONGEST_PAUSE_S = 60.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -168,6 +169,7 @@ class Worker(threading.Thread):
         self.shared = shared
         self.board = shared.board
         self.woken = threading.Event()
+        self._began = 0.0
         self._failures = 0
 
     def look(self) -> float:
@@ -179,12 +181,13 @@ class Worker(threading.Thread):
                 self._say("idle")
                 self._wait(self.shared.pace.unwatched)
                 continue
-            began = time.monotonic()
+            self._began = time.monotonic()
             try:
                 pause = self.look()
+                took = time.monotonic() - self._began
                 self._failures = 0
                 self._say("ok")
-                self._wait(max(pause, SPARING * (time.monotonic() - began) if pause else 0))
+                self._wait(max(pause, min(SPARING * took, LONGEST_PAUSE_S) if pause else 0))
             except Exception as fault:  # whatever it is, it is this source's alone
                 if self.shared.over.is_set():
                     return
@@ -258,7 +261,7 @@ class Reader(Worker):
             self._seed()
             self._is_seeded = True
         every = self.shared.pace.live_listing if self.is_live else self.shared.pace.listing
-        every = max(every, SPARING * self._listing_took)
+        every = max(every, min(SPARING * self._listing_took, LONGEST_PAUSE_S))
         if time.monotonic() - self._listed_at >= every:
             self._list()
         self._read_pending()
@@ -369,13 +372,11 @@ class LogReader(Worker):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._since = dict.fromkeys(self.NAMES, time.time() - WINDOW_S)
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, dict[str, float]] = {function: {} for function in self.NAMES}
 
     def look(self) -> float:
         for function, name in self.NAMES.items():
             self._read(function, name)
-        horizon = time.time() - self.OVERLAP_S * 2
-        self._seen = {line: at for line, at in self._seen.items() if at > horizon}
         pace = self.shared.pace
         return pace.logs if self.board.is_watched else pace.unwatched
 
@@ -387,7 +388,7 @@ class LogReader(Worker):
             # What a function sets aside is told in a line of its own. LocalStack ignores the pattern.
             "filterPattern": f'{{ ($.event = "{name}") || ($.event = "{logs.RECORDS_SET_ASIDE}") }}',
         }
-        newest, read = self._since[function] + self.OVERLAP_S, 0
+        newest, read, seen = self._since[function] + self.OVERLAP_S, 0, self._seen[function]
         while read < self.MAX_LINES:
             try:
                 page = client.filter_log_events(**request)
@@ -396,9 +397,9 @@ class LogReader(Worker):
             for found in page["events"]:
                 at = found["timestamp"] / 1000
                 read += 1
-                if found["eventId"] in self._seen:
+                if found["eventId"] in seen:
                     continue
-                self._seen[found["eventId"]] = at
+                seen[found["eventId"]] = at
                 newest = max(newest, at)
                 with suppress(msgspec.MsgspecError):
                     line = msgspec.json.decode(found["message"])
@@ -409,7 +410,9 @@ class LogReader(Worker):
             request["nextToken"] = page["nextToken"]
         else:
             self.shared.tell(setattr, self.board.pipeline, "partial", True)
-        self._since[function] = newest - self.OVERLAP_S
+        self._since[function] = since = newest - self.OVERLAP_S
+        # Those that the next look will find again; times are whole milliseconds.
+        self._seen[function] = {line: at for line, at in seen.items() if at > since - 0.002}
 
     def _logged(self, at: float, line: dict[str, Any]) -> None:
         self.board.pipeline.logged(at, line, self.shared.keys.__contains__)
@@ -446,7 +449,10 @@ class VisitReader(Worker):
         return 0.2 if new else min(every, pace.visits)
 
     def _read(self, _: str, rows: list[change.Row]) -> None:
-        self.board.book.read(rows)
+        self.board.book.read(rows, as_news=False)
+
+    def _opened(self, rows: list[change.Row], as_news: bool) -> None:
+        self.board.book.read(rows, as_news=as_news)
 
     def _of(self, device: str) -> tuple[str, list[change.Row]]:
         since = datetime.now(UTC) - self.SINCE
@@ -458,7 +464,7 @@ class VisitReader(Worker):
         there = {(row["device_id"], row["entered_event_id"]) for row in rows}
         held = self.shared.ask(self.board.book.open_starts)
         missing = {start[0] for start in held if (start[0], start[3]) not in there}
-        self.shared.tell(self.board.book.read, rows)
+        self.shared.tell(self._opened, rows, bool(self._asked))
         # An index follows its table a moment later: with the bus, only what is missing twice is asked for.
         doubtful = missing & self._missing if self._reader.is_live else missing
         for device in sorted(doubtful)[: self.DEVICES_A_LOOK]:
@@ -495,6 +501,8 @@ class WarehouseReader(Worker):
             self._wait(3600)
             return 0
         with self._session() as warehouse:
+            # Not counted: to load the connector and sign in.
+            self._began = time.monotonic()
             self.ask(warehouse)
         return self.shared.pace.warehouse
 

@@ -1,0 +1,126 @@
+"""The visits on the page are those of the table, in whatever order the bus tells of them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer import change
+from consumer.change import Rule
+from consumer.visits import Pair, Visit, visits_of
+from contract.events import Fence, GeofenceEvent, Kind
+from ops.console import book
+from ops.console.book import Book
+
+PAIR = Pair("truck-1", Fence("farm", "farm-1"))
+BEGIN = datetime(2026, 11, 23, 6, tzinfo=UTC)
+
+
+def crossing(n: int, kind: Kind, minute: float) -> GeofenceEvent:
+    return GeofenceEvent(
+        f"e{n}", f"user.{kind}", kind, PAIR.device_id, PAIR.fence, BEGIN + timedelta(minutes=minute)
+    )
+
+
+def told(batches: Sequence[Sequence[GeofenceEvent]]) -> tuple[list[tuple[str, dict[str, Any]]], list[Visit]]:
+    """What the consumer puts on the bus for these batches, and the visits at the end."""
+    notices: list[tuple[str, dict[str, Any]]] = []
+    taken: list[GeofenceEvent] = []
+    for version, batch in enumerate(batches, 1):
+        changed = change.change(None, sorted(taken, key=_order), list(batch), [], Rule())
+        for notice in change.notices(PAIR, version, changed):
+            # As it comes out of the bus.
+            notices.append((notice.kind, msgspec.json.decode(msgspec.json.encode(notice.detail))))
+        taken += batch
+    history = visits_of(taken).get(PAIR)
+    return notices, list(history.visits) if history else []
+
+
+def _order(event: GeofenceEvent) -> Any:
+    from consumer.visits import order_of
+
+    return order_of(event)
+
+
+def shown(known: Book) -> set[tuple[str, str | None, bool]]:
+    return {
+        (visit.entered_at, visit.exited_at, visit.exit_missed)
+        for visit in known.between("0", "9", None, None).values()
+    }
+
+
+def truth(visits: list[Visit]) -> set[tuple[str, str | None, bool]]:
+    return {
+        (str(row["entered_at"]), row["exited_at"], bool(row["exit_missed"]))  # type: ignore[misc]
+        for row in (change.row(PAIR, visit) for visit in visits)
+    }
+
+
+crossings = st.lists(
+    st.tuples(st.sampled_from(["enter", "exit", "dwell"]), st.integers(0, 40)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(crossings, st.data())
+def test_the_notices_in_any_order_and_repeated_give_the_visits_of_the_rule(kinds, data):
+    events = [crossing(n, kind, minute) for n, (kind, minute) in enumerate(kinds)]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
+    notices, visits = told([events[first:last] for first, last in pairwise(cuts)])
+    known = Book()
+    for kind, detail in data.draw(st.permutations(notices + notices)):
+        known.tell(kind, detail)
+    assert shown(known) == truth(visits)
+    assert {row["entered_event_id"] for row in known.there()} == {
+        visit.entered_event_id for visit in visits if visit.is_open
+    }
+
+
+def test_flapping_shows_as_one_visit_that_was_restated():
+    notices, _ = told([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)], [crossing(3, "enter", 6)]])
+    known = Book()
+    for kind, detail in notices:
+        known.tell(kind, detail)
+    [row] = known.there()
+    assert (row["open"], row["restated"], row["entered_event_id"]) == (True, True, "e1")
+    assert [change["kind"] for change in known.take_changes()[0]] == ["arrived", "departed", "visit_restated"]
+
+
+def test_a_table_read_late_does_not_undo_what_the_bus_told():
+    notices, _ = told([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)]])
+    known = Book()
+    for kind, detail in notices:
+        known.tell(kind, detail)
+    known.read([change.row(PAIR, Visit(BEGIN, "e1"))])
+    assert known.there() == []
+
+
+def test_a_visit_that_the_table_does_not_have_any_more_goes():
+    known = Book()
+    known.read(
+        [change.row(PAIR, Visit(BEGIN, "e1")), change.row(PAIR, Visit(BEGIN + timedelta(hours=1), "e2"))]
+    )
+    known.take_changes()
+    known.reread("truck-1", [change.row(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))])
+    assert known.there() == []
+    assert {each["previous"]["entered_event_id"] for each in known.take_changes()[0]} == {"e1", "e2"}
+
+
+def test_what_is_learnt_of_the_past_is_no_news_but_is_shown():
+    known = Book()
+    known.read([change.row(PAIR, Visit(BEGIN, "e1"))], as_news=False)
+    assert known.take_changes() == ([], True)
+    assert [row["device_id"] for row in known.there()] == ["truck-1"]
+
+
+def test_a_device_gone_mad_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(book, "MAX_VISITS", 50)
+    known = Book()
+    for n in range(400):
+        known.read([change.row(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
+    assert len(known.there()) == 50
+    assert known.there()[-1]["entered_event_id"] == "e399"

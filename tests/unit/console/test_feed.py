@@ -1,0 +1,132 @@
+"""Whatever lies in the archive is read without a fault, and shown as what it is."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.events import Reason
+from contract.objects import lines_object, reject_line, unreadable_line
+from ops.console import feed
+
+NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ("_id", "type", "createdAt", "user", "deviceId", "geofence", "location", "latitude", "longitude",
+          "heading", "locationAccuracy", "duration", "confidence")  # fmt: skip
+
+
+def read(*events: dict[str, Any], prefix: Any = "events") -> feed.Read:
+    lines = [json.dumps(event).encode() for event in events]
+    stored = lines_object(prefix, lines, NOW)
+    return feed.read(stored.key, stored.body, NOW)
+
+
+def good(**fields: Any) -> dict[str, Any]:
+    return {
+        "_id": "e1",
+        "type": "user.entered_geofence",
+        "createdAt": "2026-11-23T07:59:00.000Z",
+        "user": {"deviceId": "truck-1"},
+        "geofence": {"tag": "farm", "externalId": "farm-1"},
+        "location": {"type": "Point", "coordinates": [5.8, 53.1]},
+    } | fields
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values), min_size=1, max_size=3))
+def test_any_json_object_becomes_one_event_of_its_kind(events):
+    for prefix in ("events", "rejected"):
+        found = read(*events, prefix=prefix)
+        assert [event.line for event in found.events] == list(range(1, len(events) + 1))
+        for event in found.events:
+            shown = (event.event_id, event.type, event.device_id, event.at)
+            assert all(text is None or len(text) <= feed.MAX_SHOWN + 1 for text in shown)
+    for position in read(*events).positions:
+        assert -180 <= position.longitude <= 180
+        assert -90 <= position.latitude <= 90
+        assert position.at <= position.received_at
+
+
+def test_a_geofence_event_tells_of_device_fence_and_place():
+    found = read(good(confidence=3, duration=4.5))
+    [event], [position], [crossing] = found.events, found.positions, found.crossings
+    assert (event.kind, event.event_id, event.device_id, event.fence_id) == (
+        "good",
+        "e1",
+        "truck-1",
+        "farm#farm-1",
+    )
+    assert (position.longitude, position.latitude) == (5.8, 53.1)
+    assert (crossing.kind, crossing.position, crossing.duration_minutes) == ("enter", (5.8, 53.1), 4.5)
+
+
+def test_a_ping_with_latitude_and_longitude_is_a_position():
+    event = {k: v for k, v in good(type="ping", latitude=53.2, longitude=5.9).items() if k != "location"}
+    [position] = read(event).positions
+    assert (position.longitude, position.latitude) == (5.9, 53.2)
+
+
+@pytest.mark.parametrize("coordinates", [[181, 0], [0, 91], ["5", "53"], [True, False], [5.8], {}, None])
+def test_a_place_that_is_none_is_left_out(coordinates):
+    assert read(good(location={"type": "Point", "coordinates": coordinates})).positions == []
+
+
+def test_a_clock_that_is_ahead_counts_as_now():
+    [position] = read(good(createdAt="2026-11-24T07:00:00Z")).positions
+    assert position.at == NOW.timestamp()
+
+
+def test_a_fence_that_an_event_draws_is_taken_as_drawn():
+    ring = [[5.0, 53.0], [5.1, 53.0], [5.1, 53.1], [5.0, 53.0]]
+    geofence = {
+        "tag": "farm",
+        "externalId": "farm-1",
+        "description": "Hoeve",
+        "geometryCenter": {"type": "Point", "coordinates": [5.05, 53.05]},
+        "geometryRadius": 80,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }
+    [crossing] = read(good(geofence=geofence)).crossings
+    assert (crossing.name, crossing.centre, crossing.radius_m) == ("Hoeve", (5.05, 53.05), 80.0)
+    assert crossing.polygon == ring
+
+
+def test_a_bad_event_has_its_reasons_and_its_own_text():
+    sent = b'{"_id":"e1","type":"x","litres":1.50,"user":{"deviceId":"<img src=x onerror=alert(1)>"}}'
+    reasons = [Reason("missing_created_at", "createdAt", "`createdAt` is missing.")]
+    stored = lines_object("rejected", [reject_line(reasons, sent, index=0, event_id="e1")], NOW)
+    [event] = feed.read(stored.key, stored.body, NOW).events
+    assert (event.kind, event.codes, event.device_id) == (
+        "bad", ("missing_created_at",), "<img src=x onerror=alert(1)>")  # fmt: skip
+    assert feed.raw_of(event.stored) == (sent.decode(), None)
+
+
+def test_what_is_no_json_is_shown_as_its_text():
+    body = b'{"_id": \xff broken'
+    line = unreadable_line(
+        [Reason("not_json", "", "no")], body, content_type="text/<b>", content_encoding=None
+    )
+    stored = lines_object("rejected", [line], NOW)
+    [event] = feed.read(stored.key, stored.body, NOW).events
+    text, base64_ = feed.raw_of(event.stored)
+    assert text == '{"_id": \N{REPLACEMENT CHARACTER} broken'
+    assert base64.b64decode(base64_ or "") == body
+    assert bytes(feed.sent_of(event.stored)["event"]) == b"null"
+
+
+def test_a_line_that_somebody_put_there_by_hand_is_shown_as_it_is():
+    stored = lines_object("events", [b"not json", b"[1]"], NOW)
+    assert [event.event_id for event in feed.read(stored.key, stored.body, NOW).events] == [None, None]

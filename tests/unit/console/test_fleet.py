@@ -1,0 +1,129 @@
+"""Where trucks are and what fences look like, from events in any order; in bounded memory."""
+
+import itertools
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.events import Fence
+from ops.console import fleet
+from ops.console.feed import Crossing, Position
+from ops.console.fleet import Fleet, Place, Trail, heading_of, places_in
+
+
+def position(
+    at: float, longitude: float = 5.8, latitude: float = 53.1, device: str = "t1", **more
+) -> Position:
+    return Position(device, at, at, longitude, latitude, "ping", **more)
+
+
+def crossing(longitude: float, latitude: float, **more) -> Crossing:
+    return Crossing("e", "t1", Fence("farm", "f1"), "enter", "user.entered_geofence",
+                    datetime(2026, 11, 23, tzinfo=UTC), position=(longitude, latitude), **more)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("to", "degrees"), [((5.8, 53.2), 0), ((5.9, 53.1), 90), ((5.8, 53.0), 180), ((5.7, 53.1), 270)]
+)
+def test_heading_is_clockwise_from_north(to, degrees):
+    assert heading_of((5.8, 53.1), to) == pytest.approx(degrees, abs=0.2)
+
+
+def test_heading_across_the_date_line_is_the_short_way():
+    assert heading_of((179.99, 0.0), (-179.99, 0.0)) == pytest.approx(90)
+
+
+def test_heading_comes_from_the_last_two_places_and_survives_standing_still():
+    known = Fleet()
+    known.moved(position(0))
+    [row] = known.rows({})
+    assert row["heading"] is None
+    known.moved(position(60, latitude=53.11))
+    known.moved(position(70, latitude=53.110001))
+    [row] = known.rows({})
+    assert row["heading"] == pytest.approx(0, abs=0.2)
+    assert row["speed_kmh"] == pytest.approx(66.7, abs=1)
+
+
+def test_what_the_phone_says_of_its_heading_stands():
+    known = Fleet()
+    known.moved(position(0, heading=200.0))
+    assert known.rows({})[0]["heading"] == 200.0
+
+
+def test_a_position_that_comes_late_moves_nobody_back_but_is_in_the_trail():
+    known = Fleet()
+    for at in (100, 300, 200):
+        known.moved(position(at, longitude=5 + at / 1000))
+    [row] = known.rows({})
+    assert row["position"] == (5.3, 53.1)
+    assert [point[0] for point in known.trail("t1") or ()] == [100_000, 200_000, 300_000]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 10_000), max_size=60), st.randoms())
+def test_a_trail_is_in_order_and_no_point_is_near_another(times, rng):
+    trail = Trail()
+    for at in times:
+        trail.add(at, 1.0, 2.0)
+    points = trail.points()
+    assert points == sorted(points)
+    assert all(b[0] - a[0] >= 1000 * fleet.TRAIL_EVERY_S - 1 for a, b in itertools.pairwise(points))
+
+
+def test_a_trail_and_a_fleet_are_bounded(monkeypatch):
+    monkeypatch.setattr(fleet, "MAX_TRUCKS", 10)
+    known = Fleet()
+    for n in range(fleet.TRAIL_POINTS + 50):
+        known.moved(position(n * 10, device="busy"))
+    assert len(known.trail("busy") or ()) == fleet.TRAIL_POINTS
+    for n in range(100):
+        known.moved(position(1, device=f"mad-{n}"))
+    assert len(known.rows({})) == 10
+    assert known.forgotten == 91
+    assert known.trail("busy") is None
+
+
+def test_a_fence_is_where_its_crossings_are_and_one_wrong_place_does_not_move_it():
+    known = Fleet()
+    for n in range(9):
+        known.crossed(crossing(5.8 + n * 1e-5, 53.1))
+    known.crossed(crossing(-100.0, 10.0))
+    [row] = [place.row(0) for place in known.places.values()]
+    assert row["centre"] == pytest.approx((5.80004, 53.1), abs=1e-4)
+    assert (row["kind"], row["source"], row["samples"]) == ("farm", "events", 10)
+    assert 60 <= row["radius_m"] <= 1000
+
+
+def test_what_an_event_draws_goes_before_what_is_guessed_and_a_file_before_both():
+    known = Fleet([Place(Fence("farm", "f1"), centre=(1.0, 2.0), radius_m=50, source="file")])
+    known.crossed(crossing(5.8, 53.1, centre=(5.0, 53.0), radius_m=70.0))
+    assert known.places["farm#f1"].centre == (1.0, 2.0)
+    known = Fleet()
+    known.crossed(crossing(5.8, 53.1))
+    known.crossed(crossing(5.8, 53.1, centre=(5.0, 53.0), radius_m=70.0))
+    known.crossed(crossing(5.9, 53.2))
+    assert (known.places["farm#f1"].centre, known.places["farm#f1"].radius_m) == ((5.0, 53.0), 70.0)
+
+
+def test_fences_are_read_from_geojson(tmp_path: Path):
+    square = [[5, 53], [5.2, 53], [5.2, 53.2], [5, 53.2], [5, 53]]
+    features = [
+        {"properties": {"tag": "farm", "externalId": "f1", "name": "Hoeve", "radius": 90},
+         "geometry": {"type": "Point", "coordinates": [5.8, 53.1]}},
+        {"properties": {"tag": "plant", "externalId": "p1"},
+         "geometry": {"type": "Polygon", "coordinates": [square]}},
+    ]  # fmt: skip
+    file = tmp_path / "fences.geojson"
+    file.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    farm, plant = places_in(file)
+    assert (farm.name, farm.centre, farm.radius_m) == ("Hoeve", (5.8, 53.1), 90)
+    assert plant.centre == pytest.approx((5.1, 53.1))
+    for wrong in ("{}", "[", '{"features": [{"properties": {}, "geometry": {}}]}'):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match=r"fences\.geojson"):
+            places_in(file)

@@ -1,0 +1,117 @@
+"""The console's own queue: wired to topic and bus, used again after a kill, gone after an orderly end."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from ops.console.live import Live, Notice, Stored, news_in
+
+BUCKET = "archive"
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    with mock_aws():
+        aws = boto3.client
+        aws("s3").create_bucket(
+            Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": os.environ["AWS_DEFAULT_REGION"]}
+        )
+        topic = aws("sns").create_topic(Name="milkrun-test-archive")["TopicArn"]
+        aws("s3").put_bucket_notification_configuration(
+            Bucket=BUCKET,
+            NotificationConfiguration={
+                "TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]
+            },
+        )
+        aws("events").create_event_bus(Name="milkrun-test-visits")
+        yield aws
+
+
+def left(aws: Any) -> tuple[int, int, int]:
+    """Queues, subscriptions, rules."""
+    return (
+        len(aws("sqs").list_queues().get("QueueUrls", [])),
+        len(aws("sns").list_subscriptions()["Subscriptions"]),
+        len(aws("events").list_rules(EventBusName="milkrun-test-visits")["Rules"]),
+    )
+
+
+def test_news_of_the_topic_and_of_the_bus_arrive_and_are_taken_from_the_queue(account):
+    live = Live(account, "test", BUCKET)
+    live.open()
+    url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
+    account("sqs").purge_queue(QueueUrl=url)  # S3's own test message
+    [topic] = [t["TopicArn"] for t in account("sns").list_topics()["Topics"]]
+    record = {"eventTime": "2026-11-23T08:00:00.123Z", "s3": {"object": {"key": "events/dt%3D1/a+b"}}}
+    account("sns").publish(TopicArn=topic, Message=json.dumps({"Records": [record]}))
+    account("events").put_events(
+        Entries=[
+            {
+                "EventBusName": "milkrun-test-visits",
+                "Source": source,
+                "DetailType": "arrived",
+                "Detail": '{"id": "1"}',
+            }
+            for source in ("milkrun.visits", "somebody.else")
+        ]
+    )
+    news = {type(each): each for each in live.receive()}
+    assert news[Stored].key == "events/dt=1/a b"
+    assert news[Notice] == Notice("arrived", {"id": "1"})
+    attributes = account("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert attributes["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+def test_only_topic_and_bus_may_send(account):
+    live = Live(account, "test", BUCKET)
+    live.open()
+    url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
+    policy = json.loads(
+        account("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["Policy"])["Attributes"]["Policy"]
+    )
+    senders = {s["Principal"]["Service"]: s["Condition"]["ArnEquals"] for s in policy["Statement"]}
+    assert set(senders) == {"sns.amazonaws.com", "events.amazonaws.com"}
+    assert senders["sns.amazonaws.com"]["aws:SourceArn"].endswith(":milkrun-test-archive")
+    assert all(s["Action"] == "sqs:SendMessage" for s in policy["Statement"])
+
+
+def test_an_orderly_end_leaves_nothing_and_a_kill_leaves_what_the_next_one_uses(account):
+    before = left(account)
+    killed = Live(account, "test", BUCKET)
+    killed.open()
+    after_kill = left(account)
+    again = Live(account, "test", BUCKET)
+    again.open()
+    assert left(account) == after_kill
+    again.close()
+    assert left(account) == before
+
+
+def test_two_consoles_of_one_machine_do_not_share_a_queue(account):
+    assert Live(account, "test", BUCKET, "4568").name != Live(account, "test", BUCKET, "4668").name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{",
+        "[]",
+        "1",
+        '{"Event": "s3:TestEvent"}',
+        '{"Records": [{}]}',
+        '{"Records": [{"s3": 1}]}',
+        '{"detail": {"id": "1"}, "source": "somebody"}',
+    ],
+)
+def test_what_is_no_news_says_nothing(body):
+    assert list(news_in(body)) == []

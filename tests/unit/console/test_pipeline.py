@@ -1,0 +1,217 @@
+"""One look says healthy, or where it is stuck; from what the sources tell, on a clock that stands still."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract import logs
+from ops.console.meters import WINDOW_MINUTES, Meter
+from ops.console.pipeline import STAGES, Pipeline
+
+BEGIN = 1_795_000_000.0
+
+
+class Trial:
+    """A pipeline, its clock, and what an ordinary request does to it."""
+
+    def __init__(self, marts_patience_s: float | None = None) -> None:
+        self.now = BEGIN
+        self.down: dict[str, str] = {}
+        self.archived: set[str] = set()
+        self.pipeline = Pipeline(self.down.get, marts_patience_s, lambda: self.now)
+        self.pipeline.pipes = {"EVENTS_PIPE": {"state": "RUNNING", "pending_files": 0}}
+        self.pipeline.marts_built = True
+
+    def ingest(self, key: str = "k", accepted: int = 10, published: int = 4, **more: Any) -> None:
+        line = {
+            "event": logs.EVENTS_INGESTED,
+            "status": 202,
+            "accepted": accepted,
+            "published": published,
+            "object_key": key,
+        }
+        self.pipeline.logged(self.now, line | more, self.archived.__contains__)
+
+    def archive(self, key: str = "k", lines: int = 10) -> None:
+        self.archived.add(key)
+        self.pipeline.archived(key, self.now, lines)
+
+    def consume(self, consumed: int = 4, **more: Any) -> None:
+        line = {"event": logs.RECORDS_CONSUMED, "consumed": consumed, "behind_seconds": 1.0, "shard_id": "s0"}
+        self.pipeline.logged(self.now, line | more, self.archived.__contains__)
+
+    def load(self, n: int = 10) -> None:
+        self.pipeline.meters["loaded"].put({int(self.now): n}, self.now)
+
+    def build(self, n: int = 10) -> None:
+        self.pipeline.meters["marts"].put({int(self.now): n}, self.now)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        return next(stage for stage in self.pipeline.row()["stages"] if stage["name"] == name)
+
+    def verdict(self) -> tuple[str, str | None]:
+        row = self.pipeline.row()
+        return row["verdict"], row["stuck_at"]
+
+
+@pytest.fixture
+def trial() -> Trial:
+    return Trial()
+
+
+def test_with_nothing_received_it_is_idle(trial):
+    assert trial.verdict() == ("idle", None)
+
+
+def test_what_came_through_is_healthy_and_counted_at_every_stage(trial):
+    trial.ingest(rejected=2, rejected_by_code={"missing_id": 2}, store_ms=12.0)
+    for step in (trial.archive, trial.consume, trial.load, trial.build):
+        step()
+    trial.now += 300
+    assert trial.verdict() == ("healthy", None)
+    counts = {stage["name"]: stage["count"] for stage in trial.pipeline.row()["stages"]}
+    assert counts == {
+        "accepted": 10,
+        "rejected": 2,
+        "archived": 10,
+        "published": 4,
+        "redriven": 0,
+        "consumed": 4,
+        "set_aside": 0,
+        "loaded": 10,
+        "marts": 10,
+    }
+    latency = trial.pipeline.row()["latency"]
+    assert (latency["store_ms_p50"], latency["rejected_by_code"], latency["answered"]) == (
+        12.0,
+        {"missing_id": 2},
+        {"202": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "stuck_at", "patience_s"),
+    [
+        ([], "archived", 30),
+        (["archive"], "consumed", 60),
+        (["archive", "consume"], "loaded", 120),
+    ],
+)
+def test_the_first_stage_that_does_not_follow_is_where_it_is_stuck(trial, done, stuck_at, patience_s):
+    trial.consume()  # an earlier one, so that each stage has been seen at work
+    trial.load()
+    trial.now += 60
+    trial.ingest()
+    for step in done:
+        getattr(trial, step)()
+    trial.now += patience_s / 2
+    assert trial.verdict() == ("busy", None)
+    assert trial.stage(stuck_at)["state"] == "waiting"
+    trial.now += patience_s
+    assert trial.verdict() == ("stuck", stuck_at)
+    assert trial.stage(stuck_at)["lag_s"] == pytest.approx(1.5 * patience_s, abs=1)
+
+
+def test_a_request_sent_again_waits_for_nothing(trial):
+    trial.ingest()
+    trial.archive()
+    trial.now += 100
+    trial.ingest()  # the same key: S3 has it, and says nothing
+    trial.now += 100
+    assert trial.stage("archived")["state"] == "ok"
+    assert "10 came in requests sent again" in trial.stage("archived")["note"]
+
+
+def test_a_shard_that_stopped_says_why_until_it_goes_on(trial):
+    trial.ingest()
+    trial.archive()
+    trial.load()
+    trial.consume(0, stopped_at="496", failure="ClientError: throttled")
+    trial.now += 90
+    assert trial.verdict() == ("stuck", "consumed")
+    assert trial.stage("consumed")["note"] == "stopped: ClientError: throttled"
+    trial.consume()
+    assert trial.stage("consumed")["state"] == "ok"
+
+
+def test_dead_letters_and_a_queue_that_does_not_empty_are_where_it_is_stuck(trial):
+    trial.pipeline.queues(3, 0)
+    assert trial.verdict() == ("busy", None)
+    trial.now += 400
+    assert trial.verdict() == ("stuck", "redriven")
+    trial.pipeline.queues(0, 0)
+    assert trial.verdict() == ("idle", None)
+    trial.pipeline.queues(0, 1)
+    assert trial.verdict() == ("stuck", "redriven")
+
+
+def test_a_pipe_that_is_paused_is_stuck_at_once(trial):
+    trial.pipeline.pipes["EVENTS_PIPE"]["state"] = "PAUSED"
+    assert trial.verdict() == ("stuck", "loaded")
+    assert trial.stage("loaded")["note"] == "EVENTS_PIPE: PAUSED"
+
+
+@pytest.mark.parametrize(("patience_s", "state"), [(None, "waiting"), (2.5 * 3600, "stuck")])
+def test_only_where_somebody_promised_when_dbt_runs_waiting_for_it_is_a_fault(patience_s, state):
+    trial = Trial(patience_s)
+    trial.build()
+    for _ in range(12):
+        trial.now += 15 * 60
+        trial.load()
+        trial.pipeline.row()
+    assert trial.stage("marts")["state"] == state
+    assert trial.stage("marts")["lag_s"] == 11 * 15 * 60
+    assert trial.verdict()[0] == ("healthy" if patience_s is None else "stuck")
+
+
+def test_a_source_that_is_down_makes_its_stages_unknown_and_no_others(trial):
+    trial.down["snowflake"] = "snowflake: down since then: no route"
+    states = {stage["name"]: stage["state"] for stage in trial.pipeline.row()["stages"]}
+    assert {name for name, state in states.items() if state == "unknown"} == {"loaded", "marts"}
+    assert trial.verdict()[0] == "unknown"
+
+
+def test_differences_that_reconcile_found_are_not_called_healthy(trial):
+    trial.ingest()
+    for step in (trial.archive, trial.consume, trial.load, trial.build):
+        step()
+    trial.pipeline.reconciled.state, trial.pipeline.reconciled.equal = "done", False
+    trial.pipeline.reconciled.found = {"differences": [{"kind": "not_loaded"}], "more": 2}
+    assert trial.verdict() == ("stuck", "reconcile")
+    assert "3 differences" in trial.pipeline.row()["says"]
+
+
+def test_the_stages_stand_in_the_order_of_the_flow():
+    assert [stage.name for stage in STAGES] == [
+        "accepted",
+        "rejected",
+        "archived",
+        "published",
+        "redriven",
+        "consumed",
+        "set_aside",
+        "loaded",
+        "marts",
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 7200), st.integers(0, 50)), max_size=40))
+def test_an_hour_of_minutes_holds_what_was_counted_in_it_and_nothing_older(counts):
+    meter, now = Meter(), BEGIN + 7200
+    for at, n in counts:
+        meter.add(BEGIN + at, n)
+    minutes = meter.per_minute(now)
+    first = (now // 60 - WINDOW_MINUTES + 1) * 60
+    assert len(minutes) == WINDOW_MINUTES
+    assert sum(minutes) == sum(n for at, n in counts if int(BEGIN + at) >= first)
+    assert meter.total == sum(n for _, n in counts)
+
+
+def test_what_a_store_says_of_a_time_replaces_what_was_known_of_it():
+    meter = Meter()
+    meter.put({100: 5, 160: 5}, 0)
+    meter.put({160: 7, 170: 1}, 130)
+    assert (meter.total, meter.last_at, meter.first_after(100)) == (13, 170.0, 160)

@@ -1,0 +1,67 @@
+"""The latest events: newest first, found by what they are, bounded in number and in bytes, counted exactly."""
+
+import pytest
+
+from ops.console import recent
+from ops.console.feed import Event
+from ops.console.recent import Recent
+
+
+def event(n: int, kind: str = "good", **more) -> Event:
+    fields = {"event_id": f"e{n}", "type": "ping", "device_id": f"t{n % 3}", "at": None} | more
+    return Event(
+        kind, received_at="2026-11-23T08:00:00.000Z", key="k", line=n, size=100, stored=b"{}", **fields
+    )
+
+
+@pytest.fixture
+def held() -> Recent:
+    held = Recent()
+    for n in range(10):
+        held.add(event(n, "bad", codes=("missing_id",)) if n % 5 == 4 else event(n))
+    return held
+
+
+def ids(events: list[Event]) -> list[str | None]:
+    return [each.event_id for each in events]
+
+
+def test_they_come_newest_first_of_each_kind_and_of_both(held):
+    assert ids(held.matching("all", limit=4)) == ["e9", "e8", "e7", "e6"]
+    assert ids(held.matching("bad", limit=4)) == ["e9", "e4"]
+    last = held.matching("all", limit=4)[-1]
+    assert ids(held.matching("all", limit=2, before=last.seq)) == ["e5", "e4"]
+
+
+def test_they_are_found_by_type_device_code_id_and_a_part_of_a_word(held):
+    held.add(event(10, type="Pickup.Completed"))
+    assert ids(held.matching("all", limit=9, type_="Pickup.Completed")) == ["e10"]
+    assert ids(held.matching("good", limit=9, device="t0")) == ["e6", "e3", "e0"]
+    assert ids(held.matching("all", limit=9, code="missing_id")) == ["e9", "e4"]
+    assert ids(held.matching("all", limit=9, q="pickup")) == ["e10"]
+    assert ids(held.matching("all", limit=9, event_id="e3")) == ["e3"]
+    assert ids(held.matching("all", limit=9, type_="Pickup")) == []
+
+
+def test_they_are_bounded_and_counted_all_the_same(held, monkeypatch):
+    monkeypatch.setattr(recent, "BOUNDS", {"good": (5, 1 << 20), "bad": (100, 300)})
+    for n in range(100, 200):
+        held.add(event(n))
+        held.add(event(n, "bad"))
+    held.skipped("good", 1000)
+    assert held.held() == {"good": 5, "bad": 3}
+    assert held.counted == {"good": 1108, "bad": 102}
+
+
+def test_what_is_fresh_is_told_once_with_the_number_left_out(held):
+    fresh, left_out = held.take_fresh(3)
+    assert (ids(fresh["good"]), ids(fresh["bad"]), left_out) == (["e8", "e7", "e6"], ["e9", "e4"], 5)
+    assert held.take_fresh(3) == ({"good": [], "bad": []}, 0)
+
+
+def test_after_a_reset_nothing_is_held_or_counted(held):
+    held.forget()
+    assert held.matching("all", limit=9) == []
+    assert held.counted == {"good": 0, "bad": 0}
+    held.add(event(11))
+    assert held.matching("all", limit=9)[0].seq > 10, "an old page's `before` must not hide new ones"

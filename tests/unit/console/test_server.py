@@ -1,0 +1,445 @@
+"""The server through real HTTP on loopback, with every store out of reach: a closed port, no stand-in."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import urllib3
+
+from contract.objects import lines_object
+from ops.console import app, feed
+from ops.console.command import made, server_of
+from ops.outputs import Outputs
+from ops.polling import until
+
+HOSTILE = "<script>alert('x')</script>\u202e"
+SECRETS = ("the-api-key", "the-password")
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Served:
+    """A console that is up, and a client of it."""
+
+    def __init__(self, **options: Any) -> None:
+        nowhere = closed_port()
+        outputs = Outputs.model_validate(
+            {
+                "endpoint": f"http://127.0.0.1:{nowhere}/v1/events",
+                "api_key": SECRETS[0],
+                "aws_endpoint_url": f"http://127.0.0.1:{nowhere}",
+                "region": "us-east-1",
+                "bucket": "archive",
+                "stream": "s",
+                "visits_table": "t",
+                "redrive_queue_url": f"http://127.0.0.1:{nowhere}/q",
+                "dead_letter_queue_url": f"http://127.0.0.1:{nowhere}/d",
+                "snowflake": {
+                    "account": "a",
+                    "host": "127.0.0.1",
+                    "port": nowhere,
+                    "protocol": "http",
+                    "user": "u",
+                    "password": SECRETS[1],
+                },
+            }
+        )
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.console, application = made(outputs, options.pop("stage", "local"), port=self.port, **options)
+        self.server = server_of(application)
+        self.thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True
+        )
+        self.thread.start()
+        self.http = urllib3.PoolManager(retries=False, timeout=40)
+        self.get("/api/health")
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> Any:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.http.request(method, f"http://127.0.0.1:{self.port}{path}", headers=named)
+
+    def get(self, path: str) -> Any:
+        answer = self.ask(path)
+        assert answer.status == 200, answer.data
+        return json.loads(answer.data)
+
+    def stream(self) -> "Stream":
+        return Stream(
+            self.http.request(
+                "GET", f"http://127.0.0.1:{self.port}/api/stream", preload_content=False, timeout=20
+            )
+        )
+
+    def tell(self, what: Any, *arguments: Any) -> None:
+        """Have it done by the event loop, as the workers do."""
+        shared = self.console._shared
+        done = threading.Event()
+        shared.loop.call_soon_threadsafe(lambda: (what(*arguments), done.set()))
+        assert done.wait(5)
+
+    def receive(self, *events: dict[str, Any], prefix: Any = "events") -> None:
+        now = datetime.now(UTC)
+        stored = lines_object(prefix, [json.dumps(event).encode() for event in events], now)
+        self.tell(self.console.board.take, feed.read(stored.key, stored.body, now), now.timestamp())
+
+    def end(self) -> None:
+        self.console.hub.close()
+        self.server.should_exit = True
+        self.thread.join(15)
+        assert not self.thread.is_alive()
+
+
+class Stream:
+    """Messages of the stream as (name, data, id)."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self._rest = b""
+
+    def message(self) -> tuple[str, Any, str]:
+        fields: dict[str, str] = {}
+        while True:
+            while b"\n" not in self._rest:
+                chunk = self.answer.read1(65536)
+                assert chunk, "the stream ended"
+                self._rest += chunk
+            line, self._rest = self._rest.split(b"\n", 1)
+            name, colon, value = line.decode().partition(": ")
+            if colon and name:
+                fields[name] = value
+            elif not line and "data" in fields:
+                return fields["event"], json.loads(fields["data"]), fields["id"]
+            elif not line:
+                fields = {}
+
+    def until(self, name: str) -> Any:
+        while True:
+            found, data, _ = self.message()
+            if found == name:
+                return data
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    made = Served()
+    yield made
+    made.end()
+
+
+def event(n: int = 1, device: str = "truck-1", **fields: Any) -> dict[str, Any]:
+    return {
+        "_id": f"e{n}",
+        "type": "user.updated_trip",
+        "createdAt": feed.written(datetime.now(UTC)),
+        "user": {"deviceId": device},
+        "location": {"type": "Point", "coordinates": [5.8, 53.1]},
+    } | fields
+
+
+# --- who may ask
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:1", "localhost", "127.0.0.1.evil.example", ""])
+def test_a_request_that_names_another_host_is_refused(served, host):
+    assert served.ask("/api/stage", host=host).status == 403
+    assert served.ask("/", host=host).status == 403
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1", "http://localhost:1"])
+def test_a_request_from_another_origin_is_refused(served, origin):
+    answer = served.ask("/api/reset", "POST", origin=origin)
+    assert answer.status == 403
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_browsers_word_that_the_request_is_another_sites_is_enough(served):
+    assert served.ask("/api/stage", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 403
+    assert served.ask("/api/stage", sec_fetch_site="same-site").status == 403
+    assert served.ask("/", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 200, "a link"
+    assert served.ask("/api/stage", sec_fetch_site="same-origin").status == 200
+
+
+def test_its_own_pages_may_ask_by_either_name(served):
+    for name in ("127.0.0.1", "localhost"):
+        here = f"{name}:{served.port}"
+        assert served.ask("/api/stage", host=here, origin=f"http://{here}").status == 200
+
+
+def test_every_answer_bears_the_headers_that_bind_a_browser(served):
+    for path in ("/", "/api/stage", "/api/nothing", "/nothing.js"):
+        headers = served.ask(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "server" not in headers
+    assert served.ask("/api/stage").headers["cache-control"] == "no-store"
+
+
+def test_only_tiles_that_were_asked_for_come_from_elsewhere():
+    with_tiles = Served(tiles="https://tiles.example/{z}/{x}/{y}.png")
+    try:
+        policy = with_tiles.ask("/").headers["content-security-policy"]
+        assert "img-src 'self' data: blob: https://tiles.example;" in policy
+        assert "connect-src 'self' https://tiles.example;" in policy
+        assert "script-src 'self';" in policy
+        assert with_tiles.get("/api/stage")["tiles"] == "https://tiles.example/{z}/{x}/{y}.png"
+    finally:
+        with_tiles.end()
+
+
+def test_it_listens_on_loopback_only(served):
+    assert served.listener.getsockname()[0] == "127.0.0.1"
+
+
+# --- what is down
+
+
+def test_every_source_says_that_it_is_down_and_why_and_the_rest_goes_on(served):
+    served.get("/api/stage")
+    names = {"archive", "live", "logs", "visits", "queues", "snowflake"}
+
+    def down() -> set[str]:
+        return {s["name"] for s in served.get("/api/sources")["sources"] if s["state"] == "down"}
+
+    assert until(down, lambda found: found == names, patience_s=30) == names
+    for source in served.get("/api/sources")["sources"]:
+        assert source["reason"]
+        assert source["since"]
+    panel = served.get("/api/pipeline")
+    assert panel["verdict"] == "unknown"
+    assert {stage["state"] for stage in panel["stages"]} == {"unknown"}
+    assert panel["stages"][2]["note"].startswith("archive: down since ")
+    assert served.get("/api/trucks")["forgotten"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("/api/where?event_id=e1", "snowflake"),
+        ("/api/daily", "snowflake"),
+        ("/api/replay?from=2026-11-20T06:00Z&to=2026-11-20T07:00Z", "archive"),
+        ("/api/replay/range", "archive"),
+    ],
+)
+def test_a_question_to_a_store_that_is_down_names_it(served, path, source):
+    answer = served.ask(path)
+    assert (answer.status, json.loads(answer.data)["source"]) == (503, source)
+    assert f"{source}: down since" in json.loads(answer.data)["detail"]
+
+
+def test_visits_come_from_what_is_known_and_say_what_is_missing(served):
+    answer = served.get("/api/visits?device_id=truck-1")
+    assert answer["source"] == ["bus"]
+    assert [text.partition(":")[0] for text in answer["missing"]] == ["snowflake", "visits"]
+
+
+def test_no_answer_holds_a_secret(served):
+    paths = ("/api/stage", "/api/sources", "/api/pipeline", "/api/where?event_id=e1", "/api/daily", "/")
+    for path in paths:
+        text = served.ask(path).data.decode()
+        assert not any(secret in text for secret in SECRETS)
+    served.tell(served.console.board.sources.say, "logs", "down", f"refused {SECRETS[0]} and {SECRETS[1]}")
+    [reason] = [
+        s["reason"] for s in served.console.board.sources.rows() if s["name"] == "logs" and s["reason"]
+    ]
+    assert reason == "refused *** and ***"
+
+
+# --- what is shown
+
+
+def test_hostile_strings_stay_data(served):
+    served.receive(event(77, HOSTILE, type=HOSTILE))
+    answer = served.ask("/api/events?limit=1")
+    assert answer.headers["content-type"] == "application/json"
+    [shown] = json.loads(answer.data)["events"]
+    assert (shown["device_id"], shown["type"]) == (HOSTILE, HOSTILE)
+    assert served.get(f"/api/trucks/{quote(HOSTILE, safe='')}/trail")["device_id"] == HOSTILE
+
+
+def test_an_event_shows_its_text_its_place_and_its_sql(served):
+    served.receive(event(78))
+    [row] = served.get("/api/events?limit=1")["events"]
+    whole = served.get(f"/api/events/{row['seq']}")
+    assert json.loads(whole["raw"])["_id"] == "e78"
+    assert whole["s3_uri"] == f"s3://archive/{row['key']}"
+    assert f"file_name = '{row['key']}' AND file_row_number = 1" in whole["sql"]
+    assert served.ask("/api/events/999999").status == 404
+
+
+def test_good_bad_and_all_are_counted_found_and_forgotten_on_demand(served):
+    assert json.loads(served.ask("/api/reset", "POST").data) == {"total": 0, "good": 0, "bad": 0}
+    served.receive(event(1), event(2, type="pickup.completed"))
+    rejected = {
+        "reasons": [{"code": "missing_id", "field": "_id", "message": "no"}],
+        "index": 0,
+        "event_id": None,
+        "event": {"type": "x"},
+    }
+    served.receive(rejected, prefix="rejected")
+    assert served.get("/api/all") == {"total": 3, "good": 2, "bad": 1}
+    [found] = served.get("/api/good?type=pickup.completed")
+    assert (found["event"]["_id"], found["line"]) == ("e2", 2)
+    [bad] = served.get("/api/bad?code=missing_id")
+    assert (bad["event"], bad["body_base64"], bad["reasons"][0]["code"]) == (
+        {"type": "x"},
+        None,
+        "missing_id",
+    )
+    assert served.get("/api/good?event_id=nothing") == []
+    assert json.loads(served.ask("/api/reset", "POST").data)["total"] == 0
+    assert served.get("/api/good") == []
+
+
+def test_a_test_can_wait_for_its_event(served):
+    later = threading.Timer(0.5, served.receive, [event(90)])
+    began = time.monotonic()
+    later.start()
+    [found] = served.get("/api/good?event_id=e90&wait=10")
+    assert found["event_id"] == "e90"
+    assert time.monotonic() - began < 5
+
+
+def test_what_was_received_before_a_reset_does_not_come_back(served):
+    before = datetime.now(UTC)
+    served.ask("/api/reset", "POST")
+    stored = lines_object("events", [json.dumps(event(5)).encode()], before)
+    served.tell(served.console.board.take, feed.read(stored.key, stored.body, before), before.timestamp() - 1)
+    assert served.get("/api/all")["total"] == 0
+
+
+def test_a_deployed_stage_is_not_reset():
+    deployed = Served(stage="dev", live_bus=False)
+    try:
+        assert deployed.ask("/api/reset", "POST").status == 403
+        [live] = [s for s in deployed.get("/api/sources")["sources"] if s["name"] == "live"]
+        assert live["state"] == "off"
+    finally:
+        deployed.end()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/events?kind=worse",
+        "/api/events?limit=-1",
+        "/api/events?limit=501",
+        "/api/events?before=x",
+        "/api/visits?from=yesterday",
+        "/api/visits?fence_id=farm",
+        "/api/replay",
+        "/api/replay?from=2026-11-23T06:00Z&to=2026-11-25T07:00Z",
+        "/api/replay?from=2026-11-23T07:00Z&to=2026-11-23T06:00Z",
+        "/api/where",
+        "/api/daily?days=9999999999999999999999999",
+    ],
+)
+def test_a_parameter_that_is_none_is_refused_in_words(served, path):
+    answer = served.ask(path)
+    assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert json.loads(answer.data)["detail"]
+
+
+def test_what_is_not_there_is_not_found_and_methods_are_kept(served):
+    assert served.ask("/api/nothing").status == 404
+    assert served.ask("/api/trucks/nobody/trail").status == 404
+    assert served.ask("/api/reset").status == 405
+    assert served.ask("/api/stage", "DELETE").status == 405
+
+
+# --- the pages
+
+
+def test_built_files_are_served_with_their_types_and_nothing_else_of_the_disk(served, tmp_path, monkeypatch):
+    (tmp_path / "static" / "assets").mkdir(parents=True)
+    (tmp_path / "static" / "index.html").write_text("<title>page</title>")
+    (tmp_path / "static" / "assets" / "a-1234.js").write_text("1")
+    (tmp_path / "secret.txt").write_text("secret")
+    monkeypatch.setattr(app, "STATIC", tmp_path / "static")
+    for path in ("/", "/trucks/truck-1", "/index.html"):
+        answer = served.ask(path)
+        assert (answer.data, answer.headers["cache-control"]) == (b"<title>page</title>", "no-cache")
+    script = served.ask("/assets/a-1234.js")
+    assert "javascript" in script.headers["content-type"]
+    assert "immutable" in script.headers["cache-control"]
+    for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/assets/..%2f..%2fsecret.txt", "//etc/passwd"):
+        assert b"secret" not in served.ask(path).data
+
+
+def test_without_built_files_a_page_says_so(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "STATIC", tmp_path / "none")
+    assert b"not built" in served.ask("/").data
+
+
+# --- the stream
+
+
+def test_a_page_gets_a_snapshot_and_then_what_changes(served):
+    served.ask("/api/reset", "POST")
+    stream = served.stream()
+    name, snapshot, id_ = stream.message()
+    assert name == "snapshot"
+    assert id_.endswith(tuple("0123456789"))
+    assert set(snapshot) == {"stage", "sources", "fences", "trucks", "there", "pipeline", "events"}
+    assert snapshot["events"]["counted"] == {"good": 0, "bad": 0}
+    served.receive(event(1, "truck-9"))
+    trucks = stream.until("trucks")["trucks"]
+    assert [truck["device_id"] for truck in trucks] == ["truck-9"]
+    events = stream.until("events")
+    assert ([each["event_id"] for each in events["good"]], events["counted"]) == (
+        ["e1"],
+        {"good": 1, "bad": 0},
+    )
+
+
+def test_a_page_that_comes_again_has_missed_nothing(served):
+    served.ask("/api/reset", "POST")
+    first = served.stream()
+    first.message()
+    served.receive(event(1))
+    first.answer.close()
+    served.receive(event(2), event(3))
+    again = served.stream()
+    name, snapshot, _ = again.message()
+    assert (name, snapshot["events"]["counted"]["good"]) == ("snapshot", 3)
+    assert [each["event_id"] for each in snapshot["events"]["good"]] == ["e3", "e2", "e1"]
+    served.receive(event(4))
+    events = again.until("events")
+    assert [each["event_id"] for each in events["good"]] == ["e4"], "what the snapshot had is not told again"
+
+
+def test_after_a_reset_every_page_begins_anew(served):
+    served.receive(event(1))
+    stream = served.stream()
+    stream.message()
+    served.ask("/api/reset", "POST")
+    while True:
+        name, data, _ = stream.message()
+        if name == "snapshot":
+            break
+    assert data["events"] == {"good": [], "bad": [], "counted": {"good": 0, "bad": 0}}
+
+
+def test_the_log_names_no_device(capfd):
+    served = Served()
+    served.ask("/api/visits?device_id=truck-of-somebody")
+    served.ask("/api/trucks/truck-of-somebody/trail")
+    served.end()
+    said = "".join(capfd.readouterr())
+    assert "truck-of-somebody" not in said
