@@ -89,3 +89,14 @@ def test_a_deployed_stage_is_what_cloudformation_and_the_environment_say() -> No
 def test_a_stage_that_is_not_deployed_is_said_so() -> None:
     with pytest.raises(NoStackError, match="stage dev cannot be looked up"):
         Outputs.find("dev", SNOWFLAKE)
+
+
+def test_a_stage_is_looked_for_in_the_region_that_the_environment_names(
+    aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-2")
+    deploy("dev")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert Outputs.find("dev", SNOWFLAKE | {"AWS_REGION": "us-east-2"}).region == "us-east-2"
+    with pytest.raises(NoStackError, match="region"):
+        Outputs.find("dev", SNOWFLAKE)
