@@ -22,6 +22,17 @@ up: setup ## start everything and leave it running; writes .local/outputs.json
 console: setup ## the live console of the running stack: print its address
 	@$(PY) -m ops.stack console
 
+console-test: setup ## the console's page in Chromium: by itself, and over a stack of its own
+	@ops/setup.sh chromium
+	$(PY) -m pytest tests/console -W ignore::DeprecationWarning
+
+console-web: ## build the console's page anew from ops/console/web (Node)
+	cd ops/console/web && npm ci --silent && npm run build --silent
+
+console-pictures: setup ## the README's screenshots, from a stack of its own
+	@ops/setup.sh chromium
+	MILKRUN_SCREENSHOTS=docs/images $(PY) -m pytest tests/console/test_stack.py -k picture
+
 stop: setup ## end the stack, keep Snowflake's files
 	@$(PY) -m ops.stack stop
 
@@ -91,4 +102,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock

@@ -44,6 +44,15 @@ need_java() {
   [ "${version:-0}" -ge 17 ] || die "Java 17 or newer is needed for the Kinesis client library and for Spark. Install it: apt install openjdk-17-jre-headless."
 }
 
+need_chromium() { # Debian's package; a browser that a test tool downloads itself is not wanted
+  command -v chromium >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "setup: chromium …"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1
+  fi
+  command -v chromium >/dev/null || die "The console's tests need Chromium. Install it: apt install chromium."
+}
+
 # --- stamps: what a folder was made from -----------------------------------------------------------
 
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
@@ -123,7 +132,7 @@ make_node() {
 
 # --- what was asked for ------------------------------------------------------------------------------
 
-[ $# -gt 0 ] || die "name what to make: main lambda localstack dbt spark airflow checkov node java"
+[ $# -gt 0 ] || die "name what to make: main lambda localstack dbt spark airflow checkov node java chromium"
 mkdir -p .venvs
 if command -v flock >/dev/null; then # two makes at once: the second waits, then finds everything made
   exec 9>.venvs/.lock
@@ -142,6 +151,7 @@ for name in "$@"; do
     airflow) make_environment airflow airflow/requirements.txt "" ;;
     node) make_node ;;
     java) need_java ;;
-    *) die "there is no $name; choose from main lambda localstack dbt spark airflow checkov node java" ;;
+    chromium) need_chromium ;;
+    *) die "there is no $name; choose from main lambda localstack dbt spark airflow checkov node java chromium" ;;
   esac
 done

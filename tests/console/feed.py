@@ -471,9 +471,9 @@ class Feed:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        runner = web.AppRunner(self._app(), handle_signals=False)
+        runner = web.AppRunner(self._app(), handle_signals=False, shutdown_timeout=0.2)
         self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", self._port, shutdown_timeout=0.2)
+        site = web.TCPSite(runner, "127.0.0.1", self._port)
         self._loop.run_until_complete(site.start())
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}"
@@ -499,8 +499,8 @@ class Feed:
         }.items():
             app.router.add_get(path, self._answering(answer))
         app.router.add_static("/assets", STATIC / "assets")
-        app.router.add_get("/favicon.svg", lambda _: web.FileResponse(STATIC / "favicon.svg"))
-        app.router.add_get("/{view:.*}", lambda _: web.FileResponse(STATIC / "index.html"))
+        app.router.add_get("/favicon.svg", self._file("favicon.svg"))
+        app.router.add_get("/{view:.*}", self._file("index.html"))
         return app
 
     @web.middleware
@@ -516,6 +516,12 @@ class Feed:
     def _answering(self, answer: Any) -> Any:
         async def answering(_: web.Request) -> web.Response:
             return web.json_response(answer())
+
+        return answering
+
+    def _file(self, name: str) -> Any:
+        async def answering(_: web.Request) -> web.FileResponse:
+            return web.FileResponse(STATIC / name)
 
         return answering
 

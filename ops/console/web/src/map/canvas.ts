@@ -16,6 +16,7 @@ import {
   setWorkerCount,
   setWorkerUrl,
   type StyleSpecification,
+  type SymbolLayerSpecification,
 } from "maplibre-gl";
 import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?url";
 import { feature, mesh } from "topojson-client";
@@ -23,10 +24,10 @@ import type { GeometryCollection, Topology } from "topojson-specification";
 
 import type { Fence, Position } from "../contract";
 import baseUrl from "./base.json?url";
-import type { Shown } from "./replay";
+import { type Shown, SILENT_MS } from "./replay";
 
 const DRAW_EVERY_MS = 500;
-const OLD_MS = 15 * 60_000;
+const STANDING_KMH = 2;
 
 type Atlas = Topology<{ countries: GeometryCollection }>;
 interface Base {
@@ -84,6 +85,37 @@ const point = (at: Position, properties: Record<string, unknown>): GeoJSON.Featu
   geometry: { type: "Point", coordinates: at },
 });
 
+/** The chosen one has a layer of its own: on top of the others, its name shown whatever it covers. */
+function truckLayer(id: string, chosen: boolean, colours: Palette): SymbolLayerSpecification {
+  return {
+    id,
+    type: "symbol",
+    source: "trucks",
+    filter: ["==", ["get", "chosen"], chosen],
+    layout: {
+      "icon-image": ["get", "icon"],
+      "icon-rotate": ["get", "heading"],
+      "icon-rotation-alignment": "map",
+      "icon-allow-overlap": true,
+      "icon-ignore-placement": true,
+      "symbol-sort-key": ["get", "rank"],
+      "text-field": ["get", "id"],
+      "text-font": FONT,
+      "text-size": chosen ? 12 : 11,
+      "text-anchor": "left",
+      "text-offset": [1.1, 0],
+      "text-optional": true,
+      "text-allow-overlap": chosen,
+      "text-max-width": 30,
+    },
+    paint: {
+      "text-color": chosen ? colours.accent : colours.label,
+      "text-halo-color": colours.halo,
+      "text-halo-width": chosen ? 2.4 : 1.6,
+    },
+  };
+}
+
 function layers(colours: Palette): StyleSpecification["layers"] {
   const is = (name: string, value: unknown): ["==", ["get", string], never] => ["==", ["get", name], value as never];
   return [
@@ -133,7 +165,7 @@ function layers(colours: Palette): StyleSpecification["layers"] {
       type: "line",
       source: "trail",
       layout: { "line-cap": "round", "line-join": "round" },
-      paint: { "line-color": colours.accent, "line-width": 2.5, "line-opacity": 0.7 },
+      paint: { "line-color": colours.accent, "line-width": 2, "line-opacity": 0.55 },
     },
     {
       id: "fences",
@@ -161,31 +193,8 @@ function layers(colours: Palette): StyleSpecification["layers"] {
       },
       paint: { "text-color": colours.fence, "text-halo-color": colours.halo, "text-halo-width": 1.4 },
     },
-    {
-      id: "trucks",
-      type: "symbol",
-      source: "trucks",
-      layout: {
-        "icon-image": ["get", "icon"],
-        "icon-rotate": ["get", "heading"],
-        "icon-rotation-alignment": "map",
-        "icon-allow-overlap": true,
-        "icon-ignore-placement": true,
-        "symbol-sort-key": ["get", "rank"],
-        "text-field": ["get", "label"],
-        "text-font": FONT,
-        "text-size": 11,
-        "text-anchor": "left",
-        "text-offset": [1.1, 0],
-        "text-optional": true,
-        "text-max-width": 30,
-      },
-      paint: {
-        "text-color": ["case", is("chosen", true), colours.accent, colours.label],
-        "text-halo-color": colours.halo,
-        "text-halo-width": 1.6,
-      },
-    },
+    truckLayer("trucks", false, colours),
+    truckLayer("chosen-truck", true, colours),
   ];
 }
 
@@ -315,15 +324,15 @@ export class Chart {
         [x - 8, y - 8],
         [x + 8, y + 8],
       ];
-      const [hit] = map.queryRenderedFeatures(near, { layers: ["trucks", "fences"] });
+      const [hit] = map.queryRenderedFeatures(near, { layers: ["chosen-truck", "trucks", "fences"] });
       const id = hit?.properties["id"] as string | undefined;
       if (!hit || !id) options.onPick({});
-      else options.onPick(hit.layer.id === "trucks" ? { truck: id } : { fence: id });
+      else options.onPick(hit.layer.id === "fences" ? { fence: id } : { truck: id });
     });
     const pointing = (kind: string) => () => {
       map.getCanvas().style.cursor = kind;
     };
-    for (const layer of ["trucks", "fences"]) {
+    for (const layer of ["chosen-truck", "trucks", "fences"]) {
       map.on("mouseenter", layer, pointing("pointer"));
       map.on("mouseleave", layer, pointing(""));
     }
@@ -336,14 +345,14 @@ export class Chart {
     const features = trucks.map((truck) => {
       const age = now - truck.at;
       const isChosen = truck.device_id === chosen;
-      const mood = isChosen ? "chosen" : age > OLD_MS ? "old" : "fresh";
+      const stands = truck.heading === null || (truck.speed_kmh !== null && truck.speed_kmh < STANDING_KMH);
+      const mood = isChosen ? "chosen" : age > SILENT_MS ? "old" : "fresh";
       return point(truck.position, {
         id: truck.device_id,
-        icon: `${truck.heading === null ? "box" : "arrow"}-${mood}`,
-        heading: truck.heading ?? 0,
+        icon: `${stands ? "box" : "arrow"}-${mood}`,
+        heading: stands ? 0 : truck.heading,
         chosen: isChosen,
-        rank: isChosen ? 2 : mood === "fresh" ? 1 : 0,
-        label: truck.device_id,
+        rank: mood === "fresh" ? 1 : 0,
       });
     });
     this.draw("trucks", features);

@@ -12,6 +12,9 @@ export interface Shown {
   inside: string[];
 }
 
+/** Who has said nothing for so long is shown as silent: phones of trucks under way tell every few minutes. */
+export const SILENT_MS = 15 * 60_000;
+
 /** Between two positions further apart in time than this nobody knows the way: it stays at the first. */
 const GAP_MS = 15 * 60_000;
 const STANDING_KM = 0.03;

@@ -236,7 +236,7 @@ function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
   const open = (): void => choose({ seq: String(event.seq) });
   const isBad = event.kind === "bad";
   return (
-    <tr class={`event-row ${event.kind}${chosen ? " chosen" : ""}`} onClick={open}>
+    <tr class={`event-row${chosen ? " chosen" : ""}`} onClick={open}>
       <td class="when">
         <span class={`kind kind-${event.kind}`} aria-hidden="true">
           {isBad ? "×" : "·"}
@@ -373,7 +373,7 @@ function EventFacts({ event }: { event: EventDetail }) {
             <dd class="wrap">{event.app_version}</dd>
           </div>
         )}
-        <div>
+        <div class="stacked">
           <dt>Kept in</dt>
           <dd>
             <code class="wrap">{event.s3_uri}</code>, line {event.line}

@@ -8,7 +8,7 @@ import { Age, ageText, clockTime, dayName, now, Time, utc } from "../clock";
 import type { Position, Replay, ReplayRange, Trail, Visit } from "../contract";
 import { fenceName, fences, snapshots, stage, there, trucks } from "../live";
 import type { Chart } from "../map/canvas";
-import { frame, type Shown, trailAt } from "../map/replay";
+import { frame, SILENT_MS, type Shown, trailAt } from "../map/replay";
 import { choose, link, param } from "../route";
 import { isDark } from "../theme";
 import { Empty, Failed, Loading, number, plural, useAsked } from "../ui";
@@ -162,8 +162,9 @@ function useTrail(device: string): Position[] {
   return result.current;
 }
 
-function Inside({ ids }: { ids: string[] }) {
-  if (ids.length === 0) return <span class="quiet">under way</span>;
+function Inside({ truck }: { truck: Shown }) {
+  const ids = truck.inside;
+  if (ids.length === 0) return <span class="quiet">{moment() - truck.at > SILENT_MS ? "silent" : "under way"}</span>;
   return (
     <>
       {ids.map((id, i) => (
@@ -194,7 +195,7 @@ function TruckCard({ device }: { device: string }) {
           <div>
             <dt>Inside</dt>
             <dd>
-              <Inside ids={truck.inside} />
+              <Inside truck={truck} />
             </dd>
           </div>
           <div>
@@ -290,10 +291,10 @@ function ThereList() {
         <ul class="list-rows">
           {visits.slice(0, 100).map((visit) => (
             <li key={`${visit.device_id}${visit.fence_id}`}>
-              <a class="clip" href={link("map", { fence: visit.fence_id })}>
+              <a class="clip" title={fenceName(visit.fence_id)} href={link("map", { fence: visit.fence_id })}>
                 {fenceName(visit.fence_id)}
               </a>
-              <a class="clip quiet-link" href={link("map", { truck: visit.device_id })}>
+              <a class="clip quiet-link" title={visit.device_id} href={link("map", { truck: visit.device_id })}>
                 {visit.device_id}
               </a>
               <Since at={visit.entered_at} />
@@ -341,13 +342,14 @@ function TruckList({ chosen }: { chosen: string }) {
             <li key={truck.device_id} class={truck.device_id === chosen ? "chosen" : ""}>
               <a
                 class="clip"
+                title={truck.device_id}
                 href={link("map", { truck: truck.device_id })}
                 aria-current={truck.device_id === chosen ? "true" : undefined}
               >
                 {truck.device_id}
               </a>
               <span class="clip">
-                <Inside ids={truck.inside} />
+                <Inside truck={truck} />
               </span>
               <span class="n" title={utc(truck.at)}>
                 {ageText(moment() - truck.at)}

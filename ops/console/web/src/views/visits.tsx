@@ -22,6 +22,7 @@ const SPANS: readonly (readonly [string, string])[] = [
   ["72", "3 days"],
 ];
 const HOUR = 3_600_000;
+const DAYS = 14;
 
 type State = "open" | "closed" | "missed";
 
@@ -301,7 +302,7 @@ const MEASURES: readonly { name: keyof Day; title: string; unit: string; show: (
 ];
 
 function DailyTotals() {
-  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: 14 }, { signal }), [snapshots.value]);
+  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [snapshots.value]);
   const days = asked.data?.days ?? [];
   return (
     <section class="card daily" aria-labelledby="daily">
@@ -328,8 +329,19 @@ function DailyTotals() {
   );
 }
 
+/** The days up to the last one known, each in its place, those without anything too. */
+function fortnight(days: Day[]): Day[] {
+  const known = new Map(days.map((day) => [day.date, day]));
+  const last = Math.max(...days.map((day) => Date.parse(day.date)));
+  const nothing = { events: 0, visits: 0, collections: 0, litres: 0, kilometres: 0, dwell_seconds: 0, trucks: 0, farms: 0 };
+  return Array.from({ length: DAYS }, (_, i) => {
+    const date = new Date(last - (DAYS - 1 - i) * 24 * HOUR).toISOString().slice(0, 10);
+    return known.get(date) ?? { date, ...nothing };
+  });
+}
+
 function Plot({ days, measure }: { days: Day[]; measure: (typeof MEASURES)[number] }) {
-  const ordered = [...days].sort((one, other) => one.date.localeCompare(other.date));
+  const ordered = fortnight(days);
   const valueOf = (day: Day): number => Number(day[measure.name] ?? 0);
   const highest = Math.max(...ordered.map(valueOf), 1e-9);
   const latest = ordered.at(-1);
@@ -338,7 +350,9 @@ function Plot({ days, measure }: { days: Day[]; measure: (typeof MEASURES)[numbe
     <figure class="plot">
       <figcaption>
         <span>{measure.title}</span>
-        <strong class="n">{latest ? shown(latest) : "–"}</strong>
+        <strong class="n" title={latest?.date}>
+          {latest ? shown(latest) : "–"}
+        </strong>
       </figcaption>
       <ol class="plot-bars">
         {ordered.map((day) => (
@@ -352,7 +366,7 @@ function Plot({ days, measure }: { days: Day[]; measure: (typeof MEASURES)[numbe
       </ol>
       <p class="plot-span quiet">
         <span>{dayName(Date.parse(ordered[0]?.date ?? ""))}</span>
-        {ordered.length > 1 && <span>{dayName(Date.parse(latest?.date ?? ""))}</span>}
+        <span>{dayName(Date.parse(latest?.date ?? ""))}</span>
       </p>
     </figure>
   );

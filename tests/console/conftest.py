@@ -1,0 +1,127 @@
+"""A browser, pages that fail the test when they complain, a stand-in server, and a stack of the tests' own.
+
+MILKRUN_E2E_OUTPUTS=<path of an outputs.json> takes a running stack (with its console) instead of starting one.
+MILKRUN_SCREENSHOTS=<folder> says where the views' pictures go; else into the stack's folder.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from ops.outputs import Outputs
+from ops.stack.stack import Stack
+from tests.console.feed import Feed, State, morning
+from tests.e2e.vocabulary import Pipeline
+
+FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")
+PORT = os.environ.get("MILKRUN_PORT", "6300")
+
+# Headless, no sandbox (containers run as root), no graphics card: WebGL comes from SwiftShader.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DESK = {"width": 1360, "height": 860}
+PHONE = {"width": 390, "height": 844}
+
+type Open = Callable[..., Page]
+
+expect.set_options(timeout=20_000)  # a busy machine draws slowly; what must be quick is measured
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.exit("The console's tests need Chromium. Install it: apt install chromium", returncode=2)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Open]:
+    """Open an address; the test fails if a page breaks its security policy or throws."""
+    complaints: list[str] = []
+
+    def heard(message: ConsoleMessage) -> None:
+        # What a server refuses on purpose is told by the browser too; that is no fault of the page.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            complaints.append(message.text)
+
+    def open_page(url: str, *, dark: bool = False, phone: bool = False) -> Page:
+        context = browser.new_context(
+            viewport=PHONE if phone else DESK,
+            color_scheme="dark" if dark else "light",
+            timezone_id="Europe/Amsterdam",
+            locale="en-GB",
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", heard)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in browser.contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def state() -> State:
+    """What the stand-in knows when it starts; a test module may say otherwise."""
+    return morning()
+
+
+@pytest.fixture
+def feed(state: State) -> Iterator[Feed]:
+    with Feed(state) as feed:
+        yield feed
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Iterator[Pipeline]:
+    named = os.environ.get("MILKRUN_E2E_OUTPUTS", "")
+    with ExitStack() as until_the_end:
+        if named:
+            environment = dict(os.environ) | {"MILKRUN_LOCAL": str(Path(named).resolve().parent)}
+            outputs = Outputs.read(Path(named))
+        else:
+            environment = dict(os.environ) | {"MILKRUN_LOCAL": FOLDER, "MILKRUN_PORT": PORT}
+            stack = until_the_end.enter_context(Stack.of(environment))
+            stack.console()
+            outputs = stack.outputs()
+        warehouse = until_the_end.enter_context(outputs.warehouse())
+        yield Pipeline(outputs, environment, warehouse)
+
+
+@pytest.fixture(scope="session")
+def console(pipeline: Pipeline) -> str:
+    """The console's address, with a morning of 12 trucks behind it that is over now, and marts of it."""
+    assert pipeline.outputs.console_url
+    sent = pipeline.ops("send", "--seed", "9", "--begin", "7 hours ago", "--json")
+    assert sent.exit_code == 0, sent.output
+    pipeline.build_marts()
+    return pipeline.outputs.console_url
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    folder = Path(os.environ.get("MILKRUN_SCREENSHOTS", f"{FOLDER}-pictures"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
