@@ -95,7 +95,7 @@ def command(
         raise typer.BadParameter("--send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
-    letters = list(dead_letters(sqs, dead))
+    letters = list(terminal.counted(dead_letters(sqs, dead), "claim checks"))
     if purge and letters and not yes:
         try:
             typer.confirm(

@@ -248,7 +248,7 @@ def replay_given_up(
 ) -> dict[str, object]:
     """Send every batch that was given up; without a stream only count. The objects stay: again is harmless."""
     batches, found, sent = [], 0, 0
-    for key, records in given_up(archive):
+    for key, records in terminal.counted(given_up(archive), "batches"):
         batches.append(key)
         found += len(records)
         if stream is not None:

@@ -88,7 +88,7 @@ def replay(
     by_code: Counter[str] = Counter()
 
     def counted() -> Iterator[Aside]:
-        for record in set_aside(s3, bucket, what):
+        for record in terminal.counted(set_aside(s3, bucket, what), "records"):
             by_code.update(record.codes)
             yield record
 
@@ -136,7 +136,7 @@ def command(
         raise typer.BadParameter("--send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
     s3 = outputs.aws("s3")
-    records = set_aside(s3, outputs.bucket, what)
+    records = terminal.counted(set_aside(s3, outputs.bucket, what), "records")
     if send:
         terminal.show({"sent": put_back(outputs.aws("kinesis"), outputs.stream, records)}, as_json)
         return

@@ -68,7 +68,9 @@ def command(
     outputs = terminal.outputs_of(context, stage)
     sent, began, rows = event(), time.monotonic(), []
     with outputs.warehouse() as warehouse:
-        for step, seen, detail in follow(outputs, warehouse, sent, patience):
+        for step, seen, detail in terminal.counted(
+            follow(outputs, warehouse, sent, patience), "steps followed"
+        ):
             after = round(time.monotonic() - began, 1)
             rows.append({"step": step, "seen": seen, "after_seconds": after, "detail": detail})
             if not seen:

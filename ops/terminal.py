@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -55,6 +55,15 @@ def progress() -> Progress:
         transient=True,
         disable=not err.is_terminal,
     )
+
+
+def counted[T](items: Iterable[T], what: str) -> Iterator[T]:
+    """The same items, and meanwhile a bar that counts them."""
+    with progress() as bars:
+        task = bars.add_task(what, total=None)
+        for item in items:
+            yield item
+            bars.advance(task)
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:
