@@ -273,15 +273,15 @@ def peak_memory() -> Figures:
     for name, request in largest_requests().items():
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
-        idle = _status("VmRSS")
+        idle = status("VmRSS")
         with silence():
             answer = main.ingest(request, Context())
-        peak = (_status("VmHWM") - idle) / 1024
+        peak = (status("VmHWM") - idle) / 1024
         found.rates[f"handler/peak_mib {name} ({answer['statusCode']})"] = peak
     return found
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 

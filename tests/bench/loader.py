@@ -1,15 +1,14 @@
 """How fast the local Snowpipe loads, what a file waits, and what a million rows cost in memory.
 
-    python -m tests.bench.loader [--json] [--quick]
+    python -m tests.bench.loader [--json]
 
 Small objects (20 events) and large ones (1 MB) come from a queue and objects that are there already, behind
 a stand-in that is faster than LocalStack. Waiting is measured at 20 objects a second. Goals: 150 objects/s,
 20,000 rows/s, p95 under 3 s, under 600 MiB at a million rows.
 """
 
-import argparse
-import json
 import logging
+import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from typing import Any
 
 from snowflake import connector
 
+from tests.bench import figures
+from tests.bench.figures import Figures, Points, told
 from tests.bench.standin import BUCKET, body_of
 
 PIPE = """CREATE PIPE B.RAW.EVENTS_PIPE AUTO_INGEST = TRUE AS
@@ -61,14 +62,24 @@ class Snowflake:
         assert isinstance(row, tuple)
         return int(row[0])
 
-    def load(self, wanted: int) -> float:
-        """Seconds from CREATE PIPE until so many rows can be queried."""
-        began = time.monotonic()
+    def load(self, wanted: int) -> tuple[float, Points, Points]:
+        """Seconds from CREATE PIPE until so many rows can be queried; CPU seconds and MiB by the rows so far."""
+        began, idle = time.monotonic(), self.cpu_seconds()
         self.cursor.execute(PIPE)
+        cpu: Points = []
+        memory: Points = []
         while (rows := self.rows()) < wanted:
             assert time.monotonic() - began < 600, f"{rows} of {wanted} rows"
+            if rows > (cpu[-1][0] if cpu else 0) + wanted / 20:
+                cpu.append((rows, self.cpu_seconds() - idle))
+                memory.append((rows, self.peak_mib()))
             time.sleep(0.1)
-        return time.monotonic() - began
+        seconds = time.monotonic() - began
+        return seconds, [*cpu, (rows, self.cpu_seconds() - idle)], [*memory, (rows, self.peak_mib())]
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_mib(self) -> float:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -104,28 +115,38 @@ def stand_in(objects: int, rows: int) -> Iterator[str]:
         process.wait()
 
 
-def small_objects(objects: int) -> dict[str, float]:
+def small_objects(objects: int) -> Figures:
+    told(f"loader: {objects} objects of 20 events")
     with stand_in(objects, 20) as endpoint, snowflake(endpoint) as local:
-        seconds = local.load(objects * 20)
-    return {"objects_per_second": objects / seconds, "goal": 150}
+        seconds, cpu, _ = local.load(objects * 20)
+    by_objects = [(rows / 20, spent) for rows, spent in cpu]
+    return Figures(
+        rates={
+            "loader/objects_per_s": objects / seconds,
+            "loader/cpu_ms_per_object": cpu[-1][1] / objects * 1e3,
+        },
+        series={"loader/cpu_s by backlog": by_objects},
+    )
 
 
-def large_objects(objects: int, rows: int = 2600) -> dict[str, float]:
+def large_objects(objects: int, rows: int = 2600) -> Figures:
     """1 MB of JSON each."""
+    told(f"loader: {objects} objects of {rows} events")
     with stand_in(objects, rows) as endpoint, snowflake(endpoint) as local:
-        seconds = local.load(objects * rows)
-        peak = local.peak_mib()
-    return {
-        "rows_per_second": objects * rows / seconds,
-        "goal": 20_000,
-        "rows": objects * rows,
-        "peak_mib": peak,
-        "peak_goal": 600,
-    }
+        seconds, cpu, memory = local.load(objects * rows)
+    return Figures(
+        rates={
+            "loader/rows_per_s": objects * rows / seconds,
+            "loader/rows": objects * rows,
+            "loader/peak_mib": memory[-1][1],
+        },
+        series={"loader/cpu_s by rows": cpu, "loader/peak_mib by rows": memory},
+    )
 
 
-def waiting(objects: int, per_second: int = 20) -> dict[str, float]:
+def waiting(objects: int, per_second: int = 20) -> Figures:
     """From put to queryable row, through moto's S3 → SNS → SQS."""
+    told(f"loader: {objects} objects, {per_second} a second, each awaited")
     from moto.server import ThreadedMotoServer
 
     from tests.unit.snowlocal.vocabulary import Aws
@@ -143,7 +164,7 @@ def waiting(objects: int, per_second: int = 20) -> dict[str, float]:
         server.stop()
 
 
-def watch(local: Snowflake, aws: Any, objects: int, per_second: int) -> dict[str, float]:
+def watch(local: Snowflake, aws: Any, objects: int, per_second: int) -> Figures:
     put: dict[str, float] = {}
     seen: dict[str, float] = {}
     began = time.monotonic()
@@ -161,30 +182,20 @@ def watch(local: Snowflake, aws: Any, objects: int, per_second: int) -> dict[str
             seen.setdefault(row[0], now)
         time.sleep(0.02)
     waits = sorted(seen[key] - put[key] for key in put)
-    return {
-        "p50_seconds": statistics.median(waits),
-        "p95_seconds": waits[int(len(waits) * 0.95)],
-        "goal": 3,
-    }
+    return Figures(
+        rates={
+            f"loader/put_to_row_s p50@{per_second}": statistics.median(waits),
+            f"loader/put_to_row_s p95@{per_second}": waits[int(len(waits) * 0.95)],
+        }
+    )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="How fast the local Snowpipe loads.")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the objects")
-    arguments = parser.parse_args()
-    share = 10 if arguments.quick else 1
-    measured = {
-        "loader/small_objects": small_objects(3000 // share),
-        "loader/large_objects": large_objects(390 // share),
-        "loader/waiting@20": waiting(400 // share),
-    }
-    if arguments.json:
-        print(json.dumps(measured))
-        return
-    for name, numbers in measured.items():
-        print(name, "  ".join(f"{key}={value:,.2f}" for key, value in numbers.items()))
+def measure() -> Figures:
+    found = small_objects(2000)
+    found.add(large_objects(390))
+    found.add(waiting(200))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(figures.main(measure, sys.argv[1:]))

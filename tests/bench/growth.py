@@ -1,0 +1,128 @@
+"""How handler and consumer grow: `python -m tests.bench.growth [--json]`.
+
+CPU, calls to AWS and memory against the events of a request, the devices of a batch, the backlog that a batch is cut
+from, and what lies in the table already. The loader's and dbt's growth are measured where they are.
+"""
+
+import gc
+import json
+import random
+import statistics
+import sys
+import tracemalloc
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from tests.bench import consumer, figures, handler
+from tests.bench.figures import Figures, Points, told
+from tests.bench.memory_aws import Aws, Inline
+from tests.unit.consumer.strategies import as_json, batch_of, event
+
+REQUESTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+DEVICES = (1, 5, 10, 25, 50, 125, 250)
+BATCHES = (100, 200, 500, 1000, 2000, 5000, 10_000)
+IN_TABLE = (1000, 2000, 5000, 10_000, 20_000, 50_000)
+ROUNDS = 3
+
+
+def requests() -> Figures:
+    """A request against its events."""
+    from handler import main
+
+    found = Figures(series={f"handler/{what} by events": [] for what in ("cpu_ms", "calls", "peak_mib")})
+    with handler.sink(), handler.silence():
+        handle = partial(main.ingest, context=handler.Context())
+        for size in REQUESTS:
+            told(f"growth: a request of {size} events")
+            # Notes of random text: gzip has something to do.
+            events = [e | {"note": random.randbytes(100).hex()} for e in handler.events(size)]
+            request = handler.request_of(json.dumps(events).encode())
+            handle(request)
+            handler.taken()
+            (cpu,) = handler.interleaved(partial(handle, request), times=max(2, 100 // size))
+            calls = handler.taken()["calls"]
+            made = (calls["PUT"] + calls["POST"]) / (handler.ROUNDS * max(2, 100 // size))
+            for what, value in (("cpu_ms", cpu * 1e3), ("calls", made), ("peak_mib", peak(handle, request))):
+                found.series[f"handler/{what} by events"].append((size, value))
+    return found
+
+
+def peak(handle: Callable[[Any], Any], request: Any) -> float:
+    """MiB at most while it runs, by Python's own count: the process itself keeps what it once had."""
+    gc.collect()
+    tracemalloc.start()
+    handle(request)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most / 2**20
+
+
+def devices() -> Figures:
+    """A batch of 500 events against the devices that sent them."""
+    shapes = {n: consumer.rounds(n, 1, visits=250 // n) for n in DEVICES}
+    return against("devices", {n: ([], datas) for n, datas in shapes.items()})
+
+
+def batches() -> Figures:
+    """What comes out of a backlog at once; Lambda takes up to 10,000 records."""
+    return against("batch", {n: ([], consumer.rounds(n // 10, 5)) for n in BATCHES})
+
+
+def table() -> Figures:
+    """A batch of 200 on twenty pairs that have so many events already: after them all, and before them all."""
+    new = crossings(200, first=1_000_000, run="new")
+    old = crossings(200, first=-200_000, run="old")
+    there = {n: crossings(n, first=0, run="there") for n in IN_TABLE}
+    found = against("table", {n: (datas, new) for n, datas in there.items()})
+    found.add(against("table, late events", {n: (datas, old) for n, datas in there.items()}))
+    return found
+
+
+def crossings(count: int, first: float, run: str) -> list[bytes]:
+    """Visits of five minutes, one after the other, twenty trucks in turn."""
+    made = []
+    for n in range(count):
+        kind: Any = "enter" if n // 20 % 2 == 0 else "exit"
+        seconds = first + 300 * (n // 20)
+        made.append(as_json(event(kind, seconds, f"{run}-{n}", device=f"truck-{n % 20}")))
+    return made
+
+
+def arrived(datas: Sequence[bytes]) -> Any:
+    """A batch that came in twenty days after the first of its events, so that none lies in the future."""
+    batch = batch_of(datas)
+    for record in batch["Records"]:
+        record["kinesis"]["approximateArrivalTimestamp"] += 20 * 86_400
+    return batch
+
+
+def against(what: str, shapes: dict[int, tuple[Sequence[bytes], Sequence[bytes]]]) -> Figures:
+    """Own CPU and calls of a batch, on a table in which other events are already."""
+    cpu: Points = []
+    calls: Points = []
+    for x, (there, datas) in shapes.items():
+        told(f"growth: consumer by {what}, {x}")
+        seconds = []
+        for _ in range(ROUNDS if x <= 5000 else 1):
+            aws = Aws(0)
+            run = consumer.ours(aws, Inline())
+            for start in range(0, len(there), 5000):
+                run(arrived(there[start : start + 5000]))
+            aws.own_seconds, made = 0.0, aws.calls.total()
+            _, spent = consumer.timed(run, arrived(datas))
+            seconds.append(spent - aws.own_seconds)
+        cpu.append((x, statistics.median(seconds) * 1e3))
+        calls.append((x, aws.calls.total() - made))
+    return Figures(series={f"consumer/cpu_ms by {what}": cpu, f"consumer/calls by {what}": calls})
+
+
+def measure() -> Figures:
+    found = requests()
+    for part in (devices, batches, table):
+        found.add(part())
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(figures.main(measure, sys.argv[1:]))
