@@ -58,7 +58,7 @@ class Row(NamedTuple):
 class Facts:
     """What a run left behind. None for what was not looked at.
 
-    `objects`: key to lines, of all that the bucket gained. `staged`: an id for each row of staging.
+    `objects`: key to lines, of all that the bucket gained.
     """
 
     exchanges: Sequence[Exchange]
@@ -67,36 +67,45 @@ class Facts:
     loaded: Sequence[Row] | None = None
     rejects_loaded: Sequence[Row] | None = None
     told: Sequence[Json] | None = None
-    staged: Sequence[str] | None = None
-    mart_visits: Sequence[Stay] | None = None
     ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class MartFacts:
+    """Of one run: an id for each row of staging, and the mart's visits."""
+
+    exchanges: Sequence[Exchange]
+    staged: Sequence[str]
+    visits: Sequence[Stay]
+
+
+def check_marts(facts: MartFacts) -> list[Breach]:
+    """Each accepted event once in staging, and the rule over all of them in the mart, however old."""
+    truth = _truth(facts.exchanges)
+    staged = Counter(facts.staged)
+    return [
+        *(Breach("lost", f"{i} is not in staging") for i in truth.accepted.keys() - staged.keys()),
+        *(Breach("not sent", f"{i} in staging") for i in staged.keys() - truth.accepted.keys()),
+        *(Breach("doubled", f"{i} in staging, {n} times") for i, n in staged.items() if n > 1),
+        *_visits("the mart", facts.visits, _rule(truth.crossings, None)),
+    ]
 
 
 def check(facts: Facts) -> list[Breach]:
     """Every breach there is; none is what is promised."""
-    truth = _Truth()
-    for exchange in facts.exchanges:
-        truth.add(exchange.post)
+    truth = _truth(facts.exchanges)
     return [
         *_answers(facts),
         *_archive(facts, truth),
         *_warehouse(facts, truth),
         *_visits("DynamoDB", facts.visits, _rule(truth.crossings, facts.ended_at)),
-        *(
-            _visits("mart", facts.mart_visits, _rule(truth.crossings, None))
-            if facts.mart_visits is not None
-            else ()
-        ),
         *_notices(facts),
     ]
 
 
 def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[Stay]:
-    """The rule over the accepted set, as far as the consumer goes back."""
-    truth = _Truth()
-    for exchange in exchanges:
-        truth.add(exchange.post)
-    return _rule(truth.crossings, ended_at)
+    """The rule over the accepted set; with `ended_at` only over what the consumer still takes then."""
+    return _rule(_truth(exchanges).crossings, ended_at)
 
 
 type _Refusal = tuple[int, str, str]
@@ -128,6 +137,13 @@ class _Truth:
                     ways |= {(index, event.code, _written(each)) for each in (sent, stored_form(post, event))}
                 self.refused[index, event.code, _written(text)] = frozenset(ways)
                 self.refused_ids.add(event.event_id)
+
+
+def _truth(exchanges: Iterable[Exchange]) -> _Truth:
+    truth = _Truth()
+    for exchange in exchanges:
+        truth.add(exchange.post)
+    return truth
 
 
 def _written(content: object) -> str:
@@ -301,11 +317,6 @@ def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
             line = lines.get((row.file_name, row.row_number))
             if line is not None and json.loads(line) != json.loads(row.payload):
                 yield Breach("not sent", f"RAW says otherwise in line {row.row_number} of {row.file_name}")
-    if facts.staged is not None:
-        staged = Counter(facts.staged)
-        yield from (Breach("lost", f"{i} is not in staging") for i in truth.accepted.keys() - staged.keys())
-        yield from (Breach("not sent", f"{i} in staging") for i in staged.keys() - truth.accepted.keys())
-        yield from (Breach("doubled", f"{i} in staging, {n} times") for i, n in staged.items() if n > 1)
 
 
 # --- visits

@@ -6,6 +6,7 @@ MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Without it one is start
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,19 +15,30 @@ import pytest
 
 from ops.outputs import Outputs
 from ops.stack.stack import Stack
+from tests.faults import report
 from tests.faults.story import Result, Story
 from tests.faults.yard import Yard, proxy_url
 
 PORT = 4766
 RESULTS = pytest.StashKey[list[Result]]()
+BEGAN_AT = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=1, help="Of the load and of what is done to which call.")
 
+    parser.addoption("--write-table", action="store_true", help="Into docs/reliability.md.")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS] = []
+    config.stash[BEGAN_AT] = time.monotonic()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    results = session.config.stash[RESULTS]
+    if results and session.config.getoption("--write-table"):
+        report.write(report.table(results, time.monotonic() - session.config.stash[BEGAN_AT]))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ from tests.faults.phones import Exchange, Phones, Try
 from tests.faults.proxy import Proxy
 from tests.unit.snowlocal.vocabulary import Aws, LocalProcess, Warehouse
 
-BATCH_SIZE = 8
+BATCH_SIZE = 20
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 IN_THE_INDEXES = ["exited_at", "exited_event_id", "exit_missed", "last_seen_at", "app_dwell_seconds"]
 IN_THE_INDEXES += ["entered_event_id", "geofence_tag", "geofence_external_id"]
@@ -137,7 +137,7 @@ class Pipeline:
         keys = {name.lower(): value for name, value in KEYS.items()}
         return boto3.client(service, endpoint_url=self.url, region_name="us-east-1", **keys)  # type: ignore[call-overload]
 
-    def drain(self, tries: int = 60) -> None:
+    def drain(self, tries: int = 200) -> None:
         """Deliver what lies on the stream and in the redrive queue until nothing does, or nothing moves."""
         waiting = self._shards()
         for _ in range(tries):

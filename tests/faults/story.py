@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
+from ops.marts import build_marts
 from ops.rounds import Plan, Post, posts
-from tests.faults.checker import Breach, Facts, check
+from tests.faults.checker import Breach, Facts, check, check_marts
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Rule
 from tests.faults.yard import Yard, wait_for
@@ -49,20 +50,22 @@ class Story:
     results: list[Result] = field(default_factory=list)
     _mended_at: float = 0.0
 
-    @property
-    def run(self) -> str:
-        """Begins every event id and ends every device id of this story, and of no other of this session."""
-        return f"{crc32(f'{self.name}/{self.seed}/{time.time_ns()}'.encode()):08x}"
+    def __post_init__(self) -> None:
+        # Begins every event id and ends every device id of this story, and of no other.
+        self.run = f"{crc32(f'{self.name}/{self.seed}/{time.time_ns()}'.encode()):08x}"
 
-    def morning(self, run: str, *, begins_at: datetime | None = None, trucks: int = 4) -> list[Post]:
+    def morning(
+        self, *, begins_at: datetime | None = None, trucks: int = 4, first_truck: int = 0
+    ) -> list[Post]:
         """Rounds with duplicates, late bursts, and events that must be rejected: about 70 requests."""
         return list(
             posts(
                 Plan(
-                    run,
+                    self.run,
                     begins_at or datetime.now(UTC) - timedelta(hours=8),
                     seed=self.seed,
                     trucks=trucks,
+                    first_truck=first_truck,
                     farms=6,
                     rounds=1,
                     batch_size=8,
@@ -74,10 +77,9 @@ class Story:
         )
 
     @contextmanager
-    def under_load(self, make: Callable[[str], Sequence[Post]] | None = None) -> Iterator[Phones]:
+    def under_load(self, make: Callable[[], Sequence[Post]] | None = None) -> Iterator[Phones]:
         """Phones send a morning meanwhile. At the end all of it must have arrived, and nothing else."""
-        run = self.run
-        sent = (make or self.morning)(run)
+        sent = (make or self.morning)()
         phones = self.yard.phones()
         try:
             phones.send(sent)
@@ -87,7 +89,7 @@ class Story:
             exchanges = phones.exchanges()
         finally:
             phones.stop()
-        self._await_all(run, exchanges)
+        self._await_all(exchanges)
 
     @contextmanager
     def broken(self, *rules: Rule) -> Iterator[None]:
@@ -99,10 +101,20 @@ class Story:
     def mended(self) -> None:
         self._mended_at = time.monotonic()
 
-    def _await_all(self, run: str, exchanges: Sequence[Exchange]) -> None:
+    def check_marts(self) -> None:
+        """Staging and marts, built once for all stories of the session; what is wrong counts for each."""
+        assert build_marts(self.yard.environment), "dbt build failed"
+        wrong: list[str] = []
+        for result in self.results:
+            facts = self.yard.mart_facts(result.run, result.exchanges)
+            result.breaches = [*result.breaches, *check_marts(facts)]
+            wrong += [f"{result.name}: {breach}" for breach in check_marts(facts)]
+        assert not wrong, "\n".join(wrong[:20])
+
+    def _await_all(self, exchanges: Sequence[Exchange]) -> None:
         breaches, recovered_at = converged(lambda: self.yard.facts(exchanges))
         recovered_s = max(0.0, recovered_at - self._mended_at)
-        self.results.append(Result(self.name, self.seed, run, exchanges, breaches, recovered_s))
+        self.results.append(Result(self.name, self.seed, self.run, exchanges, breaches, recovered_s))
         self.yard.settle()
         assert not breaches, "\n".join(map(str, breaches[:20]))
 

@@ -21,6 +21,7 @@ from contract.objects import LinesObject, lines_object
 from handler.direct import KinesisRecords, S3Objects
 from handler.publish import Unavailable
 from ops.rounds import Plan, posts
+from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
 from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
@@ -177,7 +178,8 @@ def late_events_are_walked_last() -> Iterator[None]:
     def change(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
         return real(start, (), added, (), rule)
 
-    with patch.object(consumer.store, "change", change):
+    # One record a batch: else those that come late come with those that they should have come before.
+    with patch.object(consumer.store, "change", change), patch.object(inprocess, "BATCH_SIZE", 1):
         yield
 
 

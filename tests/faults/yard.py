@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -13,14 +14,13 @@ from itertools import batched
 from typing import Any
 
 from ops import stores
-from ops.ledger import Stay
 from ops.outputs import Outputs
 from ops.stack import localstack, snowflake
 from ops.stack.processes import Process, descendants, description
 from ops.stack.settings import ROOT
 from ops.stack.stack import Stack
 from snowpipe.warehouse import Snowflake, connect
-from tests.faults.checker import Facts, Row
+from tests.faults.checker import Facts, MartFacts, Row
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Proxy
 
@@ -52,6 +52,9 @@ class Yard:
     @contextmanager
     def open(self) -> Iterator["Yard"]:
         with self.proxy, self._listening_to_the_bus():
+            # What a killed redrive function had taken comes back after six minutes, as deployed.
+            sooner = {"VisibilityTimeout": str(VISIBILITY_S)}
+            self.aws("sqs").set_queue_attributes(QueueUrl=self.outputs.redrive_queue_url, Attributes=sooner)
             self.restart_snowflake()
             self._known = set(self._keys())
             yield self
@@ -85,6 +88,15 @@ class Yard:
         return found
 
     @property
+    def environment(self) -> Mapping[str, str]:
+        """For tools that are to find this stack."""
+        return self.stack.settings.aws_environment
+
+    @property
+    def snowflake_runs(self) -> bool:
+        return self.stack.processes.alive(snowflake.NAME) is not None
+
+    @property
     def snowflake_pid(self) -> int:
         return self._process(snowflake.NAME).pid
 
@@ -105,6 +117,18 @@ class Yard:
 
     def kill_snowflake(self) -> None:
         os.kill(self.snowflake_pid, signal.SIGKILL)
+
+    @contextmanager
+    def snowflakes_disk_full(self) -> Iterator[None]:
+        """A limit on the size of its files stands in for the disk; its log cannot grow either."""
+        pid = self.snowflake_pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):  # it has given up by itself
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def restart_snowflake(self) -> None:
         """Whatever has become of it, it runs afterwards, and reaches AWS through the proxy."""
@@ -217,13 +241,15 @@ class Yard:
                 self._entered.__exit__(None, None, None)
             self._warehouse = None
 
-    def mart_visits(self, devices: Sequence[str]) -> list[Stay]:
-        return list(stores.mart_stays(self._session, self.outputs.database, devices))
-
-    def staged(self, run: str) -> list[str]:
-        """An id for each row of staging whose id begins with `run`."""
-        sql = f"SELECT event_id FROM {self.outputs.database}.STAGING.STG_EVENTS WHERE event_id LIKE %s"
-        return [row["event_id"] for row in self.query(sql, [f"{run}%"])]
+    def mart_facts(self, run: str, exchanges: Sequence[Exchange]) -> MartFacts:
+        """What staging and marts, as built last, have of the run whose ids begin so."""
+        database = self.outputs.database
+        sql = f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id LIKE %s"
+        staged = [row["event_id"] for row in self.query(sql, [f"{run}%"])]
+        sql = f"SELECT DISTINCT device_id FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id LIKE %s"
+        devices = [row["device_id"] for row in self.query(sql, [f"%{run}"])]
+        visits = list(stores.mart_stays(self._session, database, devices)) if devices else []
+        return MartFacts(exchanges, staged, visits)
 
 
 def wait_for[T](probe: Callable[[], T], seconds: float, otherwise: str) -> T:
