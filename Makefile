@@ -57,6 +57,15 @@ unit: setup ## unit tests
 e2e: setup ## end-to-end tests against a stack of their own
 	$(PY) -m pytest tests/e2e
 
+faults: setup ## break every part under load, check every promise; writes the table into docs/reliability.md (SEED=1)
+	$(PY) -m pytest tests/faults --write-table $(if $(SEED),--seed $(SEED))
+
+faults-short: setup ## a few of the fault scenarios, and the bugs that their checker must catch
+	$(PY) -m pytest tests/faults -m short
+
+soak: setup ## random faults under steady load (MINUTES=30 SEED=7 CHAPTER=1)
+	@$(PY) -m tests.faults.soak --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(CHAPTER),--chapter $(CHAPTER))
+
 spark: ## jobs over the whole archive on Spark and Beam: local[2], Python 3.11 and Java 17
 	@ops/setup.sh main spark
 	.venvs/spark/bin/python -m pytest tests/spark -W ignore
@@ -102,4 +111,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: faults faults-short soak console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock

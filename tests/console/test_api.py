@@ -1,0 +1,290 @@
+"""The console's API on a running stack: what is posted is on the page within two seconds, with where it is kept."""
+
+import json
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import pytest
+import urllib3
+
+from contract.events import Fence
+from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, written
+
+WITHIN_S = 2.0
+
+
+class Console:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = urllib3.PoolManager(retries=False, timeout=60)
+
+    def ask(self, path: str, method: str = "GET") -> tuple[int, Any]:
+        answer = self.http.request(method, f"{self.url}/api/{path}")
+        return answer.status, json.loads(answer.data)
+
+    def get(self, path: str) -> Any:
+        status, answer = self.ask(path)
+        assert status == 200, answer
+        return answer
+
+
+class Page(threading.Thread):
+    """A page that is open: what it hears, and when."""
+
+    def __init__(self, api: Console) -> None:
+        super().__init__(daemon=True)
+        self._answer = api.http.request(
+            "GET", f"{api.url}/api/stream", preload_content=False, timeout=120
+        )
+        self.heard: list[tuple[float, str, Any]] = []
+        self.start()
+
+    def run(self) -> None:
+        rest, name = b"", ""
+        while chunk := self._answer.read1(65536):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                if line.startswith(b"event: "):
+                    name = line[7:].decode()
+                elif line.startswith(b"data: "):
+                    self.heard.append((time.time(), name, json.loads(line[6:])))
+
+    def when(self, name: str, is_it: Any, within: float = 20) -> float:
+        """The time at which the first such message came."""
+        return eventually(
+            lambda: next((at for at, heard, data in list(self.heard) if heard == name and is_it(data)), None),
+            within=within,
+        )
+
+
+@pytest.fixture(scope="module")
+def api(pipeline: Pipeline) -> Console:
+    url = pipeline.outputs.console_url
+    assert url, "outputs.json names no console"
+    api = Console(url)
+    eventually(lambda: api.get("health")["ok"], within=30)
+    # The first look wakes it; then everything is asked for the first time.
+    eventually(lambda: all(source["state"] == "ok" for source in api.get("sources")["sources"]), within=60)
+    return api
+
+
+@pytest.fixture(scope="module")
+def page(api: Console) -> Page:
+    page = Page(api)
+    page.when("snapshot", lambda _: True)
+    return page
+
+
+@pytest.fixture
+def device() -> str:
+    return f"console-{uuid4().hex[:10]}"
+
+
+def test_it_knows_its_stage_and_tells_no_secret(api, pipeline):
+    stage = api.get("stage")
+    assert (stage["stage"], stage["local"], stage["endpoint"]) == ("local", True, pipeline.outputs.endpoint)
+    for path in ("stage", "sources", "pipeline", "fences", "there"):
+        assert pipeline.outputs.api_key not in json.dumps(api.get(path))
+
+
+def test_an_accepted_event_is_on_the_page_and_on_the_map_within_two_seconds(api, pipeline, page, device):
+    delays = []
+    for n in range(3):
+        sent = event(device, createdAt=written(datetime.now(UTC)))
+        assert pipeline.post(sent).status == 202
+        answered_at = time.time()
+        delays.append(
+            page.when("events", lambda data, id_=sent["_id"]: any(e["event_id"] == id_ for e in data["good"]))
+            - answered_at
+        )
+        assert n or page.when("trucks", lambda data: any(t["device_id"] == device for t in data["trucks"]))
+    # The best of three: a machine under test may be busy elsewhere for one.
+    assert min(delays) < WITHIN_S, delays
+    [truck] = [t for t in api.get("trucks")["trucks"] if t["device_id"] == device]
+    assert truck["position"] == [5.79, 53.2]
+    assert api.get(f"trucks/{device}/trail")["points"]
+
+
+def test_a_bad_event_shows_its_reason_its_text_and_where_it_is_kept(api, pipeline, page, device):
+    hostile = '<img src=x onerror="alert(1)">'
+    sent = event(device, type=hostile) | {"createdAt": "half past six"}
+    answer = pipeline.post(event(device), sent)
+    answered_at = time.time()
+    shown_at = page.when("events", lambda data: any(e["event_id"] == sent["_id"] for e in data["bad"]))
+    assert shown_at - answered_at < 2 * WITHIN_S
+    [bad] = api.get(f"bad?event_id={sent['_id']}")
+    assert (bad["reasons"][0]["code"], bad["event"], bad["key"]) == (
+        "invalid_created_at",
+        sent,
+        answer.body["rejected_key"],
+    )
+    [row] = api.get(f"events?kind=bad&device={device}")["events"]
+    whole = api.get(f"events/{row['seq']}")
+    assert json.loads(whole["raw"])["type"] == hostile
+    assert whole["s3_uri"] == f"s3://{pipeline.outputs.bucket}/{answer.body['rejected_key']}"
+
+
+def test_a_visit_opens_and_closes_on_the_page_as_the_table_has_it(api, pipeline, page, device):
+    fence = Fence("farm", f"farm-{uuid4().hex[:6]}")
+    entered = datetime.now(UTC) - timedelta(minutes=5)
+    assert pipeline.post(crossing(device, "enter", entered, fence)).status == 202
+    opened_at = page.when("visits", lambda data: any(v["device_id"] == device for v in data["there"]))
+    # From the visit in the table on: before that it is the consumer's time.
+    assert opened_at
+    [there] = [v for v in api.get("there")["visits"] if v["device_id"] == device]
+    assert (there["open"], there["fence_id"]) == (True, f"farm#{fence.external_id}")
+    [truck] = [t for t in api.get("trucks")["trucks"] if t["device_id"] == device]
+    assert truck["inside"] == [there["fence_id"]]
+
+    left = entered + timedelta(minutes=4)
+    assert pipeline.post(crossing(device, "exit", left, fence, duration=4.0)).status == 202
+    page.when(
+        "visits",
+        lambda data: any(
+            change["kind"] == "departed" and change["visit"]["device_id"] == device
+            for change in data["changes"]
+        ),
+    )
+    for which in (f"device_id={device}", f"fence_id={quote(there['fence_id'])}"):
+        answer = api.get(f"visits?{which}")
+        [visit] = answer["visits"]
+        assert (visit["entered_at"], visit["exited_at"], visit["dwell_seconds"]) == (
+            written(entered),
+            written(left),
+            240.0,
+        )
+        assert answer["missing"] == []
+    [stay] = pipeline.visits_of(device)
+    assert written(stay.entered_at) == visit["entered_at"]
+    [place] = [f for f in api.get("fences")["fences"] if f["fence_id"] == there["fence_id"]]
+    assert (place["kind"], place["centre"]) == ("farm", [5.79, 53.2])
+
+
+def test_an_events_journey_is_that_of_where(api, pipeline, device):
+    sent = event(device)
+    key = pipeline.post(sent).body["object_key"]
+    eventually(lambda: pipeline.raw_rows(sent["_id"]))
+    journey = api.get(f"where?event_id={sent['_id']}")
+    assert journey["found"]
+    assert {"received", "archived", "loaded"} <= {step["what"] for step in journey["steps"]}
+    assert journey["s3_uris"] == [f"s3://{pipeline.outputs.bucket}/{key}"]
+    # What is to be copied works as it is.
+    assert len(pipeline.rows(journey["sql"][0])) == 1
+    assert api.get(f"where?key={quote(key)}")["found"]
+
+
+def test_every_count_agrees_with_what_was_sent(api, pipeline, device):
+    def counts() -> dict[str, int]:
+        return {stage["name"]: stage["total"] for stage in api.get("pipeline")["stages"]}
+
+    before = eventually(lambda: _steady(counts), within=60)
+    events = [event(device) for _ in range(7)]
+    events.append(crossing(device, "enter", datetime.now(UTC)))
+    answer = pipeline.post(*events, event(device) | {"type": ""})
+    assert (answer.body["accepted"], answer.body["rejected"]) == (8, 1)
+    grown = {"accepted": 8, "rejected": 1, "archived": 8, "published": 1, "consumed": 1, "loaded": 8}
+
+    def differences() -> dict[str, int]:
+        now = counts()
+        return {name: now[name] - before[name] for name in grown}
+
+    def agree() -> bool:
+        assert differences() == grown
+        return True
+
+    assert eventually(agree, within=60)
+    eventually(lambda: api.get("pipeline")["verdict"] in ("healthy", "busy"), within=30)
+
+
+def _steady(counts: Any) -> dict[str, int] | None:
+    """Once two looks a few seconds apart agree: what earlier tests sent has come through."""
+    first: dict[str, int] = counts()
+    time.sleep(6)
+    return first if counts() == first else None
+
+
+def test_reconcile_runs_on_demand_and_one_at_a_time(api):
+    status, _ = api.ask("reconcile", "POST")
+    assert status in (202, 409)
+    assert api.ask("reconcile", "POST")[0] == 409
+    done = eventually(
+        lambda: (found := api.get("pipeline")["reconcile"])["state"] != "running" and found, within=60
+    )
+    assert done["state"] == "done", done
+    assert done["equal"] is True, done["differences"]
+
+
+def test_a_morning_is_replayed_from_the_archive(api, pipeline, device):
+    fence = Fence("farm", "farm-replay")
+    begin = datetime.now(UTC) - timedelta(minutes=30)
+    sent = [
+        event(
+            device,
+            createdAt=written(begin + timedelta(minutes=n)),
+            location={"type": "Point", "coordinates": [5 + n / 100, 53]},
+        )
+        for n in range(5)
+    ]
+    sent.append(crossing(device, "enter", begin + timedelta(minutes=5), fence))
+    assert pipeline.post(*sent).status == 202
+
+    def found() -> Any:
+        path = f"replay?from={quote(written(begin))}&to={quote(written(begin + timedelta(minutes=6)))}"
+        answer = api.get(path)
+        tracks = [track for track in answer["trucks"] if track["device_id"] == device]
+        assert tracks
+        return tracks[0], answer
+
+    track, answer = eventually(found, within=20, every=1)
+    assert track["t"] == [0, 60_000, 120_000, 180_000, 240_000, 300_000]
+    assert track["lon"][:5] == [5.0, 5.01, 5.02, 5.03, 5.04]
+    assert [v["open"] for v in answer["visits"] if v["device_id"] == device] == [True]
+    range_ = api.get("replay/range")
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in range_["days"]
+    assert range_["suggested"]["from"] < range_["suggested"]["to"]
+
+
+def test_daily_totals_are_the_marts(api, pipeline):
+    pipeline.build_marts()
+    daily = api.get("daily?days=30")
+    assert daily["built"]
+    [row] = pipeline.rows("SELECT SUM(visits) AS n FROM {db}.MARTS.DAILY_FARM_COLLECTIONS")
+    assert sum(farm["visits"] for farm in daily["farms"]) == (row["n"] or 0)
+    assert [day["date"] for day in daily["days"]] == sorted(day["date"] for day in daily["days"])
+
+
+def test_an_app_developers_test_resets_posts_and_finds(api, pipeline, device):
+    api.ask("reset", "POST")
+    sent = event(device)
+    pipeline.post(sent, event(device) | {"createdAt": "never"})
+    [found] = api.get(f"good?event_id={sent['_id']}&wait=10")
+    assert found["event"] == sent
+    assert len(api.get(f"bad?device={device}&wait=10")) == 1
+    totals = api.get("all")
+    assert totals["total"] == totals["good"] + totals["bad"]
+
+
+def test_a_page_that_comes_again_counts_the_same_as_one_that_stayed(api, pipeline, page, device):
+    first = Page(api)
+    first.when("snapshot", lambda _: True)
+    sent = [event(device) for _ in range(3)]
+    for each in sent:
+        assert pipeline.post(each).status == 202
+    eventually(lambda: len(api.get(f"good?device={device}")) == 3)
+    again = Page(api)
+    again.when(
+        "snapshot", lambda data: {e["_id"] for e in sent} <= {e["event_id"] for e in data["events"]["good"]}
+    )
+    counted = api.get("events?limit=1")["counted"]
+
+    def last_counted(of: Page) -> Any:
+        told = [
+            data.get("events", data) for _, name, data in list(of.heard) if name in ("snapshot", "events")
+        ]
+        return told[-1]["counted"]
+
+    assert eventually(lambda: last_counted(again) == last_counted(page) == counted)
