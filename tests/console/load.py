@@ -1,0 +1,171 @@
+"""What a console costs while 200 trucks ping once a second and 50 other events come in: CPU, memory, delay.
+
+    MILKRUN_LOCAL=.local-x .venv/bin/python -m tests.console.load --seconds 60
+
+Everything goes through the endpoint of the running stack, in batches as phones send them, and comes back on a
+stream of server-sent events; a console of its own is started for it and ended.
+"""
+
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import urllib3
+
+from ops.outputs import Outputs
+from tests.e2e.vocabulary import crossing, event, written
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def memory_mib(pid: int, name: str = "VmRSS") -> float:
+    found = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+class Listener(threading.Thread):
+    """A page: hears the stream, notes when each event came."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self._url = url
+        self.heard: dict[str, float] = {}
+        self.kinds: dict[str, int] = {}
+        self.bytes = 0
+        self.counted = {"good": 0, "bad": 0}
+        self.ready = threading.Event()
+
+    def run(self) -> None:
+        answer = urllib3.PoolManager().request(
+            "GET", f"{self._url}/api/stream", preload_content=False, timeout=60
+        )
+        kind = ""
+        for line in lines(answer):
+            self.bytes += len(line) + 1
+            if line.startswith(b"event: "):
+                kind = line[7:].decode()
+                self.kinds[kind] = self.kinds.get(kind, 0) + 1
+            elif line.startswith(b"data: "):
+                self.ready.set()
+                self._hear(kind, json.loads(line[6:]))
+
+    def _hear(self, kind: str, data: dict[str, Any]) -> None:
+        told = data.get("events") if kind == "snapshot" else data if kind == "events" else None
+        if told:
+            self.counted = told["counted"]
+            for each in (*told["good"], *told["bad"]):
+                self.heard.setdefault(each["event_id"], time.time())
+
+
+def lines(answer: Any) -> Iterator[bytes]:
+    rest = b""
+    while chunk := answer.read1(65536):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+
+
+def drive(truck: int, at: int, run: str) -> dict[str, Any]:
+    """The ping of one truck in one second: a circle round its own farm."""
+    angle = at / 60 + truck
+    place = [5.8 + truck % 20 * 0.02 + 0.004 * (angle % 1), 53.0 + truck // 20 * 0.02 + 0.002 * (angle % 2)]
+    return event(
+        f"load-{truck:03d}-{run}", "user.updated_trip", location={"type": "Point", "coordinates": place}
+    )
+
+
+def main(
+    seconds: Annotated[int, typer.Option()] = 60,
+    trucks: Annotated[int, typer.Option()] = 200,
+    others: Annotated[int, typer.Option(help="Other events a second.")] = 50,
+    batch: Annotated[int, typer.Option()] = 25,
+    warm_up: Annotated[int, typer.Option()] = 20,
+) -> None:
+    folder = Path(os.environ.get("MILKRUN_LOCAL", ".local"))
+    outputs = Outputs.read(folder / "outputs.json")
+    console = subprocess.Popen(
+        [sys.executable, "-m", "ops.console", "--port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert console.stderr
+        url = console.stderr.readline().rpartition(" ")[2].strip()
+        page = Listener(url)
+        page.start()
+        assert page.ready.wait(20)
+        time.sleep(warm_up)
+        print(json.dumps(measured(outputs, console.pid, page, seconds, trucks, others, batch), indent=2))
+    finally:
+        console.terminate()
+        console.wait(15)
+
+
+def measured(
+    outputs: Outputs, pid: int, page: Listener, seconds: int, trucks: int, others: int, batch: int
+) -> dict[str, Any]:
+    run = f"{random.randrange(1 << 32):08x}"
+    http = urllib3.PoolManager(maxsize=16, retries=False, timeout=30)
+    answered: dict[str, float] = {}
+
+    def post(events: list[dict[str, Any]]) -> None:
+        headers = {"x-api-key": outputs.api_key, "content-type": "application/json"}
+        answer = http.request("POST", outputs.endpoint, body=json.dumps(events).encode(), headers=headers)
+        assert answer.status == 202, answer.data
+        answered.update((each["_id"], time.time()) for each in events)
+
+    began, cpu = time.monotonic(), cpu_seconds(pid)
+    before = dict(page.kinds)
+    with ThreadPoolExecutor(8) as posters:
+        for second in range(seconds):
+            now = datetime.now(UTC)
+            events = [drive(truck, second, run) for truck in range(trucks)]
+            events += [
+                crossing(f"load-{n:03d}-{run}", "enter" if second % 2 else "exit", now)
+                for n in random.sample(range(trucks), others // 10)
+            ]
+            events += [
+                event(f"load-{n:03d}-{run}", "pickup.completed", createdAt=written(now))
+                for n in random.sample(range(trucks), others - others // 10)
+            ]
+            for start in range(0, len(events), batch):
+                posters.submit(post, events[start : start + batch])
+            time.sleep(max(0.0, began + second + 1 - time.monotonic()))
+    took, used = time.monotonic() - began, cpu_seconds(pid) - cpu
+    time.sleep(3)
+    delays = sorted(page.heard[id_] - at for id_, at in answered.items() if id_ in page.heard)
+    return {
+        "events_a_second": round(len(answered) / took, 1),
+        "of_one_core_percent": round(100 * used / took, 1),
+        "resident_mib": round(memory_mib(pid), 1),
+        "peak_mib": round(memory_mib(pid, "VmHWM"), 1),
+        "delay_s_from_202_to_page": {
+            "p50": round(statistics.median(delays), 2),
+            "p95": round(delays[int(len(delays) * 0.95)], 2),
+            "max": round(delays[-1], 2),
+            "heard": len(delays),
+        },
+        "answered": len(answered),
+        "messages": {kind: n - before.get(kind, 0) for kind, n in page.kinds.items()},
+        "counted": page.counted,
+        "stream_kib": page.bytes // 1024,
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
