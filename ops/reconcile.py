@@ -42,7 +42,7 @@ from snowpipe.settings import Aws, Settings
 from snowpipe.warehouse import Warehouse
 
 # RAW is asked for the geofence events of so many lines at a time.
-LINES_A_QUERY = 50_000
+LINES_A_QUERY = 25_000
 MAX_NAMED = 1000
 # A line that the log gets later than this after its hour is not found.
 LOG_DELAY = timedelta(minutes=15)
