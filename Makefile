@@ -63,6 +63,9 @@ faults: setup ## break every part under load, check every promise; writes the ta
 faults-short: setup ## a few of the fault scenarios, and the bugs that their checker must catch
 	$(PY) -m pytest tests/faults -m short
 
+fuzz: setup ## bodies and headers mutated towards new code of the handler (SECONDS=600)
+	$(PY) -m tests.fuzz.handler -max_total_time=$(or $(SECONDS),600)
+
 soak: setup ## random faults under steady load (MINUTES=30 SEED=7 CHAPTER=1)
 	@$(PY) -m tests.faults.soak --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(CHAPTER),--chapter $(CHAPTER))
 
@@ -74,8 +77,11 @@ airflow: setup ## the hourly and back-fill DAGs: integrity, and a whole run agai
 	@ops/setup.sh airflow
 	.venvs/airflow/bin/python -m pytest tests/airflow -W ignore
 
-bench: setup ## measure handler, cold start, consumer, loader (ONLY=handler,...); keeps .local/bench/latest.json
+bench: setup ## measure everything (ONLY=handler,cost: a part; COMPARE=earlier.json); writes docs/performance.md
 	@$(PY) -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
+
+bench-large: setup ## a million objects and ten million events through the local loader: an hour, 3 GB
+	@$(PY) -m tests.bench.large
 
 bench-spark: ## compaction and rebuild at growing sizes: plain loop, DuckDB, Spark on 1 and 2 cores (EVENTS_LIST="100000 1000000")
 	@ops/setup.sh main spark
@@ -111,4 +117,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh
 
-.PHONY: faults faults-short soak console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: bench-large faults faults-short fuzz soak console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock

@@ -1,64 +1,101 @@
-"""`make bench`: every bench in turn, its figures kept in .local/bench/latest.json.
+"""`make bench`: every part in turn; figures to .local/bench/latest.json, page and plots to docs/.
 
-python -m tests.bench [--only handler,cold_start,consumer,loader] [--compare EARLIER.json]
+python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
+
+A part that fails is named at the end, and its figures of the last run stay. `--page` measures nothing and writes the
+page again from latest.json.
 """
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.bench import page
+from tests.bench.figures import Figures, exponent, machine
+
 ROOT = Path(__file__).parents[2]
-COMMANDS = {
-    "handler": ("tests.bench.handler", "--json"),
-    "cold_start": ("tests.bench.cold", "--json"),
-    "consumer": ("tests.bench.consumer", "--json"),
-    "loader": ("tests.bench.loader", "--json", "--quick"),
+LATEST = ROOT / ".local" / "bench" / "latest.json"
+# Those that compare CPU first, while the machine is cool.
+PARTS = {
+    "handler": "tests.bench.handler",
+    "cold_start": "tests.bench.cold",
+    "consumer": "tests.bench.consumer",
+    "growth": "tests.bench.growth",
+    "cost": "tests.bench.cost",
+    "loader": "tests.bench.loader",
+    "dbt": "tests.bench.dbt",
+    "end_to_end": "tests.bench.end_to_end",
 }
 
 
-def measured(name: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", *COMMANDS[name]]
+def measured(part: str) -> Figures:
+    command = [sys.executable, "-m", PARTS[part], "--json"]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    found: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return found
+    return Figures(**json.loads(output.splitlines()[-1]))
 
 
-def flat(found: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """Ratios, and all the rest: some benches say which is which, the others nest or mix them."""
-    if "ratios" in found:
-        return found["ratios"], {k: v for k, v in found["figures"].items() if k not in found["ratios"]}
-    if any(isinstance(value, dict) for value in found.values()):
-        return {}, {f"{name}/{field}": v for name, each in found.items() for field, v in each.items()}
-    return {k: v for k, v in found.items() if "/" in k}, {k: v for k, v in found.items() if "/" not in k}
+def show(found: Figures, earlier: dict[str, float]) -> None:
+    for name, value in {**found.ratios, **found.rates}.items():
+        before = f"   before {earlier[name]:12.3f}" if name in earlier else ""
+        print(f"  {name:58} {value:12.3f}{before}")
+    for name, points in found.series.items():
+        print(f"  {name:58} x^{exponent(points):.2f}")
+    sys.stdout.flush()
+
+
+def last_run() -> dict[str, Any]:
+    return json.loads(LATEST.read_text()) if LATEST.exists() else {}
+
+
+def keep(part: str, found: Figures, seconds: float) -> None:
+    """In the file at once: a run that is broken off has lost nothing."""
+    run = last_run()
+    parts = run.get("parts", {})
+    parts[part] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
+    parts[part] |= asdict(found)
+    whole = Figures()
+    for each in parts.values():
+        whole.add(Figures(**{name: each[name] for name in asdict(whole)}))
+    at = max(each["at"] for each in parts.values())
+    LATEST.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"at": at, "machine": machine(), **asdict(whole), "parts": parts}
+    LATEST.write_text(json.dumps(kept, indent=1))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure.")
-    parser.add_argument("--only", default=",".join(COMMANDS))
+    parser.add_argument("--only", default=",".join(PARTS), help="some of: " + ", ".join(PARTS))
     parser.add_argument("--compare", type=Path, help="a latest.json of an earlier run")
+    parser.add_argument("--page", action="store_true", help="only write docs/performance.md again")
     arguments = parser.parse_args()
-    earlier = json.loads(arguments.compare.read_text()) if arguments.compare else {}
-    machine = f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs"
-    print(machine)
-    ratios: dict[str, float] = {}
-    rates: dict[str, float] = {}
-    for name in arguments.only.split(","):
-        for kept, new in zip((ratios, rates), flat(measured(name)), strict=True):
-            kept.update(new)
-            for key, value in new.items():
-                before = {**earlier.get("ratios", {}), **earlier.get("rates", {})}.get(key)
-                print(f"{key:55} {value:10.2f}" + (f"   before {before:10.2f}" if before else ""), flush=True)
-    target = ROOT / ".local" / "bench" / "latest.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    target.write_text(json.dumps({"at": at, "machine": machine, "ratios": ratios, "rates": rates}, indent=1))
-    return 0
+    compared = json.loads(arguments.compare.read_text()) if arguments.compare else last_run()
+    earlier = {**compared.get("ratios", {}), **compared.get("rates", {})}
+    failed = []
+    if not arguments.page:
+        print(machine())
+        wanted = arguments.only.split(",")
+        for n, part in enumerate(wanted, 1):
+            print(f"{part} ({n} of {len(wanted)})", flush=True)
+            began = time.monotonic()
+            try:
+                found = measured(part)
+            except subprocess.CalledProcessError:
+                failed.append(part)
+                continue
+            keep(part, found, time.monotonic() - began)
+            show(found, earlier)
+            print(f"  {time.monotonic() - began:.0f} s", flush=True)
+    page.write(last_run())
+    print(f"{LATEST.relative_to(ROOT)}, {page.PAGE.relative_to(ROOT)}")
+    if failed:
+        print(f"failed: {', '.join(failed)}; the page still has their figures of an earlier run")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

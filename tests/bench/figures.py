@@ -33,9 +33,10 @@ class Figures:
 
 
 def exponent(points: Points) -> float:
-    """k of y ~ x^k where it counts: over the upper half of the points, so that fixed costs do not hide growth."""
-    upper = sorted(points)[-max(3, (len(points) + 1) // 2) :]
-    logs = [(math.log(x), math.log(max(y, 1e-9))) for x, y in upper]
+    """k of y ~ x^k where it counts: over the upper decade of x, so that fixed costs do not hide growth."""
+    ordered = sorted(points)
+    upper = [(x, y) for x, y in ordered if x >= ordered[-1][0] / 10]
+    logs = [(math.log(x), math.log(max(y, 1e-9))) for x, y in (upper if len(upper) > 2 else ordered[-3:])]
     x_mean, y_mean = (statistics.mean(column) for column in zip(*logs, strict=True))
     spread = sum((x - x_mean) ** 2 for x, _ in logs)
     return sum((x - x_mean) * (y - y_mean) for x, y in logs) / spread

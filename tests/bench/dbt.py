@@ -1,0 +1,146 @@
+"""dbt on a million events: `python -m tests.bench.dbt [--json]`.
+
+The local Snowflake alone, RAW filled by SQL in three steps; after each, one percent of new events comes and an
+incremental run is measured: seconds that the models' statements took (dbt's own run_results.json), and of the command.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from snowpipe import apply, template, transform
+from snowpipe.settings import Aws, Connection, Settings
+from snowpipe.warehouse import Snowflake, connect
+from tests.bench import figures
+from tests.bench.figures import Figures, told
+
+TABLES = (100_000, 300_000, 1_000_000)
+NEW_SHARE = 0.01
+# What RAW needs to be filled by hand: no stage, no pipe, no roles.
+OBJECTS = (
+    "warehouse",
+    "database",
+    "schema_raw",
+    "schema_staging",
+    "schema_marts",
+    "table_events",
+    "table_rejected",
+)
+# A fifth are crossings: 500 trucks, each at one of 40 farms for ten minutes, every twenty. Every hour of loading is
+# three days after the one before, so that only what is new lies within the look-back.
+FILL = """
+INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
+WITH numbered AS (
+    SELECT SEQ4() + {first} AS n FROM TABLE(GENERATOR(ROWCOUNT => {count}))
+), placed AS (
+    SELECT n, FLOOR(n / 5) AS g, MOD(FLOOR(n / 10), 500) AS truck, FLOOR(n / 5000) AS stop FROM numbered
+), timed AS (
+    SELECT *, DATEADD('second', stop * 1200 + MOD(g, 2) * 600, '2026-01-01'::TIMESTAMP_NTZ) AS moment FROM placed
+)
+SELECT
+    PARSE_JSON(
+        '{{"_id":"' || n || '","type":"'
+        || CASE WHEN MOD(n, 5) > 0 THEN 'user.updated_trip'
+                WHEN MOD(g, 2) = 0 THEN 'user.entered_geofence' ELSE 'user.exited_geofence' END
+        || '","createdAt":"' || REPLACE(moment::VARCHAR, ' ', 'T') || 'Z"'
+        || ',"live":true,"user":{{"userId":"driver","deviceId":"truck-' || truck || '"}}'
+        || ',"geofence":{{"tag":"farm","externalId":"farm-' || MOD(stop, 40) || '"}}'
+        || ',"location":{{"type":"Point","coordinates":[5.' || MOD(n, 97) || ',53.2]}},"locationAccuracy":8'
+        || ',"metadata":{{"note":"{note}"}}}}'
+    ),
+    'events/' || FLOOR(n / 20), MOD(n, 20) + 1,
+    DATEADD('day', {day}, '2026-01-01'::TIMESTAMP_NTZ), DATEADD('day', {day}, '2026-01-01'::TIMESTAMP_LTZ)
+FROM timed
+"""
+
+
+@contextmanager
+def warehouse(folder: Path) -> Iterator[tuple[Snowflake, Settings]]:
+    command = [sys.executable, "-m", "snowpipe.local", "--port", "0", "--dir", f"{folder}/db"]
+    options = ["--aws-endpoint-url", "http://127.0.0.1:9", "--log-file", f"{folder}/log"]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        connection = Connection(
+            account="milkrun", user="b", password="b", host="127.0.0.1", port=port, protocol="http"
+        )
+        with connect(connection) as session:
+            yield session, Settings(connection=connection, aws=Aws(), folder=folder, source="the bench")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def make_tables(session: Snowflake) -> None:
+    parameters = template.Parameters(
+        database="MILKRUN",
+        warehouse="MILKRUN_WH",
+        bucket="bench",
+        topic_arn="arn:aws:sns:us-east-1:000000000000:bench",
+        storage_role_arn="arn:aws:iam::000000000000:role/bench",
+        external_id="bench",
+    )
+    wanted = [d for d in template.definitions(parameters) if d.path.stem.partition("_")[2] in OBJECTS]
+    assert len(wanted) == len(OBJECTS)
+    apply.run(session, wanted)
+
+
+def run_dbt(settings: Settings) -> tuple[float, float]:
+    """Seconds of the models' SQL, and of the whole command."""
+    began = time.monotonic()
+    with (settings.folder / "dbt.out").open("w") as output:
+        kept = os.dup(1)
+        os.dup2(output.fileno(), 1)
+        try:
+            code = transform.dbt(["run"], settings, os.environ)
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+    assert code == 0, (settings.folder / "dbt.out").read_text()[-3000:]
+    seconds = time.monotonic() - began
+    results = json.loads((settings.folder / "dbt" / "target" / "run_results.json").read_text())["results"]
+    return sum(result["execution_time"] for result in results), seconds
+
+
+def measure() -> Figures:
+    found = Figures(series={"dbt/sql_s by rows": []})
+    with tempfile.TemporaryDirectory() as name, warehouse(Path(name)) as (session, settings):
+        make_tables(session)
+        rows = day = 0
+
+        def fill(count: int) -> None:
+            nonlocal rows, day
+            day += 3
+            session.query(FILL.format(first=rows, count=count, day=day, note="x" * 120))
+            rows += count
+
+        for size in TABLES:
+            told(f"dbt: filling RAW to {size:,} events")
+            fill(size - rows)
+            told("dbt: a run over what was filled in")
+            first, _ = run_dbt(settings)
+            fill(int(size * NEW_SHARE))
+            told("dbt: a run over one percent more")
+            sql, command = run_dbt(settings)
+            found.series["dbt/sql_s by rows"].append((rows, sql))
+            found.rates |= {
+                f"dbt/sql_s@{size}": sql,
+                f"dbt/command_s@{size}": command,
+                f"dbt/sql_s first@{size}": first,
+            }
+        counted = session.query("SELECT COUNT(*) AS n FROM MILKRUN.STAGING.STG_EVENTS")
+        assert counted[0]["n"] == rows, (counted, rows)
+        visits = session.query("SELECT COUNT(*) AS n FROM MILKRUN.MARTS.GEOFENCE_VISITS")
+        found.rates |= {"dbt/rows": rows, "dbt/visits": visits[0]["n"]}
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(figures.main(measure, sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""docs/performance.md out of a run: performance.template.md with the figures filled in.
+
+`{{handler/naive@100}}` is a ratio or a rate of that name, two digits behind the point or as said behind a bar
+(`{{loader/rows|,.0f}}`); a part that has not been run shows as a dash. Tables that compare with goals are made here.
+"""
+
+import importlib.metadata
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.bench import plots
+from tests.bench.figures import exponent
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = Path(__file__).with_name("performance.template.md")
+PAGE = ROOT / "docs" / "performance.md"
+IMAGES = ROOT / "docs" / "images"
+# Beyond this a fitted exponent is called worse than linear; below, noise.
+LINEAR = 1.1
+GOALS = (
+    ("handler/naive@100", 0.5),
+    ("handler/naive@500", 0.45),
+    ("handler/powertools@100", 0.5),
+    ("handler/limit@100", 2.0),
+    ("handler_own/json.loads@100", 8.0),
+    ("cold_start/naive", 0.35),
+    ("cold_start/powertools_tracer", 0.35),
+    ("cold_start/powertools", 0.6),
+    ("consumer/powertools@500", 0.2),
+)
+FLOORS = (("loader/objects_per_s", 150.0), ("loader/rows_per_s", 20_000.0), ("loader/localstack_gets", 0.7))
+CEILINGS = (("loader/put_to_row_s p95@20", 3.0), ("loader/peak_mib", 600.0), ("dbt/sql_s@1000000", 20.0))
+PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", "isal", "moto", "duckdb")
+
+
+def write(run: dict[str, Any]) -> None:
+    known = {**run.get("ratios", {}), **run.get("rates", {})}
+    made = {
+        "at": run.get("at", "never")[:16].replace("T", " ") + " UTC",
+        "machine": run.get("machine", "–"),
+        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
+        "minutes": f"{sum(part['seconds'] for part in run.get('parts', {}).values()) / 60:.0f}",
+        "goals": goals(known),
+        "growth": growth(run.get("series", {})),
+        "memory": memory(known),
+    }
+
+    def filled(found: re.Match[str]) -> str:
+        name, _, how = found[1].partition("|")
+        if name in made:
+            return made[name]
+        return format(known[name], how or ".2f") if name in known else "–"
+
+    PAGE.write_text(re.sub(r"\{\{([^}]+)\}\}", filled, TEMPLATE.read_text()))
+    IMAGES.mkdir(exist_ok=True)
+    plots.draw({name: [tuple(p) for p in points] for name, points in run.get("series", {}).items()}, IMAGES)
+
+
+def goals(known: dict[str, float]) -> str:
+    rows = []
+    for sign, wanted in (("≤", (*GOALS, *CEILINGS)), ("≥", FLOORS)):
+        for name, goal in wanted:
+            if name in known:
+                met = known[name] <= goal if sign == "≤" else known[name] >= goal
+                found = f"{known[name]:,.2f}" if known[name] < 100 else f"{known[name]:,.0f}"
+                rows.append(f"| `{name}` | {found} | {sign} {goal:g} | {'met' if met else '**missed**'} |")
+    return "\n".join(["| | found | goal | |", "|---|---|---|---|", *rows])
+
+
+def growth(series: dict[str, Any]) -> str:
+    rows = []
+    for name, points in series.items():
+        k = exponent(points)
+        (first_x, first), (last_x, last) = sorted(points)[0], sorted(points)[-1]
+        rows.append(
+            f"| {name} | {first:.3g} at {first_x:,.0f} | {last:.3g} at {last_x:,.0f} | {k:.2f} | {grows(k)} |"
+        )
+    return "\n".join(["| | smallest | largest | exponent | |", "|---|---|---|---|---|", *rows])
+
+
+def grows(k: float) -> str:
+    if k > LINEAR:
+        return "**worse than linear**"
+    return "linear" if k > 0.85 else "less than linear" if k > 0.1 else "flat"
+
+
+def memory(known: dict[str, float]) -> str:
+    label = "handler/peak_mib "
+    return ", ".join(
+        f"{name.removeprefix(label)} {v:.0f}" for name, v in known.items() if name.startswith(label)
+    )

@@ -1,0 +1,91 @@
+"""The growth plots of docs/performance.md, from the series of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.bench.figures import Points, exponent
+
+# File of docs/images/, title, unit of x, and the series with the unit of each y.
+PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "perf-handler",
+        "A request against its events",
+        "events in the request",
+        (
+            ("handler/cpu_ms by events", "CPU, ms"),
+            ("handler/peak_mib by events", "memory, MiB"),
+            ("handler/calls by events", "calls to AWS"),
+        ),
+    ),
+    (
+        "perf-consumer-batch",
+        "A batch against the backlog it is cut from",
+        "records in the batch",
+        (("consumer/cpu_ms by batch", "CPU, ms"), ("consumer/calls by batch", "calls to AWS")),
+    ),
+    (
+        "perf-consumer-devices",
+        "A batch of 500 against the devices that sent it",
+        "devices",
+        (("consumer/cpu_ms by devices", "CPU, ms"), ("consumer/calls by devices", "calls to AWS")),
+    ),
+    (
+        "perf-consumer-table",
+        "A batch of 200 against the events in the table",
+        "events of its pairs in the table",
+        (
+            ("consumer/cpu_ms by table", "CPU, ms"),
+            ("consumer/cpu_ms by table, late events", "CPU of late events, ms"),
+            ("consumer/calls by table, late events", "calls for late events"),
+        ),
+    ),
+    (
+        "perf-loader",
+        "The local loader against backlog and table",
+        "objects loaded, rows loaded",
+        (
+            ("loader/cpu_s by backlog", "CPU, s"),
+            ("loader/cpu_s by rows", "CPU, s"),
+            ("loader/peak_mib by rows", "memory, MiB"),
+        ),
+    ),
+    (
+        "perf-dbt",
+        "dbt's incremental run, one percent new",
+        "rows in RAW",
+        (("dbt/sql_s by rows", "SQL, s"),),
+    ),
+)
+
+
+def draw(series: dict[str, Points], folder: Path) -> None:
+    """Each plot with logarithmic axes, so that a straight line of slope 1 is linear growth."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    # Text as text, and no random ids: the same series give the same file.
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "milkrun", "font.size": 9})
+    for name, title, x_label, panels in PLOTS:
+        if all(key in series for key, _ in panels):
+            figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.8), squeeze=False)
+            for axis, (key, unit) in zip(axes[0], panels, strict=True):
+                panel(axis, series[key], unit)
+            figure.suptitle(title)
+            figure.supxlabel(x_label, fontsize=9)
+            figure.tight_layout()
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            plt.close(figure)
+
+
+def panel(axis: Any, points: Points, unit: str) -> None:
+    """The points, and a line through those that the exponent is fitted to."""
+    xs, ys = zip(*sorted(points), strict=True)
+    k = exponent(points)
+    axis.plot(xs, ys, "o", markersize=4, color="#1f4e79")
+    axis.plot(xs, [ys[-1] * (x / xs[-1]) ** k for x in xs], "--", linewidth=1, color="#c0504d")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_ylim(min(ys) / 2, max(ys) * 2)
+    axis.set_title(f"{unit}: x^{k:.2f}", fontsize=9)
