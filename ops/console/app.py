@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,7 @@ from ops.console.workers import (
     Worker,
 )
 from ops.outputs import Outputs
+from ops.stores import geofence_kinds
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
@@ -72,6 +74,7 @@ class Console:
         self._is_local = is_local
         self._aws = Clients(outputs)
         self._session = Session(outputs)
+        self._kinds = functools.cache(lambda: geofence_kinds(outputs, stage))
         self._questions = Questions(outputs, stage, self._aws, self._session)
         self._workers: list[Worker] = []
         self._reconciling: Reconciling | None = None
@@ -118,6 +121,7 @@ class Console:
             self._aws,
             self._pace,
             Keys(),
+            self._kinds,
             threading.Event(),
         )
         reader = Reader(shared)
@@ -298,7 +302,7 @@ class Console:
             if known is None or known[0] != wanted or time.monotonic() - known[1] > fresh_s:
                 found = await self._asked(
                     "archive",
-                    lambda: answers.encode(replay.replay(self._archive, start, end, now)),
+                    lambda: answers.encode(replay.replay(self._archive, start, end, now, self._kinds)),
                 )
                 known = self._replayed = (wanted, time.monotonic(), found)
             return Response(known[2], media_type="application/json")

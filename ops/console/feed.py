@@ -12,7 +12,7 @@ from typing import Any, TypeIs
 import msgspec
 
 from consumer import items
-from contract.events import GEOFENCE_KINDS, Fence, instant
+from contract.events import GEOFENCE_KINDS, Fence, Kind, instant
 from contract.objects import lines_of
 
 # Longer texts are cut in lists; the event's own page has all of it.
@@ -58,7 +58,7 @@ class Crossing(msgspec.Struct, gc=False):
     event_id: str
     device_id: str
     fence: Fence
-    kind: str
+    kind: Kind
     type: str
     at: datetime
     duration_minutes: float | None = None
@@ -85,18 +85,21 @@ class Read(msgspec.Struct, gc=False):
     crossings: list[Crossing]
 
 
-def read(key: str, body: bytes, received_at: datetime) -> Read:
+def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Read:
+    """`kinds`: the types that are geofence events at this stage."""
     found = Read([], [], [])
     rejected = key.startswith("rejected/")
     for number, line in enumerate(lines_of(body), 1):
         if rejected:
             found.events.append(_bad(key, number, line, received_at))
         else:
-            _good(key, number, line, received_at, found)
+            _good(key, number, line, received_at, found, kinds)
     return found
 
 
-def _good(key: str, number: int, line: bytes, received_at: datetime, found: Read) -> None:
+def _good(
+    key: str, number: int, line: bytes, received_at: datetime, found: Read, kinds: Mapping[str, Kind]
+) -> None:
     try:
         event = msgspec.json.decode(line)
     except msgspec.MsgspecError:  # not ours: somebody put it there by hand
@@ -104,7 +107,7 @@ def _good(key: str, number: int, line: bytes, received_at: datetime, found: Read
     if not isinstance(event, dict):
         event = {}
     event_id, type_, device = text(event.get("_id")), text(event.get("type")), device_of(event)
-    fence = fence_of(event) if type_ in GEOFENCE_KINDS else None
+    fence = fence_of(event) if type_ in kinds else None
     found.events.append(
         Event(
             "good",
@@ -139,7 +142,7 @@ def _good(key: str, number: int, line: bytes, received_at: datetime, found: Read
             )
         )
     if fence and device and event_id and type_:
-        found.crossings.append(_crossing(event, event_id, device, fence, type_, at, position))
+        found.crossings.append(_crossing(event, event_id, device, fence, kinds[type_], at, position))
 
 
 def _crossing(
@@ -147,7 +150,7 @@ def _crossing(
     event_id: str,
     device: str,
     fence: Fence,
-    type_: str,
+    kind: Kind,
     at: datetime,
     position: tuple[float, float] | None,
 ) -> Crossing:
@@ -160,8 +163,8 @@ def _crossing(
         event_id,
         device,
         fence,
-        GEOFENCE_KINDS[type_],
-        type_,
+        kind,
+        event["type"],
         at,
         number_of(event.get("duration"), -math.inf, math.inf),
         event.get("confidence") if isinstance(event.get("confidence"), int) else None,

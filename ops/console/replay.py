@@ -1,6 +1,6 @@
 """A morning from the archive, in the compact form that a time slider wants."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import batched
@@ -8,7 +8,7 @@ from typing import Any
 
 from consumer import items
 from consumer.visits import visits_of
-from contract.events import GeofenceEvent
+from contract.events import GeofenceEvent, Kind
 from ops.console import book, feed
 from ops.console.feed import Crossing, Position
 from snowpipe.archive import Archive, Object
@@ -20,14 +20,17 @@ MAX_OBJECTS = 3000
 MAX_POSITIONS = 300_000
 READERS = 4
 
+type Kinds = Callable[[], Mapping[str, Kind]]
+"""Asks, once, which types are geofence events at this stage."""
 
-def replay(archive: Archive, start: datetime, end: datetime, now: datetime) -> dict[str, Any]:
+
+def replay(archive: Archive, start: datetime, end: datetime, now: datetime, kinds: Kinds) -> dict[str, Any]:
     """Every position and visit between these times, by the devices' clocks."""
     positions: dict[str, list[Position]] = {}
     crossings: list[Crossing] = []
     objects = events = kept = 0
     truncated = False
-    for read in _objects(archive, start, min(end + LATE, now)):
+    for read in _objects(archive, start, min(end + LATE, now), kinds):
         objects += 1
         events += sum(1 for event in read.events if _within(event.at, start, end))
         crossings += [crossing for crossing in read.crossings if start <= crossing.at <= end]
@@ -70,10 +73,10 @@ def days(archive: Archive, now: datetime) -> list[str]:
     ]
 
 
-def _objects(archive: Archive, start: datetime, end: datetime) -> Iterator[feed.Read]:
+def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> Iterator[feed.Read]:
     def read(found: Object) -> feed.Read | None:
         body = archive.body(found.key)
-        return None if body is None else feed.read(found.key, body, found.modified_at)
+        return None if body is None else feed.read(found.key, body, found.modified_at, kinds())
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="console-replay") as readers:
         # Few at a time: what is read and not taken yet lies in memory.
@@ -104,7 +107,7 @@ def _visits(crossings: list[Crossing]) -> list[dict[str, Any]]:
         GeofenceEvent(
             crossing.event_id,
             crossing.type,
-            crossing.kind,  # type: ignore[arg-type]  # one of GEOFENCE_KINDS' values
+            crossing.kind,
             crossing.device_id,
             crossing.fence,
             crossing.at,

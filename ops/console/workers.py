@@ -25,6 +25,7 @@ from ops.console import feed, health
 from ops.console.board import Board
 from ops.console.live import Live, Notice, Stored
 from ops.console.meters import WINDOW_S
+from ops.console.replay import Kinds
 from ops.outputs import Outputs
 from ops.stores import utc
 from snowpipe.archive import Archive
@@ -142,6 +143,7 @@ class Shared:
     aws: Clients
     pace: Pace
     keys: Keys
+    kinds: Kinds
     over: threading.Event
 
     def tell(self, what: Callable[..., object], *args: object) -> None:
@@ -316,7 +318,7 @@ class Reader(Worker):
         """None for what is gone meanwhile."""
         name, at = each
         body = self._archive.body(name.key)
-        return None if body is None else feed.read(name.key, body, at)
+        return None if body is None else feed.read(name.key, body, at, self.shared.kinds())
 
 
 class Listener(Worker):

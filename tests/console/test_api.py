@@ -1,6 +1,7 @@
 """The console's API on a running stack: what is posted is on the page within two seconds, with where it is kept."""
 
 import json
+import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -12,9 +13,19 @@ import pytest
 import urllib3
 
 from contract.events import Fence
+from ops.console.command import made, server_of
+from ops.outputs import Outputs
+from ops.stack.settings import ROOT
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, written
 
 WITHIN_S = 2.0
+# Where the right bears another name than the operation.
+RIGHTS = {
+    "ListObjectsV2": "ListBucket",
+    "HeadObject": "GetObject",
+    "GetBucketNotificationConfiguration": "GetBucketNotification",
+    "DeleteMessageBatch": "DeleteMessage",
+}
 
 
 class Console:
@@ -37,9 +48,7 @@ class Page(threading.Thread):
 
     def __init__(self, api: Console) -> None:
         super().__init__(daemon=True)
-        self._answer = api.http.request(
-            "GET", f"{api.url}/api/stream", preload_content=False, timeout=120
-        )
+        self._answer = api.http.request("GET", f"{api.url}/api/stream", preload_content=False, timeout=120)
         self.heard: list[tuple[float, str, Any]] = []
         self.start()
 
@@ -288,3 +297,53 @@ def test_a_page_that_comes_again_counts_the_same_as_one_that_stayed(api, pipelin
         return told[-1]["counted"]
 
     assert eventually(lambda: last_counted(again) == last_counted(page) == counted)
+
+
+def test_the_rights_that_the_manual_lists_are_those_that_it_uses(pipeline, monkeypatch):
+    """A console of its own, whose every call to AWS is noted while all its pages are looked at."""
+    called: set[str] = set()
+    make = Outputs.aws
+
+    def noting(outputs: Outputs, service: str, *, attempts: int = 5) -> Any:
+        client = make(outputs, service, attempts=attempts)
+        client.meta.events.register(
+            "before-call", lambda model, **_: called.add(f"{service}:{RIGHTS.get(model.name, model.name)}")
+        )
+        return client
+
+    monkeypatch.setattr(Outputs, "aws", noting)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        console, app = made(pipeline.outputs, "local", port=port)
+        server = server_of(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            api = Console(f"http://127.0.0.1:{port}")
+            eventually(lambda: all(s["state"] == "ok" for s in api.get("sources")["sources"]), within=60)
+            device = f"rights-{uuid4().hex[:8]}"
+            sent = crossing(device, "enter", datetime.now(UTC))
+            pipeline.post(sent)
+            eventually(lambda: pipeline.raw_rows(sent["_id"]))
+            # The index lags behind nothing but the consumer: by then the queue has told of it, too.
+            eventually(lambda: any(v["device_id"] == device for v in api.get("there")["visits"]), within=60)
+            api.ask("reconcile", "POST")
+            now = datetime.now(UTC)
+            times = f"from={quote(written(now - timedelta(minutes=1)))}&to={quote(written(now))}"
+            for path in (
+                f"where?event_id={sent['_id']}",
+                f"visits?device_id={device}",
+                f"replay?{times}",
+                "replay/range",
+            ):
+                api.get(path)
+            eventually(lambda: api.get("pipeline")["reconcile"]["state"] == "done", within=60)
+        finally:
+            console.hub.close()
+            server.should_exit = True
+            thread.join(20)
+    page = (ROOT / "docs" / "console.md").read_text()
+    policy = json.loads(page.partition("```json")[2].partition("```")[0])
+    listed = {action for statement in policy["Statement"] for action in statement["Action"]}
+    # What looks a deployed stage up is not asked of a local one.
+    assert called == listed - {"cloudformation:DescribeStacks", "apigateway:GET", "sqs:TagQueue"}

@@ -73,6 +73,14 @@ def test_a_geofence_event_tells_of_device_fence_and_place():
     assert (crossing.kind, crossing.position, crossing.duration_minutes) == ("enter", (5.8, 53.1), 4.5)
 
 
+def test_what_a_geofence_event_is_the_stage_says():
+    event = good(type="yard.in")
+    stored = lines_object("events", [json.dumps(event).encode()], NOW)
+    assert feed.read(stored.key, stored.body, NOW).crossings == []
+    [crossing] = feed.read(stored.key, stored.body, NOW, {"yard.in": "enter"}).crossings
+    assert (crossing.kind, crossing.type) == ("enter", "yard.in")
+
+
 def test_a_ping_with_latitude_and_longitude_is_a_position():
     event = {k: v for k, v in good(type="ping", latitude=53.2, longitude=5.9).items() if k != "location"}
     [position] = read(event).positions
