@@ -4,7 +4,7 @@ import { Age, clockTime, now, utc, zone } from "./clock";
 import { connection, down, lostAt, pipeline, stage } from "./live";
 import { link, type View, VIEWS, view } from "./route";
 import { type Choice, choice } from "./theme";
-import { Segments } from "./ui";
+import { Fenced, Segments } from "./ui";
 import { EventsView } from "./views/events";
 import { MapView } from "./views/map";
 import { PipelineView } from "./views/pipeline";
@@ -116,7 +116,9 @@ export function Shell() {
       </header>
       <Banners />
       <main id="main" class={`view-${shown}`} tabIndex={-1}>
-        <Current />
+        <Fenced key={shown}>
+          <Current />
+        </Fenced>
       </main>
     </>
   );

@@ -1,6 +1,6 @@
 /** Small parts that several views are made of. */
 
-import type { ComponentChildren } from "preact";
+import { Component, type ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { Problem } from "./api";
@@ -40,6 +40,22 @@ export function Failed({ problem, what, again }: { problem: Error; what: string;
       )}
     </div>
   );
+}
+
+/** A bug in one view must not take the others with it. */
+export class Fenced extends Component<{ children: ComponentChildren }, { problem: Error | null }> {
+  override state = { problem: null as Error | null };
+
+  override componentDidCatch(problem: Error): void {
+    console.error(problem);
+    this.setState({ problem });
+  }
+
+  override render() {
+    const { problem } = this.state;
+    if (!problem) return this.props.children;
+    return <Failed problem={problem} what="This view broke" again={() => this.setState({ problem: null })} />;
+  }
 }
 
 export function Loading({ what }: { what: string }) {

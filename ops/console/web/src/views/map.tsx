@@ -26,6 +26,8 @@ const shown = computed<{ trucks: Shown[]; there: Visit[] }>(() => {
   return { trucks: placed, there: there.value };
 });
 
+const LISTED = 300;
+
 const moment = (): number => (replay.value ? replayAt.value : now.value);
 
 export function MapView() {
@@ -278,7 +280,8 @@ function Since({ at }: { at: string }) {
 }
 
 function ThereList() {
-  const visits = shown.value.there;
+  // Who came last is looked for most.
+  const visits = [...shown.value.there].sort((one, other) => other.entered_at.localeCompare(one.entered_at));
   return (
     <section class="card" aria-labelledby="there">
       <div class="card-head">
@@ -289,7 +292,7 @@ function ThereList() {
         <Empty title="Nobody is inside a fence." />
       ) : (
         <ul class="list-rows">
-          {visits.slice(0, 100).map((visit) => (
+          {visits.slice(0, LISTED).map((visit) => (
             <li key={`${visit.device_id}${visit.fence_id}`}>
               <a class="clip" title={fenceName(visit.fence_id)} href={link("map", { fence: visit.fence_id })}>
                 {fenceName(visit.fence_id)}
@@ -302,6 +305,7 @@ function ThereList() {
           ))}
         </ul>
       )}
+      {visits.length > LISTED && <p class="quiet">{number(visits.length - LISTED)} more are not listed.</p>}
     </section>
   );
 }
@@ -338,7 +342,7 @@ function TruckList({ chosen }: { chosen: string }) {
         </Empty>
       ) : (
         <ul class="list-rows">
-          {found.slice(0, 250).map((truck) => (
+          {found.slice(0, LISTED).map((truck) => (
             <li key={truck.device_id} class={truck.device_id === chosen ? "chosen" : ""}>
               <a
                 class="clip"
