@@ -4,8 +4,9 @@ import logging
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO, cast
 
 import structlog
 import typer
@@ -84,7 +85,7 @@ def serve(
 def set_up_logging(log_file: Path | None) -> None:
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-    output = log_file.open("a", buffering=1) if log_file else sys.stderr
+    output = Output(log_file.open("a", buffering=1) if log_file else sys.stderr)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -93,8 +94,23 @@ def set_up_logging(log_file: Path | None) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(output),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, output)),
     )
+
+
+class Output:
+    """What cannot be written, on a full disk, is dropped: a log must not end what it tells of."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 def fail(reason: str) -> NoReturn:

@@ -197,11 +197,13 @@ def notices_are_forgotten() -> Iterator[None]:
 
 # --- the tests
 
-BUGS: list[tuple[Bug, Faults, Kind]] = [
+FOUR: list[tuple[Bug, Faults, Kind]] = [
     (answer_before_s3, s3_refuses, "lost"),
     (drop_refused_records, kinesis_takes_half, "wrong visit"),
     (skip_after_an_exception, table_throttles, "wrong visit"),
     (load_without_history, deleting_messages_fails, "doubled"),
+]
+MORE: list[tuple[Bug, Faults, Kind]] = [
     (not_published_if_archived, kinesis_and_queue_refuse, "wrong visit"),
     (keys_by_the_clock, kinesis_and_queue_refuse, "doubled"),
     (rejects_not_kept, list, "lost"),
@@ -210,7 +212,8 @@ BUGS: list[tuple[Bug, Faults, Kind]] = [
     (late_events_are_walked_last, list, "wrong visit"),
     (notices_are_forgotten, bus_refuses, "told"),
 ]
-FAULTS = list(dict.fromkeys(faults for _, faults, _ in BUGS))
+BUGS = [*(pytest.param(*bug, marks=pytest.mark.short) for bug in FOUR), *MORE]
+FAULTS = list(dict.fromkeys(faults for _, faults, _ in [*FOUR, *MORE]))
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ class Yard:
             sooner = {"VisibilityTimeout": str(VISIBILITY_S)}
             self.aws("sqs").set_queue_attributes(QueueUrl=self.outputs.redrive_queue_url, Attributes=sooner)
             self.restart_snowflake()
-            self._known = set(self._keys())
+            self._known = set(self.all_keys())
             yield self
             self._disconnect()
 
@@ -173,7 +173,7 @@ class Yard:
             entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(found)]
             sqs.delete_message_batch(QueueUrl=self._told_url, Entries=entries)
 
-    def _keys(self) -> Iterator[str]:
+    def all_keys(self) -> Iterator[str]:
         pages = self.aws("s3").get_paginator("list_objects_v2")
         for prefix in PREFIXES:
             for page in pages.paginate(Bucket=self.outputs.bucket, Prefix=prefix):
@@ -182,7 +182,7 @@ class Yard:
     def facts(self, exchanges: Sequence[Exchange]) -> Facts:
         """Of what these exchanges can have left behind: new objects, their rows, these devices' visits."""
         devices = sorted({e.crossing.device_id for x in exchanges for e in x.post.events if e.crossing})
-        new = [key for key in self._keys() if key not in self._known]
+        new = [key for key in self.all_keys() if key not in self._known]
         with ThreadPoolExecutor(4) as readers:
             unread = [key for key in new if key not in self._read]
             for key, lines in zip(unread, readers.map(self._lines, unread), strict=True):
@@ -206,7 +206,7 @@ class Yard:
 
     def settle(self) -> None:
         """What lies in the bucket by now is no news any more."""
-        self._known = set(self._keys())
+        self._known = set(self.all_keys())
 
     def _lines(self, key: str) -> list[bytes]:
         return stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
@@ -223,13 +223,13 @@ class Yard:
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         """Asks again with a new session where the old one's server was killed."""
         try:
-            return self._session.query(sql, parameters)
+            return self.session.query(sql, parameters)
         except Exception:  # whatever a connector makes of a server that is gone
             self._disconnect()
-            return self._session.query(sql, parameters)
+            return self.session.query(sql, parameters)
 
     @property
-    def _session(self) -> Snowflake:
+    def session(self) -> Snowflake:
         if self._warehouse is None:
             self._entered = connect(self.outputs.snowflake)
             self._warehouse = self._entered.__enter__()
@@ -248,7 +248,7 @@ class Yard:
         staged = [row["event_id"] for row in self.query(sql, [f"{run}%"])]
         sql = f"SELECT DISTINCT device_id FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id LIKE %s"
         devices = [row["device_id"] for row in self.query(sql, [f"%{run}"])]
-        visits = list(stores.mart_stays(self._session, database, devices)) if devices else []
+        visits = list(stores.mart_stays(self.session, database, devices)) if devices else []
         return MartFacts(exchanges, staged, visits)
 
 

@@ -173,6 +173,19 @@ def test_on_a_full_disk_loading_waits_says_so_and_goes_on(own_local: LocalProces
     assert eventually(lambda: health(own_local)[1]["problem"] is None)
 
 
+def test_a_log_that_cannot_be_written_ends_nothing(own_local: LocalProcess, aws: Aws) -> None:
+    """A full disk takes no log line either; the loading thread used to end at the first of them."""
+    loading = Warehouse(own_local.start(), aws).with_pipe()
+    assert own_local.process
+    _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE, (1, hard))
+    for number in range(5):
+        loading.put(f"events/{number}", {"n": number})
+    eventually(lambda: health(own_local)[1]["problem"])
+    resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    loading.has_rows(5)
+
+
 class Moto:
     """moto as a process: what it knew is gone when it is killed, as with LocalStack."""
 

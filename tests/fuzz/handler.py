@@ -1,0 +1,83 @@
+"""`make fuzz SECONDS=600`: bodies and headers that atheris mutates towards code not reached yet.
+
+Whatever comes, the handler answers as the contract says, every event lands in exactly one place under a key of
+ours, and every line that it stores loads. Ends with 0, or with the input that broke one of these.
+"""
+
+import sys
+from pathlib import Path
+
+import atheris  # type: ignore[import-untyped]
+
+with atheris.instrument_imports(include=["handler", "contract"]):
+    from contract import logs
+    from contract.objects import object_name
+    from handler import codes, http, main, sift, splitting
+
+import base64
+import gzip
+import json
+import tempfile
+
+from snowpipe.local.files import FileFormat, read
+from tests.unit.handler.fakes import Context, World, app
+
+PAYLOADS = Path(__file__).parents[2] / "ops/conformance/payloads"
+CONTENT_TYPES = (
+    "application/json",
+    "application/x-ndjson",
+    "application/json; charset=latin1",
+    "text/plain",
+    "",
+)
+ANSWERS = {202, 400, 413, 415}
+# The modules are named so that they are imported while that is watched.
+WATCHED = (codes, http, sift, splitting)
+
+
+def try_one(data: bytes) -> None:
+    if not data:
+        return
+    how, body = data[0], data[1:]
+    headers = {"content-type": CONTENT_TYPES[how % len(CONTENT_TYPES)]}
+    if how & 0x40:
+        headers["content-encoding"] = "gzip"
+        # Half of them are packed here, so that what is mutated is the text.
+        body = gzip.compress(body, 1, mtime=0) if how & 0x20 else body
+    elif how & 0x20 and body:
+        length, body = body[0], body[1:]
+        name, _, value = body[:length].decode("latin1").partition(":")
+        headers[name], body = value, body[length:]
+    world = World()
+    application = app(world)
+    main._app = lambda: application  # type: ignore[assignment]
+    event = {"headers": headers, "body": base64.b64encode(body).decode(), "isBase64Encoded": bool(how & 0x10)}
+    given = main.ingest(event, Context())
+    told = json.loads(given["body"])
+    assert given["statusCode"] in ANSWERS, given
+    if given["statusCode"] in (202, 400):
+        assert told["received"] == told["accepted"] + told["duplicates"] + told["rejected"] > 0, told
+        assert len(world.lines("events")) == told["accepted"]
+        assert len(world.lines("rejected")) == told["rejected"]
+    else:
+        assert not world.objects
+    for key, stored in world.objects.items():
+        assert object_name(key), key
+        assert read(stored, FileFormat(compression="GZIP")).errors == [], key
+
+
+def seeds(folder: Path) -> None:
+    """What the conformance kit sends, in each form."""
+    for path in sorted(PAYLOADS.rglob("*.*json")):
+        for how in (0x10, 0x11, 0x70, 0x71):
+            (folder / f"{path.parent.name}-{path.stem}-{how}").write_bytes(
+                bytes([how]) + path.read_bytes()[:4000]
+            )
+
+
+if __name__ == "__main__":
+    logs.configure("CRITICAL")
+    with tempfile.TemporaryDirectory() as corpus:
+        seeds(Path(corpus))
+        atheris.Setup([*sys.argv, corpus, "-max_len=6000", "-timeout=20", "-print_final_stats=1"], try_one)
+        atheris.Fuzz()
