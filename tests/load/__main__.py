@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "load.md"
 IMAGES = ROOT / "docs" / "images"
 # Enough that a tenth of what an environment may grow stands out of what allocators do by themselves.
-LEAK_CALLS = {"ingest@20": 6000, "redrive": 1000, "consume": 400}
+LEAK_CALLS = {"ingest@20": 3000, "redrive": 400, "consume": 200}
 
 
 @contextmanager

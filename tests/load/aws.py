@@ -13,7 +13,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tests.bench.consumer import Aws
+from tests.bench.memory_aws import Aws
 
 # Seconds, medians; each call's own is log-normal about it.
 LATENCY = {"s3": 0.025, "kinesis": 0.010, "sqs": 0.010, "dynamodb": 0.005, "events": 0.010}

@@ -26,7 +26,7 @@ from tests.load.leaks import Leak, judged
 ROOT = Path(__file__).parents[2]
 VCPU_MB = 1769  # AWS Lambda Developer Guide, "Configure Lambda function memory": one vCPU
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
-SECONDS = 6.0
+SECONDS = 4.0
 LIFE_SECONDS = 4 * 3600  # an environment that is always busy: Lambda ends it within hours
 
 type Invocation = Mapping[str, Any]

@@ -17,7 +17,7 @@ from ops.polling import until
 from ops.send import Client, new_run_id, percentile
 from ops.stack.settings import Settings
 from tests.load.leaks import Leak, judged
-from tests.load.shapes import Phase, Sent, sent
+from tests.load.shapes import SENDERS, Phase, Sent, sent
 from tests.load.watch import KEEPERS, Sample, Watch
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def phases(rate: float, steady_s: float) -> list[Phase]:
         Phase("warm-up", 30, rate, rate),
         Phase(STEADY, steady_s, rate, rate),
         Phase("burst", 60, at_once=int(10 * rate), every=20),
-        Phase("ramp", 90, rate / 4, rate * 4),
+        Phase("ramp", 90, rate / 2, rate * 3),
     ]
 
 
@@ -74,41 +74,35 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
     posts = rounds.endless(
         rounds.Plan(run=new_run_id(), begins_at=datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=40)
     )
-    client = Client(outputs.endpoint, outputs.api_key, patience=PATIENCE_S, connections=64)
+    client = Client(outputs.endpoint, outputs.api_key, patience=PATIENCE_S, connections=SENDERS)
     began_at, began = datetime.now(UTC), time.monotonic()
     with Watch(settings, outputs, began) as watch:
         answers = sent(plan, posts, client, began)
         answered = time.monotonic()
-        left = until(lambda: waiting(watch.samples), lambda left: not left, patience_s=DRAIN_S, every_s=1.0)
+        left = until(watch.waiting, lambda left: not left, patience_s=DRAIN_S, every_s=1.0)
         drained_s = None if left else time.monotonic() - answered
-    if watch.fault:
-        raise watch.fault
     leaks = leaks_of(plan, watch.samples)
     return Load(plan, answers, watch.samples, drained_s, reconciled(settings, began_at), leaks)
-
-
-def waiting(samples: Sequence[Sample]) -> float:
-    """What stood in the queues at the last look; something, as long as nobody has looked."""
-    if not samples:
-        return 1
-    queues = samples[-1].queues
-    return sum(queues[name] for name in ("redrive", "snowpipe", "stream"))
 
 
 def reconciled(settings: Settings, since: datetime) -> bool:
     """Accepted = archived = loaded = consumed, by the operator's own command; it leaves out the last minute."""
 
-    def code() -> int:
-        command = ["-m", "ops", "reconcile", "--from", since.isoformat(), "--json"]
-        return subprocess.run(
-            [sys.executable, *command],
+    def asked() -> tuple[int, str]:
+        ended = subprocess.run(
+            [sys.executable, "-m", "ops", "reconcile", "--from", since.isoformat(), "--json"],
             cwd=ROOT,
             env={**os.environ, "MILKRUN_LOCAL": str(settings.folder)},
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             check=False,
-        ).returncode
+        )
+        return ended.returncode, ended.stdout + ended.stderr
 
-    return until(code, lambda found: found == 0, patience_s=90, every_s=5) == 0
+    code, said = until(asked, lambda found: found[0] == 0, patience_s=90, every_s=5)
+    if code:
+        print(said[-3000:], file=sys.stderr)
+    return code == 0
 
 
 def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,13 +29,15 @@ class Sample:
 
 
 class Watch:
-    """Use as a context; look at `samples` afterwards. `fault` is why it stopped looking, if it did."""
+    """Use as a context; look at `samples` afterwards. `waiting` raises what made it stop looking."""
 
     def __init__(self, settings: Settings, outputs: Outputs, began: float) -> None:
         self._processes = Processes(settings.run_folder, settings.log_folder)
         self._outputs, self._began = outputs, began
         self._logs = FunctionLogs(settings.lambda_log_folder)
-        self._sqs = outputs.aws("sqs")
+        self._sqs, self._kinesis = outputs.aws("sqs"), outputs.aws("kinesis")
+        shards = self._kinesis.list_shards(StreamName=outputs.stream)["Shards"]
+        self._shards = [shard["ShardId"] for shard in shards]
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.samples: list[Sample] = []
@@ -49,6 +50,14 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+
+    def waiting(self) -> float:
+        """What stood in the queues at the last look; something, as long as nobody has looked."""
+        if self.fault:
+            raise self.fault
+        if not self.samples:
+            return 1
+        return sum(self.samples[-1].queues[name] for name in ("redrive", "snowpipe", "stream"))
 
     def _run(self) -> None:
         try:
@@ -73,11 +82,20 @@ class Watch:
             "redrive": redrive.waiting(self._sqs, self._outputs.redrive_queue_url),
             "dead letters": redrive.waiting(self._sqs, self._outputs.dead_letter_queue_url),
             "snowpipe": sum(self._pending(warehouse, pipe) for pipe in ("EVENTS_PIPE", "REJECTED_PIPE")),
-            "stream": self._logs.sums["published"]
-            + self._logs.sums["redriven"]
-            - self._logs.sums["consumed"],
+            "stream": sum(self._unread(shard) for shard in self._shards),
             "behind_s": self._logs.behind_seconds,
         }
+
+    def _unread(self, shard: str) -> int:
+        """Records of a shard after the last that was consumed."""
+        after = self._logs.consumed_up_to.get(shard)
+        named = {"StreamName": self._outputs.stream, "ShardId": shard}
+        if after:
+            named |= {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": after}
+        else:
+            named |= {"ShardIteratorType": "TRIM_HORIZON"}
+        iterator = self._kinesis.get_shard_iterator(**named)["ShardIterator"]
+        return len(self._kinesis.get_records(ShardIterator=iterator)["Records"])
 
     def _pending(self, warehouse: Any, pipe: str) -> int:
         name = f"{self._outputs.database}.RAW.{pipe}"
@@ -92,29 +110,21 @@ def name_of(top: Process, process: Process) -> str:
     return "kinesis mock" if "kinesis-local" in said or said.startswith("node ") else top.name
 
 
-COUNTED = {
-    logs.EVENTS_INGESTED: "published",
-    logs.RECORDS_REDRIVEN: "redriven",
-    logs.RECORDS_CONSUMED: "consumed",
-}
-
-
 class FunctionLogs:
-    """What the functions' canonical lines add up to since this began to read them."""
+    """How far the consumer's canonical lines say that it is."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read = {path: path.stat().st_size for path in folder.glob("*.log")}
-        self.sums: Counter[str] = Counter()
+        self._read: dict[Path, int] = {}
+        self.consumed_up_to: dict[str, str] = {}
         self.behind_seconds = 0.0
 
     def read(self) -> None:
         for path in self._folder.glob("*.log"):
             for line in self._lines(path):
-                if name := COUNTED.get(str(line.get("event"))):
-                    self.sums[name] += int(line.get(name, 0))
-                if line.get("event") == logs.RECORDS_CONSUMED:
-                    self.behind_seconds = float(line.get("behind_seconds", 0.0))
+                if line.get("event") == logs.RECORDS_CONSUMED and "shard_id" in line:
+                    self.consumed_up_to[line["shard_id"]] = line["last_sequence_number"]
+                    self.behind_seconds = float(line["behind_seconds"])
 
     def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:

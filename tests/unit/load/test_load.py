@@ -86,20 +86,25 @@ def test_queues_are_told_by_their_worst_moment_of_each_phase() -> None:
     assert worst == {"warm-up": 0, "steady": 0, "burst": 1, "ramp": 0}
 
 
-def test_the_backlog_of_the_stream_is_what_the_functions_lines_say(tmp_path: Path) -> None:
-    ingest, consume = tmp_path / "ingest.log", tmp_path / "consume.log"
-    ingest.write_text('{"event":"events_ingested","published":100}\n')  # before the load began
+def test_how_far_the_consumer_is_is_what_its_lines_say(tmp_path: Path) -> None:
+    def line(number: int) -> str:
+        facts = {"shard_id": "0", "last_sequence_number": str(number), "behind_seconds": number / 2}
+        return json.dumps({"event": "records_consumed", **facts}) + "\n"
+
+    log = tmp_path / "consume.log"
+    log.write_text(line(1))
     read = FunctionLogs(tmp_path)
-    with ingest.open("a") as log:
-        log.write('START RequestId: 1\n{"event":"events_ingested","published":5}\n{"event":"events_ing')
-    consume.write_text(json.dumps({"event": "records_consumed", "consumed": 3, "behind_seconds": 1.5}) + "\n")
     read.read()
-    assert (read.sums["published"], read.sums["consumed"], read.behind_seconds) == (5, 3, 1.5)
-    with ingest.open("a") as log:
-        log.write('ested","published":2}\n')
+    assert read.consumed_up_to == {"0": "1"}
+    with log.open("a") as more:
+        more.write("START RequestId: 1\n" + line(2) + line(3)[:20])
+    read.read()
+    assert (read.consumed_up_to, read.behind_seconds) == ({"0": "2"}, 1.0)
+    with log.open("a") as more:
+        more.write(line(3)[20:])
     read.read()
     read.read()
-    assert (read.sums["published"], read.sums["consumed"]) == (7, 3)
+    assert (read.consumed_up_to, read.behind_seconds) == ({"0": "3"}, 1.5)
 
 
 def test_the_knee_is_where_waiting_and_computing_cross() -> None:
