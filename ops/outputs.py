@@ -63,9 +63,9 @@ class Outputs(BaseModel):
             service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config, **keys
         )
 
-    def warehouse(self) -> AbstractContextManager[Snowflake]:
+    def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
         """A session of the ordinary Snowflake connector; its importing takes seconds."""
-        return connect(self.snowflake)
+        return connect(self.snowflake, give_up_after_s)
 
     @property
     def database(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any, Protocol
 
 from snowpipe.refusal import Refusal
@@ -56,10 +57,17 @@ def explain(number: int | None, message: str | None, where: str) -> str:
 
 
 @contextmanager
-def connect(settings: Connection) -> Iterator[Snowflake]:
-    """A session in UTC that belongs to no database: every statement of ours names its objects in full."""
+def connect(settings: Connection, give_up_after_s: int | None = None) -> Iterator[Snowflake]:
+    """A session in UTC that belongs to no database: every statement of ours names its objects in full.
+
+    The connector repeats a request that gets no answer for ever, unless told when to give up.
+    """
     from snowflake import connector  # 2.6 s: only when it is needed
 
+    # Its pauses grow to 16 s, which it sleeps to the end before it looks at the clock.
+    patience: dict[str, Any] = (
+        {"network_timeout": give_up_after_s, "backoff_policy": lambda: repeat(1)} if give_up_after_s else {}
+    )
     where = f"{settings.protocol}://{settings.host or settings.account}:{settings.port}"
     secret: dict[str, Any] = {"password": settings.password.get_secret_value()} if settings.password else {}
     if settings.private_key_file:
@@ -76,6 +84,7 @@ def connect(settings: Connection) -> Iterator[Snowflake]:
             warehouse=settings.warehouse,
             role=settings.role,
             login_timeout=10,
+            **patience,
             application="Milkrun",
             session_parameters={"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False},
             **secret,

@@ -73,7 +73,7 @@ class Console:
         self._live = live
         self._is_local = is_local
         self._aws = Clients(outputs)
-        self._session = Session(outputs)
+        self._session = Session(outputs, pace.give_up_after)
         self._kinds = functools.cache(lambda: geofence_kinds(outputs, stage))
         self._questions = Questions(outputs, stage, self._aws, self._session)
         self._workers: list[Worker] = []
@@ -131,7 +131,7 @@ class Console:
             LogReader(shared),
             VisitReader(shared, reader),
             QueueReader(shared),
-            WarehouseReader(shared, Session(self._outputs)),
+            WarehouseReader(shared, Session(self._outputs, self._pace.give_up_after)),
             self._reconciling,
         ]
         if self._live:

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import socket
+import threading
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -96,6 +97,8 @@ def run(
     tiles: str | None,
 ) -> None:
     _spare_memory()
+    # A line, not a trace: some thread of a library that found nobody at the other end.
+    threading.excepthook = lambda fault: terminal.err.print(f"a thread ended: {fault.exc_type.__name__}")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -176,12 +179,14 @@ def made(
         queues=15.0,
         warehouse=DEPLOYED_WAREHOUSE_S,
         reconcile=0,
+        give_up_after=90,  # a warehouse that sleeps takes a while to wake
     )
     pace = Pace() if is_local else deployed
     asked = {"warehouse": warehouse_every, "reconcile": reconcile_every}
     from dataclasses import replace
 
-    pace = replace(pace, **{name: value for name, value in asked.items() if value is not None})
+    named: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    pace = replace(pace, **named)
     try:
         places = places_in(fences) if fences else []
     except ValueError as fault:

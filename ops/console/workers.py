@@ -51,6 +51,8 @@ class Pace:
     warehouse: float = 5.0
     reconcile: float = 300.0
     unwatched: float = 60.0
+    # A statement of the warehouse that takes longer is given up: it may never be answered.
+    give_up_after: int = 6
 
 
 class Clients:
@@ -78,8 +80,9 @@ class Clients:
 class Session:
     """A session of the warehouse for one user at a time, opened when first needed."""
 
-    def __init__(self, outputs: Outputs) -> None:
+    def __init__(self, outputs: Outputs, give_up_after_s: int) -> None:
         self._outputs = outputs
+        self._give_up_after_s = give_up_after_s
         self._lock = threading.Lock()
         self._open = ExitStack()
         self._warehouse: Snowflake | None = None
@@ -89,7 +92,7 @@ class Session:
         with self._lock:
             try:
                 if self._warehouse is None:
-                    self._warehouse = self._open.enter_context(self._outputs.warehouse())
+                    self._warehouse = self._open.enter_context(self._outputs.warehouse(self._give_up_after_s))
                 yield self._warehouse
             except Refusal as refusal:
                 # A statement that Snowflake understood and refused leaves the session as it was.
@@ -101,8 +104,13 @@ class Session:
                 raise
 
     def close(self) -> None:
-        with suppress(Exception):  # what is broken need not close well
-            self._open.close()
+        """Not waited for: what is broken says goodbye to nobody for as long as it may."""
+
+        def close(session: ExitStack) -> None:
+            with suppress(Exception):
+                session.close()
+
+        threading.Thread(target=close, args=(self._open.pop_all(),), daemon=True).start()
         self._warehouse = None
 
 
@@ -598,7 +606,7 @@ class Reconciling(Worker):
 
         to = datetime.now(UTC)
         start, settled_at = to - timedelta(hours=self.HOURS), to - timedelta(seconds=self.SETTLE_S)
-        with self.shared.outputs.warehouse() as warehouse:
+        with self.shared.outputs.warehouse(max(60, self.shared.pace.give_up_after)) as warehouse:
             found = Reconciler(self.shared.outputs, self.shared.stage, warehouse).look(start, to, settled_at)
         crossings = found.crossings
         return {

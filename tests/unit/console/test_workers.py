@@ -1,0 +1,310 @@
+"""Each worker on its own, with a source that can be made to fail: it says why, tries again, and counts once."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from contract import logs
+from contract.events import GEOFENCE_KINDS
+from contract.objects import lines_object, object_name
+from ops.console import workers
+from ops.console.board import Board
+from ops.console.workers import Keys, LogReader, Pace, Reader, Session, Shared, VisitReader, WarehouseReader
+from ops.outputs import Outputs
+from ops.polling import until
+from snowpipe.archive import Object
+from snowpipe.refusal import Refusal
+from tests.unit.ops.test_outputs import FILE
+
+NOW = datetime.now(UTC)
+
+
+def expired() -> ClientError:
+    said = {"Code": "ExpiredToken", "Message": "The provided token has expired."}
+    return ClientError({"Error": said}, "ListObjectsV2")
+
+
+class Sources:
+    """In the place of boto3's clients: what each knows, and a fault while there is one."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        self.renewed = 0
+        self.lines: list[tuple[datetime, dict[str, Any]]] = []
+        self.exceptions = type("E", (), {"ResourceNotFoundException": type("R", (Exception,), {})})
+
+    def __call__(self, _: str) -> Any:
+        return self
+
+    def renew(self) -> None:
+        self.renewed += 1
+        self.fault = None
+
+    def filter_log_events(self, **request: Any) -> dict[str, Any]:
+        if self.fault:
+            raise self.fault
+        if not request["logGroupName"].endswith("-ingest"):
+            return {"events": []}
+        return {
+            "events": [
+                {
+                    "eventId": f"line-{n}",
+                    "timestamp": int(at.timestamp() * 1000),
+                    "message": json.dumps(line),
+                }
+                for n, (at, line) in enumerate(self.lines)
+                if at.timestamp() * 1000 >= request["startTime"]
+            ]
+        }
+
+
+@pytest.fixture
+def aws() -> Sources:
+    return Sources()
+
+
+@pytest.fixture
+def shared(aws: Sources) -> Iterator[Shared]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    board = Board({"stage": "local"})
+    board.viewers = 1
+    pace = Pace(listing=0.05, logs=0.02, visits=0.02, queues=0.02, warehouse=0.02)
+    yield Shared(
+        Outputs.model_validate(FILE), "test", board, loop, aws, pace, Keys(), lambda: GEOFENCE_KINDS,
+        threading.Event(),
+    )  # type: ignore[arg-type]  # fmt: skip
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+
+
+@contextmanager
+def running(worker: workers.Worker) -> Iterator[workers.Worker]:
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.shared.over.set()
+        worker.wake()
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+def state_of(shared: Shared, name: str) -> tuple[str, str | None]:
+    [source] = [each for each in shared.ask(shared.board.sources.rows) if each["name"] == name]
+    return source["state"], source["reason"]
+
+
+def ingested(accepted: int) -> dict[str, Any]:
+    return {"event": logs.EVENTS_INGESTED, "status": 202, "accepted": accepted}
+
+
+# --- log lines
+
+
+def test_a_line_is_counted_once_however_often_it_is_found(shared, aws):
+    """Looks overlap by a minute; nothing new for long must not make the old count again."""
+    long_ago = datetime.now(UTC) - timedelta(minutes=24)
+    aws.lines = [(long_ago, ingested(5)), (long_ago + timedelta(seconds=30), ingested(7))]
+    reader = LogReader(shared)
+    for _ in range(5):
+        reader.look()
+    aws.lines.append((long_ago + timedelta(seconds=1), ingested(100)))  # found late
+    for _ in range(5):
+        reader.look()
+    assert shared.ask(lambda: shared.board.pipeline.meters["accepted"].total) == 112
+
+
+def test_a_source_that_fails_says_why_and_comes_back_by_itself(shared, aws, monkeypatch):
+    monkeypatch.setattr(workers, "RETRY_S", (0.02,))
+    aws.fault = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+    with running(LogReader(shared)):
+        down = until(lambda: state_of(shared, "logs"), lambda state: state[0] == "down", patience_s=5)
+        assert down == ("down", 'Could not connect to the endpoint URL: "http://127.0.0.1:1"')
+        aws.fault = None
+        assert until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", patience_s=5) == (
+            "ok",
+            None,
+        )
+    assert aws.renewed == 0
+
+
+def test_credentials_that_ran_out_are_said_and_looked_up_anew(shared, aws, monkeypatch):
+    monkeypatch.setattr(workers, "RETRY_S", (0.02,))
+    seen: list[tuple[str, str | None]] = []
+    say = shared.board.sources.say
+    monkeypatch.setattr(
+        shared.board.sources,
+        "say",
+        lambda name, *state: (seen.append(state), say(name, *state)),  # type: ignore[func-returns-value]
+    )
+    aws.fault = expired()
+    with running(LogReader(shared)):
+        until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", patience_s=5)
+    assert seen[0] == ("down", "ExpiredToken: The provided token has expired.")
+    assert aws.renewed == 1
+
+
+# --- the archive
+
+
+class Stored:
+    """In the place of the archive: objects in memory."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[bytes, datetime]] = {}
+        self.read: list[str] = []
+
+    def put(self, *ids: str, prefix: Any = "events") -> str:
+        lines = [json.dumps({"_id": id_, "type": "x", "createdAt": NOW.isoformat()}).encode() for id_ in ids]
+        made = lines_object(prefix, lines, datetime.now(UTC))
+        self.objects[made.key] = (made.body, datetime.now(UTC))
+        return made.key
+
+    def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+        hours = {f"{start:%Y-%m-%dT%H}", f"{end:%Y-%m-%dT%H}"}
+        for key, (body, at) in list(self.objects.items()):
+            name = object_name(key)
+            if name and key.startswith(prefix) and f"{name.hour:%Y-%m-%dT%H}" in hours:
+                yield Object(key, at, len(body))
+
+    def body(self, key: str) -> bytes | None:
+        self.read.append(key)
+        return self.objects[key][0] if key in self.objects else None
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Stored:
+    stored = Stored()
+    monkeypatch.setattr(workers, "Archive", lambda *_: stored)
+    return stored
+
+
+def counted(shared: Shared) -> tuple[int, int]:
+    """Events shown, and lines archived."""
+    return shared.ask(
+        lambda: (shared.board.recent.counted["good"], shared.board.pipeline.meters["archived"].total)
+    )
+
+
+def test_an_object_counts_once_whether_told_listed_or_both(shared, archive):
+    key = archive.put("a", "b")
+    with running(Reader(shared)) as reader:
+        assert isinstance(reader, Reader)
+        for _ in range(3):
+            reader.stored(key, NOW)
+        until(lambda: counted(shared), lambda found: found == (2, 2), patience_s=5)
+        archive.put("c")  # only listed
+        reader.stored(archive.put("d"), NOW)  # told first
+        until(lambda: counted(shared), lambda found: found == (4, 4), patience_s=5)
+        reader.stored("rejected/anything", NOW)
+        reader.stored(archive.put("e", prefix="set-aside"), NOW)
+    assert counted(shared) == (4, 4)
+    assert len(archive.read) == len(set(archive.read)) == 3
+
+
+def test_what_comes_too_thick_to_be_read_is_counted_all_the_same(shared, archive, monkeypatch):
+    monkeypatch.setattr(Reader, "MAX_PENDING", 5)
+    reader = Reader(shared)  # not running: nothing is read meanwhile
+    for n in range(20):
+        reader.stored(archive.put(f"{n}a", f"{n}b"), datetime.now(UTC))
+    assert counted(shared) == (30, 40)
+    with running(reader):
+        until(lambda: counted(shared), lambda found: found == (40, 40), patience_s=5)
+    assert shared.ask(lambda: shared.board.recent.held()["good"]) == 10
+
+
+def test_an_object_that_is_gone_meanwhile_stops_nothing(shared, archive):
+    with running(Reader(shared)) as reader:
+        assert isinstance(reader, Reader)
+        gone = archive.put("gone")
+        del archive.objects[gone]
+        reader.stored(gone, NOW)
+        reader.stored(archive.put("there"), NOW)
+        until(lambda: counted(shared)[0], lambda found: found == 1, patience_s=5)
+    assert counted(shared)[0] == 1
+
+
+def test_keys_are_kept_by_the_hour_for_some_hours():
+    keys = Keys()
+    first = lines_object("events", [b"1"], NOW - timedelta(hours=48)).key
+    for hours in range(48, 0, -1):
+        name = object_name(lines_object("events", [b"1"], NOW - timedelta(hours=hours)).key)
+        assert name
+        assert keys.add(name)
+        assert not keys.add(name)
+    assert first not in keys
+    assert lines_object("events", [b"1"], NOW - timedelta(hours=2)).key in keys
+    assert "nonsense" not in keys
+
+
+# --- visits without the bus
+
+
+def test_without_the_queue_a_visit_that_closed_is_found_by_asking_its_device(shared, archive, monkeypatch):
+    row = {
+        "device_id": "t1",
+        "geofence_tag": "farm",
+        "geofence_external_id": "f1",
+        "entered_at": "2026-11-23T06:00:00.000000Z",
+        "exited_at": None,
+        "dwell_seconds": None,
+        "entered_event_id": "e1",
+        "exited_event_id": None,
+        "exit_missed": False,
+    }
+    there = [row]
+    closed = row | {"exited_at": "2026-11-23T06:10:00.000000Z", "exited_event_id": "e2"}
+    monkeypatch.setattr(workers.visits, "there_now", lambda *_: iter(there))
+    monkeypatch.setattr(workers.visits, "visits_of_device", lambda *_: [closed])
+    with running(VisitReader(shared, Reader(shared))):
+        until(lambda: shared.ask(shared.board.book.there), bool, patience_s=5)
+        there.clear()
+        assert until(lambda: shared.ask(shared.board.book.there), lambda rows: not rows, patience_s=5) == []
+    [last] = shared.ask(lambda: shared.board.book.between("0", "9", None, None)).values()
+    assert last.exited_at == closed["exited_at"]
+
+
+# --- the warehouse
+
+
+def test_a_session_that_broke_is_opened_again_and_a_refused_statement_breaks_none(shared, monkeypatch):
+    opened: list[int] = []
+
+    @contextmanager
+    def warehouse(_: Outputs, give_up_after_s: int) -> Iterator[str]:
+        assert give_up_after_s == 6
+        opened.append(len(opened))
+        yield f"session {opened[-1]}"
+
+    monkeypatch.setattr(Outputs, "warehouse", warehouse)
+    session = Session(shared.outputs, 6)
+    for said, opened_so_far in (("missing object: no mart", 1), ("no connection to Snowflake", 1), ("", 2)):
+        with session() as found:
+            assert found == f"session {opened_so_far - 1}"
+        if said:
+            with pytest.raises(Refusal), session():
+                raise Refusal(said)
+    assert opened == [0, 1]
+
+
+def test_nothing_that_costs_is_asked_while_nobody_looks(shared, monkeypatch):
+    asked: list[float] = []
+    monkeypatch.setattr(WarehouseReader, "look", lambda _: asked.append(time.monotonic()) or 0.01)
+    shared.board.viewers = 0
+    with running(WarehouseReader(shared, Session(shared.outputs, 6))) as worker:
+        until(lambda: state_of(shared, "snowflake")[0], lambda state: state == "idle", patience_s=5)
+        assert asked == []
+        shared.tell(shared.board.look)
+        worker.wake()
+        until(lambda: len(asked), lambda n: n > 0, patience_s=5)
+    assert asked

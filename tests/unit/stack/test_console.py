@@ -1,0 +1,71 @@
+"""The console is a guest of the stack: started with it, ended with it, and nothing fails with it."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.polling import until
+from ops.stack import console, deploy, stack
+from ops.stack.faults import StackError
+from ops.stack.stack import Stack
+from tests.unit.ops.test_outputs import FILE
+from tests.unit.stack.test_stack import Trial, free_base
+
+
+@pytest.fixture
+def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """A stack of two trial servers; what its outputs name answers nobody."""
+    monkeypatch.setattr(
+        stack, "SERVERS", {"localstack": Trial("localstack", 0), "snowflake": Trial("snowflake", 1)}
+    )
+    monkeypatch.setattr(deploy, "deploy_functions", lambda *_: None)
+    monkeypatch.setattr(deploy, "apply_ddl", lambda *_: None)
+    monkeypatch.setattr(deploy, "outputs", lambda _: FILE)
+    base = next(base for base in iter(free_base, None) if console._is_free(base + 2))
+    environment = {**os.environ, "MILKRUN_LOCAL": str(tmp_path / "stack"), "MILKRUN_PORT": str(base)}
+    with Stack.of(environment) as made:
+        yield made
+
+
+def process(of: Stack) -> Any:
+    return of.processes.alive(console.NAME)
+
+
+def test_it_is_started_with_the_stack_and_ends_with_it(up):
+    assert up.console() == up.settings.console_url
+    assert console.is_ready(up.settings)
+    running = process(up)
+    up.down()
+    assert not running.is_alive()
+    assert not console.is_ready(up.settings)
+
+
+def test_a_kill_leaves_the_stack_as_it_is_and_up_brings_it_back(up):
+    up.console()
+    killed = process(up)
+    os.kill(killed.pid, signal.SIGKILL)
+    until(killed.is_alive, lambda alive: not alive, patience_s=5)
+    assert up.is_up()
+    up.up()
+    assert up.console()
+    assert process(up).pid != killed.pid
+
+
+def test_who_has_its_port_keeps_nobody_from_a_stack(up):
+    up.processes.end(process(up))
+    with socket.create_server(("127.0.0.1", up.settings.console_port)):
+        up.up()
+        assert up.is_up()
+        with pytest.raises(StackError, match="in use by another program"):
+            up.console()
+
+
+def test_without_a_stack_there_is_nothing_to_look_at(up):
+    up.stop()
+    with pytest.raises(StackError, match="make up"):
+        up.console()
