@@ -4,12 +4,14 @@
 
 Prints a line of JSON a run: engine (python: the plain loop that one would write first), job, events, cores,
 seconds of work without and with starting, processor seconds and most memory of all its processes, and
-what Spark shuffled. Processor seconds say more than seconds where others use the machine too.
+what Spark shuffled; after three sizes or more the fitted growth. Processor seconds say more than seconds
+where others use the machine too.
 """
 
 import argparse
 import gzip
 import json
+import math
 import os
 import random
 import subprocess
@@ -17,10 +19,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from consumer.visits import visits_of
 from contract.objects import lines_object, lines_of
@@ -147,6 +152,47 @@ def measured(command: Sequence[str], cores: int) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class Fit:
+    """`start + a_million * events / 1e6` processor seconds, each size weighing alike; and the power of growth between
+    the smallest size and the largest without the start: 1 is as many times the work for as many times the events."""
+
+    start: float
+    a_million: float
+    power: float
+    worst: float  # the largest share by which a size lies off the line
+
+
+def fitted(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
+    """Least squares of relative errors. Two sizes fit any line: three are the least that can speak against it."""
+    if len(set(sizes)) < 3:
+        raise ValueError("three sizes at least")
+    weights = [1 / found**2 for found in seconds]
+    total = sum(weights)
+    mean_x = sum(w * x for w, x in zip(weights, sizes, strict=True)) / total
+    mean_y = sum(w * y for w, y in zip(weights, seconds, strict=True)) / total
+    spread = sum(w * (x - mean_x) ** 2 for w, x in zip(weights, sizes, strict=True))
+    slope = sum(w * (x - mean_x) * y for w, x, y in zip(weights, sizes, seconds, strict=True)) / spread
+    start = mean_y - slope * mean_x
+    (least_x, least_y), *_, (most_x, most_y) = sorted(zip(sizes, seconds, strict=True))
+    work = max(least_y - start, 1e-9), max(most_y - start, 1e-9)
+    power = math.log(work[1] / work[0]) / math.log(most_x / least_x)
+    worst = max(abs(y / (start + slope * x) - 1) for x, y in zip(sizes, seconds, strict=True))
+    return Fit(start, slope * 1e6, power, worst)
+
+
+def report_fits(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line for each job, engine and number of cores of which three sizes or more were run."""
+    series: defaultdict[tuple[str, str, int], dict[float, float]] = defaultdict(dict)
+    for row in rows:
+        series[row["job"], row["engine"], row["cores"]][row["events"]] = row["processor_seconds"]
+    for (job, engine, cores), found in series.items():
+        if len(found) >= 3:
+            fit = fitted(list(found), list(found.values()))
+            words = {name: round(value, 2) for name, value in asdict(fit).items()}
+            report("fitted", job=job, engine=engine, cores=cores, sizes=sorted(found), **words)
+
+
 def _family(pid: int) -> Iterator[int]:
     yield pid
     with suppress(OSError):
@@ -169,12 +215,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--cores", type=int, nargs="+", default=[2])
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=JOBS)
+    parser.add_argument(
+        "--fit", type=Path, help="do not run: fit what earlier runs have printed into this file"
+    )
     parser.add_argument("--once", nargs=2, metavar=("FOLDER", "HOURS"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.once:
         hours = Hours(BEGIN, BEGIN + timedelta(hours=int(given.once[1])))
         once(Path(given.once[0]), given.engines[0], given.jobs[0], hours, given.cores[0])
         return 0
+    if given.fit:
+        report_fits([json.loads(line) for line in given.fit.read_text().splitlines()])
+        return 0
+    rows: list[dict[str, Any]] = []
     for events in given.events:
         with tempfile.TemporaryDirectory(prefix="milkrun-growth-") as folder:
             make(Path(folder), events)
@@ -184,14 +237,11 @@ def main(argv: Sequence[str]) -> int:
                         Folder(Path(folder)).delete(s.key for s in Folder(Path(folder)).list("compacted/"))
                         what = ["--engines", engine, "--jobs", job, "--cores", str(cores)]
                         command = [sys.executable, "-m", "tests.spark.growth", *what, "--once", folder, "4"]
-                        report(
-                            "grew",
-                            engine=engine,
-                            job=job,
-                            events=events,
-                            cores=cores,
-                            **measured(command, cores),
-                        )
+                        row = {"engine": engine, "job": job, "events": events, "cores": cores}
+                        row |= measured(command, cores)
+                        rows.append(row)
+                        report("grew", **row)
+    report_fits(rows)
     return 0
 
 
