@@ -6,7 +6,6 @@ MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Without it one is start
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.faults.yard import Yard, proxy_url
 
 PORT = 4766
 RESULTS = pytest.StashKey[list[Result]]()
-BEGAN_AT = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,13 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS] = []
-    config.stash[BEGAN_AT] = time.monotonic()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[RESULTS]
     if results and session.config.getoption("--write-table"):
-        report.write(report.table(results, time.monotonic() - session.config.stash[BEGAN_AT]))
+        report.write(report.table(results))
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ class Result:
     exchanges: Sequence[Exchange]
     breaches: Sequence[Breach]
     recovered_s: float
+    seconds: float
 
     @property
     def events(self) -> int:
@@ -48,6 +49,7 @@ class Story:
     name: str
     seed: int = 1
     results: list[Result] = field(default_factory=list)
+    _began_at: float = 0.0
     _mended_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -55,9 +57,9 @@ class Story:
         self.run = f"{crc32(f'{self.name}/{self.seed}/{time.time_ns()}'.encode()):08x}"
 
     def morning(
-        self, *, begins_at: datetime | None = None, trucks: int = 4, first_truck: int = 0
+        self, *, begins_at: datetime | None = None, trucks: int = 3, first_truck: int = 0
     ) -> list[Post]:
-        """Rounds with duplicates, late bursts, and events that must be rejected: about 70 requests."""
+        """Rounds with duplicates, late bursts, and events that must be rejected: about 50 requests."""
         return list(
             posts(
                 Plan(
@@ -80,6 +82,8 @@ class Story:
     def under_load(self, make: Callable[[], Sequence[Post]] | None = None) -> Iterator[Phones]:
         """Phones send a morning meanwhile. At the end all of it must have arrived, and nothing else."""
         sent = (make or self.morning)()
+        self.yard.settle()
+        self._began_at = time.monotonic()
         phones = self.yard.phones()
         try:
             phones.send(sent)
@@ -114,8 +118,9 @@ class Story:
     def _await_all(self, exchanges: Sequence[Exchange]) -> None:
         breaches, recovered_at = converged(lambda: self.yard.facts(exchanges))
         recovered_s = max(0.0, recovered_at - self._mended_at)
-        self.results.append(Result(self.name, self.seed, self.run, exchanges, breaches, recovered_s))
-        self.yard.settle()
+        seconds = time.monotonic() - self._began_at
+        result = Result(self.name, self.seed, self.run, exchanges, breaches, recovered_s, seconds)
+        self.results.append(result)
         assert not breaches, "\n".join(map(str, breaches[:20]))
 
 
