@@ -271,7 +271,7 @@ class Reader(Worker):
             self._seed()
             self._is_seeded = True
         every = self.shared.pace.live_listing if self.is_live else self.shared.pace.listing
-        every = max(every, min(SPARING * self._listing_took, LONGEST_PAUSE_S))
+        every = max(every, min(SPARING * self._listing_took, LONGEST_PAUSE_S / 4))
         if time.monotonic() - self._listed_at >= every:
             self._list()
         self._read_pending()
