@@ -437,12 +437,19 @@ class Feed:
         self.say("sources", {"sources": self.state.sources})
 
     def add_good(self, event: Json) -> None:
-        self._add(self.state.good, "good", event)
+        self._tell([self.keep_good(event)], [])
 
     def add_bad(self, event: Json, raw: str = "") -> None:
-        self._add(self.state.bad, "bad", event, raw)
+        self._tell([], [self._keep(self.state.bad, "bad", event, raw)])
 
-    def _add(self, held: list[Json], kind: str, event: Json, raw: str = "") -> None:
+    def keep_good(self, event: Json) -> Json:
+        """Without telling anybody."""
+        return self._keep(self.state.good, "good", event)
+
+    def _tell(self, good: list[Json], bad: list[Json]) -> None:
+        self.say("events", {"good": good, "bad": bad, "counted": self.state.counted, "left_out": 0})
+
+    def _keep(self, held: list[Json], kind: str, event: Json, raw: str = "") -> Json:
         seq = max(self.state.details, default=0) + 1
         whole = {
             "seq": seq,
@@ -464,8 +471,7 @@ class Feed:
             "s3_uri": f"s3://milkrun-local-archive/{whole['key']}",
             "sql": "SELECT 1",
         }
-        good, bad = ([whole], []) if kind == "good" else ([], [whole])
-        self.say("events", {"good": good, "bad": bad, "counted": self.state.counted, "left_out": 0})
+        return whole
 
     # --- the server
 

@@ -188,9 +188,10 @@ def test_a_source_that_is_down_is_named_and_the_rest_goes_on(feed: Feed, open_pa
     feed.add_good({"event_id": "while-it-is-down"})
     page.goto(f"{feed.url}/events")
     expect(page.get_by_text("while-it-is-down")).to_be_visible()
+    page.goto(f"{feed.url}/visits")
+    expect(page.get_by_text("The marts cannot be asked")).to_be_visible()
     feed.allow("/api/daily")
     feed.source("snowflake", "ok")
-    page.goto(f"{feed.url}/visits")
     expect(page.locator(".plot")).to_have_count(6)
     expect(page.get_by_role("alert")).to_have_count(0)
 
@@ -259,6 +260,14 @@ def test_a_page_that_was_cut_off_says_so_and_misses_nothing(feed: Feed, open_pag
     expect(page.locator(".counted")).to_contain_text(f"{good:,} good, {bad:,} bad")
     for n in range(7):
         expect(page.get_by_text(f"meanwhile-{n}", exact=True)).to_have_count(1)
+
+
+def test_what_came_too_thick_for_the_stream_is_fetched(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/events?device=quiet-one")
+    expect(page.get_by_text("No event matches.")).to_be_visible()
+    feed.keep_good({"event_id": "left-out", "device_id": "quiet-one"})
+    feed.say("events", {"good": [], "bad": [], "counted": feed.state.counted, "left_out": 1})
+    expect(page.get_by_text("left-out")).to_be_visible()
 
 
 def test_a_held_list_stands_still_and_goes_on(feed: Feed, open_page: Open) -> None:

@@ -25,6 +25,9 @@ from tests.console.relay import Relay
 from tests.console.test_page import PAYLOADS, drawn, map_is_drawn, untouched
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually
 
+# The first test waits for the stack, a morning and its marts.
+pytestmark = pytest.mark.timeout(900)
+
 # A second console, whose ways to AWS and Snowflake the tests can cut.
 OWN_PORT = 6390
 
@@ -320,9 +323,9 @@ def test_a_picture_of_each_view(
     console: str, pipeline: Pipeline, open_page: Open, pictures: Path, look: str
 ) -> None:
     dark, phone = look == "dark", look == "phone"
-    # A morning that is under way: it began three hours ago, and will go on when the last event is sent.
     if look == "light":
-        sent = pipeline.ops("send", "--seed", "3", "--begin", "5 hours ago", "--json")
+        # Half a morning, so that it is under way: the same farms, other trucks.
+        sent = pipeline.ops("send", "--seed", "9", "--events", "900", "--begin", "3 hours ago", "--json")
         assert sent.exit_code == 0, sent.output
     page = open_page(f"{console}/map", dark=dark, phone=phone)
     map_is_drawn(page)

@@ -34,7 +34,13 @@ export const snapshots = signal(0);
 /** Grows with every message about visits. */
 export const visitChanges = signal(0);
 
+/** Grows when more came at once than a message holds: a list that was asked for may lack some of it. */
+export const gaps = signal(0);
+
 export const down = computed(() => sources.value.filter((source) => source.state === "down"));
+
+/** Which are down, as one word: what was asked for meanwhile is asked for again when it changes. */
+export const downNames = computed(() => down.value.map((source) => source.name).join());
 
 export const fenceName = (id: string): string => fences.value.get(id)?.name ?? id;
 
@@ -69,10 +75,11 @@ const handlers: Record<string, (data: never) => void> = {
     there.value = data.there;
     visitChanges.value += 1;
   },
-  events(data: { good: Event[]; bad: Event[]; counted: Counted }) {
+  events(data: { good: Event[]; bad: Event[]; counted: Counted; left_out: number }) {
     good.value = newest(data.good, good.value);
     bad.value = newest(data.bad, bad.value);
     counted.value = data.counted;
+    if (data.left_out > 0) gaps.value += 1;
   },
   pipeline(data: Pipeline) {
     pipeline.value = data;

@@ -6,7 +6,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ask } from "../api";
 import { span, Time } from "../clock";
 import type { Event, EventDetail, EventPage, Journey } from "../contract";
-import { bad, counted, fenceName, good, snapshots, stage } from "../live";
+import { bad, counted, downNames, fenceName, gaps, good, snapshots, stage } from "../live";
 import { choose, link, param } from "../route";
 import { Copy, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 
@@ -28,6 +28,8 @@ const KINDS: readonly (readonly [Kind, string])[] = [
 const PAGE = 100;
 /** So many rows the list shows at once; older ones are a click away. */
 const SHOWN = 400;
+/** What came too thick for the stream is asked for at most so often. */
+const GAP_MS = 3000;
 
 const filterNow = (): Filter => {
   const kind = param("kind");
@@ -68,16 +70,16 @@ export function EventsView() {
   const key = JSON.stringify(filter);
   const page = useAsked(
     (signal) => ask<EventPage>("/api/events", { ...filter, limit: PAGE }, { signal }),
-    [key, snapshots.value],
+    [key, snapshots.value, downNames.value, useSlowly(gaps.value)],
   );
   const olderProblem = useSignal<Error | null>(null);
 
   useEffect(() => {
-    older.value = [];
-    next.value = page.data?.next ?? null;
+    if (older.value.length === 0) next.value = page.data?.next ?? null;
   }, [page.data]);
   useEffect(() => {
     held.value = null;
+    older.value = [];
   }, [key, snapshots.value]);
 
   const more = (): void => {
@@ -149,6 +151,21 @@ export function EventsView() {
       </div>
     </div>
   );
+}
+
+/** The same value, a new one only every few seconds. */
+function useSlowly(value: number): number {
+  const [slow, setSlow] = useState(value);
+  const timer = useRef(0);
+  useEffect(() => {
+    if (value === slow || timer.current) return;
+    timer.current = window.setTimeout(() => {
+      timer.current = 0;
+      setSlow(gaps.peek());
+    }, GAP_MS);
+  }, [value, slow]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  return slow;
 }
 
 function Filters({ filter, types, codes }: { filter: Filter; types: string[]; codes: string[] }) {

@@ -291,7 +291,7 @@ function ThereList() {
       {visits.length === 0 ? (
         <Empty title="Nobody is inside a fence." />
       ) : (
-        <ul class="list-rows">
+        <ul class="list-rows there-rows">
           {visits.slice(0, LISTED).map((visit) => (
             <li key={`${visit.device_id}${visit.fence_id}`}>
               <a class="clip" title={fenceName(visit.fence_id)} href={link("map", { fence: visit.fence_id })}>

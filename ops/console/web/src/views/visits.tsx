@@ -6,7 +6,7 @@ import { useMemo } from "preact/hooks";
 import { ask } from "../api";
 import { ageText, dayName, minuteTime, now, span, Time } from "../clock";
 import type { Daily, Day, Visit, Visits } from "../contract";
-import { fenceName, snapshots, visitChanges } from "../live";
+import { downNames, fenceName, snapshots, visitChanges } from "../live";
 import { choose, link, param } from "../route";
 import { decimal, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 
@@ -58,7 +58,7 @@ export function VisitsView() {
       const from = new Date(now.peek() - Number(hours) * HOUR).toISOString();
       return ask<Visits>("/api/visits", { device_id: device, fence_id: fence, from }, { signal });
     },
-    [hours, device, fence, snapshots.value, change],
+    [hours, device, fence, snapshots.value, downNames.value, change],
   );
   return (
     <div class="page visits">
@@ -302,7 +302,10 @@ const MEASURES: readonly { name: keyof Day; title: string; unit: string; show: (
 ];
 
 function DailyTotals() {
-  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [snapshots.value]);
+  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [
+    snapshots.value,
+    downNames.value,
+  ]);
   const days = asked.data?.days ?? [];
   return (
     <section class="card daily" aria-labelledby="daily">
