@@ -6,6 +6,7 @@ no function's settings change: LocalStack ends what is under way when they do.
 """
 
 import asyncio
+import base64
 import itertools
 import json
 import os
@@ -43,6 +44,7 @@ class Fault(Enum):
     SILENT = auto()  # no answer comes, the connection stays; nothing was done
     SLOW = auto()  # it is done, late
     PARTLY = auto()  # of a batch every second entry is taken
+    INVALID = auto()  # the service says that it will never take this, if the word `poison` is in it
     KILL_BEFORE = auto()  # the caller is killed before anything is done
     KILL_AFTER = auto()  # it was done, and the caller is killed before it hears of it
 
@@ -205,6 +207,10 @@ class Proxy:
                 return await self._pass_on(request, body)
             case Fault.PARTLY:
                 return await self._partly(call, request, body)
+            case Fault.INVALID:
+                if not _holds_poison(body):
+                    return await self._pass_on(request, body)
+                return _error(call, 400, "ValidationException")
             case Fault.KILL_BEFORE:
                 _kill(call)
                 return _cut(request)
@@ -315,6 +321,12 @@ def process_at(port: int, pids: Mapping[int, str]) -> int | None:
                     if os.readlink(entry.path) == wanted:  # noqa: PTH115 - thousands of them
                         return pid
     return None
+
+
+def _holds_poison(body: bytes) -> bool:
+    """In a record, which Kinesis gets as base64, or anywhere else."""
+    datas = re.findall(rb'"Data": ?"([^"]*)"', body)
+    return b"poison" in body or any(b"poison" in base64.b64decode(data) for data in datas)
 
 
 def _kill(call: Call) -> None:

@@ -85,11 +85,14 @@ class Blow:
 def blows_of(seed: str) -> list[Blow]:
     """The same for the same seed."""
     chance = random.Random(f"{seed}/blows")
-    found = []
+    found: list[Blow] = []
+    on_the_whole = chance.sample(
+        ON_THE_WHOLE, len(ON_THE_WHOLE)
+    )  # each once: two at a time would undo each other
     for n in range(chance.randint(2, MOST_BLOWS)):
         at_s, lasts_s = chance.uniform(0, LOAD_S - 10), chance.uniform(1, 8)
-        if chance.random() < 0.25:
-            found.append(Blow(at_s, min(lasts_s, 5), chance.choice(ON_THE_WHOLE)))
+        if chance.random() < 0.25 and on_the_whole:
+            found.append(Blow(at_s, min(lasts_s, 5), on_the_whole.pop()))
             continue
         service, operation, caller, faults = chance.choice(CALLS)
         share = chance.choice((0.1, 0.3, 0.6, 1.0)) if service != "*" else 0.1
@@ -123,28 +126,30 @@ class Soak:
     def chapter(self, seed: str, blows: Sequence[Blow]) -> Story:
         """Play it. Raises AssertionError with what was broken."""
         story = Story(self.yard, f"soak {seed}", random.Random(seed).randrange(2**31))
-        due = [(blow.at_s, blow) for blow in blows]
-        ends: list[tuple[float, ExitStack]] = []
         load = self._load(story)
-        with story.under_load(lambda: list(islice(load, 6))) as phones:
-            began, sent = time.monotonic(), 0
-            while (now := time.monotonic() - began) < LOAD_S or due or ends:
-                while due and due[0][0] <= now:
-                    blow = due.pop(0)[1]
-                    stack = ExitStack()
-                    stack.enter_context(self._struck(blow))
-                    ends.append((now + blow.lasts_s, stack))
-                for end in [end for end in ends if end[0] <= now]:
+        with story.under_load(lambda: list(islice(load, 6))) as phones, ExitStack() as until_the_end:
+            began, sent, due = time.monotonic(), 0, list(blows)
+            under_way: list[tuple[float, ExitStack]] = []
+            while (now := time.monotonic() - began) < LOAD_S or due or under_way:
+                while due and due[0].at_s <= now:
+                    struck = until_the_end.enter_context(ExitStack())
+                    struck.enter_context(self._struck(blow := due.pop(0)))
+                    under_way.append((now + blow.lasts_s, struck))
+                for end in [end for end in under_way if end[0] <= now]:
                     end[1].close()
-                    ends.remove(end)
+                    under_way.remove(end)
                 if now < LOAD_S and sent < now * REQUESTS_PER_S:
                     phones.send(islice(load, 1))
                     sent += 1
-                if not self.yard.snowflake_runs:
-                    self.yard.restart_snowflake()
+                self._keep_snowflake_running()
                 time.sleep(0.05)
+            self._keep_snowflake_running()
             story.mended()
         return story
+
+    def _keep_snowflake_running(self) -> None:
+        if not self.yard.snowflake_runs:
+            self.yard.restart_snowflake()
 
     def _load(self, story: Story) -> Iterator[Post]:
         begins_at = datetime.now(UTC) - timedelta(hours=8)
@@ -155,6 +160,7 @@ class Soak:
     @contextmanager
     def _struck(self, blow: Blow) -> Iterator[None]:
         yard = self.yard
+        self._keep_snowflake_running()
         match blow.what:
             case "kill Snowflake":
                 yard.kill_snowflake()
@@ -164,8 +170,10 @@ class Soak:
                     yield
             case "cut AWS off":
                 yard.proxy.stop_listening()
-                yield
-                yard.proxy.listen()
+                try:
+                    yield
+                finally:
+                    yard.proxy.listen()
             case "fill Snowflake's disk":
                 with yard.snowflakes_disk_full():
                     yield

@@ -1,0 +1,205 @@
+"""The fault suite's proxy: what no rule meets is unchanged; a rule does what it says to whom it says, no more."""
+
+import base64
+import gzip
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import urllib3
+
+from tests.faults.proxy import Fault, Proxy, Rule
+
+SIGNED = "AWS4-HMAC-SHA256 Credential=test/20261123/us-east-1/{}/aws4_request, SignedHeaders=host"
+http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=1, read=2))
+
+
+@dataclass
+class Upstream:
+    """Answers with what it was asked, and remembers it."""
+
+    url: str = ""
+    asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    found = Upstream()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            found.asked.append((self.command, self.path, headers, body))
+            said = body
+            if body.startswith(b'{"Records"'):
+                said = json.dumps(
+                    {"Records": [{"SequenceNumber": "1"}] * len(json.loads(body)["Records"])}
+                ).encode()
+            self.send_response(200)
+            self.send_header("x-upstream", "yes")
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        do_GET = do_PUT = do_POST = do_any  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    found.url = f"http://127.0.0.1:{server.server_port}"
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def proxy(upstream: Upstream) -> Iterator[Proxy]:
+    with Proxy(upstream.url) as proxy:
+        yield proxy
+
+
+def call(proxy: Proxy, service: str = "kinesis", operation: str = "PutRecords", body: bytes = b"{}") -> Any:
+    headers = {"Authorization": SIGNED.format(service), "X-Amz-Target": f"Any_1.{operation}"}
+    return http.request("POST", f"{proxy.url}/", body=body, headers=headers)
+
+
+def put(proxy: Proxy, body: bytes = b"object") -> Any:
+    return http.request(
+        "PUT", f"{proxy.url}/bucket/a%2Fb?x=%20", body=body, headers={"Authorization": SIGNED.format("s3")}
+    )
+
+
+def test_what_no_rule_meets_is_passed_on_unchanged(proxy: Proxy, upstream: Upstream) -> None:
+    packed = gzip.compress(b"twice")
+    url = f"{proxy.url}/bucket/a%2Fb%20c?list=&x=%2F"
+    answer = http.request("PUT", url, body=packed, headers={"content-encoding": "gzip", "x-a": "1"})
+    assert (answer.status, answer.data, answer.headers["x-upstream"]) == (200, packed, "yes")
+    ((method, path, headers, body),) = upstream.asked
+    assert (method, path, body) == ("PUT", "/bucket/a%2Fb%20c?list=&x=%2F", packed)
+    assert (headers["content-encoding"], headers["x-a"]) == ("gzip", "1")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [(Fault.REFUSED, 503), (Fault.THROTTLED, 503), (Fault.WRONG_BYTES, 200)]
+)
+def test_a_service_says_no_in_its_own_way(
+    proxy: Proxy, upstream: Upstream, fault: Fault, status: int
+) -> None:
+    with proxy.rules(rule := Rule(fault, "s3")):
+        assert put(proxy).status == status
+        assert call(proxy).status == 200, "another service"
+    assert put(proxy).status == 200, "the rule is gone"
+    assert rule.met == 1
+    assert len(upstream.asked) == 2 + (fault is Fault.WRONG_BYTES)
+
+
+def test_throttled_is_what_each_service_calls_it(proxy: Proxy) -> None:
+    with proxy.rules(Rule(Fault.THROTTLED)):
+        for service, code in (
+            ("kinesis", "ProvisionedThroughputExceededException"),
+            ("events", "ThrottlingException"),
+        ):
+            answer = call(proxy, service)
+            assert (answer.status, json.loads(answer.data)["__type"]) == (400, code)
+        assert b"SlowDown" in put(proxy).data
+
+
+@pytest.mark.parametrize(
+    ("fault", "done"),
+    [(Fault.CUT_BEFORE, 0), (Fault.CUT_AFTER, 1), (Fault.HALF_ANSWER, 1), (Fault.SILENT, 0)],
+)
+def test_connections_end_before_or_after_the_work_is_done(
+    proxy: Proxy, upstream: Upstream, fault: Fault, done: int
+) -> None:
+    with proxy.rules(Rule(fault)), pytest.raises(urllib3.exceptions.HTTPError):
+        call(proxy, body=b"{}" * 500)
+    assert len(upstream.asked) == done
+
+
+def test_of_a_batch_every_second_entry_is_taken(proxy: Proxy, upstream: Upstream) -> None:
+    with proxy.rules(Rule(Fault.PARTLY)):
+        answer = json.loads(
+            call(proxy, body=json.dumps({"Records": [{"n": n} for n in range(5)]}).encode()).data
+        )
+    assert answer["FailedRecordCount"] == 3
+    assert ["ErrorCode" in record for record in answer["Records"]] == [True, False, True, False, True]
+    assert json.loads(upstream.asked[0][3])["Records"] == [{"n": 1}, {"n": 3}]
+
+
+def test_a_call_with_poison_in_it_can_never_be_taken(proxy: Proxy) -> None:
+    with proxy.rules(Rule(Fault.INVALID)):
+        for word, status in ((b"poison", 400), (b"honey", 200)):
+            data = base64.b64encode(b'{"note": "' + word + b'"}').decode()
+            assert call(proxy, body=json.dumps({"Records": [{"Data": data}]}).encode()).status == status
+
+
+def test_a_share_of_the_calls_is_the_same_for_the_same_seed(proxy: Proxy) -> None:
+    def met(seed: int) -> list[bool]:
+        with proxy.rules(Rule(Fault.REFUSED, share=0.5, seed=seed)):
+            return [put(proxy).status == 503 for _ in range(30)]
+
+    assert met(1) == met(1) != met(2)
+    assert 5 < sum(met(3)) < 25
+
+
+def test_a_rule_ends_after_so_many_times(proxy: Proxy) -> None:
+    with proxy.rules(Rule(Fault.REFUSED, times=2)):
+        assert [put(proxy).status for _ in range(4)] == [503, 503, 200, 200]
+
+
+def test_nobody_is_let_in_until_it_listens_again(proxy: Proxy) -> None:
+    assert put(proxy).status == 200
+    proxy.stop_listening()
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        put(proxy)
+    proxy.listen()
+    assert put(proxy).status == 200
+
+
+CALLER = """
+import sys, urllib.request
+request = urllib.request.Request(sys.argv[1], data=b"{}", headers={"Authorization": sys.argv[2]})
+try:
+    urllib.request.urlopen(request).read()
+except OSError:
+    pass
+print("done")
+"""
+
+
+def test_the_caller_is_known_and_only_it_is_killed(upstream: Upstream) -> None:
+    named: dict[int, str] = {}
+    with Proxy(upstream.url, processes=lambda: named) as proxy:
+        command = [sys.executable, "-c", CALLER, proxy.url + "/", SIGNED.format("sqs")]
+        with proxy.rules(Rule(Fault.KILL_AFTER, "sqs", caller="loader", times=1)):
+            held = subprocess.Popen(["sleep", "30"])
+            named[held.pid] = "another"
+            caller = subprocess.Popen(command, stdout=subprocess.PIPE)
+            named[caller.pid] = "loader"
+            assert caller.wait(20) == -9
+            assert caller.communicate()[0] == b""
+            assert held.poll() is None
+            held.kill()
+            held.wait()
+        assert [path for _, path, _, _ in upstream.asked] == ["/"], "the work was done"
+        assert proxy.calls["loader → sqs "] == 1
+
+
+def test_a_slow_call_is_done_all_the_same(proxy: Proxy, upstream: Upstream) -> None:
+    began = time.monotonic()
+    with proxy.rules(Rule(Fault.SLOW, seconds=0.3)):
+        assert call(proxy).status == 200
+    assert time.monotonic() - began >= 0.3
+    assert len(upstream.asked) == 1
