@@ -105,22 +105,23 @@ def claims(number: int) -> Iterator[Invocation]:
     return itertools.repeat({"Records": messages})
 
 
-def batches(number: int) -> Iterator[Invocation]:
-    """200 records of 20 trucks at five farms each; every group of trucks comes back three times."""
+def batches(
+    number: int, shape: str = "200", records: int = 200, calls_a_group: int = 4
+) -> Iterator[Invocation]:
+    """Records of tests.bench.consumer's shapes, without an end; every group of trucks comes back in the next hours."""
     from tests.bench.consumer import SHAPES
     from tests.unit.consumer.strategies import batch_of
 
-    made = []
-    for n in range(80):
-        group, hour = f"{number}-{n // 4}-", 8 + n % 4
-        datas = [
-            data.replace(b"truck-", b"truck-" + group.encode())
-            .replace(b'"_id": "', f'"_id": "{group}{n % 4}-'.encode())
-            .replace(b"T08:", f"T{hour:02}:".encode())
-            for data in SHAPES["200"]
-        ]
-        made.append(batch_of(datas))
-    return iter(made)
+    for n in itertools.count():
+        group, hour = f"{number}-{n // calls_a_group}-", 8 + n % calls_a_group
+        yield batch_of(
+            [
+                data.replace(b"truck-", b"truck-" + group.encode())
+                .replace(b'"_id": "', f'"_id": "{group}{hour}-'.encode())
+                .replace(b"T08:", f"T{hour:02}:".encode())
+                for data in SHAPES[shape][:records]
+            ]
+        )
 
 
 def _accepted(answer: Any) -> bool:
@@ -135,8 +136,19 @@ FUNCTIONS = {
     "ingest@20": Function("ingest, 20 events", 20, 1024, _ingest, requests(20), _accepted),
     "ingest@100": Function("ingest, 100 events", 100, 1024, _ingest, requests(100), _accepted),
     "redrive": Function("redrive, 10 claim checks of 4 events", 40, 512, _redrive, claims, _done),
-    "consume": Function("consume, 200 records", 200, 512, _consume, batches, _done),
+    "consume": Function(
+        "consume, 200 records",
+        200,
+        512,
+        _consume,
+        lambda n: iter(list(itertools.islice(batches(n), 80))),
+        _done,
+    ),
 }
+# For leaks: the consumer keeps the keys of the last 4,096 pairs, which must be full before anything is judged.
+PAIRS = Function(
+    "consume, 100 records of 100 trucks", 100, 512, _consume, lambda n: batches(n, "200 pairs", 100, 2), _done
+)
 REFUSED = Function(
     "ingest, 20 events, Kinesis refuses", 20, 1024, _ingest, requests(20), _accepted, refused=True
 )

@@ -20,13 +20,14 @@ class Leak:
     least: float
     allowed: float
     grown: float
+    noise: float
 
     @property
     def found(self) -> bool:
-        return self.least > self.allowed and self.grown > NOISE_BYTES
+        return self.least > self.allowed and self.grown > self.noise
 
 
-def judged(xs: Sequence[float], sizes: Sequence[float], allowed: float) -> Leak:
+def judged(xs: Sequence[float], sizes: Sequence[float], allowed: float, noise: float = NOISE_BYTES) -> Leak:
     """Theil and Sen's slope: the median of the slopes of all pairs, deaf to single jumps; Sen's own lower bound.
 
     (P. K. Sen, "Estimates of the Regression Coefficient Based on Kendall's Tau", 1968.)
@@ -41,4 +42,4 @@ def judged(xs: Sequence[float], sizes: Sequence[float], allowed: float) -> Leak:
     least = slopes[max(0, int((len(slopes) - margin) / 2))]
     fifth = max(1, n // 5)
     grown = statistics.median(y for _, y in points[-fifth:]) - statistics.median(y for _, y in points[:fifth])
-    return Leak(statistics.median(slopes), least, allowed, grown)
+    return Leak(statistics.median(slopes), least, allowed, grown, noise)

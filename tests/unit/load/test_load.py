@@ -58,6 +58,11 @@ def test_functions_and_the_warehouse_may_not_grow_and_emulators_are_not_judged()
     }
 
 
+def test_the_consumer_s_bounded_caches_may_fill_but_not_more() -> None:
+    assert not leaks_of(PLAN, samples({"consume 1": 30}))["consume 1"].found
+    assert leaks_of(PLAN, samples({"consume 1": 300}))["consume 1"].found
+
+
 def test_a_process_that_lived_for_a_part_only_is_not_judged() -> None:
     short = [Sample(s.at, s.memory if s.at < 100 else {}, s.queues) for s in samples({"ingest 1": 60})]
     long = samples({"snowflake 3": 0})
