@@ -19,6 +19,7 @@ from tests.faults.story import Result, Story
 from tests.faults.yard import Yard, proxy_url
 
 PORT = 4766
+SCENARIOS = Path(__file__).with_name("test_scenarios.py")
 RESULTS = pytest.StashKey[list[Result]]()
 
 
@@ -35,7 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[RESULTS]
     if results and session.config.getoption("--write-table"):
-        report.write(report.table(results))
+        names = re.findall(r"^def (test_\w+)\(story", SCENARIOS.read_text(), re.MULTILINE)
+        report.write(results, {sentence(name): n for n, name in enumerate(names)})
+
+
+def sentence(name: str) -> str:
+    return re.sub(r"^test_", "", name).replace("_", " ")
 
 
 @pytest.fixture(scope="session")
@@ -58,5 +64,6 @@ def yard() -> Iterator[Yard]:
 
 @pytest.fixture
 def story(yard: Yard, request: pytest.FixtureRequest) -> Story:
-    name = re.sub(r"^test_", "", request.node.name).replace("_", " ")
-    return Story(yard, name, request.config.getoption("--seed"), request.config.stash[RESULTS])
+    return Story(
+        yard, sentence(request.node.name), request.config.getoption("--seed"), request.config.stash[RESULTS]
+    )

@@ -1,6 +1,7 @@
 """The table in docs/reliability.md: what was broken, and what was lost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,37 +22,77 @@ HEADINGS = (
 )
 
 
-def table(results: Sequence[Result]) -> str:
-    """Markdown; the last line adds up."""
-    rows = [_row(result) for result in results]
-    lines = [" | ".join(HEADINGS), "|".join(["---", *["--:"] * (len(HEADINGS) - 1)])]
-    for (name, numbers), result in zip(rows, results, strict=True):
-        lines.append(
-            " | ".join([name, *_written(numbers[:3]), f"{result.recovered_s:.0f} s", *_written(numbers[3:])])
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A scenario's numbers, in the order of the headings."""
+
+    fault: str
+    requests: int
+    events: int
+    failures: int
+    recovered_s: int
+    lost: int
+    doubled: int
+    wrong_visits: int
+    others: int
+
+    @staticmethod
+    def of(result: Result) -> "Line":
+        lost = result.count("lost", "undelivered")
+        doubled = result.count("doubled")
+        wrong_visits = result.count("wrong visit", "told")
+        return Line(
+            result.name,
+            len(result.exchanges),
+            result.events,
+            result.failures,
+            round(result.recovered_s),
+            lost,
+            doubled,
+            wrong_visits,
+            len(result.breaches) - lost - doubled - wrong_visits,
         )
-    sums = [sum(column) for column in zip(*(numbers for _, numbers in rows), strict=True)]
-    longest = max(result.recovered_s for result in results)
-    lines.append(" | ".join(["**all**", *_written(sums[:3]), f"≤ {longest:.0f} s", *_written(sums[3:])]))
-    minutes = sum(result.seconds for result in results) / 60
-    made = f"{datetime.now(UTC):%Y-%m-%d}, seed {results[0].seed}, {minutes:.0f} minutes."
-    return "\n".join([*(f"| {line} |" for line in lines), "", made])
+
+    def __str__(self) -> str:
+        name, *numbers = astuple(self)
+        written = [f"{number:,}" for number in numbers]
+        written[3] += " s"
+        return f"| {' | '.join([name, *written])} |"
+
+    @staticmethod
+    def read(text: str) -> "Line | None":
+        """The inverse of `str`; None for what is no scenario's line."""
+        name, *cells = [cell.strip() for cell in text.strip("| ").split("|")]
+        numbers = [cell.removesuffix(" s").replace(",", "") for cell in cells]
+        if name == SUM or len(cells) != len(HEADINGS) - 1 or not all(map(str.isdigit, numbers)):
+            return None
+        return Line(name, *map(int, numbers))
 
 
-def write(text: str, document: Path = DOCUMENT) -> None:
-    """Between the two marks; everything else stays."""
+SUM = "**all; the longest recovery**"
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Markdown; the last line adds up."""
+    columns = zip(*(astuple(line)[1:] for line in lines), strict=True)
+    sums = [max(column) if n == 3 else sum(column) for n, column in enumerate(columns)]
+    heads = [" | ".join(HEADINGS), "|".join(["---", *["--:"] * (len(HEADINGS) - 1)])]
+    return "\n".join([*(f"| {head} |" for head in heads), *map(str, lines), str(Line(SUM, *sums))])
+
+
+def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> list[Line]:
+    """The lines of the text before, each replaced by a later result of that name, in this order."""
+    lines = {line.fault: line for text in before.splitlines() if (line := Line.read(text))}
+    lines |= {result.name: Line.of(result) for result in results}
+    return sorted(
+        (line for line in lines.values() if line.fault in order), key=lambda line: order[line.fault]
+    )
+
+
+def write(results: Sequence[Result], order: Mapping[str, int], document: Path = DOCUMENT) -> None:
+    """Between the two marks; everything else stays, and so do lines of scenarios that did not run now."""
     before, _, rest = document.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
-def _row(result: Result) -> tuple[str, list[int]]:
-    lost = result.count("lost", "undelivered")
-    doubled = result.count("doubled")
-    wrong_visits = result.count("wrong visit", "told")
-    others = len(result.breaches) - lost - doubled - wrong_visits
-    counts = [len(result.exchanges), result.events, result.failures, lost, doubled, wrong_visits, others]
-    return result.name, counts
-
-
-def _written(numbers: Sequence[int]) -> list[str]:
-    return [f"{number:,}" for number in numbers]
+    between, _, after = rest.partition(END)
+    made = f"{datetime.now(UTC):%Y-%m-%d}, seed {results[0].seed}."
+    text = table(merged(between, results, order))
+    document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{made}\n\n{END}{after}")
