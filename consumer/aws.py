@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache, partial
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,17 @@ import msgspec
 from botocore.exceptions import ClientError
 
 from consumer.change import Notice
+from consumer.client import JsonClient
 from consumer.consume import Poison, Ports
 from consumer.retry import insist
 from consumer.settings import Settings
 from consumer.store import Store
 from consumer.table import DynamoTable
 from contract.objects import lines_object, set_aside_line
+from contract.signed import Credentials, endpoint_of
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_s3 import S3Client
 
@@ -42,13 +46,31 @@ def client(service: str, connections: int = 10) -> Any:
     return botocore.session.get_session().create_client(service, config=config)
 
 
-def ports_of(settings: Settings) -> Ports:
-    side_by_side = ThreadPoolExecutor(REQUESTS_AT_ONCE)
-    table = DynamoTable(client("dynamodb", REQUESTS_AT_ONCE), settings.visits_table, side_by_side)
-    bus = EventBus(client("events", REQUESTS_AT_ONCE), settings.event_bus_name, side_by_side)
-    return Ports(
-        Store(table, bus, settings.rule, side_by_side), S3SetAside(client("s3"), settings.archive_bucket)
+def sdk_ports(settings: Settings) -> Ports:
+    """By the SDK's clients, which find credentials and endpoints wherever a host may keep them."""
+    return _ports(settings, client("dynamodb", REQUESTS_AT_ONCE), client("events", REQUESTS_AT_ONCE))
+
+
+def function_ports(settings: Settings, credentials: Credentials) -> Ports:
+    """By signed HTTP, with what Lambda gives a function."""
+
+    def json_client(service: str, target: str, url: str) -> Any:
+        url = url or endpoint_of(service, settings.region)
+        return JsonClient(service, target, url=url, region=settings.region, credentials=credentials)
+
+    return _ports(
+        settings,
+        json_client("dynamodb", "DynamoDB_20120810", settings.dynamodb_endpoint_url or settings.endpoint_url),
+        json_client("events", "AWSEvents", settings.events_endpoint_url or settings.endpoint_url),
     )
+
+
+def _ports(settings: Settings, dynamodb: "DynamoDBClient", events: "EventBridgeClient") -> Ports:
+    side_by_side = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    table = DynamoTable(dynamodb, settings.visits_table, side_by_side)
+    bus = EventBus(events, settings.event_bus_name, side_by_side)
+    set_aside = S3SetAside(partial(client, "s3"), settings.archive_bucket)
+    return Ports(Store(table, bus, settings.rule, side_by_side), set_aside)
 
 
 class EventBus:
@@ -87,8 +109,9 @@ class EventBus:
 class S3SetAside:
     """`set-aside/` of the archive bucket: one object a batch, its key the hash of what is inside."""
 
-    def __init__(self, s3: "S3Client", bucket: str) -> None:
-        self._s3 = s3
+    def __init__(self, connect: "Callable[[], S3Client]", bucket: str) -> None:
+        """`connect` is called for the first poison only: nearly all batches have none."""
+        self._connect = cache(connect)
         self._bucket = bucket
 
     def keep(self, poison: Sequence[Poison]) -> str:
@@ -96,7 +119,7 @@ class S3SetAside:
         aside = lines_object("set-aside", lines, poison[0].record.arrived_at)
         for attempt in range(CONFLICT_TRIES):
             try:
-                self._s3.put_object(
+                self._connect().put_object(
                     Bucket=self._bucket,
                     Key=aside.key,
                     Body=aside.body,

@@ -33,7 +33,7 @@ import structlog
 from pydantic import BeforeValidator, Field
 from pydantic_core import from_json
 
-from consumer.aws import ports_of
+from consumer.aws import sdk_ports
 from consumer.consume import Outcome, consume
 from consumer.records import Record
 from consumer.report import report
@@ -218,7 +218,7 @@ def run_shard(settings: KclSettings) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     to_daemon, sys.stdout = sys.stdout, sys.stderr
     logs.configure(settings.log_level, with_metrics(settings.stage))
-    ports = ports_of(settings)
+    ports = sdk_ports(settings)
 
     def consume_and_report(records: Sequence[Record]) -> Outcome:
         outcome = consume(records, ports, kinds=settings.geofence_kinds)

@@ -15,9 +15,10 @@ import structlog
 from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
+from contract.signed import function_credentials
 from handler import codes
 from handler.aws import SqsRedriveQueue, client
-from handler.direct import function_credentials, kinesis_records, s3_objects
+from handler.direct import kinesis_records, s3_objects
 from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.ingest import Effects, Ports, Receipt, Sender
 from handler.ingest import ingest as ingest_batch

@@ -22,16 +22,9 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from contract.objects import lines_object
+from contract.signed import Signer, endpoint_of, function_credentials
 from handler.aws import client
-from handler.direct import (
-    KinesisRecords,
-    S3Objects,
-    Signer,
-    endpoint_of,
-    function_credentials,
-    kinesis_records,
-    s3_objects,
-)
+from handler.direct import KinesisRecords, S3Objects, kinesis_records, s3_objects
 from handler.publish import Malformed, Unavailable
 from handler.settings import Settings
 from handler.sift import Record
