@@ -78,9 +78,15 @@ def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> 
         body = archive.body(found.key)
         return None if body is None else feed.read(found.key, body, found.modified_at, kinds())
 
+    # What was received before `start` had not happened after it; S3's times are whole seconds.
+    received = (
+        found
+        for found in archive.received("events/", start, end)
+        if found.modified_at >= start - timedelta(seconds=2)
+    )
     with ThreadPoolExecutor(READERS, thread_name_prefix="console-replay") as readers:
         # Few at a time: what is read and not taken yet lies in memory.
-        for some in batched(archive.received("events/", start, end), 2 * READERS, strict=False):
+        for some in batched(received, 2 * READERS, strict=False):
             yield from (each for each in readers.map(read, some) if each is not None)
 
 
