@@ -8,6 +8,7 @@ page again from latest.json.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ def keep(part: str, found: Figures, seconds: float) -> None:
     run = last_run()
     parts = run.get("parts", {})
     parts[part] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-    parts[part] |= asdict(found)
+    parts[part] |= {"load": round(os.getloadavg()[1], 1), **asdict(found)}
     whole = Figures()
     for each in parts.values():
         whole.add(Figures(**{name: each[name] for name in asdict(whole)}))

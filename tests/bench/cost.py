@@ -61,7 +61,7 @@ def ingest_work() -> dict[str, dict[str, float]]:
             told(f"CPU and calls of a request of {size}")
             request = handler.request_of(json.dumps(handler.events(size)).encode())
             calls = [partial(handlers[name], request, handler.Context()) for name in PEERS]
-            seconds = handler.interleaved(*calls, times=max(2, 60 // size))
+            seconds = handler.interleaved(*calls, times=max(2, 20 // size))
             for name, each in zip(PEERS, seconds, strict=True):
                 cpu[name].append((size, each * 1e3))
         return {

@@ -41,9 +41,11 @@ def write(run: dict[str, Any]) -> None:
         "machine": run.get("machine", "–"),
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         "minutes": f"{sum(part['seconds'] for part in run.get('parts', {}).values()) / 60:.0f}",
+        "load": load([part["load"] for part in run.get("parts", {}).values()]),
         "goals": goals(known),
         "growth": growth(run.get("series", {})),
         "memory": memory(known),
+        "dbt_plot": "![dbt](images/perf-dbt.svg)" if "dbt/sql_s by rows" in run.get("series", {}) else "",
     }
 
     def filled(found: re.Match[str]) -> str:
@@ -55,6 +57,11 @@ def write(run: dict[str, Any]) -> None:
     PAGE.write_text(re.sub(r"\{\{([^}]+)\}\}", filled, TEMPLATE.read_text()))
     IMAGES.mkdir(exist_ok=True)
     plots.draw({name: [tuple(p) for p in points] for name, points in run.get("series", {}).items()}, IMAGES)
+
+
+def load(averages: list[float]) -> str:
+    """What else the machine had to do: a quiet one has about 1."""
+    return f"{min(averages):.0f} to {max(averages):.0f}" if averages else "–"
 
 
 def goals(known: dict[str, float]) -> str:
