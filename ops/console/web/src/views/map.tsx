@@ -105,7 +105,10 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
     const at = truck
       ? shown.peek().trucks.find((each) => each.device_id === truck)?.position
       : fences.peek().get(fence)?.centre;
-    if (at) chart.value?.show(at);
+    if (!at || !chart.value) return;
+    chart.value.show(at);
+    // On a phone the lists are below the map.
+    element.current?.scrollIntoView({ block: "nearest" });
   }, [chart.value, truck, fence]);
 
   const fitAll = (): void => {
@@ -195,7 +198,7 @@ function TruckCard({ device }: { device: string }) {
       ) : (
         <dl class="facts">
           <div>
-            <dt>Inside</dt>
+            <dt>Where</dt>
             <dd>
               <Inside truck={truck} />
             </dd>
