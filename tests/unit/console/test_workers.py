@@ -304,7 +304,7 @@ def test_nothing_that_costs_is_asked_while_nobody_looks(shared, monkeypatch):
     with running(WarehouseReader(shared, Session(shared.outputs, 6))) as worker:
         until(lambda: state_of(shared, "snowflake")[0], lambda state: state == "idle", patience_s=5)
         assert asked == []
-        shared.tell(shared.board.look)
+        shared.ask(shared.board.look)
         worker.wake()
         until(lambda: len(asked), lambda n: n > 0, patience_s=5)
     assert asked
