@@ -40,8 +40,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         report.write(results, {sentence(name): n for n, name in enumerate(names)})
 
 
+PROPER = {"s3": "S3", "aws": "AWS", "kcl": "KCL", "kinesis": "Kinesis", "dynamodb": "DynamoDB"}
+PROPER |= {"eventbridge": "EventBridge", "snowflake": "Snowflake", "snowflakes": "Snowflake's"}
+
+
 def sentence(name: str) -> str:
-    return re.sub(r"^test_", "", name).replace("_", " ")
+    """Of a test's name, as it stands in the table."""
+    words = name.removeprefix("test_").split("_")
+    text = " ".join(PROPER.get(word, word) for word in words)
+    return text[0].upper() + text[1:]
 
 
 @pytest.fixture(scope="session")

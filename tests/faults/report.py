@@ -76,7 +76,7 @@ def table(lines: Sequence[Line]) -> str:
     """Markdown; the last line adds up."""
     columns = zip(*(astuple(line)[1:] for line in lines), strict=True)
     sums = [max(column) if n == 3 else sum(column) for n, column in enumerate(columns)]
-    heads = [" | ".join(HEADINGS), "|".join(["---", *["--:"] * (len(HEADINGS) - 1)])]
+    heads = [" | ".join(HEADINGS), " | ".join(["---", *["--:"] * (len(HEADINGS) - 1)])]
     return "\n".join([*(f"| {head} |" for head in heads), *map(str, lines), str(Line(SUM, *sums))])
 
 
