@@ -30,7 +30,7 @@ IMAGES = ROOT / "docs" / "images"
 LEAKS = (
     (functions.FUNCTIONS["ingest@20"], 3000, 0.038),
     (functions.FUNCTIONS["redrive"], 300, 0.49),
-    (functions.PAIRS, 300, 0.4),
+    (functions.PAIRS, 1000, 0.25),
 )
 
 

@@ -147,7 +147,7 @@ FUNCTIONS = {
 }
 # For leaks: the consumer keeps the keys of the last 4,096 pairs, which must be full before anything is judged.
 PAIRS = Function(
-    "consume, 100 records of 100 trucks", 100, 512, _consume, lambda n: batches(n, "200 pairs", 100, 2), _done
+    "consume, 50 records of 50 trucks", 50, 512, _consume, lambda n: batches(n, "200 pairs", 50, 2), _done
 )
 REFUSED = Function(
     "ingest, 20 events, Kinesis refuses", 20, 1024, _ingest, requests(20), _accepted, refused=True

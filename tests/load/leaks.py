@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 # The first part of any run fills caches, pools and arenas: it is looked at by nobody.
-WARM_UP = 0.3
+WARM_UP = 0.4
 # Below this much growth in all, allocators' own steps cannot be told from a leak.
 NOISE_BYTES = 512 * 1024
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 DRAIN_S = 180.0
 STEADY = "steady"
+LEAST_LOOKS = 20  # on a machine too busy to look, nothing is judged, which fails the run
 
 # What may grow how fast. A function's environment, always busy, lives some hours at most on AWS: a tenth of what its
 # memory has left in four hours. The rest of a stack: what would take a laptop's stack from where it stands to 2 GiB
@@ -58,12 +59,18 @@ class Load:
     leaks: Mapping[str, Leak]
 
     @property
+    def looks(self) -> int:
+        first, last = window(self.plan, STEADY)
+        return sum(first <= sample.at <= last for sample in self.samples)
+
+    @property
     def problems(self) -> list[str]:
         undelivered = sum(not each.delivered for each in self.sent)
         return [
             *([f"{undelivered} requests were never delivered"] if undelivered else []),
             *([f"what waited was not worked off within {DRAIN_S:.0f} s"] if self.drained_s is None else []),
             *([] if self.reconciled else ["accepted, archived, loaded and consumed are not equal"]),
+            *([f"memory was looked at {self.looks} times only"] if self.looks < LEAST_LOOKS else []),
             *[
                 f"{name} leaks: {leak.slope * 3600 / 2**20:.0f} MiB an hour"
                 for name, leak in self.leaks.items()
@@ -126,6 +133,8 @@ def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak
     for sample in steady:
         for name, size in sample.memory.items():
             series[name].append((sample.at, float(size)))
+    if len(steady) < LEAST_LOOKS:
+        return {}
     stack_now = sum(steady[0].memory.values())
     found = {}
     for name, points in series.items():

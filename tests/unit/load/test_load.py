@@ -86,6 +86,13 @@ def test_a_run_fails_by_what_is_undelivered_undrained_unequal_or_leaking() -> No
     assert load(leaks=leaks).problems == ["ingest 1 leaks: 60 MiB an hour"]
 
 
+def test_a_machine_too_busy_to_look_judges_nothing_and_fails_the_run() -> None:
+    few = samples({"ingest 1": 0})[::20]
+    assert leaks_of(PLAN, few) == {}
+    blind = Load(PLAN, [], few, 1.0, True, {})
+    assert blind.problems == [f"memory was looked at {blind.looks} times only"]
+
+
 def test_queues_are_told_by_their_worst_moment_of_each_phase() -> None:
     worst = {row["phase"]: row["snowpipe"] for row in queues(load())}
     assert worst == {"warm-up": 0, "steady": 0, "burst": 1, "ramp": 0}
