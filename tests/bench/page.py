@@ -41,11 +41,13 @@ def write(run: dict[str, Any]) -> None:
         "machine": run.get("machine", "–"),
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         "minutes": f"{sum(part['seconds'] for part in run.get('parts', {}).values()) / 60:.0f}",
-        "load": load([part["load"] for part in run.get("parts", {}).values()]),
+        "load": load([part.get("load", 0.0) for part in run.get("parts", {}).values()]),
         "goals": goals(known),
         "growth": growth(run.get("series", {})),
         "memory": memory(known),
-        "dbt_plot": "![dbt](images/perf-dbt.svg)" if "dbt/sql_s by rows" in run.get("series", {}) else "",
+        "dbt_plot": "![dbt](images/perf-dbt.svg)"
+        if "dbt/sql_s by rows" in run.get("series", {})
+        else "No plot of dbt: not run yet.",
     }
 
     def filled(found: re.Match[str]) -> str:

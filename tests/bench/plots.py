@@ -88,4 +88,5 @@ def panel(axis: Any, points: Points, unit: str) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylim(min(ys) / 2, max(ys) * 2)
+    axis.tick_params(which="minor", labelleft=False, labelbottom=False)
     axis.set_title(f"{unit}: x^{k:.2f}", fontsize=9)
