@@ -31,6 +31,7 @@ GOALS = (
 )
 FLOORS = (("loader/objects_per_s", 150.0), ("loader/rows_per_s", 20_000.0), ("loader/localstack_gets", 0.7))
 CEILINGS = (("loader/put_to_row_s p95@20", 3.0), ("loader/peak_mib", 600.0), ("dbt/sql_s@1000000", 20.0))
+DBT_PLOT = "![dbt](images/perf-dbt.svg)"
 PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", "isal", "moto", "duckdb")
 
 
@@ -45,9 +46,7 @@ def write(run: dict[str, Any]) -> None:
         "goals": goals(known),
         "growth": growth(run.get("series", {})),
         "memory": memory(known),
-        "dbt_plot": "![dbt](images/perf-dbt.svg)"
-        if "dbt/sql_s by rows" in run.get("series", {})
-        else "No plot of dbt: not run yet.",
+        "dbt_plot": DBT_PLOT if "dbt/sql_s by rows" in run.get("series", {}) else "No plot of dbt: not run yet.",
     }
 
     def filled(found: re.Match[str]) -> str:
