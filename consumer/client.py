@@ -46,7 +46,7 @@ class JsonClient:
         # DynamoDB is the older: its protocol is JSON 1.0, EventBridge's 1.1.
         self._content_type = f"application/x-amz-json-{'1.0' if service == 'dynamodb' else '1.1'}"
         self._target = target
-        self._connect = lambda: Endpoint(url, Signer(credentials, region, service))
+        self._connect: Callable[[], Endpoint] = lambda: Endpoint(url, Signer(credentials, region, service))
         self._kept = threading.local()
         self._pause = pause
 
@@ -96,4 +96,4 @@ def _error(answer: Answer, code: str, operation: str) -> ClientError:
         "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": answer.status},
     }
-    return ClientError(about, operation)  # type: ignore[no-untyped-call]
+    return ClientError(about, operation)

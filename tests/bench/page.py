@@ -46,7 +46,9 @@ def write(run: dict[str, Any]) -> None:
         "goals": goals(known),
         "growth": growth(run.get("series", {})),
         "memory": memory(known),
-        "dbt_plot": DBT_PLOT if "dbt/sql_s by rows" in run.get("series", {}) else "No plot of dbt: not run yet.",
+        "dbt_plot": DBT_PLOT
+        if "dbt/sql_s by rows" in run.get("series", {})
+        else "No plot of dbt: not run yet.",
     }
 
     def filled(found: re.Match[str]) -> str:
