@@ -316,6 +316,8 @@ def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missi
     progress = Path(pipeline.environment["MILKRUN_LOCAL"]) / "replay"
     known = set(progress.glob("local-*.json"))
 
+    # What a shell starts in the background ignores Ctrl-C, and so would what we start from there.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         [sys.executable, "-m", "ops", *chosen, "--rate", "1"],
         cwd=ROOT,
@@ -324,6 +326,7 @@ def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missi
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, ours)
     passed: set[str] = set()
 
     def under_way() -> bool:
