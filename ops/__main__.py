@@ -21,8 +21,6 @@ from ops import (
     where,
 )
 from ops.console import command as console
-from ops.outputs import NoStackError
-from snowpipe.refusal import Refusal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command("send")(send.command)
@@ -41,14 +39,5 @@ app.command("smoke")(smoke.command)
 app.command("check-key")(smoke.check_key)
 
 
-def main() -> int:
-    try:
-        app(obj=os.environ, standalone_mode=True)
-    except (NoStackError, Refusal) as problem:
-        terminal.err.print(f"[red]{problem}")
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(app, os.environ))

@@ -18,8 +18,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ops.outputs import Outputs
+from ops.outputs import NoStackError, Outputs
 from ops.times import instant
+from snowpipe.refusal import Refusal
 
 # Results go to stdout, whatever only accompanies them to stderr: `… --json | jq` sees results alone.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
@@ -27,6 +28,16 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Stage = Annotated[str, typer.Option(help="local, or a deployed stage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def run(app: typer.Typer, environment: Mapping[str, str]) -> int:
+    """The exit code of the process: 2, and one line on stderr, where something stands in the way."""
+    try:
+        app(obj=environment, standalone_mode=True)
+    except (NoStackError, Refusal) as problem:
+        err.print(f"[red]{problem}")
+        return 2
+    return 0
 
 
 def time(text: str) -> datetime:

@@ -12,8 +12,9 @@ import pytest
 
 from contract.events import Fence
 from ops.ledger import Stay
-from tests.e2e.faults import Fault, FaultProxy, environment_of
+from tests.e2e.faults import FaultProxy, environment_of
 from tests.e2e.vocabulary import FARM, Event, Pipeline, crossing, eventually, round_trip
+from tests.faults.proxy import Fault
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MORNING = NOW - timedelta(hours=6)
@@ -129,7 +130,7 @@ def test_a_producer_librarys_records_count_one_by_one(pipeline: Pipeline, device
     assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW])
 
 
-@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.LOST])
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_AFTER])
 def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
@@ -140,7 +141,7 @@ def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
         assert eventually(lambda: table.seen > 3, within=PATIENCE)
         if fault is Fault.THROTTLED:
             assert pipeline.visits_of(device) == []
-        table.fault = Fault.NONE
+        table.fault = None
         assert eventually(
             lambda: [s.exit_missed for s in pipeline.visits_of(device)] == [False] * 2, within=PATIENCE
         )
@@ -155,7 +156,7 @@ def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_i
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202
         assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=PATIENCE)
         assert eventually(lambda: bus.seen > 2, within=PATIENCE)
-        bus.fault = Fault.NONE
+        bus.fault = None
         told: list[Event] = []
 
         def all_told() -> bool:

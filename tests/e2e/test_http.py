@@ -26,8 +26,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from handler.signature import sign
-from tests.e2e.faults import Fault, FaultProxy, environment_of
+from tests.e2e.faults import FaultProxy, environment_of
 from tests.e2e.vocabulary import Answer, Pipeline, crossing, event, eventually, written
+from tests.faults.proxy import Fault
 
 DOCUMENT = yaml.safe_load((Path(__file__).parents[2] / "docs/openapi.yaml").read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -260,7 +261,7 @@ def test_without_s3_the_phone_keeps_its_batch_and_nothing_is_published(
 ) -> None:
     sent = crossing(device, "enter", NOW)
     with s3_behind_a_proxy(pipeline) as s3:
-        for s3.fault in (Fault.BROKEN, Fault.CUT):
+        for s3.fault in (Fault.REFUSED, Fault.CUT_BEFORE):
             answer = pipeline.post(sent)
             conforms(answer)
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
@@ -268,7 +269,7 @@ def test_without_s3_the_phone_keeps_its_batch_and_nothing_is_published(
         assert s3.seen >= 6, "tried three times each"
         assert pipeline.published(device) == []
 
-        s3.fault = Fault.NONE
+        s3.fault = None
         answer = pipeline.post(sent)
     assert answer.status == 202
     assert pipeline.published(device) == [sent]
@@ -278,9 +279,9 @@ def test_an_answer_of_s3_that_was_lost_is_no_second_object(pipeline: Pipeline, d
     """The put was done, its answer lost: the SDK tries again and gets 412, which means archived."""
     sent = crossing(device, "enter", NOW)
     with s3_behind_a_proxy(pipeline) as s3:
-        s3.fault = Fault.LOST
+        s3.fault = Fault.CUT_AFTER
         assert pipeline.post(sent).status in (202, 503)
-        s3.fault = Fault.NONE
+        s3.fault = None
         answer = pipeline.post(sent)
     assert answer.status == 202
     assert pipeline.archived(answer.body["object_key"]) == [sent]

@@ -21,8 +21,9 @@ from consumer.visits import Pair
 from contract.events import Fence
 from contract.objects import lines_object
 from ops.stack.settings import ROOT
-from tests.e2e.faults import Fault, FaultProxy
+from tests.e2e.faults import FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
+from tests.faults.proxy import Fault
 
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
 RECONCILE = ("reconcile", "--from", "30 minutes ago", "--settle", "0", "--json")
@@ -467,12 +468,12 @@ def test_what_could_not_be_delivered_is_counted_and_the_same_run_sends_it(
         FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy,
         elsewhere(pipeline, tmp_path, "endpoint", lambda url: proxy.url + urlsplit(url).path) as broken,
     ):
-        proxy.fault = Fault.BROKEN
+        proxy.fault = Fault.REFUSED
         ran = broken.ops(*same_run, "--patience", "0.5")
         assert ran.exit_code == 1
         assert ran.result["undelivered"] == 40
-        assert set(ran.result["statuses"]) == {"503"}
-        proxy.fault = Fault.NONE
+        assert set(ran.result["statuses"]) == {"500"}
+        proxy.fault = None
         ran = broken.ops(*same_run)
     assert ran.exit_code == 0
     assert (ran.result["undelivered"], ran.result["accepted"]) == (0, 40)

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.e2e.faults import Fault, FaultProxy, environment_of
+from tests.e2e.faults import FaultProxy, environment_of
 from tests.e2e.vocabulary import FARM, Event, Pipeline, crossing, event, eventually, round_trip
+from tests.faults.proxy import Fault
 
 NOW = datetime.now(UTC)
 
@@ -22,7 +23,7 @@ def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
             yield proxy
 
 
-@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT, Fault.LOST])
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_BEFORE, Fault.CUT_AFTER])
 def test_while_kinesis_refuses_phones_get_202_and_once_it_takes_again_all_arrives(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
@@ -32,12 +33,12 @@ def test_while_kinesis_refuses_phones_get_202_and_once_it_takes_again_all_arrive
         answers = [pipeline.post(*batch, event(f"{device}-{n}")) for n, batch in enumerate(sent)]
         assert [answer.status for answer in answers] == [202] * 3
         assert kinesis.seen > 3, "tried again within the request"
-        if fault is not Fault.LOST:
+        if fault is not Fault.CUT_AFTER:
             assert all(pipeline.published(f"{device}-{n}") == [] for n in range(3))
         for answer, batch in zip(answers, sent, strict=True):
             assert pipeline.archived(answer.body["object_key"])[:2] == batch, "archived all the same"
 
-        kinesis.fault = Fault.NONE
+        kinesis.fault = None
         for n, batch in enumerate(sent):
             eventually(arrived(pipeline, f"{device}-{n}", batch), within=90)
     for n in range(3):
@@ -57,7 +58,7 @@ def test_of_a_call_that_is_taken_in_part_only_the_refused_records_are_sent_again
         assert ids(published) == ids(sent[1:]), "each of them once, and only the first is still refused"
         assert len(published) == 7
 
-        kinesis.fault = Fault.NONE
+        kinesis.fault = None
         eventually(arrived(pipeline, device, sent), within=90)
 
 
@@ -84,11 +85,11 @@ def test_without_kinesis_and_without_the_queue_the_phone_keeps_its_batch(
     sent = crossing(device, "enter", NOW)
     nowhere = {"REDRIVE_QUEUE_URL": pipeline.outputs.redrive_queue_url + "-gone"}
     with kinesis_behind_a_proxy(pipeline) as kinesis:
-        kinesis.fault = Fault.CUT
+        kinesis.fault = Fault.CUT_BEFORE
         with environment_of(pipeline, "ingest", nowhere):
             answer = pipeline.post(sent)
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
-            kinesis.fault = Fault.NONE
+            kinesis.fault = None
             assert pipeline.post(sent).status == 202
     assert pipeline.published(device) == [sent], "published though its object stood there already"
 

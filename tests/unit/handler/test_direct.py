@@ -1,33 +1,24 @@
 """Calls without an SDK client: moto takes them, a strict server checks every signature, odd answers are told."""
 
 import hashlib
-import hmac
 import json
-import os
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-import botocore.auth
 import pytest
-from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
-from botocore.exceptions import NoCredentialsError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from contract.objects import lines_object
-from contract.signed import Signer, endpoint_of, function_credentials
+from contract.signed import endpoint_of
 from handler.aws import client
 from handler.direct import KinesisRecords, S3Objects, kinesis_records, s3_objects
 from handler.publish import Malformed, Unavailable
 from handler.settings import Settings
 from handler.sift import Record
+from tests.unit.contract.strict import Strict, strict_service
 from tests.unit.contract.test_objects import AT
 
 REGION = "eu-west-1"
@@ -37,82 +28,6 @@ RECORDS = [Record("van-1", b"{}", 1), Record("van ü 2", b"[1]", 2)]
 
 
 def no_pause(_: float) -> None: ...
-
-
-# --- a server that believes nobody --------------------------------------------------------------
-
-
-@dataclass
-class Strict:
-    """Answers from a list (None: hangs up), once the signature of what came is right."""
-
-    answers: list[tuple[int, bytes] | None] = field(default_factory=list)
-    requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
-    secrets: dict[str, str] = field(default_factory=lambda: {"AKID": "secret/+"})
-    url: str = ""
-
-    def answer(
-        self, method: str, path: str, headers: dict[str, str], body: bytes
-    ) -> tuple[int, bytes] | None:
-        self.requests.append((method, path, headers, body))
-        if headers["authorization"] != self.authorization(method, path, headers, body):
-            return 403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
-        return self.answers.pop(0) if self.answers else (200, b"{}")
-
-    def authorization(self, method: str, path: str, headers: dict[str, str], body: bytes) -> str:
-        """As the service computes it. (AWS IAM User Guide: "Create a signed AWS API request".)"""
-        given = dict(part.split("=", 1) for part in headers["authorization"].split(" ", 1)[1].split(", "))
-        access_key, day, region, service, _ = given["Credential"].split("/")
-        names = given["SignedHeaders"].split(";")
-        assert {"host", "x-amz-date", "x-amz-security-token"} <= {*names}
-        digest = hashlib.sha256(body).hexdigest()
-        assert headers.get("x-amz-content-sha256", digest) == digest
-        lines = "".join(f"{name}:{' '.join(headers[name].split())}\n" for name in names)
-        canonical = f"{method}\n{path}\n\n{lines}\n{';'.join(names)}\n{digest}"
-        scope = f"{day}/{region}/{service}/aws4_request"
-        hashed = hashlib.sha256(canonical.encode()).hexdigest()
-        key = b"AWS4" + self.secrets[access_key].encode()
-        for part in scope.split("/"):
-            key = hmac.digest(key, part.encode(), "sha256")
-        text = f"AWS4-HMAC-SHA256\n{headers['x-amz-date']}\n{scope}\n{hashed}"
-        signature = hmac.new(key, text.encode(), "sha256").hexdigest()
-        return (
-            f"AWS4-HMAC-SHA256 Credential={access_key}/{scope}, "
-            f"SignedHeaders={given['SignedHeaders']}, Signature={signature}"
-        )
-
-
-@pytest.fixture
-def strict() -> Iterator[Strict]:
-    service = Strict()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = service.answer(self.command, self.path, headers, body)
-            if answer is None:
-                self.close_connection = True
-                return
-            self.send_response(answer[0])
-            self.send_header("Content-Length", str(len(answer[1])))
-            self.end_headers()
-            self.wfile.write(answer[1])
-
-        do_POST = do_PUT  # noqa: N815
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    service.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield service
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def archive(service: Strict, credentials: Any = CREDENTIALS) -> S3Objects:
@@ -125,62 +40,14 @@ def stream(service: Strict) -> KinesisRecords:
     return kinesis_records("s", REGION, CREDENTIALS, service.url)
 
 
+@pytest.fixture
+def strict() -> Iterator[Strict]:
+    with strict_service() as service:
+        yield service
+
+
 def error(code: str) -> bytes:
     return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>…</Message></Error>".encode()
-
-
-HEADERS = st.dictionaries(
-    st.from_regex(r"x-amz-meta-[a-z]{1,8}", fullmatch=True), st.text("ab %~:=", max_size=9)
-)
-
-
-@given(
-    HEADERS, st.binary(max_size=64), st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)), st.booleans()
-)
-@settings(deadline=None, max_examples=60)
-def test_signatures_are_botocores(
-    headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
-) -> None:
-    credentials = Credentials("AKID", "secret/+", "token==" if with_token else None)
-    path = "/archive/events/dt%3D2026-11-16/hh%3D08/x.1.ndjson.gz"
-    now = moment.replace(microsecond=0, tzinfo=UTC)
-    sent = {"host": "h:1", "if-none-match": "*", **headers}
-    ours = Signer(credentials, REGION, "s3").signed("PUT", path, sent, body, now)
-
-    theirs = AWSRequest("PUT", f"http://h:1{path}", dict(sent), body)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(botocore.auth, "get_current_datetime", lambda *_, **__: now.replace(tzinfo=None))
-        botocore.auth.S3SigV4Auth(credentials, "s3", REGION).add_auth(theirs)
-    assert ours["authorization"] == theirs.headers["Authorization"]
-
-
-def test_the_published_example_has_its_published_signature() -> None:
-    """Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object."""
-    credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
-    headers = {
-        "host": "examplebucket.s3.amazonaws.com",
-        "date": "Fri, 24 May 2013 00:00:00 GMT",
-        "x-amz-storage-class": "REDUCED_REDUNDANCY",
-    }
-    signed = Signer(credentials, "us-east-1", "s3").signed(
-        "PUT", "/test%24file.text", headers, b"Welcome to Amazon S3.", datetime(2013, 5, 24, tzinfo=UTC)
-    )
-    assert signed["authorization"].endswith(
-        "Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"
-    )
-
-
-def test_a_functions_credentials_are_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
-        monkeypatch.delenv(name, raising=False)
-    given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert tuple(function_credentials(os.environ).get_frozen_credentials())[:3] == ("a", "s", "t")
-    for name in given:
-        monkeypatch.delenv(name)
-    with pytest.raises(NoCredentialsError):
-        function_credentials(os.environ)
 
 
 # --- S3 -----------------------------------------------------------------------------------------
@@ -312,7 +179,7 @@ def test_an_address_where_nobody_listens_is_an_outage() -> None:
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "cn-north-1"])
-@pytest.mark.parametrize("service", ["s3", "kinesis"])
+@pytest.mark.parametrize("service", ["s3", "kinesis", "dynamodb", "events"])
 def test_at_aws_the_endpoints_are_the_sdks(
     region: str, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,93 @@
+"""A service of AWS that believes nobody: for tests of what signs its calls itself (contract/signed.py)."""
+
+import hashlib
+import hmac
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Strict:
+    """Answers from a list (None: hangs up), once the signature of what came is right."""
+
+    answers: list[tuple[int, bytes] | None] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=lambda: {"AKID": "secret/+"})
+    closes: bool = False  # after each answer, without having said so
+    url: str = ""
+
+    def answer(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes] | None:
+        self.requests.append((method, path, headers, body))
+        if headers["authorization"] != self.authorization(method, path, headers, body):
+            return 403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
+        return self.answers.pop(0) if self.answers else (200, b"{}")
+
+    def authorization(self, method: str, path: str, headers: dict[str, str], body: bytes) -> str:
+        """As the service computes it. (AWS IAM User Guide: "Create a signed AWS API request".)"""
+        given = dict(part.split("=", 1) for part in headers["authorization"].split(" ", 1)[1].split(", "))
+        access_key, day, region, service, _ = given["Credential"].split("/")
+        names = given["SignedHeaders"].split(";")
+        assert {"host", "x-amz-date", "x-amz-security-token"} <= {*names}
+        digest = hashlib.sha256(body).hexdigest()
+        assert headers.get("x-amz-content-sha256", digest) == digest
+        lines = "".join(f"{name}:{' '.join(headers[name].split())}\n" for name in names)
+        canonical = f"{method}\n{path}\n\n{lines}\n{';'.join(names)}\n{digest}"
+        scope = f"{day}/{region}/{service}/aws4_request"
+        hashed = hashlib.sha256(canonical.encode()).hexdigest()
+        key = b"AWS4" + self.secrets[access_key].encode()
+        for part in scope.split("/"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        text = f"AWS4-HMAC-SHA256\n{headers['x-amz-date']}\n{scope}\n{hashed}"
+        signature = hmac.new(key, text.encode(), "sha256").hexdigest()
+        return (
+            f"AWS4-HMAC-SHA256 Credential={access_key}/{scope}, "
+            f"SignedHeaders={given['SignedHeaders']}, Signature={signature}"
+        )
+
+
+@contextmanager
+def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict]:
+    """One on loopback, over TLS where a certificate is given."""
+    service = Strict()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            answer = service.answer(self.command, self.path, headers, body)
+            if answer is None:
+                self.close_connection = True
+                return
+            self.send_response(answer[0])
+            self.send_header("Content-Length", str(len(answer[1])))
+            self.end_headers()
+            self.wfile.write(answer[1])
+            self.close_connection = service.closes
+
+        do_POST = do_PUT  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    scheme = "http"
+    if certificate:
+        server.socket = certificate.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
+    service.url = f"{scheme}://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield service
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

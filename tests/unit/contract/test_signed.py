@@ -1,0 +1,193 @@
+"""Signed calls: signatures are botocore's, a server that believes nobody takes them, over TLS too."""
+
+import json
+import os
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import botocore.auth
+import pytest
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.exceptions import NoCredentialsError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract import signed
+from contract.signed import Endpoint, NoAnswer, Signer, function_credentials
+from tests.unit.contract.strict import Strict, strict_service
+
+REGION = "eu-west-1"
+CREDENTIALS = Credentials("AKID", "secret/+", "token==")
+
+HEADERS = st.dictionaries(
+    st.from_regex(r"x-amz-meta-[a-z]{1,8}", fullmatch=True), st.text("ab %~:=", max_size=9)
+)
+
+
+@given(
+    HEADERS, st.binary(max_size=64), st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)), st.booleans()
+)
+@settings(deadline=None, max_examples=60)
+def test_signatures_are_botocores(
+    headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
+) -> None:
+    credentials = Credentials("AKID", "secret/+", "token==" if with_token else None)
+    path = "/archive/events/dt%3D2026-11-16/hh%3D08/x.1.ndjson.gz"
+    now = moment.replace(microsecond=0, tzinfo=UTC)
+    sent = {"host": "h:1", "if-none-match": "*", **headers}
+    ours = Signer(credentials, REGION, "s3").signed("PUT", path, sent, body, now)
+
+    theirs = AWSRequest("PUT", f"http://h:1{path}", dict(sent), body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.auth, "get_current_datetime", lambda *_, **__: now.replace(tzinfo=None))
+        botocore.auth.S3SigV4Auth(credentials, "s3", REGION).add_auth(theirs)
+    assert ours["authorization"] == theirs.headers["Authorization"]
+
+
+def test_the_published_example_has_its_published_signature() -> None:
+    """Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object."""
+    credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    headers = {
+        "host": "examplebucket.s3.amazonaws.com",
+        "date": "Fri, 24 May 2013 00:00:00 GMT",
+        "x-amz-storage-class": "REDUCED_REDUNDANCY",
+    }
+    signed = Signer(credentials, "us-east-1", "s3").signed(
+        "PUT", "/test%24file.text", headers, b"Welcome to Amazon S3.", datetime(2013, 5, 24, tzinfo=UTC)
+    )
+    assert signed["authorization"].endswith(
+        "Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"
+    )
+
+
+def test_a_functions_credentials_are_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+        monkeypatch.delenv(name, raising=False)
+    given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert tuple(function_credentials(os.environ).get_frozen_credentials())[:3] == ("a", "s", "t")
+    for name in given:
+        monkeypatch.delenv(name)
+    with pytest.raises(NoCredentialsError):
+        function_credentials(os.environ)
+
+
+def test_under_snapstart_they_come_from_a_local_address() -> None:
+    """(AWS Lambda Developer Guide: "Defined runtime environment variables": AWS_CONTAINER_CREDENTIALS_FULL_URI.)"""
+    expires = datetime.now(UTC) + timedelta(hours=6)
+    told = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expires.isoformat()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers["Authorization"] == "word"
+            self.send_response(200 if known else 403)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode() if known else b"{}")
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        environment = {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://127.0.0.1:{server.server_port}/credentials",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN": "word",
+        }
+        found = function_credentials(environment).get_frozen_credentials()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (found.access_key, found.secret_key, found.token) == ("a", "s", "t")
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strict")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "certificate.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    return path
+
+
+@pytest.fixture
+def over_tls(certificate: Path) -> Iterator[Strict]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with strict_service(context) as service:
+        yield service
+
+
+def post(endpoint: Endpoint) -> int:
+    return endpoint.send("POST", "/", {"x-amz-target": "T.Call"}, b"{}").status
+
+
+def endpoint_at(service: Strict) -> Endpoint:
+    return Endpoint(service.url, Signer(CREDENTIALS, REGION, "s3"))
+
+
+def test_a_call_goes_over_tls_to_whom_is_trusted(
+    over_tls: Strict, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.create_default_context(cafile=str(certificate))
+    monkeypatch.setattr(signed, "_trust", lambda: context)
+    endpoint = endpoint_at(over_tls)
+    assert [post(endpoint), post(endpoint)] == [200, 200]
+
+
+def test_a_certificate_that_the_sdk_would_not_trust_is_no_answer(over_tls: Strict) -> None:
+    with pytest.raises(NoAnswer, match="SSLCertVerificationError"):
+        post(endpoint_at(over_tls))
+    assert over_tls.requests == []
+
+
+def test_the_sdks_certificates_are_read_once_however_many_endpoints_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = []
+    plain = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda **given: read.append(given) or plain(**given))
+    signed._trust.cache_clear()
+    for service in ("dynamodb", "events") * 16:
+        Endpoint(f"https://{service}.eu-west-1.amazonaws.com", Signer(CREDENTIALS, REGION, service))
+    assert len(read) == 1
+
+
+def test_a_connection_that_the_service_closed_meanwhile_is_opened_anew() -> None:
+    with strict_service() as service:
+        service.closes = True
+        endpoint = endpoint_at(service)
+        for _ in range(3):
+            assert post(endpoint) == 200
+            readable = signed.select.poll()
+            readable.register(endpoint._connection.sock, signed.select.POLLIN)
+            assert readable.poll(5000), "its end has come"
+    assert len(service.requests) == 3
