@@ -10,7 +10,7 @@ EVENTS_LIST ?= 100000 300000 1000000
 CODE := contract handler consumer snowpipe glue airflow ops localstack tests
 
 help: ## print this help
-	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 demo: setup ## start everything, send a morning of rounds (EVENTS=FILE: that file), check every number
 	@$(PY) -m ops.stack up
