@@ -61,12 +61,20 @@ def elsewhere(
 def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
     """The consumer's table as if it had never met this device at this fence."""
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
-    found = dynamodb.query(
-        TableName=name,
-        KeyConditionExpression="pk = :pk",
-        ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
-    )["Items"]
-    for item in found:
+
+    def once_done() -> Any:
+        """All its items, once the consumer has put the last one of its change: a visit can be seen before that."""
+        found = dynamodb.query(
+            TableName=name,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
+        )["Items"]
+        version = {
+            item["sk"]["S"]: item["version"] for item in found if item["sk"]["S"] in (items.HEAD, items.DONE)
+        }
+        return version.get(items.HEAD) == version.get(items.DONE) and found
+
+    for item in eventually(once_done):
         dynamodb.delete_item(TableName=name, Key={"pk": item["pk"], "sk": item["sk"]})
 
 
