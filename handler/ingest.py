@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from contract.events import Reason
 from contract.objects import LinesObject, lines_object, metadata, reject_line, set_aside_line, unreadable_line
-from handler.publish import Clock, Stream, Unavailable, publish
+from handler.publish import Clock, Refusals, Stream, Unavailable, publish
 from handler.sift import Batch, Record, Rejected
 
 # A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the
@@ -72,6 +72,7 @@ class Ports:
     archive: Archive
     stream: Stream
     redrive_queue: RedriveQueue
+    refusals: Refusals = field(default_factory=Refusals)
 
 
 def ingest(
@@ -152,7 +153,10 @@ def _publish(
     effects: Effects,
 ) -> None:
     keep_back = max(STREAM_SECONDS + LEAVE_SECONDS, seconds_left() - PATIENCE_SECONDS)
-    outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back)
+    outcome = publish(
+        records, ports.stream, lambda: seconds_left() - keep_back, rounds=ports.refusals.rounds()
+    )
+    ports.refusals.saw(outcome)
     effects.published = outcome.taken
     refused = outcome.refused
     if outcome.malformed:

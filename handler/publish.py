@@ -13,6 +13,7 @@ MAX_CALL_BYTES = 5 * 1024 * 1024
 MAX_ROUNDS = 10
 BACKOFF_BASE_SECONDS = 0.05
 BACKOFF_CAP_SECONDS = 1.0
+REFUSAL_SECONDS = 5.0
 
 
 class Unavailable(Exception):  # noqa: N818 - a state of the world more than an error
@@ -39,8 +40,31 @@ class Published:
     """What became of each record: taken, refused until the time was up, or never to be taken."""
 
     taken: int = 0
+    calls: int = 0
     refused: list[Record] = field(default_factory=list)
     malformed: list[Record] = field(default_factory=list)
+
+
+class Refusals:
+    """A stream that took nothing of a request is not asked by the next ones for some seconds, then once.
+
+    Else each request of an outage would hold its place for as long as it has patience, and the doors would close.
+    One environment's own: it has one request at a time. By the wall clock: a frozen environment's other one stands.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._refused_at: float | None = None
+
+    def rounds(self) -> int:
+        """How often the stream may be asked for the records of this request."""
+        if self._refused_at is None:
+            return MAX_ROUNDS
+        return 0 if 0 <= self._now() - self._refused_at < REFUSAL_SECONDS else 1
+
+    def saw(self, outcome: Published) -> None:
+        if outcome.calls:
+            self._refused_at = self._now() if outcome.refused and not outcome.taken else None
 
 
 def publish(
@@ -48,11 +72,12 @@ def publish(
     stream: Stream,
     seconds_left: Clock,
     pause: Callable[[float], None] = time.sleep,
+    rounds: int = MAX_ROUNDS,
 ) -> Published:
-    """Send all, then only what was refused, with full jitter, while there are seconds left."""
+    """Send all, then only what was refused, with full jitter, while there are rounds and seconds left."""
     outcome = Published()
     outcome.refused = list(records)
-    for attempt in range(MAX_ROUNDS):
+    for attempt in range(rounds):
         if not outcome.refused or seconds_left() <= 0:
             break
         if attempt:
@@ -72,6 +97,7 @@ def _round(
         if seconds_left() <= 0:
             refused += call
             continue
+        outcome.calls += 1
         try:
             again = stream.put(call)
         except Unavailable:

@@ -67,7 +67,10 @@ def of_functions() -> tuple[list[str], dict[str, str]]:
     plots.draw_sweep(found, IMAGES / "load-functions.svg")
     hidden = ("steps", "events")
     rows: Sequence[Mapping[str, Any]] = [{k: v for k, v in f.items() if k not in hidden} for f in found]
-    refused = f"While Kinesis refuses, a request takes {functions.while_refused():.1f} s."
+    refused = (
+        f"While Kinesis refuses, a request takes {functions.while_refused():.3f} s; the first of an environment, "
+        "which finds out, as long as it has patience (4 s)."
+    )
     return problems, {"functions": f"{markdown(rows)}\n\n{refused}", **memory}
 
 

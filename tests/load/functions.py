@@ -293,8 +293,8 @@ def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[st
     }
 
 
-def while_refused(calls: int = 6) -> float:
-    """Mean seconds of a request while Kinesis refuses, and the claim check is left."""
+def while_refused(calls: int = 200) -> float:
+    """Mean seconds of a request while Kinesis refuses, after the one of an environment that found out."""
     fork = multiprocessing.get_context("fork")
     results = fork.SimpleQueue()
     with simulated_aws("--refuse"):

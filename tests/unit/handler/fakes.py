@@ -9,7 +9,7 @@ from enum import Enum, auto
 from contract.objects import LinesObject
 from handler import main
 from handler.ingest import Ports
-from handler.publish import Malformed, Unavailable
+from handler.publish import Malformed, Refusals, Unavailable
 from handler.settings import Settings
 from handler.sift import Record
 from handler.signature import Secrets
@@ -36,9 +36,13 @@ class World:
     stream: list[Record] = field(default_factory=list)
     claims: list[tuple[str, list[int]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    now: float = 1_000_000.0
+
+    def __post_init__(self) -> None:
+        self.refusals = Refusals(lambda: self.now)
 
     def ports(self) -> Ports:
-        return Ports(_Archive(self), _Stream(self), _Queue(self))
+        return Ports(_Archive(self), _Stream(self), _Queue(self), self.refusals)
 
     def next_fault(self, call: str) -> Fault:
         self.calls.append(call)

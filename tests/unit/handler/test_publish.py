@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.publish import BACKOFF_CAP_SECONDS, MAX_CALL_BYTES, Malformed, Unavailable, publish
+from handler.publish import (
+    BACKOFF_CAP_SECONDS,
+    MAX_CALL_BYTES,
+    MAX_ROUNDS,
+    REFUSAL_SECONDS,
+    Malformed,
+    Refusals,
+    Unavailable,
+    publish,
+)
 from handler.sift import Record
+from tests.unit.handler.conftest import Phone
+from tests.unit.handler.fakes import Fault
 
 
 class ScriptedStream:
@@ -104,3 +115,63 @@ def test_a_stream_that_is_away_refuses_all() -> None:
             raise Unavailable("away")
 
     assert len(publish(records("a", "b"), Away(), lambda: 1.0, no_pause).refused) == 2
+
+
+ARRIVAL = {
+    "_id": "e",
+    "type": "user.entered_geofence",
+    "createdAt": "2026-11-22T08:00:00.000Z",
+    "live": True,
+} | {
+    "user": {"deviceId": "truck"},
+    "geofence": {"tag": "farm", "externalId": "one"},
+}
+
+
+def test_after_a_request_of_which_nothing_was_taken_the_next_leave_claim_checks_at_once(phone: Phone) -> None:
+    world = phone.world
+    world.faults = [Fault.NONE, *[Fault.BEFORE] * MAX_ROUNDS]
+    assert phone.post([ARRIVAL]).status == 202
+    assert world.calls == ["store", *["put"] * MAX_ROUNDS, "leave"]
+
+    world.calls.clear()
+    world.now += REFUSAL_SECONDS - 0.1
+    assert phone.post([ARRIVAL | {"_id": "f"}]).status == 202
+    assert world.calls == ["store", "leave"]
+
+    world.calls.clear()
+    world.now += 0.2
+    world.faults = [Fault.NONE, Fault.BEFORE]
+    assert phone.post([ARRIVAL | {"_id": "g"}]).status == 202
+    assert world.calls == ["store", "put", "leave"], "one look, and no more patience"
+
+    world.calls.clear()
+    world.now += REFUSAL_SECONDS
+    assert phone.post([ARRIVAL | {"_id": "h"}]).status == 202
+    assert phone.post([ARRIVAL | {"_id": "i"}]).status == 202
+    assert world.calls == ["store", "put"] * 2, "it takes again, and is trusted again"
+    assert len(world.promised()) == 5
+
+
+def test_one_refused_record_among_others_is_no_stream_that_is_away(phone: Phone) -> None:
+    world = phone.world
+    world.faults = [Fault.NONE, Fault.PARTLY, *[Fault.BEFORE] * (MAX_ROUNDS - 1)]
+    phone.post([ARRIVAL, ARRIVAL | {"_id": "f"}])
+    world.calls.clear()
+    phone.post([ARRIVAL | {"_id": "g"}])
+    assert world.calls == ["store", "put"]
+
+
+def test_a_request_that_had_no_time_to_ask_the_stream_says_nothing_about_it() -> None:
+    refusals = Refusals()
+    refusals.saw(publish(records("a"), ScriptedStream({}), lambda: 0.0, no_pause))
+    assert refusals.rounds() == MAX_ROUNDS
+
+
+def test_a_clock_that_was_set_back_does_not_close_the_stream_for_long() -> None:
+    now = [1000.0]
+    refusals = Refusals(lambda: now[0])
+    refusals.saw(publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, no_pause))
+    assert refusals.rounds() == 0
+    now[0] = 10.0
+    assert refusals.rounds() == 1
