@@ -42,7 +42,7 @@ down: setup ## end the stack and wipe it
 logs: setup ## what the functions, LocalStack and Snowflake wrote (F=1 follows)
 	@$(PY) -m ops.stack logs $(if $(F),--follow)
 
-test: check unit e2e ## lint, types, unit and end-to-end tests
+test: check unit e2e faults-short console-test ## lint, types, unit, end-to-end, fault and browser tests
 
 check: setup ## lint, types, the packaged templates of all stages
 	$(PY) -m ruff check $(CODE)

@@ -44,13 +44,15 @@ need_java() {
   [ "${version:-0}" -ge 17 ] || die "Java 17 or newer is needed for the Kinesis client library and for Spark. Install it: apt install openjdk-17-jre-headless."
 }
 
+has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+
 need_chromium() { # Debian's package; a browser that a test tool downloads itself is not wanted
-  command -v chromium >/dev/null && return
+  has_chromium && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "setup: chromium …"
     { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || true
   fi
-  command -v chromium >/dev/null || die "The console's tests need Chromium. Install it: apt install chromium."
+  has_chromium || die "The console's tests need Chromium. Install it: apt install chromium."
 }
 
 # --- stamps: what a folder was made from -----------------------------------------------------------

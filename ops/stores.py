@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from consumer import items
+from consumer.change import Rule
+from consumer.settings import Settings as ConsumerSettings
 from consumer.table import Table, loaded
 from consumer.visits import Pair
 from contract.events import Fence, Kind
@@ -33,6 +35,12 @@ def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
     """Which types of event are geofence events in this stage: what its functions were told."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-ingest")
     return Settings.of(function["Environment"]["Variables"]).geofence_kinds
+
+
+def rule(outputs: Outputs, stage: str) -> Rule:
+    """By which this stage's consumer makes visits: what it was told."""
+    function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
+    return ConsumerSettings.model_validate(function["Environment"]["Variables"]).rule
 
 
 def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:

@@ -40,7 +40,7 @@ from ops.console.workers import (
     Worker,
 )
 from ops.outputs import Outputs
-from ops.stores import geofence_kinds
+from ops.stores import geofence_kinds, rule
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
@@ -75,6 +75,7 @@ class Console:
         self._aws = Clients(outputs)
         self._session = Session(outputs, pace.give_up_after)
         self._kinds = functools.cache(lambda: geofence_kinds(outputs, stage))
+        self._rule = functools.cache(lambda: rule(outputs, stage))
         self._questions = Questions(outputs, stage, self._aws, self._session)
         self._workers: list[Worker] = []
         self._reconciling: Reconciling | None = None
@@ -302,7 +303,9 @@ class Console:
             if known is None or known[0] != wanted or time.monotonic() - known[1] > fresh_s:
                 found = await self._asked(
                     "archive",
-                    lambda: answers.encode(replay.replay(self._archive, start, end, now, self._kinds)),
+                    lambda: answers.encode(
+                        replay.replay(self._archive, start, end, now, self._kinds, self._rule())
+                    ),
                 )
                 known = self._replayed = (wanted, time.monotonic(), found)
             return Response(known[2], media_type="application/json")

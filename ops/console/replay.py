@@ -7,6 +7,7 @@ from itertools import batched
 from typing import Any
 
 from consumer import items
+from consumer.change import Rule
 from consumer.visits import visits_of
 from contract.events import GeofenceEvent, Kind
 from ops.console import book, feed
@@ -24,7 +25,9 @@ type Kinds = Callable[[], Mapping[str, Kind]]
 """Asks, once, which types are geofence events at this stage."""
 
 
-def replay(archive: Archive, start: datetime, end: datetime, now: datetime, kinds: Kinds) -> dict[str, Any]:
+def replay(
+    archive: Archive, start: datetime, end: datetime, now: datetime, kinds: Kinds, rule: Rule
+) -> dict[str, Any]:
     """Every position and visit between these times, by the devices' clocks."""
     positions: dict[str, list[Position]] = {}
     crossings: list[Crossing] = []
@@ -50,7 +53,7 @@ def replay(archive: Archive, start: datetime, end: datetime, now: datetime, kind
         "trucks": [
             _track(device_id, points, start.timestamp()) for device_id, points in sorted(positions.items())
         ],
-        "visits": _visits(crossings),
+        "visits": _visits(crossings, rule),
         "crossings": [
             {
                 "device_id": crossing.device_id,
@@ -107,8 +110,8 @@ def _track(device_id: str, points: list[Position], start: float) -> dict[str, An
     }
 
 
-def _visits(crossings: list[Crossing]) -> list[dict[str, Any]]:
-    """By the consumer's own rule over the crossings of this time."""
+def _visits(crossings: list[Crossing], rule: Rule) -> list[dict[str, Any]]:
+    """By the consumer's own function over the crossings of this time."""
     told = (
         GeofenceEvent(
             crossing.event_id,
@@ -124,7 +127,7 @@ def _visits(crossings: list[Crossing]) -> list[dict[str, Any]]:
     )
     found = [
         book.row(book.by_rule(pair, visit))
-        for pair, history in visits_of(told).items()
+        for pair, history in visits_of(told, rule.merge_gap, rule.min_confidence).items()
         for visit in history.visits
     ]
     return sorted(found, key=lambda visit: visit["entered_at"])

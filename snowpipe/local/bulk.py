@@ -110,6 +110,7 @@ class Bulk:
     def _load(self, plan: Plan, files: Sequence[StagedFile], session: LocalConnection) -> list[LoadedFile]:
         duck = session._duck_conn
         if session.in_transaction:
+            session.note_change()
             return self._insert(plan, files, duck, careful=True)
         try:
             return self._insert_at_once(plan, files, duck, careful=False)

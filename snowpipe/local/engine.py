@@ -109,6 +109,12 @@ class DurableFakeSnow(FakeSnow):
             **options,
         )
 
+    def buffered_bytes(self) -> int:
+        """What DuckDB holds of its files: it grows with use up to the memory limit, and no further."""
+        with self.duck_conn.cursor() as cursor:
+            found = cursor.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchall()
+        return int(found[0][0] or 0)
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         return self.duck_conn.cursor()
 

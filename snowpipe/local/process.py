@@ -85,6 +85,7 @@ class Process:
         return {
             "status": "failed" if fatal else "ok",
             "problem": fatal or "; ".join(self.ingest.problems.values()) or None,
+            "buffered_bytes": self.fakesnow.buffered_bytes(),
         }
 
     def run(self, listener: socket.socket) -> int:

@@ -27,6 +27,10 @@ log = structlog.get_logger()
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_SECONDS = 0.05
 OVERWRITE = "_local_overwrite"
+# They commit the transaction that stands (Snowflake: "Transactions", "DDL").
+DDL = (exp.Alter, exp.Comment, exp.Create, exp.Drop)
+ONLY_READ = (exp.Query, exp.Describe, exp.Show, exp.Use, exp.Set, exp.Transaction)
+DONE = "SELECT 'Statement executed successfully.' AS status"
 
 FLATTEN_OUTER = """
 CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
@@ -63,6 +67,7 @@ class LocalConnection(FakeSnowflakeConnection):
         super().__init__(*arguments, **options)
         self.temporary: dict[str, str] = {}
         self._begun = False
+        self._changed = False
 
     @property
     def in_transaction(self) -> bool:
@@ -73,7 +78,23 @@ class LocalConnection(FakeSnowflakeConnection):
         if isinstance(statement, exp.Transaction):
             self._begun = True
         elif isinstance(statement, exp.Commit | exp.Rollback):
-            self._begun = False
+            self._begun = self._changed = False
+
+    def note_change(self) -> None:
+        self._changed = self.in_transaction
+
+    def commit_open(self) -> None:
+        """Before a DDL statement. Raises duckdb.TransactionException if it was aborted: it is over then."""
+        if self.in_transaction:
+            self._begun = self._in_transaction = self._changed = False
+            self._duck_conn.commit()
+
+    def outlive_failure(self) -> None:
+        """A failed statement ends DuckDB's transaction, not Snowflake's: one that changed nothing is begun anew."""
+        if self.in_transaction and not self._changed:
+            with suppress(duckdb.Error):
+                self._duck_conn.rollback()
+            self._duck_conn.begin()
 
     def cursor(self, cursor_class: type[Any] | None = None) -> "LocalCursor":
         return LocalCursor(self, self._duck_conn, cursor_class is DictCursor)
@@ -102,7 +123,7 @@ class LocalCursor(FakeSnowflakeCursor):
         """As fakesnow's, but every failure is an answer, and writers that collide take turns."""
         for _ in range(CONFLICT_TRIES):
             try:
-                return super().execute(command, params, *args, **kwargs)
+                return self._run(command, params, *args, **kwargs)
             except (duckdb.TransactionException, duckdb.SerializationException) as error:
                 if "onflict" not in str(error) or self._conn.in_transaction:
                     raise refused(command, error) from None
@@ -118,6 +139,13 @@ class LocalCursor(FakeSnowflakeCursor):
             errno=625,
             sqlstate="57014",
         )
+
+    def _run(self, *args: Any, **kwargs: Any) -> FakeSnowflakeCursor:
+        try:
+            return super().execute(*args, **kwargs)
+        except Exception:
+            self._conn.outlive_failure()
+            raise
 
     # ---- statements that fakesnow splits into several, made one
 
@@ -136,6 +164,16 @@ class LocalCursor(FakeSnowflakeCursor):
         return super()._transform(expression, params)
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
+        if isinstance(transformed, DDL):
+            self._conn.commit_open()
+        elif isinstance(transformed, exp.Transaction) and self._conn.in_transaction:
+            super()._execute(sqlglot.parse_one(DONE, read="duckdb"))  # Snowflake ignores it
+            return
+        self._execute_one(transformed, params)
+        if not isinstance(transformed, ONLY_READ):
+            self._conn.note_change()
+
+    def _execute_one(self, transformed: exp.Expr, params: Any) -> None:
         if isinstance(transformed, exp.Merge):
             self._merge(transformed, params)
         elif isinstance(transformed, exp.Insert) and transformed.args.get("overwrite"):

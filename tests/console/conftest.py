@@ -36,12 +36,14 @@ PHONE = {"width": 390, "height": 844}
 
 type Open = Callable[..., Page]
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # as ops/setup.sh looks for them
+
 expect.set_options(timeout=20_000)  # a busy machine draws slowly; what must be quick is measured
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not chromium:
         pytest.exit("The console's tests need Chromium. Install it: apt install chromium", returncode=2)
     with sync_playwright() as playwright:

@@ -4,7 +4,6 @@ An environment takes one invocation at a time and mostly waits, so a vCPU can se
 how many invocations a second then, and what each costs in CPU.
 """
 
-import ctypes
 import gzip
 import itertools
 import json
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ops.send import percentile
 from tests.load.leaks import Leak, judged
@@ -153,6 +153,7 @@ PAIRS = Function(
 REFUSED = Function(
     "ingest, 20 events, Kinesis refuses", 20, 1024, _ingest, requests(20), _accepted, refused=True
 )
+BY_TITLE = {function.title: function for function in (*FUNCTIONS.values(), PAIRS, REFUSED)}
 
 
 @contextmanager
@@ -167,7 +168,7 @@ def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
     )
     assert process.stdout is not None
     address = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    os.environ |= {
+    named = {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "load",
         "AWS_SECRET_ACCESS_KEY": "load",
@@ -180,7 +181,8 @@ def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
         "EVENT_BUS_NAME": "visits",
     }
     try:
-        yield address
+        with mock.patch.dict(os.environ, named):
+            yield address
     finally:
         process.terminate()
         process.wait()
@@ -320,30 +322,32 @@ def memory_of(
     function: Function, calls: int, every: int, spoil: Callable[[Invocation], None] | None
 ) -> list[int]:
     """Resident bytes of one environment, after each `every` invocations. `spoil` is a seeded leak."""
-    fork = multiprocessing.get_context("fork")
-    results = fork.SimpleQueue()
-
-    def run() -> None:
-        # Room that the parent has freed would take in a leak unseen: it goes back to the system.
-        ctypes.CDLL(None).malloc_trim(0)
-        handler, context, seen = function.entry(), Context(), []
-        invocations = itertools.chain.from_iterable(function.prepare(n) for n in itertools.count())
-        with Path(os.devnull).open("w") as nowhere:
-            sys.stdout = nowhere
-            for number in range(calls):
-                invocation = next(invocations)
-                assert function.is_good(handler(invocation, context))
-                if spoil:
-                    spoil(invocation)
-                if number % every == every - 1:
-                    seen.append(resident_bytes())
-        results.put(seen)
-
-    child = fork.Process(target=run)
+    # Spawned, not forked: on a heap that inherits a parent's holes, what is sound grows while it fills them.
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.SimpleQueue()
+    child = spawn.Process(target=_remember, args=(function.title, calls, every, spoil, results))
     child.start()
     found: list[int] = results.get()
     child.join()
     return found
+
+
+def _remember(
+    title: str, calls: int, every: int, spoil: Callable[[Invocation], None] | None, results: Any
+) -> None:
+    function = BY_TITLE[title]
+    handler, context, seen = function.entry(), Context(), []
+    invocations = itertools.chain.from_iterable(function.prepare(n) for n in itertools.count())
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout = nowhere
+        for number in range(calls):
+            invocation = next(invocations)
+            assert function.is_good(handler(invocation, context))
+            if spoil:
+                spoil(invocation)
+            if number % every == every - 1:
+                seen.append(resident_bytes())
+    results.put(seen)
 
 
 def leak_of(

@@ -132,7 +132,9 @@ def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak
     series: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for sample in steady:
         for name, size in sample.memory.items():
-            series[name].append((sample.at, float(size)))
+            # Buffers grow up to a limit of their own.
+            bounded = sample.buffered if name.startswith("snowflake ") else 0
+            series[name].append((sample.at, float(size - bounded)))
     if len(steady) < LEAST_LOOKS:
         return {}
     stack_now = sum(steady[0].memory.values())

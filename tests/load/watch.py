@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import urllib3
+
 from contract import logs
 from ops import redrive
 from ops.outputs import Outputs
@@ -21,11 +23,14 @@ KEEPERS = ("localstack", "kinesis mock")  # they hold in memory whatever they ar
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`memory`: bytes by process, `ingest 4711`. `queues`: what waits where; `behind_s`: of the last batch consumed."""
+    """`memory`: bytes by process, `ingest 4711`; `buffered`: how much of the local Snowflake's is DuckDB's buffers.
+    `queues`: what waits where; `behind_s`: of the last batch consumed.
+    """
 
     at: float
     memory: dict[str, int]
     queues: dict[str, float]
+    buffered: int = 0
 
 
 class Watch:
@@ -64,7 +69,7 @@ class Watch:
             with self._outputs.warehouse() as warehouse:
                 while not self._over.wait(EVERY_SECONDS):
                     at = time.monotonic() - self._began
-                    self.samples.append(Sample(at, self._memory(), self._queues(warehouse)))
+                    self.samples.append(Sample(at, self._memory(), self._queues(warehouse), self._buffered()))
         except Exception as error:
             self.fault = error
 
@@ -75,6 +80,10 @@ class Watch:
                 if used := memory(process):
                     found[f"{name_of(top, process)} {process.pid}"] = used.rss_kib * 1024
         return found
+
+    def _buffered(self) -> int:
+        health = f"http://127.0.0.1:{self._outputs.snowflake.port}/health"
+        return int(urllib3.request("GET", health, timeout=10).json()["buffered_bytes"])
 
     def _queues(self, warehouse: Any) -> dict[str, float]:
         self._logs.read()

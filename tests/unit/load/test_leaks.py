@@ -60,7 +60,7 @@ def test_a_leak_put_into_the_handler_is_found_and_without_it_none_is() -> None:
     """The real handler in a process of its own; the leak keeps each request's body, 15 kB."""
     ingest = FUNCTIONS["ingest@20"]
     kept = [bytes(15_000) for _ in range(4000)]
-    del kept[::2]  # holes that would take the leak in without a page more
+    del kept[::2]  # holes in this process' heap, which the function's own must not see
     with simulated_aws("--scale", "0"):
         leaking = leak_of(ingest, 600, 0.04, spoil=Forgetful())
         sound = leak_of(ingest, 600, 0.04)

@@ -1,6 +1,7 @@
 """The load's own parts: when requests are due, what counts as a leak of a stack, what fails a run, where tables go."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def test_functions_and_the_warehouse_may_not_grow_and_emulators_are_not_judged()
 def test_the_consumer_s_bounded_caches_may_fill_but_not_more() -> None:
     assert not leaks_of(PLAN, samples({"consume 1": 30}))["consume 1"].found
     assert leaks_of(PLAN, samples({"consume 1": 300}))["consume 1"].found
+
+
+def test_the_warehouse_s_buffers_are_bounded_and_no_leak() -> None:
+    grown = samples({"snowflake 3": 400})
+    buffered = [replace(each, buffered=int(395 * MIB * each.at / 3600)) for each in grown]
+    assert not leaks_of(PLAN, buffered)["snowflake 3"].found
 
 
 def test_a_process_that_lived_for_a_part_only_is_not_judged() -> None:

@@ -1,12 +1,13 @@
 """What lies in the stores need not be ours."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from consumer.change import Rule
 from contract.events import GEOFENCE_KINDS
-from ops.stores import StreamRecord, event_ids_among, geofence_kinds
+from ops.stores import StreamRecord, event_ids_among, geofence_kinds, rule
 
 
 @pytest.mark.parametrize("poison", [b"\xff\xfe", b"not json", b"[]", b"7", b"null", b"{}", b""])
@@ -25,6 +26,8 @@ class Deployed:
             "ARCHIVE_BUCKET": "archive",
             "STREAM_NAME": "stream",
             "REDRIVE_QUEUE_URL": "https://queue",
+            "VISITS_TABLE": "visits",
+            "EVENT_BUS_NAME": "bus",
             **variables,
         }
 
@@ -33,7 +36,7 @@ class Deployed:
         return self
 
     def get_function_configuration(self, FunctionName: str) -> dict[str, object]:  # noqa: N803 - boto3's name
-        assert FunctionName == "milkrun-dev-ingest"
+        assert FunctionName in ("milkrun-dev-ingest", "milkrun-dev-consume")
         return {"Environment": {"Variables": self._variables}}
 
 
@@ -42,3 +45,9 @@ def test_what_counts_as_a_geofence_event_is_what_the_stages_function_was_told() 
     assert geofence_kinds(told, "dev") == {"fence.crossed_in": "enter"}  # type: ignore[arg-type]
     for silent in (Deployed(), Deployed(GEOFENCE_KINDS="")):
         assert geofence_kinds(silent, "dev") == GEOFENCE_KINDS  # type: ignore[arg-type]
+
+
+def test_by_which_rule_visits_are_made_is_what_the_stages_consumer_was_told() -> None:
+    told = Deployed(MERGE_GAP_SECONDS="300", MIN_CONFIDENCE="2")
+    assert rule(told, "dev") == Rule(timedelta(minutes=5), 2)  # type: ignore[arg-type]
+    assert rule(Deployed(), "dev") == Rule()  # type: ignore[arg-type]

@@ -35,6 +35,45 @@ def test_merge_in_a_transaction_can_be_taken_back(numbers: Warehouse) -> None:
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
+def test_a_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> None:
+    """dbt sends BEGIN, MERGE and COMMIT, and after a MERGE that failed goes on with the next model."""
+    numbers.run("BEGIN")
+    assert "Could not convert" in numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.run("COMMIT")
+    assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_a_transaction_that_has_changed_something_and_fails_is_refused_until_it_is_rolled_back(
+    numbers: Warehouse,
+) -> None:
+    """Unlike Snowflake, which would go on: half of what was asked for must not be committed unseen."""
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
+    assert "aborted" in numbers.refused("INSERT INTO RAW.T VALUES (4, 4)")
+    numbers.run("ROLLBACK")
+    numbers.run("INSERT INTO RAW.T VALUES (5, 5)")
+    assert rows(numbers) == [(1, 1), (2, 2), (5, 5)]
+
+
+def test_a_second_begin_is_ignored(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.run("BEGIN")
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
+def test_ddl_commits_the_transaction_that_stands(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.run("CREATE TABLE RAW.OTHER (id INT)")
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
+    assert numbers.run("SELECT count(*) AS N FROM RAW.OTHER") == [{"N": 0}]
+
+
 def test_merge_refuses_two_sources_for_one_row(numbers: Warehouse) -> None:
     message = numbers.refused(
         """MERGE INTO RAW.T d USING (SELECT 2 AS id, 7 AS x UNION ALL SELECT 2, 8) s ON d.id = s.id
