@@ -60,6 +60,8 @@ class DurableFakeSnow(FakeSnow):
             config={
                 "lambda_syntax": "ENABLE_SINGLE_ARROW",
                 "memory_limit": memory_limit,
+                # Snowflake keeps no order either; keeping one takes a statement over many rows out of memory.
+                "preserve_insertion_order": False,
                 "temp_directory": str(folder / "spill"),
             },
         )

@@ -85,7 +85,7 @@ class Process:
         return {
             "status": "failed" if fatal else "ok",
             "problem": fatal or "; ".join(self.ingest.problems.values()) or None,
-            "buffered_bytes": self.fakesnow.buffered_bytes(),
+            "buffered_bytes": 0 if fatal else self.fakesnow.buffered_bytes(),
         }
 
     def run(self, listener: socket.socket) -> int:

@@ -148,7 +148,8 @@ def test_a_login_that_is_not_the_one_accepted_is_refused(own_local: LocalProcess
 
 def test_sigterm_stops_it_and_ends_with_success(own_local: LocalProcess) -> None:
     own_local.start()
-    assert health(own_local) == (200, {"status": "ok", "problem": None})
+    status, said = health(own_local)
+    assert (status, said["status"], said["problem"]) == (200, "ok", None)
     session = own_local.connect()
     session.cursor().execute("SELECT 1")
     began = time.monotonic()
