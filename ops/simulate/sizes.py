@@ -11,11 +11,11 @@ PARAMS = Path(__file__).parents[2] / "serverless" / "params.yml"
 
 # By docs/load.md: what an invocation waits for (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) and its CPU over its share of
 # a vCPU (1,024 MB are 0.58, 512 MB 0.29).
-REQUEST_SECONDS = 0.038  # ingest, 20 events
-REFUSED_REQUEST_SECONDS = 0.050  # ingest, while Kinesis refuses: handler.publish.Refusals
+REQUEST_SECONDS = 0.040  # ingest, 20 events
+REFUSED_REQUEST_SECONDS = 0.045  # ingest, while Kinesis refuses: handler.publish.Refusals
 PATIENT_REQUEST_SECONDS = 3.6  # the same if each request tried Kinesis for as long as it has patience
-CLAIM_SECONDS = 0.049  # redrive, one claim check: its object read, its records put
-BATCH_SECONDS = 0.6  # consume, 200 records: about one call a record, sixteen at a time, 0.13 s of CPU
+CLAIM_SECONDS = 0.050  # redrive, one claim check: its object read, its records put
+BATCH_SECONDS = 0.26  # consume, 200 records: about one call a record, sixteen at a time, 0.04 s of CPU
 
 CONSUME_BATCH = 200  # serverless/params.yml: consumeBatchSize
 SHARD_RECORDS = 1000  # a second; Kinesis: "Quotas and limits"
@@ -112,9 +112,9 @@ def sizes(path: Path = PARAMS) -> dict[str, Size]:
         ingest_concurrency=1_000,
         throttle_rate=10_000,
         redrive_concurrency=200,
-        consume_concurrency=160,
+        consume_concurrency=80,
         shards=40,
-        parallelization=4,
+        parallelization=2,
     )
     large = Size(
         "1M",
@@ -123,9 +123,9 @@ def sizes(path: Path = PARAMS) -> dict[str, Size]:
         ingest_concurrency=2_000,
         throttle_rate=20_000,
         redrive_concurrency=400,
-        consume_concurrency=1_600,
+        consume_concurrency=800,
         shards=400,
-        parallelization=4,
+        parallelization=2,
     )
     patient = (
         replace(size, name=f"{size.name}, patient", refused_request_seconds=PATIENT_REQUEST_SECONDS)
