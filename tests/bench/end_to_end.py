@@ -36,7 +36,8 @@ PHONES = 4
 SENDING_SECONDS = 12.0
 SINGLE_POSTS = 12
 PATIENCE_SECONDS = 90.0
-BACKLOG = 200
+BACKLOG = 2000
+LAST = 40  # devices: some on every shard
 ENVIRONMENT = {"MILKRUN_LOCAL": ".local-bench", "MILKRUN_PORT": "6500"}
 TITLES = {"localstack": "LocalStack", "snowflake": "Snowflake"}
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -100,6 +101,7 @@ class Phones:
     def __init__(self, outputs: Outputs, size: int) -> None:
         self.run = f"bench-{uuid4().hex[:8]}"
         self.keys: list[str] = []
+        self.devices: list[str] = []
         self.seconds: list[float] = []
         self._http = urllib3.PoolManager(maxsize=PHONES, retries=False, timeout=30)
         self._outputs, self._key = outputs, {"x-api-key": outputs.api_key}
@@ -117,6 +119,7 @@ class Phones:
         assert answer.status == 202, answer.data
         key = str(answer.json()["object_key"])
         self.keys.append(key)
+        self.devices.append(device)
         return key, device
 
     def post_for(self, seconds: float) -> float:
@@ -160,7 +163,7 @@ class World:
 
 
 def at_once(world: World, size: int) -> Figures:
-    """Throughput, and the CPU of everybody until the last row has arrived."""
+    """Throughput, and the CPU of everybody until the last row and the last visit are there."""
     phones = Phones(world.outputs, size)
     start, before, client = datetime.now(UTC), cpu_seconds(world.stack.processes), time.process_time()
     told(f"{PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events a request")
@@ -169,6 +172,7 @@ def at_once(world: World, size: int) -> Figures:
     events = len(phones.keys) * size
     with world.outputs.warehouse() as warehouse:
         await_true(lambda: world.rows(warehouse, phones.keys) >= events, "rows", 0.5)
+    await_true(lambda: all(world.visited(device) for device in phones.devices[-LAST:]), "visits", 0.5)
     spent = cpu_seconds(world.stack.processes) - before
     lines = [line for line in world.function_lines(start) if line.get("object_key") in set(phones.keys)]
     own = [line["total_ms"] - line["store_ms"] - line["publish_ms"] for line in lines]
