@@ -35,6 +35,7 @@ TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
 KEYS_A_DELETE = 1000
 ITEMS_A_DELETE = 25
 PATIENCE_SECONDS = 120.0
+CHANGE_SECONDS = 60.0  # the consumer's timeout: what is not done by then was broken off
 
 RUNS_OUT = {
     "Kinesis": "records leave the stream by its retention: 24 hours, prod 168 hours",
@@ -127,20 +128,17 @@ def forget_visits(
     """
     deleted, shared = 0, []
     for pair, event_ids in crossings.items():
-        keys = []
-        for page in dynamodb.get_paginator("query").paginate(
-            TableName=table,
-            KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
-            ProjectionExpression="pk, sk",
-            ConsistentRead=True,
-        ):
-            keys += page["Items"]
+        found = polling.until(
+            lambda: _items_of(dynamodb, table, pair),  # noqa: B023
+            _no_change_under_way,
+            patience_s=CHANGE_SECONDS,
+        )
+        keys = [{"pk": item["pk"], "sk": item["sk"]} for item in found]
         others = {
-            found
+            event_id
             for key in keys
             if key["sk"]["S"].startswith("i#")
-            and (found := items.unquoted(key["sk"]["S"].removeprefix("i#"))) not in event_ids
+            and (event_id := items.unquoted(key["sk"]["S"].removeprefix("i#"))) not in event_ids
         }
         for start in range(0, len(keys), ITEMS_A_DELETE):
             _delete_all(dynamodb, table, keys[start : start + ITEMS_A_DELETE])
@@ -150,6 +148,24 @@ def forget_visits(
                 {"device_id": pair.device_id, "tag": pair.fence.tag, "external_id": pair.fence.external_id}
             )
     return deleted, shared
+
+
+def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[dict[str, Any]]:
+    pages = dynamodb.get_paginator("query").paginate(
+        TableName=table,
+        KeyConditionExpression="pk = :pk",
+        ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
+        ProjectionExpression="pk, sk, #version",
+        ExpressionAttributeNames={"#version": "version"},
+        ConsistentRead=True,
+    )
+    return [item for page in pages for item in page["Items"]]
+
+
+def _no_change_under_way(found: Iterable[Mapping[str, Any]]) -> bool:
+    """The consumer writes a change's head, then the rest, last of all that it is done: until then more would come."""
+    version = {item["sk"]["S"]: item.get("version") for item in found}
+    return version.get(items.HEAD) == version.get(items.DONE)
 
 
 def _delete_all(dynamodb: Any, table: str, keys: list[Any]) -> None:

@@ -1,6 +1,7 @@
 """forget and redrive as an operator runs them, on moto's S3, DynamoDB and SQS."""
 
 import json
+import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -122,6 +123,26 @@ def entered(event_id, user, device):
 
 
 ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
+
+
+def test_what_a_consumer_is_still_writing_is_waited_for(stage):
+    """A change's head stands before its other items: what came after the look would stay for ever."""
+    stage.archive(ANN)
+    pk = {"S": items.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
+    table, dynamodb = stage.visits_table, boto3.client("dynamodb")
+    dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": items.HEAD}, "version": {"N": "2"}})
+    stage.load()
+
+    def finish():
+        stage.consumed(ANN)
+        dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": items.DONE}, "version": {"N": "2"}})
+
+    consumer = threading.Timer(0.5, finish)
+    consumer.start()
+    done = run(forget.command, "--user", "ann", "--yes", "--json")
+    consumer.join()
+    assert done.exit_code == 0, done.output
+    assert stage.items() == []
 
 
 def test_everything_of_one_person_goes_and_nothing_of_anybody_else(stage):
