@@ -8,7 +8,7 @@ from typing import Protocol
 
 from contract.events import Reason
 from contract.objects import LinesObject, lines_object, metadata, reject_line, set_aside_line, unreadable_line
-from handler.publish import Clock, Refusals, Stream, Unavailable, publish
+from handler.publish import MAX_ROUNDS, Clock, Refusals, Stream, Unavailable, publish
 from handler.sift import Batch, Record, Rejected
 
 # A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the
@@ -152,24 +152,32 @@ def _publish(
     seconds_left: Clock,
     effects: Effects,
 ) -> None:
-    keep_back = max(STREAM_SECONDS + LEAVE_SECONDS, seconds_left() - PATIENCE_SECONDS)
-    outcome = publish(
-        records, ports.stream, lambda: seconds_left() - keep_back, rounds=ports.refusals.rounds()
-    )
-    ports.refusals.saw(outcome)
-    effects.published = outcome.taken
-    refused = outcome.refused
-    if outcome.malformed:
-        try:
-            effects.set_aside_key = set_aside(ports.archive, outcome.malformed, object_key, received_at)
-            effects.set_aside = len(outcome.malformed)
-        except Unavailable:
-            refused = refused + outcome.malformed
-    if refused:
-        if seconds_left() < LEAVE_SECONDS:
-            raise Unavailable("no time left to leave a claim check")
-        ports.redrive_queue.leave(object_key, sorted(record.line for record in refused))
-        effects.queued = len(refused)
+    def attempt(rounds: int) -> None:
+        keep_back = max(STREAM_SECONDS + LEAVE_SECONDS, seconds_left() - PATIENCE_SECONDS)
+        outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back, rounds=rounds)
+        ports.refusals.saw(outcome)
+        effects.published = outcome.taken
+        refused = outcome.refused
+        if outcome.malformed:
+            try:
+                effects.set_aside_key = set_aside(ports.archive, outcome.malformed, object_key, received_at)
+                effects.set_aside = len(outcome.malformed)
+            except Unavailable:
+                refused = refused + outcome.malformed
+        if refused:
+            if seconds_left() < LEAVE_SECONDS:
+                raise Unavailable("no time left to leave a claim check")
+            ports.redrive_queue.leave(object_key, sorted(record.line for record in refused))
+            effects.queued = len(refused)
+
+    rounds = ports.refusals.rounds()
+    try:
+        attempt(rounds)
+    except Unavailable:
+        if rounds:
+            raise
+        # The stream was not asked because it refused a moment ago: without the queue it must be.
+        attempt(MAX_ROUNDS)
 
 
 def set_aside(archive: Archive, records: Sequence[Record], object_key: str, received_at: datetime) -> str:

@@ -153,6 +153,17 @@ def test_after_a_request_of_which_nothing_was_taken_the_next_leave_claim_checks_
     assert len(world.promised()) == 5
 
 
+def test_without_the_queue_the_stream_is_asked_whatever_it_said_a_moment_ago(phone: Phone) -> None:
+    world = phone.world
+    world.faults = [Fault.NONE, *[Fault.BEFORE] * MAX_ROUNDS, Fault.BEFORE]
+    assert phone.post([ARRIVAL]).status == 503
+    world.calls.clear()
+    world.faults = [Fault.NONE, Fault.BEFORE]
+    assert phone.post([ARRIVAL]).status == 202
+    assert world.calls == ["store", "leave", "put"]
+    assert world.promised() == set(world.lines("events"))
+
+
 def test_one_refused_record_among_others_is_no_stream_that_is_away(phone: Phone) -> None:
     world = phone.world
     world.faults = [Fault.NONE, Fault.PARTLY, *[Fault.BEFORE] * (MAX_ROUNDS - 1)]
