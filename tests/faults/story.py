@@ -138,4 +138,7 @@ def converged(facts: Callable[[], Facts], patience_s: float = PATIENCE_S) -> tup
 
 def met(rule: Rule, times: int, within: float = MET_WITHIN_S) -> None:
     """Wait until something was done to so many calls."""
-    wait_for(lambda: rule.met >= times, within, f"{rule}: met only {rule.met} of {times}")
+    try:
+        wait_for(lambda: rule.met >= times, within, f"{rule}: not met {times} times")
+    except AssertionError as error:
+        raise AssertionError(f"{error}, only {rule.met}") from None
