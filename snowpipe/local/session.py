@@ -66,8 +66,7 @@ class LocalConnection(FakeSnowflakeConnection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.temporary: dict[str, str] = {}
-        self._begun = False
-        self._changed = False
+        self._begun = self._changed = self._aborted = False
 
     @property
     def in_transaction(self) -> bool:
@@ -78,20 +77,36 @@ class LocalConnection(FakeSnowflakeConnection):
         if isinstance(statement, exp.Transaction):
             self._begun = True
         elif isinstance(statement, exp.Commit | exp.Rollback):
-            self._begun = self._changed = False
+            self._begun = self._changed = self._aborted = False
 
     def note_change(self) -> None:
         self._changed = self.in_transaction
 
     def commit_open(self) -> None:
-        """Before a DDL statement. Raises duckdb.TransactionException if it was aborted: it is over then."""
+        """Before a DDL statement."""
         if self.in_transaction:
             self._begun = self._in_transaction = self._changed = False
             self._duck_conn.commit()
 
+    def refuse_to_commit_aborted(self) -> None:
+        """DuckDB takes the COMMIT of a transaction that it aborted, and rolls back without a word."""
+        if self._aborted:
+            self._begun = self._in_transaction = self._changed = self._aborted = False
+            self._duck_conn.rollback()
+            raise duckdb.TransactionException(
+                "a statement of the transaction failed: all of it is rolled back"
+            )
+
     def outlive_failure(self) -> None:
         """A failed statement ends DuckDB's transaction, not Snowflake's: one that changed nothing is begun anew."""
-        if self.in_transaction and not self._changed:
+        if not self.in_transaction:
+            return
+        if self._changed:
+            try:
+                self._duck_conn.execute("SELECT 1")
+            except duckdb.TransactionException:
+                self._aborted = True
+        else:
             with suppress(duckdb.Error):
                 self._duck_conn.rollback()
             self._duck_conn.begin()
@@ -164,6 +179,8 @@ class LocalCursor(FakeSnowflakeCursor):
         return super()._transform(expression, params)
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
+        if isinstance(transformed, (*DDL, exp.Commit)):
+            self._conn.refuse_to_commit_aborted()
         if isinstance(transformed, DDL):
             self._conn.commit_open()
         elif isinstance(transformed, exp.Transaction) and self._conn.in_transaction:

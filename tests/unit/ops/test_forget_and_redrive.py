@@ -145,6 +145,18 @@ def test_what_a_consumer_is_still_writing_is_waited_for(stage):
     assert stage.items() == []
 
 
+def test_a_change_that_was_broken_off_is_not_waited_for_for_ever(stage, monkeypatch):
+    monkeypatch.setattr(forget, "CHANGE_SECONDS", 0.3)
+    stage.archive(ANN)
+    stage.load()
+    pk = {"S": items.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
+    head = {"pk": pk, "sk": {"S": items.HEAD}, "version": {"N": "2"}}
+    boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=head)
+    done = run(forget.command, "--user", "ann", "--yes", "--json")
+    assert done.exit_code == 0, done.output
+    assert stage.items() == []
+
+
 def test_everything_of_one_person_goes_and_nothing_of_anybody_else(stage):
     mixed, own = stage.archive(ANN, BOB), stage.archive(ANN | {"_id": "a2"})
     untouched = stage.archive(BOB | {"_id": "b2"})

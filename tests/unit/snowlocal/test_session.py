@@ -57,6 +57,27 @@ def test_a_transaction_that_has_changed_something_and_fails_is_refused_until_it_
     assert rows(numbers) == [(1, 1), (2, 2), (5, 5)]
 
 
+@pytest.mark.parametrize("statement", ["COMMIT", "CREATE TABLE RAW.OTHER (id INT)"])
+def test_what_would_commit_an_aborted_transaction_is_refused_and_ends_it(
+    numbers: Warehouse, statement: str
+) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
+    assert "rolled back" in numbers.refused(statement)
+    numbers.run(statement)
+    numbers.run("INSERT INTO RAW.T VALUES (5, 5)")
+    assert rows(numbers) == [(1, 1), (2, 2), (5, 5)]
+
+
+def test_a_statement_that_cannot_be_read_harms_no_transaction(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.refused("INSERT INTO INTO RAW.T VALUES ((4, 4)")
+    numbers.run("COMMIT")
+    assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
+
+
 def test_a_second_begin_is_ignored(numbers: Warehouse) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
