@@ -20,7 +20,7 @@ from consumer.visits import Pair
 from ops import rounds, stores, terminal
 from ops.ledger import Ledger, Place, Stay, Truth
 from ops.marts import build_marts
-from ops.outputs import Outputs
+from ops.outputs import Outputs, environment_of
 from ops.polling import until
 from ops.rounds import Plan, Post
 from ops.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
@@ -72,7 +72,7 @@ def command(
             posts, total = rounds.posts(plan), sum(len(post.events) for post in rounds.posts(plan))
         with Ledger(Path(folder) / "ledger.sqlite") as ledger:
             demo = Demo(outputs, ledger, bars)
-            lines = demo.run(posts, total, lambda: build_marts(context.obj))
+            lines = demo.run(posts, total, lambda: build_marts(environment_of(stage, context.obj)))
             visits = demo.some_visits(10)
     facts = {
         "run": str(events) if events else f"{plan.run}, seed {seed}",

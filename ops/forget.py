@@ -28,6 +28,7 @@ from glue.archive import Stored
 from ops import polling, terminal
 from ops.ledger import CONSUMED_FOR
 from ops.marts import build_marts
+from ops.outputs import environment_of
 from ops.stores import geofence_kinds
 from snowpipe.warehouse import Warehouse
 
@@ -253,7 +254,7 @@ def command(
         built = False
         if pairs and marts and not waiting:
             bars.add_task("staging and marts anew", total=None)
-            built = build_marts(context.obj, "--full-refresh")
+            built = build_marts(environment_of(stage, context.obj), "--full-refresh")
     report = {
         "user": user,
         "plan": archive.plan_key(request),

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ops.outputs import NoStackError, Outputs
+from ops.outputs import NoStackError, Outputs, environment_of
 from ops.stack.settings import ROOT
 from ops.times import instant
 from snowpipe.refusal import Refusal
@@ -162,7 +162,7 @@ def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tup
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**night.environment, **_aws(night)},
+        env={**environment_of(night.stage, night.environment), **_aws(night)},
         stdout=sys.stderr if to_terminal else subprocess.PIPE,
         text=True,
         check=False,

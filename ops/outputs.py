@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ops.stack.settings import ROOT
 from snowpipe.settings import Connection, load
@@ -48,6 +48,10 @@ class Outputs(BaseModel):
             return Outputs.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise NoStackError(f"no stack is running here ({path} is missing): run `make up`") from None
+        except ValidationError as invalid:
+            first = invalid.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "it"
+            raise NoStackError(f"{path} is not a stack's outputs: {name}: {first['msg'].lower()}") from None
 
     def aws(self, service: str, *, attempts: int = 5) -> Any:
         """A boto3 client that gives up soon enough for somebody who waits at a terminal."""
@@ -72,19 +76,44 @@ class Outputs(BaseModel):
         return self.snowflake.database
 
 
+_NAMED = {
+    "RestApiId",
+    "ArchiveBucketName",
+    "GeofenceStreamName",
+    "VisitsTableName",
+    "RedriveQueueUrl",
+    "DeadLetterQueueUrl",
+}
+
+
+def environment_of(stage: str, environment: Mapping[str, str]) -> Mapping[str, str]:
+    """For what finds its warehouse by SNOWFLAKE_* or else by outputs.json: it must be the stage's own.
+
+    Raises NoStackError where it would be the local one for a deployed stage.
+    """
+    if stage == "local":
+        return {name: value for name, value in environment.items() if not name.startswith("SNOWFLAKE_")}
+    if not environment.get("SNOWFLAKE_ACCOUNT"):
+        raise NoStackError(f"stage {stage} has a Snowflake of its own: set SNOWFLAKE_ACCOUNT and its kin")
+    return environment
+
+
 def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     import botocore.exceptions
 
+    warehouse = load(environment_of(stage, environment)).connection
     # boto3 knows AWS_DEFAULT_REGION and profiles; AWS_REGION is what osls and the CLI read.
     session = boto3.Session(region_name=environment.get("AWS_REGION"))
     try:
         stacks = session.client("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
-        named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}
+        named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0].get("Outputs", ())}
         keys = session.client("apigateway").get_api_keys(nameQuery=f"milkrun-{stage}-app", includeValues=True)
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise NoStackError(f"stage {stage} cannot be looked up: {error}") from None
     if not keys["items"]:
         raise NoStackError(f"stage {stage} has no API key milkrun-{stage}-app")
+    if missing := _NAMED - named.keys():
+        raise NoStackError(f"stage {stage} is not deployed whole: its stack does not name {min(missing)}")
     host = f"{named['RestApiId']}.execute-api.{session.region_name}.amazonaws.com"
     return Outputs(
         endpoint=f"https://{host}/{stage}/v1/events",
@@ -95,5 +124,5 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         visits_table=named["VisitsTableName"],
         redrive_queue_url=named["RedriveQueueUrl"],
         dead_letter_queue_url=named["DeadLetterQueueUrl"],
-        snowflake=load(environment).connection,
+        snowflake=warehouse,
     )

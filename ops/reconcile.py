@@ -16,7 +16,6 @@ from itertools import batched
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import botocore.exceptions
 import msgspec
 import typer
 
@@ -461,16 +460,11 @@ def command(
                     every_s=1,
                 )
                 found = mended
-    except (
-        NoStackError,
-        Refusal,
-        botocore.exceptions.BotoCoreError,
-        botocore.exceptions.ClientError,
-    ) as problem:
+    except (NoStackError, Refusal, *terminal.AWS_ERRORS) as problem:
         if as_json:
             terminal.print_json({"equal": None, "problem": str(problem)})
         else:
-            terminal.err.print(f"[red]could not check:[/] {problem}")
+            terminal.fail(f"could not check: {problem}")
         raise typer.Exit(2) from None
     _show(found, repaired, as_json)
     raise typer.Exit(0 if found.equal else 1)

@@ -347,7 +347,7 @@ def command(
     progress = Progress(folder / f"{stage}-{chosen.digest}.json", chosen.start)
     after = "" if restart or dry_run else progress.last_key()
     if after:
-        terminal.err.print(f"going on behind {after}")
+        terminal.err.print(f"going on behind {after}", markup=False)
     with terminal.progress() as bars:
         task = bars.add_task("counting" if dry_run else f"replay {label}", total=None)
 

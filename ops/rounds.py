@@ -24,6 +24,13 @@ _KM_PER_DEGREE = 111.2
 _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 
 
+def checked_run_id(text: str) -> str:
+    """As given. Raises ValueError."""
+    if len(text) != 8 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(f"a run id is 8 hexadecimal digits, not {text!r}")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a morning is made from. `run` (8 hex digits) begins every event id and ends every device id.
@@ -45,8 +52,7 @@ class Plan:
     first_truck: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.run) != 8 or not set(self.run) <= set("0123456789abcdef"):
-            raise ValueError(f"a run id is 8 hexadecimal digits, not {self.run!r}")
+        checked_run_id(self.run)
         if self.begins_at.tzinfo is None:
             raise ValueError("begins_at needs a time zone")
         for name in ("trucks", "farms", "rounds", "batch_size"):

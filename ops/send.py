@@ -28,7 +28,6 @@ from handler.sift import sift
 from handler.splitting import Parts
 from ops import rounds, terminal
 from ops.rounds import Plan, Planned, Post
-from ops.times import instant
 
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
@@ -301,6 +300,13 @@ def percentile(values: list[float], percent: float) -> float:
 # --- the command
 
 
+def _run_id(text: str) -> str:
+    try:
+        return rounds.checked_run_id(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def command(
     context: typer.Context,
     *,
@@ -318,8 +324,13 @@ def command(
     invalid: Annotated[float, typer.Option(min=0, max=1, help="Share of broken events added.")] = 0.012,
     batch: Annotated[int | None, typer.Option(min=1, max=500, help="Most events in a request.")] = None,
     seed: int = 1,
-    run: Annotated[str | None, typer.Option(help="8 hexadecimal digits that begin every event id.")] = None,
-    begin: Annotated[str, typer.Option(help="When the morning begins.", metavar="TIME")] = "8 hours ago",
+    run: Annotated[
+        str | None,
+        typer.Option(help="8 hexadecimal digits that begin every event id.", parser=_run_id, metavar="RUN"),
+    ] = None,
+    begin: Annotated[
+        datetime, typer.Option(parser=terminal.time, help="When the morning begins.", metavar="TIME")
+    ] = "8 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
     gzip_: Annotated[bool | None, typer.Option("--gzip/--no-gzip", help="Else as each phone does.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
     patience: Annotated[float, typer.Option(min=0, help="Seconds for which a request is tried.")] = 120,
@@ -333,7 +344,7 @@ def command(
     else:
         plan = Plan(
             run=run or new_run_id(),
-            begins_at=instant(begin, datetime.now(UTC)),
+            begins_at=begin,
             seed=seed,
             trucks=trucks,
             farms=farms,

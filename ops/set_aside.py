@@ -160,7 +160,7 @@ def command(
     if rows or as_json:
         terminal.show_rows(rows, as_json, title="Set aside")
     else:
-        terminal.out.print(f"nothing is set aside under {what}")
+        terminal.out.print(f"nothing is set aside under {what}", markup=False)
     if rows:
         raise typer.Exit(1)
 

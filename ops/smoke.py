@@ -42,7 +42,11 @@ def follow(
     """Each stage's name, whether the event was seen there, and what was seen; ends at the first where not."""
     http = urllib3.PoolManager(retries=False, timeout=32)
     headers = {"x-api-key": outputs.api_key, "content-type": "application/json"}
-    answer = http.request("POST", outputs.endpoint, body=json.dumps([sent]), headers=headers)
+    try:
+        answer = http.request("POST", outputs.endpoint, body=json.dumps([sent]), headers=headers)
+    except urllib3.exceptions.HTTPError as error:
+        yield "accepted", False, f"no answer: {error}"
+        return
     yield "accepted", answer.status == 202, f"{answer.status} {answer.data[:300].decode(errors='replace')}"
     key = json.loads(answer.data)["object_key"]
     lines = [json.loads(line)["_id"] for line in archived_lines(outputs.aws("s3"), outputs.bucket, key)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import botocore.exceptions
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ops.outputs import NoStackError, Outputs
 from ops.times import instant
@@ -26,6 +28,9 @@ from snowpipe.refusal import Refusal
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+# Code 1 has a meaning of its own in most commands ("some are left"): nobody may take a failure for it.
+AWS_ERRORS = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
+
 Stage = Annotated[str, typer.Option(help="local, or a deployed stage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -34,10 +39,15 @@ def run(app: typer.Typer, environment: Mapping[str, str]) -> int:
     """The exit code of the process: 2, and one line on stderr, where something stands in the way."""
     try:
         app(obj=environment, standalone_mode=True)
-    except (NoStackError, Refusal) as problem:
-        err.print(f"[red]{problem}")
+    except (NoStackError, Refusal, *AWS_ERRORS) as problem:
+        fail(str(problem))
         return 2
     return 0
+
+
+def fail(problem: str) -> None:
+    """One red line on stderr. Never markup: ids and messages of others hold brackets."""
+    err.print(Text(problem, style="red"))
 
 
 def time(text: str) -> datetime:
@@ -84,7 +94,7 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in result.items():
-        table.add_row(name.replace("_", " "), in_words(value))
+        table.add_row(name.replace("_", " "), cell(value))
     out.print(table)
 
 
@@ -93,12 +103,18 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = 
     if as_json:
         print_json(list(rows))
         return
-    table = Table(
-        *(rows[0] if rows else ()), title=title, title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in rows[0] if rows else ():
+        # Never cut short: a key is there to be copied.
+        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(in_words(value) for value in row.values()))
+        table.add_row(*map(cell, row.values()))
     out.print(table)
+
+
+def cell(value: object) -> Text:
+    """Of a table, as it is: a device may be called `[red]`."""
+    return Text(in_words(value))
 
 
 def print_json(value: object) -> None:

@@ -149,7 +149,7 @@ def drawn(panels: dict[str, dict[str, Any]], stage: str, minutes: float) -> Pane
     for title, rows in panels.items():
         table = Table(show_header=False, box=None, padding=(0, 1, 0, 0))
         for name, value in rows.items():
-            table.add_row(name, "–" if value is None else terminal.in_words(value))
+            table.add_row(name, "–" if value is None else terminal.cell(value))
         boxes.append(Panel(table, title=title, width=42))
     now = f"{datetime.now(UTC):%H:%M:%S}Z"
     return Panel(Columns(boxes), title=f"milkrun {stage}, last {minutes:g} minutes, {now}, Ctrl-C ends")

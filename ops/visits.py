@@ -1,7 +1,7 @@
 """`python -m ops visits`: where a device was, and who is at a fence now. One query each."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +10,6 @@ from consumer import change, items
 from consumer.table import loaded
 from contract.events import Fence
 from ops import terminal
-from ops.times import instant
 
 FIELDS = (
     "device_id",
@@ -70,7 +69,10 @@ def command(
         str | None, typer.Option(help="Who is there now? As tag/externalId.", metavar="FENCE")
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="With --device: those that began no earlier.", metavar="TIME")
+        datetime | None,
+        typer.Option(
+            parser=terminal.time, help="With --device: those that began no earlier.", metavar="TIME"
+        ),
     ] = None,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
@@ -78,11 +80,12 @@ def command(
     """The visits of a device, or the devices that are at a fence now."""
     if (device is None) == (fence is None):
         raise typer.BadParameter("give one of --device and --fence")
+    if since and fence is not None:
+        raise typer.BadParameter("--since goes with --device")
     outputs = terminal.outputs_of(context, stage)
     dynamodb = outputs.aws("dynamodb")
     if device is not None:
-        began = instant(since, datetime.now(UTC)) if since else None
-        rows = visits_of_device(dynamodb, outputs.visits_table, device, began)
+        rows = visits_of_device(dynamodb, outputs.visits_table, device, since)
     else:
         tag, slash, external_id = str(fence).partition("/")
         if not slash:

@@ -353,7 +353,7 @@ def command(
         terminal.print_json({"steps": rows, "searched": finder.searched})
     else:
         terminal.show_rows(rows, False)
-        terminal.err.print(f"searched: {'; '.join(finder.searched)}")
+        terminal.err.print(f"searched: {'; '.join(finder.searched)}", markup=False)
     if not any(step.at for step in steps):
-        terminal.err.print(f"[red]{what} was not found")
+        terminal.fail(f"{what} was not found")
         raise typer.Exit(1)

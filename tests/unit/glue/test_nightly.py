@@ -1,6 +1,8 @@
 """The night's steps: in order, each told, ended by the first that fails. Real runs are in tests/airflow."""
 
 import os
+import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,3 +104,20 @@ def test_a_command_s_last_json_is_its_result_whatever_it_says_before(tmp_path: P
     assert nightly._last_json('hello\n{"a": 1}\n') == {"a": 1}
     assert nightly._last_json('{\n "a": 1\n}\n') == {"a": 1}
     assert nightly._last_json("nothing") is None
+
+
+def test_dbt_of_the_local_stage_is_not_sent_to_an_account_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[dict[str, str]] = []
+
+    def ran(*_: object, env: dict[str, str], **__: object) -> subprocess.CompletedProcess[str]:
+        given.append(env)
+        return subprocess.CompletedProcess([], 0, "")
+
+    monkeypatch.setattr(nightly.subprocess, "run", ran)
+    monkeypatch.setattr(nightly, "_aws", lambda _: {})
+    night = replace(NIGHT, environment={"SNOWFLAKE_ACCOUNT": "acme-prod", "MILKRUN_LOCAL": str(tmp_path)})
+    assert nightly.run(["transform"], night, lambda _: None) == 0
+    assert given == [{"MILKRUN_LOCAL": str(tmp_path)}]
+    assert nightly.run(["transform"], replace(night, stage="prod", environment={}), lambda _: None) == 2

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from ops.outputs import NoStackError, Outputs
+from ops.outputs import NoStackError, Outputs, environment_of
 
 FILE = {
     "endpoint": "http://127.0.0.1:4566/x",
@@ -99,4 +99,31 @@ def test_a_stage_is_looked_for_in_the_region_that_the_environment_names(
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert Outputs.find("dev", SNOWFLAKE | {"AWS_REGION": "us-east-2"}).region == "us-east-2"
     with pytest.raises(NoStackError, match="region"):
+        Outputs.find("dev", SNOWFLAKE)
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_deployed_stage_is_never_given_the_local_warehouse(tmp_path: Path) -> None:
+    deploy("dev")
+    (tmp_path / "outputs.json").write_text(json.dumps(FILE))
+    with pytest.raises(NoStackError, match="SNOWFLAKE_ACCOUNT"):
+        Outputs.find("dev", {"MILKRUN_LOCAL": str(tmp_path)})
+
+
+def test_a_child_process_finds_the_warehouse_of_its_stage_and_no_other() -> None:
+    environment = SNOWFLAKE | {"PATH": "/bin"}
+    assert environment_of("local", environment) == {"PATH": "/bin"}
+    assert environment_of("dev", environment) == environment
+    with pytest.raises(NoStackError, match="SNOWFLAKE_ACCOUNT"):
+        environment_of("dev", {"PATH": "/bin"})
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_stage_whose_stack_names_nothing_yet_is_said_so() -> None:
+    boto3.client("cloudformation").create_stack(
+        StackName="milkrun-dev",
+        TemplateBody=json.dumps({"Resources": {"Nothing": {"Type": "AWS::SNS::Topic"}}}),
+    )
+    boto3.client("apigateway").create_api_key(name="milkrun-dev-app", enabled=True)
+    with pytest.raises(NoStackError, match="not deployed whole"):
         Outputs.find("dev", SNOWFLAKE)

@@ -1,0 +1,110 @@
+"""What every command shares: results are shown as they are, and what stands in the way is one line and code 2."""
+
+import io
+from pathlib import Path
+
+import botocore.exceptions
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ops import terminal
+from ops.__main__ import app
+from ops.outputs import NoStackError, Outputs
+from ops.smoke import event, follow
+from snowpipe.settings import Connection
+
+ODD = "[/x] [bold]truck[/bold] [red]"
+
+NOWHERE = Outputs(
+    endpoint="http://127.0.0.1:1/v1/events",
+    api_key="k",
+    region="us-east-1",
+    bucket="b",
+    stream="s",
+    visits_table="v",
+    redrive_queue_url="http://127.0.0.1:1/q",
+    dead_letter_queue_url="http://127.0.0.1:1/d",
+    aws_endpoint_url="http://127.0.0.1:1",
+    snowflake=Connection(account="a", user="u", host="127.0.0.1", port=1, protocol="http"),
+)
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    text = io.StringIO()
+    for name in ("out", "err"):
+        monkeypatch.setattr(terminal, name, Console(file=text, width=200, highlight=False, soft_wrap=True))
+    return text
+
+
+def test_brackets_in_ids_are_shown_as_they_are_and_are_no_markup(printed: io.StringIO) -> None:
+    terminal.show_rows([{"device": ODD}], False)
+    terminal.show({"device": ODD}, False)
+    terminal.fail(f"{ODD} was not found")
+    assert printed.getvalue().count(ODD) == 3
+
+
+def test_what_is_too_wide_is_folded_and_never_cut_short(printed: io.StringIO) -> None:
+    terminal.show_rows([{"step": "a" * 150, "key": "k" * 150}], False)
+    assert (printed.getvalue().count("a"), printed.getvalue().count("k")) == (150, 151)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        botocore.exceptions.EndpointConnectionError(endpoint_url="http://[::1]:1/"),
+        botocore.exceptions.ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetObject"),
+        NoStackError("no stack"),
+    ],
+)
+def test_what_stands_in_the_way_is_one_line_and_code_2(problem: Exception, printed: io.StringIO) -> None:
+    failing = typer.Typer()
+
+    @failing.command()
+    def command() -> None:
+        raise problem
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["ops"])
+        assert terminal.run(failing, {}) == 2
+    assert printed.getvalue() == f"{problem}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["send", "--begin", "soonish"], "is no time"),
+        (["send", "--run", "zz"], "8 hexadecimal digits"),
+        (["visits", "--device", "d", "--since", "soonish"], "is no time"),
+        (["visits", "--fence", "farm/1", "--since", "now"], "--since goes with --device"),
+        (["visits", "--fence", "farm"], "tag/externalId"),
+        (["visits"], "--device"),
+        (["replay"], "give --from"),
+        (["reconcile", "--from", "soonish"], "is no time"),
+        (["set-aside", "--send", "--purge"], "not both"),
+        (["redrive", "--send", "--purge"], "not both"),
+    ],
+)
+def test_a_wrong_argument_is_told_and_is_no_traceback(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: NOWHERE)
+    ended = CliRunner().invoke(app, arguments, obj={}, env={"COLUMNS": "200"})
+    assert ended.exit_code == 2
+    assert said in ended.output
+
+
+def test_outputs_that_are_none_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "outputs.json"
+    for text in ("{}", "", "[]"):
+        path.write_text(text)
+        with pytest.raises(NoStackError, match=r"outputs\.json is not a stack's outputs"):
+            Outputs.read(path)
+
+
+def test_the_smoke_test_of_an_endpoint_that_is_not_there_says_so() -> None:
+    [(step, seen, detail)] = follow(NOWHERE, None, event(), 0)  # type: ignore[arg-type]
+    assert (step, seen) == ("accepted", False)
+    assert detail.startswith("no answer")
