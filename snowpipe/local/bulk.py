@@ -3,6 +3,7 @@
 Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading" (load metadata).
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -69,19 +70,21 @@ class Bulk:
         where = plan.location
         return [
             (StagedFile(where.bucket, where.prefix + name, (where.prefix + name)[len(where.base) :], 0), None)
-            for name in plan.copy.files
+            for name in dict.fromkeys(plan.copy.files)
         ]
 
     def _listed(self, plan: Plan) -> list[tuple[StagedFile, str | None]]:
         files: list[tuple[StagedFile, str | None]] = []
+        # Unlike a pipe, COPY by hand matches its pattern with the whole path (Snowflake: "Loading data").
+        everywhere, pattern = plan.location._replace(pattern=None), plan.location.pattern
         try:
             pages = self.loader.s3.get_paginator("list_objects_v2").paginate(
                 Bucket=plan.location.bucket, Prefix=plan.location.prefix
             )
             for page in pages:
                 for thing in page.get("Contents", ()):
-                    name = plan.location.file_name(plan.location.bucket, thing["Key"])
-                    if name is not None:
+                    name = everywhere.file_name(plan.location.bucket, thing["Key"])
+                    if name is not None and (pattern is None or re.fullmatch(pattern, thing["Key"])):
                         file = StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"])
                         files.append((file, thing["ETag"].strip('"')))
         except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:

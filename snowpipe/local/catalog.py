@@ -20,12 +20,11 @@ import duckdb
 from snowpipe.local.clock import Clock
 from snowpipe.local.engine import DurableFakeSnow
 from snowpipe.local.errors import missing
-from snowpipe.local.sql import Name, Options, Words, quoted
+from snowpipe.local.sql import Name, Options, Words, hidden
 
 OURS = '_fs_global."_local"'
 STAGES = "_fs_global._fs_information_schema._fs_stages"
 FILE_FORMATS = "_fs_global._fs_information_schema._fs_file_formats"
-HIDDEN = "_fs_information_schema"
 
 PIPE_HISTORY = timedelta(days=14)
 TABLE_HISTORY = timedelta(days=64)
@@ -61,10 +60,6 @@ CREATE TABLE IF NOT EXISTS {hidden}._local_pending (
     pipe_id VARCHAR, bucket VARCHAR, key VARCHAR, file_name VARCHAR, file_size BIGINT,
     created_on TIMESTAMPTZ, received_on TIMESTAMPTZ);
 """
-
-
-def hidden(database: str) -> str:
-    return f"{quoted(database)}.{HIDDEN}"
 
 
 class Location(NamedTuple):
@@ -181,14 +176,6 @@ class Catalog:
                 with self.fakesnow.cursor() as cursor:
                     cursor.execute(HISTORIES.format(hidden=hidden(database)))
                 self.prepared.add(database)
-
-    def forget_bulk_loads(self, table: Name) -> None:
-        self.has_histories(table.database)
-        self.rows(
-            f"""UPDATE {hidden(table.database)}._local_history SET forgotten = TRUE
-                WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ?""",
-            [table.schema, table.name],
-        )
 
     # ---- pipes
 

@@ -18,6 +18,8 @@ from snowpipe.local.errors import SnowflakeError
 log = structlog.get_logger()
 
 RECEIVE = 10  # SQS gives no more at once
+MAX_KEY_BYTES = 1024
+MAX_OBJECT_BYTES = 2**50  # S3 takes 50 TB
 GONE = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 
 
@@ -87,14 +89,28 @@ def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
             created.append(
                 Created(
                     record["s3"]["bucket"]["name"],
-                    unquote_plus(thing["key"]),
-                    int(thing.get("size", 0)),
+                    object_key(thing["key"]),
+                    object_size(thing.get("size", 0)),
                     datetime.fromisoformat(record["eventTime"]) if record.get("eventTime") else None,
                 )
             )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         return (), f"not an S3 event: {type(error).__name__}: {error}"
     return tuple(created), None if created else "no ObjectCreated in it"
+
+
+def object_key(text: str) -> str:
+    key = unquote_plus(text)
+    if "\0" in key or not 0 < len(key.encode()) <= MAX_KEY_BYTES:  # a lone surrogate has no UTF-8
+        raise ValueError("no object has such a key")
+    return key
+
+
+def object_size(number: Any) -> int:
+    size = int(number)
+    if not 0 <= size <= MAX_OBJECT_BYTES:
+        raise ValueError("no object has such a size")
+    return size
 
 
 class Channel:

@@ -20,7 +20,6 @@ class Databases:
             ("CREATE", "SCHEMA"): self.create_schema,
             ("DROP", "SCHEMA"): self.drop_schema,
             ("DROP", "DATABASE"): self.drop_database,
-            ("TRUNCATE",): self.truncate,
         }
 
     def create_database(self, words: Words, scope: Scope) -> None:
@@ -77,12 +76,3 @@ class Databases:
             for table in (f"{OURS}.pipes", f"{OURS}.stages", STAGES, FILE_FORMATS):
                 cursor.execute(f"DELETE FROM {table} WHERE {where}", values)
         self.catalog.changed()
-
-    def truncate(self, words: Words, scope: Scope) -> None:
-        """TRUNCATE makes a table forget which files bulk COPY loaded; a pipe's history stays."""
-        words.take("TRUNCATE")
-        words.takes("TABLE")
-        words.takes("IF", "EXISTS")
-        name = scope.resolve(words.take_name())
-        if name.database in self.catalog.databases():
-            self.catalog.forget_bulk_loads(name)

@@ -7,13 +7,13 @@ from typing import Any
 import botocore.exceptions
 from sqlglot import exp
 
-from snowpipe.local.catalog import Catalog, Pipe, hidden
+from snowpipe.local.catalog import OURS, Catalog, Pipe
 from snowpipe.local.channel import Channels
 from snowpipe.local.errors import SnowflakeError, compilation, unsupported
 from snowpipe.local.ingest import Ingest, region_of
 from snowpipe.local.integrations import USER_ARN
 from snowpipe.local.plans import NotRunnable
-from snowpipe.local.sql import Scope, Words, literal, parsed
+from snowpipe.local.sql import Scope, Words, hidden, literal, parsed
 
 SCALARS = {"SYSTEM$PIPE_STATUS", "SYSTEM$PIPE_FORCE_RESUME", "SYSTEM$GET_AWS_SNS_IAM_POLICY"}
 TABLES = {"COPY_HISTORY", "VALIDATE_PIPE_LOAD", "PIPE_USAGE_HISTORY"}
@@ -158,6 +158,7 @@ class Functions:
                 pipe_received_time AS PIPE_RECEIVED_TIME, first_commit_time AS FIRST_COMMIT_TIME
             FROM {hidden(table.database)}._local_history
             WHERE table_schema = {literal(table.schema)} AND table_name = {literal(table.name)}
+                AND (pipe_id IS NULL AND NOT forgotten OR pipe_id IN (SELECT pipe_id FROM {OURS}.pipes))
                 AND last_load_time > DATEADD('day', -{HISTORY_DAYS}, CURRENT_TIMESTAMP())
                 AND last_load_time >= ({start})::TIMESTAMP_TZ {until}"""
         )

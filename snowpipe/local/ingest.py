@@ -17,11 +17,12 @@ import botocore.exceptions
 import duckdb
 import structlog
 
-from snowpipe.local.catalog import PIPE_HISTORY, Catalog, Pipe, hidden
+from snowpipe.local.catalog import PIPE_HISTORY, Catalog, Pipe
 from snowpipe.local.channel import GONE, Channel, Channels, Message
 from snowpipe.local.delivery import Delivery
 from snowpipe.local.loader import MAX_FILES, Loader, StagedFile, StageRefused, StageUnreachable, in_batches
 from snowpipe.local.plans import NotRunnable, Plan
+from snowpipe.local.sql import hidden
 
 log = structlog.get_logger()
 

@@ -11,11 +11,11 @@ import duckdb
 import pyarrow as pa
 import structlog
 
-from snowpipe.local.catalog import PIPE_HISTORY, TABLE_HISTORY, Catalog, Pipe, hidden
+from snowpipe.local.catalog import PIPE_HISTORY, TABLE_HISTORY, Catalog, Pipe
 from snowpipe.local.copying import BATCH
 from snowpipe.local.files import BadRow, Content, Row, UnreadableFile, read
 from snowpipe.local.plans import NotRunnable, Plan, plan_of_pipe
-from snowpipe.local.sql import Name, quoted
+from snowpipe.local.sql import Name, hidden, quoted
 
 log = structlog.get_logger()
 
@@ -73,6 +73,10 @@ DATA_ERRORS = (
     duckdb.ConstraintException,
     duckdb.InvalidInputException,
 )
+
+
+# What S3 says of one object and not of the bucket or its reader: archived away, not a key that it takes.
+OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodNotAllowed"}
 
 
 class StageRefused(Exception):
@@ -148,6 +152,9 @@ class Loader:
                     "There are several potential causes. The file might not exist. "
                     "The required credentials may be missing or invalid."
                 )
+                return loaded
+            if code in OF_ONE_OBJECT:
+                loaded.failure = f"Remote file 's3://{file.bucket}/{file.key}' cannot be read: {error}"
                 return loaded
             if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 or code in (
                 "SlowDown",
@@ -236,7 +243,8 @@ class Loader:
         rows = self.catalog.rows(
             f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
                 WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?
-                AND NOT forgotten AND status <> 'Load failed' AND last_load_time > ?""",
+                AND NOT forgotten AND status <> 'Load failed' AND last_load_time > ?
+                ORDER BY last_load_time""",  # of a file that was loaded twice the last ETag counts
             [target.schema, target.name, stage_location, self.catalog.clock() - TABLE_HISTORY],
         )
         return dict(rows)

@@ -20,7 +20,7 @@ from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
 from snowpipe.local.expressions import flatten_options, refuse_local_times
-from snowpipe.local.sql import quoted
+from snowpipe.local.sql import hidden, quoted
 
 log = structlog.get_logger()
 
@@ -187,6 +187,7 @@ class LocalCursor(FakeSnowflakeCursor):
             super()._execute(sqlglot.parse_one(DONE, read="duckdb"))  # Snowflake ignores it
             return
         self._execute_one(transformed, params)
+        self._follow_table(transformed)
         if not isinstance(transformed, ONLY_READ):
             self._conn.note_change()
 
@@ -200,6 +201,32 @@ class LocalCursor(FakeSnowflakeCursor):
             super()._execute(transformed, params)
         if database := transformed.args.get("create_db_name"):
             self._duck_conn.execute(macros_of(database))
+
+    def _follow_table(self, done: exp.Expr) -> None:
+        """Which files bulk COPY loaded is the table's own knowledge: it is gone once the table is emptied, dropped
+        or made anew, and goes along when the table is renamed. (Snowflake: "COPY INTO <table>", "COPY_HISTORY")
+        """
+        table, renamed = done.find(exp.Table), done.find(exp.AlterRename)
+        gone = isinstance(done, exp.Drop) or (isinstance(done, exp.Create) and done.args.get("replace"))
+        emptied = isinstance(done, exp.TruncateTable) or (gone and done.args["kind"] in ("TABLE", "SCHEMA"))
+        if not table or not (emptied or renamed):
+            return
+        database, schema = table.catalog or self._conn.database or "", table.db or self._conn.schema
+        if not self._exists((database, "_fs_information_schema", "_local_history")):
+            return
+        changed = "forgotten = forgotten OR pipe_id IS NULL"
+        values = [
+            schema,
+            table.name,
+        ]  # a schema has no name of its own here, and is emptied of all its tables
+        if renamed:
+            changed = "table_schema = ?, table_name = ?"
+            values = [renamed.this.db or schema, renamed.this.name, *values]
+        self._duck_conn.execute(
+            f"UPDATE {hidden(database)}._local_history SET {changed} "
+            "WHERE table_schema = ? AND ? IN (table_name, '')",
+            values,
+        )
 
     def _merge(self, merge: exp.Merge, params: Any) -> None:
         """DuckDB's own MERGE: one statement, in whatever transaction stands."""

@@ -62,6 +62,11 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
+def hidden(database: str) -> str:
+    """The schema of a database where fakesnow's tables and ours stand."""
+    return f"{quoted(database)}._fs_information_schema"
+
+
 def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 

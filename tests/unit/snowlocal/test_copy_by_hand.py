@@ -40,6 +40,56 @@ def test_truncate_makes_a_table_forget_what_was_copied(staged: Warehouse) -> Non
     assert staged.count() == 3
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE RAW.EVENTS; CREATE TABLE RAW.EVENTS AS SELECT * FROM RAW.EMPTY",
+        "CREATE OR REPLACE TABLE RAW.EVENTS AS SELECT * FROM RAW.EMPTY",
+        "CREATE TABLE RAW.OLD AS SELECT 1 AS N; DROP TABLE RAW.OLD; ALTER TABLE RAW.EVENTS RENAME TO RAW.OLD;"
+        " ALTER TABLE RAW.EMPTY RENAME TO RAW.EVENTS",
+    ],
+)
+def test_a_table_made_anew_knows_of_no_file(staged: Warehouse, sql: str) -> None:
+    staged.run(staged.copy())
+    staged.run("CREATE TABLE RAW.EMPTY AS SELECT * FROM RAW.EVENTS LIMIT 0")
+    for statement in sql.split(";"):
+        staged.run(statement)
+    assert staged.history() == {}
+    assert len(staged.run(staged.copy())) == 3
+    assert staged.count() == 3
+
+
+def test_a_table_in_a_schema_made_anew_knows_of_no_file(staged: Warehouse) -> None:
+    for _ in range(2):
+        staged.run("CREATE SCHEMA OTHER")
+        staged.run("CREATE TABLE OTHER.EVENTS (payload VARIANT)")
+        copy = "COPY INTO OTHER.EVENTS FROM @RAW.EVENTS_STAGE"
+        assert [len(staged.run(copy)[0]) for _ in range(2)] == [10, 1]
+        staged.run("DROP SCHEMA OTHER")
+
+
+def test_a_renamed_table_remembers_what_was_copied(staged: Warehouse) -> None:
+    staged.run(staged.copy())
+    staged.run("ALTER TABLE RAW.EVENTS RENAME TO RAW.MOVED")
+    assert len(staged.history("MOVED")) == 3
+    assert staged.run(staged.copy(table="MOVED")) == [{"status": "Copy executed with 0 files processed."}]
+
+
+@pytest.mark.parametrize("sql", ["CREATE OR REPLACE TABLE RAW.EVENTS AS SELECT nope", "DROP VIEW RAW.EVENTS"])
+def test_a_table_that_was_not_replaced_after_all_remembers(staged: Warehouse, sql: str) -> None:
+    staged.run(staged.copy())
+    staged.refused(sql)
+    assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
+
+
+def test_of_a_file_that_was_loaded_twice_the_last_etag_counts(staged: Warehouse) -> None:
+    staged.run(staged.copy())
+    for content in ("changed", "changed again"):
+        staged.put("events/dt=1/a", {"_id": content})
+        assert len(staged.run(staged.copy())) == 1
+        assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
+
+
 def test_64_days_later_a_file_is_copied_again(staged: Warehouse) -> None:
     staged.run(staged.copy())
     with staged.local.days_later(63):
@@ -53,6 +103,15 @@ def test_files_and_paths_and_patterns_choose(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(stage="EVENTS_STAGE/dt=1/", options="FILES = ('b')"))) == 1
     assert len(staged.run(staged.copy(options="PATTERN = '.*/c'"))) == 1
     assert staged.count() == 3
+
+
+def test_a_pattern_is_matched_with_the_whole_path_and_not_from_the_stage_on(staged: Warehouse) -> None:
+    assert len(staged.run(staged.copy(options="PATTERN = 'dt=1/.*'"))[0]) == 1  # none: only the status
+    assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2
+
+
+def test_a_file_named_twice_is_copied_once(staged: Warehouse) -> None:
+    assert len(staged.run(staged.copy(options="FILES = ('dt=1/a', 'dt=1/a')"))) == 1
 
 
 def test_more_than_a_thousand_named_files_are_refused(staged: Warehouse) -> None:

@@ -1,6 +1,8 @@
 """Delivery is at least once and in any order, on purpose and by a seed."""
 
-from hypothesis import given, settings
+import json
+
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snowpipe.local.channel import Message, notification
@@ -38,7 +40,26 @@ def test_in_order_is_what_one_gets_when_one_asks_for_it() -> None:
     assert [message.receipt for message in delivered(InOrder(), [3, 2])] == ["0", "1", "2", "3", "4"]
 
 
+def announcement(key: str, size: object = 1) -> str:
+    thing = {"bucket": {"name": "b"}, "object": {"key": key, "size": size}}
+    return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": thing}]})
+
+
+def test_a_notification_names_its_object() -> None:
+    (found,), problem = notification(announcement("events/a+b%C3%A9", 7))
+    assert (found.bucket, found.key, found.size, problem) == ("b", "events/a bé", 7, None)
+
+
 @settings(max_examples=100, deadline=None)
+@example("[" * 100_000)
+@example('{"a":' * 100_000)
+@example(announcement("k", float("inf")))
+@example(announcement("k", 10**30))
+@example(announcement("k", -1))
+@example(announcement("events/\ud800"))
+@example(announcement("events/%00"))
+@example(announcement("events/" + "x" * 1024))
+@example(announcement(""))
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(str))
 def test_no_message_body_whatever_raises(body: str) -> None:
     created, problem = notification(body)

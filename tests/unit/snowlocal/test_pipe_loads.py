@@ -98,10 +98,12 @@ def test_messages_that_concern_nobody_are_dropped_and_logged(loading: Warehouse)
         '{"Type": "Notification", "Message": "no"}',
         json.dumps({"Records": [{**other, "eventName": "ObjectRemoved:Delete"}]}),
         json.dumps({"Records": [other]}),
+        "[" * 50_000,
+        json.dumps({"Records": [{**other, "s3": {**other["s3"], "object": {"key": "x", "size": 1e999}}}]}),
     ):
         loading.aws.announce(queue, body)
     loading.put("events/after", {"_id": 1})
     loading.has_rows(1)
-    eventually(lambda: len(loading.local.logged("message_skipped")) >= 5)
+    eventually(lambda: len(loading.local.logged("message_skipped")) >= 7)
     eventually(lambda: [e for e in loading.local.logged("object_skipped") if e["bucket"] == "not-ours"])
     eventually(lambda: loading.status()["numOutstandingMessagesOnChannel"], lambda count: count == 0)
