@@ -21,6 +21,7 @@ import base64
 import hashlib
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,13 +34,14 @@ from typing import Any
 import msgspec
 
 from contract.objects import Prefix, lines_object, object_name
-from glue.archive import READERS, Fault, Hours, Lines, Store, Stored, read_object
+from glue.archive import MAX_INFLATED_BYTES, READERS, Fault, Hours, Lines, Store, Stored, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
 
 PREFIX = "forget"
 LOOKED_AT: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
 GIVEN_UP = "aws/lambda/"
+INFLATED_AT_ONCE = 1024  # of a bomb no more than a thousand times that is in memory beyond the limit
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 
 
@@ -72,10 +74,11 @@ class Users:
         if not isinstance(event, dict):
             return False
         user = event.get("user")
-        named = [event.get("userId")]
+        named = [event.get("userId"), user]
         if isinstance(user, dict):
             named += [user.get("userId"), user.get("_id")]
-        return any(isinstance(each, str) and each in self.ids for each in named)
+        # A reject may have a number where a string belongs.
+        return any(isinstance(each, str | int) and str(each) in self.ids for each in named)
 
     def in_line(self, line: bytes) -> bool:
         """A line of events/, rejected/ or set-aside/ is about one of them."""
@@ -83,22 +86,40 @@ class Users:
             return False
         try:
             value = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            return any(each.encode() in line for each in self.ids)
+        except (msgspec.DecodeError, RecursionError):
+            return self.in_bytes(line)
         if not isinstance(value, dict):
             return False
-        if self.own(value) or self.own(value.get("event")):
+        event = value.get("event", {})
+        if self.own(value) or self.own(event):
+            return True
+        if not isinstance(event, dict | None) and self.in_bytes(json.dumps(event).encode()):
             return True
         encoded = [value.get(name) for name in ("body_base64", "record_base64")]
         return any(isinstance(each, str) and self.in_bytes(_decoded(each)) for each in encoded)
 
     def in_bytes(self, text: bytes) -> bool:
-        """An event of theirs; or, in what can be read as none, any mention."""
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        return self.own(value) or any(each.encode() in text for each in self.ids)
+        """Any mention, as it stands, packed by gzip, or written with escapes."""
+        texts = [text, _inflated(text)]
+        with suppress(ValueError, RecursionError):
+            texts.append(
+                json.dumps(json.loads(texts[1] or text), ensure_ascii=False).encode(errors="replace")
+            )
+        return any(each.encode() in text for text in texts for each in self.ids)
+
+
+def _inflated(text: bytes) -> bytes:
+    """As much as can be inflated, of every member: a body may be cut off. b"" where it is no gzip."""
+    found = bytearray()
+    while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        with suppress(zlib.error):
+            for start in range(0, len(text), INFLATED_AT_ONCE):
+                found += member.decompress(text[start : start + INFLATED_AT_ONCE])
+                if member.eof or len(found) > MAX_INFLATED_BYTES:
+                    break
+        text = member.unused_data + text[start + INFLATED_AT_ONCE :] if member.eof else b""
+    return bytes(found)
 
 
 def _decoded(text: str) -> bytes:
@@ -141,8 +162,12 @@ def _given_up(store: Store, users: Users, stored: Stored) -> Rewritten | Fault |
     except Exception as error:
         return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", lasting=False)
     texts = [body]
-    with suppress(ValueError, KeyError, TypeError):  # another shape: its own text is looked at all the same
-        texts += [_decoded(each["kinesis"]["data"]) for each in json.loads(body)["payload"]["Records"]]
+    # Another shape: its own text is looked at all the same.
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
+        # Lambda keeps the request to the function as text.
+        request = json.loads(body)["payload"]
+        request = json.loads(request) if isinstance(request, str) else request
+        texts += [_decoded(each["kinesis"]["data"]) for each in request["Records"]]
     if not any(map(users.in_bytes, texts)):
         return None
     return Rewritten(stored.key, None, len(texts) - 1, 0)
@@ -222,18 +247,26 @@ class NotReady(Exception):
 
 def finish(store: Store, plan: dict[str, Any]) -> int:
     """Delete the old objects, once every new one is seen to be there; make their hours' Parquet anew."""
-    pairs = plan["objects"]
+    delete_old(store, plan["objects"])
+    compact_again(store, plan["objects"])
+    return len(plan["objects"])
+
+
+def delete_old(store: Store, pairs: Sequence[dict[str, Any]]) -> None:
     for pair in pairs:
         if pair["new"] is not None and not any(each.key == pair["new"] for each in store.list(pair["new"])):
             raise NotReady(f"{pair['new']} is not there; run without --finish first")
     store.delete([pair["old"] for pair in pairs])
+
+
+def compact_again(store: Store, pairs: Iterable[dict[str, Any]]) -> None:
+    """Make the Parquet of their hours anew where it is of other objects, and sweep away what it was."""
     names = (object_name(pair["old"]) for pair in pairs)
     for hour in sorted({name.hour for name in names if name and name.prefix == "events"}):
         hours = Hours(hour, hour + timedelta(hours=1))
         if any(store.list(f"compacted/_manifests/dt={hour:%Y-%m-%d}/hh={hour:%H}")):
             list(compact_with_duckdb(store, stale(store, hours)))
             sweep(store, hours, FAR_FUTURE, timedelta(0))
-    return len(pairs)
 
 
 def main(argv: Sequence[str]) -> int:

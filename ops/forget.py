@@ -25,7 +25,7 @@ from contract.events import InvalidEvent, Kind, geofence_event
 from contract.objects import lines_of
 from glue import forget as archive
 from glue.archive import Stored
-from ops import polling, terminal
+from ops import polling, redrive, terminal
 from ops.ledger import CONSUMED_FOR
 from ops.marts import build_marts
 from ops.outputs import environment_of
@@ -39,6 +39,8 @@ PATIENCE_SECONDS = 120.0
 CHANGE_SECONDS = 60.0  # the consumer's timeout: what is not done by then was broken off
 
 RUNS_OUT = {
+    "old versions of what was purged or replaced before": "30 days after that",
+    "rebuilt/ and streamed/": "visits and windows by device, no user id; rebuilt/ after 90 days",
     "Kinesis": "records leave the stream by its retention: 24 hours, prod 168 hours",
     "redrive queue": "claim checks name objects and lines, no person; 14 days at most",
     "DynamoDB backups": "point-in-time recovery reaches back 35 days",
@@ -221,6 +223,8 @@ def command(
     as_json: terminal.AsJson = False,
 ) -> None:
     """Delete everything of one person. Safe to stop and to run again; exit 1 if something is still to do."""
+    if not user.strip():
+        raise typer.BadParameter("--user names nobody")
     outputs = terminal.outputs_of(context, stage)
     if not yes:
         question = f"Delete every event of {user!r} from stage {stage}, for ever?"
@@ -250,7 +254,13 @@ def command(
                 rows = forget_rows(warehouse, outputs.database, standing)
         if not waiting:
             # What an earlier run has ended is left alone: its new object may have been written anew since.
-            archive.finish(store, found | {"objects": standing})
+            archive.delete_old(store, standing)
+            # Of all pairs: an earlier run may have been broken off between the two.
+            archive.compact_again(store, pairs)
+        sqs = outputs.aws("sqs")
+        claimed = bool(standing) and any(
+            redrive.waiting(sqs, url) for url in (outputs.redrive_queue_url, outputs.dead_letter_queue_url)
+        )
         built = False
         if pairs and marts and not waiting:
             bars.add_task("staging and marts anew", total=None)
@@ -267,7 +277,7 @@ def command(
         "unreadable": [each["key"] for each in found["unreadable"]],
         "not_loaded_yet": waiting,
         "visits_to_make_again": shared,
-        "next": _next(waiting, shared, marts_left=bool(pairs) and not built),
+        "next": _next(waiting, shared, marts_left=bool(pairs) and not built, claimed=claimed),
         "runs_out_by_itself": RUNS_OUT,
     }
     terminal.show(json.loads(json.dumps(report)), as_json)
@@ -275,13 +285,17 @@ def command(
         raise typer.Exit(1)
 
 
-def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool) -> list[str]:
+def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool, claimed: bool) -> list[str]:
     if waiting:
         return ["Snowpipe has not loaded the new objects yet: nothing old was deleted. Run this again."]
     steps = []
     if marts_left:
         steps.append(
             "python -m snowpipe dbt build --full-refresh   # staging and marts still have the old rows"
+        )
+    if claimed:
+        steps.append(
+            "python -m ops reconcile --repair   # claim checks waited: others' lines that they named in an old object"
         )
     # The consumer leaves out what is older, and `replay` refuses it.
     since = f"--from '{CONSUMED_FOR.days - 1} days ago'"

@@ -1,6 +1,7 @@
 """Nothing of the forgotten is left anywhere, and nothing of anybody else is gone."""
 
 import base64
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,14 +44,15 @@ def everything(archive: Path) -> Iterator[bytes]:
                 yield base64.b64decode(json.loads(each).get(name) or b"")
     yield from payloads(Folder(archive), [str(p.relative_to(archive)) for p in archive.rglob("*.parquet")])
     for path in (archive / "aws").rglob("*.json"):
-        yield from (
-            base64.b64decode(each["kinesis"]["data"])
-            for each in json.loads(path.read_text())["payload"]["Records"]
-        )
+        kept = json.loads(path.read_text())["payload"]
+        request = json.loads(kept) if isinstance(kept, str) else kept
+        yield from (base64.b64decode(each["kinesis"]["data"]) for each in request["Records"])
 
 
-def given_up(archive: Path, name: str, event: bytes) -> None:
-    record = {"payload": {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}}]}}
+def given_up(archive: Path, name: str, event: bytes, *, as_text: bool = True) -> None:
+    """As Lambda keeps it: the request to the function, as text (LocalStack: as it is)."""
+    request = {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}}]}
+    record = {"payload": json.dumps(request) if as_text else request}
     path = archive / "aws/lambda/mapping" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
@@ -75,6 +77,7 @@ def world(archive: Path) -> list[bytes]:
     ]
     archived(archive, aside, prefix="set-aside")
     given_up(archive, "theirs", theirs("g1"))
+    given_up(archive, "theirs-as-it-is", theirs("g2"), as_text=False)
     given_up(archive, "others", others[0])
     list(compact_with_duckdb(Folder(archive), stale(Folder(archive), HOURS)))
     return others
@@ -107,7 +110,7 @@ def test_the_first_run_deletes_nothing_and_says_what_the_warehouse_must_do(
     assert forget(archive, users) == 0
     assert before <= {path for path in archive.rglob("*") if path.is_file()}
     said = json.loads(capsys.readouterr().out)
-    assert said["lines"] == 12
+    assert said["lines"] == 13
     assert [sql.split("(")[0] for sql in said["sql"]] == [
         "DELETE FROM MILKRUN.RAW.EVENTS WHERE file_name IN ",
         "DELETE FROM MILKRUN.RAW.REJECTED WHERE file_name IN ",
@@ -158,3 +161,48 @@ def test_a_mention_in_another_field_is_no_reason(tmp_path: Path, users: Path) ->
     archived(tmp_path / "archive", [line("x", metadata={"note": "bob"}), line("y", device="bob")])
     assert forget(tmp_path / "archive", users) == 0
     assert json.loads((tmp_path / "archive/forget/r1/plan.json").read_text())["objects"] == []
+
+
+BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        gzip.compress(BODY),
+        gzip.compress(BODY)[:-12],
+        gzip.compress(b"other") + gzip.compress(BODY),
+        BODY.replace(b"bob", b"b\\u006fb") + b"}",
+        b"[" * 100_000 + b"bob",
+    ],
+    ids=["packed", "packed and cut off", "in a second member", "escaped", "too deep to be read"],
+)
+def test_a_body_that_was_no_event_is_read_however_it_was_packed(
+    tmp_path: Path, users: Path, body: bytes
+) -> None:
+    archive = tmp_path / "archive"
+    raw = unreadable_line(WHY, body, content_type="application/json", content_encoding="gzip")
+    other = unreadable_line(WHY, gzip.compress(b"oops"), content_type=None, content_encoding="gzip")
+    archived(archive, [raw, other], prefix="rejected")
+    assert forget(archive, users) == 0
+    assert forget(archive, users, "--finish") == 0
+    kept = [each for path in (archive / "rejected").rglob("*.gz") for each in lines_of(path.read_bytes())]
+    assert kept == [other]
+
+
+@pytest.mark.parametrize(
+    "event", [b'{"user":{"userId":778899}}', b'{"userId":778899}', b'{"user":"bob"}', b'["bob"]', b'"bob"']
+)
+def test_a_reject_is_theirs_though_its_ids_have_the_wrong_type(
+    tmp_path: Path, users: Path, event: bytes
+) -> None:
+    archive = tmp_path / "archive"
+    users.write_text("bob\n778899\n")
+    others = [
+        reject_line(WHY, text, index=n, event_id=None)
+        for n, text in enumerate([b'{"user":{"userId":7788990}}', b'{"note":"bob"}', b"[1]"])
+    ]
+    archived(archive, [reject_line(WHY, event, index=9, event_id=None), *others], prefix="rejected")
+    assert [forget(archive, users), forget(archive, users, "--finish")] == [0, 0]
+    kept = [each for path in (archive / "rejected").rglob("*.gz") for each in lines_of(path.read_bytes())]
+    assert kept == others

@@ -3,9 +3,11 @@
 import json
 import threading
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
 
 import boto3
+import pyarrow.parquet as parquet
 import pytest
 import typer
 from moto import mock_aws
@@ -15,6 +17,8 @@ from consumer import items
 from consumer.visits import pair_of
 from contract.events import GEOFENCE_KINDS, geofence_event
 from contract.objects import lines_object, lines_of
+from glue.archive import Hours
+from glue.compact import compact_with_duckdb, stale
 from ops import forget, redrive
 
 HOUR = datetime(2026, 11, 16, 8, tzinfo=UTC)
@@ -231,6 +235,47 @@ def test_of_whom_nothing_is_known_nothing_is_built(stage):
     stage.archive(BOB)
     assert run(forget.command, "--user", "ann", "--yes", "--json").exit_code == 0
     assert stage.built == []
+
+
+@pytest.mark.parametrize("nobody", ["", " "])
+def test_nobody_is_not_taken_for_everybody(stage, nobody):
+    body = b"not readable"
+    made = lines_object("rejected", [json.dumps({"body_base64": body.hex()}).encode()], HOUR)
+    boto3.client("s3").put_object(Bucket=stage.bucket, Key=made.key, Body=made.body)
+    assert run(forget.command, "--user", nobody, "--yes").exit_code == 2
+    assert stage.keys() == [made.key]
+
+
+def test_broken_off_before_the_parquet_is_anew_the_same_command_makes_it(stage, monkeypatch):
+    store = forget.ArchiveBucket(boto3.client("s3"), stage.bucket)
+    hours = Hours(HOUR, HOUR + timedelta(hours=1))
+    stage.archive(ANN)
+    stage.archive(BOB)
+    stage.load()
+    list(compact_with_duckdb(store, stale(store, hours)))
+
+    def broken_off(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forget.archive, "compact_with_duckdb", broken_off)
+        run(forget.command, "--user", "ann", "--yes", "--json")
+    assert len(stage.keys("events/")) == 1
+
+    assert run(forget.command, "--user", "ann", "--yes", "--json").exit_code == 0
+    rows = [
+        row
+        for key in stage.keys("compacted/dt=")
+        for row in parquet.read_table(BytesIO(store.read(key))).column("payload").to_pylist()
+    ]
+    assert [json.loads(row)["_id"] for row in rows] == ["b1"]
+
+
+def test_claim_checks_that_wait_are_told_of_because_what_they_name_is_gone(dead):
+    dead.archive(ANN)
+    dead.load()
+    report = json.loads(run(forget.command, "--user", "ann", "--yes", "--json").stdout)
+    assert [step.split(" #")[0].strip() for step in report["next"]] == ["python -m ops reconcile --repair"]
 
 
 def test_without_a_yes_nothing_is_touched(stage):
