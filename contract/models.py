@@ -138,7 +138,7 @@ def _reason(fault: str, path: tuple[int | str, ...], given: object) -> Reason:
 
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
 _FAULTS = {
-    "string_too_short": ("field_length", _ID_LIMITS),
+    "string_too_short": ("field_length", "not be empty"),
     "string_too_long": ("field_length", _ID_LIMITS),
     "rfc_3339": ("invalid_created_at", "be an RFC 3339 time with an offset, like 2026-11-16T08:00:00.000Z"),
     "greater_than_equal": ("out_of_range", "be 0, 1, 2 or 3"),

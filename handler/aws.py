@@ -75,7 +75,8 @@ class S3Lines:
         try:
             return self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         except ClientError as error:
-            if _code(error) in ("NoSuchKey", "NoSuchBucket"):
+            # To a role that may not list the bucket S3 says AccessDenied of a key that is gone.
+            if _code(error) in ("NoSuchKey", "NoSuchBucket", "AccessDenied"):
                 raise
             raise Unavailable(f"S3: {_code(error)}") from error
         except BotoCoreError as error:

@@ -61,7 +61,7 @@ class Request:
 
 def request_of(event: Mapping[str, Any]) -> Request:
     """Lambda's own argument, either format; raises Refused if the body is over MAX_BODY_BYTES."""
-    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    headers = {name.lower(): _sound(value) for name, value in (event.get("headers") or {}).items()}
     body = event.get("body") or ""
     if len(body) > MAX_BODY_BYTES * 2:  # base64 adds a third; do not decode what is too large anyway
         raise body_too_large()
@@ -71,6 +71,11 @@ def request_of(event: Mapping[str, Any]) -> Request:
     return Request(headers, raw)
 
 
+def _sound(value: str) -> str:
+    """What is no character (a lone surrogate) could not be kept."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+
+
 def body_too_large() -> Refused:
     detail = f"The body is larger than {MAX_BODY_BYTES} bytes: split the batch and send its parts."
     return Refused(413, "body_too_large", detail, limit=MAX_BODY_BYTES)
@@ -78,9 +83,11 @@ def body_too_large() -> Refused:
 
 def form_of(request: Request) -> Form:
     """JSON or NDJSON by content type (no header: JSON); raises Refused (415) for any other."""
-    media_type, _, parameters = (request.content_type or "application/json").lower().partition(";")
-    form = _FORMS.get(media_type.strip())
-    if form is None or ("charset" in parameters and "utf-8" not in parameters):
+    given = request.headers.get("content-type") or "application/json"
+    media_type, *parameters = [part.strip() for part in given.lower().split(";")]
+    form = _FORMS.get(media_type)
+    charsets = {part[8:].strip('"') for part in parameters if part.startswith("charset=")}
+    if form is None or not charsets <= {"utf-8"}:
         detail = "Send application/json or application/x-ndjson, in UTF-8."
         raise Refused(415, "unsupported_media_type", detail)
     if (request.content_encoding or "").strip().lower() not in ("", "identity", "gzip"):

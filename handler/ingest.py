@@ -160,6 +160,8 @@ def _publish(
         refused = outcome.refused
         if outcome.malformed:
             try:
+                if seconds_left() < STORE_SECONDS + LEAVE_SECONDS:
+                    raise Unavailable("no time left to set aside")
                 effects.set_aside_key = set_aside(ports.archive, outcome.malformed, object_key, received_at)
                 effects.set_aside = len(outcome.malformed)
             except Unavailable:

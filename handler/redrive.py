@@ -87,6 +87,8 @@ def redrive_messages(messages: list[Mapping[str, Any]], app: App, seconds_left: 
 
 def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     claim = msgspec.json.decode(body, type=ClaimCheck)
+    if seconds_left() < 2 * STORE_SECONDS:  # three tries of a read, and perhaps of a put
+        raise Unavailable("no time left")
     lines = lines_of(app.archived.body(claim.bucket, claim.key))
     records = [_record(lines[number - 1], number) for number in claim.lines]
     ends = max(seconds_left() - PATIENCE_SECONDS, STORE_SECONDS)

@@ -82,9 +82,10 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
         except InvalidEvent as error:
             batch.rejected.append(Rejected(index, None, raw, False, _brief(error.reasons)))
             continue
-        text = _named(raw if parts.compact else compact(raw), value, parts.identity)
+        sent = raw if parts.compact else compact(raw)
+        text = _named(sent, value, parts.identity)
         try:
-            event = _checked(text, value, kinds, latest)
+            event = _checked(len(sent), value, kinds, latest)
         except InvalidEvent as error:
             batch.rejected.append(Rejected(index, _event_id(value), text, True, error.reasons))
             continue
@@ -128,9 +129,10 @@ def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
     return b'%b%b"user":%b}' % (text[:-1], comma, msgspec.json.encode(identity))
 
 
-def _checked(text: bytes, value: Any, kinds: Mapping[str, Kind], latest: datetime) -> Checked:
-    if len(text) > MAX_EVENT_BYTES:
-        raise invalid("event_too_large", "", f"The event has {len(text)} bytes, over {MAX_EVENT_BYTES}.")
+def _checked(size: int, value: Any, kinds: Mapping[str, Kind], latest: datetime) -> Checked:
+    """`size` is the event's as sent: what the envelope's ids add is no fault of the phone's."""
+    if size > MAX_EVENT_BYTES:
+        raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
     if event.created_at > latest:
         raise invalid("created_at_in_future", "createdAt", "`createdAt` is more than 24 hours ahead of now.")

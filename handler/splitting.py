@@ -114,7 +114,7 @@ def _counted[T](parts: list[T]) -> list[T]:
 # --- bodies that are not strict JSON as a whole -------------------------------------------------
 
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
-_MEMBER = re.compile(rb'\s*("(?:[^"\\]++|\\.)*+")\s*:\s*(.*?)\s*', re.DOTALL)
+_MEMBER = re.compile(rb'("(?:[^"\\]++|\\.)*+")\s*+:\s*+(.*+)', re.DOTALL)
 _CLOSES = {b"[": b"]", b"{": b"}"}
 
 

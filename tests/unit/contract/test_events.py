@@ -209,6 +209,11 @@ def test_every_reason_names_its_field(change: dict[str, Any], reasons: list[tupl
     assert reasons_of(ENTER | change) == reasons
 
 
+def test_an_empty_type_is_not_told_about_the_limits_of_ids() -> None:
+    with pytest.raises(InvalidEvent, match="`type` must not be empty"):
+        check(TRIP | {"type": ""})
+
+
 def test_a_bare_location_ping_is_not_an_event() -> None:
     ping = {
         "deviceId": "d",

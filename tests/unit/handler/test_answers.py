@@ -143,6 +143,13 @@ def test_a_step_that_may_not_end_in_time_is_not_begun(phone: Phone) -> None:
     assert phone.world.calls == []
 
 
+def test_without_time_to_set_aside_a_claim_check_is_left(phone: Phone) -> None:
+    """The redrive function meets the same refusal, and has a minute."""
+    phone.world.faults = [Fault.NONE, Fault.MALFORMED]
+    assert phone.post([ENTER], remaining_ms=20_000).status == 202
+    assert phone.world.calls == ["store", "put", "leave"]
+
+
 def test_a_stream_that_refuses_does_not_hold_the_phone_for_long(phone: Phone) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 5, *[Fault.PARTLY] * 50]
     answer = phone.post([ENTER | {"_id": str(n)} for n in range(1, 40)])

@@ -174,8 +174,10 @@ def test_any_other_error_of_kinesis_is_an_outage(kinesis: tuple[Any, Stubber], c
         KinesisStream(real, "s").put(RECORDS)
 
 
-def test_an_object_that_is_gone_is_no_outage(s3: tuple[Any, Stubber]) -> None:
+@pytest.mark.parametrize("code", ["NoSuchKey", "NoSuchBucket", "AccessDenied"])
+def test_an_object_that_is_gone_is_no_outage(s3: tuple[Any, Stubber], code: str) -> None:
+    """AccessDenied is what S3 says of it to a role that may not list the bucket, as the redrive function's."""
     real, stub = s3
-    stub.add_client_error("get_object", "NoSuchKey", http_status_code=404)
+    stub.add_client_error("get_object", code, http_status_code=403 if code == "AccessDenied" else 404)
     with pytest.raises(real.exceptions.ClientError):
         S3Lines(real).body("archive", "k")
