@@ -16,8 +16,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
@@ -28,7 +28,7 @@ from consumer.change import Change, Notice, Rule, change
 from consumer.head import Entry, Head, done_item, entry_of, event_items, head_item, head_of, new_entry
 from consumer.retry import Refused
 from consumer.table import Failures, Table
-from consumer.visits import Order, Pair, Visit, content_of, order_of
+from consumer.visits import Order, Pair, Visit, content_of, counts, order_of
 from contract.events import GeofenceEvent
 
 # DynamoDB takes 400 KB an item. Ids of control characters grow sixfold in JSON: the entry is measured too.
@@ -153,7 +153,8 @@ class Store:
             job.took(news)
             return
         changed = self._change(job, added, news.superseded)
-        version = job.head.version + 1
+        through = max(order_of(event) for event in added)
+        version = job.head.version + 1 if job.head.version else _first_version(through)
         entry = new_entry(
             job.pair,
             version,
@@ -167,7 +168,6 @@ class Store:
             job.at_once = len(job.taken) // 2
             return
         visit = job.head.visit if changed.last_before == changed.last_after else changed.last_after
-        through = max(order_of(event) for event in added)
         head = Head(version, max(through, job.head.through or through), visit, text)
         try:
             won = self._table.put_version(head_item(job.pair, head), job.head.version or None)
@@ -227,16 +227,67 @@ class Store:
         if visit is None:
             return change(None, self._stored(job, first), added, superseded, self._rule)
         if visit.exited_at is not None and _end(visit) < first:
-            since = _end(visit)
+            stored = self._after(job, _end(visit))
         else:
-            since, visit = _start(visit), Visit(visit.entered_at, visit.entered_event_id)
-        stored = (event for event in self._stored(job, since) if order_of(event) > since)
+            visit, stored = self._within(job, visit, first)
         return change(visit, stored, added, superseded, self._rule)
+
+    def _within(self, job: _Job, visit: Visit, first: Order) -> tuple[Visit, Iterator[GeofenceEvent]]:
+        """The visit as it was some time before `first`, and the events that count from there on.
+
+        Of a visit longer than events are kept some of the first may have expired, and others not yet.
+        """
+        begun = Visit(visit.entered_at, visit.entered_event_id)
+        since = first[0] - MAX_SPAN - self._rule.merge_gap
+        if since <= visit.entered_at:
+            return begun, self._after(job, _start(visit))
+        seen_at = visit.last_seen_at
+        if seen_at is not None and seen_at >= since:
+            seen_at = self._seen_before(job, begun, since)
+        return replace(begun, last_seen_at=seen_at), self._open_at_first(job, since, first)
+
+    def _open_at_first(self, job: _Job, since: datetime, first: Order) -> Iterator[GeofenceEvent]:
+        """If the visit was between an exit and the enter that merged with it, then without that enter."""
+        is_first = True
+        for event in self._stored(job, (since, 0, "")):
+            if is_first and event.kind != "dwell" and counts(event, self._rule.min_confidence):
+                is_first = False
+                if event.kind == "enter" and order_of(event) < first:
+                    continue
+            yield event
+
+    def _seen_before(self, job: _Job, visit: Visit, until: datetime) -> datetime | None:
+        """The last dwell of the visit before then that is known; those between an exit and an enter are not its."""
+        seen_at = None
+        begin, end = items.order_prefix(_start(visit)), f"e#{items.timestamp(until)}"
+        marks = set()
+        for item in self._table.query(job.pk, begin, end, backwards=True):
+            key = str(item["sk"])
+            if items.is_mark(key):
+                marks.add(key)
+                continue
+            event = items.event_of(job.pair, key)
+            if seen_at is not None and event.occurred_at < seen_at - self._rule.merge_gap:
+                break
+            if items.superseded_key(key) in marks or not counts(event, self._rule.min_confidence):
+                continue
+            if event.kind == "exit":
+                seen_at = None
+            elif event.kind == "dwell":
+                seen_at = seen_at or event.occurred_at
+            elif seen_at is not None:
+                break
+        return seen_at
 
     def _visit_before(self, pk: str, order: Order) -> Visit | None:
         latest = f"v#{items.timestamp(order[0])}#{items.LAST}"
-        found = map(items.visit_of, self._table.query(pk, "v#", latest, backwards=True))
-        return next((visit for visit in found if visit and _start(visit) < order), None)
+        found = self._table.query(pk, "v#", latest, backwards=True)
+        # What expired before then may still lie there, and the visits behind it, by which it ended, may not.
+        kept = (item for item in found if int(item["expires_at"]) >= order[0].timestamp())
+        visits = (v for v in map(items.visit_of, kept) if v and _start(v) < order)
+        for _, same in groupby(visits, key=lambda visit: visit.entered_at):
+            return max(same, key=_start)
+        return None
 
     def _stored(self, job: _Job, start: Order) -> Iterator[GeofenceEvent]:
         """The events that count, from `start` on, in order."""
@@ -246,6 +297,9 @@ class Store:
             counting = (k for k in keys if items.superseded_key(k) not in keys and not items.is_mark(k))
             events = sorted((items.event_of(job.pair, key) for key in counting), key=order_of)
             yield from (event for event in events if order_of(event) >= start)
+
+    def _after(self, job: _Job, order: Order) -> Iterator[GeofenceEvent]:
+        return (event for event in self._stored(job, order) if order_of(event) > order)
 
     def _carry_out(self, jobs: Sequence[_Job]) -> None:
         """Everything that the change under way asks for, then the mark that it is done."""
@@ -292,6 +346,11 @@ def _job(pair: Pair, events: Sequence[GeofenceEvent]) -> _Job:
         sorted(least.values(), key=order_of),
         Added(repeated=repeated, outdone=outdone),
     )
+
+
+def _first_version(through: Order) -> int:
+    """Milliseconds: after a head has expired versions must not begin again below it, nor below its `done`."""
+    return int(through[0].timestamp() * 1000)
 
 
 def _sound(jobs: Sequence[_Job]) -> list[_Job]:

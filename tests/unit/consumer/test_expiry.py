@@ -1,0 +1,201 @@
+"""Items expire, each for itself and some days late; visits may last longer, and devices come back."""
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.change import Rule
+from consumer.items import KEPT_FOR, pair_key
+from consumer.store import Store
+from consumer.visits import visits_of
+
+from .fakes import FakeBus, FakeTable, Inline
+from .strategies import START, TYPES, event, events
+from .test_store import HOME, ONE_PAIR, Died, grouped, store
+
+DAY = 86400
+# DynamoDB deletes "within a few days" of the expiry, and not in order.
+DAYS_LATE = 5
+
+
+def expire(table: FakeTable, now: float, chance: random.Random) -> None:
+    epoch = START.timestamp() + now
+    for key, item in list(table.stored.items()):
+        late_by = epoch - item.get("expires_at", float("inf"))
+        if late_by >= DAYS_LATE * DAY or (late_by >= 0 and chance.random() < 0.7):
+            del table.stored[key]
+
+
+# Days that pass before some events arrive, and each event's age then.
+arrivals = st.tuples(
+    st.sampled_from([0, 1, 45, 70, 92, 95]),
+    st.lists(
+        st.tuples(st.sampled_from(list(TYPES)), st.sampled_from([0, 60, 3600, DAY, 30 * DAY, 79 * DAY])),
+        min_size=1,
+        max_size=4,
+    ),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(arrivals, min_size=1, max_size=6), st.integers(0, 10**6), st.sets(st.integers(0, 80)))
+def test_whatever_has_expired_the_visits_of_the_last_days_are_those_of_the_set(all_arrivals, seed, deaths):
+    """However long they last, and wherever a process dies: its batch comes again."""
+    table, now, sent, told = FakeTable(), 0.0, [], FakeBus()
+    chance, calls = random.Random(seed), iter(range(10**9))
+
+    def dies(_):
+        if next(calls) in deaths:
+            raise Died
+
+    for days, some in all_arrivals:
+        now += days * DAY
+        expire(table, now, chance)
+        batch = [event(kind, now - age, f"{len(sent) + n:03}") for n, (kind, age) in enumerate(some)]
+        sent += batch
+        for _ in range(99):
+            try:
+                store(table.seen_by(dies), told).add(grouped(batch))
+            except Died:
+                continue
+            break
+
+    since = START + timedelta(seconds=now - 79 * DAY)
+
+    def recent(visits):
+        seen = [
+            v if v.last_seen_at and v.last_seen_at > since else replace(v, last_seen_at=None) for v in visits
+        ]
+        return [v for v in seen if v.is_open or (v.exited_at or v.last_seen_at or v.entered_at) > since]
+
+    assert recent(table.visits(pair_key(HOME))) == recent(visits_of(sent)[HOME].visits)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(
+        st.lists(st.tuples(events(ONE_PAIR), st.integers(0, 3)), min_size=1, max_size=6),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([0, 2]),
+    st.sampled_from([-1, 30, 120]),
+)
+def test_visits_of_many_days_are_those_of_the_set(batches, min_confidence, gap):
+    """Where a late event does not read them from their start."""
+    rule = Rule(timedelta(seconds=gap), min_confidence)
+    table, told = FakeTable(), []
+    for batch in batches:
+        some = [event_days_later(e, days) for e, days in batch]
+        told += some
+        Store(table, FakeBus(), rule, Inline()).add(grouped(some))
+    expected = visits_of(told, rule.merge_gap, min_confidence)[HOME]
+    assert table.visits(pair_key(HOME)) == list(expected.visits)
+
+
+def event_days_later(e, days):
+    seconds = (e.occurred_at - START).total_seconds() + days * DAY
+    return event(
+        e.kind, seconds, e.event_id, minutes=e.duration_minutes, confidence=e.confidence, spelt=e.type[4]
+    )
+
+
+def test_a_device_that_comes_back_after_its_items_expired_is_not_told_under_lower_versions():
+    table, bus = FakeTable(), FakeBus()
+    for n in range(30):
+        store(table, bus).add({HOME: [event("enter", n * 1000), event("exit", n * 1000 + 500)]})
+    expire(table, 100 * DAY, random.Random(1))
+    assert table.stored == {}
+    store(table, bus).add({HOME: [event("enter", 100 * DAY)]})
+    versions = [notice.detail["version"] for notice in bus.told]
+    assert versions == sorted(versions)
+    assert len(set(versions)) == 31
+
+
+@pytest.mark.parametrize("left", ["done", "head", "nothing"])
+def test_what_is_left_of_an_expired_pair_does_not_pass_for_the_change_of_today(left):
+    """A process dies between its events' items: whoever comes next must not take the change for done."""
+    table, bus = FakeTable(), FakeBus()
+    store(table, bus).add({HOME: [event("enter", 0), event("exit", 600)]})
+    table.stored = {key: item for key, item in table.stored.items() if key[1] == left}
+    today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
+    seen = []
+
+    def dies_between_its_events(what):
+        seen.append(what)
+        if seen.count("put") == 4:
+            raise Died
+
+    with pytest.raises(Died):
+        store(table.seen_by(dies_between_its_events), bus).add({HOME: today})
+    store(table, bus).add({HOME: today})
+    assert [v.entered_event_id for v in table.visits(pair_key(HOME)) if v.is_open] == ["now"]
+    assert len(table.visits(pair_key(HOME))) == (2 if left == "head" else 1)
+
+
+def test_a_truck_that_stood_there_for_longer_than_events_are_kept_still_leaves():
+    table, days = FakeTable(), KEPT_FOR.days + 10
+    parked, back = event("enter", 0, "parked"), event("enter", days * DAY, "back")
+    left_late = event("exit", days * DAY - 3600, "left")
+    store(table).add({HOME: [parked]})
+    expire(table, days * DAY, random.Random(1))
+    store(table).add({HOME: [back]})
+    expire(table, (days + 1) * DAY, random.Random(1))
+    store(table).add({HOME: [left_late]})
+    assert table.visits(pair_key(HOME)) == list(visits_of([parked, back, left_late])[HOME].visits)
+
+
+def test_a_late_event_in_a_stay_of_weeks_reads_a_day_of_it():
+    table = FakeTable()
+    dwells = [event("dwell", n * 3600) for n in range(1, 60 * 24)]
+    store(table).add({HOME: [event("enter", 0, "parked"), *dwells]})
+    reads = []
+    late = event("dwell", 60 * DAY - 900, "late")
+    store(table.seen_by(reads.append)).add({HOME: [late]})
+    assert reads.count("query") < 40
+    assert table.visits(pair_key(HOME)) == list(
+        visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits
+    )
+
+
+def test_an_ended_visit_that_lies_there_after_its_successor_expired_takes_no_event():
+    table = FakeTable()
+    store(table).add({HOME: [event("enter", 0, "missed"), event("enter", 60), event("exit", 3600)]})
+    table.stored = {key: item for key, item in table.stored.items() if key[1].endswith("#missed")}
+    (lying_there,) = table.visits(pair_key(HOME))
+    store(table).add({HOME: [event("enter", 92 * DAY, "now")]})
+    store(table).add({HOME: [event("dwell", 92 * DAY - 60)]})
+    assert table.visits(pair_key(HOME)) == [
+        lying_there,
+        *visits_of([event("enter", 92 * DAY, "now")])[HOME].visits,
+    ]
+
+
+@pytest.mark.parametrize("left", ["enter", "exit"])
+def test_a_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
+    """Of each flap one event has expired and the other has not."""
+    table, last_day = FakeTable(), KEPT_FOR.days + 10
+    flaps = [
+        e
+        for day in range(1, last_day + 1)
+        for e in (event("exit", day * DAY - 7200), event("enter", day * DAY - 7140))
+    ]
+    parked = [event("enter", 0, "parked"), *flaps]
+    store(table).add({HOME: parked})
+    table.stored = {
+        key: item
+        for key, item in table.stored.items()
+        if item.get("expires_at", float("inf")) > START.timestamp() + last_day * DAY or left in key[1]
+    }
+    late = event("dwell", last_day * DAY - 3600)
+    store(table).add({HOME: [event("dwell", last_day * DAY)]})
+    store(table).add({HOME: [late]})
+    gone = event("exit", last_day * DAY - 1800, "gone")
+    store(table).add({HOME: [gone]})
+    (visit,) = table.visits(pair_key(HOME))
+    assert (visit.entered_event_id, visit.exited_event_id) == ("parked", "gone")
+    assert visit.last_seen_at == late.occurred_at
