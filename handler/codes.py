@@ -50,5 +50,22 @@ REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
         "unsupported_encoding": "Neither plain nor gzip.",
     },
 }
+# What API Gateway answers by itself (serverless/api.yml), before the function is asked.
+GATEWAY_CODES: Mapping[int, Mapping[str, str]] = {
+    403: {
+        "invalid_api_key": "No API key, or an unknown one.",
+        "access_denied": "A policy of the gateway refuses the request.",
+        "no_such_path": "Events go to POST /v1/events.",
+    },
+    429: {
+        "throttled": "The rate of this key is exceeded.",
+        "quota_exceeded": "The day's quota of this key is used up.",
+    },
+    500: {"server_error": "The gateway failed."},
+    504: {
+        "no_answer": "The function could not be asked, or failed.",
+        "no_answer_in_time": "The function did not answer in 29 s.",
+    },
+}
 NO_VALID_EVENT = "no_valid_event"  # 400
 UNAVAILABLE = "unavailable"  # 503

@@ -6,6 +6,7 @@ Not part of the functions. A test keeps both files current.
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +162,15 @@ def _operation() -> Schema:
     }
 
 
+_GATEWAY_RULES = {
+    429: "Send the identical batch later.",
+    500: "Send the identical batch again.",
+    504: "Send the identical batch again.",
+}
+
+
 def _responses() -> Schema:
     retry_after = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    gateway = {"x-given-by": "gateway"}
     responses: Schema = {
         "202": {
             "description": "At least one event was accepted, and all such are durable: delete the batch.",
@@ -172,28 +179,20 @@ def _responses() -> Schema:
         "400": _problem("Unreadable, or not one valid event: drop and report. It is kept.", "NoValidEvent"),
     }
     for status, refusals in codes.REFUSAL_CODES.items():
-        meanings = " ".join(f"`{code}`: {meaning}" for code, meaning in refusals.items())
-        responses[str(status)] = _problem(f"Nothing is stored. {meanings}", f"Refusal{status}")
-    # A 403 for a missing or unknown API key is the gateway's; LocalStack ignores the template's problem+json.
+        responses[str(status)] = _problem(f"Nothing is stored. {_meanings(refusals)}", f"Refusal{status}")
+    said = f"{responses['403']['description']} From the gateway: {_meanings(codes.GATEWAY_CODES[403])}"
+    responses["403"] = _problem(said, "Refusal403", "Gateway403")
+    # LocalStack ignores the template's problem+json.
     responses["403"]["content"]["application/json"] = {"schema": {"type": "object"}}
-    responses["403"]["description"] += " Without a known API key the gateway answers 403 by itself."
-    responses["429"] = {
-        **_problem("Throttled, or the day's quota is used up: send the identical batch later.", "Problem"),
-        "headers": retry_after,
-        **gateway,
-    }
+    for status, rule in _GATEWAY_RULES.items():
+        responses[str(status)] = {
+            **_problem(f"{_meanings(codes.GATEWAY_CODES[status])} {rule}", f"Gateway{status}"),
+            "headers": retry_after,
+            "x-given-by": "gateway",
+        }
     responses["503"] = {
         **_problem("Not stored, or not all of it: send the identical batch again.", "Unavailable"),
         "headers": {"Retry-After": {**retry_after["Retry-After"], "required": True}},
-    }
-    responses["500"] = {
-        **_problem("The gateway failed: send the same batch again.", "Problem"),
-        **gateway,
-    }
-    responses["504"] = {
-        **_problem("No answer in time: send the identical batch again.", "Problem"),
-        "headers": retry_after,
-        **gateway,
     }
     return dict(sorted(responses.items()))
 
@@ -210,13 +209,16 @@ def _schemas() -> Schema:
         **json.loads(text),
         "Error": ERROR,
         "Receipt": receipt,
-        "Problem": problem,
         "NoValidEvent": {
             "allOf": [_with_code(problem, 400, [codes.NO_VALID_EVENT]), receipt],
         },
         **{
             f"Refusal{status}": _with_code(problem, status, list(refusals))
             for status, refusals in codes.REFUSAL_CODES.items()
+        },
+        **{
+            f"Gateway{status}": _with_code(problem, status, list(answers))
+            for status, answers in codes.GATEWAY_CODES.items()
         },
         "Unavailable": _with_code(problem, 503, [codes.UNAVAILABLE]),
     }
@@ -264,9 +266,14 @@ def _with_code(problem: Schema, status: int, allowed: list[str]) -> Schema:
     return {"type": "object", "required": required, "properties": properties}
 
 
-def _problem(description: str, schema: str) -> Schema:
-    reference = {"$ref": f"#/components/schemas/{schema}"}
-    return {"description": description, "content": {"application/problem+json": {"schema": reference}}}
+def _problem(description: str, *schemas: str) -> Schema:
+    references = [{"$ref": f"#/components/schemas/{schema}"} for schema in schemas]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _meanings(meant: Mapping[str, str]) -> str:
+    return " ".join(f"`{code}`: {meaning}" for code, meaning in meant.items())
 
 
 def _header(name: str, schema: Schema, description: str) -> Schema:

@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from jsonschema import Draft202012Validator
 
 from handler import codes, openapi
 from tests.unit.handler.conftest import Phone
-from tests.unit.handler.strategies import broken_events, events
+from tests.unit.handler.fakes import Fault
+from tests.unit.handler.strategies import broken_events, events, requests
 
 ROOT = Path(openapi.__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
+RESPONSES = DOCUMENT["paths"]["/v1/events"]["post"]["responses"]
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/event.schema.json").read_text()))
 # What JSON Schema cannot say, or not so exactly.
 BEYOND_SCHEMA = {
@@ -58,10 +60,28 @@ def test_every_code_in_the_source_is_documented_and_the_other_way_round() -> Non
     assert documented == set(codes_in_source())
 
 
-def test_every_answer_is_of_a_documented_status_and_schema(new_phone: Callable[[], Phone]) -> None:
-    responses = DOCUMENT["paths"]["/v1/events"]["post"]["responses"]
-    assert set(responses) == {"202", "400", "403", "413", "415", "429", "500", "503", "504"}
-    by_gateway = {status for status, response in responses.items() if response.get("x-given-by") == "gateway"}
+@given(requests(), st.sampled_from([None, "text/plain"]), st.lists(st.sampled_from(Fault), max_size=2))
+@settings(
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_every_answer_is_of_a_documented_status_and_schema(
+    new_phone: Callable[[], Phone],
+    request: tuple[bytes, Mapping[str, str]],
+    content_type: str | None,
+    faults: list[Fault],
+) -> None:
+    phone, (body, headers) = new_phone(), request
+    phone.world.faults = list(faults)
+    answer = phone.post(body, {**headers, "Content-Type": content_type} if content_type else headers)
+    schema = RESPONSES[str(answer.status)]["content"][answer.headers["Content-Type"]]["schema"]
+    Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(answer.body)
+
+
+def test_what_the_gateway_answers_by_itself_is_marked() -> None:
+    assert set(RESPONSES) == {"202", "400", "403", "413", "415", "429", "500", "503", "504"}
+    by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
     assert by_gateway == {"429", "500", "504"}
 
 

@@ -5,7 +5,9 @@ import re
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
+from handler.codes import GATEWAY_CODES
 from ops.check import ROOT
 from tests.unit.serverless.templates import STAGES, of_type, properties, resources
 
@@ -175,9 +177,10 @@ GATEWAY_ANSWERS = {
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "INTEGRATION_FAILURE": 504,
     "INTEGRATION_TIMEOUT": 504,
-    "DEFAULT_5XX": None,
+    "DEFAULT_5XX": 500,
     "DEFAULT_4XX": None,
 }
+DOCUMENT = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text())
 
 
 @every_stage
@@ -190,10 +193,29 @@ def test_what_the_gateway_itself_answers_is_problem_json(stage):
         assert headers["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
         assert answer.get("StatusCode") == (None if status is None else str(status))
         problem = json.loads(answer["ResponseTemplates"]["application/json"])
-        assert {"type", "title", "code", "detail"} <= problem.keys()
+        assert {"type", "title", "code", "detail", "request_id"} <= problem.keys()
         assert problem.get("status") == status
-        again = status in (429, 504) or kind == "DEFAULT_5XX"
+        assert problem["request_id"] == "$context.requestId"
+        again = status in (429, 500, 504)
         assert ("gatewayresponse.header.Retry-After" in headers) == again
+
+
+@every_stage
+def test_what_the_gateway_itself_answers_is_in_the_document(stage):
+    codes = {status: set() for status in GATEWAY_ANSWERS.values() if status}
+    for answer in of_type(stage, "AWS::ApiGateway::GatewayResponse").values():
+        if status := GATEWAY_ANSWERS[answer["ResponseType"]]:
+            problem = json.loads(answer["ResponseTemplates"]["application/json"])
+            response = DOCUMENT["paths"]["/v1/events"]["post"]["responses"][str(status)]
+            schema = response["content"]["application/problem+json"]["schema"]
+            with_parts = {**schema, "components": DOCUMENT["components"]}
+            Draft202012Validator(with_parts).validate(problem)
+            assert ("gatewayresponse.header.Retry-After" in answer["ResponseParameters"]) == (
+                "Retry-After" in response.get("headers", {})
+            )
+            codes[status].add(problem["code"])
+    for status, told in codes.items():
+        assert told == set(GATEWAY_CODES.get(status, told))
 
 
 @every_stage
