@@ -210,7 +210,8 @@ class Console:
         )
 
     async def event(self, request: Request) -> Response:
-        event = self.board.recent.find(request.path_params["seq"])
+        seq = request.path_params["seq"]
+        event = self.board.recent.find(int(seq)) if _is_number(seq) else None
         if event is None:
             raise Problem(404, "The console holds no such event any more; the archive does.")
         return json(recent.whole(event, self._outputs.bucket, self._outputs.database))
@@ -292,6 +293,8 @@ class Console:
         start, end = _time(request, "from"), _time(request, "to")
         if not timedelta(0) < end - start <= replay.LONGEST:
             raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
+        if start > datetime.now(UTC):
+            raise Problem(400, "`from` has not come yet.")
         if self._replay.locked():
             raise Problem(409, "Another replay is being read; ask again.")
         async with self._replay:
@@ -408,7 +411,7 @@ class Console:
             "there": self.there,
             "pipeline": self.pipeline,
             "events": self.events,
-            "events/{seq:int}": self.event,
+            "events/{seq}": self.event,
             "where": self.where,
             "visits": self.visits,
             "daily": self.daily,
@@ -442,13 +445,17 @@ async def page(request: Request) -> Response:
     """A built file, else the page, which knows its own paths. Read anew each time: a build needs no restart."""
     path = request.path_params["path"]
     root = STATIC.resolve()
-    file = (root / path).resolve()
-    if not file.is_relative_to(root) or (not file.is_file() and "." in path.rpartition("/")[2]):
+    try:
+        file = (root / path).resolve()
+        is_file = file.is_file()
+    except (OSError, ValueError):  # too long a name, or one with a NUL in it
+        raise Problem(404, "There is no such file here.") from None
+    if not file.is_relative_to(root) or (not is_file and "." in path.rpartition("/")[2]):
         raise Problem(404, "There is no such file here.")
-    if not file.is_file():
+    if not is_file:
         file = root / "index.html"
-    if not file.is_file():
-        return HTMLResponse(NO_PAGES)
+        if not file.is_file():
+            return HTMLResponse(NO_PAGES)
     is_hashed = file.is_relative_to(root / "assets")
     return FileResponse(
         file,
@@ -473,9 +480,14 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name)
     if text is None or not text:
         return default
-    if not text.isascii() or not text.isdigit() or int(text[:20]) > most:
+    if not _is_number(text) or int(text) > most:
         raise Problem(400, f"`{name}` is a number up to {most}.")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    """Digits, and no more of them than anybody means."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
 
 
 def _time(request: Request, name: str, default: datetime | None = None) -> datetime:

@@ -39,7 +39,7 @@ class Board:
         self.pipeline = Pipeline(self.sources.why_unknown, marts_patience_s, clock)
         self.viewers = 0
         self._looked_at = 0.0
-        self._reset_at = 0.0
+        self._reset_at = 0
         self.was_reset = False
         # Devices that crossed a fence since somebody asked: their visits may have changed.
         self._crossed: dict[str, None] = {}
@@ -77,7 +77,8 @@ class Board:
         return crossed
 
     def reset(self) -> None:
-        self._reset_at = self._clock()
+        # In whole seconds, as S3 tells its times: rather one too many of the same second than one too few.
+        self._reset_at = int(self._clock())
         self.recent.forget()
         self.was_reset = True
 

@@ -5,6 +5,7 @@ What the app wrote is hostile until shown as text: nothing here trusts a shape b
 
 import base64
 import math
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeIs
@@ -89,7 +90,11 @@ def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind]
     """`kinds`: the types that are geofence events at this stage."""
     found = Read([], [], [])
     rejected = key.startswith("rejected/")
-    for number, line in enumerate(lines_of(body), 1):
+    try:
+        lines = lines_of(body)
+    except (OSError, EOFError, zlib.error):  # no gzip, so not ours either
+        return found
+    for number, line in enumerate(lines, 1):
         if rejected:
             found.events.append(_bad(key, number, line, received_at))
         else:

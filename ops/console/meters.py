@@ -16,6 +16,8 @@ class Meter:
         self.total = 0
         self.last_at: float | None = None
         self.lag_s: float | None = None
+        # What lies before was dropped with the window; a store may tell of it again.
+        self._dropped_to = 0
 
     def add(self, at: float, n: int) -> None:
         if not n:
@@ -29,12 +31,13 @@ class Meter:
         """Something was done then, though nothing of it counts."""
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
-    def put(self, counts: Mapping[int, int], since: float) -> None:
-        """What a store says of the seconds since then, in place of what was known of them."""
+    def put(self, counts: Mapping[int, int], since: int) -> None:
+        """What a store says of the whole seconds from `since` on, in place of what was known of them."""
         for second in [second for second in self._seconds if second >= since]:
             self.total -= self._seconds.pop(second)
-        self._seconds |= counts
-        self.total += sum(counts.values())
+        fresh = {second: n for second, n in counts.items() if second >= self._dropped_to}
+        self._seconds |= fresh
+        self.total += sum(fresh.values())
         if counts:
             newest = float(max(counts))
             self.last_at = newest if self.last_at is None else max(self.last_at, newest)
@@ -43,6 +46,7 @@ class Meter:
         """Oldest first; the last one is the minute under way."""
         minutes = [0] * WINDOW_MINUTES
         newest = int(now // 60)
+        self._dropped_to = (newest - WINDOW_MINUTES + 1) * 60
         gone = []
         for second, n in self._seconds.items():
             ago = newest - second // 60

@@ -4,7 +4,6 @@ The board belongs to the event loop: a worker hands over what it read, parsed, a
 """
 
 import asyncio
-import itertools
 import threading
 import time
 from collections import deque
@@ -312,15 +311,20 @@ class Reader(Worker):
 
     def _read_pending(self) -> None:
         while not self.shared.over.is_set():
+            # Taken out first: `stored` drops the oldest of those that wait.
             with self._lock:
-                some = list(itertools.islice(self._pending, self.AT_ONCE))
+                some = [self._pending.popleft() for _ in range(min(self.AT_ONCE, len(self._pending)))]
             if not some:
                 return
-            for (_, at), read in zip(some, self._readers.map(self._read, some), strict=True):
-                if read is not None:
-                    self.shared.tell(self.board.take, read, at.timestamp())
+            left = deque(some)
+            try:
+                for read in self._readers.map(self._read, some):
+                    _, at = left.popleft()
+                    if read is not None:
+                        self.shared.tell(self.board.take, read, at.timestamp())
+            finally:
                 with self._lock:
-                    self._pending.popleft()
+                    self._pending.extendleft(reversed(left))
 
     def _read(self, each: tuple[ObjectName, datetime]) -> feed.Read | None:
         """None for what is gone meanwhile."""
@@ -537,14 +541,14 @@ class WarehouseReader(Worker):
             staged = warehouse.query(
                 "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n"  # noqa: S608
                 f" FROM {database}.STAGING.STG_EVENTS WHERE scanned_at >= %s::TIMESTAMP_TZ GROUP BY 1",
-                [datetime.fromtimestamp(now - WINDOW_S, UTC).isoformat()],
+                [datetime.fromtimestamp(int(now - WINDOW_S), UTC).isoformat()],
             )
         except Refusal as refusal:
             if "missing object" not in str(refusal):
                 raise
             self.shared.tell(setattr, board.pipeline, "marts_built", False)
         else:
-            self.shared.tell(self._staged, _by_second(staged), now - WINDOW_S)
+            self.shared.tell(self._staged, _by_second(staged), int(now - WINDOW_S))
         self._known_to = now
 
     def _pipe(self, warehouse: Snowflake, name: str) -> dict[str, Any]:
@@ -561,7 +565,7 @@ class WarehouseReader(Worker):
         meter.lag_s = lag if lag is not None else meter.lag_s
         self.board.pipeline.pipes = pipes
 
-    def _staged(self, counts: dict[int, int], since: float) -> None:
+    def _staged(self, counts: dict[int, int], since: int) -> None:
         self.board.pipeline.marts_built = True
         self.board.pipeline.meters["marts"].put(counts, since)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import logs
-from ops.console.meters import WINDOW_MINUTES, Meter
+from ops.console.meters import WINDOW_MINUTES, WINDOW_S, Meter
 from ops.console.pipeline import STAGES, Pipeline
 
 BEGIN = 1_795_000_000.0
@@ -215,3 +215,14 @@ def test_what_a_store_says_of_a_time_replaces_what_was_known_of_it():
     meter.put({100: 5, 160: 5}, 0)
     meter.put({160: 7, 170: 1}, 130)
     assert (meter.total, meter.last_at, meter.first_after(100)) == (13, 170.0, 160)
+
+
+def test_no_row_is_counted_twice_as_the_hour_moves_on():
+    """The marts are asked for the whole last hour at every look."""
+    meter, asked_every_s, looks = Meter(), 7, 200
+    for look in range(looks):
+        now = BEGIN + look * asked_every_s
+        since = int(now) - WINDOW_S
+        meter.put(dict.fromkeys(range(since, int(now)), 1), since)
+        meter.per_minute(now)
+    assert meter.total == pytest.approx(WINDOW_S + (looks - 1) * asked_every_s, abs=60)

@@ -324,6 +324,15 @@ def test_what_was_received_before_a_reset_does_not_come_back(served):
     assert served.get("/api/all")["total"] == 0
 
 
+def test_what_is_posted_right_after_a_reset_is_shown_though_s3_tells_whole_seconds(served):
+    served.ask("/api/reset", "POST")
+    now = datetime.now(UTC)
+    stored = lines_object("events", [json.dumps(event(5)).encode()], now)
+    at = now.replace(microsecond=0)
+    served.tell(served.console.board.take, feed.read(stored.key, stored.body, at), at.timestamp())
+    assert served.get("/api/all")["total"] == 1
+
+
 def test_a_deployed_stage_is_not_reset():
     deployed = Served(stage="dev", live_bus=False)
     try:
@@ -348,6 +357,9 @@ def test_a_deployed_stage_is_not_reset():
         "/api/replay?from=2026-11-23T07:00Z&to=2026-11-23T06:00Z",
         "/api/where",
         "/api/daily?days=9999999999999999999999999",
+        f"/api/events?limit={'0' * 25}501",
+        f"/api/events?limit={'0' * 25}{'9' * 5000}",
+        "/api/replay?from=9999-12-31T00:00Z&to=9999-12-31T20:00Z",
     ],
 )
 def test_a_parameter_that_is_none_is_refused_in_words(served, path):
@@ -359,6 +371,9 @@ def test_a_parameter_that_is_none_is_refused_in_words(served, path):
 def test_what_is_not_there_is_not_found_and_methods_are_kept(served):
     assert served.ask("/api/nothing").status == 404
     assert served.ask("/api/trucks/nobody/trail").status == 404
+    assert served.ask(f"/api/events/{'9' * 5000}").status == 404
+    for path in ("/%00", "/a%00.js", f"/{'a' * 5000}"):  # names that no file can have
+        assert served.ask(path).status == 404
     assert served.ask("/api/reset").status == 405
     assert served.ask("/api/stage", "DELETE").status == 405
 

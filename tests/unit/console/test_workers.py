@@ -1,6 +1,7 @@
 """Each worker on its own, with a source that can be made to fail: it says why, tries again, and counts once."""
 
 import asyncio
+import gzip
 import json
 import threading
 import time
@@ -221,6 +222,55 @@ def test_what_comes_too_thick_to_be_read_is_counted_all_the_same(shared, archive
     with running(reader):
         until(lambda: counted(shared), lambda found: found == (40, 40), patience_s=5)
     assert shared.ask(lambda: shared.board.recent.held()["good"]) == 10
+
+
+def test_what_comes_while_others_are_read_is_counted_once_each(shared, archive, monkeypatch):
+    """News that push older news out of a full queue must not push out those that are being read."""
+    monkeypatch.setattr(Reader, "MAX_PENDING", 5)
+    reader, read = Reader(shared), archive.body
+
+    def read_in_a_crowd(key: str) -> bytes | None:
+        if not archive.read:
+            for n in range(20):
+                reader.stored(archive.put(f"late {n}", f"later {n}"), datetime.now(UTC))
+        return read(key)
+
+    monkeypatch.setattr(archive, "body", read_in_a_crowd)
+    for n in range(5):
+        reader.stored(archive.put(f"early {n}"), datetime.now(UTC))
+    reader._read_pending()
+    assert counted(shared) == (45, 45)
+
+
+@pytest.mark.parametrize("body", [b"by hand", b"\x1f\x8b", gzip.compress(b"{}\n")[:-9], b""])
+def test_an_object_that_is_no_gzip_stops_nothing(shared, archive, body):
+    with running(Reader(shared)) as reader:
+        assert isinstance(reader, Reader)
+        broken = archive.put("broken")
+        archive.objects[broken] = (body, NOW)
+        reader.stored(broken, NOW)
+        reader.stored(archive.put("whole"), NOW)
+        until(lambda: counted(shared)[0], lambda found: found == 1, patience_s=5)
+        assert state_of(shared, "archive")[0] != "down"
+    assert counted(shared)[0] == 1
+
+
+def test_while_the_archive_cannot_be_read_nothing_that_waits_is_lost(shared, archive, monkeypatch):
+    monkeypatch.setattr(workers, "RETRY_S", (0.02,))
+    read, refusals = archive.body, iter(range(3))
+
+    def refuse_three_times(key: str) -> bytes | None:
+        if next(refusals, None) is not None:
+            raise Refusal("could not read")
+        return read(key)
+
+    monkeypatch.setattr(archive, "body", refuse_three_times)
+    with running(Reader(shared)) as reader:
+        assert isinstance(reader, Reader)
+        for n in range(12):
+            reader.stored(archive.put(str(n)), datetime.now(UTC))
+        until(lambda: counted(shared), lambda found: found == (12, 12), patience_s=5)
+    assert counted(shared) == (12, 12)
 
 
 def test_an_object_that_is_gone_meanwhile_stops_nothing(shared, archive):
