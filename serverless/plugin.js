@@ -32,8 +32,10 @@ class MilkrunPlugin {
   refuseLocalOnRealAws() {
     if (this.serverless.service.provider.stage !== 'local') return;
     if (OFFLINE.has(this.serverless.processedInput.commands[0])) return;
-    const url = process.env.AWS_ENDPOINT_URL;
-    if (!url || !isLoopback(url)) {
+    // A service's own variable goes before the general one, and one variable puts them all out of force.
+    const { AWS_ENDPOINT_URL: url, AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: ignored, ...others } = process.env;
+    const urls = Object.keys(others).filter((name) => name.startsWith('AWS_ENDPOINT_URL_') && others[name]).map((name) => others[name]);
+    if (!url || ignored === 'true' || ![url, ...urls].every(isLoopback)) {
       this.fail('Stage "local" needs AWS_ENDPOINT_URL with a loopback address (make up sets it); for AWS name a stage: --stage dev.');
     }
   }

@@ -79,7 +79,7 @@ def _handler(stage: Stage) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            body = self._body()
             text, ids = _read(Request({name.lower(): value for name, value in self.headers.items()}, body))
             reply, ended = stage.receive(text, ids)
             if reply.hold:
@@ -99,6 +99,17 @@ def _handler(stage: Stage) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             self._say(200, stage.report())
+
+        def _body(self) -> bytes:
+            if "chunked" not in self.headers.get("transfer-encoding", "").lower():
+                return self.rfile.read(int(self.headers.get("content-length") or 0))
+            body = b""
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass  # trailers
+            return body
 
         def _say(self, status: int, answer: dict[str, Any], headers: Any = None) -> None:
             body = json.dumps(answer).encode()

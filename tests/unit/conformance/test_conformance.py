@@ -128,6 +128,18 @@ def test_an_apps_own_tests_can_choose_a_scenario_and_read_the_report() -> None:
         assert (report["scenario"], report["requests"], report["ok"]) == ("partial", 1, True)
 
 
+def test_a_body_without_its_length_is_read_to_its_end() -> None:
+    """Phones that compress while they send do not know the length: chunked, as API Gateway takes it too."""
+    with serving(Stage(), "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        body = json.dumps([an_event(), an_event()]).encode()
+        pool = urllib3.connection_from_url(url, maxsize=1, block=True)
+        for _ in range(2):
+            answer = pool.request("POST", "/v1/events", body=iter([body[:9], body[9:]]), chunked=True)
+            assert answer.json()["received"] == 2
+        assert pool.request("GET", "/report").json()["requests"] == 2
+
+
 # --- golden payloads ----------------------------------------------------------------------------
 
 

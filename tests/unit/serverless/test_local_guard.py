@@ -73,6 +73,21 @@ def test_an_endpoint_that_only_looks_like_loopback_is_refused(listener, host):
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"AWS_ENDPOINT_URL_LAMBDA": "https://lambda.us-east-1.amazonaws.com"},
+        {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_no_service_is_let_out_by_a_setting_that_goes_before(listener, setting):
+    port, calls = listener
+    done = osls("info", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", **everything_at(port) | setting)
+    assert 'Stage "local" needs AWS_ENDPOINT_URL' in done.stdout + done.stderr
+    assert calls == []
+
+
 def test_a_loopback_endpoint_is_spoken_to(listener):
     port, calls = listener
     done = osls("info", "--stage", "local", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
