@@ -28,6 +28,78 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
     return node
 
 
+def one_path(node: exp.Expr) -> exp.Expr:
+    """v['a'][0]['b'] as v:a[0].b: of a chain of indices fakesnow would put only the last one right."""
+    steps: list[exp.Expr] = []
+    inner = node
+    while isinstance(inner, exp.Bracket) and len(inner.expressions) == 1:
+        index = inner.expressions[0]
+        if not isinstance(index, exp.Literal):
+            return node
+        name = exp.JSONPathKey(this=index.name, quoted=True)
+        steps.insert(0, name if index.is_string else exp.JSONPathSubscript(this=int(index.name)))
+        inner = inner.this
+    if not any(isinstance(step, exp.JSONPathKey) for step in steps):
+        return node
+    path = exp.JSONPath(expressions=[exp.JSONPathRoot(), *steps])
+    return exp.JSONExtract(this=inner, expression=path, variant_extract=True, requires_json=True)
+
+
+WANTS_TEXT = (
+    exp.Base64Encode,
+    exp.Concat,
+    exp.ConcatWs,
+    exp.Contains,
+    exp.DPipe,
+    exp.EndsWith,
+    exp.GroupConcat,
+    exp.ILike,
+    exp.Initcap,
+    exp.Left,
+    exp.Length,
+    exp.Like,
+    exp.MD5,
+    exp.Pad,
+    exp.RegexpExtract,
+    exp.RegexpLike,
+    exp.RegexpReplace,
+    exp.Replace,
+    exp.Reverse,
+    exp.Right,
+    exp.SHA2,
+    exp.Split,
+    exp.SplitPart,
+    exp.StartsWith,
+    exp.StrPosition,
+    exp.Substring,
+    exp.ToChar,
+    exp.Trim,
+)
+COMPARES = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.In, exp.Between)
+
+
+def variant_as_text(node: exp.Expr) -> exp.Expr:
+    """v:a is JSON here, quotes and all: where Snowflake reads it as text, or compares it with text, cast it."""
+    operands = [operand for operand in node.iter_expressions() if not isinstance(operand, exp.Alias)]
+    if isinstance(node, exp.Case):
+        operands = [node.this, *(branch.this for branch in node.args["ifs"])] if node.this else []
+    elif not isinstance(node, WANTS_TEXT + COMPARES):
+        return node
+    if not isinstance(node, WANTS_TEXT) and not any(operand.is_string for operand in operands):
+        return node
+    for operand in operands:
+        if isinstance(operand.unnest(), exp.JSONExtract):
+            operand.replace(exp.cast(operand.unnest().copy(), "VARCHAR", dialect="snowflake"))
+    return node
+
+
+def refuse_typeof(statement: exp.Expr) -> None:
+    if statement.find(exp.Typeof):
+        raise snowflake.connector.errors.ProgrammingError(
+            msg="Unsupported feature of the local Snowflake: TYPEOF", errno=2, sqlstate="0A000"
+        )
+
+
 READS_THE_CLOCK_FACE = (
     exp.TsOrDsToDate,
     exp.TimestampTrunc,

@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 
 import duckdb
-from fakesnow.conn import FakeSnowflakeConnection
-from fakesnow.cursor import FakeSnowflakeCursor
+import snowflake.connector.errors
 from fakesnow.dialect import parse_one
 
 from snowpipe.local.catalog import Catalog, Location, Pipe, Stage
@@ -133,14 +132,15 @@ def target_columns(catalog: Catalog, copy: Copy) -> list[str]:
 
 
 def in_duckdb(catalog: Catalog, copy: Copy, items: list[str]) -> str:
-    """The select list through fakesnow's own translation, so that a pipe reads JSON as a query does."""
+    """The select list through a session's own translation, so that a pipe reads JSON as a query does."""
     sql = f"SELECT {', '.join(items)} FROM {BATCH}"
-    with catalog.fakesnow.cursor() as duck:
-        session = FakeSnowflakeConnection(
-            duck, {}, copy.target.database, copy.target.schema, create_database=False, create_schema=False
-        )
-        cursor = FakeSnowflakeCursor(session, duck)
-        return str(cursor._transform(parse_one(sql), None).sql(dialect="duckdb"))
+    session = catalog.fakesnow.connect(copy.target.database, copy.target.schema)
+    try:
+        return str(session.cursor()._transform(parse_one(sql), None).sql(dialect="duckdb"))
+    except snowflake.connector.errors.ProgrammingError as error:
+        raise SnowflakeError(f"{error.errno:06}", error.sqlstate or "0A000", str(error.raw_msg)) from None
+    finally:
+        session.close()
 
 
 EMPTY_BATCH = f"""CREATE TEMP TABLE {BATCH} (

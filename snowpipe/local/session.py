@@ -19,7 +19,13 @@ from fakesnow.transforms.merge import operations
 from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
-from snowpipe.local.expressions import flatten_options, refuse_local_times
+from snowpipe.local.expressions import (
+    flatten_options,
+    one_path,
+    refuse_local_times,
+    refuse_typeof,
+    variant_as_text,
+)
 from snowpipe.local.sql import hidden, quoted
 
 log = structlog.get_logger()
@@ -172,7 +178,9 @@ class LocalCursor(FakeSnowflakeCursor):
         return super()._transform_explode(expression)
 
     def _transform(self, expression: exp.Expr, params: Any) -> exp.Expr:
-        expression = expression.transform(flatten_options, copy=False)
+        for put_right in (flatten_options, one_path, variant_as_text):
+            expression = expression.transform(put_right, copy=False)
+        refuse_typeof(expression)
         refuse_local_times(expression)
         if isinstance(expression, exp.Create | exp.Drop):
             self._name_temporary(expression)

@@ -28,6 +28,19 @@ def test_a_key_may_hold_spaces_pluses_equals_signs_and_accents(loading: Warehous
     assert loading.run("SELECT file_name FROM RAW.EVENTS") == [{"FILE_NAME": key}]
 
 
+def test_a_pipe_reads_json_as_a_query_does(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.READ (second INT, said VARCHAR)")
+    warehouse.stage()
+    select = "SELECT $1['list'][1]['n'], CONCAT($1:type, '!') FROM @RAW.EVENTS_STAGE"
+    create = (
+        "CREATE PIPE RAW.READ_PIPE AUTO_INGEST = TRUE AWS_SNS_TOPIC = '{}' AS COPY INTO RAW.READ FROM ({})"
+    )
+    warehouse.run(create.format(warehouse.topic, select))
+    warehouse.put("events/a", {"type": "in", "list": [{"n": 1}, {"n": 2}]})
+    warehouse.has_rows(1, "READ")
+    assert warehouse.run("SELECT second, said FROM RAW.READ") == [{"SECOND": 2, "SAID": "in!"}]
+
+
 def test_a_bad_line_fails_the_whole_file_and_the_history_says_where(loading: Warehouse) -> None:
     loading.put("events/bad", '{"_id": 1}', '{"_id": ', '{"_id": 3}')
     fate = loading.fate("bad")

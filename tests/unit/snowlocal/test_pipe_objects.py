@@ -120,6 +120,7 @@ def test_a_pipe_selects_plain_columns_of_its_stage_only(ready: Warehouse, select
         ("COPY INTO RAW.EVENTS (payload) FROM (SELECT nope FROM @RAW.EVENTS_STAGE)", "nope"),
         ("COPY INTO RAW.EVENTS (payload) FROM (SELECT $1, $1 FROM @RAW.EVENTS_STAGE)", "does not match"),
         ("COPY INTO RAW.EVENTS FROM @RAW.EVENTS_STAGE", "one and only one column"),
+        ("COPY INTO RAW.EVENTS (payload) FROM (SELECT TYPEOF($1) FROM @RAW.EVENTS_STAGE)", "TYPEOF"),
         (f"{PLAIN} FILE_FORMAT = (FORMAT_NAME = X)", "X"),
         (f"{PLAIN} FILE_FORMAT = (TYPE = CSV)", "CSV"),
         (f"{PLAIN} FILE_FORMAT = (TYPE = JSON STRIP_NULL_VALUES = TRUE)", "STRIP_NULL_VALUES"),

@@ -148,6 +148,49 @@ def test_flatten_outer_keeps_rows_with_nothing_in_them(numbers: Warehouse) -> No
     assert [row["N"] for row in numbers.run(sql.format(outer=""))] == [1]
 
 
+EVENT = """{"type": "in", "n": 1, "gone": null, "a.b": 5, "o": {"list": [10, 20, {"k": "v"}, [30, 40]]}}"""
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("v['o']['list'][2]['k']::VARCHAR", "v"),
+        ("v['o']['list'][1]::INT", 20),
+        ("v['o']['list'][3][1]::INT", 40),
+        ("v:o['list'][2]:k::VARCHAR", "v"),
+        ("v['a.b']::INT", 5),
+        ("v:type = 'in'", True),
+        ("v['type'] <> 'out'", True),
+        ("(v:type) IN ('in', 'out')", True),
+        ("v:type NOT IN ('in')", False),
+        ("v:type BETWEEN 'im' AND 'io'", True),
+        ("v:type LIKE 'i%'", True),
+        ("v:type LIKE ANY ('x', 'in')", True),
+        ("v:type ILIKE 'I_'", True),
+        ("STARTSWITH(v:type, 'i')", True),
+        ("CASE v:type WHEN 'in' THEN 7 END", 7),
+        ("v:type || '!'", "in!"),
+        ("CONCAT(v:type, '-', v:n)", "in-1"),
+        ("v:gone || 'x'", None),
+        ("LENGTH(v:type)", 2),
+        ("MD5(v:type) = MD5('in')", True),
+        ("SUBSTR(v:type, 1, 1)", "i"),
+        ("TO_VARCHAR(v:type)", "in"),
+        ("v:n = 1", True),
+        ("v:n IN (1, 2)", True),
+        ("v:gone = 'x'", None),
+    ],
+)
+def test_a_variant_is_text_where_text_is_wanted(numbers: Warehouse, expression: str, value: object) -> None:
+    """Snowflake casts; DuckDB would compare and join the JSON with its quotes."""
+    ((row,)) = numbers.run(f"SELECT {expression} AS X FROM (SELECT PARSE_JSON('{EVENT}') AS v)")
+    assert row["X"] == value
+
+
+def test_typeof_would_always_say_json_and_is_refused(numbers: Warehouse) -> None:
+    assert "TYPEOF" in numbers.refused("SELECT TYPEOF(PARSE_JSON('1'))")
+
+
 @pytest.mark.parametrize("option", ["RECURSIVE => TRUE", "PATH => 'a'", "MODE => 'ARRAY'"])
 def test_flatten_options_that_would_be_overlooked_are_refused(numbers: Warehouse, option: str) -> None:
     sql = f"SELECT value FROM TABLE(FLATTEN(INPUT => PARSE_JSON('[1]'), {option}))"
