@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
+from ops.stack import console as guest
 from ops.stack import logs, status
 from ops.stack.faults import StackError
 from ops.stack.settings import Settings
@@ -74,7 +75,12 @@ def _run(options: argparse.Namespace, stack: Stack, console: Console) -> int:
                 console.print(
                     f"The stack is up, after {time.monotonic() - began:.1f} s: {settings.outputs_file}"
                 )
-                console.print(f"Look at it: {settings.console_url}")
+                if stack.processes.alive(guest.NAME):
+                    console.print(f"Look at it: {settings.console_url}")
+                else:
+                    console.print(
+                        f"[yellow]Without the console: port {settings.console_port} is in use by another program."
+                    )
         case "console":
             print(stack.console())  # noqa: T201
         case "stop":

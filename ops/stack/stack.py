@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from ops.outputs import Outputs
 from ops.stack import console, deploy, localstack, snowflake
@@ -70,6 +71,7 @@ class Stack:
         """
         parts = [only] if only else list(SERVERS)
         with self._alone():
+            self._refuse_another_port()
             if only and self._runs(parts):
                 return
             if self.is_up():
@@ -103,6 +105,7 @@ class Stack:
     def console(self) -> str:
         """The address of the stack's console, which answers by then."""
         with self._alone():
+            self._refuse_another_port()
             if not self.is_up():
                 raise StackError("No stack is running here. Run: make up")
             process = console.launch(self.settings, self.processes)
@@ -125,6 +128,18 @@ class Stack:
 
     def _runs(self, parts: list[str]) -> bool:
         return all(self.processes.alive(part) and SERVERS[part].is_ready(self.settings) for part in parts)
+
+    def _refuse_another_port(self) -> None:
+        """Whoever forgot MILKRUN_PORT, or wanted a second stack, must not lose the one that is there."""
+        try:
+            port = urlsplit(json.loads(self.settings.outputs_file.read_text())["aws_endpoint_url"]).port
+        except (OSError, ValueError, KeyError):
+            return
+        if port != self.settings.port and any(self.processes.alive(part) for part in SERVERS):
+            raise StackError(
+                f"The stack in {self.settings.folder} runs on port {port}. Say MILKRUN_PORT={port} to go on"
+                " with it, `make down` to end it, or MILKRUN_LOCAL=<folder> too for a second one beside it."
+            )
 
     def _clear(self) -> None:
         """Nothing runs afterwards; nothing is left of AWS, nor of a warehouse that was never finished."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ops.polling import until
-from ops.stack import console, deploy, stack
+from ops.stack import cli, console, deploy, stack
 from ops.stack.faults import StackError
 from ops.stack.stack import Stack
 from tests.unit.ops.test_outputs import FILE
@@ -25,7 +25,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     )
     monkeypatch.setattr(deploy, "deploy_functions", lambda *_: None)
     monkeypatch.setattr(deploy, "apply_ddl", lambda *_: None)
-    monkeypatch.setattr(deploy, "outputs", lambda _: FILE)
+    monkeypatch.setattr(deploy, "outputs", lambda of: FILE | {"aws_endpoint_url": of.endpoint_url})
     base = next(base for base in iter(free_base, None) if console._is_free(base + 2))
     environment = {**os.environ, "MILKRUN_LOCAL": str(tmp_path / "stack"), "MILKRUN_PORT": str(base)}
     with Stack.of(environment) as made:
@@ -56,11 +56,13 @@ def test_a_kill_leaves_the_stack_as_it_is_and_up_brings_it_back(up):
     assert process(up).pid != killed.pid
 
 
-def test_who_has_its_port_keeps_nobody_from_a_stack(up):
+def test_who_has_its_port_keeps_nobody_from_a_stack(up, capsys):
     up.processes.end(process(up))
+    environment = {"MILKRUN_LOCAL": str(up.settings.folder), "MILKRUN_PORT": str(up.settings.port)}
     with socket.create_server(("127.0.0.1", up.settings.console_port)):
-        up.up()
+        assert cli.main(["up"], {**os.environ, **environment}) == 0
         assert up.is_up()
+        assert f"Without the console: port {up.settings.console_port} is in use" in capsys.readouterr().err
         with pytest.raises(StackError, match="in use by another program"):
             up.console()
 

@@ -82,7 +82,7 @@ def deploys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
     monkeypatch.setattr(deploy, "deploy_functions", lambda *_: done.append("functions"))
     monkeypatch.setattr(deploy, "apply_ddl", lambda *_: done.append("warehouse"))
-    monkeypatch.setattr(deploy, "outputs", lambda _: {"endpoint": "somewhere"})
+    monkeypatch.setattr(deploy, "outputs", lambda of: {"aws_endpoint_url": of.endpoint_url})
     monkeypatch.setattr(console, "launch", lambda *_: None)
     return done
 
@@ -98,7 +98,8 @@ def test_up_again_does_nothing_until_the_sources_change(trial_stack, server, dep
     trial_stack.up()
     trial_stack.up()
     assert (server.launched, deploys) == (1, ["functions", "warehouse"])
-    assert json.loads(trial_stack.settings.outputs_file.read_text()) == {"endpoint": "somewhere"}
+    outputs = json.loads(trial_stack.settings.outputs_file.read_text())
+    assert outputs == {"aws_endpoint_url": trial_stack.settings.endpoint_url}
     monkeypatch.setattr(deploy, "fingerprint", lambda _: "other")
     trial_stack.up()
     assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
@@ -141,6 +142,30 @@ def test_a_part_that_died_brings_up_a_new_stack(trial_stack, server, deploys):
     trial_stack.up()
     assert trial_stack.is_up()
     assert deploys == ["functions", "warehouse"] * 2
+
+
+@pytest.mark.parametrize("command", ["up", "console"])
+def test_a_stack_that_runs_elsewhere_is_not_ended_for_a_port_that_was_forgotten(
+    environment, capsys, trial_stack, server, deploys, command
+):
+    trial_stack.up()
+    line = told(environment | {"MILKRUN_PORT": str(free_base())}, capsys, command)
+    assert line.startswith(
+        f"The stack in {trial_stack.settings.folder} runs on port {trial_stack.settings.port}"
+    )
+    assert f"MILKRUN_PORT={trial_stack.settings.port}" in line
+    assert trial_stack.is_up()
+
+
+def test_a_stack_is_ended_from_any_port(environment, trial_stack, server, deploys):
+    trial_stack.up()
+    Stack.of(environment | {"MILKRUN_PORT": str(free_base())}).down()
+    assert not server.is_ready(trial_stack.settings)
+    trial_stack.up()
+    trial_stack.processes.end_all()  # killed: its port stands in outputs.json, and nobody is there
+    moved = Stack.of(environment | {"MILKRUN_PORT": str(free_base())})
+    moved.up()
+    assert moved.is_up()
 
 
 def test_stop_keeps_the_warehouse_and_down_keeps_nothing(trial_stack, server, deploys):
