@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -247,14 +247,17 @@ class Store:
         return replace(begun, last_seen_at=seen_at), self._open_at_first(job, since, first)
 
     def _open_at_first(self, job: _Job, since: datetime, first: Order) -> Iterator[GeofenceEvent]:
-        """If the visit was between an exit and the enter that merged with it, then without that enter."""
-        is_first = True
-        for event in self._stored(job, (since, 0, "")):
-            if is_first and event.kind != "dwell" and counts(event, self._rule.min_confidence):
-                is_first = False
-                if event.kind == "enter" and order_of(event) < first:
-                    continue
-            yield event
+        """If the visit was between an exit and the enter that merged with it, then from behind that enter on."""
+        stored = self._stored(job, (since, 0, ""))
+        passed: list[GeofenceEvent] = []
+        for event in stored:
+            crosses = event.kind != "dwell" and counts(event, self._rule.min_confidence)
+            if crosses and event.kind == "enter" and order_of(event) < first:
+                return stored
+            passed.append(event)
+            if crosses or order_of(event) >= first:
+                break
+        return chain(passed, stored)
 
     def _seen_before(self, job: _Job, visit: Visit, until: datetime) -> datetime | None:
         """The last dwell of the visit before then that is known; those between an exit and an enter are not its."""

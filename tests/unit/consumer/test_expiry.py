@@ -199,3 +199,30 @@ def test_a_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
     (visit,) = table.visits(pair_key(HOME))
     assert (visit.entered_event_id, visit.exited_event_id) == ("parked", "gone")
     assert visit.last_seen_at == late.occurred_at
+
+
+@pytest.mark.parametrize("seconds", [-90, -30, 0, 30, 90])
+def test_a_flap_at_the_moment_from_which_a_late_event_reads_is_still_a_flap(seconds):
+    late = event("exit", 3 * DAY, "late")
+    since = 2 * DAY - 120 + seconds
+    some = [
+        event("enter", 0, "parked"),
+        event("exit", since - 30),
+        event("dwell", since),
+        event("enter", since + 30),
+    ]
+    table = FakeTable()
+    store(table).add({HOME: [*some, event("dwell", 4 * DAY)]})
+    store(table).add({HOME: [late]})
+    expected = visits_of([*some, event("dwell", 4 * DAY), late])[HOME].visits
+    assert table.visits(pair_key(HOME)) == list(expected)
+
+
+def test_of_visits_that_began_at_once_the_last_by_id_takes_what_comes_days_later():
+    """Their keys are not in the order of their ids: `#` is stored as `%23`."""
+    some = [event("enter", 0, "a#"), event("enter", 0, "a$")]
+    table = FakeTable()
+    store(table).add({HOME: [*some, event("enter", 5 * DAY, "next")]})
+    store(table).add({HOME: [event("exit", 3 * DAY, "late")]})
+    expected = visits_of([*some, event("enter", 5 * DAY, "next"), event("exit", 3 * DAY, "late")])
+    assert table.visits(pair_key(HOME)) == list(expected[HOME].visits)
