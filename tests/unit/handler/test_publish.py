@@ -94,6 +94,10 @@ def test_calls_keep_to_the_limits_of_putrecords() -> None:
     publish(records(*map(str, range(9)), size=large - 1), stream, lambda: 1.0, no_pause)
     assert [len(call) for call in stream.calls] == [4, 4, 1]
 
+    stream = ScriptedStream({})
+    publish(records(*map(str, range(9)), size=large), stream, lambda: 1.0, no_pause)
+    assert [len(call) for call in stream.calls] == [3, 3, 3], "the key counts too"
+
 
 def test_pauses_grow_are_jittered_and_stay_short() -> None:
     pauses: list[float] = []

@@ -143,6 +143,17 @@ def test_a_claim_check_is_hidden_for_six_times_as_long_as_its_function_may_take(
 
 
 @every_stage
+def test_no_more_claim_checks_are_received_than_there_are_places_for(stage):
+    # A message that Lambda received and found no place for has used up one of its tries.
+    [mapping] = [
+        m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "ScalingConfig" in m
+    ]
+    places = properties(stage, "RedriveLambdaFunction")["ReservedConcurrentExecutions"]
+    assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["RedriveQueue", "Arn"]}
+    assert mapping["ScalingConfig"]["MaximumConcurrency"] <= places
+
+
+@every_stage
 def test_the_api_wants_a_key_and_limits_each(stage):
     [method] = [m for m in of_type(stage, "AWS::ApiGateway::Method").values() if m["HttpMethod"] == "POST"]
     assert method["ApiKeyRequired"] is True
