@@ -14,7 +14,7 @@ help: ## print this help
 
 demo: setup ## start everything, send a morning of rounds (EVENTS=FILE: that file), check every number
 	@$(PY) -m ops.stack up
-	@$(PY) -m ops demo $(if $(EVENTS),--events '$(EVENTS)')
+	@$(PY) -m ops demo $(if $(EVENTS),--events "$$EVENTS")
 
 up: setup ## start everything and leave it running; writes .local/outputs.json
 	@$(PY) -m ops.stack up

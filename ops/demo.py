@@ -27,6 +27,7 @@ from ops.send import Client, judged, new_run_id, percentile, posts_of_file, read
 from ops.stack import status
 from ops.stack.stack import Stack
 from ops.watch import Watch
+from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
 # LocalStack serves no more than 10 to 15 requests a second, however many are under way.
@@ -272,6 +273,8 @@ def _lines_in(file: Path, bars: Progress) -> int:
     task = bars.add_task("reading", total=None)
     total = sum(1 for _ in read_lines(file))
     bars.remove_task(task)
+    if not total:
+        raise Refusal(f"{file} holds no events")
     return total
 
 

@@ -12,6 +12,7 @@ import random
 import secrets
 import threading
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ from handler.sift import sift
 from handler.splitting import Parts
 from ops import rounds, terminal
 from ops.rounds import Plan, Planned, Post
+from snowpipe.refusal import Refusal
 
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
@@ -176,16 +178,22 @@ def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of an NDJSON file, plain or gzip; empty ones left out, bytes that are not UTF-8 kept."""
+    """The lines of an NDJSON file, plain or gzip; empty ones left out, bytes that are not UTF-8 kept.
+
+    Refusal where its gzip is damaged or cut short.
+    """
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         # GzipFile reads members that were put one after another, as archives of logs often are.
         lines = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
-        for line in lines:
-            text = line.strip(b"\r\n \t")
-            if text:
-                yield text.decode("utf-8", "surrogateescape")
+        try:
+            for line in lines:
+                text = line.strip(b"\r\n \t")
+                if text:
+                    yield text.decode("utf-8", "surrogateescape")
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise Refusal(f"{path} cannot be read to its end: {error}") from None
 
 
 def unjudged(text: str) -> Planned:

@@ -18,7 +18,7 @@ is_python() { # version such as 3.13, program
 }
 
 find_python() { # a python3.13 on PATH may be a pyenv shim that only complains, so each one is tried
-  local version=$1 candidate uv pyenv_root=${PYENV_ROOT:-$HOME/.pyenv}
+  local version=$1 candidate uv pyenv_root=${PYENV_ROOT:-${HOME:-}/.pyenv}
   for candidate in "python$version" python3 python "$pyenv_root/versions/$version".*/bin/"python$version"; do
     if is_python "$version" "$candidate"; then command -v "$candidate"; return; fi
   done

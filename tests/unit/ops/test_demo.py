@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from ops.ledger import Ledger
 from ops.outputs import Outputs
 from ops.rounds import Plan, posts
 from ops.send import Delivery, judged
+from snowpipe.refusal import Refusal
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC), trucks=1, invalid=0)
 
@@ -98,3 +100,10 @@ def test_a_line_that_is_not_utf_8_is_rejected_and_sent_as_it_is() -> None:
     assert planned.code == "not_json"
     post = replace(next(posts(PLAN)), events=(planned,), form="ndjson")
     assert post.body() == b'{"_id":"\xff"}'
+
+
+@pytest.mark.parametrize("body", [b"", b"\n \n"])
+def test_a_file_without_events_is_refused_rather_than_ticked(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / "nothing").write_bytes(body)
+    with pytest.raises(Refusal, match="holds no events"):
+        demo._lines_in(tmp_path / "nothing", Progress(disable=True))

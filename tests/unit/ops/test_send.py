@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from ops.send import (
     send,
     until_events,
 )
+from snowpipe.refusal import Refusal
 
 NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
 
@@ -226,6 +228,16 @@ def test_a_file_is_read_plain_or_gzip_with_odd_lines_as_they_are(
     [only] = posts_of_file(file, gzipped=False)
     assert only.body() == b'{"_id":"a"}\n{"_id":"\xff"}\nnot json'
     assert len(list(read_lines(file))) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: packed[:30] + b"?" * 40])
+def test_a_file_whose_gzip_is_damaged_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    file = tmp_path / "events.gz"
+    file.write_bytes(damage(gzip.compress(random.Random(1).randbytes(900))))
+    with pytest.raises(Refusal, match=r"events\.gz cannot be read to its end"):
+        list(read_lines(file))
 
 
 def test_a_file_is_cut_by_number_and_by_size(tmp_path: Path) -> None:

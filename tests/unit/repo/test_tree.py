@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,20 @@ def test_nothing_python_lies_directly_in_localstack() -> None:
 
 def test_the_lock_file_names_no_registry() -> None:
     assert '"resolved"' not in (ROOT / "package-lock.json").read_text()
+
+
+def test_a_file_for_the_demo_may_have_any_name(tmp_path: Path) -> None:
+    """What make would run, run with a Python that says how it was called."""
+    (tmp_path / "ops").mkdir()
+    for program in ("ops/setup.sh", "python"):
+        (tmp_path / program).write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')
+        (tmp_path / program).chmod(0o755)
+    name = "../it's 7 o'clock; \"rounds\".ndjson"
+    told = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", "demo", f"EVENTS={name}", "PY=./python"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert told.splitlines()[-2:] == ["[--events]", f"[{name}]"]

@@ -47,8 +47,8 @@ class Tree:
         digest = hashlib.sha256(b"".join((self.root / name).read_bytes() for name in inputs)).hexdigest()[:16]
         (self.root / program.split("/", maxsplit=1)[0] / ".made-from").write_text(digest + "\n")
 
-    def setup(self, *names: str) -> tuple[int, list[str]]:
-        environment = {"PATH": str(self.programs), "HOME": str(self.root)}
+    def setup(self, *names: str, home: bool = True) -> tuple[int, list[str]]:
+        environment = {"PATH": str(self.programs)} | ({"HOME": str(self.root)} if home else {})
         done = subprocess.run(
             [self.root / "ops" / "setup.sh", *names],
             capture_output=True,
@@ -73,6 +73,12 @@ def test_a_python_too_old_is_told_with_what_to_install(tree):
     assert line.startswith(
         "setup: Python 3.13 is needed and was not found (python3 is Python 3.11.2). Install it:"
     )
+
+
+def test_without_a_home_python_is_looked_for_all_the_same(tree):
+    status, [line] = tree.setup("main", home=False)
+    assert status == 1
+    assert line.startswith("setup: Python 3.13 is needed and was not found")
 
 
 @pytest.mark.parametrize("where", ["programs", ".pyenv/versions/3.13.0/bin", "elsewhere"])
