@@ -10,28 +10,27 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import msgspec
 import typer
 
 from consumer import items
 from consumer.table import DynamoTable, Table
 from consumer.visits import Pair
 from contract import logs
-from contract.events import Fence, Kind
-from contract.objects import lines_of, object_name
+from contract.events import Fence, Kind, instant
+from contract.objects import object_name
 from handler.aws import KinesisStream
 from ops import terminal
 from ops.ledger import CONSUMED_FOR
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.replay import Pace, lines_again
-from ops.stores import geofence_kinds, log_lines
+from ops.stores import event_id_in, geofence_kinds, log_days, log_lines, readable_lines
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.cli import Stage
@@ -63,9 +62,10 @@ SELECT kind, key, lines, COALESCE(rows, 0) FROM (
         WHEN archived_at IS NULL THEN 'not_in_s3'
         WHEN rows IS NULL THEN 'not_loaded'
         WHEN rows != lines THEN 'rows_differ'
-        WHEN logged_at IS NULL THEN 'not_logged'
+        WHEN logged_at IS NULL AND hour >= :log THEN 'not_logged'
     END AS kind
     FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at
+        AND (archived_at IS NOT NULL OR hour >= CASE prefix WHEN 'events' THEN :events ELSE :rejected END)
 )
 WHERE kind IS NOT NULL ORDER BY key
 """
@@ -78,6 +78,9 @@ SELECT hour, prefix,
 FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at GROUP BY hour, prefix ORDER BY hour
 """
 
+# How long the bucket keeps objects (serverless/storage.yml): what is gone by then is not lost.
+KEPT_DAYS = {"events": 400, "rejected": 90}
+
 MEANINGS = {
     "not_archived": "accepted, and not in S3",
     "not_in_s3": "rows of an object that is in neither the log nor S3",
@@ -87,6 +90,28 @@ MEANINGS = {
     "not_consumed": "archived, and not in the visits table",
 }
 MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The first hour of which each still tells everything; "" for all hours."""
+
+    log: str = ""
+    events: str = ""
+    rejected: str = ""
+
+    @staticmethod
+    def at(now: datetime, log_days: int | None) -> "Reach":
+        """`log_days` None: the log is kept for ever."""
+        kept = {prefix: _hour(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
+        return Reach(_hour(now - timedelta(days=log_days)) if log_days else "", **kept)
+
+
+def _hour(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%HZ}"
+
+
+EVER = Reach()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +143,7 @@ class Found:
     differences: list[Difference] = field(default_factory=list)
     more: int = 0
     in_flight: int = 0
+    log_reaches: str = ""
     crossings: Crossings = field(default_factory=Crossings)
 
     @property
@@ -185,10 +211,10 @@ class Books:
         for key, value in values:
             name = object_name(key)
             if name is not None and self.start <= name.hour < self.end:
-                yield key, name.prefix, f"{name.hour:%Y-%m-%dT%HZ}", name.lines, value
+                yield key, name.prefix, _hour(name.hour), name.lines, value
 
-    def differences(self, at: datetime) -> Iterator[Difference]:
-        for kind, key, lines, rows in self._db.execute(_DIFFERENCES, {"at": at.timestamp()}):
+    def differences(self, at: datetime, reach: Reach = EVER) -> Iterator[Difference]:
+        for kind, key, lines, rows in self._db.execute(_DIFFERENCES, {"at": at.timestamp(), **asdict(reach)}):
             yield Difference(kind, key, lines, rows)
 
     def hours(self, at: datetime) -> list[dict[str, Any]]:
@@ -245,7 +271,9 @@ class Reconciler:
             self._read(books)
             found.hours = books.hours(settled_at)
             found.in_flight = books.in_flight(settled_at)
-            for difference in books.differences(settled_at):
+            reach = Reach.at(datetime.now(UTC), log_days(self._outputs, self._stage, "ingest"))
+            found.log_reaches = reach.log if reach.log > _hour(first) else ""
+            for difference in books.differences(settled_at, reach):
                 found.add(self._closer(difference))
             for first_key, last_key in books.spans(settled_at):
                 self._crossings(first_key, last_key, found)
@@ -302,8 +330,8 @@ class Reconciler:
         sql = f"SELECT DISTINCT file_row_number AS n FROM {raw} WHERE file_name = %s"  # noqa: S608
         there = {int(row["n"]) for row in self._warehouse.query(sql, [difference.key])}
         missing = tuple(
-            str(msgspec.json.decode(line)["_id"])
-            for number, line in enumerate(lines_of(body), 1)
+            event_id_in(line) or f"line {number}"
+            for number, line in enumerate(readable_lines(body) or (), 1)
             if number not in there
         )
         return Difference(
@@ -311,19 +339,26 @@ class Reconciler:
         )
 
     def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
-        """Look up in the visits table every geofence event of the objects between these keys."""
+        """Look up in the visits table every geofence event of the objects between these keys.
+
+        Too old is what the consumer leaves out now: no replay could bring it, and its item runs out.
+        """
+        oldest = datetime.now(UTC) - CONSUMED_FOR
         wanted: dict[tuple[str, str], list[Difference]] = {}
         for row in self._geofence_rows(first_key, last_key):
             found.crossings.archived += 1
-            occurred_at = datetime.fromisoformat(row["created_at"])
-            if row["received_at"].replace(tzinfo=UTC) - occurred_at > CONSUMED_FOR:
-                found.crossings.too_old += 1
-                continue
-            pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))
-            where = (items.pair_key(pair), items.id_key(row["event_id"]))
             named = Difference(
-                "not_consumed", row["file_name"], line=int(row["line"]), events=(row["event_id"],)
+                "not_consumed", row["file_name"], line=int(row["line"]), events=(str(row["event_id"]),)
             )
+            try:
+                if instant(row["created_at"]) < oldest:
+                    found.crossings.too_old += 1
+                    continue
+                pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))
+                where = (items.pair_key(pair), items.id_key(row["event_id"]))
+            except (ValueError, TypeError, AttributeError):
+                found.add(named)  # not of the handler: somebody else wrote it to the archive
+                continue
             wanted.setdefault(where, []).append(named)
         with ThreadPoolExecutor(4) as readers:
             table: Table = DynamoTable(self._outputs.aws("dynamodb"), self._outputs.visits_table, readers)
@@ -339,13 +374,13 @@ class Reconciler:
     def _geofence_rows(self, first_key: str, last_key: str) -> Sequence[Mapping[str, Any]]:
         types = ", ".join(["%s"] * len(self.kinds))
         sql = f"""
-            SELECT file_name, MIN(file_row_number) AS line, MIN(file_modified_at) AS received_at,
+            SELECT file_name, MIN(file_row_number) AS line,
                 payload:_id::VARCHAR AS event_id, payload:createdAt::VARCHAR AS created_at,
                 COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
                 payload:geofence.tag::VARCHAR AS tag, payload:geofence.externalId::VARCHAR AS external_id
             FROM {self._outputs.database}.RAW.EVENTS
             WHERE file_name BETWEEN %s AND %s AND payload:type::VARCHAR IN ({types})
-            GROUP BY 1, 4, 5, 6, 7, 8
+            GROUP BY 1, 3, 4, 5, 6, 7
         """  # noqa: S608
         return self._warehouse.query(sql, [first_key, last_key, *self.kinds])
 
@@ -493,12 +528,15 @@ def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
                 "differences": named,
                 "more_differences": found.more,
                 "in_flight": found.in_flight,
+                "log_reaches": found.log_reaches or None,
                 "repaired": repaired,
             }
         )
         return
     terminal.show_rows(found.hours, False)
     terminal.show({"geofence events": geofence, "objects under way, left out": found.in_flight}, False)
+    if found.log_reaches:
+        terminal.out.print(f"before {found.log_reaches} the log is gone: what was accepted is not known")
     if repaired:
         terminal.show_rows(repaired, False, title="Repaired")
     for kind, meaning in MEANINGS.items():

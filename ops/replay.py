@@ -24,19 +24,20 @@ import typer
 import yaml
 
 from contract.events import GEOFENCE_KINDS, InvalidEvent, Kind, check, parse_json
-from contract.objects import lines_of, object_name
+from contract.objects import object_name
 from handler.aws import KinesisStream
 from handler.publish import publish
 from handler.sift import Record
 from ops import set_aside, terminal
 from ops.ledger import CONSUMED_FOR
 from ops.stack.settings import ROOT
-from ops.stores import geofence_kinds
+from ops.stores import geofence_kinds, readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
 LABEL = "milkrun_replay"
 ON_FAILURE = "aws/lambda/"
+EVER = datetime.min.replace(tzinfo=UTC)
 RECORDS_AT_ONCE = 100
 # What the stream refuses for so long is not sent now: the replay stops there and can be gone on with.
 STREAM_PATIENCE_S = 30.0
@@ -49,8 +50,8 @@ _TOO_OLD = (
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which archived events: received between two times (by the hour), or under a prefix of keys; and of them
-    those of these types and devices, or of all."""
+    """Which archived events: received between two times (by the hour), of them those under a prefix of keys,
+    of these types and of these devices, or all."""
 
     start: datetime
     end: datetime
@@ -67,7 +68,7 @@ class Selection:
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
         """In the order of keys, hour by hour. Refusal at one so old that the consumer would leave it out."""
-        oldest = now - CONSUMED_FOR
+        oldest, first = now - CONSUMED_FOR, self.start.replace(minute=0, second=0, microsecond=0)
         if not self.prefix and self.start < oldest:
             raise Refusal(_TOO_OLD)
         found = (
@@ -77,17 +78,29 @@ class Selection:
             name = object_name(each.key)
             if name is None or name.prefix != "events":
                 continue
+            if not first <= name.hour <= self.end:
+                continue
             if name.hour < oldest:
                 raise Refusal(_TOO_OLD)
             yield each.key
 
-    def records_in(self, body: bytes, label: str) -> Iterator[Record]:
-        """The geofence events of an object that are meant, as they go to the stream."""
-        for number, line in enumerate(lines_of(body), 1):
-            event = parse_json(line)
-            if event.get("type") not in self.kinds:
+    def records_in(
+        self, lines: Iterable[bytes], label: str, odd: Callable[[int], object] = lambda _: None
+    ) -> Iterator[Record]:
+        """The geofence events of an object that are meant, as they go to the stream.
+
+        `odd` hears of lines that are no event, or not the geofence event that this stage takes them for.
+        """
+        kinds = tuple(self.kinds)  # a type that is none of them may be no string, and not hashable
+        for number, line in enumerate(lines, 1):
+            try:
+                event = parse_json(line)
+                if isinstance(event, dict) and event.get("type") not in kinds:
+                    continue
+                device = check(event, self.kinds).device_id
+            except InvalidEvent:
+                odd(number)
                 continue
-            device = check(event, self.kinds).device_id
             if self.types and event["type"] not in self.types:
                 continue
             if device and (not self.devices or device in self.devices):
@@ -108,6 +121,7 @@ class Done:
     sent: int = 0
     by_type: Counter[str] = field(default_factory=Counter)
     last_key: str = ""
+    unreadable: list[str] = field(default_factory=list)  # objects, and lines of objects
 
 
 class Progress:
@@ -172,7 +186,12 @@ def replay(
         body = archive.body(key)
         if body is None:  # gone since it was listed: a lifecycle rule, or `forget`
             continue
-        records = list(selection.records_in(body, label))
+        lines = readable_lines(body)
+        if lines is None:
+            done.unreadable.append(key)
+        odd: list[int] = []
+        records = list(selection.records_in(lines or (), label, odd.append))
+        done.unreadable += (f"{key} line {number}" for number in odd)
         if stream is not None:
             put_all(records, stream, pace)
         done.objects += 1
@@ -211,12 +230,13 @@ def lines_again(
     numbers: dict[str, set[int]] = {}
     for key, number in lines:
         numbers.setdefault(key, set()).add(number)
-    everything = Selection(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), kinds=kinds)
+    everything = Selection(EVER, datetime.max.replace(tzinfo=UTC), kinds=kinds)
     count = 0
     for key, wanted in numbers.items():
         body = archive.body(key)
         if body is not None:
-            records = (r for r in everything.records_in(body, label) if r.line in wanted)
+            records = everything.records_in(readable_lines(body) or (), label)
+            records = (record for record in records if record.line in wanted)
             count += put_all(records, stream, pace)
     return count
 
@@ -317,9 +337,16 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send geofence events through the consumer again: archived ones, set aside ones, or given up batches."""
+    """Send geofence events through the consumer again: archived ones, set aside ones, or given up batches.
+
+    Exit 1 if something of the archive could not be read; it is named, and the rest is sent.
+    """
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
         raise typer.BadParameter("give --from (or --prefix), --set-aside or --on-failure")
+    if (aside or on_failure) and (type_ or device):
+        raise typer.BadParameter("--type and --device choose among archived events only")
+    if to_file and not aside:
+        raise typer.BadParameter("--to-file goes with --set-aside")
     outputs = terminal.outputs_of(context, stage)
     archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.aws("kinesis")
     stream = KinesisStream(kinesis, outputs.stream)
@@ -332,6 +359,8 @@ def command(
                 stream=outputs.stream,
                 what=aside,
                 to_file=to_file,
+                dry_run=dry_run,
+                pace=Pace(rate).wait_for,
             ),
             as_json,
         )
@@ -342,7 +371,7 @@ def command(
         terminal.show(replay_given_up(archive, None if dry_run else stream, label, Pace(rate)), as_json)
         return
     kinds = geofence_kinds(outputs, stage)
-    chosen = Selection(start or now, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)
+    chosen = Selection(start or EVER, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)
     folder = ROOT / context.obj.get("MILKRUN_LOCAL", ".local") / "replay"
     progress = Progress(folder / f"{stage}-{chosen.digest}.json", chosen.start)
     after = "" if restart or dry_run else progress.last_key()
@@ -377,9 +406,13 @@ def command(
         "sent": 0 if dry_run else done.sent,
         "by_type": dict(done.by_type),
     }
+    if done.unreadable:
+        facts["unreadable"] = done.unreadable
     if dry_run:
         facts |= {"would_send": done.sent, "seconds": round(done.sent / rate, 1), "dollars": price_of(done)}
     terminal.show(facts, as_json)
+    if done.unreadable:
+        raise typer.Exit(1)
 
 
 def price_of(done: Done) -> float:

@@ -1,8 +1,9 @@
 """`python -m ops set-aside` and `ops replay --set-aside`: what can never succeed, looked at, repaired, sent again."""
 
 import json
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from consumer.retry import insist
 from contract.objects import lines_of, object_name
 from ops import terminal
+from snowpipe.refusal import Refusal
 
 PREFIX = "set-aside/"
 RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords takes 10 MiB, and ours are far smaller
@@ -46,15 +48,23 @@ def set_aside(s3: Any, bucket: str, what: str) -> Iterator[Aside]:
     is_prefix = what.startswith(PREFIX)
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=what if is_prefix else PREFIX)
     for key in (found["Key"] for page in pages for found in page.get("Contents", ())):
-        lines = lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-        for number, line in enumerate(lines, 1):
-            aside = _aside(key, number, line)
+        try:
+            lines = lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+            found = [_aside(key, number, line) for number, line in enumerate(lines, 1)]
+        except s3.exceptions.NoSuchKey:  # gone since it was listed
+            continue
+        except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
+            terminal.fail(f"{key} cannot be read: {error}")
+            continue
+        for aside in found:
             if is_prefix or what in aside.codes:
                 yield aside
 
 
-def put_back(kinesis: Any, stream: str, records: Iterable[Aside]) -> int:
-    """Put each on the stream as it was. Raises the first failure that lasts; all again is harmless."""
+def put_back(
+    kinesis: Any, stream: str, records: Iterable[Aside], pace: Callable[[int], object] = lambda _: None
+) -> int:
+    """Put each on the stream as it was. Refusal where something is not taken; all again is harmless."""
 
     def put(some: Any) -> list[int]:
         answer = kinesis.put_records(
@@ -65,9 +75,10 @@ def put_back(kinesis: Any, stream: str, records: Iterable[Aside]) -> int:
 
     count = 0
     for some in batched(records, RECORDS_A_REQUEST, strict=False):
+        pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in insist(put, numbered).values():
-            raise failure
+            raise Refusal(f"sent {count}, then the stream did not take one: {failure}")
         count += len(some)
     return count
 
@@ -82,7 +93,15 @@ def write(path: Path, records: Iterable[Aside]) -> int:
 
 
 def replay(
-    s3: Any, kinesis: Any, *, bucket: str, stream: str, what: str, to_file: Path | None = None
+    s3: Any,
+    kinesis: Any,
+    *,
+    bucket: str,
+    stream: str,
+    what: str,
+    to_file: Path | None = None,
+    dry_run: bool = False,
+    pace: Callable[[int], object] = lambda _: None,
 ) -> dict[str, object]:
     """Put all that `what` names back on the stream, or into `to_file` instead; tells how many by reason."""
     by_code: Counter[str] = Counter()
@@ -92,10 +111,13 @@ def replay(
             by_code.update(record.codes)
             yield record
 
+    if dry_run:
+        found = sum(1 for _ in counted())
+        return {"found": found, "written": 0, "sent": 0, "by_reason": dict(by_code)}
     if to_file:
         written = write(to_file, counted())
         return {"found": written, "written": written, "sent": 0, "by_reason": dict(by_code)}
-    sent = put_back(kinesis, stream, counted())
+    sent = put_back(kinesis, stream, counted(), pace)
     return {"found": sent, "written": 0, "sent": sent, "by_reason": dict(by_code)}
 
 
@@ -182,7 +204,7 @@ def _device_in(data: bytes) -> str:
     try:
         event = json.loads(data)
         found = event.get("user", {}).get("deviceId") or event.get("deviceId")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
     return found[:128] if isinstance(found, str) else ""
 
@@ -190,5 +212,5 @@ def _device_in(data: bytes) -> str:
 def _line(data: bytes) -> bytes:
     try:
         return msgspec.json.format(data, indent=-1)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return msgspec.json.encode(data.decode(errors="replace"))

@@ -1,6 +1,7 @@
 """Reading what lies in each store, for whoever checks or follows events: S3, Kinesis, DynamoDB, Snowflake."""
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import batched
@@ -47,6 +48,14 @@ def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
     return lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
+def readable_lines(body: bytes) -> list[bytes] | None:
+    """None for what is no gzip, or half of one: others may write to the bucket, and disks fail."""
+    try:
+        return lines_of(body)
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
 def event_id_of(line: bytes) -> str:
     """Of a line of `events/`: strict JSON with an `_id`."""
     return str(json.loads(line)["_id"])
@@ -56,7 +65,7 @@ def event_id_in(data: bytes) -> str | None:
     """Of whatever lies on the stream: other producers write there too, and what they write may be no event."""
     try:
         return event_id_of(data)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -146,6 +155,13 @@ def log_lines(
             continue
         if line.get("event") == name:
             yield datetime.fromtimestamp(found["timestamp"] / 1000, UTC), line
+
+
+def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
+    """For how many days a function's log is kept; None: for ever."""
+    name = f"/aws/lambda/milkrun-{stage}-{function}"
+    groups = outputs.aws("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+    return next((group.get("retentionInDays") for group in groups if group["logGroupName"] == name), None)
 
 
 def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> Iterator[str]:

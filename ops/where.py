@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import batched, chain
 from typing import Annotated, Any
 
 import typer
@@ -17,17 +18,27 @@ from consumer import items
 from consumer.table import DynamoTable
 from consumer.visits import pair_of
 from contract import logs
-from contract.events import GeofenceEvent, geofence_event
-from contract.objects import lines_of, object_name
+from contract.events import GeofenceEvent, InvalidEvent, geofence_event
+from contract.objects import object_name
 from ops import terminal
 from ops.outputs import Outputs
 from ops.replay import LABEL
-from ops.stores import event_id_in, geofence_kinds, log_lines, stream_records, table_stays, utc
+from ops.stores import (
+    event_id_in,
+    geofence_kinds,
+    log_lines,
+    readable_lines,
+    stream_records,
+    table_stays,
+    utc,
+)
 from snowpipe.archive import Archive
 from snowpipe.warehouse import Warehouse
 
 # How far behind its arrival in S3 an event is looked for on the stream: redriven ones come late.
 STREAM_REACH = timedelta(hours=1)
+# How far behind it an event that was not consumed is looked for among what was set aside.
+SET_ASIDE_REACH = timedelta(hours=24)
 # How far behind it a line of a function's log is looked for.
 LOG_REACH = timedelta(minutes=10)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
@@ -94,28 +105,40 @@ class Finder:
 
     def _text(self, key: str, number: int) -> bytes:
         """b"" where the object is gone: a lifecycle rule, or `forget`."""
-        body = self._archive.body(key)
-        lines = lines_of(body) if body else []
+        lines = self._lines(key, self._archive.body(key))
         return lines[number - 1] if number <= len(lines) else b""
 
+    def _lines(self, key: str, body: bytes | None) -> Sequence[bytes]:
+        lines = readable_lines(body) if body else ()
+        if lines is None:
+            self.searched.append(f"{key}, which cannot be read")
+        return lines or ()
+
     def _archived_lines(
-        self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]
+        self,
+        event_id: str,
+        start: datetime,
+        end: datetime,
+        told: Callable[[int], None] = lambda _: None,
+        prefixes: Sequence[str] = ("events/", "rejected/", "set-aside/"),
     ) -> list[Line]:
         """Read every object of these hours; an id is looked for as text before anything is parsed."""
         found: list[Line] = []
         needle = json.dumps(event_id, ensure_ascii=False).encode()
-        for prefix in ("events/", "rejected/", "set-aside/"):
+        for prefix in prefixes:
             keys = [each.key for each in self._archive.received(prefix, start, end)]
             self.searched.append(
                 f"{len(keys)} objects of {prefix} from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
             )
             with ThreadPoolExecutor(8) as readers:
-                for key, body in zip(keys, readers.map(self._archive.body, keys), strict=True):
+                # Some at a time: what has been read and not looked at yet is in memory.
+                bodies = chain.from_iterable(
+                    readers.map(self._archive.body, some) for some in batched(keys, 256, strict=False)
+                )
+                for key, body in zip(keys, bodies, strict=True):
                     told(1)
-                    if body is None:
-                        continue
-                    for number, text in enumerate(lines_of(body), 1):
-                        if needle in text and _is_of(text, prefix, event_id):
+                    for number, text in enumerate(self._lines(key, body), 1):
+                        if _may_hold(text, needle) and _is_of(text, prefix, event_id):
                             found.append(Line(key, number, text))
         return found
 
@@ -194,8 +217,12 @@ class Finder:
         """What became of a geofence event behind the archive: the stream, the consumer, the visit."""
         if not text or json.loads(text).get("type") not in self._kinds:
             return
-        event = geofence_event(text, self._kinds)
-        published = list(self._published(event, lines))
+        try:
+            event = geofence_event(text, self._kinds)
+        except InvalidEvent:  # archived before the stage took such events for geofence events
+            return
+        since = min(filter(None, (self._received_at(line.key) for line in lines)), default=None)
+        published = list(self._published(event, since)) if since else []
         yield from published
         with ThreadPoolExecutor(2) as readers:
             table = DynamoTable(self._outputs.aws("dynamodb"), self._outputs.visits_table, readers)
@@ -214,6 +241,10 @@ class Finder:
                     yield Step(
                         "in a visit", None, {"entered_at": stay.entered_at, "exited_at": stay.exited_at}
                     )
+        if not known and since:
+            to = min(datetime.now(UTC), since + SET_ASIDE_REACH)
+            for line in self._archived_lines(event_id, since, to, prefixes=["set-aside/"]):
+                yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
         """When the batch with the first of these records was done, by the consumer's canonical line."""
@@ -227,10 +258,7 @@ class Finder:
                 return at
         return None
 
-    def _published(self, event: GeofenceEvent, lines: Sequence[Line]) -> Iterator[Step]:
-        since = min(filter(None, (self._received_at(line.key) for line in lines)), default=None)
-        if since is None:
-            return
+    def _published(self, event: GeofenceEvent, since: datetime) -> Iterator[Step]:
         to = min(datetime.now(UTC), since + STREAM_REACH)
         self.searched.append(f"{self._outputs.stream} from {since:%H:%M:%SZ} to {to:%H:%M:%SZ}")
         seen = False
@@ -239,7 +267,7 @@ class Finder:
             self._outputs.aws("kinesis"), self._outputs.stream, since - timedelta(seconds=2), to
         )
         for record in records:
-            if needle not in record.data or event_id_in(record.data) != event.event_id:
+            if not _may_hold(record.data, needle) or event_id_in(record.data) != event.event_id:
                 continue
             seen = True
             replayed = json.loads(record.data).get(LABEL)
@@ -280,19 +308,25 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
     return list(unique.values())
 
 
+def _may_hold(text: bytes, needle: bytes) -> bool:
+    """Quick to rule a line out before it is parsed; escapes or base64 could hide the needle."""
+    return needle in text or b"\\" in text or b"_base64" in text
+
+
 def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
     """Whether an archived line is this event's, and not one that only names its id."""
+    if prefix == "events/":
+        return event_id_in(text) == event_id
     try:
         line = json.loads(text)
-    except ValueError:
+        if prefix == "rejected/":
+            return bool(line.get("event_id") == event_id)
+        held = line.get("event")
+        if isinstance(held, dict):
+            return bool(held.get("_id") == event_id)
+        return event_id_in(base64.b64decode(line.get("record_base64", ""))) == event_id
+    except (ValueError, AttributeError, TypeError, RecursionError):  # nothing of ours
         return False
-    if prefix == "events/":
-        return bool(line.get("_id") == event_id)
-    if prefix == "rejected/":
-        return bool(line.get("event_id") == event_id)
-    if "event" in line:
-        return bool(line["event"].get("_id") == event_id)
-    return event_id_in(base64.b64decode(line.get("record_base64", ""))) == event_id
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
@@ -306,7 +340,7 @@ def _covers(line: Mapping[str, Any], number: int) -> bool:
 
 def _time(text: str) -> datetime | None:
     try:
-        return utc(datetime.fromisoformat(text))
+        return utc(datetime.fromisoformat(text.upper()))  # RFC 3339 allows small t and z
     except ValueError:
         return None
 

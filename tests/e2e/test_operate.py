@@ -18,8 +18,8 @@ import pytest
 
 from consumer import items
 from consumer.visits import Pair
-from contract.events import Fence
-from contract.objects import lines_object
+from contract.events import Fence, Reason
+from contract.objects import lines_object, set_aside_line
 from ops.stack.settings import ROOT
 from tests.e2e.faults import FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
@@ -202,6 +202,7 @@ def test_a_geofence_event_that_the_consumer_lost_is_named_and_sent_again(
     pipeline: Pipeline, device: str
 ) -> None:
     enter, exit_ = round_trip(device, [FARM], MORNING)
+    enter["createdAt"] = enter["createdAt"].lower()  # RFC 3339 allows it, and Python's parser does not
     key = posted(pipeline, enter, exit_)
     [visit] = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
     eventually(lambda: pipeline.raw_rows(exit_["_id"]))
@@ -412,6 +413,26 @@ def test_a_rejected_events_reasons_are_told(pipeline: Pipeline, device: str) -> 
     steps = {step["what"]: step for step in pipeline.ops("where", bad["_id"], "--json").result["steps"]}
     assert "invalid_created_at" in steps["rejected"]["detail"]["reasons"]
     assert steps["archived"]["detail"]["key"] == key
+
+
+def test_an_event_that_the_consumer_set_aside_is_found_there_with_the_reason(
+    pipeline: Pipeline, device: str
+) -> None:
+    enter = crossing(device, "enter", MORNING)
+    posted(pipeline, enter)
+    eventually(lambda: pipeline.raw_rows(enter["_id"]) and pipeline.visits_of(device))
+    forget_pair(pipeline, Pair(device, FARM))
+    line = set_aside_line([Reason("odd_one", "x", "This one is odd.")], json.dumps(enter).encode(), {})
+    aside = lines_object("set-aside", [line], datetime.now(UTC))
+    s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
+    s3.put_object(Bucket=bucket, Key=aside.key, Body=aside.body)
+    try:
+        steps = {step["what"]: step for step in pipeline.ops("where", enter["_id"], "--json").result["steps"]}
+        assert "not consumed" in steps
+        assert "odd_one x: This one is odd." in steps["set aside"]["detail"]["reasons"]
+    finally:
+        s3.delete_object(Bucket=bucket, Key=aside.key)
+        pipeline.ops(*RECONCILE, "--repair")
 
 
 def test_an_event_that_is_not_loaded_is_found_in_the_archive(pipeline: Pipeline, device: str) -> None:

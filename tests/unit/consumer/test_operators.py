@@ -166,3 +166,25 @@ def test_purging_one_reason_keeps_an_object_that_holds_another_too(aws, tmp_path
     assert purged.exit_code == 1
     assert len(json.loads(purged.stdout)["kept_for_other_records"]) == 1
     assert len(json.loads(attempt(environment, "set-aside", "--json").stdout)) == 2
+
+
+def test_a_dry_run_counts_what_was_set_aside_and_sends_nothing(aws, tmp_path):
+    consume(b"\xff")
+    found = json.loads(
+        run(outputs(aws, tmp_path), "replay", "--set-aside", "set-aside/", "--dry-run", "--json")
+    )
+    assert (found["found"], found["sent"], stream_of(aws)) == (1, 0, [])
+
+
+def test_what_cannot_be_read_under_set_aside_hides_nothing_else(aws, tmp_path):
+    consume(b"[" * 100_000, b"\xff")
+    for name in ("readme.txt", "dt=2026-11-16/hh=08/torn.ndjson.gz"):
+        aws.client("s3").put_object(Bucket=aws.bucket, Key=f"set-aside/{name}", Body=b"\x1f\x8bno gzip")
+    environment = outputs(aws, tmp_path)
+    look = attempt(environment, "set-aside", "--json")
+    assert look.exit_code == 1
+    assert [row["bytes"] for row in json.loads(look.stdout)] == [100_000, 1]
+    assert "readme.txt cannot be read" in look.stderr
+    file = tmp_path / "repair.ndjson"
+    run(environment, "replay", "--set-aside", "set-aside/", "--to-file", str(file))
+    assert len(file.read_text().splitlines()) == 2

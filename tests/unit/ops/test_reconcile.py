@@ -1,5 +1,6 @@
 """Sets of objects side by side: each way in which they can differ has its name, and memory stays bounded."""
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from contract.objects import ObjectName
-from ops.reconcile import LINES_A_QUERY, MAX_NAMED, Books, Difference, Found
+from ops.reconcile import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach
+from ops.stack.settings import ROOT
 
 HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)
 LATER = HOUR + timedelta(hours=1)
@@ -112,6 +114,32 @@ def test_what_forget_has_not_done_with_is_still_named(books: Books) -> None:
     enter(books, logged=[lost], archived=[], loaded={})
     books.rewritten({old: new})
     assert ("not_archived", lost) in [(d.kind, d.key) for d in books.differences(LATER)]
+
+
+def test_what_the_log_and_the_bucket_keep_no_longer_is_not_called_lost(books: Books) -> None:
+    archived, expired, reject = key(1), key(2), key(3, 4, "rejected")
+    enter(books, logged=[], archived=[archived], loaded={archived: 20, expired: 20, reject: 4})
+    assert {d.kind for d in books.differences(LATER)} == {"not_logged", "not_in_s3"}
+
+    def kinds(after: timedelta, log: int | None) -> set[tuple[str, str]]:
+        reach = Reach.at(HOUR + after, log)
+        return {(d.kind, d.key) for d in books.differences(LATER, reach)}
+
+    everything = {("not_logged", archived), ("not_in_s3", expired), ("not_in_s3", reject)}
+    assert kinds(timedelta(days=30), 30) == everything  # that hour is just still whole
+    assert kinds(timedelta(days=30, hours=1), 30) == everything - {("not_logged", archived)}
+    assert kinds(timedelta(days=90), None) == everything
+    assert kinds(timedelta(days=90, hours=1), None) == everything - {("not_in_s3", reject)}
+    assert kinds(timedelta(days=400, hours=1), 400) == set()
+    # What still lies there is compared, however old it is.
+    books.loaded([(archived, 19)])
+    assert kinds(timedelta(days=380), 30) == {("rows_differ", archived), ("not_in_s3", expired)}
+
+
+def test_objects_are_thought_to_be_kept_as_long_as_the_template_says() -> None:
+    text = (ROOT / "serverless" / "storage.yml").read_text()
+    found = re.findall(r"Id: (events|rejected), Status: Enabled, Prefix: \w+/, ExpirationInDays: (\d+)", text)
+    assert {prefix: int(days) for prefix, days in found} == KEPT_DAYS
 
 
 def test_no_more_differences_are_kept_than_can_be_read() -> None:

@@ -17,6 +17,7 @@ from handler.publish import Unavailable
 from handler.sift import Record
 from ops import replay as replaying
 from ops.replay import (
+    EVER,
     LABEL,
     Done,
     Pace,
@@ -125,7 +126,10 @@ def test_an_event_that_has_such_a_field_of_its_own_is_sent_as_it_is() -> None:
         (Selection(NOW, NOW, types=frozenset({"user.exited_geofence"})), ["e3"]),
         (Selection(NOW - timedelta(hours=9), NOW - timedelta(hours=9)), []),
         (Selection(NOW, NOW, prefix="events/"), ["e1", "e2", "e3"]),
+        (Selection(EVER, NOW, prefix="events/"), ["e1", "e2", "e3"]),
         (Selection(NOW, NOW, prefix="events/dt=1999"), []),
+        (Selection(NOW + timedelta(hours=1), NOW + timedelta(hours=2), prefix="events/"), []),
+        (Selection(EVER, NOW - timedelta(hours=1), prefix="events/"), []),
     ],
 )
 def test_only_what_is_selected_is_sent(selection: Selection, ids: list[str]) -> None:
@@ -181,7 +185,7 @@ def test_what_the_consumer_would_leave_out_is_refused_and_the_rebuild_named() ->
     with pytest.raises(Refusal, match="full-refresh"):
         replay(archive([line(1)]), FakeStream(), Selection(NOW - timedelta(days=81), NOW), label="r")
     old = lines_object("events", [line(1)], NOW - timedelta(days=81))
-    by_prefix = Selection(NOW, NOW, prefix="events/")
+    by_prefix = Selection(EVER, NOW, prefix="events/")
     with pytest.raises(Refusal, match="80 days"):
         replay(FakeArchive({old.key: old.body}), FakeStream(), by_prefix, label="r")
 
@@ -194,6 +198,22 @@ def test_an_object_that_went_meanwhile_is_passed_over() -> None:
     objects.received = lambda *_: iter(listed)  # type: ignore[method-assign]
     del objects.bodies[gone]
     assert replay(objects, stream, EVERYTHING, label="r").objects == 1
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_sent() -> None:
+    deep = b"[" * 5000 + b"]" * 5000
+    no_fence = line(7).replace(b'"geofence"', b'"x"')
+    odd_type = line(8).replace(b'"user.entered_geofence"', b"[1]")
+    objects = archive([line(1)], [b"oops", line(2), deep, b"[]", no_fence, odd_type])
+    whole, mixed = objects.bodies
+    corrupt = archive([line(3)])
+    [torn] = corrupt.bodies
+    objects.bodies[torn] = corrupt.bodies[torn][:-12]
+    stream = FakeStream()
+    done = replay(objects, stream, EVERYTHING, label="r")
+    assert sorted(json.loads(r.data)["_id"] for r in stream.taken) == ["e1", "e2"]
+    assert sorted(done.unreadable) == sorted([torn, *(f"{mixed} line {n}" for n in (1, 3, 4, 5))])
+    assert lines_again(objects, FakeStream(), [(torn, 1), (mixed, 2), (whole, 1)], "r", Pace(1e9)) == 2
 
 
 def test_refused_records_are_sent_again() -> None:

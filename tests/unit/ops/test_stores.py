@@ -10,7 +10,9 @@ from contract.events import GEOFENCE_KINDS
 from ops.stores import StreamRecord, event_ids_among, geofence_kinds, rule
 
 
-@pytest.mark.parametrize("poison", [b"\xff\xfe", b"not json", b"[]", b"7", b"null", b"{}", b""])
+@pytest.mark.parametrize(
+    "poison", [b"\xff\xfe", b"not json", b"[]", b"7", b"null", b"{}", b"", b"[" * 100_000]
+)
 def test_what_is_no_event_on_the_stream_hides_none_that_is(poison: bytes) -> None:
     ours = [json.dumps({"_id": name}).encode() for name in ("a", "b")]
     at = datetime.now(UTC)
