@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pytest
 import typer
@@ -148,3 +149,23 @@ def test_the_command_prints_a_table_and_the_same_as_json():
     table = run("--events-per-day", "1000000", "--batch", "20")
     assert f"${found['usd_a_month']:,.2f} a month" in table
     assert "function URL instead" in table
+
+
+def numbers_of(page: str, row: str) -> list[float]:
+    [line] = [line for line in page.splitlines() if line.startswith(f"| {row}")]
+    return [float(cell.strip(" *").replace(",", "")) for cell in line.split("|")[2:-1]]
+
+
+def test_the_page_on_scale_says_what_the_bill_says() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "scale.md").read_text()
+    rates, batches = (1_000, 100_000, 1_000_000), (20, 20, 100)
+    loads = [Load(rate * 86_400, batch) for rate, batch in zip(rates, batches, strict=True)]
+    # CPU is measured anew by each bench; it is a small part.
+    assert numbers_of(page, "**a month**") == pytest.approx(
+        [total(load, Prices()) for load in loads], rel=0.02
+    )
+    units = [
+        rate * load.geofence_share * load.work.write_units_event
+        for rate, load in zip(rates, loads, strict=True)
+    ]
+    assert numbers_of(page, "DynamoDB write units") == units
