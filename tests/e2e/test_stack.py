@@ -31,7 +31,9 @@ ROLE = "arn:aws:iam::000000000000:role/trial"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    stack = Stack.of({**os.environ, "MILKRUN_LOCAL": str(folder), "MILKRUN_PORT": "4766"})
+    # Next to the other tests' stack, clear of `make faults` and `make soak`, which may run beside these.
+    port = int(os.environ.get("MILKRUN_PORT", "4666")) + 50
+    stack = Stack.of({**os.environ, "MILKRUN_LOCAL": str(folder), "MILKRUN_PORT": str(port)})
     stack.up(only="localstack")
     yield stack
     stack.down()
@@ -140,6 +142,12 @@ def test_an_invocations_lines_are_in_cloudwatch_and_in_the_functions_file(stack,
     assert said[1] == "the word is quark"
     assert said[-1].startswith("REPORT RequestId: ")
     assert "the word is quark" in (stack.settings.lambda_log_folder / f"{name}.log").read_text()
+
+
+def test_a_log_file_that_cannot_be_written_costs_no_answer(stack, aws, deploy):
+    name = deploy("def handler(request, context): return 'done'")
+    (stack.settings.lambda_log_folder / f"{name}.log").mkdir()  # as little to be written to as a full disk
+    assert call(aws, name)[0] == "done"
 
 
 def test_of_twenty_conditional_writes_at_once_exactly_one_wins(aws):

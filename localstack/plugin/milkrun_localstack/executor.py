@@ -1,5 +1,6 @@
 """LocalStack's view of a sandbox: its assignment service makes one executor for each concurrent request."""
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import ClassVar, override
@@ -73,7 +74,8 @@ class ProcessExecutor(RuntimeExecutor):
     def _keep(self, logs: str) -> None:
         """For people: a file for each function, as text, which outlives LocalStack and its CloudWatch."""
         path = self.log_folder / f"{self.function_version.id.function_name}.log"
-        with self._writing:
+        # A full disk must not take back what the function has done and answered.
+        with self._writing, contextlib.suppress(OSError):
             if path.exists() and path.stat().st_size > MAX_LOG_FILE_BYTES:
                 path.replace(path.with_suffix(".1.log"))
             with path.open("a", encoding="utf-8") as file:
