@@ -2,18 +2,27 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import duckdb
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.events import GEOFENCE_KINDS
 from contract.objects import object_name
+from handler import publish
+from handler.ingest import LEAVE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Effects, Sender, ingest
+from handler.publish import Unavailable
+from handler.sift import sift
+from handler.splitting import Parts
 from snowpipe.local.files import FileFormat, read
+from tests.unit.contract.test_events import ENTER
+from tests.unit.contract.test_objects import AT
 from tests.unit.handler.conftest import Answer, Phone
 from tests.unit.handler.fakes import Fault, World
-from tests.unit.handler.strategies import events, lists, requests
+from tests.unit.handler.strategies import broken_events, events, lists, requests
 
 modestly = settings(
     deadline=None,
@@ -111,6 +120,67 @@ def test_no_failure_at_any_call_breaks_a_promise(
     holds(phone.world, answer)
     assert len(phone.world.keys("events")) <= 1
     assert len(phone.world.keys("rejected")) <= 1
+
+
+def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
+    """Ingest where each call takes its longest: it ends while there is time to answer."""
+    longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "leave": LEAVE_SECONDS}
+
+    def seconds_left() -> float:
+        return seconds - sum(longest[call] for call in world.calls)
+
+    batch = sift(Parts([json.dumps(event).encode() for event in events], {}), "json", GEOFENCE_KINDS, AT)
+    sender = Sender("request-1", None, None)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)
+            ingest(
+                batch,
+                world.ports(),
+                sender=sender,
+                received_at=AT,
+                seconds_left=seconds_left,
+                effects=Effects(),
+            )
+    finally:
+        assert seconds_left() >= 0, world.calls
+
+
+@modestly
+@given(
+    st.lists(st.one_of(events(), broken_events()), min_size=1, max_size=4),
+    st.lists(st.sampled_from(Fault), max_size=6),
+    st.floats(0, 27.5),
+)
+def test_if_each_call_takes_its_longest_the_answer_still_comes_in_time(
+    given: list[Any], faults: list[Fault], seconds: float
+) -> None:
+    with suppress(Unavailable, RuntimeError):
+        in_time(World(faults), given, seconds)
+
+
+class OnlyTheStream(World):
+    """What is not the stream works."""
+
+    def next_fault(self, call: str) -> Fault:
+        if call == "put":
+            return super().next_fault(call)
+        self.calls.append(call)
+        return Fault.NONE
+
+
+@modestly
+@given(
+    st.integers(1, 4),
+    st.lists(st.sampled_from([Fault.BEFORE, Fault.AFTER, Fault.PARTLY, Fault.MALFORMED]), max_size=6),
+    st.floats(STORE_SECONDS + LEAVE_SECONDS, 27.5),
+)
+def test_a_slow_stream_leaves_time_for_a_claim_check(
+    number: int, faults: list[Fault], seconds: float
+) -> None:
+    world = OnlyTheStream(faults)
+    in_time(world, [ENTER | {"_id": str(n)} for n in range(number)], seconds)
+    assert geofence_lines(world) <= world.promised()
 
 
 def holds(world: World, answer: Answer) -> None:
