@@ -8,6 +8,7 @@ import "maplibre-gl/dist/maplibre-gl.css";
 
 import {
   AttributionControl,
+  type ExpressionSpecification,
   type GeoJSONSource,
   LngLatBounds,
   Map as MapLibre,
@@ -79,6 +80,14 @@ const FONT = ["system-ui", "sans-serif"];
 type Features = GeoJSON.FeatureCollection;
 const NOTHING: Features = { type: "FeatureCollection", features: [] };
 
+/** A phone's id may be of 128 characters: its beginning is enough on a map, the list beside it has it whole. */
+const label = (name: string): ExpressionSpecification => [
+  "case",
+  [">", ["length", ["get", name]], 24],
+  ["concat", ["slice", ["get", name], 0, 23], "…"],
+  ["get", name],
+];
+
 const point = (at: Position, properties: Record<string, unknown>): GeoJSON.Feature => ({
   type: "Feature",
   properties,
@@ -99,7 +108,7 @@ function truckLayer(id: string, chosen: boolean, colours: Palette): SymbolLayerS
       "icon-allow-overlap": true,
       "icon-ignore-placement": true,
       "symbol-sort-key": ["get", "rank"],
-      "text-field": ["get", "id"],
+      "text-field": label("id"),
       "text-font": FONT,
       "text-size": chosen ? 12 : 11,
       "text-anchor": "left",
@@ -184,7 +193,7 @@ function layers(colours: Palette): StyleSpecification["layers"] {
       source: "fences",
       minzoom: 9.5,
       layout: {
-        "text-field": ["get", "name"],
+        "text-field": label("name"),
         "text-font": FONT,
         "text-size": 11,
         "text-anchor": "top",
