@@ -144,6 +144,24 @@ def test_what_the_stream_will_never_take_is_set_aside(desk: Desk) -> None:
     assert line["origin"] == {"object_key": STORED.key, "line": "1"}
 
 
+def test_the_device_is_the_users_as_it_was_when_the_event_was_accepted(desk: Desk) -> None:
+    both = lines_object("events", [b'{"_id":"a","deviceId":"other","user":{"deviceId":"van-1"}}'], AT)
+    desk.world.objects[both.key] = both.body
+    assert desk.take(claim(1, key=both.key)) == []
+    assert desk.world.stream[0].partition_key == "van-1"
+
+
+def test_a_slow_stream_is_asked_for_some_seconds_only(desk: Desk) -> None:
+    class Slow(World):
+        def next_fault(self, call: str) -> Fault:
+            desk.seconds -= 3.0 if call == "put" else 0.0
+            return super().next_fault(call)
+
+    desk.world = Slow([Fault.NONE, *[Fault.BEFORE] * 50], {STORED.key: STORED.body})
+    assert desk.take(claim(1)) == ["m0"]
+    assert desk.world.calls == ["get", "put", "put"]
+
+
 def test_without_time_left_messages_go_back_untried(desk: Desk) -> None:
     for desk.seconds in (24.9, 5.0):
         assert desk.take(claim(1)) == ["m0"]
