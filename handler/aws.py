@@ -1,6 +1,5 @@
 """The ports on S3, Kinesis and SQS: foreign errors become ours here, and nowhere else."""
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from contract.objects import LinesObject
-from handler.publish import Malformed, Unavailable
+from handler.publish import Malformed, Unavailable, jitter
 from handler.sift import Record
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class S3Archive:
                 if status != 409:
                     raise Unavailable(f"S3: {_code(error)}") from error
                 # S3 answers 409 while another write of the same key is under way.
-                self._pause(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311
+                self._pause(jitter(0.1 * 2**attempt))
             except BotoCoreError as error:
                 raise Unavailable(f"S3: {type(error).__name__}") from error
             else:

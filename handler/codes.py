@@ -11,7 +11,7 @@ EVENT_CODES: Mapping[str, str] = {
     "missing_identity": "An event needs a device id, `user.userId` or `user._id`.",
     "missing_geofence": "A geofence event needs `geofence` with `tag` and `externalId`.",
     "wrong_type": "The field has another JSON type than it must have.",
-    "field_length": "An id has 1 to 128 characters and at most 256 bytes of UTF-8.",
+    "field_length": "An id has 1 to 128 characters and at most 256 bytes of UTF-8; `type` is not empty.",
     "out_of_range": "`confidence` is 0, 1, 2 or 3.",
     "invalid_created_at": "`createdAt` is RFC 3339 with an offset.",
     "created_at_in_future": "`createdAt` is more than 24 hours ahead of our clock.",

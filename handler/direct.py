@@ -1,6 +1,5 @@
 """The two calls that every request makes, over signed HTTP: no SDK client stands between (contract/signed.py)."""
 
-import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from contract.signed import (
     endpoint_of,
     json_code,
 )
-from handler.publish import Malformed, Unavailable
+from handler.publish import Malformed, Unavailable, jitter
 from handler.sift import Record
 
 CONFLICT_TRIES = 4
@@ -58,12 +57,12 @@ class S3Objects:
                 if answer.status == 409:  # while another write of the same key is under way
                     conflicts += 1
                     if conflicts < CONFLICT_TRIES:
-                        self._pause(random.uniform(0, 0.05 * 2**conflicts))  # noqa: S311
+                        self._pause(jitter(0.05 * 2**conflicts))
                         continue
             failures += 1
             if not passes or failures == STORE_TRIES:
                 raise Unavailable(f"S3: {fault}")
-            self._pause(random.uniform(0, 2 ** (failures - 1)))  # noqa: S311
+            self._pause(jitter(2 ** (failures - 1)))
 
 
 class KinesisRecords:

@@ -67,6 +67,15 @@ class Refusals:
             self._refused_at = self._now() if outcome.refused and not outcome.taken else None
 
 
+# Environments restored from one snapshot (SnapStart) would all draw the same numbers from `random` itself.
+_RANDOM = random.SystemRandom()
+
+
+def jitter(most: float) -> float:
+    """Full jitter: seconds, from none to `most`."""
+    return _RANDOM.uniform(0, most)
+
+
 def publish(
     records: Sequence[Record],
     stream: Stream,
@@ -82,7 +91,7 @@ def publish(
             break
         if attempt:
             most = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2**attempt)
-            pause(random.uniform(0, most))  # noqa: S311 - jitter, not a secret
+            pause(jitter(most))
         outcome.refused = _round(outcome.refused, stream, seconds_left, outcome)
     return outcome
 

@@ -1,6 +1,7 @@
 """Sending to a stream that takes some, none, or refuses for good."""
 
 import itertools
+import random
 from collections.abc import Sequence
 
 from hypothesis import given, settings
@@ -105,6 +106,16 @@ def test_pauses_grow_are_jittered_and_stay_short() -> None:
     assert len(outcome.refused) == 1
     assert len(set(pauses)) == len(pauses) > 3
     assert all(0 <= pause <= BACKOFF_CAP_SECONDS for pause in pauses)
+
+
+def test_environments_restored_from_one_snapshot_do_not_pause_alike() -> None:
+    """SnapStart restores the state of `random` too, the same in a thousand places."""
+    pauses: list[list[float]] = []
+    for _ in range(2):
+        random.seed(1)
+        pauses.append([])
+        publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, pauses[-1].append)
+    assert pauses[0] != pauses[1]
 
 
 def test_nothing_is_sent_once_the_time_is_up() -> None:
