@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.console.conftest import Open
-from tests.console.feed import Feed, State, empty, iso, now, pipeline, ring_of_trucks, truck, visit
+from tests.console.feed import Feed, State, empty, iso, morning, now, pipeline, ring_of_trucks, truck, visit
 from tests.e2e.vocabulary import eventually
 
 VIEWS = ("map", "pipeline", "events", "visits")
@@ -331,6 +331,22 @@ def test_a_truck_that_moves_and_enters_is_followed(feed: Feed, open_page: Open) 
     row.last.get_by_role("link").first.click()
     expect(page.get_by_role("region", name="The chosen truck")).to_contain_text("40 km/h, 90°")
     eventually(lambda: drawn(page, "trucks") == len(feed.state.trucks))
+
+
+def test_a_phone_that_says_it_is_at_zero_zero_does_not_draw_the_view_away(open_page: Open) -> None:
+    """Of a fleet near the meridian such a place is far off by its latitude only."""
+
+    def scale(state: State) -> str:
+        with Feed(state) as feed:
+            page = open_page(f"{feed.url}/map")
+            map_is_drawn(page)
+            expect(page.locator(".map")).to_have_attribute("data-trucks", str(len(state.trucks)))
+            page.get_by_role("button", name="Show all").click()
+            return page.locator(".maplibregl-ctrl-scale").inner_text()
+
+    lost = morning()
+    lost.trucks += [truck("nowhere", (0, 0)), truck("at the pole", (5.8, 90)), truck("far east", (175, 53))]
+    assert scale(lost) == scale(morning())
 
 
 def test_the_trail_of_a_chosen_truck_is_drawn(feed: Feed, open_page: Open) -> None:

@@ -245,15 +245,13 @@ function icon(shape: "arrow" | "box", fill: string, rim: string, size: number): 
 /** The positions of nearly all: one phone that says it is at 0°, 0° must not zoom the map out to the world. */
 function boundsOf(positions: Position[]): LngLatBounds | null {
   if (positions.length === 0) return null;
-  const span = (values: number[]): [number, number] => {
-    const sorted = values.sort((a, b) => a - b);
-    const middle = sorted[sorted.length >> 1] as number;
-    const near = sorted.filter((value) => Math.abs(value - middle) < 8);
-    return [near[0] ?? middle, near.at(-1) ?? middle];
-  };
-  const [west, east] = span(positions.map(([lon]) => lon));
-  const [south, north] = span(positions.map(([, lat]) => lat));
-  return new LngLatBounds([west, south], [east, north]);
+  const middleOf = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1] as number;
+  const lon = middleOf(positions.map((each) => each[0]));
+  const lat = middleOf(positions.map((each) => each[1]));
+  const isNear = (at: Position): boolean => Math.abs(at[0] - lon) < 8 && Math.abs(at[1] - lat) < 8;
+  const bounds = new LngLatBounds([lon, lat], [lon, lat]);
+  for (const at of positions.filter(isNear)) bounds.extend(at);
+  return bounds;
 }
 
 export interface Picked {
