@@ -139,6 +139,4 @@ def parameters(settings: Settings) -> Parameters:
         )
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        raise Refusal(
-            f"{first['loc'][0]} cannot stand in SQL: {first['input']!r} ({first['msg'].lower()})"
-        ) from None
+        raise Refusal(f"{first['loc'][0]} cannot stand in SQL: {first['input']!r} ({first['msg']})") from None

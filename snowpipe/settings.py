@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
 
 from snowpipe.refusal import Refusal
+
+# It stands unquoted in every statement: what is let in cannot change one's shape.
+Database = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
 
 class Connection(BaseModel):
@@ -23,7 +26,7 @@ class Connection(BaseModel):
     host: str | None = None
     port: int = 443
     protocol: str = "https"
-    database: str = "MILKRUN"
+    database: Database = "MILKRUN"
     warehouse: str = "MILKRUN_WH"
     role: str | None = None
 
@@ -93,4 +96,4 @@ def _settings(found: dict[str, Any], folder: Path, source: str) -> Settings:
     except ValidationError as invalid:
         first = invalid.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise Refusal(f"{source}: {name}: {first['msg'].lower()}") from None
+        raise Refusal(f"{source}: {name}: {first['msg']}") from None

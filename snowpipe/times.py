@@ -17,7 +17,10 @@ def instant(text: str) -> datetime:
         if phrase is None:
             raise Refusal(f"{text!r} is no time: give ISO-8601 or a phrase such as '2 hours ago'") from None
         found = phrase
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    try:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except OverflowError:
+        raise Refusal(f"{text!r} is before the year 1 or after 9999") from None
 
 
 def literal(at: datetime) -> str:

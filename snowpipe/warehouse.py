@@ -89,9 +89,14 @@ def connect(settings: Connection, give_up_after_s: int | None = None) -> Iterato
             session_parameters={"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False},
             **secret,
         )
-    except (connector.Error, OSError, ValueError) as error:
-        number = getattr(error, "errno", None) or _NOT_CONNECTED[0]
-        raise Refusal(explain(number, getattr(error, "msg", str(error)), where)) from error
+    except connector.Error as error:
+        raise Refusal(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+    ) as error:  # of the key file: not there, no key, without its password
+        raise Refusal(explain(_NOT_CONNECTED[0], str(error), where)) from error
     try:
         yield Snowflake(connection, where)
     finally:

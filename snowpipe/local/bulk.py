@@ -13,7 +13,7 @@ import duckdb
 
 from snowpipe.local.catalog import Catalog
 from snowpipe.local.copying import Copy, copy_of
-from snowpipe.local.errors import SnowflakeError, compilation, unsupported
+from snowpipe.local.errors import SnowflakeError, compilation, stage_failure, unsupported
 from snowpipe.local.loader import (
     DATA_ERRORS,
     LoadedFile,
@@ -77,18 +77,11 @@ class Bulk:
         files: list[tuple[StagedFile, str | None]] = []
         # Unlike a pipe, COPY by hand matches its pattern with the whole path (Snowflake: "Loading data").
         everywhere, pattern = plan.location._replace(pattern=None), plan.location.pattern
-        try:
-            pages = self.loader.s3.get_paginator("list_objects_v2").paginate(
-                Bucket=plan.location.bucket, Prefix=plan.location.prefix
-            )
-            for page in pages:
-                for thing in page.get("Contents", ()):
-                    name = everywhere.file_name(plan.location.bucket, thing["Key"])
-                    if name is not None and (pattern is None or re.fullmatch(pattern, thing["Key"])):
-                        file = StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"])
-                        files.append((file, thing["ETag"].strip('"')))
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-            raise stage_failure(str(error)) from None
+        for thing in self.loader.listed(plan.location.bucket, plan.location.prefix):
+            name = everywhere.file_name(plan.location.bucket, thing["Key"])
+            if name is not None and (pattern is None or re.fullmatch(pattern, thing["Key"])):
+                file = StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"])
+                files.append((file, thing["ETag"].strip('"')))
         return files
 
     def _fresh(self, plan: Plan, files: Sequence[tuple[StagedFile, str | None]]) -> list[StagedFile]:
@@ -186,10 +179,6 @@ def check_abort(plan: Plan, file: LoadedFile) -> None:
             "  If you would like to continue loading when an error is encountered, use other values such as "
             "'SKIP_FILE' or 'CONTINUE' for the ON_ERROR option.",
         )
-
-
-def stage_failure(reason: str) -> SnowflakeError:
-    return SnowflakeError("091003", "22000", f"Failure using stage area. Cause: [{reason}]")
 
 
 def result_of(plan: Plan, files: Sequence[LoadedFile]) -> Result:

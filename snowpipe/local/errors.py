@@ -23,3 +23,7 @@ def exists(name: str) -> SnowflakeError:
 
 def unsupported(what: str) -> SnowflakeError:
     return SnowflakeError("000002", "0A000", f"Unsupported feature of the local Snowflake: {what}")
+
+
+def stage_failure(reason: str) -> SnowflakeError:
+    return SnowflakeError("091003", "22000", f"Failure using stage area. Cause: [{reason}]")

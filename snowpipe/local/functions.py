@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from snowpipe.local.catalog import OURS, Catalog, Pipe
 from snowpipe.local.channel import Channels
-from snowpipe.local.errors import SnowflakeError, compilation, unsupported
+from snowpipe.local.errors import SnowflakeError, compilation, missing, unsupported
 from snowpipe.local.ingest import Ingest, region_of
 from snowpipe.local.integrations import USER_ARN
 from snowpipe.local.plans import NotRunnable
@@ -136,10 +136,12 @@ class Functions:
             raise compilation("COPY_HISTORY wants TABLE_NAME and START_TIME.", "000938", "22023")
         for argument in arguments:
             if argument not in ("TABLE_NAME", "START_TIME", "END_TIME"):
-                raise compilation(f"invalid argument '{argument}' for COPY_HISTORY", "000938", "22023")
+                raise unsupported(f"the argument {argument} of COPY_HISTORY")
         if not arguments["TABLE_NAME"].is_string:
             raise unsupported("COPY_HISTORY with TABLE_NAME other than a string literal")
         table = scope.resolve(Words(arguments["TABLE_NAME"].name).take_name())
+        if table.database not in self.catalog.databases():
+            raise missing("Database", table.database)
         self.catalog.has_histories(table.database)
         start = arguments["START_TIME"].sql(dialect="snowflake")
         until = ""

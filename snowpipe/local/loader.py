@@ -1,6 +1,6 @@
 """Loads staged objects: reads many at once, then commits their rows and their history in one transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ import structlog
 
 from snowpipe.local.catalog import PIPE_HISTORY, TABLE_HISTORY, Catalog, Pipe
 from snowpipe.local.copying import BATCH
+from snowpipe.local.errors import stage_failure
 from snowpipe.local.files import BadRow, Content, Row, UnreadableFile, read
 from snowpipe.local.plans import NotRunnable, Plan, plan_of_pipe
 from snowpipe.local.sql import Name, hidden, quoted
@@ -138,6 +139,14 @@ class Loader:
             return self.read_one(plan, file)
         except (StageRefused, StageUnreachable) as problem:
             return problem
+
+    def listed(self, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+        """What LIST, REFRESH and COPY find under a prefix, as S3 tells it."""
+        try:
+            for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                yield from page.get("Contents", ())
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            raise stage_failure(str(error)) from None
 
     def read_one(self, plan: Plan, file: StagedFile) -> LoadedFile:
         loaded = LoadedFile(file, scanned_on=self.catalog.clock())

@@ -128,7 +128,12 @@ class Pipes:
         for option in options:
             if option not in ("PREFIX", "MODIFIED_AFTER"):
                 raise compilation(f"invalid property '{option}'", "001006", "42601")
-        plan = self.loader.plan(pipe)
+        try:
+            plan = self.loader.plan(pipe)
+        except plans.NotRunnable as reason:
+            raise SnowflakeError(
+                "003164", "55000", f"Pipe {pipe.name} is {reason.state}: {reason.reason}"
+            ) from None
         oldest = self.catalog.clock() - REFRESH_WINDOW
         if after := text_of(options, "MODIFIED_AFTER"):
             try:
@@ -138,18 +143,13 @@ class Pipes:
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
             oldest = max(oldest, moment)
         files = []
-        pages = self.loader.s3.get_paginator("list_objects_v2").paginate(
-            Bucket=plan.location.bucket, Prefix=plan.location.prefix + (text_of(options, "PREFIX") or "")
-        )
-        for page in pages:
-            for thing in page.get("Contents", ()):
-                name = plan.location.file_name(plan.location.bucket, thing["Key"])
-                if name is not None and thing["LastModified"] >= oldest:
-                    files.append(
-                        StagedFile(
-                            plan.location.bucket, thing["Key"], name, thing["Size"], self.catalog.clock()
-                        )
-                    )
+        prefix = plan.location.prefix + (text_of(options, "PREFIX") or "")
+        for thing in self.loader.listed(plan.location.bucket, prefix):
+            name = plan.location.file_name(plan.location.bucket, thing["Key"])
+            if name is not None and thing["LastModified"] >= oldest:
+                files.append(
+                    StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"], self.catalog.clock())
+                )
         known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
         known |= self.loader.loaded_by_hand(plan.target, plan.stage.url).keys()
         fresh = [file for file in files if file.file_name not in known]

@@ -70,7 +70,7 @@ class Process:
         self.ingest = Ingest(catalog, loader, channels, InOrder() if seed is None else Delivery(seed))
         commands = Commands(
             Pipes(catalog, loader, channels, self.ingest),
-            Stages(catalog, aws.client("s3")),
+            Stages(catalog, loader),
             Integrations(catalog),
             Databases(catalog, self.fakesnow),
             Unenforced(catalog),

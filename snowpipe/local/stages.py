@@ -4,10 +4,10 @@ Sources: Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", 
 """
 
 import json
-from typing import Any
 
 from snowpipe.local.catalog import FILE_FORMATS, Catalog, Integration, Stage, new_id
 from snowpipe.local.errors import compilation, exists, missing, unsupported
+from snowpipe.local.loader import Loader
 from snowpipe.local.plans import bucket_and_prefix
 from snowpipe.local.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from snowpipe.local.show import PROPERTIES, alike, inside, property_of, take_describe, take_filter
@@ -17,9 +17,9 @@ STAGE_OPTIONS = {"URL", "STORAGE_INTEGRATION", "FILE_FORMAT", "COMMENT", "DIRECT
 
 
 class Stages:
-    def __init__(self, catalog: Catalog, s3: Any) -> None:
+    def __init__(self, catalog: Catalog, loader: Loader) -> None:
         self.catalog = catalog
-        self.s3 = s3
+        self.loader = loader
         self.handlers: Handlers = {
             ("CREATE", "STAGE"): self.create_stage,
             ("ALTER", "STAGE"): self.alter_stage,
@@ -141,7 +141,6 @@ class Stages:
         if not words.done:
             raise unsupported("LIST with PATTERN")
         bucket, location = bucket_and_prefix(stage.url)
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=location + path)
         rows = [
             (
                 f"s3://{bucket}/{thing['Key']}",
@@ -149,8 +148,7 @@ class Stages:
                 thing["ETag"].strip('"'),
                 thing["LastModified"].strftime("%a, %d %b %Y %H:%M:%S GMT"),
             )
-            for page in pages
-            for thing in page.get("Contents", ())
+            for thing in self.loader.listed(bucket, location + path)
         ]
         return Result({"name": TEXT, "size": NUMBER, "md5": TEXT, "last_modified": TEXT}, rows)
 

@@ -334,6 +334,7 @@ def _zone(rng: random.Random) -> Any:
 LATE_ENTER = crossing("late-enter", "enter", MORNING, "van-late")
 LATE_EXIT = crossing("late-exit", "exit", MORNING + timedelta(minutes=20), "van-late")
 NEXT_ENTER = crossing("next-enter", "enter", MORNING + timedelta(hours=2), "van-late")
+BETWEEN = crossing("between", "enter", MORNING, "van-between")
 GHOST = crossing("ghost", "enter", MORNING + timedelta(minutes=1), "van-ghost")
 PICKUP = event(
     "pickup", "pickup.completed", MORNING + timedelta(minutes=10),
@@ -364,6 +365,8 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
     )  # fmt: skip
     stage.loaded([keys["earlier"]])
     stage.loaded([keys["rejected"]], "RAW.REJECTED")
+    with local.days_later(1):  # and the later run does not read again what came before this
+        stage.loaded([stage.put([BETWEEN])])
     stage.done("dbt", "--quiet", "run")
     after_half = _visits(stage)
     # S3's clock has whole seconds: what comes now is younger.
@@ -379,13 +382,13 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
         turned,
         PICKUP,
     ]
-    with local.days_later(1):  # an incremental run then reads what is new and not all again
+    with local.days_later(2):
         keys["later"] = stage.put([*first[len(half) :], *second, *later])
         keys["later-again"] = stage.put([event("told-twice", at=MORNING, metadata={"other": True}), PICKUP])
         stage.loaded([keys["later"], keys["later-again"]])
     stage.done("dbt", "--quiet", "build")
-    lines = {1: [json.dumps(e).encode() for e in earlier] + half}
-    lines[2] = [*first, *second, *(json.dumps(e).encode() for e in [*earlier, *later])]
+    lines = {1: [json.dumps(e).encode() for e in [*earlier, BETWEEN]] + half}
+    lines[2] = [*first, *second, *(json.dumps(e).encode() for e in [*earlier, BETWEEN, *later])]
     yield Built(stage, lines, after_half, keys)
     stage.close()
 

@@ -149,6 +149,24 @@ def test_refresh_leaves_out_what_was_copied_by_hand(loading: Warehouse) -> None:
     assert loading.run("ALTER PIPE RAW.P REFRESH") == []
 
 
+def test_refresh_of_a_pipe_that_cannot_load_says_why(loading: Warehouse) -> None:
+    loading.run("DROP STAGE RAW.EVENTS_STAGE")
+    assert "STOPPED_STAGE_DROPPED" in loading.refused("ALTER PIPE RAW.EVENTS_PIPE REFRESH")
+
+
+def test_what_lists_a_bucket_that_is_gone_says_so(loading: Warehouse) -> None:
+    loading.aws.s3.delete_bucket(Bucket=loading.bucket)
+    for sql in ("ALTER PIPE RAW.EVENTS_PIPE REFRESH", "LIST @RAW.EVENTS_STAGE", loading.copy()):
+        assert "Failure using stage area" in loading.refused(sql)
+
+
+def test_the_history_of_no_database_is_refused(loading: Warehouse) -> None:
+    history = (
+        "SELECT * FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'NOPE.RAW.T', START_TIME => '{}'))"
+    )
+    assert "NOPE" in loading.refused(history.format("2026-11-23"))
+
+
 def test_a_recreated_pipe_has_forgotten_and_a_refresh_duplicates(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)

@@ -2,18 +2,22 @@
 
 import gzip
 import json
+import re
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from snowflake.connector.errors import ProgrammingError
 
 from snowpipe.history import bad_lines
 from snowpipe.pipes import Kind, Pipe, Status, triage
 from snowpipe.policies import grants, with_statements
 from snowpipe.refusal import Refusal
+from snowpipe.settings import load
 from snowpipe.times import instant
 from snowpipe.warehouse import Snowflake, quoted
 from tests.unit.snowlocal.vocabulary import free_port
@@ -82,6 +86,42 @@ def test_a_time_that_is_none_is_refused_before_anything_is_asked(tmp_path: Path)
 def test_an_identifier_that_could_change_a_statement_never_reaches_one(tmp_path: Path) -> None:
     said = command(outputs(tmp_path, database="MILKRUN; DROP DATABASE X"), "apply", "--sql")
     assert (said.code, said.out, one_line(said.err)) == (2, "", True)
+
+
+@pytest.mark.parametrize("arguments", [["apply"], ["status"], ["pause"], ["history"], ["refresh"]])
+def test_a_database_that_could_change_a_statement_never_reaches_one(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    said = command(outputs(tmp_path, database="X.RAW.P SET COMMENT = '' --", port=1), *arguments)
+    assert (said.code, one_line(said.err)) == (2, True)
+    assert "snowflake.database" in said.err or "connection.database" in said.err
+
+
+def test_a_database_may_be_written_small() -> None:
+    environment = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_DATABASE": "milkrun"}
+    assert load(environment).connection.database == "MILKRUN"
+
+
+@pytest.mark.parametrize("key", ["missing", "no-key", "without-password", "wrong-password"])
+def test_a_key_that_cannot_be_used_is_one_line_without_a_secret(tmp_path: Path, key: str) -> None:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"the-right-one")
+    )
+    file = tmp_path / "key.p8"
+    if key != "missing":
+        file.write_bytes(b"secret, but no key" if key == "no-key" else private)
+    environment = {
+        "SNOWFLAKE_ACCOUNT": "a",
+        "SNOWFLAKE_USER": "u",
+        "SNOWFLAKE_HOST": "127.0.0.1",
+        "SNOWFLAKE_PRIVATE_KEY_FILE": str(file),
+    }
+    if key == "wrong-password":
+        environment["SNOWFLAKE_PRIVATE_KEY_FILE_PWD"] = "the-wrong-one"
+    said = command(environment, "query", "SELECT 1")
+    assert (said.code, one_line(said.err)) == (2, True)
+    assert "no connection to Snowflake" in said.err
+    assert not re.search("secret|PRIVATE KEY|-one", said.err)
 
 
 class Cursor:
@@ -209,6 +249,12 @@ def test_phrases_and_iso_times_are_utc() -> None:
     assert instant("2026-11-16T08:00:00+02:00") == datetime(2026, 11, 16, 6, tzinfo=UTC)
     assert instant("2026-11-16") == datetime(2026, 11, 16, tzinfo=UTC)
     assert abs(datetime.now(UTC) - timedelta(hours=2) - instant("2 hours ago")) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_no_calendar_has_is_refused(text: str) -> None:
+    with pytest.raises(Refusal, match="year"):
+        instant(text)
 
 
 def test_a_literal_keeps_quotes_and_backslashes() -> None:
