@@ -67,7 +67,8 @@ class Refusals:
             self._refused_at = self._now() if outcome.refused and not outcome.taken else None
 
 
-# Environments restored from one snapshot (SnapStart) would all draw the same numbers from `random` itself.
+# Environments restored from one snapshot would all draw the same numbers from `random` itself.
+# (AWS Lambda Developer Guide: "Handling uniqueness with Lambda SnapStart".)
 _RANDOM = random.SystemRandom()
 
 

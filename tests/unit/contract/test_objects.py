@@ -105,3 +105,4 @@ def test_metadata_is_never_cut_inside_an_escape() -> None:
     assert metadata({"v": "x" * 60 + "é"}) == {"v": "x" * 60}
     assert metadata({"v": "é" * 40})["v"] == "%C3%A9" * 10
     assert metadata({"v": None, "w": ""}) == {}
+    assert metadata({"v": "x" * 65}) == {"v": "x" * 64}

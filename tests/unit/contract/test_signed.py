@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import botocore.auth
 import pytest
@@ -191,3 +192,26 @@ def test_a_connection_that_the_service_closed_meanwhile_is_opened_anew() -> None
             readable.register(endpoint._connection.sock, signed.select.POLLIN)
             assert readable.poll(5000), "its end has come"
     assert len(service.requests) == 3
+
+
+def test_after_a_service_that_said_nothing_in_time_the_next_call_has_its_own_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signed, "READ_SECONDS", 0.3)
+    speak = threading.Event()
+    with strict_service() as service:
+        at_once = service.answer
+
+        def silent_at_first(*request: Any) -> tuple[int, bytes] | None:
+            answer = at_once(*request)
+            if len(service.requests) == 1:
+                speak.wait(10)
+            return answer
+
+        monkeypatch.setattr(service, "answer", silent_at_first)
+        service.answers = [(500, b"too late"), (200, b"")]
+        endpoint = endpoint_at(service)
+        with pytest.raises(NoAnswer, match="TimeoutError"):
+            post(endpoint)
+        speak.set()
+        assert post(endpoint) == 200

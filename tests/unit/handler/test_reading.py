@@ -147,6 +147,18 @@ def test_an_event_over_64_kib_is_rejected_by_itself(phone: Phone) -> None:
     assert json.loads(phone.world.lines("rejected")[0])["event_id"] == "over"
 
 
+def test_the_longest_answer_is_one_that_lambda_passes_on(phone: Phone) -> None:
+    """Over 6 MB it would be answered 502, and the phone would send the batch again for ever."""
+    wrong: dict[str, Any] = dict.fromkeys(("createdAt", "deviceId", "duration", "confidence"), ())
+    wrong |= {"_id": "\x01" * 129, "type": "user.entered_geofence"}
+    wrong["user"] = dict.fromkeys(("_id", "userId", "deviceId"), 5)
+    wrong["geofence"] = dict.fromkeys(("tag", "externalId"), 5)
+    answer = phone.post([wrong] * 500)
+    assert len(answer.codes) == 500 * 10
+    body = json.dumps(answer.body, separators=(",", ":"), ensure_ascii=False)
+    assert len(json.dumps(body, ensure_ascii=False).encode()) < 6_000_000
+
+
 def test_the_ids_of_the_envelope_do_not_make_an_event_too_large(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"} | {"x": ""}
     bare["x"] = "x" * (64 * 1024 - len(text(bare)))
