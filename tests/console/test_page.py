@@ -349,6 +349,16 @@ def test_a_phone_that_says_it_is_at_zero_zero_does_not_draw_the_view_away(open_p
     assert scale(lost) == scale(morning())
 
 
+def test_a_single_visit_that_opens_is_on_the_timeline(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits?by=truck")
+    expect(page.locator(".visit").first).to_be_visible()
+    opened = visit("truck-new", feed.state.fences[0]["fence_id"], now())
+    feed.state.visits.append(opened)
+    feed.state.there.append(opened)
+    feed.say("visits", {"changes": [], "there": feed.state.there})
+    expect(page.locator(".row").filter(has_text="truck-new")).to_have_count(1)
+
+
 def test_the_trail_of_a_chosen_truck_is_drawn(feed: Feed, open_page: Open) -> None:
     way = max(feed.state.replay["trucks"], key=lambda each: len(each["t"]))
     page = open_page(f"{feed.url}/map?truck={way['device_id']}")

@@ -1,5 +1,6 @@
 """The server through real HTTP on loopback, with every store out of reach: a closed port, no stand-in."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,7 +15,9 @@ import urllib3
 
 from contract.objects import lines_object
 from ops.console import app, feed
+from ops.console.board import Board
 from ops.console.command import made, server_of
+from ops.console.stream import MAX_BEHIND, Hub
 from ops.outputs import Outputs
 from ops.polling import until
 
@@ -437,6 +440,28 @@ def test_a_page_that_comes_again_has_missed_nothing(served):
     served.receive(event(4))
     events = again.until("events")
     assert [each["event_id"] for each in events["good"]] == ["e4"], "what the snapshot had is not told again"
+
+
+def test_a_page_that_is_too_slow_gets_a_snapshot_instead_of_a_backlog():
+    async def told() -> list[bytes]:
+        board = Board({"stage": "local"})
+        hub = Hub(board)
+        page = hub.listen()
+        assert b"retry" in await anext(page)
+        assert b"event: snapshot" in await anext(page)
+        for n in range(2 * MAX_BEHIND):
+            board.sources.say("archive", "down", f"fault {n}")
+            hub.flush()
+        after = [await anext(page)]
+        board.sources.say("archive", "ok")
+        hub.flush()
+        return [*after, await anext(page)]
+
+    snapshot, news = asyncio.run(told())
+    assert b"event: snapshot" in snapshot
+    assert f"fault {2 * MAX_BEHIND - 1}".encode() in snapshot
+    assert b"event: sources" in news
+    assert b'"ok"' in news
 
 
 def test_after_a_reset_every_page_begins_anew(served):

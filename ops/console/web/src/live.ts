@@ -31,8 +31,10 @@ export const bad = signal<Event[]>([]);
 export const counted = signal<Counted>({ good: 0, bad: 0 });
 /** Grows with every snapshot: what was fetched beside the stream may be stale then. */
 export const snapshots = signal(0);
-/** Grows with every message about visits. */
+/** Grows soon after a message about visits, once for all that came meanwhile: asking costs a look at the warehouse. */
 export const visitChanges = signal(0);
+const SETTLE_MS = 2500;
+let settling = 0;
 
 /** Grows when more came at once than a message holds: a list that was asked for may lack some of it. */
 export const gaps = signal(0);
@@ -73,7 +75,10 @@ const handlers: Record<string, (data: never) => void> = {
   },
   visits(data: { there: Visit[] }) {
     there.value = data.there;
-    visitChanges.value += 1;
+    settling ||= window.setTimeout(() => {
+      settling = 0;
+      visitChanges.value += 1;
+    }, SETTLE_MS);
   },
   events(data: { good: Event[]; bad: Event[]; counted: Counted; left_out: number }) {
     good.value = newest(data.good, good.value);

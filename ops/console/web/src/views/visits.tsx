@@ -51,14 +51,12 @@ export function VisitsView() {
   const grouping: Grouping = param("by") === "truck" ? "truck" : "fence";
   const device = param("device");
   const fence = param("fence");
-  // Asked again after changes, but not at each of a burst: the timeline is looked at, not counted by.
-  const change = Math.floor(visitChanges.value / 5);
   const asked = useAsked(
     (signal) => {
       const from = new Date(now.peek() - Number(hours) * HOUR).toISOString();
       return ask<Visits>("/api/visits", { device_id: device, fence_id: fence, from }, { signal });
     },
-    [hours, device, fence, snapshots.value, downNames.value, change],
+    [hours, device, fence, snapshots.value, downNames.value, visitChanges.value],
   );
   return (
     <div class="page visits">
