@@ -104,6 +104,20 @@ def test_the_log_line_counts_and_names_no_one(phone: Phone, capsys: pytest.Captu
     assert not [word for word in ("van-1", "secret", "farm") if word in printed]
 
 
+def test_a_refusal_is_one_line_too_and_names_no_one(phone: Phone, capsys: pytest.CaptureFixture[str]) -> None:
+    phone.post([ENTER], {"Content-Type": "text/secret", "X-App-Version": "secret-app"})
+    printed = capsys.readouterr().out
+    (line,) = map(json.loads, printed.splitlines())
+    assert {name: line[name] for name in ("event", "status", "code", "refused", "request_id")} == {
+        "event": "request_refused",
+        "status": 415,
+        "code": "unsupported_media_type",
+        "refused": 1,
+        "request_id": "request-1",
+    }
+    assert not [word for word in ("van-1", "secret", "farm") if word in printed]
+
+
 def test_after_a_failure_the_log_line_still_names_what_was_stored(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,8 +153,8 @@ def test_a_missing_setting_fails_the_first_request_and_is_named(
 
 
 def test_a_step_that_may_not_end_in_time_is_not_begun(phone: Phone) -> None:
-    assert phone.post([ENTER], remaining_ms=12_000).status == 503
-    assert phone.world.calls == []
+    assert phone.post([ENTER], remaining_ms=12_900).status == 503
+    assert phone.world.calls == [], "half a second is kept back for the answer"
 
 
 def test_without_time_to_set_aside_a_claim_check_is_left(phone: Phone) -> None:

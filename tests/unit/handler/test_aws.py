@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 from moto.server import ThreadedMotoServer
@@ -23,7 +24,13 @@ def aws() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    url = f"http://{host}:{port}"
+    secrets = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    for service, call in {"s3": "list_buckets", "kinesis": "list_streams", "sqs": "list_queues"}.items():
+        # With patience: moto reads half of botocore before its first answer, longer than ours would wait.
+        patient = boto3.client(service, region_name="us-east-1", endpoint_url=url, **secrets)  # type: ignore[call-overload]
+        getattr(patient, call)()
+    yield url
     server.stop()
 
 
