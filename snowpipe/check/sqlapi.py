@@ -46,8 +46,11 @@ class Signer:
 
 
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
-    """A token for `user`, good for five minutes. Snowflake wants upper case, and hyphens for dots."""
-    subject = f"{account.upper().replace('.', '-')}.{user.upper()}"
+    """A token for `user`, good for five minutes.
+
+    Snowflake wants upper case, and of `locator.region.cloud` the locator alone, as its connector does.
+    """
+    subject = f"{account.partition('.')[0].upper()}.{user.upper()}"
     fingerprint = base64.b64encode(hashlib.sha256(signer.public_key()).digest()).decode()
     issued_at = int(now.timestamp())
     claims = {

@@ -1,3 +1,5 @@
+-- What dbt makes belongs to this role: without the grant no administrator could read it.
+GRANT ROLE {database}_TRANSFORMER TO ROLE SYSADMIN;
 GRANT USAGE ON WAREHOUSE {warehouse} TO ROLE {database}_TRANSFORMER;
 GRANT USAGE ON DATABASE {database} TO ROLE {database}_TRANSFORMER;
 GRANT USAGE ON SCHEMA {database}.RAW TO ROLE {database}_TRANSFORMER;

@@ -96,13 +96,17 @@ def verified(token: str, public_key: bytes) -> dict:
     return json.loads(decoded(claims))
 
 
-def test_the_token_is_one_that_the_public_key_verifies(signer):
-    token = log_in_token("milk-org.prod", "milkrun_watcher", signer, NOW)
+@pytest.mark.parametrize(
+    ("account", "name"),
+    [("milk-org", "MILK-ORG"), ("xy12345.eu-west-1", "XY12345"), ("xy12345.west-europe.azure", "XY12345")],
+)
+def test_the_token_is_one_that_the_public_key_verifies(signer, account, name):
+    token = log_in_token(account, "milkrun_watcher", signer, NOW)
     claims = verified(token, signer.public_key())
     fingerprint = base64.b64encode(hashlib.sha256(signer.public_key()).digest()).decode()
     assert claims == {
-        "iss": f"MILK-ORG-PROD.MILKRUN_WATCHER.SHA256:{fingerprint}",
-        "sub": "MILK-ORG-PROD.MILKRUN_WATCHER",
+        "iss": f"{name}.MILKRUN_WATCHER.SHA256:{fingerprint}",
+        "sub": f"{name}.MILKRUN_WATCHER",
         "iat": int(NOW.timestamp()),
         "exp": int(NOW.timestamp()) + 300,
     }
