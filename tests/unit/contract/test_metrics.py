@@ -23,7 +23,7 @@ def logged(capsys):
 
 def test_a_canonical_line_is_its_own_metrics(logged):
     line = logged(
-        logs.EVENTS_INGESTED, received=3, accepted=2, rejected=1, store_ms=12.5, object_key="events/k"
+        logs.EVENTS_INGESTED, received=2, accepted=2, rejected=0, store_ms=12.5, object_key="events/k"
     )
     [directive] = line["_aws"]["CloudWatchMetrics"]
     assert directive["Namespace"] == "Milkrun"

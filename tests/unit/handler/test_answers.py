@@ -118,6 +118,17 @@ def test_a_refusal_is_one_line_too_and_names_no_one(phone: Phone, capsys: pytest
     assert not [word for word in ("van-1", "secret", "farm") if word in printed]
 
 
+def test_what_was_set_aside_has_a_line_for_its_alarm(
+    phone: Phone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone.world.faults = [Fault.NONE, Fault.MALFORMED]
+    assert phone.post([ENTER]).status == 202
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
+    (key,) = phone.world.keys("set-aside")
+    assert (first["event"], first["set_aside"], first["published"]) == ("events_ingested", 1, 0)
+    assert (last["event"], last["set_aside"], last["set_aside_key"]) == ("records_set_aside", 1, key)
+
+
 def test_after_a_failure_the_log_line_still_names_what_was_stored(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
