@@ -54,9 +54,14 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
 
 def _hours(given: argparse.Namespace) -> Hours:
     if given.start and given.end:
-        return hours_between(given.start, given.end)
+        hours = hours_between(given.start, given.end)
+        if hours.start >= hours.end:
+            raise ValueError("--from must be before --to")
+        return hours
     if given.last_hours is None or given.start or given.end:
         raise ValueError("name --from and --to, or --last-hours")
+    if given.last_hours < 1:
+        raise ValueError("--last-hours must be at least 1")
     end = floor_hour(datetime.now(UTC))
     return Hours(end - given.last_hours * HOUR, end)
 

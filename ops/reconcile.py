@@ -475,6 +475,7 @@ def command(
     as_json: terminal.AsJson = False,
 ) -> None:
     """Did we lose anything? Exit 0: no; 1: differences, by name; 2: could not check."""
+    terminal.check_range(start, end)
     repaired: list[dict[str, Any]] = []
     try:
         outputs = terminal.outputs_of(context, stage)

@@ -347,6 +347,7 @@ def command(
         raise typer.BadParameter("--type and --device choose among archived events only")
     if to_file and not aside:
         raise typer.BadParameter("--to-file goes with --set-aside")
+    terminal.check_range(start or EVER, end)
     outputs = terminal.outputs_of(context, stage)
     archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.aws("kinesis")
     stream = KinesisStream(kinesis, outputs.stream)

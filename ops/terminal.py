@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import botocore.exceptions
@@ -56,6 +56,12 @@ def time(text: str) -> datetime:
         return instant(text, datetime.now(UTC))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def check_range(start: datetime, end: datetime) -> None:
+    """An empty range would be answered with "nothing is missing"."""
+    if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
+        raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
 
 
 def outputs_of(context: typer.Context, stage: str) -> Outputs:

@@ -374,6 +374,7 @@ def command(
     as_json: terminal.AsJson = False,
 ) -> None:
     """Where is this event? Every step it took, in time order; exit 1 if it is nowhere."""
+    terminal.check_range(start, end)
     outputs = terminal.outputs_of(context, stage)
     with outputs.warehouse() as warehouse, terminal.progress() as bars:
         task = bars.add_task("looking", total=None)

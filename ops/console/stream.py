@@ -100,10 +100,8 @@ class Hub:
                     if was_reset:
                         yield self._message("reset", b"{}")
                     yield snapshot
-                while page.messages:
+                while page.messages and not page.wants_snapshot:
                     yield page.messages.popleft()
-                    if page.wants_snapshot:
-                        break
                 if page.wants_snapshot:
                     continue
                 page.woken.clear()

@@ -124,7 +124,12 @@ def test_a_visit_across_the_edge_of_the_range_is_whole(
     fence = {"geofence": {"tag": "farm", "externalId": "f"}}
     archived(tmp_path, [line("in", "user.entered_geofence", HOUR + timedelta(minutes=50), **fence)], HOUR)
     later = HOUR + timedelta(hours=1)
-    archived(tmp_path, [line("out", "user.exited_geofence", later + timedelta(minutes=5), **fence)], later)
+    others = {"geofence": {"tag": "farm", "externalId": "of the next range"}}
+    then = [
+        line("out", "user.exited_geofence", later + timedelta(minutes=5), **fence),
+        line("at the end", "user.entered_geofence", later, **others),
+    ]
+    archived(tmp_path, then, later)
     range_ = ["--from", HOUR.isoformat(), "--to", later.isoformat(), "--name", "edge"]
     assert main(["--archive", str(tmp_path), *range_]) == 0
     [row] = rows_of(Folder(tmp_path), "edge", "visits").to_pylist()

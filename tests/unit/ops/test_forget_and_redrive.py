@@ -315,6 +315,12 @@ def test_send_puts_them_back_into_the_redrive_queue(dead):
     assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
 
 
+def test_what_could_not_be_put_back_is_still_a_dead_letter(dead):
+    boto3.client("sqs").delete_queue(QueueUrl=dead.redrive_queue_url)
+    assert run(redrive.command, "--send", "--json").exit_code == 1
+    assert sum(in_flight(dead, dead.dead_letter_queue_url)) == 2
+
+
 def test_purge_asks_first(dead):
     assert run(redrive.command, "--purge", answer="n\n").exit_code == 1
     assert in_flight(dead, dead.dead_letter_queue_url) == (2, 0)

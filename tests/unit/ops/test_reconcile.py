@@ -1,22 +1,31 @@
 """Sets of objects side by side: each way in which they can differ has its name, and memory stays bounded."""
 
+import json
 import re
 import tracemalloc
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
 
-from contract.objects import ObjectName
-from ops.reconcile import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach
+from consumer import items
+from consumer.visits import Pair
+from contract.events import GEOFENCE_KINDS, Fence
+from contract.objects import ObjectName, lines_object
+from ops.reconcile import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach, Reconciler
 from ops.stack.settings import ROOT
 
 HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)
 LATER = HOUR + timedelta(hours=1)
+NOW = datetime.now(UTC)
 
 
 def key(n: int, lines: int = 20, prefix: str = "events", hour: datetime = HOUR) -> str:
@@ -167,3 +176,95 @@ def peak_of_a_million(path: Path) -> int:
         assert [d.key for d in missing] == [key(31, 100)]
         assert books.hours(LATER)[0]["accepted"] == 1_000_000
     return peak
+
+
+class Stage:
+    """A stage on moto, its function's log, and a warehouse of rows by table."""
+
+    bucket, visits_table, database = "archive", "visits", "MILKRUN"
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        boto3.client("s3").create_bucket(Bucket=self.bucket)
+        self._logs = {"logGroupName": "/aws/lambda/milkrun-dev-ingest", "logStreamName": "s"}
+        boto3.client("logs").create_log_group(logGroupName=self._logs["logGroupName"])
+        boto3.client("logs").create_log_stream(**self._logs)
+        boto3.client("dynamodb").create_table(
+            TableName=self.visits_table,
+            KeySchema=[{"AttributeName": n, "KeyType": k} for n, k in (("pk", "HASH"), ("sk", "RANGE"))],  # type: ignore[misc]
+            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")],  # type: ignore[misc]
+            BillingMode="PAY_PER_REQUEST",
+        )
+
+    def aws(self, service: str) -> Any:
+        return boto3.client(service)  # type: ignore[call-overload]
+
+    def archive(self, prefix: str, *lines: bytes) -> str:
+        made = lines_object(prefix, lines, NOW)  # type: ignore[arg-type]
+        boto3.client("s3").put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
+        return made.key
+
+    def log(self, **line: object) -> None:
+        event = {"timestamp": int(NOW.timestamp() * 1000), "message": json.dumps(line)}
+        boto3.client("logs").put_log_events(**self._logs, logEvents=[event])  # type: ignore[list-item]
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        if "GROUP BY 1, 3" in sql:
+            first, last = parameters[:2]
+            return [row for row in self.rows if first <= row["file_name"] <= last]
+        table = re.search(r"RAW\.(\w+)", sql)
+        counts = Counter(row["file_name"] for row in self.rows)
+        return [
+            {"file_name": key, "n": n}
+            for key, n in counts.items()
+            if table and key.startswith(table[1]) and str(parameters[0]) <= key < str(parameters[1])
+        ]
+
+    def load(self, key: str, **columns: object) -> None:
+        at = {"line": 1, "event_id": "e", "created_at": NOW.isoformat(), "device_id": "d"}
+        self.rows.append({"file_name": key, **at, "tag": "farm", "external_id": "1", **columns})
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setattr("ops.reconcile.geofence_kinds", lambda *_: GEOFENCE_KINDS)
+    with mock_aws():
+        yield Stage()
+
+
+def look(stage: Stage) -> Found:
+    return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(minutes=1))  # type: ignore[arg-type]
+
+
+def test_a_request_of_which_nothing_was_valid_is_accounted_for_and_one_that_was_not_kept_is_not(
+    stage: Stage,
+) -> None:
+    key = stage.archive("rejected", b"{}")
+    stage.load(key)
+    stage.log(event="events_ingested", status=400, object_key=None, rejected_key=key)
+    lost = key.replace(".1.", ".7.")
+    stage.log(event="events_ingested", status=503, object_key=lost, rejected_key=None)
+    assert look(stage).differences == []
+
+
+def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: Stage) -> None:
+    key = stage.archive("events", b"{}", b"{}", b"{}", b"{}", b"{}")
+    stage.log(event="events_ingested", status=202, object_key=key, rejected_key=None)
+    small = NOW.isoformat().replace("T", "t").replace("+00:00", "z")
+    stage.load(key, line=1, event_id="known", created_at=small)
+    stage.load(key, line=2, event_id="lost")
+    stage.load(key, line=3, event_id="old", created_at=(NOW - timedelta(days=81)).isoformat())
+    stage.load(key, line=4, event_id="no time", created_at="monday")
+    stage.load(key, line=5, event_id="no fence", tag=None)
+    where = items.pair_key(Pair("d", Fence("farm", "1"))), items.id_key("known")
+    item = {name: {"S": value} for name, value in zip(("pk", "sk"), where, strict=True)}
+    boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=item)  # type: ignore[arg-type]
+    found = look(stage)
+    assert (found.crossings.archived, found.crossings.consumed, found.crossings.too_old) == (5, 1, 1)
+    assert {(d.kind, d.events) for d in found.differences} == {
+        ("not_consumed", (event_id,)) for event_id in ("lost", "no time", "no fence")
+    }
