@@ -86,6 +86,8 @@ class Served:
 
     def tell(self, what: Any, *arguments: Any) -> None:
         """Have it done by the event loop, as the workers do."""
+        if self.console._shared is None:  # it starts with the first request
+            self.get("/api/stage")
         shared = self.console._shared
         done = threading.Event()
         shared.loop.call_soon_threadsafe(lambda: (what(*arguments), done.set()))
@@ -452,14 +454,19 @@ def test_a_page_that_is_too_slow_gets_a_snapshot_instead_of_a_backlog():
         for n in range(2 * MAX_BEHIND):
             board.sources.say("archive", "down", f"fault {n}")
             hub.flush()
-        after = [await anext(page)]
+        now = datetime.now(UTC)
+        stored = lines_object("events", [json.dumps(event(7)).encode()], now)
+        board.take(feed.read(stored.key, stored.body, now), now.timestamp())  # not told yet
+        snapshot = await anext(page)
+        hub.flush()
         board.sources.say("archive", "ok")
         hub.flush()
-        return [*after, await anext(page)]
+        return [snapshot, await anext(page)]
 
     snapshot, news = asyncio.run(told())
     assert b"event: snapshot" in snapshot
     assert f"fault {2 * MAX_BEHIND - 1}".encode() in snapshot
+    assert b'"e7"' in snapshot  # and not in what follows
     assert b"event: sources" in news
     assert b'"ok"' in news
 
