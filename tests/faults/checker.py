@@ -10,7 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ import jsonschema  # type: ignore[import-untyped]
 import yaml
 
 from consumer.consume import MAX_AGE
-from consumer.visits import visits_of
+from consumer.visits import Pair, Visit, visits_of
 from contract.events import GeofenceEvent
 from contract.objects import object_name
 from ops.ledger import Stay, stay
@@ -32,6 +32,7 @@ type Kind = Literal[
     "lost", "doubled", "wrong visit", "both", "not sent", "wrong answer", "undelivered", "set aside", "told"
 ]
 type Json = dict[str, Any]
+type OfPair = tuple[Pair, Visit]
 
 _OPENAPI = Path(__file__).parents[2] / "docs/openapi.yaml"
 
@@ -58,12 +59,14 @@ class Row(NamedTuple):
 class Facts:
     """What a run left behind. None for what was not looked at.
 
-    `objects`: key to lines, of all that the bucket gained.
+    `objects`: key to lines, of all that the bucket gained. `there_now`: what the table's index of open visits shows.
+    `told`: the bus' events, each with its `detail-type` and `detail`.
     """
 
     exchanges: Sequence[Exchange]
     objects: Mapping[str, Sequence[bytes]]
-    visits: Sequence[Stay]
+    visits: Sequence[OfPair]
+    there_now: Sequence[OfPair] | None = None
     loaded: Sequence[Row] | None = None
     rejects_loaded: Sequence[Row] | None = None
     told: Sequence[Json] | None = None
@@ -87,23 +90,61 @@ def check_marts(facts: MartFacts) -> list[Breach]:
         *(Breach("lost", f"{i} is not in staging") for i in truth.accepted.keys() - staged.keys()),
         *(Breach("not sent", f"{i} in staging") for i in staged.keys() - truth.accepted.keys()),
         *(Breach("doubled", f"{i} in staging, {n} times") for i, n in staged.items() if n > 1),
-        *_visits("the mart", facts.visits, _rule(truth.crossings, None)),
+        *_visits("the mart", facts.visits, {stay(*one) for one in _rule(truth.crossings, None)}),
     ]
 
 
 def check(facts: Facts) -> list[Breach]:
     """Every breach there is; none is what is promised."""
+    facts = replace(facts, exchanges=settled(facts.exchanges, facts.objects))
     truth = _truth(facts.exchanges)
+    expected = _rule(truth.crossings, facts.ended_at)
+    there_now = None if facts.there_now is None else {one for one in expected if one[1].is_open}
     return [
         *_answers(facts),
         *_archive(facts, truth),
         *_warehouse(facts, truth),
-        *_visits("DynamoDB", facts.visits, _rule(truth.crossings, facts.ended_at)),
+        *_visits("DynamoDB", facts.visits, expected),
+        *_visits(
+            "the index of who is there",
+            facts.there_now or (),
+            there_now or set(),
+        ),
         *_notices(facts),
     ]
 
 
-def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[Stay]:
+def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]]) -> list[Exchange]:
+    """Nobody promised anything to a phone that broke: of its batch that was sent what S3 has, and nothing else.
+
+    So this holds where S3 alone refuses: an event that is archived and then finds no stream waits for its phone.
+    """
+    exchanges = list(exchanges)
+    if not any(exchange.broke for exchange in exchanges):
+        return exchanges
+    kept: dict[str, list[Json]] = defaultdict(list)
+    refused: set[_Refusal] = set()
+    for key, lines in objects.items():
+        for line in map(json.loads, lines):
+            if key.startswith("events/"):
+                kept[line["_id"]].append(line)
+            elif key.startswith("rejected/"):
+                refused.add(_refusal(line))
+
+    def is_archived(post: Post, index: int, event: Planned) -> bool:
+        if event.code is None:
+            return stored_form(post, event) in kept[event.event_id]
+        return bool(_ways(post, index, event) & refused)
+
+    return [
+        replace(x, archived=frozenset(i for i, e in enumerate(x.post.events) if is_archived(x.post, i, e)))
+        if x.broke
+        else x
+        for x in exchanges
+    ]
+
+
+def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[OfPair]:
     """The rule over the accepted set; with `ended_at` only over what the consumer still takes then."""
     return _rule(_truth(exchanges).crossings, ended_at)
 
@@ -121,8 +162,11 @@ class _Truth:
     refused_ids: set[str] = field(default_factory=set)
     crossings: list[GeofenceEvent] = field(default_factory=list)
 
-    def add(self, post: Post) -> None:
+    def add(self, exchange: Exchange) -> None:
+        post = exchange.post
         for index, event in enumerate(post.events):
+            if exchange.archived is not None and index not in exchange.archived:
+                continue
             if event.code is None:
                 stored = stored_form(post, event)
                 if stored not in self.accepted[event.event_id]:
@@ -130,20 +174,29 @@ class _Truth:
                 if event.crossing:
                     self.crossings.append(event.crossing)
             else:
-                text = event.text.encode("utf-8", "surrogateescape")
-                ways = {(index, event.code, _written(text))}
-                with suppress(ValueError):
-                    sent = json.loads(event.text)
-                    ways |= {(index, event.code, _written(each)) for each in (sent, stored_form(post, event))}
-                self.refused[index, event.code, _written(text)] = frozenset(ways)
+                self.refused[index, event.code, _written(_sent(event))] = _ways(post, index, event)
                 self.refused_ids.add(event.event_id)
 
 
 def _truth(exchanges: Iterable[Exchange]) -> _Truth:
     truth = _Truth()
     for exchange in exchanges:
-        truth.add(exchange.post)
+        truth.add(exchange)
     return truth
+
+
+def _sent(event: Planned) -> bytes:
+    return event.text.encode("utf-8", "surrogateescape")
+
+
+def _ways(post: Post, index: int, event: Planned) -> frozenset[_Refusal]:
+    """In which a refused event may be kept."""
+    assert event.code is not None
+    ways = {(index, event.code, _written(_sent(event)))}
+    with suppress(ValueError):
+        sent = json.loads(event.text)
+        ways |= {(index, event.code, _written(each)) for each in (sent, stored_form(post, event))}
+    return frozenset(ways)
 
 
 def _written(content: object) -> str:
@@ -165,7 +218,7 @@ def stored_form(post: Post, event: Planned) -> Json:
 
 def _answers(facts: Facts) -> Iterator[Breach]:
     for exchange in facts.exchanges:
-        if exchange.fate == "kept":
+        if exchange.fate == "kept" and not exchange.broke:
             yield Breach(
                 "undelivered", f"{len(exchange.post.events)} events after {len(exchange.tries)} tries"
             )
@@ -249,7 +302,7 @@ def _validators() -> Mapping[tuple[str, str], jsonschema.Draft202012Validator]:
 
 def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
     """Each event is there as it was sent, in one of the two places; each object is named by what it holds."""
-    accepted: set[str] = set()
+    accepted: set[tuple[str, str]] = set()
     refused: set[_Refusal] = set()
     possible = set().union(*truth.refused.values())
     hours: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -269,15 +322,17 @@ def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
                     yield Breach(
                         "both" if event_id in truth.refused_ids else "not sent", f"{event_id} in {key}"
                     )
-                accepted.add(event_id)
+                accepted.add((event_id, _written(line)))
             else:
                 refusal = _refusal(line)
                 if refusal not in possible:
                     event_id = line.get("event_id")
                     yield Breach("both" if event_id in truth.accepted else "not sent", f"{event_id} in {key}")
                 refused.add(refusal)
-    for event_id in truth.accepted.keys() - accepted:
-        yield Breach("lost", f"{event_id} is not in S3")
+    for event_id, contents in truth.accepted.items():
+        for content in contents:
+            if (event_id, _written(content)) not in accepted:
+                yield Breach("lost", f"{event_id} is not in S3 as {content}")
     for (index, code, _), ways in truth.refused.items():
         if not ways & refused:
             yield Breach("lost", f"a reject, {code} at {index}, is not in S3")
@@ -322,13 +377,13 @@ def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
 # --- visits
 
 
-def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[Stay]:
+def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[OfPair]:
     """With `ended_at` only what the consumer still takes: older events are for the warehouse."""
     taken = [c for c in crossings if ended_at is None or ended_at - c.occurred_at <= MAX_AGE]
-    return {stay(pair, v) for pair, history in visits_of(taken).items() for v in history.visits}
+    return {(pair, v) for pair, history in visits_of(taken).items() for v in history.visits}
 
 
-def _visits(where: str, found: Sequence[Stay], expected: set[Stay]) -> Iterator[Breach]:
+def _visits[V: (Stay, OfPair)](where: str, found: Sequence[V], expected: set[V]) -> Iterator[Breach]:
     for twice in (s for s, n in Counter(found).items() if n > 1):
         yield Breach("wrong visit", f"{where} shows twice {_said(twice)}")
     for missing in expected - set(found):
@@ -337,38 +392,86 @@ def _visits(where: str, found: Sequence[Stay], expected: set[Stay]) -> Iterator[
         yield Breach("wrong visit", f"{where} has {_said(extra)}")
 
 
-def _said(s: Stay) -> str:
-    end = "open" if s.exited_at is None and not s.exit_missed else s.exited_at or "unclosed"
-    return f"{s.device_id} at {s.fence.tag}/{s.fence.external_id}, {s.entered_at} to {end}"
+def _said(one: Stay | OfPair) -> str:
+    if not isinstance(one, Stay):
+        pair, visit = one
+        return (
+            f"{_said(stay(pair, visit))}, seen {visit.last_seen_at}, by the app {visit.app_dwell_seconds} s"
+        )
+    end = "open" if one.exited_at is None and not one.exit_missed else one.exited_at or "unclosed"
+    return f"{one.device_id} at {one.fence.tag}/{one.fence.external_id}, {one.entered_at} to {end}"
 
 
 def _notices(facts: Facts) -> Iterator[Breach]:
-    """Somebody who takes every notice, each id once and in order of version, knows the visits."""
+    """Somebody who takes every notice, each id once and in order of version, knows the visits.
+
+    One notice has one id, and its kind says what is new of the visit to whoever heard the versions before.
+    """
     if facts.told is None:
         return
-    known: dict[tuple[str, str, str], dict[tuple[str, str], Json]] = defaultdict(dict)
+    known: dict[tuple[str, str, str], dict[_Start, Json]] = defaultdict(dict)
+    known_since: dict[tuple[tuple[str, str, str], _Start], int] = {}
     contents: dict[str, str] = {}
-    for detail in sorted(facts.told, key=lambda d: d["version"]):
-        said = json.dumps(detail, sort_keys=True)
+    ids: dict[str, str] = {}
+    arrivals = {
+        (_pair_told(e["detail"]), _start_told(e["detail"]["visit"]), e["detail"]["version"])
+        for e in facts.told
+        if e["detail-type"] == "arrived" and e["detail"]["visit"]
+    }
+    for event in sorted(facts.told, key=lambda event: int(event["detail"]["version"])):
+        kind, detail = event["detail-type"], event["detail"]
+        said = json.dumps([kind, detail], sort_keys=True)
         if detail["id"] in contents:
             if contents[detail["id"]] != said:
                 yield Breach("told", f"two notices have the id {detail['id']}")
             continue
         contents[detail["id"]] = said
-        visits = known[detail["device_id"], detail["geofence_tag"], detail["geofence_external_id"]]
-        if was := detail.get("previous"):
-            visits.pop((was["entered_at"], was["entered_event_id"]), None)
-        if now := detail["visit"]:
-            visits[now["entered_at"], now["entered_event_id"]] = now
+        without_id = json.dumps([kind, {**detail, "id": ""}], sort_keys=True)
+        if ids.setdefault(without_id, detail["id"]) != detail["id"]:
+            yield Breach("told", f"one notice has two ids, {ids[without_id]} and {detail['id']}")
+        pair, version = _pair_told(detail), detail["version"]
+        was, now = detail.get("previous"), detail["visit"]
+        if was:
+            known[pair].pop(_start_told(was), None)
+        is_new = now is not None and (
+            _start_told(now) not in known[pair] or known_since[pair, _start_told(now)] == version
+        )
+        match kind:
+            case "arrived":
+                is_so = was is None and is_new
+            case "departed":
+                has_arrived = not is_new or (now and (pair, _start_told(now), version) in arrivals)
+                is_so = was is None and now is not None and now["exited_at"] is not None and has_arrived
+            case _:
+                is_so = kind == "visit_restated" and was is not None
+        if not is_so:
+            yield Breach("told", f"{kind}, and not so: {detail}")
+        if now:
+            if _start_told(now) not in known[pair]:
+                known_since[pair, _start_told(now)] = version
+            known[pair][_start_told(now)] = now
     told = {
         (pair[0], pair[1], pair[2], v["entered_event_id"], v["exited_event_id"], v["exit_missed"])
         for pair, visits in known.items()
         for v in visits.values()
     }
     true = {
-        (s.device_id, *s.fence, s.entered_event_id, s.exited_event_id, s.exit_missed) for s in facts.visits
+        (pair.device_id, *pair.fence, v.entered_event_id, v.exited_event_id, v.exit_missed)
+        for pair, v in facts.visits
     }
     for visit in true - told:
         yield Breach("told", f"nobody was told of {visit}")
     for visit in told - true:
         yield Breach("told", f"told, and not so: {visit}")
+
+
+type _Start = tuple[str, str]
+"""When a visit began, and by which event: what makes it the same visit."""
+
+
+def _pair_told(detail: Json) -> tuple[str, str, str]:
+    return detail["device_id"], detail["geofence_tag"], detail["geofence_external_id"]
+
+
+def _start_told(visit: Json) -> _Start:
+    return visit["entered_at"], visit["entered_event_id"]

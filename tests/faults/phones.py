@@ -36,11 +36,17 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request, all its answers in order, and what the phone then did with its batch."""
+    """One request, all its answers in order, and what the phone then did with its batch.
+
+    `broke`: after a failure the phone was gone, and its batch with it. `archived`, then: which of its events, by
+    index, are in S3 all the same.
+    """
 
     post: Post
     tries: tuple[Try, ...]
     fate: Fate
+    broke: bool = False
+    archived: frozenset[int] | None = None
 
     @property
     def last(self) -> Try:
@@ -53,12 +59,24 @@ class Exchange:
 
 
 class Phones:
-    """Posts side by side, each request until it is settled or `patience` seconds are over."""
+    """Posts side by side, each request until it is settled or `patience` seconds are over.
 
-    def __init__(self, endpoint: str, api_key: str, *, at_once: int = 4, patience: float = 120.0) -> None:
+    `breaking` phones are gone at their first failure.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        api_key: str,
+        *,
+        at_once: int = 4,
+        patience: float = 120.0,
+        breaking: bool = False,
+    ) -> None:
         self._endpoint = endpoint
         self._api_key = api_key
         self._patience = patience
+        self._breaking = breaking
         self._http = urllib3.PoolManager(maxsize=at_once, block=True, retries=False, timeout=_TIMEOUT)
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="phone")
         self._under_way: list[Future[Exchange]] = []
@@ -98,10 +116,12 @@ class Phones:
             longest = min(LONGEST_PAUSE_S, 0.2 * 2 ** len(tries))
             wanted = float(one.retry_after) if one.retry_after.isdecimal() else 0.0
             pause = max(min(wanted, LONGEST_PAUSE_S), random.uniform(longest / 2, longest))
-            if fate != "kept" or time.monotonic() + pause > give_up_at or self._stopped.wait(pause):
+            broke = fate == "kept" and self._breaking
+            is_over = fate != "kept" or broke or time.monotonic() + pause > give_up_at
+            if is_over or self._stopped.wait(pause):
                 with self._lock:
                     self.settled += 1
-                return Exchange(post, tuple(tries), fate)
+                return Exchange(post, tuple(tries), fate, broke)
 
     def _try(self, body: bytes, headers: Mapping[str, str]) -> Try:
         try:

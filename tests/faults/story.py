@@ -1,15 +1,17 @@
 """One scenario: load goes through, something breaks, it is mended, and in the end every promise holds."""
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zlib import crc32
 
 from ops.marts import build_marts
-from ops.rounds import Plan, Post, posts
-from tests.faults.checker import Breach, Facts, check, check_marts
+from ops.rounds import Plan, Planned, Post, posts
+from tests.faults.checker import Breach, Facts, check, check_marts, settled
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Rule
 from tests.faults.yard import Yard, wait_for
@@ -59,8 +61,8 @@ class Story:
     def morning(
         self, *, begins_at: datetime | None = None, trucks: int = 3, first_truck: int = 0
     ) -> list[Post]:
-        """Rounds with duplicates, late bursts, and events that must be rejected: about 50 requests."""
-        return list(
+        """Rounds with duplicates, late bursts, contradictions, and events that must be rejected: about 50 requests."""
+        return contradicted(
             posts(
                 Plan(
                     self.run,
@@ -79,12 +81,14 @@ class Story:
         )
 
     @contextmanager
-    def under_load(self, make: Callable[[], Sequence[Post]] | None = None) -> Iterator[Phones]:
+    def under_load(
+        self, make: Callable[[], Sequence[Post]] | None = None, **phones_that: Any
+    ) -> Iterator[Phones]:
         """Phones send a morning meanwhile. At the end all of it must have arrived, and nothing else."""
         sent = (make or self.morning)()
         self.yard.settle()
         self._began_at = time.monotonic()
-        phones = self.yard.phones()
+        phones = self.yard.phones(**phones_that)
         try:
             phones.send(sent)
             wait_for(lambda: phones.settled >= min(6, len(sent)), MET_WITHIN_S, "no request was settled")
@@ -117,11 +121,45 @@ class Story:
 
     def _await_all(self, exchanges: Sequence[Exchange]) -> None:
         breaches, recovered_at = converged(lambda: self.yard.facts(exchanges))
+        exchanges = settled(exchanges, self.yard.facts(exchanges).objects)
         recovered_s = max(0.0, recovered_at - self._mended_at)
         seconds = time.monotonic() - self._began_at
         result = Result(self.name, self.seed, self.run, exchanges, breaches, recovered_s, seconds)
         self.results.append(result)
         assert not breaches, "\n".join(map(str, breaches[:20]))
+
+
+def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
+    """With other contents of some geofence events: in the same request, or in one that the phone sends later."""
+    found: list[Post] = []
+    later: dict[str, Planned] = {}
+    crossings = 0
+    for post in sent:
+        more: list[Planned] = []
+        for event in post.events:
+            if event.crossing is None:
+                continue
+            crossings += 1
+            if crossings % every == 0:
+                by = timedelta(seconds=40 if crossings % 2 else -40)
+                if crossings % (3 * every) == 0:
+                    more.append(_other_content(event, by))
+                else:
+                    later[event.crossing.device_id] = _other_content(event, by)
+            elif waiting := later.pop(event.crossing.device_id, None):
+                more.append(waiting)
+        found.append(replace(post, events=(*post.events, *more)))
+    return found
+
+
+def _other_content(event: Planned, by: timedelta) -> Planned:
+    assert event.crossing is not None
+    at = event.crossing.occurred_at + by
+    content = json.loads(event.text) | {
+        "createdAt": at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    }
+    crossing = replace(event.crossing, occurred_at=at)
+    return replace(event, text=json.dumps(content, separators=(",", ":")), crossing=crossing)
 
 
 def converged(facts: Callable[[], Facts], patience_s: float = PATIENCE_S) -> tuple[list[Breach], float]:

@@ -53,6 +53,14 @@ def test_s3_throttles_every_second_put(story: Story) -> None:
             met(fault, 20)
 
 
+def test_phones_break_while_s3_refuses(story: Story) -> None:
+    """They take their batches along. Nothing is published that is not archived, so nobody hears of those."""
+    with story.under_load(breaking=True):
+        fault = Rule(Fault.REFUSED, "s3", "PutObject", "ingest")
+        with story.broken(fault):
+            met(fault, 12)
+
+
 # --- Kinesis and the redrive queue
 
 

@@ -9,13 +9,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 import pytest
 
 import consumer.change
+import consumer.items
 import consumer.store
 import handler.ingest
 from consumer.aws import EventBus
+from consumer.change import Notice
 from consumer.consume import Outcome
 from contract.objects import LinesObject, lines_object
 from handler.direct import KinesisRecords, S3Objects
@@ -25,7 +28,7 @@ from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
 from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
-from tests.faults.story import converged
+from tests.faults.story import contradicted, converged
 
 type Bug = Callable[[], AbstractContextManager[Any]]
 type Faults = Callable[[], Sequence[Rule]]
@@ -57,6 +60,14 @@ def table_throttles() -> Sequence[Rule]:
 
 def bus_refuses() -> Sequence[Rule]:
     return [Rule(Fault.THROTTLED, "events", times=6)]
+
+
+def bus_refuses_after_it_heard() -> Sequence[Rule]:
+    return [Rule(Fault.CUT_AFTER, "events", times=8)]
+
+
+def s3_refuses_and_phones_break() -> Sequence[Rule]:
+    return [Rule(Fault.REFUSED, "s3", "PutObject", share=0.7)]
 
 
 def deleting_messages_fails() -> Sequence[Rule]:
@@ -195,6 +206,85 @@ def notices_are_forgotten() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def published_before_it_is_archived() -> Iterator[None]:
+    real = handler.ingest.ingest
+
+    def ingest(batch: Any, ports: Any, **named: Any) -> Any:
+        if batch.records:
+            key = lines_object("events", batch.lines, named["received_at"]).key
+            known = {name: named[name] for name in ("received_at", "seconds_left", "effects")}
+            handler.ingest._publish(batch.records, key, ports=ports, **known)
+        return real(batch, ports, **named)
+
+    with patch("handler.main.ingest_batch", ingest):
+        yield
+
+
+@contextmanager
+def other_contents_are_dropped() -> Iterator[None]:
+    """Whoever knows an event's id takes it for known."""
+    news = consumer.store.Store._news
+
+    def by_id(self: Any, job: Any) -> Any:
+        job.first_contents = {
+            e.event_id: consumer.items.event_key(e) for e in job.taken if e.event_id in job.first_contents
+        }
+        return news(self, job)
+
+    with patch.object(consumer.store.Store, "_news", by_id):
+        yield
+
+
+@contextmanager
+def notices_have_an_id_each_time() -> Iterator[None]:
+    publish = EventBus.publish
+
+    def renamed(self: EventBus, told: Any) -> dict[str, Exception]:
+        now = []
+        for notice in told:
+            id_ = uuid4().hex
+            now.append(Notice(id_, notice.kind, {**notice.detail, "id": id_}))
+        failed = publish(self, now)
+        return {old.id: failed[new.id] for old, new in zip(told, now, strict=True) if new.id in failed}
+
+    with patch.object(EventBus, "publish", renamed):
+        yield
+
+
+@contextmanager
+def every_notice_says_arrived() -> Iterator[None]:
+    publish = EventBus.publish
+
+    def misnamed(self: EventBus, told: Any) -> dict[str, Exception]:
+        return publish(self, [notice._replace(kind="arrived") for notice in told])
+
+    with patch.object(EventBus, "publish", misnamed):
+        yield
+
+
+@contextmanager
+def dwells_are_not_noted() -> Iterator[None]:
+    real = consumer.items.visit_attributes
+
+    def attributes(pair: Any, visit: Any) -> Any:
+        return real(pair, replace(visit, last_seen_at=None))
+
+    with patch.object(consumer.items, "visit_attributes", attributes):
+        yield
+
+
+@contextmanager
+def whoever_left_is_there_now() -> Iterator[None]:
+    real = consumer.items.visit_attributes
+
+    def attributes(pair: Any, visit: Any) -> Any:
+        return real(pair, visit) | {"fence_now": consumer.items.fence_key(pair.fence)}
+
+    with patch.object(consumer.items, "visit_attributes", attributes):
+        yield
+
+
 # --- the tests
 
 FOUR: list[tuple[Bug, Faults, Kind]] = [
@@ -211,6 +301,12 @@ MORE: list[tuple[Bug, Faults, Kind]] = [
     (visits_never_merge, list, "wrong visit"),
     (late_events_are_walked_last, list, "wrong visit"),
     (notices_are_forgotten, bus_refuses, "told"),
+    (notices_have_an_id_each_time, bus_refuses_after_it_heard, "told"),
+    (every_notice_says_arrived, list, "told"),
+    (other_contents_are_dropped, list, "wrong visit"),
+    (dwells_are_not_noted, list, "wrong visit"),
+    (whoever_left_is_there_now, list, "wrong visit"),
+    (published_before_it_is_archived, s3_refuses_and_phones_break, "wrong visit"),
 ]
 BUGS = [*(pytest.param(*bug, marks=pytest.mark.short) for bug in FOUR), *MORE]
 FAULTS = list(dict.fromkeys(faults for _, faults, _ in [*FOUR, *MORE]))
@@ -249,8 +345,8 @@ def breaches(aws: str, proxy: Proxy, snowflake: Snowflake, faults: Faults, patie
     plan = Plan("5eedb065", datetime.now(UTC) - timedelta(hours=8), trucks=3, farms=6, rounds=1)
     plan = replace(plan, batch_size=8, duplicates=0.1, late=0.25, invalid=0.03)
     with pipeline(aws, proxy, snowflake) as line, proxy.rules(*faults()):
-        phones = line.phones()
-        phones.send(posts(plan))
+        phones = line.phones(breaking=faults is s3_refuses_and_phones_break)
+        phones.send(contradicted(posts(plan)))
         exchanges = phones.exchanges()
         phones.stop()
         line.drain()

@@ -23,6 +23,7 @@ from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Proxy
+from tests.faults.table import crossings_of, shown
 
 PREFIXES = ("events/", "rejected/", "set-aside/", "aws/lambda/")
 PROXY_PORT_OFFSET = 3
@@ -169,7 +170,7 @@ class Yard:
             found = sqs.receive_message(QueueUrl=self._told_url, MaxNumberOfMessages=10).get("Messages", [])
             if not found:
                 return
-            self._told += [json.loads(message["Body"])["detail"] for message in found]
+            self._told += [json.loads(message["Body"]) for message in found]
             entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(found)]
             sqs.delete_message_batch(QueueUrl=self._told_url, Entries=entries)
 
@@ -181,26 +182,22 @@ class Yard:
 
     def facts(self, exchanges: Sequence[Exchange]) -> Facts:
         """Of what these exchanges can have left behind: new objects, their rows, these devices' visits."""
-        devices = sorted({e.crossing.device_id for x in exchanges for e in x.post.events if e.crossing})
+        devices = {crossing.device_id for crossing in crossings_of(exchanges)}
         new = [key for key in self.all_keys() if key not in self._known]
         with ThreadPoolExecutor(4) as readers:
             unread = [key for key in new if key not in self._read]
             for key, lines in zip(unread, readers.map(self._lines, unread), strict=True):
                 self._read[key] = lines
-            table, dynamodb = self.outputs.visits_table, self.aws("dynamodb")
-            visits = [
-                stay
-                for stays in readers.map(lambda d: list(stores.device_stays(dynamodb, table, d)), devices)
-                for stay in stays
-            ]
+        visits, there_now = shown(self.aws("dynamodb"), self.outputs.visits_table, exchanges)
         self._receive_told()
         return Facts(
             exchanges,
             {key: self._read[key] for key in new},
             visits,
+            there_now,
             self._rows("EVENTS", [key for key in new if key.startswith("events/")]),
             self._rows("REJECTED", [key for key in new if key.startswith("rejected/")]),
-            told=[detail for detail in self._told if detail["device_id"] in set(devices)],
+            told=[event for event in self._told if event["detail"]["device_id"] in devices],
             ended_at=datetime.now(UTC),
         )
 

@@ -9,9 +9,21 @@ from typing import Any
 
 import pytest
 
-from ops.ledger import Stay
+from consumer.change import Change, notices
+from consumer.visits import Pair, Visit
+from ops.ledger import stay
 from ops.rounds import Plan, Post, posts
-from tests.faults.checker import Breach, Facts, Kind, MartFacts, Row, check, check_marts, expected_visits
+from tests.faults.checker import (
+    Breach,
+    Facts,
+    Kind,
+    MartFacts,
+    Row,
+    check,
+    check_marts,
+    expected_visits,
+    settled,
+)
 from tests.faults.phones import Exchange, Try
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
@@ -38,7 +50,8 @@ def a_run() -> Facts:
     return Facts(
         exchanges,
         objects,
-        sorted(expected_visits(exchanges, NOW), key=str),
+        (visits := sorted(expected_visits(exchanges, NOW), key=str)),
+        [(pair, visit) for pair, visit in visits if visit.is_open],
         [row for key, row in rows if key.startswith("events/")],
         [row for key, row in rows if key.startswith("rejected/")],
         ended_at=NOW,
@@ -91,10 +104,25 @@ def a_visit_is_missing(facts: Facts) -> Facts:
 
 
 def a_visit_ends_a_second_later(facts: Facts) -> Facts:
-    closed = next(visit for visit in facts.visits if visit.exited_at)
+    pair, closed = next(one for one in facts.visits if one[1].exited_at)
     assert closed.exited_at
-    later = closed._replace(exited_at=closed.exited_at + timedelta(seconds=1))
-    return replace(facts, visits=[later if visit == closed else visit for visit in facts.visits])
+    later = replace(closed, exited_at=closed.exited_at + timedelta(seconds=1))
+    return replace(facts, visits=[(pair, later), *(one for one in facts.visits if one != (pair, closed))])
+
+
+def a_dwell_was_not_noted(facts: Facts) -> Facts:
+    pair, seen = next(one for one in facts.visits if one[1].last_seen_at)
+    unseen = replace(seen, last_seen_at=None)
+    return replace(facts, visits=[(pair, unseen), *(one for one in facts.visits if one != (pair, seen))])
+
+
+def whoever_left_is_shown_as_there(facts: Facts) -> Facts:
+    left = next(one for one in facts.visits if one[1].exited_at)
+    return replace(facts, there_now=[*(facts.there_now or ()), left])
+
+
+def nobody_is_there(facts: Facts) -> Facts:
+    return replace(facts, there_now=[])
 
 
 def a_visit_is_shown_twice(facts: Facts) -> Facts:
@@ -102,8 +130,8 @@ def a_visit_is_shown_twice(facts: Facts) -> Facts:
 
 
 def somebody_elses_visit(facts: Facts) -> Facts:
-    other: Stay = facts.visits[0]._replace(device_id="nobody")
-    return replace(facts, visits=[*facts.visits, other])
+    pair, visit = facts.visits[0]
+    return replace(facts, visits=[*facts.visits, (pair._replace(device_id="nobody"), visit)])
 
 
 def something_was_set_aside(facts: Facts) -> Facts:
@@ -140,8 +168,47 @@ def a_503_without_retry_after(facts: Facts) -> Facts:
     return replace(facts, exchanges=[replace(first, tries=(refused, *first.tries)), *rest])
 
 
+def all_told(facts: Facts) -> list[dict[str, Any]]:
+    """Of visits that were never otherwise, as the bus has it."""
+    pairs: dict[Pair, list[Visit]] = {}
+    for pair, visit in facts.visits:
+        pairs.setdefault(pair, []).append(visit)
+    return [
+        {"detail-type": told.kind, "detail": told.detail}
+        for pair, visits in pairs.items()
+        for told in notices(pair, 7, Change((), visits, None, None, 0))
+    ]
+
+
 def nobody_was_told(facts: Facts) -> Facts:
     return replace(facts, told=[])
+
+
+def somebody_was_told_twice_under_two_ids(facts: Facts) -> Facts:
+    told = all_told(facts)
+    again = {**told[0], "detail": {**told[0]["detail"], "id": "another"}}
+    return replace(facts, told=[*told, again])
+
+
+def a_departure_is_called_an_arrival(facts: Facts) -> Facts:
+    told = all_told(facts)
+    departed = next(e for e in told if e["detail-type"] == "departed")
+    later = {"detail-type": "arrived", "detail": {**departed["detail"], "version": 8, "id": "later"}}
+    return replace(facts, told=[later if e is departed else e for e in told])
+
+
+def an_arrival_is_called_a_departure(facts: Facts) -> Facts:
+    told = all_told(facts)
+    return replace(facts, told=[{**e, "detail-type": "departed"} for e in told])
+
+
+def another_content_is_not_archived(facts: Facts) -> Facts:
+    """The phone sent an event twice, with two contents; S3 has one of them."""
+    first, *rest = facts.exchanges
+    event = next(e for e in first.post.events if e.code is None)
+    content = json.loads(event.text) | {"metadata": {"other": True}}
+    more = replace(first.post, events=(*first.post.events, replace(event, text=json.dumps(content))))
+    return replace(facts, exchanges=[replace(first, post=more), *rest])
 
 
 CHANGES: list[tuple[Callable[[Facts], Facts], Kind]] = [
@@ -162,12 +229,43 @@ CHANGES: list[tuple[Callable[[Facts], Facts], Kind]] = [
     (an_answer_that_nobody_promised, "wrong answer"),
     (a_503_without_retry_after, "wrong answer"),
     (nobody_was_told, "told"),
+    (somebody_was_told_twice_under_two_ids, "told"),
+    (a_departure_is_called_an_arrival, "told"),
+    (an_arrival_is_called_a_departure, "told"),
+    (another_content_is_not_archived, "lost"),
+    (a_dwell_was_not_noted, "wrong visit"),
+    (whoever_left_is_shown_as_there, "wrong visit"),
+    (nobody_is_there, "wrong visit"),
 ]
 
 
 @pytest.mark.parametrize(("change", "kind"), CHANGES, ids=lambda value: getattr(value, "__name__", value))
 def test_each_thing_that_is_otherwise_is_found(change: Callable[[Facts], Facts], kind: Kind) -> None:
     assert kind in {breach.kind for breach in check(change(FACTS))}
+
+
+def test_whoever_hears_every_notice_is_told_what_is_so() -> None:
+    assert check(replace(FACTS, told=all_told(FACTS))) == []
+
+
+def test_of_a_broken_phones_batch_counts_what_is_archived_and_nothing_else() -> None:
+    sent = [exchange.post for exchange in FACTS.exchanges]
+    first = next(x for x in FACTS.exchanges if sent.count(x.post) == 1)
+    rest = [x for x in FACTS.exchanges if x is not first]
+    broke = replace(first, tries=(Try(503, {"code": "x"}, "application/json", "5"),), fate="kept", broke=True)
+    as_it_was = check(replace(FACTS, exchanges=[broke, *rest]))
+    assert {breach.kind for breach in as_it_was} <= {"wrong answer"}
+
+    gone = {str(key) for key in ((first.last.answer or {}).get("object_key"),) if key}
+    objects = {key: lines for key, lines in FACTS.objects.items() if key not in gone}
+    rows = [row for row in FACTS.loaded or () if row.file_name not in gone]
+    lost = replace(FACTS, exchanges=[broke, *rest], objects=objects, loaded=rows)
+    without = settled(lost.exchanges, objects)
+    visits = sorted(expected_visits(without, NOW), key=str)
+    there_now = [one for one in visits if one[1].is_open]
+    assert check(replace(lost, visits=visits, there_now=there_now)) == as_it_was
+    assert without[0].archived is not None
+    assert len(without[0].archived) < len(first.post.events)
 
 
 def test_the_same_content_in_two_objects_of_one_hour_is_doubled() -> None:
@@ -191,7 +289,8 @@ def test_a_retry_across_the_hour_may_add_an_object_and_its_rows() -> None:
 
 def test_staging_and_marts_are_held_against_what_was_sent() -> None:
     ids = sorted({json.loads(row.payload)["_id"] for row in FACTS.loaded or ()})
-    facts = MartFacts(FACTS.exchanges, ids, FACTS.visits)
+    stays = [stay(*one) for one in FACTS.visits]
+    facts = MartFacts(FACTS.exchanges, ids, stays)
     assert check_marts(facts) == []
 
     def kinds(changed: MartFacts) -> set[str]:
@@ -200,7 +299,7 @@ def test_staging_and_marts_are_held_against_what_was_sent() -> None:
     assert kinds(replace(facts, staged=ids[1:])) == {"lost"}
     assert kinds(replace(facts, staged=[*ids, ids[0]])) == {"doubled"}
     assert kinds(replace(facts, staged=[*ids, "other"])) == {"not sent"}
-    assert kinds(replace(facts, visits=FACTS.visits[1:])) == {"wrong visit"}
+    assert kinds(replace(facts, visits=stays[1:])) == {"wrong visit"}
 
 
 def test_a_breach_says_what_it_is() -> None:
