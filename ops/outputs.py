@@ -39,7 +39,7 @@ class Outputs(BaseModel):
     def find(stage: str, environment: Mapping[str, str]) -> "Outputs":
         """This checkout's stack for `local`, else what CloudFormation and SNOWFLAKE_* say of the stage."""
         if stage == "local":
-            return Outputs.read(ROOT / environment.get("MILKRUN_LOCAL", ".local") / "outputs.json")
+            return Outputs.read(ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json")
         return _deployed(stage, environment)
 
     @staticmethod

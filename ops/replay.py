@@ -373,7 +373,7 @@ def command(
         return
     kinds = geofence_kinds(outputs, stage)
     chosen = Selection(start or EVER, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)
-    folder = ROOT / context.obj.get("MILKRUN_LOCAL", ".local") / "replay"
+    folder = ROOT / (context.obj.get("MILKRUN_LOCAL") or ".local") / "replay"
     progress = Progress(folder / f"{stage}-{chosen.digest}.json", chosen.start)
     after = "" if restart or dry_run else progress.last_key()
     if after:

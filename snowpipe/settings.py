@@ -55,7 +55,7 @@ class Settings(BaseModel):
 
 def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws:
     """The AWS side alone: of the stack if one is named or there, else the environment's."""
-    path = outputs or Path(environment.get("MILKRUN_LOCAL", ".local")) / "outputs.json"
+    path = outputs or Path(environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json"
     if outputs or path.exists():
         return load(environment, path).aws
     return Aws(**_from_environment(environment)["aws"])
@@ -63,7 +63,7 @@ def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws
 
 def load(environment: Mapping[str, str], outputs: Path | None = None) -> Settings:
     """`outputs` if given; else the environment if it has SNOWFLAKE_ACCOUNT; else the local stack."""
-    folder = Path(environment.get("MILKRUN_LOCAL", ".local"))
+    folder = Path(environment.get("MILKRUN_LOCAL") or ".local")
     if outputs is None and "SNOWFLAKE_ACCOUNT" in environment:
         return _settings(_from_environment(environment), folder, "the environment")
     path = outputs or folder / "outputs.json"

@@ -24,7 +24,7 @@ class Settings:
         if not port.isdigit() or not 1024 <= int(port) <= 65535 - 50:
             raise ValueError(f"MILKRUN_PORT is {port!r}: choose a number from 1024 to {65535 - 50}.")
         return cls(
-            folder=(ROOT / environment.get("MILKRUN_LOCAL", ".local")).resolve(),
+            folder=(ROOT / (environment.get("MILKRUN_LOCAL") or ".local")).resolve(),
             port=int(port),
             environment={
                 name: value

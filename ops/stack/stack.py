@@ -16,10 +16,12 @@ from ops.outputs import Outputs
 from ops.stack import console, deploy, localstack, snowflake
 from ops.stack.faults import StackError
 from ops.stack.processes import Process, Processes
-from ops.stack.settings import LOOPBACK, Settings
+from ops.stack.settings import LOOPBACK, ROOT, Settings
 
 NEEDED_MB = 1000
 READY_S = 120
+# What `ops` and `snowpipe` leave in the folder where only a deployed stage is spoken to.
+WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
 
 
 class Server(Protocol):
@@ -141,6 +143,14 @@ class Stack:
                 " with it, `make down` to end it, or MILKRUN_LOCAL=<folder> too for a second one beside it."
             )
 
+    def _refuse_what_is_not_ours(self) -> None:
+        """`down` wipes the folder: it must never be somebody's home, or this clone."""
+        folder = self.settings.folder
+        inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        foreign = ".lock" not in inside and any(not name.startswith(WITHOUT_A_STACK) for name in inside)
+        if ROOT.is_relative_to(folder) or foreign:
+            raise StackError(f"{folder} holds other things: name a folder of its own in MILKRUN_LOCAL.")
+
     def _clear(self) -> None:
         """Nothing runs afterwards; nothing is left of AWS, nor of a warehouse that was never finished."""
         self.settings.outputs_file.unlink(missing_ok=True)
@@ -223,6 +233,7 @@ class Stack:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        self._refuse_what_is_not_ours()
         self.settings.folder.mkdir(parents=True, exist_ok=True)
         with (self.settings.folder / ".lock").open("w") as lock:
             try:

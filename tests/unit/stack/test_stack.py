@@ -129,6 +129,7 @@ def test_an_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypat
 
 def test_what_a_killed_up_left_running_is_ended_by_the_next(trial_stack, server, deploys):
     left = server.launch(trial_stack.settings, trial_stack.processes)  # and no outputs.json
+    (trial_stack.settings.folder / ".lock").touch()  # which every `up` makes first
     trial_stack.up()
     assert not left.is_alive()
     assert server.launched == 2
@@ -323,3 +324,26 @@ def test_a_follower_sees_what_comes_whole_lines_only_and_after_the_file_was_turn
         file.replace(file.with_suffix(".1.log"))
         file.write_text("first of the new\n")
         assert tail.read() == ["last of the old", "first of the new"]
+
+
+def test_a_name_that_is_empty_is_no_name():
+    assert Settings.of({"MILKRUN_LOCAL": ""}).folder == ROOT / ".local"
+
+
+@pytest.mark.parametrize("verb", ["up", "stop", "down", "console"])
+def test_a_folder_that_holds_other_things_is_neither_used_nor_wiped(tmp_path, verb):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(StackError, match="holds other things"):
+        getattr(Stack.of({"MILKRUN_LOCAL": str(tmp_path)}), verb)()
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_this_clone_is_no_folder_for_a_stack(folder):
+    with pytest.raises(StackError, match="holds other things"):
+        Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()  # never by a verb that would wipe it
+
+
+def test_what_a_deployed_stage_left_there_is_in_nobodys_way(tmp_path):
+    (tmp_path / "replay").mkdir()
+    Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
