@@ -4,6 +4,8 @@ Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading
 """
 
 import re
+import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,7 +28,7 @@ from snowpipe.local.loader import (
 from snowpipe.local.plans import Plan, plan_of
 from snowpipe.local.results import NUMBER, TEXT, Result, status
 from snowpipe.local.session import LocalConnection
-from snowpipe.local.sql import Scope, Words, flag_of
+from snowpipe.local.sql import Name, Scope, Words, flag_of
 
 MAX_NAMED_FILES = 1000
 STATUSES = {"Loaded": "LOADED", "Partially loaded": "PARTIALLY_LOADED", "Load failed": "LOAD_FAILED"}
@@ -36,6 +38,7 @@ class Bulk:
     def __init__(self, catalog: Catalog, loader: Loader) -> None:
         self.catalog = catalog
         self.loader = loader
+        self._turns: defaultdict[Name, threading.Lock] = defaultdict(threading.Lock)
 
     def copy(self, words: Words, scope: Scope, session: LocalConnection) -> Result | str | None:
         if words.start(3)[2:] == ("@",):
@@ -50,11 +53,12 @@ class Bulk:
         if len(copy.files) > MAX_NAMED_FILES:
             raise compilation(f"maximum number of files in FILES is {MAX_NAMED_FILES}", "002018", "42601")
         plan = plan_of(self.catalog, copy, stage, None, "ABORT_STATEMENT")
-        files = self._fresh(plan, self._named(plan) if copy.files else self._listed(plan))
-        if not files:
-            return status("Copy executed with 0 files processed.")
         self.catalog.has_histories(plan.target.database)
-        return result_of(plan, self._load(plan, files, session))
+        with self._turns[plan.target]:  # of two at once the second finds the first one's files loaded
+            files = self._fresh(plan, self._named(plan) if copy.files else self._listed(plan))
+            if not files:
+                return status("Copy executed with 0 files processed.")
+            return result_of(plan, self._load(plan, files, session))
 
     def _with_stage_format(self, words: Words, copy: Copy) -> str | None:
         """fakesnow does not keep an internal stage's file format and would take CSV."""

@@ -315,7 +315,10 @@ class Ingest:
             if not files:
                 continue
             self._nothing_waits.discard(pipe.pipe_id)
-            unread, reason = self.load_files(pipe, files, waiting=True)
+            try:
+                unread, reason = self.load_files(pipe, files, waiting=True)
+            except Exception as error:  # of this pipe: the others' files go on
+                unread, reason = set(files), error
             problem = problem or reason
             done = [file.file_name for file in files if file not in unread]
             self.catalog.rows(

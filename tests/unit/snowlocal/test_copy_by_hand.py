@@ -1,5 +1,7 @@
 """COPY INTO … FROM @stage by hand: FILES, PATTERN, FORCE, ON_ERROR, and the table's own history."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.unit.snowlocal.vocabulary import Warehouse
@@ -31,6 +33,17 @@ def test_a_file_is_copied_once_unless_it_changed_or_force_is_said(staged: Wareho
     assert len(staged.run(staged.copy())) == 1
     assert len(staged.run(staged.copy(options="FORCE = TRUE"))) == 3
     assert staged.count() == 7
+
+
+def test_of_copies_at_the_same_time_one_loads_each_file(staged: Warehouse) -> None:
+    def copy(_: int) -> int:
+        with staged.local.connect(database=staged.database) as connection:
+            return len(connection.cursor().execute(staged.copy()).fetchall()[0])
+
+    with ThreadPoolExecutor(4) as at_once:
+        answers = list(at_once.map(copy, range(4)))
+    assert sorted(answers) == [1, 1, 1, 10]  # "0 files processed", and a row with ten columns for each file
+    assert staged.count() == 3
 
 
 def test_truncate_makes_a_table_forget_what_was_copied(staged: Warehouse) -> None:

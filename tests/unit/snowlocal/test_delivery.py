@@ -2,10 +2,12 @@
 
 import json
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from snowpipe.local.channel import Message, notification
+from snowpipe.local.channel import Aws as AwsClients
+from snowpipe.local.channel import Channel, Message, notification
 from snowpipe.local.delivery import Delivery, InOrder
 from tests.unit.snowlocal.vocabulary import Warehouse
 
@@ -65,6 +67,32 @@ def test_no_message_body_whatever_raises(body: str) -> None:
     created, problem = notification(body)
     assert created == ()
     assert problem
+
+
+class Sqs:
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+
+    def create_queue(self, QueueName: str) -> dict[str, str]:  # noqa: N803  # boto3's names
+        return {"QueueUrl": QueueName}
+
+    def get_queue_attributes(self, **_: object) -> dict[str, dict[str, str]]:
+        return {"Attributes": {"QueueArn": "arn"}}
+
+    def set_queue_attributes(self, **_: object) -> None:
+        pass
+
+    def delete_message_batch(self, QueueUrl: str, Entries: list[dict[str, str]]) -> None:  # noqa: N803
+        assert len({entry["Id"] for entry in Entries}) == len(Entries) <= 10
+        self.deleted += [entry["ReceiptHandle"] for entry in Entries]
+
+
+def test_every_message_that_is_done_with_is_deleted_ten_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sqs = Sqs()
+    monkeypatch.setattr(AwsClients, "client", lambda *_: sqs)
+    channel = Channel(AwsClients("http://127.0.0.1:1", "r"), "A", "r", 1)
+    channel.delete([Message("r", str(number), ()) for number in range(25)])
+    assert sqs.deleted == [str(number) for number in range(25)]
 
 
 def test_a_message_that_comes_twice_loads_once(loading: Warehouse) -> None:

@@ -28,17 +28,20 @@ ROWS = 3
 
 
 class FlakyS3:
-    """Every key holds three rows; keys in `down` answer 503, keys in `gone` are not there."""
+    """Every key holds three rows; `down` answer 503, `gone` are not there, `archived` are in Glacier."""
 
     def __init__(self) -> None:
         self.down: set[str] = set()
         self.gone: set[str] = set()
+        self.archived: set[str] = set()
 
     def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803  # boto3's names
         if Key in self.down:
             raise refusal("SlowDown", 503)
         if Key in self.gone:
             raise refusal("NoSuchKey", 404)
+        if Key in self.archived:
+            raise refusal("InvalidObjectState", 403)
         body = "\n".join(f'{{"row": "{Key}-{row}"}}' for row in range(ROWS)).encode()
         return {"Body": io.BytesIO(body), "ETag": '"e"', "LastModified": datetime.now(UTC)}
 
@@ -168,6 +171,37 @@ def test_a_table_that_takes_no_rows_stalls_its_pipe_and_the_files_wait(
     assert bench.ingest.waiting_since(pipe)[0] == 0
 
 
+def test_a_pipe_that_fails_does_not_hold_up_what_waits_for_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipes = sorted((bench.pipe(), bench.pipe()), key=lambda pipe: pipe.name)
+    for pipe in pipes:
+        bench.ingest.put_waiting(pipe, files(1))
+    load_files = bench.ingest.load_files
+
+    def fails_for_the_first(pipe: Pipe, *arguments: Any, **more: Any) -> Any:
+        if pipe == pipes[0]:
+            raise duckdb.IOException("of this one's database")
+        return load_files(pipe, *arguments, **more)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.ingest, "load_files", fails_for_the_first)
+        with pytest.raises(duckdb.IOException):
+            bench.ingest.load_waiting()
+    assert bench.rows(pipes[1]) == wanted(1)
+    bench.ingest.load_waiting()
+    assert bench.rows(pipes[0]) == wanted(1)
+
+
+def test_an_object_that_s3_refuses_by_itself_fails_alone(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.s3.archived = {"k2"}
+    assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)
+    bench.s3.archived = set()
+    assert bench.rows(pipe) == wanted(1, 3)
+    assert bench.ingest.runnable(pipe)
+
+
 def test_a_file_that_is_gone_does_not_hold_up_its_neighbours(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.gone = {"k2"}
@@ -175,6 +209,17 @@ def test_a_file_that_is_gone_does_not_hold_up_its_neighbours(bench: Bench) -> No
     bench.s3.gone = set()
     bench.ingest.load_files(pipe, files(1, 2, 3))
     assert bench.rows(pipe) == wanted(1, 3)
+
+
+def test_what_was_not_reached_because_s3_went_away_comes_again(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.s3.down = {"k3"}
+    again, reason = bench.ingest.load_files(pipe, files(*range(600)))
+    assert reason
+    assert bench.rows(pipe) + wanted(*(int(file.key[1:]) for file in again)) == wanted(*range(600))
+    bench.s3.down = set()
+    assert bench.ingest.load_files(pipe, sorted(again)) == (set(), None)
+    assert bench.rows(pipe) == wanted(*range(600))
 
 
 def test_many_files_are_loaded_in_bounded_transactions(bench: Bench) -> None:
