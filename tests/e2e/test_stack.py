@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,15 @@ def test_a_log_file_that_cannot_be_written_costs_no_answer(stack, aws, deploy):
     name = deploy("def handler(request, context): return 'done'")
     (stack.settings.lambda_log_folder / f"{name}.log").mkdir()  # as little to be written to as a full disk
     assert call(aws, name)[0] == "done"
+
+
+def test_s3_keeps_its_objects_in_the_stacks_folder_and_nowhere_else(stack, aws):
+    bucket, body = f"trial-{uuid4().hex[:8]}", os.urandom(2_000_000)  # too large to stay in memory
+    aws("s3").create_bucket(Bucket=bucket)
+    aws("s3").put_object(Bucket=bucket, Key="k", Body=body)
+    assert aws("s3").get_object(Bucket=bucket, Key="k")["Body"].read() == body
+    assert list(stack.settings.localstack_folder.rglob(bucket))
+    assert not list(Path(tempfile.gettempdir()).glob(f"localstack*/{bucket}"))
 
 
 def test_of_twenty_conditional_writes_at_once_exactly_one_wins(aws):
