@@ -8,7 +8,7 @@ while all is well. What must hold (amazon_kclpy README; tried):
   is tried again; when that has lasted too long the process ends without a checkpoint, the daemon with it, and
   whoever supervises the worker starts it anew from the last checkpoint.
 - A shard process speaks with the daemon over stdout: it logs to stderr.
-- A shard that ended must be checkpointed, one whose lease is lost must not.
+- A shard that ended must be checkpointed, or its children are not read; one whose lease is lost must not.
 - SIGTERM reaches the daemon alone; it lets every shard process checkpoint before it ends them.
 """
 
@@ -148,7 +148,9 @@ class ShardProcessor:
         self._alive(self._shard_id, "gone")
 
     def shard_ended(self, end: Any) -> None:
-        end.checkpointer.checkpoint()
+        if not self._checkpoint(end.checkpointer, None, None):
+            log.error("checkpoint_impossible", failure="at the end of the shard")
+            raise GaveUp(1)
         log.info("shard_ended")
         self._alive(self._shard_id, "gone")
 
@@ -179,8 +181,13 @@ class ShardProcessor:
                 self._pause(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.2 * 2**tries)))  # noqa: S311
                 tries += 1
 
-    def _checkpoint(self, checkpointer: Any, sequence_number: str, sub_sequence_number: int) -> None:
-        """A checkpoint that fails costs repetition, never a loss; only a broken daemon ends the process."""
+    def _checkpoint(
+        self, checkpointer: Any, sequence_number: str | None, sub_sequence_number: int | None
+    ) -> bool:
+        """False if it failed again and again: that costs repetition, never a loss, but at the end of a shard.
+
+        True if another worker has the shard too. Only a broken daemon ends the process.
+        """
         for attempt in range(CHECKPOINT_TRIES):
             try:
                 checkpointer.checkpoint(sequence_number, sub_sequence_number)
@@ -193,10 +200,11 @@ class ShardProcessor:
                     raise GaveUp(1) from None
                 log.warning("checkpoint_failed", failure=name)
                 if name == "ShutdownException":  # another worker has the shard by now
-                    return
+                    return True
                 self._pause(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311
             else:
-                return
+                return True
+        return False
 
     def _record(self, delivered: Any) -> Record:
         return Record(

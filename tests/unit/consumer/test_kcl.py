@@ -145,6 +145,18 @@ def test_an_ended_shard_is_checkpointed_and_a_lost_one_is_not():
     assert asked.at == [("4", 2)]
 
 
+def test_the_end_of_a_shard_is_checkpointed_though_throttled_or_the_process_ends():
+    """The library takes an exception for done, and reads no child of a shard whose end was not checkpointed."""
+    throttled = Checkpointer("ThrottlingException", "ThrottlingException")
+    processor(Consumer()).shard_ended(Input(throttled))
+    assert throttled.at == [(None, None)]
+    with pytest.raises(GaveUp):
+        processor(Consumer()).shard_ended(Input(Checkpointer(*["ThrottlingException"] * 99)))
+    taken_by_another = Checkpointer("ShutdownException")
+    processor(Consumer()).shard_ended(Input(taken_by_another))
+    assert taken_by_another.at == []
+
+
 def test_the_whole_conversation_with_the_daemon_goes_over_stdin_and_stdout():
     from amazon_kclpy.kcl import KCLProcess
 
