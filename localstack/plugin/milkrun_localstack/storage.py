@@ -6,7 +6,7 @@ there, another user of the machine cannot write to it, and it outlives them all.
 
 from pathlib import Path
 
-from localstack import config
+from localstack.config import dirs
 from localstack.runtime import hooks
 
 
@@ -14,4 +14,4 @@ from localstack.runtime import hooks
 def keep_objects_here() -> None:
     from localstack.services.s3 import provider
 
-    provider.DEFAULT_S3_TMP_DIR = str(Path(config.dirs.tmp) / "s3")
+    provider.DEFAULT_S3_TMP_DIR = str(Path(dirs.tmp) / "s3")
