@@ -83,9 +83,10 @@ def compact(night: Night) -> Facts:
     """The range's small objects into Parquet."""
     bucket = Outputs.find(night.stage, night.environment).bucket
     code, said = _run(night, ["-m", "glue.compact", "--archive", f"s3://{bucket}", *night.range])
-    if code not in (0, 1):
+    # Code 1 is also that of a job that broke off; one that was done says what it did.
+    if code not in (0, 1) or said is None:
         raise StepFailedError("the archive could not be compacted", 1)
-    return said or {}
+    return said
 
 
 _QUALITY = """

@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_comparison_that_could_not_be_made_is_not_taken_for_an_answer(
     monkeypatch.setattr(nightly, "_run", lambda *_: (2, None))
     code, [said] = run(["reconcile"])
     assert (code, said["ok"]) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("ended", "ok"),
+    [((0, {"lines": 1}), True), ((1, {"unreadable": 1}), True), ((1, None), False), ((2, None), False)],
+)
+def test_a_compaction_that_broke_off_is_not_taken_for_one_that_was_done(
+    monkeypatch: pytest.MonkeyPatch, ended: tuple[int, dict[str, int] | None], ok: bool
+) -> None:
+    monkeypatch.setattr(nightly, "_run", lambda *_: ended)
+    monkeypatch.setattr(nightly.Outputs, "find", lambda *_: SimpleNamespace(bucket="b"))
+    code, [said] = run(["compact"])
+    assert (code == 0, said["ok"]) == (ok, ok)
 
 
 def test_a_model_s_step_gives_dbt_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
