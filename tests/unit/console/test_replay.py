@@ -50,3 +50,30 @@ def test_visits_are_those_of_the_stages_own_rule(gap_minutes: int, stays: int) -
     assert len(played["crossings"]) == 4
     assert len(played["visits"]) == stays
     assert played["visits"][0]["entered_at"] == written(MORNING)
+
+
+class Twice(OneObject):
+    def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+        for _ in range(2):
+            yield from super().received(prefix, start, end)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "objects", "truncated"),
+    [("MAX_OBJECTS", 1, 1, True), ("MAX_OBJECTS", 3, 2, False), ("MAX_POSITIONS", 1, 1, True)],
+)
+def test_a_stretch_too_thick_is_cut_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int, objects: int, truncated: bool
+) -> None:
+    monkeypatch.setattr(replay, limit, most)
+    event = crossing("truck", "enter", MORNING) | {"location": {"type": "Point", "coordinates": [5.8, 53.1]}}
+    hour = timedelta(hours=1)
+    played = replay.replay(
+        Twice(event),  # type: ignore[arg-type]
+        MORNING,
+        MORNING + hour,
+        MORNING + 2 * hour,
+        lambda: GEOFENCE_KINDS,
+        Rule(timedelta(minutes=2)),
+    )
+    assert (played["objects"], played["truncated"]) == (objects, truncated)

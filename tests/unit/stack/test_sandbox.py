@@ -374,7 +374,7 @@ import os, pathlib, sys, threading
 sys.path[:0] = [{plugin!r}, {tests!r}, {root!r}]
 from conftest import Trial
 def busy():
-    source = "import time\\ndef handler(r, c): time.sleep(600)"
+    source = "import time\\ndef handler(r, c): open('at work', 'w').close(); time.sleep(600)"
     Trial(pathlib.Path({folder!r}) / "busy", source, timeout_s=600).invoke()
 idle = Trial(pathlib.Path({folder!r}) / "idle", "def handler(r, c): return 1")
 # Sandboxes are started by threads that end soon, as LocalStack's do.
@@ -404,8 +404,10 @@ def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path):
     assert parent.stdout.readline() == b"ready\n"
     family = Process("parent", parent.pid, start_time(parent.pid) or 0)
     deadline = time.monotonic() + 10
-    while len(children := descendants(family)) < 2 and time.monotonic() < deadline:
+    # One that has no request yet would end by itself: nobody answers it any more.
+    while not (tmp_path / "busy" / "at work").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    children = descendants(family)
     assert len(children) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
