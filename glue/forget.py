@@ -93,7 +93,9 @@ class Users:
         event = value.get("event", {})
         if self.own(value) or self.own(event):
             return True
-        if not isinstance(event, dict | None) and self.in_bytes(json.dumps(event).encode()):
+        # A reject need not be an object; an event may have a field of that name.
+        is_event = "_id" in value or isinstance(event, dict | None)
+        if not is_event and self.in_bytes(json.dumps(event).encode()):
             return True
         encoded = [value.get(name) for name in ("body_base64", "record_base64")]
         return any(isinstance(each, str) and self.in_bytes(_decoded(each)) for each in encoded)

@@ -158,7 +158,10 @@ def test_an_object_that_cannot_be_read_is_named_because_it_may_speak_of_them(
 
 
 def test_a_mention_in_another_field_is_no_reason(tmp_path: Path, users: Path) -> None:
-    archived(tmp_path / "archive", [line("x", metadata={"note": "bob"}), line("y", device="bob")])
+    archived(
+        tmp_path / "archive",
+        [line("x", metadata={"note": "bob"}), line("y", device="bob"), line("z", event="bob")],
+    )
     assert forget(tmp_path / "archive", users) == 0
     assert json.loads((tmp_path / "archive/forget/r1/plan.json").read_text())["objects"] == []
 
