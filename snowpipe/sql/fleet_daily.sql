@@ -9,7 +9,7 @@ WITH deliveries AS (
             TRY_CAST(REGEXP_REPLACE(UPPER(payload:createdAt::VARCHAR), '([.][0-9]{6})[0-9]+', '\\1') AS TIMESTAMP_TZ)
         )::TIMESTAMP_NTZ AS occurred_at,
         COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
-        payload:replayed::VARCHAR AS replayed,
+        TRY_CAST(payload:replayed::VARCHAR AS BOOLEAN) AS is_replayed,
         TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT) AS litres
     FROM RAW.EVENTS
     QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) = 1
@@ -19,7 +19,7 @@ SELECT
     occurred_at::DATE AS event_date,
     device_id,
     COUNT(*) AS events,
-    SUM(IFF(replayed = 'true', 1, 0)) AS replayed_events,
+    COUNT_IF(is_replayed) AS replayed_events,
     MIN(occurred_at) AS first_event_at,
     MAX(occurred_at) AS last_event_at,
     SUM(IFF(event_type = 'pickup.completed', 1, 0)) AS pickups,

@@ -15,7 +15,7 @@ SELECT
     DATE(occurred_us / 1000000, 'unixepoch') AS event_date,
     device_id,
     COUNT(*) AS events,
-    SUM(COALESCE(payload ->> '$.replayed', 0)) AS replayed_events,
+    COUNT(CASE WHEN LOWER(payload ->> '$.replayed') IN ('1', 'true', 't', 'yes', 'y', 'on') THEN 1 END) AS replayed_events,
     STRFTIME('%Y-%m-%d %H:%M:%f', MIN(occurred_us) / 1000000.0, 'unixepoch') AS first_event_at,
     STRFTIME('%Y-%m-%d %H:%M:%f', MAX(occurred_us) / 1000000.0, 'unixepoch') AS last_event_at,
     SUM(event_type = 'pickup.completed') AS pickups,

@@ -381,6 +381,7 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
         LATE_ENTER,
         turned,
         PICKUP,
+        *(event(f"replayed-{n}", replayed=said) for n, said in enumerate([True, "true", 1, 5, "no", None])),
     ]
     with local.days_later(2):
         keys["later"] = stage.put([*first[len(half) :], *second, *later])
@@ -523,6 +524,7 @@ def test_marts_plain_sql_and_sqlite_agree_on_the_fleets_days(built: Built, tmp_p
     columns = ["events", "replayed_events", "litres"]
     mart, plain, small = _three_ways(built, tmp_path, "fleet_daily", ["event_date", "device_id"], columns)
     assert mart == plain == small
+    assert sum(row[1] for row in mart.values()) == 3
 
 
 def _three_ways(
