@@ -237,7 +237,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def look(stage: Stage) -> Found:
-    return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(minutes=1))  # type: ignore[arg-type]
+    return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(hours=1))  # type: ignore[arg-type]
 
 
 def test_a_request_of_which_nothing_was_valid_is_accounted_for_and_one_that_was_not_kept_is_not(

@@ -73,7 +73,7 @@ def test_a_file_for_the_demo_may_have_any_name(tmp_path: Path) -> None:
         (tmp_path / program).chmod(0o755)
     name = "../it's 7 o'clock; \"rounds\".ndjson"
     told = subprocess.run(
-        ["make", "-f", ROOT / "Makefile", "demo", f"EVENTS={name}", "PY=./python"],
+        ["make", "--no-print-directory", "-f", ROOT / "Makefile", "demo", f"EVENTS={name}", "PY=./python"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
