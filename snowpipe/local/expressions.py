@@ -19,9 +19,7 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
             continue
         if name == "RECURSIVE" and isinstance(value, exp.Boolean) and not value.this:
             continue
-        raise snowflake.connector.errors.ProgrammingError(
-            msg=f"Unsupported feature of the local Snowflake: FLATTEN with {name}", errno=2, sqlstate="0A000"
-        )
+        raise unsupported(f"FLATTEN with {name}")
     if isinstance(outer, exp.Boolean) and outer.this:
         macro = exp.Anonymous(this="_local_flatten_outer", expressions=[source])
         return exp.Table(this=macro, alias=node.args.get("alias"))
@@ -32,10 +30,12 @@ def one_path(node: exp.Expr) -> exp.Expr:
     """v['a'][0]['b'] as v:a[0].b: of a chain of indices fakesnow would put only the last one right."""
     steps: list[exp.Expr] = []
     inner = node
-    while isinstance(inner, exp.Bracket) and len(inner.expressions) == 1:
-        index = inner.expressions[0]
+    while isinstance(inner, exp.GetExtract) or (
+        isinstance(inner, exp.Bracket) and len(inner.expressions) == 1
+    ):
+        index = inner.expression if isinstance(inner, exp.GetExtract) else inner.expressions[0]
         if not isinstance(index, exp.Literal):
-            return node
+            raise unsupported(f"an index that is no literal: {inner.sql(dialect='snowflake')}")
         name = exp.JSONPathKey(this=index.name, quoted=True)
         steps.insert(0, name if index.is_string else exp.JSONPathSubscript(this=int(index.name)))
         inner = inner.this
@@ -78,26 +78,41 @@ WANTS_TEXT = (
 COMPARES = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.In, exp.Between)
 
 
-def variant_as_text(node: exp.Expr) -> exp.Expr:
-    """v:a is JSON here, quotes and all: where Snowflake reads it as text, or compares it with text, cast it."""
+def variant_as_compared(node: exp.Expr) -> exp.Expr:
+    """v:a is JSON here, quotes and all: where Snowflake reads it as text, or compares it with text, cast it.
+
+    Compared with a number it would be rounded to that one's type first: 2.5 > 2 was false.
+    """
     operands = [operand for operand in node.iter_expressions() if not isinstance(operand, exp.Alias)]
     if isinstance(node, exp.Case):
         operands = [node.this, *(branch.this for branch in node.args["ifs"])] if node.this else []
+    elif isinstance(node, exp.GroupConcat) and isinstance(node.this, exp.Distinct):
+        operands = node.this.expressions
     elif not isinstance(node, WANTS_TEXT + COMPARES):
         return node
-    if not isinstance(node, WANTS_TEXT) and not any(operand.is_string for operand in operands):
+    variants = [operand for operand in operands if isinstance(operand.unnest(), exp.JSONExtract)]
+    if variants and node.args.get("query"):
+        raise unsupported("a variant IN (SELECT …) without a cast")
+    if isinstance(node, WANTS_TEXT) or any(operand.is_string for operand in operands):
+        kind = "VARCHAR"
+    elif any(operand.is_number for operand in operands):
+        kind = "DOUBLE"
+    else:
         return node
-    for operand in operands:
-        if isinstance(operand.unnest(), exp.JSONExtract):
-            operand.replace(exp.cast(operand.unnest().copy(), "VARCHAR", dialect="snowflake"))
+    for variant in variants:
+        variant.replace(exp.cast(variant.unnest().copy(), kind, dialect="snowflake"))
     return node
 
 
 def refuse_typeof(statement: exp.Expr) -> None:
     if statement.find(exp.Typeof):
-        raise snowflake.connector.errors.ProgrammingError(
-            msg="Unsupported feature of the local Snowflake: TYPEOF", errno=2, sqlstate="0A000"
-        )
+        raise unsupported("TYPEOF")
+
+
+def unsupported(what: str) -> Exception:
+    return snowflake.connector.errors.ProgrammingError(
+        msg=f"Unsupported feature of the local Snowflake: {what}", errno=2, sqlstate="0A000"
+    )
 
 
 READS_THE_CLOCK_FACE = (

@@ -24,7 +24,7 @@ from snowpipe.local.expressions import (
     one_path,
     refuse_local_times,
     refuse_typeof,
-    variant_as_text,
+    variant_as_compared,
 )
 from snowpipe.local.sql import hidden, quoted
 
@@ -178,7 +178,7 @@ class LocalCursor(FakeSnowflakeCursor):
         return super()._transform_explode(expression)
 
     def _transform(self, expression: exp.Expr, params: Any) -> exp.Expr:
-        for put_right in (flatten_options, one_path, variant_as_text):
+        for put_right in (flatten_options, one_path, variant_as_compared):
             expression = expression.transform(put_right, copy=False)
         refuse_typeof(expression)
         refuse_local_times(expression)

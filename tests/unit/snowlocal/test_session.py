@@ -148,7 +148,7 @@ def test_flatten_outer_keeps_rows_with_nothing_in_them(numbers: Warehouse) -> No
     assert [row["N"] for row in numbers.run(sql.format(outer=""))] == [1]
 
 
-EVENT = """{"type": "in", "n": 1, "gone": null, "a.b": 5, "o": {"list": [10, 20, {"k": "v"}, [30, 40]]}}"""
+EVENT = """{"type": "in", "n": 1, "f": 2.5, "gone": null, "a.b": 5, "o": {"list": [10, 20, {"k": "v"}, [30, 40]]}}"""
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,29 @@ EVENT = """{"type": "in", "n": 1, "gone": null, "a.b": 5, "o": {"list": [10, 20,
         ("v:n = 1", True),
         ("v:n IN (1, 2)", True),
         ("v:gone = 'x'", None),
+        ("v:f > 2", True),
+        ("v:f = 2", False),
+        ("v:f BETWEEN -1 AND 2", False),
+        ("v:gone > 2", None),
+        ("CASE v:f WHEN 2 THEN 7 END", None),
+        ("GET(v, 'type')::VARCHAR", "in"),
+        ("GET(GET(v, 'o'), 'list')[1]::INT", 20),
+        ("GET(v, 'type') || '!'", "in!"),
+        ("LISTAGG(DISTINCT v:type, ',')", "in"),
     ],
 )
-def test_a_variant_is_text_where_text_is_wanted(numbers: Warehouse, expression: str, value: object) -> None:
+def test_a_variant_is_text_where_text_is_wanted_and_a_number_beside_one(
+    numbers: Warehouse, expression: str, value: object
+) -> None:
     """Snowflake casts; DuckDB would compare and join the JSON with its quotes."""
     ((row,)) = numbers.run(f"SELECT {expression} AS X FROM (SELECT PARSE_JSON('{EVENT}') AS v)")
     assert row["X"] == value
+
+
+@pytest.mark.parametrize("expression", ["v['list'][-1]", "v:list[v:n]", "v[v:n]", "v:n IN (SELECT 1)"])
+def test_what_would_be_answered_wrongly_of_a_variant_is_refused(numbers: Warehouse, expression: str) -> None:
+    sql = f"SELECT {expression} FROM (SELECT PARSE_JSON('{EVENT}') AS v)"
+    assert "Unsupported feature" in numbers.refused(sql)
 
 
 def test_typeof_would_always_say_json_and_is_refused(numbers: Warehouse) -> None:
