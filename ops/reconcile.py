@@ -341,9 +341,9 @@ class Reconciler:
     def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
         """Look up in the visits table every geofence event of the objects between these keys.
 
-        Too old is what the consumer leaves out now: no replay could bring it, and its item runs out.
+        Too old is what the table keeps no longer, and what the consumer left out when it came.
         """
-        oldest = datetime.now(UTC) - CONSUMED_FOR
+        now = datetime.now(UTC)
         wanted: dict[tuple[str, str], list[Difference]] = {}
         for row in self._geofence_rows(first_key, last_key):
             found.crossings.archived += 1
@@ -351,7 +351,9 @@ class Reconciler:
                 "not_consumed", row["file_name"], line=int(row["line"]), events=(str(row["event_id"]),)
             )
             try:
-                if instant(row["created_at"]) < oldest:
+                name = object_name(row["file_name"])
+                came_by = name.hour + timedelta(hours=1) if name else now
+                if instant(row["created_at"]) < max(now - items.KEPT_FOR, came_by - CONSUMED_FOR):
                     found.crossings.too_old += 1
                     continue
                 pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))

@@ -55,7 +55,7 @@ class Bulk:
         plan = plan_of(self.catalog, copy, stage, None, "ABORT_STATEMENT")
         self.catalog.has_histories(plan.target.database)
         with self._turns[plan.target]:  # of two at once the second finds the first one's files loaded
-            files = self._fresh(plan, self._named(plan) if copy.files else self._listed(plan))
+            files = self._fresh(plan, self._named(plan) if copy.files else self._listed(plan), session)
             if not files:
                 return status("Copy executed with 0 files processed.")
             return result_of(plan, self._load(plan, files, session))
@@ -88,10 +88,13 @@ class Bulk:
                 files.append((file, thing["ETag"].strip('"')))
         return files
 
-    def _fresh(self, plan: Plan, files: Sequence[tuple[StagedFile, str | None]]) -> list[StagedFile]:
+    def _fresh(
+        self, plan: Plan, files: Sequence[tuple[StagedFile, str | None]], session: LocalConnection
+    ) -> list[StagedFile]:
         if flag_of(plan.copy.options, "FORCE"):
             return [file for file, _ in files]
-        known = self.loader.loaded_by_hand(plan.target, plan.stage.url)
+        # In the session's transaction: what it loaded itself counts.
+        known = self.loader.loaded_by_hand(session._duck_conn, plan.target, plan.stage.url)
         fresh = []
         for file, listed_etag in files:
             before = known.get(file.file_name)

@@ -246,16 +246,17 @@ class Loader:
         )
         return {row[0] for row in rows}
 
-    def loaded_by_hand(self, target: Name, stage_location: str) -> dict[str, str]:
+    def loaded_by_hand(
+        self, duck: duckdb.DuckDBPyConnection, target: Name, stage_location: str
+    ) -> dict[str, str]:
         """Names and ETags of the files that bulk COPY has loaded into a table, as long as it remembers."""
-        self.catalog.has_histories(target.database)
-        rows = self.catalog.rows(
+        rows = duck.execute(
             f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
                 WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?
                 AND NOT forgotten AND status <> 'Load failed' AND last_load_time > ?
                 ORDER BY last_load_time""",  # of a file that was loaded twice the last ETag counts
             [target.schema, target.name, stage_location, self.catalog.clock() - TABLE_HISTORY],
-        )
+        ).fetchall()
         return dict(rows)
 
 

@@ -151,7 +151,9 @@ class Pipes:
                     StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"], self.catalog.clock())
                 )
         known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
-        known |= self.loader.loaded_by_hand(plan.target, plan.stage.url).keys()
+        self.catalog.has_histories(plan.target.database)
+        with self.catalog.fakesnow.cursor() as duck:
+            known |= self.loader.loaded_by_hand(duck, plan.target, plan.stage.url).keys()
         fresh = [file for file in files if file.file_name not in known]
         if fresh:
             self.ingest.put_waiting(pipe, fresh)

@@ -268,3 +268,22 @@ def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: 
     assert {(d.kind, d.events) for d in found.differences} == {
         ("not_consumed", (event_id,)) for event_id in ("lost", "no time", "no fence")
     }
+
+
+def test_an_event_that_came_in_time_is_missed_as_long_as_the_table_would_know_it(stage: Stage) -> None:
+    """Though it is too old by now to be sent again."""
+
+    def crossings(came: datetime, **ages: timedelta) -> tuple[int, list[tuple[str, ...]]]:
+        file_name = key(1, hour=came.replace(minute=0, second=0, microsecond=0))
+        stage.rows = []
+        for line, (event_id, age) in enumerate(ages.items(), 1):
+            stage.load(file_name, line=line, event_id=event_id, created_at=(NOW - age).isoformat())
+        found = Found()
+        Reconciler(stage, "dev", stage)._crossings(file_name, file_name, found)  # type: ignore[arg-type]
+        return found.crossings.too_old, [difference.events for difference in found.differences]
+
+    days_ago = NOW - timedelta(days=85)
+    ages = {"lost": timedelta(days=85), "kept_no_longer": timedelta(days=90, hours=1)}
+    assert crossings(days_ago, **ages) == (1, [("lost",)])
+    late = {"in_time": timedelta(days=79), "left_out": timedelta(days=80, hours=2)}
+    assert crossings(NOW, **late) == (1, [("in_time",)])

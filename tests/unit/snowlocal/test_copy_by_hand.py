@@ -179,6 +179,16 @@ def test_it_belongs_to_the_sessions_transaction(staged: Warehouse) -> None:
     assert (staged.count(), staged.history()) == (0, {})
 
 
+def test_a_transaction_knows_what_it_copied_and_emptied_itself(staged: Warehouse) -> None:
+    staged.run("BEGIN")
+    staged.run(staged.copy())
+    assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
+    staged.run("TRUNCATE TABLE RAW.EVENTS")
+    assert len(staged.run(staged.copy())) == 3
+    staged.run("COMMIT")
+    assert staged.count() == 3
+
+
 def test_a_missing_file_aborts(staged: Warehouse) -> None:
     assert "was not found" in staged.refused(staged.copy(options="FILES = ('nope')"))
 
