@@ -1,7 +1,7 @@
 """What new events change: the visits before and after, and what the world is to be told. Pure."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from heapq import merge
@@ -36,6 +36,7 @@ class Change:
     last_before: Visit | None
     last_after: Visit | None
     orphan_exits: int
+    followed_at: Mapping[Visit, datetime]  # those of `after`
 
     @property
     def visits(self) -> int:
@@ -80,8 +81,8 @@ def change(
     `removed` are the contents among `stored` that lesser ones of `added` displace.
     """
     was = will_be = start
-    before: list[Visit] = []
-    after: list[Visit] = []
+    before: list[tuple[Visit, datetime]] = []
+    after: list[tuple[Visit, datetime]] = []
     orphan_exits = 0
     to_come = len(added) + len(removed)
     for _, event, was_there, is_there in _in_order(stored, added, removed):
@@ -91,17 +92,22 @@ def change(
                 ended, was, outcome = step(was, event, rule.merge_gap)
                 orphan_exits -= outcome == "orphan_exit"
                 if ended is not None:
-                    before.append(ended)
+                    before.append((ended, event.occurred_at))
             if is_there:
                 ended, will_be, outcome = step(will_be, event, rule.merge_gap)
                 orphan_exits += outcome == "orphan_exit"
                 if ended is not None:
-                    after.append(ended)
+                    after.append((ended, event.occurred_at))
         if not to_come and was == will_be:
             break
     same = set(before) & set(after)
     return Change(
-        [v for v in before if v not in same], [v for v in after if v not in same], was, will_be, orphan_exits
+        [visit for visit, at in before if (visit, at) not in same],
+        [visit for visit, at in after if (visit, at) not in same],
+        was,
+        will_be,
+        orphan_exits,
+        dict(after),
     )
 
 

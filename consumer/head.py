@@ -85,7 +85,6 @@ def new_entry(
     pk = items.pair_key(pair)
     after = {items.visit_key(v): v for v in changed.after}
     gone = {items.visit_key(v): v for v in changed.before if items.visit_key(v) not in after}
-    # A visit that was open for longer than visits are kept ends with this change, and a late exit may still come.
     latest = max(event.occurred_at for event in (*first, *lesser))
     return Entry(
         first=[items.event_key(e) for e in first],
@@ -93,23 +92,29 @@ def new_entry(
         superseded=[items.event_key(e) for e in superseded],
         visits=[
             *(
-                _visit_item(pk, key, version, v, latest, items.visit_attributes(pair, v))
+                # For as long as an event that it takes may come late.
+                _visit_item(
+                    pk,
+                    key,
+                    version,
+                    v.exited_at or changed.followed_at[v],
+                    items.visit_attributes(pair, v),
+                )
                 for key, v in after.items()
             ),
             # Not deleted: a slow process could put it again, were there no later version to stop it.
-            *(_visit_item(pk, key, version, v, latest, {}) for key, v in gone.items()),
+            *(_visit_item(pk, key, version, max(v.entered_at, latest), {}) for key, v in gone.items()),
         ],
         told=notices(pair, version, changed),
     )
 
 
-def _visit_item(pk: str, key: str, version: int, visit: Visit, latest: datetime, attributes: Item) -> Item:
-    last_known = max(visit.exited_at or visit.last_seen_at or visit.entered_at, latest)
+def _visit_item(pk: str, key: str, version: int, until: datetime, attributes: Item) -> Item:
     return {
         "pk": pk,
         "sk": key,
         "version": version,
-        "expires_at": items.expires_at(last_known),
+        "expires_at": items.expires_at(until),
         **attributes,
     }
 

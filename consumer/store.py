@@ -109,6 +109,7 @@ class Store:
         self._table = table
         self._bus = bus
         self._rule = rule
+        self._gap = max(rule.merge_gap, timedelta())
         self._side_by_side = side_by_side
 
     def add(self, events: Mapping[Pair, Sequence[GeofenceEvent]]) -> dict[Pair, Added | Exception]:
@@ -227,7 +228,7 @@ class Store:
         if visit is None:
             return change(None, self._stored(job, first), added, superseded, self._rule)
         if visit.exited_at is not None and _end(visit) < first:
-            stored = self._after(job, _end(visit))
+            stored = self._stored(job, first)
         else:
             visit, stored = self._within(job, visit, first)
         return change(visit, stored, added, superseded, self._rule)
@@ -244,20 +245,19 @@ class Store:
         seen_at = visit.last_seen_at
         if seen_at is not None and seen_at >= since:
             seen_at = self._seen_before(job, begun, since)
-        return replace(begun, last_seen_at=seen_at), self._open_at_first(job, since, first)
-
-    def _open_at_first(self, job: _Job, since: datetime, first: Order) -> Iterator[GeofenceEvent]:
-        """If the visit was between an exit and the enter that merged with it, then from behind that enter on."""
-        stored = self._stored(job, (since, 0, ""))
-        passed: list[GeofenceEvent] = []
+        # It is open since then, but perhaps between an exit and the enter that merged with it.
+        visit = under_way = replace(begun, last_seen_at=seen_at)
+        stored = self._stored(job, (since - self._gap, 0, ""))
         for event in stored:
-            crosses = event.kind != "dwell" and counts(event, self._rule.min_confidence)
-            if crosses and event.kind == "enter" and order_of(event) < first:
-                return stored
-            passed.append(event)
-            if crosses or order_of(event) >= first:
-                break
-        return chain(passed, stored)
+            if event.occurred_at >= since:
+                return visit, chain([event], stored)
+            if event.kind == "dwell" or not counts(event, self._rule.min_confidence):
+                continue
+            if event.kind == "enter":
+                visit = under_way
+            elif visit.exited_at is None:
+                visit = replace(under_way, exited_at=event.occurred_at, exited_event_id=event.event_id)
+        return visit, stored
 
     def _seen_before(self, job: _Job, visit: Visit, until: datetime) -> datetime | None:
         """The last dwell of the visit before then that is known; those between an exit and an enter are not its."""
@@ -285,11 +285,12 @@ class Store:
     def _visit_before(self, pk: str, order: Order) -> Visit | None:
         latest = f"v#{items.timestamp(order[0])}#{items.LAST}"
         found = self._table.query(pk, "v#", latest, backwards=True)
-        # What expired before then may still lie there, and the visits behind it, by which it ended, may not.
-        kept = (item for item in found if int(item["expires_at"]) >= order[0].timestamp())
-        visits = (v for v in map(items.visit_of, kept) if v and _start(v) < order)
-        for _, same in groupby(visits, key=lambda visit: visit.entered_at):
-            return max(same, key=_start)
+        visits = ((v, item) for item in found if (v := items.visit_of(item)) and _start(v) < order)
+        for _, same in groupby(visits, key=lambda found: found[0].entered_at):
+            visit, item = max(same, key=lambda found: _start(found[0]))
+            # One that ended unclosed before then may still lie there, and the visit by which it did may not.
+            ended = visit.exit_missed and int(item["expires_at"]) < items.expires_at(order[0])
+            return None if ended else visit
         return None
 
     def _stored(self, job: _Job, start: Order) -> Iterator[GeofenceEvent]:

@@ -30,6 +30,12 @@ def expire(table: FakeTable, now: float, chance: random.Random) -> None:
             del table.stored[key]
 
 
+def recent(visits, now):
+    since = START + timedelta(seconds=now - 79 * DAY)
+    seen = [v if v.last_seen_at and v.last_seen_at > since else replace(v, last_seen_at=None) for v in visits]
+    return [v for v in seen if v.is_open or (v.exited_at or v.last_seen_at or v.entered_at) > since]
+
+
 # Days that pass before some events arrive, and each event's age then.
 arrivals = st.tuples(
     st.sampled_from([0, 1, 45, 70, 92, 95]),
@@ -64,15 +70,40 @@ def test_whatever_has_expired_the_visits_of_the_last_days_are_those_of_the_set(a
                 continue
             break
 
-    since = START + timedelta(seconds=now - 79 * DAY)
+    assert recent(table.visits(pair_key(HOME)), now) == recent(visits_of(sent)[HOME].visits, now)
 
-    def recent(visits):
-        seen = [
-            v if v.last_seen_at and v.last_seen_at > since else replace(v, last_seen_at=None) for v in visits
-        ]
-        return [v for v in seen if v.is_open or (v.exited_at or v.last_seen_at or v.entered_at) > since]
 
-    assert recent(table.visits(pair_key(HOME))) == recent(visits_of(sent)[HOME].visits)
+# A device that flaps: a few events within minutes.
+flaps = st.lists(
+    st.tuples(st.sampled_from(list(TYPES)), st.sampled_from([0, 15, 30, 60, 90, 120, 150])),
+    min_size=1,
+    max_size=6,
+)
+# Days that pass, and what arrives then: how many days ago, and on which side of what is read from there.
+flapping = st.tuples(
+    st.sampled_from([0, 1, 30, 45, 92]),
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 2, 3, 40, 79]), st.sampled_from([0, 120]), flaps),
+        min_size=1,
+        max_size=3,
+    ),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(flapping, min_size=1, max_size=6), st.integers(0, 10**6))
+def test_stays_of_months_with_flaps_and_late_events_are_those_of_the_set(all_flaps, seed):
+    table, now, chance = FakeTable(), 0.0, random.Random(seed)
+    sent = [event("enter", -1000, "parked")]
+    store(table).add(grouped(sent))
+    for days, arrived in all_flaps:
+        now += days * DAY
+        expire(table, now, chance)
+        crossings = [(kind, now - age * DAY - shift + s) for age, shift, some in arrived for kind, s in some]
+        batch = [event(kind, at - 300, f"{len(sent) + n:03}") for n, (kind, at) in enumerate(crossings)]
+        sent += batch
+        store(table).add(grouped(batch))
+    assert recent(table.visits(pair_key(HOME)), now) == recent(visits_of(sent)[HOME].visits, now)
 
 
 @settings(deadline=None, max_examples=150)
@@ -226,3 +257,47 @@ def test_of_visits_that_began_at_once_the_last_by_id_takes_what_comes_days_later
     store(table).add({HOME: [event("exit", 3 * DAY, "late")]})
     expected = visits_of([*some, event("enter", 5 * DAY, "next"), event("exit", 3 * DAY, "late")])
     assert table.visits(pair_key(HOME)) == list(expected[HOME].visits)
+
+
+def test_exits_after_the_first_of_a_flap_end_nothing_at_the_moment_from_which_a_late_event_reads():
+    late, last = event("exit", 3 * DAY, "late"), event("dwell", 3 * DAY + 60)
+    since = 2 * DAY - 120
+    some = [
+        event("enter", 0, "parked"),
+        event("dwell", 60),
+        event("exit", since - 30),
+        event("dwell", since + 5),
+        event("exit", since + 10),
+        event("enter", since + 30),
+        last,
+    ]
+    table = FakeTable()
+    store(table).add({HOME: some})
+    store(table).add({HOME: [late]})
+    assert table.visits(pair_key(HOME)) == list(visits_of([*some, late])[HOME].visits)
+
+
+def test_a_visit_is_kept_for_as_long_as_an_event_that_it_takes_may_come():
+    """It ended unclosed when the next began, which is when it may have been seen last."""
+    table = FakeTable()
+    begun, following = event("enter", -79 * DAY, "begun"), event("enter", 0, "following")
+    store(table).add({HOME: [following]})
+    store(table).add({HOME: [begun]})
+    expire(table, 70 * DAY, random.Random(1))
+    late = event("exit", -8 * DAY, "late")
+    store(table).add({HOME: [late]})
+    assert table.visits(pair_key(HOME)) == list(visits_of([begun, following, late])[HOME].visits)
+
+
+def test_a_visit_that_lies_there_after_the_next_one_expired_takes_no_event_from_behind_that():
+    table = FakeTable()
+    missed = [event("enter", 0, "missed"), event("enter", DAY), event("exit", 2 * DAY)]
+    store(table).add({HOME: [*missed, event("enter", 80 * DAY, "now")]})
+    table.stored = {
+        key: item
+        for key, item in table.stored.items()
+        if item.get("expires_at", float("inf")) > START.timestamp() + 93 * DAY or key[1].endswith("#missed")
+    }
+    before = table.visits(pair_key(HOME))
+    store(table).add({HOME: [event("exit", 14 * DAY, "late")]})
+    assert table.visits(pair_key(HOME)) == before
