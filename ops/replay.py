@@ -352,19 +352,19 @@ def command(
     archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.aws("kinesis")
     stream = KinesisStream(kinesis, outputs.stream)
     if aside:
-        terminal.show(
-            set_aside.replay(
-                outputs.aws("s3"),
-                kinesis,
-                bucket=outputs.bucket,
-                stream=outputs.stream,
-                what=aside,
-                to_file=to_file,
-                dry_run=dry_run,
-                pace=Pace(rate).wait_for,
-            ),
-            as_json,
+        again = set_aside.replay(
+            outputs.aws("s3"),
+            kinesis,
+            bucket=outputs.bucket,
+            stream=outputs.stream,
+            what=aside,
+            to_file=to_file,
+            dry_run=dry_run,
+            pace=Pace(rate).wait_for,
         )
+        terminal.show(again, as_json)
+        if "unreadable" in again:
+            raise typer.Exit(1)
         return
     now = datetime.now(UTC)
     label = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"

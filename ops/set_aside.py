@@ -43,8 +43,11 @@ class _Line(msgspec.Struct):
     record_base64: bytes | None = None
 
 
-def set_aside(s3: Any, bucket: str, what: str) -> Iterator[Aside]:
-    """All records under a prefix of keys (it begins with `set-aside/`), else all with this reason's code."""
+def set_aside(s3: Any, bucket: str, what: str, unreadable: list[str]) -> Iterator[Aside]:
+    """All records under a prefix of keys (it begins with `set-aside/`), else all with this reason's code.
+
+    An object that cannot be read is named, and its key put into `unreadable`.
+    """
     is_prefix = what.startswith(PREFIX)
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=what if is_prefix else PREFIX)
     for key in (found["Key"] for page in pages for found in page.get("Contents", ())):
@@ -55,6 +58,7 @@ def set_aside(s3: Any, bucket: str, what: str) -> Iterator[Aside]:
             continue
         except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
             terminal.fail(f"{key} cannot be read: {error}")
+            unreadable.append(key)
             continue
         for aside in found:
             if is_prefix or what in aside.codes:
@@ -105,20 +109,22 @@ def replay(
 ) -> dict[str, object]:
     """Put all that `what` names back on the stream, or into `to_file` instead; tells how many by reason."""
     by_code: Counter[str] = Counter()
+    unreadable: list[str] = []
 
     def counted() -> Iterator[Aside]:
-        for record in terminal.counted(set_aside(s3, bucket, what), "records"):
+        for record in terminal.counted(set_aside(s3, bucket, what, unreadable), "records"):
             by_code.update(record.codes)
             yield record
 
+    written = sent = 0
     if dry_run:
         found = sum(1 for _ in counted())
-        return {"found": found, "written": 0, "sent": 0, "by_reason": dict(by_code)}
-    if to_file:
-        written = write(to_file, counted())
-        return {"found": written, "written": written, "sent": 0, "by_reason": dict(by_code)}
-    sent = put_back(kinesis, stream, counted(), pace)
-    return {"found": sent, "written": 0, "sent": sent, "by_reason": dict(by_code)}
+    elif to_file:
+        found = written = write(to_file, counted())
+    else:
+        found = sent = put_back(kinesis, stream, counted(), pace)
+    facts: dict[str, object] = {"found": found, "written": written, "sent": sent, "by_reason": dict(by_code)}
+    return facts | ({"unreadable": unreadable} if unreadable else {})
 
 
 def purge(s3: Any, bucket: str, records: Iterable[Aside]) -> tuple[int, list[str]]:
@@ -153,22 +159,23 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Look at the records that can never succeed; --send or --purge them. Exit 1 if some are left."""
+    """Look at the records that can never succeed; --send or --purge them. Exit 1 if some are left or unreadable."""
     if send and to_delete:
         raise typer.BadParameter("--send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
     s3 = outputs.aws("s3")
-    records = terminal.counted(set_aside(s3, outputs.bucket, what), "records")
+    unreadable: list[str] = []
+    records = terminal.counted(set_aside(s3, outputs.bucket, what, unreadable), "records")
     if send:
         terminal.show({"sent": put_back(outputs.aws("kinesis"), outputs.stream, records)}, as_json)
-        return
+        raise typer.Exit(1 if unreadable else 0)
     found = list(records)
     if to_delete:
         if found and not yes:
             typer.confirm(f"Delete what holds these {len(found)} records?", abort=True, err=True)
         deleted, shared = purge(s3, outputs.bucket, found)
         terminal.show({"objects_deleted": deleted, "kept_for_other_records": shared}, as_json)
-        raise typer.Exit(1 if shared else 0)
+        raise typer.Exit(1 if shared or unreadable else 0)
     rows = [
         {
             "object_key": record.key,
@@ -181,9 +188,9 @@ def command(
     ]
     if rows or as_json:
         terminal.show_rows(rows, as_json, title="Set aside")
-    else:
+    elif not unreadable:
         terminal.out.print(f"nothing is set aside under {what}", markup=False)
-    if rows:
+    if rows or unreadable:
         raise typer.Exit(1)
 
 

@@ -48,9 +48,11 @@ class Signer:
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
     """A token for `user`, good for five minutes.
 
-    Snowflake wants upper case, and of `locator.region.cloud` the locator alone, as its connector does.
+    Snowflake wants upper case, and of `locator.region.cloud` and `name-id.global` what stands before the
+    first dot or hyphen, as its connector does.
     """
-    subject = f"{account.partition('.')[0].upper()}.{user.upper()}"
+    separator = "-" if ".global" in account else "."
+    subject = f"{account.partition(separator)[0].upper()}.{user.upper()}"
     fingerprint = base64.b64encode(hashlib.sha256(signer.public_key()).digest()).decode()
     issued_at = int(now.timestamp())
     claims = {

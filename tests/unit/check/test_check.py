@@ -98,7 +98,12 @@ def verified(token: str, public_key: bytes) -> dict:
 
 @pytest.mark.parametrize(
     ("account", "name"),
-    [("milk-org", "MILK-ORG"), ("xy12345.eu-west-1", "XY12345"), ("xy12345.west-europe.azure", "XY12345")],
+    [
+        ("milk-org", "MILK-ORG"),
+        ("xy12345.eu-west-1", "XY12345"),
+        ("xy12345.west-europe.azure", "XY12345"),
+        ("xy12345-ab1.global", "XY12345"),
+    ],
 )
 def test_the_token_is_one_that_the_public_key_verifies(signer, account, name):
     token = log_in_token(account, "milkrun_watcher", signer, NOW)

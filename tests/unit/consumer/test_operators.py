@@ -4,6 +4,7 @@ import base64
 import json
 from datetime import timedelta
 
+import pytest
 from typer.testing import CliRunner
 
 from consumer import main
@@ -134,7 +135,7 @@ def test_what_was_set_aside_can_be_written_out_to_be_repaired(aws, tmp_path):
 
 def test_a_record_keeps_the_partition_key_that_it_had(aws):
     consume(b"\xff")
-    (aside,) = set_aside.set_aside(aws.client("s3"), aws.bucket, "set-aside/")
+    (aside,) = set_aside.set_aside(aws.client("s3"), aws.bucket, "set-aside/", [])
     assert (aside.partition_key, aside.data, aside.line) == ("truck-1", b"\xff", 1)
     assert base64.b64encode(aside.data) == b"/w=="
 
@@ -186,5 +187,13 @@ def test_what_cannot_be_read_under_set_aside_hides_nothing_else(aws, tmp_path):
     assert [row["bytes"] for row in json.loads(look.stdout)] == [100_000, 1]
     assert "readme.txt cannot be read" in look.stderr
     file = tmp_path / "repair.ndjson"
-    run(environment, "replay", "--set-aside", "set-aside/", "--to-file", str(file))
+    replay = attempt(environment, "replay", "--set-aside", "set-aside/", "--to-file", str(file), "--json")
+    assert (replay.exit_code, len(json.loads(replay.stdout)["unreadable"])) == (1, 2)
     assert len(file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("option", ["--json", "--send", "--purge"])
+def test_what_cannot_be_read_under_set_aside_is_left_and_the_exit_code_says_so(aws, tmp_path, option):
+    aws.client("s3").put_object(Bucket=aws.bucket, Key="set-aside/torn", Body=b"\x1f\x8bno gzip")
+    environment = outputs(aws, tmp_path)
+    assert attempt(environment, "set-aside", option).exit_code == 1
