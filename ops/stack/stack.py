@@ -100,6 +100,8 @@ class Stack:
         """End and wipe everything."""
         self.stop()
         shutil.rmtree(self.settings.folder, ignore_errors=True)
+        if self.settings.folder.exists():  # what could not be removed is still ours: the next `down` may try
+            self._lock_file.touch()
 
     def is_up(self) -> bool:
         return self.settings.outputs_file.exists() and self._runs(list(SERVERS))
@@ -146,8 +148,12 @@ class Stack:
     def _refuse_what_is_not_ours(self) -> None:
         """`down` wipes the folder: it must never be somebody's home, or this clone."""
         folder = self.settings.folder
+        if folder.parent == ROOT and folder.name.startswith(".local"):  # whatever `make bench` or others left
+            return
         inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        foreign = ".lock" not in inside and any(not name.startswith(WITHOUT_A_STACK) for name in inside)
+        foreign = self._lock_file.name not in inside and any(
+            not name.startswith(WITHOUT_A_STACK) for name in inside
+        )
         if ROOT.is_relative_to(folder) or foreign:
             raise StackError(f"{folder} holds other things: name a folder of its own in MILKRUN_LOCAL.")
 
@@ -212,6 +218,10 @@ class Stack:
         deploy.write(wanted, self._deployed_file)
 
     @property
+    def _lock_file(self) -> Path:
+        return self.settings.folder / ".lock"
+
+    @property
     def _deployed_file(self) -> Path:
         return self.settings.folder / "deployed.json"
 
@@ -235,7 +245,7 @@ class Stack:
     def _alone(self) -> Iterator[None]:
         self._refuse_what_is_not_ours()
         self.settings.folder.mkdir(parents=True, exist_ok=True)
-        with (self.settings.folder / ".lock").open("w") as lock:
+        with self._lock_file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

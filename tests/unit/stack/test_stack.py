@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -347,3 +348,27 @@ def test_this_clone_is_no_folder_for_a_stack(folder):
 def test_what_a_deployed_stage_left_there_is_in_nobodys_way(tmp_path):
     (tmp_path / "replay").mkdir()
     Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
+
+
+def test_this_clones_own_folders_are_a_stacks_whoever_made_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("ops.stack.stack.ROOT", tmp_path)
+    (tmp_path / ".local" / "bench").mkdir(parents=True)  # `make bench` in a fresh clone
+    Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
+
+
+def test_what_a_down_could_not_remove_the_next_one_may(tmp_path, monkeypatch):
+    stack = Stack.of({"MILKRUN_LOCAL": str(tmp_path / "stack")})
+    (stack.settings.folder / "logs").mkdir(parents=True)
+    (stack.settings.folder / ".lock").touch()
+    remove = shutil.rmtree
+
+    def leaves_some(folder, **options):
+        remove(folder, **options)
+        if folder == stack.settings.folder:
+            (folder / "logs").mkdir(parents=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", leaves_some)
+        stack.down()
+    stack.down()
+    assert not stack.settings.folder.exists()
