@@ -1,6 +1,7 @@
 """COPY INTO … FROM @stage by hand: FILES, PATTERN, FORCE, ON_ERROR, and the table's own history."""
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -36,8 +37,11 @@ def test_a_file_is_copied_once_unless_it_changed_or_force_is_said(staged: Wareho
 
 
 def test_of_copies_at_the_same_time_one_loads_each_file(staged: Warehouse) -> None:
+    together = Barrier(4)
+
     def copy(_: int) -> int:
         with staged.local.connect(database=staged.database) as connection:
+            together.wait(timeout=60)
             return len(connection.cursor().execute(staged.copy()).fetchall()[0])
 
     with ThreadPoolExecutor(4) as at_once:
