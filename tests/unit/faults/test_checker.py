@@ -176,7 +176,7 @@ def all_told(facts: Facts) -> list[dict[str, Any]]:
     return [
         {"detail-type": told.kind, "detail": told.detail}
         for pair, visits in pairs.items()
-        for told in notices(pair, 7, Change((), visits, None, None, 0))
+        for told in notices(pair, 7, Change((), visits, None, None, 0, {}))
     ]
 
 
