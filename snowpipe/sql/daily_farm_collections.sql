@@ -13,7 +13,7 @@ WITH deliveries AS (
         payload:geofence.externalId::VARCHAR AS geofence_external_id,
         TRY_CAST(payload:duration::VARCHAR AS FLOAT) AS duration_minutes,
         TRY_CAST(payload:confidence::VARCHAR AS INTEGER) AS confidence,
-        TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT) AS litres,
+        IFF(TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT) BETWEEN 0 AND 1000000, TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT), NULL) AS litres,
         file_modified_at,
         file_name,
         file_row_number

@@ -10,7 +10,10 @@ WITH deliveries AS (
         payload ->> '$.geofence.externalId' AS geofence_external_id,
         payload ->> '$.duration' AS duration_minutes,
         payload ->> '$.confidence' AS confidence,
-        payload ->> '$.metadata.litres' AS litres,
+        CASE
+            WHEN CAST(payload ->> '$.metadata.litres' AS REAL) BETWEEN 0 AND 1000000
+                THEN CAST(payload ->> '$.metadata.litres' AS REAL)
+        END AS litres,
         file_modified_at,
         file_name,
         file_row_number

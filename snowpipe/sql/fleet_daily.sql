@@ -10,7 +10,7 @@ WITH deliveries AS (
         )::TIMESTAMP_NTZ AS occurred_at,
         COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
         TRY_CAST(payload:replayed::VARCHAR AS BOOLEAN) AS is_replayed,
-        TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT) AS litres
+        IFF(TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT) BETWEEN 0 AND 1000000, TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT), NULL) AS litres
     FROM RAW.EVENTS
     QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) = 1
 )

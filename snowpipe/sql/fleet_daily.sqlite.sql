@@ -19,7 +19,14 @@ SELECT
     STRFTIME('%Y-%m-%d %H:%M:%f', MIN(occurred_us) / 1000000.0, 'unixepoch') AS first_event_at,
     STRFTIME('%Y-%m-%d %H:%M:%f', MAX(occurred_us) / 1000000.0, 'unixepoch') AS last_event_at,
     SUM(event_type = 'pickup.completed') AS pickups,
-    COALESCE(SUM(CASE WHEN event_type = 'pickup.completed' THEN payload ->> '$.metadata.litres' END), 0) AS litres
+    COALESCE(
+        SUM(
+            CASE
+                WHEN event_type = 'pickup.completed' AND CAST(payload ->> '$.metadata.litres' AS REAL) BETWEEN 0 AND 1000000
+                    THEN CAST(payload ->> '$.metadata.litres' AS REAL)
+            END
+        ), 0
+    ) AS litres
 FROM deliveries
 WHERE delivery = 1 AND device_id IS NOT NULL
 GROUP BY event_date, device_id

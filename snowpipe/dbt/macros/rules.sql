@@ -28,6 +28,14 @@
 {# What tells two contents of one event id apart. #}
 {% macro content_hash(payload) -%} MD5(TO_JSON({{ payload }})) {%- endmacro %}
 
+{# The litres that a pickup says, null where they cannot be: one phone must not make a farm's sum NaN or negative. #}
+{% macro litres(metadata) -%}
+    IFF(
+        TRY_CAST({{ metadata }}:litres::VARCHAR AS FLOAT) BETWEEN 0 AND {{ var('max_litres') }},
+        TRY_CAST({{ metadata }}:litres::VARCHAR AS FLOAT), NULL
+    )
+{%- endmacro %}
+
 {# Fences where milk is collected. #}
 {% macro is_collection(tag) -%}
     {{ tag }} IN ({% for name in var('collection_tags') %}'{{ name }}'{{ ", " if not loop.last }}{% endfor %})

@@ -16,7 +16,7 @@ pickups AS (
     SELECT
         visits.visit_key,
         COUNT(*) AS pickups,
-        SUM(TRY_CAST(events.metadata:litres::VARCHAR AS FLOAT)) AS litres
+        SUM({{ litres('events.metadata') }}) AS litres
     FROM visits
     INNER JOIN {{ ref('stg_events') }} AS events
         ON

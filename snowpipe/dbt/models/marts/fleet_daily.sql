@@ -72,7 +72,7 @@ counted AS (
         COUNT_IF(is_replayed) AS replayed_events,
         MIN(occurred_at) AS first_event_at,
         MAX(occurred_at) AS last_event_at,
-        SUM(IFF(event_type = 'pickup.completed', TRY_CAST(metadata:litres::VARCHAR AS FLOAT), 0)) AS litres
+        SUM(IFF(event_type = 'pickup.completed', {{ litres('metadata') }}, 0)) AS litres
     FROM events
     GROUP BY device_id, event_date
 
