@@ -91,11 +91,8 @@ def connect(settings: Connection, give_up_after_s: int | None = None) -> Iterato
         )
     except connector.Error as error:
         raise Refusal(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-    ) as error:  # of the key file: not there, no key, without its password
+    except (OSError, ValueError, TypeError) as error:
+        # Of the key file: not there, no key, without its password.
         raise Refusal(explain(_NOT_CONNECTED[0], str(error), where)) from error
     try:
         yield Snowflake(connection, where)

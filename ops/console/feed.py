@@ -5,7 +5,6 @@ What the app wrote is hostile until shown as text: nothing here trusts a shape b
 
 import base64
 import math
-import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeIs
@@ -14,7 +13,7 @@ import msgspec
 
 from consumer import items
 from contract.events import GEOFENCE_KINDS, Fence, Kind, instant
-from contract.objects import lines_of
+from ops.stores import readable_lines
 
 # Longer texts are cut in lists; the event's own page has all of it.
 MAX_SHOWN = 200
@@ -90,11 +89,7 @@ def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind]
     """`kinds`: the types that are geofence events at this stage."""
     found = Read([], [], [])
     rejected = key.startswith("rejected/")
-    try:
-        lines = lines_of(body)
-    except (OSError, EOFError, zlib.error):  # no gzip, so not ours either
-        return found
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(readable_lines(body) or (), 1):
         if rejected:
             found.events.append(_bad(key, number, line, received_at))
         else:

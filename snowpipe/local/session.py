@@ -223,10 +223,8 @@ class LocalCursor(FakeSnowflakeCursor):
         if not self._exists((database, "_fs_information_schema", "_local_history")):
             return
         changed = "forgotten = forgotten OR pipe_id IS NULL"
-        values = [
-            schema,
-            table.name,
-        ]  # a schema has no name of its own here, and is emptied of all its tables
+        # Where a schema is dropped the name of its table is empty: all of its tables are meant.
+        values = [schema, table.name]
         if renamed:
             changed = "table_schema = ?, table_name = ?"
             values = [renamed.this.db or schema, renamed.this.name, *values]

@@ -521,9 +521,8 @@ def test_marts_plain_sql_and_sqlite_agree_on_farm_collections(built: Built, tmp_
     mart, plain, small = _three_ways(built, tmp_path, "daily_farm_collections", key, columns)
     assert mart == plain == small
     assert sum(row[2] for row in mart.values()) == 1 + len(NO_LITRES)
-    assert (
-        sum(row[3] for row in mart.values()) == 812.5
-    )  # dbt build passed: what no tanker holds counts for nothing
+    # And `dbt build` passed, which tests for litres below nought.
+    assert sum(row[3] for row in mart.values()) == 812.5
 
 
 def test_marts_plain_sql_and_sqlite_agree_on_the_fleets_days(built: Built, tmp_path: Path) -> None:

@@ -138,3 +138,10 @@ def test_sqlfluff_has_nothing_to_say() -> None:
 )
 def test_two_statements_are_the_same_but_for_layout(one: str, other: str, same: bool) -> None:
     assert same_statement(one, other) is same
+
+
+def test_sysadmin_has_every_role_so_that_what_dbt_makes_has_an_administrator() -> None:
+    ddl = "\n".join(file.read_text() for file in FILES)
+    roles = set(re.findall(r"CREATE ROLE IF NOT EXISTS (\S+)", ddl))
+    assert len(roles) == 4
+    assert roles == set(re.findall(r"GRANT ROLE (\S+) TO ROLE SYSADMIN;", ddl))
