@@ -94,7 +94,8 @@ def test_every_view_and_event_is_reached_by_keyboard(feed: Feed, open_page: Open
     first = page.locator(".row-link").first
     first.focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("complementary", name="The chosen event")).to_be_visible()
+    chosen = page.get_by_role("complementary", name="The chosen event")
+    expect(chosen.get_by_role("heading").first).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("complementary")).to_have_count(0)
 

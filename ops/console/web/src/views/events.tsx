@@ -1,7 +1,7 @@
 /** The latest events, good and bad; of each what was sent, why it was refused, where it is kept, and its journey. */
 
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { ask } from "../api";
 import { span, Time } from "../clock";
@@ -307,7 +307,8 @@ function pretty(raw: string): string {
 function Detail({ seq }: { seq: string }) {
   const asked = useAsked((signal) => ask<EventDetail>(`/api/events/${encodeURIComponent(seq)}`, {}, { signal }), [seq]);
   const heading = useRef<HTMLHeadingElement>(null);
-  useEffect(() => heading.current?.focus(), [asked.data]);
+  // Before it is painted: an Escape that comes at once must find the focus inside.
+  useLayoutEffect(() => heading.current?.focus(), [asked.data]);
   const close = (): void => choose({ seq: null });
   const event = asked.data;
   return (
