@@ -48,6 +48,7 @@ check: setup ## lint, types, the packaged templates of all stages
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check $(CODE)
 	$(PY) -m mypy
+	$(PY) -m tests.collection tests/unit tests/e2e tests/faults tests/console
 	@ops/setup.sh checkov
 	$(PY) -m ops.check
 

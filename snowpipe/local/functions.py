@@ -77,8 +77,7 @@ class Functions:
             status["executionState"] = reason.state
             if reason.state != "PAUSED":
                 status["error"] = reason.reason
-        waiting, oldest = self.ingest.waiting_since(pipe)
-        status["pendingFileCount"] = waiting + activity.in_flight
+        status["pendingFileCount"], oldest = self.ingest.pending(pipe)
         if oldest:
             status["oldestFileTimestamp"] = instant(oldest)
         if pipe.auto_ingest:

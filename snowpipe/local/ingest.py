@@ -61,6 +61,8 @@ class Ingest:
         self._receiving: set[str] = set()
         self._pipes: tuple[int, list[Pipe]] = (-1, [])
         self._nothing_waits: set[str] = set()
+        self._pending = threading.RLock()
+        """Held while a file turns from in flight to waiting, so that no reader counts it twice or not at all."""
 
     # ---- life
 
@@ -214,9 +216,9 @@ class Ingest:
         self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False
     ) -> tuple[set[StagedFile], Exception | None]:
         """Load through a pipe; returns the files that must be tried again, and why."""
-        activity = self.activity[pipe.pipe_id]
         files = list({file.file_name: file for file in files}.values())
-        activity.in_flight += len(files)
+        in_flight = 0 if waiting else len(files)  # a waiting file is already counted, by its row
+        self._count_in_flight(pipe, in_flight)
         try:
             plan = self.runnable(pipe)
             known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
@@ -245,12 +247,26 @@ class Ingest:
             return unread, None
         except (NotRunnable, duckdb.Error) as error:
             reason = self.reason_to_wait(pipe, error)
-            if not waiting:
+            if waiting:
+                return set(files), None
+            with self._pending:
                 self.put_waiting(pipe, files)
-                log.info("files_waiting", pipe=str(pipe.name), files=len(files), state=reason.state)
-            return (set(files) if waiting else set()), None
+                self._count_in_flight(pipe, -in_flight)
+                in_flight = 0
+            log.info("files_waiting", pipe=str(pipe.name), files=len(files), state=reason.state)
+            return set(), None
         finally:
-            activity.in_flight -= len(files)
+            self._count_in_flight(pipe, -in_flight)
+
+    def _count_in_flight(self, pipe: Pipe, files: int) -> None:
+        with self._pending:
+            self.activity[pipe.pipe_id].in_flight += files
+
+    def pending(self, pipe: Pipe) -> tuple[int, datetime | None]:
+        """Return the number of files that wait or are being loaded, each counted once, and when the oldest came."""
+        with self._pending:
+            waiting, oldest = self.waiting_since(pipe)
+            return waiting + self.activity[pipe.pipe_id].in_flight, oldest
 
     def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
         """What the table will not take stalls its pipe; what is amiss with the disk is tried again."""

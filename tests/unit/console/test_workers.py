@@ -242,7 +242,15 @@ def test_what_comes_while_others_are_read_is_counted_once_each(shared, archive, 
     assert counted(shared) == (45, 45)
 
 
-@pytest.mark.parametrize("body", [b"by hand", b"\x1f\x8b", gzip.compress(b"{}\n")[:-9], b""])
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"by hand", id="plain text"),
+        pytest.param(b"\x1f\x8b", id="two bytes of a header"),
+        pytest.param(gzip.compress(b"{}\n", mtime=0)[:-9], id="cut short"),
+        pytest.param(b"", id="empty"),
+    ],
+)
 def test_an_object_that_is_no_gzip_stops_nothing(shared, archive, body):
     with running(Reader(shared)) as reader:
         assert isinstance(reader, Reader)

@@ -1,6 +1,7 @@
 """The loader by itself: any order, any repetition, S3 failing at any read; each file exactly once."""
 
 import io
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -169,6 +170,26 @@ def test_a_table_that_takes_no_rows_stalls_its_pipe_and_the_files_wait(
     bench.ingest.load_waiting()
     assert bench.rows(pipe) == wanted(1, 2)
     assert bench.ingest.waiting_since(pipe)[0] == 0
+
+
+def test_a_file_that_turns_from_in_flight_to_waiting_is_counted_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = bench.pipe()
+    counts: list[int] = []
+    reader = threading.Thread(target=lambda: counts.append(bench.ingest.pending(pipe)[0]))
+    put_waiting = bench.ingest.put_waiting
+
+    def put_waiting_while_somebody_counts(*arguments: Any) -> None:
+        put_waiting(*arguments)
+        reader.start()
+        reader.join(timeout=0.2)
+
+    monkeypatch.setattr(bench.ingest, "put_waiting", put_waiting_while_somebody_counts)
+    bench.catalog.set_pipe(pipe.name, "paused_on", bench.catalog.clock())
+    bench.ingest.load_files(bench.catalog.pipe(pipe.name), files(1, 2))
+    reader.join(timeout=5)
+    assert counts == [2]
 
 
 def test_a_pipe_that_fails_does_not_hold_up_what_waits_for_others(

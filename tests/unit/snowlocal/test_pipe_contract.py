@@ -254,7 +254,7 @@ def test_14_days_later_a_rewritten_key_loads_again(loading: Warehouse) -> None:
 def test_refresh_sees_seven_days_only(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
-    eventually(lambda: loading.status()["pendingFileCount"])
+    loading.has_waiting(1)
     with loading.local.days_later(6.9):
         assert len(loading.run("ALTER PIPE RAW.EVENTS_PIPE REFRESH")) == 1
     with loading.local.days_later(7.1):
@@ -264,7 +264,7 @@ def test_refresh_sees_seven_days_only(loading: Warehouse) -> None:
 def test_a_pipe_paused_for_more_than_14_days_is_stale_and_its_queue_is_gone(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
-    eventually(lambda: loading.status()["pendingFileCount"])
+    loading.has_waiting(1)
     with loading.local.days_later(15):
         resume = "ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE"
         assert "SYSTEM$PIPE_FORCE_RESUME" in loading.refused(resume)

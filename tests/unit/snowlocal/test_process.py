@@ -70,7 +70,7 @@ def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aw
     warehouse.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     warehouse.run("GRANT MONITOR ON PIPE RAW.EVENTS_PIPE TO ROLE R")
     warehouse.put("events/a", {"_id": 1})
-    eventually(lambda: warehouse.status()["pendingFileCount"])
+    warehouse.has_waiting(1)
     warehouse.run(f"CREATE TEMPORARY TABLE {warehouse.database}.RAW.LEFT_OVER AS SELECT 1 AS A")
     shown = (
         "SHOW PIPES IN ACCOUNT",

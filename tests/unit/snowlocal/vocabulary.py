@@ -237,6 +237,14 @@ class Warehouse:
         read: dict[str, Any] = json.loads(rows[0]["S"])
         return read
 
+    def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
+        """Wait until `number` files are written down as waiting: from then on they have the age of that moment."""
+        pipe = f"{self.database}.RAW.{name}"
+        eventually(
+            lambda: sum(e["files"] for e in self.local.logged("files_waiting") if e["pipe"] == pipe),
+            lambda files: files == number,
+        )
+
     def queue_url(self) -> str:
         """Snowflake's own queue, found as an operator finds it: by the pipe's notification channel."""
         name = self.status()["notificationChannelName"].rpartition(":")[2]

@@ -1,0 +1,85 @@
+"""Collect all tests twice, in two processes that share as little as possible, and compare the test ids.
+
+    python -m tests.collection tests/unit tests/e2e
+
+pytest-xdist aborts a run whose workers collect different ids. The two processes differ in hash seed, date, time zone,
+folder, home and environment, so an id that depends on any of them is reported here and not once in a while. The
+second process collects a copy of the tracked and untracked files, because an id may contain the path of the clone.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COLLECT = """
+import contextlib, io, sys
+import pytest, time_machine
+
+class Ids:
+    def pytest_collection_finish(self, session):
+        self.ids = [item.nodeid for item in session.items]
+
+ids, output = Ids(), io.StringIO()
+with time_machine.travel(float(sys.argv[1]), tick=True), contextlib.redirect_stdout(output):
+    code = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *sys.argv[2:]], plugins=[ids])
+if code:
+    sys.exit(output.getvalue())
+print("\\n".join(ids.ids))
+"""
+
+
+def start(folder: Path, at: int, environment: dict[str, str], suites: list[str]) -> "subprocess.Popen[str]":
+    """Start collecting in `folder`, with the clock set to `at` (seconds since 1970)."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COLLECT, str(at), *suites],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ids_of(process: "subprocess.Popen[str]") -> list[str]:
+    """Return the ids of all tests, in order. Exits if a file cannot be imported; pytest has said why."""
+    output = process.communicate()[0]
+    if process.returncode:
+        sys.exit("collecting the tests failed")
+    return output.splitlines()
+
+
+def copy_of_the_tree(target: Path) -> Path:
+    names = subprocess.check_output(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+    )
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    return target
+
+
+def main(suites: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = copy_of_the_tree(Path(scratch) / "a folder with another name")
+        other = {
+            "PATH": os.environ["PATH"],
+            "HOME": scratch,
+            "PYTHONHASHSEED": "2",
+            "TZ": "Pacific/Auckland",
+            "LANG": "C",
+        }
+        first = start(ROOT, 1_700_000_000, {**os.environ, "PYTHONHASHSEED": "1"}, suites)
+        second = start(copy, 1_830_000_001, other, suites)
+        here, there = ids_of(first), ids_of(second)
+    if here != there:
+        only = sorted(set(here) ^ set(there)) or ["the same ids in another order"]
+        sys.exit("test ids differ between two processes:\n" + "\n".join(only))
+    print(f"{len(here)} test ids, the same in two processes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
