@@ -7,6 +7,7 @@ PY := .venv/bin/python
 STAGE ?= dev
 EVENTS ?=
 EVENTS_LIST ?= 100000 300000 1000000
+PACKAGE_TESTS := localstack/lambda_executor/tests
 CODE := contract handler consumer snowpipe glue airflow ops localstack tests
 
 help: ## print this help
@@ -48,12 +49,12 @@ check: setup ## lint, types, the packaged templates of all stages
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check $(CODE)
 	$(PY) -m mypy
-	$(PY) -m tests.collection tests/unit tests/e2e tests/faults tests/console
+	$(PY) -m tests.collection tests/unit $(PACKAGE_TESTS) tests/e2e tests/faults tests/console
 	@ops/setup.sh checkov
 	$(PY) -m ops.check
 
 unit: setup ## unit tests
-	$(PY) -m pytest tests/unit -n 2 --dist loadgroup
+	$(PY) -m pytest tests/unit $(PACKAGE_TESTS) -n 2 --dist loadgroup
 
 e2e: setup ## end-to-end tests against a stack of their own
 	$(PY) -m pytest tests/e2e

@@ -22,7 +22,7 @@ PY
 # concerns Python 3.14 and that LocalStack's own bound contradicts.
 compile --exclude-newer 2026-03-01 --override <(echo "aws-sam-translator>=1.105.0") \
   localstack/requirements.in -o localstack/requirements.txt
-compile localstack/lambda-requirements.in -o localstack/lambda-requirements.txt
+compile localstack/lambda_executor/lambda-requirements.in -o localstack/lambda_executor/lambda-requirements.txt
 compile snowpipe/dbt/requirements.in -o snowpipe/dbt/requirements.txt
 # Spark as AWS Glue 5 runs it; what the jobs read events with is of the same version as in the functions.
 readers=$(grep -E '^(pydantic|pydantic-core|jiter|msgspec)==' requirements-lambda.txt | tr -d '\\')

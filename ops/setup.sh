@@ -121,7 +121,7 @@ install_environment() {
   .venv/bin/uv pip sync -q --python "$1/bin/python" --require-hashes "$2" && $3 "$1"
 }
 
-install_plugin() { .venv/bin/uv pip install -q --python "$1/bin/python" --no-deps -e localstack/plugin; }
+install_plugin() { .venv/bin/uv pip install -q --python "$1/bin/python" --no-deps -e localstack/lambda_executor; }
 
 make_node() {
   local stamp=node_modules/.made-from wanted
@@ -143,9 +143,9 @@ fi
 for name in "$@"; do
   case $name in
     main) make_main ;;
-    lambda) make_environment lambda localstack/lambda-requirements.txt "" ;;
+    lambda) make_environment lambda localstack/lambda_executor/lambda-requirements.txt "" ;;
     checkov) make_environment checkov requirements-checkov.txt "" ;;
-    localstack) make_environment localstack localstack/requirements.txt localstack/plugin/pyproject.toml install_plugin ;;
+    localstack) make_environment localstack localstack/requirements.txt localstack/lambda_executor/pyproject.toml install_plugin ;;
     dbt) make_environment dbt snowpipe/dbt/requirements.txt "" ;;
     spark)
       need_java

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def log_of(**changes: Any) -> Any:
-    from milkrun_localstack.invocation_log import InvocationLog
+    from localstack_lambda_executor.invocation_log import InvocationLog
 
     plain = InvocationLog(
         request_id="r-1",

@@ -96,7 +96,7 @@ def test_the_environment_is_lambdas_and_not_the_machines(trial, monkeypatch):
     assert seen["environment"]["LAMBDA_TASK_ROOT"] == code == seen["cwd"] == seen["path"][0]
     assert "SECRET_OF_THE_MACHINE" not in seen["environment"]
     assert "PYTHONPATH" not in seen["environment"]
-    assert not any("plugin" in folder or "/.venv/" in folder for folder in seen["path"])
+    assert not any("lambda_executor" in folder or "/.venv/" in folder for folder in seen["path"])
 
 
 def test_packages_of_localstack_or_of_the_project_cannot_be_imported(trial):
@@ -389,7 +389,7 @@ sys.stdin.read()
 
 def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path):
     source = PARENT.format(
-        plugin=str(ROOT / "localstack" / "plugin"),
+        plugin=str(ROOT / "localstack" / "lambda_executor" / "src"),
         tests=str(Path(__file__).parent),
         root=str(ROOT),
         folder=str(tmp_path),

@@ -14,7 +14,7 @@ from localstack.aws.skeleton import DispatchTable
 from localstack.services.moto import MotoFallbackDispatcher
 from localstack.services.plugins import Service, aws_provider
 
-from milkrun_localstack.partitions import read_partitions_only
+from localstack_lambda_executor.partitions import read_partitions_only
 
 LOCK = threading.RLock()
 

@@ -16,7 +16,7 @@ class ProcessExecutorPlugin(RuntimeExecutorPlugin):
 
     @override
     def load(self, *args: Any, **kwargs: Any) -> Any:
-        from milkrun_localstack.executor import ProcessExecutor
+        from localstack_lambda_executor.executor import ProcessExecutor
 
         ProcessExecutor.python = Path(os.environ["MILKRUN_LAMBDA_PYTHON"])
         ProcessExecutor.log_folder = Path(os.environ["MILKRUN_LAMBDA_LOGS"])

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from milkrun_localstack.runtime_api import RuntimeApi
+from localstack_lambda_executor.runtime_api import RuntimeApi
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 PUNCH_HOLE_KEEP_SIZE = 0x03

@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from milkrun_localstack import words
-from milkrun_localstack.invocation_log import InvocationLog, timeout_line
-from milkrun_localstack.process import Function, Process
-from milkrun_localstack.runtime_api import MAX_RESPONSE_BYTES, Request
+from localstack_lambda_executor import words
+from localstack_lambda_executor.invocation_log import InvocationLog, timeout_line
+from localstack_lambda_executor.process import Function, Process
+from localstack_lambda_executor.runtime_api import MAX_RESPONSE_BYTES, Request
 
 INIT_TIMEOUT_S = 10.0  # as long as Lambda's init phase
 TICK_S = 0.05

@@ -12,7 +12,7 @@ import pytest
 from ops.stack.localstack import LAMBDA_PYTHON
 from ops.stack.settings import ROOT
 
-sys.path.append(str(ROOT / "localstack" / "plugin"))
+sys.path.append(str(ROOT / "localstack" / "lambda_executor" / "src"))
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:trial"
 
@@ -21,8 +21,8 @@ class Trial:
     """A function made of a few lines, and its sandbox."""
 
     def __init__(self, code: Path, source: str, **settings: Any) -> None:
-        from milkrun_localstack.process import Function
-        from milkrun_localstack.sandbox import Sandbox
+        from localstack_lambda_executor.process import Function
+        from localstack_lambda_executor.sandbox import Sandbox
 
         code.mkdir(parents=True, exist_ok=True)
         (code / "trial.py").write_text(dedent(source))

@@ -8,8 +8,8 @@ from typing import ClassVar, override
 from localstack.services.lambda_.invocation.lambda_models import FunctionVersion, InvocationResult
 from localstack.services.lambda_.invocation.runtime_executor import RuntimeExecutor
 
-from milkrun_localstack.process import Function
-from milkrun_localstack.sandbox import Sandbox
+from localstack_lambda_executor.process import Function
+from localstack_lambda_executor.sandbox import Sandbox
 
 RUNTIME = "python3.13"
 MAX_LOG_FILE_BYTES = 8 * 1024 * 1024
