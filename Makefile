@@ -7,7 +7,7 @@ PY := .venv/bin/python
 STAGE ?= dev
 EVENTS ?=
 EVENTS_LIST ?= 100000 300000 1000000
-PACKAGE_TESTS := localstack/lambda_executor/tests
+PACKAGE_TESTS := localstack/lambda_executor/tests localstack/snowflake/tests
 CODE := contract handler consumer snowpipe glue airflow ops localstack tests
 
 help: ## print this help

@@ -22,7 +22,7 @@ def check_tools() -> None:
 def launch(settings: Settings, processes: Processes) -> Process:
     settings.snowflake_folder.mkdir(parents=True, exist_ok=True)
     port, folder = str(settings.snowflake_port), settings.snowflake_folder
-    command: list[str | Path] = [sys.executable, "-m", "snowpipe.local", "--port", port, "--dir", folder]
+    command: list[str | Path] = [sys.executable, "-m", "local_snowflake", "--port", port, "--dir", folder]
     return processes.start(NAME, command, settings.aws_environment, ROOT, grace_s=10)
 
 

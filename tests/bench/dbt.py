@@ -65,7 +65,7 @@ FROM timed
 
 @contextmanager
 def warehouse(folder: Path) -> Iterator[tuple[Snowflake, Settings]]:
-    command = [sys.executable, "-m", "snowpipe.local", "--port", "0", "--dir", f"{folder}/db"]
+    command = [sys.executable, "-m", "local_snowflake", "--port", "0", "--dir", f"{folder}/db"]
     # With the 256 MB of a demo, merging a million events at once is out of memory.
     options = [
         "--aws-endpoint-url",

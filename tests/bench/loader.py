@@ -91,7 +91,7 @@ class Snowflake:
 @contextmanager
 def snowflake(endpoint: str) -> Iterator[Snowflake]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "snowpipe.local", "--port", "0", "--dir", f"{folder}/db"]
+        command = [sys.executable, "-m", "local_snowflake", "--port", "0", "--dir", f"{folder}/db"]
         options = ["--aws-endpoint-url", endpoint, "--log-file", f"{folder}/log"]
         process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
         try:
@@ -149,7 +149,7 @@ def waiting(objects: int, per_second: int = 20) -> Figures:
     told(f"loader: {objects} objects, {per_second} a second, each awaited")
     from moto.server import ThreadedMotoServer
 
-    from tests.unit.snowlocal.vocabulary import Aws
+    from local_snowflake.testing import Aws
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -20,13 +20,13 @@ from moto.server import ThreadedMotoServer
 
 from consumer.visits import visits_of
 from contract.events import GeofenceEvent, geofence_event
+from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import pipes
 from snowpipe.archive import Archive
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.template import DDL, definitions
 from snowpipe.transform import DBT
-from tests.unit.snowlocal.vocabulary import Aws, LocalProcess, eventually
 from tests.unit.snowpipe.vocabulary import Stage
 
 MORNING = datetime(2026, 11, 16, 6, tzinfo=UTC)

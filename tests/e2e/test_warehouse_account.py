@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 
 from contract.objects import lines_object
+from local_snowflake.testing import eventually
 from snowpipe import archive, settings
-from tests.unit.snowlocal.vocabulary import eventually
 from tests.unit.snowpipe.vocabulary import Said, command
 
 WANTED = ("SNOWFLAKE_ACCOUNT", "SNOWFLAKE_USER", "MILKRUN_BUCKET")

@@ -28,12 +28,12 @@ import consumer.main
 import handler.main
 import handler.publish
 import handler.redrive
+from local_snowflake.testing import Aws, LocalProcess, Warehouse
 from ops import stores
 from tests.faults.checker import Facts, Row
 from tests.faults.phones import Exchange, Phones, Try
 from tests.faults.proxy import Proxy
 from tests.faults.table import shown
-from tests.unit.snowlocal.vocabulary import Aws, LocalProcess, Warehouse
 
 BATCH_SIZE = 20
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -70,7 +70,7 @@ class Snowflake(LocalProcess):
 
     def spawn(self, *options: str, **popen: Any) -> "subprocess.Popen[str]":
         arguments = ["--port", str(self.port), "--dir", str(self.folder), "--log-file", str(self.log)]
-        start = "from snowpipe.local.__main__ import app; app()"
+        start = "from local_snowflake.__main__ import app; app()"
         return subprocess.Popen(
             [
                 sys.executable,

@@ -33,7 +33,7 @@ from tests.faults.story import contradicted, converged
 type Bug = Callable[[], AbstractContextManager[Any]]
 type Faults = Callable[[], Sequence[Rule]]
 
-NO_HISTORY = "from snowpipe.local.loader import Loader; Loader.loaded_by_pipe = lambda *_: set()"
+NO_HISTORY = "from local_snowflake.loader import Loader; Loader.loaded_by_pipe = lambda *_: set()"
 
 
 # --- what goes wrong around the code: rules count, so each run needs its own

@@ -137,7 +137,7 @@ class Yard:
         for process in processes.recorded():
             if process.name == snowflake.NAME:
                 processes.end(process)
-        command = [sys.executable, "-m", "snowpipe.local", "--port", str(settings.snowflake_port)]
+        command = [sys.executable, "-m", "local_snowflake", "--port", str(settings.snowflake_port)]
         command += ["--dir", str(settings.snowflake_folder), "--visibility-seconds", str(VISIBILITY_S)]
         environment = settings.aws_environment | {"AWS_ENDPOINT_URL": self.proxy.url}
         processes.start(snowflake.NAME, command, environment, ROOT, grace_s=10)

@@ -19,8 +19,8 @@ import gzip
 import json
 import tempfile
 
-from snowpipe.local.copying import FileFormat
-from snowpipe.local.files import read
+from local_snowflake.copying import FileFormat
+from local_snowflake.files import read
 from tests.unit.handler.fakes import Context, World, app
 
 PAYLOADS = Path(__file__).parents[2] / "ops/conformance/payloads"

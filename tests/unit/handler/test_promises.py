@@ -17,7 +17,7 @@ from handler.ingest import LEAVE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Effects
 from handler.publish import Unavailable
 from handler.sift import sift
 from handler.splitting import Parts
-from snowpipe.local.files import FileFormat, read
+from local_snowflake.files import FileFormat, read
 from tests.unit.contract.test_events import ENTER
 from tests.unit.contract.test_objects import AT
 from tests.unit.handler.conftest import Answer, Phone

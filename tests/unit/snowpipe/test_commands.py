@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from snowflake.connector.errors import ProgrammingError
 
+from local_snowflake.testing import free_port
 from snowpipe.history import bad_lines
 from snowpipe.pipes import Kind, Pipe, Status, triage
 from snowpipe.policies import grants, with_statements
@@ -20,7 +21,6 @@ from snowpipe.refusal import Refusal
 from snowpipe.settings import load
 from snowpipe.times import instant
 from snowpipe.warehouse import Snowflake, quoted
-from tests.unit.snowlocal.vocabulary import free_port
 from tests.unit.snowpipe.vocabulary import command
 
 NOW = datetime(2026, 11, 16, 12, tzinfo=UTC)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from contract.objects import lines_object
+from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import settings, warehouse
 from snowpipe.cli import main
-from tests.unit.snowlocal.vocabulary import Aws, LocalProcess, eventually
 
 
 @dataclass(frozen=True)

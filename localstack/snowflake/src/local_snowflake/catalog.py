@@ -1,0 +1,377 @@
+"""What the local Snowflake knows besides fakesnow: pipes, integrations, stages' formats, load histories.
+
+Objects stand in the global database; load histories and queued files stand in the database that they concern,
+because DuckDB writes one database a transaction and a file's rows must be committed with its history.
+"""
+
+import json
+import re
+import secrets
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import duckdb
+
+from local_snowflake.clock import Clock
+from local_snowflake.engine import DurableFakeSnow
+from local_snowflake.errors import missing
+from local_snowflake.sql import Name, Options, Words, hidden
+
+OURS = '_fs_global."_local"'
+STAGES = "_fs_global._fs_information_schema._fs_stages"
+FILE_FORMATS = "_fs_global._fs_information_schema._fs_file_formats"
+
+PIPE_HISTORY = timedelta(days=14)
+TABLE_HISTORY = timedelta(days=64)
+
+OBJECTS = f"""
+CREATE SCHEMA IF NOT EXISTS {OURS};
+CREATE TABLE IF NOT EXISTS {OURS}.account (locator VARCHAR, created_on TIMESTAMPTZ);
+CREATE TABLE IF NOT EXISTS {OURS}.pipes (
+    pipe_id VARCHAR, database_name VARCHAR, schema_name VARCHAR, name VARCHAR, definition VARCHAR,
+    auto_ingest BOOLEAN, topic VARCHAR, channel VARCHAR, integration VARCHAR, error_integration VARCHAR,
+    comment VARCHAR, stage_id VARCHAR, location VARCHAR, paused_on TIMESTAMPTZ, created_on TIMESTAMPTZ);
+CREATE TABLE IF NOT EXISTS {OURS}.stages (
+    stage_id VARCHAR, database_name VARCHAR, schema_name VARCHAR, name VARCHAR,
+    file_format VARCHAR, integration VARCHAR, integration_id VARCHAR);
+CREATE TABLE IF NOT EXISTS {OURS}.integrations (
+    integration_id VARCHAR, name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
+CREATE TABLE IF NOT EXISTS {OURS}.unenforced (
+    kind VARCHAR, name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
+CREATE TABLE IF NOT EXISTS {OURS}.grants (
+    privilege VARCHAR, granted_on VARCHAR, name VARCHAR, granted_to VARCHAR, grantee VARCHAR,
+    created_on TIMESTAMPTZ);
+"""
+
+HISTORIES = """
+CREATE TABLE IF NOT EXISTS {hidden}._local_history (
+    PIPE_ID VARCHAR, PIPE_CATALOG VARCHAR, PIPE_SCHEMA VARCHAR, PIPE_NAME VARCHAR,
+    TABLE_SCHEMA VARCHAR, TABLE_NAME VARCHAR, STAGE_LOCATION VARCHAR, FILE_NAME VARCHAR, ETAG VARCHAR,
+    LAST_LOAD_TIME TIMESTAMPTZ, ROW_COUNT BIGINT, ROW_PARSED BIGINT, FILE_SIZE BIGINT,
+    FIRST_ERROR_MESSAGE VARCHAR, FIRST_ERROR_LINE_NUMBER BIGINT, FIRST_ERROR_CHARACTER_POS BIGINT,
+    FIRST_ERROR_COLUMN_NAME VARCHAR, ERROR_COUNT BIGINT, ERROR_LIMIT BIGINT, STATUS VARCHAR,
+    PIPE_RECEIVED_TIME TIMESTAMPTZ, FIRST_COMMIT_TIME TIMESTAMPTZ, forgotten BOOLEAN);
+CREATE TABLE IF NOT EXISTS {hidden}._local_pending (
+    pipe_id VARCHAR, bucket VARCHAR, key VARCHAR, file_name VARCHAR, file_size BIGINT,
+    created_on TIMESTAMPTZ, received_on TIMESTAMPTZ);
+"""
+
+
+class Location(NamedTuple):
+    """Where a COPY statement finds its files."""
+
+    bucket: str
+    base: str
+    """Key prefix of the stage's URL: file names are what follows it."""
+    prefix: str
+    """Key prefix with the statement's path within the stage."""
+    pattern: str | None
+
+    def file_name(self, bucket: str, key: str) -> str | None:
+        """The name that the histories know the object by, or None if it is none of ours.
+
+        The prefix is compared as text: a stage URL without its last slash also takes its neighbours' files.
+        """
+        if bucket != self.bucket or not key.startswith(self.prefix):
+            return None
+        name = key[len(self.base) :]
+        return name if self.pattern is None or re.fullmatch(self.pattern, name) else None
+
+
+@dataclass(frozen=True)
+class Pipe:
+    pipe_id: str
+    name: Name
+    definition: str
+    auto_ingest: bool
+    topic: str | None
+    channel: str | None
+    integration: str | None
+    error_integration: str | None
+    comment: str | None
+    stage_id: str
+    location: Location
+    paused_on: datetime | None
+    created_on: datetime
+
+
+def pipe_of(row: tuple[Any, ...]) -> Pipe:
+    pipe_id, database, schema, name, *written, location, paused_on, created_on = row
+    where = Location(*json.loads(location))
+    fields = [pipe_id, Name(database, schema, name), *written, where, paused_on, created_on]
+    return Pipe(*fields)
+
+
+@dataclass(frozen=True)
+class Stage:
+    stage_id: str
+    name: Name
+    url: str
+    file_format: Options
+    integration: str | None
+    integration_id: str | None
+
+
+class Integration(NamedTuple):
+    integration_id: str
+    name: str
+    options: dict[str, Any]
+    created_on: datetime
+
+
+class Catalog:
+    def __init__(self, fakesnow: DurableFakeSnow, clock: Clock) -> None:
+        self.fakesnow = fakesnow
+        self.clock = clock
+        self.version = 0
+        """Rises with every statement that may change an object: what was compiled before is then stale."""
+        self.prepared: set[str] = set()
+        self._preparing = threading.Lock()  # the loader and a session may come at once
+        self.dropped: set[str] = set()
+        """Databases that sessions may still stand in."""
+        with fakesnow.cursor() as cursor:
+            cursor.execute(OBJECTS)
+        rows = self.rows(f"SELECT locator FROM {OURS}.account")
+        if not rows:
+            locator = "LOCAL" + secrets.token_hex(4).upper()
+            self.rows(f"INSERT INTO {OURS}.account VALUES (?, ?)", [locator, clock()])
+            rows = [(locator,)]
+        self.account: str = rows[0][0]
+
+    # ---- reaching DuckDB
+
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self.fakesnow.cursor() as cursor:
+            return cursor.execute(sql, list(parameters)).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self.fakesnow.cursor() as cursor:
+            cursor.begin()
+            try:
+                yield cursor
+                cursor.commit()
+            except BaseException:
+                with suppress(duckdb.Error):  # a commit that failed has rolled back
+                    cursor.rollback()
+                raise
+
+    def changed(self) -> None:
+        self.version += 1
+
+    def databases(self) -> set[str]:
+        return {
+            row[0] for row in self.rows("SELECT database_name FROM duckdb_databases() WHERE NOT internal")
+        }
+
+    def has_histories(self, database: str) -> None:
+        """Make the hidden tables of a database before they are first asked for."""
+        with self._preparing:
+            if database not in self.prepared:
+                with self.fakesnow.cursor() as cursor:
+                    cursor.execute(HISTORIES.format(hidden=hidden(database)))
+                self.prepared.add(database)
+
+    # ---- pipes
+
+    def pipes(self, where: str = "TRUE", parameters: Sequence[object] = ()) -> list[Pipe]:
+        rows = self.rows(
+            f"""SELECT pipe_id, database_name, schema_name, name, definition, auto_ingest, topic, channel,
+                       integration, error_integration, comment, stage_id, location, paused_on,
+                       created_on
+                FROM {OURS}.pipes WHERE {where} ORDER BY database_name, schema_name, name""",
+            parameters,
+        )
+        return [pipe_of(row) for row in rows]
+
+    def find_pipe(self, name: Name) -> Pipe | None:
+        found = self.pipes("database_name = ? AND schema_name = ? AND name = ?", name)
+        return found[0] if found else None
+
+    def pipe(self, name: Name) -> Pipe:
+        pipe = self.find_pipe(name)
+        if pipe is None:
+            raise missing("Pipe", name)
+        return pipe
+
+    def add_pipe(self, pipe: Pipe) -> None:
+        with self.transaction() as cursor:
+            self._drop_pipe(cursor, pipe.name)
+            cursor.execute(
+                f"INSERT INTO {OURS}.pipes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    pipe.pipe_id,
+                    *pipe.name,
+                    pipe.definition,
+                    pipe.auto_ingest,
+                    pipe.topic,
+                    pipe.channel,
+                    pipe.integration,
+                    pipe.error_integration,
+                    pipe.comment,
+                    pipe.stage_id,
+                    json.dumps(pipe.location),
+                    pipe.paused_on,
+                    pipe.created_on,
+                ],
+            )
+        self.changed()
+
+    def drop_pipe(self, name: Name) -> None:
+        """Its load history goes with it: a pipe made again under the name has another id."""
+        pipe = self.pipe(name)
+        with self.transaction() as cursor:
+            self._drop_pipe(cursor, name)
+        self.changed()
+        self.has_histories(name.database)
+        self.rows(f"DELETE FROM {hidden(name.database)}._local_pending WHERE pipe_id = ?", [pipe.pipe_id])
+
+    def _drop_pipe(self, cursor: duckdb.DuckDBPyConnection, name: Name) -> None:
+        cursor.execute(
+            f"DELETE FROM {OURS}.pipes WHERE database_name = ? AND schema_name = ? AND name = ?", list(name)
+        )
+        cursor.execute(f"DELETE FROM {OURS}.grants WHERE granted_on = 'PIPE' AND name = ?", [str(name)])
+
+    def set_pipe(self, name: Name, column: str, value: object) -> None:
+        self.rows(
+            f"UPDATE {OURS}.pipes SET {column} = ? WHERE database_name = ? AND schema_name = ? AND name = ?",
+            [value, *name],
+        )
+        self.changed()
+
+    # ---- stages and formats
+
+    def find_stage(self, name: Name) -> Stage | None:
+        rows = self.rows(
+            f"""SELECT coalesce(s.stage_id, ''), f.url, s.file_format, s.integration, s.integration_id
+                FROM {STAGES} f LEFT JOIN {OURS}.stages s USING (database_name, schema_name, name)
+                WHERE database_name = ? AND schema_name = ? AND name = ?""",
+            name,
+        )
+        if not rows:
+            return None
+        stage_id, url, file_format, integration, integration_id = rows[0]
+        return Stage(stage_id, name, url, json.loads(file_format or "{}"), integration, integration_id)
+
+    def stage(self, name: Name) -> Stage:
+        stage = self.find_stage(name)
+        if stage is None:
+            raise missing("Stage", name)
+        return stage
+
+    def put_stage(self, stage: Stage, comment: str) -> None:
+        with self.transaction() as cursor:
+            self._drop_stage(cursor, stage.name)
+            cursor.execute(
+                f"""INSERT INTO {STAGES} (created_on, name, database_name, schema_name, url, has_credentials,
+                        has_encryption_key, owner, comment, type, cloud, storage_integration, owner_role_type,
+                        directory_enabled)
+                    VALUES (?, ?, ?, ?, ?, 'N', 'N', 'SYSADMIN', ?, 'EXTERNAL', 'AWS', ?, 'ROLE', 'N')""",
+                [
+                    self.clock(),
+                    stage.name.name,
+                    stage.name.database,
+                    stage.name.schema,
+                    stage.url,
+                    comment,
+                    stage.integration,
+                ],
+            )
+            self._insert_stage(cursor, stage)
+        self.changed()
+
+    def note_stage(self, stage: Stage) -> None:
+        """Our part of a stage whose other part fakesnow keeps."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                f"DELETE FROM {OURS}.stages WHERE database_name = ? AND schema_name = ? AND name = ?",
+                list(stage.name),
+            )
+            self._insert_stage(cursor, stage)
+        self.changed()
+
+    def _insert_stage(self, cursor: duckdb.DuckDBPyConnection, stage: Stage) -> None:
+        cursor.execute(
+            f"INSERT INTO {OURS}.stages VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                stage.stage_id,
+                *stage.name,
+                json.dumps(stage.file_format),
+                stage.integration,
+                stage.integration_id,
+            ],
+        )
+
+    def drop_stage(self, name: Name) -> None:
+        with self.transaction() as cursor:
+            self._drop_stage(cursor, name)
+        self.changed()
+
+    def _drop_stage(self, cursor: duckdb.DuckDBPyConnection, name: Name) -> None:
+        for table in (STAGES, f"{OURS}.stages"):
+            cursor.execute(
+                f"DELETE FROM {table} WHERE database_name = ? AND schema_name = ? AND name = ?", list(name)
+            )
+
+    def file_format(self, options: Options, home: Name) -> Options:
+        """The options with a FORMAT_NAME looked up; what is written beside it wins."""
+        named = options.get("FORMAT_NAME")
+        if named is None:
+            return options
+        parts = Words(str(named)).take_name()
+        name = Name(*(*home[: 3 - len(parts)], *parts))
+        found = self.find_file_format(name)
+        if found is None:
+            raise missing("File format", name)
+        return {**found, **{key: value for key, value in options.items() if key != "FORMAT_NAME"}}
+
+    def find_file_format(self, name: Name) -> dict[str, Any] | None:
+        rows = self.rows(
+            f"SELECT options FROM {FILE_FORMATS} WHERE database_name = ? AND schema_name = ? AND name = ?",
+            name,
+        )
+        return json.loads(rows[0][0]) if rows else None
+
+    # ---- integrations
+
+    def integrations(self) -> list[Integration]:
+        rows = self.rows(
+            f"SELECT integration_id, name, options, created_on FROM {OURS}.integrations ORDER BY name"
+        )
+        return [Integration(i, name, json.loads(options), created) for i, name, options, created in rows]
+
+    def find_integration(self, name: str) -> Integration | None:
+        return next((found for found in self.integrations() if found.name == name), None)
+
+    def integration(self, name: str) -> Integration:
+        found = self.find_integration(name)
+        if found is None:
+            raise missing("Integration", name)
+        return found
+
+    def put_integration(self, integration: Integration) -> None:
+        with self.transaction() as cursor:
+            cursor.execute(f"DELETE FROM {OURS}.integrations WHERE name = ?", [integration.name])
+            cursor.execute(
+                f"INSERT INTO {OURS}.integrations VALUES (?, ?, ?, ?)",
+                [
+                    integration.integration_id,
+                    integration.name,
+                    json.dumps(integration.options),
+                    integration.created_on,
+                ],
+            )
+        self.changed()
+
+    def drop_integration(self, name: str) -> None:
+        self.rows(f"DELETE FROM {OURS}.integrations WHERE name = ?", [name])
+        self.changed()
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex

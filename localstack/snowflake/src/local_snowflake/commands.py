@@ -1,0 +1,155 @@
+"""Which statements the local Snowflake answers itself, which go on to fakesnow, and which are refused."""
+
+import structlog
+
+from local_snowflake.bulk import Bulk
+from local_snowflake.databases import Databases
+from local_snowflake.errors import SnowflakeError, unsupported
+from local_snowflake.functions import Functions
+from local_snowflake.integrations import Integrations
+from local_snowflake.pipes import Pipes
+from local_snowflake.results import Handler, Result
+from local_snowflake.session import LocalConnection
+from local_snowflake.sql import Scope, Words
+from local_snowflake.stages import Stages
+from local_snowflake.unenforced import Unenforced
+
+log = structlog.get_logger()
+
+
+class Commands:
+    def __init__(
+        self,
+        pipes: Pipes,
+        stages: Stages,
+        integrations: Integrations,
+        databases: Databases,
+        unenforced: Unenforced,
+        functions: Functions,
+        bulk: Bulk,
+    ) -> None:
+        self.functions = functions
+        self.bulk = bulk
+        self.handlers: dict[tuple[str, ...], Handler] = {
+            **pipes.handlers,
+            **stages.handlers,
+            **integrations.handlers,
+            **databases.handlers,
+            **unenforced.handlers,
+        }
+
+    def __call__(self, sql: str, scope: Scope, session: LocalConnection) -> Result | str | None:
+        """A result, or other SQL for fakesnow to run in its place, or None: run it as it is."""
+        words = Words(sql)
+        if any(token.text == ";" for token in words.tokens):
+            raise SnowflakeError(
+                "000008", "0A000", "Actual statement count 2 did not match the desired statement count 1."
+            )
+        statement = leading(words)
+        if handler := self.handlers.get(statement):
+            return handler(words, scope)
+        if statement[:2] == ("COPY", "INTO"):
+            return self.bulk.copy(words, scope, session)
+        if not fakesnow_has(statement):
+            raise unsupported(f"the statement {' '.join(statement)} ({' '.join(sql.split())[:100]})")
+        return self.functions.rewritten(words, scope)
+
+
+FILLERS = (
+    ("OR", "REPLACE"),
+    ("IF", "NOT", "EXISTS"),
+    ("TEMPORARY",),
+    ("TEMP",),
+    ("LOCAL",),
+    ("TRANSIENT",),
+    ("VOLATILE",),
+    ("SECURE",),
+    ("RECURSIVE",),
+    ("TERSE",),
+)
+TWO_WORDS = {"STORAGE", "RESOURCE", "NETWORK", "FILE", "SECONDARY", "PRIMARY", "UNIQUE", "IMPORTED"}
+
+
+def leading(words: Words) -> tuple[str, ...]:
+    """The words that name a statement: CREATE OR REPLACE TEMP STAGE is CREATE STAGE."""
+    start = list(words.start(10))
+    if not start:
+        return ()
+    verb = "DESC" if start[0] == "DESCRIBE" else start[0]
+    if verb in ONE_WORD:
+        return (verb,)
+    rest = start[1:]
+    for filler in FILLERS:
+        if tuple(rest[: len(filler)]) == filler:
+            rest = rest[len(filler) :]
+    if rest and (rest[0] in TWO_WORDS or rest[:2] == ["DATABASE", "ROLE"]):
+        return (verb, *rest[:2])
+    return (verb, *rest[:1])
+
+
+ONE_WORD = {
+    "SELECT",
+    "WITH",
+    "(",
+    "VALUES",
+    "UPDATE",
+    "DELETE",
+    "MERGE",
+    "INSERT",
+    "TRUNCATE",
+    "BEGIN",
+    "START",
+    "COMMIT",
+    "ROLLBACK",
+    "SET",
+    "UNSET",
+    "PUT",
+    "COMMENT",
+    "EXPLAIN",
+    "GRANT",
+    "REVOKE",
+}
+FAKESNOWS_OWN: dict[str, set[tuple[str, ...]]] = {
+    "CREATE": {
+        ("TABLE",),
+        ("VIEW",),
+        ("SCHEMA",),
+        ("DATABASE",),
+        ("SEQUENCE",),
+        ("FILE", "FORMAT"),
+        ("USER",),
+    },
+    "ALTER": {("TABLE",), ("SESSION",), ("VIEW",)},
+    "DROP": {("TABLE",), ("VIEW",), ("SCHEMA",), ("SEQUENCE",)},
+    "SHOW": {
+        ("TABLES",),
+        ("VIEWS",),
+        ("OBJECTS",),
+        ("COLUMNS",),
+        ("SCHEMAS",),
+        ("DATABASES",),
+        ("STAGES",),
+        ("SEQUENCES",),
+        ("USERS",),
+        ("WAREHOUSES",),
+        ("PARAMETERS",),
+        ("FUNCTIONS",),
+        ("PROCEDURES",),
+        ("USER",),
+        ("PRIMARY", "KEYS"),
+        ("UNIQUE", "KEYS"),
+        ("IMPORTED", "KEYS"),
+    },
+}
+NOT_OBJECTS = {"TASK", "STREAM", "PROCEDURE", "FUNCTION", "WAREHOUSE", "ROLE", "USER", "SHARE"}
+
+
+def fakesnow_has(statement: tuple[str, ...]) -> bool:
+    if not statement:
+        return True
+    verb, kind = statement[0], statement[1:]
+    if verb in FAKESNOWS_OWN:
+        return kind in FAKESNOWS_OWN[verb]
+    if verb in ("DESC", "USE"):
+        return not kind or kind[0] not in NOT_OBJECTS
+    return verb in ONE_WORD

@@ -1,0 +1,264 @@
+"""COPY INTO <table> FROM @stage, as a pipe's body and by hand: what it says, and what is allowed where.
+
+Sources: Snowflake's pages "COPY INTO <table>" and "CREATE PIPE" (Usage notes: unsupported copy options).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sqlglot import exp
+
+from local_snowflake.errors import SnowflakeError, compilation, unsupported
+from local_snowflake.sql import Name, Options, Scope, Words, flag_of, parsed, stage_parts, text_of
+
+REFUSED_IN_A_PIPE = (
+    "FILES",
+    "SIZE_LIMIT",
+    "PURGE",
+    "FORCE",
+    "RETURN_FAILED_ONLY",
+    "VALIDATION_MODE",
+)
+UNDERSTOOD = {"FILE_FORMAT", "ON_ERROR", "PATTERN", "FILES", "FORCE", "SIZE_LIMIT", "PURGE"}
+METADATA_COLUMNS = {
+    "METADATA$FILENAME",
+    "METADATA$FILE_ROW_NUMBER",
+    "METADATA$FILE_CONTENT_KEY",
+    "METADATA$FILE_LAST_MODIFIED",
+    "METADATA$START_SCAN_TIME",
+}
+BATCH = "_snowpipe_batch"
+
+
+@dataclass(frozen=True)
+class OnError:
+    """What becomes of a file with bad rows. A file is skipped at `limit` errors, or above `limit` percent."""
+
+    kind: Literal["CONTINUE", "SKIP_FILE", "ABORT_STATEMENT"]
+    limit: int = 1
+    percent: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> "OnError":
+        word = text.upper()
+        if word in ("CONTINUE", "SKIP_FILE", "ABORT_STATEMENT"):
+            return cls(word)  # type: ignore[arg-type]  # narrowed by the line above
+        number = word.removeprefix("SKIP_FILE_")
+        limit = number.removesuffix("%")
+        if number == word or not limit.isdecimal():
+            raise compilation(f"invalid value ['{text}'] for parameter 'ON_ERROR'", "001008", "42601")
+        return cls("SKIP_FILE", int(limit), number.endswith("%"))
+
+    def skips(self, errors: int, parsed_rows: int) -> bool:
+        if self.kind == "CONTINUE" or not errors:
+            return False
+        if self.percent:
+            return errors * 100 > self.limit * parsed_rows
+        return errors >= self.limit
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """The JSON format's options that matter for loading; all others are refused when they would matter."""
+
+    compression: Literal["AUTO", "GZIP", "NONE"] = "AUTO"
+    strip_outer_array: bool = False
+    allow_duplicate: bool = False
+
+    @classmethod
+    def of(cls, options: Options) -> "FileFormat":
+        kind = str(options.get("TYPE", "CSV")).upper()
+        if kind != "JSON":
+            raise unsupported(f"FILE_FORMAT TYPE = {kind} on an S3 stage; JSON is loaded")
+        compression = str(options.get("COMPRESSION", "AUTO")).upper()
+        if compression not in ("AUTO", "GZIP", "NONE"):
+            raise unsupported(f"COMPRESSION = {compression}; AUTO, GZIP and NONE are loaded")
+        for name, value in options.items():
+            if name in IGNORED_WHEN_FALSE and value is not False and str(value).upper() != "FALSE":
+                raise unsupported(f"file format option {name} = {value}")
+            if name not in KNOWN_FORMAT_OPTIONS:
+                raise compilation(f"invalid parameter '{name}'", "001006", "42601")
+        return cls(
+            compression,  # type: ignore[arg-type]  # checked above
+            flag_of(options, "STRIP_OUTER_ARRAY"),
+            flag_of(options, "ALLOW_DUPLICATE"),
+        )
+
+
+IGNORED_WHEN_FALSE = {
+    "STRIP_NULL_VALUES",
+    "IGNORE_UTF8_ERRORS",
+    "REPLACE_INVALID_CHARACTERS",
+    "ENABLE_OCTAL",
+    "TRIM_SPACE",
+}
+# formats of dates matter only for casts within a file, which JSON has none of
+KNOWN_FORMAT_OPTIONS = IGNORED_WHEN_FALSE | {
+    "TYPE",
+    "COMPRESSION",
+    "STRIP_OUTER_ARRAY",
+    "ALLOW_DUPLICATE",
+    "DATE_FORMAT",
+    "TIME_FORMAT",
+    "TIMESTAMP_FORMAT",
+    "BINARY_FORMAT",
+    "MULTI_LINE",
+    "FILE_EXTENSION",
+    "SKIP_BYTE_ORDER_MARK",
+    "NULL_IF",
+    "COMMENT",
+    "FORMAT_NAME",
+}
+
+
+@dataclass(frozen=True)
+class Copy:
+    text: str
+    target: Name
+    columns: tuple[str, ...]
+    stage: Name
+    path: str
+    select: exp.Select | None
+    options: Options = field(default_factory=dict)
+
+    @property
+    def pattern(self) -> str | None:
+        return text_of(self.options, "PATTERN")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        files = self.options.get("FILES", ())
+        return tuple(str(name) for name in files) if isinstance(files, tuple) else (str(files),)
+
+    @property
+    def format_options(self) -> Options | None:
+        """FILE_FORMAT as written here: options, or {"FORMAT_NAME": name}; None leaves it to the stage."""
+        value = self.options.get("FILE_FORMAT")
+        if value is None:
+            return None
+        return {"FORMAT_NAME": value} if isinstance(value, str) else dict(value)  # type: ignore[arg-type]
+
+
+def is_copy_from_stage(words: Words) -> bool:
+    """COPY INTO a table (from a stage), not COPY INTO a location."""
+    return words.start(2) == ("COPY", "INTO") and words.start(3)[2:] not in (("@",), ())
+
+
+def copy_of(sql: str, scope: Scope) -> Copy:
+    words = Words(sql)
+    words.take("COPY", "INTO")
+    target = scope.resolve(words.take_name())
+    columns: tuple[str, ...] = ()
+    if words.takes("("):
+        columns = (words.take_identifier(),)
+        while words.takes(","):
+            columns += (words.take_identifier(),)
+        words.take(")")
+    words.take("FROM")
+    select = None
+    inline: Options = {}
+    if words.sees("("):
+        select, reference, inline = select_of(words.take_brackets())
+    elif words.sees("@"):
+        reference = words.take_stage()
+    else:
+        raise unsupported("COPY from anything but a stage")
+    stage, path = stage_parts(reference, scope)
+    options = {**inline, **words.take_options()}
+    words.finish()
+    for name in options:
+        if name not in UNDERSTOOD and name not in REFUSED_IN_A_PIPE:
+            raise unsupported(f"copy option {name}")
+    return Copy(sql, target, columns, stage, path, select, options)
+
+
+def select_of(sql: str) -> tuple[exp.Select, str, Options]:
+    """The select of a transforming COPY. Only plain columns of one stage may be read; see COPY's page."""
+    select = parsed(sql)
+    if not isinstance(select, exp.Select):
+        raise compilation("COPY statement only supports simple SELECT from stage statements for import.")
+    for clause, value in select.args.items():
+        if value and clause not in ("expressions", "from_", "kind", "operation_modifiers"):
+            raise compilation(
+                "COPY statement only supports simple SELECT from stage statements for import. "
+                f"Not allowed here: {CLAUSES.get(clause, clause.upper())}."
+            )
+    for node in select.walk():
+        if isinstance(node, exp.AggFunc | exp.Window | exp.Subquery | exp.Explode | exp.UDTF | exp.Star) or (
+            isinstance(node, exp.Select) and node is not select
+        ):
+            raise compilation(
+                "COPY statement only supports simple SELECT from stage statements for import. "
+                f"Not allowed here: {node.sql(dialect='snowflake')}"
+            )
+    source = select.args.get("from_")
+    table = source.this if source else None
+    if not isinstance(table, exp.Table) or not isinstance(table.this, exp.Var):
+        raise compilation("COPY statement only supports simple SELECT from stage statements for import.")
+    inline: dict[str, str] = {}
+    if pattern := table.args.get("pattern"):
+        inline["PATTERN"] = pattern.name
+    if file_format := table.args.get("format"):
+        inline["FILE_FORMAT"] = file_format.name
+    return select, table.this.name.removeprefix("@"), inline
+
+
+CLAUSES = {
+    "where": "WHERE",
+    "joins": "JOIN or FLATTEN",
+    "laterals": "FLATTEN",
+    "group": "GROUP BY",
+    "having": "HAVING",
+    "qualify": "QUALIFY",
+    "order": "ORDER BY",
+    "limit": "LIMIT",
+    "distinct": "DISTINCT",
+    "with_": "WITH",
+}
+
+
+def check_for_pipe(copy: Copy) -> None:
+    for name in REFUSED_IN_A_PIPE:
+        if name in copy.options:
+            raise SnowflakeError(
+                "002139",
+                "42601",
+                f"SQL compilation error:\ninvalid parameter '{name}' for PIPE COPY statement",
+            )
+    if on_error_of(copy, "SKIP_FILE").kind == "ABORT_STATEMENT":
+        raise SnowflakeError(
+            "002140",
+            "42601",
+            "SQL compilation error:\n"
+            "ABORT_STATEMENT is not a supported ON_ERROR value for PIPE COPY statement",
+        )
+
+
+def on_error_of(copy: Copy, default: str) -> OnError:
+    return OnError.of(text_of(copy.options, "ON_ERROR") or default)
+
+
+def projections(copy: Copy) -> list[str]:
+    """The select list in Snowflake's words, with `$1` and METADATA$ columns as columns of the batch."""
+    if copy.select is None:
+        return ["C1"]
+    return [
+        expression.unalias().copy().transform(_as_batch_column).sql(dialect="snowflake")
+        for expression in copy.select.expressions
+    ]
+
+
+def _as_batch_column(node: exp.Expr) -> exp.Expr:
+    if isinstance(node, exp.Parameter):
+        # t.$1 is a column round the parameter, whose own turn has come before
+        if node.name != "1":
+            raise compilation(f"invalid identifier '${node.name}': JSON has one column, $1", "000904")
+        return exp.column("C1")
+    if isinstance(node, exp.Column):
+        if isinstance(node.this, exp.Parameter):
+            return _as_batch_column(node.this)
+        name = node.name.upper()
+        if name not in METADATA_COLUMNS:
+            raise compilation(f"invalid identifier '{node.sql(dialect='snowflake')}'", "000904")
+        return exp.column(exp.to_identifier(name, quoted=True))
+    return node

@@ -1,0 +1,78 @@
+"""Databases and schemas: what fakesnow cannot drop, and what must go with them."""
+
+import structlog
+
+from local_snowflake.catalog import FILE_FORMATS, OURS, STAGES, Catalog
+from local_snowflake.engine import DurableFakeSnow
+from local_snowflake.errors import missing, unsupported
+from local_snowflake.results import Handlers, Result, status
+from local_snowflake.sql import Scope, Words
+
+log = structlog.get_logger()
+
+
+class Databases:
+    def __init__(self, catalog: Catalog, fakesnow: DurableFakeSnow) -> None:
+        self.catalog = catalog
+        self.fakesnow = fakesnow
+        self.handlers: Handlers = {
+            ("CREATE", "DATABASE"): self.create_database,
+            ("CREATE", "SCHEMA"): self.create_schema,
+            ("DROP", "SCHEMA"): self.drop_schema,
+            ("DROP", "DATABASE"): self.drop_database,
+        }
+
+    def create_database(self, words: Words, scope: Scope) -> None:
+        """fakesnow makes it; its name is also a file's."""
+        del scope
+        words.take("CREATE")
+        if words.takes("OR", "REPLACE"):
+            raise unsupported("CREATE OR REPLACE DATABASE")
+        words.takes("TRANSIENT")
+        words.take("DATABASE")
+        words.takes("IF", "NOT", "EXISTS")
+        name = words.take_identifier()
+        if name != name.upper() or not name.replace("$", "_").isidentifier():
+            raise unsupported(f'CREATE DATABASE "{name}": capital letters, digits, _ and $ make a name')
+
+    def create_schema(self, words: Words, scope: Scope) -> str | None:
+        """fakesnow has no WITH MANAGED ACCESS; grants are not enforced anyway."""
+        del scope
+        for at in range(len(words.tokens) - 2):
+            words.at = at
+            if words.takes("WITH", "MANAGED", "ACCESS"):
+                log.info("statement_accepted_not_enforced", statement="WITH MANAGED ACCESS")
+                first, last = words.tokens[at], words.tokens[at + 2]
+                return words.sql[: first.start] + words.sql[last.end + 1 :]
+        return None
+
+    def drop_schema(self, words: Words, scope: Scope) -> None:
+        words.take("DROP", "SCHEMA")
+        words.takes("IF", "EXISTS")
+        parts = words.take_name()
+        database = parts[0] if len(parts) == 2 else scope.database
+        self._forget("database_name = ? AND schema_name = ?", [database, parts[-1]])
+
+    def drop_database(self, words: Words, scope: Scope) -> Result:
+        """DuckDB detaches; the file goes, or the database would be back at the next start."""
+        del scope
+        words.take("DROP", "DATABASE")
+        if_exists = words.takes("IF", "EXISTS")
+        name = words.take_identifier()
+        if not (words.takes("CASCADE") or words.takes("RESTRICT")):
+            words.finish()
+        if name not in self.catalog.databases():
+            if if_exists:
+                return status(f"Drop statement executed successfully ({name} already dropped).")
+            raise missing("Database", name)
+        self._forget("database_name = ?", [name])
+        self.catalog.prepared.discard(name)
+        self.catalog.dropped.add(name)
+        self.fakesnow.detach(name)
+        return status(f"{name} successfully dropped.")
+
+    def _forget(self, where: str, values: list[str | None]) -> None:
+        with self.catalog.transaction() as cursor:
+            for table in (f"{OURS}.pipes", f"{OURS}.stages", STAGES, FILE_FORMATS):
+                cursor.execute(f"DELETE FROM {table} WHERE {where}", values)
+        self.catalog.changed()

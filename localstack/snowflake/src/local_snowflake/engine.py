@@ -1,0 +1,128 @@
+"""fakesnow made durable: every database is a DuckDB file in one folder, found again at the next start."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import fakesnow.transforms.stage
+from fakesnow import info_schema, macros
+from fakesnow.instance import GLOBAL_DATABASE_NAME, FakeSnow
+from fakesnow.transforms import show
+
+from local_snowflake.arrow import keep_nulls
+from local_snowflake.session import LocalConnection, drop_temporary, macros_of
+from local_snowflake.sql import literal, quoted
+
+RESULTS_KEPT = 64
+
+
+class FolderInUse(Exception):
+    pass
+
+
+def lock(folder: Path) -> IO[str]:
+    """Hold the folder for this process; the kernel lets go of it however the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        owner = handle.read().strip()
+        raise FolderInUse(f"{folder} is in use by another local Snowflake (process {owner})") from None
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+class RecentResults(dict[str, tuple[Any, ...]]):
+    """fakesnow keeps every result that any session ever had; a few are enough for RESULT_SCAN."""
+
+    def __setitem__(self, query_id: str, result: tuple[Any, ...]) -> None:
+        super().__setitem__(query_id, result)
+        while len(self) > RESULTS_KEPT:
+            del self[next(iter(self))]
+
+
+class DurableFakeSnow(FakeSnow):
+    def __init__(self, folder: Path, memory_limit: str = "256MB") -> None:
+        self.create_database_on_connect = False
+        self.create_schema_on_connect = False
+        self.db_path = self.folder = folder
+        self.nop_regexes = None
+        self.results_cache = RecentResults()
+        self.duck_conn = duckdb.connect(
+            ":memory:",
+            config={
+                "lambda_syntax": "ENABLE_SINGLE_ARROW",
+                "memory_limit": memory_limit,
+                # Snowflake keeps no order either; keeping one takes a statement over many rows out of memory.
+                "preserve_insertion_order": False,
+                "temp_directory": str(folder / "spill"),
+            },
+        )
+        self.attach(GLOBAL_DATABASE_NAME)
+        self.duck_conn.execute(info_schema.fs_global_creation_sql())
+        self.duck_conn.execute(show.fs_global_creation_sql())
+        self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
+        keep_nulls()
+        # A session that belongs to no database stands in `memory`, and may FLATTEN too.
+        self.duck_conn.execute(macros.creation_sql("memory"))
+        self.duck_conn.execute(macros_of("memory"))
+        for file in sorted(folder.glob("*.db")):
+            if file.stem != GLOBAL_DATABASE_NAME:
+                self.attach(file.stem)
+                self.duck_conn.execute(info_schema.per_db_creation_sql(file.stem))
+                self.duck_conn.execute(macros.creation_sql(file.stem))
+                self.duck_conn.execute(macros_of(file.stem))
+        drop_temporary(self.duck_conn)
+        keep_internal_stages_in(folder / "internal-stages")
+
+    def attach(self, name: str) -> None:
+        file = literal(str(self.folder / f"{name}.db"))
+        self.duck_conn.execute(f"ATTACH {file} AS {quoted(name)}")
+
+    def detach(self, name: str) -> None:
+        """For good: sessions that stand in it are moved out, and its file is deleted."""
+        self.duck_conn.execute(f"DETACH {quoted(name)}")
+        for suffix in (".db", ".db.wal"):
+            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def connect(
+        self,
+        database: str | None = None,
+        schema: str | None = None,
+        nop_regexes: list[str] | None = None,
+        **options: Any,
+    ) -> LocalConnection:
+        return LocalConnection(
+            self.duck_conn.cursor(),
+            self.results_cache,
+            database,
+            schema,
+            create_database=False,
+            create_schema=False,
+            db_path=self.db_path,
+            nop_regexes=nop_regexes,
+            **options,
+        )
+
+    def buffered_bytes(self) -> int:
+        """What DuckDB holds of its files: it grows with use up to the memory limit, and no further."""
+        with self.duck_conn.cursor() as cursor:
+            found = cursor.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchall()
+        return int(found[0][0] or 0)
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        return self.duck_conn.cursor()
+
+
+def keep_internal_stages_in(folder: Path) -> None:
+    """fakesnow keeps them in a new temporary folder per process."""
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(fakesnow.transforms.stage.LOCAL_BUCKET_PATH, ignore_errors=True)
+    fakesnow.transforms.stage.LOCAL_BUCKET_PATH = str(folder)

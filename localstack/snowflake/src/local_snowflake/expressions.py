@@ -1,0 +1,184 @@
+"""Expressions that fakesnow would answer wrongly in silence: put right, or refused."""
+
+import snowflake.connector.errors
+from sqlglot import exp
+
+
+def flatten_options(node: exp.Expr) -> exp.Expr:
+    """FLATTEN's OUTER works; PATH, MODE and RECURSIVE, which fakesnow overlooks, are refused."""
+    if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
+        return node
+    arguments = {"INPUT": node.this.this}
+    for argument in (node.this.this, *node.this.expressions):
+        if isinstance(argument, exp.Kwarg):
+            arguments[argument.this.name.upper()] = argument.expression
+    outer = arguments.pop("OUTER", None)
+    source = arguments.pop("INPUT")
+    for name, value in arguments.items():
+        if name == "MODE" and value.name.upper() == "BOTH":
+            continue
+        if name == "RECURSIVE" and isinstance(value, exp.Boolean) and not value.this:
+            continue
+        raise unsupported(f"FLATTEN with {name}")
+    if isinstance(outer, exp.Boolean) and outer.this:
+        macro = exp.Anonymous(this="_local_flatten_outer", expressions=[source])
+        return exp.Table(this=macro, alias=node.args.get("alias"))
+    return node
+
+
+def one_path(node: exp.Expr) -> exp.Expr:
+    """v['a'][0]['b'] as v:a[0].b: of a chain of indices fakesnow would put only the last one right."""
+    steps: list[exp.Expr] = []
+    inner = node
+    while isinstance(inner, exp.GetExtract) or (
+        isinstance(inner, exp.Bracket) and len(inner.expressions) == 1
+    ):
+        index = inner.expression if isinstance(inner, exp.GetExtract) else inner.expressions[0]
+        if not isinstance(index, exp.Literal):
+            raise unsupported(f"an index that is no literal: {inner.sql(dialect='snowflake')}")
+        name = exp.JSONPathKey(this=index.name, quoted=True)
+        steps.insert(0, name if index.is_string else exp.JSONPathSubscript(this=int(index.name)))
+        inner = inner.this
+    if not any(isinstance(step, exp.JSONPathKey) for step in steps):
+        return node
+    path = exp.JSONPath(expressions=[exp.JSONPathRoot(), *steps])
+    return exp.JSONExtract(this=inner, expression=path, variant_extract=True, requires_json=True)
+
+
+WANTS_TEXT = (
+    exp.Base64Encode,
+    exp.Concat,
+    exp.ConcatWs,
+    exp.Contains,
+    exp.DPipe,
+    exp.EndsWith,
+    exp.GroupConcat,
+    exp.ILike,
+    exp.Initcap,
+    exp.Left,
+    exp.Length,
+    exp.Like,
+    exp.MD5,
+    exp.Pad,
+    exp.RegexpExtract,
+    exp.RegexpLike,
+    exp.RegexpReplace,
+    exp.Replace,
+    exp.Reverse,
+    exp.Right,
+    exp.SHA2,
+    exp.Split,
+    exp.SplitPart,
+    exp.StartsWith,
+    exp.StrPosition,
+    exp.Substring,
+    exp.ToChar,
+    exp.Trim,
+)
+COMPARES = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.In, exp.Between)
+
+
+def variant_as_compared(node: exp.Expr) -> exp.Expr:
+    """v:a is JSON here, quotes and all: where Snowflake reads it as text, or compares it with text, cast it.
+
+    Compared with a number it would be rounded to that one's type first: 2.5 > 2 was false.
+    """
+    operands = [operand for operand in node.iter_expressions() if not isinstance(operand, exp.Alias)]
+    if isinstance(node, exp.Case):
+        operands = [node.this, *(branch.this for branch in node.args["ifs"])] if node.this else []
+    elif isinstance(node, exp.GroupConcat) and isinstance(node.this, exp.Distinct):
+        operands = node.this.expressions
+    elif not isinstance(node, WANTS_TEXT + COMPARES):
+        return node
+    variants = [operand for operand in operands if isinstance(operand.unnest(), exp.JSONExtract)]
+    if variants and node.args.get("query"):
+        raise unsupported("a variant IN (SELECT …) without a cast")
+    if isinstance(node, WANTS_TEXT) or any(operand.is_string for operand in operands):
+        kind = "VARCHAR"
+    elif any(operand.is_number for operand in operands):
+        kind = "DOUBLE"
+    else:
+        return node
+    for variant in variants:
+        variant.replace(exp.cast(variant.unnest().copy(), kind, dialect="snowflake"))
+    return node
+
+
+def refuse_typeof(statement: exp.Expr) -> None:
+    if statement.find(exp.Typeof):
+        raise unsupported("TYPEOF")
+
+
+def unsupported(what: str) -> Exception:
+    return snowflake.connector.errors.ProgrammingError(
+        msg=f"Unsupported feature of the local Snowflake: {what}", errno=2, sqlstate="0A000"
+    )
+
+
+READS_THE_CLOCK_FACE = (
+    exp.TsOrDsToDate,
+    exp.TimestampTrunc,
+    exp.DateTrunc,
+    exp.Extract,
+    exp.TimeToStr,
+    exp.ToChar,
+    exp.Time,
+    exp.Hour,
+    exp.Minute,
+    exp.Day,
+    exp.Dayname,
+    exp.DayOfWeek,
+    exp.DayOfMonth,
+    exp.DayOfYear,
+    exp.Week,
+    exp.WeekOfYear,
+    exp.Month,
+    exp.Quarter,
+    exp.Year,
+    exp.LastDay,
+)
+NAMED = {"TO_TIMESTAMP_NTZ", "TO_TIME", "TO_VARCHAR", "MONTHNAME"}
+WITHOUT_OFFSET = {
+    exp.DType.DATE,
+    exp.DType.TIME,
+    exp.DType.TIMESTAMP,
+    exp.DType.TIMESTAMPNTZ,
+    exp.DType.TEXT,
+    exp.DType.VARCHAR,
+}
+
+
+def refuse_local_times(statement: exp.Expr) -> None:
+    """DuckDB keeps the instant of a TIMESTAMP_TZ and not its offset, so its own date and hour are lost.
+
+    Snowflake would give those of the offset. Only what stands directly round the cast can be seen here; the
+    offset of a column's values is lost unseen (compatibility.md).
+    """
+    for cast in statement.find_all(exp.Cast):
+        if cast.to.this != exp.DType.TIMESTAMPTZ or is_utc(cast.this):
+            continue
+        outer = cast.parent
+        while isinstance(outer, exp.Paren):
+            outer = outer.parent
+        if reads_the_clock_face(outer):
+            raise snowflake.connector.errors.ProgrammingError(
+                msg="Unsupported feature of the local Snowflake: the local date or time of a TIMESTAMP_TZ, "
+                "whose offset is lost here. Say which zone is meant, as in CONVERT_TIMEZONE('UTC', …): "
+                + (outer.sql(dialect="snowflake") if outer else ""),
+                errno=2,
+                sqlstate="0A000",
+            )
+
+
+def reads_the_clock_face(node: exp.Expr | None) -> bool:
+    if isinstance(node, exp.Cast):
+        return node.to.this in WITHOUT_OFFSET
+    if isinstance(node, exp.Extract) and node.name.upper().startswith("EPOCH"):
+        return False
+    if isinstance(node, exp.Anonymous):
+        return node.name.upper() in NAMED
+    return isinstance(node, READS_THE_CLOCK_FACE)
+
+
+def is_utc(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Literal) and node.name.endswith(("Z", "+00:00"))

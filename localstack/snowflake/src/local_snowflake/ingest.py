@@ -1,0 +1,409 @@
+"""Snowpipe: takes notifications from the queue, finds the pipes they concern, loads, and then deletes them.
+
+The order is a promise: a message is deleted only after its files' rows and history are committed (or the
+files are written down as waiting, for a pipe that cannot load now). Killed anywhere before, the message comes
+back and the history says what is already done.
+"""
+
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import botocore.exceptions
+import duckdb
+import structlog
+
+from local_snowflake.catalog import PIPE_HISTORY, Catalog, Pipe
+from local_snowflake.channel import GONE, Channel, Channels, Message
+from local_snowflake.delivery import Delivery
+from local_snowflake.loader import MAX_FILES, Loader, StagedFile, StageRefused, StageUnreachable, in_batches
+from local_snowflake.plans import NotRunnable, Plan
+from local_snowflake.sql import hidden
+
+log = structlog.get_logger()
+
+RETRY_STALLED = timedelta(seconds=15)
+LONGEST_PAUSE_SECONDS = 10.0
+
+
+@dataclass
+class Activity:
+    """What SYSTEM$PIPE_STATUS tells of a pipe beyond the catalog. In memory, since the start."""
+
+    received: datetime | None = None
+    forwarded: datetime | None = None
+    pulled: datetime | None = None
+    in_flight: int = 0
+    stalled: NotRunnable | None = None
+    stalled_on: datetime | None = None
+    stalled_version: int = 0
+
+
+class Ingest:
+    def __init__(self, catalog: Catalog, loader: Loader, channels: Channels, delivery: Delivery) -> None:
+        self.catalog = catalog
+        self.loader = loader
+        self.channels = channels
+        self.delivery = delivery
+        self.activity: defaultdict[str, Activity] = defaultdict(Activity)
+        self.problems: dict[str, str] = {}
+        """What is amiss now: with a region's queue, or with loading."""
+        self.fatal: str | None = None
+        self.on_fatal: Callable[[], None] = lambda: None
+        self._inbox: queue.Queue[Message] = queue.Queue(maxsize=2 * MAX_FILES)
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._receiving: set[str] = set()
+        self._pipes: tuple[int, list[Pipe]] = (-1, [])
+        self._nothing_waits: set[str] = set()
+        self._pending = threading.RLock()
+        """Held while a file turns from in flight to waiting, so that no reader counts it twice or not at all."""
+
+    # ---- life
+
+    def start(self) -> None:
+        for pipe in self.catalog.pipes("auto_ingest"):
+            self.listen(self.channels.of_region(region_of(pipe) or self.channels.aws.region))
+        self._start(self._load_for_ever, "load")
+
+    def listen(self, channel: Channel) -> None:
+        if channel.region not in self._receiving:
+            self._receiving.add(channel.region)
+            self._start(self._receive_for_ever, f"receive-{channel.region}", channel)
+
+    def _start(self, target: Any, name: str, *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    # ---- receiving
+
+    def _receive_for_ever(self, channel: Channel) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._subscribe(channel)
+                for message in channel.receive(wait_seconds=1):
+                    self._inbox.put(message)
+                now = self.catalog.clock()
+                for pipe in self.auto_pipes():
+                    self.activity[pipe.pipe_id].pulled = now
+                if failures:
+                    log.info("queue_reachable_again", region=channel.region)
+                failures = 0
+                self.problems.pop(channel.region, None)
+            except Exception as error:  # whatever it is, the next try may do better, and none is the end
+                if isinstance(error, botocore.exceptions.ClientError) and (
+                    error.response["Error"]["Code"] in GONE
+                ):
+                    channel.forget()
+                failures += 1
+                self.problems[channel.region] = str(error)
+                if failures == 1 or failures % 10 == 0:
+                    log.warning("queue_unreachable", region=channel.region, tries=failures, reason=str(error))
+                self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
+
+    def _subscribe(self, channel: Channel) -> None:
+        for pipe in self.auto_pipes():
+            if pipe.topic and region_of(pipe) == channel.region:
+                channel.subscribe(pipe.topic)
+
+    def auto_pipes(self) -> list[Pipe]:
+        return [pipe for pipe in self.all_pipes() if pipe.auto_ingest]
+
+    def all_pipes(self) -> list[Pipe]:
+        version = self.catalog.version
+        if self._pipes[0] != version:
+            self._pipes = (version, self.catalog.pipes())
+        return self._pipes[1]
+
+    # ---- loading
+
+    def _load_for_ever(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self.load_once(wait_seconds=0.2)
+                self.load_waiting()
+                failures = 0
+                self.problems.pop("loading", None)
+            except Exception as error:
+                # Whatever it is, it must not end the loading, and nothing is lost: what was not committed
+                # comes from the queue again.
+                if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):
+                    self.fatal = f"the database cannot be used until a new start: {error}"
+                    log.error("database_unusable", reason=str(error))
+                    self.on_fatal()
+                    return
+                failures += 1
+                self.problems["loading"] = in_words(error)
+                log.warning(
+                    "loading_failed", tries=failures, reason=in_words(error), exc_info=is_a_bug(error)
+                )
+                self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
+
+    def load_once(self, wait_seconds: float) -> None:
+        """Take what has come in, load it, and delete the messages whose files are all accounted for."""
+        messages = self.delivery(self._take(wait_seconds))
+        if not messages:
+            return
+        unhandled: set[int] = set()
+        forwarded: dict[str, list[tuple[StagedFile, Message]]] = defaultdict(list)
+        pipes = {pipe.pipe_id: pipe for pipe in self.auto_pipes()}
+        now = self.catalog.clock()
+        for message in messages:
+            if message.problem:
+                log.info("message_skipped", reason=message.problem)
+            for created in message.created:
+                targets = 0
+                for pipe in pipes.values():
+                    activity = self.activity[pipe.pipe_id]
+                    activity.received = now
+                    name = self._file_name(pipe, created.bucket, created.key)
+                    if name is None:
+                        continue
+                    targets += 1
+                    activity.forwarded = now
+                    file = StagedFile(
+                        created.bucket, created.key, name, created.size, created.event_time or now
+                    )
+                    forwarded[pipe.pipe_id].append((file, message))
+                if not targets:
+                    log.info(
+                        "object_skipped", reason="no pipe takes it", bucket=created.bucket, key=created.key
+                    )
+        problem: Exception | None = None
+        for pipe_id, arrivals in forwarded.items():
+            files = [file for file, _ in arrivals]
+            try:
+                unread, reason = self.load_files(pipes[pipe_id], files)
+            except Exception as error:  # of this pipe: the others' files go on
+                unread, reason = set(files), error
+            problem = problem or reason
+            unhandled |= {id(message) for file, message in arrivals if file in unread}
+        self._delete([message for message in messages if id(message) not in unhandled])
+        if problem:
+            raise problem
+
+    def _take(self, wait_seconds: float) -> list[Message]:
+        messages: list[Message] = []
+        try:
+            messages.append(self._inbox.get(timeout=wait_seconds))
+            while len(messages) < MAX_FILES:
+                messages.append(self._inbox.get_nowait())
+        except queue.Empty:
+            pass
+        return messages
+
+    def _file_name(self, pipe: Pipe, bucket: str, key: str) -> str | None:
+        try:
+            location = self.loader.plan(pipe).location
+        except NotRunnable:
+            location = pipe.location  # as of its creation: its stage may be gone
+        return location.file_name(bucket, key)
+
+    def load_files(
+        self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False
+    ) -> tuple[set[StagedFile], Exception | None]:
+        """Load through a pipe; returns the files that must be tried again, and why."""
+        files = list({file.file_name: file for file in files}.values())
+        in_flight = 0 if waiting else len(files)  # a waiting file is already counted, by its row
+        self._count_in_flight(pipe, in_flight)
+        try:
+            plan = self.runnable(pipe)
+            known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
+            fresh = [file for file in files if file.file_name not in known]
+            if len(fresh) < len(files):
+                log.info("files_already_in_history", pipe=str(pipe.name), files=len(files) - len(fresh))
+            unread: set[StagedFile] = set()
+            for batch in in_batches(fresh):
+                read = self.loader.read(plan, batch)
+                self.loader.load(plan, read.files)
+                log.info(
+                    "files_loaded",
+                    pipe=str(pipe.name),
+                    files=len(read.files),
+                    rows=sum(file.loaded for file in read.files),
+                    failed=sum(file.status == "Load failed" for file in read.files),
+                )
+                refused = [problem for _, problem in read.unread if isinstance(problem, StageRefused)]
+                if refused:
+                    reason = NotRunnable("STALLED_STAGE_PERMISSION_ERROR", str(refused[0]))
+                    self.stall(pipe, reason)
+                    raise reason
+                if read.unread:
+                    unread |= {file for file, _ in read.unread}
+                    return unread | set(fresh[fresh.index(batch[-1]) + 1 :]), read.unread[0][1]
+            return unread, None
+        except (NotRunnable, duckdb.Error) as error:
+            reason = self.reason_to_wait(pipe, error)
+            if waiting:
+                return set(files), None
+            with self._pending:
+                self.put_waiting(pipe, files)
+                self._count_in_flight(pipe, -in_flight)
+                in_flight = 0
+            log.info("files_waiting", pipe=str(pipe.name), files=len(files), state=reason.state)
+            return set(), None
+        finally:
+            self._count_in_flight(pipe, -in_flight)
+
+    def _count_in_flight(self, pipe: Pipe, files: int) -> None:
+        with self._pending:
+            self.activity[pipe.pipe_id].in_flight += files
+
+    def pending(self, pipe: Pipe) -> tuple[int, datetime | None]:
+        """Return the number of files that wait or are being loaded, each counted once, and when the oldest came."""
+        with self._pending:
+            waiting, oldest = self.waiting_since(pipe)
+            return waiting + self.activity[pipe.pipe_id].in_flight, oldest
+
+    def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
+        """What the table will not take stalls its pipe; what is amiss with the disk is tried again."""
+        if isinstance(error, NotRunnable):
+            return error
+        if isinstance(error, PASSING_ERRORS) or "Failed to commit" in str(error):
+            raise error
+        reason = NotRunnable("STALLED_EXECUTION_ERROR", str(error).splitlines()[0])
+        self.stall(pipe, reason)
+        return reason
+
+    def runnable(self, pipe: Pipe) -> Plan:
+        if pipe.paused_on:
+            raise NotRunnable("PAUSED", "The pipe is paused.")
+        activity = self.activity[pipe.pipe_id]
+        if (
+            activity.stalled
+            and activity.stalled_on
+            and activity.stalled_version == self.catalog.version
+            and self.catalog.clock() - activity.stalled_on < RETRY_STALLED
+        ):
+            raise activity.stalled
+        plan = self.loader.plan(pipe)
+        activity.stalled = None
+        return plan
+
+    def stall(self, pipe: Pipe, reason: NotRunnable) -> None:
+        activity = self.activity[pipe.pipe_id]
+        activity.stalled, activity.stalled_on = reason, self.catalog.clock()
+        activity.stalled_version = self.catalog.version
+
+    def _delete(self, messages: Sequence[Message]) -> None:
+        by_region: dict[str, list[Message]] = defaultdict(list)
+        for message in messages:
+            by_region[message.region].append(message)
+        for region, of_region in by_region.items():
+            self.channels.of_region(region).delete(of_region)
+
+    # ---- files that wait: for a paused or stopped pipe, and from REFRESH
+
+    def put_waiting(self, pipe: Pipe, files: Sequence[StagedFile]) -> None:
+        database = pipe.name.database
+        self.catalog.has_histories(database)
+        now = self.catalog.clock()
+        with self.catalog.transaction() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {hidden(database)}._local_pending VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    [pipe.pipe_id, file.bucket, file.key, file.file_name, file.size, now, file.received_on]
+                    for file in files
+                ],
+            )
+        self._nothing_waits.discard(pipe.pipe_id)
+
+    def load_waiting(self) -> None:
+        problem: Exception | None = None
+        for pipe in self.all_pipes():
+            if pipe.paused_on or pipe.pipe_id in self._nothing_waits:
+                continue
+            self._nothing_waits.add(pipe.pipe_id)  # before looking: REFRESH may add files meanwhile
+            files = self._waiting_files(pipe)
+            if not files:
+                continue
+            self._nothing_waits.discard(pipe.pipe_id)
+            try:
+                unread, reason = self.load_files(pipe, files, waiting=True)
+            except Exception as error:  # of this pipe: the others' files go on
+                unread, reason = set(files), error
+            problem = problem or reason
+            done = [file.file_name for file in files if file not in unread]
+            self.catalog.rows(
+                f"""DELETE FROM {hidden(pipe.name.database)}._local_pending
+                    WHERE pipe_id = ? AND file_name IN (SELECT unnest(?::VARCHAR[]))""",
+                [pipe.pipe_id, done],
+            )
+        if problem:
+            raise problem
+
+    def waiting_since(self, pipe: Pipe) -> tuple[int, datetime | None]:
+        self.catalog.has_histories(pipe.name.database)
+        rows = self.catalog.rows(
+            f"""SELECT count(DISTINCT file_name), min(received_on)
+                FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ? AND created_on > ?""",
+            [pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY],
+        )
+        return rows[0][0], rows[0][1]
+
+    def last_ingested(self, pipe: Pipe) -> tuple[str | None, datetime | None]:
+        try:
+            database = self.loader.plan(pipe).target.database
+        except NotRunnable:
+            return None, None
+        self.catalog.has_histories(database)
+        rows = self.catalog.rows(
+            f"""SELECT file_name, last_load_time FROM {hidden(database)}._local_history
+                WHERE pipe_id = ? AND status <> 'Load failed' ORDER BY last_load_time DESC LIMIT 1""",
+            [pipe.pipe_id],
+        )
+        return rows[0] if rows else (None, None)
+
+    def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
+        self.catalog.has_histories(pipe.name.database)
+        rows = self.catalog.rows(
+            f"""SELECT DISTINCT bucket, key, file_name, file_size, received_on
+                FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ? AND created_on > ?
+                LIMIT {MAX_FILES}""",
+            [pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY],
+        )
+        return [StagedFile(*row) for row in rows]
+
+
+PASSING_ERRORS = (
+    duckdb.IOException,
+    duckdb.TransactionException,
+    duckdb.SerializationException,
+    duckdb.FatalException,
+    duckdb.ConnectionException,
+)
+
+
+def is_a_bug(error: Exception) -> bool:
+    known = (
+        StageUnreachable,
+        OSError,
+        duckdb.Error,
+        botocore.exceptions.ClientError,
+        botocore.exceptions.BotoCoreError,
+    )
+    return not isinstance(error, known)
+
+
+def in_words(error: Exception) -> str:
+    text = str(error)[:500]
+    if "No space left on device" in text or "File too large" in text:
+        return f"the disk is full: free some space, and loading goes on by itself ({text})"
+    return text
+
+
+def region_of(pipe: Pipe) -> str | None:
+    return pipe.topic.split(":")[3] if pipe.topic else None

@@ -1,0 +1,391 @@
+"""Loads staged objects: reads many at once, then commits their rows and their history in one transaction."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import botocore.exceptions
+import duckdb
+import pyarrow as pa
+import structlog
+
+from local_snowflake.catalog import PIPE_HISTORY, TABLE_HISTORY, Catalog, Pipe
+from local_snowflake.copying import BATCH
+from local_snowflake.errors import stage_failure
+from local_snowflake.files import BadRow, Content, Row, UnreadableFile, read
+from local_snowflake.plans import NotRunnable, Plan, plan_of_pipe
+from local_snowflake.sql import Name, hidden, quoted
+
+log = structlog.get_logger()
+
+MAX_FILES = 500
+MAX_BYTES = 8 * 1024 * 1024
+GUNZIPPED = 20  # JSON grows about so many times
+PARALLEL_READS = 16
+
+
+class StagedFile(NamedTuple):
+    """An object on its way to a table."""
+
+    bucket: str
+    key: str
+    file_name: str
+    size: int
+    received_on: datetime | None = None
+
+
+@dataclass
+class LoadedFile:
+    """A staged file after reading, and then after loading: what its history row says."""
+
+    file: StagedFile
+    content: Content = field(default_factory=Content)
+    size: int = 0
+    etag: str = ""
+    last_modified: datetime | None = None
+    scanned_on: datetime | None = None
+    failure: str | None = None
+    """The file as a whole could not be read."""
+
+    def keep_what_loads(self, plan: Plan) -> None:
+        """Drop the rows of a file that ON_ERROR gives up."""
+        if self.failure or plan.on_error.skips(len(self.content.errors), self.content.parsed):
+            self.skipped = True
+            self.content.rows.clear()
+
+    skipped: bool = False
+    parsed: int = 0
+    loaded: int = 0
+
+    @property
+    def status(self) -> str:
+        if self.failure or self.skipped:
+            return "Load failed"
+        if not self.content.errors:
+            return "Loaded"
+        return "Partially loaded" if self.loaded else "Load failed"
+
+
+DATA_ERRORS = (
+    duckdb.DataError,
+    duckdb.ConversionException,
+    duckdb.ConstraintException,
+    duckdb.InvalidInputException,
+)
+
+
+# What S3 says of one object and not of the bucket or its reader: archived away, not a key that it takes.
+OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodNotAllowed"}
+
+
+class StageRefused(Exception):
+    """S3 lets us not in, or has no such bucket: the stage's fault, not the file's."""
+
+
+class StageUnreachable(Exception):
+    """S3 gives no answer now."""
+
+
+@dataclass
+class Read:
+    files: list[LoadedFile] = field(default_factory=list)
+    unread: list[tuple[StagedFile, StageRefused | StageUnreachable]] = field(default_factory=list)
+
+
+type S3 = Any  # boto3's client: its methods are made at run time
+
+
+class Loader:
+    def __init__(self, catalog: Catalog, s3: S3) -> None:
+        self.catalog = catalog
+        self.s3 = s3
+        self.readers = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="read")
+        self._plans: dict[str, tuple[int, Plan | NotRunnable]] = {}
+
+    # ---- plans, compiled again after any statement that may have changed an object
+
+    def plan(self, pipe: Pipe) -> Plan:
+        version = self.catalog.version
+        known = self._plans.get(pipe.pipe_id)
+        if known is None or known[0] != version:
+            found: Plan | NotRunnable
+            try:
+                found = plan_of_pipe(self.catalog, pipe)
+            except NotRunnable as reason:
+                found = reason
+            self._plans[pipe.pipe_id] = known = (version, found)
+        if isinstance(known[1], NotRunnable):
+            raise known[1]
+        return known[1]
+
+    # ---- reading
+
+    def read(self, plan: Plan, files: Sequence[StagedFile]) -> "Read":
+        """Many GETs at a time over one client."""
+        read = Read()
+        for file, result in zip(
+            files, self.readers.map(lambda file: self._try(plan, file), files), strict=True
+        ):
+            if isinstance(result, LoadedFile):
+                read.files.append(result)
+            else:
+                read.unread.append((file, result))
+        return read
+
+    def _try(self, plan: Plan, file: StagedFile) -> "LoadedFile | StageRefused | StageUnreachable":
+        try:
+            return self.read_one(plan, file)
+        except (StageRefused, StageUnreachable) as problem:
+            return problem
+
+    def listed(self, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+        """What LIST, REFRESH and COPY find under a prefix, as S3 tells it."""
+        try:
+            for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                yield from page.get("Contents", ())
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            raise stage_failure(str(error)) from None
+
+    def read_one(self, plan: Plan, file: StagedFile) -> LoadedFile:
+        loaded = LoadedFile(file, scanned_on=self.catalog.clock())
+        try:
+            answer = self.s3.get_object(Bucket=file.bucket, Key=file.key)
+            body = answer["Body"].read()
+        except botocore.exceptions.ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in ("NoSuchKey", "404"):
+                loaded.failure = (
+                    f"Remote file 's3://{file.bucket}/{file.key}' was not found. "
+                    "There are several potential causes. The file might not exist. "
+                    "The required credentials may be missing or invalid."
+                )
+                return loaded
+            if code in OF_ONE_OBJECT:
+                loaded.failure = f"Remote file 's3://{file.bucket}/{file.key}' cannot be read: {error}"
+                return loaded
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 or code in (
+                "SlowDown",
+                "Throttling",
+            ):
+                raise StageUnreachable(str(error)) from None
+            raise StageRefused(str(error)) from None
+        except (botocore.exceptions.BotoCoreError, OSError) as error:
+            raise StageUnreachable(str(error)) from None
+        loaded.size = len(body)
+        loaded.etag = answer["ETag"].strip('"')
+        loaded.last_modified = answer["LastModified"]
+        try:
+            loaded.content = read(body, plan.file_format)
+        except UnreadableFile as error:
+            loaded.failure = str(error)
+        loaded.parsed = loaded.content.parsed
+        return loaded
+
+    # ---- loading
+
+    def load(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
+        """All rows and all history rows in one transaction; sets what became of each file.
+
+        A file that the table refuses fails alone: the batch is then loaded again file by file.
+        """
+        for file in files:
+            file.keep_what_loads(plan)
+        try:
+            self._commit(plan, files)
+        except DATA_ERRORS as error:
+            if len(files) > 1:
+                for file in files:
+                    self.load(plan, [file])
+            else:
+                self.find_refused_rows(plan, files[0], error)
+                files[0].keep_what_loads(plan)
+                self._commit(plan, files)
+
+    def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
+        """Try the rows one at a time, so that ON_ERROR can be asked about each."""
+        good, bad = [], []
+        with self.catalog.fakesnow.cursor() as cursor:
+            for row in file.content.rows:
+                cursor.begin()
+                try:
+                    insert_rows(cursor, plan, [(file, [row])])
+                    good.append(row)
+                except duckdb.Error as error:
+                    bad.append(BadRow(row.line, 1, first_line(error)))
+                finally:
+                    cursor.rollback()
+        if not bad and whole:  # only together do they fail
+            bad, good = [BadRow(1, 1, first_line(whole))], []
+        file.content.rows = good
+        file.content.errors = sorted(file.content.errors + bad)
+
+    def _commit(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
+        database = plan.target.database
+        self.catalog.has_histories(database)
+        with self.catalog.transaction() as cursor:
+            insert_rows(cursor, plan, [(file, file.content.rows) for file in files])
+            for file in files:
+                file.loaded = len(file.content.rows)
+            record(cursor, plan, files, self.catalog.clock())
+        for file in files:
+            file.content.rows = []  # before the next batch is read
+
+    # ---- histories
+
+    def loaded_by_pipe(self, plan: Plan, names: Sequence[str]) -> set[str]:
+        """Which of these files the pipe has in its history, loaded or failed; ETags do not matter."""
+        assert plan.pipe
+        database = plan.target.database
+        self.catalog.has_histories(database)
+        rows = self.catalog.rows(
+            f"""SELECT DISTINCT file_name FROM {hidden(database)}._local_history
+                WHERE pipe_id = ? AND last_load_time > ? AND file_name IN (SELECT unnest(?::VARCHAR[]))""",
+            [plan.pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY, list(names)],
+        )
+        return {row[0] for row in rows}
+
+    def loaded_by_hand(
+        self, duck: duckdb.DuckDBPyConnection, target: Name, stage_location: str
+    ) -> dict[str, str]:
+        """Names and ETags of the files that bulk COPY has loaded into a table, as long as it remembers."""
+        rows = duck.execute(
+            f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
+                WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?
+                AND NOT forgotten AND status <> 'Load failed' AND last_load_time > ?
+                ORDER BY last_load_time""",  # of a file that was loaded twice the last ETag counts
+            [target.schema, target.name, stage_location, self.catalog.clock() - TABLE_HISTORY],
+        ).fetchall()
+        return dict(rows)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:1000]
+
+
+SCHEMA = pa.schema(
+    {
+        "C1": pa.string(),
+        "METADATA$FILENAME": pa.string(),
+        "METADATA$FILE_ROW_NUMBER": pa.int64(),
+        "METADATA$FILE_CONTENT_KEY": pa.string(),
+        "METADATA$FILE_LAST_MODIFIED": pa.timestamp("us"),
+        "METADATA$START_SCAN_TIME": pa.timestamp("us", tz="UTC"),
+    }
+)
+
+
+def insert_rows(
+    cursor: duckdb.DuckDBPyConnection, plan: Plan, files: Iterable[tuple[LoadedFile, Sequence[Row]]]
+) -> None:
+    texts: list[str] = []
+    names: list[str] = []
+    numbers: list[int] = []
+    etags: list[str] = []
+    modified: list[datetime | None] = []
+    scanned: list[datetime | None] = []
+    for file, rows in files:
+        count = len(rows)
+        texts += [row.text for row in rows]
+        numbers += [row.number for row in rows]
+        names += [file.file.key] * count
+        etags += [file.etag] * count
+        at = file.last_modified
+        modified += [at and at.astimezone(UTC).replace(tzinfo=None)] * count
+        scanned += [file.scanned_on] * count
+    if not texts:
+        return
+    table = pa.table([texts, names, numbers, etags, modified, scanned], schema=SCHEMA)
+    cursor.execute(f"USE {quoted(plan.target.database)}.{quoted(plan.target.schema)}")
+    cursor.register("_snowpipe_texts", table)
+    cursor.execute(
+        f"CREATE OR REPLACE TEMP VIEW {BATCH} AS SELECT * REPLACE (C1::JSON AS C1) FROM _snowpipe_texts"
+    )
+    cursor.execute(plan.insert)
+    cursor.unregister("_snowpipe_texts")  # after a failure the rollback does it
+
+
+def record(cursor: duckdb.DuckDBPyConnection, plan: Plan, files: Sequence[LoadedFile], now: datetime) -> None:
+    pipe = plan.pipe
+    rows = []
+    for file in files:
+        first = min(file.content.errors, default=None)
+        rows.append(
+            (
+                pipe.pipe_id if pipe else None,
+                *(pipe.name if pipe else (None, None, None)),
+                plan.target.schema,
+                plan.target.name,
+                plan.stage.url,
+                file.file.file_name,
+                file.etag,
+                now,
+                file.loaded,
+                file.parsed,
+                file.size,
+                file.failure or (first.message if first else None),
+                first.line if first else None,
+                first.character if first else None,
+                None,
+                len(file.content.errors) or (1 if file.failure else 0),
+                plan.on_error.limit if plan.on_error.kind == "SKIP_FILE" else None,
+                file.status,
+                file.file.received_on,
+                now,
+                False,
+            )
+        )
+    history = pa.Table.from_pylist(
+        [dict(zip(HISTORY_SCHEMA.names, row, strict=True)) for row in rows], HISTORY_SCHEMA
+    )
+    cursor.register("_snowpipe_history", history)
+    cursor.execute(
+        f"INSERT INTO {hidden(plan.target.database)}._local_history SELECT * FROM _snowpipe_history"
+    )
+    cursor.unregister("_snowpipe_history")
+
+
+TIME = pa.timestamp("us", tz="UTC")
+HISTORY_SCHEMA = pa.schema(
+    {
+        "pipe_id": pa.string(),
+        "pipe_catalog": pa.string(),
+        "pipe_schema": pa.string(),
+        "pipe_name": pa.string(),
+        "table_schema": pa.string(),
+        "table_name": pa.string(),
+        "stage_location": pa.string(),
+        "file_name": pa.string(),
+        "etag": pa.string(),
+        "last_load_time": TIME,
+        "row_count": pa.int64(),
+        "row_parsed": pa.int64(),
+        "file_size": pa.int64(),
+        "first_error_message": pa.string(),
+        "first_error_line_number": pa.int64(),
+        "first_error_character_pos": pa.int64(),
+        "first_error_column_name": pa.string(),
+        "error_count": pa.int64(),
+        "error_limit": pa.int64(),
+        "status": pa.string(),
+        "pipe_received_time": TIME,
+        "first_commit_time": TIME,
+        "forgotten": pa.bool_(),
+    }
+)
+
+
+def in_batches(files: Sequence[StagedFile]) -> Iterable[list[StagedFile]]:
+    """Bounded transactions, so that memory is bounded: few large files, or many small ones."""
+    batch: list[StagedFile] = []
+    size = 0
+    for file in files:
+        grown = file.size * GUNZIPPED
+        if batch and (len(batch) >= MAX_FILES or size + grown > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += grown
+    if batch:
+        yield batch

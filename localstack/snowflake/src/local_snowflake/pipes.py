@@ -1,0 +1,242 @@
+"""CREATE, ALTER, DROP, SHOW and DESC PIPE. Source: Snowflake's pages of those names."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from local_snowflake import plans
+from local_snowflake.catalog import Catalog, Pipe, new_id
+from local_snowflake.channel import Channels
+from local_snowflake.copying import check_for_pipe, copy_of
+from local_snowflake.errors import SnowflakeError, compilation, exists, missing
+from local_snowflake.ingest import Ingest
+from local_snowflake.loader import Loader, StagedFile
+from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
+from local_snowflake.show import alike, inside, take_describe, take_filter
+from local_snowflake.sql import Options, Scope, Words, flag_of, text_of
+
+REFRESH_WINDOW = timedelta(days=7)
+STALE_PAUSE = timedelta(days=14)
+PIPE_OPTIONS = {"AUTO_INGEST", "AWS_SNS_TOPIC", "INTEGRATION", "ERROR_INTEGRATION", "COMMENT"}
+
+
+class Pipes:
+    def __init__(self, catalog: Catalog, loader: Loader, channels: Channels, ingest: Ingest) -> None:
+        self.catalog = catalog
+        self.loader = loader
+        self.channels = channels
+        self.ingest = ingest
+        self.handlers: Handlers = {
+            ("CREATE", "PIPE"): self.create_pipe,
+            ("ALTER", "PIPE"): self.alter_pipe,
+            ("DROP", "PIPE"): self.drop_pipe,
+            ("SHOW", "PIPES"): self.show_pipes,
+            ("DESC", "PIPE"): self.desc_pipe,
+        }
+
+    def create_pipe(self, words: Words, scope: Scope) -> Result:
+        words.take("CREATE")
+        replaces = words.takes("OR", "REPLACE")
+        words.take("PIPE")
+        unless_exists = words.takes("IF", "NOT", "EXISTS")
+        name = scope.resolve(words.take_name())
+        options = words.take_options(until=["AS"])
+        words.take("AS")
+        definition = words.rest()
+        for option in options:
+            if option not in PIPE_OPTIONS:
+                raise compilation(f"invalid property '{option}' for 'PIPE'", "001006", "42601")
+        if replaces and unless_exists:
+            raise compilation("options IF NOT EXISTS and OR REPLACE are incompatible.")
+        if self.catalog.find_pipe(name) and not replaces:
+            if unless_exists:
+                return status(f"{name.name} already exists, statement succeeded.")
+            raise exists(str(name))
+        if name.database not in self.catalog.databases():
+            raise missing("Database", name.database)
+        copy = copy_of(definition, Scope(name.database, name.schema))
+        check_for_pipe(copy)
+        stage = self.catalog.stage(copy.stage)
+        plan = plans.plan_of(self.catalog, copy, stage, None, "SKIP_FILE")
+        auto_ingest = flag_of(options, "AUTO_INGEST")
+        topic = text_of(options, "AWS_SNS_TOPIC")
+        channel = None
+        if auto_ingest:
+            channel = self.channels.open(topic)
+        self.catalog.add_pipe(
+            Pipe(
+                new_id(),
+                name,
+                definition,
+                auto_ingest,
+                topic,
+                channel.arn if channel else None,
+                text_of(options, "INTEGRATION"),
+                text_of(options, "ERROR_INTEGRATION"),
+                text_of(options, "COMMENT"),
+                stage.stage_id,
+                plan.location,
+                None,
+                self.catalog.clock(),
+            )
+        )
+        if channel:  # only now: a message that no pipe takes is dropped
+            self.ingest.listen(channel)
+        return status(f"Pipe {name.name} successfully created.")
+
+    def alter_pipe(self, words: Words, scope: Scope) -> Result:
+        words.take("ALTER", "PIPE")
+        if_exists = words.takes("IF", "EXISTS")
+        name = scope.resolve(words.take_name())
+        if if_exists and not self.catalog.find_pipe(name):
+            return SUCCEEDED
+        pipe = self.catalog.pipe(name)
+        if words.takes("REFRESH"):
+            options = words.take_options()
+            words.finish()
+            return self.refresh(pipe, options)
+        if words.takes("SET"):
+            options = words.take_options()
+            words.finish()
+            return self.set_pipe(pipe, options)
+        raise words.unexpected()
+
+    def set_pipe(self, pipe: Pipe, options: Options) -> Result:
+        for option in options:
+            if option not in ("PIPE_EXECUTION_PAUSED", "COMMENT", "ERROR_INTEGRATION"):
+                raise compilation(f"invalid property '{option}' for 'PIPE'", "001006", "42601")
+        if "PIPE_EXECUTION_PAUSED" in options:
+            paused = flag_of(options, "PIPE_EXECUTION_PAUSED")
+            if paused and not pipe.paused_on:
+                self.catalog.set_pipe(pipe.name, "paused_on", self.catalog.clock())
+            elif not paused and pipe.paused_on:
+                if self.catalog.clock() - pipe.paused_on > STALE_PAUSE:
+                    raise SnowflakeError(
+                        "003165",
+                        "55000",
+                        f"Pipe {pipe.name} is stale: it was paused for more than 14 days. "
+                        "Resume it with SELECT SYSTEM$PIPE_FORCE_RESUME"
+                        f"('{pipe.name}','staleness_check_override').",
+                    )
+                self.catalog.set_pipe(pipe.name, "paused_on", None)
+        for option in ("COMMENT", "ERROR_INTEGRATION"):
+            if option in options:
+                self.catalog.set_pipe(pipe.name, option.lower(), text_of(options, option))
+        return SUCCEEDED
+
+    def refresh(self, pipe: Pipe, options: Options) -> Result:
+        """Queues the stage's files of the last 7 days that neither history knows."""
+        for option in options:
+            if option not in ("PREFIX", "MODIFIED_AFTER"):
+                raise compilation(f"invalid property '{option}'", "001006", "42601")
+        try:
+            plan = self.loader.plan(pipe)
+        except plans.NotRunnable as reason:
+            raise SnowflakeError(
+                "003164", "55000", f"Pipe {pipe.name} is {reason.state}: {reason.reason}"
+            ) from None
+        oldest = self.catalog.clock() - REFRESH_WINDOW
+        if after := text_of(options, "MODIFIED_AFTER"):
+            try:
+                moment = datetime.fromisoformat(after)
+            except ValueError:
+                raise compilation(f"Timestamp '{after}' is not recognized", "100040", "22007") from None
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            oldest = max(oldest, moment)
+        files = []
+        prefix = plan.location.prefix + (text_of(options, "PREFIX") or "")
+        for thing in self.loader.listed(plan.location.bucket, prefix):
+            name = plan.location.file_name(plan.location.bucket, thing["Key"])
+            if name is not None and thing["LastModified"] >= oldest:
+                files.append(
+                    StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"], self.catalog.clock())
+                )
+        known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
+        self.catalog.has_histories(plan.target.database)
+        with self.catalog.fakesnow.cursor() as duck:
+            known |= self.loader.loaded_by_hand(duck, plan.target, plan.stage.url).keys()
+        fresh = [file for file in files if file.file_name not in known]
+        if fresh:
+            self.ingest.put_waiting(pipe, fresh)
+        return Result({"File": TEXT, "Status": TEXT}, [(file.file_name, "SENT") for file in fresh])
+
+    def drop_pipe(self, words: Words, scope: Scope) -> Result:
+        words.take("DROP", "PIPE")
+        if_exists = words.takes("IF", "EXISTS")
+        name = scope.resolve(words.take_name())
+        words.finish()
+        if self.catalog.find_pipe(name):
+            self.catalog.drop_pipe(name)
+        elif if_exists:
+            return status(f"Drop statement executed successfully ({name.name} already dropped).")
+        else:
+            raise missing("Pipe", name)
+        return status(f"{name.name} successfully dropped.")
+
+    def show_pipes(self, words: Words, scope: Scope) -> Result:
+        words.take("SHOW", "PIPES")
+        like, within = take_filter(words, scope)
+        return pipes_result(
+            [p for p in self.catalog.pipes() if alike(p.name.name, like) and inside(p.name, within)],
+            self.state_of,
+        )
+
+    def desc_pipe(self, words: Words, scope: Scope) -> Result:
+        take_describe(words, "PIPE")
+        pipe = self.catalog.pipe(scope.resolve(words.take_name()))
+        words.finish()
+        return pipes_result([pipe], self.state_of)
+
+    def state_of(self, pipe: Pipe) -> tuple[str, str | None]:
+        try:
+            self.ingest.runnable(pipe)
+        except plans.NotRunnable as reason:
+            return reason.state, reason.reason
+        return "RUNNING", None
+
+
+PIPE_COLUMNS = {
+    "created_on": TIME,
+    **dict.fromkeys(
+        (
+            "name",
+            "database_name",
+            "schema_name",
+            "definition",
+            "owner",
+            "notification_channel",
+            "comment",
+            "integration",
+            "pattern",
+            "error_integration",
+            "owner_role_type",
+            "invalid_reason",
+            "kind",
+        ),
+        TEXT,
+    ),
+}
+
+
+def pipes_result(pipes: list[Pipe], state_of: Callable[[Pipe], tuple[str, str | None]]) -> Result:
+    rows = []
+    for pipe in pipes:
+        state, reason = state_of(pipe)
+        rows.append(
+            (
+                pipe.created_on,
+                pipe.name.name,
+                pipe.name.database,
+                pipe.name.schema,
+                pipe.definition,
+                "SYSADMIN",
+                pipe.topic or pipe.channel,
+                pipe.comment or "",
+                pipe.integration,
+                None,
+                pipe.error_integration,
+                "ROLE",
+                None if state in ("RUNNING", "PAUSED") else reason,
+                "STAGE",
+            )
+        )
+    return Result(PIPE_COLUMNS, rows)

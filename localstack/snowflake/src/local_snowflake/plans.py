@@ -1,0 +1,159 @@
+"""A COPY statement made ready to run: where its files lie, how they are read, and the INSERT for them."""
+
+import re
+from dataclasses import dataclass
+
+import duckdb
+import snowflake.connector.errors
+from fakesnow.dialect import parse_one
+
+from local_snowflake.catalog import Catalog, Location, Pipe, Stage
+from local_snowflake.copying import BATCH, Copy, FileFormat, OnError, copy_of, on_error_of, projections
+from local_snowflake.errors import SnowflakeError, compilation, missing
+from local_snowflake.sql import Name, Scope, quoted
+
+
+@dataclass(frozen=True)
+class Plan:
+    copy: Copy
+    pipe: Pipe | None
+    stage: Stage
+    location: Location
+    file_format: FileFormat
+    on_error: OnError
+    insert: str
+    select: str
+
+    @property
+    def target(self) -> Name:
+        return self.copy.target
+
+
+class NotRunnable(Exception):
+    """Why a pipe cannot load now; files wait for it. `state` is an executionState of SYSTEM$PIPE_STATUS."""
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+        self.reason = reason
+
+
+def bucket_and_prefix(url: str) -> tuple[str, str]:
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return bucket, prefix
+
+
+def plan_of_pipe(catalog: Catalog, pipe: Pipe) -> Plan:
+    copy = copy_of(pipe.definition, Scope(pipe.name.database, pipe.name.schema))
+    stage = catalog.find_stage(copy.stage)
+    if stage is None or stage.stage_id != pipe.stage_id:
+        # "If you recreate the stage, the pipe must be recreated": CREATE STAGE, Usage notes
+        raise NotRunnable("STOPPED_STAGE_DROPPED", f"Stage '{copy.stage}' was dropped or recreated.")
+    integration = catalog.find_integration(stage.integration) if stage.integration else None
+    if stage.integration and (integration is None or integration.integration_id != stage.integration_id):
+        raise NotRunnable(
+            "STALLED_STAGE_PERMISSION_ERROR",
+            f"Integration '{stage.integration}' of stage '{stage.name}' was dropped or recreated.",
+        )
+    try:
+        return plan_of(catalog, copy, stage, pipe, "SKIP_FILE")
+    except SnowflakeError as error:
+        raise NotRunnable(state_of(error), error.message) from None
+
+
+def state_of(error: SnowflakeError) -> str:
+    if error.code == "002003" and "File format" in error.message:
+        return "STOPPED_FILE_FORMAT_DROPPED"
+    if error.code == "002003" and "Table" in error.message:
+        return "STOPPED_MISSING_TABLE"
+    return "STALLED_COMPILATION_ERROR"
+
+
+def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, default_on_error: str) -> Plan:
+    """Compile against the objects as they are now; raises what Snowflake raises at CREATE PIPE."""
+    if not stage.url:
+        raise compilation(f"Stage '{stage.name}' is not on S3.", "001008", "42601")
+    formats = copy.format_options
+    home = copy.stage if formats is None else copy.target
+    options = catalog.file_format(formats if formats is not None else stage.file_format, home)
+    bucket, base = bucket_and_prefix(stage.url)
+    prefix = f"{base.rstrip('/')}/{copy.path}".lstrip("/") if copy.path else base
+    try:
+        re.compile(copy.pattern or "")
+    except re.error as error:
+        raise compilation(f"invalid regular expression: {error}", "100048", "2201B") from None
+    columns = target_columns(catalog, copy)
+    if copy.select is None and len(columns) != 1:
+        raise compilation(
+            "JSON file format can produce one and only one column of type variant, object, or array. "
+            "Use CSV file format if you want to load more than one column.",
+            "002019",
+            "0A000",
+        )
+    items = projections(copy)
+    if len(items) != len(columns):
+        raise compilation(
+            f"Insert value list does not match column list expecting {len(columns)} but got {len(items)}",
+            "002020",
+            "21S01",
+        )
+    select = in_duckdb(catalog, copy, items)
+    target = copy.target.sql
+    names = ", ".join(quoted(column) for column in columns)
+    plan = Plan(
+        copy,
+        pipe,
+        stage,
+        Location(bucket, base, prefix, copy.pattern),
+        FileFormat.of(options),
+        on_error_of(copy, default_on_error),
+        f"INSERT INTO {target} ({names}) {select}",
+        select,
+    )
+    check_binds(catalog, plan)
+    return plan
+
+
+def target_columns(catalog: Catalog, copy: Copy) -> list[str]:
+    rows = catalog.rows(
+        """SELECT column_name FROM duckdb_columns()
+           WHERE (upper(database_name), upper(schema_name), upper(table_name))
+                 = (upper(?), upper(?), upper(?))
+           ORDER BY column_index""",
+        copy.target,
+    )
+    if not rows:
+        raise missing("Table", copy.target)
+    known = [row[0] for row in rows]
+    for column in copy.columns:
+        if column not in known:
+            raise compilation(f"invalid identifier '{column}'", "000904")
+    return list(copy.columns) or known
+
+
+def in_duckdb(catalog: Catalog, copy: Copy, items: list[str]) -> str:
+    """The select list through a session's own translation, so that a pipe reads JSON as a query does."""
+    sql = f"SELECT {', '.join(items)} FROM {BATCH}"
+    session = catalog.fakesnow.connect(copy.target.database, copy.target.schema)
+    try:
+        return str(session.cursor()._transform(parse_one(sql), None).sql(dialect="duckdb"))
+    except snowflake.connector.errors.ProgrammingError as error:
+        raise SnowflakeError(f"{error.errno:06}", error.sqlstate or "0A000", str(error.raw_msg)) from None
+    finally:
+        session.close()
+
+
+EMPTY_BATCH = f"""CREATE TEMP TABLE {BATCH} (
+    C1 JSON, "METADATA$FILENAME" VARCHAR, "METADATA$FILE_ROW_NUMBER" BIGINT,
+    "METADATA$FILE_CONTENT_KEY" VARCHAR, "METADATA$FILE_LAST_MODIFIED" TIMESTAMP,
+    "METADATA$START_SCAN_TIME" TIMESTAMPTZ)"""
+
+
+def check_binds(catalog: Catalog, plan: Plan) -> None:
+    with catalog.fakesnow.cursor() as cursor:
+        cursor.execute(f"USE {quoted(plan.target.database)}.{quoted(plan.target.schema)}")
+        cursor.execute(EMPTY_BATCH)
+        try:
+            cursor.execute(f"EXPLAIN {plan.insert}")
+        except duckdb.Error as error:
+            raise compilation(str(error).splitlines()[0]) from None

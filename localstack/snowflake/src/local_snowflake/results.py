@@ -1,0 +1,42 @@
+"""A statement's result, as the session's own view that fakesnow then reads out to the connector."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from local_snowflake.sql import Scope, Words
+
+VIEW = "_LOCAL_RESULT"
+READ_OUT = f"SELECT * FROM TEMP.MAIN.{VIEW}"
+TEXT = pa.string()
+TIME = pa.timestamp("us", tz="UTC")
+NUMBER = pa.int64()
+
+
+@dataclass(frozen=True)
+class Result:
+    columns: dict[str, pa.DataType]
+    rows: Sequence[Sequence[Any]]
+
+    def table(self) -> pa.Table:
+        schema = pa.schema(self.columns)
+        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(schema)
+        return pa.table(
+            [pa.array(list(column), kind.type) for column, kind in zip(columns, schema, strict=True)],
+            schema=schema,
+        )
+
+
+type Handler = Callable[[Words, Scope], Result | str | None]
+"""Answers a statement, rewrites it for fakesnow, or passes (None)."""
+type Handlers = Mapping[tuple[str, ...], Handler]
+"""By the words that name the statement: ("CREATE", "PIPE")."""
+
+
+def status(message: str) -> Result:
+    return Result({"status": TEXT}, [(message,)])
+
+
+SUCCEEDED = status("Statement executed successfully.")

@@ -1,0 +1,250 @@
+"""fakesnow's server with ours in front of it: an ASGI middleware on the connector's own protocol."""
+
+import asyncio
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, MutableMapping
+from importlib import import_module
+from typing import Any
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from local_snowflake.catalog import Catalog
+from local_snowflake.clock import AdvancedClock
+from local_snowflake.commands import Commands
+from local_snowflake.errors import SnowflakeError, unsupported
+from local_snowflake.results import READ_OUT, VIEW, Result
+from local_snowflake.session import LocalConnection
+from local_snowflake.sql import Scope, Words
+
+log = structlog.get_logger()
+
+# The package has a function of the same name, which hides the module from `import`.
+fakesnow_server: Any = import_module("fakesnow.server")
+
+type Message = MutableMapping[str, Any]
+type Receive = Callable[[], Awaitable[Message]]
+type Send = Callable[[Message], Awaitable[None]]
+type App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+CHANGE_NO_OBJECT = {
+    "SELECT",
+    "WITH",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "MERGE",
+    "SHOW",
+    "DESC",
+    "DESCRIBE",
+    "LIST",
+}
+NOT_DESCRIBED = {"CREATE", "ALTER", "DROP", "COPY", "GRANT", "REVOKE", "TRUNCATE"}
+SESSION_SECONDS = 30 * 24 * 3600
+QUERY = "/queries/v1/query-request"
+LOGIN = "/session/v1/login-request"
+SESSION = "/session"
+HEALTH = "/health"
+CLOCK = "/clock"
+
+
+class LocalSnowflake:
+    def __init__(
+        self,
+        app: App,
+        commands: Commands,
+        catalog: Catalog,
+        clock: AdvancedClock,
+        health: Callable[[], dict[str, Any]],
+        login: tuple[str, str] | None = None,
+    ) -> None:
+        self.app = app
+        self.commands = commands
+        self.catalog = catalog
+        self.clock = clock
+        self.health = health
+        self.login = login
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        path = scope.get("path")
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif path == HEALTH:
+            health = self.health()
+            await JSONResponse(health, 200 if health["status"] == "ok" else 503)(scope, receive, send)
+        elif path == CLOCK and scope["method"] == "PUT":
+            self.clock.days_ahead = float((await body_of(scope, receive))["days_ahead"])
+            await JSONResponse({"now": self.clock().isoformat()})(scope, receive, send)
+        elif path == LOGIN:
+            await self._log_in(scope, receive, send)
+        elif path == SESSION and b"delete=true" in scope["query_string"]:
+            await run_in_threadpool(self._log_out, token_of(scope))
+            await self.app(scope, receive, send)
+        elif path == QUERY:
+            await self._query(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _log_in(self, scope: Message, receive: Receive, send: Send) -> None:
+        request = await body_of(scope, receive)
+        name, password = request["data"].get("LOGIN_NAME"), request["data"].get("PASSWORD")
+        if self.login and (str(name).upper(), password) != (self.login[0].upper(), self.login[1]):
+            log.warning("login_refused", user=name)
+            error = SnowflakeError("390100", "08001", "Incorrect username or password was specified.")
+            await failure(error)(scope, receive, send)
+            return
+        await self.app(*replayed(scope, request), answered(with_master_token, send))
+
+    def _log_out(self, token: str) -> None:
+        session = fakesnow_server.sessions.get(token)
+        if session is not None:
+            session.close()
+        self._turns.pop(token, None)
+
+    async def _query(self, scope: Message, receive: Receive, send: Send) -> None:
+        request = await body_of(scope, receive)
+        token = token_of(scope)
+        session = fakesnow_server.sessions.get(token)
+        if session is None:
+            await self.app(*replayed(scope, request), send)
+            return
+        # A session is one DuckDB cursor: one statement at a time, as in Snowflake.
+        async with self._turns[token]:
+            verb = ""
+            try:
+                verb, request["sqlText"] = await run_in_threadpool(self._prepare, request, session)
+            except SnowflakeError as error:
+                log.info("statement_refused", code=error.code, reason=error.message)
+                await failure(error)(scope, receive, send)
+                return
+            except Exception as error:  # the last resort: a bug of ours must not be retried for minutes
+                log.exception("statement_failed")
+                await failure(SnowflakeError("000603", "XX000", f"local Snowflake: {error!r}"))(
+                    scope, receive, send
+                )
+                return
+            await self.app(*replayed(scope, request), self._at_once(request["sqlText"], send))
+            if verb not in CHANGE_NO_OBJECT:
+                self.catalog.changed()
+
+    def _prepare(self, request: dict[str, Any], session: LocalConnection) -> tuple[str, str]:
+        """The statement's first word, and what fakesnow is to run for it."""
+        sql: str = request["sqlText"]
+        verb = (*Words(sql).start(1), "")[0]
+        if request.get("describeOnly") and verb in NOT_DESCRIBED:
+            raise unsupported(f"describing {verb} without running it")
+        self._leave_dropped(session)
+        answer = self.commands(sql, Scope(session.database, session.schema), session)
+        self._leave_dropped(session)
+        if answer is None:
+            return verb, sql
+        if isinstance(answer, Result):
+            session._duck_conn.register(VIEW, answer.table())
+            return verb, READ_OUT
+        return verb, answer
+
+    def _leave_dropped(self, session: LocalConnection) -> None:
+        database = session.database
+        if database in self.catalog.dropped and database not in self.catalog.databases():
+            session.leave(database)
+
+    def _at_once(self, sql: str, send: Send) -> Send:
+        """The connector retries HTTP 500 for minutes: turn it into an answer."""
+        start: Message = {}
+        body = b""
+
+        async def send_at_once(message: Message) -> None:
+            nonlocal body
+            if message["type"] == "http.response.start":
+                start.update(message)
+                if message["status"] < 500:
+                    await send(message)
+            elif start["status"] < 500:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    log.error("statement_not_supported", statement=sql[:200], answer=body[:500].decode())
+                    answer = failure(unsupported(" ".join(sql.split())[:200]))
+                    await send({**start, "status": 200, "headers": answer.raw_headers})
+                    await send({"type": "http.response.body", "body": answer.body})
+
+        return send_at_once
+
+
+def token_of(scope: Message) -> str:
+    """From `Authorization: Snowflake Token="…"`."""
+    header: bytes = dict(scope["headers"]).get(b"authorization", b"")
+    return header[17:-1].decode()
+
+
+async def body_of(scope: Message, receive: Receive) -> dict[str, Any]:
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    if dict(scope["headers"]).get(b"content-encoding") == b"gzip":
+        body = gzip.decompress(body)
+    read: dict[str, Any] = json.loads(body)
+    return read
+
+
+def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]:
+    """The request, as it is now, for the application behind."""
+    body = json.dumps(request).encode()
+    headers = [(k, v) for k, v in scope["headers"] if k not in (b"content-encoding", b"content-length")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return unread.pop() if unread else {"type": "http.disconnect"}
+
+    return {**scope, "headers": headers}, receive
+
+
+def with_master_token(answer: dict[str, Any]) -> None:
+    """Without one the connector does not end its sessions when it is closed."""
+    if answer.get("data"):
+        answer["data"] |= {
+            "masterToken": answer["data"]["token"],
+            "validityInSeconds": SESSION_SECONDS,
+            "masterValidityInSeconds": SESSION_SECONDS,
+        }
+
+
+def answered(change: Callable[[dict[str, Any]], None], send: Send) -> Send:
+    """Pass a JSON answer on, changed."""
+    start: Message = {}
+    body = b""
+
+    async def send_changed(message: Message) -> None:
+        nonlocal body
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            answer = json.loads(body)
+            change(answer)
+            changed = JSONResponse(answer, start["status"])
+            await send({**start, "headers": changed.raw_headers})
+            await send({"type": "http.response.body", "body": changed.body})
+
+    return send_changed
+
+
+def failure(error: SnowflakeError) -> JSONResponse:
+    return JSONResponse(
+        {
+            "data": {"errorCode": error.code, "sqlState": error.sqlstate},
+            "code": error.code,
+            "message": error.message,
+            "success": False,
+        }
+    )

@@ -1,0 +1,342 @@
+"""fakesnow's session, with what dbt and honest SQL need put right.
+
+Each fix stands for a way in which stock fakesnow 0.12.1 fails or, worse, answers wrongly in silence;
+compatibility.md names them. What cannot be put right is refused with a message.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import duckdb
+import snowflake.connector.errors
+import sqlglot
+import structlog
+from fakesnow.conn import FakeSnowflakeConnection
+from fakesnow.cursor import FakeSnowflakeCursor
+from fakesnow.transforms.merge import operations
+from snowflake.connector.cursor import DictCursor
+from sqlglot import exp
+
+from local_snowflake.expressions import (
+    flatten_options,
+    one_path,
+    refuse_local_times,
+    refuse_typeof,
+    variant_as_compared,
+)
+from local_snowflake.sql import hidden, quoted
+
+log = structlog.get_logger()
+
+CONFLICT_TRIES = 20
+CONFLICT_PAUSE_SECONDS = 0.05
+OVERWRITE = "_local_overwrite"
+# They commit the transaction that stands (Snowflake: "Transactions", "DDL").
+DDL = (exp.Alter, exp.Comment, exp.Create, exp.Drop)
+ONLY_READ = (exp.Query, exp.Describe, exp.Show, exp.Use, exp.Set, exp.Transaction)
+DONE = "SELECT 'Statement executed successfully.' AS status"
+
+FLATTEN_OUTER = """
+CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
+    SELECT * FROM {catalog}.main._fs_flatten(input)
+    UNION ALL
+    SELECT hash(to_json(input))::UBIGINT, NULL::VARCHAR, NULL::VARCHAR, NULL::BIGINT, NULL::JSON,
+           to_json(input)
+    WHERE coalesce(CASE json_type(to_json(input))
+        WHEN 'OBJECT' THEN len(json_keys(to_json(input)))
+        WHEN 'ARRAY' THEN json_array_length(to_json(input)) END, 0) = 0
+"""
+
+
+TEMPORARY = "_fs_global._fs_information_schema._local_temporary"
+
+
+def drop_temporary(duck: duckdb.DuckDBPyConnection) -> None:
+    """What sessions left that never ended, because the process was killed."""
+    duck.execute(f"CREATE TABLE IF NOT EXISTS {TEMPORARY} (relation VARCHAR, kind VARCHAR)")
+    for relation, kind in duck.execute(f"SELECT DISTINCT relation, kind FROM {TEMPORARY}").fetchall():
+        with suppress(duckdb.Error):  # it may be of the other kind, or gone
+            duck.execute(f"DROP {kind} IF EXISTS {relation}")
+    duck.execute(f"DELETE FROM {TEMPORARY}")
+
+
+def macros_of(database: str) -> str:
+    return FLATTEN_OUTER.format(catalog=quoted(database))
+
+
+class LocalConnection(FakeSnowflakeConnection):
+    """A session; `temporary` are the relations that go when it ends."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.temporary: dict[str, str] = {}
+        self._begun = self._changed = self._aborted = False
+
+    @property
+    def in_transaction(self) -> bool:
+        """Asked of ourselves: a BEGIN to find out would abort a DuckDB transaction that is open."""
+        return self._begun or self._in_transaction
+
+    def note_transaction(self, statement: exp.Expr) -> None:
+        if isinstance(statement, exp.Transaction):
+            self._begun = True
+        elif isinstance(statement, exp.Commit | exp.Rollback):
+            self._begun = self._changed = self._aborted = False
+
+    def note_change(self) -> None:
+        self._changed = self.in_transaction
+
+    def commit_open(self) -> None:
+        """Before a DDL statement."""
+        if self.in_transaction:
+            self._begun = self._in_transaction = self._changed = False
+            self._duck_conn.commit()
+
+    def refuse_to_commit_aborted(self) -> None:
+        """DuckDB takes the COMMIT of a transaction that it aborted, and rolls back without a word."""
+        if self._aborted:
+            self._begun = self._in_transaction = self._changed = self._aborted = False
+            self._duck_conn.rollback()
+            raise duckdb.TransactionException(
+                "a statement of the transaction failed: all of it is rolled back"
+            )
+
+    def outlive_failure(self) -> None:
+        """A failed statement ends DuckDB's transaction, not Snowflake's: one that changed nothing is begun anew."""
+        if not self.in_transaction:
+            return
+        if self._changed:
+            try:
+                self._duck_conn.execute("SELECT 1")
+            except duckdb.TransactionException:
+                self._aborted = True
+        else:
+            with suppress(duckdb.Error):
+                self._duck_conn.rollback()
+            self._duck_conn.begin()
+
+    def cursor(self, cursor_class: type[Any] | None = None) -> "LocalCursor":
+        return LocalCursor(self, self._duck_conn, cursor_class is DictCursor)
+
+    def leave(self, database: str) -> None:
+        """The database was dropped: the session has none any more."""
+        self._duck_conn.execute("USE memory.main")
+        self.database, self._schema = None, None
+        self.database_set = self.schema_set = False
+        self.temporary = {r: kind for r, kind in self.temporary.items() if not r.startswith(quoted(database))}
+
+    def close(self, retry: bool = True) -> None:
+        for relation, kind in self.temporary.items():
+            with suppress(duckdb.Error):
+                self._duck_conn.execute(f"DROP {kind} IF EXISTS {relation}")
+                self._duck_conn.execute(f"DELETE FROM {TEMPORARY} WHERE relation = ?", [relation])
+        super().close(retry)
+
+
+class LocalCursor(FakeSnowflakeCursor):
+    _conn: LocalConnection
+
+    def execute(
+        self, command: str, params: Sequence[Any] | dict[Any, Any] | None = None, *args: Any, **kwargs: Any
+    ) -> FakeSnowflakeCursor:
+        """As fakesnow's, but every failure is an answer, and writers that collide take turns."""
+        for _ in range(CONFLICT_TRIES):
+            try:
+                return self._run(command, params, *args, **kwargs)
+            except (duckdb.TransactionException, duckdb.SerializationException) as error:
+                if "onflict" not in str(error) or self._conn.in_transaction:
+                    raise refused(command, error) from None
+                # Snowflake would have waited for the other statement's lock.
+                time.sleep(CONFLICT_PAUSE_SECONDS)
+            except duckdb.Error as error:
+                raise refused(command, error) from None
+            except (AssertionError, ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
+                log.exception("fakesnow_failed", statement=command[:500])
+                raise refused(command, error) from None
+        raise snowflake.connector.errors.ProgrammingError(
+            msg="Statement was aborted because others kept changing the same rows.",
+            errno=625,
+            sqlstate="57014",
+        )
+
+    def _run(self, *args: Any, **kwargs: Any) -> FakeSnowflakeCursor:
+        try:
+            return super().execute(*args, **kwargs)
+        except Exception:
+            self._conn.outlive_failure()
+            raise
+
+    # ---- statements that fakesnow splits into several, made one
+
+    def _transform_explode(self, expression: exp.Expr) -> list[exp.Expr]:
+        if isinstance(expression, exp.Merge):
+            return [expression]
+        if isinstance(expression, exp.Insert) and expression.args.get("overwrite"):
+            return [expression]
+        return super()._transform_explode(expression)
+
+    def _transform(self, expression: exp.Expr, params: Any) -> exp.Expr:
+        for put_right in (flatten_options, one_path, variant_as_compared):
+            expression = expression.transform(put_right, copy=False)
+        refuse_typeof(expression)
+        refuse_local_times(expression)
+        if isinstance(expression, exp.Create | exp.Drop):
+            self._name_temporary(expression)
+        return super()._transform(expression, params)
+
+    def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
+        if isinstance(transformed, (*DDL, exp.Commit)):
+            self._conn.refuse_to_commit_aborted()
+        if isinstance(transformed, DDL):
+            self._conn.commit_open()
+        elif isinstance(transformed, exp.Transaction) and self._conn.in_transaction:
+            super()._execute(sqlglot.parse_one(DONE, read="duckdb"))  # Snowflake ignores it
+            return
+        self._execute_one(transformed, params)
+        self._follow_table(transformed)
+        if not isinstance(transformed, ONLY_READ):
+            self._conn.note_change()
+
+    def _execute_one(self, transformed: exp.Expr, params: Any) -> None:
+        if isinstance(transformed, exp.Merge):
+            self._merge(transformed, params)
+        elif isinstance(transformed, exp.Insert) and transformed.args.get("overwrite"):
+            self._at_once(lambda: self._overwrite(transformed, params))
+        else:
+            self._conn.note_transaction(transformed)
+            super()._execute(transformed, params)
+        if database := transformed.args.get("create_db_name"):
+            self._duck_conn.execute(macros_of(database))
+
+    def _follow_table(self, done: exp.Expr) -> None:
+        """Which files bulk COPY loaded is the table's own knowledge: it is gone once the table is emptied, dropped
+        or made anew, and goes along when the table is renamed. (Snowflake: "COPY INTO <table>", "COPY_HISTORY")
+        """
+        table, renamed = done.find(exp.Table), done.find(exp.AlterRename)
+        gone = isinstance(done, exp.Drop) or (isinstance(done, exp.Create) and done.args.get("replace"))
+        emptied = isinstance(done, exp.TruncateTable) or (gone and done.args["kind"] in ("TABLE", "SCHEMA"))
+        if not table or not (emptied or renamed):
+            return
+        database, schema = table.catalog or self._conn.database or "", table.db or self._conn.schema
+        if not self._exists((database, "_fs_information_schema", "_local_history")):
+            return
+        changed = "forgotten = forgotten OR pipe_id IS NULL"
+        # Where a schema is dropped the name of its table is empty: all of its tables are meant.
+        values = [schema, table.name]
+        if renamed:
+            changed = "table_schema = ?, table_name = ?"
+            values = [renamed.this.db or schema, renamed.this.name, *values]
+        self._duck_conn.execute(
+            f"UPDATE {hidden(database)}._local_history SET {changed} "
+            "WHERE table_schema = ? AND ? IN (table_name, '')",
+            values,
+        )
+
+    def _merge(self, merge: exp.Merge, params: Any) -> None:
+        """DuckDB's own MERGE: one statement, in whatever transaction stands."""
+        counted = {kind for kind, indices in operations(merge).items() if indices}
+        for update in merge.find_all(exp.Update):
+            for assignment in update.expressions:
+                assignment.this.set("table", None)  # DuckDB takes no alias on the left side
+        for insert in merge.find_all(exp.Insert):
+            for column in insert.this.expressions if insert.this else ():
+                column.set("table", None)
+        self._begin_unless_autocommit()
+        sql = f"{merge.sql(dialect='duckdb')} RETURNING merge_action"
+        try:
+            rows = self._duck_conn.execute(sql, params).fetchall()
+        except duckdb.InvalidInputException as error:
+            if "more than once" in str(error):
+                raise snowflake.connector.errors.ProgrammingError(
+                    msg="Duplicate row detected during DML action", errno=100090, sqlstate="42P18"
+                ) from None
+            raise
+        actions = [row[0] for row in rows]
+        counts = ", ".join(
+            f'{actions.count(action)} AS "number of rows {kind}"'
+            for kind, action in (("inserted", "INSERT"), ("updated", "UPDATE"), ("deleted", "DELETE"))
+            if kind in counted
+        )
+        result = sqlglot.parse_one(f"SELECT {counts}", read="duckdb")
+        result.set("merge_counts", True)
+        super()._execute(result)
+
+    def _overwrite(self, insert: exp.Insert, params: Any) -> None:
+        """The rows are read before the table is emptied: they may come from it."""
+        target = insert.this.this if isinstance(insert.this, exp.Schema) else insert.this
+        rows = insert.expression.sql(dialect="duckdb")
+        self._duck_conn.execute(f"CREATE OR REPLACE TEMP TABLE {OVERWRITE} AS {rows}", params)
+        self._duck_conn.execute(f"DELETE FROM {target.sql(dialect='duckdb')}")
+        again = insert.copy()
+        again.set("overwrite", None)
+        again.set("expression", sqlglot.parse_one(f"SELECT * FROM temp.main.{OVERWRITE}", read="duckdb"))
+        super()._execute(again)
+
+    def _begin_unless_autocommit(self) -> None:
+        if not self._conn._autocommit and not self._conn._in_transaction:
+            self._duck_conn.begin()
+            self._conn._in_transaction = True
+
+    def _at_once(self, work: Callable[[], None]) -> None:
+        """All or nothing, within the session's transaction if it has one."""
+        self._begin_unless_autocommit()
+        if self._conn.in_transaction:
+            work()
+            return
+        self._duck_conn.begin()
+        try:
+            work()
+        except BaseException:
+            self._duck_conn.rollback()
+            raise
+        self._duck_conn.commit()
+
+    # ---- temporary relations with a database and a schema, which DuckDB has not
+
+    def _name_temporary(self, create: exp.Create | exp.Drop) -> None:
+        """Make it an ordinary relation that goes with the session; other sessions can see it meanwhile."""
+        properties = create.args.get("properties")
+        temporary = properties and properties.find(exp.TemporaryProperty)
+        table = create.find(exp.Table)
+        if not table or not table.db or create.kind not in ("TABLE", "VIEW"):
+            return
+        parts = (table.catalog or self._conn.database or "", table.db, table.name)
+        relation = ".".join(quoted(part.upper()) for part in parts)
+        if not temporary:  # dropped, or made anew to stay
+            self._conn.temporary.pop(relation, None)
+            return
+        temporary.pop()
+        before = self._conn.temporary.get(relation)
+        if before and before != create.kind:
+            self._duck_conn.execute(f"DROP {before} IF EXISTS {relation}")
+        elif not before and self._exists(parts):
+            raise snowflake.connector.errors.ProgrammingError(
+                msg=f"Unsupported feature of the local Snowflake: temporary {create.kind.lower()} "
+                f"{'.'.join(parts)} would hide a permanent relation of that name.",
+                errno=2,
+                sqlstate="0A000",
+            )
+        self._conn.temporary[relation] = create.kind
+        with self._duck_conn.cursor() as apart:
+            apart.execute(f"INSERT INTO {TEMPORARY} VALUES (?, ?)", [relation, create.kind])
+
+    def _exists(self, parts: tuple[str, str, str]) -> bool:
+        rows = self._duck_conn.execute(
+            """SELECT 1 FROM information_schema.tables
+               WHERE (upper(table_catalog), upper(table_schema), upper(table_name))
+                     = (upper(?), upper(?), upper(?))""",
+            list(parts),
+        ).fetchall()
+        return bool(rows)
+
+
+def refused(command: str, error: Exception) -> Exception:
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    statement = " ".join(command.split())
+    return snowflake.connector.errors.ProgrammingError(
+        msg=f"The local Snowflake could not run this: {message}\nStatement: {statement[:300]}",
+        errno=603,
+        sqlstate="XX000",
+    )

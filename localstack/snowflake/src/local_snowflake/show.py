@@ -1,0 +1,58 @@
+"""What SHOW and DESC statements have in common."""
+
+import fnmatch
+from typing import Any
+
+from local_snowflake.results import TEXT
+from local_snowflake.sql import Name, Scope, Words
+
+PROPERTIES = {
+    "property": TEXT,
+    "property_type": TEXT,
+    "property_value": TEXT,
+    "property_default": TEXT,
+}
+
+
+def take_describe(words: Words, kind: str) -> None:
+    if not words.takes("DESC"):
+        words.take("DESCRIBE")
+    words.take(kind)
+
+
+def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]]:
+    """LIKE 'pattern' and IN DATABASE|SCHEMA name, of a SHOW statement."""
+    like, within = None, tuple(part for part in (scope.database, scope.schema) if part)
+    if words.takes("LIKE"):
+        like = words.take_string()
+    if words.takes("IN"):
+        if words.takes("ACCOUNT"):
+            within = ()
+        else:
+            kind = "SCHEMA" if words.takes("SCHEMA") else "DATABASE" if words.takes("DATABASE") else None
+            within = words.take_name() if not words.done else within[: 1 if kind == "DATABASE" else 2]
+            if kind != "DATABASE" and len(within) == 1 and scope.database:
+                within = (scope.database, *within)
+    words.finish()
+    return like, within
+
+
+def alike(name: str, like: str | None) -> bool:
+    """SHOW … LIKE ignores case."""
+    if like is None:
+        return True
+    pattern = like.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+    pattern = pattern.replace("%", "*").replace("_", "?").replace("\\?", "_")
+    return fnmatch.fnmatchcase(name.upper(), pattern.upper())
+
+
+def inside(name: Name, within: tuple[str, ...]) -> bool:
+    return name[: len(within)] == within
+
+
+def property_of(value: Any) -> tuple[str, str, str]:
+    if isinstance(value, bool):
+        return "Boolean", str(value).lower(), ""
+    if isinstance(value, list | tuple):
+        return "List", ",".join(str(element) for element in value), "[]"
+    return "String", "" if value is None else str(value), ""

@@ -1,0 +1,284 @@
+"""Reading Snowflake's statements, word by word, with sqlglot's own tokenizer.
+
+sqlglot has no grammar for pipes and integrations, so those statements are read here from its tokens: quoting,
+comments and dollar strings are then the tokenizer's business, as for every other statement.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError, TokenError
+from sqlglot.tokenizer_core import Token, TokenType
+
+from local_snowflake.errors import compilation
+
+type Value = str | bool | int | float | tuple["Value", ...] | "Options"
+type Options = Mapping[str, Value]
+
+STRINGS = {TokenType.STRING, TokenType.RAW_STRING, TokenType.HEREDOC_STRING}
+
+
+class Name(NamedTuple):
+    """A schema object's full name, as Snowflake stores it: upper case unless it was quoted."""
+
+    database: str
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return ".".join(self)
+
+    @property
+    def sql(self) -> str:
+        return ".".join(quoted(part) for part in self)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What unqualified names mean in a session."""
+
+    database: str | None = None
+    schema: str | None = None
+
+    def resolve(self, parts: tuple[str, ...]) -> Name:
+        match parts:
+            case (database, schema, name):
+                return Name(database, schema, name)
+            case (schema, name) if self.database:
+                return Name(self.database, schema, name)
+            case (name,) if self.database and self.schema:
+                return Name(self.database, self.schema, name)
+        raise compilation(
+            "This session does not have a current database. Call 'USE DATABASE', or use a qualified name.",
+            "090105",
+            "22000",
+        )
+
+
+def quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def hidden(database: str) -> str:
+    """The schema of a database where fakesnow's tables and ours stand."""
+    return f"{quoted(database)}._fs_information_schema"
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def tokens_of(sql: str) -> list[Token]:
+    try:
+        return [word for token in sqlglot.tokenize(sql, read="snowflake") for word in words_of(token)]
+    except TokenError as error:
+        raise compilation(plain(str(error))) from None
+
+
+def words_of(token: Token) -> Iterator[Token]:
+    """sqlglot takes some pairs as one token: STORAGE INTEGRATION, FILE FORMAT."""
+    if token.token_type in STRINGS or token.token_type == TokenType.IDENTIFIER or " " not in token.text:
+        yield token
+        return
+    words = token.text.split()
+    for word in words:
+        start = token.start if word is words[0] else token.end - len(word) + 1
+        yield Token(TokenType.VAR, word, token.line, token.col, start, start + len(word) - 1)
+
+
+def parsed(sql: str) -> exp.Expr:
+    try:
+        return sqlglot.parse_one(sql, read="snowflake")
+    except (ParseError, TokenError) as error:
+        raise compilation(plain(str(error))) from None
+
+
+def plain(message: str) -> str:
+    """sqlglot underlines its errors for terminals."""
+    return message.replace("\x1b[4m", "").replace("\x1b[0m", "")
+
+
+class Words:
+    """A cursor over a statement's tokens; every `take…` moves it, or raises the syntax error."""
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+        self.tokens = tokens_of(sql)
+        while self.tokens and self.tokens[-1].token_type == TokenType.SEMICOLON:
+            self.tokens.pop()
+        self.at = 0
+
+    @property
+    def done(self) -> bool:
+        return self.at >= len(self.tokens)
+
+    @property
+    def token(self) -> Token:
+        if self.done:
+            raise compilation("syntax error: unexpected end of statement.")
+        return self.tokens[self.at]
+
+    def start(self, count: int = 4) -> tuple[str, ...]:
+        return tuple(token.text.upper() for token in self.tokens[:count])
+
+    def sees(self, *words: str) -> bool:
+        ahead = self.tokens[self.at : self.at + len(words)]
+        return [t.text.upper() for t in ahead] == list(words) and all(
+            t.token_type not in STRINGS and t.token_type != TokenType.IDENTIFIER for t in ahead
+        )
+
+    def takes(self, *words: str) -> bool:
+        """Take these words if they stand here."""
+        if not self.sees(*words):
+            return False
+        self.at += len(words)
+        return True
+
+    def take(self, *words: str) -> None:
+        if not self.takes(*words):
+            raise self.unexpected()
+
+    def unexpected(self) -> Exception:
+        if self.done:
+            return compilation("syntax error: unexpected end of statement.")
+        return compilation(
+            f"syntax error line {self.token.line} at position {self.token.col} "
+            f"unexpected '{self.token.text}'."
+        )
+
+    def finish(self) -> None:
+        if not self.done:
+            raise self.unexpected()
+
+    def take_identifier(self) -> str:
+        token = self.token
+        word = token.token_type not in STRINGS and (token.text[:1].isalnum() or token.text[:1] == "_")
+        if not word and token.token_type != TokenType.IDENTIFIER:
+            raise self.unexpected()
+        self.at += 1
+        return token.text if token.token_type == TokenType.IDENTIFIER else token.text.upper()
+
+    def take_name(self) -> tuple[str, ...]:
+        parts = [self.take_identifier()]
+        while self.takes("."):
+            parts.append(self.take_identifier())
+        return tuple(parts)
+
+    def take_string(self) -> str:
+        if self.token.token_type not in STRINGS:
+            raise self.unexpected()
+        self.at += 1
+        return self.tokens[self.at - 1].text
+
+    def take_value(self) -> Value:
+        """A property's value: 'text', word, number, TRUE, (list) or (NAME = value …)."""
+        if self.takes("("):
+            return self._rest_of_list()
+        token = self.token
+        if token.token_type in STRINGS:
+            self.at += 1
+            return token.text
+        if token.token_type == TokenType.NUMBER:
+            self.at += 1
+            return float(token.text) if "." in token.text else int(token.text)
+        if token.token_type == TokenType.DASH:
+            self.at += 1
+            number = self.take_value()
+            if not isinstance(number, int | float):
+                raise self.unexpected()
+            return -number
+        if token.token_type in (TokenType.TRUE, TokenType.FALSE):
+            self.at += 1
+            return token.token_type == TokenType.TRUE
+        name = ".".join(self.take_name())
+        # SKIP_FILE_10% is two tokens
+        return f"{name}%" if self.takes("%") else name
+
+    def _rest_of_list(self) -> Value:
+        if self.takes(")"):
+            return ()
+        following = self.tokens[self.at + 1 : self.at + 2]
+        if following and following[0].token_type == TokenType.EQ:
+            options = self.take_options()
+            self.take(")")
+            return options
+        values = [self.take_value()]
+        while self.takes(","):
+            values.append(self.take_value())
+        self.take(")")
+        return tuple(values)
+
+    def take_options(self, until: Iterable[str] = ()) -> dict[str, Value]:
+        """NAME = value [, NAME = value …], up to the end, a closing bracket or one of the words."""
+        stops = {")", *until}
+        options: dict[str, Value] = {}
+        while not self.done and not any(self.sees(stop) for stop in stops):
+            name = self.take_identifier()
+            self.take("=")
+            if name in options:
+                raise compilation(f"duplicate property '{name}'", "001008", "42601")
+            options[name] = self.take_value()
+            self.takes(",")
+        return options
+
+    def take_stage(self) -> str:
+        """A stage reference with its path: all that follows `@` without a gap."""
+        self.take("@")
+        first = self.at
+        while not self.done:
+            ahead = self.token
+            if ahead.text in {"(", ")", ","}:
+                break
+            if self.at > first and ahead.start != self.tokens[self.at - 1].end + 1:
+                break
+            self.at += 1
+        if self.at == first:
+            raise self.unexpected()
+        return self.sql[self.tokens[first].start : self.tokens[self.at - 1].end + 1]
+
+    def take_brackets(self) -> str:
+        """The text between a bracket here and the one that closes it."""
+        self.take("(")
+        start, depth = self.token.start, 1
+        while True:
+            token = self.token
+            if token.token_type == TokenType.L_PAREN:
+                depth += 1
+            elif token.token_type == TokenType.R_PAREN:
+                depth -= 1
+            self.at += 1
+            if depth == 0:
+                return self.sql[start : token.start]
+
+    def rest(self) -> str:
+        """The statement's text from here on, without the last semicolon."""
+        if self.done:
+            return ""
+        return self.sql[self.token.start : self.tokens[-1].end + 1]
+
+
+def stage_parts(reference: str, scope: Scope) -> tuple[Name, str]:
+    """`db.schema.stage/some/path` as the stage's name and the path within it."""
+    name, _, path = reference.partition("/")
+    return scope.resolve(Words(name).take_name()), path
+
+
+def text_of(options: Options, name: str) -> str | None:
+    value = options.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise compilation(f"invalid value [{value}] for parameter '{name}'", "001008", "42601")
+    return value
+
+
+def flag_of(options: Options, name: str, default: bool = False) -> bool:
+    value = options.get(name, default)
+    if isinstance(value, str) and value.upper() in ("TRUE", "FALSE"):
+        return value.upper() == "TRUE"
+    if not isinstance(value, bool):
+        raise compilation(f"invalid value [{value}] for parameter '{name}'", "001008", "42601")
+    return value

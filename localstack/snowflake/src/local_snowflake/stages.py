@@ -1,0 +1,219 @@
+"""Stages and file formats, with what fakesnow leaves out: integrations, kept formats, DROP, LIST.
+
+Sources: Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", "LIST".
+"""
+
+import json
+
+from local_snowflake.catalog import FILE_FORMATS, Catalog, Integration, Stage, new_id
+from local_snowflake.errors import compilation, exists, missing, unsupported
+from local_snowflake.loader import Loader
+from local_snowflake.plans import bucket_and_prefix
+from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
+from local_snowflake.show import PROPERTIES, alike, inside, property_of, take_describe, take_filter
+from local_snowflake.sql import Name, Options, Scope, Value, Words, stage_parts, text_of
+
+STAGE_OPTIONS = {"URL", "STORAGE_INTEGRATION", "FILE_FORMAT", "COMMENT", "DIRECTORY"}
+
+
+class Stages:
+    def __init__(self, catalog: Catalog, loader: Loader) -> None:
+        self.catalog = catalog
+        self.loader = loader
+        self.handlers: Handlers = {
+            ("CREATE", "STAGE"): self.create_stage,
+            ("ALTER", "STAGE"): self.alter_stage,
+            ("DROP", "STAGE"): self.drop_stage,
+            ("DESC", "STAGE"): self.desc_stage,
+            ("LIST", "@"): self.list_stage,
+            ("LS", "@"): self.list_stage,
+            ("DROP", "FILE", "FORMAT"): self.drop_file_format,
+            ("DESC", "FILE", "FORMAT"): self.desc_file_format,
+            ("SHOW", "FILE", "FORMATS"): self.show_file_formats,
+        }
+
+    def create_stage(self, words: Words, scope: Scope) -> Result | None:
+        words.take("CREATE")
+        replaces = words.takes("OR", "REPLACE")
+        temporary = words.takes("TEMPORARY") or words.takes("TEMP")
+        words.take("STAGE")
+        unless_exists = words.takes("IF", "NOT", "EXISTS")
+        name = scope.resolve(words.take_name())
+        options = words.take_options()
+        words.finish()
+        url = text_of(options, "URL") or ""
+        if not url:
+            self.note_internal_stage(name, options, unless_exists and not replaces)
+            return None
+        if temporary:
+            raise unsupported("CREATE TEMPORARY STAGE with a URL")
+        if not url.startswith("s3://"):
+            raise unsupported(f"a stage on '{url}'; s3:// is")
+        for option in options:
+            if option not in STAGE_OPTIONS:
+                raise unsupported(f"stage option {option}")
+        if self.catalog.find_stage(name) and not replaces:
+            if unless_exists:
+                return status(f"{name.name} already exists, statement succeeded.")
+            raise exists(str(name))
+        self.catalog.put_stage(self.stage_of(new_id(), name, url, options), text_of(options, "COMMENT") or "")
+        return status(f"Stage area {name.name} successfully created.")
+
+    def stage_of(self, stage_id: str, name: Name, url: str, options: Options) -> Stage:
+        integration_name = text_of(options, "STORAGE_INTEGRATION")
+        integration = self.catalog.integration(integration_name.upper()) if integration_name else None
+        if integration:
+            check_location(integration, url)
+        formats = format_of(options.get("FILE_FORMAT"))
+        self.catalog.file_format(formats, name)
+        return Stage(
+            stage_id,
+            name,
+            url,
+            formats,
+            integration.name if integration else None,
+            integration.integration_id if integration else None,
+        )
+
+    def note_internal_stage(self, name: Name, options: Options, unless_exists: bool) -> None:
+        if unless_exists and self.catalog.find_stage(name):
+            return
+        formats = format_of(options.get("FILE_FORMAT"))
+        self.catalog.note_stage(Stage(new_id(), name, "", formats, None, None))
+
+    def drop_stage(self, words: Words, scope: Scope) -> Result:
+        words.take("DROP", "STAGE")
+        if_exists = words.takes("IF", "EXISTS")
+        name = scope.resolve(words.take_name())
+        words.finish()
+        if self.catalog.find_stage(name):
+            self.catalog.drop_stage(name)
+        elif not if_exists:
+            raise missing("Stage", name)
+        return status(f"{name.name} successfully dropped.")
+
+    def desc_stage(self, words: Words, scope: Scope) -> Result:
+        take_describe(words, "STAGE")
+        stage = self.catalog.stage(scope.resolve(words.take_name()))
+        words.finish()
+        rows = [("STAGE_FILE_FORMAT", key, *property_of(value)) for key, value in stage.file_format.items()]
+        rows.append(("STAGE_LOCATION", "URL", *property_of(json.dumps([stage.url]))))
+        if stage.integration:
+            rows.append(("STAGE_INTEGRATION", "STORAGE_INTEGRATION", *property_of(stage.integration)))
+        return Result({"parent_property": TEXT, **PROPERTIES}, rows)
+
+    def alter_stage(self, words: Words, scope: Scope) -> Result:
+        words.take("ALTER", "STAGE")
+        if_exists = words.takes("IF", "EXISTS")
+        name = scope.resolve(words.take_name())
+        if not words.takes("SET"):
+            raise unsupported("ALTER STAGE other than SET")
+        options = words.take_options()
+        words.finish()
+        stage = self.catalog.find_stage(name)
+        if stage is None:
+            if if_exists:
+                return SUCCEEDED
+            raise missing("Stage", name)
+        for option in options:
+            if option not in STAGE_OPTIONS - {"DIRECTORY"}:
+                raise unsupported(f"stage option {option}")
+        url = text_of(options, "URL") or stage.url
+        changed = self.stage_of(
+            stage.stage_id,
+            name,
+            url,
+            {
+                "FILE_FORMAT": stage.file_format,
+                **({"STORAGE_INTEGRATION": stage.integration} if stage.integration else {}),
+                **options,
+            },
+        )
+        self.catalog.put_stage(changed, text_of(options, "COMMENT") or "")
+        return SUCCEEDED
+
+    def list_stage(self, words: Words, scope: Scope) -> Result | None:
+        words.at = 1
+        name, path = stage_parts(words.take_stage(), scope)
+        stage = self.catalog.stage(name)
+        if not stage.url:
+            return None
+        if not words.done:
+            raise unsupported("LIST with PATTERN")
+        bucket, location = bucket_and_prefix(stage.url)
+        rows = [
+            (
+                f"s3://{bucket}/{thing['Key']}",
+                thing["Size"],
+                thing["ETag"].strip('"'),
+                thing["LastModified"].strftime("%a, %d %b %Y %H:%M:%S GMT"),
+            )
+            for thing in self.loader.listed(bucket, location + path)
+        ]
+        return Result({"name": TEXT, "size": NUMBER, "md5": TEXT, "last_modified": TEXT}, rows)
+
+    # ---- file formats, which fakesnow can only create
+
+    def drop_file_format(self, words: Words, scope: Scope) -> Result:
+        words.take("DROP", "FILE", "FORMAT")
+        if_exists = words.takes("IF", "EXISTS")
+        name = scope.resolve(words.take_name())
+        words.finish()
+        if self.catalog.find_file_format(name) is not None:
+            self.catalog.rows(
+                f"DELETE FROM {FILE_FORMATS} WHERE database_name = ? AND schema_name = ? AND name = ?", name
+            )
+            self.catalog.changed()
+        elif not if_exists:
+            raise missing("File format", name)
+        return status(f"{name.name} successfully dropped.")
+
+    def desc_file_format(self, words: Words, scope: Scope) -> Result:
+        words.at = 1
+        words.take("FILE", "FORMAT")
+        name = scope.resolve(words.take_name())
+        words.finish()
+        options = self.catalog.find_file_format(name)
+        if options is None:
+            raise missing("File format", name)
+        return Result(PROPERTIES, [(key, *property_of(value)) for key, value in options.items()])
+
+    def show_file_formats(self, words: Words, scope: Scope) -> Result:
+        words.take("SHOW", "FILE", "FORMATS")
+        like, within = take_filter(words, scope)
+        rows = [
+            row
+            for row in self.catalog.rows(
+                f"""SELECT created_on, name, database_name, schema_name, type, comment, options
+                    FROM {FILE_FORMATS} ORDER BY ALL"""
+            )
+            if alike(row[1], like) and inside(Name(row[2], row[3], row[1]), within)
+        ]
+        columns = dict.fromkeys(
+            ("name", "database_name", "schema_name", "type", "comment", "format_options"), TEXT
+        )
+        return Result({"created_on": TIME, **columns}, rows)
+
+
+def format_of(value: Value | None) -> Options:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"FORMAT_NAME": value}
+    if not isinstance(value, dict):
+        raise compilation(f"invalid value [{value}] for parameter 'FILE_FORMAT'", "001008", "42601")
+    return value
+
+
+def check_location(integration: Integration, url: str) -> None:
+    allowed = integration.options["STORAGE_ALLOWED_LOCATIONS"]
+    blocked = integration.options.get("STORAGE_BLOCKED_LOCATIONS", ())
+    if not any(place == "*" or url.startswith(place) for place in allowed) or any(
+        url.startswith(place) for place in blocked
+    ):
+        raise compilation(
+            f"Location '{url}' is not allowed by integration '{integration.name}'. "
+            "Please use DESC INTEGRATION to check out allowed and blocked locations.",
+            "003134",
+            "42601",
+        )

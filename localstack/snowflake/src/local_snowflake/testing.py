@@ -1,0 +1,252 @@
+"""What the tests speak of: a local Snowflake as its own process, its AWS, and a warehouse of one's own."""
+
+import gzip
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from snowflake import connector
+
+TIMEOUT_SECONDS = 20
+
+
+def eventually[T](
+    look: Callable[[], T], wanted: Callable[[T], bool] = bool, seconds: float = TIMEOUT_SECONDS
+) -> T:
+    """Look until it is as wanted; the last sight is in the message if it never is."""
+    until = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if wanted(seen):
+            return seen
+        assert time.monotonic() < until, f"still {seen!r} after {seconds} s"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class LocalProcess:
+    """`python -m local_snowflake`, as anybody would start it."""
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        self.folder = folder
+        self.endpoint = endpoint
+        self.port = free_port()
+        self.log = folder.with_suffix(".log")
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *options: str, **popen: Any) -> "LocalProcess":
+        self.process = self.spawn(*options, **popen)
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert "ready" in line, self.process.stderr and self.process.stderr.read()
+        return self
+
+    def spawn(self, *options: str, **popen: Any) -> "subprocess.Popen[str]":
+        arguments = ["--port", str(self.port), "--dir", str(self.folder), "--log-file", str(self.log)]
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "local_snowflake",
+                *arguments,
+                "--visibility-seconds",
+                "1",
+                *options,
+            ],
+            env={**os.environ, "AWS_ENDPOINT_URL": self.endpoint, "COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **popen,
+        )
+
+    def connect(self, **options: Any) -> "connector.SnowflakeConnection":
+        options = {"user": "milkrun", "password": "milkrun", **options}
+        return connector.connect(
+            account="fakesnow",
+            host="127.0.0.1",
+            port=self.port,
+            protocol="http",
+            session_parameters={"CLIENT_TELEMETRY_ENABLED": False},
+            login_timeout=10,
+            network_timeout=10,
+            **options,
+        )
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        assert self.process
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(timeout=20)
+
+    @contextmanager
+    def days_later(self, days: float) -> Iterator[None]:
+        self._set_clock(days)
+        yield
+        self._set_clock(0)
+
+    def _set_clock(self, days_ahead: float) -> None:
+        call = HTTPConnection("127.0.0.1", self.port)
+        call.request("PUT", "/clock", json.dumps({"days_ahead": days_ahead}))
+        assert call.getresponse().status == 200
+        call.close()
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines()
+        return [entry for line in lines if (entry := json.loads(line))["event"] == event]
+
+
+class Aws:
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        options: dict[str, Any] = {
+            "endpoint_url": endpoint,
+            "region_name": "us-east-1",
+            "aws_access_key_id": "test",
+            "aws_secret_access_key": "test",
+        }
+        self.s3 = boto3.client("s3", **options)
+        self.sns = boto3.client("sns", **options)
+        self.sqs = boto3.client("sqs", **options)
+
+    def bucket(self) -> tuple[str, str]:
+        """A new bucket, and the topic that it notifies of new objects."""
+        name = f"bucket-{uuid.uuid4().hex[:12]}"
+        return name, self.notifying_bucket(name)
+
+    def notifying_bucket(self, name: str) -> str:
+        self.s3.create_bucket(Bucket=name)
+        topic: str = self.sns.create_topic(Name=name)["TopicArn"]
+        notify = {"TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]}
+        self.s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=notify)
+        return topic
+
+    def announce(self, queue_url: str, body: str) -> None:
+        self.sqs.send_message(QueueUrl=queue_url, MessageBody=body)
+
+
+class Warehouse:
+    """One test's own database, bucket and topic in a local Snowflake, spoken to through the connector."""
+
+    def __init__(self, local: LocalProcess, aws: Aws) -> None:
+        self.local = local
+        self.aws = aws
+        self.bucket, self.topic = aws.bucket()
+        self.database = f"DB_{uuid.uuid4().hex[:8].upper()}"
+        self.connection = local.connect()
+        self.run(f"CREATE DATABASE {self.database}")
+        self.run(f"CREATE SCHEMA {self.database}.RAW")
+
+    def with_pipe(self) -> "Warehouse":
+        self.table()
+        self.stage()
+        self.pipe()
+        return self
+
+    def reconnect(self) -> None:
+        """After the local Snowflake was started anew."""
+        self.connection = self.local.connect(database=self.database)
+
+    def run(self, sql: str) -> list[dict[str, Any]]:
+        """Rows as dictionaries with the column names as the connector tells them."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql)
+            names = [column.name for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def refused(self, sql: str) -> str:
+        """The message of a statement that must fail, and at once."""
+        began = time.monotonic()
+        with pytest.raises(connector.errors.ProgrammingError) as error:
+            self.run(sql)
+        assert time.monotonic() - began < 5, "the connector retried"
+        return str(error.value)
+
+    def table(self, name: str = "EVENTS") -> None:
+        self.run(
+            f"""CREATE TABLE RAW.{name} (payload VARIANT NOT NULL, file_name VARCHAR NOT NULL,
+                file_row_number NUMBER NOT NULL, file_modified_at TIMESTAMP_NTZ, scanned_at TIMESTAMP_LTZ)"""
+        )
+
+    def stage(self, name: str = "EVENTS_STAGE", path: str = "events/", extra: str = "") -> None:
+        self.run(
+            f"CREATE STAGE RAW.{name} URL = 's3://{self.bucket}/{path}' FILE_FORMAT = (TYPE = JSON) {extra}"
+        )
+
+    def copy(self, *, options: str = "", stage: str = "EVENTS_STAGE", table: str = "EVENTS") -> str:
+        return f"""COPY INTO RAW.{table} (payload, file_name, file_row_number, file_modified_at, scanned_at)
+            FROM (SELECT $1, METADATA$FILENAME, METADATA$FILE_ROW_NUMBER, METADATA$FILE_LAST_MODIFIED,
+                         METADATA$START_SCAN_TIME FROM @RAW.{stage}) {options}"""
+
+    def pipe(self, name: str = "EVENTS_PIPE", *, replace: bool = False, **copy: str) -> None:
+        self.run(
+            f"""CREATE {"OR REPLACE" if replace else ""} PIPE RAW.{name} AUTO_INGEST = TRUE
+                AWS_SNS_TOPIC = '{self.topic}' AS {self.copy(**copy)}"""
+        )
+
+    def put(self, key: str, *lines: object, body: bytes | None = None) -> str:
+        if body is None:
+            text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+            body = gzip.compress(text.encode())
+        self.aws.s3.put_object(Bucket=self.bucket, Key=key, Body=body)
+        return key
+
+    def count(self, table: str = "EVENTS") -> int:
+        found: int = self.run(f"SELECT count(*) AS N FROM RAW.{table}")[0]["N"]
+        return found
+
+    def has_rows(self, number: int, table: str = "EVENTS") -> None:
+        assert eventually(lambda: self.count(table), lambda count: count >= number) == number
+
+    def history(self, table: str = "EVENTS") -> dict[str, dict[str, Any]]:
+        rows = self.run(
+            f"""SELECT * FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(
+                TABLE_NAME => 'RAW.{table}', START_TIME => DATEADD(hours, -1, CURRENT_TIMESTAMP())))
+                ORDER BY LAST_LOAD_TIME"""
+        )
+        return {row["FILE_NAME"]: row for row in rows}
+
+    def fate(self, file_name: str) -> dict[str, Any]:
+        return eventually(lambda: self.history().get(file_name) or {})
+
+    def status(self, name: str = "EVENTS_PIPE") -> dict[str, Any]:
+        rows = self.run(f"SELECT SYSTEM$PIPE_STATUS('RAW.{name}') AS S")
+        read: dict[str, Any] = json.loads(rows[0]["S"])
+        return read
+
+    def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
+        """Wait until `number` files are written down as waiting: from then on they have the age of that moment."""
+        pipe = f"{self.database}.RAW.{name}"
+        eventually(
+            lambda: sum(e["files"] for e in self.local.logged("files_waiting") if e["pipe"] == pipe),
+            lambda files: files == number,
+        )
+
+    def queue_url(self) -> str:
+        """Snowflake's own queue, found as an operator finds it: by the pipe's notification channel."""
+        name = self.status()["notificationChannelName"].rpartition(":")[2]
+        url: str = self.aws.sqs.get_queue_url(QueueName=name)["QueueUrl"]
+        return url

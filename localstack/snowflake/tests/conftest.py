@@ -1,0 +1,55 @@
+"""moto for S3, SNS and SQS, and a local Snowflake, once per run; a database and a bucket per test."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from local_snowflake.testing import Aws, LocalProcess, Warehouse
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[Aws]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
+    process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
+    yield process
+    assert process.stop() == 0
+
+
+@pytest.fixture
+def warehouse(local: LocalProcess, aws: Aws) -> Iterator[Warehouse]:
+    warehouse = Warehouse(local, aws)
+    yield warehouse
+    warehouse.run(f"DROP DATABASE {warehouse.database}")
+    warehouse.connection.close()
+
+
+@pytest.fixture
+def loading(warehouse: Warehouse) -> Warehouse:
+    """With table, stage and pipe."""
+    return warehouse.with_pipe()
+
+
+@pytest.fixture
+def warehouse_of(aws: Aws) -> Callable[[LocalProcess], Warehouse]:
+    """With table, stage and pipe, in a local Snowflake of the test's own."""
+    return lambda local: Warehouse(local, aws).with_pipe()
+
+
+@pytest.fixture
+def own_local(aws: Aws, tmp_path: Path) -> Iterator[LocalProcess]:
+    """One for this test alone, to be started, killed and started again."""
+    process = LocalProcess(tmp_path / "snowflake", aws.endpoint)
+    yield process
+    if process.process:
+        process.stop()

@@ -1,0 +1,21 @@
+"""What comes back through the connector is what stands in the table."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from local_snowflake.testing import LocalProcess, Warehouse
+
+
+@pytest.mark.parametrize("kind", ["TIMESTAMP_TZ", "TIMESTAMP_NTZ"])
+def test_a_null_timestamp_is_null_and_not_1970(warehouse: Warehouse, kind: str) -> None:
+    noon = f"'2026-11-22T12:00:00Z'::TIMESTAMP_TZ::{kind}"
+    rows = warehouse.run(f"SELECT NULL::{kind} AS T, 1 AS N UNION ALL SELECT {noon}, 2 ORDER BY N")
+    assert rows[0]["T"] is None
+    assert rows[1]["T"].replace(tzinfo=UTC) == datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def test_a_session_without_a_database_may_flatten(local: LocalProcess) -> None:
+    with local.connect() as session:
+        rows = session.cursor().execute("SELECT value FROM TABLE(FLATTEN(PARSE_JSON('[1,2]')))").fetchall()
+    assert [row[0] for row in rows] == ["1", "2"]

@@ -1,0 +1,218 @@
+"""COPY INTO … FROM @stage by hand: FILES, PATTERN, FORCE, ON_ERROR, and the table's own history."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from local_snowflake.testing import Warehouse
+
+
+@pytest.fixture
+def staged(warehouse: Warehouse) -> Warehouse:
+    """With a table, a stage and three files; no pipe."""
+    warehouse.table()
+    warehouse.stage()
+    for name in ("dt=1/a", "dt=1/b", "dt=2/c"):
+        warehouse.put(f"events/{name}", {"_id": name})
+    return warehouse
+
+
+def test_it_loads_what_the_stage_holds_and_says_so_file_by_file(staged: Warehouse) -> None:
+    done = staged.run(staged.copy())
+    assert [(row["file"], row["status"], row["rows_loaded"]) for row in done] == [
+        (f"s3://{staged.bucket}/events/{name}", "LOADED", 1) for name in ("dt=1/a", "dt=1/b", "dt=2/c")
+    ]
+    assert staged.count() == 3
+    assert {row["PIPE_NAME"] for row in staged.history().values()} == {None}
+
+
+def test_a_file_is_copied_once_unless_it_changed_or_force_is_said(staged: Warehouse) -> None:
+    staged.run(staged.copy())
+    assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
+    staged.put("events/dt=1/a", {"_id": "changed"})
+    assert len(staged.run(staged.copy())) == 1
+    assert len(staged.run(staged.copy(options="FORCE = TRUE"))) == 3
+    assert staged.count() == 7
+
+
+def test_of_copies_at_the_same_time_one_loads_each_file(staged: Warehouse) -> None:
+    together = Barrier(4)
+
+    def copy(_: int) -> int:
+        with staged.local.connect(database=staged.database) as connection:
+            together.wait(timeout=60)
+            return len(connection.cursor().execute(staged.copy()).fetchall()[0])
+
+    with ThreadPoolExecutor(4) as at_once:
+        answers = list(at_once.map(copy, range(4)))
+    assert sorted(answers) == [1, 1, 1, 10]  # "0 files processed", and a row with ten columns for each file
+    assert staged.count() == 3
+
+
+def test_truncate_makes_a_table_forget_what_was_copied(staged: Warehouse) -> None:
+    staged.run(staged.copy())
+    staged.run("TRUNCATE TABLE RAW.EVENTS")
+    staged.run(staged.copy())
+    assert staged.count() == 3
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE RAW.EVENTS; CREATE TABLE RAW.EVENTS AS SELECT * FROM RAW.EMPTY",
+        "CREATE OR REPLACE TABLE RAW.EVENTS AS SELECT * FROM RAW.EMPTY",
+        "CREATE TABLE RAW.OLD AS SELECT 1 AS N; DROP TABLE RAW.OLD; ALTER TABLE RAW.EVENTS RENAME TO RAW.OLD;"
+        " ALTER TABLE RAW.EMPTY RENAME TO RAW.EVENTS",
+    ],
+)
+def test_a_table_made_anew_knows_of_no_file(staged: Warehouse, sql: str) -> None:
+    staged.run(staged.copy())
+    staged.run("CREATE TABLE RAW.EMPTY AS SELECT * FROM RAW.EVENTS LIMIT 0")
+    for statement in sql.split(";"):
+        staged.run(statement)
+    assert staged.history() == {}
+    assert len(staged.run(staged.copy())) == 3
+    assert staged.count() == 3
+
+
+def test_a_table_in_a_schema_made_anew_knows_of_no_file(staged: Warehouse) -> None:
+    for _ in range(2):
+        staged.run("CREATE SCHEMA OTHER")
+        staged.run("CREATE TABLE OTHER.EVENTS (payload VARIANT)")
+        copy = "COPY INTO OTHER.EVENTS FROM @RAW.EVENTS_STAGE"
+        assert [len(staged.run(copy)[0]) for _ in range(2)] == [10, 1]
+        staged.run("DROP SCHEMA OTHER")
+
+
+def test_a_renamed_table_remembers_what_was_copied(staged: Warehouse) -> None:
+    staged.run(staged.copy())
+    staged.run("ALTER TABLE RAW.EVENTS RENAME TO RAW.MOVED")
+    assert len(staged.history("MOVED")) == 3
+    assert staged.run(staged.copy(table="MOVED")) == [{"status": "Copy executed with 0 files processed."}]
+
+
+@pytest.mark.parametrize("sql", ["CREATE OR REPLACE TABLE RAW.EVENTS AS SELECT nope", "DROP VIEW RAW.EVENTS"])
+def test_a_table_that_was_not_replaced_after_all_remembers(staged: Warehouse, sql: str) -> None:
+    staged.run(staged.copy())
+    staged.refused(sql)
+    assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
+
+
+def test_of_a_file_that_was_loaded_twice_the_last_etag_counts(staged: Warehouse) -> None:
+    staged.run(staged.copy())
+    for content in ("changed", "changed again"):
+        staged.put("events/dt=1/a", {"_id": content})
+        assert len(staged.run(staged.copy())) == 1
+        assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
+
+
+def test_64_days_later_a_file_is_copied_again(staged: Warehouse) -> None:
+    staged.run(staged.copy())
+    with staged.local.days_later(63):
+        assert len(staged.run(staged.copy())[0]) == 1
+    with staged.local.days_later(65):
+        assert len(staged.run(staged.copy())) == 3
+
+
+def test_files_and_paths_and_patterns_choose(staged: Warehouse) -> None:
+    assert len(staged.run(staged.copy(options="FILES = ('dt=1/a')"))) == 1
+    assert len(staged.run(staged.copy(stage="EVENTS_STAGE/dt=1/", options="FILES = ('b')"))) == 1
+    assert len(staged.run(staged.copy(options="PATTERN = '.*/c'"))) == 1
+    assert staged.count() == 3
+
+
+def test_a_pattern_is_matched_with_the_whole_path_and_not_from_the_stage_on(staged: Warehouse) -> None:
+    assert len(staged.run(staged.copy(options="PATTERN = 'dt=1/.*'"))[0]) == 1  # none: only the status
+    assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2
+
+
+def test_a_file_named_twice_is_copied_once(staged: Warehouse) -> None:
+    assert len(staged.run(staged.copy(options="FILES = ('dt=1/a', 'dt=1/a')"))) == 1
+
+
+def test_more_than_a_thousand_named_files_are_refused(staged: Warehouse) -> None:
+    names = ", ".join(f"'{n}'" for n in range(1001))
+    assert "1000" in staged.refused(staged.copy(options=f"FILES = ({names})"))
+
+
+def test_a_bad_line_aborts_the_statement_by_default_and_loads_nothing(staged: Warehouse) -> None:
+    staged.put("events/z", {"_id": 1}, "broken")
+    message = staged.refused(staged.copy())
+    assert "File 'z', line 2" in message
+    assert (staged.count(), staged.history()) == (0, {})
+
+
+def test_on_error_continue_and_skip_file_load_the_rest(staged: Warehouse) -> None:
+    staged.put("events/z", {"_id": 1}, "broken")
+    done = {
+        row["file"].rpartition("/")[2]: row for row in staged.run(staged.copy(options="ON_ERROR = SKIP_FILE"))
+    }
+    assert (done["z"]["status"], done["z"]["first_error_line"], done["a"]["status"]) == (
+        "LOAD_FAILED",
+        2,
+        "LOADED",
+    )
+    assert staged.count() == 3
+    (again,) = staged.run(staged.copy(options="ON_ERROR = CONTINUE"))
+    assert (again["status"], again["rows_loaded"], again["errors_seen"]) == ("PARTIALLY_LOADED", 1, 1)
+
+
+def test_a_copy_of_which_nothing_loads_says_why(staged: Warehouse) -> None:
+    staged.put("events/z", {"_id": 1}, "broken")
+    (done,) = staged.run(staged.copy(options="ON_ERROR = SKIP_FILE FILES = ('z')"))
+    assert (done["status"], done["rows_loaded"], done["first_error_line"]) == ("LOAD_FAILED", 0, 2)
+    assert staged.history()["z"]["STATUS"] == "Load failed"
+    assert staged.count() == 0
+
+
+def test_a_cast_that_fails_names_the_line(staged: Warehouse) -> None:
+    staged.run("CREATE TABLE RAW.N (n NUMBER)")
+    staged.put("numbers/a", {"n": 1}, {"n": "x"}, {"n": 3})
+    staged.stage("NUMBERS", "numbers/")
+    sql = "COPY INTO RAW.N FROM (SELECT $1:n::number FROM @RAW.NUMBERS) ON_ERROR = {}"
+    assert "line 2" in staged.refused(sql.format("ABORT_STATEMENT"))
+    (done,) = staged.run(sql.format("CONTINUE"))
+    assert (done["rows_loaded"], done["errors_seen"], done["first_error_line"]) == (2, 1, 2)
+
+
+def test_it_belongs_to_the_sessions_transaction(staged: Warehouse) -> None:
+    staged.run("BEGIN")
+    staged.run(staged.copy())
+    staged.run("ROLLBACK")
+    assert (staged.count(), staged.history()) == (0, {})
+
+
+def test_a_transaction_knows_what_it_copied_and_emptied_itself(staged: Warehouse) -> None:
+    staged.run("BEGIN")
+    staged.run(staged.copy())
+    assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
+    staged.run("TRUNCATE TABLE RAW.EVENTS")
+    assert len(staged.run(staged.copy())) == 3
+    staged.run("COMMIT")
+    assert staged.count() == 3
+
+
+def test_a_missing_file_aborts(staged: Warehouse) -> None:
+    assert "was not found" in staged.refused(staged.copy(options="FILES = ('nope')"))
+
+
+def test_copying_by_hand_duplicates_what_a_pipe_loaded(staged: Warehouse) -> None:
+    """The two histories do not know each other, as in Snowflake."""
+    staged.pipe()
+    staged.put("events/d", {"_id": "d"})
+    staged.has_rows(1)
+    staged.run(staged.copy(options="FILES = ('d')"))
+    assert staged.count() == 2
+
+
+def test_outer_arrays_are_stripped_where_the_stage_says_so(warehouse: Warehouse) -> None:
+    warehouse.table()
+    warehouse.run(
+        f"""CREATE STAGE RAW.EVENTS_STAGE URL = 's3://{warehouse.bucket}/events/'
+            FILE_FORMAT = (TYPE = JSON STRIP_OUTER_ARRAY = TRUE)"""
+    )
+    warehouse.put("events/a", '[{"n": 1.10}, {"n": 123456789012345678901}]')
+    warehouse.run(warehouse.copy())
+    rows = warehouse.run("SELECT payload::string AS P, file_row_number AS R FROM RAW.EVENTS ORDER BY R")
+    assert [(row["P"], row["R"]) for row in rows] == [('{"n": 1.10}', 1), ('{"n": 123456789012345678901}', 2)]

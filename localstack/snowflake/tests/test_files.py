@@ -1,0 +1,94 @@
+"""Reading a staged file: what is JSON loads whole, what is not is told with its line."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from local_snowflake.copying import FileFormat, OnError
+from local_snowflake.files import UnreadableFile, read, uncompressed
+
+JSON = FileFormat()
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+quick = settings(max_examples=60, deadline=None)
+
+
+@quick
+@given(st.lists(values, max_size=6), st.booleans())
+def test_every_document_is_one_row_with_its_own_text(documents: list[object], zipped: bool) -> None:
+    lines = [json.dumps(document) for document in documents]
+    body = "\n".join(lines).encode()
+    content = read(gzip.compress(body) if zipped else body, JSON)
+    assert content.errors == []
+    assert [row.text for row in content.rows] == lines
+    assert [row.number for row in content.rows] == list(range(1, len(lines) + 1))
+
+
+@quick
+@given(st.lists(values, min_size=1, max_size=6))
+def test_documents_may_stretch_over_lines(documents: list[object]) -> None:
+    body = "\n".join(json.dumps(document, indent=1) for document in documents).encode()
+    assert [json.loads(row.text) for row in read(body, JSON).rows] == documents
+
+
+@quick
+@given(st.lists(values, max_size=6))
+def test_an_outer_array_is_stripped_to_its_elements(elements: list[object]) -> None:
+    body = json.dumps(elements).encode()
+    rows = read(body, FileFormat(strip_outer_array=True)).rows
+    assert [json.loads(row.text) for row in rows] == elements
+
+
+@quick
+@given(st.lists(st.sampled_from(["{}", "{oops", "[1,]", '{"a":1,"a":2}', "NaN"]), max_size=8))
+def test_bad_lines_are_counted_and_found(lines: list[str]) -> None:
+    content = read("\n".join(lines).encode(), JSON)
+    assert [error.line for error in content.errors] == [n for n, line in enumerate(lines, 1) if line != "{}"]
+    assert content.parsed == len(lines)
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_no_bytes_whatever_raise_anything_but_unreadable(body: bytes) -> None:
+    try:
+        content = read(body, JSON)
+    except UnreadableFile:
+        return
+    for row in content.rows:
+        json.loads(row.text)
+
+
+@quick
+@given(st.binary(min_size=1, max_size=500), st.data())
+def test_a_gzip_cut_off_anywhere_is_unreadable(text: bytes, data: st.DataObject) -> None:
+    whole = gzip.compress(text)
+    cut = whole[: data.draw(st.integers(2, len(whole) - 1))]
+    with pytest.raises(UnreadableFile):
+        uncompressed(cut, JSON)
+
+
+def test_gzip_members_one_after_another_are_one_file() -> None:
+    body = gzip.compress(b'{"a":1}\n') + gzip.compress(b'{"a":2}\n')
+    assert [row.text for row in read(body, JSON).rows] == ['{"a":1}', '{"a":2}']
+
+
+def test_duplicate_names_are_allowed_where_the_format_says_so() -> None:
+    assert read(b'{"a":1,"a":2}', JSON).errors
+    assert not read(b'{"a":1,"a":2}', FileFormat(allow_duplicate=True)).errors
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 100))
+def test_percent_and_number_of_errors_decide_as_documented(errors: int, good: int, limit: int) -> None:
+    parsed = errors + good
+    assert OnError.of(f"SKIP_FILE_{limit}").skips(errors, parsed) == (errors >= limit)
+    assert OnError.of(f"skip_file_{limit}%").skips(errors, parsed) == (
+        errors > 0 and errors * 100 > limit * parsed
+    )
+    assert OnError.of("SKIP_FILE").skips(errors, parsed) == (errors > 0)
+    assert not OnError.of("CONTINUE").skips(errors, parsed)

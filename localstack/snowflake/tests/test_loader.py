@@ -1,0 +1,255 @@
+"""The loader by itself: any order, any repetition, S3 failing at any read; each file exactly once."""
+
+import io
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from local_snowflake.catalog import Catalog, Location, Pipe, Stage
+from local_snowflake.channel import Aws, Channels
+from local_snowflake.clock import AdvancedClock
+from local_snowflake.delivery import InOrder
+from local_snowflake.engine import DurableFakeSnow
+from local_snowflake.ingest import Ingest
+from local_snowflake.loader import Loader, StagedFile
+from local_snowflake.plans import NotRunnable
+from local_snowflake.sql import Name
+
+ROWS = 3
+
+
+class FlakyS3:
+    """Every key holds three rows; `down` answer 503, `gone` are not there, `archived` are in Glacier."""
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+        self.gone: set[str] = set()
+        self.archived: set[str] = set()
+
+    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803  # boto3's names
+        if Key in self.down:
+            raise refusal("SlowDown", 503)
+        if Key in self.gone:
+            raise refusal("NoSuchKey", 404)
+        if Key in self.archived:
+            raise refusal("InvalidObjectState", 403)
+        body = "\n".join(f'{{"row": "{Key}-{row}"}}' for row in range(ROWS)).encode()
+        return {"Body": io.BytesIO(body), "ETag": '"e"', "LastModified": datetime.now(UTC)}
+
+
+def refusal(code: str, status: int) -> Exception:
+    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return botocore.exceptions.ClientError(answer, "GetObject")
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.s3 = FlakyS3()
+        self.fakesnow = DurableFakeSnow(folder)
+        self.catalog = Catalog(self.fakesnow, AdvancedClock())
+        session = self.fakesnow.connect().cursor()
+        session.execute("CREATE DATABASE D")
+        session.execute("CREATE SCHEMA D.S")
+        self.catalog.put_stage(
+            Stage("stage", Name("D", "S", "ST"), "s3://b/", {"TYPE": "JSON"}, None, None), ""
+        )
+        self.loader = Loader(self.catalog, self.s3)
+        channels = Channels(Aws("http://127.0.0.1:1", "us-east-1"), "A", 1)
+        self.ingest = Ingest(self.catalog, self.loader, channels, InOrder())
+
+    def pipe(self) -> Pipe:
+        """A new pipe to a new table."""
+        name = f"T{uuid.uuid4().hex[:8].upper()}"
+        self.catalog.rows(f"CREATE TABLE D.S.{name} (v JSON)")
+        pipe = Pipe(
+            name,
+            Name("D", "S", name),
+            f"COPY INTO D.S.{name} FROM (SELECT $1 FROM @D.S.ST)",
+            auto_ingest=True,
+            topic=None,
+            channel=None,
+            integration=None,
+            error_integration=None,
+            comment=None,
+            stage_id="stage",
+            location=Location("b", "", "", None),
+            paused_on=None,
+            created_on=datetime.now(UTC),
+        )
+        self.catalog.add_pipe(pipe)
+        return pipe
+
+    def rows(self, pipe: Pipe) -> Counter[str]:
+        return Counter(row[0] for row in self.catalog.rows(f"SELECT v->>'$.row' FROM {pipe.name.sql}"))
+
+    def close(self) -> None:
+        self.fakesnow.duck_conn.close()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    bench = Bench(tmp_path_factory.mktemp("loader"))
+    yield bench
+    bench.close()
+
+
+def files(*numbers: int) -> list[StagedFile]:
+    return [StagedFile("b", f"k{number}", f"k{number}", 10, datetime.now(UTC)) for number in numbers]
+
+
+def wanted(*numbers: int) -> Counter[str]:
+    return Counter(f"k{number}-{row}" for number in numbers for row in range(ROWS))
+
+
+numbers = st.lists(st.integers(0, 9), max_size=12)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(numbers, st.sets(st.integers(0, 9))), max_size=5))
+def test_each_file_is_loaded_once_whatever_comes_when_and_fails(
+    bench: Bench, deliveries: list[tuple[list[int], set[int]]]
+) -> None:
+    pipe = bench.pipe()
+    sent: set[int] = set()
+    for batch, down in deliveries:
+        bench.s3.down = {f"k{number}" for number in down}
+        again, reason = bench.ingest.load_files(pipe, files(*batch))
+        assert (reason is not None) == bool(again)
+        assert {file.key for file in again} <= {f"k{number}" for number in batch}
+        sent |= set(batch) - {int(file.key[1:]) for file in again}
+        assert bench.rows(pipe) == wanted(*sent)
+    bench.s3.down = set()
+    everything = {number for batch, _ in deliveries for number in batch}
+    assert bench.ingest.load_files(pipe, files(*everything)) == (set(), None)
+    assert bench.rows(pipe) == wanted(*everything)
+
+
+def test_rows_and_history_are_committed_together_or_not_at_all(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = bench.pipe()
+
+    def fail(*_: object) -> None:
+        raise duckdb.IOException("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("local_snowflake.loader.record", fail)
+        with pytest.raises(duckdb.IOException):
+            bench.ingest.load_files(pipe, files(1, 2))
+    assert bench.rows(pipe) == Counter()
+    bench.ingest.load_files(pipe, files(1, 2))
+    assert bench.rows(pipe) == wanted(1, 2)
+
+
+def test_a_table_that_takes_no_rows_stalls_its_pipe_and_the_files_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = bench.pipe()
+
+    def fail(*_: object) -> None:
+        raise duckdb.OutOfMemoryException("too much")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("local_snowflake.loader.insert_rows", fail)
+        assert bench.ingest.load_files(pipe, files(1, 2)) == (set(), None)
+    with pytest.raises(NotRunnable) as stalled:
+        bench.ingest.runnable(pipe)
+    assert stalled.value.state == "STALLED_EXECUTION_ERROR"
+    assert bench.ingest.waiting_since(pipe)[0] == 2
+    bench.catalog.changed()  # any DDL, or some seconds, and it is tried again
+    bench.ingest.load_waiting()
+    assert bench.rows(pipe) == wanted(1, 2)
+    assert bench.ingest.waiting_since(pipe)[0] == 0
+
+
+def test_a_file_that_turns_from_in_flight_to_waiting_is_counted_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = bench.pipe()
+    counts: list[int] = []
+    reader = threading.Thread(target=lambda: counts.append(bench.ingest.pending(pipe)[0]))
+    put_waiting = bench.ingest.put_waiting
+
+    def put_waiting_while_somebody_counts(*arguments: Any) -> None:
+        put_waiting(*arguments)
+        reader.start()
+        reader.join(timeout=0.2)
+
+    monkeypatch.setattr(bench.ingest, "put_waiting", put_waiting_while_somebody_counts)
+    bench.catalog.set_pipe(pipe.name, "paused_on", bench.catalog.clock())
+    bench.ingest.load_files(bench.catalog.pipe(pipe.name), files(1, 2))
+    reader.join(timeout=5)
+    assert counts == [2]
+
+
+def test_a_pipe_that_fails_does_not_hold_up_what_waits_for_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipes = sorted((bench.pipe(), bench.pipe()), key=lambda pipe: pipe.name)
+    for pipe in pipes:
+        bench.ingest.put_waiting(pipe, files(1))
+    load_files = bench.ingest.load_files
+
+    def fails_for_the_first(pipe: Pipe, *arguments: Any, **more: Any) -> Any:
+        if pipe == pipes[0]:
+            raise duckdb.IOException("of this one's database")
+        return load_files(pipe, *arguments, **more)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.ingest, "load_files", fails_for_the_first)
+        with pytest.raises(duckdb.IOException):
+            bench.ingest.load_waiting()
+    assert bench.rows(pipes[1]) == wanted(1)
+    bench.ingest.load_waiting()
+    assert bench.rows(pipes[0]) == wanted(1)
+
+
+def test_an_object_that_s3_refuses_by_itself_fails_alone(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.s3.archived = {"k2"}
+    assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)
+    bench.s3.archived = set()
+    assert bench.rows(pipe) == wanted(1, 3)
+    assert bench.ingest.runnable(pipe)
+
+
+def test_a_file_that_is_gone_does_not_hold_up_its_neighbours(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.s3.gone = {"k2"}
+    assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)
+    bench.s3.gone = set()
+    bench.ingest.load_files(pipe, files(1, 2, 3))
+    assert bench.rows(pipe) == wanted(1, 3)
+
+
+def test_what_was_not_reached_because_s3_went_away_comes_again(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.s3.down = {"k3"}
+    again, reason = bench.ingest.load_files(pipe, files(*range(600)))
+    assert reason
+    assert bench.rows(pipe) + wanted(*(int(file.key[1:]) for file in again)) == wanted(*range(600))
+    bench.s3.down = set()
+    assert bench.ingest.load_files(pipe, sorted(again)) == (set(), None)
+    assert bench.rows(pipe) == wanted(*range(600))
+
+
+def test_many_files_are_loaded_in_bounded_transactions(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.ingest.load_files(pipe, files(*range(1200)))
+    assert bench.rows(pipe) == wanted(*range(1200))
+    commits = bench.catalog.rows(
+        """SELECT count(DISTINCT last_load_time), count(*)
+           FROM D._fs_information_schema._local_history WHERE pipe_id = ?""",
+        [pipe.pipe_id],
+    )
+    assert commits == [(3, 1200)]

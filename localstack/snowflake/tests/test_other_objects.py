@@ -1,0 +1,130 @@
+"""Integrations, stages, file formats, grants: kept, shown, honoured; or accepted and not enforced."""
+
+import pytest
+
+from local_snowflake.testing import Warehouse
+
+INTEGRATION = """STORAGE INTEGRATION {name} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE
+    STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::1:role/r' STORAGE_ALLOWED_LOCATIONS = ('s3://{bucket}/') {more}"""
+
+
+@pytest.fixture
+def integration(warehouse: Warehouse) -> str:
+    name = f"I_{warehouse.database}"
+    warehouse.run(f"CREATE {INTEGRATION.format(name=name, bucket=warehouse.bucket, more='')}")
+    return name
+
+
+def described(warehouse: Warehouse, name: str) -> dict[str, str]:
+    return {r["property"]: r["property_value"] for r in warehouse.run(f"DESC STORAGE INTEGRATION {name}")}
+
+
+def test_an_integration_keeps_an_external_id_of_ones_own(warehouse: Warehouse, integration: str) -> None:
+    made_up = described(warehouse, integration)["STORAGE_AWS_EXTERNAL_ID"]
+    again = INTEGRATION.format(name=integration, bucket=warehouse.bucket, more="")
+    warehouse.run(f"CREATE OR REPLACE {again}")
+    assert described(warehouse, integration)["STORAGE_AWS_EXTERNAL_ID"] != made_up
+    own = INTEGRATION.format(
+        name=integration, bucket=warehouse.bucket, more="STORAGE_AWS_EXTERNAL_ID = 'ours'"
+    )
+    for _ in range(2):
+        warehouse.run(f"CREATE OR REPLACE {own}")
+        assert described(warehouse, integration)["STORAGE_AWS_EXTERNAL_ID"] == "ours"
+    assert described(warehouse, integration)["STORAGE_AWS_IAM_USER_ARN"].startswith("arn:aws:iam::")
+
+
+def test_an_integration_that_is_replaced_unlinks_its_stages(warehouse: Warehouse, integration: str) -> None:
+    warehouse.table()
+    warehouse.stage(extra=f"STORAGE_INTEGRATION = {integration}")
+    warehouse.pipe()
+    assert warehouse.status()["executionState"] == "RUNNING"
+    again = INTEGRATION.format(name=integration, bucket=warehouse.bucket, more="")
+    warehouse.run(f"CREATE OR REPLACE {again}")
+    assert warehouse.status()["executionState"] == "STALLED_STAGE_PERMISSION_ERROR"
+    warehouse.run(f"ALTER STAGE RAW.EVENTS_STAGE SET STORAGE_INTEGRATION = {integration}")
+    assert warehouse.status()["executionState"] == "RUNNING"
+
+
+def test_a_stage_outside_the_integrations_locations_is_refused(
+    warehouse: Warehouse, integration: str
+) -> None:
+    message = warehouse.refused(
+        f"CREATE STAGE RAW.S URL = 's3://elsewhere/' STORAGE_INTEGRATION = {integration}"
+    )
+    assert "not allowed by integration" in message
+
+
+def test_stages_are_described_listed_altered_and_dropped(warehouse: Warehouse) -> None:
+    warehouse.stage()
+    key = warehouse.put("events/a", {"_id": 1})
+    (listed,) = warehouse.run("LIST @RAW.EVENTS_STAGE")
+    assert listed["name"] == f"s3://{warehouse.bucket}/{key}"
+    warehouse.run(f"ALTER STAGE RAW.EVENTS_STAGE SET URL = 's3://{warehouse.bucket}/other/'")
+    described = {
+        row["property"]: row["property_value"] for row in warehouse.run("DESC STAGE RAW.EVENTS_STAGE")
+    }
+    assert described["URL"] == f'["s3://{warehouse.bucket}/other/"]'
+    assert described["TYPE"] == "JSON"
+    assert "already exists" in warehouse.refused("CREATE STAGE RAW.EVENTS_STAGE URL = 's3://x/'")
+    warehouse.run("DROP STAGE RAW.EVENTS_STAGE")
+    warehouse.run("DROP STAGE IF EXISTS RAW.EVENTS_STAGE")
+    assert "does not exist" in warehouse.refused("DROP STAGE RAW.EVENTS_STAGE")
+
+
+def test_a_stages_named_file_format_is_honoured(warehouse: Warehouse) -> None:
+    warehouse.table()
+    warehouse.run("CREATE FILE FORMAT RAW.PLAIN TYPE = JSON COMPRESSION = NONE")
+    warehouse.run(
+        f"CREATE STAGE RAW.EVENTS_STAGE URL = 's3://{warehouse.bucket}/events/' FILE_FORMAT = RAW.PLAIN"
+    )
+    warehouse.pipe()
+    warehouse.put("events/zipped", {"_id": 1})
+    assert warehouse.fate("zipped")["STATUS"] == "Load failed"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE WAREHOUSE IF NOT EXISTS LOAD_WH WITH WAREHOUSE_SIZE = 'XSMALL' AUTO_SUSPEND = 60",
+        "ALTER WAREHOUSE LOAD_WH SET AUTO_SUSPEND = 30",
+        "CREATE ROLE IF NOT EXISTS LOADER COMMENT = 'loads'",
+        "CREATE RESOURCE MONITOR IF NOT EXISTS M WITH CREDIT_QUOTA = 1 TRIGGERS ON 90 PERCENT DO SUSPEND",
+        "GRANT ROLE LOADER TO ROLE SYSADMIN",
+        "GRANT USAGE, MONITOR ON WAREHOUSE LOAD_WH TO ROLE LOADER",
+        "GRANT SELECT ON FUTURE TABLES IN SCHEMA RAW TO ROLE LOADER",
+        "GRANT SELECT ON ALL VIEWS IN SCHEMA RAW TO ROLE LOADER",
+        "REVOKE USAGE ON WAREHOUSE LOAD_WH FROM ROLE LOADER",
+        "USE ROLE LOADER",
+        "USE WAREHOUSE LOAD_WH",
+        "USE SECONDARY ROLES ALL",
+        "CREATE SCHEMA RAW2 WITH MANAGED ACCESS",
+        "ALTER USER ME SET DEFAULT_ROLE = LOADER",
+    ],
+)
+def test_statements_that_are_not_enforced_are_accepted_and_logged(warehouse: Warehouse, sql: str) -> None:
+    before = len(warehouse.local.logged("statement_accepted_not_enforced"))
+    warehouse.run(sql)
+    assert len(warehouse.local.logged("statement_accepted_not_enforced")) == before + 1
+
+
+def test_grants_are_shown_until_they_are_revoked_or_their_pipe_is_replaced(warehouse: Warehouse) -> None:
+    warehouse.table()
+    warehouse.stage()
+    warehouse.pipe()
+    show = "SHOW GRANTS ON PIPE RAW.EVENTS_PIPE"
+    warehouse.run("GRANT OPERATE, MONITOR ON PIPE RAW.EVENTS_PIPE TO ROLE LOADER")
+    granted = [(row["privilege"], row["grantee_name"]) for row in warehouse.run(show)]
+    assert sorted(granted) == [("MONITOR", "LOADER"), ("OPERATE", "LOADER")]
+    warehouse.run("REVOKE OPERATE ON PIPE RAW.EVENTS_PIPE FROM ROLE LOADER")
+    assert [row["privilege"] for row in warehouse.run(show)] == ["MONITOR"]
+    warehouse.pipe(replace=True)
+    assert warehouse.run(show) == []
+
+
+def test_roles_exist_once(warehouse: Warehouse) -> None:
+    role = f"R_{warehouse.database}"
+    warehouse.run(f"CREATE ROLE {role}")
+    assert "already exists" in warehouse.refused(f"CREATE ROLE {role}")
+    assert [row["name"] for row in warehouse.run(f"SHOW ROLES LIKE '{role}'")] == [role]
+    warehouse.run(f"DROP ROLE {role}")
+    assert "does not exist" in warehouse.refused(f"DROP ROLE {role}")

@@ -1,0 +1,236 @@
+"""The process: durable, alone in its folder, killed at any moment, on a full disk, with AWS gone."""
+
+import json
+import random
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from snowflake import connector
+
+from local_snowflake.testing import Aws, LocalProcess, Warehouse, eventually, free_port
+
+
+def finished(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors
+
+
+def health(local: LocalProcess) -> tuple[int, dict[str, object]]:
+    call = HTTPConnection("127.0.0.1", local.port)
+    call.request("GET", "/health")
+    answer = call.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_killed_at_random_moments_it_loses_and_doubles_nothing(own_local: LocalProcess, aws: Aws) -> None:
+    loading = Warehouse(own_local.start(), aws).with_pipe()
+    moments = random.Random(7)
+    files, lines = 60, 5
+
+    def put_all() -> None:
+        for number in range(files):
+            loading.put(f"events/{number}", *({"_id": f"{number}-{line}"} for line in range(lines)))
+            time.sleep(0.02)
+
+    putting = threading.Thread(target=put_all)
+    putting.start()
+    for _ in range(3):
+        time.sleep(moments.uniform(0.05, 0.6))  # the moment is what is tested
+        own_local.kill()
+        own_local.start()
+    putting.join()
+    loading.reconnect()
+    loading.has_rows(files * lines)
+    repeated = "SELECT payload:_id::string FROM RAW.EVENTS GROUP BY 1 HAVING count(*) > 1"
+    assert loading.run(repeated) == []
+    assert {row["STATUS"] for row in loading.history().values()} == {"Loaded"}
+    assert len(loading.history()) == files
+
+
+def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aws) -> None:
+    warehouse = Warehouse(own_local.start(), aws)
+    warehouse.run("CREATE FILE FORMAT RAW.NDJSON TYPE = JSON")
+    warehouse.run(
+        f"""CREATE STORAGE INTEGRATION I TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE
+            STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::1:role/r' STORAGE_AWS_EXTERNAL_ID = 'mine'
+            STORAGE_ALLOWED_LOCATIONS = ('s3://{warehouse.bucket}/')"""
+    )
+    warehouse.stage(extra="STORAGE_INTEGRATION = I")
+    warehouse.table()
+    warehouse.run("CREATE VIEW RAW.V AS SELECT count(*) AS N FROM RAW.EVENTS")
+    warehouse.run("CREATE STAGE RAW.INTERNAL")
+    warehouse.pipe(options="FILE_FORMAT = (FORMAT_NAME = 'RAW.NDJSON')")
+    warehouse.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
+    warehouse.run("GRANT MONITOR ON PIPE RAW.EVENTS_PIPE TO ROLE R")
+    warehouse.put("events/a", {"_id": 1})
+    warehouse.has_waiting(1)
+    warehouse.run(f"CREATE TEMPORARY TABLE {warehouse.database}.RAW.LEFT_OVER AS SELECT 1 AS A")
+    shown = (
+        "SHOW PIPES IN ACCOUNT",
+        "DESC STAGE RAW.EVENTS_STAGE",
+        "DESC INTEGRATION I",
+        "DESC FILE FORMAT RAW.NDJSON",
+        "SHOW GRANTS ON PIPE RAW.EVENTS_PIPE",
+        "SHOW STAGES IN ACCOUNT",
+        "SELECT * FROM RAW.V",
+    )
+    before = [warehouse.run(sql) for sql in shown]
+    own_local.kill()
+    own_local.start()
+    warehouse.reconnect()
+    assert [warehouse.run(sql) for sql in shown] == before
+    assert "LEFT_OVER" in warehouse.refused("SELECT * FROM RAW.LEFT_OVER"), (
+        "temporary, of a session that is gone"
+    )
+    assert warehouse.status()["pendingFileCount"] == 1
+    warehouse.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE")
+    warehouse.has_rows(1)
+
+
+def test_messages_that_waited_for_their_pipe_are_loaded(own_local: LocalProcess, aws: Aws) -> None:
+    loading = Warehouse(own_local.start(), aws).with_pipe()
+    loading.run("DROP PIPE RAW.EVENTS_PIPE")
+    own_local.stop()
+    for number in range(20):
+        loading.put(f"events/{number}", {"_id": number})
+    own_local.start()
+    loading.reconnect()
+    loading.pipe()
+    loading.has_rows(20)
+
+
+def test_a_second_process_on_the_same_folder_is_refused_in_one_line(local: LocalProcess) -> None:
+    second = LocalProcess(local.folder, local.endpoint)
+    second.log = local.folder.with_name("second.log")
+    code, errors = finished(second.spawn())
+    assert code == 2
+    assert "in use by another local Snowflake" in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_port_in_use_is_one_clear_line(local: LocalProcess, tmp_path: Path) -> None:
+    second = LocalProcess(tmp_path / "other", local.endpoint)
+    second.port = local.port
+    code, errors = finished(second.spawn())
+    assert code == 2
+    assert f"port {local.port}" in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_without_an_endpoint_it_does_not_start(tmp_path: Path) -> None:
+    process = LocalProcess(tmp_path / "x", "")
+    code, errors = finished(process.spawn())
+    assert code == 2
+    assert "AWS_ENDPOINT_URL" in errors
+
+
+def test_it_listens_on_loopback_only(local: LocalProcess) -> None:
+    listening = (
+        Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
+    )
+    places = [line.split()[1] for line in listening if line.split()[1].endswith(f":{local.port:04X}")]
+    assert [place for place in places if not place.startswith("0100007F:")] == []
+
+
+def test_a_login_that_is_not_the_one_accepted_is_refused(own_local: LocalProcess) -> None:
+    own_local.start("--login", "milkrun/secret")
+    own_local.connect(user="MILKRUN", password="secret").close()
+    with pytest.raises(connector.errors.DatabaseError, match="Incorrect username or password"):
+        own_local.connect(user="milkrun", password="wrong")
+
+
+def test_sigterm_stops_it_and_ends_with_success(own_local: LocalProcess) -> None:
+    own_local.start()
+    status, said = health(own_local)
+    assert (status, said["status"], said["problem"]) == (200, "ok", None)
+    session = own_local.connect()
+    session.cursor().execute("SELECT 1")
+    began = time.monotonic()
+    assert own_local.stop() == 0
+    assert time.monotonic() - began < 10
+
+
+def test_on_a_full_disk_loading_waits_says_so_and_goes_on(own_local: LocalProcess, aws: Aws) -> None:
+    """A limit on the size of files stands in for the disk: DuckDB meets the same failed write."""
+    loading = Warehouse(own_local.start(), aws).with_pipe()
+    assert own_local.process
+    _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)
+    largest = max(file.stat().st_size for file in own_local.folder.glob("*.db*"))
+    resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE, (largest + 500_000, hard))
+    text = "".join(random.Random(1).choices("abcdefghijklmnop0123456789", k=2000))
+    for number in range(20):
+        loading.put(f"events/{number}", *({"text": text, "n": number * 100 + n} for n in range(100)))
+    problem = eventually(lambda: str(health(own_local)[1]["problem"]), lambda said: said != "None")
+    assert "the disk is full" in problem
+    resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    loading.has_rows(2000)
+    assert eventually(lambda: health(own_local)[1]["problem"] is None)
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(own_local: LocalProcess, aws: Aws) -> None:
+    """A full disk takes no log line either; the loading thread used to end at the first of them."""
+    loading = Warehouse(own_local.start(), aws).with_pipe()
+    assert own_local.process
+    _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE, (1, hard))
+    for number in range(5):
+        loading.put(f"events/{number}", {"n": number})
+    eventually(lambda: health(own_local)[1]["problem"])
+    resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    loading.has_rows(5)
+
+
+class Moto:
+    """moto as a process: what it knew is gone when it is killed, as with LocalStack."""
+
+    def __init__(self, port: int) -> None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def test_aws_gone_and_back_again_is_waited_for(tmp_path: Path) -> None:
+    port = free_port()
+    local = LocalProcess(tmp_path / "snowflake", f"http://127.0.0.1:{port}")
+    moto = None
+    try:
+        local.start()  # nothing answers yet
+        assert health(local)[0] == 200
+        moto = Moto(port)
+        aws = Aws(local.endpoint)
+        eventually(lambda: reaches(port))
+        loading = Warehouse(local, aws).with_pipe()
+        loading.put("events/a", {"_id": 1})
+        loading.has_rows(1)
+        moto.kill()
+        other = f"AUTO_INGEST = TRUE AWS_SNS_TOPIC = '{loading.topic}-2'"
+        assert "bind failure" in loading.refused(f"CREATE PIPE RAW.P {other} AS {loading.copy()}")
+        eventually(lambda: local.logged("queue_unreachable"))
+        assert "channelErrorMessage" in loading.status()
+        assert loading.count() == 1, "queries go on"
+        moto = Moto(port)
+        eventually(lambda: reaches(port))
+        topic = aws.notifying_bucket(loading.bucket)
+        eventually(lambda: aws.sns.list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"])
+        loading.put("events/b", {"_id": 2})
+        loading.has_rows(2)
+    finally:
+        code = local.stop()
+        if moto:
+            moto.kill()
+    assert code == 0
+
+
+def reaches(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

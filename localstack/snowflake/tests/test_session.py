@@ -1,0 +1,299 @@
+"""SQL that dbt writes, and answers that stock fakesnow gets wrong: right, or refused."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from local_snowflake.testing import Warehouse
+
+MERGE = """MERGE INTO {target} AS d USING (SELECT 2 AS id, 20 AS x UNION ALL SELECT 3, 30) AS s ON d.id = s.id
+           WHEN MATCHED THEN UPDATE SET d.x = s.x WHEN NOT MATCHED THEN INSERT (id, x) VALUES (s.id, s.x)"""
+
+
+@pytest.fixture
+def numbers(warehouse: Warehouse) -> Warehouse:
+    warehouse.run("CREATE TABLE RAW.T (id INT, x INT)")
+    warehouse.run("INSERT INTO RAW.T VALUES (1, 1), (2, 2)")
+    return warehouse
+
+
+def rows(warehouse: Warehouse) -> list[tuple[int, int]]:
+    return [(row["ID"], row["X"]) for row in warehouse.run("SELECT id, x FROM RAW.T ORDER BY id")]
+
+
+@pytest.mark.parametrize("target", ["RAW.T", "T"])
+def test_merge_counts_what_it_did_with_any_name(numbers: Warehouse, target: str) -> None:
+    done = numbers.run(MERGE.format(target=target))
+    assert done == [{"number of rows inserted": 1, "number of rows updated": 1}]
+    assert rows(numbers) == [(1, 1), (2, 20), (3, 30)]
+
+
+def test_merge_in_a_transaction_can_be_taken_back(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run(MERGE.format(target="RAW.T"))
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
+def test_a_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> None:
+    """dbt sends BEGIN, MERGE and COMMIT, and after a MERGE that failed goes on with the next model."""
+    numbers.run("BEGIN")
+    assert "Could not convert" in numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.run("COMMIT")
+    assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_a_transaction_that_has_changed_something_and_fails_is_refused_until_it_is_rolled_back(
+    numbers: Warehouse,
+) -> None:
+    """Unlike Snowflake, which would go on: half of what was asked for must not be committed unseen."""
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
+    assert "aborted" in numbers.refused("INSERT INTO RAW.T VALUES (4, 4)")
+    numbers.run("ROLLBACK")
+    numbers.run("INSERT INTO RAW.T VALUES (5, 5)")
+    assert rows(numbers) == [(1, 1), (2, 2), (5, 5)]
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "CREATE TABLE RAW.OTHER (id INT)"])
+def test_what_would_commit_an_aborted_transaction_is_refused_and_ends_it(
+    numbers: Warehouse, statement: str
+) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
+    assert "rolled back" in numbers.refused(statement)
+    numbers.run(statement)
+    numbers.run("INSERT INTO RAW.T VALUES (5, 5)")
+    assert rows(numbers) == [(1, 1), (2, 2), (5, 5)]
+
+
+def test_a_statement_that_cannot_be_read_harms_no_transaction(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.refused("INSERT INTO INTO RAW.T VALUES ((4, 4)")
+    numbers.run("COMMIT")
+    assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_a_second_begin_is_ignored(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.run("BEGIN")
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
+def test_ddl_commits_the_transaction_that_stands(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.run("CREATE TABLE RAW.OTHER (id INT)")
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
+    assert numbers.run("SELECT count(*) AS N FROM RAW.OTHER") == [{"N": 0}]
+
+
+def test_merge_refuses_two_sources_for_one_row(numbers: Warehouse) -> None:
+    message = numbers.refused(
+        """MERGE INTO RAW.T d USING (SELECT 2 AS id, 7 AS x UNION ALL SELECT 2, 8) s ON d.id = s.id
+           WHEN MATCHED THEN UPDATE SET x = s.x"""
+    )
+    assert "Duplicate row detected" in message
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
+def test_insert_overwrite_may_read_the_table_that_it_overwrites(numbers: Warehouse) -> None:
+    assert numbers.run("INSERT OVERWRITE INTO RAW.T SELECT id, x + 1 FROM RAW.T WHERE id > 1") == [
+        {"number of rows inserted": 1}
+    ]
+    assert rows(numbers) == [(2, 3)]
+
+
+def test_insert_overwrite_in_a_transaction_can_be_taken_back(numbers: Warehouse) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT OVERWRITE INTO RAW.T SELECT 9, 9")
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
+def test_an_insert_overwrite_that_fails_leaves_the_table_as_it_was(numbers: Warehouse) -> None:
+    numbers.run("ALTER TABLE RAW.T ALTER COLUMN x SET NOT NULL")
+    numbers.refused("INSERT OVERWRITE INTO RAW.T SELECT id, NULL FROM RAW.T")
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
+def test_a_temporary_relation_has_a_full_name_and_goes_with_its_session(numbers: Warehouse) -> None:
+    other = numbers.local.connect(database=numbers.database, schema="RAW").cursor()
+    name = f"{numbers.database}.RAW.T__DBT_TMP"
+    other.execute(f"CREATE OR REPLACE TEMPORARY TABLE {name} AS (SELECT * FROM RAW.T)")
+    assert other.execute(f"SELECT count(*) FROM {name}").fetchall() == [(2,)]
+    other.execute(f"CREATE OR REPLACE TEMPORARY VIEW {name} AS SELECT 7 AS N")
+    assert other.execute(f"SELECT * FROM {name}").fetchall() == [(7,)]
+    other.connection.close()
+    assert "T__DBT_TMP" in numbers.refused(f"SELECT * FROM {name}")
+
+
+def test_a_temporary_relation_may_not_hide_a_permanent_one(numbers: Warehouse) -> None:
+    assert "hide" in numbers.refused("CREATE TEMPORARY TABLE RAW.T AS SELECT 1 AS A")
+
+
+def test_flatten_outer_keeps_rows_with_nothing_in_them(numbers: Warehouse) -> None:
+    sql = """SELECT n, f.value::int AS v FROM (SELECT 1 AS n, PARSE_JSON('[5]') AS a
+             UNION ALL SELECT 2, PARSE_JSON('[]') UNION ALL SELECT 3, NULL) t,
+             LATERAL FLATTEN(INPUT => t.a{outer}) f ORDER BY n"""
+    outer = numbers.run(sql.format(outer=", OUTER => TRUE"))
+    assert [(row["N"], row["V"]) for row in outer] == [(1, 5), (2, None), (3, None)]
+    assert [row["N"] for row in numbers.run(sql.format(outer=""))] == [1]
+
+
+EVENT = """{"type": "in", "n": 1, "f": 2.5, "gone": null, "a.b": 5, "o": {"list": [10, 20, {"k": "v"}, [30, 40]]}}"""
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("v['o']['list'][2]['k']::VARCHAR", "v"),
+        ("v['o']['list'][1]::INT", 20),
+        ("v['o']['list'][3][1]::INT", 40),
+        ("v:o['list'][2]:k::VARCHAR", "v"),
+        ("v['a.b']::INT", 5),
+        ("v:type = 'in'", True),
+        ("v['type'] <> 'out'", True),
+        ("(v:type) IN ('in', 'out')", True),
+        ("v:type NOT IN ('in')", False),
+        ("v:type BETWEEN 'im' AND 'io'", True),
+        ("v:type LIKE 'i%'", True),
+        ("v:type LIKE ANY ('x', 'in')", True),
+        ("v:type ILIKE 'I_'", True),
+        ("STARTSWITH(v:type, 'i')", True),
+        ("CASE v:type WHEN 'in' THEN 7 END", 7),
+        ("v:type || '!'", "in!"),
+        ("CONCAT(v:type, '-', v:n)", "in-1"),
+        ("v:gone || 'x'", None),
+        ("LENGTH(v:type)", 2),
+        ("MD5(v:type) = MD5('in')", True),
+        ("SUBSTR(v:type, 1, 1)", "i"),
+        ("TO_VARCHAR(v:type)", "in"),
+        ("v:n = 1", True),
+        ("v:n IN (1, 2)", True),
+        ("v:gone = 'x'", None),
+        ("v:f > 2", True),
+        ("v:f = 2", False),
+        ("v:f BETWEEN -1 AND 2", False),
+        ("v:gone > 2", None),
+        ("CASE v:f WHEN 2 THEN 7 END", None),
+        ("GET(v, 'type')::VARCHAR", "in"),
+        ("GET(GET(v, 'o'), 'list')[1]::INT", 20),
+        ("GET(v, 'type') || '!'", "in!"),
+        ("LISTAGG(DISTINCT v:type, ',')", "in"),
+    ],
+)
+def test_a_variant_is_text_where_text_is_wanted_and_a_number_beside_one(
+    numbers: Warehouse, expression: str, value: object
+) -> None:
+    """Snowflake casts; DuckDB would compare and join the JSON with its quotes."""
+    ((row,)) = numbers.run(f"SELECT {expression} AS X FROM (SELECT PARSE_JSON('{EVENT}') AS v)")
+    assert row["X"] == value
+
+
+@pytest.mark.parametrize("expression", ["v['list'][-1]", "v:list[v:n]", "v[v:n]", "v:n IN (SELECT 1)"])
+def test_what_would_be_answered_wrongly_of_a_variant_is_refused(numbers: Warehouse, expression: str) -> None:
+    sql = f"SELECT {expression} FROM (SELECT PARSE_JSON('{EVENT}') AS v)"
+    assert "Unsupported feature" in numbers.refused(sql)
+
+
+def test_typeof_would_always_say_json_and_is_refused(numbers: Warehouse) -> None:
+    assert "TYPEOF" in numbers.refused("SELECT TYPEOF(PARSE_JSON('1'))")
+
+
+@pytest.mark.parametrize("option", ["RECURSIVE => TRUE", "PATH => 'a'", "MODE => 'ARRAY'"])
+def test_flatten_options_that_would_be_overlooked_are_refused(numbers: Warehouse, option: str) -> None:
+    sql = f"SELECT value FROM TABLE(FLATTEN(INPUT => PARSE_JSON('[1]'), {option}))"
+    assert option.split(maxsplit=1)[0] in numbers.refused(sql)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'2026-11-22T23:30:00-05:00'::TIMESTAMP_TZ::DATE",
+        "TO_DATE(TRY_CAST('2026-11-22T23:30:00-05:00' AS TIMESTAMP_TZ))",
+        "TRY_CAST('2026-11-22T23:30:00-05:00' AS TIMESTAMP_TZ)::TIMESTAMP_NTZ",
+        "TO_CHAR('2026-11-22T23:30:00-05:00'::TIMESTAMP_TZ, 'TZH')",
+        "HOUR('2026-11-22T23:30:00-05:00'::TIMESTAMP_TZ)",
+        "DATE_TRUNC('day', '2026-11-22T23:30:00-05:00'::TIMESTAMP_TZ)",
+    ],
+)
+def test_reading_a_local_time_off_a_timestamp_tz_is_refused(numbers: Warehouse, expression: str) -> None:
+    assert "CONVERT_TIMEZONE" in numbers.refused(f"SELECT {expression}")
+
+
+def test_a_timestamp_tz_is_the_right_instant(numbers: Warehouse) -> None:
+    instant = "TRY_CAST('2026-11-22T23:30:00-05:00' AS TIMESTAMP_TZ)"
+    sql = f"SELECT CONVERT_TIMEZONE('UTC', {instant})::DATE::STRING AS D"
+    assert numbers.run(sql) == [{"D": "2026-11-23"}]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE OR REPLACE DATABASE X",
+        'CREATE DATABASE "../x"',
+        "CREATE TASK RAW.X SCHEDULE = '1 minute' AS SELECT 1",
+        "CREATE STREAM RAW.S ON TABLE RAW.T",
+        "CREATE OR REPLACE DYNAMIC TABLE RAW.D TARGET_LAG = '1 minute' WAREHOUSE = W AS SELECT 1",
+        "CREATE MATERIALIZED VIEW RAW.M AS SELECT 1",
+        "CREATE PROCEDURE RAW.P() RETURNS INT AS 'x'",
+        "CREATE FUNCTION RAW.F() RETURNS INT AS '1'",
+        "EXECUTE IMMEDIATE 'SELECT 1'",
+        "CALL RAW.P()",
+        "UNDROP TABLE RAW.T",
+        "CREATE NOTIFICATION INTEGRATION N ENABLED = TRUE TYPE = QUEUE",
+        "COPY INTO @RAW.S FROM RAW.T",
+        "SHOW TASKS",
+        "REMOVE @RAW.S",
+        "SELECT SYSTEM$STREAM_HAS_DATA('S')",
+        "SELECT * FROM TABLE(INFORMATION_SCHEMA.PIPE_USAGE_HISTORY())",
+    ],
+)
+def test_what_is_not_supported_fails_at_once_and_names_the_statement(numbers: Warehouse, sql: str) -> None:
+    message = numbers.refused(sql)
+    assert "local Snowflake" in message
+    named = "PIPE_USAGE_HISTORY" if "PIPE_USAGE" in sql else sql.split()[1].strip("@();").split("(")[0]
+    assert named in message
+
+
+def test_two_statements_in_one_are_refused(numbers: Warehouse) -> None:
+    assert "Actual statement count" in numbers.refused("SELECT 1; SELECT 2")
+
+
+def test_a_syntax_error_fails_at_once(numbers: Warehouse) -> None:
+    numbers.refused("SELEKT 1")
+    numbers.refused("CREATE PIPE")
+    numbers.refused("ALTER PIPE RAW.P FLY")
+    numbers.refused("SELECT 'open")
+
+
+def test_writers_that_collide_take_turns(numbers: Warehouse) -> None:
+    def add(_: int) -> None:
+        with numbers.local.connect(database=numbers.database) as session:
+            for _ in range(5):
+                session.cursor().execute("UPDATE RAW.T SET x = x + 1 WHERE id = 1")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    assert rows(numbers)[0] == (1, 21)
+
+
+def test_a_dropped_database_is_gone_for_sessions_that_stood_in_it(numbers: Warehouse) -> None:
+    with numbers.local.connect() as session:
+        cursor = session.cursor()
+        cursor.execute("CREATE DATABASE GONE_DB")
+        cursor.execute("CREATE SCHEMA GONE_DB.S")
+        numbers.run("DROP DATABASE GONE_DB")
+        cursor.execute("SELECT 1")
+        with pytest.raises(Exception, match="current database"):
+            cursor.execute("CREATE TABLE t (a int)")
+    assert [r["name"] for r in numbers.run("SHOW DATABASES") if r["name"] == "GONE_DB"] == []
+    assert not (numbers.local.folder / "GONE_DB.db").exists()
