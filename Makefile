@@ -8,7 +8,7 @@ STAGE ?= dev
 EVENTS ?=
 EVENTS_LIST ?= 100000 300000 1000000
 PACKAGE_TESTS := localstack/lambda_executor/tests localstack/snowflake/tests
-CODE := contract handler consumer snowpipe glue airflow ops localstack tests
+CODE := contract handler consumer snowpipe glue airflow ops localstack tools tests
 
 help: ## print this help
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -114,7 +114,7 @@ setup:
 	@ops/setup.sh main lambda localstack dbt node
 
 conformance: setup ## does an app keep the client's rule? TARGET=<url of its test hook>
-	@$(PY) -m ops.conformance run $(TARGET)
+	@$(PY) -m milkrun_conformance run $(TARGET)
 
 lock: ## resolve every requirements*.in anew
 	ops/lock.sh

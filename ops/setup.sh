@@ -79,7 +79,7 @@ failed() {
 
 make_main() {
   local stamp=.venv/.made-from wanted
-  wanted=$(hash_of requirements-lambda.txt requirements.txt localstack/snowflake/pyproject.toml)
+  wanted=$(hash_of requirements-lambda.txt requirements.txt localstack/snowflake/pyproject.toml tools/conformance/pyproject.toml)
   if is_made .venv/bin/python $stamp "$wanted"; then return; fi
   command -v git >/dev/null || die "git is needed and was not found. Install it: apt install git."
   if ! is_python 3.13 .venv/bin/python; then
@@ -97,7 +97,7 @@ install_main() {
   sed -n '/^uv==/,/[^\\]$/p' requirements.txt >"$uv_only" # its line and the hashes that belong to it
   .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "$uv_only" &&
     .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes requirements.txt &&
-    .venv/bin/uv pip install -q --python .venv/bin/python --no-deps -e localstack/snowflake
+    .venv/bin/uv pip install -q --python .venv/bin/python --no-deps -e localstack/snowflake -e tools/conformance
   local result=$?
   rm -f "$uv_only"
   return $result

@@ -23,7 +23,7 @@ from local_snowflake.copying import FileFormat
 from local_snowflake.files import read
 from tests.unit.handler.fakes import Context, World, app
 
-PAYLOADS = Path(__file__).parents[2] / "ops/conformance/payloads"
+PAYLOADS = Path(__file__).parents[2] / "tools/conformance/src/milkrun_conformance/payloads"
 CONTENT_TYPES = (
     "application/json",
     "application/x-ndjson",

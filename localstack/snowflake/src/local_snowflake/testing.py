@@ -140,7 +140,7 @@ class Aws:
     def notifying_bucket(self, name: str) -> str:
         self.s3.create_bucket(Bucket=name)
         topic: str = self.sns.create_topic(Name=name)["TopicArn"]
-        notify = {"TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]}
+        notify: Any = {"TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]}
         self.s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=notify)
         return topic
 

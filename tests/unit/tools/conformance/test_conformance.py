@@ -11,10 +11,10 @@ import urllib3
 from jsonschema import Draft202012Validator
 
 from handler import codes
-from ops.conformance.__main__ import PAYLOADS, SCHEMA
-from ops.conformance.kit import Hook, HookError, an_event, play
-from ops.conformance.scenarios import SCENARIOS
-from ops.conformance.server import Stage, serving
+from milkrun_conformance.__main__ import PAYLOADS, SCHEMA
+from milkrun_conformance.kit import Hook, HookError, an_event, play
+from milkrun_conformance.scenarios import SCENARIOS
+from milkrun_conformance.server import Stage, serving
 from ops.rounds import Planned, Post
 from ops.send import Client
 from tests.unit.handler.conftest import Phone

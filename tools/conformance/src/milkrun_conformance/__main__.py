@@ -1,4 +1,4 @@
-"""Does an app keep the client's rule?  `python -m ops.conformance --help`"""
+"""Does an app keep the client's rule?  `python -m milkrun_conformance --help`"""
 
 import json
 import shutil
@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
+from milkrun_conformance.kit import Hook, HookError, play
+from milkrun_conformance.scenarios import SCENARIOS
+from milkrun_conformance.server import Stage, serving
 from ops import terminal
-from ops.conformance.kit import Hook, HookError, play
-from ops.conformance.scenarios import SCENARIOS
-from ops.conformance.server import Stage, serving
 
 PAYLOADS = Path(__file__).parent / "payloads"
-SCHEMA = Path(__file__).parents[2] / "docs" / "event.schema.json"
+SCHEMA = Path(__file__).parents[4] / "docs" / "event.schema.json"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 

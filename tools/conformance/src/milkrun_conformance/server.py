@@ -15,7 +15,7 @@ from typing import Any
 
 from handler.http import Refused, Request, Unreadable, form_of, inflated
 from handler.splitting import split
-from ops.conformance.scenarios import SCENARIOS, Reply, Scenario, Seen
+from milkrun_conformance.scenarios import SCENARIOS, Reply, Scenario, Seen
 
 HOLD_SECONDS = 120.0
 

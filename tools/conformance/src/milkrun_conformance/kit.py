@@ -9,7 +9,7 @@ from typing import Any
 
 import urllib3
 
-from ops.conformance.server import Stage
+from milkrun_conformance.server import Stage
 
 
 class HookError(Exception):
