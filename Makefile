@@ -14,14 +14,14 @@ help: ## print this help
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 demo: setup ## start everything, send a morning of rounds (EVENTS=FILE: that file), check every number
-	@$(PY) -m ops.stack up
+	@$(PY) -m tools.stack up
 	@$(PY) -m ops demo $(if $(EVENTS),--events "$$EVENTS")
 
 up: setup ## start everything and leave it running; writes .local/outputs.json
-	@$(PY) -m ops.stack up
+	@$(PY) -m tools.stack up
 
 console: setup ## the live console of the running stack: print its address
-	@$(PY) -m ops.stack console
+	@$(PY) -m tools.stack console
 
 console-test: setup ## the console's page in Chromium: by itself, and over a stack of its own
 	@ops/setup.sh chromium
@@ -35,13 +35,13 @@ console-pictures: setup ## the README's screenshots, from a stack of its own
 	MILKRUN_SCREENSHOTS=docs/images $(PY) -m pytest tests/console/test_stack.py -k picture
 
 stop: setup ## end the stack, keep Snowflake's files
-	@$(PY) -m ops.stack stop
+	@$(PY) -m tools.stack stop
 
 down: setup ## end the stack and wipe it
-	@$(PY) -m ops.stack down
+	@$(PY) -m tools.stack down
 
 logs: setup ## what the functions, LocalStack and Snowflake wrote (F=1 follows)
-	@$(PY) -m ops.stack logs $(if $(F),--follow)
+	@$(PY) -m tools.stack logs $(if $(F),--follow)
 
 test: check unit e2e faults-short console-test ## lint, types, unit, end-to-end, fault and browser tests
 
@@ -99,7 +99,7 @@ nightly: setup ## what Airflow's DAG does, without Airflow: reconcile, repair, d
 	@$(PY) -m ops.nightly
 
 kcl: setup ## a KCL worker on the running stack, beside the function
-	@$(PY) -m ops.kcl
+	@$(PY) -m tools.stack.kcl
 
 package: setup ## build the zips and the templates for STAGE
 	$(PY) -m ops.osls package --stage $(STAGE)

@@ -24,11 +24,11 @@ from ops.outputs import Outputs, environment_of
 from ops.polling import until
 from ops.rounds import Plan, Post
 from ops.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
-from ops.stack import status
-from ops.stack.stack import Stack
 from ops.watch import Watch
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
+from tools.stack import status
+from tools.stack.stack import Stack
 
 # LocalStack serves no more than 10 to 15 requests a second, however many are under way.
 CONCURRENCY = 4

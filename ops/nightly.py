@@ -21,8 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ops.outputs import NoStackError, Outputs, environment_of
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT, NoStackError, Outputs, environment_of
 from ops.times import instant
 from snowpipe.refusal import Refusal
 

@@ -4,11 +4,25 @@ osls keeps its work in .serverless beside serverless.yml, and two at once would 
 `make up` that deploys, and the other way round.
 """
 
+import fcntl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ops.stack.deploy import OSLS, alone
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT
+
+OSLS = ROOT / "node_modules" / ".bin" / "osls"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """osls keeps its work in .serverless, which two of them must not share."""
+    lock = ROOT / ".venvs" / ".deploying"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def main(arguments: list[str]) -> int:

@@ -9,9 +9,11 @@ import boto3
 from botocore.config import Config
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ops.stack.settings import ROOT
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Snowflake, connect
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The clone."""
 
 
 class NoStackError(Exception):

@@ -30,7 +30,7 @@ from handler.publish import publish
 from handler.sift import Record
 from ops import set_aside, terminal
 from ops.ledger import CONSUMED_FOR
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT
 from ops.stores import geofence_kinds, readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal

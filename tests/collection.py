@@ -27,7 +27,7 @@ ids, output = Ids(), io.StringIO()
 with time_machine.travel(float(sys.argv[1]), tick=True), contextlib.redirect_stdout(output):
     code = pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *sys.argv[2:]], plugins=[ids])
 if code:
-    sys.exit(output.getvalue())
+    sys.exit(output.getvalue()[output.getvalue().find("= ERRORS") :])
 print("\\n".join(ids.ids))
 """
 

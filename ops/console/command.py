@@ -14,7 +14,7 @@ import typer
 
 from ops import terminal
 from ops.outputs import Outputs
-from ops.stack.settings import LOOPBACK
+from tools.stack.settings import LOOPBACK
 
 # A deployed warehouse is asked seldom, because every look may start it.
 DEPLOYED_WAREHOUSE_S = 300.0
@@ -80,7 +80,7 @@ def command(
 
 
 def _port(environment: Mapping[str, str]) -> int:
-    from ops.stack.settings import Settings
+    from tools.stack.settings import Settings
 
     return Settings.of(environment).console_port
 
@@ -224,7 +224,7 @@ def _version() -> str:
     except PackageNotFoundError:
         import tomllib
 
-        from ops.stack.settings import ROOT
+        from ops.outputs import ROOT
 
         project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         return str(project["version"])

@@ -66,11 +66,11 @@ def stack() -> Iterator[Stack]:
         yield Stack({**os.environ, "MILKRUN_LOCAL": str(Path(named).resolve().parent)})
         return
     environment = {"MILKRUN_LOCAL": ".local-airflow", "MILKRUN_PORT": "4866", **os.environ}
-    subprocess.run([PYTHON, "-m", "ops.stack", "up"], cwd=ROOT, env=environment, check=True)
+    subprocess.run([PYTHON, "-m", "tools.stack", "up"], cwd=ROOT, env=environment, check=True)
     try:
         yield Stack(environment)
     finally:
-        subprocess.run([PYTHON, "-m", "ops.stack", "down"], cwd=ROOT, env=environment, check=True)
+        subprocess.run([PYTHON, "-m", "tools.stack", "down"], cwd=ROOT, env=environment, check=True)
 
 
 @pytest.mark.timeout(1500)

@@ -26,10 +26,10 @@ from contract import logs
 from contract.objects import lines_object
 from ops import stores
 from ops.outputs import Outputs
-from ops.stack.processes import Process, Processes, descendants, description
-from ops.stack.stack import Stack
 from tests.bench import figures, handler
 from tests.bench.figures import Figures, told
+from tools.stack.processes import Process, Processes, descendants, description
+from tools.stack.stack import Stack
 
 SIZES = (1, 20, 100)
 PHONES = 4

@@ -14,9 +14,9 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from ops.outputs import Outputs
-from ops.stack.stack import Stack
 from tests.console.feed import Feed, State, morning
 from tests.e2e.vocabulary import Pipeline
+from tools.stack.stack import Stack
 
 FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")
 PORT = os.environ.get("MILKRUN_PORT", "6300")

@@ -16,8 +16,7 @@ from contract import logs
 from contract.events import Fence
 from contract.objects import object_name
 from ops.console.command import made, server_of
-from ops.outputs import Outputs
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT, Outputs
 from ops.stores import log_lines
 from snowpipe.archive import Archive
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, written

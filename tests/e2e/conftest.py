@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 
 from ops.outputs import Outputs
-from ops.stack.stack import Stack
 from tests.e2e.vocabulary import Pipeline
+from tools.stack.stack import Stack
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from consumer import items
 from consumer.visits import Pair
 from contract.events import Fence, Reason
 from contract.objects import lines_object, set_aside_line
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT
 from tests.e2e.faults import FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
 from tests.faults.proxy import Fault

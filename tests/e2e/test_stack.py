@@ -21,10 +21,10 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from ops.stack import localstack
-from ops.stack.processes import Process, descendants
-from ops.stack.stack import Stack
 from tests.e2e.vocabulary import eventually
+from tools.stack import localstack
+from tools.stack.processes import Process, descendants
+from tools.stack.stack import Stack
 
 ROLE = "arn:aws:iam::000000000000:role/trial"
 

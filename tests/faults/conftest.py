@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from ops.outputs import Outputs
-from ops.stack.stack import Stack
 from tests.faults import report
 from tests.faults.story import Result, Story
 from tests.faults.yard import Yard, proxy_url
+from tools.stack.stack import Stack
 
 PORT = 4766
 SCENARIOS = Path(__file__).with_name("test_scenarios.py")

@@ -18,10 +18,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, count, islice
 
 from ops.rounds import Post
-from ops.stack.stack import Stack
 from tests.faults.proxy import Fault, Rule
 from tests.faults.story import Story
 from tests.faults.yard import Yard, proxy_url
+from tools.stack.stack import Stack
 
 LOAD_S = 45.0
 REQUESTS_PER_S = 4.0

@@ -14,16 +14,15 @@ from itertools import batched
 from typing import Any
 
 from ops import stores
-from ops.outputs import Outputs
-from ops.stack import localstack, snowflake
-from ops.stack.processes import Process, descendants, description
-from ops.stack.settings import ROOT
-from ops.stack.stack import Stack
+from ops.outputs import ROOT, Outputs
 from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Proxy
 from tests.faults.table import crossings_of, shown
+from tools.stack import localstack, snowflake
+from tools.stack.processes import Process, descendants, description
+from tools.stack.stack import Stack
 
 PREFIXES = ("events/", "rejected/", "set-aside/", "aws/lambda/")
 PROXY_PORT_OFFSET = 3

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ops.outputs import Outputs
-from ops.stack.settings import Settings
-from ops.stack.stack import Stack
 from tests.load import functions, plots, stack
 from tests.load.tables import markdown, put
+from tools.stack.settings import Settings
+from tools.stack.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "load.md"

@@ -15,10 +15,10 @@ from ops import rounds
 from ops.outputs import Outputs
 from ops.polling import until
 from ops.send import Client, new_run_id, percentile
-from ops.stack.settings import Settings
 from tests.load.leaks import NOISE_BYTES, Leak, judged
 from tests.load.shapes import SENDERS, Phase, Sent, sent
 from tests.load.watch import KEEPERS, Sample, Watch
+from tools.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0

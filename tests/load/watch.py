@@ -14,8 +14,8 @@ import urllib3
 from contract import logs
 from ops import redrive
 from ops.outputs import Outputs
-from ops.stack.processes import Process, Processes, descendants, description, memory
-from ops.stack.settings import Settings
+from tools.stack.processes import Process, Processes, descendants, description, memory
+from tools.stack.settings import Settings
 
 EVERY_SECONDS = 2.0
 KEEPERS = ("localstack", "kinesis mock")  # they hold in memory whatever they are given, by design

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ops.stack.localstack import LAMBDA_PYTHON
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT
+from tools.stack.localstack import LAMBDA_PYTHON
 
 sys.path.append(str(ROOT / "localstack" / "lambda_executor" / "src"))
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from ops.stack.processes import Process, descendants, start_time
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT
+from tools.stack.processes import Process, descendants, start_time
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:trial"
 

@@ -20,8 +20,8 @@ from consumer import items
 from consumer.visits import Pair
 from contract.events import GEOFENCE_KINDS, Fence
 from contract.objects import ObjectName, lines_object
+from ops.outputs import ROOT
 from ops.reconcile import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach, Reconciler
-from ops.stack.settings import ROOT
 
 HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)
 LATER = HOUR + timedelta(hours=1)

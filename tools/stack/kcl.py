@@ -7,8 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from ops.outputs import NoStackError, Outputs
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT, NoStackError, Outputs
 
 # What reaches the worker sooner than in production, where the first record may take two minutes.
 IMPATIENT = (

@@ -1,23 +1,22 @@
 """Our functions onto LocalStack, our DDL onto Snowflake, and where both can then be found."""
 
-import fcntl
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ops.stack import snowflake
-from ops.stack.faults import StackError
-from ops.stack.processes import Processes
-from ops.stack.settings import REGION, ROOT, Settings
+from ops.osls import OSLS, alone
+from ops.outputs import ROOT
+from tools.stack import snowflake
+from tools.stack.faults import StackError
+from tools.stack.processes import Processes
+from tools.stack.settings import REGION, Settings
 
 STAGE = "local"
 STACK_NAME = f"milkrun-{STAGE}"
-OSLS = ROOT / "node_modules" / ".bin" / "osls"
 FUNCTIONS = (
     "serverless.yml",
     "serverless",
@@ -79,16 +78,6 @@ def _last_words(log: Path) -> str:
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|fail|refus|cannot|could not", line, re.IGNORECASE)]
     return (errors or lines or ["it said nothing"])[-1][:300]
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """osls keeps its work in .serverless, which two of them must not share."""
-    lock = ROOT / ".venvs" / ".deploying"
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def outputs(settings: Settings) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from ops.stack import cli, console, deploy, localstack, logs, snowflake, stack
-from ops.stack.faults import StackError
-from ops.stack.settings import ROOT, Settings
-from ops.stack.stack import Stack
+from ops.outputs import ROOT
+from tools.stack import cli, console, deploy, localstack, logs, snowflake, stack
+from tools.stack.faults import StackError
+from tools.stack.settings import Settings
+from tools.stack.stack import Stack
 
 
 def free_base() -> int:
@@ -351,7 +352,7 @@ def test_what_a_deployed_stage_left_there_is_in_nobodys_way(tmp_path):
 
 
 def test_this_clones_own_folders_are_a_stacks_whoever_made_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("ops.stack.stack.ROOT", tmp_path)
+    monkeypatch.setattr("tools.stack.stack.ROOT", tmp_path)
     (tmp_path / ".local" / "bench").mkdir(parents=True)  # `make bench` in a fresh clone
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.stack.settings import ROOT
+from ops.outputs import ROOT
 
 
 class Tree:

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-from ops.stack import console as guest
-from ops.stack import logs, status
-from ops.stack.faults import StackError
-from ops.stack.settings import Settings
-from ops.stack.stack import SERVERS, Stack
+from tools.stack import console as guest
+from tools.stack import logs, status
+from tools.stack.faults import StackError
+from tools.stack.settings import Settings
+from tools.stack.stack import SERVERS, Stack
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ops.stack", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start what does not run, deploy what has changed")
     up.add_argument("--only", choices=sorted(SERVERS), help="start this part alone, deploy nothing")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.stack.processes import Process, Processes, descendants, memory, start_time
+from tools.stack.processes import Process, Processes, descendants, memory, start_time
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import IO
 
 from rich.console import Console
 
-from ops.stack.faults import StackError
-from ops.stack.settings import Settings
+from tools.stack.faults import StackError
+from tools.stack.settings import Settings
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 ONLY_IF_NAMED = ("deploy", "apply")  # what `up` does, told when it fails

@@ -6,9 +6,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from ops.stack.faults import StackError
-from ops.stack.processes import Process, Processes
-from ops.stack.settings import LOOPBACK, ROOT, Settings
+from ops.outputs import ROOT
+from tools.stack.faults import StackError
+from tools.stack.processes import Process, Processes
+from tools.stack.settings import LOOPBACK, Settings
 
 NAME = "localstack"
 TITLE = "LocalStack"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ops.polling import until
-from ops.stack import cli, console, deploy, stack
-from ops.stack.faults import StackError
-from ops.stack.stack import Stack
 from tests.unit.ops.test_outputs import FILE
-from tests.unit.stack.test_stack import Trial, free_base
+from tests.unit.tools.stack.test_stack import Trial, free_base
+from tools.stack import cli, console, deploy, stack
+from tools.stack.faults import StackError
+from tools.stack.stack import Stack
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import socket
 import sys
 from pathlib import Path
 
-from ops.stack.processes import Process, Processes
-from ops.stack.settings import LOOPBACK, ROOT, Settings
+from ops.outputs import ROOT
+from tools.stack.processes import Process, Processes
+from tools.stack.settings import LOOPBACK, Settings
 
 NAME = "snowflake"
 TITLE = "Snowflake"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from ops.outputs import Outputs
-from ops.stack import console, deploy, localstack, snowflake
-from ops.stack.faults import StackError
-from ops.stack.processes import Process, Processes
-from ops.stack.settings import LOOPBACK, ROOT, Settings
+from ops.outputs import ROOT, Outputs
+from tools.stack import console, deploy, localstack, snowflake
+from tools.stack.faults import StackError
+from tools.stack.processes import Process, Processes
+from tools.stack.settings import LOOPBACK, Settings
 
 NEEDED_MB = 1000
 READY_S = 120

@@ -1,6 +1,6 @@
 """What runs, and what it costs in memory."""
 
-from ops.stack.processes import Processes, descendants, description, memory
+from tools.stack.processes import Processes, descendants, description, memory
 
 
 def rows(processes: Processes) -> list[dict[str, object]]:

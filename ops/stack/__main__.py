@@ -1,8 +1,0 @@
-"""`python -m ops.stack up|stop|down|status|logs`; MILKRUN_LOCAL and MILKRUN_PORT say which stack."""
-
-import os
-import sys
-
-from ops.stack.cli import main
-
-sys.exit(main(sys.argv[1:], os.environ))
