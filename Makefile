@@ -27,8 +27,8 @@ console-test: setup ## the console's page in Chromium: by itself, and over a sta
 	@ops/setup.sh chromium
 	$(PY) -m pytest tests/console -W ignore::DeprecationWarning
 
-console-web: ## build the console's page anew from ops/console/web (Node)
-	cd ops/console/web && npm ci --silent && npm run build --silent
+console-web: ## build the console's page anew from tools/console/web (Node)
+	cd tools/console/web && npm ci --silent && npm run build --silent
 
 console-pictures: setup ## the README's screenshots, from a stack of its own
 	@ops/setup.sh chromium

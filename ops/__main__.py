@@ -20,7 +20,7 @@ from ops import (
     visits,
     where,
 )
-from ops.console import command as console
+from tools.console import command as console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command("send")(send.command)

@@ -23,12 +23,12 @@ from aiohttp import web
 
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
-from ops.console.guard import HEADERS, policy
 from ops.rounds import Plan, posts
+from tools.console.guard import HEADERS, policy
 
 type Json = dict[str, Any]
 
-STATIC = Path(__file__).parents[2] / "ops" / "console" / "static"
+STATIC = Path(__file__).parents[2] / "tools" / "console" / "static"
 SOURCES = {
     "archive": "S3: the archive",
     "live": "SQS: news of the archive and of visits",

@@ -102,7 +102,7 @@ def main(
     folder = Path(os.environ.get("MILKRUN_LOCAL", ".local"))
     outputs = Outputs.read(folder / "outputs.json")
     how = "--live-bus" if live_bus else "--no-live-bus"
-    command = [sys.executable, "-m", "ops.console", "--port", "0", how]
+    command = [sys.executable, "-m", "tools.console", "--port", "0", how]
     console = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert console.stderr

@@ -15,11 +15,11 @@ import urllib3
 from contract import logs
 from contract.events import Fence
 from contract.objects import object_name
-from ops.console.command import made, server_of
 from ops.outputs import ROOT, Outputs
 from ops.stores import log_lines
 from snowpipe.archive import Archive
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, written
+from tools.console.command import made, server_of
 
 WITHIN_S = 2.0
 # Where the right bears another name than the operation.

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-CONSOLE = Path(__file__).parents[2] / "ops" / "console"
+CONSOLE = Path(__file__).parents[2] / "tools" / "console"
 WEB, STATIC = CONSOLE / "web", CONSOLE / "static"
 
 

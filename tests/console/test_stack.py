@@ -212,7 +212,7 @@ class OwnConsole:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "ops.console", "--port", str(OWN_PORT), "--reconcile-every", "0"]
+        command = [sys.executable, "-m", "tools.console", "--port", str(OWN_PORT), "--reconcile-every", "0"]
         self._process = subprocess.Popen(command, env=self._environment)
         eventually(self._answers, within=60)
 

@@ -18,7 +18,7 @@ def launch(settings: Settings, processes: Processes) -> Process | None:
         return running
     if not _is_free(settings.console_port):
         return None
-    command: list[str] = [sys.executable, "-m", "ops.console", "--port", str(settings.console_port)]
+    command: list[str] = [sys.executable, "-m", "tools.console", "--port", str(settings.console_port)]
     return processes.start(NAME, command, settings.aws_environment, ROOT, grace_s=5)
 
 

@@ -9,6 +9,13 @@ import pytest
 
 from ops.outputs import ROOT
 
+MAIN = (
+    "requirements-lambda.txt",
+    "requirements.txt",
+    "localstack/snowflake/pyproject.toml",
+    "tools/conformance/pyproject.toml",
+)
+
 
 class Tree:
     def __init__(self, root: Path) -> None:
@@ -32,7 +39,8 @@ class Tree:
             (self.programs / name).symlink_to(str(shutil.which(name)))
         (root / "ops").mkdir()
         shutil.copy(ROOT / "ops" / "setup.sh", root / "ops")
-        for name in ("requirements-lambda.txt", "requirements.txt", "package.json", "package-lock.json"):
+        for name in (*MAIN, "package.json", "package-lock.json"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(f"{name}\n")
 
     def program(self, name: str, body: str, folder: Path | None = None) -> None:
@@ -111,7 +119,7 @@ def test_java_17_or_newer_will_do(tree, version, status):
 
 
 def test_what_is_made_and_unchanged_is_left_alone(tree):
-    tree.made(".venv/bin/python", "requirements-lambda.txt", "requirements.txt")
+    tree.made(".venv/bin/python", *MAIN)
     tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
     assert tree.setup("main", "node") == (0, [])
 

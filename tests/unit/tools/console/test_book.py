@@ -13,8 +13,8 @@ from consumer import change
 from consumer.change import Rule
 from consumer.visits import Pair, Visit, visits_of
 from contract.events import Fence, GeofenceEvent, Kind
-from ops.console import book
-from ops.console.book import Book
+from tools.console import book
+from tools.console.book import Book
 
 PAIR = Pair("truck-1", Fence("farm", "farm-1"))
 BEGIN = datetime(2026, 11, 23, 6, tzinfo=UTC)

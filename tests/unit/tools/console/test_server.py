@@ -14,12 +14,12 @@ import pytest
 import urllib3
 
 from contract.objects import lines_object
-from ops.console import app, feed
-from ops.console.board import Board
-from ops.console.command import made, server_of
-from ops.console.stream import MAX_BEHIND, Hub
 from ops.outputs import Outputs
 from ops.polling import until
+from tools.console import app, feed
+from tools.console.board import Board
+from tools.console.command import made, server_of
+from tools.console.stream import MAX_BEHIND, Hub
 
 HOSTILE = "<script>alert('x')</script>\u202e"
 SECRETS = ("the-api-key", "the-password")

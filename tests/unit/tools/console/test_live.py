@@ -9,7 +9,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from ops.console.live import Live, Notice, Stored, news_in
+from tools.console.live import Live, Notice, Stored, news_in
 
 BUCKET = "archive"
 

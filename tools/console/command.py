@@ -169,11 +169,11 @@ def made(
     tiles: str | None = None,
 ) -> tuple[Any, Any]:
     """The console, and its ASGI application."""
-    from ops.console.app import Console
-    from ops.console.board import Board
-    from ops.console.fleet import places_in
-    from ops.console.live import Live
-    from ops.console.workers import Clients, Pace
+    from tools.console.app import Console
+    from tools.console.board import Board
+    from tools.console.fleet import places_in
+    from tools.console.live import Live
+    from tools.console.workers import Clients, Pace
 
     is_local = stage == "local"
     deployed = Pace(

@@ -13,8 +13,8 @@ import msgspec
 
 from consumer import items
 from contract.events import Fence
-from ops.console import feed
-from ops.console.feed import Crossing, Position
+from tools.console import feed
+from tools.console.feed import Crossing, Position
 
 MAX_TRUCKS = 2000
 MAX_FENCES = 5000

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contract.events import Reason
 from contract.objects import lines_object, reject_line, unreadable_line
-from ops.console import feed
+from tools.console import feed
 
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
 

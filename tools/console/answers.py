@@ -5,7 +5,7 @@ from http import HTTPStatus
 import msgspec
 from starlette.responses import Response
 
-from ops.console.stream import encode
+from tools.console.stream import encode
 
 __all__ = ["Problem", "Raw", "encode", "json", "problem"]
 Raw = msgspec.Raw

@@ -10,9 +10,9 @@ from consumer import items
 from consumer.change import Rule
 from consumer.visits import visits_of
 from contract.events import GeofenceEvent, Kind
-from ops.console import book, feed
-from ops.console.feed import Crossing, Position
 from snowpipe.archive import Archive, Object
+from tools.console import book, feed
+from tools.console.feed import Crossing, Position
 
 LONGEST = timedelta(hours=24)
 # What happened until `to` may be received so much later; what comes later still is not looked for.

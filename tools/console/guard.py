@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ops.console.answers import problem
+from tools.console.answers import problem
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from ops.console import feed, recent
-from ops.console.book import Book
-from ops.console.feed import Read
-from ops.console.fleet import Fleet, Place
-from ops.console.health import Sources
-from ops.console.pipeline import Pipeline
-from ops.console.recent import Recent
+from tools.console import feed, recent
+from tools.console.book import Book
+from tools.console.feed import Read
+from tools.console.fleet import Fleet, Place
+from tools.console.health import Sources
+from tools.console.pipeline import Pipeline
+from tools.console.recent import Recent
 
 SNAPSHOT_EVENTS = 100
 EVENTS_A_MESSAGE = 100

@@ -7,13 +7,13 @@ from consumer import items
 from contract.events import Fence
 from contract.objects import object_name
 from ops import visits
-from ops.console import book, feed
-from ops.console.workers import Clients, Session
 from ops.outputs import Outputs
 from ops.stores import utc
 from ops.where import Finder, lags
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import quoted
+from tools.console import book, feed
+from tools.console.workers import Clients, Session
 
 MAX_VISITS = 5000
 WHERE_REACH = timedelta(hours=48)

@@ -20,16 +20,16 @@ from consumer import change
 from contract import logs
 from contract.objects import ObjectName, object_name
 from ops import redrive, visits
-from ops.console import feed, health
-from ops.console.board import Board
-from ops.console.live import Live, Notice, Stored
-from ops.console.meters import WINDOW_S
-from ops.console.replay import Kinds
 from ops.outputs import Outputs
 from ops.stores import utc
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Snowflake
+from tools.console import feed, health
+from tools.console.board import Board
+from tools.console.live import Live, Notice, Stored
+from tools.console.meters import WINDOW_S
+from tools.console.replay import Kinds
 
 # A source that took long is asked again after so many times as long: a page must not be a load.
 SPARING = 10

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from ops.console import feed
-from ops.console.feed import Event
+from tools.console import feed
+from tools.console.feed import Event
 
 # kind: (how many, how many bytes of stored lines)
 BOUNDS = {"good": (5000, 12 << 20), "bad": (2000, 6 << 20)}

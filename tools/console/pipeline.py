@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from contract import logs
-from ops.console import feed
-from ops.console.meters import WINDOW_MINUTES, WINDOW_S, Meter, percentile
+from tools.console import feed
+from tools.console.meters import WINDOW_MINUTES, WINDOW_S, Meter, percentile
 
 HOUR_S = 3600.0
 type Told = tuple[str, float | None, str | None]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from ops.console import recent
-from ops.console.feed import Event
-from ops.console.recent import Recent
+from tools.console import recent
+from tools.console.feed import Event
+from tools.console.recent import Recent
 
 
 def event(n: int, kind: str = "good", **more) -> Event:

@@ -8,7 +8,7 @@ import msgspec
 from consumer import change, items
 from consumer.visits import Pair, Visit
 from contract.events import Fence
-from ops.console import feed
+from tools.console import feed
 
 MAX_VISITS = 10_000
 

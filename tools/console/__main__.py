@@ -1,4 +1,4 @@
-"""`python -m ops.console`: the console alone, without loading all other commands."""
+"""`python -m tools.console`: the console alone, without loading all other commands."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 import typer
 
 from ops import terminal
-from ops.console.command import command
+from tools.console.command import command
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(command)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import msgspec
 
-from ops.console.board import Board
+from tools.console.board import Board
 
 TICK_S = 0.5
 PING_S = 15.0

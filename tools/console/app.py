@@ -17,14 +17,18 @@ from starlette.routing import Route
 
 from consumer import items
 from contract.events import Fence
-from ops.console import answers, book, feed, health, recent, replay
-from ops.console.answers import Problem, json
-from ops.console.board import Board
-from ops.console.guard import Guard
-from ops.console.live import Live
-from ops.console.questions import MAX_VISITS, Questions
-from ops.console.stream import Hub
-from ops.console.workers import (
+from ops.outputs import Outputs
+from ops.stores import geofence_kinds, rule
+from snowpipe.archive import Archive
+from snowpipe.refusal import Refusal
+from tools.console import answers, book, feed, health, recent, replay
+from tools.console.answers import Problem, json
+from tools.console.board import Board
+from tools.console.guard import Guard
+from tools.console.live import Live
+from tools.console.questions import MAX_VISITS, Questions
+from tools.console.stream import Hub
+from tools.console.workers import (
     Clients,
     Keys,
     Listener,
@@ -39,10 +43,6 @@ from ops.console.workers import (
     WarehouseReader,
     Worker,
 )
-from ops.outputs import Outputs
-from ops.stores import geofence_kinds, rule
-from snowpipe.archive import Archive
-from snowpipe.refusal import Refusal
 
 STATIC = Path(__file__).parent / "static"
 MAX_WAIT_S = 30.0

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.events import Fence
-from ops.console import fleet
-from ops.console.feed import Crossing, Position
-from ops.console.fleet import Fleet, Place, Trail, heading_of, places_in
+from tools.console import fleet
+from tools.console.feed import Crossing, Position
+from tools.console.fleet import Fleet, Place, Trail, heading_of, places_in
 
 
 def position(

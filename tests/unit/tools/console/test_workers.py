@@ -16,14 +16,14 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from contract import logs
 from contract.events import GEOFENCE_KINDS
 from contract.objects import lines_object, object_name
-from ops.console import workers
-from ops.console.board import Board
-from ops.console.workers import Keys, LogReader, Pace, Reader, Session, Shared, VisitReader, WarehouseReader
 from ops.outputs import Outputs
 from ops.polling import until
 from snowpipe.archive import Object
 from snowpipe.refusal import Refusal
 from tests.unit.ops.test_outputs import FILE
+from tools.console import workers
+from tools.console.board import Board
+from tools.console.workers import Keys, LogReader, Pace, Reader, Session, Shared, VisitReader, WarehouseReader
 
 NOW = datetime.now(UTC)
 
