@@ -93,7 +93,7 @@ load: setup ## the stack and each function under load; leaks fail it (ONLY=stack
 	$(PY) -m tests.load $(if $(ONLY),--only $(ONLY)) $(if $(RATE),--rate $(RATE)) $(if $(STEADY),--steady $(STEADY)) $(if $(WRITE),--write)
 
 simulate: setup ## an hour without Kinesis or Snowpipe at 1k, 100k and 1M events a second
-	@$(PY) -m ops.simulate $(if $(WRITE),--plots docs/images)
+	@$(PY) -m tools.fleet.simulate $(if $(WRITE),--plots docs/images)
 
 nightly: setup ## what Airflow's DAG does, without Airflow: reconcile, repair, dbt, compact, report
 	@$(PY) -m ops.nightly

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from itertools import batched
 from typing import Protocol
 
@@ -10,10 +9,8 @@ from consumer.records import Record, event_of
 from consumer.retry import Refused
 from consumer.store import Added
 from consumer.visits import Pair, pair_of
-from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Kind, Reason
+from contract.events import GEOFENCE_KINDS, MAX_AGE, GeofenceEvent, InvalidEvent, Kind, Reason
 
-# Events are kept for 90 days after they occurred; what is left out with ten to spare cannot meet a gap.
-MAX_AGE = timedelta(days=80)
 # One read of heads takes 100 items, two of each pair.
 PAIRS_AT_ONCE = 50
 

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jiter
@@ -21,6 +21,10 @@ MAX_EVENT_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_ID_CHARS = 128
 MAX_ID_BYTES = 256
+
+# The consumer leaves out geofence events that are older on arrival. The visits table keeps an event for 90 days, so
+# an event that is taken always finds those beside it.
+MAX_AGE = timedelta(days=80)
 
 # Some senders write an underscore after `user`. Stages may name others (setting GEOFENCE_KINDS).
 GEOFENCE_KINDS: Mapping[str, Kind] = {

@@ -21,12 +21,11 @@ import typer
 
 from consumer import items
 from consumer.visits import Pair, pair_of
-from contract.events import InvalidEvent, Kind, geofence_event
+from contract.events import MAX_AGE, InvalidEvent, Kind, geofence_event
 from contract.objects import lines_of
 from glue import forget as archive
 from glue.archive import Stored
 from ops import polling, redrive, terminal
-from ops.ledger import CONSUMED_FOR
 from ops.marts import build_marts
 from ops.outputs import environment_of
 from ops.stores import geofence_kinds
@@ -298,7 +297,7 @@ def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool,
             "python -m ops reconcile --repair   # claim checks waited: others' lines that they named in an old object"
         )
     # The consumer leaves out what is older, and `replay` refuses it.
-    since = f"--from '{CONSUMED_FOR.days - 1} days ago'"
+    since = f"--from '{MAX_AGE.days - 1} days ago'"
     devices = sorted({each["device_id"] for each in shared})
     return steps + [
         f"python -m ops replay {since} --device {device}   # others used it too" for device in devices

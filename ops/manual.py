@@ -5,7 +5,7 @@ import sys
 import typer
 from typer.cli import get_docs_for_click
 
-from ops.__main__ import app
+from tools.milkrun import app
 
 NAME = "python -m ops"
 

@@ -22,11 +22,10 @@ from consumer import items
 from consumer.table import DynamoTable, Table
 from consumer.visits import Pair
 from contract import logs
-from contract.events import Fence, Kind, instant
+from contract.events import MAX_AGE, Fence, Kind, instant
 from contract.objects import object_name
 from handler.aws import KinesisStream
 from ops import terminal
-from ops.ledger import CONSUMED_FOR
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.replay import Pace, lines_again
@@ -353,7 +352,7 @@ class Reconciler:
             try:
                 name = object_name(row["file_name"])
                 came_by = name.hour + timedelta(hours=1) if name else now
-                if instant(row["created_at"]) < max(now - items.KEPT_FOR, came_by - CONSUMED_FOR):
+                if instant(row["created_at"]) < max(now - items.KEPT_FOR, came_by - MAX_AGE):
                     found.crossings.too_old += 1
                     continue
                 pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))

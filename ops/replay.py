@@ -23,13 +23,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from contract.events import GEOFENCE_KINDS, InvalidEvent, Kind, check, parse_json
+from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
 from contract.objects import object_name
 from handler.aws import KinesisStream
 from handler.publish import publish
 from handler.sift import Record
 from ops import set_aside, terminal
-from ops.ledger import CONSUMED_FOR
 from ops.outputs import ROOT
 from ops.stores import geofence_kinds, readable_lines
 from snowpipe.archive import Archive
@@ -43,7 +42,7 @@ RECORDS_AT_ONCE = 100
 STREAM_PATIENCE_S = 30.0
 
 _TOO_OLD = (
-    f"the consumer leaves out what is over {CONSUMED_FOR.days} days old: begin later. For older visits build"
+    f"the consumer leaves out what is over {MAX_AGE.days} days old: begin later. For older visits build"
     " the marts anew, from the whole archive: python -m snowpipe dbt build --full-refresh"
 )
 
@@ -68,7 +67,7 @@ class Selection:
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
         """In the order of keys, hour by hour. Refusal at one so old that the consumer would leave it out."""
-        oldest, first = now - CONSUMED_FOR, self.start.replace(minute=0, second=0, microsecond=0)
+        oldest, first = now - MAX_AGE, self.start.replace(minute=0, second=0, microsecond=0)
         if not self.prefix and self.start < oldest:
             raise Refusal(_TOO_OLD)
         found = (

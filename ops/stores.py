@@ -13,16 +13,39 @@ from consumer import items
 from consumer.change import Rule
 from consumer.settings import Settings as ConsumerSettings
 from consumer.table import Table, loaded
-from consumer.visits import Pair
+from consumer.visits import Pair, Visit
 from contract.events import Fence, Kind
 from contract.objects import lines_of
 from handler.settings import Settings
-from ops.ledger import Stay, stay
 from ops.outputs import Outputs
 from snowpipe.warehouse import Warehouse
 
 # Snowflake takes 16,384 values in a list; a statement of a few kilobytes is read sooner.
 NAMES_PER_QUERY = 500
+
+
+class Stay(NamedTuple):
+    """A visit as every store can show it."""
+
+    device_id: str
+    fence: Fence
+    entered_at: datetime
+    exited_at: datetime | None
+    entered_event_id: str
+    exited_event_id: str | None
+    exit_missed: bool
+
+
+def stay(pair: Pair, visit: Visit) -> Stay:
+    return Stay(
+        pair.device_id,
+        pair.fence,
+        visit.entered_at,
+        visit.exited_at,
+        visit.entered_event_id,
+        visit.exited_event_id,
+        visit.exit_missed,
+    )
 
 
 class StreamRecord(NamedTuple):

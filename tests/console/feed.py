@@ -23,8 +23,8 @@ from aiohttp import web
 
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
-from ops.rounds import Plan, posts
 from tools.console.guard import HEADERS, policy
+from tools.fleet.rounds import Plan, posts
 
 type Json = dict[str, Any]
 

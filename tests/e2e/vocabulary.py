@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from contract.events import Fence
 from ops import stores
-from ops.__main__ import app
-from ops.ledger import Stay
 from ops.marts import build_marts
 from ops.outputs import Outputs
+from ops.stores import Stay
 from snowpipe.warehouse import Snowflake
+from tools.milkrun import app
 
 type Event = dict[str, Any]
 

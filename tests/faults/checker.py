@@ -19,14 +19,13 @@ from typing import Any, Literal, NamedTuple
 import jsonschema  # type: ignore[import-untyped]
 import yaml
 
-from consumer.consume import MAX_AGE
 from consumer.visits import Pair, Visit, visits_of
-from contract.events import GeofenceEvent
+from contract.events import MAX_AGE, GeofenceEvent
 from contract.objects import object_name
-from ops.ledger import Stay, stay
-from ops.rounds import Planned, Post
-from ops.send import rejects_in
+from ops.stores import Stay, stay
 from tests.faults.phones import Exchange, Try
+from tools.fleet.rounds import Planned, Post
+from tools.fleet.send import rejects_in
 
 type Kind = Literal[
     "lost", "doubled", "wrong visit", "both", "not sent", "wrong answer", "undelivered", "set aside", "told"

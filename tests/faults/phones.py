@@ -1,7 +1,7 @@
 """Phones that keep the client's rule and write down every request with every answer, as they saw them.
 
 The rule: 2xx delete; 400 drop; 413 split; any other 4xx keep and try again; anything else, or no answer, send the
-identical bytes again. (`ops.send` keeps it too; here each single answer matters.)
+identical bytes again. (`tools.fleet.send` keeps it too; here each single answer matters.)
 """
 
 import gzip
@@ -16,8 +16,8 @@ from typing import Any
 
 import urllib3
 
-from ops.rounds import Post
-from ops.send import Fate, fate_of
+from tools.fleet.rounds import Post
+from tools.fleet.send import Fate, fate_of
 
 LONGEST_PAUSE_S = 5.0
 # Longer than an ingest that waits for a stream that refuses, shorter than API Gateway's 29 s: impatient phones.

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, count, islice
 
-from ops.rounds import Post
 from tests.faults.proxy import Fault, Rule
 from tests.faults.story import Story
 from tests.faults.yard import Yard, proxy_url
+from tools.fleet.rounds import Post
 from tools.stack.stack import Stack
 
 LOAD_S = 45.0

@@ -10,11 +10,11 @@ from typing import Any
 from zlib import crc32
 
 from ops.marts import build_marts
-from ops.rounds import Plan, Planned, Post, posts
 from tests.faults.checker import Breach, Facts, check, check_marts, settled
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Rule
 from tests.faults.yard import Yard, wait_for
+from tools.fleet.rounds import Plan, Planned, Post, posts
 
 # A promise is broken if nothing has come nearer to it for so long.
 PATIENCE_S = 75.0

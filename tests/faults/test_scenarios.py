@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import pytest
 
-from ops.rounds import Post
 from tests.e2e.test_kcl import Worker
 from tests.faults.proxy import Fault, Rule
 from tests.faults.story import Story, met
 from tests.faults.yard import wait_for
+from tools.fleet.rounds import Post
 from tools.stack.kcl import environment_for
 
 short = pytest.mark.short

@@ -23,12 +23,12 @@ from consumer.consume import Outcome
 from contract.objects import LinesObject, lines_object
 from handler.direct import KinesisRecords, S3Objects
 from handler.publish import Unavailable
-from ops.rounds import Plan, posts
 from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
 from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
 from tests.faults.story import contradicted, converged
+from tools.fleet.rounds import Plan, posts
 
 type Bug = Callable[[], AbstractContextManager[Any]]
 type Faults = Callable[[], Sequence[Rule]]

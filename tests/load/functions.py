@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ops.send import percentile
 from tests.load.leaks import Leak, judged
+from tools.fleet.send import percentile
 
 ROOT = Path(__file__).parents[2]
 VCPU_MB = 1769  # AWS Lambda Developer Guide, "Configure Lambda function memory": one vCPU

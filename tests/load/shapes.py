@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ops.rounds import Post
-from ops.send import Client, count_in
+from tools.fleet.rounds import Post
+from tools.fleet.send import Client, count_in
 
 SENDERS = 32  # at a time; what is due meanwhile waits, and its clock runs
 

@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ops import rounds
 from ops.outputs import Outputs
 from ops.polling import until
-from ops.send import Client, new_run_id, percentile
 from tests.load.leaks import NOISE_BYTES, Leak, judged
 from tests.load.shapes import SENDERS, Phase, Sent, sent
 from tests.load.watch import KEEPERS, Sample, Watch
+from tools.fleet import rounds
+from tools.fleet.send import Client, new_run_id, percentile
 from tools.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from consumer import main
 from contract.events import Fence
 from ops import set_aside, visits
-from ops.__main__ import app
+from tools.milkrun import app
 
 from .strategies import START, as_json, batch_of, event
 from .test_aws import Context

@@ -11,8 +11,7 @@ import pytest
 
 from consumer.change import Change, notices
 from consumer.visits import Pair, Visit
-from ops.ledger import stay
-from ops.rounds import Plan, Post, posts
+from ops.stores import stay
 from tests.faults.checker import (
     Breach,
     Facts,
@@ -27,6 +26,7 @@ from tests.faults.checker import (
 from tests.faults.phones import Exchange, Try
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
+from tools.fleet.rounds import Plan, Post, posts
 
 NOW = datetime.now(UTC)
 PLAN = Plan("c0ffee00", NOW - timedelta(hours=8), trucks=3, farms=4, rounds=1, duplicates=0.1, invalid=0.05)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ops import manual
-from ops.__main__ import app
+from tools.milkrun import app
 
 PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ops import terminal
-from ops.__main__ import app
 from ops.outputs import NoStackError, Outputs
 from ops.smoke import event, follow
 from snowpipe.settings import Connection
+from tools.milkrun import app
 
 ODD = "[/x] [bold]truck[/bold] [red]"
 

@@ -13,8 +13,8 @@ from contract.objects import ObjectName
 from ops.polling import until
 from ops.terminal import in_words
 from ops.times import instant
-from ops.watch import Watch
 from ops.where import Step, _covers, in_order, lags
+from tools.fleet.watch import Watch
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 

@@ -4,9 +4,9 @@ import re
 
 import yaml
 
-from ops.__main__ import app as ops
 from ops.check import ROOT
 from snowpipe.cli import app as snowpipe
+from tools.milkrun import app as ops
 
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()

@@ -15,10 +15,10 @@ from milkrun_conformance.__main__ import PAYLOADS, SCHEMA
 from milkrun_conformance.kit import Hook, HookError, an_event, play
 from milkrun_conformance.scenarios import SCENARIOS
 from milkrun_conformance.server import Stage, serving
-from ops.rounds import Planned, Post
-from ops.send import Client
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
+from tools.fleet.rounds import Planned, Post
+from tools.fleet.send import Client
 
 type App = Callable[[str, list[dict[str, Any]]], None]
 

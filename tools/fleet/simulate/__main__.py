@@ -1,4 +1,4 @@
-"""The command: see `python -m ops.simulate --help`."""
+"""The command: see `python -m tools.fleet.simulate --help`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ops import terminal
-from ops.simulate.flow import LINES, Outage, Part, Story, expected_recovery, tell
-from ops.simulate.sizes import sizes
+from tools.fleet.simulate.flow import LINES, Outage, Part, Story, expected_recovery, tell
+from tools.fleet.simulate.sizes import sizes
 
 PARTS: tuple[Part, ...] = ("kinesis", "snowpipe")
 
@@ -46,7 +46,7 @@ def command(
         stories = [tell(known[name], outage) for name in chosen]
         rows += [row(story) for story in stories]
         if plots:
-            from ops.simulate.plots import draw
+            from tools.fleet.simulate.plots import draw
 
             draw(stories, plots / f"outage-{part}.svg")
     terminal.show_rows(rows, as_json)

@@ -9,7 +9,7 @@ mpl.use("svg")
 mpl.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}
 import matplotlib.pyplot as plt  # noqa: E402 - its settings come first
 
-from ops.simulate.flow import LINES, Story  # noqa: E402
+from tools.fleet.simulate.flow import LINES, Story  # noqa: E402
 
 NAMES = {"phones": "on phones", "redrive": "redrive queue", "stream": "stream", "pipe": "Snowpipe's queue"}
 COLOURS = {"phones": "#b45309", "redrive": "#be185d", "stream": "#1d4ed8", "pipe": "#15803d"}

@@ -11,7 +11,7 @@ from typing import Literal
 
 import simpy
 
-from ops.simulate.sizes import Size
+from tools.fleet.simulate.sizes import Size
 
 type Part = Literal["kinesis", "snowpipe"]
 type Process = Generator[simpy.Event]

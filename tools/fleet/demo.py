@@ -17,16 +17,18 @@ from rich.table import Table as Grid
 
 from consumer.table import DynamoTable, Table
 from consumer.visits import Pair
-from ops import rounds, stores, terminal
-from ops.ledger import Ledger, Place, Stay, Truth
+from ops import stores, terminal
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
 from ops.polling import until
-from ops.rounds import Plan, Post
-from ops.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
-from ops.watch import Watch
+from ops.stores import Stay
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
+from tools.fleet import rounds
+from tools.fleet.ledger import Ledger, Place, Truth
+from tools.fleet.rounds import Plan, Post
+from tools.fleet.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
+from tools.fleet.watch import Watch
 from tools.stack import status
 from tools.stack.stack import Stack
 

@@ -12,7 +12,7 @@ import pytest
 from contract.events import GEOFENCE_KINDS, geofence_event
 from handler.sift import sift
 from handler.splitting import split
-from ops.rounds import Plan, Planned, Post, endless, posts
+from tools.fleet.rounds import Plan, Planned, Post, endless, posts
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
 MORNING = list(posts(PLAN))

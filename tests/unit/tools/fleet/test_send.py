@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ops.rounds import Planned, Post
-from ops.send import (
+from snowpipe.refusal import Refusal
+from tools.fleet.rounds import Planned, Post
+from tools.fleet.send import (
     Client,
     Tally,
     fate_of,
@@ -26,7 +27,6 @@ from ops.send import (
     send,
     until_events,
 )
-from snowpipe.refusal import Refusal
 
 NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from consumer.visits import visits_of
-from ops.ledger import Ledger, stay
-from ops.rounds import Plan, Post, posts
-from ops.send import Delivery
+from ops.stores import stay
+from tools.fleet.ledger import Ledger
+from tools.fleet.rounds import Plan, Post, posts
+from tools.fleet.send import Delivery
 
 BEGIN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
 MORNING = list(posts(Plan("0a1b2c3d", BEGIN, trucks=4)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-PARAMS = Path(__file__).parents[2] / "serverless" / "params.yml"
+PARAMS = Path(__file__).parents[3] / "serverless" / "params.yml"
 
 # By docs/load.md: what an invocation waits for (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) and its CPU over its share of
 # a vCPU (1,024 MB are 0.58, 512 MB 0.29).

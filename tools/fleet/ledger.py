@@ -8,24 +8,22 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
-from consumer.visits import Pair, Visit, visits_of
-from contract.events import Fence, GeofenceEvent
-from ops.rounds import Planned
-from ops.send import Delivery, count_in, rejects_in
+from consumer.visits import Pair, visits_of
+from contract.events import MAX_AGE, Fence, GeofenceEvent
+from ops.stores import Stay, stay
+from tools.fleet.rounds import Planned
+from tools.fleet.send import Delivery, count_in, rejects_in
 
 # Where an event's id can have been found.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
 PLACES: tuple[Place, ...] = ("answered", "archived", "published", "consumed", "loaded", "staged")
 # What the truth says of an event: accepted, a geofence event, one young enough for the consumer.
 type Truth = Literal["accepted", "crossing", "recent"]
-
-# Older events the consumer leaves to the warehouse.
-CONSUMED_FOR = timedelta(days=80)
 
 _TABLES = f"""
 CREATE TABLE event (
@@ -42,23 +40,11 @@ CREATE TABLE object (key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 
-class Stay(NamedTuple):
-    """A visit as every store can show it."""
-
-    device_id: str
-    fence: Fence
-    entered_at: datetime
-    exited_at: datetime | None
-    entered_event_id: str
-    exited_event_id: str | None
-    exit_missed: bool
-
-
 class Ledger:
     """Use from one thread. `path` must not exist yet; None keeps it in memory."""
 
     def __init__(self, path: Path | None = None, *, now: datetime | None = None) -> None:
-        self._recent_from = (now or datetime.now(UTC)) - CONSUMED_FOR
+        self._recent_from = (now or datetime.now(UTC)) - MAX_AGE
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         # A crash leaves nothing that anybody needs.
         self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
@@ -181,18 +167,6 @@ class Ledger:
 
     def _is_new(self, key: str) -> bool:
         return self._db.execute("INSERT OR IGNORE INTO object VALUES (?)", (key,)).rowcount == 1
-
-
-def stay(pair: Pair, visit: Visit) -> Stay:
-    return Stay(
-        pair.device_id,
-        pair.fence,
-        visit.entered_at,
-        visit.exited_at,
-        visit.entered_event_id,
-        visit.exited_event_id,
-        visit.exit_missed,
-    )
 
 
 def _adds_up(delivery: Delivery, rejected: int) -> bool:

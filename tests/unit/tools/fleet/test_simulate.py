@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ops.simulate.__main__ import command
-from ops.simulate.flow import LINES, TICK, Flow, Look, Outage, expected_recovery, tell
-from ops.simulate.plots import draw
-from ops.simulate.sizes import CLAIM_SECONDS, REQUEST_SECONDS, Size, production, sizes
+from tools.fleet.simulate.__main__ import command
+from tools.fleet.simulate.flow import LINES, TICK, Flow, Look, Outage, expected_recovery, tell
+from tools.fleet.simulate.plots import draw
+from tools.fleet.simulate.sizes import CLAIM_SECONDS, REQUEST_SECONDS, Size, production, sizes
 
 ALL = sizes()
 OUTAGES = (Outage("kinesis"), Outage("snowpipe"))

@@ -11,13 +11,13 @@ from typing import Any, cast
 import pytest
 from rich.progress import Progress
 
-from ops import demo
-from ops.demo import Demo
-from ops.ledger import Ledger
 from ops.outputs import Outputs
-from ops.rounds import Plan, posts
-from ops.send import Delivery, judged
 from snowpipe.refusal import Refusal
+from tools.fleet import demo
+from tools.fleet.demo import Demo
+from tools.fleet.ledger import Ledger
+from tools.fleet.rounds import Plan, posts
+from tools.fleet.send import Delivery, judged
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC), trucks=1, invalid=0)
 

@@ -27,9 +27,10 @@ import urllib3
 from contract.events import GEOFENCE_KINDS, geofence_event
 from handler.sift import sift
 from handler.splitting import Parts
-from ops import rounds, terminal
-from ops.rounds import Plan, Planned, Post
+from ops import terminal
 from snowpipe.refusal import Refusal
+from tools.fleet import rounds
+from tools.fleet.rounds import Plan, Planned, Post
 
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
