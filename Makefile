@@ -24,14 +24,14 @@ console: setup ## the live console of the running stack: print its address
 	@$(PY) -m tools.stack console
 
 console-test: setup ## the console's page in Chromium: by itself, and over a stack of its own
-	@ops/setup.sh chromium
+	@tools/setup.sh chromium
 	$(PY) -m pytest tests/console -W ignore::DeprecationWarning
 
 console-web: ## build the console's page anew from tools/console/web (Node)
 	cd tools/console/web && npm ci --silent && npm run build --silent
 
 console-pictures: setup ## the README's screenshots, from a stack of its own
-	@ops/setup.sh chromium
+	@tools/setup.sh chromium
 	MILKRUN_SCREENSHOTS=docs/images $(PY) -m pytest tests/console/test_stack.py -k picture
 
 stop: setup ## end the stack, keep Snowflake's files
@@ -50,8 +50,8 @@ check: setup ## lint, types, the packaged templates of all stages
 	$(PY) -m ruff format --check $(CODE)
 	$(PY) -m mypy
 	$(PY) -m tests.collection tests/unit $(PACKAGE_TESTS) tests/e2e tests/faults tests/console
-	@ops/setup.sh checkov
-	$(PY) -m ops.check
+	@tools/setup.sh checkov
+	$(PY) -m tools.check
 
 unit: setup ## unit tests
 	$(PY) -m pytest tests/unit $(PACKAGE_TESTS) -n 2 --dist loadgroup
@@ -72,11 +72,11 @@ soak: setup ## random faults under steady load (MINUTES=30 SEED=7 CHAPTER=1)
 	@$(PY) -m tests.faults.soak --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(CHAPTER),--chapter $(CHAPTER))
 
 spark: ## jobs over the whole archive on Spark and Beam: local[2], Python 3.11 and Java 17
-	@ops/setup.sh main spark
+	@tools/setup.sh main spark
 	.venvs/spark/bin/python -m pytest tests/spark -W ignore
 
 airflow: setup ## the hourly and back-fill DAGs: integrity, and a whole run against a stack of its own
-	@ops/setup.sh airflow
+	@tools/setup.sh airflow
 	.venvs/airflow/bin/python -m pytest tests/airflow -W ignore
 
 bench: setup ## measure everything (ONLY=handler,cost: a part; COMPARE=earlier.json); writes docs/performance.md
@@ -86,7 +86,7 @@ bench-large: setup ## a million objects and ten million events through the local
 	@$(PY) -m tests.bench.large
 
 bench-spark: ## compaction and rebuild at growing sizes: plain loop, DuckDB, Spark on 1 and 2 cores (EVENTS_LIST="100000 1000000")
-	@ops/setup.sh main spark
+	@tools/setup.sh main spark
 	.venvs/spark/bin/python -m tests.spark.growth --events $(EVENTS_LIST) --cores 1 2
 
 load: setup ## the stack and each function under load; leaks fail it (ONLY=stack,functions RATE=4 STEADY=240 WRITE=1)
@@ -111,12 +111,12 @@ smoke: setup ## post one event to STAGE and follow it to the warehouse
 	@$(PY) -m ops smoke --stage $(STAGE)
 
 setup:
-	@ops/setup.sh main lambda localstack dbt node
+	@tools/setup.sh main lambda localstack dbt node
 
 conformance: setup ## does an app keep the client's rule? TARGET=<url of its test hook>
 	@$(PY) -m milkrun_conformance run $(TARGET)
 
 lock: ## resolve every requirements*.in anew
-	ops/lock.sh
+	tools/lock.sh
 
 .PHONY: bench-large faults faults-short fuzz soak console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock

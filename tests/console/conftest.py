@@ -36,7 +36,7 @@ PHONE = {"width": 390, "height": 844}
 
 type Open = Callable[..., Page]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # as ops/setup.sh looks for them
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # as tools/setup.sh looks for them
 
 expect.set_options(timeout=20_000)  # a busy machine draws slowly; what must be quick is measured
 

@@ -60,9 +60,9 @@ def port(settings: Settings) -> int:
 
 def check_tools() -> None:
     if not PYTHON.exists() or not LAMBDA_PYTHON.exists():
-        raise StackError("LocalStack is not installed here. Run: ops/setup.sh main localstack lambda")
+        raise StackError("LocalStack is not installed here. Run: tools/setup.sh main localstack lambda")
     if not all((ROOT / "node_modules" / part).exists() for part in (KINESIS_MOCK / "main.js", ".bin/osls")):
-        raise StackError("node_modules is not complete. Run: ops/setup.sh node")
+        raise StackError("node_modules is not complete. Run: tools/setup.sh node")
     try:
         version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -93,7 +93,9 @@ def is_ready(settings: Settings) -> bool:
         return False
     if not _listens_on_loopback_only(settings.port):
         # Functions run as processes: whoever reaches the gateway can run code here.
-        raise StackError("LocalStack listens to the network, its plugin is old. Run: ops/setup.sh localstack")
+        raise StackError(
+            "LocalStack listens to the network, its plugin is old. Run: tools/setup.sh localstack"
+        )
     return healthy
 
 

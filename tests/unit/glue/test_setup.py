@@ -1,4 +1,4 @@
-"""What `make spark` and `make airflow` ask of ops/setup.sh is there."""
+"""What `make spark` and `make airflow` ask of tools/setup.sh is there."""
 
 import re
 
@@ -11,7 +11,7 @@ from glue.publish import ROOT
 def test_setup_knows_each_environment_that_a_target_asks_for(target: str) -> None:
     recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe
-    asked = re.search(r"ops/setup\.sh (.+)", recipe[1])
+    asked = re.search(r"tools/setup\.sh (.+)", recipe[1])
     assert asked
-    known = set(re.findall(r"^    (\w+)\)", (ROOT / "ops/setup.sh").read_text(), re.MULTILINE))
+    known = set(re.findall(r"^    (\w+)\)", (ROOT / "tools/setup.sh").read_text(), re.MULTILINE))
     assert set(asked[1].split()) <= known

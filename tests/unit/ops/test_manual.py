@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ops import manual
+from tools import manual
 from tools.milkrun import app
 
 PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
@@ -11,7 +11,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 
 def test_the_manual_is_what_the_commands_say() -> None:
     assert PAGE.read_text() == manual.text(), (
-        "write it anew: .venv/bin/python -m ops.manual > docs/operating.md"
+        "write it anew: .venv/bin/python -m tools.manual > docs/operating.md"
     )
 
 

@@ -3,7 +3,7 @@
 import re
 from functools import cache
 
-from ops import check
+from tools import check
 
 STAGES = check.STAGES
 EVERYTHING = "prod-glue"  # prod with all that a parameter switches on

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from contract.metrics import METRICS
-from ops.check import ROOT, VARIANTS
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
+from tools.check import ROOT, VARIANTS
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 OUR_METRICS = {field for fields in METRICS.values() for field in fields} | {"throttled"}

@@ -4,8 +4,8 @@ import re
 
 import yaml
 
-from ops.check import ROOT
 from snowpipe.cli import app as snowpipe
+from tools.check import ROOT
 from tools.milkrun import app as ops
 
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())

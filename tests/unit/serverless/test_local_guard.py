@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from ops import check
+from tools import check
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ops.check import VARIANTS
 from tests.unit.serverless.templates import EVERYTHING, STAGES, many, of_type, spelled
+from tools.check import VARIANTS
 
 TRACES = {("xray:PutTraceSegments", "*"), ("xray:PutTelemetryRecords", "*")}
 

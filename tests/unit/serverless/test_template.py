@@ -8,8 +8,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from handler.codes import GATEWAY_CODES
-from ops.check import ROOT
 from tests.unit.serverless.templates import STAGES, of_type, properties, resources
+from tools.check import ROOT
 
 STATEFUL = {
     "AWS::S3::Bucket",

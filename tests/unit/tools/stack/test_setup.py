@@ -1,4 +1,4 @@
-"""ops/setup.sh in a tree of its own, with stand-ins for the programs that it looks for."""
+"""tools/setup.sh in a tree of its own, with stand-ins for the programs that it looks for."""
 
 import hashlib
 import shutil
@@ -37,8 +37,8 @@ class Tree:
             "rm",
         ):
             (self.programs / name).symlink_to(str(shutil.which(name)))
-        (root / "ops").mkdir()
-        shutil.copy(ROOT / "ops" / "setup.sh", root / "ops")
+        (root / "tools").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tools" / "setup.sh", root / "tools")
         for name in (*MAIN, "package.json", "package-lock.json"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(f"{name}\n")
@@ -58,7 +58,7 @@ class Tree:
     def setup(self, *names: str, home: bool = True) -> tuple[int, list[str]]:
         environment = {"PATH": str(self.programs)} | ({"HOME": str(self.root)} if home else {})
         done = subprocess.run(
-            [self.root / "ops" / "setup.sh", *names],
+            [self.root / "tools" / "setup.sh", *names],
             capture_output=True,
             text=True,
             env=environment,

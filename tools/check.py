@@ -1,4 +1,4 @@
-"""`python -m ops.check`: what can be checked without a stack and is not Python.
+"""`python -m tools.check`: what can be checked without a stack and is not Python.
 
 Packages every stage with dummy credentials, then cfn-lint and checkov over the templates, yamllint over the
 YAML and sqlfluff over the DDL. A check whose inputs have not changed since it last passed is not run again.
@@ -28,7 +28,7 @@ TEMPLATES = ROOT / "dist" / "templates"
 BIN = ROOT / ".venv" / "bin"
 CHECKOV = ROOT / ".venvs" / "checkov" / "bin" / "checkov"
 # What a template is made from. The functions' own code is not: a template only says where their zips lie.
-TEMPLATE_INPUTS = ("serverless.yml", "serverless", "package-lock.json", "ops/check.py")
+TEMPLATE_INPUTS = ("serverless.yml", "serverless", "package-lock.json", "tools/check.py")
 YAML = ("serverless.yml", "serverless", "ops/prices.yml", ".github", ".yamllint.yml", ".checkov.yml")
 
 
@@ -128,7 +128,7 @@ def lint_templates() -> None:
 
 def scan_templates() -> None:
     if not CHECKOV.exists():
-        raise CheckError("checkov is not there: run `ops/setup.sh checkov`")
+        raise CheckError("checkov is not there: run `tools/setup.sh checkov`")
     # Local is prod's template with other parameters, and nobody's production.
     for variant in ("dev", "prod", "prod-glue"):
         run(
@@ -154,7 +154,7 @@ class Check:
         """Raises CheckError if not; False if it passed before with the same inputs."""
         stamp = TEMPLATES / f"{self.look.__name__}.passed"
         with alone(self.look.__name__):
-            wanted = fingerprint(("ops/check.py", *self.inputs))
+            wanted = fingerprint(("tools/check.py", *self.inputs))
             if stamp.exists() and stamp.read_text() == wanted:
                 return False
             self.look()

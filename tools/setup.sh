@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make what a target needs, once: ops/setup.sh main lambda localstack dbt spark airflow checkov node java
+# Make what a target needs, once: tools/setup.sh main lambda localstack dbt spark airflow checkov node java
 # main is .venv; lambda, localstack, dbt, spark (Python 3.11), airflow and checkov exclude each other and live in .venvs/; node is node_modules; java is only
 # looked for. What has not changed since the last run is left alone, so that the second run takes no time.
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""docs/operating.md, made of the commands' own help: `python -m ops.manual > docs/operating.md`."""
+"""docs/operating.md, made of the commands' own help: `python -m tools.manual > docs/operating.md`."""
 
 import sys
 
