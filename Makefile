@@ -8,7 +8,7 @@ STAGE ?= dev
 EVENTS ?=
 EVENTS_LIST ?= 100000 300000 1000000
 PACKAGE_TESTS := localstack/lambda_executor/tests localstack/snowflake/tests
-CODE := contract handler consumer snowpipe glue airflow ops localstack tools tests
+CODE := contract aws handler consumer snowpipe glue airflow ops localstack tools tests
 
 help: ## print this help
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import batched
 from typing import Protocol
 
+from aws.errors import PermanentError
 from consumer.records import Record, event_of
-from consumer.retry import Refused
 from consumer.store import Added
 from consumer.visits import Pair, pair_of
 from contract.events import GEOFENCE_KINDS, MAX_AGE, GeofenceEvent, InvalidEvent, Kind, Reason
@@ -124,7 +124,7 @@ def _add(
     refused: list[Poison] = []
     for pair, result in ports.store.add({p: [e for _, e in some] for p, some in pairs.items()}).items():
         some = pairs[pair]
-        if isinstance(result, Refused):
+        if isinstance(result, PermanentError):
             refused += (Poison(record, (_refused(result),)) for record, _ in some)
         elif isinstance(result, Exception):
             outcome.stop_at(some[0][0], result)
@@ -141,8 +141,8 @@ def _add(
     _keep(refused, ports.set_aside, outcome)
 
 
-def _refused(why: Refused) -> Reason:
-    return Reason("refused_by_store", "", str(why))
+def _refused(why: PermanentError) -> Reason:
+    return Reason("refused_by_store", "", why.detail or str(why))
 
 
 def _keep(poison: Sequence[Poison], set_aside: SetAside, outcome: Outcome) -> None:

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import msgspec
 
+from aws.table import Item
 from consumer import items
 from consumer.change import Change, Notice, notices
-from consumer.items import Item
 from consumer.visits import Order, Pair, Visit
 from contract.events import GeofenceEvent
 

@@ -16,10 +16,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 
+from aws.table import Item
 from consumer.visits import Order, Pair, Visit, order_of
 from contract.events import Fence, GeofenceEvent, Kind
-
-type Item = dict[str, str | int | bool]
 
 HEAD = "head"
 DONE = "done"

@@ -33,8 +33,9 @@ import structlog
 from pydantic import BeforeValidator, Field
 from pydantic_core import from_json
 
-from consumer.aws import sdk_ports
+from aws.access import Access
 from consumer.consume import Outcome, consume
+from consumer.ports import ports_of
 from consumer.records import Record
 from consumer.report import report
 from consumer.settings import Settings
@@ -226,7 +227,7 @@ def run_shard(settings: KclSettings) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     to_daemon, sys.stdout = sys.stdout, sys.stderr
     logs.configure(settings.log_level, with_metrics(settings.stage))
-    ports = sdk_ports(settings)
+    ports = ports_of(settings, Access.of_user(os.environ))
 
     def consume_and_report(records: Sequence[Record]) -> Outcome:
         outcome = consume(records, ports, kinds=settings.geofence_kinds)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from consumer.aws import function_ports
+from aws.access import Access
 from consumer.consume import Ports
 from consumer.consume import consume as consume_records
+from consumer.ports import ports_of
 from consumer.records import records_of
 from consumer.report import report
 from consumer.settings import Settings
 from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
-from contract.signed import function_credentials
 
 # Kept back from the function's timeout: a portion of pairs that meets a slow DynamoDB, and the answer.
 LAST_PORTION_SECONDS = 15
@@ -52,4 +52,4 @@ def app_of() -> App:
     """Settings and clients, built by the first batch: importing this module needs no AWS."""
     settings = Settings.model_validate(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
-    return App(settings, function_ports(settings, function_credentials(os.environ)))
+    return App(settings, ports_of(settings, Access.of_function(os.environ)))

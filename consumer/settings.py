@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
 from consumer.change import Rule
@@ -31,10 +31,6 @@ class Settings(BaseModel):
         Field(alias="GEOFENCE_KINDS", description='JSON, {"user.entered_geofence": "enter", …}'),
         BeforeValidator(lambda text: from_json(text) if isinstance(text, str) and text else GEOFENCE_KINDS),
     ] = GEOFENCE_KINDS
-    region: Annotated[str, Field(validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"))] = ""
-    endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL")] = ""
-    dynamodb_endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL_DYNAMODB")] = ""
-    events_endpoint_url: Annotated[str, Field(alias="AWS_ENDPOINT_URL_EVENTBRIDGE")] = ""
 
     @property
     def rule(self) -> Rule:

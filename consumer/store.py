@@ -23,11 +23,11 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from aws.errors import PermanentError
+from aws.table import Failures, Table
 from consumer import items
 from consumer.change import Change, Notice, Rule, change
 from consumer.head import Entry, Head, done_item, entry_of, event_items, head_item, head_of, new_entry
-from consumer.retry import Refused
-from consumer.table import Failures, Table
 from consumer.visits import Order, Pair, Visit, content_of, counts, order_of
 from contract.events import GeofenceEvent
 
@@ -62,7 +62,7 @@ class Added:
     visits_changed: int = 0
     orphan_exits: int = 0
     told: int = 0
-    refused: dict[str, Refused] = field(default_factory=dict)
+    refused: dict[str, PermanentError] = field(default_factory=dict)
 
 
 class _News(NamedTuple):
@@ -172,7 +172,7 @@ class Store:
         head = Head(version, max(through, job.head.through or through), visit, text)
         try:
             won = self._table.put_version(head_item(job.pair, head), job.head.version or None)
-        except Refused as refused:
+        except PermanentError as refused:
             if len(job.taken) > 1:
                 job.at_once = len(job.taken) // 2
             else:  # the culprit stands alone

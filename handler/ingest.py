@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from aws.errors import RetryableError
 from contract.events import Reason
 from contract.objects import LinesObject, lines_object, metadata, reject_line, set_aside_line, unreadable_line
-from handler.publish import MAX_ROUNDS, Clock, Refusals, Stream, Unavailable, publish
+from handler.publish import MAX_ROUNDS, Clock, Refusals, Stream, publish
 from handler.sift import Batch, Record, Rejected
 
 # A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the
@@ -22,12 +23,12 @@ PATIENCE_SECONDS = 4.0
 
 class Archive(Protocol):
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
-        """Whether the object is new: False says that the same one stands there. Raises Unavailable."""
+        """Whether the object is new: False says that the same one stands there. Raises RetryableError."""
 
 
 class RedriveQueue(Protocol):
     def leave(self, key: str, lines: Sequence[int]) -> None:
-        """Leave a claim check for lines of an object of the archive. Raises Unavailable."""
+        """Leave a claim check for lines of an object of the archive. Raises RetryableError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def ingest(
     """Archive the whole batch, then publish its geofence events.
 
     The order is a promise: the archive is what we replay from, so nothing is published, and no client is told
-    "accepted", before it is written. Raises Unavailable if anything could not be kept.
+    "accepted", before it is written. Raises RetryableError if anything could not be kept.
 
     An object that stood there already is published again: the first try may have died between the two.
     """
@@ -138,7 +139,7 @@ def _ms_since(began: float) -> float:
 
 def _store(lines: LinesObject, facts: Mapping[str, str], archive: Archive, seconds_left: Clock) -> str:
     if seconds_left() < STORE_SECONDS:
-        raise Unavailable("no time left to store")
+        raise RetryableError("no time left to store")
     archive.store(lines, facts)
     return lines.key
 
@@ -161,21 +162,21 @@ def _publish(
         if outcome.malformed:
             try:
                 if seconds_left() < STORE_SECONDS + LEAVE_SECONDS:
-                    raise Unavailable("no time left to set aside")
+                    raise RetryableError("no time left to set aside")
                 effects.set_aside_key = set_aside(ports.archive, outcome.malformed, object_key, received_at)
                 effects.set_aside = len(outcome.malformed)
-            except Unavailable:
+            except RetryableError:
                 refused = refused + outcome.malformed
         if refused:
             if seconds_left() < LEAVE_SECONDS:
-                raise Unavailable("no time left to leave a claim check")
+                raise RetryableError("no time left to leave a claim check")
             ports.redrive_queue.leave(object_key, sorted(record.line for record in refused))
             effects.queued = len(refused)
 
     rounds = ports.refusals.rounds()
     try:
         attempt(rounds)
-    except Unavailable:
+    except RetryableError:
         if rounds:
             raise
         # The stream was not asked because it refused a moment ago: without the queue it must be.

@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 import structlog
 
+from aws.access import Access
+from aws.errors import RetryableError
+from aws.queue import RedriveQueue
+from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
-from contract.signed import function_credentials
 from handler import codes
-from handler.aws import SqsRedriveQueue, client
-from handler.direct import kinesis_records, s3_objects
 from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.ingest import Effects, Ports, Receipt, Sender
 from handler.ingest import ingest as ingest_batch
-from handler.publish import Unavailable
 from handler.settings import Settings
 from handler.sift import Batch, sift, unreadable
 from handler.signature import Secrets, parse_secrets, verify
@@ -54,8 +54,8 @@ def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
         said = {"request_id": request_id, **refused.facts}
         return problem(refused.status, refused.code, refused.detail, said)
     except Exception as error:  # the phone keeps the batch and sends it again, whatever it was
-        facts["error"] = str(error) if isinstance(error, Unavailable) else type(error).__name__
-        if not isinstance(error, Unavailable):
+        facts["error"] = str(error) if isinstance(error, RetryableError) else type(error).__name__
+        if not isinstance(error, RetryableError):
             log.exception("ingest_failed")
         response = problem(
             503,
@@ -138,25 +138,24 @@ def _app() -> App:
     """Settings and clients, built by the first request: importing this module needs no AWS."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
-    region, credentials = settings.region, function_credentials(os.environ)
+    access = Access.of_function(os.environ)
     ports = Ports(
-        archive=s3_objects(settings.archive_bucket, region, credentials, settings.endpoint("s3")),
-        stream=kinesis_records(settings.stream_name, region, credentials, settings.endpoint("kinesis")),
-        redrive_queue=SqsRedriveQueue(
-            lambda: client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket
+        archive=access.archive(settings.archive_bucket),
+        stream=KinesisStream(access.client("kinesis", tries=1), settings.stream_name),
+        redrive_queue=RedriveQueue(
+            access.client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket
         ),
     )
-    return App(settings, ports, Secrets(lambda: _fetch_secrets(settings.signature_secrets)))
+    return App(settings, ports, Secrets(lambda: _fetch_secrets(access, settings.signature_secrets)))
 
 
-def _fetch_secrets(source: str) -> list[bytes]:
+def _fetch_secrets(access: Access, source: str) -> list[bytes]:
     kind, _, name = source.partition(":")
     match kind:
         case "ssm":
-            found = client("ssm", tries=2).get_parameter(Name=name, WithDecryption=True)
+            found = access.client("ssm", tries=2).get_parameter(Name=name, WithDecryption=True)
             return parse_secrets(found["Parameter"]["Value"])
         case "secretsmanager":
-            return parse_secrets(
-                client("secretsmanager", tries=2).get_secret_value(SecretId=name)["SecretString"]
-            )
+            found = access.client("secretsmanager", tries=2).get_secret_value(SecretId=name)
+            return parse_secrets(found["SecretString"])
     raise ValueError("SIGNATURE_SECRETS must be ssm:<parameter> or secretsmanager:<secret>")

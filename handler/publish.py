@@ -1,11 +1,12 @@
 """Geofence events to the stream, in as few calls as the limits of PutRecords allow."""
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aws.errors import PermanentError, RetryableError
+from aws.retry import jitter
 from handler.sift import Record
 
 MAX_RECORDS = 500
@@ -16,17 +17,9 @@ BACKOFF_CAP_SECONDS = 1.0
 REFUSAL_SECONDS = 5.0
 
 
-class Unavailable(Exception):  # noqa: N818 - a state of the world more than an error
-    """A store or stream did not take something now; it may later."""
-
-
-class Malformed(Exception):  # noqa: N818
-    """A call that will never be taken: one of its records breaks a rule of the service."""
-
-
 class Stream(Protocol):
     def put(self, records: Sequence[Record]) -> list[Record]:
-        """One call; returns the records that were refused. Raises Unavailable, or Malformed."""
+        """One call; returns the records that were refused. Raises RetryableError, or PermanentError."""
 
 
 class Clock(Protocol):
@@ -67,16 +60,6 @@ class Refusals:
             self._refused_at = self._now() if outcome.refused and not outcome.taken else None
 
 
-# Environments restored from one snapshot would all draw the same numbers from `random` itself.
-# (AWS Lambda Developer Guide: "Handling uniqueness with Lambda SnapStart".)
-_RANDOM = random.SystemRandom()
-
-
-def jitter(most: float) -> float:
-    """Full jitter: seconds, from none to `most`."""
-    return _RANDOM.uniform(0, most)
-
-
 def publish(
     records: Sequence[Record],
     stream: Stream,
@@ -110,9 +93,9 @@ def _round(
         outcome.calls += 1
         try:
             again = stream.put(call)
-        except Unavailable:
+        except RetryableError:
             again = list(call)
-        except Malformed:
+        except PermanentError:
             # One record fails its whole call: halve until the culprit stands alone.
             if len(call) == 1:
                 outcome.malformed += call

@@ -11,13 +11,16 @@ from typing import Annotated, Any, Protocol
 import msgspec
 import structlog
 
+from aws.access import Access
+from aws.errors import RetryableError
+from aws.queue import RedriveQueue
+from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
 from contract.objects import lines_of
-from handler.aws import KinesisStream, S3Archive, S3Lines, client
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, set_aside
-from handler.publish import Clock, Stream, Unavailable, publish
+from handler.publish import Clock, Stream, publish
 from handler.settings import Settings
 from handler.sift import Record
 
@@ -37,8 +40,10 @@ class ClaimCheck(msgspec.Struct, frozen=True):
 
 
 class Archived(Protocol):
-    def body(self, bucket: str, key: str) -> bytes:
-        """An object's bytes. Raises Unavailable."""
+    bucket: str
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes. Raises RetryableError or PermanentError."""
 
 
 class Postpone(Protocol):
@@ -74,10 +79,10 @@ def redrive_messages(messages: list[Mapping[str, Any]], app: App, seconds_left: 
     for message in messages:
         try:
             if outage:
-                raise Unavailable("not tried: the one before was refused")
+                raise RetryableError("not tried: the one before was refused")
             published += _redrive(message["body"], app, seconds_left)
         except Exception as error:  # one that can never be served ends in the dead-letter queue, not here
-            outage = outage or isinstance(error, Unavailable)
+            outage = outage or isinstance(error, RetryableError)
             log.warning("claim_check_returned", message_id=message["messageId"], error=_said(error))
             failed.append(message["messageId"])
             _postpone(message, app.postpone)
@@ -88,8 +93,10 @@ def redrive_messages(messages: list[Mapping[str, Any]], app: App, seconds_left: 
 def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     claim = msgspec.json.decode(body, type=ClaimCheck)
     if seconds_left() < 2 * STORE_SECONDS:  # three tries of a read, and perhaps of a put
-        raise Unavailable("no time left")
-    lines = lines_of(app.archived.body(claim.bucket, claim.key))
+        raise RetryableError("no time left")
+    if claim.bucket != app.archived.bucket:
+        raise ValueError("a claim check names another bucket")
+    lines = lines_of(app.archived.read(claim.key))
     records = [_record(lines[number - 1], number) for number in claim.lines]
     ends = max(seconds_left() - PATIENCE_SECONDS, STORE_SECONDS)
     outcome = publish(records, app.stream, lambda: seconds_left() - ends)
@@ -97,7 +104,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         key = set_aside(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
-        raise Unavailable(f"{len(outcome.refused)} of {len(records)} records refused")
+        raise RetryableError(f"{len(outcome.refused)} of {len(records)} records refused")
     return outcome.taken
 
 
@@ -131,23 +138,19 @@ def _postpone(message: Mapping[str, Any], postpone: Postpone) -> None:
 
 def _said(error: Exception) -> str:
     # Other messages may quote an event.
-    return str(error) if isinstance(error, Unavailable) else type(error).__name__
+    return str(error) if isinstance(error, RetryableError) else type(error).__name__
 
 
 @cache
 def _app() -> App:
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
-    s3, sqs = client("s3", tries=3), client("sqs", tries=2)
-
-    def postpone(receipt_handle: str, seconds: int) -> None:
-        sqs.change_message_visibility(
-            QueueUrl=settings.redrive_queue_url, ReceiptHandle=receipt_handle, VisibilityTimeout=seconds
-        )
-
+    access = Access.of_function(os.environ)
+    archive = access.archive(settings.archive_bucket)
+    queue = RedriveQueue(access.client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket)
     return App(
-        archived=S3Lines(s3),
-        archive=S3Archive(s3, settings.archive_bucket),
-        stream=KinesisStream(client("kinesis", tries=1), settings.stream_name),
-        postpone=postpone,
+        archived=archive,
+        archive=archive,
+        stream=KinesisStream(access.client("kinesis", tries=1), settings.stream_name),
+        postpone=queue.postpone,
     )

@@ -21,10 +21,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     geofence_kinds: Mapping[str, Kind]  # given as JSON, {"user.entered_geofence": "enter", …}
     signature_scheme: Literal["off", "milkrun", "radar"] = "off"
     signature_secrets: str = ""  # ssm:<parameter> or secretsmanager:<secret>
-    region: str = msgspec.field(name="AWS_REGION")
-    endpoint_url: str = msgspec.field(default="", name="AWS_ENDPOINT_URL")
-    s3_endpoint_url: str = msgspec.field(default="", name="AWS_ENDPOINT_URL_S3")
-    kinesis_endpoint_url: str = msgspec.field(default="", name="AWS_ENDPOINT_URL_KINESIS")
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> "Settings":
@@ -33,10 +29,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
             kinds = msgspec.json.decode(environment.get("GEOFENCE_KINDS") or "null") or GEOFENCE_KINDS
         except msgspec.MsgspecError as error:
             raise ValueError(f"GEOFENCE_KINDS: {error}") from error
-        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or ""
-        return msgspec.convert({**environment, "GEOFENCE_KINDS": kinds, "AWS_REGION": region}, Settings)
-
-    def endpoint(self, service: Literal["s3", "kinesis"]) -> str:
-        """Where a service is if not at AWS's own address, named by the same variables as for the SDK."""
-        own = self.s3_endpoint_url if service == "s3" else self.kinesis_endpoint_url
-        return own or self.endpoint_url
+        return msgspec.convert({**environment, "GEOFENCE_KINDS": kinds}, Settings)

@@ -9,6 +9,8 @@ import boto3
 from botocore.config import Config
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from aws.access import Access
+from aws.credentials import FixedCredentials, session_credentials
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Snowflake, connect
 
@@ -68,6 +70,13 @@ class Outputs(BaseModel):
         return boto3.client(  # type: ignore[call-overload]
             service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config, **keys
         )
+
+    def access(self) -> Access:
+        """Return our own signing clients for the stage: a tenth of the CPU of boto3's, for many calls."""
+        if self.aws_endpoint_url:
+            endpoints = {"AWS_ENDPOINT_URL": self.aws_endpoint_url}
+            return Access(self.region, FixedCredentials("test", "test", None), endpoints)
+        return Access(self.region, session_credentials(), {})
 
     def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
         """A session of the ordinary Snowflake connector; its importing takes seconds."""

@@ -17,8 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = {
-    "handler": ("contract", "handler"),
-    "consumer": ("contract", "consumer"),
+    "handler": ("contract", "aws", "handler"),
+    "consumer": ("contract", "aws", "consumer"),
     "check": ("contract", "snowpipe/__init__.py", "snowpipe/check"),
 }
 # The oldest glibc that Lambda's python3.13 runtime (Amazon Linux 2023) has.

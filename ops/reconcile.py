@@ -18,13 +18,13 @@ from typing import Annotated, Any, Self
 
 import typer
 
+from aws.stream import KinesisStream
+from aws.table import DynamoTable, Table
 from consumer import items
-from consumer.table import DynamoTable, Table
 from consumer.visits import Pair
 from contract import logs
 from contract.events import MAX_AGE, Fence, Kind, instant
 from contract.objects import object_name
-from handler.aws import KinesisStream
 from ops import terminal
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
@@ -362,7 +362,9 @@ class Reconciler:
                 continue
             wanted.setdefault(where, []).append(named)
         with ThreadPoolExecutor(4) as readers:
-            table: Table = DynamoTable(self._outputs.aws("dynamodb"), self._outputs.visits_table, readers)
+            table: Table = DynamoTable(
+                self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
+            )
             for some in batched(wanted, 2000, strict=False):
                 there, failures = table.get(some)
                 for failure in failures.values():
@@ -445,7 +447,7 @@ class Repairer:
 
     def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
         label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-        stream = KinesisStream(self._outputs.aws("kinesis"), self._outputs.stream)
+        stream = KinesisStream(self._outputs.access().client("kinesis"), self._outputs.stream)
         sent = lines_again(self._archive, stream, lines, label, Pace(200), self._kinds)
         yield {"key": f"{sent} geofence events", "did": f"put on the stream again, labelled {label}"}
 

@@ -23,9 +23,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from aws.stream import KinesisStream
 from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
 from contract.objects import object_name
-from handler.aws import KinesisStream
 from handler.publish import publish
 from handler.sift import Record
 from ops import set_aside, terminal
@@ -348,7 +348,7 @@ def command(
         raise typer.BadParameter("--to-file goes with --set-aside")
     terminal.check_range(start or EVER, end)
     outputs = terminal.outputs_of(context, stage)
-    archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.aws("kinesis")
+    archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.access().client("kinesis")
     stream = KinesisStream(kinesis, outputs.stream)
     if aside:
         again = set_aside.replay(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from consumer.retry import insist
+from aws.retry import send_until_done
 from contract.objects import lines_of, object_name
 from ops import terminal
 from snowpipe.refusal import Refusal
@@ -81,7 +81,7 @@ def put_back(
     for some in batched(records, RECORDS_A_REQUEST, strict=False):
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
-        for failure in insist(put, numbered).values():
+        for failure in send_until_done(put, numbered).values():
             raise Refusal(f"sent {count}, then the stream did not take one: {failure}")
         count += len(some)
     return count
@@ -167,7 +167,9 @@ def command(
     unreadable: list[str] = []
     records = terminal.counted(set_aside(s3, outputs.bucket, what, unreadable), "records")
     if send:
-        terminal.show({"sent": put_back(outputs.aws("kinesis"), outputs.stream, records)}, as_json)
+        terminal.show(
+            {"sent": put_back(outputs.access().client("kinesis"), outputs.stream, records)}, as_json
+        )
         raise typer.Exit(1 if unreadable else 0)
     found = list(records)
     if to_delete:

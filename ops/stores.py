@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from aws.table import Table, loaded
 from consumer import items
 from consumer.change import Rule
 from consumer.settings import Settings as ConsumerSettings
-from consumer.table import Table, loaded
 from consumer.visits import Pair, Visit
 from contract.events import Fence, Kind
 from contract.objects import lines_of

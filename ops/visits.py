@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from aws.table import loaded
 from consumer import change, items
-from consumer.table import loaded
 from contract.events import Fence
 from ops import terminal
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from aws.table import DynamoTable
 from consumer import items
-from consumer.table import DynamoTable
 from consumer.visits import pair_of
 from contract import logs
 from contract.events import GeofenceEvent, InvalidEvent, geofence_event
@@ -225,7 +225,9 @@ class Finder:
         published = list(self._published(event, since)) if since else []
         yield from published
         with ThreadPoolExecutor(2) as readers:
-            table = DynamoTable(self._outputs.aws("dynamodb"), self._outputs.visits_table, readers)
+            table = DynamoTable(
+                self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
+            )
             pair = pair_of(event)
             self.searched.append(
                 f"{self._outputs.visits_table} ({event.device_id} at {' '.join(event.fence)})"

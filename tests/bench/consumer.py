@@ -13,12 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from consumer.aws import EventBus
+from aws.table import DynamoTable
 from consumer.change import Rule
 from consumer.consume import Ports, consume
+from consumer.ports import EventBus
 from consumer.records import records_of
 from consumer.store import Store
-from consumer.table import DynamoTable
 from tests.bench import figures
 from tests.bench.figures import Figures, told
 from tests.bench.memory_aws import Aws, Inline

@@ -22,13 +22,13 @@ from typing import Any
 import boto3
 import yaml
 
-from consumer.client import JsonClient
+from aws.credentials import FixedCredentials
+from aws.json_client import JsonClient
 from consumer.consume import consume
 from consumer.records import records_of
 from consumer.report import report
 from contract import logs
 from contract.metrics import with_metrics
-from contract.signed import FixedCredentials
 from ops.cost import Load, Prices, Way, Work, bill
 from tests.bench import consumer, figures, handler
 from tests.bench.figures import Figures, Points, told
@@ -140,10 +140,7 @@ def consumer_cpu() -> dict[str, Points]:
             "region": "us-east-1",
             "credentials": FixedCredentials("bench", "bench", None),
         }
-        direct = [
-            JsonClient(*names, **signed)
-            for names in (("dynamodb", "DynamoDB_20120810"), ("events", "AWSEvents"))
-        ]
+        direct = [JsonClient(service, **signed) for service in ("dynamodb", "events")]
         runs = {
             "ours": consumer.ours(Both(*direct), side_by_side),  # type: ignore[arg-type]
             "powertools": consumer.peer(Both(*sdk)),  # type: ignore[arg-type]

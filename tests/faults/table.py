@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from aws.table import loaded
 from consumer import items
-from consumer.table import loaded
 from contract.events import GeofenceEvent
 from tests.faults.checker import OfPair
 from tests.faults.phones import Exchange

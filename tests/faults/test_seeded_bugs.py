@@ -17,12 +17,13 @@ import consumer.change
 import consumer.items
 import consumer.store
 import handler.ingest
-from consumer.aws import EventBus
+from aws.archive import Archive
+from aws.errors import RetryableError
+from aws.stream import KinesisStream
 from consumer.change import Notice
 from consumer.consume import Outcome
+from consumer.ports import EventBus
 from contract.objects import LinesObject, lines_object
-from handler.direct import KinesisRecords, S3Objects
-from handler.publish import Unavailable
 from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
 from tests.faults.inprocess import Snowflake, moto, pipeline
@@ -80,7 +81,7 @@ def deleting_messages_fails() -> Sequence[Rule]:
 @contextmanager
 def answer_before_s3() -> Iterator[None]:
     def store(lines: LinesObject, facts: Any, archive: Any, seconds_left: Any) -> str:
-        with suppress(Unavailable):
+        with suppress(RetryableError):
             archive.store(lines, facts)
         return lines.key
 
@@ -90,13 +91,13 @@ def answer_before_s3() -> Iterator[None]:
 
 @contextmanager
 def drop_refused_records() -> Iterator[None]:
-    put = KinesisRecords.put
+    put = KinesisStream.put
 
-    def dropping(self: KinesisRecords, records: Any) -> list[Any]:
+    def dropping(self: KinesisStream, records: Any) -> list[Any]:
         put(self, records)
         return []
 
-    with patch.object(KinesisRecords, "put", dropping):
+    with patch.object(KinesisStream, "put", dropping):
         yield
 
 
@@ -115,9 +116,9 @@ def load_without_history() -> Iterator[None]:
 @contextmanager
 def not_published_if_archived() -> Iterator[None]:
     """412 taken for "all is done": the first try may have died between S3 and Kinesis."""
-    store, publish, is_new = S3Objects.store, handler.ingest._publish, [True]
+    store, publish, is_new = Archive.store, handler.ingest._publish, [True]
 
-    def remembering(self: S3Objects, lines: LinesObject, facts: Any) -> bool:
+    def remembering(self: Archive, lines: LinesObject, facts: Any) -> bool:
         is_new[0] = store(self, lines, facts)
         return is_new[0]
 
@@ -127,7 +128,7 @@ def not_published_if_archived() -> Iterator[None]:
 
     with (
         patch.object(handler.ingest, "_publish", only_new),
-        patch.object(S3Objects, "store", remembering),
+        patch.object(Archive, "store", remembering),
     ):
         yield
 
@@ -148,12 +149,12 @@ def keys_by_the_clock() -> Iterator[None]:
 
 @contextmanager
 def rejects_not_kept() -> Iterator[None]:
-    store = S3Objects.store
+    store = Archive.store
 
-    def choosy(self: S3Objects, lines: LinesObject, facts: Any) -> bool:
+    def choosy(self: Archive, lines: LinesObject, facts: Any) -> bool:
         return True if lines.key.startswith("rejected/") else store(self, lines, facts)
 
-    with patch.object(S3Objects, "store", choosy):
+    with patch.object(Archive, "store", choosy):
         yield
 
 

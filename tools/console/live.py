@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from consumer.aws import SOURCE
+from consumer.ports import SOURCE
 from snowpipe.archive import topic_of
 
 # What nobody fetches for so long is of no interest to a page; the archive still has it.

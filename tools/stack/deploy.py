@@ -21,6 +21,7 @@ FUNCTIONS = (
     "serverless.yml",
     "serverless",
     "contract",
+    "aws",
     "handler",
     "consumer",
     "snowpipe/check",

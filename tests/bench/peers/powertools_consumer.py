@@ -16,8 +16,8 @@ from aws_lambda_powertools.utilities.idempotency import (
     idempotent_function,
 )
 
+from aws.table import dumped, loaded
 from consumer import change, items
-from consumer.table import dumped, loaded
 from consumer.visits import Visit, pair_of, visits_of
 from contract.events import geofence_event
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
+from aws.table import Failures, Item, Key, key_of
 from consumer.change import Notice
 from consumer.consume import Poison
-from consumer.items import Item, visit_of
-from consumer.table import Failures, Key, key_of
+from consumer.items import visit_of
 from consumer.visits import Visit
 
 

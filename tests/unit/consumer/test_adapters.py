@@ -1,27 +1,32 @@
 """The ports on DynamoDB, EventBridge and S3, where those answer half a yes."""
 
-import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from urllib.parse import unquote
 
-from consumer import retry
-from consumer.aws import EventBus, S3SetAside
+import pytest
+
+from aws import retry
+from aws.archive import Archive
+from aws.credentials import FixedCredentials
+from aws.errors import NoResponseError, PermanentError, ServiceError
+from aws.table import DynamoTable, dumped
 from consumer.change import Notice
 from consumer.consume import Poison
+from consumer.ports import EventBus, S3SetAside
 from consumer.records import records_of
-from consumer.retry import Refused
-from consumer.table import DynamoTable, dumped
 from contract.events import Reason
+from tests.unit.aws.strict import strict_service
 
 from .fakes import Inline
 from .strategies import batch_of
 
+CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")
 ITEMS = [{"pk": "p", "sk": f"{n:03}", "version": n} for n in range(60)]
 
 
-def error(code: str, status: int = 400) -> ClientError:
-    return ClientError(
-        {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "x"
-    )
+def error(code: str) -> Exception:
+    if code == "ValidationException":
+        return PermanentError(f"DynamoDB: {code}", "no")
+    return ServiceError("DynamoDB", code, 400)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +84,7 @@ def test_a_refused_batch_is_halved_until_the_culprit_stands_alone():
         return []
 
     found, dynamodb = table(decide)
-    assert {key: type(e) for key, e in found.put_all(ITEMS).items()} == {("p", "031"): Refused}
+    assert {key: type(e) for key, e in found.put_all(ITEMS).items()} == {("p", "031"): PermanentError}
     assert len(dynamodb.put) == 59
 
 
@@ -135,31 +140,28 @@ def test_entries_that_the_bus_never_takes_are_named():
 def test_a_bus_that_is_down_fails_what_was_sent():
     class Down:
         def put_events(self, Entries):  # noqa: N803
-            raise EndpointConnectionError(endpoint_url="x")
+            raise NoResponseError("EventBridge: TimeoutError")
 
     assert len(EventBus(Down(), "bus", Inline()).publish(NOTICES)) == 23
-
-
-class S3:
-    def __init__(self, *errors):
-        self.errors, self.puts = list(errors), []
-
-    def put_object(self, **put):
-        self.puts.append(put)
-        if self.errors:
-            raise self.errors.pop(0)
 
 
 POISON = [Poison(r, (Reason("not_json", "", "no"),)) for r in records_of(batch_of([b"no"]))]
 
 
-def test_what_is_kept_already_or_being_kept_is_not_kept_twice():
-    for s3 in (S3(error("PreconditionFailed", 412)), S3(error("ConditionalRequestConflict", 409))):
-        key = S3SetAside(lambda kept=s3: kept, "bucket").keep(POISON)
-        assert {(p["Key"], p["IfNoneMatch"]) for p in s3.puts} == {(key, "*")}
+def test_poison_is_kept_in_one_object_per_batch_and_only_once():
+    with strict_service() as s3:
+        archive = Archive("bucket", region="eu-west-1", credentials=CREDENTIALS, url=s3.url)
+        key = S3SetAside(archive).keep(POISON)
+        s3.answers = [(412, b"")]
+        assert S3SetAside(archive).keep(POISON) == key
+    assert {(unquote(path), headers["if-none-match"]) for _, path, headers, _ in s3.requests} == {
+        (f"/bucket/{key}", "*")
+    }
 
 
 def test_a_store_that_refuses_to_keep_poison_is_an_error():
-    for s3 in (S3(error("SlowDown", 503)), S3(*[error("ConditionalRequestConflict", 409)] * 4)):
-        with pytest.raises(ClientError):
-            S3SetAside(lambda kept=s3: kept, "bucket").keep(POISON)
+    with strict_service() as s3:
+        s3.answers = [(403, b"<Error><Code>AccessDenied</Code></Error>")]
+        archive = Archive("bucket", region="eu-west-1", credentials=CREDENTIALS, url=s3.url)
+        with pytest.raises(ServiceError):
+            S3SetAside(archive).keep(POISON)

@@ -10,9 +10,9 @@ import sys
 import pytest
 import structlog
 
+from aws.table import loaded
 from consumer import main, report
 from consumer.items import pair_key, visit_of
-from consumer.table import loaded
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
 

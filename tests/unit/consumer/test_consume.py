@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aws.errors import PermanentError
 from consumer.change import Rule
 from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
 from consumer.items import pair_key
 from consumer.records import records_of
-from consumer.retry import Refused
 from consumer.store import Added, Store
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
@@ -167,7 +167,7 @@ def test_what_cannot_be_set_aside_now_is_not_done():
 
 def test_what_the_store_can_never_take_is_set_aside():
     world = World()
-    ports = Ports(FailingStore(world.ports.store, {"truck-1": Refused("key too long")}), world.aside)
+    ports = Ports(FailingStore(world.ports.store, {"truck-1": PermanentError("key too long")}), world.aside)
     outcome = consume(records_of(batch_of([as_json(ENTER), as_json(EXIT)])), ports)
     assert (outcome.stopped_at, world.codes()) == (None, ["refused_by_store"] * 2)
 
@@ -175,7 +175,7 @@ def test_what_the_store_can_never_take_is_set_aside():
 def test_of_a_pair_only_what_the_store_can_never_take_is_set_aside():
     class Choosy(FailingStore):
         def add(self, events):
-            return {p: Added(added=1, refused={"b": Refused("no")}) for p in events}
+            return {p: Added(added=1, refused={"b": PermanentError("no")}) for p in events}
 
     world = World()
     outcome = consume(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aws.errors import PermanentError
 from consumer.change import Rule
 from consumer.items import pair_key
-from consumer.retry import Refused
 from consumer.store import Added, Store
 from consumer.visits import Pair, pair_of, visits_of
 from contract.events import Fence
@@ -226,7 +226,7 @@ def test_an_event_that_dynamodb_never_takes_is_found_by_halves_and_the_others_ar
     class Choosy(FakeTable):
         def put_version(self, item, expected):
             if "bad" in str(item["entry"]):
-                raise Refused("ValidationException")
+                raise PermanentError("ValidationException")
             return super().put_version(item, expected)
 
     some = [event("enter" if n % 2 else "exit", n * 10, f"e{n}") for n in range(20)]

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from aws.errors import PermanentError, RetryableError
 from contract.objects import LinesObject
 from handler import main
 from handler.ingest import Ports
-from handler.publish import Malformed, Refusals, Unavailable
+from handler.publish import Refusals
 from handler.settings import Settings
 from handler.sift import Record
 from handler.signature import Secrets
@@ -48,7 +49,7 @@ class World:
         self.calls.append(call)
         fault = self.faults.pop(0) if self.faults else Fault.NONE
         if fault is Fault.BEFORE:
-            raise Unavailable("on purpose")
+            raise RetryableError("on purpose")
         if fault is Fault.CRASH:
             raise RuntimeError("on purpose")
         return fault
@@ -83,7 +84,7 @@ class _Archive:
         self.world.objects.setdefault(lines.key, lines.body)
         self.world.metadata.setdefault(lines.key, facts)
         if fault is Fault.AFTER:
-            raise Unavailable("on purpose, too late")
+            raise RetryableError("on purpose, too late")
         return is_new
 
 
@@ -97,11 +98,11 @@ class _Stream:
         assert all(record.data in archived for record in records), "published before it was archived"
         if fault is Fault.MALFORMED:
             self.world.faults.insert(0, Fault.MALFORMED if len(records) > 1 else Fault.NONE)
-            raise Malformed("on purpose")
+            raise PermanentError("on purpose")
         refused = list(records[::2]) if fault is Fault.PARTLY else []
         self.world.stream += [record for record in records if record not in refused]
         if fault is Fault.AFTER:
-            raise Unavailable("on purpose, too late")
+            raise RetryableError("on purpose, too late")
         return refused
 
 
@@ -113,7 +114,7 @@ class _Queue:
         fault = self.world.next_fault("leave")
         self.world.claims.append((key, list(lines)))
         if fault is Fault.AFTER:
-            raise Unavailable("on purpose, too late")
+            raise RetryableError("on purpose, too late")
 
 
 @dataclass

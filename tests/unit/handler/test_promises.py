@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aws.errors import RetryableError
 from contract.events import GEOFENCE_KINDS
 from contract.objects import object_name
 from handler import publish
 from handler.ingest import LEAVE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Effects, Sender, ingest
-from handler.publish import Unavailable
 from handler.sift import sift
 from handler.splitting import Parts
 from local_snowflake.files import FileFormat, read
@@ -155,7 +155,7 @@ def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
 def test_if_each_call_takes_its_longest_the_answer_still_comes_in_time(
     given: list[Any], faults: list[Fault], seconds: float
 ) -> None:
-    with suppress(Unavailable, RuntimeError):
+    with suppress(RetryableError, RuntimeError):
         in_time(World(faults), given, seconds)
 
 

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aws.errors import PermanentError, RetryableError
 from handler.publish import (
     BACKOFF_CAP_SECONDS,
     MAX_CALL_BYTES,
     MAX_ROUNDS,
     REFUSAL_SECONDS,
-    Malformed,
     Refusals,
-    Unavailable,
     publish,
 )
 from handler.sift import Record
@@ -34,7 +33,7 @@ class ScriptedStream:
         names = [record.partition_key for record in records]
         self.calls.append(names)
         if any(self.refusals.get(name, 0) < 0 for name in names):
-            raise Malformed("on purpose")
+            raise PermanentError("on purpose")
         refused = []
         for record in records:
             left = self.refusals.get(record.partition_key, 0)
@@ -127,7 +126,7 @@ def test_nothing_is_sent_once_the_time_is_up() -> None:
 def test_a_stream_that_is_away_refuses_all() -> None:
     class Away:
         def put(self, given: Sequence[Record]) -> list[Record]:
-            raise Unavailable("away")
+            raise RetryableError("away")
 
     assert len(publish(records("a", "b"), Away(), lambda: 1.0, no_pause).refused) == 2
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from aws.errors import RetryableError
 from contract.objects import lines_object
 from handler import publish, redrive
-from handler.publish import Unavailable
 from handler.redrive import App, redrive_messages
 from tests.unit.contract.test_objects import AT
 from tests.unit.handler.fakes import Fault, World
@@ -32,9 +32,11 @@ class Desk:
     def __post_init__(self) -> None:
         self.world.objects[STORED.key] = STORED.body
 
-    def body(self, bucket: str, key: str) -> bytes:
+    bucket = "archive"
+
+    def read(self, key: str) -> bytes:
         if self.world.next_fault("get") is Fault.AFTER:
-            raise Unavailable("on purpose")
+            raise RetryableError("on purpose")
         return self.world.objects[key]
 
     def take(self, *bodies: object, tries: int = 1) -> list[str]:
@@ -129,7 +131,7 @@ def test_pauses_grow_with_the_tries_up_to_five_minutes(desk: Desk) -> None:
 
 def test_a_message_that_cannot_be_postponed_comes_back_all_the_same(desk: Desk) -> None:
     def fail(receipt_handle: str, seconds: int) -> None:
-        raise Unavailable("on purpose")
+        raise RetryableError("on purpose")
 
     desk.postpone = fail  # type: ignore[method-assign]
     desk.world.faults = [Fault.BEFORE]

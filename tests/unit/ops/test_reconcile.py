@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -198,6 +199,10 @@ class Stage:
 
     def aws(self, service: str) -> Any:
         return boto3.client(service)  # type: ignore[call-overload]
+
+    def access(self) -> Any:
+        """boto3's clients in place of ours: the same calls, but mock_aws can answer them."""
+        return SimpleNamespace(client=self.aws)
 
     def archive(self, prefix: str, *lines: bytes) -> str:
         made = lines_object(prefix, lines, NOW)  # type: ignore[arg-type]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from aws.errors import RetryableError
 from contract.events import geofence_event
 from contract.objects import lines_object
-from handler.publish import Unavailable
 from handler.sift import Record
 from ops import replay as replaying
 from ops.replay import (
@@ -226,7 +226,7 @@ def test_a_stream_that_goes_on_refusing_ends_the_replay(monkeypatch: pytest.Monk
 
     class Down(FakeStream):
         def put(self, records: Sequence[Record]) -> list[Record]:
-            raise Unavailable("down")
+            raise RetryableError("down")
 
     with pytest.raises(Refusal, match="refused 1 records"):
         put_all([Record("d", line(1), 1)], Down(), Pace(1e9))

@@ -98,6 +98,7 @@ def test_a_zip_holds_its_own_folders_and_the_pinned_dependencies_only(local, nam
     tops = {file.split("/")[0] for file in files}
     ours = {
         "contract",
+        "aws",
         "handler",
         "consumer",
         "snowpipe",
@@ -107,6 +108,7 @@ def test_a_zip_holds_its_own_folders_and_the_pinned_dependencies_only(local, nam
         "docs",
         "glue",
         "airflow",
+        "tools",
     }
     expected = {content.split("/")[0] for content in package.CONTENTS[name]}
     assert tops & ours == expected

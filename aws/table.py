@@ -1,18 +1,14 @@
-"""DynamoDB, cut down to the five calls that the store makes."""
+"""A DynamoDB table with the keys `pk` and `sk`, reduced to the five calls that the visit store makes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import batched
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from botocore.exceptions import ClientError
+from aws.errors import ServiceError
+from aws.retry import send_until_done
 
-from consumer.items import Item
-from consumer.retry import Refused, insist
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
+type Item = dict[str, str | int | bool]
 type Key = tuple[str, str]
 type Failures = dict[Key, Exception]
 
@@ -45,7 +41,7 @@ def key_of(item: Item) -> Key:
 class DynamoTable:
     """The table `name` behind a ready client. `side_by_side` runs the requests of one call in parallel."""
 
-    def __init__(self, client: "DynamoDBClient", name: str, side_by_side: Executor) -> None:
+    def __init__(self, client: Any, name: str, side_by_side: Executor) -> None:
         self._client = client
         self._name = name
         self._side_by_side = side_by_side
@@ -84,7 +80,7 @@ class DynamoTable:
             "Limit": 5 if backwards else 500,
         }
         while True:
-            page = _translated(self._client.query, **request)
+            page = self._client.query(**request)
             yield from map(loaded, page["Items"])
             if "LastEvaluatedKey" not in page:
                 return
@@ -95,15 +91,14 @@ class DynamoTable:
         if version is not None:
             values = {"ExpressionAttributeValues": {":v": {"N": str(version)}}}
         try:
-            _translated(
-                self._client.put_item,
+            self._client.put_item(
                 TableName=self._name,
                 Item=dumped(item),
                 ConditionExpression=condition,
                 **values,
             )
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+        except ServiceError as error:
+            if error.code == "ConditionalCheckFailedException":
                 return False
             raise
         return True
@@ -114,33 +109,24 @@ class DynamoTable:
         def get(some: Sequence[Key]) -> list[Key]:
             named = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in some]
             asked: Any = {self._name: {"Keys": named, "ConsistentRead": True}}
-            answer = _translated(self._client.batch_get_item, RequestItems=asked)
+            answer = self._client.batch_get_item(RequestItems=asked)
             for item in map(loaded, answer["Responses"].get(self._name, ())):
                 found[key_of(item)] = item
             left = answer.get("UnprocessedKeys", {}).get(self._name, {"Keys": []})["Keys"]
             return [(key["pk"]["S"], key["sk"]["S"]) for key in left]
 
-        return found, insist(get, {key: key for key in wanted})
+        return found, send_until_done(get, {key: key for key in wanted})
 
     def _put_some(self, items: Sequence[Item]) -> Failures:
         def put(some: Sequence[Item]) -> list[Key]:
             requests: list[Any] = [{"PutRequest": {"Item": dumped(item)}} for item in some]
-            answer = _translated(self._client.batch_write_item, RequestItems={self._name: requests})
+            answer = self._client.batch_write_item(RequestItems={self._name: requests})
             left = answer.get("UnprocessedItems", {}).get(self._name, ())
             return [
                 (put["PutRequest"]["Item"]["pk"]["S"], put["PutRequest"]["Item"]["sk"]["S"]) for put in left
             ]
 
-        return insist(put, {key_of(item): item for item in items})
-
-
-def _translated[**P, R](call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    try:
-        return call(*args, **kwargs)
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationException":
-            raise Refused(error.response["Error"].get("Message", "")) from error
-        raise
+        return send_until_done(put, {key_of(item): item for item in items})
 
 
 def dumped(item: Item) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Signed calls: signatures are botocore's, a server that believes nobody takes them, over TLS too."""
+"""Signatures equal botocore's; connections are trusted, kept and opened again as they must be."""
 
 import json
 import os
@@ -15,16 +15,17 @@ import botocore.auth
 import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from botocore.exceptions import NoCredentialsError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract import signed
-from contract.signed import Endpoint, NoAnswer, Signer, function_credentials
-from tests.unit.contract.strict import Strict, strict_service
+from aws import http
+from aws.credentials import function_credentials
+from aws.errors import CredentialsError, NoResponseError
+from aws.http import Endpoint, Signer
+from tests.unit.aws.strict import Strict, strict_service
 
 REGION = "eu-west-1"
 CREDENTIALS = Credentials("AKID", "secret/+", "token==")
@@ -79,7 +80,7 @@ def test_a_functions_credentials_are_in_its_environment(monkeypatch: pytest.Monk
     assert tuple(function_credentials(os.environ).get_frozen_credentials())[:3] == ("a", "s", "t")
     for name in given:
         monkeypatch.delenv(name)
-    with pytest.raises(NoCredentialsError):
+    with pytest.raises(CredentialsError):
         function_credentials(os.environ)
 
 
@@ -159,13 +160,13 @@ def test_a_call_goes_over_tls_to_whom_is_trusted(
     over_tls: Strict, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr(signed, "_trust", lambda: context)
+    monkeypatch.setattr(http, "_trust", lambda: context)
     endpoint = endpoint_at(over_tls)
     assert [post(endpoint), post(endpoint)] == [200, 200]
 
 
 def test_a_certificate_that_the_sdk_would_not_trust_is_no_answer(over_tls: Strict) -> None:
-    with pytest.raises(NoAnswer, match="SSLCertVerificationError"):
+    with pytest.raises(NoResponseError, match="SSLCertVerificationError"):
         post(endpoint_at(over_tls))
     assert over_tls.requests == []
 
@@ -176,7 +177,7 @@ def test_the_sdks_certificates_are_read_once_however_many_endpoints_there_are(
     read = []
     plain = ssl.create_default_context
     monkeypatch.setattr(ssl, "create_default_context", lambda **given: read.append(given) or plain(**given))
-    signed._trust.cache_clear()
+    http._trust.cache_clear()
     for service in ("dynamodb", "events") * 16:
         Endpoint(f"https://{service}.eu-west-1.amazonaws.com", Signer(CREDENTIALS, REGION, service))
     assert len(read) == 1
@@ -188,8 +189,8 @@ def test_a_connection_that_the_service_closed_meanwhile_is_opened_anew() -> None
         endpoint = endpoint_at(service)
         for _ in range(3):
             assert post(endpoint) == 200
-            readable = signed.select.poll()
-            readable.register(endpoint._connection.sock, signed.select.POLLIN)
+            readable = http.select.poll()
+            readable.register(endpoint._connection.sock, http.select.POLLIN)
             assert readable.poll(5000), "its end has come"
     assert len(service.requests) == 3
 
@@ -197,7 +198,7 @@ def test_a_connection_that_the_service_closed_meanwhile_is_opened_anew() -> None
 def test_after_a_service_that_said_nothing_in_time_the_next_call_has_its_own_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(signed, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(http, "CALL_SECONDS", 0.3)
     speak = threading.Event()
     with strict_service() as service:
         at_once = service.answer
@@ -211,7 +212,7 @@ def test_after_a_service_that_said_nothing_in_time_the_next_call_has_its_own_ans
         monkeypatch.setattr(service, "answer", silent_at_first)
         service.answers = [(500, b"too late"), (200, b"")]
         endpoint = endpoint_at(service)
-        with pytest.raises(NoAnswer, match="TimeoutError"):
+        with pytest.raises(NoResponseError, match="TimeoutError"):
             post(endpoint)
         speak.set()
         assert post(endpoint) == 200

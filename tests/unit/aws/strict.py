@@ -1,4 +1,4 @@
-"""A service of AWS that believes nobody: for tests of what signs its calls itself (contract/signed.py)."""
+"""A stand-in for an AWS service that checks every signature."""
 
 import hashlib
 import hmac
@@ -60,7 +60,7 @@ def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict
         protocol_version = "HTTP/1.1"
 
         def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = service.answer(self.command, self.path, headers, body)
             if answer is None:
@@ -72,7 +72,7 @@ def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict
             self.wfile.write(answer[1])
             self.close_connection = service.closes
 
-        do_POST = do_PUT  # noqa: N815
+        do_POST = do_GET = do_PUT  # noqa: N815
 
         def log_message(self, *_: object) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The consumer's own client: what boto3's says, it says; what passes is tried again, what does not is told at once."""
+"""Requests equal boto3's; transient errors are retried, others are raised at once."""
 
 import json
 import threading
@@ -7,18 +7,18 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 
-from consumer.client import JsonClient
-from contract.signed import FixedCredentials, NoAnswer
-from tests.unit.contract.strict import Strict, strict_service
+from aws.credentials import FixedCredentials
+from aws.errors import NoResponseError, PermanentError, ServiceError
+from aws.json_client import JsonClient
+from tests.unit.aws.strict import Strict, strict_service
 
 CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")
 
 
-def client_of(service: Strict, name: str = "dynamodb", target: str = "DynamoDB_20120810") -> Any:
+def client_of(service: Strict, name: str = "dynamodb") -> Any:
     return JsonClient(
-        name, target, url=service.url, region="eu-west-1", credentials=CREDENTIALS, pause=lambda _: None
+        name, url=service.url, region="eu-west-1", credentials=CREDENTIALS, pause=lambda _: None
     )
 
 
@@ -33,21 +33,23 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "call", "request_"),
+    ("name", "call", "request_"),
     [
-        ("dynamodb", "DynamoDB_20120810", "put_item", PUT),
+        ("dynamodb", "put_item", PUT),
+        ("dynamodb", "batch_get_item", {"RequestItems": {"t": {"Keys": [{"pk": {"S": "a"}}]}}}),
+        ("events", "put_events", {"Entries": [ENTRY]}),
+        ("kinesis", "put_records", {"StreamName": "s", "Records": [{"Data": b"{}", "PartitionKey": "ü"}]}),
+        ("sqs", "send_message", {"QueueUrl": "https://q/1/redrive", "MessageBody": "{}"}),
         (
-            "dynamodb",
-            "DynamoDB_20120810",
-            "batch_get_item",
-            {"RequestItems": {"t": {"Keys": [{"pk": {"S": "a"}}]}}},
+            "sqs",
+            "change_message_visibility",
+            {"QueueUrl": "https://q/1/redrive", "ReceiptHandle": "h", "VisibilityTimeout": 3},
         ),
-        ("events", "AWSEvents", "put_events", {"Entries": [ENTRY]}),
+        ("ssm", "get_parameter", {"Name": "/milkrun/secret", "WithDecryption": True}),
+        ("secretsmanager", "get_secret_value", {"SecretId": "milkrun"}),
     ],
 )
-def test_it_asks_as_boto3_asks(
-    service: Strict, name: str, target: str, call: str, request_: dict[str, Any]
-) -> None:
+def test_it_asks_as_boto3_asks(service: Strict, name: str, call: str, request_: dict[str, Any]) -> None:
     sdk: Any = boto3.client(  # type: ignore[call-overload]
         name,
         endpoint_url=service.url,
@@ -56,7 +58,7 @@ def test_it_asks_as_boto3_asks(
         aws_secret_access_key="secret/+",
         aws_session_token="token==",
     )
-    for client in (sdk, client_of(service, name, target)):
+    for client in (sdk, client_of(service, name)):
         getattr(client, call)(**request_)
     (_, _, theirs, their_body), (_, _, ours, our_body) = service.requests
     assert json.loads(our_body) == json.loads(their_body)
@@ -84,20 +86,30 @@ def test_what_passes_is_tried_three_times(service: Strict, passing: tuple[int, b
     service.answers = [passing, passing]
     assert client_of(service).put_item(**PUT) == {}
     service.answers = [passing] * 3
-    with pytest.raises((ClientError, NoAnswer)):
+    with pytest.raises((ServiceError, NoResponseError)):
         client_of(service).put_item(**PUT)
     assert len(service.requests) == 6
 
 
-@pytest.mark.parametrize("code", ["ConditionalCheckFailedException", "ValidationException"])
-def test_what_does_not_pass_is_botocores_error_at_once(service: Strict, code: str) -> None:
-    service.answers = [
-        (400, json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "no"}).encode())
-    ]
-    with pytest.raises(ClientError) as caught:
+def answer(code: str) -> bytes:
+    return json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "no"}).encode()
+
+
+def test_an_error_that_is_not_transient_is_raised_at_once_with_its_code(service: Strict) -> None:
+    service.answers = [(400, answer("ConditionalCheckFailedException"))]
+    with pytest.raises(ServiceError) as caught:
         client_of(service).put_item(**PUT)
-    assert caught.value.response["Error"] == {"Code": code, "Message": "no"}
-    assert caught.value.operation_name == "PutItem"
+    assert caught.value.code == "ConditionalCheckFailedException"
+    assert len(service.requests) == 1
+
+
+def test_a_request_that_breaks_a_rule_is_a_permanent_error_whose_message_quotes_nothing(
+    service: Strict,
+) -> None:
+    service.answers = [(400, answer("ValidationException"))]
+    with pytest.raises(PermanentError) as caught:
+        client_of(service).put_item(**PUT)
+    assert (str(caught.value), caught.value.detail) == ("DynamoDB: ValidationException", "no")
     assert len(service.requests) == 1
 
 
@@ -112,5 +124,5 @@ def test_each_thread_has_a_connection_of_its_own(service: Strict) -> None:
 
 
 def test_nobody_there_is_no_answer() -> None:
-    with pytest.raises(NoAnswer, match="ConnectionRefusedError"):
+    with pytest.raises(NoResponseError, match="ConnectionRefusedError"):
         client_of(Strict(url="http://127.0.0.1:9")).put_item(**PUT)

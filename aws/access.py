@@ -1,0 +1,55 @@
+"""Region, credentials and endpoints of one process, and the clients made with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aws.archive import Archive
+from aws.credentials import Credentials, function_credentials, session_credentials
+from aws.json_client import TRIES, JsonClient
+
+# The SDKs' names of services in AWS_ENDPOINT_URL_<SERVICE>.
+# (AWS SDKs and Tools Reference Guide: "Service-specific endpoints".)
+_VARIABLES = {"events": "EVENTBRIDGE", "secretsmanager": "SECRETS_MANAGER"}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """`endpoints` has the environment's AWS_ENDPOINT_URL… variables; without one, AWS itself is called."""
+
+    region: str
+    credentials: Credentials
+    endpoints: Mapping[str, str]
+
+    @classmethod
+    def of_function(cls, environment: Mapping[str, str]) -> "Access":
+        """Return what Lambda gives a function. Raises ValueError without a region, CredentialsError."""
+        return cls(_region(environment), function_credentials(environment), _endpoints(environment))
+
+    @classmethod
+    def of_user(cls, environment: Mapping[str, str]) -> "Access":
+        """Return what the SDK would find for the person who runs a tool. Raises as `of_function` does."""
+        return cls(_region(environment), session_credentials(), _endpoints(environment))
+
+    def url(self, service: str) -> str:
+        """Return the endpoint that the environment names for a service, or ""."""
+        own = f"AWS_ENDPOINT_URL_{_VARIABLES.get(service, service.upper())}"
+        return self.endpoints.get(own) or self.endpoints.get("AWS_ENDPOINT_URL") or ""
+
+    def client(self, service: str, tries: int = TRIES) -> JsonClient:
+        return JsonClient(
+            service, region=self.region, credentials=self.credentials, url=self.url(service), tries=tries
+        )
+
+    def archive(self, bucket: str) -> Archive:
+        return Archive(bucket, region=self.region, credentials=self.credentials, url=self.url("s3"))
+
+
+def _region(environment: Mapping[str, str]) -> str:
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    if not region:
+        raise ValueError("AWS_REGION is not set")
+    return region
+
+
+def _endpoints(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: url for name, url in environment.items() if name.startswith("AWS_ENDPOINT_URL")}

@@ -1,0 +1,84 @@
+"""The archive bucket: objects are put only where none exists, because their keys are hashes of their content."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from urllib.parse import quote
+
+from aws.credentials import Credentials
+from aws.errors import MissingObjectError, ServiceError
+from aws.http import Endpoint, Response, Signer, endpoint_of
+from aws.retry import retrying
+from contract.objects import LinesObject
+
+TRIES = 3
+BASE_SECONDS = 1.0
+
+_XML_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
+# S3 answers AccessDenied for a missing key to a role that may not list the bucket.
+# (Amazon S3 API Reference: "GetObject", Permissions.)
+_MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "AccessDenied"})
+
+
+class Archive:
+    """Safe for threads: each has a connection of its own."""
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        region: str,
+        credentials: Credentials,
+        url: str = "",
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.bucket = bucket
+        # At AWS a bucket has a host of its own, unless a dot in its name would break TLS.
+        # (Amazon S3 User Guide: "Virtual hosting of general purpose buckets".)
+        if url or "." in bucket:
+            self.url, self.path = url or endpoint_of("s3", region), f"/{bucket}"
+        else:
+            self.url, self.path = endpoint_of(f"{bucket}.s3", region), ""
+        self._connect: Callable[[], Endpoint] = lambda: Endpoint(self.url, Signer(credentials, region, "s3"))
+        self._threads_own = threading.local()
+        self._pause = pause
+
+    def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
+        """Put an object with `facts` as its metadata; return False if it exists already.
+
+        (Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".) Raises RetryableError.
+        """
+        headers = {"content-type": "application/gzip", "if-none-match": "*"}
+        headers |= {f"x-amz-meta-{name}": value for name, value in facts.items()}
+        response = self._send("PUT", lines.key, headers, lines.body, expected={200, 412})
+        return response.status == 200  # 412: it exists, perhaps from a try of ours that timed out
+
+    def read(self, key: str) -> bytes:
+        """Return an object's bytes. Raises MissingObjectError or RetryableError."""
+        try:
+            return self._send("GET", key, {}, b"", expected={200}).body
+        except ServiceError as error:
+            if error.code in _MISSING:
+                raise MissingObjectError(f"S3: {error.code}") from error
+            raise
+
+    def _send(
+        self, method: str, key: str, headers: Mapping[str, str], body: bytes, expected: set[int]
+    ) -> Response:
+        path = f"{self.path}/{quote(key)}"
+
+        def once() -> Response:
+            response = self._endpoint().send(method, path, headers, body)
+            if response.status in expected:
+                return response
+            code = _XML_CODE.search(response.body)
+            raise ServiceError("S3", code[1].decode() if code else str(response.status), response.status)
+
+        return retrying(once, tries=TRIES, base_seconds=BASE_SECONDS, pause=self._pause)
+
+    def _endpoint(self) -> Endpoint:
+        if not hasattr(self._threads_own, "endpoint"):
+            self._threads_own.endpoint = self._connect()
+        endpoint: Endpoint = self._threads_own.endpoint
+        return endpoint

@@ -1,0 +1,107 @@
+"""Kinesis, DynamoDB, EventBridge, SQS, SSM and Secrets Manager: JSON in and out, the operation named by a header."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from aws.credentials import Credentials
+from aws.errors import PermanentError, ServiceError
+from aws.http import SERVICE_NAMES, Endpoint, Response, Signer, endpoint_of
+from aws.retry import retrying
+
+TRIES = 3
+BASE_SECONDS = 0.1
+
+# Prefix of the header x-amz-target, and the version of the protocol. (botocore's service models.)
+_PROTOCOLS = {
+    "dynamodb": ("DynamoDB_20120810", "1.0"),
+    "events": ("AWSEvents", "1.1"),
+    "kinesis": ("Kinesis_20131202", "1.1"),
+    "secretsmanager": ("secretsmanager", "1.1"),
+    "sqs": ("AmazonSQS", "1.0"),
+    "ssm": ("AmazonSSM", "1.1"),
+}
+# What a service calls a request that breaks a rule, whenever it is sent.
+_PERMANENT = frozenset({"ValidationException", "InvalidArgumentException"})
+
+
+class _Error(msgspec.Struct):
+    type: str = msgspec.field(default="", name="__type")
+    message: str = ""
+    other_message: str = msgspec.field(default="", name="Message")
+
+
+_ERROR = msgspec.json.Decoder(_Error)
+
+
+class JsonClient:
+    """`client.put_item(TableName=…)` as with boto3. Safe for threads: each has a connection of its own.
+
+    Raises PermanentError, ServiceError, NoResponseError or CredentialsError.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        region: str,
+        credentials: Credentials,
+        url: str = "",
+        tries: int = TRIES,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._target, version = _PROTOCOLS[service]
+        self._content_type = f"application/x-amz-json-{version}"
+        self._service = SERVICE_NAMES.get(service, service)
+        self.url = url or endpoint_of(service, region)
+        self._connect: Callable[[], Endpoint] = lambda: Endpoint(
+            self.url, Signer(credentials, region, service)
+        )
+        self._threads_own = threading.local()
+        self._tries = tries
+        self._pause = pause
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        operation = re.sub(r"(?:^|_)([a-z])", lambda found: found[1].upper(), name)
+        call = partial(self._call, operation)
+        setattr(self, name, call)
+        return call
+
+    def _call(self, operation: str, **request: Any) -> Any:
+        return msgspec.json.decode(self.send(operation, request) or b"{}")
+
+    def send(self, operation: str, request: Any) -> bytes:
+        """Return the body of the answer. Bytes in `request` are sent as base64."""
+        headers = {"content-type": self._content_type, "x-amz-target": f"{self._target}.{operation}"}
+        body = msgspec.json.encode(request)
+
+        def once() -> bytes:
+            response = self._endpoint().send("POST", "/", headers, body)
+            if response.status == 200:
+                return response.body
+            raise self._error(response)
+
+        return retrying(once, tries=self._tries, base_seconds=BASE_SECONDS, pause=self._pause)
+
+    def _endpoint(self) -> Endpoint:
+        if not hasattr(self._threads_own, "endpoint"):
+            self._threads_own.endpoint = self._connect()
+        endpoint: Endpoint = self._threads_own.endpoint
+        return endpoint
+
+    def _error(self, response: Response) -> Exception:
+        try:
+            answer = _ERROR.decode(response.body)
+        except msgspec.MsgspecError:
+            answer = _Error()
+        code = answer.type.rpartition("#")[2] or str(response.status)
+        if code in _PERMANENT:
+            return PermanentError(f"{self._service}: {code}", answer.message or answer.other_message)
+        return ServiceError(self._service, code, response.status)

@@ -1,0 +1,56 @@
+"""The Kinesis stream of geofence events."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from aws.errors import RetryableError
+from aws.json_client import JsonClient
+
+
+class StreamRecord(Protocol):
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def partition_key(self) -> str: ...
+
+
+class KinesisStream:
+    """Make `kinesis` with `tries=1`: the caller decides how long to go on with a stream that is throttled."""
+
+    def __init__(self, kinesis: JsonClient, name: str) -> None:
+        self._kinesis = kinesis
+        self._name = name
+
+    def put[R: StreamRecord](self, records: Sequence[R]) -> list[R]:
+        """Make one PutRecords call; return the records that were throttled. Raises RetryableError or PermanentError."""
+        answer = self._kinesis.send(
+            "PutRecords",
+            {
+                "StreamName": self._name,
+                "Records": [
+                    {"Data": record.data, "PartitionKey": record.partition_key} for record in records
+                ],
+            },
+        )
+        # PutRecords returns 200 even when single records were throttled, and lists results in request order.
+        try:
+            outcome = _OUTCOME.decode(answer)
+            if not outcome.failed:
+                return []
+            return [record for record, result in zip(records, outcome.results, strict=True) if result.code]
+        except ValueError as error:
+            raise RetryableError("Kinesis: unreadable answer") from error
+
+
+class _Result(msgspec.Struct):
+    code: str | None = msgspec.field(default=None, name="ErrorCode")
+
+
+class _Outcome(msgspec.Struct):
+    failed: int = msgspec.field(default=0, name="FailedRecordCount")
+    results: list[_Result] = msgspec.field(default=[], name="Records")
+
+
+_OUTCOME = msgspec.json.Decoder(_Outcome)

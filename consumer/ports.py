@@ -1,0 +1,88 @@
+"""The consumer's ports on AWS, built from its settings: visits in DynamoDB, notices on EventBridge, poison in S3."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import batched
+from typing import Any
+
+import msgspec
+
+from aws.access import Access
+from aws.archive import Archive
+from aws.retry import send_until_done
+from aws.table import DynamoTable
+from consumer.change import Notice
+from consumer.consume import Poison, Ports
+from consumer.settings import Settings
+from consumer.store import Store
+from contract.objects import lines_object, set_aside_line
+
+REQUESTS_AT_ONCE = 16
+ENTRIES_A_REQUEST = 10
+SOURCE = "milkrun.visits"
+
+
+def ports_of(settings: Settings, access: Access) -> Ports:
+    side_by_side = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    table = DynamoTable(access.client("dynamodb"), settings.visits_table, side_by_side)
+    bus = EventBus(access.client("events"), settings.event_bus_name, side_by_side)
+    set_aside = S3SetAside(access.archive(settings.archive_bucket))
+    return Ports(Store(table, bus, settings.rule, side_by_side), set_aside)
+
+
+class EventBus:
+    """The bus `name`. Receivers de-duplicate by `detail.id` and order by `detail.version`."""
+
+    def __init__(self, events: Any, name: str, side_by_side: Executor) -> None:
+        self._events = events
+        self._name = name
+        self._side_by_side = side_by_side
+
+    def publish(self, told: Sequence[Notice]) -> dict[str, Exception]:
+        failures: dict[str, Exception] = {}
+        for failed in self._side_by_side.map(
+            lambda some: send_until_done(self._put, {notice.id: notice for notice in some}),
+            batched(told, ENTRIES_A_REQUEST, strict=False),
+        ):
+            failures |= failed
+        return failures
+
+    def _put(self, told: Sequence[Notice]) -> list[str]:
+        answer = self._events.put_events(
+            Entries=[
+                {
+                    "EventBusName": self._name,
+                    "Source": SOURCE,
+                    "DetailType": notice.kind,
+                    "Detail": msgspec.json.encode(notice.detail).decode(),
+                }
+                for notice in told
+            ]
+        )
+        # PutEvents answers 200 even when single entries failed, and lists results in request order.
+        return [n.id for n, result in zip(told, answer["Entries"], strict=True) if "ErrorCode" in result]
+
+
+class S3SetAside:
+    """`set-aside/` of the archive bucket: one object per batch, whose key is the hash of its content."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    def keep(self, poison: Sequence[Poison]) -> str:
+        lines = [set_aside_line(p.reasons, p.record.data, origin(p)) for p in poison]
+        aside = lines_object("set-aside", lines, poison[0].record.arrived_at)
+        self._archive.store(aside, {})
+        return aside.key
+
+
+def origin(poison: Poison) -> dict[str, str]:
+    record = poison.record
+    return {
+        "stream": record.stream,
+        "shard_id": record.shard_id,
+        "sequence_number": record.sequence_number,
+        "sub_sequence_number": str(record.sub_sequence_number),
+        "partition_key": record.partition_key,
+        "arrived_at": record.arrived_at.isoformat(),
+    }

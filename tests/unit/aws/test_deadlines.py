@@ -1,0 +1,156 @@
+"""A call ends at its deadline, whatever the peer does: slow, silent, or unreachable at many addresses."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aws import http
+from aws.archive import Archive
+from aws.credentials import FixedCredentials
+from aws.errors import NoResponseError
+from aws.http import Endpoint, Signer
+from contract.objects import lines_object
+from tests.unit.contract.test_objects import AT
+
+CREDENTIALS = FixedCredentials("AKID", "secret", None)
+CALL_SECONDS = 0.4
+# What the machine may add to a call under load.
+SLACK_SECONDS = 0.4
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.fixture(autouse=True)
+def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "CALL_SECONDS", CALL_SECONDS)
+    monkeypatch.setattr(http, "CONNECT_SECONDS", CALL_SECONDS / 2)
+    monkeypatch.setattr(http, "ADDRESS_SECONDS", CALL_SECONDS / 16)
+
+
+@contextmanager
+def peer(parts: list[bytes], pause: float) -> Iterator[str]:
+    """A server that reads a request and sends `parts`, with a pause before each; then it stays silent."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(5)
+                try:
+                    connection.recv(65536)
+                    for part in parts:
+                        over.wait(pause)
+                        connection.sendall(part)
+                    over.wait(5)
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+def endpoint(url: str) -> Endpoint:
+    return Endpoint(url, Signer(CREDENTIALS, "eu-west-1", "kinesis"))
+
+
+def seconds_of_a_failing_call(url: str, body: bytes = b"{}") -> float:
+    began = time.monotonic()
+    with pytest.raises(NoResponseError):
+        endpoint(url).send("POST", "/", {}, body)
+    return time.monotonic() - began
+
+
+@given(cut=st.integers(0, len(ANSWER) - 1), pause=st.sampled_from([0.0, 0.05, 0.15]))
+@settings(deadline=None, max_examples=12)
+def test_a_peer_that_sends_byte_by_byte_or_stops_cannot_hold_a_call(cut: int, pause: float) -> None:
+    parts = [bytes([byte]) for byte in ANSWER[:cut]]
+    with peer(parts, pause) as url:
+        assert seconds_of_a_failing_call(url) <= CALL_SECONDS + SLACK_SECONDS
+
+
+def test_a_peer_that_reads_nothing_cannot_hold_a_call() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert seconds_of_a_failing_call(url, b"x" * 8_000_000) <= CALL_SECONDS + SLACK_SECONDS
+
+
+def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None) -> None:
+    """Let every name have so many addresses that never answer, and then that of `url`."""
+    dead = socket.create_server(("127.0.0.1", 0), backlog=0)
+    full = [socket.socket() for _ in range(4)]  # they fill the backlog, so that nobody else gets through
+    for each in full:
+        each.setblocking(False)
+        each.connect_ex(dead.getsockname())
+    found: list[Any] = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", dead.getsockname())] * unreachable
+    if url:
+        host, _, port = url.rpartition("/")[2].partition(":")
+        found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, int(port))))
+    monkeypatch.setattr(http, "resolved", lambda *_: found)
+    monkeypatch.setattr(http, "_kept_open", (dead, full), raising=False)
+
+
+@pytest.mark.parametrize("unreachable", [1, 8, 40])
+def test_many_unreachable_addresses_share_one_deadline(
+    monkeypatch: pytest.MonkeyPatch, unreachable: int
+) -> None:
+    addresses(monkeypatch, unreachable, None)
+    assert seconds_of_a_failing_call("http://a.name.test") <= CALL_SECONDS + SLACK_SECONDS
+
+
+def test_a_reachable_address_behind_unreachable_ones_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with peer([ANSWER], 0) as url:
+        addresses(monkeypatch, 3, url)
+        assert endpoint("http://a.name.test").send("POST", "/", {}, b"{}").status == 200
+
+
+def test_a_name_that_is_not_resolved_in_time_cannot_hold_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: resolver.wait(5) or [])
+    try:
+        assert seconds_of_a_failing_call("http://a.name.test") <= CALL_SECONDS + SLACK_SECONDS
+    finally:
+        resolver.set()
+
+
+def test_a_tls_handshake_that_never_ends_cannot_hold_a_call() -> None:
+    with peer([], 0) as url:
+        assert seconds_of_a_failing_call(url.replace("http:", "https:")) <= CALL_SECONDS + SLACK_SECONDS
+
+
+def test_all_tries_of_a_put_fit_into_the_time_that_the_handler_keeps_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The budget STORE_SECONDS is three tries and the longest pauses between them."""
+    from aws.archive import TRIES
+    from handler.ingest import LEAVE_SECONDS, STORE_SECONDS, STREAM_SECONDS
+
+    pauses: list[float] = []
+    monkeypatch.setattr("aws.retry.jitter", lambda most: most)
+    archive = Archive(
+        "bucket", region="eu-west-1", credentials=CREDENTIALS, url="http://127.0.0.1:9", pause=pauses.append
+    )
+    with pytest.raises(NoResponseError):
+        archive.store(lines_object("events", [b"{}"], AT), {})
+    real_call = 3.0
+    assert TRIES * real_call + sum(pauses) <= STORE_SECONDS
+    assert real_call <= STREAM_SECONDS
+    assert 2 * real_call <= LEAVE_SECONDS

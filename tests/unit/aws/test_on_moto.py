@@ -1,0 +1,89 @@
+"""The adapters against S3, Kinesis and SQS as moto has them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from aws.access import Access
+from aws.credentials import FixedCredentials
+from aws.errors import MissingObjectError, RetryableError
+from aws.queue import RedriveQueue
+from aws.stream import KinesisStream
+from contract.objects import lines_object
+from handler.sift import Record
+from tests.unit.contract.test_objects import AT
+
+REGION = "us-east-1"
+LINES = lines_object("events", [b'{"a":1}'], AT)
+RECORDS = [Record("van-1", b"{}", 1), Record("van \u00fc 2", b"[]", 2)]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def sdk(service: str, url: str) -> Any:
+    """boto3's client, which waits for moto to read half of botocore before its first answer."""
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    return boto3.client(service, region_name=REGION, endpoint_url=url, **keys)  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def access(url: str) -> Access:
+    return Access(REGION, FixedCredentials("test", "test", None), {"AWS_ENDPOINT_URL": url})
+
+
+def test_an_object_is_put_once_and_found_the_second_time(url: str, access: Access) -> None:
+    s3 = sdk("s3", url)
+    s3.create_bucket(Bucket="archive")
+    archive = access.archive("archive")
+
+    assert archive.store(LINES, {"request-id": "first"}) is True
+    assert archive.store(LINES, {"request-id": "second"}) is False
+
+    found = s3.get_object(Bucket="archive", Key=LINES.key)
+    assert (found["Metadata"], found["ContentType"]) == ({"request-id": "first"}, "application/gzip")
+    assert archive.read(LINES.key) == LINES.body
+    with pytest.raises(MissingObjectError):
+        archive.read("events/none")
+    with pytest.raises(RetryableError, match="NoSuchBucket"):
+        access.archive("nowhere").store(LINES, {})
+
+
+def test_records_arrive_on_the_stream_with_their_keys(url: str, access: Access) -> None:
+    kinesis = sdk("kinesis", url)
+    kinesis.create_stream(StreamName="s", ShardCount=1)
+
+    assert KinesisStream(access.client("kinesis", tries=1), "s").put(RECORDS) == []
+
+    shard = kinesis.describe_stream(StreamName="s")["StreamDescription"]["Shards"][0]["ShardId"]
+    iterator = kinesis.get_shard_iterator(StreamName="s", ShardId=shard, ShardIteratorType="TRIM_HORIZON")
+    got = kinesis.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
+    assert [(r["PartitionKey"], r["Data"]) for r in got] == [(r.partition_key, r.data) for r in RECORDS]
+    with pytest.raises(RetryableError, match="ResourceNotFound"):
+        KinesisStream(access.client("kinesis", tries=1), "nowhere").put(RECORDS)
+
+
+def test_a_claim_check_names_bucket_key_and_lines(url: str, access: Access) -> None:
+    sqs = sdk("sqs", url)
+    queue_url = sqs.create_queue(QueueName="redrive", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
+    queue = RedriveQueue(access.client("sqs"), queue_url, "archive")
+
+    queue.leave(LINES.key, [1, 3])
+
+    (message,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
+    assert json.loads(message["Body"]) == {"bucket": "archive", "key": LINES.key, "lines": [1, 3]}
+    assert "Messages" not in sqs.receive_message(QueueUrl=queue_url)
+    queue.postpone(message["ReceiptHandle"], 0)
+    assert len(sqs.receive_message(QueueUrl=queue_url)["Messages"]) == 1
+    with pytest.raises(RetryableError, match="SQS"):
+        RedriveQueue(access.client("sqs", tries=1), queue_url + "-nowhere", "archive").leave(LINES.key, [1])
