@@ -10,3 +10,7 @@ class Refusal(Exception):  # noqa: N818
     def __init__(self, line: str, exit_code: int = 2) -> None:
         super().__init__(line)
         self.exit_code = exit_code
+
+
+class MissingObject(Refusal):
+    """A table, view, pipe or stage does not exist, or the role may not see it: Snowflake does not tell which."""

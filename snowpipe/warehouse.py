@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Protocol
 
-from snowpipe.refusal import Refusal
+from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.settings import Connection
 
 type Row = dict[str, Any]
@@ -36,7 +36,8 @@ class Snowflake:
                 cursor.execute(sql, list(parameters) or None)
                 return [{name.lower(): value for name, value in row.items()} for row in cursor.fetchall()]
         except Error as error:
-            raise Refusal(explain(error.errno, error.msg, self._where)) from error
+            kind = MissingObject if error.errno in _NO_SUCH_OBJECT else Refusal
+            raise kind(explain(error.errno, error.msg, self._where)) from error
 
 
 def quoted(text: str) -> str:

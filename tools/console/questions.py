@@ -10,7 +10,7 @@ from ops import visits
 from ops.outputs import Outputs
 from ops.stores import utc
 from ops.where import Finder, lags
-from snowpipe.refusal import Refusal
+from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import quoted
 from tools.console import book, feed
 from tools.console.workers import Clients, Session
@@ -88,10 +88,8 @@ class Questions:
         try:
             with self._session() as warehouse:
                 rows = warehouse.query(f"{sql} ORDER BY entered_at DESC LIMIT {MAX_VISITS}", parameters)
-        except Refusal as refusal:
-            if "missing object" in str(refusal):
-                return []
-            raise
+        except MissingObject:
+            return []
         return [
             book.known(
                 row
@@ -119,10 +117,8 @@ class Questions:
                     " WHERE event_date >= %s::DATE ORDER BY 1, 2 LIMIT 20000",
                     [first.isoformat()],
                 )
-        except Refusal as refusal:
-            if "missing object" in str(refusal):
-                return {"farms": [], "trucks": [], "days": [], "built": False}
-            raise
+        except MissingObject:
+            return {"farms": [], "trucks": [], "days": [], "built": False}
         farm_rows = [
             {name: _json(value) for name, value in row.items()}
             | {"fence_id": items.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"]))}

@@ -23,7 +23,7 @@ from ops import redrive, visits
 from ops.outputs import Outputs
 from ops.stores import utc
 from snowpipe.archive import Archive
-from snowpipe.refusal import Refusal
+from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Snowflake
 from tools.console import feed, health
 from tools.console.board import Board
@@ -93,11 +93,8 @@ class Session:
                 if self._warehouse is None:
                     self._warehouse = self._open.enter_context(self._outputs.warehouse(self._give_up_after_s))
                 yield self._warehouse
-            except Refusal as refusal:
-                # A statement that Snowflake understood and refused leaves the session as it was.
-                if "missing object" not in str(refusal):
-                    self.close()
-                raise
+            except MissingObject:
+                raise  # Snowflake understood the statement, so the session is as it was
             except Exception:
                 self.close()
                 raise
@@ -543,9 +540,7 @@ class WarehouseReader(Worker):
                 f" FROM {database}.STAGING.STG_EVENTS WHERE scanned_at >= %s::TIMESTAMP_TZ GROUP BY 1",
                 [datetime.fromtimestamp(int(now - WINDOW_S), UTC).isoformat()],
             )
-        except Refusal as refusal:
-            if "missing object" not in str(refusal):
-                raise
+        except MissingObject:
             self.shared.tell(setattr, board.pipeline, "marts_built", False)
         else:
             self.shared.tell(self._staged, _by_second(staged), int(now - WINDOW_S))

@@ -19,7 +19,7 @@ from contract.objects import lines_object, object_name
 from ops.outputs import Outputs
 from ops.polling import until
 from snowpipe.archive import Object
-from snowpipe.refusal import Refusal
+from snowpipe.refusal import MissingObject, Refusal
 from tests.unit.ops.test_outputs import FILE
 from tools.console import workers
 from tools.console.board import Board
@@ -346,12 +346,12 @@ def test_a_session_that_broke_is_opened_again_and_a_refused_statement_breaks_non
 
     monkeypatch.setattr(Outputs, "warehouse", warehouse)
     session = Session(shared.outputs, 6)
-    for said, opened_so_far in (("missing object: no mart", 1), ("no connection to Snowflake", 1), ("", 2)):
+    for failure, opened_so_far in ((MissingObject("no mart"), 1), (Refusal("no connection"), 1), (None, 2)):
         with session() as found:
             assert found == f"session {opened_so_far - 1}"
-        if said:
+        if failure:
             with pytest.raises(Refusal), session():
-                raise Refusal(said)
+                raise failure
     assert opened == [0, 1]
 
 
