@@ -104,6 +104,9 @@ kcl: setup ## a KCL worker on the running stack, beside the function
 package: setup ## build the zips and the templates for STAGE
 	$(PY) -m ops.osls package --stage $(STAGE)
 
+preflight: setup ## look for whatever would make the deployment of STAGE fail
+	@$(PY) -m ops preflight $(STAGE)
+
 deploy: setup ## deploy STAGE (dev, staging, prod) to AWS
 	$(PY) -m ops.osls deploy --stage $(STAGE)
 
@@ -119,4 +122,4 @@ conformance: setup ## does an app keep the client's rule? TARGET=<url of its tes
 lock: ## resolve every requirements*.in anew
 	tools/lock.sh
 
-.PHONY: bench-large faults faults-short fuzz soak console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock
+.PHONY: preflight bench-large faults faults-short fuzz soak console console-test console-web console-pictures load bench-spark simulate kcl smoke conformance help demo up stop down logs test check unit e2e spark airflow nightly package deploy setup lock

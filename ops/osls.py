@@ -1,28 +1,57 @@
-"""`python -m ops.osls package --stage dev`: osls, one at a time in this clone.
+"""`python -m ops.osls package --stage dev`: run osls, one at a time in this clone.
 
 osls keeps its work in .serverless beside serverless.yml, and two at once would mix theirs: this one waits for a
 `make up` that deploys, and the other way round.
 """
 
 import fcntl
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from ops.outputs import ROOT
+from ops.outputs import ROOT, NoStackError
 
 OSLS = ROOT / "node_modules" / ".bin" / "osls"
+DEFAULT_REGION = "us-east-1"
+"""Where serverless.yml deploys to without AWS_REGION."""
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """osls keeps its work in .serverless, which two of them must not share."""
+    """Hold the lock on .serverless, which two runs of osls must not share."""
     lock = ROOT / ".venvs" / ".deploying"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the template that `osls deploy` would send for `stage`.
+
+    Packaging calls no service, so osls gets credentials that open nothing. Raises NoStackError with the last
+    lines of osls where the template cannot be made.
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    region = environment.get("AWS_REGION") or DEFAULT_REGION
+    nobody = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody", "AWS_REGION": region}
+    with alone(), tempfile.TemporaryDirectory(dir=ROOT / ".venvs") as folder:
+        target = Path(folder).relative_to(ROOT)
+        command: list[str | Path] = [OSLS, "package", "--stage", stage, "--package", target]
+        done = subprocess.run(
+            command, cwd=ROOT, env=kept | nobody, check=False, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).strip()[-500:]
+            raise NoStackError(f"stage {stage} cannot be packaged: {said}")
+        template = Path(folder) / "cloudformation-template-update-stack.json"
+        found: dict[str, Any] = json.loads(template.read_text())
+    return found
 
 
 def main(arguments: list[str]) -> int:

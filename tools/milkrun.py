@@ -5,7 +5,20 @@ import sys
 
 import typer
 
-from ops import cost, forget, reconcile, redrive, replay, set_aside, smoke, terminal, top, visits, where
+from ops import (
+    cost,
+    forget,
+    preflight,
+    reconcile,
+    redrive,
+    replay,
+    set_aside,
+    smoke,
+    terminal,
+    top,
+    visits,
+    where,
+)
 from tools.console import command as console
 from tools.fleet import demo, send
 
@@ -22,6 +35,7 @@ app.command("redrive")(redrive.command)
 app.command("set-aside")(set_aside.command)
 app.command("top")(top.command)
 app.command("console")(console.command)
+app.command("preflight")(preflight.command)
 app.command("smoke")(smoke.command)
 app.command("check-key")(smoke.check_key)
 

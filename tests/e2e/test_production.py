@@ -23,6 +23,18 @@ def test_the_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -
     ]
 
 
+def test_preflight_of_a_running_stage_finds_nothing_that_blocks_the_next_deployment(
+    pipeline: Pipeline,
+) -> None:
+    if pipeline.outputs.aws_endpoint_url is None:
+        pytest.skip("names stage local")
+    ran = pipeline.ops("preflight", "local", "--json")
+    assert ran.exit_code == 0
+    levels = {row["check"]: row["level"] for row in ran.result}
+    assert {"concurrency", "names", "alarms", "snowflake session"} <= levels.keys()
+    assert set(levels.values()) <= {"ok", "warns"}
+
+
 def test_the_smoke_test_names_the_step_at_which_an_event_is_lost(pipeline: Pipeline) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
         pytest.skip("pauses a pipe that others use")

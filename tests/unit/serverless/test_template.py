@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from handler.codes import GATEWAY_CODES
 from tests.unit.serverless.templates import STAGES, of_type, properties, resources
-from tools.check import ROOT
+from tools.check import ROOT, VARIANTS
 
 STATEFUL = {
     "AWS::S3::Bucket",
@@ -35,13 +35,24 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 @every_stage
-def test_removing_or_replacing_the_stack_keeps_whatever_holds_events(stage):
+def test_stateful_resources_survive_removal_but_not_the_rollback_of_their_first_deployment(stage):
+    # A resource that survives a rollback keeps its name, and the next deployment fails with "already exists"
+    # (AWS CloudFormation User Guide: "DeletionPolicy attribute").
     kept = {n: r for n, r in resources(stage).items() if r["Type"] in STATEFUL}
     zips = kept.pop("ServerlessDeploymentBucket")  # osls empties and removes it; CI can build the zips again
     assert zips["Type"] == "AWS::S3::Bucket"
     assert len(kept) == 5
     for resource in kept.values():
-        assert resource["DeletionPolicy"] == resource["UpdateReplacePolicy"] == "Retain"
+        assert resource["DeletionPolicy"] == "RetainExceptOnCreate"
+        assert resource["UpdateReplacePolicy"] == "Retain"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_named_resource_survives_the_rollback_of_its_creation(variant):
+    plain = {n for n, r in resources(variant).items() if r.get("DeletionPolicy") == "Retain"}
+    # Both belong to the whole account and region, and neither has a name that a second try would meet.
+    assert plain <= {"ApiGatewayAccount", "ApiGatewayLogsRole"}
+    assert "RoleName" not in properties(variant, "ApiGatewayLogsRole")
 
 
 @every_stage

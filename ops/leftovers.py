@@ -1,0 +1,139 @@
+"""Find resources that already bear a name which a stage's template would give to a new one.
+
+CloudFormation fails on such a name, and only after it has made half of the stack.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+type Clients = Callable[[str], Any]
+"""A boto3 client by the name of its service."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where a stage is deployed."""
+
+    number: str
+    region: str
+    partition: str
+
+
+@dataclass(frozen=True)
+class Named:
+    """A resource of the template whose name is fixed."""
+
+    logical_id: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """How to ask whether one name of a resource type is taken, and which error codes mean that it is free."""
+
+    name_property: str
+    service: str
+    ask: Callable[[Any, str, Account], object]
+    free: tuple[str, ...] = ("ResourceNotFoundException",)
+
+
+def _topic(sns: Any, name: str, account: Account) -> object:
+    arn = f"arn:{account.partition}:sns:{account.region}:{account.number}:{name}"
+    return sns.get_topic_attributes(TopicArn=arn)
+
+
+def _log_group(logs: Any, name: str, _: Account) -> object:
+    groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+    return [group for group in groups if group["logGroupName"] == name]
+
+
+LOOKUPS: Mapping[str, Lookup] = {
+    # 403 is somebody else's bucket: the names of buckets are shared by all accounts.
+    "AWS::S3::Bucket": Lookup("BucketName", "s3", lambda c, n, _: _taken_bucket(c, n), ("404",)),
+    "AWS::Kinesis::Stream": Lookup(
+        "Name", "kinesis", lambda c, n, _: c.describe_stream_summary(StreamName=n)
+    ),
+    "AWS::DynamoDB::Table": Lookup("TableName", "dynamodb", lambda c, n, _: c.describe_table(TableName=n)),
+    "AWS::SQS::Queue": Lookup(
+        "QueueName",
+        "sqs",
+        lambda c, n, _: c.get_queue_url(QueueName=n),
+        ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"),
+    ),
+    "AWS::SNS::Topic": Lookup("TopicName", "sns", _topic, ("NotFound",)),
+    "AWS::IAM::Role": Lookup("RoleName", "iam", lambda c, n, _: c.get_role(RoleName=n), ("NoSuchEntity",)),
+    "AWS::Lambda::Function": Lookup(
+        "FunctionName", "lambda", lambda c, n, _: c.get_function_configuration(FunctionName=n)
+    ),
+    "AWS::Logs::LogGroup": Lookup("LogGroupName", "logs", _log_group),
+    "AWS::Events::EventBus": Lookup("Name", "events", lambda c, n, _: c.describe_event_bus(Name=n)),
+    "AWS::Events::Rule": Lookup("Name", "events", lambda c, n, _: c.describe_rule(Name=n)),
+    "AWS::CloudWatch::Alarm": Lookup(
+        "AlarmName", "cloudwatch", lambda c, n, _: c.describe_alarms(AlarmNames=[n])["MetricAlarms"]
+    ),
+    "AWS::CloudWatch::Dashboard": Lookup(
+        "DashboardName",
+        "cloudwatch",
+        lambda c, n, _: c.get_dashboard(DashboardName=n),
+        ("ResourceNotFound", "DashboardNotFoundError"),
+    ),
+    "AWS::Glue::Job": Lookup(
+        "Name", "glue", lambda c, n, _: c.get_job(JobName=n), ("EntityNotFoundException",)
+    ),
+    "AWS::Glue::Trigger": Lookup(
+        "Name", "glue", lambda c, n, _: c.get_trigger(Name=n), ("EntityNotFoundException",)
+    ),
+}
+
+
+def _taken_bucket(s3: Any, name: str) -> object:
+    try:
+        return s3.head_bucket(Bucket=name)
+    except ClientError as error:
+        if code_of(error) == "403":
+            return "another account's"
+        raise
+
+
+def code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code"))
+
+
+def text_of(value: object, account: Account) -> str | None:
+    """Return a template's value as text; None where only a deployment can tell."""
+    if isinstance(value, Mapping) and isinstance(value.get("Fn::Sub"), str):
+        value = value["Fn::Sub"]
+    if not isinstance(value, str):
+        return None
+    pseudo = {"AccountId": account.number, "Region": account.region, "Partition": account.partition}
+    for name, known in pseudo.items():
+        value = value.replace(f"${{AWS::{name}}}", known)
+    return None if "${" in value else value
+
+
+def named(resources: Mapping[str, Mapping[str, Any]], account: Account) -> Iterator[Named]:
+    """Yield each resource of the template that has a fixed name."""
+    for logical_id, resource in resources.items():
+        if lookup := LOOKUPS.get(resource["Type"]):
+            name = text_of(resource.get("Properties", {}).get(lookup.name_property), account)
+            if name is not None:
+                yield Named(logical_id, resource["Type"], name)
+
+
+def leftovers(wanted: Iterable[Named], own: Sequence[str], clients: Clients, account: Account) -> list[Named]:
+    """Return the resources that exist already; `own` are the logical ids that the stage's stack has now."""
+    return [one for one in wanted if one.logical_id not in own and _exists(one, clients, account)]
+
+
+def _exists(one: Named, clients: Clients, account: Account) -> bool:
+    lookup = LOOKUPS[one.kind]
+    try:
+        return bool(lookup.ask(clients(lookup.service), one.name, account))
+    except ClientError as error:
+        if code_of(error) in lookup.free:
+            return False
+        raise

@@ -1,0 +1,292 @@
+"""`milkrun preflight STAGE`: look for whatever would make a deployment of the stage fail. Creates nothing.
+
+It reads the template that `osls` would deploy, so its names and numbers are those of the deployment.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import boto3
+import typer
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ops import osls, terminal
+from ops.leftovers import Account, Clients, code_of, leftovers, named
+from ops.outputs import NoStackError, Outputs, environment_of
+from snowpipe.refusal import Refusal
+from snowpipe.settings import Connection, load
+from snowpipe.warehouse import Warehouse, connect
+
+UNRESERVED_MINIMUM = 100
+"""Lambda keeps this much of the account's concurrency for functions that reserve none (AWS Lambda Developer
+Guide: "Configuring reserved concurrency for a function")."""
+READY = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"})
+"""The states from which CloudFormation updates a stack."""
+
+type Level = Literal["ok", "warns", "blocks", "unknown"]
+type Resources = Mapping[str, Mapping[str, Any]]
+type OpenWarehouse = Callable[[], AbstractContextManager[Warehouse]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`code` is for programs, `detail` says what to do."""
+
+    level: Level
+    code: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """The stage, the template that would be deployed, and where to."""
+
+    stage: str
+    resources: Resources
+    account: Account
+    clients: Clients
+    deployed_to: str
+    """The region that osls deploys to, which does not read the profile's region."""
+
+    @cached_property
+    def stack(self) -> str | None:
+        """The state of the stage's stack; None without one."""
+        try:
+            [stack] = self.clients("cloudformation").describe_stacks(StackName=f"milkrun-{self.stage}")[
+                "Stacks"
+            ]
+        except ClientError as error:
+            if code_of(error) == "ValidationError":  # the name is valid, so this means that no stack has it
+                return None
+            raise
+        return str(stack["StackStatus"])
+
+    @cached_property
+    def own(self) -> Mapping[str, str]:
+        """Physical id by logical id of what the stack has now."""
+        if self.stack is None:
+            return {}
+        pages = self.clients("cloudformation").get_paginator("list_stack_resources")
+        found = [
+            summary
+            for page in pages.paginate(StackName=f"milkrun-{self.stage}")
+            for summary in page["StackResourceSummaries"]
+        ]
+        alive = [s for s in found if not s["ResourceStatus"].startswith("DELETE_COMPLETE")]
+        return {s["LogicalResourceId"]: s.get("PhysicalResourceId", "") for s in alive}
+
+    def of_type(self, kind: str) -> dict[str, Mapping[str, Any]]:
+        return {n: r.get("Properties", {}) for n, r in self.resources.items() if r["Type"] == kind}
+
+
+def region(place: Place) -> Iterator[Finding]:
+    """The commands and osls must mean the same region, and it should be one of the partition `aws`."""
+    if place.account.region != place.deployed_to:
+        detail = f"osls deploys to {place.deployed_to}, the other commands look there: set AWS_REGION"
+        yield Finding("blocks", "region_differs", place.account.region, detail)
+    if place.account.partition != "aws":
+        detail = "only the partition aws is supported (docs/deploy.md, Regions and partitions)"
+        yield Finding("blocks", "partition_unsupported", place.account.partition, detail)
+
+
+def stack(place: Place) -> Iterator[Finding]:
+    """A stack must be in a state from which CloudFormation can update it."""
+    name, state = f"milkrun-{place.stage}", place.stack
+    if state is None or state in READY:
+        return
+    if state.endswith("_IN_PROGRESS") and state != "REVIEW_IN_PROGRESS":
+        yield Finding("blocks", "stack_busy", name, f"{state}: wait until it is done")
+    elif state == "UPDATE_ROLLBACK_FAILED":
+        detail = f"{state}: aws cloudformation continue-update-rollback --stack-name {name}"
+        yield Finding("blocks", "stack_stuck", name, detail)
+    else:
+        detail = f"{state}: aws cloudformation delete-stack --stack-name {name}"
+        yield Finding("blocks", "stack_dead", name, detail)
+
+
+def concurrency(place: Place) -> Iterator[Finding]:
+    """What the functions reserve, against the account's limit."""
+    functions = place.of_type("AWS::Lambda::Function")
+    wanted = sum(int(f.get("ReservedConcurrentExecutions", 0)) for f in functions.values())
+    client = place.clients("lambda")
+    limit = client.get_account_settings()["AccountLimit"]
+    mine = sum(
+        client.get_function_concurrency(FunctionName=function["FunctionName"]).get(
+            "ReservedConcurrentExecutions", 0
+        )
+        for logical_id, function in functions.items()
+        if logical_id in place.own
+    )
+    free = limit["UnreservedConcurrentExecutions"] + mine
+    if free - wanted < UNRESERVED_MINIMUM:
+        detail = (
+            f"the stage reserves {wanted} of {free} that are free, and Lambda keeps {UNRESERVED_MINIMUM}: ask for"
+            f" {limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} (Service Quotas, Concurrent"
+            " executions) or lower ingestConcurrency and consumeConcurrency in serverless/params.yml"
+        )
+        yield Finding("blocks", "concurrency_too_low", str(limit["ConcurrentExecutions"]), detail)
+
+
+def names(place: Place) -> Iterator[Finding]:
+    """Resources that bear our names and belong to no stack of this stage."""
+    wanted = named(place.resources, place.account)
+    for one in leftovers(wanted, list(place.own), place.clients, place.account):
+        detail = f"{one.kind} exists outside the stack: delete or import it (docs/deploy.md, Remove)"
+        yield Finding("blocks", "name_taken", one.name, detail)
+
+
+def alarms(place: Place) -> Iterator[Finding]:
+    """A stage whose alarms ring needs an address for each topic, and each address must have been confirmed."""
+    ringing = [a for a in place.of_type("AWS::CloudWatch::Alarm").values() if a.get("ActionsEnabled", True)]
+    topics = sorted({action["Ref"] for alarm in ringing for action in alarm["AlarmActions"]})
+    subscriptions = place.of_type("AWS::SNS::Subscription").values()
+    for topic in topics:
+        addresses = [
+            s["Endpoint"] for s in subscriptions if s["TopicArn"] == {"Ref": topic} and s["Endpoint"]
+        ]
+        if not addresses:
+            detail = (
+                "its alarms ring and nobody hears them: set alarmEmail and pageEmail in serverless/params.yml"
+            )
+            yield Finding("blocks", "alarm_without_address", topic, detail)
+        elif topic in place.own:
+            yield from _unconfirmed(place, place.own[topic])
+
+
+def _unconfirmed(place: Place, topic_arn: str) -> Iterator[Finding]:
+    pages = place.clients("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=topic_arn)
+    for subscription in (s for page in pages for s in page["Subscriptions"]):
+        if subscription["SubscriptionArn"] == "PendingConfirmation":
+            detail = "has not followed the link in SNS's e-mail, and hears no alarm until then"
+            yield Finding("warns", "address_not_confirmed", subscription["Endpoint"], detail)
+
+
+def parameters(place: Place) -> Iterator[Finding]:
+    """What the stage's parameters refer to must exist."""
+    variables = place.resources["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
+    if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
+        return
+    try:
+        found = place.clients("ssm").get_parameter(Name=name)["Parameter"]
+    except ClientError as error:
+        if code_of(error) != "ParameterNotFound":
+            raise
+        detail = "signatures are on and their secret is not there (docs/deploy.md, Signatures)"
+        yield Finding("blocks", "signature_secret_missing", name, detail)
+    else:
+        if found["Type"] != "SecureString":
+            detail = f"is a {found['Type']}: put it again with --type SecureString --overwrite"
+            yield Finding("blocks", "signature_secret_readable", name, detail)
+
+
+def snowflake_parameters(place: Place) -> Iterator[Finding]:
+    """What the stage's template says of Snowflake."""
+    variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    checked = any(rule.get("State") == "ENABLED" for rule in place.of_type("AWS::Events::Rule").values())
+    if checked and not variables["SNOWFLAKE_ACCOUNT"]:
+        detail = "checkPipes is on and snowflakeAccount is empty: every check fails"
+        yield Finding("blocks", "snowflake_account_missing", "snowflakeAccount", detail)
+    trust = place.resources["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    if ":root" in str(trust[0]["Principal"]):
+        detail = (
+            "Snowflake may not read the archive yet: follow docs/deploy.md, Snowflake, after this deployment"
+        )
+        yield Finding("warns", "snowflake_not_trusted", "snowflakeUserArn", detail)
+
+
+CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
+    "region": region,
+    "stack": stack,
+    "concurrency": concurrency,
+    "names": names,
+    "alarms": alarms,
+    "parameters": parameters,
+    "snowflake parameters": snowflake_parameters,
+}
+
+
+def results(place: Place) -> Iterator[tuple[str, Finding]]:
+    """Yield each check with its findings; a check that AWS does not answer leaves the others to be made."""
+    for title, check in CHECKS.items():
+        try:
+            found = list(check(place))
+        except (BotoCoreError, ClientError) as error:
+            found = [Finding("unknown", "not_checked", title, str(error))]
+        for finding in found or [Finding("ok", "", title, "")]:
+            yield title, finding
+
+
+def snowflake_session(open_warehouse: OpenWarehouse) -> Finding:
+    """Whether the commands' own settings lead to a Snowflake that lets them in."""
+    try:
+        with open_warehouse() as warehouse:
+            [row] = warehouse.query("SELECT CURRENT_ROLE() AS role")
+    except Refusal as problem:
+        return Finding("blocks", "snowflake_unreachable", "SNOWFLAKE_*", str(problem))
+    return Finding("ok", "", "SNOWFLAKE_*", f"signs in with role {row['role']}")
+
+
+def snowflake_connection(stage: str, environment: Mapping[str, str]) -> Connection | Finding:
+    if stage == "local":
+        return Outputs.find(stage, environment).snowflake
+    try:
+        return load(environment_of(stage, environment)).connection
+    except NoStackError as problem:
+        return Finding("warns", "snowflake_not_configured", "SNOWFLAKE_ACCOUNT", str(problem))
+    except Refusal as problem:
+        return Finding("blocks", "snowflake_not_configured", "SNOWFLAKE_*", str(problem))
+
+
+def exit_code(levels: Sequence[Level]) -> int:
+    """1 if something blocks the deployment; 2 if something could not be looked at; else 0."""
+    if "blocks" in levels:
+        return 1
+    return 2 if "unknown" in levels else 0
+
+
+def clients_of(stage: str, environment: Mapping[str, str]) -> Clients:
+    if stage == "local":
+        return Outputs.find(stage, environment).aws
+    session = boto3.Session(region_name=environment.get("AWS_REGION"))
+    config = Config(connect_timeout=3, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
+    return lambda service: session.client(service, config=config)  # type: ignore[call-overload]
+
+
+def look(stage: str, environment: Mapping[str, str]) -> Place:
+    clients = clients_of(stage, environment)
+    sts = clients("sts")
+    identity = sts.get_caller_identity()
+    account = Account(identity["Account"], sts.meta.region_name, sts.meta.partition)
+    resources = osls.packaged(stage, environment)["Resources"]
+    deployed_to = account.region if stage == "local" else environment.get("AWS_REGION") or osls.DEFAULT_REGION
+    return Place(stage, resources, account, clients, deployed_to)
+
+
+def command(
+    context: typer.Context,
+    stage: Annotated[str, typer.Argument(help="The stage that is to be deployed.")],
+    *,
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Look for whatever would make a deployment of STAGE fail, and create nothing.
+
+    Exit 0: nothing was found; 1: something blocks the deployment; 2: something could not be looked at.
+    """
+    environment: Mapping[str, str] = context.obj
+    found = list(terminal.counted(results(look(stage, environment)), "checks made"))
+    connection = snowflake_connection(stage, environment)
+    if isinstance(connection, Connection):
+        session = snowflake_session(lambda: connect(connection, give_up_after_s=15))
+        found.append(("snowflake session", session))
+    else:
+        found.append(("snowflake session", connection))
+    rows = [{"check": title, **asdict(finding)} for title, finding in found]
+    terminal.show_rows(rows, as_json, title=f"stage {stage}")
+    if code := exit_code([finding.level for _, finding in found]):
+        raise typer.Exit(code)

@@ -1,0 +1,322 @@
+"""What `preflight` finds before a deployment, against moto's AWS and the templates that osls packages."""
+
+import json
+from contextlib import contextmanager
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+from moto import mock_aws
+
+from ops import preflight
+from ops.leftovers import LOOKUPS, Account, named
+from ops.preflight import Place
+from snowpipe.refusal import Refusal
+from snowpipe.settings import Connection
+from tests.unit.serverless.templates import EVERYTHING, resources
+
+REGION = "us-east-1"
+ACCOUNT = Account("123456789012", REGION, "aws")
+# Types whose names several resources of an account may share, or that belong to a resource of ours.
+SHARED_NAMES = {
+    "AWS::ApiGateway::RestApi",
+    "AWS::ApiGateway::ApiKey",
+    "AWS::ApiGateway::UsagePlan",
+    "AWS::Lambda::Alias",
+}
+
+
+@pytest.fixture
+def aws(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        yield lambda service: boto3.client(service, region_name=REGION)
+
+
+def place(clients, stage="dev", account=ACCOUNT, deployed_to=REGION, template=None):
+    return Place(stage, template or resources(stage), account, clients, deployed_to)
+
+
+def codes(check, *arguments, **options):
+    return [(f.level, f.code, f.subject) for f in check(place(*arguments, **options))]
+
+
+def changed(stage, logical_id, **properties):
+    """The stage's template with other properties of one resource."""
+    template = json.loads(json.dumps(resources(stage)))
+    template[logical_id]["Properties"].update(properties)
+    return template
+
+
+def account_with(limit, unreserved, reserved=None):
+    """A Lambda client that knows the account's limits and each function's reservation."""
+    client = boto3.client("lambda", region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x")
+    stub = Stubber(client)
+    limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": unreserved}
+    stub.add_response("get_account_settings", {"AccountLimit": limits}, {})
+    for function, count in (reserved or {}).items():
+        found = {"ReservedConcurrentExecutions": count}
+        stub.add_response("get_function_concurrency", found, {"FunctionName": function})
+    stub.activate()
+    return client
+
+
+def stack_of(aws, template, name="milkrun-dev"):
+    aws("cloudformation").create_stack(
+        StackName=name,
+        TemplateBody=json.dumps({"Resources": template}),
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "unreserved", "found"),
+    [(10, 10, True), (172, 172, True), (173, 173, False), (1000, 1000, False), (1000, 150, True)],
+)
+def test_dev_reserves_73_and_needs_173_free_in_the_account(aws, limit, unreserved, found):
+    client = account_with(limit, unreserved)
+    expected = [("blocks", "concurrency_too_low", str(limit))] if found else []
+    assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == expected
+
+
+def test_the_limit_to_ask_for_is_named(aws):
+    client = account_with(10, 10)
+    [finding] = preflight.concurrency(place(lambda s: client if s == "lambda" else aws(s)))
+    assert "ask for 173" in finding.detail
+
+
+def test_what_the_deployed_stage_reserves_already_counts_as_free(aws):
+    functions = {name: r for name, r in resources("dev").items() if r["Type"] == "AWS::Lambda::Function"}
+    stack_of(aws, {name: {"Type": "AWS::SNS::Topic"} for name in functions})
+    reserved = {
+        f["Properties"]["FunctionName"]: n for f, n in zip(functions.values(), (50, 2, 20, 1), strict=True)
+    }
+    client = account_with(173, 100, reserved)
+    assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == []
+
+
+def test_a_fresh_account_has_nothing_in_the_way(aws):
+    assert codes(preflight.names, aws) == []
+    assert codes(preflight.stack, aws) == []
+    assert codes(preflight.region, aws) == []
+
+
+def test_each_leftover_of_a_failed_or_removed_stage_is_named(aws):
+    bucket = f"milkrun-dev-archive-{ACCOUNT.number}-{REGION}"
+    aws("s3").create_bucket(Bucket=bucket)
+    aws("kinesis").create_stream(StreamName="milkrun-dev-geofence", ShardCount=1)
+    aws("dynamodb").create_table(
+        TableName="milkrun-dev-visits",
+        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    for queue in ("redrive", "dead-letters"):
+        aws("sqs").create_queue(QueueName=f"milkrun-dev-{queue}")
+    aws("logs").create_log_group(logGroupName="/aws/lambda/milkrun-dev-ingest")
+    aws("logs").create_log_group(logGroupName="/aws/lambda/milkrun-dev-check-of-somebody-else")
+    aws("sns").create_topic(Name="milkrun-dev-alarms")
+    aws("events").create_event_bus(Name="milkrun-dev-visits")
+    aws("iam").create_role(RoleName="milkrun-dev-snowflake", AssumeRolePolicyDocument="{}")
+    aws("cloudwatch").put_metric_alarm(
+        AlarmName="milkrun-dev-dead-letters", ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=1
+    )
+    aws("cloudwatch").put_dashboard(DashboardName="milkrun-dev", DashboardBody='{"widgets": []}')
+    assert {subject for _, _, subject in codes(preflight.names, aws)} == {
+        bucket,
+        "milkrun-dev-geofence",
+        "milkrun-dev-visits",
+        "milkrun-dev-redrive",
+        "milkrun-dev-dead-letters",
+        "/aws/lambda/milkrun-dev-ingest",
+        "milkrun-dev-alarms",
+        "milkrun-dev-snowflake",
+        "milkrun-dev",
+    }
+    assert {(level, code) for level, code, _ in codes(preflight.names, aws)} == {("blocks", "name_taken")}
+
+
+def test_a_bucket_of_another_account_is_in_the_way_too(aws):
+    client = aws("s3")
+    stub = Stubber(client)
+    stub.add_client_error("head_bucket", service_error_code="403", http_status_code=403)
+    stub.activate()
+    bucket = {"ArchiveBucket": resources("dev")["ArchiveBucket"]}
+    assert codes(preflight.names, lambda s: client if s == "s3" else aws(s), template=bucket) == [
+        ("blocks", "name_taken", f"milkrun-dev-archive-{ACCOUNT.number}-{REGION}")
+    ]
+
+
+def test_what_the_stages_own_stack_has_is_not_in_the_way(aws):
+    queue = {
+        "DeadLetterQueue": {
+            "Type": "AWS::SQS::Queue",
+            "Properties": {"QueueName": "milkrun-dev-dead-letters"},
+        }
+    }
+    stack_of(aws, queue)
+    aws("sqs").create_queue(QueueName="milkrun-dev-redrive")
+    assert codes(preflight.names, aws) == [("blocks", "name_taken", "milkrun-dev-redrive")]
+
+
+def test_every_resource_with_a_fixed_name_is_looked_up():
+    template = resources(EVERYTHING)
+    looked_up = {one.logical_id for one in named(template, ACCOUNT)}
+    for logical_id, resource in template.items():
+        kind, properties = resource["Type"], resource.get("Properties", {})
+        suffix = kind.rsplit("::", 1)[1] + "Name"
+        has_name = any(isinstance(properties.get(key), str) for key in ("Name", suffix, f"{kind[5:]}Name"))
+        if has_name and kind not in SHARED_NAMES:
+            assert kind in LOOKUPS, kind
+            assert logical_id in looked_up
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("CREATE_COMPLETE", None),
+        ("UPDATE_COMPLETE", None),
+        ("UPDATE_ROLLBACK_COMPLETE", None),
+        ("UPDATE_IN_PROGRESS", "stack_busy"),
+        ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "stack_busy"),
+        ("UPDATE_ROLLBACK_FAILED", "stack_stuck"),
+        ("ROLLBACK_COMPLETE", "stack_dead"),
+        ("ROLLBACK_FAILED", "stack_dead"),
+        ("DELETE_FAILED", "stack_dead"),
+        ("REVIEW_IN_PROGRESS", "stack_dead"),
+    ],
+)
+def test_a_stack_that_cannot_be_updated_blocks(aws, state, code):
+    client = aws("cloudformation")
+    stub = Stubber(client)
+    stack = {"StackName": "milkrun-dev", "StackStatus": state, "CreationTime": "2026-11-28T00:00:00Z"}
+    stub.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": "milkrun-dev"})
+    stub.activate()
+    expected = [("blocks", code, "milkrun-dev")] if code else []
+    assert codes(preflight.stack, lambda _: client) == expected
+
+
+def test_a_stage_that_rings_with_an_empty_address_is_blocked_for_each_topic(aws):
+    assert codes(preflight.alarms, aws, stage="staging") == [
+        ("blocks", "alarm_without_address", "AlarmTopic"),
+        ("blocks", "alarm_without_address", "PageTopic"),
+    ]
+    assert codes(preflight.alarms, aws, stage="dev") == []
+
+
+def test_an_address_that_was_never_confirmed_is_named(aws):
+    topic = aws("sns").create_topic(Name="milkrun-staging-alarms")["TopicArn"]
+    client = aws("sns")
+    stub = Stubber(client)
+    subscription = {
+        "SubscriptionArn": "PendingConfirmation",
+        "Endpoint": "ops@example.test",
+        "TopicArn": topic,
+    }
+    stub.add_response("list_subscriptions_by_topic", {"Subscriptions": [subscription]}, {"TopicArn": topic})
+    stub.activate()
+    template = changed("staging", "AlarmEmail", Endpoint="ops@example.test")
+    template["PageEmail"]["Properties"]["Endpoint"] = "pager@example.test"
+    here = place(lambda s: client if s == "sns" else aws(s), "staging", template=template)
+    here.__dict__["own"] = {"AlarmTopic": topic}
+    assert [(f.level, f.code, f.subject) for f in preflight.alarms(here)] == [
+        ("warns", "address_not_confirmed", "ops@example.test")
+    ]
+
+
+def test_signatures_without_their_secret_block(aws):
+    environment = resources("dev")["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    signing = {"Variables": environment | {"SIGNATURE_SCHEME": "milkrun"}}
+    template = changed("dev", "IngestLambdaFunction", Environment=signing)
+    name = "/milkrun/dev/signature-secrets"
+    assert codes(preflight.parameters, aws) == []
+    assert codes(preflight.parameters, aws, template=template) == [
+        ("blocks", "signature_secret_missing", name)
+    ]
+    aws("ssm").put_parameter(Name=name, Value="x", Type="String")
+    assert codes(preflight.parameters, aws, template=template) == [
+        ("blocks", "signature_secret_readable", name)
+    ]
+    aws("ssm").put_parameter(Name=name, Value="x", Type="SecureString", Overwrite=True)
+    assert codes(preflight.parameters, aws, template=template) == []
+
+
+def test_a_check_of_the_pipes_without_an_account_blocks(aws):
+    missing = ("blocks", "snowflake_account_missing", "snowflakeAccount")
+    assert missing not in codes(preflight.snowflake_parameters, aws)
+    template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
+    assert missing in codes(preflight.snowflake_parameters, aws, template=template)
+
+
+def test_osls_and_the_commands_must_mean_the_same_region_of_the_partition_aws(aws):
+    assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
+    china = Account("123456789012", "cn-north-1", "aws-cn")
+    assert codes(preflight.region, aws, account=china, deployed_to="cn-north-1") == [
+        ("blocks", "partition_unsupported", "aws-cn")
+    ]
+
+
+def test_a_check_that_aws_does_not_answer_leaves_the_others_to_be_made(aws):
+    def denied(service):
+        client = aws(service)
+        if service == "sns":
+            stub = Stubber(client)
+            stub.add_client_error("get_topic_attributes", service_error_code="AuthorizationError")
+            stub.activate()
+        return client
+
+    found = dict(preflight.results(place(denied)))
+    assert (found["names"].level, found["names"].code) == ("unknown", "not_checked")
+    assert found["parameters"].level == "ok"
+    assert found.keys() == preflight.CHECKS.keys()
+
+
+def test_nothing_is_created_or_changed(aws):
+    called = []
+
+    def watched(service):
+        client = aws(service)
+        client.meta.events.register("before-call", lambda model, **_: called.append(model.name))
+        return client
+
+    list(preflight.results(place(watched, "staging")))
+    assert called
+    assert all(name.startswith(("Describe", "Get", "List", "Head")) for name in called)
+
+
+@pytest.mark.parametrize(
+    ("levels", "code"),
+    [(["ok"], 0), (["ok", "warns"], 0), (["ok", "unknown"], 2), (["unknown", "blocks"], 1)],
+    ids=str,
+)
+def test_the_exit_code_says_whether_the_deployment_would_work(levels, code):
+    assert preflight.exit_code(levels) == code
+
+
+def test_a_snowflake_that_cannot_be_reached_blocks():
+    @contextmanager
+    def refuses():
+        raise Refusal("no connection to Snowflake at https://nobody.test:443")
+        yield
+
+    assert preflight.snowflake_session(refuses).code == "snowflake_unreachable"
+
+
+def test_a_stage_without_snowflake_settings_is_warned_about_them():
+    without = preflight.snowflake_connection("dev", {})
+    assert (without.level, without.code) == ("warns", "snowflake_not_configured")
+    half = preflight.snowflake_connection("dev", {"SNOWFLAKE_ACCOUNT": "org-account"})
+    assert (half.level, half.code) == ("blocks", "snowflake_not_configured")
+    settings = {"SNOWFLAKE_ACCOUNT": "org-account", "SNOWFLAKE_USER": "me"}
+    assert isinstance(preflight.snowflake_connection("dev", settings), Connection)
+
+
+def test_an_unknown_stack_state_error_is_not_taken_for_a_missing_stack(aws):
+    client = aws("cloudformation")
+    stub = Stubber(client)
+    stub.add_client_error("describe_stacks", service_error_code="AccessDenied")
+    stub.activate()
+    with pytest.raises(ClientError):
+        place(lambda _: client).stack  # noqa: B018 the property asks
