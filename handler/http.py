@@ -150,7 +150,7 @@ _TITLES = {
     403: "Forbidden",
     413: "Content Too Large",
     415: "Unsupported Media Type",
-    503: "Service RetryableError",
+    503: "Service Unavailable",
 }
 
 

@@ -136,6 +136,7 @@ def test_after_a_failure_the_log_line_still_names_what_was_stored(
     answer = phone.post([ENTER])
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) == (503, "unavailable", "5")
+    assert answer.body["title"] == "Service Unavailable"
     assert (line["status"], line["object_key"]) == (503, phone.world.keys("events")[0])
 
 
