@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Protocol
 
+from snowpipe.check.sqlapi import host_of
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.settings import Connection
 
@@ -61,41 +62,53 @@ def explain(number: int | None, message: str | None, where: str) -> str:
 def connect(settings: Connection, give_up_after_s: int | None = None) -> Iterator[Snowflake]:
     """A session in UTC that belongs to no database: every statement of ours names its objects in full.
 
-    The connector repeats a request that gets no answer for ever, unless told when to give up.
+    Without `give_up_after_s` the connector repeats a request that gets no answer for ever.
     """
     from snowflake import connector  # 2.6 s: only when it is needed
 
-    # Its pauses grow to 16 s, which it sleeps to the end before it looks at the clock.
-    patience: dict[str, Any] = (
-        {"network_timeout": give_up_after_s, "backoff_policy": lambda: repeat(1)} if give_up_after_s else {}
-    )
-    where = f"{settings.protocol}://{settings.host or settings.account}:{settings.port}"
-    secret: dict[str, Any] = {"password": settings.password.get_secret_value()} if settings.password else {}
-    if settings.private_key_file:
-        secret = {"authenticator": "SNOWFLAKE_JWT", "private_key_file": str(settings.private_key_file)}
-        if settings.private_key_file_pwd:
-            secret["private_key_file_pwd"] = settings.private_key_file_pwd.get_secret_value()
+    where = f"{settings.protocol}://{settings.host or host_of(settings.account)}:{settings.port}"
     try:
         connection = connector.connect(
-            account=settings.account,
-            user=settings.user,
-            host=settings.host,
-            port=settings.port,
-            protocol=settings.protocol,
-            warehouse=settings.warehouse,
-            role=settings.role,
-            login_timeout=10,
-            **patience,
+            **_address(settings),
+            **_sign_in(settings),
+            **_timeouts(give_up_after_s),
             application="Milkrun",
             session_parameters={"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False},
-            **secret,
         )
     except connector.Error as error:
         raise Refusal(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
     except (OSError, ValueError, TypeError) as error:
-        # Of the key file: not there, no key, without its password.
+        # The key file does not exist, holds no key, or needs another password.
         raise Refusal(explain(_NOT_CONNECTED[0], str(error), where)) from error
     try:
         yield Snowflake(connection, where)
     finally:
         connection.close()
+
+
+def _address(settings: Connection) -> dict[str, Any]:
+    # The connector derives the host from the account only if it is not given a `host` at all:
+    # host=None makes it dial the host "None". So a setting that is not set is left out.
+    return settings.model_dump(
+        include={"account", "user", "host", "port", "protocol", "warehouse", "role"}, exclude_none=True
+    )
+
+
+def _sign_in(settings: Connection) -> dict[str, Any]:
+    if settings.private_key_file:
+        secret = {"authenticator": "SNOWFLAKE_JWT", "private_key_file": str(settings.private_key_file)}
+        if settings.private_key_file_pwd:
+            secret["private_key_file_pwd"] = settings.private_key_file_pwd.get_secret_value()
+        return secret
+    return {"password": settings.password.get_secret_value()} if settings.password else {}
+
+
+def _timeouts(give_up_after_s: int | None) -> dict[str, Any]:
+    if give_up_after_s is None:
+        return {"login_timeout": 10}
+    # The connector's pauses grow to 16 s, and it sleeps them to the end before it looks at the clock.
+    return {
+        "login_timeout": min(10, give_up_after_s),
+        "network_timeout": give_up_after_s,
+        "backoff_policy": lambda: repeat(1),
+    }

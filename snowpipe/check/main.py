@@ -19,7 +19,7 @@ from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
 from snowpipe.check.pipes import Health, failed_loads_sql, health, parse
-from snowpipe.check.sqlapi import Signer, SqlApi, log_in_token
+from snowpipe.check.sqlapi import Signer, SqlApi, host_of, log_in_token
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -43,7 +43,7 @@ class Settings(BaseModel):
 
     @property
     def api_url(self) -> str:
-        return self.url or f"https://{self.account}.snowflakecomputing.com"
+        return self.url or f"https://{host_of(self.account)}"
 
 
 @dataclass(frozen=True)

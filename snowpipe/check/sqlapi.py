@@ -45,6 +45,16 @@ class Signer:
         return answer["Signature"]
 
 
+def host_of(account: str) -> str:
+    """The host of an account, named in any of the documented forms. (Snowflake: "Account identifiers")
+
+    `organisation-name`, `locator`, `locator.region` or `locator.region.cloud`, each also with `.privatelink`.
+    Regions in China have a top-level domain of their own.
+    """
+    region = account.partition(".")[2]
+    return f"{account}.snowflakecomputing.{'cn' if region.lower().startswith('cn-') else 'com'}"
+
+
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
     """A token for `user`, good for five minutes.
 
@@ -77,7 +87,7 @@ def _base64url(raw: bytes) -> str:
 class SqlApi:
     """One statement a call, one value back."""
 
-    url: str  # https://<account>.snowflakecomputing.com
+    url: str  # such as https://myorg-myaccount.snowflakecomputing.com
     token: str
     http: urllib3.PoolManager
 

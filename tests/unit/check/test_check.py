@@ -97,6 +97,29 @@ def verified(token: str, public_key: bytes) -> dict:
 
 
 @pytest.mark.parametrize(
+    ("account", "host"),
+    [
+        ("myorg-myaccount", "myorg-myaccount.snowflakecomputing.com"),
+        ("xy12345.eu-west-1.privatelink", "xy12345.eu-west-1.privatelink.snowflakecomputing.com"),
+        ("xy12345.cn-northwest-1.aws", "xy12345.cn-northwest-1.aws.snowflakecomputing.cn"),
+    ],
+)
+def test_the_check_calls_the_host_of_its_account(account, host):
+    settings = main.Settings.model_validate(
+        {
+            "STAGE": "dev",
+            "ARCHIVE_BUCKET": "b",
+            "SIGNING_KEY_ID": "k",
+            "SNOWFLAKE_ACCOUNT": account,
+            "SNOWFLAKE_USER": "u",
+            "SNOWFLAKE_DATABASE": "MILKRUN_DEV",
+            "SNOWFLAKE_URL": "",
+        }
+    )
+    assert settings.api_url == f"https://{host}"
+
+
+@pytest.mark.parametrize(
     ("account", "name"),
     [
         ("milk-org", "MILK-ORG"),
