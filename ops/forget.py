@@ -212,18 +212,20 @@ def forget_rows(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str
 def command(
     context: typer.Context,
     *,
-    user: Annotated[str, typer.Option(help="user.userId or user._id.")],
+    user: Annotated[
+        str, typer.Option(parser=terminal.not_empty, metavar="USER", help="user.userId or user._id.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     marts: Annotated[
         bool, typer.Option(help="Build staging and marts anew from all of RAW (dbt build --full-refresh).")
     ] = True,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for Snowpipe.")] = PATIENCE_SECONDS,
+    patience: Annotated[
+        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds to wait for Snowpipe.")
+    ] = PATIENCE_SECONDS,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
     """Delete everything of one person. Safe to stop and to run again; exit 1 if something is still to do."""
-    if not user.strip():
-        raise typer.BadParameter("--user names nobody")
     outputs = terminal.outputs_of(context, stage)
     if not yes:
         question = f"Delete every event of {user!r} from stage {stage}, for ever?"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
+from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Snowflake, connect
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 """The clone."""
 
 
-class NoStackError(Exception):
+class NoStackError(Refusal):
     """There is no stack to speak to; the message says what to do."""
 
 

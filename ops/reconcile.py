@@ -469,7 +469,11 @@ def command(
     ] = "now",  # type: ignore[assignment]
     settle: Annotated[
         float,
-        typer.Option(min=0, help="Leave out what was received in the last so many seconds: it is under way."),
+        typer.Option(
+            min=0,
+            max=terminal.MAX_SECONDS,
+            help="Leave out what was received in the last so many seconds: it is under way.",
+        ),
     ] = 60,
     repair: Annotated[
         bool, typer.Option("--repair", help="Load again, send again; then look again.")

@@ -305,10 +305,19 @@ def command(
         datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
     ] = "now",  # type: ignore[assignment]  # typer parses it like any other value
     type_: Annotated[
-        list[str] | None, typer.Option("--type", help="Only events of this type; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--type",
+            parser=terminal.not_empty,
+            metavar="TYPE",
+            help="Only events of this type; may be repeated.",
+        ),
     ] = None,
     device: Annotated[
-        list[str] | None, typer.Option(help="Only events of this device; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            parser=terminal.not_empty, metavar="DEVICE", help="Only events of this device; may be repeated."
+        ),
     ] = None,
     prefix: Annotated[
         str, typer.Option(help="Objects under this prefix, such as events/dt=2026-11-16/.")
@@ -316,12 +325,19 @@ def command(
     aside: Annotated[
         str | None,
         typer.Option(
-            "--set-aside", help="Instead: what was set aside; a prefix of keys, or a reason's code."
+            "--set-aside",
+            parser=terminal.not_empty,
+            metavar="WHAT",
+            help="Instead: what was set aside; a prefix of keys, or a reason's code.",
         ),
     ] = None,
     to_file: Annotated[
         Path | None,
-        typer.Option(help="With --set-aside: write NDJSON here to be repaired; `ops send --file` sends it."),
+        typer.Option(
+            parser=terminal.writable,
+            metavar="FILE",
+            help="With --set-aside: write NDJSON here to be repaired; `ops send --file` sends it.",
+        ),
     ] = None,
     on_failure: Annotated[
         bool, typer.Option("--on-failure", help="Instead: the batches that the mapping gave up on.")
@@ -329,7 +345,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option(help="Send nothing; say how many, how long and for how much.")
     ] = False,
-    rate: Annotated[float, typer.Option(min=0.1, help="Events a second.")] = 200,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Events a second.")] = 200,
     restart: Annotated[
         bool, typer.Option(help="Begin anew, not where an earlier run was broken off.")
     ] = False,

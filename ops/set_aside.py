@@ -148,7 +148,12 @@ def purge(s3: Any, bucket: str, records: Iterable[Aside]) -> tuple[int, list[str
 def command(
     context: typer.Context,
     what: Annotated[
-        str, typer.Argument(help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code; else all.")
+        str,
+        typer.Argument(
+            parser=terminal.not_empty,
+            metavar="WHAT",
+            help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code; else all.",
+        ),
     ] = PREFIX,
     *,
     send: Annotated[bool, typer.Option("--send", help="Send them to the stream again, unchanged.")] = False,

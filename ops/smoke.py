@@ -64,7 +64,9 @@ def follow(
 def command(
     context: typer.Context,
     *,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait at each step.")] = 120,
+    patience: Annotated[
+        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds to wait at each step.")
+    ] = 120,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:

@@ -1,9 +1,12 @@
 """What all commands share: where they print, their common options, and how they give up."""
 
+import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import botocore.exceptions
@@ -20,29 +23,61 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ops.outputs import NoStackError, Outputs
+from aws.errors import PermanentError, RetryableError
+from ops.outputs import Outputs
 from ops.times import instant
-from snowpipe.refusal import Refusal
+from snowpipe import commandline
 
 # Results go to stdout, whatever only accompanies them to stderr: `… --json | jq` sees results alone.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # Code 1 has a meaning of its own in most commands ("some are left"): nobody may take a failure for it.
-AWS_ERRORS = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
+AWS_ERRORS = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,
+    RetryableError,
+    PermanentError,
+)
 
-Stage = Annotated[str, typer.Option(help="local, or a deployed stage.")]
+MAX_SECONDS = 7 * 86_400  # of an option that says how long to wait: "inf" is a number too
+
+
+def stage_name(text: str) -> str:
+    """A parser for options that name a stage."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,31}", text):
+        raise typer.BadParameter(f"{text!r} is not a stage: local, or the name of a deployed one such as dev")
+    return text
+
+
+def not_empty(text: str) -> str:
+    """A parser for options that name something: a device, an event, a person."""
+    if not text.strip():
+        raise typer.BadParameter(f"{text!r} names nothing")
+    return text
+
+
+def writable(text: str) -> Path:
+    """A parser for options that name a file to be written."""
+    path = Path(text)
+    try:
+        if not text or path.is_dir() or not path.parent.is_dir():
+            raise typer.BadParameter(f"{text!r} is not a file in a folder that exists")
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()
+    except OSError as error:
+        raise typer.BadParameter(f"{text!r} cannot be written: {commandline.explain(error)[0]}") from None
+    return path
+
+
+Stage = Annotated[str, typer.Option(parser=stage_name, metavar="STAGE", help="local, or a deployed stage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def run(app: typer.Typer, environment: Mapping[str, str]) -> int:
-    """The exit code of the process: 2, and one line on stderr, where something stands in the way."""
-    try:
-        app(obj=environment, standalone_mode=True)
-    except (NoStackError, Refusal, *AWS_ERRORS) as problem:
-        fail(str(problem))
-        return 2
-    return 0
+def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (default: the process's); return the exit code: 2, and one line, for every error."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return commandline.run(app, given, obj=environment, environment=environment, tell=fail)
 
 
 def fail(problem: str) -> None:

@@ -22,4 +22,7 @@ def instant(text: str, now: datetime) -> datetime:
         if found is None:
             raise ValueError(f"{text!r} is no time: write 2026-11-16T08:00Z, or `2 hours ago`") from None
         at = found
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    try:
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is before the year 1 or after 9999") from None

@@ -158,8 +158,10 @@ def drawn(panels: dict[str, dict[str, Any]], stage: str, minutes: float) -> Pane
 def command(
     context: typer.Context,
     *,
-    minutes: Annotated[float, typer.Option(min=0.1, help="How far back the figures reach.")] = 5,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 5,
+    minutes: Annotated[float, typer.Option(min=0.1, max=10_080, help="How far back the figures reach.")] = 5,
+    every: Annotated[
+        float, typer.Option(min=1, max=terminal.MAX_SECONDS, help="Seconds between two looks.")
+    ] = 5,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,

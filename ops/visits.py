@@ -61,12 +61,22 @@ def _rows(pages: Iterable[dict[str, Any]]) -> Iterator[change.Row]:
             yield {name: row[name] for name in FIELDS}
 
 
+def _fence(text: str) -> Fence:
+    tag, slash, external_id = text.partition("/")
+    if not (tag and slash and external_id):
+        raise typer.BadParameter(f"{text!r}: a fence is written tag/externalId")
+    return Fence(tag, external_id)
+
+
 def command(
     context: typer.Context,
     *,
-    device: Annotated[str | None, typer.Option(help="Where was it?")] = None,
+    device: Annotated[
+        str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="Where was it?")
+    ] = None,
     fence: Annotated[
-        str | None, typer.Option(help="Who is there now? As tag/externalId.", metavar="FENCE")
+        Fence | None,
+        typer.Option(parser=_fence, metavar="FENCE", help="Who is there now? As tag/externalId."),
     ] = None,
     since: Annotated[
         datetime | None,
@@ -87,10 +97,8 @@ def command(
     if device is not None:
         rows = visits_of_device(dynamodb, outputs.visits_table, device, since)
     else:
-        tag, slash, external_id = str(fence).partition("/")
-        if not slash:
-            raise typer.BadParameter("a fence is written tag/externalId")
-        rows = visits_at_fence(dynamodb, outputs.visits_table, Fence(tag, external_id))
+        assert fence is not None
+        rows = visits_at_fence(dynamodb, outputs.visits_table, fence)
     if rows or as_json:
         terminal.show_rows(rows, as_json)
     else:

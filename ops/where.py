@@ -361,7 +361,12 @@ def lags(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 def command(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(metavar="EVENT_ID|KEY", help="An event's id, or an object's key.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            parser=terminal.not_empty, metavar="EVENT_ID|KEY", help="An event's id, or an object's key."
+        ),
+    ],
     *,
     start: Annotated[
         datetime,

@@ -4,6 +4,7 @@ Exit code: 0 done, 1 looked and the answer is no, 2 could not look.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from snowpipe import apply as applying
-from snowpipe import archive, loading, pipes, policies, sqlite, template, transform, warehouse
+from snowpipe import archive, commandline, loading, pipes, policies, sqlite, template, transform, warehouse
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
 from snowpipe.history import FAILED
@@ -85,19 +86,7 @@ class Stage:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    try:
-        return app(list(arguments), standalone_mode=False, obj=Shell(environment)) or 0
-    except Refusal as refusal:
-        typer.echo(str(refusal), err=True)
-        return refusal.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        return 130
-    except Exception as problem:
-        # click's own complaint about the arguments; whatever else is a bug, and shows itself
-        if not hasattr(problem, "format_message"):
-            raise
-        typer.echo(problem.format_message(), err=True)
-        return 2
+    return commandline.run(app, arguments, obj=Shell(environment), environment=environment, tell=tell)
 
 
 def tell(line: str) -> None:
@@ -127,7 +116,7 @@ def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
     from rich.table import Table
 
     texts = [["" if value is None else str(value) for value in row.values()] for row in rows]
-    console, table = Console(), Table(*rows[0])
+    console, table = Console(), Table(*map(escape, rows[0]))
     for text in texts:
         table.add_row(*map(escape, text))
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
@@ -249,8 +238,8 @@ def history(
     limit: Annotated[int, typer.Option(min=1, help="At most so many files a pipe")] = 1000,
 ) -> None:
     """What became of each file, the newest first (COPY_HISTORY: 14 days)."""
-    stage = context.obj.stage(outputs)
     start = instant(since)
+    stage = context.obj.stage(outputs)
     with stage.warehouse() as session:
         rows = [row for each in stage.pipes(pipe) for row in copy_history(session, each, start, limit)]
     show([row for row in rows if not failed or row["status"] in FAILED], as_json, none="no files")
@@ -265,8 +254,8 @@ def validate(
     since: Since = "14 days ago",
 ) -> None:
     """Fetch the files that failed and point at their bad lines. Exit 1 when there are any."""
-    stage = context.obj.stage(outputs)
     start = instant(since)
+    stage = context.obj.stage(outputs)
     with stage.warehouse() as session:
         rows = [
             row for each in stage.pipes(pipe) for row in validate_failed(session, each, stage.archive, start)
@@ -290,8 +279,8 @@ def refresh(
     since: Annotated[str | None, typer.Option(help="Objects received since; ISO-8601 or a phrase")] = None,
 ) -> None:
     """Queue files that the pipes were never told of. Exit 1 when some are older than the 7 days it sees."""
+    start = None if since is None else instant(since)
     stage = context.obj.stage(outputs)
-    start = instant(since) if since else None
     rows = []
     with stage.warehouse() as session:
         for each in stage.pipes(pipe):
@@ -315,10 +304,10 @@ def backfill(
     pipe: Which = None,
 ) -> None:
     """Load what was received in these hours and is not loaded yet, at most 1000 files a COPY."""
-    stage = context.obj.stage(outputs)
     first, last = instant(start), instant(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")
+    stage = context.obj.stage(outputs)
     rows: list[Row] = []
     with stage.warehouse() as session:
         for each in stage.pipes(pipe):
@@ -335,6 +324,8 @@ def backfill(
 @app.command()
 def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: Json = False) -> None:
     """Load one object again, then delete the rows that it had. FILE is its key."""
+    if not file:
+        raise Refusal("FILE is empty: give an object's key, which begins with events/ or rejected/")
     stage = context.obj.stage(outputs)
     key = file.removeprefix(f"s3://{stage.archive.bucket}/")
     found = [each for each in stage.pipes() if key.startswith(each.prefix)]
@@ -396,7 +387,9 @@ def recreate(
 
 @app.command()
 def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Run one statement in the stage's database and print its rows."""
+    """Run one statement in the stage's database and print its rows. Of two columns of one name the second is NAME_2."""
+    if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
+        raise Refusal("the statement is empty")
     stage = context.obj.stage(outputs)
     with stage.warehouse() as session:
         session.query(f"USE DATABASE {stage.settings.connection.database}")
@@ -423,9 +416,13 @@ def load_sqlite(
     where: sqlite.Source
     if source.startswith("s3://"):
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise Refusal(f"{source!r}: --from takes s3://BUCKET/PREFIX, or a folder")
         s3 = archive.s3_client(load_aws(context.obj.environment, outputs))
         where = sqlite.Bucket(Archive(s3, bucket), prefix)
     else:
+        if not source:
+            raise Refusal("--from is empty: it takes s3://BUCKET/PREFIX, or a folder")
         where = sqlite.Folder(Path(source))
     rows = list(sqlite.load(path, where))
     loaded = [row for row in rows if row["result"] == "loaded"]

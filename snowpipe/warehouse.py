@@ -19,7 +19,10 @@ _NOT_CONNECTED = range(250001, 252000)
 
 class Warehouse(Protocol):
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Run one statement. Column names are lower case. Refusal when Snowflake refuses."""
+        """Run one statement. Column names are lower case; a repeated one gets a number: `id`, `id_2`.
+
+        Raises Refusal when Snowflake refuses.
+        """
 
 
 class Snowflake:
@@ -30,15 +33,30 @@ class Snowflake:
         self._where = where
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        from snowflake.connector import DictCursor, Error
+        from snowflake.connector import Error
 
         try:
-            with self._connection.cursor(DictCursor) as cursor:
+            # Not a DictCursor, which keeps only the last of two columns of one name.
+            with self._connection.cursor() as cursor:
                 cursor.execute(sql, list(parameters) or None)
-                return [{name.lower(): value for name, value in row.items()} for row in cursor.fetchall()]
+                names = distinct([column.name.lower() for column in cursor.description])
+                return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         except Error as error:
             kind = MissingObject if error.errno in _NO_SUCH_OBJECT else Refusal
             raise kind(explain(error.errno, error.msg, self._where)) from error
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The same names; one that has occurred before is followed by the first number that makes it new."""
+    taken, found = set(names), set[str]()
+    result = []
+    for name in names:
+        new, number = name, 2
+        while new in found or (new != name and new in taken):
+            new, number = f"{name}_{number}", number + 1
+        found.add(new)
+        result.append(new)
+    return result
 
 
 def quoted(text: str) -> str:

@@ -38,6 +38,7 @@ def command(
         float | None,
         typer.Option(
             min=0,
+            max=terminal.MAX_SECONDS,
             help="Seconds between two looks at Snowflake while a page is open; 0: never."
             " Else 5 locally, 300 of a deployed stage.",
         ),
@@ -46,6 +47,7 @@ def command(
         float | None,
         typer.Option(
             min=0,
+            max=terminal.MAX_SECONDS,
             help="Seconds between two comparisons while a page is open; 0: on demand."
             " Else 300 locally, 0 of a deployed stage.",
         ),
@@ -64,9 +66,9 @@ def command(
 ) -> None:
     """Look at it: trucks on a map, the pipeline, events, visits. Ends with Ctrl-C; nothing depends on it."""
     environment: Mapping[str, str] = context.obj
-    outputs = terminal.outputs_of(context, stage)
-    if tiles and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
+    if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
         raise typer.BadParameter("--tiles is an http(s) address with {z}, {x} and {y}")
+    outputs = terminal.outputs_of(context, stage)
     run(
         outputs,
         stage,

@@ -324,7 +324,9 @@ def command(
         typer.Option(exists=True, dir_okay=False, help="NDJSON, plain or gzip, instead of a morning."),
     ] = None,
     events: Annotated[int | None, typer.Option(min=1, help="So many events.")] = None,
-    duration: Annotated[float | None, typer.Option(min=0, help="So many seconds.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0, max=terminal.MAX_SECONDS, help="So many seconds.")
+    ] = None,
     rate: Annotated[float, typer.Option(min=0.01, help="Events a second.")] = math.inf,
     trucks: Annotated[int, typer.Option(min=1)] = 12,
     farms: Annotated[int, typer.Option(min=1)] = 40,
@@ -342,7 +344,9 @@ def command(
     ] = "8 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
     gzip_: Annotated[bool | None, typer.Option("--gzip/--no-gzip", help="Else as each phone does.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds for which a request is tried.")] = 120,
+    patience: Annotated[
+        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds for which a request is tried.")
+    ] = 120,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:

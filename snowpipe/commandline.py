@@ -1,0 +1,84 @@
+"""The one place where a command's errors become one line on stderr and an exit code."""
+
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import typer
+
+from aws.errors import PermanentError, RetryableError
+from snowpipe.refusal import Refusal
+
+COULD_NOT_LOOK = 2
+TRACEBACK = "MILKRUN_TRACEBACK"
+
+
+def run(
+    app: typer.Typer,
+    arguments: Sequence[str],
+    *,
+    obj: Any,
+    environment: Mapping[str, str],
+    tell: Callable[[str], object],
+) -> int:
+    """Run a command line; return its exit code. An error is one line, given to `tell`, and code 2.
+
+    Nothing passes: code 1 has a meaning of its own in most commands, and an uncaught exception ends Python
+    with 1. With MILKRUN_TRACEBACK=1 a bug shows its traceback before the line.
+    """
+    try:
+        for number, argument in enumerate(arguments, 1):
+            if not argument.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in argument):
+                raise Refusal(f"argument {number} is not UTF-8 text: {argument!r}")
+        code = app(list(arguments), standalone_mode=False, obj=obj)
+        return code if isinstance(code, int) else 0
+    except typer.Abort:
+        tell("Aborted.")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return COULD_NOT_LOOK  # the help page is already printed
+        line, is_bug = explain(error)
+        if is_bug and environment.get(TRACEBACK):
+            traceback.print_exc()
+        tell(line)
+        return error.exit_code if isinstance(error, Refusal) else COULD_NOT_LOOK
+
+
+def explain(error: Exception) -> tuple[str, bool]:
+    """An exception in one line, and whether it is one that no command expects: a bug."""
+    match error:
+        case Refusal():
+            return one_line(str(error)), False
+        case typer.TyperException():
+            return one_line(error.format_message()), False
+        case OSError() if error.errno:
+            return one_line(_about_a_file(error)), False
+    from botocore.exceptions import BotoCoreError, ClientError  # 0.2 s
+
+    if isinstance(error, BotoCoreError | ClientError | RetryableError | PermanentError):
+        return one_line(str(error)), False
+    said = f": {error}" if str(error) else ""
+    return (
+        one_line(
+            f"unexpected {type(error).__name__}{said}. {TRACEBACK}=1 in front of the command shows where."
+        ),
+        True,
+    )
+
+
+def one_line(text: str) -> str:
+    """Printable text on one line: what others sent may hold line feeds and escape sequences."""
+    words = " ".join(text.split())
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in words
+    )
+
+
+def _about_a_file(error: OSError) -> str:
+    reason = error.strerror or os.strerror(error.errno or 0)
+    files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{files}: {reason}" if files else str(error)

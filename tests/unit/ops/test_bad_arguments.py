@@ -1,0 +1,128 @@
+"""Every command of `python -m ops` and `python -m snowpipe` refuses every bad argument in one line, with code 2."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from ops import terminal
+from snowpipe import cli as warehouse
+from tools.milkrun import app as operations
+
+TIMES = ("", "the day of the cow", "2026-13-40", "0001-01-01T00:00+14:00", "9999-12-31T23:00-14:00")
+NUMBERS = ("", "-1", "many", "nan", "inf", "-inf", "1e400", "0x10")
+IDS = ("", " ", "\udcff")
+STAGES = ("", "no such stage", "../prod", "prod\n", "\udcff")
+FILES = ("missing.json", "folder", "missing/file", "empty/below-a-file", "circle", "long-" * 60, "")
+OUTPUTS = (*FILES, "empty", "array.json", "binary")
+PIPES = ("", "EVENTS ", "no_such_pipe")
+
+BAD = {
+    "--stage": STAGES,
+    "--seed": ("", "many", "1.5", "nan"),
+    "--from": TIMES,
+    "--to": TIMES,
+    "--since": TIMES,
+    "--begin": TIMES,
+    "--device": IDS,
+    "--fence": ("farm", *IDS),
+    "--user": IDS,
+    "--type": IDS,
+    "--set-aside": IDS,
+    "--run": ("", "zz", "123", "0123456789"),
+    "--file": FILES,
+    "--events": FILES,
+    "--fences": FILES,
+    "--outputs": OUTPUTS,
+    "--pipe": PIPES,
+    "--prefix": ("\udcff",),
+    "--to-file": ("folder", "missing/file", "empty/below-a-file", "circle", ""),
+    "--tiles": ("", "javascript:alert(1)", "\udcff"),
+    "what": IDS,
+    "file": ("", "\udcff"),
+    "sql": ("", "  \n", ";", "-- a comment", "/* a comment */ ;", "\udcff"),
+}
+# `load` has a SQLite file and a bucket or a folder where others have times.
+OF_LOAD = {
+    "--from": ("", "missing", "empty", "s3://", "s3:///events", "http://bucket"),
+    "--to": ("", "file.db", "sqlite://", "sqlite:///missing/file.db", "sqlite:///folder"),
+}
+GOOD = {
+    "--user": "ann",
+    "--from": "2 hours ago",
+    "what": "an-event",
+    "file": "events/a.ndjson.gz",
+    "sql": "SELECT 1",
+}
+ALSO = {
+    ("replay", "--to"): ["--from", "1 hour ago"],
+    ("replay", "--type"): ["--from", "1 hour ago"],
+    ("replay", "--device"): ["--from", "1 hour ago"],
+    ("replay", "--rate"): ["--from", "1 hour ago"],
+    ("replay", "--stage"): ["--from", "1 hour ago"],
+    ("replay", "--to-file"): ["--set-aside", "no_device"],
+    ("visits", "--stage"): ["--device", "d"],
+    ("visits", "--since"): ["--device", "d"],
+}
+# Whatever value stands behind them: dbt's own arguments are dbt's.
+NOT_TRIED = {"--help", "--json", "--install-completion", "--show-completion"}
+
+
+def commands() -> Iterator[tuple[str, str, str, str]]:
+    """Program, command, parameter and bad value."""
+    for program, app in (("ops", operations), ("snowpipe", warehouse.app)):
+        group = typer.main.get_command(app)
+        for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
+            for parameter in command.params:
+                option = parameter.opts[0]
+                if option in NOT_TRIED or getattr(parameter, "is_flag", False):
+                    continue
+                values = OF_LOAD.get(option) if name == "load" else None
+                for value in values or BAD.get(option, NUMBERS):
+                    if (name, option) == ("send", "--rate") and value in ("inf", "1e400"):
+                        continue  # as fast as possible, which is the default
+                    yield program, name, option, value
+
+
+def arguments(name: str, option: str, value: str) -> list[str]:
+    given = [*ALSO.get((name, option), [])]
+    app = operations if name in typer.main.get_command(operations).commands else warehouse.app  # type: ignore[attr-defined]
+    for parameter in typer.main.get_command(app).commands[name].params:  # type: ignore[attr-defined]
+        wanted = parameter.opts[0]
+        if parameter.required and wanted != option:
+            filled = "sqlite:///x.db" if (name, wanted) == ("load", "--to") else GOOD[wanted]
+            given += [wanted, filled] if wanted.startswith("--") else [filled]
+    return [name, *given, *([f"{option}={value}"] if option.startswith("--") else ["--", value])]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the bad paths name; no stack is running here."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "array.json").write_text("[1]")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "circle").symlink_to("circle")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(program: str, given: list[str], folder: Path) -> int:
+    environment = {"MILKRUN_LOCAL": str(folder / "no-stack"), "PATH": "/usr/bin:/bin"}
+    if program == "ops":
+        return terminal.run(operations, environment, given)
+    return warehouse.main(given, environment)
+
+
+@pytest.mark.parametrize(("program", "name", "option"), sorted({found[:3] for found in commands()}))
+def test_a_bad_argument_is_refused_in_one_line(
+    program: str, name: str, option: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in [found[3] for found in commands() if found[:3] == (program, name, option)]:
+        given = arguments(name, option, value)
+        code = run(program, given, folder)
+        said = capsys.readouterr()
+        assert (code, said.out, said.err.count("\n")) == (2, "", 1), (given, said)
+        assert "unexpected" not in said.err, (given, said.err)
+        assert "outputs.json" not in said.err or option == "--outputs", (given, said.err)
