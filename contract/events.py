@@ -5,15 +5,16 @@ Unknown types and unknown fields are kept and not looked at: apps ship before we
 """
 
 import math
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jiter
 import msgspec
+
+from contract.instants import instant
 
 Kind = Literal["enter", "dwell", "exit"]
 
@@ -25,6 +26,9 @@ MAX_ID_BYTES = 256
 # The consumer leaves out geofence events that are older on arrival. The visits table keeps an event for 90 days, so
 # an event that is taken always finds those beside it.
 MAX_AGE = timedelta(days=80)
+
+# What a phone says beyond this, or below nought, is no length of a stay: it would make sums and averages infinite.
+MAX_DURATION_MINUTES = 400 * 24 * 60
 
 # Some senders write an underscore after `user`. Stages may name others (setting GEOFENCE_KINDS).
 GEOFENCE_KINDS: Mapping[str, Kind] = {
@@ -65,8 +69,9 @@ class Fence(NamedTuple):
 class GeofenceEvent:
     """One device crossing, or staying inside, one fence.
 
-    `occurred_at` is `createdAt`, the device's clock, aware and in UTC, cut to microseconds;
-    `duration_minutes` and `confidence` (0 none to 3 high) are as the app sent them, or None.
+    `occurred_at` is `createdAt`, the device's clock, aware and in UTC, cut to microseconds. `confidence` (0 none to
+    3 high) is as the app sent it, or None; `duration_minutes` too, and None if it is not from 0 to
+    MAX_DURATION_MINUTES.
     """
 
     event_id: str
@@ -138,22 +143,6 @@ def _beyond_limits(value: Any, depth_left: int) -> str:
 
 
 # --- the envelope, and geofence events ------------------------------------------------------------
-
-_RFC_3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
-
-
-def instant(text: str) -> datetime:
-    """RFC 3339 with an offset, in UTC, cut to microseconds; raises ValueError otherwise."""
-    if not _RFC_3339.fullmatch(text):
-        raise ValueError("not RFC 3339")
-    try:
-        moment = datetime.fromisoformat(text.upper())
-        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("not a time") from error
-
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
 
@@ -234,7 +223,17 @@ def _at_once(value: object, is_crossing: bool) -> Checked | None:
     fence = Fence(event.geofence.tag, event.geofence.external_id)
     if not (fence.tag.isascii() and fence.external_id.isascii()):
         return None
-    return Checked(event.id, event.type, created_at, device_id, fence, event.duration, event.confidence)
+    duration = plausible_minutes(event.duration)
+    return Checked(event.id, event.type, created_at, device_id, fence, duration, event.confidence)
+
+
+def is_id(value: object) -> bool:
+    """Whether a value can be an id: a longer partition key fails a PutRecords call, a longer key a DynamoDB write."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
+
+
+def plausible_minutes(duration: float | None) -> float | None:
+    return duration if duration is not None and 0 <= duration <= MAX_DURATION_MINUTES else None
 
 
 def geofence_event(raw: bytes, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> GeofenceEvent:

@@ -21,15 +21,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from contract.events import (
+    MAX_DURATION_MINUTES,
     MAX_ID_BYTES,
     MAX_ID_CHARS,
     Checked,
     Fence,
     InvalidEvent,
     Reason,
-    instant,
     invalid,
+    plausible_minutes,
 )
+from contract.instants import PATTERN, instant, rejected_form
 
 
 def _short(text: str) -> str:
@@ -45,7 +47,7 @@ def _instant(text: object) -> datetime:
     try:
         return instant(text)
     except ValueError:
-        raise PydanticCustomError("rfc_3339", "RFC 3339 with an offset") from None
+        raise PydanticCustomError("instant", "a time with an offset") from None
 
 
 def _whole(number: object) -> object:
@@ -55,7 +57,16 @@ def _whole(number: object) -> object:
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_short)]
 Instant = Annotated[
-    datetime, PlainValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})
+    datetime,
+    PlainValidator(_instant),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^{PATTERN}$",
+            "description": "A time with an offset from UTC: RFC 3339, or another unambiguous form of ISO 8601.",
+            "examples": ["2026-11-16T08:00:00.000Z", "2026-11-16T09:30:00+0130"],
+        }
+    ),
 ]
 
 
@@ -95,7 +106,10 @@ class Crossing(Event):
     """What a geofence event must have besides."""
 
     geofence: GeofenceFields
-    duration: Annotated[float | None, Field(description="minutes")] = None
+    duration: Annotated[
+        float | None,
+        Field(description=f"Minutes, from 0 to {MAX_DURATION_MINUTES}; any other number counts as unknown."),
+    ] = None
     confidence: Annotated[int | None, Field(ge=0, le=3), BeforeValidator(_whole)] = None
 
 
@@ -119,9 +133,8 @@ def check(value: object, is_crossing: bool) -> Checked:
     if not isinstance(event, Crossing):
         return Checked(event.id, event.type, event.created_at, event.device_id)
     fence = Fence(event.geofence.tag, event.geofence.external_id)
-    return Checked(
-        event.id, event.type, event.created_at, event.device_id, fence, event.duration, event.confidence
-    )
+    duration = plausible_minutes(event.duration)
+    return Checked(event.id, event.type, event.created_at, event.device_id, fence, duration, event.confidence)
 
 
 _MISSING = {"_id": "missing_id", "type": "missing_type", "createdAt": "missing_created_at"}
@@ -133,14 +146,22 @@ def _reason(fault: str, path: tuple[int | str, ...], given: object) -> Reason:
     if fault == "missing" or given is None:
         return Reason(_MISSING.get(field, "missing_geofence"), field, f"`{field}` is missing.")
     code, must = _FAULTS.get(fault, ("wrong_type", "be an object"))
-    return Reason(code, field, f"`{field}` must {must}.")
+    return Reason(code, field, f"`{field}` must {must}{_but_is(field, given)}.")
+
+
+def _but_is(field: str, given: object) -> str:
+    """The form of a time that cannot be accepted, never the text itself."""
+    if field != "createdAt":
+        return ""
+    form = rejected_form(given) if isinstance(given, str) else "a number, such as an epoch"
+    return f"; this is {form}" if form and not isinstance(given, bool | list | dict) else ""
 
 
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
 _FAULTS = {
     "string_too_short": ("field_length", "not be empty"),
     "string_too_long": ("field_length", _ID_LIMITS),
-    "rfc_3339": ("invalid_created_at", "be an RFC 3339 time with an offset, like 2026-11-16T08:00:00.000Z"),
+    "instant": ("invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
     "greater_than_equal": ("out_of_range", "be 0, 1, 2 or 3"),
     "less_than_equal": ("out_of_range", "be 0, 1, 2 or 3"),
     "string_type": ("wrong_type", "be a string"),

@@ -10,6 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
+from contract.instants import instant
 from glue.archive import Lines
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,8 +94,8 @@ def line_rows(read: Lines) -> pa.RecordBatch:
 def _head(line: bytes) -> tuple[str | None, str, str | None, int | None]:
     try:
         event = _envelope(line)
-        created_us = micros(datetime.fromisoformat(event.created_at.upper()))
-    except (msgspec.MsgspecError, ValueError, OverflowError):
+        created_us = micros(instant(event.created_at))
+    except (msgspec.MsgspecError, ValueError):
         return None, UNREADABLE, None, None
     return event.id, event.type, (event.user and event.user.device_id) or event.device_id, created_us
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 # In `errors`: why one event was not taken. The event is kept under rejected/.
 EVENT_CODES: Mapping[str, str] = {
-    "missing_id": "`_id` is missing (a bare location ping has none).",
+    "missing_id": "`_id` is missing, and the object is no location ping.",
     "missing_type": "`type` is missing.",
     "missing_created_at": "`createdAt` is missing.",
     "missing_device": "A geofence event needs `user.deviceId` or `deviceId`.",
@@ -13,8 +13,9 @@ EVENT_CODES: Mapping[str, str] = {
     "wrong_type": "The field has another JSON type than it must have.",
     "field_length": "An id has 1 to 128 characters and at most 256 bytes of UTF-8; `type` is not empty.",
     "out_of_range": "`confidence` is 0, 1, 2 or 3.",
-    "invalid_created_at": "`createdAt` is RFC 3339 with an offset.",
+    "invalid_created_at": "`createdAt` is a time with an offset from UTC, as RFC 3339 or ISO 8601 has it.",
     "created_at_in_future": "`createdAt` is more than 24 hours ahead of our clock.",
+    "created_at_too_old": "`createdAt` is more than 400 days before our clock.",
     "event_too_large": "The event has more than 64 KiB.",
     "not_an_object": "An event is a JSON object.",
     "invalid_json_value": "Inside the event: a name twice, NaN, a lone surrogate, bad UTF-8, "

@@ -1,5 +1,6 @@
 """HTTP as API Gateway hands it over: REST API (payload format 1.0), HTTP API and function URLs (2.0)."""
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
+
+from contract.lines import BYTE_ORDER_MARK
 
 type Form = Literal["json", "ndjson"]
 
@@ -16,11 +19,19 @@ MAX_KEPT_HEADER_CHARS = 64
 
 _FORMS: Mapping[str, Form] = {
     "application/json": "json",
+    "text/json": "json",
+    "application/x-json": "json",
     "application/x-ndjson": "ndjson",
     "application/ndjson": "ndjson",
     "application/jsonl": "ndjson",
+    "application/x-jsonl": "ndjson",
+    "application/jsonlines": "ndjson",
+    "application/x-jsonlines": "ndjson",
 }
+# UTF-8 under its names, and its subset ASCII. (Encoding Standard: "Names and labels"; IANA: "Character Sets".)
+_CHARSETS = frozenset(["utf-8", "utf8", "csutf8", "unicode-1-1-utf-8", "us-ascii", "ascii", "csascii"])
 _GZIP_MAGIC = b"\x1f\x8b"
+_OUTSIDE_QUOTES = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"]', re.DOTALL)
 
 
 class Refused(Exception):  # noqa: N818 - an answer more than an error
@@ -58,10 +69,18 @@ class Request:
     def content_encoding(self) -> str | None:
         return self.headers.get("content-encoding")
 
+    @property
+    def codings(self) -> list[str]:
+        """The content codings by their registered names; `identity` is none."""
+        given = (self.content_encoding or "").lower().split(",")
+        names = [coding.strip() for coding in given]
+        # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
+        return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
+
 
 def request_of(event: Mapping[str, Any]) -> Request:
     """Lambda's own argument, either format; raises Refused if the body is over MAX_BODY_BYTES."""
-    headers = {name.lower(): _sound(value) for name, value in (event.get("headers") or {}).items()}
+    headers = {name.lower(): _sound(value) for name, value in (event.get("headers") or {}).items() if value}
     body = event.get("body") or ""
     if len(body) > MAX_BODY_BYTES * 2:  # base64 adds a third; do not decode what is too large anyway
         raise body_too_large()
@@ -82,25 +101,58 @@ def body_too_large() -> Refused:
 
 
 def form_of(request: Request) -> Form:
-    """JSON or NDJSON by content type (no header: JSON); raises Refused (415) for any other."""
-    given = request.headers.get("content-type") or "application/json"
-    media_type, *parameters = [part.strip() for part in given.lower().split(";")]
-    form = _FORMS.get(media_type)
-    charsets = {part[8:].strip('"') for part in parameters if part.startswith("charset=")}
-    if form is None or not charsets <= {"utf-8"}:
+    """JSON or NDJSON by content type (no header: JSON); raises Refused (415) for any other.
+
+    Names are compared without regard to case, and parameters may be quoted. (RFC 9110, sections 5.6.6 and 8.3.)
+    """
+    given = request.headers.get("content-type", "").strip() or "application/json"
+    form = _FORMS.get(given) or _form_of_any(given)
+    if form is None:
         detail = "Send application/json or application/x-ndjson, in UTF-8."
         raise Refused(415, "unsupported_media_type", detail)
-    if (request.content_encoding or "").strip().lower() not in ("", "identity", "gzip"):
+    if request.codings not in ([], ["gzip"]):
         raise Refused(415, "unsupported_encoding", "Send the body plain or with Content-Encoding: gzip.")
     return form
+
+
+def _form_of_any(content_type: str) -> Form | None:
+    """A header that was sent twice arrives as a list, whose members must mean the same form."""
+    forms = {_form_of_one(each) for each in _split(content_type.lower(), ",") if each}
+    return forms.pop() if len(forms) == 1 else None
+
+
+def _form_of_one(content_type: str) -> Form | None:
+    media_type, *parameters = _split(content_type, ";")
+    for name, _, value in (parameter.partition("=") for parameter in parameters):
+        if name.strip() == "charset" and _unquoted(value.strip()) not in _CHARSETS:
+            return None
+    # Any type that ends with +json is JSON. (MIME Sniffing Standard, "JSON MIME type".)
+    return _FORMS.get(media_type) or ("json" if media_type.endswith("+json") else None)
+
+
+def _split(value: str, separator: str) -> list[str]:
+    """The parts between separators that stand outside quoted strings, without whitespace around them."""
+    if '"' not in value:
+        return [part.strip() for part in value.split(separator)]
+    parts = [""]
+    for piece in _OUTSIDE_QUOTES.findall(value):
+        if piece == separator:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return [part.strip() for part in parts]
+
+
+def _unquoted(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value.strip("\"'"))
 
 
 def inflated(request: Request) -> bytes:
     """The body's text, never more of it in memory than the cap; raises Refused (413) and Unreadable."""
     body = request.body
-    if (request.content_encoding or "").strip().lower() != "gzip":
+    if "gzip" not in request.codings:
         return body
-    if not body.startswith(_GZIP_MAGIC) and body.lstrip()[:1] in (b"{", b"["):
+    if not body.startswith(_GZIP_MAGIC) and body.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"["):
         return body  # a gateway has inflated it and left the header
     return _gunzip(body)
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -34,11 +34,16 @@ ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer
 log = structlog.get_logger()
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     settings: Settings
     ports: Ports
     secrets: Secrets
+    now: Callable[[], datetime] = _utc_now
 
 
 def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def _respond(
 ) -> dict[str, Any]:
     app = _app()
     request = request_of(event)
-    received_at = datetime.now(UTC)
+    received_at = app.now()
     batch = _batch_of(request, app, received_at)
     facts |= _facts_of(batch, received_at) | {"body_bytes": len(request.body)}
     receipt = ingest_batch(

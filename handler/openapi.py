@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from contract.events import GEOFENCE_KINDS, MAX_DEPTH, MAX_EVENT_BYTES
+from contract.events import GEOFENCE_KINDS, MAX_DEPTH, MAX_EVENT_BYTES, MAX_ID_CHARS
 from contract.models import Crossing, Event
 from handler import codes
 from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.ingest import Receipt
+from handler.pings import ID_DIGITS, PING_TYPE
 from handler.signature import WINDOW_SECONDS
 from handler.splitting import MAX_EVENTS
 
@@ -70,8 +71,30 @@ HAS_USER: Schema = {
 }
 ENVELOPE_USER: Schema = {
     "type": ["object", "null"],
-    "description": "An event without `user` gets its `userId`, `deviceId` and `_id`.",
+    "description": "An event without `user`, or whose `user` is null, gets its `userId`, `deviceId` and `_id`.",
 }
+LACKS_WHAT_EVENTS_HAVE: Schema = {
+    "properties": {"_id": {"type": "null"}, "type": {"type": "null"}, "createdAt": {"type": "null"}}
+}
+
+
+def _ping(event: Schema) -> Schema:
+    """`event` is the envelope's schema, from which the fields' types come."""
+    fields = event["properties"]
+    return {
+        "type": "object",
+        "description": "A position without a crossing, as SDKs send it: neither `_id` nor `type` nor `createdAt`. "
+        f"It is stored with `type` `{PING_TYPE}`, `createdAt` = `updatedAt` and as `_id` the first {ID_DIGITS} hex "
+        "digits of the SHA-256 of its text without insignificant whitespace. Pings are not passed on at once.",
+        "required": ["deviceId", "latitude", "longitude", "updatedAt"],
+        "properties": {
+            "deviceId": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
+            "latitude": {"type": "number"},
+            "longitude": {"type": "number"},
+            "updatedAt": fields["createdAt"],
+            "user": fields["user"],
+        },
+    }
 
 
 def event_schema() -> Schema:
@@ -86,12 +109,16 @@ def event_schema() -> Schema:
         "title": "Event",
         "description": f"An event of the mobile app: at most {MAX_EVENT_BYTES // 1024} KiB and {MAX_DEPTH} "
         "levels, strict JSON (no name twice, no lone surrogate, numbers within a double). Unknown fields are "
-        "kept.",
+        "kept, and an optional field that is null counts as absent.",
         "type": "object",
-        "if": {"required": ["type"], "properties": {"type": {"enum": list(GEOFENCE_KINDS)}}},
-        "then": {"allOf": [{"$ref": "#/$defs/GeofenceEvent"}, HAS_DEVICE]},
-        "else": {"allOf": [{"$ref": "#/$defs/Envelope"}, {"anyOf": [HAS_DEVICE, HAS_USER]}]},
-        "$defs": definitions,
+        "if": LACKS_WHAT_EVENTS_HAVE,
+        "then": {"$ref": "#/$defs/LocationPing"},
+        "else": {
+            "if": {"required": ["type"], "properties": {"type": {"enum": list(GEOFENCE_KINDS)}}},
+            "then": {"allOf": [{"$ref": "#/$defs/GeofenceEvent"}, HAS_DEVICE]},
+            "else": {"allOf": [{"$ref": "#/$defs/Envelope"}, {"anyOf": [HAS_DEVICE, HAS_USER]}]},
+        },
+        "$defs": definitions | {"LocationPing": _ping(definitions["Envelope"])},
     }
 
 
@@ -138,7 +165,11 @@ def _operation() -> Schema:
         "events. Sending the same request again stores nothing twice.",
         "security": [{"apiKey": []}],
         "parameters": [
-            _header("Content-Encoding", {"type": "string", "enum": ["gzip", "identity"]}, "gzip saves most."),
+            _header(
+                "Content-Encoding",
+                {"type": "string", "examples": ["gzip", "identity"]},
+                "`gzip` (or `x-gzip`) saves most; else plain.",
+            ),
             _header("X-App-Version", {"type": "string"}, "Kept with rejected events and objects."),
             _header(
                 "X-Milkrun-Timestamp",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -19,11 +19,13 @@ from contract.events import (
     invalid,
     parse_json,
 )
+from contract.instants import MAX_AGE_AT_RECEIPT, MAX_CLOCK_AHEAD
 from handler.http import Form
-from handler.splitting import Parts
+from handler.pings import as_event, is_ping
+from handler.splitting import Parts, with_members
 
-MAX_CLOCK_AHEAD = timedelta(hours=24)
 MAX_MESSAGE_CHARS = 200
+_NO_KINDS: Mapping[str, Kind] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,6 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
     """Every raw event ends up in exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
     seen: dict[str, list[bytes]] = {}
-    latest = received_at + MAX_CLOCK_AHEAD
     for index, raw in enumerate(parts.raws):
         try:
             value = _parsed(raw, form)
@@ -83,9 +84,10 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
             batch.rejected.append(Rejected(index, None, raw, False, _brief(error.reasons)))
             continue
         sent = raw if parts.compact else compact(raw)
-        text = _named(sent, value, parts.identity)
+        is_position = is_ping(value)
+        text = _named(as_event(sent, value) if is_position else sent, value, parts.identity)
         try:
-            event = _checked(len(sent), value, kinds, latest)
+            event = _checked(len(sent), value, _NO_KINDS if is_position else kinds, received_at)
         except InvalidEvent as error:
             batch.rejected.append(Rejected(index, _event_id(value), text, True, error.reasons))
             continue
@@ -121,21 +123,27 @@ def _parsed(raw: bytes, form: Form) -> Any:
 
 
 def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
-    """An event without `user` gets the envelope's ids: the only change ever made to an event."""
-    if not identity or not isinstance(value, dict) or "user" in value:
+    """An event without `user` (or whose `user` is null) gets the envelope's ids.
+
+    Beside what a ping gets this is the only change ever made to an event.
+    """
+    if not identity or not isinstance(value, dict) or value.get("user") is not None:
         return text
     value["user"] = identity
-    comma = b"" if text == b"{}" else b","
-    return b'%b%b"user":%b}' % (text[:-1], comma, msgspec.json.encode(identity))
+    return with_members(text, {"user": msgspec.json.encode(identity)})
 
 
-def _checked(size: int, value: Any, kinds: Mapping[str, Kind], latest: datetime) -> Checked:
+def _checked(size: int, value: Any, kinds: Mapping[str, Kind], received_at: datetime) -> Checked:
     """`size` is the event's as sent: what the envelope's ids add is no fault of the phone's."""
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
-    if event.created_at > latest:
+    ahead = event.created_at - received_at
+    if ahead > MAX_CLOCK_AHEAD:
         raise invalid("created_at_in_future", "createdAt", "`createdAt` is more than 24 hours ahead of now.")
+    if ahead < -MAX_AGE_AT_RECEIPT:
+        message = f"`createdAt` is more than {MAX_AGE_AT_RECEIPT.days} days ago; check the phone's calendar."
+        raise invalid("created_at_too_old", "createdAt", message)
     return event
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from contract.events import MAX_ID_BYTES, MAX_ID_CHARS, InvalidEvent, compact, parse_json
+from contract.events import InvalidEvent, compact, is_id, parse_json
+from contract.lines import BYTE_ORDER_MARK, lines_in
 from handler.http import Form, Refused, Unreadable
 
 MAX_EVENTS = 500
 
-_BOM = b"\xef\xbb\xbf"
 _IDENTITY = ("userId", "deviceId", "_id")
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -36,7 +36,7 @@ class Parts:
 
 def split(text: bytes, form: Form) -> Parts:
     """The events of a body; raises Unreadable if they cannot be told apart, Refused (413) over MAX_EVENTS."""
-    text = text.removeprefix(_BOM)
+    text = text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
         raise Unreadable("empty_body", "The body is empty.")
     parts = _lines(text) if form == "ndjson" else _json(text)
@@ -46,7 +46,7 @@ def split(text: bytes, form: Form) -> Parts:
 
 
 def _lines(text: bytes) -> Parts:
-    return Parts(_counted([line for line in text.split(b"\n") if line and not line.isspace()]), {})
+    return Parts(_counted([line for _, line in lines_in(text)]), {})
 
 
 def _json(text: bytes) -> Parts:
@@ -70,15 +70,18 @@ def _sound(text: bytes) -> Parts:
 
 
 def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
-    """One event, or the app's envelope around one or several."""
-    if "_id" in members or not ("event" in members or "events" in members):
+    """One event, or the app's envelope around one or several; a member that is null counts as absent."""
+    given = {name: raw for name, raw in members.items() if raw != b"null"}
+    if "_id" in given or not ("event" in members or "events" in members):
         return Parts([text], {})
-    identity = _identity(members.get("user", b"null"))
-    if "events" not in members:
-        return Parts([members["event"]], identity)
-    if "event" in members or not members["events"].startswith(b"["):
+    identity = _identity(given.get("user", b"null"))
+    if "event" in given and "events" not in given:
+        return Parts([given["event"]], identity)
+    if "events" not in given:
+        return Parts([], identity)
+    if "event" in given or not given["events"].startswith(b"["):
         raise Unreadable("invalid_envelope", "Send either `event`, an object, or `events`, an array.")
-    return Parts(_array(members["events"]), identity)
+    return Parts(_array(given["events"]), identity)
 
 
 def _array(text: bytes) -> list[bytes]:
@@ -97,11 +100,7 @@ def _identity(user: bytes) -> dict[str, str]:
         return {}
     if not isinstance(given, dict):
         raise Unreadable("invalid_envelope", "The envelope's `user` must be an object.")
-    return {name: given[name] for name in _IDENTITY if _is_id(given.get(name))}
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
+    return {name: given[name] for name in _IDENTITY if is_id(given.get(name))}
 
 
 def _counted[T](parts: list[T]) -> list[T]:
@@ -109,6 +108,16 @@ def _counted[T](parts: list[T]) -> list[T]:
         detail = f"The body holds {len(parts)} events, over {MAX_EVENTS}: split the batch and send its parts."
         raise Refused(413, "too_many_events", detail, limit=MAX_EVENTS)
     return parts
+
+
+def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
+    """The compact text of an object with members at its end; those of these names that it has, nulls, go."""
+    kept = text[1:-1]
+    if b":null" in text:
+        members = _elements(text)
+        kept = b",".join(each for each in members if _member(each)[0] not in added)
+    new = b",".join(b"%b:%b" % (msgspec.json.encode(name), raw) for name, raw in added.items())
+    return b"{%b%b%b}" % (kept, b"," if kept else b"", new)
 
 
 # --- bodies that are not strict JSON as a whole -------------------------------------------------
@@ -123,14 +132,18 @@ def _torn(text: bytes) -> Parts:
         return Parts(_counted(_elements(text)), {})
     members: dict[str, bytes] = {}
     for member in _elements(text):
-        found = _MEMBER.fullmatch(member)
-        if found is None:
-            raise Unreadable("not_json", "The body is not JSON.")
-        name = _name(found[1])
+        name, value = _member(member)
         if name in members and name in ("event", "events", "user"):
             raise Unreadable("invalid_envelope", f"The envelope has `{name}` twice.")
-        members[name] = found[2]
+        members[name] = value
     return _object(text, members)
+
+
+def _member(text: bytes) -> tuple[str, bytes]:
+    found = _MEMBER.fullmatch(text)
+    if found is None:
+        raise Unreadable("not_json", "The body is not JSON.")
+    return _name(found[1]), found[2]
 
 
 def _name(literal: bytes) -> str:

@@ -23,7 +23,8 @@ from aws.table import DynamoTable, Table
 from consumer import items
 from consumer.visits import Pair
 from contract import logs
-from contract.events import MAX_AGE, Fence, Kind, instant
+from contract.events import MAX_AGE, Fence, Kind
+from contract.instants import instant
 from contract.objects import object_name
 from ops import terminal
 from ops.outputs import NoStackError, Outputs

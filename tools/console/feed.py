@@ -12,7 +12,8 @@ from typing import Any, TypeIs
 import msgspec
 
 from consumer import items
-from contract.events import GEOFENCE_KINDS, Fence, Kind, instant
+from contract.events import GEOFENCE_KINDS, Fence, Kind
+from contract.instants import instant
 from ops.stores import readable_lines
 
 # Longer texts are cut in lists; the event's own page has all of it.

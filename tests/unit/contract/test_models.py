@@ -6,11 +6,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.events import Checked, InvalidEvent, _at_once, instant
+from contract.events import Checked, InvalidEvent, _at_once
+from contract.instants import instant
 from contract.models import check
+from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.contract.test_events import ENTER, TRIP
 
-TIMES = ["2026-11-16t09:30:00.1234567z", "2026-11-16T08:00:60Z", "2026-11-16T24:00:00Z"]
+TIMES = [text for text, _ in [*ACCEPTED, *REJECTED]]
 TEXTS = [
     "",
     "x",
@@ -22,7 +24,7 @@ TEXTS = [
     "2026-11-16",
     "0001-01-01T00:00:00+10:00",
 ]
-NUMBERS = [True, False, 0, 3, 4, -1, 2.0, 2.5, 1e300, 10**308]
+NUMBERS = [True, False, 0, 3, 4, -1, 2.0, 2.5, 576_000, 576_000.5, 1e300, 10**308]
 ODD: st.SearchStrategy[Any] = st.sampled_from([None, *NUMBERS, *TEXTS, *TIMES, [], {}, [None]]) | st.text(
     max_size=4
 )

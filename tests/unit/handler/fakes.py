@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum, auto
 
 from aws.errors import PermanentError, RetryableError
@@ -14,6 +15,8 @@ from handler.publish import Refusals
 from handler.settings import Settings
 from handler.sift import Record
 from handler.signature import Secrets
+
+RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)  # so that no event of the tests ever gets too old
 
 
 class Fault(Enum):
@@ -38,6 +41,7 @@ class World:
     claims: list[tuple[str, list[int]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
+    received_at: datetime = RECEIVED_AT
 
     def __post_init__(self) -> None:
         self.refusals = Refusals(lambda: self.now)
@@ -132,4 +136,4 @@ class Context:
 def app(world: World, **settings: str) -> main.App:
     given = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "stream", "REDRIVE_QUEUE_URL": "queue", **settings}
     secrets = Secrets(lambda: [b"first-secret", b"second-secret"])
-    return main.App(Settings.of(given), world.ports(), secrets)
+    return main.App(Settings.of(given), world.ports(), secrets, lambda: world.received_at)

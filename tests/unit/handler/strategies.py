@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from contract.events import GEOFENCE_KINDS
+from tests.unit.contract.instants import ACCEPTED, REJECTED
 
 # Python's json writes lone surrogates and NaN without a murmur; that is what makes them worth drawing.
 _odd_text = st.text(st.characters(), max_size=8) | st.sampled_from(
@@ -25,11 +26,21 @@ values = st.recursive(
     max_leaves=6,
 )
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
-times = st.sampled_from(
-    ["2026-11-16T08:00:00.000Z", "2026-11-16T09:30:00+01:30", "2026-11-16t08:00:00z", "0001-01-01T00:00:00Z"]
-)
+times = st.sampled_from([text for text, _ in ACCEPTED])
 users = st.fixed_dictionaries({"deviceId": ids}, optional={"userId": ids, "_id": ids})
 fences = st.fixed_dictionaries({"tag": ids, "externalId": ids}, optional={"description": values})
+
+
+pings = st.fixed_dictionaries(
+    {"deviceId": ids, "latitude": st.floats(-90, 90), "longitude": st.integers(-180, 180), "updatedAt": times},
+    optional={"_id": st.none(), "type": st.none(), "user": st.none() | users, "accuracy": values},
+)
+broken_pings = st.builds(
+    lambda ping, field, value: ping | {field: value},
+    pings,
+    st.sampled_from(["deviceId", "latitude", "longitude", "updatedAt", "_id", "type", "user"]),
+    values | st.sampled_from([text for text, _ in REJECTED]),
+)
 
 
 @st.composite
@@ -73,7 +84,7 @@ def written(draw: st.DrawFn, value: object) -> bytes:
     return raw
 
 
-lists = st.lists(st.one_of(events(), events(), broken_events()), max_size=5)
+lists = st.lists(st.one_of(events(), events(), broken_events(), pings, broken_pings), max_size=5)
 
 
 @st.composite

@@ -8,7 +8,7 @@ import pytest
 
 from handler import main
 from tests.unit.handler.conftest import Phone
-from tests.unit.handler.fakes import Context, Fault
+from tests.unit.handler.fakes import RECEIVED_AT, Context, Fault
 
 ENTER: dict[str, Any] = {
     "_id": "a",
@@ -17,6 +17,7 @@ ENTER: dict[str, Any] = {
     "user": {"deviceId": "van-1"},
     "geofence": {"tag": "farm", "externalId": "7"},
 }
+PING = {"deviceId": "van-1", "latitude": 53.2, "longitude": 5.8, "updatedAt": "2026-11-16T08:00:00Z"}
 
 
 def test_a_receipt_says_what_became_of_every_event(phone: Phone) -> None:
@@ -67,12 +68,26 @@ def test_geofence_events_are_published_as_stored_by_device(phone: Phone) -> None
     assert record.data == phone.world.lines("events")[1]
 
 
-def test_a_clock_a_day_ahead_is_believed_and_more_is_not(phone: Phone) -> None:
-    now = datetime.now(UTC)
-    soon, late = now + timedelta(hours=23, minutes=59), now + timedelta(hours=24, minutes=1)
-    answer = phone.post([ENTER | {"_id": "s", "createdAt": soon.isoformat()},
-                         ENTER | {"_id": "l", "createdAt": late.isoformat()}])  # fmt: skip
-    assert [(e["event_id"], e["code"]) for e in answer.body["errors"]] == [("l", "created_at_in_future")]
+@pytest.mark.parametrize("event", [ENTER, PING], ids=["a crossing", "a ping"])
+@pytest.mark.parametrize(
+    ("since_receipt", "code"),
+    [
+        (timedelta(hours=24), None),
+        (timedelta(hours=24, microseconds=1), "created_at_in_future"),
+        (-timedelta(days=400), None),
+        (-timedelta(days=400, microseconds=1), "created_at_too_old"),
+        (datetime(8, 11, 28, 8, tzinfo=UTC) - RECEIVED_AT, "created_at_too_old"),
+        (datetime(1, 1, 1, tzinfo=UTC) - RECEIVED_AT, "created_at_too_old"),
+        (datetime(9999, 12, 31, tzinfo=UTC) - RECEIVED_AT, "created_at_in_future"),
+    ],
+    ids=["a day ahead", "more", "400 days ago", "longer ago", "year 8", "year 1", "year 9999"],
+)
+def test_a_clock_is_believed_from_400_days_ago_until_a_day_ahead(
+    phone: Phone, event: dict[str, Any], since_receipt: timedelta, code: str | None
+) -> None:
+    field = "updatedAt" if "updatedAt" in event else "createdAt"
+    answer = phone.post([event | {field: (RECEIVED_AT + since_receipt).isoformat()}])
+    assert answer.codes == ([code] if code else [])
 
 
 def test_geofence_types_are_a_setting(phone: Phone) -> None:

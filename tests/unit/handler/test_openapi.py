@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from handler import codes, openapi
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import Fault
-from tests.unit.handler.strategies import broken_events, events, requests
+from tests.unit.handler.strategies import broken_events, broken_pings, events, pings, requests
 
 ROOT = Path(openapi.__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
@@ -25,6 +25,7 @@ BEYOND_SCHEMA = {
     "field_length",
     "invalid_created_at",
     "created_at_in_future",
+    "created_at_too_old",
     "invalid_json_value",
     "event_too_large",
 }
@@ -38,7 +39,7 @@ def test_the_schema_is_a_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA.schema)
 
 
-@given(st.one_of(events(), broken_events()))
+@given(st.one_of(events(), broken_events(), pings, broken_pings))
 @settings(
     deadline=None,
     max_examples=150,

@@ -91,12 +91,56 @@ def test_without_a_request_id_of_the_gateway_lambdas_own_is_told(phone: Phone) -
 def test_events_without_user_get_the_envelopes_ids_and_nothing_else_of_it(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"}
     user = {"_id": "u-1", "userId": "driver", "deviceId": "van-9", "ip": "192.0.2.7", "metadata": {"x": 1}}
-    phone.post({"events": [bare, OTHER, bare | {"_id": "c", "user": None}], "user": user})
+    phone.post({"events": [bare, OTHER], "user": user})
 
     first, second = map(json.loads, phone.world.lines("events"))
     assert first == bare | {"user": {"userId": "driver", "deviceId": "van-9", "_id": "u-1"}}
     assert second == OTHER
     assert b"192.0.2.7" not in b"".join(phone.world.lines("rejected"))
+
+
+@pytest.mark.parametrize("event", [
+    b'{"user":null,"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z"}',
+    b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","user" : null}',
+    b'{"_id":"a","\\u0075ser":null,"type":"t","createdAt":"2026-11-16T08:00:00Z"}',
+])  # fmt: skip
+def test_an_event_whose_user_is_null_gets_the_envelopes_ids(phone: Phone, event: bytes) -> None:
+    assert phone.post(b'{"events":[%b],"user":{"deviceId":"van-9"}}' % event).status == 202
+    (line,) = phone.world.lines("events")
+    expected = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "user": {"deviceId": "van-9"}}
+    assert json.loads(line, object_pairs_hook=list) == json.loads(
+        json.dumps(expected), object_pairs_hook=list
+    )
+
+
+def test_only_the_null_at_the_top_gives_way_to_the_envelopes_ids(phone: Phone) -> None:
+    event = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","x":[{"user":null},"user:null",1.50]}'
+    phone.post(b'{"event":%b,"user":{"deviceId":"d"}}' % event)
+    assert phone.world.lines("events") == [event[:-1] + b',"user":{"deviceId":"d"}}']
+
+
+@pytest.mark.parametrize("field", ["duration", "confidence", "deviceId"])
+def test_an_optional_field_that_is_null_counts_as_absent(phone: Phone, field: str) -> None:
+    crossing = TRIP | {"type": "user.exited_geofence", "geofence": {"tag": "farm", "externalId": "f"}}
+    assert phone.post([crossing | {field: None}]).status == 202
+
+
+@pytest.mark.parametrize("field", ["_id", "userId", "deviceId"])
+def test_an_optional_id_of_the_user_that_is_null_counts_as_absent(phone: Phone, field: str) -> None:
+    others = {"_id": "u", "userId": "u", "deviceId": "d"}
+    assert phone.post([TRIP | {"user": others | {field: None}}]).status == 202
+    assert phone.post([TRIP | {"user": dict.fromkeys(others)}]).codes == ["missing_identity"]
+
+
+@pytest.mark.parametrize("absent", ["_id", "event", "user"])
+def test_a_member_of_the_envelope_that_is_null_counts_as_absent(phone: Phone, absent: str) -> None:
+    assert phone.post({"events": [TRIP], absent: None}).status == 202
+    assert phone.world.lines("events") == [text(TRIP)]
+
+
+def test_an_envelope_of_null_holds_no_event(phone: Phone) -> None:
+    assert phone.post({"event": None, "user": {"deviceId": "d"}}).codes == ["no_events"]
+    assert phone.post({"event": None, "events": None}).codes == ["no_events"]
 
 
 def test_only_sound_ids_of_the_envelope_are_given_to_events(phone: Phone) -> None:
@@ -226,7 +270,13 @@ def test_one_event_that_is_not_an_object_is_told_so(phone: Phone) -> None:
         ({"Content-Type": "application/x-www-form-urlencoded"}, "unsupported_media_type"),
         ({"Content-Type": "text/plain"}, "unsupported_media_type"),
         ({"Content-Type": "application/json; charset=latin-1"}, "unsupported_media_type"),
+        ({"Content-Type": 'application/json; charset="utf-16"'}, "unsupported_media_type"),
+        ({"Content-Type": "application/json, application/x-ndjson"}, "unsupported_media_type"),
+        ({"Content-Type": "application/json-seq"}, "unsupported_media_type"),
+        ({"Content-Type": "json"}, "unsupported_media_type"),
         ({"Content-Encoding": "br"}, "unsupported_encoding"),
+        ({"Content-Encoding": "deflate, gzip"}, "unsupported_encoding"),
+        ({"Content-Encoding": "x-br"}, "unsupported_encoding"),
         ({"Content-Encoding": "gzip, gzip"}, "unsupported_encoding"),
     ],
 )
@@ -236,6 +286,67 @@ def test_another_content_type_or_encoding_is_refused(
     answer = phone.post([TRIP], headers)
     assert (answer.status, answer.body["code"]) == (415, code)
     assert not phone.world.calls
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json;charset=utf8",
+        "application/json; charset=UTF8",
+        'Application/Json ; Charset="utf-8"',
+        "application/json; charset='utf-8'",
+        'application/json; charset="ut\\f-8"',
+        "application/json; charset=us-ascii",
+        "application/json; charset=csUTF8",
+        'application/json; profile="a;charset=latin-1,b"; charset=utf-8',
+        "application/json;",
+        "application/json;;charset=utf-8",
+        "\tapplication/json ",
+        "application/json, application/json; charset=utf-8",
+        "text/json",
+        "application/vnd.radar+json",
+        "application/cloudevents-batch+JSON; charset=UTF-8",
+        " ",
+    ],
+)
+def test_every_spelling_of_a_json_content_type_is_accepted(phone: Phone, content_type: str) -> None:
+    assert phone.post([TRIP], {"Content-Type": content_type}).status == 202
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/x-ndjson; charset=utf8",
+        "APPLICATION/NDJSON",
+        "application/jsonl",
+        "application/x-jsonlines",
+    ],
+)
+def test_every_spelling_of_an_ndjson_content_type_is_accepted(phone: Phone, content_type: str) -> None:
+    answer = phone.post(text(TRIP) + b"\n" + text(OTHER), {"Content-Type": content_type})
+    assert (answer.status, answer.body["accepted"]) == (202, 2)
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "GZIP", "x-gzip", " X-Gzip ", "identity, gzip", "gzip,", ",x-gzip", "gzip, identity"]
+)
+def test_every_spelling_of_gzip_is_accepted(phone: Phone, coding: str) -> None:
+    assert phone.post(gzip.compress(text([TRIP])), GZIP | {"Content-Encoding": coding}).status == 202
+    assert phone.world.lines("events") == [text(TRIP)]
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "Identity", "identity, identity", " "])
+def test_every_spelling_of_no_coding_is_accepted(phone: Phone, coding: str) -> None:
+    assert phone.post([TRIP], {"Content-Encoding": coding}).status == 202
+
+
+def test_a_header_without_a_value_counts_as_absent(phone: Phone) -> None:
+    headers: dict[str, Any] = {"Content-Type": None, "Content-Encoding": None, "X-App-Version": None}
+    assert phone.post([TRIP], headers).status == 202
+
+
+def test_a_body_that_a_gateway_inflated_may_begin_with_a_byte_order_mark(phone: Phone) -> None:
+    assert phone.post(b"\xef\xbb\xbf" + text([TRIP]), GZIP).status == 202
 
 
 @pytest.mark.parametrize("length", [1, 25, 26, 27, 100])

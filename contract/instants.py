@@ -1,0 +1,52 @@
+"""Times as phones write them: which forms are accepted, what each one means, and how old or new one may be.
+
+What is stored is the event's own text, so whoever reads it later (dbt, the SQL files, Spark, SQLite) accepts the
+same forms; tests/unit/contract/instants.py is the table that all of them are tested with.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+# A phone whose clock is set to another calendar writes the year 8. The archive keeps events for 400 days.
+MAX_AGE_AT_RECEIPT = timedelta(days=400)
+MAX_CLOCK_AHEAD = timedelta(hours=24)
+
+_DATE_AND_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?"
+# RFC 3339, and what ISO 8601 and common formatters write beside it: +0000 (Java, iOS), +00 (PostgreSQL), a space
+# before the time or the offset (Ruby, NSDate), a comma (ISO 8601), no seconds (java.time), a minus sign U+2212.
+PATTERN = _DATE_AND_TIME + "( ?[Zz]| ?[-+\u2212]([01][0-9]|2[0-3])(:?[0-5][0-9])?)"
+_INSTANT = re.compile(PATTERN)
+
+_REJECTED_FORMS = [
+    (re.compile(r"[-+]?[0-9]{9,}([.,][0-9]+)?"), "an epoch number"),
+    (re.compile(r".*[0-9]\s?[AaPp]\.?[Mm]\b.*", re.DOTALL), "a 12-hour clock"),
+    (re.compile(_DATE_AND_TIME), "a time without an offset"),
+    (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), "a date without a time"),
+    (
+        re.compile(_DATE_AND_TIME + r" ?[A-Za-z][A-Za-z/_]+"),
+        "a time with the name of a time zone, not an offset",
+    ),
+    (re.compile(r"[0-9]{8}[Tt ][0-9].*"), "a date without hyphens"),
+    (re.compile(r"[0-9]{4}-?W[0-9].*"), "a week date"),
+    (re.compile(_DATE_AND_TIME + r"( ?[Zz]| ?[-+][0-9]{2}:?[0-9]{2})"), "no day or time of the calendar"),
+]
+
+
+def instant(text: str) -> datetime:
+    """A time in one of the accepted forms, in UTC, cut to microseconds; raises ValueError otherwise."""
+    if not _INSTANT.fullmatch(text):
+        raise ValueError("not a time with an offset")
+    try:
+        moment = datetime.fromisoformat(text if text[10] == "T" and text[-1] == "Z" else _plain(text))
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("not a time") from error
+
+
+def _plain(text: str) -> str:
+    return text[:11].upper() + text[11:].upper().replace(" ", "").replace("\u2212", "-")
+
+
+def rejected_form(text: str) -> str:
+    """The name of the form that makes a text no instant, or "" if it has no name."""
+    return next((name for form, name in _REJECTED_FORMS if form.fullmatch(text)), "")

@@ -1,0 +1,57 @@
+"""Bare positions: what an SDK sends between crossings has no `_id`, `type` or `createdAt` of its own.
+
+A ping becomes an event of type `location.ping` whose id is derived from its text, so that the same ping sent again is
+the same event. It goes to the archive and the warehouse, never to the stream.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from contract.events import is_id
+from contract.instants import instant
+from handler.splitting import with_members
+
+PING_TYPE = "location.ping"
+ID_DIGITS = 24
+_LACKS = ("_id", "type", "createdAt")
+
+
+def is_ping(value: object) -> bool:
+    """An object without `_id`, `type` and `createdAt` that says which device was where, and when."""
+    return (
+        isinstance(value, dict)
+        and all(value.get(name) is None for name in _LACKS)
+        and is_id(value.get("deviceId"))
+        and _is_number(value.get("latitude"))
+        and _is_number(value.get("longitude"))
+        and _is_instant(value.get("updatedAt"))
+    )
+
+
+def as_event(text: bytes, ping: dict[str, Any]) -> bytes:
+    """The ping's text (`text`, without insignificant whitespace) with the members that an event needs.
+
+    `ping`, its parsed value, gets them too.
+    """
+    digest = hashlib.sha256(text).hexdigest()
+    added: Mapping[str, str] = {
+        "_id": digest[:ID_DIGITS],
+        "type": PING_TYPE,
+        "createdAt": ping["updatedAt"],
+    }
+    ping |= added
+    return with_members(text, {name: msgspec.json.encode(value) for name, value in added.items()})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_instant(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(instant(value))
+    except ValueError:
+        return False

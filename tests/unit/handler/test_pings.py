@@ -1,0 +1,103 @@
+"""Bare positions become events of type location.ping; whatever else has no `_id` stays rejected."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.contract.instants import ACCEPTED, REJECTED
+from tests.unit.handler.conftest import Phone
+
+PING: dict[str, Any] = {
+    "deviceId": "van-1",
+    "userId": "driver",
+    "latitude": 53.20,
+    "longitude": 5,
+    "accuracy": 8.5,
+    "updatedAt": "2026-11-16T08:00:00.123+0000",
+}
+TEXT = b'{"deviceId":"van-1","latitude":53.20,"longitude":5,"accuracy":8.50,"updatedAt":"2026-11-16T08:00:00.123+0000"}'
+ID = hashlib.sha256(TEXT).hexdigest()[:24]
+STORED = (
+    TEXT[:-1]
+    + b',"_id":"%b","type":"location.ping","createdAt":"2026-11-16T08:00:00.123+0000"}' % ID.encode()
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (TEXT, "application/json"),
+        (TEXT.replace(b",", b" ,\n "), "application/json"),
+        (b"[%b]" % TEXT, "application/json"),
+        (b'{"event":%b}' % TEXT, "application/json"),
+        (b'{"events":[%b],"user":{"ip":"192.0.2.7"}}' % TEXT, "application/json"),
+        (b"\xef\xbb\xbf" + TEXT + b"\r\n", "application/x-ndjson"),
+        (TEXT[:-1] + b',"_id":null,"type":null,"createdAt":null}', "application/json"),
+    ],
+    ids=["bare", "with whitespace", "array", "envelope of one", "envelope", "NDJSON", "nulls"],
+)
+def test_a_ping_is_stored_as_an_event_and_never_published(
+    phone: Phone, body: bytes, content_type: str
+) -> None:
+    answer = phone.post(body, {"Content-Type": content_type})
+    assert (answer.status, answer.body["accepted"], answer.body["errors"]) == (202, 1, [])
+    (line,) = phone.world.lines("events")
+    if b"null" not in body:
+        assert line == STORED
+    else:  # the id is that of the text as sent, nulls included
+        assert json.loads(line) == json.loads(STORED) | {"_id": hashlib.sha256(body).hexdigest()[:24]}
+        assert line.count(b'"_id"') == line.count(b'"createdAt"') == 1
+    assert phone.world.stream == []
+
+
+def test_the_same_ping_again_is_the_same_event(phone: Phone) -> None:
+    answer = phone.post([PING, PING, PING | {"latitude": 53.3}])
+    assert (answer.body["accepted"], answer.body["duplicates"]) == (2, 1)
+    assert phone.post([PING, PING, PING | {"latitude": 53.3}]).body["object_key"] == answer.body["object_key"]
+    assert len(phone.world.keys("events")) == 1
+
+
+def test_a_ping_in_an_envelope_gets_the_envelopes_ids_like_any_event(phone: Phone) -> None:
+    phone.post(b'{"events":[%b],"user":{"userId":"driver"}}' % TEXT)
+    assert phone.world.lines("events") == [STORED[:-1] + b',"user":{"userId":"driver"}}']
+
+
+@pytest.mark.parametrize(("text", "utc"), ACCEPTED, ids=[repr(text) for text, _ in ACCEPTED])
+def test_a_pings_time_may_have_any_form_that_an_events_has(phone: Phone, text: str, utc: str) -> None:
+    assert phone.post([PING | {"updatedAt": text}]).status == 202
+    assert json.loads(phone.world.lines("events")[0])["createdAt"] == text
+
+
+NO_PINGS = [
+    *({"updatedAt": text} for text, _ in REJECTED),
+    *({name: None} for name in ("deviceId", "latitude", "longitude", "updatedAt")),
+    {"latitude": "53.2"},
+    {"longitude": True},
+    {"latitude": [53.2]},
+    {"updatedAt": 1795870800},
+    {"deviceId": ""},
+    {"deviceId": "x" * 129},
+    {"deviceId": 7},
+]
+
+
+@pytest.mark.parametrize("change", NO_PINGS, ids=repr)
+def test_what_lacks_part_of_a_ping_stays_without_an_id(phone: Phone, change: dict[str, Any]) -> None:
+    answer = phone.post([PING | change])
+    assert answer.status == 400
+    assert answer.codes[0] == "missing_id"
+
+
+@pytest.mark.parametrize("field", ["_id", "type", "createdAt"])
+def test_a_position_that_has_one_field_of_an_event_is_checked_as_one(phone: Phone, field: str) -> None:
+    answer = phone.post([PING | {field: "2026-11-16T08:00:00Z"}])
+    assert answer.status == 400
+    assert len(answer.codes) == 2
+
+
+def test_a_ping_is_no_crossing_even_where_its_type_is_set_to_be_one(phone: Phone) -> None:
+    phone.settings = {"GEOFENCE_KINDS": '{"location.ping": "enter"}'}
+    assert phone.post([PING]).status == 202
+    assert phone.world.stream == []
