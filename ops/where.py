@@ -19,6 +19,7 @@ from consumer import items
 from consumer.visits import pair_of
 from contract import logs
 from contract.events import GeofenceEvent, InvalidEvent, geofence_event
+from contract.instants import instant
 from contract.objects import object_name
 from ops import terminal
 from ops.outputs import Outputs
@@ -342,7 +343,7 @@ def _covers(line: Mapping[str, Any], number: int) -> bool:
 
 def _time(text: str) -> datetime | None:
     try:
-        return utc(datetime.fromisoformat(text.upper()))  # RFC 3339 allows small t and z
+        return instant(text)
     except ValueError:
         return None
 

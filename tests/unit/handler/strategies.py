@@ -32,7 +32,12 @@ fences = st.fixed_dictionaries({"tag": ids, "externalId": ids}, optional={"descr
 
 
 pings = st.fixed_dictionaries(
-    {"deviceId": ids, "latitude": st.floats(-90, 90), "longitude": st.integers(-180, 180), "updatedAt": times},
+    {
+        "deviceId": ids,
+        "latitude": st.floats(-90, 90),
+        "longitude": st.integers(-180, 180),
+        "updatedAt": times,
+    },
     optional={"_id": st.none(), "type": st.none(), "user": st.none() | users, "accuracy": values},
 )
 broken_pings = st.builds(
