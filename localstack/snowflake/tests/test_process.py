@@ -68,7 +68,11 @@ def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aw
     warehouse.run("CREATE STAGE RAW.INTERNAL")
     warehouse.pipe(options="FILE_FORMAT = (FORMAT_NAME = 'RAW.NDJSON')")
     warehouse.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
+    warehouse.run("CREATE ROLE R")
+    warehouse.run("CREATE USER U DEFAULT_ROLE = R")
+    warehouse.run("GRANT ROLE R TO USER U")
     warehouse.run("GRANT MONITOR ON PIPE RAW.EVENTS_PIPE TO ROLE R")
+    warehouse.run("CREATE SCHEMA MANAGED WITH MANAGED ACCESS")
     warehouse.put("events/a", {"_id": 1})
     warehouse.has_waiting(1)
     warehouse.run(f"CREATE TEMPORARY TABLE {warehouse.database}.RAW.LEFT_OVER AS SELECT 1 AS A")
@@ -78,6 +82,9 @@ def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aw
         "DESC INTEGRATION I",
         "DESC FILE FORMAT RAW.NDJSON",
         "SHOW GRANTS ON PIPE RAW.EVENTS_PIPE",
+        "SHOW GRANTS TO USER U",
+        "SHOW ROLES",
+        "SHOW USERS LIKE 'U'",
         "SHOW STAGES IN ACCOUNT",
         "SELECT * FROM RAW.V",
     )

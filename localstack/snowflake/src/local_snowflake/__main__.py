@@ -38,6 +38,9 @@ def serve(
         int, typer.Option(help="A message that was not finished comes back after so long.")
     ] = 20,
     memory_limit: Annotated[str, typer.Option(help="DuckDB's share of memory.")] = "256MB",
+    privileges: Annotated[
+        bool, typer.Option(help="Check roles and grants on every statement, as Snowflake does.")
+    ] = True,
     log_file: Annotated[Path | None, typer.Option(help="Log there instead of to stderr.")] = None,
 ) -> None:
     """Run a Snowflake with Snowpipe on this machine. It listens on 127.0.0.1 only, and keeps all in --dir."""
@@ -72,6 +75,7 @@ def serve(
             days_ahead=days_ahead,
             visibility_seconds=visibility_seconds,
             memory_limit=memory_limit,
+            privileges=privileges,
         )
     except FolderInUse as error:
         fail(str(error))

@@ -46,6 +46,10 @@ CREATE TABLE IF NOT EXISTS {OURS}.unenforced (
 CREATE TABLE IF NOT EXISTS {OURS}.grants (
     privilege VARCHAR, granted_on VARCHAR, name VARCHAR, granted_to VARCHAR, grantee VARCHAR,
     created_on TIMESTAMPTZ);
+ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS grant_option BOOLEAN;
+ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS granted_by VARCHAR;
+CREATE TABLE IF NOT EXISTS {OURS}.managed_schemas (name VARCHAR);
+CREATE TABLE IF NOT EXISTS {OURS}.users (name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
 """
 
 HISTORIES = """
@@ -169,6 +173,14 @@ class Catalog:
             row[0] for row in self.rows("SELECT database_name FROM duckdb_databases() WHERE NOT internal")
         }
 
+    def names_of_schema_objects(self) -> list[tuple[str, str]]:
+        """Pipes, stages and file formats, as kind and full name."""
+        return [
+            (kind, f"{database}.{schema}.{name}")
+            for kind, table in (("PIPE", f"{OURS}.pipes"), ("STAGE", STAGES), ("FILE FORMAT", FILE_FORMATS))
+            for database, schema, name in self.rows(f"SELECT database_name, schema_name, name FROM {table}")
+        ]
+
     def has_histories(self, database: str) -> None:
         """Make the hidden tables of a database before they are first asked for."""
         with self._preparing:
@@ -235,7 +247,6 @@ class Catalog:
         cursor.execute(
             f"DELETE FROM {OURS}.pipes WHERE database_name = ? AND schema_name = ? AND name = ?", list(name)
         )
-        cursor.execute(f"DELETE FROM {OURS}.grants WHERE granted_on = 'PIPE' AND name = ?", [str(name)])
 
     def set_pipe(self, name: Name, column: str, value: object) -> None:
         self.rows(

@@ -2,13 +2,17 @@
 
 import structlog
 
+from local_snowflake.access import Access
 from local_snowflake.bulk import Bulk
+from local_snowflake.changes import change_of
 from local_snowflake.databases import Databases
 from local_snowflake.errors import SnowflakeError, unsupported
 from local_snowflake.functions import Functions
+from local_snowflake.grants import Granting
 from local_snowflake.integrations import Integrations
 from local_snowflake.pipes import Pipes
 from local_snowflake.results import Handler, Result
+from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
 from local_snowflake.sql import Scope, Words
 from local_snowflake.stages import Stages
@@ -20,6 +24,8 @@ log = structlog.get_logger()
 class Commands:
     def __init__(
         self,
+        access: Access,
+        roles: Roles,
         pipes: Pipes,
         stages: Stages,
         integrations: Integrations,
@@ -28,6 +34,7 @@ class Commands:
         functions: Functions,
         bulk: Bulk,
     ) -> None:
+        self.access = access
         self.functions = functions
         self.bulk = bulk
         self.handlers: dict[tuple[str, ...], Handler] = {
@@ -36,6 +43,8 @@ class Commands:
             **integrations.handlers,
             **databases.handlers,
             **unenforced.handlers,
+            **roles.handlers,
+            **Granting(access).handlers,
         }
 
     def __call__(self, sql: str, scope: Scope, session: LocalConnection) -> Result | str | None:
@@ -46,12 +55,24 @@ class Commands:
                 "000008", "0A000", "Actual statement count 2 did not match the desired statement count 1."
             )
         statement = leading(words)
+        change = change_of(words, scope)
+        role = session.actor.role
+        if change:
+            session.when_done = lambda: change.follow(self.access, role)
+        answer = self._answer(statement, words, scope, session)
+        if isinstance(answer, Result):
+            session.done()
+        return answer
+
+    def _answer(
+        self, statement: tuple[str, ...], words: Words, scope: Scope, session: LocalConnection
+    ) -> Result | str | None:
         if handler := self.handlers.get(statement):
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):
             return self.bulk.copy(words, scope, session)
         if not fakesnow_has(statement):
-            raise unsupported(f"the statement {' '.join(statement)} ({' '.join(sql.split())[:100]})")
+            raise unsupported(f"the statement {' '.join(statement)} ({' '.join(words.sql.split())[:100]})")
         return self.functions.rewritten(words, scope)
 
 
@@ -117,7 +138,6 @@ FAKESNOWS_OWN: dict[str, set[tuple[str, ...]]] = {
         ("DATABASE",),
         ("SEQUENCE",),
         ("FILE", "FORMAT"),
-        ("USER",),
     },
     "ALTER": {("TABLE",), ("SESSION",), ("VIEW",)},
     "DROP": {("TABLE",), ("VIEW",), ("SCHEMA",), ("SEQUENCE",)},
@@ -130,8 +150,6 @@ FAKESNOWS_OWN: dict[str, set[tuple[str, ...]]] = {
         ("DATABASES",),
         ("STAGES",),
         ("SEQUENCES",),
-        ("USERS",),
-        ("WAREHOUSES",),
         ("PARAMETERS",),
         ("FUNCTIONS",),
         ("PROCEDURES",),

@@ -1,14 +1,10 @@
 """Databases and schemas: what fakesnow cannot drop, and what must go with them."""
 
-import structlog
-
 from local_snowflake.catalog import FILE_FORMATS, OURS, STAGES, Catalog
 from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.errors import missing, unsupported
 from local_snowflake.results import Handlers, Result, status
 from local_snowflake.sql import Scope, Words
-
-log = structlog.get_logger()
 
 
 class Databases:
@@ -36,12 +32,11 @@ class Databases:
             raise unsupported(f'CREATE DATABASE "{name}": capital letters, digits, _ and $ make a name')
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
-        """fakesnow has no WITH MANAGED ACCESS; grants are not enforced anyway."""
+        """fakesnow has no WITH MANAGED ACCESS: it is noted beside the schema."""
         del scope
         for at in range(len(words.tokens) - 2):
             words.at = at
             if words.takes("WITH", "MANAGED", "ACCESS"):
-                log.info("statement_accepted_not_enforced", statement="WITH MANAGED ACCESS")
                 first, last = words.tokens[at], words.tokens[at + 2]
                 return words.sql[: first.start] + words.sql[last.end + 1 :]
         return None

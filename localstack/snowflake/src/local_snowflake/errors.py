@@ -17,6 +17,13 @@ def missing(kind: str, name: object) -> SnowflakeError:
     return compilation(f"{kind} '{name}' does not exist or not authorized.", "002003", "02000")
 
 
+def no_privilege(kind: str, name: str) -> SnowflakeError:
+    what = f"{kind.lower()} '{name.rpartition('.')[2]}'" if name else "account"
+    return SnowflakeError(
+        "003001", "42501", f"SQL access control error:\nInsufficient privileges to operate on {what}."
+    )
+
+
 def exists(name: str) -> SnowflakeError:
     return compilation(f"Object '{name}' already exists.", "002002", "42710")
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import structlog
 import uvicorn
 
+from local_snowflake.access import Access
 from local_snowflake.bulk import Bulk
 from local_snowflake.catalog import Catalog
 from local_snowflake.channel import Aws, Channels
@@ -25,6 +26,7 @@ from local_snowflake.ingest import Ingest
 from local_snowflake.integrations import Integrations
 from local_snowflake.loader import Loader
 from local_snowflake.pipes import Pipes
+from local_snowflake.roles import Roles
 from local_snowflake.server import LocalSnowflake, fakesnow_server
 from local_snowflake.stages import Stages
 from local_snowflake.unenforced import Unenforced
@@ -53,6 +55,7 @@ class Process:
         days_ahead: float,
         visibility_seconds: int,
         memory_limit: str,
+        privileges: bool,
     ) -> None:
         self._lock = lock(folder)
         pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps what it once had
@@ -68,7 +71,11 @@ class Process:
         channels = Channels(aws, catalog.account, visibility_seconds)
         loader = Loader(catalog, aws.client("s3"))
         self.ingest = Ingest(catalog, loader, channels, InOrder() if seed is None else Delivery(seed))
+        access = Access(catalog, enforced=privileges)
+        roles = Roles(access)
         commands = Commands(
+            access,
+            roles,
             Pipes(catalog, loader, channels, self.ingest),
             Stages(catalog, loader),
             Integrations(catalog),
@@ -77,7 +84,7 @@ class Process:
             Functions(catalog, channels, self.ingest),
             Bulk(catalog, loader),
         )
-        self.app = LocalSnowflake(fakesnow_server.app, commands, catalog, clock, self.health, login)
+        self.app = LocalSnowflake(fakesnow_server.app, commands, catalog, clock, self.health, roles, login)
         self.server: uvicorn.Server | None = None
 
     def health(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib import import_module
 from typing import Any
+from urllib.parse import parse_qs
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +18,7 @@ from local_snowflake.clock import AdvancedClock
 from local_snowflake.commands import Commands
 from local_snowflake.errors import SnowflakeError, unsupported
 from local_snowflake.results import READ_OUT, VIEW, Result
+from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
 from local_snowflake.sql import Scope, Words
 
@@ -59,9 +61,11 @@ class LocalSnowflake:
         catalog: Catalog,
         clock: AdvancedClock,
         health: Callable[[], dict[str, Any]],
+        roles: Roles,
         login: tuple[str, str] | None = None,
     ) -> None:
         self.app = app
+        self.roles = roles
         self.commands = commands
         self.catalog = catalog
         self.clock = clock
@@ -97,7 +101,26 @@ class LocalSnowflake:
             error = SnowflakeError("390100", "08001", "Incorrect username or password was specified.")
             await failure(error)(scope, receive, send)
             return
-        await self.app(*replayed(scope, request), answered(with_master_token, send))
+        asked = {key: values[0] for key, values in parse_qs(scope["query_string"].decode()).items()}
+        try:
+            actor = await run_in_threadpool(
+                self.roles.log_in, name, asked.get("roleName"), asked.get("warehouse")
+            )
+        except SnowflakeError as error:
+            log.warning("login_refused", user=name, reason=error.message)
+            await failure(error)(scope, receive, send)
+            return
+
+        def begin(answer: dict[str, Any]) -> None:
+            with_master_token(answer)
+            if answer.get("data"):
+                fakesnow_server.sessions[answer["data"]["token"]].actor = actor
+                answer["data"]["sessionInfo"] |= {
+                    "roleName": actor.role,
+                    "warehouseName": actor.warehouse,
+                }
+
+        await self.app(*replayed(scope, request), answered(begin, send))
 
     def _log_out(self, token: str) -> None:
         session = fakesnow_server.sessions.get(token)
@@ -127,7 +150,10 @@ class LocalSnowflake:
                     scope, receive, send
                 )
                 return
-            await self.app(*replayed(scope, request), self._at_once(request["sqlText"], send))
+            answer = self._at_once(request["sqlText"], send)
+            if verb == "USE":
+                answer = answered(lambda data: name_session(data, session), answer)
+            await self.app(*replayed(scope, request), answer)
             if verb not in CHANGE_NO_OBJECT:
                 self.catalog.changed()
 
@@ -138,7 +164,8 @@ class LocalSnowflake:
         if request.get("describeOnly") and verb in NOT_DESCRIBED:
             raise unsupported(f"describing {verb} without running it")
         self._leave_dropped(session)
-        answer = self.commands(sql, Scope(session.database, session.schema), session)
+        session.when_done = None
+        answer = self.commands(sql, Scope(session.database, session.schema, session.actor), session)
         self._leave_dropped(session)
         if answer is None:
             return verb, sql
@@ -215,6 +242,15 @@ def with_master_token(answer: dict[str, Any]) -> None:
             "masterToken": answer["data"]["token"],
             "validityInSeconds": SESSION_SECONDS,
             "masterValidityInSeconds": SESSION_SECONDS,
+        }
+
+
+def name_session(answer: dict[str, Any], session: LocalConnection) -> None:
+    """Tell the connector which role and warehouse are now in use."""
+    if answer.get("data"):
+        answer["data"] |= {
+            "finalRoleName": session.actor.role,
+            "finalWarehouseName": session.actor.warehouse,
         }
 
 

@@ -19,11 +19,13 @@ from fakesnow.transforms.merge import operations
 from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
+from local_snowflake.actor import Actor
 from local_snowflake.expressions import (
     flatten_options,
     one_path,
     refuse_local_times,
     refuse_typeof,
+    unsupported,
     variant_as_compared,
 )
 from local_snowflake.sql import hidden, quoted
@@ -71,8 +73,16 @@ class LocalConnection(FakeSnowflakeConnection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.actor = Actor("LOCAL_SNOWFLAKE", "ACCOUNTADMIN")
+        self.when_done: Callable[[], None] | None = None
+        """What follows from the statement that runs now, once it has succeeded."""
         self.temporary: dict[str, str] = {}
         self._begun = self._changed = self._aborted = False
+
+    def done(self) -> None:
+        follow, self.when_done = self.when_done, None
+        if follow:
+            follow()
 
     @property
     def in_transaction(self) -> bool:
@@ -144,7 +154,9 @@ class LocalCursor(FakeSnowflakeCursor):
         """As fakesnow's, but every failure is an answer, and writers that collide take turns."""
         for _ in range(CONFLICT_TRIES):
             try:
-                return self._run(command, params, *args, **kwargs)
+                answer = self._run(command, params, *args, **kwargs)
+                self._conn.done()
+                return answer
             except (duckdb.TransactionException, duckdb.SerializationException) as error:
                 if "onflict" not in str(error) or self._conn.in_transaction:
                     raise refused(command, error) from None
@@ -178,7 +190,14 @@ class LocalCursor(FakeSnowflakeCursor):
         return super()._transform_explode(expression)
 
     def _transform(self, expression: exp.Expr, params: Any) -> exp.Expr:
-        for put_right in (flatten_options, one_path, variant_as_compared):
+        actor = self._conn.actor
+        refuse_context_functions(expression)
+        for put_right in (
+            flatten_options,
+            one_path,
+            variant_as_compared,
+            lambda node: context_function(node, actor),
+        ):
             expression = expression.transform(put_right, copy=False)
         refuse_typeof(expression)
         refuse_local_times(expression)
@@ -330,6 +349,30 @@ class LocalCursor(FakeSnowflakeCursor):
             list(parts),
         ).fetchall()
         return bool(rows)
+
+
+def refuse_context_functions(statement: exp.Expr) -> None:
+    if isinstance(statement, exp.Create) and statement.kind == "VIEW" and statement.find(*CONTEXT_FUNCTIONS):
+        raise unsupported("CURRENT_ROLE, CURRENT_USER or CURRENT_WAREHOUSE in a view")
+
+
+CONTEXT_FUNCTIONS = (exp.CurrentRole, exp.CurrentUser, exp.CurrentWarehouse)
+
+
+def context_function(node: exp.Expr, actor: Actor) -> exp.Expr:
+    """CURRENT_ROLE() and its like. The heading of the column stays the function's."""
+    if isinstance(node, exp.CurrentRole):
+        value: str | None = actor.role
+    elif isinstance(node, exp.CurrentUser):
+        value = actor.user
+    elif isinstance(node, exp.CurrentWarehouse):
+        value = actor.warehouse
+    else:
+        return node
+    literal = exp.Literal.string(value) if isinstance(value, str) else exp.Null()
+    if isinstance(node.parent, exp.Select):
+        return exp.alias_(literal, exp.to_identifier(node.sql(dialect="snowflake"), quoted=True))
+    return literal
 
 
 def refused(command: str, error: Exception) -> Exception:

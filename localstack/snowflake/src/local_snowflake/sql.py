@@ -13,6 +13,7 @@ from sqlglot import exp
 from sqlglot.errors import ParseError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
+from local_snowflake.actor import Actor
 from local_snowflake.errors import compilation
 
 type Value = str | bool | int | float | tuple["Value", ...] | "Options"
@@ -38,10 +39,11 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Scope:
-    """What unqualified names mean in a session."""
+    """What unqualified names mean in a session, and who speaks."""
 
     database: str | None = None
     schema: str | None = None
+    actor: Actor | None = None
 
     def resolve(self, parts: tuple[str, ...]) -> Name:
         match parts:
@@ -56,6 +58,12 @@ class Scope:
             "090105",
             "22000",
         )
+
+
+def actor_of(scope: Scope) -> Actor:
+    if scope.actor is None:
+        raise ValueError("only a session's own statements have an actor")
+    return scope.actor
 
 
 def quoted(identifier: str) -> str:

@@ -1,0 +1,72 @@
+"""Which privileges each kind of object has. Source: Snowflake's page "Access control privileges".
+
+Only the kinds of object that exist here are listed: a grant on any other kind is refused.
+"""
+
+from collections.abc import Mapping
+
+SYSTEM_ROLES: Mapping[str, tuple[str, ...]] = {
+    "ACCOUNTADMIN": (),
+    "SECURITYADMIN": ("ACCOUNTADMIN",),
+    "SYSADMIN": ("ACCOUNTADMIN",),
+    "USERADMIN": ("SECURITYADMIN",),
+    "PUBLIC": (),
+}
+"""Each role with the roles to which it is granted. Source: "Overview of Access Control", system-defined roles.
+
+PUBLIC is granted to every user and role without a grant."""
+
+ROLE_PRIVILEGES: Mapping[str, tuple[str, ...]] = {
+    "SYSADMIN": ("CREATE DATABASE", "CREATE WAREHOUSE"),
+    "USERADMIN": ("CREATE ROLE", "CREATE USER"),
+    "SECURITYADMIN": ("CREATE NETWORK POLICY", "MANAGE GRANTS"),
+}
+"""Account privileges that the system roles have from the start; ACCOUNTADMIN has all."""
+
+_SCHEMA_OBJECTS = ("TABLE", "VIEW", "STAGE", "FILE FORMAT", "PIPE", "SEQUENCE")
+
+PRIVILEGES: Mapping[str, tuple[str, ...]] = {
+    "ACCOUNT": (
+        "CREATE DATABASE",
+        "CREATE INTEGRATION",
+        "CREATE NETWORK POLICY",
+        "CREATE ROLE",
+        "CREATE USER",
+        "CREATE WAREHOUSE",
+        "MANAGE GRANTS",
+        "MANAGE WAREHOUSES",
+        "MONITOR EXECUTION",
+        "MONITOR USAGE",
+    ),
+    "DATABASE": ("CREATE SCHEMA", "MODIFY", "MONITOR", "USAGE"),
+    "SCHEMA": (*(f"CREATE {kind}" for kind in _SCHEMA_OBJECTS), "MODIFY", "MONITOR", "USAGE"),
+    "TABLE": ("DELETE", "EVOLVE SCHEMA", "INSERT", "REFERENCES", "SELECT", "TRUNCATE", "UPDATE"),
+    "VIEW": ("REFERENCES", "SELECT"),
+    "STAGE": ("READ", "USAGE", "WRITE"),
+    "FILE FORMAT": ("USAGE",),
+    "PIPE": ("MONITOR", "OPERATE"),
+    "SEQUENCE": ("USAGE",),
+    "WAREHOUSE": ("MODIFY", "MONITOR", "OPERATE", "USAGE"),
+    "RESOURCE MONITOR": ("MODIFY", "MONITOR"),
+    "INTEGRATION": ("USAGE",),
+    "NETWORK POLICY": (),
+    "USER": ("MONITOR",),
+    "ROLE": (),
+}
+"""OWNERSHIP, which every kind but ACCOUNT has, is not repeated; USAGE on a role is given by GRANT ROLE."""
+
+OWNERSHIP = "OWNERSHIP"
+IN_A_SCHEMA = frozenset(_SCHEMA_OBJECTS)
+PLURALS = {"VIEWS": "VIEW", "TABLES": "TABLE", "SCHEMAS": "SCHEMA"} | {
+    f"{kind}S": kind for kind in _SCHEMA_OBJECTS
+}
+"""The kinds of ALL … IN and FUTURE … IN."""
+
+
+def privileges_of(kind: str) -> tuple[str, ...]:
+    """What ALL PRIVILEGES on an object of the kind grants: everything but OWNERSHIP."""
+    return PRIVILEGES[kind]
+
+
+def has_privilege(kind: str, privilege: str) -> bool:
+    return privilege in PRIVILEGES[kind] or (privilege == OWNERSHIP and kind != "ACCOUNT")

@@ -1,0 +1,246 @@
+"""Roles, users, and what can be granted. Sources: Snowflake's pages "Overview of Access Control", "USE ROLE",
+"GRANT <privileges>", "GRANT OWNERSHIP", "CREATE USER".
+"""
+
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from snowflake import connector
+
+from local_snowflake.testing import Warehouse
+
+
+@pytest.fixture
+def role(warehouse: Warehouse) -> Callable[[str], str]:
+    """Makes a role of this test's own."""
+
+    def made(name: str) -> str:
+        full = f"{warehouse.database}_{name}"
+        warehouse.run(f"CREATE ROLE {full}")
+        return full
+
+    return made
+
+
+def grants(warehouse: Warehouse, what: str) -> set[tuple[str, str]]:
+    return {(row["privilege"], row["grantee_name"]) for row in warehouse.run(f"SHOW GRANTS ON {what}")}
+
+
+def test_a_role_that_does_not_exist_cannot_be_used(warehouse: Warehouse) -> None:
+    said = warehouse.refused("USE ROLE NOBODY_MADE_THIS")
+    assert "002043" in said
+    assert "Object does not exist, or operation cannot be performed" in said
+    assert warehouse.connection.role == "ACCOUNTADMIN"
+
+
+def test_a_role_that_is_not_granted_to_the_user_cannot_be_used(warehouse: Warehouse, role) -> None:
+    lonely = role("LONELY")
+    said = warehouse.refused(f"USE ROLE {lonely}")
+    assert "003013" in said
+    assert f"Requested role '{lonely}' is not assigned to the executing user" in said
+
+
+def test_current_role_is_the_role_in_use(warehouse: Warehouse, role) -> None:
+    loader = role("LOADER")
+    warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")  # which ACCOUNTADMIN inherits
+    assert warehouse.run("SELECT CURRENT_ROLE(), CURRENT_USER()") == [
+        {"CURRENT_ROLE()": "ACCOUNTADMIN", "CURRENT_USER()": "MILKRUN"}
+    ]
+    warehouse.run(f"USE ROLE {loader}")
+    assert warehouse.run("SELECT CURRENT_ROLE() AS R") == [{"R": loader}]
+    assert warehouse.connection.role == loader
+    assert [r["name"] for r in warehouse.run("SHOW ROLES") if r["is_current"] == "Y"] == [loader]
+
+
+def test_current_role_in_a_view_is_refused_because_it_would_stand_still(warehouse: Warehouse) -> None:
+    assert "in a view" in warehouse.refused("CREATE VIEW RAW.V AS SELECT CURRENT_ROLE() AS R")
+
+
+def test_a_connection_may_name_its_role_and_one_that_is_not_granted_is_refused(
+    warehouse: Warehouse, role
+) -> None:
+    loader, lonely = role("LOADER"), role("LONELY")
+    warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")
+    with closing(warehouse.local.connect(role=loader)) as connection:
+        assert connection.role == loader
+    for refused in (lonely, "NOBODY_MADE_THIS"):
+        with pytest.raises(connector.errors.DatabaseError, match="does not exist or not authorized"):
+            warehouse.local.connect(role=refused)
+
+
+def test_a_user_that_was_created_has_the_roles_granted_to_it_and_public(warehouse: Warehouse, role) -> None:
+    reader, user = role("READER"), f"{warehouse.database}_MAID"
+    warehouse.run(f"CREATE USER {user} DEFAULT_ROLE = {reader} DEFAULT_SECONDARY_ROLES = ()")
+    with pytest.raises(connector.errors.DatabaseError, match=r"default role .* is not granted"):
+        warehouse.local.connect(user=user)
+    warehouse.run(f"GRANT ROLE {reader} TO USER {user}")
+    with closing(warehouse.local.connect(user=user)) as connection:
+        assert connection.role == reader
+        connection.cursor().execute("USE ROLE PUBLIC")
+        with pytest.raises(connector.errors.ProgrammingError, match="not assigned"):
+            connection.cursor().execute("USE ROLE SYSADMIN")
+    assert [row["default_role"] for row in warehouse.run(f"SHOW USERS LIKE '{user}'")] == [reader]
+    warehouse.run(f"DROP USER {user}")
+
+
+def test_secondary_roles_are_all_or_none(warehouse: Warehouse) -> None:
+    warehouse.run("USE SECONDARY ROLES ALL")
+    warehouse.run("USE SECONDARY ROLES NONE")
+    assert "USE SECONDARY ROLES SYSADMIN" in warehouse.refused("USE SECONDARY ROLES SYSADMIN")
+
+
+REFUSED_GRANTS = {
+    "table": "GRANT SELECT ON TABLE RAW.NOT_THERE TO ROLE {role}",
+    "view": "GRANT SELECT ON VIEW RAW.EVENTS TO ROLE {role}",
+    "schema": "GRANT USAGE ON SCHEMA NOT_THERE TO ROLE {role}",
+    "database": "GRANT USAGE ON DATABASE NOT_THERE TO ROLE {role}",
+    "warehouse": "GRANT USAGE ON WAREHOUSE NOT_THERE TO ROLE {role}",
+    "stage": "GRANT USAGE ON STAGE RAW.NOT_THERE TO ROLE {role}",
+    "format": "GRANT USAGE ON FILE FORMAT RAW.NOT_THERE TO ROLE {role}",
+    "pipe": "GRANT MONITOR ON PIPE RAW.NOT_THERE TO ROLE {role}",
+    "integration": "GRANT USAGE ON INTEGRATION NOT_THERE TO ROLE {role}",
+    "all tables": "GRANT SELECT ON ALL TABLES IN SCHEMA NOT_THERE TO ROLE {role}",
+    "future tables": "GRANT SELECT ON FUTURE TABLES IN SCHEMA NOT_THERE TO ROLE {role}",
+    "role to grant to": "GRANT SELECT ON TABLE RAW.EVENTS TO ROLE NOT_THERE",
+    "role": "GRANT ROLE NOT_THERE TO ROLE {role}",
+    "role to grant a role to": "GRANT ROLE {role} TO ROLE NOT_THERE",
+    "user": "GRANT ROLE {role} TO USER NOT_THERE",
+    "revoked": "REVOKE SELECT ON TABLE RAW.NOT_THERE FROM ROLE {role}",
+    "shown": "SHOW GRANTS ON TABLE RAW.NOT_THERE",
+    "shown to": "SHOW GRANTS TO ROLE NOT_THERE",
+}
+
+
+@pytest.mark.parametrize("sql", REFUSED_GRANTS.values(), ids=REFUSED_GRANTS)
+def test_a_grant_on_or_to_something_that_does_not_exist_is_refused(warehouse: Warehouse, role, sql) -> None:
+    warehouse.table()
+    assert "does not exist or not authorized" in warehouse.refused(sql.format(role=role("R")))
+
+
+REFUSED_PRIVILEGES = (
+    "GRANT OPERATE ON TABLE RAW.EVENTS TO ROLE {role}",
+    "GRANT SELEKT ON TABLE RAW.EVENTS TO ROLE {role}",
+    "GRANT SELECT ON PIPE RAW.EVENTS_PIPE TO ROLE {role}",
+    "GRANT CREATE TABLES ON SCHEMA RAW TO ROLE {role}",
+    "GRANT OWNERSHIP ON ACCOUNT TO ROLE {role}",
+    "GRANT INSERT ON FUTURE VIEWS IN SCHEMA RAW TO ROLE {role}",
+)
+
+
+@pytest.mark.parametrize("sql", REFUSED_PRIVILEGES)
+def test_a_privilege_that_the_kind_of_object_does_not_have_is_refused(loading: Warehouse, role, sql) -> None:
+    assert "cannot be granted on a" in loading.refused(sql.format(role=role("R")))
+
+
+def test_grants_on_kinds_that_do_not_exist_here_are_refused_by_name(warehouse: Warehouse, role) -> None:
+    for sql in (
+        "GRANT USAGE ON FUNCTION RAW.F TO ROLE {r}",
+        "GRANT DATABASE ROLE D.R TO ROLE {r}",
+        "GRANT SELECT ON TABLE RAW.EVENTS TO SHARE S",
+    ):
+        warehouse.run("CREATE TABLE IF NOT EXISTS RAW.EVENTS (a INT)")
+        assert "Unsupported feature" in warehouse.refused(sql.format(r=role(f"R{len(sql)}")))
+
+
+def test_a_role_cannot_contain_itself(warehouse: Warehouse, role) -> None:
+    a, b = role("A"), role("B")
+    warehouse.run(f"GRANT ROLE {a} TO ROLE {b}")
+    assert "cannot contain itself" in warehouse.refused(f"GRANT ROLE {b} TO ROLE {a}")
+
+
+def test_the_creators_role_owns_what_it_makes(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.T (a INT)")
+    assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
+    warehouse.run("USE ROLE SYSADMIN")
+    name = f"{warehouse.database}_2"
+    warehouse.run(f"CREATE DATABASE {name}")
+    assert grants(warehouse, f"DATABASE {name}") == {("OWNERSHIP", "SYSADMIN")}
+    warehouse.run(f"DROP DATABASE {name}")
+
+
+def test_all_privileges_are_all_but_ownership(loading: Warehouse, role) -> None:
+    loader = role("LOADER")
+    loading.run(f"GRANT ALL PRIVILEGES ON PIPE RAW.EVENTS_PIPE TO ROLE {loader}")
+    assert grants(loading, "PIPE RAW.EVENTS_PIPE") == {
+        ("MONITOR", loader),
+        ("OPERATE", loader),
+        ("OWNERSHIP", "ACCOUNTADMIN"),
+    }
+
+
+def test_grants_last_until_they_are_revoked_or_their_object_is_replaced(loading: Warehouse, role) -> None:
+    loader = role("LOADER")
+    loading.run(f"GRANT OPERATE, MONITOR ON PIPE RAW.EVENTS_PIPE TO ROLE {loader}")
+    assert {("MONITOR", loader), ("OPERATE", loader)} < grants(loading, "PIPE RAW.EVENTS_PIPE")
+    loading.run(f"REVOKE OPERATE ON PIPE RAW.EVENTS_PIPE FROM ROLE {loader}")
+    assert grants(loading, "PIPE RAW.EVENTS_PIPE") == {("MONITOR", loader), ("OWNERSHIP", "ACCOUNTADMIN")}
+    loading.pipe(replace=True)
+    assert grants(loading, "PIPE RAW.EVENTS_PIPE") == {("OWNERSHIP", "ACCOUNTADMIN")}
+
+
+def test_a_replaced_table_keeps_its_grants_with_copy_grants_only(warehouse: Warehouse, role) -> None:
+    reader = role("READER")
+    warehouse.run("CREATE TABLE RAW.T (a INT)")
+    warehouse.run(f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}")
+    warehouse.run("CREATE OR REPLACE TABLE RAW.T COPY GRANTS AS SELECT 1 AS a")
+    assert ("SELECT", reader) in grants(warehouse, "TABLE RAW.T")
+    warehouse.run("CREATE OR REPLACE TABLE RAW.T AS SELECT 1 AS a")
+    assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
+
+
+def test_grants_go_along_with_a_renamed_table_and_away_with_a_dropped_one(warehouse: Warehouse, role) -> None:
+    reader = role("READER")
+    warehouse.run("CREATE TABLE RAW.T (a INT)")
+    warehouse.run(f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}")
+    warehouse.run("ALTER TABLE RAW.T RENAME TO RAW.U")
+    assert ("SELECT", reader) in grants(warehouse, "TABLE RAW.U")
+    warehouse.run("DROP TABLE RAW.U")
+    warehouse.run("CREATE TABLE RAW.U (a INT)")
+    assert grants(warehouse, "TABLE RAW.U") == {("OWNERSHIP", "ACCOUNTADMIN")}
+
+
+def test_future_grants_of_a_schema_come_before_those_of_its_database(warehouse: Warehouse, role) -> None:
+    near, far = role("NEAR"), role("FAR")
+    warehouse.run(f"GRANT SELECT ON FUTURE TABLES IN DATABASE {warehouse.database} TO ROLE {far}")
+    warehouse.run("CREATE TABLE RAW.ONE (a INT)")
+    assert ("SELECT", far) in grants(warehouse, "TABLE RAW.ONE")
+    warehouse.run(f"GRANT SELECT ON FUTURE TABLES IN SCHEMA {warehouse.database}.RAW TO ROLE {near}")
+    warehouse.run("CREATE TABLE RAW.TWO (a INT)")
+    assert grants(warehouse, "TABLE RAW.TWO") == {("OWNERSHIP", "ACCOUNTADMIN"), ("SELECT", near)}
+    shown = warehouse.run(f"SHOW FUTURE GRANTS IN SCHEMA {warehouse.database}.RAW")
+    assert [(row["privilege"], row["grantee_name"]) for row in shown] == [("SELECT", near)]
+
+
+def test_ownership_moves_with_the_other_grants_copied_or_revoked_but_not_beside_them(
+    warehouse: Warehouse, role
+) -> None:
+    reader, owner = role("READER"), role("OWNER")
+    warehouse.run("CREATE TABLE RAW.T (a INT)")
+    warehouse.run(f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}")
+    transfer = f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {owner}"
+    assert "Dependent grant of privilege 'SELECT'" in warehouse.refused(transfer)
+    warehouse.run(f"{transfer} COPY CURRENT GRANTS")
+    assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", owner), ("SELECT", reader)}
+    warehouse.run("GRANT OWNERSHIP ON TABLE RAW.T TO ROLE ACCOUNTADMIN REVOKE CURRENT GRANTS")
+    assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
+
+
+def test_what_a_dropped_role_owned_belongs_to_who_dropped_it(warehouse: Warehouse, role) -> None:
+    owner = role("OWNER")
+    warehouse.run("CREATE TABLE RAW.T (a INT)")
+    warehouse.run(f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {owner}")
+    warehouse.run(f"DROP ROLE {owner}")
+    assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
+
+
+def test_the_system_roles_inherit_as_documented(warehouse: Warehouse) -> None:
+    shown = {
+        role: {
+            row["name"] for row in warehouse.run(f"SHOW GRANTS TO ROLE {role}") if row["granted_on"] == "ROLE"
+        }
+        for role in ("ACCOUNTADMIN", "SECURITYADMIN")
+    }
+    assert {"SYSADMIN", "SECURITYADMIN"} <= shown["ACCOUNTADMIN"]
+    assert "USERADMIN" in shown["SECURITYADMIN"]
+    assert "system role" in warehouse.refused("DROP ROLE SYSADMIN")
