@@ -1,10 +1,12 @@
-"""Everything for a new stage's warehouse, in the right order.
+"""Make everything that a new stage's warehouse needs, in the right order.
 
-Two facts go round trip. Snowflake tells, only once the integration exists, which IAM user of its own will
-come (`trust-policy`): our role must trust it before a stage can be read. And it tells which user will
-subscribe its queue (`sns-policy`): our topic must allow that before CREATE PIPE can subscribe. Each is
-compared with what AWS has; with `write` it is put right, else the run stops there and says what to do.
-Run again, it goes on.
+Two facts go from Snowflake to AWS. Which IAM user of Snowflake's will assume our role is known only once the
+storage integration exists (`trust-policy`), and the role must trust that user before a stage can be read.
+Which user will subscribe Snowflake's queue (`sns-policy`) must be in the topic's policy before CREATE PIPE can
+subscribe. The two users may differ. Each is compared with what AWS has, and the run stops with the
+parameters to set if they differ; run again, it continues there. `write` changes AWS directly instead. Only
+an emulated AWS allows that: in a deployed stage CloudFormation owns role and policy, and its next
+deployment would undo the change.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,28 +56,33 @@ class Bootstrap:
     def trust(self) -> str:
         wanted = policies.trust_policy(self.warehouse, self.parameters)
         found = self.role.trust()
-        if found is not None and policies.grants(found) >= policies.grants(wanted):
+        if found is not None and policies.trusts(found, wanted):
             return f"{self.role.name} trusts Snowflake's user"
-        if not self.write:
-            lack = "is not there" if found is None else "does not trust Snowflake's user with our external id"
-            raise Refusal(
-                f"the role {self.role.name} {lack}: run again with --write, or make it with the output of "
-                "`trust-policy` and `trust-policy --access`, and run again",
-                1,
-            )
-        self.role.write(wanted, policies.access_policy(self.parameters))
-        return f"{self.role.name} written"
+        if self.write:
+            self.role.write(wanted, policies.access_policy(self.parameters))
+            return f"{self.role.name} written"
+        (statement,) = wanted["Statement"]
+        lack = "does not exist" if found is None else "does not trust Snowflake's user with this external id"
+        raise Refusal(
+            f"The role {self.role.name} {lack}. In serverless/params.yml set snowflakeUserArn: "
+            f"{policies.principal_of(statement)} and snowflakeExternalId: "
+            f"{statement['Condition']['StringEquals']['sts:ExternalId']}, deploy the stage, and run bootstrap "
+            "again.",
+            1,
+        )
 
     def subscription(self) -> str:
         found = self.topic.policy()
-        wanted = policies.with_statements(found, policies.subscription(self.warehouse, self.parameters))
+        statement = policies.subscription(self.warehouse, self.parameters)
+        wanted = policies.with_statement(found, statement)
         if wanted is found:
             return "lets Snowflake subscribe"
-        if not self.write:
-            raise Refusal(
-                f"the policy of {self.parameters.topic_arn} does not let Snowflake subscribe: run again with "
-                "--write, or put the output of `sns-policy` there, and run again",
-                1,
-            )
-        self.topic.write(wanted)
-        return "written"
+        if self.write:
+            self.topic.write(wanted)
+            return "written"
+        raise Refusal(
+            f"The policy of {self.parameters.topic_arn} does not let Snowflake subscribe. In "
+            f"serverless/params.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, deploy the "
+            "stage, and run bootstrap again.",
+            1,
+        )

@@ -80,6 +80,14 @@ class Stage:
     def definition(self, pipe: Pipe) -> Definition:
         return next(d for d in self.ddl if d.is_pipe and d.pipe == pipe.name)
 
+    def refuse_to_change_aws(self) -> None:
+        if not self.settings.aws.is_emulated:
+            raise Refusal(
+                "--write is refused: CloudFormation owns the role and the topic's policy of a deployed stage, "
+                "and its next deployment would undo the change. Without --write, bootstrap prints the "
+                "parameters to set in serverless/params.yml."
+            )
+
     def aws(self, service: str) -> Any:
         aws = self.settings.aws
         return archive.session(aws).client(service, endpoint_url=aws.aws_endpoint_url)  # type: ignore[call-overload]
@@ -158,10 +166,14 @@ def bootstrap(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    write: Annotated[bool, typer.Option(help="Write the role and the topic's policy in AWS too")] = False,
+    write: Annotated[
+        bool, typer.Option(help="Change role and topic in AWS too; for an emulated AWS only")
+    ] = False,
 ) -> None:
-    """Everything for a new stage, in the right order, with the round trips between AWS and Snowflake."""
+    """Make everything for a new stage; stops with the parameters to set when AWS does not know Snowflake yet."""
     stage = context.obj.stage(outputs)
+    if write:
+        stage.refuse_to_change_aws()
     parameters = stage.parameters
     role = policies.Role(stage.aws("iam"), parameters.storage_role_arn)
     topic = policies.Topic(stage.aws("sns"), parameters.topic_arn)
@@ -194,15 +206,17 @@ def sns_policy(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    write: Annotated[bool, typer.Option(help="Put it on the topic")] = False,
+    write: Annotated[bool, typer.Option(help="Put it on the topic; for an emulated AWS only")] = False,
 ) -> None:
-    """Print the topic's policy with what lets Snowflake subscribe."""
+    """Print the topic's policy with the statement that lets Snowflake subscribe."""
     del as_json
     stage = context.obj.stage(outputs)
+    if write:
+        stage.refuse_to_change_aws()
     topic = policies.Topic(stage.aws("sns"), stage.parameters.topic_arn)
     with stage.warehouse() as session:
         wanted = policies.subscription(session, stage.parameters)
-    policy = policies.with_statements(topic.policy(), wanted)
+    policy = policies.with_statement(topic.policy(), wanted)
     if write:
         topic.write(policy)
     typer.echo(json.dumps(policy, indent=2))

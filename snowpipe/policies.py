@@ -1,7 +1,6 @@
 """The two round trips between Snowflake and AWS: whom our role trusts, and who may subscribe to our topic."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from snowpipe.refusal import Refusal
@@ -9,6 +8,9 @@ from snowpipe.template import Parameters
 from snowpipe.warehouse import Warehouse
 
 type Policy = dict[str, Any]
+
+# The statement's Sid in serverless/storage.yml; Snowflake calls the same statement "1".
+SUBSCRIBES = "SnowflakeSubscribes"
 
 
 def integration(warehouse: Warehouse, parameters: Parameters) -> dict[str, str]:
@@ -55,33 +57,71 @@ def access_policy(parameters: Parameters) -> Policy:
     }
 
 
-def subscription(warehouse: Warehouse, parameters: Parameters) -> list[Policy]:
-    """What the topic's policy must allow: Snowflake's user to subscribe its queue."""
+def subscription(warehouse: Warehouse, parameters: Parameters) -> Policy:
+    """The statement that the topic's policy must have: Snowflake's user may subscribe a queue.
+
+    (Snowflake: "SYSTEM$GET_AWS_SNS_IAM_POLICY".) The protocol is our addition (AWS: "Amazon SNS API
+    permissions", service-specific keys). It leaves the endpoint open, because Snowflake's documentation
+    shows the names of its queues in examples only.
+    """
     (row,) = warehouse.query("SELECT SYSTEM$GET_AWS_SNS_IAM_POLICY(%s) AS POLICY", [parameters.topic_arn])
-    statements: list[Policy] = json.loads(next(iter(row.values())))["Statement"]
-    return statements
+    (statement,) = json.loads(next(iter(row.values())))["Statement"]
+    return {**statement, "Sid": SUBSCRIBES, "Condition": {"StringEquals": {"sns:Protocol": "sqs"}}}
 
 
-def with_statements(policy: Policy, wanted: Iterable[Policy]) -> Policy:
-    """The policy with the statements it lacks, one of the same Sid replaced; equal when it lacks none."""
-    sids = {statement["Sid"]: statement for statement in wanted}
-    kept = [s for s in policy.get("Statement", []) if s.get("Sid") not in sids]
-    merged = {**policy, "Statement": [*kept, *sids.values()]}
-    return policy if grants(policy) >= grants(merged) else merged
+def principal_of(statement: Policy) -> str:
+    """The ARN of a statement's one AWS principal."""
+    (principal,) = _many(statement["Principal"]["AWS"])
+    return str(principal)
 
 
-def grants(policy: Policy) -> set[str]:
-    """The policy's statements in one order of words, so that a text by AWS compares with ours."""
+def with_statement(policy: Policy, wanted: Policy) -> Policy:
+    """The policy with a statement that it lacks, in place of one with the same Sid; itself if it lacks nothing."""
+    if permissions(policy) >= permissions({"Statement": [wanted]}):
+        return policy
+    kept = [s for s in policy.get("Statement", []) if s.get("Sid") != wanted["Sid"]]
+    return {**policy, "Statement": [*kept, wanted]}
 
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: plain(each) for key, each in value.items()}
-        if isinstance(value, list):
-            items = [plain(each) for each in value]
-            return items[0] if len(items) == 1 else sorted(items, key=str)
-        return value
 
-    return {json.dumps(plain(statement), sort_keys=True) for statement in policy.get("Statement", [])}
+def permissions(policy: Policy) -> set[tuple[str, ...]]:
+    """Each combination of effect, principal, action and resource that the policy names.
+
+    Sid, order and conditions do not count, nor whether a single value stands in a list: AWS and the template
+    write the same permission in another way than Snowflake does.
+    """
+    return {
+        (statement["Effect"], kind, principal, action.lower(), resource)
+        for statement in policy.get("Statement", [])
+        for kind, principals in _principals(statement).items()
+        for principal in _many(principals)
+        for action in _many(statement.get("Action", []))
+        for resource in _many(statement.get("Resource", ""))
+    }
+
+
+def trusts(policy: Policy, wanted: Policy) -> bool:
+    """Whether a role's trust policy lets `wanted`'s principal assume the role with its external id."""
+
+    def named(found: Policy) -> set[tuple[str, ...]]:
+        return {
+            (*permission, external_id)
+            for statement in found.get("Statement", [])
+            for permission in permissions({"Statement": [statement]})
+            for external_id in _many(
+                statement.get("Condition", {}).get("StringEquals", {}).get("sts:ExternalId", [])
+            )
+        }
+
+    return named(policy) >= named(wanted)
+
+
+def _principals(statement: Policy) -> Policy:
+    principal = statement.get("Principal", {})
+    return principal if isinstance(principal, dict) else {"": principal}
+
+
+def _many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 class Topic:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
 
@@ -42,6 +43,12 @@ class Aws(BaseModel):
     topic_arn: str | None = None
     storage_role_arn: str | None = None
     external_id: str | None = None
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether AWS is LocalStack or moto: AWS's own endpoints, also those of a VPC, have AWS's domains."""
+        host = urlsplit(self.aws_endpoint_url or "").hostname
+        return host is not None and not host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
 
 class Settings(BaseModel):

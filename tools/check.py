@@ -20,9 +20,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
-# The stages as they stand in params.yml, and one with everything that a parameter switches on: (stage, parameters).
+# Stage and parameters: the stages as they stand in params.yml, one with everything that a parameter switches
+# on, and one as it is after `snowpipe bootstrap` has named Snowflake's users.
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
-    "prod-glue": ("prod", ("glue=true",))
+    "prod-glue": ("prod", ("glue=true",)),
+    "dev-snowflake": (
+        "dev",
+        (
+            "snowflakeUserArn=arn:aws:iam::111122223333:user/storage",
+            "snowflakeSnsUserArn=arn:aws:iam::111122223333:user/notifications",
+        ),
+    ),
 }
 TEMPLATES = ROOT / "dist" / "templates"
 BIN = ROOT / ".venv" / "bin"

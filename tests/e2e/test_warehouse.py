@@ -261,7 +261,8 @@ def test_bootstrap_stops_at_each_round_trip_until_aws_is_put_right(
     stage = Stage(tmp_path / "stage", local, aws)
     stopped = stage.run("bootstrap")
     assert stopped.code == 1
-    assert "is not there" in stopped.err
+    assert "does not exist" in stopped.err
+    assert "snowflakeUserArn: arn:aws:iam::" in stopped.err
     trust = stage.done("trust-policy").rows
     condition = trust["Statement"][0]["Condition"]
     deployed = stage.topic.rpartition(":")[2].removesuffix("-archive")

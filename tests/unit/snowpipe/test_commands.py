@@ -16,7 +16,6 @@ from snowflake.connector.errors import ProgrammingError
 from local_snowflake.testing import free_port
 from snowpipe.history import bad_lines
 from snowpipe.pipes import Kind, Pipe, Status, triage
-from snowpipe.policies import grants, with_statements
 from snowpipe.refusal import Refusal
 from snowpipe.settings import load
 from snowpipe.times import instant
@@ -164,6 +163,19 @@ def test_snowflakes_errors_are_told_in_one_line(number: int, begins: str) -> Non
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.parametrize("arguments", [["bootstrap", "--write"], ["sns-policy", "--write"]])
+@pytest.mark.parametrize("endpoint", [None, "https://vpce-1.sns.eu-west-1.vpce.amazonaws.com"])
+def test_write_is_refused_where_cloudformation_owns_the_policies(
+    tmp_path: Path, arguments: list[str], endpoint: str | None
+) -> None:
+    environment = outputs(tmp_path, port=1)
+    stack = tmp_path / "outputs.json"
+    stack.write_text(json.dumps(json.loads(stack.read_text()) | {"aws_endpoint_url": endpoint}))
+    said = command(environment, *arguments)
+    assert (said.code, one_line(said.err)) == (2, True)
+    assert "CloudFormation owns" in said.err
+
+
 # --- triage
 
 
@@ -224,25 +236,6 @@ def test_bad_lines_are_found_by_number_also_before_a_cut() -> None:
     cut = list(bad_lines(gzip.compress(text)[:-9]))
     assert cut[-1].problem == "the gzip is cut off"
     assert [bad.problem for bad in bad_lines(b"")] == ["the object is empty"]
-
-
-def test_a_topics_policy_gets_what_it_lacks_once() -> None:
-    ours = {
-        "Sid": "1",
-        "Effect": "Allow",
-        "Principal": {"AWS": "u"},
-        "Action": ["sns:Subscribe"],
-        "Resource": ["t"],
-    }
-    theirs = {
-        "Sid": "s3",
-        "Effect": "Allow",
-        "Principal": {"Service": "s3.amazonaws.com"},
-        "Action": "sns:Publish",
-    }
-    merged = with_statements({"Version": "2012-10-17", "Statement": [theirs]}, [ours])
-    assert len(grants(merged)) == 2
-    assert with_statements(merged, [ours | {"Action": "sns:Subscribe"}]) is merged
 
 
 def test_phrases_and_iso_times_are_utc() -> None:

@@ -1,0 +1,108 @@
+"""The packaged template, compared with what Snowflake's documentation says that it returns."""
+
+import json
+from typing import Any
+
+import pytest
+
+from snowpipe.policies import permissions, subscription, trust_policy, trusts, with_statement
+from snowpipe.template import Parameters
+from snowpipe.warehouse import Row
+from tests.unit.serverless.templates import properties
+
+TOPIC = "arn:aws:sns:us-east-1:001234567890:milkrun-dev-archive"
+STORAGE_USER = "arn:aws:iam::111122223333:user/storage"
+SNS_USER = "arn:aws:iam::111122223333:user/notifications"
+PARAMETERS = Parameters(
+    database="MILKRUN_DEV",
+    warehouse="MILKRUN_DEV_WH",
+    bucket="milkrun-dev-archive",
+    topic_arn=TOPIC,
+    storage_role_arn="arn:aws:iam::001234567890:role/milkrun-dev-snowflake",
+    external_id="milkrun-dev",
+)
+
+
+class DocumentedAnswers:
+    """Answers as the pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and "DESCRIBE INTEGRATION" show them."""
+
+    def query(self, sql: str, parameters: object = ()) -> list[Row]:
+        if sql.startswith("DESC INTEGRATION"):
+            told = {"STORAGE_AWS_IAM_USER_ARN": STORAGE_USER, "STORAGE_AWS_EXTERNAL_ID": "milkrun-dev"}
+            return [{"property": name, "property_value": value} for name, value in told.items()]
+        statement = {
+            "Sid": "1",
+            "Effect": "Allow",
+            "Principal": {"AWS": SNS_USER},
+            "Action": ["sns:Subscribe"],
+            "Resource": [TOPIC],
+        }
+        return [{"policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}]
+
+
+def deployed(value: Any) -> Any:
+    """A part of the template with its references resolved, as AWS returns it."""
+    match value:
+        case {"Ref": "ArchiveTopic"}:
+            return TOPIC
+        case {"Fn::Sub": str(text)}:
+            return text.replace("${AWS::Partition}", "aws").replace("${AWS::AccountId}", "001234567890")
+        case {"Ref": "AWS::AccountId"}:
+            return "001234567890"
+        case dict():
+            return {name: deployed(each) for name, each in value.items()}
+        case list():
+            return [deployed(each) for each in value]
+    return value
+
+
+def topic_policy(variant: str) -> Any:
+    return deployed(properties(variant, "ArchiveTopicPolicy")["PolicyDocument"])
+
+
+def test_the_deployed_topic_policy_is_what_snowflake_asks_for() -> None:
+    policy = topic_policy("dev-snowflake")
+    assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is policy
+
+
+def test_before_the_users_are_set_the_topic_policy_lacks_one_statement() -> None:
+    policy = topic_policy("dev")
+    statement = subscription(DocumentedAnswers(), PARAMETERS)
+    completed = with_statement(policy, statement)
+    assert permissions(completed) - permissions(policy) == permissions({"Statement": [statement]})
+    sids = [each["Sid"] for each in completed["Statement"]]
+    assert sids == ["ArchiveAnnounces", "SnowflakeSubscribes"], "AWS refuses a Sid that stands twice"
+
+
+def test_the_topic_policy_written_by_hand_equals_the_deployed_one() -> None:
+    statement = subscription(DocumentedAnswers(), PARAMETERS)
+    [in_template] = [
+        each for each in topic_policy("dev-snowflake")["Statement"] if each["Sid"] == "SnowflakeSubscribes"
+    ]
+    assert in_template == statement | {"Action": "sns:Subscribe", "Resource": TOPIC}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Effect": "Deny"},
+        {"Principal": {"AWS": STORAGE_USER}},
+        {"Action": "sns:Publish"},
+        {"Resource": TOPIC + "-2"},
+    ],
+)
+def test_a_topic_policy_that_differs_in_effect_principal_action_or_resource_is_not_enough(
+    change: dict[str, object],
+) -> None:
+    policy = topic_policy("dev-snowflake")
+    policy["Statement"][1] |= change
+    assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is not policy
+
+
+def test_the_deployed_role_trusts_the_storage_user_with_the_external_id() -> None:
+    wanted = trust_policy(DocumentedAnswers(), PARAMETERS)
+    trust = deployed(properties("dev-snowflake", "SnowflakeRole")["AssumeRolePolicyDocument"])
+    assert trusts(trust, wanted)
+    assert not trusts(deployed(properties("dev", "SnowflakeRole")["AssumeRolePolicyDocument"]), wanted)
+    trust["Statement"][0]["Condition"] = {"StringEquals": {"sts:ExternalId": "of-somebody-else"}}
+    assert not trusts(trust, wanted)
