@@ -1,7 +1,8 @@
 """`python -m tools.check`: what can be checked without a stack and is not Python.
 
-Packages every stage with dummy credentials, then cfn-lint and checkov over the templates, yamllint over the
-YAML and sqlfluff over the DDL. A check whose inputs have not changed since it last passed is not run again.
+Checks that every direct dependency is pinned, packages every stage with dummy credentials, then runs cfn-lint and
+checkov over the templates, yamllint over the YAML and sqlfluff over the DDL. A check whose inputs have not changed
+since it last passed is not run again.
 """
 
 import fcntl
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tools import pins
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
@@ -37,7 +40,15 @@ BIN = ROOT / ".venv" / "bin"
 CHECKOV = ROOT / ".venvs" / "checkov" / "bin" / "checkov"
 # What a template is made from. The functions' own code is not: a template only says where their zips lie.
 TEMPLATE_INPUTS = ("serverless.yml", "serverless", "package-lock.json", "tools/check.py")
-YAML = ("serverless.yml", "serverless", "ops/prices.yml", ".github", ".yamllint.yml", ".checkov.yml")
+YAML = (
+    "serverless.yml",
+    "serverless",
+    "ops/prices.yml",
+    ".github",
+    ".yamllint.yml",
+    ".checkov.yml",
+    ".pre-commit-config.yaml",
+)
 
 
 class CheckError(Exception):
@@ -145,17 +156,27 @@ def scan_templates() -> None:
 
 
 def lint_yaml() -> None:
-    run(BIN / "yamllint", "--strict", *(p for p in files_of(YAML) if p.suffix == ".yml"))
+    run(BIN / "yamllint", "--strict", *(p for p in files_of(YAML) if p.suffix in {".yml", ".yaml"}))
 
 
 def lint_sql() -> None:
     run(BIN / "sqlfluff", "lint", "--disable-progress-bar", "snowpipe/ddl")
 
 
+def check_pins() -> None:
+    if found := list(pins.problems(ROOT)):
+        raise CheckError("\n".join(found))
+
+
+def find_registry_hosts() -> None:
+    if found := list(pins.registry_hosts(ROOT)):
+        raise CheckError("\n".join(found))
+
+
 @dataclass(frozen=True)
 class Check:
     title: str
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...]  # empty: any file of the clone, so the check always runs
     look: Callable[[], None]
 
     def passes(self) -> bool:
@@ -163,7 +184,7 @@ class Check:
         stamp = TEMPLATES / f"{self.look.__name__}.passed"
         with alone(self.look.__name__):
             wanted = fingerprint(("tools/check.py", *self.inputs))
-            if stamp.exists() and stamp.read_text() == wanted:
+            if self.inputs and stamp.exists() and stamp.read_text() == wanted:
                 return False
             self.look()
             stamp.write_text(wanted)
@@ -171,9 +192,11 @@ class Check:
 
 
 CHECKS = (
+    Check("every direct dependency is pinned", (), check_pins),
+    Check("no file names a package registry", (), find_registry_hosts),
     Check(
         "cfn-lint, all stages, Glue on and off",
-        (*TEMPLATE_INPUTS, "requirements.txt", ".cfnlintrc.yml"),
+        (*TEMPLATE_INPUTS, "requirements-check.txt", ".cfnlintrc.yml"),
         lint_templates,
     ),
     Check(
@@ -182,7 +205,7 @@ CHECKS = (
         scan_templates,
     ),
     Check("yamllint", YAML, lint_yaml),
-    Check("sqlfluff, the DDL", ("snowpipe/ddl", ".sqlfluff", "requirements.txt"), lint_sql),
+    Check("sqlfluff, the DDL", ("snowpipe/ddl", ".sqlfluff", "requirements-check.txt"), lint_sql),
 )
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make what a target needs, once: tools/setup.sh main lambda localstack dbt spark airflow checkov node java
-# main is .venv; lambda, localstack, dbt, spark (Python 3.11), airflow and checkov exclude each other and live in .venvs/; node is node_modules; java is only
+# Make what a target needs, once: tools/setup.sh main test lambda localstack dbt spark airflow checkov node java
+# main is .venv with what running needs; test, check, fuzz, browser and bench add their group to it; lambda, localstack, dbt, spark (Python 3.11), airflow and checkov exclude each other and live in .venvs/; node is node_modules; java is only
 # looked for. What has not changed since the last run is left alone, so that the second run takes no time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -77,9 +77,14 @@ failed() {
 
 # --- environments ----------------------------------------------------------------------------------
 
-make_main() {
-  local stamp=.venv/.made-from wanted
-  wanted=$(hash_of requirements-lambda.txt requirements.txt localstack/snowflake/pyproject.toml tools/conformance/pyproject.toml)
+GROUPS_OF_MAIN=(test check fuzz browser bench) # each has a requirements-GROUP.txt
+
+make_main() { # with the groups asked for and those that an earlier run added
+  local stamp=.venv/.made-from group wanted files=(requirements.txt) groups=" ${asked[*]} $(cat .venv/.groups 2>/dev/null) " made=()
+  for group in "${GROUPS_OF_MAIN[@]}"; do
+    if [[ $groups == *" $group "* ]]; then made+=("$group") files+=("requirements-$group.txt"); fi
+  done
+  wanted=$(hash_of "${files[@]}" "${PROJECTS[@]/%//pyproject.toml}")
   if is_made .venv/bin/python $stamp "$wanted"; then return; fi
   command -v git >/dev/null || die "git is needed and was not found. Install it: apt install git."
   if ! is_python 3.13 .venv/bin/python; then
@@ -87,20 +92,23 @@ make_main() {
     python=$(find_python 3.13)
     "$python" -m venv --clear .venv || die "$python cannot make environments. Install its venv module: apt install python3.13-venv."
   fi
-  step "environment .venv" install_main
+  step "environment .venv${made[*]:+ with ${made[*]}}" install_main "${files[@]}"
+  echo "${made[*]}" >.venv/.groups
   echo "$wanted" >$stamp
 }
 
-install_main() {
-  local uv_only
-  uv_only=$(mktemp)
-  sed -n '/^uv==/,/[^\\]$/p' requirements.txt >"$uv_only" # its line and the hashes that belong to it
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "$uv_only" &&
-    .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes requirements.txt &&
-    .venv/bin/uv pip install -q --python .venv/bin/python --no-deps -e localstack/snowflake -e tools/conformance
-  local result=$?
-  rm -f "$uv_only"
-  return $result
+PROJECTS=(. localstack/snowflake tools/conformance) # installed in .venv so that it runs their files where they are
+
+install_main() { # requirements…
+  if ! .venv/bin/uv --version >/dev/null 2>&1; then
+    local uv_only
+    uv_only=$(mktemp)
+    sed -n '/^uv==/,/[^\\]$/p' requirements.txt >"$uv_only" # its line and the hashes that belong to it
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "$uv_only" || return 1
+    rm -f "$uv_only"
+  fi
+  .venv/bin/uv pip sync -q --python .venv/bin/python --require-hashes "$@" &&
+    .venv/bin/uv pip install -q --python .venv/bin/python --no-deps "${PROJECTS[@]/#/--editable=}"
 }
 
 make_environment() { # name, requirements, further inputs, what to do after installing them, Python's version
@@ -135,15 +143,16 @@ make_node() {
 
 # --- what was asked for ------------------------------------------------------------------------------
 
-[ $# -gt 0 ] || die "name what to make: main lambda localstack dbt spark airflow checkov node java chromium"
+[ $# -gt 0 ] || die "name what to make: main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium"
 mkdir -p .venvs
 if command -v flock >/dev/null; then # two makes at once: the second waits, then finds everything made
   exec 9>.venvs/.lock
   flock 9
 fi
-for name in "$@"; do
+asked=("$@")
+for name in "${asked[@]}"; do
   case $name in
-    main) make_main ;;
+    main | test | check | fuzz | browser | bench) make_main ;;
     lambda) make_environment lambda localstack/lambda_executor/lambda-requirements.txt "" ;;
     checkov) make_environment checkov requirements-checkov.txt "" ;;
     localstack) make_environment localstack localstack/requirements.txt localstack/lambda_executor/pyproject.toml install_plugin ;;
@@ -155,6 +164,6 @@ for name in "$@"; do
     node) make_node ;;
     java) need_java ;;
     chromium) need_chromium ;;
-    *) die "there is no $name; choose from main lambda localstack dbt spark airflow checkov node java chromium" ;;
+    *) die "there is no $name; choose from main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium" ;;
   esac
 done

@@ -10,8 +10,8 @@ import pytest
 from ops.outputs import ROOT
 
 MAIN = (
-    "requirements-lambda.txt",
     "requirements.txt",
+    "pyproject.toml",
     "localstack/snowflake/pyproject.toml",
     "tools/conformance/pyproject.toml",
 )
@@ -39,7 +39,7 @@ class Tree:
             (self.programs / name).symlink_to(str(shutil.which(name)))
         (root / "tools").mkdir(exist_ok=True)
         shutil.copy(ROOT / "tools" / "setup.sh", root / "tools")
-        for name in (*MAIN, "package.json", "package-lock.json"):
+        for name in (*MAIN, "requirements-test.txt", "package.json", "package-lock.json"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(f"{name}\n")
 
@@ -122,6 +122,26 @@ def test_what_is_made_and_unchanged_is_left_alone(tree):
     tree.made(".venv/bin/python", *MAIN)
     tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
     assert tree.setup("main", "node") == (0, [])
+
+
+def test_a_group_added_once_is_kept_up_to_date(tree):
+    tree.made(".venv/bin/python", "requirements.txt", "requirements-test.txt", *MAIN[1:])
+    (tree.root / ".venv/.groups").write_text("test\n")
+    assert tree.setup("main") == (0, [])
+    assert tree.setup("test") == (0, [])
+    tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
+    (tree.root / "requirements-test.txt").write_text("newer\n")
+    assert tree.setup("main")[0] == 0
+    assert "sync" in (asked := (tree.root / "asked").read_text())
+    assert "requirements.txt requirements-test.txt" in asked
+
+
+def test_a_group_not_asked_for_is_not_installed(tree):
+    tree.made(".venv/bin/python", *MAIN)
+    tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
+    (tree.root / "requirements.txt").write_text("newer\n")
+    assert tree.setup("main")[0] == 0
+    assert "requirements-test.txt" not in (tree.root / "asked").read_text()
 
 
 def test_a_step_that_fails_says_so_and_is_tried_again(tree):

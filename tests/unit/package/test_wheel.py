@@ -1,0 +1,62 @@
+"""The wheel of the project: it builds from the tracked files, is complete, and runs beside its pinned dependencies."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+UV = Path(sys.executable).parent / "uv"
+PACKAGES = ("contract", "aws", "handler", "consumer", "snowpipe", "glue", "ops", "tools")
+# Not for the wheel: other packages' sources, the console's TypeScript, shell scripts, what dbt and Spark install.
+LEFT_OUT = ("tools/conformance/", "tools/console/web/", ".sh", "requirements.in", "requirements.txt")
+
+
+def tracked(*folders: str) -> list[str]:
+    """Return the tracked and new files below the folders."""
+    found = subprocess.check_output(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders],
+        cwd=ROOT,
+        text=True,
+    )
+    return [name for name in found.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build it in a copy: setuptools leaves a build folder behind, from which a later wheel takes deleted files."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ["pyproject.toml", "README.md", "LICENSE", *tracked(*PACKAGES)]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", ".", "--no-deps", "-w", "dist"], cwd=folder, check=True
+    )
+    [built] = (folder / "dist").glob("milkrun-*.whl")
+    return built
+
+
+def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        n for n in tracked(*PACKAGES) if not n.startswith(LEFT_OUT[:2]) and not n.endswith(LEFT_OUT[2:])
+    }
+    assert expected - inside == set()
+    assert {name.split("/")[0] for name in inside} - set(PACKAGES) == {"milkrun-0.1.0.dist-info"}
+
+
+def test_the_wheel_runs_beside_the_pinned_dependencies_and_nothing_else(wheel: Path, tmp_path: Path) -> None:
+    python = tmp_path / "environment/bin/python"
+    for command in (
+        ["venv", "-q", "--python", sys.executable, str(tmp_path / "environment")],
+        ["pip", "sync", "-q", "--python", str(python), "--require-hashes", str(ROOT / "requirements.txt")],
+        ["pip", "install", "-q", "--python", str(python), "--no-deps", str(wheel)],
+    ):
+        subprocess.run([UV, *command], check=True, cwd=tmp_path)
+    milkrun = python.parent / "milkrun"
+    shown = subprocess.run(
+        [milkrun, "--help"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
+    assert "reconcile" in shown

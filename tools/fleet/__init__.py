@@ -1,0 +1,1 @@
+"""The simulated fleet: its trucks, the demo, and the outage simulation."""
