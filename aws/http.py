@@ -33,6 +33,7 @@ CALL_SECONDS = 3.0
 # next one is tried.
 CONNECT_SECONDS = 1.5
 ADDRESS_SECONDS = 0.25
+MAX_FETCHED_BYTES = 256 * 1024
 
 # As messages name them; every other service goes by its name in signatures.
 SERVICE_NAMES = {
@@ -123,6 +124,21 @@ class Endpoint:
         except (HTTPException, OSError) as error:
             connection.close()
             raise NoResponseError(f"{self._name}: {type(error).__name__}") from error
+
+
+def fetch(url: str) -> Response:
+    """GET a URL without signature, for at most CALL_SECONDS. Raises NoResponseError."""
+    parts = urlsplit(url)
+    connection = _Connection(parts.netloc, _trust() if parts.scheme == "https" else None)
+    try:
+        connection.begin()
+        connection.request("GET", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}")
+        response = connection.getresponse()
+        return Response(response.status, response.read(MAX_FETCHED_BYTES))
+    except (HTTPException, OSError) as error:
+        raise NoResponseError(f"{parts.hostname}: {type(error).__name__}") from error
+    finally:
+        connection.close()
 
 
 class _Connection(HTTPConnection):

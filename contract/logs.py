@@ -10,10 +10,11 @@ import msgspec
 import structlog
 
 # handler: one for each request that got past key, signature, content type and size, whatever its answer:
-#   status, received, accepted, duplicates, rejected, conflicts, rejected_by_code, object_key, rejected_key,
+#   status, credential (api_key, token or signature), received, accepted, duplicates, rejected, conflicts,
+#   other_user (events of another user than the token's), rejected_by_code, object_key, rejected_key,
 #   published, queued, lateness_seconds (of the oldest accepted event), store_ms, publish_ms, total_ms
 EVENTS_INGESTED = "events_ingested"
-# handler: one for each request that got 403, 413 or 415; nothing of it was stored.
+# handler: one for each request that got 401, 403, 413 or 415; nothing of it was stored.
 #   Has status, code, refused = 1.
 REQUEST_REFUSED = "request_refused"
 # redrive: one for each invocation. messages, redriven, returned

@@ -16,6 +16,7 @@ EVENT_CODES: Mapping[str, str] = {
     "invalid_created_at": "`createdAt` is a time with an offset from UTC, as RFC 3339 or ISO 8601 has it.",
     "created_at_in_future": "`createdAt` is more than 24 hours ahead of our clock.",
     "created_at_too_old": "`createdAt` is more than 400 days before our clock.",
+    "device_mismatch": "The token does not speak for the event's device.",
     "event_too_large": "The event has more than 64 KiB.",
     "not_an_object": "An event is a JSON object.",
     "invalid_json_value": "Inside the event: a name twice, NaN, a lone surrogate, bad UTF-8, "
@@ -36,6 +37,12 @@ BODY_CODES: Mapping[str, str] = {
 }
 # `code` of a problem that is answered before anything is stored, by status.
 REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
+    401: {
+        "missing_token": "This stage requires `Authorization: Bearer <token>`.",
+        "invalid_token": "The token is not one of this stage's identity provider, or was changed.",
+        "token_expired": "The token has expired.",
+        "token_without_device": "The token names no device.",
+    },
     403: {
         "missing_signature": "This stage wants requests signed.",
         "signature_expired": "The timestamp is more than five minutes from our clock.",

@@ -199,6 +199,7 @@ def answer(
 
 _TITLES = {
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     413: "Content Too Large",
     415: "Unsupported Media Type",

@@ -21,6 +21,7 @@ from contract.invocation import Context
 from contract.metrics import with_metrics
 from handler import codes
 from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
+from handler.identity import Keys, Provider, Speaker, Tokens, fetch_keys
 from handler.ingest import Effects, Ports, Receipt, Sender
 from handler.ingest import ingest as ingest_batch
 from handler.settings import Settings
@@ -44,6 +45,7 @@ class App:
     ports: Ports
     secrets: Secrets
     now: Callable[[], datetime] = _utc_now
+    tokens: Tokens | None = None
 
 
 def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     except Refused as refused:
         log.info(logs.REQUEST_REFUSED, status=refused.status, code=refused.code, refused=1)
         said = {"request_id": request_id, **refused.facts}
-        return problem(refused.status, refused.code, refused.detail, said)
+        headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
+        return problem(refused.status, refused.code, refused.detail, said, headers)
     except Exception as error:  # the phone keeps the batch and sends it again, whatever it was
         facts["error"] = str(error) if isinstance(error, RetryableError) else type(error).__name__
         if not isinstance(error, RetryableError):
@@ -81,7 +84,9 @@ def _respond(
     app = _app()
     request = request_of(event)
     received_at = app.now()
-    batch = _batch_of(request, app, received_at)
+    speaker = _speaker(request, app)
+    facts["credential"] = speaker.kind
+    batch = _batch_of(request, app, speaker, received_at)
     facts |= _facts_of(batch, received_at) | {"body_bytes": len(request.body)}
     receipt = ingest_batch(
         batch,
@@ -94,18 +99,28 @@ def _respond(
     return _answer(receipt)
 
 
-def _batch_of(request: Request, app: App, received_at: datetime) -> Batch:
-    """Key, signature, content type and size come first: what they refuse is not stored."""
+def _speaker(request: Request, app: App) -> Speaker:
+    """Return whose request it is, before anything of its body is read. Raises Refused (401)."""
+    is_signed = app.settings.signature_scheme != "off"
+    authorization = request.headers.get("authorization")
+    if app.tokens and (authorization or (app.settings.identity == "required" and not is_signed)):
+        return app.tokens.speaker(authorization or "")
+    return Speaker("signature" if is_signed else "api_key")
+
+
+def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetime) -> Batch:
+    """Key, token, signature, content type and size come first: what they refuse is not stored."""
     form = form_of(request)
     try:
         text, fault = inflated(request), None
     except Unreadable as error:
         text, fault = request.body, error
-    verify(app.settings.signature_scheme, request.headers, text, app.secrets, received_at.timestamp())
+    if speaker.kind == "signature":
+        verify(app.settings.signature_scheme, request.headers, text, app.secrets, received_at.timestamp())
     try:
         if fault:
             raise fault
-        return sift(split(text, form), form, app.settings.geofence_kinds, received_at)
+        return sift(split(text, form), form, app.settings.geofence_kinds, received_at, speaker)
     except Unreadable as error:
         return unreadable(request.body, error.code, error.message, request.content_encoding)
 
@@ -117,6 +132,7 @@ def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
         "duplicates": batch.duplicates,
         "rejected": len(batch.rejected),
         "conflicts": len(batch.conflicts),
+        "other_user": batch.other_user,
         "rejected_by_code": Counter(rejected.reasons[0].code for rejected in batch.rejected),
     }
     if batch.oldest_at:
@@ -151,7 +167,22 @@ def _app() -> App:
             access.client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket
         ),
     )
-    return App(settings, ports, Secrets(lambda: _fetch_secrets(access, settings.signature_secrets)))
+    secrets = Secrets(lambda: _fetch_secrets(access, settings.signature_secrets))
+    return App(settings, ports, secrets, tokens=_tokens_of(settings))
+
+
+def _tokens_of(settings: Settings) -> Tokens | None:
+    if settings.identity == "off":
+        return None
+    provider = Provider(
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        settings.jwt_jwks_url,
+        tuple(settings.jwt_algorithms.replace(",", " ").split()),
+        settings.jwt_device_claim,
+        settings.jwt_user_claim,
+    )
+    return Tokens(provider, Keys(lambda: fetch_keys(provider.jwks_url), time.time), time.time)
 
 
 def _fetch_secrets(access: Access, source: str) -> list[bytes]:

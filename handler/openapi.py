@@ -147,7 +147,16 @@ def openapi() -> Schema:
         ],
         "paths": {"/v1/events": {"post": _operation()}},
         "components": {
-            "securitySchemes": {"apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
+            "securitySchemes": {
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A token of the identity provider that the app signs in with. It names the "
+                    "device whose events the request may hold. Some stages require it beside the key.",
+                },
+            },
             "schemas": _schemas(),
         },
     }
@@ -163,7 +172,7 @@ def _operation() -> Schema:
         "summary": "Store events, and pass geofence events on at once.",
         "description": f"At most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} inflated, {MAX_EVENTS} "
         "events. Sending the same request again stores nothing twice.",
-        "security": [{"apiKey": []}],
+        "security": [{"apiKey": []}, {"apiKey": [], "token": []}],
         "parameters": [
             _header(
                 "Content-Encoding",

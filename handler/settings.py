@@ -20,6 +20,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     log_level: str = "INFO"
     geofence_kinds: Mapping[str, Kind]  # given as JSON, {"user.entered_geofence": "enter", …}
     signature_scheme: Literal["off", "milkrun", "radar"] = "off"
+    # Which credentials the stage accepts: the API key alone, either it or a token, or tokens only.
+    identity: Literal["off", "optional", "required"] = "off"
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_jwks_url: str = ""
+    jwt_algorithms: str = "RS256,ES256"
+    jwt_device_claim: str = "device_id"
+    jwt_user_claim: str = ""  # if given, events of another user are accepted and counted
     signature_secrets: str = ""  # ssm:<parameter> or secretsmanager:<secret>
 
     @staticmethod

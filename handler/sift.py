@@ -21,6 +21,7 @@ from contract.events import (
 )
 from contract.instants import MAX_AGE_AT_RECEIPT, MAX_CLOCK_AHEAD
 from handler.http import Form
+from handler.identity import ANYBODY, Speaker
 from handler.pings import as_event, is_ping
 from handler.splitting import Parts, with_members
 
@@ -66,6 +67,7 @@ class Batch:
     rejected: list[Rejected] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     duplicates: int = 0
+    other_user: int = 0
     oldest_at: datetime | None = None
 
     @property
@@ -73,7 +75,13 @@ class Batch:
         return len(self.lines) + len(self.rejected) + self.duplicates
 
 
-def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datetime) -> Batch:
+def sift(
+    parts: Parts,
+    form: Form,
+    kinds: Mapping[str, Kind],
+    received_at: datetime,
+    speaker: Speaker = ANYBODY,
+) -> Batch:
     """Every raw event ends up in exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
     seen: dict[str, list[bytes]] = {}
@@ -88,9 +96,12 @@ def sift(parts: Parts, form: Form, kinds: Mapping[str, Kind], received_at: datet
         text = _named(as_event(sent, value) if is_position else sent, value, parts.identity)
         try:
             event = _checked(len(sent), value, _NO_KINDS if is_position else kinds, received_at)
+            if not speaker.may_speak_for(event.device_id):
+                raise invalid("device_mismatch", "user.deviceId", "The token speaks for another device.")
         except InvalidEvent as error:
             batch.rejected.append(Rejected(index, _event_id(value), text, True, error.reasons))
             continue
+        batch.other_user += speaker.user is not None and _user_id(value) not in (None, speaker.user)
         contents = seen.setdefault(event.id, [])
         if text in contents:
             batch.duplicates += 1
@@ -150,6 +161,11 @@ def _checked(size: int, value: Any, kinds: Mapping[str, Kind], received_at: date
 def _event_id(value: Any) -> str | None:
     event_id = value.get("_id") if isinstance(value, dict) else None
     return event_id[:MAX_ID_CHARS] if isinstance(event_id, str) else None
+
+
+def _user_id(value: Any) -> Any:
+    user = value.get("user")
+    return user.get("userId") if isinstance(user, dict) else None
 
 
 def _brief(reasons: Sequence[Reason]) -> tuple[Reason, ...]:

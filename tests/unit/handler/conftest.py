@@ -3,13 +3,14 @@
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from contract import logs
 from handler import main, publish
+from handler.identity import Tokens
 from tests.unit.handler.fakes import Context, World, app
 
 
@@ -28,6 +29,7 @@ class Answer:
 class Phone:
     world: World
     settings: dict[str, str] = field(default_factory=dict)
+    tokens: Tokens | None = None
 
     def post(self, body: object, headers: Mapping[str, str] | None = None, **context: float) -> Answer:
         """Post bytes as they are, anything else as JSON; payload format 1.0, base64 as the stages have it."""
@@ -41,7 +43,7 @@ class Phone:
         return self.send(event, **context)
 
     def send(self, event: Mapping[str, Any], **context: float) -> Answer:
-        application = app(self.world, **self.settings)
+        application = replace(app(self.world, **self.settings), tokens=self.tokens)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(main, "_app", lambda: application)
             patch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)

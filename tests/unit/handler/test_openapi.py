@@ -81,7 +81,7 @@ def test_every_answer_is_of_a_documented_status_and_schema(
 
 
 def test_what_the_gateway_answers_by_itself_is_marked() -> None:
-    assert set(RESPONSES) == {"202", "400", "403", "413", "415", "429", "500", "503", "504"}
+    assert set(RESPONSES) == {"202", "400", "401", "403", "413", "415", "429", "500", "503", "504"}
     by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
     assert by_gateway == {"429", "500", "504"}
 

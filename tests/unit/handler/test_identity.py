@@ -1,0 +1,459 @@
+"""Tokens: what the provider signed is believed, anything else is refused, and keys outlive the provider's outages."""
+
+import base64
+import gzip
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aws.errors import RetryableError
+from handler import main
+from handler.http import Refused
+from handler.identity import (
+    KEYS_FRESH_SECONDS,
+    KEYS_REFRESH_FLOOR_SECONDS,
+    LEEWAY_SECONDS,
+    MAX_CACHED_TOKENS,
+    MAX_TOKEN_CHARS,
+    Keys,
+    Provider,
+    Speaker,
+    Tokens,
+    fetch_keys,
+    parse_keys,
+)
+from handler.settings import Settings
+from handler.signature import sign
+from tests.unit.aws.strict import strict_service
+from tests.unit.handler.conftest import Phone
+from tests.unit.handler.fakes import World
+
+ISSUER, AUDIENCE = "https://issuer.example/pool", "app-1"
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def public_jwk(key: Any, key_id: str, **more: str) -> dict[str, Any]:
+    algorithm = (
+        jwt.algorithms.ECAlgorithm
+        if isinstance(key, ec.EllipticCurvePrivateKey)
+        else jwt.algorithms.RSAAlgorithm
+    )
+    return {**json.loads(algorithm.to_jwk(key.public_key())), "kid": key_id, "use": "sig", **more}
+
+
+@dataclass
+class Issuer:
+    """A provider whose keys may change and which may be unreachable."""
+
+    keys: list[dict[str, Any]] = field(
+        default_factory=lambda: [public_jwk(EC_KEY, "ec"), public_jwk(RSA_KEY, "rsa")]
+    )
+    is_down: bool = False
+    answer: bytes | None = None
+    fetched: int = 0
+    now: float = field(default_factory=time.time)
+
+    def fetch(self) -> bytes:
+        self.fetched += 1
+        if self.is_down:
+            raise RetryableError("down")
+        return self.answer if self.answer is not None else json.dumps({"keys": self.keys}).encode()
+
+    def clock(self) -> float:
+        return self.now
+
+    def tokens(self, **provider: Any) -> Tokens:
+        trusted = Provider(ISSUER, AUDIENCE, "https://issuer.example/jwks", **provider)
+        return Tokens(trusted, Keys(self.fetch, self.clock), self.clock)
+
+    def claims(self, **claims: Any) -> dict[str, Any]:
+        return {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "exp": int(self.now) + 600,
+            "sub": "driver-7",
+            "device_id": "truck-1",
+            **claims,
+        }
+
+    def token(self, key: Any = EC_KEY, key_id: str = "ec", algorithm: str = "ES256", **claims: Any) -> str:
+        present = {name: value for name, value in self.claims(**claims).items() if value is not None}
+        return jwt.encode(present, key, algorithm, {"kid": key_id})
+
+
+@pytest.fixture
+def issuer() -> Issuer:
+    return Issuer()
+
+
+def refused(tokens: Tokens, token: str) -> str:
+    with pytest.raises(Refused) as caught:
+        tokens.speaker(f"Bearer {token}")
+    assert caught.value.status == 401
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("key", "key_id", "algorithm"), [(EC_KEY, "ec", "ES256"), (RSA_KEY, "rsa", "RS256")], ids=["ec", "rsa"]
+)
+def test_a_token_of_the_provider_names_its_device(
+    issuer: Issuer, key: Any, key_id: str, algorithm: str
+) -> None:
+    token = issuer.token(key, key_id, algorithm)
+    assert issuer.tokens().speaker(f"bearer  {token}") == Speaker("token", "truck-1")
+
+
+def test_the_claim_that_names_the_device_is_the_stages_choice(issuer: Issuer) -> None:
+    tokens = issuer.tokens(device_claim="custom:truck")
+    assert tokens.speaker("Bearer " + issuer.token(**{"custom:truck": "truck-9"})).device == "truck-9"
+    assert refused(tokens, issuer.token()) == "token_without_device"
+
+
+@pytest.mark.parametrize("device", [None, "", 7, ["truck-1"]], ids=["absent", "empty", "number", "list"])
+def test_a_token_without_a_device_is_refused(issuer: Issuer, device: Any) -> None:
+    assert refused(issuer.tokens(), issuer.token(device_id=device)) == "token_without_device"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://other.example"},
+        {"aud": "another-app"},
+        {"aud": None},
+        {"iss": None},
+        {"exp": None},
+        {"exp": "tomorrow"},
+        {"nbf": 4_000_000_000},
+    ],
+    ids=["issuer", "audience", "no audience", "no issuer", "no expiry", "expiry as text", "not yet valid"],
+)
+def test_a_token_for_somebody_else_or_another_time_is_refused(issuer: Issuer, claims: dict[str, Any]) -> None:
+    assert refused(issuer.tokens(), issuer.token(**claims)) == "invalid_token"
+
+
+def test_an_expired_token_is_refused_and_the_code_says_so(issuer: Issuer) -> None:
+    late = int(issuer.now) - LEEWAY_SECONDS - 5
+    assert refused(issuer.tokens(), issuer.token(exp=late)) == "token_expired"
+
+
+def test_a_remembered_token_is_refused_once_it_has_expired(issuer: Issuer) -> None:
+    tokens = issuer.tokens()
+    token = issuer.token()
+    assert tokens.speaker(f"Bearer {token}").device == "truck-1"
+    issuer.now += 600 + LEEWAY_SECONDS - 1
+    assert tokens.speaker(f"Bearer {token}").device == "truck-1"
+    issuer.now += 1
+    assert refused(tokens, token) == "token_expired"
+
+
+def test_a_key_of_another_owner_under_a_known_id_is_refused(issuer: Issuer) -> None:
+    assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
+
+
+def encoded(part: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+
+
+def test_an_unsigned_token_is_refused(issuer: Issuer) -> None:
+    token = f"{encoded({'alg': 'none', 'kid': 'ec'})}.{encoded(issuer.claims())}."
+    assert refused(issuer.tokens(), token) == "invalid_token"
+
+
+def test_a_token_signed_with_the_public_key_as_a_shared_secret_is_refused(issuer: Issuer) -> None:
+    text = f"{encoded({'alg': 'HS256', 'kid': 'rsa'})}.{encoded(issuer.claims())}"
+    secret = json.dumps(issuer.keys[1]).encode()
+    signature = (
+        base64.urlsafe_b64encode(hmac.digest(secret, text.encode(), hashlib.sha256)).rstrip(b"=").decode()
+    )
+    assert refused(issuer.tokens(), f"{text}.{signature}") == "invalid_token"
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "none"])
+def test_a_stage_cannot_allow_an_algorithm_without_a_private_key(issuer: Issuer, algorithm: str) -> None:
+    with pytest.raises(ValueError, match="JWT_ALGORITHMS"):
+        issuer.tokens(algorithms=("ES256", algorithm))
+
+
+def test_an_algorithm_that_the_stage_does_not_list_is_refused(issuer: Issuer) -> None:
+    assert refused(issuer.tokens(algorithms=("RS256",)), issuer.token()) == "invalid_token"
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+@settings(deadline=None, max_examples=150)
+def test_whatever_is_not_a_token_is_refused_and_never_an_error(text: str) -> None:
+    tokens = Issuer().tokens()
+    for authorization in (text, f"Bearer {text}", f"Bearer {text}.{text}.{text}", f"Basic {text}"):
+        with pytest.raises(Refused) as caught:
+            tokens.speaker(authorization)
+        assert caught.value.code in {"missing_token", "invalid_token"}
+
+
+@given(st.integers(0, 2), st.integers(0, 400), st.integers(1, 255))
+@settings(deadline=None, max_examples=60)
+def test_a_token_with_any_byte_changed_is_refused(part: int, position: int, change: int) -> None:
+    issuer = Issuer()
+    parts = issuer.token().split(".")
+    raw = bytearray(base64.urlsafe_b64decode(parts[part] + "=="))
+    raw[position % len(raw)] ^= change
+    parts[part] = base64.urlsafe_b64encode(bytes(raw)).rstrip(b"=").decode()
+    assert refused(issuer.tokens(), ".".join(parts)) in {"invalid_token", "token_without_device"}
+
+
+def test_an_overlong_token_is_refused_unread(issuer: Issuer) -> None:
+    assert refused(issuer.tokens(), "a" * (MAX_TOKEN_CHARS + 1)) == "invalid_token"
+    assert issuer.fetched == 0
+
+
+def test_remembered_tokens_are_bounded_and_the_least_recently_used_one_goes_first(issuer: Issuer) -> None:
+    tokens = issuer.tokens()
+    first = issuer.token(jti="first")
+    tokens.speaker(f"Bearer {first}")
+    for n in range(MAX_CACHED_TOKENS + 20):
+        tokens.speaker("Bearer " + issuer.token(jti=str(n)))
+        if n % 100 == 0:
+            tokens.speaker(f"Bearer {first}")
+    assert len(tokens._verified) == MAX_CACHED_TOKENS
+    assert hashlib.sha256(first.encode()).digest() in tokens._verified
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_keys_are_fetched_once_for_many_tokens(issuer: Issuer) -> None:
+    tokens = issuer.tokens()
+    for n in range(20):
+        tokens.speaker("Bearer " + issuer.token(jti=str(n)))
+    assert issuer.fetched == 1
+
+
+def test_a_new_key_is_found_at_once_but_unknown_ids_cannot_make_us_ask_again_and_again(
+    issuer: Issuer,
+) -> None:
+    tokens = issuer.tokens()
+    tokens.speaker("Bearer " + issuer.token())
+    issuer.keys.append(public_jwk(OTHER_KEY, "new"))
+    issuer.now += KEYS_REFRESH_FLOOR_SECONDS
+    assert tokens.speaker("Bearer " + issuer.token(OTHER_KEY, "new")).device == "truck-1"
+    for n in range(50):
+        assert refused(tokens, issuer.token(OTHER_KEY, f"unknown-{n}")) == "invalid_token"
+    assert issuer.fetched == 2
+
+
+def test_a_withdrawn_key_is_refused_within_the_hour(issuer: Issuer) -> None:
+    tokens = issuer.tokens()
+    tokens.speaker("Bearer " + issuer.token(jti="a", exp=int(issuer.now) + 9000))
+    issuer.keys = [public_jwk(RSA_KEY, "rsa")]
+    issuer.now += KEYS_FRESH_SECONDS
+    assert refused(tokens, issuer.token(jti="b", exp=int(issuer.now) + 9000)) == "invalid_token"
+
+
+def test_while_the_provider_is_down_the_known_keys_stay_in_use(issuer: Issuer) -> None:
+    tokens = issuer.tokens()
+    tokens.speaker("Bearer " + issuer.token())
+    issuer.is_down = True
+    issuer.now += 5 * KEYS_FRESH_SECONDS
+    assert tokens.speaker("Bearer " + issuer.token(exp=int(issuer.now) + 600)).device == "truck-1"
+    assert issuer.fetched == 2
+    assert refused(tokens, issuer.token(OTHER_KEY, "new", exp=int(issuer.now) + 600)) == "invalid_token"
+    assert issuer.fetched == 2
+
+
+@pytest.mark.parametrize(
+    "answer", [None, b"", b"<html>", b"[]", b'{"keys": 1}'], ids=["down", "empty", "html", "list", "number"]
+)
+def test_without_any_keys_the_phone_is_asked_to_try_again_and_does_not_lose_its_batch(
+    issuer: Issuer, answer: bytes | None
+) -> None:
+    issuer.is_down, issuer.answer = answer is None, answer
+    tokens = issuer.tokens()
+    with pytest.raises(RetryableError):
+        tokens.speaker("Bearer " + issuer.token())
+    issuer.is_down, issuer.answer = False, None
+    issuer.now += KEYS_REFRESH_FLOOR_SECONDS
+    assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
+
+
+def test_a_key_that_cannot_be_used_does_not_cost_the_others(issuer: Issuer) -> None:
+    issuer.keys[:0] = [
+        {"kid": "odd", "kty": "odd"},
+        {"kty": "EC"},
+        {"kid": "shared", "kty": "oct", "k": "c2VjcmV0"},
+        public_jwk(OTHER_KEY, "encryption", use="enc"),
+    ]
+    tokens = issuer.tokens()
+    assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
+    assert refused(tokens, issuer.token(OTHER_KEY, "encryption")) == "invalid_token"
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+def geofence_event(event_id: str, device: str, **user: str) -> dict[str, Any]:
+    return {
+        "_id": event_id,
+        "type": "user.entered_geofence",
+        "createdAt": "2026-11-16T08:00:00Z",
+        "user": {"deviceId": device, **user},
+        "geofence": {"tag": "farm", "externalId": "7"},
+    }
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+
+
+def phone_of(issuer: Issuer, identity: str, **settings: str) -> Phone:
+    return Phone(World(), {"IDENTITY": identity, **settings}, issuer.tokens(user_claim="sub"))
+
+
+def logged(capsys: pytest.CaptureFixture[str], event: str) -> dict[str, Any]:
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return next(line for line in lines if line["event"] == event)
+
+
+def test_an_event_of_another_device_is_rejected_and_its_neighbours_are_accepted(
+    issuer: Issuer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = phone_of(issuer, "required")
+    events = [geofence_event("mine", "truck-1"), geofence_event("invented", "truck-2")]
+    answer = phone.post(events, bearer(issuer.token()))
+    assert (answer.status, answer.body["accepted"], answer.codes) == (202, 1, ["device_mismatch"])
+    assert [json.loads(line)["_id"] for line in phone.world.lines("events")] == ["mine"]
+    assert [record.partition_key for record in phone.world.stream] == ["truck-1"]
+    (kept,) = phone.world.lines("rejected")
+    assert json.loads(kept)["event"]["_id"] == "invented"
+    line = logged(capsys, "events_ingested")
+    assert (line["credential"], line["rejected_by_code"]) == ("token", {"device_mismatch": 1})
+
+
+def test_one_request_cannot_place_500_invented_trucks(issuer: Issuer) -> None:
+    phone = phone_of(issuer, "required")
+    answer = phone.post([geofence_event(f"e-{n}", f"van-{n}") for n in range(500)], bearer(issuer.token()))
+    assert answer.status == 400
+    assert phone.world.stream == []
+
+
+def test_the_envelopes_device_is_bound_too(issuer: Issuer) -> None:
+    event = geofence_event("a", "x")
+    del event["user"]
+    phone = phone_of(issuer, "required")
+    answer = phone.post({"events": [event], "user": {"deviceId": "truck-2"}}, bearer(issuer.token()))
+    assert answer.codes == ["device_mismatch"]
+
+
+def test_what_another_driver_left_on_the_phone_is_accepted_and_counted(
+    issuer: Issuer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = phone_of(issuer, "required")
+    events = [
+        geofence_event("a", "truck-1", userId="driver-6"),
+        geofence_event("b", "truck-1", userId="driver-7"),
+    ]
+    assert phone.post(events, bearer(issuer.token())).body["accepted"] == 2
+    assert logged(capsys, "events_ingested")["other_user"] == 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic a2V5"}], ids=["none", "another scheme"])
+def test_a_stage_that_requires_tokens_answers_401_without_one_and_stores_nothing(
+    issuer: Issuer, headers: dict[str, str]
+) -> None:
+    phone = phone_of(issuer, "required")
+    answer = phone.post(geofence_event("a", "truck-1"), {"Content-Type": "application/json", **headers})
+    assert (answer.status, answer.body["code"]) == (401, "missing_token")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert phone.world.objects == {}
+
+
+def test_while_the_fleet_migrates_key_and_token_are_accepted_and_told_apart(
+    issuer: Issuer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = phone_of(issuer, "optional")
+    assert phone.post(geofence_event("a", "any-truck")).status == 202
+    assert logged(capsys, "events_ingested")["credential"] == "api_key"
+    assert phone.post(geofence_event("b", "truck-1"), bearer(issuer.token())).status == 202
+    assert logged(capsys, "events_ingested")["credential"] == "token"
+    assert phone.post(geofence_event("c", "truck-2"), bearer(issuer.token())).codes == ["device_mismatch"]
+    assert phone.post(geofence_event("d", "truck-1"), bearer("a.b.c")).status == 401
+
+
+def test_a_signed_request_of_a_server_speaks_for_every_device(
+    issuer: Issuer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = phone_of(issuer, "required", SIGNATURE_SCHEME="milkrun")
+    body = json.dumps(geofence_event("a", "truck-9")).encode()
+    at = int(phone.world.received_at.timestamp())
+    signed = {"X-Milkrun-Timestamp": str(at), "X-Milkrun-Signature": sign(b"first-secret", at, body)}
+    assert phone.post(body, {"Content-Type": "application/json", **signed}).status == 202
+    assert logged(capsys, "events_ingested")["credential"] == "signature"
+    assert phone.post(body, {"Content-Type": "application/json"}).body["code"] == "missing_signature"
+
+
+def test_a_token_is_looked_at_before_the_body_is_inflated(issuer: Issuer) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    headers = {**bearer("not.a.token"), "Content-Encoding": "gzip"}
+    assert phone_of(issuer, "required").post(bomb, headers).status == 401
+
+
+def test_while_the_provider_is_down_and_no_key_is_known_the_phone_keeps_its_batch(issuer: Issuer) -> None:
+    issuer.is_down = True
+    answer = phone_of(issuer, "required").post(geofence_event("a", "truck-1"), bearer(issuer.token()))
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"JWT_ISSUER": ""}, "JWT_ISSUER"),
+        ({"JWT_JWKS_URL": "http://issuer.example/jwks"}, "JWT_JWKS_URL"),
+        ({"JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings_: dict[str, str], message: str) -> None:
+    given_ = {
+        "ARCHIVE_BUCKET": "archive",
+        "STREAM_NAME": "s",
+        "REDRIVE_QUEUE_URL": "q",
+        "IDENTITY": "required",
+        "JWT_ISSUER": ISSUER,
+        "JWT_AUDIENCE": AUDIENCE,
+        "JWT_JWKS_URL": f"{ISSUER}/jwks",
+    }
+    assert main._tokens_of(Settings.of(given_)) is not None
+    with pytest.raises(ValueError, match=message):
+        main._tokens_of(Settings.of(given_ | settings_))
+
+
+def test_where_identity_is_off_nothing_of_it_is_imported() -> None:
+    code = "import sys, handler.main; print({'jwt', 'cryptography'} & set(sys.modules))"
+    root = Path(__file__).parents[3]
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "set()"
+
+
+def test_keys_are_fetched_over_http() -> None:
+    with strict_service() as provider:
+        provider.answers = [(200, json.dumps({"keys": [public_jwk(EC_KEY, "ec")]}).encode()), (500, b"")]
+        provider.is_open = True
+        assert list(parse_keys(fetch_keys(f"{provider.url}/jwks?v=1"))) == ["ec"]
+        with pytest.raises(RetryableError):
+            fetch_keys(f"{provider.url}/jwks")
+    assert [(method, path) for method, path, _, _ in provider.requests] == [
+        ("GET", "/jwks?v=1"),
+        ("GET", "/jwks"),
+    ]
