@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 # handler: one for each request that got past key, signature, content type and size, whatever its answer:
-#   status, credential (api_key, token or signature), received, accepted, duplicates, rejected, conflicts,
+#   status, the kind of credential, received, accepted, duplicates, rejected, conflicts,
 #   other_user (events of another user than the token's), rejected_by_code, object_key, rejected_key,
 #   published, queued, lateness_seconds (of the oldest accepted event), store_ms, publish_ms, total_ms
 EVENTS_INGESTED = "events_ingested"
