@@ -57,7 +57,7 @@ check-collection: # pytest-xdist needs every process to collect the same test id
 	$(PY) -m tests.collection tests/unit $(PACKAGE_TESTS) tests/e2e tests/faults tests/console
 
 unit: setup ## unit tests
-	@tools/setup.sh test check bench
+	@tools/setup.sh test check bench fuzz
 	$(PY) -m pytest tests/unit $(PACKAGE_TESTS) -n 2 --dist loadgroup
 
 e2e: setup ## end-to-end tests against a stack of their own
