@@ -51,6 +51,10 @@ def _log_group(logs: Any, name: str, _: Account) -> object:
     return [group for group in groups if group["logGroupName"] == name]
 
 
+def _composite_alarm(cloudwatch: Any, name: str, _: Account) -> object:
+    return cloudwatch.describe_alarms(AlarmNames=[name], AlarmTypes=["CompositeAlarm"]).get("CompositeAlarms")
+
+
 LOOKUPS: Mapping[str, Lookup] = {
     # 403 is somebody else's bucket: the names of buckets are shared by all accounts.
     "AWS::S3::Bucket": Lookup("BucketName", "s3", lambda c, n, _: _taken_bucket(c, n), ("404",)),
@@ -75,6 +79,7 @@ LOOKUPS: Mapping[str, Lookup] = {
     "AWS::CloudWatch::Alarm": Lookup(
         "AlarmName", "cloudwatch", lambda c, n, _: c.describe_alarms(AlarmNames=[n])["MetricAlarms"]
     ),
+    "AWS::CloudWatch::CompositeAlarm": Lookup("AlarmName", "cloudwatch", _composite_alarm),
     "AWS::CloudWatch::Dashboard": Lookup(
         "DashboardName",
         "cloudwatch",

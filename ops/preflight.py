@@ -142,8 +142,13 @@ def names(place: Place) -> Iterator[Finding]:
 
 def alarms(place: Place) -> Iterator[Finding]:
     """A stage whose alarms ring needs an address for each topic, and each address must have been confirmed."""
-    ringing = [a for a in place.of_type("AWS::CloudWatch::Alarm").values() if a.get("ActionsEnabled", True)]
+    kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
+    known = [alarm for kind in kinds for alarm in place.of_type(kind).values()]
+    ringing = [alarm for alarm in known if "AlarmActions" in alarm and alarm.get("ActionsEnabled", True)]
     topics = sorted({action["Ref"] for alarm in ringing for action in alarm["AlarmActions"]})
+    if place.stage == "prod" and not place.of_type("AWS::CloudWatch::Alarm")["NoTrafficAlarm"]["ActionsEnabled"]:
+        detail = "does not ring: set expectTraffic: true in serverless/params.yml on the day of the launch"
+        yield Finding("warns", "silence_unwatched", "no-traffic", detail)
     subscriptions = place.of_type("AWS::SNS::Subscription").values()
     for topic in topics:
         addresses = [

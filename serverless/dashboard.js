@@ -11,7 +11,23 @@ const queue = (name) => ['AWS/SQS', ['QueueName', '${' + name + '.QueueName}']];
 const TABLE = ['AWS/DynamoDB', ['TableName', '${VisitsTable}']];
 const TOPIC = ['AWS/SNS', ['TopicName', '${ArchiveTopic.TopicName}']];
 
+const INDEX = (name) => ['AWS/DynamoDB', ['TableName', '${VisitsTable}', 'GlobalSecondaryIndexName', name]];
+
 const line = ([namespace, dimensions], name, stat, label = name) => [namespace, name, ...dimensions, { stat, label }];
+
+// One line out of several metrics, which are not drawn themselves.
+const sum = (label, id, ...parts) => {
+  const hidden = parts.map((part, i) => [...part.slice(0, -1), { ...part.at(-1), id: `${id}${i}`, visible: false }]);
+  const expression = parts.map((_, i) => `FILL(${id}${i}, 0)`).join(' + ');
+  return [...hidden, [{ expression, label, id }]];
+};
+const undeleted = (label, id, name) =>
+  sum(label, id, ...['Visible', 'NotVisible'].map((kind) => line(queue(name), `ApproximateNumberOfMessages${kind}`, 'Maximum')));
+// DynamoDB counts throttled requests by table and operation only, so the events of the table and of each index are added.
+const throttled = sum(
+  'table throttled', 'throttled',
+  ...[TABLE, INDEX('there_now'), INDEX('by_device')].flatMap((of) => ['WriteThrottleEvents', 'ReadThrottleEvents'].map((name) => line(of, name, 'Sum'))),
+);
 
 const panel = (title, ...metrics) => ({
   type: 'metric',
@@ -30,12 +46,12 @@ const rows = [
     panel('Lateness of events, s', line(MILKRUN, 'lateness_seconds', 'p50', 'p50'), line(MILKRUN, 'lateness_seconds', 'p99', 'p99')),
   ],
   [
-    panel('Stream', line(STREAM, 'IncomingRecords', 'Sum', 'in'), line(STREAM, 'GetRecords.Records', 'Sum', 'out'), line(STREAM, 'WriteProvisionedThroughputExceeded', 'Sum', 'refused')),
+    panel('Stream', line(STREAM, 'IncomingRecords', 'Sum', 'in'), line(STREAM, 'GetRecords.Records', 'Sum', 'out'), line(of('Consume'), 'Invocations', 'Sum', 'consumer runs'), line(STREAM, 'WriteProvisionedThroughputExceeded', 'Sum', 'throttled')),
     panel('Consumer behind, ms', line(of('Consume'), 'IteratorAge', 'Maximum', 'iterator age')),
-    panel('Consumer', ...['consumed', 'set_aside', 'too_old', 'orphan_exits'].map((name) => line(MILKRUN, name, 'Sum')), line(TABLE, 'ThrottledRequests', 'Sum', 'table throttled')),
+    panel('Consumer', ...['consumed', 'set_aside', 'too_old', 'orphan_exits'].map((name) => line(MILKRUN, name, 'Sum')), ...throttled),
   ],
   [
-    panel('Redrive', line(queue('RedriveQueue'), 'ApproximateNumberOfMessagesVisible', 'Maximum', 'waiting'), line(queue('RedriveQueue'), 'ApproximateAgeOfOldestMessage', 'Maximum', 'oldest, s'), line(queue('DeadLetterQueue'), 'ApproximateNumberOfMessagesVisible', 'Maximum', 'dead letters')),
+    panel('Redrive', ...undeleted('waiting', 'redrive', 'RedriveQueue'), ...undeleted('dead letters', 'dead', 'DeadLetterQueue')),
     panel('Archive told', line(TOPIC, 'NumberOfNotificationsDelivered', 'Sum', 'told'), line(TOPIC, 'NumberOfNotificationsFailed', 'Sum', 'not told')),
     panel('Snowpipe', line(MILKRUN, 'pipe_lag_seconds', 'Maximum', 'oldest file, s'), line(MILKRUN, 'pipe_pending_files', 'Maximum', 'files waiting'), line(MILKRUN, 'pipe_deaf_seconds', 'Maximum', 'deaf, s'), line(MILKRUN, 'failed_loads', 'Maximum', 'failed loads')),
   ],

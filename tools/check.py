@@ -34,6 +34,8 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
             "snowflakeSnsUserArn=arn:aws:iam::111122223333:user/notifications",
         ),
     ),
+    "prod-launched": ("prod", ("expectTraffic=true", "checkPipes=true")),
+    "dev-launched": ("dev", ("expectTraffic=true", "checkPipes=true")),
 }
 TEMPLATES = ROOT / "dist" / "templates"
 BIN = ROOT / ".venv" / "bin"

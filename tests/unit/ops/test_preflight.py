@@ -206,6 +206,13 @@ def test_a_stage_that_rings_with_an_empty_address_is_blocked_for_each_topic(aws)
     assert codes(preflight.alarms, aws, stage="dev") == []
 
 
+def test_prod_is_reminded_of_the_alarm_that_waits_for_the_launch(aws):
+    reminder = ("warns", "silence_unwatched", "no-traffic")
+    assert reminder in codes(preflight.alarms, aws, stage="prod")
+    launched = resources("prod-launched")
+    assert reminder not in codes(preflight.alarms, aws, stage="prod", template=launched)
+
+
 def test_an_address_that_was_never_confirmed_is_named(aws):
     topic = aws("sns").create_topic(Name="milkrun-staging-alarms")["TopicArn"]
     client = aws("sns")

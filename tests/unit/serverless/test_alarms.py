@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from contract.metrics import METRICS
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
@@ -11,19 +12,40 @@ from tools.check import ROOT, VARIANTS
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 OUR_METRICS = {field for fields in METRICS.values() for field in fields} | {"throttled"}
+CATALOGUE = yaml.safe_load((ROOT / "docs" / "reference" / "metrics.yml").read_text())
 every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
-def alarms(variant: str) -> dict[str, dict]:
-    found = of_type(variant, "AWS::CloudWatch::Alarm").values()
+def all_alarms(variant: str) -> dict[str, dict]:
+    """By name without stage, the parts of composite alarms too."""
+    kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
+    found = [alarm for kind in kinds for alarm in of_type(variant, kind).values()]
     stage, _ = VARIANTS[variant]
     return {a["AlarmName"].removeprefix(f"milkrun-{stage}-"): a for a in found}
 
 
+def parts_of(alarm: dict) -> list[str]:
+    """The alarms that a composite alarm combines, by full name."""
+    return re.findall(r'ALARM\("([^"]+)"\)', alarm.get("AlarmRule", ""))
+
+
+def alarms(variant: str) -> dict[str, dict]:
+    """Those that tell somebody."""
+    found = all_alarms(variant)
+    parts = {part for alarm in found.values() for part in parts_of(alarm)}
+    return {name: alarm for name, alarm in found.items() if alarm["AlarmName"] not in parts}
+
+
 def metrics_of(alarm: dict) -> list[dict]:
+    if "AlarmRule" in alarm:
+        return []
     if "Metrics" in alarm:
         return [m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m]
     return [alarm]
+
+
+def catalogued(namespace: str, name: str) -> list[dict]:
+    return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
 
 
 def test_every_alarm_has_a_section_in_the_runbook_and_every_section_an_alarm():
@@ -51,34 +73,111 @@ def test_somebody_hears_when_it_rings_and_when_it_is_over(variant):
         assert alarm["AlarmActions"] in ([{"Ref": "AlarmTopic"}], [{"Ref": "PageTopic"}])
 
 
-def test_alarms_ring_in_staging_and_prod_only_and_those_of_the_pipes_once_they_are_checked():
+def test_alarms_ring_in_staging_and_prod_and_those_of_the_pipes_and_of_silence_once_asked_for():
     for stage in STAGES:
         for name, alarm in alarms(stage).items():
-            rings = stage in ("staging", "prod") and not name.startswith(("snowpipe-", "failed-loads"))
-            assert alarm["ActionsEnabled"] is rings, (stage, name)
+            waits = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
+            assert alarm["ActionsEnabled"] is (stage in ("staging", "prod") and not waits), (stage, name)
 
 
-def test_silence_is_bad_news_where_it_should_be():
-    breaching = {n for n, a in alarms("prod").items() if a["TreatMissingData"] == "breaching"}
-    assert breaching == {"no-traffic", "snowpipe-lag"}
+def test_no_stage_pages_for_silence_before_its_launch_and_none_that_is_mute():
+    assert alarms("prod")["no-traffic"]["ActionsEnabled"] is False
+    assert alarms("prod-launched")["no-traffic"]["ActionsEnabled"] is True
+    assert alarms("dev-launched")["no-traffic"]["ActionsEnabled"] is False
+    assert not any(alarm["ActionsEnabled"] for alarm in alarms("dev-launched").values())
+
+
+def test_an_alarm_that_waits_for_too_little_takes_missing_data_for_nothing():
+    """CloudWatch has no data point of an idle service, so "fewer than one" would never be seen."""
+    for name, alarm in all_alarms("prod").items():
+        if alarm.get("ComparisonOperator") == "LessThanThreshold":
+            [metric] = metrics_of(alarm)
+            [service] = catalogued(metric["Namespace"], metric["MetricName"])
+            assert service["metrics"][metric["MetricName"]]["idle"] == "none"
+            assert alarm["TreatMissingData"] == "breaching", name
+    breaching = {n for n, a in all_alarms("prod").items() if a.get("TreatMissingData") == "breaching"}
+    assert breaching == {"no-traffic", "snowpipe-lag", "consumer-silent"}
+
+
+def test_a_consumer_that_does_not_run_at_all_pages():
+    """IteratorAge has data only while batches are delivered: a disabled mapping raises nothing else."""
+    stopped = alarms("prod")["consume-stopped"]
+    assert stopped["AlarmActions"] == [{"Ref": "PageTopic"}]
+    parts = {a["AlarmName"]: a for a in all_alarms("prod").values()}
+    arrive, silent = (parts[name] for name in parts_of(stopped))
+    assert (arrive["MetricName"], arrive["ComparisonOperator"]) == ("IncomingRecords", "GreaterThanThreshold")
+    assert (silent["MetricName"], silent["ComparisonOperator"]) == ("Invocations", "LessThanThreshold")
+    assert silent["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "ConsumeLambdaFunction"}}]
+    for part in (arrive, silent):
+        assert "AlarmActions" not in part
+        assert part["Period"] * part["EvaluationPeriods"] == 900
+
+
+@pytest.mark.parametrize("name", ["redrive-waiting", "dead-letters"])
+def test_messages_that_somebody_has_received_and_not_deleted_are_counted(name):
+    counted = {metric["MetricName"] for metric in metrics_of(alarms("prod")[name])}
+    assert counted == {"ApproximateNumberOfMessagesVisible", "ApproximateNumberOfMessagesNotVisible"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_metric_of_an_alarm_is_one_that_the_service_publishes(variant):
+    for name, alarm in all_alarms(variant).items():
+        for metric in metrics_of(alarm):
+            names = sorted(dimension["Name"] for dimension in metric["Dimensions"])
+            check_metric(metric["Namespace"], metric["MetricName"], names)
+            for service in catalogued(metric["Namespace"], metric["MetricName"]):
+                assert service.get("alarms") != "never", name
+                assert "avoid" not in service["metrics"][metric["MetricName"]], name
+
+
+@every_stage
+def test_every_line_of_the_dashboard_is_a_metric_that_the_service_publishes(stage):
+    for namespace, metric, *rest in metric_rows(stage):
+        check_metric(namespace, metric, sorted(rest[:-1:2]))
+
+
+def check_metric(namespace: str, name: str, dimensions: list[str]) -> None:
+    services = catalogued(namespace, name)
+    assert services, f"{namespace} {name} is not in docs/reference/metrics.yml"
+    published = [sorted(known) for service in services for known in service["dimensions"]]
+    assert dimensions in published, f"{namespace} {name} has no data by {dimensions}"
+
+
+def test_the_catalogue_names_its_sources_and_holds_nothing_that_nobody_reads():
+    read = {(row[0], row[1]) for row in metric_rows("prod")}
+    for alarm in all_alarms(EVERYTHING).values():
+        read |= {(metric["Namespace"], metric["MetricName"]) for metric in metrics_of(alarm)}
+    for service in CATALOGUE:
+        assert service["source"]
+        for name, facts in service["metrics"].items():
+            assert facts["idle"] in ("zero", "none")
+            kept_as_a_warning = "avoid" in facts or name in ("ThrottledRequests", "received")
+            assert kept_as_a_warning or (service["namespace"], name) in read, name
+
+
+def test_the_catalogue_catches_the_metrics_that_had_no_data():
+    with pytest.raises(AssertionError, match="has no data by"):
+        check_metric("AWS/DynamoDB", "ThrottledRequests", ["TableName"])
+    with pytest.raises(AssertionError, match="is not in"):
+        check_metric("AWS/Kinesis", "IteratorAgeMilliseconds", ["StreamName"])
 
 
 @every_stage
 def test_every_number_of_ours_that_an_alarm_or_panel_waits_for_is_one_that_we_write(stage):
     watched = {
         m["MetricName"]
-        for alarm in alarms(stage).values()
+        for alarm in all_alarms(stage).values()
         for m in metrics_of(alarm)
         if m["Namespace"] == "Milkrun"
     }
-    shown = {row[1] for row in panels(stage) if row[0] == "Milkrun"}
+    shown = {row[1] for row in metric_rows(stage) if row[0] == "Milkrun"}
     assert watched
     assert watched | shown <= OUR_METRICS
 
 
 @every_stage
 def test_every_dimension_names_a_resource_of_this_stack_or_its_stage(stage):
-    for alarm in alarms(stage).values():
+    for alarm in all_alarms(stage).values():
         for metric in metrics_of(alarm):
             for dimension in metric["Dimensions"]:
                 match dimension["Value"]:
@@ -94,6 +193,22 @@ def panels(stage: str) -> list[list]:
     widgets = json.loads(body)["widgets"]
     assert len(widgets) == 12
     return [row for widget in widgets for row in widget["properties"]["metrics"]]
+
+
+def metric_rows(stage: str) -> list[list]:
+    """[namespace, metric, name and value of each dimension …, options]; without the sums over them."""
+    return [row for row in panels(stage) if isinstance(row[0], str)]
+
+
+@every_stage
+def test_every_sum_of_the_dashboard_is_over_metrics_of_the_same_panel(stage):
+    body = properties(stage, "Dashboard")["DashboardBody"]["Fn::Sub"]
+    for widget in json.loads(body)["widgets"]:
+        rows = widget["properties"]["metrics"]
+        known = {row[-1]["id"] for row in rows if "id" in row[-1]}
+        for row in rows:
+            if "expression" in row[0]:
+                assert set(re.findall(r"FILL\((\w+), 0\)", row[0]["expression"])) <= known
 
 
 @every_stage

@@ -1,0 +1,184 @@
+"""Every command in the documents exists with the options that it is given.
+
+`aws` commands are checked against botocore's service models, from which the AWS CLI makes its commands and options;
+`osls` commands against osls's own schema; ours against the command line itself.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import botocore.session
+import pytest
+import typer
+from botocore import xform_name
+from botocore.exceptions import UnknownServiceError
+
+from snowpipe.cli import app as snowpipe
+from tools.check import ROOT
+from tools.milkrun import app as milkrun
+
+DOCUMENTS = sorted(
+    p for p in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")] if p.name != "operating.md"
+)
+# Options of every `aws` command. (AWS CLI User Guide: "Command line options in the AWS CLI".)
+EVERY_AWS_COMMAND = {"--query", "--output", "--region", "--profile", "--endpoint-url", "--no-cli-pager"}
+# Commands that the AWS CLI has beside the services' operations.
+AWS_OWN = {
+    ("s3", "ls"): {"--recursive", "--human-readable", "--summarize"},
+    ("s3", "cp"): {"--recursive", "--exclude", "--include", "--dryrun"},
+    ("s3", "rm"): {"--recursive", "--exclude", "--include", "--dryrun"},
+    ("s3", "sync"): {"--exclude", "--include", "--delete", "--dryrun"},
+    ("logs", "tail"): {"--since", "--follow", "--format", "--filter-pattern"},
+    ("cloudformation", "deploy"): {
+        "--template-file",
+        "--stack-name",
+        "--capabilities",
+        "--parameter-overrides",
+        "--no-fail-on-empty-changeset",
+    },
+}
+
+
+def commands_in(text: str) -> list[str]:
+    """What stands between backticks, in fences, and in indented blocks."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = [line for block in fenced for line in block.splitlines()]
+    indented = re.findall(r"^    (.+)$", text, re.MULTILINE)
+    return [*re.findall(r"`([^`\n]+)`", text), *blocks, *indented]
+
+
+def words(command: str) -> list[str]:
+    try:
+        return shlex.split(command, comments=True)
+    except ValueError:  # a fragment of prose with an apostrophe
+        return []
+
+
+def calls(program: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    """(document, arguments) of each call of a program; `npx osls` and `python -m ops` are programs of two words."""
+    found = []
+    for document in DOCUMENTS:
+        for command in commands_in(document.read_text()):
+            given = words(command)
+            while given and re.fullmatch(r"[A-Z_]+=\S*", given[0]):
+                given = given[1:]
+            for start in range(len(given)):
+                if tuple(given[start : start + len(program)]) == program and (
+                    start == 0 or program[0] != "aws"
+                ):
+                    found.append((f"{document.name}: {command}", given[start + len(program) :]))
+                    break
+    return found
+
+
+def options(arguments: list[str]) -> set[str]:
+    until = next(
+        (i for i, word in enumerate(arguments) if word in ("|", ">", "&&", ";", "--")), len(arguments)
+    )
+    return {word.split("=")[0] for word in arguments[:until] if re.fullmatch(r"--[a-z][\w-]*(=.*)?", word)}
+
+
+@cache
+def aws_options(service: str, operation: str) -> set[str]:
+    """The options that the AWS CLI has for an operation."""
+    if own := AWS_OWN.get((service, operation)):
+        return own | EVERY_AWS_COMMAND
+    try:
+        model = botocore.session.get_session().get_service_model("s3" if service == "s3api" else service)
+    except UnknownServiceError:
+        pytest.fail(f"there is no service {service}")
+    names = {xform_name(name, "-"): name for name in model.operation_names}
+    assert operation in names, f"{service} has no {operation}"
+    shape = model.operation_model(names[operation]).input_shape
+    found = set(EVERY_AWS_COMMAND)
+    for name, member in (shape.members if shape else {}).items():
+        option = xform_name(name, "-")
+        found |= {f"--{option}", f"--no-{option}"} if member.type_name == "boolean" else {f"--{option}"}
+    return found
+
+
+def test_every_aws_command_has_the_operation_and_options_that_are_named():
+    found = [(where, a) for where, a in calls(("aws",)) if len(a) >= 2 and re.fullmatch(r"[a-z0-9-]+", a[1])]
+    assert len(found) > 10
+    for where, (service, operation, *rest) in found:
+        # Instead of pagination's own members the CLI has two options of its own.
+        known = aws_options(service, operation) | {"--max-items", "--starting-token"}
+        assert options(rest) <= known, where
+
+
+def test_a_wrong_aws_command_would_be_seen():
+    assert "--enabled" in aws_options("lambda", "update-event-source-mapping")
+    assert "--no-enable-termination-protection" in aws_options(
+        "cloudformation", "update-termination-protection"
+    )
+    with pytest.raises(AssertionError, match="has no"):
+        aws_options("lambda", "disable-event-source-mapping")
+    assert "--record-age" not in aws_options("lambda", "update-event-source-mapping")
+
+
+@cache
+def osls_commands() -> dict[str, set[str]]:
+    script = (
+        "const out = {};"
+        "for (const [name, { options }] of require('osls/lib/cli/commands-schema/aws-service.js'))"
+        " out[name] = Object.keys(options || {});"
+        "process.stdout.write(JSON.stringify(out));"
+    )
+    done = subprocess.run(["node", "-e", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    return {name: {f"--{option}" for option in options} for name, options in json.loads(done.stdout).items()}
+
+
+def test_every_osls_command_exists_with_its_options():
+    found = calls(("npx", "osls"))
+    assert found
+    for where, arguments in found:
+        name = max(
+            (n for n in osls_commands() if n and arguments[: len(n.split())] == n.split()),
+            key=len,
+            default="",
+        )
+        assert name, where
+        assert options(arguments) <= osls_commands()[name] | {"--stage", "--region", "--param"}, where
+
+
+def of(app: typer.Typer, arguments: list[str]) -> set[str]:
+    """The options of our command that `arguments` call."""
+    command = typer.main.get_command(app)
+    for word in arguments:
+        inner = getattr(command, "commands", {}).get(word)
+        if inner is None:
+            break
+        command = inner
+    return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+
+
+@pytest.mark.parametrize(
+    ("module", "app"), [("ops", milkrun), ("snowpipe", snowpipe)], ids=["ops", "snowpipe"]
+)
+def test_every_option_of_our_commands_exists(module, app):
+    found = [
+        call for python in ("$P", ".venv/bin/python", "python") for call in calls((python, "-m", module))
+    ]
+    assert len(found) > 10
+    for where, arguments in found:
+        if arguments[:1] == ["dbt"]:  # passes on whatever dbt knows
+            continue
+        assert options(arguments) <= of(app, arguments) | {"--help", "--json"}, where
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_section_leads_to_one(document: Path):
+    text = document.read_text()
+    for target, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", text):
+        other = (document.parent / target).resolve() if target else document
+        assert anchor in anchors(other.read_text()), f"{target}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """As GitHub makes them of headings."""
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
