@@ -83,10 +83,10 @@ def _plain(value: Any) -> Any:
 
 def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa.Table:
     """What MARTS.GEOFENCE_VISITS has of the range."""
-    from snowpipe import settings, warehouse
+    from snowpipe import roles, settings, warehouse
 
     known = settings.load(os.environ, outputs)
-    with warehouse.connect(known.connection) as session:
+    with warehouse.connect(known.connection, role=roles.operator) as session:
         rows = session.query(
             f"SELECT {', '.join(VISIT.names)} FROM {known.connection.database}.MARTS.GEOFENCE_VISITS "  # noqa: S608
             "WHERE entered_at >= %s AND entered_at < %s",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
 from snowpipe.refusal import Refusal
+from snowpipe.roles import operator
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Snowflake, connect
 
@@ -80,8 +81,8 @@ class Outputs(BaseModel):
         return Access(self.region, session_credentials(), {})
 
     def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
-        """A session of the ordinary Snowflake connector; its importing takes seconds."""
-        return connect(self.snowflake, give_up_after_s)
+        """A session of the ordinary Snowflake connector, as the operator; importing it takes seconds."""
+        return connect(self.snowflake, give_up_after_s, role=operator)
 
     @property
     def database(self) -> str:

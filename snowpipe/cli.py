@@ -26,6 +26,7 @@ from snowpipe.history import validate as validate_failed
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.refusal import Refusal
+from snowpipe.roles import Role, administrator, loader, operator
 from snowpipe.settings import Settings, load, load_aws
 from snowpipe.template import Definition, Parameters
 from snowpipe.times import instant
@@ -70,8 +71,8 @@ class Stage:
         return Archive(archive.s3_client(self.settings.aws), archive.bucket_of(self.settings))
 
     @contextmanager
-    def warehouse(self) -> Iterator[Snowflake]:
-        with warehouse.connect(self.settings.connection) as session:
+    def warehouse(self, role: Role) -> Iterator[Snowflake]:
+        with warehouse.connect(self.settings.connection, role=role) as session:
             yield session
 
     def pipes(self, kind: Kind | None = None) -> list[Pipe]:
@@ -157,7 +158,7 @@ def apply(
             typer.echo(f"-- {definition.path.name}\n{definition.sql}")
         return
     ddl = stage.ddl
-    with stage.warehouse() as session:
+    with stage.warehouse(administrator) as session:
         show(applying.apply(session, ddl, dry_run), as_json)
 
 
@@ -177,7 +178,7 @@ def bootstrap(
     parameters = stage.parameters
     role = policies.Role(stage.aws("iam"), parameters.storage_role_arn)
     topic = policies.Topic(stage.aws("sns"), parameters.topic_arn)
-    with stage.warehouse() as session:
+    with stage.warehouse(administrator) as session:
         show(Bootstrap(session, stage.ddl, parameters, role, topic, write, tell).run(), as_json)
 
 
@@ -197,7 +198,7 @@ def trust_policy(
         typer.echo(json.dumps(policies.access_policy(stage.parameters), indent=2))
         return
     parameters = stage.parameters
-    with stage.warehouse() as session:
+    with stage.warehouse(administrator) as session:
         typer.echo(json.dumps(policies.trust_policy(session, parameters), indent=2))
 
 
@@ -214,7 +215,7 @@ def sns_policy(
     if write:
         stage.refuse_to_change_aws()
     topic = policies.Topic(stage.aws("sns"), stage.parameters.topic_arn)
-    with stage.warehouse() as session:
+    with stage.warehouse(administrator) as session:
         wanted = policies.subscription(session, stage.parameters)
     policy = policies.with_statement(topic.policy(), wanted)
     if write:
@@ -232,7 +233,7 @@ def status(
     """How the pipes are, and what that means. Exit 1 when one is not well."""
     stage = context.obj.stage(outputs)
     rows = []
-    with stage.warehouse() as session:
+    with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
             found = pipes.status(session, each)
             newest = stage.archive.newest(each.prefix)
@@ -254,7 +255,7 @@ def history(
     """What became of each file, the newest first (COPY_HISTORY: 14 days)."""
     start = instant(since)
     stage = context.obj.stage(outputs)
-    with stage.warehouse() as session:
+    with stage.warehouse(loader) as session:
         rows = [row for each in stage.pipes(pipe) for row in copy_history(session, each, start, limit)]
     show([row for row in rows if not failed or row["status"] in FAILED], as_json, none="no files")
 
@@ -270,7 +271,7 @@ def validate(
     """Fetch the files that failed and point at their bad lines. Exit 1 when there are any."""
     start = instant(since)
     stage = context.obj.stage(outputs)
-    with stage.warehouse() as session:
+    with stage.warehouse(loader) as session:
         rows = [
             row for each in stage.pipes(pipe) for row in validate_failed(session, each, stage.archive, start)
         ]
@@ -296,7 +297,7 @@ def refresh(
     start = None if since is None else instant(since)
     stage = context.obj.stage(outputs)
     rows = []
-    with stage.warehouse() as session:
+    with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
             done = loading.refresh(session, each, stage.archive, prefix, start)
             rows += [{"key": key, "result": "queued"} for key in done.sent]
@@ -323,7 +324,7 @@ def backfill(
         raise Refusal(f"--from {start} is after --to {end}")
     stage = context.obj.stage(outputs)
     rows: list[Row] = []
-    with stage.warehouse() as session:
+    with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
             copy = stage.definition(each).copy_statement
             done, left_out = loading.backfill(
@@ -346,7 +347,7 @@ def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: 
     if not found:
         raise Refusal(f"{file}: a key begins with events/ or rejected/")
     copy = stage.definition(found[0]).copy_statement
-    with stage.warehouse() as session:
+    with stage.warehouse(loader) as session:
         show([loading.reload(session, found[0], stage.archive, copy, key)], as_json)
 
 
@@ -366,7 +367,7 @@ def resume(
 
 def _set_paused(stage: Stage, kind: Kind | None, paused: bool, as_json: bool) -> None:
     rows = []
-    with stage.warehouse() as session:
+    with stage.warehouse(loader) as session:
         for each in stage.pipes(kind):
             pipes.set_paused(session, each, paused)
             rows.append({"pipe": each.name, "state": pipes.status(session, each).state})
@@ -384,7 +385,7 @@ def recreate(
     """Make pipes again whose COPY has changed, in the order that loses and doubles nothing; resumable."""
     stage = context.obj.stage(outputs)
     rows: list[Row] = []
-    with stage.warehouse() as session:
+    with stage.warehouse(administrator) as session:
         changed = set(applying.changed_pipes(session, stage.ddl))
         for each in stage.pipes(pipe):
             state = stage.settings.folder / f"recreate-{each.name.lower()}.json"
@@ -405,7 +406,7 @@ def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Js
     if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
         raise Refusal("the statement is empty")
     stage = context.obj.stage(outputs)
-    with stage.warehouse() as session:
+    with stage.warehouse(operator) as session:
         session.query(f"USE DATABASE {stage.settings.connection.database}")
         show(session.query(sql), as_json)
 

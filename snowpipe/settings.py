@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
 
 from snowpipe.refusal import Refusal
+from snowpipe.roles import Role
 
 # It stands unquoted in every statement: what is let in cannot change one's shape.
 Database = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
@@ -30,6 +31,10 @@ class Connection(BaseModel):
     database: Database = "MILKRUN"
     warehouse: str = "MILKRUN_WH"
     role: str | None = None
+
+    def using(self, role: Role) -> "Connection":
+        """The connection with a command's role; a role that was set by SNOWFLAKE_ROLE stays."""
+        return self if self.role else self.model_copy(update={"role": role(self.database)})
 
 
 class Aws(BaseModel):

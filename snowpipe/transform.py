@@ -1,10 +1,11 @@
-"""dbt, in the environment of its own that it needs (`.venvs/dbt`), against the stack's warehouse."""
+"""dbt, in an environment of its own (`.venvs/dbt`), on the stage's warehouse, with the role that owns its tables."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from snowpipe.refusal import Refusal
+from snowpipe.roles import transformer
 from snowpipe.settings import Settings
 
 PROJECT = Path(__file__).parent / "dbt"
@@ -14,9 +15,9 @@ DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
 def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, str], dbt: Path = DBT) -> int:
     """Run dbt on the project; its exit code. Target and logs go to the stack's folder."""
     if not dbt.exists():
-        raise Refusal(f"{dbt} is not there: make setup")
+        raise Refusal(f"{dbt} does not exist: run make setup")
     folder = settings.folder.resolve() / "dbt"
-    connection = settings.connection
+    connection = settings.connection.using(transformer)
     secrets = {"password": connection.password, "private_key_file_pwd": connection.private_key_file_pwd}
     named = connection.model_dump(mode="json", exclude=set(secrets), exclude_none=True) | {
         name: secret.get_secret_value() for name, secret in secrets.items() if secret

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from snowpipe.check.sqlapi import host_of
 from snowpipe.refusal import MissingObject, Refusal
+from snowpipe.roles import Role
 from snowpipe.settings import Connection
 
 type Row = dict[str, Any]
@@ -15,6 +16,7 @@ type Row = dict[str, Any]
 _NO_PRIVILEGE = 3001
 _NO_SUCH_OBJECT = (2003, 2043)
 _NOT_CONNECTED = range(250001, 252000)
+_NO_ROLE = 390189
 
 
 class Warehouse(Protocol):
@@ -71,20 +73,28 @@ def explain(number: int | None, message: str | None, where: str) -> str:
         return f"missing privilege: {said} (grant it, or use another SNOWFLAKE_ROLE)"
     if number in _NO_SUCH_OBJECT:
         return f"missing object: {said} (python -m snowpipe apply makes ours)"
+    if number == _NO_ROLE:
+        return f"role not granted: {said} (run apply, grant it as in docs/deploy.md, or set SNOWFLAKE_ROLE)"
     if number in _NOT_CONNECTED:
         return f"no connection to Snowflake at {where}: {said}"
     return f"Snowflake refused: {said}"
 
 
 @contextmanager
-def connect(settings: Connection, give_up_after_s: int | None = None) -> Iterator[Snowflake]:
+def connect(
+    settings: Connection, give_up_after_s: int | None = None, *, role: Role | None = None
+) -> Iterator[Snowflake]:
     """A session in UTC that belongs to no database: every statement of ours names its objects in full.
 
-    Without `give_up_after_s` the connector repeats a request that gets no answer for ever.
+    It uses `role` unless the settings name one, and the user's default role if neither does. Without
+    `give_up_after_s` the connector repeats a request that gets no answer for ever.
     """
     from snowflake import connector  # 2.6 s: only when it is needed
 
+    settings = settings.using(role) if role else settings
     where = f"{settings.protocol}://{settings.host or host_of(settings.account)}:{settings.port}"
+    if settings.role:
+        where += f" as {settings.role}"
     try:
         connection = connector.connect(
             **_address(settings),

@@ -27,7 +27,7 @@ from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.template import DDL, definitions
 from snowpipe.transform import DBT
-from tests.unit.snowpipe.vocabulary import Stage
+from tests.unit.snowpipe.vocabulary import Stage, command
 
 MORNING = datetime(2026, 11, 16, 6, tzinfo=UTC)
 SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
@@ -272,6 +272,50 @@ def test_bootstrap_stops_at_each_round_trip_until_aws_is_put_right(
     assert steps["policy of the topic"] == "lets Snowflake subscribe"
     assert steps[f"{stage.database}.RAW.EVENTS_PIPE"] == "RUNNING"
     stage.close()
+
+
+# --- roles: no command is told one, and each uses its own
+
+
+def owner(stage: Stage, kind: str, name: str) -> str:
+    rows = stage.query(f"SHOW GRANTS ON {kind} {stage.database}.{name}")
+    (role,) = {row["grantee_name"] for row in rows if row["privilege"] == "OWNERSHIP"}
+    return str(role)
+
+
+def test_commands_in_one_shell_use_a_role_each_and_dbt_owns_what_it_makes(stage: Stage) -> None:
+    stage.put([event("a")])
+    assert stage.done("query", "SELECT CURRENT_ROLE() AS role", "--json").rows == [
+        {"role": f"{stage.database}_OPERATOR"}
+    ]
+    stage.done("status")
+    stage.done("dbt", "run", "--select", "stg_events")
+    assert owner(stage, "TABLE", "STAGING.STG_EVENTS") == f"{stage.database}_TRANSFORMER"
+    assert owner(stage, "PIPE", "RAW.EVENTS_PIPE") == "ACCOUNTADMIN"
+    stage.done("query", f"SELECT COUNT(*) AS n FROM {stage.database}.STAGING.STG_EVENTS")
+
+
+def test_snowflake_role_replaces_the_role_of_every_command(stage: Stage) -> None:
+    (stage.folder / "outputs.json").write_text(
+        json.dumps(stage.outputs | {"snowflake": {**stage.outputs["snowflake"], "role": "SYSADMIN"}})
+    )
+    try:
+        said = stage.done("query", "SELECT CURRENT_ROLE() AS role", "--json")
+    finally:
+        (stage.folder / "outputs.json").write_text(json.dumps(stage.outputs))
+    assert said.rows == [{"role": "SYSADMIN"}]
+
+
+def test_a_role_that_is_not_granted_is_named_with_what_to_do(stage: Stage) -> None:
+    environment = stage.environment | {"MILKRUN_LOCAL": str(stage.folder / "elsewhere")}
+    folder = Path(environment["MILKRUN_LOCAL"])
+    folder.mkdir()
+    stranger = {**stage.outputs["snowflake"], "database": "NOT_APPLIED"}
+    (folder / "outputs.json").write_text(json.dumps(stage.outputs | {"snowflake": stranger}))
+    said = command(environment, "status")
+    assert said.code == 2
+    assert said.err.startswith("role not granted: ")
+    assert "NOT_APPLIED_LOADER" in said.err
 
 
 # --- dbt: three runs (nothing there yet, half of it, all of it), then many looks
