@@ -1,9 +1,15 @@
-"""The tour and the decisions name files of this repository, so a renamed file must be renamed there too."""
+"""The tour and the decisions name files and functions, so whoever renames one must rename it there too."""
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from consumer.visits import visits_of
+from contract.events import geofence_event
+from contract.objects import lines_object
 
 ROOT = Path(__file__).resolve().parents[3]
 TOUR = ROOT / "docs" / "tour.md"
@@ -53,3 +59,38 @@ def test_a_path_that_does_not_exist_is_found() -> None:
     assert named_paths("see `handler/gone.py`, `events/dt=…`, `events/` and `ops visits`") == {
         "handler/gone.py"
     }
+
+
+def test_every_function_that_the_tour_names_exists() -> None:
+    """Names in the numbered sections, which are about Python or SQL of the core."""
+    sections = TOUR.read_text().partition("\n## 1. ")[2].partition("\n## After")[0]
+    named = set(re.findall(r"`([A-Za-z_]{4,})`", sections))
+    folders = ("contract", "aws", "handler", "consumer")
+    source = "\n".join(path.read_text() for name in folders for path in (ROOT / name).glob("*.py"))
+    assert named
+    assert {name for name in named if not re.search(rf"\b{name}\b", source)} == set()
+
+
+def test_the_tours_event_becomes_the_object_and_the_visit_that_it_shows() -> None:
+    tour = TOUR.read_text()
+    batch, shown = (msgspec.json.decode(text) for text in re.findall(r"```json\n(.*?)```", tour, re.S))
+    events = re.findall(r"^(\{\"_id\".*\}),?$", tour, re.M)
+    assert [msgspec.json.decode(event) for event in events] == batch
+
+    stored = lines_object(
+        "events", [e.encode() for e in events], datetime(2026, 11, 16, 8, 6, 42, tzinfo=UTC)
+    )
+    assert stored.key in tour
+
+    ((pair, history),) = visits_of(geofence_event(event.encode()) for event in events).items()
+    (visit,) = history.visits
+    assert (pair.device_id, *pair.fence) == (
+        shown["device_id"],
+        shown["geofence_tag"],
+        shown["geofence_external_id"],
+    )
+    assert visit.exited_at is not None
+    assert [visit.entered_at, visit.exited_at] == [
+        datetime.fromisoformat(shown[name]) for name in ("entered_at", "exited_at")
+    ]
+    assert visit.dwell_seconds == shown["dwell_seconds"]
