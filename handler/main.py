@@ -51,7 +51,9 @@ class App:
 def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Lambda's entry point. Whatever goes wrong, the phone learns whether to send again."""
     started = time.perf_counter()
-    request_id = str((event.get("requestContext") or {}).get("requestId") or context.aws_request_id)
+    # A client can choose API Gateway's requestId, by a header; API Gateway alone makes the extended one.
+    # (Amazon API Gateway Developer Guide: "Variables for data transformations for API Gateway".)
+    request_id = str((event.get("requestContext") or {}).get("extendedRequestId") or context.aws_request_id)
     logs.bind(request_id=request_id)
     effects, facts = Effects(), dict[str, object]()
     try:

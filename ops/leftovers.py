@@ -55,6 +55,11 @@ def _composite_alarm(cloudwatch: Any, name: str, _: Account) -> object:
     return cloudwatch.describe_alarms(AlarmNames=[name], AlarmTypes=["CompositeAlarm"]).get("CompositeAlarms")
 
 
+def _firewall(wafv2: Any, name: str, _: Account) -> object:
+    known = wafv2.list_web_acls(Scope="REGIONAL", Limit=100)["WebACLs"]
+    return [firewall for firewall in known if firewall["Name"] == name]
+
+
 LOOKUPS: Mapping[str, Lookup] = {
     # 403 is somebody else's bucket: the names of buckets are shared by all accounts.
     "AWS::S3::Bucket": Lookup("BucketName", "s3", lambda c, n, _: _taken_bucket(c, n), ("404",)),
@@ -86,6 +91,13 @@ LOOKUPS: Mapping[str, Lookup] = {
         lambda c, n, _: c.get_dashboard(DashboardName=n),
         ("ResourceNotFound", "DashboardNotFoundError"),
     ),
+    "AWS::ApiGateway::DomainName": Lookup(
+        "DomainName",
+        "apigateway",
+        lambda c, n, _: n and c.get_domain_name(domainName=n),
+        ("NotFoundException",),
+    ),
+    "AWS::WAFv2::WebACL": Lookup("Name", "wafv2", _firewall),
     "AWS::Glue::Job": Lookup(
         "Name", "glue", lambda c, n, _: c.get_job(JobName=n), ("EntityNotFoundException",)
     ),

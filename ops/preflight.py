@@ -146,7 +146,10 @@ def alarms(place: Place) -> Iterator[Finding]:
     known = [alarm for kind in kinds for alarm in place.of_type(kind).values()]
     ringing = [alarm for alarm in known if "AlarmActions" in alarm and alarm.get("ActionsEnabled", True)]
     topics = sorted({action["Ref"] for alarm in ringing for action in alarm["AlarmActions"]})
-    if place.stage == "prod" and not place.of_type("AWS::CloudWatch::Alarm")["NoTrafficAlarm"]["ActionsEnabled"]:
+    if (
+        place.stage == "prod"
+        and not place.of_type("AWS::CloudWatch::Alarm")["NoTrafficAlarm"]["ActionsEnabled"]
+    ):
         detail = "does not ring: set expectTraffic: true in serverless/params.yml on the day of the launch"
         yield Finding("warns", "silence_unwatched", "no-traffic", detail)
     subscriptions = place.of_type("AWS::SNS::Subscription").values()
@@ -190,6 +193,32 @@ def parameters(place: Place) -> Iterator[Finding]:
             yield Finding("blocks", "signature_secret_readable", name, detail)
 
 
+def domain(place: Place) -> Iterator[Finding]:
+    """The certificate of the stage's own domain must have been issued, in this region, for that name."""
+    wanted = place.resources["ApiDomain"]["Properties"]
+    name, arn = wanted["DomainName"], wanted["RegionalCertificateArn"]
+    if not name:
+        return
+    try:
+        certificate = place.clients("acm").describe_certificate(CertificateArn=arn)["Certificate"]
+    except ClientError as error:
+        if code_of(error) not in ("ResourceNotFoundException", "ValidationException", "InvalidArnException"):
+            raise
+        detail = (
+            f"domainCertificateArn names no certificate of {place.account.region} (docs/deploy.md, Domain)"
+        )
+        yield Finding("blocks", "certificate_missing", arn or "(empty)", detail)
+        return
+    covered = certificate.get("SubjectAlternativeNames") or [certificate["DomainName"]]
+    if certificate["Status"] != "ISSUED":
+        detail = f"is {certificate['Status']}: finish its validation in ACM"
+        yield Finding("blocks", "certificate_not_issued", arn, detail)
+    elif not {name, "*." + name.partition(".")[2]} & set(covered):
+        yield Finding(
+            "blocks", "certificate_of_another_name", arn, f"covers {', '.join(covered)}, not {name}"
+        )
+
+
 def snowflake_parameters(place: Place) -> Iterator[Finding]:
     """What the stage's template says of Snowflake."""
     variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
@@ -212,6 +241,7 @@ CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
     "names": names,
     "alarms": alarms,
     "parameters": parameters,
+    "domain": domain,
     "snowflake parameters": snowflake_parameters,
 }
 

@@ -26,7 +26,15 @@ STAGES = ("local", "dev", "staging", "prod")
 # Stage and parameters: the stages as they stand in params.yml, one with everything that a parameter switches
 # on, and one as it is after `snowpipe bootstrap` has named Snowflake's users.
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
-    "prod-glue": ("prod", ("glue=true",)),
+    "prod-glue": (
+        "prod",
+        (
+            "glue=true",
+            "waf=true",
+            "domainName=events.example.com",
+            "domainCertificateArn=arn:aws:acm:us-east-1:123456789012:certificate/12345678-1234-1234-1234-123456789012",
+        ),
+    ),
     "dev-snowflake": (
         "dev",
         (

@@ -82,7 +82,7 @@ def request_of(body: bytes, encoding: str | None = None) -> dict[str, Any]:
         "headers": headers,
         "body": base64.b64encode(body).decode(),
         "isBase64Encoded": True,
-        "requestContext": {"requestId": "bench"},
+        "requestContext": {"extendedRequestId": "bench"},
     }
 
 

@@ -172,3 +172,13 @@ def test_the_deployed_api_logs_each_access_as_json_without_naming_anybody(pipeli
     log = json.loads(stage["accessLogSettings"]["format"].replace("$context", "context"))
     assert log["status"] == "context.status"
     assert not any("identity" in value for value in log.values())
+    assert log["request_id"] == "context.extendedRequestId"
+    # With dataTrace whole bodies would be logged as soon as somebody raises the level.
+    assert {settings["dataTraceEnabled"] for settings in stage["methodSettings"].values()} == {False}
+
+
+def test_the_request_id_of_an_answer_is_none_that_the_client_chose(pipeline: Pipeline, device: str) -> None:
+    headers = {"x-amzn-requestid": "chosen-by-client", "x-request-id": "chosen-by-client"}
+    answer = pipeline.post(event(device), headers=headers)
+    assert answer.status == 202
+    assert "chosen" not in answer.body["request_id"]

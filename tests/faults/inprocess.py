@@ -106,7 +106,7 @@ class _Phones(Phones):
             "headers": dict(headers),
             "body": base64.b64encode(body).decode(),
             "isBase64Encoded": True,
-            "requestContext": {"requestId": uuid4().hex},
+            "requestContext": {"extendedRequestId": uuid4().hex},
         }
         given = handler.main.ingest(event, _Context())
         named = {name.lower(): value for name, value in given["headers"].items()}

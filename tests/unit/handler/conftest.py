@@ -38,7 +38,7 @@ class Phone:
             "headers": headers or {"Content-Type": "application/json"},
             "body": base64.b64encode(raw).decode(),
             "isBase64Encoded": True,
-            "requestContext": {"requestId": "request-1"},
+            "requestContext": {"requestId": "chosen-by-client", "extendedRequestId": "request-1"},
         }
         return self.send(event, **context)
 

@@ -250,6 +250,26 @@ def test_signatures_without_their_secret_block(aws):
     assert codes(preflight.parameters, aws, template=template) == []
 
 
+def test_a_domain_needs_an_issued_certificate_of_its_name_in_the_region(aws):
+    arn = aws("acm").request_certificate(DomainName="events.example.com")["CertificateArn"]
+
+    def found(name, certificate, status="ISSUED"):
+        client = aws("acm")
+        client.meta.events.register(
+            "after-call.acm.DescribeCertificate",
+            lambda parsed, **_: parsed.get("Certificate", {}).update(Status=status),
+        )
+        template = changed("dev", "ApiDomain", DomainName=name, RegionalCertificateArn=certificate)
+        return [code for _, code, _ in codes(preflight.domain, lambda _: client, template=template)]
+
+    assert found("", "") == []
+    assert found("events.example.com", arn) == []
+    assert found("events.example.com", arn, "PENDING_VALIDATION") == ["certificate_not_issued"]
+    assert found("other.example.com", arn) == ["certificate_of_another_name"]
+    missing = arn[:-12] + "000000000000"
+    assert found("events.example.com", missing) == ["certificate_missing"]
+
+
 def test_a_check_of_the_pipes_without_an_account_blocks(aws):
     missing = ("blocks", "snowflake_account_missing", "snowflakeAccount")
     assert missing not in codes(preflight.snowflake_parameters, aws)

@@ -8,7 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from handler.codes import GATEWAY_CODES
-from tests.unit.serverless.templates import STAGES, of_type, properties, resources
+from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
 
 STATEFUL = {
@@ -182,11 +182,15 @@ def test_the_access_log_is_json_and_names_nobody():
     # osls sets it on the stage after the deployment, so no template has it; an end-to-end test sees it there.
     log = provider()["logs"]["restApi"]
     assert log["accessLogging"] is True
-    assert log["executionLogging"] is False  # it would write whole bodies
+    assert log["executionLogging"] is False
+    assert (
+        log["fullExecutionData"] is False
+    )  # osls's default would log whole bodies once somebody raises the level
     fields = json.loads(re.sub(r"\$context\.[\w.]+", "x", log["format"]))
     assert {"stage", "request_id", "status", "latency_ms"} <= fields.keys()
     assert "$context.identity" not in log["format"]
     assert "authorizer" not in log["format"]
+    assert "$context.requestId" not in log["format"]  # a client can choose it
 
 
 GATEWAY_ANSWERS = {
@@ -217,7 +221,7 @@ def test_what_the_gateway_itself_answers_is_problem_json(stage):
         problem = json.loads(answer["ResponseTemplates"]["application/json"])
         assert {"type", "title", "code", "detail", "request_id"} <= problem.keys()
         assert problem.get("status") == status
-        assert problem["request_id"] == "$context.requestId"
+        assert problem["request_id"] == "$context.extendedRequestId"
         again = status in (429, 500, 504)
         assert ("gatewayresponse.header.Retry-After" in headers) == again
 
@@ -238,6 +242,62 @@ def test_what_the_gateway_itself_answers_is_in_the_document(stage):
             codes[status].add(problem["code"])
     for status, told in codes.items():
         assert told == set(GATEWAY_CODES.get(status, told))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_deployment_of_the_api_is_made_after_everything_that_it_copies(variant):
+    """Made before, it lacks what is changed with it until the next deployment (AWS CloudFormation Template
+    Reference: "AWS::ApiGateway::Deployment")."""
+    [deployment] = [r for r in resources(variant).values() if r["Type"] == "AWS::ApiGateway::Deployment"]
+    copied = {
+        name: resource
+        for name, resource in resources(variant).items()
+        if resource["Type"] in ("AWS::ApiGateway::GatewayResponse", "AWS::ApiGateway::Method")
+    }
+    assert set(deployment["DependsOn"]) == copied.keys()
+
+
+def test_a_domain_of_our_own_wants_tls_1_2_and_is_mapped_once_the_stage_exists():
+    domain = properties(EVERYTHING, "ApiDomain")
+    assert domain["DomainName"] == "events.example.com"
+    assert domain["SecurityPolicy"] == "TLS_1_2"
+    assert domain["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
+    mapping = resources(EVERYTHING)["ApiDomainMapping"]
+    deployments = [n for n, r in resources(EVERYTHING).items() if r["Type"] == "AWS::ApiGateway::Deployment"]
+    assert mapping["DependsOn"] == deployments
+    assert mapping["Properties"]["Stage"] == "prod"
+
+
+@every_stage
+def test_a_stage_without_a_domain_or_firewall_of_its_own_has_none(stage):
+    assert resources(stage)["ApiDomain"]["Condition"] == "HasDomain"
+    assert resources(stage)["ApiDomainMapping"]["Condition"] == "HasDomain"
+    assert properties(stage, "ApiDomain")["DomainName"] == ""
+    assert not of_type(stage, "AWS::WAFv2::WebACL")
+
+
+CONTENT_LENGTHS = (0, 1, 1_048_576, 3_999_999, 4_000_000, 9_999_999, 10_000_000, 10_485_760, 123_456_789)
+
+
+def test_the_firewall_refuses_every_body_that_does_not_fit_an_invocation_and_no_other():
+    [rule] = properties(EVERYTHING, "ApiFirewall")["Rules"]
+    statement = rule["Statement"]["RegexMatchStatement"]
+    assert statement["FieldToMatch"] == {"SingleHeader": {"Name": "content-length"}}
+    refused = [size for size in CONTENT_LENGTHS if re.search(statement["RegexString"], str(size))]
+    assert refused == [size for size in CONTENT_LENGTHS if size >= 4_000_000]
+    # An invocation takes 6 MB (AWS Lambda Developer Guide: "Lambda quotas"); a body becomes base64, and the
+    # rest of the event needs some room.
+    assert 4 * 3_999_999 / 3 < 6 * 1024 * 1024 - 500_000
+
+
+def test_the_firewalls_answer_is_the_one_of_the_document():
+    firewall = properties(EVERYTHING, "ApiFirewall")
+    [rule] = firewall["Rules"]
+    answer = rule["Action"]["Block"]["CustomResponse"]
+    problem = json.loads(firewall["CustomResponseBodies"][answer["CustomResponseBodyKey"]]["Content"])
+    assert answer["ResponseCode"] == problem["status"] == 413
+    schema = {"$ref": "#/components/schemas/Refusal413", "components": DOCUMENT["components"]}
+    Draft202012Validator(schema).validate(problem)
 
 
 @every_stage

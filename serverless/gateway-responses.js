@@ -1,0 +1,57 @@
+'use strict';
+// What API Gateway answers itself, as problem+json like the function's own answers. LocalStack ignores these resources
+// (docs/openapi.yaml marks the answers); tests read the template instead.
+
+const AGAIN = 'Send the identical batch again.';
+// Logical id: [response type, status, code, detail, Retry-After in seconds, further fields].
+const responses = {
+  GatewayThrottled: ['THROTTLED', 429, 'throttled', 'Send the identical batch again after the time in Retry-After.', 5],
+  GatewayQuotaExceeded: ['QUOTA_EXCEEDED', 429, 'quota_exceeded', "The day's quota of this key is used up. Keep the batch and send it again later.", 3600],
+  GatewayInvalidApiKey: ['INVALID_API_KEY', 403, 'invalid_api_key', "Send the stage's API key in the header x-api-key."],
+  GatewayAccessDenied: ['ACCESS_DENIED', 403, 'access_denied', 'This path is not open to you.'],
+  GatewayMissingToken: ['MISSING_AUTHENTICATION_TOKEN', 403, 'no_such_path', 'There is no such path; events go to POST /v1/events.'],
+  GatewayRequestTooLarge: ['REQUEST_TOO_LARGE', 413, 'body_too_large', 'The body is larger than 1048576 bytes: split the batch and send its parts.', undefined, { limit: 1048576 }],
+  GatewayUnsupportedMediaType: ['UNSUPPORTED_MEDIA_TYPE', 415, 'unsupported_media_type', 'Send application/json or application/x-ndjson.'],
+  GatewayIntegrationFailure: ['INTEGRATION_FAILURE', 504, 'no_answer', `No answer from the function. ${AGAIN}`, 2],
+  GatewayIntegrationTimeout: ['INTEGRATION_TIMEOUT', 504, 'no_answer_in_time', `No answer in time. ${AGAIN}`, 2],
+  GatewayServerError: ['DEFAULT_5XX', 500, 'server_error', AGAIN, 2],
+  GatewayClientError: ['DEFAULT_4XX', undefined, 'refused_by_gateway', 'The gateway refused the request.'],
+};
+const TITLES = {
+  403: 'Forbidden',
+  413: 'Content Too Large',
+  415: 'Unsupported Media Type',
+  429: 'Too Many Requests',
+  500: 'Internal Server Error',
+  504: 'Gateway Timeout',
+};
+
+function gatewayResponse([ResponseType, status, code, detail, retryAfter, facts]) {
+  const header = (name, value) => [`gatewayresponse.header.${name}`, `'${value}'`];
+  // Clients can choose $context.requestId, by a header; API Gateway alone makes the extended one.
+  // (Amazon API Gateway Developer Guide: "Variables for data transformations for API Gateway".)
+  const request_id = '$context.extendedRequestId';
+  const problem = { type: 'about:blank', status, title: TITLES[status] ?? 'Refused', code, detail, ...facts, request_id };
+  return {
+    Type: 'AWS::ApiGateway::GatewayResponse',
+    Properties: {
+      RestApiId: { Ref: 'ApiGatewayRestApi' },
+      ResponseType,
+      ...(status && { StatusCode: String(status) }),
+      ResponseParameters: Object.fromEntries([
+        header('Content-Type', 'application/problem+json'),
+        ...(retryAfter ? [header('Retry-After', retryAfter)] : []),
+      ]),
+      ResponseTemplates: { 'application/json': JSON.stringify(problem) },
+    },
+  };
+}
+
+module.exports = async ({ resolveVariable }) => ({
+  Resources: Object.fromEntries(Object.entries(responses).map(([id, response]) => [id, gatewayResponse(response)])),
+  extensions: {
+    // A deployment is a copy of the API at the moment when it is made. Without this it may be made before a changed
+    // response, which then appears one deployment late.
+    [`ApiGatewayDeployment${await resolveVariable('sls:instanceId')}`]: { DependsOn: Object.keys(responses) },
+  },
+});
