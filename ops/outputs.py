@@ -108,7 +108,9 @@ def environment_of(stage: str, environment: Mapping[str, str]) -> Mapping[str, s
         return {name: value for name, value in environment.items() if not name.startswith("SNOWFLAKE_")}
     if not environment.get("SNOWFLAKE_ACCOUNT"):
         raise NoStackError(f"stage {stage} has a Snowflake of its own: set SNOWFLAKE_ACCOUNT and its kin")
-    return environment
+    if environment.get("SNOWFLAKE_DATABASE"):
+        return environment
+    return {**environment, "SNOWFLAKE_DATABASE": f"MILKRUN_{stage.upper().replace('-', '_')}"}
 
 
 def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:

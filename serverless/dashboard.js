@@ -64,7 +64,8 @@ module.exports = async () => ({
     Dashboard: {
       Type: 'AWS::CloudWatch::Dashboard',
       Properties: {
-        DashboardName: `milkrun-${STAGE}`,
+        // Names of dashboards are unique per account, whatever the region.
+        DashboardName: { 'Fn::Sub': `milkrun-${STAGE}-${REGION}` },
         DashboardBody: { 'Fn::Sub': JSON.stringify({ widgets }) },
       },
     },

@@ -118,24 +118,27 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
 
 
 def parameters(settings: Settings) -> Parameters:
-    """The DDL's parameters: those that are named, and the rest by convention.
+    """The DDL's parameters: those that are set, and the rest by convention.
 
-    The topic is the one that the bucket notifies, `<service>-<stage>-archive`; in its account serverless.yml
-    names Snowflake's role `<service>-<stage>-snowflake` and expects the external id `<service>-<stage>`.
+    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. In its account serverless.yml
+    names Snowflake's role `<service>-<stage>-<region>-snowflake` and expects the external id
+    `<service>-<stage>`.
     """
     aws, connection = settings.aws, settings.connection
     bucket = bucket_of(settings)
     topic = aws.topic_arn or topic_of(bucket, s3_client(settings.aws))
-    *_, account, name = ["", "", *topic.split(":")]
+    _, partition, _, region, account, name = topic.split(":") if topic.count(":") == 5 else [""] * 6
     deployed = name.removesuffix("-archive")
+    role = f"arn:{partition}:iam::{account}:role/{deployed}-{region}-snowflake"
     try:
         return Parameters(
             database=connection.database,
             warehouse=connection.warehouse,
             bucket=bucket,
             topic_arn=topic,
-            storage_role_arn=aws.storage_role_arn or f"arn:aws:iam::{account}:role/{deployed}-snowflake",
+            storage_role_arn=aws.storage_role_arn or role,
             external_id=aws.external_id or deployed,
+            credit_quota=aws.credit_quota,
         )
     except ValidationError as invalid:
         first = invalid.errors()[0]

@@ -37,7 +37,7 @@ def trust_policy(warehouse: Warehouse, parameters: Parameters) -> Policy:
 
 def access_policy(parameters: Parameters) -> Policy:
     """What the storage role may do: read the two prefixes that have stages, and nothing else."""
-    bucket = f"arn:aws:s3:::{parameters.bucket}"
+    bucket = f"arn:{parameters.partition}:s3:::{parameters.bucket}"
     prefixes = ("events/", "rejected/")
     return {
         "Version": "2012-10-17",

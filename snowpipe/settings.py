@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError, model_validator
 
 from snowpipe.refusal import Refusal
 from snowpipe.roles import Role
@@ -29,8 +29,14 @@ class Connection(BaseModel):
     port: int = 443
     protocol: str = "https"
     database: Database = "MILKRUN"
-    warehouse: str = "MILKRUN_WH"
+    warehouse: str = ""  # unset: the database's name with _WH, so that no two stages share one
     role: str | None = None
+
+    @model_validator(mode="after")
+    def _name_warehouse(self) -> "Connection":
+        if not self.warehouse:
+            object.__setattr__(self, "warehouse", f"{self.database}_WH")
+        return self
 
     def using(self, role: Role) -> "Connection":
         """The connection with a command's role; a role that was set by SNOWFLAKE_ROLE stays."""
@@ -48,6 +54,7 @@ class Aws(BaseModel):
     topic_arn: str | None = None
     storage_role_arn: str | None = None
     external_id: str | None = None
+    credit_quota: str | None = None
 
     @property
     def is_emulated(self) -> bool:
@@ -77,6 +84,9 @@ def load(environment: Mapping[str, str], outputs: Path | None = None) -> Setting
     """`outputs` if given; else the environment if it has SNOWFLAKE_ACCOUNT; else the local stack."""
     folder = Path(environment.get("MILKRUN_LOCAL") or ".local")
     if outputs is None and "SNOWFLAKE_ACCOUNT" in environment:
+        # Names of databases and warehouses are unique per Snowflake account, and stages may share an account.
+        if not environment.get("SNOWFLAKE_DATABASE"):
+            raise Refusal("SNOWFLAKE_DATABASE is not set: name the stage's database, such as MILKRUN_DEV")
         return _settings(_from_environment(environment), folder, "the environment")
     path = outputs or folder / "outputs.json"
     try:
@@ -95,7 +105,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             n: environment[f"{prefix}{n.upper()}"] for n in names if environment.get(f"{prefix}{n.upper()}")
         }
 
-    aws = named("", "aws_endpoint_url") | named("SNOWFLAKE_", "storage_role_arn", "external_id")
+    aws = named("", "aws_endpoint_url") | named(
+        "SNOWFLAKE_", "storage_role_arn", "external_id", "credit_quota"
+    )
     aws |= named("MILKRUN_", "bucket", "topic_arn")
     if region := environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"):
         aws["region"] = region

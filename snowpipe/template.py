@@ -31,6 +31,8 @@ Arn = Annotated[
 ]
 # What STS takes as an external id (AssumeRole, parameter ExternalId).
 ExternalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")]
+# Credits per month (CREATE RESOURCE MONITOR, CREDIT_QUOTA).
+CreditQuota = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,6}$")]
 
 
 class Parameters(BaseModel):
@@ -44,6 +46,12 @@ class Parameters(BaseModel):
     topic_arn: Arn
     storage_role_arn: Arn
     external_id: ExternalId
+    credit_quota: CreditQuota | None = None
+
+    @property
+    def partition(self) -> str:
+        """AWS's partition, such as `aws` or `aws-cn`."""
+        return self.topic_arn.split(":")[1]
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,13 @@ def fill(sql: str, parameters: Parameters) -> str:
 
 
 def definitions(parameters: Parameters, folder: Path = DDL) -> list[Definition]:
-    """The DDL in the order of its numbers."""
+    """The DDL in the order of its numbers, without files whose parameter is not set."""
+    unset = {f"{{{name}}}" for name, value in parameters if value is None}
+    files = [(path, path.read_text()) for path in sorted(folder.glob("[0-9]*.sql"))]
     return [
-        Definition(path, fill(path.read_text(), parameters)) for path in sorted(folder.glob("[0-9]*.sql"))
+        Definition(path, fill(sql, parameters))
+        for path, sql in files
+        if not any(name in sql for name in unset)
     ]
 
 

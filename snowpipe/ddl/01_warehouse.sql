@@ -1,6 +1,9 @@
+-- A statement that runs or waits longer than this is a mistake that costs credits.
 CREATE WAREHOUSE IF NOT EXISTS {warehouse} WITH
 WAREHOUSE_SIZE = 'XSMALL'
 AUTO_SUSPEND = 60
 AUTO_RESUME = TRUE
 INITIALLY_SUSPENDED = TRUE
+STATEMENT_TIMEOUT_IN_SECONDS = 3600
+STATEMENT_QUEUED_TIMEOUT_IN_SECONDS = 600
 COMMENT = 'Milkrun: dbt, the CLI and back-fills (pipes need none)';

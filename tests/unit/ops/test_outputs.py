@@ -82,6 +82,7 @@ def test_a_deployed_stage_is_what_cloudformation_and_the_environment_say() -> No
     assert (outputs.api_key, outputs.bucket, outputs.visits_table) == (key, "bucket", "table")
     assert outputs.aws_endpoint_url is None
     assert outputs.snowflake.account == "acme-prod"
+    assert (outputs.database, outputs.snowflake.warehouse) == ("MILKRUN_DEV", "MILKRUN_DEV_WH")
     assert outputs.aws("kinesis").meta.endpoint_url == "https://kinesis.eu-west-1.amazonaws.com"
 
 
@@ -113,7 +114,9 @@ def test_a_deployed_stage_is_never_given_the_local_warehouse(tmp_path: Path) -> 
 def test_a_child_process_finds_the_warehouse_of_its_stage_and_no_other() -> None:
     environment = SNOWFLAKE | {"PATH": "/bin"}
     assert environment_of("local", environment) == {"PATH": "/bin"}
-    assert environment_of("dev", environment) == environment
+    assert environment_of("dev", environment) == environment | {"SNOWFLAKE_DATABASE": "MILKRUN_DEV"}
+    named = environment | {"SNOWFLAKE_DATABASE": "MILKRUN_EU"}
+    assert environment_of("dev", named) == named
     with pytest.raises(NoStackError, match="SNOWFLAKE_ACCOUNT"):
         environment_of("dev", {"PATH": "/bin"})
 

@@ -119,11 +119,11 @@ def test_each_leftover_of_a_failed_or_removed_stage_is_named(aws):
     aws("logs").create_log_group(logGroupName="/aws/lambda/milkrun-dev-check-of-somebody-else")
     aws("sns").create_topic(Name="milkrun-dev-alarms")
     aws("events").create_event_bus(Name="milkrun-dev-visits")
-    aws("iam").create_role(RoleName="milkrun-dev-snowflake", AssumeRolePolicyDocument="{}")
+    aws("iam").create_role(RoleName=f"milkrun-dev-{REGION}-snowflake", AssumeRolePolicyDocument="{}")
     aws("cloudwatch").put_metric_alarm(
         AlarmName="milkrun-dev-dead-letters", ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=1
     )
-    aws("cloudwatch").put_dashboard(DashboardName="milkrun-dev", DashboardBody='{"widgets": []}')
+    aws("cloudwatch").put_dashboard(DashboardName=f"milkrun-dev-{REGION}", DashboardBody='{"widgets": []}')
     assert {subject for _, _, subject in codes(preflight.names, aws)} == {
         bucket,
         "milkrun-dev-geofence",
@@ -132,8 +132,8 @@ def test_each_leftover_of_a_failed_or_removed_stage_is_named(aws):
         "milkrun-dev-dead-letters",
         "/aws/lambda/milkrun-dev-ingest",
         "milkrun-dev-alarms",
-        "milkrun-dev-snowflake",
-        "milkrun-dev",
+        f"milkrun-dev-{REGION}-snowflake",
+        f"milkrun-dev-{REGION}",
     }
     assert {(level, code) for level, code, _ in codes(preflight.names, aws)} == {("blocks", "name_taken")}
 

@@ -8,7 +8,7 @@ import pytest
 from snowpipe.policies import permissions, subscription, trust_policy, trusts, with_statement
 from snowpipe.template import Parameters
 from snowpipe.warehouse import Row
-from tests.unit.serverless.templates import properties
+from tests.unit.serverless.templates import STAGES, properties
 
 TOPIC = "arn:aws:sns:us-east-1:001234567890:milkrun-dev-archive"
 STORAGE_USER = "arn:aws:iam::111122223333:user/storage"
@@ -18,7 +18,7 @@ PARAMETERS = Parameters(
     warehouse="MILKRUN_DEV_WH",
     bucket="milkrun-dev-archive",
     topic_arn=TOPIC,
-    storage_role_arn="arn:aws:iam::001234567890:role/milkrun-dev-snowflake",
+    storage_role_arn="arn:aws:iam::001234567890:role/milkrun-dev-us-east-1-snowflake",
     external_id="milkrun-dev",
 )
 
@@ -106,3 +106,18 @@ def test_the_deployed_role_trusts_the_storage_user_with_the_external_id() -> Non
     assert not trusts(deployed(properties("dev", "SnowflakeRole")["AssumeRolePolicyDocument"]), wanted)
     trust["Statement"][0]["Condition"] = {"StringEquals": {"sts:ExternalId": "of-somebody-else"}}
     assert not trusts(trust, wanted)
+
+
+def test_names_that_are_unique_per_account_carry_the_region() -> None:
+    assert properties("dev", "SnowflakeRole")["RoleName"] == {
+        "Fn::Sub": "milkrun-dev-${AWS::Region}-snowflake"
+    }
+    assert properties("dev", "Dashboard")["DashboardName"] == {"Fn::Sub": "milkrun-dev-${AWS::Region}"}
+
+
+def test_each_stage_has_a_database_of_its_own() -> None:
+    names = [
+        properties(stage, "CheckLambdaFunction")["Environment"]["Variables"]["SNOWFLAKE_DATABASE"]
+        for stage in STAGES
+    ]
+    assert len(set(names)) == len(STAGES)

@@ -101,6 +101,38 @@ def test_a_database_may_be_written_small() -> None:
     assert load(environment).connection.database == "MILKRUN"
 
 
+def test_each_stage_has_a_warehouse_of_its_own_unless_one_is_named() -> None:
+    environment = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_DATABASE": "milkrun_dev"}
+    assert load(environment).connection.warehouse == "MILKRUN_DEV_WH"
+    assert load(environment | {"SNOWFLAKE_WAREHOUSE": "SHARED"}).connection.warehouse == "SHARED"
+
+
+def test_a_real_account_without_a_database_is_refused_so_that_stages_never_share_one() -> None:
+    said = command({"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u"}, "status")
+    assert (said.code, one_line(said.err)) == (2, True)
+    assert "SNOWFLAKE_DATABASE" in said.err
+
+
+@pytest.mark.parametrize(
+    ("topic", "role"),
+    [
+        (
+            "arn:aws:sns:eu-west-1:123456789012:milkrun-dev-archive",
+            "arn:aws:iam::123456789012:role/milkrun-dev-eu-west-1-snowflake",
+        ),
+        (
+            "arn:aws-cn:sns:cn-north-1:123456789012:milkrun-prod-archive",
+            "arn:aws-cn:iam::123456789012:role/milkrun-prod-cn-north-1-snowflake",
+        ),
+    ],
+)
+def test_the_storage_role_is_named_after_stage_and_region(tmp_path: Path, topic: str, role: str) -> None:
+    environment = outputs(tmp_path)
+    stack = tmp_path / "outputs.json"
+    stack.write_text(json.dumps(json.loads(stack.read_text()) | {"topic_arn": topic}))
+    assert f"STORAGE_AWS_ROLE_ARN = '{role}'" in command(environment, "apply", "--sql").out
+
+
 @pytest.mark.parametrize("key", ["missing", "no-key", "without-password", "wrong-password"])
 def test_a_key_that_cannot_be_used_is_one_line_without_a_secret(tmp_path: Path, key: str) -> None:
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
@@ -113,6 +145,7 @@ def test_a_key_that_cannot_be_used_is_one_line_without_a_secret(tmp_path: Path, 
         "SNOWFLAKE_ACCOUNT": "a",
         "SNOWFLAKE_USER": "u",
         "SNOWFLAKE_HOST": "127.0.0.1",
+        "SNOWFLAKE_DATABASE": "MILKRUN_DEV",
         "SNOWFLAKE_PRIVATE_KEY_FILE": str(file),
     }
     if key == "wrong-password":

@@ -19,6 +19,7 @@ GOOD = {
     "topic_arn": "arn:aws:sns:eu-west-1:123456789012:milkrun-events",
     "storage_role_arn": "arn:aws:iam::123456789012:role/milkrun-snowflake",
     "external_id": "milkrun_SFCRole=1_abc",
+    "credit_quota": "100",
 }
 FILES = sorted(DDL.glob("*.sql"))
 HOSTILE = [
@@ -72,7 +73,20 @@ def test_every_placeholder_is_a_parameter_and_every_parameter_is_used() -> None:
 def test_what_is_no_identifier_stands_inside_quotes_only() -> None:
     for path in FILES:
         outside = re.sub(r"'[^']*'", "''", path.read_text())
-        assert set(re.findall(r"\{(\w+)\}", outside)) <= {"database", "warehouse"}, path.name
+        assert set(re.findall(r"\{(\w+)\}", outside)) <= {"database", "warehouse", "credit_quota"}, path.name
+
+
+def test_a_resource_monitor_is_made_only_where_a_quota_is_set() -> None:
+    quota = Parameters.model_validate(GOOD)
+    assert "CREDIT_QUOTA = 100" in "".join(each.sql for each in definitions(quota))
+    none = "".join(each.sql for each in definitions(quota.model_copy(update={"credit_quota": None})))
+    assert "RESOURCE" not in none
+
+
+def test_a_warehouse_ends_statements_that_run_or_wait_too_long() -> None:
+    ddl = (DDL / "01_warehouse.sql").read_text()
+    assert "STATEMENT_TIMEOUT_IN_SECONDS = 3600" in ddl
+    assert "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS = 600" in ddl
 
 
 def test_numbers_are_unique_and_every_file_but_the_grants_holds_one_statement() -> None:

@@ -1,0 +1,8 @@
+-- Only where SNOWFLAKE_CREDIT_QUOTA is set. Snowpipe's credits do not count. (sqlfluff cannot parse this.)
+CREATE RESOURCE MONITOR IF NOT EXISTS {warehouse}_MONITOR WITH
+CREDIT_QUOTA = {credit_quota} -- noqa: PRS
+FREQUENCY = MONTHLY
+START_TIMESTAMP = IMMEDIATELY
+TRIGGERS
+ON 80 PERCENT DO NOTIFY
+ON 100 PERCENT DO SUSPEND;
