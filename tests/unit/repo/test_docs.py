@@ -94,3 +94,16 @@ def test_the_tours_event_becomes_the_object_and_the_visit_that_it_shows() -> Non
         datetime.fromisoformat(shown[name]) for name in ("entered_at", "exited_at")
     ]
     assert visit.dwell_seconds == shown["dwell_seconds"]
+
+
+def test_the_image_of_the_kcl_worker_contains_every_package_it_imports() -> None:
+    copied = re.findall(r"^    COPY (\w+) \1$", (ROOT / "docs" / "consumer.md").read_text(), re.M)
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    imported = {
+        name
+        for package in copied
+        for path in (ROOT / package).glob("*.py")
+        for name in re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.M)
+    }
+    assert "consumer" in copied
+    assert imported & ours == set(copied)
