@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from localstack_lambda_executor import words
+from localstack_lambda_executor import lambda_errors
 from localstack_lambda_executor.invocation_log import InvocationLog, timeout_line
 from localstack_lambda_executor.process import Function, Process
 from localstack_lambda_executor.runtime_api import MAX_RESPONSE_BYTES, Request
@@ -124,31 +124,33 @@ class Sandbox:
                 if status is not None:
                     if api.is_ready and api.taken is None:
                         return None
-                    body = words.exited(request_id, status)
-                    return _Ending(body, "error", _error_type(body), words.exit_line(request_id, status))
+                    body = lambda_errors.exited(request_id, status)
+                    return _Ending(
+                        body, "error", _error_type(body), lambda_errors.exit_line(request_id, status)
+                    )
                 if (left_s := until - time.monotonic()) <= 0:
                     return _Ending(
-                        words.timed_out(request_id, function.timeout_s),
+                        lambda_errors.timed_out(request_id, function.timeout_s),
                         "timeout",
                         fault=timeout_line(request_id, function.timeout_s),
                     )
                 if process.memory_mb() > function.memory_mb:
-                    body = words.out_of_memory(request_id)
-                    return _Ending(body, "error", _error_type(body), words.exit_line(request_id, -9))
+                    body = lambda_errors.out_of_memory(request_id)
+                    return _Ending(body, "error", _error_type(body), lambda_errors.exit_line(request_id, -9))
                 process.bound_output()
                 api.changed.wait(min(TICK_S, left_s))
 
     def _answered(self, body: bytes, size: int, is_error: bool) -> _Ending:
         if size > MAX_RESPONSE_BYTES:
-            body = words.too_large(size, MAX_RESPONSE_BYTES)
+            body = lambda_errors.too_large(size, MAX_RESPONSE_BYTES)
             return _Ending(body, "error", _error_type(body), process_survives=True)
         if is_error:
             return _Ending(body, "error", _error_type(body), process_survives=True)
         return _Ending(body, process_survives=True)
 
     def _killed(self, request_id: str) -> _Ending:
-        body = words.exited(request_id, -9)
-        return _Ending(body, "error", _error_type(body), words.exit_line(request_id, -9))
+        body = lambda_errors.exited(request_id, -9)
+        return _Ending(body, "error", _error_type(body), lambda_errors.exit_line(request_id, -9))
 
     def _outcome(
         self, request_id: str, duration_ms: float, used_mb: int, output: str, ending: _Ending
