@@ -55,7 +55,7 @@ def on_the_stack(rate: float, steady_s: float, seed: int) -> tuple[list[str], di
         "latency": markdown(stack.latencies(load)),
         "memory": markdown(stack.memories(load)),
         "queues": markdown(stack.queues(load))
-        + f"\n\nAll worked off: {drained}. Accepted = archived = loaded = consumed: {equal}.",
+        + f"\n\nAll queues empty: {drained}. Accepted = archived = loaded = consumed: {equal}.",
     }
     return load.problems, tables
 
@@ -68,8 +68,8 @@ def of_functions() -> tuple[list[str], dict[str, str]]:
     hidden = ("steps", "events")
     rows: Sequence[Mapping[str, Any]] = [{k: v for k, v in f.items() if k not in hidden} for f in found]
     refused = (
-        f"While Kinesis refuses, a request takes {functions.while_refused():.3f} s; the first of an environment, "
-        "which finds out, as long as it has patience (4 s)."
+        f"While Kinesis throttles, a request takes {functions.while_refused():.3f} s; the first of an environment, "
+        "which detects it, up to 4 s."
     )
     return problems, {"functions": f"{markdown(rows)}\n\n{refused}", **memory}
 
