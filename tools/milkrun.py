@@ -19,10 +19,12 @@ from ops import (
     visits,
     where,
 )
+from tools import status
 from tools.console import command as console
 from tools.fleet import demo, send
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.command("status")(status.command)
 app.command("send")(send.command)
 app.command("demo")(demo.command)
 app.command("visits")(visits.command)

@@ -1,0 +1,109 @@
+"""`milkrun status` on a real stack: a broken part is named with the next command, and a frozen store blinds nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.vocabulary import Pipeline, eventually
+from tools.stack.stack import Stack
+
+ROOT = Path(__file__).parents[2]
+
+
+def parts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    found = pipeline.ops("status", "--json").result
+    return {part["part"]: part for part in found["parts"]}
+
+
+def failed(pipeline: Pipeline, part: str) -> dict[str, Any] | None:
+    found = parts(pipeline)[part]
+    return found if found["level"] == "FAIL" else None
+
+
+def test_each_part_of_a_running_stack_answers(pipeline: Pipeline) -> None:
+    found = parts(pipeline)
+    for part in (
+        "gateway",
+        "archive",
+        "given up",
+        "dead letters",
+        "stream",
+        "event source mapping",
+        "visits",
+        "pipes",
+    ):
+        assert found[part]["level"] == "OK", found[part]
+    assert {
+        "ingest",
+        "consumer",
+        "quarantine",
+        "redrive",
+        "failed loads",
+        "staging",
+        "marts",
+    } <= set(found)
+
+
+def test_a_paused_pipe_is_named_with_the_next_command(pipeline: Pipeline) -> None:
+    pipe = f"{pipeline.outputs.database}.RAW.EVENTS_PIPE"
+    pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = TRUE")
+    try:
+        found = parts(pipeline)["pipes"]
+    finally:
+        pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = FALSE")
+    assert found["level"] == "FAIL"
+    assert "paused" in found["cause"]
+    assert found["next"].startswith("milkrun warehouse")
+
+
+def test_a_dead_letter_is_a_failure_until_it_is_gone(pipeline: Pipeline) -> None:
+    sqs, url = pipeline.aws("sqs"), pipeline.outputs.dead_letter_queue_url
+    sqs.send_message(QueueUrl=url, MessageBody="of a test")
+    try:
+        found = eventually(lambda: failed(pipeline, "dead letters"))
+        assert found["next"] == "milkrun redrive --send"
+    finally:
+        for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", ()):
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
+
+@contextmanager
+def frozen(pipeline: Pipeline, name: str) -> Iterator[None]:
+    process = Stack.of(dict(pipeline.environment)).processes.alive(name)
+    if process is None:
+        pytest.skip("the stack was not started from here")
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def test_with_snowflake_frozen_the_rest_is_reported_within_the_budget(pipeline: Pipeline) -> None:
+    with frozen(pipeline, "snowflake"):
+        began = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-m", "tools.milkrun", "status", "--json"],
+            cwd=ROOT,
+            env=dict(pipeline.environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        took = time.monotonic() - began
+    found = {part["part"]: part for part in json.loads(ended.stdout)["parts"]}
+    assert ended.returncode == 2
+    assert found["archive"]["level"] == "OK"
+    assert found["pipes"]["level"] == "FAIL"
+    assert "Snowflake: no answer" in found["pipes"]["cause"]
+    assert took < 20, "5 s for the answers, and what a busy machine needs to import"

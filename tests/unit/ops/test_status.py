@@ -1,0 +1,130 @@
+"""The verdict: the worst part counts, and a source that hangs or fails never holds up the others."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ops import status
+from ops.status import Finding, Source, ask, verdict
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+WELL = Finding("archive", "OK", "reachable")
+BAD = Finding(
+    "dead letters",
+    "FAIL",
+    "3 claim checks ran out of tries",
+    NOW - timedelta(hours=5),
+    "milkrun redrive --send",
+    "dead-letters",
+)
+ODD = Finding("quarantine", "WARN", "1 objects in 24 h")
+
+
+def source(name: str, *findings: Finding) -> Source:
+    return Source(name, (name,), lambda: findings, f"what {name} holds is unknown")
+
+
+def frozen(name: str, *parts: str) -> Source:
+    return Source(
+        name,
+        parts,
+        lambda: threading.Event().wait(60) and [],
+        "what is loaded is unknown",
+        "snowpipe-stopped",
+    )
+
+
+def failing(name: str) -> Source:
+    def look() -> Iterator[Finding]:
+        yield WELL
+        raise ConnectionRefusedError("nobody\nlistens")
+
+    return Source(name, (name,), look, "nothing is known")
+
+
+@pytest.mark.parametrize(
+    ("findings", "worst"), [([], "OK"), ([WELL], "OK"), ([WELL, ODD], "WARN"), ([BAD, ODD, WELL], "FAIL")]
+)
+def test_the_worst_part_is_the_verdict(findings: list[Finding], worst: str) -> None:
+    assert verdict(findings) == worst
+
+
+def test_a_frozen_source_is_named_part_by_part_and_the_others_answer() -> None:
+    began = time.monotonic()
+    found = ask(
+        [source("S3", WELL), frozen("Snowflake", "pipes", "marts"), source("SQS", BAD)], budget_seconds=0.3
+    )
+    assert time.monotonic() - began < 2
+    assert [(each.part, each.level) for each in found] == [
+        ("archive", "OK"), ("pipes", "FAIL"), ("marts", "FAIL"), ("dead letters", "FAIL"),
+    ]  # fmt: skip
+    assert found[1].cause == "Snowflake: no answer within 0.3 s; what is loaded is unknown"
+    assert found[1].section == "snowpipe-stopped"
+
+
+def test_a_source_that_fails_halfway_counts_as_unreachable_in_one_line() -> None:
+    (found,) = ask([failing("S3")])
+    assert (found.part, found.level) == ("S3", "FAIL")
+    assert found.cause == "S3: nobody listens; nothing is known"
+
+
+def test_the_program_ends_although_a_source_hangs() -> None:
+    code = (
+        "import threading, sys\n"
+        "from ops.status import Source, ask\n"
+        "found = ask([Source('Snowflake', ('pipes',), lambda: threading.Event().wait(60), 'x')], 0.2)\n"
+        "print(found[0].level)\n"
+    )
+    root = Path(__file__).parents[3]
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ended.stdout.strip() == "FAIL"
+
+
+@pytest.mark.parametrize(("finding", "code"), [(WELL, 0), (ODD, 1), (BAD, 2)], ids=["well", "odd", "bad"])
+def test_the_exit_code_is_the_verdict(
+    finding: Finding, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.report(lambda: [WELL, finding], "dev", as_json=True, wide=False, watch=False) == code
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["stage"] == "dev"
+    assert printed["verdict"] == finding.level
+    assert printed["parts"][1]["cause"] == finding.cause
+
+
+def test_what_is_wrong_is_shown_with_its_age_the_next_command_and_the_runbooks_section(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status.show([WELL, BAD], "prod", NOW, wide=True)
+    printed = capsys.readouterr().out
+    assert "FAIL prod: 1 of 2 parts need attention" in printed
+    assert "3 claim checks ran out of tries (since 5 h ago)" in printed
+    assert "next: milkrun redrive --send" in printed
+    assert "docs/runbook.md#dead-letters" in printed
+
+
+def test_every_section_that_a_finding_names_is_in_the_runbook() -> None:
+    root = Path(__file__).parents[3]
+    headings = {
+        line[3:].strip()
+        for line in (root / "docs/runbook.md").read_text().splitlines()
+        if line.startswith("## ")
+    }
+    source_text = (root / "ops/status.py").read_text()
+    named = {name for name in headings if f'"{name}"' in source_text}
+    assert {
+        "snowpipe-stopped",
+        "dead-letters",
+        "api-5xx",
+        "set-aside",
+        "iterator-age",
+        "failed-loads",
+    } <= named

@@ -1,0 +1,52 @@
+"""`milkrun status`: the verdict on a stage and, on a laptop, on the processes of its local stack too."""
+
+from collections.abc import Iterator, Mapping
+
+import typer
+
+from ops import status, terminal
+from ops.outputs import NoStackError, Outputs
+from ops.status import Finding, Source
+from tools.stack.processes import Processes
+from tools.stack.settings import Settings
+
+_UNKNOWN = "what runs here is unknown"
+
+
+def processes_source(environment: Mapping[str, str]) -> Source:
+    """Return the local stack's processes: each that was started and has not been ended on purpose."""
+
+    def look() -> Iterator[Finding]:
+        settings = Settings.of(environment)
+        for process in Processes(settings.run_folder, settings.log_folder).recorded():
+            part = f"process {process.name}"
+            if process.is_alive():
+                yield Finding(part, "OK", f"runs, pid {process.pid}")
+            else:
+                yield Finding(part, "FAIL", f"pid {process.pid} has died", None, "milkrun up")
+
+    return Source("the local stack", ("processes",), look, _UNKNOWN)
+
+
+def command(
+    context: typer.Context,
+    *,
+    stage: terminal.Stage = "local",
+    watch: status.Watch = False,
+    wide: status.AsWide = False,
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Say whether a stage is well and, if not, what is wrong and what to do next. Exit 0 OK, 1 WARN, 2 FAIL."""
+    environment: Mapping[str, str] = context.obj
+    local = [processes_source(environment)] if stage == "local" else []
+
+    def look() -> list[Finding]:
+        try:
+            outputs = Outputs.find(stage, environment)
+        except NoStackError as problem:
+            if stage != "local":
+                raise
+            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status.ask(local)]
+        return status.findings_of(outputs, stage, local)
+
+    raise typer.Exit(status.report(look, stage, as_json=as_json, wide=wide, watch=watch))
