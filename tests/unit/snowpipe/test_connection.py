@@ -52,6 +52,8 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
             monkeypatch.setenv(name, server.url)
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.setenv(name, "")
+        # With AWS credentials in its environment the connector would ask AWS who it is, too.
+        monkeypatch.setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
         yield server
         server.shutdown()
 
