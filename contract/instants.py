@@ -12,9 +12,14 @@ MAX_AGE_AT_RECEIPT = timedelta(days=400)
 MAX_CLOCK_AHEAD = timedelta(hours=24)
 
 _DATE_AND_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?"
+_HOUR, _SIXTIETH = "([01][0-9]|2[0-3])", "[0-5][0-9]"
 # RFC 3339, and what ISO 8601 and common formatters write beside it: +0000 (Java, iOS), +00 (PostgreSQL), a space
 # before the time or the offset (Ruby, NSDate), a comma (ISO 8601), no seconds (java.time), a minus sign U+2212.
-PATTERN = _DATE_AND_TIME + "( ?[Zz]| ?[-+\u2212]([01][0-9]|2[0-3])(:?[0-5][0-9])?)"
+# The macro `instant` of snowpipe/dbt has the same pattern.
+PATTERN = (
+    f"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt ]{_HOUR}:{_SIXTIETH}(:{_SIXTIETH}([.,][0-9]+)?)?"
+    f" ?([Zz]|[-+\u2212]{_HOUR}(:?{_SIXTIETH})?)"
+)
 _INSTANT = re.compile(PATTERN)
 
 _REJECTED_FORMS = [
@@ -50,3 +55,26 @@ def _plain(text: str) -> str:
 def rejected_form(text: str) -> str:
     """The name of the form that makes a text no instant, or "" if it has no name."""
     return next((name for form, name in _REJECTED_FORMS if form.fullmatch(text)), "")
+
+
+_HOUR_OF_KEY = re.compile(r"dt=([0-9]{4}-[0-9]{2}-[0-9]{2})/hh=([0-9]{2})/")
+
+
+def received_hour(key: str, modified_at: datetime) -> datetime:
+    """The hour in which an object was received, by its key; a key that does not say so leaves the store's clock."""
+    found = _HOUR_OF_KEY.search(key)
+    try:
+        return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else modified_at
+    except ValueError:
+        return modified_at
+
+
+def fault_at_receipt(created_at: datetime, received_from: datetime, received_until: datetime) -> str:
+    """The code of an event whose clock cannot be right, "" for every other.
+
+    The handler knows the moment of receipt. What reads the archive later knows its hour, and keeps all that may have
+    been accepted in it.
+    """
+    if created_at - received_until > MAX_CLOCK_AHEAD:
+        return "created_at_in_future"
+    return "created_at_too_old" if received_from - created_at > MAX_AGE_AT_RECEIPT else ""

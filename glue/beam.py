@@ -22,8 +22,8 @@ from apache_beam.transforms.window import FixedWindows, IntervalWindow, Timestam
 from glue.archive import Fault, Hours, Store, Stored, hours_between, objects_of, open_store, read_object
 from glue.jobs import report
 from glue.occupancy import SECOND_US, Crossing, State, Times, advance, crossing
+from glue.rows import believed, from_micros, micros
 from glue.rows import crossing as crossing_of
-from glue.rows import from_micros, micros
 
 Pair = tuple[str, str, str]
 TRUCKS_INSIDE = pa.schema(
@@ -61,7 +61,7 @@ def _crossings(stored: Stored, store: Store) -> Iterator[tuple[Pair, Crossing]]:
     if isinstance(read, Fault):
         beam.metrics.Metrics.counter("milkrun", f"unreadable: {read.code}").inc()
         return
-    for event in filter(None, map(crossing_of, read.lines)):
+    for event in filter(None, (believed(crossing_of(line), read.stored) for line in read.lines)):
         pair = (event.device_id, event.fence.tag, event.fence.external_id)
         yield pair, crossing(micros(event.occurred_at), event.kind, event.event_id)
 

@@ -10,8 +10,8 @@ import msgspec
 import pyarrow as pa
 
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
-from contract.instants import instant
-from glue.archive import Lines
+from contract.instants import fault_at_receipt, instant, received_hour
+from glue.archive import HOUR, Lines, Stored
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -125,17 +125,31 @@ def crossing(line: bytes) -> GeofenceEvent | None:
     return None
 
 
+def believed(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
+    """None for an event whose clock cannot have been right when it was received (as in dbt's typed_events)."""
+    hour = received_hour(stored.key, stored.modified_at)
+    return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
+
+
+def _event_id(line: bytes, stored: Stored) -> str | None:
+    event_id, _, _, created_us = _head(line)
+    hour = received_hour(stored.key, stored.modified_at)
+    if created_us is None or fault_at_receipt(from_micros(created_us), hour, hour + HOUR):
+        return None
+    return event_id
+
+
 def fact_rows(read: Lines, conflicts: bool) -> pa.RecordBatch:
     """Rows of FACT: every line where `conflicts` are asked for, else the geofence events only."""
     rows: list[tuple[object, ...]] = []
     modified_us = micros(read.stored.modified_at)
     for number, line in zip(read.numbers or range(1, len(read.lines) + 1), read.lines, strict=True):
-        event = crossing(line)
+        event = believed(crossing(line), read.stored)
         if event is None and not conflicts:
             continue
         place = (content_hash(line), modified_us, read.stored.key, number) if conflicts else _NO_PLACE
         if event is None:
-            rows.append((_head(line)[0], *place, *_NO_CROSSING))
+            rows.append((_event_id(line, read.stored), *place, *_NO_CROSSING))
         else:
             rows.append((event.event_id, *place, *crossing_values(event)))
     columns = zip(*rows, strict=True) if rows else [()] * len(FACT)

@@ -33,8 +33,8 @@ from contract.objects import object_name
 from glue.archive import Fault, Folder, Store, Stored, read_object, set_aside
 from glue.jobs import add_archive, arguments, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, wakes_at
+from glue.rows import believed, from_micros, micros
 from glue.rows import crossing as crossing_of
-from glue.rows import from_micros, micros
 from glue.session import session
 
 PREFIX = "streamed"
@@ -112,7 +112,7 @@ def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
                     raise NotNow(f"{read.code} {key}: {read.message}")
                 set_aside(store, name.hour, [read], "glue.stream")
                 continue
-            events = [event for event in map(crossing_of, read.lines) if event]
+            events = [event for line in read.lines if (event := believed(crossing_of(line), read.stored))]
             rows = [
                 (e.device_id, *e.fence, e.event_id, e.kind, us, min(us, row["modified_us"]))
                 for e, us in ((event, micros(event.occurred_at)) for event in events)

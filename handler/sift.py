@@ -19,7 +19,7 @@ from contract.events import (
     invalid,
     parse_json,
 )
-from contract.instants import MAX_AGE_AT_RECEIPT, MAX_CLOCK_AHEAD
+from contract.instants import fault_at_receipt
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
 from handler.pings import as_event, is_ping
@@ -27,6 +27,10 @@ from handler.splitting import Parts, with_members
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}
+_CLOCK_FAULTS = {
+    "created_at_in_future": "`createdAt` is more than 24 hours ahead of now.",
+    "created_at_too_old": "`createdAt` is more than 400 days ago; check the phone's calendar.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +153,8 @@ def _checked(size: int, value: Any, kinds: Mapping[str, Kind], received_at: date
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
-    ahead = event.created_at - received_at
-    if ahead > MAX_CLOCK_AHEAD:
-        raise invalid("created_at_in_future", "createdAt", "`createdAt` is more than 24 hours ahead of now.")
-    if ahead < -MAX_AGE_AT_RECEIPT:
-        message = f"`createdAt` is more than {MAX_AGE_AT_RECEIPT.days} days ago; check the phone's calendar."
-        raise invalid("created_at_too_old", "createdAt", message)
+    if code := fault_at_receipt(event.created_at, received_at, received_at):
+        raise invalid(code, "createdAt", _CLOCK_FAULTS[code])
     return event
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from contract.events import InvalidEvent, parse_json
+from contract.lines import BYTE_ORDER_MARK
 from snowpipe.archive import Archive
 from snowpipe.pipes import HISTORY_REACH, Pipe
 from snowpipe.times import literal
@@ -65,17 +66,21 @@ def bad_lines(body: bytes) -> Iterator[BadLine]:
     text, cut = inflated(body)
     if not body:
         yield BadLine(0, "the object is empty")
-    for number, line in enumerate(text.split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            parse_json(line)
-        except InvalidEvent as invalid:
-            excerpt = line[:120].decode("utf-8", "replace")
-            said = re.sub(r"at line 1 (column \d+)", r"at \1", invalid.reasons[0].message)
-            yield BadLine(number, said, excerpt)
+    # Snowflake skips a byte order mark where a file begins, and nowhere else (CREATE FILE FORMAT).
+    for number, line in enumerate(text.removeprefix(BYTE_ORDER_MARK).split(b"\n"), 1):
+        if line.strip() and (problem := problem_of(line)):
+            yield BadLine(number, problem, line[:120].decode("utf-8", "replace"))
     if cut:
         yield BadLine(0, cut)
+
+
+def problem_of(line: bytes) -> str:
+    """Why a line is not strict JSON, "" if it is."""
+    try:
+        parse_json(line)
+    except InvalidEvent as invalid:
+        return re.sub(r"at line 1 (column \d+)", r"at \1", invalid.reasons[0].message)
+    return ""
 
 
 def inflated(body: bytes) -> tuple[bytes, str]:

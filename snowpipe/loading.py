@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import batched
 
+from contract.lines import lines_in
 from snowpipe.archive import Archive, Object
 from snowpipe.history import bad_lines, history, inflated
 from snowpipe.pipes import HISTORY_REACH, MESSAGE_DELAY, REFRESH_REACH, Pipe, status
@@ -128,7 +129,7 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
     if bad := next(bad_lines(body), None):
         where = f"line {bad.line}: " if bad.line else ""
         raise Refusal(f"{key}: {where}{bad.problem}; repair it under a new key; its rows were left alone", 1)
-    lines = sum(1 for line in inflated(body)[0].split(b"\n") if line.strip())
+    lines = sum(1 for _ in lines_in(inflated(body)[0]))
     (before,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
     result = copy_files(warehouse, pipe, f"{copy}\nFORCE = TRUE", [key])[0]
     if result["rows"] != lines:

@@ -3,11 +3,14 @@
 Each object is loaded in one transaction together with its entry in `loads`, so that loading again adds
 nothing and breaking off leaves no object half loaded. An object with a line that is not strict JSON is left
 out whole, as Snowpipe's SKIP_FILE does.
+
+What the queries in snowpipe/sql need of an event is read here, by the contract, and stands in columns: SQLite's own
+functions read a number out of "1,5" and end a text at its first NUL.
 """
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,8 +18,10 @@ from pathlib import Path
 from typing import Protocol
 
 from contract.events import InvalidEvent, check, parse_json
+from contract.instants import fault_at_receipt, received_hour
+from contract.lines import lines_in
 from snowpipe.archive import Archive, Object
-from snowpipe.history import bad_lines, inflated
+from snowpipe.history import inflated, problem_of
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row
 
@@ -35,6 +40,22 @@ CREATE TABLE IF NOT EXISTS events (
     PRIMARY KEY (file_name, file_row_number)
 );
 """
+# Added to the table, so that a file from before has them too. `invalid_code`: why the row is no event.
+_COLUMNS = {
+    "invalid_code": "TEXT",
+    "event_id": "TEXT",
+    "event_type": "TEXT",
+    "device_id": "TEXT",
+    "geofence_tag": "TEXT",
+    "geofence_external_id": "TEXT",
+    "duration_minutes": "REAL",
+    "confidence": "INTEGER",
+    "litres": "REAL",
+    "is_replayed": "INTEGER NOT NULL DEFAULT 0",
+}
+_MAX_LITRES = 1_000_000
+_NUMBER = re.compile(r"[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?")
+_TRUE = ("true", "t", "yes", "y", "on", "1")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OURS = re.compile(r"(?:^|/)((?:events/)?dt=\d{4}-\d\d-\d\d/hh=\d\d/[^/]+)$")
 _NOT_EVENTS = ("rejected/", "set-aside/", "aws/")
@@ -98,6 +119,7 @@ def load(path: Path, source: Source) -> Iterator[Row]:
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             database.executescript(_SCHEMA)
+            _add_columns(database)
             loaded = {key for (key,) in database.execute("SELECT object_key FROM loads")}
             for found in source.objects():
                 if found.key not in loaded:
@@ -106,25 +128,44 @@ def load(path: Path, source: Source) -> Iterator[Row]:
         raise Refusal(f"{path}: {error}") from None
 
 
+def _add_columns(database: sqlite3.Connection) -> None:
+    """A file that an older loader made has only the payload: read it again."""
+    if "invalid_code" in {name for _, name, *_ in database.execute("PRAGMA table_info(events)")}:
+        return
+    database.execute("BEGIN IMMEDIATE")
+    for name, kind in _COLUMNS.items():
+        database.execute(f"ALTER TABLE events ADD COLUMN {name} {kind}")
+    places = ", ".join(f"{name} = ?" for name in ("occurred_us", *_COLUMNS))
+    rows = database.execute("SELECT rowid, payload, file_name, file_modified_at FROM events").fetchall()
+    database.executemany(
+        f"UPDATE events SET {places} WHERE rowid = ?",  # noqa: S608 - names of ours
+        (
+            (*_read(payload.encode(), received_hour(key, datetime.fromisoformat(at))), rowid)
+            for rowid, payload, key, at in rows
+        ),
+    )
+    database.execute("COMMIT")
+
+
 def _load_one(database: sqlite3.Connection, found: Object, body: bytes | None) -> Row:
     if body is None:
         return {"key": found.key, "result": "gone", "lines": 0}
-    if bad := next(bad_lines(body), None):
-        where = f"line {bad.line}: " if bad.line else ""
-        return {"key": found.key, "result": f"left out: {where}{bad.problem}", "lines": 0}
-    modified_at = found.modified_at.astimezone(UTC).isoformat(timespec="seconds")
-    rows = [
-        (line.decode(), _occurred_us(line), found.key, number, modified_at)
-        for number, line in enumerate(inflated(body)[0].split(b"\n"), 1)
-        if line.strip()
-    ]
+    text, cut = inflated(body)
+    lines = list(lines_in(text))
+    if problem := _problem(body, lines, cut):
+        return {"key": found.key, "result": f"left out: {problem}", "lines": 0}
+    modified_at = found.modified_at.astimezone(UTC)
+    hour, written = received_hour(found.key, modified_at), modified_at.isoformat(timespec="seconds")
+    rows = [(line.decode(), found.key, number, written, *_read(line, hour)) for number, line in lines]
+    names = ("payload", "file_name", "file_row_number", "file_modified_at", "occurred_us", *_COLUMNS)
+    into = f"INSERT INTO events ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
     now = datetime.now(UTC).isoformat(timespec="seconds")
     database.execute("BEGIN IMMEDIATE")
     try:
         # Another loader on the same file may have been quicker.
         added = database.execute("INSERT OR IGNORE INTO loads VALUES (?, ?, ?)", (found.key, len(rows), now))
         if added.rowcount:
-            database.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
+            database.executemany(into, rows)
     except BaseException:
         database.execute("ROLLBACK")
         raise
@@ -132,9 +173,41 @@ def _load_one(database: sqlite3.Connection, found: Object, body: bytes | None) -
     return {"key": found.key, "result": "loaded", "lines": len(rows)}
 
 
-def _occurred_us(line: bytes) -> int | None:
+def _problem(body: bytes, lines: Sequence[tuple[int, bytes]], cut: str) -> str:
+    if not body:
+        return "the object is empty"
+    for number, line in lines:
+        if problem := problem_of(line):
+            return f"line {number}: {problem}"
+    return cut
+
+
+def _read(line: bytes, hour: datetime) -> tuple[str | float | None, ...]:
+    """`occurred_us` and then _COLUMNS. What is no event has a code and nothing else."""
+    value = parse_json(line)
     try:
-        created_at = check(parse_json(line)).created_at
-    except InvalidEvent:
+        event = check(value)
+    except InvalidEvent as invalid:
+        return (None, invalid.reasons[0].code, *[None] * (len(_COLUMNS) - 2), 0)
+    return (
+        (event.created_at - _EPOCH) // timedelta(microseconds=1),
+        fault_at_receipt(event.created_at, hour, hour + timedelta(hours=1)) or None,
+        event.id,
+        event.type,
+        event.device_id,
+        event.fence and event.fence.tag,
+        event.fence and event.fence.external_id,
+        event.duration_minutes,
+        event.confidence,
+        _litres(value.get("metadata")),
+        str(value.get("replayed")).lower() in _TRUE,
+    )
+
+
+def _litres(metadata: object) -> float | None:
+    said = metadata.get("litres") if isinstance(metadata, dict) else None
+    is_number = isinstance(said, int | float) and not isinstance(said, bool)
+    if not is_number and not (isinstance(said, str) and _NUMBER.fullmatch(said)):
         return None
-    return (created_at - _EPOCH) // timedelta(microseconds=1)
+    litres = float(said)  # type: ignore[arg-type]
+    return litres if 0 <= litres <= _MAX_LITRES else None

@@ -1,23 +1,8 @@
 -- daily_farm_collections.sql for the table that `python -m snowpipe load --to sqlite:///…` fills. The same numbers;
--- occurred_us is createdAt in microseconds since 1970, which the loader has worked out.
+-- The loader has read what the columns hold from the payload, and says in invalid_code which rows are no events.
 WITH deliveries AS (
-    SELECT
-        payload ->> '$._id' AS event_id,
-        payload ->> '$.type' AS event_type,
-        occurred_us,
-        COALESCE(payload ->> '$.user.deviceId', payload ->> '$.deviceId') AS device_id,
-        payload ->> '$.geofence.tag' AS geofence_tag,
-        payload ->> '$.geofence.externalId' AS geofence_external_id,
-        payload ->> '$.duration' AS duration_minutes,
-        payload ->> '$.confidence' AS confidence,
-        CASE
-            WHEN CAST(payload ->> '$.metadata.litres' AS REAL) BETWEEN 0 AND 1000000
-                THEN CAST(payload ->> '$.metadata.litres' AS REAL)
-        END AS litres,
-        file_modified_at,
-        file_name,
-        file_row_number
-    FROM events
+    SELECT * FROM events
+    WHERE invalid_code IS NULL
 ),
 
 contents AS (

@@ -1,17 +1,81 @@
 -- What each device sent, by the UTC day of its own clock, straight from RAW.EVENTS: MARTS.FLEET_DAILY's counts
 -- without dbt (kilometres and visits are only there). One row per day and device.
-WITH deliveries AS (
+-- What is no event (STAGING.INVALID_ROWS) is left out: no id, no time, or a time that no clock can have had.
+WITH said AS (
     SELECT
-        payload:_id::VARCHAR AS event_id,
+        IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,
         payload:type::VARCHAR AS event_type,
-        CONVERT_TIMEZONE(
-            'UTC',
-            TRY_CAST(REGEXP_REPLACE(UPPER(payload:createdAt::VARCHAR), '([.][0-9]{6})[0-9]+', '\\1') AS TIMESTAMP_TZ)
-        )::TIMESTAMP_NTZ AS occurred_at,
+        payload:createdAt::VARCHAR AS created_at,
         COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
-        TRY_CAST(payload:replayed::VARCHAR AS BOOLEAN) AS is_replayed,
-        IFF(TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT) BETWEEN 0 AND 1000000, TRY_CAST(payload:metadata.litres::VARCHAR AS FLOAT), NULL) AS litres
+        payload:geofence.tag::VARCHAR AS geofence_tag,
+        payload:geofence.externalId::VARCHAR AS geofence_external_id,
+        payload:replayed::VARCHAR AS replayed,
+        payload:metadata.litres::VARCHAR AS litres_said,
+        file_modified_at,
+        file_name,
+        file_row_number
     FROM RAW.EVENTS
+),
+
+typed AS (
+    SELECT
+        event_id,
+        event_type,
+        IFF(
+            REGEXP_LIKE(
+                created_at,
+                '^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?'
+                || ' ?([Zz]|[-+−]([01][0-9]|2[0-3])(:?[0-5][0-9])?)$'
+            ),
+            CONVERT_TIMEZONE(
+                'UTC',
+                TRY_CAST(
+                    SUBSTR(created_at, 1, 10) || 'T' || REGEXP_REPLACE(REGEXP_REPLACE(REGEXP_REPLACE(REGEXP_REPLACE(
+                        REPLACE(SUBSTR(REPLACE(REPLACE(UPPER(created_at), ',', '.'), '−', '-'), 12), ' ', ''),
+                        '^([0-9]{2}:[0-9]{2})([-+Z])', '\\1:00\\2'
+                    ), '([.][0-9]{6})[0-9]+', '\\1'),
+                    '([-+][0-9]{2})([0-9]{2})$', '\\1:\\2'), '([-+][0-9]{2})$', '\\1:00') AS TIMESTAMP_TZ
+                )
+            )::TIMESTAMP_NTZ,
+            NULL
+        ) AS occurred_at,
+        COALESCE(
+            TRY_CAST(
+                REGEXP_REPLACE(
+                    REGEXP_SUBSTR(file_name, 'dt=[0-9]{4}-[0-9]{2}-[0-9]{2}/hh=[0-9]{2}/'),
+                    'dt=(.{10})/hh=(.{2})/', '\\1 \\2:00:00'
+                ) AS TIMESTAMP_NTZ
+            ),
+            file_modified_at
+        ) AS received_hour,
+        device_id,
+        geofence_tag,
+        geofence_external_id,
+        COALESCE(LOWER(replayed) IN ('true', 't', 'yes', 'y', 'on', '1'), FALSE) AS is_replayed,
+        IFF(
+            REGEXP_LIKE(litres_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
+            AND TRY_CAST(litres_said AS FLOAT) BETWEEN 0 AND 1000000,
+            TRY_CAST(litres_said AS FLOAT), NULL
+        ) AS litres,
+        file_modified_at,
+        file_name,
+        file_row_number
+    FROM said
+),
+
+deliveries AS (
+    SELECT * FROM typed
+    WHERE
+        LENGTH(event_id) BETWEEN 1 AND 128
+        AND LENGTH(event_type) > 0
+        AND (
+            event_type NOT IN (
+                'user.entered_geofence', 'user.dwelled_in_geofence', 'user.exited_geofence',
+                'user_entered_geofence', 'user_dwelled_in_geofence', 'user_exited_geofence'
+            )
+            OR (LENGTH(device_id) > 0 AND LENGTH(geofence_tag) > 0 AND LENGTH(geofence_external_id) > 0)
+        )
+        AND occurred_at BETWEEN DATEADD('day', -400, received_hour) AND DATEADD('hour', 25, received_hour)
     QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) = 1
 )
 

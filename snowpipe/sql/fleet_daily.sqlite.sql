@@ -1,32 +1,21 @@
 -- fleet_daily.sql for the table that `python -m snowpipe load --to sqlite:///…` fills.
 WITH deliveries AS (
     SELECT
-        payload,
-        payload ->> '$.type' AS event_type,
-        occurred_us,
-        COALESCE(payload ->> '$.user.deviceId', payload ->> '$.deviceId') AS device_id,
-        ROW_NUMBER() OVER (
-            PARTITION BY payload ->> '$._id' ORDER BY file_modified_at, file_name, file_row_number
-        ) AS delivery
+        *,
+        ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) AS delivery
     FROM events
+    WHERE invalid_code IS NULL
 )
 
 SELECT
     DATE(occurred_us / 1000000, 'unixepoch') AS event_date,
     device_id,
     COUNT(*) AS events,
-    COUNT(CASE WHEN LOWER(payload ->> '$.replayed') IN ('1', 'true', 't', 'yes', 'y', 'on') THEN 1 END) AS replayed_events,
+    SUM(is_replayed) AS replayed_events,
     STRFTIME('%Y-%m-%d %H:%M:%f', MIN(occurred_us) / 1000000.0, 'unixepoch') AS first_event_at,
     STRFTIME('%Y-%m-%d %H:%M:%f', MAX(occurred_us) / 1000000.0, 'unixepoch') AS last_event_at,
     SUM(event_type = 'pickup.completed') AS pickups,
-    COALESCE(
-        SUM(
-            CASE
-                WHEN event_type = 'pickup.completed' AND CAST(payload ->> '$.metadata.litres' AS REAL) BETWEEN 0 AND 1000000
-                    THEN CAST(payload ->> '$.metadata.litres' AS REAL)
-            END
-        ), 0
-    ) AS litres
+    COALESCE(SUM(CASE WHEN event_type = 'pickup.completed' THEN litres END), 0) AS litres
 FROM deliveries
 WHERE delivery = 1 AND device_id IS NOT NULL
 GROUP BY event_date, device_id

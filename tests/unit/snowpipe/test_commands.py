@@ -320,6 +320,49 @@ def test_a_folder_is_loaded_whole_objects_only_and_rejects_stay_out(tmp_path: Pa
     assert rows == [("events/dt=2026-11-16/hh=08/one.2.ndjson.gz", -500_000)] * 2
 
 
+def test_marks_blank_lines_and_form_feeds_are_no_part_of_a_lines_event(tmp_path: Path) -> None:
+    line = b'{"_id":"%d","type":"x","createdAt":"2026-11-16T08:00:00Z","deviceId":"d"}'
+    mark = b"\xef\xbb\xbf"
+    body = mark + line % 1 + b"\r\n \r\n\x0c\n" + mark + line % 2 + b"\n\x0c" + line % 3 + b"\v\n"
+    (tmp_path / "made.ndjson").write_bytes(body)
+    (tmp_path / "made-too.ndjson.gz").write_bytes(
+        gzip.compress(line % 4) + gzip.compress(b"\n" + mark + line % 5)
+    )
+    said = command({}, "load", "--to", f"sqlite:///{tmp_path}/events.db", "--from", str(tmp_path), "--json")
+    assert said.rows == [{"objects": 2, "lines": 5, "left_out": []}]
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        found = database.execute(
+            "SELECT event_id, file_row_number, payload FROM events ORDER BY 1"
+        ).fetchall()
+    assert [(id_, number) for id_, number, _ in found] == [("1", 1), ("2", 4), ("3", 5), ("4", 1), ("5", 2)]
+    assert [payload.encode() for *_, payload in found] == [line % n for n in range(1, 6)]
+
+
+def test_a_file_of_an_older_loader_gets_the_columns_that_the_queries_read(tmp_path: Path) -> None:
+    event = (
+        '{"_id":"a\\u0000b","type":"pickup.completed","createdAt":"2026-11-16 08:00:00+0000","deviceId":"d"}'
+    )
+    key = "events/dt=2026-11-16/hh=08/one.1.ndjson.gz"
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.execute("CREATE TABLE loads (object_key TEXT PRIMARY KEY, lines INTEGER, loaded_at TEXT)")
+        database.execute(
+            "CREATE TABLE events (payload TEXT, occurred_us INTEGER, file_name TEXT, file_row_number INTEGER, "
+            "file_modified_at TEXT, PRIMARY KEY (file_name, file_row_number))"
+        )
+        for number, payload in enumerate([event, "[]"], 1):
+            row = (payload, None, key, number, "2026-11-16T08:00:01+00:00")
+            database.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
+    (tmp_path / "empty").mkdir()
+    to = f"sqlite:///{tmp_path}/events.db"
+    for _ in range(2):
+        command({}, "load", "--to", to, "--from", str(tmp_path / "empty"))
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        rows = database.execute(
+            "SELECT event_id, occurred_us, invalid_code FROM events ORDER BY rowid"
+        ).fetchall()
+    assert rows == [("a\0b", 1794816000_000000, None), (None, None, "not_an_object")]
+
+
 @pytest.mark.parametrize("to", ["events.db", "sqlite://", "postgresql:///x"])
 def test_only_a_sqlite_file_can_be_loaded_into(tmp_path: Path, to: str) -> None:
     said = command({}, "load", "--to", to, "--from", str(tmp_path))

@@ -13,9 +13,9 @@ WITH events AS (
         metadata,
         is_replayed,
         IFF(
-            latitude BETWEEN -90 AND 90
-            AND longitude BETWEEN -180 AND 180
-            AND COALESCE(location_accuracy_metres, 0) <= {{ var('max_accuracy_metres') }},
+            latitude IS NOT NULL
+            AND longitude IS NOT NULL
+            AND COALESCE(location_accuracy_metres, 0) BETWEEN 0 AND {{ var('max_accuracy_metres') }},
             TRUE, FALSE
         ) AS is_located
     FROM {{ ref('stg_events') }}

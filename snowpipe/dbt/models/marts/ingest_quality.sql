@@ -25,10 +25,11 @@ conflicts AS (
 deliveries AS (
 
     SELECT
-        DATE_TRUNC('hour', file_modified_at) AS received_hour,
+        DATE_TRUNC('hour', received_at) AS received_hour,
         COUNT(*) AS deliveries
-    FROM {{ source('raw', 'events') }}
-    GROUP BY DATE_TRUNC('hour', file_modified_at)
+    FROM {{ ref('typed_events') }}
+    WHERE invalid_code IS NULL
+    GROUP BY DATE_TRUNC('hour', received_at)
 
 ),
 
@@ -82,11 +83,31 @@ rejected_hours AS (
 
 ),
 
+invalid_hours AS (
+
+    SELECT
+        DATE_TRUNC('hour', received_at) AS received_hour,
+        'invalid' AS outcome,
+        code,
+        '' AS app_version,
+        COUNT(*) AS events,
+        COUNT(*) AS deliveries,
+        0 AS conflicts,
+        NULL::FLOAT AS lateness_seconds_median,
+        NULL::FLOAT AS lateness_seconds_p95,
+        NULL::FLOAT AS lateness_seconds_max
+    FROM {{ ref('invalid_rows') }}
+    GROUP BY DATE_TRUNC('hour', received_at), code
+
+),
+
 hours AS (
 
     SELECT * FROM accepted_hours
     UNION ALL
     SELECT * FROM rejected_hours
+    UNION ALL
+    SELECT * FROM invalid_hours
 
 )
 

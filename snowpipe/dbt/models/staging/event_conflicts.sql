@@ -1,21 +1,16 @@
 {{ config(materialized='view') }}
 
-WITH source AS (
-
-    SELECT * FROM {{ source('raw', 'events') }}
-
-),
-
-deliveries AS (
+WITH deliveries AS (
 
     SELECT
-        source.payload:_id::VARCHAR AS event_id,
-        {{ content_hash('source.payload') }} AS content_hash,
-        source.payload,
-        source.file_modified_at AS received_at,
-        source.file_name,
-        source.file_row_number
-    FROM source
+        event_id,
+        content_hash,
+        payload,
+        received_at,
+        file_name,
+        file_row_number
+    FROM {{ ref('typed_events') }}
+    WHERE invalid_code IS NULL
 
 ),
 

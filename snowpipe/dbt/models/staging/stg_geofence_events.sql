@@ -1,29 +1,25 @@
 {{ config(materialized='incremental', unique_key='geofence_event_key', incremental_strategy='merge') }}
 
-WITH source AS (
+WITH typed AS (
 
-    SELECT * FROM {{ source('raw', 'events') }}
+    SELECT
+        device_id,
+        geofence_tag,
+        geofence_external_id,
+        event_id,
+        event_type,
+        kind,
+        occurred_at,
+        duration_minutes,
+        confidence,
+        scanned_at AS loaded_at
+    FROM {{ ref('typed_events') }}
     WHERE
-        {{ crossing_kind('payload:type::VARCHAR') }} IS NOT NULL
+        kind IS NOT NULL
+        AND invalid_code IS NULL
         {% if is_incremental() %}
             AND {{ newly_loaded('scanned_at', this, 'loaded_at') }}
         {% endif %}
-
-),
-
-typed AS (
-
-    SELECT
-        COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
-        payload:geofence.tag::VARCHAR AS geofence_tag,
-        payload:geofence.externalId::VARCHAR AS geofence_external_id,
-        payload:_id::VARCHAR AS event_id,
-        payload:type::VARCHAR AS event_type,
-        {{ instant('payload:createdAt::VARCHAR') }} AS occurred_at,
-        TRY_CAST(payload:duration::VARCHAR AS FLOAT) AS duration_minutes,
-        TRY_CAST(payload:confidence::VARCHAR AS INTEGER) AS confidence,
-        scanned_at AS loaded_at
-    FROM source
 
 ),
 
@@ -32,7 +28,6 @@ keyed AS (
     SELECT
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id', 'event_id']) }} AS geofence_event_key,
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }} AS device_fence_key,
-        {{ crossing_kind('event_type') }} AS kind,
         *
     FROM typed
 

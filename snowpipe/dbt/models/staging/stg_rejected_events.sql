@@ -3,6 +3,7 @@
 WITH source AS (
 
     SELECT * FROM {{ source('raw', 'rejected') }}
+    WHERE payload:reasons[0].code::VARCHAR IS NOT NULL
 
 ),
 

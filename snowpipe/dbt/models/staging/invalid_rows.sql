@@ -1,0 +1,58 @@
+{{ config(materialized='view') }}
+
+WITH events AS (
+
+    SELECT
+        'events' AS source_table,
+        invalid_code AS code,
+        file_name,
+        file_row_number,
+        received_at,
+        payload,
+        scanned_at
+    FROM {{ ref('typed_events') }}
+    WHERE invalid_code IS NOT NULL
+
+),
+
+rejects AS (
+
+    SELECT
+        'rejected' AS source_table,
+        'not_a_reject' AS code,
+        file_name,
+        file_row_number,
+        file_modified_at AS received_at,
+        payload,
+        scanned_at
+    FROM {{ source('raw', 'rejected') }}
+    WHERE payload:reasons[0].code::VARCHAR IS NULL
+
+),
+
+loaded AS (
+
+    SELECT * FROM events
+    UNION ALL
+    SELECT * FROM rejects
+
+),
+
+-- A pipe that is made again loads a file again: the line is the same row.
+first_scan AS (
+
+    SELECT * FROM loaded
+    QUALIFY ROW_NUMBER() OVER (PARTITION BY source_table, file_name, file_row_number ORDER BY scanned_at) = 1
+
+)
+
+SELECT
+    {{ key_of(['file_name', 'file_row_number::VARCHAR']) }} AS invalid_row_key,
+    source_table,
+    code,
+    file_name,
+    file_row_number,
+    received_at,
+    payload,
+    scanned_at
+FROM first_scan
