@@ -5,6 +5,7 @@ python -m glue.publish --archive s3://BUCKET
 
 import argparse
 import io
+import re
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -22,6 +23,17 @@ IMPORTED = (
     "contract/objects.py",
     "consumer/__init__.py",
 )
+# What the jobs need beyond Glue's own packages, with whatever these need.
+MODULES = (
+    "annotated-types",
+    "duckdb",
+    "jiter",
+    "msgspec",
+    "pydantic",
+    "pydantic-core",
+    "typing-extensions",
+    "typing-inspection",
+)
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -35,11 +47,22 @@ def package() -> bytes:
     return body.getvalue()
 
 
+def requirements() -> bytes:
+    """Return what Glue gives to `pip install -r`: pinned wheels by their hashes, and never a source to be built.
+
+    (AWS Glue User Guide: "Using Python libraries with AWS Glue".)
+    """
+    pinned = re.split(r"\n(?=\S)", (ROOT / "glue" / "requirements.txt").read_text().strip())
+    by_name = {block.partition("==")[0]: block for block in pinned}
+    return "\n".join(["--only-binary :all:", *(by_name[name] for name in MODULES), ""]).encode()
+
+
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m glue.publish", description=__doc__)
     parser.add_argument("--archive", required=True, help="s3://BUCKET")
     store = open_store(parser.parse_args(argv).archive)
     store.write("glue/milkrun.zip", package())
+    store.write("glue/requirements.txt", requirements())
     for job in JOBS:
         store.write(f"glue/{job}.py", (ROOT / "glue" / f"{job}.py").read_bytes())
     report("jobs_published", jobs=JOBS)

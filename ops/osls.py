@@ -54,9 +54,15 @@ def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def concealed(arguments: list[str]) -> list[str]:
+    """Add --conceal where osls would print the API key at the end; a log may be read by many."""
+    prints_key = arguments[:1] in (["deploy"], ["info"]) and (len(arguments) < 2 or arguments[1][0] == "-")
+    return [arguments[0], "--conceal", *arguments[1:]] if prints_key else arguments
+
+
 def main(arguments: list[str]) -> int:
     with alone():
-        return subprocess.run([OSLS, *arguments], cwd=ROOT, check=False).returncode
+        return subprocess.run([OSLS, *concealed(arguments)], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,8 +36,8 @@ def install_dependencies(build: str, folder: Path) -> None:
     uv = Path(sys.executable).parent / "uv"
     command = [
         str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", "3.13",
-        "--python", sys.executable, "--only-binary", ":all:", "--no-binary", "aws-kinesis-agg",
-        "--require-hashes", "-r", "requirements-lambda.txt",
+        "--python", sys.executable, "--only-binary", ":all:", "--require-hashes",
+        "-r", "requirements-lambda.txt",
     ]  # fmt: skip
     if PLATFORMS[build]:
         command += ["--python-platform", PLATFORMS[build]]
@@ -90,27 +91,33 @@ def fingerprint(*inputs: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def package(build: str) -> dict[str, Path]:
+def package(build: str, *, may_build: bool = True) -> dict[str, Path]:
     """Bring every zip of `build` up to date; returns function -> zip. Unchanged input is not built again.
 
-    Two at once (a demo's stack and a test's) take turns.
+    Two at once (a demo's stack and a test's) take turns. With `may_build` off, SystemExit names a zip that is
+    missing or was made from other sources: a deployment takes the zips that were tested, or none.
     """
     target = ROOT / "dist" / build
     target.mkdir(parents=True, exist_ok=True)
     with (target / "lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        return _package(build, target)
+        return _package(build, target, may_build)
 
 
-def _package(build: str, target: Path) -> dict[str, Path]:
-    recipe = (ROOT / "requirements-lambda.txt", Path(__file__).resolve())
-    dependencies = target / f"deps-{fingerprint(*recipe)}"
-    if not dependencies.exists():
+def _dependencies(build: str, target: Path, recipe: Iterable[Path]) -> Path:
+    """The folder of what the zips of `build` depend on, installed once."""
+    folder = target / f"deps-{fingerprint(*recipe)}"
+    if not folder.exists():
         for old in target.glob("deps-*"):
             shutil.rmtree(old, ignore_errors=True)
         partial = target / f"partial-{os.getpid()}"
         install_dependencies(build, partial)
-        partial.replace(dependencies)
+        partial.replace(folder)
+    return folder
+
+
+def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
+    recipe = (ROOT / "requirements-lambda.txt", Path(__file__).resolve())
     zips = {}
     for name in CONTENTS:
         zips[name] = target / f"{name}.zip"
@@ -119,6 +126,9 @@ def _package(build: str, target: Path) -> dict[str, Path]:
         wanted = fingerprint(*recipe, *(ROOT / p for p in own))
         if zips[name].exists() and stamp.exists() and stamp.read_text() == wanted:
             continue
+        if not may_build:
+            raise SystemExit(f"{zips[name]} is not the zip of these sources: take the one that was tested")
+        dependencies = _dependencies(build, target, recipe)
         staged = target / f"staged-{name}-{os.getpid()}"
         for path in own:
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +144,9 @@ def _package(build: str, target: Path) -> dict[str, Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ops.package", description=__doc__)
     parser.add_argument("build", choices=sorted(PLATFORMS))
-    for name, path in package(parser.parse_args().build).items():
+    parser.add_argument("--no-build", action="store_true", help="fail unless every zip is up to date")
+    arguments = parser.parse_args()
+    for name, path in package(arguments.build, may_build=not arguments.no_build).items():
         sys.stdout.write(f"{name}: {path.relative_to(ROOT)}, {path.stat().st_size / 1e6:.1f} MB\n")
 
 

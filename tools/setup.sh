@@ -137,7 +137,7 @@ make_node() {
   wanted=$(hash_of package.json package-lock.json)
   if is_made node_modules/.bin/osls $stamp "$wanted"; then return; fi
   need_node
-  step "node_modules" npm ci --silent
+  step "node_modules" npm ci --silent --ignore-scripts
   echo "$wanted" >$stamp
 }
 

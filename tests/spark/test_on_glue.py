@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,10 +77,3 @@ def test_the_published_script_compacts_with_spark_beside_glue_s_arguments(
     manifest = manifest_of(Folder(tmp_path / "archive"), HOUR)
     assert manifest is not None
     assert manifest["engine"] == "spark"
-
-
-def test_glue_installs_the_versions_that_are_tested_here() -> None:
-    asked = set(re.findall(r"--additional-python-modules: (\S+)", (ROOT / "serverless/glue.yml").read_text()))
-    pinned = set(re.findall(r"^([\w-]+==[\w.]+)", (ROOT / "glue/requirements.txt").read_text(), re.MULTILINE))
-    for modules in asked:
-        assert set(modules.split(",")) <= pinned

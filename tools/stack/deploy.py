@@ -53,7 +53,7 @@ def deploy_functions(settings: Settings, processes: Processes) -> None:
             "SLS_AWS_MONITORING_FREQUENCY": "500",  # ms between looks: LocalStack does not mind
             "FORCE_COLOR": "0",
         }
-        command: list[str | Path] = [OSLS, "deploy", "--stage", STAGE, "--region", REGION]
+        command: list[str | Path] = [OSLS, "deploy", "--conceal", "--stage", STAGE, "--region", REGION]
         _run("deploy", command, environment, processes)
 
 

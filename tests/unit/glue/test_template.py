@@ -1,12 +1,13 @@
 """What the Glue jobs may touch: read events, write only their own; and only `forget` may delete what was archived."""
 
 import re
+from importlib import metadata
 from typing import Any
 
 import pytest
 import yaml
 
-from glue.publish import JOBS, ROOT
+from glue.publish import JOBS, MODULES, ROOT, requirements
 
 
 class Cfn(yaml.SafeLoader):
@@ -76,8 +77,37 @@ def test_each_job_runs_a_script_that_is_published_once_at_a_time(job: str) -> No
 
 @pytest.mark.parametrize("job", JOBS)
 def test_each_argument_of_ours_is_one_that_the_job_knows(job: str) -> None:
-    of_glue = {"--extra-py-files", "--additional-python-modules", "--TempDir", "--job-bookmark-option"}
+    of_glue = {
+        "--extra-py-files",
+        "--additional-python-modules",
+        "--python-modules-installer-option",
+        "--TempDir",
+        "--job-bookmark-option",
+    }
     given = set(RESOURCES[f"{job.capitalize()}Job"]["Properties"]["DefaultArguments"]) - of_glue
     ours = {name for name in given if not name.startswith("--enable-")}
     source = (ROOT / f"glue/{job}.py").read_text() + (ROOT / "glue/jobs.py").read_text()
     assert ours <= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_each_job_installs_the_published_requirements(job: str) -> None:
+    arguments = RESOURCES[f"{job.capitalize()}Job"]["Properties"]["DefaultArguments"]
+    assert arguments["--additional-python-modules"] == "s3://${ArchiveBucket}/glue/requirements.txt"
+    assert arguments["--python-modules-installer-option"] == "-r"
+
+
+def test_glue_installs_hashed_wheels_of_the_versions_that_are_tested_here() -> None:
+    """A hash for every requirement, those of requirements too: pip then takes nothing else, and builds nothing."""
+    asked = requirements().decode()
+    assert asked.startswith("--only-binary :all:\n")
+    blocks = re.findall(r"^([\w-]+)==\S+((?:.*\n(?=    ))*.*)", asked, re.MULTILINE)
+    assert [name for name, _ in blocks] == list(MODULES)
+    assert all("--hash=sha256:" in hashes for _, hashes in blocks)
+    needs = {re.split(r"[^\w.-]", need)[0] for name in MODULES for need in required_by(name)}
+    assert needs <= set(MODULES)
+
+
+def required_by(name: str) -> list[str]:
+    """Unconditional requirements of an installed distribution."""
+    return [need for need in metadata.requires(name) or () if ";" not in need]

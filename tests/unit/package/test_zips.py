@@ -177,6 +177,26 @@ def test_unchanged_input_is_not_built_again(local):
     assert {n: p.stat().st_mtime_ns for n, p in package.package("local").items()} == before
 
 
+def test_a_deployment_of_tested_zips_builds_none(local):
+    before = {name: path.read_bytes() for name, path in local.items()}
+    assert package.package("local", may_build=False).keys() == before.keys()
+    stamp = local["handler"].with_suffix(".hash")
+    known = stamp.read_text()
+    stamp.write_text("of other sources")
+    try:
+        with pytest.raises(SystemExit, match="not the zip of these sources"):
+            package.package("local", may_build=False)
+    finally:
+        stamp.write_text(known)
+    assert {name: path.read_bytes() for name, path in local.items()} == before
+
+
+def test_nothing_in_a_zip_is_built_from_source():
+    source = Path(package.__file__).read_text()
+    assert '"--only-binary", ":all:"' in source
+    assert "--no-binary" not in source
+
+
 def test_each_function_of_serverless_yml_has_its_zip():
     text = (package.ROOT / "serverless.yml").read_text()
     for name in package.CONTENTS:
@@ -202,7 +222,7 @@ def test_two_builds_at_once_take_turns(tmp_path, monkeypatch):
 
     monkeypatch.setattr(package, "ROOT", tmp_path)
     monkeypatch.setattr(package, "__file__", str(tmp_path / "requirements-lambda.txt"))
-    monkeypatch.setattr(package, "CONTENTS", {})
+    monkeypatch.setattr(package, "CONTENTS", {"one": ("requirements-lambda.txt",)})
     monkeypatch.setattr(package, "install_dependencies", install)
     with ThreadPoolExecutor(2) as both:
         list(both.map(package.package, ["local", "local"]))

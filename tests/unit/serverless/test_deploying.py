@@ -2,8 +2,10 @@
 
 import re
 
+import pytest
 import yaml
 
+from ops import osls
 from snowpipe.cli import app as snowpipe
 from tools.check import ROOT
 from tools.milkrun import app as ops
@@ -35,9 +37,60 @@ def test_the_workflow_runs_make_targets_that_exist():
     assert {"test", "package", "deploy", "smoke"} <= named <= targets()
 
 
-def test_every_action_is_pinned_and_every_job_has_an_end():
-    assert all("@v" in step["uses"] for step in steps() if "uses" in step)
+def test_every_action_is_pinned_by_commit_and_every_job_has_an_end():
+    """A tag can be moved to other code (GitHub Docs: "Security hardening for GitHub Actions")."""
+    pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
+    assert all(pinned.fullmatch(step["uses"]) for step in steps() if "uses" in step)
     assert all(job["timeout-minutes"] <= 60 for job in WORKFLOW["jobs"].values())
+
+
+def test_everything_is_installed_and_built_before_a_job_has_credentials():
+    deploy = WORKFLOW["jobs"]["deploy"]["steps"]
+    named = [step.get("uses", step.get("run", "")) for step in deploy]
+    [credentials] = [i for i, name in enumerate(named) if name.startswith("aws-actions/")]
+    assert "make setup" in named[:credentials]
+    assert any(name.startswith("actions/download-artifact") for name in named[:credentials])
+    after = [name for name in named[credentials + 1 :] if "make" in name]
+    assert all(re.search(r"make (preflight|deploy|smoke) ", name) for name in after)
+    assert [name for name in named if name.startswith("actions/checkout")]
+    assert all(
+        step["with"]["persist-credentials"] is False
+        for step in steps()
+        if step.get("uses", "").startswith("actions/checkout")
+    )
+
+
+def test_the_zips_that_are_deployed_are_those_that_were_tested():
+    jobs = WORKFLOW["jobs"]
+    uploads = [s for s in jobs["test"]["steps"] if s.get("uses", "").startswith("actions/upload-artifact")]
+    assert [upload["with"]["name"] for upload in uploads] == ["zips"]
+    for name in ("package", "deploy"):
+        assert "test" in jobs[name]["needs"]
+        downloads = [
+            s for s in jobs[name]["steps"] if s.get("uses", "").startswith("actions/download-artifact")
+        ]
+        assert [download["with"] for download in downloads] == [{"name": "zips", "path": "dist/arm64"}]
+        [makes] = [s for s in jobs[name]["steps"] if re.match(r"make (package|deploy) ", s.get("run", ""))]
+        assert makes["env"] == {"MILKRUN_ZIPS": "tested"}
+
+
+@pytest.mark.parametrize(
+    ("given", "run"),
+    [
+        (["deploy", "--stage", "dev"], ["deploy", "--conceal", "--stage", "dev"]),
+        (["info"], ["info", "--conceal"]),
+        (["deploy", "list"], ["deploy", "list"]),
+        (["package", "--stage", "dev"], ["package", "--stage", "dev"]),
+    ],
+    ids=["deploy", "info", "list", "package"],
+)
+def test_the_api_key_is_not_in_the_log_of_a_deployment(given, run):
+    assert osls.concealed(given) == run
+
+
+def test_no_script_of_a_package_runs_when_it_is_installed():
+    setup = (ROOT / "tools" / "setup.sh").read_text()
+    assert setup.count("npm ci") == setup.count("--ignore-scripts") == 1
 
 
 def names(app):

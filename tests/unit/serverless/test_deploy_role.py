@@ -1,0 +1,166 @@
+"""The role with which GitHub deploys a stage: enough for the packaged template, and nothing of what people sent."""
+
+import json
+from fnmatch import fnmatchcase
+from functools import cache
+
+import pytest
+from cfnlint.decode.cfn_yaml import load
+
+from tests.unit.serverless.templates import EVERYTHING, many, resources
+from tools.check import ROOT
+
+ROLE = ROOT / ".github" / "aws" / "deploy-role.yml"
+# What CloudFormation calls to create, change and delete a resource of each type: the handlers' permissions in the
+# resource schemas (AWS CloudFormation User Guide for Extension Development: "Resource type schema"), those for
+# properties that our template does not set left out.
+NEEDS = {
+    "AWS::ApiGateway::Account": "apigateway:GET apigateway:PATCH iam:PassRole",
+    "AWS::ApiGateway::ApiKey": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
+    "AWS::ApiGateway::BasePathMapping": "apigateway:POST apigateway:GET apigateway:DELETE",
+    "AWS::ApiGateway::Deployment": "apigateway:POST apigateway:GET apigateway:DELETE",
+    "AWS::ApiGateway::DomainName": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
+    "AWS::ApiGateway::GatewayResponse": "apigateway:PUT apigateway:GET apigateway:DELETE",
+    "AWS::ApiGateway::Method": "apigateway:PUT apigateway:GET apigateway:DELETE",
+    "AWS::ApiGateway::Resource": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
+    "AWS::ApiGateway::RestApi": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
+    "AWS::ApiGateway::UsagePlan": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
+    "AWS::ApiGateway::UsagePlanKey": "apigateway:POST apigateway:GET apigateway:DELETE",
+    "AWS::CloudWatch::Alarm": "cloudwatch:PutMetricAlarm cloudwatch:DescribeAlarms cloudwatch:DeleteAlarms",
+    "AWS::CloudWatch::CompositeAlarm": "cloudwatch:PutCompositeAlarm cloudwatch:DescribeAlarms"
+    " cloudwatch:DeleteAlarms",
+    "AWS::CloudWatch::Dashboard": "cloudwatch:PutDashboard cloudwatch:GetDashboard cloudwatch:DeleteDashboards",
+    "AWS::DynamoDB::Table": "dynamodb:CreateTable dynamodb:DescribeTable dynamodb:DescribeTimeToLive"
+    " dynamodb:UpdateTimeToLive dynamodb:UpdateContinuousBackups dynamodb:DescribeContinuousBackups"
+    " dynamodb:UpdateTable dynamodb:DeleteTable dynamodb:TagResource dynamodb:ListTagsOfResource",
+    "AWS::Events::EventBus": "events:CreateEventBus events:DescribeEventBus events:DeleteEventBus"
+    " events:TagResource",
+    "AWS::Events::Rule": "events:PutRule events:DescribeRule events:DeleteRule events:PutTargets"
+    " events:RemoveTargets events:ListTargetsByRule",
+    "AWS::Glue::Job": "glue:CreateJob glue:GetJob glue:UpdateJob glue:DeleteJob glue:TagResource iam:PassRole",
+    "AWS::Glue::Trigger": "glue:CreateTrigger glue:GetTrigger glue:UpdateTrigger glue:DeleteTrigger"
+    " glue:StartTrigger glue:StopTrigger",
+    "AWS::IAM::Role": "iam:CreateRole iam:GetRole iam:PutRolePolicy iam:GetRolePolicy iam:DeleteRolePolicy"
+    " iam:AttachRolePolicy iam:DetachRolePolicy iam:ListRolePolicies iam:ListAttachedRolePolicies"
+    " iam:UpdateAssumeRolePolicy iam:UpdateRole iam:DeleteRole iam:TagRole",
+    "AWS::KMS::Key": "kms:CreateKey kms:DescribeKey kms:GetKeyPolicy kms:PutKeyPolicy kms:ListResourceTags"
+    " kms:ScheduleKeyDeletion kms:TagResource",
+    "AWS::Kinesis::Stream": "kinesis:CreateStream kinesis:DescribeStreamSummary kinesis:DescribeStream"
+    " kinesis:IncreaseStreamRetentionPeriod kinesis:DecreaseStreamRetentionPeriod kinesis:StartStreamEncryption"
+    " kinesis:StopStreamEncryption kinesis:UpdateShardCount kinesis:UpdateStreamMode kinesis:AddTagsToStream"
+    " kinesis:ListTagsForStream kinesis:DeleteStream",
+    "AWS::Lambda::Alias": "lambda:CreateAlias lambda:GetAlias lambda:UpdateAlias lambda:DeleteAlias",
+    "AWS::Lambda::EventSourceMapping": "lambda:CreateEventSourceMapping lambda:GetEventSourceMapping"
+    " lambda:UpdateEventSourceMapping lambda:DeleteEventSourceMapping",
+    "AWS::Lambda::Function": "lambda:CreateFunction lambda:GetFunction lambda:GetFunctionConfiguration"
+    " lambda:UpdateFunctionCode lambda:UpdateFunctionConfiguration lambda:PutFunctionConcurrency"
+    " lambda:DeleteFunctionConcurrency lambda:DeleteFunction lambda:TagResource lambda:ListTags iam:PassRole"
+    " s3:GetObject",
+    "AWS::Lambda::Permission": "lambda:AddPermission lambda:GetPolicy lambda:RemovePermission",
+    "AWS::Lambda::Version": "lambda:PublishVersion lambda:ListVersionsByFunction lambda:DeleteFunction",
+    "AWS::Logs::LogGroup": "logs:CreateLogGroup logs:DescribeLogGroups logs:PutRetentionPolicy"
+    " logs:DeleteLogGroup logs:TagResource logs:ListTagsForResource",
+    "AWS::Logs::MetricFilter": "logs:PutMetricFilter logs:DescribeMetricFilters logs:DeleteMetricFilter",
+    "AWS::Logs::ResourcePolicy": "logs:PutResourcePolicy logs:DescribeResourcePolicies"
+    " logs:DeleteResourcePolicy",
+    "AWS::S3::Bucket": "s3:CreateBucket s3:PutBucketVersioning s3:PutBucketPublicAccessBlock"
+    " s3:PutBucketOwnershipControls s3:PutEncryptionConfiguration s3:PutBucketNotification"
+    " s3:PutLifecycleConfiguration s3:PutBucketTagging s3:ListBucket s3:GetBucketLocation s3:DeleteBucket",
+    "AWS::S3::BucketPolicy": "s3:PutBucketPolicy s3:GetBucketPolicy s3:DeleteBucketPolicy",
+    "AWS::SNS::Subscription": "sns:Subscribe sns:Unsubscribe sns:ListSubscriptionsByTopic",
+    "AWS::SNS::Topic": "sns:CreateTopic sns:GetTopicAttributes sns:SetTopicAttributes sns:DeleteTopic"
+    " sns:TagResource sns:ListTagsForResource",
+    "AWS::SNS::TopicPolicy": "sns:SetTopicAttributes",
+    "AWS::SQS::Queue": "sqs:CreateQueue sqs:GetQueueUrl sqs:GetQueueAttributes sqs:SetQueueAttributes"
+    " sqs:DeleteQueue sqs:TagQueue sqs:ListQueueTags",
+    "AWS::WAFv2::WebACL": "wafv2:CreateWebACL wafv2:GetWebACL wafv2:UpdateWebACL wafv2:DeleteWebACL",
+    "AWS::WAFv2::WebACLAssociation": "wafv2:AssociateWebACL wafv2:DisassociateWebACL"
+    " wafv2:GetWebACLForResource apigateway:SetWebACL",
+}
+# What osls itself calls beside CloudFormation.
+OSLS = (
+    "cloudformation:CreateChangeSet cloudformation:ExecuteChangeSet cloudformation:DescribeStacks"
+    " cloudformation:DescribeStackEvents cloudformation:DescribeStackResource cloudformation:ValidateTemplate"
+    " cloudformation:CreateStack cloudformation:UpdateStack cloudformation:ListStackResources"
+    " cloudformation:UpdateTerminationProtection"
+    " s3:ListBucket s3:PutObject s3:GetObject s3:DeleteObject sts:GetCallerIdentity"
+    " apigateway:GET apigateway:PATCH lambda:GetFunction"
+)
+# Every word that a person has sent, every key of a person, and every secret.
+NEVER = (
+    "kinesis:GetRecords kinesis:PutRecords dynamodb:GetItem dynamodb:Query dynamodb:Scan dynamodb:PutItem"
+    " dynamodb:BatchWriteItem dynamodb:DeleteItem sqs:ReceiveMessage sqs:SendMessage ssm:GetParameter"
+    " ssm:PutParameter secretsmanager:GetSecretValue kms:Sign kms:Decrypt lambda:InvokeFunction logs:GetLogEvents"
+    " logs:FilterLogEvents iam:CreateUser iam:CreateAccessKey iam:CreatePolicy organizations:LeaveOrganization"
+)
+
+
+@cache
+def role() -> dict:
+    """The role's properties."""
+    return json.loads(json.dumps(load(str(ROLE))))["Resources"]["DeployRole"]["Properties"]
+
+
+def statements() -> list[dict]:
+    return role()["Policies"][0]["PolicyDocument"]["Statement"]
+
+
+def allowed(action: str) -> bool:
+    return any(fnmatchcase(action, pattern) for s in statements() for pattern in many(s["Action"]))
+
+
+def test_every_type_of_the_template_has_its_needs_named_here():
+    assert {resource["Type"] for resource in resources(EVERYTHING).values()} <= NEEDS.keys()
+
+
+@pytest.mark.parametrize("kind", sorted(NEEDS))
+def test_the_role_may_do_what_cloudformation_does_for_each_type(kind):
+    assert not [action for action in NEEDS[kind].split() if not allowed(action)]
+
+
+def test_the_role_may_do_what_osls_does_beside_cloudformation():
+    assert not [action for action in OSLS.split() if not allowed(action)]
+
+
+def test_the_role_may_not_read_or_write_what_people_sent_nor_use_a_key_or_secret():
+    assert not [action for action in NEVER.split() if allowed(action)]
+
+
+def test_objects_are_open_in_the_deployment_bucket_only():
+    for statement in statements():
+        if any(fnmatchcase("s3:GetObject", pattern) for pattern in many(statement["Action"])):
+            assert "milkrun-${Stage}-serverlessdeployment*/*" in json.dumps(statement["Resource"])
+
+
+def test_every_right_is_bound_to_the_stages_names_where_the_service_allows_it():
+    unbound = [s["Sid"] for s in statements() if "*" in many(s["Resource"])]
+    assert unbound == ["Mappings", "NewSigningKey", "Look"]
+    for statement in statements():
+        if statement["Sid"] in ("Mappings", "NewSigningKey", "SigningKey"):
+            assert "Stage" in json.dumps(statement["Condition"])
+
+
+def test_only_a_job_of_the_repository_in_the_stages_environment_can_take_the_role():
+    [trust] = role()["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
+    assert trust["Principal"] == {"Federated": {"Ref": "ProviderArn"}}
+    assert trust["Condition"] == {
+        "StringEquals": {
+            "token.actions.githubusercontent.com:aud": "sts.amazonaws.com",
+            "token.actions.githubusercontent.com:sub": {"Fn::Sub": "repo:${Repository}:environment:${Stage}"},
+        }
+    }
+
+
+def test_the_policies_fit_into_a_role():
+    """All inline policies of a role together: 10,240 characters without white space (IAM User Guide: "IAM and
+    AWS STS quotas"). Names and ids are longer than the parameters that stand for them."""
+    text = json.dumps(role()["Policies"][0]["PolicyDocument"], separators=(",", ":"))
+    for reference, value in {
+        "${AWS::Partition}": "aws",
+        "${AWS::Region}": "ap-southeast-2",
+        "${AWS::AccountId}": "123456789012",
+        "${Stage}": "staging",
+    }.items():
+        text = text.replace(reference, value)
+    assert len(text) < 10_240
