@@ -1,6 +1,6 @@
 """Send events to the endpoint as a phone does, and see what each request came to.
 
-The client's rule (`docs/architecture.md`): 2xx delete; 400 drop and report; 413 split in two and send again,
+The client's rule (README, "For the app"): 2xx delete; 400 drop and report; 413 split in two and send again,
 a single event is dropped; any other 4xx keeps the batch and tries again with growing pauses; anything else,
 or no answer, sends the identical bytes again.
 """
