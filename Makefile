@@ -7,7 +7,7 @@ PY := .venv/bin/python
 STAGE ?= dev
 EVENTS ?=
 EVENTS_LIST ?= 100000 300000 1000000
-PACKAGE_TESTS := localstack/lambda_executor/tests localstack/snowflake/tests
+PACKAGE_TESTS := localstack/lambda_executor/tests localstack/snowflake/tests tools/conformance/tests
 CODE := contract aws handler consumer snowpipe glue airflow ops localstack tools tests
 
 help: ## print this help

@@ -1,4 +1,4 @@
-"""docs/openapi.yaml and docs/event.schema.json out of the code: `python -m handler.openapi [--check]`.
+"""Generate docs/openapi.yaml and docs/event.schema.json from the code: `python -m handler.openapi [--check]`.
 
 Not part of the functions. A test keeps both files current.
 """
@@ -25,6 +25,7 @@ from handler.splitting import MAX_EVENTS
 type Schema = dict[str, Any]
 
 DOCS = Path(__file__).parents[1] / "docs"
+KIT_SCHEMA = Path(__file__).parents[1] / "tools/conformance/src/milkrun_conformance/event.schema.json"
 
 ERROR: Schema = {
     "type": "object",
@@ -326,11 +327,11 @@ class _Plain(yaml.SafeDumper):
 
 
 def files() -> dict[Path, str]:
-    """What the two files must hold."""
+    """Return the content of each generated file. The conformance kit is a package of its own with its own copy."""
     note = "# Generated from the code by `python -m handler.openapi`; a test keeps it current.\n"
     text = yaml.dump(openapi(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110)
     schema = json.dumps(event_schema(), indent=2, ensure_ascii=False) + "\n"
-    return {DOCS / "openapi.yaml": note + text, DOCS / "event.schema.json": schema}
+    return {DOCS / "openapi.yaml": note + text, DOCS / "event.schema.json": schema, KIT_SCHEMA: schema}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,25 +1,31 @@
-"""Does an app keep the client's rule?  `python -m milkrun_conformance --help`"""
+"""Does an app keep the client's rule?  `milkrun-conformance --help`"""
 
 import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from milkrun_conformance.kit import Hook, HookError, play
 from milkrun_conformance.scenarios import SCENARIOS
 from milkrun_conformance.server import Stage, serving
-from ops import terminal
 
 PAYLOADS = Path(__file__).parent / "payloads"
-SCHEMA = Path(__file__).parents[4] / "docs" / "event.schema.json"
+SCHEMA = Path(__file__).parent / "event.schema.json"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Host = Annotated[str, typer.Option(help="Where to listen; the phone must reach it.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
 
 
 @app.command()
@@ -28,42 +34,37 @@ def run(
     *,
     scenario: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     host: Host = "127.0.0.1",
-    port: int = 0,
+    port: Port = 0,
     patience: Annotated[float, typer.Option(help="Seconds in which the app must have sent again.")] = 90,
     quiet: Annotated[float, typer.Option(help="Seconds in which it must then keep quiet.")] = 5,
-    as_json: terminal.AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Play every scenario to an app; exit 0 if it keeps the rule, 1 if not, 2 if it cannot be reached.
 
     The hook is posted {"endpoint", "api_key", "events"} and answers 2xx once the app has them in its outbox.
     """
     if unknown := set(scenario or ()) - set(SCENARIOS):
-        raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     stage = Stage()
-    with serving(stage, host, port) as server:
-        endpoint = f"http://{host}:{server.server_port}/v1/events"
+    with _serving(stage, host, port) as url:
         try:
-            hook = Hook(target, endpoint)
+            hook = Hook(target, f"{url}/v1/events")
             reports = play(stage, hook.hand_over, scenario or SCENARIOS, patience=patience, quiet=quiet)
         except HookError as problem:
-            terminal.err.print(f"[red]{problem}")
-            raise typer.Exit(2) from None
+            _fail(str(problem))
     if as_json:
-        terminal.out.print_json(json.dumps(reports))
+        typer.echo(json.dumps(reports, indent=2))
     else:
         for report in reports:
-            mark = "[green]✔[/]" if report["ok"] else "[red]✘[/]"
-            terminal.out.print(f"{mark} {report['scenario']:12} {report['plays']}: {report['wants']}")
-            for fault in report["faults"]:
-                terminal.out.print(f"    [red]{fault}")
+            _print_report(report)
     raise typer.Exit(0 if all(report["ok"] for report in reports) else 1)
 
 
 @app.command()
-def serve(*, host: Host = "127.0.0.1", port: int = 8400) -> None:
+def serve(*, host: Host = "127.0.0.1", port: Port = 8400) -> None:
     """Serve for the app's own tests: PUT /scenario/<name>, POST /v1/events, GET /report."""
-    with serving(Stage(), host, port) as server:
-        terminal.err.print(f"http://{host}:{server.server_port}/v1/events; scenarios: {', '.join(SCENARIOS)}")
+    with _serving(Stage(), host, port) as url:
+        err.print(f"{url}/v1/events; scenarios: {', '.join(SCENARIOS)}")
         try:
             while True:
                 time.sleep(3600)
@@ -74,8 +75,33 @@ def serve(*, host: Host = "127.0.0.1", port: int = 8400) -> None:
 @app.command()
 def payloads(folder: Annotated[Path, typer.Argument(help="Where to copy them to.")]) -> None:
     """Copy the golden payloads, good and bad, and the JSON Schema of an event."""
-    shutil.copytree(PAYLOADS, folder, dirs_exist_ok=True)
-    shutil.copy(SCHEMA, folder)
+    try:
+        shutil.copytree(PAYLOADS, folder, dirs_exist_ok=True)
+        shutil.copy(SCHEMA, folder)
+    except OSError as error:
+        _fail(f"Cannot copy to {folder}: {error.strerror or error}")
+
+
+@contextmanager
+def _serving(stage: Stage, host: str, port: int) -> Iterator[str]:
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(serving(stage, host, port))
+        except OSError as error:
+            _fail(f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose another address.")
+        yield url
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    mark = Text("✔ ", "green") if report["ok"] else Text("✘ ", "red")
+    out.print(mark + Text(f"{report['scenario']:12} {report['plays']}: {report['wants']}"))
+    for fault in report["faults"]:
+        out.print(Text(f"    {fault}", "red"))
+
+
+def _fail(problem: str) -> NoReturn:
+    err.print(Text(problem, "red"))
+    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

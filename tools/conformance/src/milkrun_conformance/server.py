@@ -1,27 +1,36 @@
-"""The server that an app is pointed at; it plays one scenario at a time.
+"""The server that an app is pointed at. It plays one scenario at a time.
 
-PUT  /scenario/<name>   begin it anew
-GET  /report            {"scenario", "requests", "faults", "ok"} of the one under way
-POST /v1/events         what the app sends
+PUT  /scenario/<name>   start this scenario again from its beginning
+GET  /report            {"scenario", "plays", "wants", "requests", "faults", "ok"} of the current scenario
+POST /v1/events         where the app sends its events (any other path is taken too)
 """
 
-import json
+import asyncio
+import contextlib
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, override
 
-from handler.http import Refused, Request, Unreadable, form_of, inflated
-from handler.splitting import split
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from milkrun_conformance.parse_body import UnreadableBodyError, decompress, digest, event_ids
 from milkrun_conformance.scenarios import SCENARIOS, Reply, Scenario, Seen
 
 HOLD_SECONDS = 120.0
+POLL_SECONDS = 0.05
+SHUTDOWN_SECONDS = 5
 
 
 class Stage:
-    """The scenario that is being played, and what was seen of the app so far."""
+    """The current scenario, and the requests that the app has sent since it began. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,12 +39,13 @@ class Stage:
 
     def begin(self, name: str) -> None:
         with self._lock:
-            self._ended.set()  # lets go of connections that the scenario before still holds
+            self._ended.set()  # closes the connections that the previous scenario still holds open
             self._ended = threading.Event()
             self.scenario: Scenario = SCENARIOS[name]
             self.seen: list[Seen] = []
 
     def receive(self, body: bytes, ids: tuple[str, ...]) -> tuple[Reply, threading.Event]:
+        """Return the reply to a request, and an event that is set when the scenario ends."""
         with self._lock:
             reply = self.scenario.reply(self.seen, ids)
             self.seen.append(Seen(time.monotonic(), ids, body, reply.status))
@@ -59,89 +69,95 @@ class Stage:
 
 
 @contextmanager
-def serving(stage: Stage, host: str, port: int) -> Iterator[ThreadingHTTPServer]:
-    """The server, in threads of its own; port 0 takes a free one."""
-    server = ThreadingHTTPServer((host, port), _handler(stage))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
+def serving(stage: Stage, host: str, port: int) -> Iterator[str]:
+    """Serve in a thread and yield the server's URL. Port 0 takes a free one; a port in use raises OSError."""
+    with socket.create_server((host, port)) as listener:
+        config = uvicorn.Config(
+            application(stage),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://{host}:{listener.getsockname()[1]}"
+        finally:
+            stage.begin("accepted")
+            server.should_exit = True
+            thread.join()
+
+
+def application(stage: Stage) -> Starlette:
+    async def events(request: Request) -> Response:
+        try:
+            body = await request.body()
+        except ClientDisconnect:  # the app gave up while it was sending: not a request
+            return Response()
+        text, ids = _read(body, request.headers)
+        reply, ended = stage.receive(text, ids)
+        if reply.hold:
+            await _hold(request, ended)
+        if reply.status is None:
+            await _close_connection(request)
+            return Response()
+        kind = "application/problem+json" if reply.status >= 400 else "application/json"
+        return JSONResponse(_answer(reply, ids), reply.status, dict(reply.headers), kind)
+
+    async def scenario(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in SCENARIOS:
+            return JSONResponse({"scenarios": list(SCENARIOS)}, 404)
+        stage.begin(name)
+        return JSONResponse({"scenario": name})
+
+    async def report(_request: Request) -> Response:
+        return JSONResponse(stage.report())
+
+    return Starlette(
+        routes=[
+            Route("/scenario/{name}", scenario, methods=["PUT"]),
+            Route("/report", report, methods=["GET"]),
+            Route("/{path:path}", events, methods=["POST"]),
+        ]
+    )
+
+
+class _Protocol(H11Protocol):
+    """Give the application its connection: ASGI has no message that closes one without a response."""
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.app_state = {**self.app_state, "transport": transport}
+        super().connection_made(transport)
+
+
+async def _close_connection(request: Request) -> None:
+    request.state.transport.abort()
+    # The server answers 500 for an application that returns before it has noticed the end of the connection.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _hold(request: Request, ended: threading.Event) -> None:
+    """Stay silent until the app closes the connection, the scenario ends, or HOLD_SECONDS have passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HOLD_SECONDS):
+            while not ended.is_set() and not await request.is_disconnected():
+                await asyncio.sleep(POLL_SECONDS)
+
+
+def _read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, tuple[str, ...]]:
+    """Return the decompressed body and the id of each event; an unreadable body counts as one event."""
     try:
-        yield server
-    finally:
-        stage.begin("accepted")
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _handler(stage: Stage) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self._body()
-            text, ids = _read(Request({name.lower(): value for name, value in self.headers.items()}, body))
-            reply, ended = stage.receive(text, ids)
-            if reply.hold:
-                ended.wait(HOLD_SECONDS)
-            if reply.status is None:
-                self.close_connection = True
-                return
-            self._say(reply.status, _answer(reply, ids), reply.headers)
-
-        def do_PUT(self) -> None:
-            name = self.path.rpartition("/")[2]
-            if name not in SCENARIOS:
-                self._say(404, {"scenarios": list(SCENARIOS)})
-                return
-            stage.begin(name)
-            self._say(200, {"scenario": name})
-
-        def do_GET(self) -> None:
-            self._say(200, stage.report())
-
-        def _body(self) -> bytes:
-            if "chunked" not in self.headers.get("transfer-encoding", "").lower():
-                return self.rfile.read(int(self.headers.get("content-length") or 0))
-            body = b""
-            while size := int(self.rfile.readline().partition(b";")[0], 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            while self.rfile.readline().strip():
-                pass  # trailers
-            return body
-
-        def _say(self, status: int, answer: dict[str, Any], headers: Any = None) -> None:
-            body = json.dumps(answer).encode()
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            kind = "application/problem+json" if status >= 400 else "application/json"
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None: ...
-
-    return Handler
-
-
-def _read(request: Request) -> tuple[bytes, tuple[str, ...]]:
-    """The body inflated, and an id for each event in it; a body that is no events counts as one."""
-    try:
-        text = inflated(request)
-        raws = split(text, form_of(request)).raws
-    except (Refused, Unreadable):
-        return request.body, (str(hash(request.body)),)
-    return text, tuple(_id_of(raw) for raw in raws)
-
-
-def _id_of(raw: bytes) -> str:
-    try:
-        return str(json.loads(raw)["_id"])
-    except (ValueError, KeyError, TypeError):
-        return str(hash(raw))
+        text = decompress(body, headers.get("content-encoding", ""))
+        return text, event_ids(text, headers.get("content-type", ""))
+    except UnreadableBodyError:
+        return body, (digest(body),)
 
 
 def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,275 @@
+"""The kit tells apps that keep the client's rule from apps that break it."""
+
+import gzip
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from milkrun_conformance.kit import Hook, HookError, an_event, play
+from milkrun_conformance.scenarios import SCENARIOS
+from milkrun_conformance.server import Stage, serving
+
+type App = Callable[[str, list[dict[str, Any]]], None]
+
+
+def judged(app: App, scenario: str, patience: float = 15.0) -> dict[str, Any]:
+    """Return the report on an app that is handed its events directly, each batch in a thread of its own."""
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        endpoint = f"{url}/v1/events"
+
+        def hand_over(events: list[dict[str, Any]]) -> None:
+            threading.Thread(target=app, args=(endpoint, events), daemon=True).start()
+
+        (report,) = play(stage, hand_over, [scenario], patience=patience, quiet=0.3)
+        return report
+
+
+# --- an app that keeps the rule -----------------------------------------------------------------
+
+
+def keeps_the_rule(endpoint: str, events: list[dict[str, Any]]) -> None:
+    """Send a batch until every event of it is delivered or dropped, with growing pauses."""
+    http = urllib3.PoolManager(retries=False, timeout=0.5)
+    body = gzip.compress(json.dumps(events).encode(), mtime=0)
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    for attempt in itertools.count():
+        pause = 0.1 * 2**attempt
+        try:
+            response = http.request("POST", endpoint, body=body, headers=headers)
+        except urllib3.exceptions.HTTPError:
+            time.sleep(pause)
+            continue
+        if response.status in (202, 400) or (response.status == 413 and len(events) == 1):
+            return
+        if response.status == 413:
+            half = len(events) // 2
+            keeps_the_rule(endpoint, events[:half])
+            keeps_the_rule(endpoint, events[half:])
+            return
+        time.sleep(max(pause, float(response.headers.get("Retry-After", 0))))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_an_app_that_keeps_the_rule_passes(scenario: str) -> None:
+    report = judged(keeps_the_rule, scenario)
+    assert report["faults"] == []
+    assert report["requests"] >= 2
+
+
+# --- apps that do not ---------------------------------------------------------------------------
+
+
+def app_that(again_on: Callable[[int | None], bool], *, changed: bool = False, pause: float = 0.0) -> App:
+    """Sends the same events again, up to four times, on any status that it thinks worth it."""
+
+    def app(endpoint: str, events: list[dict[str, Any]]) -> None:
+        http = urllib3.PoolManager(retries=False, timeout=0.5)
+        for attempt in range(4):
+            body = json.dumps([event | ({"attempt": attempt} if changed else {}) for event in events])
+            try:
+                status: int | None = http.request("POST", endpoint, body=body).status
+            except urllib3.exceptions.HTTPError:
+                status = None
+            if not again_on(status):
+                return
+            threading.Event().wait(pause)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("scenario", "app", "fault"),
+    [
+        ("accepted", app_that(lambda status: True), "sent again after 202"),
+        ("partial", app_that(lambda status: True), "sent again after 202"),
+        ("invalid", app_that(lambda status: status != 202), "sent again after 400"),
+        ("too-large", app_that(lambda status: status == 413), "split it in two"),
+        ("too-large", app_that(lambda status: False), "never came"),
+        ("forbidden", app_that(lambda status: False), "did not come again"),
+        ("forbidden", app_that(lambda status: status == 403, pause=0.2), "do not grow"),
+        ("throttled", app_that(lambda status: status == 429), "before the 2 s"),
+        ("throttled", app_that(lambda status: False), "did not come again"),
+        ("unavailable", app_that(lambda status: status == 503), "before the 2 s"),
+        ("unavailable", app_that(lambda status: status == 503, changed=True, pause=2.1), "other bytes"),
+        ("cut", app_that(lambda status: False), "did not come again"),
+        ("timeout", app_that(lambda status: status is None, changed=True), "other bytes"),
+    ],
+)
+def test_an_app_that_breaks_the_rule_fails_with_the_reason(scenario: str, app: App, fault: str) -> None:
+    report = judged(app, scenario, patience=2.5)
+    assert not report["ok"]
+    assert any(fault in each for each in report["faults"]), report["faults"]
+
+
+def test_an_app_that_sends_nothing_fails() -> None:
+    assert judged(lambda endpoint, events: None, "accepted", patience=0.2)["faults"] == ["nothing was sent"]
+
+
+# --- the hook, and the server for an app's own tests --------------------------------------------
+
+
+def test_a_hook_that_is_unreachable_or_refuses_raises_an_error_with_its_url() -> None:
+    with pytest.raises(HookError, match="does not answer"):
+        Hook("http://127.0.0.1:9/hook", "http://x").hand_over([an_event()])
+    with serving(Stage(), "127.0.0.1", 0) as url:
+        Hook(url, "http://x").hand_over([an_event()])
+        urllib3.request("PUT", f"{url}/scenario/invalid")
+        with pytest.raises(HookError, match="answers 400"):
+            Hook(url, "http://x").hand_over([an_event()])
+
+
+def test_an_apps_own_tests_can_choose_a_scenario_and_read_the_report() -> None:
+    with serving(Stage(), "127.0.0.1", 0) as url:
+        assert urllib3.request("PUT", f"{url}/scenario/nonsense").status == 404
+        assert urllib3.request("PUT", f"{url}/scenario/partial").status == 200
+        answer = urllib3.request("POST", f"{url}/v1/events", json=[an_event(), an_event()]).json()
+        assert (answer["accepted"], answer["rejected"], len(answer["errors"])) == (1, 1, 1)
+        report = urllib3.request("GET", f"{url}/report").json()
+        assert (report["scenario"], report["requests"], report["ok"]) == ("partial", 1, True)
+
+
+def test_a_body_without_its_length_is_read_to_its_end() -> None:
+    """Phones that compress while they send do not know the length: chunked, as API Gateway takes it too."""
+    with serving(Stage(), "127.0.0.1", 0) as url:
+        body = json.dumps([an_event(), an_event()]).encode()
+        pool = urllib3.connection_from_url(url, maxsize=1, block=True)
+        for _ in range(2):
+            answer = pool.request("POST", "/v1/events", body=iter([body[:9], body[9:]]), chunked=True)
+            assert answer.json()["received"] == 2
+        assert pool.request("GET", "/report").json()["requests"] == 2
+
+
+FORMS = {
+    "one": ("application/json", b'{"_id": "a"}'),
+    "array": ("application/json", b'[{"_id": "a"}]'),
+    "envelope": ("application/json", b'{"user": {"deviceId": "d"}, "events": [{"_id": "a"}]}'),
+    "envelope-of-one": ("application/json", b'{"event": {"_id": "a"}}'),
+    "byte-order-mark": ("application/json; charset=utf-8", b'\xef\xbb\xbf{"_id": "a"}'),
+    "lines": ("application/x-ndjson", b'{"_id": "a"}\n\n'),
+}
+
+
+@pytest.mark.parametrize("coding", [None, "gzip", "x-gzip"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_body_is_decompressed_and_split_into_events(form: str, coding: str | None) -> None:
+    content_type, body = FORMS[form]
+    sent = gzip.compress(body, mtime=0) if coding else body
+    headers = {"Content-Type": content_type} | ({"Content-Encoding": coding} if coding else {})
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        assert urllib3.request("POST", f"{url}/v1/events", body=sent, headers=headers).status == 202
+        assert [(seen.ids, seen.body) for seen in stage.seen] == [(("a",), body)]
+
+
+@pytest.mark.parametrize("coding", [None, "gzip"])
+@pytest.mark.parametrize("body", [b"", b"no JSON", b"\x1f\x8b\x08cut off", b"[" * 100_000])
+def test_an_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) -> None:
+    headers = {"Content-Encoding": coding} if coding else {}
+    with serving(Stage(), "127.0.0.1", 0) as url:
+        answer = urllib3.request("POST", f"{url}/v1/events", body=body, headers=headers)
+        assert (answer.status, answer.json()["received"]) == (202, 1)
+
+
+# --- the connection -----------------------------------------------------------------------------
+
+
+def test_a_cut_connection_ends_without_a_byte_of_an_answer() -> None:
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        stage.begin("cut")
+        with pytest.raises(urllib3.exceptions.ProtocolError, match="without response"):
+            urllib3.request("POST", f"{url}/v1/events", json=[an_event()], retries=False)
+        assert urllib3.request("POST", f"{url}/v1/events", json=[an_event()]).status == 202
+
+
+def test_a_held_connection_stays_open_and_silent_until_the_next_scenario() -> None:
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        stage.begin("timeout")
+        with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+            urllib3.request("POST", f"{url}/v1/events", json=[an_event()], timeout=0.5, retries=False)
+        stage.begin("timeout")
+        outcome: list[Exception] = []
+
+        def wait_for_an_answer() -> None:
+            try:
+                urllib3.request("POST", f"{url}/v1/events", json=[an_event()], timeout=20, retries=False)
+            except urllib3.exceptions.HTTPError as error:
+                outcome.append(error)
+
+        client = threading.Thread(target=wait_for_an_answer)
+        client.start()
+        while not stage.seen:
+            time.sleep(0.01)
+        # Requests on other connections are answered meanwhile.
+        assert urllib3.request("GET", f"{url}/report").json()["requests"] == 1
+        stage.begin("accepted")
+        client.join(10)
+        assert [type(error) for error in outcome] == [urllib3.exceptions.ProtocolError]
+
+
+def test_the_server_ends_at_once_although_a_connection_is_held() -> None:
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        stage.begin("timeout")
+        with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+            urllib3.request("POST", f"{url}/v1/events", json=[an_event()], timeout=0.2, retries=False)
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "milkrun_conformance", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_run_prints_a_line_per_scenario_and_exits_1_for_an_app_that_sends_nothing() -> None:
+    with serving(Stage(), "127.0.0.1", 0) as hook:
+        arguments = ("run", f"{hook}/hook", "--scenario", "accepted", "--patience", "0.2", "--quiet", "0")
+        plain, as_json = command(*arguments), command(*arguments, "--json")
+    assert (plain.returncode, as_json.returncode) == (1, 1)
+    assert "✘ accepted" in plain.stdout
+    assert "nothing was sent" in plain.stdout
+    assert [report["faults"] for report in json.loads(as_json.stdout)] == [["nothing was sent"]]
+
+
+def test_an_unreachable_hook_is_one_line_and_exit_2() -> None:
+    done = command("run", "http://127.0.0.1:9/hook", "--scenario", "accepted")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == ["http://127.0.0.1:9/hook does not answer: NewConnectionError"]
+
+
+def test_a_port_in_use_is_one_line_and_exit_2() -> None:
+    with serving(Stage(), "127.0.0.1", 0) as url:
+        done = command("serve", "--port", url.rpartition(":")[2])
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Address already in use" in done.stderr
+
+
+def test_payloads_copies_the_good_and_bad_bodies_and_the_schema(tmp_path: Path) -> None:
+    assert command("payloads", str(tmp_path / "golden")).returncode == 0
+    copied = {path.relative_to(tmp_path / "golden").as_posix() for path in tmp_path.rglob("*.*json")}
+    assert {"event.schema.json", "good/one.json", "good/lines.ndjson", "bad/not_json.json"} <= copied
+    (tmp_path / "file").touch()
+    refused = command("payloads", str(tmp_path / "file"))
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("Cannot copy to")
