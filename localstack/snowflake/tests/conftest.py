@@ -30,6 +30,7 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 def warehouse(local: LocalProcess, aws: Aws) -> Iterator[Warehouse]:
     warehouse = Warehouse(local, aws)
     yield warehouse
+    warehouse.run("USE ROLE ACCOUNTADMIN")
     warehouse.run(f"DROP DATABASE {warehouse.database}")
     warehouse.connection.close()
 

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from local_snowflake.access import Access
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, Location, Pipe, Stage
 from local_snowflake.channel import Aws, Channels
 from local_snowflake.clock import AdvancedClock
@@ -63,7 +65,7 @@ class Bench:
         self.catalog.put_stage(
             Stage("stage", Name("D", "S", "ST"), "s3://b/", {"TYPE": "JSON"}, None, None), ""
         )
-        self.loader = Loader(self.catalog, self.s3)
+        self.loader = Loader(self.catalog, self.s3, Authority(Access(self.catalog)))
         channels = Channels(Aws("http://127.0.0.1:1", "us-east-1"), "A", 1)
         self.ingest = Ingest(self.catalog, self.loader, channels, InOrder())
 

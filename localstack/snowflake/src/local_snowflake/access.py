@@ -16,6 +16,7 @@ from local_snowflake.actor import Actor
 from local_snowflake.catalog import OURS, Catalog
 from local_snowflake.errors import missing
 from local_snowflake.privileges import OWNERSHIP, PRIVILEGES, ROLE_PRIVILEGES, SYSTEM_ROLES
+from local_snowflake.session import TEMPORARY
 
 ADMINISTRATOR = "ACCOUNTADMIN"
 EVERYBODY = "PUBLIC"
@@ -154,8 +155,11 @@ class Access:
 
     def _objects(self) -> Iterable[tuple[str, str, str]]:
         """Everything there is, as kind, full name and the owner that it gets if it has none."""
-        for database in self.catalog.databases():
+        for database in self.catalog.databases() - {"memory", "_fs_global"}:
             yield "DATABASE", database, "SYSADMIN"
+        temporary = {
+            row[0] for row in self.catalog.rows(f"SELECT replace(relation, '\"', '') FROM {TEMPORARY}")
+        }
         for sql, kind in (
             ("SELECT database_name || '.' || schema_name FROM duckdb_schemas()", "SCHEMA"),
             (_NAMES.format("table_name", "duckdb_tables()"), "TABLE"),
@@ -165,7 +169,8 @@ class Access:
             where = "database_name NOT IN ('system', 'temp', 'memory', '_fs_global')"
             hidden = "lower(schema_name) NOT IN ('main', '_fs_information_schema', 'information_schema', 'pg_catalog')"
             for (name,) in self.catalog.rows(f"{sql} WHERE {where} AND {hidden}"):
-                yield kind, name, "SYSADMIN"
+                if name not in temporary:
+                    yield kind, name, "SYSADMIN"
         for name in self.catalog.names_of_schema_objects():
             yield *name, "SYSADMIN"
         for kind, name in self.catalog.rows(f"SELECT kind, name FROM {OURS}.unenforced"):
@@ -184,6 +189,27 @@ class Access:
         if owner is None:
             raise missing(kind.capitalize(), name)
         return owner
+
+    def is_there(self, kind: str, name: str) -> bool:
+        """Whether there is such an object; one that had no owner has one afterwards."""
+        if self.now.owner(kind, name) is not None:
+            return True
+        if kind in ("TABLE", "VIEW") and not self._has_relation(name):
+            return False
+        self._adopt()
+        return self.now.owner(kind, name) is not None
+
+    def _has_relation(self, name: str) -> bool:
+        return bool(
+            self.catalog.rows(
+                """SELECT 1 FROM information_schema.tables
+                   WHERE table_catalog || '.' || table_schema || '.' || table_name = ?""",
+                [name],
+            )
+        )
+
+    def table_or_view(self, name: str) -> str:
+        return "VIEW" if self.now.owner("VIEW", name) else "TABLE"
 
     def names_in(self, kind: str, container: str) -> list[str]:
         return [

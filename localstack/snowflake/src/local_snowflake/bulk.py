@@ -13,6 +13,7 @@ from typing import Any
 import botocore.exceptions
 import duckdb
 
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
 from local_snowflake.copying import Copy, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, stage_failure, unsupported
@@ -35,8 +36,9 @@ STATUSES = {"Loaded": "LOADED", "Partially loaded": "PARTIALLY_LOADED", "Load fa
 
 
 class Bulk:
-    def __init__(self, catalog: Catalog, loader: Loader) -> None:
+    def __init__(self, catalog: Catalog, loader: Loader, authority: Authority) -> None:
         self.catalog = catalog
+        self.authority = authority
         self.loader = loader
         self._turns: defaultdict[Name, threading.Lock] = defaultdict(threading.Lock)
 
@@ -45,6 +47,8 @@ class Bulk:
             raise unsupported("COPY INTO a location")
         copy = copy_of(words.sql, scope)
         stage = self.catalog.stage(copy.stage)
+        self.authority.require_warehouse(session.actor)
+        self.authority.load(session.actor, copy, stage)
         if not stage.url:
             return self._with_stage_format(words, copy)
         for option in ("PURGE", "VALIDATION_MODE", "RETURN_FAILED_ONLY", "SIZE_LIMIT"):

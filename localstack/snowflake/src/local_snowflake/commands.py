@@ -3,20 +3,23 @@
 import structlog
 
 from local_snowflake.access import Access
+from local_snowflake.authorize import Authority
 from local_snowflake.bulk import Bulk
-from local_snowflake.changes import change_of
+from local_snowflake.changes import Change, change_of
 from local_snowflake.databases import Databases
 from local_snowflake.errors import SnowflakeError, unsupported
 from local_snowflake.functions import Functions
 from local_snowflake.grants import Granting
 from local_snowflake.integrations import Integrations
 from local_snowflake.pipes import Pipes
+from local_snowflake.reading import Reading
 from local_snowflake.results import Handler, Result
 from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
 from local_snowflake.sql import Scope, Words
 from local_snowflake.stages import Stages
 from local_snowflake.unenforced import Unenforced
+from local_snowflake.visible import Visible
 
 log = structlog.get_logger()
 
@@ -25,6 +28,8 @@ class Commands:
     def __init__(
         self,
         access: Access,
+        authority: Authority,
+        reading: Reading,
         roles: Roles,
         pipes: Pipes,
         stages: Stages,
@@ -35,6 +40,9 @@ class Commands:
         bulk: Bulk,
     ) -> None:
         self.access = access
+        self.authority = authority
+        self.reading = reading
+        self.visible = Visible(access)
         self.functions = functions
         self.bulk = bulk
         self.handlers: dict[tuple[str, ...], Handler] = {
@@ -58,11 +66,18 @@ class Commands:
         change = change_of(words, scope)
         role = session.actor.role
         if change:
-            session.when_done = lambda: change.follow(self.access, role)
+            self.authority.change(session.actor, change)
+            session.when_done = lambda: self._follow(change, role)
+        else:
+            self.authority.statement(statement, words, scope)
         answer = self._answer(statement, words, scope, session)
         if isinstance(answer, Result):
             session.done()
         return answer
+
+    def _follow(self, change: Change, role: str) -> None:
+        change.follow(self.access, role)
+        self.reading.forget(change.name)
 
     def _answer(
         self, statement: tuple[str, ...], words: Words, scope: Scope, session: LocalConnection

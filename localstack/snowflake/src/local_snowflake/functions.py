@@ -7,13 +7,14 @@ from typing import Any
 import botocore.exceptions
 from sqlglot import exp
 
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import OURS, Catalog, Pipe
 from local_snowflake.channel import Channels
 from local_snowflake.errors import SnowflakeError, compilation, missing, unsupported
 from local_snowflake.ingest import Ingest, region_of
 from local_snowflake.integrations import USER_ARN
 from local_snowflake.plans import NotRunnable
-from local_snowflake.sql import Scope, Words, hidden, literal, parsed
+from local_snowflake.sql import Scope, Words, actor_of, hidden, literal, parsed
 
 SCALARS = {"SYSTEM$PIPE_STATUS", "SYSTEM$PIPE_FORCE_RESUME", "SYSTEM$GET_AWS_SNS_IAM_POLICY"}
 TABLES = {"COPY_HISTORY", "VALIDATE_PIPE_LOAD", "PIPE_USAGE_HISTORY"}
@@ -21,8 +22,9 @@ HISTORY_DAYS = 14
 
 
 class Functions:
-    def __init__(self, catalog: Catalog, channels: Channels, ingest: Ingest) -> None:
+    def __init__(self, catalog: Catalog, channels: Channels, ingest: Ingest, authority: Authority) -> None:
         self.catalog = catalog
+        self.authority = authority
         self.channels = channels
         self.ingest = ingest
 
@@ -61,6 +63,8 @@ class Functions:
         if name == "SYSTEM$GET_AWS_SNS_IAM_POLICY":
             return json.dumps(sns_policy(arguments[0]))
         pipe = self.catalog.pipe(scope.resolve(Words(arguments[0]).take_name()))
+        privilege = "MONITOR" if name == "SYSTEM$PIPE_STATUS" else "OPERATE"
+        self.authority.require(actor_of(scope), (privilege,), "PIPE", str(pipe.name))
         if name == "SYSTEM$PIPE_STATUS":
             return json.dumps(self.pipe_status(pipe))
         if "staleness_check_override" not in ",".join(arguments[1:]):
@@ -114,7 +118,7 @@ class Functions:
         database = database_of(table) or scope.database
         arguments = named_arguments(call)
         alias = table.args.get("alias") or exp.TableAlias(this=exp.to_identifier("COPY_HISTORY"))
-        query = self._copy_history(arguments, Scope(database, scope.schema))
+        query = self._copy_history(arguments, Scope(database, scope.schema, scope.actor))
         table.replace(exp.Subquery(this=query, alias=alias))
 
     def _refusal(self, call: exp.Anonymous, name: str, scope: Scope) -> SnowflakeError:
@@ -141,6 +145,8 @@ class Functions:
         table = scope.resolve(Words(arguments["TABLE_NAME"].name).take_name())
         if table.database not in self.catalog.databases():
             raise missing("Database", table.database)
+        # "COPY_HISTORY", usage notes: any privilege on the table
+        self.authority.require(actor_of(scope), (), "TABLE", str(table))
         self.catalog.has_histories(table.database)
         start = arguments["START_TIME"].sql(dialect="snowflake")
         until = ""

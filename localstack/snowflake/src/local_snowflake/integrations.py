@@ -1,17 +1,19 @@
 """Storage integrations. Source: Snowflake's page "CREATE STORAGE INTEGRATION"."""
 
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, Integration, new_id
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import PROPERTIES, alike, property_of, take_filter
-from local_snowflake.sql import Scope, Words
+from local_snowflake.sql import Scope, Words, actor_of
 
 USER_ARN = "arn:aws:iam::000000000000:user/snowflake"
 
 
 class Integrations:
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, authority: Authority) -> None:
         self.catalog = catalog
+        self.authority = authority
         self.handlers: Handlers = {
             ("CREATE", "STORAGE", "INTEGRATION"): self.create_integration,
             ("ALTER", "STORAGE", "INTEGRATION"): self.alter_integration,
@@ -123,7 +125,7 @@ class Integrations:
                 found.created_on,
             )
             for found in self.catalog.integrations()
-            if alike(found.name, like)
+            if alike(found.name, like) and self.authority.sees(actor_of(scope), "INTEGRATION", found.name)
         ]
         columns = dict.fromkeys(("name", "type", "category", "enabled", "comment"), TEXT)
         return Result({**columns, "created_on": TIME}, rows)

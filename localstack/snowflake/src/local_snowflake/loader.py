@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import structlog
 
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import PIPE_HISTORY, TABLE_HISTORY, Catalog, Pipe
 from local_snowflake.copying import BATCH
 from local_snowflake.errors import stage_failure
@@ -98,8 +99,9 @@ type S3 = Any  # boto3's client: its methods are made at run time
 
 
 class Loader:
-    def __init__(self, catalog: Catalog, s3: S3) -> None:
+    def __init__(self, catalog: Catalog, s3: S3, authority: Authority) -> None:
         self.catalog = catalog
+        self.authority = authority
         self.s3 = s3
         self.readers = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix="read")
         self._plans: dict[str, tuple[int, Plan | NotRunnable]] = {}
@@ -112,7 +114,7 @@ class Loader:
         if known is None or known[0] != version:
             found: Plan | NotRunnable
             try:
-                found = plan_of_pipe(self.catalog, pipe)
+                found = plan_of_pipe(self.catalog, self.authority, pipe)
             except NotRunnable as reason:
                 found = reason
             self._plans[pipe.pipe_id] = known = (version, found)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from local_snowflake import plans
+from local_snowflake.actor import Actor
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, Pipe, new_id
 from local_snowflake.channel import Channels
 from local_snowflake.copying import check_for_pipe, copy_of
@@ -12,7 +14,7 @@ from local_snowflake.ingest import Ingest
 from local_snowflake.loader import Loader, StagedFile
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, inside, take_describe, take_filter
-from local_snowflake.sql import Options, Scope, Words, flag_of, text_of
+from local_snowflake.sql import Options, Scope, Words, actor_of, flag_of, text_of
 
 REFRESH_WINDOW = timedelta(days=7)
 STALE_PAUSE = timedelta(days=14)
@@ -20,8 +22,11 @@ PIPE_OPTIONS = {"AUTO_INGEST", "AWS_SNS_TOPIC", "INTEGRATION", "ERROR_INTEGRATIO
 
 
 class Pipes:
-    def __init__(self, catalog: Catalog, loader: Loader, channels: Channels, ingest: Ingest) -> None:
+    def __init__(
+        self, catalog: Catalog, loader: Loader, channels: Channels, ingest: Ingest, authority: Authority
+    ) -> None:
         self.catalog = catalog
+        self.authority = authority
         self.loader = loader
         self.channels = channels
         self.ingest = ingest
@@ -56,6 +61,7 @@ class Pipes:
         copy = copy_of(definition, Scope(name.database, name.schema))
         check_for_pipe(copy)
         stage = self.catalog.stage(copy.stage)
+        self.authority.load_by_pipe(actor_of(scope).role, copy, stage)
         plan = plans.plan_of(self.catalog, copy, stage, None, "SKIP_FILE")
         auto_ingest = flag_of(options, "AUTO_INGEST")
         topic = text_of(options, "AWS_SNS_TOPIC")
@@ -93,7 +99,7 @@ class Pipes:
         if words.takes("REFRESH"):
             options = words.take_options()
             words.finish()
-            return self.refresh(pipe, options)
+            return self.refresh(pipe, options, actor_of(scope))
         if words.takes("SET"):
             options = words.take_options()
             words.finish()
@@ -123,7 +129,7 @@ class Pipes:
                 self.catalog.set_pipe(pipe.name, option.lower(), text_of(options, option))
         return SUCCEEDED
 
-    def refresh(self, pipe: Pipe, options: Options) -> Result:
+    def refresh(self, pipe: Pipe, options: Options, actor: Actor) -> Result:
         """Queues the stage's files of the last 7 days that neither history knows."""
         for option in options:
             if option not in ("PREFIX", "MODIFIED_AFTER"):
@@ -134,6 +140,7 @@ class Pipes:
             raise SnowflakeError(
                 "003164", "55000", f"Pipe {pipe.name} is {reason.state}: {reason.reason}"
             ) from None
+        self.authority.load(actor, plan.copy, plan.stage)
         oldest = self.catalog.clock() - REFRESH_WINDOW
         if after := text_of(options, "MODIFIED_AFTER"):
             try:
@@ -175,16 +182,23 @@ class Pipes:
     def show_pipes(self, words: Words, scope: Scope) -> Result:
         words.take("SHOW", "PIPES")
         like, within = take_filter(words, scope)
-        return pipes_result(
-            [p for p in self.catalog.pipes() if alike(p.name.name, like) and inside(p.name, within)],
-            self.state_of,
-        )
+        shown = [
+            pipe
+            for pipe in self.catalog.pipes()
+            if alike(pipe.name.name, like)
+            and inside(pipe.name, within)
+            and self.authority.sees(actor_of(scope), "PIPE", str(pipe.name))
+        ]
+        return self._result(shown)
 
     def desc_pipe(self, words: Words, scope: Scope) -> Result:
         take_describe(words, "PIPE")
         pipe = self.catalog.pipe(scope.resolve(words.take_name()))
         words.finish()
-        return pipes_result([pipe], self.state_of)
+        return self._result([pipe])
+
+    def _result(self, pipes: list[Pipe]) -> Result:
+        return pipes_result(pipes, self.state_of, self.authority.owner)
 
     def state_of(self, pipe: Pipe) -> tuple[str, str | None]:
         try:
@@ -217,7 +231,11 @@ PIPE_COLUMNS = {
 }
 
 
-def pipes_result(pipes: list[Pipe], state_of: Callable[[Pipe], tuple[str, str | None]]) -> Result:
+def pipes_result(
+    pipes: list[Pipe],
+    state_of: Callable[[Pipe], tuple[str, str | None]],
+    owner_of: Callable[[str, str], str],
+) -> Result:
     rows = []
     for pipe in pipes:
         state, reason = state_of(pipe)
@@ -228,7 +246,7 @@ def pipes_result(pipes: list[Pipe], state_of: Callable[[Pipe], tuple[str, str | 
                 pipe.name.database,
                 pipe.name.schema,
                 pipe.definition,
-                "SYSADMIN",
+                owner_of("PIPE", str(pipe.name)),
                 pipe.topic or pipe.channel,
                 pipe.comment or "",
                 pipe.integration,

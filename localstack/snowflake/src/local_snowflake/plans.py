@@ -7,6 +7,7 @@ import duckdb
 import snowflake.connector.errors
 from fakesnow.dialect import parse_one
 
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, Location, Pipe, Stage
 from local_snowflake.copying import BATCH, Copy, FileFormat, OnError, copy_of, on_error_of, projections
 from local_snowflake.errors import SnowflakeError, compilation, missing
@@ -43,7 +44,7 @@ def bucket_and_prefix(url: str) -> tuple[str, str]:
     return bucket, prefix
 
 
-def plan_of_pipe(catalog: Catalog, pipe: Pipe) -> Plan:
+def plan_of_pipe(catalog: Catalog, authority: Authority, pipe: Pipe) -> Plan:
     copy = copy_of(pipe.definition, Scope(pipe.name.database, pipe.name.schema))
     stage = catalog.find_stage(copy.stage)
     if stage is None or stage.stage_id != pipe.stage_id:
@@ -55,7 +56,10 @@ def plan_of_pipe(catalog: Catalog, pipe: Pipe) -> Plan:
             "STALLED_STAGE_PERMISSION_ERROR",
             f"Integration '{stage.integration}' of stage '{stage.name}' was dropped or recreated.",
         )
+    owner = authority.access.now.owner("PIPE", str(pipe.name))
     try:
+        if owner:
+            authority.load_by_pipe(owner, copy, stage)
         return plan_of(catalog, copy, stage, pipe, "SKIP_FILE")
     except SnowflakeError as error:
         raise NotRunnable(state_of(error), error.message) from None

@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from local_snowflake.access import Access
+from local_snowflake.authorize import Authority
 from local_snowflake.bulk import Bulk
 from local_snowflake.catalog import Catalog
 from local_snowflake.channel import Aws, Channels
@@ -26,6 +27,7 @@ from local_snowflake.ingest import Ingest
 from local_snowflake.integrations import Integrations
 from local_snowflake.loader import Loader
 from local_snowflake.pipes import Pipes
+from local_snowflake.reading import Reading
 from local_snowflake.roles import Roles
 from local_snowflake.server import LocalSnowflake, fakesnow_server
 from local_snowflake.stages import Stages
@@ -69,20 +71,24 @@ class Process:
         catalog = Catalog(self.fakesnow, clock)
         aws = Aws(aws_endpoint_url, region)
         channels = Channels(aws, catalog.account, visibility_seconds)
-        loader = Loader(catalog, aws.client("s3"))
-        self.ingest = Ingest(catalog, loader, channels, InOrder() if seed is None else Delivery(seed))
         access = Access(catalog, enforced=privileges)
+        authority = Authority(access)
+        loader = Loader(catalog, aws.client("s3"), authority)
+        self.ingest = Ingest(catalog, loader, channels, InOrder() if seed is None else Delivery(seed))
         roles = Roles(access)
+        reading = Reading(authority)
         commands = Commands(
             access,
+            authority,
+            reading,
             roles,
-            Pipes(catalog, loader, channels, self.ingest),
-            Stages(catalog, loader),
-            Integrations(catalog),
+            Pipes(catalog, loader, channels, self.ingest, authority),
+            Stages(catalog, loader, authority),
+            Integrations(catalog, authority),
             Databases(catalog, self.fakesnow),
-            Unenforced(catalog),
-            Functions(catalog, channels, self.ingest),
-            Bulk(catalog, loader),
+            Unenforced(catalog, authority),
+            Functions(catalog, channels, self.ingest, authority),
+            Bulk(catalog, loader, authority),
         )
         self.app = LocalSnowflake(fakesnow_server.app, commands, catalog, clock, self.health, roles, login)
         self.server: uvicorn.Server | None = None

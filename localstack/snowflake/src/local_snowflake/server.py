@@ -114,7 +114,10 @@ class LocalSnowflake:
         def begin(answer: dict[str, Any]) -> None:
             with_master_token(answer)
             if answer.get("data"):
-                fakesnow_server.sessions[answer["data"]["token"]].actor = actor
+                session = fakesnow_server.sessions[answer["data"]["token"]]
+                session.actor, session.authorize = actor, self.commands.reading
+                session.visible = self.commands.visible
+                self.commands.authority.enter(session)
                 answer["data"]["sessionInfo"] |= {
                     "roleName": actor.role,
                     "warehouseName": actor.warehouse,

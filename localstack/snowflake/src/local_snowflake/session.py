@@ -20,6 +20,7 @@ from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
 from local_snowflake.actor import Actor
+from local_snowflake.errors import SnowflakeError
 from local_snowflake.expressions import (
     flatten_options,
     one_path,
@@ -74,6 +75,10 @@ class LocalConnection(FakeSnowflakeConnection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.actor = Actor("LOCAL_SNOWFLAKE", "ACCOUNTADMIN")
+        self.authorize: Callable[[exp.Expr, LocalConnection], None] | None = None
+        """Raises if the session may not read or change what a statement names."""
+        self.visible: Callable[[exp.Show, exp.Expr, Actor], exp.Expr] | None = None
+        """Leaves out of a SHOW statement's query what the session may not see."""
         self.when_done: Callable[[], None] | None = None
         """What follows from the statement that runs now, once it has succeeded."""
         self.temporary: dict[str, str] = {}
@@ -137,6 +142,10 @@ class LocalConnection(FakeSnowflakeConnection):
         self.database_set = self.schema_set = False
         self.temporary = {r: kind for r, kind in self.temporary.items() if not r.startswith(quoted(database))}
 
+    def leave_schema(self) -> None:
+        self._duck_conn.execute(f"USE {quoted(self.database or 'memory')}.main")
+        self._schema, self.schema_set = None, False
+
     def close(self, retry: bool = True) -> None:
         for relation, kind in self.temporary.items():
             with suppress(duckdb.Error):
@@ -164,6 +173,10 @@ class LocalCursor(FakeSnowflakeCursor):
                 time.sleep(CONFLICT_PAUSE_SECONDS)
             except duckdb.Error as error:
                 raise refused(command, error) from None
+            except SnowflakeError as error:
+                raise snowflake.connector.errors.ProgrammingError(
+                    msg=error.message, errno=int(error.code), sqlstate=error.sqlstate
+                ) from None
             except (AssertionError, ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
                 log.exception("fakesnow_failed", statement=command[:500])
                 raise refused(command, error) from None
@@ -191,6 +204,9 @@ class LocalCursor(FakeSnowflakeCursor):
 
     def _transform(self, expression: exp.Expr, params: Any) -> exp.Expr:
         actor = self._conn.actor
+        if self._conn.authorize:
+            self._conn.authorize(expression, self._conn)
+        show = expression if isinstance(expression, exp.Show) else None
         refuse_context_functions(expression)
         for put_right in (
             flatten_options,
@@ -203,7 +219,10 @@ class LocalCursor(FakeSnowflakeCursor):
         refuse_local_times(expression)
         if isinstance(expression, exp.Create | exp.Drop):
             self._name_temporary(expression)
-        return super()._transform(expression, params)
+        transformed = super()._transform(expression, params)
+        if show and self._conn.visible:
+            return self._conn.visible(show, transformed, actor)
+        return transformed
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         if isinstance(transformed, (*DDL, exp.Commit)):

@@ -5,20 +5,22 @@ Sources: Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", 
 
 import json
 
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import FILE_FORMATS, Catalog, Integration, Stage, new_id
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.loader import Loader
 from local_snowflake.plans import bucket_and_prefix
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import PROPERTIES, alike, inside, property_of, take_describe, take_filter
-from local_snowflake.sql import Name, Options, Scope, Value, Words, stage_parts, text_of
+from local_snowflake.sql import Name, Options, Scope, Value, Words, actor_of, stage_parts, text_of
 
 STAGE_OPTIONS = {"URL", "STORAGE_INTEGRATION", "FILE_FORMAT", "COMMENT", "DIRECTORY"}
 
 
 class Stages:
-    def __init__(self, catalog: Catalog, loader: Loader) -> None:
+    def __init__(self, catalog: Catalog, loader: Loader, authority: Authority) -> None:
         self.catalog = catalog
+        self.authority = authority
         self.loader = loader
         self.handlers: Handlers = {
             ("CREATE", "STAGE"): self.create_stage,
@@ -56,8 +58,13 @@ class Stages:
             if unless_exists:
                 return status(f"{name.name} already exists, statement succeeded.")
             raise exists(str(name))
+        self._may_use_integration(options, scope)
         self.catalog.put_stage(self.stage_of(new_id(), name, url, options), text_of(options, "COMMENT") or "")
         return status(f"Stage area {name.name} successfully created.")
+
+    def _may_use_integration(self, options: Options, scope: Scope) -> None:
+        if name := text_of(options, "STORAGE_INTEGRATION"):
+            self.authority.require(actor_of(scope), ("USAGE",), "INTEGRATION", name.upper())
 
     def stage_of(self, stage_id: str, name: Name, url: str, options: Options) -> Stage:
         integration_name = text_of(options, "STORAGE_INTEGRATION")
@@ -118,6 +125,7 @@ class Stages:
         for option in options:
             if option not in STAGE_OPTIONS - {"DIRECTORY"}:
                 raise unsupported(f"stage option {option}")
+        self._may_use_integration(options, scope)
         url = text_of(options, "URL") or stage.url
         changed = self.stage_of(
             stage.stage_id,
@@ -187,7 +195,9 @@ class Stages:
                 f"""SELECT created_on, name, database_name, schema_name, type, comment, options
                     FROM {FILE_FORMATS} ORDER BY ALL"""
             )
-            if alike(row[1], like) and inside(Name(row[2], row[3], row[1]), within)
+            if alike(row[1], like)
+            and inside(Name(row[2], row[3], row[1]), within)
+            and self.authority.sees(actor_of(scope), "FILE FORMAT", str(Name(row[2], row[3], row[1])))
         ]
         columns = dict.fromkeys(
             ("name", "database_name", "schema_name", "type", "comment", "format_options"), TEXT

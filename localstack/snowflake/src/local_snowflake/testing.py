@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,16 @@ class Warehouse:
         self.connection = local.connect()
         self.run(f"CREATE DATABASE {self.database}")
         self.run(f"CREATE SCHEMA {self.database}.RAW")
+
+    @contextmanager
+    def as_role(self, role: str, **options: Any) -> Iterator["Warehouse"]:
+        """The same database, spoken to under another role; the connection is closed at the end."""
+        other = copy(self)
+        other.connection = self.local.connect(database=self.database, role=role, **options)
+        try:
+            yield other
+        finally:
+            other.connection.close()
 
     def with_pipe(self) -> "Warehouse":
         self.table()

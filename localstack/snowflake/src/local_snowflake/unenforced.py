@@ -7,6 +7,7 @@ import json
 
 import structlog
 
+from local_snowflake.authorize import Authority
 from local_snowflake.catalog import OURS, Catalog
 from local_snowflake.errors import compilation, exists, missing
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
@@ -19,8 +20,9 @@ KINDS = (("WAREHOUSE",), ("RESOURCE", "MONITOR"), ("NETWORK", "POLICY"))
 
 
 class Unenforced:
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, authority: Authority) -> None:
         self.catalog = catalog
+        self.authority = authority
         self.handlers: Handlers = {
             ("SHOW", "RESOURCE", "MONITORS"): self.show_monitors,
             ("SHOW", "WAREHOUSES"): self.show_warehouses,
@@ -114,7 +116,11 @@ class Unenforced:
         rows = self.catalog.rows(
             f"SELECT created_on, name, options FROM {OURS}.unenforced WHERE kind = ? ORDER BY name", [kind]
         )
-        shown = [(c, n, json.loads(o)) for c, n, o in rows if alike(n, like)]
+        shown = [
+            (c, n, json.loads(o))
+            for c, n, o in rows
+            if alike(n, like) and self.authority.sees(actor_of(scope), kind, n)
+        ]
         if kind == "WAREHOUSE":
             columns = dict.fromkeys(("name", "state", "type", "size", "comment"), TEXT)
             return Result(

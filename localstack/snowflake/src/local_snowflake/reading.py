@@ -1,0 +1,184 @@
+"""Which tables and views a query or a change of rows needs, and with which privilege."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import ParseError
+
+from local_snowflake.authorize import Authority
+from local_snowflake.errors import SnowflakeError, compilation
+from local_snowflake.session import LocalConnection
+from local_snowflake.sql import Name, Scope
+
+HIDDEN = ("_FS_INFORMATION_SCHEMA", "_LOCAL")
+TEMPORARY = "TEMP"
+
+
+class Need(NamedTuple):
+    privilege: str
+    """Empty: any."""
+    name: Name
+
+
+class Reading:
+    def __init__(self, authority: Authority) -> None:
+        self.authority = authority
+        self.access = authority.access
+        self._sources: dict[str, tuple[Name, ...]] = {}
+
+    def __call__(self, statement: exp.Expr, session: LocalConnection) -> None:
+        """Raises what Snowflake raises if the session may not read or change a table of the statement."""
+        if not self.access.enforced:
+            return
+        scope = Scope(session.database, session.schema)
+        needs = [need for need in needs_of(statement, scope) if need.name.sql not in session.temporary]
+        roles = self.access.now.roles_of(session.actor)
+        for need in needs:
+            self._require(roles, need)
+        if needs and not isinstance(statement, exp.Describe | exp.TruncateTable) and not is_view(statement):
+            self.authority.require_warehouse(session.actor)
+
+    def _require(self, roles: frozenset[str], need: Need) -> None:
+        name = need.name
+        if name.schema == "INFORMATION_SCHEMA":
+            self.authority.require_of(roles, frozenset(), "DATABASE", name.database)
+            return
+        kind = self.access.table_or_view(str(name))
+        wanted = frozenset({need.privilege} if need.privilege else ())
+        self.authority.require_of(roles, wanted, kind, str(name))
+        if kind == "VIEW":
+            self._expand(name)
+
+    def _expand(self, view: Name) -> None:
+        """A view reads with the privileges of the role that owns it ("Overview of Views")."""
+        owner = self.access.now.owner("VIEW", str(view))
+        if owner is None:
+            return
+        roles = self.access.now.inherited(frozenset({owner}))
+        try:
+            for name in self.sources(view):
+                self._require(roles, Need("SELECT", name))
+        except SnowflakeError as error:
+            raise compilation(
+                f"Failure during expansion of view '{view.name}': {error.message}", "002037", "42601"
+            ) from None
+
+    def sources(self, view: Name) -> tuple[Name, ...]:
+        key = str(view)
+        if key not in self._sources:
+            rows = self.access.catalog.rows(
+                "SELECT sql FROM duckdb_views() WHERE (database_name, schema_name, view_name) = (?, ?, ?)",
+                view,
+            )
+            try:
+                tree = sqlglot.parse_one(rows[0][0], read="duckdb") if rows else None
+            except (
+                ParseError
+            ):  # DuckDB has its own words for some things; then the view itself is all that is asked
+                tree = None
+            needs = needs_of(tree, Scope(view.database, view.schema)) if tree else ()
+            self._sources[key] = tuple({need.name: None for need in needs})
+        return self._sources[key]
+
+    def forget(self, name: str) -> None:
+        """A view, or all that a database or schema held, is another one now."""
+        for key in [key for key in self._sources if key == name or key.startswith(f"{name}.")]:
+            del self._sources[key]
+
+
+def is_view(statement: exp.Expr) -> bool:
+    return isinstance(statement, exp.Create) and statement.kind == "VIEW"
+
+
+def needs_of(statement: exp.Expr, scope: Scope) -> Iterator[Need]:
+    if isinstance(statement, exp.Describe):
+        if isinstance(statement.this, exp.Query):
+            yield from needs_of(statement.this, scope)
+        elif isinstance(statement.this, exp.Table):
+            yield from _needs(statement.this, ("",), scope)
+        return
+    if isinstance(statement, exp.Create):
+        clone = statement.args.get("clone")
+        for part in (statement.expression, clone):
+            if part is not None:
+                yield from _reads(part, None, scope)
+        return
+    if isinstance(statement, exp.TruncateTable):
+        for table in statement.expressions:
+            yield from _needs(table, ("TRUNCATE",), scope)
+        return
+    if isinstance(statement, exp.Insert | exp.Update | exp.Delete | exp.Merge):
+        target = statement.this.this if isinstance(statement.this, exp.Schema) else statement.this
+        if isinstance(target, exp.Table):
+            yield from _needs(target, tuple(_changes(statement)), scope)
+        yield from _reads(statement, target, scope)
+    elif isinstance(statement, exp.Query):
+        yield from _reads(statement, None, scope)
+
+
+def _changes(statement: exp.Expr) -> Iterator[str]:
+    if isinstance(statement, exp.Insert):
+        yield "INSERT"
+        if statement.args.get("overwrite"):  # "INSERT", usage notes: OVERWRITE needs DELETE too
+            yield "DELETE"
+    elif isinstance(statement, exp.Update):
+        yield "UPDATE"
+    elif isinstance(statement, exp.Delete):
+        yield "DELETE"
+    else:
+        yield "SELECT"  # the target's rows are compared with the source's
+        for kind, privilege in ((exp.Insert, "INSERT"), (exp.Update, "UPDATE")):
+            if statement.find(kind):
+                yield privilege
+        if any(str(when.args["then"]).upper() == "DELETE" for when in statement.find_all(exp.When)):
+            yield "DELETE"
+
+
+def _reads(tree: exp.Expr, target: exp.Expr | None, scope: Scope) -> Iterator[Need]:
+    for table in tree.find_all(exp.Table):
+        if table is not target and not _is_of_the_query(table):
+            yield from _needs(table, ("SELECT",), scope)
+
+
+def _needs(table: exp.Table, privileges: tuple[str, ...], scope: Scope) -> Iterator[Need]:
+    name = name_of(table, scope)
+    if name and name.database != TEMPORARY and name.schema not in HIDDEN:
+        for privilege in privileges:
+            yield Need(privilege, name)
+
+
+def name_of(table: exp.Table, scope: Scope) -> Name | None:
+    """None for what is no table of a database: a stage, a function, a name without a current schema."""
+    parts = [part for part in (table.args.get("catalog"), table.args.get("db"), table.this) if part]
+    if not all(isinstance(part, exp.Identifier) for part in parts):
+        return None
+    named = [part.name if part.args.get("quoted") else part.name.upper() for part in parts]
+    try:
+        return scope.resolve(tuple(named))
+    except SnowflakeError:
+        return None
+
+
+def _is_of_the_query(table: exp.Table) -> bool:
+    """Whether the name is that of a common table expression that stands before it."""
+    if table.args.get("db"):
+        return False
+    name, node = table.name.upper(), table.parent
+    inside: exp.Expr = table
+    while node is not None:
+        with_ = node.args.get("with_")
+        if isinstance(with_, exp.With) and inside is not with_:
+            if any(cte.alias.upper() == name for cte in with_.expressions):
+                return True
+        elif isinstance(node, exp.With):
+            for cte in node.expressions:
+                if cte is inside:
+                    if node.args.get("recursive") and cte.alias.upper() == name:
+                        return True
+                    break
+                if cte.alias.upper() == name:
+                    return True
+        inside, node = node, node.parent
+    return False
