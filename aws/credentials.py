@@ -35,6 +35,21 @@ class RenewedCredentials:
             raise CredentialsError(f"credentials: {type(error).__name__}") from error
 
 
+def preload(environment: Mapping[str, str]) -> None:
+    """Load what `function_credentials` needs under SnapStart, before the snapshot of the process is taken.
+
+    Otherwise the first request after each restore would load it: 102 modules, 74 ms of CPU instead of 4 ms. Elsewhere
+    nothing is loaded, because credentials stand in the environment.
+    (AWS Lambda Developer Guide: "Improving startup performance with Lambda SnapStart".)
+    """
+    if environment.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        import botocore.credentials  # noqa: PLC0415
+        import botocore.httpsession  # noqa: PLC0415
+        import botocore.utils  # noqa: PLC0415
+
+        botocore.utils.ContainerMetadataFetcher()  # its session loads TLS's certificates
+
+
 def function_credentials(environment: Mapping[str, str]) -> Credentials:
     """Return a function's credentials: from its environment or, under SnapStart, from a local address.
 

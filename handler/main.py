@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from aws.access import Access
+from aws.credentials import preload
 from aws.errors import RetryableError
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
@@ -33,6 +34,7 @@ RETRY_AFTER_SECONDS = 5
 ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer in
 
 log = structlog.get_logger()
+preload(os.environ)
 
 
 def _utc_now() -> datetime:

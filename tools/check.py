@@ -31,6 +31,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
         (
             "glue=true",
             "waf=true",
+            "snapStart=true",
             "domainName=events.example.com",
             "domainCertificateArn=arn:aws:acm:us-east-1:123456789012:certificate/12345678-1234-1234-1234-123456789012",
         ),

@@ -314,11 +314,11 @@ def test_the_visits_can_be_restored_to_a_point_in_time_and_forget_by_themselves(
     assert table["SSESpecification"] == {"SSEEnabled": True}
 
 
-def test_only_prod_starts_from_snapshots_and_through_their_alias():
-    for stage in STAGES:
+def test_no_stage_starts_from_a_snapshot_by_default_and_one_that_does_is_called_by_alias():
+    for stage in (*STAGES, EVERYTHING):
         function = properties(stage, "IngestLambdaFunction")
         aliases = of_type(stage, "AWS::Lambda::Alias")
-        if stage == "prod":
+        if stage == EVERYTHING:
             assert function["SnapStart"] == {"ApplyOn": "PublishedVersions"}
             [alias] = aliases.values()
             assert f'"{alias["Name"]}"' in json.dumps(properties(stage, "ApiGatewayMethodV1EventsPost"))

@@ -1,0 +1,92 @@
+"""`python -m tests.unit.handler.first_request`: answer one request in a fresh process; print what it loaded and cost.
+
+AWS is a local server: container credentials, S3 and Kinesis. Run by test_snapshot.py, with the environment that Lambda
+gives a function.
+"""
+
+import base64
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+CREDENTIALS = {
+    "AccessKeyId": "key",
+    "SecretAccessKey": "secret",
+    "Token": "token",
+    "Expiration": "2099-01-01T00:00:00Z",
+}
+
+
+class Aws(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"{}"
+        if self.path == "/credentials":
+            body = json.dumps(CREDENTIALS).encode()
+        elif self.headers.get("X-Amz-Target", "").endswith("PutRecords"):
+            body = b'{"FailedRecordCount": 0, "Records": [{"SequenceNumber": "1", "ShardId": "0"}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = answer  # noqa: N815 http.server's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Context:
+    aws_request_id = "first"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 28_000
+
+
+def main() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Aws)
+    Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}"
+    snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
+    if os.environ.pop("LATE", ""):  # what it would be without the preload
+        del os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"]
+    began = time.process_time()
+    import handler.main
+
+    init_ms = (time.process_time() - began) * 1000
+    known = {*sys.modules}
+    os.environ["AWS_ENDPOINT_URL"] = here
+    if snapshot:
+        os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = f"{here}/credentials"
+    event = {
+        "_id": "e1",
+        "type": "user.entered_geofence",
+        "createdAt": "2026-11-28T08:00:00.000Z",
+        "user": {"deviceId": "d1"},
+        "geofence": {"tag": "store", "externalId": "1"},
+    }
+    request = {
+        "headers": {"Content-Type": "application/json"},
+        "body": base64.b64encode(json.dumps([event]).encode()).decode(),
+        "isBase64Encoded": True,
+        "requestContext": {"extendedRequestId": "first"},
+    }
+    began = time.process_time()
+    answer = handler.main.ingest(request, Context())
+    first_ms = (time.process_time() - began) * 1000
+    began = time.process_time()
+    handler.main.ingest(request, Context())
+    second_ms = (time.process_time() - began) * 1000
+    loaded = sorted({*sys.modules} - known)
+    facts = {"status": answer["statusCode"], "loaded": loaded}
+    times = {"init_ms": init_ms, "first_ms": first_ms, "second_ms": second_ms}
+    sys.stderr.write(json.dumps(facts | times))
+
+
+if __name__ == "__main__":
+    main()

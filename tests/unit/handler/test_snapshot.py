@@ -1,0 +1,56 @@
+"""What the first request loads after Lambda has restored the function from a snapshot, or has started it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FUNCTION = {
+    "STAGE": "test",
+    "LOG_LEVEL": "WARNING",
+    "AWS_REGION": "us-east-1",
+    "ARCHIVE_BUCKET": "bucket",
+    "STREAM_NAME": "stream",
+    "REDRIVE_QUEUE_URL": "http://127.0.0.1:1/queue",
+    "SIGNATURE_SCHEME": "off",
+    "SIGNATURE_SECRETS": "ssm:/x",
+    "PYTHONPATH": str(ROOT),
+}
+ON_DEMAND = {
+    "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_SESSION_TOKEN": "token",
+}
+# Credentials then come from a local address, which a restored process learns only after its snapshot.
+SNAP_START = {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
+
+
+def first_request(environment: dict[str, str]) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.handler.first_request"],
+        cwd=ROOT,
+        env=FUNCTION | environment | {"PATH": os.environ["PATH"]},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return json.loads(done.stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize("environment", [ON_DEMAND, SNAP_START], ids=["on-demand", "snap-start"])
+def test_the_first_request_loads_no_module(environment):
+    first = first_request(environment)
+    assert first["status"] == 202
+    assert first["loaded"] == []
+
+
+def test_the_count_sees_what_is_loaded_too_late():
+    """Without the preload the first request after each restore loads about a hundred modules."""
+    credentials_of_a_container = {"LATE": "1"} | SNAP_START
+    assert len(first_request(credentials_of_a_container)["loaded"]) > 80
