@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -202,8 +202,8 @@ class Demo:
             Line(
                 "sent",
                 ledger.sent,
-                ledger.received,
-                ledger.sent == ledger.received and not ledger.wrong_receipts,
+                ledger.received + ledger.dropped_found,
+                ledger.sent == ledger.received + ledger.dropped_found and not ledger.wrong_receipts,
             ),
             self._line("= accepted", "accepted", "answered"),
             _equal("+ duplicates", duplicates, ledger.answered_copies - ledger.count("answered")),
@@ -214,6 +214,7 @@ class Demo:
                 ledger.rejected_truth == ledger.rejected_found,
                 codes,
             ),
+            *self._dropped(),
             self._line("archived", "accepted", "archived"),
             self._line("published", "crossing", "published"),
             self._line("consumed", "recent", "consumed"),
@@ -231,6 +232,12 @@ class Demo:
                 lambda: set(stores.mart_stays(warehouse, database, ledger.devices())),
             ),
         ]
+
+    def _dropped(self) -> list[Line]:
+        """A line where there is one to show: events that were dropped after a 413."""
+        expected, found = self._ledger.dropped_truth, self._ledger.dropped_found
+        note = "too large for any request: the phone drops and reports them"
+        return [replace(_equal("+ dropped", expected, found), note=note)] if expected or found else []
 
     def some_visits(self, n: int) -> list[dict[str, object]]:
         """The latest visits of this run in the mart."""

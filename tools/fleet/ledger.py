@@ -17,7 +17,7 @@ from consumer.visits import Pair, visits_of
 from contract.events import MAX_AGE, Fence, GeofenceEvent
 from ops.stores import Stay, stay
 from tools.fleet.rounds import Planned
-from tools.fleet.send import Delivery, count_in, rejects_in
+from tools.fleet.send import TOO_LARGE, Delivery, count_in, rejects_in
 
 # Where an event's id can have been found.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
@@ -53,6 +53,8 @@ class Ledger:
         self.accepted_copies = 0
         self.answered_copies = 0
         self.undelivered = 0
+        self.dropped_truth = 0  # events that alone make a request too large: nobody keeps them
+        self.dropped_found = 0
         self.wrong_receipts = 0
         self.rejected_truth: Counter[str] = Counter()
         self.rejected_found: Counter[str] = Counter()
@@ -69,10 +71,12 @@ class Ledger:
         self.sent += len(events)
         self.received += count_in(answer, "received")
         self.undelivered += len(events) if delivery.fate == "kept" else 0
+        self.dropped_found += len(events) if delivery.status == 413 else 0
+        self.dropped_truth += sum(event.code == TOO_LARGE for event in events)
         codes = dict(rejects_in(answer))
         self.rejected_found.update(codes.values())
         truly_accepted = [event for event in events if event.code is None]
-        self.rejected_truth.update(event.code for event in events if event.code is not None)
+        self.rejected_truth.update(str(event.code) for event in events if _is_rejected(event))
         self.accepted_copies += len(truly_accepted)
         self._db.execute("BEGIN")
         self._db.executemany(
@@ -100,7 +104,7 @@ class Ledger:
         return int(self._db.execute("SELECT SUM(rejects) FROM refusal").fetchone()[0] or 0)
 
     def _note_rejects(self, events: Sequence[Planned]) -> None:
-        rejects = [f"{i} {event.text}" for i, event in enumerate(events) if event.code is not None]
+        rejects = [f"{i} {event.text}" for i, event in enumerate(events) if _is_rejected(event)]
         if rejects:
             digest = hashlib.sha256("\n".join(rejects).encode("utf-8", "surrogateescape")).digest()
             self._db.execute("INSERT OR IGNORE INTO refusal VALUES (?, ?)", (digest, len(rejects)))
@@ -167,6 +171,10 @@ class Ledger:
 
     def _is_new(self, key: str) -> bool:
         return self._db.execute("INSERT OR IGNORE INTO object VALUES (?)", (key,)).rowcount == 1
+
+
+def _is_rejected(event: Planned) -> bool:
+    return event.code is not None and event.code != TOO_LARGE
 
 
 def _adds_up(delivery: Delivery, rejected: int) -> bool:

@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One event as it will be sent, and its fate: accepted where `code` is None, else rejected with it.
+    """One event as it will be sent, and its fate: accepted where `code` is None, else rejected (or dropped) with it.
 
     `crossing` is set for accepted geofence events only.
     """

@@ -25,6 +25,8 @@ import typer
 import urllib3
 
 from contract.events import GEOFENCE_KINDS, geofence_event
+from contract.lines import lines_in
+from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.sift import sift
 from handler.splitting import Parts
 from ops import terminal
@@ -35,6 +37,8 @@ from tools.fleet.rounds import Plan, Planned, Post
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
 
+# What becomes of an event that alone makes a request too large: the client's rule drops it.
+TOO_LARGE = "body_too_large"
 # API Gateway itself answers after 29 seconds.
 _TIMEOUT = urllib3.Timeout(connect=3, read=32)
 
@@ -179,7 +183,7 @@ def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of an NDJSON file, plain or gzip; empty ones left out, bytes that are not UTF-8 kept.
+    """The lines of an NDJSON file, plain or gzip, as the handler tells lines apart; bytes that are not UTF-8 kept.
 
     Refusal where its gzip is damaged or cut short.
     """
@@ -190,8 +194,7 @@ def read_lines(path: Path) -> Iterator[str]:
         lines = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
         try:
             for line in lines:
-                text = line.strip(b"\r\n \t")
-                if text:
+                for _, text in lines_in(line):
                     yield text.decode("utf-8", "surrogateescape")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise Refusal(f"{path} cannot be read to its end: {error}") from None
@@ -205,6 +208,8 @@ def unjudged(text: str) -> Planned:
 def judged(text: str) -> Planned:
     """A line with what must become of it, by the handler's own rule run here."""
     raw = text.encode("utf-8", "surrogateescape")
+    if is_too_large_alone(raw):
+        return Planned(text, "", code=TOO_LARGE)
     batch = sift(Parts([raw], {}), "ndjson", GEOFENCE_KINDS, datetime.now(UTC))
     if batch.rejected:
         [rejected] = batch.rejected
@@ -212,6 +217,13 @@ def judged(text: str) -> Planned:
     [line] = batch.lines
     crossing = geofence_event(line) if batch.records else None
     return Planned(text, str(json.loads(line)["_id"]), crossing=crossing)
+
+
+def is_too_large_alone(line: bytes) -> bool:
+    """Whether a request of this line alone gets 413, so that the phone drops it and nothing of it is kept."""
+    if len(line) > MAX_INFLATED_BYTES:
+        return True
+    return len(line) > MAX_BODY_BYTES and len(gzip.compress(line, mtime=0)) > MAX_BODY_BYTES
 
 
 def posts_of_file(
@@ -250,6 +262,7 @@ class Tally:
     resent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    dropped: int = 0
     undelivered: int = 0
     seconds: list[float] = field(default_factory=list)
 
@@ -259,6 +272,7 @@ class Tally:
         self.resent += len(delivery.statuses) - 1
         self.statuses.update(str(status or "no answer") for status in delivery.statuses)
         self.undelivered += len(delivery.post.events) if delivery.fate == "kept" else 0
+        self.dropped += len(delivery.post.events) if delivery.status == 413 else 0
         self.accepted += count_in(delivery.answer, "accepted")
         self.duplicates += count_in(delivery.answer, "duplicates")
         self.rejected.update(code for _, code in rejects_in(delivery.answer))
@@ -271,6 +285,7 @@ class Tally:
             "accepted": self.accepted,
             "duplicates": self.duplicates,
             "rejected": dict(self.rejected.most_common()),
+            "dropped": self.dropped,
             "undelivered": self.undelivered,
             "sent_again": self.resent,
             "statuses": dict(sorted(self.statuses.items())),

@@ -1,6 +1,9 @@
 """The demo's ticks can fail: a number that is right by chance is not taken for the right events."""
 
+import base64
+import gzip
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,11 +16,13 @@ from rich.progress import Progress
 
 from ops.outputs import Outputs
 from snowpipe.refusal import Refusal
+from tests.unit.handler.conftest import Phone
+from tests.unit.handler.fakes import World
 from tools.fleet import demo
 from tools.fleet.demo import Demo
 from tools.fleet.ledger import Ledger
 from tools.fleet.rounds import Plan, posts
-from tools.fleet.send import Delivery, judged
+from tools.fleet.send import TOO_LARGE, Delivery, judged, posts_of_file
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC), trucks=1, invalid=0)
 
@@ -71,26 +76,26 @@ def replace_first(stays: set[Any]) -> Any:
 @pytest.mark.parametrize(
     ("text", "code", "is_crossing"),
     [
-        ({"_id": "a", "type": "x", "createdAt": "2026-11-16T08:00:00Z", "deviceId": "d"}, None, False),
+        ({"_id": "a", "type": "x", "deviceId": "d"}, None, False),
         (
             {
                 "_id": "a",
                 "type": "user_entered_geofence",
-                "createdAt": "2026-11-16T08:00:00Z",
                 "deviceId": "d",
                 "geofence": {"tag": "farm", "externalId": "f"},
             },
             None,
             True,
         ),
-        ({"type": "x", "createdAt": "2026-11-16T08:00:00Z", "deviceId": "d"}, "missing_id", False),
-        ("no json", "not_json", False),
+        ({"type": "x", "deviceId": "d"}, "missing_id", False),
+        ({"_id": "a", "type": "x", "deviceId": "d", "x": "x" * 70_000}, "event_too_large", False),
+        ({"_id": "a", "type": "x", "deviceId": "d", "x": "x" * 2_000_000}, "event_too_large", False),
     ],
 )
 def test_a_line_of_a_file_is_judged_by_the_handlers_own_rule(
-    text: object, code: str | None, is_crossing: bool
+    text: dict[str, object], code: str | None, is_crossing: bool
 ) -> None:
-    planned = judged(text if isinstance(text, str) else json.dumps(text))
+    planned = judged(json.dumps(text | {"createdAt": datetime.now(UTC).isoformat()}))
     assert planned.code == code
     assert (planned.crossing is not None) == is_crossing
 
@@ -102,7 +107,52 @@ def test_a_line_that_is_not_utf_8_is_rejected_and_sent_as_it_is() -> None:
     assert post.body() == b'{"_id":"\xff"}'
 
 
-@pytest.mark.parametrize("body", [b"", b"\n \n"])
+MARK = b"\xef\xbb\xbf"
+FILES = {
+    "a byte order mark": MARK + b"%b\n%b\n%b\n",
+    "a byte order mark and CRLF": MARK + b"%b\r\n%b\r\n%b\r\n",
+    "two files joined, each with a mark": MARK + b"%b\n%b\n" + MARK + b"%b\n",
+    "a form feed at the end": b"%b\n%b\n%b\n\x0c\n",
+    "a form feed before a line": b"%b\n\x0c%b\n%b",
+    "blank lines": b"\n%b\n \t\n\r\n%b\n\v\n%b\n\n",
+    "a mark by itself": b"%b\n" + MARK + b"\n%b\n%b",
+    "two marks": MARK + MARK + b"%b\n%b\n%b",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("layout", FILES.values(), ids=FILES.keys())
+def test_the_demo_and_the_handler_tell_the_lines_of_a_file_apart_alike(
+    tmp_path: Path, layout: bytes, packed: bool
+) -> None:
+    at = datetime.now(UTC).isoformat()
+    events = [{"_id": str(n), "type": "pickup.started", "deviceId": "d", "createdAt": at} for n in range(3)]
+    body = layout % tuple(json.dumps(event, separators=(",", ":")).encode() for event in events)
+    (tmp_path / "file").write_bytes(gzip.compress(body) if packed else body)
+    [post] = posts_of_file(tmp_path / "file", judge=judged)
+    assert [(planned.event_id, planned.code) for planned in post.events] == [(str(n), None) for n in range(3)]
+
+    as_it_is = Phone(World(received_at=datetime.now(UTC)))
+    answer = as_it_is.post(body, {"Content-Type": "application/x-ndjson"})
+    assert (answer.status, answer.body["accepted"], answer.body["rejected"]) == (202, 3, 0)
+    sent = Phone(World(received_at=datetime.now(UTC)))
+    sent.post(post.body(), {"Content-Type": "application/x-ndjson"})
+    assert sent.world.lines("events") == as_it_is.world.lines("events")
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [b"x" * (4 * 1024 * 1024), base64.b64encode(random.Random(1).randbytes(1_100_000))],
+    ids=["over 4 MiB", "over 1 MiB compressed"],
+)
+def test_a_line_that_no_request_can_carry_is_expected_to_be_dropped(padding: bytes) -> None:
+    line = b'{"_id":"a","type":"x","deviceId":"d","createdAt":"2026-11-28T12:00:00Z","x":"%b"}' % padding
+    headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+    assert Phone(World()).post(gzip.compress(line, mtime=0), headers).status == 413
+    assert judged(line.decode()).code == TOO_LARGE
+
+
+@pytest.mark.parametrize("body", [b"", b"\n \n", MARK, MARK + b"\r\n\x0c\n"])
 def test_a_file_without_events_is_refused_rather_than_ticked(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "nothing").write_bytes(body)
     with pytest.raises(Refusal, match="holds no events"):

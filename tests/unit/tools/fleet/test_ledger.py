@@ -10,8 +10,8 @@ import pytest
 from consumer.visits import visits_of
 from ops.stores import stay
 from tools.fleet.ledger import Ledger
-from tools.fleet.rounds import Plan, Post, posts
-from tools.fleet.send import Delivery
+from tools.fleet.rounds import Plan, Planned, Post, posts
+from tools.fleet.send import TOO_LARGE, Delivery
 
 BEGIN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
 MORNING = list(posts(Plan("0a1b2c3d", BEGIN, trucks=4)))
@@ -131,3 +131,22 @@ def test_only_devices_and_fences_that_lack_an_event_are_asked_again(ledger: Ledg
     assert [(pair.device_id, pair.fence) for pair in ledger.pairs_not_consumed(9)] == [
         (last.device_id, last.fence)
     ]
+
+
+def test_an_event_that_was_dropped_after_a_413_is_counted_and_is_no_reject(ledger: Ledger) -> None:
+    post = MORNING[0]
+    alone = replace(post, events=(Planned("x" * 10, "", code=TOO_LARGE),))
+    ledger.add(Delivery(alone, "dropped", 413, {"limit": 1}, BEGIN, 0.1, (413,)))
+    ledger.add(answered(post))
+    assert ledger.sent == ledger.received + 1
+    assert ledger.dropped_truth == ledger.dropped_found == 1
+    assert ledger.rejected_truth == ledger.rejected_found
+    assert ledger.distinct_rejects == sum(event.code is not None for event in post.events)
+
+
+def test_an_event_that_was_dropped_against_expectation_is_a_difference(ledger: Ledger) -> None:
+    [event] = [event for event in EVENTS if event.code is None][:1]
+    alone = replace(MORNING[0], events=(event,))
+    ledger.add(Delivery(alone, "dropped", 413, {"limit": 1}, BEGIN, 0.1, (413,)))
+    assert (ledger.dropped_truth, ledger.dropped_found) == (0, 1)
+    assert ledger.differences("accepted", "answered") == [event.event_id]

@@ -266,6 +266,21 @@ def test_the_tally_adds_up_receipts_and_names_codes_once_an_event() -> None:
     assert figures["statuses"] == {"202": 1, "503": 1}
     assert figures["sent_again"] == 1
     assert figures["events_per_s"] == 2.0
+    assert figures["dropped"] == 0
+
+
+def test_events_that_were_dropped_after_a_413_appear_in_the_figures() -> None:
+    tally = Tally()
+    with server(lambda *_: (413, {}, b"{}")) as (url, _):
+        for delivery in client(url).deliver(post("a", "b")):
+            tally.add(delivery)
+    figures = tally.figures(elapsed=2.0)
+    assert (figures["events"], figures["dropped"], figures["accepted"], figures["undelivered"]) == (
+        2,
+        2,
+        0,
+        0,
+    )
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
