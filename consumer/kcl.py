@@ -398,7 +398,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = KclSettings.model_validate(os.environ)
     if "--health" in arguments:
         problems = Health(settings.state_folder).problems(settings.stale_seconds)
-        print(json.dumps({"healthy": not problems, "problems": problems}))  # noqa: T201
+        print(json.dumps({"healthy": not problems, "problems": problems}, allow_nan=False))  # noqa: T201
         return 1 if problems else 0
     if "--shard" in arguments:
         return run_shard(settings)

@@ -145,7 +145,7 @@ def commit(
         "set_aside": [_named(fault) for fault in taken.faults if fault.lasting],
         "unreadable": [_named(fault) for fault in taken.faults if not fault.lasting],
     }
-    store.write(manifest_key(source.hour), json.dumps(manifest, indent=1).encode())
+    store.write(manifest_key(source.hour), json.dumps(manifest, indent=1, allow_nan=False).encode())
     return manifest
 
 

@@ -131,7 +131,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write(store: Store, name: str, listed: Sequence[Difference]) -> None:
-    lines = (json.dumps({"what": d.what, **d.visit, "fields": d.fields}, default=str) + "\n" for d in listed)
+    lines = (
+        json.dumps({"what": d.what, **d.visit, "fields": d.fields}, default=str, allow_nan=False) + "\n"
+        for d in listed
+    )
     store.write(f"{PREFIX}/{name}/differences.ndjson", "".join(lines).encode())
 
 

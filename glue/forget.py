@@ -95,7 +95,7 @@ class Users:
             return True
         # A reject need not be an object; an event may have a field of that name.
         is_event = "_id" in value or isinstance(event, dict | None)
-        if not is_event and self.in_bytes(json.dumps(event).encode()):
+        if not is_event and self.in_bytes(json.dumps(event, allow_nan=False).encode()):
             return True
         encoded = [value.get(name) for name in ("body_base64", "record_base64")]
         return any(isinstance(each, str) and self.in_bytes(_decoded(each)) for each in encoded)
@@ -105,7 +105,9 @@ class Users:
         texts = [text, _inflated(text)]
         with suppress(ValueError, RecursionError):
             texts.append(
-                json.dumps(json.loads(texts[1] or text), ensure_ascii=False).encode(errors="replace")
+                json.dumps(json.loads(texts[1] or text), ensure_ascii=False, allow_nan=False).encode(
+                    errors="replace"
+                )
             )
         return any(each.encode() in text for text in texts for each in self.ids)
 
@@ -227,7 +229,7 @@ def begin(store: Store, request: str, users: Users, found: Sequence[Found]) -> d
         "objects": [pairs[old] for old in sorted(pairs)],
         "unreadable": [{"key": f.key, "code": f.code, "message": f.message} for f in faults],
     }
-    store.write(plan_key(request), json.dumps(plan, indent=1).encode())
+    store.write(plan_key(request), json.dumps(plan, indent=1, allow_nan=False).encode())
     return plan
 
 

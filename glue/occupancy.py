@@ -48,7 +48,7 @@ class State(NamedTuple):
     decided_until: int | None = None  # windows before this are decided
 
     def dumps(self) -> str:
-        return json.dumps(self)
+        return json.dumps(self, allow_nan=False)
 
 
 def loads(text: str) -> State:

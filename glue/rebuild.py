@@ -264,7 +264,9 @@ def finish(job: Rebuild, engine: str, rebuilt: Rebuilt) -> dict[str, Any]:
         "unreadable": [{"key": f.key, "code": f.code, "message": f.message} for f in rebuilt.faults],
         "set_aside_key": set_aside(job.store, job.hours.start, rebuilt.faults, "glue.rebuild"),
     }
-    job.store.write(f"{PREFIX}/{job.name}/summary.json", json.dumps(summary, indent=1).encode())
+    job.store.write(
+        f"{PREFIX}/{job.name}/summary.json", json.dumps(summary, indent=1, allow_nan=False).encode()
+    )
     return summary
 
 

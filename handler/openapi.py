@@ -243,7 +243,7 @@ def _schemas() -> Schema:
     definitions = event.pop("$defs")
     event.pop("$schema")
     schemas = {"Event": event, **definitions}
-    text = json.dumps(schemas).replace("#/$defs/", "#/components/schemas/")
+    text = json.dumps(schemas, allow_nan=False).replace("#/$defs/", "#/components/schemas/")
     receipt = _receipt()
     problem = _problem_schema()
     return {
@@ -330,7 +330,7 @@ def files() -> dict[Path, str]:
     """Return the content of each generated file. The conformance kit is a package of its own with its own copy."""
     note = "# Generated from the code by `python -m handler.openapi`; a test keeps it current.\n"
     text = yaml.dump(openapi(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110)
-    schema = json.dumps(event_schema(), indent=2, ensure_ascii=False) + "\n"
+    schema = json.dumps(event_schema(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return {DOCS / "openapi.yaml": note + text, DOCS / "event.schema.json": schema, KIT_SCHEMA: schema}
 
 

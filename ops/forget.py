@@ -281,7 +281,7 @@ def command(
         "next": _next(waiting, shared, marts_left=bool(pairs) and not built, claimed=claimed),
         "runs_out_by_itself": RUNS_OUT,
     }
-    terminal.show(json.loads(json.dumps(report)), as_json)
+    terminal.show(json.loads(json.dumps(report, allow_nan=False)), as_json)
     if waiting or found["unreadable"] or (pairs and not built):
         raise typer.Exit(1)
 

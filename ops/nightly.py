@@ -227,7 +227,9 @@ def command(
     names = steps or list(STEPS)
     for name in names:
         step_of(name)
-    raise typer.Exit(run(names, night, lambda facts: typer.echo(json.dumps(facts, default=str))))
+    raise typer.Exit(
+        run(names, night, lambda facts: typer.echo(json.dumps(facts, default=str, allow_nan=False)))
+    )
 
 
 if __name__ == "__main__":

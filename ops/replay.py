@@ -62,7 +62,7 @@ class Selection:
     @property
     def digest(self) -> str:
         """The same for the same selection, whatever its times: `3 hours ago` moves from run to run."""
-        text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)])
+        text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)], allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
@@ -145,7 +145,7 @@ class Progress:
     def remember(self, last_key: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps({"from_hour": self._from_hour, "last_key": last_key}))
+        partial.write_text(json.dumps({"from_hour": self._from_hour, "last_key": last_key}, allow_nan=False))
         partial.replace(self._path)
 
     def forget(self) -> None:

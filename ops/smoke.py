@@ -43,7 +43,9 @@ def follow(
     http = urllib3.PoolManager(retries=False, timeout=32)
     headers = {"x-api-key": outputs.api_key, "content-type": "application/json"}
     try:
-        answer = http.request("POST", outputs.endpoint, body=json.dumps([sent]), headers=headers)
+        answer = http.request(
+            "POST", outputs.endpoint, body=json.dumps([sent], allow_nan=False), headers=headers
+        )
     except urllib3.exceptions.HTTPError as error:
         yield "accepted", False, f"no answer: {error}"
         return

@@ -220,7 +220,7 @@ def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[st
             f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"  # noqa: S608
             " (SELECT value::VARCHAR FROM TABLE(FLATTEN(PARSE_JSON(%s))))"
         )
-        for row in warehouse.query(sql, [json.dumps(some)]):
+        for row in warehouse.query(sql, [json.dumps(some, allow_nan=False)]):
             yield row["event_id"]
 
 

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aws.errors import PermanentError, RetryableError
+from contract.finite import finite
 from ops.outputs import Outputs
 from ops.times import instant
 from snowpipe import commandline
@@ -160,7 +161,7 @@ def cell(value: object) -> Text:
 
 def print_json(value: object) -> None:
     # Not through rich, which would wrap and colour it.
-    typer.echo(json.dumps(value, default=in_words, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(finite(value), default=in_words, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def in_words(value: object) -> str:

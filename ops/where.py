@@ -125,7 +125,7 @@ class Finder:
     ) -> list[Line]:
         """Read every object of these hours; an id is looked for as text before anything is parsed."""
         found: list[Line] = []
-        needle = json.dumps(event_id, ensure_ascii=False).encode()
+        needle = json.dumps(event_id, ensure_ascii=False, allow_nan=False).encode()
         for prefix in prefixes:
             keys = [each.key for each in self._archive.received(prefix, start, end)]
             self.searched.append(

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from contract.finite import finite
 from snowpipe import apply as applying
 from snowpipe import archive, commandline, loading, pipes, policies, sqlite, template, transform, warehouse
 from snowpipe.archive import Archive
@@ -114,7 +115,7 @@ def shown(value: object) -> object:
 def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
     """Rows as a JSON list, else as a table, or one below the other where the table would not fit."""
     if as_json:
-        typer.echo(json.dumps(rows, default=shown, indent=2))
+        typer.echo(json.dumps(finite(rows), default=shown, indent=2, allow_nan=False))
         return
     if not rows:
         typer.echo(none)
@@ -195,11 +196,11 @@ def trust_policy(
     del as_json  # a policy is JSON anyhow
     stage = context.obj.stage(outputs)
     if access:
-        typer.echo(json.dumps(policies.access_policy(stage.parameters), indent=2))
+        typer.echo(json.dumps(policies.access_policy(stage.parameters), indent=2, allow_nan=False))
         return
     parameters = stage.parameters
     with stage.warehouse(administrator) as session:
-        typer.echo(json.dumps(policies.trust_policy(session, parameters), indent=2))
+        typer.echo(json.dumps(policies.trust_policy(session, parameters), indent=2, allow_nan=False))
 
 
 @app.command()
@@ -220,7 +221,7 @@ def sns_policy(
     policy = policies.with_statement(topic.policy(), wanted)
     if write:
         topic.write(policy)
-    typer.echo(json.dumps(policy, indent=2))
+    typer.echo(json.dumps(policy, indent=2, allow_nan=False))
 
 
 # --- how the pipes are

@@ -143,7 +143,7 @@ class Topic:
 
     def write(self, policy: Policy) -> None:
         self._sns.set_topic_attributes(
-            TopicArn=self._arn, AttributeName="Policy", AttributeValue=json.dumps(policy)
+            TopicArn=self._arn, AttributeName="Policy", AttributeValue=json.dumps(policy, allow_nan=False)
         )
 
 
@@ -172,11 +172,13 @@ class Role:
         if self.trust() is None:
             self._iam.create_role(
                 RoleName=self.name,
-                AssumeRolePolicyDocument=json.dumps(trust),
+                AssumeRolePolicyDocument=json.dumps(trust, allow_nan=False),
                 Description="Milkrun: Snowflake reads events/ and rejected/",
             )
         else:
-            self._iam.update_assume_role_policy(RoleName=self.name, PolicyDocument=json.dumps(trust))
+            self._iam.update_assume_role_policy(
+                RoleName=self.name, PolicyDocument=json.dumps(trust, allow_nan=False)
+            )
         self._iam.put_role_policy(
-            RoleName=self.name, PolicyName="read-archive", PolicyDocument=json.dumps(access)
+            RoleName=self.name, PolicyName="read-archive", PolicyDocument=json.dumps(access, allow_nan=False)
         )

@@ -186,5 +186,5 @@ class Recreation:
     def _remember(self) -> None:
         self.state.parent.mkdir(parents=True, exist_ok=True)
         written = self.state.with_suffix(".new")
-        written.write_text(json.dumps(self.progress.model_dump(mode="json"), indent=2))
+        written.write_text(json.dumps(self.progress.model_dump(mode="json"), indent=2, allow_nan=False))
         written.replace(self.state)

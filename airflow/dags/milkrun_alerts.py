@@ -30,7 +30,7 @@ def deadline_missed(**details: Any) -> None:
 
 def _tell(line: Mapping[str, Any]) -> None:
     """To the command that MILKRUN_ALERT names, as one line of JSON on its standard input; and to the log."""
-    text = json.dumps(line, default=str)
+    text = json.dumps(line, default=str, allow_nan=False)
     log.error("%s", text)
     if command := os.environ.get("MILKRUN_ALERT"):
         subprocess.run(shlex.split(command), input=text + "\n", text=True, check=False, timeout=60)  # noqa: S603

@@ -76,7 +76,7 @@ def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
 
 
 def _part(fields: Mapping[str, object]) -> str:
-    return _base64url(json.dumps(fields, separators=(",", ":")).encode())
+    return _base64url(json.dumps(fields, separators=(",", ":"), allow_nan=False).encode())
 
 
 def _base64url(raw: bytes) -> str:

@@ -65,7 +65,7 @@ class Live:
         rule = events.put_rule(
             Name=self.name,
             EventBusName=self._bus,
-            EventPattern=json.dumps({"source": [SOURCE]}),
+            EventPattern=json.dumps({"source": [SOURCE]}, allow_nan=False),
             Description="Tells a console of visits; made and removed by it",
         )["RuleArn"]
         sqs.set_queue_attributes(
@@ -144,4 +144,4 @@ def _policy(queue: str, senders: dict[str, str]) -> str:
         }
         for service, source in senders.items()
     ]
-    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+    return json.dumps({"Version": "2012-10-17", "Statement": statements}, allow_nan=False)

@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace, stack: Stack, console: Console) -> int:
         case "status":
             rows = status.rows(stack.processes)
             if options.json:
-                Console().print_json(json.dumps(rows))
+                Console().print_json(json.dumps(rows, allow_nan=False))
             else:
                 Console().print(_table(rows))
             return 0 if stack.is_up() else 1

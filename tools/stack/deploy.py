@@ -116,4 +116,4 @@ def outputs(settings: Settings) -> dict[str, Any]:
 
 
 def write(outputs: Mapping[str, Any], file: Path) -> None:
-    file.write_text(json.dumps(outputs, indent=2) + "\n")
+    file.write_text(json.dumps(outputs, indent=2, allow_nan=False) + "\n")

@@ -65,7 +65,7 @@ class Processes:
             )
         process = Process(name, popen.pid, start_time(popen.pid) or 0, grace_s)
         self._children[process] = popen
-        self._record(name).write_text(json.dumps(asdict(process)))
+        self._record(name).write_text(json.dumps(asdict(process), allow_nan=False))
         return process
 
     def wait(self, process: Process) -> int:

@@ -78,7 +78,7 @@ def _lines(*parts: str | None) -> str:
 
 
 def _platform(kind: str, record: dict[str, object] | dict[str, str]) -> str:
-    return json.dumps({"time": timestamp(), "type": f"platform.{kind}", "record": record})
+    return json.dumps({"time": timestamp(), "type": f"platform.{kind}", "record": record}, allow_nan=False)
 
 
 def timestamp() -> str:

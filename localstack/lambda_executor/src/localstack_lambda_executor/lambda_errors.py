@@ -5,7 +5,7 @@ import signal
 
 
 def error_body(error_type: str, message: str) -> bytes:
-    return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
+    return json.dumps({"errorType": error_type, "errorMessage": message}, allow_nan=False).encode()
 
 
 def timed_out(request_id: str, timeout_s: float) -> bytes:

@@ -187,4 +187,4 @@ def _ok() -> bytes:
 
 
 def _refusal(error_type: str, message: str) -> bytes:
-    return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
+    return json.dumps({"errorType": error_type, "errorMessage": message}, allow_nan=False).encode()

@@ -227,7 +227,7 @@ class Catalog:
                     pipe.error_integration,
                     pipe.comment,
                     pipe.stage_id,
-                    json.dumps(pipe.location),
+                    json.dumps(pipe.location, allow_nan=False),
                     pipe.paused_on,
                     pipe.created_on,
                 ],
@@ -312,7 +312,7 @@ class Catalog:
             [
                 stage.stage_id,
                 *stage.name,
-                json.dumps(stage.file_format),
+                json.dumps(stage.file_format, allow_nan=False),
                 stage.integration,
                 stage.integration_id,
             ],
@@ -373,7 +373,7 @@ class Catalog:
                 [
                     integration.integration_id,
                     integration.name,
-                    json.dumps(integration.options),
+                    json.dumps(integration.options, allow_nan=False),
                     integration.created_on,
                 ],
             )

@@ -145,7 +145,9 @@ class Channel:
                     }
                 ],
             }
-            self.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
+            self.sqs.set_queue_attributes(
+                QueueUrl=url, Attributes={"Policy": json.dumps(policy, allow_nan=False)}
+            )
             self._url = url
         return self._url
 

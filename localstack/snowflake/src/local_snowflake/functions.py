@@ -61,16 +61,16 @@ class Functions:
 
     def _scalar(self, name: str, arguments: list[str], scope: Scope) -> str:
         if name == "SYSTEM$GET_AWS_SNS_IAM_POLICY":
-            return json.dumps(sns_policy(arguments[0]))
+            return json.dumps(sns_policy(arguments[0]), allow_nan=False)
         pipe = self.catalog.pipe(scope.resolve(Words(arguments[0]).take_name()))
         privilege = "MONITOR" if name == "SYSTEM$PIPE_STATUS" else "OPERATE"
         self.authority.require(actor_of(scope), (privilege,), "PIPE", str(pipe.name))
         if name == "SYSTEM$PIPE_STATUS":
-            return json.dumps(self.pipe_status(pipe))
+            return json.dumps(self.pipe_status(pipe), allow_nan=False)
         if "staleness_check_override" not in ",".join(arguments[1:]):
             raise compilation("SYSTEM$PIPE_FORCE_RESUME wants 'staleness_check_override' here.")
         self.catalog.set_pipe(pipe.name, "paused_on", None)
-        return json.dumps(self.pipe_status(self.catalog.pipe(pipe.name)))
+        return json.dumps(self.pipe_status(self.catalog.pipe(pipe.name)), allow_nan=False)
 
     def pipe_status(self, pipe: Pipe) -> dict[str, Any]:
         activity = self.ingest.activity[pipe.pipe_id]

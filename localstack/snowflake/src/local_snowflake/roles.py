@@ -118,7 +118,7 @@ class Roles:
             raise exists(role)
         self.catalog.rows(
             f"INSERT INTO {OURS}.unenforced VALUES ('ROLE', ?, ?, ?)",
-            [role, json.dumps(options, default=list), self.catalog.clock()],
+            [role, json.dumps(options, default=list, allow_nan=False), self.catalog.clock()],
         )
         return status(f"Role {role} successfully created.")
 
@@ -137,7 +137,7 @@ class Roles:
         words.finish()
         self.catalog.rows(
             f"UPDATE {OURS}.unenforced SET options = ? WHERE kind = 'ROLE' AND name = ?",
-            [json.dumps(options, default=list), role],
+            [json.dumps(options, default=list, allow_nan=False), role],
         )
         return SUCCEEDED
 
@@ -258,7 +258,7 @@ class Roles:
             cursor.execute(f"DELETE FROM {OURS}.users WHERE name = ?", [user])
             cursor.execute(
                 f"INSERT INTO {OURS}.users VALUES (?, ?, ?)",
-                [user, json.dumps(options, default=list), self.catalog.clock()],
+                [user, json.dumps(options, default=list, allow_nan=False), self.catalog.clock()],
             )
 
 

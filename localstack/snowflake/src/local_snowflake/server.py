@@ -227,7 +227,7 @@ async def body_of(scope: Message, receive: Receive) -> dict[str, Any]:
 
 def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]:
     """The request, as it is now, for the application behind."""
-    body = json.dumps(request).encode()
+    body = json.dumps(request, allow_nan=False).encode()
     headers = [(k, v) for k, v in scope["headers"] if k not in (b"content-encoding", b"content-length")]
     headers.append((b"content-length", str(len(body)).encode()))
     unread = [{"type": "http.request", "body": body, "more_body": False}]

@@ -104,7 +104,7 @@ class Stages:
         stage = self.catalog.stage(scope.resolve(words.take_name()))
         words.finish()
         rows = [("STAGE_FILE_FORMAT", key, *property_of(value)) for key, value in stage.file_format.items()]
-        rows.append(("STAGE_LOCATION", "URL", *property_of(json.dumps([stage.url]))))
+        rows.append(("STAGE_LOCATION", "URL", *property_of(json.dumps([stage.url], allow_nan=False))))
         if stage.integration:
             rows.append(("STAGE_INTEGRATION", "STORAGE_INTEGRATION", *property_of(stage.integration)))
         return Result({"parent_property": TEXT, **PROPERTIES}, rows)

@@ -52,7 +52,7 @@ class Unenforced:
         unless_exists = words.takes("IF", "NOT", "EXISTS")
         name = words.take_identifier()
         words.takes("WITH")
-        options = json.dumps(words.take_options(until=["TRIGGERS"]), default=list)
+        options = json.dumps(words.take_options(until=["TRIGGERS"]), default=list, allow_nan=False)
         self.note(words)
         if self._exists(kind, name) and not replaces:
             if unless_exists:

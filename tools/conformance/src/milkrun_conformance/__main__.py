@@ -53,7 +53,7 @@ def run(
         except HookError as problem:
             _fail(str(problem))
     if as_json:
-        typer.echo(json.dumps(reports, indent=2))
+        typer.echo(json.dumps(reports, indent=2, allow_nan=False))
     else:
         for report in reports:
             _print_report(report)

@@ -28,7 +28,9 @@ class Hook:
         self._http = urllib3.PoolManager(retries=False, timeout=10)
 
     def hand_over(self, events: list[dict[str, Any]]) -> None:
-        body = json.dumps({"endpoint": self._endpoint, "api_key": "conformance", "events": events}).encode()
+        body = json.dumps(
+            {"endpoint": self._endpoint, "api_key": "conformance", "events": events}, allow_nan=False
+        ).encode()
         try:
             response = self._http.request(
                 "POST", self._url, body=body, headers={"Content-Type": "application/json"}

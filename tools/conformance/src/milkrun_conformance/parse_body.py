@@ -64,4 +64,4 @@ def _events_of(value: Any) -> list[Any]:
 def _id_of(event: Any) -> str:
     if isinstance(event, Mapping) and "_id" in event:
         return str(event["_id"])
-    return digest(json.dumps(event, sort_keys=True).encode())
+    return digest(json.dumps(event, sort_keys=True, allow_nan=False).encode())
