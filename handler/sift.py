@@ -27,10 +27,6 @@ from handler.splitting import Parts, with_members
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}
-_CLOCK_FAULTS = {
-    "created_at_in_future": "`createdAt` is more than 24 hours ahead of now.",
-    "created_at_too_old": "`createdAt` is more than 400 days ago; check the phone's calendar.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +149,13 @@ def _checked(size: int, value: Any, kinds: Mapping[str, Kind], received_at: date
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
-    if code := fault_at_receipt(event.created_at, received_at, received_at):
-        raise invalid(code, "createdAt", _CLOCK_FAULTS[code])
+    match fault_at_receipt(event.created_at, received_at, received_at):
+        case "created_at_in_future":
+            message = "`createdAt` is more than 24 hours ahead of now."
+            raise invalid("created_at_in_future", "createdAt", message)
+        case "created_at_too_old":
+            message = "`createdAt` is more than 400 days ago; check the phone's calendar."
+            raise invalid("created_at_too_old", "createdAt", message)
     return event
 
 
