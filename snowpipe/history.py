@@ -2,34 +2,40 @@
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
 from contract.events import InvalidEvent, parse_json
 from contract.lines import BYTE_ORDER_MARK
 from snowpipe.archive import Archive
 from snowpipe.pipes import HISTORY_REACH, Pipe
 from snowpipe.times import literal
-from snowpipe.warehouse import Row, Warehouse
+from snowpipe.warehouse import Row, Warehouse, quoted
 
-FAILED = ("Load failed", "Partially loaded")
+# Statuses of a file whose rows are not all in the table and that no pipe tries again. (Snowflake: "COPY_HISTORY")
+FAILED = ("Load failed", "Partially loaded", "Load skipped")
+
+_REACH_MINUTES = (HISTORY_REACH - timedelta(minutes=5)) // timedelta(minutes=1)
 
 
-def history(warehouse: Warehouse, pipe: Pipe, since: datetime, limit: int | None = None) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """Which files of COPY_HISTORY are read; Snowflake does the narrowing, because 14 days can be millions.
+
+    `keys`: the least and the greatest key. `newest`: only the last load of each file, so that a file that
+    failed and was loaded later is no failed file.
+    """
+
+    statuses: Sequence[str] = ()
+    keys: tuple[str, str] | None = None
+    newest: bool = False
+    limit: int | None = None
+
+
+def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = Narrow()) -> list[Row]:
     """Files in COPY_HISTORY, the newest first; 14 days back. A file loaded twice stands there twice."""
-    since = max(since, datetime.now(UTC) - HISTORY_REACH)
-    rows = warehouse.query(
-        f"""
-        SELECT FILE_NAME, STATUS, ROW_COUNT, ROW_PARSED, ERROR_COUNT, FIRST_ERROR_MESSAGE,
-            FIRST_ERROR_LINE_NUMBER, LAST_LOAD_TIME, FILE_SIZE, PIPE_NAME
-        FROM TABLE({pipe.database}.INFORMATION_SCHEMA.COPY_HISTORY(
-            TABLE_NAME => '{pipe.table}', START_TIME => {literal(since)}
-        ))
-        ORDER BY LAST_LOAD_TIME DESC
-        """  # noqa: S608 - names of ours and a time
-        + (f" LIMIT {limit}" if limit else "")
-    )
+    rows = warehouse.query(history_sql(pipe, since, narrow))
     return [
         {
             "key": pipe.prefix + pipe.staged(row["file_name"].lstrip("/")),
@@ -47,9 +53,30 @@ def history(warehouse: Warehouse, pipe: Pipe, since: datetime, limit: int | None
     ]
 
 
-def latest(rows: list[Row]) -> dict[str, Row]:
-    """The last word on each key."""
-    return {row["key"]: row for row in reversed(rows)}
+def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
+    # A START_TIME before the 14 days is an error, so Snowflake's own clock bounds it, less a margin.
+    start = f"GREATEST({literal(since)}, DATEADD('minute', -{_REACH_MINUTES}, CURRENT_TIMESTAMP()))"
+    sql = f"""
+        SELECT FILE_NAME, STATUS, ROW_COUNT, ROW_PARSED, ERROR_COUNT, FIRST_ERROR_MESSAGE,
+            FIRST_ERROR_LINE_NUMBER, LAST_LOAD_TIME, FILE_SIZE, PIPE_NAME
+        FROM TABLE({pipe.database}.INFORMATION_SCHEMA.COPY_HISTORY(
+            TABLE_NAME => '{pipe.table}', START_TIME => {start}
+        ))
+        """  # noqa: S608 - names of ours and a time
+    if narrow.keys:
+        first, last = (quoted(pipe.staged(key)) for key in narrow.keys)
+        sql += f"WHERE LTRIM(FILE_NAME, '/') BETWEEN {first} AND {last}\n"
+    if narrow.newest:
+        sql += "QUALIFY ROW_NUMBER() OVER (PARTITION BY FILE_NAME ORDER BY LAST_LOAD_TIME DESC) = 1\n"
+    if narrow.statuses:
+        statuses = ", ".join(map(quoted, narrow.statuses))
+        sql = f"SELECT * FROM ({sql}) WHERE STATUS IN ({statuses})\n"  # noqa: S608 - constants
+    return sql + "ORDER BY LAST_LOAD_TIME DESC" + (f" LIMIT {narrow.limit}" if narrow.limit else "")
+
+
+def failed_files(warehouse: Warehouse, pipe: Pipe, since: datetime) -> list[Row]:
+    """The files that failed and were not loaded since."""
+    return history(warehouse, pipe, since, Narrow(FAILED, newest=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +133,7 @@ def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime
     VALIDATE_PIPE_LOAD errors for pipes that transform and VALIDATION_MODE refuses transforms: so the history
     says which files, and the files say which lines.
     """
-    failed = [r for r in latest(history(warehouse, pipe, since)).values() if r["status"] in FAILED]
+    failed = failed_files(warehouse, pipe, since)
     return [
         {
             "key": row["key"],

@@ -1,16 +1,17 @@
 """Loads that a person asks for: refresh, back-fill, and one file again."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from itertools import batched
 
 from contract.lines import lines_in
 from snowpipe.archive import Archive, Object
-from snowpipe.history import bad_lines, history, inflated
-from snowpipe.pipes import HISTORY_REACH, MESSAGE_DELAY, REFRESH_REACH, Pipe, status
+from snowpipe.history import Narrow, bad_lines, failed_files, history, inflated
+from snowpipe.pipes import MESSAGE_DELAY, REFRESH_REACH, Pipe, server_time, status
 from snowpipe.refusal import Refusal
-from snowpipe.times import literal
 from snowpipe.warehouse import Row, Warehouse, quoted
 
 MAX_FILES = 1000  # of one COPY (COPY INTO <table>, FILES)
@@ -21,16 +22,19 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
 
     (An object without a line leaves no row.)
     """
-    keys = [found.key for found in objects]
-    if not keys:
+    found = list(objects)
+    if not found:
         return set()
+    keys = {each.key for each in found}
+    ends = (min(keys), max(keys))
     rows = warehouse.query(
         f"SELECT DISTINCT FILE_NAME FROM {pipe.table} WHERE FILE_NAME BETWEEN %s AND %s",  # noqa: S608
-        [min(keys), max(keys)],
+        list(ends),
     )
-    past = history(warehouse, pipe, datetime.now(UTC) - HISTORY_REACH)
-    known = {row["file_name"] for row in rows} | {row["key"] for row in past if row["status"] == "Loaded"}
-    return known & set(keys)
+    # No file is loaded before it is written; S3's clock may differ from Snowflake's a little.
+    since = min(each.modified_at for each in found) - MESSAGE_DELAY
+    past = history(warehouse, pipe, since, Narrow(("Loaded",), ends))
+    return keys & ({row["file_name"] for row in rows} | {row["key"] for row in past})
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,25 @@ def refresh(
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     if since:
         options += f" MODIFIED_AFTER = {quoted(since.isoformat())}"
-    reach = datetime.now(UTC) - REFRESH_REACH
+    reach = server_time(warehouse) - REFRESH_REACH
+    if since and not prefix:
+        listed = archive.received(pipe.prefix, since, reach)  # by the hour: the archive may hold a year
+    else:
+        listed = archive.objects(pipe.prefix + prefix)
     old = [
         found
-        for found in archive.objects(pipe.prefix + prefix)
+        for found in listed
         if found.modified_at < reach and (since is None or found.modified_at >= since)
     ]
     loaded = loaded_keys(warehouse, pipe, old)
+    sent = refresh_pipe(warehouse, pipe, options)
+    return Refreshed(sent, [found.key for found in old if found.key not in loaded])
+
+
+def refresh_pipe(warehouse: Warehouse, pipe: Pipe, options: str = "") -> list[str]:
+    """Queue the files of the last 7 days that neither history knows; the keys that were queued."""
     rows = warehouse.query(f"ALTER PIPE {pipe.name} REFRESH{options}")
-    return Refreshed(
-        [pipe.prefix + pipe.staged(row["file"]) for row in rows if row["status"].upper() == "SENT"],
-        [found.key for found in old if found.key not in loaded],
-    )
+    return [pipe.prefix + pipe.staged(row["file"]) for row in rows if row["status"].upper() == "SENT"]
 
 
 def copy_files(
@@ -109,7 +120,7 @@ def backfill(
     found = list(archive.received(pipe.prefix, start, end))
     waiting = status(warehouse, pipe)
     if waiting.pending:
-        queued_from = (waiting.oldest_pending_at or datetime.now(UTC)) - MESSAGE_DELAY
+        queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY
         left = [each for each in found if each.modified_at < queued_from]
     else:
         left = found
@@ -118,25 +129,58 @@ def backfill(
     return copy_files(warehouse, pipe, copy, keys, told), len(found) - len(keys)
 
 
-def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: str) -> Row:
-    """Load one object again, and only then delete the rows that it had.
+def load_expired(
+    warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, patience: timedelta
+) -> list[Row]:
+    """Load what a stale pipe was told of and has forgotten: everything received since `since`.
 
-    Broken off between the two, its rows stand there twice, which RAW may; never not at all.
+    The pipe's queue comes first, because COPY does not know what waits there. REFRESH queues what is at most
+    7 days old, COPY loads what REFRESH left out and no history knows. A row per object.
+    """
+    deadline = time.monotonic() + patience.total_seconds()
+    while (waiting := status(warehouse, pipe)).pending:
+        if time.monotonic() > deadline:
+            raise Refusal(
+                f"{pipe.name} is resumed, and {waiting.pending} file(s) still wait: when `status` shows none, "
+                f"run: resume --since {since.isoformat()}",
+                1,
+            )
+        time.sleep(1)
+    # Listed before REFRESH: what arrives later is the pipe's.
+    found = list(archive.received(pipe.prefix, since, server_time(warehouse)))
+    sent = refresh_pipe(warehouse, pipe)
+    known = set(sent) | loaded_keys(warehouse, pipe, found)
+    known |= {row["key"] for row in failed_files(warehouse, pipe, since)}
+    copied = copy_files(warehouse, pipe, copy, [each.key for each in found if each.key not in known])
+    queued: list[Row] = [{"key": key, "result": "queued"} for key in sent]
+    return queued + [{"key": row["key"], "result": row["status"]} for row in copied]
+
+
+def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: str) -> Row:
+    """Replace one object's rows by what the object holds now, in one transaction.
+
+    Whoever reads meanwhile sees the old rows or the new ones. If the object does not load whole, or the session
+    ends half-way, the old rows stay.
     """
     body = archive.body(key)
     if body is None:
-        raise Refusal(f"s3://{archive.bucket}/{key} is not there: its rows were left alone")
+        raise Refusal(f"s3://{archive.bucket}/{key} does not exist: its rows were left alone")
     if bad := next(bad_lines(body), None):
         where = f"line {bad.line}: " if bad.line else ""
         raise Refusal(f"{key}: {where}{bad.problem}; repair it under a new key; its rows were left alone", 1)
     lines = sum(1 for _ in lines_in(inflated(body)[0]))
-    (before,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
-    result = copy_files(warehouse, pipe, f"{copy}\nFORCE = TRUE", [key])[0]
-    if result["rows"] != lines:
-        reason = result["first_error"] or result["status"]
-        raise Refusal(f"{key}: {result['rows']} of {lines} lines were loaded: {reason}; none were deleted", 1)
-    deleted = warehouse.query(
-        f"DELETE FROM {pipe.table} WHERE FILE_NAME = %s AND SCANNED_AT < {literal(before['now'])}",  # noqa: S608
-        [key],
-    )
+    warehouse.query("BEGIN")
+    try:
+        deleted = warehouse.query(f"DELETE FROM {pipe.table} WHERE FILE_NAME = %s", [key])  # noqa: S608
+        result = copy_files(warehouse, pipe, f"{copy}\nFORCE = TRUE", [key])[0]
+        if result["rows"] != lines:
+            reason = result["first_error"] or result["status"]
+            raise Refusal(
+                f"{key}: {result['rows']} of {lines} lines were loaded: {reason}; its rows were left alone", 1
+            )
+        warehouse.query("COMMIT")
+    except BaseException:
+        with suppress(Refusal):  # a session that is gone has rolled back by itself
+            warehouse.query("ROLLBACK")
+        raise
     return result | {"rows_deleted": next(iter(deleted[0].values())) if deleted else None}

@@ -79,6 +79,25 @@ def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:
     warehouse.query(f"ALTER PIPE {pipe.name} SET PIPE_EXECUTION_PAUSED = {str(paused).upper()}")
 
 
+def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
+    """Resume a pipe that was paused for longer than its notifications are kept, which makes it stale.
+
+    Only the pipe's owner may. Notifications older than 14 days may be lost. (Snowflake:
+    "SYSTEM$PIPE_FORCE_RESUME")
+    """
+    warehouse.query(
+        "SELECT SYSTEM$PIPE_FORCE_RESUME(%s, 'staleness_check_override, ownership_transfer_check_override')",
+        [pipe.name],
+    )
+
+
+def server_time(warehouse: Warehouse) -> datetime:
+    """Snowflake's clock, by which its windows of 7 and 14 days end."""
+    (row,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
+    now: datetime = row["now"]
+    return now.astimezone(UTC)
+
+
 # SYSTEM$PIPE_STATUS, "executionState".
 _STATES: Mapping[str, str] = {
     "STOPPED_CLONED": "a clone of another database's pipe: make it anew (recreate)",
@@ -92,6 +111,8 @@ _STATES: Mapping[str, str] = {
     "STALLED_INITIALIZATION_ERROR": "Snowflake could not start it: see `error`",
     "STALLED_EXECUTION_ERROR": "its COPY fails: see `error` and `history --failed`",
     "STALLED_INTERNAL_ERROR": "an error inside Snowflake: ask its support",
+    "PAUSED_BY_SNOWFLAKE_ADMIN": "Snowflake has paused it: ask its support",
+    "PAUSED_BY_ACCOUNT_ADMIN": "paused for schema or account: unset PIPE_EXECUTION_PAUSED there",
     "STALLED_STAGE_PERMISSION_ERROR": "S3 refuses Snowflake's role: see `trust-policy`",
 }
 _DELAY = timedelta(minutes=5)  # typically it takes less than one
@@ -112,7 +133,11 @@ def triage(  # noqa: PLR0911 - one per cause
     """
     now = now or datetime.now(UTC)
     if status.state == "PAUSED":
-        return Triage(False, f"paused with {status.pending} file(s) waiting: resume (stale after 14 days)")
+        return Triage(
+            False,
+            f"paused with {status.pending} file(s) waiting: resume, which also repairs a pipe that was paused for "
+            "over 14 days",
+        )
     if status.state != "RUNNING":
         words = _STATES.get(status.state, "see SYSTEM$PIPE_STATUS in Snowflake's documentation")
         return Triage(False, f"{status.state}: {words}")

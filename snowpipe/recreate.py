@@ -1,9 +1,9 @@
 """Make a pipe again with the DDL's COPY: nothing lost and nothing loaded twice.
 
-CREATE OR REPLACE PIPE drops the pipe's load history, and with it the knowledge of what is loaded. Hence the
-order of Snowflake's documentation ("Managing Snowpipe", recreating pipes), with the time of the pause as the
-border between the two pipes' files, and a look afterwards at what neither has. Each step done is written
-down, so that a run that was broken off goes on where it was.
+CREATE OR REPLACE PIPE drops the pipe's load history, and with it the knowledge of what is loaded. The order is
+that of Snowflake's documentation ("Managing Snowpipe", recreating pipes). The time of the pause divides the two
+pipes' files, and a final check finds what neither loaded. Each finished step is written down, so that a run
+that was interrupted continues where it was.
 """
 
 import json
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from snowpipe import pipes
 from snowpipe.archive import Archive
-from snowpipe.history import FAILED, history, latest
+from snowpipe.history import Narrow, failed_files, history
 from snowpipe.loading import copy_files, loaded_keys
 from snowpipe.pipes import Pipe
 from snowpipe.refusal import Refusal
@@ -44,7 +44,6 @@ class Recreation:
     state: Path  # the file that remembers
     told: Callable[[str], None]
     patience: timedelta = timedelta(minutes=10)
-    settling: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=2)
 
     def run(self) -> list[Row]:
@@ -72,35 +71,34 @@ class Recreation:
         return repaired
 
     def rest(self) -> None:
-        """bringing the pipe to rest and pausing it"""
-        deadline = time.monotonic() + self.patience.total_seconds()
-        while True:
+        """pausing the pipe and waiting for the files that it has queued"""
+        if pipes.status(self.warehouse, self.pipe).state == "PAUSED":
+            # Somebody else's pause, or a run that was broken off: what has waited since then must be loaded
+            # first, because the new pipe will only look for what came after this pause.
             pipes.set_paused(self.warehouse, self.pipe, False)
-            self._wait(lambda status: status.pending == 0, "the pipe does not come to rest: see status")
-            # Known before the history goes: a file that failed is no file that is missing.
-            past = latest(history(self.warehouse, self.pipe, datetime.now(UTC) - pipes.HISTORY_REACH))
-            self.progress.failed = [key for key, row in past.items() if row["status"] in FAILED]
-            pipes.set_paused(self.warehouse, self.pipe, True)
-            (row,) = self.warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
-            self.progress.border = row["now"].astimezone(UTC)
-            if self._settles():
-                return
-            # A file slipped in between: it waits in the paused pipe and would be lost with it. Once more.
-            if time.monotonic() > deadline:
-                raise Refusal(f"{self.pipe.name}: files keep coming too fast to pause between them", 1)
+            self._drain(pipes.server_time(self.warehouse))
+        # A paused pipe still loads what it has queued, and takes nothing new ("SYSTEM$PIPE_STATUS",
+        # pendingFileCount). An empty queue may never come while the pipe runs.
+        began_at = pipes.server_time(self.warehouse)
+        pipes.set_paused(self.warehouse, self.pipe, True)
+        self.progress.border = pipes.server_time(self.warehouse)
+        try:
+            self._drain(began_at)
+        except Refusal:
+            pipes.set_paused(self.warehouse, self.pipe, False)
+            raise
+        # Known before the history is gone: a file that failed is not a file that is missing.
+        since = self._border() - pipes.HISTORY_REACH
+        self.progress.failed = [row["key"] for row in failed_files(self.warehouse, self.pipe, since)]
 
-    def _settles(self) -> bool:
-        """Whether all that came before the border gets loaded, soon enough for files that were under way."""
-        until = time.monotonic() + self.settling.total_seconds()
-        while True:
-            status = pipes.status(self.warehouse, self.pipe)
-            if not status.pending or (
-                status.oldest_pending_at is not None and status.oldest_pending_at >= self._border()
-            ):
-                return True
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.5)
+    def _drain(self, until: datetime) -> None:
+        """Wait until every file that was queued before `until` is loaded."""
+
+        def drained(status: pipes.Status) -> bool:
+            oldest = status.oldest_pending_at
+            return not status.pending or (oldest is not None and oldest >= until)
+
+        self._wait(drained, "its queued files are not loaded: see status")
 
     def keep_grants(self) -> None:
         """noting the pipe's grants"""
@@ -156,7 +154,11 @@ class Recreation:
             if border - pipes.MESSAGE_DELAY <= each.modified_at <= border
         ]
         known = loaded_keys(self.warehouse, self.pipe, found) | set(self.progress.failed)
-        known |= {row["key"] for row in history(self.warehouse, self.pipe, border - pipes.MESSAGE_DELAY)}
+        if found:
+            keys = [each.key for each in found]
+            narrow = Narrow(keys=(min(keys), max(keys)))
+            past = history(self.warehouse, self.pipe, border - pipes.MESSAGE_DELAY, narrow)
+            known |= {row["key"] for row in past}
         return [each.key for each in found if each.key not in known]
 
     def _border(self) -> datetime:

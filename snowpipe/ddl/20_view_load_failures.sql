@@ -16,7 +16,7 @@ FROM
         TABLE_NAME => '{database}.RAW.EVENTS',
         START_TIME => DATEADD('day', -14, CURRENT_TIMESTAMP())
     ))
-WHERE STATUS IN ('Load failed', 'Partially loaded')
+WHERE STATUS IN ('Load failed', 'Partially loaded', 'Load skipped')
 UNION ALL
 SELECT
     TABLE_NAME,
@@ -33,4 +33,4 @@ FROM
         TABLE_NAME => '{database}.RAW.REJECTED',
         START_TIME => DATEADD('day', -14, CURRENT_TIMESTAMP())
     ))
-WHERE STATUS IN ('Load failed', 'Partially loaded');
+WHERE STATUS IN ('Load failed', 'Partially loaded', 'Load skipped');

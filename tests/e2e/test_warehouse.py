@@ -24,8 +24,9 @@ from contract.events import GEOFENCE_KINDS, GeofenceEvent, geofence_event
 from handler.sift import sift
 from handler.splitting import split
 from local_snowflake.testing import Aws, LocalProcess, eventually
-from snowpipe import pipes
+from snowpipe import loading, pipes
 from snowpipe.archive import Archive
+from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.template import DDL, definitions
@@ -167,7 +168,6 @@ def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(st
             archive,
             state,
             lambda _: None,
-            settling=timedelta(seconds=2),
             grace=timedelta(seconds=5),
         )
 
@@ -182,6 +182,44 @@ def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(st
     stage.loaded(keys)
     eventually(lambda: pipes.status(stage.warehouse, pipe).pending, lambda pending: pending == 0)
     assert stage.count() == len(keys)
+
+
+class Busy:
+    """A warehouse whose pipe, until it is replaced, never runs without a file in its queue."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.replaced = stage, False
+
+    def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+        rows = self.stage.warehouse.query(sql, parameters)
+        self.replaced |= "CREATE OR REPLACE PIPE" in sql
+        if "SYSTEM$PIPE_STATUS" in sql and not self.replaced:
+            status = json.loads(rows[0]["status"])
+            if status["executionState"] == "RUNNING":
+                now = datetime.now(UTC).isoformat()
+                status |= {"pendingFileCount": 1, "oldestFileTimestamp": now}
+            rows = [{"status": json.dumps(status)}]
+        return rows
+
+
+def test_a_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
+    pipe = Pipe(stage.database, Kind.events)
+    stage.loaded([stage.put([event("before")])])
+    definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
+    archive, state = Archive(stage.aws.s3, stage.bucket), stage.folder / "recreate.json"
+    recreation = Recreation(
+        Busy(stage),
+        pipe,
+        definition,
+        archive,
+        state,
+        lambda _: None,
+        patience=timedelta(seconds=5),
+        grace=timedelta(seconds=5),
+    )
+    recreation.run()
+    stage.loaded([stage.put([event("after")])])
+    assert stage.count() == 2
 
 
 def _ddl(stage: Stage) -> list[Any]:
@@ -206,6 +244,7 @@ def test_a_file_that_fails_is_in_the_history_and_validate_points_at_its_line(sta
     assert (line["key"], line["line"], line["excerpt"]) == (bad, 2, '{"_id":"b2","type":')
     assert "column" in line["problem"]
     assert stage.one(f"SELECT FILE_NAME FROM {stage.database}.OPS.LOAD_FAILURES") in bad
+    assert stage.one(failed_loads_sql(stage.database)) == 1
 
 
 def test_backfill_loads_what_the_pipe_was_never_told_of_and_nothing_twice(stage: Stage) -> None:
@@ -242,8 +281,72 @@ def test_reload_replaces_a_files_rows_and_leaves_them_alone_when_the_file_is_gon
     stage.aws.s3.delete_object(Bucket=stage.bucket, Key=key)
     said = stage.run("reload", f"s3://{stage.bucket}/{key}")
     assert said.code == 2
-    assert "not there" in said.err
+    assert "does not exist" in said.err
     assert stage.rows_of(key) == 2
+
+
+@pytest.mark.parametrize("last", ["DELETE", "FORCE"])
+def test_a_reload_that_is_interrupted_leaves_the_rows_that_the_file_had(stage: Stage, last: str) -> None:
+    key = stage.put([event("a"), event("b")])
+    stage.loaded([key])
+    pipe = Pipe(stage.database, Kind.events)
+    copy = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name).copy_statement
+    with pytest.raises(ConnectionError):
+        loading.reload(Breaking(stage, last), pipe, Archive(stage.aws.s3, stage.bucket), copy, key)
+    assert stage.rows_of(key) == 2
+
+
+def test_readers_see_the_old_rows_until_a_reload_is_complete(stage: Stage) -> None:
+    key = stage.put([event("a"), event("b")])
+    stage.loaded([key])
+    pipe = Pipe(stage.database, Kind.events)
+    copy = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name).copy_statement
+    seen: list[int] = []
+
+    class Watched:
+        def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+            rows = stage.warehouse.query(sql, parameters)
+            sql_count = f"SELECT COUNT(*) AS n FROM {stage.database}.RAW.EVENTS"
+            seen.append(stage.done("query", sql_count, "--json").rows[0]["n"])
+            return rows
+
+    loading.reload(Watched(), pipe, Archive(stage.aws.s3, stage.bucket), copy, key)
+    assert seen == [2] * len(seen)
+    assert stage.rows_of(key) == 2
+
+
+def test_failed_files_are_found_behind_any_number_of_good_ones(stage: Stage) -> None:
+    bad = stage.put([b'{"_id":"b2","type":'])
+    eventually(lambda: stage.run("history", "--failed", "--json").rows, bool)
+    stage.loaded([stage.put([event(f"{n}")]) for n in range(3)])
+    (row,) = stage.done("history", "--failed", "--limit", "1", "--json").rows
+    assert row["key"] == bad
+    assert len(stage.done("history", "--limit", "2", "--json").rows) == 2
+
+
+def test_a_stale_pipe_is_resumed_and_loads_what_it_forgot(stage: Stage, local: LocalProcess) -> None:
+    loaded = stage.put([event("before")])
+    stage.loaded([loaded])
+    stage.done("pause", "--pipe", "events")
+    forgotten = stage.put([event("forgotten")])
+    eventually(
+        lambda: stage.run("status", "--pipe", "events", "--json"), lambda said: said.rows[0]["pending"] == 1
+    )
+    with local.days_later(14.1):
+        assert (
+            "stale"
+            in stage.run(
+                "query", f"ALTER PIPE {stage.database}.RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE"
+            ).err
+        )
+        said = stage.done("resume", "--pipe", "events", "--json")
+        assert said.rows == [
+            {"pipe": f"{stage.database}.RAW.EVENTS_PIPE", "state": "RUNNING", "expired_files": 1}
+        ]
+        stage.loaded([forgotten])
+        assert stage.count() == 2
+        assert stage.done("recreate", "--all", "--pipe", "events", "--json").rows[0]["result"] == "made again"
+    assert stage.count() == 2
 
 
 def test_a_paused_pipe_lets_files_wait_and_resume_loads_them(stage: Stage) -> None:
@@ -293,7 +396,7 @@ def test_commands_in_one_shell_use_a_role_each_and_dbt_owns_what_it_makes(stage:
         {"role": f"{stage.database}_OPERATOR"}
     ]
     stage.done("status")
-    stage.done("dbt", "run", "--select", "stg_events")
+    stage.done("dbt", "run", "--select", "+stg_events")
     assert owner(stage, "TABLE", "STAGING.STG_EVENTS") == f"{stage.database}_TRANSFORMER"
     assert owner(stage, "PIPE", "RAW.EVENTS_PIPE") == "ACCOUNTADMIN"
     stage.done("query", f"SELECT COUNT(*) AS n FROM {stage.database}.STAGING.STG_EVENTS")

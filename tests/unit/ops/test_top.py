@@ -64,7 +64,7 @@ class Outputs:
         yield self
 
     def query(self, sql):
-        if "LOAD_FAILURES" in sql:
+        if "COPY_HISTORY" in sql:
             return [{"n": 3}]
         state = "PAUSED" if "REJECTED_PIPE" in sql else "RUNNING"
         return [{"status": json.dumps({"executionState": state, "pendingFileCount": 4})}]
