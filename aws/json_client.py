@@ -55,9 +55,10 @@ class JsonClient:
         tries: int = TRIES,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
+        self.service = service
         self._target, version = _PROTOCOLS[service]
         self._content_type = f"application/x-amz-json-{version}"
-        self._service = SERVICE_NAMES.get(service, service)
+        self._name = SERVICE_NAMES.get(service, service)
         self.url = url or endpoint_of(service, region)
         self._connect: Callable[[], Endpoint] = lambda: Endpoint(
             self.url, Signer(credentials, region, service)
@@ -103,5 +104,5 @@ class JsonClient:
             answer = _Error()
         code = answer.type.rpartition("#")[2] or str(response.status)
         if code in _PERMANENT:
-            return PermanentError(f"{self._service}: {code}", answer.message or answer.other_message)
-        return ServiceError(self._service, code, response.status)
+            return PermanentError(f"{self._name}: {code}", answer.message or answer.other_message)
+        return ServiceError(self._name, code, response.status)

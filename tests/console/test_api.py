@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import urllib3
 
+from aws.json_client import JsonClient
 from contract import logs
 from contract.events import Fence
 from contract.objects import object_name
@@ -320,7 +321,14 @@ def test_the_rights_that_the_manual_lists_are_those_that_it_uses(pipeline, monke
         )
         return client
 
+    send = JsonClient.send
+
+    def noting_ours(client: JsonClient, operation: str, request: Any) -> bytes:
+        called.add(f"{client.service}:{RIGHTS.get(operation, operation)}")
+        return send(client, operation, request)
+
     monkeypatch.setattr(Outputs, "aws", noting)
+    monkeypatch.setattr(JsonClient, "send", noting_ours)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         console, app = made(pipeline.outputs, "local", port=port)
