@@ -28,6 +28,8 @@ import aiohttp
 import yarl
 from aiohttp import web
 
+from tests import service_models
+
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"}
 _API = "/_aws/execute-api/"
 _SCOPE = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/")
@@ -117,6 +119,8 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._callers: MutableMapping[asyncio.BaseTransport, tuple[str, int | None]] = WeakKeyDictionary()
         self.calls: Counter[str] = Counter()
+        self.breaches: set[str] = set()
+        """Requests of the functions that AWS's own service models refuse, and LocalStack may have taken."""
 
     @property
     def url(self) -> str:
@@ -180,6 +184,10 @@ class Proxy:
         body = await request.read()
         call = self._call_of(request, body)
         self.calls[str(call)] += 1
+        try:
+            service_models.check_http(request.headers, body)
+        except service_models.ModelError as error:
+            self.breaches.add(str(error))
         rule = next((rule for rule in self._rules if rule.takes(call)), None)
         try:
             return (

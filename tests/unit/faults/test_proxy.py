@@ -81,6 +81,18 @@ def put(proxy: Proxy, body: bytes = b"object") -> Any:
     )
 
 
+@pytest.mark.parametrize(
+    ("records", "breach"), [([], True), ([{"Data": "eA==", "PartitionKey": "d"}], False)]
+)
+def test_a_request_that_aws_would_refuse_is_noted_and_passed_on(upstream, records, breach) -> None:
+    headers = {"authorization": SIGNED.format("kinesis"), "x-amz-target": "Kinesis_20131202.PutRecords"}
+    with Proxy(upstream.url) as proxy:
+        body = json.dumps({"StreamName": "s", "Records": records}).encode()
+        http.request("POST", proxy.url + "/", body=body, headers=headers)
+        assert bool(proxy.breaches) is breach
+    assert upstream.asked[-1][3] == body
+
+
 def test_what_no_rule_meets_is_passed_on_unchanged(proxy: Proxy, upstream: Upstream) -> None:
     packed = gzip.compress(b"twice")
     url = f"{proxy.url}/bucket/a%2Fb%20c?list=&x=%2F"

@@ -1,0 +1,147 @@
+"""A second opinion on every request: AWS's own service models, as botocore ships them.
+
+LocalStack, moto and our adapter all accept more than AWS does. botocore itself checks types, required members and lower
+bounds only; here upper bounds, patterns and enumerations are checked too. What a model does not say is not checked: a
+limit that only the documentation names, and S3's plain HTTP requests of the adapter (tests/unit/aws has them).
+"""
+
+import base64
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import botocore.client
+import botocore.session
+import msgspec
+import pytest
+from botocore.model import OperationModel, ServiceModel, Shape
+
+from aws import json_client
+
+# Prefix of the header x-amz-target. (botocore's service models: targetPrefix.)
+_SERVICES = {target: service for service, (target, _) in json_client._PROTOCOLS.items()}
+
+
+class ModelError(AssertionError):
+    """A request that AWS's own model refuses."""
+
+
+@cache
+def service_model(service: str) -> ServiceModel:
+    return botocore.session.get_session().get_service_model(service)
+
+
+def check(operation: OperationModel, request: Mapping[str, Any], *, encoded: bool = False) -> None:
+    """Raise ModelError with every breach. `encoded`: blobs are base64, as they are sent."""
+    shape = operation.input_shape
+    breaches = list(_breaches(shape, dict(request), "", encoded)) if shape else []
+    if breaches:
+        raise ModelError(f"{operation.service_model.service_name} {operation.name}: {'; '.join(breaches)}")
+
+
+def check_http(headers: Mapping[str, str], body: bytes) -> None:
+    """The same of a request as it is sent, if it is one of a JSON service."""
+    prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
+    if prefix in _SERVICES:
+        operation = service_model(_SERVICES[prefix]).operation_model(name)
+        try:
+            request = msgspec.json.decode(body)
+        except msgspec.DecodeError as error:
+            raise ModelError(f"{prefix} {name}: {error}") from error
+        check(operation, request, encoded=True)
+
+
+def _breaches(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[str]:
+    match shape.type_name:
+        case "structure":
+            yield from _of_structure(shape, value, where, encoded)
+        case "list":
+            yield from _size(shape, len(value), where, "items")
+            for n, item in enumerate(value):
+                yield from _breaches(shape.member, item, f"{where}[{n}]", encoded)
+        case "map":
+            yield from _size(shape, len(value), where, "entries")
+            for key, item in value.items():
+                yield from _breaches(shape.key, key, f"{where} key", encoded)
+                yield from _breaches(shape.value, item, f"{where}.{key}", encoded)
+        case "string":
+            yield from _of_string(shape, value, where)
+        case "integer" | "long" | "float" | "double":
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                yield f"{where} is no number"
+            else:
+                yield from _size(shape, value, where, "")
+        case "boolean":
+            if not isinstance(value, bool):
+                yield f"{where} is no boolean"
+        case "blob" if isinstance(value, bytes | str):
+            blob = base64.b64decode(value, validate=True) if encoded else value
+            yield from _size(shape, len(blob), where, "bytes")
+
+
+def _of_structure(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[str]:
+    if not isinstance(value, Mapping):
+        yield f"{where} is no structure"
+        return
+    for name in shape.required_members:
+        if name not in value:
+            yield f"{where}.{name} is missing"
+    one_of = (
+        getattr(shape, "is_tagged_union", False) or shape.name == "AttributeValue"
+    )  # DynamoDB's is not marked
+    if one_of and len(value) != 1:
+        yield f"{where} has {len(value)} members of a union"
+    for name, member in value.items():
+        if name not in shape.members:
+            yield f"{where}.{name} is unknown"
+        elif member is not None:
+            yield from _breaches(shape.members[name], member, f"{where}.{name}", encoded)
+
+
+def _of_string(shape: Shape, value: Any, where: str) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{where} is no string"
+        return
+    yield from _size(shape, len(value), where, "characters")
+    if (values := getattr(shape, "enum", None)) and value not in values:
+        yield f"{where} is none of {', '.join(values)}"
+    if (pattern := shape.metadata.get("pattern")) and not _compiled(pattern).fullmatch(value):
+        yield f"{where} does not match {pattern}"
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The models' patterns are Java's, of which Python lacks classes such as \\p{L}: these match anything."""
+    try:
+        return re.compile(pattern, re.DOTALL)
+    except re.error:
+        return re.compile(".*", re.DOTALL)
+
+
+def _size(shape: Shape, size: float, where: str, unit: str) -> Iterator[str]:
+    least, most = shape.metadata.get("min"), shape.metadata.get("max")
+    if (least is not None and size < least) or (most is not None and size > most):
+        yield f"{where} has {size} {unit}, not {least} to {most}"
+
+
+@contextmanager
+def validated() -> Iterator[None]:
+    """Check each request that a botocore client or the adapter sends in this process."""
+    sent_by_botocore: Callable[..., Any] = botocore.client.BaseClient._make_api_call
+    sent_by_adapter: Callable[..., Any] = json_client.JsonClient.send
+
+    def of_botocore(client: Any, operation: str, request: Any) -> Any:
+        check(client.meta.service_model.operation_model(operation), request)
+        return sent_by_botocore(client, operation, request)
+
+    def of_adapter(client: Any, operation: str, request: Any) -> Any:
+        model = service_model(_SERVICES[client._target]).operation_model(operation)
+        check(model, msgspec.json.decode(msgspec.json.encode(request)), encoded=True)
+        return sent_by_adapter(client, operation, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.client.BaseClient, "_make_api_call", of_botocore)
+        patch.setattr(json_client.JsonClient, "send", of_adapter)
+        yield

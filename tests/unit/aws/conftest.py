@@ -1,0 +1,16 @@
+"""Every request of these tests is checked against AWS's own models, except where a test sends a wrong one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.service_models import validated
+
+
+@pytest.fixture(autouse=True)
+def _requests_are_those_that_aws_accepts(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("wrong_request"):
+        yield
+        return
+    with validated():
+        yield

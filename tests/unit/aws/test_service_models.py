@@ -1,0 +1,64 @@
+"""The check of requests against AWS's models refuses what AWS refuses and LocalStack takes."""
+
+import base64
+import json
+
+import pytest
+
+from tests.service_models import ModelError, check, check_http, service_model
+
+RECORD = {"Data": b"x", "PartitionKey": "device"}
+WRONG = {
+    "too many records": ("kinesis", "PutRecords", {"StreamName": "s", "Records": [RECORD] * 501}),
+    "no records": ("kinesis", "PutRecords", {"StreamName": "s", "Records": []}),
+    "partition key too long": (
+        "kinesis",
+        "PutRecords",
+        {"StreamName": "s", "Records": [RECORD | {"PartitionKey": "k" * 257}]},
+    ),
+    "stream name": ("kinesis", "PutRecords", {"StreamName": "a stream", "Records": [RECORD]}),
+    "record too large": (
+        "kinesis",
+        "PutRecords",
+        {"StreamName": "s", "Records": [RECORD | {"Data": b"x" * (11 << 20)}]},
+    ),
+    "missing member": ("sqs", "SendMessage", {"QueueUrl": "https://q"}),
+    "unknown member": ("sqs", "SendMessage", {"QueueUrl": "https://q", "MessageBody": "x", "Body": "x"}),
+    "two types of one value": (
+        "dynamodb",
+        "PutItem",
+        {"TableName": "visits", "Item": {"pk": {"S": "a", "N": "1"}}},
+    ),
+    "too many keys": (
+        "dynamodb",
+        "BatchGetItem",
+        {"RequestItems": {"visits": {"Keys": [{"pk": {"S": str(n)}} for n in range(101)]}}},
+    ),
+    "none of the values": (
+        "kinesis",
+        "GetShardIterator",
+        {"StreamName": "s", "ShardId": "0", "ShardIteratorType": "X"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_request_outside_the_model_is_refused(case):
+    service, operation, request = WRONG[case]
+    with pytest.raises(ModelError):
+        check(service_model(service).operation_model(operation), request)
+
+
+def test_a_request_within_the_model_passes_as_it_is_called_and_as_it_is_sent():
+    request = {"StreamName": "milkrun-dev-geofence", "Records": [RECORD] * 500}
+    check(service_model("kinesis").operation_model("PutRecords"), request)
+    data = base64.b64encode(b"x").decode()
+    sent = {"StreamName": "s", "Records": [{"Data": data, "PartitionKey": "device"}]}
+    check_http({"x-amz-target": "Kinesis_20131202.PutRecords"}, json.dumps(sent).encode())
+    check_http({}, b"not one of a JSON service")
+
+
+def test_a_wrong_request_as_it_is_sent_is_refused():
+    body = b'{"StreamName": "s", "Records": []}'
+    with pytest.raises(ModelError, match=r"kinesis PutRecords: \.Records has 0 items"):
+        check_http({"x-amz-target": "Kinesis_20131202.PutRecords"}, body)
