@@ -1,4 +1,4 @@
-"""`python -m ops cost`: what a load costs a month, component by component, and what other ways would cost."""
+"""`milkrun cost`: what a load costs a month, component by component, and what other ways would cost."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -312,7 +312,10 @@ def command(
     retention: Annotated[int, typer.Option(min=24, max=168, help="Of the stream, hours.")] = 168,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """What a load costs a month by list prices, by component, beside Firehose, an HTTP API, a function URL."""
+    """Estimate the monthly cost of a load at list prices, by component, beside alternatives.
+
+    The alternatives are Firehose, an HTTP API and a function URL.
+    """
     prices = Prices()
     load = Load(
         events_per_day=events_per_day,

@@ -1,4 +1,4 @@
-"""`python -m ops forget`: everything of one person goes, from S3, DynamoDB and Snowflake, object by object.
+"""`milkrun forget`: everything of one person goes, from S3, DynamoDB and Snowflake, object by object.
 
 In this order, so that nobody else's event is ever missing anywhere, and each step may be repeated: write each
 object anew without the person's lines (new key, the old one stays), wait until Snowflake has loaded the new
@@ -126,7 +126,7 @@ def forget_visits(
     """Delete what the consumer keeps of these devices at these fences: how many items, and whom else it met.
 
     Visits are made of several events, so all of a pair goes. Where somebody else used the same device there,
-    that pair is named: `ops replay` of the device makes the others' visits again.
+    that pair is named: `milkrun replay` of the device makes the others' visits again.
     """
     deleted, shared = 0, []
     for pair, event_ids in crossings.items():
@@ -225,7 +225,10 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete everything of one person. Safe to stop and to run again; exit 1 if something is still to do."""
+    """Delete all data of one person. Safe to interrupt and to run again.
+
+    Exit 1 if something is still to do.
+    """
     outputs = terminal.outputs_of(context, stage)
     if not yes:
         question = f"Delete every event of {user!r} from stage {stage}, for ever?"
@@ -292,15 +295,13 @@ def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool,
     steps = []
     if marts_left:
         steps.append(
-            "python -m snowpipe dbt build --full-refresh   # staging and marts still have the old rows"
+            "milkrun warehouse dbt build --full-refresh   # staging and marts still have the old rows"
         )
     if claimed:
         steps.append(
-            "python -m ops reconcile --repair   # claim checks waited: others' lines that they named in an old object"
+            "milkrun reconcile --repair   # claim checks waited: others' lines that they named in an old object"
         )
     # The consumer leaves out what is older, and `replay` refuses it.
     since = f"--from '{MAX_AGE.days - 1} days ago'"
     devices = sorted({each["device_id"] for each in shared})
-    return steps + [
-        f"python -m ops replay {since} --device {device}   # others used it too" for device in devices
-    ]
+    return steps + [f"milkrun replay {since} --device {device}   # others used it too" for device in devices]

@@ -9,7 +9,7 @@ from ops.outputs import ROOT
 
 
 def build_marts(environment: Mapping[str, str], *arguments: str) -> bool:
-    """`python -m snowpipe dbt build …`; what it says is shown only where it fails."""
+    """`milkrun warehouse dbt build …`; what it says is shown only where it fails."""
     command = [sys.executable, "-m", "snowpipe", "dbt", "build", *arguments]
     ran = subprocess.run(
         command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False

@@ -309,7 +309,7 @@ def command(
     *,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Look for whatever would make a deployment of STAGE fail, and create nothing.
+    """Look for whatever would make a deployment of a stage fail; create nothing.
 
     Exit 0: nothing was found; 1: something blocks the deployment; 2: something could not be looked at.
     """

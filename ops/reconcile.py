@@ -1,4 +1,4 @@
-"""`python -m ops reconcile`: accepted = archived = loaded, and archived geofence events = consumed.
+"""`milkrun reconcile`: accepted = archived = loaded, and archived geofence events = consumed.
 
 Compares *sets of objects*: the keys that the handler's log names, the keys in S3, and the files in RAW, each
 with the number of lines that the key carries. An object is read only where the counts differ. The sets lie in
@@ -482,7 +482,10 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Did we lose anything? Exit 0: no; 1: differences, by name; 2: could not check."""
+    """Compare accepted, archived and loaded events, and name what is missing.
+
+    Exit 0: nothing is missing; 1: there are differences; 2: something could not be checked.
+    """
     terminal.check_range(start, end)
     repaired: list[dict[str, Any]] = []
     try:

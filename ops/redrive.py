@@ -1,4 +1,4 @@
-"""`python -m ops redrive`: claim checks that ran out of tries: look at them, send them again, or let them go."""
+"""`milkrun redrive`: claim checks that ran out of tries: look at them, send them again, or let them go."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -90,7 +90,10 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Look at the claim checks that ran out of tries; --send or --purge them. Exit 1 if some are left."""
+    """List the claim checks in the dead-letter queue; send them again or delete them.
+
+    Exit 1 if some are left.
+    """
     if send and purge:
         raise typer.BadParameter("--send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)

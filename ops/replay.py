@@ -1,4 +1,4 @@
-"""`python -m ops replay`: archived geofence events to the stream again, S3 → Kinesis.
+"""`milkrun replay`: archived geofence events to the stream again, S3 → Kinesis.
 
 Harmless by construction: visits are a function of the *set* of events, so one that the consumer knows
 changes nothing. What is sent is the archived line with one field more, `milkrun_replay`, that names the
@@ -43,7 +43,7 @@ STREAM_PATIENCE_S = 30.0
 
 _TOO_OLD = (
     f"the consumer leaves out what is over {MAX_AGE.days} days old: begin later. For older visits build"
-    " the marts anew, from the whole archive: python -m snowpipe dbt build --full-refresh"
+    " the marts anew, from the whole archive: milkrun warehouse dbt build --full-refresh"
 )
 
 
@@ -336,7 +336,7 @@ def command(
         typer.Option(
             parser=terminal.writable,
             metavar="FILE",
-            help="With --set-aside: write NDJSON here to be repaired; `ops send --file` sends it.",
+            help="With --set-aside: write NDJSON here to be repaired; `milkrun send --file` sends it.",
         ),
     ] = None,
     on_failure: Annotated[
@@ -352,7 +352,7 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send geofence events through the consumer again: archived ones, set aside ones, or given up batches.
+    """Send geofence events to the consumer again: archived, quarantined, or of batches it gave up.
 
     Exit 1 if something of the archive could not be read; it is named, and the rest is sent.
     """

@@ -1,4 +1,4 @@
-"""`python -m ops set-aside` and `ops replay --set-aside`: what can never succeed, looked at, repaired, sent again."""
+"""`milkrun quarantine` and `milkrun replay --set-aside`: what can never succeed, looked at, repaired, sent again."""
 
 import json
 import zlib
@@ -88,7 +88,7 @@ def put_back(
 
 
 def write(path: Path, records: Iterable[Aside]) -> int:
-    """As NDJSON to be repaired by hand; what is no JSON stands as a string. `ops send --file` sends it."""
+    """As NDJSON to be repaired by hand; what is no JSON stands as a string. `milkrun send --file` sends it."""
     count = 0
     with path.open("wb") as file:
         for count, record in enumerate(records, 1):  # noqa: B007
@@ -164,7 +164,10 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Look at the records that can never succeed; --send or --purge them. Exit 1 if some are left or unreadable."""
+    """List the records that can never be processed; send them again or delete them.
+
+    Exit 1 if some are left or cannot be read.
+    """
     if send and to_delete:
         raise typer.BadParameter("--send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)

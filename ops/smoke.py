@@ -1,4 +1,4 @@
-"""`python -m ops smoke`: one event of our own, posted and followed to the warehouse.
+"""`milkrun smoke`: one event of our own, posted and followed to the warehouse.
 
 And `check-key`: the public half of the key with which the check of the pipes signs in to Snowflake.
 """
@@ -72,7 +72,10 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Post one event and follow it to the warehouse; exit 1 where it is not seen in time."""
+    """Post one event to a stage and follow it to the warehouse.
+
+    Exit 1 if a step is not seen in time.
+    """
     outputs = terminal.outputs_of(context, stage)
     sent, began, rows = event(), time.monotonic(), []
     with outputs.warehouse() as warehouse:
@@ -89,8 +92,11 @@ def command(
 
 
 def check_key(context: typer.Context, *, stage: terminal.Stage = "local") -> None:
-    """Print the SQL of Snowflake's watcher: a user with the public key of the stage's check and the role
-    <DB>_WATCHER, which `snowpipe apply` makes. Run it as a role that may create users."""
+    """Print the SQL that creates the Snowflake user of the check of the pipes.
+
+    The user has the public key of the stage's check and the role <DB>_WATCHER, which `milkrun warehouse apply`
+    creates. Run the SQL as a role that may create users.
+    """
     outputs = terminal.outputs_of(context, stage)
     stacks = outputs.aws("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
     named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0]["Outputs"]}

@@ -1,4 +1,4 @@
-"""`python -m ops top`: the dashboard's panels in a terminal, of the local stack or of a stage.
+"""`milkrun top`: the dashboard's panels in a terminal, of the local stack or of a stage.
 
 Numbers of the last minutes come from the functions' canonical log lines, which are what CloudWatch makes its
 metrics of, so that a laptop and a stage show the same; what waits where is asked of the services themselves.

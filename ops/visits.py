@@ -1,4 +1,4 @@
-"""`python -m ops visits`: where a device was, and who is at a fence now. One query each."""
+"""`milkrun visits`: where a device was, and who is at a fence now. One query each."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -87,7 +87,7 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """The visits of a device, or the devices that are at a fence now."""
+    """List the visits of a device, or the devices that are at a fence now."""
     if (device is None) == (fence is None):
         raise typer.BadParameter("give one of --device and --fence")
     if since and fence is not None:

@@ -1,4 +1,4 @@
-"""`python -m ops where`: the journey of one event, or of one object, in the order in which it happened.
+"""`milkrun trace`: the journey of one event, or of one object, in the order in which it happened.
 
 By id RAW is asked first; what is not loaded is looked for in the archive's objects between two times.
 """
@@ -381,7 +381,10 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Where is this event? Every step it took, in time order; exit 1 if it is nowhere."""
+    """Show every step that an event or an object took, in time order.
+
+    Exit 1 if it is nowhere.
+    """
     terminal.check_range(start, end)
     outputs = terminal.outputs_of(context, stage)
     with outputs.warehouse() as warehouse, terminal.progress() as bars:

@@ -34,7 +34,7 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
     if changed := changed_pipes(warehouse, ddl):
         raise Refusal(
             f"{', '.join(changed)}: the COPY differs from the DDL's, and a pipe's COPY cannot be altered; "
-            "run: python -m snowpipe recreate",
+            "run: milkrun warehouse recreate",
             exit_code=1,
         )
 

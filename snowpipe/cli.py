@@ -1,6 +1,6 @@
-"""`python -m snowpipe`: the warehouse's commands.
+"""Set up, load, check and query the warehouse.
 
-Exit code: 0 done, 1 looked and the answer is no, 2 could not look.
+Exit code 0: done; 1: looked, and the answer is no; 2: could not look.
 """
 
 import json
@@ -46,16 +46,6 @@ Which = Annotated[Kind | None, typer.Option("--pipe", help="This pipe only (defa
 Since = Annotated[str, typer.Option(help="ISO-8601 or a phrase such as '2 hours ago'")]
 
 
-@dataclass(frozen=True)
-class Shell:
-    """What a command gets from outside."""
-
-    environment: Mapping[str, str]
-
-    def stage(self, outputs: Path | None) -> "Stage":
-        return Stage(load(self.environment, outputs))
-
-
 @dataclass
 class Stage:
     """The stage that a command works on; everything is looked up when it is first needed."""
@@ -98,8 +88,13 @@ class Stage:
         return archive.session(aws).client(service, endpoint_url=aws.aws_endpoint_url)  # type: ignore[call-overload]
 
 
+def stage_of(context: typer.Context, outputs: Path | None) -> Stage:
+    """Return the stage that the command works on; `context.obj` is the environment of the process."""
+    return Stage(load(context.obj, outputs))
+
+
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    return commandline.run(app, arguments, obj=Shell(environment), environment=environment, tell=tell)
+    return commandline.run(app, arguments, obj=environment, environment=environment, tell=tell)
 
 
 def tell(line: str) -> None:
@@ -156,7 +151,7 @@ def apply(
     sql: Annotated[bool, typer.Option(help="Print the statements and connect to nothing")] = False,
 ) -> None:
     """Make every object of the DDL that is not there yet. Refuses when a pipe's COPY has changed."""
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     if sql:
         for definition in stage.ddl:
             typer.echo(f"-- {definition.path.name}\n{definition.sql}")
@@ -176,7 +171,7 @@ def bootstrap(
     ] = False,
 ) -> None:
     """Make everything for a new stage; stops with the parameters to set when AWS does not know Snowflake yet."""
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     if write:
         stage.refuse_to_change_aws()
     parameters = stage.parameters
@@ -197,7 +192,7 @@ def trust_policy(
 ) -> None:
     """Print the trust policy of the role with which Snowflake reads the bucket."""
     del as_json  # a policy is JSON anyhow
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     if access:
         typer.echo(json.dumps(policies.access_policy(stage.parameters), indent=2, allow_nan=False))
         return
@@ -215,7 +210,7 @@ def sns_policy(
 ) -> None:
     """Print the topic's policy with the statement that lets Snowflake subscribe."""
     del as_json
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     if write:
         stage.refuse_to_change_aws()
     topic = policies.Topic(stage.aws("sns"), stage.parameters.topic_arn)
@@ -235,13 +230,13 @@ def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
     """How the pipes are, and what that means. Exit 1 when one is not well."""
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
             found = pipes.status(session, each)
             newest = stage.archive.newest(each.prefix)
-            rows.append(pipes.row(each, found, pipes.triage(found, newest and newest.modified_at)))
+            rows.append(pipes.row(each, found, pipes.triage(found, newest.modified_at if newest else None)))
     show(rows, as_json)
     raise typer.Exit(0 if all(row["healthy"] for row in rows) else 1)
 
@@ -258,7 +253,7 @@ def history(
 ) -> None:
     """What became of each file, the newest first (COPY_HISTORY: 14 days)."""
     start = instant(since)
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
         narrow = Narrow(FAILED if failed else (), limit=limit)
         rows = [row for each in stage.pipes(pipe) for row in copy_history(session, each, start, narrow)]
@@ -275,7 +270,7 @@ def validate(
 ) -> None:
     """Fetch the files that failed and point at their bad lines. Exit 1 when there are any."""
     start = instant(since)
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
         rows = [
             row for each in stage.pipes(pipe) for row in validate_failed(session, each, stage.archive, start)
@@ -300,7 +295,7 @@ def refresh(
 ) -> None:
     """Queue files that the pipes were never told of. Exit 1 when some are older than the 7 days it sees."""
     start = None if since is None else instant(since)
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
@@ -327,7 +322,7 @@ def backfill(
     first, last = instant(start), instant(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     rows: list[Row] = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
@@ -346,7 +341,7 @@ def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: 
     """Replace one object's rows by what the object holds, in one transaction. FILE is its key."""
     if not file:
         raise Refusal("FILE is empty: give an object's key, which begins with events/ or rejected/")
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     key = file.removeprefix(f"s3://{stage.archive.bucket}/")
     found = [each for each in stage.pipes() if key.startswith(each.prefix)]
     if not found:
@@ -359,7 +354,7 @@ def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: 
 @app.command()
 def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None) -> None:
     """Let files wait. After 14 days a paused pipe is stale."""
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
@@ -379,8 +374,8 @@ def resume(
     ] = None,
 ) -> None:
     """Load what waits, and go on. A stale pipe, paused for over 14 days, also gets the files that it forgot."""
-    stage = context.obj.stage(outputs)
-    start = instant(since) if since else None
+    start = None if since is None else instant(since)
+    stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
@@ -424,7 +419,7 @@ def recreate(
     everything: Annotated[bool, typer.Option("--all", help="Pipes too whose COPY is the DDL's")] = False,
 ) -> None:
     """Make pipes again whose COPY has changed, in the order that loses and doubles nothing; resumable."""
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     rows: list[Row] = []
     with stage.warehouse(administrator) as session:
         changed = set(applying.changed_pipes(session, stage.ddl))
@@ -446,7 +441,7 @@ def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Js
     """Run one statement in the stage's database and print its rows. Of two columns of one name the second is NAME_2."""
     if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
         raise Refusal("the statement is empty")
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     with stage.warehouse(operator) as session:
         session.query(f"USE DATABASE {stage.settings.connection.database}")
         show(session.query(sql), as_json)
@@ -455,8 +450,8 @@ def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Js
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dbt(context: typer.Context, outputs: Outputs = None) -> None:
     """Run dbt on the stage's warehouse; arguments are dbt's own, such as `build --select geofence_visits`."""
-    settings = load(context.obj.environment, outputs)
-    raise typer.Exit(transform.dbt(context.args, settings, context.obj.environment))
+    settings = load(context.obj, outputs)
+    raise typer.Exit(transform.dbt(context.args, settings, context.obj))
 
 
 @app.command("load")
@@ -474,7 +469,7 @@ def load_sqlite(
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
         if not bucket:
             raise Refusal(f"{source!r}: --from takes s3://BUCKET/PREFIX, or a folder")
-        s3 = archive.s3_client(load_aws(context.obj.environment, outputs))
+        s3 = archive.s3_client(load_aws(context.obj, outputs))
         where = sqlite.Bucket(Archive(s3, bucket), prefix)
     else:
         if not source:

@@ -72,7 +72,7 @@ def explain(number: int | None, message: str | None, where: str) -> str:
     if number == _NO_PRIVILEGE:
         return f"missing privilege: {said} (grant it, or use another SNOWFLAKE_ROLE)"
     if number in _NO_SUCH_OBJECT:
-        return f"missing object: {said} (python -m snowpipe apply makes ours)"
+        return f"missing object: {said} (milkrun warehouse apply makes ours)"
     if number == _NO_ROLE:
         return f"role not granted: {said} (run apply, grant it as in docs/deploy.md, or set SNOWFLAKE_ROLE)"
     if number in _NOT_CONNECTED:

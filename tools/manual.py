@@ -1,17 +1,20 @@
-"""docs/operating.md, made of the commands' own help: `python -m tools.manual > docs/operating.md`."""
+"""Generate docs/operating.md from the help of the commands: `python -m tools.manual > docs/operating.md`."""
 
+import copy
 import sys
 
 import typer
 from typer.cli import get_docs_for_click
 
-from tools.milkrun import app
+from tools.milkrun import loaded
 
-NAME = "python -m ops"
+NAME = "milkrun"
 
 
 def text() -> str:
-    command = typer.main.get_command(app)
+    """Return the page: every command that is not hidden, with its options."""
+    command = copy.copy(loaded())
+    command.commands = {name: inner for name, inner in command.commands.items() if not inner.hidden}
     context = typer.Context(command, info_name=NAME)
     return get_docs_for_click(obj=command, ctx=context, name=NAME, title="Operating").strip() + "\n"
 

@@ -1,50 +1,229 @@
-"""The operator's commands: `python -m ops COMMAND --help`."""
+"""Milkrun on the command line: the local stack, the operator's commands and the warehouse.
 
+A command's module is imported when the command runs: `milkrun --help` and completion load none of them.
+"""
+
+import importlib
 import os
 import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from ops import (
-    cost,
-    forget,
-    preflight,
-    reconcile,
-    redrive,
-    replay,
-    set_aside,
-    smoke,
-    terminal,
-    top,
-    visits,
-    where,
+from snowpipe import commandline
+
+LOCAL, OPERATE, WAREHOUSE = "Local stack", "Operate a stage", "Warehouse"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command: where its function or its Typer app is, and the first paragraph of its help."""
+
+    name: str
+    at: str  # module:attribute
+    panel: str
+    help: str = ""
+    hidden: bool = False
+
+
+ENTRIES = (
+    Entry("up", "tools.stack.cli:up", LOCAL, "Start the local stack or repair it, and deploy what changed."),
+    Entry("down", "tools.stack.cli:down", LOCAL, "Stop the local stack and delete its data."),
+    Entry("stop", "tools.stack.cli:stop", LOCAL, "Stop the local stack; keep Snowflake's files."),
+    Entry(
+        "logs", "tools.stack.cli:logs", LOCAL, "Print the logs of the functions, LocalStack and Snowflake."
+    ),
+    Entry(
+        "demo",
+        "tools.fleet.demo:command",
+        LOCAL,
+        "Start the local stack, send a morning of rounds (or a file), and check every number.",
+    ),
+    Entry(
+        "console",
+        "tools.console.command:command",
+        LOCAL,
+        "Serve the web console: trucks on a map, the pipeline, events and visits.",
+    ),
+    Entry(
+        "simulate",
+        "tools.fleet.simulate.__main__:command",
+        LOCAL,
+        "Simulate an hour without Kinesis or Snowpipe at 1k, 100k and 1M events per second.",
+    ),
+    Entry(
+        "status",
+        "tools.status:command",
+        OPERATE,
+        "Say whether a stage is well and, if not, what is wrong and what to do next.",
+    ),
+    Entry(
+        "send",
+        "tools.fleet.send:command",
+        OPERATE,
+        "Send sample traffic: one morning (default), continuous load, or a file.",
+    ),
+    Entry(
+        "trace",
+        "ops.where:command",
+        OPERATE,
+        "Show every step that an event or an object took, in time order.",
+    ),
+    Entry(
+        "reconcile",
+        "ops.reconcile:command",
+        OPERATE,
+        "Compare accepted, archived and loaded events, and name what is missing.",
+    ),
+    Entry(
+        "replay",
+        "ops.replay:command",
+        OPERATE,
+        "Send geofence events to the consumer again: archived, quarantined, or of batches it gave up.",
+    ),
+    Entry(
+        "quarantine",
+        "ops.set_aside:command",
+        OPERATE,
+        "List the records that can never be processed; send them again or delete them.",
+    ),
+    Entry(
+        "redrive",
+        "ops.redrive:command",
+        OPERATE,
+        "List the claim checks in the dead-letter queue; send them again or delete them.",
+    ),
+    Entry(
+        "visits",
+        "ops.visits:command",
+        OPERATE,
+        "List the visits of a device, or the devices that are at a fence now.",
+    ),
+    Entry(
+        "forget",
+        "ops.forget:command",
+        OPERATE,
+        "Delete all data of one person. Safe to interrupt and to run again.",
+    ),
+    Entry(
+        "cost",
+        "ops.cost:command",
+        OPERATE,
+        "Estimate the monthly cost of a load at list prices, by component, beside alternatives.",
+    ),
+    Entry(
+        "smoke",
+        "ops.smoke:command",
+        OPERATE,
+        "Post one event to a stage and follow it to the warehouse.",
+    ),
+    Entry(
+        "preflight",
+        "ops.preflight:command",
+        OPERATE,
+        "Look for whatever would make a deployment of a stage fail; create nothing.",
+    ),
+    Entry(
+        "check-key",
+        "ops.smoke:check_key",
+        OPERATE,
+        "Print the SQL that creates the Snowflake user of the check of the pipes.",
+    ),
+    Entry(
+        "warehouse",
+        "snowpipe.cli:app",
+        WAREHOUSE,
+        "Set up, load, check and query the warehouse.",
+    ),
+    # Earlier spellings.
+    Entry("where", "ops.where:command", OPERATE, hidden=True),
+    Entry("set-aside", "ops.set_aside:command", OPERATE, hidden=True),
+    Entry("top", "ops.top:command", OPERATE, hidden=True),
 )
-from tools import status
-from tools.console import command as console
-from tools.fleet import demo, send
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.command("status")(status.command)
-app.command("send")(send.command)
-app.command("demo")(demo.command)
-app.command("visits")(visits.command)
-app.command("replay")(replay.command)
-app.command("where")(where.command)
-app.command("reconcile")(reconcile.command)
-app.command("cost")(cost.command)
-app.command("forget")(forget.command)
-app.command("redrive")(redrive.command)
-app.command("set-aside")(set_aside.command)
-app.command("top")(top.command)
-app.command("console")(console.command)
-app.command("preflight")(preflight.command)
-app.command("smoke")(smoke.command)
-app.command("check-key")(smoke.check_key)
+
+class Deferred(TyperCommand):
+    """A command that is known by name and help until it is loaded."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(
+            entry.name,
+            help=entry.help,
+            rich_help_panel=entry.panel,
+            hidden=entry.hidden,
+            add_help_option=False,
+        )
+        self._at = entry.at
+
+    def load(self) -> TyperCommand | TyperGroup:
+        """Import the command's module and return the command."""
+        module, _, attribute = self._at.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command(self.name)(found)
+            found = alone
+        loaded: Any = typer.main.get_command(found)
+        loaded.name, loaded.hidden = self.name, self.hidden
+        return loaded  # type: ignore[no-any-return]
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a command only when it is invoked or completed."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {entry.name: Deferred(entry) for entry in ENTRIES}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, Deferred) else command, rest
+
+    def load_all(self) -> None:
+        """Replace each deferred command by the command itself, for a page that documents all of them."""
+        self.commands = {n: c.load() if isinstance(c, Deferred) else c for n, c in self.commands.items()}
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"milkrun {version('milkrun')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Run and operate Milkrun: the local stack, a deployed stage, the warehouse."""
+
+
+def loaded() -> LazyGroup:
+    """Return the command line with every command loaded."""
+    group = typer.main.get_command(app)
+    if not isinstance(group, LazyGroup):
+        raise TypeError(group)
+    group.load_all()
+    return group
 
 
 def main() -> int:
     """Run the command line; return its exit code."""
-    return terminal.run(app, os.environ)
+    return commandline.run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain)
+
+
+def complain(line: str) -> None:
+    """Print one red line on stderr."""
+    typer.secho(line, err=True, fg="red")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,10 @@ def command(
     wide: status.AsWide = False,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Say whether a stage is well and, if not, what is wrong and what to do next. Exit 0 OK, 1 WARN, 2 FAIL."""
+    """Say whether a stage is well and, if not, what is wrong and what to do next.
+
+    Exit 0: OK; 1: WARN; 2: FAIL.
+    """
     environment: Mapping[str, str] = context.obj
     local = [processes_source(environment)] if stage == "local" else []
 

@@ -1,6 +1,6 @@
 """DDL, commands, pipe and dbt on a real Snowflake account: `pytest -m snowflake tests/e2e/test_warehouse_account.py`.
 
-Wants a stage that `python -m snowpipe bootstrap` has made: SNOWFLAKE_ACCOUNT, SNOWFLAKE_USER, a password or
+Wants a stage that `milkrun warehouse bootstrap` has made: SNOWFLAKE_ACCOUNT, SNOWFLAKE_USER, a password or
 SNOWFLAKE_PRIVATE_KEY_FILE, SNOWFLAKE_DATABASE, MILKRUN_BUCKET, and AWS credentials that may write to events/.
 It adds one event to the stage. Not run by anybody yet: no account was at hand.
 """

@@ -39,7 +39,7 @@ type Start = tuple[str, Fence, str, str]
 
 
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Of a row as `ops visits` and the bus have it (`consumer.change.row`)."""
+    """Of a row as `milkrun visits` and the bus have it (`consumer.change.row`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),

@@ -1,4 +1,4 @@
-"""`python -m ops console`: the console of one stage, on loopback."""
+"""`milkrun console`: the console of one stage, on loopback."""
 
 import contextlib
 import re
@@ -64,11 +64,17 @@ def command(
     ] = None,
     stage: terminal.Stage = "local",
 ) -> None:
-    """Look at it: trucks on a map, the pipeline, events, visits. Ends with Ctrl-C; nothing depends on it."""
+    """Serve the web console: trucks on a map, the pipeline, events and visits.
+
+    It ends with Ctrl-C; nothing depends on it. For a local stack whose console already runs, print its address.
+    """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
         raise typer.BadParameter("--tiles is an http(s) address with {z}, {x} and {y}")
     outputs = terminal.outputs_of(context, stage)
+    if stage == "local" and port is None and (running := _running(environment)):
+        typer.echo(running)
+        return
     run(
         outputs,
         stage,
@@ -85,6 +91,15 @@ def _port(environment: Mapping[str, str]) -> int:
     from tools.stack.settings import Settings
 
     return Settings.of(environment).console_port
+
+
+def _running(environment: Mapping[str, str]) -> str | None:
+    """Return the address of the stack's console if one answers there."""
+    from tools.stack import console
+    from tools.stack.settings import Settings
+
+    settings = Settings.of(environment)
+    return settings.console_url if console.is_ready(settings) else None
 
 
 def run(

@@ -238,7 +238,7 @@ class Pipeline:
                 note = f"{again} came in requests sent again, which add nothing" if again else None
                 told = usual, meter.lag_s, note
             case "set_aside":
-                told = usual, None, "look at them: python -m ops set-aside" if usual == "ok" else None
+                told = usual, None, "look at them: milkrun quarantine" if usual == "ok" else None
             case "consumed" if self._stopped:
                 at, failure = min(self._stopped.values())
                 state = "stuck" if now - at > stage.patience_s else "waiting"
@@ -255,7 +255,7 @@ class Pipeline:
         if self._why_unknown("queues"):
             return usual, meter.lag_s, None
         if self.dead_letters:
-            return "stuck", None, f"{self.dead_letters} dead letters: python -m ops redrive"
+            return "stuck", None, f"{self.dead_letters} dead letters: milkrun redrive"
         if self._redrive_since is None:
             return usual, meter.lag_s, None
         waited = now - self._redrive_since

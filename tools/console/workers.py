@@ -566,7 +566,7 @@ class WarehouseReader(Worker):
 
 
 class Reconciling(Worker):
-    """The same comparison as `ops reconcile`, of the last two hours; one at a time."""
+    """The same comparison as `milkrun reconcile`, of the last two hours; one at a time."""
 
     HOURS = 2
     SETTLE_S = 60

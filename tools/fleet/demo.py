@@ -30,6 +30,7 @@ from tools.fleet.rounds import Plan, Post
 from tools.fleet.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
 from tools.fleet.watch import Watch
 from tools.stack import status
+from tools.stack.cli import ensure_up
 from tools.stack.stack import Stack
 
 # LocalStack serves no more than 10 to 15 requests a second, however many are under way.
@@ -64,7 +65,12 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send a morning (or a file) through the running stack; check every number; exit 1 where one is wrong."""
+    """Start the local stack, send a morning of rounds (or a file), and check every number.
+
+    Exit 1 if a number is wrong. A deployed stage must already be there.
+    """
+    if stage == "local":
+        ensure_up(context)
     outputs = terminal.outputs_of(context, stage)
     began = time.monotonic()
     plan = Plan(new_run_id(), datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=trucks, farms=farms)
@@ -314,7 +320,7 @@ def _print(
         """ "createdAt": "'$(date -u +%FT%TZ)'"}'"""
     )
     say("Query the warehouse:")
-    say(f'  .venv/bin/python -m snowpipe query "SELECT * FROM {outputs.database}.RAW.EVENTS LIMIT 3"')  # noqa: S608
+    say(f'  ./milkrun warehouse query "SELECT * FROM {outputs.database}.RAW.EVENTS LIMIT 3"')  # noqa: S608
     if outputs.console_url:
         say(f"Look at it: {outputs.console_url}")
     say("Everything stays up until `make down`.")

@@ -365,7 +365,10 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send a morning of collection rounds, load without an end (with --events or --duration), or a file."""
+    """Send sample traffic: one morning (default), continuous load, or a file.
+
+    With --events or --duration the load goes on until so many events are sent or the time is over.
+    """
     outputs = terminal.outputs_of(context, stage)
     if file:
         posts = posts_of_file(file, batch_size=batch or 500)

@@ -1,104 +1,141 @@
-"""The command line: what is going on and how long it took, and one line for what went wrong."""
+"""The commands of the local stack: progress with times on stderr, and one line for an error."""
 
-import argparse
-import errno
 import json
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Annotated, Literal
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from ops.outputs import ROOT
+from snowpipe import commandline
 from tools.stack import console as guest
-from tools.stack import logs, status
+from tools.stack import logs as log_files
+from tools.stack import status as processes
 from tools.stack.faults import StackError
 from tools.stack.settings import Settings
 from tools.stack.stack import SERVERS, Stack
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.stack", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start what does not run, deploy what has changed")
-    up.add_argument("--only", choices=sorted(SERVERS), help="start this part alone, deploy nothing")
-    commands.add_parser(
-        "console", help="start the console of the running stack if need be; print its address"
-    )
-    commands.add_parser("stop", help="end the stack, keep Snowflake's files")
-    commands.add_parser("down", help="end the stack and wipe it")
-    state = commands.add_parser("status", help="the stack's processes and their memory")
-    state.add_argument("--json", action="store_true")
-    log = commands.add_parser("logs", help="what the functions, LocalStack and Snowflake wrote")
-    log.add_argument(
-        "names", nargs="*", help="such as ingest, consume, localstack, snowflake; all if none is named"
-    )
-    log.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
-    log.add_argument("-n", "--lines", type=int, default=40, help="of each, to begin with")
-    return parser
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Exit code: 0 done, 1 not, 130 interrupted."""
+    """Exit code: 0 done, 1 the stack is not up (status), 2 not done, 130 interrupted."""
+    return commandline.run(app, arguments, obj=environment, environment=environment, tell=_complain)
+
+
+def _complain(line: str) -> None:
+    typer.secho(line, err=True, fg="red")
+
+
+@contextmanager
+def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
+    """Yield the stack that the environment names. SIGTERM and SIGHUP interrupt like Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    options = _parser().parse_args(arguments)
     console = Console(stderr=True, highlight=False)
+    if not (ROOT / "serverless.yml").exists():
+        raise StackError("The local stack needs a clone of Milkrun: clone it and run ./milkrun up there.")
     try:
-        settings = Settings.of(environment)
-        return _run(options, Stack(settings, step=lambda what: _timed(console, what)), console)
-    except (StackError, ValueError) as error:
-        console.print(f"[red]{error}", soft_wrap=True)
+        yield Stack(Settings.of(context.obj), step=lambda what: _timed(console, what)), console
     except KeyboardInterrupt:
-        if options.command != "logs":
-            console.print("[red]Interrupted. What this command had started is ended.")
-        return 130
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        console.print("[red]The disk is full. Make room and run this again.")
-    return 1
+        if context.info_name != "logs":
+            _complain("Interrupted. What this command had started is ended.")
+        raise
 
 
-def _run(options: argparse.Namespace, stack: Stack, console: Console) -> int:
-    settings = stack.settings
-    match options.command:
-        case "up":
-            began = time.monotonic()
-            stack.up(only=options.only)
-            if options.only:
-                console.print(
-                    f"{SERVERS[options.only].TITLE} listens on port {SERVERS[options.only].port(settings)}."
-                )
-            else:
-                console.print(
-                    f"The stack is up, after {time.monotonic() - began:.1f} s: {settings.outputs_file}"
-                )
-                if stack.processes.alive(guest.NAME):
-                    console.print(f"Look at it: {settings.console_url}")
-                else:
-                    console.print(
-                        f"[yellow]Without the console: port {settings.console_port} is in use by another program."
-                    )
-        case "console":
-            print(stack.console())  # noqa: T201
-        case "stop":
-            stack.stop()
-        case "down":
-            stack.down()
-        case "status":
-            rows = status.rows(stack.processes)
-            if options.json:
-                Console().print_json(json.dumps(rows, allow_nan=False))
-            else:
-                Console().print(_table(rows))
-            return 0 if stack.is_up() else 1
-        case "logs":
-            logs.show(
-                logs.sources(settings, options.names), options.lines, options.follow, Console(highlight=False)
+@app.command()
+def up(
+    context: typer.Context,
+    only: Annotated[
+        Literal["localstack", "snowflake"] | None, typer.Option(help="Start this part alone; deploy nothing.")
+    ] = None,
+) -> None:
+    """Start the local stack or repair it, and deploy what changed."""
+    with _stack(context) as (stack, console):
+        began = time.monotonic()
+        stack.up(only=only)
+        settings = stack.settings
+        if only:
+            console.print(f"{SERVERS[only].TITLE} listens on port {SERVERS[only].port(settings)}.")
+            return
+        console.print(f"The stack is up, after {time.monotonic() - began:.1f} s: {settings.outputs_file}")
+        if stack.processes.alive(guest.NAME):
+            console.print(f"Look at it: {settings.console_url}")
+        else:
+            console.print(
+                f"[yellow]Without the console: port {settings.console_port} is in use by another program."
             )
-    return 0
+
+
+def ensure_up(context: typer.Context) -> None:
+    """Start the local stack if it does not run."""
+    with _stack(context) as (stack, _):
+        is_up = stack.is_up()
+    if not is_up:
+        up(context)
+
+
+@app.command()
+def console(context: typer.Context) -> None:
+    """Start the console of the running stack if it does not run; print its address."""
+    with _stack(context) as (stack, _):
+        typer.echo(stack.console())
+
+
+@app.command()
+def stop(context: typer.Context) -> None:
+    """Stop the local stack; keep Snowflake's files."""
+    with _stack(context) as (stack, _):
+        stack.stop()
+
+
+@app.command()
+def down(context: typer.Context) -> None:
+    """Stop the local stack and delete its data."""
+    with _stack(context) as (stack, _):
+        stack.down()
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the local stack's processes and their memory.
+
+    Exit 1 if the stack is not up.
+    """
+    with _stack(context) as (stack, _):
+        rows = processes.rows(stack.processes)
+        if as_json:
+            typer.echo(json.dumps(rows, indent=2, allow_nan=False))
+        else:
+            Console().print(_table(rows))
+        if not stack.is_up():
+            raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Such as ingest, consume, localstack, snowflake; all if none is named."),
+    ] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of each, to begin with.")] = 40,
+) -> None:
+    """Print the logs of the functions, LocalStack and Snowflake."""
+    with _stack(context) as (stack, _):
+        files = log_files.sources(stack.settings, names or ())
+        log_files.show(files, lines, follow, Console(highlight=False))
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> Table:

@@ -1,5 +1,7 @@
-"""What a person is told instead of a traceback."""
+"""The error of the local stack."""
+
+from snowpipe.refusal import Refusal
 
 
-class StackError(Exception):
-    """Its text is one line that says what is wrong and what to do."""
+class StackError(Refusal):
+    """The stack could not do what was asked. The text is one line that says what is wrong and what to do."""

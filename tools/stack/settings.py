@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.outputs import ROOT
+from tools.stack.faults import StackError
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
@@ -23,7 +24,7 @@ class Settings:
     def of(cls, environment: Mapping[str, str]) -> "Settings":
         port = environment.get("MILKRUN_PORT", "4566")
         if not port.isdigit() or not 1024 <= int(port) <= 65535 - 50:
-            raise ValueError(f"MILKRUN_PORT is {port!r}: choose a number from 1024 to {65535 - 50}.")
+            raise StackError(f"MILKRUN_PORT is {port!r}: choose a number from 1024 to {65535 - 50}.")
         return cls(
             folder=(ROOT / (environment.get("MILKRUN_LOCAL") or ".local")).resolve(),
             port=int(port),

@@ -116,7 +116,7 @@ class Stack:
         if process is None:
             raise StackError(
                 f"Port {self.settings.console_port}, for the console, is in use by another program. End that"
-                " one, or choose a port: python -m ops console --port <port>."
+                " one, or choose a port: milkrun console --port <port>."
             )
         deadline = time.monotonic() + READY_S
         while not console.is_ready(self.settings):

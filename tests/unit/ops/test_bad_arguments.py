@@ -1,4 +1,4 @@
-"""Every command of `python -m ops` and `python -m snowpipe` refuses every bad argument in one line, with code 2."""
+"""Every command of `python -m ops` and `milkrun warehouse` refuses every bad argument in one line, with code 2."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from ops import terminal
 from snowpipe import cli as warehouse
 from tools.milkrun import app as operations
+from tools.milkrun import loaded
 
 TIMES = ("", "the day of the cow", "2026-13-40", "0001-01-01T00:00+14:00", "9999-12-31T23:00-14:00")
 NUMBERS = ("", "-1", "many", "nan", "inf", "-inf", "1e400", "0x10")
@@ -38,8 +39,11 @@ BAD = {
     "--pipe": PIPES,
     "--prefix": ("\udcff",),
     "--to-file": ("folder", "missing/file", "empty/below-a-file", "circle", ""),
+    "--plots": ("missing", "empty", "circle", "long-" * 60, "", "\udcff"),
     "--tiles": ("", "javascript:alert(1)", "\udcff"),
     "what": IDS,
+    "names": ("no_such_log", "\udcff"),
+    "--only": ("", "all", "kinesis"),
     "file": ("", "\udcff"),
     "sql": ("", "  \n", ";", "-- a comment", "/* a comment */ ;", "\udcff"),
 }
@@ -69,11 +73,13 @@ ALSO = {
 NOT_TRIED = {"--help", "--json", "--install-completion", "--show-completion"}
 
 
+GROUPS = {"milkrun": loaded(), "snowpipe": typer.main.get_command(warehouse.app)}
+
+
 def commands() -> Iterator[tuple[str, str, str, str]]:
     """Program, command, parameter and bad value."""
-    for program, app in (("ops", operations), ("snowpipe", warehouse.app)):
-        group = typer.main.get_command(app)
-        for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
+    for program, group in GROUPS.items():
+        for name, command in sorted(group.commands.items()):
             for parameter in command.params:
                 option = parameter.opts[0]
                 if option in NOT_TRIED or getattr(parameter, "is_flag", False):
@@ -85,10 +91,9 @@ def commands() -> Iterator[tuple[str, str, str, str]]:
                     yield program, name, option, value
 
 
-def arguments(name: str, option: str, value: str) -> list[str]:
+def arguments(program: str, name: str, option: str, value: str) -> list[str]:
     given = [*ALSO.get((name, option), [])]
-    app = operations if name in typer.main.get_command(operations).commands else warehouse.app  # type: ignore[attr-defined]
-    for parameter in typer.main.get_command(app).commands[name].params:  # type: ignore[attr-defined]
+    for parameter in GROUPS[program].commands[name].params:
         wanted = parameter.opts[0]
         if parameter.required and wanted != option:
             filled = "sqlite:///x.db" if (name, wanted) == ("load", "--to") else GOOD[wanted]
@@ -110,7 +115,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(program: str, given: list[str], folder: Path) -> int:
     environment = {"MILKRUN_LOCAL": str(folder / "no-stack"), "PATH": "/usr/bin:/bin"}
-    if program == "ops":
+    if program == "milkrun":
         return terminal.run(operations, environment, given)
     return warehouse.main(given, environment)
 
@@ -120,7 +125,7 @@ def test_a_bad_argument_is_refused_in_one_line(
     program: str, name: str, option: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for value in [found[3] for found in commands() if found[:3] == (program, name, option)]:
-        given = arguments(name, option, value)
+        given = arguments(program, name, option, value)
         code = run(program, given, folder)
         said = capsys.readouterr()
         assert (code, said.out, said.err.count("\n")) == (2, "", 1), (given, said)

@@ -215,9 +215,7 @@ def test_a_device_that_somebody_else_used_there_too_is_named_to_be_replayed(stag
     assert report["visits_to_make_again"] == [
         {"device_id": "phone-1", "tag": "farm", "external_id": "farm-1"}
     ]
-    assert report["next"] == [
-        "python -m ops replay --from '79 days ago' --device phone-1   # others used it too"
-    ]
+    assert report["next"] == ["milkrun replay --from '79 days ago' --device phone-1   # others used it too"]
 
 
 def test_while_the_marts_still_have_the_rows_it_is_not_done_and_says_so(stage, monkeypatch):
@@ -275,7 +273,7 @@ def test_claim_checks_that_wait_are_told_of_because_what_they_name_is_gone(dead)
     dead.archive(ANN)
     dead.load()
     report = json.loads(run(forget.command, "--user", "ann", "--yes", "--json").stdout)
-    assert [step.split(" #")[0].strip() for step in report["next"]] == ["python -m ops reconcile --repair"]
+    assert [step.split(" #")[0].strip() for step in report["next"]] == ["milkrun reconcile --repair"]
 
 
 def test_without_a_yes_nothing_is_touched(stage):

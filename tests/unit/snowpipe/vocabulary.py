@@ -31,7 +31,7 @@ class Said:
 
 
 def command(environment: dict[str, str], *arguments: str) -> Said:
-    """`python -m snowpipe …`, in this process."""
+    """`milkrun warehouse …`, in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments, environment)

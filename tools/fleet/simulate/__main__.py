@@ -28,14 +28,26 @@ def row(story: Story) -> dict[str, object]:
     }
 
 
+def _folder(text: str) -> Path:
+    """Parse an option that names a folder."""
+    if not text or not Path(text).is_dir():
+        raise typer.BadParameter(f"{text!r} is not a folder that exists")
+    return Path(text)
+
+
 def command(
     *,
     only: Annotated[list[str] | None, typer.Option("--size", help="1k, 100k, 1M, `100k, patient`.")] = None,
-    minutes: Annotated[float, typer.Option(min=1, help="How long the part is gone.")] = 60,
-    plots: Annotated[Path | None, typer.Option(help="A folder for SVGs, one a part.")] = None,
+    minutes: Annotated[float, typer.Option(min=1, max=1440, help="How long the part is gone.")] = 60,
+    plots: Annotated[
+        Path | None, typer.Option(parser=_folder, metavar="FOLDER", help="A folder for SVGs, one per part.")
+    ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Kinesis or Snowpipe gone for an hour at 1k, 100k and 1M events a second: backlog and recovery."""
+    """Simulate an hour without Kinesis or Snowpipe at 1k, 100k and 1M events per second.
+
+    The table shows backlog and recovery.
+    """
     known = sizes()
     if unknown := set(only or ()) - set(known):
         raise typer.BadParameter(f"no size {', '.join(sorted(unknown))}: {', '.join(known)}")

@@ -43,7 +43,7 @@ class Look:
     redrive: int
     stream: int
     consumed: int
-    given_up: int  # older than the record age: in S3, for `ops replay --on-failure`
+    given_up: int  # older than the record age: in S3, for `milkrun replay --on-failure`
     pipe: int
     loaded: int
     oldest: dict[str, float]

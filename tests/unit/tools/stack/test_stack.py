@@ -204,7 +204,7 @@ def test_a_server_that_ends_while_it_starts_is_named_with_its_log(trial_stack, s
 
 def told(environment: dict[str, str], capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a command which fails writes."""
-    assert cli.main(arguments, environment) == 1
+    assert cli.main(arguments, environment) == 2
     *steps, line = capsys.readouterr().err.splitlines()
     assert all(step.endswith("…") for step in steps)
     return line

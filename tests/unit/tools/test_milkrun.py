@@ -1,0 +1,160 @@
+"""The command `milkrun`: fast to start, complete, helpful about typing errors, and known by its earlier spellings."""
+
+import os
+import subprocess
+import sys
+from inspect import cleandoc
+from pathlib import Path
+
+import pytest
+
+from ops.outputs import ROOT
+from tools.milkrun import ENTRIES, loaded
+
+# None of these is needed to list the commands. Each takes between a tenth of a second and two seconds to import.
+HEAVY = {
+    "boto3",
+    "botocore",
+    "snowflake",
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "duckdb",
+    "sqlglot",
+    "matplotlib",
+    "uvicorn",
+}
+OURS = {"contract", "aws", "handler", "consumer", "snowpipe", "glue", "ops", "tools"}
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a Python program of this clone in a wide terminal."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy_and_hardly_anything_of_ours(argument: str) -> None:
+    code = f"import sys; sys.argv = ['milkrun', {argument!r}]\nfrom tools.milkrun import main\nmain()\n"
+    listed = run("-c", code + "print('MODULES', *sys.modules)")
+    modules = listed.stdout.split("MODULES ", 1)[1].split()
+    assert HEAVY & {name.split(".")[0] for name in modules} == set()
+    assert len([name for name in modules if name.split(".")[0] in OURS]) <= 10
+    assert len(modules) < 800
+
+
+def test_help_lists_the_commands_by_group_and_hides_earlier_names() -> None:
+    shown = run("-m", "tools.milkrun", "--help").stdout
+    first_words = [line.split()[1] for line in shown.splitlines() if len(line.split()) > 2]
+    for entry in ENTRIES:
+        assert (entry.name in first_words) is not entry.hidden
+    assert shown.index("Local stack") < shown.index("Operate a stage") < shown.index("Warehouse")
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if not e.hidden], ids=lambda entry: entry.name)
+def test_the_list_says_of_a_command_what_its_own_help_says(entry) -> None:
+    own_help = cleandoc(loaded().commands[entry.name].help or "")
+    assert " ".join(own_help.split("\n\n")[0].split()) == entry.help
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("reconsile", "reconcile"), ("trase", "trace"), ("quarentine", "quarantine"), ("dmeo", "demo")],
+)
+def test_a_misspelt_command_is_answered_with_the_right_one(typed: str, meant: str) -> None:
+    ended = run("-m", "tools.milkrun", typed)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"No such command '{typed}'. Did you mean '{meant}'")
+
+
+def test_a_misspelt_command_of_the_warehouse_is_answered_too() -> None:
+    ended = run("-m", "tools.milkrun", "warehouse", "aply")
+    assert (ended.returncode, ended.stderr) == (2, "No such command 'aply'. Did you mean 'apply'?\n")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "shown"),
+    [
+        ("ops where --help", "Show every step"),
+        ("ops set-aside --help", "List the records"),
+        ("ops top --help", "--stage"),
+        ("ops reconcile --help", "Compare accepted"),
+        ("ops --help", "reconcile"),
+        ("snowpipe status --help", "--pipe"),
+        ("snowpipe --help", "bootstrap"),
+        ("tools.milkrun where --help", "Show every step"),
+        ("tools.milkrun warehouse status --help", "--pipe"),
+        ("tools.stack status --help", "--json"),
+    ],
+)
+def test_each_spelling_of_a_command_works(spelling: str, shown: str) -> None:
+    ended = run("-m", *spelling.split())
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert shown in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("ops reconcile", 2),
+        ("tools.milkrun reconcile", 2),
+        ("tools.milkrun status", 2),
+        ("tools.stack status", 1),
+    ],
+)
+def test_without_a_stack_a_command_ends_without_a_traceback(command: str, code: int, tmp_path: Path) -> None:
+    nowhere = {"MILKRUN_LOCAL": str(tmp_path / "none"), "MILKRUN_PORT": "29000"}
+    ended = run("-m", *command.split(), environment=nowhere)
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+
+
+def complete(words: str) -> list[str]:
+    """Return what bash would offer after these words."""
+    code = "import sys; sys.argv = ['milkrun']\nfrom tools.milkrun import main\nmain()"
+    environment = {
+        "_MILKRUN_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    return run("-c", code, environment=environment).stdout.split()
+
+
+def test_the_shell_completes_commands_their_options_and_the_warehouse() -> None:
+    assert complete("milkrun rec") == ["reconcile"]
+    assert {"trace", "quarantine"} <= set(complete("milkrun "))
+    assert not {"where", "set-aside"} & set(complete("milkrun "))
+    assert "--repair" in complete("milkrun reconcile --re")
+    assert complete("milkrun warehouse boot") == ["bootstrap"]
+
+
+def test_help_of_make_shows_at_most_twenty_targets_and_help_all_shows_every_one() -> None:
+    def targets(help_target: str) -> list[str]:
+        shown = subprocess.run(
+            ["make", "-s", help_target], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("  make ")]
+
+    daily, every = targets("help"), targets("help-all")
+    assert {"demo", "up", "down", "test", "check", "deploy", "help-all"} <= set(daily) <= set(every)
+    assert len(daily) <= 20
+    assert set(every) >= {"bench", "faults", "soak", "spark", "airflow", "simulate", "lock", "kcl"}
+
+
+@pytest.mark.parametrize(("given", "asked"), [([], "smoke"), (["STAGE=prod"], "smoke --stage prod")])
+def test_make_smoke_means_the_stage_that_milkrun_smoke_means(given: list[str], asked: str) -> None:
+    planned = subprocess.run(
+        ["make", "-n", "smoke", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert planned.stdout.splitlines()[-1].rstrip().endswith(f"-m tools.milkrun {asked}")
