@@ -72,8 +72,8 @@ class Request:
     @property
     def codings(self) -> list[str]:
         """The content codings by their registered names; `identity` is none."""
-        given = (self.content_encoding or "").lower().split(",")
-        names = [coding.strip() for coding in given]
+        given = self.content_encoding
+        names = [coding.strip() for coding in given.lower().split(",")] if given else []
         # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
         return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
 

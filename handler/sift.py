@@ -19,7 +19,7 @@ from contract.events import (
     invalid,
     parse_json,
 )
-from contract.instants import fault_at_receipt
+from contract.instants import MAX_AGE_AT_RECEIPT, MAX_CLOCK_AHEAD
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
 from handler.pings import as_event, is_ping
@@ -85,6 +85,7 @@ def sift(
     """Every raw event ends up in exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
     seen: dict[str, list[bytes]] = {}
+    earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + MAX_CLOCK_AHEAD
     for index, raw in enumerate(parts.raws):
         try:
             value = _parsed(raw, form)
@@ -92,10 +93,10 @@ def sift(
             batch.rejected.append(Rejected(index, None, raw, False, _brief(error.reasons)))
             continue
         sent = raw if parts.compact else compact(raw)
-        is_position = is_ping(value)
+        is_position = isinstance(value, dict) and not value.get("_id") and is_ping(value)
         text = _named(as_event(sent, value) if is_position else sent, value, parts.identity)
         try:
-            event = _checked(len(sent), value, _NO_KINDS if is_position else kinds, received_at)
+            event = _checked(len(sent), value, _NO_KINDS if is_position else kinds, earliest, latest)
             if not speaker.may_speak_for(event.device_id):
                 raise invalid("device_mismatch", "user.deviceId", "The token speaks for another device.")
         except InvalidEvent as error:
@@ -144,18 +145,18 @@ def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
     return with_members(text, {"user": msgspec.json.encode(identity)})
 
 
-def _checked(size: int, value: Any, kinds: Mapping[str, Kind], received_at: datetime) -> Checked:
+def _checked(
+    size: int, value: Any, kinds: Mapping[str, Kind], earliest: datetime, latest: datetime
+) -> Checked:
     """`size` is the event's as sent: what the envelope's ids add is no fault of the phone's."""
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
-    match fault_at_receipt(event.created_at, received_at, received_at):
-        case "created_at_in_future":
-            message = "`createdAt` is more than 24 hours ahead of now."
-            raise invalid("created_at_in_future", "createdAt", message)
-        case "created_at_too_old":
-            message = "`createdAt` is more than 400 days ago; check the phone's calendar."
-            raise invalid("created_at_too_old", "createdAt", message)
+    if event.created_at > latest:
+        raise invalid("created_at_in_future", "createdAt", "`createdAt` is more than 24 hours ahead of now.")
+    if event.created_at < earliest:
+        message = "`createdAt` is more than 400 days ago; check the phone's calendar."
+        raise invalid("created_at_too_old", "createdAt", message)
     return event
 
 
