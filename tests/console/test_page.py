@@ -486,6 +486,53 @@ def test_hostile_text_in_every_field_is_shown_as_text(open_page: Open) -> None:
             untouched(page)
 
 
+AS_SENT = (
+    r'{"_id":"big-1","odo":9007199254740993,"price":1.50,"neg0":-0.0,"e":1E5,"t":"\u0041\\ {,:}","t":[],'
+    r'"o":{},"l":[1,{"k":[2,null]}]}'
+)
+SHOWN = r"""{
+  "_id": "big-1",
+  "odo": 9007199254740993,
+  "price": 1.50,
+  "neg0": -0.0,
+  "e": 1E5,
+  "t": "\u0041\\ {,:}",
+  "t": [],
+  "o": {},
+  "l": [
+    1,
+    {
+      "k": [
+        2,
+        null
+      ]
+    }
+  ]
+}"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (AS_SENT, SHOWN),
+        (AS_SENT[:60], AS_SENT[:60]),
+        ("1.50", "1.50"),
+        ("NaN", "NaN"),
+        ('["a" , 1e400]', '[\n  "a",\n  1e400\n]'),
+    ],
+    ids=["an event", "a text that is cut off", "a number", "no JSON", "a number beyond a double"],
+)
+def test_an_event_is_shown_as_it_was_sent_and_only_broken_into_lines(
+    open_page: Open, sent: str, shown: str
+) -> None:
+    with Feed(empty()) as feed:
+        feed.add_bad({"codes": ["wrong_type"]}, raw=sent)
+        page = open_page(f"{feed.url}/events")
+        page.locator(".row-link").first.click()
+        expect(page.locator(".raw")).to_be_visible()
+        assert page.locator(".raw").text_content() == shown
+
+
 def morning_of_the_hostile() -> State:
     state = empty()
     at = now() - timedelta(minutes=10)

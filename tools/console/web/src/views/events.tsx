@@ -7,6 +7,7 @@ import { ask } from "../api";
 import { span, Time } from "../clock";
 import type { Event, EventDetail, EventPage, Journey } from "../contract";
 import { bad, counted, downNames, fenceName, gaps, good, snapshots, stage } from "../live";
+import { pretty } from "../pretty";
 import { choose, link, param } from "../route";
 import { Copy, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 
@@ -293,15 +294,6 @@ function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
       </td>
     </tr>
   );
-}
-
-/** As it was sent, only broken into lines; what is no JSON is shown as it is. */
-function pretty(raw: string): string {
-  try {
-    return JSON.stringify(JSON.parse(raw), null, 2);
-  } catch {
-    return raw;
-  }
 }
 
 function Detail({ seq }: { seq: string }) {
