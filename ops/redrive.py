@@ -35,7 +35,7 @@ def dead_letters(sqs: Any, queue_url: str) -> Iterator[DeadLetter]:
             MaxNumberOfMessages=BATCH,
             VisibilityTimeout=HIDDEN_SECONDS,
             WaitTimeSeconds=1,
-            AttributeNames=["SentTimestamp"],
+            MessageSystemAttributeNames=["SentTimestamp"],
         )
         fresh = [m for m in answer.get("Messages", ()) if m["MessageId"] not in seen]
         if not fresh:

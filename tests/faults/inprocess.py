@@ -176,7 +176,7 @@ class Pipeline:
         sqs = self.aws("sqs")
         url = sqs.get_queue_url(QueueName=self.named("redrive"))["QueueUrl"]
         found = sqs.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=10, AttributeNames=["ApproximateReceiveCount"]
+            QueueUrl=url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["ApproximateReceiveCount"]
         ).get("Messages", [])
         messages = [
             {"messageId": m["MessageId"], "receiptHandle": m["ReceiptHandle"], "body": m["Body"]}

@@ -20,8 +20,16 @@ from contract.objects import lines_object, lines_of
 from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale
 from ops import forget, redrive
+from tests.service_models import validated
 
 HOUR = datetime(2026, 11, 16, 8, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _requests_are_those_that_aws_accepts():
+    """moto takes `AttributeNames=["SentTimestamp"]`, which AWS's model has not."""
+    with validated():
+        yield
 
 
 class Outputs:
