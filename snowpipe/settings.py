@@ -16,21 +16,50 @@ Database = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z_][
 
 
 class Connection(BaseModel):
-    """How to reach a Snowflake. Signs in with a key pair when `private_key_file` is set."""
+    """How to reach a Snowflake, and how to sign in: by exactly one of four ways.
+
+    A key pair (`private_key_file`); a programmatic access token (`token` or `token_file_path`); workload identity
+    federation (`workload_identity_provider`, such as AWS, or OIDC with a token), which needs no secret; or a
+    password, which Snowflake accepts from people only together with a second factor, and from services not at
+    all. The names are those of Snowflake CLI's environment variables.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     account: str
-    user: str
+    user: str = ""  # workload identity federation finds the user by itself
     password: SecretStr | None = None
     private_key_file: Path | None = None
     private_key_file_pwd: SecretStr | None = None
+    token: SecretStr | None = None
+    token_file_path: Path | None = None
+    workload_identity_provider: str | None = None
     host: str | None = None
     port: int = 443
     protocol: str = "https"
     database: Database = "MILKRUN"
     warehouse: str = ""  # unset: the database's name with _WH, so that no two stages share one
     role: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_sign_in(self) -> "Connection":
+        ways = {
+            "PASSWORD": self.password,
+            "PRIVATE_KEY_FILE": self.private_key_file,
+            "TOKEN or TOKEN_FILE_PATH": self.token or self.token_file_path,
+            "WORKLOAD_IDENTITY_PROVIDER": self.workload_identity_provider,
+        }
+        chosen = [name for name, value in ways.items() if value]
+        if self.workload_identity_provider and "TOKEN or TOKEN_FILE_PATH" in chosen:
+            chosen.remove("TOKEN or TOKEN_FILE_PATH")  # OIDC's own
+        if len(chosen) != 1:
+            raise ValueError(
+                f"set exactly one way to sign in, {', '.join(ways)} (each after SNOWFLAKE_); set now: "
+                f"{', '.join(chosen) or 'none'}"
+            )
+        if not self.user and not self.workload_identity_provider:
+            raise ValueError("SNOWFLAKE_USER is not set")
+        return self
 
     @model_validator(mode="after")
     def _name_warehouse(self) -> "Connection":
@@ -119,5 +148,5 @@ def _settings(found: dict[str, Any], folder: Path, source: str) -> Settings:
         return Settings(**found, folder=folder, source=source)
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
         raise Refusal(f"{source}: {name}: {first['msg']}") from None

@@ -4,6 +4,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from snowpipe.refusal import Refusal
 from snowpipe.roles import transformer
 from snowpipe.settings import Settings
@@ -18,8 +20,19 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
         raise Refusal(f"{dbt} does not exist: run make setup")
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
+    if connection.workload_identity_provider:
+        raise Refusal(
+            "dbt cannot sign in by workload identity here: snowpipe/dbt/profiles.yml has no such setting. Use a "
+            "key pair or a programmatic access token."
+        )
     secrets = {"password": connection.password, "private_key_file_pwd": connection.private_key_file_pwd}
-    named = connection.model_dump(mode="json", exclude=set(secrets), exclude_none=True) | {
+    # Snowflake takes a programmatic access token in a password's place ("Using programmatic access tokens").
+    if connection.token:
+        secrets["password"] = connection.token
+    elif connection.token_file_path:
+        secrets["password"] = SecretStr(connection.token_file_path.read_text().strip())
+    left_out = {*secrets, "token", "token_file_path"}
+    named = connection.model_dump(mode="json", exclude=left_out, exclude_none=True) | {
         name: secret.get_secret_value() for name, secret in secrets.items() if secret
     }
     given = {f"SNOWFLAKE_{name.upper()}": str(value) for name, value in named.items()} | {

@@ -123,6 +123,18 @@ def _address(settings: Connection) -> dict[str, Any]:
 
 
 def _sign_in(settings: Connection) -> dict[str, Any]:
+    """The connector's parameters of the one way to sign in. (Snowflake: "Python Connector API")"""
+    token: dict[str, Any] = {}
+    if settings.token:
+        token = {"token": settings.token.get_secret_value()}
+    elif settings.token_file_path:
+        # The connector would send the file's last line feed along.
+        token = {"token": settings.token_file_path.read_text().strip()}
+    if settings.workload_identity_provider:
+        provider = settings.workload_identity_provider
+        return {"authenticator": "WORKLOAD_IDENTITY", "workload_identity_provider": provider, **token}
+    if token:
+        return {"authenticator": "PROGRAMMATIC_ACCESS_TOKEN", **token}
     if settings.private_key_file:
         secret = {"authenticator": "SNOWFLAKE_JWT", "private_key_file": str(settings.private_key_file)}
         if settings.private_key_file_pwd:

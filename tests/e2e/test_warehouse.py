@@ -29,7 +29,7 @@ from snowpipe.archive import Archive
 from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
-from snowpipe.template import DDL, definitions
+from snowpipe.template import definitions
 from snowpipe.transform import DBT
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.snowpipe.vocabulary import Stage, command
@@ -88,7 +88,7 @@ def test_apply_makes_everything_and_again_changes_nothing(stage: Stage) -> None:
     stage.loaded([key])
     before = {kind: _made(stage, kind) for kind in ("PIPES", "STAGES", "TABLES")}
     again = stage.done("apply", "--json").rows
-    assert [row["file"] for row in again] == sorted(path.name for path in DDL.glob("*.sql"))
+    assert [row["file"] for row in again] == [definition.path.name for definition in _ddl(stage)]
     assert {kind: _made(stage, kind) for kind in before} == before
     assert stage.count() == 1
     assert [row["healthy"] for row in stage.done("status", "--json").rows] == [True, True]

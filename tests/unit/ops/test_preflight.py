@@ -336,7 +336,7 @@ def test_a_stage_without_snowflake_settings_is_warned_about_them():
     assert (without.level, without.code) == ("warns", "snowflake_not_configured")
     half = preflight.snowflake_connection("dev", {"SNOWFLAKE_ACCOUNT": "org-account"})
     assert (half.level, half.code) == ("blocks", "snowflake_not_configured")
-    settings = {"SNOWFLAKE_ACCOUNT": "org-account", "SNOWFLAKE_USER": "me"}
+    settings = {"SNOWFLAKE_ACCOUNT": "org-account", "SNOWFLAKE_USER": "me", "SNOWFLAKE_PASSWORD": "p"}
     assert isinstance(preflight.snowflake_connection("dev", settings), Connection)
 
 

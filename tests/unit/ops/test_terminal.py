@@ -27,7 +27,7 @@ NOWHERE = Outputs(
     redrive_queue_url="http://127.0.0.1:1/q",
     dead_letter_queue_url="http://127.0.0.1:1/d",
     aws_endpoint_url="http://127.0.0.1:1",
-    snowflake=Connection(account="a", user="u", host="127.0.0.1", port=1, protocol="http"),
+    snowflake=Connection(account="a", user="u", password="p", host="127.0.0.1", port=1, protocol="http"),
 )
 
 

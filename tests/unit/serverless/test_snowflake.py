@@ -1,6 +1,7 @@
 """The packaged template, compared with what Snowflake's documentation says that it returns."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +122,9 @@ def test_each_stage_has_a_database_of_its_own() -> None:
         for stage in STAGES
     ]
     assert len(set(names)) == len(STAGES)
+
+
+def test_ci_signs_in_without_a_stored_secret() -> None:
+    workflow = Path(".github/workflows/deploy.yml").read_text()
+    assert "secrets." not in workflow
+    assert "SNOWFLAKE_WORKLOAD_IDENTITY_PROVIDER: OIDC" in workflow

@@ -22,6 +22,7 @@ from snowpipe.times import instant
 from snowpipe.warehouse import Snowflake, quoted
 from tests.unit.snowpipe.vocabulary import command
 
+SIGN_IN = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p"}
 NOW = datetime(2026, 11, 16, 12, tzinfo=UTC)
 
 
@@ -97,12 +98,12 @@ def test_a_database_that_could_change_a_statement_never_reaches_one(
 
 
 def test_a_database_may_be_written_small() -> None:
-    environment = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_DATABASE": "milkrun"}
+    environment = SIGN_IN | {"SNOWFLAKE_DATABASE": "milkrun"}
     assert load(environment).connection.database == "MILKRUN"
 
 
 def test_each_stage_has_a_warehouse_of_its_own_unless_one_is_named() -> None:
-    environment = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_DATABASE": "milkrun_dev"}
+    environment = SIGN_IN | {"SNOWFLAKE_DATABASE": "milkrun_dev"}
     assert load(environment).connection.warehouse == "MILKRUN_DEV_WH"
     assert load(environment | {"SNOWFLAKE_WAREHOUSE": "SHARED"}).connection.warehouse == "SHARED"
 

@@ -1,8 +1,11 @@
 """The address that the real connector dials, observed by a proxy that stands between it and the network."""
 
+import gzip
+import json
 import socketserver
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,8 @@ from snowpipe.refusal import Refusal
 from snowpipe.settings import load
 from snowpipe.warehouse import connect
 
+# A token of nobody: {"iss": "https://example.com", "sub": "ci"} without a signature.
+OIDC_TOKEN = "eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2V4YW1wbGUuY29tIiwic3ViIjoiY2kifQ."
 SIGN_IN = {"SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"}
 
 
@@ -20,6 +25,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.bodies: list[bytes] = []
         super().__init__(("127.0.0.1", 0), Refusing)
 
     @property
@@ -39,8 +45,14 @@ class Refusing(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self.server.seen.append(self.rfile.readline().decode().strip())
-        while self.rfile.readline().strip():
-            pass
+        length = 0
+        while header := self.rfile.readline().strip():
+            name, _, value = header.decode().partition(":")
+            length = int(value) if name.lower() == "content-length" else length
+        body = self.rfile.read(length)
+        if body.startswith(b"\x1f\x8b"):
+            body = gzip.decompress(body)
+        self.server.bodies.append(body)
         self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
@@ -97,3 +109,61 @@ def test_every_documented_account_form_dials_its_own_host(
         pass
     assert proxy.dialled() == {dialled}
     assert dialled.removeprefix("http://") in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"USER": "u", "PASSWORD": "p"}, {"LOGIN_NAME": "u", "PASSWORD": "p"}),
+        (
+            {"USER": "u", "TOKEN": "pat"},
+            {"LOGIN_NAME": "u", "AUTHENTICATOR": "PROGRAMMATIC_ACCESS_TOKEN", "TOKEN": "pat"},
+        ),
+        (
+            {"USER": "u", "TOKEN_FILE_PATH": "FILE"},
+            {"LOGIN_NAME": "u", "AUTHENTICATOR": "PROGRAMMATIC_ACCESS_TOKEN", "TOKEN": "from-file"},
+        ),
+        (
+            {"WORKLOAD_IDENTITY_PROVIDER": "OIDC", "TOKEN": OIDC_TOKEN},
+            {"AUTHENTICATOR": "WORKLOAD_IDENTITY", "PROVIDER": "OIDC", "TOKEN": OIDC_TOKEN},
+        ),
+    ],
+)
+def test_each_way_to_sign_in_sends_what_it_should_and_nothing_else(
+    proxy: Proxy, tmp_path: Path, given: Mapping[str, str], sent: Mapping[str, str]
+) -> None:
+    (tmp_path / "token").write_text("from-file\n")
+    where = {
+        "ACCOUNT": "local",
+        "HOST": "local.snowflakecomputing.com",
+        "PROTOCOL": "http",
+        "DATABASE": "MILKRUN_DEV",
+    }
+    environment = {
+        f"SNOWFLAKE_{name}": str(tmp_path / "token") if value == "FILE" else value
+        for name, value in (where | given).items()
+    }
+    with pytest.raises(Refusal), connect(load(environment).connection, give_up_after_s=1):
+        pass
+    (login, *_) = [
+        json.loads(body)["data"] for body in proxy.bodies if b"LOGIN_NAME" in body or b"PROVIDER" in body
+    ]
+    secrets = ("PASSWORD", "TOKEN", "AUTHENTICATOR", "PROVIDER")
+    assert {name: login[name] for name in sent} == sent
+    assert not [name for name in secrets if login.get(name) and name not in sent]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"USER": "u"},
+        {"USER": "u", "PASSWORD": "p", "TOKEN": "t"},
+        {"USER": "u", "PRIVATE_KEY_FILE": "k", "WORKLOAD_IDENTITY_PROVIDER": "AWS"},
+        {"TOKEN": "t"},
+    ],
+)
+def test_no_way_or_two_ways_to_sign_in_are_refused_without_a_secret(given: Mapping[str, str]) -> None:
+    environment = {f"SNOWFLAKE_{name}": value for name, value in given.items()}
+    with pytest.raises(Refusal) as refused:
+        load(environment | {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"})
+    assert "SNOWFLAKE_" in str(refused.value)
