@@ -9,7 +9,7 @@ from local_snowflake.changes import Change, change_of
 from local_snowflake.databases import Databases
 from local_snowflake.errors import SnowflakeError, unsupported
 from local_snowflake.functions import Functions
-from local_snowflake.grants import Granting
+from local_snowflake.granting import Granting
 from local_snowflake.integrations import Integrations
 from local_snowflake.pipes import Pipes
 from local_snowflake.reading import Reading

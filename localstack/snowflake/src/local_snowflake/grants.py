@@ -1,333 +1,185 @@
-"""GRANT, REVOKE and SHOW GRANTS. Sources: Snowflake's pages "GRANT <privileges>", "GRANT OWNERSHIP", "GRANT ROLE"."""
+"""All grants at one moment, and what they would be after a change. Source: "Overview of Access Control".
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+Every object has one row with the privilege OWNERSHIP, so the grants alone tell which objects exist, whose they are
+and who may see them.
+"""
 
-from local_snowflake.access import ADMINISTRATOR, Access, Grant
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import NamedTuple
+
 from local_snowflake.actor import Actor
-from local_snowflake.errors import SnowflakeError, compilation, missing, no_privilege, unsupported
-from local_snowflake.privileges import (
-    IN_A_SCHEMA,
-    OWNERSHIP,
-    PLURALS,
-    PRIVILEGES,
-    has_privilege,
-    privileges_of,
-)
-from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result
-from local_snowflake.sql import Scope, Words, actor_of
+from local_snowflake.privileges import OWNERSHIP
+
+ADMINISTRATOR = "ACCOUNTADMIN"
+EVERYBODY = "PUBLIC"
+
+
+class Right(NamedTuple):
+    """What is granted to whom: no two grants have the same."""
+
+    privilege: str
+    kind: str
+    name: str
+    grantee_kind: str
+    grantee: str
+
+
+class Grant(NamedTuple):
+    privilege: str
+    kind: str
+    name: str
+    grantee_kind: str
+    grantee: str
+    grant_option: bool
+    granted_by: str
+    created_on: datetime
+
+    @property
+    def right(self) -> "Right":
+        return Right(*self[:5])
+
+    @property
+    def is_ownership(self) -> bool:
+        return self.privilege == OWNERSHIP
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a grant is on: one object, all objects of a kind in a container, or all future ones."""
+class Grants:
+    """All grants at one moment."""
 
-    kind: str
-    name: str
-    of: str | None = None
-    """The kind of object that ALL and FUTURE speak of; `kind` is then that of the grant's row."""
-    all: bool = False
+    rows: frozenset[Grant] = frozenset()
+    managed: frozenset[str] = frozenset()
+    """Schemas with managed access."""
+    _closures: dict[frozenset[str], frozenset[str]] = field(default_factory=dict, compare=False)
 
-    @property
-    def privileged_kind(self) -> str:
-        return self.of or self.kind
+    @cached_property
+    def on(self) -> Mapping[tuple[str, str], tuple[Grant, ...]]:
+        found: defaultdict[tuple[str, str], list[Grant]] = defaultdict(list)
+        for row in self.rows:
+            found[row.kind, row.name].append(row)
+        return {securable: tuple(rows) for securable, rows in found.items()}
 
+    @cached_property
+    def roles_granted_to(self) -> Mapping[tuple[str, str], frozenset[str]]:
+        """The roles granted directly to a ("ROLE" | "USER", name)."""
+        found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        for row in self.rows:
+            if row.kind == "ROLE" and row.privilege == "USAGE":
+                found[row.grantee_kind, row.grantee].add(row.name)
+        return {grantee: frozenset(roles) for grantee, roles in found.items()}
 
-class Granting:
-    def __init__(self, access: Access) -> None:
-        self.access = access
-        self.handlers: Handlers = {
-            ("GRANT",): self.grant,
-            ("REVOKE",): self.revoke,
-            ("SHOW", "GRANTS"): self.show_grants,
-            ("SHOW", "FUTURE"): self.show_future_grants,
-        }
+    def inherited(self, roles: frozenset[str]) -> frozenset[str]:
+        """The roles with all that are granted to them, directly or through others, and PUBLIC."""
+        if roles not in self._closures:
+            reached, ahead = set(roles), list(roles)
+            while ahead:
+                fresh = self.roles_granted_to.get(("ROLE", ahead.pop()), frozenset()) - reached
+                reached |= fresh
+                ahead += fresh
+            self._closures[roles] = frozenset(reached | {EVERYBODY})
+        return self._closures[roles]
 
-    # ---- GRANT
+    def roles_of_user(self, user: str) -> frozenset[str]:
+        return self.inherited(self.roles_granted_to.get(("USER", user), frozenset()))
 
-    def grant(self, words: Words, scope: Scope) -> Result:
-        actor = actor_of(scope)
-        words.take("GRANT")
-        if self._takes_role(words):
-            self._grant_role(words, actor)
-            return SUCCEEDED
-        privileges = take_privileges(words)
-        target = take_target(words, scope)
-        words.take("TO")
-        role = self._take_role(words)
-        if privileges == [OWNERSHIP]:
-            self._grant_ownership(words, actor, target, role)
-            return SUCCEEDED
-        option = words.takes("WITH", "GRANT", "OPTION")
-        words.finish()
-        rows = self._rows(actor, privileges, target, role)
-        self.access.grant(rows, actor.role, option)
-        return SUCCEEDED
+    def roles_of(self, actor: Actor) -> frozenset[str]:
+        """The roles whose privileges a session has. CREATE is authorized by the primary role alone."""
+        if actor.all_secondary:
+            return self.inherited(frozenset({actor.role})) | self.roles_of_user(actor.user)
+        return self.inherited(frozenset({actor.role}))
 
-    def _takes_role(self, words: Words) -> bool:
-        if words.sees("DATABASE", "ROLE"):
-            raise unsupported("database roles")
-        return words.takes("ROLE")
+    def owner(self, kind: str, name: str) -> str | None:
+        """The role that owns an object; None if there is no such object."""
+        return next((row.grantee for row in self.on.get((kind, name), ()) if row.is_ownership), None)
 
-    def _grant_role(self, words: Words, actor: Actor) -> None:
-        row = self._role_row(words, actor, "TO")
-        _, _, role, grantee_kind, grantee = row
-        if grantee_kind == "ROLE" and grantee in self.access.now.inherited(frozenset({role})):
-            raise compilation(f"Cannot grant role '{role}' to '{grantee}': a role cannot contain itself.")
-        self.access.grant([row], actor.role)
+    def privileges(self, roles: frozenset[str], kind: str, name: str) -> frozenset[str]:
+        return frozenset(
+            row.privilege
+            for row in self.on.get((kind, name), ())
+            if row.grantee_kind == "ROLE" and row.grantee in roles
+        )
 
-    def _role_row(self, words: Words, actor: Actor, preposition: str) -> tuple[str, str, str, str, str]:
-        role = words.take_identifier()
-        self.access.existing("ROLE", role)
-        words.take(preposition)
-        kind = "USER" if words.takes("USER") else "ROLE"
-        if kind == "ROLE":
-            words.takes("ROLE")
-        grantee = words.take_identifier()
-        words.finish()
-        self.access.existing(kind, grantee)
-        self._check_may_grant(actor, "USAGE", Target("ROLE", role))
-        return "USAGE", "ROLE", role, kind, grantee
+    def names_in(self, kind: str, container: str) -> list[str]:
+        return sorted(
+            row.name
+            for row in self.rows
+            if row.is_ownership and row.kind == kind and row.name.startswith(f"{container}.")
+        )
 
-    def _take_role(self, words: Words) -> str:
-        for other in ("USER", "SHARE", "APPLICATION", "DATABASE"):
-            if words.sees(other):
-                raise unsupported(f"GRANT … TO {other}")
-        words.takes("ROLE")
-        role = words.take_identifier()
-        self.access.existing("ROLE", role)
-        return role
+    # ---- the grants after a change
 
-    def _rows(
-        self, actor: Actor, privileges: Sequence[str], target: Target, role: str
-    ) -> list[tuple[str, str, str, str, str]]:
-        """The grants that a statement speaks of; raises what Snowflake raises if one of them cannot be."""
-        self._check_container(target)
-        if privileges == ["ALL"]:
-            privileges = privileges_of(target.privileged_kind)
-        for privilege in privileges:
-            if not has_privilege(target.privileged_kind, privilege):
-                raise compilation(
-                    f"Privilege '{privilege}' cannot be granted on a {target.privileged_kind.lower()}."
+    def _without(self, removed: Callable[[Grant], bool], *added: Grant) -> "Grants":
+        kept = frozenset(row for row in self.rows if not removed(row))
+        return replace(self, rows=kept | frozenset(added), _closures={})
+
+    def granted(self, rights: Iterable[Right], by: str, option: bool, now: datetime) -> "Grants":
+        fresh = tuple(Grant(*right, option, by, now) for right in rights)
+        replaced = {row.right for row in fresh}
+        return self._without(lambda row: row.right in replaced, *fresh)
+
+    def revoked(self, rights: Iterable[Right]) -> "Grants":
+        gone = frozenset(rights)
+        return self._without(lambda row: row.right in gone)
+
+    def owned(self, kind: str, name: str, role: str, now: datetime) -> "Grants":
+        """With another owner."""
+        return self._without(
+            lambda row: row.is_ownership and (row.kind, row.name) == (kind, name),
+            Grant(OWNERSHIP, kind, name, "ROLE", role, True, role, now),
+        )
+
+    def created(self, kind: str, name: str, owner: str, keep_grants: bool, now: datetime) -> "Grants":
+        """With a new object, which gets the future grants of its schema or else of its database.
+
+        An object that took the place of another has none of its grants, unless they were copied.
+        """
+        future: Iterable[Grant] = () if keep_grants else self._future(kind, name)
+        received = [
+            Right(row.privilege, kind, name, "ROLE", row.grantee) for row in future if not row.is_ownership
+        ]
+        before = self.on.get((kind, name), ())
+        held = {row.right for row in before if not row.is_ownership}
+        if self.owner(kind, name) == owner and (keep_grants or held == set(received)):
+            return self
+        base = self if keep_grants else self._without(lambda row: (row.kind, row.name) == (kind, name))
+        return base.owned(kind, name, owner, now).granted(received, owner, False, now)
+
+    def _future(self, kind: str, name: str) -> tuple[Grant, ...]:
+        """Where a schema has future grants of the kind, its database's do not count ("GRANT <privileges>")."""
+        database, _, rest = name.partition(".")
+        schema = f"{database}.{rest.rpartition('.')[0]}"
+        return self.on.get((f"FUTURE {kind}S IN SCHEMA", schema)) or self.on.get(
+            (f"FUTURE {kind}S IN DATABASE", database), ()
+        )
+
+    def dropped(self, kind: str, name: str) -> "Grants":
+        """Without an object, and with a container without all that was in it."""
+
+        def gone(row: Grant) -> bool:
+            if (row.kind, row.name) == (kind, name):
+                return True
+            if kind in ("DATABASE", "SCHEMA"):
+                return row.name.startswith(f"{name}.") or (
+                    row.kind.startswith("FUTURE ") and row.name == name
                 )
-        rows = []
-        for one in self._each(target):
-            for privilege in privileges:
-                self._check_may_grant(actor, privilege, one)
-                rows.append((privilege, one.kind, one.name, "ROLE", role))
-        return rows
+            return kind in ("ROLE", "USER") and (row.grantee_kind, row.grantee) == (kind, name)
 
-    def _check_container(self, target: Target) -> None:
-        if target.kind == "ACCOUNT":
-            return
-        if target.of is None:
-            self.access.existing(target.kind, target.name)
-        else:
-            self.access.existing("SCHEMA" if "." in target.name else "DATABASE", target.name)
+        managed = frozenset(s for s in self.managed if s != name and not s.startswith(f"{name}."))
+        return replace(
+            self._without(gone), managed=managed if kind in ("DATABASE", "SCHEMA") else self.managed
+        )
 
-    def _each(self, target: Target) -> list[Target]:
-        if not target.all or target.of is None:
-            return [target]
-        return [Target(target.of, name) for name in self.access.names_in(target.of, target.name)]
+    def renamed(self, kind: str, name: str, new_name: str) -> "Grants":
+        moved = [row._replace(name=new_name) for row in self.on.get((kind, name), ())]
+        return self._without(lambda row: (row.kind, row.name) == (kind, name), *moved)
 
-    def _check_may_grant(self, actor: Actor, privilege: str, target: Target) -> None:
-        """The owner grants, or in a schema with managed access the schema's owner; MANAGE GRANTS always does."""
-        if not self.access.enforced:
-            return
-        now = self.access.now
-        roles = now.roles_of(actor)
-        if "MANAGE GRANTS" in now.privileges(roles, "ACCOUNT", ""):
-            return
-        schema = target.name.rpartition(".")[0] if target.kind in IN_A_SCHEMA else target.name
-        if schema in now.managed and (target.kind in IN_A_SCHEMA or target.of):
-            allowed = now.owner("SCHEMA", schema) in roles
-        elif target.of:
-            allowed = False
-        else:
-            allowed = now.owner(target.kind, target.name) in roles or any(
-                row.grant_option and row.privilege == privilege and row.grantee in roles
-                for row in now.on.get((target.kind, target.name), ())
-            )
-        if not allowed:
-            raise no_privilege(target.kind, target.name)
-
-    # ---- GRANT OWNERSHIP
-
-    def _grant_ownership(self, words: Words, actor: Actor, target: Target, role: str) -> None:
-        keeps = words.takes("COPY", "CURRENT", "GRANTS")
-        revokes = not keeps and words.takes("REVOKE", "CURRENT", "GRANTS")
-        words.finish()
-        if target.of and not target.all:
-            raise unsupported("GRANT OWNERSHIP ON FUTURE")
-        self._check_container(target)
-        if not has_privilege(target.privileged_kind, OWNERSHIP):
-            raise compilation("OWNERSHIP cannot be granted on an account.")
-        each = self._each(target)
-        for one in each:
-            self._check_may_grant(actor, OWNERSHIP, one)
-            dependent = self._dependent(one)
-            if dependent and not (keeps or revokes):
-                raise SnowflakeError(
-                    "003036",
-                    "42501",
-                    f"SQL execution error: Dependent grant of privilege '{dependent[0].privilege}' on securable "
-                    f"'{one.name}' to role '{dependent[0].grantee}' exists. It must be revoked first. To revoke "
-                    "all dependent grants, use GRANT OWNERSHIP … REVOKE CURRENT GRANTS.",
-                )
-        for one in each:
-            self.access.transferred(one.kind, one.name, role, keep_grants=keeps)
-
-    def _dependent(self, target: Target) -> list[Grant]:
-        rows = self.access.now.on.get((target.kind, target.name), ())
-        return [row for row in rows if not row.is_ownership and target.kind != "ROLE"]
-
-    # ---- REVOKE
-
-    def revoke(self, words: Words, scope: Scope) -> Result:
-        actor = actor_of(scope)
-        words.take("REVOKE")
-        option_only = words.takes("GRANT", "OPTION", "FOR")
-        if self._takes_role(words):
-            self.access.revoke([self._role_row(words, actor, "FROM")])
-            return SUCCEEDED
-        privileges = take_privileges(words)
-        if OWNERSHIP in privileges:
-            raise compilation("OWNERSHIP cannot be revoked: transfer it with GRANT OWNERSHIP.")
-        target = take_target(words, scope)
-        words.take("FROM")
-        role = self._take_role(words)
-        if not words.takes("CASCADE"):
-            words.takes("RESTRICT")
-        words.finish()
-        rows = self._rows(actor, privileges, target, role)
-        if option_only:
-            held = {row[:5] for row in self.access.now.rows}
-            self.access.grant([row for row in rows if row in held], actor.role)
-        else:
-            self.access.revoke(rows)
-        return SUCCEEDED
-
-    # ---- SHOW GRANTS
-
-    def show_grants(self, words: Words, scope: Scope) -> Result:
-        actor = actor_of(scope)
-        words.take("SHOW", "GRANTS")
-        now = self.access.now
-        if words.takes("ON"):
-            target = take_target(words, scope)
-            if target.of:
-                raise words.unexpected()
-            words.finish()
-            self._check_container(target)
-            rows: Sequence[Grant] = now.on.get((target.kind, target.name), ())
-        elif words.takes("TO") or words.done:
-            kind, grantee = "USER", actor.user
-            if not words.done:
-                kind = "USER" if words.takes("USER") else "ROLE"
-                words.takes("ROLE")
-                grantee = words.take_identifier()
-                words.finish()
-                self.access.existing(kind, grantee)
-            rows = [row for row in now.rows if (row.grantee_kind, row.grantee) == (kind, grantee)]
-        elif words.takes("OF", "ROLE"):
-            role = words.take_identifier()
-            words.finish()
-            self.access.existing("ROLE", role)
-            rows = [row for row in now.on.get(("ROLE", role), ()) if not row.is_ownership]
-        else:
-            raise unsupported("SHOW GRANTS with anything but ON, TO and OF ROLE")
-        return grants_result([row for row in rows if not row.kind.startswith("FUTURE ")])
-
-    def show_future_grants(self, words: Words, scope: Scope) -> Result:
-        words.take("SHOW", "FUTURE", "GRANTS")
-        to_role = words.takes("TO", "ROLE")
-        if to_role:
-            role = words.take_identifier()
-            self.access.existing("ROLE", role)
-            rows = [row for row in self.access.now.rows if row.grantee == role]
-        else:
-            words.take("IN")
-            kind, name = take_container(words, scope)
-            self.access.existing(kind, name)
-            rows = [row for row in self.access.now.rows if row.name == name]
-        words.finish()
-        return grants_result([row for row in rows if row.kind.startswith("FUTURE ")])
-
-
-def grants_result(rows: Sequence[Grant]) -> Result:
-    columns = dict.fromkeys(
-        ("privilege", "granted_on", "name", "granted_to", "grantee_name", "grant_option", "granted_by"), TEXT
-    )
-    return Result(
-        {"created_on": TIME, **columns},
-        [
-            (
-                row.created_on,
-                row.privilege,
-                row.kind.replace(" ", "_"),
-                row.name,
-                row.grantee_kind,
-                row.grantee,
-                str(row.grant_option).lower(),
-                row.granted_by,
-            )
-            for row in rows
-            if row.grantee or row.name == ADMINISTRATOR
-        ],
-    )
-
-
-def take_privileges(words: Words) -> list[str]:
-    """CREATE TABLE, SELECT … up to ON; ALL stands for ALL PRIVILEGES."""
-    privileges = [""]
-    while not words.takes("ON"):
-        if words.takes(","):
-            privileges.append("")
-        elif words.sees("("):
-            raise unsupported("grants on columns")
-        else:
-            privileges[-1] = f"{privileges[-1]} {words.take_identifier()}".strip()
-    return ["ALL" if privilege == "ALL PRIVILEGES" else privilege for privilege in privileges]
-
-
-def take_target(words: Words, scope: Scope) -> Target:
-    """`PIPE a.b.c`, `SCHEMA a.b`, `ACCOUNT`, `FUTURE TABLES IN SCHEMA a.b`."""
-    if words.takes("ACCOUNT"):
-        return Target("ACCOUNT", "")
-    for many in ("ALL", "FUTURE"):
-        if words.takes(many):
-            plural = take_kind(words, PLURALS)
-            words.take("IN")
-            container, name = take_container(words, scope)
-            if plural == "SCHEMAS" and container != "DATABASE":
-                raise words.unexpected()
-            return Target(f"{many} {plural} IN {container}", name, PLURALS[plural], all=many == "ALL")
-    kind = take_kind(words, PRIVILEGES)
-    return Target(kind, take_full_name(words, kind, scope))
-
-
-def take_kind(words: Words, kinds: Iterable[str]) -> str:
-    for kind in sorted(kinds, key=len, reverse=True):
-        if words.takes(*kind.split()):
-            return kind
-    if words.done:
-        raise words.unexpected()
-    raise unsupported(f"grants on {words.token.text.upper()}")
-
-
-def take_container(words: Words, scope: Scope) -> tuple[str, str]:
-    kind = "SCHEMA" if words.takes("SCHEMA") else "DATABASE"
-    if kind == "DATABASE":
-        words.take("DATABASE")
-    return kind, take_full_name(words, kind, scope)
-
-
-def take_full_name(words: Words, kind: str, scope: Scope) -> str:
-    parts = words.take_name()
-    if kind in IN_A_SCHEMA:
-        return str(scope.resolve(parts))
-    if kind == "SCHEMA" and len(parts) == 1 and scope.database:
-        parts = (scope.database, *parts)
-    if len(parts) != (2 if kind == "SCHEMA" else 1):
-        raise missing(kind.capitalize(), ".".join(parts))
-    return ".".join(parts)
+    def transferred(self, kind: str, name: str, role: str, keep_grants: bool, now: datetime) -> "Grants":
+        """With another owner, and with or without what was granted on the object."""
+        kept = self
+        if not keep_grants and kind != "ROLE":
+            kept = self._without(lambda row: (row.kind, row.name) == (kind, name))
+        return kept.owned(kind, name, role, now)

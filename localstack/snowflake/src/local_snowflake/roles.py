@@ -6,10 +6,11 @@ Sources: Snowflake's pages "CREATE ROLE", "USE ROLE", "USE SECONDARY ROLES", "CR
 import json
 from typing import Any
 
-from local_snowflake.access import ADMINISTRATOR, EVERYBODY, Access
+from local_snowflake.access import Access
 from local_snowflake.actor import Actor
 from local_snowflake.catalog import OURS
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing, unsupported
+from local_snowflake.grants import ADMINISTRATOR, EVERYBODY, Right
 from local_snowflake.privileges import SYSTEM_ROLES
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
@@ -47,7 +48,7 @@ class Roles:
         if options is None:
             self._put_user(user, {"DEFAULT_ROLE": ADMINISTRATOR, "DEFAULT_SECONDARY_ROLES": ()})
             self.access.created("USER", user, ADMINISTRATOR)
-            self.access.grant([("USAGE", "ROLE", ADMINISTRATOR, "USER", user)], ADMINISTRATOR)
+            self.access.grant([Right("USAGE", "ROLE", ADMINISTRATOR, "USER", user)], ADMINISTRATOR)
             options = self._options(user) or {}
         granted = self.access.now.roles_of_user(user)
         default = str(options.get("DEFAULT_ROLE") or EVERYBODY).upper()

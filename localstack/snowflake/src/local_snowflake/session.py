@@ -77,7 +77,7 @@ class LocalConnection(FakeSnowflakeConnection):
         self.actor = Actor("LOCAL_SNOWFLAKE", "ACCOUNTADMIN")
         self.authorize: Callable[[exp.Expr, LocalConnection], None] | None = None
         """Raises if the session may not read or change what a statement names."""
-        self.visible: Callable[[exp.Show, exp.Expr, Actor], exp.Expr] | None = None
+        self.visible: Callable[[exp.Show, exp.Expr, LocalConnection], exp.Expr] | None = None
         """Leaves out of a SHOW statement's query what the session may not see."""
         self.when_done: Callable[[], None] | None = None
         """What follows from the statement that runs now, once it has succeeded."""
@@ -221,7 +221,7 @@ class LocalCursor(FakeSnowflakeCursor):
             self._name_temporary(expression)
         transformed = super()._transform(expression, params)
         if show and self._conn.visible:
-            return self._conn.visible(show, transformed, actor)
+            return self._conn.visible(show, transformed, self._conn)
         return transformed
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:

@@ -1,62 +1,66 @@
-"""SHOW and the information schema list only what the session's roles have a privilege on, each with its owner."""
+"""SHOW lists only what the session's roles have a privilege on, each object with its owner."""
 
+import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 
 from local_snowflake.access import Access
-from local_snowflake.actor import Actor
-from local_snowflake.catalog import OURS
-from local_snowflake.sql import literal
+from local_snowflake.session import LocalConnection
+from local_snowflake.sql import Words
 
-IN_A_SCHEMA = "database_name || '.' || schema_name || '.' || {}"
+LISTED = "_LOCAL_LISTED"
+IN_A_SCHEMA = "shown.database_name || '.' || shown.schema_name || '.' || shown."
 SHOWN = {
-    "DATABASES": ("name", ("DATABASE",)),
-    "SCHEMAS": ("database_name || '.' || name", ("SCHEMA",)),
-    "TABLES": (IN_A_SCHEMA.format("name"), ("TABLE", "VIEW")),
-    "VIEWS": (IN_A_SCHEMA.format("name"), ("TABLE", "VIEW")),
-    "OBJECTS": (IN_A_SCHEMA.format("name"), ("TABLE", "VIEW")),
-    "COLUMNS": (IN_A_SCHEMA.format("table_name"), ("TABLE", "VIEW")),
-    "STAGES": (IN_A_SCHEMA.format("name"), ("STAGE",)),
-    "SEQUENCES": (IN_A_SCHEMA.format("name"), ("SEQUENCE",)),
+    "DATABASES": ("shown.name", ("DATABASE",)),
+    "SCHEMAS": ("shown.database_name || '.' || shown.name", ("SCHEMA",)),
+    "TABLES": (IN_A_SCHEMA + "name", ("TABLE", "VIEW")),
+    "VIEWS": (IN_A_SCHEMA + "name", ("TABLE", "VIEW")),
+    "OBJECTS": (IN_A_SCHEMA + "name", ("TABLE", "VIEW")),
+    "COLUMNS": (IN_A_SCHEMA + "table_name", ("TABLE", "VIEW")),
+    "STAGES": (IN_A_SCHEMA + "name", ("STAGE",)),
+    "SEQUENCES": (IN_A_SCHEMA + "name", ("SEQUENCE",)),
 }
-OWNED = {"DATABASES", "TABLES", "VIEWS", "OBJECTS", "STAGES", "SEQUENCES"}
+WITHOUT_OWNER = {"SCHEMAS", "COLUMNS"}
 
 
 class Visible:
     def __init__(self, access: Access) -> None:
         self.access = access
 
-    def __call__(self, show: exp.Show, query: exp.Expr, actor: Actor) -> exp.Expr:
+    def __call__(self, show: exp.Show, query: exp.Expr, session: LocalConnection) -> exp.Expr:
         """The query of a SHOW statement, without what the session may not see."""
         kind = show.name.upper()
         if kind not in SHOWN:
             return query
         name, kinds = SHOWN[kind]
-        listed = ", ".join(literal(each) for each in kinds)
-        columns = "*"
-        if kind in OWNED and not show.args.get("terse"):
-            columns = f"""shown.* REPLACE (coalesce((SELECT any_value(grantee) FROM {OURS}.grants AS owning
-                WHERE owning.privilege = 'OWNERSHIP' AND owning.granted_on IN ({listed})
-                    AND owning.name = {qualified(name)}), 'SYSADMIN') AS "owner")"""
-        where = "TRUE"
-        if self.access.enforced:
-            roles = ", ".join(literal(role) for role in sorted(self.access.now.roles_of(actor)))
-            where = f"""{qualified(name)} IN (SELECT granted.name FROM {OURS}.grants AS granted
-                WHERE granted.granted_on IN ({listed}) AND granted.granted_to = 'ROLE'
-                    AND granted.grantee IN ({roles}))"""
-            if kind == "SCHEMAS":
-                where = f"({where} OR shown.name = 'INFORMATION_SCHEMA')"
-        outer = sqlglot.parse_one(f"SELECT {columns} FROM (SELECT 1) AS shown WHERE {where}", read="duckdb")
-        inner = outer.find(exp.Subquery, bfs=True)
-        for subquery in outer.find_all(exp.Subquery):
-            if subquery.alias == "shown":
-                inner = subquery
+        owners = self._owners(kinds, session)
+        session._duck_conn.register(
+            LISTED, pa.table({"full_name": list(owners), "role": list(owners.values())})
+        )
+        has_owner = kind not in WITHOUT_OWNER and not show.args.get("terse")
+        columns = 'shown.* REPLACE (listed.role AS "owner")' if has_owner else "shown.*"
+        outer = sqlglot.parse_one(
+            f"SELECT {columns} FROM (SELECT 1) AS shown JOIN TEMP.MAIN.{LISTED} AS listed "
+            f"ON listed.full_name = {name}",
+            read="duckdb",
+        )
+        inner = outer.find(exp.Subquery)
         assert inner is not None
         inner.set("this", query)
         return outer
 
-
-def qualified(name: str) -> str:
-    for column in ("database_name", "schema_name", "table_name"):
-        name = name.replace(column, f"shown.{column}")
-    return name.replace("|| name", "|| shown.name") if name != "name" else "shown.name"
+    def _owners(self, kinds: tuple[str, ...], session: LocalConnection) -> dict[str, str]:
+        """The owner of each object that the session may see, by full name."""
+        now = self.access.now
+        roles = now.roles_of(session.actor)
+        owners = {
+            row.name: now.owner(row.kind, row.name) or ""
+            for row in now.rows
+            if row.kind in kinds and (row.grantee in roles or not self.access.enforced)
+        }
+        if "SCHEMA" in kinds:
+            databases = {name.partition(".")[0] for name in owners}
+            owners |= {f"{database}.INFORMATION_SCHEMA": "" for database in databases}
+        for relation in session.temporary if "TABLE" in kinds else ():
+            owners[".".join(Words(relation).take_name())] = session.actor.role
+        return owners

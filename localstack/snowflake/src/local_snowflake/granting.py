@@ -1,0 +1,331 @@
+"""GRANT, REVOKE and SHOW GRANTS. Sources: Snowflake's pages "GRANT <privileges>", "GRANT OWNERSHIP", "GRANT ROLE"."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from local_snowflake.access import Access
+from local_snowflake.actor import Actor
+from local_snowflake.errors import SnowflakeError, compilation, missing, no_privilege, unsupported
+from local_snowflake.grants import Grant, Right
+from local_snowflake.privileges import (
+    IN_A_SCHEMA,
+    OWNERSHIP,
+    PLURALS,
+    PRIVILEGES,
+    has_privilege,
+    privileges_of,
+)
+from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result
+from local_snowflake.sql import Scope, Words, actor_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a grant is on: one object, all objects of a kind in a container, or all future ones."""
+
+    kind: str
+    name: str
+    of: str | None = None
+    """The kind of object that ALL and FUTURE speak of; `kind` is then that of the grant's row."""
+    all: bool = False
+
+    @property
+    def privileged_kind(self) -> str:
+        return self.of or self.kind
+
+
+class Granting:
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self.handlers: Handlers = {
+            ("GRANT",): self.grant,
+            ("REVOKE",): self.revoke,
+            ("SHOW", "GRANTS"): self.show_grants,
+            ("SHOW", "FUTURE"): self.show_future_grants,
+        }
+
+    # ---- GRANT
+
+    def grant(self, words: Words, scope: Scope) -> Result:
+        actor = actor_of(scope)
+        words.take("GRANT")
+        if self._takes_role(words):
+            self._grant_role(words, actor)
+            return SUCCEEDED
+        privileges = take_privileges(words)
+        target = take_target(words, scope)
+        words.take("TO")
+        role = self._take_role(words)
+        if privileges == [OWNERSHIP]:
+            self._grant_ownership(words, actor, target, role)
+            return SUCCEEDED
+        option = words.takes("WITH", "GRANT", "OPTION")
+        words.finish()
+        rows = self._rows(actor, privileges, target, role)
+        self.access.grant(rows, actor.role, option)
+        return SUCCEEDED
+
+    def _takes_role(self, words: Words) -> bool:
+        if words.sees("DATABASE", "ROLE"):
+            raise unsupported("database roles")
+        return words.takes("ROLE")
+
+    def _grant_role(self, words: Words, actor: Actor) -> None:
+        row = self._role_row(words, actor, "TO")
+        _, _, role, grantee_kind, grantee = row
+        if grantee_kind == "ROLE" and grantee in self.access.now.inherited(frozenset({role})):
+            raise compilation(f"Cannot grant role '{role}' to '{grantee}': a role cannot contain itself.")
+        self.access.grant([row], actor.role)
+
+    def _role_row(self, words: Words, actor: Actor, preposition: str) -> Right:
+        role = words.take_identifier()
+        self.access.existing("ROLE", role)
+        words.take(preposition)
+        kind = "USER" if words.takes("USER") else "ROLE"
+        if kind == "ROLE":
+            words.takes("ROLE")
+        grantee = words.take_identifier()
+        words.finish()
+        self.access.existing(kind, grantee)
+        self._check_may_grant(actor, "USAGE", Target("ROLE", role))
+        return Right("USAGE", "ROLE", role, kind, grantee)
+
+    def _take_role(self, words: Words) -> str:
+        for other in ("USER", "SHARE", "APPLICATION", "DATABASE"):
+            if words.sees(other):
+                raise unsupported(f"GRANT … TO {other}")
+        words.takes("ROLE")
+        role = words.take_identifier()
+        self.access.existing("ROLE", role)
+        return role
+
+    def _rows(self, actor: Actor, privileges: Sequence[str], target: Target, role: str) -> list[Right]:
+        """The grants that a statement speaks of; raises what Snowflake raises if one of them cannot be."""
+        self._check_container(target)
+        if privileges == ["ALL"]:
+            privileges = privileges_of(target.privileged_kind)
+        for privilege in privileges:
+            if not has_privilege(target.privileged_kind, privilege):
+                raise compilation(
+                    f"Privilege '{privilege}' cannot be granted on a {target.privileged_kind.lower()}."
+                )
+        rows = []
+        for one in self._each(target):
+            for privilege in privileges:
+                self._check_may_grant(actor, privilege, one)
+                rows.append(Right(privilege, one.kind, one.name, "ROLE", role))
+        return rows
+
+    def _check_container(self, target: Target) -> None:
+        if target.kind == "ACCOUNT":
+            return
+        if target.of is None:
+            self.access.existing(target.kind, target.name)
+        else:
+            self.access.existing("SCHEMA" if "." in target.name else "DATABASE", target.name)
+
+    def _each(self, target: Target) -> list[Target]:
+        if not target.all or target.of is None:
+            return [target]
+        return [Target(target.of, name) for name in self.access.now.names_in(target.of, target.name)]
+
+    def _check_may_grant(self, actor: Actor, privilege: str, target: Target) -> None:
+        """The owner grants, or in a schema with managed access the schema's owner; MANAGE GRANTS always does."""
+        if not self.access.enforced:
+            return
+        now = self.access.now
+        roles = now.roles_of(actor)
+        if "MANAGE GRANTS" in now.privileges(roles, "ACCOUNT", ""):
+            return
+        schema = target.name.rpartition(".")[0] if target.kind in IN_A_SCHEMA else target.name
+        if schema in now.managed and (target.kind in IN_A_SCHEMA or target.of):
+            allowed = now.owner("SCHEMA", schema) in roles
+        elif target.of:
+            allowed = False
+        else:
+            allowed = now.owner(target.kind, target.name) in roles or any(
+                row.grant_option and row.privilege == privilege and row.grantee in roles
+                for row in now.on.get((target.kind, target.name), ())
+            )
+        if not allowed:
+            raise no_privilege(target.kind, target.name)
+
+    # ---- GRANT OWNERSHIP
+
+    def _grant_ownership(self, words: Words, actor: Actor, target: Target, role: str) -> None:
+        keeps = words.takes("COPY", "CURRENT", "GRANTS")
+        revokes = not keeps and words.takes("REVOKE", "CURRENT", "GRANTS")
+        words.finish()
+        if target.of and not target.all:
+            raise unsupported("GRANT OWNERSHIP ON FUTURE")
+        self._check_container(target)
+        if not has_privilege(target.privileged_kind, OWNERSHIP):
+            raise compilation("OWNERSHIP cannot be granted on an account.")
+        each = self._each(target)
+        for one in each:
+            self._check_may_grant(actor, OWNERSHIP, one)
+            dependent = self._dependent(one)
+            if dependent and not (keeps or revokes):
+                raise SnowflakeError(
+                    "003036",
+                    "42501",
+                    f"SQL execution error: Dependent grant of privilege '{dependent[0].privilege}' on securable "
+                    f"'{one.name}' to role '{dependent[0].grantee}' exists. It must be revoked first. To revoke "
+                    "all dependent grants, use GRANT OWNERSHIP … REVOKE CURRENT GRANTS.",
+                )
+        for one in each:
+            self.access.transferred(one.kind, one.name, role, keep_grants=keeps)
+
+    def _dependent(self, target: Target) -> list[Grant]:
+        rows = self.access.now.on.get((target.kind, target.name), ())
+        return [row for row in rows if not row.is_ownership and target.kind != "ROLE"]
+
+    # ---- REVOKE
+
+    def revoke(self, words: Words, scope: Scope) -> Result:
+        actor = actor_of(scope)
+        words.take("REVOKE")
+        option_only = words.takes("GRANT", "OPTION", "FOR")
+        if self._takes_role(words):
+            self.access.revoke([self._role_row(words, actor, "FROM")])
+            return SUCCEEDED
+        privileges = take_privileges(words)
+        if OWNERSHIP in privileges:
+            raise compilation("OWNERSHIP cannot be revoked: transfer it with GRANT OWNERSHIP.")
+        target = take_target(words, scope)
+        words.take("FROM")
+        role = self._take_role(words)
+        if not words.takes("CASCADE"):
+            words.takes("RESTRICT")
+        words.finish()
+        rows = self._rows(actor, privileges, target, role)
+        if option_only:
+            held = {row.right for row in self.access.now.rows}
+            self.access.grant([row for row in rows if row in held], actor.role)
+        else:
+            self.access.revoke(rows)
+        return SUCCEEDED
+
+    # ---- SHOW GRANTS
+
+    def show_grants(self, words: Words, scope: Scope) -> Result:
+        actor = actor_of(scope)
+        words.take("SHOW", "GRANTS")
+        now = self.access.now
+        if words.takes("ON"):
+            target = take_target(words, scope)
+            if target.of:
+                raise words.unexpected()
+            words.finish()
+            self._check_container(target)
+            rows: Sequence[Grant] = now.on.get((target.kind, target.name), ())
+        elif words.takes("TO") or words.done:
+            kind, grantee = "USER", actor.user
+            if not words.done:
+                kind = "USER" if words.takes("USER") else "ROLE"
+                words.takes("ROLE")
+                grantee = words.take_identifier()
+                words.finish()
+                self.access.existing(kind, grantee)
+            rows = [row for row in now.rows if (row.grantee_kind, row.grantee) == (kind, grantee)]
+        elif words.takes("OF", "ROLE"):
+            role = words.take_identifier()
+            words.finish()
+            self.access.existing("ROLE", role)
+            rows = [row for row in now.on.get(("ROLE", role), ()) if not row.is_ownership]
+        else:
+            raise unsupported("SHOW GRANTS with anything but ON, TO and OF ROLE")
+        return grants_result([row for row in rows if not row.kind.startswith("FUTURE ")])
+
+    def show_future_grants(self, words: Words, scope: Scope) -> Result:
+        words.take("SHOW", "FUTURE", "GRANTS")
+        to_role = words.takes("TO", "ROLE")
+        if to_role:
+            role = words.take_identifier()
+            self.access.existing("ROLE", role)
+            rows = [row for row in self.access.now.rows if row.grantee == role]
+        else:
+            words.take("IN")
+            kind, name = take_container(words, scope)
+            self.access.existing(kind, name)
+            rows = [row for row in self.access.now.rows if row.name == name]
+        words.finish()
+        return grants_result([row for row in rows if row.kind.startswith("FUTURE ")])
+
+
+def grants_result(rows: Sequence[Grant]) -> Result:
+    columns = dict.fromkeys(
+        ("privilege", "granted_on", "name", "granted_to", "grantee_name", "grant_option", "granted_by"), TEXT
+    )
+    return Result(
+        {"created_on": TIME, **columns},
+        [
+            (
+                row.created_on,
+                row.privilege,
+                row.kind.replace(" ", "_"),
+                row.name,
+                row.grantee_kind,
+                row.grantee,
+                str(row.grant_option).lower(),
+                row.granted_by,
+            )
+            for row in sorted(rows)
+        ],
+    )
+
+
+def take_privileges(words: Words) -> list[str]:
+    """CREATE TABLE, SELECT … up to ON; ALL stands for ALL PRIVILEGES."""
+    privileges = [""]
+    while not words.takes("ON"):
+        if words.takes(","):
+            privileges.append("")
+        elif words.sees("("):
+            raise unsupported("grants on columns")
+        else:
+            privileges[-1] = f"{privileges[-1]} {words.take_identifier()}".strip()
+    return ["ALL" if privilege == "ALL PRIVILEGES" else privilege for privilege in privileges]
+
+
+def take_target(words: Words, scope: Scope) -> Target:
+    """`PIPE a.b.c`, `SCHEMA a.b`, `ACCOUNT`, `FUTURE TABLES IN SCHEMA a.b`."""
+    if words.takes("ACCOUNT"):
+        return Target("ACCOUNT", "")
+    for many in ("ALL", "FUTURE"):
+        if words.takes(many):
+            plural = take_kind(words, PLURALS)
+            words.take("IN")
+            container, name = take_container(words, scope)
+            if plural == "SCHEMAS" and container != "DATABASE":
+                raise words.unexpected()
+            return Target(f"{many} {plural} IN {container}", name, PLURALS[plural], all=many == "ALL")
+    kind = take_kind(words, PRIVILEGES)
+    return Target(kind, take_full_name(words, kind, scope))
+
+
+def take_kind(words: Words, kinds: Iterable[str]) -> str:
+    for kind in sorted(kinds, key=len, reverse=True):
+        if words.takes(*kind.split()):
+            return kind
+    if words.done:
+        raise words.unexpected()
+    raise unsupported(f"grants on {words.token.text.upper()}")
+
+
+def take_container(words: Words, scope: Scope) -> tuple[str, str]:
+    kind = "SCHEMA" if words.takes("SCHEMA") else "DATABASE"
+    if kind == "DATABASE":
+        words.take("DATABASE")
+    return kind, take_full_name(words, kind, scope)
+
+
+def take_full_name(words: Words, kind: str, scope: Scope) -> str:
+    parts = words.take_name()
+    if kind in IN_A_SCHEMA:
+        return str(scope.resolve(parts))
+    if kind == "SCHEMA" and len(parts) == 1 and scope.database:
+        parts = (scope.database, *parts)
+    if len(parts) != (2 if kind == "SCHEMA" else 1):
+        raise missing(kind.capitalize(), ".".join(parts))
+    return ".".join(parts)
