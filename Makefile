@@ -2,7 +2,17 @@
 # `##` before a description: a daily target; `#:` another one; `##@` a group. Operators use ./milkrun.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+.SHELLFLAGS := -p -c # without BASH_ENV, functions and CDPATH of whoever calls
 .NOTPARALLEL:
+
+# Programs get these of the caller's variables and no other: snowpipe/environment.py says why.
+KEPT := PATH HOME USER LOGNAME SHELL TMPDIR TERM COLORTERM LANG JAVA_HOME DISPLAY XDG_% CI GITHUB_% RUNNER_% NO_COLOR COLUMNS \
+  http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY \
+  SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS \
+  PIP_% UV_% npm_config_% NPM_% NETRC PYENV_ROOT PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX \
+  AWS_% SNOWFLAKE_% MILKRUN_% MAKE% MFLAGS \
+  STAGE EVENTS EVENTS_LIST TARGET ONLY COMPARE RATE STEADY SEED MINUTES CHAPTER WRITE F
+$(foreach name,$(filter-out $(KEPT),$(.VARIABLES)),$(if $(filter environment,$(origin $(name))),$(eval unexport $(name))))
 
 PY := .venv/bin/python
 STAGE ?=

@@ -1,5 +1,10 @@
 """The earlier spelling of `milkrun`: `python -m ops COMMAND`."""
 
+from snowpipe.environment import restart_if_needed
+
+if __name__ == "__main__":
+    restart_if_needed()  # before anything else is imported
+
 import sys
 
 from tools.milkrun import main

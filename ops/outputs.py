@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
+from aws.emulator import NO_PROXIES, emulator_session
 from snowpipe.refusal import Refusal
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load
@@ -61,16 +62,16 @@ class Outputs(BaseModel):
 
     def aws(self, service: str, *, attempts: int = 5) -> Any:
         """A boto3 client that gives up soon enough for somebody who waits at a terminal."""
-        # LocalStack takes any credentials but wants some.
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"} if self.aws_endpoint_url else {}
         config = Config(
             connect_timeout=3,
             read_timeout=30,
             retries={"mode": "standard", "max_attempts": attempts},
             max_pool_connections=32,
+            proxies=NO_PROXIES if self.aws_endpoint_url else None,
         )
-        return boto3.client(  # type: ignore[call-overload]
-            service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config, **keys
+        session = emulator_session(self.region) if self.aws_endpoint_url else boto3.Session()
+        return session.client(  # type: ignore[call-overload]
+            service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config
         )
 
     def access(self) -> Access:

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from aws.emulator import NO_PROXIES, emulator_session
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Aws, Settings
 from snowpipe.template import Parameters
 
 if TYPE_CHECKING:
-    from boto3 import Session
     from mypy_boto3_s3 import S3Client
 
 
@@ -83,14 +83,16 @@ class Archive:
             raise Refusal(f"could not read s3://{self.bucket}/{key}: {error}") from None
 
 
-def session(aws: Aws) -> "Session":
+def client(aws: Aws, service: str) -> Any:
+    """A boto3 client. A stage that names its endpoint is an emulator, which needs nothing of its user's settings."""
     import boto3
+    from botocore.config import Config
 
-    known = boto3.Session(region_name=aws.region)
-    # A stack that names its endpoint is an emulator, which takes any credentials but wants some.
-    if aws.aws_endpoint_url is not None and known.get_credentials() is None:
-        return boto3.Session("test", "test", region_name=aws.region)
-    return known
+    if aws.aws_endpoint_url is None:
+        return boto3.Session(region_name=aws.region).client(service)  # type: ignore[call-overload]
+    return emulator_session(aws.region).client(  # type: ignore[call-overload]
+        service, endpoint_url=aws.aws_endpoint_url, config=Config(proxies=NO_PROXIES)
+    )
 
 
 def bucket_of(settings: Settings) -> str:
@@ -100,7 +102,8 @@ def bucket_of(settings: Settings) -> str:
 
 
 def s3_client(aws: Aws) -> "S3Client":
-    return session(aws).client("s3", endpoint_url=aws.aws_endpoint_url)
+    found: S3Client = client(aws, "s3")
+    return found
 
 
 def topic_of(bucket: str, s3: "S3Client") -> str:

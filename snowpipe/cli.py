@@ -84,8 +84,7 @@ class Stage:
             )
 
     def aws(self, service: str) -> Any:
-        aws = self.settings.aws
-        return archive.session(aws).client(service, endpoint_url=aws.aws_endpoint_url)  # type: ignore[call-overload]
+        return archive.client(self.settings.aws, service)
 
 
 def stage_of(context: typer.Context, outputs: Path | None) -> Stage:

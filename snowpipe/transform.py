@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from snowpipe.environment import for_installation
 from snowpipe.refusal import Refusal
 from snowpipe.roles import transformer
 from snowpipe.settings import Settings
@@ -42,5 +43,6 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
         "DBT_LOG_PATH": str(folder / "logs"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
-    kept = {name: value for name, value in environment.items() if not name.startswith("SNOWFLAKE_")}
-    return subprocess.run([dbt, *arguments], env=kept | given, check=False).returncode  # noqa: S603
+    # dbt's own variables (DBT_TARGET, DBT_PROFILE, …) and Python's of another environment stay outside.
+    wanted = for_installation(environment) | given
+    return subprocess.run([dbt, *arguments], env=wanted, check=False).returncode  # noqa: S603

@@ -1,10 +1,29 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # Make what a target needs, once: tools/setup.sh main test lambda localstack dbt spark airflow checkov node java
 # main is .venv with what running needs; test, check, fuzz, browser and bench add their group to it; lambda, localstack, dbt, spark (Python 3.11), airflow and checkov exclude each other and live in .venvs/; node is node_modules; java is only
 # looked for. What has not changed since the last run is left alone, so that the second run takes no time.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export UV_PYTHON_DOWNLOADS=never
+keep_only_what_installing_needs() { # proxies, certificates and indexes stay: snowpipe/environment.py has the same list
+  local name
+  for name in $(compgen -e); do
+    case $name in
+      PATH | HOME | USER | LOGNAME | SHELL | TMPDIR | TERM | LANG | JAVA_HOME | PYENV_ROOT | NETRC | NPM_TOKEN | SECONDS) ;;
+      [Hh][Tt][Tt][Pp]_[Pp]* | [Hh][Tt][Tt][Pp][Ss]_[Pp]* | [Aa][Ll][Ll]_[Pp]* | [Nn][Oo]_[Pp]*) ;;
+      SSL_CERT_FILE | SSL_CERT_DIR | REQUESTS_CA_BUNDLE | CURL_CA_BUNDLE | NODE_EXTRA_CA_CERTS | XDG_*_HOME) ;;
+      UV_CACHE_DIR | UV_*INDEX* | UV_FIND_LINKS | UV_NATIVE_TLS | UV_SYSTEM_CERTS | UV_HTTP_TIMEOUT | UV_INSECURE_HOST) ;;
+      UV_KEYRING_PROVIDER | UV_LINK_MODE | UV_CONCURRENT_*) ;;
+      PIP_*INDEX_URL | PIP_FIND_LINKS | PIP_*CERT | PIP_TRUSTED_HOST | PIP_PROXY | PIP_CACHE_DIR | PIP_CONFIG_FILE) ;;
+      PIP_TIMEOUT | PIP_DEFAULT_TIMEOUT | PIP_RETRIES) ;;
+      npm_config_*registry | npm_config_*proxy | npm_config_ca* | npm_config_strict_ssl) ;;
+      NPM_CONFIG_*REGISTRY | NPM_CONFIG_*PROXY | NPM_CONFIG_CA* | NPM_CONFIG_STRICT_SSL) ;;
+      *) unset "$name" 2>/dev/null || true ;; # some of bash's own cannot be unset
+    esac
+  done
+}
+keep_only_what_installing_needs
+export UV_PYTHON_DOWNLOADS=never PIP_USER=0 PYTHONUTF8=1
 system_certificates=/etc/ssl/certs/ca-certificates.crt # uv brings its own list, which a company's proxy is not in
 if [ -z "${SSL_CERT_FILE:-}" ] && [ -f $system_certificates ]; then export SSL_CERT_FILE=$system_certificates; fi
 
@@ -57,7 +76,8 @@ need_chromium() { # Debian's package; a browser that a test tool downloads itsel
 
 # --- stamps: what a folder was made from -----------------------------------------------------------
 
-hash_of() { cat "$@" | sha256sum | cut -c1-16; }
+sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }
+hash_of() { cat "$@" | sha256 | cut -c1-16; }
 is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # a program in it, its stamp, the wanted hash
 
 step() { # what it is, then the command

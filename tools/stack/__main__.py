@@ -1,8 +1,14 @@
 """`python -m tools.stack up|stop|down|status|logs`; MILKRUN_LOCAL and MILKRUN_PORT say which stack."""
 
+from snowpipe.environment import restart_if_needed
+
+if __name__ == "__main__":
+    restart_if_needed()  # before anything else is imported
+
 import os
 import sys
 
 from tools.stack.cli import main
 
-sys.exit(main(sys.argv[1:], os.environ))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

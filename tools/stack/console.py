@@ -3,11 +3,10 @@ nobody waits for it but who asked for it, and nothing fails with it."""
 
 import socket
 import sys
-import urllib.request
 
 from ops.outputs import ROOT
 from tools.stack.processes import Process, Processes
-from tools.stack.settings import LOOPBACK, Settings
+from tools.stack.settings import LOOPBACK, WITHOUT_PROXY, Settings
 
 NAME = "console"
 
@@ -24,7 +23,7 @@ def launch(settings: Settings, processes: Processes) -> Process | None:
 
 def is_ready(settings: Settings) -> bool:
     try:
-        with urllib.request.urlopen(f"{settings.console_url}/api/health", timeout=2) as answer:  # noqa: S310
+        with WITHOUT_PROXY.open(f"{settings.console_url}/api/health", timeout=2) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from aws.emulator import NO_PROXIES, emulator_session
 from ops.osls import OSLS, alone
 from ops.outputs import ROOT
 from tools.stack import snowflake
@@ -48,6 +49,9 @@ def wanted() -> dict[str, str]:
 
 def deploy_functions(settings: Settings, processes: Processes) -> None:
     with alone():
+        # osls would do this itself, with the stack's environment, which knows no way to the package registry.
+        package: list[str | Path] = [sys.executable, "-m", "ops.package", "local"]
+        _run("package", package, settings.installation_environment, processes)
         environment = settings.aws_environment | {
             "SLS_NOTIFICATIONS_MODE": "off",
             "SLS_AWS_MONITORING_FREQUENCY": "500",  # ms between looks: LocalStack does not mind
@@ -85,14 +89,10 @@ def outputs(settings: Settings) -> dict[str, Any]:
     """What `outputs.json` says, read from the deployed CloudFormation stack."""
 
     def aws(service: str) -> Any:
-        import boto3
+        from botocore.config import Config
 
-        return boto3.client(  # type: ignore[call-overload]
-            service,
-            region_name=REGION,
-            endpoint_url=settings.endpoint_url,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106 LocalStack's
+        return emulator_session(REGION).client(  # type: ignore[call-overload]
+            service, endpoint_url=settings.endpoint_url, config=Config(proxies=NO_PROXIES)
         )
 
     cloudformation = aws("cloudformation")

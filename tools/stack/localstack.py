@@ -1,15 +1,17 @@
 """LocalStack in host mode: AWS on loopback, Lambda functions as processes of this machine."""
 
 import json
+import socket
 import subprocess
 import urllib.error
-import urllib.request
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 from ops.outputs import ROOT
 from tools.stack.faults import StackError
 from tools.stack.processes import Process, Processes
-from tools.stack.settings import LOOPBACK, Settings
+from tools.stack.settings import LOOPBACK, WITHOUT_PROXY, Settings
 
 NAME = "localstack"
 TITLE = "LocalStack"
@@ -87,11 +89,11 @@ def _lay_out_kinesis_mock(folder: Path) -> None:
 
 def is_ready(settings: Settings) -> bool:
     try:
-        with urllib.request.urlopen(f"{settings.endpoint_url}/_localstack/health", timeout=10) as answer:  # noqa: S310
+        with WITHOUT_PROXY.open(f"{settings.endpoint_url}/_localstack/health", timeout=10) as answer:
             healthy = "services" in json.load(answer)
     except (urllib.error.URLError, OSError, ValueError):
         return False
-    if not _listens_on_loopback_only(settings.port):
+    if is_reachable_from_the_network(settings.port):
         # Functions run as processes: whoever reaches the gateway can run code here.
         raise StackError(
             "LocalStack listens to the network, its plugin is old. Run: tools/setup.sh localstack"
@@ -99,7 +101,18 @@ def is_ready(settings: Settings) -> bool:
     return healthy
 
 
-def _listens_on_loopback_only(port: int) -> bool:
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    listening = [fields[1] for line in lines if (fields := line.split())[3] == "0A"]
-    return [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+def is_reachable_from_the_network(port: int) -> bool:
+    """Whether something accepts connections to this port at an address of this machine other than loopback."""
+    addresses = [
+        found.address
+        for interface in psutil.net_if_addrs().values()
+        for found in interface
+        if found.family == socket.AF_INET and not found.address.startswith("127.")
+    ]
+    return any(_accepts(address, port) for address in addresses)
+
+
+def _accepts(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0

@@ -10,28 +10,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 KILLED_WITHIN_S = 10.0
+SAME_START_S = 1.5  # the machine's start is known to the second
 
 
 @dataclass(frozen=True)
 class Process:
     name: str
     pid: int
-    started: int  # clock ticks since boot, field 22 of /proc/<pid>/stat
+    started: float  # seconds after the machine's start, so that a clock that is set changes nothing
     grace_s: float = 0  # from being asked to end until being made to
 
     def is_alive(self) -> bool:
-        return start_time(self.pid) == self.started
+        found = start_time(self.pid)
+        return found is not None and abs(found - self.started) < SAME_START_S
 
 
-def start_time(pid: int) -> int | None:
-    """None if there is no such process, or only its zombie."""
+def start_time(pid: int) -> float | None:
+    """Return when a process began, in seconds after the machine's start; None if it has ended."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        found = psutil.Process(pid)
+        if found.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        return round(float(found.create_time() - psutil.boot_time()), 2)
+    except psutil.NoSuchProcess:
         return None
-    state, *fields = stat.rpartition(")")[2].split()  # before it the name, which may hold anything
-    return None if state in "ZX" else int(fields[18])
 
 
 class Processes:
@@ -117,22 +122,23 @@ def _await_end(process: Process, seconds: float) -> None:
 
 def descendants(process: Process) -> list[Process]:
     """The children of `process`, theirs, and so on."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    found = [process.pid]
-    for pid in found:
-        found.extend(children.get(pid, []))
+    try:
+        found = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
     return [
-        Process(process.name, pid, started) for pid in found[1:] if (started := start_time(pid)) is not None
+        Process(process.name, child.pid, started)
+        for child in found
+        if (started := start_time(child.pid)) is not None
     ]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """`pss_kib` counts a page that n processes share as 1/n of a page, so that it can be added up."""
+    """`pss_kib` counts a page that n processes share as 1/n of a page, so that it can be added up.
+
+    Where the system does not count like this, it is the resident size.
+    """
 
     rss_kib: int
     pss_kib: int
@@ -141,21 +147,17 @@ class Memory:
 def memory(process: Process) -> Memory | None:
     """None if it is gone, or belongs to somebody else."""
     try:
-        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
+        found = psutil.Process(process.pid).memory_full_info()
+    except psutil.Error:
         return None
-    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith("kB")}
-    return Memory(kib.get("Rss", 0), kib.get("Pss", 0))
+    return Memory(found.rss // 1024, getattr(found, "pss", found.rss) // 1024)
 
 
 def description(process: Process) -> str:
     """The Lambda function that it runs, else its command line without folders."""
     try:
-        environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace").split("\0")
-        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
+        found = psutil.Process(process.pid)
+        function = found.environ().get("AWS_LAMBDA_FUNCTION_NAME")
+        return function or " ".join(Path(word).name for word in found.cmdline() if word)
+    except psutil.Error:
         return ""
-    for entry in environment:
-        if entry.startswith("AWS_LAMBDA_FUNCTION_NAME="):
-            return entry.partition("=")[2]
-    return " ".join(Path(word).name for word in words if word)

@@ -1,24 +1,35 @@
 """Where a stack lies and which ports it has; the rest follows from these two."""
 
+import os
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ops.outputs import ROOT
 from tools.stack.faults import StackError
+from snowpipe.environment import for_installation, for_programs
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
 LOOPBACK = "127.0.0.1"
+# ~/.aws may name another endpoint or a profile that wants a login, or may not be readable at all.
+WITHOUT_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+PASSED_ON = ("LS_LOG", "NO_COLOR")
+WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`environment` is what the stack's programs inherit: ours without a word about any other AWS."""
+    """`environment` is what the stack's programs inherit: nothing of the caller's but where they find programs.
+
+    `installation_environment` is for what installs packages, which may need a proxy or another index.
+    """
 
     folder: Path
     port: int
     environment: Mapping[str, str]
+    installation_environment: Mapping[str, str]
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Settings":
@@ -28,11 +39,10 @@ class Settings:
         return cls(
             folder=(ROOT / (environment.get("MILKRUN_LOCAL") or ".local")).resolve(),
             port=int(port),
-            environment={
-                name: value
-                for name, value in environment.items()
-                if not name.startswith(("AWS_", "SNOWFLAKE_", "LAMBDA_", "PYTHON", "VIRTUAL_ENV"))
-            },
+            environment=for_programs(environment)
+            | WITHOUT_AWS_FILES
+            | {name: environment[name] for name in PASSED_ON if name in environment},
+            installation_environment=for_installation(environment),
         )
 
     @property

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -56,6 +57,9 @@ class Process:
             env={
                 "PATH": "/usr/local/bin:/usr/bin:/bin",
                 "LANG": "en_US.UTF-8",
+                "AWS_CONFIG_FILE": os.devnull,  # without HOME the SDK finds ~/.aws by the user's number
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                "TZ": ":UTC",  # as Lambda sets it, wherever this machine is
                 **function.environment,
                 "TMPDIR": str(folder),
                 "LAMBDA_TASK_ROOT": str(function.code),
@@ -103,11 +107,12 @@ class Process:
         return self._memory("VmHWM:")
 
     def _memory(self, field: str) -> int:
-        """0 once the process is gone."""
+        """0 once the process is gone, and where the system has no /proc."""
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-                if line.startswith(field):
-                    return int(line.split()[1]) // 1024
+            if sys.platform == "linux":
+                for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                    if line.startswith(field):
+                        return int(line.split()[1]) // 1024
         return 0
 
     def take_output(self) -> str:
@@ -126,6 +131,6 @@ class Process:
         """Give back the disk that an endless log takes; nothing that `take_output` would show is lost."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
-        if size > 16 * MAX_LOG_BYTES:
+        if size > 16 * MAX_LOG_BYTES and sys.platform == "linux":
             # A hole rather than a cut: the process may be printing its last line this moment.
             _libc.fallocate(file, PUNCH_HOLE_KEEP_SIZE, ctypes.c_int64(half), ctypes.c_int64(size - 2 * half))

@@ -40,7 +40,7 @@ def test_what_was_started_is_known_to_another_program_until_it_is_ended(processe
 
 def test_a_number_that_was_given_out_again_is_nobody_of_ours(processes):
     process = start(processes, "import time; time.sleep(60)")
-    stranger = replace(process, started=process.started - 1)
+    stranger = replace(process, started=process.started - 100)
     assert not stranger.is_alive()
     processes.end(stranger)
     assert process.is_alive()

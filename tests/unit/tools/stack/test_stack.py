@@ -255,7 +255,7 @@ def test_a_missing_or_old_node_is_told(monkeypatch, answer, line):
 @pytest.mark.parametrize(("address", "closed"), [("127.0.0.1", True), ("0.0.0.0", False)])
 def test_a_localstack_that_listens_to_the_network_is_found_out(address, closed):
     with socket.create_server((address, 0)) as gateway:
-        assert localstack._listens_on_loopback_only(gateway.getsockname()[1]) is closed
+        assert localstack.is_reachable_from_the_network(gateway.getsockname()[1]) is not closed
 
 
 def test_nothing_of_another_aws_or_snowflake_reaches_the_stack(environment):

@@ -1,0 +1,126 @@
+"""What programs of ours take over from the environment of whoever starts them.
+
+A developer's environment holds much that changes how Python, Node, uv, boto3, dbt or git behave: a company's proxy, an
+AWS profile, PYTHONPATH, NODE_OPTIONS. So each program that we start gets the variables named here and nothing else.
+Standard library only: entry points use it before they import anything.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TextIO
+
+# The connector reads connections.toml of its home even where every parameter is given, and fails on a broken one.
+# (Snowflake Connector for Python: "Connecting using the connections.toml file".) It must be a folder that exists.
+SNOWFLAKE_HOME = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venvs", ".snowflake"
+)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_PERSON = {
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TMPDIR",
+    "TERM",
+    "COLORTERM",
+    "LANG",
+    "PWD",
+    "JAVA_HOME",
+}
+_PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}  # in either case
+_CERTIFICATES = {
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+}
+# Where packages come from and how to get there. What is left out changes what is installed, or where.
+_INSTALLATION = re.compile(
+    r"XDG_(CACHE|CONFIG|DATA)_HOME|NETRC|PYENV_ROOT|NPM_TOKEN"
+    r"|UV_(CACHE_DIR|DEFAULT_INDEX|INDEX\w*|EXTRA_INDEX_URL|FIND_LINKS|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT"
+    r"|INSECURE_HOST|KEYRING_PROVIDER|LINK_MODE|CONCURRENT_\w+)"
+    r"|PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|CERT|CLIENT_CERT|TRUSTED_HOST|PROXY|CACHE_DIR|CONFIG_FILE"
+    r"|TIMEOUT|DEFAULT_TIMEOUT|RETRIES)"
+    r"|(npm_config|NPM_CONFIG)_\w*(registry|proxy|noproxy|cafile|ca|strict_ssl|cache|REGISTRY|PROXY|NOPROXY|CAFILE|CA"
+    r"|STRICT_SSL|CACHE)"
+)
+# Of Python's own variables, those that change neither what is imported nor what is printed.
+_HARMLESS = {
+    "PYTHONUNBUFFERED",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPYCACHEPREFIX",
+    "PYTHONFAULTHANDLER",
+    "PYTHONHASHSEED",
+    "PYTHONUTF8",
+}
+
+
+def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a program of the local stack gets: it speaks to loopback alone, in UTF-8 and UTC."""
+    kept = {name: value for name, value in environment.items() if name in _PERSON}
+    return kept | {
+        "LC_ALL": "C.UTF-8",
+        "PYTHONUTF8": "1",
+        "TZ": "UTC",
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+        "SNOWFLAKE_HOME": SNOWFLAKE_HOME,
+    }
+
+
+def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
+    """What installs packages gets: proxies, certificates and indexes too."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name.lower() in _PROXIES or name in _CERTIFICATES or _INSTALLATION.fullmatch(name)
+    }
+    return without_proxy_on_loopback(for_programs(environment) | {"NO_PROXY": "", "no_proxy": ""} | kept)
+
+
+def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same, and NO_PROXY names loopback besides what it names; programs differ in which case they read."""
+    named = [environment.get(name, "") for name in ("NO_PROXY", "no_proxy")]
+    hosts = dict.fromkeys(host.strip() for text in named for host in text.split(",") if host.strip())
+    value = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+    return {**environment, "NO_PROXY": value, "no_proxy": value}
+
+
+def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a command itself runs with: what is given, without Python's settings and without a proxy on loopback."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("PYTHON") or name in _HARMLESS
+    }
+    if "PYTHONUTF8" in kept:
+        kept["PYTHONUTF8"] = "1"
+    if any(name.lower() in _PROXIES for name in environment):
+        return without_proxy_on_loopback(kept)
+    return kept
+
+
+def restart_if_needed() -> None:
+    """Start this command again where the environment would change how Python runs it.
+
+    PYTHONPATH, PYTHONWARNINGS=error or an encoding other than UTF-8 have taken hold before our first line.
+    """
+    wanted = for_commands(os.environ)
+    if not all(_is_utf8(stream) for stream in (sys.stdout, sys.stderr)):
+        wanted["PYTHONUTF8"] = "1"
+    if wanted != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)  # noqa: S606
+    with suppress(OSError):  # a clone that is read-only: the connector then takes the user's
+        os.makedirs(SNOWFLAKE_HOME, exist_ok=True)
+    os.environ["SNOWFLAKE_HOME"] = SNOWFLAKE_HOME
+
+
+def _is_utf8(stream: TextIO | None) -> bool:
+    return stream is None or stream.encoding.lower() in ("utf-8", "utf8")
