@@ -15,7 +15,7 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens there
 
 HOSTILE = {
     # a company's proxy, and nobody said that loopback is not behind it
-    **{name: NOWHERE for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")},
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), NOWHERE),
     "ALL_PROXY": "socks5://127.0.0.1:9",
     "all_proxy": "socks5://127.0.0.1:9",
     # somebody's AWS account, half configured
