@@ -29,6 +29,8 @@ _KEY = re.compile(
     r"(?P<digest>[0-9a-f]{64})\.(?P<lines>\d+)\.ndjson\.gz"
 )
 
+_FOLDER = re.compile(r"[a-z-]+/dt=(?P<date>\d{4}-\d\d-\d\d)/hh=(?P<hour>\d\d)/")
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
@@ -54,6 +56,32 @@ def object_name(key: str) -> ObjectName | None:
     except ValueError:
         return None
     return ObjectName(found["prefix"], hour, found["digest"], int(found["lines"]))  # type: ignore[arg-type]
+
+
+def is_content(key: str, size: int) -> bool:
+    """Whether an object holds anything. A folder marker that a console made, and an empty upload, do not.
+
+    The rule for keys that are not ours: what holds nothing is skipped, what can be read as lines is processed, and
+    the rest is named.
+    """
+    return size > 0 and not key.endswith("/")
+
+
+def prefix_of(key: str) -> Prefix | None:
+    """The prefix under which a key lies, also one that others chose."""
+    first = key.partition("/")[0]
+    return first if first in ("events", "rejected", "set-aside") else None  # type: ignore[return-value]
+
+
+def hour_of(key: str) -> datetime | None:
+    """The hour that a key's folders name, also of a key that others chose below them."""
+    found = _FOLDER.match(key)
+    if not found:
+        return None
+    try:
+        return datetime.strptime(found["date"] + found["hour"], "%Y-%m-%d%H").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

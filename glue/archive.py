@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from contract.events import Reason
-from contract.objects import lines_object, object_name, set_aside_line
+from contract.objects import is_content, lines_object, object_name, set_aside_line
 
 HOUR = timedelta(hours=1)
 MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler takes 4 MiB; more is not ours
@@ -213,7 +213,8 @@ def hour_path(hour: datetime) -> str:
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
     """The objects of one hour by key, whatever they are: what is none of ours shows when it is read."""
-    return sorted(store.list(f"{prefix}/{hour_path(hour)}/"), key=lambda each: each.key)
+    found = [each for each in store.list(f"{prefix}/{hour_path(hour)}/") if is_content(each.key, each.size)]
+    return sorted(found, key=lambda each: each.key)
 
 
 # --- objects ------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ DynamoDB runs out by itself in 90 days; Kinesis, Time Travel and Fail-safe withi
 
 import argparse
 import base64
+import gzip
 import hashlib
 import json
 import sys
@@ -33,10 +34,11 @@ from typing import Any
 
 import msgspec
 
-from contract.objects import Prefix, lines_object, object_name
+from contract.objects import Prefix, hour_of, is_content, lines_object, object_name, prefix_of
 from glue.archive import MAX_INFLATED_BYTES, READERS, Fault, Hours, Lines, Store, Stored, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
+from snowpipe.warehouse import quoted
 
 PREFIX = "forget"
 LOOKED_AT: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
@@ -137,6 +139,8 @@ def rewrite(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | N
     """Write an object again without their lines; None if it has none. The same again gives the same key."""
     if stored.key.startswith(GIVEN_UP):
         return _given_up(store, users, stored)
+    if object_name(stored.key) is None:
+        return _foreign(store, users, stored)
     read = read_object(store, stored)
     if isinstance(read, Fault):
         return read
@@ -154,6 +158,59 @@ def _put(store: Store, read: Lines, rest: Sequence[bytes]) -> str | None:
     made = lines_object(name.prefix, rest, name.hour)
     store.write(made.key, made.body)
     return made.key
+
+
+def _foreign(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
+    """An object under a key that is not ours, such as a file repaired by hand: plain or gzip, lines or one array.
+
+    Snowpipe loads it like any other, so it is read like any other. Where its lines are not JSON and it mentions
+    somebody, the whole object goes.
+    """
+    try:
+        body = store.read(stored.key)
+    except Exception as error:
+        return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", lasting=False)
+    text = body
+    if body.startswith(b"\x1f\x8b"):
+        try:
+            text = gzip.decompress(body)
+        except (OSError, EOFError, zlib.error) as error:
+            return Fault(stored.key, "corrupt_gzip", str(error), beginning=body[:1024])
+    try:
+        lines = _json_lines(text.removeprefix(b"\xef\xbb\xbf"))
+    except (msgspec.DecodeError, RecursionError):
+        return Rewritten(stored.key, None, 1, 0) if users.in_bytes(text) else None
+    rest = [line for line in lines if not users.in_line(line)]
+    prefix = prefix_of(stored.key)
+    if len(rest) == len(lines) or prefix is None:
+        return None
+    if not rest:
+        return Rewritten(stored.key, None, len(lines), 0)
+    made = lines_object(prefix, rest, hour_of(stored.key) or stored.modified_at)
+    store.write(made.key, made.body)
+    return Rewritten(stored.key, made.key, len(lines), len(rest))
+
+
+def lines_in(body: bytes) -> list[bytes]:
+    """The lines of an object of which `rewrite` has made another; [] where they are not JSON."""
+    text = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+    try:
+        return _json_lines(text.removeprefix(b"\xef\xbb\xbf"))
+    except (msgspec.DecodeError, RecursionError):
+        return []
+
+
+def _json_lines(text: bytes) -> list[bytes]:
+    """Each value of NDJSON or of one array, on a line. Raises DecodeError."""
+    try:
+        return [
+            msgspec.json.format(bytes(raw), indent=-1) for raw in msgspec.json.decode(text, type=list[msgspec.Raw])
+        ]
+    except msgspec.DecodeError:
+        lines = [line for line in text.split(b"\n") if line.strip()]
+        for line in lines:
+            msgspec.json.decode(line)
+        return [line.strip() for line in lines]
 
 
 def _given_up(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
@@ -184,6 +241,8 @@ def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
     """Every object that may speak of somebody, of some hours or of all."""
     for prefix in (*LOOKED_AT, GIVEN_UP.rstrip("/")):
         for stored in store.list(f"{prefix}/"):
+            if not is_content(stored.key, stored.size):
+                continue
             name = object_name(stored.key)
             if hours is None or name is None or hours.start <= name.hour < hours.end:
                 yield stored
@@ -239,8 +298,8 @@ def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
     for table, prefix in (("EVENTS", "events/"), ("REJECTED", "rejected/")):
         names = [pair["old"] for pair in plan["objects"] if pair["old"].startswith(prefix)]
         for start in range(0, len(names), 1000):
-            listed = ", ".join(f"'{name}'" for name in names[start : start + 1000])
-            # Keys that matched our pattern: they hold no quote.
+            # Keys that others chose may hold a quote.
+            listed = ", ".join(quoted(name) for name in names[start : start + 1000])
             statements.append(f"DELETE FROM {database}.RAW.{table} WHERE file_name IN ({listed});")  # noqa: S608
     return statements
 

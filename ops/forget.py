@@ -22,7 +22,6 @@ import typer
 from consumer import items
 from consumer.visits import Pair, pair_of
 from contract.events import MAX_AGE, InvalidEvent, Kind, geofence_event
-from contract.objects import lines_of
 from glue import forget as archive
 from glue.archive import Stored
 from ops import polling, redrive, terminal
@@ -110,7 +109,7 @@ def their_crossings(
     """The ids of their geofence events by device and fence, read from the old objects while these exist."""
     found: defaultdict[Pair, set[str]] = defaultdict(set)
     for key in (pair["old"] for pair in pairs if pair["old"].startswith("events/")):
-        for line in lines_of(store.read(key)):
+        for line in archive.lines_in(store.read(key)):
             if users.in_line(line):
                 try:
                     event = geofence_event(line, kinds)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from snowpipe.history import validate as validate_failed
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.refusal import Refusal
+from snowpipe.repair import repaired_object
 from snowpipe.roles import Role, administrator, loader, operator
 from snowpipe.settings import Settings, load, load_aws
 from snowpipe.template import Definition, Parameters
@@ -276,7 +277,9 @@ def validate(
         ]
     show(rows, as_json, none="no file failed")
     if rows:
-        tell("A file's name is taken for 14 days, loaded or failed: put the repaired lines under a new key.")
+        tell(
+            "A file's name is taken for 14 days, loaded or failed: repair it, then run: repair FILE --instead-of KEY."
+        )
     raise typer.Exit(1 if rows else 0)
 
 
@@ -348,6 +351,26 @@ def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: 
     copy = stage.definition(found[0]).copy_statement
     with stage.warehouse(loader) as session:
         show([loading.reload(session, found[0], stage.archive, copy, key)], as_json)
+
+
+@app.command()
+def repair(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="NDJSON, plain or gzip")],
+    instead_of: Annotated[
+        str, typer.Option(help="The key of the file that failed: its prefix and hour")
+    ] = "",
+    outputs: Outputs = None,
+    as_json: Json = False,
+) -> None:
+    """Check a repaired file and put it into the archive under a key that every tool knows; Snowpipe then loads it.
+
+    The file that failed stays where it is: delete it once `history` says that the new one is loaded.
+    """
+    found = repaired_object(file, instead_of, datetime.now(UTC))
+    stage = context.obj.stage(outputs)
+    stage.aws("s3").put_object(Bucket=archive.bucket_of(stage.settings), Key=found.key, Body=found.body)
+    show([{"key": found.key, "lines": found.lines}], as_json)
 
 
 @app.command()

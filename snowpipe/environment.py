@@ -10,13 +10,12 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
 # The connector reads connections.toml of its home even where every parameter is given, and fails on a broken one.
 # (Snowflake Connector for Python: "Connecting using the connections.toml file".) It must be a folder that exists.
-SNOWFLAKE_HOME = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venvs", ".snowflake"
-)
+SNOWFLAKE_HOME = str(Path(__file__).resolve().parents[1] / ".venvs" / ".snowflake")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -118,7 +117,7 @@ def restart_if_needed() -> None:
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)  # noqa: S606
     with suppress(OSError):  # a clone that is read-only: the connector then takes the user's
-        os.makedirs(SNOWFLAKE_HOME, exist_ok=True)
+        Path(SNOWFLAKE_HOME).mkdir(parents=True, exist_ok=True)
     os.environ["SNOWFLAKE_HOME"] = SNOWFLAKE_HOME
 
 

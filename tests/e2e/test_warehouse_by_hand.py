@@ -1,13 +1,16 @@
 """What an operator asks of the warehouse by hand, on a local Snowflake and moto; it needs no stack."""
 
+import gzip
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
-from local_snowflake.testing import Aws, LocalProcess
+from contract.objects import object_name
+from local_snowflake.testing import Aws, LocalProcess, eventually
 from tests.unit.snowpipe.vocabulary import Stage
 
 
@@ -63,3 +66,53 @@ def test_a_statement_that_snowflake_refuses_is_one_line(stage: Stage, sql: str) 
 def test_a_statement_without_a_row_to_show_is_no_error(stage: Stage, sql: str) -> None:
     assert stage.run("query", sql).code == 0
     json.loads(stage.run("query", sql.replace("RAW.T", "RAW.U"), "--json").out)
+
+
+FAILED = "events/dt=2026-11-16/hh=08/put-by-hand.ndjson"
+
+
+@pytest.mark.parametrize(
+    ("instead_of", "folder", "table"),
+    [
+        (FAILED, "events/dt=2026-11-16/hh=08/", "EVENTS"),
+        ("rejected/dt=2026-11-16/hh=09/a.json", "rejected/dt=2026-11-16/hh=09/", "REJECTED"),
+        ("", "events/dt=", "EVENTS"),
+    ],
+)
+@pytest.mark.parametrize("pack", ["plain", "gzip"])
+def test_a_repaired_file_is_loaded_under_a_key_that_every_tool_knows(
+    stage: Stage, tmp_path: Path, instead_of: str, folder: str, table: str, pack: str
+) -> None:
+    text = b'\xef\xbb\xbf{ "_id": "%s-%s",\t"n": 1.50 }\r\n\r\n{"_id":"second"}\n' % (
+        table.encode(),
+        pack.encode(),
+    )
+    file = tmp_path / "repaired"
+    file.write_bytes(gzip.compress(text) if pack == "gzip" else text)
+    said = stage.run("repair", str(file), "--instead-of", instead_of, "--json")
+    [row] = said.rows
+    assert row["lines"] == 2
+    assert row["key"].startswith(folder)
+    assert object_name(row["key"]) is not None
+    sql = f"SELECT COUNT(*) AS n FROM {stage.database}.RAW.{table} WHERE FILE_NAME = '{row['key']}'"
+    eventually(lambda: stage.warehouse.query(sql)[0]["n"] == 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\n\n",
+        b"[1]\n",
+        b'{"_id": "a"}\n{"_id": }\n',
+        b'{"a": NaN}',
+        b'{"a": 1, "a": 2}',
+        b"\x1f\x8bcut",
+    ],
+)
+def test_a_file_that_is_not_repaired_yet_is_refused_in_one_line(
+    stage: Stage, tmp_path: Path, text: bytes
+) -> None:
+    (tmp_path / "file").write_bytes(text)
+    said = stage.run("repair", str(tmp_path / "file"), "--instead-of", FAILED)
+    assert (said.code, said.out, said.err.count("\n")) == (1, "", 1), said

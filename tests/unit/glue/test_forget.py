@@ -10,9 +10,9 @@ import pytest
 
 from contract.events import Reason
 from contract.objects import lines_of, reject_line, set_aside_line, unreadable_line
-from glue.archive import Folder, Hours
+from glue.archive import Folder, Hours, Stored
 from glue.compact import compact_with_duckdb, compacted_files, stale
-from glue.forget import main
+from glue.forget import candidates, main
 from tests.unit.glue.made import HOUR, archived, line, payloads
 
 HOURS = Hours(HOUR, HOUR.replace(hour=9))
@@ -209,3 +209,54 @@ def test_a_reject_is_theirs_though_its_ids_have_the_wrong_type(
     assert [forget(archive, users), forget(archive, users, "--finish")] == [0, 0]
     kept = [each for path in (archive / "rejected").rglob("*.gz") for each in lines_of(path.read_bytes())]
     assert kept == others
+
+
+FOLDER = "events/dt=2026-11-16/hh=08"
+
+
+@pytest.mark.parametrize(
+    ("key", "body"),
+    [
+        (f"{FOLDER}/repaired.ndjson", theirs("a1") + b"\n" + line("b1", user="bea") + b"\n"),
+        (f"{FOLDER}/repaired.ndjson.gz", gzip.compress(theirs("a1") + b"\r\n" + line("b1", user="bea"))),
+        ("events/by-hand.json", b"[" + theirs("a1") + b",\n " + line("b1", user="bea") + b"]"),
+        (f"{FOLDER}/it's.ndjson", b"\xef\xbb\xbf" + theirs("a1") + b"\n\n" + line("b1", user="bea")),
+    ],
+)
+def test_a_file_under_a_key_of_somebody_elses_choice_is_forgotten_too(
+    tmp_path: Path, users: Path, key: str, body: bytes
+) -> None:
+    path = tmp_path / "archive" / key
+    path.parent.mkdir(parents=True)
+    path.write_bytes(body)
+    assert forget(tmp_path / "archive", users) == 0
+    assert forget(tmp_path / "archive", users, "--finish") == 0
+    assert not path.exists()
+    left = [each for each in everything(tmp_path / "archive") if each]
+    assert [json.loads(each)["_id"] for each in left] == ["b1"]
+
+
+def test_a_file_that_is_no_json_goes_whole_when_it_mentions_them(tmp_path: Path, users: Path) -> None:
+    folder = tmp_path / "archive" / "events"
+    folder.mkdir(parents=True)
+    (folder / "theirs.txt").write_text(f"{{ by hand\n{SECRET}\n")
+    (folder / "others.txt").write_text("{ by hand\nbea\n")
+    assert forget(tmp_path / "archive", users) == 0
+    assert forget(tmp_path / "archive", users, "--finish") == 0
+    assert [path.name for path in folder.iterdir()] == ["others.txt"]
+
+
+class WithMarkers(Folder):
+    """As S3 lists a folder that somebody made in the console, and an upload of nothing."""
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        yield from super().list(prefix)
+        for key in (f"{FOLDER}/", f"{FOLDER}/empty.ndjson.gz", "rejected/"):
+            if key.startswith(prefix):
+                yield Stored(key, 0, HOUR)
+
+
+def test_folder_markers_and_empty_objects_are_no_content(tmp_path: Path) -> None:
+    store = WithMarkers(tmp_path)
+    assert list(candidates(store)) == []
+    assert stale(store, HOURS) == []

@@ -44,10 +44,12 @@ BAD = {
     "what": IDS,
     "names": ("no_such_log", "\udcff"),
     "--only": ("", "all", "kinesis"),
-    "file": ("", "\udcff"),
+    "file": (*FILES, "empty", "array.json", "binary", "\udcff"),
+    "--instead-of": ("elsewhere/a.json", "set-aside/a", "/", "\udcff"),
     "sql": ("", "  \n", ";", "-- a comment", "/* a comment */ ;", "\udcff"),
 }
 # `load` has a SQLite file and a bucket or a folder where others have times.
+OF_RELOAD = ("", "\udcff")  # a key, where `repair` has a file
 OF_LOAD = {
     "--from": ("", "missing", "empty", "s3://", "s3:///events", "http://bucket"),
     "--to": ("", "file.db", "sqlite://", "sqlite:///missing/file.db", "sqlite:///folder"),
@@ -85,6 +87,8 @@ def commands() -> Iterator[tuple[str, str, str, str]]:
                 if option in NOT_TRIED or getattr(parameter, "is_flag", False):
                     continue
                 values = OF_LOAD.get(option) if name == "load" else None
+                if (name, option) == ("reload", "file"):
+                    values = OF_RELOAD
                 for value in values or BAD.get(option, NUMBERS):
                     if (name, option) == ("send", "--rate") and value in ("inf", "1e400"):
                         continue  # as fast as possible, which is the default

@@ -1,0 +1,50 @@
+"""Put a repaired file back into the archive, under a key that every tool knows."""
+
+import gzip
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contract.events import InvalidEvent, compact, parse_json
+from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_of
+from snowpipe.refusal import Refusal
+
+
+def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
+    """Read NDJSON, plain or gzip, and return it as an object of the same prefix and hour as the file it replaces.
+
+    Without `instead_of` it belongs to events/ and to this hour. Raises Refusal, which names the line, for what
+    Snowpipe would refuse again.
+    """
+    prefix: Prefix = "events"
+    if instead_of:
+        found = prefix_of(instead_of)
+        if found is None or found == "set-aside":
+            raise Refusal(f"{instead_of}: a key begins with events/ or rejected/")
+        prefix = found
+    lines = [
+        _line(path, number, line) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()
+    ]
+    if not lines:
+        raise Refusal(f"{path} holds no line", 1)
+    return lines_object(prefix, lines, hour_of(instead_of) or now.astimezone(UTC))
+
+
+def _text(path: Path) -> bytes:
+    body = path.read_bytes()
+    if not body.startswith(b"\x1f\x8b"):
+        return body.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return gzip.decompress(body).removeprefix(b"\xef\xbb\xbf")
+    except (OSError, EOFError, zlib.error) as error:
+        raise Refusal(f"{path} is not whole: {error}", 1) from None
+
+
+def _line(path: Path, number: int, line: bytes) -> bytes:
+    try:
+        value = parse_json(line)
+    except InvalidEvent as invalid:
+        raise Refusal(f"{path}, line {number}: {invalid}", 1) from None
+    if not isinstance(value, dict):
+        raise Refusal(f"{path}, line {number}: not a JSON object", 1)
+    return compact(line)
