@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from snowpipe import commandline
+from snowpipe.environment import restart_if_needed
 
 LOCAL, OPERATE, WAREHOUSE = "Local stack", "Operate a stage", "Warehouse"
 
@@ -218,6 +219,7 @@ def loaded() -> LazyGroup:
 
 def main() -> int:
     """Run the command line; return its exit code."""
+    restart_if_needed()
     return commandline.run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ops.outputs import ROOT
+from snowpipe.environment import for_commands, for_installation
 
 MAIN = (
     "requirements.txt",
@@ -24,6 +25,7 @@ class Tree:
         self.programs.mkdir()
         for name in (
             "bash",
+            "env",
             "sh",
             "cat",
             "cut",
@@ -55,8 +57,8 @@ class Tree:
         digest = hashlib.sha256(b"".join((self.root / name).read_bytes() for name in inputs)).hexdigest()[:16]
         (self.root / program.split("/", maxsplit=1)[0] / ".made-from").write_text(digest + "\n")
 
-    def setup(self, *names: str, home: bool = True) -> tuple[int, list[str]]:
-        environment = {"PATH": str(self.programs)} | ({"HOME": str(self.root)} if home else {})
+    def setup(self, *names: str, home: bool = True, **more: str) -> tuple[int, list[str]]:
+        environment = {"PATH": str(self.programs)} | ({"HOME": str(self.root)} if home else {}) | more
         done = subprocess.run(
             [self.root / "tools" / "setup.sh", *names],
             capture_output=True,
@@ -172,3 +174,65 @@ def test_a_changed_input_is_made_anew(tree):
     assert tree.setup("node")[0] == 0
     assert (tree.root / "asked").read_text().split()[0] == "ci"
     assert tree.setup("node") == (0, [])
+
+
+KEPT = {
+    "HTTPS_PROXY": "http://proxy:3128",
+    "no_proxy": "localhost",
+    "SSL_CERT_FILE": "/company.pem",
+    "NODE_EXTRA_CA_CERTS": "/company.pem",
+    "npm_config_registry": "https://packages.example.com/npm",
+    "UV_DEFAULT_INDEX": "https://packages.example.com/simple",
+    "UV_INDEX_COMPANY_PASSWORD": "word",
+    "PIP_INDEX_URL": "https://packages.example.com/simple",
+    "PIP_TRUSTED_HOST": "packages.example.com",
+}
+DROPPED = {
+    "NODE_OPTIONS": "--require=/no/such/file.js",
+    "npm_config_ignore_scripts": "true",
+    "npm_config_prefix": "/elsewhere",
+    "UV_OFFLINE": "1",
+    "UV_PYTHON": "2.7",
+    "UV_TARGET": "/elsewhere",
+    "PIP_TARGET": "/elsewhere",
+    "PIP_REQUIRE_VIRTUALENV": "1",
+    "PYTHONPATH": "/elsewhere",
+    "PYTHONWARNINGS": "error",
+    "VIRTUAL_ENV": "/elsewhere",
+    "GIT_DIR": "/elsewhere",
+    "AWS_PROFILE": "production",
+    "TZ": "Pacific/Kiritimati",
+}
+
+
+def test_installing_sees_proxies_and_indexes_and_nothing_else_of_the_callers(tree):
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
+    (tree.root / "at-start.sh").write_text("exit 3\n")
+    tree.setup("node", **KEPT, **DROPPED, CDPATH="/tmp:/", BASH_ENV=str(tree.root / "at-start.sh"))
+    seen = (tree.root / "seen").read_text()
+    for name, value in KEPT.items():
+        assert f'{name}="{value}"' in seen
+    for name in DROPPED:
+        assert f" {name}=" not in seen
+
+
+def test_set_up_and_the_stack_agree_on_what_installing_needs():
+    found = for_installation({**KEPT, **DROPPED})
+    assert {name for name in found if name in KEPT | DROPPED} - {"TZ"} == set(KEPT)
+    assert found["TZ"] == "UTC"
+    assert found["NO_PROXY"] == found["no_proxy"] == "localhost,127.0.0.1,::1"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, {}),
+        ({"AWS_PROFILE": "dev", "PYTHONUNBUFFERED": "1"}, {"AWS_PROFILE": "dev", "PYTHONUNBUFFERED": "1"}),
+        ({"PYTHONPATH": "/x", "PYTHONWARNINGS": "error", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}),
+        ({"http_proxy": "p", "NO_PROXY": "*"}, {"http_proxy": "p", "NO_PROXY": "*", "no_proxy": "*"}),
+    ],
+)
+def test_a_command_runs_with_what_is_given_but_for_pythons_settings(given, wanted):
+    assert for_commands(given) == wanted
+    assert for_commands(for_commands(given)) == wanted  # or it would start itself again and again

@@ -373,3 +373,32 @@ def test_what_a_down_could_not_remove_the_next_one_may(tmp_path, monkeypatch):
         stack.down()
     stack.down()
     assert not stack.settings.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("file/stack", "Not a directory"),
+        ("circle/stack", "Too many levels of symbolic links"),
+        ("a" * 300, "File name too long"),
+        ("/proc/stack", ""),  # as in a home that is read-only
+    ],
+)
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, capsys, folder, reason, command):
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    environment = {**os.environ, "MILKRUN_LOCAL": str(tmp_path / folder), "MILKRUN_PORT": str(free_base())}
+    code = cli.main([command], environment)
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) in {(2, 1), (0, 0)}, said  # what is not there is ended already
+    if command == "up":
+        assert reason in said
+        assert folder[:20] in said
+
+
+def test_brackets_in_a_folders_name_are_no_markup(tmp_path, capsys):
+    (tmp_path / "[red]").mkdir()
+    (tmp_path / "[red]" / "letter.txt").touch()
+    line = told({**os.environ, "MILKRUN_LOCAL": str(tmp_path / "[red]")}, capsys, "up")
+    assert "[red]" in line

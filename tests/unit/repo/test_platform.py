@@ -1,0 +1,54 @@
+"""What `make demo` runs uses no call of Linux alone, unless it has looked where it is."""
+
+import ast
+from pathlib import Path
+
+from ops.outputs import ROOT
+
+NEEDED = ("contract", "aws", "handler", "consumer", "snowpipe", "glue", "ops", "tools", "localstack")
+LINUX_ONLY = {
+    "prctl", "fallocate", "mallopt", "prlimit", "sched_setaffinity", "sched_getaffinity", "memfd_create",
+    "epoll", "eventfd", "pidfd_open", "splice", "copy_file_range",
+}  # fmt: skip
+
+
+def unguarded(tree: ast.AST, guarded: bool = False) -> list[str]:
+    """Names that only Linux has, outside of what stands under `if sys.platform == …` or names AttributeError."""
+    found = []
+    for child in ast.iter_child_nodes(tree):
+        inside = guarded or (
+            isinstance(child, ast.If | ast.With | ast.IfExp)
+            and any(name in ast.unparse(child).split(":")[0] for name in ("sys.platform", "AttributeError"))
+        )
+        if isinstance(child, ast.Attribute) and child.attr in LINUX_ONLY and not inside:
+            found.append(f"line {child.lineno}: {child.attr}")
+        if isinstance(child, ast.JoinedStr | ast.Constant) and not inside:
+            text = ast.unparse(child)
+            if text.lstrip("f'\"").startswith("/proc/"):
+                found.append(f"line {child.lineno}: {text}")
+        found += unguarded(child, inside)
+    return found
+
+
+def sources() -> list[Path]:
+    return [
+        path
+        for name in NEEDED
+        for path in sorted((ROOT / name).rglob("*.py"))
+        if not {"tests", "node_modules"} & set(path.relative_to(ROOT).parts)
+    ]
+
+
+def test_no_call_of_linux_alone_is_made_without_a_look_at_the_platform() -> None:
+    found = {
+        str(path.relative_to(ROOT)): names
+        for path in sources()
+        if (names := unguarded(ast.parse(path.read_text())))
+    }
+    assert not found
+
+
+def test_the_look_for_such_calls_finds_one() -> None:
+    assert unguarded(ast.parse("libc.prctl(1)")) == ["line 1: prctl"]
+    assert unguarded(ast.parse("open('/proc/self/stat')")) == ["line 1: '/proc/self/stat'"]
+    assert unguarded(ast.parse("if sys.platform == 'linux':\n    libc.prctl(1)")) == []
