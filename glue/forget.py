@@ -204,7 +204,8 @@ def _json_lines(text: bytes) -> list[bytes]:
     """Each value of NDJSON or of one array, on a line. Raises DecodeError."""
     try:
         return [
-            msgspec.json.format(bytes(raw), indent=-1) for raw in msgspec.json.decode(text, type=list[msgspec.Raw])
+            msgspec.json.format(bytes(raw), indent=-1)
+            for raw in msgspec.json.decode(text, type=list[msgspec.Raw])
         ]
     except msgspec.DecodeError:
         lines = [line for line in text.split(b"\n") if line.strip()]
@@ -345,7 +346,11 @@ def main(argv: Sequence[str]) -> int:
     )
     given = arguments(parser, argv)
     store = given.store
-    users = Users(frozenset(line.strip() for line in given.users.read_text().splitlines() if line.strip()))
+    try:
+        named = given.users.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"{given.users} cannot be read: {error}")
+    users = Users(frozenset(line.strip() for line in named if line.strip()))
     if not users.ids:
         parser.error(f"{given.users} names nobody")
     try:

@@ -260,3 +260,15 @@ def test_folder_markers_and_empty_objects_are_no_content(tmp_path: Path) -> None
     store = WithMarkers(tmp_path)
     assert list(candidates(store)) == []
     assert stale(store, HOURS) == []
+
+
+@pytest.mark.parametrize("name", ["missing", "folder", "binary"])
+def test_a_list_of_users_that_cannot_be_read_is_told_without_a_traceback(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(SystemExit) as ended:
+        forget(tmp_path / "archive", tmp_path / name)
+    assert ended.value.code == 2
+    assert f"{name} cannot be read" in capsys.readouterr().err

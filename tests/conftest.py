@@ -1,0 +1,10 @@
+"""Tests run without the caller's AWS settings and without a proxy on loopback, unless they try a deployed stage."""
+
+import os
+
+from snowpipe.environment import without_proxy_on_loopback
+
+if os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):  # not the name of a stage
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+os.environ.update(without_proxy_on_loopback(os.environ))
