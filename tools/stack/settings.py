@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.outputs import ROOT
-from tools.stack.faults import StackError
 from snowpipe.environment import for_installation, for_programs
+from tools.stack.faults import StackError
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
