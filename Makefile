@@ -59,7 +59,10 @@ check-collection: # pytest-xdist needs every process to collect the same test id
 
 unit: setup ## run the unit tests
 	@tools/setup.sh test check bench fuzz
-	$(PY) -m pytest tests/unit $(PACKAGE_TESTS) -n 2 --dist loadgroup
+	MILKRUN_LAMBDA_PYTHON=.venvs/lambda/bin/python $(PY) -m pytest tests/unit $(PACKAGE_TESTS) -n 2 --dist loadgroup
+
+packages: setup #: build each stand-alone package's wheel and run its tests in an empty environment
+	tools/packages.sh
 
 e2e: setup ## run the end-to-end tests against a stack of their own
 	@tools/setup.sh test fuzz

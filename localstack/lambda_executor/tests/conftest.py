@@ -1,5 +1,11 @@
-"""The LocalStack plugin's sandbox, driven directly: it needs no LocalStack, only the Lambda interpreter."""
+"""A sandbox driven directly: it needs no LocalStack, only an interpreter with awslambdaric for the functions.
 
+MILKRUN_LAMBDA_PYTHON names that interpreter. Without it the tests make one in a temporary folder, with uv and the
+packages of tests/lambda-python.txt.
+"""
+
+import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -8,22 +14,33 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import uv
 
-from ops.outputs import ROOT
-from tools.stack.localstack import LAMBDA_PYTHON
-
-sys.path.append(str(ROOT / "localstack" / "lambda_executor" / "src"))
+from localstack_lambda_executor.process import Function
+from localstack_lambda_executor.sandbox import Sandbox
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:trial"
+LAMBDA_PACKAGES = Path(__file__).with_name("lambda-python.txt")
+
+
+@pytest.fixture(scope="session")
+def lambda_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if given := os.environ.get("MILKRUN_LAMBDA_PYTHON"):
+        return Path(given).absolute()
+    folder = tmp_path_factory.mktemp("lambda") / "environment"
+    python = folder / "bin" / "python"
+    for command in (
+        ["venv", "-q", "--python", sys.executable, str(folder)],
+        ["pip", "install", "-q", "--python", str(python), "-r", str(LAMBDA_PACKAGES)],
+    ):
+        subprocess.run([uv.find_uv_bin(), *command], check=True)
+    return python
 
 
 class Trial:
     """A function made of a few lines, and its sandbox."""
 
-    def __init__(self, code: Path, source: str, **settings: Any) -> None:
-        from localstack_lambda_executor.process import Function
-        from localstack_lambda_executor.sandbox import Sandbox
-
+    def __init__(self, code: Path, source: str, python: Path, **settings: Any) -> None:
         code.mkdir(parents=True, exist_ok=True)
         (code / "trial.py").write_text(dedent(source))
         self.sandbox = Sandbox(
@@ -35,7 +52,7 @@ class Trial:
                     "memory_mb": 512,
                     "version": "$LATEST",
                     "environment": {},
-                    "python": LAMBDA_PYTHON,
+                    "python": python,
                     **settings,
                 }
             )
@@ -46,12 +63,14 @@ class Trial:
 
 
 @pytest.fixture
-def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trial]]:
+def trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lambda_python: Path
+) -> Iterator[Callable[..., Trial]]:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made: list[Trial] = []
 
     def make(source: str, **settings: Any) -> Trial:
-        made.append(Trial(tmp_path / f"code-{len(made)}", source, **settings))
+        made.append(Trial(tmp_path / f"code-{len(made)}", source, lambda_python, **settings))
         made[-1].sandbox.start()
         return made[-1]
 

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from localstack_lambda_executor.invocation_log import InvocationLog
+
 
 def log_of(**changes: Any) -> Any:
-    from localstack_lambda_executor.invocation_log import InvocationLog
-
     plain = InvocationLog(
         request_id="r-1",
         version="$LATEST",

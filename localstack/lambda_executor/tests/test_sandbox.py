@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 
-from ops.outputs import ROOT
-from tools.stack.processes import Process, descendants, start_time
-
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:trial"
 
 
@@ -24,9 +21,27 @@ def body(outcome: Any) -> Any:
     return json.loads(outcome.body)
 
 
+def runs(pid: int) -> bool:
+    """False for a process that has ended, even if nobody has waited for it yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"  # the name before it may hold anything
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of this process has started."""
+    return [
+        int(child)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in path.read_text().split()
+    ]
+
+
 def gone(pid: int, within_s: float = 5) -> bool:
     deadline = time.monotonic() + within_s
-    while start_time(pid) is not None:
+    while runs(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
@@ -371,12 +386,13 @@ def test_stopping_ends_the_request_under_way_and_all_that_the_function_had_start
 
 PARENT = """
 import os, pathlib, sys, threading
-sys.path[:0] = [{plugin!r}, {tests!r}, {root!r}]
+sys.path[:] = {path!r}
 from conftest import Trial
+python = pathlib.Path({python!r})
 def busy():
     source = "import time\\ndef handler(r, c): open('at work', 'w').close(); time.sleep(600)"
-    Trial(pathlib.Path({folder!r}) / "busy", source, timeout_s=600).invoke()
-idle = Trial(pathlib.Path({folder!r}) / "idle", "def handler(r, c): return 1")
+    Trial(pathlib.Path({folder!r}) / "busy", source, python, timeout_s=600).invoke()
+idle = Trial(pathlib.Path({folder!r}) / "idle", "def handler(r, c): return 1", python)
 # Sandboxes are started by threads that end soon, as LocalStack's do.
 starter = threading.Thread(target=idle.sandbox.start)
 starter.start(); starter.join()
@@ -387,12 +403,9 @@ sys.stdin.read()
 """
 
 
-def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path):
+def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path, lambda_python):
     source = PARENT.format(
-        plugin=str(ROOT / "localstack" / "lambda_executor" / "src"),
-        tests=str(Path(__file__).parent),
-        root=str(ROOT),
-        folder=str(tmp_path),
+        path=[str(Path(__file__).parent), *sys.path], python=str(lambda_python), folder=str(tmp_path)
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", source],
@@ -402,13 +415,12 @@ def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path):
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
-    family = Process("parent", parent.pid, start_time(parent.pid) or 0)
     deadline = time.monotonic() + 10
     # One that has no request yet would end by itself: nobody answers it any more.
     while not (tmp_path / "busy" / "at work").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    children = descendants(family)
-    assert len(children) == 2
+    functions = children(parent.pid)
+    assert len(functions) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    assert all(gone(child.pid) for child in children)
+    assert all(gone(pid) for pid in functions)
