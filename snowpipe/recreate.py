@@ -44,6 +44,7 @@ class Recreation:
     state: Path  # the file that remembers
     told: Callable[[str], None]
     patience: timedelta = timedelta(minutes=10)
+    settling: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=2)
 
     def run(self) -> list[Row]:
@@ -72,33 +73,47 @@ class Recreation:
 
     def rest(self) -> None:
         """pausing the pipe and waiting for the files that it has queued"""
+        deadline = time.monotonic() + self.patience.total_seconds()
         if pipes.status(self.warehouse, self.pipe).state == "PAUSED":
-            # Somebody else's pause, or a run that was broken off: what has waited since then must be loaded
-            # first, because the new pipe will only look for what came after this pause.
-            pipes.set_paused(self.warehouse, self.pipe, False)
-            self._drain(pipes.server_time(self.warehouse))
-        # A paused pipe still loads what it has queued, and takes nothing new ("SYSTEM$PIPE_STATUS",
-        # pendingFileCount). An empty queue may never come while the pipe runs.
-        began_at = pipes.server_time(self.warehouse)
-        pipes.set_paused(self.warehouse, self.pipe, True)
-        self.progress.border = pipes.server_time(self.warehouse)
-        try:
-            self._drain(began_at)
-        except Refusal:
-            pipes.set_paused(self.warehouse, self.pipe, False)
-            raise
+            # Somebody else's pause, or a run that was interrupted: what has waited since then must be loaded
+            # first, because the new pipe only looks for what came after this pause.
+            self._let_load(deadline)
+        while not self._pauses_and_drains():
+            if time.monotonic() > deadline:
+                pipes.set_paused(self.warehouse, self.pipe, False)
+                raise Refusal(f"{self.pipe.name}: its queued files are not loaded: see status", 1)
+            # A notification of an earlier file came during the pause: it would be lost with the old pipe.
+            self._let_load(deadline)
         # Known before the history is gone: a file that failed is not a file that is missing.
         since = self._border() - pipes.HISTORY_REACH
         self.progress.failed = [row["key"] for row in failed_files(self.warehouse, self.pipe, since)]
 
-    def _drain(self, until: datetime) -> None:
-        """Wait until every file that was queued before `until` is loaded."""
+    def _pauses_and_drains(self) -> bool:
+        """Pause, and tell whether what was queued before is loaded soon.
 
-        def drained(status: pipes.Status) -> bool:
+        A paused pipe still loads what it has queued and takes nothing new ("SYSTEM$PIPE_STATUS",
+        pendingFileCount). While the pipe runs its queue may never be empty.
+        """
+        began_at = pipes.server_time(self.warehouse)
+        pipes.set_paused(self.warehouse, self.pipe, True)
+        self.progress.border = pipes.server_time(self.warehouse)
+        return self._drained(began_at, time.monotonic() + self.settling.total_seconds())
+
+    def _let_load(self, deadline: float) -> None:
+        """Resume, and wait until every file that was queued before is loaded."""
+        pipes.set_paused(self.warehouse, self.pipe, False)
+        if not self._drained(pipes.server_time(self.warehouse), deadline):
+            raise Refusal(f"{self.pipe.name}: its queued files are not loaded: see status", 1)
+
+    def _drained(self, queued_before: datetime, deadline: float) -> bool:
+        while True:
+            status = pipes.status(self.warehouse, self.pipe)
             oldest = status.oldest_pending_at
-            return not status.pending or (oldest is not None and oldest >= until)
-
-        self._wait(drained, "its queued files are not loaded: see status")
+            if not status.pending or (oldest is not None and oldest >= queued_before):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
 
     def keep_grants(self) -> None:
         """noting the pipe's grants"""

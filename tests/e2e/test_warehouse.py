@@ -168,6 +168,7 @@ def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(st
             archive,
             state,
             lambda _: None,
+            settling=timedelta(seconds=2),
             grace=timedelta(seconds=5),
         )
 
@@ -202,6 +203,44 @@ class Busy:
         return rows
 
 
+class Late:
+    """A warehouse whose first pause leaves a file of before the pause in the queue: its notification was late."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.pauses = stage, 0
+
+    def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+        rows = self.stage.warehouse.query(sql, parameters)
+        self.pauses += "PIPE_EXECUTION_PAUSED = TRUE" in sql
+        if "SYSTEM$PIPE_STATUS" in sql:
+            status = json.loads(rows[0]["status"])
+            if status["executionState"] == "PAUSED" and self.pauses == 1:
+                early = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+                rows = [
+                    {"status": json.dumps(status | {"pendingFileCount": 1, "oldestFileTimestamp": early})}
+                ]
+        return rows
+
+
+def test_a_file_whose_notification_comes_during_the_pause_is_loaded_by_the_old_pipe(stage: Stage) -> None:
+    pipe = Pipe(stage.database, Kind.events)
+    stage.loaded([stage.put([event("before")])])
+    definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
+    warehouse = Late(stage)
+    Recreation(
+        warehouse,
+        pipe,
+        definition,
+        Archive(stage.aws.s3, stage.bucket),
+        stage.folder / "recreate.json",
+        lambda _: None,
+        settling=timedelta(seconds=1),
+        grace=timedelta(seconds=5),
+    ).run()
+    assert warehouse.pauses == 3, "pause, pause again, and the new pipe's pause"
+    assert stage.count() == 1
+
+
 def test_a_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
@@ -214,7 +253,8 @@ def test_a_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
         archive,
         state,
         lambda _: None,
-        patience=timedelta(seconds=5),
+        patience=timedelta(seconds=30),
+        settling=timedelta(seconds=10),
         grace=timedelta(seconds=5),
     )
     recreation.run()
