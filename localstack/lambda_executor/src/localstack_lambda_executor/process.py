@@ -51,24 +51,22 @@ class Process:
         flags = fcntl.fcntl(self._output, fcntl.F_GETFL)
         fcntl.fcntl(self._output, fcntl.F_SETFL, flags | os.O_APPEND)
         self._popen = _starter.submit(
-            subprocess.Popen,
-            [function.python, BOOTSTRAP, str(os.getpid()), function.handler],
-            cwd=function.code,
-            env={
-                "PATH": "/usr/local/bin:/usr/bin:/bin",
-                "LANG": "en_US.UTF-8",
-                "AWS_CONFIG_FILE": os.devnull,  # without HOME the SDK finds ~/.aws by the user's number
-                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-                "TZ": ":UTC",  # as Lambda sets it, wherever this machine is
-                **function.environment,
-                "TMPDIR": str(folder),
-                "LAMBDA_TASK_ROOT": str(function.code),
-                "AWS_LAMBDA_RUNTIME_API": self.api.address,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            lambda: subprocess.Popen(
+                [function.python, BOOTSTRAP, str(os.getpid()), function.handler],
+                cwd=function.code,
+                env={
+                    "PATH": "/usr/local/bin:/usr/bin:/bin",
+                    "LANG": "en_US.UTF-8",
+                    **function.environment,
+                    "TMPDIR": str(folder),
+                    "LAMBDA_TASK_ROOT": str(function.code),
+                    "AWS_LAMBDA_RUNTIME_API": self.api.address,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         ).result()
 
     @property
