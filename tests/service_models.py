@@ -16,7 +16,7 @@ import botocore.client
 import botocore.session
 import msgspec
 import pytest
-from botocore.model import OperationModel, ServiceModel, Shape
+from botocore.model import ListShape, MapShape, OperationModel, ServiceModel, Shape, StructureShape
 
 from aws import json_client
 
@@ -54,18 +54,22 @@ def check_http(headers: Mapping[str, str], body: bytes) -> None:
 
 
 def _breaches(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[str]:
-    match shape.type_name:
-        case "structure":
+    match shape:
+        case StructureShape():
             yield from _of_structure(shape, value, where, encoded)
-        case "list":
+            return
+        case ListShape():
             yield from _size(shape, len(value), where, "items")
             for n, item in enumerate(value):
                 yield from _breaches(shape.member, item, f"{where}[{n}]", encoded)
-        case "map":
+            return
+        case MapShape():
             yield from _size(shape, len(value), where, "entries")
             for key, item in value.items():
                 yield from _breaches(shape.key, key, f"{where} key", encoded)
                 yield from _breaches(shape.value, item, f"{where}.{key}", encoded)
+            return
+    match shape.type_name:
         case "string":
             yield from _of_string(shape, value, where)
         case "integer" | "long" | "float" | "double":
@@ -81,7 +85,7 @@ def _breaches(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[s
             yield from _size(shape, len(blob), where, "bytes")
 
 
-def _of_structure(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[str]:
+def _of_structure(shape: StructureShape, value: Any, where: str, encoded: bool) -> Iterator[str]:
     if not isinstance(value, Mapping):
         yield f"{where} is no structure"
         return
@@ -129,7 +133,7 @@ def _size(shape: Shape, size: float, where: str, unit: str) -> Iterator[str]:
 @contextmanager
 def validated() -> Iterator[None]:
     """Check each request that a botocore client or the adapter sends in this process."""
-    sent_by_botocore: Callable[..., Any] = botocore.client.BaseClient._make_api_call
+    sent_by_botocore: Callable[..., Any] = vars(botocore.client.BaseClient)["_make_api_call"]
     sent_by_adapter: Callable[..., Any] = json_client.JsonClient.send
 
     def of_botocore(client: Any, operation: str, request: Any) -> Any:

@@ -19,6 +19,7 @@ from consumer.consume import Ports, consume
 from consumer.ports import EventBus
 from consumer.records import records_of
 from consumer.store import Store
+from contract.events import Kind
 from tests.bench import figures
 from tests.bench.figures import Figures, told
 from tests.bench.memory_aws import Aws, Inline
@@ -26,6 +27,8 @@ from tests.unit.consumer.fakes import FakeSetAside
 from tests.unit.consumer.strategies import as_json, batch_of, event
 
 CALL_SECONDS = 0.005
+# An event's kind and the seconds after the start of its visit.
+KINDS: tuple[tuple[Kind, int], ...] = (("enter", 0), ("exit", 300))
 
 
 def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
@@ -44,10 +47,8 @@ def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
         for device in range(devices)
         for fence in range(fences)
         for visit in range(visits)
-        for kind, seconds in (
-            ("enter", 600 * (fence + fences * visit)),
-            ("exit", 600 * (fence + fences * visit) + 300),
-        )
+        for kind, after in KINDS
+        for seconds in [600 * (fence + fences * visit) + after]
         for farm in [FENCE._replace(external_id=f"farm-{fence}")]
     ]
     return [as_json(e) for _, e in sorted(made, key=lambda pair: pair[0])]
@@ -75,7 +76,7 @@ class Context:
 
 
 def ports(aws: Aws, side_by_side: Executor) -> Ports:
-    table, bus = DynamoTable(aws, "visits", side_by_side), EventBus(aws, "bus", side_by_side)  # type: ignore[arg-type]
+    table, bus = DynamoTable(aws, "visits", side_by_side), EventBus(aws, "bus", side_by_side)
     return Ports(Store(table, bus, Rule(), side_by_side), FakeSetAside())
 
 
@@ -101,7 +102,7 @@ def peer(aws: Aws) -> Callable[[Any], None]:
     return run
 
 
-def timed(run: Callable[[Any], None], batch: Any) -> tuple[float, float]:
+def timed(run: Callable[[Any], object], batch: Any) -> tuple[float, float]:
     cpu, began = time.process_time(), time.perf_counter()
     run(batch)
     return time.perf_counter() - began, time.process_time() - cpu
@@ -109,7 +110,9 @@ def timed(run: Callable[[Any], None], batch: Any) -> tuple[float, float]:
 
 def against_powertools(rounds_: int = 3) -> Figures:
     batch = batch_of(SHAPES["500"])
-    mine, theirs, calls = [], [], {}
+    mine: list[tuple[float, float]] = []
+    theirs: list[tuple[float, float]] = []
+    calls: dict[str, float] = {}
     with ThreadPoolExecutor(16) as side_by_side:
         for n in range(rounds_):
             told(f"consumer and peer on 500 events, round {n + 1} of {rounds_}")

@@ -11,7 +11,7 @@ import statistics
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -64,9 +64,9 @@ def announced(words: str) -> Iterator[None]:
 # --- CPU, by whose it is ----------------------------------------------------------------------------------
 
 
-def cpu_seconds(processes: Processes) -> Counter[str]:
+def cpu_seconds(processes: Processes) -> dict[str, float]:
     """CPU so far of every process of the stack, by what it is; the children that have ended count with their parent."""
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for top in processes.recorded():
         for process in [top, *descendants(top)]:
             found[whose(top.name, process)] += _ticks(process.pid) / TICKS
@@ -173,7 +173,8 @@ def at_once(world: World, size: int) -> Figures:
     with world.outputs.warehouse() as warehouse:
         await_true(lambda: world.rows(warehouse, phones.keys) >= events, "rows", 0.5)
     await_true(lambda: all(world.visited(device) for device in phones.devices[-LAST:]), "visits", 0.5)
-    spent = cpu_seconds(world.stack.processes) - before
+    after = cpu_seconds(world.stack.processes)
+    spent = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
     lines = [line for line in world.function_lines(start) if line.get("object_key") in set(phones.keys)]
     own = [line["total_ms"] - line["store_ms"] - line["publish_ms"] for line in lines]
     found = Figures(
@@ -188,7 +189,7 @@ def at_once(world: World, size: int) -> Figures:
         found.rates[f"e2e/cpu_ms_per_event {name}@{size}"] = seconds / events * 1e3
     found.rates[f"e2e/cpu_ms_per_event phones@{size}"] = client / events * 1e3
     ours = sum(seconds for name, seconds in spent.items() if name.endswith("function"))
-    found.ratios[f"e2e/cpu of functions@{size}"] = ours / spent.total()
+    found.ratios[f"e2e/cpu of functions@{size}"] = ours / sum(spent.values())
     return found
 
 

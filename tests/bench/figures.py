@@ -39,7 +39,7 @@ def exponent(points: Points) -> float:
     logs = [(math.log(x), math.log(max(y, 1e-9))) for x, y in (upper if len(upper) > 2 else ordered[-3:])]
     x_mean, y_mean = (statistics.mean(column) for column in zip(*logs, strict=True))
     spread = sum((x - x_mean) ** 2 for x, _ in logs)
-    return sum((x - x_mean) * (y - y_mean) for x, y in logs) / spread
+    return float(sum((x - x_mean) * (y - y_mean) for x, y in logs) / spread)
 
 
 def machine() -> str:

@@ -76,7 +76,7 @@ class Aws:
         else:
             holds = not ConditionExpression or old is None
         if not holds:
-            error = {"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}, "Item": old}
+            error: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}, "Item": old}
             raise ClientError(error, "PutItem")
         self._put(items, sk, Item)
         return {}

@@ -54,7 +54,7 @@ def write(run: dict[str, Any]) -> None:
     def filled(found: re.Match[str]) -> str:
         name, _, how = found[1].partition("|")
         if name in made:
-            return made[name]
+            return str(made[name])
         return format(known[name], how or ".2f") if name in known else "–"
 
     PAGE.write_text(re.sub(r"\{\{([^}]+)\}\}", filled, TEMPLATE.read_text()))

@@ -72,7 +72,7 @@ class StandIn:
 
     def sqs(self, target: str, request: dict[str, object]) -> dict[str, object]:
         if target == "ReceiveMessage":
-            messages = []
+            messages: list[dict[str, str]] = []
             while self.waiting and len(messages) < 10:
                 receipt, text = uuid.uuid4().hex, self.waiting.pop(0)
                 self.taken[receipt] = (0, text)

@@ -15,11 +15,11 @@ from textwrap import dedent
 from typing import Any
 from uuid import uuid4
 
-import boto3
 import pytest
 import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from localstack_client.session import Session
 
 from tests.e2e.vocabulary import eventually
 from tools.stack import localstack
@@ -43,14 +43,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def aws(stack: Stack) -> Callable[[str], Any]:
     def client(service: str) -> Any:
-        return boto3.client(  # type: ignore[call-overload]
-            service,
-            endpoint_url=stack.settings.endpoint_url,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            config=Config(max_pool_connections=30, retries={"max_attempts": 0}, read_timeout=60),
-        )
+        config = Config(max_pool_connections=30, retries={"max_attempts": 0}, read_timeout=60)
+        with pytest.MonkeyPatch.context() as patch:
+            # localstack-client takes AWS_ENDPOINT_URL before the host that it is given.
+            patch.delenv("AWS_ENDPOINT_URL", raising=False)
+            session = Session(localstack_host=f"127.0.0.1:{stack.settings.port}")
+        return session.client(service, config=config)
 
     return client
 

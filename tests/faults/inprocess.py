@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -136,7 +136,8 @@ class Pipeline:
 
     def aws(self, service: str) -> Any:
         keys = {name.lower(): value for name, value in KEYS.items()}
-        return boto3.client(service, endpoint_url=self.url, region_name="us-east-1", **keys)  # type: ignore[call-overload]
+        client: Callable[..., Any] = boto3.client
+        return client(service, endpoint_url=self.url, region_name="us-east-1", **keys)
 
     def drain(self, tries: int = 200) -> None:
         """Deliver what lies on the stream and in the redrive queue until nothing does, or nothing moves."""

@@ -130,7 +130,8 @@ def _rebuild(store: Folder, hours: Hours) -> rebuild.Rebuild:
 
 def measured(command: Sequence[str], cores: int) -> dict[str, float]:
     """Run on so many cores and look at all its processes ten times a second."""
-    began, most, ticks = time.monotonic(), 0, {}
+    began, most = time.monotonic(), 0
+    ticks: dict[int, int] = {}
     with tempfile.TemporaryFile("w+") as out:
         pinned = ["taskset", "-c", f"0-{cores - 1}", *command]
         job = subprocess.Popen(pinned, stdout=out, stderr=subprocess.DEVNULL)

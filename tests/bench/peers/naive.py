@@ -62,8 +62,8 @@ def handler(request: dict[str, Any], _context: object) -> dict[str, Any]:
     now = datetime.now(UTC)
     key = f"events/dt={now:%Y-%m-%d}/hh={now:%H}/{hashlib.sha256(text).hexdigest()}.{len(lines)}.ndjson.gz"
     s3.put_object(Bucket=os.environ["ARCHIVE_BUCKET"], Key=key, Body=gzip.compress(text))
-    records = [
-        {"Data": line, "PartitionKey": event.user.device_id if event.user else ""}
+    records: list[Any] = [
+        {"Data": line, "PartitionKey": (event.user and event.user.device_id) or ""}
         for event, line in zip(batch.events, lines, strict=True)
         if "geofence" in event.type
     ]

@@ -2,12 +2,13 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import boto3
 import pytest
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 INDEXED = ["exited_at", "exited_event_id", "exit_missed", "last_seen_at", "app_dwell_seconds"]
@@ -22,8 +23,9 @@ class Aws:
     bus: str = "visits-bus"
     stream: str = "geofence"
 
-    def client(self, service: str):
-        return boto3.client(service, endpoint_url=self.url, region_name="us-east-1")
+    def client(self, service: str) -> Any:
+        client: Callable[..., Any] = boto3.client
+        return client(service, endpoint_url=self.url, region_name="us-east-1")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -38,7 +40,7 @@ class Aws:
             "STREAM_NAME": self.stream,
         }
 
-    def told(self) -> list[dict]:
+    def told(self) -> list[dict[str, Any]]:
         """What a queue behind the bus got, each time."""
         sqs = self.client("sqs")
         url = sqs.get_queue_url(QueueName="told")["QueueUrl"]

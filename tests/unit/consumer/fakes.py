@@ -15,8 +15,8 @@ from consumer.visits import Visit
 class Inline(Executor):
     """Runs what it is given at once, in order."""
 
-    def submit(self, fn, /, *args, **kwargs):
-        future: Future = Future()
+    def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
         future.set_result(fn(*args, **kwargs))
         return future
 
@@ -59,7 +59,7 @@ class FakeTable:
         return self._put_if(item, lambda old: (old["version"] if old else None) == expected)
 
     def put_newer(self, item: Item) -> bool:
-        return self._put_if(item, lambda old: old is None or old["version"] < item["version"])
+        return self._put_if(item, lambda old: old is None or int(old["version"]) < int(item["version"]))
 
     def _put_if(self, item: Item, holds: Callable[[Item | None], bool]) -> bool:
         self.turn("put if")

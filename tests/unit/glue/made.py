@@ -29,7 +29,7 @@ def line(
     type_: str = "user.updated_trip",
     at: datetime = HOUR,
     device: str = "van-1",
-    user: str = "driver-1",
+    user: object = "driver-1",
     **more: object,
 ) -> bytes:
     text = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -96,7 +96,7 @@ def random_crossings(seed: int, count: int = 60) -> list[GeofenceEvent]:
             duration_minutes=pick.choice([None, 0.0, 1.5, 1.25]),
             confidence=pick.choice([None, 0, 1, 2, 3]),
         )
-        for kind in pick.choices(["enter", "dwell", "exit"], weights=[4, 2, 4], k=count)
+        for kind in pick.choices(list(TYPES), weights=[4, 2, 4], k=count)
     ]
 
 

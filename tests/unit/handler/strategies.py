@@ -105,7 +105,7 @@ def requests(draw: st.DrawFn) -> tuple[bytes, Mapping[str, str]]:
     if form == "array":
         body = draw(written(given))
     elif form == "envelope":
-        whole = draw(
+        whole: dict[str, object] = draw(
             st.sampled_from([{"events": given}, {"event": given[:1] or None}, {"event": given, "events": 3}])
         )
         body = draw(

@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 
 from tools import check
 
@@ -10,7 +11,7 @@ EVERYTHING = "prod-glue"  # prod with all that a parameter switches on
 resources = cache(check.resources)
 
 
-def of_type(stage: str, kind: str) -> dict[str, dict]:
+def of_type(stage: str, kind: str) -> dict[str, dict[str, Any]]:
     """Properties of all resources of a type, by logical id."""
     return {
         name: resource.get("Properties", {})
@@ -19,16 +20,17 @@ def of_type(stage: str, kind: str) -> dict[str, dict]:
     }
 
 
-def properties(stage: str, name: str) -> dict:
-    return resources(stage)[name]["Properties"]
+def properties(stage: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = resources(stage)[name]["Properties"]
+    return found
 
 
-def spelled(value) -> str:
+def spelled(value: object) -> str:
     """A reference as a reader would write it: `ArchiveBucket/events/*`, `GeofenceStream`, `*`."""
     match value:
         case {"Fn::GetAtt": [name, "Arn"]} | {"Ref": name}:
-            return name
-        case {"Fn::Sub": text}:
+            return str(name)
+        case {"Fn::Sub": str(text)}:
             text = re.sub(r"^arn:.*:parameter(?=/)", "", text)
             return text.replace("${ArchiveBucket.Arn}", "ArchiveBucket")
         case str():
@@ -36,5 +38,5 @@ def spelled(value) -> str:
     raise AssertionError(f"neither a name nor a reference: {value}")
 
 
-def many(value) -> list:
+def many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
