@@ -1,4 +1,4 @@
-GRANT ROLE {database}_LOADER TO ROLE SYSADMIN;
+-- SYSADMIN has this role through <DB>_OPERATOR.
 GRANT USAGE ON WAREHOUSE {warehouse} TO ROLE {database}_LOADER;
 GRANT USAGE ON DATABASE {database} TO ROLE {database}_LOADER;
 GRANT USAGE ON SCHEMA {database}.RAW TO ROLE {database}_LOADER;

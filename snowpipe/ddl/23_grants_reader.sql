@@ -1,4 +1,4 @@
-GRANT ROLE {database}_READER TO ROLE SYSADMIN;
+-- SYSADMIN has this role through <DB>_OPERATOR.
 -- Future grants: dbt drops and makes its tables again, and a grant on the old one goes with it.
 GRANT USAGE ON WAREHOUSE {warehouse} TO ROLE {database}_READER;
 GRANT USAGE ON DATABASE {database} TO ROLE {database}_READER;

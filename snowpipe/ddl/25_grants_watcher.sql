@@ -7,5 +7,3 @@ GRANT MONITOR ON PIPE {database}.RAW.REJECTED_PIPE TO ROLE {database}_WATCHER;
 -- COPY_HISTORY wants any privilege on the table; this one shows no row of it.
 GRANT REFERENCES ON TABLE {database}.RAW.EVENTS TO ROLE {database}_WATCHER;
 GRANT REFERENCES ON TABLE {database}.RAW.REJECTED TO ROLE {database}_WATCHER;
-GRANT USAGE ON SCHEMA {database}.OPS TO ROLE {database}_WATCHER;
-GRANT SELECT ON VIEW {database}.OPS.LOAD_FAILURES TO ROLE {database}_WATCHER;

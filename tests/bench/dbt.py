@@ -80,7 +80,13 @@ def warehouse(folder: Path) -> Iterator[tuple[Snowflake, Settings]]:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])
         connection = Connection(
-            account="milkrun", user="b", password="b", host="127.0.0.1", port=port, protocol="http"
+            account="milkrun",
+            user="b",
+            password="b",
+            host="127.0.0.1",
+            port=port,
+            protocol="http",
+            role="ACCOUNTADMIN",
         )
         with connect(connection) as session:
             yield session, Settings(connection=connection, aws=Aws(), folder=folder, source="the bench")

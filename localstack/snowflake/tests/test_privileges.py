@@ -230,6 +230,19 @@ def test_a_view_reads_with_the_privileges_of_its_owner(loading: Warehouse, role)
         assert "Failure during expansion of view 'OWN'" in other.refused("SELECT a FROM RAW.OWN")
 
 
+def test_a_copy_history_in_a_view_asks_the_reader(loading: Warehouse, role) -> None:
+    """(The functions of the information schema answer by the privileges of the role in use.)"""
+    loading.run(
+        """CREATE VIEW RAW.LOADS AS SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(
+        TABLE_NAME => 'RAW.EVENTS', START_TIME => DATEADD(hours, -1, CURRENT_TIMESTAMP())))"""
+    )
+    reader = role("SELECT ON VIEW RAW.LOADS")
+    with loading.as_role(reader, schema="RAW") as other:
+        assert ABSENT in other.refused("SELECT * FROM RAW.LOADS")
+        loading.run(f"GRANT REFERENCES ON TABLE RAW.EVENTS TO ROLE {reader}")
+        assert other.run("SELECT * FROM RAW.LOADS") == []
+
+
 def test_a_view_that_is_made_anew_reads_other_tables(loading: Warehouse, role) -> None:
     reader = role("SELECT ON VIEW RAW.V")
     with loading.as_role(reader, schema="RAW") as other:

@@ -158,10 +158,3 @@ def test_only_the_schemas_owner_grants_on_what_holds_events() -> None:
     ddl = {file.name: file.read_text() for file in FILES}
     for name in ("03_schema_raw.sql", "04_schema_staging.sql", "05_schema_marts.sql"):
         assert "WITH MANAGED ACCESS" in ddl[name]
-
-
-def test_sysadmin_has_every_role_so_that_what_dbt_makes_has_an_administrator() -> None:
-    ddl = "\n".join(file.read_text() for file in FILES)
-    roles = set(re.findall(r"CREATE ROLE IF NOT EXISTS (\S+)", ddl))
-    assert len(roles) == 5
-    assert roles == set(re.findall(r"GRANT ROLE (\S+) TO ROLE SYSADMIN;", ddl))

@@ -125,7 +125,7 @@ class Authority:
             return
         if change.replaces and now.owner(change.kind, change.name):
             self.require_of(roles, frozenset({OWNERSHIP}), change.kind, change.name)
-        if change.temporary and change.kind in ("TABLE", "VIEW"):
+        if change.temporary and change.kind == "TABLE":  # "CREATE TABLE", access control requirements
             self._require_containers(roles, change.kind, change.name)
             return
         # "Authorization to execute CREATE <object> statements comes from the primary role": USE SECONDARY ROLES

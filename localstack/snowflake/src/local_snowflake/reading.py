@@ -26,7 +26,7 @@ class Reading:
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
         self.access = authority.access
-        self._sources: dict[str, tuple[Name, ...]] = {}
+        self._sources: dict[str, tuple[Need, ...]] = {}
 
     def __call__(self, statement: exp.Expr, session: LocalConnection) -> None:
         """Raises what Snowflake raises if the session may not read or change a table of the statement."""
@@ -49,23 +49,26 @@ class Reading:
         wanted = frozenset({need.privilege} if need.privilege else ())
         self.authority.require_of(roles, wanted, kind, str(name))
         if kind == "VIEW":
-            self._expand(name)
+            self._expand(name, roles)
 
-    def _expand(self, view: Name) -> None:
-        """A view reads with the privileges of the role that owns it ("Overview of Views")."""
+    def _expand(self, view: Name, reader: frozenset[str]) -> None:
+        """A view reads with the privileges of the role that owns it ("Overview of Views").
+
+        The functions of the information schema answer by the privileges of the role in use.
+        """
         owner = self.access.now.owner("VIEW", str(view))
         if owner is None:
             return
         roles = self.access.now.inherited(frozenset({owner}))
         try:
-            for name in self.sources(view):
-                self._require(roles, Need("SELECT", name))
+            for need in self.sources(view):
+                self._require(roles if need.privilege else reader, need)
         except SnowflakeError as error:
             raise compilation(
                 f"Failure during expansion of view '{view.name}': {error.message}", "002037", "42601"
             ) from None
 
-    def sources(self, view: Name) -> tuple[Name, ...]:
+    def sources(self, view: Name) -> tuple[Need, ...]:
         key = str(view)
         if key not in self._sources:
             rows = self.access.catalog.rows(
@@ -78,14 +81,33 @@ class Reading:
                 ParseError
             ):  # DuckDB has its own words for some things; then the view itself is all that is asked
                 tree = None
-            needs = needs_of(tree, Scope(view.database, view.schema)) if tree else ()
-            self._sources[key] = tuple({need.name: None for need in needs})
+            needs = (
+                [*needs_of(tree, Scope(view.database, view.schema)), *histories_of(tree, view.database)]
+                if tree
+                else ()
+            )
+            self._sources[key] = tuple(dict.fromkeys(needs))
         return self._sources[key]
 
     def forget(self, name: str) -> None:
         """A view, or all that a database or schema held, is another one now."""
         for key in [key for key in self._sources if key == name or key.startswith(f"{name}.")]:
             del self._sources[key]
+
+
+def histories_of(view: exp.Expr, database: str) -> Iterator[Need]:
+    """The tables of whose COPY_HISTORY a view tells: any privilege on them will do ("COPY_HISTORY", usage notes)."""
+    for table in view.find_all(exp.Table):
+        select = table.find_ancestor(exp.Select)
+        where = select and select.args.get("where")
+        if table.name.lower() != "_local_history" or not where:
+            continue
+        named = {
+            equal.this.name.lower(): equal.expression.name
+            for equal in where.find_all(exp.EQ)
+            if isinstance(equal.this, exp.Column) and equal.expression.is_string
+        }
+        yield Need("", Name(table.catalog or database, named["table_schema"], named["table_name"]))
 
 
 def is_view(statement: exp.Expr) -> bool:

@@ -1,0 +1,208 @@
+"""Every grant of the DDL is needed: without it a statement of the project fails. It needs no stack.
+
+The grants come from snowpipe/ddl itself, one privilege at a time. The statements are those that the project's
+commands, dbt, the check of the pipes and a reader send under their roles (docs/warehouse.md, docs/deploy.md).
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from local_snowflake.testing import Aws, LocalProcess
+from snowpipe import settings, warehouse
+from snowpipe.check.pipes import failed_loads_sql
+from snowpipe.refusal import Refusal
+from snowpipe.template import DDL
+from snowpipe.warehouse import Snowflake
+from tests.unit.snowpipe.vocabulary import Stage
+
+PIPES = ("EVENTS", "REJECTED")
+COPY = """COPY INTO {{database}}.RAW.{name} (payload, file_name, file_row_number, file_modified_at, scanned_at)
+FROM (SELECT $1, METADATA$FILENAME, METADATA$FILE_ROW_NUMBER, METADATA$FILE_LAST_MODIFIED,
+    METADATA$START_SCAN_TIME FROM @{{database}}.RAW.{name}_STAGE)
+FILE_FORMAT = (FORMAT_NAME = '{{database}}.RAW.NDJSON') ON_ERROR = SKIP_FILE"""
+HISTORY = """SELECT FILE_NAME FROM TABLE({{database}}.INFORMATION_SCHEMA.COPY_HISTORY(
+    TABLE_NAME => '{{database}}.RAW.{name}', START_TIME => DATEADD('hour', -1, CURRENT_TIMESTAMP())))"""
+
+
+def for_both_pipes(*statements: str) -> tuple[str, ...]:
+    return tuple(statement.format(name=name) for name in PIPES for statement in statements)
+
+
+# In order; a statement may begin with the name of another role that sends it.
+STATEMENTS: dict[str, tuple[str, ...]] = {
+    # status, history, refresh, backfill, reload, pause, resume
+    "LOADER": (
+        *for_both_pipes(
+            "SELECT SYSTEM$PIPE_STATUS('{{database}}.RAW.{name}_PIPE') AS status",
+            "ALTER PIPE {{database}}.RAW.{name}_PIPE SET PIPE_EXECUTION_PAUSED = TRUE",
+            "ALTER PIPE {{database}}.RAW.{name}_PIPE SET PIPE_EXECUTION_PAUSED = FALSE",
+            "ALTER PIPE {{database}}.RAW.{name}_PIPE REFRESH",
+            COPY,
+            HISTORY,
+            "SELECT DISTINCT file_name FROM {{database}}.RAW.{name}",
+            "DELETE FROM {{database}}.RAW.{name} WHERE file_name = 'none'",
+        ),
+        *(
+            f"SELECT * FROM {{database}}.OPS.{view}"
+            for view in ("LOADED_FILES", "LOAD_DELAYS", "LOAD_FAILURES")
+        ),
+    ),
+    # dbt: models of each materialization, in the schema where the session stands
+    "TRANSFORMER": (
+        "SELECT payload FROM {database}.RAW.EVENTS",
+        "SELECT payload FROM {database}.RAW.REJECTED",
+        *(
+            statement.replace("HOME", schema)
+            for schema in ("STAGING", "MARTS")
+            for statement in (
+                "USE SCHEMA {database}.HOME",
+                "CREATE OR REPLACE TABLE {database}.HOME.A_TABLE AS SELECT file_name FROM {database}.RAW.EVENTS",
+                "CREATE OR REPLACE VIEW {database}.HOME.A_VIEW AS SELECT * FROM {database}.HOME.A_TABLE",
+            )
+        ),
+    ),
+    # marts that were there before, and marts that dbt makes anew
+    "READER": (
+        "SELECT * FROM {database}.MARTS.A_TABLE",
+        "SELECT * FROM {database}.MARTS.A_VIEW",
+        "TRANSFORMER: CREATE OR REPLACE TABLE {database}.MARTS.B_TABLE AS SELECT 1 AS a",
+        "SELECT * FROM {database}.MARTS.B_TABLE",
+        "TRANSFORMER: CREATE OR REPLACE VIEW {database}.MARTS.B_VIEW AS SELECT 1 AS a",
+        "SELECT * FROM {database}.MARTS.B_VIEW",
+    ),
+    # query, and the commands of `milkrun`
+    "OPERATOR": (
+        "SELECT COUNT(*) AS n FROM {database}.RAW.EVENTS",
+        "SELECT * FROM {database}.MARTS.A_TABLE",
+        "SELECT * FROM {database}.STAGING.A_TABLE",
+        "SELECT * FROM {database}.STAGING.A_VIEW",
+        "TRANSFORMER: CREATE OR REPLACE TABLE {database}.STAGING.B_TABLE AS SELECT 1 AS a",
+        "SELECT * FROM {database}.STAGING.B_TABLE",
+        "TRANSFORMER: CREATE OR REPLACE VIEW {database}.STAGING.B_VIEW AS SELECT 1 AS a",
+        "SELECT * FROM {database}.STAGING.B_VIEW",
+    ),
+    # the scheduled check (snowpipe/check/main.py)
+    "WATCHER": (
+        *for_both_pipes("SELECT SYSTEM$PIPE_STATUS('{{database}}.RAW.{name}_PIPE') AS status"),
+        failed_loads_sql("{database}"),
+    ),
+}
+ROLES = tuple(STATEMENTS)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One privilege on one thing to one role, as templates."""
+
+    privilege: str
+    on: str
+    role: str
+
+    @property
+    def gives_role(self) -> bool:
+        return not self.on
+
+    def sql(self, verb: str, database: str) -> str:
+        preposition = "TO" if verb == "GRANT" else "FROM"
+        what = f"{self.privilege} ON {self.on}" if self.on else self.privilege
+        return f"{verb} {what} {preposition} ROLE {self.role}".format(
+            database=database, warehouse="MILKRUN_WH"
+        )
+
+
+def grants_of_the_ddl(folder: Path = DDL) -> list[Grant]:
+    text = "\n".join(path.read_text() for path in sorted(folder.glob("*.sql")))
+    found = []
+    for privileges, on, role in re.findall(r"^GRANT (.+?)(?: ON (.+?))? TO ROLE (\S+);$", text, re.MULTILINE):
+        found += [Grant(privilege.strip(), on, role) for privilege in privileges.split(",")]
+    assert len(found) >= len(re.findall(r"^GRANT ", text, re.MULTILINE)), "every GRANT is read"
+    return found
+
+
+GRANTS = grants_of_the_ddl()
+
+
+@dataclass
+class Roles:
+    """A stage with a session of each role, and of an administrator with SYSADMIN alone."""
+
+    stage: Stage
+    sessions: dict[str, Snowflake] = field(default_factory=dict)
+
+    def run(self, role: str, statement: str) -> list[dict[str, Any]]:
+        other, _, sql = statement.rpartition(": ")
+        if other in ROLES:
+            role, statement = other, sql
+        return self.sessions[role].query(statement.format(database=self.stage.database))
+
+    def refusals(self, role: str, statements: Sequence[str]) -> list[str]:
+        """What the statements that a role may not run were told."""
+        refused = []
+        for statement in statements:
+            try:
+                self.run(role, statement)
+            except Refusal as refusal:
+                refused.append(str(refusal))
+        return refused
+
+    def can_be_used_by_an_administrator(self, role: str) -> bool:
+        return not self.refusals("SYSADMIN", [f"USE ROLE {{database}}_{role}", "USE ROLE SYSADMIN"])
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    folder = tmp_path_factory.mktemp("grants")
+    local = LocalProcess(folder / "snowflake", aws.endpoint).start()
+    stage = Stage(folder / "stage", local, aws)
+    stage.done("apply")
+    stage.query("CREATE USER SYSTEMS DEFAULT_ROLE = SYSADMIN DEFAULT_SECONDARY_ROLES = ()")
+    stage.query("GRANT ROLE SYSADMIN TO USER SYSTEMS")
+    connection = settings.load(stage.environment).connection
+    with ExitStack() as stack:
+        made = Roles(stage)
+        for role in ROLES:
+            named = connection.model_copy(update={"role": f"{stage.database}_{role}"})
+            made.sessions[role] = stack.enter_context(warehouse.connect(named))
+        systems = connection.model_copy(update={"user": "SYSTEMS", "role": "SYSADMIN"})
+        made.sessions["SYSADMIN"] = stack.enter_context(warehouse.connect(systems))
+        for role in ROLES:
+            assert made.refusals(role, STATEMENTS[role]) == [], "with all grants every statement works"
+        yield made
+    stage.close()
+    local.stop()
+    server.stop()
+
+
+def test_every_role_of_the_ddl_has_statements_and_reaches_sysadmin(roles: Roles) -> None:
+    """What dbt makes belongs to its role: without a way to it no administrator could read it."""
+    text = "\n".join(path.read_text() for path in DDL.glob("*.sql"))
+    assert set(re.findall(r"CREATE ROLE IF NOT EXISTS {database}_(\w+)", text)) == set(ROLES)
+    assert [role for role in ROLES if not roles.can_be_used_by_an_administrator(role)] == []
+
+
+@pytest.mark.parametrize("grant", GRANTS, ids=lambda grant: grant.sql("GRANT", "DB").removeprefix("GRANT "))
+def test_without_a_grant_a_statement_of_the_project_fails(roles: Roles, grant: Grant) -> None:
+    database = roles.stage.database
+    role = grant.role.removeprefix("{database}_")
+    roles.stage.query(grant.sql("REVOKE", database))
+    try:
+        if role == "SYSADMIN":
+            assert not roles.can_be_used_by_an_administrator(grant.privilege.rpartition("_")[2])
+        else:
+            assert roles.refusals(role, STATEMENTS[role])
+    finally:
+        roles.stage.query(grant.sql("GRANT", database))
+    if role != "SYSADMIN":
+        assert roles.refusals(role, STATEMENTS[role]) == [], "granted again, all works again"
