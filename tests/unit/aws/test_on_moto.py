@@ -8,6 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from aws import http
 from aws.access import Access
 from aws.credentials import FixedCredentials
 from aws.errors import MissingObjectError, RetryableError
@@ -38,7 +39,8 @@ def sdk(service: str, url: str) -> Any:
 
 
 @pytest.fixture
-def access(url: str) -> Access:
+def access(url: str, monkeypatch: pytest.MonkeyPatch) -> Access:
+    monkeypatch.setattr(http, "CALL_SECONDS", 30.0)  # moto's first answers take as long as the machine is busy
     return Access(REGION, FixedCredentials("test", "test", None), {"AWS_ENDPOINT_URL": url})
 
 

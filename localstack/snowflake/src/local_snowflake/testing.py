@@ -249,12 +249,22 @@ class Warehouse:
         return read
 
     def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
-        """Wait until `number` files are written down as waiting: from then on they have the age of that moment."""
+        """Wait until `number` files are written down as waiting and their messages are deleted.
+
+        From then on they have the age of that moment, and no message can bring them back.
+        """
         pipe = f"{self.database}.RAW.{name}"
         eventually(
             lambda: sum(e["files"] for e in self.local.logged("files_waiting") if e["pipe"] == pipe),
-            lambda files: files == number,
+            lambda files: files >= number,
         )
+        eventually(self.messages, lambda messages: messages == 0)
+
+    def messages(self) -> int:
+        """Return how many messages are in Snowflake's queue, those that are being read included."""
+        names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.aws.sqs.get_queue_attributes(QueueUrl=self.queue_url(), AttributeNames=names)
+        return sum(int(value) for value in found["Attributes"].values())
 
     def queue_url(self) -> str:
         """Snowflake's own queue, found as an operator finds it: by the pipe's notification channel."""
