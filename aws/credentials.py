@@ -43,9 +43,9 @@ def preload(environment: Mapping[str, str]) -> None:
     (AWS Lambda Developer Guide: "Improving startup performance with Lambda SnapStart".)
     """
     if environment.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
-        import botocore.credentials  # noqa: PLC0415
-        import botocore.httpsession  # noqa: PLC0415
-        import botocore.utils  # noqa: PLC0415
+        import botocore.credentials
+        import botocore.httpsession
+        import botocore.utils
 
         botocore.utils.ContainerMetadataFetcher()  # its session loads TLS's certificates
 
@@ -59,7 +59,7 @@ def function_credentials(environment: Mapping[str, str]) -> Credentials:
     key, secret = (environment.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
     if key and secret:
         return FixedCredentials(key, secret, environment.get("AWS_SESSION_TOKEN"))
-    from botocore.credentials import ContainerProvider  # noqa: PLC0415 - a sixth of a cold start
+    from botocore.credentials import ContainerProvider  # a sixth of a cold start
 
     return _found(ContainerProvider(environment).load())
 
@@ -69,7 +69,7 @@ def session_credentials() -> Credentials:
 
     Raises CredentialsError.
     """
-    import botocore.session  # noqa: PLC0415 - only tools and the KCL worker get here
+    import botocore.session  # only tools and the KCL worker get here
 
     return _found(botocore.session.get_session().get_credentials())
 

@@ -13,9 +13,9 @@ def emulator_session(region: str | None) -> "Session":
     A profile that does not exist, FIPS endpoints or a CA bundle would otherwise fail a call that needs none of them.
     (AWS SDKs and Tools Reference Guide: "Environment variables support".)
     """
-    import boto3  # noqa: PLC0415 - only tools get here
-    import botocore.session  # noqa: PLC0415
-    from botocore.configprovider import (  # noqa: PLC0415
+    import boto3  # only tools get here
+    import botocore.session
+    from botocore.configprovider import (
         BOTOCORE_DEFAUT_SESSION_VARIABLES,
         ConstantProvider,
     )

@@ -65,7 +65,7 @@ class Outcome:
             self.stopped_at, self.failure = record, failure
 
 
-class TimeNearlyUp(Exception):  # noqa: N818
+class TimeNearlyUp(Exception):
     """The invocation would be ended from outside; the rest comes again."""
 
 

@@ -80,7 +80,7 @@ class KclSettings(Settings):
             "executableName": f"{Path(sys.executable).name} -m consumer.kcl --shard",
             "streamName": self.stream_name,
             "applicationName": self.application_name or f"milkrun-{self.stage}-consumer",
-            "workerId": f"{socket.gethostname()}-{os.getpid()}-{random.randrange(16**8):08x}",  # noqa: S311
+            "workerId": f"{socket.gethostname()}-{os.getpid()}-{random.randrange(16**8):08x}",
             "AwsCredentialsProvider": "DefaultCredentialsProvider",
             "processingLanguage": "python/3.13",
             "initialPositionInStream": "TRIM_HORIZON",
@@ -179,7 +179,7 @@ class ShardProcessor:
                     log.error("shard_given_up", stopped_at=records[0].sequence_number)
                     raise GaveUp(1)
                 self._alive(self._shard_id, "retrying")
-                self._pause(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.2 * 2**tries)))  # noqa: S311
+                self._pause(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.2 * 2**tries)))
                 tries += 1
 
     def _checkpoint(
@@ -202,7 +202,7 @@ class ShardProcessor:
                 log.warning("checkpoint_failed", failure=name)
                 if name == "ShutdownException":  # another worker has the shard by now
                     return True
-                self._pause(random.uniform(0, 0.2 * 2**attempt))  # noqa: S311
+                self._pause(random.uniform(0, 0.2 * 2**attempt))
             else:
                 return True
         return False
@@ -220,7 +220,7 @@ class ShardProcessor:
 
 
 def run_shard(settings: KclSettings) -> int:
-    from amazon_kclpy.kcl import KCLProcess  # noqa: PLC0415 - not in the Lambda's zip
+    from amazon_kclpy.kcl import KCLProcess  # not in the Lambda's zip
 
     # Ctrl-C and group signals are the worker's affair; without the daemon stdin ends, and so do we.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -303,7 +303,7 @@ class NoJavaError(Exception):
 
 
 def command(folder: Path) -> list[str]:
-    import amazon_kclpy  # noqa: PLC0415 - not in the Lambda's zip
+    import amazon_kclpy  # not in the Lambda's zip
 
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin" if home else None)
@@ -333,7 +333,7 @@ def run_worker(settings: KclSettings, environment: Mapping[str, str]) -> int:
     (folder / "logback.xml").write_text(_LOGBACK)
     python = str(Path(sys.executable).parent)
     # A session of its own: a signal to the group would kill the shard processes before they checkpoint.
-    daemon = subprocess.Popen(  # noqa: S603
+    daemon = subprocess.Popen(
         daemon_command,
         env={
             **environment,
@@ -388,7 +388,7 @@ def _signals_to(daemon: subprocess.Popen[str], grace_seconds: float) -> Iterator
 def _end_with_parent() -> None:
     """In the daemon, before it becomes Java: a worker that is killed must not leave it behind (Linux)."""
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415
+        import ctypes
 
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
@@ -398,14 +398,14 @@ def main(arguments: Sequence[str]) -> int:
     settings = KclSettings.model_validate(os.environ)
     if "--health" in arguments:
         problems = Health(settings.state_folder).problems(settings.stale_seconds)
-        print(json.dumps({"healthy": not problems, "problems": problems}, allow_nan=False))  # noqa: T201
+        print(json.dumps({"healthy": not problems, "problems": problems}, allow_nan=False))
         return 1 if problems else 0
     if "--shard" in arguments:
         return run_shard(settings)
     try:
         return run_worker(settings, os.environ)
     except NoJavaError as problem:
-        print(problem, file=sys.stderr)  # noqa: T201
+        print(problem, file=sys.stderr)
         return 2
 
 

@@ -75,7 +75,7 @@ def deaggregated(record: Record) -> Iterable[Record]:
     message = data[len(_MAGIC) : -_DIGEST_BYTES]
     if hashlib.md5(message).digest() != data[-_DIGEST_BYTES:]:  # noqa: S324
         return [record]
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - few streams ever need protobuf
+    from google.protobuf.message import DecodeError  # few streams need protobuf
 
     try:
         aggregated = _aggregated_record().FromString(message)

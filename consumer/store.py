@@ -44,7 +44,7 @@ class Bus(Protocol):
         """Publish all. What could not be comes back, by the notice's id."""
 
 
-class RaceLost(Exception):  # noqa: N818
+class RaceLost(Exception):
     """Others changed this pair again and again meanwhile. Later it will go."""
 
 
@@ -182,7 +182,7 @@ class Store:
             job.races += 1
             if job.races == MAX_RACES:
                 raise RaceLost(job.pk)
-            time.sleep(random.uniform(0, 0.01 * job.races))  # noqa: S311 - jitter
+            time.sleep(random.uniform(0, 0.01 * job.races))
             return
         job.head, job.under_way = head, entry
         job.result.added += len(added)

@@ -50,7 +50,7 @@ class Reason:
     message: str
 
 
-class InvalidEvent(ValueError):  # noqa: N818 - a value more than an error
+class InvalidEvent(ValueError):
     """An event that can never be taken, with every reason that was found (at least one)."""
 
     def __init__(self, reasons: tuple[Reason, ...]) -> None:
@@ -198,7 +198,7 @@ def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
     checked = _at_once(value, is_crossing)
     if checked:
         return checked
-    from contract import models  # noqa: PLC0415 - pydantic costs a cold start more than all else here
+    from contract import models  # pydantic costs a cold start more than all else here
 
     return models.check(value, is_crossing)
 

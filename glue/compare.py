@@ -53,7 +53,7 @@ def differences(rebuilt: pa.Table, found: pa.Table) -> list[Difference]:
             SELECT {columns} FROM r FULL JOIN w USING ({", ".join(_KEY)})
             WHERE r.here IS NULL OR w.here IS NULL OR {apart}
             ORDER BY {", ".join(f"coalesce(r.{name}, w.{name})" for name in _KEY)}
-            """  # noqa: S608  # names of ours only
+            """  # names of ours only
         )
         return [_difference(row) for row in rows.to_arrow_table().to_pylist()]
 
@@ -88,7 +88,7 @@ def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa
     known = settings.load(os.environ, outputs)
     with warehouse.connect(known.connection, role=roles.operator) as session:
         rows = session.query(
-            f"SELECT {', '.join(VISIT.names)} FROM {known.connection.database}.MARTS.GEOFENCE_VISITS "  # noqa: S608
+            f"SELECT {', '.join(VISIT.names)} FROM {known.connection.database}.MARTS.GEOFENCE_VISITS "
             "WHERE entered_at >= %s AND entered_at < %s",
             (start.strftime("%Y-%m-%d %H:%M:%S"), end.strftime("%Y-%m-%d %H:%M:%S")),
         )
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         summary = json.loads(store.read(f"{PREFIX}/{given.name}/summary.json"))
     except Exception as error:
-        print(f"there is no finished rebuild {given.name!r}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"there is no finished rebuild {given.name!r}: {error}", file=sys.stderr)
         return 2
     if given.file:
         found = visit_table(pq.read_table(given.file).to_pylist())
@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
             start, end = (datetime.fromisoformat(summary[side]) for side in ("from", "to"))
             found = warehouse_visits(start, end, given.outputs)
         except Refusal as refusal:
-            print(refusal, file=sys.stderr)  # noqa: T201
+            print(refusal, file=sys.stderr)
             return 2
     listed = differences(rows_of(store, given.name, "visits"), found)
     write(store, given.name, listed)

@@ -301,7 +301,7 @@ def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
         for start in range(0, len(names), 1000):
             # Keys that others chose may hold a quote.
             listed = ", ".join(quoted(name) for name in names[start : start + 1000])
-            statements.append(f"DELETE FROM {database}.RAW.{table} WHERE file_name IN ({listed});")  # noqa: S608
+            statements.append(f"DELETE FROM {database}.RAW.{table} WHERE file_name IN ({listed});")
     return statements
 
 
@@ -364,7 +364,7 @@ def main(argv: Sequence[str]) -> int:
         found = _look(given, store, users, objects)
         plan = begin(store, given.request, users, found)
     except (NotReady, ValueError) as problem:
-        print(problem, file=sys.stderr)  # noqa: T201
+        print(problem, file=sys.stderr)
         return 2
     pairs = plan["objects"]
     report(

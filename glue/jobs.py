@@ -75,4 +75,4 @@ def choose_engine(asked: str, objects: Iterable[Stored]) -> str:
 def report(event: str, **facts: Any) -> None:
     """One line of JSON on standard output: CloudWatch keeps it, scripts read it."""
     line = {"event": event, "at": datetime.now(UTC).isoformat(), **facts}
-    print(json.dumps(line, default=str, allow_nan=False), file=sys.stdout, flush=True)  # noqa: T201
+    print(json.dumps(line, default=str, allow_nan=False), file=sys.stdout, flush=True)

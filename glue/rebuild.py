@@ -213,7 +213,7 @@ def rebuild_with_duckdb(job: Rebuild, memory: str = "2GB") -> Rebuilt:
             SELECT {", ".join(VISIT.names)} FROM ({dbt})
             WHERE epoch_us(entered_at) >= {first} AND epoch_us(entered_at) < {end}
             ORDER BY device_id, geofence_tag, geofence_external_id, entered_at, entered_event_id
-            """  # noqa: S608  # the numbers are ours, the query is dbt's
+            """  # the numbers are ours, the query is dbt's
         )
         count = _write(store, name, "visits", visits, VISIT)
         conflicts = _write(store, name, "conflicts", db.sql(_CONFLICTS), CONFLICT) if rule.conflicts else 0

@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> int:
     given = arguments(parser, argv)
     if given.create:
         bucket = given.archive.removeprefix("s3://")
-        print(DDL.read_text().replace("{database}", given.database).replace("{bucket}", bucket))  # noqa: T201
+        print(DDL.read_text().replace("{database}", given.database).replace("{bucket}", bucket))
     for statement in statements(given.store, given.hours, given.database):
-        print(statement)  # noqa: T201
+        print(statement)
     return 0
 
 

@@ -34,7 +34,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _OUTSIDE_QUOTES = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"]', re.DOTALL)
 
 
-class Refused(Exception):  # noqa: N818 - an answer more than an error
+class Refused(Exception):
     """An answer that ends the request: nothing of it is stored."""
 
     def __init__(self, status: int, code: str, detail: str, **facts: object) -> None:
@@ -42,7 +42,7 @@ class Refused(Exception):  # noqa: N818 - an answer more than an error
         self.status, self.code, self.detail, self.facts = status, code, detail, facts
 
 
-class Unreadable(ValueError):  # noqa: N818 - answered with 400, and the body is kept as it came
+class Unreadable(ValueError):
     """A body in which no events can be told apart."""
 
     def __init__(self, code: str, message: str) -> None:

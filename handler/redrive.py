@@ -131,7 +131,7 @@ def _postpone(message: Mapping[str, Any], postpone: Postpone) -> None:
     tries = int(message["attributes"]["ApproximateReceiveCount"])
     most = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** min(tries, 16))
     try:
-        postpone(message["receiptHandle"], random.randint(most // 2, most))  # noqa: S311
+        postpone(message["receiptHandle"], random.randint(most // 2, most))
     except Exception as error:  # then it comes back after the queue's own visibility timeout
         log.warning("claim_check_not_postponed", message_id=message["messageId"], error=_said(error))
 

@@ -185,7 +185,7 @@ def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str,
     missing = []
     for pair in wanted:
         table = TABLES[pair["new"].split("/")[0]]
-        sql = f"SELECT COUNT(*) AS n FROM {database}.RAW.{table} WHERE file_name = %s"  # noqa: S608
+        sql = f"SELECT COUNT(*) AS n FROM {database}.RAW.{table} WHERE file_name = %s"
         if warehouse.query(sql, [pair["new"]])[0]["n"] < pair["lines_after"]:
             missing.append(pair["new"])
     return missing
@@ -199,9 +199,9 @@ def forget_rows(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str
         if table is None:
             continue
         name = f"{database}.RAW.{table}"
-        sql = f"SELECT COUNT(*) AS n FROM {name} WHERE file_name = %s"  # noqa: S608
+        sql = f"SELECT COUNT(*) AS n FROM {name} WHERE file_name = %s"
         deleted += warehouse.query(sql, [pair["old"]])[0]["n"]
-        warehouse.query(f"DELETE FROM {name} WHERE file_name = %s", [pair["old"]])  # noqa: S608
+        warehouse.query(f"DELETE FROM {name} WHERE file_name = %s", [pair["old"]])
     return deleted
 
 

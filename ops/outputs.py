@@ -1,6 +1,6 @@
 """Where a running stack is: what `make up` writes to `outputs.json`, read once and turned into clients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,8 @@ class Outputs(BaseModel):
             proxies=NO_PROXIES if self.aws_endpoint_url else None,
         )
         session = emulator_session(self.region) if self.aws_endpoint_url else boto3.Session()
-        return session.client(  # type: ignore[call-overload]
-            service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config
-        )
+        client: Callable[..., Any] = session.client
+        return client(service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config)
 
     def access(self) -> Access:
         """Return our own signing clients for the stage: a tenth of the CPU of boto3's, for many calls."""

@@ -290,7 +290,8 @@ def clients_of(stage: str, environment: Mapping[str, str]) -> Clients:
         return Outputs.find(stage, environment).aws
     session = boto3.Session(region_name=environment.get("AWS_REGION"))
     config = Config(connect_timeout=3, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
-    return lambda service: session.client(service, config=config)  # type: ignore[call-overload]
+    client: Callable[..., Any] = session.client
+    return lambda service: client(service, config=config)
 
 
 def look(stage: str, environment: Mapping[str, str]) -> Place:

@@ -200,7 +200,7 @@ class Books:
 
     def _enter(self, column: str, values: Iterable[tuple[str, float]]) -> None:
         sql = (
-            f"INSERT INTO object (key, prefix, hour, lines, {column}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
+            f"INSERT INTO object (key, prefix, hour, lines, {column}) VALUES (?, ?, ?, ?, ?)"
             f" ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
         )
         self._db.execute("BEGIN")
@@ -312,7 +312,7 @@ class Reconciler:
     def _in_raw(self, prefix: str, hour: datetime) -> Iterator[tuple[str, int]]:
         begins = f"{prefix}/dt={hour:%Y-%m-%d}/hh={hour:%H}/"
         sql = (
-            "SELECT file_name, COUNT(*) AS n"  # noqa: S608
+            "SELECT file_name, COUNT(*) AS n"
             f" FROM {self._outputs.database}.RAW.{prefix} WHERE file_name >= %s AND file_name < %s GROUP BY 1"
         )
         # "0" follows "/" in ASCII: every key that begins so, and no other.
@@ -327,7 +327,7 @@ class Reconciler:
         if body is None:
             return difference
         raw = f"{self._outputs.database}.RAW.EVENTS"
-        sql = f"SELECT DISTINCT file_row_number AS n FROM {raw} WHERE file_name = %s"  # noqa: S608
+        sql = f"SELECT DISTINCT file_row_number AS n FROM {raw} WHERE file_name = %s"
         there = {int(row["n"]) for row in self._warehouse.query(sql, [difference.key])}
         missing = tuple(
             event_id_in(line) or f"line {number}"
@@ -385,7 +385,7 @@ class Reconciler:
             FROM {self._outputs.database}.RAW.EVENTS
             WHERE file_name BETWEEN %s AND %s AND payload:type::VARCHAR IN ({types})
             GROUP BY 1, 3, 4, 5, 6, 7
-        """  # noqa: S608
+        """
         return self._warehouse.query(sql, [first_key, last_key, *self.kinds])
 
 

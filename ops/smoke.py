@@ -58,7 +58,7 @@ def follow(
         lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, patience_s=patience
     )
     yield "consumed", bool(stays), f"{len(stays)} visit in the table"
-    sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"  # noqa: S608
+    sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"
     rows = polling.until(lambda: warehouse.query(sql, [key])[0]["n"], bool, patience_s=patience, every_s=1)
     yield "loaded", rows == 1, f"{rows} row in RAW.EVENTS"
 

@@ -298,7 +298,7 @@ class _Flow:
 
     def _marts(self, session: Any, database: str) -> Finding:
         try:
-            session.query(f"SELECT visit_key FROM {database}.MARTS.GEOFENCE_VISITS LIMIT 1")  # noqa: S608
+            session.query(f"SELECT visit_key FROM {database}.MARTS.GEOFENCE_VISITS LIMIT 1")
         except MissingObject:
             return Finding("marts", "WARN", "not built yet", None, "milkrun warehouse dbt build")
         return Finding("marts", "OK", "built")

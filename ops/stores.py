@@ -191,7 +191,7 @@ def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[
     """The ids in RAW.EVENTS of these objects."""
     for some in batched(object_keys, NAMES_PER_QUERY // 5, strict=False):
         sql = (
-            f"SELECT payload:_id::VARCHAR AS event_id FROM {database}.RAW.EVENTS"  # noqa: S608
+            f"SELECT payload:_id::VARCHAR AS event_id FROM {database}.RAW.EVENTS"
             f" WHERE file_name IN ({_marks(some)})"
         )
         for row in warehouse.query(sql, some):
@@ -205,7 +205,7 @@ def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[st
     found: set[tuple[str, int]] = set()
     for some in batched(object_keys, NAMES_PER_QUERY, strict=False):
         sql = (
-            f"SELECT file_name, file_row_number FROM {database}.RAW.REJECTED"  # noqa: S608
+            f"SELECT file_name, file_row_number FROM {database}.RAW.REJECTED"
             f" WHERE file_name IN ({_marks(some)})"
         )
         for row in warehouse.query(sql, some):
@@ -217,7 +217,7 @@ def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[st
     """Which of these ids stand in staging; once for each row there."""
     for some in batched(event_ids, 2000, strict=False):
         sql = (
-            f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"  # noqa: S608
+            f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"
             " (SELECT value::VARCHAR FROM TABLE(FLATTEN(PARSE_JSON(%s))))"
         )
         for row in warehouse.query(sql, [json.dumps(some, allow_nan=False)]):
@@ -228,7 +228,7 @@ def mart_stays(warehouse: Warehouse, database: str, devices: Sequence[str]) -> I
     """The visits of these devices in MARTS.GEOFENCE_VISITS."""
     for some in batched(devices, NAMES_PER_QUERY, strict=False):
         sql = (
-            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at,"  # noqa: S608
+            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at,"
             f" entered_event_id, exited_event_id, exit_missed FROM {database}.MARTS.GEOFENCE_VISITS"
             f" WHERE device_id IN ({_marks(some)})"
         )
@@ -248,7 +248,7 @@ def latest_mart_visits(
     warehouse: Warehouse, database: str, devices: Sequence[str], limit: int
 ) -> list[dict[str, object]]:
     sql = (
-        "SELECT device_id, geofence_tag, geofence_external_id,"  # noqa: S608
+        "SELECT device_id, geofence_tag, geofence_external_id,"
         " entered_at, exited_at, dwell_seconds, exit_missed"
         f" FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id IN ({_marks(devices)})"
         f" ORDER BY entered_at DESC, visit_key LIMIT {limit:d}"

@@ -96,7 +96,7 @@ class Finder:
         for table, field_ in (("EVENTS", "_id"), ("REJECTED", "event_id")):
             self.searched.append(f"{self._outputs.database}.RAW.{table}")
             sql = (
-                f"SELECT DISTINCT file_name, file_row_number AS n FROM {self._outputs.database}.RAW.{table}"  # noqa: S608
+                f"SELECT DISTINCT file_name, file_row_number AS n FROM {self._outputs.database}.RAW.{table}"
                 f" WHERE payload:{field_}::VARCHAR = %s ORDER BY 1, 2"
             )
             for row in self._warehouse.query(sql, [event_id]):
@@ -202,7 +202,7 @@ class Finder:
         if name is None or name.prefix == "set-aside":
             return
         sql = (
-            "SELECT MIN(scanned_at) AS at, COUNT(*) AS n"  # noqa: S608
+            "SELECT MIN(scanned_at) AS at, COUNT(*) AS n"
             f" FROM {self._outputs.database}.RAW.{name.prefix} WHERE file_name = %s"
         )
         parameters: list[object] = [key]
@@ -285,7 +285,7 @@ class Finder:
     def _staged(self, event_id: str) -> Iterator[Step]:
         self.searched.append(f"{self._outputs.database}.STAGING.STG_EVENTS")
         sql = (
-            "SELECT file_name, file_row_number AS n, received_at"  # noqa: S608
+            "SELECT file_name, file_row_number AS n, received_at"
             f" FROM {self._outputs.database}.STAGING.STG_EVENTS WHERE event_id = %s"
         )
         from snowpipe.refusal import Refusal

@@ -1,6 +1,6 @@
 """The stage's AWS side: its bucket, and what the bucket is wired to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from snowpipe.settings import Aws, Settings
 from snowpipe.template import Parameters
 
 if TYPE_CHECKING:
+    from boto3 import Session
     from mypy_boto3_s3 import S3Client
 
 
@@ -89,10 +90,14 @@ def client(aws: Aws, service: str) -> Any:
     from botocore.config import Config
 
     if aws.aws_endpoint_url is None:
-        return boto3.Session(region_name=aws.region).client(service)  # type: ignore[call-overload]
-    return emulator_session(aws.region).client(  # type: ignore[call-overload]
-        service, endpoint_url=aws.aws_endpoint_url, config=Config(proxies=NO_PROXIES)
-    )
+        return any_client(boto3.Session(region_name=aws.region))(service)
+    make = any_client(emulator_session(aws.region))
+    return make(service, endpoint_url=aws.aws_endpoint_url, config=Config(proxies=NO_PROXIES))
+
+
+def any_client(session: "Session") -> Callable[..., Any]:
+    """Return the session's `client` without its 400 overloads, for services that are named at run time."""
+    return session.client
 
 
 def bucket_of(settings: Settings) -> str:

@@ -115,7 +115,7 @@ def restart_if_needed() -> None:
     if not all(_is_utf8(stream) for stream in (sys.stdout, sys.stderr)):
         wanted["PYTHONUTF8"] = "1"
     if wanted != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)  # noqa: S606
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
     with suppress(OSError):  # a clone that is read-only: the connector then takes the user's
         Path(SNOWFLAKE_HOME).mkdir(parents=True, exist_ok=True)
     os.environ["SNOWFLAKE_HOME"] = SNOWFLAKE_HOME

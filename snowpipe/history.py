@@ -62,7 +62,7 @@ def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
         FROM TABLE({pipe.database}.INFORMATION_SCHEMA.COPY_HISTORY(
             TABLE_NAME => '{pipe.table}', START_TIME => {start}
         ))
-        """  # noqa: S608 - names of ours and a time
+        """
     if narrow.keys:
         first, last = (quoted(pipe.staged(key)) for key in narrow.keys)
         sql += f"WHERE LTRIM(FILE_NAME, '/') BETWEEN {first} AND {last}\n"
@@ -70,7 +70,7 @@ def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
         sql += "QUALIFY ROW_NUMBER() OVER (PARTITION BY FILE_NAME ORDER BY LAST_LOAD_TIME DESC) = 1\n"
     if narrow.statuses:
         statuses = ", ".join(map(quoted, narrow.statuses))
-        sql = f"SELECT * FROM ({sql}) WHERE STATUS IN ({statuses})\n"  # noqa: S608 - constants
+        sql = f"SELECT * FROM ({sql}) WHERE STATUS IN ({statuses})\n"
     return sql + "ORDER BY LAST_LOAD_TIME DESC" + (f" LIMIT {narrow.limit}" if narrow.limit else "")
 
 

@@ -1,7 +1,7 @@
 """The one way in which a command gives up."""
 
 
-class Refusal(Exception):  # noqa: N818
+class Refusal(Exception):
     """A command could not do what was asked; says so in one line for its user.
 
     `exit_code` 2: could not even look (no connection, privilege or object); 1: looked, and the answer is no.

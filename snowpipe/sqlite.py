@@ -138,7 +138,7 @@ def _add_columns(database: sqlite3.Connection) -> None:
     places = ", ".join(f"{name} = ?" for name in ("occurred_us", *_COLUMNS))
     rows = database.execute("SELECT rowid, payload, file_name, file_modified_at FROM events").fetchall()
     database.executemany(
-        f"UPDATE events SET {places} WHERE rowid = ?",  # noqa: S608 - names of ours
+        f"UPDATE events SET {places} WHERE rowid = ?",
         (
             (*_read(payload.encode(), received_hour(key, datetime.fromisoformat(at))), rowid)
             for rowid, payload, key, at in rows
@@ -158,7 +158,7 @@ def _load_one(database: sqlite3.Connection, found: Object, body: bytes | None) -
     hour, written = received_hour(found.key, modified_at), modified_at.isoformat(timespec="seconds")
     rows = [(line.decode(), found.key, number, written, *_read(line, hour)) for number, line in lines]
     names = ("payload", "file_name", "file_row_number", "file_modified_at", "occurred_us", *_COLUMNS)
-    into = f"INSERT INTO events ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
+    into = f"INSERT INTO events ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     database.execute("BEGIN IMMEDIATE")
     try:

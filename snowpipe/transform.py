@@ -45,4 +45,4 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
     }
     # dbt's own variables (DBT_TARGET, DBT_PROFILE, …) and Python's of another environment stay outside.
     wanted = for_installation(environment) | given
-    return subprocess.run([dbt, *arguments], env=wanted, check=False).returncode  # noqa: S603
+    return subprocess.run([dbt, *arguments], env=wanted, check=False).returncode

@@ -33,4 +33,4 @@ def _tell(line: Mapping[str, Any]) -> None:
     text = json.dumps(line, default=str, allow_nan=False)
     log.error("%s", text)
     if command := os.environ.get("MILKRUN_ALERT"):
-        subprocess.run(shlex.split(command), input=text + "\n", text=True, check=False, timeout=60)  # noqa: S603
+        subprocess.run(shlex.split(command), input=text + "\n", text=True, check=False, timeout=60)

@@ -59,13 +59,13 @@ def failed_loads_sql(database: str) -> str:
     COPY_HISTORY itself reads only these hours; the view LOAD_FAILURES would read 14 days.
     """
     tables = " UNION ALL ".join(
-        f"SELECT status FROM TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY("  # noqa: S608 - checked
+        f"SELECT status FROM TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY("
         f"TABLE_NAME => '{database}.RAW.{table}',"
         f" START_TIME => DATEADD('hour', -{FAILED_LOADS_HOURS}, CURRENT_TIMESTAMP())))"
         for table in ("EVENTS", "REJECTED")
     )
     statuses = "'Load failed', 'Partially loaded', 'Load skipped'"
-    return f"SELECT COUNT(*) AS n FROM ({tables}) WHERE status IN ({statuses})"  # noqa: S608 - constants
+    return f"SELECT COUNT(*) AS n FROM ({tables}) WHERE status IN ({statuses})"
 
 
 def health(status: PipeStatus, archived_at: Iterable[datetime], now: datetime) -> Health:

@@ -66,7 +66,7 @@ class Aws:
         pk = item["pk"]["S"] if "pk" in item else item["id"]["S"]
         return self._tables.setdefault(table, {}).setdefault(pk, {}), item.get("sk", {"S": ""})["S"]
 
-    def _do_put_item(self, TableName: str, Item: Any, ConditionExpression: str = "", **names: Any) -> Any:  # noqa: N803
+    def _do_put_item(self, TableName: str, Item: Any, ConditionExpression: str = "", **names: Any) -> Any:
         items, sk = self._items(TableName, Item)
         old = items.get(sk)
         if "version" in ConditionExpression and old:
@@ -81,12 +81,12 @@ class Aws:
         self._put(items, sk, Item)
         return {}
 
-    def _do_update_item(self, TableName: str, Key: Any, **_: Any) -> Any:  # noqa: N803
+    def _do_update_item(self, TableName: str, Key: Any, **_: Any) -> Any:
         items, sk = self._items(TableName, Key)
         self._put(items, sk, {**items.get(sk, {}), **Key})
         return {}
 
-    def _do_query(self, TableName: str, ExpressionAttributeValues: Any, **how: Any) -> Any:  # noqa: N803
+    def _do_query(self, TableName: str, ExpressionAttributeValues: Any, **how: Any) -> Any:
         values = {name: value["S"] for name, value in ExpressionAttributeValues.items()}
         items = self._tables.get(TableName, {}).get(values[":pk"], {})
         keys = sorted(
@@ -97,14 +97,14 @@ class Aws:
             self.units["read"] += max(1, math.ceil(sum(size_of(items[sk]) for sk in keys) / 4096))
         return {"Items": [items[sk] for sk in keys]}
 
-    def _do_batch_get_item(self, RequestItems: Any) -> Any:  # noqa: N803
+    def _do_batch_get_item(self, RequestItems: Any) -> Any:
         ((table, asked),) = RequestItems.items()
         found = [items.get(sk) for items, sk in (self._items(table, key) for key in asked["Keys"])]
         if self.billed:
             self.units["read"] += sum(max(1, math.ceil(size_of(item or {}) / 4096)) for item in found)
         return {"Responses": {table: [item for item in found if item]}}
 
-    def _do_batch_write_item(self, RequestItems: Any) -> Any:  # noqa: N803
+    def _do_batch_write_item(self, RequestItems: Any) -> Any:
         ((table, puts),) = RequestItems.items()
         for put in puts:
             items, sk = self._items(table, put["PutRequest"]["Item"])
@@ -129,7 +129,7 @@ class Aws:
             size_of(item) for t in self._tables.values() for items in t.values() for item in items.values()
         )
 
-    def _do_put_events(self, Entries: Any) -> Any:  # noqa: N803
+    def _do_put_events(self, Entries: Any) -> Any:
         self.units["entry"] += len(Entries)
         return {"FailedEntryCount": 0, "Entries": [{"EventId": "1"} for _ in Entries]}
 

@@ -42,7 +42,7 @@ def test_while_kinesis_refuses_phones_get_202_and_once_it_takes_again_all_arrive
         for n, batch in enumerate(sent):
             eventually(arrived(pipeline, f"{device}-{n}", batch), within=90)
     for n in range(3):
-        assert eventually(lambda n=n: pipeline.visits_of(f"{device}-{n}"))  # type: ignore[misc]
+        assert eventually(lambda n=n: pipeline.visits_of(f"{device}-{n}"))
 
 
 def test_of_a_call_that_is_taken_in_part_only_the_refused_records_are_sent_again(

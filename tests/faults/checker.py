@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import yaml
 
 from consumer.visits import Pair, Visit, visits_of

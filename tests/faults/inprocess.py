@@ -21,7 +21,7 @@ from unittest.mock import patch
 from uuid import uuid4
 
 import boto3
-from moto.server import DomainDispatcherApplication, create_backend_app  # type: ignore[attr-defined]
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 import consumer.main

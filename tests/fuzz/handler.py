@@ -7,7 +7,7 @@ ours, and every line that it stores loads. Ends with 0, or with the input that b
 import sys
 from pathlib import Path
 
-import atheris  # type: ignore[import-untyped]
+import atheris
 
 with atheris.instrument_imports(include=["handler", "contract"]):
     from contract import logs

@@ -11,7 +11,7 @@ __all__ = ["Problem", "Raw", "encode", "json", "problem"]
 Raw = msgspec.Raw
 
 
-class Problem(Exception):  # noqa: N818 - an answer more than an error
+class Problem(Exception):
     """To be answered as problem+json (RFC 9457). `source` names the one that is down."""
 
     def __init__(self, status: int, detail: str, source: str | None = None) -> None:

@@ -56,12 +56,12 @@ class Questions:
         """To be copied: the same questions as were asked."""
         raw, text = f"{self._outputs.database}.RAW", quoted(what)
         if name := object_name(what):
-            return [f"SELECT * FROM {raw}.{name.prefix.upper()} WHERE file_name = {text}"]  # noqa: S608
+            return [f"SELECT * FROM {raw}.{name.prefix.upper()} WHERE file_name = {text}"]
         staging = f"{self._outputs.database}.STAGING.STG_EVENTS"
         return [
-            f"SELECT * FROM {raw}.EVENTS WHERE payload:_id::VARCHAR = {text}",  # noqa: S608
-            f"SELECT * FROM {raw}.REJECTED WHERE payload:event_id::VARCHAR = {text}",  # noqa: S608
-            f"SELECT * FROM {staging} WHERE event_id = {text}",  # noqa: S608
+            f"SELECT * FROM {raw}.EVENTS WHERE payload:_id::VARCHAR = {text}",
+            f"SELECT * FROM {raw}.REJECTED WHERE payload:event_id::VARCHAR = {text}",
+            f"SELECT * FROM {staging} WHERE event_id = {text}",
         ]
 
     def device_visits(self, device_id: str, since: datetime) -> list[book.Known]:
@@ -74,7 +74,7 @@ class Questions:
     ) -> list[book.Known]:
         """From the mart; none where dbt has never run."""
         sql = (
-            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"  # noqa: S608
+            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"
             " exited_event_id, exit_missed, dwell_seconds, last_seen_at, app_dwell_seconds, crossings"
             f" FROM {self._outputs.database}.MARTS.GEOFENCE_VISITS"
             " WHERE entered_at BETWEEN %s::TIMESTAMP_NTZ AND %s::TIMESTAMP_NTZ"
@@ -105,14 +105,14 @@ class Questions:
         try:
             with self._session() as warehouse:
                 farms = warehouse.query(
-                    "SELECT collection_date AS date, geofence_tag, geofence_external_id, visits, devices, pickups,"  # noqa: S608
+                    "SELECT collection_date AS date, geofence_tag, geofence_external_id, visits, devices, pickups,"
                     " litres, dwell_seconds, dwell_seconds_median, missed_exits, open_visits"
                     f" FROM {database}.MARTS.DAILY_FARM_COLLECTIONS WHERE collection_date >= %s::DATE"
                     " ORDER BY 1, 2, 3 LIMIT 20000",
                     [first.isoformat()],
                 )
                 trucks = warehouse.query(
-                    "SELECT event_date AS date, device_id, events, replayed_events, visits, collections,"  # noqa: S608
+                    "SELECT event_date AS date, device_id, events, replayed_events, visits, collections,"
                     f" dwell_seconds, litres, kilometres FROM {database}.MARTS.FLEET_DAILY"
                     " WHERE event_date >= %s::DATE ORDER BY 1, 2 LIMIT 20000",
                     [first.isoformat()],

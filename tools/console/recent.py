@@ -138,7 +138,7 @@ def whole(event: Event, bucket: str, database: str) -> dict[str, Any]:
     raw, base64_ = (stored, None) if event.kind == "good" else feed.raw_of(event.stored)
     table = "EVENTS" if event.kind == "good" else "REJECTED"
     sql = (
-        f"SELECT payload FROM {database}.RAW.{table}"  # noqa: S608 - to be copied; the key is one of ours
+        f"SELECT payload FROM {database}.RAW.{table}"
         f" WHERE file_name = '{event.key}' AND file_row_number = {event.line}"
     )
     return row(event) | {

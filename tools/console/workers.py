@@ -522,7 +522,7 @@ class WarehouseReader(Worker):
         since = max(now - WINDOW_S, (self._known_to or 0.0) - self.OVERLAP_S)
         first = datetime.fromtimestamp(int(since), UTC)
         loaded = warehouse.query(
-            "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n,"  # noqa: S608
+            "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n,"
             f" MAX(file_modified_at) AS modified_at FROM {database}.RAW.EVENTS"
             " WHERE scanned_at >= %s::TIMESTAMP_TZ GROUP BY 1 ORDER BY 1",
             [first.isoformat()],
@@ -536,7 +536,7 @@ class WarehouseReader(Worker):
         self.shared.tell(self._loaded, _by_second(loaded), int(since), lag, pipes)
         try:
             staged = warehouse.query(
-                "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n"  # noqa: S608
+                "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n"
                 f" FROM {database}.STAGING.STG_EVENTS WHERE scanned_at >= %s::TIMESTAMP_TZ GROUP BY 1",
                 [datetime.fromtimestamp(int(now - WINDOW_S), UTC).isoformat()],
             )

@@ -320,7 +320,7 @@ def _print(
         """ "createdAt": "'$(date -u +%FT%TZ)'"}'"""
     )
     say("Query the warehouse:")
-    say(f'  ./milkrun warehouse query "SELECT * FROM {outputs.database}.RAW.EVENTS LIMIT 3"')  # noqa: S608
+    say(f'  ./milkrun warehouse query "SELECT * FROM {outputs.database}.RAW.EVENTS LIMIT 3"')
     if outputs.console_url:
         say(f"Look at it: {outputs.console_url}")
     say("Everything stays up until `make down`.")

@@ -116,17 +116,17 @@ class Ledger:
         self._db.execute("COMMIT")
 
     def _mark(self, place: Place, event_ids: Iterable[str], *, only_ours: bool = False) -> None:
-        sql = f"UPDATE event SET {place} = 1 WHERE event_id = ?"  # noqa: S608 - one of PLACES
+        sql = f"UPDATE event SET {place} = 1 WHERE event_id = ?"
         if not only_ours:
-            sql = f"INSERT INTO event (event_id, {place}) VALUES (?, 1) ON CONFLICT DO UPDATE SET {place} = 1"  # noqa: S608
+            sql = f"INSERT INTO event (event_id, {place}) VALUES (?, 1) ON CONFLICT DO UPDATE SET {place} = 1"
         self._db.executemany(sql, ((event_id,) for event_id in event_ids))
 
     def count(self, what: Place | Truth) -> int:
-        return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)  # noqa: S608
+        return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)
 
     def differences(self, truth: Truth, place: Place, limit: int = 5) -> list[str]:
         """Ids that are there and should not be, or should be and are not."""
-        sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"  # noqa: S608
+        sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"
         return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
 
     def keys(self, prefix: str) -> list[str]:

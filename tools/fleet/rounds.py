@@ -130,7 +130,7 @@ class _Place:
 
 def _fences(plan: Plan) -> list[_Place]:
     """The plant, then its farms."""
-    rng = random.Random(f"{plan.seed}/farms/{plan.first_truck}")  # noqa: S311 - a story, not a secret
+    rng = random.Random(f"{plan.seed}/farms/{plan.first_truck}")
     depot = plan.first_truck // plan.trucks
     plant = _Place(
         Fence("plant", f"plant-{depot + 1}"), 5.79 + 0.6 * (depot % 7), 53.09 - 0.4 * (depot // 7 % 7)
@@ -222,7 +222,7 @@ class _Truck:
 
 
 def _truck(plan: Plan, number: int, fences: list[_Place]) -> _Truck:
-    rng = random.Random(f"{plan.seed}/truck/{number}")  # noqa: S311
+    rng = random.Random(f"{plan.seed}/truck/{number}")
     # An older SDK on every fifth phone writes user_entered_geofence; every eighth phone's clock is wrong.
     spelling = (lambda name: name.replace("user.", "user_", 1)) if number % 5 == 4 else (lambda name: name)
     skew = timedelta(seconds=rng.uniform(-900, 900)) if number % 8 == 7 else timedelta(0)

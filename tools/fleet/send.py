@@ -108,7 +108,7 @@ class Client:
             fate = fate_of(status)
             # Jitter keeps a fleet from coming back as one; Retry-After is the server's own wish.
             longest = min(10.0, self._first_pause * 2 ** len(statuses))
-            pause = max(wanted_pause, random.uniform(longest / 2, longest))  # noqa: S311
+            pause = max(wanted_pause, random.uniform(longest / 2, longest))
             patient = fate == "kept" and time.monotonic() + pause < give_up_at
             if not patient or self._stopped.wait(pause):
                 return Delivery(post, fate, status, answer, posted_at, seconds, tuple(statuses))

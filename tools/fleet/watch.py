@@ -75,7 +75,7 @@ class Watch:
             return
         marks = ", ".join(["%s"] * len(some))
         found = warehouse.query(
-            "SELECT file_name, COUNT(*) AS n, MIN(scanned_at) AS scanned_at"  # noqa: S608
+            "SELECT file_name, COUNT(*) AS n, MIN(scanned_at) AS scanned_at"
             f" FROM {self._database}.RAW.{table} WHERE file_name IN ({marks}) GROUP BY file_name",
             some,
         )

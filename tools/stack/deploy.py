@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,8 @@ def outputs(settings: Settings) -> dict[str, Any]:
     def aws(service: str) -> Any:
         from botocore.config import Config
 
-        return emulator_session(REGION).client(  # type: ignore[call-overload]
-            service, endpoint_url=settings.endpoint_url, config=Config(proxies=NO_PROXIES)
-        )
+        client: Callable[..., Any] = emulator_session(REGION).client
+        return client(service, endpoint_url=settings.endpoint_url, config=Config(proxies=NO_PROXIES))
 
     cloudformation = aws("cloudformation")
     [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]

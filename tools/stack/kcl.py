@@ -41,7 +41,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     except NoStackError as problem:
         sys.exit(str(problem))
     os.chdir(ROOT)
-    os.execve(sys.executable, [sys.executable, "-m", "consumer.kcl"], found)  # noqa: S606 - it becomes the worker
+    os.execve(sys.executable, [sys.executable, "-m", "consumer.kcl"], found)
 
 
 if __name__ == "__main__":

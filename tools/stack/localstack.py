@@ -6,7 +6,7 @@ import subprocess
 import urllib.error
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from ops.outputs import ROOT
 from tools.stack.faults import StackError

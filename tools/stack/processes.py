@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 KILLED_WITHIN_S = 10.0
 SAME_START_S = 1.5  # the machine's start is known to the second

@@ -73,7 +73,7 @@ class Sqs:
     def __init__(self) -> None:
         self.deleted: list[str] = []
 
-    def create_queue(self, QueueName: str) -> dict[str, str]:  # noqa: N803  # boto3's names
+    def create_queue(self, QueueName: str) -> dict[str, str]:  # boto3's names
         return {"QueueUrl": QueueName}
 
     def get_queue_attributes(self, **_: object) -> dict[str, dict[str, str]]:
@@ -82,7 +82,7 @@ class Sqs:
     def set_queue_attributes(self, **_: object) -> None:
         pass
 
-    def delete_message_batch(self, QueueUrl: str, Entries: list[dict[str, str]]) -> None:  # noqa: N803
+    def delete_message_batch(self, QueueUrl: str, Entries: list[dict[str, str]]) -> None:
         assert len({entry["Id"] for entry in Entries}) == len(Entries) <= 10
         self.deleted += [entry["ReceiptHandle"] for entry in Entries]
 

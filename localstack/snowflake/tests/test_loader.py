@@ -38,7 +38,7 @@ class FlakyS3:
         self.gone: set[str] = set()
         self.archived: set[str] = set()
 
-    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803  # boto3's names
+    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # boto3's names
         if Key in self.down:
             raise refusal("SlowDown", 503)
         if Key in self.gone:

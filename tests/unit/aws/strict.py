@@ -73,7 +73,7 @@ def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict
             self.wfile.write(answer[1])
             self.close_connection = service.closes
 
-        do_POST = do_GET = do_PUT  # noqa: N815
+        do_POST = do_GET = do_PUT
 
         def log_message(self, *_: object) -> None: ...
 

@@ -112,7 +112,7 @@ def test_credentials_of_a_role_are_renewed_between_calls(strict: Strict) -> None
     )
     objects = archive(strict, RenewedCredentials(renewed))
     assert objects.store(LINES, {})
-    renewed._expiry_time = datetime.now(UTC) + timedelta(minutes=1)  # type: ignore[attr-defined]
+    renewed._expiry_time = datetime.now(UTC) + timedelta(minutes=1)
     assert objects.store(LINES, {})
     used = [headers["authorization"].split("Credential=")[1] for _, _, headers, _ in strict.requests]
     assert [credential.split("/")[0] for credential in used] == ["first", "second"]
@@ -203,7 +203,7 @@ def test_at_aws_the_endpoints_are_the_sdks(
     region: str, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    sdk: Any = boto3.client(service, region_name=region)  # type: ignore[call-overload]
+    sdk: Any = boto3.client(service, region_name=region)
     assert endpoint_of(service, region) in (
         sdk.meta.endpoint_url,
         "https://s3.us-east-1.amazonaws.com",  # S3's global name has no region in it: ours has

@@ -50,7 +50,7 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
     ],
 )
 def test_it_asks_as_boto3_asks(service: Strict, name: str, call: str, request_: dict[str, Any]) -> None:
-    sdk: Any = boto3.client(  # type: ignore[call-overload]
+    sdk: Any = boto3.client(
         name,
         endpoint_url=service.url,
         region_name="eu-west-1",

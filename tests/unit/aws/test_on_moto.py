@@ -35,7 +35,7 @@ def url() -> Iterator[str]:
 def sdk(service: str, url: str) -> Any:
     """boto3's client, which waits for moto to read half of botocore before its first answer."""
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    return boto3.client(service, region_name=REGION, endpoint_url=url, **keys)  # type: ignore[call-overload]
+    return boto3.client(service, region_name=REGION, endpoint_url=url, **keys)
 
 
 @pytest.fixture

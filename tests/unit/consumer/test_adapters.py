@@ -40,7 +40,7 @@ class DynamoDB:
     def __init__(self, decide):
         self.decide, self.put, self.calls = decide, [], []
 
-    def batch_write_item(self, RequestItems):  # noqa: N803
+    def batch_write_item(self, RequestItems):
         ((name, requests),) = RequestItems.items()
         keys = [r["PutRequest"]["Item"]["sk"]["S"] for r in requests]
         self.calls.append(keys)
@@ -49,7 +49,7 @@ class DynamoDB:
         left = [r for r in requests if r["PutRequest"]["Item"]["sk"]["S"] in undone]
         return {"UnprocessedItems": {name: left} if left else {}}
 
-    def batch_get_item(self, RequestItems):  # noqa: N803
+    def batch_get_item(self, RequestItems):
         ((name, asked),) = RequestItems.items()
         assert asked["ConsistentRead"]
         keys = [k["sk"]["S"] for k in asked["Keys"]]
@@ -109,7 +109,7 @@ class Events:
     def __init__(self, refuse):
         self.refuse, self.calls = refuse, []
 
-    def put_events(self, Entries):  # noqa: N803
+    def put_events(self, Entries):
         self.calls.append([e["Detail"] for e in Entries])
         results = [self.refuse(self, e) for e in Entries]
         return {
@@ -139,7 +139,7 @@ def test_entries_that_the_bus_never_takes_are_named():
 
 def test_a_bus_that_is_down_fails_what_was_sent():
     class Down:
-        def put_events(self, Entries):  # noqa: N803
+        def put_events(self, Entries):
             raise NoResponseError("EventBridge: TimeoutError")
 
     assert len(EventBus(Down(), "bus", Inline()).publish(NOTICES)) == 23

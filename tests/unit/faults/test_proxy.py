@@ -51,7 +51,7 @@ def upstream() -> Iterator[Upstream]:
             self.end_headers()
             self.wfile.write(said)
 
-        do_GET = do_PUT = do_POST = do_any  # noqa: N815
+        do_GET = do_PUT = do_POST = do_any
 
         def log_message(self, *_: object) -> None: ...
 

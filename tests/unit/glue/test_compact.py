@@ -154,7 +154,7 @@ def test_unreadable_objects_are_set_aside_with_reasons_and_the_rest_is_compacted
     keys = archived(tmp_path, lines, batch=10)
     reasons = spoil(tmp_path, keys)
     [manifest] = compacted(store)
-    assert {each["key"]: each["code"] for each in manifest["set_aside"]} == reasons  # type: ignore[attr-defined]
+    assert {each["key"]: each["code"] for each in manifest["set_aside"]} == reasons
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines[-10:])
     aside = [json.loads(each) for each in lines_of(store.read(str(manifest["set_aside_key"])))]
     assert {each["origin"]["object"]: each["reasons"][0]["code"] for each in aside} == reasons
@@ -175,7 +175,7 @@ def test_an_object_that_cannot_be_read_now_is_named_and_tried_again_next_time(tm
     (tmp_path / "unreadable").write_text(keys[0])
     store = Flaky(tmp_path)
     [manifest] = compacted(store)
-    assert [each["code"] for each in manifest["unreadable"]] == ["unreadable_object"]  # type: ignore[attr-defined]
+    assert [each["code"] for each in manifest["unreadable"]] == ["unreadable_object"]
     assert (manifest["lines"], manifest["set_aside_key"]) == (10, None)
     (tmp_path / "unreadable").write_text("")
     [manifest] = compacted(store)

@@ -37,7 +37,7 @@ def test_the_same_visits_in_another_order_are_equal(rows: Rows) -> None:
 def test_what_a_connector_gives_back_is_equal_too(rows: Rows) -> None:
     spoken = [
         row
-        | {"entered_at": row["entered_at"].replace(tzinfo=None)}  # type: ignore[attr-defined]
+        | {"entered_at": row["entered_at"].replace(tzinfo=None)}
         | {"app_dwell_seconds": d if (d := row["app_dwell_seconds"]) is None else Decimal(str(d))}
         for row in rows
     ]

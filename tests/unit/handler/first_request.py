@@ -35,7 +35,7 @@ class Aws(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_PUT = do_POST = answer  # noqa: N815 http.server's names
+    do_GET = do_PUT = do_POST = answer
 
     def log_message(self, *_: object) -> None:
         pass

@@ -101,7 +101,7 @@ def codes_in_source() -> Iterator[str]:
                 case ast.Assign(targets=[ast.Name(id="_MISSING")], value=ast.Dict(values=values)):
                     yield from (str(ast.literal_eval(value)) for value in values)
                 case ast.Assign(targets=[ast.Name(id="_FAULTS")], value=ast.Dict(values=values)):
-                    yield from (value.elts[0].value for value in values)  # type: ignore[attr-defined]
+                    yield from (value.elts[0].value for value in values)
                 case ast.Constant(value="missing_geofence" | "event_id_conflict"):
                     yield node.value
 

@@ -133,7 +133,7 @@ def test_a_message_that_cannot_be_postponed_comes_back_all_the_same(desk: Desk) 
     def fail(receipt_handle: str, seconds: int) -> None:
         raise RetryableError("on purpose")
 
-    desk.postpone = fail  # type: ignore[method-assign]
+    desk.postpone = fail
     desk.world.faults = [Fault.BEFORE]
     assert desk.take(claim(1)) == ["m0"]
 

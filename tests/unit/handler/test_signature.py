@@ -20,7 +20,7 @@ TRIP = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "deviceId"
 def refusal(scheme: str, headers: dict[str, str]) -> str:
     """The code of the refusal, or "" for none."""
     try:
-        verify(scheme, headers, BODY, lambda: SECRETS, NOW)  # type: ignore[arg-type]
+        verify(scheme, headers, BODY, lambda: SECRETS, NOW)
     except Refused as refused:
         return f"{refused.status} {refused.code}".removeprefix("403 ")
     return ""

@@ -80,7 +80,7 @@ def test_a_process_that_lived_for_a_part_only_is_not_judged() -> None:
 def load(**what: object) -> Load:
     good = Sent("steady", 40.0, 0.1, [200], True, 20, 20)
     given = {"sent": [good], "drained_s": 2.0, "reconciled": True, "leaks": {}} | what
-    return Load(plan=PLAN, samples=samples({"ingest 1": 0}), **given)  # type: ignore[arg-type]
+    return Load(plan=PLAN, samples=samples({"ingest 1": 0}), **given)
 
 
 def test_a_run_fails_by_what_is_undelivered_undrained_unequal_or_leaking() -> None:

@@ -30,7 +30,7 @@ NOW = datetime.now(UTC)
 
 
 def key(n: int, lines: int = 20, prefix: str = "events", hour: datetime = HOUR) -> str:
-    return ObjectName(prefix, hour, sha256(str(n).encode()).hexdigest(), lines).key  # type: ignore[arg-type]
+    return ObjectName(prefix, hour, sha256(str(n).encode()).hexdigest(), lines).key
 
 
 @pytest.fixture
@@ -192,26 +192,26 @@ class Stage:
         boto3.client("logs").create_log_stream(**self._logs)
         boto3.client("dynamodb").create_table(
             TableName=self.visits_table,
-            KeySchema=[{"AttributeName": n, "KeyType": k} for n, k in (("pk", "HASH"), ("sk", "RANGE"))],  # type: ignore[misc]
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")],  # type: ignore[misc]
+            KeySchema=[{"AttributeName": n, "KeyType": k} for n, k in (("pk", "HASH"), ("sk", "RANGE"))],
+            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")],
             BillingMode="PAY_PER_REQUEST",
         )
 
     def aws(self, service: str) -> Any:
-        return boto3.client(service)  # type: ignore[call-overload]
+        return boto3.client(service)
 
     def access(self) -> Any:
         """boto3's clients in place of ours: the same calls, but mock_aws can answer them."""
         return SimpleNamespace(client=self.aws)
 
     def archive(self, prefix: str, *lines: bytes) -> str:
-        made = lines_object(prefix, lines, NOW)  # type: ignore[arg-type]
+        made = lines_object(prefix, lines, NOW)
         boto3.client("s3").put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
         return made.key
 
     def log(self, **line: object) -> None:
         event = {"timestamp": int(NOW.timestamp() * 1000), "message": json.dumps(line)}
-        boto3.client("logs").put_log_events(**self._logs, logEvents=[event])  # type: ignore[list-item]
+        boto3.client("logs").put_log_events(**self._logs, logEvents=[event])
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         if "GROUP BY 1, 3" in sql:
@@ -242,7 +242,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def look(stage: Stage) -> Found:
-    return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(hours=1))  # type: ignore[arg-type]
+    return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(hours=1))
 
 
 def test_a_request_of_which_nothing_was_valid_is_accounted_for_and_one_that_was_not_kept_is_not(
@@ -267,7 +267,7 @@ def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: 
     stage.load(key, line=5, event_id="no fence", tag=None)
     where = items.pair_key(Pair("d", Fence("farm", "1"))), items.id_key("known")
     item = {name: {"S": value} for name, value in zip(("pk", "sk"), where, strict=True)}
-    boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=item)  # type: ignore[arg-type]
+    boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=item)
     found = look(stage)
     assert (found.crossings.archived, found.crossings.consumed, found.crossings.too_old) == (5, 1, 1)
     assert {(d.kind, d.events) for d in found.differences} == {
@@ -284,7 +284,7 @@ def test_an_event_that_came_in_time_is_missed_as_long_as_the_table_would_know_it
         for line, (event_id, age) in enumerate(ages.items(), 1):
             stage.load(file_name, line=line, event_id=event_id, created_at=(NOW - age).isoformat())
         found = Found()
-        Reconciler(stage, "dev", stage)._crossings(file_name, file_name, found)  # type: ignore[arg-type]
+        Reconciler(stage, "dev", stage)._crossings(file_name, file_name, found)
         return found.crossings.too_old, [difference.events for difference in found.differences]
 
     days_ago = NOW - timedelta(days=85)

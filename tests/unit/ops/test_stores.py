@@ -37,19 +37,19 @@ class Deployed:
         assert service == "lambda"
         return self
 
-    def get_function_configuration(self, FunctionName: str) -> dict[str, object]:  # noqa: N803 - boto3's name
+    def get_function_configuration(self, FunctionName: str) -> dict[str, object]:
         assert FunctionName in ("milkrun-dev-ingest", "milkrun-dev-consume")
         return {"Environment": {"Variables": self._variables}}
 
 
 def test_what_counts_as_a_geofence_event_is_what_the_stages_function_was_told() -> None:
     told = Deployed(GEOFENCE_KINDS='{"fence.crossed_in": "enter"}')
-    assert geofence_kinds(told, "dev") == {"fence.crossed_in": "enter"}  # type: ignore[arg-type]
+    assert geofence_kinds(told, "dev") == {"fence.crossed_in": "enter"}
     for silent in (Deployed(), Deployed(GEOFENCE_KINDS="")):
-        assert geofence_kinds(silent, "dev") == GEOFENCE_KINDS  # type: ignore[arg-type]
+        assert geofence_kinds(silent, "dev") == GEOFENCE_KINDS
 
 
 def test_by_which_rule_visits_are_made_is_what_the_stages_consumer_was_told() -> None:
     told = Deployed(MERGE_GAP_SECONDS="300", MIN_CONFIDENCE="2")
-    assert rule(told, "dev") == Rule(timedelta(minutes=5), 2)  # type: ignore[arg-type]
-    assert rule(Deployed(), "dev") == Rule()  # type: ignore[arg-type]
+    assert rule(told, "dev") == Rule(timedelta(minutes=5), 2)
+    assert rule(Deployed(), "dev") == Rule()

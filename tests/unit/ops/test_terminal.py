@@ -112,6 +112,6 @@ def test_outputs_that_are_none_are_named(tmp_path: Path) -> None:
 
 
 def test_the_smoke_test_of_an_endpoint_that_is_not_there_says_so() -> None:
-    [(step, seen, detail)] = follow(NOWHERE, None, event(), 0)  # type: ignore[arg-type]
+    [(step, seen, detail)] = follow(NOWHERE, None, event(), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")

@@ -22,13 +22,13 @@ class NotFoundError(Exception):
 class Logs:
     """Log groups in pages of two; those of functions that never ran are not there."""
 
-    class exceptions:  # noqa: N801 - boto3's name
+    class exceptions:
         ResourceNotFoundException = NotFoundError
 
     def __init__(self, groups):
         self.groups = groups
 
-    def filter_log_events(self, *, logGroupName, startTime, nextToken="0"):  # noqa: N803 - boto3's names
+    def filter_log_events(self, *, logGroupName, startTime, nextToken="0"):
         function = logGroupName.removeprefix(f"/aws/lambda/milkrun-{STAGE}-")
         if function not in self.groups:
             raise NotFoundError
@@ -41,7 +41,7 @@ class Queues:
     def __init__(self, waiting):
         self.waiting = waiting
 
-    def get_queue_attributes(self, *, QueueUrl, AttributeNames):  # noqa: N803 - boto3's names
+    def get_queue_attributes(self, *, QueueUrl, AttributeNames):
         assert "ApproximateNumberOfMessages" in AttributeNames
         return {
             "Attributes": dict.fromkeys(AttributeNames, "0") | {AttributeNames[0]: self.waiting[QueueUrl]}

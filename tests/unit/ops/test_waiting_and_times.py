@@ -68,7 +68,7 @@ class FakeWarehouse:
 
 
 def name(lines: int, prefix: str = "events") -> str:
-    return ObjectName(prefix, NOW, "a" * 64, lines).key  # type: ignore[arg-type]
+    return ObjectName(prefix, NOW, "a" * 64, lines).key
 
 
 def wait_for(watch: Watch, pending: int) -> None:

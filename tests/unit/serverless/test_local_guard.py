@@ -20,7 +20,7 @@ def listener():
             self.send_response(400)
             self.end_headers()
 
-        do_GET = do_POST = do_PUT = do_HEAD = answer  # noqa: N815 http.server's names
+        do_GET = do_POST = do_PUT = do_HEAD = answer
 
         def log_message(self, *_):
             pass

@@ -214,7 +214,7 @@ def test_write_is_refused_where_cloudformation_owns_the_policies(
 
 
 def status(state: str = "RUNNING", **times: Any) -> Status:
-    return Status(executionState=state, **times)  # type: ignore[call-arg]
+    return Status(executionState=state, **times)
 
 
 LONG_AGO, LATELY = NOW - timedelta(hours=3), NOW - timedelta(minutes=20)

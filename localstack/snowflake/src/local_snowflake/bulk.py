@@ -160,7 +160,7 @@ class Bulk:
         return done
 
 
-class keeping_schema:  # noqa: N801  # reads as a statement
+class keeping_schema:  # reads as a statement
     """Loading sets the current schema; put the session's own back."""
 
     def __init__(self, duck: duckdb.DuckDBPyConnection) -> None:

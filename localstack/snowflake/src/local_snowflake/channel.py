@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -46,7 +46,8 @@ class Aws:
             if key not in self._clients:
                 # An emulator takes any key; without one boto3 would not sign at all.
                 keys = {} if self._session.get_credentials() else DUMMY_KEYS
-                self._clients[key] = self._session.client(  # type: ignore[call-overload]  # any service
+                make: Callable[..., Any] = self._session.client
+                self._clients[key] = make(
                     service, region_name=key[1], endpoint_url=self._endpoint_url, config=self._config, **keys
                 )
             return self._clients[key]

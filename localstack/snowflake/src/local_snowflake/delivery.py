@@ -12,7 +12,7 @@ from local_snowflake.channel import Message
 
 class Delivery:
     def __init__(self, seed: int, late_share: float = 0.1, twice_share: float = 0.05) -> None:
-        self._random = random.Random(seed)  # noqa: S311  # not for secrets
+        self._random = random.Random(seed)  # not for secrets
         self._late_share = late_share
         self._twice_share = twice_share
         self._waiting: list[Message] = []

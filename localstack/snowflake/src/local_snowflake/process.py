@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             port = listener.getsockname()[1]
-            print(f"local Snowflake ready at http://127.0.0.1:{port}", flush=True)  # noqa: T201
+            print(f"local Snowflake ready at http://127.0.0.1:{port}", flush=True)
             log.info("started", port=port)
 
 
@@ -113,7 +113,7 @@ class Process:
         self.fakesnow.duck_conn.close()
         log.info("stopped")
         if self.ingest.fatal:
-            print(f"local_snowflake: {self.ingest.fatal}", file=sys.stderr)  # noqa: T201
+            print(f"local_snowflake: {self.ingest.fatal}", file=sys.stderr)
         return 1 if self.ingest.fatal else 0
 
     def stop(self) -> None:

@@ -24,7 +24,7 @@ def deliver(endpoint: str, events: list[dict[str, Any]]) -> None:
     """Send with the client of `send`, with a shorter timeout for a server that stays silent."""
     client = Client(endpoint, "key", patience=20, first_pause=0.1)
     client._http.connection_pool_kw["timeout"] = urllib3.Timeout(1.0)
-    post = Post(tuple(Planned(json.dumps(event), event["_id"]) for event in events), None, gzipped=True)  # type: ignore[arg-type]
+    post = Post(tuple(Planned(json.dumps(event), event["_id"]) for event in events), None, gzipped=True)
     client.deliver(post)
 
 

@@ -55,7 +55,7 @@ def shown(known: Book) -> set[tuple[str, str | None, bool]]:
 
 def truth(visits: list[Visit]) -> set[tuple[str, str | None, bool]]:
     return {
-        (str(row["entered_at"]), row["exited_at"], bool(row["exit_missed"]))  # type: ignore[misc]
+        (str(row["entered_at"]), row["exited_at"], bool(row["exit_missed"]))
         for row in (change.row(PAIR, visit) for visit in visits)
     }
 

@@ -40,7 +40,7 @@ def test_visits_are_those_of_the_stages_own_rule(gap_minutes: int, stays: int) -
         for minute in at
     ]
     played = replay.replay(
-        OneObject(*events),  # type: ignore[arg-type]
+        OneObject(*events),
         MORNING,
         MORNING + timedelta(hours=1),
         MORNING + timedelta(hours=2),
@@ -69,7 +69,7 @@ def test_a_stretch_too_thick_is_cut_and_says_so(
     event = crossing("truck", "enter", MORNING) | {"location": {"type": "Point", "coordinates": [5.8, 53.1]}}
     hour = timedelta(hours=1)
     played = replay.replay(
-        Twice(event),  # type: ignore[arg-type]
+        Twice(event),
         MORNING,
         MORNING + hour,
         MORNING + 2 * hour,

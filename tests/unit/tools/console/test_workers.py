@@ -83,7 +83,7 @@ def shared(aws: Sources) -> Iterator[Shared]:
     yield Shared(
         Outputs.model_validate(FILE), "test", board, loop, aws, pace, Keys(), lambda: GEOFENCE_KINDS,
         threading.Event(),
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
 
@@ -146,7 +146,7 @@ def test_credentials_that_ran_out_are_said_and_looked_up_anew(shared, aws, monke
     monkeypatch.setattr(
         shared.board.sources,
         "say",
-        lambda name, *state: (seen.append(state), say(name, *state)),  # type: ignore[func-returns-value]
+        lambda name, *state: (seen.append(state), say(name, *state)),
     )
     aws.fault = expired()
     with running(LogReader(shared)):
