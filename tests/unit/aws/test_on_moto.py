@@ -40,7 +40,9 @@ def sdk(service: str, url: str) -> Any:
 
 @pytest.fixture
 def access(url: str, monkeypatch: pytest.MonkeyPatch) -> Access:
-    monkeypatch.setattr(http, "CALL_SECONDS", 30.0)  # moto's first answers take as long as the machine is busy
+    monkeypatch.setattr(
+        http, "CALL_SECONDS", 30.0
+    )  # moto's first answers take as long as the machine is busy
     return Access(REGION, FixedCredentials("test", "test", None), {"AWS_ENDPOINT_URL": url})
 
 
