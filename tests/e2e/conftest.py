@@ -15,7 +15,14 @@ import pytest
 
 from ops.outputs import Outputs
 from tests.e2e.vocabulary import Pipeline
+from tests.service_models import validated
 from tools.stack.stack import Stack
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _requests_are_those_that_aws_accepts() -> Iterator[None]:
+    with validated():
+        yield
 
 
 @pytest.fixture(scope="session")

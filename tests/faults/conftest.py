@@ -66,7 +66,9 @@ def yard() -> Iterator[Yard]:
             environment.setdefault("MILKRUN_LOCAL", ".local-faults")
             environment["MILKRUN_LAMBDA_ENDPOINT"] = proxy_url(port)
             stack = until_the_end.enter_context(Stack.of(environment))
-        yield until_the_end.enter_context(Yard(stack).open())
+        opened = until_the_end.enter_context(Yard(stack).open())
+        yield opened
+        assert not opened.proxy.breaches, "functions sent what AWS would refuse"
 
 
 @pytest.fixture
