@@ -61,10 +61,11 @@ def object_name(key: str) -> ObjectName | None:
 def is_content(key: str, size: int) -> bool:
     """Whether an object holds anything. A folder marker that a console made, and an empty upload, do not.
 
-    The rule for keys that are not ours: what holds nothing is skipped, what can be read as lines is processed, and
-    the rest is named.
+    A key of ours names a number of lines, so an empty object there is damaged and counts as content. The rule for
+    keys that are not ours: what holds nothing is skipped, what can be read as lines is processed, and the rest is
+    named.
     """
-    return size > 0 and not key.endswith("/")
+    return object_name(key) is not None or (size > 0 and not key.endswith("/"))
 
 
 def prefix_of(key: str) -> Prefix | None:

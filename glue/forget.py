@@ -38,7 +38,7 @@ from contract.objects import Prefix, hour_of, is_content, lines_object, object_n
 from glue.archive import MAX_INFLATED_BYTES, READERS, Fault, Hours, Lines, Store, Stored, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
-from snowpipe.warehouse import quoted
+from snowpipe.quoting import quoted
 
 PREFIX = "forget"
 LOOKED_AT: tuple[Prefix, ...] = ("events", "rejected", "set-aside")

@@ -19,9 +19,12 @@ JOBS = ("compact", "rebuild", "stream", "forget")
 IMPORTED = (
     "contract/__init__.py",
     "contract/events.py",
+    "contract/instants.py",
     "contract/models.py",
     "contract/objects.py",
     "consumer/__init__.py",
+    "snowpipe/__init__.py",
+    "snowpipe/quoting.py",
 )
 # What the jobs need beyond Glue's own packages, with whatever these need.
 MODULES = (

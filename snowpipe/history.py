@@ -10,8 +10,9 @@ from contract.events import InvalidEvent, parse_json
 from contract.lines import BYTE_ORDER_MARK
 from snowpipe.archive import Archive
 from snowpipe.pipes import HISTORY_REACH, Pipe
+from snowpipe.quoting import quoted
 from snowpipe.times import literal
-from snowpipe.warehouse import Row, Warehouse, quoted
+from snowpipe.warehouse import Row, Warehouse
 
 # Statuses of a file whose rows are not all in the table and that no pipe tries again. (Snowflake: "COPY_HISTORY")
 FAILED = ("Load failed", "Partially loaded", "Load skipped")

@@ -11,8 +11,9 @@ from contract.lines import lines_in
 from snowpipe.archive import Archive, Object
 from snowpipe.history import Narrow, bad_lines, failed_files, history, inflated
 from snowpipe.pipes import MESSAGE_DELAY, REFRESH_REACH, Pipe, server_time, status
+from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
-from snowpipe.warehouse import Row, Warehouse, quoted
+from snowpipe.warehouse import Row, Warehouse
 
 MAX_FILES = 1000  # of one COPY (COPY INTO <table>, FILES)
 

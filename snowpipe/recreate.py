@@ -20,9 +20,10 @@ from snowpipe.archive import Archive
 from snowpipe.history import Narrow, failed_files, history
 from snowpipe.loading import copy_files, loaded_keys
 from snowpipe.pipes import Pipe
+from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
 from snowpipe.template import Definition
-from snowpipe.warehouse import Row, Warehouse, quoted
+from snowpipe.warehouse import Row, Warehouse
 
 
 class Progress(BaseModel):

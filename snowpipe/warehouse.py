@@ -61,11 +61,6 @@ def distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def quoted(text: str) -> str:
-    """A string literal, for the places in a statement that take no bound value."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
 def explain(number: int | None, message: str | None, where: str) -> str:
     """Snowflake's error in one line that says what to do."""
     said = " ".join((message or "").split())

@@ -10,8 +10,8 @@ from ops import visits
 from ops.outputs import Outputs
 from ops.stores import utc
 from ops.where import Finder, lags
+from snowpipe.quoting import quoted
 from snowpipe.refusal import MissingObject
-from snowpipe.warehouse import quoted
 from tools.console import book, feed
 from tools.console.workers import Clients, Session
 

@@ -1,10 +1,11 @@
 """Snowpipe's contract, clause by clause: histories, ON_ERROR, REFRESH, pause, recreate, stops and stalls."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
-from local_snowflake.testing import Warehouse, eventually
+from local_snowflake.testing import LocalProcess, Warehouse, eventually
 
 
 def test_a_key_that_was_rewritten_is_not_loaded_again(loading: Warehouse) -> None:
@@ -261,7 +262,11 @@ def test_refresh_sees_seven_days_only(loading: Warehouse) -> None:
         assert loading.run("ALTER PIPE RAW.EVENTS_PIPE REFRESH") == []
 
 
-def test_a_pipe_paused_for_more_than_14_days_is_stale_and_its_queue_is_gone(loading: Warehouse) -> None:
+def test_a_pipe_paused_for_more_than_14_days_is_stale_and_its_queue_is_gone(
+    own_local: LocalProcess, warehouse_of: Callable[[LocalProcess], Warehouse]
+) -> None:
+    # Without repeated deliveries, of which a late one would load the file after all.
+    loading = warehouse_of(own_local.start("--in-order"))
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
     loading.has_waiting(1)

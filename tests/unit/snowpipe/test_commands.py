@@ -16,10 +16,11 @@ from snowflake.connector.errors import ProgrammingError
 from local_snowflake.testing import free_port
 from snowpipe.history import bad_lines
 from snowpipe.pipes import Kind, Pipe, Status, triage
+from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
 from snowpipe.settings import load
 from snowpipe.times import instant
-from snowpipe.warehouse import Snowflake, quoted
+from snowpipe.warehouse import Snowflake
 from tests.unit.snowpipe.vocabulary import command
 
 SIGN_IN = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p"}
