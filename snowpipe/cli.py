@@ -368,7 +368,7 @@ def repair(
     The file that failed stays where it is: delete it once `history` says that the new one is loaded.
     """
     found = repaired_object(file, instead_of, datetime.now(UTC))
-    stage = context.obj.stage(outputs)
+    stage = stage_of(context, outputs)
     stage.aws("s3").put_object(Bucket=archive.bucket_of(stage.settings), Key=found.key, Body=found.body)
     show([{"key": found.key, "lines": found.lines}], as_json)
 
