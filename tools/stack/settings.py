@@ -15,7 +15,8 @@ ACCOUNT = "000000000000"
 LOOPBACK = "127.0.0.1"
 # ~/.aws may name another endpoint or a profile that wants a login, or may not be readable at all.
 WITHOUT_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-PASSED_ON = ("LS_LOG", "NO_COLOR")
+# What a developer may set for the stack: its log level, the functions' architecture, and their way to AWS.
+PASSED_ON = ("LS_LOG", "NO_COLOR", "MILKRUN_ARCHITECTURE", "MILKRUN_LAMBDA_ENDPOINT")
 WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
