@@ -201,7 +201,7 @@ def lines_in(body: bytes) -> list[bytes]:
 
 
 def _json_lines(text: bytes) -> list[bytes]:
-    """Each value of NDJSON or of one array, on a line. Raises DecodeError."""
+    """Return the values of NDJSON, or of one JSON array, one per line. Raises DecodeError."""
     try:
         return [
             msgspec.json.format(bytes(raw), indent=-1)

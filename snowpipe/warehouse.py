@@ -111,7 +111,7 @@ def connect(
 
 def _address(settings: Connection) -> dict[str, Any]:
     # The connector derives the host from the account only if it is not given a `host` at all:
-    # host=None makes it dial the host "None". So a setting that is not set is left out.
+    # With host=None the connector dials a host named "None", so settings that are not set are left out.
     return settings.model_dump(
         include={"account", "user", "host", "port", "protocol", "warehouse", "role"}, exclude_none=True
     )
