@@ -1,7 +1,6 @@
 """The archive bucket: objects are put only where none exists, because their keys are hashes of their content."""
 
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
@@ -22,7 +21,7 @@ _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "AccessDenied"})
 
 
 class Archive:
-    """Safe for threads: each has a connection of its own."""
+    """The bucket with everything that was received. Safe for concurrent use."""
 
     def __init__(
         self,
@@ -40,8 +39,7 @@ class Archive:
             self.url, self.path = url or endpoint_of("s3", region), f"/{bucket}"
         else:
             self.url, self.path = endpoint_of(f"{bucket}.s3", region), ""
-        self._connect: Callable[[], Endpoint] = lambda: Endpoint(self.url, Signer(credentials, region, "s3"))
-        self._threads_own = threading.local()
+        self._endpoint = Endpoint(self.url, Signer(credentials, region, "s3"))
         self._pause = pause
 
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
@@ -69,16 +67,10 @@ class Archive:
         path = f"{self.path}/{quote(key)}"
 
         def once() -> Response:
-            response = self._endpoint().send(method, path, headers, body)
+            response = self._endpoint.send(method, path, headers, body)
             if response.status in expected:
                 return response
             code = _XML_CODE.search(response.body)
             raise ServiceError("S3", code[1].decode() if code else str(response.status), response.status)
 
         return retrying(once, tries=TRIES, base_seconds=BASE_SECONDS, pause=self._pause)
-
-    def _endpoint(self) -> Endpoint:
-        if not hasattr(self._threads_own, "endpoint"):
-            self._threads_own.endpoint = self._connect()
-        endpoint: Endpoint = self._threads_own.endpoint
-        return endpoint

@@ -101,7 +101,7 @@ class Signer:
 
 
 class Endpoint:
-    """One host and one connection to it. Every request is signed. Not for concurrent use."""
+    """One host, and one connection to it per thread. Every request is signed."""
 
     def __init__(self, url: str, signer: Signer) -> None:
         self.url = url
@@ -109,13 +109,14 @@ class Endpoint:
         self._name = SERVICE_NAMES.get(signer.service, signer.service)
         parts = urlsplit(url)
         self._host, self._path = parts.netloc, parts.path.rstrip("/")
-        self._connection = _Connection(self._host, _trust() if parts.scheme == "https" else None)
+        self._trust = _trust() if parts.scheme == "https" else None
+        self._of_thread = threading.local()
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """Try once, for at most CALL_SECONDS. Raises NoResponseError or CredentialsError."""
         target = self._path + path
         signed = self._signer.signed(method, target, {"host": self._host, **headers}, body, datetime.now(UTC))
-        connection = self._connection
+        connection = self._connection()
         try:
             connection.begin()
             connection.request(method, target, body, signed)
@@ -124,6 +125,12 @@ class Endpoint:
         except (HTTPException, OSError) as error:
             connection.close()
             raise NoResponseError(f"{self._name}: {type(error).__name__}") from error
+
+    def _connection(self) -> "_Connection":
+        if not hasattr(self._of_thread, "connection"):
+            self._of_thread.connection = _Connection(self._host, self._trust)
+        connection: _Connection = self._of_thread.connection
+        return connection
 
 
 def fetch(url: str) -> Response:
@@ -297,7 +304,7 @@ def _has_news(connection: Any) -> bool:
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """The certificates that the SDK trusts. Reading them takes 17 ms, and the consumer has an endpoint per thread."""
+    """The certificates that the SDK trusts. Reading them takes 17 ms, and a function has several endpoints."""
     botocore = find_spec("botocore")
     assert botocore
     assert botocore.origin

@@ -1,7 +1,6 @@
 """Kinesis, DynamoDB, EventBridge, SQS, SSM and Secrets Manager: JSON in and out, the operation named by a header."""
 
 import re
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +39,7 @@ _ERROR = msgspec.json.Decoder(_Error)
 
 
 class JsonClient:
-    """`client.put_item(TableName=…)` as with boto3. Safe for threads: each has a connection of its own.
+    """`client.put_item(TableName=…)` as with boto3. Safe for concurrent use.
 
     Raises PermanentError, ServiceError, NoResponseError or CredentialsError.
     """
@@ -60,10 +59,7 @@ class JsonClient:
         self._content_type = f"application/x-amz-json-{version}"
         self._name = SERVICE_NAMES.get(service, service)
         self.url = url or endpoint_of(service, region)
-        self._connect: Callable[[], Endpoint] = lambda: Endpoint(
-            self.url, Signer(credentials, region, service)
-        )
-        self._threads_own = threading.local()
+        self._endpoint = Endpoint(self.url, Signer(credentials, region, service))
         self._tries = tries
         self._pause = pause
 
@@ -84,18 +80,12 @@ class JsonClient:
         body = msgspec.json.encode(request)
 
         def once() -> bytes:
-            response = self._endpoint().send("POST", "/", headers, body)
+            response = self._endpoint.send("POST", "/", headers, body)
             if response.status == 200:
                 return response.body
             raise self._error(response)
 
         return retrying(once, tries=self._tries, base_seconds=BASE_SECONDS, pause=self._pause)
-
-    def _endpoint(self) -> Endpoint:
-        if not hasattr(self._threads_own, "endpoint"):
-            self._threads_own.endpoint = self._connect()
-        endpoint: Endpoint = self._threads_own.endpoint
-        return endpoint
 
     def _error(self, response: Response) -> Exception:
         try:

@@ -190,7 +190,7 @@ def test_a_connection_that_the_service_closed_meanwhile_is_opened_anew() -> None
         for _ in range(3):
             assert post(endpoint) == 200
             readable = http.select.poll()
-            readable.register(endpoint._connection.sock, http.select.POLLIN)
+            readable.register(endpoint._connection().sock, http.select.POLLIN)
             assert readable.poll(5000), "its end has come"
     assert len(service.requests) == 3
 
