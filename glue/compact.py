@@ -88,7 +88,7 @@ def manifest_of(store: Store, hour: datetime) -> dict[str, Any] | None:
     key = manifest_key(hour)
     if not any(each.key == key for each in store.list(key)):
         return None
-    manifest: dict[str, Any] = json.loads(store.read(key))
+    manifest: dict[str, object] = json.loads(store.read(key))
     return manifest
 
 
@@ -126,7 +126,7 @@ class NotWhole(Exception):
 
 def commit(
     store: Store, source: Source, taken: Taken, files: Sequence[Written], engine: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Put what was written in the place of what was, if nothing is missing."""
     written = (sum(f.rows for f in files), sum(f.checksum for f in files))
     if written != (taken.lines, taken.checksum) or len({f.key for f in files}) != len(files):
@@ -220,12 +220,12 @@ def place(group: str) -> tuple[int, str, int]:
 
 def compact_with_duckdb(
     store: Store, sources: Sequence[Source], memory: str = "1GB"
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     for source in sources:
         yield _one_hour(store, source, memory)
 
 
-def _one_hour(store: Store, source: Source, memory: str) -> dict[str, Any]:
+def _one_hour(store: Store, source: Source, memory: str) -> dict[str, object]:
     import duckdb
 
     faults: list[Fault] = []

@@ -34,7 +34,7 @@ class Difference:
 
     what: str
     visit: Mapping[str, str]
-    fields: Mapping[str, tuple[Any, Any]]  # name: (rebuilt, warehouse)
+    fields: Mapping[str, tuple[object, object]]  # name: (rebuilt, warehouse)
 
 
 def differences(rebuilt: pa.Table, found: pa.Table) -> list[Difference]:
@@ -69,7 +69,7 @@ def _difference(row: Mapping[str, Any]) -> Difference:
     return Difference("different", visit, {name: pair for name, pair in both.items() if pair[0] != pair[1]})
 
 
-def visit_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+def visit_table(rows: Iterable[Mapping[str, object]]) -> pa.Table:
     """Rows from a database as a table of VISIT: times may come with or without a zone, and are UTC."""
     wanted = [{name: _plain(row[name]) for name in VISIT.names} for row in rows]
     return pa.Table.from_pylist(wanted, schema=VISIT)

@@ -275,7 +275,7 @@ def plan_key(request: str) -> str:
 
 def begin(store: Store, request: str, users: Users, found: Sequence[Found]) -> dict[str, Any]:
     """Write the plan. The first run again adds to it: what was found before stays to be deleted."""
-    pairs: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, dict[str, object]] = {}
     if any(each.key == plan_key(request) for each in store.list(plan_key(request))):
         earlier = json.loads(store.read(plan_key(request)))
         if earlier["users_sha256"] != users.digest:

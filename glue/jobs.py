@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from glue.archive import HOUR, Hours, Stored, floor_hour, hours_between, open_store
 
@@ -72,7 +71,7 @@ def choose_engine(asked: str, objects: Iterable[Stored]) -> str:
     return "spark" if sum(stored.size for stored in objects) >= SPARK_FROM_BYTES else "duckdb"
 
 
-def report(event: str, **facts: Any) -> None:
+def report(event: str, **facts: object) -> None:
     """One line of JSON on standard output: CloudWatch keeps it, scripts read it."""
     line = {"event": event, "at": datetime.now(UTC).isoformat(), **facts}
     print(json.dumps(line, default=str, allow_nan=False), file=sys.stdout, flush=True)

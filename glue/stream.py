@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
@@ -180,7 +179,7 @@ def keep(store: Store, name: str, batch: DataFrame, number: int) -> None:
         )
     finally:
         batch.unpersist()
-    tables: list[tuple[str, pa.Schema, list[Any]]] = [
+    tables: list[tuple[str, pa.Schema, list[object]]] = [
         ("trucks_inside", TRUCKS_INSIDE, [(from_micros(us), *rest) for us, *rest in inside]),
         ("overdue_exits", OVERDUE_EXITS, [(*rest, from_micros(us)) for *rest, us in overdue]),
     ]
@@ -191,7 +190,7 @@ def keep(store: Store, name: str, batch: DataFrame, number: int) -> None:
             store.write(f"{PREFIX}/{name}/{what}/batch-{number:06}.parquet", body.getvalue())
 
 
-def rows_of(store: Store, name: str, what: str) -> list[tuple[Any, ...]]:
+def rows_of(store: Store, name: str, what: str) -> list[tuple[object, ...]]:
     """All rows of `trucks_inside` or `overdue_exits`, sorted."""
     keys = sorted(each.key for each in store.list(f"{PREFIX}/{name}/{what}/"))
     tables = (pq.read_table(BytesIO(store.read(key))) for key in keys)

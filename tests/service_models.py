@@ -33,7 +33,7 @@ def service_model(service: str) -> ServiceModel:
     return botocore.session.get_session().get_service_model(service)
 
 
-def check(operation: OperationModel, request: Mapping[str, Any], *, encoded: bool = False) -> None:
+def check(operation: OperationModel, request: Mapping[str, object], *, encoded: bool = False) -> None:
     """Raise ModelError with every breach. `encoded`: blobs are base64, as they are sent."""
     shape = operation.input_shape
     breaches = list(_breaches(shape, dict(request), "", encoded)) if shape else []
@@ -85,7 +85,7 @@ def _breaches(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[s
             yield from _size(shape, len(blob), where, "bytes")
 
 
-def _of_structure(shape: StructureShape, value: Any, where: str, encoded: bool) -> Iterator[str]:
+def _of_structure(shape: StructureShape, value: object, where: str, encoded: bool) -> Iterator[str]:
     if not isinstance(value, Mapping):
         yield f"{where} is no structure"
         return
@@ -104,7 +104,7 @@ def _of_structure(shape: StructureShape, value: Any, where: str, encoded: bool) 
             yield from _breaches(shape.members[name], member, f"{where}.{name}", encoded)
 
 
-def _of_string(shape: Shape, value: Any, where: str) -> Iterator[str]:
+def _of_string(shape: Shape, value: object, where: str) -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{where} is no string"
         return
@@ -140,7 +140,7 @@ def validated() -> Iterator[None]:
         check(client.meta.service_model.operation_model(operation), request)
         return sent_by_botocore(client, operation, request)
 
-    def of_adapter(client: Any, operation: str, request: Any) -> Any:
+    def of_adapter(client: Any, operation: str, request: object) -> object:
         model = service_model(_SERVICES[client._target]).operation_model(operation)
         check(model, msgspec.json.decode(msgspec.json.encode(request)), encoded=True)
         return sent_by_adapter(client, operation, request)

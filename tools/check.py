@@ -148,7 +148,7 @@ def nobody() -> dict[str, str]:
 
 def resources(variant: str) -> dict[str, Any]:
     """The template's resources by logical id."""
-    found: dict[str, Any] = json.loads(template(variant).read_text())["Resources"]
+    found: dict[str, object] = json.loads(template(variant).read_text())["Resources"]
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
 import structlog
@@ -67,7 +67,7 @@ def parts() -> Parts:
     )
 
 
-def check(event: Mapping[str, Any], context: Context) -> None:
+def check(event: Mapping[str, object], context: Context) -> None:
     """With `{"look_at": "loads"}` at failed loads, else at the pipes.
 
     Raises if nobody could look: no answer is no good news.

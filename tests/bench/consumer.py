@@ -102,7 +102,7 @@ def peer(aws: Aws) -> Callable[[Any], None]:
     return run
 
 
-def timed(run: Callable[[Any], object], batch: Any) -> tuple[float, float]:
+def timed(run: Callable[[Any], object], batch: object) -> tuple[float, float]:
     cpu, began = time.process_time(), time.perf_counter()
     run(batch)
     return time.perf_counter() - began, time.process_time() - cpu

@@ -186,11 +186,11 @@ class Both:
     def __init__(self, dynamodb: Any, events: Any) -> None:
         self._dynamodb, self.put_events = dynamodb, events.put_events
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._dynamodb, name)
 
 
-def crossings(count: int, run: str) -> Any:
+def crossings(count: int, run: str) -> object:
     """Arrivals and departures at five fences a truck; ids and trucks of their own."""
     named = f"{run}-{count}-".encode()
     return batch_of(

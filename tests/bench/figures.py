@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 type Points = list[tuple[float, float]]
 
@@ -23,7 +22,7 @@ class Figures:
     ratios: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     series: dict[str, Points] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)
 
     def add(self, other: "Figures") -> None:
         self.ratios |= other.ratios

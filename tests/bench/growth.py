@@ -48,7 +48,7 @@ def requests() -> Figures:
     return found
 
 
-def peak(handle: Callable[[Any], Any], request: Any) -> float:
+def peak(handle: Callable[[Any], Any], request: object) -> float:
     """MiB at most while it runs, by Python's own count: the process itself keeps what it once had."""
     gc.collect()
     tracemalloc.start()
@@ -89,7 +89,7 @@ def crossings(count: int, first: float, run: str) -> list[bytes]:
     return made
 
 
-def arrived(datas: Sequence[bytes]) -> Any:
+def arrived(datas: Sequence[bytes]) -> object:
     """A batch that came in twenty days after the first of its events, so that none lies in the future."""
     batch = batch_of(datas)
     for record in batch["Records"]:

@@ -45,11 +45,11 @@ class Context:
         return 28_000
 
 
-def events(count: int) -> list[dict[str, Any]]:
+def events(count: int) -> list[dict[str, object]]:
     """Of about 500 bytes each, every fifth a geofence event."""
     made = []
     for n in range(count):
-        event: dict[str, Any] = {
+        event: dict[str, object] = {
             "_id": f"{random.getrandbits(96):024x}",
             "type": "user.entered_geofence" if n % 5 == 0 else "user.updated_trip",
             "createdAt": f"2026-11-16T08:{n // 60 % 60:02}:{n % 60:02}.123Z",
@@ -74,7 +74,7 @@ def events(count: int) -> list[dict[str, Any]]:
     return made
 
 
-def request_of(body: bytes, encoding: str | None = None) -> dict[str, Any]:
+def request_of(body: bytes, encoding: str | None = None) -> dict[str, object]:
     headers = {"Content-Type": "application/json"} | ({"Content-Encoding": encoding} if encoding else {})
     return {
         "httpMethod": "POST",
@@ -135,7 +135,7 @@ def silence() -> Iterator[None]:
 
 def taken() -> dict[str, Any]:
     """What the sink has counted since it was asked last, and the last object and call that it got."""
-    found: dict[str, Any] = urllib3.request("GET", os.environ["AWS_ENDPOINT_URL"]).json()
+    found: dict[str, object] = urllib3.request("GET", os.environ["AWS_ENDPOINT_URL"]).json()
     return found
 
 
@@ -236,7 +236,7 @@ def own_work() -> Figures:
 # --- memory -------------------------------------------------------------------------------------
 
 
-def largest_requests() -> dict[str, dict[str, Any]]:
+def largest_requests() -> dict[str, dict[str, object]]:
     """The largest that are let in, ordinary and spiteful."""
     room = 4 * 1024 * 1024
     noise = [f"{random.getrandbits(4096):x}" for _ in range(160)]

@@ -23,7 +23,7 @@ def size_of(item: dict[str, Any]) -> int:
     )
 
 
-def shown(item: dict[str, Any], key: str) -> tuple[Any, ...]:
+def shown(item: dict[str, object], key: str) -> tuple[object, ...]:
     """What an index holds of an item: nothing if its key is missing."""
     if key not in item or "entered_at" not in item:
         return ()
@@ -49,7 +49,7 @@ class Aws:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         do = getattr(type(self), f"_do_{name}")
 
-        def call(**request: Any) -> Any:
+        def call(**request: object) -> object:
             if self.call_seconds:
                 time.sleep(self.call_seconds)
             began = time.thread_time()

@@ -119,7 +119,7 @@ def empty() -> State:
     )
 
 
-def pipeline(per_minute: dict[str, list[int]], **changes: Any) -> Json:
+def pipeline(per_minute: dict[str, list[int]], **changes: object) -> Json:
     busy = any(sum(values) for values in per_minute.values())
     return {
         "verdict": "healthy" if busy else "idle",
@@ -353,7 +353,7 @@ def truck(device: str, position: tuple[float, float], **known: Any) -> Json:
     } | known
 
 
-def visit(device: str, fence: str, entered_at: datetime, **known: Any) -> Json:
+def visit(device: str, fence: str, entered_at: datetime, **known: object) -> Json:
     tag, _, name = fence.partition("#")
     return {
         "device_id": device,

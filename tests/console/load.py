@@ -82,7 +82,7 @@ def lines(answer: Any) -> Iterator[bytes]:
         yield from whole
 
 
-def drive(truck: int, at: int, run: str) -> dict[str, Any]:
+def drive(truck: int, at: int, run: str) -> dict[str, object]:
     """The ping of one truck in one second: a circle round its own farm."""
     angle = at / 60 + truck
     place = [5.8 + truck % 20 * 0.02 + 0.004 * (angle % 1), 53.0 + truck // 20 * 0.02 + 0.002 * (angle % 2)]
@@ -119,7 +119,7 @@ def main(
 
 def measured(
     outputs: Outputs, pid: int, page: Listener, seconds: int, trucks: int, others: int, batch: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     run = f"{random.randrange(1 << 32):08x}"
     http = urllib3.PoolManager(maxsize=16, retries=False, timeout=30)
     answered: dict[str, float] = {}

@@ -26,13 +26,13 @@ FARM = Fence("farm", "farm-e2e")
 
 class Answer(NamedTuple):
     status: int
-    body: dict[str, Any]
+    body: dict[str, object]
     headers: Mapping[str, str]
 
 
 class Ran(NamedTuple):
     exit_code: int
-    result: Any
+    result: object
     output: str
 
 
@@ -92,7 +92,7 @@ class Pipeline:
         """Ask the warehouse; `{db}` in the text stands for the stage's database."""
         return self._warehouse.query(sql.replace("{db}", self.outputs.database), parameters)
 
-    def raw_rows(self, event_id: str) -> list[dict[str, Any]]:
+    def raw_rows(self, event_id: str) -> list[dict[str, object]]:
         sql = (
             "SELECT payload, file_name, file_row_number FROM {db}.RAW.EVENTS WHERE payload:_id::VARCHAR = %s"
         )
@@ -126,7 +126,7 @@ def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float 
         time.sleep(every)
 
 
-def event(device: str, type_: str = "user.updated_trip", **fields: Any) -> Event:
+def event(device: str, type_: str = "user.updated_trip", **fields: object) -> Event:
     """A valid event with an id of its own, a moment ago."""
     return {
         "_id": uuid4().hex[:24],
@@ -139,7 +139,7 @@ def event(device: str, type_: str = "user.updated_trip", **fields: Any) -> Event
     }
 
 
-def crossing(device: str, kind: str, at: datetime, fence: Fence = FARM, **fields: Any) -> Event:
+def crossing(device: str, kind: str, at: datetime, fence: Fence = FARM, **fields: object) -> Event:
     """A geofence event: `kind` is enter, dwell or exit."""
     verb = {"enter": "entered", "dwell": "dwelled_in", "exit": "exited"}[kind]
     named = {"tag": fence.tag, "externalId": fence.external_id}

@@ -122,7 +122,7 @@ class Pipeline:
     url: str
     warehouse: Warehouse
     suffix: str
-    _told: list[dict[str, Any]] = field(default_factory=list)
+    _told: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def bucket(self) -> str:
@@ -148,11 +148,11 @@ class Pipeline:
             if not redriven and not any(since.get("more") for since in waiting.values()):
                 return
 
-    def _shards(self) -> dict[str, dict[str, Any]]:
+    def _shards(self) -> dict[str, dict[str, object]]:
         shards = self.aws("kinesis").list_shards(StreamName=self.named("geofence"))["Shards"]
         return {s["ShardId"]: {"ShardIteratorType": "TRIM_HORIZON"} for s in shards}
 
-    def _consume(self, shard: str, since: Mapping[str, Any]) -> dict[str, Any]:
+    def _consume(self, shard: str, since: Mapping[str, object]) -> dict[str, object]:
         """One batch, as Lambda's poller does: from the first failed record on, all come again."""
         kinesis = self.aws("kinesis")
         where = {name: value for name, value in since.items() if name != "more"}
@@ -188,7 +188,7 @@ class Pipeline:
             answer = handler.redrive.redrive({"Records": messages}, _Context())
             failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
             for message in messages:
-                one: dict[str, Any] = {"QueueUrl": url, "ReceiptHandle": message["receiptHandle"]}
+                one: dict[str, object] = {"QueueUrl": url, "ReceiptHandle": message["receiptHandle"]}
                 if message["messageId"] in failed:  # what waits out of sight would pass for gone
                     sqs.change_message_visibility(**one, VisibilityTimeout=0)
                 else:
@@ -218,7 +218,7 @@ class Pipeline:
             for row in self.warehouse.run(sql)
         ]
 
-    def _receive_told(self) -> list[dict[str, Any]]:
+    def _receive_told(self) -> list[dict[str, object]]:
         """All so far, each time."""
         sqs = self.aws("sqs")
         url = sqs.get_queue_url(QueueName=self.named("told"))["QueueUrl"]

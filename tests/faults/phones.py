@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import urllib3
 
@@ -29,7 +28,7 @@ class Try:
     """One answer: `status` is None where none came, `answer` None where it was no JSON object."""
 
     status: int | None
-    answer: Mapping[str, Any] | None = None
+    answer: Mapping[str, object] | None = None
     content_type: str = ""
     retry_after: str = ""
 

@@ -259,7 +259,7 @@ class Proxy:
             case "PutRecords" | "PutEvents":
                 name = "Records" if call.operation == "PutRecords" else "Entries"
                 code = "ProvisionedThroughputExceededException"
-                results: list[dict[str, Any]] = [{"ErrorCode": code, "ErrorMessage": "on purpose"}] * len(
+                results: list[dict[str, object]] = [{"ErrorCode": code, "ErrorMessage": "on purpose"}] * len(
                     asked[name]
                 )
                 if taken := asked[name][1::2]:
@@ -270,14 +270,14 @@ class Proxy:
                 return _json(200, {counted: failed, name: results})
             case "BatchWriteItem":
                 ((table, puts),) = asked["RequestItems"].items()
-                left: Mapping[str, Any] = {table: puts[::2]}
+                left: Mapping[str, object] = {table: puts[::2]}
                 if puts[1::2]:
                     await self._pass_on(request, json.dumps({"RequestItems": {table: puts[1::2]}}).encode())
                 return _json(200, {"UnprocessedItems": left})
             case "BatchGetItem":
                 ((table, wanted),) = asked["RequestItems"].items()
                 keys = wanted["Keys"]
-                said: dict[str, Any] = {"Responses": {table: []}}
+                said: dict[str, object] = {"Responses": {table: []}}
                 if keys[1::2]:
                     some = {"RequestItems": {table: wanted | {"Keys": keys[1::2]}}}
                     answer = await self._pass_on(request, json.dumps(some).encode())
@@ -372,7 +372,7 @@ def _error(call: Call, status: int, code: str) -> web.Response:
     return _json(status, {"__type": code, "message": "on purpose"})
 
 
-def _json(status: int, body: Mapping[str, Any] | Sequence[Any]) -> web.Response:
+def _json(status: int, body: Mapping[str, object] | Sequence[object]) -> web.Response:
     return web.Response(
         status=status, body=json.dumps(body).encode(), content_type="application/x-amz-json-1.1"
     )

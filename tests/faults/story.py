@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from zlib import crc32
 
 from ops.marts import build_marts
@@ -82,7 +81,7 @@ class Story:
 
     @contextmanager
     def under_load(
-        self, make: Callable[[], Sequence[Post]] | None = None, **phones_that: Any
+        self, make: Callable[[], Sequence[Post]] | None = None, **phones_that: object
     ) -> Iterator[Phones]:
         """Phones send a morning meanwhile. At the end all of it must have arrived, and nothing else."""
         sent = (make or self.morning)()

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ops.outputs import Outputs
 from tests.load import functions, plots, stack
@@ -66,7 +65,7 @@ def of_functions() -> tuple[list[str], dict[str, str]]:
         found = [functions.swept(each) for each in functions.FUNCTIONS.values()]
     plots.draw_sweep(found, IMAGES / "load-functions.svg")
     hidden = ("steps", "events")
-    rows: Sequence[Mapping[str, Any]] = [{k: v for k, v in f.items() if k not in hidden} for f in found]
+    rows: Sequence[Mapping[str, object]] = [{k: v for k, v in f.items() if k not in hidden} for f in found]
     refused = (
         f"While Kinesis throttles, a request takes {functions.while_refused():.3f} s; the first of an environment, "
         "which detects it, up to 4 s."

@@ -9,7 +9,6 @@ import asyncio
 import json
 import random
 from collections import OrderedDict
-from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -84,7 +83,7 @@ class Simulated:
             return 200, b""
         return 200, self._objects[path]
 
-    def _call(self, operation: str, request: dict[str, Any]) -> Answer:
+    def _call(self, operation: str, request: dict[str, object]) -> Answer:
         if operation == "PutRecords" and self._refuses:
             return 500, b'{"__type":"InternalFailure"}'
         if operation in OPERATIONS:
@@ -92,7 +91,10 @@ class Simulated:
                 answer = getattr(self._tables, f"_do_{OPERATIONS[operation]}")(**request)
             except ClientError as error:
                 code = error.response["Error"]["Code"]
-                said: dict[str, Any] = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": ""}
+                said: dict[str, object] = {
+                    "__type": f"com.amazonaws.dynamodb.v20120810#{code}",
+                    "message": "",
+                }
                 old = error.response.get("Item")
                 return 400, json.dumps(said | ({"Item": old} if old else {})).encode()
             return 200, json.dumps(answer).encode()

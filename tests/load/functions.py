@@ -129,7 +129,7 @@ def _accepted(answer: Any) -> bool:
     return bool(answer["statusCode"] == 202)
 
 
-def _done(answer: Any) -> bool:
+def _done(answer: object) -> bool:
     return bool(answer == {"batchItemFailures": []})
 
 
@@ -262,7 +262,7 @@ def side_by_side(function: Function, environments: int, seconds: float, cpu: int
     }
 
 
-def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SECONDS) -> dict[str, Any]:
+def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SECONDS) -> dict[str, object]:
     """From one environment on until twice as many bring less than a tenth more."""
     function.entry()
     steps: list[dict[str, float]] = []

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from ops.outputs import Outputs
 from ops.polling import until
@@ -156,7 +155,7 @@ def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak
 # --- what is told ------------------------------------------------------------------------------
 
 
-def latencies(load: Load) -> list[dict[str, Any]]:
+def latencies(load: Load) -> list[dict[str, object]]:
     """One row a phase: what a phone saw, from the moment at which its request was due."""
     rows = []
     for phase in load.plan:
@@ -177,7 +176,7 @@ def latencies(load: Load) -> list[dict[str, Any]]:
     return rows
 
 
-def memories(load: Load) -> list[dict[str, Any]]:
+def memories(load: Load) -> list[dict[str, object]]:
     """One row a part: its processes at most, its memory as the steady part begins and ends, and at most."""
     first, last = window(load.plan, STEADY)
     steady = [sample for sample in load.samples if first <= sample.at <= last]
@@ -213,7 +212,7 @@ def _mib_an_hour(slopes: Sequence[float]) -> float | None:
     return round(max(slopes) * 3600 / 2**20, 1) if slopes else None
 
 
-def queues(load: Load) -> list[dict[str, Any]]:
+def queues(load: Load) -> list[dict[str, object]]:
     """One row a phase: the most that waited in each queue."""
     rows = []
     for phase in load.plan:

@@ -3,17 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     names = list(rows[0])
     lines = [[name.replace("_", " ") for name in names], ["---"] * len(names)]
     lines += [[_word(row[name]) for name in names] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -85,7 +85,7 @@ class Watch:
         health = f"http://127.0.0.1:{self._outputs.snowflake.port}/health"
         return int(urllib3.request("GET", health, timeout=10).json()["buffered_bytes"])
 
-    def _queues(self, warehouse: Any) -> dict[str, float]:
+    def _queues(self, warehouse: object) -> dict[str, float]:
         self._logs.read()
         return {
             "redrive": redrive.waiting(self._sqs, self._outputs.redrive_queue_url),

@@ -228,7 +228,7 @@ def main(argv: Sequence[str]) -> int:
     if given.fit:
         report_fits([json.loads(line) for line in given.fit.read_text().splitlines()])
         return 0
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for events in given.events:
         with tempfile.TemporaryDirectory(prefix="milkrun-growth-") as folder:
             make(Path(folder), events)

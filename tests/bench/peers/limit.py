@@ -9,7 +9,6 @@ import hmac
 import os
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
 
 import msgspec
 import urllib3
@@ -60,7 +59,7 @@ def _send(method: str, path: str, service: str, headers: dict[str, str], body: b
     assert answer.status == 200
 
 
-def handler(request: dict[str, Any], _context: object) -> dict[str, Any]:
+def handler(request: dict[str, object], _context: object) -> dict[str, object]:
     lines, records = [], []
     for raw in RAWS.decode(msgspec.json.format(msgspec.convert(request["body"], bytes), indent=-1)):
         event = EVENT.decode(raw)

@@ -31,7 +31,7 @@ class Consumer:
         config = IdempotencyConfig(event_key_jmespath="_id")
 
         @idempotent_function(data_keyword_argument="event", persistence_store=store, config=config)
-        def once(event: Mapping[str, Any], raw: bytes) -> str:
+        def once(event: Mapping[str, object], raw: bytes) -> str:
             self._consume(raw)
             return "done"
 

@@ -40,7 +40,7 @@ class Aws:
             "STREAM_NAME": self.stream,
         }
 
-    def told(self) -> list[dict[str, Any]]:
+    def told(self) -> list[dict[str, object]]:
         """What a queue behind the bus got, each time."""
         sqs = self.client("sqs")
         url = sqs.get_queue_url(QueueName="told")["QueueUrl"]

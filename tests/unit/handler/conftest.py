@@ -42,7 +42,7 @@ class Phone:
         }
         return self.send(event, **context)
 
-    def send(self, event: Mapping[str, Any], **context: float) -> Answer:
+    def send(self, event: Mapping[str, object], **context: float) -> Answer:
         application = replace(app(self.world, **self.settings), tokens=self.tokens)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(main, "_app", lambda: application)

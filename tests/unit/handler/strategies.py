@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from hypothesis import strategies as st
 
@@ -52,9 +51,9 @@ broken_pings = st.builds(
 
 
 @st.composite
-def events(draw: st.DrawFn) -> dict[str, Any]:
+def events(draw: st.DrawFn) -> dict[str, object]:
     """One that is accepted if its unknown fields are."""
-    event: dict[str, Any] = draw(
+    event: dict[str, object] = draw(
         st.fixed_dictionaries(
             {"_id": ids, "createdAt": times, "user": users}, optional={"metadata": values, "x": values}
         )
@@ -66,7 +65,7 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def broken_events(draw: st.DrawFn) -> Any:
+def broken_events(draw: st.DrawFn) -> object:
     """One with a field missing or of any type; or no event at all."""
     event = draw(events())
     field = draw(st.sampled_from(["_id", "type", "createdAt", "user", "geofence", "confidence", "duration"]))

@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from typing import Any
 
 from tools import check
 
@@ -11,7 +10,7 @@ EVERYTHING = "prod-glue"  # prod with all that a parameter switches on
 resources = cache(check.resources)
 
 
-def of_type(stage: str, kind: str) -> dict[str, dict[str, Any]]:
+def of_type(stage: str, kind: str) -> dict[str, dict[str, object]]:
     """Properties of all resources of a type, by logical id."""
     return {
         name: resource.get("Properties", {})
@@ -20,8 +19,8 @@ def of_type(stage: str, kind: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def properties(stage: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = resources(stage)[name]["Properties"]
+def properties(stage: str, name: str) -> dict[str, object]:
+    found: dict[str, object] = resources(stage)[name]["Properties"]
     return found
 
 
@@ -38,5 +37,5 @@ def spelled(value: object) -> str:
     raise AssertionError(f"neither a name nor a reference: {value}")
 
 
-def many(value: Any) -> list[Any]:
+def many(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]

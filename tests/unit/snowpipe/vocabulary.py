@@ -26,7 +26,7 @@ class Said:
     err: str
 
     @property
-    def rows(self) -> Any:
+    def rows(self) -> object:
         return json.loads(self.out)
 
 
@@ -92,7 +92,7 @@ class Stage:
         self.aws.s3.put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
         return made.key
 
-    def query(self, sql: str) -> list[dict[str, Any]]:
+    def query(self, sql: str) -> list[dict[str, object]]:
         return self.warehouse.query(sql)
 
     def one(self, sql: str) -> Any:
