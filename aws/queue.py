@@ -15,7 +15,7 @@ class RedriveQueue:
         self._queue_url = queue_url
         self._bucket = bucket
 
-    def leave(self, key: str, lines: Sequence[int]) -> None:
+    def enqueue(self, key: str, lines: Sequence[int]) -> None:
         """Enqueue a claim check for lines (from 1) of the object `key`."""
         check = {"bucket": self._bucket, "key": key, "lines": list(lines)}
         self._sqs.send_message(QueueUrl=self._queue_url, MessageBody=msgspec.json.encode(check).decode())

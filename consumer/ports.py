@@ -15,7 +15,7 @@ from consumer.change import Notice
 from consumer.consume import Poison, Ports
 from consumer.settings import Settings
 from consumer.store import Store
-from contract.objects import lines_object, set_aside_line
+from contract.objects import lines_object, quarantine_line
 
 REQUESTS_AT_ONCE = 16
 ENTRIES_A_REQUEST = 10
@@ -70,7 +70,7 @@ class S3SetAside:
         self._archive = archive
 
     def keep(self, poison: Sequence[Poison]) -> str:
-        lines = [set_aside_line(p.reasons, p.record.data, origin(p)) for p in poison]
+        lines = [quarantine_line(p.reasons, p.record.data, origin(p)) for p in poison]
         aside = lines_object("set-aside", lines, poison[0].record.arrived_at)
         self._archive.store(aside, {})
         return aside.key

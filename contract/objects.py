@@ -140,7 +140,7 @@ def unreadable_line(
     return _line(line, app_version)
 
 
-def set_aside_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
+def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
     """One line of `set-aside/`: what can never succeed, why, and where it was found.
 
     `record` stands under `event` if it is strict JSON, else under `record_base64`. `origin` must be the same

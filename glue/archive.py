@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from contract.events import Reason
-from contract.objects import is_content, lines_object, object_name, set_aside_line
+from contract.objects import is_content, lines_object, object_name, quarantine_line
 
 HOUR = timedelta(hours=1)
 MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler takes 4 MiB; more is not ours
@@ -285,7 +285,7 @@ def read_objects(store: Store, objects: Iterable[Stored]) -> Iterator[Lines | Fa
 def set_aside(store: Store, hour: datetime, faults: Sequence[Fault], job: str) -> str | None:
     """Leave what can never be read where operators look, with reasons; same faults, same object."""
     lines = [
-        set_aside_line([Reason(f.code, "", f.message)], f.beginning, {"job": job, "object": f.key})
+        quarantine_line([Reason(f.code, "", f.message)], f.beginning, {"job": job, "object": f.key})
         for f in sorted(faults, key=lambda each: each.key)
         if f.lasting
     ]

@@ -8,17 +8,24 @@ from typing import Protocol
 
 from aws.errors import RetryableError
 from contract.events import Reason
-from contract.objects import LinesObject, lines_object, metadata, reject_line, set_aside_line, unreadable_line
-from handler.publish import MAX_ROUNDS, Clock, Refusals, Stream, publish
-from handler.sift import Batch, Record, Rejected
+from contract.objects import (
+    LinesObject,
+    lines_object,
+    metadata,
+    quarantine_line,
+    reject_line,
+    unreadable_line,
+)
+from handler.publish import MAX_ROUNDS, CircuitBreaker, Clock, Stream, publish
+from handler.validate import Batch, Record, Rejected
 
 # A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the
 # stream, two tries of a message. Else the answer is 503 while there is time to give it.
 STORE_SECONDS = 12.5
 STREAM_SECONDS = 3.5
-LEAVE_SECONDS = 7.5
+ENQUEUE_SECONDS = 7.5
 # A claim check is as good as a record on the stream, so a phone need not wait long for a stream that refuses.
-PATIENCE_SECONDS = 4.0
+PUBLISH_BUDGET_SECONDS = 4.0
 
 
 class Archive(Protocol):
@@ -27,7 +34,7 @@ class Archive(Protocol):
 
 
 class RedriveQueue(Protocol):
-    def leave(self, key: str, lines: Sequence[int]) -> None:
+    def enqueue(self, key: str, lines: Sequence[int]) -> None:
         """Leave a claim check for lines of an object of the archive. Raises RetryableError."""
 
 
@@ -73,7 +80,7 @@ class Ports:
     archive: Archive
     stream: Stream
     redrive_queue: RedriveQueue
-    refusals: Refusals = field(default_factory=Refusals)
+    circuit_breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
 
 def ingest(
@@ -154,26 +161,26 @@ def _publish(
     effects: Effects,
 ) -> None:
     def attempt(rounds: int) -> None:
-        keep_back = max(STREAM_SECONDS + LEAVE_SECONDS, seconds_left() - PATIENCE_SECONDS)
+        keep_back = max(STREAM_SECONDS + ENQUEUE_SECONDS, seconds_left() - PUBLISH_BUDGET_SECONDS)
         outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back, rounds=rounds)
-        ports.refusals.saw(outcome)
+        ports.circuit_breaker.record(outcome)
         effects.published = outcome.taken
         refused = outcome.refused
         if outcome.malformed:
             try:
-                if seconds_left() < STORE_SECONDS + LEAVE_SECONDS:
+                if seconds_left() < STORE_SECONDS + ENQUEUE_SECONDS:
                     raise RetryableError("no time left to set aside")
-                effects.set_aside_key = set_aside(ports.archive, outcome.malformed, object_key, received_at)
+                effects.set_aside_key = quarantine(ports.archive, outcome.malformed, object_key, received_at)
                 effects.set_aside = len(outcome.malformed)
             except RetryableError:
                 refused = refused + outcome.malformed
         if refused:
-            if seconds_left() < LEAVE_SECONDS:
-                raise RetryableError("no time left to leave a claim check")
-            ports.redrive_queue.leave(object_key, sorted(record.line for record in refused))
+            if seconds_left() < ENQUEUE_SECONDS:
+                raise RetryableError("no time left to enqueue a claim check")
+            ports.redrive_queue.enqueue(object_key, sorted(record.line for record in refused))
             effects.queued = len(refused)
 
-    rounds = ports.refusals.rounds()
+    rounds = ports.circuit_breaker.rounds()
     try:
         attempt(rounds)
     except RetryableError:
@@ -183,11 +190,11 @@ def _publish(
         attempt(MAX_ROUNDS)
 
 
-def set_aside(archive: Archive, records: Sequence[Record], object_key: str, received_at: datetime) -> str:
+def quarantine(archive: Archive, records: Sequence[Record], object_key: str, received_at: datetime) -> str:
     """Keep what the stream will never take, with where it came from; returns the key."""
     reason = Reason("refused_by_stream", "", "Kinesis answers that this record can never be taken.")
     lines = [
-        set_aside_line([reason], record.data, {"object_key": object_key, "line": str(record.line)})
+        quarantine_line([reason], record.data, {"object_key": object_key, "line": str(record.line)})
         for record in records
     ]
     stored = lines_object("set-aside", lines, received_at)

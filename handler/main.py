@@ -25,10 +25,10 @@ from handler.http import Refused, Request, Unreadable, answer, form_of, inflated
 from handler.identity import Keys, Provider, Speaker, Tokens, fetch_keys
 from handler.ingest import Effects, Ports, Receipt, Sender
 from handler.ingest import ingest as ingest_batch
+from handler.parse_body import parse_body
 from handler.settings import Settings
-from handler.sift import Batch, sift, unreadable
 from handler.signature import Secrets, parse_secrets, verify
-from handler.splitting import split
+from handler.validate import Batch, unreadable, validate
 
 RETRY_AFTER_SECONDS = 5
 ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer in
@@ -124,7 +124,7 @@ def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetim
     try:
         if fault:
             raise fault
-        return sift(split(text, form), form, app.settings.geofence_kinds, received_at, speaker)
+        return validate(parse_body(text, form), form, app.settings.geofence_kinds, received_at, speaker)
     except Unreadable as error:
         return unreadable(request.body, error.code, error.message, request.content_encoding)
 

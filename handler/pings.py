@@ -12,7 +12,7 @@ import msgspec
 
 from contract.events import is_id
 from contract.instants import instant
-from handler.splitting import with_members
+from handler.parse_body import with_members
 
 PING_TYPE = "location.ping"
 ID_DIGITS = 24

@@ -7,14 +7,14 @@ from typing import Protocol
 
 from aws.errors import PermanentError, RetryableError
 from aws.retry import jitter
-from handler.sift import Record
+from handler.validate import Record
 
 MAX_RECORDS = 500
 MAX_CALL_BYTES = 5 * 1024 * 1024
 MAX_ROUNDS = 10
 BACKOFF_BASE_SECONDS = 0.05
 BACKOFF_CAP_SECONDS = 1.0
-REFUSAL_SECONDS = 5.0
+OPEN_SECONDS = 5.0
 
 
 class Stream(Protocol):
@@ -38,7 +38,7 @@ class Published:
     malformed: list[Record] = field(default_factory=list)
 
 
-class Refusals:
+class CircuitBreaker:
     """A stream that took nothing of a request is not asked by the next ones for some seconds, then once.
 
     Else each request of an outage would hold its place for as long as it has patience, and the doors would close.
@@ -47,17 +47,17 @@ class Refusals:
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._refused_at: float | None = None
+        self._opened_at: float | None = None
 
     def rounds(self) -> int:
         """How often the stream may be asked for the records of this request."""
-        if self._refused_at is None:
+        if self._opened_at is None:
             return MAX_ROUNDS
-        return 0 if 0 <= self._now() - self._refused_at < REFUSAL_SECONDS else 1
+        return 0 if 0 <= self._now() - self._opened_at < OPEN_SECONDS else 1
 
-    def saw(self, outcome: Published) -> None:
+    def record(self, outcome: Published) -> None:
         if outcome.calls:
-            self._refused_at = self._now() if outcome.refused and not outcome.taken else None
+            self._opened_at = self._now() if outcome.refused and not outcome.taken else None
 
 
 def publish(

@@ -19,14 +19,14 @@ from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
 from contract.objects import lines_of
-from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, set_aside
+from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, quarantine
 from handler.publish import Clock, Stream, publish
 from handler.settings import Settings
-from handler.sift import Record
+from handler.validate import Record
 
 BACKOFF_BASE_SECONDS = 2
 BACKOFF_CAP_SECONDS = 300
-PATIENCE_SECONDS = 5.0  # for one claim check: there are others behind it
+PUBLISH_BUDGET_SECONDS = 5.0  # for one claim check: there are others behind it
 
 log = structlog.get_logger()
 
@@ -98,10 +98,10 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         raise ValueError("a claim check names another bucket")
     lines = lines_of(app.archived.read(claim.key))
     records = [_record(lines[number - 1], number) for number in claim.lines]
-    ends = max(seconds_left() - PATIENCE_SECONDS, STORE_SECONDS)
+    ends = max(seconds_left() - PUBLISH_BUDGET_SECONDS, STORE_SECONDS)
     outcome = publish(records, app.stream, lambda: seconds_left() - ends)
     if outcome.malformed:
-        key = set_aside(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
+        key = quarantine(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
         raise RetryableError(f"{len(outcome.refused)} of {len(records)} records refused")

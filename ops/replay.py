@@ -27,7 +27,7 @@ from aws.stream import KinesisStream
 from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
 from contract.objects import object_name
 from handler.publish import publish
-from handler.sift import Record
+from handler.validate import Record
 from ops import set_aside, terminal
 from ops.outputs import ROOT
 from ops.stores import geofence_kinds, readable_lines

@@ -24,10 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from aws.errors import PermanentError, RetryableError
-from contract.finite import finite
 from ops.outputs import Outputs
 from ops.times import instant
 from snowpipe import commandline
+from snowpipe.finite import finite
 
 # Results go to stdout, whatever only accompanies them to stderr: `… --json | jq` sees results alone.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)

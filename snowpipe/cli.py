@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import typer
 
-from contract.finite import finite
 from snowpipe import apply as applying
 from snowpipe import archive, commandline, loading, pipes, policies, sqlite, template, transform, warehouse
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
+from snowpipe.finite import finite
 from snowpipe.history import FAILED, Narrow
 from snowpipe.history import history as copy_history
 from snowpipe.history import validate as validate_failed

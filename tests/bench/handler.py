@@ -211,7 +211,7 @@ def own_work() -> Figures:
         def put(self, *_: object) -> list[Any]:
             return []
 
-        def leave(self, *_: object) -> None: ...
+        def enqueue(self, *_: object) -> None: ...
 
     real = main._app()
     app = main.App(real.settings, Ports(Nowhere(), Nowhere(), Nowhere()), real.secrets)

@@ -19,7 +19,7 @@ import pytest
 from consumer import items
 from consumer.visits import Pair
 from contract.events import Fence, Reason
-from contract.objects import lines_object, set_aside_line
+from contract.objects import lines_object, quarantine_line
 from ops.outputs import ROOT
 from tests.e2e.faults import FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
@@ -425,7 +425,7 @@ def test_an_event_that_the_consumer_set_aside_is_found_there_with_the_reason(
     posted(pipeline, enter)
     eventually(lambda: pipeline.raw_rows(enter["_id"]) and pipeline.visits_of(device))
     forget_pair(pipeline, Pair(device, FARM))
-    line = set_aside_line([Reason("odd_one", "x", "This one is odd.")], json.dumps(enter).encode(), {})
+    line = quarantine_line([Reason("odd_one", "x", "This one is odd.")], json.dumps(enter).encode(), {})
     aside = lines_object("set-aside", [line], datetime.now(UTC))
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
     s3.put_object(Bucket=bucket, Key=aside.key, Body=aside.body)

@@ -21,8 +21,8 @@ from moto.server import ThreadedMotoServer
 
 from consumer.visits import visits_of
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, geofence_event
-from handler.sift import sift
-from handler.splitting import split
+from handler.parse_body import parse_body
+from handler.validate import validate
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import loading, pipes
 from snowpipe.archive import Archive
@@ -668,7 +668,7 @@ def hostile_events(seed: int) -> list[bytes]:
         if rng.random() < 0.2:
             made["deviceId"], made["user"] = device, None
         events.append(made)
-    batch = sift(split(json.dumps(events[:500]).encode(), "json"), "json", GEOFENCE_KINDS, RECEIVED)
+    batch = validate(parse_body(json.dumps(events[:500]).encode(), "json"), "json", GEOFENCE_KINDS, RECEIVED)
     assert not batch.rejected
     return batch.lines
 

@@ -12,7 +12,7 @@ import atheris
 with atheris.instrument_imports(include=["handler", "contract"]):
     from contract import logs
     from contract.objects import object_name
-    from handler import codes, http, main, sift, splitting
+    from handler import codes, http, main, parse_body, validate
 
 import base64
 import gzip
@@ -33,7 +33,7 @@ CONTENT_TYPES = (
 )
 ANSWERS = {202, 400, 413, 415}
 # The modules are named so that they are imported while that is watched.
-WATCHED = (codes, http, sift, splitting)
+WATCHED = (codes, http, parse_body, validate)
 
 
 def try_one(data: bytes) -> None:

@@ -27,8 +27,8 @@ import urllib3
 from contract.events import GEOFENCE_KINDS, geofence_event
 from contract.lines import lines_in
 from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
-from handler.sift import sift
-from handler.splitting import Parts
+from handler.parse_body import Parts
+from handler.validate import validate
 from ops import terminal
 from snowpipe.refusal import Refusal
 from tools.fleet import rounds
@@ -210,7 +210,7 @@ def judged(text: str) -> Planned:
     raw = text.encode("utf-8", "surrogateescape")
     if is_too_large_alone(raw):
         return Planned(text, "", code=TOO_LARGE)
-    batch = sift(Parts([raw], {}), "ndjson", GEOFENCE_KINDS, datetime.now(UTC))
+    batch = validate(Parts([raw], {}), "ndjson", GEOFENCE_KINDS, datetime.now(UTC))
     if batch.rejected:
         [rejected] = batch.rejected
         return Planned(text, rejected.event_id or "", code=rejected.reasons[0].code)

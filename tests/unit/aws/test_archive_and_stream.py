@@ -19,7 +19,7 @@ from aws.http import endpoint_of
 from aws.json_client import JsonClient
 from aws.stream import KinesisStream
 from contract.objects import lines_object
-from handler.sift import Record
+from handler.validate import Record
 from tests.unit.aws.strict import Strict, strict_service
 from tests.unit.contract.test_objects import AT
 

@@ -15,7 +15,7 @@ from aws.errors import MissingObjectError, RetryableError
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
 from contract.objects import lines_object
-from handler.sift import Record
+from handler.validate import Record
 from tests.unit.contract.test_objects import AT
 
 REGION = "us-east-1"
@@ -82,7 +82,7 @@ def test_a_claim_check_names_bucket_key_and_lines(url: str, access: Access) -> N
     queue_url = sqs.create_queue(QueueName="redrive", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
     queue = RedriveQueue(access.client("sqs"), queue_url, "archive")
 
-    queue.leave(LINES.key, [1, 3])
+    queue.enqueue(LINES.key, [1, 3])
 
     (message,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
     assert json.loads(message["Body"]) == {"bucket": "archive", "key": LINES.key, "lines": [1, 3]}
@@ -90,4 +90,4 @@ def test_a_claim_check_names_bucket_key_and_lines(url: str, access: Access) -> N
     queue.postpone(message["ReceiptHandle"], 0)
     assert len(sqs.receive_message(QueueUrl=queue_url)["Messages"]) == 1
     with pytest.raises(RetryableError, match="SQS"):
-        RedriveQueue(access.client("sqs", tries=1), queue_url + "-nowhere", "archive").leave(LINES.key, [1])
+        RedriveQueue(access.client("sqs", tries=1), queue_url + "-nowhere", "archive").enqueue(LINES.key, [1])

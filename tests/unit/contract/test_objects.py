@@ -15,8 +15,8 @@ from contract.objects import (
     lines_of,
     metadata,
     object_name,
+    quarantine_line,
     reject_line,
-    set_aside_line,
     unreadable_line,
 )
 
@@ -85,9 +85,9 @@ def test_what_is_not_json_is_kept_as_base64() -> None:
 
 def test_what_is_set_aside_is_kept_as_json_if_it_is_json() -> None:
     origin = {"stream": "s", "sequence_number": "1"}
-    assert json.loads(set_aside_line([REASON], b'{ "a": 1 }', origin))["event"] == {"a": 1}
+    assert json.loads(quarantine_line([REASON], b'{ "a": 1 }', origin))["event"] == {"a": 1}
     assert (
-        json.loads(set_aside_line([REASON], b'{"a":1,"a":2}', origin))["record_base64"]
+        json.loads(quarantine_line([REASON], b'{"a":1,"a":2}', origin))["record_base64"]
         == "eyJhIjoxLCJhIjoyfQ=="
     )
 

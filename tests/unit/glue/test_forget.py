@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract.events import Reason
-from contract.objects import lines_of, reject_line, set_aside_line, unreadable_line
+from contract.objects import lines_of, quarantine_line, reject_line, unreadable_line
 from glue.archive import Folder, Hours, Stored
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.forget import candidates, main
@@ -72,8 +72,8 @@ def world(archive: Path) -> list[bytes]:
     rejects = [reject_line(WHY, theirs("r1"), index=0, event_id="r1"), kept, raw]
     archived(archive, rejects, prefix="rejected")
     aside = [
-        set_aside_line(WHY, theirs("s1"), {"shard": "1"}),
-        set_aside_line(WHY, b"\xffbob", {"shard": "2"}),
+        quarantine_line(WHY, theirs("s1"), {"shard": "1"}),
+        quarantine_line(WHY, b"\xffbob", {"shard": "2"}),
     ]
     archived(archive, aside, prefix="set-aside")
     given_up(archive, "theirs", theirs("g1"))

@@ -11,10 +11,10 @@ from aws.errors import PermanentError, RetryableError
 from contract.objects import LinesObject
 from handler import main
 from handler.ingest import Ports
-from handler.publish import Refusals
+from handler.publish import CircuitBreaker
 from handler.settings import Settings
-from handler.sift import Record
 from handler.signature import Secrets
+from handler.validate import Record
 
 RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)  # so that no event of the tests ever gets too old
 
@@ -44,10 +44,10 @@ class World:
     received_at: datetime = RECEIVED_AT
 
     def __post_init__(self) -> None:
-        self.refusals = Refusals(lambda: self.now)
+        self.circuit_breaker = CircuitBreaker(lambda: self.now)
 
     def ports(self) -> Ports:
-        return Ports(_Archive(self), _Stream(self), _Queue(self), self.refusals)
+        return Ports(_Archive(self), _Stream(self), _Queue(self), self.circuit_breaker)
 
     def next_fault(self, call: str) -> Fault:
         self.calls.append(call)
@@ -114,8 +114,8 @@ class _Stream:
 class _Queue:
     world: World
 
-    def leave(self, key: str, lines: Sequence[int]) -> None:
-        fault = self.world.next_fault("leave")
+    def enqueue(self, key: str, lines: Sequence[int]) -> None:
+        fault = self.world.next_fault("enqueue")
         self.world.claims.append((key, list(lines)))
         if fault is Fault.AFTER:
             raise RetryableError("on purpose, too late")

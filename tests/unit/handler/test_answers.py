@@ -188,7 +188,7 @@ def test_without_time_to_set_aside_a_claim_check_is_left(phone: Phone) -> None:
     """The redrive function meets the same refusal, and has a minute."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202
-    assert phone.world.calls == ["store", "put", "leave"]
+    assert phone.world.calls == ["store", "put", "enqueue"]
 
 
 def test_a_stream_that_refuses_does_not_hold_the_phone_for_long(phone: Phone) -> None:

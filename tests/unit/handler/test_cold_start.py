@@ -15,7 +15,6 @@ IDLE = {
     "pydantic",
     "urllib3",
     "handler.redrive",
-    "handler.openapi",
 }
 # Beyond what structlog pulls in where rich is installed, as it is here and not in the zip.
 BUDGET = 80

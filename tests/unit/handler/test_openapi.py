@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from handler import codes, openapi
+from handler import codes
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import Fault
 from tests.unit.handler.strategies import broken_events, broken_pings, events, pings, requests
+from tools import openapi
 
 ROOT = Path(openapi.__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
@@ -32,7 +33,7 @@ BEYOND_SCHEMA = {
 
 
 def test_both_files_are_current() -> None:
-    assert openapi.main(["--check"]) == 0, "run python -m handler.openapi"
+    assert openapi.main(["--check"]) == 0, "run python -m tools.openapi"
 
 
 def test_the_schema_is_a_schema() -> None:

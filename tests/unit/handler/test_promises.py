@@ -14,9 +14,9 @@ from aws.errors import RetryableError
 from contract.events import GEOFENCE_KINDS
 from contract.objects import object_name
 from handler import publish
-from handler.ingest import LEAVE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Effects, Sender, ingest
-from handler.sift import sift
-from handler.splitting import Parts
+from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Effects, Sender, ingest
+from handler.parse_body import Parts
+from handler.validate import validate
 from local_snowflake.files import FileFormat, read
 from tests.unit.contract.test_events import ENTER
 from tests.unit.contract.test_objects import AT
@@ -124,12 +124,12 @@ def test_no_failure_at_any_call_breaks_a_promise(
 
 def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
     """Ingest where each call takes its longest: it ends while there is time to answer."""
-    longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "leave": LEAVE_SECONDS}
+    longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "enqueue": ENQUEUE_SECONDS}
 
     def seconds_left() -> float:
         return seconds - sum(longest[call] for call in world.calls)
 
-    batch = sift(Parts([json.dumps(event).encode() for event in events], {}), "json", GEOFENCE_KINDS, AT)
+    batch = validate(Parts([json.dumps(event).encode() for event in events], {}), "json", GEOFENCE_KINDS, AT)
     sender = Sender("request-1", None, None)
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -173,7 +173,7 @@ class OnlyTheStream(World):
 @given(
     st.integers(1, 4),
     st.lists(st.sampled_from([Fault.BEFORE, Fault.AFTER, Fault.PARTLY, Fault.MALFORMED]), max_size=6),
-    st.floats(STORE_SECONDS + LEAVE_SECONDS, 27.5),
+    st.floats(STORE_SECONDS + ENQUEUE_SECONDS, 27.5),
 )
 def test_a_slow_stream_leaves_time_for_a_claim_check(
     number: int, faults: list[Fault], seconds: float

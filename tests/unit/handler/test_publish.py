@@ -12,11 +12,11 @@ from handler.publish import (
     BACKOFF_CAP_SECONDS,
     MAX_CALL_BYTES,
     MAX_ROUNDS,
-    REFUSAL_SECONDS,
-    Refusals,
+    OPEN_SECONDS,
+    CircuitBreaker,
     publish,
 )
-from handler.sift import Record
+from handler.validate import Record
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import Fault
 
@@ -24,21 +24,21 @@ from tests.unit.handler.fakes import Fault
 class ScriptedStream:
     """Takes a record once it has refused it so often; the negative ones spoil every call."""
 
-    def __init__(self, refusals: dict[str, int]) -> None:
-        self.refusals = dict(refusals)
+    def __init__(self, circuit_breaker: dict[str, int]) -> None:
+        self.circuit_breaker = dict(circuit_breaker)
         self.taken: list[str] = []
         self.calls: list[list[str]] = []
 
     def put(self, records: Sequence[Record]) -> list[Record]:
         names = [record.partition_key for record in records]
         self.calls.append(names)
-        if any(self.refusals.get(name, 0) < 0 for name in names):
+        if any(self.circuit_breaker.get(name, 0) < 0 for name in names):
             raise PermanentError("on purpose")
         refused = []
         for record in records:
-            left = self.refusals.get(record.partition_key, 0)
+            left = self.circuit_breaker.get(record.partition_key, 0)
             if left:
-                self.refusals[record.partition_key] = left - 1
+                self.circuit_breaker[record.partition_key] = left - 1
                 refused.append(record)
             else:
                 self.taken.append(record.partition_key)
@@ -142,25 +142,27 @@ ARRIVAL = {
 }
 
 
-def test_after_a_request_of_which_nothing_was_taken_the_next_leave_claim_checks_at_once(phone: Phone) -> None:
+def test_after_a_request_without_a_published_record_the_next_enqueues_a_claim_check_at_once(
+    phone: Phone,
+) -> None:
     world = phone.world
     world.faults = [Fault.NONE, *[Fault.BEFORE] * MAX_ROUNDS]
     assert phone.post([ARRIVAL]).status == 202
-    assert world.calls == ["store", *["put"] * MAX_ROUNDS, "leave"]
+    assert world.calls == ["store", *["put"] * MAX_ROUNDS, "enqueue"]
 
     world.calls.clear()
-    world.now += REFUSAL_SECONDS - 0.1
+    world.now += OPEN_SECONDS - 0.1
     assert phone.post([ARRIVAL | {"_id": "f"}]).status == 202
-    assert world.calls == ["store", "leave"]
+    assert world.calls == ["store", "enqueue"]
 
     world.calls.clear()
     world.now += 0.2
     world.faults = [Fault.NONE, Fault.BEFORE]
     assert phone.post([ARRIVAL | {"_id": "g"}]).status == 202
-    assert world.calls == ["store", "put", "leave"], "one look, and no more patience"
+    assert world.calls == ["store", "put", "enqueue"], "one look, and no more patience"
 
     world.calls.clear()
-    world.now += REFUSAL_SECONDS
+    world.now += OPEN_SECONDS
     assert phone.post([ARRIVAL | {"_id": "h"}]).status == 202
     assert phone.post([ARRIVAL | {"_id": "i"}]).status == 202
     assert world.calls == ["store", "put"] * 2, "it takes again, and is trusted again"
@@ -174,7 +176,7 @@ def test_without_the_queue_the_stream_is_asked_whatever_it_said_a_moment_ago(pho
     world.calls.clear()
     world.faults = [Fault.NONE, Fault.BEFORE]
     assert phone.post([ARRIVAL]).status == 202
-    assert world.calls == ["store", "leave", "put"]
+    assert world.calls == ["store", "enqueue", "put"]
     assert world.promised() == set(world.lines("events"))
 
 
@@ -188,15 +190,15 @@ def test_one_refused_record_among_others_is_no_stream_that_is_away(phone: Phone)
 
 
 def test_a_request_that_had_no_time_to_ask_the_stream_says_nothing_about_it() -> None:
-    refusals = Refusals()
-    refusals.saw(publish(records("a"), ScriptedStream({}), lambda: 0.0, no_pause))
-    assert refusals.rounds() == MAX_ROUNDS
+    circuit_breaker = CircuitBreaker()
+    circuit_breaker.record(publish(records("a"), ScriptedStream({}), lambda: 0.0, no_pause))
+    assert circuit_breaker.rounds() == MAX_ROUNDS
 
 
 def test_a_clock_that_was_set_back_does_not_close_the_stream_for_long() -> None:
     now = [1000.0]
-    refusals = Refusals(lambda: now[0])
-    refusals.saw(publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, no_pause))
-    assert refusals.rounds() == 0
+    circuit_breaker = CircuitBreaker(lambda: now[0])
+    circuit_breaker.record(publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, no_pause))
+    assert circuit_breaker.rounds() == 0
     now[0] = 10.0
-    assert refusals.rounds() == 1
+    assert circuit_breaker.rounds() == 1

@@ -14,7 +14,7 @@ import pytest
 from aws.errors import RetryableError
 from contract.events import geofence_event
 from contract.objects import lines_object
-from handler.sift import Record
+from handler.validate import Record
 from ops import replay as replaying
 from ops.replay import (
     EVER,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.finite import finite
 from snowpipe.cli import show
+from snowpipe.finite import finite
 
 ROOT = Path(__file__).parents[3]
 

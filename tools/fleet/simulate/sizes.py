@@ -12,7 +12,7 @@ PARAMS = Path(__file__).parents[3] / "serverless" / "params.yml"
 # By docs/load.md: what an invocation waits for (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) and its CPU over its share of
 # a vCPU (1,024 MB are 0.58, 512 MB 0.29).
 REQUEST_SECONDS = 0.040  # ingest, 20 events
-REFUSED_REQUEST_SECONDS = 0.045  # ingest, while Kinesis refuses: handler.publish.Refusals
+REFUSED_REQUEST_SECONDS = 0.045  # ingest, while Kinesis refuses: handler.publish.CircuitBreaker
 PATIENT_REQUEST_SECONDS = 3.6  # the same if each request tried Kinesis for as long as it has patience
 CLAIM_SECONDS = 0.050  # redrive, one claim check: its object read, its records put
 BATCH_SECONDS = 0.26  # consume, 200 records: about one call a record, sixteen at a time, 0.04 s of CPU

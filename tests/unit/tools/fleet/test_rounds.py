@@ -10,8 +10,8 @@ from itertools import islice, pairwise
 import pytest
 
 from contract.events import GEOFENCE_KINDS, geofence_event
-from handler.sift import sift
-from handler.splitting import split
+from handler.parse_body import parse_body
+from handler.validate import validate
 from tools.fleet.rounds import Plan, Planned, Post, endless, posts
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
@@ -65,7 +65,7 @@ def test_one_event_id_never_stands_for_two_contents() -> None:
 def test_the_handler_judges_every_event_as_the_truth_says() -> None:
     for post in MORNING:
         form = "ndjson" if post.form == "ndjson" else "json"
-        batch = sift(split(post.body(), form), form, GEOFENCE_KINDS, post.sent_at)
+        batch = validate(parse_body(post.body(), form), form, GEOFENCE_KINDS, post.sent_at)
         codes = {rejected.index: rejected.reasons[0].code for rejected in batch.rejected}
         assert codes == {i: event.code for i, event in enumerate(post.events) if event.code}
         crossings = {event.event_id: event.crossing for event in post.events if event.crossing}

@@ -22,8 +22,8 @@ from contract.events import (
 from contract.instants import MAX_AGE_AT_RECEIPT, MAX_CLOCK_AHEAD
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
+from handler.parse_body import Parts, with_members
 from handler.pings import as_event, is_ping
-from handler.splitting import Parts, with_members
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}
@@ -75,7 +75,7 @@ class Batch:
         return len(self.lines) + len(self.rejected) + self.duplicates
 
 
-def sift(
+def validate(
     parts: Parts,
     form: Form,
     kinds: Mapping[str, Kind],

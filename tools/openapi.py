@@ -1,4 +1,4 @@
-"""Generate docs/openapi.yaml and docs/event.schema.json from the code: `python -m handler.openapi [--check]`.
+"""Generate docs/openapi.yaml and docs/event.schema.json from the code: `python -m tools.openapi [--check]`.
 
 Not part of the functions. A test keeps both files current.
 """
@@ -18,9 +18,9 @@ from contract.models import Crossing, Event
 from handler import codes
 from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.ingest import Receipt
+from handler.parse_body import MAX_EVENTS
 from handler.pings import ID_DIGITS, PING_TYPE
 from handler.signature import WINDOW_SECONDS
-from handler.splitting import MAX_EVENTS
 
 type Schema = dict[str, Any]
 
@@ -328,7 +328,7 @@ class _Plain(yaml.SafeDumper):
 
 def files() -> dict[Path, str]:
     """Return the content of each generated file. The conformance kit is a package of its own with its own copy."""
-    note = "# Generated from the code by `python -m handler.openapi`; a test keeps it current.\n"
+    note = "# Generated from the code by `python -m tools.openapi`; a test keeps it current.\n"
     text = yaml.dump(openapi(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110)
     schema = json.dumps(event_schema(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return {DOCS / "openapi.yaml": note + text, DOCS / "event.schema.json": schema, KIT_SCHEMA: schema}
@@ -337,7 +337,7 @@ def files() -> dict[Path, str]:
 def main(arguments: list[str]) -> int:
     stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
     if "--check" in arguments:
-        sys.stderr.writelines(f"{path} is not current: run python -m handler.openapi\n" for path in stale)
+        sys.stderr.writelines(f"{path} is not current: run python -m tools.openapi\n" for path in stale)
         return 1 if stale else 0
     for path in stale:
         path.write_text(files()[path])

@@ -1,7 +1,7 @@
 """From a body's text to the texts of its events, none of them parsed for more than where it ends.
 
 Bodies are nearly always sound, and then msgspec splits them in one pass. A body that is not strict JSON as a
-whole may still hold 499 sound events round an odd one: `_torn` tells them apart by brackets, commas and
+whole may still hold 499 sound events round an odd one: `_split_invalid_json` tells them apart by brackets, commas and
 strings alone.
 """
 
@@ -34,7 +34,7 @@ class Parts:
     compact: bool = False
 
 
-def split(text: bytes, form: Form) -> Parts:
+def parse_body(text: bytes, form: Form) -> Parts:
     """The events of a body; raises Unreadable if they cannot be told apart, Refused (413) over MAX_EVENTS."""
     text = text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
@@ -51,12 +51,12 @@ def _lines(text: bytes) -> Parts:
 
 def _json(text: bytes) -> Parts:
     try:
-        return replace(_sound(compact(text)), compact=True)
+        return replace(_split_valid_json(compact(text)), compact=True)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return _torn(text.strip())
+        return _split_invalid_json(text.strip())
 
 
-def _sound(text: bytes) -> Parts:
+def _split_valid_json(text: bytes) -> Parts:
     """Strict JSON but for what lies inside events; `text` has no whitespace outside strings."""
     if text.startswith(b"["):
         return Parts(_array(text), {})
@@ -65,7 +65,7 @@ def _sound(text: bytes) -> Parts:
     members = {name: bytes(raw) for name, raw in _OBJECT.decode(text).items()}
     # A name given twice would be lost here in silence; then (or if a name is escaped) the lengths differ.
     if len(text) != 1 + sum(len(name.encode()) + 4 + len(raw) for name, raw in members.items()):
-        return _torn(text)
+        return _split_invalid_json(text)
     return _object(text, members)
 
 
@@ -127,7 +127,7 @@ _MEMBER = re.compile(rb'("(?:[^"\\]++|\\.)*+")\s*+:\s*+(.*+)', re.DOTALL)
 _CLOSES = {b"[": b"]", b"{": b"}"}
 
 
-def _torn(text: bytes) -> Parts:
+def _split_invalid_json(text: bytes) -> Parts:
     if text.startswith(b"["):
         return Parts(_counted(_elements(text)), {})
     members: dict[str, bytes] = {}
