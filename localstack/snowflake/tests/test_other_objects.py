@@ -106,6 +106,56 @@ def test_warehouses_are_shown_once_they_exist(warehouse: Warehouse) -> None:
     assert [row["name"] for row in warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'")] == [name]
 
 
+def test_a_warehouses_settings_are_shown_as_they_were_last_set(warehouse: Warehouse) -> None:
+    name = f"WH_{warehouse.database}"
+    warehouse.run(f"CREATE WAREHOUSE {name} WITH AUTO_SUSPEND = 60 STATEMENT_TIMEOUT_IN_SECONDS = 3600")
+    warehouse.run(f"ALTER WAREHOUSE {name} SET AUTO_SUSPEND = 30 WAREHOUSE_SIZE = 'SMALL'")
+    warehouse.run(f"ALTER WAREHOUSE {name} SUSPEND")
+    (shown,) = warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'")
+    assert (shown["size"], shown["auto_suspend"], shown["auto_resume"]) == ("Small", 30, "true")
+    parameters = {row["key"]: row["value"] for row in warehouse.run(f"SHOW PARAMETERS IN WAREHOUSE {name}")}
+    assert parameters["STATEMENT_TIMEOUT_IN_SECONDS"] == "3600"
+    assert parameters["STATEMENT_QUEUED_TIMEOUT_IN_SECONDS"] == "0"
+
+
+def test_show_views_gives_the_text_of_the_statement_that_made_the_view(warehouse: Warehouse) -> None:
+    def text() -> str:
+        (view,) = warehouse.run("SHOW VIEWS IN SCHEMA RAW")
+        return str(view["text"])
+
+    create = "CREATE VIEW RAW.V COMMENT = 'kept' AS SELECT 1::INTEGER AS  a -- as it was written"
+    warehouse.run(create)
+    assert text() == create
+    warehouse.run("CREATE VIEW IF NOT EXISTS RAW.V AS SELECT 2 AS a")
+    assert text() == create
+    warehouse.run("ALTER VIEW RAW.V RENAME TO RAW.W")
+    assert text() == create
+    warehouse.run("CREATE OR REPLACE VIEW RAW.W AS SELECT 3 AS a")
+    assert text() == "CREATE OR REPLACE VIEW RAW.W AS SELECT 3 AS a"
+
+
+def test_create_or_alter_changes_a_file_format_and_keeps_its_grants(warehouse: Warehouse) -> None:
+    role, name = f"R_{warehouse.database}", "RAW.PLAIN"
+    warehouse.run(f"CREATE ROLE {role}")
+    warehouse.run(f"CREATE OR ALTER FILE FORMAT {name} TYPE = JSON COMPRESSION = NONE")
+    warehouse.run(f"GRANT USAGE ON FILE FORMAT {name} TO ROLE {role}")
+    warehouse.run(f"CREATE OR ALTER FILE FORMAT {name} TYPE = JSON COMPRESSION = GZIP")
+    described = {row["property"]: row["property_value"] for row in warehouse.run(f"DESC FILE FORMAT {name}")}
+    assert described["COMPRESSION"] == "GZIP"
+    grantees = {row["grantee_name"] for row in warehouse.run(f"SHOW GRANTS ON FILE FORMAT {name}")}
+    assert grantees == {role, "ACCOUNTADMIN"}
+    assert "another TYPE" in warehouse.refused(f"CREATE OR ALTER FILE FORMAT {name} TYPE = CSV")
+    assert "CREATE OR ALTER TABLE" in warehouse.refused("CREATE OR ALTER TABLE RAW.T (a INTEGER)")
+
+
+def test_show_schemas_names_the_owner_and_managed_access(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE SCHEMA CLOSED WITH MANAGED ACCESS")
+    shown = {row["name"]: row for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}
+    assert shown["CLOSED"]["options"] == "MANAGED ACCESS"
+    assert shown["RAW"]["options"] == ""
+    assert shown["RAW"]["owner"] == "ACCOUNTADMIN"
+
+
 def test_roles_exist_once(warehouse: Warehouse) -> None:
     role = f"R_{warehouse.database}"
     warehouse.run(f"CREATE ROLE {role}")

@@ -49,6 +49,7 @@ CREATE TABLE IF NOT EXISTS {OURS}.grants (
 ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS grant_option BOOLEAN;
 ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS granted_by VARCHAR;
 CREATE TABLE IF NOT EXISTS {OURS}.managed_schemas (name VARCHAR);
+CREATE TABLE IF NOT EXISTS {OURS}.view_texts (name VARCHAR, text VARCHAR);
 CREATE TABLE IF NOT EXISTS {OURS}.users (name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
 """
 
@@ -188,6 +189,20 @@ class Catalog:
                 with self.fakesnow.cursor() as cursor:
                     cursor.execute(HISTORIES.format(hidden=hidden(database)))
                 self.prepared.add(database)
+
+    # ---- views, whose text fakesnow keeps only as DuckDB rewrote it
+
+    def view_texts(self) -> dict[str, str]:
+        """The CREATE VIEW statement of each view, by full name."""
+        return dict(self.rows(f"SELECT name, text FROM {OURS}.view_texts"))
+
+    def put_view_text(self, name: str, text: str) -> None:
+        with self.transaction() as cursor:
+            cursor.execute(f"DELETE FROM {OURS}.view_texts WHERE name = ?", [name])
+            cursor.execute(f"INSERT INTO {OURS}.view_texts VALUES (?, ?)", [name, text])
+
+    def rename_view_text(self, name: str, new_name: str) -> None:
+        self.rows(f"UPDATE {OURS}.view_texts SET name = ? WHERE name = ?", [new_name, name])
 
     # ---- pipes
 

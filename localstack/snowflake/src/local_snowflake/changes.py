@@ -68,6 +68,7 @@ def change_of(words: Words, scope: Scope) -> Change | None:
 
 def _create(words: Words, scope: Scope) -> Change | None:
     replaces = words.takes("OR", "REPLACE")
+    alters = words.takes("OR", "ALTER")
     temporary = False
     while any(words.sees(adjective) for adjective in ADJECTIVES):
         temporary = temporary or words.sees("TEMP") or words.sees("TEMPORARY")
@@ -82,8 +83,8 @@ def _create(words: Words, scope: Scope) -> Change | None:
         "CREATE",
         kind,
         name,
-        replaces=replaces,
-        unless_exists=unless_exists,
+        replaces=replaces or alters,
+        unless_exists=unless_exists or alters,
         temporary=temporary,
         keep_grants=_contains(rest, "COPY", "GRANTS"),
         managed=kind == "SCHEMA" and _contains(rest, "WITH", "MANAGED", "ACCESS"),

@@ -67,7 +67,7 @@ class Commands:
         role = session.actor.role
         if change:
             self.authority.change(session.actor, change)
-            session.when_done = lambda: self._follow(change, role)
+            session.when_done = lambda: self._follow(change, role, sql)
         else:
             self.authority.statement(statement, words, scope)
         answer = self._answer(statement, words, scope, session)
@@ -75,13 +75,26 @@ class Commands:
             session.done()
         return answer
 
-    def _follow(self, change: Change, role: str) -> None:
+    def _follow(self, change: Change, role: str, sql: str) -> None:
+        if change.kind == "VIEW" and not change.temporary:
+            self._keep_text(change, sql)
         change.follow(self.access, role)
         self.reading.forget(change.name)
+
+    def _keep_text(self, change: Change, sql: str) -> None:
+        """Before the owner is noted: a view that was there keeps its text."""
+        if change.verb == "RENAME":
+            self.access.catalog.rename_view_text(change.name, change.new_name)
+        elif change.verb == "CREATE" and not (
+            change.unless_exists and self.access.now.owner("VIEW", change.name)
+        ):
+            self.access.catalog.put_view_text(change.name, sql)
 
     def _answer(
         self, statement: tuple[str, ...], words: Words, scope: Scope, session: LocalConnection
     ) -> Result | str | None:
+        if words.start(3)[1:] == ("OR", "ALTER") and statement != ("CREATE", "FILE", "FORMAT"):
+            raise unsupported(f"CREATE OR ALTER {' '.join(statement[1:])}; CREATE OR ALTER FILE FORMAT is")
         if handler := self.handlers.get(statement):
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):
@@ -93,6 +106,7 @@ class Commands:
 
 FILLERS = (
     ("OR", "REPLACE"),
+    ("OR", "ALTER"),
     ("IF", "NOT", "EXISTS"),
     ("TEMPORARY",),
     ("TEMP",),

@@ -29,6 +29,7 @@ class Stages:
             ("DESC", "STAGE"): self.desc_stage,
             ("LIST", "@"): self.list_stage,
             ("LS", "@"): self.list_stage,
+            ("CREATE", "FILE", "FORMAT"): self.create_file_format,
             ("DROP", "FILE", "FORMAT"): self.drop_file_format,
             ("DESC", "FILE", "FORMAT"): self.desc_file_format,
             ("SHOW", "FILE", "FORMATS"): self.show_file_formats,
@@ -161,6 +162,21 @@ class Stages:
         return Result({"name": TEXT, "size": NUMBER, "md5": TEXT, "last_modified": TEXT}, rows)
 
     # ---- file formats, which fakesnow can only create
+
+    def create_file_format(self, words: Words, scope: Scope) -> str | None:
+        """CREATE OR ALTER is fakesnow's CREATE OR REPLACE; what the format is granted to stays."""
+        words.take("CREATE")
+        if not words.takes("OR", "ALTER"):
+            return None
+        words.take("FILE", "FORMAT")
+        rest = words.rest()
+        name = scope.resolve(words.take_name())
+        options = words.take_options()
+        words.finish()
+        kept = self.catalog.find_file_format(name)
+        if kept is not None and options.get("TYPE", "CSV") != kept.get("TYPE", "CSV"):
+            raise unsupported("CREATE OR ALTER FILE FORMAT with another TYPE; Snowflake refuses it too")
+        return f"CREATE OR REPLACE FILE FORMAT {rest}"
 
     def drop_file_format(self, words: Words, scope: Scope) -> Result:
         words.take("DROP", "FILE", "FORMAT")

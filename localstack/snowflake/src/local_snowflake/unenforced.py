@@ -10,7 +10,7 @@ import structlog
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import OURS, Catalog
 from local_snowflake.errors import compilation, exists, missing
-from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
+from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
 from local_snowflake.sql import Scope, Words, actor_of
 
@@ -26,6 +26,7 @@ class Unenforced:
         self.handlers: Handlers = {
             ("SHOW", "RESOURCE", "MONITORS"): self.show_monitors,
             ("SHOW", "WAREHOUSES"): self.show_warehouses,
+            ("SHOW", "PARAMETERS"): self.show_parameters,
             ("USE", "WAREHOUSE"): self.use_warehouse,
             **{("CREATE", *kind): self.create for kind in KINDS},
             **{("ALTER", *kind): self.alter for kind in KINDS},
@@ -73,9 +74,30 @@ class Unenforced:
         if_exists = words.takes("IF", "EXISTS")
         name = words.take_identifier()
         self.note(words)
-        if not if_exists and not self._exists(kind, name):
+        if not self._exists(kind, name):
+            if if_exists:
+                return SUCCEEDED
             raise missing(kind.capitalize(), name)
+        words.takes("SET")
+        if self._sets_options(words):
+            changed = self._options(kind, name) | words.take_options(until=["TRIGGERS"])
+            self.catalog.rows(
+                f"UPDATE {OURS}.unenforced SET options = ? WHERE kind = ? AND name = ?",
+                [json.dumps(changed, default=list, allow_nan=False), kind, name],
+            )
         return SUCCEEDED
+
+    def _sets_options(self, words: Words) -> bool:
+        """NAME = value follows, and not SUSPEND, RENAME TO or UNSET."""
+        following = words.tokens[words.at + 1 : words.at + 2]
+        return bool(following) and following[0].text == "="
+
+    def _options(self, kind: str, name: str) -> dict[str, object]:
+        ((options,),) = self.catalog.rows(
+            f"SELECT options FROM {OURS}.unenforced WHERE kind = ? AND name = ?", [kind, name]
+        )
+        found: dict[str, object] = json.loads(options)
+        return found
 
     def drop(self, words: Words, scope: Scope) -> Result:
         del scope
@@ -122,22 +144,83 @@ class Unenforced:
             if alike(n, like) and self.authority.sees(actor_of(scope), kind, n)
         ]
         if kind == "WAREHOUSE":
-            columns = dict.fromkeys(("name", "state", "type", "size", "comment"), TEXT)
-            return Result(
-                {**columns, "created_on": TIME},
-                [
-                    (
-                        name,
-                        "STARTED",
-                        "STANDARD",
-                        str(options.get("WAREHOUSE_SIZE", "XSMALL")),
-                        options.get("COMMENT", ""),
-                        created,
-                    )
-                    for created, name, options in shown
-                ],
-            )
+            return Result(WAREHOUSE_COLUMNS, [_warehouse(*each) for each in shown])
         return Result(
-            {"created_on": TIME, "name": TEXT, "comment": TEXT},
-            [(created, name, options.get("COMMENT", "")) for created, name, options in shown],
+            MONITOR_COLUMNS,
+            [
+                (
+                    c,
+                    n,
+                    o.get("COMMENT", ""),
+                    str(o.get("CREDIT_QUOTA", "")),
+                    str(o.get("FREQUENCY", "MONTHLY")),
+                )
+                for c, n, o in shown
+            ],
         )
+
+    def show_parameters(self, words: Words, scope: Scope) -> Result | None:
+        """Those of a warehouse (Snowflake: "SHOW PARAMETERS"); all others are fakesnow's."""
+        words.take("SHOW", "PARAMETERS")
+        like = words.take_string() if words.takes("LIKE") else None
+        if not (words.takes("IN", "WAREHOUSE") or words.takes("FOR", "WAREHOUSE")):
+            return None
+        name = words.take_identifier()
+        words.finish()
+        self.authority.require(actor_of(scope), (), "WAREHOUSE", name)
+        if not self._exists("WAREHOUSE", name):
+            raise missing("Warehouse", name)
+        options = self._options("WAREHOUSE", name)
+        return Result(
+            dict.fromkeys(("key", "value", "default", "level", "description", "type"), TEXT),
+            [
+                (
+                    key,
+                    str(options.get(key, default)),
+                    str(default),
+                    "WAREHOUSE" if key in options else "",
+                    "",
+                    "NUMBER",
+                )
+                for key, default in PARAMETERS.items()
+                if alike(key, like)
+            ],
+        )
+
+
+PARAMETERS = {
+    "MAX_CONCURRENCY_LEVEL": 8,
+    "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS": 0,
+    "STATEMENT_TIMEOUT_IN_SECONDS": 172800,
+}
+"""A warehouse's parameters and their defaults (Snowflake: "Parameters")."""
+
+WAREHOUSE_COLUMNS = {
+    **dict.fromkeys(("name", "state", "type", "size"), TEXT),
+    "auto_suspend": NUMBER,
+    **dict.fromkeys(("auto_resume", "resource_monitor", "comment"), TEXT),
+    "created_on": TIME,
+}
+MONITOR_COLUMNS = {
+    "created_on": TIME,
+    **dict.fromkeys(("name", "comment", "credit_quota", "frequency"), TEXT),
+}
+
+
+def _warehouse(created: object, name: str, options: dict[str, object]) -> tuple[object, ...]:
+    """A row of SHOW WAREHOUSES, which spells the sizes X-Small to X-Large with a hyphen."""
+    size = str(options.get("WAREHOUSE_SIZE", "XSMALL")).upper()
+    return (
+        name,
+        "STARTED",
+        "STANDARD",
+        SIZES.get(size, size.capitalize()),
+        options.get("AUTO_SUSPEND", 600),
+        str(options.get("AUTO_RESUME", True)).lower(),
+        str(options.get("RESOURCE_MONITOR", "null")),
+        options.get("COMMENT", ""),
+        created,
+    )
+
+
+SIZES = {"XSMALL": "X-Small", "X-SMALL": "X-Small", "XLARGE": "X-Large", "X-LARGE": "X-Large"}

@@ -20,7 +20,12 @@ SHOWN = {
     "STAGES": (IN_A_SCHEMA + "name", ("STAGE",)),
     "SEQUENCES": (IN_A_SCHEMA + "name", ("SEQUENCE",)),
 }
-WITHOUT_OWNER = {"SCHEMAS", "COLUMNS"}
+OWNED = 'shown.* REPLACE (listed.role AS "owner")'
+COLUMNS = {
+    "COLUMNS": "shown.*",
+    "SCHEMAS": 'shown.*, listed.role AS "owner", listed.options AS "options"',
+    "VIEWS": 'shown.* REPLACE (listed.role AS "owner", COALESCE(listed.text, shown.text) AS "text")',
+}
 
 
 class Visible:
@@ -34,11 +39,20 @@ class Visible:
             return query
         name, kinds = SHOWN[kind]
         owners = self._owners(kinds, session)
+        managed = self.access.now.managed
+        texts = self.access.catalog.view_texts() if kind == "VIEWS" else {}
         session._duck_conn.register(
-            LISTED, pa.table({"full_name": list(owners), "role": list(owners.values())})
+            LISTED,
+            pa.table(
+                {
+                    "full_name": list(owners),
+                    "role": list(owners.values()),
+                    "options": ["MANAGED ACCESS" if each in managed else "" for each in owners],
+                    "text": pa.array([texts.get(each) for each in owners], pa.string()),
+                }
+            ),
         )
-        has_owner = kind not in WITHOUT_OWNER and not show.args.get("terse")
-        columns = 'shown.* REPLACE (listed.role AS "owner")' if has_owner else "shown.*"
+        columns = "shown.*" if show.args.get("terse") else COLUMNS.get(kind, OWNED)
         outer = sqlglot.parse_one(
             f"SELECT {columns} FROM (SELECT 1) AS shown JOIN TEMP.MAIN.{LISTED} AS listed "
             f"ON listed.full_name = {name}",
