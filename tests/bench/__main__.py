@@ -27,6 +27,7 @@ PARTS = {
     "handler": "tests.bench.handler",
     "cold_start": "tests.bench.cold",
     "consumer": "tests.bench.consumer",
+    "units": "tests.bench.units",
     "growth": "tests.bench.growth",
     "cost": "tests.bench.cost",
     "loader": "tests.bench.loader",

@@ -1,4 +1,9 @@
-"""DynamoDB and EventBridge in memory, for measuring: what was called, and what AWS would bill for it."""
+"""DynamoDB and EventBridge in memory, for measuring: what was called, and what AWS would bill for it.
+
+The bill follows the documented rules, whatever the code under test assumes (Amazon DynamoDB Developer Guide:
+"DynamoDB item sizes and formats", "DynamoDB read and write operations", "Using Global Secondary Indexes in DynamoDB").
+A call that this file does not know fails, so no call goes unbilled.
+"""
 
 import math
 import threading
@@ -6,29 +11,69 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
 from botocore.exceptions import ClientError
 
-# The partition keys of the visits table's indexes (serverless/visits.yml); both sort by entered_at.
-INDEX_KEYS = ("fence_now", "device_id")
-# What no index shows: the keys of the item itself, and what its writer left for the next one.
-NOT_SHOWN = {"pk", "sk", "version", "entry", "expires_at"}
+TEMPLATE = Path(__file__).parents[2] / "serverless" / "visits.yml"
+WRITE_UNIT_BYTES = 1024
+READ_UNIT_BYTES = 4096
+
+
+class Index(NamedTuple):
+    """A global secondary index of the visits table: both key attributes, and all attributes that it shows."""
+
+    keys: tuple[str, ...]
+    shown: frozenset[str]
+
+    def entry(self, item: dict[str, Any]) -> dict[str, Any]:
+        """What the index holds of an item: nothing if one of its keys is missing."""
+        if any(key not in item for key in self.keys):
+            return {}
+        return {name: value for name, value in item.items() if name in self.shown}
+
+    def write_units(self, old: dict[str, Any], new: dict[str, Any]) -> int:
+        """One write to insert, change or delete an entry; two if its key changes; none if it stays as it was."""
+        before, after = self.entry(old), self.entry(new)
+        if before == after:
+            return 0
+        if before and after and any(before[key] != after[key] for key in self.keys):
+            return units(before) + units(after)
+        return max(units(before), units(after))
+
+
+def indexes() -> tuple[Index, ...]:
+    """Those of the deployed table."""
+    table = yaml.safe_load(TEMPLATE.read_text())["Resources"]["VisitsTable"]["Properties"]
+    primary = [key["AttributeName"] for key in table["KeySchema"]]
+    found = []
+    for index in table.get("GlobalSecondaryIndexes", ()):
+        keys = tuple(key["AttributeName"] for key in index["KeySchema"])
+        others = index["Projection"].get("NonKeyAttributes", ())
+        found.append(Index(keys, frozenset([*primary, *keys, *others])))
+    return tuple(found)
 
 
 def size_of(item: dict[str, Any]) -> int:
-    """(Amazon DynamoDB Developer Guide: "DynamoDB item sizes and formats".)"""
-    return sum(
-        len(name.encode()) + len(str(inner).encode()) for name, v in item.items() for inner in v.values()
-    )
+    """The UTF-8 bytes of names and texts; a number takes half a byte per digit and one, a Boolean one."""
+    return sum(len(name.encode()) + _size(*next(iter(value.items()))) for name, value in item.items())
 
 
-def shown(item: dict[str, object], key: str) -> tuple[object, ...]:
-    """What an index holds of an item: nothing if its key is missing."""
-    if key not in item or "entered_at" not in item:
-        return ()
-    attributes = sorted((name, str(v)) for name, v in item.items() if name not in NOT_SHOWN)
-    return str(item[key]), str(item["entered_at"]), attributes
+def _size(kind: str, value: Any) -> int:
+    if kind == "N":
+        return math.ceil(len(str(value).lstrip("-").strip("0")) / 2) + 1
+    return 1 if kind in ("BOOL", "NULL") else len(str(value).encode())
+
+
+def units(item: dict[str, Any]) -> int:
+    """Write units of an item."""
+    return max(1, math.ceil(size_of(item) / WRITE_UNIT_BYTES))
+
+
+def read_units(size: int, *, consistent: bool) -> float:
+    return max(1, math.ceil(size / READ_UNIT_BYTES)) * (1 if consistent else 0.5)
 
 
 class Aws:
@@ -41,8 +86,9 @@ class Aws:
         self.call_seconds = call_seconds
         self.billed = billed
         self.calls: Counter[str] = Counter()
-        self.units: Counter[str] = Counter()
+        self.units: dict[str, float] = {"write": 0, "index write": 0, "read": 0, "entry": 0}
         self.own_seconds = 0.0
+        self._indexes = indexes()
         self._tables: dict[str, dict[str, dict[str, Any]]] = {}
         self._lock = threading.Lock()
 
@@ -76,6 +122,8 @@ class Aws:
         else:
             holds = not ConditionExpression or old is None
         if not holds:
+            # A failed condition is billed like the write.
+            self.units["write"] += max(units(old or {}), units(Item)) if self.billed else 0
             error: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}, "Item": old}
             raise ClientError(error, "PutItem")
         self._put(items, sk, Item)
@@ -94,14 +142,18 @@ class Aws:
             reverse=not how.get("ScanIndexForward", True),
         )
         if self.billed:
-            self.units["read"] += max(1, math.ceil(sum(size_of(items[sk]) for sk in keys) / 4096))
+            size = sum(size_of(items[sk]) for sk in keys)
+            self.units["read"] += read_units(size, consistent=how.get("ConsistentRead", False))
         return {"Items": [items[sk] for sk in keys]}
 
     def _do_batch_get_item(self, RequestItems: Any) -> Any:
         ((table, asked),) = RequestItems.items()
         found = [items.get(sk) for items, sk in (self._items(table, key) for key in asked["Keys"])]
-        if self.billed:
-            self.units["read"] += sum(max(1, math.ceil(size_of(item or {}) / 4096)) for item in found)
+        if self.billed:  # each item by itself, one that does not exist too
+            consistent = asked.get("ConsistentRead", False)
+            self.units["read"] += sum(
+                read_units(size_of(item or {}), consistent=consistent) for item in found
+            )
         return {"Responses": {table: [item for item in found if item]}}
 
     def _do_batch_write_item(self, RequestItems: Any) -> Any:
@@ -117,11 +169,8 @@ class Aws:
         items[sk] = item
         if not self.billed:
             return
-        self.units["write"] += math.ceil(max(size_of(old), size_of(item)) / 1024)
-        for key in INDEX_KEYS:
-            before, after = (shown(each, key) for each in (old, item))
-            moved = bool(before and after) and before[:2] != after[:2]
-            self.units["index write"] += (before != after) + moved
+        self.units["write"] += max(units(old), units(item))
+        self.units["index write"] += sum(index.write_units(old, item) for index in self._indexes)
 
     @property
     def stored_bytes(self) -> int:

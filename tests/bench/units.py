@@ -1,0 +1,60 @@
+"""DynamoDB's units per geofence event on real delivery rounds: `python -m tests.bench.units [--json] [FILE]`.
+
+Events in time order, one per batch: the most expensive way to deliver them. Writes include those of the indexes.
+"""
+
+import gzip
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from consumer.consume import consume
+from consumer.records import records_of
+from contract.events import GEOFENCE_KINDS, parse_json
+from tests.bench import consumer, figures
+from tests.bench.figures import Figures, told
+from tests.bench.memory_aws import Aws, Inline
+from tests.unit.consumer.strategies import batch_of
+
+ROUNDS = Path(__file__).parents[3] / "shared" / "data" / "delivery-rounds.ndjson.gz"
+
+
+def geofence_events(lines: Iterable[bytes]) -> list[bytes]:
+    """The geofence events among these lines, by `createdAt`."""
+    found = [
+        (event["createdAt"], line)
+        for line in lines
+        for event in [parse_json(line)]
+        if event["type"] in GEOFENCE_KINDS
+    ]
+    return [line.rstrip() for _, line in sorted(found)]
+
+
+def units_of(events: Iterable[bytes]) -> dict[str, float]:
+    """Units, calls and notifications per event."""
+    aws, count = Aws(0, billed=True), 0
+    wired = consumer.ports(aws, Inline())
+    for count, event in enumerate(events, 1):
+        outcome = consume(records_of(batch_of([event], first=count)), wired)
+        assert (outcome.stopped_at, outcome.added) == (None, 1)
+    per_event = {
+        "write_units": aws.units["write"] + aws.units["index write"],
+        "read_units": aws.units["read"],
+        "calls": aws.calls.total(),
+        "notifications": aws.units["entry"],
+    }
+    return {name: value / count for name, value in per_event.items()}
+
+
+def measure(path: Path = ROUNDS) -> Figures:
+    if not path.exists():
+        told(f"units: {path} does not exist, skipped")
+        return Figures()
+    with gzip.open(path) as lines:
+        found = units_of(geofence_events(lines))
+    return Figures(rates={f"consumer/{name}_per_event rounds": value for name, value in found.items()})
+
+
+if __name__ == "__main__":
+    files = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    sys.exit(figures.main(lambda: measure(*map(Path, files)), sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""The count of DynamoDB's units, by examples worked out by hand from AWS's documented rules."""
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.bench.memory_aws import Aws, Index, size_of
+from tests.bench.units import geofence_events, units_of
+from tests.unit.consumer.strategies import as_json, event
+
+
+def put(aws: Aws, sk: str, padding: int = 0, **more: dict[str, object]) -> None:
+    item = {"pk": {"S": "p"}, "sk": {"S": sk}, "x": {"S": "x" * padding}, **more}
+    aws.put_item(TableName="visits", Item=item)
+
+
+def billed(indexes: tuple[Index, ...] = ()) -> Aws:
+    aws = Aws(0, billed=True)
+    aws._indexes = indexes
+    return aws
+
+
+def test_item_size_is_names_texts_half_bytes_per_digit_and_one_byte_per_boolean() -> None:
+    item = {"pk": {"S": "ü"}, "version": {"N": "1234567890"}, "is_open": {"BOOL": True}}
+    assert size_of(item) == (2 + 2) + (7 + 5 + 1) + (7 + 1)
+
+
+def test_a_write_is_billed_by_the_larger_of_the_old_and_the_new_item() -> None:
+    aws = billed()
+    put(aws, "a", padding=1024 - len("pk" + "p" + "sk" + "a" + "x"))
+    assert aws.units["write"] == 1
+    put(aws, "a", padding=1024)
+    assert aws.units["write"] == 1 + 2
+    put(aws, "a")
+    assert aws.units["write"] == 1 + 2 + 2
+
+
+def test_a_failed_condition_is_billed_like_the_write() -> None:
+    aws = billed()
+    put(aws, "a")
+    item = {"pk": {"S": "p"}, "sk": {"S": "a"}}
+    with pytest.raises(ClientError):
+        aws.put_item(TableName="visits", Item=item, ConditionExpression="attribute_not_exists(pk)")
+    assert aws.units["write"] == 2
+
+
+def test_an_index_is_billed_only_for_entries_that_change() -> None:
+    aws = billed((Index(("fence",), frozenset({"pk", "sk", "fence", "seen"})),))
+    at = {"fence": {"S": "f"}, "seen": {"S": "1"}}
+    put(aws, "a")
+    assert aws.units["index write"] == 0
+    put(aws, "a", **at)
+    put(aws, "a", padding=9, **at)  # what the index does not show
+    assert aws.units["index write"] == 1
+    put(aws, "a", **(at | {"seen": {"S": "2"}}))
+    assert aws.units["index write"] == 2
+    put(aws, "a", **(at | {"fence": {"S": "g"}}))  # deleted under one key and inserted under another
+    assert aws.units["index write"] == 4
+    put(aws, "a")
+    assert aws.units["index write"] == 5
+
+
+def test_reads_are_billed_per_4_kb_and_by_half_if_eventually_consistent() -> None:
+    aws = billed()
+    put(aws, "a", padding=5000)
+    put(aws, "b", padding=5000)
+    keys = [{"pk": {"S": "p"}, "sk": {"S": sk}} for sk in ("a", "b", "missing")]
+    aws.batch_get_item(RequestItems={"visits": {"Keys": keys, "ConsistentRead": True}})
+    assert aws.units["read"] == 2 + 2 + 1  # each item by itself
+    aws.batch_get_item(RequestItems={"visits": {"Keys": keys}})
+    assert aws.units["read"] == 5 + 2.5
+    between = {":pk": {"S": "p"}, ":first": {"S": "a"}, ":last": {"S": "z"}}
+    aws.query(TableName="visits", ExpressionAttributeValues=between, ConsistentRead=True)
+    assert aws.units["read"] == 7.5 + 3  # all items together
+
+
+def test_one_visit_is_measured_event_by_event() -> None:
+    lines = [
+        as_json(event("exit", 600)),
+        as_json(event("enter", 0)),
+        b'{"type": "position", "createdAt": ""}',
+    ]
+    found = units_of(geofence_events(lines))
+    assert found["notifications"] == 1
+    assert found["write_units"] > 0
+    assert found["read_units"] > 0
