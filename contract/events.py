@@ -4,6 +4,7 @@
 Unknown types and unknown fields are kept and not looked at: apps ship before we do.
 """
 
+import hashlib
 import math
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,11 @@ MAX_EVENT_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_ID_CHARS = 128
 MAX_ID_BYTES = 256
+
+# Of one event's contents (same `Owned.event_key`) a store keeps at most so many: for visits the least by
+# consumer.visits.content_of, among which is the one that counts; for conflicts those that were delivered first. What
+# is beyond the cap changes no visit and no row of staging, in whatever order it comes; the archive and RAW have it.
+MAX_CONTENTS_PER_EVENT = 16
 
 # The consumer leaves out geofence events that are older on arrival. The visits table keeps an event for 90 days, so
 # an event that is taken always finds those beside it.
@@ -56,6 +62,24 @@ class InvalidEvent(ValueError):
     def __init__(self, reasons: tuple[Reason, ...]) -> None:
         super().__init__("; ".join(f"{r.code} {r.field}: {r.message}" for r in reasons))
         self.reasons = reasons
+
+
+class Owned(NamedTuple):
+    """What tells events apart: whose it is and its id. Events without a device count under their user."""
+
+    kind: Literal["d", "u"]
+    owner: str
+    event_id: str
+
+    @property
+    def event_key(self) -> str:
+        """MD5, in hexadecimal, of the three texts, each with its length in characters and a colon before it.
+
+        Neither a user called like a device nor an id with a colon in it makes another event's key. The macro
+        `event_key` of snowpipe/dbt is the same in SQL.
+        """
+        text = "".join(f"{len(part)}:{part}" for part in self)
+        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Fence(NamedTuple):
@@ -173,7 +197,8 @@ class _Crossing(_Event, kw_only=True, gc=False):
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
-    """What is read of an event. `device_id` is `user.deviceId`, else the event's own.
+    """What is read of an event. `device_id` is `user.deviceId`, else the event's own; `user_id` is `user.userId`,
+    else `user._id`.
 
     `fence` is there for geofence events, which then have a device, and for no others.
     """
@@ -185,6 +210,13 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     fence: Fence | None = None
     duration_minutes: float | None = None
     confidence: int | None = None
+    user_id: str | None = None
+
+    @property
+    def owned(self) -> Owned:
+        return (
+            Owned("d", self.device_id, self.id) if self.device_id else Owned("u", self.user_id or "", self.id)
+        )
 
 
 def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
@@ -211,20 +243,20 @@ def _at_once(value: object, is_crossing: bool) -> Checked | None:
     except ValueError:
         return None
     user = event.user
-    user_id = user and user.user_id
+    user_id = (user.user_id or user.id) if user else None
     device_id = (user and user.device_id) or event.top_device_id
-    if not (device_id or (user and not is_crossing and (user_id or user.id))):
+    if not (device_id or (user_id and not is_crossing)):
         return None
     # What is ASCII keeps to MAX_ID_BYTES if it keeps to MAX_ID_CHARS.
     if not f"{event.id}{device_id}{event.top_device_id}{user_id}".isascii():
         return None
     if not isinstance(event, _Crossing):
-        return Checked(event.id, event.type, created_at, device_id)
+        return Checked(event.id, event.type, created_at, device_id, user_id=user_id)
     fence = Fence(event.geofence.tag, event.geofence.external_id)
     if not (fence.tag.isascii() and fence.external_id.isascii()):
         return None
     duration = plausible_minutes(event.duration)
-    return Checked(event.id, event.type, created_at, device_id, fence, duration, event.confidence)
+    return Checked(event.id, event.type, created_at, device_id, fence, duration, event.confidence, user_id)
 
 
 def is_id(value: object) -> bool:

@@ -96,6 +96,11 @@ class Event(_Model):
         """`user.deviceId`, else the event's own `deviceId`."""
         return (self.user and self.user.device_id) or self.top_device_id
 
+    @property
+    def user_id(self) -> str | None:
+        """`user.userId`, else `user._id`."""
+        return (self.user.user_id or self.user.id) if self.user else None
+
 
 class GeofenceFields(_Model):
     tag: Id
@@ -128,13 +133,22 @@ def check(value: object, is_crossing: bool) -> Checked:
     if event.device_id is None:
         if is_crossing:
             raise invalid("missing_device", "user.deviceId", "A geofence event needs a device id.")
-        if event.user is None or not (event.user.user_id or event.user.id):
+        if not event.user_id:
             raise invalid("missing_identity", "user", "An event needs a device id or a user id.")
     if not isinstance(event, Crossing):
-        return Checked(event.id, event.type, event.created_at, event.device_id)
+        return Checked(event.id, event.type, event.created_at, event.device_id, user_id=event.user_id)
     fence = Fence(event.geofence.tag, event.geofence.external_id)
     duration = plausible_minutes(event.duration)
-    return Checked(event.id, event.type, event.created_at, event.device_id, fence, duration, event.confidence)
+    return Checked(
+        event.id,
+        event.type,
+        event.created_at,
+        event.device_id,
+        fence,
+        duration,
+        event.confidence,
+        event.user_id,
+    )
 
 
 _MISSING = {"_id": "missing_id", "type": "missing_type", "createdAt": "missing_created_at"}

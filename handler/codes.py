@@ -25,7 +25,7 @@ EVENT_CODES: Mapping[str, str] = {
 }
 # In `errors`: the event was accepted all the same.
 NOTICE_CODES: Mapping[str, str] = {
-    "event_id_conflict": "Accepted, though an event before it has the same `_id` and other content.",
+    "event_id_conflict": "Accepted, though its device (or user) sent another content of the same `_id` before it.",
 }
 # In `errors`: no events could be told apart. The body is kept under rejected/ as it came.
 BODY_CODES: Mapping[str, str] = {

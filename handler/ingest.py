@@ -221,7 +221,7 @@ def errors_of(batch: Batch) -> list[dict[str, object]]:
             "event_id": conflict.event_id,
             "code": "event_id_conflict",
             "field": "_id",
-            "message": "Accepted; an event before it has the same `_id` and other content.",
+            "message": "Accepted; the same device sent another content of this `_id` before it.",
         }
         for conflict in batch.conflicts
     ]

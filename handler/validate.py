@@ -13,6 +13,7 @@ from contract.events import (
     Checked,
     InvalidEvent,
     Kind,
+    Owned,
     Reason,
     check,
     compact,
@@ -52,7 +53,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An event that was accepted although one with the same id and other content stands before it."""
+    """An event that was accepted although its device (or user) sent another content of its id before it."""
 
     index: int
     event_id: str
@@ -84,7 +85,7 @@ def validate(
 ) -> Batch:
     """Every raw event ends up in exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
-    seen: dict[str, list[bytes]] = {}
+    seen: dict[Owned, list[bytes]] = {}
     earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + MAX_CLOCK_AHEAD
     for index, raw in enumerate(parts.raws):
         try:
@@ -103,7 +104,7 @@ def validate(
             batch.rejected.append(Rejected(index, _event_id(value), text, True, error.reasons))
             continue
         batch.other_user += speaker.user is not None and _user_id(value) not in (None, speaker.user)
-        contents = seen.setdefault(event.id, [])
+        contents = seen.setdefault(event.owned, [])
         if text in contents:
             batch.duplicates += 1
             continue

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.events import Fence, InvalidEvent, check, compact, geofence_event, parse_json
+from contract.events import Fence, InvalidEvent, Owned, check, compact, geofence_event, parse_json
 
 ENTER: dict[str, Any] = {
     "_id": "6543d1f3a2c4e70011aabbcc",
@@ -231,3 +231,18 @@ def test_nobody_in_particular_is_not_enough() -> None:
 @pytest.mark.parametrize("value", [b"3", b'"x"', b"[]", b"null", b"true"])
 def test_an_event_is_an_object(value: bytes) -> None:
     assert reasons_of(value) == [("not_an_object", "")]
+
+
+IDS = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["1", "1:d", "d", "u", "1:u3:a:b"])
+
+
+@given(st.tuples(st.sampled_from("du"), IDS, IDS), st.tuples(st.sampled_from("du"), IDS, IDS))
+def test_event_keys_are_equal_only_for_one_owner_and_one_id(one: Any, other: Any) -> None:
+    assert (Owned(*one).event_key == Owned(*other).event_key) == (one == other)
+
+
+def test_an_event_without_a_device_belongs_to_its_user() -> None:
+    of_a_user = {"_id": "e", "type": "x", "createdAt": ENTER["createdAt"], "user": {"_id": "radar-1"}}
+    assert check(of_a_user).owned == ("u", "radar-1", "e")
+    assert check(of_a_user | {"user": {"_id": "radar-1", "userId": "driver"}}).owned == ("u", "driver", "e")
+    assert check(of_a_user | {"deviceId": "van-1"}).owned == ("d", "van-1", "e")

@@ -44,6 +44,15 @@ def test_a_receipt_says_what_became_of_every_event(phone: Phone) -> None:
     assert errors[0]["message"] == "`type` must be a string."
 
 
+def test_two_devices_may_use_one_event_id_and_neither_is_the_others_conflict(phone: Phone) -> None:
+    other = ENTER | {"user": {"deviceId": "van-2"}}
+    trip = {"_id": "a", "type": "x", "createdAt": ENTER["createdAt"]}
+    users = [trip | {"user": {"userId": name}} for name in ("van-1", "driver-1", "driver-1")]
+    answer = phone.post([ENTER, other, *users])
+    assert (answer.status, answer.body["accepted"], answer.body["duplicates"]) == (202, 4, 1)
+    assert answer.body["errors"] == []
+
+
 def test_nothing_but_duplicates_of_an_accepted_event_is_still_accepted(phone: Phone) -> None:
     answer = phone.post([ENTER] * 3)
     assert (answer.status, answer.body["accepted"], answer.body["duplicates"]) == (202, 1, 2)
