@@ -135,10 +135,10 @@ def step(visit: Visit | None, event: GeofenceEvent, merge_gap: timedelta = MERGE
     )
 
 
-def visits_of(
-    events: Iterable[GeofenceEvent], merge_gap: timedelta = MERGE_GAP, min_confidence: int = 0
-) -> dict[Pair, History]:
-    """The visits of every (device, fence) that occurs in `events`, in any order and with any repetition."""
+def counting_events(
+    events: Iterable[GeofenceEvent], min_confidence: int = 0
+) -> dict[Pair, list[GeofenceEvent]]:
+    """Return the events that rules 2 and 3 leave of each (device, fence), in walking order (rule 4)."""
     contents: dict[Pair, dict[str, GeofenceEvent]] = {}
     for event in events:
         known = contents.setdefault(pair_of(event), {})
@@ -146,9 +146,16 @@ def visits_of(
         if other is None or content_of(event) < content_of(other):
             known[event.event_id] = event
     return {
-        pair: _walk(sorted((e for e in known.values() if counts(e, min_confidence)), key=order_of), merge_gap)
+        pair: sorted((e for e in known.values() if counts(e, min_confidence)), key=order_of)
         for pair, known in contents.items()
     }
+
+
+def visits_of(
+    events: Iterable[GeofenceEvent], merge_gap: timedelta = MERGE_GAP, min_confidence: int = 0
+) -> dict[Pair, History]:
+    """The visits of every (device, fence) that occurs in `events`, in any order and with any repetition."""
+    return {pair: _walk(some, merge_gap) for pair, some in counting_events(events, min_confidence).items()}
 
 
 def _walk(events: Iterable[GeofenceEvent], merge_gap: timedelta) -> History:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
 from aws.emulator import NO_PROXIES, emulator_session
+from ops.presence import EXCLUSIVE_TAGS
 from snowpipe.refusal import Refusal
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load
@@ -40,6 +41,10 @@ class Outputs(BaseModel):
     dead_letter_queue_url: str
     aws_endpoint_url: str | None = None
     console_url: str | None = None
+    # Stage settings (serverless/params.yml): places with these tags cannot hold one truck at the same time, and
+    # the fleet's days end at midnight of this zone.
+    exclusive_tags: tuple[str, ...] = EXCLUSIVE_TAGS
+    time_zone: str = "UTC"
     snowflake: Connection
 
     @staticmethod
@@ -87,6 +92,13 @@ class Outputs(BaseModel):
     @property
     def database(self) -> str:
         return self.snowflake.database
+
+
+def tags_of(text: str | None) -> tuple[str, ...]:
+    """Return the tags of a comma-separated setting; a stage deployed before the setting existed has the default."""
+    if text is None:
+        return EXCLUSIVE_TAGS
+    return tuple(tag.strip() for tag in text.split(",") if tag.strip())
 
 
 _NAMED = {
@@ -139,5 +151,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         visits_table=named["VisitsTableName"],
         redrive_queue_url=named["RedriveQueueUrl"],
         dead_letter_queue_url=named["DeadLetterQueueUrl"],
+        exclusive_tags=tags_of(named.get("ExclusiveTags")),
+        time_zone=named.get("FleetTimeZone") or "UTC",
         snowflake=warehouse,
     )

@@ -14,7 +14,7 @@ from consumer import items
 from consumer.change import Rule
 from consumer.settings import Settings as ConsumerSettings
 from consumer.visits import Pair, Visit
-from contract.events import Fence, Kind
+from contract.events import Fence, GeofenceEvent, Kind
 from contract.objects import lines_of
 from handler.settings import Settings
 from ops.outputs import Outputs
@@ -129,6 +129,17 @@ def consumed_event_ids(table: Table, pair: Pair) -> Iterator[str]:
     """The ids of all events that the consumer has taken in for one device at one fence."""
     for item in table.query(items.pair_key(pair), "i#", "i$"):
         yield items.unquoted(str(item["sk"]).removeprefix("i#"))
+
+
+def table_events(table: Table, pair: Pair, since: datetime) -> list[GeofenceEvent]:
+    """Return the events of one device at one fence since then that the visits table has; one content per id."""
+    first, last = f"e#{items.timestamp(since)}", f"e#{items.LAST}"
+    keys = {str(item["sk"]) for item in table.query(items.pair_key(pair), first, last)}
+    return [
+        items.event_of(pair, key)
+        for key in sorted(keys)
+        if not items.is_mark(key) and items.superseded_key(key) not in keys
+    ]
 
 
 def table_stays(table: Table, pair: Pair) -> Iterator[Stay]:

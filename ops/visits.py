@@ -1,15 +1,20 @@
-"""`milkrun visits`: where a device was, and who is at a fence now. One query each."""
+"""`milkrun visits`: where a device was, and who is at a fence now, with the presence rule of `ops/presence.py`."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from aws.table import loaded
+from aws.table import DynamoTable, loaded
 from consumer import change, items
-from contract.events import Fence
-from ops import terminal
+from consumer.change import Rule
+from consumer.visits import Pair, counts
+from contract.events import Fence, GeofenceEvent
+from ops import stores, terminal
+from ops.presence import contradictions
 
 FIELDS = (
     "device_id",
@@ -41,6 +46,67 @@ def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[change.Row]
 def there_now(dynamodb: Any, table: str) -> Iterator[change.Row]:
     """All open visits at all fences. Reads the whole index, which holds nothing else."""
     return _rows(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
+
+
+def contradictions_of_device(
+    dynamodb: Any, table: str, device: str, exclusive_tags: Collection[str], rule: Callable[[], Rule]
+) -> Mapping[Pair, GeofenceEvent]:
+    """Return the enters that contradict open visits of a device, by place (`ops/presence.py`).
+
+    Reads its visits; its events and the stage's `rule` only where two exclusive places compete for it.
+    """
+    visits = [
+        row for row in visits_of_device(dynamodb, table, device) if row["geofence_tag"] in exclusive_tags
+    ]
+    open_visits = [row for row in visits if _is_open(row)]
+    if not open_visits:
+        return {}
+    since = min(str(row["entered_at"]) for row in open_visits)
+    # An enter since then belongs to a visit that had not ended by then.
+    pairs = {_pair_of(row) for row in visits if (row["exited_at"] or since) >= since}  # type: ignore[operator]
+    if len(pairs) == 1:
+        return {}
+    # The first enter of an open visit is known even when its event has expired.
+    enters = [_enter_of(row) for row in open_visits]
+    min_confidence = rule().min_confidence
+    with ThreadPoolExecutor(1) as side_by_side:
+        reader = DynamoTable(dynamodb, table, side_by_side)
+        for pair in pairs:
+            enters += (
+                event
+                for event in stores.table_events(reader, pair, items.instant(since))
+                if counts(event, min_confidence)
+            )
+    return contradictions(enters, exclusive_tags)
+
+
+def with_presence(
+    rows: Iterable[change.Row], contradicting: Mapping[Pair, GeofenceEvent]
+) -> list[change.Row]:
+    """Add what contradicts each open visit; contradicted ones come last."""
+    found: list[change.Row] = []
+    for row in rows:
+        by = contradicting.get(_pair_of(row)) if _is_open(row) else None
+        contradicted: change.Row = {
+            "contradicted_by_event_id": by.event_id if by else None,
+            "exit_inferred_at": items.timestamp(by.occurred_at) if by else None,
+        }
+        found.append(row | contradicted)
+    return sorted(found, key=lambda row: _is_open(row) and row["contradicted_by_event_id"] is not None)
+
+
+def _is_open(row: change.Row) -> bool:
+    return row["exited_at"] is None and not row["exit_missed"]
+
+
+def _pair_of(row: change.Row) -> Pair:
+    return Pair(str(row["device_id"]), Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])))
+
+
+def _enter_of(row: change.Row) -> GeofenceEvent:
+    device, fence = _pair_of(row)
+    at = items.instant(str(row["entered_at"]))
+    return GeofenceEvent(str(row["entered_event_id"]), "", "enter", device, fence, at, None, None)
 
 
 def _query(
@@ -87,18 +153,31 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """List the visits of a device, or the devices that are at a fence now."""
+    """List the visits of a device, or the devices that are at a fence now.
+
+    An open visit is contradicted, and listed last, if the device has since entered another place of an exclusive
+    kind (stage setting exclusiveTags): its exit event is missing.
+    """
     if (device is None) == (fence is None):
         raise typer.BadParameter("give one of --device and --fence")
     if since and fence is not None:
         raise typer.BadParameter("--since goes with --device")
     outputs = terminal.outputs_of(context, stage)
-    dynamodb = outputs.aws("dynamodb")
+    dynamodb, table = outputs.aws("dynamodb"), outputs.visits_table
     if device is not None:
-        rows = visits_of_device(dynamodb, outputs.visits_table, device, since)
+        rows = visits_of_device(dynamodb, table, device, since)
     else:
         assert fence is not None
-        rows = visits_at_fence(dynamodb, outputs.visits_table, fence)
+        rows = visits_at_fence(dynamodb, table, fence)
+    exclusive_tags = outputs.exclusive_tags
+    doubtful = {
+        str(row["device_id"]) for row in rows if _is_open(row) and row["geofence_tag"] in exclusive_tags
+    }
+    rule = functools.cache(lambda: stores.rule(outputs, stage))
+    contradicting: dict[Pair, GeofenceEvent] = {}
+    for each in sorted(doubtful):
+        contradicting |= contradictions_of_device(dynamodb, table, each, exclusive_tags, rule)
+    rows = with_presence(rows, contradicting)
     if rows or as_json:
         terminal.show_rows(rows, as_json)
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from aws.emulator import NO_PROXIES, emulator_session
 from ops.osls import OSLS, alone
-from ops.outputs import ROOT
+from ops.outputs import ROOT, tags_of
 from tools.stack import snowflake
 from tools.stack.faults import StackError
 from tools.stack.processes import Processes
@@ -110,6 +110,8 @@ def outputs(settings: Settings) -> dict[str, Any]:
         "redrive_queue_url": value["RedriveQueueUrl"],
         "dead_letter_queue_url": value["DeadLetterQueueUrl"],
         "console_url": settings.console_url,
+        "exclusive_tags": tags_of(value.get("ExclusiveTags")),
+        "time_zone": value.get("FleetTimeZone", "UTC"),
         "snowflake": snowflake.connection(settings),
     }
 

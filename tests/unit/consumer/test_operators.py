@@ -2,14 +2,18 @@
 
 import base64
 import json
+import random
 from datetime import timedelta
 
 import pytest
 from typer.testing import CliRunner
 
 from consumer import main
+from consumer.change import Rule
 from contract.events import Fence
 from ops import set_aside, visits
+from ops.presence import EXCLUSIVE_TAGS, presence
+from tests.unit.ops.test_presence import delivery_rounds
 from tools.milkrun import app
 
 from .strategies import START, as_json, batch_of, event
@@ -69,6 +73,69 @@ def test_one_query_tells_who_is_at_a_fence_now(aws):
     ]
 
 
+def contradicted(aws, device, tags=EXCLUSIVE_TAGS):
+    found = visits.contradictions_of_device(aws.client("dynamodb"), aws.table, device, tags, Rule)
+    rows = visits.with_presence(visits.visits_of_device(aws.client("dynamodb"), aws.table, device), found)
+    open_rows = [row for row in rows if row["exited_at"] is None and not row["exit_missed"]]
+    return {
+        (row["device_id"], row["geofence_external_id"]): row["contradicted_by_event_id"] for row in open_rows
+    }
+
+
+def by_rule(events, device, tags=EXCLUSIVE_TAGS):
+    return {
+        (device, each.pair.fence.external_id): each.contradicted_by and each.contradicted_by.event_id
+        for each in presence(events, tags)
+        if each.pair.device_id == device
+    }
+
+
+def test_a_later_enter_elsewhere_contradicts_an_open_visit_in_the_table(aws):
+    some = [
+        event("enter", 0, "a", fence=FARM), event("enter", 3600, "b", fence=PLANT),
+        event("enter", 30, "r", fence=Fence("region", "north")),
+    ]  # fmt: skip
+    consume(*map(as_json, some))
+    assert contradicted(aws, "truck-1") == by_rule(some, "truck-1")
+    rows = visits.with_presence(
+        visits.visits_of_device(aws.client("dynamodb"), aws.table, "truck-1"),
+        visits.contradictions_of_device(aws.client("dynamodb"), aws.table, "truck-1", EXCLUSIVE_TAGS, Rule),
+    )
+    assert [(row["entered_event_id"], row["contradicted_by_event_id"]) for row in rows] == [
+        ("r", None), ("b", None), ("a", "b"),
+    ]  # fmt: skip
+    assert rows[-1]["exit_inferred_at"] == "2026-11-16T09:00:00.000000Z"
+    assert rows[-1]["exited_at"] is None, "the visit itself is not rewritten"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_presence_in_the_table_is_that_of_the_set_of_events(aws, seed):
+    """Random sets with flapping, superseded contents and ties, added in random order."""
+    rng = random.Random(seed)
+    fences = [FARM, Fence("farm", "2"), PLANT, Fence("region", "north")]
+    some = [
+        event(
+            rng.choice(["enter", "enter", "dwell", "exit"]), rng.randrange(0, 900, 30), f"e{rng.randrange(20)}",
+            device=rng.choice(["truck-1", "truck#2"]), fence=rng.choice(fences),
+        )
+        for _ in range(60)
+    ]  # fmt: skip
+    consume(*map(as_json, some))
+    for device in ("truck-1", "truck#2"):
+        assert contradicted(aws, device) == by_rule(some, device)
+
+
+def test_presence_in_the_table_is_that_of_the_real_rounds(aws):
+    found = delivery_rounds()
+    vans = {each.pair.device_id for each in presence(found, ("stop",)) if each.contradicted_by}
+    some = [each for each in found if each.device_id in vans]
+    assert len(vans) == 15
+    for start in range(0, len(some), 200):
+        consume(*map(as_json, some[start : start + 200]), first=start + 1)
+    for van in vans:
+        assert contradicted(aws, van, ("stop",)) == by_rule(some, van, ("stop",))
+
+
 def outputs(aws, tmp_path):
     path = tmp_path / "outputs.json"
     nothing = dict.fromkeys(("endpoint", "api_key", "redrive_queue_url", "dead_letter_queue_url"), "")
@@ -92,7 +159,7 @@ def test_the_command_prints_the_same_as_json_and_as_a_table(aws, tmp_path):
     consume(as_json(event("enter", 0, "a", fence=FARM)))
     environment = outputs(aws, tmp_path)
     (visit,) = json.loads(run(environment, "visits", "--device", "truck-1", "--json"))
-    assert list(visit) == list(visits.FIELDS)
+    assert list(visit) == [*visits.FIELDS, "contradicted_by_event_id", "exit_inferred_at"]
     assert json.loads(run(environment, "visits", "--fence", "farm/a#/b", "--json")) == [visit]
     assert json.loads(run(environment, "visits", "--device", "nobody", "--json")) == []
     assert "truck-1" in run(environment, "visits", "--device", "truck-1", "--since", "2026-01-01")

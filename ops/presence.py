@@ -1,0 +1,86 @@
+"""The presence rule: which open visits to believe. A function of the set of geofence events, without a clock.
+
+Exits get lost, so a truck can have open visits at several places. Places of an exclusive kind (a tag that the
+stage lists as exclusive: by default `farm` and `plant`) cannot hold one truck at the same time:
+
+1. Take the events that count under the visit rule (consumer/visits.py: one content per event id, then
+   `min_confidence`). Of a device, consider the enters at exclusive places, in the visit rule's order
+   (`createdAt`, then event id by code point), and last by (tag, external id).
+2. An open visit at an exclusive place is contradicted if an enter at another exclusive place follows the last
+   enter at this one. The first such enter contradicts it (`contradicted_by_event_id`), and its time is the
+   inferred exit (`exit_inferred_at`): the truck had left by then.
+3. Nothing else contradicts: not an enter at a place of another kind (a region around a farm), not a dwell or
+   an exit. The visit itself stays as it is.
+
+The last enter counts, not the visit's first one, because a visit continues after a gap of up to two minutes:
+a truck that flaps between two fences is at the one it entered last. So at most one open visit of a device at
+exclusive places is not contradicted. The mart MARTS.CURRENT_PRESENCE states the same rule in SQL.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from itertools import pairwise
+from typing import NamedTuple
+
+from consumer.change import Rule
+from consumer.visits import Pair, Visit, counting_events, order_of, pair_of, visits_of
+from contract.events import Fence, GeofenceEvent
+
+EXCLUSIVE_TAGS = ("farm", "plant")
+
+type Position = tuple[datetime, str, Fence]
+
+
+class Presence(NamedTuple):
+    """An open visit, and the enter elsewhere that contradicts it, if any."""
+
+    pair: Pair
+    visit: Visit
+    contradicted_by: GeofenceEvent | None
+
+    @property
+    def exit_inferred_at(self) -> datetime | None:
+        return self.contradicted_by and self.contradicted_by.occurred_at
+
+
+def presence(
+    events: Iterable[GeofenceEvent],
+    exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
+    rule: Rule | None = None,
+) -> list[Presence]:
+    """Return the open visits of all devices in `events`, in any order and with any repetition."""
+    rule, events = rule or Rule(), list(events)
+    counting = counting_events(events, rule.min_confidence)
+    contradicting = contradictions((e for some in counting.values() for e in some), exclusive_tags)
+    return [
+        Presence(pair, visit, contradicting.get(pair))
+        for pair, history in visits_of(events, rule.merge_gap, rule.min_confidence).items()
+        for visit in history.visits
+        if visit.is_open
+    ]
+
+
+def contradictions(
+    events: Iterable[GeofenceEvent], exclusive_tags: Collection[str] = EXCLUSIVE_TAGS
+) -> Mapping[Pair, GeofenceEvent]:
+    """Return for each (device, fence) the enter that contradicts an open visit there; the last place has none.
+
+    `events` are those that count, in any order.
+    """
+    enters: dict[str, list[GeofenceEvent]] = {}
+    for event in events:
+        if event.kind == "enter" and event.fence.tag in exclusive_tags:
+            enters.setdefault(event.device_id, []).append(event)
+    found: dict[Pair, GeofenceEvent] = {}
+    for some in enters.values():
+        # What follows the last enter at a place is always an enter at another one.
+        for event, following in pairwise(sorted(some, key=position_of)):
+            found[pair_of(event)] = following
+        found.pop(pair_of(max(some, key=position_of)), None)
+    return found
+
+
+def position_of(event: GeofenceEvent) -> Position:
+    """Return the position of an enter among the enters of its device (rule 1)."""
+    at, _, event_id = order_of(event)
+    return at, event_id, event.fence
