@@ -1,1 +1,1 @@
-"""Work over the whole archive, on Spark (here or AWS Glue) or one machine's DuckDB. Python 3.11 syntax."""
+"""Jobs over the whole archive, on Spark (local or AWS Glue) or DuckDB. Must compile on Python 3.11 for Glue."""

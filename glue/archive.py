@@ -1,7 +1,7 @@
-"""The archive as jobs see it: a bucket or a folder, its hours, and its objects, each read whole and checked.
+"""Read the archive for the jobs: a bucket or a folder, hour by hour, each object read completely and verified.
 
-A key carries the SHA-256 and the number of its lines, so a reader knows whether it has what was written.
-What cannot be read becomes a `Fault` with its reason: never fatal, never silent.
+An object's key holds the SHA-256 and the number of its lines, so a reader can verify the content. An object
+that cannot be read is returned as a `Fault` with its reason; it neither stops a job nor goes unreported.
 """
 
 import gzip
@@ -23,14 +23,14 @@ from contract.events import Reason
 from contract.objects import is_content, lines_object, object_name, quarantine_line
 
 HOUR = timedelta(hours=1)
-MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler takes 4 MiB; more is not ours
+MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler accepts 4 MiB, so a larger object is not from Milkrun
 READ_TRIES = 3
-READERS = 8  # gunzip and SHA-256 let go of the interpreter's lock, and S3 is mostly waiting
+READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wait for S3
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One object of a listing. `modified_at` is the store's clock, in whole seconds as S3 has it."""
+    """One object of a listing. `modified_at` is the store's clock, in whole seconds as S3 reports it."""
 
     key: str
     size: int
@@ -39,28 +39,28 @@ class Stored:
 
 @runtime_checkable
 class Store(Protocol):
-    """Where objects lie. Picklable: Spark's workers get a copy."""
+    """Where objects are stored. Must be picklable, because each Spark worker gets a copy."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """In no promised order."""
+        """The order is not guaranteed."""
         ...
 
     def read(self, key: str) -> bytes: ...
 
     def write(self, key: str, body: bytes) -> None:
-        """Whole or not at all; an older object of that key is replaced."""
+        """Atomic; replaces an existing object with that key."""
         ...
 
     def write_file(self, key: str, path: Path) -> None: ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """All versions; what is not there is no fault."""
+        """Delete all versions. A missing object is no error."""
         ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that holds what the bucket holds."""
+    """A folder with the same layout as the bucket."""
 
     path: Path
 
@@ -97,7 +97,7 @@ _UNFINISHED = ".unfinished"
 
 
 class _Rename:
-    """A file that appears under its name only when it is complete, as an object in S3 does."""
+    """Write to a temporary file and rename it, so that readers never see a partial file (like an S3 object)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,7 +118,7 @@ class _Rename:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket of S3, through boto3 (so Spark needs no S3A jars)."""
+    """An S3 bucket, accessed with boto3 so that Spark needs no S3A JARs."""
 
     name: str
 
@@ -140,7 +140,7 @@ class Bucket:
         _s3().upload_file(str(path), self.name, key)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """In a versioned bucket a plain delete only hides: what is forgotten must go in every version."""
+        """Deleting without a version id only adds a delete marker, so delete every version."""
         for key in keys:
             for page in _s3().get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=key):
                 versions = [
@@ -154,7 +154,7 @@ class Bucket:
 
 @cache
 def _s3() -> Any:
-    """One client a process, built at first use: a forked Spark worker must not inherit the driver's."""
+    """Return one client per process, created at first use: a forked Spark worker must not inherit it."""
     import boto3
     from botocore.config import Config
 
@@ -162,13 +162,13 @@ def _s3() -> Any:
     return boto3.client("s3", config=Config(retries=tries, max_pool_connections=READERS * 2))
 
 
-def open_store(where: str) -> Store:
-    """`s3://bucket`, or a folder."""
-    if not where.startswith("s3://"):
-        return Folder(Path(where).resolve())
-    bucket, _, rest = where.removeprefix("s3://").partition("/")
+def open_store(location: str) -> Store:
+    """Open `s3://bucket` or a folder. Raises ValueError for a prefix inside a bucket."""
+    if not location.startswith("s3://"):
+        return Folder(Path(location).resolve())
+    bucket, _, rest = location.removeprefix("s3://").partition("/")
     if rest:
-        raise ValueError(f"an archive is a whole bucket, not a prefix in it: {where!r}")
+        raise ValueError(f"--archive must be a whole bucket, without a prefix: {location!r}")
     return Bucket(bucket)
 
 
@@ -177,7 +177,7 @@ def open_store(where: str) -> Store:
 
 @dataclass(frozen=True)
 class Hours:
-    """Every full hour (UTC) from `start` until before `end`: when events were received."""
+    """Full hours in UTC from `start` (inclusive) to `end` (exclusive), by time of receipt."""
 
     start: datetime
     end: datetime
@@ -197,7 +197,7 @@ def floor_hour(at: datetime) -> datetime:
 
 
 def hours_between(start: str, end: str) -> Hours:
-    """From two RFC 3339 times (or dates, in UTC); whole hours that touch the range."""
+    """Return the full hours that overlap two RFC 3339 times; a time or date without a zone is UTC."""
     first, last = (_time(text) for text in (start, end))
     return Hours(floor_hour(first), last if last == floor_hour(last) else floor_hour(last) + HOUR)
 
@@ -212,7 +212,7 @@ def hour_path(hour: datetime) -> str:
 
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
-    """The objects of one hour by key, whatever they are: what is none of ours shows when it is read."""
+    """Return the content objects of one hour, sorted by key; `read_object` reports foreign ones."""
     found = [each for each in store.list(f"{prefix}/{hour_path(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 
@@ -222,18 +222,18 @@ def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Sto
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an object could not be taken. `lasting`: it never will be; otherwise the next run tries again."""
+    """Why an object could not be read. If not `permanent`, the next run tries again."""
 
     key: str
     code: str
     message: str
-    lasting: bool = True
+    permanent: bool = True
     beginning: bytes = b""
 
 
 @dataclass(frozen=True)
 class Lines:
-    """An object's lines, as its key says. `numbers`, from 1, where they are not all of them."""
+    """An object's lines. `numbers` (from 1) is set if `lines` holds only some of the object's lines."""
 
     stored: Stored
     lines: Sequence[bytes]
@@ -241,18 +241,18 @@ class Lines:
 
 
 def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = time.sleep) -> Lines | Fault:
-    """Read and check one object of `events/`; what it says about itself in its key must be true."""
+    """Read one object of `events/` and verify it against its key."""
     key = stored.key
     name = object_name(key)
     if name is None:
-        return Fault(key, "unknown_key", "This key is not one that Milkrun writes.")
+        return Fault(key, "unknown_key", "The key does not have the form of a Milkrun object key.")
     for attempt in range(READ_TRIES):
         try:
             body = store.read(key)
             break
-        except Exception as error:  # whatever a store raises: one object must not stop a million others
+        except Exception as error:  # any store error: one object must not stop the job
             if attempt == READ_TRIES - 1:
-                return Fault(key, "unreadable_object", f"{type(error).__name__}: {error}", lasting=False)
+                return Fault(key, "unreadable_object", f"{type(error).__name__}: {error}", permanent=False)
             pause(0.1 * 4**attempt)
     try:
         with gzip.GzipFile(fileobj=BytesIO(body)) as inflating:
@@ -261,39 +261,44 @@ def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = t
         return Fault(key, "corrupt_gzip", str(error), beginning=body[:1024])
     if len(text) > MAX_INFLATED_BYTES:
         return Fault(
-            key, "too_large", f"More than {MAX_INFLATED_BYTES} bytes inflated.", beginning=body[:1024]
+            key, "too_large", f"More than {MAX_INFLATED_BYTES} bytes after inflating.", beginning=body[:1024]
         )
     if hashlib.sha256(text).hexdigest() != name.digest:
         return Fault(
-            key, "wrong_digest", "The lines are not those that the key names.", beginning=body[:1024]
+            key,
+            "wrong_digest",
+            "The SHA-256 of the lines differs from the one in the key.",
+            beginning=body[:1024],
         )
     lines = text.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     if len(lines) != name.lines:
-        return Fault(key, "wrong_line_count", f"{len(lines)} lines, the key says {name.lines}.")
+        return Fault(
+            key, "wrong_line_count", f"The object has {len(lines)} lines, its key says {name.lines}."
+        )
     return Lines(stored, lines)
 
 
 def read_objects(store: Store, objects: Iterable[Stored]) -> Iterator[Lines | Fault]:
-    """Many objects, read side by side, given in the order asked for, a few hundred in memory at a time."""
+    """Read objects in parallel and return them in the given order, with a few hundred in memory at a time."""
     with ThreadPoolExecutor(READERS) as pool:
         for some in _slices(objects, READERS * 16):
             yield from pool.map(lambda stored: read_object(store, stored), some)
 
 
 def set_aside(store: Store, hour: datetime, faults: Sequence[Fault], job: str) -> str | None:
-    """Leave what can never be read where operators look, with reasons; same faults, same object."""
+    """Quarantine permanent faults with their reasons. The same faults give the same object."""
     lines = [
         quarantine_line([Reason(f.code, "", f.message)], f.beginning, {"job": job, "object": f.key})
         for f in sorted(faults, key=lambda each: each.key)
-        if f.lasting
+        if f.permanent
     ]
     if not lines:
         return None
-    aside = lines_object("set-aside", lines, hour)
-    store.write(aside.key, aside.body)
-    return aside.key
+    quarantined = lines_object("set-aside", lines, hour)
+    store.write(quarantined.key, quarantined.body)
+    return quarantined.key
 
 
 def _slices(items: Iterable[Stored], size: int) -> Iterator[list[Stored]]:

@@ -1,11 +1,10 @@
-"""The stream's windowed tables as a Beam pipeline: DirectRunner here; Flink, Dataflow.
+"""The stream's `trucks_inside` table as a Beam pipeline, for DirectRunner, Flink or Dataflow.
 
-Who is inside when is decided by the same `glue.occupancy.advance`; Beam's own windows and counts do the
-rest.
+It uses the same rule as Spark's stream, `glue.occupancy.advance`, and Beam's own windows and counts.
 
     python -m glue.beam --archive FOLDER --from 2026-11-16 --to 2026-11-17 --out trucks_inside [--runner …]
 
-What is not known here goes to Beam: `--runner FlinkRunner --flink_master …` and the like.
+Unknown options are passed to Beam, such as `--runner FlinkRunner --flink_master …`.
 """
 
 import argparse
@@ -22,8 +21,7 @@ from apache_beam.transforms.window import FixedWindows, IntervalWindow, Timestam
 from glue.archive import Fault, Hours, Store, Stored, hours_between, objects_of, open_store, read_object
 from glue.jobs import report
 from glue.occupancy import SECOND_US, Crossing, State, Times, advance, crossing
-from glue.rows import believed, from_micros, micros
-from glue.rows import crossing as crossing_of
+from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_time
 
 Pair = tuple[str, str, str]
 TRUCKS_INSIDE = pa.schema(
@@ -39,18 +37,18 @@ TRUCKS_INSIDE = pa.schema(
 def trucks_inside(
     pipeline: beam.Pipeline, store: Store, objects: Sequence[Stored], until: datetime
 ) -> beam.PCollection[tuple[datetime, str, str, int]]:
-    """(window start, tag, external id, trucks) of every window that ends by `until`, if a truck is inside."""
+    """Return (window start, tag, external id, trucks) per window that ends by `until` and has a truck inside."""
     times = Times()
     return (
         pipeline
         | beam.Create(list(objects))
-        | "spread objects" >> beam.Reshuffle()
+        | "distribute objects" >> beam.Reshuffle()
         | beam.FlatMap(_crossings, store)
-        | "bring pairs together" >> beam.GroupByKey()
+        | "group by pair" >> beam.GroupByKey()
         | beam.FlatMap(_inside, micros(until), times)
         | beam.WindowInto(FixedWindows(times.window // SECOND_US))
         | beam.Distinct()
-        | beam.Map(lambda each: each[1])  # the fence; the device has done its part
+        | beam.Map(lambda each: each[1])  # only the fence: Distinct has counted each device once
         | beam.combiners.Count.PerElement()
         | beam.Map(_row)
     )
@@ -61,7 +59,9 @@ def _crossings(stored: Stored, store: Store) -> Iterator[tuple[Pair, Crossing]]:
     if isinstance(read, Fault):
         beam.metrics.Metrics.counter("milkrun", f"unreadable: {read.code}").inc()
         return
-    for event in filter(None, (believed(crossing_of(line), read.stored) for line in read.lines)):
+    for event in filter(
+        None, (with_plausible_time(parse_geofence_event(line), read.stored) for line in read.lines)
+    ):
         pair = (event.device_id, event.fence.tag, event.fence.external_id)
         yield pair, crossing(micros(event.occurred_at), event.kind, event.event_id)
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--archive", required=True)
     parser.add_argument("--from", dest="start", required=True)
     parser.add_argument("--to", dest="end", required=True)
-    parser.add_argument("--out", required=True, help="prefix of Parquet files")
+    parser.add_argument("--out", required=True, help="prefix of the Parquet files")
     given, others = parser.parse_known_args(argv)
     store: Store = open_store(given.archive)
     hours: Hours = hours_between(given.start, given.end)

@@ -1,14 +1,13 @@
-"""An hour's small objects into few Parquet files by day and type; the old or the new, never a mixture.
+"""Compact an hour's small objects into a few Parquet files by day and type, with an atomic switch.
 
     compacted/dt=2026-11-16/type=user.updated_trip/hh=08.<generation>-<attempt>.<bucket>.<part>.parquet
     compacted/_manifests/dt=2026-11-16/hh=08.json
 
-The order is a promise: files are written under names that no manifest knows yet, read back and compared
-with what was read from the archive (lines and checksum), and only then the hour's manifest, one small
-object, is replaced. Readers take the files that manifests name, so a crash at any moment leaves them the
-old or the new. The generation is a hash of the source objects' keys, so an hour whose objects are the
-same is not done twice. Files that no manifest names are swept away once they are older than any reader's
-patience.
+The order is a promise: files are written under names that no manifest contains yet, then read back and compared
+with the lines read from the archive (number and checksum), and only then is the hour's manifest, one small object,
+replaced. Readers use the files named in manifests, so a crash at any moment leaves them either the old or the new
+files. The generation is a hash of the source objects' keys, so an hour with unchanged objects is not compacted
+again. Files that no manifest names are deleted after a grace period that is longer than any reader takes.
 
     python -m glue.compact --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
@@ -27,11 +26,11 @@ import pyarrow.compute as pc
 from glue.archive import Fault, Hours, Store, Stored, hour_path, objects_of, read_objects, set_aside
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
-from glue.rows import LINE, OTHER, gathered, line_rows, micros, type_folder
+from glue.rows import LINE, OTHER, line_rows, merge_batches, micros, type_folder
 
-FORMAT = 1  # part of every generation: a new layout makes every hour anew
+FORMAT = 1  # part of every generation: a new layout causes every hour to be compacted again
 PREFIX = "compacted"
-MAX_TYPES = 200  # folders an hour; types beyond share one
+MAX_TYPES = 200  # type folders per hour; rarer types share one
 GRACE = timedelta(hours=1)
 
 SORTED = pa.schema([*LINE, ("hour_us", pa.int64()), ("folder", pa.string()), ("bucket", pa.int64())])
@@ -39,12 +38,12 @@ SORTED = pa.schema([*LINE, ("hour_us", pa.int64()), ("folder", pa.string()), ("b
 
 @dataclass(frozen=True)
 class Source:
-    """An hour as the archive has it."""
+    """An hour's objects in the archive."""
 
     hour: datetime
     objects: tuple[Stored, ...]
     full_bytes: int = FULL_BYTES
-    attempt: int = 0  # how often these same objects were tried before, because some could not be read
+    attempt: int = 0  # earlier attempts with the same objects, some of which could not be read
 
     @property
     def generation(self) -> str:
@@ -52,11 +51,11 @@ class Source:
 
     @property
     def version(self) -> str:
-        """Names the files: never those that readers of the manifest before this one have."""
+        """Part of each file name; differs from the version in the previous manifest, which readers may still use."""
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
-        """Compressed NDJSON and Parquet are of about one size, so objects of `full_bytes` make a file."""
+        """Assign objects to files: gzipped NDJSON and Parquet have about the same size."""
         seen = 0
         for stored in self.objects:
             yield stored, seen // self.full_bytes
@@ -64,8 +63,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What reading an hour gave: lines in good order, and objects that were not."""
+class ReadSummary:
+    """The result of reading an hour: counts of valid objects and lines, and the faults."""
 
     objects: int
     lines: int
@@ -93,13 +92,13 @@ def manifest_of(store: Store, hour: datetime) -> dict[str, Any] | None:
 
 
 def compacted_files(store: Store, hours: Hours) -> list[str]:
-    """What a reader of `hours` is to read."""
+    """Return the keys that a reader of `hours` must read."""
     manifests = (manifest_of(store, hour) for hour in hours)
     return [file["key"] for manifest in manifests if manifest for file in manifest["files"]]
 
 
 def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Source]:
-    """The hours whose manifest is missing or of other objects."""
+    """Return the hours without a manifest, or with one made from other objects."""
     wanted = []
     for hour in hours:
         source = Source(hour, tuple(objects_of(store, hour)), full_bytes)
@@ -120,41 +119,43 @@ def file_key(source_hour: datetime, version: str, folder: str, bucket: int, part
     return f"{day}/type={folder}/hh={source_hour:%H}.{version}.{bucket}.{part}.parquet"
 
 
-class NotWhole(Exception):
-    """Lines read and lines written differ: the manifest stays as it was."""
+class IncompleteWrite(Exception):
+    """The lines written differ from the lines read; the manifest is not replaced."""
 
 
 def commit(
-    store: Store, source: Source, taken: Taken, files: Sequence[Written], engine: str
+    store: Store, source: Source, read: ReadSummary, files: Sequence[Written], engine: str
 ) -> dict[str, object]:
-    """Put what was written in the place of what was, if nothing is missing."""
+    """Replace the hour's manifest if the files hold exactly the lines that were read."""
     written = (sum(f.rows for f in files), sum(f.checksum for f in files))
-    if written != (taken.lines, taken.checksum) or len({f.key for f in files}) != len(files):
-        raise NotWhole(f"{hour_path(source.hour)}: read {taken.lines} lines, wrote {written[0]} or others")
-    aside = set_aside(store, source.hour, taken.faults, "glue.compact")
+    if written != (read.lines, read.checksum) or len({f.key for f in files}) != len(files):
+        raise IncompleteWrite(
+            f"{hour_path(source.hour)}: read {read.lines} lines, but wrote {written[0]} or different ones"
+        )
+    quarantined = set_aside(store, source.hour, read.faults, "glue.compact")
     manifest = {
         "hour": source.hour.isoformat(),
         "generation": source.generation,
         "attempt": source.attempt,
         "engine": engine,
-        "objects": taken.objects,
-        "lines": taken.lines,
-        "checksum": taken.checksum,
+        "objects": read.objects,
+        "lines": read.lines,
+        "checksum": read.checksum,
         "files": [asdict(file) for file in sorted(files, key=lambda each: each.key)],
-        "set_aside_key": aside,
-        "set_aside": [_named(fault) for fault in taken.faults if fault.lasting],
-        "unreadable": [_named(fault) for fault in taken.faults if not fault.lasting],
+        "set_aside_key": quarantined,
+        "set_aside": [_fault_fields(fault) for fault in read.faults if fault.permanent],
+        "unreadable": [_fault_fields(fault) for fault in read.faults if not fault.permanent],
     }
     store.write(manifest_key(source.hour), json.dumps(manifest, indent=1, allow_nan=False).encode())
     return manifest
 
 
-def _named(fault: Fault) -> dict[str, str]:
+def _fault_fields(fault: Fault) -> dict[str, str]:
     return {"key": fault.key, "code": fault.code, "message": fault.message}
 
 
 def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
-    """The hours' files that no manifest names (left by a crash, or replaced), if written by `before`."""
+    """Return the hours' files that no manifest names (replaced, or left by a crash), written until `before`."""
     days: dict[datetime, list[datetime]] = {}
     for hour in hours:
         days.setdefault(hour.replace(hour=0), []).append(hour)
@@ -176,27 +177,27 @@ def superseded_files(store: Store, hours: Hours, before: datetime | None = None)
 
 
 def sweep(store: Store, hours: Hours, now: datetime, grace: timedelta = GRACE) -> int:
-    """Delete files that no manifest names, once no reader can be at them."""
+    """Delete files that no manifest names, once no reader can still use them."""
     unnamed = superseded_files(store, hours, now - grace)
     store.delete(unnamed)
     return len(unnamed)
 
 
-# --- what both engines share: lines in, sorted lines out ----------------------------------------------------
+# --- shared by both engines: lines in, sorted lines out ------------------------------------------------------
 
 
-def placed(batch: pa.RecordBatch, hour_us: int, bucket: int) -> pa.RecordBatch:
-    """Rows of LINE with the hour, folder and bucket that they go to."""
+def with_destination(batch: pa.RecordBatch, hour_us: int, bucket: int) -> pa.RecordBatch:
+    """Return rows of LINE with the hour, folder and bucket of their file."""
     folders = [type_folder(type_) for type_ in batch.column("event_type").to_pylist()]
-    places = [[hour_us] * batch.num_rows, folders, [bucket] * batch.num_rows]
-    new = [pa.array(v, field.type) for v, field in zip(places, list(SORTED)[len(LINE) :], strict=True)]
+    values = [[hour_us] * batch.num_rows, folders, [bucket] * batch.num_rows]
+    new = [pa.array(v, field.type) for v, field in zip(values, list(SORTED)[len(LINE) :], strict=True)]
     return pa.record_batch([*batch.columns, *new], schema=SORTED)
 
 
 def by_file(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Cut sorted rows of SORTED where the file changes, and drop what only names the file."""
+    """Split sorted rows of SORTED at the boundaries of files, and drop the columns that only name the file."""
     for batch in batches:
-        # One string a row: "hour/folder/bucket". A folder's name holds no slash.
+        # One string per row: "hour/folder/bucket". Folder names contain no slash.
         groups = pc.binary_join_element_wise(
             batch.column("hour_us").cast(pa.string()),
             batch.column("folder"),
@@ -210,7 +211,7 @@ def by_file(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordB
             start = end
 
 
-def place(group: str) -> tuple[int, str, int]:
+def parse_group(group: str) -> tuple[int, str, int]:
     hour_us, folder, bucket = group.split("/")
     return int(hour_us), folder, int(bucket)
 
@@ -222,10 +223,10 @@ def compact_with_duckdb(
     store: Store, sources: Sequence[Source], memory: str = "1GB"
 ) -> Iterator[dict[str, object]]:
     for source in sources:
-        yield _one_hour(store, source, memory)
+        yield _compact_hour(store, source, memory)
 
 
-def _one_hour(store: Store, source: Source, memory: str) -> dict[str, object]:
+def _compact_hour(store: Store, source: Source, memory: str) -> dict[str, object]:
     import duckdb
 
     faults: list[Fault] = []
@@ -241,14 +242,14 @@ def _one_hour(store: Store, source: Source, memory: str) -> dict[str, object]:
             sums["objects"] += 1
             sums["lines"] += batch.num_rows
             sums["checksum"] += payload_checksum(batch)
-            yield placed(batch, micros(source.hour), bucket_of[read.stored.key])
+            yield with_destination(batch, micros(source.hour), bucket_of[read.stored.key])
 
     def key_of(group: str, part: int) -> str:
-        _, folder, bucket = place(group)
+        _, folder, bucket = parse_group(group)
         return file_key(source.hour, source.version, folder, bucket, part)
 
     with duckdb.connect(config={"memory_limit": memory}) as db:
-        db.register("read", pa.RecordBatchReader.from_batches(SORTED, gathered(rows())))
+        db.register("read", pa.RecordBatchReader.from_batches(SORTED, merge_batches(rows())))
         db.execute("CREATE TEMP TABLE lines AS SELECT * FROM read")
         _fold_rare_types(db)
         ordered: pa.RecordBatchReader = db.sql(
@@ -256,7 +257,7 @@ def _one_hour(store: Store, source: Source, memory: str) -> dict[str, object]:
         ).to_arrow_reader(50_000)
         rows_of_files = by_file(batch.cast(SORTED) for batch in ordered)
         files = list(write_parquet(rows_of_files, store, key_of, source.full_bytes))
-    return commit(store, source, Taken(**sums, faults=tuple(faults)), files, "duckdb")
+    return commit(store, source, ReadSummary(**sums, faults=tuple(faults)), files, "duckdb")
 
 
 def _fold_rare_types(db: Any) -> None:
@@ -277,7 +278,9 @@ def _fold_rare_types(db: Any) -> None:
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("compact", __doc__)
     add_range(parser)
-    parser.add_argument("--full-bytes", type=int, default=FULL_BYTES, help="close a file beyond this size")
+    parser.add_argument(
+        "--full-bytes", type=int, default=FULL_BYTES, help="start a new file when one exceeds this size"
+    )
     parser.add_argument("--grace-seconds", type=int, default=int(GRACE.total_seconds()))
     given = arguments(parser, argv)
     wanted = stale(given.store, given.hours, given.full_bytes)

@@ -1,8 +1,9 @@
--- Option: the compacted Parquet as an external table in Snowflake, for years that RAW need not keep. Fill in the two
--- names in braces. The storage integration must also allow s3://{bucket}/compacted/ and the Snowflake role read it.
--- AUTO_REFRESH stays off: which files count is what the manifests say. `python -m glue.tables --archive s3://BUCKET
--- --from … --to …` prints the ALTER statements that make the table know exactly those. A file that was superseded stays
--- there for an hour (glue/compact.py), so run them within that.
+-- Optional: the compacted Parquet as an external table in Snowflake, for years that RAW need not keep. Replace the two
+-- names in braces. The storage integration must also allow s3://{bucket}/compacted/, and its IAM role must be able to
+-- read that prefix. AUTO_REFRESH stays off because the manifests decide which files count. `python -m glue.tables
+-- --archive s3://BUCKET --from … --to …` prints the ALTER statements that make the table list exactly those files. Run
+-- them within an hour after a compaction, because superseded files are deleted after one hour (glue/compact.py).
+
 CREATE FILE FORMAT IF NOT EXISTS {database}.RAW.PARQUET TYPE = PARQUET;
 
 CREATE STAGE IF NOT EXISTS {database}.RAW.COMPACTED_STAGE

@@ -1,9 +1,9 @@
-"""What a rebuild has and the warehouse has not, or has otherwise: every difference named.
+"""Compare a rebuild's visits with the warehouse, and list every missing, extra or different visit.
 
     python -m glue.compare --archive s3://BUCKET --name 2026-11-16T00_2026-11-17T00 [--outputs FILE]
     python -m glue.compare --archive s3://BUCKET --name … --file export.parquet
 
-Exit code 0 equal, 1 differences (each a line of rebuilt/<name>/differences.ndjson), 2 could not look.
+Exit codes: 0 equal, 1 differences (one line each in rebuilt/<name>/differences.ndjson), 2 comparison not possible.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Difference:
-    """One visit: missing in the warehouse, extra in it, or different."""
+    """A visit that is missing in the warehouse, only in the warehouse, or has other values there."""
 
     what: str
     visit: Mapping[str, str]
@@ -38,7 +38,7 @@ class Difference:
 
 
 def differences(rebuilt: pa.Table, found: pa.Table) -> list[Difference]:
-    """Compared by device, fence and the event that entered; both tables have the columns of VISIT."""
+    """Match visits by device, fence and entering event. Both tables have the columns of VISIT."""
     import duckdb
 
     apart = " OR ".join(f"r.{name} IS DISTINCT FROM w.{name}" for name in _FIELDS)
@@ -53,7 +53,7 @@ def differences(rebuilt: pa.Table, found: pa.Table) -> list[Difference]:
             SELECT {columns} FROM r FULL JOIN w USING ({", ".join(_KEY)})
             WHERE r.here IS NULL OR w.here IS NULL OR {apart}
             ORDER BY {", ".join(f"coalesce(r.{name}, w.{name})" for name in _KEY)}
-            """  # names of ours only
+            """  # contains only our own column names
         )
         return [_difference(row) for row in rows.to_arrow_table().to_pylist()]
 
@@ -70,7 +70,7 @@ def _difference(row: Mapping[str, Any]) -> Difference:
 
 
 def visit_table(rows: Iterable[Mapping[str, object]]) -> pa.Table:
-    """Rows from a database as a table of VISIT: times may come with or without a zone, and are UTC."""
+    """Return database rows as a table of VISIT. Times without a zone are UTC."""
     wanted = [{name: _plain(row[name]) for name in VISIT.names} for row in rows]
     return pa.Table.from_pylist(wanted, schema=VISIT)
 
@@ -82,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 
 def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa.Table:
-    """What MARTS.GEOFENCE_VISITS has of the range."""
+    """Return the visits in MARTS.GEOFENCE_VISITS that were entered in the range."""
     from snowpipe import roles, settings, warehouse
 
     known = settings.load(os.environ, outputs)
@@ -98,17 +98,17 @@ def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m glue.compare", description=__doc__)
     parser.add_argument("--archive", required=True)
-    parser.add_argument("--name", required=True, help="of the rebuild")
+    parser.add_argument("--name", required=True, help="name of the rebuild")
     parser.add_argument(
-        "--outputs", type=Path, help="a stack's outputs.json; default: the environment, else .local's"
+        "--outputs", type=Path, help="outputs.json of a stack; default: environment variables, else .local/"
     )
-    parser.add_argument("--file", type=Path, help="Parquet with the mart's columns, instead of the warehouse")
+    parser.add_argument("--file", type=Path, help="Parquet export of the mart, instead of the warehouse")
     given = parser.parse_args(argv)
     store = open_store(given.archive)
     try:
         summary = json.loads(store.read(f"{PREFIX}/{given.name}/summary.json"))
     except Exception as error:
-        print(f"there is no finished rebuild {given.name!r}: {error}", file=sys.stderr)
+        print(f"No finished rebuild {given.name!r} found: {error}", file=sys.stderr)
         return 2
     if given.file:
         found = visit_table(pq.read_table(given.file).to_pylist())

@@ -1,4 +1,4 @@
-"""The warehouse's rule of visits for DuckDB: dbt's own model, rendered and translated, not a copy of it."""
+"""The warehouse's visit rule for DuckDB: dbt's own model, rendered and transpiled instead of copied."""
 
 from functools import cache
 from pathlib import Path
@@ -9,11 +9,11 @@ PROJECT = Path(__file__).resolve().parents[1] / "snowpipe" / "dbt"
 
 @cache
 def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
-    """`geofence_visits` as one DuckDB query over a table `stg_geofence_events`, as staging has it."""
+    """Return the model `geofence_visits` as one DuckDB query over a table `stg_geofence_events`."""
     import sqlglot
     from jinja2 import Environment, StrictUndefined
 
-    # SQL, not HTML: there is nothing to escape, and the model is ours.
+    # The output is SQL rather than HTML, and the template is our own model, so autoescape is off.
     jinja = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
     macros: Any = jinja.from_string((PROJECT / "macros" / "rules.sql").read_text())
     variables = {"merge_gap_seconds": merge_gap_seconds, "min_confidence": min_confidence}

@@ -1,19 +1,18 @@
-"""Forget people in the whole archive: every event of a list of user ids goes, object by object, resumable.
+"""Forget users in the whole archive: remove every event of a list of user ids, object by object; can be resumed.
 
     python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a [--engine spark]
-    … load the new objects, delete the RAW rows of the old ones (the plan says which, and prints the SQL) …
+    … load the new objects, then delete the RAW rows of the old ones with the SQL that the command prints …
     python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a --finish
 
-First run: each object that speaks of one of them is written again without those lines, under its new
-content's key in its old hour, and the pair goes into the plan, forget/<request>/plan.json. Nothing is
-deleted yet: Snowpipe must load the new before the old rows go, or the warehouse would lack what nobody
-asked to forget. `--finish` deletes all versions of the old objects, after it has seen that every new one
-is there, and makes their hours' Parquet anew. The list of ids is not kept; the plan has its hash, so that
-both runs are known to mean the same people.
+The first run writes each object that contains such events again without them, under the key of its new content in
+the same hour, and records old and new key in the plan, forget/<request>/plan.json. It deletes nothing: Snowpipe must
+load the new objects before the old rows are deleted, otherwise the warehouse would lack other users' events.
+`--finish` checks that every new object exists, deletes all versions of the old ones, and compacts their hours again.
+The list of ids is not stored. The plan holds its hash, so that both runs must use the same list.
 
-What is looked at: events/ (`user.userId`, `user._id`, a top-level `userId`), rejected/ and set-aside/
-(the same in the event inside; in bytes that are no event, any mention), aws/lambda/ (any mention).
-DynamoDB runs out by itself in 90 days; Kinesis, Time Travel and Fail-safe within their retention.
+Searched prefixes: events/ (`user.userId`, `user._id`, a top-level `userId`); rejected/ and set-aside/ (the same
+fields of the contained event, or any occurrence if the content is no event); aws/lambda/ (any occurrence).
+Not covered: DynamoDB items expire after 90 days; Kinesis, Time Travel and Fail-safe keep data for their retention.
 """
 
 import argparse
@@ -41,15 +40,15 @@ from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
 from snowpipe.quoting import quoted
 
 PREFIX = "forget"
-LOOKED_AT: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
-GIVEN_UP = "aws/lambda/"
-INFLATED_AT_ONCE = 1024  # of a bomb no more than a thousand times that is in memory beyond the limit
+SEARCHED_PREFIXES: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
+INVOCATION_RECORDS = "aws/lambda/"
+INFLATE_STEP = 1024  # compressed bytes; a gzip bomb can exceed the limit by at most a thousand times this
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """An object that spoke of them. `new` is None where nothing else was in it."""
+    """An object that contained events of the users. `new` is None if nothing else was in it."""
 
     old: str
     new: str | None
@@ -59,7 +58,7 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class Users:
-    """Ids to forget. Quick to rule a line out, exact where it might be meant."""
+    """The ids to forget, with a fast check that rules most lines out and an exact one for the rest."""
 
     ids: frozenset[str]
 
@@ -68,22 +67,22 @@ class Users:
         return hashlib.sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
     def mentioned(self, text: bytes) -> bool:
-        """Some id occurs in these bytes; escapes could hide one, so a backslash counts as a mention."""
+        """Return whether these bytes may contain an id. A backslash counts, because escapes can hide one."""
         return b"\\" in text or any(each.encode() in text for each in self.ids)
 
-    def own(self, event: object) -> bool:
-        """The event is one of theirs."""
+    def owns(self, event: object) -> bool:
+        """Return whether the event belongs to one of the users."""
         if not isinstance(event, dict):
             return False
         user = event.get("user")
         named = [event.get("userId"), user]
         if isinstance(user, dict):
             named += [user.get("userId"), user.get("_id")]
-        # A reject may have a number where a string belongs.
+        # A rejected event may have a number in place of a string.
         return any(isinstance(each, str | int) and str(each) in self.ids for each in named)
 
     def in_line(self, line: bytes) -> bool:
-        """A line of events/, rejected/ or set-aside/ is about one of them."""
+        """Return whether a line of events/, rejected/ or set-aside/ concerns one of the users."""
         if not self.mentioned(line) and b"_base64" not in line:
             return False
         try:
@@ -93,9 +92,9 @@ class Users:
         if not isinstance(value, dict):
             return False
         event = value.get("event", {})
-        if self.own(value) or self.own(event):
+        if self.owns(value) or self.owns(event):
             return True
-        # A reject need not be an object; an event may have a field of that name.
+        # A rejected value need not be an object, and a valid event may have a field named "event".
         is_event = "_id" in value or isinstance(event, dict | None)
         if not is_event and self.in_bytes(json.dumps(event, allow_nan=False).encode()):
             return True
@@ -103,7 +102,7 @@ class Users:
         return any(isinstance(each, str) and self.in_bytes(_decoded(each)) for each in encoded)
 
     def in_bytes(self, text: bytes) -> bool:
-        """Any mention, as it stands, packed by gzip, or written with escapes."""
+        """Return whether an id occurs in the text: as is, in gzipped content, or written with JSON escapes."""
         texts = [text, _inflated(text)]
         with suppress(ValueError, RecursionError):
             texts.append(
@@ -115,16 +114,16 @@ class Users:
 
 
 def _inflated(text: bytes) -> bytes:
-    """As much as can be inflated, of every member: a body may be cut off. b"" where it is no gzip."""
+    """Inflate as much of every gzip member as possible, because a body may be truncated. b"" if it is no gzip."""
     found = bytearray()
     while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
         member = zlib.decompressobj(zlib.MAX_WBITS | 16)
         with suppress(zlib.error):
-            for start in range(0, len(text), INFLATED_AT_ONCE):
-                found += member.decompress(text[start : start + INFLATED_AT_ONCE])
+            for start in range(0, len(text), INFLATE_STEP):
+                found += member.decompress(text[start : start + INFLATE_STEP])
                 if member.eof or len(found) > MAX_INFLATED_BYTES:
                     break
-        text = member.unused_data + text[start + INFLATED_AT_ONCE :] if member.eof else b""
+        text = member.unused_data + text[start + INFLATE_STEP :] if member.eof else b""
     return bytes(found)
 
 
@@ -136,11 +135,11 @@ def _decoded(text: str) -> bytes:
 
 
 def rewrite(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
-    """Write an object again without their lines; None if it has none. The same again gives the same key."""
-    if stored.key.startswith(GIVEN_UP):
-        return _given_up(store, users, stored)
+    """Write an object again without the users' lines; None if it has none. Repeating it gives the same key."""
+    if stored.key.startswith(INVOCATION_RECORDS):
+        return _rewrite_invocation_record(store, users, stored)
     if object_name(stored.key) is None:
-        return _foreign(store, users, stored)
+        return _rewrite_foreign(store, users, stored)
     read = read_object(store, stored)
     if isinstance(read, Fault):
         return read
@@ -160,16 +159,16 @@ def _put(store: Store, read: Lines, rest: Sequence[bytes]) -> str | None:
     return made.key
 
 
-def _foreign(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
-    """An object under a key that is not ours, such as a file repaired by hand: plain or gzip, lines or one array.
+def _rewrite_foreign(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
+    """Rewrite an object that Milkrun did not write, such as a file repaired by hand.
 
-    Snowpipe loads it like any other, so it is read like any other. Where its lines are not JSON and it mentions
-    somebody, the whole object goes.
+    It may be plain or gzipped, NDJSON or one array: Snowpipe loads each of them. If it is not JSON and contains an
+    id, the whole object is deleted.
     """
     try:
         body = store.read(stored.key)
     except Exception as error:
-        return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", lasting=False)
+        return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", permanent=False)
     text = body
     if body.startswith(b"\x1f\x8b"):
         try:
@@ -192,7 +191,7 @@ def _foreign(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | 
 
 
 def lines_in(body: bytes) -> list[bytes]:
-    """The lines of an object of which `rewrite` has made another; [] where they are not JSON."""
+    """Return the lines of an object that `rewrite` has replaced; [] if it is not JSON."""
     text = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
     try:
         return _json_lines(text.removeprefix(b"\xef\xbb\xbf"))
@@ -214,19 +213,19 @@ def _json_lines(text: bytes) -> list[bytes]:
         return [line.strip() for line in lines]
 
 
-def _given_up(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
-    """Lambda's own invocation records, with a batch of Kinesis records in base64.
+def _rewrite_invocation_record(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
+    """Delete a Lambda invocation record, which holds a batch of Kinesis records in base64, if it contains an id.
 
-    One mention, and the whole object goes: what it could replay is in events/ too.
+    Nothing is lost with the whole object, because its events are in events/ as well.
     """
     try:
         body = store.read(stored.key)
     except Exception as error:
-        return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", lasting=False)
+        return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", permanent=False)
     texts = [body]
-    # Another shape: its own text is looked at all the same.
+    # If the object has another form, its own text is still searched.
     with suppress(ValueError, LookupError, TypeError, RecursionError):
-        # Lambda keeps the request to the function as text.
+        # The payload is the function's request, encoded as a string.
         request = json.loads(body)["payload"]
         request = json.loads(request) if isinstance(request, str) else request
         texts += [_decoded(each["kinesis"]["data"]) for each in request["Records"]]
@@ -239,8 +238,8 @@ def _given_up(store: Store, users: Users, stored: Stored) -> Rewritten | Fault |
 
 
 def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
-    """Every object that may speak of somebody, of some hours or of all."""
-    for prefix in (*LOOKED_AT, GIVEN_UP.rstrip("/")):
+    """Return the objects in all searched prefixes, of the given hours if any."""
+    for prefix in (*SEARCHED_PREFIXES, INVOCATION_RECORDS.rstrip("/")):
         for stored in store.list(f"{prefix}/"):
             if not is_content(stored.key, stored.size):
                 continue
@@ -274,12 +273,12 @@ def plan_key(request: str) -> str:
 
 
 def begin(store: Store, request: str, users: Users, found: Sequence[Found]) -> dict[str, Any]:
-    """Write the plan. The first run again adds to it: what was found before stays to be deleted."""
+    """Write the plan. If it exists, add to it, so that objects found by an earlier run are still deleted."""
     pairs: dict[str, dict[str, object]] = {}
     if any(each.key == plan_key(request) for each in store.list(plan_key(request))):
         earlier = json.loads(store.read(plan_key(request)))
         if earlier["users_sha256"] != users.digest:
-            raise ValueError(f"request {request!r} is about other users: choose another name")
+            raise ValueError(f"Request {request!r} was made for other users. Choose another --request name.")
         pairs = {pair["old"]: pair for pair in earlier["objects"]}
     pairs |= {each.old: asdict(each) for each in found if isinstance(each, Rewritten)}
     faults = [each for each in found if isinstance(each, Fault)]
@@ -294,23 +293,23 @@ def begin(store: Store, request: str, users: Users, found: Sequence[Found]) -> d
 
 
 def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
-    """Delete the rows of the old objects: to be run once the new ones are loaded."""
+    """Return the statements that delete the old objects' rows, to be run after the new ones are loaded."""
     statements = []
     for table, prefix in (("EVENTS", "events/"), ("REJECTED", "rejected/")):
         names = [pair["old"] for pair in plan["objects"] if pair["old"].startswith(prefix)]
         for start in range(0, len(names), 1000):
-            # Keys that others chose may hold a quote.
+            # Keys of objects that Milkrun did not write may contain quotes.
             listed = ", ".join(quoted(name) for name in names[start : start + 1000])
             statements.append(f"DELETE FROM {database}.RAW.{table} WHERE file_name IN ({listed});")
     return statements
 
 
 class NotReady(Exception):
-    """What must lie there does not: nothing is deleted."""
+    """A new object does not exist, so nothing is deleted."""
 
 
 def finish(store: Store, plan: dict[str, Any]) -> int:
-    """Delete the old objects, once every new one is seen to be there; make their hours' Parquet anew."""
+    """Delete the old objects if every new one exists, and compact their hours again."""
     delete_old(store, plan["objects"])
     compact_again(store, plan["objects"])
     return len(plan["objects"])
@@ -319,12 +318,12 @@ def finish(store: Store, plan: dict[str, Any]) -> int:
 def delete_old(store: Store, pairs: Sequence[dict[str, Any]]) -> None:
     for pair in pairs:
         if pair["new"] is not None and not any(each.key == pair["new"] for each in store.list(pair["new"])):
-            raise NotReady(f"{pair['new']} is not there; run without --finish first")
+            raise NotReady(f"{pair['new']} does not exist. Run the command without --finish first.")
     store.delete([pair["old"] for pair in pairs])
 
 
 def compact_again(store: Store, pairs: Iterable[dict[str, Any]]) -> None:
-    """Make the Parquet of their hours anew where it is of other objects, and sweep away what it was."""
+    """Compact the hours again if they had been compacted, and delete the previous Parquet files."""
     names = (object_name(pair["old"]) for pair in pairs)
     for hour in sorted({name.hour for name in names if name and name.prefix == "events"}):
         hours = Hours(hour, hour + timedelta(hours=1))
@@ -336,32 +335,32 @@ def compact_again(store: Store, pairs: Iterable[dict[str, Any]]) -> None:
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("forget", __doc__)
     add_archive(parser)
-    parser.add_argument("--users", required=True, type=Path, help="a file of user ids, one a line")
-    parser.add_argument("--request", required=True, help="names the plan; the same for both runs")
+    parser.add_argument("--users", required=True, type=Path, help="file with one user id per line")
+    parser.add_argument("--request", required=True, help="name of the plan, the same in both runs")
     parser.add_argument(
-        "--finish", action="store_true", help="delete, after the warehouse has the new objects"
+        "--finish", action="store_true", help="delete the old objects; run it after the new ones are loaded"
     )
     parser.add_argument(
-        "--engine", choices=["auto", "duckdb", "spark"], default="auto", help="duckdb: this machine"
+        "--engine", choices=["auto", "duckdb", "spark"], default="auto", help="duckdb runs on this machine"
     )
     given = arguments(parser, argv)
     store = given.store
     try:
         named = given.users.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        parser.error(f"{given.users} cannot be read: {error}")
+        parser.error(f"cannot read {given.users}: {error}")
     users = Users(frozenset(line.strip() for line in named if line.strip()))
     if not users.ids:
-        parser.error(f"{given.users} names nobody")
+        parser.error(f"{given.users} contains no user ids")
     try:
         if given.finish:
             plan = json.loads(store.read(plan_key(given.request)))
             if plan["users_sha256"] != users.digest:
-                parser.error(f"request {given.request!r} is about other users")
+                parser.error(f"request {given.request!r} was made for other users")
             report("users_forgotten", request=given.request, objects=finish(store, plan))
             return 0
         objects = list(candidates(store))
-        found = _look(given, store, users, objects)
+        found = _rewrite_all(given, store, users, objects)
         plan = begin(store, given.request, users, found)
     except (NotReady, ValueError) as problem:
         print(problem, file=sys.stderr)
@@ -379,7 +378,9 @@ def main(argv: Sequence[str]) -> int:
     return 1 if plan["unreadable"] else 0
 
 
-def _look(given: argparse.Namespace, store: Store, users: Users, objects: Sequence[Stored]) -> list[Found]:
+def _rewrite_all(
+    given: argparse.Namespace, store: Store, users: Users, objects: Sequence[Stored]
+) -> list[Found]:
     if choose_engine(given.engine, objects) == "duckdb":
         return with_threads(store, users, objects)
     from glue.session import session

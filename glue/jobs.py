@@ -1,4 +1,4 @@
-"""What the jobs' command lines share, here and on Glue."""
+"""Command-line options and reporting that all jobs share, locally and on Glue."""
 
 import argparse
 import json
@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from glue.archive import HOUR, Hours, Stored, floor_hour, hours_between, open_store
 
-# A thousand million events of 50 compressed bytes: what DuckDB compacts in a night of eight hours, by extrapolation
-# (docs/scale-out.md). Below it Spark only adds its start.
+# 50 GB are about a thousand million events of 50 compressed bytes, which DuckDB compacts in a night of eight hours by
+# extrapolation (docs/scale-out.md). Below that, Spark only adds its start-up time.
 SPARK_FROM_BYTES = 50 * 10**9
 
 
@@ -18,30 +18,30 @@ def parser_of(job: str, about: str | None) -> argparse.ArgumentParser:
         prog=f"python -m glue.{job}",
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # Glue's own arguments must not be taken for the beginnings of ours
+        allow_abbrev=False,  # otherwise argparse could read Glue's own arguments as abbreviations of ours
     )
 
 
 def add_archive(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--archive", required=True, help="s3://BUCKET, or a folder that holds the same")
+    parser.add_argument("--archive", required=True, help="s3://BUCKET, or a folder with the same layout")
     parser.add_argument(
-        "--master", help="Spark's master, such as local[2]; none on Glue, which brings its own"
+        "--master", help="Spark master, such as local[2]; omit it on Glue, which starts Spark itself"
     )
 
 
 def add_range(parser: argparse.ArgumentParser) -> None:
     add_archive(parser)
-    parser.add_argument("--from", dest="start", help="RFC 3339; when events were received")
-    parser.add_argument("--to", dest="end", help="RFC 3339; before this")
-    parser.add_argument("--last-hours", type=int, help="instead of both: so many full hours until now")
+    parser.add_argument("--from", dest="start", help="start of the receipt times, RFC 3339, inclusive")
+    parser.add_argument("--to", dest="end", help="end of the receipt times, RFC 3339, exclusive")
+    parser.add_argument("--last-hours", type=int, help="the last N full hours, instead of --from and --to")
     parser.add_argument("--engine", choices=["auto", "duckdb", "spark"], default="auto")
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Glue adds arguments of its own (--JOB_NAME, …) to ours: those are passed over, a typo is not."""
+    """Parse the arguments. Glue adds its own (--JOB_NAME, …), which are ignored; other unknown ones are errors."""
     given, others = parser.parse_known_args(argv)
     if others and "--JOB_NAME" not in others:
-        parser.error(f"unknown: {' '.join(others)}")
+        parser.error(f"unknown arguments: {' '.join(others)}")
     try:
         given.store = open_store(given.archive)
         if "last_hours" in given:
@@ -58,7 +58,7 @@ def _hours(given: argparse.Namespace) -> Hours:
             raise ValueError("--from must be before --to")
         return hours
     if given.last_hours is None or given.start or given.end:
-        raise ValueError("name --from and --to, or --last-hours")
+        raise ValueError("give either --from and --to, or --last-hours")
     if given.last_hours < 1:
         raise ValueError("--last-hours must be at least 1")
     end = floor_hour(datetime.now(UTC))
@@ -72,6 +72,6 @@ def choose_engine(asked: str, objects: Iterable[Stored]) -> str:
 
 
 def report(event: str, **facts: object) -> None:
-    """One line of JSON on standard output: CloudWatch keeps it, scripts read it."""
+    """Print one line of JSON to standard output, for CloudWatch Logs and scripts."""
     line = {"event": event, "at": datetime.now(UTC).isoformat(), **facts}
     print(json.dumps(line, default=str, allow_nan=False), file=sys.stdout, flush=True)

@@ -1,10 +1,12 @@
-"""Who is inside a fence in each five minutes, and whose exit is overdue: the rule, pure, for one pair.
+"""The rule for the windowed tables, as pure functions over one pair of device and fence.
 
-Spark's stream calls `advance` with what came and how far the watermark is, Beam once with everything.
-Both give the same, because a window is decided only when time has passed its end, from all events before
-its end in the order of `consumer.visits` (createdAt; enter, dwell, exit; id). An enter opens, an exit
-closes, an enter on an open one begins anew. A truck is inside in a window if it was so at any moment of
-it. Flapping is not merged: that would need to know the future.
+It decides in which five-minute windows a device was inside a fence, and which visits have no exit in time.
+Spark's stream calls `advance` for every micro-batch with its events and the watermark; Beam calls it once with
+all events. Both give the same result, because a window is decided only after the watermark has passed its end,
+from all events before its end in the order of `consumer.visits` (createdAt; enter, dwell, exit; id). An enter
+starts a visit, an exit ends it, and an enter during a visit starts a new one. A device counts as inside a window
+if it was inside at any moment of it. Unlike the warehouse, the stream does not merge short gaps between visits,
+because that would need later events.
 """
 
 import json
@@ -21,18 +23,19 @@ _RANK = {"enter": 0, "dwell": 1, "exit": 2}
 
 @dataclass(frozen=True)
 class Times:
-    """In microseconds. A visit is overdue after `overdue`, and given up after `given_up`.
+    """Durations in microseconds.
 
-    A truck whose exit never comes must not be counted, nor kept in memory, for ever.
+    A visit without an exit is overdue after `overdue`. After `abandoned` it no longer counts and its state is
+    dropped, so that neither counts nor memory grow without bound.
     """
 
     window: int = 300 * SECOND_US
     overdue: int = 2 * 3600 * SECOND_US
-    given_up: int = 24 * 3600 * SECOND_US
+    abandoned: int = 24 * 3600 * SECOND_US
 
 
 class Crossing(NamedTuple):
-    """An event of one pair, in the order of the walk."""
+    """An event of one pair; tuples sort in the order in which the rule applies them."""
 
     at: int
     rank: int
@@ -40,11 +43,11 @@ class Crossing(NamedTuple):
 
 
 class State(NamedTuple):
-    """What must be remembered of a pair. Empty: nothing."""
+    """The state kept per pair between calls; an empty one need not be stored."""
 
     pending: tuple[Crossing, ...] = ()
-    since: int | None = None  # when the open visit was entered
-    overdue_said: bool = False
+    since: int | None = None  # when the current visit was entered
+    overdue_reported: bool = False
     decided_until: int | None = None  # windows before this are decided
 
     def dumps(self) -> str:
@@ -52,12 +55,12 @@ class State(NamedTuple):
 
 
 def loads(text: str) -> State:
-    pending, since, overdue_said, decided_until = json.loads(text)
-    return State(tuple(Crossing(*each) for each in pending), since, overdue_said, decided_until)
+    pending, since, overdue_reported, decided_until = json.loads(text)
+    return State(tuple(Crossing(*each) for each in pending), since, overdue_reported, decided_until)
 
 
 class Found(NamedTuple):
-    """`inside`: when windows begin. `overdue`: when visits were entered whose exit did not come in time."""
+    """`inside`: window start times. `overdue`: entry times of visits whose exit did not arrive in time."""
 
     inside: tuple[int, ...]
     overdue: tuple[int, ...]
@@ -67,21 +70,21 @@ def crossing(at: int, kind: Kind, event_id: str) -> Crossing:
     return Crossing(at, _RANK[kind], event_id)
 
 
-def advance(state: State, came: Iterable[Crossing], watermark: int, times: Times) -> tuple[State, Found]:
-    """Decide all windows that end by `watermark`. What came for decided windows is late, and left out."""
+def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Times) -> tuple[State, Found]:
+    """Decide all windows that end by `watermark`. Events for windows already decided are late and ignored."""
     known = {each.event_id: each for each in state.pending}
-    for each in came:
+    for each in arrived:
         late = state.decided_until is not None and each.at < state.decided_until
         if not late and (each.event_id not in known or each < known[each.event_id]):
             known[each.event_id] = each
     pending = deque(sorted(known.values()))
-    since, said = state.since, state.overdue_said
+    since, reported = state.since, state.overdue_reported
     inside: list[int] = []
     overdue: list[int] = []
     window = state.decided_until or 0
     limit = max(window, watermark // times.window * times.window)
     while window < limit:
-        if since is None:  # nobody inside: straight to the window of the next event
+        if since is None:  # nobody is inside: continue at the window of the next event
             if not pending:
                 break
             window = max(window, pending[0].at // times.window * times.window)
@@ -92,34 +95,34 @@ def advance(state: State, came: Iterable[Crossing], watermark: int, times: Times
         while pending and pending[0].at < end:
             event = pending.popleft()
             was_inside |= since is not None and event.at > window
-            since, said = _passed(since, said, event.at, times, overdue)
+            since, reported = _expire(since, reported, event.at, times, overdue)
             if event.rank == _RANK["enter"]:
-                since, said = event.at, False
+                since, reported = event.at, False
                 was_inside = True
             elif event.rank == _RANK["exit"]:
-                since, said = None, False
+                since, reported = None, False
         was_inside |= since is not None
-        since, said = _passed(since, said, end, times, overdue)
+        since, reported = _expire(since, reported, end, times, overdue)
         if was_inside:
             inside.append(window)
         window = end
-    return State(tuple(pending), since, said, limit), Found(tuple(inside), tuple(overdue))
+    return State(tuple(pending), since, reported, limit), Found(tuple(inside), tuple(overdue))
 
 
-def _passed(
-    since: int | None, said: bool, now: int, times: Times, overdue: list[int]
+def _expire(
+    since: int | None, reported: bool, now: int, times: Times, overdue: list[int]
 ) -> tuple[int | None, bool]:
-    """Time has passed until just before `now`."""
-    if since is not None and not said and since + times.overdue < now:
+    """Report the visit as overdue, or abandon it, if that was due before `now`."""
+    if since is not None and not reported and since + times.overdue < now:
         overdue.append(since)
-        said = True
-    if since is not None and since + times.given_up < now:
+        reported = True
+    if since is not None and since + times.abandoned < now:
         return None, False
-    return since, said
+    return since, reported
 
 
-def wakes_at(state: State, times: Times) -> int | None:
-    """The watermark at which the state must be looked at again although nothing comes; None if never."""
+def next_timeout(state: State, times: Times) -> int | None:
+    """Return the watermark at which `advance` must run even without new events; None if never."""
     if state.since is not None:
         return (state.decided_until or 0) + times.window
     return state.pending[0].at // times.window * times.window + times.window if state.pending else None

@@ -1,4 +1,4 @@
-"""Sorted rows into Parquet objects of a bounded size, each read back before anybody relies on it."""
+"""Write sorted rows to Parquet objects of bounded size, and verify each by reading it back."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from glue.archive import Store
 from glue.rows import checksum
 
-FULL_BYTES = 256 * 1024 * 1024  # a file is closed at the first row group beyond this
+FULL_BYTES = 256 * 1024 * 1024  # a file is closed after the first row group that exceeds this
 ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, uncompressed
 
 
 @dataclass(frozen=True)
 class Written:
-    """A finished object, as read back from the store."""
+    """A finished object, with the values read back from the store."""
 
     key: str
     rows: int
@@ -27,8 +27,8 @@ class Written:
     checksum: int
 
 
-class NotAsWritten(Exception):
-    """What was read back is not what was written: nothing may be built on it, so the job stops."""
+class ReadBackMismatch(Exception):
+    """The stored object differs from the rows written, so the job stops before anything relies on it."""
 
 
 def write_parquet(
@@ -37,10 +37,10 @@ def write_parquet(
     key_of: Callable[[str, int], str],
     full_bytes: int = FULL_BYTES,
 ) -> Iterator[Written]:
-    """Write runs of batches of one group as `key_of(group, part)`, a new part where one is full.
+    """Write each group's batches to `key_of(group, part)`, and start a new part when a file is full.
 
-    Batches of one group must be neighbours. One row group and one file are on this machine at a time.
-    Keys are a function of what is written, so a task that is run twice replaces an object by its equal.
+    All batches of a group must be consecutive. At most one row group and one file are held at a time.
+    Keys depend only on the content, so a task that runs twice replaces an object with an identical one.
     """
     file: _File | None = None
     group, part = "", 0
@@ -50,7 +50,9 @@ def write_parquet(
             if file is not None:
                 yield file.finish(store)
             if each in begun and each != group:
-                raise NotAsWritten(f"{each} came in two runs: its second file would replace its first")
+                raise ReadBackMismatch(
+                    f"batches of {each} are not consecutive: the second file would replace the first"
+                )
             begun.add(each)
             group, part = each, part + 1 if each == group and file is not None else 0
             file = _File(key_of(group, part), batch.schema)
@@ -92,14 +94,14 @@ class _File:
         written = Written(self._key, self._rows, self._path.stat().st_size, self._checksum)
         self._folder.cleanup()
         if (found := read_back(store, self._key)) != written:
-            raise NotAsWritten(f"wrote {written}, read {found}")
+            raise ReadBackMismatch(f"wrote {written}, read back {found}")
         return written
 
 
 def write_rows(
     batches: Iterable[pa.RecordBatch], store: Store, key_of: Callable[[int], str], schema: pa.Schema
 ) -> Iterator[tuple[str, int]]:
-    """Rows of any schema into numbered files of FULL_BYTES: each one's key and rows. No rows, no file."""
+    """Write rows of any schema to numbered files of FULL_BYTES; yield each key and its number of rows."""
     number, rows = 0, 0
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "part.parquet"

@@ -1,4 +1,4 @@
-"""Put what Glue runs into the stage's bucket: each job's script, and one zip of all that they import.
+"""Upload the Glue jobs to the stage's bucket: each job's script, and one zip of the modules that they import.
 
 python -m glue.publish --archive s3://BUCKET
 """
@@ -26,7 +26,7 @@ IMPORTED = (
     "snowpipe/__init__.py",
     "snowpipe/quoting.py",
 )
-# What the jobs need beyond Glue's own packages, with whatever these need.
+# The packages that the jobs need beyond those in Glue, with their own dependencies.
 MODULES = (
     "annotated-types",
     "duckdb",
@@ -41,7 +41,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def package() -> bytes:
-    """The zip; the same sources give the same bytes."""
+    """Return the zip; identical sources give identical bytes."""
     files = [*IMPORTED, "consumer/visits.py", *(f"glue/{path.name}" for path in (ROOT / "glue").glob("*.py"))]
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -51,7 +51,7 @@ def package() -> bytes:
 
 
 def requirements() -> bytes:
-    """Return what Glue gives to `pip install -r`: pinned wheels by their hashes, and never a source to be built.
+    """Return the requirements file for Glue's `pip install -r`: hashed wheels only, never a source to build.
 
     (AWS Glue User Guide: "Using Python libraries with AWS Glue".)
     """

@@ -1,13 +1,12 @@
-"""Visits and event conflicts anew from any range of the archive, to load or to compare (glue/compare.py).
+"""Rebuild visits and event conflicts from any range of the archive, to load or to compare (glue/compare.py).
 
-    rebuilt/<name>/visits/*.parquet, conflicts/*.parquet; summary.json is written last: without it nothing
-    counts
+    rebuilt/<name>/visits/*.parquet, conflicts/*.parquet
+    rebuilt/<name>/summary.json is written last; without it the rebuild is incomplete
 
-The rule is not stated here. DuckDB runs the warehouse's own model (glue/dbt_sql.py), Spark folds the
-consumer's `step` over sorted events; tests hold both against `consumer.visits.visits_of`. Objects are
-read from a margin before the range to a margin after it, so that a visit whose events came late or that
-lies across an edge is whole; visits that were entered in the range are given. Hours that are compacted as
-they stand are read from there.
+The visit rule is not repeated here. DuckDB runs the warehouse's own model (glue/dbt_sql.py), and Spark applies the
+consumer's `step` to sorted events; tests compare both with `consumer.visits.visits_of`. The result holds the visits
+entered in the range. Objects received within a margin before and after the range are read as well, so that visits
+with late events and visits across a boundary are complete. Hours with up-to-date Parquet are read from there.
 
     python -m glue.rebuild --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
@@ -30,7 +29,7 @@ from glue.compact import generation_of, manifest_of
 from glue.dbt_sql import visits_sql
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import write_rows
-from glue.rows import FACT, fact_rows, from_micros, gathered, micros, type_folder
+from glue.rows import FACT, fact_rows, from_micros, merge_batches, micros, type_folder
 
 PREFIX = "rebuilt"
 
@@ -63,7 +62,7 @@ CONFLICT = pa.schema(
 
 @dataclass(frozen=True)
 class Rule:
-    """What a stage may set of the rule, and what is asked for."""
+    """The stage's settings of the visit rule, and whether to rebuild conflicts."""
 
     merge_gap_seconds: int = 120
     min_confidence: int = 0
@@ -80,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """What to do. Visits entered in `hours` are wanted; `parts` are what to read for it."""
+    """A rebuild of the visits entered in `hours`, from the input in `parts`."""
 
     store: Store
     name: str
@@ -97,15 +96,15 @@ class Rebuilt:
 
 
 def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
-    """What to read. An hour's Parquet counts only if made from exactly the objects that lie there now."""
+    """Return the input per hour. Parquet is used only if it was made from exactly the hour's current objects."""
     parts = []
     for hour in hours:
         objects = objects_of(store, hour)
         manifest = manifest_of(store, hour)
-        as_it_stands = manifest and manifest["generation"] == generation_of(each.key for each in objects)
-        if manifest and as_it_stands and not manifest["unreadable"]:
+        up_to_date = manifest and manifest["generation"] == generation_of(each.key for each in objects)
+        if manifest and up_to_date and not manifest["unreadable"]:
             objects = [Stored(f["key"], f["bytes"], hour) for f in manifest["files"]]
-            objects = objects if conflicts else [each for each in objects if _may_cross(each.key)]
+            objects = objects if conflicts else [each for each in objects if _may_hold_crossings(each.key)]
         if objects:
             parts.append(Part(hour, tuple(objects)))
     return parts
@@ -114,12 +113,12 @@ def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
 _CROSSING_FOLDERS = {f"type={type_folder(each)}" for each in GEOFENCE_KINDS} | {"type=__other__"}
 
 
-def _may_cross(key: str) -> bool:
+def _may_hold_crossings(key: str) -> bool:
     return key.split("/")[2] in _CROSSING_FOLDERS
 
 
 def read_lines(store: Store, objects: Sequence[Stored]) -> Iterator[Lines | Fault]:
-    """Objects as they are, or what Parquet keeps of them, by the object that each line came from."""
+    """Read archive objects, and Parquet files as the lines of the objects from which they were made."""
     raw = [each for each in objects if not each.key.endswith(".parquet")]
     yield from read_objects(store, raw)
     for each in objects:
@@ -205,7 +204,7 @@ def rebuild_with_duckdb(job: Rebuild, memory: str = "2GB") -> Rebuilt:
     dbt = visits_sql(rule.merge_gap_seconds, rule.min_confidence)
     first, end = micros(job.hours.start), micros(job.hours.end)
     with duckdb.connect(config={"memory_limit": memory}) as db:
-        db.register("read", pa.RecordBatchReader.from_batches(FACT, gathered(facts())))
+        db.register("read", pa.RecordBatchReader.from_batches(FACT, merge_batches(facts())))
         db.execute("CREATE TEMP TABLE facts AS SELECT * FROM read")
         db.execute(_LEAST_CONTENT)
         visits = db.sql(
@@ -213,7 +212,7 @@ def rebuild_with_duckdb(job: Rebuild, memory: str = "2GB") -> Rebuilt:
             SELECT {", ".join(VISIT.names)} FROM ({dbt})
             WHERE epoch_us(entered_at) >= {first} AND epoch_us(entered_at) < {end}
             ORDER BY device_id, geofence_tag, geofence_external_id, entered_at, entered_event_id
-            """  # the numbers are ours, the query is dbt's
+            """  # the numbers and the model are our own
         )
         count = _write(store, name, "visits", visits, VISIT)
         conflicts = _write(store, name, "conflicts", db.sql(_CONFLICTS), CONFLICT) if rule.conflicts else 0
@@ -233,7 +232,7 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _as_utc(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """DuckDB's TIMESTAMP has no zone; here it is UTC."""
+    """DuckDB's TIMESTAMP has no zone; all of ours are UTC."""
     if pa.types.is_timestamp(wanted) and column.type.tz is None:
         column = pc.assume_timezone(column, "UTC")
     return column.cast(wanted)
@@ -247,7 +246,7 @@ def part_key(name: str, what: str, number: int) -> str:
 
 
 def begin(store: Store, name: str) -> None:
-    """An earlier rebuild of that name goes first, its summary before all else: half of it must not count."""
+    """Delete an earlier rebuild of that name, its summary first, so that a partial rebuild never counts."""
     old = sorted((each.key for each in store.list(f"{PREFIX}/{name}/")), key=lambda key: "summary" not in key)
     store.delete(old)
 
@@ -271,7 +270,7 @@ def finish(job: Rebuild, engine: str, rebuilt: Rebuilt) -> dict[str, Any]:
 
 
 def rows_of(store: Store, name: str, what: str) -> pa.Table:
-    """What a rebuild gave: `visits` or `conflicts`."""
+    """Return a rebuild's `visits` or `conflicts`."""
     keys = sorted(each.key for each in store.list(f"{PREFIX}/{name}/{what}/"))
     schema = VISIT if what == "visits" else CONFLICT
     return pa.concat_tables([schema.empty_table(), *(pq.read_table(BytesIO(store.read(k))) for k in keys)])
@@ -280,7 +279,7 @@ def rows_of(store: Store, name: str, what: str) -> pa.Table:
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("rebuild", __doc__)
     add_range(parser)
-    parser.add_argument("--name", help="of the result; default: the range")
+    parser.add_argument("--name", help="name of the result; default: the range")
     parser.add_argument("--margin-hours", type=int, default=24)
     parser.add_argument("--merge-gap-seconds", type=int, default=120)
     parser.add_argument("--min-confidence", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Lines of the archive as rows: the one definition of what a job reads from a line, for every engine."""
+"""Parse archive lines into rows: the one definition of the fields that jobs read, for every engine."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -15,11 +15,13 @@ from glue.archive import HOUR, Lines, Stored
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-UNREADABLE = "__unreadable__"  # lines whose envelope cannot be read: the archive should hold none
-OTHER = "__other__"  # types are an open set, names of folders are not
+UNREADABLE = (
+    "__unreadable__"  # the folder for lines without a readable envelope; the archive should hold none
+)
+OTHER = "__other__"  # the folder for rare types and for types that are no valid folder name
 _MAX_TYPE_BYTES = 120
 
-# The columns of RAW.EVENTS, and what a reader selects and prunes by. `payload` is the line as archived.
+# The columns of RAW.EVENTS, with those by which readers select and prune. `payload` is the line as archived.
 LINE = pa.schema(
     [
         ("event_id", pa.string()),
@@ -33,9 +35,9 @@ LINE = pa.schema(
     ]
 )
 
-# What a rebuild needs of a line. Content and place are null where conflicts are not asked for, what stands
-# below them where the line is no geofence event. Times are microseconds: devices say years that pandas
-# cannot hold.
+# The fields of a line that a rebuild needs. `content` to `file_row_number` are null unless conflicts are wanted. The
+# fields from `device_id` on are null if the line is no geofence event. Times are microseconds, because devices send
+# years that pandas cannot represent.
 FACT = pa.schema(
     [
         ("event_id", pa.string()),
@@ -71,7 +73,7 @@ _envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def line_rows(read: Lines) -> pa.RecordBatch:
-    """Every line of an object as a row of LINE; one that cannot be read keeps its payload and place."""
+    """Return every line as a row of LINE. An unreadable line has only its payload and its position."""
     count = len(read.lines)
     rows: list[tuple[str | None, str, str | None, int | None]] = [_head(line) for line in read.lines]
     ids, types, devices, times = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -101,7 +103,7 @@ def _head(line: bytes) -> tuple[str | None, str, str | None, int | None]:
 
 
 def type_folder(type_: str) -> str:
-    """A type as the name of a folder, percent-encoded as Hive has it; types that are too long share one."""
+    """Return the type percent-encoded as a Hive folder name; types that are too long share one folder."""
     name = quote(type_, safe="-_.~")
     return name if 0 < len(name) <= _MAX_TYPE_BYTES and name.strip(".") else OTHER
 
@@ -111,22 +113,22 @@ def type_folder(type_: str) -> str:
 _NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
 
 
-def crossing(line: bytes) -> GeofenceEvent | None:
-    """The geofence event that a line is, by the contract's own reading.
+def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
+    """Parse the line with the contract's own parser; None if it is no geofence event.
 
-    Nineteen lines of twenty are positions. A line that neither holds one of the types' names nor a
-    backslash (which could spell one) cannot be one, and is passed over without being parsed.
+    About 19 of 20 lines are positions. Only a line that contains a geofence type's name, or a backslash, which
+    could be an escape in the name, is parsed.
     """
     if any(name in line for name in _NAMES) or b"\\" in line:
         try:
             return geofence_event(line)
         except InvalidEvent:
-            return None  # another type that only mentions such a name: the handler rejects broken ones
+            return None  # another type that only mentions such a name: the handler rejects invalid ones
     return None
 
 
-def believed(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
-    """None for an event whose clock cannot have been right when it was received (as in dbt's typed_events)."""
+def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
+    """Return None if the event's time is impossible at its time of receipt (like dbt's typed_events)."""
     hour = received_hour(stored.key, stored.modified_at)
     return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
 
@@ -140,11 +142,11 @@ def _event_id(line: bytes, stored: Stored) -> str | None:
 
 
 def fact_rows(read: Lines, conflicts: bool) -> pa.RecordBatch:
-    """Rows of FACT: every line where `conflicts` are asked for, else the geofence events only."""
+    """Return rows of FACT: all lines if `conflicts` are wanted, otherwise only the geofence events."""
     rows: list[tuple[object, ...]] = []
     modified_us = micros(read.stored.modified_at)
     for number, line in zip(read.numbers or range(1, len(read.lines) + 1), read.lines, strict=True):
-        event = believed(crossing(line), read.stored)
+        event = with_plausible_time(parse_geofence_event(line), read.stored)
         if event is None and not conflicts:
             continue
         place = (content_hash(line), modified_us, read.stored.key, number) if conflicts else _NO_PLACE
@@ -163,7 +165,7 @@ _NO_CROSSING = (None,) * 8
 
 
 def crossing_values(event: GeofenceEvent) -> tuple[object, ...]:
-    """In FACT's order, from `device_id` on."""
+    """Return the event's values in FACT's order, from `device_id` on."""
     return (
         event.device_id,
         event.fence.tag,
@@ -177,14 +179,14 @@ def crossing_values(event: GeofenceEvent) -> tuple[object, ...]:
 
 
 def content_hash(line: bytes) -> str:
-    """Equal for lines that say the same, whatever the order of their names: as a VARIANT compares."""
+    """Return equal hashes for equal JSON, regardless of the order of names, as VARIANTs compare in Snowflake."""
     with suppress(msgspec.DecodeError):
         line = msgspec.json.encode(msgspec.json.decode(line), order="sorted")
     return hashlib.blake2b(line, digest_size=12).hexdigest()
 
 
-def gathered(batches: Iterable[pa.RecordBatch], rows: int = 20_000) -> Iterator[pa.RecordBatch]:
-    """Small batches as few: engines pay for each batch, and an object has twenty lines."""
+def merge_batches(batches: Iterable[pa.RecordBatch], rows: int = 20_000) -> Iterator[pa.RecordBatch]:
+    """Merge small batches: engines have a cost per batch, and an object holds about twenty lines."""
     some: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -209,5 +211,5 @@ def from_micros(us: int) -> datetime:
 
 
 def checksum(payloads: Iterable[bytes]) -> int:
-    """The sum of 60 bits of each line's MD5: the same in any order, and SQL can say it too."""
+    """Return the sum of 60 bits of each line's MD5: independent of the order, and computable in SQL."""
     return sum(int(hashlib.md5(line, usedforsecurity=False).hexdigest()[:15], 16) for line in payloads)

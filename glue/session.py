@@ -1,4 +1,4 @@
-"""Spark, here or on Glue."""
+"""Create the Spark session, locally or on Glue."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @contextmanager
 def session(name: str, master: str | None, ui: bool = False) -> Iterator[SparkSession]:
-    """Glue brings its own (master None); with a master, such as local[2], one is started in this process."""
+    """Yield a session: Glue's own if `master` is None, otherwise a new one with that master, such as local[2]."""
     builder = SparkSession.builder.appName(name).config("spark.sql.session.timeZone", "UTC")
     if master:
-        # Workers must run this environment's Python, and find these folders.
+        # Workers must run this environment's Python and be able to import these folders.
         os.environ["PYSPARK_PYTHON"] = sys.executable
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         cores = master.removeprefix("local[").removesuffix("]").partition(",")[0]

@@ -1,4 +1,4 @@
-"""Compaction on Spark: many hours at once, shuffled by the file that a line goes to."""
+"""Compaction on Spark: many hours at once, shuffled by target file."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -12,18 +12,29 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.storagelevel import StorageLevel
 
 from glue.archive import Fault, Store, read_objects
-from glue.compact import MAX_TYPES, PREFIX, SORTED, Source, Taken, by_file, commit, file_key, place, placed
+from glue.compact import (
+    MAX_TYPES,
+    PREFIX,
+    SORTED,
+    ReadSummary,
+    Source,
+    by_file,
+    commit,
+    file_key,
+    parse_group,
+    with_destination,
+)
 from glue.parquet import Written, write_parquet
-from glue.rows import OTHER, from_micros, gathered, line_rows, micros
+from glue.rows import OTHER, from_micros, line_rows, merge_batches, micros
 from glue.spark_objects import as_stored, objects_frame
 
-# A row is a line, or (code is not null) an object that gave none.
+# A row is either a line or, if `code` is not null, an unreadable object.
 _READ = pa.schema(
     [
         *SORTED,
         ("code", pa.string()),
         ("message", pa.string()),
-        ("lasting", pa.bool_()),
+        ("permanent", pa.bool_()),
         ("beginning", pa.binary()),
     ]
 )
@@ -41,7 +52,7 @@ _WRITTEN = pa.schema(
 def compact_with_spark(
     spark: SparkSession, store: Store, sources: Sequence[Source]
 ) -> Iterator[dict[str, Any]]:
-    """Read and keep; count and sum what was read (in the JVM); write; commit each hour where both agree."""
+    """Read and persist all lines, count and sum them in the JVM, write the files, and commit each hour."""
     if not sources:
         return
     objects = objects_frame(
@@ -49,44 +60,45 @@ def compact_with_spark(
     )
     read = objects.mapInArrow(partial(_read, store), from_arrow_schema(_READ)).persist(StorageLevel.DISK_ONLY)
     try:
-        taken = _taken(read)
+        summaries = _summaries(read)
         versions = {micros(s.hour): s.version for s in sources}
         written = _written(read, partial(_write, store, versions, sources[0].full_bytes))
         for source in sources:
             us = micros(source.hour)
-            yield commit(store, source, taken.get(us, Taken(0, 0, 0, ())), written.get(us, []), "spark")
+            summary = summaries.get(us, ReadSummary(0, 0, 0, ()))
+            yield commit(store, source, summary, written.get(us, []), "spark")
     finally:
         read.unpersist()
 
 
 def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield from gathered(_read_each(store, batches))
+    yield from merge_batches(_read_each(store, batches))
 
 
 def _read_each(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        asked = list(as_stored(batch))
-        objects = read_objects(store, (stored for _, stored, _ in asked))
-        for (hour_us, stored, bucket), read in zip(asked, objects, strict=True):
+        requested = list(as_stored(batch))
+        objects = read_objects(store, (stored for _, stored, _ in requested))
+        for (hour_us, stored, bucket), read in zip(requested, objects, strict=True):
             if isinstance(read, Fault):
                 yield _fault_row(hour_us, stored.key, read)
             else:
-                lines = placed(line_rows(read), hour_us, bucket)
-                nothing = [pa.nulls(lines.num_rows, field.type) for field in list(_READ)[len(SORTED) :]]
-                yield pa.record_batch([*lines.columns, *nothing], schema=_READ)
+                lines = with_destination(line_rows(read), hour_us, bucket)
+                no_fault = [pa.nulls(lines.num_rows, field.type) for field in list(_READ)[len(SORTED) :]]
+                yield pa.record_batch([*lines.columns, *no_fault], schema=_READ)
 
 
 def _fault_row(hour_us: int, key: str, fault: Fault) -> pa.RecordBatch:
     values: dict[str, object] = dict.fromkeys(_READ.names)
     values |= {"hour_us": hour_us, "file_name": key, "code": fault.code, "message": fault.message}
-    values |= {"lasting": fault.lasting, "beginning": fault.beginning}
+    values |= {"permanent": fault.permanent, "beginning": fault.beginning}
     return pa.RecordBatch.from_pylist([values], schema=_READ)
 
 
-def _taken(read: DataFrame) -> dict[int, Taken]:
+def _summaries(read: DataFrame) -> dict[int, ReadSummary]:
     md5_part = f.conv(f.substring(f.md5("payload"), 1, 15), 16, 10).cast("decimal(20,0)")
     fault = f.when(
-        f.col("code").isNotNull(), f.struct("file_name", "code", "message", "lasting", "beginning")
+        f.col("code").isNotNull(), f.struct("file_name", "code", "message", "permanent", "beginning")
     )
     rows = (
         read.groupBy("hour_us")
@@ -99,7 +111,7 @@ def _taken(read: DataFrame) -> dict[int, Taken]:
         .collect()
     )
     return {
-        row["hour_us"]: Taken(
+        row["hour_us"]: ReadSummary(
             row["objects"],
             row["lines"],
             int(row["checksum"] or 0),
@@ -108,7 +120,7 @@ def _taken(read: DataFrame) -> dict[int, Taken]:
                     each["file_name"],
                     each["code"],
                     each["message"],
-                    each["lasting"],
+                    each["permanent"],
                     bytes(each["beginning"]),
                 )
                 for each in sorted(row["faults"], key=lambda each: str(each["file_name"]))
@@ -120,12 +132,12 @@ def _taken(read: DataFrame) -> dict[int, Taken]:
 
 def _written(read: DataFrame, write: Any) -> dict[int, list[Written]]:
     lines = read.where("code IS NULL").select(*SORTED.names)
-    most = Window.partitionBy("hour_us").orderBy(f.desc("count"), "folder")
+    by_frequency = Window.partitionBy("hour_us").orderBy(f.desc("count"), "folder")
     kept = (
         lines.groupBy("hour_us", "folder")
         .count()
-        .withColumn("place", f.row_number().over(most))
-        .where(f.col("place") <= MAX_TYPES)
+        .withColumn("rank", f.row_number().over(by_frequency))
+        .where(f.col("rank") <= MAX_TYPES)
         .select("hour_us", "folder", f.lit(True).alias("kept"))
     )
     folded = (
@@ -153,7 +165,7 @@ def _write(
     store: Store, versions: dict[int, str], full_bytes: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     def key_of(group: str, part: int) -> str:
-        hour_us, folder, bucket = place(group)
+        hour_us, folder, bucket = parse_group(group)
         return file_key(from_micros(hour_us), versions[hour_us], folder, bucket, part)
 
     for file in write_parquet(by_file(batch.cast(SORTED) for batch in batches), store, key_of, full_bytes):

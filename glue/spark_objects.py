@@ -1,4 +1,4 @@
-"""Objects of the archive as a data frame, and the reading of them in Spark's workers."""
+"""Distribute archive objects over Spark's tasks."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ _TASK_OBJECTS = 5_000
 
 
 def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]]) -> DataFrame:
-    """One row an object (hour, listing entry, bucket), spread so that no task reads much more than another.
+    """Return one row per object (hour, listing entry, bucket), partitioned so that tasks read similar amounts.
 
-    Keys travel, not bytes: neither a million tiny objects nor gzip, which cannot be split, make a slow
-    task.
+    Only keys are shuffled and workers read the objects, so that neither a million tiny objects nor large gzip
+    objects, which cannot be split, cause a slow task.
     """
     rows = [(hour, s.key, s.size, micros(s.modified_at), bucket) for hour, s, bucket in objects]
     frame = pd.DataFrame(rows, columns=["hour_us", "key", "size", "modified_us", "bucket"])
@@ -33,7 +33,7 @@ def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]
 
 
 def slices(objects: Sequence[Stored], at_least: int) -> list[list[Stored]]:
-    """Objects dealt out to tasks, none with much more to read than another."""
+    """Distribute objects over tasks of about equal size."""
     tasks = max(
         at_least,
         math.ceil(len(objects) / _TASK_OBJECTS),

@@ -1,8 +1,8 @@
-"""The rebuild on Spark: what must be sorted is sorted in the JVM, the rule is the consumer's own `step`.
+"""The rebuild on Spark: sorting happens in the JVM, and the visit rule is the consumer's own `step`.
 
-One truck that sent 30 % of all events costs time, never memory: contents of one event id are reduced
-before anything is brought together by device, and a device's events then stream through the fold, one
-visit at a time. (`applyInPandas` would hold all of a device's events at once.)
+A device that sent 30 % of all events costs time but no memory: the contents of each event id are reduced before
+events are grouped by device, and a device's events are then streamed through the fold, one visit at a time.
+(`applyInPandas` would hold all events of a device in memory.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,11 +21,11 @@ from contract.events import Fence, GeofenceEvent
 from glue.archive import Fault, Store
 from glue.parquet import write_rows
 from glue.rebuild import CONFLICT, VISIT, Rebuild, Rebuilt, Rule, part_key, read_lines
-from glue.rows import FACT, fact_rows, from_micros, gathered, micros
+from glue.rows import FACT, fact_rows, from_micros, merge_batches, micros
 from glue.spark_objects import as_stored, objects_frame
 
-# A row is a fact, or (code is not null) an object that gave none; its key is then the file's name.
-_READ = pa.schema([*FACT, ("code", pa.string()), ("message", pa.string()), ("lasting", pa.bool_())])
+# A row is either a fact or, if `code` is not null, an unreadable object with its key in `file_name`.
+_READ = pa.schema([*FACT, ("code", pa.string()), ("message", pa.string()), ("permanent", pa.bool_())])
 _COUNT = pa.schema([("rows", pa.int64())])
 _PAIR = ["device_id", "tag", "external_id"]
 _KIND_ORDER = "CASE kind WHEN 'enter' THEN 0 WHEN 'dwell' THEN 1 ELSE 2 END"
@@ -38,7 +38,7 @@ def rebuild_with_spark(spark: SparkSession, job: Rebuild) -> Rebuilt:
     read = objects.mapInArrow(reading, from_arrow_schema(_READ)).persist(StorageLevel.DISK_ONLY)
     try:
         faults = tuple(
-            Fault(row["file_name"], row["code"], row["message"], row["lasting"])
+            Fault(row["file_name"], row["code"], row["message"], row["permanent"])
             for row in read.where("code IS NOT NULL").orderBy("file_name").collect()
         )
         facts = read.where("code IS NULL").select(*FACT.names)
@@ -55,7 +55,7 @@ def rebuild_with_spark(spark: SparkSession, job: Rebuild) -> Rebuilt:
 
 
 def _read(store: Store, conflicts: bool, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield from gathered(_read_each(store, conflicts, batches))
+    yield from merge_batches(_read_each(store, conflicts, batches))
 
 
 def _read_each(store: Store, conflicts: bool, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -63,17 +63,17 @@ def _read_each(store: Store, conflicts: bool, batches: Iterable[pa.RecordBatch])
         for read in read_lines(store, [stored for _, stored, _ in as_stored(batch)]):
             if isinstance(read, Fault):
                 values = dict.fromkeys(_READ.names) | {"file_name": read.key, "code": read.code}
-                values |= {"message": read.message, "lasting": read.lasting}
+                values |= {"message": read.message, "permanent": read.permanent}
                 yield pa.RecordBatch.from_pylist([values], schema=_READ)
             else:
                 facts = fact_rows(read, conflicts)
-                nothing = [pa.nulls(facts.num_rows, field.type) for field in list(_READ)[len(FACT) :]]
-                yield pa.record_batch([*facts.columns, *nothing], schema=_READ)
+                no_fault = [pa.nulls(facts.num_rows, field.type) for field in list(_READ)[len(FACT) :]]
+                yield pa.record_batch([*facts.columns, *no_fault], schema=_READ)
 
 
 def visits_of(facts: DataFrame, rule: Rule) -> DataFrame:
-    """Visits (rows of VISIT) from facts, by `consumer.visits.step`."""
-    # Spark orders structs field by field, nulls first, strings by code point: the rule's order of contents.
+    """Return visits (rows of VISIT) from facts, with `consumer.visits.step`."""
+    # Spark orders structs field by field, with nulls first and strings by code point, as the visit rule requires.
     least = (
         facts.where("kind IS NOT NULL")
         .groupBy(*_PAIR, "event_id")
@@ -92,7 +92,7 @@ _FOLDED = [*_PAIR, "occurred_us", "event_id", "type", "kind", "duration", "confi
 
 
 def _fold(merge_gap: timedelta, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Sorted events in, visits out; what is remembered between two events is one visit."""
+    """Turn sorted events into visits, with only the current visit in memory."""
     pair: tuple[str, str, str] | None = None
     visit: Visit | None = None
     for batch in batches:
@@ -137,7 +137,7 @@ def _visit_rows(visits: Sequence[tuple[tuple[str, str, str], Visit]]) -> pa.Reco
 
 
 def conflicts_of(facts: DataFrame) -> DataFrame:
-    """Other contents of an event id than that of its first delivery, one row each."""
+    """Return one row per content of an event id that differs from the content of its first delivery."""
     several = (
         facts.where("event_id IS NOT NULL")
         .groupBy("event_id")
@@ -173,7 +173,7 @@ def _write(rows: DataFrame, store: Store, name: str, what: str, schema: pa.Schem
 def _write_part(
     store: Store, key_of: Callable[[int], str], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """A task's files are named by its partition, so that a task that is run twice writes the same names."""
+    """Name a task's files by its partition, so that a repeated task writes the same names."""
     task = TaskContext.get()
     first = (task.partitionId() if task else 0) * 1000
     columns = (batch.select(schema.names).cast(schema) for batch in batches)

@@ -1,14 +1,15 @@
-"""The archive as its objects land: trucks inside each fence in each five minutes, and overdue exits.
+"""Follow the archive as objects are written: trucks inside each fence per five minutes, and overdue exits.
 
-    streamed/<name>/trucks_inside/batch-000012.parquet   window_start, geofence_tag, geofence_external_id,
-    trucks streamed/<name>/overdue_exits/batch-000012.parquet   device_id, geofence_tag,
-    geofence_external_id, entered_at
+    streamed/<name>/trucks_inside/batch-000012.parquet
+        window_start, geofence_tag, geofence_external_id, trucks
+    streamed/<name>/overdue_exits/batch-000012.parquet
+        device_id, geofence_tag, geofence_external_id, entered_at
 
-Exactly once: a batch's files are named by its number, and Spark gives a batch that was not finished the
-same input and state again, so it replaces what it wrote. A window is counted in the one batch in which
-the watermark passes its end, so each row of `trucks_inside` is final. What comes later than `lateness` is
-left out here, counted as `late`, and in the warehouse all the same. A fast clock on one phone cannot make
-everybody else late: time goes on by the lesser of a device's clock and the store's.
+Exactly once: a batch's files are named by its number, and Spark repeats an unfinished batch with the same input and
+state, so it replaces its own files. A window is counted in the one batch in which the watermark passes its end, so
+each row of `trucks_inside` is final. Events later than the allowed lateness are dropped here, counted as `late`, and
+still present in the warehouse. A phone with a fast clock cannot advance the watermark for others, because an event's
+time is at most the time at which the store wrote its object.
 
     python -m glue.stream --archive s3://BUCKET --name live --checkpoint s3://BUCKET/streamed/live/checkpoint
 """
@@ -31,14 +32,13 @@ from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 from contract.objects import object_name
 from glue.archive import Fault, Folder, Store, Stored, read_object, set_aside
 from glue.jobs import add_archive, arguments, parser_of, report
-from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, wakes_at
-from glue.rows import believed, from_micros, micros
-from glue.rows import crossing as crossing_of
+from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, next_timeout
+from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_time
 from glue.session import session
 
 PREFIX = "streamed"
 
-_CAME = pa.schema(
+_EVENT = pa.schema(
     [
         ("device_id", pa.string()),
         ("tag", pa.string()),
@@ -49,7 +49,7 @@ _CAME = pa.schema(
         ("at", pa.timestamp("us", "UTC")),
     ]
 )
-_FOUND = "device_id string, tag string, external_id string, what string, us long"
+_RESULT = "device_id string, tag string, external_id string, what string, us long"
 
 TRUCKS_INSIDE = pa.schema(
     [
@@ -69,13 +69,13 @@ OVERDUE_EXITS = pa.schema(
 )
 
 
-class NotNow(Exception):
-    """An object that cannot be read at present: the batch must come again, or its events would be lost."""
+class ObjectUnavailable(Exception):
+    """An object cannot be read at the moment, so Spark must repeat the batch; otherwise its events would be lost."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What to watch, and how. `watched` is a glob under events/."""
+    """The options of a stream. `watched` is a glob under events/."""
 
     store: Store
     root: str
@@ -84,19 +84,21 @@ class Stream:
     watched: str = "dt=*/hh=*"
     lateness_seconds: int = 3600
     times: Times = field(default_factory=Times)
-    objects_a_batch: int = 10_000
+    objects_per_batch: int = 10_000
 
 
 def crossings(spark: SparkSession, stream: Stream) -> DataFrame:
-    """Geofence events as objects land. Spark lists, our reader reads: a bad object must not end a stream."""
+    """Return geofence events of new objects. Our reader reads them: a bad object must not end the stream."""
     objects = (
-        spark.readStream.format("binaryFile")  # only its listing: the content column is never asked for
+        spark.readStream.format(
+            "binaryFile"
+        )  # used for its listing only: the content column is never selected
         .schema("path string, modificationTime timestamp, length long, content binary")
-        .option("maxFilesPerTrigger", stream.objects_a_batch)
+        .option("maxFilesPerTrigger", stream.objects_per_batch)
         .load(f"{stream.root}/events/{stream.watched}/*.ndjson.gz")
         .select("path", f.unix_micros("modificationTime").alias("modified_us"), "length")
     )
-    return objects.mapInArrow(partial(_read, stream.store), from_arrow_schema(_CAME))
+    return objects.mapInArrow(partial(_read, stream.store), from_arrow_schema(_EVENT))
 
 
 def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -107,29 +109,30 @@ def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
             read = read_object(store, stored)
             if isinstance(read, Fault):
                 name = object_name(key)
-                if not read.lasting or name is None:
-                    raise NotNow(f"{read.code} {key}: {read.message}")
+                if not read.permanent or name is None:
+                    raise ObjectUnavailable(f"{read.code} {key}: {read.message}")
                 set_aside(store, name.hour, [read], "glue.stream")
                 continue
-            events = [event for line in read.lines if (event := believed(crossing_of(line), read.stored))]
+            parsed = (parse_geofence_event(line) for line in read.lines)
+            events = [event for each in parsed if (event := with_plausible_time(each, read.stored))]
             rows = [
                 (e.device_id, *e.fence, e.event_id, e.kind, us, min(us, row["modified_us"]))
                 for e, us in ((event, micros(event.occurred_at)) for event in events)
             ]
-            columns = zip(*rows, strict=True) if rows else [()] * len(_CAME)
+            columns = zip(*rows, strict=True) if rows else [()] * len(_EVENT)
             yield pa.record_batch(
-                [pa.array(c, field.type) for c, field in zip(columns, _CAME, strict=True)], schema=_CAME
+                [pa.array(c, field.type) for c, field in zip(columns, _EVENT, strict=True)], schema=_EVENT
             )
 
 
-def found(came: DataFrame, stream: Stream) -> DataFrame:
-    """`what` is inside, at the beginning `us` of a window, or overdue, of a visit entered at `us`."""
+def occupancy(events: DataFrame, stream: Stream) -> DataFrame:
+    """Return rows whose `what` is `inside` (`us` is the window's start) or `overdue` (`us` is the entry time)."""
     return (
-        came.withWatermark("at", f"{stream.lateness_seconds} seconds")
+        events.withWatermark("at", f"{stream.lateness_seconds} seconds")
         .groupBy("device_id", "tag", "external_id")
         .applyInPandasWithState(
             partial(_advance, stream.times),
-            _FOUND,
+            _RESULT,
             "state string",
             "append",
             GroupStateTimeout.EventTimeTimeout,
@@ -140,28 +143,28 @@ def found(came: DataFrame, stream: Stream) -> DataFrame:
 def _advance(
     times: Times, pair: tuple[str, str, str], frames: Iterator[pd.DataFrame], state: GroupState
 ) -> Iterator[pd.DataFrame]:
-    came = [
+    arrived = [
         crossing(at, kind, event_id)
         for frame in frames
         for at, kind, event_id in zip(frame["occurred_us"], frame["kind"], frame["event_id"], strict=True)
     ]
     known = loads(state.get[0]) if state.exists else State()
     watermark = state.getCurrentWatermarkMs() * 1000
-    new, now = advance(known, came, watermark, times)
-    wakes = wakes_at(new, times)
-    if wakes is None:
+    new, found = advance(known, arrived, watermark, times)
+    timeout = next_timeout(new, times)
+    if timeout is None:
         if state.exists:
             state.remove()
     else:
         state.update((new.dumps(),))
-        state.setTimeoutTimestamp(max(wakes, watermark + 1000) // 1000)
-    rows = [(*pair, "inside", at) for at in now.inside] + [(*pair, "overdue", at) for at in now.overdue]
+        state.setTimeoutTimestamp(max(timeout, watermark + 1000) // 1000)
+    rows = [(*pair, "inside", at) for at in found.inside] + [(*pair, "overdue", at) for at in found.overdue]
     if rows:
         yield pd.DataFrame(rows, columns=["device_id", "tag", "external_id", "what", "us"])
 
 
-def keep(store: Store, name: str, batch: DataFrame, number: int) -> None:
-    """Put a batch's rows where they belong; the same batch again puts the same rows into the same places."""
+def write_batch(store: Store, name: str, batch: DataFrame, number: int) -> None:
+    """Write a batch's rows; repeating a batch replaces its files with identical ones."""
     batch.persist()
     try:
         inside = (
@@ -191,18 +194,18 @@ def keep(store: Store, name: str, batch: DataFrame, number: int) -> None:
 
 
 def rows_of(store: Store, name: str, what: str) -> list[tuple[object, ...]]:
-    """All rows of `trucks_inside` or `overdue_exits`, sorted."""
+    """Return all rows of `trucks_inside` or `overdue_exits`, sorted."""
     keys = sorted(each.key for each in store.list(f"{PREFIX}/{name}/{what}/"))
     tables = (pq.read_table(BytesIO(store.read(key))) for key in keys)
     return sorted(tuple(row.values()) for table in tables for row in table.to_pylist())
 
 
 def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
-    """Follow the archive; without `every_seconds` take what is there. Gives how many events were late."""
+    """Process the archive: continuously if `every_seconds`, else what is there. Return the number of late events."""
     writer = (
-        found(crossings(spark, stream), stream)
+        occupancy(crossings(spark, stream), stream)
         .writeStream.option("checkpointLocation", stream.checkpoint)
-        .foreachBatch(lambda batch, number: keep(stream.store, stream.name, batch, number))
+        .foreachBatch(lambda batch, number: write_batch(stream.store, stream.name, batch, number))
     )
     trigger = {"processingTime": f"{every_seconds} seconds"} if every_seconds else {"availableNow": True}
     query = writer.trigger(**trigger).start()
@@ -215,14 +218,16 @@ def main(argv: Sequence[str]) -> int:
     parser = parser_of("stream", __doc__)
     add_archive(parser)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--checkpoint", required=True, help="a folder or s3:// prefix of this stream alone")
+    parser.add_argument("--checkpoint", required=True, help="folder or s3:// prefix for this stream only")
     parser.add_argument(
-        "--watched", default="dt=*/hh=*", help="glob under events/: narrow it over an old archive"
+        "--watched", default="dt=*/hh=*", help="glob under events/; narrow it for a large old archive"
     )
     parser.add_argument("--lateness-seconds", type=int, default=3600)
     parser.add_argument("--overdue-seconds", type=int, default=7200)
-    parser.add_argument("--objects-a-batch", type=int, default=10_000)
-    parser.add_argument("--every-seconds", type=int, help="follow for ever; without it: what is there now")
+    parser.add_argument("--objects-a-batch", dest="objects_per_batch", type=int, default=10_000)
+    parser.add_argument(
+        "--every-seconds", type=int, help="run continuously; default: process what is there now"
+    )
     given = arguments(parser, argv)
     store = given.store
     stream = Stream(
@@ -233,7 +238,7 @@ def main(argv: Sequence[str]) -> int:
         given.watched,
         given.lateness_seconds,
         Times(overdue=given.overdue_seconds * SECOND_US),
-        given.objects_a_batch,
+        given.objects_per_batch,
     )
     with session("milkrun-stream", given.master) as spark:
         late = run(spark, stream, given.every_seconds)

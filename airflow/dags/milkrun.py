@@ -1,13 +1,13 @@
-"""Milkrun's hourly and back-fill runs: reconcile → repair → dbt, model by model → compact → quality.
+"""Milkrun's hourly and backfill runs: reconcile → repair → dbt, model by model → compact → quality.
 
-Every task is `python -m ops.nightly STEP` in the project's own environment: what a step does, its exit
-codes and its secrets are there, and the same without Airflow. Airflow adds the graph, retries, deadlines,
-alerts and history. Tasks may run again at any time; one run at a time, because two would repair and compact
-the same hours.
+Every task runs `python -m ops.nightly STEP` in the project's own environment. What each step does, its exit codes
+and its secrets are defined there and work the same without Airflow. Airflow adds the graph, retries, deadlines,
+alerts and history. Every task can be repeated. Only one run is active at a time, because two would repair and
+compact the same hours.
 
-Environment of the scheduler: MILKRUN_HOME (the checkout; default: the one this file is in), MILKRUN_STAGE
-(default: local), MILKRUN_ALERT (a command that gets a line of JSON on standard input when something is
-wrong).
+Environment variables of the scheduler: MILKRUN_HOME (the checkout; default: the one that contains this file),
+MILKRUN_STAGE (default: local), MILKRUN_ALERT (a command that receives each alert as a line of JSON on standard
+input).
 """
 
 import os
@@ -36,7 +36,7 @@ RETRIES = {
     "on_failure_callback": task_failed,
 }
 
-# Each hour is looked at three times: objects and their loading may take a while. What is done is left alone.
+# Each hour is processed by three runs, because objects and their loading may be late. A step skips finished work.
 HOURLY = (
     "{{ (data_interval_end - macros.timedelta(hours=3)).isoformat() }}",
     "{{ data_interval_end.isoformat() }}",
@@ -45,9 +45,9 @@ GIVEN = ("{{ params['from'] }}", "{{ params['to'] }}")
 
 
 def step(name: str, hours: tuple[str, str]) -> BashOperator:
-    """A step of ops/nightly.py as a task; its last line, what it did, is kept as its result.
+    """Return the task for one step of ops/nightly.py; the last line of its output becomes the XCom result.
 
-    The range goes through the environment, in quotes: what somebody typed is no part of a command.
+    The range is passed in quoted environment variables, so that user input cannot become part of the command.
     """
     range_ = '--stage "$STAGE" --from "$START" --to "$END"'
     return BashOperator(
@@ -61,7 +61,7 @@ def step(name: str, hours: tuple[str, str]) -> BashOperator:
 
 
 def chain(hours: tuple[str, str]) -> None:
-    """Repair comes before dbt, so that it builds on all that was accepted; compaction needs no warehouse."""
+    """Repair runs before dbt, so that the models include every accepted event. Compaction needs no warehouse."""
     repaired = step("reconcile", hours) >> step("repair", hours)
     with TaskGroup("dbt") as dbt:
         tested: dict[str, BashOperator] = {}
@@ -70,7 +70,7 @@ def chain(hours: tuple[str, str]) -> None:
                 built = step(f"run:{name}", hours)
                 tested[name] = step(f"test:{name}", hours)
                 built >> tested[name]
-            for parent in parents:  # nothing is built on what has not passed its tests
+            for parent in parents:  # build no model on a parent whose tests have not passed
                 tested[parent] >> built
     repaired >> dbt >> step("quality", hours)
     repaired >> step("compact", hours)
@@ -78,8 +78,8 @@ def chain(hours: tuple[str, str]) -> None:
 
 with DAG(
     "milkrun_hourly",
-    description="Is all there? Repair, transform, compact, report.",
-    schedule="20 * * * *",  # an hour's last objects and their loading take minutes
+    description="Reconcile the archive with the warehouse, repair, transform, compact, report.",
+    schedule="20 * * * *",  # the hour's last objects are written and loaded some minutes after its end
     start_date=datetime(2026, 11, 16),
     catchup=False,
     max_active_runs=1,
@@ -96,7 +96,7 @@ with DAG(
 
 with DAG(
     "milkrun_backfill",
-    description="The same for a range that somebody names.",
+    description="The same steps for a given range.",
     schedule=None,
     start_date=datetime(2026, 11, 16),
     catchup=False,

@@ -1,4 +1,4 @@
-"""Tells a person: a task failed for good, or a run missed its deadline."""
+"""Alert a person when a task has failed for good or a run has missed its deadline."""
 
 import json
 import logging
@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 
 
 def task_failed(context: Mapping[str, Any]) -> None:
-    """After the last retry."""
+    """Called after the last retry."""
     task = context["ti"]
-    _tell({"event": "task_failed", "dag": task.dag_id, "task": task.task_id, "run": task.run_id})
+    _alert({"event": "task_failed", "dag": task.dag_id, "task": task.task_id, "run": task.run_id})
 
 
 def deadline_missed(**details: Any) -> None:
     run = (details.get("context") or {}).get("dag_run") or {}
-    _tell(
+    _alert(
         {
             "event": "deadline_missed",
             "dag": run.get("dag_id"),
@@ -28,8 +28,8 @@ def deadline_missed(**details: Any) -> None:
     )
 
 
-def _tell(line: Mapping[str, Any]) -> None:
-    """To the command that MILKRUN_ALERT names, as one line of JSON on its standard input; and to the log."""
+def _alert(line: Mapping[str, Any]) -> None:
+    """Log the alert, and pass it to the command in MILKRUN_ALERT as one line of JSON on standard input."""
     text = json.dumps(line, default=str, allow_nan=False)
     log.error("%s", text)
     if command := os.environ.get("MILKRUN_ALERT"):

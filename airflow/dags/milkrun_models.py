@@ -1,4 +1,4 @@
-"""Which dbt models there are and what each is built from, by their SQL: the graph needs no dbt here."""
+"""The dbt models and their dependencies, read from the models' SQL because Airflow's environment has no dbt."""
 
 import graphlib
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def models(project: Path) -> dict[str, list[str]]:
-    """Each model with the models it refers to, in an order that can be run."""
+    """Return each model with the models that it references, in topological order."""
     sql = {path.stem: path.read_text() for path in (project / "models").rglob("*.sql")}
     parents = {
         name: sorted(set(re.findall(r"""\bref\(\s*['"](\w+)['"]\s*\)""", text)) & set(sql))

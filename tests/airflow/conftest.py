@@ -1,4 +1,4 @@
-"""An Airflow home of its own, set before Airflow is imported: it reads its settings when it is."""
+"""Use a temporary Airflow home. Airflow reads its settings when it is imported, so this runs first."""
 
 import atexit
 import os

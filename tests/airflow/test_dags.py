@@ -1,4 +1,4 @@
-"""The DAGs load, have the shape that is promised, and every task of theirs is a step that exists."""
+"""The DAGs load, have the documented order, and run only steps that exist."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def upstream(dag: DAG, task: str) -> set[str]:
     return dag.get_task(task).get_flat_relative_ids(upstream=True)
 
 
-def test_there_is_one_dag_an_hour_and_one_for_back_fills(dags: dict[str, DAG]) -> None:
+def test_there_is_an_hourly_dag_and_one_for_backfills(dags: dict[str, DAG]) -> None:
     assert set(dags) == {"milkrun_hourly", "milkrun_backfill"}
     assert dags["milkrun_hourly"].schedule == "20 * * * *"
     assert dags["milkrun_backfill"].schedule is None
@@ -33,16 +33,14 @@ def test_there_is_one_dag_an_hour_and_one_for_back_fills(dags: dict[str, DAG]) -
 
 
 @pytest.mark.parametrize("name", ["milkrun_hourly", "milkrun_backfill"])
-def test_the_order_is_reconcile_repair_dbt_quality_and_compact_after_repair(
-    dags: dict[str, DAG], name: str
-) -> None:
+def test_tasks_run_in_order_and_compact_follows_repair(dags: dict[str, DAG], name: str) -> None:
     dag = dags[name]
     assert upstream(dag, "repair") == {"reconcile"}
     assert upstream(dag, "compact") == {"reconcile", "repair"}
     assert upstream(dag, "quality") == set(dag.task_ids) - {"quality", "compact"}
 
 
-def test_every_model_has_a_run_and_a_test_and_waits_for_its_parents_tests(dags: dict[str, DAG]) -> None:
+def test_every_model_has_run_and_test_tasks_and_waits_for_its_parents_tests(dags: dict[str, DAG]) -> None:
     dag = dags["milkrun_hourly"]
     names = {path.stem for path in (ROOT / "snowpipe" / "dbt" / "models").rglob("*.sql")}
     of_dbt = {each for each in dag.task_ids if each.startswith("dbt.")}
@@ -52,7 +50,7 @@ def test_every_model_has_a_run_and_a_test_and_waits_for_its_parents_tests(dags: 
     assert "dbt.fleet_daily.run_fleet_daily" not in visits
 
 
-def test_every_task_is_retried_ends_in_time_and_tells_somebody(dags: dict[str, DAG]) -> None:
+def test_every_task_has_retries_a_timeout_and_an_alert(dags: dict[str, DAG]) -> None:
     for dag in dags.values():
         for task in dag.tasks:
             assert task.retries >= 2
@@ -61,28 +59,28 @@ def test_every_task_is_retried_ends_in_time_and_tells_somebody(dags: dict[str, D
     assert dags["milkrun_hourly"].deadline
 
 
-def test_every_command_is_a_step_that_ops_knows(dags: dict[str, DAG]) -> None:
+def test_every_command_is_a_step_of_ops_nightly(dags: dict[str, DAG]) -> None:
     steps = {re.search(r"ops\.nightly (\S+)", t.bash_command)[1] for d in dags.values() for t in d.tasks}
     check = "import sys; from ops.nightly import step_of; [step_of(each) for each in sys.argv[1:]]"
     subprocess.run([ROOT / ".venv/bin/python", "-c", check, *sorted(steps)], cwd=ROOT, check=True)
 
 
-def test_a_typed_range_is_no_part_of_a_command(dags: dict[str, DAG]) -> None:
+def test_range_from_the_user_is_never_part_of_a_command(dags: dict[str, DAG]) -> None:
     for task in dags["milkrun_backfill"].tasks:
         assert "params" not in task.bash_command
         assert "params['from']" in task.env["START"]
 
 
-def test_an_alert_reaches_the_command_that_is_named(tmp_path: Path) -> None:
+def test_alert_reaches_the_configured_command(tmp_path: Path) -> None:
     script = (
         "from types import SimpleNamespace as S; import milkrun_alerts as a;"
         "a.task_failed({'ti': S(dag_id='d', task_id='t', run_id='r')});"
         "a.deadline_missed(context={'dag_run': {'dag_id': 'd', 'run_id': 'r'}})"
     )
-    told = tmp_path / "told"
-    environment = {"MILKRUN_ALERT": f"tee -a {told}", "PYTHONPATH": str(DAGS), "PATH": "/usr/bin:/bin"}
+    received = tmp_path / "received"
+    environment = {"MILKRUN_ALERT": f"tee -a {received}", "PYTHONPATH": str(DAGS), "PATH": "/usr/bin:/bin"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True)
-    assert [json.loads(line)["event"] for line in told.read_text().splitlines()] == [
+    assert [json.loads(line)["event"] for line in received.read_text().splitlines()] == [
         "task_failed",
         "deadline_missed",
     ]

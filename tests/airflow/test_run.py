@@ -1,6 +1,6 @@
-"""A whole run against a stack of its own: rows are taken out of the warehouse first, and come back.
+"""A whole Airflow run against its own stack: rows deleted from the warehouse beforehand are loaded again.
 
-With MILKRUN_E2E_OUTPUTS=<outputs.json> the stack that lies there is used, and left as it is.
+With MILKRUN_E2E_OUTPUTS=<outputs.json> it uses that running stack instead, and does not stop it.
 """
 
 import json
@@ -37,7 +37,7 @@ class Stack:
         return self.run(PYTHON, "-m", "ops", *words, code=code)
 
     def airflow(self, *words: str) -> list[dict[str, Any]]:
-        """Airflow warns on standard output too: its answer is the last line."""
+        """Return the last line of the output, because Airflow also prints warnings to standard output."""
         answer: list[dict[str, Any]] = json.loads(self.run(AIRFLOW, *words).splitlines()[-1])
         return answer
 
@@ -46,7 +46,7 @@ class Stack:
         return rows
 
     def reconciled(self, code: int, since: str) -> None:
-        """Wait until reconcile says so: it leaves out what came in the last minute."""
+        """Wait until reconcile exits with `code`; it ignores events of the last minute."""
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             ended = subprocess.run(
@@ -74,7 +74,7 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.mark.timeout(1500)
-def test_a_run_repairs_builds_compacts_and_reports_and_the_warehouse_equals_the_archive(stack: Stack) -> None:
+def test_run_repairs_transforms_and_compacts_until_warehouse_equals_archive(stack: Stack) -> None:
     since = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
     stack.ops("send", "--events", "400", "--trucks", "6", "--json")
     stack.reconciled(0, since)
@@ -102,14 +102,14 @@ def test_a_run_repairs_builds_compacts_and_reports_and_the_warehouse_equals_the_
         "AWS_SECRET_ACCESS_KEY": "test",
     }
     archive = ("--archive", f"s3://{stack.outputs['bucket']}", "--name", "compared")
-    # What is compared is visits entered in the range, and the morning began hours before it was sent.
+    # The comparison covers visits entered in the range, and the sample morning begins hours before it is sent.
     day = ("--from", (hour - timedelta(days=2)).isoformat(), "--to", (hour + timedelta(days=2)).isoformat())
     rebuilt = json.loads(stack.run(PYTHON, "-m", "glue.rebuild", *archive, *day))
     assert rebuilt["visits"] > 0
     compared = json.loads(stack.run(PYTHON, "-m", "glue.compare", *archive).splitlines()[0])
     assert (compared["missing"], compared["extra"], compared["different"]) == (0, 0, 0)
 
-    # Without Airflow, after it: the same steps find their work done.
+    # Run again without Airflow: the same steps find nothing left to do.
     night = stack.run(PYTHON, "-m", "ops.nightly", "--from", range_["from"], "--to", range_["to"])
     steps = {step["step"]: step for step in map(json.loads, night.splitlines())}
     assert list(steps) == ["reconcile", "repair", "transform", "compact", "quality"]

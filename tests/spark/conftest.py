@@ -1,4 +1,4 @@
-"""One Spark for all tests here: to start one takes seconds. A task is tried four times, as on a cluster."""
+"""One Spark session for all tests, because starting one takes seconds. A task has four attempts, as on a cluster."""
 
 from collections.abc import Iterator
 

@@ -1,11 +1,10 @@
-"""How compaction and rebuild grow with the archive: each run in a process of its own, its memory watched.
+"""Measure how compaction and rebuild scale with the archive; each run is a separate process.
 
     .venvs/spark/bin/python -m tests.spark.growth --events 100000 1000000 --cores 1 2
 
-Prints a line of JSON a run: engine (python: the plain loop that one would write first), job, events, cores,
-seconds of work without and with starting, processor seconds and most memory of all its processes, and
-what Spark shuffled; after three sizes or more the fitted growth. Processor seconds say more than seconds
-where others use the machine too.
+Prints one line of JSON per run: engine (python is a naive loop), job, events, cores, seconds without and with
+start-up, CPU seconds and peak memory of all its processes, and the bytes that Spark shuffled. With at least three
+sizes it also prints the fitted growth. Compare CPU seconds rather than seconds if the machine is shared.
 """
 
 import argparse
@@ -32,17 +31,17 @@ from contract.objects import lines_object, lines_of
 from glue import compact, rebuild
 from glue.archive import Folder, Hours, objects_of
 from glue.jobs import report
-from glue.rows import crossing
+from glue.rows import parse_geofence_event
 
 BEGIN = datetime(2026, 11, 16, 6, tzinfo=UTC)
-EVENTS_AN_OBJECT = 20
+EVENTS_PER_OBJECT = 20
 CROSSINGS = ("user.entered_geofence", "user.exited_geofence")
 ENGINES = ("python", "duckdb", "spark")
 JOBS = ("compact", "rebuild")
 
 
 def make(folder: Path, events: int, hours: int = 4, seed: int = 1) -> Hours:
-    """Bytes and objects as in life: 300 bytes an event, 20 an object, one event of sixteen at a fence."""
+    """Write a realistic archive: 300 bytes per event, 20 events per object, one geofence event in sixteen."""
     pick, store, lines = random.Random(seed), Folder(folder), []
     trucks = max(10, events // 5000)
     for number in range(events):
@@ -50,7 +49,7 @@ def make(folder: Path, events: int, hours: int = 4, seed: int = 1) -> Hours:
         truck = pick.randrange(trucks)
         user = f'"user":{{"userId":"driver-{truck}","deviceId":"van-{truck:05}"}}'
         place = f"{pick.uniform(-64, -63):.6f},{pick.uniform(44, 45):.6f}"
-        where = f'"location":{{"type":"Point","coordinates":[{place}]}}'
+        location = f'"location":{{"type":"Point","coordinates":[{place}]}}'
         type_, more = "user.updated_trip", '"foreground":true,"stopped":false'
         if number % 16 == 0:
             type_ = CROSSINGS[pick.randrange(2)]
@@ -58,25 +57,23 @@ def make(folder: Path, events: int, hours: int = 4, seed: int = 1) -> Hours:
             more = f'"geofence":{fence},"confidence":3'
         line = (
             f'{{"_id":"{pick.getrandbits(96):024x}","type":"{type_}","createdAt":"{at:%Y-%m-%dT%H:%M:%S}.000Z",'
-            f'"live":true,{user},{where},"locationAccuracy":8,{more}}}'
+            f'"live":true,{user},{location},"locationAccuracy":8,{more}}}'
         )
         lines.append(line.encode())
-        if len(lines) == EVENTS_AN_OBJECT or number == events - 1:
+        if len(lines) == EVENTS_PER_OBJECT or number == events - 1:
             made = lines_object("events", lines, at)
             store.write(made.key, made.body)
             lines = []
     return Hours(BEGIN, BEGIN + timedelta(hours=hours))
 
 
-def plainly(folder: Path, job: str, hours: Hours) -> None:
-    """What one would write first: a loop over files, all of an hour or all geofence events in memory."""
+def run_naively(folder: Path, job: str, hours: Hours) -> None:
+    """Run the naive loop over files, with a whole hour or all geofence events in memory."""
     store = Folder(folder)
     if job == "rebuild":
         paths = (store.path / s.key for hour in hours for s in objects_of(store, hour))
-        events = (
-            event for path in paths for line in lines_of(path.read_bytes()) if (event := crossing(line))
-        )
-        visits_of(list(events))
+        lines = (line for path in paths for line in lines_of(path.read_bytes()))
+        visits_of([event for line in lines if (event := parse_geofence_event(line))])
         return
     for hour in hours:
         by_type: dict[str, list[bytes]] = {}
@@ -89,8 +86,8 @@ def plainly(folder: Path, job: str, hours: Hours) -> None:
             path.write_bytes(gzip.compress(b"\n".join(those), 1))
 
 
-def once(folder: Path, engine: str, job: str, hours: Hours, cores: int) -> None:
-    """One run in this process; the seconds without starting are told on standard output."""
+def run_once(folder: Path, engine: str, job: str, hours: Hours, cores: int) -> None:
+    """Run one job in this process, and print the seconds without start-up."""
     store = Folder(folder)
     shuffled = 0
     if engine == "spark":
@@ -108,13 +105,13 @@ def once(folder: Path, engine: str, job: str, hours: Hours, cores: int) -> None:
             stages = (
                 f"{spark.sparkContext.uiWebUrl}/api/v1/applications/{spark.sparkContext.applicationId}/stages"
             )
-            with urllib.request.urlopen(stages) as answer:  # our own Spark, on loopback
+            with urllib.request.urlopen(stages) as answer:  # the UI of our own Spark, on loopback
                 shuffled = sum(stage["shuffleWriteBytes"] for stage in json.load(answer))
     else:
         os.environ["OMP_NUM_THREADS"] = str(cores)
         began = time.monotonic()
         if engine == "python":
-            plainly(folder, job, hours)
+            run_naively(folder, job, hours)
         elif job == "compact":
             list(compact.compact_with_duckdb(store, compact.stale(store, hours)))
         else:
@@ -129,7 +126,7 @@ def _rebuild(store: Folder, hours: Hours) -> rebuild.Rebuild:
 
 
 def measured(command: Sequence[str], cores: int) -> dict[str, float]:
-    """Run on so many cores and look at all its processes ten times a second."""
+    """Run the command on that many cores, and sample all its processes ten times per second."""
     began, most = time.monotonic(), 0
     ticks: dict[int, int] = {}
     with tempfile.TemporaryFile("w+") as out:
@@ -143,31 +140,30 @@ def measured(command: Sequence[str], cores: int) -> dict[str, float]:
         if job.returncode:
             raise RuntimeError(f"{command} ended with {job.returncode}")
         out.seek(0)
-        said = json.loads(out.read().splitlines()[-1])
+        printed = json.loads(out.read().splitlines()[-1])
     return {
-        "seconds": said["seconds"],
+        "seconds": printed["seconds"],
         "seconds_with_start": round(time.monotonic() - began, 1),
         "processor_seconds": round(sum(ticks.values()) / os.sysconf("SC_CLK_TCK"), 1),
         "memory_mb": most * os.sysconf("SC_PAGE_SIZE") // 2**20,
-        "shuffled_mb": said["shuffled_bytes"] // 2**20,
+        "shuffled_mb": printed["shuffled_bytes"] // 2**20,
     }
 
 
 @dataclass(frozen=True)
 class Fit:
-    """`start + a_million * events / 1e6` processor seconds, each size weighing alike; and the power of growth between
-    the smallest size and the largest without the start: 1 is as many times the work for as many times the events."""
+    """The line `start + per_million * events / 1e6` in CPU seconds, fitted with equal weight for each size."""
 
     start: float
-    a_million: float
-    power: float
-    worst: float  # the largest share by which a size lies off the line
+    per_million: float
+    exponent: float  # of growth between the smallest and the largest size, without the start; 1 is linear
+    largest_error: float  # relative deviation of a measurement from the line
 
 
 def fitted(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
-    """Least squares of relative errors. Two sizes fit any line: three are the least that can speak against it."""
+    """Minimise the squared relative errors. It takes three sizes, because two fit any line exactly."""
     if len(set(sizes)) < 3:
-        raise ValueError("three sizes at least")
+        raise ValueError("a fit needs at least three sizes")
     weights = [1 / found**2 for found in seconds]
     total = sum(weights)
     mean_x = sum(w * x for w, x in zip(weights, sizes, strict=True)) / total
@@ -177,21 +173,21 @@ def fitted(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
     start = mean_y - slope * mean_x
     (least_x, least_y), *_, (most_x, most_y) = sorted(zip(sizes, seconds, strict=True))
     work = max(least_y - start, 1e-9), max(most_y - start, 1e-9)
-    power = math.log(work[1] / work[0]) / math.log(most_x / least_x)
-    worst = max(abs(y / (start + slope * x) - 1) for x, y in zip(sizes, seconds, strict=True))
-    return Fit(start, slope * 1e6, power, worst)
+    exponent = math.log(work[1] / work[0]) / math.log(most_x / least_x)
+    largest_error = max(abs(y / (start + slope * x) - 1) for x, y in zip(sizes, seconds, strict=True))
+    return Fit(start, slope * 1e6, exponent, largest_error)
 
 
 def report_fits(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line for each job, engine and number of cores of which three sizes or more were run."""
+    """Print a line per job, engine and number of cores that has at least three sizes."""
     series: defaultdict[tuple[str, str, int], dict[float, float]] = defaultdict(dict)
     for row in rows:
         series[row["job"], row["engine"], row["cores"]][row["events"]] = row["processor_seconds"]
     for (job, engine, cores), found in series.items():
         if len(found) >= 3:
             fit = fitted(list(found), list(found.values()))
-            words = {name: round(value, 2) for name, value in asdict(fit).items()}
-            report("fitted", job=job, engine=engine, cores=cores, sizes=sorted(found), **words)
+            values = {name: round(value, 2) for name, value in asdict(fit).items()}
+            report("fitted", job=job, engine=engine, cores=cores, sizes=sorted(found), **values)
 
 
 def _family(pid: int) -> Iterator[int]:
@@ -203,7 +199,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _process(pid: int) -> tuple[int, int, int] | None:
-    """Its id, resident pages, and ticks of processor time."""
+    """Return process id, resident pages, and CPU time in ticks."""
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return pid, int(fields[21]), int(fields[11]) + int(fields[12])
@@ -217,13 +213,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=JOBS)
     parser.add_argument(
-        "--fit", type=Path, help="do not run: fit what earlier runs have printed into this file"
+        "--fit", type=Path, help="run nothing; fit the lines that earlier runs printed into this file"
     )
     parser.add_argument("--once", nargs=2, metavar=("FOLDER", "HOURS"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.once:
         hours = Hours(BEGIN, BEGIN + timedelta(hours=int(given.once[1])))
-        once(Path(given.once[0]), given.engines[0], given.jobs[0], hours, given.cores[0])
+        run_once(Path(given.once[0]), given.engines[0], given.jobs[0], hours, given.cores[0])
         return 0
     if given.fit:
         report_fits([json.loads(line) for line in given.fit.read_text().splitlines()])

@@ -1,4 +1,4 @@
-"""kill -9 of a job with all that it started, and nothing left behind, not even as a zombie."""
+"""Kill a job and all its processes with SIGKILL, and reap them."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def kill_all(job: subprocess.Popen[bytes]) -> None:
-    """The job leads a process group of its own. Its JVM, once orphaned, becomes ours to bury."""
+    """`job` must lead its own process group. As a subreaper, this process reaps the job's orphaned JVM."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()

@@ -1,4 +1,4 @@
-"""Compaction on Spark: what holds on DuckDB (tests/unit/glue/test_compact.py) holds here."""
+"""Compaction with Spark gives the same results as with DuckDB (tests/unit/glue/test_compact.py)."""
 
 import os
 import signal
@@ -22,10 +22,10 @@ LATER = HOUR + timedelta(hours=1)
 HOURS = Hours(HOUR, HOUR + timedelta(hours=2))
 
 
-def test_both_engines_put_the_same_lines_into_files_of_the_same_names(
+def test_both_engines_write_the_same_lines_to_files_of_the_same_names(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    """Two hours, a truck with 30 % of all events, many types, small files, objects broken in every way."""
+    """Two hours, a device with 30 % of all events, many types, small files, and each kind of damaged object."""
     skewed = [line(f"m{n}", device="van-mad" if n % 10 < 3 else f"van-{n % 50}") for n in range(600)]
     many = [line(f"t{n}", f"type {n}") for n in range(MAX_TYPES + 20)]
     stores = [Folder(tmp_path / "spark"), Folder(tmp_path / "duckdb")]
@@ -46,7 +46,7 @@ def test_both_engines_put_the_same_lines_into_files_of_the_same_names(
     assert stale(stores[0], HOURS, 4000) == []
 
 
-def test_an_hour_of_very_many_tiny_objects_with_one_that_cannot_be_read_now(
+def test_hour_of_many_tiny_objects_with_a_temporarily_unreadable_one(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     keys = archived(tmp_path, (line(f"e{n}") for n in range(3000)), batch=1)
@@ -58,7 +58,7 @@ def test_an_hour_of_very_many_tiny_objects_with_one_that_cannot_be_read_now(
 
 
 class Deadly(Folder):
-    """Kills the worker that first reads, and the one that first has written."""
+    """Kills the first worker that reads, and the first that has written."""
 
     def _die_once(self, moment: str) -> None:
         died = self.path / f"died-{moment}"
@@ -76,7 +76,7 @@ class Deadly(Folder):
         self._die_once("writing")
 
 
-def test_workers_that_are_killed_while_reading_and_while_writing_lose_and_double_nothing(
+def test_workers_killed_while_reading_and_writing_neither_lose_nor_duplicate_lines(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     lines = some_lines(90)
@@ -110,7 +110,7 @@ with session("milkrun-killed", "local[1]") as spark:
 """
 
 
-def test_killed_before_the_manifest_the_old_stands_and_the_next_run_finishes(
+def test_job_killed_before_the_manifest_leaves_the_old_files_and_the_next_run_finishes(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     store, hours = Folder(tmp_path), Hours(HOUR, LATER)

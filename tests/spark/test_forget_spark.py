@@ -1,4 +1,4 @@
-"""Forgetting on Spark finds what one machine finds."""
+"""`forget` on Spark finds the same objects as on one machine."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ from glue.forget import Users, candidates, with_spark, with_threads
 from tests.unit.glue.test_forget import SECRET, world
 
 
-def test_both_engines_write_the_same_objects_again(spark: SparkSession, tmp_path: Path) -> None:
+def test_both_engines_rewrite_the_same_objects(spark: SparkSession, tmp_path: Path) -> None:
     users, found = Users(frozenset([SECRET, "bob"])), {}
     for engine in ("spark", "threads"):
         store = Folder(tmp_path / engine)

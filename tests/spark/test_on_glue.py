@@ -1,4 +1,4 @@
-"""What Glue would do with what is published: the script alone, the zip on the path, Glue's own arguments."""
+"""The published files run as on Glue: only the script, the zip on the path, and Glue's own arguments."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from glue.publish import JOBS, main
 from tests.unit.glue.made import HOUR, archived, line
 
 ROOT = Path(__file__).parents[2]
-GLUES = [
+GLUE_ARGUMENTS = [
     "--JOB_NAME",
     "milkrun-dev-compact",
     "--JOB_ID",
@@ -26,11 +26,11 @@ GLUES = [
 ]
 
 
-def as_glue(where: Path, job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_like_glue(folder: Path, job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
-        [sys.executable, where / f"{job}.py", *arguments, *GLUES],
-        cwd=where.parent, env=environment | {"PYTHONPATH": str(where / "milkrun.zip")},
+        [sys.executable, folder / f"{job}.py", *arguments, *GLUE_ARGUMENTS],
+        cwd=folder.parent, env=environment | {"PYTHONPATH": str(folder / "milkrun.zip")},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -41,15 +41,15 @@ def published(tmp_path: Path) -> Path:
     return tmp_path / "glue"
 
 
-def test_each_script_finds_all_that_it_imports_in_the_zip(published: Path) -> None:
+def test_zip_contains_every_module_that_the_scripts_import(published: Path) -> None:
     for job in JOBS:
         (published / "try.py").write_text(f"import importlib; importlib.import_module('glue.{job}')")
-        ended = as_glue(published, "try")
+        ended = run_like_glue(published, "try")
         assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("job", [*JOBS, "beam"])
-def test_each_command_can_be_asked_for_help(job: str) -> None:
+def test_each_command_prints_help(job: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", f"glue.{job}", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -57,7 +57,7 @@ def test_each_command_can_be_asked_for_help(job: str) -> None:
     assert "--archive" in ended.stdout
 
 
-def test_the_published_script_compacts_with_spark_beside_glue_s_arguments(
+def test_published_script_compacts_with_spark_and_ignores_glues_arguments(
     published: Path, tmp_path: Path
 ) -> None:
     archived(tmp_path / "archive", [line(f"e{n}") for n in range(50)])
@@ -71,7 +71,7 @@ def test_the_published_script_compacts_with_spark_beside_glue_s_arguments(
         "--master",
         "local[1]",
     ]
-    ended = as_glue(published, "compact", "--archive", str(tmp_path / "archive"), *range_)
+    ended = run_like_glue(published, "compact", "--archive", str(tmp_path / "archive"), *range_)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["lines"] == 50
     manifest = manifest_of(Folder(tmp_path / "archive"), HOUR)

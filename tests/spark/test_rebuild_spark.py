@@ -1,4 +1,4 @@
-"""The rebuild on Spark equals the consumer's rule, and so DuckDB's and dbt's, on random sets of events."""
+"""The rebuild with Spark equals the consumer's rule, DuckDB and dbt, on random sets of events."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +10,7 @@ from contract.events import Fence, GeofenceEvent
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, stale
 from glue.rebuild import Rebuild, Rebuilt, Rule, begin, finish, parts_of, rebuild_with_duckdb
-from glue.rows import crossing
+from glue.rows import parse_geofence_event
 from glue.spark_rebuild import rebuild_with_spark
 from tests.unit.glue.made import (
     HOUR,
@@ -40,10 +40,10 @@ def by_spark(spark: SparkSession, job: Rebuild) -> Rebuilt:
 
 
 @pytest.mark.parametrize(("gap", "min_confidence"), [(120, 0), (60, 2)])
-def test_fifty_random_sets_give_the_consumer_s_visits_on_every_engine(
+def test_fifty_random_sets_give_the_consumers_visits_on_every_engine(
     spark: SparkSession, tmp_path: Path, gap: int, min_confidence: int
 ) -> None:
-    """One run over many sets: each seed has devices and ids of its own."""
+    """One run covers all sets, because each seed has its own devices and ids."""
     store, rule = Folder(tmp_path), Rule(gap, min_confidence)
     events = [event for seed in range(50) for event in random_crossings(seed * 7 + gap)]
     keys = archived(tmp_path, map(crossing_line, events), batch=50)
@@ -60,9 +60,7 @@ def test_fifty_random_sets_give_the_consumer_s_visits_on_every_engine(
     )
 
 
-def test_one_truck_with_a_third_of_all_events_and_a_broken_object(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_device_with_a_third_of_all_events_and_a_damaged_object(spark: SparkSession, tmp_path: Path) -> None:
     store = Folder(tmp_path)
     events = [
         GeofenceEvent(
@@ -82,10 +80,10 @@ def test_one_truck_with_a_third_of_all_events_and_a_broken_object(
     assert rebuilt_rows(store, "skew") == expected_visits(events[400:])
 
 
-@pytest.mark.skipif(not ROUNDS.exists(), reason="the real rounds are not beside this clone")
-def test_the_visits_of_real_rounds_from_parquet(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
+def test_visits_of_real_rounds_rebuilt_from_parquet(spark: SparkSession, tmp_path: Path) -> None:
     store = Folder(tmp_path)
     lines = [each for those in rounds_archived(tmp_path, 400).values() for each in those]
     list(compact_with_duckdb(store, stale(store, DAY)))
     assert by_spark(spark, job_of(store, "rounds", Rule(conflicts=False), DAY)).visits == 896
-    assert rebuilt_rows(store, "rounds") == expected_visits(filter(None, map(crossing, lines)))
+    assert rebuilt_rows(store, "rounds") == expected_visits(filter(None, map(parse_geofence_event, lines)))

@@ -1,4 +1,4 @@
-"""The stream: equal to the rule and to Beam, exactly once across kill -9, patient with bad objects."""
+"""The stream equals the rule and Beam, is exactly once despite SIGKILL, and survives damaged objects."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Windows = list[tuple[datetime, str, str, int]]
 
 
 def morning(seed: int, trucks: int = 12, fences: int = 3) -> list[GeofenceEvent]:
-    """Three hours of trucks at fences, in the order sent: up to nine minutes late; some exits never come."""
+    """Return three hours of events in the order sent, up to nine minutes late; some exits are missing."""
     pick, events = random.Random(seed), []
     for truck in range(trucks):
         at = HOUR + timedelta(seconds=pick.randrange(1800))
@@ -51,7 +51,7 @@ def morning(seed: int, trucks: int = 12, fences: int = 3) -> list[GeofenceEvent]
 
 
 def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> list[str]:
-    """Objects whose time of arrival, by the store's clock, is in the order given."""
+    """Write objects whose modification times follow the given order."""
     keys = archived(folder, map(crossing_line, events), batch=each)
     for number, key in enumerate(keys):
         seconds = (HOUR + timedelta(days=1)).timestamp() + number
@@ -60,15 +60,15 @@ def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> lis
 
 
 def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
-    """By the pure rule, pair by pair."""
+    """Return the rows computed with the pure rule, pair by pair."""
     pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault((event.device_id, event.fence), []).append(event)
     trucks: dict[tuple[int, Fence], int] = {}
     overdue = []
     for (device, fence), those in pairs.items():
-        came = [crossing(micros(e.occurred_at), e.kind, e.event_id) for e in those]
-        _, found = advance(State(), came, micros(until), TIMES)
+        arrived = [crossing(micros(e.occurred_at), e.kind, e.event_id) for e in those]
+        _, found = advance(State(), arrived, micros(until), TIMES)
         for window in found.inside:
             trucks[window, fence] = trucks.get((window, fence), 0) + 1
         overdue += [(device, *fence, from_micros(at)) for at in found.overdue]
@@ -79,7 +79,7 @@ def watermark(events: list[GeofenceEvent]) -> datetime:
     return max(event.occurred_at for event in events) - LATENESS
 
 
-def stream_of(folder: Path, objects_a_batch: int = 4) -> Stream:
+def stream_of(folder: Path, objects_per_batch: int = 4) -> Stream:
     return Stream(
         Folder(folder),
         f"file://{folder}",
@@ -87,15 +87,15 @@ def stream_of(folder: Path, objects_a_batch: int = 4) -> Stream:
         str(folder / "checkpoint"),
         lateness_seconds=int(LATENESS.total_seconds()),
         times=TIMES,
-        objects_a_batch=objects_a_batch,
+        objects_per_batch=objects_per_batch,
     )
 
 
-def test_windows_and_overdue_exits_are_those_of_the_rule_and_of_beam(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_windows_and_overdue_exits_equal_the_rule_and_beam(spark: SparkSession, tmp_path: Path) -> None:
     events = morning(1)
-    keys = landed(tmp_path, [*events, *events[:40]])  # the last repeat the first: late, and harmless
+    keys = landed(
+        tmp_path, [*events, *events[:40]]
+    )  # the last 40 repeat the first: they are late and ignored
     (tmp_path / keys[0]).with_name(f"{'0' * 64}.3.ndjson.gz").write_bytes(b"no gzip")
     assert run(spark, stream_of(tmp_path), None) > 0
     until = watermark(events)
@@ -114,13 +114,13 @@ def test_windows_and_overdue_exits_are_those_of_the_rule_and_of_beam(
     assert sorted((datetime.fromisoformat(at), *rest) for at, *rest in counted) == windows
 
 
-def test_one_phone_whose_clock_is_fast_makes_nobody_late(spark: SparkSession, tmp_path: Path) -> None:
+def test_phone_with_a_fast_clock_makes_no_other_event_late(spark: SparkSession, tmp_path: Path) -> None:
     events = morning(2, trucks=3)
     fast = GeofenceEvent(
         "f", TYPES["enter"], "enter", "van-fast", Fence("farm", "f0"), HOUR + timedelta(hours=20)
     )
     keys = landed(tmp_path, [*events[:20], fast, *events[20:]], each=5)
-    for key in keys:  # each object arrives when its last event is sent
+    for key in keys:  # each object is written when its last event is sent
         times = (json.loads(each)["createdAt"] for each in lines_of((tmp_path / key).read_bytes()))
         sent = max(at for at in map(datetime.fromisoformat, times) if at < fast.occurred_at)
         os.utime(tmp_path / key, (sent.timestamp() + 1,) * 2)
@@ -136,17 +136,17 @@ STREAM = [
 
 
 @pytest.mark.timeout(900)
-def test_killed_again_and_again_each_row_is_there_exactly_once(tmp_path: Path) -> None:
-    """kill -9 of driver and JVM as soon as another batch is written, then on from the checkpoint."""
+def test_stream_killed_repeatedly_writes_each_row_exactly_once(tmp_path: Path) -> None:
+    """Kill driver and JVM as soon as another batch is written, then continue from the checkpoint."""
     events = morning(3, trucks=6)
     landed(tmp_path, events, each=12)
     command = [*STREAM, "--archive", str(tmp_path), "--checkpoint", str(tmp_path / "checkpoint")]
     sink = tmp_path / "streamed/live/trucks_inside"
-    said = tmp_path / "stderr"
+    errors = tmp_path / "stderr"
     kills = 0
     while True:
         before = len(list(sink.glob("*.parquet")))
-        stream = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=said.open("a"))
+        stream = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=errors.open("a"))
         deadline = time.monotonic() + 240
         while stream.poll() is None:
             assert time.monotonic() < deadline
@@ -157,14 +157,14 @@ def test_killed_again_and_again_each_row_is_there_exactly_once(tmp_path: Path) -
             time.sleep(0.02)
         if stream.wait() == 0:
             break
-        assert stream.returncode == -signal.SIGKILL, said.read_text()[-4000:]
+        assert stream.returncode == -signal.SIGKILL, errors.read_text()[-4000:]
     assert kills == 2
     windows, overdue = expected(events, watermark(events))
     assert rows_of(Folder(tmp_path), "live", "trucks_inside") == windows
     assert rows_of(Folder(tmp_path), "live", "overdue_exits") == overdue
 
 
-def test_beam_s_command_writes_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beam_command_writes_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = morning(4, trucks=3)
     landed(tmp_path, events)
     range_ = ["--from", HOUR.isoformat(), "--to", (HOUR + timedelta(hours=3)).isoformat()]

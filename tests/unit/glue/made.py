@@ -1,4 +1,4 @@
-"""Archives made for tests: events laid out as the handler lays them, and the real rounds where they exist."""
+"""Archives for tests: events laid out as the handler writes them, and the real delivery rounds if they are there."""
 
 import gzip
 import json
@@ -55,7 +55,7 @@ def crossing_line(event: GeofenceEvent) -> bytes:
 def archived(
     folder: Path, lines: Iterable[bytes], hour: datetime = HOUR, batch: int = 20, prefix: str = "events"
 ) -> list[str]:
-    """Write lines as objects of `batch` events; returns the keys."""
+    """Write lines as objects of `batch` events each; return their keys."""
     store, keys, some = Folder(folder), [], []
     for each in [*lines, None]:
         if each is not None:
@@ -69,7 +69,7 @@ def archived(
 
 
 def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]]:
-    """The 30,921 real events as an archive, by the hour of their `createdAt`; returns each hour's lines."""
+    """Write the 30,921 real events as an archive, by the hour of `createdAt`; return each hour's lines."""
     hours: dict[datetime, list[bytes]] = {}
     with gzip.open(ROUNDS) as lines:
         for each in lines:
@@ -81,7 +81,7 @@ def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]
 
 
 def random_crossings(seed: int, count: int = 60) -> list[GeofenceEvent]:
-    """A small world where ties, ids with several contents and gaps at the merge limit are common."""
+    """Return events among which ties, ids with several contents and gaps of exactly the merge limit are common."""
     pick = random.Random(seed)
     ids = [f"e{seed}-{n}" for n in range(max(2, count * 3 // 4))]
     return [
@@ -113,7 +113,7 @@ def payloads(store: Folder, keys: Sequence[str]) -> Iterator[bytes]:
 def expected_visits(
     events: Iterable[GeofenceEvent], merge_gap_seconds: int = 120, min_confidence: int = 0
 ) -> list[Row]:
-    """Rows of `glue.rebuild.VISIT` by the consumer's rule."""
+    """Return rows of `glue.rebuild.VISIT`, computed with the consumer's rule."""
     histories = visits_of(events, timedelta(seconds=merge_gap_seconds), min_confidence)
     rows = [
         (
@@ -140,7 +140,7 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Rows of `glue.rebuild.CONFLICT` by a plain loop: what differs from an id's first delivery."""
+    """Return rows of `glue.rebuild.CONFLICT`: a plain loop that compares each id's contents with its first."""
     modified = {each.key: each.modified_at for each in store.list("events/")}
     deliveries: dict[str, list[tuple[datetime, str, int, str]]] = {}
     for key in keys:

@@ -1,4 +1,4 @@
-"""Compaction on DuckDB. Spark's runs of the same cases are in tests/spark."""
+"""Compaction with DuckDB. tests/spark runs the same cases with Spark."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ from contract.objects import lines_of
 from glue.archive import Folder, Hours, Stored, hour_path
 from glue.compact import (
     MAX_TYPES,
-    NotWhole,
-    Taken,
+    IncompleteWrite,
+    ReadSummary,
     commit,
     compact_with_duckdb,
     compacted_files,
@@ -23,7 +23,7 @@ from glue.compact import (
     stale,
     sweep,
 )
-from glue.parquet import FULL_BYTES, NotAsWritten, Written, write_parquet
+from glue.parquet import FULL_BYTES, ReadBackMismatch, Written, write_parquet
 from tests.unit.glue.made import HOUR, ROUNDS, archived, line, payloads, rounds_archived
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,7 +40,7 @@ def some_lines(count: int, start: int = 0) -> list[bytes]:
     return [line(f"e{n}", types[n % 3], device=f"van-{n % 7}") for n in range(start, start + count)]
 
 
-def test_every_line_of_the_hour_is_in_the_files_once_and_nothing_else(tmp_path: Path) -> None:
+def test_compacted_files_hold_every_line_of_the_hour_exactly_once(tmp_path: Path) -> None:
     store, lines = Folder(tmp_path), some_lines(100)
     archived(tmp_path, lines)
     [manifest] = compacted(store)
@@ -48,7 +48,7 @@ def test_every_line_of_the_hour_is_in_the_files_once_and_nothing_else(tmp_path: 
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines)
 
 
-def test_files_lie_by_day_and_type_outside_what_snowpipe_watches(tmp_path: Path) -> None:
+def test_files_are_stored_by_day_and_type_outside_the_prefixes_of_snowpipe(tmp_path: Path) -> None:
     archived(tmp_path, some_lines(30))
     compacted(Folder(tmp_path))
     folders = {key.rpartition("/")[0] for key in compacted_files(Folder(tmp_path), HOURS)}
@@ -58,7 +58,7 @@ def test_files_lie_by_day_and_type_outside_what_snowpipe_watches(tmp_path: Path)
     }
 
 
-def test_a_row_says_what_raw_says_of_its_line(tmp_path: Path) -> None:
+def test_row_has_the_same_columns_as_raw_events(tmp_path: Path) -> None:
     [key] = archived(tmp_path, [line("e1", "user.updated_trip", HOUR, "van-9")])
     compacted(Folder(tmp_path))
     [file] = compacted_files(Folder(tmp_path), HOURS)
@@ -67,13 +67,15 @@ def test_a_row_says_what_raw_says_of_its_line(tmp_path: Path) -> None:
     assert (row["created_at"], row["file_name"], row["file_row_number"]) == (HOUR, key, 1)
 
 
-def test_an_hour_that_did_not_change_is_not_done_again(tmp_path: Path) -> None:
+def test_unchanged_hour_is_not_compacted_again(tmp_path: Path) -> None:
     archived(tmp_path, some_lines(10))
     assert len(compacted(Folder(tmp_path))) == 1
     assert compacted(Folder(tmp_path)) == []
 
 
-def test_a_late_object_makes_the_hour_anew_and_the_old_files_go_after_a_grace(tmp_path: Path) -> None:
+def test_late_object_recompacts_the_hour_and_old_files_are_deleted_after_the_grace_period(
+    tmp_path: Path,
+) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, some_lines(10))
     compacted(store)
@@ -88,7 +90,7 @@ def test_a_late_object_makes_the_hour_anew_and_the_old_files_go_after_a_grace(tm
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(some_lines(20))
 
 
-def test_an_hour_that_was_emptied_is_empty_in_parquet_too(tmp_path: Path) -> None:
+def test_hour_whose_objects_were_deleted_has_no_parquet_files(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, some_lines(10))
     compacted(store)
@@ -97,7 +99,7 @@ def test_an_hour_that_was_emptied_is_empty_in_parquet_too(tmp_path: Path) -> Non
     assert compacted_files(store, HOURS) == []
 
 
-def test_a_big_hour_is_cut_into_several_files_and_none_replaces_another(tmp_path: Path) -> None:
+def test_large_hour_is_split_into_files_with_distinct_names(tmp_path: Path) -> None:
     store, lines = Folder(tmp_path), some_lines(400)
     archived(tmp_path, lines)
     [manifest] = compacted(store, full_bytes=2000)
@@ -106,7 +108,7 @@ def test_a_big_hour_is_cut_into_several_files_and_none_replaces_another(tmp_path
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines)
 
 
-def test_types_are_an_open_set_but_folders_are_not(tmp_path: Path) -> None:
+def test_number_of_type_folders_is_limited_and_odd_types_give_valid_folders(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     odd = ["../../etc", "a/b", "x" * 3000, "ünï cödé", ".", ".."]
     lines = [
@@ -120,11 +122,11 @@ def test_types_are_an_open_set_but_folders_are_not(tmp_path: Path) -> None:
     assert sorted(payloads(store, files)) == sorted(lines)
 
 
-def test_a_schema_that_changes_half_way_loses_nothing(tmp_path: Path) -> None:
+def test_schema_change_within_an_hour_loses_no_line(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     old = [line(f"old{n}", metadata={"full": True}) for n in range(5)]
     new = [line(f"new{n}", metadata="v2", trip={"id": n}, live=1) for n in range(5)]
-    broken = [b'{"_id":"no type"}', b"not json"]  # the handler lets neither in; somebody's script might
+    broken = [b'{"_id":"no type"}', b"not json"]  # the handler accepts neither, but a script could write them
     archived(tmp_path, [*old, *new, *broken])
     compacted(store)
     files = compacted_files(store, HOURS)
@@ -133,7 +135,7 @@ def test_a_schema_that_changes_half_way_loses_nothing(tmp_path: Path) -> None:
 
 
 def spoil(folder: Path, keys: list[str]) -> dict[str, str]:
-    """Break all but the last of six objects, each in its own way; returns the reasons due."""
+    """Damage all but the last of six objects, each in a different way; return the expected codes."""
     corrupt, cut, other, empty, strange, _ = keys
     (folder / corrupt).write_bytes(b"this is not gzip")
     (folder / cut).write_bytes((folder / cut).read_bytes()[:-9])
@@ -149,7 +151,7 @@ def spoil(folder: Path, keys: list[str]) -> dict[str, str]:
     }
 
 
-def test_unreadable_objects_are_set_aside_with_reasons_and_the_rest_is_compacted(tmp_path: Path) -> None:
+def test_unreadable_objects_are_quarantined_with_reasons_and_the_rest_is_compacted(tmp_path: Path) -> None:
     store, lines = Folder(tmp_path), some_lines(60)
     keys = archived(tmp_path, lines, batch=10)
     reasons = spoil(tmp_path, keys)
@@ -158,11 +160,11 @@ def test_unreadable_objects_are_set_aside_with_reasons_and_the_rest_is_compacted
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines[-10:])
     aside = [json.loads(each) for each in lines_of(store.read(str(manifest["set_aside_key"])))]
     assert {each["origin"]["object"]: each["reasons"][0]["code"] for each in aside} == reasons
-    assert compacted(store) == []  # for ever the same: not tried again
+    assert compacted(store) == []  # permanent faults are not tried again
 
 
 class Flaky(Folder):
-    """A folder in which one object cannot be got at for now."""
+    """A folder with one object that is temporarily unreadable."""
 
     def read(self, key: str) -> bytes:
         if key == (self.path / "unreadable").read_text():
@@ -170,7 +172,7 @@ class Flaky(Folder):
         return super().read(key)
 
 
-def test_an_object_that_cannot_be_read_now_is_named_and_tried_again_next_time(tmp_path: Path) -> None:
+def test_temporarily_unreadable_object_is_reported_and_retried_in_the_next_run(tmp_path: Path) -> None:
     keys = archived(tmp_path, some_lines(20), batch=10)
     (tmp_path / "unreadable").write_text(keys[0])
     store = Flaky(tmp_path)
@@ -182,8 +184,8 @@ def test_an_object_that_cannot_be_read_now_is_named_and_tried_again_next_time(tm
     assert (manifest["lines"], manifest["unreadable"]) == (20, [])
 
 
-def test_an_hour_that_is_tried_again_writes_no_file_that_readers_have(tmp_path: Path) -> None:
-    """The source's keys are the same the second time, so the names of files must not come from them alone."""
+def test_retried_hour_overwrites_no_file_of_the_previous_manifest(tmp_path: Path) -> None:
+    """The source keys are the same in both attempts, so file names must not depend on them alone."""
     keys = archived(tmp_path, some_lines(20), batch=10)
     (tmp_path / "unreadable").write_text(keys[0])
     compacted(Flaky(tmp_path))
@@ -195,14 +197,14 @@ def test_an_hour_that_is_tried_again_writes_no_file_that_readers_have(tmp_path: 
     assert {key: (tmp_path / key).read_bytes() for key in before} == held
 
 
-def test_a_thousand_tiny_objects_make_one_file_a_type(tmp_path: Path) -> None:
+def test_a_thousand_tiny_objects_of_one_type_give_one_file(tmp_path: Path) -> None:
     archived(tmp_path, (line(f"e{n}") for n in range(1000)), batch=1)
     [manifest] = compacted(Folder(tmp_path))
     assert (manifest["objects"], manifest["lines"]) == (1000, 1000)
     assert len(compacted_files(Folder(tmp_path), HOURS)) == 1
 
 
-def test_a_file_that_came_back_different_stops_the_job(tmp_path: Path) -> None:
+def test_file_that_differs_when_read_back_stops_the_job(tmp_path: Path) -> None:
     class Lossy(Folder):
         def write_file(self, key: str, path: Path) -> None:
             table = pq.read_table(path)
@@ -210,24 +212,24 @@ def test_a_file_that_came_back_different_stops_the_job(tmp_path: Path) -> None:
             super().write_file(key, path)
 
     archived(tmp_path, some_lines(10))
-    with pytest.raises(NotAsWritten):
+    with pytest.raises(ReadBackMismatch):
         compacted(Lossy(tmp_path))
     assert manifest_of(Folder(tmp_path), HOUR) is None
 
 
-def test_lines_that_went_missing_between_reading_and_writing_stop_the_job(tmp_path: Path) -> None:
+def test_line_lost_between_reading_and_writing_stops_the_job(tmp_path: Path) -> None:
     archived(tmp_path, some_lines(10))
     [source] = stale(Folder(tmp_path), HOURS)
-    with pytest.raises(NotWhole):
-        commit(Folder(tmp_path), source, Taken(1, 10, 55, ()), [Written("k", 9, 1, 55)], "none")
+    with pytest.raises(IncompleteWrite):
+        commit(Folder(tmp_path), source, ReadSummary(1, 10, 55, ()), [Written("k", 9, 1, 55)], "none")
 
 
-def test_a_group_in_two_runs_is_an_error_not_a_replaced_file(tmp_path: Path) -> None:
+def test_batches_of_a_group_that_are_not_consecutive_raise_an_error(tmp_path: Path) -> None:
     import pyarrow as pa
 
     batch = pa.record_batch({"payload": ["{}"]})
     runs = [("a", batch), ("b", batch), ("a", batch)]
-    with pytest.raises(NotAsWritten):
+    with pytest.raises(ReadBackMismatch):
         list(write_parquet(runs, Folder(tmp_path), lambda group, part: f"{group}.{part}"))
 
 
@@ -258,7 +260,7 @@ compact.sweep(store, hours, datetime.now(UTC) + timedelta(hours=9))
 """
 
 
-def test_killed_at_any_moment_readers_see_the_old_or_the_new(tmp_path: Path) -> None:
+def test_killed_at_any_moment_readers_see_either_the_old_or_the_new_files(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     old, new = some_lines(12), some_lines(24)
     archived(tmp_path, old)
@@ -280,7 +282,7 @@ def test_killed_at_any_moment_readers_see_the_old_or_the_new(tmp_path: Path) -> 
     assert {each.key for each in store.list("compacted/dt=")} == set(compacted_files(store, HOURS))
 
 
-def test_the_command_says_what_it_did_and_a_second_run_finds_nothing_to_do(
+def test_command_reports_its_result_and_a_second_run_has_nothing_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archived(tmp_path, some_lines(10))
@@ -302,7 +304,7 @@ def test_the_command_says_what_it_did_and_a_second_run_finds_nothing_to_do(
     "wrong",
     [["--from", "yesterday"], ["--engine", "flink"], ["--unknown", "1"], ["--archive", "s3://b/prefix"]],
 )
-def test_a_wrong_argument_is_one_line_and_exit_2(
+def test_invalid_argument_prints_one_line_and_exits_2(
     tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = ["--archive", str(tmp_path), "--from", "2026-11-16", "--to", "2026-11-17"]
@@ -312,8 +314,8 @@ def test_a_wrong_argument_is_one_line_and_exit_2(
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not ROUNDS.exists(), reason="the real rounds are not beside this clone")
-def test_a_day_of_real_rounds_comes_through_whole(tmp_path: Path) -> None:
+@pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
+def test_day_of_real_rounds_is_compacted_without_loss(tmp_path: Path) -> None:
     hours = rounds_archived(tmp_path, batch=100)
     store = Folder(tmp_path)
     manifests = compacted(store, DAY)
@@ -323,7 +325,7 @@ def test_a_day_of_real_rounds_comes_through_whole(tmp_path: Path) -> None:
         assert sorted(payloads(store, files)) == sorted(lines)
 
 
-def test_the_path_of_an_hour_and_a_listing_are_as_s3_has_them(tmp_path: Path) -> None:
+def test_folder_lists_objects_by_prefix_like_s3(tmp_path: Path) -> None:
     [key] = archived(tmp_path, some_lines(3))
     assert key.startswith(f"events/{hour_path(HOUR)}/")
     [found] = Folder(tmp_path).list("events/dt=2026-11-16/hh=0")

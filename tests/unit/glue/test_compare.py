@@ -1,4 +1,4 @@
-"""Each way in which a warehouse can be wrong about visits is named."""
+"""Every kind of difference between a rebuild and the warehouse is reported."""
 
 import json
 from datetime import timedelta
@@ -30,21 +30,21 @@ def rows(tmp_path: Path) -> Rows:
     return table
 
 
-def test_the_same_visits_in_another_order_are_equal(rows: Rows) -> None:
+def test_same_visits_in_another_order_are_equal(rows: Rows) -> None:
     assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(reversed(rows))) == []
 
 
-def test_what_a_connector_gives_back_is_equal_too(rows: Rows) -> None:
-    spoken = [
+def test_naive_times_and_decimals_of_the_connector_are_equal(rows: Rows) -> None:
+    from_connector = [
         row
         | {"entered_at": row["entered_at"].replace(tzinfo=None)}
         | {"app_dwell_seconds": d if (d := row["app_dwell_seconds"]) is None else Decimal(str(d))}
         for row in rows
     ]
-    assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(spoken)) == []
+    assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(from_connector)) == []
 
 
-def test_missing_extra_and_different_visits_are_named(rows: Rows) -> None:
+def test_missing_extra_and_different_visits_are_reported(rows: Rows) -> None:
     lost, kept, changed = rows[0], rows[1:-1], rows[-1]
     ghost = lost | {"entered_event_id": "ghost"}
     wrong = changed | {"exit_missed": not changed["exit_missed"]}
@@ -59,7 +59,7 @@ def test_missing_extra_and_different_visits_are_named(rows: Rows) -> None:
     }
 
 
-def test_the_command_lists_differences_and_exits_1_then_0(
+def test_command_lists_differences_and_exits_1_or_0_if_equal(
     tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export = tmp_path / "export.parquet"
@@ -67,8 +67,8 @@ def test_the_command_lists_differences_and_exits_1_then_0(
     pq.write_table(pa.Table.from_pylist([later, *rows[1:]], VISIT), export)
     command = ["--archive", str(tmp_path), "--name", "r", "--file", str(export)]
     assert main(command) == 1
-    said = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
-    assert said[-2] | {"at": ""} == {
+    printed = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    assert printed[-2] | {"at": ""} == {
         "event": "visits_compared", "at": "", "name": "r", "rebuilt": len(rows), "warehouse": len(rows),
         "missing": 0, "extra": 0, "different": 1,
     }  # fmt: skip
@@ -78,5 +78,5 @@ def test_the_command_lists_differences_and_exits_1_then_0(
     assert main(command) == 0
 
 
-def test_without_a_finished_rebuild_there_is_nothing_to_compare(tmp_path: Path) -> None:
+def test_without_a_finished_rebuild_the_command_exits_2(tmp_path: Path) -> None:
     assert main(["--archive", str(tmp_path), "--name", "never", "--file", "x"]) == 2

@@ -1,4 +1,4 @@
-"""Nothing of the forgotten is left anywhere, and nothing of anybody else is gone."""
+"""`forget` removes all data of the given users and nothing of others."""
 
 import base64
 import gzip
@@ -36,7 +36,7 @@ def forget(archive: Path, users: Path, *more: str) -> int:
 
 
 def everything(archive: Path) -> Iterator[bytes]:
-    """All text that lies there, whatever it is packed in."""
+    """Yield all text in the archive, decompressed and decoded."""
     for path in archive.rglob("*.gz"):
         for each in lines_of(path.read_bytes()):
             yield each
@@ -49,8 +49,8 @@ def everything(archive: Path) -> Iterator[bytes]:
         yield from (base64.b64decode(each["kinesis"]["data"]) for each in request["Records"])
 
 
-def given_up(archive: Path, name: str, event: bytes, *, as_text: bool = True) -> None:
-    """As Lambda keeps it: the request to the function, as text (LocalStack: as it is)."""
+def invocation_record(archive: Path, name: str, event: bytes, *, as_text: bool = True) -> None:
+    """Write a failed invocation's record; Lambda stores the request as a string, LocalStack as an object."""
     request = {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}}]}
     record = {"payload": json.dumps(request) if as_text else request}
     path = archive / "aws/lambda/mapping" / f"{name}.json"
@@ -59,7 +59,7 @@ def given_up(archive: Path, name: str, event: bytes, *, as_text: bool = True) ->
 
 
 def world(archive: Path) -> list[bytes]:
-    """Events of two people and of others, wherever any are kept; returns the others' accepted events."""
+    """Write events of two users and of others to every prefix; return the accepted events of the others."""
     others = [line(f"o{n}", user=f"driver-{n}") for n in range(30)]
     mixed = [*others[:10], theirs("t1"), *others[10:20], line("t2", user="bob"), *others[20:]]
     escaped = theirs("t3").replace(b"ann", b"\\u0061nn")
@@ -76,14 +76,16 @@ def world(archive: Path) -> list[bytes]:
         quarantine_line(WHY, b"\xffbob", {"shard": "2"}),
     ]
     archived(archive, aside, prefix="set-aside")
-    given_up(archive, "theirs", theirs("g1"))
-    given_up(archive, "theirs-as-it-is", theirs("g2"), as_text=False)
-    given_up(archive, "others", others[0])
+    invocation_record(archive, "theirs", theirs("g1"))
+    invocation_record(archive, "theirs-as-it-is", theirs("g2"), as_text=False)
+    invocation_record(archive, "others", others[0])
     list(compact_with_duckdb(Folder(archive), stale(Folder(archive), HOURS)))
     return others
 
 
-def test_after_both_runs_nothing_speaks_of_them_and_all_else_is_there(tmp_path: Path, users: Path) -> None:
+def test_after_both_runs_no_data_of_the_users_is_left_and_all_other_data_is(
+    tmp_path: Path, users: Path
+) -> None:
     archive = tmp_path / "archive"
     others = world(archive)
     assert forget(archive, users) == 0
@@ -101,7 +103,7 @@ def test_after_both_runs_nothing_speaks_of_them_and_all_else_is_there(tmp_path: 
     assert stale(store, HOURS) == []
 
 
-def test_the_first_run_deletes_nothing_and_says_what_the_warehouse_must_do(
+def test_first_run_deletes_nothing_and_prints_the_sql_for_the_warehouse(
     tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = tmp_path / "archive"
@@ -109,9 +111,9 @@ def test_the_first_run_deletes_nothing_and_says_what_the_warehouse_must_do(
     before = {path for path in archive.rglob("*") if path.is_file()}
     assert forget(archive, users) == 0
     assert before <= {path for path in archive.rglob("*") if path.is_file()}
-    said = json.loads(capsys.readouterr().out)
-    assert said["lines"] == 13
-    assert [sql.split("(")[0] for sql in said["sql"]] == [
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["lines"] == 13
+    assert [sql.split("(")[0] for sql in printed["sql"]] == [
         "DELETE FROM MILKRUN.RAW.EVENTS WHERE file_name IN ",
         "DELETE FROM MILKRUN.RAW.REJECTED WHERE file_name IN ",
     ]
@@ -119,7 +121,7 @@ def test_the_first_run_deletes_nothing_and_says_what_the_warehouse_must_do(
     assert "bob" not in plan
 
 
-def test_either_run_may_be_done_again(tmp_path: Path, users: Path) -> None:
+def test_both_runs_can_be_repeated(tmp_path: Path, users: Path) -> None:
     archive = tmp_path / "archive"
     world(archive)
     assert [forget(archive, users), forget(archive, users)] == [0, 0]
@@ -138,7 +140,7 @@ def test_nothing_is_deleted_while_a_new_object_is_missing(tmp_path: Path, users:
     assert all((archive / pair["old"]).exists() for pair in plan["objects"])
 
 
-def test_other_people_under_the_same_name_are_refused(tmp_path: Path, users: Path) -> None:
+def test_existing_request_name_with_other_users_is_rejected(tmp_path: Path, users: Path) -> None:
     archive = tmp_path / "archive"
     world(archive)
     forget(archive, users)
@@ -148,7 +150,7 @@ def test_other_people_under_the_same_name_are_refused(tmp_path: Path, users: Pat
         forget(archive, users, "--finish")
 
 
-def test_an_object_that_cannot_be_read_is_named_because_it_may_speak_of_them(
+def test_unreadable_object_is_reported_because_it_may_contain_the_users(
     tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [key] = archived(tmp_path / "archive", [theirs("t")])
@@ -157,7 +159,7 @@ def test_an_object_that_cannot_be_read_is_named_because_it_may_speak_of_them(
     assert json.loads(capsys.readouterr().out)["unreadable"] == 1
 
 
-def test_a_mention_in_another_field_is_no_reason(tmp_path: Path, users: Path) -> None:
+def test_id_in_an_unrelated_field_of_a_valid_event_does_not_remove_it(tmp_path: Path, users: Path) -> None:
     archived(
         tmp_path / "archive",
         [line("x", metadata={"note": "bob"}), line("y", device="bob"), line("z", event="bob")],
@@ -178,9 +180,9 @@ BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
         BODY.replace(b"bob", b"b\\u006fb") + b"}",
         b"[" * 100_000 + b"bob",
     ],
-    ids=["packed", "packed and cut off", "in a second member", "escaped", "too deep to be read"],
+    ids=["gzip", "truncated gzip", "second gzip member", "escaped", "nested too deeply"],
 )
-def test_a_body_that_was_no_event_is_read_however_it_was_packed(
+def test_id_in_an_unreadable_body_is_found_despite_compression_and_escapes(
     tmp_path: Path, users: Path, body: bytes
 ) -> None:
     archive = tmp_path / "archive"
@@ -196,7 +198,7 @@ def test_a_body_that_was_no_event_is_read_however_it_was_packed(
 @pytest.mark.parametrize(
     "event", [b'{"user":{"userId":778899}}', b'{"userId":778899}', b'{"user":"bob"}', b'["bob"]', b'"bob"']
 )
-def test_a_reject_is_theirs_though_its_ids_have_the_wrong_type(
+def test_rejected_event_with_an_id_of_the_wrong_type_is_forgotten(
     tmp_path: Path, users: Path, event: bytes
 ) -> None:
     archive = tmp_path / "archive"
@@ -223,9 +225,7 @@ FOLDER = "events/dt=2026-11-16/hh=08"
         (f"{FOLDER}/it's.ndjson", b"\xef\xbb\xbf" + theirs("a1") + b"\n\n" + line("b1", user="bea")),
     ],
 )
-def test_a_file_under_a_key_of_somebody_elses_choice_is_forgotten_too(
-    tmp_path: Path, users: Path, key: str, body: bytes
-) -> None:
+def test_file_with_a_foreign_key_is_forgotten(tmp_path: Path, users: Path, key: str, body: bytes) -> None:
     path = tmp_path / "archive" / key
     path.parent.mkdir(parents=True)
     path.write_bytes(body)
@@ -236,7 +236,7 @@ def test_a_file_under_a_key_of_somebody_elses_choice_is_forgotten_too(
     assert [json.loads(each)["_id"] for each in left] == ["b1"]
 
 
-def test_a_file_that_is_no_json_goes_whole_when_it_mentions_them(tmp_path: Path, users: Path) -> None:
+def test_file_that_is_not_json_is_deleted_if_it_contains_an_id(tmp_path: Path, users: Path) -> None:
     folder = tmp_path / "archive" / "events"
     folder.mkdir(parents=True)
     (folder / "theirs.txt").write_text(f"{{ by hand\n{SECRET}\n")
@@ -247,7 +247,7 @@ def test_a_file_that_is_no_json_goes_whole_when_it_mentions_them(tmp_path: Path,
 
 
 class WithMarkers(Folder):
-    """As S3 lists a folder that somebody made in the console, and an upload of nothing."""
+    """A listing with a folder marker, as the S3 console creates it, and an empty object."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
         yield from super().list(prefix)
@@ -256,14 +256,14 @@ class WithMarkers(Folder):
                 yield Stored(key, 0, HOUR)
 
 
-def test_folder_markers_and_empty_objects_are_no_content(tmp_path: Path) -> None:
+def test_folder_markers_and_empty_objects_are_ignored(tmp_path: Path) -> None:
     store = WithMarkers(tmp_path)
     assert list(candidates(store)) == []
     assert stale(store, HOURS) == []
 
 
 @pytest.mark.parametrize("name", ["missing", "folder", "binary"])
-def test_a_list_of_users_that_cannot_be_read_is_told_without_a_traceback(
+def test_unreadable_list_of_users_prints_an_error_without_a_traceback(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder").mkdir()
@@ -271,4 +271,4 @@ def test_a_list_of_users_that_cannot_be_read_is_told_without_a_traceback(
     with pytest.raises(SystemExit) as ended:
         forget(tmp_path / "archive", tmp_path / name)
     assert ended.value.code == 2
-    assert f"{name} cannot be read" in capsys.readouterr().err
+    assert f"cannot read {tmp_path / name}" in capsys.readouterr().err

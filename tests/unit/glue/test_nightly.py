@@ -1,4 +1,4 @@
-"""The night's steps: in order, each told, ended by the first that fails. Real runs are in tests/airflow."""
+"""The nightly steps run in order, report their results, and stop at the first failure. (Real: tests/airflow.)"""
 
 import os
 import subprocess
@@ -32,31 +32,31 @@ def raising(problem: Exception) -> nightly.Step:
 
 
 def run(names: list[str]) -> tuple[int, list[dict[str, Any]]]:
-    said: list[dict[str, Any]] = []
-    return nightly.run(names, NIGHT, said.append), said
+    reports: list[dict[str, Any]] = []
+    return nightly.run(names, NIGHT, reports.append), reports
 
 
-def test_steps_run_in_order_and_each_says_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_run_in_order_and_each_reports_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     steps_of(monkeypatch, one=lambda night: {"lines": 3}, two=lambda night: {"from": night.range[1]})
-    code, said = run(["one", "two"])
+    code, reports = run(["one", "two"])
     assert code == 0
-    assert [(each["step"], each["ok"]) for each in said] == [("one", True), ("two", True)]
-    assert (said[0]["lines"], said[1]["from"]) == (3, "2026-11-16T00:00:00+00:00")
+    assert [(each["step"], each["ok"]) for each in reports] == [("one", True), ("two", True)]
+    assert (reports[0]["lines"], reports[1]["from"]) == (3, "2026-11-16T00:00:00+00:00")
 
 
 @pytest.mark.parametrize(
     ("problem", "code"), [(nightly.StepFailedError("still differs", 1), 1), (NoStackError("no stack"), 2)]
 )
-def test_the_first_step_that_fails_ends_the_night_and_is_named(
+def test_first_failed_step_ends_the_run_and_is_reported(
     monkeypatch: pytest.MonkeyPatch, problem: Exception, code: int
 ) -> None:
     steps_of(monkeypatch, one=raising(problem), two=lambda night: {})
-    ended, said = run(["one", "two"])
+    ended, reports = run(["one", "two"])
     assert ended == code
-    assert [(each["step"], each["ok"], each["problem"]) for each in said] == [("one", False, str(problem))]
+    assert [(each["step"], each["ok"], each["problem"]) for each in reports] == [("one", False, str(problem))]
 
 
-def test_repair_looks_again_and_fails_if_something_still_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_reconciles_again_and_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
     def differing(night: nightly.Night, command: list[str], to_terminal: bool = False) -> tuple[int, None]:
@@ -69,33 +69,33 @@ def test_repair_looks_again_and_fails_if_something_still_differs(monkeypatch: py
     assert ["--repair" in command for command in ran] == [False, True, False]
 
 
-def test_nothing_is_repaired_where_all_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_does_nothing_without_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: (0, {"equal": True}))
     assert nightly.repair(NIGHT) == {"repaired": False}
 
 
-def test_a_comparison_that_could_not_be_made_is_not_taken_for_an_answer(
+def test_reconcile_that_could_not_compare_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: (2, None))
-    code, [said] = run(["reconcile"])
-    assert (code, said["ok"]) == (2, False)
+    code, [report] = run(["reconcile"])
+    assert (code, report["ok"]) == (2, False)
 
 
 @pytest.mark.parametrize(
     ("ended", "ok"),
     [((0, {"lines": 1}), True), ((1, {"unreadable": 1}), True), ((1, None), False), ((2, None), False)],
 )
-def test_a_compaction_that_broke_off_is_not_taken_for_one_that_was_done(
+def test_compaction_without_a_result_fails(
     monkeypatch: pytest.MonkeyPatch, ended: tuple[int, dict[str, int] | None], ok: bool
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: ended)
     monkeypatch.setattr(nightly.Outputs, "find", lambda *_: SimpleNamespace(bucket="b"))
-    code, [said] = run(["compact"])
-    assert (code == 0, said["ok"]) == (ok, ok)
+    code, [report] = run(["compact"])
+    assert (code == 0, report["ok"]) == (ok, ok)
 
 
-def test_a_model_s_step_gives_dbt_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_of_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(nightly, "_run", lambda _, command, **__: (ran.append(command), (0, None))[1])
     assert run(["run:stg_events", "test:stg_events"])[0] == 0
@@ -105,7 +105,7 @@ def test_a_model_s_step_gives_dbt_its_name_alone(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_a_step_that_does_not_exist_is_refused_before_any_runs() -> None:
+def test_unknown_step_or_invalid_range_is_rejected_before_any_step_runs() -> None:
     with pytest.raises(BadParameter):
         nightly.step_of("drop:everything")
     app = nightly.typer.Typer()
@@ -114,13 +114,13 @@ def test_a_step_that_does_not_exist_is_refused_before_any_runs() -> None:
     assert CliRunner().invoke(app, ["compact", "--from", "now", "--to", "2 hours ago"]).exit_code == 2
 
 
-def test_a_command_s_last_json_is_its_result_whatever_it_says_before(tmp_path: Path) -> None:
+def test_result_of_a_command_is_the_last_json_of_its_output(tmp_path: Path) -> None:
     assert nightly._last_json('hello\n{"a": 1}\n') == {"a": 1}
     assert nightly._last_json('{\n "a": 1\n}\n') == {"a": 1}
     assert nightly._last_json("nothing") is None
 
 
-def test_dbt_of_the_local_stage_is_not_sent_to_an_account_that_the_environment_names(
+def test_dbt_of_the_local_stage_ignores_a_snowflake_account_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: list[dict[str, str]] = []

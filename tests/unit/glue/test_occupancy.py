@@ -1,4 +1,4 @@
-"""Windows, overdue exits and lateness against a plain simulation."""
+"""Windows, overdue exits and late events, compared with a plain simulation."""
 
 import random
 from typing import get_args
@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.events import Kind
-from glue.occupancy import SECOND_US, Crossing, Found, State, Times, advance, crossing, loads, wakes_at
+from glue.occupancy import SECOND_US, Crossing, Found, State, Times, advance, crossing, loads, next_timeout
 
 MINUTE = 60 * SECOND_US
-TIMES = Times(window=5 * MINUTE, overdue=12 * MINUTE, given_up=40 * MINUTE)
+TIMES = Times(window=5 * MINUTE, overdue=12 * MINUTE, abandoned=40 * MINUTE)
 END = 200 * MINUTE
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -26,7 +26,7 @@ crossings = st.lists(
 
 
 def simulated(events: list[Crossing], until: int) -> Found:
-    """Minute by minute, in which everything of these tests happens."""
+    """Return the expected result by simulating stays; all events of these tests are at full minutes."""
     least: dict[str, Crossing] = {}
     for each in events:
         least[each.event_id] = min(each, least.get(each.event_id, each))
@@ -34,7 +34,7 @@ def simulated(events: list[Crossing], until: int) -> Found:
     overdue, since = [], None
     for each in [*sorted(least.values()), None]:
         if since is not None and (each is None or each.rank != 1):
-            left = min(each.at if each else until + TIMES.given_up, since + TIMES.given_up + 1)
+            left = min(each.at if each else until + TIMES.abandoned, since + TIMES.abandoned + 1)
             stays.append((since, left))
             if since + TIMES.overdue < (each.at if each else until):
                 overdue.append(since)
@@ -47,23 +47,23 @@ def simulated(events: list[Crossing], until: int) -> Found:
 
 @settings(max_examples=300, deadline=None)
 @given(crossings)
-def test_all_at_once_equals_the_simulation(events: list[Crossing]) -> None:
+def test_all_events_in_one_call_equal_the_simulation(events: list[Crossing]) -> None:
     assert advance(State(), events, END, TIMES)[1] == simulated(events, END)
 
 
 @settings(max_examples=200, deadline=None)
 @given(crossings, st.integers(0, 10**6))
-def test_in_pieces_and_any_order_within_the_lateness_equals_all_at_once(
+def test_any_order_and_batching_within_the_lateness_equals_one_call(
     events: list[Crossing], seed: int
 ) -> None:
-    """Events come up to ten minutes late, and the watermark stays ten minutes behind the newest."""
+    """Events arrive up to ten minutes late, and the watermark is ten minutes behind the newest event."""
     pick = random.Random(seed)
     coming = sorted(events, key=lambda each: each.at + pick.randrange(0, 10 * MINUTE))
     state, inside, overdue, newest = State(), [], [], 0
     seen: set[str] = set()
     for each in coming:
         if each.event_id in seen:
-            continue  # an id with several contents may be late with one of them: then it is not the same set
+            continue  # one of several contents of an id could be late, so the two sets would differ
         seen.add(each.event_id)
         newest = max(newest, each.at)
         state, found = advance(loads(state.dumps()), [each], newest - 10 * MINUTE, TIMES)
@@ -83,21 +83,21 @@ def test_repeated_events_change_nothing() -> None:
     assert (first.inside, second.inside) == ((0,), (5 * MINUTE,))
 
 
-def test_a_truck_that_stays_is_inside_in_every_window_although_nothing_comes() -> None:
+def test_stay_of_several_windows_without_events_counts_in_every_window() -> None:
     _, found = advance(
         State(), [crossing(MINUTE, "enter", "a"), crossing(17 * MINUTE, "exit", "b")], END, TIMES
     )
     assert found.inside == tuple(n * 5 * MINUTE for n in range(4))
 
 
-def test_an_exit_that_never_comes_is_said_once_and_the_truck_given_up() -> None:
+def test_visit_without_an_exit_is_reported_once_and_then_abandoned() -> None:
     state, found = advance(State(), [crossing(MINUTE, "enter", "a")], END, TIMES)
     assert found.overdue == (MINUTE,)
-    assert found.inside[-1] <= MINUTE + TIMES.given_up
-    assert wakes_at(state, TIMES) is None
+    assert found.inside[-1] <= MINUTE + TIMES.abandoned
+    assert next_timeout(state, TIMES) is None
 
 
-def test_what_comes_for_a_decided_window_is_left_out() -> None:
+def test_event_for_a_decided_window_is_ignored() -> None:
     state, _ = advance(
         State(), [crossing(0, "enter", "a"), crossing(MINUTE, "exit", "b")], 10 * MINUTE, TIMES
     )
@@ -105,7 +105,7 @@ def test_what_comes_for_a_decided_window_is_left_out() -> None:
     assert found == Found((), ())
 
 
-def test_nothing_is_decided_before_its_time() -> None:
+def test_window_is_not_decided_before_its_end() -> None:
     state, found = advance(State(), [crossing(MINUTE, "enter", "a")], 4 * MINUTE, TIMES)
     assert found == Found((), ())
-    assert wakes_at(state, TIMES) == 5 * MINUTE
+    assert next_timeout(state, TIMES) == 5 * MINUTE

@@ -1,4 +1,4 @@
-"""The rebuild on DuckDB: dbt's own rule gives the consumer's visits. Spark's part is in tests/spark."""
+"""The rebuild with DuckDB: dbt's own rule gives the consumer's visits. tests/spark covers Spark."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from contract.objects import lines_of
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, stale
 from glue.rebuild import Rebuild, Rebuilt, Rule, begin, finish, main, parts_of, rebuild_with_duckdb, rows_of
-from glue.rows import crossing
+from glue.rows import parse_geofence_event
 from tests.unit.glue.made import (
     HOUR,
     ROUNDS,
@@ -42,7 +42,7 @@ def rebuilt(store: Folder, hours: Hours = HOURS, rule: Rule = Rule(), name: str 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 3), st.sampled_from([0, 60, 120]))
-def test_dbt_s_rule_on_duckdb_gives_the_consumer_s_visits(seed: int, min_confidence: int, gap: int) -> None:
+def test_dbt_rule_on_duckdb_gives_the_consumers_visits(seed: int, min_confidence: int, gap: int) -> None:
     events = random_crossings(seed)
     with TemporaryDirectory() as folder:
         archived(Path(folder), map(crossing_line, events))
@@ -50,7 +50,7 @@ def test_dbt_s_rule_on_duckdb_gives_the_consumer_s_visits(seed: int, min_confide
         assert rebuilt_rows(Folder(Path(folder)), "test") == expected_visits(events, gap, min_confidence)
 
 
-def test_order_batching_and_repetition_change_nothing(tmp_path: Path) -> None:
+def test_order_batching_and_repetition_do_not_change_visits(tmp_path: Path) -> None:
     lines = [crossing_line(event) for event in random_crossings(1)]
     results = []
     for number in range(3):
@@ -63,7 +63,7 @@ def test_order_batching_and_repetition_change_nothing(tmp_path: Path) -> None:
     assert results[0] == results[1] == results[2] != []
 
 
-def test_conflicts_are_the_other_contents_of_an_id_each_with_its_first_delivery(tmp_path: Path) -> None:
+def test_conflicts_are_contents_that_differ_from_the_first_delivery_of_their_id(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     same = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","x":1,"y":2}'
     reordered = b'{"y":2,"x":1,"createdAt":"2026-11-16T08:00:00Z","type":"t","_id":"a"}'
@@ -86,7 +86,7 @@ def test_conflicts_equal_those_of_a_plain_loop(seed: int) -> None:
         )
 
 
-def test_what_is_compacted_gives_the_same_as_the_objects(tmp_path: Path) -> None:
+def test_rebuild_from_parquet_equals_rebuild_from_objects(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, [*map(crossing_line, random_crossings(5)), *(line(f"p{n}") for n in range(50))])
     rebuilt(store, name="objects")
@@ -99,7 +99,7 @@ def test_what_is_compacted_gives_the_same_as_the_objects(tmp_path: Path) -> None
         assert rebuilt_rows(store, "parquet", what) == rebuilt_rows(store, "objects", what) != []
 
 
-def test_only_geofence_files_are_read_when_conflicts_are_not_asked_for(tmp_path: Path) -> None:
+def test_without_conflicts_only_geofence_files_are_read(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, [crossing_line(e) for e in random_crossings(5)] + [line(f"p{n}") for n in range(50)])
     list(compact_with_duckdb(store, stale(store, HOURS)))
@@ -109,7 +109,7 @@ def test_only_geofence_files_are_read_when_conflicts_are_not_asked_for(tmp_path:
     assert rebuilt_rows(store, "test") == expected_visits(random_crossings(5))
 
 
-def test_parquet_of_an_hour_that_has_changed_since_is_not_read(tmp_path: Path) -> None:
+def test_outdated_parquet_is_not_read(tmp_path: Path) -> None:
     store, events = Folder(tmp_path), random_crossings(6)
     archived(tmp_path, map(crossing_line, events[:30]))
     list(compact_with_duckdb(store, stale(store, HOURS)))
@@ -118,7 +118,7 @@ def test_parquet_of_an_hour_that_has_changed_since_is_not_read(tmp_path: Path) -
     assert rebuilt_rows(store, "test") == expected_visits(events)
 
 
-def test_a_visit_across_the_edge_of_the_range_is_whole(
+def test_visit_across_the_end_of_the_range_is_complete(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fence = {"geofence": {"tag": "farm", "externalId": "f"}}
@@ -137,7 +137,7 @@ def test_a_visit_across_the_edge_of_the_range_is_whole(
     assert json.loads(capsys.readouterr().out)["visits"] == 1
 
 
-def test_unreadable_objects_are_set_aside_and_said(
+def test_unreadable_objects_are_quarantined_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = random_crossings(7)
@@ -145,13 +145,13 @@ def test_unreadable_objects_are_set_aside_and_said(
     (tmp_path / keys[0]).write_bytes(b"nothing")
     command = ["--archive", str(tmp_path), "--from", "2026-11-16", "--to", "2026-11-17"]
     assert main(command) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["unreadable"] == 1
-    [aside] = map(json.loads, lines_of((tmp_path / said["set_aside_key"]).read_bytes()))
-    assert (aside["origin"]["object"], aside["reasons"][0]["code"]) == (keys[0], "corrupt_gzip")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["unreadable"] == 1
+    [quarantined] = map(json.loads, lines_of((tmp_path / printed["set_aside_key"]).read_bytes()))
+    assert (quarantined["origin"]["object"], quarantined["reasons"][0]["code"]) == (keys[0], "corrupt_gzip")
 
 
-def test_a_rebuild_again_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+def test_repeated_rebuild_replaces_the_previous_one_completely(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     keys = archived(tmp_path, map(crossing_line, random_crossings(8)))
     rebuilt(store)
@@ -161,7 +161,7 @@ def test_a_rebuild_again_leaves_nothing_of_the_one_before(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "spelt",
+    "spelling",
     [
         b'{"_id":"e","type":"user.entered\\u005fgeofence","createdAt":"2026-11-16T08:00:00Z",'
         b'"deviceId":"d","geofence":{"tag":"t","externalId":"x"}}',
@@ -169,20 +169,20 @@ def test_a_rebuild_again_leaves_nothing_of_the_one_before(tmp_path: Path) -> Non
         b'"type":"user_entered_geofence","_id":"e"}',
     ],
 )
-def test_a_geofence_event_is_found_however_it_is_spelt(spelt: bytes) -> None:
-    found = crossing(spelt)
+def test_geofence_event_is_found_despite_escapes_and_key_order(spelling: bytes) -> None:
+    found = parse_geofence_event(spelling)
     assert found is not None
     assert (found.event_id, found.kind) == ("e", "enter")
 
 
-def test_a_mention_of_a_geofence_type_is_none() -> None:
-    assert crossing(line("e", note="user.entered_geofence")) is None
+def test_mention_of_a_geofence_type_in_another_event_is_ignored() -> None:
+    assert parse_geofence_event(line("e", note="user.entered_geofence")) is None
 
 
-@pytest.mark.skipif(not ROUNDS.exists(), reason="the real rounds are not beside this clone")
-def test_the_visits_of_real_rounds_are_the_consumer_s(tmp_path: Path) -> None:
+@pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
+def test_visits_of_real_rounds_equal_the_consumers(tmp_path: Path) -> None:
     lines = [each for those in rounds_archived(tmp_path, 200).values() for each in those]
     assert rebuilt(Folder(tmp_path), DAY, Rule(conflicts=False)).visits == 896
-    events = [event for event in map(crossing, lines) if event]
+    events = [event for event in map(parse_geofence_event, lines) if event]
     assert len(events) == 1977
     assert rebuilt_rows(Folder(tmp_path), "test") == expected_visits(events)

@@ -1,4 +1,4 @@
-"""What `make spark` and `make airflow` ask of tools/setup.sh is there."""
+"""tools/setup.sh knows the environments that `make spark` and `make airflow` request."""
 
 import re
 
@@ -8,7 +8,7 @@ from glue.publish import ROOT
 
 
 @pytest.mark.parametrize("target", ["spark", "airflow"])
-def test_setup_knows_each_environment_that_a_target_asks_for(target: str) -> None:
+def test_setup_knows_every_environment_that_the_target_requests(target: str) -> None:
     recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe
     asked = re.search(r"tools/setup\.sh (.+)", recipe[1])

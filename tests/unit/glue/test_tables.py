@@ -1,4 +1,4 @@
-"""The external table is told of exactly the files that the manifests name."""
+"""The external table lists exactly the files in the manifests."""
 
 import re
 from datetime import timedelta
@@ -29,9 +29,7 @@ def test_new_files_are_added_and_superseded_ones_removed(tmp_path: Path) -> None
     assert {f"compacted/{key}" for key in re.findall("'(.*?)'", remove)} == set(old)
 
 
-def test_the_command_prints_sql_that_can_be_parsed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archived(tmp_path, some_lines(10))
     list(compact_with_duckdb(Folder(tmp_path), stale(Folder(tmp_path), HOURS)))
     range_ = ["--from", "2026-11-16", "--to", "2026-11-17"]

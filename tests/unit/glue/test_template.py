@@ -1,4 +1,4 @@
-"""What the Glue jobs may touch: read events, write only their own; and only `forget` may delete what was archived."""
+"""IAM rights of the Glue jobs: read events, write only their own prefixes; only `forget` deletes archived data."""
 
 import re
 from importlib import metadata
@@ -11,7 +11,7 @@ from glue.publish import JOBS, MODULES, ROOT, requirements
 
 
 class Cfn(yaml.SafeLoader):
-    """Short forms of CloudFormation's functions as the text that they hold."""
+    """Load CloudFormation's short forms, such as !GetAtt, as their text."""
 
 
 def function(loader: Cfn, _: str, node: yaml.Node) -> str:
@@ -25,7 +25,7 @@ RESOURCES: dict[str, dict[str, Any]] = GLUE["true"]["Resources"]
 
 
 def rights(role: str) -> dict[str, set[str]]:
-    """Actions by what they may be done to: a prefix of the archive, the bucket, or a service's own."""
+    """Return the allowed actions per resource: a prefix of the archive, the bucket, or another ARN."""
     [policy] = RESOURCES[role]["Properties"]["Policies"]
     found: dict[str, set[str]] = {}
     for statement in policy["PolicyDocument"]["Statement"]:
@@ -46,11 +46,11 @@ EVERY_JOB = {
 }
 
 
-def test_a_stage_without_glue_has_nothing_of_it() -> None:
+def test_stage_without_glue_has_no_glue_resources() -> None:
     assert GLUE["false"] == {}
 
 
-def test_jobs_read_events_and_write_only_what_is_theirs() -> None:
+def test_jobs_read_events_and_write_only_their_own_prefixes() -> None:
     assert rights("GlueRole") == EVERY_JOB | {
         "events/*": {"s3:GetObject"},
         "set-aside/*": {"s3:PutObject"},
@@ -60,7 +60,7 @@ def test_jobs_read_events_and_write_only_what_is_theirs() -> None:
     }
 
 
-def test_only_forget_may_delete_what_was_archived() -> None:
+def test_only_forget_can_delete_archived_data() -> None:
     prefixes = ("events", "rejected", "set-aside", "aws/lambda", "compacted", "forget")
     assert rights("GlueForgetRole") == EVERY_JOB | {f"{prefix}/*": OWN for prefix in prefixes}
     users = {n: r["Properties"]["Role"] for n, r in RESOURCES.items() if r["Type"] == "AWS::Glue::Job"}
@@ -68,7 +68,7 @@ def test_only_forget_may_delete_what_was_archived() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_job_runs_a_script_that_is_published_once_at_a_time(job: str) -> None:
+def test_each_job_runs_its_published_script_and_at_most_once_at_a_time(job: str) -> None:
     properties = RESOURCES[f"{job.capitalize()}Job"]["Properties"]
     assert properties["Command"]["ScriptLocation"] == f"s3://${{ArchiveBucket}}/glue/{job}.py"
     assert properties["ExecutionProperty"] == {"MaxConcurrentRuns": 1}
@@ -76,15 +76,15 @@ def test_each_job_runs_a_script_that_is_published_once_at_a_time(job: str) -> No
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_argument_of_ours_is_one_that_the_job_knows(job: str) -> None:
-    of_glue = {
+def test_each_job_accepts_its_default_arguments(job: str) -> None:
+    for_glue = {
         "--extra-py-files",
         "--additional-python-modules",
         "--python-modules-installer-option",
         "--TempDir",
         "--job-bookmark-option",
     }
-    given = set(RESOURCES[f"{job.capitalize()}Job"]["Properties"]["DefaultArguments"]) - of_glue
+    given = set(RESOURCES[f"{job.capitalize()}Job"]["Properties"]["DefaultArguments"]) - for_glue
     ours = {name for name in given if not name.startswith("--enable-")}
     source = (ROOT / f"glue/{job}.py").read_text() + (ROOT / "glue/jobs.py").read_text()
     assert ours <= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source))
@@ -97,11 +97,11 @@ def test_each_job_installs_the_published_requirements(job: str) -> None:
     assert arguments["--python-modules-installer-option"] == "-r"
 
 
-def test_glue_installs_hashed_wheels_of_the_versions_that_are_tested_here() -> None:
-    """A hash for every requirement, those of requirements too: pip then takes nothing else, and builds nothing."""
-    asked = requirements().decode()
-    assert asked.startswith("--only-binary :all:\n")
-    blocks = re.findall(r"^([\w-]+)==\S+((?:.*\n(?=    ))*.*)", asked, re.MULTILINE)
+def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
+    """Every requirement, including indirect ones, has a hash, so pip installs nothing else and builds nothing."""
+    text = requirements().decode()
+    assert text.startswith("--only-binary :all:\n")
+    blocks = re.findall(r"^([\w-]+)==\S+((?:.*\n(?=    ))*.*)", text, re.MULTILINE)
     assert [name for name, _ in blocks] == list(MODULES)
     assert all("--hash=sha256:" in hashes for _, hashes in blocks)
     needs = {re.split(r"[^\w.-]", need)[0] for name in MODULES for need in required_by(name)}
@@ -109,5 +109,5 @@ def test_glue_installs_hashed_wheels_of_the_versions_that_are_tested_here() -> N
 
 
 def required_by(name: str) -> list[str]:
-    """Unconditional requirements of an installed distribution."""
+    """Return the unconditional requirements of an installed distribution."""
     return [need for need in metadata.requires(name) or () if ";" not in need]
