@@ -11,10 +11,10 @@ from aws.access import Access
 from aws.archive import Archive
 from aws.retry import send_until_done
 from aws.table import DynamoTable
-from consumer.change import Notice
 from consumer.consume import Poison, Ports
 from consumer.settings import Settings
 from consumer.store import Store
+from consumer.visit_diff import Notification
 from contract.objects import lines_object, quarantine_line
 
 REQUESTS_AT_ONCE = 16
@@ -38,7 +38,7 @@ class EventBus:
         self._name = name
         self._side_by_side = side_by_side
 
-    def publish(self, told: Sequence[Notice]) -> dict[str, Exception]:
+    def publish(self, told: Sequence[Notification]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
         for failed in self._side_by_side.map(
             lambda some: send_until_done(self._put, {notice.id: notice for notice in some}),
@@ -47,7 +47,7 @@ class EventBus:
             failures |= failed
         return failures
 
-    def _put(self, told: Sequence[Notice]) -> list[str]:
+    def _put(self, told: Sequence[Notification]) -> list[str]:
         answer = self._events.put_events(
             Entries=[
                 {

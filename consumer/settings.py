@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
-from consumer.change import Rule
+from consumer.visit_diff import Rule
 from contract.events import GEOFENCE_KINDS, Kind
 
 

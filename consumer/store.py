@@ -25,9 +25,9 @@ import msgspec
 
 from aws.errors import PermanentError
 from aws.table import Failures, Table
-from consumer import items
-from consumer.change import Change, Notice, Rule, change
-from consumer.head import Entry, Head, done_item, entry_of, event_items, head_item, head_of, new_entry
+from consumer import keys
+from consumer.pair_log import Entry, Head, done_item, entry_of, event_items, head_item, head_of, new_entry
+from consumer.visit_diff import Notification, Rule, VisitDiff, visit_diff
 from consumer.visits import Order, Pair, Visit, content_of, counts, order_of
 from contract.events import GeofenceEvent
 
@@ -40,7 +40,7 @@ MAX_RACES = 20
 
 
 class Bus(Protocol):
-    def publish(self, told: Sequence[Notice]) -> dict[str, Exception]:
+    def publish(self, told: Sequence[Notification]) -> dict[str, Exception]:
         """Publish all. What could not be comes back, by the notice's id."""
 
 
@@ -129,22 +129,22 @@ class Store:
         return {job.pair: job.failure or job.result for job in jobs}
 
     def _read_heads(self, jobs: Sequence[_Job]) -> None:
-        found, failures = self._table.get([(j.pk, sk) for j in jobs for sk in (items.HEAD, items.DONE)])
+        found, failures = self._table.get([(j.pk, sk) for j in jobs for sk in (keys.HEAD, keys.DONE)])
         _fail(jobs, failures)
         for job in _sound(jobs):
-            head, done = found.get((job.pk, items.HEAD)), found.get((job.pk, items.DONE))
+            head, done = found.get((job.pk, keys.HEAD)), found.get((job.pk, keys.DONE))
             job.head = head_of(head) if head else Head()
             if job.head.version > (int(done["version"]) if done else 0):
                 job.under_way = entry_of(job.head)
 
     def _read_ids(self, jobs: Sequence[_Job]) -> None:
         """Only after the heads: an id that is not there now can only come with another version of one."""
-        wanted = [(job.pk, items.id_key(e.event_id)) for job in _sound(jobs) for e in job.taken]
+        wanted = [(job.pk, keys.id_key(e.event_id)) for job in _sound(jobs) for e in job.taken]
         found, failures = self._table.get(wanted)
         _fail(jobs, failures)
         for job in _sound(jobs):
-            keys = ((e.event_id, (job.pk, items.id_key(e.event_id))) for e in job.taken)
-            job.first_contents = {id_: str(found[key]["content"]) for id_, key in keys if key in found}
+            wanted_keys = ((e.event_id, (job.pk, keys.id_key(e.event_id))) for e in job.taken)
+            job.first_contents = {id_: str(found[key]["content"]) for id_, key in wanted_keys if key in found}
 
     def _commit(self, job: _Job) -> None:
         """Make the change of the events taken, unless there is none or another one came first."""
@@ -194,18 +194,16 @@ class Store:
     def _news(self, job: _Job) -> _News:
         news = _News([], [], [], [], [])
         for event in job.taken:
-            key = items.event_key(event)
+            key = keys.event_key(event)
             first = job.first_contents.get(event.event_id)
             if first is None:
                 news.first.append(event)
             elif first == key:
                 news.repeated.append(event)
             else:
-                prefix = items.lesser_prefix(event.event_id)
-                others = self._table.query(job.pk, prefix, prefix + items.LAST)
-                contents = [
-                    items.event_of(job.pair, k) for k in (first, *(str(i["content"]) for i in others))
-                ]
+                prefix = keys.lesser_prefix(event.event_id)
+                others = self._table.query(job.pk, prefix, prefix + keys.LAST)
+                contents = [keys.event_of(job.pair, k) for k in (first, *(str(i["content"]) for i in others))]
                 least = min(contents, key=content_of)
                 if event in contents:
                     news.repeated.append(event)
@@ -216,22 +214,22 @@ class Store:
                     news.outdone.append(event)
         return news
 
-    def _change(self, job: _Job, added: list[GeofenceEvent], superseded: list[GeofenceEvent]) -> Change:
+    def _change(self, job: _Job, added: list[GeofenceEvent], superseded: list[GeofenceEvent]) -> VisitDiff:
         """Reads from the last visit that begins before the first event touched, no further than needed."""
         first = min(order_of(event) for event in (*added, *superseded))
         head = job.head
         if head.through is None or first > head.through:
-            return change(head.visit, (), added, superseded, self._rule)
+            return visit_diff(head.visit, (), added, superseded, self._rule)
         visit = head.visit
         if visit is not None and _start(visit) >= first:
             visit = self._visit_before(job.pk, first)
         if visit is None:
-            return change(None, self._stored(job, first), added, superseded, self._rule)
+            return visit_diff(None, self._stored(job, first), added, superseded, self._rule)
         if visit.exited_at is not None and _end(visit) < first:
             stored = self._stored(job, first)
         else:
             visit, stored = self._within(job, visit, first)
-        return change(visit, stored, added, superseded, self._rule)
+        return visit_diff(visit, stored, added, superseded, self._rule)
 
     def _within(self, job: _Job, visit: Visit, first: Order) -> tuple[Visit, Iterator[GeofenceEvent]]:
         """The visit as it was some time before `first`, and the events that count from there on.
@@ -262,17 +260,17 @@ class Store:
     def _seen_before(self, job: _Job, visit: Visit, until: datetime) -> datetime | None:
         """The last dwell of the visit before then that is known; those between an exit and an enter are not its."""
         seen_at = None
-        begin, end = items.order_prefix(_start(visit)), f"e#{items.timestamp(until)}"
+        begin, end = keys.order_prefix(_start(visit)), f"e#{keys.timestamp(until)}"
         marks = set()
         for item in self._table.query(job.pk, begin, end, backwards=True):
             key = str(item["sk"])
-            if items.is_mark(key):
+            if keys.is_mark(key):
                 marks.add(key)
                 continue
-            event = items.event_of(job.pair, key)
+            event = keys.event_of(job.pair, key)
             if seen_at is not None and event.occurred_at < seen_at - self._rule.merge_gap:
                 break
-            if items.superseded_key(key) in marks or not counts(event, self._rule.min_confidence):
+            if keys.superseded_key(key) in marks or not counts(event, self._rule.min_confidence):
                 continue
             if event.kind == "exit":
                 seen_at = None
@@ -283,23 +281,23 @@ class Store:
         return seen_at
 
     def _visit_before(self, pk: str, order: Order) -> Visit | None:
-        latest = f"v#{items.timestamp(order[0])}#{items.LAST}"
+        latest = f"v#{keys.timestamp(order[0])}#{keys.LAST}"
         found = self._table.query(pk, "v#", latest, backwards=True)
-        visits = ((v, item) for item in found if (v := items.visit_of(item)) and _start(v) < order)
+        visits = ((v, item) for item in found if (v := keys.visit_of(item)) and _start(v) < order)
         for _, same in groupby(visits, key=lambda found: found[0].entered_at):
             visit, item = max(same, key=lambda found: _start(found[0]))
             # One that ended unclosed before then may still lie there, and the visit by which it did may not.
-            ended = visit.exit_missed and int(item["expires_at"]) < items.expires_at(order[0])
+            ended = visit.exit_missed and int(item["expires_at"]) < keys.expires_at(order[0])
             return None if ended else visit
         return None
 
     def _stored(self, job: _Job, start: Order) -> Iterator[GeofenceEvent]:
         """The events that count, from `start` on, in order."""
-        found = self._table.query(job.pk, items.order_prefix(start), f"e#{items.LAST}")
+        found = self._table.query(job.pk, keys.order_prefix(start), f"e#{keys.LAST}")
         for _, same in groupby((str(item["sk"]) for item in found), lambda key: key.split("#", 3)[:3]):
-            keys = set(same)
-            counting = (k for k in keys if items.superseded_key(k) not in keys and not items.is_mark(k))
-            events = sorted((items.event_of(job.pair, key) for key in counting), key=order_of)
+            known = set(same)
+            counting = (k for k in known if keys.superseded_key(k) not in known and not keys.is_mark(k))
+            events = sorted((keys.event_of(job.pair, key) for key in counting), key=order_of)
             yield from (event for event in events if order_of(event) >= start)
 
     def _after(self, job: _Job, order: Order) -> Iterator[GeofenceEvent]:
@@ -346,7 +344,7 @@ def _job(pair: Pair, events: Sequence[GeofenceEvent]) -> _Job:
     repeated = len(events) - len(least) - outdone
     return _Job(
         pair,
-        items.pair_key(pair),
+        keys.pair_key(pair),
         sorted(least.values(), key=order_of),
         Added(repeated=repeated, outdone=outdone),
     )

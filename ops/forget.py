@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from consumer import items
+from consumer import keys
 from consumer.visits import Pair, pair_of
 from contract.events import MAX_AGE, InvalidEvent, Kind, geofence_event
 from glue import forget as archive
@@ -134,16 +134,16 @@ def forget_visits(
             _no_change_under_way,
             patience_s=CHANGE_SECONDS,
         )
-        keys = [{"pk": item["pk"], "sk": item["sk"]} for item in found]
+        item_keys = [{"pk": item["pk"], "sk": item["sk"]} for item in found]
         others = {
             event_id
-            for key in keys
+            for key in item_keys
             if key["sk"]["S"].startswith("i#")
-            and (event_id := items.unquoted(key["sk"]["S"].removeprefix("i#"))) not in event_ids
+            and (event_id := keys.unquoted(key["sk"]["S"].removeprefix("i#"))) not in event_ids
         }
-        for start in range(0, len(keys), ITEMS_A_DELETE):
-            _delete_all(dynamodb, table, keys[start : start + ITEMS_A_DELETE])
-        deleted += len(keys)
+        for start in range(0, len(item_keys), ITEMS_A_DELETE):
+            _delete_all(dynamodb, table, item_keys[start : start + ITEMS_A_DELETE])
+        deleted += len(item_keys)
         if others:
             shared.append(
                 {"device_id": pair.device_id, "tag": pair.fence.tag, "external_id": pair.fence.external_id}
@@ -155,7 +155,7 @@ def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[dict[str, Any]]:
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
         KeyConditionExpression="pk = :pk",
-        ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
+        ExpressionAttributeValues={":pk": {"S": keys.pair_key(pair)}},
         ProjectionExpression="pk, sk, #version",
         ExpressionAttributeNames={"#version": "version"},
         ConsistentRead=True,
@@ -166,7 +166,7 @@ def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[dict[str, Any]]:
 def _no_change_under_way(found: Iterable[Mapping[str, Any]]) -> bool:
     """The consumer writes a change's head, then the rest, last of all that it is done: until then more would come."""
     version = {item["sk"]["S"]: item.get("version") for item in found}
-    return version.get(items.HEAD) == version.get(items.DONE)
+    return version.get(keys.HEAD) == version.get(keys.DONE)
 
 
 def _delete_all(dynamodb: Any, table: str, keys: list[Any]) -> None:

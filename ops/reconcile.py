@@ -20,7 +20,7 @@ import typer
 
 from aws.stream import KinesisStream
 from aws.table import DynamoTable, Table
-from consumer import items
+from consumer import keys
 from consumer.visits import Pair
 from contract import logs
 from contract.events import MAX_AGE, Fence, Kind
@@ -353,11 +353,11 @@ class Reconciler:
             try:
                 name = object_name(row["file_name"])
                 came_by = name.hour + timedelta(hours=1) if name else now
-                if instant(row["created_at"]) < max(now - items.KEPT_FOR, came_by - MAX_AGE):
+                if instant(row["created_at"]) < max(now - keys.KEPT_FOR, came_by - MAX_AGE):
                     found.crossings.too_old += 1
                     continue
                 pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))
-                where = (items.pair_key(pair), items.id_key(row["event_id"]))
+                where = (keys.pair_key(pair), keys.id_key(row["event_id"]))
             except (ValueError, TypeError, AttributeError):
                 found.add(named)  # not of the handler: somebody else wrote it to the archive
                 continue

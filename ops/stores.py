@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aws.table import Table, loaded
-from consumer import items
-from consumer.change import Rule
+from consumer import keys
 from consumer.settings import Settings as ConsumerSettings
+from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit
 from contract.events import Fence, GeofenceEvent, Kind
 from contract.objects import lines_of
@@ -127,26 +127,26 @@ def stream_records(
 
 def consumed_event_ids(table: Table, pair: Pair) -> Iterator[str]:
     """The ids of all events that the consumer has taken in for one device at one fence."""
-    for item in table.query(items.pair_key(pair), "i#", "i$"):
-        yield items.unquoted(str(item["sk"]).removeprefix("i#"))
+    for item in table.query(keys.pair_key(pair), "i#", "i$"):
+        yield keys.unquoted(str(item["sk"]).removeprefix("i#"))
 
 
 def table_events(table: Table, pair: Pair, since: datetime) -> list[GeofenceEvent]:
     """Return the events of one device at one fence since then that the visits table has; one content per id."""
-    first, last = f"e#{items.timestamp(since)}", f"e#{items.LAST}"
-    keys = {str(item["sk"]) for item in table.query(items.pair_key(pair), first, last)}
+    first, last = f"e#{keys.timestamp(since)}", f"e#{keys.LAST}"
+    found = {str(item["sk"]) for item in table.query(keys.pair_key(pair), first, last)}
     return [
-        items.event_of(pair, key)
-        for key in sorted(keys)
-        if not items.is_mark(key) and items.superseded_key(key) not in keys
+        keys.event_of(pair, key)
+        for key in sorted(found)
+        if not keys.is_mark(key) and keys.superseded_key(key) not in found
     ]
 
 
 def table_stays(table: Table, pair: Pair) -> Iterator[Stay]:
     """The visits of one device at one fence in the visits table: past ones, and the last one."""
-    for first, last in (("v#", "v$"), (items.HEAD, items.HEAD)):
-        for item in table.query(items.pair_key(pair), first, last):
-            visit = items.visit_of(item)
+    for first, last in (("v#", "v$"), (keys.HEAD, keys.HEAD)):
+        for item in table.query(keys.pair_key(pair), first, last):
+            visit = keys.visit_of(item)
             if visit is not None:
                 yield stay(pair, visit)
 
@@ -160,9 +160,9 @@ def device_stays(dynamodb: Any, table: str, device: str) -> Iterator[Stay]:
         ExpressionAttributeValues={":device": {"S": device}},
     ):
         for item in map(loaded, page["Items"]):
-            visit = items.visit_of(item)
+            visit = keys.visit_of(item)
             if visit is not None:
-                yield stay(items.pair_of_visit(item), visit)
+                yield stay(keys.pair_of_visit(item), visit)
 
 
 def log_lines(

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from aws.table import DynamoTable, loaded
-from consumer import change, items
-from consumer.change import Rule
+from consumer import keys, visit_diff
+from consumer.visit_diff import Rule
 from consumer.visits import Pair, counts
 from contract.events import Fence, GeofenceEvent
 from ops import stores, terminal
@@ -31,19 +31,19 @@ FIELDS = (
 
 def visits_of_device(
     dynamodb: Any, table: str, device: str, since: datetime | None = None
-) -> list[change.Row]:
+) -> list[visit_diff.Row]:
     """The visits that began at or after `since`, in order of their beginning."""
-    names = {":device": {"S": device}, ":since": {"S": items.timestamp(since) if since else "0"}}
+    names = {":device": {"S": device}, ":since": {"S": keys.timestamp(since) if since else "0"}}
     return list(_query(dynamodb, table, "by_device", "device_id = :device AND entered_at >= :since", names))
 
 
-def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[change.Row]:
+def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[visit_diff.Row]:
     """The open visits at a fence, the longest first."""
-    names = {":fence": {"S": items.fence_key(fence)}}
+    names = {":fence": {"S": keys.fence_key(fence)}}
     return list(_query(dynamodb, table, "there_now", "fence_now = :fence", names))
 
 
-def there_now(dynamodb: Any, table: str) -> Iterator[change.Row]:
+def there_now(dynamodb: Any, table: str) -> Iterator[visit_diff.Row]:
     """All open visits at all fences. Reads the whole index, which holds nothing else."""
     return _rows(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
 
@@ -74,56 +74,56 @@ def contradictions_of_device(
         for pair in pairs:
             enters += (
                 event
-                for event in stores.table_events(reader, pair, items.instant(since))
+                for event in stores.table_events(reader, pair, keys.instant(since))
                 if counts(event, min_confidence)
             )
     return contradictions(enters, exclusive_tags)
 
 
 def with_presence(
-    rows: Iterable[change.Row], contradicting: Mapping[Pair, GeofenceEvent]
-) -> list[change.Row]:
+    rows: Iterable[visit_diff.Row], contradicting: Mapping[Pair, GeofenceEvent]
+) -> list[visit_diff.Row]:
     """Add what contradicts each open visit; contradicted ones come last."""
-    found: list[change.Row] = []
+    found: list[visit_diff.Row] = []
     for row in rows:
         by = contradicting.get(_pair_of(row)) if _is_open(row) else None
-        contradicted: change.Row = {
+        contradicted: visit_diff.Row = {
             "contradicted_by_event_id": by.event_id if by else None,
-            "exit_inferred_at": items.timestamp(by.occurred_at) if by else None,
+            "exit_inferred_at": keys.timestamp(by.occurred_at) if by else None,
         }
         found.append(row | contradicted)
     return sorted(found, key=lambda row: _is_open(row) and row["contradicted_by_event_id"] is not None)
 
 
-def _is_open(row: change.Row) -> bool:
+def _is_open(row: visit_diff.Row) -> bool:
     return row["exited_at"] is None and not row["exit_missed"]
 
 
-def _pair_of(row: change.Row) -> Pair:
+def _pair_of(row: visit_diff.Row) -> Pair:
     return Pair(str(row["device_id"]), Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])))
 
 
-def _enter_of(row: change.Row) -> GeofenceEvent:
+def _enter_of(row: visit_diff.Row) -> GeofenceEvent:
     device, fence = _pair_of(row)
-    at = items.instant(str(row["entered_at"]))
+    at = keys.instant(str(row["entered_at"]))
     return GeofenceEvent(str(row["entered_event_id"]), "", "enter", device, fence, at, None, None)
 
 
 def _query(
     dynamodb: Any, table: str, index: str, condition: str, names: dict[str, Any]
-) -> Iterator[change.Row]:
+) -> Iterator[visit_diff.Row]:
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table, IndexName=index, KeyConditionExpression=condition, ExpressionAttributeValues=names
     )
     return _rows(pages)
 
 
-def _rows(pages: Iterable[dict[str, Any]]) -> Iterator[change.Row]:
+def _rows(pages: Iterable[dict[str, Any]]) -> Iterator[visit_diff.Row]:
     for page in pages:
         for item in map(loaded, page["Items"]):
-            visit = items.visit_of(item)
+            visit = keys.visit_of(item)
             assert visit is not None  # both indexes hold only items with a visit
-            row = change.row(items.pair_of_visit(item), visit)
+            row = visit_diff.row(keys.pair_of_visit(item), visit)
             yield {name: row[name] for name in FIELDS}
 
 

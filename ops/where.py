@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from aws.table import DynamoTable
-from consumer import items
+from consumer import keys
 from consumer.visits import pair_of
 from contract import logs
 from contract.events import GeofenceEvent, InvalidEvent, geofence_event
@@ -233,7 +233,7 @@ class Finder:
             self.searched.append(
                 f"{self._outputs.visits_table} ({event.device_id} at {' '.join(event.fence)})"
             )
-            known, failures = table.get([(items.pair_key(pair), items.id_key(event_id))])
+            known, failures = table.get([(keys.pair_key(pair), keys.id_key(event_id))])
             for failure in failures.values():
                 raise failure
             detail = {"device": event.device_id, "fence": " ".join(event.fence)}

@@ -14,11 +14,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from aws.table import DynamoTable
-from consumer.change import Rule
 from consumer.consume import Ports, consume
 from consumer.ports import EventBus
 from consumer.records import records_of
 from consumer.store import Store
+from consumer.visit_diff import Rule
 from contract.events import Kind
 from tests.bench import figures
 from tests.bench.figures import Figures, told

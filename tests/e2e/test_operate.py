@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from consumer import items
+from consumer import keys
 from consumer.visits import Pair
 from contract.events import Fence, Reason
 from contract.objects import lines_object, quarantine_line
@@ -70,12 +70,12 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
         found = dynamodb.query(
             TableName=name,
             KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues={":pk": {"S": items.pair_key(pair)}},
+            ExpressionAttributeValues={":pk": {"S": keys.pair_key(pair)}},
         )["Items"]
         version = {
-            item["sk"]["S"]: item["version"] for item in found if item["sk"]["S"] in (items.HEAD, items.DONE)
+            item["sk"]["S"]: item["version"] for item in found if item["sk"]["S"] in (keys.HEAD, keys.DONE)
         }
-        return version.get(items.HEAD) == version.get(items.DONE) and found
+        return version.get(keys.HEAD) == version.get(keys.DONE) and found
 
     for item in eventually(once_done):
         dynamodb.delete_item(TableName=name, Key={"pk": item["pk"], "sk": item["sk"]})

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aws.table import loaded
-from consumer import items
+from consumer import keys
 from contract.events import GeofenceEvent
 from tests.faults.checker import OfPair
 from tests.faults.phones import Exchange
@@ -18,7 +18,7 @@ def crossings_of(exchanges: Iterable[Exchange]) -> Iterator[GeofenceEvent]:
 def shown(dynamodb: Any, table: str, exchanges: Sequence[Exchange]) -> tuple[list[OfPair], list[OfPair]]:
     """All visits of the devices in these exchanges, and those of them that are now at the fences in them."""
     devices = sorted({c.device_id for c in crossings_of(exchanges)})
-    fences = sorted({items.fence_key(c.fence) for c in crossings_of(exchanges)})
+    fences = sorted({keys.fence_key(c.fence) for c in crossings_of(exchanges)})
     asked = [("by_device", "device_id", device) for device in devices]
     asked += [("there_now", "fence_now", fence) for fence in fences]
     with ThreadPoolExecutor(4) as readers:
@@ -37,5 +37,5 @@ def _query(dynamodb: Any, table: str, index: str, name: str, value: str) -> Iter
     )
     for page in pages:
         for item in map(loaded, page["Items"]):
-            if visit := items.visit_of(item):
-                yield items.pair_of_visit(item), visit
+            if visit := keys.visit_of(item):
+                yield keys.pair_of_visit(item), visit

@@ -13,16 +13,16 @@ from uuid import uuid4
 
 import pytest
 
-import consumer.change
-import consumer.items
+import consumer.keys
 import consumer.store
+import consumer.visit_diff
 import handler.ingest
 from aws.archive import Archive
 from aws.errors import RetryableError
 from aws.stream import KinesisStream
-from consumer.change import Notice
 from consumer.consume import Outcome
 from consumer.ports import EventBus
+from consumer.visit_diff import Notification
 from contract.objects import LinesObject, lines_object
 from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
@@ -174,24 +174,24 @@ def rejects_taken_too() -> Iterator[None]:
 
 @contextmanager
 def visits_never_merge() -> Iterator[None]:
-    real = consumer.change.change
+    real = consumer.visit_diff.visit_diff
 
-    def change(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
+    def visit_diff(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
         return real(start, stored, added, removed, replace(rule, merge_gap=timedelta(seconds=-1)))
 
-    with patch.object(consumer.store, "change", change):
+    with patch.object(consumer.store, "visit_diff", visit_diff):
         yield
 
 
 @contextmanager
 def late_events_are_walked_last() -> Iterator[None]:
-    real = consumer.change.change
+    real = consumer.visit_diff.visit_diff
 
-    def change(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
+    def visit_diff(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
         return real(start, (), added, (), rule)
 
     # One record a batch: else those that come late come with those that they should have come before.
-    with patch.object(consumer.store, "change", change), patch.object(inprocess, "BATCH_SIZE", 1):
+    with patch.object(consumer.store, "visit_diff", visit_diff), patch.object(inprocess, "BATCH_SIZE", 1):
         yield
 
 
@@ -229,7 +229,7 @@ def other_contents_are_dropped() -> Iterator[None]:
 
     def by_id(self: Any, job: Any) -> Any:
         job.first_contents = {
-            e.event_id: consumer.items.event_key(e) for e in job.taken if e.event_id in job.first_contents
+            e.event_id: consumer.keys.event_key(e) for e in job.taken if e.event_id in job.first_contents
         }
         return news(self, job)
 
@@ -245,7 +245,7 @@ def notices_have_an_id_each_time() -> Iterator[None]:
         now = []
         for notice in told:
             id_ = uuid4().hex
-            now.append(Notice(id_, notice.kind, {**notice.detail, "id": id_}))
+            now.append(Notification(id_, notice.kind, {**notice.detail, "id": id_}))
         failed = publish(self, now)
         return {old.id: failed[new.id] for old, new in zip(told, now, strict=True) if new.id in failed}
 
@@ -266,23 +266,23 @@ def every_notice_says_arrived() -> Iterator[None]:
 
 @contextmanager
 def dwells_are_not_noted() -> Iterator[None]:
-    real = consumer.items.visit_attributes
+    real = consumer.keys.visit_attributes
 
     def attributes(pair: Any, visit: Any) -> Any:
         return real(pair, replace(visit, last_seen_at=None))
 
-    with patch.object(consumer.items, "visit_attributes", attributes):
+    with patch.object(consumer.keys, "visit_attributes", attributes):
         yield
 
 
 @contextmanager
 def whoever_left_is_there_now() -> Iterator[None]:
-    real = consumer.items.visit_attributes
+    real = consumer.keys.visit_attributes
 
     def attributes(pair: Any, visit: Any) -> Any:
-        return real(pair, visit) | {"fence_now": consumer.items.fence_key(pair.fence)}
+        return real(pair, visit) | {"fence_now": consumer.keys.fence_key(pair.fence)}
 
-    with patch.object(consumer.items, "visit_attributes", attributes):
+    with patch.object(consumer.keys, "visit_attributes", attributes):
         yield
 
 

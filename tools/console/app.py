@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from consumer import items
+from consumer import keys
 from contract.events import Fence
 from ops.outputs import Outputs
 from ops.stores import geofence_kinds, rule
@@ -247,14 +247,14 @@ class Console:
                 found = {
                     book.start_of(visit): visit
                     for visit in table
-                    if items.timestamp(start) <= visit.entered_at <= items.timestamp(end)
+                    if keys.timestamp(start) <= visit.entered_at <= keys.timestamp(end)
                     and (fence is None or visit.fence == fence)
                 }
                 for start_, visit in found.items():
                     visit.crossings = crossings.get(start_)
             except Problem as problem:
                 missing.append(problem.detail)
-        held = self.board.book.between(items.timestamp(start), items.timestamp(end), device_id, fence)
+        held = self.board.book.between(keys.timestamp(start), keys.timestamp(end), device_id, fence)
         for start_, visit in held.items():
             known = found.get(start_)
             if known is None or visit.version >= 0 or known.is_open:
@@ -509,4 +509,4 @@ def _fence(fence_id: str | None) -> Fence | None:
     tag, sharp, external_id = fence_id.partition("#")
     if not sharp:
         raise Problem(400, "`fence_id` is tag#externalId.")
-    return Fence(items.unquoted(tag), items.unquoted(external_id))
+    return Fence(keys.unquoted(tag), keys.unquoted(external_id))

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from consumer import change, items
+from consumer import keys, visit_diff
 from consumer.visits import Pair, Visit
 from contract.events import Fence
 from tools.console import feed
@@ -39,7 +39,7 @@ type Start = tuple[str, Fence, str, str]
 
 
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Of a row as `milkrun visits` and the bus have it (`consumer.change.row`)."""
+    """Of a row as `milkrun visits` and the bus have it (`consumer.visit_diff.row`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
@@ -58,7 +58,7 @@ def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> 
 
 
 def by_rule(pair: Pair, visit: Visit) -> Known:
-    return known(change.row(pair, visit))
+    return known(visit_diff.row(pair, visit))
 
 
 def start_of(visit: Known) -> Start:
@@ -70,7 +70,7 @@ def row(visit: Known) -> dict[str, Any]:
         "device_id": visit.device_id,
         "geofence_tag": visit.fence.tag,
         "geofence_external_id": visit.fence.external_id,
-        "fence_id": items.fence_key(visit.fence),
+        "fence_id": keys.fence_key(visit.fence),
         "entered_at": _plain(visit.entered_at),
         "exited_at": visit.exited_at and _plain(visit.exited_at),
         "dwell_seconds": visit.dwell_seconds,
@@ -197,21 +197,21 @@ class Book:
         """Device → the fences it is in."""
         found: dict[str, list[str]] = {}
         for visit in self._open.values():
-            found.setdefault(visit.device_id, []).append(items.fence_key(visit.fence))
+            found.setdefault(visit.device_id, []).append(keys.fence_key(visit.fence))
         return found
 
     def at(self) -> dict[str, int]:
         """Fence → how many are there."""
         found: dict[str, int] = {}
         for visit in self._open.values():
-            fence_id = items.fence_key(visit.fence)
+            fence_id = keys.fence_key(visit.fence)
             found[fence_id] = found.get(fence_id, 0) + 1
         return found
 
     def between(
         self, first: str, last: str, device_id: str | None, fence: Fence | None
     ) -> dict[Start, Known]:
-        """Those that began between these times (as `items.timestamp` writes them), or are open."""
+        """Those that began between these times (as `keys.timestamp` writes them), or are open."""
         return {
             start: visit
             for start, visit in self._visits.items()
@@ -233,4 +233,4 @@ def _polled(visit: Known | None, previous: Known | None) -> dict[str, Any]:
 
 def _plain(at: str) -> str:
     """Milliseconds, as everywhere on the page, of microseconds."""
-    return feed.written(items.instant(at))
+    return feed.written(keys.instant(at))

@@ -11,7 +11,7 @@ from typing import Any, TypeIs
 
 import msgspec
 
-from consumer import items
+from consumer import keys
 from contract.events import GEOFENCE_KINDS, Fence, Kind
 from contract.instants import instant
 from ops.stores import readable_lines
@@ -121,7 +121,7 @@ def _good(
             number,
             len(line),
             line,
-            fence and items.fence_key(fence),
+            fence and keys.fence_key(fence),
         )
     )
     try:

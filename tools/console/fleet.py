@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from consumer import items
+from consumer import keys
 from contract.events import Fence
 from tools.console import feed
 from tools.console.feed import Crossing, Position
@@ -122,7 +122,7 @@ class Fleet:
             self.changed.add(position.device_id)
 
     def crossed(self, crossing: Crossing) -> None:
-        fence_id = items.fence_key(crossing.fence)
+        fence_id = keys.fence_key(crossing.fence)
         place = self.places.get(fence_id)
         if place is None:
             if len(self.places) >= MAX_FENCES:
@@ -174,7 +174,7 @@ class Place:
         source: str = "events",
     ) -> None:
         self.fence = fence
-        self.fence_id = items.fence_key(fence)
+        self.fence_id = keys.fence_key(fence)
         self.name = name
         self.centre = centre
         self.radius_m = radius_m

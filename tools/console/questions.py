@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from consumer import items
+from consumer import keys
 from contract.events import Fence
 from contract.objects import object_name
 from ops import visits
@@ -93,7 +93,7 @@ class Questions:
         return [
             book.known(
                 row
-                | {name: row[name] and items.timestamp(utc(row[name])) for name in _TIMES}
+                | {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
                 | {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
             )
             for row in rows
@@ -121,7 +121,7 @@ class Questions:
             return {"farms": [], "trucks": [], "days": [], "built": False}
         farm_rows = [
             {name: _json(value) for name, value in row.items()}
-            | {"fence_id": items.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"]))}
+            | {"fence_id": keys.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"]))}
             for row in farms
         ]
         truck_rows = [{name: _json(value) for name, value in row.items()} for row in trucks]

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import batched
 from typing import Any
 
-from consumer import items
-from consumer.change import Rule
+from consumer import keys
+from consumer.visit_diff import Rule
 from consumer.visits import visits_of
 from contract.events import GeofenceEvent, Kind
 from snowpipe.archive import Archive, Object
@@ -57,7 +57,7 @@ def replay(
         "crossings": [
             {
                 "device_id": crossing.device_id,
-                "fence_id": items.fence_key(crossing.fence),
+                "fence_id": keys.fence_key(crossing.fence),
                 "kind": crossing.kind,
                 "t": _ms(crossing.at.timestamp() - start.timestamp()),
             }

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from consumer import change
+from consumer import visit_diff
 from contract import logs
 from contract.objects import ObjectName, object_name
 from ops import redrive, visits
@@ -459,13 +459,13 @@ class VisitReader(Worker):
             self.shared.tell(board.book.reread if device in changed else self._read, *self._of(device))
         return 0.2 if new else min(every, pace.visits)
 
-    def _read(self, _: str, rows: list[change.Row]) -> None:
+    def _read(self, _: str, rows: list[visit_diff.Row]) -> None:
         self.board.book.read(rows, as_news=False)
 
-    def _opened(self, rows: list[change.Row], as_news: bool) -> None:
+    def _opened(self, rows: list[visit_diff.Row], as_news: bool) -> None:
         self.board.book.read(rows, as_news=as_news)
 
-    def _of(self, device: str) -> tuple[str, list[change.Row]]:
+    def _of(self, device: str) -> tuple[str, list[visit_diff.Row]]:
         since = datetime.now(UTC) - self.SINCE
         table = self.shared.outputs.visits_table
         return device, visits.visits_of_device(self.shared.aws("dynamodb"), table, device, since)

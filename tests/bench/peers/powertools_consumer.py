@@ -17,7 +17,7 @@ from aws_lambda_powertools.utilities.idempotency import (
 )
 
 from aws.table import dumped, loaded
-from consumer import change, items
+from consumer import keys, visit_diff
 from consumer.visits import Visit, pair_of, visits_of
 from contract.events import geofence_event
 
@@ -49,27 +49,27 @@ class Consumer:
     def _consume(self, raw: bytes) -> None:
         event = geofence_event(raw)
         pair = pair_of(event)
-        pk = items.pair_key(pair)
+        pk = keys.pair_key(pair)
         found = self._dynamodb.query(
             TableName="visits",
             KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
             ExpressionAttributeValues={
                 ":pk": {"S": pk},
                 ":first": {"S": "e#"},
-                ":last": {"S": "e#" + items.LAST},
+                ":last": {"S": "e#" + keys.LAST},
             },
             ConsistentRead=True,
         )
-        known = [items.event_of(pair, str(loaded(item)["sk"])) for item in found["Items"]]
+        known = [keys.event_of(pair, str(loaded(item)["sk"])) for item in found["Items"]]
         self._dynamodb.put_item(
-            TableName="visits", Item=dumped({"pk": pk, "sk": items.event_key(event), "expires_at": 1})
+            TableName="visits", Item=dumped({"pk": pk, "sk": keys.event_key(event), "expires_at": 1})
         )
         before, after = _visits(known), _visits([*known, event])
         for start, visit in after.items():
             if before.get(start) != visit:
-                item = {"pk": pk, "sk": items.visit_key(visit), **items.visit_attributes(pair, visit)}
+                item = {"pk": pk, "sk": keys.visit_key(visit), **keys.visit_attributes(pair, visit)}
                 self._dynamodb.put_item(TableName="visits", Item=dumped(item))
-                detail = json.dumps(change.row(pair, visit))
+                detail = json.dumps(visit_diff.row(pair, visit))
                 kind = "departed" if visit.exited_at else "arrived"
                 entry = {"EventBusName": "bus", "Source": "peer", "DetailType": kind, "Detail": detail}
                 self._events.put_events(Entries=[entry])

@@ -6,9 +6,9 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from aws.table import Failures, Item, Key, key_of
-from consumer.change import Notice
 from consumer.consume import Poison
-from consumer.items import visit_of
+from consumer.keys import visit_of
+from consumer.visit_diff import Notification
 from consumer.visits import Visit
 
 
@@ -97,11 +97,11 @@ class FakeTable:
 
 @dataclass
 class FakeBus:
-    told: list[Notice] = field(default_factory=list)
+    told: list[Notification] = field(default_factory=list)
     turn: Callable[[str], None] = lambda what: None
-    fails: Callable[[Notice], bool] = lambda notice: False
+    fails: Callable[[Notification], bool] = lambda notice: False
 
-    def publish(self, told: Sequence[Notice]) -> dict[str, Exception]:
+    def publish(self, told: Sequence[Notification]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
         for notice in told:
             self.turn("publish")

@@ -9,10 +9,10 @@ from aws.archive import Archive
 from aws.credentials import FixedCredentials
 from aws.errors import NoResponseError, PermanentError, ServiceError
 from aws.table import DynamoTable, dumped
-from consumer.change import Notice
 from consumer.consume import Poison
 from consumer.ports import EventBus, S3SetAside
 from consumer.records import records_of
+from consumer.visit_diff import Notification
 from contract.events import Reason
 from tests.unit.aws.strict import strict_service
 
@@ -118,7 +118,7 @@ class Events:
         }
 
 
-NOTICES = [Notice(str(n), "arrived", {"id": str(n)}) for n in range(23)]
+NOTICES = [Notification(str(n), "arrived", {"id": str(n)}) for n in range(23)]
 
 
 def test_entries_that_the_bus_did_not_take_are_sent_again_alone():

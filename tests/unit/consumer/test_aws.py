@@ -12,7 +12,7 @@ import structlog
 
 from aws.table import loaded
 from consumer import main, report
-from consumer.items import pair_key, visit_of
+from consumer.keys import pair_key, visit_of
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.errors import PermanentError
-from consumer.change import Rule
 from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
-from consumer.items import pair_key
+from consumer.keys import pair_key
 from consumer.records import records_of
 from consumer.store import Added, Store
+from consumer.visit_diff import Rule
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.change import Rule
-from consumer.items import KEPT_FOR, pair_key
+from consumer.keys import KEPT_FOR, pair_key
 from consumer.store import Store
+from consumer.visit_diff import Rule
 from consumer.visits import visits_of
 
 from .fakes import FakeBus, FakeTable, Inline

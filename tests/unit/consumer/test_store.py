@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aws.errors import PermanentError
-from consumer.change import Rule
-from consumer.items import pair_key
+from consumer.keys import pair_key
 from consumer.store import Added, Store
+from consumer.visit_diff import Rule
 from consumer.visits import Pair, pair_of, visits_of
 from contract.events import Fence
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from consumer.change import Change, notices
+from consumer.visit_diff import VisitDiff, notifications
 from consumer.visits import Pair, Visit
 from ops.stores import stay
 from tests.faults.checker import (
@@ -176,7 +176,7 @@ def all_told(facts: Facts) -> list[dict[str, Any]]:
     return [
         {"detail-type": told.kind, "detail": told.detail}
         for pair, visits in pairs.items()
-        for told in notices(pair, 7, Change((), visits, None, None, 0, {}))
+        for told in notifications(pair, 7, VisitDiff((), visits, None, None, 0, {}))
     ]
 
 

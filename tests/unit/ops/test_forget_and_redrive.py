@@ -13,7 +13,7 @@ import typer
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from consumer import items
+from consumer import keys
 from consumer.visits import pair_of
 from contract.events import GEOFENCE_KINDS, geofence_event
 from contract.objects import lines_object, lines_of
@@ -93,8 +93,8 @@ class Outputs:
         for event in events:
             crossing = geofence_event(json.dumps(event).encode())
             key = {
-                "pk": {"S": items.pair_key(pair_of(crossing))},
-                "sk": {"S": items.id_key(crossing.event_id)},
+                "pk": {"S": keys.pair_key(pair_of(crossing))},
+                "sk": {"S": keys.id_key(crossing.event_id)},
             }
             boto3.client("dynamodb").put_item(TableName=self.visits_table, Item=key)
 
@@ -140,14 +140,14 @@ ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 def test_what_a_consumer_is_still_writing_is_waited_for(stage):
     """A change's head stands before its other items: what came after the look would stay for ever."""
     stage.archive(ANN)
-    pk = {"S": items.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
+    pk = {"S": keys.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
     table, dynamodb = stage.visits_table, boto3.client("dynamodb")
-    dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": items.HEAD}, "version": {"N": "2"}})
+    dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": keys.HEAD}, "version": {"N": "2"}})
     stage.load()
 
     def finish():
         stage.consumed(ANN)
-        dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": items.DONE}, "version": {"N": "2"}})
+        dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": keys.DONE}, "version": {"N": "2"}})
 
     consumer = threading.Timer(0.5, finish)
     consumer.start()
@@ -161,8 +161,8 @@ def test_a_change_that_was_broken_off_is_not_waited_for_for_ever(stage, monkeypa
     monkeypatch.setattr(forget, "CHANGE_SECONDS", 0.3)
     stage.archive(ANN)
     stage.load()
-    pk = {"S": items.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
-    head = {"pk": pk, "sk": {"S": items.HEAD}, "version": {"N": "2"}}
+    pk = {"S": keys.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
+    head = {"pk": pk, "sk": {"S": keys.HEAD}, "version": {"N": "2"}}
     boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=head)
     done = run(forget.command, "--user", "ann", "--yes", "--json")
     assert done.exit_code == 0, done.output

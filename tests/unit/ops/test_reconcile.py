@@ -17,7 +17,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from consumer import items
+from consumer import keys
 from consumer.visits import Pair
 from contract.events import GEOFENCE_KINDS, Fence
 from contract.objects import ObjectName, lines_object
@@ -265,7 +265,7 @@ def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: 
     stage.load(key, line=3, event_id="old", created_at=(NOW - timedelta(days=81)).isoformat())
     stage.load(key, line=4, event_id="no time", created_at="monday")
     stage.load(key, line=5, event_id="no fence", tag=None)
-    where = items.pair_key(Pair("d", Fence("farm", "1"))), items.id_key("known")
+    where = keys.pair_key(Pair("d", Fence("farm", "1"))), keys.id_key("known")
     item = {name: {"S": value} for name, value in zip(("pk", "sk"), where, strict=True)}
     boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=item)
     found = look(stage)

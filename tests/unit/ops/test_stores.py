@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumer.change import Rule
+from consumer.visit_diff import Rule
 from contract.events import GEOFENCE_KINDS
 from ops.stores import StreamRecord, event_ids_among, geofence_kinds, rule
 

@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer import change
-from consumer.change import Rule
+from consumer import visit_diff
+from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, visits_of
 from contract.events import Fence, GeofenceEvent, Kind
 from tools.console import book
@@ -31,8 +31,8 @@ def told(batches: Sequence[Sequence[GeofenceEvent]]) -> tuple[list[tuple[str, di
     notices: list[tuple[str, dict[str, Any]]] = []
     taken: list[GeofenceEvent] = []
     for version, batch in enumerate(batches, 1):
-        changed = change.change(None, sorted(taken, key=_order), list(batch), [], Rule())
-        for notice in change.notices(PAIR, version, changed):
+        changed = visit_diff.visit_diff(None, sorted(taken, key=_order), list(batch), [], Rule())
+        for notice in visit_diff.notifications(PAIR, version, changed):
             # As it comes out of the bus.
             notices.append((notice.kind, msgspec.json.decode(msgspec.json.encode(notice.detail))))
         taken += batch
@@ -56,7 +56,7 @@ def shown(known: Book) -> set[tuple[str, str | None, bool]]:
 def truth(visits: list[Visit]) -> set[tuple[str, str | None, bool]]:
     return {
         (str(row["entered_at"]), row["exited_at"], bool(row["exit_missed"]))
-        for row in (change.row(PAIR, visit) for visit in visits)
+        for row in (visit_diff.row(PAIR, visit) for visit in visits)
     }
 
 
@@ -95,24 +95,27 @@ def test_a_table_read_late_does_not_undo_what_the_bus_told():
     known = Book()
     for kind, detail in notices:
         known.tell(kind, detail)
-    known.read([change.row(PAIR, Visit(BEGIN, "e1"))])
+    known.read([visit_diff.row(PAIR, Visit(BEGIN, "e1"))])
     assert known.there() == []
 
 
 def test_a_visit_that_the_table_does_not_have_any_more_goes():
     known = Book()
     known.read(
-        [change.row(PAIR, Visit(BEGIN, "e1")), change.row(PAIR, Visit(BEGIN + timedelta(hours=1), "e2"))]
+        [
+            visit_diff.row(PAIR, Visit(BEGIN, "e1")),
+            visit_diff.row(PAIR, Visit(BEGIN + timedelta(hours=1), "e2")),
+        ]
     )
     known.take_changes()
-    known.reread("truck-1", [change.row(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))])
+    known.reread("truck-1", [visit_diff.row(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))])
     assert known.there() == []
     assert {each["previous"]["entered_event_id"] for each in known.take_changes()[0]} == {"e1", "e2"}
 
 
 def test_what_is_learnt_of_the_past_is_no_news_but_is_shown():
     known = Book()
-    known.read([change.row(PAIR, Visit(BEGIN, "e1"))], as_news=False)
+    known.read([visit_diff.row(PAIR, Visit(BEGIN, "e1"))], as_news=False)
     assert known.take_changes() == ([], True)
     assert [row["device_id"] for row in known.there()] == ["truck-1"]
 
@@ -121,6 +124,6 @@ def test_a_device_gone_mad_does_not_fill_the_memory(monkeypatch):
     monkeypatch.setattr(book, "MAX_VISITS", 50)
     known = Book()
     for n in range(400):
-        known.read([change.row(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
+        known.read([visit_diff.row(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
     assert len(known.there()) == 50
     assert known.there()[-1]["entered_event_id"] == "e399"

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from heapq import merge
 from typing import Literal, NamedTuple
 
-from consumer import items
+from consumer import keys
 from consumer.visits import MERGE_GAP, Order, Pair, Visit, counts, order_of, step
 from contract.events import GeofenceEvent
 
-type NoticeKind = Literal["arrived", "departed", "visit_restated"]
+type NotificationKind = Literal["arrived", "departed", "visit_restated"]
 type Start = tuple[datetime, str]
 type Row = dict[str, str | float | bool | None]
 
@@ -25,7 +25,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class VisitDiff:
     """The visits that differ among those that a later one follows, and the visit under way behind them.
 
     `last_before` = `last_after` means that both walks agree from there on, whatever comes.
@@ -53,11 +53,11 @@ class Change:
         )
 
 
-class Notice(NamedTuple):
+class Notification(NamedTuple):
     """Something to tell: `id` is the same however often it is published, `detail` is what receivers get."""
 
     id: str
-    kind: NoticeKind
+    kind: NotificationKind
     detail: dict[str, object]
 
 
@@ -68,13 +68,13 @@ class _Taken(NamedTuple):
     is_there: bool
 
 
-def change(
+def visit_diff(
     start: Visit | None,
     stored: Iterable[GeofenceEvent],
     added: Sequence[GeofenceEvent],
     removed: Sequence[GeofenceEvent],
     rule: Rule,
-) -> Change:
+) -> VisitDiff:
     """Walk twice at once, without and with the new events, until both walks agree again.
 
     `start` is the visit under way where `stored` begins; that is in order and read no further than needed.
@@ -101,7 +101,7 @@ def change(
         if not to_come and was == will_be:
             break
     same = set(before) & set(after)
-    return Change(
+    return VisitDiff(
         [visit for visit, at in before if (visit, at) not in same],
         [visit for visit, at in after if (visit, at) not in same],
         was,
@@ -130,18 +130,18 @@ def row(pair: Pair, visit: Visit) -> Row:
         "device_id": pair.device_id,
         "geofence_tag": pair.fence.tag,
         "geofence_external_id": pair.fence.external_id,
-        "entered_at": items.timestamp(visit.entered_at),
-        "exited_at": None if visit.exited_at is None else items.timestamp(visit.exited_at),
+        "entered_at": keys.timestamp(visit.entered_at),
+        "exited_at": None if visit.exited_at is None else keys.timestamp(visit.exited_at),
         "dwell_seconds": visit.dwell_seconds,
         "entered_event_id": visit.entered_event_id,
         "exited_event_id": visit.exited_event_id,
         "exit_missed": visit.exit_missed,
-        "last_seen_at": None if visit.last_seen_at is None else items.timestamp(visit.last_seen_at),
+        "last_seen_at": None if visit.last_seen_at is None else keys.timestamp(visit.last_seen_at),
         "app_dwell_seconds": visit.app_dwell_seconds,
     }
 
 
-def notices(pair: Pair, version: int, changed: Change) -> list[Notice]:
+def notifications(pair: Pair, version: int, changed: VisitDiff) -> list[Notification]:
     """What a receiver that knew the visits before must hear to know the visits after.
 
     - `arrived`: a visit that was not there. `departed`: a visit that was open, or not there, is closed.
@@ -149,12 +149,12 @@ def notices(pair: Pair, version: int, changed: Change) -> list[Notice]:
       again or is gone (then `visit` is the one that took its place, or null), or an open one ended unclosed.
     """
     old, new = changed.by_start()
-    told: list[Notice] = []
+    told: list[Notification] = []
 
-    def tell(kind: NoticeKind, now: Visit | None, was: Visit | None) -> None:
+    def tell(kind: NotificationKind, now: Visit | None, was: Visit | None) -> None:
         about = was or now
         assert about is not None
-        name = f"{kind}#{version}#{items.pair_key(pair)}#{items.visit_key(about)}"
+        name = f"{kind}#{version}#{keys.pair_key(pair)}#{keys.visit_key(about)}"
         id_ = hashlib.sha256(name.encode()).hexdigest()
         detail: dict[str, object] = {
             "id": id_,
@@ -164,7 +164,7 @@ def notices(pair: Pair, version: int, changed: Change) -> list[Notice]:
             "version": version,
             "visit": now and row(pair, now),
         }
-        told.append(Notice(id_, kind, {**detail, "previous": row(pair, was)} if was else detail))
+        told.append(Notification(id_, kind, {**detail, "previous": row(pair, was)} if was else detail))
 
     for start, was in old.items():
         if start not in new:

@@ -7,8 +7,8 @@ from datetime import datetime
 import msgspec
 
 from aws.table import Item
-from consumer import items
-from consumer.change import Change, Notice, notices
+from consumer import keys
+from consumer.visit_diff import Notification, VisitDiff, notifications
 from consumer.visits import Order, Pair, Visit
 from contract.events import GeofenceEvent
 
@@ -24,7 +24,7 @@ class Entry(msgspec.Struct, frozen=True):
     lesser: list[str]
     superseded: list[str]
     visits: list[Item]
-    told: list[Notice]
+    told: list[Notification]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Head:
     def expires_at(self) -> int | None:
         """An open visit may last longer than the events are kept, and its exit must still find it."""
         is_open = self.visit is not None and self.visit.is_open
-        return None if is_open or self.through is None else items.expires_at(self.through[0])
+        return None if is_open or self.through is None else keys.expires_at(self.through[0])
 
 
 def head_item(pair: Pair, head: Head) -> Item:
@@ -48,25 +48,25 @@ def head_item(pair: Pair, head: Head) -> Item:
     at, rank, event_id = head.through
     expiry: Item = {} if head.expires_at is None else {"expires_at": head.expires_at}
     return {
-        "pk": items.pair_key(pair),
-        "sk": items.HEAD,
+        "pk": keys.pair_key(pair),
+        "sk": keys.HEAD,
         "version": head.version,
-        "through": f"{items.timestamp(at)}#{rank}#{event_id}",
+        "through": f"{keys.timestamp(at)}#{rank}#{event_id}",
         "entry": head.entry.decode(),
-        **(items.visit_attributes(pair, head.visit) if head.visit else {}),
+        **(keys.visit_attributes(pair, head.visit) if head.visit else {}),
         **expiry,
     }
 
 
 def head_of(item: Item) -> Head:
     at, rank, event_id = str(item["through"]).split("#", 2)
-    through = items.instant(at), int(rank), event_id
-    return Head(int(item["version"]), through, items.visit_of(item), str(item["entry"]).encode())
+    through = keys.instant(at), int(rank), event_id
+    return Head(int(item["version"]), through, keys.visit_of(item), str(item["entry"]).encode())
 
 
 def done_item(pair: Pair, head: Head) -> Item:
     expiry: Item = {} if head.expires_at is None else {"expires_at": head.expires_at}
-    return {"pk": items.pair_key(pair), "sk": items.DONE, "version": head.version, **expiry}
+    return {"pk": keys.pair_key(pair), "sk": keys.DONE, "version": head.version, **expiry}
 
 
 def entry_of(head: Head) -> Entry:
@@ -76,20 +76,20 @@ def entry_of(head: Head) -> Entry:
 def new_entry(
     pair: Pair,
     version: int,
-    changed: Change,
+    changed: VisitDiff,
     *,
     first: list[GeofenceEvent],
     lesser: list[GeofenceEvent],
     superseded: list[GeofenceEvent],
 ) -> Entry:
-    pk = items.pair_key(pair)
-    after = {items.visit_key(v): v for v in changed.after}
-    gone = {items.visit_key(v): v for v in changed.before if items.visit_key(v) not in after}
+    pk = keys.pair_key(pair)
+    after = {keys.visit_key(v): v for v in changed.after}
+    gone = {keys.visit_key(v): v for v in changed.before if keys.visit_key(v) not in after}
     latest = max(event.occurred_at for event in (*first, *lesser))
     return Entry(
-        first=[items.event_key(e) for e in first],
-        lesser=[items.event_key(e) for e in lesser],
-        superseded=[items.event_key(e) for e in superseded],
+        first=[keys.event_key(e) for e in first],
+        lesser=[keys.event_key(e) for e in lesser],
+        superseded=[keys.event_key(e) for e in superseded],
         visits=[
             *(
                 # For as long as an event that it takes may come late.
@@ -98,14 +98,14 @@ def new_entry(
                     key,
                     version,
                     v.exited_at or changed.followed_at[v],
-                    items.visit_attributes(pair, v),
+                    keys.visit_attributes(pair, v),
                 )
                 for key, v in after.items()
             ),
             # Not deleted: a slow process could put it again, were there no later version to stop it.
             *(_visit_item(pk, key, version, max(v.entered_at, latest), {}) for key, v in gone.items()),
         ],
-        told=notices(pair, version, changed),
+        told=notifications(pair, version, changed),
     )
 
 
@@ -114,7 +114,7 @@ def _visit_item(pk: str, key: str, version: int, until: datetime, attributes: It
         "pk": pk,
         "sk": key,
         "version": version,
-        "expires_at": items.expires_at(until),
+        "expires_at": keys.expires_at(until),
         **attributes,
     }
 
@@ -123,13 +123,13 @@ def event_items(pk: str, entry: Entry) -> Iterator[Item]:
     """Written once and for all: put in any order, by anyone, again and again."""
 
     def item(sk: str, key: str, **attributes: str) -> Item:
-        return {"pk": pk, "sk": sk, **attributes, "expires_at": items.expires_at(items.instant_of(key))}
+        return {"pk": pk, "sk": sk, **attributes, "expires_at": keys.expires_at(keys.instant_of(key))}
 
     for key in entry.first:
         yield item(key, key)
-        yield item(items.first_key(key), key, content=key)
+        yield item(keys.first_key(key), key, content=key)
     for key in entry.lesser:
         yield item(key, key)
-        yield item(items.lesser_key(key), key, content=key)
+        yield item(keys.lesser_key(key), key, content=key)
     for key in entry.superseded:
-        yield item(items.superseded_key(key), key)
+        yield item(keys.superseded_key(key), key)
