@@ -22,8 +22,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from consumer.change import Rule
-
+from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, counting_events, order_of, pair_of, visits_of
 from contract.events import Fence, GeofenceEvent
 

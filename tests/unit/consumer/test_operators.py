@@ -6,10 +6,10 @@ import random
 from datetime import timedelta
 
 import pytest
-from consumer.change import Rule
 from typer.testing import CliRunner
 
 from consumer import main
+from consumer.visit_diff import Rule
 from contract.events import Fence
 from ops import set_aside, visits
 from ops.presence import EXCLUSIVE_TAGS, presence

@@ -8,10 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from consumer.change import Rule
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.visit_diff import Rule
 from consumer.visits import counting_events, order_of, pair_of, visits_of
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent
 from contract.instants import instant
