@@ -25,17 +25,18 @@ from consumer.visits import Pair
 from contract import logs
 from contract.events import MAX_AGE, Fence, Kind
 from contract.instants import instant
-from contract.objects import object_name
+from contract.objects import hour_of, object_name, prefix_of
 from ops import terminal
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.replay import Pace, lines_again
-from ops.stores import event_id_in, geofence_kinds, log_days, log_lines, readable_lines
+from ops.stores import event_id_in, geofence_kinds, invalid_rows, log_days, log_lines, readable_lines
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.cli import Stage
 from snowpipe.pipes import Pipe
 from snowpipe.refusal import Refusal
+from snowpipe.repair import REPAIRED
 from snowpipe.settings import Aws, Settings
 from snowpipe.warehouse import Warehouse
 
@@ -50,19 +51,19 @@ REPAIR_PATIENCE_S = 8.0
 _TABLES = """
 CREATE TABLE object (
     key TEXT PRIMARY KEY, prefix TEXT, hour TEXT, lines INT,
-    logged_at REAL, archived_at REAL, rows INT
+    logged_at REAL, archived_at REAL, rows INT, explained INT
 ) WITHOUT ROWID;
 """
 
 # What is wrong with an object, the first that is true. `at` is the limit of what may still be on its way.
 _DIFFERENCES = """
-SELECT kind, key, lines, COALESCE(rows, 0) FROM (
+SELECT kind, key, COALESCE(lines, 0), COALESCE(rows, 0) FROM (
     SELECT *, CASE
         WHEN logged_at IS NOT NULL AND archived_at IS NULL THEN 'not_archived'
         WHEN archived_at IS NULL THEN 'not_in_s3'
         WHEN rows IS NULL THEN 'not_loaded'
         WHEN rows != lines THEN 'rows_differ'
-        WHEN logged_at IS NULL AND hour >= :log THEN 'not_logged'
+        WHEN logged_at IS NULL AND explained IS NULL AND hour >= :log THEN 'not_logged'
     END AS kind
     FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at
         AND (archived_at IS NOT NULL OR hour >= CASE prefix WHEN 'events' THEN :events ELSE :rejected END)
@@ -73,7 +74,7 @@ WHERE kind IS NOT NULL ORDER BY key
 _HOURS = """
 SELECT hour, prefix,
     SUM(CASE WHEN logged_at IS NOT NULL THEN lines ELSE 0 END),
-    SUM(CASE WHEN archived_at IS NOT NULL THEN lines ELSE 0 END),
+    SUM(CASE WHEN archived_at IS NOT NULL THEN COALESCE(lines, rows, 0) ELSE 0 END),
     SUM(COALESCE(rows, 0))
 FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at GROUP BY hour, prefix ORDER BY hour
 """
@@ -145,6 +146,8 @@ class Found:
     in_flight: int = 0
     log_reaches: str = ""
     crossings: Crossings = field(default_factory=Crossings)
+    foreign: list[dict[str, Any]] = field(default_factory=list)  # objects under keys that others chose
+    invalid_rows: list[dict[str, Any]] = field(default_factory=list)  # rows of RAW that are no events
 
     @property
     def equal(self) -> bool:
@@ -162,6 +165,7 @@ class Books:
 
     def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
         self.start, self.end = start, end
+        self._strays: dict[str, datetime] = {}
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
 
@@ -175,10 +179,37 @@ class Books:
         self._enter("logged_at", ((key, at.timestamp()) for key, at in keys))
 
     def archived(self, keys: Iterable[tuple[str, datetime]]) -> None:
-        self._enter("archived_at", ((key, at.timestamp()) for key, at in keys))
+        """Take the keys in S3 with S3's times; a key that names no hour counts in the hour of that time."""
+        self._enter("archived_at", ((key, at.timestamp()) for key, at in self._noting_strays(keys)))
+
+    def _noting_strays(self, keys: Iterable[tuple[str, datetime]]) -> Iterator[tuple[str, datetime]]:
+        for key, at in keys:
+            if hour_of(key) is None:
+                self._strays[key] = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+            yield key, at
+
+    @property
+    def strays(self) -> Sequence[str]:
+        """The keys in S3 that name no hour."""
+        return sorted(self._strays)
 
     def loaded(self, files: Iterable[tuple[str, int]]) -> None:
         self._enter("rows", files)
+
+    def unlogged(self) -> list[str]:
+        """Return the keys of ours in S3 of which no request in the log tells."""
+        sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
+            ORDER BY key LIMIT ?"""
+        return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
+
+    def explain(self, keys: Iterable[str]) -> None:
+        """Somebody put these there on purpose: that no request tells of them is no difference."""
+        self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
+
+    def foreign(self) -> list[dict[str, Any]]:
+        """Return the objects in S3 under keys that others chose, each with its rows in RAW."""
+        sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
+        return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 
     def rewritten(self, anew: Mapping[str, str | None]) -> None:
         """`forget` wrote these objects anew (None: nothing else was in it): the log's word counts for the new one.
@@ -200,7 +231,7 @@ class Books:
 
     def _enter(self, column: str, values: Iterable[tuple[str, float]]) -> None:
         sql = (
-            f"INSERT INTO object (key, prefix, hour, lines, {column}) VALUES (?, ?, ?, ?, ?)"
+            f"INSERT INTO object (key, prefix, hour, lines, explained, {column}) VALUES (?, ?, ?, ?, ?, ?)"
             f" ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
         )
         self._db.execute("BEGIN")
@@ -209,9 +240,13 @@ class Books:
 
     def _rows(self, values: Iterable[tuple[str, float]]) -> Iterator[tuple[object, ...]]:
         for key, value in values:
-            name = object_name(key)
-            if name is not None and self.start <= name.hour < self.end:
-                yield key, name.prefix, _hour(name.hour), name.lines, value
+            prefix, hour, name = prefix_of(key), self._hour_of(key), object_name(key)
+            if prefix is not None and hour is not None and self.start <= hour < self.end:
+                yield key, prefix, _hour(hour), name and name.lines, None if name else 1, value
+
+    def _hour_of(self, key: str) -> datetime | None:
+        """The hour in the key, else the one that `strays` has told for it."""
+        return hour_of(key) or self._strays.get(key)
 
     def differences(self, at: datetime, reach: Reach = EVER) -> Iterator[Difference]:
         for kind, key, lines, rows in self._db.execute(_DIFFERENCES, {"at": at.timestamp(), **asdict(reach)}):
@@ -236,7 +271,7 @@ class Books:
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
         """First and last key of runs of loaded objects, LINES_A_QUERY lines a run or one object."""
-        sql = """SELECT key, lines FROM object WHERE prefix = 'events' AND rows IS NOT NULL
+        sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
         first = last = ""
         lines = 0
@@ -273,6 +308,10 @@ class Reconciler:
             found.in_flight = books.in_flight(settled_at)
             reach = Reach.at(datetime.now(UTC), log_days(self._outputs, self._stage, "ingest"))
             found.log_reaches = reach.log if reach.log > _hour(first) else ""
+            found.foreign = books.foreign()
+            found.invalid_rows = invalid_rows(
+                self._warehouse, self._outputs.database, first, last - timedelta(hours=1), MAX_NAMED
+            )
             for difference in books.differences(settled_at, reach):
                 found.add(self._closer(difference))
             for first_key, last_key in books.spans(settled_at):
@@ -290,7 +329,22 @@ class Reconciler:
             for prefix in ("events", "rejected"):
                 books.loaded(self._in_raw(prefix, hour))
             hour += timedelta(hours=1)
+        for key in books.strays:
+            books.loaded(self._rows_of(key))
         books.rewritten(dict(self._rewritten()))
+        books.explain(key for key in books.unlogged() if self._is_repaired(key))
+
+    def _is_repaired(self, key: str) -> bool:
+        """Whether `milkrun warehouse repair` has put it there."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return (
+                REPAIRED
+                in self._outputs.aws("s3").head_object(Bucket=self._outputs.bucket, Key=key)["Metadata"]
+            )
+        except ClientError:
+            return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:
         """Which objects `forget` wrote anew, by its plans."""
@@ -318,6 +372,12 @@ class Reconciler:
         # "0" follows "/" in ASCII: every key that begins so, and no other.
         for row in self._warehouse.query(sql, [begins, begins[:-1] + "0"]):
             yield row["file_name"], row["n"]
+
+    def _rows_of(self, key: str) -> Iterator[tuple[str, int]]:
+        sql = f"SELECT COUNT(*) AS n FROM {self._outputs.database}.RAW.{prefix_of(key)} WHERE file_name = %s"
+        [row] = self._warehouse.query(sql, [key])
+        if row["n"]:
+            yield key, row["n"]
 
     def _closer(self, difference: Difference) -> Difference:
         """With the events that have no row, where the object can be read."""
@@ -351,8 +411,8 @@ class Reconciler:
                 "not_consumed", row["file_name"], line=int(row["line"]), events=(str(row["event_id"]),)
             )
             try:
-                name = object_name(row["file_name"])
-                came_by = name.hour + timedelta(hours=1) if name else now
+                hour = hour_of(row["file_name"])
+                came_by = hour + timedelta(hours=1) if hour else now
                 if instant(row["created_at"]) < max(now - keys.KEPT_FOR, came_by - MAX_AGE):
                     found.crossings.too_old += 1
                     continue
@@ -539,6 +599,8 @@ def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
                 "geofence_events": geofence,
                 "differences": named,
                 "more_differences": found.more,
+                "foreign_objects": found.foreign,
+                "invalid_rows": found.invalid_rows,
                 "in_flight": found.in_flight,
                 "log_reaches": found.log_reaches or None,
                 "repaired": repaired,
@@ -549,6 +611,13 @@ def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
     terminal.show({"geofence events": geofence, "objects under way, left out": found.in_flight}, False)
     if found.log_reaches:
         terminal.out.print(f"before {found.log_reaches} the log is gone: what was accepted is not known")
+    if found.foreign:
+        title = "Objects under keys that others chose; RAW holds what could be read of them"
+        terminal.show_rows(found.foreign, False, title=title)
+    if found.invalid_rows:
+        terminal.show_rows(
+            found.invalid_rows, False, title="Rows of RAW that are no events; no mart has them"
+        )
     if repaired:
         terminal.show_rows(repaired, False, title="Repaired")
     for kind, meaning in MEANINGS.items():

@@ -25,7 +25,7 @@ import yaml
 
 from aws.stream import KinesisStream
 from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
-from contract.objects import object_name
+from contract.objects import hour_of, is_content, prefix_of
 from handler.publish import publish
 from handler.validate import Record
 from ops import set_aside, terminal
@@ -74,12 +74,12 @@ class Selection:
             archive.objects(self.prefix) if self.prefix else archive.received("events/", self.start, self.end)
         )
         for each in found:
-            name = object_name(each.key)
-            if name is None or name.prefix != "events":
+            if prefix_of(each.key) != "events" or not is_content(each.key, each.size):
                 continue
-            if not first <= name.hour <= self.end:
+            hour = hour_of(each.key) or each.modified_at
+            if not first <= hour <= self.end:
                 continue
-            if name.hour < oldest:
+            if hour < oldest:
                 raise Refusal(_TOO_OLD)
             yield each.key
 
@@ -185,7 +185,7 @@ def replay(
         body = archive.body(key)
         if body is None:  # gone since it was listed: a lifecycle rule, or `forget`
             continue
-        lines = readable_lines(body)
+        lines = readable_lines(body, key)
         if lines is None:
             done.unreadable.append(key)
         odd: list[int] = []

@@ -1,7 +1,6 @@
 """`milkrun quarantine` and `milkrun replay --set-aside`: what can never succeed, looked at, repaired, sent again."""
 
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ import msgspec
 import typer
 
 from aws.retry import send_until_done
-from contract.objects import lines_of, object_name
+from contract.objects import is_content
 from ops import terminal
+from ops.stores import readable_lines
+from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
 PREFIX = "set-aside/"
@@ -27,6 +28,7 @@ class Aside:
 
     key: str
     line: int
+    lines: int
     codes: tuple[str, ...]
     data: bytes
     partition_key: str
@@ -44,19 +46,24 @@ class _Line(msgspec.Struct):
 
 
 def set_aside(s3: Any, bucket: str, what: str, unreadable: list[str]) -> Iterator[Aside]:
-    """All records under a prefix of keys (it begins with `set-aside/`), else all with this reason's code.
+    """Yield all records under a prefix of keys (it begins with `set-aside/`), else all with this reason's code.
 
     An object that cannot be read is named, and its key put into `unreadable`.
     """
     is_prefix = what.startswith(PREFIX)
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=what if is_prefix else PREFIX)
-    for key in (found["Key"] for page in pages for found in page.get("Contents", ())):
-        try:
-            lines = lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
-            found = [_aside(key, number, line) for number, line in enumerate(lines, 1)]
-        except s3.exceptions.NoSuchKey:  # gone since it was listed
+    archive = Archive(s3, bucket)
+    for listed in archive.objects(what if is_prefix else PREFIX):
+        key = listed.key
+        if (
+            not is_content(key, listed.size) or (body := archive.body(key)) is None
+        ):  # gone since it was listed
             continue
-        except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
+        try:
+            lines = readable_lines(body, key)
+            if lines is None:
+                raise ValueError("it is damaged")
+            found = [_aside(key, number, len(lines), line) for number, line in enumerate(lines, 1)]
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             terminal.fail(f"{key} cannot be read: {error}")
             unreadable.append(key)
             continue
@@ -133,12 +140,13 @@ def purge(s3: Any, bucket: str, records: Iterable[Aside]) -> tuple[int, list[str
     The bucket keeps versions, so what was deleted by mistake can be had back until they expire.
     """
     lines: dict[str, set[int]] = {}
+    all_lines: dict[str, int] = {}
     for record in records:
         lines.setdefault(record.key, set()).add(record.line)
+        all_lines[record.key] = record.lines
     shared = []
     for key, meant in lines.items():
-        name = object_name(key)
-        if name is None or name.lines != len(meant):
+        if all_lines[key] != len(meant):
             shared.append(key)
         else:
             s3.delete_object(Bucket=bucket, Key=key)
@@ -204,12 +212,13 @@ def command(
         raise typer.Exit(1)
 
 
-def _aside(key: str, number: int, text: bytes) -> Aside:
+def _aside(key: str, number: int, lines: int, text: bytes) -> Aside:
     line = msgspec.json.decode(text, type=_Line)
     data = bytes(line.event) if line.record_base64 is None else line.record_base64
     return Aside(
         key,
         number,
+        lines,
         tuple(reason.code for reason in line.reasons),
         data,
         # A record of the handler's has none: its device is in the event, if anywhere.

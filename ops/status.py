@@ -21,7 +21,7 @@ from rich.text import Text
 from contract import logs
 from ops import redrive, terminal
 from ops.outputs import Outputs
-from ops.stores import log_lines
+from ops.stores import invalid_rows, log_lines
 from snowpipe import pipes
 from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
 from snowpipe.refusal import MissingObject
@@ -29,6 +29,8 @@ from snowpipe.refusal import MissingObject
 BUDGET_SECONDS = 5.0
 LOGS_REACH = timedelta(minutes=15)
 QUARANTINE_REACH = timedelta(hours=24)
+INVALID_ROWS_REACH = timedelta(hours=24)
+MAX_INVALID_ROWS = 1000
 # dbt runs every hour: two runs may fail before somebody has to look.
 STAGING_MAY_LAG = timedelta(hours=2, minutes=30)
 RUNBOOK = "docs/runbook.md"
@@ -126,7 +128,7 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
         Source("DynamoDB", ("visits",), flow.visits, "who is where is unknown"),
         Source(
             "Snowflake",
-            ("pipes", "failed loads", "staging", "marts"),
+            ("pipes", "failed loads", "invalid rows", "staging", "marts"),
             flow.warehouse,
             "what is loaded is unknown; the archive has it all",
             "snowpipe-stopped",
@@ -279,8 +281,20 @@ class _Flow:
                 yield Finding("failed loads", "FAIL", cause, None, command, "failed-loads")
             else:
                 yield Finding("failed loads", "OK", f"none in {FAILED_LOADS_HOURS} h")
+            yield self._invalid_rows(session, database)
             yield self._staging(session, database)
             yield self._marts(session, database)
+
+    def _invalid_rows(self, session: Any, database: str) -> Finding:
+        found = invalid_rows(session, database, self._now - INVALID_ROWS_REACH, self._now, MAX_INVALID_ROWS)
+        if not found:
+            return Finding("invalid rows", "OK", "none in 24 h")
+        [first, *rest] = found
+        cause = f"{first['file']} line {first['line']}: {first['reason']}" + (
+            f"; {len(rest)} more" if rest else ""
+        )
+        command = f"milkrun reconcile{self._option}"
+        return Finding("invalid rows", "WARN", cause, None, command, "invalid-rows")
 
     def _staging(self, session: Any, database: str) -> Finding:
         newest_sql = "SELECT MAX(scanned_at) AS at FROM {}"

@@ -1,7 +1,6 @@
 """Reading what lies in each store, for whoever checks or follows events: S3, Kinesis, DynamoDB, Snowflake."""
 
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import batched
@@ -15,9 +14,12 @@ from consumer.settings import Settings as ConsumerSettings
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit
 from contract.events import Fence, GeofenceEvent, Kind
-from contract.objects import lines_of
+from contract.lines import lines_in
+from contract.objects import lines_of, object_name
 from handler.settings import Settings
 from ops.outputs import Outputs
+from snowpipe.history import inflated
+from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Warehouse
 
 # Snowflake takes 16,384 values in a list; a statement of a few kilobytes is read sooner.
@@ -71,12 +73,42 @@ def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
     return lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
-def readable_lines(body: bytes) -> list[bytes] | None:
-    """None for what is no gzip, or half of one: others may write to the bucket, and disks fail."""
+def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
+    """Return the lines of an object of the archive; None if it is damaged.
+
+    Others may write to the bucket: plain text is read like gzip, blank lines and byte order marks are no content.
+    A key of ours also tells how many lines there must be.
+    """
+    text, broken = inflated(body)
+    lines = [line for _, line in lines_in(text)]
+    name = object_name(key)
+    return None if broken or (name is not None and name.lines != len(lines)) else lines
+
+
+def invalid_rows(
+    warehouse: Warehouse, database: str, start: datetime, end: datetime, limit: int
+) -> list[dict[str, Any]]:
+    """Return the file, line and reason of the rows of RAW, of files received in these hours, that are not events.
+
+    No mart reads them; somebody else put them there. [] where dbt has never built STAGING.INVALID_ROWS.
+    """
+    ranges, parameters = [], []
+    for prefix in ("events/", "rejected/"):
+        # Names that others chose lie around the folders of days. "0" follows "/" in ASCII.
+        ranges.append(
+            "file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s"
+        )
+        first, last = f"{prefix}dt={start:%Y-%m-%d}/hh={start:%H}", f"{prefix}dt={end:%Y-%m-%d}/hh={end:%H}0"
+        parameters += [prefix, f"{prefix}dt=", first, last, f"{prefix}dt=:", f"{prefix[:-1]}0"]
+    sql = (
+        f"SELECT file_name, file_row_number, code FROM {database}.STAGING.INVALID_ROWS"
+        f" WHERE ({' OR '.join(ranges)}) AND scanned_at >= %s ORDER BY 1, 2 LIMIT {limit:d}"
+    )
     try:
-        return lines_of(body)
-    except (OSError, EOFError, zlib.error):
-        return None
+        rows = warehouse.query(sql, [*parameters, start])
+    except MissingObject:
+        return []
+    return [{"file": r["file_name"], "line": int(r["file_row_number"]), "reason": r["code"]} for r in rows]
 
 
 def event_id_of(line: bytes) -> str:

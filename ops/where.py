@@ -20,7 +20,7 @@ from consumer.visits import pair_of
 from contract import logs
 from contract.events import GeofenceEvent, InvalidEvent, geofence_event
 from contract.instants import instant
-from contract.objects import object_name
+from contract.objects import object_name, prefix_of
 from ops import terminal
 from ops.outputs import Outputs
 from ops.replay import LABEL
@@ -198,19 +198,19 @@ class Finder:
         return log_lines(self._outputs, self._stage, function, name, start=start, end=end)
 
     def _rows(self, key: str, number: int | None = None) -> Iterator[Step]:
-        name = object_name(key)
-        if name is None or name.prefix == "set-aside":
+        prefix = prefix_of(key)
+        if prefix is None or prefix == "set-aside":
             return
         sql = (
             "SELECT MIN(scanned_at) AS at, COUNT(*) AS n"
-            f" FROM {self._outputs.database}.RAW.{name.prefix} WHERE file_name = %s"
+            f" FROM {self._outputs.database}.RAW.{prefix} WHERE file_name = %s"
         )
         parameters: list[object] = [key]
         if number:
             sql, parameters = f"{sql} AND file_row_number = %s", [key, number]
         [row] = self._warehouse.query(sql, parameters)
         if row["n"]:
-            yield Step("loaded", row["at"], {"table": f"RAW.{name.prefix.upper()}", "rows": row["n"]})
+            yield Step("loaded", row["at"], {"table": f"RAW.{prefix.upper()}", "rows": row["n"]})
         else:
             yield Step("not loaded", None, {"key": key})
 
@@ -298,6 +298,11 @@ class Finder:
             yield Step(
                 "staged", None, {"table": "STAGING.STG_EVENTS", "key": row["file_name"], "line": row["n"]}
             )
+
+
+def is_key(text: str) -> bool:
+    """Whether a text may name an object of the archive, under a key of ours or one that others chose."""
+    return "/" in text and prefix_of(text) is not None
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
@@ -390,10 +395,9 @@ def command(
     with outputs.warehouse() as warehouse, terminal.progress() as bars:
         task = bars.add_task("looking", total=None)
         finder = Finder(outputs, stage, warehouse)
-        if object_name(what):
-            steps = finder.object(what)
-        else:
-            steps = finder.event(what, start, end, lambda n: bars.advance(task, n))
+        steps = finder.object(what) if is_key(what) else []
+        if not any(step.at for step in steps):  # an event's id may look like a key
+            steps += finder.event(what, start, end, lambda n: bars.advance(task, n))
     rows = lags(steps)
     if as_json:
         terminal.print_json({"steps": rows, "searched": finder.searched})

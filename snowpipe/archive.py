@@ -1,5 +1,6 @@
 """The stage's AWS side: its bucket, and what the bucket is wired to."""
 
+import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from aws.emulator import NO_PROXIES, emulator_session
+from contract.objects import hour_of, is_content
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Aws, Settings
 from snowpipe.template import Parameters
@@ -34,40 +36,71 @@ class Archive:
         self.bucket = bucket
 
     def objects(self, prefix: str) -> Iterator[Object]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-                for found in page.get("Contents", []):
-                    yield Object(found["Key"], found["LastModified"], found["Size"])
-        except (BotoCoreError, ClientError) as error:
-            raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
+        return (found for found in self._listed(prefix) if isinstance(found, Object))
 
     def folders(self, prefix: str, after: str = "") -> Iterator[str]:
         """What lies directly under a prefix, up to the next slash, in order; only what sorts behind `after`."""
+        listed = self._listed(prefix, Delimiter="/", StartAfter=after)
+        return (found for found in listed if isinstance(found, str))
+
+    def _listed(self, prefix: str, **options: str) -> Iterator[Object | str]:
+        """Yield each page's objects, then its folders."""
         from botocore.exceptions import BotoCoreError, ClientError
 
+        pages: Any = self._s3.get_paginator("list_objects_v2")
         try:
-            for page in self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=prefix, Delimiter="/", StartAfter=after
-            ):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, **options):
+                for found in page.get("Contents", []):
+                    yield Object(found["Key"], found["LastModified"], found["Size"])
                 yield from (found["Prefix"] for found in page.get("CommonPrefixes", []))
         except (BotoCoreError, ClientError) as error:
             raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
 
     def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Objects by the hour in their key (dt=/hh=), from `start`'s hour to `end`'s, both included."""
+        """Yield the objects received from `start`'s hour to `end`'s, both included, in the order of their keys.
+
+        The hour is the one in the key (dt=/hh=). A key that others chose and that names no hour counts by S3's clock.
+        Empty objects are left out.
+        """
+        strays = sorted(self._without_hour(prefix, start, end), key=_key)
+        return heapq.merge(strays, self.in_hours(prefix, start, end), key=_key)
+
+    def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+        """Like `received`, with fewer requests and without the keys that name no hour."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
             # Whole days by one listing.
             day = hour.hour == 0 and hour + timedelta(days=1) <= end
-            yield from self.objects(f"{prefix}dt={hour:%Y-%m-%d}/" + ("" if day else f"hh={hour:%H}/"))
+            for found in self.objects(f"{prefix}dt={hour:%Y-%m-%d}/" + ("" if day else f"hh={hour:%H}/")):
+                if is_content(found.key, found.size) and hour_of(found.key):
+                    yield found
             hour += timedelta(days=1) if day else timedelta(hours=1)
+
+    def _without_hour(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+        """Yield the objects beside the folders of days, and those beside the folders of hours in each day's."""
+        first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        days = (
+            first.date() + timedelta(days=n)
+            for n in range((end.astimezone(UTC).date() - first.date()).days + 1)
+        )
+        for folder in (prefix, *(f"{prefix}dt={day}/" for day in days)):
+            for found in self._beside(folder):
+                hour = found.modified_at.replace(minute=0, second=0, microsecond=0)
+                if is_content(found.key, found.size) and hour_of(found.key) is None and first <= hour <= end:
+                    yield found
+
+    def _beside(self, folder: str) -> Iterator[Object]:
+        """Yield what lies in a folder but not under dt= or hh=, however deep."""
+        for found in self._listed(folder, Delimiter="/"):
+            if isinstance(found, Object):
+                yield found
+            elif not found.removeprefix(folder).startswith(("dt=", "hh=")):
+                yield from self.objects(found)
 
     def newest(self, prefix: str) -> Object | None:
         """The newest object of this hour and the one before it, else None."""
         now = datetime.now(UTC)
-        recent = self.received(prefix, now - timedelta(hours=1), now)
+        recent = self.in_hours(prefix, now - timedelta(hours=1), now)
         return max(recent, key=lambda found: found.modified_at, default=None)
 
     def body(self, key: str) -> bytes | None:
@@ -82,6 +115,10 @@ class Archive:
             raise Refusal(f"could not read s3://{self.bucket}/{key}: {error}") from None
         except BotoCoreError as error:
             raise Refusal(f"could not read s3://{self.bucket}/{key}: {error}") from None
+
+
+def _key(found: Object) -> str:
+    return found.key
 
 
 def client(aws: Aws, service: str) -> Any:

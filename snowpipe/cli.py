@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from contract.objects import metadata
 from snowpipe import apply as applying
 from snowpipe import archive, commandline, loading, pipes, policies, sqlite, template, transform, warehouse
 from snowpipe.archive import Archive
@@ -27,7 +28,7 @@ from snowpipe.history import validate as validate_failed
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.refusal import Refusal
-from snowpipe.repair import repaired_object
+from snowpipe.repair import REPAIRED, repaired_object
 from snowpipe.roles import Role, administrator, loader, operator
 from snowpipe.settings import Settings, load, load_aws
 from snowpipe.template import Definition, Parameters
@@ -369,7 +370,13 @@ def repair(
     """
     found = repaired_object(file, instead_of, datetime.now(UTC))
     stage = stage_of(context, outputs)
-    stage.aws("s3").put_object(Bucket=archive.bucket_of(stage.settings), Key=found.key, Body=found.body)
+    stage.aws("s3").put_object(
+        Bucket=archive.bucket_of(stage.settings),
+        Key=found.key,
+        Body=found.body,
+        # `reconcile` then knows why no request in the log tells of it.
+        Metadata=metadata({REPAIRED: instead_of or file.name}),
+    )
     show([{"key": found.key, "lines": found.lines}], as_json)
 
 

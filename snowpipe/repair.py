@@ -9,6 +9,9 @@ from contract.events import InvalidEvent, compact, parse_json
 from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_of
 from snowpipe.refusal import Refusal
 
+REPAIRED = "milkrun-repaired"
+"""The object's metadata with this name says which file or object it repairs."""
+
 
 def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
     """Read NDJSON, plain or gzip, and return it as an object of the same prefix and hour as the file it replaces.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -68,6 +69,29 @@ def test_a_dead_letter_is_a_failure_until_it_is_gone(pipeline: Pipeline) -> None
     finally:
         for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", ()):
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
+
+def test_a_row_that_is_no_event_is_named_by_status_and_reconcile_and_traced(pipeline: Pipeline) -> None:
+    key = f"events/by-hand-{uuid4().hex[:8]}.json"
+    s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
+    # Snowpipe loads any JSON; an array is one row.
+    s3.put_object(Bucket=bucket, Key=key, Body=b'[{"_id": "in-an-array"}]\n')
+    try:
+        count = "SELECT COUNT(*) AS n FROM {db}.RAW.EVENTS WHERE file_name = %s"
+        eventually(lambda: pipeline.rows(count, key)[0]["n"] == 1)
+        pipeline.build_marts()
+        found = parts(pipeline)["invalid rows"]
+        assert found["level"] == "WARN"
+        assert "line 1: not_an_object" in found["cause"]
+        reconciled = pipeline.ops("reconcile", "--from", "1 hour ago", "--settle", "0", "--json").result
+        assert {"file": key, "line": 1, "reason": "not_an_object"} in reconciled["invalid_rows"]
+        assert {"key": key, "rows": 1} in reconciled["foreign_objects"]
+        assert key not in [difference["key"] for difference in reconciled["differences"]]
+        steps = {step["what"] for step in pipeline.ops("trace", key, "--json").result["steps"]}
+        assert {"archived", "loaded"} <= steps
+    finally:
+        s3.delete_object(Bucket=bucket, Key=key)
+        pipeline.rows("DELETE FROM {db}.RAW.EVENTS WHERE file_name = %s", key)
 
 
 @contextmanager

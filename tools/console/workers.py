@@ -280,7 +280,7 @@ class Reader(Worker):
         now = datetime.now(UTC)
         # Objects of the old hour still come when the new one has begun.
         for prefix in ("events/", "rejected/"):
-            for found in self._archive.received(prefix, now - timedelta(minutes=5), now):
+            for found in self._archive.in_hours(prefix, now - timedelta(minutes=5), now):
                 self.stored(found.key, found.modified_at)
         self._listed_at = time.monotonic()
         self._listing_took = self._listed_at - began
@@ -292,7 +292,7 @@ class Reader(Worker):
         for hours in range(self.SEED_HOURS):
             hour = now - timedelta(hours=hours)
             for prefix in ("events/", "rejected/"):
-                found += list(self._archive.received(prefix, hour, hour))
+                found += list(self._archive.in_hours(prefix, hour, hour))
             if hours >= 1 and len(found) >= self.SEED_OBJECTS:
                 break
         found.sort(key=lambda each: each.modified_at)

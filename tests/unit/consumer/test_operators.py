@@ -236,6 +236,19 @@ def test_purging_one_reason_keeps_an_object_that_holds_another_too(aws, tmp_path
     assert len(json.loads(attempt(environment, "set-aside", "--json").stdout)) == 2
 
 
+@pytest.mark.parametrize("name", ["set-aside/by-hand.ndjson", "set-aside/dt=2026-11-16/hh=08/copy.ndjson"])
+def test_records_under_a_key_that_others_chose_are_listed_sent_and_purged_like_any_other(aws, tmp_path, name):
+    text = b'\xef\xbb\xbf{"reasons": [{"code": "invalid_event"}], "event": {"_id": "e1"}}\r\n\r\n'
+    s3 = aws.client("s3")
+    for key, body in ((name, text), ("set-aside/", b""), ("set-aside/empty.ndjson", b"")):
+        s3.put_object(Bucket=aws.bucket, Key=key, Body=body)
+    found = set_aside.set_aside(s3, aws.bucket, "invalid_event", unreadable := [])
+    assert [(each.key, each.line, each.data) for each in found] == [(name, 1, b'{"_id": "e1"}')]
+    assert unreadable == []
+    purged = set_aside.purge(s3, aws.bucket, set_aside.set_aside(s3, aws.bucket, "set-aside/", []))
+    assert purged == (1, [])
+
+
 def test_a_dry_run_counts_what_was_set_aside_and_sends_nothing(aws, tmp_path):
     consume(b"\xff")
     found = json.loads(

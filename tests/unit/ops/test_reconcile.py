@@ -86,9 +86,28 @@ def test_what_is_still_under_way_is_left_out(books: Books) -> None:
     assert books.in_flight(LATER) == 0
 
 
-def test_keys_of_other_hours_and_foreign_keys_are_not_compared(books: Books) -> None:
-    books.archived([(key(1, hour=LATER), HOUR), ("events/readme.txt", HOUR), ("_SUCCESS", HOUR)])
+def test_keys_of_other_hours_and_other_prefixes_are_not_compared(books: Books) -> None:
+    books.archived([(key(1, hour=LATER), HOUR), ("_SUCCESS", HOUR), ("events/late.json", LATER)])
     assert list(books.differences(LATER)) == []
+
+
+FOREIGN = ("events/by-hand.json", "events/dt=2026-11-22/hh=06/array.json", "rejected/dt=2026-11-22/x.ndjson")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_object_under_a_key_that_others_chose_is_named_and_must_be_loaded(books: Books, name: str) -> None:
+    books.archived([(name, HOUR)])
+    assert [(d.kind, d.key) for d in books.differences(LATER)] == [("not_loaded", name)]
+    books.loaded([(name, 3)])
+    assert list(books.differences(LATER)) == []
+    assert books.foreign() == [{"key": name, "rows": 3}]
+
+
+def test_rows_of_an_object_under_a_key_that_others_chose_are_named_when_the_object_is_gone(
+    books: Books,
+) -> None:
+    books.loaded([(FOREIGN[1], 3)])
+    assert list(books.differences(LATER)) == [Difference("not_in_s3", FOREIGN[1], 0, 3)]
 
 
 def test_the_same_key_twice_in_the_log_is_one_object(books: Books) -> None:
@@ -186,6 +205,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.invalid: list[dict[str, Any]] = []
         boto3.client("s3").create_bucket(Bucket=self.bucket)
         self._logs = {"logGroupName": "/aws/lambda/milkrun-dev-ingest", "logStreamName": "s"}
         boto3.client("logs").create_log_group(logGroupName=self._logs["logGroupName"])
@@ -217,6 +237,10 @@ class Stage:
         if "GROUP BY 1, 3" in sql:
             first, last = parameters[:2]
             return [row for row in self.rows if first <= row["file_name"] <= last]
+        if "INVALID_ROWS" in sql:
+            return self.invalid
+        if "COUNT(*) AS n" in sql and "GROUP BY" not in sql:
+            return [{"n": sum(row["file_name"] == parameters[0] for row in self.rows)}]
         table = re.search(r"RAW\.(\w+)", sql)
         counts = Counter(row["file_name"] for row in self.rows)
         return [
@@ -254,6 +278,44 @@ def test_a_request_of_which_nothing_was_valid_is_accounted_for_and_one_that_was_
     lost = key.replace(".1.", ".7.")
     stage.log(event="events_ingested", status=503, object_key=lost, rejected_key=None)
     assert look(stage).differences == []
+
+
+def test_an_object_that_an_operator_repaired_is_no_difference(stage: Stage) -> None:
+    key = stage.archive("events", b"{}")
+    stage.load(key)
+    assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == ["not_logged"]
+    made = lines_object("events", [b"{}"], NOW)
+    boto3.client("s3").put_object(
+        Bucket=stage.bucket, Key=key, Body=made.body, Metadata={"milkrun-repaired": "events/torn.ndjson"}
+    )
+    assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == []
+
+
+def test_what_others_put_beside_the_hours_is_compared_and_folder_markers_are_not(stage: Stage) -> None:
+    s3 = boto3.client("s3")
+    for name, body in (
+        ("events/", b""),
+        (f"events/dt={NOW:%Y-%m-%d}/hh={NOW:%H}/", b""),
+        (f"events/dt={NOW:%Y-%m-%d}/hh={NOW:%H}/empty.ndjson", b""),
+        ("events/by-hand.json", b"[]"),
+        (f"events/dt={NOW:%Y-%m-%d}/deep/er/backup.json", b"{}"),
+        ("rejected/copy/of.json", b"{}"),
+    ):
+        s3.put_object(Bucket=stage.bucket, Key=name, Body=body)
+    stage.load("events/by-hand.json")
+    found = look(stage)
+    assert [(d.kind, d.key) for d in found.differences if d.kind == "not_loaded"] == [
+        ("not_loaded", f"events/dt={NOW:%Y-%m-%d}/deep/er/backup.json"),
+        ("not_loaded", "rejected/copy/of.json"),
+    ]
+    assert {"key": "events/by-hand.json", "rows": 1} in found.foreign
+
+
+def test_rows_that_are_no_events_are_named_and_are_no_difference(stage: Stage) -> None:
+    stage.invalid = [{"file_name": "events/by-hand.json", "file_row_number": 1, "code": "not_an_object"}]
+    found = look(stage)
+    assert found.invalid_rows == [{"file": "events/by-hand.json", "line": 1, "reason": "not_an_object"}]
+    assert found.equal
 
 
 def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: Stage) -> None:

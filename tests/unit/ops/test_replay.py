@@ -1,9 +1,10 @@
 """A replay sends the right events once, at its pace, and goes on where it was broken off."""
 
 import base64
+import gzip
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -198,6 +199,38 @@ def test_an_object_that_went_meanwhile_is_passed_over() -> None:
     objects.received = lambda *_: iter(listed)
     del objects.bodies[gone]
     assert replay(objects, stream, EVERYTHING, label="r").objects == 1
+
+
+FOREIGN = ("events/by-hand.ndjson", f"events/dt={NOW:%Y-%m-%d}/hh={NOW:%H}/repaired.ndjson.gz")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize(
+    "packed", [lambda text: text, lambda text: gzip.compress(text, mtime=0)], ids=["plain", "gzip"]
+)
+def test_an_object_under_a_key_that_others_chose_is_sent_like_any_other(
+    name: str, packed: Callable[[bytes], bytes]
+) -> None:
+    objects = FakeArchive({name: packed(b"\xef\xbb\xbf" + line(1) + b"\r\n\n" + line(2)), "events/": b""})
+    stream = FakeStream()
+    done = replay(objects, stream, Selection(EVER, NOW, prefix="events/"), label="r")
+    assert [json.loads(r.data)["_id"] for r in stream.taken] == ["e1", "e2"]
+    assert (done.objects, done.unreadable) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "body", [b"", gzip.compress(line(1), mtime=0), b"\x1f\x8bnot gzip"], ids=["empty", "short", "torn"]
+)
+def test_an_object_of_ours_that_does_not_hold_the_lines_its_key_tells_is_named(body: bytes) -> None:
+    made = lines_object("events", [line(1), line(2)], NOW)
+    done = replay(FakeArchive({made.key: body}), FakeStream(), EVERYTHING, label="r")
+    assert done.unreadable == [made.key]
+
+
+def test_a_rejected_object_is_never_replayed() -> None:
+    made = lines_object("rejected", [line(1)], NOW)
+    objects = FakeArchive({made.key: made.body, "rejected/by-hand.ndjson": line(1)})
+    assert replay(objects, FakeStream(), Selection(EVER, NOW, prefix="rej"), label="r").sent == 0
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_sent() -> None:

@@ -13,7 +13,7 @@ from contract.objects import ObjectName
 from ops.polling import until
 from ops.terminal import in_words
 from ops.times import instant
-from ops.where import Step, _covers, in_order, lags
+from ops.where import Step, _covers, in_order, is_key, lags
 from tools.fleet.watch import Watch
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -65,6 +65,21 @@ class FakeWarehouse:
     @contextmanager
     def connect(self) -> Iterator["FakeWarehouse"]:
         yield self
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("events/by-hand.json", True),
+        ("rejected/dt=2026-11-16/hh=08/copy.ndjson.gz", True),
+        ("set-aside/x", True),
+        ("events", False),
+        ("compacted/x.parquet", False),
+        ("a/b", False),
+    ],
+)
+def test_a_key_that_others_chose_is_a_key_too(text: str, expected: bool) -> None:
+    assert is_key(text) is expected
 
 
 def name(lines: int, prefix: str = "events") -> str:
