@@ -1,6 +1,6 @@
-"""The one way in which functions and tools call AWS on their hot paths.
+"""The adapter through which functions, and tools where speed matters, call AWS.
 
-`Access` knows region, credentials and endpoints, and makes the clients: `Archive` (S3), `KinesisStream`, `SqsQueue`,
-`DynamoTable` and `JsonClient` for every service that speaks JSON. All of them sign their requests themselves and keep
-one connection open, because botocore costs ten times the CPU of the call (docs/adr: "One AWS adapter").
+`Access` holds region, credentials and endpoints, and creates the clients: `Archive` (S3), `KinesisStream`,
+`RedriveQueue` (SQS), `DynamoTable`, and `JsonClient` for any service that speaks JSON. They sign requests themselves
+and keep their connections open, because a call through botocore takes ten times the CPU (docs/adr: "One AWS adapter").
 """

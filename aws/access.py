@@ -1,4 +1,4 @@
-"""Region, credentials and endpoints of one process, and the clients made with them."""
+"""Region, credentials and endpoints of a process, and the clients created with them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from aws.archive import Archive
 from aws.credentials import Credentials, function_credentials, session_credentials
 from aws.json_client import TRIES, JsonClient
 
-# The SDKs' names of services in AWS_ENDPOINT_URL_<SERVICE>.
+# Service names in AWS_ENDPOINT_URL_<SERVICE> that differ from ours.
 # (AWS SDKs and Tools Reference Guide: "Service-specific endpoints".)
 _VARIABLES = {"events": "EVENTBRIDGE", "secretsmanager": "SECRETS_MANAGER"}
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`endpoints` has the environment's AWS_ENDPOINT_URL… variables; without one, AWS itself is called."""
+    """`endpoints` holds the AWS_ENDPOINT_URL… environment variables. A service without one uses AWS's endpoint."""
 
     region: str
     credentials: Credentials
@@ -22,16 +22,16 @@ class Access:
 
     @classmethod
     def of_function(cls, environment: Mapping[str, str]) -> "Access":
-        """Return what Lambda gives a function. Raises ValueError without a region, CredentialsError."""
+        """Use the credentials that Lambda gives a function. Raises ValueError without a region, CredentialsError."""
         return cls(_region(environment), function_credentials(environment), _endpoints(environment))
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str]) -> "Access":
-        """Return what the SDK would find for the person who runs a tool. Raises as `of_function` does."""
+        """Use the credentials that the SDK finds for the user of a tool. Raises the same errors as `of_function`."""
         return cls(_region(environment), session_credentials(), _endpoints(environment))
 
     def url(self, service: str) -> str:
-        """Return the endpoint that the environment names for a service, or ""."""
+        """Return the endpoint that the environment sets for a service, or ""."""
         own = f"AWS_ENDPOINT_URL_{_VARIABLES.get(service, service.upper())}"
         return self.endpoints.get(own) or self.endpoints.get("AWS_ENDPOINT_URL") or ""
 

@@ -1,4 +1,4 @@
-"""The archive bucket: objects are put only where none exists, because their keys are hashes of their content."""
+"""The archive bucket. Keys contain the hash of the content, so an object is written only if it does not exist."""
 
 import re
 import time
@@ -15,13 +15,13 @@ TRIES = 3
 BASE_SECONDS = 1.0
 
 _XML_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
-# S3 answers AccessDenied for a missing key to a role that may not list the bucket.
+# S3 returns AccessDenied for a missing key if the role may not list the bucket.
 # (Amazon S3 API Reference: "GetObject", Permissions.)
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "AccessDenied"})
 
 
 class Archive:
-    """The bucket with everything that was received. Safe for concurrent use."""
+    """The archive bucket. Thread-safe."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Archive:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.bucket = bucket
-        # At AWS a bucket has a host of its own, unless a dot in its name would break TLS.
+        # At AWS each bucket has its own host name, except if a dot in the bucket's name would break TLS.
         # (Amazon S3 User Guide: "Virtual hosting of general purpose buckets".)
         if url or "." in bucket:
             self.url, self.path = url or endpoint_of("s3", region), f"/{bucket}"
@@ -50,7 +50,7 @@ class Archive:
         headers = {"content-type": "application/gzip", "if-none-match": "*"}
         headers |= {f"x-amz-meta-{name}": value for name, value in facts.items()}
         response = self._send("PUT", lines.key, headers, lines.body, expected={200, 412})
-        return response.status == 200  # 412: it exists, perhaps from a try of ours that timed out
+        return response.status == 200  # 412: it exists, perhaps from an earlier try that timed out
 
     def read(self, key: str) -> bytes:
         """Return an object's bytes. Raises MissingObjectError or RetryableError."""

@@ -1,4 +1,4 @@
-"""Credentials for signing: those that Lambda gives a function, or those of whoever runs a tool."""
+"""Credentials for signing: those that Lambda gives a function, or those of a tool's user."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,7 @@ class Credentials(Protocol):
 
 
 class FixedCredentials(NamedTuple):
-    """Credentials that are never renewed. Lambda's own live as long as the execution environment."""
+    """Credentials that are never renewed. Lambda's are valid as long as the execution environment."""
 
     access_key: str
     secret_key: str
@@ -23,7 +23,7 @@ class FixedCredentials(NamedTuple):
 
 
 class RenewedCredentials:
-    """botocore's credentials, which it renews before they expire."""
+    """botocore's credentials, which botocore renews before they expire."""
 
     def __init__(self, botocores: Any) -> None:
         self._botocores = botocores
@@ -31,15 +31,15 @@ class RenewedCredentials:
     def get_frozen_credentials(self) -> Any:
         try:
             return self._botocores.get_frozen_credentials()
-        except Exception as error:  # botocore raises a class of its own for each provider
+        except Exception as error:  # each of botocore's providers raises its own class
             raise CredentialsError(f"credentials: {type(error).__name__}") from error
 
 
 def preload(environment: Mapping[str, str]) -> None:
-    """Load what `function_credentials` needs under SnapStart, before the snapshot of the process is taken.
+    """Import what `function_credentials` needs under SnapStart before the snapshot is taken; otherwise do nothing.
 
-    Otherwise the first request after each restore would load it: 102 modules, 74 ms of CPU instead of 4 ms. Elsewhere
-    nothing is loaded, because credentials stand in the environment.
+    Without it the first request after each restore imports 102 modules: 74 ms of CPU instead of 4 ms. Without
+    SnapStart the credentials are environment variables, so nothing needs to be imported.
     (AWS Lambda Developer Guide: "Improving startup performance with Lambda SnapStart".)
     """
     if environment.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
@@ -47,34 +47,34 @@ def preload(environment: Mapping[str, str]) -> None:
         import botocore.httpsession
         import botocore.utils
 
-        botocore.utils.ContainerMetadataFetcher()  # its session loads TLS's certificates
+        botocore.utils.ContainerMetadataFetcher()  # its session loads the TLS certificates
 
 
 def function_credentials(environment: Mapping[str, str]) -> Credentials:
-    """Return a function's credentials: from its environment or, under SnapStart, from a local address.
+    """Return a function's credentials: from its environment or, under SnapStart, from a local endpoint.
 
-    botocore's session would look in six more places, and importing it takes half of a cold start.
+    botocore's session would search six more places, and importing it takes half of a cold start.
     (AWS Lambda Developer Guide: "Defined runtime environment variables".) Raises CredentialsError.
     """
     key, secret = (environment.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
     if key and secret:
         return FixedCredentials(key, secret, environment.get("AWS_SESSION_TOKEN"))
-    from botocore.credentials import ContainerProvider  # a sixth of a cold start
+    from botocore.credentials import ContainerProvider  # takes a sixth of a cold start, so only if needed
 
     return _found(ContainerProvider(environment).load())
 
 
 def session_credentials() -> Credentials:
-    """Return the credentials that the SDK would find here: profile, SSO, container, instance.
+    """Return the credentials that the SDK finds: profile, SSO, container, instance.
 
     Raises CredentialsError.
     """
-    import botocore.session  # only tools and the KCL worker get here
+    import botocore.session  # slow to import, but only tools and the KCL worker use it
 
     return _found(botocore.session.get_session().get_credentials())
 
 
 def _found(credentials: Any) -> Credentials:
     if credentials is None:
-        raise CredentialsError("no AWS credentials were found")
+        raise CredentialsError("No AWS credentials found.")
     return RenewedCredentials(credentials)

@@ -1,4 +1,4 @@
-"""boto3 for an emulator on this machine, whatever AWS settings the person who runs a tool has."""
+"""A boto3 session for an emulator on this machine that ignores the user's AWS settings."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -8,12 +8,12 @@ if TYPE_CHECKING:
 
 
 def emulator_session(region: str | None) -> "Session":
-    """Return a session that reads no AWS_* variable and no file of ~/.aws, with credentials for an emulator.
+    """Return a session with an emulator's credentials that reads neither AWS_* variables nor files in ~/.aws.
 
-    A profile that does not exist, FIPS endpoints or a CA bundle would otherwise fail a call that needs none of them.
-    (AWS SDKs and Tools Reference Guide: "Environment variables support".)
+    Otherwise settings that the call does not need, such as a missing profile, FIPS endpoints or a CA bundle, could
+    make it fail. (AWS SDKs and Tools Reference Guide: "Environment variables support".)
     """
-    import boto3  # only tools get here
+    import boto3  # slow to import, but only tools use it
     import botocore.session
     from botocore.configprovider import (
         BOTOCORE_DEFAUT_SESSION_VARIABLES,
@@ -28,10 +28,10 @@ def emulator_session(region: str | None) -> "Session":
     for name in ("config_file", "credentials_file"):
         variables[name] = (None, None, os.devnull, None)
     session = botocore.session.Session(session_vars=variables)
-    # A section of its own, whose variables are not in that list.
+    # S3's settings are a section of their own, which the list above does not contain.
     session.get_component("config_store").set_config_provider("s3", ConstantProvider({}))
     return boto3.Session("test", "test", region_name=region or "us-east-1", botocore_session=session)
 
 
 NO_PROXIES: dict[str, str] = {}
-"""For botocore's Config: with None it would take HTTP_PROXY."""
+"""For botocore's Config, because with None it would use HTTP_PROXY."""

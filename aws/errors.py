@@ -1,10 +1,10 @@
-"""How a call to AWS can fail. Callers branch on these types and on `code`, never on a message."""
+"""The errors of a call to AWS. Callers branch on these types and on `code`, never on a message."""
 
 
 class RetryableError(Exception):
-    """The call did not succeed now and may succeed later.
+    """The call failed now and may succeed later.
 
-    The message names the service and the error, never the content of the call, so it may be logged.
+    The message contains the service and the error, never the content of the call, so it may be logged.
     """
 
 
@@ -17,7 +17,7 @@ class CredentialsError(RetryableError):
 
 
 class ServiceError(RetryableError):
-    """AWS answered with an error. `code` is the service's own name for it, or the HTTP status."""
+    """AWS returned an error. `code` is the service's error code, or the HTTP status if there is none."""
 
     def __init__(self, service: str, code: str, status: int) -> None:
         super().__init__(f"{service}: {code}")
@@ -26,18 +26,18 @@ class ServiceError(RetryableError):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the SDKs would send the same request again.
+        """Return whether the SDKs would retry the request.
 
-        (AWS SDKs and Tools Reference Guide: "Retry behavior"; 409 is S3's answer while another write of the same key
-        is under way. Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".)
+        (AWS SDKs and Tools Reference Guide: "Retry behavior". S3 returns 409 during another write of the same key:
+        Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".)
         """
         return self.status in TRANSIENT_STATUSES or self.code in TRANSIENT_CODES
 
 
 class PermanentError(Exception):
-    """The service will never accept this call: something in it breaks a rule.
+    """The service will never accept this call, because its content is invalid.
 
-    `detail` is the service's own message. It may quote the content of the call, so it must not be logged.
+    `detail` is the service's message. It may quote the content of the call, so it must not be logged.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:
@@ -46,7 +46,7 @@ class PermanentError(Exception):
 
 
 class MissingObjectError(PermanentError):
-    """The object does not exist, or the role may not see whether it does."""
+    """The object does not exist, or the role may not see whether it exists."""
 
 
 TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})

@@ -1,7 +1,7 @@
-"""Signed HTTP calls to one AWS host over one connection that stays open, with one deadline for the whole call.
+"""Signed HTTP calls to one AWS host over a persistent connection, with one deadline for the whole call.
 
-The endpoints and the trusted certificates are those that botocore would use. The body is signed by its SHA-256, which
-the service checks, so no further checksum is sent.
+Endpoints and trusted certificates are the same as botocore's. The signature covers the body's SHA-256, which the
+service verifies, so no other checksum is sent.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ from urllib.parse import urlsplit
 from aws.credentials import Credentials
 from aws.errors import NoResponseError
 
-# One try of a call: resolving the name, trying its addresses, TLS, sending, reading the whole answer.
+# One try of a call: name resolution, connecting to its addresses in turn, TLS, sending, and reading the response.
 CALL_SECONDS = 3.0
-# Of these, the time until the connection stands. AWS answers within milliseconds, so an address gets its share and the
-# next one is tried.
+# The part of CALL_SECONDS for connecting. AWS responds within milliseconds, so each address gets a share of this time
+# before the next one is tried.
 CONNECT_SECONDS = 1.5
 ADDRESS_SECONDS = 0.25
 MAX_FETCHED_BYTES = 256 * 1024
 
-# As messages name them; every other service goes by its name in signatures.
+# Names in messages; other services are called by the name that they have in signatures.
 SERVICE_NAMES = {
     "dynamodb": "DynamoDB",
     "events": "EventBridge",
@@ -59,9 +59,9 @@ class Response:
 
 
 class Signer:
-    """Signature Version 4 in headers; the signing key of a day is derived once.
+    """Signature Version 4 in headers. The signing key is derived once per day.
 
-    botocore's own takes 0.2 ms per call, most of it in building requests and headers of its own.
+    botocore's signer takes 0.2 ms per call, mostly to build its own request and header objects.
     (AWS IAM User Guide: "Create a signed AWS API request".)
     """
 
@@ -72,7 +72,7 @@ class Signer:
     def signed(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: datetime
     ) -> dict[str, str]:
-        """Return `headers` (lower-case, `host` among them) and those that the signature adds."""
+        """Return `headers` (lower-case, including `host`) together with the headers of the signature."""
         credentials = self._credentials.get_frozen_credentials()
         moment = now.strftime("%Y%m%dT%H%M%SZ")
         digest = hashlib.sha256(body).hexdigest()
@@ -101,7 +101,7 @@ class Signer:
 
 
 class Endpoint:
-    """One host, and one connection to it per thread. Every request is signed."""
+    """One host, with one connection per thread. Every request is signed."""
 
     def __init__(self, url: str, signer: Signer) -> None:
         self.url = url
@@ -113,7 +113,7 @@ class Endpoint:
         self._of_thread = threading.local()
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """Try once, for at most CALL_SECONDS. Raises NoResponseError or CredentialsError."""
+        """Send one request without retries, for at most CALL_SECONDS. Raises NoResponseError or CredentialsError."""
         target = self._path + path
         signed = self._signer.signed(method, target, {"host": self._host, **headers}, body, datetime.now(UTC))
         connection = self._connection()
@@ -134,7 +134,7 @@ class Endpoint:
 
 
 def fetch(url: str) -> Response:
-    """GET a URL without signature, for at most CALL_SECONDS. Raises NoResponseError."""
+    """Send an unsigned GET request, for at most CALL_SECONDS. Raises NoResponseError."""
     parts = urlsplit(url)
     connection = _Connection(parts.netloc, _trust() if parts.scheme == "https" else None)
     try:
@@ -149,7 +149,7 @@ def fetch(url: str) -> Response:
 
 
 class _Connection(HTTPConnection):
-    """A connection whose every step ends at the deadline of the call."""
+    """A connection on which every step ends at the call's deadline."""
 
     def __init__(self, netloc: str, trust: ssl.SSLContext | None) -> None:
         super().__init__(netloc)
@@ -159,42 +159,44 @@ class _Connection(HTTPConnection):
         self._deadline = 0.0
 
     def begin(self) -> None:
-        """Start the clock of a call; connect if there is no connection or the service has closed it."""
+        """Start the call's deadline, and connect if there is no connection or the service has closed it."""
         self._deadline = time.monotonic() + CALL_SECONDS
-        if self.sock and _has_news(self.sock):  # between two requests, news can only be the end
+        if self.sock and _is_readable(
+            self.sock
+        ):  # between two requests, this means that the service closed it
             self.close()
         if not self.sock:
             self.connect()
 
     def connect(self) -> None:
         connected_by = min(self._deadline, time.monotonic() + CONNECT_SECONDS)
-        raw = _first_that_answers(resolved(self.host, self.port, _left(connected_by)), connected_by)
+        raw = _connect_to_any(resolve(self.host, self.port, _remaining(connected_by)), connected_by)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._trust:
-                raw.settimeout(_left(connected_by))
+                raw.settimeout(_remaining(connected_by))
                 raw = self._trust.wrap_socket(raw, server_hostname=self.host)
         except OSError:
             raw.close()
             raise
         self.sock = _DeadlineSocket(raw, self)
 
-    def left(self) -> float:
-        return _left(self._deadline)
+    def remaining(self) -> float:
+        return _remaining(self._deadline)
 
 
-def _left(deadline: float) -> float:
-    """Return the seconds until `deadline`. Raises TimeoutError if there are none."""
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _remaining(deadline: float) -> float:
+    """Return the seconds until `deadline`. Raises TimeoutError if it has passed."""
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
         raise TimeoutError
-    return left
+    return remaining
 
 
-def resolved(host: str, port: int, seconds: float) -> list[tuple[Any, ...]]:
-    """Return getaddrinfo's answer. Raises TimeoutError or OSError.
+def resolve(host: str, port: int, seconds: float) -> list[tuple[Any, ...]]:
+    """Return the result of getaddrinfo. Raises TimeoutError or OSError.
 
-    A lookup cannot be interrupted, so it runs in a thread that is left behind when the time is up.
+    A lookup cannot be interrupted, so it runs in a daemon thread, which is abandoned after the timeout.
     """
     if _is_address(host):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -224,13 +226,13 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _first_that_answers(addresses: Iterable[tuple[Any, ...]], deadline: float) -> Any:
-    """Connect to the first address that answers. Each gets its share of the time. Raises OSError."""
+def _connect_to_any(addresses: Iterable[tuple[Any, ...]], deadline: float) -> Any:
+    """Return a connection to the first address that accepts one. Each gets a share of the time. Raises OSError."""
     waiting = list(addresses)
     failure: OSError = OSError("the name has no address")
     while waiting:
         family, kind, protocol, _, address = waiting.pop(0)
-        left = _left(deadline)
+        left = _remaining(deadline)
         connection = socket.socket(family, kind, protocol)
         connection.settimeout(min(left, max(ADDRESS_SECONDS, left / (len(waiting) + 1))))
         try:
@@ -244,36 +246,36 @@ def _first_that_answers(addresses: Iterable[tuple[Any, ...]], deadline: float) -
 
 
 class _DeadlineSocket:
-    """A socket for http.client, on which no single read or write may outlast the deadline of the call.
+    """A socket for http.client whose every read and write ends at the call's deadline.
 
-    A timeout of the socket itself begins anew with every byte, so a slow peer could hold a call for ever.
+    A socket's own timeout restarts with every byte, so a slow peer could block a call indefinitely.
     """
 
     def __init__(self, raw: Any, connection: _Connection) -> None:
         self._raw = raw
         self._connection = connection
-        self._is_read = self._is_closed = False
+        self._has_reader = self._is_closed = False
         self.fileno = raw.fileno
 
     def close(self) -> None:
-        """Close, but only when the response has been read: http.client closes first if the service will."""
+        """Close after the response has been read: http.client closes the socket before that on "Connection: close"."""
         self._is_closed = True
-        if not self._is_read:
+        if not self._has_reader:
             self._raw.close()
 
     def reader_closed(self) -> None:
-        self._is_read = False
+        self._has_reader = False
         if self._is_closed:
             self._raw.close()
 
     def sendall(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            self._raw.settimeout(self._connection.left())
+            self._raw.settimeout(self._connection.remaining())
             left = left[self._raw.send(left) :]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        self._is_read = True
+        self._has_reader = True
         return io.BufferedReader(_Reader(self, self._raw, self._connection))
 
 
@@ -292,19 +294,19 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._raw.settimeout(self._connection.left())
+        self._raw.settimeout(self._connection.remaining())
         return int(self._raw.recv_into(buffer))
 
 
-def _has_news(connection: Any) -> bool:
-    readable = select.poll()
-    readable.register(connection, select.POLLIN)
-    return bool(readable.poll(0))
+def _is_readable(connection: Any) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """The certificates that the SDK trusts. Reading them takes 17 ms, and a function has several endpoints."""
+    """Return a context with the SDK's certificates. Loading takes 17 ms, and a function has several endpoints."""
     botocore = find_spec("botocore")
     assert botocore
     assert botocore.origin

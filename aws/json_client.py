@@ -1,4 +1,4 @@
-"""Kinesis, DynamoDB, EventBridge, SQS, SSM and Secrets Manager: JSON in and out, the operation named by a header."""
+"""Client for AWS services whose protocol is JSON, with the operation in a header."""
 
 import re
 import time
@@ -16,7 +16,7 @@ from aws.retry import retrying
 TRIES = 3
 BASE_SECONDS = 0.1
 
-# Prefix of the header x-amz-target, and the version of the protocol. (botocore's service models.)
+# The prefix of the x-amz-target header, and the version of the JSON protocol. (botocore's service models.)
 _PROTOCOLS = {
     "dynamodb": ("DynamoDB_20120810", "1.0"),
     "events": ("AWSEvents", "1.1"),
@@ -25,7 +25,7 @@ _PROTOCOLS = {
     "sqs": ("AmazonSQS", "1.0"),
     "ssm": ("AmazonSSM", "1.1"),
 }
-# What a service calls a request that breaks a rule, whenever it is sent.
+# Error codes for requests that the service will never accept.
 _PERMANENT = frozenset({"ValidationException", "InvalidArgumentException"})
 
 
@@ -39,7 +39,7 @@ _ERROR = msgspec.json.Decoder(_Error)
 
 
 class JsonClient:
-    """`client.put_item(TableName=…)` as with boto3. Safe for concurrent use.
+    """Called like boto3: `client.put_item(TableName=…)`. Thread-safe.
 
     Raises PermanentError, ServiceError, NoResponseError or CredentialsError.
     """
@@ -75,7 +75,7 @@ class JsonClient:
         return msgspec.json.decode(self.send(operation, request) or b"{}")
 
     def send(self, operation: str, request: Any) -> bytes:
-        """Return the body of the answer. Bytes in `request` are sent as base64."""
+        """Return the body of the response. Bytes in `request` are encoded as base64."""
         headers = {"content-type": self._content_type, "x-amz-target": f"{self._target}.{operation}"}
         body = msgspec.json.encode(request)
 

@@ -17,14 +17,14 @@ class StreamRecord(Protocol):
 
 
 class KinesisStream:
-    """Make `kinesis` with `tries=1`: the caller decides how long to go on with a stream that is throttled."""
+    """Create `kinesis` with `tries=1`, because the caller decides how long to retry when the stream is throttled."""
 
     def __init__(self, kinesis: JsonClient, name: str) -> None:
         self._kinesis = kinesis
         self._name = name
 
     def put[R: StreamRecord](self, records: Sequence[R]) -> list[R]:
-        """Make one PutRecords call; return the records that were throttled. Raises RetryableError or PermanentError."""
+        """Send one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
         answer = self._kinesis.send(
             "PutRecords",
             {
@@ -34,14 +34,14 @@ class KinesisStream:
                 ],
             },
         )
-        # PutRecords returns 200 even when single records were throttled, and lists results in request order.
+        # PutRecords returns 200 even if single records were throttled, and lists the results in request order.
         try:
             outcome = _OUTCOME.decode(answer)
             if not outcome.failed:
                 return []
             return [record for record, result in zip(records, outcome.results, strict=True) if result.code]
         except ValueError as error:
-            raise RetryableError("Kinesis: unreadable answer") from error
+            raise RetryableError("Kinesis: unreadable response") from error
 
 
 class _Result(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Every request of these tests is checked against AWS's own models, except where a test sends a wrong one."""
+"""Check every request of these tests against AWS's service models, except in tests of invalid requests."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A stand-in for an AWS service that checks every signature."""
+"""A fake AWS service that checks every signature."""
 
 import hashlib
 import hmac
@@ -12,14 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Strict:
-    """Answers from a list (None: hangs up), once the signature of what came is right."""
+    """Checks the request's signature, then sends the next of `answers` (None: closes the connection)."""
 
     answers: list[tuple[int, bytes] | None] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=lambda: {"AKID": "secret/+"})
-    closes: bool = False  # after each answer, without having said so
+    closes: bool = False  # closes the connection after each answer without announcing it
     url: str = ""
-    is_open: bool = False  # takes unsigned requests
+    is_open: bool = False  # accepts unsigned requests
 
     def answer(
         self, method: str, path: str, headers: dict[str, str], body: bytes
@@ -30,7 +30,7 @@ class Strict:
         return self.answers.pop(0) if self.answers else (200, b"{}")
 
     def authorization(self, method: str, path: str, headers: dict[str, str], body: bytes) -> str:
-        """As the service computes it. (AWS IAM User Guide: "Create a signed AWS API request".)"""
+        """Compute the expected header. (AWS IAM User Guide: "Create a signed AWS API request".)"""
         given = dict(part.split("=", 1) for part in headers["authorization"].split(" ", 1)[1].split(", "))
         access_key, day, region, service, _ = given["Credential"].split("/")
         names = given["SignedHeaders"].split(";")
@@ -54,7 +54,7 @@ class Strict:
 
 @contextmanager
 def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict]:
-    """One on loopback, over TLS where a certificate is given."""
+    """Run the service on loopback, with TLS if a certificate is given."""
     service = Strict()
 
     class Handler(BaseHTTPRequestHandler):

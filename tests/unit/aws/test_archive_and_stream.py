@@ -1,4 +1,4 @@
-"""Archive and stream against a service that checks signatures and gives unusual answers."""
+"""Archive and stream with a service that checks signatures and returns unusual responses."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def error(code: str) -> bytes:
 # --- S3 -----------------------------------------------------------------------------------------
 
 
-def test_an_object_is_put_signed_whole_and_only_where_none_stands(strict: Strict) -> None:
+def test_put_is_signed_and_conditional(strict: Strict) -> None:
     assert archive(strict).store(LINES, {"request-id": "a%20b", "app-version": "1.0  beta"}) is True
     ((method, path, headers, body),) = strict.requests
     assert (method, unquote(path), body) == ("PUT", f"/archive/{LINES.key}", LINES.body)
@@ -65,31 +65,33 @@ def test_an_object_is_put_signed_whole_and_only_where_none_stands(strict: Strict
     assert headers["x-amz-security-token"] == "token=="
 
 
-def test_an_object_that_stands_there_is_no_failure(strict: Strict) -> None:
+def test_existing_object_is_no_failure(strict: Strict) -> None:
     strict.answers = [(412, error("PreconditionFailed"))]
     assert archive(strict).store(LINES, {}) is False
 
 
 @pytest.mark.parametrize(
-    "passing", [None, (503, error("SlowDown")), (500, b""), (400, error("RequestTimeout"))]
+    "transient", [None, (503, error("SlowDown")), (500, b""), (400, error("RequestTimeout"))]
 )
-def test_what_passes_is_tried_three_times(strict: Strict, passing: tuple[int, bytes] | None) -> None:
-    strict.answers = [passing, passing, (200, b"")]
+def test_transient_s3_error_is_retried_up_to_three_tries(
+    strict: Strict, transient: tuple[int, bytes] | None
+) -> None:
+    strict.answers = [transient, transient, (200, b"")]
     assert archive(strict).store(LINES, {}) is True
-    strict.answers = [passing] * 3
+    strict.answers = [transient] * 3
     with pytest.raises(RetryableError, match=r"S3: (SlowDown|500|RequestTimeout|RemoteDisconnected)"):
         archive(strict).store(LINES, {})
     assert len(strict.requests) == 6
 
 
-def test_what_does_not_pass_is_tried_once(strict: Strict) -> None:
+def test_other_s3_error_is_not_retried(strict: Strict) -> None:
     strict.answers = [(403, error("AccessDenied"))]
     with pytest.raises(RetryableError, match="S3: AccessDenied"):
         archive(strict).store(LINES, {})
     assert len(strict.requests) == 1
 
 
-def test_a_conflict_with_another_write_is_tried_again_and_ends(strict: Strict) -> None:
+def test_conflict_with_a_concurrent_write_is_retried(strict: Strict) -> None:
     conflict = (409, error("ConditionalRequestConflict"))
     strict.answers = [conflict, conflict, (412, b"")]
     assert archive(strict).store(LINES, {}) is False
@@ -99,7 +101,7 @@ def test_a_conflict_with_another_write_is_tried_again_and_ends(strict: Strict) -
     assert len(strict.requests) == 3 + 3
 
 
-def test_credentials_of_a_role_are_renewed_between_calls(strict: Strict) -> None:
+def test_role_credentials_are_renewed_between_calls(strict: Strict) -> None:
     strict.secrets = {"first": "one", "second": "two"}
 
     def role(key: str, secret: str, lives: timedelta) -> dict[str, str]:
@@ -118,7 +120,7 @@ def test_credentials_of_a_role_are_renewed_between_calls(strict: Strict) -> None
     assert [credential.split("/")[0] for credential in used] == ["first", "second"]
 
 
-def test_an_object_is_read_back(strict: Strict) -> None:
+def test_read_returns_the_body(strict: Strict) -> None:
     strict.answers = [(200, LINES.body)]
     assert archive(strict).read(LINES.key) == LINES.body
     ((method, path, _, _),) = strict.requests
@@ -128,8 +130,8 @@ def test_an_object_is_read_back(strict: Strict) -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(404, "NoSuchKey"), (404, "NoSuchBucket"), (403, "AccessDenied")]
 )
-def test_a_missing_object_is_not_an_outage(strict: Strict, status: int, code: str) -> None:
-    """AccessDenied is S3's answer to a role that may not list the bucket, such as the redrive function's."""
+def test_missing_object_raises_missing_object_error(strict: Strict, status: int, code: str) -> None:
+    """S3 returns AccessDenied to a role that may not list the bucket, such as the redrive function's."""
     strict.answers = [(status, error(code))]
     with pytest.raises(MissingObjectError):
         archive(strict).read(LINES.key)
@@ -154,22 +156,22 @@ def test_records_are_sent_in_one_signed_call(strict: Strict) -> None:
     }
 
 
-def test_only_the_records_that_putrecords_names_are_refused(strict: Strict) -> None:
+def test_put_returns_only_the_throttled_records(strict: Strict) -> None:
     throttled = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": "slow down"}
-    taken = {"SequenceNumber": "1", "ShardId": "shardId-000000000000"}
-    strict.answers = [(200, json.dumps({"FailedRecordCount": 1, "Records": [throttled, taken]}).encode())]
+    accepted = {"SequenceNumber": "1", "ShardId": "shardId-000000000000"}
+    strict.answers = [(200, json.dumps({"FailedRecordCount": 1, "Records": [throttled, accepted]}).encode())]
     assert stream(strict.url).put(RECORDS) == [RECORDS[0]]
 
 
 @pytest.mark.parametrize("code", ["ValidationException", "com.amazonaws.kinesis#InvalidArgumentException"])
-def test_what_kinesis_calls_invalid_is_permanent(strict: Strict, code: str) -> None:
+def test_invalid_request_to_kinesis_is_a_permanent_error(strict: Strict, code: str) -> None:
     strict.answers = [(400, json.dumps({"__type": code}).encode())]
     with pytest.raises(PermanentError):
         stream(strict.url).put(RECORDS)
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         ((400, b'{"__type":"ProvisionedThroughputExceededException"}'), "ProvisionedThroughputExceeded"),
         ((500, b"<html>"), "500"),
@@ -179,38 +181,38 @@ def test_what_kinesis_calls_invalid_is_permanent(strict: Strict, code: str) -> N
         (None, "RemoteDisconnected"),
     ],
 )
-def test_any_other_answer_is_an_outage(strict: Strict, answer: tuple[int, bytes] | None, told: str) -> None:
+def test_any_other_kinesis_response_is_retryable(
+    strict: Strict, answer: tuple[int, bytes] | None, message: str
+) -> None:
     strict.answers = [answer]
-    with pytest.raises(RetryableError, match=f"Kinesis: .*{told}"):
+    with pytest.raises(RetryableError, match=f"Kinesis: .*{message}"):
         stream(strict.url).put(RECORDS)
 
 
-# --- where they are -----------------------------------------------------------------------------
+# --- endpoints ----------------------------------------------------------------------------------
 
 
-def test_an_address_where_nobody_listens_is_an_outage() -> None:
-    nowhere = "http://127.0.0.1:9"
-    objects = Archive("archive", region=REGION, credentials=CREDENTIALS, url=nowhere, pause=no_pause)
+def test_refused_connection_is_retryable() -> None:
+    closed_port = "http://127.0.0.1:9"
+    objects = Archive("archive", region=REGION, credentials=CREDENTIALS, url=closed_port, pause=no_pause)
     with pytest.raises(RetryableError, match="S3: ConnectionRefusedError"):
         objects.store(LINES, {})
     with pytest.raises(RetryableError, match="Kinesis: ConnectionRefusedError"):
-        stream(nowhere).put(RECORDS)
+        stream(closed_port).put(RECORDS)
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "cn-north-1"])
 @pytest.mark.parametrize("service", ["s3", "kinesis", "dynamodb", "events", "sqs", "ssm", "secretsmanager"])
-def test_at_aws_the_endpoints_are_the_sdks(
-    region: str, service: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_endpoints_equal_the_sdks(region: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     sdk: Any = boto3.client(service, region_name=region)
     assert endpoint_of(service, region) in (
         sdk.meta.endpoint_url,
-        "https://s3.us-east-1.amazonaws.com",  # S3's global name has no region in it: ours has
+        "https://s3.us-east-1.amazonaws.com",  # the SDK still uses S3's global name, we use the regional one
     )
 
 
-def test_a_bucket_has_its_own_host_at_aws_unless_its_name_has_a_dot() -> None:
+def test_bucket_has_its_own_host_unless_its_name_contains_a_dot() -> None:
     plain = Archive("archive", region=REGION, credentials=CREDENTIALS)
     dotted = Archive("my.archive", region=REGION, credentials=CREDENTIALS)
     assert (plain.url, plain.path) == ("https://archive.s3.eu-west-1.amazonaws.com", "")
@@ -226,7 +228,7 @@ def test_a_bucket_has_its_own_host_at_aws_unless_its_name_has_a_dot() -> None:
         ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"),
     ],
 )
-def test_endpoints_are_named_by_the_sdks_variables(service: str, variable: str) -> None:
+def test_endpoints_are_read_from_the_sdks_variables(service: str, variable: str) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION}
     everywhere = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all"})
     own = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all", variable: "http://own"})
@@ -234,6 +236,6 @@ def test_endpoints_are_named_by_the_sdks_variables(service: str, variable: str) 
     assert (everywhere.url(service), own.url(service), none.url(service)) == ("http://all", "http://own", "")
 
 
-def test_without_a_region_the_variable_is_named() -> None:
+def test_missing_region_error_names_the_variable() -> None:
     with pytest.raises(ValueError, match="AWS_REGION"):
         Access.of_function({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"})

@@ -1,4 +1,4 @@
-"""A call ends at its deadline, whatever the peer does: slow, silent, or unreachable at many addresses."""
+"""A call ends at its deadline, even if the peer is slow, silent, or unreachable at many addresses."""
 
 import socket
 import threading
@@ -21,7 +21,7 @@ from tests.unit.contract.test_objects import AT
 
 CREDENTIALS = FixedCredentials("AKID", "secret", None)
 CALL_SECONDS = 0.4
-# What the machine may add to a call under load.
+# Delay that a busy machine may add to a call.
 SLACK_SECONDS = 0.4
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -80,13 +80,13 @@ def seconds_of_a_failing_call(url: str, body: bytes = b"{}") -> float:
 
 @given(cut=st.integers(0, len(ANSWER) - 1), pause=st.sampled_from([0.0, 0.05, 0.15]))
 @settings(deadline=None, max_examples=12)
-def test_a_peer_that_sends_byte_by_byte_or_stops_cannot_hold_a_call(cut: int, pause: float) -> None:
+def test_call_ends_in_time_if_the_peer_sends_slowly_or_stops(cut: int, pause: float) -> None:
     parts = [bytes([byte]) for byte in ANSWER[:cut]]
     with peer(parts, pause) as url:
         assert seconds_of_a_failing_call(url) <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_a_peer_that_reads_nothing_cannot_hold_a_call() -> None:
+def test_call_ends_in_time_if_the_peer_reads_nothing() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -94,9 +94,9 @@ def test_a_peer_that_reads_nothing_cannot_hold_a_call() -> None:
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None) -> None:
-    """Let every name have so many addresses that never answer, and then that of `url`."""
+    """Make every name resolve to `unreachable` addresses that never accept, followed by the one of `url`."""
     dead = socket.create_server(("127.0.0.1", 0), backlog=0)
-    full = [socket.socket() for _ in range(4)]  # they fill the backlog, so that nobody else gets through
+    full = [socket.socket() for _ in range(4)]  # fill the backlog, so that no other connection is accepted
     for each in full:
         each.setblocking(False)
         each.connect_ex(dead.getsockname())
@@ -104,25 +104,23 @@ def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None
     if url:
         host, _, port = url.rpartition("/")[2].partition(":")
         found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, int(port))))
-    monkeypatch.setattr(http, "resolved", lambda *_: found)
+    monkeypatch.setattr(http, "resolve", lambda *_: found)
     monkeypatch.setattr(http, "_kept_open", (dead, full), raising=False)
 
 
 @pytest.mark.parametrize("unreachable", [1, 8, 40])
-def test_many_unreachable_addresses_share_one_deadline(
-    monkeypatch: pytest.MonkeyPatch, unreachable: int
-) -> None:
+def test_unreachable_addresses_share_one_deadline(monkeypatch: pytest.MonkeyPatch, unreachable: int) -> None:
     addresses(monkeypatch, unreachable, None)
     assert seconds_of_a_failing_call("http://a.name.test") <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_a_reachable_address_behind_unreachable_ones_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reachable_address_after_unreachable_ones_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with peer([ANSWER], 0) as url:
         addresses(monkeypatch, 3, url)
         assert endpoint("http://a.name.test").send("POST", "/", {}, b"{}").status == 200
 
 
-def test_a_name_that_is_not_resolved_in_time_cannot_hold_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_ends_in_time_if_name_resolution_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: resolver.wait(5) or [])
     try:
@@ -131,15 +129,15 @@ def test_a_name_that_is_not_resolved_in_time_cannot_hold_a_call(monkeypatch: pyt
         resolver.set()
 
 
-def test_a_tls_handshake_that_never_ends_cannot_hold_a_call() -> None:
+def test_call_ends_in_time_if_the_tls_handshake_hangs() -> None:
     with peer([], 0) as url:
         assert seconds_of_a_failing_call(url.replace("http:", "https:")) <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_all_tries_of_a_put_fit_into_the_time_that_the_handler_keeps_for_it(
+def test_all_tries_of_a_put_fit_into_the_handlers_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The budget STORE_SECONDS is three tries and the longest pauses between them."""
+    """STORE_SECONDS covers three tries and the longest pauses between them."""
     from aws.archive import TRIES
     from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS
 

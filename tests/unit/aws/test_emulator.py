@@ -1,4 +1,4 @@
-"""A tool speaks to an emulator whatever AWS settings its user has."""
+"""Tools can call an emulator regardless of their user's AWS settings."""
 
 import logging
 import subprocess
@@ -42,7 +42,7 @@ for service, operation in [("dynamodb", "list_tables"), ("kinesis", "list_stream
 """
 
 
-def test_no_setting_of_the_users_reaches_a_call_to_the_emulator(tmp_path: Path) -> None:
+def test_user_settings_do_not_affect_calls_to_the_emulator(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(
         "[default]\nregion = nowhere\nendpoint_url = http://127.0.0.1:9\ns3 =\n  addressing_style = virtual\n"

@@ -1,4 +1,4 @@
-"""Signatures equal botocore's; connections are trusted, kept and opened again as they must be."""
+"""Signatures equal botocore's; certificates are verified; connections are reused and reopened."""
 
 import json
 import os
@@ -39,7 +39,7 @@ HEADERS = st.dictionaries(
     HEADERS, st.binary(max_size=64), st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)), st.booleans()
 )
 @settings(deadline=None, max_examples=60)
-def test_signatures_are_botocores(
+def test_signatures_equal_botocores(
     headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
 ) -> None:
     credentials = Credentials("AKID", "secret/+", "token==" if with_token else None)
@@ -55,7 +55,7 @@ def test_signatures_are_botocores(
     assert ours["authorization"] == theirs.headers["Authorization"]
 
 
-def test_the_published_example_has_its_published_signature() -> None:
+def test_published_example_gives_the_published_signature() -> None:
     """Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object."""
     credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     headers = {
@@ -71,7 +71,7 @@ def test_the_published_example_has_its_published_signature() -> None:
     )
 
 
-def test_a_functions_credentials_are_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_function_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
         monkeypatch.delenv(name, raising=False)
     given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
@@ -84,17 +84,17 @@ def test_a_functions_credentials_are_in_its_environment(monkeypatch: pytest.Monk
         function_credentials(os.environ)
 
 
-def test_under_snapstart_they_come_from_a_local_address() -> None:
+def test_under_snapstart_credentials_come_from_a_local_endpoint() -> None:
     """(AWS Lambda Developer Guide: "Defined runtime environment variables": AWS_CONTAINER_CREDENTIALS_FULL_URI.)"""
     expires = datetime.now(UTC) + timedelta(hours=6)
-    told = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expires.isoformat()}
+    answer = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expires.isoformat()}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            known = self.headers["Authorization"] == "word"
-            self.send_response(200 if known else 403)
+            authorized = self.headers["Authorization"] == "word"
+            self.send_response(200 if authorized else 403)
             self.end_headers()
-            self.wfile.write(json.dumps(told).encode() if known else b"{}")
+            self.wfile.write(json.dumps(answer).encode() if authorized else b"{}")
 
         def log_message(self, *_: object) -> None: ...
 
@@ -119,7 +119,7 @@ def test_under_snapstart_they_come_from_a_local_address() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Of 127.0.0.1, signed by itself, with its key."""
+    """A self-signed certificate for 127.0.0.1, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strict")])
     now = datetime.now(UTC)
@@ -156,7 +156,7 @@ def endpoint_at(service: Strict) -> Endpoint:
     return Endpoint(service.url, Signer(CREDENTIALS, REGION, "s3"))
 
 
-def test_a_call_goes_over_tls_to_whom_is_trusted(
+def test_call_over_tls_to_a_trusted_host_succeeds(
     over_tls: Strict, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
@@ -165,13 +165,13 @@ def test_a_call_goes_over_tls_to_whom_is_trusted(
     assert [post(endpoint), post(endpoint)] == [200, 200]
 
 
-def test_a_certificate_that_the_sdk_would_not_trust_is_no_answer(over_tls: Strict) -> None:
+def test_untrusted_certificate_raises_no_response_error(over_tls: Strict) -> None:
     with pytest.raises(NoResponseError, match="SSLCertVerificationError"):
         post(endpoint_at(over_tls))
     assert over_tls.requests == []
 
 
-def test_the_sdks_certificates_are_read_once_however_many_endpoints_there_are(
+def test_certificates_are_loaded_once_for_all_endpoints(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read = []
@@ -183,7 +183,7 @@ def test_the_sdks_certificates_are_read_once_however_many_endpoints_there_are(
     assert len(read) == 1
 
 
-def test_a_connection_that_the_service_closed_meanwhile_is_opened_anew() -> None:
+def test_connection_closed_by_the_service_is_reopened() -> None:
     with strict_service() as service:
         service.closes = True
         endpoint = endpoint_at(service)
@@ -191,28 +191,28 @@ def test_a_connection_that_the_service_closed_meanwhile_is_opened_anew() -> None
             assert post(endpoint) == 200
             readable = http.select.poll()
             readable.register(endpoint._connection().sock, http.select.POLLIN)
-            assert readable.poll(5000), "its end has come"
+            assert readable.poll(5000), "the service has closed the connection"
     assert len(service.requests) == 3
 
 
-def test_after_a_service_that_said_nothing_in_time_the_next_call_has_its_own_answer(
+def test_call_after_a_timeout_gets_its_own_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http, "CALL_SECONDS", 0.3)
-    speak = threading.Event()
+    released = threading.Event()
     with strict_service() as service:
-        at_once = service.answer
+        immediate_answer = service.answer
 
-        def silent_at_first(*request: Any) -> tuple[int, bytes] | None:
-            answer = at_once(*request)
+        def first_answer_late(*request: Any) -> tuple[int, bytes] | None:
+            answer = immediate_answer(*request)
             if len(service.requests) == 1:
-                speak.wait(10)
+                released.wait(10)
             return answer
 
-        monkeypatch.setattr(service, "answer", silent_at_first)
+        monkeypatch.setattr(service, "answer", first_answer_late)
         service.answers = [(500, b"too late"), (200, b"")]
         endpoint = endpoint_at(service)
         with pytest.raises(NoResponseError, match="TimeoutError"):
             post(endpoint)
-        speak.set()
+        released.set()
         assert post(endpoint) == 200

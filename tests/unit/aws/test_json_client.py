@@ -1,4 +1,4 @@
-"""Requests equal boto3's; transient errors are retried, others are raised at once."""
+"""Requests equal boto3's; transient errors are retried, others are raised immediately."""
 
 import json
 import threading
@@ -49,7 +49,7 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
         ("secretsmanager", "get_secret_value", {"SecretId": "milkrun"}),
     ],
 )
-def test_it_asks_as_boto3_asks(service: Strict, name: str, call: str, request_: dict[str, Any]) -> None:
+def test_request_equals_boto3s(service: Strict, name: str, call: str, request_: dict[str, Any]) -> None:
     sdk: Any = boto3.client(
         name,
         endpoint_url=service.url,
@@ -67,13 +67,13 @@ def test_it_asks_as_boto3_asks(service: Strict, name: str, call: str, request_: 
     assert ours["authorization"].split("/")[1:4] == theirs["authorization"].split("/")[1:4]
 
 
-def test_answers_come_as_they_are(service: Strict) -> None:
+def test_response_is_returned_unchanged(service: Strict) -> None:
     service.answers = [(200, b'{"Items": [{"pk": {"S": "a"}}], "Count": 1}')]
     assert client_of(service).query(TableName="t") == {"Items": [{"pk": {"S": "a"}}], "Count": 1}
 
 
 @pytest.mark.parametrize(
-    "passing",
+    "transient",
     [
         None,
         (500, b""),
@@ -82,10 +82,12 @@ def test_answers_come_as_they_are(service: Strict) -> None:
         (400, b'{"__type": "ThrottlingException"}'),
     ],
 )
-def test_what_passes_is_tried_three_times(service: Strict, passing: tuple[int, bytes] | None) -> None:
-    service.answers = [passing, passing]
+def test_transient_error_is_retried_up_to_three_tries(
+    service: Strict, transient: tuple[int, bytes] | None
+) -> None:
+    service.answers = [transient, transient]
     assert client_of(service).put_item(**PUT) == {}
-    service.answers = [passing] * 3
+    service.answers = [transient] * 3
     with pytest.raises((ServiceError, NoResponseError)):
         client_of(service).put_item(**PUT)
     assert len(service.requests) == 6
@@ -95,7 +97,7 @@ def answer(code: str) -> bytes:
     return json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "no"}).encode()
 
 
-def test_an_error_that_is_not_transient_is_raised_at_once_with_its_code(service: Strict) -> None:
+def test_other_error_is_raised_immediately_with_its_code(service: Strict) -> None:
     service.answers = [(400, answer("ConditionalCheckFailedException"))]
     with pytest.raises(ServiceError) as caught:
         client_of(service).put_item(**PUT)
@@ -103,7 +105,7 @@ def test_an_error_that_is_not_transient_is_raised_at_once_with_its_code(service:
     assert len(service.requests) == 1
 
 
-def test_a_request_that_breaks_a_rule_is_a_permanent_error_whose_message_quotes_nothing(
+def test_invalid_request_raises_permanent_error_without_content_in_its_message(
     service: Strict,
 ) -> None:
     service.answers = [(400, answer("ValidationException"))]
@@ -113,7 +115,7 @@ def test_a_request_that_breaks_a_rule_is_a_permanent_error_whose_message_quotes_
     assert len(service.requests) == 1
 
 
-def test_each_thread_has_a_connection_of_its_own(service: Strict) -> None:
+def test_each_thread_has_its_own_connection(service: Strict) -> None:
     client = client_of(service)
     threads = [threading.Thread(target=lambda: [client.put_item(**PUT) for _ in range(20)]) for _ in range(8)]
     for thread in threads:
@@ -123,6 +125,6 @@ def test_each_thread_has_a_connection_of_its_own(service: Strict) -> None:
     assert len(service.requests) == 160
 
 
-def test_nobody_there_is_no_answer() -> None:
+def test_refused_connection_raises_no_response_error() -> None:
     with pytest.raises(NoResponseError, match="ConnectionRefusedError"):
         client_of(Strict(url="http://127.0.0.1:9")).put_item(**PUT)

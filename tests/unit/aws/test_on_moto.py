@@ -1,4 +1,4 @@
-"""The adapters against S3, Kinesis and SQS as moto has them."""
+"""The adapters with moto's S3, Kinesis and SQS."""
 
 import json
 from collections.abc import Iterator
@@ -33,20 +33,19 @@ def url() -> Iterator[str]:
 
 
 def sdk(service: str, url: str) -> Any:
-    """boto3's client, which waits for moto to read half of botocore before its first answer."""
+    """Return boto3's client, whose timeouts are long enough for moto's slow first response."""
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     return boto3.client(service, region_name=REGION, endpoint_url=url, **keys)
 
 
 @pytest.fixture
 def access(url: str, monkeypatch: pytest.MonkeyPatch) -> Access:
-    monkeypatch.setattr(
-        http, "CALL_SECONDS", 30.0
-    )  # moto's first answers take as long as the machine is busy
+    # moto's first responses are slow on a busy machine.
+    monkeypatch.setattr(http, "CALL_SECONDS", 30.0)
     return Access(REGION, FixedCredentials("test", "test", None), {"AWS_ENDPOINT_URL": url})
 
 
-def test_an_object_is_put_once_and_found_the_second_time(url: str, access: Access) -> None:
+def test_object_is_stored_once_and_reported_as_existing_the_second_time(url: str, access: Access) -> None:
     s3 = sdk("s3", url)
     s3.create_bucket(Bucket="archive")
     archive = access.archive("archive")
@@ -63,7 +62,7 @@ def test_an_object_is_put_once_and_found_the_second_time(url: str, access: Acces
         access.archive("nowhere").store(LINES, {})
 
 
-def test_records_arrive_on_the_stream_with_their_keys(url: str, access: Access) -> None:
+def test_records_arrive_on_the_stream_with_their_partition_keys(url: str, access: Access) -> None:
     kinesis = sdk("kinesis", url)
     kinesis.create_stream(StreamName="s", ShardCount=1)
 
@@ -77,7 +76,7 @@ def test_records_arrive_on_the_stream_with_their_keys(url: str, access: Access) 
         KinesisStream(access.client("kinesis", tries=1), "nowhere").put(RECORDS)
 
 
-def test_a_claim_check_names_bucket_key_and_lines(url: str, access: Access) -> None:
+def test_claim_check_holds_bucket_key_and_lines(url: str, access: Access) -> None:
     sqs = sdk("sqs", url)
     queue_url = sqs.create_queue(QueueName="redrive", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
     queue = RedriveQueue(access.client("sqs"), queue_url, "archive")

@@ -1,4 +1,4 @@
-"""The check of requests against AWS's models refuses what AWS refuses and LocalStack takes."""
+"""The check of requests against AWS's service models rejects what AWS rejects and LocalStack accepts."""
 
 import base64
 import json
@@ -43,22 +43,22 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_request_outside_the_model_is_refused(case):
+def test_request_that_violates_the_model_is_rejected(case):
     service, operation, request = WRONG[case]
     with pytest.raises(ModelError):
         check(service_model(service).operation_model(operation), request)
 
 
-def test_a_request_within_the_model_passes_as_it_is_called_and_as_it_is_sent():
+def test_valid_request_passes_as_arguments_and_as_http_body():
     request = {"StreamName": "milkrun-dev-geofence", "Records": [RECORD] * 500}
     check(service_model("kinesis").operation_model("PutRecords"), request)
     data = base64.b64encode(b"x").decode()
     sent = {"StreamName": "s", "Records": [{"Data": data, "PartitionKey": "device"}]}
     check_http({"x-amz-target": "Kinesis_20131202.PutRecords"}, json.dumps(sent).encode())
-    check_http({}, b"not one of a JSON service")
+    check_http({}, b"no request to a JSON service")
 
 
-def test_a_wrong_request_as_it_is_sent_is_refused():
+def test_invalid_http_body_is_rejected():
     body = b'{"StreamName": "s", "Records": []}'
     with pytest.raises(ModelError, match=r"kinesis PutRecords: \.Records has 0 items"):
         check_http({"x-amz-target": "Kinesis_20131202.PutRecords"}, body)
