@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from contract.events import GEOFENCE_KINDS
+from contract.events import GEOFENCE_KINDS, MAX_CONTENTS_PER_EVENT
 from glue.archive import Fault, Hours, Lines, Store, Stored, objects_of, read_objects, set_aside
 from glue.compact import generation_of, manifest_of
 from glue.dbt_sql import visits_sql
@@ -50,6 +50,7 @@ VISIT = pa.schema(
 
 CONFLICT = pa.schema(
     [
+        ("event_key", pa.string()),
         ("event_id", pa.string()),
         ("file_name", pa.string()),
         ("file_row_number", pa.int64()),
@@ -160,30 +161,36 @@ QUALIFY row_number() OVER (
 ) = 1
 """
 
-_CONFLICTS = """
+_CONFLICTS = f"""
 WITH several AS (
-    SELECT event_id FROM facts
-    WHERE event_id IS NOT NULL
-    GROUP BY event_id HAVING min(content) <> max(content)
+    SELECT event_key FROM facts
+    WHERE event_key IS NOT NULL
+    GROUP BY event_key HAVING min(content) <> max(content)
 ),
 deliveries AS (
     SELECT
-        event_id, content, file_name, file_row_number, file_modified_us,
+        event_key, event_id, content, file_name, file_row_number, file_modified_us,
         first_value(content) OVER first AS kept_content,
         first_value(file_name) OVER first AS kept_file_name,
         first_value(file_row_number) OVER first AS kept_file_row_number
-    FROM facts SEMI JOIN several USING (event_id)
-    WINDOW first AS (PARTITION BY event_id ORDER BY file_modified_us, file_name, file_row_number)
+    FROM facts SEMI JOIN several USING (event_key)
+    WINDOW first AS (PARTITION BY event_key ORDER BY file_modified_us, file_name, file_row_number)
+),
+contents AS (
+    SELECT *, count(*) OVER (PARTITION BY event_key, content) AS deliveries
+    FROM deliveries
+    WHERE content <> kept_content
+    QUALIFY row_number() OVER (
+        PARTITION BY event_key, content ORDER BY file_modified_us, file_name, file_row_number
+    ) = 1
 )
 SELECT
-    event_id, file_name, file_row_number,
-    count(*) OVER (PARTITION BY event_id, content) AS deliveries, kept_file_name, kept_file_row_number
-FROM deliveries
-WHERE content <> kept_content
+    event_key, event_id, file_name, file_row_number, deliveries, kept_file_name, kept_file_row_number
+FROM contents
 QUALIFY row_number() OVER (
-    PARTITION BY event_id, content ORDER BY file_modified_us, file_name, file_row_number
-) = 1
-ORDER BY event_id, file_name, file_row_number
+    PARTITION BY event_key ORDER BY file_modified_us, file_name, file_row_number
+) < {MAX_CONTENTS_PER_EVENT}
+ORDER BY event_key, file_name, file_row_number
 """
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 import pyarrow as pa
 
-from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
+from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Owned, geofence_event
 from contract.instants import fault_at_receipt, instant, received_hour
 from glue.archive import HOUR, Lines, Stored
 
@@ -35,11 +35,12 @@ LINE = pa.schema(
     ]
 )
 
-# The fields of a line that a rebuild needs. `content` to `file_row_number` are null unless conflicts are wanted. The
-# fields from `device_id` on are null if the line is no geofence event. Times are microseconds, because devices send
-# years that pandas cannot represent.
+# The fields of a line that a rebuild needs. `event_key` and `content` to `file_row_number` are null unless conflicts
+# are wanted. The fields from `device_id` on are null if the line is no geofence event. Times are microseconds, because
+# devices send years that pandas cannot represent.
 FACT = pa.schema(
     [
+        ("event_key", pa.string()),
         ("event_id", pa.string()),
         ("content", pa.string()),
         ("file_modified_us", pa.int64()),
@@ -59,6 +60,8 @@ FACT = pa.schema(
 
 class _User(msgspec.Struct, rename="camel"):
     device_id: str | None = None
+    user_id: object = None
+    id: object = msgspec.field(default=None, name="_id")
 
 
 class _Envelope(msgspec.Struct, rename="camel"):
@@ -99,7 +102,11 @@ def _head(line: bytes) -> tuple[str | None, str, str | None, int | None]:
         created_us = micros(instant(event.created_at))
     except (msgspec.MsgspecError, ValueError):
         return None, UNREADABLE, None, None
-    return event.id, event.type, (event.user and event.user.device_id) or event.device_id, created_us
+    return event.id, event.type, _device(event), created_us
+
+
+def _device(event: _Envelope) -> str | None:
+    return (event.user and event.user.device_id) or event.device_id
 
 
 def type_folder(type_: str) -> str:
@@ -133,12 +140,22 @@ def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> Geofence
     return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
 
 
-def _event_id(line: bytes, stored: Stored) -> str | None:
-    event_id, _, _, created_us = _head(line)
+def _owned(line: bytes, stored: Stored) -> Owned | None:
+    """Whose event a line is; None for one that is none (as in dbt's typed_events)."""
     hour = received_hour(stored.key, stored.modified_at)
-    if created_us is None or fault_at_receipt(from_micros(created_us), hour, hour + HOUR):
+    try:
+        event = _envelope(line)
+        created_at = instant(event.created_at)
+    except (msgspec.MsgspecError, ValueError):
         return None
-    return event_id
+    if device := _device(event):
+        owned = Owned("d", device, event.id)
+    else:
+        user = event.user and (event.user.user_id or event.user.id)
+        if not isinstance(user, str):
+            return None
+        owned = Owned("u", user, event.id)
+    return None if fault_at_receipt(created_at, hour, hour + HOUR) else owned
 
 
 def fact_rows(read: Lines, conflicts: bool) -> pa.RecordBatch:
@@ -151,9 +168,12 @@ def fact_rows(read: Lines, conflicts: bool) -> pa.RecordBatch:
             continue
         place = (content_hash(line), modified_us, read.stored.key, number) if conflicts else _NO_PLACE
         if event is None:
-            rows.append((_event_id(line, read.stored), *place, *_NO_CROSSING))
+            owned = _owned(line, read.stored)
+            named = (owned.event_key, owned.event_id) if owned else (None, None)
+            rows.append((*named, *place, *_NO_CROSSING))
         else:
-            rows.append((event.event_id, *place, *crossing_values(event)))
+            key = Owned("d", event.device_id, event.event_id).event_key if conflicts else None
+            rows.append((key, event.event_id, *place, *crossing_values(event)))
     columns = zip(*rows, strict=True) if rows else [()] * len(FACT)
     return pa.record_batch(
         [pa.array(column, field.type) for column, field in zip(columns, FACT, strict=True)], schema=FACT

@@ -11,13 +11,13 @@ from functools import partial
 
 import pyarrow as pa
 from pyspark import TaskContext
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.storagelevel import StorageLevel
 
 from consumer.visits import Visit, step
-from contract.events import Fence, GeofenceEvent
+from contract.events import MAX_CONTENTS_PER_EVENT, Fence, GeofenceEvent
 from glue.archive import Fault, Store
 from glue.parquet import write_rows
 from glue.rebuild import CONFLICT, VISIT, Rebuild, Rebuilt, Rule, part_key, read_lines
@@ -137,24 +137,30 @@ def _visit_rows(visits: Sequence[tuple[tuple[str, str, str], Visit]]) -> pa.Reco
 
 
 def conflicts_of(facts: DataFrame) -> DataFrame:
-    """Return one row per content of an event id that differs from the content of its first delivery."""
+    """Return one row per content of an event that differs from the content of its first delivery."""
     several = (
-        facts.where("event_id IS NOT NULL")
-        .groupBy("event_id")
+        facts.where("event_key IS NOT NULL")
+        .groupBy("event_key")
         .agg(f.min("content").alias("least"), f.max("content").alias("most"))
         .where("least <> most")
-        .select("event_id")
+        .select("event_key")
     )
-    deliveries = facts.join(several, "event_id", "left_semi")
-    first = f.min(f.struct("file_modified_us", "file_name", "file_row_number", "content")).alias("first")
-    kept = deliveries.groupBy("event_id").agg(first).select("event_id", f.col("first").alias("kept"))
+    deliveries = facts.join(several, "event_key", "left_semi")
+    first = f.min(f.struct("file_modified_us", "file_name", "file_row_number", "content", "event_id")).alias(
+        "first"
+    )
+    kept = deliveries.groupBy("event_key").agg(first).select("event_key", f.col("first").alias("kept"))
+    in_order = Window.partitionBy("event_key").orderBy("first")
     return (
-        deliveries.groupBy("event_id", "content")
+        deliveries.groupBy("event_key", "content")
         .agg(first, f.count("*").alias("deliveries"))
-        .join(kept, "event_id")
+        .join(kept, "event_key")
         .where("content <> kept.content")
+        .withColumn("number", f.row_number().over(in_order))
+        .where(f.col("number") < MAX_CONTENTS_PER_EVENT)
         .select(
-            "event_id",
+            "event_key",
+            "first.event_id",
             "first.file_name",
             "first.file_row_number",
             "deliveries",

@@ -124,6 +124,17 @@ def event_id_in(data: bytes) -> str | None:
         return None
 
 
+def device_in(data: bytes) -> str | None:
+    """The device of an event that lies in the archive or on the stream; None where it names none."""
+    try:
+        event = json.loads(data)
+        user = event.get("user") or {}
+        device = user.get("deviceId") or event.get("deviceId")
+        return device if isinstance(device, str) else None
+    except (ValueError, AttributeError, RecursionError):
+        return None
+
+
 def event_ids_among(records: Iterable[StreamRecord]) -> Iterator[str]:
     return (found for record in records if (found := event_id_in(record.data)) is not None)
 

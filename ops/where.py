@@ -25,6 +25,7 @@ from ops import terminal
 from ops.outputs import Outputs
 from ops.replay import LABEL
 from ops.stores import (
+    device_in,
     event_id_in,
     geofence_kinds,
     log_lines,
@@ -150,9 +151,9 @@ class Finder:
         if line.key.startswith("events/"):
             event = json.loads(line.text) if line.text else {}
             if "createdAt" in event:
-                yield Step(
-                    "happened (the phone's clock)", _time(event["createdAt"]), {"type": event.get("type")}
-                )
+                # Two devices may use one event id: each line says whose it is.
+                told = {"type": event.get("type"), "device": device_in(line.text)}
+                yield Step("happened (the phone's clock)", _time(event["createdAt"]), told)
         elif line.text:
             reasons = json.loads(line.text).get("reasons", [])
             said = "; ".join(f"{r['code']} {r['field']}: {r['message']}" for r in reasons)
@@ -272,6 +273,8 @@ class Finder:
         for record in records:
             if not _may_hold(record.data, needle) or event_id_in(record.data) != event.event_id:
                 continue
+            if device_in(record.data) != event.device_id:
+                continue
             seen = True
             replayed = json.loads(record.data).get(LABEL)
             place = {"shard": record.shard_id, "sequence_number": record.sequence_number}
@@ -285,7 +288,7 @@ class Finder:
     def _staged(self, event_id: str) -> Iterator[Step]:
         self.searched.append(f"{self._outputs.database}.STAGING.STG_EVENTS")
         sql = (
-            "SELECT file_name, file_row_number AS n, received_at"
+            "SELECT file_name, file_row_number AS n, received_at, device_id"
             f" FROM {self._outputs.database}.STAGING.STG_EVENTS WHERE event_id = %s"
         )
         from snowpipe.refusal import Refusal
@@ -295,9 +298,8 @@ class Finder:
         except Refusal:  # dbt has never run here
             return
         for row in rows:
-            yield Step(
-                "staged", None, {"table": "STAGING.STG_EVENTS", "key": row["file_name"], "line": row["n"]}
-            )
+            place = {"table": "STAGING.STG_EVENTS", "key": row["file_name"], "line": row["n"]}
+            yield Step("staged", None, place | {"device": row["device_id"]})
 
 
 def is_key(text: str) -> bool:

@@ -175,7 +175,10 @@ visits AS (
 
 first_deliveries AS (
     SELECT * FROM deliveries
-    QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) = 1
+    QUALIFY
+        ROW_NUMBER() OVER (
+            PARTITION BY device_id, event_id ORDER BY file_modified_at, file_name, file_row_number
+        ) = 1
 ),
 
 pickups AS (

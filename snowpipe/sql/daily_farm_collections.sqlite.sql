@@ -98,7 +98,9 @@ visits AS (
 first_deliveries AS (
     SELECT
         *,
-        ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) AS delivery
+        ROW_NUMBER() OVER (
+            PARTITION BY device_id, event_id ORDER BY file_modified_at, file_name, file_row_number
+        ) AS delivery
     FROM deliveries
 ),
 

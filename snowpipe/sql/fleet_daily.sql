@@ -76,7 +76,11 @@ deliveries AS (
             OR (LENGTH(device_id) > 0 AND LENGTH(geofence_tag) > 0 AND LENGTH(geofence_external_id) > 0)
         )
         AND occurred_at BETWEEN DATEADD('day', -400, received_hour) AND DATEADD('hour', 25, received_hour)
-    QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) = 1
+    -- Of each device's event the first delivery; events without a device are left out below.
+    QUALIFY
+        ROW_NUMBER() OVER (
+            PARTITION BY device_id, event_id ORDER BY file_modified_at, file_name, file_row_number
+        ) = 1
 )
 
 SELECT

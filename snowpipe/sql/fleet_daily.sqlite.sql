@@ -2,7 +2,9 @@
 WITH deliveries AS (
     SELECT
         *,
-        ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY file_modified_at, file_name, file_row_number) AS delivery
+        ROW_NUMBER() OVER (
+            PARTITION BY device_id, event_id ORDER BY file_modified_at, file_name, file_row_number
+        ) AS delivery
     FROM events
     WHERE invalid_code IS NULL
 )

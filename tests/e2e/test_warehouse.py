@@ -20,7 +20,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from consumer.visits import visits_of
-from contract.events import GEOFENCE_KINDS, GeofenceEvent, geofence_event
+from contract.events import GEOFENCE_KINDS, GeofenceEvent, check, geofence_event
 from handler.parse_body import parse_body
 from handler.validate import validate
 from local_snowflake.testing import Aws, LocalProcess, eventually
@@ -532,6 +532,8 @@ PICKUP = event(
     "pickup", "pickup.completed", MORNING + timedelta(minutes=10),
     user={"deviceId": "van-late"}, metadata={"litres": 812.5},
 )  # fmt: skip
+# Another device took the id of van-late's pickup before the pickup was sent.
+FORGED = PICKUP | {"user": {"deviceId": "van-thief"}, "metadata": {"litres": 1}}
 
 RECEIVED = datetime(2026, 11, 28, 12, tzinfo=UTC)  # as the keys say; so that no event ever gets too old
 FORMS = [event(f"form-{n}", createdAt=text, actualCreatedAt=text) for n, (text, _) in enumerate(ACCEPTED)]
@@ -683,7 +685,7 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
     first, second, hostile = random_crossings(1), random_crossings(2), hostile_events(3)
     half = first[: len(first) // 2]
     keys = {}
-    earlier = [event("told-twice", at=MORNING), LATE_ENTER, NEXT_ENTER, GHOST]
+    earlier = [event("told-twice", at=MORNING), LATE_ENTER, NEXT_ENTER, GHOST, FORGED]
     keys["earlier"] = stage.put([*half, *earlier], received_at=RECEIVED)
     keys["rejected"] = stage.put(
         [
@@ -835,8 +837,20 @@ def test_an_event_stands_in_staging_once_and_other_contents_of_its_id_are_confli
         f"SELECT * FROM {stage.database}.STAGING.EVENT_CONFLICTS WHERE EVENT_ID = 'pickup'"
     )
     assert repeated == []
-    ids = {json.loads(line)["_id"] for line in built.lines[2]}
-    assert stage.count("STAGING.STG_EVENTS") == len(ids)
+
+
+def test_staging_has_each_device_and_event_id_once_under_the_contracts_key(built: Built) -> None:
+    stage = built.stage
+    rows = stage.query(f"SELECT EVENT_KEY FROM {stage.database}.STAGING.STG_EVENTS")
+    keys = {check(json.loads(line)).owned.event_key for line in built.lines[2]}
+    assert sorted(row["event_key"] for row in rows) == sorted(keys)
+
+
+def test_a_device_that_sends_anothers_event_id_first_does_not_replace_its_pickup(built: Built) -> None:
+    stage = built.stage
+    rows = stage.query(f"SELECT * FROM {stage.database}.STAGING.STG_EVENTS WHERE EVENT_ID = 'pickup'")
+    litres = {row["device_id"]: json.loads(row["metadata"])["litres"] for row in rows}
+    assert litres == {"van-late": 812.5, "van-thief": 1}
 
 
 def test_every_form_of_time_means_the_same_in_the_warehouse(built: Built) -> None:

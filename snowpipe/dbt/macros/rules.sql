@@ -71,6 +71,11 @@
     MD5({% for column in columns %}LENGTH({{ column }}) || ':' || {{ column }}{{ " || " if not loop.last }}{% endfor %})
 {%- endmacro %}
 
+{# What tells events apart: whose it is, a device's or else a user's, and its id (contract/events.py, `Owned`). #}
+{% macro event_key(device_id, user_id, event_id) -%}
+    {{ key_of(["IFF(" ~ device_id ~ " IS NULL, 'u', 'd')", "COALESCE(" ~ device_id ~ ", " ~ user_id ~ ")", event_id]) }}
+{%- endmacro %}
+
 {# What an incremental run reads of its source: all that is as new as its newest row, less the look-back. #}
 {% macro newly_loaded(column, model, watermark) -%}
     {{ column }} >= (

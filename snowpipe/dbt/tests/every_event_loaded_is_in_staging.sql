@@ -1,5 +1,5 @@
-SELECT event_id
+SELECT event_key
 FROM {{ ref('typed_events') }}
 WHERE invalid_code IS NULL AND scanned_at < (SELECT MAX(scanned_at) FROM {{ ref('stg_events') }})
 EXCEPT
-SELECT event_id FROM {{ ref('stg_events') }}
+SELECT event_key FROM {{ ref('stg_events') }}

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from consumer.visits import visits_of
-from contract.events import Fence, GeofenceEvent, Kind
+from contract.events import MAX_CONTENTS_PER_EVENT, Fence, GeofenceEvent, Kind, Owned, check
 from contract.objects import lines_object, lines_of
 from glue.archive import Folder, Store, floor_hour
 from glue.rebuild import rows_of
@@ -140,19 +140,21 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Return rows of `glue.rebuild.CONFLICT`: a plain loop that compares each id's contents with its first."""
+    """Return rows of `glue.rebuild.CONFLICT`: a plain loop that compares each event's contents with its first."""
     modified = {each.key: each.modified_at for each in store.list("events/")}
-    deliveries: dict[str, list[tuple[datetime, str, int, str]]] = {}
+    deliveries: dict[Owned, list[tuple[datetime, str, int, str]]] = {}
     for key in keys:
         for number, each in enumerate(lines_of(store.read(key)), 1):
             event = json.loads(each)
             content = json.dumps(event, sort_keys=True)
-            deliveries.setdefault(event["_id"], []).append((modified[key], key, number, content))
+            deliveries.setdefault(check(event).owned, []).append((modified[key], key, number, content))
     rows: list[Row] = []
-    for event_id, those in deliveries.items():
+    for owned, those in deliveries.items():
         those.sort()
         kept = those[0]
-        for content in {each[3] for each in those} - {kept[3]}:
+        contents = list(dict.fromkeys(each[3] for each in those))[:MAX_CONTENTS_PER_EVENT]
+        for content in contents[1:]:
             same = [each for each in those if each[3] == content]
-            rows.append((event_id, same[0][1], same[0][2], len(same), kept[1], kept[2]))
+            place = (same[0][1], same[0][2], len(same), kept[1], kept[2])
+            rows.append((owned.event_key, owned.event_id, *place))
     return sorted(rows, key=repr)

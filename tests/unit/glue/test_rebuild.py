@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.events import MAX_CONTENTS_PER_EVENT
 from contract.objects import lines_of
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, stale
@@ -63,16 +64,28 @@ def test_order_batching_and_repetition_do_not_change_visits(tmp_path: Path) -> N
     assert results[0] == results[1] == results[2] != []
 
 
-def test_conflicts_are_contents_that_differ_from_the_first_delivery_of_their_id(tmp_path: Path) -> None:
+def test_conflicts_are_contents_that_differ_from_the_first_delivery_of_their_event(tmp_path: Path) -> None:
     store = Folder(tmp_path)
-    same = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","x":1,"y":2}'
-    reordered = b'{"y":2,"x":1,"createdAt":"2026-11-16T08:00:00Z","type":"t","_id":"a"}'
+    same = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"d","x":1,"y":2}'
+    reordered = b'{"y":2,"x":1,"deviceId":"d","createdAt":"2026-11-16T08:00:00Z","type":"t","_id":"a"}'
     keys = archived(tmp_path, [same, line("b", n=1)], batch=2)
     keys += archived(tmp_path, [reordered, line("b", n=2), line("b", n=2), line("b", n=3)], batch=4)
     assert rebuilt(store).conflicts == 2
     found = rebuilt_rows(store, "test", "conflicts")
     assert found == expected_conflicts(store, keys)
-    assert {row[0] for row in found} == {"b"}
+    assert {row[1] for row in found} == {"b"}
+
+
+def test_two_devices_that_use_one_id_are_no_conflict(tmp_path: Path) -> None:
+    archived(tmp_path, [line("pickup", device=f"van-{n}", n=n) for n in range(3)], batch=2)
+    assert rebuilt(Folder(tmp_path)).conflicts == 0
+
+
+def test_of_one_event_no_more_contents_are_listed_than_the_cap_allows(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    keys = archived(tmp_path, [line("b", n=n) for n in range(40)], batch=7)
+    assert rebuilt(store).conflicts == MAX_CONTENTS_PER_EVENT - 1
+    assert rebuilt_rows(store, "test", "conflicts") == expected_conflicts(store, keys)
 
 
 @settings(max_examples=10, deadline=None)

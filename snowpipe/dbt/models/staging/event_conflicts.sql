@@ -3,6 +3,7 @@
 WITH deliveries AS (
 
     SELECT
+        event_key,
         event_id,
         content_hash,
         payload,
@@ -22,7 +23,7 @@ other_contents AS (
         kept.file_name AS kept_file_name,
         kept.file_row_number AS kept_file_row_number
     FROM deliveries
-    INNER JOIN {{ ref('stg_events') }} AS kept ON deliveries.event_id = kept.event_id
+    INNER JOIN {{ ref('stg_events') }} AS kept ON deliveries.event_key = kept.event_key
     WHERE deliveries.content_hash <> kept.content_hash
 
 ),
@@ -31,16 +32,28 @@ first_delivery AS (
 
     SELECT
         *,
-        COUNT(*) OVER (PARTITION BY event_id, content_hash) AS deliveries,
+        COUNT(*) OVER (PARTITION BY event_key, content_hash) AS deliveries,
         ROW_NUMBER() OVER (
-            PARTITION BY event_id, content_hash ORDER BY received_at, file_name, file_row_number
+            PARTITION BY event_key, content_hash ORDER BY received_at, file_name, file_row_number
         ) AS delivery_number
     FROM other_contents
+
+),
+
+-- A device that sends ever new contents of one id makes no more rows than this: contract/events.py.
+contents AS (
+
+    SELECT * FROM first_delivery
+    WHERE delivery_number = 1
+    QUALIFY
+        ROW_NUMBER() OVER (PARTITION BY event_key ORDER BY received_at, file_name, file_row_number)
+        < {{ var('max_contents_per_event') }}
 
 )
 
 SELECT
-    MD5(event_id || content_hash) AS conflict_key,
+    MD5(event_key || content_hash) AS conflict_key,
+    event_key,
     event_id,
     payload,
     content_hash,
@@ -51,5 +64,4 @@ SELECT
     kept_content_hash,
     kept_file_name,
     kept_file_row_number
-FROM first_delivery
-WHERE delivery_number = 1
+FROM contents

@@ -1,8 +1,9 @@
-{{ config(materialized='incremental', unique_key='event_id', incremental_strategy='merge') }}
+{{ config(materialized='incremental', unique_key='event_key', incremental_strategy='merge') }}
 
 WITH typed AS (
 
     SELECT
+        event_key,
         event_id,
         event_type,
         occurred_at,
@@ -39,7 +40,7 @@ deliveries AS (
             *,
             FALSE AS is_new
         FROM {{ this }}
-        WHERE event_id IN (SELECT event_id FROM typed)
+        WHERE event_key IN (SELECT event_key FROM typed)
     {% endif %}
 
 ),
@@ -49,12 +50,13 @@ first_delivery AS (
     SELECT * FROM deliveries
     QUALIFY
         ROW_NUMBER() OVER (
-            PARTITION BY event_id ORDER BY received_at, file_name, file_row_number, is_new
+            PARTITION BY event_key ORDER BY received_at, file_name, file_row_number, is_new
         ) = 1
 
 )
 
 SELECT
+    event_key,
     event_id,
     event_type,
     occurred_at,

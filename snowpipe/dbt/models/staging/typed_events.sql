@@ -43,6 +43,7 @@ typed AS (
 
 SELECT
     payload,
+    {{ event_key('device_id', 'user_id', 'event_id') }} AS event_key,
     event_id,
     event_type,
     kind,
