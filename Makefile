@@ -79,6 +79,9 @@ console-test: setup ## test the console's page in Chromium, alone and with a sta
 console-web: #: build the console's page from tools/console/web (Node)
 	cd tools/console/web && npm ci --silent && npm run build --silent
 
+console-web-check: console-web #: build the page again and compare it with the committed one (Node)
+	git diff --exit-code --stat -- tools/console/static
+
 console-pictures: setup #: take the README's screenshots, from a stack of its own
 	@tools/setup.sh test browser chromium
 	MILKRUN_SCREENSHOTS=docs/images $(PY) -m pytest tests/console/test_stack.py -k picture

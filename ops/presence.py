@@ -40,7 +40,7 @@ class Presence(NamedTuple):
 
     @property
     def exit_inferred_at(self) -> datetime | None:
-        return self.contradicted_by and self.contradicted_by.occurred_at
+        return self.contradicted_by.occurred_at if self.contradicted_by else None
 
 
 def presence(

@@ -22,7 +22,7 @@ from playwright.sync_api import (
 )
 
 from ops.outputs import Outputs
-from tests.console.feed import Feed, State, morning
+from tests.console.stand_in import Feed, State, morning
 from tests.e2e.vocabulary import Pipeline
 from tools.stack.stack import Stack
 

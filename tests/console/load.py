@@ -41,7 +41,7 @@ def memory_mib(pid: int, name: str = "VmRSS") -> float:
     return int(found[1]) / 1024
 
 
-class Listener(threading.Thread):
+class QueueListener(threading.Thread):
     """A page: hears the stream, notes when each event came."""
 
     def __init__(self, url: str) -> None:
@@ -107,7 +107,7 @@ def main(
     try:
         assert console.stderr
         url = console.stderr.readline().rpartition(" ")[2].strip()
-        page = Listener(url)
+        page = QueueListener(url)
         page.start()
         assert page.ready.wait(20)
         time.sleep(warm_up)
@@ -118,7 +118,7 @@ def main(
 
 
 def measured(
-    outputs: Outputs, pid: int, page: Listener, seconds: int, trucks: int, others: int, batch: int
+    outputs: Outputs, pid: int, page: QueueListener, seconds: int, trucks: int, others: int, batch: int
 ) -> dict[str, object]:
     run = f"{random.randrange(1 << 32):08x}"
     http = urllib3.PoolManager(maxsize=16, retries=False, timeout=30)

@@ -9,7 +9,18 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.console.conftest import Open
-from tests.console.feed import Feed, State, empty, iso, morning, now, pipeline, ring_of_trucks, truck, visit
+from tests.console.stand_in import (
+    Feed,
+    State,
+    empty,
+    iso,
+    morning,
+    now,
+    pipeline,
+    ring_of_trucks,
+    truck,
+    visit,
+)
 from tests.e2e.vocabulary import eventually
 
 VIEWS = ("map", "pipeline", "events", "visits")

@@ -21,28 +21,17 @@ from ops.outputs import Outputs
 from ops.stores import geofence_kinds, rule
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
-from tools.console import answers, book, feed, health, recent, replay
-from tools.console.answers import Problem, json
-from tools.console.board import Board
-from tools.console.guard import Guard
-from tools.console.live import Live
-from tools.console.questions import MAX_VISITS, Questions
+from tools.console import health, known_visits, parse_object, recent_events, replay, responses
+from tools.console.archive_poller import ArchivePoller, QueueListener
+from tools.console.change_queue import ChangeQueue
+from tools.console.polling import Clients, Keys, Pace, Poller, Session, Shared
+from tools.console.reconcile_poller import ReconcilePoller
+from tools.console.request_guard import RequestGuard
+from tools.console.responses import Problem, json
+from tools.console.state import ConsoleState
+from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoller, WarehousePoller
+from tools.console.store_queries import MAX_VISITS, StoreQueries
 from tools.console.stream import Hub
-from tools.console.workers import (
-    Clients,
-    Keys,
-    Listener,
-    LogReader,
-    Pace,
-    QueueReader,
-    Reader,
-    Reconciling,
-    Session,
-    Shared,
-    VisitReader,
-    WarehouseReader,
-    Worker,
-)
 
 STATIC = Path(__file__).parent / "static"
 MAX_WAIT_S = 30.0
@@ -53,32 +42,32 @@ NO_PAGES = (
 
 
 class Console:
-    """One stage's console. Its workers start with the first request to the API: until then it costs nothing."""
+    """One stage's console. Its pollers start with the first request to the API: until then it costs nothing."""
 
     def __init__(
         self,
         outputs: Outputs,
         stage: str,
-        board: Board,
+        state: ConsoleState,
         *,
         pace: Pace,
-        live: Live | None,
+        live: ChangeQueue | None,
         is_local: bool,
     ) -> None:
-        self.board = board
-        self.hub = Hub(board)
+        self.state = state
+        self.hub = Hub(state)
         self._outputs = outputs
         self._stage = stage
         self._pace = pace
-        self._live = live
+        self._queue = live
         self._is_local = is_local
         self._aws = Clients(outputs)
         self._session = Session(outputs, pace.give_up_after)
         self._kinds = functools.cache(lambda: geofence_kinds(outputs, stage))
         self._rule = functools.cache(lambda: rule(outputs, stage))
-        self._questions = Questions(outputs, stage, self._aws, self._session)
-        self._workers: list[Worker] = []
-        self._reconciling: Reconciling | None = None
+        self._queries = StoreQueries(outputs, stage, self._aws, self._session)
+        self._pollers: list[Poller] = []
+        self._reconciling: ReconcilePoller | None = None
         self._shared: Shared | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._replay = asyncio.Lock()
@@ -95,21 +84,21 @@ class Console:
             self._ticking.cancel()
             if self._shared:
                 self._shared.over.set()
-                for worker in self._workers:
-                    worker.wake()
-                if self._live:
+                for poller in self._pollers:
+                    poller.wake()
+                if self._queue:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(to_thread.run_sync(self._live.close), 8)
+                        await asyncio.wait_for(to_thread.run_sync(self._queue.close), 8)
 
     def wake(self) -> None:
         """Start whatever asks the sources; and if they rest because nobody looked, let them look now."""
-        was_watched = self.board.is_watched
-        self.board.look()
+        was_watched = self.state.is_watched
+        self.state.look()
         if self._shared is None:
             self._start()
         elif not was_watched:
-            for worker in self._workers:
-                worker.wake()
+            for poller in self._pollers:
+                poller.wake()
 
     def _start(self) -> None:
         import threading
@@ -117,7 +106,7 @@ class Console:
         shared = self._shared = Shared(
             self._outputs,
             self._stage,
-            self.board,
+            self.state,
             asyncio.get_running_loop(),
             self._aws,
             self._pace,
@@ -125,24 +114,24 @@ class Console:
             self._kinds,
             threading.Event(),
         )
-        reader = Reader(shared)
-        self._reconciling = Reconciling(shared)
-        self._workers = [
+        reader = ArchivePoller(shared)
+        self._reconciling = ReconcilePoller(shared)
+        self._pollers = [
             reader,
-            LogReader(shared),
-            VisitReader(shared, reader),
-            QueueReader(shared),
-            WarehouseReader(shared, Session(self._outputs, self._pace.give_up_after)),
+            LogPoller(shared),
+            VisitPoller(shared, reader),
+            RedriveQueuePoller(shared),
+            WarehousePoller(shared, Session(self._outputs, self._pace.give_up_after)),
             self._reconciling,
         ]
-        if self._live:
-            self._workers.append(Listener(shared, self._live, reader))
+        if self._queue:
+            self._pollers.append(QueueListener(shared, self._queue, reader))
         else:
-            self.board.sources.say("live", "off", "started with --no-live-bus: asked every few seconds")
+            self.state.sources.say("live", "off", "started with --no-live-bus: asked every few seconds")
         if not self._pace.warehouse:
-            self.board.sources.say("snowflake", "off", "asked only when somebody asks for visits or totals")
-        for worker in self._workers:
-            worker.start()
+            self.state.sources.say("snowflake", "off", "asked only when somebody asks for visits or totals")
+        for poller in self._pollers:
+            poller.start()
 
     # --- the page
 
@@ -152,29 +141,29 @@ class Console:
         )
 
     async def stage(self, _: Request) -> Response:
-        return json(self.board.stage())
+        return json(self.state.stage())
 
     async def sources(self, _: Request) -> Response:
-        return json({"sources": self.board.sources.rows()})
+        return json({"sources": self.state.sources.rows()})
 
     async def fences(self, _: Request) -> Response:
-        return json({"fences": self.board.fences()})
+        return json({"fences": self.state.fences()})
 
     async def trucks(self, _: Request) -> Response:
-        return json({"trucks": self.board.trucks(), "forgotten": self.board.fleet.forgotten})
+        return json({"trucks": self.state.trucks(), "forgotten": self.state.fleet.forgotten})
 
     async def trail(self, request: Request) -> Response:
         device_id = request.path_params["device_id"]
-        points = self.board.fleet.trail(device_id)
+        points = self.state.fleet.trail(device_id)
         if points is None:
             raise Problem(404, "No position of this device is known.")
         return json({"device_id": device_id, "points": points})
 
     async def there(self, _: Request) -> Response:
-        return json({"visits": self.board.book.there()})
+        return json({"visits": self.state.visits.there()})
 
     async def pipeline(self, _: Request) -> Response:
-        return json(self.board.pipeline.row())
+        return json(self.state.pipeline.row())
 
     async def reconcile(self, _: Request) -> Response:
         assert self._reconciling is not None
@@ -188,7 +177,7 @@ class Console:
         if kind not in ("good", "bad", "all"):
             raise Problem(400, "`kind` is good, bad or all.")
         limit = _number(request, "limit", 100, 500)
-        held = self.board.recent
+        held = self.state.events
         found = held.matching(
             kind,
             limit=limit,
@@ -200,7 +189,7 @@ class Console:
         )
         return json(
             {
-                "events": [recent.row(event) for event in found],
+                "events": [recent_events.row(event) for event in found],
                 "next": str(found[-1].seq) if len(found) == limit else None,
                 "types": held.types(),
                 "codes": held.codes(),
@@ -211,16 +200,16 @@ class Console:
 
     async def event(self, request: Request) -> Response:
         seq = request.path_params["seq"]
-        event = self.board.recent.find(int(seq)) if _is_number(seq) else None
+        event = self.state.events.find(int(seq)) if _is_number(seq) else None
         if event is None:
             raise Problem(404, "The console holds no such event any more; the archive does.")
-        return json(recent.whole(event, self._outputs.bucket, self._outputs.database))
+        return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def where(self, request: Request) -> Response:
         what = request.query_params.get("event_id") or request.query_params.get("key")
         if not what:
             raise Problem(400, "Say `event_id` or `key`.")
-        return json(await self._asked("snowflake", lambda: self._questions.where(what)))
+        return json(await self._asked("snowflake", lambda: self._queries.where(what)))
 
     async def visits(self, request: Request) -> Response:
         now = datetime.now(UTC)
@@ -228,24 +217,24 @@ class Console:
         end = _time(request, "to", now)
         device_id = request.query_params.get("device_id")
         fence = _fence(request.query_params.get("fence_id"))
-        found: dict[book.Start, book.Known] = {}
+        found: dict[known_visits.Start, known_visits.Known] = {}
         used, missing = ["bus"], []
         try:
             marts = await self._asked(
-                "snowflake", lambda: self._questions.mart_visits(start, end, device_id, fence)
+                "snowflake", lambda: self._queries.mart_visits(start, end, device_id, fence)
             )
             used.append("marts")
-            found |= {book.start_of(visit): visit for visit in marts}
+            found |= {known_visits.start_of(visit): visit for visit in marts}
         except Problem as problem:
             missing.append(problem.detail)
         if device_id is not None:
             try:
-                table = await self._asked("visits", lambda: self._questions.device_visits(device_id, start))
+                table = await self._asked("visits", lambda: self._queries.device_visits(device_id, start))
                 used.append("dynamodb")
                 crossings = {start_: visit.crossings for start_, visit in found.items()}
                 # The table is never behind the marts; what it does not have any more was restated.
                 found = {
-                    book.start_of(visit): visit
+                    known_visits.start_of(visit): visit
                     for visit in table
                     if keys.timestamp(start) <= visit.entered_at <= keys.timestamp(end)
                     and (fence is None or visit.fence == fence)
@@ -254,18 +243,20 @@ class Console:
                     visit.crossings = crossings.get(start_)
             except Problem as problem:
                 missing.append(problem.detail)
-        held = self.board.book.between(keys.timestamp(start), keys.timestamp(end), device_id, fence)
+        held = self.state.visits.between(keys.timestamp(start), keys.timestamp(end), device_id, fence)
         for start_, visit in held.items():
             known = found.get(start_)
             if known is None or visit.version >= 0 or known.is_open:
                 visit.crossings = visit.crossings or (known.crossings if known else None)
                 found[start_] = visit
-        rows = [book.row(visit) for visit in sorted(found.values(), key=lambda visit: visit.entered_at)]
+        rows = [
+            known_visits.row(visit) for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
+        ]
         return json(
             {
                 "visits": rows[-MAX_VISITS:],
-                "from": feed.written(start),
-                "to": feed.written(end),
+                "from": parse_object.written(start),
+                "to": parse_object.written(end),
                 "source": used,
                 "missing": missing,
                 "more": max(0, len(rows) - MAX_VISITS),
@@ -274,17 +265,17 @@ class Console:
 
     async def daily(self, request: Request) -> Response:
         n = _number(request, "days", 14, 366)
-        return json(await self._asked("snowflake", lambda: self._questions.daily(n)))
+        return json(await self._asked("snowflake", lambda: self._queries.daily(n)))
 
     async def replay_range(self, _: Request) -> Response:
         days = await self._asked("archive", lambda: replay.days(self._archive, datetime.now(UTC)))
-        first, last = self.board.seen_from, self.board.seen_to
+        first, last = self.state.seen_from, self.state.seen_to
         suggested = None
         if first is not None and last is not None:
             # The end is what people look for first.
             first = max(first, last - replay.LONGEST.total_seconds())
             suggested = {
-                name: feed.written(datetime.fromtimestamp(at, UTC))
+                name: parse_object.written(datetime.fromtimestamp(at, UTC))
                 for name, at in (("from", first), ("to", last))
             }
         return json({"days": days, "suggested": suggested})
@@ -298,7 +289,7 @@ class Console:
         if self._replay.locked():
             raise Problem(409, "Another replay is being read; ask again.")
         async with self._replay:
-            wanted = (feed.written(start), feed.written(end))
+            wanted = (parse_object.written(start), parse_object.written(end))
             known = self._replayed
             now = datetime.now(UTC)
             # Of a time that lies well behind us nothing new is to be expected soon.
@@ -306,7 +297,7 @@ class Console:
             if known is None or known[0] != wanted or time.monotonic() - known[1] > fresh_s:
                 found = await self._asked(
                     "archive",
-                    lambda: answers.encode(
+                    lambda: responses.encode(
                         replay.replay(self._archive, start, end, now, self._kinds, self._rule())
                     ),
                 )
@@ -319,7 +310,7 @@ class Console:
         return json(self._totals())
 
     def _totals(self) -> dict[str, int]:
-        counted = self.board.recent.counted
+        counted = self.state.events.counted
         return {"total": sum(counted.values()), **counted}
 
     async def good(self, request: Request) -> Response:
@@ -327,7 +318,7 @@ class Console:
         names = ("event_id", "type", "device_id", "received_at", "key", "line")
         return json(
             [
-                {"event": answers.Raw(event.stored), **{name: getattr(event, name) for name in names}}
+                {"event": responses.Raw(event.stored), **{name: getattr(event, name) for name in names}}
                 for event in found
             ]
         )
@@ -336,16 +327,19 @@ class Console:
         found = await self._first_match("bad", request)
         names = ("reasons", "event_id", "received_at", "key", "line")
         return json(
-            [feed.sent_of(event.stored) | {name: getattr(event, name) for name in names} for event in found]
+            [
+                parse_object.sent_of(event.stored) | {name: getattr(event, name) for name in names}
+                for event in found
+            ]
         )
 
-    async def _first_match(self, kind: str, request: Request) -> list[feed.Event]:
+    async def _first_match(self, kind: str, request: Request) -> list[parse_object.Event]:
         """What matches, newest first; if nothing does, the first that will within `wait` seconds."""
         asked = request.query_params
         limit = _number(request, "limit", 100, 5000)
         deadline = time.monotonic() + _number(request, "wait", 0, int(MAX_WAIT_S))
         while True:
-            found = self.board.recent.matching(
+            found = self.state.events.matching(
                 kind,
                 limit=limit,
                 event_id=asked.get("event_id", ""),
@@ -360,7 +354,7 @@ class Console:
     async def reset(self, _: Request) -> Response:
         if not self._is_local:
             raise Problem(403, "Only the console of a local stage forgets on demand.")
-        self.board.reset()
+        self.state.reset()
         self.hub.flush()
         return json(self._totals())
 
@@ -379,10 +373,10 @@ class Console:
             answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
             reason = health.reason_of(fault)
-            self.board.sources.say(source, "down", reason)
-            said = self.board.sources.why_down(source) or self.board.sources.without_secrets(reason)
+            self.state.sources.say(source, "down", reason)
+            said = self.state.sources.why_down(source) or self.state.sources.without_secrets(reason)
             raise Problem(503, said, source) from None
-        self.board.sources.say(source, "ok")
+        self.state.sources.say(source, "ok")
         return answer
 
     async def _only_post(self, _: Request) -> Response:
@@ -400,7 +394,7 @@ class Console:
 
         return awake
 
-    def app(self, ports: list[int], tiles: str | None = None) -> Guard:
+    def app(self, ports: list[int], tiles: str | None = None) -> RequestGuard:
         gets = {
             "stream": self.stream,
             "stage": self.stage,
@@ -438,7 +432,7 @@ class Console:
             lifespan=self.lifespan,
             exception_handlers={Problem: _said, 405: _not_allowed, 500: _failed},
         )
-        return Guard(starlette, ports, tiles)
+        return RequestGuard(starlette, ports, tiles)
 
 
 async def page(request: Request) -> Response:
@@ -465,15 +459,15 @@ async def page(request: Request) -> Response:
 
 async def _said(_: Request, fault: Exception) -> Response:
     assert isinstance(fault, Problem)
-    return answers.problem(fault.status, fault.detail, fault.source)
+    return responses.problem(fault.status, fault.detail, fault.source)
 
 
 async def _not_allowed(_: Request, __: Exception) -> Response:
-    return answers.problem(405, "Not with this method.")
+    return responses.problem(405, "Not with this method.")
 
 
 async def _failed(_: Request, fault: Exception) -> Response:
-    return answers.problem(500, f"A fault of the console: {type(fault).__name__}.")
+    return responses.problem(500, f"A fault of the console: {type(fault).__name__}.")
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:

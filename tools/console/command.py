@@ -187,10 +187,10 @@ def made(
 ) -> tuple[Any, Any]:
     """The console, and its ASGI application."""
     from tools.console.app import Console
-    from tools.console.board import Board
+    from tools.console.change_queue import ChangeQueue
     from tools.console.fleet import places_in
-    from tools.console.live import Live
-    from tools.console.workers import Clients, Pace
+    from tools.console.polling import Clients, Pace
+    from tools.console.state import ConsoleState
 
     is_local = stage == "local"
     deployed = Pace(
@@ -214,7 +214,7 @@ def made(
     except ValueError as fault:
         raise typer.BadParameter(str(fault)) from None
     password = outputs.snowflake.password
-    board = Board(
+    state = ConsoleState(
         {
             "stage": stage,
             "local": is_local,
@@ -230,8 +230,8 @@ def made(
         secrets=(outputs.api_key, password.get_secret_value() if password else ""),
         marts_patience_s=None if is_local else MARTS_PATIENCE_S,
     )
-    live = Live(Clients(outputs), stage, outputs.bucket, str(port)) if live_bus else None
-    console = Console(outputs, stage, board, pace=pace, live=live, is_local=is_local)
+    live = ChangeQueue(Clients(outputs), stage, outputs.bucket, str(port)) if live_bus else None
+    console = Console(outputs, stage, state, pace=pace, live=live, is_local=is_local)
     return console, console.app([port], tiles)
 
 

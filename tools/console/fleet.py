@@ -13,8 +13,8 @@ import msgspec
 
 from consumer import keys
 from contract.events import Fence
-from tools.console import feed
-from tools.console.feed import Crossing, Position
+from tools.console import parse_object
+from tools.console.parse_object import Crossing, Position
 
 MAX_TRUCKS = 2000
 MAX_FENCES = 5000
@@ -153,8 +153,8 @@ class Fleet:
                 "position": (last.longitude, last.latitude),
                 "heading": truck.heading,
                 "speed_kmh": truck.speed_kmh,
-                "at": feed.written(datetime.fromtimestamp(last.at, UTC)),
-                "received_at": feed.written(datetime.fromtimestamp(last.received_at, UTC)),
+                "at": parse_object.written(datetime.fromtimestamp(last.at, UTC)),
+                "received_at": parse_object.written(datetime.fromtimestamp(last.received_at, UTC)),
                 "type": last.type,
                 "accuracy_m": last.accuracy_m,
                 "inside": inside.get(device_id, []),
@@ -243,12 +243,14 @@ def places_in(file: Path) -> list[Place]:
 def _place(feature: dict[str, Any]) -> Place:
     says, shape = feature["properties"], feature["geometry"]
     fence = Fence(str(says["tag"]), str(says["externalId"]))
-    polygon = feed.ring(shape)
-    centre = _middle(polygon) if polygon else feed.point(shape["coordinates"])
+    polygon = parse_object.ring(shape)
+    centre = _middle(polygon) if polygon else parse_object.point(shape["coordinates"])
     if centre is None:
         raise ValueError(f"fence {'/'.join(fence)} has neither a point nor a polygon")
-    radius = feed.number_of(says.get("radius"), 1, 100_000) or 100.0
-    return Place(fence, feed.text(says.get("name")), centre, None if polygon else radius, polygon, "file")
+    radius = parse_object.number_of(says.get("radius"), 1, 100_000) or 100.0
+    return Place(
+        fence, parse_object.text(says.get("name")), centre, None if polygon else radius, polygon, "file"
+    )
 
 
 def _middle(ring: list[list[float]]) -> tuple[float, float]:

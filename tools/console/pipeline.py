@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from contract import logs
-from tools.console import feed
-from tools.console.meters import WINDOW_MINUTES, WINDOW_S, Meter, percentile
+from tools.console import parse_object
+from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter, percentile
 
 HOUR_S = 3600.0
 type Told = tuple[str, float | None, str | None]
@@ -185,7 +185,7 @@ class Pipeline:
             "latency": self._latency(now),
             "reconcile": self.reconciled.row(),
             "window": {
-                "from": feed.written(datetime.fromtimestamp((now // 60 + 1) * 60 - WINDOW_S, UTC)),
+                "from": parse_object.written(datetime.fromtimestamp((now // 60 + 1) * 60 - WINDOW_S, UTC)),
                 "minutes": WINDOW_MINUTES,
                 "partial": self.partial,
             },
@@ -205,7 +205,7 @@ class Pipeline:
             "per_minute": per_minute,
             "last_at": None
             if meter.last_at is None
-            else feed.written(datetime.fromtimestamp(meter.last_at, UTC)),
+            else parse_object.written(datetime.fromtimestamp(meter.last_at, UTC)),
             "state": state,
             "note": note,
         }

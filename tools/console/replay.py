@@ -11,8 +11,8 @@ from consumer.visit_diff import Rule
 from consumer.visits import visits_of
 from contract.events import GeofenceEvent, Kind
 from snowpipe.archive import Archive, Object
-from tools.console import book, feed
-from tools.console.feed import Crossing, Position
+from tools.console import known_visits, parse_object
+from tools.console.parse_object import Crossing, Position
 
 LONGEST = timedelta(hours=24)
 # What happened until `to` may be received so much later; what comes later still is not looked for.
@@ -45,8 +45,8 @@ def replay(
             truncated = True
             break
     return {
-        "from": feed.written(start),
-        "to": feed.written(end),
+        "from": parse_object.written(start),
+        "to": parse_object.written(end),
         "events": events,
         "objects": objects,
         "truncated": truncated,
@@ -76,10 +76,10 @@ def days(archive: Archive, now: datetime) -> list[str]:
     ]
 
 
-def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> Iterator[feed.Read]:
-    def read(found: Object) -> feed.Read | None:
+def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> Iterator[parse_object.Read]:
+    def read(found: Object) -> parse_object.Read | None:
         body = archive.body(found.key)
-        return None if body is None else feed.read(found.key, body, found.modified_at, kinds())
+        return None if body is None else parse_object.read(found.key, body, found.modified_at, kinds())
 
     # What was received before `start` had not happened after it; S3's times are whole seconds.
     received = (
@@ -126,7 +126,7 @@ def _visits(crossings: list[Crossing], rule: Rule) -> list[dict[str, Any]]:
         for crossing in crossings
     )
     found = [
-        book.row(book.by_rule(pair, visit))
+        known_visits.row(known_visits.by_rule(pair, visit))
         for pair, history in visits_of(told, rule.merge_gap, rule.min_confidence).items()
         for visit in history.visits
     ]

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import msgspec
 
-from tools.console.board import Board
+from tools.console.state import ConsoleState
 
 TICK_S = 0.5
 PING_S = 15.0
@@ -27,8 +27,8 @@ class _Page:
 
 
 class Hub:
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, state: ConsoleState) -> None:
+        self._state = state
         self._pages: set[_Page] = set()
         self._boot = uuid4().hex[:8]
         self._n = 0
@@ -47,9 +47,9 @@ class Hub:
     def flush(self) -> None:
         """Send what changed; if nobody listens it is forgotten, and in the next snapshot."""
         if not self._pages:
-            self._board.drop_news()
+            self._state.drop_news()
             return
-        news = self._board.news()
+        news = self._state.news()
         if any(name == "reset" for name, _ in news):
             self._send(self._message("reset", b"{}"))
             for page in self._pages:
@@ -62,9 +62,9 @@ class Hub:
     def _tell_of_pipeline(self) -> None:
         if not self._pages:
             if self._tick % 120 == 0:
-                self._board.pipeline.row()  # forgets what is older than the window
+                self._state.pipeline.row()  # forgets what is older than the window
             return
-        pipeline = encode(self._board.pipeline.row())
+        pipeline = encode(self._state.pipeline.row())
         if pipeline != self._pipeline:
             self._pipeline = pipeline
             self._send(self._message("pipeline", pipeline))
@@ -86,7 +86,7 @@ class Hub:
         page = _Page()
         self.flush()
         self._pages.add(page)
-        self._board.viewers += 1
+        self._state.viewers += 1
         try:
             yield b"retry: 1000\n\n"
             while not self._over:
@@ -96,7 +96,7 @@ class Hub:
                     was_reset = any(b"\nevent: reset\n" in message for message in page.messages)
                     page.messages.clear()
                     page.wants_snapshot = False
-                    snapshot = self._message("snapshot", encode(self._board.snapshot()))
+                    snapshot = self._message("snapshot", encode(self._state.snapshot()))
                     if was_reset:
                         yield self._message("reset", b"{}")
                     yield snapshot
@@ -112,7 +112,7 @@ class Hub:
                     yield b": ping\n\n"
         finally:
             self._pages.discard(page)
-            self._board.viewers -= 1
+            self._state.viewers -= 1
 
     def close(self) -> None:
         """End every stream; the pages try again by themselves."""

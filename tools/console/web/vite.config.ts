@@ -8,7 +8,7 @@ import { defineConfig, type Plugin } from "vite";
 const here = import.meta.dirname;
 const built = join(here, "../static");
 
-/** Where `npm run dev` finds an API: a running console, or tests/console/feed.py. */
+/** Where `npm run dev` finds an API: a running console, or tests/console/stand_in.py. */
 const server = process.env["MILKRUN_CONSOLE"] ?? "http://127.0.0.1:6202";
 
 function filesUnder(folder: string): string[] {

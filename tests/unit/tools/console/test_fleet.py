@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from contract.events import Fence
 from tools.console import fleet
-from tools.console.feed import Crossing, Position
 from tools.console.fleet import Fleet, Place, Trail, heading_of, places_in
+from tools.console.parse_object import Crossing, Position
 
 
 def position(

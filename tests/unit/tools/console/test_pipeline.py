@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract import logs
-from tools.console.meters import WINDOW_MINUTES, WINDOW_S, Meter
+from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter
 from tools.console.pipeline import STAGES, Pipeline
 
 BEGIN = 1_795_000_000.0

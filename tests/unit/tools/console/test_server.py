@@ -16,9 +16,9 @@ import urllib3
 from contract.objects import lines_object
 from ops.outputs import Outputs
 from ops.polling import until
-from tools.console import app, feed
-from tools.console.board import Board
+from tools.console import app, parse_object
 from tools.console.command import made, server_of
+from tools.console.state import ConsoleState
 from tools.console.stream import MAX_BEHIND, Hub
 
 HOSTILE = "<script>alert('x')</script>\u202e"
@@ -85,7 +85,7 @@ class Served:
         )
 
     def tell(self, what: Any, *arguments: Any) -> None:
-        """Have it done by the event loop, as the workers do."""
+        """Have it done by the event loop, as the pollers do."""
         if self.console._shared is None:  # it starts with the first request
             self.get("/api/stage")
         shared = self.console._shared
@@ -96,7 +96,7 @@ class Served:
     def receive(self, *events: dict[str, Any], prefix: Any = "events") -> None:
         now = datetime.now(UTC)
         stored = lines_object(prefix, [json.dumps(event).encode() for event in events], now)
-        self.tell(self.console.board.take, feed.read(stored.key, stored.body, now), now.timestamp())
+        self.tell(self.console.state.take, parse_object.read(stored.key, stored.body, now), now.timestamp())
 
     def end(self) -> None:
         self.console.hub.close()
@@ -146,7 +146,7 @@ def event(n: int = 1, device: str = "truck-1", **fields: Any) -> dict[str, Any]:
     return {
         "_id": f"e{n}",
         "type": "user.updated_trip",
-        "createdAt": feed.written(datetime.now(UTC)),
+        "createdAt": parse_object.written(datetime.now(UTC)),
         "user": {"deviceId": device},
         "location": {"type": "Point", "coordinates": [5.8, 53.1]},
     } | fields
@@ -259,9 +259,9 @@ def test_no_answer_holds_a_secret(served):
     for path in paths:
         text = served.ask(path).data.decode()
         assert not any(secret in text for secret in SECRETS)
-    served.tell(served.console.board.sources.say, "logs", "down", f"refused {SECRETS[0]} and {SECRETS[1]}")
+    served.tell(served.console.state.sources.say, "logs", "down", f"refused {SECRETS[0]} and {SECRETS[1]}")
     [reason] = [
-        s["reason"] for s in served.console.board.sources.rows() if s["name"] == "logs" and s["reason"]
+        s["reason"] for s in served.console.state.sources.rows() if s["name"] == "logs" and s["reason"]
     ]
     assert reason == "refused *** and ***"
 
@@ -325,7 +325,9 @@ def test_what_was_received_before_a_reset_does_not_come_back(served):
     before = datetime.now(UTC)
     served.ask("/api/reset", "POST")
     stored = lines_object("events", [json.dumps(event(5)).encode()], before)
-    served.tell(served.console.board.take, feed.read(stored.key, stored.body, before), before.timestamp() - 1)
+    served.tell(
+        served.console.state.take, parse_object.read(stored.key, stored.body, before), before.timestamp() - 1
+    )
     assert served.get("/api/all")["total"] == 0
 
 
@@ -334,7 +336,7 @@ def test_what_is_posted_right_after_a_reset_is_shown_though_s3_tells_whole_secon
     now = datetime.now(UTC)
     stored = lines_object("events", [json.dumps(event(5)).encode()], now)
     at = now.replace(microsecond=0)
-    served.tell(served.console.board.take, feed.read(stored.key, stored.body, at), at.timestamp())
+    served.tell(served.console.state.take, parse_object.read(stored.key, stored.body, at), at.timestamp())
     assert served.get("/api/all")["total"] == 1
 
 
@@ -446,20 +448,20 @@ def test_a_page_that_comes_again_has_missed_nothing(served):
 
 def test_a_page_that_is_too_slow_gets_a_snapshot_instead_of_a_backlog():
     async def told() -> list[bytes]:
-        board = Board({"stage": "local"})
-        hub = Hub(board)
+        state = ConsoleState({"stage": "local"})
+        hub = Hub(state)
         page = hub.listen()
         assert b"retry" in await anext(page)
         assert b"event: snapshot" in await anext(page)
         for n in range(2 * MAX_BEHIND):
-            board.sources.say("archive", "down", f"fault {n}")
+            state.sources.say("archive", "down", f"fault {n}")
             hub.flush()
         now = datetime.now(UTC)
         stored = lines_object("events", [json.dumps(event(7)).encode()], now)
-        board.take(feed.read(stored.key, stored.body, now), now.timestamp())  # not told yet
+        state.take(parse_object.read(stored.key, stored.body, now), now.timestamp())  # not told yet
         snapshot = await anext(page)
         hub.flush()
-        board.sources.say("archive", "ok")
+        state.sources.say("archive", "ok")
         hub.flush()
         return [snapshot, await anext(page)]
 

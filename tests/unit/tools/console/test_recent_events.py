@@ -2,9 +2,9 @@
 
 import pytest
 
-from tools.console import recent
-from tools.console.feed import Event
-from tools.console.recent import Recent
+from tools.console import recent_events
+from tools.console.parse_object import Event
+from tools.console.recent_events import RecentEvents
 
 
 def event(n: int, kind: str = "good", **more) -> Event:
@@ -15,8 +15,8 @@ def event(n: int, kind: str = "good", **more) -> Event:
 
 
 @pytest.fixture
-def held() -> Recent:
-    held = Recent()
+def held() -> RecentEvents:
+    held = RecentEvents()
     for n in range(10):
         held.add(event(n, "bad", codes=("missing_id",)) if n % 5 == 4 else event(n))
     return held
@@ -44,7 +44,7 @@ def test_they_are_found_by_type_device_code_id_and_a_part_of_a_word(held):
 
 
 def test_they_are_bounded_and_counted_all_the_same(held, monkeypatch):
-    monkeypatch.setattr(recent, "BOUNDS", {"good": (5, 1 << 20), "bad": (100, 300)})
+    monkeypatch.setattr(recent_events, "BOUNDS", {"good": (5, 1 << 20), "bad": (100, 300)})
     for n in range(100, 200):
         held.add(event(n))
         held.add(event(n, "bad"))

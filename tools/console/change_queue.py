@@ -42,7 +42,7 @@ class Notice:
     detail: dict[str, Any]
 
 
-class Live:
+class ChangeQueue:
     """`aws(service)` gives a client. `open` before `receive`; `close` takes all of it away again."""
 
     def __init__(self, aws: Callable[[str], Any], stage: str, bucket: str, place: str = "") -> None:

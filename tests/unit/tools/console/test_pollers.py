@@ -1,4 +1,4 @@
-"""Each worker on its own, with a source that can be made to fail: it says why, tries again, and counts once."""
+"""Each poller on its own, with a source that can be made to fail: it says why, tries again, and counts once."""
 
 import asyncio
 import gzip
@@ -21,9 +21,11 @@ from ops.polling import until
 from snowpipe.archive import Object
 from snowpipe.refusal import MissingObject, Refusal
 from tests.unit.ops.test_outputs import FILE
-from tools.console import workers
-from tools.console.board import Board
-from tools.console.workers import Keys, LogReader, Pace, Reader, Session, Shared, VisitReader, WarehouseReader
+from tools.console import archive_poller, polling, store_pollers
+from tools.console.archive_poller import ArchivePoller
+from tools.console.polling import Keys, Pace, Session, Shared
+from tools.console.state import ConsoleState
+from tools.console.store_pollers import LogPoller, VisitPoller, WarehousePoller
 
 NOW = datetime.now(UTC)
 
@@ -77,11 +79,11 @@ def shared(aws: Sources) -> Iterator[Shared]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    board = Board({"stage": "local"})
-    board.viewers = 1
+    state = ConsoleState({"stage": "local"})
+    state.viewers = 1
     pace = Pace(listing=0.05, logs=0.02, visits=0.02, queues=0.02, warehouse=0.02)
     yield Shared(
-        Outputs.model_validate(FILE), "test", board, loop, aws, pace, Keys(), lambda: GEOFENCE_KINDS,
+        Outputs.model_validate(FILE), "test", state, loop, aws, pace, Keys(), lambda: GEOFENCE_KINDS,
         threading.Event(),
     )  # fmt: skip
     loop.call_soon_threadsafe(loop.stop)
@@ -89,19 +91,19 @@ def shared(aws: Sources) -> Iterator[Shared]:
 
 
 @contextmanager
-def running(worker: workers.Worker) -> Iterator[workers.Worker]:
-    worker.start()
+def running(poller: polling.Poller) -> Iterator[polling.Poller]:
+    poller.start()
     try:
-        yield worker
+        yield poller
     finally:
-        worker.shared.over.set()
-        worker.wake()
-        worker.join(10)
-        assert not worker.is_alive()
+        poller.shared.over.set()
+        poller.wake()
+        poller.join(10)
+        assert not poller.is_alive()
 
 
 def state_of(shared: Shared, name: str) -> tuple[str, str | None]:
-    [source] = [each for each in shared.ask(shared.board.sources.rows) if each["name"] == name]
+    [source] = [each for each in shared.ask(shared.state.sources.rows) if each["name"] == name]
     return source["state"], source["reason"]
 
 
@@ -116,19 +118,19 @@ def test_a_line_is_counted_once_however_often_it_is_found(shared, aws):
     """Looks overlap by a minute; nothing new for long must not make the old count again."""
     long_ago = datetime.now(UTC) - timedelta(minutes=24)
     aws.lines = [(long_ago, ingested(5)), (long_ago + timedelta(seconds=30), ingested(7))]
-    reader = LogReader(shared)
+    reader = LogPoller(shared)
     for _ in range(5):
         reader.look()
     aws.lines.append((long_ago + timedelta(seconds=1), ingested(100)))  # found late
     for _ in range(5):
         reader.look()
-    assert shared.ask(lambda: shared.board.pipeline.meters["accepted"].total) == 112
+    assert shared.ask(lambda: shared.state.pipeline.meters["accepted"].total) == 112
 
 
 def test_a_source_that_fails_says_why_and_comes_back_by_itself(shared, aws, monkeypatch):
-    monkeypatch.setattr(workers, "RETRY_S", (0.02,))
+    monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     aws.fault = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
-    with running(LogReader(shared)):
+    with running(LogPoller(shared)):
         down = until(lambda: state_of(shared, "logs"), lambda state: state[0] == "down", patience_s=5)
         assert down == ("down", 'Could not connect to the endpoint URL: "http://127.0.0.1:1"')
         aws.fault = None
@@ -140,16 +142,16 @@ def test_a_source_that_fails_says_why_and_comes_back_by_itself(shared, aws, monk
 
 
 def test_credentials_that_ran_out_are_said_and_looked_up_anew(shared, aws, monkeypatch):
-    monkeypatch.setattr(workers, "RETRY_S", (0.02,))
+    monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     seen: list[tuple[str, str | None]] = []
-    say = shared.board.sources.say
+    say = shared.state.sources.say
     monkeypatch.setattr(
-        shared.board.sources,
+        shared.state.sources,
         "say",
         lambda name, *state: (seen.append(state), say(name, *state)),
     )
     aws.fault = expired()
-    with running(LogReader(shared)):
+    with running(LogPoller(shared)):
         until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", patience_s=5)
     assert seen[0] == ("down", "ExpiredToken: The provided token has expired.")
     assert aws.renewed == 1
@@ -186,21 +188,21 @@ class Stored:
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> Stored:
     stored = Stored()
-    monkeypatch.setattr(workers, "Archive", lambda *_: stored)
+    monkeypatch.setattr(archive_poller, "Archive", lambda *_: stored)
     return stored
 
 
 def counted(shared: Shared) -> tuple[int, int]:
     """Events shown, and lines archived."""
     return shared.ask(
-        lambda: (shared.board.recent.counted["good"], shared.board.pipeline.meters["archived"].total)
+        lambda: (shared.state.events.counted["good"], shared.state.pipeline.meters["archived"].total)
     )
 
 
 def test_an_object_counts_once_whether_told_listed_or_both(shared, archive):
     key = archive.put("a", "b")
-    with running(Reader(shared)) as reader:
-        assert isinstance(reader, Reader)
+    with running(ArchivePoller(shared)) as reader:
+        assert isinstance(reader, ArchivePoller)
         for _ in range(3):
             reader.stored(key, NOW)
         until(lambda: counted(shared), lambda found: found == (2, 2), patience_s=5)
@@ -214,20 +216,20 @@ def test_an_object_counts_once_whether_told_listed_or_both(shared, archive):
 
 
 def test_what_comes_too_thick_to_be_read_is_counted_all_the_same(shared, archive, monkeypatch):
-    monkeypatch.setattr(Reader, "MAX_PENDING", 5)
-    reader = Reader(shared)  # not running: nothing is read meanwhile
+    monkeypatch.setattr(ArchivePoller, "MAX_PENDING", 5)
+    reader = ArchivePoller(shared)  # not running: nothing is read meanwhile
     for n in range(20):
         reader.stored(archive.put(f"{n}a", f"{n}b"), datetime.now(UTC))
     assert counted(shared) == (30, 40)
     with running(reader):
         until(lambda: counted(shared), lambda found: found == (40, 40), patience_s=5)
-    assert shared.ask(lambda: shared.board.recent.held()["good"]) == 10
+    assert shared.ask(lambda: shared.state.events.held()["good"]) == 10
 
 
 def test_what_comes_while_others_are_read_is_counted_once_each(shared, archive, monkeypatch):
     """News that push older news out of a full queue must not push out those that are being read."""
-    monkeypatch.setattr(Reader, "MAX_PENDING", 5)
-    reader, read = Reader(shared), archive.body
+    monkeypatch.setattr(ArchivePoller, "MAX_PENDING", 5)
+    reader, read = ArchivePoller(shared), archive.body
 
     def read_in_a_crowd(key: str) -> bytes | None:
         if not archive.read:
@@ -252,8 +254,8 @@ def test_what_comes_while_others_are_read_is_counted_once_each(shared, archive, 
     ],
 )
 def test_an_object_that_is_no_gzip_stops_nothing(shared, archive, body):
-    with running(Reader(shared)) as reader:
-        assert isinstance(reader, Reader)
+    with running(ArchivePoller(shared)) as reader:
+        assert isinstance(reader, ArchivePoller)
         broken = archive.put("broken")
         archive.objects[broken] = (body, NOW)
         reader.stored(broken, NOW)
@@ -264,7 +266,7 @@ def test_an_object_that_is_no_gzip_stops_nothing(shared, archive, body):
 
 
 def test_while_the_archive_cannot_be_read_nothing_that_waits_is_lost(shared, archive, monkeypatch):
-    monkeypatch.setattr(workers, "RETRY_S", (0.02,))
+    monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     read, refusals = archive.body, iter(range(3))
 
     def refuse_three_times(key: str) -> bytes | None:
@@ -273,8 +275,8 @@ def test_while_the_archive_cannot_be_read_nothing_that_waits_is_lost(shared, arc
         return read(key)
 
     monkeypatch.setattr(archive, "body", refuse_three_times)
-    with running(Reader(shared)) as reader:
-        assert isinstance(reader, Reader)
+    with running(ArchivePoller(shared)) as reader:
+        assert isinstance(reader, ArchivePoller)
         for n in range(12):
             reader.stored(archive.put(str(n)), datetime.now(UTC))
         until(lambda: counted(shared), lambda found: found == (12, 12), patience_s=5)
@@ -282,8 +284,8 @@ def test_while_the_archive_cannot_be_read_nothing_that_waits_is_lost(shared, arc
 
 
 def test_an_object_that_is_gone_meanwhile_stops_nothing(shared, archive):
-    with running(Reader(shared)) as reader:
-        assert isinstance(reader, Reader)
+    with running(ArchivePoller(shared)) as reader:
+        assert isinstance(reader, ArchivePoller)
         gone = archive.put("gone")
         del archive.objects[gone]
         reader.stored(gone, NOW)
@@ -322,13 +324,13 @@ def test_without_the_queue_a_visit_that_closed_is_found_by_asking_its_device(sha
     }
     there = [row]
     closed = row | {"exited_at": "2026-11-23T06:10:00.000000Z", "exited_event_id": "e2"}
-    monkeypatch.setattr(workers.visits, "there_now", lambda *_: iter(there))
-    monkeypatch.setattr(workers.visits, "visits_of_device", lambda *_: [closed])
-    with running(VisitReader(shared, Reader(shared))):
-        until(lambda: shared.ask(shared.board.book.there), bool, patience_s=5)
+    monkeypatch.setattr(store_pollers.visits, "there_now", lambda *_: iter(there))
+    monkeypatch.setattr(store_pollers.visits, "visits_of_device", lambda *_: [closed])
+    with running(VisitPoller(shared, ArchivePoller(shared))):
+        until(lambda: shared.ask(shared.state.visits.there), bool, patience_s=5)
         there.clear()
-        assert until(lambda: shared.ask(shared.board.book.there), lambda rows: not rows, patience_s=5) == []
-    [last] = shared.ask(lambda: shared.board.book.between("0", "9", None, None)).values()
+        assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, patience_s=5) == []
+    [last] = shared.ask(lambda: shared.state.visits.between("0", "9", None, None)).values()
     assert last.exited_at == closed["exited_at"]
 
 
@@ -357,12 +359,12 @@ def test_a_session_that_broke_is_opened_again_and_a_refused_statement_breaks_non
 
 def test_nothing_that_costs_is_asked_while_nobody_looks(shared, monkeypatch):
     asked: list[float] = []
-    monkeypatch.setattr(WarehouseReader, "look", lambda _: asked.append(time.monotonic()) or 0.01)
-    shared.board.viewers = 0
-    with running(WarehouseReader(shared, Session(shared.outputs, 6))) as worker:
+    monkeypatch.setattr(WarehousePoller, "look", lambda _: asked.append(time.monotonic()) or 0.01)
+    shared.state.viewers = 0
+    with running(WarehousePoller(shared, Session(shared.outputs, 6))) as poller:
         until(lambda: state_of(shared, "snowflake")[0], lambda state: state == "idle", patience_s=5)
         assert asked == []
-        shared.ask(shared.board.look)
-        worker.wake()
+        shared.ask(shared.state.look)
+        poller.wake()
         until(lambda: len(asked), lambda n: n > 0, patience_s=5)
     assert asked

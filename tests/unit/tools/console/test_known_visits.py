@@ -13,8 +13,8 @@ from consumer import visit_diff
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, visits_of
 from contract.events import Fence, GeofenceEvent, Kind
-from tools.console import book
-from tools.console.book import Book
+from tools.console import known_visits
+from tools.console.known_visits import KnownVisits
 
 PAIR = Pair("truck-1", Fence("farm", "farm-1"))
 BEGIN = datetime(2026, 11, 23, 6, tzinfo=UTC)
@@ -46,7 +46,7 @@ def _order(event: GeofenceEvent) -> Any:
     return order_of(event)
 
 
-def shown(known: Book) -> set[tuple[str, str | None, bool]]:
+def shown(known: KnownVisits) -> set[tuple[str, str | None, bool]]:
     return {
         (visit.entered_at, visit.exited_at, visit.exit_missed)
         for visit in known.between("0", "9", None, None).values()
@@ -71,7 +71,7 @@ def test_the_notices_in_any_order_and_repeated_give_the_visits_of_the_rule(kinds
     events = [crossing(n, kind, minute) for n, (kind, minute) in enumerate(kinds)]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
     notices, visits = told([events[first:last] for first, last in pairwise(cuts)])
-    known = Book()
+    known = KnownVisits()
     for kind, detail in data.draw(st.permutations(notices + notices)):
         known.tell(kind, detail)
     assert shown(known) == truth(visits)
@@ -82,7 +82,7 @@ def test_the_notices_in_any_order_and_repeated_give_the_visits_of_the_rule(kinds
 
 def test_flapping_shows_as_one_visit_that_was_restated():
     notices, _ = told([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)], [crossing(3, "enter", 6)]])
-    known = Book()
+    known = KnownVisits()
     for kind, detail in notices:
         known.tell(kind, detail)
     [row] = known.there()
@@ -92,7 +92,7 @@ def test_flapping_shows_as_one_visit_that_was_restated():
 
 def test_a_table_read_late_does_not_undo_what_the_bus_told():
     notices, _ = told([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)]])
-    known = Book()
+    known = KnownVisits()
     for kind, detail in notices:
         known.tell(kind, detail)
     known.read([visit_diff.row(PAIR, Visit(BEGIN, "e1"))])
@@ -100,7 +100,7 @@ def test_a_table_read_late_does_not_undo_what_the_bus_told():
 
 
 def test_a_visit_that_the_table_does_not_have_any_more_goes():
-    known = Book()
+    known = KnownVisits()
     known.read(
         [
             visit_diff.row(PAIR, Visit(BEGIN, "e1")),
@@ -114,15 +114,15 @@ def test_a_visit_that_the_table_does_not_have_any_more_goes():
 
 
 def test_what_is_learnt_of_the_past_is_no_news_but_is_shown():
-    known = Book()
+    known = KnownVisits()
     known.read([visit_diff.row(PAIR, Visit(BEGIN, "e1"))], as_news=False)
     assert known.take_changes() == ([], True)
     assert [row["device_id"] for row in known.there()] == ["truck-1"]
 
 
 def test_a_device_gone_mad_does_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(book, "MAX_VISITS", 50)
-    known = Book()
+    monkeypatch.setattr(known_visits, "MAX_VISITS", 50)
+    known = KnownVisits()
     for n in range(400):
         known.read([visit_diff.row(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
     assert len(known.there()) == 50

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from tools.console import feed, recent
-from tools.console.book import Book
-from tools.console.feed import Read
+from tools.console import parse_object, recent_events
 from tools.console.fleet import Fleet, Place
 from tools.console.health import Sources
+from tools.console.known_visits import KnownVisits
+from tools.console.parse_object import Read
 from tools.console.pipeline import Pipeline
-from tools.console.recent import Recent
+from tools.console.recent_events import RecentEvents
 
 SNAPSHOT_EVENTS = 100
 EVENTS_A_MESSAGE = 100
@@ -20,7 +20,7 @@ EVENTS_A_MESSAGE = 100
 LINGER_S = 60.0
 
 
-class Board:
+class ConsoleState:
     def __init__(
         self,
         stage: dict[str, Any],
@@ -34,8 +34,8 @@ class Board:
         self._clock = clock
         self.sources = Sources(self.now, secrets)
         self.fleet = Fleet(places)
-        self.recent = Recent()
-        self.book = Book()
+        self.events = RecentEvents()
+        self.visits = KnownVisits()
         self.pipeline = Pipeline(self.sources.why_unknown, marts_patience_s, clock)
         self.viewers = 0
         self._looked_at = 0.0
@@ -47,7 +47,7 @@ class Board:
         self.seen_to: float | None = None
 
     def now(self) -> str:
-        return feed.written(datetime.fromtimestamp(self._clock(), UTC))
+        return parse_object.written(datetime.fromtimestamp(self._clock(), UTC))
 
     def stage(self) -> dict[str, Any]:
         return self._stage | {"now": self.now()}
@@ -58,7 +58,7 @@ class Board:
         """What an object held. Nothing received before the last reset is shown as an event."""
         if received_at >= self._reset_at:
             for event in read.events:
-                self.recent.add(event)
+                self.events.add(event)
         for position in read.positions:
             self.fleet.moved(position)
             self.seen_from = min(self.seen_from or position.at, position.at)
@@ -70,7 +70,7 @@ class Board:
 
     def skip(self, kind: str, lines: int, received_at: float) -> None:
         if received_at >= self._reset_at:
-            self.recent.skipped(kind, lines)
+            self.events.skipped(kind, lines)
 
     def take_crossed(self) -> list[str]:
         crossed, self._crossed = list(self._crossed), {}
@@ -79,7 +79,7 @@ class Board:
     def reset(self) -> None:
         # In whole seconds, as S3 tells its times: rather one too many of the same second than one too few.
         self._reset_at = int(self._clock())
-        self.recent.forget()
+        self.events.forget()
         self.was_reset = True
 
     # --- whether somebody looks
@@ -94,15 +94,15 @@ class Board:
     # --- what is shown
 
     def trucks(self, only: set[str] | None = None) -> list[dict[str, Any]]:
-        return self.fleet.rows(self.book.inside(), only)
+        return self.fleet.rows(self.visits.inside(), only)
 
     def fences(self) -> list[dict[str, Any]]:
-        at = self.book.at()
+        at = self.visits.at()
         return [place.row(at.get(fence_id, 0)) for fence_id, place in self.fleet.places.items()]
 
     def snapshot(self) -> dict[str, Any]:
         newest = {
-            kind: [recent.row(event) for event in self.recent.matching(kind, limit=SNAPSHOT_EVENTS)]
+            kind: [recent_events.row(event) for event in self.events.matching(kind, limit=SNAPSHOT_EVENTS)]
             for kind in ("good", "bad")
         }
         return {
@@ -110,9 +110,9 @@ class Board:
             "sources": self.sources.rows(),
             "fences": self.fences(),
             "trucks": self.trucks(),
-            "there": self.book.there(),
+            "there": self.visits.there(),
             "pipeline": self.pipeline.row(),
-            "events": newest | {"counted": dict(self.recent.counted)},
+            "events": newest | {"counted": dict(self.events.counted)},
         }
 
     def news(self) -> list[tuple[str, dict[str, Any]]]:
@@ -122,20 +122,20 @@ class Board:
         if self.was_reset:
             self.was_reset = False
             told.append(("reset", {}))
-        changes, is_other = self.book.take_changes()
+        changes, is_other = self.visits.take_changes()
         # Who entered or left a fence stands in the truck, too.
         moved = self.fleet.changed | {visit["device_id"] for visit in _visits_in(changes)}
         if is_other:
-            moved |= self.book.open_devices()
+            moved |= self.visits.open_devices()
         self.fleet.changed = set()
         if trucks := self.trucks(moved):
             told.append(("trucks", {"trucks": trucks}))
         if is_other:
-            told.append(("visits", {"changes": changes[-500:], "there": self.book.there()}))
-        fresh, left_out = self.recent.take_fresh(EVENTS_A_MESSAGE)
+            told.append(("visits", {"changes": changes[-500:], "there": self.visits.there()}))
+        fresh, left_out = self.events.take_fresh(EVENTS_A_MESSAGE)
         if any(fresh.values()):
-            rows = {kind: [recent.row(event) for event in events] for kind, events in fresh.items()}
-            told.append(("events", rows | {"counted": dict(self.recent.counted), "left_out": left_out}))
+            rows = {kind: [recent_events.row(event) for event in events] for kind, events in fresh.items()}
+            told.append(("events", rows | {"counted": dict(self.events.counted), "left_out": left_out}))
         if self.fleet.places_changed:
             self.fleet.places_changed = False
             told.append(("fences", {"fences": self.fences()}))
@@ -147,9 +147,9 @@ class Board:
     def drop_news(self) -> None:
         """The same without making messages: nobody listens."""
         self.was_reset = self.sources.changed = self.fleet.places_changed = False
-        self.book.take_changes()
+        self.visits.take_changes()
         self.fleet.changed = set()
-        self.recent.take_fresh(0)
+        self.events.take_fresh(0)
 
 
 def _visits_in(changes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

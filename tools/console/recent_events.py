@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from tools.console import feed
-from tools.console.feed import Event
+from tools.console import parse_object
+from tools.console.parse_object import Event
 
 # kind: (how many, how many bytes of stored lines)
 BOUNDS = {"good": (5000, 12 << 20), "bad": (2000, 6 << 20)}
 
 
-class Recent:
+class RecentEvents:
     def __init__(self) -> None:
         self._seq = 0
         self._held: dict[str, deque[Event]] = {kind: deque() for kind in BOUNDS}
@@ -135,7 +135,7 @@ def row(event: Event) -> dict[str, Any]:
 def whole(event: Event, bucket: str, database: str) -> dict[str, Any]:
     """With the text as it lies in S3, and where to find it again."""
     stored = event.stored.decode(errors="replace")
-    raw, base64_ = (stored, None) if event.kind == "good" else feed.raw_of(event.stored)
+    raw, base64_ = (stored, None) if event.kind == "good" else parse_object.raw_of(event.stored)
     table = "EVENTS" if event.kind == "good" else "REJECTED"
     sql = (
         f"SELECT payload FROM {database}.RAW.{table}"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tools.console.answers import problem
+from tools.console.responses import problem
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -37,7 +37,7 @@ def policy(tiles: str | None) -> str:
             f"img-src 'self' data: blob:{elsewhere}",
             "font-src 'self'",
             f"connect-src 'self'{elsewhere}",
-            "worker-src 'self' blob:",
+            "poller-src 'self' blob:",
             "manifest-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
@@ -46,7 +46,7 @@ def policy(tiles: str | None) -> str:
     )
 
 
-class Guard:
+class RequestGuard:
     def __init__(self, app: ASGIApp, ports: Iterable[int], tiles: str | None = None) -> None:
         self._app = app
         self._hosts = {

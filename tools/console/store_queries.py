@@ -12,14 +12,14 @@ from ops.stores import utc
 from ops.where import Finder, lags
 from snowpipe.quoting import quoted
 from snowpipe.refusal import MissingObject
-from tools.console import book, feed
-from tools.console.workers import Clients, Session
+from tools.console import known_visits, parse_object
+from tools.console.polling import Clients, Session
 
 MAX_VISITS = 5000
 WHERE_REACH = timedelta(hours=48)
 
 
-class Questions:
+class StoreQueries:
     def __init__(self, outputs: Outputs, stage: str, aws: Clients, session: Session) -> None:
         self._outputs = outputs
         self._stage = stage
@@ -41,7 +41,7 @@ class Questions:
             "steps": [
                 step
                 | {
-                    "at": step["at"] and feed.written(step["at"]),
+                    "at": step["at"] and parse_object.written(step["at"]),
                     "detail": {name: _json(value) for name, value in step["detail"].items()},
                 }
                 for step in lags(steps)
@@ -64,14 +64,14 @@ class Questions:
             f"SELECT * FROM {staging} WHERE event_id = {text}",
         ]
 
-    def device_visits(self, device_id: str, since: datetime) -> list[book.Known]:
+    def device_visits(self, device_id: str, since: datetime) -> list[known_visits.Known]:
         """From the visits table."""
         rows = visits.visits_of_device(self._aws("dynamodb"), self._outputs.visits_table, device_id, since)
-        return [book.known(row) for row in rows]
+        return [known_visits.known(row) for row in rows]
 
     def mart_visits(
         self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None
-    ) -> list[book.Known]:
+    ) -> list[known_visits.Known]:
         """From the mart; none where dbt has never run."""
         sql = (
             "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"
@@ -91,7 +91,7 @@ class Questions:
         except MissingObject:
             return []
         return [
-            book.known(
+            known_visits.known(
                 row
                 | {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
                 | {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
@@ -157,7 +157,7 @@ def _json(value: Any) -> Any:
     """Decimals as numbers, times as text."""
     match value:
         case datetime():
-            return feed.written(utc(value))
+            return parse_object.written(utc(value))
         case None | str() | bool() | int() | float():
             return value
         case _ if hasattr(value, "as_integer_ratio"):

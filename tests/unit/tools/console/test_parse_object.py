@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from contract.events import Reason
 from contract.objects import lines_object, reject_line, unreadable_line
-from tools.console import feed
+from tools.console import parse_object
 
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)
 
@@ -28,10 +28,10 @@ FIELDS = ("_id", "type", "createdAt", "user", "deviceId", "geofence", "location"
           "heading", "locationAccuracy", "duration", "confidence")  # fmt: skip
 
 
-def read(*events: dict[str, Any], prefix: Any = "events") -> feed.Read:
+def read(*events: dict[str, Any], prefix: Any = "events") -> parse_object.Read:
     lines = [json.dumps(event).encode() for event in events]
     stored = lines_object(prefix, lines, NOW)
-    return feed.read(stored.key, stored.body, NOW)
+    return parse_object.read(stored.key, stored.body, NOW)
 
 
 def good(**fields: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_any_json_object_becomes_one_event_of_its_kind(events):
         assert [event.line for event in found.events] == list(range(1, len(events) + 1))
         for event in found.events:
             shown = (event.event_id, event.type, event.device_id, event.at)
-            assert all(text is None or len(text) <= feed.MAX_SHOWN + 1 for text in shown)
+            assert all(text is None or len(text) <= parse_object.MAX_SHOWN + 1 for text in shown)
     for position in read(*events).positions:
         assert -180 <= position.longitude <= 180
         assert -90 <= position.latitude <= 90
@@ -76,8 +76,8 @@ def test_a_geofence_event_tells_of_device_fence_and_place():
 def test_what_a_geofence_event_is_the_stage_says():
     event = good(type="yard.in")
     stored = lines_object("events", [json.dumps(event).encode()], NOW)
-    assert feed.read(stored.key, stored.body, NOW).crossings == []
-    [crossing] = feed.read(stored.key, stored.body, NOW, {"yard.in": "enter"}).crossings
+    assert parse_object.read(stored.key, stored.body, NOW).crossings == []
+    [crossing] = parse_object.read(stored.key, stored.body, NOW, {"yard.in": "enter"}).crossings
     assert (crossing.kind, crossing.type) == ("enter", "yard.in")
 
 
@@ -116,10 +116,10 @@ def test_a_bad_event_has_its_reasons_and_its_own_text():
     sent = b'{"_id":"e1","type":"x","litres":1.50,"user":{"deviceId":"<img src=x onerror=alert(1)>"}}'
     reasons = [Reason("missing_created_at", "createdAt", "`createdAt` is missing.")]
     stored = lines_object("rejected", [reject_line(reasons, sent, index=0, event_id="e1")], NOW)
-    [event] = feed.read(stored.key, stored.body, NOW).events
+    [event] = parse_object.read(stored.key, stored.body, NOW).events
     assert (event.kind, event.codes, event.device_id) == (
         "bad", ("missing_created_at",), "<img src=x onerror=alert(1)>")  # fmt: skip
-    assert feed.raw_of(event.stored) == (sent.decode(), None)
+    assert parse_object.raw_of(event.stored) == (sent.decode(), None)
 
 
 def test_what_is_no_json_is_shown_as_its_text():
@@ -128,13 +128,16 @@ def test_what_is_no_json_is_shown_as_its_text():
         [Reason("not_json", "", "no")], body, content_type="text/<b>", content_encoding=None
     )
     stored = lines_object("rejected", [line], NOW)
-    [event] = feed.read(stored.key, stored.body, NOW).events
-    text, base64_ = feed.raw_of(event.stored)
+    [event] = parse_object.read(stored.key, stored.body, NOW).events
+    text, base64_ = parse_object.raw_of(event.stored)
     assert text == '{"_id": \N{REPLACEMENT CHARACTER} broken'
     assert base64.b64decode(base64_ or "") == body
-    assert bytes(feed.sent_of(event.stored)["event"]) == b"null"
+    assert bytes(parse_object.sent_of(event.stored)["event"]) == b"null"
 
 
 def test_a_line_that_somebody_put_there_by_hand_is_shown_as_it_is():
     stored = lines_object("events", [b"not json", b"[1]"], NOW)
-    assert [event.event_id for event in feed.read(stored.key, stored.body, NOW).events] == [None, None]
+    assert [event.event_id for event in parse_object.read(stored.key, stored.body, NOW).events] == [
+        None,
+        None,
+    ]

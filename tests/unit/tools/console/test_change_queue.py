@@ -9,7 +9,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from tools.console.live import Live, Notice, Stored, news_in
+from tools.console.change_queue import ChangeQueue, Notice, Stored, news_in
 
 BUCKET = "archive"
 
@@ -46,7 +46,7 @@ def left(aws: Any) -> tuple[int, int, int]:
 
 
 def test_news_of_the_topic_and_of_the_bus_arrive_and_are_taken_from_the_queue(account):
-    live = Live(account, "test", BUCKET)
+    live = ChangeQueue(account, "test", BUCKET)
     live.open()
     url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
     account("sqs").purge_queue(QueueUrl=url)  # S3's own test message
@@ -72,7 +72,7 @@ def test_news_of_the_topic_and_of_the_bus_arrive_and_are_taken_from_the_queue(ac
 
 
 def test_only_topic_and_bus_may_send(account):
-    live = Live(account, "test", BUCKET)
+    live = ChangeQueue(account, "test", BUCKET)
     live.open()
     url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
     policy = json.loads(
@@ -86,10 +86,10 @@ def test_only_topic_and_bus_may_send(account):
 
 def test_an_orderly_end_leaves_nothing_and_a_kill_leaves_what_the_next_one_uses(account):
     before = left(account)
-    killed = Live(account, "test", BUCKET)
+    killed = ChangeQueue(account, "test", BUCKET)
     killed.open()
     after_kill = left(account)
-    again = Live(account, "test", BUCKET)
+    again = ChangeQueue(account, "test", BUCKET)
     again.open()
     assert left(account) == after_kill
     again.close()
@@ -97,7 +97,9 @@ def test_an_orderly_end_leaves_nothing_and_a_kill_leaves_what_the_next_one_uses(
 
 
 def test_two_consoles_of_one_machine_do_not_share_a_queue(account):
-    assert Live(account, "test", BUCKET, "4568").name != Live(account, "test", BUCKET, "4668").name
+    assert (
+        ChangeQueue(account, "test", BUCKET, "4568").name != ChangeQueue(account, "test", BUCKET, "4668").name
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import msgspec
 from consumer import keys, visit_diff
 from consumer.visits import Pair, Visit
 from contract.events import Fence
-from tools.console import feed
+from tools.console import parse_object
 
 MAX_VISITS = 10_000
 
@@ -85,7 +85,7 @@ def row(visit: Known) -> dict[str, Any]:
     }
 
 
-class Book:
+class KnownVisits:
     def __init__(self) -> None:
         self._visits: dict[Start, Known] = {}
         self._open: dict[Start, Known] = {}
@@ -233,4 +233,4 @@ def _polled(visit: Known | None, previous: Known | None) -> dict[str, Any]:
 
 def _plain(at: str) -> str:
     """Milliseconds, as everywhere on the page, of microseconds."""
-    return feed.written(keys.instant(at))
+    return parse_object.written(keys.instant(at))

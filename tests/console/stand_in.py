@@ -3,7 +3,7 @@
 For what a real stack cannot be made to do within a test's time (200 trucks at a ping a second, credentials that
 expire, a stream that breaks off) and for working on the page without a stack:
 
-    .venv/bin/python -m tests.console.feed --port 6320 --trucks 40
+    .venv/bin/python -m tests.console.stand_in --port 6320 --trucks 40
 """
 
 import argparse
@@ -23,7 +23,7 @@ from aiohttp import web
 
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
-from tools.console.guard import HEADERS, policy
+from tools.console.request_guard import HEADERS, policy
 from tools.fleet.rounds import Plan, posts
 
 type Json = dict[str, Any]

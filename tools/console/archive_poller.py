@@ -1,0 +1,162 @@
+"""The archive: what is new in it, by listing or by notification, and what the new objects hold."""
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from contract.objects import ObjectName, object_name
+from snowpipe.archive import Archive
+from tools.console import parse_object
+from tools.console.change_queue import ChangeQueue, Notice, Stored
+from tools.console.polling import LONGEST_PAUSE_S, SPARING, Poller, Shared
+
+
+class ArchivePoller(Poller):
+    """The archive: what is new in it by listing, and what stands in the new objects."""
+
+    source = "archive"
+    always = True
+    SEED_OBJECTS = 600
+    SEED_HOURS = 24
+    MAX_PENDING = 2000
+    AT_ONCE = 8
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._pending: deque[tuple[ObjectName, datetime]] = deque()
+        self._lock = threading.Lock()
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="console-reader")
+        self._listed_at = 0.0
+        self._listing_took = 0.0
+        self._is_seeded = False
+        self.is_live = False
+
+    @property
+    def _archive(self) -> Archive:
+        return Archive(self.shared.aws("s3"), self.shared.outputs.bucket)
+
+    def stored(self, key: str, at: datetime) -> None:
+        """From any thread: an object is there."""
+        name = object_name(key)
+        if name is None or name.prefix == "set-aside" or not self.shared.keys.add(name):
+            return
+        if name.prefix == "events":
+            self.shared.tell(self.state.pipeline.archived, key, at.timestamp(), name.lines)
+        with self._lock:
+            self._pending.append((name, at))
+            # Too thick to be read: counted by the number in the key, not shown.
+            skipped = [self._pending.popleft() for _ in range(len(self._pending) - self.MAX_PENDING)]
+        for each, when in skipped:
+            self._skip(each, when)
+        self.wake()
+
+    def _skip(self, name: ObjectName, at: datetime) -> None:
+        kind = "good" if name.prefix == "events" else "bad"
+        self.shared.tell(self.state.skip, kind, name.lines, at.timestamp())
+
+    def look(self) -> float:
+        if not self._is_seeded:
+            self._seed()
+            self._is_seeded = True
+        every = self.shared.pace.live_listing if self.is_live else self.shared.pace.listing
+        every = max(every, min(SPARING * self._listing_took, LONGEST_PAUSE_S / 4))
+        if time.monotonic() - self._listed_at >= every:
+            self._list()
+        self._read_pending()
+        # 0: as soon as something is told, without regard to how long this took.
+        self.woken.wait(max(0.05, every - (time.monotonic() - self._listed_at)))
+        return 0
+
+    def _list(self) -> None:
+        began = time.monotonic()
+        now = datetime.now(UTC)
+        # Objects of the old hour still come when the new one has begun.
+        for prefix in ("events/", "rejected/"):
+            for found in self._archive.in_hours(prefix, now - timedelta(minutes=5), now):
+                self.stored(found.key, found.modified_at)
+        self._listed_at = time.monotonic()
+        self._listing_took = self._listed_at - began
+
+    def _seed(self) -> None:
+        """The latest objects, as far back as it takes to have some; of the last hour all are counted."""
+        now = datetime.now(UTC)
+        found = []
+        for hours in range(self.SEED_HOURS):
+            hour = now - timedelta(hours=hours)
+            for prefix in ("events/", "rejected/"):
+                found += list(self._archive.in_hours(prefix, hour, hour))
+            if hours >= 1 and len(found) >= self.SEED_OBJECTS:
+                break
+        found.sort(key=lambda each: each.modified_at)
+        older, latest = found[: -self.SEED_OBJECTS], found[-self.SEED_OBJECTS :]
+        for each in older:
+            name = object_name(each.key)
+            if name and name.prefix == "events" and self.shared.keys.add(name):
+                self.shared.tell(
+                    self.state.pipeline.archived, each.key, each.modified_at.timestamp(), name.lines
+                )
+        for each in latest:
+            self.stored(each.key, each.modified_at)
+
+    def _read_pending(self) -> None:
+        while not self.shared.over.is_set():
+            # Taken out first: `stored` drops the oldest of those that wait.
+            with self._lock:
+                some = [self._pending.popleft() for _ in range(min(self.AT_ONCE, len(self._pending)))]
+            if not some:
+                return
+            left = deque(some)
+            try:
+                for read in self._readers.map(self._read, some):
+                    _, at = left.popleft()
+                    if read is not None:
+                        self.shared.tell(self.state.take, read, at.timestamp())
+            finally:
+                with self._lock:
+                    self._pending.extendleft(reversed(left))
+
+    def _read(self, each: tuple[ObjectName, datetime]) -> parse_object.Read | None:
+        """None for what is gone meanwhile."""
+        name, at = each
+        body = self._archive.body(name.key)
+        return None if body is None else parse_object.read(name.key, body, at, self.shared.kinds())
+
+
+class QueueListener(Poller):
+    """The console's own queue."""
+
+    source = "live"
+    always = True
+
+    def __init__(self, shared: Shared, live: ChangeQueue, reader: ArchivePoller) -> None:
+        super().__init__(shared)
+        self.live = live
+        self._reader = reader
+
+    def look(self) -> float:
+        if not self._reader.is_live:
+            self.live.open()
+            # What was stored until now nobody told of.
+            self._reader.is_live = True
+            self._reader.wake()
+        self._say("ok")
+        for news in self.live.receive():
+            match news:
+                case Stored(key, at):
+                    self._reader.stored(key, at)
+                case Notice(kind, detail):
+                    self.shared.tell(self._tell, kind, detail)
+        return 0
+
+    def _tell(self, kind: str, detail: dict[str, Any]) -> None:
+        # What is on the bus need not be ours.
+        with suppress(LookupError, TypeError, ValueError):
+            self.state.visits.tell(kind, detail)
+
+    def failed(self) -> None:
+        self._reader.is_live = False
+        self._reader.wake()

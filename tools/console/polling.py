@@ -1,0 +1,208 @@
+"""What all pollers share: pace, clients, the known object keys, and the thread that asks a source again and again.
+
+The state belongs to the event loop: a poller hands over what it read, parsed, and never touches it.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from contract.objects import ObjectName, object_name
+from ops.outputs import Outputs
+from snowpipe.refusal import MissingObject
+from snowpipe.warehouse import Snowflake
+from tools.console import health
+from tools.console.replay import Kinds
+from tools.console.state import ConsoleState
+
+# A source that took long is asked again after so many times as long: a page must not be a load.
+SPARING = 10
+LONGEST_PAUSE_S = 60.0
+RETRY_S = (1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between two looks. 0: only when somebody asks for it."""
+
+    listing: float = 2.0
+    live_listing: float = 30.0
+    logs: float = 2.0
+    visits: float = 3.0
+    live_visits: float = 30.0
+    queues: float = 5.0
+    warehouse: float = 5.0
+    reconcile: float = 300.0
+    unwatched: float = 60.0
+    # A statement of the warehouse that takes longer is given up: it may never be answered.
+    give_up_after: int = 6
+
+
+class Clients:
+    """One client a service, made when first needed; made anew when credentials ran out."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        self._outputs = outputs
+        self._lock = threading.Lock()
+        self._made: dict[str, Any] = {}
+
+    def __call__(self, service: str) -> Any:
+        with self._lock:  # making clients is not safe in several threads
+            if service not in self._made:
+                self._made[service] = self._outputs.aws(service, attempts=2)
+            return self._made[service]
+
+    def renew(self) -> None:
+        import boto3
+
+        with self._lock:
+            self._made.clear()
+            boto3.DEFAULT_SESSION = None
+
+
+class Session:
+    """A session of the warehouse for one user at a time, opened when first needed."""
+
+    def __init__(self, outputs: Outputs, give_up_after_s: int) -> None:
+        self._outputs = outputs
+        self._give_up_after_s = give_up_after_s
+        self._lock = threading.Lock()
+        self._open = ExitStack()
+        self._warehouse: Snowflake | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[Snowflake]:
+        with self._lock:
+            try:
+                if self._warehouse is None:
+                    self._warehouse = self._open.enter_context(self._outputs.warehouse(self._give_up_after_s))
+                yield self._warehouse
+            except MissingObject:
+                raise  # Snowflake understood the statement, so the session is as it was
+            except Exception:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Not waited for: what is broken says goodbye to nobody for as long as it may."""
+
+        def close(session: ExitStack) -> None:
+            with suppress(Exception):
+                session.close()
+
+        threading.Thread(target=close, args=(self._open.pop_all(),), daemon=True).start()
+        self._warehouse = None
+
+
+class Keys:
+    """Which objects of the last hours are known; safe to ask from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hours: dict[datetime, set[int]] = {}
+
+    def add(self, name: ObjectName) -> bool:
+        """Whether it is new."""
+        # 64 bits of a hash: a third of a million keys meet by chance once in a hundred million days.
+        known = hash(name.key)
+        with self._lock:
+            hour = self._hours.setdefault(name.hour, set())
+            if known in hour:
+                return False
+            hour.add(known)
+            if len(self._hours) > 30:
+                del self._hours[min(self._hours)]
+            return True
+
+    def __contains__(self, key: str) -> bool:
+        name = object_name(key)
+        with self._lock:
+            return bool(name and hash(name.key) in self._hours.get(name.hour, ()))
+
+
+@dataclass
+class Shared:
+    """What the pollers have in common."""
+
+    outputs: Outputs
+    stage: str
+    state: ConsoleState
+    loop: asyncio.AbstractEventLoop
+    aws: Clients
+    pace: Pace
+    keys: Keys
+    kinds: Kinds
+    over: threading.Event
+
+    def tell(self, what: Callable[..., object], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the console ends
+            self.loop.call_soon_threadsafe(what, *args)
+
+    def ask[T](self, what: Callable[[], T]) -> T:
+        """`what()` as the event loop answers it."""
+
+        async def asked() -> T:
+            return what()
+
+        return asyncio.run_coroutine_threadsafe(asked(), self.loop).result(10)
+
+
+class Poller(threading.Thread):
+    """`look` once, return how long to wait until the next one."""
+
+    source = ""
+    # Asked even while nobody looks at the page.
+    always = False
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(name=f"console-{type(self).__name__.lower()}", daemon=True)
+        self.shared = shared
+        self.state = shared.state
+        self.woken = threading.Event()
+        self._began = 0.0
+        self._failures = 0
+
+    def look(self) -> float:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        while not self.shared.over.is_set():
+            if not self.always and not self.state.is_watched:
+                self._say("idle")
+                self._wait(self.shared.pace.unwatched)
+                continue
+            self._began = time.monotonic()
+            try:
+                pause = self.look()
+                took = time.monotonic() - self._began
+                self._failures = 0
+                self._say("ok")
+                self._wait(max(pause, min(SPARING * took, LONGEST_PAUSE_S) if pause else 0))
+            except Exception as fault:  # whatever it is, it is this source's alone
+                if self.shared.over.is_set():
+                    return
+                if health.is_about_credentials(fault):
+                    self.shared.aws.renew()
+                self._say("down", health.reason_of(fault))
+                self.failed()
+                self._wait(RETRY_S[min(self._failures, len(RETRY_S) - 1)])
+                self._failures += 1
+
+    def failed(self) -> None:
+        """For whoever must begin anew."""
+
+    def wake(self) -> None:
+        self.woken.set()
+
+    def _wait(self, seconds: float) -> None:
+        self.woken.wait(seconds)
+        self.woken.clear()
+
+    def _say(self, state: health.State, reason: str | None = None) -> None:
+        if self.source:
+            self.shared.tell(self.state.sources.say, self.source, state, reason)

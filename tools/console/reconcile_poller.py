@@ -1,0 +1,90 @@
+"""The comparison of `milkrun reconcile`, again and again."""
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tools.console import health, parse_object
+from tools.console.polling import Poller, Shared
+
+
+class ReconcilePoller(Poller):
+    """The same comparison as `milkrun reconcile`, of the last two hours; one at a time."""
+
+    HOURS = 2
+    SETTLE_S = 60
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._asked = threading.Event()
+        self._began_at: float | None = None
+
+    def ask(self) -> bool:
+        """Run now; False if it is running."""
+        if self.state.pipeline.reconciled.state == "running":
+            return False
+        self.state.pipeline.reconciled.state = "running"
+        self._asked.set()
+        self.wake()
+        return True
+
+    def look(self) -> float:
+        every = self.shared.pace.reconcile
+        due = every and (self._began_at is None or time.monotonic() - self._began_at >= every)
+        if not due and not self._asked.is_set():
+            return every / 10 if every else 3600
+        self._asked.clear()
+        self._began_at = time.monotonic()
+        self.shared.tell(setattr, self.state.pipeline.reconciled, "state", "running")
+        try:
+            result = self._compared()
+        except Exception as fault:  # said where the result would stand; the sources speak for themselves
+            result = {"state": "failed", "equal": None, "problem": health.reason_of(fault), "found": {}}
+        self.shared.tell(self._done, result, time.monotonic() - self._began_at)
+        return 0.1
+
+    def _compared(self) -> dict[str, Any]:
+        from ops.reconcile import MEANINGS, Reconciler
+
+        to = datetime.now(UTC)
+        start, settled_at = to - timedelta(hours=self.HOURS), to - timedelta(seconds=self.SETTLE_S)
+        with self.shared.outputs.warehouse(max(60, self.shared.pace.give_up_after)) as warehouse:
+            found = Reconciler(self.shared.outputs, self.shared.stage, warehouse).look(start, to, settled_at)
+        crossings = found.crossings
+        return {
+            "state": "done",
+            "equal": found.equal,
+            "problem": None,
+            "found": {
+                "from": parse_object.written(start),
+                "to": parse_object.written(to),
+                "differences": [
+                    {
+                        "kind": each.kind,
+                        "meaning": MEANINGS[each.kind],
+                        "key": each.key,
+                        "line": each.line,
+                        "lines": each.lines,
+                        "rows": each.rows,
+                        "events": each.events[:20],
+                    }
+                    for each in found.differences[:100]
+                ],
+                "more": found.more + max(0, len(found.differences) - 100),
+                "in_flight": found.in_flight,
+                "geofence_events": {
+                    "archived": crossings.archived,
+                    "consumed": crossings.consumed,
+                    "too_old": crossings.too_old,
+                },
+            },
+        }
+
+    def _done(self, result: dict[str, Any], seconds: float) -> None:
+        reconciled = self.state.pipeline.reconciled
+        problem = result["problem"]
+        reconciled.state, reconciled.equal = result["state"], result["equal"]
+        reconciled.problem = problem and self.state.sources.without_secrets(problem)
+        reconciled.found = result["found"]
+        reconciled.at, reconciled.seconds = self.state.now(), round(seconds, 1)

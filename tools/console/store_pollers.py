@@ -1,0 +1,221 @@
+"""The other sources: log lines, the visits table, the redrive queues, the warehouse."""
+
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import msgspec
+
+from consumer import visit_diff
+from contract import logs
+from ops import redrive, visits
+from ops.stores import utc
+from snowpipe.refusal import MissingObject
+from snowpipe.warehouse import Snowflake
+from tools.console.archive_poller import ArchivePoller
+from tools.console.event_rates import WINDOW_S
+from tools.console.polling import Poller, Session, Shared
+
+
+class LogPoller(Poller):
+    """The functions' canonical lines: what the dashboard's metrics are made of."""
+
+    source = "logs"
+    always = True
+    NAMES: ClassVar = {
+        "ingest": logs.EVENTS_INGESTED,
+        "redrive": logs.RECORDS_REDRIVEN,
+        "consume": logs.RECORDS_CONSUMED,
+    }
+    # Lines may be found this much later than their time.
+    OVERLAP_S = 60.0
+    MAX_LINES = 20_000
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self._since = dict.fromkeys(self.NAMES, time.time() - WINDOW_S)
+        self._seen: dict[str, dict[str, float]] = {function: {} for function in self.NAMES}
+
+    def look(self) -> float:
+        for function, name in self.NAMES.items():
+            self._read(function, name)
+        pace = self.shared.pace
+        return pace.logs if self.state.is_watched else pace.unwatched
+
+    def _read(self, function: str, name: str) -> None:
+        client = self.shared.aws("logs")
+        request: dict[str, Any] = {
+            "logGroupName": f"/aws/lambda/milkrun-{self.shared.stage}-{function}",
+            "startTime": int(self._since[function] * 1000),
+            # What a function sets aside is told in a line of its own. LocalStack ignores the pattern.
+            "filterPattern": f'{{ ($.event = "{name}") || ($.event = "{logs.RECORDS_SET_ASIDE}") }}',
+        }
+        newest, read, seen = self._since[function] + self.OVERLAP_S, 0, self._seen[function]
+        while read < self.MAX_LINES:
+            try:
+                page = client.filter_log_events(**request)
+            except client.exceptions.ResourceNotFoundException:
+                return  # a function that has not run yet
+            for found in page["events"]:
+                at = found["timestamp"] / 1000
+                read += 1
+                if found["eventId"] in seen:
+                    continue
+                seen[found["eventId"]] = at
+                newest = max(newest, at)
+                with suppress(msgspec.MsgspecError):
+                    line = msgspec.json.decode(found["message"])
+                    if isinstance(line, dict):
+                        self.shared.tell(self._logged, at, line)
+            if "nextToken" not in page:
+                break
+            request["nextToken"] = page["nextToken"]
+        else:
+            self.shared.tell(setattr, self.state.pipeline, "partial", True)
+        self._since[function] = since = newest - self.OVERLAP_S
+        # Those that the next look will find again; times are whole milliseconds.
+        self._seen[function] = {line: at for line, at in seen.items() if at > since - 0.002}
+
+    def _logged(self, at: float, line: dict[str, Any]) -> None:
+        self.state.pipeline.logged(at, line, self.shared.keys.__contains__)
+
+
+class VisitPoller(Poller):
+    """The visits table: at first, and to mend what the bus did not tell; without the bus, all the time."""
+
+    source = "visits"
+    DEVICES_A_LOOK = 20
+    MAX_DEVICES = 500
+    SINCE = timedelta(hours=48)
+
+    def __init__(self, shared: Shared, reader: ArchivePoller) -> None:
+        super().__init__(shared)
+        self._reader = reader
+        self._asked: set[str] = set()
+        self._missing: set[str] = set()
+        self._scanned_at = 0.0
+
+    def look(self) -> float:
+        pace, state = self.shared.pace, self.state
+        every = pace.live_visits if self._reader.is_live else pace.visits
+        if time.monotonic() - self._scanned_at >= every:
+            self._scan()
+            self._scanned_at = time.monotonic()
+        devices = self.shared.ask(state.fleet.devices)[: self.MAX_DEVICES]
+        new = [device for device in devices if device not in self._asked][: self.DEVICES_A_LOOK]
+        crossed = self.shared.ask(state.take_crossed)
+        changed = [] if self._reader.is_live else crossed[: self.DEVICES_A_LOOK]
+        for device in dict.fromkeys([*new, *changed]):
+            self._asked.add(device)
+            self.shared.tell(state.visits.reread if device in changed else self._read, *self._of(device))
+        return 0.2 if new else min(every, pace.visits)
+
+    def _read(self, _: str, rows: list[visit_diff.Row]) -> None:
+        self.state.visits.read(rows, as_news=False)
+
+    def _opened(self, rows: list[visit_diff.Row], as_news: bool) -> None:
+        self.state.visits.read(rows, as_news=as_news)
+
+    def _of(self, device: str) -> tuple[str, list[visit_diff.Row]]:
+        since = datetime.now(UTC) - self.SINCE
+        table = self.shared.outputs.visits_table
+        return device, visits.visits_of_device(self.shared.aws("dynamodb"), table, device, since)
+
+    def _scan(self) -> None:
+        rows = list(visits.there_now(self.shared.aws("dynamodb"), self.shared.outputs.visits_table))
+        there = {(row["device_id"], row["entered_event_id"]) for row in rows}
+        held = self.shared.ask(self.state.visits.open_starts)
+        missing = {start[0] for start in held if (start[0], start[3]) not in there}
+        self.shared.tell(self._opened, rows, bool(self._asked))
+        # An index follows its table a moment later: with the bus, only what is missing twice is asked for.
+        doubtful = missing & self._missing if self._reader.is_live else missing
+        for device in sorted(doubtful)[: self.DEVICES_A_LOOK]:
+            self.shared.tell(self.state.visits.reread, *self._of(device))
+        self._missing = missing
+
+
+class RedriveQueuePoller(Poller):
+    source = "queues"
+
+    def look(self) -> float:
+        sqs, outputs = self.shared.aws("sqs"), self.shared.outputs
+        counts = [
+            redrive.waiting(sqs, url) for url in (outputs.redrive_queue_url, outputs.dead_letter_queue_url)
+        ]
+        self.shared.tell(self.state.pipeline.queues, *counts)
+        return self.shared.pace.queues
+
+
+class WarehousePoller(Poller):
+    """What is loaded and what is in the marts. Asked only while somebody looks: a warehouse costs money."""
+
+    source = "snowflake"
+    # Rows may appear this much later than the time that they bear.
+    OVERLAP_S = 180.0
+
+    def __init__(self, shared: Shared, session: Session) -> None:
+        super().__init__(shared)
+        self._session = session
+        self._known_to: float | None = None
+
+    def look(self) -> float:
+        if not self.shared.pace.warehouse:
+            self._wait(3600)
+            return 0
+        with self._session() as warehouse:
+            # Not counted: to load the connector and sign in.
+            self._began = time.monotonic()
+            self.ask(warehouse)
+        return self.shared.pace.warehouse
+
+    def ask(self, warehouse: Snowflake) -> None:
+        now, database, state = time.time(), self.shared.outputs.database, self.state
+        since = max(now - WINDOW_S, (self._known_to or 0.0) - self.OVERLAP_S)
+        first = datetime.fromtimestamp(int(since), UTC)
+        loaded = warehouse.query(
+            "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n,"
+            f" MAX(file_modified_at) AS modified_at FROM {database}.RAW.EVENTS"
+            " WHERE scanned_at >= %s::TIMESTAMP_TZ GROUP BY 1 ORDER BY 1",
+            [first.isoformat()],
+        )
+        lag = (
+            max(0.0, (utc(loaded[-1]["at"]) - utc(loaded[-1]["modified_at"])).total_seconds())
+            if loaded
+            else None
+        )
+        pipes = {name: self._pipe(warehouse, name) for name in ("EVENTS_PIPE", "REJECTED_PIPE")}
+        self.shared.tell(self._loaded, _by_second(loaded), int(since), lag, pipes)
+        try:
+            staged = warehouse.query(
+                "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n"
+                f" FROM {database}.STAGING.STG_EVENTS WHERE scanned_at >= %s::TIMESTAMP_TZ GROUP BY 1",
+                [datetime.fromtimestamp(int(now - WINDOW_S), UTC).isoformat()],
+            )
+        except MissingObject:
+            self.shared.tell(setattr, state.pipeline, "marts_built", False)
+        else:
+            self.shared.tell(self._staged, _by_second(staged), int(now - WINDOW_S))
+        self._known_to = now
+
+    def _pipe(self, warehouse: Snowflake, name: str) -> dict[str, Any]:
+        pipe = f"{self.shared.outputs.database}.RAW.{name}"
+        [row] = warehouse.query(f"SELECT SYSTEM$PIPE_STATUS('{pipe}') AS status")
+        status = msgspec.json.decode(row["status"])
+        return {"state": status.get("executionState"), "pending_files": status.get("pendingFileCount", 0)}
+
+    def _loaded(
+        self, counts: dict[int, int], since: int, lag: float | None, pipes: dict[str, dict[str, Any]]
+    ) -> None:
+        meter = self.state.pipeline.meters["loaded"]
+        meter.put(counts, since)
+        meter.lag_s = lag if lag is not None else meter.lag_s
+        self.state.pipeline.pipes = pipes
+
+    def _staged(self, counts: dict[int, int], since: int) -> None:
+        self.state.pipeline.marts_built = True
+        self.state.pipeline.meters["marts"].put(counts, since)
+
+
+def _by_second(rows: list[dict[str, Any]]) -> dict[int, int]:
+    return {int(utc(row["at"]).timestamp()): int(row["n"]) for row in rows}
