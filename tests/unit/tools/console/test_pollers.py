@@ -173,7 +173,7 @@ class Stored:
         self.objects[made.key] = (made.body, datetime.now(UTC))
         return made.key
 
-    def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+    def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
         hours = {f"{start:%Y-%m-%dT%H}", f"{end:%Y-%m-%dT%H}"}
         for key, (body, at) in list(self.objects.items()):
             name = object_name(key)
