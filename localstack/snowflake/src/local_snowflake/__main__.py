@@ -11,6 +11,8 @@ from typing import Annotated, NoReturn, TextIO, cast
 import structlog
 import typer
 
+from local_snowflake.latency import Latency
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -31,6 +33,12 @@ def serve(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds the late, repeated and shuffled deliveries.")] = 0,
     in_order: Annotated[bool, typer.Option("--in-order", help="Deliver once and in order instead.")] = False,
+    latency: Annotated[
+        str,
+        typer.Option(
+            help="Seconds from the queue to the pipe, as 30 or 5-60: each value between is as likely."
+        ),
+    ] = "0",
     days_ahead: Annotated[
         float, typer.Option(help="Pretend that so many days have passed: load histories run out.")
     ] = 0,
@@ -53,6 +61,10 @@ def serve(
     user, _, password = (login or "").partition("/")
     if login and not (user and password):
         fail("--login wants USER/PASSWORD")
+    try:
+        wait = Latency.of(latency)
+    except ValueError:
+        fail("--latency wants seconds, such as 30 or 5-60")
     # asyncio turns Nagle off, 40 ms a statement, only for sockets that say that they are TCP.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,6 +84,7 @@ def serve(
             region=region,
             login=(user, password) if login else None,
             seed=None if in_order else seed,
+            latency=wait,
             days_ahead=days_ahead,
             visibility_seconds=visibility_seconds,
             memory_limit=memory_limit,

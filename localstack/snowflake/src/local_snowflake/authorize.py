@@ -164,7 +164,7 @@ class Authority:
         if verb == "COMMENT":
             words.takes("IF", "EXISTS")
             words.takes("ON")
-        words.takes("STORAGE")
+        _ = words.takes("STORAGE") or words.takes("NOTIFICATION")
         kind = next((kind for kind in KINDS if words.takes(*kind.split())), "")
         if not kind:
             return

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS {OURS}.grants (
     created_on TIMESTAMPTZ);
 ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS grant_option BOOLEAN;
 ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS granted_by VARCHAR;
+ALTER TABLE {OURS}.pipes ADD COLUMN IF NOT EXISTS transferred BOOLEAN;
 CREATE TABLE IF NOT EXISTS {OURS}.managed_schemas (name VARCHAR);
 CREATE TABLE IF NOT EXISTS {OURS}.view_texts (name VARCHAR, text VARCHAR);
 CREATE TABLE IF NOT EXISTS {OURS}.users (name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
@@ -103,12 +104,22 @@ class Pipe:
     location: Location
     paused_on: datetime | None
     created_on: datetime
+    transferred: bool = False
+    """Its owner changed while it was paused: only SYSTEM$PIPE_FORCE_RESUME resumes it."""
 
 
 def pipe_of(row: tuple[Any, ...]) -> Pipe:
-    pipe_id, database, schema, name, *written, location, paused_on, created_on = row
+    pipe_id, database, schema, name, *written, location, paused_on, created_on, transferred = row
     where = Location(*json.loads(location))
-    fields = [pipe_id, Name(database, schema, name), *written, where, paused_on, created_on]
+    fields = [
+        pipe_id,
+        Name(database, schema, name),
+        *written,
+        where,
+        paused_on,
+        created_on,
+        bool(transferred),
+    ]
     return Pipe(*fields)
 
 
@@ -210,7 +221,7 @@ class Catalog:
         rows = self.rows(
             f"""SELECT pipe_id, database_name, schema_name, name, definition, auto_ingest, topic, channel,
                        integration, error_integration, comment, stage_id, location, paused_on,
-                       created_on
+                       created_on, transferred
                 FROM {OURS}.pipes WHERE {where} ORDER BY database_name, schema_name, name""",
             parameters,
         )
@@ -230,7 +241,7 @@ class Catalog:
         with self.transaction() as cursor:
             self._drop_pipe(cursor, pipe.name)
             cursor.execute(
-                f"INSERT INTO {OURS}.pipes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO {OURS}.pipes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     pipe.pipe_id,
                     *pipe.name,
@@ -245,6 +256,7 @@ class Catalog:
                     json.dumps(pipe.location, allow_nan=False),
                     pipe.paused_on,
                     pipe.created_on,
+                    pipe.transferred,
                 ],
             )
         self.changed()
@@ -269,6 +281,9 @@ class Catalog:
             [value, *name],
         )
         self.changed()
+
+    def pipe_named(self, full_name: str) -> Pipe | None:
+        return next((pipe for pipe in self.pipes() if str(pipe.name) == full_name), None)
 
     # ---- stages and formats
 

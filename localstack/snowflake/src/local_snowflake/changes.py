@@ -106,7 +106,7 @@ def _rename(words: Words, scope: Scope) -> Change | None:
 
 
 def _take_kind(words: Words) -> str:
-    words.takes("STORAGE")
+    _ = words.takes("STORAGE") or words.takes("NOTIFICATION")
     return next((kind for kind in KINDS if words.takes(*kind.split())), "")
 
 

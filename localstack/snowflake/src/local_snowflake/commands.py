@@ -117,7 +117,17 @@ FILLERS = (
     ("RECURSIVE",),
     ("TERSE",),
 )
-TWO_WORDS = {"STORAGE", "RESOURCE", "NETWORK", "FILE", "SECONDARY", "PRIMARY", "UNIQUE", "IMPORTED"}
+TWO_WORDS = {
+    "STORAGE",
+    "NOTIFICATION",
+    "RESOURCE",
+    "NETWORK",
+    "FILE",
+    "SECONDARY",
+    "PRIMARY",
+    "UNIQUE",
+    "IMPORTED",
+}
 
 
 def leading(words: Words) -> tuple[str, ...]:

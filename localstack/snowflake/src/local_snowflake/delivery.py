@@ -1,43 +1,68 @@
-"""Delivery as SQS promises it and seldom shows it: at least once, in any order.
+"""Delivery as SQS promises it and rarely shows it: at least once, in any order, after some time.
 
-A laptop's queue delivers once and in order nearly always; code that relied on it would break in production.
-So messages are shuffled, some come later and some come twice, by a seed.
+A laptop's queue nearly always delivers at once, once and in order; code that relied on it would fail in production.
+So messages are shuffled, some come later and some come twice, by a seed. A latency can be set: Snowpipe typically
+takes a minute ("Introduction to Snowpipe").
 """
 
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from local_snowflake.channel import Message
+from local_snowflake.latency import AT_ONCE, Latency
 
 
 class Delivery:
-    def __init__(self, seed: int, late_share: float = 0.1, twice_share: float = 0.05) -> None:
+    def __init__(
+        self,
+        seed: int,
+        late_share: float = 0.1,
+        twice_share: float = 0.05,
+        latency: Latency = AT_ONCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._random = random.Random(seed)  # not for secrets
         self._late_share = late_share
         self._twice_share = twice_share
+        self._latency = latency
+        self._clock = clock
         self._waiting: list[Message] = []
+        self._under_way: list[tuple[float, Message]] = []
 
     def __call__(self, messages: Sequence[Message]) -> list[Message]:
-        """What is delivered now, given what came in. Whoever is held back comes with the next call."""
+        """What is delivered now, given what came in. Whoever is held back comes with a later call."""
         due, self._waiting = self._waiting, []
-        for message in messages:
+        for message in self._arrived(messages):
             late = self._random.random() < self._late_share
             (self._waiting if late else due).append(message)
             if self._random.random() < self._twice_share:
                 self._waiting.append(message)
-        self._random.shuffle(due)
+        self._shuffle(due)
         return due
+
+    def _arrived(self, messages: Sequence[Message]) -> list[Message]:
+        if not self._latency.high:
+            return list(messages)
+        now = self._clock()
+        self._under_way += [(now + self._random.uniform(*self._latency), message) for message in messages]
+        arrived = sorted((each for each in self._under_way if each[0] <= now), key=lambda each: each[0])
+        self._under_way = [each for each in self._under_way if each[0] > now]
+        return [message for _, message in arrived]
+
+    def _shuffle(self, messages: list[Message]) -> None:
+        self._random.shuffle(messages)
 
     @property
     def waiting(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._under_way)
 
 
 class InOrder(Delivery):
-    """Each once, as the queue gave them."""
+    """Each once, as the queue gave them; with a latency in the order in which they arrive."""
 
-    def __init__(self) -> None:
-        super().__init__(0, 0, 0)
+    def __init__(self, latency: Latency = AT_ONCE) -> None:
+        super().__init__(0, 0, 0, latency)
 
-    def __call__(self, messages: Sequence[Message]) -> list[Message]:
-        return list(messages)
+    def _shuffle(self, messages: list[Message]) -> None:
+        del messages

@@ -1,6 +1,7 @@
 """Functions that only Snowflake has, put into a query as what they answer: PIPE_STATUS, COPY_HISTORY …"""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from local_snowflake.channel import Channels
 from local_snowflake.errors import SnowflakeError, compilation, missing, unsupported
 from local_snowflake.ingest import Ingest, region_of
 from local_snowflake.integrations import USER_ARN
+from local_snowflake.pipes import is_stale
 from local_snowflake.plans import NotRunnable
 from local_snowflake.sql import Scope, Words, actor_of, hidden, literal, parsed
 
@@ -67,10 +69,21 @@ class Functions:
         self.authority.require(actor_of(scope), (privilege,), "PIPE", str(pipe.name))
         if name == "SYSTEM$PIPE_STATUS":
             return json.dumps(self.pipe_status(pipe), allow_nan=False)
-        if "staleness_check_override" not in ",".join(arguments[1:]):
-            raise compilation("SYSTEM$PIPE_FORCE_RESUME wants 'staleness_check_override' here.")
-        self.catalog.set_pipe(pipe.name, "paused_on", None)
+        self._force_resume(pipe, arguments[1:])
         return json.dumps(self.pipe_status(self.catalog.pipe(pipe.name)), allow_nan=False)
+
+    def _force_resume(self, pipe: Pipe, overrides: Sequence[str]) -> None:
+        """The name alone overrides the check of a changed owner (Snowflake: "SYSTEM$PIPE_FORCE_RESUME")."""
+        given = {each.strip().upper() for text in overrides for each in text.split(",")}
+        given = given or {"OWNERSHIP_TRANSFER_CHECK_OVERRIDE"}
+        for override, stands in (
+            ("STALENESS_CHECK_OVERRIDE", is_stale(pipe, self.catalog.clock())),
+            ("OWNERSHIP_TRANSFER_CHECK_OVERRIDE", pipe.transferred),
+        ):
+            if stands and override not in given:
+                raise compilation(f"SYSTEM$PIPE_FORCE_RESUME of pipe {pipe.name} needs {override}.")
+        self.catalog.set_pipe(pipe.name, "transferred", False)
+        self.catalog.set_pipe(pipe.name, "paused_on", None)
 
     def pipe_status(self, pipe: Pipe) -> dict[str, Any]:
         activity = self.ingest.activity[pipe.pipe_id]

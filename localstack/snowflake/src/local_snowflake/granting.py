@@ -164,6 +164,7 @@ class Granting:
         each = self._each(target)
         for one in each:
             self._check_may_grant(actor, OWNERSHIP, one)
+            self._check_is_paused(one)
             dependent = self._dependent(one)
             if dependent and not (keeps or revokes):
                 raise SnowflakeError(
@@ -175,6 +176,18 @@ class Granting:
                 )
         for one in each:
             self.access.transferred(one.kind, one.name, role, keep_grants=keeps)
+            if one.kind == "PIPE" and (pipe := self.access.catalog.pipe_named(one.name)):
+                self.access.catalog.set_pipe(pipe.name, "transferred", True)
+
+    def _check_is_paused(self, target: Target) -> None:
+        """("GRANT OWNERSHIP", usage notes: a pipe must be paused)"""
+        pipe = self.access.catalog.pipe_named(target.name) if target.kind == "PIPE" else None
+        if pipe and pipe.paused_on is None:
+            raise SnowflakeError(
+                "003098",
+                "55000",
+                f"Pipe {target.name} must be paused before its ownership can be transferred.",
+            )
 
     def _dependent(self, target: Target) -> list[Grant]:
         rows = self.access.now.on.get((target.kind, target.name), ())

@@ -21,6 +21,7 @@ from local_snowflake.catalog import PIPE_HISTORY, Catalog, Pipe
 from local_snowflake.channel import GONE, Channel, Channels, Message
 from local_snowflake.delivery import Delivery
 from local_snowflake.loader import MAX_FILES, Loader, StagedFile, StageRefused, StageUnreachable, in_batches
+from local_snowflake.notices import Notices
 from local_snowflake.plans import NotRunnable, Plan
 from local_snowflake.sql import hidden
 
@@ -49,6 +50,7 @@ class Ingest:
         self.loader = loader
         self.channels = channels
         self.delivery = delivery
+        self.notices = Notices(catalog, channels.aws)
         self.activity: defaultdict[str, Activity] = defaultdict(Activity)
         self.problems: dict[str, str] = {}
         """What is amiss now: with a region's queue, or with loading."""
@@ -60,7 +62,7 @@ class Ingest:
         self._threads: list[threading.Thread] = []
         self._receiving: set[str] = set()
         self._pipes: tuple[int, list[Pipe]] = (-1, [])
-        self._nothing_waits: set[str] = set()
+        self._nothing_waits: set[tuple[str, datetime | None]] = set()
         self._pending = threading.RLock()
         """Held while a file turns from in flight to waiting, so that no reader counts it twice or not at all."""
 
@@ -135,6 +137,7 @@ class Ingest:
             try:
                 self.load_once(wait_seconds=0.2)
                 self.load_waiting()
+                self.notices.send()
                 failures = 0
                 self.problems.pop("loading", None)
             except Exception as error:
@@ -213,14 +216,14 @@ class Ingest:
         return location.file_name(bucket, key)
 
     def load_files(
-        self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False
+        self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False, draining: bool = False
     ) -> tuple[set[StagedFile], Exception | None]:
         """Load through a pipe; returns the files that must be tried again, and why."""
         files = list({file.file_name: file for file in files}.values())
         in_flight = 0 if waiting else len(files)  # a waiting file is already counted, by its row
         self._count_in_flight(pipe, in_flight)
         try:
-            plan = self.runnable(pipe)
+            plan = self.runnable(pipe, draining)
             known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
             fresh = [file for file in files if file.file_name not in known]
             if len(fresh) < len(files):
@@ -229,6 +232,7 @@ class Ingest:
             for batch in in_batches(fresh):
                 read = self.loader.read(plan, batch)
                 self.loader.load(plan, read.files)
+                self.notices.about(plan, read.files)
                 log.info(
                     "files_loaded",
                     pipe=str(pipe.name),
@@ -278,8 +282,8 @@ class Ingest:
         self.stall(pipe, reason)
         return reason
 
-    def runnable(self, pipe: Pipe) -> Plan:
-        if pipe.paused_on:
+    def runnable(self, pipe: Pipe, draining: bool = False) -> Plan:
+        if pipe.paused_on and not draining:
             raise NotRunnable("PAUSED", "The pipe is paused.")
         activity = self.activity[pipe.pipe_id]
         if (
@@ -319,20 +323,21 @@ class Ingest:
                     for file in files
                 ],
             )
-        self._nothing_waits.discard(pipe.pipe_id)
+        self._nothing_waits = {look for look in self._nothing_waits if look[0] != pipe.pipe_id}
 
     def load_waiting(self) -> None:
         problem: Exception | None = None
         for pipe in self.all_pipes():
-            if pipe.paused_on or pipe.pipe_id in self._nothing_waits:
+            look = (pipe.pipe_id, pipe.paused_on)
+            if look in self._nothing_waits:
                 continue
-            self._nothing_waits.add(pipe.pipe_id)  # before looking: REFRESH may add files meanwhile
+            self._nothing_waits.add(look)  # before looking: REFRESH may add files meanwhile
             files = self._waiting_files(pipe)
             if not files:
                 continue
-            self._nothing_waits.discard(pipe.pipe_id)
+            self._nothing_waits.discard(look)
             try:
-                unread, reason = self.load_files(pipe, files, waiting=True)
+                unread, reason = self.load_files(pipe, files, waiting=True, draining=True)
             except Exception as error:  # of this pipe: the others' files go on
                 unread, reason = set(files), error
             problem = problem or reason
@@ -368,12 +373,14 @@ class Ingest:
         return rows[0] if rows else (None, None)
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
+        """A paused pipe still loads what was queued before the pause, and no more ("Managing Snowpipe")."""
         self.catalog.has_histories(pipe.name.database)
         rows = self.catalog.rows(
             f"""SELECT DISTINCT bucket, key, file_name, file_size, received_on
-                FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ? AND created_on > ?
+                FROM {hidden(pipe.name.database)}._local_pending
+                WHERE pipe_id = ? AND created_on > ? AND (?::TIMESTAMPTZ IS NULL OR created_on < ?)
                 LIMIT {MAX_FILES}""",
-            [pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY],
+            [pipe.pipe_id, self.catalog.clock() - PIPE_HISTORY, pipe.paused_on, pipe.paused_on],
         )
         return [StagedFile(*row) for row in rows]
 

@@ -1,11 +1,14 @@
-"""Storage integrations. Source: Snowflake's page "CREATE STORAGE INTEGRATION"."""
+"""Storage and notification integrations.
+
+Sources: Snowflake's pages "CREATE STORAGE INTEGRATION" and "CREATE NOTIFICATION INTEGRATION" (outbound, Amazon SNS).
+"""
 
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, Integration, new_id
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import PROPERTIES, alike, property_of, take_filter
-from local_snowflake.sql import Scope, Words, actor_of
+from local_snowflake.sql import Options, Scope, Words, actor_of
 
 USER_ARN = "arn:aws:iam::000000000000:user/snowflake"
 
@@ -16,30 +19,30 @@ class Integrations:
         self.authority = authority
         self.handlers: Handlers = {
             ("CREATE", "STORAGE", "INTEGRATION"): self.create_integration,
-            ("ALTER", "STORAGE", "INTEGRATION"): self.alter_integration,
-            ("ALTER", "INTEGRATION"): self.alter_integration,
-            ("DROP", "STORAGE", "INTEGRATION"): self.drop_integration,
-            ("DROP", "INTEGRATION"): self.drop_integration,
-            ("DESC", "STORAGE", "INTEGRATION"): self.desc_integration,
-            ("DESC", "INTEGRATION"): self.desc_integration,
-            ("SHOW", "STORAGE", "INTEGRATIONS"): self.show_integrations,
-            ("SHOW", "INTEGRATIONS"): self.show_integrations,
+            ("CREATE", "NOTIFICATION", "INTEGRATION"): self.create_integration,
+            **{
+                (verb, *category, noun): handler
+                for category in ((), ("STORAGE",), ("NOTIFICATION",))
+                for verb, noun, handler in (
+                    ("ALTER", "INTEGRATION", self.alter_integration),
+                    ("DROP", "INTEGRATION", self.drop_integration),
+                    ("DESC", "INTEGRATION", self.desc_integration),
+                    ("SHOW", "INTEGRATIONS", self.show_integrations),
+                )
+            },
         }
 
     def create_integration(self, words: Words, scope: Scope) -> Result:
         del scope
         words.take("CREATE")
         replaces = words.takes("OR", "REPLACE")
-        words.take("STORAGE", "INTEGRATION")
+        category = take_category(words)
+        words.take("INTEGRATION")
         unless_exists = words.takes("IF", "NOT", "EXISTS")
         name = words.take_identifier()
         options = words.take_options()
         words.finish()
-        for required in ("TYPE", "STORAGE_PROVIDER", "ENABLED", "STORAGE_ALLOWED_LOCATIONS"):
-            if required not in options:
-                raise compilation(f"missing property '{required}' for 'INTEGRATION'", "001007", "42601")
-        if str(options["STORAGE_PROVIDER"]).upper() != "S3":
-            raise unsupported(f"STORAGE_PROVIDER = {options['STORAGE_PROVIDER']}; S3 is")
+        check_options(category, options)
         if self.catalog.find_integration(name) and not replaces:
             if unless_exists:
                 return status(f"{name} already exists, statement succeeded.")
@@ -51,7 +54,7 @@ class Integrations:
             Integration(
                 integration_id,
                 name,
-                {"STORAGE_AWS_EXTERNAL_ID": external_id, **options},
+                {EXTERNAL_ID[category]: external_id, **options},
                 self.catalog.clock(),
             )
         )
@@ -60,7 +63,7 @@ class Integrations:
     def alter_integration(self, words: Words, scope: Scope) -> Result:
         del scope
         words.take("ALTER")
-        words.takes("STORAGE")
+        take_category(words)
         words.take("INTEGRATION")
         if_exists = words.takes("IF", "EXISTS")
         name = words.take_identifier()
@@ -78,7 +81,7 @@ class Integrations:
     def drop_integration(self, words: Words, scope: Scope) -> Result:
         del scope
         words.take("DROP")
-        words.takes("STORAGE")
+        take_category(words)
         words.take("INTEGRATION")
         if_exists = words.takes("IF", "EXISTS")
         name = words.take_identifier()
@@ -92,10 +95,12 @@ class Integrations:
     def desc_integration(self, words: Words, scope: Scope) -> Result:
         del scope
         words.at = 1
-        words.takes("STORAGE")
+        take_category(words)
         words.take("INTEGRATION")
         integration = self.catalog.integration(words.take_identifier())
         words.finish()
+        if category_of(integration) == "NOTIFICATION":
+            return Result(PROPERTIES, notification_properties(integration))
         options = {
             "ENABLED": True,
             "STORAGE_PROVIDER": "S3",
@@ -112,20 +117,69 @@ class Integrations:
 
     def show_integrations(self, words: Words, scope: Scope) -> Result:
         words.take("SHOW")
-        words.takes("STORAGE")
+        category = take_category(words)
         words.take("INTEGRATIONS")
         like, _ = take_filter(words, scope)
         rows = [
             (
                 found.name,
                 str(found.options["TYPE"]),
-                "STORAGE",
+                category_of(found),
                 str(found.options["ENABLED"]).lower(),
                 found.options.get("COMMENT"),
                 found.created_on,
             )
             for found in self.catalog.integrations()
-            if alike(found.name, like) and self.authority.sees(actor_of(scope), "INTEGRATION", found.name)
+            if alike(found.name, like)
+            and category in ("", category_of(found))
+            and self.authority.sees(actor_of(scope), "INTEGRATION", found.name)
         ]
         columns = dict.fromkeys(("name", "type", "category", "enabled", "comment"), TEXT)
         return Result({**columns, "created_on": TIME}, rows)
+
+
+EXTERNAL_ID = {"STORAGE": "STORAGE_AWS_EXTERNAL_ID", "NOTIFICATION": "SF_AWS_EXTERNAL_ID"}
+REQUIRED = {
+    "STORAGE": ("TYPE", "STORAGE_PROVIDER", "ENABLED", "STORAGE_ALLOWED_LOCATIONS"),
+    "NOTIFICATION": (
+        "TYPE",
+        "DIRECTION",
+        "NOTIFICATION_PROVIDER",
+        "ENABLED",
+        "AWS_SNS_TOPIC_ARN",
+        "AWS_SNS_ROLE_ARN",
+    ),
+}
+SUPPORTED = {
+    "STORAGE": {"STORAGE_PROVIDER": "S3"},
+    "NOTIFICATION": {"TYPE": "QUEUE", "DIRECTION": "OUTBOUND", "NOTIFICATION_PROVIDER": "AWS_SNS"},
+}
+
+
+def take_category(words: Words) -> str:
+    return next((category for category in REQUIRED if words.takes(category)), "")
+
+
+def category_of(integration: Integration) -> str:
+    return "NOTIFICATION" if "AWS_SNS_TOPIC_ARN" in integration.options else "STORAGE"
+
+
+def check_options(category: str, options: Options) -> None:
+    for required in REQUIRED[category]:
+        if required not in options:
+            raise compilation(f"missing property '{required}' for 'INTEGRATION'", "001007", "42601")
+    for option, supported in SUPPORTED[category].items():
+        if str(options[option]).upper() != supported:
+            raise unsupported(f"{option} = {options[option]}; {supported} is")
+
+
+def notification_properties(integration: Integration) -> list[tuple[str, ...]]:
+    shown = ("ENABLED", "DIRECTION", "AWS_SNS_TOPIC_ARN", "AWS_SNS_ROLE_ARN", "SF_AWS_EXTERNAL_ID", "COMMENT")
+    options = {"SF_AWS_IAM_USER_ARN": USER_ARN, **{name: integration.options.get(name, "") for name in shown}}
+    return [(key, *property_of(value)) for key, value in options.items()]
+
+
+def check_is_notification(catalog: Catalog, name: str) -> None:
+    """ERROR_INTEGRATION of a pipe: an outbound notification integration."""
+    if category_of(catalog.integration(name)) != "NOTIFICATION":
+        raise compilation(f"Integration '{name}' is not a notification integration.", "001008", "42601")

@@ -61,6 +61,11 @@ class LoadedFile:
     loaded: int = 0
 
     @property
+    def first_error(self) -> str | None:
+        first = min(self.content.errors, default=None)
+        return self.failure or (first.message if first else None)
+
+    @property
     def status(self) -> str:
         if self.failure or self.skipped:
             return "Load failed"
@@ -326,7 +331,7 @@ def record(cursor: duckdb.DuckDBPyConnection, plan: Plan, files: Sequence[Loaded
                 file.loaded,
                 file.parsed,
                 file.size,
-                file.failure or (first.message if first else None),
+                file.first_error,
                 first.line if first else None,
                 first.character if first else None,
                 None,

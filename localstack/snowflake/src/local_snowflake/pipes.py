@@ -11,6 +11,7 @@ from local_snowflake.channel import Channels
 from local_snowflake.copying import check_for_pipe, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing
 from local_snowflake.ingest import Ingest
+from local_snowflake.integrations import check_is_notification
 from local_snowflake.loader import Loader, StagedFile
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, inside, take_describe, take_filter
@@ -63,6 +64,7 @@ class Pipes:
         stage = self.catalog.stage(copy.stage)
         self.authority.load_by_pipe(actor_of(scope).role, copy, stage)
         plan = plans.plan_of(self.catalog, copy, stage, None, "SKIP_FILE")
+        self._may_notify(options, scope)
         auto_ingest = flag_of(options, "AUTO_INGEST")
         topic = text_of(options, "AWS_SNS_TOPIC")
         channel = None
@@ -77,7 +79,7 @@ class Pipes:
                 topic,
                 channel.arn if channel else None,
                 text_of(options, "INTEGRATION"),
-                text_of(options, "ERROR_INTEGRATION"),
+                upper(text_of(options, "ERROR_INTEGRATION")),
                 text_of(options, "COMMENT"),
                 stage.stage_id,
                 plan.location,
@@ -103,8 +105,21 @@ class Pipes:
         if words.takes("SET"):
             options = words.take_options()
             words.finish()
+            self._may_notify(options, scope)
             return self.set_pipe(pipe, options)
+        if words.takes("UNSET"):
+            option = words.take_identifier()
+            words.finish()
+            if option not in ("COMMENT", "ERROR_INTEGRATION"):
+                raise compilation(f"invalid property '{option}' for 'PIPE'", "001006", "42601")
+            self.catalog.set_pipe(pipe.name, option.lower(), None)
+            return SUCCEEDED
         raise words.unexpected()
+
+    def _may_notify(self, options: Options, scope: Scope) -> None:
+        if name := text_of(options, "ERROR_INTEGRATION"):
+            self.authority.require(actor_of(scope), ("USAGE",), "INTEGRATION", name.upper())
+            check_is_notification(self.catalog, name.upper())
 
     def set_pipe(self, pipe: Pipe, options: Options) -> Result:
         for option in options:
@@ -115,7 +130,14 @@ class Pipes:
             if paused and not pipe.paused_on:
                 self.catalog.set_pipe(pipe.name, "paused_on", self.catalog.clock())
             elif not paused and pipe.paused_on:
-                if self.catalog.clock() - pipe.paused_on > STALE_PAUSE:
+                if pipe.transferred:
+                    raise SnowflakeError(
+                        "003166",
+                        "55000",
+                        f"The owner of pipe {pipe.name} has changed. Resume it with SELECT "
+                        f"SYSTEM$PIPE_FORCE_RESUME('{pipe.name}','ownership_transfer_check_override').",
+                    )
+                if is_stale(pipe, self.catalog.clock()):
                     raise SnowflakeError(
                         "003165",
                         "55000",
@@ -126,7 +148,10 @@ class Pipes:
                 self.catalog.set_pipe(pipe.name, "paused_on", None)
         for option in ("COMMENT", "ERROR_INTEGRATION"):
             if option in options:
-                self.catalog.set_pipe(pipe.name, option.lower(), text_of(options, option))
+                value = text_of(options, option)
+                self.catalog.set_pipe(
+                    pipe.name, option.lower(), value if option == "COMMENT" else upper(value)
+                )
         return SUCCEEDED
 
     def refresh(self, pipe: Pipe, options: Options, actor: Actor) -> Result:
@@ -206,6 +231,14 @@ class Pipes:
         except plans.NotRunnable as reason:
             return reason.state, reason.reason
         return "RUNNING", None
+
+
+def upper(name: str | None) -> str | None:
+    return name.upper() if name else name
+
+
+def is_stale(pipe: Pipe, now: datetime) -> bool:
+    return pipe.auto_ingest and pipe.paused_on is not None and now - pipe.paused_on > STALE_PAUSE
 
 
 PIPE_COLUMNS = {

@@ -5,6 +5,7 @@ import logging
 import socket
 import sys
 import warnings
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from local_snowflake.engine import DurableFakeSnow, lock
 from local_snowflake.functions import Functions
 from local_snowflake.ingest import Ingest
 from local_snowflake.integrations import Integrations
+from local_snowflake.latency import Latency
 from local_snowflake.loader import Loader
 from local_snowflake.pipes import Pipes
 from local_snowflake.reading import Reading
@@ -54,6 +56,7 @@ class Process:
         region: str,
         login: tuple[str, str] | None,
         seed: int | None,
+        latency: Latency,
         days_ahead: float,
         visibility_seconds: int,
         memory_limit: str,
@@ -70,11 +73,12 @@ class Process:
         clock = AdvancedClock(days_ahead)
         catalog = Catalog(self.fakesnow, clock)
         aws = Aws(aws_endpoint_url, region)
-        channels = Channels(aws, catalog.account, visibility_seconds)
+        channels = Channels(aws, catalog.account, visibility_seconds + ceil(latency.high))
         access = Access(catalog, enforced=privileges)
         authority = Authority(access)
         loader = Loader(catalog, aws.client("s3"), authority)
-        self.ingest = Ingest(catalog, loader, channels, InOrder() if seed is None else Delivery(seed))
+        delivery = InOrder(latency) if seed is None else Delivery(seed, latency=latency)
+        self.ingest = Ingest(catalog, loader, channels, delivery)
         roles = Roles(access)
         reading = Reading(authority)
         commands = Commands(

@@ -8,6 +8,7 @@ import json
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import FILE_FORMATS, Catalog, Integration, Stage, new_id
 from local_snowflake.errors import compilation, exists, missing, unsupported
+from local_snowflake.integrations import category_of
 from local_snowflake.loader import Loader
 from local_snowflake.plans import bucket_and_prefix
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
@@ -71,6 +72,8 @@ class Stages:
         integration_name = text_of(options, "STORAGE_INTEGRATION")
         integration = self.catalog.integration(integration_name.upper()) if integration_name else None
         if integration:
+            if category_of(integration) != "STORAGE":
+                raise compilation(f"Integration '{integration.name}' is not a storage integration.", "001008")
             check_location(integration, url)
         formats = format_of(options.get("FILE_FORMAT"))
         self.catalog.file_format(formats, name)

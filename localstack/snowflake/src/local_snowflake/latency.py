@@ -1,0 +1,22 @@
+"""How long a notification takes from the queue to the pipe."""
+
+from typing import NamedTuple
+
+
+class Latency(NamedTuple):
+    """How long a message takes, between two bounds in seconds, each value as likely."""
+
+    low: float = 0.0
+    high: float = 0.0
+
+    @classmethod
+    def of(cls, text: str) -> "Latency":
+        """`30` or `5-60`; raises ValueError."""
+        low, _, high = text.partition("-")
+        latency = cls(float(low), float(high or low))
+        if not 0 <= latency.low <= latency.high:
+            raise ValueError(text)
+        return latency
+
+
+AT_ONCE = Latency()
