@@ -160,17 +160,20 @@ class Roles:
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    folder = tmp_path_factory.mktemp("grants")
-    local = LocalProcess(folder / "snowflake", aws.endpoint).start()
-    stage = Stage(folder / "stage", local, aws)
-    stage.done("apply")
-    stage.query("CREATE USER SYSTEMS DEFAULT_ROLE = SYSADMIN DEFAULT_SECONDARY_ROLES = ()")
-    stage.query("GRANT ROLE SYSADMIN TO USER SYSTEMS")
-    connection = settings.load(stage.environment).connection
     with ExitStack() as stack:
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        stack.callback(server.stop)
+        aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+        folder = tmp_path_factory.mktemp("grants")
+        local = LocalProcess(folder / "snowflake", aws.endpoint).start()
+        stack.callback(local.stop)
+        stage = Stage(folder / "stage", local, aws)
+        stack.callback(stage.close)
+        stage.done("apply")
+        stage.query("CREATE USER SYSTEMS DEFAULT_ROLE = SYSADMIN DEFAULT_SECONDARY_ROLES = ()")
+        stage.query("GRANT ROLE SYSADMIN TO USER SYSTEMS")
+        connection = settings.load(stage.environment).connection
         made = Roles(stage)
         for role in ROLES:
             named = connection.model_copy(update={"role": f"{stage.database}_{role}"})
@@ -180,9 +183,6 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
         for role in ROLES:
             assert made.refusals(role, STATEMENTS[role]) == [], "with all grants every statement works"
         yield made
-    stage.close()
-    local.stop()
-    server.stop()
 
 
 def test_every_role_of_the_ddl_has_statements_and_reaches_sysadmin(roles: Roles) -> None:
