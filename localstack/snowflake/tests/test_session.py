@@ -249,7 +249,6 @@ def test_a_timestamp_tz_is_the_right_instant(numbers: Warehouse) -> None:
         "EXECUTE IMMEDIATE 'SELECT 1'",
         "CALL RAW.P()",
         "UNDROP TABLE RAW.T",
-        "CREATE NOTIFICATION INTEGRATION N ENABLED = TRUE TYPE = QUEUE",
         "COPY INTO @RAW.S FROM RAW.T",
         "SHOW TASKS",
         "REMOVE @RAW.S",
