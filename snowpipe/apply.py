@@ -1,8 +1,15 @@
-"""Make the warehouse's objects, in the order of the DDL's numbers; again changes nothing."""
+"""Make the warehouse's objects, in the order of the DDL's numbers, and bring those that exist up to date.
+
+Views are replaced with COPY GRANTS, because Snowflake can alter no view's query (Snowflake: "CREATE VIEW", CREATE OR
+ALTER VIEW). Other differences that a statement removes without a risk to data are removed after the DDL has run;
+`milkrun warehouse diff` names what is left.
+"""
 
 from collections.abc import Sequence
 
-from snowpipe.refusal import Refusal
+from snowpipe.drift import differences
+from snowpipe.objects import objects
+from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.template import Definition, same_statement
 from snowpipe.warehouse import Row, Warehouse
 
@@ -39,15 +46,50 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
         )
 
 
-def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
-    """Run the DDL; what was done per file. Looks at the pipes first, so that a refusal leaves all as it was.
+def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
+    """The DDL must name the bucket that the deployed stages read: MILKRUN_BUCKET may be another stage's."""
+    for each in objects(ddl):
+        if each.kind != "STAGE":
+            continue
+        try:
+            rows = warehouse.query(f"SHOW STAGES LIKE '{each.base}' IN SCHEMA {each.home}")
+        except MissingObject:
+            return
+        for row in rows:
+            if row["name"] == each.base and row["url"] != each.properties["URL"]:
+                raise Refusal(
+                    f"{each} reads {row['url']}, and the settings name {each.properties['URL']}. Set MILKRUN_BUCKET "
+                    "to the bucket of this stage; if it has really moved, see: milkrun warehouse diff",
+                    exit_code=1,
+                )
 
-    DDL has no transaction in Snowflake: a failure half-way leaves what was made so far; the next run goes on.
+
+def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
+    """Run the DDL; return what was done per file, and each change to an object that was there.
+
+    Looks at pipes and stages first, so that a refusal leaves everything as it was. DDL has no transaction in
+    Snowflake: a failure half-way leaves what was made so far; the next run goes on.
     """
+    refuse_another_bucket(warehouse, ddl)
     refuse_changed_pipes(warehouse, ddl)
     if dry_run:
-        return [{"file": d.path.name, "result": f"would run {len(d.statements)} statement(s)"} for d in ddl]
-    return run(warehouse, ddl)
+        planned = [
+            {"file": d.path.name, "result": f"would run {len(d.statements)} statement(s)"} for d in ddl
+        ]
+        changes = [each for each in differences(warehouse, ddl) if each.automatic]
+        return planned + [{"file": each.object, "result": f"would run {each.repair}"} for each in changes]
+    return run(warehouse, ddl) + bring_up_to_date(warehouse, ddl)
+
+
+def bring_up_to_date(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Row]:
+    """Run the statements that remove a difference and cannot lose or redirect data."""
+    changed = [each for each in differences(warehouse, ddl) if each.automatic]
+    for each in changed:
+        warehouse.query(each.repair)
+    return [
+        {"file": each.object, "result": f"{each.what}: {each.ddl} instead of {each.deployed}"}
+        for each in changed
+    ]
 
 
 def run(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Row]:

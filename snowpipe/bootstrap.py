@@ -36,8 +36,10 @@ class Bootstrap:
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need nothing of AWS", f"{len(before)} file(s) of DDL")]
         self.told("making the objects up to the storage integration")
+        applying.refuse_another_bucket(self.warehouse, self.ddl)
         applying.refuse_changed_pipes(self.warehouse, self.ddl)
         applying.run(self.warehouse, before)
+        applying.bring_up_to_date(self.warehouse, before)
         self.told("checking whom the storage role trusts")
         done.append(("trust of the storage role", self.trust()))
         self.told("checking who may subscribe to the topic")
@@ -45,6 +47,7 @@ class Bootstrap:
         rest = [d for d in self.ddl if d not in before]
         self.told("making stages, pipes and grants")
         applying.run(self.warehouse, rest)
+        applying.bring_up_to_date(self.warehouse, self.ddl)
         done.append(("stages, pipes, views, grants", f"{len(rest)} file(s) of DDL"))
         for pipe in pipes(self.parameters.database):
             state = status(self.warehouse, pipe).state

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
@@ -21,6 +21,7 @@ from snowpipe import apply as applying
 from snowpipe import archive, commandline, loading, pipes, policies, sqlite, template, transform, warehouse
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
+from snowpipe.drift import differences
 from snowpipe.finite import finite
 from snowpipe.history import FAILED, Narrow
 from snowpipe.history import history as copy_history
@@ -151,7 +152,7 @@ def apply(
     dry_run: Annotated[bool, typer.Option(help="Look, and say what would run; change nothing")] = False,
     sql: Annotated[bool, typer.Option(help="Print the statements and connect to nothing")] = False,
 ) -> None:
-    """Make every object of the DDL that is not there yet. Refuses when a pipe's COPY has changed."""
+    """Make every object of the DDL, and bring existing ones up to date. Refuses when a pipe's COPY has changed."""
     stage = stage_of(context, outputs)
     if sql:
         for definition in stage.ddl:
@@ -160,6 +161,16 @@ def apply(
     ddl = stage.ddl
     with stage.warehouse(administrator) as session:
         show(applying.apply(session, ddl, dry_run), as_json)
+
+
+@app.command()
+def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
+    """Name every difference between the deployed objects and the DDL, and its repair. Exit 1 when there are any."""
+    stage = stage_of(context, outputs)
+    with stage.warehouse(administrator) as session:
+        rows = [asdict(each) for each in differences(session, stage.ddl)]
+    show(rows, as_json, none="what is deployed is what the DDL says")
+    raise typer.Exit(1 if rows else 0)
 
 
 @app.command()

@@ -1,5 +1,5 @@
 -- A line is an event. STRIP_NULL_VALUES stays off: what is stored is the event as sent.
-CREATE FILE FORMAT IF NOT EXISTS {database}.RAW.NDJSON
+CREATE OR ALTER FILE FORMAT {database}.RAW.NDJSON
     TYPE = JSON
     COMPRESSION = AUTO
     STRIP_OUTER_ARRAY = FALSE

@@ -1,5 +1,6 @@
 -- What `reconcile` compares: each object's rows with the number of lines that its key carries.
-CREATE VIEW IF NOT EXISTS {database}.OPS.LOADED_FILES
+CREATE OR REPLACE VIEW {database}.OPS.LOADED_FILES
+COPY GRANTS
 COMMENT = 'One row per object with rows in RAW'
 AS
 WITH lines AS (

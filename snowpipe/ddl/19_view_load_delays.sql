@@ -1,5 +1,6 @@
 -- received_at is cut to whole seconds, so a delay may be up to one second too long.
-CREATE VIEW IF NOT EXISTS {database}.OPS.LOAD_DELAYS
+CREATE OR REPLACE VIEW {database}.OPS.LOAD_DELAYS
+COPY GRANTS
 COMMENT = 'One row per kind and hour received: objects, rows, and how long until they were read'
 AS
 WITH files AS (

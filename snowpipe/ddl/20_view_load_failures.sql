@@ -1,4 +1,5 @@
-CREATE VIEW IF NOT EXISTS {database}.OPS.LOAD_FAILURES
+CREATE OR REPLACE VIEW {database}.OPS.LOAD_FAILURES
+COPY GRANTS
 COMMENT = 'One row per load of the last 14 days that failed, wholly or in part'
 AS
 SELECT

@@ -292,6 +292,11 @@ def test_in_a_schema_with_managed_access_only_the_schemas_owner_grants(loading: 
         grant = f"GRANT SELECT ON TABLE {loading.database}.MANAGED.T TO ROLE {reader}"
         assert INSUFFICIENT in other.refused(grant)
     loading.run(grant)
+    loading.run(f"ALTER SCHEMA {loading.database}.OPEN ENABLE MANAGED ACCESS")
+    with loading.as_role(owner) as other:
+        assert INSUFFICIENT in other.refused(
+            f"GRANT INSERT ON TABLE {loading.database}.OPEN.T TO ROLE {reader}"
+        )
 
 
 def test_only_owners_and_managers_of_grants_grant(loading: Warehouse, role) -> None:

@@ -209,7 +209,10 @@ def test_future_grants_of_a_schema_come_before_those_of_its_database(warehouse: 
     warehouse.run("CREATE TABLE RAW.TWO (a INT)")
     assert grants(warehouse, "TABLE RAW.TWO") == {("OWNERSHIP", "ACCOUNTADMIN"), ("SELECT", near)}
     shown = warehouse.run(f"SHOW FUTURE GRANTS IN SCHEMA {warehouse.database}.RAW")
-    assert [(row["privilege"], row["grantee_name"]) for row in shown] == [("SELECT", near)]
+    on = f"{warehouse.database}.RAW.<TABLE>"
+    assert [(r["privilege"], r["grant_on"], r["name"], r["grantee_name"]) for r in shown] == [
+        ("SELECT", "TABLE", on, near)
+    ]
 
 
 def test_ownership_moves_with_the_other_grants_copied_or_revoked_but_not_beside_them(

@@ -42,6 +42,7 @@ class Granting:
             ("REVOKE",): self.revoke,
             ("SHOW", "GRANTS"): self.show_grants,
             ("SHOW", "FUTURE"): self.show_future_grants,
+            ("ALTER", "SCHEMA"): self.alter_schema,
         }
 
     # ---- GRANT
@@ -263,7 +264,43 @@ class Granting:
             self.access.existing(kind, name)
             rows = [row for row in self.access.now.rows if row.name == name]
         words.finish()
-        return grants_result([row for row in rows if row.kind.startswith("FUTURE ")])
+        return future_result([row for row in rows if row.kind.startswith("FUTURE ")])
+
+    def alter_schema(self, words: Words, scope: Scope) -> Result:
+        words.take("ALTER", "SCHEMA")
+        if_exists = words.takes("IF", "EXISTS")
+        name = take_full_name(words, "SCHEMA", scope)
+        if not (words.sees("ENABLE") or words.sees("DISABLE")):
+            raise unsupported("ALTER SCHEMA other than ENABLE or DISABLE MANAGED ACCESS")
+        managed = words.takes("ENABLE") or not words.takes("DISABLE")
+        words.take("MANAGED", "ACCESS")
+        words.finish()
+        if not if_exists or self.access.now.owner("SCHEMA", name):
+            self.access.existing("SCHEMA", name)
+            self.access.set_managed(name, managed)
+        return SUCCEEDED
+
+
+def future_result(rows: Sequence[Grant]) -> Result:
+    """`FUTURE TABLES IN SCHEMA` of A.B is shown on TABLE A.B.<TABLE> (Snowflake: "SHOW GRANTS")."""
+    columns = dict.fromkeys(
+        ("privilege", "grant_on", "name", "grant_to", "grantee_name", "grant_option"), TEXT
+    )
+    shown = []
+    for row in sorted(rows):
+        kind = PLURALS[row.kind.removeprefix("FUTURE ").partition(" IN ")[0]]
+        shown.append(
+            (
+                row.created_on,
+                row.privilege,
+                kind.replace(" ", "_"),
+                f"{row.name}.<{kind}>",
+                row.grantee_kind,
+                row.grantee,
+                str(row.grant_option).lower(),
+            )
+        )
+    return Result({"created_on": TIME, **columns}, shown)
 
 
 def grants_result(rows: Sequence[Grant]) -> Result:

@@ -1,0 +1,129 @@
+"""The objects that the DDL defines, with the properties that can be compared with a deployed one."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import sqlglot
+from sqlglot import Token, TokenType, exp
+
+from snowpipe.template import Definition, tokens
+
+type Value = str | tuple[str, ...]
+
+_CREATE = re.compile(
+    r"^CREATE (?:OR ALTER |OR REPLACE )?(?P<kind>STORAGE INTEGRATION|FILE FORMAT|RESOURCE MONITOR|"
+    r"NOTIFICATION INTEGRATION|[A-Z]+) (?:IF NOT EXISTS )?(?P<name>[\w.]+)",
+    re.MULTILINE,
+)
+_SETS_MONITOR = re.compile(
+    r"^ALTER WAREHOUSE (?P<name>\w+) SET RESOURCE_MONITOR = (?P<monitor>\w+)", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Object:
+    kind: str
+    name: str
+    definition: str
+    """The DDL file."""
+    properties: dict[str, Value] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    """Of a table: type and NOT NULL by column."""
+    body: str = ""
+    """Of a view its query, of a pipe its COPY."""
+    managed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()} {self.name}"
+
+    @property
+    def base(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def home(self) -> str:
+        """The schema or database that it stands in; empty for an object of the account."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def home_kind(self) -> str:
+        return "SCHEMA" if "." in self.home else "DATABASE"
+
+
+def objects(ddl: Sequence[Definition]) -> list[Object]:
+    """Each object of the DDL, in its order; a warehouse also has the monitor that a later file sets."""
+    found = [
+        _object(definition, statement)
+        for definition in ddl
+        for statement in definition.statements
+        if _CREATE.search(statement)
+    ]
+    monitors = {
+        match["name"]: match["monitor"]
+        for each in ddl
+        if (match := _SETS_MONITOR.search(each.sql)) is not None
+    }
+    for each in found:
+        if each.kind == "WAREHOUSE" and each.name in monitors:
+            each.properties["RESOURCE_MONITOR"] = monitors[each.name]
+    return found
+
+
+def _object(definition: Definition, statement: str) -> Object:
+    match = _CREATE.search(statement)
+    assert match, f"{definition.path.name} creates nothing"
+    kind, name = match["kind"], match["name"]
+    columns: dict[str, str] = {}
+    header, body = statement[match.end() :], ""
+    if kind == "TABLE":
+        columns = _columns(statement)
+        header = ""
+    elif kind in ("VIEW", "PIPE"):
+        header, _, body = header.partition("\nAS\n")
+    return Object(
+        kind,
+        name,
+        definition.path.name,
+        _properties(header),
+        columns,
+        body,
+        managed="WITH MANAGED ACCESS" in header,
+    )
+
+
+def _properties(header: str) -> dict[str, Value]:
+    """NAME = value pairs; a list in brackets is a tuple, and (FORMAT_NAME = 'x') is 'x'."""
+    found: dict[str, Value] = {}
+    words = tokens(header)
+    for at, token in enumerate(words[:-1]):
+        if token.token_type is TokenType.EQ:
+            found.setdefault(words[at - 1].text.upper(), _value(words[at + 1 :]))
+    return {name: value for name, value in found.items() if name != "FORMAT_NAME"}
+
+
+def _value(words: list[Token]) -> Value:
+    if words[0].token_type is not TokenType.L_PAREN:
+        return words[0].text
+    inside = words[1 : next(i for i, word in enumerate(words) if word.token_type is TokenType.R_PAREN)]
+    texts = tuple(word.text for word in inside if word.token_type is TokenType.STRING)
+    named = any(word.token_type is TokenType.EQ for word in inside)
+    return texts[0] if named else texts
+
+
+def _columns(statement: str) -> dict[str, str]:
+    create = sqlglot.parse_one(statement, read="snowflake")
+    return {
+        column.name.upper(): f"{_type(column)}{' NOT NULL' if column.find(exp.NotNullColumnConstraint) else ''}"
+        for column in create.find_all(exp.ColumnDef)
+    }
+
+
+# How sqlglot writes a type that the DDL and Snowflake call otherwise.
+_TYPES = {"DECIMAL": "NUMBER", "TIMESTAMPNTZ": "TIMESTAMP_NTZ", "TIMESTAMPLTZ": "TIMESTAMP_LTZ"}
+
+
+def _type(column: exp.ColumnDef) -> str:
+    assert column.kind
+    name = column.kind.sql("snowflake").partition("(")[0]
+    return _TYPES.get(name, name)

@@ -1,0 +1,157 @@
+"""`milkrun warehouse diff` names each object that is not as the DDL says, and `apply` repairs what it safely can.
+
+It needs no stack: a local Snowflake of its own, with moto for S3, SNS and SQS.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from local_snowflake.testing import Aws, LocalProcess
+from snowpipe.objects import objects
+from snowpipe.template import DDL, Parameters, definitions
+from tests.unit.snowpipe.vocabulary import Stage
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Aws]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
+    process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
+    """A stage with a warehouse and a monitor of its own."""
+    stage = Stage(tmp_path / "stage", local, aws)
+    stage.outputs["credit_quota"] = "100"
+    stage.outputs["snowflake"]["warehouse"] = f"{stage.database}_WH"
+    (stage.folder / "outputs.json").write_text(json.dumps(stage.outputs))
+    yield stage
+    stage.close()
+
+
+def named(stage: Stage) -> set[tuple[str, str]]:
+    """The object and the property of each difference, without the database's name."""
+    said = stage.run("diff", "--json")
+    assert said.code == (1 if said.rows else 0), said
+    return {
+        (row["object"].replace(f"{stage.database}.", "").replace(stage.database, "DB"), row["what"])
+        for row in said.rows
+    }
+
+
+REPAIRED = {
+    "CREATE OR REPLACE VIEW {db}.OPS.LOADED_FILES COPY GRANTS\nAS\nSELECT 1 AS a": (
+        "view OPS.LOADED_FILES",
+        "query",
+    ),
+    "CREATE OR ALTER FILE FORMAT {db}.RAW.NDJSON TYPE = JSON COMPRESSION = GZIP STRIP_OUTER_ARRAY = FALSE": (
+        "file format RAW.NDJSON",
+        "COMPRESSION",
+    ),
+    "ALTER WAREHOUSE {db}_WH SET AUTO_SUSPEND = 3600": ("warehouse DB_WH", "AUTO_SUSPEND"),
+    "ALTER WAREHOUSE {db}_WH SET STATEMENT_TIMEOUT_IN_SECONDS = 172800": (
+        "warehouse DB_WH",
+        "STATEMENT_TIMEOUT_IN_SECONDS",
+    ),
+    "ALTER WAREHOUSE {db}_WH SET RESOURCE_MONITOR = ANOTHER": ("warehouse DB_WH", "RESOURCE_MONITOR"),
+    "ALTER RESOURCE MONITOR {db}_WH_MONITOR SET CREDIT_QUOTA = 5": (
+        "resource monitor DB_WH_MONITOR",
+        "CREDIT_QUOTA",
+    ),
+    "ALTER SCHEMA {db}.MARTS DISABLE MANAGED ACCESS": ("schema MARTS", "MANAGED ACCESS"),
+    "ALTER STORAGE INTEGRATION {db}_S3 SET STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::123456789012:role/old'": (
+        "storage integration DB_S3",
+        "STORAGE_AWS_ROLE_ARN",
+    ),
+    "REVOKE SELECT ON TABLE {db}.RAW.EVENTS FROM ROLE {db}_TRANSFORMER": ("role DB_TRANSFORMER", "grant"),
+    "REVOKE SELECT ON VIEW {db}.OPS.LOAD_FAILURES FROM ROLE {db}_LOADER": ("role DB_LOADER", "grant"),
+    "REVOKE SELECT ON FUTURE TABLES IN SCHEMA {db}.MARTS FROM ROLE {db}_READER": ("role DB_READER", "grant"),
+    "REVOKE ROLE {db}_LOADER FROM ROLE {db}_OPERATOR": ("role DB_OPERATOR", "grant"),
+    "DROP VIEW {db}.OPS.LOAD_DELAYS": ("view OPS.LOAD_DELAYS", "object"),
+}
+LEFT = {
+    "ALTER WAREHOUSE {db}_WH SET WAREHOUSE_SIZE = 'MEDIUM'": ("warehouse DB_WH", "WAREHOUSE_SIZE"),
+    "ALTER STORAGE INTEGRATION {db}_S3 SET STORAGE_ALLOWED_LOCATIONS = ('s3://elsewhere/')": (
+        "storage integration DB_S3",
+        "STORAGE_ALLOWED_LOCATIONS",
+    ),
+    "GRANT SELECT ON TABLE {db}.RAW.EVENTS TO ROLE PUBLIC": ("role PUBLIC", "grant"),
+    "GRANT ROLE {db}_TRANSFORMER TO ROLE {db}_WATCHER": ("role DB_WATCHER", "grant"),
+    "GRANT SELECT ON FUTURE TABLES IN SCHEMA {db}.RAW TO ROLE {db}_READER": ("role DB_READER", "grant"),
+}
+
+
+def test_what_was_changed_by_hand_is_named_and_apply_changes_it_back(stage: Stage) -> None:
+    stage.done("apply")
+    for statement in REPAIRED:
+        stage.query(statement.format(db=stage.database))
+    assert named(stage) == set(REPAIRED.values())
+    stage.done("apply")
+    assert named(stage) == set()
+
+
+def test_what_a_person_may_have_meant_is_named_with_the_statement_that_ends_it(stage: Stage) -> None:
+    stage.done("apply")
+    for statement in LEFT:
+        stage.query(statement.format(db=stage.database))
+    stage.done("apply")
+    assert named(stage) == set(LEFT.values())
+    for left in stage.run("diff", "--json").rows:
+        stage.query(left["repair"])
+    assert named(stage) == set()
+
+
+def test_tables_stages_and_pipes_that_differ_are_named_and_apply_refuses_another_bucket(stage: Stage) -> None:
+    stage.done("apply")
+    raw = f"{stage.database}.RAW"
+    (pipe,) = stage.query(f"DESC PIPE {raw}.REJECTED_PIPE")
+    changed = pipe["definition"].replace("SKIP_FILE", "CONTINUE")
+    stage.query(f"ALTER TABLE {raw}.EVENTS ADD COLUMN more VARCHAR")
+    stage.query(f"ALTER STAGE {raw}.EVENTS_STAGE SET URL = 's3://{stage.bucket}/events/more/'")
+    stage.query(
+        f"CREATE OR REPLACE PIPE {raw}.REJECTED_PIPE AUTO_INGEST = TRUE AWS_SNS_TOPIC = '{stage.topic}' "
+        f"AS {changed}"
+    )
+    assert named(stage) >= {
+        ("table RAW.EVENTS", "column MORE"),
+        ("stage RAW.EVENTS_STAGE", "URL"),
+        ("pipe RAW.REJECTED_PIPE", "COPY"),
+    }
+    refused = stage.run("apply")
+    assert refused.code == 1
+    assert "MILKRUN_BUCKET" in refused.err
+
+
+def test_before_the_first_apply_every_object_is_missing(stage: Stage) -> None:
+    missing = [row["object"] for row in stage.run("diff", "--json").rows]
+    assert len(missing) == len(_objects())
+
+
+def _objects() -> list[str]:
+    parameters = Parameters.model_validate(
+        {
+            "database": "D",
+            "warehouse": "W",
+            "bucket": "bucket",
+            "topic_arn": "arn:aws:sns:eu-west-1:123456789012:topic",
+            "storage_role_arn": "arn:aws:iam::123456789012:role/role",
+            "external_id": "external",
+            "credit_quota": "100",
+        }
+    )
+    return [each.kind for each in objects(definitions(parameters, DDL))]
