@@ -51,7 +51,14 @@ def there_now(dynamodb: Any, table: str) -> Iterator[visit_diff.Row]:
 def contradictions_of_device(
     dynamodb: Any, table: str, device: str, exclusive_tags: Collection[str], rule: Callable[[], Rule]
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return the enters that contradict open visits of a device, by place (`ops/presence.py`).
+    """Return the enters that contradict open visits of a device, by place (`ops/presence.py`)."""
+    return contradictions(competing_enters(dynamodb, table, device, exclusive_tags, rule), exclusive_tags)
+
+
+def competing_enters(
+    dynamodb: Any, table: str, device: str, exclusive_tags: Collection[str], rule: Callable[[], Rule]
+) -> list[GeofenceEvent]:
+    """Return a device's enters at exclusive places since its first open visit at one; none if only one competes.
 
     Reads its visits; its events and the stage's `rule` only where two exclusive places compete for it.
     """
@@ -60,12 +67,12 @@ def contradictions_of_device(
     ]
     open_visits = [row for row in visits if _is_open(row)]
     if not open_visits:
-        return {}
+        return []
     since = min(str(row["entered_at"]) for row in open_visits)
     # An enter since then belongs to a visit that had not ended by then.
     pairs = {_pair_of(row) for row in visits if (row["exited_at"] or since) >= since}  # type: ignore[operator]
     if len(pairs) == 1:
-        return {}
+        return []
     # The first enter of an open visit is known even when its event has expired.
     enters = [_enter_of(row) for row in open_visits]
     min_confidence = rule().min_confidence
@@ -75,9 +82,9 @@ def contradictions_of_device(
             enters += (
                 event
                 for event in stores.table_events(reader, pair, keys.instant(since))
-                if counts(event, min_confidence)
+                if event.kind == "enter" and counts(event, min_confidence)
             )
-    return contradictions(enters, exclusive_tags)
+    return enters
 
 
 def with_presence(

@@ -104,6 +104,12 @@ ENTRIES = (
         "List the visits of a device, or the devices that are at a fence now.",
     ),
     Entry(
+        "report",
+        "ops.daily_report:command",
+        OPERATE,
+        "Report one day of the fleet from the marts: collections, litres, visits, missing exits, silent trucks.",
+    ),
+    Entry(
         "forget",
         "ops.forget:command",
         OPERATE,

@@ -5,8 +5,9 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from anyio import to_thread
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,11 +18,12 @@ from starlette.routing import Route
 
 from consumer import keys
 from contract.events import Fence
+from ops import daily_report, fleet_day
 from ops.outputs import Outputs
 from ops.stores import geofence_kinds, rule
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
-from tools.console import health, known_visits, parse_object, recent_events, replay, responses
+from tools.console import health, known_visits, lookups, parse_object, recent_events, replay, responses
 from tools.console.archive_poller import ArchivePoller, QueueListener
 from tools.console.change_queue import ChangeQueue
 from tools.console.polling import Clients, Keys, Pace, Poller, Session, Shared
@@ -63,6 +65,7 @@ class Console:
         self._is_local = is_local
         self._aws = Clients(outputs)
         self._session = Session(outputs, pace.give_up_after)
+        self._zone = fleet_day.zone_of(outputs.time_zone)
         self._kinds = functools.cache(lambda: geofence_kinds(outputs, stage))
         self._rule = functools.cache(lambda: rule(outputs, stage))
         self._queries = StoreQueries(outputs, stage, self._aws, self._session)
@@ -112,6 +115,8 @@ class Console:
             self._pace,
             Keys(),
             self._kinds,
+            self._rule,
+            self._outputs.exclusive_tags,
             threading.Event(),
         )
         reader = ArchivePoller(shared)
@@ -205,6 +210,45 @@ class Console:
             raise Problem(404, "The console holds no such event any more; the archive does.")
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
+    async def event_by(self, request: Request) -> Response:
+        """One event by its id or by its place in the archive: from memory, else from the archive."""
+        asked = request.query_params
+        event_id, key = asked.get("event_id", ""), asked.get("key", "")
+        line = _number(request, "line", 0, 1 << 31) or None
+        if not event_id and not key:
+            raise Problem(400, "Give `event_id`, or `key` and `line`.")
+        held = self.state.events
+        event = held.of_id(event_id) if not key else held.at(key, line) if line else None
+        if event is None and not key:
+            found = await self._asked("snowflake", lambda: self._queries.find_event(event_id))
+            key, line = found or ("", None)
+        if event is None and key:
+            event = await self._asked("archive", lambda: self._queries.event_in(key, line, event_id or None))
+        if event is None:
+            raise Problem(
+                404, "No such event was found in the console's memory, the warehouse or the archive."
+            )
+        return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
+
+    async def search(self, request: Request) -> Response:
+        return json(lookups.search(self.state, request.query_params.get("q", "")))
+
+    async def places(self, _: Request) -> Response:
+        return json({"places": lookups.places(self.state, self._zone, datetime.now(UTC))})
+
+    async def report(self, request: Request) -> Response:
+        text = request.query_params.get("day", "")
+        try:
+            day = date.fromisoformat(text) if text else fleet_day.day_of(datetime.now(UTC), self._zone)
+        except ValueError:
+            raise Problem(400, "`day` is not a date such as 2026-11-28.") from None
+        made = await self._asked("snowflake", lambda: self._queries.report(day, self._zone))
+        name = f"milkrun-{self._stage}-{day}"
+        if request.query_params.get("format") == "csv":
+            return _download(daily_report.as_csv(made), f"{name}.csv", "text/csv; charset=utf-8")
+        # The report carries its style with it, so the page's policy would show it bare: it is a file.
+        return _download(daily_report.as_html(made), f"{name}.html", "text/html; charset=utf-8")
+
     async def where(self, request: Request) -> Response:
         what = request.query_params.get("event_id") or request.query_params.get("key")
         if not what:
@@ -212,6 +256,17 @@ class Console:
         return json(await self._asked("snowflake", lambda: self._queries.where(what)))
 
     async def visits(self, request: Request) -> Response:
+        return json(await self._visits(request))
+
+    async def visits_csv(self, request: Request) -> Response:
+        """The same visits as a file. Raises a Problem where a store did not answer: half a list is no list."""
+        found = await self._visits(request)
+        if found["missing"]:
+            raise Problem(503, f"The list would not be complete. {' '.join(found['missing'])}", "snowflake")
+        name = f"visits-{str(found['from'])[:10]}.csv"
+        return _download(lookups.visits_csv(found["visits"], self._zone), name, "text/csv; charset=utf-8")
+
+    async def _visits(self, request: Request) -> dict[str, Any]:
         now = datetime.now(UTC)
         start = _time(request, "from", now - timedelta(hours=24))
         end = _time(request, "to", now)
@@ -249,19 +304,20 @@ class Console:
             if known is None or visit.version >= 0 or known.is_open:
                 visit.crossings = visit.crossings or (known.crossings if known else None)
                 found[start_] = visit
+        prefix = request.query_params.get("prefix", "").casefold()
         rows = [
-            known_visits.row(visit) for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
+            self.state.visits.row(visit)
+            for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
+            if not prefix or _begins(visit, prefix)
         ]
-        return json(
-            {
-                "visits": rows[-MAX_VISITS:],
-                "from": parse_object.written(start),
-                "to": parse_object.written(end),
-                "source": used,
-                "missing": missing,
-                "more": max(0, len(rows) - MAX_VISITS),
-            }
-        )
+        return {
+            "visits": rows[-MAX_VISITS:],
+            "from": parse_object.written(start),
+            "to": parse_object.written(end),
+            "source": used,
+            "missing": missing,
+            "more": max(0, len(rows) - MAX_VISITS),
+        }
 
     async def daily(self, request: Request) -> Response:
         n = _number(request, "days", 14, 366)
@@ -298,7 +354,15 @@ class Console:
                 found = await self._asked(
                     "archive",
                     lambda: responses.encode(
-                        replay.replay(self._archive, start, end, now, self._kinds, self._rule())
+                        replay.replay(
+                            self._archive,
+                            start,
+                            end,
+                            now,
+                            self._kinds,
+                            self._rule(),
+                            self._outputs.exclusive_tags,
+                        )
                     ),
                 )
                 known = self._replayed = (wanted, time.monotonic(), found)
@@ -373,7 +437,7 @@ class Console:
             answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
             reason = health.reason_of(fault)
-            self.state.sources.say(source, "down", reason)
+            self.state.sources.say(source, "down", reason, health.cause_of(fault))
             said = self.state.sources.why_down(source) or self.state.sources.without_secrets(reason)
             raise Problem(503, said, source) from None
         self.state.sources.say(source, "ok")
@@ -406,6 +470,11 @@ class Console:
             "pipeline": self.pipeline,
             "events": self.events,
             "events/{seq}": self.event,
+            "event": self.event_by,
+            "search": self.search,
+            "places": self.places,
+            "report": self.report,
+            "visits.csv": self.visits_csv,
             "where": self.where,
             "visits": self.visits,
             "daily": self.daily,
@@ -468,6 +537,18 @@ async def _not_allowed(_: Request, __: Exception) -> Response:
 
 async def _failed(_: Request, fault: Exception) -> Response:
     return responses.problem(500, f"A fault of the console: {type(fault).__name__}.")
+
+
+def _begins(visit: known_visits.Known, prefix: str) -> bool:
+    """Whether the truck's or the place's name begins with `prefix`, in any case."""
+    names = (visit.device_id, visit.fence.external_id, f"{visit.fence.tag}/{visit.fence.external_id}")
+    return any(name.casefold().startswith(prefix) for name in names)
+
+
+def _download(text: str, name: str, media_type: str) -> Response:
+    response = Response(text, media_type=media_type)
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:

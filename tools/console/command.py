@@ -225,8 +225,10 @@ def made(
             "version": _version(),
             "live_bus": live_bus,
             "tiles": tiles,
+            "time_zone": outputs.time_zone,
         },
         places=places,
+        exclusive_tags=outputs.exclusive_tags,
         secrets=(outputs.api_key, password.get_secret_value() if password else ""),
         marts_patience_s=None if is_local else MARTS_PATIENCE_S,
     )

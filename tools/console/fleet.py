@@ -80,8 +80,19 @@ class Truck:
         self.trail = Trail()
         self.trail.add(position.at, position.longitude, position.latitude)
 
+        # The latest event of any type, and when.
+        self.heard = (position.at, position.type)
+
+    def hear(self, at: float, type_: str) -> bool:
+        """Return whether the device was not heard of since then."""
+        if at <= self.heard[0]:
+            return False
+        self.heard = (at, type_)
+        return True
+
     def move(self, position: Position) -> bool:
         """Whether this is news of where it is now; else it only belongs to the trail."""
+        self.hear(position.at, position.type)
         self.trail.add(position.at, position.longitude, position.latitude)
         if position.at < self.last.at:
             return False
@@ -121,6 +132,12 @@ class Fleet:
         if truck.move(position):
             self.changed.add(position.device_id)
 
+    def heard(self, device_id: str, at: float, type_: str) -> None:
+        """An event without a position. A device of which no position is known is on no map."""
+        truck = self._trucks.get(device_id)
+        if truck and truck.hear(at, type_):
+            self.changed.add(device_id)
+
     def crossed(self, crossing: Crossing) -> None:
         fence_id = keys.fence_key(crossing.fence)
         place = self.places.get(fence_id)
@@ -158,7 +175,37 @@ class Fleet:
                 "type": last.type,
                 "accuracy_m": last.accuracy_m,
                 "inside": inside.get(device_id, []),
+                "heard_at": parse_object.written(datetime.fromtimestamp(truck.heard[0], UTC)),
+                "last_type": truck.heard[1],
+                "silence": silence_of(truck, bool(inside.get(device_id))),
             }
+
+
+# Part of an event's type → what it says about the silence that follows. Types are the app's own: these are guesses.
+_SILENCES = (
+    (("logout", "logged_out", "signed_out"), "the driver signed out"),
+    (("permission", "location_disabled", "location_off"), "the phone may not read its location any more"),
+    (("battery", "power"), "the phone's battery was low"),
+    (("background", "closed", "terminated", "killed"), "the app was closed or in the background"),
+    (("offline", "disconnected", "no_network"), "the phone lost its network"),
+    (("stopped_trip", "trip.ended", "trip_ended", "arrived_at_trip"), "its trip ended"),
+)
+POOR_ACCURACY_M = 100.0
+
+
+def silence_of(truck: Truck, is_inside: bool) -> str:
+    """Return the likely reason why nothing came since the last event, to be shown once the truck is silent."""
+    type_ = truck.heard[1].lower()
+    for parts, reason in _SILENCES:
+        if any(part in type_ for part in parts):
+            return reason
+    if is_inside:
+        return "standing at a place: phones report little there"
+    if truck.last.accuracy_m is not None and truck.last.accuracy_m > POOR_ACCURACY_M:
+        return f"poor location signal (± {truck.last.accuracy_m:.0f} m)"
+    if truck.speed_kmh:
+        return "it was moving: no network, or the phone is off"
+    return "it was standing: parked, or the phone is off"
 
 
 class Place:

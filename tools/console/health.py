@@ -4,9 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+
+from snowpipe.refusal import Refusal
 
 type State = Literal["starting", "ok", "down", "off", "idle"]
+
+type Cause = Literal["unreachable", "credentials", "other"]
 
 SOURCES = {
     "archive": "S3: the archive",
@@ -17,6 +21,8 @@ SOURCES = {
     "snowflake": "Snowflake: the warehouse",
 }
 MAX_REASON = 300
+# Not secret: the local Snowflake's default password is the product's name, which texts must not lose.
+PRODUCT = "milkrun"
 
 
 @dataclass
@@ -27,6 +33,7 @@ class Source:
     since: str
     reason: str | None = None
     last_ok_at: str | None = None
+    cause: Cause | None = None
 
     def row(self) -> dict[str, Any]:
         return {
@@ -34,6 +41,7 @@ class Source:
             "state": self.state,
             "since": self.since,
             "reason": self.reason,
+            "cause": self.cause,
             "last_ok_at": self.last_ok_at,
             "what": self.what,
         }
@@ -44,11 +52,13 @@ class Sources:
 
     def __init__(self, now: Callable[[], str], secrets: Iterable[str] = ()) -> None:
         self._now = now
-        self._secrets = tuple(secret for secret in secrets if len(secret) > 3)
+        self._secrets = tuple(secret for secret in secrets if len(secret) > 3 and secret.lower() != PRODUCT)
         self._all = {name: Source(name, what, "starting", now()) for name, what in SOURCES.items()}
         self.changed = False
 
-    def say(self, name: str, state: State, reason: str | None = None) -> None:
+    def say(
+        self, name: str, state: State, reason: str | None = None, cause: Cause | None = None
+    ) -> None:
         source, reason = self._all[name], None if reason is None else self.without_secrets(reason)
         if state == "ok":
             source.last_ok_at = self._now()
@@ -57,6 +67,7 @@ class Sources:
         if source.state != state:
             source.since = self._now()
         source.state, source.reason = state, reason
+        source.cause = (cause or "other") if state == "down" else None
         self.changed = True
 
     def why_down(self, name: str) -> str | None:
@@ -85,6 +96,18 @@ def reason_of(fault: BaseException) -> str:
         said = fault.response.get("Error", {})
         return f"{said.get('Code', 'error')}: {said.get('Message', fault)}"
     return str(fault) or type(fault).__name__
+
+
+def cause_of(fault: BaseException) -> Cause:
+    """Return what somebody has to do something about: the connection, the credentials, or something else."""
+    if is_about_credentials(fault):
+        return "credentials"
+    if isinstance(fault, ConnectionError | HTTPClientError | OSError):
+        return "unreachable"
+    if isinstance(fault, Refusal) and isinstance(fault.__cause__ or fault.__context__, BotoCoreError):
+        cause = fault.__cause__ or fault.__context__
+        return cause_of(cause) if cause else "other"
+    return "unreachable" if type(fault).__name__ in ("OperationalError", "HttpError") else "other"
 
 
 def is_about_credentials(fault: BaseException) -> bool:

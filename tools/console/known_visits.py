@@ -1,16 +1,21 @@
 """The visits that the console knows of: from the table, and from the bus as they change. Bounded."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from statistics import median
 from typing import Any
 
 import msgspec
 
 from consumer import keys, visit_diff
 from consumer.visits import Pair, Visit
-from contract.events import Fence
+from contract.events import Fence, GeofenceEvent
+from ops.presence import EXCLUSIVE_TAGS
 from tools.console import parse_object
+from tools.console.presence_index import PresenceIndex
 
 MAX_VISITS = 10_000
+# A median of fewer visits says little; then the places of the same kind count.
+FEW_VISITS = 3
 
 
 class Known(msgspec.Struct, gc=False):
@@ -82,11 +87,20 @@ def row(visit: Known) -> dict[str, Any]:
         "app_dwell_seconds": visit.app_dwell_seconds,
         "restated": visit.restated,
         "crossings": visit.crossings,
+        "contradicted_by_event_id": None,
+        "exit_inferred_at": None,
+        "seen_at_fence_id": None,
+        "usual_dwell_seconds": None,
     }
 
 
 class KnownVisits:
-    def __init__(self) -> None:
+    def __init__(self, exclusive_tags: Collection[str] = EXCLUSIVE_TAGS) -> None:
+        self.presence = PresenceIndex(exclusive_tags)
+        # Fence → usual dwell in seconds; tag → that of all its places.
+        self._usual: dict[str, float] = {}
+        self._usual_of_tag: dict[str, float] = {}
+        self._marts_usual: Mapping[str, float] = {}
         self._visits: dict[Start, Known] = {}
         self._open: dict[Start, Known] = {}
         # Of a visit that is gone: the version that said so, lest an older word bring it back.
@@ -94,6 +108,61 @@ class KnownVisits:
         self._told: dict[str, None] = {}
         self._changes: list[dict[str, Any]] = []
         self._is_other = False
+
+    def row(self, visit: Known) -> dict[str, Any]:
+        """A visit with what contradicts it and the usual dwell at its place."""
+        found = row(visit)
+        by = self.contradicted_by(visit)
+        if by is not None:
+            found["contradicted_by_event_id"] = by.event_id
+            found["exit_inferred_at"] = parse_object.written(by.occurred_at)
+            found["seen_at_fence_id"] = keys.fence_key(by.fence)
+        found["usual_dwell_seconds"] = self.usual_dwell(found["fence_id"], visit.fence.tag)
+        return found
+
+    def usual_dwell(self, fence_id: str, tag: str) -> float | None:
+        """Return seconds: of the place, else of all places with its tag; None if too little is known."""
+        return self._usual.get(fence_id, self._usual_of_tag.get(tag))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        return (self.row(visit) for visit in self._visits.values())
+
+    def contradicted_by(self, visit: Known) -> GeofenceEvent | None:
+        return self.presence.contradicted_by(Pair(visit.device_id, visit.fence)) if visit.is_open else None
+
+    def entered(self, event: GeofenceEvent) -> None:
+        """An enter that counts, from the archive."""
+        self._is_other |= self.presence.learn(event)
+
+    def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:
+        """All enters of a device at places that compete for it, from the visits table."""
+        self._is_other |= self.presence.replace(device_id, enters)
+
+    def doubtful(self) -> dict[str, str]:
+        """Devices with a contradicted open visit, each with a text that changes when the doubt does."""
+        found: dict[str, str] = {}
+        for visit in self._open.values():
+            if by := self.contradicted_by(visit):
+                found[visit.device_id] = f"{found.get(visit.device_id, '')} {start_of(visit)} {by.event_id}"
+        return found
+
+    def learn_usual(self, marts: Mapping[str, float] | None = None) -> None:
+        """Set the usual dwell of each place: the median of the marts, else of the visits known here."""
+        self._marts_usual = self._marts_usual if marts is None else marts
+        by_fence: dict[str, list[float]] = {}
+        by_tag: dict[str, list[float]] = {}
+        for visit in self._visits.values():
+            if visit.dwell_seconds is not None:
+                by_fence.setdefault(keys.fence_key(visit.fence), []).append(visit.dwell_seconds)
+                by_tag.setdefault(visit.fence.tag, []).append(visit.dwell_seconds)
+        before = (self._usual, self._usual_of_tag)
+        self._usual = {
+            name: round(median(some)) for name, some in by_fence.items() if len(some) >= FEW_VISITS
+        } | dict(self._marts_usual)
+        self._usual_of_tag = {
+            tag: round(median(some)) for tag, some in by_tag.items() if len(some) >= FEW_VISITS
+        }
+        self._is_other |= before != (self._usual, self._usual_of_tag)
 
     def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
         """A notice of the bus: known by its id, of several about one visit the highest version counts."""
@@ -111,7 +180,12 @@ class KnownVisits:
         if visit and not self._put(visit):
             return
         self._changes.append(
-            {"kind": kind, "visit": visit and row(visit), "previous": previous and row(previous), "id": id_}
+            {
+                "kind": kind,
+                "visit": visit and self.row(visit),
+                "previous": previous and self.row(previous),
+                "id": id_,
+            }
         )
 
     def read(self, rows: Iterable[Mapping[str, Any]], *, as_news: bool = True) -> None:
@@ -135,7 +209,7 @@ class KnownVisits:
                 continue
             gone = self._visits[start]
             self._forget(start, gone.version)
-            self._changes.append(_polled(None, gone))
+            self._changes.append(self._polled(None, gone))
         for start, visit in there.items():
             held = self._visits.get(start)
             visit.version = held.version if held else -1
@@ -145,7 +219,7 @@ class KnownVisits:
 
     def _news(self, held: Known | None, visit: Known) -> None:
         if held is None or (held.exited_at, held.exit_missed) != (visit.exited_at, visit.exit_missed):
-            self._changes.append(_polled(visit, held))
+            self._changes.append(self._polled(visit, held))
 
     def _put(self, visit: Known) -> bool:
         start = start_of(visit)
@@ -157,6 +231,8 @@ class KnownVisits:
         self._visits.pop(start, None)
         self._visits[start] = visit
         self._gone.pop(start, None)
+        if self.presence.is_exclusive(visit.fence):
+            self.presence.learn(_enter_of(visit))
         if visit.is_open:
             self._open[start] = visit
         else:
@@ -184,8 +260,13 @@ class KnownVisits:
         return changes, is_other
 
     def there(self) -> list[dict[str, Any]]:
-        """The open visits, the longest first."""
-        return [row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
+        """The open visits, the longest first, and last those that are contradicted."""
+        rows = [self.row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
+        return sorted(rows, key=lambda each: each["contradicted_by_event_id"] is not None)
+
+    def _present(self) -> Iterable[Known]:
+        """The open visits that nothing contradicts."""
+        return (visit for visit in self._open.values() if self.contradicted_by(visit) is None)
 
     def open_devices(self) -> set[str]:
         return {start[0] for start in self._open}
@@ -196,14 +277,14 @@ class KnownVisits:
     def inside(self) -> dict[str, list[str]]:
         """Device → the fences it is in."""
         found: dict[str, list[str]] = {}
-        for visit in self._open.values():
+        for visit in self._present():
             found.setdefault(visit.device_id, []).append(keys.fence_key(visit.fence))
         return found
 
     def at(self) -> dict[str, int]:
         """Fence → how many are there."""
         found: dict[str, int] = {}
-        for visit in self._open.values():
+        for visit in self._present():
             fence_id = keys.fence_key(visit.fence)
             found[fence_id] = found.get(fence_id, 0) + 1
         return found
@@ -220,15 +301,20 @@ class KnownVisits:
             and (first <= visit.entered_at <= last or (visit.is_open and visit.entered_at <= last))
         }
 
+    def _polled(self, visit: Known | None, previous: Known | None) -> dict[str, Any]:
+        about = visit or previous
+        return {
+            "kind": "polled",
+            "visit": visit and self.row(visit),
+            "previous": previous and self.row(previous),
+            "id": f"polled#{about.entered_event_id}" if about else "polled",
+        }
 
-def _polled(visit: Known | None, previous: Known | None) -> dict[str, Any]:
-    about = visit or previous
-    return {
-        "kind": "polled",
-        "visit": visit and row(visit),
-        "previous": previous and row(previous),
-        "id": f"polled#{about.entered_event_id}" if about else "polled",
-    }
+
+def _enter_of(visit: Known) -> GeofenceEvent:
+    return GeofenceEvent(
+        visit.entered_event_id, "", "enter", visit.device_id, visit.fence, keys.instant(visit.entered_at)
+    )
 
 
 def _plain(at: str) -> str:

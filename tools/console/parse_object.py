@@ -12,7 +12,7 @@ from typing import Any, TypeIs
 import msgspec
 
 from consumer import keys
-from contract.events import GEOFENCE_KINDS, Fence, Kind
+from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent, Kind
 from contract.instants import instant
 from ops.stores import readable_lines
 
@@ -71,6 +71,19 @@ class Crossing(msgspec.Struct, gc=False):
     polygon: list[list[float]] | None = None
 
 
+def event_of(crossing: Crossing) -> GeofenceEvent:
+    return GeofenceEvent(
+        crossing.event_id,
+        crossing.type,
+        crossing.kind,
+        crossing.device_id,
+        crossing.fence,
+        crossing.at,
+        crossing.duration_minutes,
+        crossing.confidence,
+    )
+
+
 class _Kept(msgspec.Struct):
     """Of a line of `rejected/`; the event stays the text that was sent (1.50 stays 1.50)."""
 
@@ -84,13 +97,15 @@ class Read(msgspec.Struct, gc=False):
     events: list[Event]
     positions: list[Position]
     crossings: list[Crossing]
+    heard: list[tuple[str, float, str]]
+    """(device, time in epoch seconds by its clock, type) of the events without a position."""
 
 
 def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Read:
     """`kinds`: the types that are geofence events at this stage."""
-    found = Read([], [], [])
+    found = Read([], [], [], [])
     rejected = key.startswith("rejected/")
-    for number, line in enumerate(readable_lines(body) or (), 1):
+    for number, line in enumerate(readable_lines(body, key) or (), 1):
         if rejected:
             found.events.append(_bad(key, number, line, received_at))
         else:
@@ -142,6 +157,8 @@ def _good(
                 number_of(event.get("locationAccuracy", event.get("accuracy")), 0, 1e6),
             )
         )
+    elif device and type_:
+        found.heard.append((device, min(at.timestamp(), received_at.timestamp()), cut(type_) or ""))
     if fence and device and event_id and type_:
         found.crossings.append(_crossing(event, event_id, device, fence, kinds[type_], at, position))
 

@@ -39,10 +39,11 @@ STAGES = (
     Stage("published", "Published", "logs"),
     Stage("redriven", "Redriven", "logs"),
     Stage("consumed", "Consumed", "logs", "published", 60.0, 30.0),
-    Stage("set_aside", "Set aside", "logs"),
+    Stage("set_aside", "Quarantined", "logs"),
     Stage("loaded", "Loaded", "snowflake", "archived", 120.0),
     Stage("marts", "In the marts", "snowflake", "loaded"),
 )
+SOURCE_NAMES = {"logs": "the log", "archive": "S3", "snowflake": "Snowflake"}
 # What waits no longer than this is on its way as always.
 USUAL_S = 10.0
 MAX_UNARCHIVED = 10_000
@@ -208,11 +209,18 @@ class Pipeline:
             else parse_object.written(datetime.fromtimestamp(meter.last_at, UTC)),
             "state": state,
             "note": note,
+            "detail": self._detail(stage),
         }
 
+    def _detail(self, stage: Stage) -> str | None:
+        """Return what the source or the function itself said, for whoever looks into it."""
+        if stage.name == "consumed" and self._stopped:
+            return min(self._stopped.values())[1]
+        return self._why_unknown(stage.source)
+
     def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Told:
-        if reason := self._why_unknown(stage.source):
-            return "unknown", None, reason
+        if self._why_unknown(stage.source):
+            return "unknown", None, f"{SOURCE_NAMES[stage.source]} cannot be read: see “Read from”"
         usual = "ok" if count else "idle"
         if special := self._of_its_own(stage, meter, now, usual):
             return special
@@ -240,9 +248,9 @@ class Pipeline:
             case "set_aside":
                 told = usual, None, "look at them: milkrun quarantine" if usual == "ok" else None
             case "consumed" if self._stopped:
-                at, failure = min(self._stopped.values())
+                at, _ = min(self._stopped.values())
                 state = "stuck" if now - at > stage.patience_s else "waiting"
-                told = state, now - at, f"stopped: {failure}"
+                told = state, now - at, "the consumer stopped at a record: see `milkrun logs consume`"
             case "loaded":
                 halted = [name for name, pipe in self.pipes.items() if pipe["state"] not in ("RUNNING", None)]
                 if halted:

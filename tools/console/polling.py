@@ -6,12 +6,13 @@ The state belongs to the event loop: a poller hands over what it read, parsed, a
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from consumer.visit_diff import Rule
 from contract.objects import ObjectName, object_name
 from ops.outputs import Outputs
 from snowpipe.refusal import MissingObject
@@ -137,6 +138,8 @@ class Shared:
     pace: Pace
     keys: Keys
     kinds: Kinds
+    rule: Callable[[], Rule]
+    exclusive_tags: Collection[str]
     over: threading.Event
 
     def tell(self, what: Callable[..., object], *args: object) -> None:
@@ -188,7 +191,7 @@ class Poller(threading.Thread):
                     return
                 if health.is_about_credentials(fault):
                     self.shared.aws.renew()
-                self._say("down", health.reason_of(fault))
+                self._say("down", health.reason_of(fault), health.cause_of(fault))
                 self.failed()
                 self._wait(RETRY_S[min(self._failures, len(RETRY_S) - 1)])
                 self._failures += 1
@@ -203,6 +206,8 @@ class Poller(threading.Thread):
         self.woken.wait(seconds)
         self.woken.clear()
 
-    def _say(self, state: health.State, reason: str | None = None) -> None:
+    def _say(
+        self, state: health.State, reason: str | None = None, cause: health.Cause | None = None
+    ) -> None:
         if self.source:
-            self.shared.tell(self.state.sources.say, self.source, state, reason)
+            self.shared.tell(self.state.sources.say, self.source, state, reason, cause)

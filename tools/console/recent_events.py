@@ -56,6 +56,17 @@ class RecentEvents:
     def of_id(self, event_id: str) -> Event | None:
         return next((event for event in self._newest("all") if event.event_id == event_id), None)
 
+    def at(self, key: str, line: int) -> Event | None:
+        return next((e for e in self._newest("all") if e.key == key and e.line == line), None)
+
+    def in_object(self, part: str, limit: int) -> list[Event]:
+        """One event of each object whose key contains `part`, without regard to case."""
+        found: dict[str, Event] = {}
+        for event in self._newest("all"):
+            if part in event.key.casefold() and len(found) < limit:
+                found.setdefault(event.key, event)
+        return list(found.values())
+
     def matching(
         self,
         kind: str,

@@ -1,6 +1,6 @@
 """A morning from the archive, in the compact form that a time slider wants."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import batched
@@ -10,6 +10,7 @@ from consumer import keys
 from consumer.visit_diff import Rule
 from consumer.visits import visits_of
 from contract.events import GeofenceEvent, Kind
+from ops.presence import EXCLUSIVE_TAGS, presence
 from snowpipe.archive import Archive, Object
 from tools.console import known_visits, parse_object
 from tools.console.parse_object import Crossing, Position
@@ -26,7 +27,13 @@ type Kinds = Callable[[], Mapping[str, Kind]]
 
 
 def replay(
-    archive: Archive, start: datetime, end: datetime, now: datetime, kinds: Kinds, rule: Rule
+    archive: Archive,
+    start: datetime,
+    end: datetime,
+    now: datetime,
+    kinds: Kinds,
+    rule: Rule,
+    exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
 ) -> dict[str, Any]:
     """Every position and visit between these times, by the devices' clocks."""
     positions: dict[str, list[Position]] = {}
@@ -53,7 +60,7 @@ def replay(
         "trucks": [
             _track(device_id, points, start.timestamp()) for device_id, points in sorted(positions.items())
         ],
-        "visits": _visits(crossings, rule),
+        "visits": _visits(crossings, rule, exclusive_tags),
         "crossings": [
             {
                 "device_id": crossing.device_id,
@@ -110,27 +117,31 @@ def _track(device_id: str, points: list[Position], start: float) -> dict[str, An
     }
 
 
-def _visits(crossings: list[Crossing], rule: Rule) -> list[dict[str, Any]]:
+def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[str]) -> list[dict[str, Any]]:
     """By the consumer's own function over the crossings of this time."""
-    told = (
-        GeofenceEvent(
-            crossing.event_id,
-            crossing.type,
-            crossing.kind,
-            crossing.device_id,
-            crossing.fence,
-            crossing.at,
-            crossing.duration_minutes,
-            crossing.confidence,
-        )
-        for crossing in crossings
-    )
+    events = [parse_object.event_of(crossing) for crossing in crossings]
+    contradicting = {
+        (each.pair, each.visit.entered_event_id): each.contradicted_by
+        for each in presence(events, exclusive_tags, rule)
+        if each.contradicted_by
+    }
     found = [
         known_visits.row(known_visits.by_rule(pair, visit))
-        for pair, history in visits_of(told, rule.merge_gap, rule.min_confidence).items()
+        | _contradicted(contradicting.get((pair, visit.entered_event_id)))
+        for pair, history in visits_of(events, rule.merge_gap, rule.min_confidence).items()
         for visit in history.visits
     ]
     return sorted(found, key=lambda visit: visit["entered_at"])
+
+
+def _contradicted(by: GeofenceEvent | None) -> dict[str, Any]:
+    if by is None:
+        return {}
+    return {
+        "contradicted_by_event_id": by.event_id,
+        "exit_inferred_at": parse_object.written(by.occurred_at),
+        "seen_at_fence_id": keys.fence_key(by.fence),
+    }
 
 
 def _ms(seconds: float) -> int:

@@ -2,10 +2,11 @@
 one instant: no lock, nothing half changed."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from ops.presence import EXCLUSIVE_TAGS
 from tools.console import parse_object, recent_events
 from tools.console.fleet import Fleet, Place
 from tools.console.health import Sources
@@ -28,6 +29,7 @@ class ConsoleState:
         places: Iterable[Place] = (),
         secrets: Iterable[str] = (),
         marts_patience_s: float | None = None,
+        exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._stage = stage
@@ -35,7 +37,11 @@ class ConsoleState:
         self.sources = Sources(self.now, secrets)
         self.fleet = Fleet(places)
         self.events = RecentEvents()
-        self.visits = KnownVisits()
+        self.visits = KnownVisits(exclusive_tags)
+        # Of the stage's visit rule; set once the stage was asked.
+        self.min_confidence = 0
+        # Fence → what the marts say of its visits.
+        self.mart_places: dict[str, dict[str, Any]] = {}
         self.pipeline = Pipeline(self.sources.why_unknown, marts_patience_s, clock)
         self.viewers = 0
         self._looked_at = 0.0
@@ -63,8 +69,14 @@ class ConsoleState:
             self.fleet.moved(position)
             self.seen_from = min(self.seen_from or position.at, position.at)
             self.seen_to = max(self.seen_to or position.at, position.at)
+        for device_id, at, type_ in read.heard:
+            self.fleet.heard(device_id, at, type_)
         for crossing in read.crossings:
             self.fleet.crossed(crossing)
+            if crossing.kind == "enter" and (
+                crossing.confidence is None or crossing.confidence >= self.min_confidence
+            ):
+                self.visits.entered(parse_object.event_of(crossing))
             if len(self._crossed) < 1000:
                 self._crossed[crossing.device_id] = None
 

@@ -7,15 +7,21 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from consumer import visit_diff
+from consumer import keys, visit_diff
 from contract import logs
+from contract.events import Fence
 from ops import redrive, visits
 from ops.stores import utc
 from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Snowflake
 from tools.console.archive_poller import ArchivePoller
 from tools.console.event_rates import WINDOW_S
+from tools.console.known_visits import FEW_VISITS
 from tools.console.polling import Poller, Session, Shared
+
+# The marts are built by the hour.
+PLACES_EVERY_S = 300.0
+PLACES_REACH = timedelta(days=35)
 
 
 class LogPoller(Poller):
@@ -86,8 +92,9 @@ class VisitPoller(Poller):
 
     source = "visits"
     DEVICES_A_LOOK = 20
-    MAX_DEVICES = 500
+    MAX_DEVICES = 2000
     SINCE = timedelta(hours=48)
+    USUAL_EVERY_S = 30.0
 
     def __init__(self, shared: Shared, reader: ArchivePoller) -> None:
         super().__init__(shared)
@@ -95,6 +102,8 @@ class VisitPoller(Poller):
         self._asked: set[str] = set()
         self._missing: set[str] = set()
         self._scanned_at = 0.0
+        self._verified: dict[str, str] = {}
+        self._usual_at = 0.0
 
     def look(self) -> float:
         pace, state = self.shared.pace, self.state
@@ -109,7 +118,33 @@ class VisitPoller(Poller):
         for device in dict.fromkeys([*new, *changed]):
             self._asked.add(device)
             self.shared.tell(state.visits.reread if device in changed else self._read, *self._of(device))
-        return 0.2 if new else min(every, pace.visits)
+        is_all_verified = self._verify()
+        if time.monotonic() - self._usual_at >= self.USUAL_EVERY_S:
+            self._usual_at = time.monotonic()
+            self.shared.tell(state.visits.learn_usual)
+        return min(every, pace.visits) if is_all_verified and not new else 0.2
+
+    def _verify(self) -> bool:
+        """Ask the table once about each contradiction: it knows the enters of visits that merged."""
+        doubtful = self.shared.ask(self.state.visits.doubtful)
+        self._verified = {device: doubt for device, doubt in self._verified.items() if device in doubtful}
+        to_ask = [device for device, doubt in doubtful.items() if self._verified.get(device) != doubt]
+        if not to_ask:
+            return True
+        self.shared.tell(setattr, self.state, "min_confidence", self.shared.rule().min_confidence)
+        for device in to_ask[: self.DEVICES_A_LOOK]:
+            enters = visits.competing_enters(
+                self.shared.aws("dynamodb"),
+                self.shared.outputs.visits_table,
+                device,
+                self.shared.exclusive_tags,
+                self.shared.rule,
+            )
+            # None compete in the table: what the bus told is ahead of it. Then what is known here stands.
+            if enters:
+                self.shared.tell(self.state.visits.verified, device, enters)
+            self._verified[device] = doubtful[device]
+        return len(to_ask) <= self.DEVICES_A_LOOK
 
     def _read(self, _: str, rows: list[visit_diff.Row]) -> None:
         self.state.visits.read(rows, as_news=False)
@@ -158,6 +193,7 @@ class WarehousePoller(Poller):
         super().__init__(shared)
         self._session = session
         self._known_to: float | None = None
+        self._places_at = 0.0
 
     def look(self) -> float:
         if not self.shared.pace.warehouse:
@@ -196,7 +232,34 @@ class WarehousePoller(Poller):
             self.shared.tell(setattr, state.pipeline, "marts_built", False)
         else:
             self.shared.tell(self._staged, _by_second(staged), int(now - WINDOW_S))
+            if time.monotonic() - self._places_at >= PLACES_EVERY_S or not self._places_at:
+                self.shared.tell(self._learn_places, self._places(warehouse))
+                self._places_at = time.monotonic()
         self._known_to = now
+
+    def _places(self, warehouse: Snowflake) -> dict[str, dict[str, Any]]:
+        """What the marts know of each place's visits in the last weeks: the usual dwell and the latest visit."""
+        try:
+            rows = warehouse.query(
+                "SELECT geofence_tag, geofence_external_id, COUNT(*) AS visits, COUNT(dwell_seconds) AS closed,"
+                " MEDIAN(dwell_seconds) AS usual, MAX(entered_at) AS last_entered_at,"
+                f" MAX(exited_at) AS last_exited_at FROM {self.shared.outputs.database}.MARTS.GEOFENCE_VISITS"
+                " WHERE entered_at >= %s::TIMESTAMP_NTZ GROUP BY 1, 2 LIMIT 20000",
+                [(datetime.now(UTC) - PLACES_REACH).replace(tzinfo=None).isoformat(sep=" ")],
+            )
+        except MissingObject:
+            return {}
+        return {keys.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"])): row for row in rows}
+
+    def _learn_places(self, places: dict[str, dict[str, Any]]) -> None:
+        self.state.mart_places = places
+        self.state.visits.learn_usual(
+            {
+                fence_id: float(row["usual"])
+                for fence_id, row in places.items()
+                if row["usual"] is not None and row["closed"] >= FEW_VISITS
+            }
+        )
 
     def _pipe(self, warehouse: Snowflake, name: str) -> dict[str, Any]:
         pipe = f"{self.shared.outputs.database}.RAW.{name}"

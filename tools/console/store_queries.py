@@ -1,15 +1,17 @@
 """What a page asks for now and then, of the stores themselves. These wait for an answer: run them in a thread."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from consumer import keys
 from contract.events import Fence
 from contract.objects import object_name
-from ops import visits
+from ops import daily_report, visits
 from ops.outputs import Outputs
 from ops.stores import utc
 from ops.where import Finder, lags
+from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
 from snowpipe.refusal import MissingObject
 from tools.console import known_visits, parse_object
@@ -51,6 +53,27 @@ class StoreQueries:
             "s3_uris": [f"s3://{self._outputs.bucket}/{key}" for key in dict.fromkeys(keys)],
             "sql": self._sql(what),
         }
+
+    def find_event(self, event_id: str) -> tuple[str, int | None] | None:
+        """Return the object that holds an event, and its line if known; None if it is nowhere."""
+        for step in self.where(event_id)["steps"]:
+            key = step["detail"].get("key")
+            if key and object_name(str(key)):
+                line = step["detail"].get("line")
+                return str(key), int(line) if isinstance(line, int | float) else None
+        return None
+
+    def event_in(self, key: str, line: int | None, event_id: str | None) -> parse_object.Event | None:
+        """Return one event of an archived object: that line, else the one with that id."""
+        archive = Archive(self._aws("s3"), self._outputs.bucket)
+        found = next((each for each in archive.objects(key) if each.key == key), None)
+        body = archive.body(key) if found else None
+        if found is None or body is None:
+            return None
+        for event in parse_object.read(key, body, found.modified_at).events:
+            if event.line == line if line is not None else event.event_id == event_id:
+                return event
+        return None
 
     def _sql(self, what: str) -> list[str]:
         """To be copied: the same questions as were asked."""
@@ -98,6 +121,10 @@ class StoreQueries:
             )
             for row in rows
         ]
+
+    def report(self, day: date, zone: ZoneInfo) -> daily_report.Report:
+        with self._session() as warehouse:
+            return daily_report.report(warehouse, self._outputs.database, day, zone, datetime.now(UTC))
 
     def daily(self, n: int) -> dict[str, Any]:
         """Daily totals of the marts, by the day of the device's clock in UTC."""

@@ -26,6 +26,7 @@ BAD = {
     "--to": TIMES,
     "--since": TIMES,
     "--begin": TIMES,
+    "--day": ("", "the day of the cow", "2026-13-40", "\udcff"),
     "--device": IDS,
     "--fence": ("farm", *IDS),
     "--user": IDS,

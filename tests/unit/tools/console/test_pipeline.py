@@ -131,7 +131,9 @@ def test_a_shard_that_stopped_says_why_until_it_goes_on(trial):
     trial.consume(0, stopped_at="496", failure="ClientError: throttled")
     trial.now += 90
     assert trial.verdict() == ("stuck", "consumed")
-    assert trial.stage("consumed")["note"] == "stopped: ClientError: throttled"
+    stage = trial.stage("consumed")
+    assert stage["note"] == "the consumer stopped at a record: see `milkrun logs consume`"
+    assert stage["detail"] == "ClientError: throttled"
     trial.consume()
     assert trial.stage("consumed")["state"] == "ok"
 

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from consumer.visit_diff import Rule
 from contract import logs
 from contract.events import GEOFENCE_KINDS
 from contract.objects import lines_object, object_name
 from ops.outputs import Outputs
 from ops.polling import until
+from ops.presence import EXCLUSIVE_TAGS
 from snowpipe.archive import Object
 from snowpipe.refusal import MissingObject, Refusal
 from tests.unit.ops.test_outputs import FILE
@@ -84,7 +86,7 @@ def shared(aws: Sources) -> Iterator[Shared]:
     pace = Pace(listing=0.05, logs=0.02, visits=0.02, queues=0.02, warehouse=0.02)
     yield Shared(
         Outputs.model_validate(FILE), "test", state, loop, aws, pace, Keys(), lambda: GEOFENCE_KINDS,
-        threading.Event(),
+        Rule, EXCLUSIVE_TAGS, threading.Event(),
     )  # fmt: skip
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
@@ -247,7 +249,7 @@ def test_what_comes_while_others_are_read_is_counted_once_each(shared, archive, 
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(b"by hand", id="plain text"),
+        pytest.param(b"by\nhand", id="plain text"),
         pytest.param(b"\x1f\x8b", id="two bytes of a header"),
         pytest.param(gzip.compress(b"{}\n", mtime=0)[:-9], id="cut short"),
         pytest.param(b"", id="empty"),

@@ -229,7 +229,10 @@ def test_every_source_says_that_it_is_down_and_why_and_the_rest_goes_on(served):
     panel = served.get("/api/pipeline")
     assert panel["verdict"] == "unknown"
     assert {stage["state"] for stage in panel["stages"]} == {"unknown"}
-    assert panel["stages"][2]["note"].startswith("archive: down since ")
+    archived = panel["stages"][2]
+    assert archived["note"] == "S3 cannot be read: see “Read from”", "no exception text in a table"
+    assert archived["detail"].startswith("archive: down since ")
+    assert {source["cause"] for source in served.get("/api/sources")["sources"]} <= {"unreachable", "other"}
     assert served.get("/api/trucks")["forgotten"] == 0
 
 

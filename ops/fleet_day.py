@@ -1,0 +1,22 @@
+"""The fleet's days: from midnight to midnight of the stage's time zone (stage setting fleetTimeZone)."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """Raises ValueError for a name that is not in the IANA time zone database."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is not a time zone: use an IANA name such as Europe/Amsterdam") from None
+
+
+def bounds(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """Return the midnights at which a day begins and ends, in UTC; 23 or 25 hours where clocks change."""
+    first, last = (datetime.combine(day + timedelta(days=n), time(), zone).astimezone(UTC) for n in (0, 1))
+    return first, last
+
+
+def day_of(at: datetime, zone: ZoneInfo) -> date:
+    return at.astimezone(zone).date()

@@ -1,0 +1,128 @@
+"""Presence on the page: the console's own answer is that of the presence rule, however it learns of the events."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer import keys, visit_diff
+from consumer.visits import visits_of
+from contract.events import Fence, GeofenceEvent
+from ops.presence import presence
+from tests.unit.consumer.strategies import World, event, events
+from tests.unit.ops.test_presence import delivery_rounds
+from tools.console.known_visits import KnownVisits
+
+FARM, FARM_2, PLANT, REGION = (
+    Fence("farm", "1"),
+    Fence("farm", "2"),
+    Fence("plant", "1"),
+    Fence("region", "n"),
+)
+# Few enters per device: the console keeps the latest ones.
+WORLD = World(devices=("truck-1",), fences=(FARM, FARM_2, PLANT, REGION), last_second=3600)
+
+
+def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random) -> dict[str, str | None]:
+    """What the console shows of these events: visits from the table and enters from the archive, in any order."""
+    known = KnownVisits(tags)
+    told: list[GeofenceEvent | visit_diff.Row] = [each for each in found if each.kind == "enter"]
+    told += [
+        visit_diff.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
+    ]
+    rng.shuffle(told)
+    for each in told:
+        if isinstance(each, GeofenceEvent):
+            known.entered(each)
+        else:
+            known.read([each])
+    return {f"{row['device_id']} {row['fence_id']}": row["contradicted_by_event_id"] for row in known.there()}
+
+
+def by_rule(found: list[GeofenceEvent], tags: tuple[str, ...]) -> dict[str, str | None]:
+    return {
+        f"{each.pair.device_id} {keys.fence_key(each.pair.fence)}": each.contradicted_by
+        and each.contradicted_by.event_id
+        for each in presence(found, tags)
+    }
+
+
+def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
+    """The console learns enters alone, so it does not see that an exit took an enter's id; the table does."""
+    return replace(found, event_id=f"{found.kind}-{found.event_id}")
+
+
+@given(st.lists(events(WORLD).map(one_kind_per_id), max_size=18), st.randoms(use_true_random=False))
+def test_the_console_shows_the_presence_of_the_set_of_events(
+    found: list[GeofenceEvent], rng: random.Random
+) -> None:
+    assert shown(found, ("farm", "plant"), rng) == by_rule(found, ("farm", "plant"))
+
+
+def test_the_console_shows_the_presence_of_the_real_rounds() -> None:
+    found = delivery_rounds()
+    assert shown(found, ("stop",), random.Random(1)) == by_rule(found, ("stop",))
+
+
+def known_of(*found: GeofenceEvent) -> KnownVisits:
+    known = KnownVisits()
+    known.read(
+        visit_diff.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
+    )
+    return known
+
+
+def test_a_contradicted_visit_comes_last_and_is_in_no_count() -> None:
+    known = known_of(
+        event("enter", 0, "a", fence=FARM),
+        event("enter", 600, "b", fence=PLANT),
+        event("enter", 300, "c", device="truck-2", fence=FARM),
+    )
+    rows = known.there()
+    assert [(row["entered_event_id"], row["contradicted_by_event_id"]) for row in rows] == [
+        ("c", None),
+        ("b", None),
+        ("a", "b"),
+    ]
+    assert (rows[-1]["seen_at_fence_id"], rows[-1]["exit_inferred_at"]) == (
+        "plant#1",
+        "2026-11-16T08:10:00.000Z",
+    )
+    assert known.at() == {"farm#1": 1, "plant#1": 1}
+    assert known.inside() == {"truck-1": ["plant#1"], "truck-2": ["farm#1"]}
+
+
+def test_the_table_corrects_a_contradiction_that_a_merged_visit_refutes() -> None:
+    """The console knows of a visit when it began; that it was entered again later only its events tell."""
+    found = [
+        event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
+        event("enter", 310, "c", fence=FARM_2), event("exit", 340, "d", fence=FARM_2),
+        event("enter", 350, "e", fence=FARM),
+    ]  # fmt: skip
+    known = known_of(*found)
+    assert [row["contradicted_by_event_id"] for row in known.there()] == ["c"]
+    assert list(known.doubtful()) == ["truck-1"]
+    known.verified("truck-1", [each for each in found if each.kind == "enter"])
+    assert [row["contradicted_by_event_id"] for row in known.there()] == [None]
+    assert known.doubtful() == {}
+
+
+@pytest.mark.parametrize(("visits", "usual"), [(2, 900.0), (3, 600.0)])
+def test_the_usual_dwell_is_the_places_median_or_else_that_of_its_kind(visits: int, usual: float) -> None:
+    found = []
+    for n in range(visits):
+        start = n * 10_000
+        found += [
+            event("enter", start, f"a{n}", fence=FARM),
+            event("exit", start + 600, f"b{n}", fence=FARM),
+            event("enter", start, f"c{n}", device="truck-2", fence=FARM_2),
+            event("exit", start + 1200, f"d{n}", device="truck-2", fence=FARM_2),
+        ]
+    known = known_of(*found, event("enter", 99_000, "now", fence=FARM))
+    known.learn_usual()
+    [row] = known.there()
+    assert row["usual_dwell_seconds"] == usual
+    known.learn_usual({"farm#1": 42.0})
+    assert known.there()[0]["usual_dwell_seconds"] == 42.0, "the marts know more visits"

@@ -1,0 +1,134 @@
+"""Finding things by what people type, and places with their visits, out of what the console holds in memory."""
+
+import csv
+import io
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from contract.objects import object_name
+from ops import fleet_day
+from ops.spreadsheet import spreadsheet_safe
+from ops.stores import utc
+from tools.console import parse_object
+from tools.console.state import ConsoleState
+
+MOST = 8
+SEARCHED = "trucks, places, and the latest events by id, device and object"
+
+
+def search(state: ConsoleState, text: str) -> dict[str, Any]:
+    """Return what begins with or contains `text`: best first, at most MOST of each kind."""
+    wanted = text.strip().casefold()
+    if not wanted:
+        return {"trucks": [], "places": [], "events": [], "objects": [], "trace": None, "searched": SEARCHED}
+    known = state.fences()
+    trucks = _best(((device, device) for device in state.fleet.devices()), wanted)
+    return {
+        "trucks": trucks,
+        "places": [
+            {"fence_id": fence_id, "name": name, "tag": tag}
+            for fence_id, name, tag in _places_like(known, wanted)
+        ],
+        "events": [
+            {"event_id": e.event_id, "type": e.type, "device_id": e.device_id, "kind": e.kind,
+             "key": e.key, "line": e.line}
+            for e in state.events.matching("all", limit=MOST, q=wanted)
+            if e.event_id and (wanted in e.event_id.casefold())
+        ],
+        "objects": list(
+            dict.fromkeys(e.key for e in state.events.in_object(wanted, MOST))
+        ),
+        # What memory does not hold may be in the archive: an event id or an object key.
+        "trace": text.strip() if len(wanted) >= 4 or object_name(text.strip()) else None,
+        "searched": SEARCHED,
+    }  # fmt: skip
+
+
+def _best(named: Iterable[tuple[str, str]], wanted: str) -> list[str]:
+    found = [(name.casefold().find(wanted), len(name), name, id_) for name, id_ in named]
+    return [id_ for at, _, _, id_ in sorted(each for each in found if each[0] >= 0)[:MOST]]
+
+
+def _places_like(places: list[dict[str, Any]], wanted: str) -> list[tuple[str, str, str]]:
+    found = []
+    for place in places:
+        name, external_id, tag = str(place["name"]), str(place["external_id"]), str(place["tag"])
+        at = min(
+            (n for n in (name.casefold().find(wanted), external_id.casefold().find(wanted)) if n >= 0),
+            default=None,
+        )
+        if at is None and f"{tag}/{external_id}".casefold().find(wanted) < 0:
+            continue
+        found.append((99 if at is None else at, len(name), name, str(place["fence_id"]), tag))
+    return [(fence_id, name, tag) for _, _, name, fence_id, tag in sorted(found)[:MOST]]
+
+
+def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str, Any]]:
+    """Return every known place with who is there, its visits since the fleet's midnight and its latest visit."""
+    midnight = parse_object.written(fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0])
+    today: dict[str, int] = {}
+    latest: dict[str, dict[str, Any]] = {}
+    for row in state.visits.rows():
+        fence_id = row["fence_id"]
+        if row["entered_at"] >= midnight:
+            today[fence_id] = today.get(fence_id, 0) + 1
+        if fence_id not in latest or row["entered_at"] > latest[fence_id]["entered_at"]:
+            latest[fence_id] = row
+    found = []
+    for place in state.fences():
+        fence_id, last = place["fence_id"], latest.get(place["fence_id"])
+        of_marts = state.mart_places.get(fence_id)
+        row = {name: place[name] for name in ("fence_id", "tag", "external_id", "kind", "name", "there")} | {
+            "visits_today": today.get(fence_id, 0),
+            "last_device_id": last and last["device_id"],
+            "last_entered_at": last and last["entered_at"],
+            "last_exited_at": last and last["exited_at"],
+            "usual_dwell_seconds": state.visits.usual_dwell(fence_id, str(place["tag"])),
+        }
+        if of_marts:
+            entered = parse_object.written(utc(of_marts["last_entered_at"]))
+            if row["last_entered_at"] is None or entered > row["last_entered_at"]:
+                exited = of_marts["last_exited_at"]
+                row |= {
+                    "last_device_id": None,
+                    "last_entered_at": entered,
+                    "last_exited_at": exited and parse_object.written(utc(exited)),
+                }
+        found.append(row)
+    return found
+
+
+CSV_FIELDS = (
+    "device_id",
+    "geofence_tag",
+    "geofence_external_id",
+    "entered_at",
+    "exited_at",
+    "dwell_seconds",
+    "exit_missed",
+    "contradicted_by_event_id",
+    "exit_inferred_at",
+    "entered_event_id",
+    "exited_event_id",
+)
+
+
+def visits_csv(rows: Iterable[dict[str, Any]], zone: ZoneInfo) -> str:
+    """Return visits as CSV: times in UTC, and when the truck entered and left in the fleet's zone."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow((*CSV_FIELDS, f"entered ({zone.key})", f"left ({zone.key})"))
+    for row in rows:
+        writer.writerow(
+            [
+                *(spreadsheet_safe(row[name]) for name in CSV_FIELDS),
+                *(local_time(row[name], zone) for name in ("entered_at", "exited_at")),
+            ]
+        )
+    return text.getvalue()
+
+
+def local_time(at: str | None, zone: ZoneInfo) -> str:
+    return f"{datetime.fromisoformat(at).astimezone(zone):%Y-%m-%d %H:%M:%S}" if at else ""

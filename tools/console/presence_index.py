@@ -1,0 +1,67 @@
+"""The enters at exclusive places that the console knows of, and which open visits they contradict.
+
+The rule is `ops/presence.py`. Enters come from visits (their first one), from archived events, and from the visits
+table where a contradiction was found: the table knows the later enters of visits that merged.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from consumer.visits import Pair, content_of
+from contract.events import Fence, GeofenceEvent
+from ops.presence import EXCLUSIVE_TAGS, contradictions, position_of
+
+MAX_ENTERS = 20
+"""Per device: only the last enter at each place, and the one after it, decide."""
+
+type Known = tuple[Fence, str]
+
+
+class PresenceIndex:
+    def __init__(self, exclusive_tags: Collection[str] = EXCLUSIVE_TAGS) -> None:
+        self._exclusive_tags = frozenset(exclusive_tags)
+        self._enters: dict[str, dict[Known, GeofenceEvent]] = {}
+        self._found: dict[str, Mapping[Pair, GeofenceEvent]] = {}
+
+    def is_exclusive(self, fence: Fence) -> bool:
+        return fence.tag in self._exclusive_tags
+
+    def learn(self, event: GeofenceEvent) -> bool:
+        """Return whether the device's contradictions are now different. Of two contents of an id the least counts."""
+        if event.kind != "enter" or not self.is_exclusive(event.fence):
+            return False
+        enters = self._enters.setdefault(event.device_id, {})
+        known = enters.get((event.fence, event.event_id))
+        # Content "" is that of a visit, which tells only when it began.
+        if known and known.type and (not event.type or content_of(known) <= content_of(event)):
+            return False
+        if known and not event.type:
+            return False
+        before = self._of(event.device_id)
+        enters[event.fence, event.event_id] = event
+        if len(enters) > MAX_ENTERS:
+            oldest = min(enters.values(), key=position_of)
+            del enters[oldest.fence, oldest.event_id]
+        self._found.pop(event.device_id, None)
+        return self._of(event.device_id) != before
+
+    def replace(self, device_id: str, events: Iterable[GeofenceEvent]) -> bool:
+        """Take the enters of a device as the visits table has them. Return whether anything is now different."""
+        before = self._of(device_id)
+        self._enters[device_id] = {(event.fence, event.event_id): event for event in events}
+        self._found.pop(device_id, None)
+        return self._of(device_id) != before
+
+    def contradicted_by(self, pair: Pair) -> GeofenceEvent | None:
+        return self._of(pair.device_id).get(pair)
+
+    def forget(self, device_id: str) -> None:
+        self._enters.pop(device_id, None)
+        self._found.pop(device_id, None)
+
+    def _of(self, device_id: str) -> Mapping[Pair, GeofenceEvent]:
+        found = self._found.get(device_id)
+        if found is None:
+            enters = self._enters.get(device_id, {})
+            found = contradictions(enters.values(), self._exclusive_tags) if len(enters) > 1 else {}
+            self._found[device_id] = found
+        return found
