@@ -456,21 +456,26 @@ def recreate(
     outputs: Outputs = None,
     as_json: Json = False,
     pipe: Which = None,
-    everything: Annotated[bool, typer.Option("--all", help="Pipes too whose COPY is the DDL's")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every pipe")] = False,
 ) -> None:
-    """Make pipes again whose COPY has changed, in the order that loses and doubles nothing; resumable."""
+    """Make pipes again that need it, in the order that loses and doubles nothing; resumable.
+
+    Those whose COPY has changed, and those in a state that ends in no other way (see status).
+    """
     stage = stage_of(context, outputs)
     rows: list[Row] = []
     with stage.warehouse(administrator) as session:
         changed = set(applying.changed_pipes(session, stage.ddl))
+        live = applying.live_copies(session, stage.ddl)
         for each in stage.pipes(pipe):
             state = stage.settings.folder / f"recreate-{each.name.lower()}.json"
-            if not (everything or each.name in changed or state.exists()):
+            broken = each.name in live and pipes.status(session, each).state in pipes.NEED_RECREATE
+            if not (everything or each.name in changed or broken or state.exists()):
                 continue
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
             repaired = recreation.run()
             rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": len(repaired)})
-    show(rows, as_json, none="every pipe's COPY is the DDL's")
+    show(rows, as_json, none="no pipe needs it: --all makes all again")
 
 
 # --- asking

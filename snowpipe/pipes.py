@@ -115,6 +115,8 @@ _STATES: Mapping[str, str] = {
     "PAUSED_BY_ACCOUNT_ADMIN": "paused for schema or account: unset PIPE_EXECUTION_PAUSED there",
     "STALLED_STAGE_PERMISSION_ERROR": "S3 refuses Snowflake's role: see `trust-policy`",
 }
+NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
+"""States that end only when the pipe is made again; `milkrun warehouse recreate` chooses such pipes by itself."""
 _DELAY = timedelta(minutes=5)  # typically it takes less than one
 
 

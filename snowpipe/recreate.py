@@ -25,13 +25,20 @@ from snowpipe.refusal import Refusal
 from snowpipe.template import Definition
 from snowpipe.warehouse import Row, Warehouse
 
+# A pipe in such a state loads nothing that it has queued ("SYSTEM$PIPE_STATUS", executionState).
+_CANNOT_LOAD = ("STALLED_", "STOPPED_")
+
 
 class Progress(BaseModel):
-    """What is done. `border` divides what the old pipe has loaded from what the new one will."""
+    """What is done. `border` divides what the old pipe has loaded from what the new one will.
+
+    `unloaded_since` is set for a pipe that could not load its queue: what it had queued since then is loaded by hand.
+    """
 
     copy_statement: str
     done: list[str] = []
     border: datetime | None = None
+    unloaded_since: datetime | None = None
     grants: list[str] = []
     failed: list[str] = []
 
@@ -75,19 +82,34 @@ class Recreation:
     def rest(self) -> None:
         """pausing the pipe and waiting for the files that it has queued"""
         deadline = time.monotonic() + self.patience.total_seconds()
-        if pipes.status(self.warehouse, self.pipe).state == "PAUSED":
-            # Somebody else's pause, or a run that was interrupted: what has waited since then must be loaded
-            # first, because the new pipe only looks for what came after this pause.
-            self._let_load(deadline)
+        if was_paused := pipes.status(self.warehouse, self.pipe).state == "PAUSED":
+            pipes.set_paused(self.warehouse, self.pipe, False)
+        if (broken := pipes.status(self.warehouse, self.pipe)).state.startswith(_CANNOT_LOAD):
+            self._leave_queue(broken)
+        else:
+            if was_paused:
+                # Somebody else's pause, or a run that was interrupted: what has waited since then must be loaded
+                # first, because the new pipe only looks for what came after this pause.
+                self._let_load(deadline)
+            self._drain(deadline)
+        # Known before the history is gone: a file that failed is not a file that is missing.
+        since = self._border() - pipes.HISTORY_REACH
+        self.progress.failed = [row["key"] for row in failed_files(self.warehouse, self.pipe, since)]
+
+    def _drain(self, deadline: float) -> None:
         while not self._pauses_and_drains():
             if time.monotonic() > deadline:
                 pipes.set_paused(self.warehouse, self.pipe, False)
                 raise Refusal(f"{self.pipe.name}: its queued files are not loaded: see status", 1)
             # A notification of an earlier file came during the pause: it would be lost with the old pipe.
             self._let_load(deadline)
-        # Known before the history is gone: a file that failed is not a file that is missing.
-        since = self._border() - pipes.HISTORY_REACH
-        self.progress.failed = [row["key"] for row in failed_files(self.warehouse, self.pipe, since)]
+
+    def _leave_queue(self, broken: pipes.Status) -> None:
+        """Pause a pipe that will load nothing of its queue, and note since when its files are not loaded."""
+        pipes.set_paused(self.warehouse, self.pipe, True)
+        self.progress.border = pipes.server_time(self.warehouse)
+        if broken.oldest_pending_at:
+            self.progress.unloaded_since = broken.oldest_pending_at - pipes.MESSAGE_DELAY
 
     def _pauses_and_drains(self) -> bool:
         """Pause, and tell whether what was queued before is loaded soon.
@@ -164,16 +186,17 @@ class Recreation:
     def _missing(self) -> list[str]:
         """Keys from just before the border that are in neither pipe. What is newer, REFRESH has queued."""
         border = self._border()
+        start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
         found = [
             each
-            for each in self.archive.received(self.pipe.prefix, border - pipes.MESSAGE_DELAY, border)
-            if border - pipes.MESSAGE_DELAY <= each.modified_at <= border
+            for each in self.archive.received(self.pipe.prefix, start, border)
+            if start <= each.modified_at <= border
         ]
         known = loaded_keys(self.warehouse, self.pipe, found) | set(self.progress.failed)
         if found:
             keys = [each.key for each in found]
             narrow = Narrow(keys=(min(keys), max(keys)))
-            past = history(self.warehouse, self.pipe, border - pipes.MESSAGE_DELAY, narrow)
+            past = history(self.warehouse, self.pipe, start, narrow)
             known |= {row["key"] for row in past}
         return [each.key for each in found if each.key not in known]
 

@@ -8,6 +8,7 @@ import logging
 import math
 import random
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -239,6 +240,35 @@ def test_a_file_whose_notification_comes_during_the_pause_is_loaded_by_the_old_p
     ).run()
     assert warehouse.pauses == 3, "pause, pause again, and the new pipe's pause"
     assert stage.count() == 1
+
+
+def test_a_pipe_that_cannot_load_its_queue_is_recreated_at_once_and_loses_nothing(stage: Stage) -> None:
+    keys = [stage.put([event("before")])]
+    stage.loaded(keys)
+    stage.query(f"DROP STAGE {stage.database}.RAW.EVENTS_STAGE")
+    keys += [stage.put([event(f"meanwhile-{n}")]) for n in range(3)]
+    stage.done("apply")
+    state = f"SELECT SYSTEM$PIPE_STATUS('{stage.database}.RAW.EVENTS_PIPE')"
+    broken = eventually(lambda: json.loads(stage.one(state)), lambda s: s["pendingFileCount"] == 3)
+    assert broken["executionState"] == "STOPPED_STAGE_DROPPED"
+
+    assert broken["executionState"] in pipes.NEED_RECREATE  # else recreate would leave it
+    began = time.monotonic()
+    pipe = Pipe(stage.database, Kind.events)
+    recreation = Recreation(
+        stage.warehouse,
+        pipe,
+        next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name),
+        Archive(stage.aws.s3, stage.bucket),
+        stage.folder / "recreate.json",
+        lambda _: None,
+        grace=timedelta(seconds=5),
+    )
+    assert len(recreation.run()) == 3
+    assert time.monotonic() - began < 120, "waited for files that the pipe could not load"
+    keys.append(stage.put([event("after")]))
+    stage.loaded(keys)
+    assert stage.count() == 5
 
 
 def test_a_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
