@@ -3,6 +3,7 @@
 It reads the template that `osls` would deploy, so its names and numbers are those of the deployment.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from ops import osls, terminal
 from ops.leftovers import Account, Clients, code_of, leftovers, named
 from ops.outputs import NoStackError, Outputs, environment_of
+from snowpipe.policies import SUBSCRIBES
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Warehouse, connect
@@ -227,11 +229,41 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
         detail = "checkPipes is on and snowflakeAccount is empty: every check fails"
         yield Finding("blocks", "snowflake_account_missing", "snowflakeAccount", detail)
     trust = place.resources["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
-    if ":root" in str(trust[0]["Principal"]):
+    reads = _user_of(trust[0])
+    yield from _user("snowflakeUserArn", reads)
+    if not reads:
         detail = (
             "Snowflake may not read the archive yet: follow docs/deploy.md, Snowflake, after this deployment"
         )
         yield Finding("warns", "snowflake_not_trusted", "snowflakeUserArn", detail)
+    statements = [
+        statement
+        for properties in place.of_type("AWS::SNS::TopicPolicy").values()
+        for statement in properties["PolicyDocument"]["Statement"]
+        if statement.get("Sid") == SUBSCRIBES
+    ]
+    subscribes = _user_of(statements[0]) if statements else ""
+    yield from _user("snowflakeSnsUserArn", subscribes)
+    if not subscribes:
+        detail = (
+            "Snowflake may not subscribe to the topic"
+            + (", and a stage that let it before loses that right" if reads else " yet")
+            + ": set what `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
+        )
+        yield Finding("warns", "snowflake_not_subscribing", "snowflakeSnsUserArn", detail)
+
+
+def _user_of(statement: Mapping[str, Any]) -> str:
+    """The ARN of the statement's principal as it stands in params.yml; empty while it is the account itself."""
+    principal = statement["Principal"].get("AWS", "")
+    arn = str(principal["Fn::Sub"] if isinstance(principal, dict) else principal)
+    return "" if arn.endswith(":root") else arn
+
+
+def _user(parameter: str, arn: str) -> Iterator[Finding]:
+    # A policy with a principal that is no ARN, or of a user who does not exist, is refused by IAM and SNS.
+    if arn and not re.fullmatch(r"arn:aws[a-z-]*:iam::[0-9]{12}:user/[\w+=,.@/-]+", arn):
+        yield Finding("blocks", "snowflake_user_invalid", parameter, f"{arn} is not the ARN of an IAM user")
 
 
 CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {

@@ -277,6 +277,29 @@ def test_a_check_of_the_pipes_without_an_account_blocks(aws):
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
 
 
+def test_both_users_of_snowflake_are_looked_for_and_must_be_users(aws):
+    def found(reads, subscribes):
+        template = json.loads(json.dumps(resources("dev")))
+        trust = template["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
+        trust["Principal"] = {"AWS": {"Fn::Sub": reads}}
+        policy = template["ArchiveTopicPolicy"]["Properties"]["PolicyDocument"]
+        kept = [each for each in policy["Statement"] if each.get("Sid") != "SnowflakeSubscribes"]
+        if subscribes:
+            kept.append({"Sid": "SnowflakeSubscribes", "Principal": {"AWS": {"Fn::Sub": subscribes}}})
+        policy["Statement"] = kept
+        return {
+            (level, code) for level, code, _ in codes(preflight.snowflake_parameters, aws, template=template)
+        }
+
+    nobody, user = "arn:${AWS::Partition}:iam::${AWS::AccountId}:root", "arn:aws:iam::123456789012:user/abc-s"
+    not_trusted, not_subscribing = ("warns", "snowflake_not_trusted"), ("warns", "snowflake_not_subscribing")
+    assert found(user, user) == set()
+    assert found(user, "") == {not_subscribing}
+    assert found(nobody, "") == {not_trusted, not_subscribing}
+    assert found(user, "MILKRUN") == {("blocks", "snowflake_user_invalid")}
+    assert found("arn:aws:iam::123456789012:role/x", user) == {("blocks", "snowflake_user_invalid")}
+
+
 def test_osls_and_the_commands_must_mean_the_same_region_of_the_partition_aws(aws):
     assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
     china = Account("123456789012", "cn-north-1", "aws-cn")
