@@ -1,7 +1,7 @@
-"""A sandbox driven directly: it needs no LocalStack, only an interpreter with awslambdaric for the functions.
+"""Fixtures for tests of a sandbox without LocalStack.
 
-MILKRUN_LAMBDA_PYTHON names that interpreter. Without it the tests make one in a temporary folder, with uv and the
-packages of tests/lambda-python.txt.
+The functions run under MILKRUN_LAMBDA_PYTHON, an interpreter with awslambdaric. If it is not set, the tests create an
+environment in a temporary folder with uv and the packages of tests/lambda-python.txt.
 """
 
 import os
@@ -38,7 +38,7 @@ def lambda_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Trial:
-    """A function made of a few lines, and its sandbox."""
+    """A function with a few lines of code, and its sandbox."""
 
     def __init__(self, code: Path, source: str, python: Path, **settings: Any) -> None:
         code.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Lambda's JSON log format, line for line."""
+"""Lambda's JSON log format, line by line."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def log_of(**changes: Any) -> Any:
     return replace(plain, **changes)
 
 
-def test_at_level_info_the_platform_tells_start_and_report_around_the_functions_lines():
+def test_level_info_adds_start_and_report_around_the_functions_lines():
     start, line, report = map(json.loads, log_of().as_json("INFO").splitlines())
     assert (start["type"], start["record"]) == ("platform.start", {"requestId": "r-1", "version": "$LATEST"})
     assert line == {"event": "events_ingested"}
@@ -42,11 +42,11 @@ def test_at_level_info_the_platform_tells_start_and_report_around_the_functions_
     }
 
 
-def test_at_level_warn_the_platform_is_silent_about_success():
+def test_level_warn_adds_nothing_on_success():
     assert log_of().as_json("WARN") == '{"event": "events_ingested"}\n'
 
 
-def test_at_level_warn_the_platform_tells_of_a_failure():
+def test_level_warn_adds_fault_and_report_on_failure():
     failed = log_of(status="error", error_type="Runtime.ExitError", fault="RequestId: r-1 Error: gone")
     line, fault, report = failed.as_json("WARN").splitlines()
     assert line == '{"event": "events_ingested"}'

@@ -1,4 +1,4 @@
-"""The plugin inside LocalStack: its entry points load, and a function that it runs answers. Needs LocalStack."""
+"""The plugin in a running LocalStack: entry points load and functions respond. Needs LocalStack."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def test_every_entry_point_loads() -> None:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> Iterator[str]:
-    """Start LocalStack with the variables that the README names."""
+    """Start LocalStack with the variables from the README."""
     folder = tmp_path_factory.mktemp("localstack")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -89,7 +89,7 @@ def client(service: str, endpoint: str) -> Any:
     )
 
 
-def test_a_function_that_is_deployed_to_localstack_runs_as_a_process(endpoint: str) -> None:
+def test_function_deployed_to_localstack_runs_as_a_process(endpoint: str) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.writestr("trial.py", SOURCE)

@@ -1,4 +1,4 @@
-"""A function that runs as a process behaves, to its caller and in its log, as it would on Lambda."""
+"""A function that runs as a process has the same results and logs as on Lambda."""
 
 import json
 import os
@@ -22,16 +22,16 @@ def body(outcome: Any) -> Any:
 
 
 def runs(pid: int) -> bool:
-    """False for a process that has ended, even if nobody has waited for it yet."""
+    """Return False for a process that has ended, even if it has not been waited for."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"  # the name before it may hold anything
+    return stat.rpartition(")")[2].split()[0] not in "ZX"  # the name before it may contain any character
 
 
 def children(pid: int) -> list[int]:
-    """The processes that any thread of this process has started."""
+    """Return the ids of the processes that any thread of this process has started."""
     return [
         int(child)
         for path in Path(f"/proc/{pid}/task").glob("*/children")
@@ -48,7 +48,7 @@ def gone(pid: int, within_s: float = 5) -> bool:
     return True
 
 
-def test_an_answer_comes_back_and_its_log_reads_as_lambdas(trial):
+def test_response_is_returned_and_log_has_lambdas_format(trial):
     function = trial(
         """
         import logging
@@ -78,7 +78,7 @@ def test_an_answer_comes_back_and_its_log_reads_as_lambdas(trial):
     )
 
 
-def test_the_second_request_meets_the_same_process_and_only_its_own_log(trial):
+def test_second_request_uses_the_same_process_and_has_only_its_own_log(trial):
     function = trial(
         """
         import os
@@ -95,7 +95,7 @@ def test_the_second_request_meets_the_same_process_and_only_its_own_log(trial):
     assert "Init Duration" not in second.log.as_text()
 
 
-def test_the_environment_is_lambdas_and_not_the_machines(trial, monkeypatch):
+def test_environment_is_lambdas_without_the_machines_variables(trial, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_MACHINE", "x")
     function = trial(
         """
@@ -114,7 +114,7 @@ def test_the_environment_is_lambdas_and_not_the_machines(trial, monkeypatch):
     assert not any("lambda_executor" in folder or "/.venv/" in folder for folder in seen["path"])
 
 
-def test_packages_of_localstack_or_of_the_project_cannot_be_imported(trial):
+def test_packages_of_localstack_and_the_project_cannot_be_imported(trial):
     function = trial(
         """
         import importlib.util
@@ -130,7 +130,7 @@ def test_packages_of_localstack_or_of_the_project_cannot_be_imported(trial):
     assert found == ["boto3", "awslambdaric"]
 
 
-def test_an_exception_is_passed_on_with_its_trace_and_the_process_lives_on(trial):
+def test_exception_is_returned_with_its_trace_and_the_process_survives(trial):
     function = trial(
         """
         import os
@@ -155,7 +155,7 @@ def test_an_exception_is_passed_on_with_its_trace_and_the_process_lives_on(trial
     assert body(function.invoke()) == before
 
 
-def test_a_function_over_its_time_is_killed_and_the_next_request_is_served_afresh(trial):
+def test_function_that_exceeds_its_timeout_is_killed_and_the_next_request_gets_a_new_process(trial):
     function = trial(
         """
         import os, time
@@ -195,7 +195,7 @@ def test_a_function_over_its_time_is_killed_and_the_next_request_is_served_afres
         ("os.kill(os.getpid(), 11)", "Runtime exited with error: signal: segmentation fault"),
     ],
 )
-def test_a_process_that_ends_while_it_works_is_reported_with_its_reason(trial, statement, reason):
+def test_process_that_exits_during_a_request_is_reported_with_the_reason(trial, statement, reason):
     function = trial(
         f"""
         import os, sys
@@ -218,7 +218,7 @@ def test_a_process_that_ends_while_it_works_is_reported_with_its_reason(trial, s
     assert body(function.invoke()) == "well"
 
 
-def test_a_process_that_died_between_two_requests_costs_neither_of_them(trial):
+def test_process_that_dies_between_requests_fails_neither_of_them(trial):
     function = trial(
         """
         import os, threading, time
@@ -235,7 +235,7 @@ def test_a_process_that_died_between_two_requests_costs_neither_of_them(trial):
     assert body(second) != first
 
 
-def test_a_function_that_takes_too_much_memory_is_killed_and_told_so(trial):
+def test_function_that_exceeds_its_memory_is_killed_and_reported(trial):
     function = trial(
         """
         import os, time
@@ -272,9 +272,7 @@ def test_a_function_that_takes_too_much_memory_is_killed_and_told_so(trial):
         ("print('hm'); raise OSError('no disk')", "trial.handler", "OSError", "no disk"),
     ],
 )
-def test_what_goes_wrong_while_starting_is_passed_on_to_each_request(
-    trial, source, handler, error_type, message
-):
+def test_init_error_is_returned_to_each_request(trial, source, handler, error_type, message):
     function = trial(source, handler=handler)
     for _ in range(2):
         outcome = function.invoke()
@@ -284,15 +282,15 @@ def test_what_goes_wrong_while_starting_is_passed_on_to_each_request(
         assert f"Error Type: {error_type}" in outcome.log.as_text()
 
 
-def test_an_exit_while_starting_is_reported_with_what_was_printed(trial):
+def test_exit_during_init_is_reported_with_its_output(trial):
     function = trial("import sys; print('no licence'); sys.exit(4)")
     outcome = function.invoke(request_id="r-7")
     assert body(outcome)["errorMessage"] == "RequestId: r-7 Error: Runtime exited with error: exit status 4"
     assert "no licence" in outcome.log.as_text()
 
 
-def test_a_start_that_failed_for_a_while_works_at_the_next_request(trial, tmp_path):
-    flag = tmp_path / "mended"
+def test_request_after_a_temporary_init_error_succeeds(trial, tmp_path):
+    flag = tmp_path / "repaired"
     function = trial(
         f"""
         import pathlib
@@ -307,7 +305,7 @@ def test_a_start_that_failed_for_a_while_works_at_the_next_request(trial, tmp_pa
     assert body(function.invoke()) == "well"
 
 
-def test_an_answer_over_six_megabytes_is_refused(trial):
+def test_response_over_six_megabytes_is_rejected(trial):
     function = trial(
         """
         def handler(request, context):
@@ -321,7 +319,7 @@ def test_an_answer_over_six_megabytes_is_refused(trial):
     assert not function.invoke(b"10").is_error
 
 
-def test_a_log_without_end_is_cut_in_the_middle_and_fills_no_disk(trial):
+def test_endless_log_loses_its_middle_and_does_not_fill_the_disk(trial):
     function = trial(
         """
         def handler(request, context):
@@ -341,7 +339,7 @@ def test_a_log_without_end_is_cut_in_the_middle_and_fills_no_disk(trial):
     assert "last line" in outcome.log.as_text()
 
 
-def test_one_sandbox_serves_one_request_at_a_time_and_several_serve_several(trial):
+def test_sandbox_handles_one_request_at_a_time_and_several_sandboxes_run_concurrently(trial):
     source = """
         import time
         def handler(request, context):
@@ -358,7 +356,7 @@ def test_one_sandbox_serves_one_request_at_a_time_and_several_serve_several(tria
     assert elsewhere[0] < second[0]
 
 
-def test_stopping_ends_the_request_under_way_and_all_that_the_function_had_started(trial, tmp_path):
+def test_stop_ends_the_current_request_and_all_processes_of_the_function(trial, tmp_path):
     pids = tmp_path / "pids"
     function = trial(
         f"""
@@ -393,7 +391,7 @@ def busy():
     source = "import time\\ndef handler(r, c): open('at work', 'w').close(); time.sleep(600)"
     Trial(pathlib.Path({folder!r}) / "busy", source, python, timeout_s=600).invoke()
 idle = Trial(pathlib.Path({folder!r}) / "idle", "def handler(r, c): return 1", python)
-# Sandboxes are started by threads that end soon, as LocalStack's do.
+# Threads that end soon start the sandboxes, as in LocalStack.
 starter = threading.Thread(target=idle.sandbox.start)
 starter.start(); starter.join()
 assert idle.invoke().body == b"1"
@@ -403,7 +401,7 @@ sys.stdin.read()
 """
 
 
-def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path, lambda_python):
+def test_killing_the_parent_kills_all_functions(tmp_path, lambda_python):
     source = PARENT.format(
         path=[str(Path(__file__).parent), *sys.path], python=str(lambda_python), folder=str(tmp_path)
     )
@@ -416,7 +414,7 @@ def test_a_kill_of_the_parent_leaves_no_function_behind(tmp_path, lambda_python)
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
     deadline = time.monotonic() + 10
-    # One that has no request yet would end by itself: nobody answers it any more.
+    # An idle function would exit without the kill, because its Runtime API is gone, so test a busy one too.
     while not (tmp_path / "busy" / "at work").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     functions = children(parent.pid)

@@ -1,7 +1,7 @@
-"""What LocalStack lacks on a machine without Docker.
+"""A LocalStack plugin that runs Lambda functions as processes, for machines without Docker.
 
-`sandbox` runs one Lambda execution environment as an operating-system process; it knows nothing of
-LocalStack. `plugins` and `executor` put it in the place of LocalStack's containers, `dynamodb` puts moto in
-the place of a download, `storage` keeps S3's objects in LocalStack's own folder, and `gateway` lets gzip bodies
-through as Amazon API Gateway does for binary media types.
+`sandbox` runs one Lambda execution environment as an operating-system process and does not depend on LocalStack.
+`plugins` and `executor` replace LocalStack's containers with it, `dynamodb` replaces the download of DynamoDB Local
+with moto, `storage` keeps S3 objects in LocalStack's own folder, and `gateway` passes gzip bodies on unchanged, as
+Amazon API Gateway does for binary media types.
 """

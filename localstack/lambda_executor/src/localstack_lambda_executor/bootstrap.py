@@ -1,8 +1,7 @@
-"""First code of a function's process; runs in the Lambda interpreter, so standard library only.
+"""The entry point of a function's process. It runs in the Lambda interpreter, so it uses only the standard library.
 
-A function must not outlive LocalStack, however that ends. Linux sends PR_SET_PDEATHSIG when the *thread* that
-started the process ends, so `sandbox` starts all of them from one thread that lives as long as LocalStack
-does.
+A function must not outlive LocalStack, even if LocalStack is killed. Linux sends PR_SET_PDEATHSIG when the *thread*
+that started the process ends, so `process` starts all of them from one thread that lives as long as LocalStack.
 """
 
 import ctypes
@@ -16,8 +15,8 @@ import time
 PR_SET_PDEATHSIG = 1
 
 
-def end_with(parent: int) -> None:
-    """Where no system call ties a process to its parent: look once a second."""
+def exit_with(parent: int) -> None:
+    """Exit within a second after the parent, on systems without a parent-death signal."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -28,9 +27,9 @@ if __name__ == "__main__":
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
-        threading.Thread(target=end_with, args=[parent], daemon=True).start()
-    if os.getppid() != parent:  # it died before the line above took hold
+        threading.Thread(target=exit_with, args=[parent], daemon=True).start()
+    if os.getppid() != parent:  # the parent had died before the signal was set
         sys.exit(1)
-    sys.path[0] = os.environ["LAMBDA_TASK_ROOT"]  # was this file's folder
+    sys.path[0] = os.environ["LAMBDA_TASK_ROOT"]  # instead of this file's folder
     sys.argv = ["awslambdaric", handler]
     runpy.run_module("awslambdaric", run_name="__main__", alter_sys=True)

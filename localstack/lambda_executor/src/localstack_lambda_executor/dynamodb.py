@@ -1,8 +1,7 @@
-"""DynamoDB through moto, one call at a time.
+"""DynamoDB through moto, with one call at a time.
 
-LocalStack's own provider downloads a Java program. moto's is in the process already, but its conditional
-writes check first and write later, so that two threads can both win; and a scan fails when another thread
-writes beside it.
+LocalStack's own provider downloads a Java program, whereas moto is part of the process already. But moto is not
+thread-safe: two conditional writes can both succeed, and a scan fails during a concurrent write.
 """
 
 import threading
@@ -31,7 +30,7 @@ def one_at_a_time(provider: object) -> DispatchTable:
 
 
 class MotoDynamodb(DynamodbApi):
-    """Implements nothing itself, so that every operation falls through to moto."""
+    """Implements no operation, so that moto handles all of them."""
 
 
 @aws_provider(api="dynamodb", name="moto")

@@ -1,4 +1,4 @@
-"""LocalStack's view of a sandbox: its assignment service makes one executor for each concurrent request."""
+"""Connects LocalStack to sandboxes: its assignment service creates one executor per concurrent request."""
 
 import contextlib
 import threading
@@ -14,8 +14,14 @@ from localstack_lambda_executor.sandbox import Sandbox
 RUNTIME = "python3.13"
 MAX_LOG_FILE_BYTES = 8 * 1024 * 1024
 
-# LocalStack's own, of which a function on Lambda knows nothing.
-NOT_LAMBDAS = ("LOCALSTACK_", "EDGE_PORT", "LAMBDA_RUNTIME_DIR", "AWS_LAMBDA_FUNCTION_TIMEOUT", "_AWS_XRAY_")
+# LocalStack's own variables, which do not exist on Lambda.
+LOCALSTACK_VARIABLES = (
+    "LOCALSTACK_",
+    "EDGE_PORT",
+    "LAMBDA_RUNTIME_DIR",
+    "AWS_LAMBDA_FUNCTION_TIMEOUT",
+    "_AWS_XRAY_",
+)
 
 
 class ProcessExecutor(RuntimeExecutor):
@@ -33,10 +39,10 @@ class ProcessExecutor(RuntimeExecutor):
     def start(self, env_vars: dict[str, str]) -> None:
         config = self.function_version.config
         environment = {
-            name: str(value) for name, value in env_vars.items() if not name.startswith(NOT_LAMBDAS)
+            name: str(value) for name, value in env_vars.items() if not name.startswith(LOCALSTACK_VARIABLES)
         }
         if level := environment.get("AWS_LAMBDA_LOG_LEVEL"):
-            environment["AWS_LAMBDA_LOG_LEVEL"] = level.upper()  # LocalStack says Info where Lambda says INFO
+            environment["AWS_LAMBDA_LOG_LEVEL"] = level.upper()  # LocalStack uses Info where Lambda uses INFO
         if self.aws_endpoint:
             environment["AWS_ENDPOINT_URL"] = self.aws_endpoint
         self._sandbox = Sandbox(
@@ -65,16 +71,16 @@ class ProcessExecutor(RuntimeExecutor):
             request_id, payload["invoked-function-arn"], payload["payload"].encode(), payload["trace-id"]
         )
         self._last_logs = outcome.log.as_text()
-        self._keep(self._last_logs)
+        self._append_to_log_file(self._last_logs)
         logging = self.function_version.config.logging_config
         is_json = logging.get("LogFormat") == "JSON"
         logs = outcome.log.as_json(logging.get("SystemLogLevel", "INFO")) if is_json else self._last_logs
         return InvocationResult(request_id, outcome.body, is_error=outcome.is_error, logs=logs or "\n")
 
-    def _keep(self, logs: str) -> None:
-        """For people: a file for each function, as text, which outlives LocalStack and its CloudWatch."""
+    def _append_to_log_file(self, logs: str) -> None:
+        """Append to a text file per function, which people can read and which outlives LocalStack's CloudWatch."""
         path = self.log_folder / f"{self.function_version.id.function_name}.log"
-        # A full disk must not take back what the function has done and answered.
+        # The invocation has succeeded, so a full disk must not turn it into an error.
         with self._writing, contextlib.suppress(OSError):
             if path.exists() and path.stat().st_size > MAX_LOG_FILE_BYTES:
                 path.replace(path.with_suffix(".1.log"))
@@ -87,11 +93,11 @@ class ProcessExecutor(RuntimeExecutor):
 
     @override
     def get_endpoint_from_executor(self) -> str:
-        return "127.0.0.1"  # an address, not a name: boto3 then puts bucket names into the path
+        return "127.0.0.1"  # boto3 uses path-style bucket URLs for an IP address, but not for a host name
 
     @override
     def get_runtime_endpoint(self) -> str:
-        return ""  # of LocalStack's own init program, which has no part in this
+        return ""  # only for LocalStack's init program, which is not used here
 
     @override
     def get_logs(self) -> str:
@@ -103,13 +109,13 @@ class ProcessExecutor(RuntimeExecutor):
         config = function_version.config
         if config.runtime != RUNTIME:
             raise ValueError(
-                f"functions run as local processes, which can be {RUNTIME} only, not {config.runtime}"
+                f"Functions run as local processes, which support only {RUNTIME}, not {config.runtime}."
             )
         if config.layers:
-            raise ValueError("functions run as local processes, which have no layers")
+            raise ValueError("Functions run as local processes, which do not support layers.")
         config.code.prepare_for_execution()
 
     @classmethod
     @override
     def cleanup_version(cls, function_version: FunctionVersion) -> None:
-        """Nothing: LocalStack deletes the code itself, once no version uses it."""
+        """Do nothing: LocalStack deletes the code itself after the last version that uses it."""

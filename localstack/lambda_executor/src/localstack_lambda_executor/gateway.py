@@ -1,11 +1,10 @@
 """Two corrections to LocalStack's gateway.
 
-It inflates every gzip request before any service sees it; Amazon API Gateway does not for binary media types.
-Inflating at the door also means that a bad body answers 500, and that a 200 MB bomb is inflated in full.
-
-And its server listens on every interface, whatever address it is told: with functions as processes that would
-let the whole network run code here. (Its other server, hypercorn, listens where it is told, but has to close
-the connection after each answer to boto3.)
+1. It decompresses every gzip request before any service sees it; Amazon API Gateway does not for binary media types.
+   As a consequence an invalid body gets a 500, and a gzip bomb of 200 MB is decompressed completely.
+2. Its server listens on every interface, regardless of its settings. Because functions run as processes, any host on
+   the network could run code on this machine. (Its other server, hypercorn, respects the setting, but must close the
+   connection after each response to boto3.)
 """
 
 import functools
@@ -20,11 +19,9 @@ from localstack.runtime import hooks
 
 
 def is_rest_api_call(path: str, host: str) -> bool:
-    """True for the three ways in which LocalStack serves a deployed REST API, and for none of its own AWS
-    APIs.
-    """
+    """Return whether a request is for a deployed REST API (LocalStack has three URL forms) and not for an AWS API."""
     if path.startswith("/restapis/"):
-        return "/_user_request_" in path  # the others are the control plane of API Gateway
+        return "/_user_request_" in path  # the other paths are API Gateway's control plane
     return path.startswith("/_aws/execute-api/") or ".execute-api." in host
 
 

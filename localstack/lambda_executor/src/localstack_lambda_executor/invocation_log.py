@@ -1,4 +1,4 @@
-"""One invocation's log, in Lambda's two formats."""
+"""The log of one invocation in Lambda's text and JSON formats."""
 
 import json
 import math
@@ -8,17 +8,15 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True)
 class InvocationLog:
-    """`status` is None where all is well, else `error` or `timeout`; `fault` is the line that Lambda itself
-    adds.
-    """
+    """`status` is None on success, otherwise `error` or `timeout`. `fault` is the line that Lambda adds on failure."""
 
     request_id: str
     version: str
-    earlier_output: str  # of a process that failed before it met any request
+    earlier_output: str  # of a process that failed before its first request
     output: str
     fault: str | None
     duration_ms: float
-    init_ms: float | None  # None where the process was there already
+    init_ms: float | None  # None if the process existed already
     memory_mb: int
     used_mb: int
     status: str | None
@@ -49,7 +47,10 @@ class InvocationLog:
         )
 
     def as_json(self, system_level: str) -> str:
-        """Lambda's own lines from `system_level` up ("System log level event mapping"); no END line."""
+        """Return the log with Lambda's own lines from `system_level` up. Unlike the text format it has no END line.
+
+        (AWS Lambda Developer Guide: "System log level event mapping".)
+        """
         start = {"requestId": self.request_id, "version": self.version}
         metrics: dict[str, object] = {
             "durationMs": round(self.duration_ms, 3),
@@ -63,13 +64,13 @@ class InvocationLog:
         report["status"] = self.status or "success"
         if self.error_type is not None:
             report["errorType"] = self.error_type
-        tells_all = system_level in ("DEBUG", "INFO")
+        with_info = system_level in ("DEBUG", "INFO")
         return _lines(
             self.earlier_output,
-            _platform("start", start) if tells_all else None,
+            _platform("start", start) if with_info else None,
             self.output,
             self.fault,
-            _platform("report", report) if tells_all or self.status else None,
+            _platform("report", report) if with_info or self.status else None,
         )
 
 

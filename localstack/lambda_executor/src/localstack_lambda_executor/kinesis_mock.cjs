@@ -1,5 +1,5 @@
-// Loaded by node before the Kinesis mock (NODE_OPTIONS=--require): it can be told neither an address to listen on
-// nor whose child it is. Servers that name no host listen on loopback, and the process ends with its parent.
+// Node loads this before the Kinesis mock (NODE_OPTIONS=--require), which has no setting for its listen address and
+// does not exit with LocalStack. It makes servers without a host listen on 127.0.0.1, and exits after its parent.
 const net = require("node:net");
 
 const listen = net.Server.prototype.listen;

@@ -1,4 +1,4 @@
-"""Lambda's own words: what a caller reads when a function ends otherwise than by an answer."""
+"""The errors that Lambda returns when a function ends without a response, with Lambda's exact texts."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ def timed_out(request_id: str, timeout_s: float) -> bytes:
 
 
 def exited(request_id: str, status: int) -> bytes:
-    """`status` as subprocess has it: negative for a signal."""
+    """`status` is an exit status as in subprocess: negative for a signal."""
     return error_body("Runtime.ExitError", exit_line(request_id, status))
 
 
@@ -35,7 +35,7 @@ def exit_reason(status: int) -> str:
 
 
 def signal_text(number: int) -> str:
-    """As Go names them, in which Lambda's supervisor is written: `killed`, `segmentation fault`."""
+    """Return the signal's name as in Go, in which Lambda's supervisor is written: `killed`, `segmentation fault`."""
     return (signal.strsignal(number) or f"signal {number}").lower()
 
 

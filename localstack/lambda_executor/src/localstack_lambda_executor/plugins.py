@@ -1,4 +1,4 @@
-"""Entry point of the executor: the only place here that reads the environment."""
+"""The executor's entry point. No other module of this package reads the environment."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,12 @@ from localstack.services.lambda_.invocation.plugins import RuntimeExecutorPlugin
 
 
 class ProcessExecutorPlugin(RuntimeExecutorPlugin):
-    """MILKRUN_LAMBDA_PYTHON: an interpreter with awslambdaric and what Lambda has besides, and nothing else.
-    MILKRUN_LAMBDA_LOGS: a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT, if there is one: where the
-    functions find AWS, such as a proxy in front of LocalStack."""
+    """Reads three environment variables.
+
+    MILKRUN_LAMBDA_PYTHON is an interpreter with awslambdaric and the other packages of Lambda's runtime, and no more.
+    MILKRUN_LAMBDA_LOGS is a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT (optional) is the AWS endpoint
+    for the functions, such as a proxy in front of LocalStack.
+    """
 
     name = "process"
 

@@ -1,4 +1,4 @@
-"""A function's operating-system process, its Runtime API and what it prints."""
+"""The operating-system process of a function, with its Runtime API and its output."""
 
 import contextlib
 import ctypes
@@ -18,10 +18,9 @@ from localstack_lambda_executor.runtime_api import RuntimeApi
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 PUNCH_HOLE_KEEP_SIZE = 0x03
-MAX_LOG_BYTES = 1024 * 1024  # kept of one invocation
+MAX_LOG_BYTES = 1024 * 1024  # kept per invocation
 
-# All function processes are started by this one thread: the kernel ends them when the thread that started
-# them ends.
+# One thread starts all function processes, because the kernel kills them when the thread that started them ends.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lambda-process-starter")
 
 _libc = ctypes.CDLL(None)
@@ -29,7 +28,7 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Function:
-    """What there is to know of a function version. `python` is the interpreter with awslambdaric."""
+    """A function version. `python` is the interpreter with awslambdaric."""
 
     handler: str
     code: Path
@@ -44,9 +43,8 @@ class Process:
     def __init__(self, function: Function, folder: Path) -> None:
         self.api = RuntimeApi()
         self.started_at = time.monotonic()
-        # A file rather than a pipe: when an answer arrives all that was printed before it is in the file, and
-        # a function that prints without end blocks nobody. Append only, so that cutting it is safe at any
-        # time.
+        # A file rather than a pipe: when a response arrives, all earlier output is in the file, and a function that
+        # prints endlessly blocks nothing. Append mode makes it safe to truncate the file at any time.
         self._output = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 closed by `end`
         flags = fcntl.fcntl(self._output, fcntl.F_GETFL)
         fcntl.fcntl(self._output, fcntl.F_SETFL, flags | os.O_APPEND)
@@ -74,11 +72,10 @@ class Process:
         return self._popen.pid
 
     def exit_status(self) -> int | None:
-        """As subprocess has it, negative for a signal; None while it runs."""
+        """Return the exit status as in subprocess, negative for a signal; None while the process runs."""
         if self._popen.returncode is not None:
             return self._popen.returncode
-        # WNOWAIT leaves the zombie, so that nobody else can get its number before `kill` ends the whole
-        # group.
+        # WNOWAIT keeps the zombie, so that its process id is not reused before `kill` ends the whole group.
         with contextlib.suppress(ChildProcessError):
             ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
@@ -87,7 +84,7 @@ class Process:
         return self._popen.wait()
 
     def kill(self) -> None:
-        """End the process and those that it started."""
+        """Kill the process and its children."""
         if self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -105,7 +102,7 @@ class Process:
         return self._memory("VmHWM:")
 
     def _memory(self, field: str) -> int:
-        """0 once the process is gone, and where the system has no /proc."""
+        """Return 0 after the process has ended, and on systems without /proc."""
         with contextlib.suppress(OSError):
             if sys.platform == "linux":
                 for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -114,7 +111,7 @@ class Process:
         return 0
 
     def take_output(self) -> str:
-        """All that was printed since the last call; without its middle if it is more than MAX_LOG_BYTES."""
+        """Return all output since the last call, without its middle if it is larger than MAX_LOG_BYTES."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size <= MAX_LOG_BYTES:
@@ -126,9 +123,9 @@ class Process:
         return output.decode(errors="replace")
 
     def bound_output(self) -> None:
-        """Give back the disk that an endless log takes; nothing that `take_output` would show is lost."""
+        """Free disk space that an endless log uses; `take_output` still returns the same text."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size > 16 * MAX_LOG_BYTES and sys.platform == "linux":
-            # A hole rather than a cut: the process may be printing its last line this moment.
+            # Punch a hole instead of truncating, because the process may be writing at the same time.
             _libc.fallocate(file, PUNCH_HOLE_KEEP_SIZE, ctypes.c_int64(half), ctypes.c_int64(size - 2 * half))

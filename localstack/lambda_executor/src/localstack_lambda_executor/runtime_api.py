@@ -1,8 +1,7 @@
-"""The Lambda Runtime API, as one function process sees it ("Using the Lambda runtime API for custom
-runtimes").
+"""The Lambda Runtime API for one function process.
 
-One instance serves one process for the whole of that process's life, so that nothing asked of a dead process
-can reach its successor.
+(AWS Lambda Developer Guide: "Using the Lambda runtime API for custom runtimes".) Each process has its own instance, so
+that a request to a dead process can never reach its successor.
 """
 
 import json
@@ -13,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import override
 
 VERSION = "/2018-06-01"
-MAX_RESPONSE_BYTES = 6 * 1024 * 1024 + 100  # Lambda: 6 MB, and a little for the envelope
+MAX_RESPONSE_BYTES = 6 * 1024 * 1024 + 100  # Lambda's limit of 6 MB, and some bytes for the envelope
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """`size` tells of an answer too large to be taken; its `body` is then empty."""
+    """A response. If it exceeded the limit, `body` is empty and `size` is its original size."""
 
     body: bytes
     is_error: bool
@@ -39,13 +38,11 @@ class _Server(ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: object, client_address: object) -> None:
-        """A killed process leaves its connection half way; that is no news here."""
+        """Ignore errors: a killed process leaves its connection half-open."""
 
 
 class RuntimeApi:
-    """`is_ready` from the first `next` on; `changed` tells whoever waits that there is something new to look
-    at.
-    """
+    """`is_ready` becomes true with the first `next`; `changed` is notified whenever the state changes."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -63,7 +60,7 @@ class RuntimeApi:
         return f"127.0.0.1:{self._server.server_port}"
 
     def _serve(self) -> None:
-        # Not serve_forever: it wakes up twice a second, for each process, to see whether it should stop.
+        # serve_forever would wake up twice per second, per process, to check whether it should stop.
         while True:
             try:
                 connection, peer = self._server.get_request()
@@ -87,7 +84,7 @@ class RuntimeApi:
         self._server.server_close()
 
     def next(self) -> Request | None:
-        """What the process is to do next, waited for; None once this API is closed."""
+        """Wait for the next request of the process; None after this API was closed."""
         with self.changed:
             self.is_ready = True
             self.changed.notify_all()
@@ -105,7 +102,7 @@ class RuntimeApi:
             self.changed.notify_all()
 
     def post_answer(self, request_id: str, answer: Answer) -> bool:
-        """False if nobody waits for this request, or an answer is there already."""
+        """Return False if this request is not being processed, or already has a response."""
         with self.changed:
             if self.taken != request_id or self._answer is not None:
                 return False
@@ -125,11 +122,11 @@ def _handler(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             if self.path != f"{VERSION}/runtime/invocation/next":
-                self._reply(404, _refusal("InvalidPath", self.path))
+                self._reply(404, _error("InvalidPath", self.path))
                 return
             request = api.next()
             if request is None:
-                self._reply(410, _refusal("Closed", "this execution environment has ended"))
+                self._reply(410, _error("Closed", "this execution environment has ended"))
                 return
             self._reply(
                 200,
@@ -153,13 +150,13 @@ def _handler(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
                     too_large = size > MAX_RESPONSE_BYTES
                     answer = Answer(b"" if too_large else body, too_large or kind == "error", size)
                     if not api.post_answer(request_id, answer):
-                        self._reply(400, _refusal("InvalidRequestID", request_id))
+                        self._reply(400, _error("InvalidRequestID", request_id))
                     elif too_large:
-                        self._reply(413, _refusal("RequestEntityTooLarge", f"{size} bytes"))
+                        self._reply(413, _error("RequestEntityTooLarge", f"{size} bytes"))
                     else:
                         self._reply(202, _ok())
                 case _:
-                    self._reply(404, _refusal("InvalidPath", self.path))
+                    self._reply(404, _error("InvalidPath", self.path))
 
         def _body(self, size: int) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -186,5 +183,5 @@ def _ok() -> bytes:
     return b'{"status":"OK"}'
 
 
-def _refusal(error_type: str, message: str) -> bytes:
+def _error(error_type: str, message: str) -> bytes:
     return json.dumps({"errorType": error_type, "errorMessage": message}, allow_nan=False).encode()

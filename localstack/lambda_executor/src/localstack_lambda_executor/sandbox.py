@@ -1,8 +1,7 @@
-"""One Lambda execution environment: one process, one request at a time, a new process whenever that one is
-gone.
+"""One Lambda execution environment: one process that handles one request at a time and is replaced when it ends.
 
-What stays different from Lambda: a process is not frozen between invocations, its memory is looked at every
-50 ms instead of being limited by the kernel, and it sees the machine's file system.
+Differences from Lambda: a process is not frozen between invocations, its memory is checked every 50 ms instead of
+being limited by the kernel, and it sees the machine's file system.
 """
 
 import json
@@ -31,36 +30,36 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Ending:
-    """How an invocation ended. `status` and `error_type` as in a REPORT line: None where all is well."""
+    """The end of an invocation. `status` and `error_type` are those of the REPORT line; None on success."""
 
     body: bytes
     status: str | None = None
     error_type: str | None = None
-    fault: str | None = None  # the line that Lambda itself adds to the log
+    fault: str | None = None  # the line that Lambda adds to the log
     process_survives: bool = False
 
 
 class Sandbox:
-    """`invoke` answers every request, whatever becomes of the process. `stop` may come from any thread."""
+    """`invoke` returns an outcome for every request, even if the process dies. `stop` is thread-safe."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
         self._folder = Path(tempfile.mkdtemp(prefix="sandbox-"))
         self._process: Process | None = None
-        self._init_ms: float | None = None  # to be told in the next REPORT line
-        self._earlier_output = ""  # of a process that failed before any request
+        self._init_ms: float | None = None  # for the next REPORT line
+        self._earlier_output = ""  # of a process that failed before its first request
         self._stopped = False
         self._busy = threading.Lock()
 
     def start(self) -> None:
-        """The init phase. Its failure is told to the next request, which tries again, as Lambda does."""
+        """Run the init phase. If it fails, the next request tries again and returns the error, as on Lambda."""
         with self._busy:
             self._ready_process()
 
     def stop(self) -> None:
         self._stopped = True
         if process := self._process:
-            process.kill()  # `invoke`, if it waits, sees that
+            process.kill()  # a waiting `invoke` notices it
         with self._busy:
             self._drop_process()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -76,7 +75,7 @@ class Sandbox:
             request = Request(request_id, function_arn, payload, trace_id, deadline_ms)
             process.api.offer(request)
             ending = self._await_ending(process, request_id, until)
-            if ending is None:  # it died of itself between two requests, so this one was never touched
+            if ending is None:  # the process died between two requests, before it received this one
                 process = self._ready_process()
                 process.api.offer(request)
                 ending = self._await_ending(process, request_id, until) or self._killed(request_id)
@@ -90,9 +89,7 @@ class Sandbox:
             return outcome
 
     def _ready_process(self) -> Process:
-        """A process that waits for a request, or is about to; one that failed to start is left for `invoke`
-        to see.
-        """
+        """Return a process that waits for a request or will soon; if its start failed, `invoke` notices it."""
         process = self._process
         if process is not None:
             if process.exit_status() is None:
@@ -112,11 +109,11 @@ class Sandbox:
         return process
 
     def _await_ending(self, process: Process, request_id: str, until: float) -> _Ending | None:
-        """None if the process was gone before it took the request, after an init that went well."""
+        """Return None if the process ended before it took the request, after a successful init."""
         api, function = process.api, self.function
         with api.changed:
             while True:
-                status = process.exit_status()  # before the answer: a process may answer and then exit
+                status = process.exit_status()  # read before the answer: a process may respond and then exit
                 if answer := api.answer():
                     return self._answered(answer.body, answer.size, answer.is_error)
                 if api.init_error is not None:

@@ -1,7 +1,7 @@
-"""S3's objects in this LocalStack's own folder.
+"""Keep S3 objects in LocalStack's own folder.
 
-Its provider keeps them in one folder under /tmp, whatever it is told: two LocalStacks delete each other's buckets
-there, another user of the machine cannot write to it, and it outlives them all.
+LocalStack's S3 provider keeps them in one folder under /tmp, regardless of its settings. There, two LocalStacks delete
+each other's buckets, a second user of the machine cannot write, and the objects are left behind.
 """
 
 from pathlib import Path
