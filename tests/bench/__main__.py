@@ -1,9 +1,9 @@
-"""`make bench`: every part in turn; figures to .local/bench/latest.json, page and plots to docs/.
+"""`make bench`: run every benchmark, write the figures to .local/bench/latest.json and the page and plots to docs/.
 
 python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
 
-A part that fails is named at the end, and its figures of the last run stay. `--page` measures nothing and writes the
-page again from latest.json.
+If a part fails, the others still run, and the page keeps its figures of the previous run. `--page` measures nothing
+and only writes the page from latest.json.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.bench.figures import Figures, exponent, machine
 
 ROOT = Path(__file__).parents[2]
 LATEST = ROOT / ".local" / "bench" / "latest.json"
-# Those that compare CPU first, while the machine is cool.
+# Parts that compare CPU come first, before the machine heats up.
 PARTS = {
     "handler": "tests.bench.handler",
     "cold_start": "tests.bench.cold",
@@ -56,7 +56,7 @@ def last_run() -> dict[str, Any]:
 
 
 def keep(part: str, found: Figures, seconds: float) -> None:
-    """In the file at once: a run that is broken off has lost nothing."""
+    """Write the part's figures to the file immediately, so that an interrupted run keeps them."""
     run = last_run()
     parts = run.get("parts", {})
     parts[part] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
@@ -71,10 +71,12 @@ def keep(part: str, found: Figures, seconds: float) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure.")
-    parser.add_argument("--only", default=",".join(PARTS), help="some of: " + ", ".join(PARTS))
-    parser.add_argument("--compare", type=Path, help="a latest.json of an earlier run")
-    parser.add_argument("--page", action="store_true", help="only write docs/performance.md again")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Run the benchmarks.")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to run: " + ", ".join(PARTS))
+    parser.add_argument(
+        "--compare", type=Path, help="latest.json of an earlier run, to print beside this one"
+    )
+    parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/performance.md")
     arguments = parser.parse_args()
     compared = json.loads(arguments.compare.read_text()) if arguments.compare else last_run()
     earlier = {**compared.get("ratios", {}), **compared.get("rates", {})}
@@ -96,7 +98,7 @@ def main() -> int:
     page.write(last_run())
     print(f"{LATEST.relative_to(ROOT)}, {page.PAGE.relative_to(ROOT)}")
     if failed:
-        print(f"failed: {', '.join(failed)}; the page still has their figures of an earlier run")
+        print(f"Failed: {', '.join(failed)}. The page shows their figures of an earlier run.")
     return 1 if failed else 0
 
 

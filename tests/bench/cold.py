@@ -1,8 +1,9 @@
-"""What a cold start costs: `python -m tests.bench.cold [--json]`.
+"""The cost of a cold start: `python -m tests.bench.cold [--json]`.
 
-CPU of importing and building everything in a fresh process: ours from its zip; the naive peer and Powertools' (with
-and without its Tracer) from the same packages as default packaging leaves them, that is without bytecode: a zip that
-resets modification times makes Python take every `.pyc` for stale. With bytecode too, to tell what that alone does.
+Measures the CPU time of importing and building everything in a fresh process. Ours is started from its zip. The peers
+(naive, Powertools with and without its Tracer) use the same packages without bytecode, because default packaging resets
+modification times, so that Python considers every `.pyc` outdated. They are also measured with bytecode, to separate
+its effect.
 """
 
 import json
@@ -18,7 +19,7 @@ import aws_lambda_powertools
 
 from ops.package import compile_folder, package
 from tests.bench import figures
-from tests.bench.figures import Figures, told
+from tests.bench.figures import Figures, progress
 
 ROUNDS = 7
 ENVIRONMENT = {
@@ -47,12 +48,12 @@ BUILD = {
     "powertools": "import peers.powertools",
     "powertools_tracer": "import aws_lambda_powertools, peers.powertools; aws_lambda_powertools.Tracer()",
 }
-# What Powertools needs beyond the zip's packages; its Tracer stands on the X-Ray SDK.
+# The packages that Powertools needs beyond those in the zip; its Tracer is based on the X-Ray SDK.
 POWERTOOLS = ("aws_lambda_powertools", "aws_xray_sdk", "wrapt", "jmespath", "botocore/data/xray")
 
 
 def started(peer: str, folder: Path) -> tuple[float, int]:
-    """CPU seconds and modules, in a process that has nothing else."""
+    """Return CPU seconds and the number of modules, in a process that contains nothing else."""
     code = MEASURE.format(folder=str(folder), build=BUILD[peer])
     command = [sys.executable, "-I", "-S", "-B", "-c", code]
     output = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True).stdout
@@ -61,7 +62,7 @@ def started(peer: str, folder: Path) -> tuple[float, int]:
 
 
 def peers_folder(zipped: Path, folder: Path) -> Path:
-    """The zip's packages, Powertools' and the peers; no bytecode."""
+    """Return a folder with the zip's packages, Powertools' and the peers, without bytecode."""
     unpack(zipped, folder)
     installed = Path(aws_lambda_powertools.__file__).parents[1]
     for name in POWERTOOLS:
@@ -82,7 +83,7 @@ def unpack(zipped: Path, folder: Path) -> Path:
 def measure() -> Figures:
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        told("packages for the cold start")
+        progress("packages for the cold start")
         zipped = package("local")["handler"]
         ours, default = unpack(zipped, fresh / "ours"), peers_folder(zipped, fresh / "default")
         compiled = Path(shutil.copytree(default, fresh / "compiled"))
@@ -92,7 +93,7 @@ def measure() -> Figures:
             starts |= {peer: (default, peer), f"{peer}, with bytecode": (compiled, peer)}
         runs: dict[str, list[tuple[float, int]]] = {start: [] for start in starts}
         for n in range(ROUNDS):
-            told(f"cold starts, round {n + 1} of {ROUNDS}")
+            progress(f"cold starts, round {n + 1} of {ROUNDS}")
             for start, (folder, peer) in starts.items():
                 runs[start].append(started(peer, folder))
     seconds = {start: statistics.median(s for s, _ in each) for start, each in runs.items()}

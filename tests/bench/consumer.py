@@ -1,8 +1,8 @@
-"""What a batch costs the consumer, as ratios measured in one run: `python -m tests.bench.consumer [--json]`.
+"""The consumer's cost per batch, compared with a peer in the same run: `python -m tests.bench.consumer [--json]`.
 
-Ours and a peer on Powertools (`peers/powertools_consumer.py`) do the same work on the same fake of DynamoDB and
-EventBridge in memory, where each call takes 5 ms: seconds, CPU seconds, and calls an event. Our own CPU is measured
-without those 5 ms, in one thread, less what the fake itself took.
+Ours and a peer on Powertools (`peers/powertools_consumer.py`) do the same work with the same in-memory fake of DynamoDB
+and EventBridge, where each call takes 5 ms. Measured are seconds, CPU seconds and calls per event. Our own CPU is
+measured without those 5 ms, in one thread, minus the time of the fake itself.
 """
 
 import json
@@ -21,7 +21,7 @@ from consumer.store import Store
 from consumer.visit_diff import Rule
 from contract.events import Kind
 from tests.bench import figures
-from tests.bench.figures import Figures, told
+from tests.bench.figures import Figures, progress
 from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.fakes import FakeSetAside
 from tests.unit.consumer.strategies import as_json, batch_of, event
@@ -32,7 +32,7 @@ KINDS: tuple[tuple[Kind, int], ...] = (("enter", 0), ("exit", 300))
 
 
 def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
-    """Each device enters and leaves each of its fences so often, all devices at once, as a stream has them."""
+    """Return events of devices that enter and leave each of their fences `visits` times, interleaved as on a stream."""
     made = [
         (
             seconds,
@@ -56,11 +56,11 @@ def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
 
 FENCE = event("enter", 0).fence
 SHAPES = {
-    # 500 events of 50 devices: each at five fences, arriving and leaving
+    # 500 events of 50 devices: each enters and leaves five fences
     "500": rounds(50, 5),
-    # the same at one fence, five times
+    # 500 events of 50 devices: each enters and leaves one fence five times
     "500 at one fence": rounds(50, 1, visits=5),
-    # batches of 200: as above; as dispersed as can be; all of one device at one fence
+    # batches of 200: as the first; as dispersed as possible; one device at one fence
     "200": rounds(20, 5),
     "200 pairs": [*rounds(200, 1)[:200]],
     "one pair": rounds(1, 1, visits=100),
@@ -115,7 +115,7 @@ def against_powertools(rounds_: int = 3) -> Figures:
     calls: dict[str, float] = {}
     with ThreadPoolExecutor(16) as side_by_side:
         for n in range(rounds_):
-            told(f"consumer and peer on 500 events, round {n + 1} of {rounds_}")
+            progress(f"consumer and peer on 500 events, round {n + 1} of {rounds_}")
             for name, make, times in (
                 ("ours", lambda aws: ours(aws, side_by_side), mine),
                 ("powertools", peer, theirs),
@@ -140,8 +140,8 @@ def against_powertools(rounds_: int = 3) -> Figures:
     )
 
 
-def calls_an_event() -> Figures:
-    """Of a first batch, and of the next one that finds its pairs known."""
+def calls_per_event() -> Figures:
+    """Measure a first batch, and a second one for the same pairs."""
     found = Figures()
     for name, datas in SHAPES.items():
         aws = Aws(0)
@@ -155,12 +155,12 @@ def calls_an_event() -> Figures:
 
 
 def again(data: bytes) -> bytes:
-    """The same crossing an hour later."""
+    """Return the same event, one hour later."""
     return data.replace(b"T08:", b"T09:").replace(b'"_id": "', b'"_id": "again-')
 
 
 def padded(data: bytes) -> bytes:
-    """To the 500 bytes of an event as phones send them."""
+    """Pad an event to 500 bytes, the size that phones send."""
     return data[:-1] + b', "note": "' + b"x" * (488 - len(data)) + b'"}'
 
 
@@ -168,7 +168,7 @@ def own_cpu(shape: str, rounds_: int = 15) -> Figures:
     datas = [padded(data) for data in SHAPES[shape]]
     spent, loads = [], []
     batch = batch_of(datas)
-    told(f"consumer's own CPU, {shape}")
+    progress(f"consumer's own CPU, {shape}")
     for _ in range(rounds_):
         aws = Aws(0)
         run = ours(aws, Inline())
@@ -185,7 +185,7 @@ def own_cpu(shape: str, rounds_: int = 15) -> Figures:
 
 def measure() -> Figures:
     found = against_powertools()
-    for part in (calls_an_event(), own_cpu("500"), own_cpu("500 at one fence")):
+    for part in (calls_per_event(), own_cpu("500"), own_cpu("500 at one fence")):
         found.add(part)
     return found
 

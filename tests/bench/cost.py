@@ -1,8 +1,8 @@
-"""What a million events cost, ours and peers': `python -m tests.bench.cost [--json]`. Writes ops/measured.yml.
+"""The cost of a million events, ours and the peers': `python -m tests.bench.cost [--json]`. Writes ops/measured.yml.
 
-CPU is measured in this process; S3 and Kinesis are the sink, DynamoDB and EventBridge moto's servers, each in a
-process of its own, spoken to over HTTP with the clients that run in production. Calls, bytes and units are counted:
-by the sink, and by a fake of DynamoDB that bills as AWS does. `ops.cost` makes dollars of both.
+CPU is measured in this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and EventBridge, are
+separate processes, which the production clients call over HTTP. Calls and bytes are counted by the sink, and units by
+a fake of DynamoDB that bills like AWS. `ops.cost` converts both to dollars.
 """
 
 import io
@@ -31,7 +31,7 @@ from contract import logs
 from contract.metrics import with_metrics
 from ops.cost import Load, Prices, Way, Work, bill
 from tests.bench import consumer, figures, handler
-from tests.bench.figures import Figures, Points, told
+from tests.bench.figures import Figures, Points, progress
 from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.strategies import batch_of
 
@@ -39,26 +39,26 @@ MEASURED = Path(__file__).parents[2] / "ops" / "measured.yml"
 PEERS = ("ours", "naive", "powertools")
 CONSUMERS = ("ours", "powertools")
 SIZES = (1, 20, 100)
-# The consumer's batches: few events and many, to tell what a batch costs from what an event costs.
+# Two batch sizes, to separate the cost per batch from the cost per event.
 CONSUMED = (20, 200)
 ROUNDS = 3
 HEAD = """\
-# What one unit of work takes, by `make bench` (tests/bench/cost.py); ops/cost.py makes dollars of `ours`.
-# CPU milliseconds are those of the machine named, in Python; calls, units and bytes are counted.
+# The measured cost of each unit of work, by `make bench` (tests/bench/cost.py); ops/cost.py converts `ours` to dollars.
+# CPU milliseconds apply to the machine named below, in Python; calls, units and bytes are counted.
 """
 
 
 def ingest_work() -> dict[str, dict[str, float]]:
-    """CPU by a line through the sizes; calls and bytes at 100 events."""
+    """Return CPU from a regression over the sizes, and calls and bytes of a request with 100 events."""
     with (
         handler.sink(),
         redirect_stdout(io.StringIO()) as printed,
     ):  # Powertools' logger keeps the first stdout
-        handlers = handler.wired()
+        handlers = handler.all_handlers()
         handlers["ours"] = handlers.pop("handler")
         cpu: dict[str, Points] = {name: [] for name in PEERS}
         for size in SIZES:
-            told(f"CPU and calls of a request of {size}")
+            progress(f"CPU and calls of a request with {size} events")
             request = handler.request_of(json.dumps(handler.events(size)).encode())
             calls = [partial(handlers[name], request, handler.Context()) for name in PEERS]
             seconds = handler.interleaved(*calls, times=max(2, 20 // size))
@@ -72,7 +72,7 @@ def ingest_work() -> dict[str, dict[str, float]]:
 
 
 def line(points: Points, fixed: str, growing: str) -> dict[str, float]:
-    """What a batch takes, and each event in it."""
+    """Return the cost per batch and the additional cost per event in it, by linear regression."""
     slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
     return {fixed: max(0.0, intercept), growing: slope}
 
@@ -80,10 +80,10 @@ def line(points: Points, fixed: str, growing: str) -> dict[str, float]:
 def counted(handle: Callable[..., Any], printed: io.StringIO) -> dict[str, float]:
     events = handler.events(100)
     size = sum(len(json.dumps(event, separators=(",", ":"))) + 1 for event in events)
-    handler.taken()
+    handler.read_counts()
     before = len(printed.getvalue())
     handle(handler.request_of(json.dumps(events).encode()), handler.Context())
-    calls = handler.taken()["calls"]
+    calls = handler.read_counts()["calls"]
     assert calls["POST"] == 1
     return {
         "puts_a_request": calls["PUT"],
@@ -125,7 +125,7 @@ def tables(dynamodb: Any, events: Any) -> None:
 
 
 def consumer_cpu() -> dict[str, Points]:
-    """Milliseconds of CPU of a batch by its size, with boto3 and HTTP."""
+    """Return CPU milliseconds per batch by its size, with real clients over HTTP."""
     rounds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in CONSUMED} for name in CONSUMERS}
     credentials: Any = {
         "aws_access_key_id": "bench",
@@ -148,7 +148,7 @@ def consumer_cpu() -> dict[str, Points]:
         for name, run in runs.items():
             run(crossings(20, f"warm-{name}"))
         for n in range(ROUNDS):
-            told(f"consumer's CPU over HTTP, round {n + 1} of {ROUNDS}")
+            progress(f"consumer's CPU over HTTP, round {n + 1} of {ROUNDS}")
             for name, run in runs.items():
                 for size in CONSUMED:
                     _, cpu = consumer.timed(run, crossings(size, f"{n}-{name}"))
@@ -157,10 +157,10 @@ def consumer_cpu() -> dict[str, Points]:
 
 
 def consumer_waits() -> dict[str, Points]:
-    """Milliseconds of waiting in a batch by its size, at 5 ms a call.
+    """Return milliseconds of waiting per batch by its size, with 5 ms per call.
 
-    The peer's calls come one after the other. What of ours overlaps is seen at ten times the wait, beside which a
-    busy machine's own delays are small.
+    The peer's calls are sequential, so they are counted. Ours overlap, so they are measured with ten times the wait,
+    compared with which delays of a busy machine are small.
     """
     found: dict[str, Points] = {name: [] for name in CONSUMERS}
     with ThreadPoolExecutor(16) as side_by_side:
@@ -181,7 +181,7 @@ def medians(rounds: dict[str, dict[int, list[float]]]) -> dict[str, Points]:
 
 
 class Both:
-    """The bench's consumers take one object for both services."""
+    """Combines two clients into one, because the benchmark's consumers take one object for both services."""
 
     def __init__(self, dynamodb: Any, events: Any) -> None:
         self._dynamodb, self.put_events = dynamodb, events.put_events
@@ -191,7 +191,7 @@ class Both:
 
 
 def crossings(count: int, run: str) -> object:
-    """Arrivals and departures at five fences a truck; ids and trucks of their own."""
+    """Return arrivals and departures at five fences per device; event and device ids are unique per run."""
     named = f"{run}-{count}-".encode()
     return batch_of(
         [
@@ -202,7 +202,7 @@ def crossings(count: int, run: str) -> object:
 
 
 def billed(name: str) -> dict[str, float]:
-    """Units an event of a batch of 200, of which half finds its pairs known; the bytes kept are what it left."""
+    """Return units per event of two batches of 200, the second for known pairs, and the bytes that they store."""
     aws = Aws(0, billed=True)
     run = consumer.ours(aws, Inline()) if name == "ours" else consumer.peer(aws)
     datas = consumer.SHAPES["200"]
@@ -255,7 +255,7 @@ def measure() -> Figures:
     ingest, consumed = ingest_work(), consumer_work()
     works = {
         "ours": Work(**ingest["ours"], **consumed["ours"]),
-        # Who writes the naive handler writes the consumer of the documentation beside it.
+        # The naive handler's counterpart is the consumer that Powertools documents.
         "naive": Work(**ingest["naive"], **consumed["powertools"]),
         "powertools": Work(**ingest["powertools"], **consumed["powertools"]),
     }

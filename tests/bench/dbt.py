@@ -1,8 +1,8 @@
 """dbt on a million events: `python -m tests.bench.dbt [--json]`.
 
-The local Snowflake alone, RAW filled by SQL in three steps; after each a first run, then one percent of new events
-comes and an incremental run is measured: seconds that the models' statements took (dbt's own run_results.json), and
-of the command.
+Runs against the local Snowflake alone, with RAW filled by SQL in three steps. After each step a full run is measured,
+then one percent of new events is added and an incremental run is measured: the seconds of the models' statements (from
+dbt's run_results.json), and of the whole command.
 """
 
 import json
@@ -19,13 +19,13 @@ from snowpipe import apply, template, transform
 from snowpipe.settings import Aws, Connection, Settings
 from snowpipe.warehouse import Snowflake, connect
 from tests.bench import figures
-from tests.bench.figures import Figures, told
+from tests.bench.figures import Figures, progress
 
 TABLES = (100_000, 300_000, 1_000_000)
 NEW_SHARE = 0.01
-# On a machine that is busy with other things the next size is left out once so much has gone by.
+# On a busy machine, skip the remaining sizes after this time.
 BUDGET_SECONDS = 240.0
-# What RAW needs to be filled by hand: no stage, no pipe, no roles.
+# The objects needed to fill RAW directly, without stage, pipe and roles.
 OBJECTS = (
     "warehouse",
     "database",
@@ -35,8 +35,8 @@ OBJECTS = (
     "table_events",
     "table_rejected",
 )
-# A fifth are crossings: 500 trucks, each at one of 40 farms for ten minutes, every twenty. Every hour of loading is
-# three days after the one before, so that only what is new lies within the look-back.
+# One event in five is a crossing: 500 trucks are each at one of 40 farms for ten minutes of every twenty. Consecutive
+# loads are three days apart, so that only the newest is within the look-back.
 FILL = """
 INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
 WITH numbered AS (
@@ -66,7 +66,7 @@ FROM timed
 @contextmanager
 def warehouse(folder: Path) -> Iterator[tuple[Snowflake, Settings]]:
     command = [sys.executable, "-m", "local_snowflake", "--port", "0", "--dir", f"{folder}/db"]
-    # With the 256 MB of a demo, merging a million events at once is out of memory.
+    # With the demo's 256 MB, merging a million events at once runs out of memory.
     options = [
         "--aws-endpoint-url",
         "http://127.0.0.1:9",
@@ -110,7 +110,7 @@ def make_tables(session: Snowflake) -> None:
 
 
 def run_dbt(settings: Settings, *options: str) -> tuple[float, float]:
-    """Seconds of the models' SQL, and of the whole command."""
+    """Return the seconds of the models' SQL, and of the whole command."""
     began = time.monotonic()
     with (settings.folder / "dbt.out").open("w") as output:
         kept = os.dup(1)
@@ -141,15 +141,15 @@ def measure() -> Figures:
         began = time.monotonic()
         for size in TABLES:
             if time.monotonic() - began > BUDGET_SECONDS:
-                told(f"dbt: no time for {size:,} events")
+                progress(f"dbt: no time for {size:,} events")
                 break
-            told(f"dbt: filling RAW to {size:,} events")
+            progress(f"dbt: filling RAW to {size:,} events")
             fill(size - rows - 1)
-            fill(1)  # alone within the look-back, behind which the others then lie
-            told("dbt: a first run over all of it")
+            fill(1)  # a newer load, so that all others are older than the look-back
+            progress("dbt: a full run over all of it")
             first, _ = run_dbt(settings, "--full-refresh")
             fill(int(size * NEW_SHARE))
-            told("dbt: a run over one percent more")
+            progress("dbt: an incremental run with one percent more")
             sql, command = run_dbt(settings)
             found.series["dbt/sql_s by rows"].append((rows, sql))
             found.rates |= {

@@ -1,9 +1,9 @@
 """The whole path on the local stack: `python -m tests.bench.end_to_end [--json]`.
 
-At 1, 20 and 100 events a request: events a second with a few phones at once; from a post until its visit is in
-DynamoDB and its row answers a SELECT; and whose time that was. A stack of its own (MILKRUN_LOCAL, MILKRUN_PORT) is
-brought up unless it runs, and then taken down again. What is measured here is mostly LocalStack: by how much is in
-the figures.
+With 1, 20 and 100 events per request it measures events per second with several concurrent phones, the time from a POST
+until its visit is in DynamoDB and until its row can be queried, and the CPU of each component. Unless its own stack
+(MILKRUN_LOCAL, MILKRUN_PORT) is running, it starts one and stops it afterwards. Most of the measured time is spent in
+LocalStack; the figures show how much.
 """
 
 import os
@@ -27,7 +27,7 @@ from contract.objects import lines_object
 from ops import stores
 from ops.outputs import Outputs
 from tests.bench import figures, handler
-from tests.bench.figures import Figures, told
+from tests.bench.figures import Figures, progress
 from tools.stack.processes import Process, Processes, descendants, description
 from tools.stack.stack import Stack
 
@@ -35,9 +35,9 @@ SIZES = (1, 20, 100)
 PHONES = 4
 SENDING_SECONDS = 12.0
 SINGLE_POSTS = 12
-PATIENCE_SECONDS = 90.0
+TIMEOUT_SECONDS = 90.0
 BACKLOG = 2000
-LAST = 40  # devices: some on every shard
+LAST_DEVICES = 40  # enough to have some on every shard
 ENVIRONMENT = {"MILKRUN_LOCAL": ".local-bench", "MILKRUN_PORT": "6500"}
 TITLES = {"localstack": "LocalStack", "snowflake": "Snowflake"}
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -47,7 +47,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def running() -> Iterator[Stack]:
     stack = Stack.of(ENVIRONMENT | dict(os.environ), step=announced)
     was_up = stack.is_up()
-    stack.up()  # deploys what has changed
+    stack.up()  # also deploys changes
     try:
         yield stack
     finally:
@@ -57,23 +57,23 @@ def running() -> Iterator[Stack]:
 
 @contextmanager
 def announced(words: str) -> Iterator[None]:
-    told(words)
+    progress(words)
     yield
 
 
-# --- CPU, by whose it is ----------------------------------------------------------------------------------
+# --- CPU per component ------------------------------------------------------------------------------------
 
 
 def cpu_seconds(processes: Processes) -> dict[str, float]:
-    """CPU so far of every process of the stack, by what it is; the children that have ended count with their parent."""
+    """Return the CPU seconds so far per component of the stack; ended children count for their parent."""
     found: defaultdict[str, float] = defaultdict(float)
     for top in processes.recorded():
         for process in [top, *descendants(top)]:
-            found[whose(top.name, process)] += _ticks(process.pid) / TICKS
+            found[component(top.name, process)] += _ticks(process.pid) / TICKS
     return found
 
 
-def whose(part: str, process: Process) -> str:
+def component(part: str, process: Process) -> str:
     what = description(process)
     if what.startswith("milkrun-"):
         return what.rpartition("-")[2] + " function"
@@ -96,7 +96,7 @@ def _ticks(pid: int) -> int:
 
 
 class Phones:
-    """Posts events that nobody has sent before, all in one run."""
+    """Sends new events, all with the same run id."""
 
     def __init__(self, outputs: Outputs, size: int) -> None:
         self.run = f"bench-{uuid4().hex[:8]}"
@@ -108,7 +108,7 @@ class Phones:
         self._size = size
 
     def post(self) -> tuple[str, str]:
-        """The object's key, and the device that then is at a farm."""
+        """Send one request; return the object's key, and the device that has entered a farm."""
         device = f"{self.run}-{len(self.keys)}-{threading.get_ident()}"
         events = [event | {"_id": uuid4().hex[:24]} for event in handler.events(self._size)]
         for event in events:
@@ -123,7 +123,7 @@ class Phones:
         return key, device
 
     def post_for(self, seconds: float) -> float:
-        """Events a second, several phones at once."""
+        """Send from several phones concurrently; return events per second."""
         began = time.monotonic()
 
         def one(_: int) -> None:
@@ -136,10 +136,10 @@ class Phones:
 
 
 def await_true(probe: Callable[[], bool], what: str, every: float) -> float:
-    """When it became true."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    """Wait for the probe; return the time at which it became true."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not probe():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_SECONDS} s"
+        assert time.monotonic() < deadline, f"{what}: not within {TIMEOUT_SECONDS} s"
         time.sleep(every)
     return time.monotonic()
 
@@ -163,16 +163,16 @@ class World:
 
 
 def at_once(world: World, size: int) -> Figures:
-    """Throughput, and the CPU of everybody until the last row and the last visit are there."""
+    """Measure throughput, and the CPU of each component until the last row and the last visit exist."""
     phones = Phones(world.outputs, size)
     start, before, client = datetime.now(UTC), cpu_seconds(world.stack.processes), time.process_time()
-    told(f"{PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events a request")
+    progress(f"{PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events per request")
     rate = phones.post_for(SENDING_SECONDS)
     client = time.process_time() - client
     events = len(phones.keys) * size
     with world.outputs.warehouse() as warehouse:
         await_true(lambda: world.rows(warehouse, phones.keys) >= events, "rows", 0.5)
-    await_true(lambda: all(world.visited(device) for device in phones.devices[-LAST:]), "visits", 0.5)
+    await_true(lambda: all(world.visited(device) for device in phones.devices[-LAST_DEVICES:]), "visits", 0.5)
     after = cpu_seconds(world.stack.processes)
     spent = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
     lines = [line for line in world.function_lines(start) if line.get("object_key") in set(phones.keys)]
@@ -194,19 +194,19 @@ def at_once(world: World, size: int) -> Figures:
 
 
 def one_by_one(world: World, size: int) -> Figures:
-    """A post on a stack that has nothing else to do, until its visit and its row are there."""
+    """Measure single requests on an idle stack, until visit and row exist."""
     phones = Phones(world.outputs, size)
     waits: dict[str, list[float]] = {"visit": [], "row": []}
-    told(f"{SINGLE_POSTS} posts one by one, {size} events a request")
+    progress(f"{SINGLE_POSTS} single requests, {size} events each")
     with world.outputs.warehouse() as warehouse, ThreadPoolExecutor(2) as watchers:
         for _ in range(SINGLE_POSTS):
             began = time.monotonic()
             key, device = phones.post()
-            looks: dict[str, Callable[[], bool]] = {
+            probes: dict[str, Callable[[], bool]] = {
                 "visit": lambda: world.visited(device),  # noqa: B023
                 "row": lambda: world.rows(warehouse, [key]) == size,  # noqa: B023
             }
-            found = {name: watchers.submit(await_true, look, name, 0.05) for name, look in looks.items()}
+            found = {name: watchers.submit(await_true, probe, name, 0.05) for name, probe in probes.items()}
             for name, future in found.items():
                 waits[name].append(future.result() - began)
     return Figures(
@@ -219,8 +219,8 @@ def one_by_one(world: World, size: int) -> Figures:
 
 
 def loader_and_gets(world: World) -> Figures:
-    """The local pipe behind LocalStack, from a backlog, beside how fast LocalStack gives out the same objects."""
-    told(f"the loader on a backlog of {BACKLOG} objects, and LocalStack's own GETs")
+    """Measure the local pipe behind LocalStack on a backlog, and LocalStack's own GETs of the same objects."""
+    progress(f"the loader on a backlog of {BACKLOG} objects, and LocalStack's own GETs")
     s3, bucket, database = world.outputs.aws("s3"), world.outputs.bucket, world.outputs.database
     run = uuid4().hex
     lines = [[b'{"_id":"%b-%d-%d"}' % (run.encode(), n, k) for k in range(20)] for n in range(BACKLOG)]
@@ -246,7 +246,7 @@ def measure() -> Figures:
     found = Figures()
     with running() as stack:
         world = World(stack)
-        Phones(world.outputs, 1).post_for(4)  # the functions start
+        Phones(world.outputs, 1).post_for(4)  # warm the functions up
         for size in SIZES:
             found.add(at_once(world, size))
             found.add(one_by_one(world, size))

@@ -1,7 +1,7 @@
-"""What every bench hands over, and how one is run by itself: `python -m tests.bench.<name> [--json]`.
+"""The result of a benchmark, and the command line of each: `python -m tests.bench.<name> [--json]`.
 
-`ratios` hold ours over another's in the same run (below 1 is better than theirs) and say something on any
-machine; `rates` are this machine's; `series` are points of a growth, [x, y]; `notes` are for the page.
+`ratios` are ours divided by another's in the same run (below 1 is better), and comparable between machines. `rates`
+apply to this machine. `series` are points [x, y] that show growth. `notes` are for the page.
 """
 
 import json
@@ -32,7 +32,7 @@ class Figures:
 
 
 def exponent(points: Points) -> float:
-    """k of y ~ x^k where it counts: over the upper decade of x, so that fixed costs do not hide growth."""
+    """Return k of y ~ x^k, fitted over the upper decade of x, where fixed costs do not hide the growth."""
     ordered = sorted(points)
     upper = [(x, y) for x, y in ordered if x >= ordered[-1][0] / 10]
     logs = [(math.log(x), math.log(max(y, 1e-9))) for x, y in (upper if len(upper) > 2 else ordered[-3:])]
@@ -53,8 +53,8 @@ def machine() -> str:
     return f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs ({model})"
 
 
-def told(words: str) -> None:
-    """Progress, beside the figures."""
+def progress(words: str) -> None:
+    """Print progress to standard error."""
     print(f"  … {words}", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
-"""How handler and consumer grow: `python -m tests.bench.growth [--json]`.
+"""How the costs of handler and consumer grow: `python -m tests.bench.growth [--json]`.
 
-CPU, calls to AWS and memory against the events of a request, the devices of a batch, the backlog that a batch is cut
-from, and what lies in the table already. The loader's and dbt's growth are measured where they are.
+CPU, calls to AWS and memory, as functions of the events per request, the devices per batch, the size of a batch, and
+the events already in the table. The benchmarks of loader and dbt measure their own growth.
 """
 
 import gc
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from tests.bench import consumer, figures, handler
-from tests.bench.figures import Figures, Points, told
+from tests.bench.figures import Figures, Points, progress
 from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.strategies import as_json, batch_of, event
 
@@ -27,21 +27,21 @@ ROUNDS = 3
 
 
 def requests() -> Figures:
-    """A request against its events."""
+    """Measure requests of increasing size."""
     from handler import main
 
     found = Figures(series={f"handler/{what} by events": [] for what in ("cpu_ms", "calls", "peak_mib")})
     with handler.sink(), handler.silence():
         handle = partial(main.ingest, context=handler.Context())
         for size in REQUESTS:
-            told(f"growth: a request of {size} events")
-            # Notes of random text: gzip has something to do.
+            progress(f"growth: a request of {size} events")
+            # Random notes, so that gzip cannot compress them away.
             events = [e | {"note": random.randbytes(100).hex()} for e in handler.events(size)]
             request = handler.request_of(json.dumps(events).encode())
             handle(request)
-            handler.taken()
+            handler.read_counts()
             (cpu,) = handler.interleaved(partial(handle, request), times=max(2, 100 // size))
-            calls = handler.taken()["calls"]
+            calls = handler.read_counts()["calls"]
             made = (calls["PUT"] + calls["POST"]) / (handler.ROUNDS * max(2, 100 // size))
             for what, value in (("cpu_ms", cpu * 1e3), ("calls", made), ("peak_mib", peak(handle, request))):
                 found.series[f"handler/{what} by events"].append((size, value))
@@ -49,7 +49,7 @@ def requests() -> Figures:
 
 
 def peak(handle: Callable[[Any], Any], request: object) -> float:
-    """MiB at most while it runs, by Python's own count: the process itself keeps what it once had."""
+    """Return the peak in MiB during the call, by tracemalloc: the process itself does not return memory."""
     gc.collect()
     tracemalloc.start()
     handle(request)
@@ -59,18 +59,18 @@ def peak(handle: Callable[[Any], Any], request: object) -> float:
 
 
 def devices() -> Figures:
-    """A batch of 500 events against the devices that sent them."""
+    """Measure a batch of 500 events from increasing numbers of devices."""
     shapes = {n: consumer.rounds(n, 1, visits=250 // n) for n in DEVICES}
     return against("devices", {n: ([], datas) for n, datas in shapes.items()})
 
 
 def batches() -> Figures:
-    """What comes out of a backlog at once; Lambda takes up to 10,000 records."""
+    """Measure batches from a backlog; Lambda's maximum is 10,000 records."""
     return against("batch", {n: ([], consumer.rounds(n // 10, 5)) for n in BATCHES})
 
 
 def table() -> Figures:
-    """A batch of 200 on twenty pairs that have so many events already: after them all, and before them all."""
+    """Measure a batch of 200 on twenty pairs with increasing history: newer than all of it, and older than all."""
     new = crossings(200, first=1_000_000, run="new")
     old = crossings(200, first=-200_000, run="old")
     there = {n: crossings(n, first=0, run="there") for n in IN_TABLE}
@@ -80,7 +80,7 @@ def table() -> Figures:
 
 
 def crossings(count: int, first: float, run: str) -> list[bytes]:
-    """Visits of five minutes, one after the other, twenty trucks in turn."""
+    """Return consecutive visits of five minutes by twenty trucks in turn."""
     made = []
     for n in range(count):
         kind: Any = "enter" if n // 20 % 2 == 0 else "exit"
@@ -90,7 +90,7 @@ def crossings(count: int, first: float, run: str) -> list[bytes]:
 
 
 def arrived(datas: Sequence[bytes]) -> object:
-    """A batch that came in twenty days after the first of its events, so that none lies in the future."""
+    """Return a batch received twenty days after the first event, so that no event is in the future."""
     batch = batch_of(datas)
     for record in batch["Records"]:
         record["kinesis"]["approximateArrivalTimestamp"] += 20 * 86_400
@@ -98,11 +98,11 @@ def arrived(datas: Sequence[bytes]) -> object:
 
 
 def against(what: str, shapes: dict[int, tuple[Sequence[bytes], Sequence[bytes]]]) -> Figures:
-    """Own CPU and calls of a batch, on a table in which other events are already."""
+    """Measure own CPU and calls of a batch, on a table that already contains other events."""
     cpu: Points = []
     calls: Points = []
     for x, (there, datas) in shapes.items():
-        told(f"growth: consumer by {what}, {x}")
+        progress(f"growth: consumer by {what}, {x}")
         seconds = []
         for _ in range(ROUNDS if x <= 5000 else 1):
             aws = Aws(0)

@@ -1,9 +1,9 @@
-"""What a request costs, as ratios measured in one run: `python -m tests.bench.handler [--json]`.
+"""The handler's cost per request, compared with peers in the same run: `python -m tests.bench.handler [--json]`.
 
-All are seen to do the same work first: the same events in the object and on the stream. CPU seconds, ours over
-each peer's (tests/bench/peers), all speaking to the same sink, rounds interleaved, medians; our own work without
-its calls as a multiple of `json.loads` of the same body; peak memory (VmHWM above the idle process) of the largest
-requests that are allowed.
+Before measuring, it checks that all do the same work: the same events in the object and on the stream. Measured are
+CPU seconds relative to each peer (tests/bench/peers), with the same sink, interleaved rounds and medians; our own work
+without calls as a multiple of `json.loads` of the same body; and the peak memory (VmHWM above the idle process) of the
+largest allowed requests.
 """
 
 import base64
@@ -28,7 +28,7 @@ from typing import Any
 import urllib3
 
 from tests.bench import figures
-from tests.bench.figures import Figures, told
+from tests.bench.figures import Figures, progress
 
 SIZES = (1, 20, 100, 500)
 ROUNDS = 15
@@ -46,7 +46,7 @@ class Context:
 
 
 def events(count: int) -> list[dict[str, object]]:
-    """Of about 500 bytes each, every fifth a geofence event."""
+    """Return events of about 500 bytes; every fifth is a geofence event."""
     made = []
     for n in range(count):
         event: dict[str, object] = {
@@ -87,7 +87,7 @@ def request_of(body: bytes, encoding: str | None = None) -> dict[str, object]:
 
 
 def cpu_of(call: Callable[[], object], times: int) -> float:
-    """CPU seconds of one call, user and system."""
+    """Return the CPU seconds of one call, user and system."""
     began = time.process_time()
     for _ in range(times):
         call()
@@ -95,7 +95,7 @@ def cpu_of(call: Callable[[], object], times: int) -> float:
 
 
 def interleaved(*calls: Callable[[], object], times: int) -> list[float]:
-    """The median CPU of each, in rounds of all of them, so that a noisy neighbour hits them alike."""
+    """Return the median CPU of each call. Rounds are interleaved, so that other load affects all calls equally."""
     rounds = [[cpu_of(call, times) for call in calls] for _ in range(ROUNDS)]
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
@@ -124,38 +124,38 @@ def sink() -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Log lines are written, to nowhere."""
-    told, sys.stdout = sys.stdout, Path(os.devnull).open("w")  # noqa: SIM115
+    """Discard log lines after they were written."""
+    stdout, sys.stdout = sys.stdout, Path(os.devnull).open("w")  # noqa: SIM115
     try:
         yield
     finally:
         sys.stdout.close()
-        sys.stdout = told
+        sys.stdout = stdout
 
 
-def taken() -> dict[str, Any]:
-    """What the sink has counted since it was asked last, and the last object and call that it got."""
+def read_counts() -> dict[str, Any]:
+    """Return and reset the sink's counts, with the last object and the last call that it received."""
     found: dict[str, object] = urllib3.request("GET", os.environ["AWS_ENDPOINT_URL"]).json()
     return found
 
 
-def stored(last: dict[str, str]) -> tuple[list[Any], list[Any]]:
-    """The events of the object, and those on the stream with their keys, however they were written."""
+def events_sent(last: dict[str, str]) -> tuple[list[Any], list[Any]]:
+    """Return the events in the object, and those on the stream with their keys, in normal form."""
     lines = gzip.decompress(base64.b64decode(last["PUT"])).splitlines()
     records = json.loads(base64.b64decode(last["POST"]))["Records"] if "POST" in last else []
-    published = [(r["PartitionKey"], plain(json.loads(base64.b64decode(r["Data"])))) for r in records]
-    return [plain(json.loads(line)) for line in lines], published
+    published = [(r["PartitionKey"], normalized(json.loads(base64.b64decode(r["Data"])))) for r in records]
+    return [normalized(json.loads(line)) for line in lines], published
 
 
-def plain(value: Any, name: str = "") -> Any:
-    """Without what models add when they are dumped again: nulls, and other words for the same instant."""
+def normalized(value: Any, name: str = "") -> Any:
+    """Undo what models change when they serialize again: remove nulls, and parse times."""
     if isinstance(value, dict):
-        return {key: plain(inner, key) for key, inner in value.items() if inner is not None}
+        return {key: normalized(inner, key) for key, inner in value.items() if inner is not None}
     return datetime.fromisoformat(value) if name == "createdAt" else value
 
 
-def wired() -> dict[str, Callable[..., dict[str, Any]]]:
-    """Ours first, since peers may set the logging of a whole process up."""
+def all_handlers() -> dict[str, Callable[..., dict[str, Any]]]:
+    """Return ours and the peers' handlers. Ours is imported first, because peers may configure global logging."""
     from handler import main
     from tests.bench.peers import limit, naive, powertools
 
@@ -167,29 +167,29 @@ def wired() -> dict[str, Callable[..., dict[str, Any]]]:
     }
 
 
-def check_the_same_work(handlers: dict[str, Callable[..., dict[str, Any]]], size: int) -> None:
+def check_equal_work(handlers: dict[str, Callable[..., dict[str, Any]]], size: int) -> None:
     given = events(size)
     request = request_of(json.dumps(given).encode())
-    truth = [plain(event) for event in given]
+    truth = [normalized(event) for event in given]
     crossing = [(event["user"]["deviceId"], event) for event in truth if "geofence" in event]
-    taken()
+    read_counts()
     for name, handler in handlers.items():
         answer = handler(request, Context())
         assert json.loads(answer["body"])["accepted"] == size, (name, answer)
-        assert stored(taken()["last"]) == (truth, crossing), name
+        assert events_sent(read_counts()["last"]) == (truth, crossing), name
 
 
 def against_peers() -> Figures:
-    with silence():  # Powertools' logger keeps the stdout that it finds first
+    with silence():  # Powertools' logger keeps the stdout that exists when it is created
         return _against_peers()
 
 
 def _against_peers() -> Figures:
-    handlers = wired()
+    handlers = all_handlers()
     found = Figures()
     for size in SIZES:
-        told(f"handler and peers at {size} events a request")
-        check_the_same_work(handlers, size)
+        progress(f"handler and peers with {size} events per request")
+        check_equal_work(handlers, size)
         request = request_of(json.dumps(events(size)).encode())
         calls = [partial(handler, request, Context()) for handler in handlers.values()]
         measured = dict(zip(handlers, interleaved(*calls, times=max(2, 60 // size)), strict=True))
@@ -200,11 +200,11 @@ def _against_peers() -> Figures:
 
 
 def own_work() -> Figures:
-    """Everything but the SDK's calls: the ports are fakes that do nothing."""
+    """Measure everything except calls to AWS, with ports that do nothing."""
     from handler import main
     from handler.ingest import Ports
 
-    class Nowhere:
+    class NoOp:
         def store(self, *_: object) -> bool:
             return True
 
@@ -214,10 +214,10 @@ def own_work() -> Figures:
         def enqueue(self, *_: object) -> None: ...
 
     real = main._app()
-    app = main.App(real.settings, Ports(Nowhere(), Nowhere(), Nowhere()), real.secrets)
+    app = main.App(real.settings, Ports(NoOp(), NoOp(), NoOp()), real.secrets)
     found = Figures()
     for size in SIZES:
-        told(f"handler without its calls at {size}")
+        progress(f"handler without its calls, {size} events per request")
         body = json.dumps(events(size)).encode()
         request = request_of(body)
         kept, main._app = main._app, lambda: app  # type: ignore[assignment]
@@ -237,7 +237,7 @@ def own_work() -> Figures:
 
 
 def largest_requests() -> dict[str, dict[str, object]]:
-    """The largest that are let in, ordinary and spiteful."""
+    """Return the largest accepted requests, ordinary and malicious."""
     room = 4 * 1024 * 1024
     noise = [f"{random.getrandbits(4096):x}" for _ in range(160)]
     ordinary = json.dumps(
@@ -255,7 +255,7 @@ def largest_requests() -> dict[str, dict[str, object]]:
         "empty arrays": filled(b"[],"),
         "small objects": filled(b'{"":0},'),
         "one huge event": head % 0 + b"[]," * ((room - 200) // 3) + b"0]}",
-        "a torn array": b"[NaN," + filled(b"[],")[1:],
+        "invalid array": b"[NaN," + filled(b"[],")[1:],
         "too many events": b"[" + b"{}," * ((room - 20) // 3) + b"{}]",
         "padding": ordinary[:-1] + b" " * (room - len(ordinary)) + b"]",
     }
@@ -263,11 +263,11 @@ def largest_requests() -> dict[str, dict[str, object]]:
 
 
 def peak_memory() -> Figures:
-    """MiB above the idle process, each request in the same warm process, the high-water mark reset."""
+    """Return MiB above the idle process. All requests use one warm process, with the high-water mark reset."""
     from handler import main
 
     found = Figures()
-    told("memory of the largest requests")
+    progress("memory of the largest requests")
     with silence():
         main.ingest(request_of(json.dumps(events(1)).encode()), Context())
     for name, request in largest_requests().items():
@@ -287,7 +287,7 @@ def status(field: str) -> int:
 
 
 def run(part: str) -> Figures:
-    """One part in this process: memory wants a process that has measured nothing before."""
+    """Run one part in this process. Peak memory needs a process that has measured nothing else."""
     with sink():
         found: Figures = getattr(importlib.import_module("tests.bench.handler"), part)()
         return found

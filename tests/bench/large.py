@@ -1,4 +1,4 @@
-"""`make bench-large`, by hand: a million objects and ten million events through the local loader; an hour and 3 GB.
+"""`make bench-large`: a million objects and ten million events through the local loader; takes an hour and 3 GB.
 
 python -m tests.bench.large [--objects N] [--rows N] [--json]
 """
@@ -10,12 +10,12 @@ from tests.bench import figures
 from tests.bench.figures import Figures
 from tests.bench.loader import large_objects, small_objects
 
-ROWS_AN_OBJECT = 2600
+ROWS_PER_OBJECT = 2600
 
 
 def measure(objects: int, rows: int) -> Figures:
     found = small_objects(objects)
-    found.add(large_objects(max(1, rows // ROWS_AN_OBJECT), ROWS_AN_OBJECT))
+    found.add(large_objects(max(1, rows // ROWS_PER_OBJECT), ROWS_PER_OBJECT))
     return found
 
 

@@ -1,10 +1,10 @@
-"""How fast the local Snowpipe loads, what a file waits, and what a million rows cost in memory.
+"""How fast the local Snowpipe loads, how long a file waits, and the memory for a million rows.
 
     python -m tests.bench.loader [--json]
 
-Small objects (20 events) and large ones (1 MB) come from a queue and objects that are there already, behind
-a stand-in that is faster than LocalStack. Waiting is measured at 20 objects a second. Goals: 150 objects/s,
-20,000 rows/s, p95 under 3 s, under 600 MiB at a million rows.
+Small objects (20 events) and large ones (1 MB) are loaded from a prepared queue and objects, behind a fake AWS that is
+faster than LocalStack. Waiting is measured at 20 objects per second. Goals: 150 objects/s, 20,000 rows/s, p95 below
+3 s, and below 600 MiB with a million rows.
 """
 
 import logging
@@ -22,7 +22,7 @@ from typing import Any
 from snowflake import connector
 
 from tests.bench import figures
-from tests.bench.figures import Figures, Points, told
+from tests.bench.figures import Figures, Points, progress
 from tests.bench.standin import BUCKET, body_of
 
 PIPE = """CREATE PIPE B.RAW.EVENTS_PIPE AUTO_INGEST = TRUE AS
@@ -39,7 +39,7 @@ SETUP = (
 
 
 class Snowflake:
-    """A local Snowflake with table and stage, and no pipe yet."""
+    """A local Snowflake with a table and a stage, but without a pipe."""
 
     def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
         self.pid = process.pid
@@ -63,7 +63,7 @@ class Snowflake:
         return int(row[0])
 
     def load(self, wanted: int) -> tuple[float, Points, Points]:
-        """Seconds from CREATE PIPE until so many rows can be queried; CPU seconds and MiB by the rows so far."""
+        """Return seconds from CREATE PIPE until `wanted` rows can be queried; CPU seconds and MiB by rows loaded."""
         began, idle = time.monotonic(), self.cpu_seconds()
         self.cursor.execute(PIPE)
         cpu: Points = []
@@ -116,7 +116,7 @@ def stand_in(objects: int, rows: int) -> Iterator[str]:
 
 
 def small_objects(objects: int) -> Figures:
-    told(f"loader: {objects} objects of 20 events")
+    progress(f"loader: {objects} objects of 20 events")
     with stand_in(objects, 20) as endpoint, snowflake(endpoint) as local:
         seconds, cpu, _ = local.load(objects * 20)
     by_objects = [(rows / 20, spent) for rows, spent in cpu]
@@ -130,8 +130,8 @@ def small_objects(objects: int) -> Figures:
 
 
 def large_objects(objects: int, rows: int = 2600) -> Figures:
-    """1 MB of JSON each."""
-    told(f"loader: {objects} objects of {rows} events")
+    """Measure objects with 1 MB of JSON each."""
+    progress(f"loader: {objects} objects of {rows} events")
     with stand_in(objects, rows) as endpoint, snowflake(endpoint) as local:
         seconds, cpu, memory = local.load(objects * rows)
     return Figures(
@@ -145,8 +145,8 @@ def large_objects(objects: int, rows: int = 2600) -> Figures:
 
 
 def waiting(objects: int, per_second: int = 20) -> Figures:
-    """From put to queryable row, through moto's S3 → SNS → SQS."""
-    told(f"loader: {objects} objects, {per_second} a second, each awaited")
+    """Measure the time from PUT to queryable row, through moto's S3 → SNS → SQS."""
+    progress(f"loader: {objects} objects, {per_second} per second, each awaited")
     from moto.server import ThreadedMotoServer
 
     from local_snowflake.testing import Aws

@@ -1,8 +1,8 @@
-"""DynamoDB and EventBridge in memory, for measuring: what was called, and what AWS would bill for it.
+"""DynamoDB and EventBridge in memory, for benchmarks: counts the calls and what AWS would bill for them.
 
-The bill follows the documented rules, whatever the code under test assumes (Amazon DynamoDB Developer Guide:
-"DynamoDB item sizes and formats", "DynamoDB read and write operations", "Using Global Secondary Indexes in DynamoDB").
-A call that this file does not know fails, so no call goes unbilled.
+The bill follows AWS's documentation, independently of the code under test (Amazon DynamoDB Developer Guide: "DynamoDB
+item sizes and formats", "DynamoDB read and write operations", "Using Global Secondary Indexes in DynamoDB"). An unknown
+call fails, so that no call remains unbilled.
 """
 
 import math
@@ -23,19 +23,19 @@ READ_UNIT_BYTES = 4096
 
 
 class Index(NamedTuple):
-    """A global secondary index of the visits table: both key attributes, and all attributes that it shows."""
+    """A global secondary index of the visits table: both key attributes, and all projected attributes."""
 
     keys: tuple[str, ...]
     shown: frozenset[str]
 
     def entry(self, item: dict[str, Any]) -> dict[str, Any]:
-        """What the index holds of an item: nothing if one of its keys is missing."""
+        """Return the index's entry for an item; {} if the item lacks one of the index's keys."""
         if any(key not in item for key in self.keys):
             return {}
         return {name: value for name, value in item.items() if name in self.shown}
 
     def write_units(self, old: dict[str, Any], new: dict[str, Any]) -> int:
-        """One write to insert, change or delete an entry; two if its key changes; none if it stays as it was."""
+        """Return the units to insert, change or delete an entry; both entries count if the key changes."""
         before, after = self.entry(old), self.entry(new)
         if before == after:
             return 0
@@ -45,7 +45,7 @@ class Index(NamedTuple):
 
 
 def indexes() -> tuple[Index, ...]:
-    """Those of the deployed table."""
+    """Return the indexes of the deployed table."""
     table = yaml.safe_load(TEMPLATE.read_text())["Resources"]["VisitsTable"]["Properties"]
     primary = [key["AttributeName"] for key in table["KeySchema"]]
     found = []
@@ -57,7 +57,7 @@ def indexes() -> tuple[Index, ...]:
 
 
 def size_of(item: dict[str, Any]) -> int:
-    """The UTF-8 bytes of names and texts; a number takes half a byte per digit and one, a Boolean one."""
+    """Return the UTF-8 bytes of names and strings, half a byte per digit plus one for numbers, one for Booleans."""
     return sum(len(name.encode()) + _size(*next(iter(value.items()))) for name, value in item.items())
 
 
@@ -68,7 +68,7 @@ def _size(kind: str, value: Any) -> int:
 
 
 def units(item: dict[str, Any]) -> int:
-    """Write units of an item."""
+    """Return the write units of an item."""
     return max(1, math.ceil(size_of(item) / WRITE_UNIT_BYTES))
 
 
@@ -77,9 +77,9 @@ def read_units(size: int, *, consistent: bool) -> float:
 
 
 class Aws:
-    """The calls of DynamoDB and EventBridge that both make.
+    """Implements the DynamoDB and EventBridge calls of both consumers.
 
-    Counts them, the CPU that it takes for itself and, if `billed`, the units that AWS would bill.
+    Counts the calls, its own CPU and, if `billed`, the units that AWS would bill.
     """
 
     def __init__(self, call_seconds: float, *, billed: bool = False) -> None:
@@ -122,7 +122,7 @@ class Aws:
         else:
             holds = not ConditionExpression or old is None
         if not holds:
-            # A failed condition is billed like the write.
+            # AWS bills a failed conditional write like the write.
             self.units["write"] += max(units(old or {}), units(Item)) if self.billed else 0
             error: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}, "Item": old}
             raise ClientError(error, "PutItem")
@@ -149,7 +149,7 @@ class Aws:
     def _do_batch_get_item(self, RequestItems: Any) -> Any:
         ((table, asked),) = RequestItems.items()
         found = [items.get(sk) for items, sk in (self._items(table, key) for key in asked["Keys"])]
-        if self.billed:  # each item by itself, one that does not exist too
+        if self.billed:  # each item is billed separately, also if it does not exist
             consistent = asked.get("ConsistentRead", False)
             self.units["read"] += sum(
                 read_units(size_of(item or {}), consistent=consistent) for item in found
@@ -164,7 +164,7 @@ class Aws:
         return {}
 
     def _put(self, items: dict[str, Any], sk: str, item: Any) -> None:
-        """A write is billed by the KB of the larger of both items, and again for each index that shows it."""
+        """A write is billed by the KB of the larger of old and new item, and again for each index that projects it."""
         old = items.get(sk, {})
         items[sk] = item
         if not self.billed:

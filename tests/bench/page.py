@@ -1,7 +1,7 @@
-"""docs/performance.md out of a run: performance.template.md with the figures filled in.
+"""Write docs/performance.md from performance.template.md and the figures of a run.
 
-`{{handler/naive@100}}` is a ratio or a rate of that name, two digits behind the point or as said behind a bar
-(`{{loader/rows|,.0f}}`); a part that has not been run shows as a dash. Tables that compare with goals are made here.
+`{{handler/naive@100}}` is replaced by that ratio or rate with two decimals, or in the format after a bar
+(`{{loader/rows|,.0f}}`). A figure that has not been measured becomes a dash. Tables with goals are generated here.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).with_name("performance.template.md")
 PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
-# Beyond this a fitted exponent is called worse than linear; below, noise.
+# A larger exponent is reported as worse than linear; a smaller one is within the noise.
 LINEAR = 1.1
 GOALS = (
     ("handler/naive@100", 0.5),
@@ -48,7 +48,7 @@ def write(run: dict[str, Any]) -> None:
         "memory": memory(known),
         "dbt_plot": DBT_PLOT
         if "dbt/sql_s by rows" in run.get("series", {})
-        else "No plot of dbt: not run yet.",
+        else "There is no plot of dbt, because it has not run yet.",
     }
 
     def filled(found: re.Match[str]) -> str:
@@ -63,7 +63,7 @@ def write(run: dict[str, Any]) -> None:
 
 
 def load(averages: list[float]) -> str:
-    """What else the machine had to do: a quiet one has about 1."""
+    """Return the range of load averages during the run; a quiet machine has about 1."""
     return f"{min(averages):.0f} to {max(averages):.0f}" if averages else "–"
 
 

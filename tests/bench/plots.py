@@ -5,11 +5,11 @@ from typing import Any
 
 from tests.bench.figures import Points, exponent
 
-# File of docs/images/, title, unit of x, and the series with the unit of each y.
+# File in docs/images/, title, label of the x axis, and the series with the unit of each y axis.
 PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "perf-handler",
-        "A request against its events",
+        "Request by number of events",
         "events in the request",
         (
             ("handler/cpu_ms by events", "CPU, ms"),
@@ -19,19 +19,19 @@ PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     (
         "perf-consumer-batch",
-        "A batch against the backlog it is cut from",
+        "Batch by number of records",
         "records in the batch",
         (("consumer/cpu_ms by batch", "CPU, ms"), ("consumer/calls by batch", "calls to AWS")),
     ),
     (
         "perf-consumer-devices",
-        "A batch of 500 against the devices that sent it",
+        "Batch of 500 by number of devices",
         "devices",
         (("consumer/cpu_ms by devices", "CPU, ms"), ("consumer/calls by devices", "calls to AWS")),
     ),
     (
         "perf-consumer-table",
-        "A batch of 200 against the events in the table",
+        "Batch of 200 by events in the table",
         "events of its pairs in the table",
         (
             ("consumer/cpu_ms by table", "CPU, ms"),
@@ -41,7 +41,7 @@ PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     (
         "perf-loader",
-        "The local loader against backlog and table",
+        "Local loader by backlog and table size",
         "objects loaded, rows loaded",
         (
             ("loader/cpu_s by backlog", "CPU, s"),
@@ -51,7 +51,7 @@ PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ),
     (
         "perf-dbt",
-        "dbt's incremental run, one percent new",
+        "Incremental dbt run with 1 % new rows",
         "rows in RAW",
         (("dbt/sql_s by rows", "SQL, s"),),
     ),
@@ -59,13 +59,13 @@ PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def draw(series: dict[str, Points], folder: Path) -> None:
-    """Each plot with logarithmic axes, so that a straight line of slope 1 is linear growth."""
+    """Draw each plot with logarithmic axes, on which linear growth is a straight line of slope 1."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    # Text as text, and no random ids: the same series give the same file.
+    # Text stays text and ids are deterministic, so that the same series give the same file.
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "milkrun", "font.size": 9})
     for name, title, x_label, panels in PLOTS:
         if all(key in series for key, _ in panels):
@@ -80,7 +80,7 @@ def draw(series: dict[str, Points], folder: Path) -> None:
 
 
 def panel(axis: Any, points: Points, unit: str) -> None:
-    """The points, and a line through those that the exponent is fitted to."""
+    """Draw the points, and the line that was fitted for the exponent."""
     xs, ys = zip(*sorted(points), strict=True)
     k = exponent(points)
     axis.plot(xs, ys, "o", markersize=4, color="#1f4e79")

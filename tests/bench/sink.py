@@ -1,7 +1,7 @@
-"""A stand-in for S3 and Kinesis that takes everything at once: `python -m tests.bench.sink` prints its port.
+"""A fake S3 and Kinesis that accepts everything immediately: `python -m tests.bench.sink` prints its port.
 
-A process of its own, so that its work is not counted as the handler's. It counts: GET answers with the calls since
-the last GET, and with what the last of each kind brought.
+It is a separate process, so that its work does not count as the handler's. GET returns and resets the counts of calls,
+with the last body of each kind.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ calls: Counter[str] = Counter()
 last: dict[str, str] = {}
 
 
-def told() -> bytes:
+def counts_response() -> bytes:
     body = json.dumps({"calls": calls, "last": last}).encode()
     calls.clear()
     last.clear()
@@ -26,7 +26,7 @@ def told() -> bytes:
 
 
 def content(head: bytes, body: bytes) -> bytes:
-    """botocore sends an object in chunks, each after a line with its length, if it adds a checksum behind them."""
+    """Decode botocore's aws-chunked upload, in which each chunk follows a line with its length."""
     if b"aws-chunked" not in head.lower():
         return body
     plain = b""
@@ -42,7 +42,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             head = await reader.readuntil(b"\r\n\r\n")
             method = head.partition(b" ")[0].decode()
             if method == "GET":
-                writer.write(told())
+                writer.write(counts_response())
                 continue
             length = next(
                 int(line.split(b":")[1])

@@ -1,6 +1,6 @@
-"""An S3 and SQS as fast as Python can be: objects and messages made up beforehand, held in memory.
+"""A fast fake of S3 and SQS, with generated objects and messages in memory.
 
-LocalStack gives about 100 objects a second, so behind it a loader's own speed cannot be seen.
+LocalStack serves about 100 objects per second, which would hide the loader's own speed.
 Run as a process: `python -m tests.bench.standin OBJECTS ROWS_PER_OBJECT`; prints its port.
 """
 
@@ -18,7 +18,7 @@ VISIBILITY_SECONDS = 60
 
 
 def event(number: int) -> bytes:
-    """One geofence event of the size that the fleet's phones send, about 400 bytes."""
+    """Return a geofence event of about 400 bytes, the size that the fleet's phones send."""
     return json.dumps(
         {
             "_id": f"{number:032x}",

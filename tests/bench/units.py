@@ -1,6 +1,6 @@
-"""DynamoDB's units per geofence event on real delivery rounds: `python -m tests.bench.units [--json] [FILE]`.
+"""DynamoDB units per geofence event on real delivery rounds: `python -m tests.bench.units [--json] [FILE]`.
 
-Events in time order, one per batch: the most expensive way to deliver them. Writes include those of the indexes.
+Events are delivered in time order with one per batch, which is the most expensive way. Writes include the indexes.
 """
 
 import gzip
@@ -12,7 +12,7 @@ from consumer.consume import consume
 from consumer.records import records_of
 from contract.events import GEOFENCE_KINDS, parse_json
 from tests.bench import consumer, figures
-from tests.bench.figures import Figures, told
+from tests.bench.figures import Figures, progress
 from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.strategies import batch_of
 
@@ -20,7 +20,7 @@ ROUNDS = Path(__file__).parents[3] / "shared" / "data" / "delivery-rounds.ndjson
 
 
 def geofence_events(lines: Iterable[bytes]) -> list[bytes]:
-    """The geofence events among these lines, by `createdAt`."""
+    """Return the geofence events among these lines, sorted by `createdAt`."""
     found = [
         (event["createdAt"], line)
         for line in lines
@@ -31,7 +31,7 @@ def geofence_events(lines: Iterable[bytes]) -> list[bytes]:
 
 
 def units_of(events: Iterable[bytes]) -> dict[str, float]:
-    """Units, calls and notifications per event."""
+    """Return units, calls and notifications per event."""
     aws, count = Aws(0, billed=True), 0
     wired = consumer.ports(aws, Inline())
     for count, event in enumerate(events, 1):
@@ -48,7 +48,7 @@ def units_of(events: Iterable[bytes]) -> dict[str, float]:
 
 def measure(path: Path = ROUNDS) -> Figures:
     if not path.exists():
-        told(f"units: {path} does not exist, skipped")
+        progress(f"units: {path} does not exist, skipped")
         return Figures()
     with gzip.open(path) as lines:
         found = units_of(geofence_events(lines))

@@ -1,9 +1,9 @@
-"""`make load`: the local stack under load, then each function by itself against a simulated AWS.
+"""`make load`: load the local stack, then each function separately against a simulated AWS.
 
     python -m tests.load [--only stack,functions] [--rate 4] [--steady 240] [--write]
 
-Exit code 1 where something leaks, is lost, or does not drain. `--write` puts tables and plots into docs/load.md.
-Uses the running stack of MILKRUN_E2E_OUTPUTS, else one of its own that is wiped afterwards.
+Exit code 1 if memory leaks, an event is lost, or a queue does not drain. `--write` puts tables and plots into
+docs/load.md. Uses the running stack of MILKRUN_E2E_OUTPUTS, or starts its own and deletes it afterwards.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from tools.stack.stack import Stack
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "load.md"
 IMAGES = ROOT / "docs" / "images"
-# How many invocations, and how long one takes on Lambda: enough that what must not grow stands out of what allocators
-# do by themselves.
+# Number of invocations, and the duration of one on Lambda. There are enough invocations to distinguish a leak from the
+# allocators' own growth.
 LEAKS = (
     (functions.FUNCTIONS["ingest@20"], 3000, 0.038),
     (functions.FUNCTIONS["redrive"], 300, 0.49),
@@ -39,8 +39,8 @@ def running(environment: Mapping[str, str]) -> Iterator[tuple[Settings, Outputs]
         settings = Settings.of({**environment, "MILKRUN_LOCAL": str(Path(named).resolve().parent)})
         yield settings, Outputs.read(Path(named))
         return
-    apart = {"MILKRUN_LOCAL": ".local-load", "MILKRUN_PORT": "4966", **environment}
-    with Stack.of(apart) as started:
+    own = {"MILKRUN_LOCAL": ".local-load", "MILKRUN_PORT": "4966", **environment}
+    with Stack.of(own) as started:
         yield started.settings, started.outputs()
 
 
@@ -48,7 +48,7 @@ def on_the_stack(rate: float, steady_s: float, seed: int) -> tuple[list[str], di
     with running(os.environ) as (settings, outputs):
         load = stack.run(settings, outputs, rate, steady_s, seed)
     plots.draw(load, IMAGES / "load.svg")
-    drained = "not" if load.drained_s is None else f"{load.drained_s:.0f} s after the last answer"
+    drained = "not" if load.drained_s is None else f"{load.drained_s:.0f} s after the last response"
     equal = "yes" if load.reconciled else "**no**"
     tables = {
         "latency": markdown(stack.latencies(load)),
@@ -66,11 +66,11 @@ def of_functions() -> tuple[list[str], dict[str, str]]:
     plots.draw_sweep(found, IMAGES / "load-functions.svg")
     hidden = ("steps", "events")
     rows: Sequence[Mapping[str, object]] = [{k: v for k, v in f.items() if k not in hidden} for f in found]
-    refused = (
-        f"While Kinesis throttles, a request takes {functions.while_refused():.3f} s; the first of an environment, "
-        "which detects it, up to 4 s."
+    throttled = (
+        f"While Kinesis throttles, a request takes {functions.seconds_while_throttled():.3f} s. The first request of "
+        "an environment, which detects the throttling, takes up to 4 s."
     )
-    return problems, {"functions": f"{markdown(rows)}\n\n{refused}", **memory}
+    return problems, {"functions": f"{markdown(rows)}\n\n{throttled}", **memory}
 
 
 def leaks() -> tuple[list[str], dict[str, str]]:
@@ -82,23 +82,24 @@ def leaks() -> tuple[list[str], dict[str, str]]:
                 {
                     "function": function.title,
                     "invocations": calls,
-                    "bytes_an_invocation": round(leak.slope),
-                    "at_least": round(leak.least),
+                    "bytes_per_invocation": round(leak.slope),
+                    "lower_bound": round(leak.lower_bound),
                     "allowed": round(leak.allowed),
                     "leaks": leak.found,
                 }
             )
-            problems += [f"{function.title} leaks {leak.slope:.0f} bytes an invocation"] if leak.found else []
+            if leak.found:
+                problems.append(f"{function.title} leaks {leak.slope:.0f} bytes per invocation")
     return problems, {"function memory": markdown(rows)}
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("--only", default="functions,stack")
-    parser.add_argument("--rate", type=float, default=4.0, help="requests a second, of 20 events")
-    parser.add_argument("--steady", type=float, default=240.0, help="seconds of the steady part")
+    parser.add_argument("--rate", type=float, default=4.0, help="requests per second, with 20 events each")
+    parser.add_argument("--steady", type=float, default=240.0, help="length of the steady phase in seconds")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="put tables into docs/load.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/load.md")
     given = parser.parse_args(argv)
     problems: list[str] = []
     load_average = os.getloadavg()[0]
@@ -107,9 +108,7 @@ def main(argv: Sequence[str]) -> int:
             found, tables = on_the_stack(given.rate, given.steady, given.seed)
         else:
             found, tables = {"functions": of_functions, "leaks": leaks}[part]()
-        machine = (
-            f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {load_average:.0f} before it"
-        )
+        machine = f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {load_average:.0f} before the run"
         if part != "leaks":
             tables[f"{part} when"] = f"{datetime.now(UTC):%Y-%m-%d %H:%MZ}, {machine}."
         for name, table in tables.items():

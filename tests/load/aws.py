@@ -1,7 +1,7 @@
-"""AWS on loopback with the latencies that a function sees inside a region: `python -m tests.load.aws`; prints its port.
+"""AWS on loopback with the latencies of a function's calls within a region: `python -m tests.load.aws` prints its port.
 
-S3, Kinesis, SQS, DynamoDB and EventBridge, as far as our functions use them. A process of its own, so that its work is
-not counted as theirs. `--scale 0` answers at once; `--refuse` makes Kinesis refuse.
+It simulates the calls of S3, Kinesis, SQS, DynamoDB and EventBridge that our functions use, in a separate process, so
+that its work does not count as theirs. `--scale 0` responds immediately; `--throttle` makes Kinesis return errors.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from tests.bench.memory_aws import Aws
 
-# Seconds, medians; each call's own is log-normal about it.
+# Median seconds; the latency of each call has a log-normal distribution.
 LATENCY = {"s3": 0.025, "kinesis": 0.010, "sqs": 0.010, "dynamodb": 0.005, "events": 0.010}
 SPREAD = 0.25
 OBJECTS_KEPT = 2000
@@ -38,8 +38,8 @@ type Answer = tuple[int, bytes]
 
 
 class Simulated:
-    def __init__(self, scale: float, refuses: bool) -> None:
-        self._scale, self._refuses = scale, refuses
+    def __init__(self, scale: float, throttles: bool) -> None:
+        self._scale, self._throttles = scale, throttles
         self._objects: OrderedDict[str, bytes] = OrderedDict()
         self._tables = Aws(0)
         self._random = random.Random(1)
@@ -84,31 +84,31 @@ class Simulated:
         return 200, self._objects[path]
 
     def _call(self, operation: str, request: dict[str, object]) -> Answer:
-        if operation == "PutRecords" and self._refuses:
+        if operation == "PutRecords" and self._throttles:
             return 500, b'{"__type":"InternalFailure"}'
         if operation in OPERATIONS:
             try:
                 answer = getattr(self._tables, f"_do_{OPERATIONS[operation]}")(**request)
             except ClientError as error:
                 code = error.response["Error"]["Code"]
-                said: dict[str, object] = {
+                body: dict[str, object] = {
                     "__type": f"com.amazonaws.dynamodb.v20120810#{code}",
                     "message": "",
                 }
                 old = error.response.get("Item")
-                return 400, json.dumps(said | ({"Item": old} if old else {})).encode()
+                return 400, json.dumps(body | ({"Item": old} if old else {})).encode()
             return 200, json.dumps(answer).encode()
         if operation == "PutRecords":
             return 200, b'{"FailedRecordCount":0,"Records":[]}'
-        return 200, b'{"MessageId":"1"}'  # SQS: what we send and hide there is not asked for again
+        return 200, b'{"MessageId":"1"}'  # SQS: messages are accepted and discarded
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.load.aws", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--refuse", action="store_true")
+    parser.add_argument("--throttle", action="store_true")
     given = parser.parse_args()
-    simulated = Simulated(given.scale, given.refuse)
+    simulated = Simulated(given.scale, given.throttle)
     server = await asyncio.start_server(simulated.serve, "127.0.0.1", 0, limit=2**22)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

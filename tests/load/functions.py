@@ -1,7 +1,7 @@
-"""Each function as Lambda runs it, many environments on one vCPU, against the simulated AWS of `tests.load.aws`.
+"""Run each function as on Lambda, with many environments on one vCPU, against the simulated AWS of `tests.load.aws`.
 
-An environment takes one invocation at a time and mostly waits, so a vCPU can serve many of them: how many (the knee),
-how many invocations a second then, and what each costs in CPU.
+An environment handles one invocation at a time and mostly waits, so one vCPU can serve many. Measured are the number of
+environments that saturate it (the knee), the invocations per second at that point, and the CPU per invocation.
 """
 
 import gzip
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.load.leaks import Leak, judged
+from tests.load.leaks import Leak, estimate
 from tools.fleet.send import percentile
 
 ROOT = Path(__file__).parents[2]
 VCPU_MB = 1769  # AWS Lambda Developer Guide, "Configure Lambda function memory": one vCPU
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
 SECONDS = 4.0
-LIFE_SECONDS = 4 * 3600  # an environment that is always busy: Lambda ends it within hours
+LIFE_SECONDS = 4 * 3600  # assumed lifetime of a busy environment: Lambda ends it after some hours
 
 type Invocation = Mapping[str, Any]
 
@@ -44,15 +44,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Function:
-    """`prepare(n)` makes the n-th environment's invocations, so that making them is not measured."""
+    """`prepare(n)` returns the n-th environment's invocations, prepared so that creating them is not measured."""
 
     title: str
-    events: int  # of one invocation
+    events: int  # per invocation
     memory_mb: int
     entry: Callable[[], Callable[[Any, Any], Any]]
     prepare: Callable[[int], Iterator[Invocation]]
     is_good: Callable[[Any], bool]
-    refused: bool = False  # by Kinesis
+    throttled: bool = False  # by Kinesis
 
 
 def _ingest() -> Callable[[Any, Any], Any]:
@@ -84,7 +84,7 @@ def requests(batch: int) -> Callable[[int], Iterator[Invocation]]:
 
 
 def claims(number: int) -> Iterator[Invocation]:
-    """Ten claim checks an invocation, each for the four geofence events of a request of twenty."""
+    """Yield invocations with ten claim checks, each for the four geofence events of a request with twenty events."""
     from tests.bench.handler import events
 
     keys = []
@@ -107,14 +107,14 @@ def claims(number: int) -> Iterator[Invocation]:
 
 
 def batches(
-    number: int, shape: str = "200", records: int = 200, calls_a_group: int = 4
+    number: int, shape: str = "200", records: int = 200, calls_per_group: int = 4
 ) -> Iterator[Invocation]:
-    """Records of tests.bench.consumer's shapes, without an end; every group of trucks comes back in the next hours."""
+    """Yield endless batches in the shapes of tests.bench.consumer; each group of trucks recurs in the next hours."""
     from tests.bench.consumer import SHAPES
     from tests.unit.consumer.strategies import batch_of
 
     for n in itertools.count():
-        group, hour = f"{number}-{n // calls_a_group}-", 8 + n % calls_a_group
+        group, hour = f"{number}-{n // calls_per_group}-", 8 + n % calls_per_group
         yield batch_of(
             [
                 data.replace(b"truck-", b"truck-" + group.encode())
@@ -146,19 +146,19 @@ FUNCTIONS = {
         _done,
     ),
 }
-# For leaks: the consumer keeps the keys of the last 4,096 pairs, which must be full before anything is judged.
+# For leak tests: the consumer caches the keys of the last 4,096 pairs, and that cache must be full before measuring.
 PAIRS = Function(
     "consume, 50 records of 50 trucks", 50, 512, _consume, lambda n: batches(n, "200 pairs", 50, 2), _done
 )
-REFUSED = Function(
-    "ingest, 20 events, Kinesis refuses", 20, 1024, _ingest, requests(20), _accepted, refused=True
+THROTTLED = Function(
+    "ingest, 20 events, Kinesis throttles", 20, 1024, _ingest, requests(20), _accepted, throttled=True
 )
-BY_TITLE = {function.title: function for function in (*FUNCTIONS.values(), PAIRS, REFUSED)}
+BY_TITLE = {function.title: function for function in (*FUNCTIONS.values(), PAIRS, THROTTLED)}
 
 
 @contextmanager
 def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
-    """Its address, which this process' environment then names, as a stage names everything to its functions."""
+    """Yield its address, and set this process's environment variables as a stage sets them for its functions."""
     pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
     process = subprocess.Popen(
         [*pinned, sys.executable, "-m", "tests.load.aws", *options],
@@ -168,7 +168,7 @@ def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
     )
     assert process.stdout is not None
     address = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-    named = {
+    variables = {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "load",
         "AWS_SECRET_ACCESS_KEY": "load",
@@ -181,7 +181,7 @@ def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
         "EVENT_BUS_NAME": "visits",
     }
     try:
-        with mock.patch.dict(os.environ, named):
+        with mock.patch.dict(os.environ, variables):
             yield address
     finally:
         process.terminate()
@@ -189,22 +189,22 @@ def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One environment's invocations."""
+class Run:
+    """The invocations of one environment."""
 
-    seconds: Sequence[float]  # of each
+    seconds: Sequence[float]  # of each invocation
     cpu_seconds: float
     elapsed: float
 
 
 def environment(
     function: Function, number: int, until: Callable[[int, float], bool], go: Any, cpu: int
-) -> Ran:
-    """In a process of its own: everything is built and warm before `go`."""
+) -> Run:
+    """Run invocations in this process; everything is built and warm before `go`."""
     os.sched_setaffinity(0, {cpu})
     handler, invocations, context = function.entry(), function.prepare(number), Context()
-    with Path(os.devnull).open("w") as nowhere:
-        told, sys.stdout = sys.stdout, nowhere  # log lines are written, to nowhere
+    with Path(os.devnull).open("w") as devnull:
+        stdout, sys.stdout = sys.stdout, devnull  # log lines are written and discarded
         try:
             assert function.is_good(handler(next(invocations), context))
             go.wait()
@@ -217,16 +217,15 @@ def environment(
                 answer = handler(invocation, context)
                 seconds.append(time.perf_counter() - call_began)
                 assert function.is_good(answer)
-            return Ran(seconds, time.process_time() - cpu_began, time.perf_counter() - began)
+            return Run(seconds, time.process_time() - cpu_began, time.perf_counter() - began)
         finally:
-            sys.stdout = told
+            sys.stdout = stdout
 
 
 def side_by_side(function: Function, environments: int, seconds: float, cpu: int = 0) -> dict[str, float]:
-    """So many environments on one vCPU, all at once."""
-    fork = multiprocessing.get_context(
-        "fork"
-    )  # imports and bytecode once, as each environment has its own anyway
+    """Run that many environments on one vCPU concurrently."""
+    # Forked, so that modules are imported only once.
+    fork = multiprocessing.get_context("fork")
     go, results = fork.Barrier(environments), fork.SimpleQueue()
 
     def run(number: int) -> None:
@@ -242,15 +241,15 @@ def side_by_side(function: Function, environments: int, seconds: float, cpu: int
     children = [fork.Process(target=run, args=(number,)) for number in range(environments)]
     for child in children:
         child.start()
-    ran = [results.get() for _ in children]
+    runs = [results.get() for _ in children]
     for child in children:
         child.join()
-    for each in ran:
+    for each in runs:
         if isinstance(each, BaseException):
             raise each
-    calls = [call for each in ran for call in each.seconds]
-    rate = sum(len(each.seconds) / each.elapsed for each in ran)
-    cpu_seconds = sum(each.cpu_seconds for each in ran)
+    calls = [call for each in runs for call in each.seconds]
+    rate = sum(len(each.seconds) / each.elapsed for each in runs)
+    cpu_seconds = sum(each.cpu_seconds for each in runs)
     return {
         "environments": environments,
         "invocations_per_s": round(rate, 2),
@@ -258,12 +257,12 @@ def side_by_side(function: Function, environments: int, seconds: float, cpu: int
         "p50_ms": round(percentile(calls, 50) * 1000, 1),
         "p99_ms": round(percentile(calls, 99) * 1000, 1),
         "cpu_ms": round(cpu_seconds / len(calls) * 1000, 2),
-        "vcpu_busy": round(cpu_seconds / statistics.mean(each.elapsed for each in ran), 2),
+        "vcpu_busy": round(cpu_seconds / statistics.mean(each.elapsed for each in runs), 2),
     }
 
 
 def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SECONDS) -> dict[str, object]:
-    """From one environment on until twice as many bring less than a tenth more."""
+    """Double the number of environments until that adds less than 10 % throughput."""
     function.entry()
     steps: list[dict[str, float]] = []
     for environments in sweep:
@@ -274,9 +273,9 @@ def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SEC
 
 
 def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """By the asymptotes of operational analysis: rate ≤ environments / seconds of one, and ≤ 1 / CPU of one.
+    """Apply the asymptotes of operational analysis: rate ≤ environments / seconds of one, and rate ≤ 1 / CPU of one.
 
-    They cross at the knee. (Denning and Buzen, "The Operational Analysis of Queueing Network Models", 1978.)
+    The knee is where they intersect. (Denning and Buzen, "The Operational Analysis of Queueing Network Models", 1978.)
     """
     alone = steps[0]
     seconds = 1 / alone["invocations_per_s"]
@@ -288,21 +287,21 @@ def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[st
         "seconds_alone": round(seconds, 4),
         "cpu_ms": round(cpu * 1000, 2),
         "events_per_s_per_vcpu": round(function.events / cpu, 0),
-        "measured_most_events_per_s": max(step["events_per_s"] for step in steps),
+        "measured_max_events_per_s": max(step["events_per_s"] for step in steps),
         "knee_environments": round(seconds / cpu, 1),
         "seconds_on_lambda": round(on_lambda, 4),
         "events_per_s_per_environment": round(function.events / on_lambda, 0),
     }
 
 
-def while_refused(calls: int = 200) -> float:
-    """Mean seconds of a request while Kinesis refuses, after the one of an environment that found out."""
+def seconds_while_throttled(calls: int = 200) -> float:
+    """Return the mean seconds of a request while Kinesis throttles, without the first one, which detects it."""
     fork = multiprocessing.get_context("fork")
     results = fork.SimpleQueue()
-    with simulated_aws("--refuse"):
+    with simulated_aws("--throttle"):
         child = fork.Process(
             target=lambda: results.put(
-                environment(REFUSED, 0, lambda done, _: done >= calls, fork.Barrier(1), cpu=0).seconds
+                environment(THROTTLED, 0, lambda done, _: done >= calls, fork.Barrier(1), cpu=0).seconds
             )
         )
         child.start()
@@ -319,44 +318,44 @@ def resident_bytes() -> int:
 
 
 def memory_of(
-    function: Function, calls: int, every: int, spoil: Callable[[Invocation], None] | None
+    function: Function, calls: int, every: int, leak: Callable[[Invocation], None] | None
 ) -> list[int]:
-    """Resident bytes of one environment, after each `every` invocations. `spoil` is a seeded leak."""
-    # Spawned, not forked: on a heap that inherits a parent's holes, what is sound grows while it fills them.
+    """Return the resident bytes of one environment after every `every` invocations. `leak` adds a leak for tests."""
+    # Spawned instead of forked: in an inherited heap with holes, memory grows without a leak until they are filled.
     spawn = multiprocessing.get_context("spawn")
     results = spawn.SimpleQueue()
-    child = spawn.Process(target=_remember, args=(function.title, calls, every, spoil, results))
+    child = spawn.Process(target=_measure_memory, args=(function.title, calls, every, leak, results))
     child.start()
     found: list[int] = results.get()
     child.join()
     return found
 
 
-def _remember(
-    title: str, calls: int, every: int, spoil: Callable[[Invocation], None] | None, results: Any
+def _measure_memory(
+    title: str, calls: int, every: int, leak: Callable[[Invocation], None] | None, results: Any
 ) -> None:
     function = BY_TITLE[title]
-    handler, context, seen = function.entry(), Context(), []
+    handler, context, sizes = function.entry(), Context(), []
     invocations = itertools.chain.from_iterable(function.prepare(n) for n in itertools.count())
-    with Path(os.devnull).open("w") as nowhere:
-        sys.stdout = nowhere
+    with Path(os.devnull).open("w") as devnull:
+        sys.stdout = devnull
         for number in range(calls):
             invocation = next(invocations)
             assert function.is_good(handler(invocation, context))
-            if spoil:
-                spoil(invocation)
+            if leak:
+                leak(invocation)
             if number % every == every - 1:
-                seen.append(resident_bytes())
-    results.put(seen)
+                sizes.append(resident_bytes())
+    results.put(sizes)
 
 
 def leak_of(
-    function: Function, calls: int, seconds_a_call: float, spoil: Callable[[Invocation], None] | None = None
+    function: Function, calls: int, seconds_per_call: float, leak: Callable[[Invocation], None] | None = None
 ) -> Leak:
-    """Judged by what an environment that is always busy may grow in its life: a tenth of what it has left."""
+    """Estimate growth. An environment that is busy for its whole life may grow by a tenth of its free memory."""
     every = max(1, calls // 100)
-    seen = memory_of(function, calls, every, spoil)
-    room = function.memory_mb * 2**20 - seen[0]
-    allowed = 0.1 * room / (LIFE_SECONDS / seconds_a_call)
-    done = [float(n * every) for n in range(1, len(seen) + 1)]
-    return judged(done, [float(each) for each in seen], allowed)
+    sizes = memory_of(function, calls, every, leak)
+    room = function.memory_mb * 2**20 - sizes[0]
+    allowed = 0.1 * room / (LIFE_SECONDS / seconds_per_call)
+    done = [float(n * every) for n in range(1, len(sizes) + 1)]
+    return estimate(done, [float(each) for each in sizes], allowed)

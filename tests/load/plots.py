@@ -1,4 +1,4 @@
-"""A load as SVGs: latency of each request, memory of each part, what waited where; and a function's sweep."""
+"""Plots of a load test as SVG: latency per request, memory per part, queue lengths; and a function's sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ import matplotlib as mpl
 
 mpl.use("svg")
 mpl.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}
-import matplotlib.pyplot as plt  # noqa: E402 - its settings come first
+import matplotlib.pyplot as plt  # noqa: E402 - after its settings
 
 from tests.load.stack import Load, of, window  # noqa: E402
 
 
 def draw(load: Load, path: Path) -> None:
-    """Three panels over the same seconds, the phases shaded in turn."""
+    """Draw three panels over the same seconds, with alternating shades for the phases."""
     figure, (latency, memory, queue) = plt.subplots(3, 1, figsize=(8, 7), sharex=True)
     for panel in (latency, memory, queue):
         for number, phase in enumerate(load.plan):
@@ -44,7 +44,7 @@ def draw(load: Load, path: Path) -> None:
 
 
 def draw_sweep(functions: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One panel a function: events a second over environments on one vCPU, and the two asymptotes."""
+    """Draw a panel per function: events per second by environments on one vCPU, and the two asymptotes."""
     figure, panels = plt.subplots(1, len(functions), figsize=(2.9 * len(functions), 2.8), squeeze=False)
     for panel, function in zip(panels[0], functions, strict=True):
         steps = function["steps"]
@@ -67,7 +67,7 @@ def draw_sweep(functions: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.set_xlabel("environments")
         panel.set_ylim(bottom=0)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("events a second")
+    panels[0][0].set_ylabel("events per second")
     panels[0][0].legend(frameon=False, fontsize=7)
     _save(figure, path)
 

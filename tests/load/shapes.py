@@ -1,7 +1,7 @@
-"""When each request is due: steady, in bursts, on a ramp. Open: what comes next does not wait for what came before.
+"""When each request is due: steady, in bursts, or on a ramp. The load is open: requests do not wait for earlier ones.
 
-A sender that waits for answers slows down with the server, and leaves out of its percentiles just those requests that
-would have waited. Here the clock of each request begins when it is due.
+A sender that waits for responses slows down with the server, so that its percentiles miss the requests that would have
+waited. Here a request's latency is measured from the time at which it is due.
 """
 
 import math
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from tools.fleet.rounds import Post
 from tools.fleet.send import Client, count_in
 
-SENDERS = 32  # at a time; what is due meanwhile waits, and its clock runs
+SENDERS = 32  # concurrent requests; further requests wait, and the wait counts as latency
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """`first` and `last` are requests a second; with `at_once` so many come together, `every` seconds."""
+    """`first` and `last` are requests per second. With `at_once`, that many are sent together, `every` seconds."""
 
     name: str
     seconds: float
@@ -29,12 +29,12 @@ class Phase:
     every: float = 0.0
 
     def dues(self) -> Iterator[float]:
-        """Seconds after the phase began at which a request is due."""
+        """Yield the seconds after the start of the phase at which a request is due."""
         if self.at_once:
             for pulse in range(int(self.seconds // self.every)):
                 yield from [pulse * self.every] * self.at_once
             return
-        # The n-th is due when the integral of the rate reaches n.
+        # Request n is due when the integral of the rate reaches n.
         growth = (self.last - self.first) / self.seconds
         for n in range(int((self.first + self.last) / 2 * self.seconds)):
             if abs(growth) < 1e-9:
@@ -46,7 +46,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """`due` in seconds after the load began; `seconds` from then until the phone could delete the batch, or gave up."""
+    """`due` is in seconds after the start; `seconds` until the phone could delete the batch, or stopped trying."""
 
     phase: str
     due: float
@@ -58,7 +58,7 @@ class Sent:
 
 
 def sent(phases: Sequence[Phase], posts: Iterator[Post], client: Client, began: float) -> list[Sent]:
-    """Send until the last phase is over and everything is answered. `began` is of time.monotonic()."""
+    """Send all phases and wait for the responses. `began` is a time of time.monotonic()."""
     found: list[Sent] = []
     lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Load on a running local stack: steady, in bursts and on a ramp, while its memory and its queues are watched."""
+"""Load a running local stack: steady, in bursts and on a ramp, while sampling its memory and queues."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ops.outputs import Outputs
 from ops.polling import until
-from tests.load.leaks import NOISE_BYTES, Leak, judged
+from tests.load.leaks import NOISE_BYTES, Leak, estimate
 from tests.load.shapes import SENDERS, Phase, Sent, sent
 from tests.load.watch import KEEPERS, Sample, Watch
 from tools.fleet import rounds
@@ -20,18 +20,17 @@ from tools.fleet.send import Client, new_run_id, percentile
 from tools.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
+CLIENT_TIMEOUT_S = 120.0
 DRAIN_S = 180.0
 STEADY = "steady"
-LEAST_LOOKS = 20  # on a machine too busy to look, nothing is judged, which fails the run
+MIN_SAMPLES = 20  # with fewer, on a very busy machine, leaks are not judged and the run fails
 
-# What may grow how fast. A function's environment, always busy, lives some hours at most on AWS: a tenth of what its
-# memory has left in four hours. The rest of a stack: what would take a laptop's stack from where it stands to 2 GiB
-# within a working day of eight hours.
+# Allowed growth. A busy function's environment lives for some hours on AWS, and may use a tenth of its free memory in
+# four hours. The rest of the stack may grow to 2 GiB within a working day of eight hours.
 FUNCTION_MB = {"ingest": 1024, "redrive": 512, "consume": 512, "check": 256}
 LIFE_S = 4 * 3600
-# The consumer keeps the keys of the last 4,096 pairs and times, which fill for hours on a laptop; what it does
-# once they are full is judged in tests.load.functions.
+# The consumer caches the keys of the last 4,096 pairs and times, which takes hours to fill on a laptop.
+# tests.load.functions checks its growth after they are full.
 FILLING_BYTES = {"consume": 6 * 2**20}
 STACK_BYTES = 2 * 2**30
 DAY_S = 8 * 3600
@@ -48,7 +47,7 @@ def phases(rate: float, steady_s: float) -> list[Phase]:
 
 @dataclass(frozen=True)
 class Load:
-    """A whole run; `problems` is empty when all is as promised."""
+    """A whole run. `problems` is empty if everything is as promised."""
 
     plan: Sequence[Phase]
     sent: Sequence[Sent]
@@ -58,7 +57,7 @@ class Load:
     leaks: Mapping[str, Leak]
 
     @property
-    def looks(self) -> int:
+    def steady_samples(self) -> int:
         first, last = window(self.plan, STEADY)
         return sum(first <= sample.at <= last for sample in self.samples)
 
@@ -67,11 +66,15 @@ class Load:
         undelivered = sum(not each.delivered for each in self.sent)
         return [
             *([f"{undelivered} requests were never delivered"] if undelivered else []),
-            *([f"what waited was not worked off within {DRAIN_S:.0f} s"] if self.drained_s is None else []),
-            *([] if self.reconciled else ["accepted, archived, loaded and consumed are not equal"]),
-            *([f"memory was looked at {self.looks} times only"] if self.looks < LEAST_LOOKS else []),
+            *([f"queues were not empty within {DRAIN_S:.0f} s"] if self.drained_s is None else []),
+            *([] if self.reconciled else ["accepted, archived, loaded and consumed events are not equal"]),
+            *(
+                [f"only {self.steady_samples} memory samples in the steady phase"]
+                if self.steady_samples < MIN_SAMPLES
+                else []
+            ),
             *[
-                f"{name} leaks: {leak.slope * 3600 / 2**20:.0f} MiB an hour"
+                f"{name} leaks: {leak.slope * 3600 / 2**20:.0f} MiB per hour"
                 for name, leak in self.leaks.items()
                 if leak.found
             ],
@@ -83,7 +86,7 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
     posts = rounds.endless(
         rounds.Plan(run=new_run_id(), begins_at=datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=40)
     )
-    client = Client(outputs.endpoint, outputs.api_key, patience=PATIENCE_S, connections=SENDERS)
+    client = Client(outputs.endpoint, outputs.api_key, patience=CLIENT_TIMEOUT_S, connections=SENDERS)
     began_at, began = datetime.now(UTC), time.monotonic()
     with Watch(settings, outputs, began) as watch:
         answers = sent(plan, posts, client, began)
@@ -95,9 +98,9 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
 
 
 def reconciled(settings: Settings, since: datetime) -> bool:
-    """Accepted = archived = loaded = consumed, by the operator's own command; it leaves out the last minute."""
+    """Check accepted = archived = loaded = consumed with the operator's command, which ignores the last minute."""
 
-    def asked() -> tuple[int, str]:
+    def reconcile() -> tuple[int, str]:
         ended = subprocess.run(
             [sys.executable, "-m", "ops", "reconcile", "--from", since.isoformat(), "--json"],
             cwd=ROOT,
@@ -108,14 +111,14 @@ def reconciled(settings: Settings, since: datetime) -> bool:
         )
         return ended.returncode, ended.stdout + ended.stderr
 
-    code, said = until(asked, lambda found: found[0] == 0, patience_s=90, every_s=5)
+    code, output = until(reconcile, lambda found: found[0] == 0, patience_s=90, every_s=5)
     if code:
-        print(said[-3000:], file=sys.stderr)
+        print(output[-3000:], file=sys.stderr)
     return code == 0
 
 
 def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:
-    """When a phase begins and ends."""
+    """Return the start and end of a phase."""
     start = 0.0
     for phase in plan:
         if phase.name == name:
@@ -125,16 +128,16 @@ def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:
 
 
 def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak]:
-    """Of each process that lived through the steady part; the emulators, which keep what they are given, apart."""
+    """Estimate the growth of each process that ran during the whole steady phase, without the emulators."""
     first, last = window(plan, STEADY)
     steady = [sample for sample in samples if first <= sample.at <= last]
     series: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for sample in steady:
         for name, size in sample.memory.items():
-            # Buffers grow up to a limit of their own.
+            # DuckDB's buffers have their own limit, so they are not counted.
             bounded = sample.buffered if name.startswith("snowflake ") else 0
             series[name].append((sample.at, float(size - bounded)))
-    if len(steady) < LEAST_LOOKS:
+    if len(steady) < MIN_SAMPLES:
         return {}
     stack_now = sum(steady[0].memory.values())
     found = {}
@@ -148,20 +151,20 @@ def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak
             else max(0.0, STACK_BYTES - stack_now) / DAY_S
         )
         xs, sizes = zip(*points, strict=True)
-        found[name] = judged(xs, sizes, room, FILLING_BYTES.get(what, NOISE_BYTES))
+        found[name] = estimate(xs, sizes, room, FILLING_BYTES.get(what, NOISE_BYTES))
     return found
 
 
-# --- what is told ------------------------------------------------------------------------------
+# --- reports -----------------------------------------------------------------------------------
 
 
 def latencies(load: Load) -> list[dict[str, object]]:
-    """One row a phase: what a phone saw, from the moment at which its request was due."""
+    """Return a row per phase with what a phone experienced, from the time at which its request was due."""
     rows = []
     for phase in load.plan:
         of = [each for each in load.sent if each.phase == phase.name]
         seconds = [each.seconds for each in of]
-        answers = Counter(str(status or "no answer") for each in of for status in each.statuses)
+        answers = Counter(str(status or "no response") for each in of for status in each.statuses)
         rows.append(
             {
                 "phase": phase.name,
@@ -177,28 +180,28 @@ def latencies(load: Load) -> list[dict[str, object]]:
 
 
 def memories(load: Load) -> list[dict[str, object]]:
-    """One row a part: its processes at most, its memory as the steady part begins and ends, and at most."""
+    """Return a row per part: number of processes, memory at the start and end of the steady phase, and maxima."""
     first, last = window(load.plan, STEADY)
     steady = [sample for sample in load.samples if first <= sample.at <= last]
     parts = sorted({name.rpartition(" ")[0] for sample in load.samples for name in sample.memory})
     requests = sum(each.phase == STEADY for each in load.sent)
     rows = []
     for part in parts:
-        judgements = [leak for name, leak in load.leaks.items() if name.rpartition(" ")[0] == part]
+        estimates = [leak for name, leak in load.leaks.items() if name.rpartition(" ")[0] == part]
         begin, end = (sum(of(sample, part)) / 2**20 for sample in (steady[0], steady[-1]))
         rows.append(
             {
                 "part": part,
                 "processes": max(len(of(sample, part)) for sample in load.samples),
-                "mib_steady_begins": round(begin),
-                "mib_steady_ends": round(end),
-                "mib_most": round(max(sum(of(sample, part)) for sample in load.samples) / 2**20),
-                "kib_a_request": round((end - begin) * 1024 / requests, 1) if part in KEEPERS else None,
-                "mib_an_hour_worst": _mib_an_hour([leak.slope for leak in judgements]),
-                "mib_an_hour_allowed": _mib_an_hour(
-                    [min(leak.allowed for leak in judgements)] if judgements else []
+                "mib_at_start": round(begin),
+                "mib_at_end": round(end),
+                "mib_max": round(max(sum(of(sample, part)) for sample in load.samples) / 2**20),
+                "kib_per_request": round((end - begin) * 1024 / requests, 1) if part in KEEPERS else None,
+                "mib_per_hour_max": _mib_per_hour([leak.slope for leak in estimates]),
+                "mib_per_hour_allowed": _mib_per_hour(
+                    [min(leak.allowed for leak in estimates)] if estimates else []
                 ),
-                "leaks": any(leak.found for leak in judgements),
+                "leaks": any(leak.found for leak in estimates),
             }
         )
     return rows
@@ -208,12 +211,12 @@ def of(sample: Sample, part: str) -> list[int]:
     return [size for name, size in sample.memory.items() if name.rpartition(" ")[0] == part]
 
 
-def _mib_an_hour(slopes: Sequence[float]) -> float | None:
+def _mib_per_hour(slopes: Sequence[float]) -> float | None:
     return round(max(slopes) * 3600 / 2**20, 1) if slopes else None
 
 
 def queues(load: Load) -> list[dict[str, object]]:
-    """One row a phase: the most that waited in each queue."""
+    """Return a row per phase with the maximum length of each queue."""
     rows = []
     for phase in load.plan:
         first, last = window(load.plan, phase.name)

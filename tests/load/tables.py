@@ -1,4 +1,4 @@
-"""Tables as Markdown, and their places in a page: between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+"""Format tables as Markdown, and insert them into a page between `<!-- NAME -->` and `<!-- end of NAME -->`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     names = list(rows[0])
     lines = [[name.replace("_", " ") for name in names], ["---"] * len(names)]
-    lines += [[_word(row[name]) for name in names] for row in rows]
+    lines += [[_cell(row[name]) for name in names] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _word(value: object) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -23,7 +23,7 @@ def _word(value: object) -> str:
 
 
 def put(page: Path, name: str, table: str) -> None:
-    """Replace what stands between the marks. Raises LookupError if the page has none of that name."""
+    """Replace the text between the marks. Raises LookupError if the page does not contain them."""
     before, after = f"<!-- {name} -->", f"<!-- end of {name} -->"
     text, found = re.subn(
         f"{re.escape(before)}.*?{re.escape(after)}",
@@ -32,5 +32,5 @@ def put(page: Path, name: str, table: str) -> None:
         flags=re.DOTALL,
     )
     if not found:
-        raise LookupError(f"{page} has no place for {name!r}")
+        raise LookupError(f"{page} has no marks for {name!r}")
     page.write_text(text)

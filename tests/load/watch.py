@@ -1,4 +1,4 @@
-"""Every two seconds: the memory of every process of a stack, and what waits in every queue."""
+"""Sample the memory of every process of a stack and the length of every queue, every two seconds."""
 
 import json
 import threading
@@ -18,13 +18,14 @@ from tools.stack.processes import Process, Processes, descendants, description, 
 from tools.stack.settings import Settings
 
 EVERY_SECONDS = 2.0
-KEEPERS = ("localstack", "kinesis mock")  # they hold in memory whatever they are given, by design
+KEEPERS = ("localstack", "kinesis mock")  # these keep all data in memory by design
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`memory`: bytes by process, `ingest 4711`; `buffered`: how much of the local Snowflake's is DuckDB's buffers.
-    `queues`: what waits where; `behind_s`: of the last batch consumed.
+    """`memory` has bytes per process, such as `ingest 4711`; `buffered` is the size of DuckDB's buffers therein.
+
+    `queues` has the length of each queue; `behind_s` is the lag of the last batch consumed.
     """
 
     at: float
@@ -34,7 +35,7 @@ class Sample:
 
 
 class Watch:
-    """Use as a context; look at `samples` afterwards. `waiting` raises what made it stop looking."""
+    """A context manager that fills `samples`. `waiting` raises the error that stopped the sampling, if any."""
 
     def __init__(self, settings: Settings, outputs: Outputs, began: float) -> None:
         self._processes = Processes(settings.run_folder, settings.log_folder)
@@ -57,7 +58,7 @@ class Watch:
         self._thread.join()
 
     def waiting(self) -> float:
-        """What stood in the queues at the last look; something, as long as nobody has looked."""
+        """Return the length of the queues in the last sample; 1 if there is no sample yet."""
         if self.fault:
             raise self.fault
         if not self.samples:
@@ -96,14 +97,14 @@ class Watch:
         }
 
     def _unread(self, shard: str) -> int:
-        """Records of a shard after the last that was consumed."""
+        """Return the number of a shard's records after the last one consumed."""
         after = self._logs.consumed_up_to.get(shard)
-        named = {"StreamName": self._outputs.stream, "ShardId": shard}
+        request = {"StreamName": self._outputs.stream, "ShardId": shard}
         if after:
-            named |= {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": after}
+            request |= {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": after}
         else:
-            named |= {"ShardIteratorType": "TRIM_HORIZON"}
-        iterator = self._kinesis.get_shard_iterator(**named)["ShardIterator"]
+            request |= {"ShardIteratorType": "TRIM_HORIZON"}
+        iterator = self._kinesis.get_shard_iterator(**request)["ShardIterator"]
         return len(self._kinesis.get_records(ShardIterator=iterator)["Records"])
 
     def _pending(self, warehouse: Any, pipe: str) -> int:
@@ -113,14 +114,14 @@ class Watch:
 
 
 def name_of(top: Process, process: Process) -> str:
-    said = description(process)
-    if said.startswith("milkrun-"):
-        return said.rpartition("-")[2]
-    return "kinesis mock" if "kinesis-local" in said or said.startswith("node ") else top.name
+    text = description(process)
+    if text.startswith("milkrun-"):
+        return text.rpartition("-")[2]
+    return "kinesis mock" if "kinesis-local" in text or text.startswith("node ") else top.name
 
 
 class FunctionLogs:
-    """How far the consumer's canonical lines say that it is."""
+    """The consumer's progress, from its canonical log lines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,7 +1,7 @@
-"""As little as can be done at all: texts passed through as they are, nothing looked at but what is needed.
+"""A lower limit for the handler: it passes texts through unchanged and parses only what it needs.
 
-msgspec for the envelope, ISA-L's gzip, urllib3 and a signer of thirty lines whose key is kept for the day. No
-strict JSON, no reasons, no rejects, no retries, no log line: not a handler, a limit.
+It uses msgspec for the envelope, ISA-L's gzip, urllib3, and a signer of thirty lines with a cached key. It has no
+strict JSON, reasons, rejects, retries or log lines, so it is a limit rather than a handler.
 """
 
 import hashlib

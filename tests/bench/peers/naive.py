@@ -1,7 +1,7 @@
-"""What one writes first: pydantic models dumped again, gzip as it comes, one boto3 call each.
+"""A straightforward handler: pydantic models serialized again, default gzip, and one boto3 call per service.
 
-The same events end up in the same two places; what the contract asks besides (rejects, duplicates, as-sent
-texts, refused records, claim checks) is not here. Kept for comparison only.
+The same events arrive in the same two places. The rest of the contract (rejects, duplicates, texts as sent, throttled
+records, claim checks) is missing. It exists only for comparison.
 """
 
 import base64

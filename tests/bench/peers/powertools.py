@@ -1,6 +1,6 @@
-"""As the documentation of Powertools for AWS Lambda teaches it: event handler, parser, logger and metrics.
+"""A handler as in the documentation of Powertools for AWS Lambda: event handler, parser, logger and metrics.
 
-It keeps the original texts of nothing: models are dumped again, as the naive peer does.
+Like the naive peer it does not keep the original texts, because models are serialized again.
 """
 
 import gzip

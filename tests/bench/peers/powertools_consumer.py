@@ -1,6 +1,6 @@
-"""The consumer as most would write it: Powertools' BatchProcessor, its DynamoDB idempotency, one record at a time.
+"""A typical consumer: Powertools' BatchProcessor with DynamoDB idempotency, one record at a time.
 
-Same input, same rule, same visits, same notices; the same table of events and visits without a log of changes.
+It has the same input, rule, visits and notifications, and the same table of events and visits, but no log of changes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The page says what a run found, and nothing of what it did not."""
+"""The page shows the figures of a run, and dashes for those that were not measured."""
 
 import json
 import re
@@ -20,12 +20,12 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("k", [0.0, 0.5, 1.0, 2.0])
-def test_the_exponent_is_that_of_the_growth_and_fixed_costs_do_not_hide_it(k: float) -> None:
+def test_exponent_is_fitted_despite_fixed_costs(k: float) -> None:
     assert exponent([(x, 3 * x**k) for x in (1, 10, 100, 1000)]) == pytest.approx(k)
     assert exponent([(x, 5 + 3 * x**k) for x in (1, 10, 1000, 5000, 10_000)]) == pytest.approx(k, abs=0.05)
 
 
-def test_figures_stand_where_the_template_names_them_and_what_was_not_run_is_a_dash(written: Path) -> None:
+def test_figures_replace_their_placeholders_and_missing_figures_become_dashes(written: Path) -> None:
     page.write({"ratios": {"handler/naive@100": 0.331}, "rates": {"handler/ms@100": 1.5}, "parts": {}})
     text = page.PAGE.read_text()
     assert "| naive | – | – | 0.33 | – |" in text
@@ -33,7 +33,7 @@ def test_figures_stand_where_the_template_names_them_and_what_was_not_run_is_a_d
     assert "{{" not in text
 
 
-def test_a_missed_goal_is_called_missed_and_growth_beyond_linear_is_named(written: Path) -> None:
+def test_missed_goal_and_superlinear_growth_are_marked(written: Path) -> None:
     page.write(
         {"ratios": {"handler/limit@100": 2.15}, "series": {"x by y": [[1, 1], [10, 100], [100, 10_000]]}}
     )
@@ -42,7 +42,7 @@ def test_a_missed_goal_is_called_missed_and_growth_beyond_linear_is_named(writte
     assert re.search(r"x by y .* 2\.00 \| \*\*worse than linear\*\*", text)
 
 
-def test_a_part_that_is_run_again_leaves_the_others_figures(written: Path) -> None:
+def test_repeated_part_keeps_the_figures_of_other_parts(written: Path) -> None:
     runner.keep("handler", Figures(ratios={"handler/naive@100": 0.5}), 1)
     runner.keep("consumer", Figures(ratios={"consumer/powertools@500": 0.1}), 1)
     runner.keep("handler", Figures(ratios={"handler/naive@100": 0.4}), 1)

@@ -1,4 +1,4 @@
-"""The count of DynamoDB's units, by examples worked out by hand from AWS's documented rules."""
+"""Counting DynamoDB units, with examples computed by hand from AWS's documentation."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -19,12 +19,12 @@ def billed(indexes: tuple[Index, ...] = ()) -> Aws:
     return aws
 
 
-def test_item_size_is_names_texts_half_bytes_per_digit_and_one_byte_per_boolean() -> None:
+def test_item_size_counts_names_strings_half_bytes_per_digit_and_one_byte_per_boolean() -> None:
     item = {"pk": {"S": "ü"}, "version": {"N": "1234567890"}, "is_open": {"BOOL": True}}
     assert size_of(item) == (2 + 2) + (7 + 5 + 1) + (7 + 1)
 
 
-def test_a_write_is_billed_by_the_larger_of_the_old_and_the_new_item() -> None:
+def test_write_is_billed_by_the_larger_of_old_and_new_item() -> None:
     aws = billed()
     put(aws, "a", padding=1024 - len("pk" + "p" + "sk" + "a" + "x"))
     assert aws.units["write"] == 1
@@ -34,7 +34,7 @@ def test_a_write_is_billed_by_the_larger_of_the_old_and_the_new_item() -> None:
     assert aws.units["write"] == 1 + 2 + 2
 
 
-def test_a_failed_condition_is_billed_like_the_write() -> None:
+def test_failed_condition_is_billed_like_the_write() -> None:
     aws = billed()
     put(aws, "a")
     item = {"pk": {"S": "p"}, "sk": {"S": "a"}}
@@ -43,13 +43,13 @@ def test_a_failed_condition_is_billed_like_the_write() -> None:
     assert aws.units["write"] == 2
 
 
-def test_an_index_is_billed_only_for_entries_that_change() -> None:
+def test_index_is_billed_only_for_entries_that_change() -> None:
     aws = billed((Index(("fence",), frozenset({"pk", "sk", "fence", "seen"})),))
     at = {"fence": {"S": "f"}, "seen": {"S": "1"}}
     put(aws, "a")
     assert aws.units["index write"] == 0
     put(aws, "a", **at)
-    put(aws, "a", padding=9, **at)  # what the index does not show
+    put(aws, "a", padding=9, **at)  # this attribute is not projected
     assert aws.units["index write"] == 1
     put(aws, "a", **(at | {"seen": {"S": "2"}}))
     assert aws.units["index write"] == 2
@@ -59,13 +59,13 @@ def test_an_index_is_billed_only_for_entries_that_change() -> None:
     assert aws.units["index write"] == 5
 
 
-def test_reads_are_billed_per_4_kb_and_by_half_if_eventually_consistent() -> None:
+def test_reads_are_billed_per_4_kb_and_half_if_eventually_consistent() -> None:
     aws = billed()
     put(aws, "a", padding=5000)
     put(aws, "b", padding=5000)
     keys = [{"pk": {"S": "p"}, "sk": {"S": sk}} for sk in ("a", "b", "missing")]
     aws.batch_get_item(RequestItems={"visits": {"Keys": keys, "ConsistentRead": True}})
-    assert aws.units["read"] == 2 + 2 + 1  # each item by itself
+    assert aws.units["read"] == 2 + 2 + 1  # each item separately
     aws.batch_get_item(RequestItems={"visits": {"Keys": keys}})
     assert aws.units["read"] == 5 + 2.5
     between = {":pk": {"S": "p"}, ":first": {"S": "a"}, ":last": {"S": "z"}}

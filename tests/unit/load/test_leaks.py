@@ -1,4 +1,4 @@
-"""A detector that cannot fail proves nothing: made-up series, then the real handler with a leak put into it."""
+"""The leak detector: generated series, then the real handler with and without an artificial leak."""
 
 import random
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from tests.load.functions import FUNCTIONS, leak_of, simulated_aws
-from tests.load.leaks import judged
+from tests.load.leaks import estimate
 
 XS = [float(n * 20) for n in range(100)]
 MIB = 2**20
 
 
 def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1) -> list[float]:
-    """A process that fills its caches first, then grows by so many bytes an x, in pages and with noise."""
+    """Return sizes of a process that first fills its caches, then grows by `slope` per x, in pages and with noise."""
     pick = random.Random(seed)
     steps = sorted(pick.sample(range(40, 100), jumps))
     warm = [20 * MIB * min(1.0, n / 20) for n in range(100)]
@@ -29,24 +29,24 @@ def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_grows_is_a_leak_and_what_only_flickers_is_none(seed: int) -> None:
-    assert judged(XS, series(2000, seed=seed), 1000).found
-    assert not judged(XS, series(0, seed=seed), 1000).found
-    assert not judged(XS, series(300, seed=seed), 1000).found, "less than is allowed"
+def test_growth_above_the_limit_is_a_leak_and_noise_is_none(seed: int) -> None:
+    assert estimate(XS, series(2000, seed=seed), 1000).found
+    assert not estimate(XS, series(0, seed=seed), 1000).found
+    assert not estimate(XS, series(300, seed=seed), 1000).found, "below the allowed growth"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_filling_caches_and_a_single_jump_are_none(seed: int) -> None:
-    assert not judged(XS, series(0, jumps=1, seed=seed), 1000).found
+def test_filling_caches_and_a_single_jump_are_no_leak(seed: int) -> None:
+    assert not estimate(XS, series(0, jumps=1, seed=seed), 1000).found
 
 
-def test_a_short_look_judges_nothing() -> None:
+def test_too_few_samples_raise_an_error() -> None:
     with pytest.raises(ValueError, match="too few"):
-        judged(XS[:9], series(0)[:9], 1)
+        estimate(XS[:9], series(0)[:9], 1)
 
 
 class Forgetful:
-    """A leak as one writes it by mistake: a cache by request id, with nobody to empty it."""
+    """A typical leak: a cache by request that is never emptied."""
 
     def __init__(self) -> None:
         self.seen: dict[int, str] = {}
@@ -56,14 +56,14 @@ class Forgetful:
 
 
 @pytest.mark.timeout(120)
-def test_a_leak_put_into_the_handler_is_found_and_without_it_none_is() -> None:
-    """The real handler in a process of its own; the leak keeps each request's body, 15 kB."""
+def test_leak_in_the_real_handler_is_found_and_without_it_there_is_none() -> None:
+    """The handler runs in its own process; the leak keeps the body of each request, 15 kB."""
     ingest = FUNCTIONS["ingest@20"]
     kept = [bytes(15_000) for _ in range(4000)]
-    del kept[::2]  # holes in this process' heap, which the function's own must not see
+    del kept[::2]  # leaves holes in this process's heap, which must not affect the handler's
     with simulated_aws("--scale", "0"):
-        leaking = leak_of(ingest, 600, 0.04, spoil=Forgetful())
-        sound = leak_of(ingest, 600, 0.04)
+        leaking = leak_of(ingest, 600, 0.04, leak=Forgetful())
+        normal = leak_of(ingest, 600, 0.04)
     assert leaking.found
-    assert 5_000 < leaking.slope < 25_000, "what is left of the holes' pages takes some of it"
-    assert not sound.found
+    assert 5_000 < leaking.slope < 25_000, "free pages absorb a part of it"
+    assert not normal.found

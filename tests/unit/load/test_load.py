@@ -1,4 +1,4 @@
-"""The load's own parts: when requests are due, what counts as a leak of a stack, what fails a run, where tables go."""
+"""The parts of the load test: when requests are due, leaks of a stack, failing runs, and tables in the page."""
 
 import json
 from dataclasses import replace
@@ -20,9 +20,7 @@ MIB = 2**20
 
 @given(st.floats(0, 20), st.floats(0.5, 20), st.integers(10, 300))
 @settings(max_examples=40, deadline=None)
-def test_a_ramp_sends_as_many_as_its_rate_says_each_in_its_time(
-    first: float, last: float, seconds: int
-) -> None:
+def test_ramp_sends_requests_at_its_rate_in_order(first: float, last: float, seconds: int) -> None:
     dues = list(Phase("ramp", seconds, first, last).dues())
     assert len(dues) == int((first + last) / 2 * seconds)
     assert all(0 <= due <= seconds for due in dues)
@@ -31,7 +29,7 @@ def test_a_ramp_sends_as_many_as_its_rate_says_each_in_its_time(
     assert half == pytest.approx((first + (first + last) / 2) / 2 * seconds / 2, abs=2)
 
 
-def test_a_burst_comes_at_once_and_again() -> None:
+def test_burst_sends_several_requests_together_and_repeats() -> None:
     assert list(Phase("burst", 60, at_once=3, every=20).dues()) == [0, 0, 0, 20, 20, 20, 40, 40, 40]
 
 
@@ -39,7 +37,7 @@ PLAN = phases(4, 240)
 
 
 def samples(growth: dict[str, float]) -> list[Sample]:
-    """Five minutes in which each process grows by so many MiB an hour."""
+    """Return five minutes of samples in which each process grows by so many MiB per hour."""
     return [
         Sample(
             at,
@@ -50,7 +48,7 @@ def samples(growth: dict[str, float]) -> list[Sample]:
     ]
 
 
-def test_functions_and_the_warehouse_may_not_grow_and_emulators_are_not_judged() -> None:
+def test_growth_of_functions_and_warehouse_is_a_leak_and_emulators_are_not_checked() -> None:
     found = leaks_of(PLAN, samples({"ingest 1": 60, "consume 2": 1, "snowflake 3": 400, "localstack 4": 900}))
     assert {name: leak.found for name, leak in found.items()} == {
         "ingest 1": True,
@@ -59,18 +57,18 @@ def test_functions_and_the_warehouse_may_not_grow_and_emulators_are_not_judged()
     }
 
 
-def test_the_consumer_s_bounded_caches_may_fill_but_not_more() -> None:
+def test_consumers_bounded_caches_may_fill_but_not_grow_further() -> None:
     assert not leaks_of(PLAN, samples({"consume 1": 30}))["consume 1"].found
     assert leaks_of(PLAN, samples({"consume 1": 300}))["consume 1"].found
 
 
-def test_the_warehouse_s_buffers_are_bounded_and_no_leak() -> None:
+def test_warehouses_bounded_buffers_are_no_leak() -> None:
     grown = samples({"snowflake 3": 400})
     buffered = [replace(each, buffered=int(395 * MIB * each.at / 3600)) for each in grown]
     assert not leaks_of(PLAN, buffered)["snowflake 3"].found
 
 
-def test_a_process_that_lived_for_a_part_only_is_not_judged() -> None:
+def test_process_that_ran_only_briefly_is_not_checked() -> None:
     short = [Sample(s.at, s.memory if s.at < 100 else {}, s.queues) for s in samples({"ingest 1": 60})]
     long = samples({"snowflake 3": 0})
     both = [Sample(a.at, a.memory | b.memory, a.queues) for a, b in zip(short, long, strict=True)]
@@ -83,29 +81,29 @@ def load(**what: object) -> Load:
     return Load(plan=PLAN, samples=samples({"ingest 1": 0}), **given)
 
 
-def test_a_run_fails_by_what_is_undelivered_undrained_unequal_or_leaking() -> None:
+def test_run_fails_if_undelivered_undrained_unequal_or_leaking() -> None:
     lost = Sent("burst", 300.0, 120.0, [503] * 9, False, 20, 0)
     leaks = leaks_of(PLAN, samples({"ingest 1": 60}))
     assert load().problems == []
     assert load(sent=[lost]).problems == ["1 requests were never delivered"]
-    assert load(drained_s=None).problems == ["what waited was not worked off within 180 s"]
-    assert load(reconciled=False).problems == ["accepted, archived, loaded and consumed are not equal"]
-    assert load(leaks=leaks).problems == ["ingest 1 leaks: 60 MiB an hour"]
+    assert load(drained_s=None).problems == ["queues were not empty within 180 s"]
+    assert load(reconciled=False).problems == ["accepted, archived, loaded and consumed events are not equal"]
+    assert load(leaks=leaks).problems == ["ingest 1 leaks: 60 MiB per hour"]
 
 
-def test_a_machine_too_busy_to_look_judges_nothing_and_fails_the_run() -> None:
+def test_run_with_too_few_samples_fails_without_judging_leaks() -> None:
     few = samples({"ingest 1": 0})[::20]
     assert leaks_of(PLAN, few) == {}
-    blind = Load(PLAN, [], few, 1.0, True, {})
-    assert blind.problems == [f"memory was looked at {blind.looks} times only"]
+    unsampled = Load(PLAN, [], few, 1.0, True, {})
+    assert unsampled.problems == [f"only {unsampled.steady_samples} memory samples in the steady phase"]
 
 
-def test_queues_are_told_by_their_worst_moment_of_each_phase() -> None:
+def test_queues_are_reported_by_their_maximum_per_phase() -> None:
     worst = {row["phase"]: row["snowpipe"] for row in queues(load())}
     assert worst == {"warm-up": 0, "steady": 0, "burst": 1, "ramp": 0}
 
 
-def test_how_far_the_consumer_is_is_what_its_lines_say(tmp_path: Path) -> None:
+def test_consumers_progress_is_read_from_its_log_lines(tmp_path: Path) -> None:
     def line(number: int) -> str:
         facts = {"shard_id": "0", "last_sequence_number": str(number), "behind_seconds": number / 2}
         return json.dumps({"event": "records_consumed", **facts}) + "\n"
@@ -126,8 +124,8 @@ def test_how_far_the_consumer_is_is_what_its_lines_say(tmp_path: Path) -> None:
     assert (read.consumed_up_to, read.behind_seconds) == ({"0": "3"}, 1.5)
 
 
-def test_the_knee_is_where_waiting_and_computing_cross() -> None:
-    """40 ms of which 2 are CPU: twenty environments on one vCPU; on 1024 MB the CPU takes 1769/1024 as long."""
+def test_knee_is_where_the_asymptotes_intersect() -> None:
+    """40 ms, of which 2 ms are CPU: 20 environments per vCPU. With 1024 MB, CPU takes 1769/1024 times as long."""
     steps = [
         {"environments": 1, "invocations_per_s": 25.0, "events_per_s": 500.0, "cpu_ms": 2.0},
         {"environments": 64, "invocations_per_s": 480.0, "events_per_s": 9600.0, "cpu_ms": 2.1},
@@ -138,7 +136,7 @@ def test_the_knee_is_where_waiting_and_computing_cross() -> None:
     assert found["seconds_on_lambda"] == pytest.approx(0.038 + 0.002 * 1769 / 1024, abs=1e-4)
 
 
-def test_a_table_takes_its_place_and_leaves_the_rest(tmp_path: Path) -> None:
+def test_table_replaces_only_the_text_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# Page\n<!-- one -->\nold\n<!-- end of one -->\nprose\n<!-- two -->\n<!-- end of two -->\n"
