@@ -1,4 +1,4 @@
-"""The check of the pipes: what it makes of a pipe's status, and how it signs in to Snowflake."""
+"""The function that checks the pipes: how it reads a pipe's status, and how it logs in to Snowflake."""
 
 import base64
 import hashlib
@@ -34,29 +34,29 @@ def found(text: str, archived_at=()) -> Health:
     return health(parse(text), archived_at, NOW)
 
 
-def test_a_pipe_that_has_heard_of_everything_and_waits_for_nothing_is_well():
+def test_pipe_that_received_everything_and_has_no_backlog_is_healthy():
     heard = status(lastReceivedMessageTimestamp="2026-11-16T08:29:59.002Z")
     assert found(heard, [ago(seconds=5)]) == Health("RUNNING", 0, 0.0, 0.0)
 
 
-def test_the_lag_is_the_age_of_the_oldest_file_in_the_queue():
+def test_lag_is_the_age_of_the_oldest_file_in_the_queue():
     waiting = status(pendingFileCount=7, oldestFileTimestamp="2026-11-16T08:10:00.000Z")
     assert found(waiting).lag_seconds == 1200
     assert found(waiting).pending_files == 7
 
 
-def test_a_pipe_is_deaf_for_as_long_as_the_oldest_object_that_it_has_not_heard_of_is_there():
+def test_pipe_is_deaf_since_the_oldest_object_without_a_notification():
     heard = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
     assert found(heard, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
-def test_a_pipe_that_never_heard_anything_is_deaf_since_the_oldest_object():
+def test_pipe_without_any_notification_is_deaf_since_the_oldest_object():
     assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
     assert found(status()).deaf_seconds == 0
 
 
 @pytest.mark.parametrize("state", ["PAUSED", "STOPPED_MISSING_TABLE", "STALLED_EXECUTION_ERROR"])
-def test_whatever_is_not_running_is_stopped(state):
+def test_pipe_in_any_state_but_running_is_stopped(state):
     assert found(status(executionState=state)).stopped
     assert not found(status()).stopped
 
@@ -87,7 +87,7 @@ def decoded(part: str) -> bytes:
 
 
 def verified(token: str, public_key: bytes) -> dict:
-    """The claims of a token, once its signature has been checked as RS256 says."""
+    """Verify a token's RS256 signature, and return its claims."""
     head, claims, signature = token.split(".")
     assert json.loads(decoded(head)) == {"alg": "RS256", "typ": "JWT"}
     serialization.load_der_public_key(public_key).verify(
@@ -104,7 +104,7 @@ def verified(token: str, public_key: bytes) -> dict:
         ("xy12345.cn-northwest-1.aws", "xy12345.cn-northwest-1.aws.snowflakecomputing.cn"),
     ],
 )
-def test_the_check_calls_the_host_of_its_account(account, host):
+def test_api_url_is_the_host_of_the_account(account, host):
     settings = main.Settings.model_validate(
         {
             "STAGE": "dev",
@@ -128,7 +128,7 @@ def test_the_check_calls_the_host_of_its_account(account, host):
         ("xy12345-ab1.global", "XY12345"),
     ],
 )
-def test_the_token_is_one_that_the_public_key_verifies(signer, account, name):
+def test_token_has_the_documented_claims_and_the_public_key_verifies_it(signer, account, name):
     token = log_in_token(account, "milkrun_watcher", signer, NOW)
     claims = verified(token, signer.public_key())
     fingerprint = base64.b64encode(hashlib.sha256(signer.public_key()).digest()).decode()
@@ -141,7 +141,7 @@ def test_the_token_is_one_that_the_public_key_verifies(signer, account, name):
 
 
 class Snowflake(ThreadingHTTPServer):
-    """The SQL API, as far as the check speaks to it: verifies the token, answers the statements it knows."""
+    """A fake SQL API that verifies the token and answers the statements that it knows."""
 
     def __init__(self, public_key, answers):
         self.public_key, self.answers = public_key, answers
@@ -162,14 +162,14 @@ class _Answers(BaseHTTPRequestHandler):
             assert self.headers["X-Snowflake-Authorization-Token-Type"] == "KEYPAIR_JWT"
             verified(token, self.server.public_key)
         except Exception:
-            self.say(401, {"code": "390144", "message": "JWT token is invalid."})
+            self.respond(401, {"code": "390144", "message": "JWT token is invalid."})
             return
         if body["statement"] in self.server.answers:
-            self.say(200, {"code": "090001", "data": [[self.server.answers[body["statement"]]]]})
+            self.respond(200, {"code": "090001", "data": [[self.server.answers[body["statement"]]]]})
             return
-        self.say(422, {"code": "002003", "message": "Pipe does not exist or not authorized."})
+        self.respond(422, {"code": "002003", "message": "Pipe does not exist or not authorized."})
 
-    def say(self, code, body):
+    def respond(self, code, body):
         text = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
@@ -186,9 +186,10 @@ EVENTS, REJECTED = "MILKRUN_DEV.RAW.EVENTS_PIPE", "MILKRUN_DEV.RAW.REJECTED_PIPE
 
 @pytest.fixture
 def snowflake(signer):
-    said = {EVENTS: status(), REJECTED: status(executionState="PAUSED")}
+    statuses = {EVENTS: status(), REJECTED: status(executionState="PAUSED")}
     server = Snowflake(
-        signer.public_key(), {f"SELECT SYSTEM$PIPE_STATUS('{pipe}')": text for pipe, text in said.items()}
+        signer.public_key(),
+        {f"SELECT SYSTEM$PIPE_STATUS('{pipe}')": text for pipe, text in statuses.items()},
     )
     yield server
     server.shutdown()
@@ -218,7 +219,7 @@ def deployed(signer, snowflake, monkeypatch):
     main.parts.cache_clear()
 
 
-def test_the_function_writes_one_line_a_pipe_that_is_a_metric(deployed, capsys):
+def test_check_logs_one_line_with_metrics_per_pipe(deployed, capsys):
     now = datetime.now(UTC)
     boto3.client("s3").put_object(Bucket="archive", Key=f"events/dt={now:%Y-%m-%d}/hh={now:%H}/a.1.ndjson.gz")
     main.check({}, Context())
@@ -226,14 +227,16 @@ def test_the_function_writes_one_line_a_pipe_that_is_a_metric(deployed, capsys):
     assert [line["event"] for line in lines] == [logs.PIPE_CHECKED] * 2
     events, rejected = lines
     assert (events["pipe"], events["pipe_stopped"], rejected["pipe_stopped"]) == (EVENTS, 0, 1)
-    assert events["pipe_deaf_seconds"] > 0  # archived, and this pipe has heard of nothing
+    assert (
+        events["pipe_deaf_seconds"] > 0
+    )  # an object is archived, but this pipe has received no notification
     assert rejected["pipe_deaf_seconds"] == 0
     for line in lines:
         names = {m["Name"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
         assert names == {"pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"}
 
 
-def test_asked_for_loads_it_counts_those_that_failed_of_late(deployed, snowflake, capsys):
+def test_check_of_loads_counts_recent_failures(deployed, snowflake, capsys):
     snowflake.answers[failed_loads_sql("MILKRUN_DEV")] = "2"
     main.check({"look_at": "loads"}, Context())
     [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -242,13 +245,13 @@ def test_asked_for_loads_it_counts_those_that_failed_of_late(deployed, snowflake
     assert directive["Metrics"] == [{"Name": "failed_loads", "Unit": "Count"}]
 
 
-def test_no_answer_is_an_error_and_no_good_news(deployed, snowflake):
+def test_missing_answer_is_an_error(deployed, snowflake):
     snowflake.answers.clear()
     with pytest.raises(SnowflakeError, match="422 002003 Pipe does not exist"):
         main.check({}, Context())
 
 
-def test_another_key_is_not_let_in(deployed, snowflake):
+def test_token_of_another_key_is_rejected(deployed, snowflake):
     kms = boto3.client("kms")
     other = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
     token = log_in_token("milk-org", "MILKRUN_DEV_WATCHER", Signer(kms, other), NOW)
@@ -256,7 +259,7 @@ def test_another_key_is_not_let_in(deployed, snowflake):
         SqlApi(snowflake.url, token, urllib3.PoolManager()).value("SELECT 1")
 
 
-def test_a_missing_setting_is_named(deployed, monkeypatch):
+def test_missing_setting_is_named_in_the_error(deployed, monkeypatch):
     monkeypatch.setenv("SNOWFLAKE_ACCOUNT", "")
     with pytest.raises(ValueError, match="SNOWFLAKE_ACCOUNT"):
         main.check({}, Context())

@@ -1,4 +1,4 @@
-"""The wheel of the project: it builds from the tracked files, is complete, and runs beside its pinned dependencies."""
+"""The project's wheel: it builds from the tracked files, is complete, and runs with the pinned dependencies."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 UV = Path(sys.executable).parent / "uv"
 PACKAGES = ("contract", "aws", "handler", "consumer", "snowpipe", "glue", "ops", "tools")
-# Not for the wheel: other packages' sources, the console's TypeScript, shell scripts, what dbt and Spark install.
-LEFT_OUT = ("tools/conformance/", "tools/console/web/", ".sh", "requirements.in", "requirements.txt")
+# Not in the wheel: other packages, the console's TypeScript, scripts, and the requirements of dbt and Spark.
+EXCLUDED = ("tools/conformance/", "tools/console/web/", ".sh", "requirements.in", "requirements.txt")
 
 
 def tracked(*folders: str) -> list[str]:
@@ -26,7 +26,7 @@ def tracked(*folders: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build it in a copy: setuptools leaves a build folder behind, from which a later wheel takes deleted files."""
+    """Build the wheel in a copy, because setuptools would reuse deleted files from an existing build folder."""
     folder = tmp_path_factory.mktemp("source")
     for name in ["pyproject.toml", "README.md", "LICENSE", *tracked(*PACKAGES)]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -38,16 +38,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+def test_wheel_contains_every_file_of_the_packages(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     expected = {
-        n for n in tracked(*PACKAGES) if not n.startswith(LEFT_OUT[:2]) and not n.endswith(LEFT_OUT[2:])
+        n for n in tracked(*PACKAGES) if not n.startswith(EXCLUDED[:2]) and not n.endswith(EXCLUDED[2:])
     }
     assert expected - inside == set()
     assert {name.split("/")[0] for name in inside} - set(PACKAGES) == {"milkrun-0.1.0.dist-info"}
 
 
-def test_the_wheel_runs_beside_the_pinned_dependencies_and_nothing_else(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_runs_with_only_the_pinned_dependencies(wheel: Path, tmp_path: Path) -> None:
     python = tmp_path / "environment/bin/python"
     for command in (
         ["venv", "-q", "--python", sys.executable, str(tmp_path / "environment")],

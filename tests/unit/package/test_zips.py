@@ -1,6 +1,4 @@
-"""What is deployed: zips that hold only what their function needs, start without compiling, and come out the
-same.
-"""
+"""The deployed zips: they contain only what their function needs, need no compilation, and are reproducible."""
 
 import hashlib
 import os
@@ -16,7 +14,7 @@ import pytest
 
 from ops import package
 
-# Two builds on one machine at once would be slow and prove nothing more.
+# Two concurrent builds on one machine would be slow without testing more.
 pytestmark = pytest.mark.xdist_group("package")
 
 ENTRY_POINTS = {
@@ -39,7 +37,7 @@ def arm64():
 
 @pytest.fixture(scope="session")
 def unpacked(local, tmp_path_factory):
-    """As Lambda does: unpacked with the times of the unpacking."""
+    """Unpack the zips as Lambda does, with the current time as modification time."""
     folders = {}
     for name, path in local.items():
         folders[name] = tmp_path_factory.mktemp(name)
@@ -49,7 +47,7 @@ def unpacked(local, tmp_path_factory):
 
 
 def python_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """A fresh interpreter that sees the zip's content and the standard library, nothing of ours."""
+    """Run a fresh interpreter that sees only the zip's content and the standard library."""
     return subprocess.run(
         [sys.executable, "-S", *arguments],
         cwd=folder,
@@ -61,25 +59,23 @@ def python_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(("name", "module"), [(n, m) for n, modules in ENTRY_POINTS.items() for m in modules])
-def test_an_entry_point_is_imported_without_compiling_anything(unpacked, name, module):
+def test_importing_an_entry_point_compiles_nothing(unpacked, name, module):
     done = python_in(unpacked[name], "-v", "-c", f"import {module}")
     assert done.returncode == 0, done.stderr[-2000:]
-    said = done.stderr
-    assert "bytecode is stale" not in said
-    # A module of ours without valid bytecode is announced as compiled from its source.
+    output = done.stderr
+    assert "bytecode is stale" not in output
+    # Python reports a module without valid bytecode as compiled from its source.
     inside = str(unpacked[name])
     compiled = [
-        line for line in said.splitlines() if line.startswith("# code object from") and ".pyc" not in line
+        line for line in output.splitlines() if line.startswith("# code object from") and ".pyc" not in line
     ]
     assert not [line for line in compiled if inside in line]
-    assert f"matches {inside}/{module.replace('.', '/')}.py" in said
+    assert f"matches {inside}/{module.replace('.', '/')}.py" in output
 
 
 @zips
-def test_the_stale_check_sees_what_the_default_packaging_does(unpacked, name, tmp_path):
-    """The test above is worth something: the same folder with ordinary bytecode and reset times is found
-    stale.
-    """
+def test_stale_bytecode_of_default_packaging_is_detected(unpacked, name, tmp_path):
+    """Check the test above: timestamp-based bytecode with reset times is reported as stale."""
     folder = tmp_path / "ordinary"
     shutil.copytree(
         unpacked[name] / "contract", folder / "contract", ignore=shutil.ignore_patterns("__pycache__")
@@ -92,7 +88,7 @@ def test_the_stale_check_sees_what_the_default_packaging_does(unpacked, name, tm
 
 
 @zips
-def test_a_zip_holds_its_own_folders_and_the_pinned_dependencies_only(local, name):
+def test_zip_contains_only_its_own_folders_and_the_pinned_dependencies(local, name):
     with zipfile.ZipFile(local[name]) as archive:
         files = archive.namelist()
     tops = {file.split("/")[0] for file in files}
@@ -122,13 +118,13 @@ def test_a_zip_holds_its_own_folders_and_the_pinned_dependencies_only(local, nam
 
 
 @zips
-def test_a_zip_is_small(local, arm64, name):
+def test_zip_is_smaller_than_20_mb(local, arm64, name):
     assert local[name].stat().st_size < 20_000_000
     assert arm64[name].stat().st_size < 20_000_000
 
 
 @zips
-def test_what_is_meant_for_arm64_is_built_for_arm64(arm64, name):
+def test_arm64_zip_contains_arm64_libraries(arm64, name):
     with zipfile.ZipFile(arm64[name]) as archive:
         libraries = [file for file in archive.namelist() if file.endswith(".so")]
         assert libraries
@@ -140,14 +136,14 @@ def test_what_is_meant_for_arm64_is_built_for_arm64(arm64, name):
 
 
 @zips
-def test_every_file_can_be_read_by_lambda_and_has_the_one_fixed_time(local, name):
+def test_every_file_is_readable_and_has_the_fixed_time(local, name):
     with zipfile.ZipFile(local[name]) as archive:
         for entry in archive.infolist():
             assert entry.date_time == package.FIXED_TIME
             assert (entry.external_attr >> 16) & 0o444 == 0o444
 
 
-def test_the_same_input_gives_the_same_bytes_in_another_folder_and_process(arm64, tmp_path):
+def test_same_input_in_another_folder_and_process_gives_the_same_bytes(arm64, tmp_path):
     elsewhere = tmp_path / "another" / "clone"
     for name in {content for contents in package.CONTENTS.values() for content in contents}:
         source = package.ROOT / name
@@ -177,7 +173,7 @@ def test_unchanged_input_is_not_built_again(local):
     assert {n: p.stat().st_mtime_ns for n, p in package.package("local").items()} == before
 
 
-def test_a_deployment_of_tested_zips_builds_none(local):
+def test_deployment_of_tested_zips_builds_nothing(local):
     before = {name: path.read_bytes() for name, path in local.items()}
     assert package.package("local", may_build=False).keys() == before.keys()
     stamp = local["handler"].with_suffix(".hash")
@@ -191,13 +187,13 @@ def test_a_deployment_of_tested_zips_builds_none(local):
     assert {name: path.read_bytes() for name, path in local.items()} == before
 
 
-def test_nothing_in_a_zip_is_built_from_source():
+def test_no_dependency_is_built_from_source():
     source = Path(package.__file__).read_text()
     assert '"--only-binary", ":all:"' in source
     assert "--no-binary" not in source
 
 
-def test_each_function_of_serverless_yml_has_its_zip():
+def test_each_function_in_serverless_yml_uses_its_zip():
     text = (package.ROOT / "serverless.yml").read_text()
     for name in package.CONTENTS:
         assert f"dist/${{param:build}}/{name}.zip" in text
@@ -207,23 +203,23 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_two_builds_at_once_take_turns(tmp_path, monkeypatch):
-    """A demo's stack and a test's may be deployed in the same moment, from empty folders."""
+def test_concurrent_builds_run_one_after_the_other(tmp_path, monkeypatch):
+    """The stacks of a demo and a test may be deployed at the same time, from empty folders."""
     shutil.copyfile(package.ROOT / "requirements-lambda.txt", tmp_path / "requirements-lambda.txt")
-    at_work, most = [], []
+    running, counts = [], []
 
     def install(_build: str, folder: Path) -> None:
-        at_work.append(folder)
-        most.append(len(at_work))
+        running.append(folder)
+        counts.append(len(running))
         folder.mkdir()
         (folder / "wheel.py").write_text("")
-        threading.Event().wait(0.05)  # long enough for the other to come in
-        at_work.pop()
+        threading.Event().wait(0.05)  # long enough for the other build to start
+        running.pop()
 
     monkeypatch.setattr(package, "ROOT", tmp_path)
     monkeypatch.setattr(package, "__file__", str(tmp_path / "requirements-lambda.txt"))
     monkeypatch.setattr(package, "CONTENTS", {"one": ("requirements-lambda.txt",)})
     monkeypatch.setattr(package, "install_dependencies", install)
-    with ThreadPoolExecutor(2) as both:
-        list(both.map(package.package, ["local", "local"]))
-    assert most == [1]
+    with ThreadPoolExecutor(2) as builds:
+        list(builds.map(package.package, ["local", "local"]))
+    assert counts == [1]

@@ -1,4 +1,4 @@
-"""Every assumption names a test that exists, a file that exists, and a source."""
+"""Every row of docs/reference/assumptions.md names an existing test, an existing file, and a source."""
 
 import re
 
@@ -14,13 +14,13 @@ ROWS = [
 ]
 
 
-def test_the_page_has_rows_of_five_cells():
+def test_every_row_has_five_cells():
     assert len(ROWS) > 20
     assert [row for row in ROWS if len(row) != 5 or not all(row)] == []
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[str(n) for n in range(len(ROWS))])
-def test_a_row_names_tests_and_files_that_exist(row):
+def test_row_names_existing_tests_and_files(row):
     _, source, relied_on, pinned, _ = row
     assert '"' in source or "](" in source or "schemas" in source
     for path in re.findall(r"`((?:[\w.-]+/)[\w./-]+)(?:::\w+)?`", f"{relied_on} {pinned}"):

@@ -1,4 +1,4 @@
-"""The tour and the decisions name files and functions, so whoever renames one must rename it there too."""
+"""The tour and the decisions name files and functions that exist, so renaming one requires changing the page."""
 
 import re
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ TOUR = ROOT / "docs" / "tour.md"
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 PAGES = [str(page.relative_to(ROOT)) for page in [TOUR, *DECISIONS] if page.exists()]
 TOP_LEVEL = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
-# Prefixes in S3 and paths that only exist once something has run.
+# S3 prefixes, and paths that exist only after something has run.
 NOT_FILES = {"events", "rejected", "set-aside"}
 
 
@@ -55,14 +55,14 @@ def test_index_lists_every_decision() -> None:
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
-def test_a_path_that_does_not_exist_is_found() -> None:
+def test_missing_path_is_found() -> None:
     assert named_paths("see `handler/gone.py`, `events/dt=…`, `events/` and `ops visits`") == {
         "handler/gone.py"
     }
 
 
-def test_every_function_that_the_tour_names_exists() -> None:
-    """Names in the numbered sections, which are about Python or SQL of the core."""
+def test_every_function_named_in_the_tour_exists() -> None:
+    """Check the names in the numbered sections, which are about the core's Python and SQL."""
     sections = TOUR.read_text().partition("\n## 1. ")[2].partition("\n## After")[0]
     named = set(re.findall(r"`([A-Za-z_]{4,})`", sections))
     folders = ("contract", "aws", "handler", "consumer")
@@ -71,7 +71,7 @@ def test_every_function_that_the_tour_names_exists() -> None:
     assert {name for name in named if not re.search(rf"\b{name}\b", source)} == set()
 
 
-def test_the_tours_event_becomes_the_object_and_the_visit_that_it_shows() -> None:
+def test_tours_event_gives_the_object_and_the_visit_that_it_shows() -> None:
     tour = TOUR.read_text()
     batch, shown = (msgspec.json.decode(text) for text in re.findall(r"```json\n(.*?)```", tour, re.S))
     events = re.findall(r"^(\{\"_id\".*\}),?$", tour, re.M)
@@ -96,7 +96,7 @@ def test_the_tours_event_becomes_the_object_and_the_visit_that_it_shows() -> Non
     assert visit.dwell_seconds == shown["dwell_seconds"]
 
 
-def test_the_image_of_the_kcl_worker_contains_every_package_it_imports() -> None:
+def test_image_of_the_kcl_worker_contains_every_package_it_imports() -> None:
     copied = re.findall(r"^    COPY (\w+) \1$", (ROOT / "docs" / "consumer.md").read_text(), re.M)
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     imported = {

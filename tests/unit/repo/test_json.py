@@ -1,4 +1,4 @@
-"""Nothing writes NaN or Infinity into JSON: Python's json does so by default, and no other reader takes it."""
+"""No code writes NaN or Infinity to JSON: Python's json does so by default, but other parsers reject it."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def writers() -> Iterator[tuple[str, int, bool]]:
-    """Every call of json.dumps and json.dump outside tests: file, line, and whether it refuses such numbers."""
+    """Yield every call of json.dump(s) outside tests: file, line, and whether it sets allow_nan=False."""
     listed = subprocess.run(
         ["git", "ls-files", "*.py"],
         cwd=ROOT,
@@ -38,7 +38,7 @@ def writers() -> Iterator[tuple[str, int, bool]]:
                     yield name, node.lineno, strict
 
 
-def test_every_writer_of_json_refuses_nan_and_infinity() -> None:
+def test_every_json_writer_rejects_nan_and_infinity() -> None:
     found = list(writers())
     assert len(found) > 30
     assert [f"{name}:{line}" for name, line, strict in found if not strict] == []
@@ -47,7 +47,7 @@ def test_every_writer_of_json_refuses_nan_and_infinity() -> None:
 ROWS = [{"a": float("nan"), "b": [float("inf")], "c": {"d": (float("-inf"), 1.5)}, "e": None}]
 
 
-def test_a_number_that_json_cannot_say_is_printed_as_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_finite_number_is_printed_as_a_string(capsys: pytest.CaptureFixture[str]) -> None:
     show(ROWS, True)
     printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert printed == [{"a": "NaN", "b": ["Infinity"], "c": {"d": ["-Infinity", 1.5]}, "e": None}]

@@ -1,4 +1,4 @@
-"""What `make demo` runs uses no call of Linux alone, unless it has looked where it is."""
+"""The code that `make demo` runs uses Linux-only calls only after checking the platform."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ LINUX_ONLY = {
 
 
 def unguarded(tree: ast.AST, guarded: bool = False) -> list[str]:
-    """Names that only Linux has, outside of what stands under `if sys.platform == …` or names AttributeError."""
+    """Return Linux-only names outside of `if sys.platform == …` and of code that handles AttributeError."""
     found = []
     for child in ast.iter_child_nodes(tree):
         inside = guarded or (
@@ -39,7 +39,7 @@ def sources() -> list[Path]:
     ]
 
 
-def test_no_call_of_linux_alone_is_made_without_a_look_at_the_platform() -> None:
+def test_linux_only_calls_are_guarded_by_a_platform_check() -> None:
     found = {
         str(path.relative_to(ROOT)): names
         for path in sources()
@@ -48,7 +48,7 @@ def test_no_call_of_linux_alone_is_made_without_a_look_at_the_platform() -> None
     assert not found
 
 
-def test_the_look_for_such_calls_finds_one() -> None:
+def test_unguarded_linux_only_call_is_found() -> None:
     assert unguarded(ast.parse("libc.prctl(1)")) == ["line 1: prctl"]
     assert unguarded(ast.parse("open('/proc/self/stat')")) == ["line 1: '/proc/self/stat'"]
     assert unguarded(ast.parse("if sys.platform == 'linux':\n    libc.prctl(1)")) == []

@@ -1,4 +1,4 @@
-"""What the tree promises: imports point one way, and the README's commands exist."""
+"""Imports follow the rules of docs/architecture.md, and the commands in the README exist."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 PRODUCT = {"contract", "aws", "handler", "consumer", "snowpipe"}
 STAND_ALONE = {"local_snowflake", "localstack_lambda_executor", "milkrun_conformance"}
-# The table of docs/architecture.md: a package may import itself and these.
+# From the table in docs/architecture.md: the packages that each package may import besides itself.
 MAY_IMPORT = {
     "contract": set(),
     "aws": {"contract"},
@@ -31,12 +31,12 @@ FOLDERS = {
     "localstack_lambda_executor": "localstack/lambda_executor/src/localstack_lambda_executor",
     "milkrun_conformance": "tools/conformance/src/milkrun_conformance",
 }
-# The old spelling of the command line runs the new one, which is the top of the tree.
+# The old command runs the new one, which is at the top of the tree.
 EXEMPT = {"ops/__main__.py"}
 
 
 def package_of(module: str) -> str | None:
-    """The package of ours that a dotted name belongs to."""
+    """Return our package that contains a module, or None."""
     parts = module.split(".")
     return next((name for n in (2, 1) if (name := ".".join(parts[:n])) in PACKAGES), None)
 
@@ -52,7 +52,7 @@ def imported_packages(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", [*MAY_IMPORT, *sorted(STAND_ALONE)])
-def test_imports_keep_to_the_table(package: str) -> None:
+def test_imports_follow_the_table(package: str) -> None:
     allowed = {package, *MAY_IMPORT.get(package, ())}
     sources = [
         path
@@ -69,7 +69,7 @@ def test_imports_keep_to_the_table(package: str) -> None:
 
 
 def test_there_is_no_circular_import() -> None:
-    """Between modules of ours, imports inside functions and for types left out."""
+    """Check imports at module level; imports in functions and for type checking do not count."""
     graph = {
         name: {target for target in imported_modules(tree) if target != name}
         for name, tree in modules().items()
@@ -120,32 +120,32 @@ def test_every_make_command_on_a_page_is_a_target(page: str) -> None:
 
 
 def code_of(markdown: str) -> list[str]:
-    """Fenced and indented blocks and inline code: prose may say "make it so"."""
+    """Return fenced and indented blocks and inline code; "make" in prose may be the verb."""
     blocks = re.findall(r"```.*?```", markdown, re.S) + re.findall(r"^    .*$", markdown, re.M)
     return blocks + re.findall(r"`[^`\n]+`", markdown)
 
 
-def test_nothing_python_lies_directly_in_localstack() -> None:
-    """A module there would shadow one of the installed namespace package `localstack`."""
+def test_localstack_folder_contains_no_python_module() -> None:
+    """It would shadow a module of the installed namespace package `localstack`."""
     assert list((ROOT / "localstack").glob("*.py")) == []
 
 
-def test_the_lock_file_names_no_registry() -> None:
+def test_lock_file_names_no_registry() -> None:
     assert '"resolved"' not in (ROOT / "package-lock.json").read_text()
 
 
-def test_a_file_for_the_demo_may_have_any_name(tmp_path: Path) -> None:
-    """What make would run, run with a Python that says how it was called."""
+def test_demo_accepts_a_file_with_any_name(tmp_path: Path) -> None:
+    """Run make with programs that print their arguments."""
     (tmp_path / "tools").mkdir()
     for program in ("tools/setup.sh", "python"):
         (tmp_path / program).write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')
         (tmp_path / program).chmod(0o755)
     name = "../it's 7 o'clock; \"rounds\".ndjson"
-    told = subprocess.run(
+    output = subprocess.run(
         ["make", "--no-print-directory", "-f", ROOT / "Makefile", "demo", f"EVENTS={name}", "PY=./python"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert told.splitlines()[-2:] == ["[--events]", f"[{name}]"]
+    assert output.splitlines()[-2:] == ["[--events]", f"[{name}]"]

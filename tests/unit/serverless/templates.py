@@ -1,4 +1,4 @@
-"""Reads what `osls package` makes of serverless.yml, so that tests can say what it must contain."""
+"""Read the templates that `osls package` generates from serverless.yml."""
 
 import re
 from functools import cache
@@ -6,12 +6,12 @@ from functools import cache
 from tools import check
 
 STAGES = check.STAGES
-EVERYTHING = "prod-glue"  # prod with all that a parameter switches on
+EVERYTHING = "prod-glue"  # prod with everything that a parameter can enable
 resources = cache(check.resources)
 
 
 def of_type(stage: str, kind: str) -> dict[str, dict[str, object]]:
-    """Properties of all resources of a type, by logical id."""
+    """Return the properties of all resources of a type, by logical id."""
     return {
         name: resource.get("Properties", {})
         for name, resource in resources(stage).items()
@@ -25,7 +25,7 @@ def properties(stage: str, name: str) -> dict[str, object]:
 
 
 def spelled(value: object) -> str:
-    """A reference as a reader would write it: `ArchiveBucket/events/*`, `GeofenceStream`, `*`."""
+    """Return a reference in short form: `ArchiveBucket/events/*`, `GeofenceStream`, `*`."""
     match value:
         case {"Fn::GetAtt": [name, "Arn"]} | {"Ref": name}:
             return str(name)

@@ -1,4 +1,4 @@
-"""Every alarm can ring, somebody hears it, and the runbook says what to do."""
+"""Every alarm can fire, notifies somebody, and has instructions in the runbook."""
 
 import json
 import re
@@ -17,7 +17,7 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 def all_alarms(variant: str) -> dict[str, dict]:
-    """By name without stage, the parts of composite alarms too."""
+    """Return all alarms by name without the stage, including the parts of composite alarms."""
     kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
     found = [alarm for kind in kinds for alarm in of_type(variant, kind).values()]
     stage, _ = VARIANTS[variant]
@@ -25,12 +25,12 @@ def all_alarms(variant: str) -> dict[str, dict]:
 
 
 def parts_of(alarm: dict) -> list[str]:
-    """The alarms that a composite alarm combines, by full name."""
+    """Return the full names of the alarms that a composite alarm combines."""
     return re.findall(r'ALARM\("([^"]+)"\)', alarm.get("AlarmRule", ""))
 
 
 def alarms(variant: str) -> dict[str, dict]:
-    """Those that tell somebody."""
+    """Return the alarms that notify somebody."""
     found = all_alarms(variant)
     parts = {part for alarm in found.values() for part in parts_of(alarm)}
     return {name: alarm for name, alarm in found.items() if alarm["AlarmName"] not in parts}
@@ -48,47 +48,47 @@ def catalogued(namespace: str, name: str) -> list[dict]:
     return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
 
 
-def test_every_alarm_has_a_section_in_the_runbook_and_every_section_an_alarm():
+def test_every_alarm_has_a_runbook_section_and_vice_versa():
     sections = re.findall(r"^## (.+)$", RUNBOOK.read_text(), re.MULTILINE)
     of_alarms = [s for s in sections if not s[0].isupper()]
     assert sorted(of_alarms) == sorted(alarms(EVERYTHING))
 
 
-def test_every_section_of_an_alarm_says_what_it_means_what_to_look_at_and_what_to_do():
+def test_every_runbook_section_of_an_alarm_has_meaning_diagnosis_and_action():
     for section in re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         if not section[0].isupper():
             for part in ("**Means**", "**Look**", "**Do**"):
                 assert part in section, section.splitlines()[0]
 
 
-def test_every_alarm_leads_to_its_section():
+def test_every_alarm_links_to_its_runbook_section():
     for name, alarm in alarms(EVERYTHING).items():
         assert alarm["AlarmDescription"].endswith(f"docs/runbook.md#{name}")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_somebody_hears_when_it_rings_and_when_it_is_over(variant):
+def test_every_alarm_notifies_a_topic_when_it_fires_and_when_it_ends(variant):
     for alarm in alarms(variant).values():
         assert alarm["AlarmActions"] == alarm["OKActions"]
         assert alarm["AlarmActions"] in ([{"Ref": "AlarmTopic"}], [{"Ref": "PageTopic"}])
 
 
-def test_alarms_ring_in_staging_and_prod_and_those_of_the_pipes_and_of_silence_once_asked_for():
+def test_alarms_are_enabled_in_staging_and_prod_except_those_that_a_parameter_enables():
     for stage in STAGES:
         for name, alarm in alarms(stage).items():
-            waits = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
-            assert alarm["ActionsEnabled"] is (stage in ("staging", "prod") and not waits), (stage, name)
+            optional = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
+            assert alarm["ActionsEnabled"] is (stage in ("staging", "prod") and not optional), (stage, name)
 
 
-def test_no_stage_pages_for_silence_before_its_launch_and_none_that_is_mute():
+def test_no_traffic_alarm_is_enabled_only_after_launch_and_only_where_alarms_are():
     assert alarms("prod")["no-traffic"]["ActionsEnabled"] is False
     assert alarms("prod-launched")["no-traffic"]["ActionsEnabled"] is True
     assert alarms("dev-launched")["no-traffic"]["ActionsEnabled"] is False
     assert not any(alarm["ActionsEnabled"] for alarm in alarms("dev-launched").values())
 
 
-def test_an_alarm_that_waits_for_too_little_takes_missing_data_for_nothing():
-    """CloudWatch has no data point of an idle service, so "fewer than one" would never be seen."""
+def test_alarm_on_too_little_treats_missing_data_as_breaching():
+    """An idle service sends no data points to CloudWatch, so "less than one" would never be true."""
     for name, alarm in all_alarms("prod").items():
         if alarm.get("ComparisonOperator") == "LessThanThreshold":
             [metric] = metrics_of(alarm)
@@ -99,28 +99,31 @@ def test_an_alarm_that_waits_for_too_little_takes_missing_data_for_nothing():
     assert breaching == {"no-traffic", "snowpipe-lag", "consumer-silent"}
 
 
-def test_a_consumer_that_does_not_run_at_all_pages():
-    """IteratorAge has data only while batches are delivered: a disabled mapping raises nothing else."""
+def test_consumer_that_does_not_run_pages():
+    """IteratorAge has data only while batches are delivered, so no other alarm fires for a disabled mapping."""
     stopped = alarms("prod")["consume-stopped"]
     assert stopped["AlarmActions"] == [{"Ref": "PageTopic"}]
     parts = {a["AlarmName"]: a for a in all_alarms("prod").values()}
-    arrive, silent = (parts[name] for name in parts_of(stopped))
-    assert (arrive["MetricName"], arrive["ComparisonOperator"]) == ("IncomingRecords", "GreaterThanThreshold")
+    incoming, silent = (parts[name] for name in parts_of(stopped))
+    assert (incoming["MetricName"], incoming["ComparisonOperator"]) == (
+        "IncomingRecords",
+        "GreaterThanThreshold",
+    )
     assert (silent["MetricName"], silent["ComparisonOperator"]) == ("Invocations", "LessThanThreshold")
     assert silent["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "ConsumeLambdaFunction"}}]
-    for part in (arrive, silent):
+    for part in (incoming, silent):
         assert "AlarmActions" not in part
         assert part["Period"] * part["EvaluationPeriods"] == 900
 
 
 @pytest.mark.parametrize("name", ["redrive-waiting", "dead-letters"])
-def test_messages_that_somebody_has_received_and_not_deleted_are_counted(name):
+def test_received_but_not_deleted_messages_count_as_waiting(name):
     counted = {metric["MetricName"] for metric in metrics_of(alarms("prod")[name])}
     assert counted == {"ApproximateNumberOfMessagesVisible", "ApproximateNumberOfMessagesNotVisible"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_metric_of_an_alarm_is_one_that_the_service_publishes(variant):
+def test_every_alarms_metric_is_published_by_its_service(variant):
     for name, alarm in all_alarms(variant).items():
         for metric in metrics_of(alarm):
             names = sorted(dimension["Name"] for dimension in metric["Dimensions"])
@@ -131,7 +134,7 @@ def test_every_metric_of_an_alarm_is_one_that_the_service_publishes(variant):
 
 
 @every_stage
-def test_every_line_of_the_dashboard_is_a_metric_that_the_service_publishes(stage):
+def test_every_dashboard_metric_is_published_by_its_service(stage):
     for namespace, metric, *rest in metric_rows(stage):
         check_metric(namespace, metric, sorted(rest[:-1:2]))
 
@@ -143,7 +146,7 @@ def check_metric(namespace: str, name: str, dimensions: list[str]) -> None:
     assert dimensions in published, f"{namespace} {name} has no data by {dimensions}"
 
 
-def test_the_catalogue_names_its_sources_and_holds_nothing_that_nobody_reads():
+def test_catalogue_names_its_sources_and_contains_only_used_metrics():
     read = {(row[0], row[1]) for row in metric_rows("prod")}
     for alarm in all_alarms(EVERYTHING).values():
         read |= {(metric["Namespace"], metric["MetricName"]) for metric in metrics_of(alarm)}
@@ -155,7 +158,7 @@ def test_the_catalogue_names_its_sources_and_holds_nothing_that_nobody_reads():
             assert kept_as_a_warning or (service["namespace"], name) in read, name
 
 
-def test_the_catalogue_catches_the_metrics_that_had_no_data():
+def test_catalogue_rejects_metrics_without_data():
     with pytest.raises(AssertionError, match="has no data by"):
         check_metric("AWS/DynamoDB", "ThrottledRequests", ["TableName"])
     with pytest.raises(AssertionError, match="is not in"):
@@ -163,7 +166,7 @@ def test_the_catalogue_catches_the_metrics_that_had_no_data():
 
 
 @every_stage
-def test_every_number_of_ours_that_an_alarm_or_panel_waits_for_is_one_that_we_write(stage):
+def test_every_metric_of_ours_in_alarms_and_dashboard_is_written(stage):
     watched = {
         m["MetricName"]
         for alarm in all_alarms(stage).values()
@@ -176,7 +179,7 @@ def test_every_number_of_ours_that_an_alarm_or_panel_waits_for_is_one_that_we_wr
 
 
 @every_stage
-def test_every_dimension_names_a_resource_of_this_stack_or_its_stage(stage):
+def test_every_dimension_is_a_resource_of_the_stack_or_its_stage(stage):
     for alarm in all_alarms(stage).values():
         for metric in metrics_of(alarm):
             for dimension in metric["Dimensions"]:
@@ -196,12 +199,12 @@ def panels(stage: str) -> list[list]:
 
 
 def metric_rows(stage: str) -> list[list]:
-    """[namespace, metric, name and value of each dimension …, options]; without the sums over them."""
+    """Return rows of [namespace, metric, name and value per dimension …, options], without sums."""
     return [row for row in panels(stage) if isinstance(row[0], str)]
 
 
 @every_stage
-def test_every_sum_of_the_dashboard_is_over_metrics_of_the_same_panel(stage):
+def test_every_sum_uses_metrics_of_the_same_panel(stage):
     body = properties(stage, "Dashboard")["DashboardBody"]["Fn::Sub"]
     for widget in json.loads(body)["widgets"]:
         rows = widget["properties"]["metrics"]
@@ -212,14 +215,14 @@ def test_every_sum_of_the_dashboard_is_over_metrics_of_the_same_panel(stage):
 
 
 @every_stage
-def test_the_dashboard_refers_to_what_the_stack_has(stage):
+def test_dashboard_refers_to_resources_of_the_stack(stage):
     body = properties(stage, "Dashboard")["DashboardBody"]["Fn::Sub"]
     for name in re.findall(r"\$\{(\w+)[.}]", body):
         assert name in resources(stage)
 
 
 @every_stage
-def test_the_last_hour_before_batches_are_given_up_is_long(stage):
+def test_iterator_age_alarm_fires_long_before_the_record_age(stage):
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "StartingPosition" in m
     ]

@@ -1,4 +1,4 @@
-"""The role with which GitHub deploys a stage: enough for the packaged template, and nothing of what people sent."""
+"""The role with which GitHub deploys a stage: sufficient for the template, without access to users' data."""
 
 import json
 from fnmatch import fnmatchcase
@@ -11,9 +11,9 @@ from tests.unit.serverless.templates import EVERYTHING, many, resources
 from tools.check import ROOT
 
 ROLE = ROOT / ".github" / "aws" / "deploy-role.yml"
-# What CloudFormation calls to create, change and delete a resource of each type: the handlers' permissions in the
-# resource schemas (AWS CloudFormation User Guide for Extension Development: "Resource type schema"), those for
-# properties that our template does not set left out.
+# The actions that CloudFormation calls to create, change and delete a resource of each type, from the handlers'
+# permissions in the resource schemas (AWS CloudFormation User Guide for Extension Development: "Resource type schema"),
+# without those for properties that our template does not set.
 NEEDS = {
     "AWS::ApiGateway::Account": "apigateway:GET apigateway:PATCH iam:PassRole",
     "AWS::ApiGateway::ApiKey": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
@@ -77,7 +77,7 @@ NEEDS = {
     "AWS::WAFv2::WebACLAssociation": "wafv2:AssociateWebACL wafv2:DisassociateWebACL"
     " wafv2:GetWebACLForResource apigateway:SetWebACL",
 }
-# What osls itself calls beside CloudFormation.
+# The actions that osls calls itself.
 OSLS = (
     "cloudformation:CreateChangeSet cloudformation:ExecuteChangeSet cloudformation:DescribeStacks"
     " cloudformation:DescribeStackEvents cloudformation:DescribeStackResource cloudformation:ValidateTemplate"
@@ -86,7 +86,7 @@ OSLS = (
     " s3:ListBucket s3:PutObject s3:GetObject s3:DeleteObject sts:GetCallerIdentity"
     " apigateway:GET apigateway:PATCH lambda:GetFunction"
 )
-# Every word that a person has sent, every key of a person, and every secret.
+# Actions that would give access to users' data, credentials or secrets.
 NEVER = (
     "kinesis:GetRecords kinesis:PutRecords dynamodb:GetItem dynamodb:Query dynamodb:Scan dynamodb:PutItem"
     " dynamodb:BatchWriteItem dynamodb:DeleteItem sqs:ReceiveMessage sqs:SendMessage ssm:GetParameter"
@@ -109,30 +109,30 @@ def allowed(action: str) -> bool:
     return any(fnmatchcase(action, pattern) for s in statements() for pattern in many(s["Action"]))
 
 
-def test_every_type_of_the_template_has_its_needs_named_here():
+def test_every_type_in_the_template_is_listed_here():
     assert {resource["Type"] for resource in resources(EVERYTHING).values()} <= NEEDS.keys()
 
 
 @pytest.mark.parametrize("kind", sorted(NEEDS))
-def test_the_role_may_do_what_cloudformation_does_for_each_type(kind):
+def test_role_allows_what_cloudformation_calls_for_each_type(kind):
     assert not [action for action in NEEDS[kind].split() if not allowed(action)]
 
 
-def test_the_role_may_do_what_osls_does_beside_cloudformation():
+def test_role_allows_what_osls_calls_itself():
     assert not [action for action in OSLS.split() if not allowed(action)]
 
 
-def test_the_role_may_not_read_or_write_what_people_sent_nor_use_a_key_or_secret():
+def test_role_allows_no_access_to_users_data_credentials_and_secrets():
     assert not [action for action in NEVER.split() if allowed(action)]
 
 
-def test_objects_are_open_in_the_deployment_bucket_only():
+def test_objects_are_accessible_only_in_the_deployment_bucket():
     for statement in statements():
         if any(fnmatchcase("s3:GetObject", pattern) for pattern in many(statement["Action"])):
             assert "milkrun-${Stage}-serverlessdeployment*/*" in json.dumps(statement["Resource"])
 
 
-def test_every_right_is_bound_to_the_stages_names_where_the_service_allows_it():
+def test_every_right_is_limited_to_the_stage_if_the_service_supports_it():
     unbound = [s["Sid"] for s in statements() if "*" in many(s["Resource"])]
     assert unbound == ["Mappings", "NewSigningKey", "Look"]
     for statement in statements():
@@ -140,7 +140,7 @@ def test_every_right_is_bound_to_the_stages_names_where_the_service_allows_it():
             assert "Stage" in json.dumps(statement["Condition"])
 
 
-def test_only_a_job_of_the_repository_in_the_stages_environment_can_take_the_role():
+def test_only_jobs_of_the_repository_in_the_stages_environment_can_assume_the_role():
     [trust] = role()["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
     assert trust["Principal"] == {"Federated": {"Ref": "ProviderArn"}}
@@ -152,9 +152,9 @@ def test_only_a_job_of_the_repository_in_the_stages_environment_can_take_the_rol
     }
 
 
-def test_the_policies_fit_into_a_role():
-    """All inline policies of a role together: 10,240 characters without white space (IAM User Guide: "IAM and
-    AWS STS quotas"). Names and ids are longer than the parameters that stand for them."""
+def test_policies_do_not_exceed_the_size_limit_of_a_role():
+    """A role's inline policies may have 10,240 characters without white space. (IAM User Guide: "IAM and AWS STS
+    quotas".) The values below are as long as a real deployment's."""
     text = json.dumps(role()["Policies"][0]["PolicyDocument"], separators=(",", ":"))
     for reference, value in {
         "${AWS::Partition}": "aws",

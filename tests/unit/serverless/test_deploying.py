@@ -1,4 +1,4 @@
-"""The workflow has no keys and runs make targets that exist; the guide's commands exist."""
+"""The workflow contains no keys and runs existing make targets; the commands in the guide exist."""
 
 import re
 
@@ -23,7 +23,7 @@ def steps():
     return [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 
 
-def test_no_key_of_aws_is_in_the_workflow_and_only_the_deployment_may_ask_for_one():
+def test_workflow_contains_no_aws_key_and_only_the_deploy_job_can_request_credentials():
     text = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
     assert not re.search(r"secrets\.AWS", text)
     assert WORKFLOW["permissions"] == {"contents": "read"}
@@ -32,19 +32,19 @@ def test_no_key_of_aws_is_in_the_workflow_and_only_the_deployment_may_ask_for_on
     assert WORKFLOW["jobs"]["deploy"]["needs"] == ["test", "package"]
 
 
-def test_the_workflow_runs_make_targets_that_exist():
+def test_workflow_runs_existing_make_targets():
     named = {t for step in steps() for t in re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))}
     assert {"test", "package", "deploy", "smoke"} <= named <= targets()
 
 
-def test_every_action_is_pinned_by_commit_and_every_job_has_an_end():
-    """A tag can be moved to other code (GitHub Docs: "Security hardening for GitHub Actions")."""
+def test_every_action_is_pinned_by_commit_and_every_job_has_a_timeout():
+    """A tag can be moved to other code. (GitHub Docs: "Security hardening for GitHub Actions".)"""
     pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
     assert all(pinned.fullmatch(step["uses"]) for step in steps() if "uses" in step)
     assert all(job["timeout-minutes"] <= 60 for job in WORKFLOW["jobs"].values())
 
 
-def test_everything_is_installed_and_built_before_a_job_has_credentials():
+def test_everything_is_installed_and_built_before_a_job_gets_credentials():
     deploy = WORKFLOW["jobs"]["deploy"]["steps"]
     named = [step.get("uses", step.get("run", "")) for step in deploy]
     [credentials] = [i for i, name in enumerate(named) if name.startswith("aws-actions/")]
@@ -60,7 +60,7 @@ def test_everything_is_installed_and_built_before_a_job_has_credentials():
     )
 
 
-def test_the_zips_that_are_deployed_are_those_that_were_tested():
+def test_deployed_zips_are_the_tested_ones():
     jobs = WORKFLOW["jobs"]
     uploads = [s for s in jobs["test"]["steps"] if s.get("uses", "").startswith("actions/upload-artifact")]
     assert [upload["with"]["name"] for upload in uploads] == ["zips"]
@@ -84,11 +84,11 @@ def test_the_zips_that_are_deployed_are_those_that_were_tested():
     ],
     ids=["deploy", "info", "list", "package"],
 )
-def test_the_api_key_is_not_in_the_log_of_a_deployment(given, run):
+def test_api_key_is_not_logged_during_deployment(given, run):
     assert osls.concealed(given) == run
 
 
-def test_no_script_of_a_package_runs_when_it_is_installed():
+def test_installing_npm_packages_runs_no_scripts():
     setup = (ROOT / "tools" / "setup.sh").read_text()
     assert setup.count("npm ci") == setup.count("--ignore-scripts") == 1
 
@@ -99,7 +99,7 @@ def names(app):
     }
 
 
-def test_the_commands_of_the_guide_and_the_runbook_exist():
+def test_commands_in_the_guide_and_the_runbook_exist():
     text = DEPLOY + RUNBOOK
     named = set(re.findall(r"(?:^    |`)(?:\./)?milkrun ([a-z-]+)", text, re.MULTILINE))
     assert {"smoke", "reconcile", "warehouse"} <= named <= {entry.name for entry in ENTRIES}

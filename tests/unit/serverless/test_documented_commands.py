@@ -1,7 +1,7 @@
-"""Every command in the documents exists with the options that it is given.
+"""Every command in the documentation exists and has the options that are used.
 
-`aws` commands are checked against botocore's service models, from which the AWS CLI makes its commands and options;
-`osls` commands against osls's own schema; ours against the command line itself.
+`aws` commands are checked with botocore's service models, from which the AWS CLI generates its commands and options;
+`osls` commands with osls's own schema; ours with the command line itself.
 """
 
 import json
@@ -22,9 +22,9 @@ from tools.milkrun import loaded
 DOCUMENTS = sorted(
     p for p in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")] if p.name != "operating.md"
 )
-# Options of every `aws` command. (AWS CLI User Guide: "Command line options in the AWS CLI".)
+# The global options of `aws`. (AWS CLI User Guide: "Command line options in the AWS CLI".)
 EVERY_AWS_COMMAND = {"--query", "--output", "--region", "--profile", "--endpoint-url", "--no-cli-pager"}
-# Commands that the AWS CLI has beside the services' operations.
+# The AWS CLI's high-level commands, which are not operations of a service.
 AWS_OWN = {
     ("s3", "ls"): {"--recursive", "--human-readable", "--summarize"},
     ("s3", "cp"): {"--recursive", "--exclude", "--include", "--dryrun"},
@@ -42,7 +42,7 @@ AWS_OWN = {
 
 
 def commands_in(text: str) -> list[str]:
-    """What stands between backticks, in fences, and in indented blocks."""
+    """Return inline code, fenced code and indented blocks."""
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     blocks = [line for block in fenced for line in block.splitlines()]
     indented = re.findall(r"^    (.+)$", text, re.MULTILINE)
@@ -52,12 +52,12 @@ def commands_in(text: str) -> list[str]:
 def words(command: str) -> list[str]:
     try:
         return shlex.split(command, comments=True)
-    except ValueError:  # a fragment of prose with an apostrophe
+    except ValueError:  # prose with an apostrophe
         return []
 
 
 def calls(program: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """(document, arguments) of each call of a program; `npx osls` and `python -m ops` are programs of two words."""
+    """Return (document, arguments) per call of a program; `npx osls` is a program of two words."""
     found = []
     for document in DOCUMENTS:
         for command in commands_in(document.read_text()):
@@ -82,13 +82,13 @@ def options(arguments: list[str]) -> set[str]:
 
 @cache
 def aws_options(service: str, operation: str) -> set[str]:
-    """The options that the AWS CLI has for an operation."""
+    """Return the AWS CLI's options for an operation."""
     if own := AWS_OWN.get((service, operation)):
         return own | EVERY_AWS_COMMAND
     try:
         model = botocore.session.get_session().get_service_model("s3" if service == "s3api" else service)
     except UnknownServiceError:
-        pytest.fail(f"there is no service {service}")
+        pytest.fail(f"the AWS CLI has no service {service}")
     names = {xform_name(name, "-"): name for name in model.operation_names}
     assert operation in names, f"{service} has no {operation}"
     shape = model.operation_model(names[operation]).input_shape
@@ -99,16 +99,16 @@ def aws_options(service: str, operation: str) -> set[str]:
     return found
 
 
-def test_every_aws_command_has_the_operation_and_options_that_are_named():
+def test_every_aws_command_has_a_valid_operation_and_options():
     found = [(where, a) for where, a in calls(("aws",)) if len(a) >= 2 and re.fullmatch(r"[a-z0-9-]+", a[1])]
     assert len(found) > 10
     for where, (service, operation, *rest) in found:
-        # Instead of pagination's own members the CLI has two options of its own.
+        # The CLI replaces the members for pagination by two options of its own.
         known = aws_options(service, operation) | {"--max-items", "--starting-token"}
         assert options(rest) <= known, where
 
 
-def test_a_wrong_aws_command_would_be_seen():
+def test_invalid_aws_command_is_detected():
     assert "--enabled" in aws_options("lambda", "update-event-source-mapping")
     assert "--no-enable-termination-protection" in aws_options(
         "cloudformation", "update-termination-protection"
@@ -157,18 +157,18 @@ def of(arguments: list[str]) -> set[str]:
     return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
 
 
-def test_every_command_of_ours_exists_with_its_options():
+def test_every_milkrun_command_exists_with_its_options():
     found = [call for program in ("milkrun", "./milkrun") for call in calls((program,))]
     assert len(found) > 40
     for where, arguments in found:
-        if arguments[:2] == ["warehouse", "dbt"]:  # passes on whatever dbt knows
+        if arguments[:2] == ["warehouse", "dbt"]:  # passes its arguments to dbt
             continue
         assert not arguments or arguments[0].startswith(("-", "…")) or arguments[0] in MILKRUN.commands, where
         assert options(arguments) <= of(arguments) | {"--help", "--json"}, where
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_to_a_section_leads_to_one(document: Path):
+def test_every_link_to_a_section_is_valid(document: Path):
     text = document.read_text()
     for target, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", text):
         other = (document.parent / target).resolve() if target else document
@@ -176,6 +176,6 @@ def test_every_link_to_a_section_leads_to_one(document: Path):
 
 
 def anchors(text: str) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub generates for headings."""
     heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}

@@ -1,4 +1,4 @@
-"""Stage `local` is never built in a real account: refused before osls has spoken to anybody."""
+"""Stage `local` cannot be deployed to a real account: osls fails before it calls any service."""
 
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +11,7 @@ from tools import check
 
 @pytest.fixture
 def listener():
-    """Somebody who notes each call and answers none of them well."""
+    """A server that records each call and returns an error."""
     calls = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ COMMANDS = [("deploy",), ("deploy", "function", "--function", "ingest"), ("remov
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_bare_command_with_credentials_is_refused_before_any_call(listener, command):
+def test_command_without_an_endpoint_is_rejected_before_any_call(listener, command):
     port, calls = listener
     done = osls(*command, **everything_at(port))
     assert done.returncode != 0
@@ -66,7 +66,7 @@ def test_a_bare_command_with_credentials_is_refused_before_any_call(listener, co
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "example.test", "127.0.0.1.example.test", "localhost.example.test"]
 )
-def test_an_endpoint_that_only_looks_like_loopback_is_refused(listener, host):
+def test_endpoint_that_only_resembles_loopback_is_rejected(listener, host):
     port, calls = listener
     done = osls("remove", AWS_ENDPOINT_URL=f"http://{host}:{port}", **everything_at(port))
     assert 'Stage "local" needs AWS_ENDPOINT_URL' in done.stdout + done.stderr
@@ -81,14 +81,14 @@ def test_an_endpoint_that_only_looks_like_loopback_is_refused(listener, host):
     ],
     ids=lambda setting: next(iter(setting)),
 )
-def test_no_service_is_let_out_by_a_setting_that_goes_before(listener, setting):
+def test_setting_that_would_bypass_the_endpoint_is_rejected(listener, setting):
     port, calls = listener
     done = osls("info", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", **everything_at(port) | setting)
     assert 'Stage "local" needs AWS_ENDPOINT_URL' in done.stdout + done.stderr
     assert calls == []
 
 
-def test_a_loopback_endpoint_is_spoken_to(listener):
+def test_loopback_endpoint_is_used(listener):
     port, calls = listener
     done = osls("info", "--stage", "local", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
     assert "needs AWS_ENDPOINT_URL" not in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What each role may do: exactly this, in every stage. A right that is added here is added on purpose."""
+"""The exact rights of each role in every stage, so that no right is added unnoticed."""
 
 import pytest
 
@@ -48,7 +48,7 @@ RIGHTS = {
         ("dynamodb:Query", "VisitsTable"),
         ("events:PutEvents", "VisitsBus"),
         ("s3:PutObject", "ArchiveBucket/set-aside/*"),
-        # Lambda's own, for batches that reached the record age.
+        # Lambda itself writes batches that reached the record age.
         ("s3:PutObject", "ArchiveBucket/aws/lambda/*"),
         ("s3:ListBucket", "ArchiveBucket"),
     },
@@ -67,7 +67,7 @@ RIGHTS = {
         ("s3:ListBucket", "ArchiveBucket"),
         ("s3:GetBucketLocation", "ArchiveBucket"),
     },
-    "ApiGatewayLogsRole": set(),  # a policy of AWS's for this very purpose
+    "ApiGatewayLogsRole": set(),  # uses a managed policy of AWS
 }
 
 
@@ -99,7 +99,7 @@ GLUE_RIGHTS = {
     "GlueRole": EVERY_GLUE_JOB
     | own("compacted", "rebuilt", "streamed", "glue/tmp")
     | {("s3:GetObject", "ArchiveBucket/events/*"), ("s3:PutObject", "ArchiveBucket/set-aside/*")},
-    # The only one that may delete what was archived: people have a right to it.
+    # The only role that may delete archived data, because users have a right to erasure.
     "GlueForgetRole": EVERY_GLUE_JOB
     | own("events", "rejected", "set-aside", "aws/lambda", "compacted", "forget", "glue/tmp"),
 }
@@ -123,11 +123,11 @@ def granted(variant: str) -> dict[str, set[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_role_has_exactly_the_rights_listed_here(stage):
+def test_each_role_has_exactly_the_listed_rights(stage):
     assert granted(stage) == RIGHTS
 
 
-def test_with_glue_on_its_jobs_have_exactly_the_rights_listed_here_and_all_others_keep_theirs():
+def test_glue_roles_have_exactly_the_listed_rights_and_other_roles_do_not_change():
     assert granted(EVERYTHING) == RIGHTS | GLUE_RIGHTS
     roles = of_type(EVERYTHING, "AWS::IAM::Role")
     for name in GLUE_RIGHTS:
@@ -139,7 +139,7 @@ def test_with_glue_on_its_jobs_have_exactly_the_rights_listed_here_and_all_other
 
 
 @pytest.mark.parametrize("stage", VARIANTS)
-def test_no_right_is_a_pattern_of_actions_or_denies_by_exception(stage):
+def test_no_right_has_a_wildcard_action_or_a_deny_statement(stage):
     for role in of_type(stage, "AWS::IAM::Role").values():
         for statement in statements(role):
             assert not any("*" in action for action in many(statement["Action"]))
@@ -148,7 +148,7 @@ def test_no_right_is_a_pattern_of_actions_or_denies_by_exception(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_function_has_a_role_of_its_own_that_only_lambda_takes(stage):
+def test_each_function_has_its_own_role_that_only_lambda_can_assume(stage):
     roles = [spelled(f["Role"]) for f in of_type(stage, "AWS::Lambda::Function").values()]
     assert sorted(roles) == ["CheckRole", "ConsumeRole", "IngestRole", "RedriveRole"]
     for name in roles:
@@ -157,7 +157,7 @@ def test_each_function_has_a_role_of_its_own_that_only_lambda_takes(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_listing_is_bound_to_the_prefixes_that_are_loaded(stage):
+def test_listing_is_limited_to_the_loaded_prefixes(stage):
     roles = of_type(stage, "AWS::IAM::Role")
     for name in ("SnowflakeRole", "CheckRole"):
         [listing] = [s for s in statements(roles[name]) if "s3:ListBucket" in many(s["Action"])]
@@ -165,13 +165,13 @@ def test_listing_is_bound_to_the_prefixes_that_are_loaded(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_snowflake_takes_its_role_only_with_the_external_id(stage):
+def test_snowflake_can_assume_its_role_only_with_the_external_id(stage):
     [trust] = of_type(stage, "AWS::IAM::Role")["SnowflakeRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": f"milkrun-{stage}"}}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_topics_and_buckets_are_open_to_named_services_of_this_account_only(stage):
+def test_topics_and_buckets_allow_only_named_services_of_this_account(stage):
     policies = of_type(stage, "AWS::SNS::TopicPolicy")
     for policy in policies.values():
         for statement in policy["PolicyDocument"]["Statement"]:

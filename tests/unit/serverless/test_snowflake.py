@@ -1,4 +1,4 @@
-"""The packaged template, compared with what Snowflake's documentation says that it returns."""
+"""The packaged template, compared with the values in Snowflake's documentation."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,12 @@ PARAMETERS = Parameters(
 
 
 class DocumentedAnswers:
-    """Answers as the pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and "DESCRIBE INTEGRATION" show them."""
+    """Returns the examples of the pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and "DESCRIBE INTEGRATION"."""
 
     def query(self, sql: str, parameters: object = ()) -> list[Row]:
         if sql.startswith("DESC INTEGRATION"):
-            told = {"STORAGE_AWS_IAM_USER_ARN": STORAGE_USER, "STORAGE_AWS_EXTERNAL_ID": "milkrun-dev"}
-            return [{"property": name, "property_value": value} for name, value in told.items()]
+            values = {"STORAGE_AWS_IAM_USER_ARN": STORAGE_USER, "STORAGE_AWS_EXTERNAL_ID": "milkrun-dev"}
+            return [{"property": name, "property_value": value} for name, value in values.items()]
         statement = {
             "Sid": "1",
             "Effect": "Allow",
@@ -42,7 +42,7 @@ class DocumentedAnswers:
 
 
 def deployed(value: Any) -> Any:
-    """A part of the template with its references resolved, as AWS returns it."""
+    """Return a part of the template with resolved references, as AWS returns it."""
     match value:
         case {"Ref": "ArchiveTopic"}:
             return TOPIC
@@ -61,21 +61,21 @@ def topic_policy(variant: str) -> Any:
     return deployed(properties(variant, "ArchiveTopicPolicy")["PolicyDocument"])
 
 
-def test_the_deployed_topic_policy_is_what_snowflake_asks_for() -> None:
+def test_deployed_topic_policy_contains_what_snowflake_requires() -> None:
     policy = topic_policy("dev-snowflake")
     assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is policy
 
 
-def test_before_the_users_are_set_the_topic_policy_lacks_one_statement() -> None:
+def test_topic_policy_lacks_one_statement_before_the_users_are_set() -> None:
     policy = topic_policy("dev")
     statement = subscription(DocumentedAnswers(), PARAMETERS)
     completed = with_statement(policy, statement)
     assert permissions(completed) - permissions(policy) == permissions({"Statement": [statement]})
     sids = [each["Sid"] for each in completed["Statement"]]
-    assert sids == ["ArchiveAnnounces", "SnowflakeSubscribes"], "AWS refuses a Sid that stands twice"
+    assert sids == ["ArchiveAnnounces", "SnowflakeSubscribes"], "AWS rejects duplicate Sids"
 
 
-def test_the_topic_policy_written_by_hand_equals_the_deployed_one() -> None:
+def test_manually_written_topic_policy_equals_the_deployed_one() -> None:
     statement = subscription(DocumentedAnswers(), PARAMETERS)
     [in_template] = [
         each for each in topic_policy("dev-snowflake")["Statement"] if each["Sid"] == "SnowflakeSubscribes"
@@ -92,7 +92,7 @@ def test_the_topic_policy_written_by_hand_equals_the_deployed_one() -> None:
         {"Resource": TOPIC + "-2"},
     ],
 )
-def test_a_topic_policy_that_differs_in_effect_principal_action_or_resource_is_not_enough(
+def test_topic_policy_with_another_effect_principal_action_or_resource_is_not_sufficient(
     change: dict[str, object],
 ) -> None:
     policy = topic_policy("dev-snowflake")
@@ -100,7 +100,7 @@ def test_a_topic_policy_that_differs_in_effect_principal_action_or_resource_is_n
     assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is not policy
 
 
-def test_the_deployed_role_trusts_the_storage_user_with_the_external_id() -> None:
+def test_deployed_role_trusts_the_storage_user_with_the_external_id() -> None:
     wanted = trust_policy(DocumentedAnswers(), PARAMETERS)
     trust = deployed(properties("dev-snowflake", "SnowflakeRole")["AssumeRolePolicyDocument"])
     assert trusts(trust, wanted)
@@ -109,14 +109,14 @@ def test_the_deployed_role_trusts_the_storage_user_with_the_external_id() -> Non
     assert not trusts(trust, wanted)
 
 
-def test_names_that_are_unique_per_account_carry_the_region() -> None:
+def test_names_that_are_unique_per_account_contain_the_region() -> None:
     assert properties("dev", "SnowflakeRole")["RoleName"] == {
         "Fn::Sub": "milkrun-dev-${AWS::Region}-snowflake"
     }
     assert properties("dev", "Dashboard")["DashboardName"] == {"Fn::Sub": "milkrun-dev-${AWS::Region}"}
 
 
-def test_each_stage_has_a_database_of_its_own() -> None:
+def test_each_stage_has_its_own_database() -> None:
     names = [
         properties(stage, "CheckLambdaFunction")["Environment"]["Variables"]["SNOWFLAKE_DATABASE"]
         for stage in STAGES
@@ -124,7 +124,7 @@ def test_each_stage_has_a_database_of_its_own() -> None:
     assert len(set(names)) == len(STAGES)
 
 
-def test_ci_signs_in_without_a_stored_secret() -> None:
+def test_ci_logs_in_without_a_stored_secret() -> None:
     workflow = Path(".github/workflows/deploy.yml").read_text()
     assert "secrets." not in workflow
     assert "SNOWFLAKE_WORKLOAD_IDENTITY_PROVIDER: OIDC" in workflow

@@ -1,4 +1,4 @@
-"""What serverless.yml promises beyond rights: nothing stateful is lost, nothing runs without a limit."""
+"""Properties of serverless.yml other than rights: no data is lost, and everything has a limit."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ON_AWS = [stage for stage in STAGES if stage != "local"]
 
 
 class CloudFormationTags(yaml.SafeLoader):
-    """Reads !Ref and its kin as plain text."""
+    """Loads !Ref and similar tags as plain text."""
 
 
 CloudFormationTags.add_multi_constructor("!", lambda _loader, _suffix, node: str(node.value))
@@ -35,11 +35,11 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 @every_stage
-def test_stateful_resources_survive_removal_but_not_the_rollback_of_their_first_deployment(stage):
-    # A resource that survives a rollback keeps its name, and the next deployment fails with "already exists"
+def test_stateful_resources_are_retained_except_if_their_first_deployment_is_rolled_back(stage):
+    # A resource that is retained after a rollback keeps its name, so the next deployment fails with "already exists"
     # (AWS CloudFormation User Guide: "DeletionPolicy attribute").
     kept = {n: r for n, r in resources(stage).items() if r["Type"] in STATEFUL}
-    zips = kept.pop("ServerlessDeploymentBucket")  # osls empties and removes it; CI can build the zips again
+    zips = kept.pop("ServerlessDeploymentBucket")  # osls empties and deletes it; CI can build the zips again
     assert zips["Type"] == "AWS::S3::Bucket"
     assert len(kept) == 5
     for resource in kept.values():
@@ -48,9 +48,9 @@ def test_stateful_resources_survive_removal_but_not_the_rollback_of_their_first_
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_no_named_resource_survives_the_rollback_of_its_creation(variant):
+def test_no_named_resource_is_retained_after_the_rollback_of_its_creation(variant):
     plain = {n for n, r in resources(variant).items() if r.get("DeletionPolicy") == "Retain"}
-    # Both belong to the whole account and region, and neither has a name that a second try would meet.
+    # Both belong to the whole account and region, and have no name that could exist at a second try.
     assert plain <= {"ApiGatewayAccount", "ApiGatewayLogsRole"}
     assert "RoleName" not in properties(variant, "ApiGatewayLogsRole")
 
@@ -68,7 +68,7 @@ def test_every_function_has_its_own_limits(stage):
 
 
 @every_stage
-def test_ingest_gives_up_before_the_gateway_does(stage):
+def test_ingest_times_out_before_the_gateway(stage):
     assert properties(stage, "IngestLambdaFunction")["Timeout"] < 29
 
 
@@ -79,7 +79,7 @@ def test_functions_run_on_arm64_on_aws(stage):
 
 
 @every_stage
-def test_every_log_group_forgets(stage):
+def test_every_log_group_has_a_retention(stage):
     groups = of_type(stage, "AWS::Logs::LogGroup")
     functions = of_type(stage, "AWS::Lambda::Function")
     expected = {f"/aws/lambda/{f['FunctionName']}" for f in functions.values()}
@@ -88,7 +88,7 @@ def test_every_log_group_forgets(stage):
 
 
 @every_stage
-def test_the_archive_is_private_encrypted_versioned_and_tls_only(stage):
+def test_archive_is_private_encrypted_versioned_and_tls_only(stage):
     bucket = properties(stage, "ArchiveBucket")
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
@@ -101,7 +101,7 @@ def test_the_archive_is_private_encrypted_versioned_and_tls_only(stage):
 
 
 @every_stage
-def test_the_archive_keeps_each_prefix_as_long_as_promised(stage):
+def test_archive_keeps_each_prefix_for_its_documented_time(stage):
     rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
     days = {r["Prefix"]: r["ExpirationInDays"] for r in rules if "ExpirationInDays" in r}
     assert days == {
@@ -113,12 +113,12 @@ def test_the_archive_keeps_each_prefix_as_long_as_promised(stage):
         "rebuilt/": 90,
     }
     assert any("AbortIncompleteMultipartUpload" in r for r in rules)
-    # A class for rarely read objects bills each of ours, which are small, as 128 KB; Parquet files are large.
+    # Storage classes for infrequent access bill small objects like ours as 128 KB; Parquet files are large enough.
     assert [r["Prefix"] for r in rules if "Transitions" in r] == ["compacted/"]
 
 
 @every_stage
-def test_the_stream_is_encrypted_and_keeps_records_longer_than_they_are_retried(stage):
+def test_stream_is_encrypted_and_retains_records_longer_than_they_are_retried(stage):
     stream = properties(stage, "GeofenceStream")
     assert stream["StreamEncryption"]["EncryptionType"] == "KMS"
     assert stream["RetentionPeriodHours"] == (168 if stage == "prod" else 24)
@@ -129,7 +129,7 @@ def test_the_stream_is_encrypted_and_keeps_records_longer_than_they_are_retried(
 
 
 @every_stage
-def test_the_consumer_reads_in_batches_that_can_fail_in_part_and_end_up_whole_in_s3(stage):
+def test_consumer_batches_can_fail_partially_and_are_finally_written_to_s3(stage):
     mapping = properties(stage, "ConsumeEventSourceMappingKinesisGeofenceStream")
     assert mapping["StartingPosition"] == "TRIM_HORIZON"
     assert 200 <= mapping["BatchSize"] <= 500
@@ -144,7 +144,7 @@ def test_the_consumer_reads_in_batches_that_can_fail_in_part_and_end_up_whole_in
 
 
 @every_stage
-def test_a_claim_check_is_hidden_for_six_times_as_long_as_its_function_may_take(stage):
+def test_visibility_timeout_is_six_times_the_redrive_functions_timeout(stage):
     queue = properties(stage, "RedriveQueue")
     assert queue["VisibilityTimeout"] >= 6 * properties(stage, "RedriveLambdaFunction")["Timeout"]
     assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
@@ -154,18 +154,18 @@ def test_a_claim_check_is_hidden_for_six_times_as_long_as_its_function_may_take(
 
 
 @every_stage
-def test_no_more_claim_checks_are_received_than_there_are_places_for(stage):
-    # A message that Lambda received and found no place for has used up one of its tries.
+def test_redrive_queue_delivers_no_more_messages_than_the_functions_concurrency(stage):
+    # A message that Lambda received without free concurrency has used up one of its receives.
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "ScalingConfig" in m
     ]
-    places = properties(stage, "RedriveLambdaFunction")["ReservedConcurrentExecutions"]
+    concurrency = properties(stage, "RedriveLambdaFunction")["ReservedConcurrentExecutions"]
     assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["RedriveQueue", "Arn"]}
-    assert mapping["ScalingConfig"]["MaximumConcurrency"] <= places
+    assert mapping["ScalingConfig"]["MaximumConcurrency"] <= concurrency
 
 
 @every_stage
-def test_the_api_wants_a_key_and_limits_each(stage):
+def test_api_requires_a_key_and_limits_its_rate(stage):
     [method] = [m for m in of_type(stage, "AWS::ApiGateway::Method").values() if m["HttpMethod"] == "POST"]
     assert method["ApiKeyRequired"] is True
     plan = properties(stage, "ApiGatewayUsagePlan")
@@ -174,23 +174,22 @@ def test_the_api_wants_a_key_and_limits_each(stage):
 
 
 @every_stage
-def test_every_body_reaches_the_function_as_it_was_sent(stage):
+def test_every_body_reaches_the_function_unchanged(stage):
     assert properties(stage, "ApiGatewayRestApi")["BinaryMediaTypes"] == ["*/*"]
 
 
-def test_the_access_log_is_json_and_names_nobody():
-    # osls sets it on the stage after the deployment, so no template has it; an end-to-end test sees it there.
+def test_access_log_is_json_without_personal_data():
+    # osls sets it on the stage after the deployment, so it is not in the template; an end-to-end test checks it there.
     log = provider()["logs"]["restApi"]
     assert log["accessLogging"] is True
     assert log["executionLogging"] is False
-    assert (
-        log["fullExecutionData"] is False
-    )  # osls's default would log whole bodies once somebody raises the level
+    # osls's default would log whole bodies if the log level were raised.
+    assert log["fullExecutionData"] is False
     fields = json.loads(re.sub(r"\$context\.[\w.]+", "x", log["format"]))
     assert {"stage", "request_id", "status", "latency_ms"} <= fields.keys()
     assert "$context.identity" not in log["format"]
     assert "authorizer" not in log["format"]
-    assert "$context.requestId" not in log["format"]  # a client can choose it
+    assert "$context.requestId" not in log["format"]  # clients can choose it
 
 
 GATEWAY_ANSWERS = {
@@ -210,7 +209,7 @@ DOCUMENT = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text())
 
 
 @every_stage
-def test_what_the_gateway_itself_answers_is_problem_json(stage):
+def test_gateways_own_responses_are_problem_json(stage):
     answers = {a["ResponseType"]: a for a in of_type(stage, "AWS::ApiGateway::GatewayResponse").values()}
     assert answers.keys() == GATEWAY_ANSWERS.keys()
     for kind, answer in answers.items():
@@ -222,12 +221,12 @@ def test_what_the_gateway_itself_answers_is_problem_json(stage):
         assert {"type", "title", "code", "detail", "request_id"} <= problem.keys()
         assert problem.get("status") == status
         assert problem["request_id"] == "$context.extendedRequestId"
-        again = status in (429, 500, 504)
-        assert ("gatewayresponse.header.Retry-After" in headers) == again
+        retryable = status in (429, 500, 504)
+        assert ("gatewayresponse.header.Retry-After" in headers) == retryable
 
 
 @every_stage
-def test_what_the_gateway_itself_answers_is_in_the_document(stage):
+def test_gateways_own_responses_are_in_the_openapi_document(stage):
     codes = {status: set() for status in GATEWAY_ANSWERS.values() if status}
     for answer in of_type(stage, "AWS::ApiGateway::GatewayResponse").values():
         if status := GATEWAY_ANSWERS[answer["ResponseType"]]:
@@ -240,14 +239,14 @@ def test_what_the_gateway_itself_answers_is_in_the_document(stage):
                 "Retry-After" in response.get("headers", {})
             )
             codes[status].add(problem["code"])
-    for status, told in codes.items():
-        assert told == set(GATEWAY_CODES.get(status, told))
+    for status, found in codes.items():
+        assert found == set(GATEWAY_CODES.get(status, found))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_deployment_of_the_api_is_made_after_everything_that_it_copies(variant):
-    """Made before, it lacks what is changed with it until the next deployment (AWS CloudFormation Template
-    Reference: "AWS::ApiGateway::Deployment")."""
+def test_api_deployment_depends_on_everything_that_it_copies(variant):
+    """Otherwise changes of these resources are not live until the next deployment. (AWS CloudFormation Template
+    Reference: "AWS::ApiGateway::Deployment".)"""
     [deployment] = [r for r in resources(variant).values() if r["Type"] == "AWS::ApiGateway::Deployment"]
     copied = {
         name: resource
@@ -257,7 +256,7 @@ def test_a_deployment_of_the_api_is_made_after_everything_that_it_copies(variant
     assert set(deployment["DependsOn"]) == copied.keys()
 
 
-def test_a_domain_of_our_own_wants_tls_1_2_and_is_mapped_once_the_stage_exists():
+def test_custom_domain_requires_tls_1_2_and_is_mapped_after_the_stage():
     domain = properties(EVERYTHING, "ApiDomain")
     assert domain["DomainName"] == "events.example.com"
     assert domain["SecurityPolicy"] == "TLS_1_2"
@@ -269,7 +268,7 @@ def test_a_domain_of_our_own_wants_tls_1_2_and_is_mapped_once_the_stage_exists()
 
 
 @every_stage
-def test_a_stage_without_a_domain_or_firewall_of_its_own_has_none(stage):
+def test_stage_without_parameters_has_no_domain_and_no_firewall(stage):
     assert resources(stage)["ApiDomain"]["Condition"] == "HasDomain"
     assert resources(stage)["ApiDomainMapping"]["Condition"] == "HasDomain"
     assert properties(stage, "ApiDomain")["DomainName"] == ""
@@ -279,18 +278,18 @@ def test_a_stage_without_a_domain_or_firewall_of_its_own_has_none(stage):
 CONTENT_LENGTHS = (0, 1, 1_048_576, 3_999_999, 4_000_000, 9_999_999, 10_000_000, 10_485_760, 123_456_789)
 
 
-def test_the_firewall_refuses_every_body_that_does_not_fit_an_invocation_and_no_other():
+def test_firewall_blocks_exactly_the_bodies_that_exceed_an_invocation():
     [rule] = properties(EVERYTHING, "ApiFirewall")["Rules"]
     statement = rule["Statement"]["RegexMatchStatement"]
     assert statement["FieldToMatch"] == {"SingleHeader": {"Name": "content-length"}}
-    refused = [size for size in CONTENT_LENGTHS if re.search(statement["RegexString"], str(size))]
-    assert refused == [size for size in CONTENT_LENGTHS if size >= 4_000_000]
-    # An invocation takes 6 MB (AWS Lambda Developer Guide: "Lambda quotas"); a body becomes base64, and the
-    # rest of the event needs some room.
+    blocked = [size for size in CONTENT_LENGTHS if re.search(statement["RegexString"], str(size))]
+    assert blocked == [size for size in CONTENT_LENGTHS if size >= 4_000_000]
+    # An invocation takes 6 MB (AWS Lambda Developer Guide: "Lambda quotas"). The body is encoded as base64, and the
+    # rest of the event needs space, too.
     assert 4 * 3_999_999 / 3 < 6 * 1024 * 1024 - 500_000
 
 
-def test_the_firewalls_answer_is_the_one_of_the_document():
+def test_firewalls_response_is_in_the_openapi_document():
     firewall = properties(EVERYTHING, "ApiFirewall")
     [rule] = firewall["Rules"]
     answer = rule["Action"]["Block"]["CustomResponse"]
@@ -301,21 +300,21 @@ def test_the_firewalls_answer_is_the_one_of_the_document():
 
 
 @every_stage
-def test_everything_that_can_be_tagged_says_whose_it_is(stage):
+def test_every_function_is_tagged_with_service_and_stage(stage):
     for function in of_type(stage, "AWS::Lambda::Function").values():
         assert {t["Key"]: t["Value"] for t in function["Tags"]} == {"service": "milkrun", "stage": stage}
 
 
 @every_stage
-def test_the_visits_can_be_restored_to_a_point_in_time_and_forget_by_themselves(stage):
+def test_visits_table_has_point_in_time_recovery_and_a_time_to_live(stage):
     table = properties(stage, "VisitsTable")
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
-    # True would be the account's managed key, whose requests KMS bills; the table is encrypted either way.
+    # True would use the account's managed key, whose requests KMS bills; the table is encrypted in both cases.
     assert table["SSESpecification"] == {"SSEEnabled": False}
 
 
-def test_no_stage_starts_from_a_snapshot_by_default_and_one_that_does_is_called_by_alias():
+def test_snapstart_is_off_by_default_and_functions_with_it_are_called_by_alias():
     for stage in (*STAGES, EVERYTHING):
         function = properties(stage, "IngestLambdaFunction")
         aliases = of_type(stage, "AWS::Lambda::Alias")
@@ -328,18 +327,18 @@ def test_no_stage_starts_from_a_snapshot_by_default_and_one_that_does_is_called_
             assert not aliases
 
 
-def test_the_key_that_signs_in_to_snowflake_can_do_nothing_else():
+def test_key_for_snowflakes_login_can_only_sign():
     key = properties("prod", "CheckKey")
     assert (key["KeySpec"], key["KeyUsage"]) == ("RSA_2048", "SIGN_VERIFY")
 
 
-def test_prod_is_protected_from_removal_and_old_artifacts_are_pruned():
+def test_prod_is_protected_from_removal_and_old_artifacts_are_deleted():
     assert provider()["deletionProtection"] == {"stages": ["prod"]}
     assert provider()["deploymentBucket"]["maxPreviousDeploymentArtifacts"] == 5
 
 
 @every_stage
-def test_the_pipes_are_looked_at_every_five_minutes_and_failed_loads_every_hour(stage):
+def test_pipes_are_checked_every_five_minutes_and_failed_loads_every_hour(stage):
     rules = of_type(stage, "AWS::Events::Rule").values()
-    asked = {r["ScheduleExpression"]: r["Targets"][0].get("Input") for r in rules}
-    assert asked == {"rate(5 minutes)": None, "rate(1 hour)": '{"look_at":"loads"}'}
+    inputs = {r["ScheduleExpression"]: r["Targets"][0].get("Input") for r in rules}
+    assert inputs == {"rate(5 minutes)": None, "rate(1 hour)": '{"look_at":"loads"}'}

@@ -1,4 +1,4 @@
-"""tools/pins.py tells a dependency that was declared and not pinned, in a tree of its own."""
+"""tools/pins.py finds declared dependencies without a pin, in a copy of the tree."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from tools import pins
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the files that the check reads."""
+    """Copy the files that the check reads."""
     names = subprocess.check_output(
         ["git", "ls-files", "*pyproject.toml", "*requirements*.in", "*requirements*.txt"], cwd=ROOT, text=True
     ).split()
@@ -28,7 +28,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_the_pins_of_this_tree_are_complete(tree: Path) -> None:
+def test_pins_of_this_tree_are_complete(tree: Path) -> None:
     assert list(pins.problems(tree)) == []
 
 
@@ -42,7 +42,7 @@ def test_the_pins_of_this_tree_are_complete(tree: Path) -> None:
         ("localstack/snowflake/pyproject.toml", "dependencies = [", "requirements.txt"),
     ],
 )
-def test_a_declared_dependency_that_is_not_pinned_is_named(
+def test_declared_dependency_without_a_pin_is_reported(
     tree: Path, declared: str, old: str, target: str
 ) -> None:
     replace(tree / declared, old, f'{old}"left-out",')
@@ -52,7 +52,7 @@ def test_a_declared_dependency_that_is_not_pinned_is_named(
 @pytest.mark.parametrize(
     "declared", ["airflow", "glue", "localstack", "snowpipe/dbt", "localstack/lambda_executor"]
 )
-def test_a_separate_environment_is_checked_too(tree: Path, declared: str) -> None:
+def test_separate_environment_is_checked_as_well(tree: Path, declared: str) -> None:
     [source] = (tree / declared).glob("*requirements.in")
     source.write_text(source.read_text() + "left-out\n")
     [line] = pins.problems(tree)
@@ -61,7 +61,7 @@ def test_a_separate_environment_is_checked_too(tree: Path, declared: str) -> Non
     )
 
 
-def test_a_pin_outside_the_declared_range_is_named(tree: Path) -> None:
+def test_pin_outside_the_declared_range_is_reported(tree: Path) -> None:
     replace(tree / "pyproject.toml", '"duckdb==2.0.*"', '"duckdb==9.9.*"')
     [line] = pins.problems(tree)
     assert line.startswith(
@@ -69,23 +69,23 @@ def test_a_pin_outside_the_declared_range_is_named(tree: Path) -> None:
     )
 
 
-def test_a_pin_without_a_hash_is_named(tree: Path) -> None:
+def test_pin_without_a_hash_is_reported(tree: Path) -> None:
     with (tree / "requirements.txt").open("a") as pinned:
         pinned.write("bare==1.0\n")
     assert list(pins.problems(tree)) == ["requirements.txt: bare has no hash"]
 
 
-def test_two_versions_in_one_environment_are_named(tree: Path) -> None:
+def test_two_versions_in_one_environment_are_reported(tree: Path) -> None:
     replace(tree / "requirements-test.txt", "certifi==20", "certifi==19")
     assert any("certifi has another version" in line for line in pins.problems(tree))
 
 
-def test_a_missing_requirements_file_is_named(tree: Path) -> None:
+def test_missing_requirements_file_is_reported(tree: Path) -> None:
     (tree / "requirements-fuzz.txt").unlink()
     assert "requirements-fuzz.txt does not exist" in "\n".join(pins.problems(tree))
 
 
-def test_a_file_that_names_a_registry_is_found(tmp_path: Path) -> None:
+def test_file_that_names_a_registry_is_found(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("one\nurl = https://files.python" + "hosted.org/packages/x.whl\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     subprocess.run(["git", "add", "lock"], cwd=tmp_path, check=True)
