@@ -1,8 +1,8 @@
-"""`python -m tools.check`: what can be checked without a stack and is not Python.
+"""`python -m tools.check`: the checks that need no running stack and are not about Python code.
 
-Checks that every direct dependency is pinned, packages every stage with dummy credentials, then runs cfn-lint and
-checkov over the templates, yamllint over the YAML and sqlfluff over the DDL. A check whose inputs have not changed
-since it last passed is not run again.
+They check that every direct dependency is pinned, package every stage with dummy credentials, and run cfn-lint and
+checkov on the templates, yamllint on the YAML files and sqlfluff on the DDL. A check is skipped if its inputs have not
+changed since it last passed.
 """
 
 import fcntl
@@ -23,8 +23,8 @@ from tools import pins
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
-# Stage and parameters: the stages as they stand in params.yml, one with everything that a parameter switches
-# on, and one as it is after `snowpipe bootstrap` has named Snowflake's users.
+# Stage and parameters of each variant: the stages as in params.yml, one with everything that a parameter can enable,
+# and one as it is after `snowpipe bootstrap` has entered Snowflake's users.
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
     "prod-glue": (
         "prod",
@@ -49,7 +49,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
 TEMPLATES = ROOT / "dist" / "templates"
 BIN = ROOT / ".venv" / "bin"
 CHECKOV = ROOT / ".venvs" / "checkov" / "bin" / "checkov"
-# What a template is made from. The functions' own code is not: a template only says where their zips lie.
+# The inputs of a template. The functions' code is not part of it, because a template only refers to their zips.
 TEMPLATE_INPUTS = ("serverless.yml", "serverless", "package-lock.json", "tools/check.py")
 YAML = (
     "serverless.yml",
@@ -63,7 +63,7 @@ YAML = (
 
 
 class CheckError(Exception):
-    """A check did not pass; the message is what it printed."""
+    """A check failed; the message is its output."""
 
 
 def files_of(names: Iterable[str]) -> list[Path]:
@@ -81,7 +81,7 @@ def fingerprint(names: Iterable[str]) -> str:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """One process at a time: two test workers ask for the same template."""
+    """Lock `name`, because two test workers may request the same template."""
     TEMPLATES.mkdir(parents=True, exist_ok=True)
     with (TEMPLATES / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,9 +103,7 @@ def run(*command: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] |
 
 
 def template(variant: str) -> Path:
-    """The CloudFormation template that `osls deploy` would send for one of VARIANTS, made anew if its inputs
-    changed.
-    """
+    """Return the template that `osls deploy` would send for one of VARIANTS; it is cached while its inputs stay."""
     made = TEMPLATES / f"{variant}.json"
     stamp = TEMPLATES / f"{variant}.hash"
     with alone(variant):
@@ -117,8 +115,7 @@ def template(variant: str) -> Path:
 
 
 def _package(stage: str, parameters: Iterable[str], target: Path) -> None:
-    # osls keeps its work in .serverless beside serverless.yml, which a deploy may be using: this one works
-    # elsewhere.
+    # osls uses .serverless beside serverless.yml, which a concurrent deployment may use, so package in another folder.
     with tempfile.TemporaryDirectory() as temporary:
         service = Path(temporary)
         shutil.copy(ROOT / "serverless.yml", service)
@@ -134,7 +131,7 @@ def _package(stage: str, parameters: Iterable[str], target: Path) -> None:
 
 
 def nobody() -> dict[str, str]:
-    """An environment with credentials that open nothing, so that nothing real can be reached by mistake."""
+    """Return an environment with invalid credentials, so that no real account can be reached by mistake."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SLS_"))}
     return kept | {
         "AWS_ACCESS_KEY_ID": "nobody",
@@ -147,7 +144,7 @@ def nobody() -> dict[str, str]:
 
 
 def resources(variant: str) -> dict[str, Any]:
-    """The template's resources by logical id."""
+    """Return the template's resources by logical id."""
     found: dict[str, object] = json.loads(template(variant).read_text())["Resources"]
     return found
 
@@ -159,8 +156,8 @@ def lint_templates() -> None:
 
 def scan_templates() -> None:
     if not CHECKOV.exists():
-        raise CheckError("checkov is not there: run `tools/setup.sh checkov`")
-    # Local is prod's template with other parameters, and nobody's production.
+        raise CheckError("checkov is not installed. Run `tools/setup.sh checkov`.")
+    # Stage `local` has the same template as prod with other parameters, and is never deployed to AWS.
     for variant in ("dev", "prod", "prod-glue"):
         run(
             CHECKOV, "--config-file", ROOT / ".checkov.yml", "--file", template(variant), environment=nobody()
@@ -189,16 +186,19 @@ def find_registry_hosts() -> None:
 class Check:
     title: str
     inputs: tuple[str, ...]  # empty: any file of the clone, so the check always runs
-    look: Callable[[], None]
+    run: Callable[[], None]
 
     def passes(self) -> bool:
-        """Raises CheckError if not; False if it passed before with the same inputs."""
-        stamp = TEMPLATES / f"{self.look.__name__}.passed"
-        with alone(self.look.__name__):
+        """Run the check. Return False if it was skipped, because it has passed with the same inputs.
+
+        Raises CheckError if it fails.
+        """
+        stamp = TEMPLATES / f"{self.run.__name__}.passed"
+        with alone(self.run.__name__):
             wanted = fingerprint(("tools/check.py", *self.inputs))
             if self.inputs and stamp.exists() and stamp.read_text() == wanted:
                 return False
-            self.look()
+            self.run()
             stamp.write_text(wanted)
         return True
 
@@ -225,10 +225,10 @@ def main() -> int:
     failed = False
     for check in CHECKS:
         try:
-            said = "passed" if check.passes() else "passed before, nothing has changed"
+            result = "passed" if check.passes() else "skipped, because it has passed with the same inputs"
         except CheckError as error:
-            failed, said = True, f"FAILED\n{error}"
-        sys.stdout.write(f"{check.title}: {said}\n")
+            failed, result = True, f"FAILED\n{error}"
+        sys.stdout.write(f"{check.title}: {result}\n")
     return int(failed)
 
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Resolve pyproject.toml's dependencies and groups, and requirements.in of the separate environments, into
-# requirements*.txt: every version, direct or not, pinned with its hashes. A pin changes only where it must;
+# Resolve the dependencies and groups of pyproject.toml, and the requirements.in of the separate environments, into
+# requirements*.txt: every version, direct or indirect, is pinned with its hashes. Existing pins are kept if possible;
 # `tools/lock.sh --upgrade-package NAME` upgrades one package.
 set -eu
 cd "$(dirname "$0")/.."
 upgrade=("$@")
-compile() { # requirements…, then -o and the output, whose pins are kept
+compile() { # requirements…, then -o and the output file, whose pins are kept
   .venv/bin/uv pip compile -q --universal --python-version "${version:-3.13}" --generate-hashes --no-header \
     --no-annotate "${upgrade[@]}" "$@"
 }
-pins() { # of a file, without hashes: "name==version ; marker"
+pins() { # the pins of a file without hashes: "name==version ; marker"
   sed -n 's/^\([[:alnum:]][^ \\]*==[^\\]*[^ \\]\) *\\\{0,1\}$/\1/p' "$@" | sort -u
 }
 
-# The project and the groups that share .venv are resolved together first, so that their files agree.
+# Resolve the project and the groups that share .venv together first, so that their files have the same versions.
 together=$(mktemp)
 trap 'rm -f "$together"' EXIT
 projects=(pyproject.toml localstack/snowflake/pyproject.toml tools/conformance/pyproject.toml)
@@ -26,15 +26,15 @@ compile "${projects[@]}" "${groups[@]/#/--group=}" -o "$together"
 compile "${projects[@]}" -c "$together" -o requirements.txt
 for group in "${groups[@]}"; do compile --group "$group" -c "$together" -o "requirements-$group.txt"; done
 
-# Environments of their own.
+# Separate environments.
 compile --group checkov -o requirements-checkov.txt
-# LocalStack as of its release: today's cbor2 and pyOpenSSL break it. The override undoes a bound of moto's that only
-# concerns Python 3.14 and that LocalStack's own bound contradicts.
+# LocalStack with packages from before its release, because newer cbor2 and pyOpenSSL break it. The override removes a
+# bound of moto that is only for Python 3.14 and conflicts with LocalStack's own bound.
 compile --exclude-newer 2026-03-01 --override <(echo "aws-sam-translator>=1.105.0") \
   localstack/requirements.in -o localstack/requirements.txt
 compile localstack/lambda_executor/lambda-requirements.in -o localstack/lambda_executor/lambda-requirements.txt
 compile snowpipe/dbt/requirements.in -o snowpipe/dbt/requirements.txt
-# Spark as AWS Glue 5 runs it; the jobs read events with the functions' versions of these.
+# The packages of Spark as in AWS Glue 5, and the functions' versions of the packages with which jobs read events.
 version=3.11 compile -c <(pins requirements-lambda.txt | grep -E '^(pydantic|pydantic-core|jiter|msgspec)==') \
   glue/requirements.in -o glue/requirements.txt
 compile airflow/requirements.in -o airflow/requirements.txt

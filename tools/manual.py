@@ -12,7 +12,7 @@ NAME = "milkrun"
 
 
 def text() -> str:
-    """Return the page: every command that is not hidden, with its options."""
+    """Return the page: every visible command with its options."""
     command = copy.copy(loaded())
     command.commands = {name: inner for name, inner in command.commands.items() if not inner.hidden}
     context = typer.Context(command, info_name=NAME)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prove that the stand-alone packages stand alone: for each one build its wheel from the tracked files, install it with
-# its extra `test` in an empty environment, and run its tests from a copy, where nothing of this clone can be imported.
-# tools/packages.sh [FOLDER…] tests only these. The versions are the pinned ones of the environment it is used in.
+# Test the stand-alone packages without this clone: build each wheel from the tracked files, install it with its extra
+# `test` in an empty environment, and run its tests from a copy, where nothing of the clone can be imported.
+# tools/packages.sh [FOLDER…] tests only these. Versions are those pinned for the environment that uses the package.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 uv=$PWD/.venv/bin/uv
@@ -31,13 +31,13 @@ try() { # the package's folder
 
 failed=()
 for package in "${@:-${!pins[@]}}"; do
-  [ -n "${pins[$package]:-}" ] || { echo "packages: there is no $package; choose from ${!pins[*]}" >&2; exit 2; }
+  [ -n "${pins[$package]:-}" ] || { echo "packages: there is no package $package; choose from ${!pins[*]}" >&2; exit 2; }
   start=$SECONDS
   echo "== $package"
-  set +e # in the condition of an `if` bash would ignore errors inside `try`
+  set +e # in an `if` condition, bash would ignore errors inside `try`
   (set -e; try "$package")
   status=$?
   set -e
-  if [ $status = 0 ]; then echo "== $package stands alone: $((SECONDS - start)) s"; else failed+=("$package"); fi
+  if [ $status = 0 ]; then echo "== $package passes alone: $((SECONDS - start)) s"; else failed+=("$package"); fi
 done
 if [ ${#failed[@]} -gt 0 ]; then echo "packages: ${failed[*]} failed" >&2; exit 1; fi

@@ -1,7 +1,7 @@
 """Check the pins, offline: every direct dependency is in the requirements*.txt of its environment, with hashes.
 
-`tools/lock.sh` writes these files; this check fails if it was not run after a dependency changed. It also fails if a
-tracked file names the host of a package registry, because a lock file that does cannot be used behind a mirror.
+`tools/lock.sh` writes these files; this check fails if a dependency was changed without running it. It also fails if a
+tracked file contains the host of a package registry, because such a lock file cannot be used with a mirror.
 """
 
 import re
@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-# Groups of pyproject.toml with an environment of their own; the others share .venv with the project.
+# Groups of pyproject.toml with their own environment; the others share .venv with the project.
 OWN_ENVIRONMENT = {"checkov"}
 # Groups that are only part of another group.
 INCLUDED_ONLY = {"kcl"}
-# The stand-alone packages, by the environment that they are installed in.
+# The stand-alone packages, with the requirements of the environment in which they are installed.
 INSTALLED_IN = {
     "localstack/snowflake": "requirements.txt",
     "tools/conformance": "requirements.txt",
@@ -30,7 +30,7 @@ REGISTRY = re.compile(r"\b(?:pypi|pythonhosted|registry\.npmjs|registry\.yarnpkg
 
 @dataclass
 class Pins:
-    """One requirements*.txt: the pinned versions by package, and the packages with a pin that lacks its hash."""
+    """A requirements*.txt: the pinned versions by package, and the packages whose pin has no hash."""
 
     versions: dict[str, set[str]] = field(default_factory=dict)
     without_hash: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Pins:
 
 
 def direct_dependencies(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (where it is declared, the requirement, the file that must pin it)."""
+    """Yield (the declaring file, the requirement, the file that must pin it)."""
     pyproject = tomllib.loads((root / "pyproject.toml").read_text())
     for requirement in pyproject["project"]["dependencies"]:
         yield "pyproject.toml [project]", requirement, "requirements.txt"
@@ -74,7 +74,7 @@ def direct_dependencies(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def members(groups: dict[str, list[str | dict[str, str]]], group: str) -> Iterator[str]:
-    """Yield the requirements of a group, those of the groups that it includes too (PEP 735)."""
+    """Yield the requirements of a group, including those of the groups that it includes (PEP 735)."""
     for member in groups[group]:
         if isinstance(member, str):
             yield member
@@ -91,16 +91,16 @@ def shared_files(root: Path) -> list[str]:
 
 
 def problems(root: Path) -> Iterator[str]:
-    """Yield one line for each dependency that is not pinned as declared."""
+    """Yield a line per dependency that is not pinned as declared."""
     read: dict[str, Pins] = {}
-    for where, text, target in direct_dependencies(root):
+    for source, text, target in direct_dependencies(root):
         if not (root / target).exists():
-            yield f"{target} does not exist, but {where} needs it"
+            yield f"{target} does not exist, but {source} needs it"
             continue
         pins = read.setdefault(target, Pins.read(root / target))
         if not pins.satisfies(Requirement(text)):
             found = sorted(pins.versions.get(canonicalize_name(Requirement(text).name), ()))
-            yield f"{target}: {text} of {where} is {f'pinned to {found}' if found else 'not pinned'}; run make lock"
+            yield f"{target}: {text} of {source} is {f'pinned to {found}' if found else 'not pinned'}; run make lock"
     for target, pins in read.items():
         yield from (f"{target}: {name} has no hash" for name in pins.without_hash)
     together: dict[str, set[str]] = {}
@@ -111,7 +111,7 @@ def problems(root: Path) -> Iterator[str]:
 
 
 def registry_hosts(root: Path) -> Iterator[str]:
-    """Yield each tracked line that names the host of a package registry."""
+    """Yield each tracked line that contains the host of a package registry."""
     names = subprocess.check_output(["git", "ls-files", "-z"], cwd=root, text=True).split("\0")
     for name in filter(None, names):
         path = root / name

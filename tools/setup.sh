@@ -1,11 +1,12 @@
 #!/usr/bin/env -S bash -p
-# Make what a target needs, once: tools/setup.sh main test lambda localstack dbt spark airflow checkov node java
-# main is .venv with what running needs; test, check, fuzz, browser and bench add their group to it; lambda, localstack, dbt, spark (Python 3.11), airflow and checkov exclude each other and live in .venvs/; node is node_modules; java is only
-# looked for. What has not changed since the last run is left alone, so that the second run takes no time.
+# Create the environments that a target needs: tools/setup.sh main test lambda localstack dbt spark airflow checkov node java
+# main is .venv with what `make demo` needs; test, check, fuzz, browser and bench add their group to it. lambda, localstack,
+# dbt, spark (Python 3.11), airflow and checkov are incompatible with each other, so they are separate environments in
+# .venvs/. node is node_modules. java is only checked. Environments whose inputs have not changed are skipped.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-keep_only_what_installing_needs() { # proxies, certificates and indexes stay: snowpipe/environment.py has the same list
+keep_only_what_installing_needs() { # keeps proxies, certificates and indexes; snowpipe/environment.py has the same list
   local name
   for name in $(compgen -e); do
     case $name in
@@ -18,13 +19,13 @@ keep_only_what_installing_needs() { # proxies, certificates and indexes stay: sn
       PIP_TIMEOUT | PIP_DEFAULT_TIMEOUT | PIP_RETRIES) ;;
       npm_config_*registry | npm_config_*proxy | npm_config_ca* | npm_config_strict_ssl) ;;
       NPM_CONFIG_*REGISTRY | NPM_CONFIG_*PROXY | NPM_CONFIG_CA* | NPM_CONFIG_STRICT_SSL) ;;
-      *) unset "$name" 2>/dev/null || true ;; # some of bash's own cannot be unset
+      *) unset "$name" 2>/dev/null || true ;; # some of bash's own variables cannot be unset
     esac
   done
 }
 keep_only_what_installing_needs
 export UV_PYTHON_DOWNLOADS=never PIP_USER=0 PYTHONUTF8=1
-system_certificates=/etc/ssl/certs/ca-certificates.crt # uv brings its own list, which a company's proxy is not in
+system_certificates=/etc/ssl/certs/ca-certificates.crt # uv's own list lacks the certificates of company proxies
 if [ -z "${SSL_CERT_FILE:-}" ] && [ -f $system_certificates ]; then export SSL_CERT_FILE=$system_certificates; fi
 
 say() { printf '%s\n' "$*" >&2; }
@@ -36,7 +37,7 @@ is_python() { # version such as 3.13, program
   [ -n "${2:-}" ] && "$2" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" >/dev/null 2>&1
 }
 
-find_python() { # a python3.13 on PATH may be a pyenv shim that only complains, so each one is tried
+find_python() { # tries each candidate, because a python3.13 on PATH may be a pyenv shim without that version
   local version=$1 candidate uv pyenv_root=${PYENV_ROOT:-${HOME:-}/.pyenv}
   for candidate in "python$version" python3 python "$pyenv_root/versions/$version".*/bin/"python$version"; do
     if is_python "$version" "$candidate"; then command -v "$candidate"; return; fi
@@ -65,7 +66,7 @@ need_java() {
 
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
 
-need_chromium() { # Debian's package; a browser that a test tool downloads itself is not wanted
+need_chromium() { # uses Debian's package instead of a browser that a test tool downloads
   has_chromium && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "setup: chromium …"
@@ -74,13 +75,13 @@ need_chromium() { # Debian's package; a browser that a test tool downloads itsel
   has_chromium || die "The console's tests need Chromium. Install it: apt install chromium."
 }
 
-# --- stamps: what a folder was made from -----------------------------------------------------------
+# --- stamps: a hash of the inputs of each folder -----------------------------------------------------
 
 sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }
 hash_of() { cat "$@" | sha256 | cut -c1-16; }
-is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # a program in it, its stamp, the wanted hash
+is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # a program in the folder, its stamp, the wanted hash
 
-step() { # what it is, then the command
+step() { # title, then the command
   local what=$1 start=$SECONDS
   shift
   say "setup: $what …"
@@ -92,14 +93,14 @@ failed() {
   local free_mb
   free_mb=$(df -Pm . | awk 'NR==2 {print $4}')
   [ "$free_mb" -ge 500 ] || die "the disk is full ($free_mb MB free). Make 3 GB free and run this again."
-  die "$1 did not work, for the reason above. Mend it and run this again; what is done is not done twice."
+  die "$1 failed, see the messages above. Fix the cause and run this again; finished steps are skipped."
 }
 
 # --- environments ----------------------------------------------------------------------------------
 
 GROUPS_OF_MAIN=(test check fuzz browser bench) # each has a requirements-GROUP.txt
 
-make_main() { # with the groups asked for and those that an earlier run added
+make_main() { # with the requested groups and those of earlier runs
   local stamp=.venv/.made-from group wanted files=(requirements.txt) groups=" ${asked[*]} $(cat .venv/.groups 2>/dev/null) " made=()
   for group in "${GROUPS_OF_MAIN[@]}"; do
     if [[ $groups == *" $group "* ]]; then made+=("$group") files+=("requirements-$group.txt"); fi
@@ -117,13 +118,13 @@ make_main() { # with the groups asked for and those that an earlier run added
   echo "$wanted" >$stamp
 }
 
-PROJECTS=(. localstack/snowflake tools/conformance) # installed in .venv so that it runs their files where they are
+PROJECTS=(. localstack/snowflake tools/conformance) # installed in editable mode in .venv
 
 install_main() { # requirements…
   if ! .venv/bin/uv --version >/dev/null 2>&1; then
     local uv_only
     uv_only=$(mktemp)
-    sed -n '/^uv==/,/[^\\]$/p' requirements.txt >"$uv_only" # its line and the hashes that belong to it
+    sed -n '/^uv==/,/[^\\]$/p' requirements.txt >"$uv_only" # uv's line with its hashes
     .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "$uv_only" || return 1
     rm -f "$uv_only"
   fi
@@ -131,7 +132,7 @@ install_main() { # requirements…
     .venv/bin/uv pip install -q --python .venv/bin/python --no-deps "${PROJECTS[@]/#/--editable=}"
 }
 
-make_environment() { # name, requirements, further inputs, what to do after installing them, Python's version
+make_environment() { # name, requirements, other inputs, command after installing, version of Python
   local name=$1 requirements=$2 inputs=$3 after=${4:-true} version=${5:-3.13}
   local folder=.venvs/$name wanted
   # shellcheck disable=SC2086 # inputs are several words
@@ -161,11 +162,11 @@ make_node() {
   echo "$wanted" >$stamp
 }
 
-# --- what was asked for ------------------------------------------------------------------------------
+# --- main ---------------------------------------------------------------------------------------------
 
-[ $# -gt 0 ] || die "name what to make: main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium"
+[ $# -gt 0 ] || die "name the environments: main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium"
 mkdir -p .venvs
-if command -v flock >/dev/null; then # two makes at once: the second waits, then finds everything made
+if command -v flock >/dev/null; then # of two concurrent runs, the second waits and then has nothing to do
   exec 9>.venvs/.lock
   flock 9
 fi
@@ -179,11 +180,11 @@ for name in "${asked[@]}"; do
     dbt) make_environment dbt snowpipe/dbt/requirements.txt "" ;;
     spark)
       need_java
-      make_environment spark glue/requirements.txt "" true 3.11 ;; # as AWS Glue 5 has it
+      make_environment spark glue/requirements.txt "" true 3.11 ;; # Python's version in AWS Glue 5
     airflow) make_environment airflow airflow/requirements.txt "" ;;
     node) make_node ;;
     java) need_java ;;
     chromium) need_chromium ;;
-    *) die "there is no $name; choose from main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium" ;;
+    *) die "there is no environment $name; choose from main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium" ;;
   esac
 done

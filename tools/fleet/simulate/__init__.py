@@ -1,4 +1,4 @@
-"""Simulate an hour without AWS or Snowflake: how much waits where, and for how long.
+"""Simulate an hour without Kinesis or Snowpipe: the backlog of each part, and how long recovery takes.
 
 Run it with `python -m tools.fleet.simulate`.
 """

@@ -6,41 +6,44 @@ from typing import Annotated
 import typer
 
 from ops import terminal
-from tools.fleet.simulate.flow import LINES, Outage, Part, Story, expected_recovery, tell
+from tools.fleet.simulate.flow import QUEUES, Outage, Part, Simulation, expected_recovery, simulate
 from tools.fleet.simulate.sizes import sizes
 
 PARTS: tuple[Part, ...] = ("kinesis", "snowpipe")
 
 
-def row(story: Story) -> dict[str, object]:
-    """What a person asks: where did it pile up, how old did it get, when was it over, was anything lost."""
-    recovered = [story.recovered_after(line) for line in LINES]
-    by_formula = expected_recovery(story.size, story.outage)
+def row(simulation: Simulation) -> dict[str, object]:
+    """Return a row with the largest backlogs, the age of the oldest event, the time of recovery, and lost events."""
+    recovered = [simulation.recovered_after(queue) for queue in QUEUES]
+    by_formula = expected_recovery(simulation.size, simulation.outage)
     return {
-        "out": story.outage.part,
-        "events_a_second": story.size.name,
-        **{f"most_{line}": story.most(line) for line in LINES},
-        "oldest_minutes": round(max(story.oldest(line) for line in LINES) / 60),
+        "out": simulation.outage.part,
+        "events_a_second": simulation.size.name,
+        **{f"most_{queue}": simulation.largest(queue) for queue in QUEUES},
+        "oldest_minutes": round(max(simulation.oldest(queue) for queue in QUEUES) / 60),
         "recovered_minutes": None if None in recovered else round(max(r or 0 for r in recovered) / 60),
         "by_formula_minutes": None if by_formula is None else round(by_formula / 60),
-        "given_up": story.looks[-1].given_up,
-        "lost": story.lost,
+        "given_up": simulation.samples[-1].given_up,
+        "lost": simulation.lost,
     }
 
 
 def _folder(text: str) -> Path:
-    """Parse an option that names a folder."""
+    """Parse an option whose value is a folder."""
     if not text or not Path(text).is_dir():
-        raise typer.BadParameter(f"{text!r} is not a folder that exists")
+        raise typer.BadParameter(f"{text!r} is not an existing folder")
     return Path(text)
 
 
 def command(
     *,
-    only: Annotated[list[str] | None, typer.Option("--size", help="1k, 100k, 1M, `100k, patient`.")] = None,
-    minutes: Annotated[float, typer.Option(min=1, max=1440, help="How long the part is gone.")] = 60,
+    only: Annotated[
+        list[str] | None, typer.Option("--size", help="Only this size: 1k, 100k, 1M, `100k, patient`.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=1, max=1440, help="Duration of the outage in minutes.")] = 60,
     plots: Annotated[
-        Path | None, typer.Option(parser=_folder, metavar="FOLDER", help="A folder for SVGs, one per part.")
+        Path | None,
+        typer.Option(parser=_folder, metavar="FOLDER", help="Existing folder for SVGs, one per part."),
     ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
@@ -50,17 +53,17 @@ def command(
     """
     known = sizes()
     if unknown := set(only or ()) - set(known):
-        raise typer.BadParameter(f"no size {', '.join(sorted(unknown))}: {', '.join(known)}")
+        raise typer.BadParameter(f"no size {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     rows = []
     for part in PARTS:
         outage = Outage(part, seconds=minutes * 60)
         chosen = only or [name for name in known if part == "kinesis" or "patient" not in name]
-        stories = [tell(known[name], outage) for name in chosen]
-        rows += [row(story) for story in stories]
+        simulations = [simulate(known[name], outage) for name in chosen]
+        rows += [row(simulation) for simulation in simulations]
         if plots:
             from tools.fleet.simulate.plots import draw
 
-            draw(stories, plots / f"outage-{part}.svg")
+            draw(simulations, plots / f"outage-{part}.svg")
     terminal.show_rows(rows, as_json)
 
 

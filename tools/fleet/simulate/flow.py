@@ -1,7 +1,7 @@
-"""The flow as lines of waiting events and what works them off; SimPy keeps the clock.
+"""The flow of events as queues and workers; SimPy provides the clock.
 
-Events move in parcels of those that were sent in the same seconds, in whole numbers, so that at every moment each
-event is in exactly one place.
+Events move in parcels, in whole numbers, of those that were sent in the same tick. At any time each event is in exactly
+one place.
 """
 
 from collections import deque
@@ -16,8 +16,8 @@ from tools.fleet.simulate.sizes import Size
 type Part = Literal["kinesis", "snowpipe"]
 type Process = Generator[simpy.Event]
 
-TICK = 10.0  # seconds of one parcel, and between two looks
-RECORD_AGE_SECONDS = 21_600  # serverless.yml: what is older goes whole to S3, and an alarm rings
+TICK = 10.0  # seconds of a parcel, and between two samples
+RECORD_AGE_SECONDS = 21_600  # serverless.yml: older records are written to S3, and an alarm fires
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Everything at one moment: events waiting, the age of the oldest of each line in seconds, and totals."""
+class Sample:
+    """The state at one time: waiting events, the age in seconds of the oldest in each queue, and totals."""
 
     at: float
     sent: int
     phones: int
     archived: int
-    geofence: int  # of what is archived
+    geofence: int  # of the archived events
     redrive: int
     stream: int
     consumed: int
@@ -49,8 +49,8 @@ class Look:
     oldest: dict[str, float]
 
 
-class Line:
-    """First come, first served: at most `per_second()` events a second, none while that is 0."""
+class Queue:
+    """First in, first out, with at most `per_second()` events per second; stopped while that is 0."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Line:
         onward: Callable[[int, float], None],
     ) -> None:
         self._env, self._per_second, self._onward = env, per_second, onward
-        self._parcels: deque[tuple[float, int]] = deque()  # since when they wait, how many
+        self._parcels: deque[tuple[float, int]] = deque()  # (time of arrival, number of events)
         self._more = env.event()
         self.waiting = 0
         env.process(self._work())
@@ -85,7 +85,7 @@ class Line:
                 yield self._env.timeout(TICK / 10)
                 continue
             since, events = self._parcels[0]
-            part = min(events, max(1, int(rate * TICK)))  # rates may change: never more than a tick at once
+            part = min(events, max(1, int(rate * TICK)))  # at most a tick at once, because rates may change
             yield self._env.timeout(part / rate)
             if part == events:
                 self._parcels.popleft()
@@ -96,25 +96,25 @@ class Line:
 
 
 class Flow:
-    """Phones → ingest → archive → pipe; and its geofence share → stream (or redrive queue → stream) → visits."""
+    """Phones → ingest → archive → pipe; and the geofence share → stream (or redrive queue → stream) → visits."""
 
     def __init__(self, size: Size, outage: Outage | None) -> None:
         self.env = simpy.Environment()
         self.size, self.outage = size, outage
         self.sent = self.archived = self.geofence = self.consumed = self.given_up = self.loaded = 0
-        self.phones = Line(self.env, self._ingest_rate, self._archive)
-        self.redrive = Line(self.env, self._redrive_rate, lambda events, _: self.stream.put(events))
-        self.stream = Line(self.env, self._consume_rate, self._consume)
-        self.pipe = Line(self.env, self._load_rate, self._load)
+        self.phones = Queue(self.env, self._ingest_rate, self._archive)
+        self.redrive = Queue(self.env, self._redrive_rate, lambda events, _: self.stream.put(events))
+        self.stream = Queue(self.env, self._consume_rate, self._consume)
+        self.pipe = Queue(self.env, self._load_rate, self._load)
         self.env.process(self._send())
 
     def is_down(self, part: Part) -> bool:
         outage = self.outage
         return outage is not None and outage.part == part and outage.begins <= self.env.now < outage.ends
 
-    def look(self) -> Look:
-        lines = {"phones": self.phones, "redrive": self.redrive, "stream": self.stream, "pipe": self.pipe}
-        return Look(
+    def sample(self) -> Sample:
+        queues = {"phones": self.phones, "redrive": self.redrive, "stream": self.stream, "pipe": self.pipe}
+        return Sample(
             at=self.env.now,
             sent=self.sent,
             archived=self.archived,
@@ -122,8 +122,8 @@ class Flow:
             consumed=self.consumed,
             given_up=self.given_up,
             loaded=self.loaded,
-            **{name: line.waiting for name, line in lines.items()},
-            oldest={name: line.oldest for name, line in lines.items()},
+            **{name: queue.waiting for name, queue in queues.items()},
+            oldest={name: queue.oldest for name, queue in queues.items()},
         )
 
     def _send(self) -> Process:
@@ -134,7 +134,7 @@ class Flow:
             yield self.env.timeout(TICK)
 
     def _ingest_rate(self) -> float:
-        return self.size.ingest_while_refused if self.is_down("kinesis") else self.size.ingest
+        return self.size.ingest_while_throttled if self.is_down("kinesis") else self.size.ingest
 
     def _archive(self, events: int, _: float) -> None:
         self.archived += events
@@ -146,9 +146,9 @@ class Flow:
     def _redrive_rate(self) -> float:
         if self.is_down("kinesis"):
             return 0.0
-        # What arrives anew has its place on the shards already; a hundredth is always left for what was refused.
-        fresh = self.size.geofence_per_second
-        return min(self.size.redrive, max(self.size.stream_write - fresh, 0.01 * self.size.stream_write))
+        # New events use the shards first; at least a hundredth is left for the backlog.
+        new = self.size.geofence_per_second
+        return min(self.size.redrive, max(self.size.stream_write - new, 0.01 * self.size.stream_write))
 
     def _consume_rate(self) -> float:
         return 0.0 if self.is_down("kinesis") else self.size.consume
@@ -167,34 +167,36 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """What was seen, tick by tick, until all was as before or patience ended."""
+class Simulation:
+    """The samples of every tick, until everything has recovered or the time limit was reached."""
 
     size: Size
     outage: Outage
-    looks: Sequence[Look]
+    samples: Sequence[Sample]
 
-    def most(self, line: str) -> int:
-        waiting: int = max(getattr(look, line) for look in self.looks)
+    def largest(self, queue: str) -> int:
+        waiting: int = max(getattr(sample, queue) for sample in self.samples)
         return waiting
 
-    def oldest(self, line: str) -> float:
-        return max(look.oldest[line] for look in self.looks)
+    def oldest(self, queue: str) -> float:
+        return max(sample.oldest[queue] for sample in self.samples)
 
-    def recovered_after(self, line: str) -> float | None:
-        """Seconds from the outage's end until no more waits than before it; None: not within patience."""
-        before = max(getattr(look, line) for look in self.looks if look.at < self.outage.begins)
+    def recovered_after(self, queue: str) -> float | None:
+        """Return the seconds from the end of the outage until the queue is as short as before it; None if never."""
+        before = max(getattr(sample, queue) for sample in self.samples if sample.at < self.outage.begins)
         late = [
-            look.at for look in self.looks if look.at >= self.outage.ends and getattr(look, line) > before
+            sample.at
+            for sample in self.samples
+            if sample.at >= self.outage.ends and getattr(sample, queue) > before
         ]
         if not late:
             return 0.0
-        return None if late[-1] == self.looks[-1].at else late[-1] + TICK - self.outage.ends
+        return None if late[-1] == self.samples[-1].at else late[-1] + TICK - self.outage.ends
 
     @property
     def lost(self) -> int:
-        """Events that are nowhere, or in two places: of the archive, the stream's side and the pipe's."""
-        end = self.looks[-1]
+        """Return the number of events that are in no place or in two: archive, stream and pipe side."""
+        end = self.samples[-1]
         return (
             abs(end.sent - end.phones - end.archived)
             + abs(end.geofence - end.redrive - end.stream - end.consumed - end.given_up)
@@ -202,28 +204,28 @@ class Story:
         )
 
 
-LINES = ("phones", "redrive", "stream", "pipe")
+QUEUES = ("phones", "redrive", "stream", "pipe")
 
 
-def tell(size: Size, outage: Outage, patience: float = 14 * 86_400) -> Story:
-    """Run until an hour after nothing of the outage is left, or until patience ends."""
+def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulation:
+    """Run until an hour after all queues are short again, or until `limit` seconds after the outage."""
     flow = Flow(size, outage)
-    looks: list[Look] = []
+    samples: list[Sample] = []
     calm = 0
-    while calm < 360 and flow.env.now < outage.ends + patience:
+    while calm < 360 and flow.env.now < outage.ends + limit:
         flow.env.run(until=flow.env.now + TICK)
-        looks.append(flow.look())
-        quiet = flow.env.now > outage.ends and max(looks[-1].oldest.values()) <= 2 * TICK
+        samples.append(flow.sample())
+        quiet = flow.env.now > outage.ends and max(samples[-1].oldest.values()) <= 2 * TICK
         calm = calm + 1 if quiet else 0
-    return Story(size, outage, looks)
+    return Simulation(size, outage, samples)
 
 
 def expected_recovery(size: Size, outage: Outage) -> float | None:
-    """The closed form: what came in during the outage, over what is left of the slowest part's capacity.
+    """Return the closed form: events during the outage, divided by the spare capacity of the slowest part.
 
-    None where phones keep what does not come in: then there is none so simple.
+    None if phones keep events because ingest is too slow; there is no simple formula for that.
     """
-    if outage.part == "kinesis" and size.ingest_while_refused < size.events_per_second:
+    if outage.part == "kinesis" and size.ingest_while_throttled < size.events_per_second:
         return None
     if outage.part == "snowpipe":
         return outage.seconds * size.events_per_second / (size.load - size.events_per_second)

@@ -1,4 +1,4 @@
-"""How a stage is set at each size, and what its parts then can do: limits, settings, and what was measured."""
+"""The settings of a stage at each size, and the capacity of its parts from limits, settings and measurements."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,36 +9,38 @@ import yaml
 
 PARAMS = Path(__file__).parents[3] / "serverless" / "params.yml"
 
-# By docs/load.md: what an invocation waits for (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) and its CPU over its share of
-# a vCPU (1,024 MB are 0.58, 512 MB 0.29).
+# From docs/load.md: the waits of an invocation (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms), and its CPU divided by its
+# share of a vCPU (1,024 MB have 0.58, 512 MB 0.29).
 REQUEST_SECONDS = 0.040  # ingest, 20 events
-REFUSED_REQUEST_SECONDS = 0.045  # ingest, while Kinesis refuses: handler.publish.CircuitBreaker
-PATIENT_REQUEST_SECONDS = 3.6  # the same if each request tried Kinesis for as long as it has patience
-CLAIM_SECONDS = 0.050  # redrive, one claim check: its object read, its records put
-BATCH_SECONDS = 0.26  # consume, 200 records: about one call a record, sixteen at a time, 0.04 s of CPU
+THROTTLED_REQUEST_SECONDS = 0.045  # ingest while Kinesis throttles: handler.publish.CircuitBreaker
+PATIENT_REQUEST_SECONDS = (
+    3.6  # the same without a circuit breaker: each request tries Kinesis until its timeout
+)
+CLAIM_SECONDS = 0.050  # redrive, one claim check: read its object, put its records
+BATCH_SECONDS = 0.26  # consume, 200 records: about one call per record, sixteen concurrently, 0.04 s of CPU
 
 CONSUME_BATCH = 200  # serverless/params.yml: consumeBatchSize
-SHARD_RECORDS = 1000  # a second; Kinesis: "Quotas and limits"
+SHARD_RECORDS = 1000  # per second; Amazon Kinesis Data Streams Developer Guide: "Quotas and limits"
 EVENT_BYTES = 500
 SHARD_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One size of fleet, and the settings of its stage. Rates are events a second."""
+    """A size of the fleet, and the settings of its stage. Rates are in events per second."""
 
     name: str
     events_per_second: int
-    batch: int  # events a request
+    batch: int  # events per request
     ingest_concurrency: int
-    throttle_rate: int  # requests a second that the usage plan lets in
+    throttle_rate: int  # requests per second that the usage plan allows
     redrive_concurrency: int
     consume_concurrency: int
     shards: int
     parallelization: int = 1
     geofence_share: float = 0.2
-    load_factor: float = 2.0  # Snowpipe's speed over what arrives: Snowflake names none; assumed
-    refused_request_seconds: float = REFUSED_REQUEST_SECONDS
+    load_factor: float = 2.0  # assumed speed of Snowpipe relative to the arrivals; Snowflake documents none
+    throttled_request_seconds: float = THROTTLED_REQUEST_SECONDS
 
     @property
     def geofence_per_second(self) -> float:
@@ -53,9 +55,9 @@ class Size:
         return min(self.throttle_rate, self.ingest_concurrency / REQUEST_SECONDS) * self.batch
 
     @property
-    def ingest_while_refused(self) -> float:
-        """A request that waits for Kinesis in vain holds its place for seconds."""
-        return min(self.throttle_rate, self.ingest_concurrency / self.refused_request_seconds) * self.batch
+    def ingest_while_throttled(self) -> float:
+        """Return the rate while requests hold their concurrency slot to wait for Kinesis in vain."""
+        return min(self.throttle_rate, self.ingest_concurrency / self.throttled_request_seconds) * self.batch
 
     @property
     def stream_write(self) -> float:
@@ -63,8 +65,8 @@ class Size:
 
     @property
     def consume(self) -> float:
-        at_once = min(self.shards * self.parallelization, self.consume_concurrency)
-        return at_once * CONSUME_BATCH / BATCH_SECONDS
+        concurrent = min(self.shards * self.parallelization, self.consume_concurrency)
+        return concurrent * CONSUME_BATCH / BATCH_SECONDS
 
     @property
     def redrive(self) -> float:
@@ -76,23 +78,23 @@ class Size:
 
     @property
     def concurrency(self) -> float:
-        """Requests under way at any time, by Little's law."""
+        """Return the average number of concurrent requests, by Little's law."""
         return self.requests_per_second * REQUEST_SECONDS
 
     @property
-    def concurrency_while_refused(self) -> float:
-        return self.requests_per_second * self.refused_request_seconds
+    def concurrency_while_throttled(self) -> float:
+        return self.requests_per_second * self.throttled_request_seconds
 
 
 def production(path: Path = PARAMS) -> Mapping[str, Any]:
-    """What stage prod is deployed with."""
+    """Return the parameters of stage prod."""
     params = yaml.safe_load(path.read_text())
     return {**params["default"], **params["prod"]}
 
 
 def sizes(path: Path = PARAMS) -> dict[str, Size]:
-    """1k as deployed today; the larger ones as docs/scale.md says that they must be set; and those two as today,
-    with a handler that would try Kinesis for seconds at each request."""
+    """Return 1k as deployed today, the larger sizes with the settings of docs/scale.md, and both larger ones also
+    with a handler that tries Kinesis for seconds in each request."""
     prod = production(path)
     small = Size(
         "1k",
@@ -102,7 +104,7 @@ def sizes(path: Path = PARAMS) -> dict[str, Size]:
         throttle_rate=prod["throttleRate"],
         redrive_concurrency=prod["redriveConcurrency"],
         consume_concurrency=prod["consumeConcurrency"],
-        shards=4,  # with which an on-demand stream begins
+        shards=4,  # initial shards of an on-demand stream
         parallelization=prod["parallelizationFactor"],
     )
     middle = Size(
@@ -128,7 +130,7 @@ def sizes(path: Path = PARAMS) -> dict[str, Size]:
         parallelization=2,
     )
     patient = (
-        replace(size, name=f"{size.name}, patient", refused_request_seconds=PATIENT_REQUEST_SECONDS)
+        replace(size, name=f"{size.name}, patient", throttled_request_seconds=PATIENT_REQUEST_SECONDS)
         for size in (middle, large)
     )
     return {size.name: size for size in (small, middle, large, *patient)}

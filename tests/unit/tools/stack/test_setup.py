@@ -153,7 +153,7 @@ def test_a_step_that_fails_says_so_and_is_tried_again(tree):
         status, lines = tree.setup("node")
         assert status == 1
         assert lines[:2] == ["setup: node_modules …", "npm: no such registry"]
-        assert lines[2].startswith("setup: node_modules did not work, for the reason above.")
+        assert lines[2].startswith("setup: node_modules failed, see the messages above.")
 
 
 def test_a_step_that_fails_on_a_full_disk_says_that(tree):
