@@ -1,11 +1,11 @@
-# Development tasks. `make` prints the daily ones, `make help-all` all; every target does the set-up it needs, once.
+# Development tasks. `make` prints the daily ones, `make help-all` all. Each target creates the environments that it needs.
 # `##` before a description: a daily target; `#:` another one; `##@` a group. Operators use ./milkrun.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.SHELLFLAGS := -p -c # without BASH_ENV, functions and CDPATH of whoever calls
+.SHELLFLAGS := -p -c # ignores the caller's BASH_ENV, functions and CDPATH
 .NOTPARALLEL:
 
-# Programs get these of the caller's variables and no other: snowpipe/environment.py says why.
+# Only these environment variables of the caller are passed on; snowpipe/environment.py has the reasons.
 KEPT := PATH HOME USER LOGNAME SHELL TMPDIR TERM COLORTERM LANG JAVA_HOME DISPLAY XDG_% CI GITHUB_% RUNNER_% NO_COLOR COLUMNS \
   http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY \
   SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS \
@@ -23,11 +23,11 @@ CODE := contract aws handler consumer snowpipe glue airflow ops localstack tools
 
 ##@ Try it
 
-demo: setup ## start everything, send a morning of rounds (EVENTS=FILE: that file), check every number
+demo: setup ## start everything, send a morning of sample traffic (or EVENTS=FILE), and check every count
 	@$(PY) -m tools.milkrun up
 	@$(PY) -m tools.milkrun demo $(if $(EVENTS),--events "$$EVENTS")
 
-up: setup ## start the local stack and leave it running; writes .local/outputs.json
+up: setup ## start the local stack and keep it running; writes .local/outputs.json
 	@$(PY) -m tools.milkrun up
 
 console: setup ## print the address of the running stack's console
@@ -54,7 +54,7 @@ check: setup ## check style, types, pins and the templates of all stages
 	@$(MAKE) --no-print-directory check-collection
 	$(PY) -m tools.check
 
-check-collection: # pytest-xdist needs every process to collect the same test ids
+check-collection: # pytest-xdist requires the same test ids in every process
 	$(PY) -m tests.collection tests/unit $(PACKAGE_TESTS) tests/e2e tests/faults tests/console
 
 unit: setup ## run the unit tests
@@ -64,40 +64,40 @@ unit: setup ## run the unit tests
 packages: setup #: build each stand-alone package's wheel and run its tests in an empty environment
 	tools/packages.sh
 
-e2e: setup ## run the end-to-end tests against a stack of their own
+e2e: setup ## run the end-to-end tests against their own stack
 	@tools/setup.sh test fuzz
 	$(PY) -m pytest tests/e2e
 
-faults-short: setup ## run a few fault scenarios, and the bugs that their checker must catch
+faults-short: setup ## run some fault scenarios, and seeded bugs that their checker must detect
 	@tools/setup.sh test
 	$(PY) -m pytest tests/faults -m short
 
-console-test: setup ## test the console's page in Chromium, alone and with a stack of its own
+console-test: setup ## test the console's page in Chromium, alone and with its own stack
 	@tools/setup.sh test browser chromium
 	$(PY) -m pytest tests/console -W ignore::DeprecationWarning
 
 console-web: #: build the console's page from tools/console/web (Node)
 	cd tools/console/web && npm ci --silent && npm run build --silent
 
-console-web-check: console-web #: build the page again and compare it with the committed one (Node)
+console-web-check: console-web #: build the page and compare it with the committed one (Node)
 	git diff --exit-code --stat -- tools/console/static
 
-console-pictures: setup #: take the README's screenshots, from a stack of its own
+console-pictures: setup #: take the README's screenshots with its own stack
 	@tools/setup.sh test browser chromium
 	MILKRUN_SCREENSHOTS=docs/images $(PY) -m pytest tests/console/test_stack.py -k picture
 
 lock: setup ## pin the dependencies in requirements*.txt (UPGRADE=name upgrades one)
 	tools/lock.sh $(addprefix --upgrade-package ,$(UPGRADE))
 
-setup: #: make the environments that running needs
+setup: #: create the environments that `make demo` needs
 	@tools/setup.sh main lambda localstack dbt node
 
-conformance: setup #: check that an app keeps the client's rule: TARGET=<url of its test hook>
+conformance: setup #: check that an app follows the client's rule (TARGET=URL of its test hook)
 	@$(PY) -m milkrun_conformance run $(TARGET)
 
 ##@ Run more tests
 
-faults: setup ## break every part under load and check every promise; writes docs/reliability.md (SEED=1)
+faults: setup ## apply faults to every part under load and check every promise; writes docs/reliability.md (SEED=1)
 	@tools/setup.sh test
 	$(PY) -m pytest tests/faults --write-table $(if $(SEED),--seed $(SEED))
 
@@ -113,25 +113,25 @@ spark: #: test the jobs over the whole archive on Spark and Beam (Python 3.11, J
 	@tools/setup.sh main spark
 	.venvs/spark/bin/python -m pytest tests/spark -W ignore
 
-airflow: setup #: test the hourly and backfill DAGs, one whole run against a stack of its own
+airflow: setup #: test the hourly and backfill DAGs, with one whole run against their own stack
 	@tools/setup.sh airflow
 	.venvs/airflow/bin/python -m pytest tests/airflow -W ignore
 
 ##@ Measure it
 
-bench: setup ## measure everything (ONLY=handler,cost: a part; COMPARE=earlier.json); writes docs/performance.md
+bench: setup ## run the benchmarks (ONLY=handler,cost COMPARE=earlier.json); writes docs/performance.md
 	@tools/setup.sh test bench
 	@$(PY) -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
 
-bench-large: setup #: load a million objects and ten million events locally: an hour, 3 GB
+bench-large: setup #: load a million objects and ten million events locally; takes an hour and 3 GB
 	@tools/setup.sh test bench
 	@$(PY) -m tests.bench.large
 
-bench-spark: #: measure compaction and rebuild at growing sizes (EVENTS_LIST="100000 1000000")
+bench-spark: #: measure compaction and rebuild at increasing sizes (EVENTS_LIST="100000 1000000")
 	@tools/setup.sh main spark
 	.venvs/spark/bin/python -m tests.spark.growth --events $(EVENTS_LIST) --cores 1 2
 
-load: setup #: put the stack and each function under load; a leak fails it (ONLY=stack,functions RATE=4 STEADY=240 WRITE=1)
+load: setup #: load the stack and each function, and check for memory leaks (ONLY=stack,functions RATE=4 STEADY=240 WRITE=1)
 	@tools/setup.sh test bench
 	$(PY) -m tests.load $(if $(ONLY),--only $(ONLY)) $(if $(RATE),--rate $(RATE)) $(if $(STEADY),--steady $(STEADY)) $(if $(WRITE),--write)
 
@@ -141,7 +141,7 @@ simulate: setup #: simulate an hour without Kinesis or Snowpipe at 1k, 100k and 
 
 ##@ Deploy it
 
-preflight: setup ## look for whatever would make the deployment of STAGE (default dev) fail
+preflight: setup ## find problems that would make the deployment of STAGE (default dev) fail
 	@$(PY) -m tools.milkrun preflight $(or $(STAGE),dev)
 
 package: setup ## build the zips and the templates for STAGE (default dev)
@@ -153,7 +153,7 @@ deploy: setup ## deploy STAGE (default dev) to AWS
 smoke: setup ## post one event to STAGE (default local) and follow it to the warehouse
 	@$(PY) -m tools.milkrun smoke $(addprefix --stage ,$(STAGE))
 
-nightly: setup #: run the steps of Airflow's hourly DAG without Airflow
+nightly: setup #: run the steps of the hourly DAG without Airflow
 	@$(PY) -m ops.nightly
 
 kcl: setup #: run a KCL worker on the local stack, beside the function

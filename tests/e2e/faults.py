@@ -26,7 +26,7 @@ class FaultProxy:
 
     @property
     def seen(self) -> int:
-        return sum(rule.met for rule in self._rules)
+        return sum(rule.applied for rule in self._rules)
 
     @property
     def fault(self) -> Fault | None:

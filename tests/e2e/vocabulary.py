@@ -1,4 +1,4 @@
-"""The few words in which the end-to-end tests speak: post, archived, rows, visits_of, eventually."""
+"""The vocabulary of the end-to-end tests: post, archived, rows, visits_of, eventually."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ class Ran(NamedTuple):
 
 
 class Pipeline:
-    """A running stack or a deployed stage, as its users see it. Its tools are run with `environment`."""
+    """A running stack or a deployed stage, as its users see it. Its tools run with `environment`."""
 
     def __init__(self, outputs: Outputs, environment: Mapping[str, str], warehouse: Snowflake) -> None:
         self.outputs = outputs
@@ -53,10 +53,10 @@ class Pipeline:
         return self._clients[service]
 
     def post(self, *events: Event, zipped: bool = False, headers: Mapping[str, str] | None = None) -> Answer:
-        """Post as a JSON array with the stage's key. Every call is one request: nothing is sent again."""
+        """Send the events as one JSON array with the stage's API key, without retries."""
         body = json.dumps(events).encode()
-        named = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if zipped else {})
-        return self.post_body(gzip.compress(body) if zipped else body, named | dict(headers or {}))
+        own = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if zipped else {})
+        return self.post_body(gzip.compress(body) if zipped else body, own | dict(headers or {}))
 
     def post_body(self, body: bytes, headers: Mapping[str, str], *, with_key: bool = True) -> Answer:
         key = {"x-api-key": self.outputs.api_key} if with_key else {}
@@ -68,20 +68,20 @@ class Pipeline:
         return Answer(response.status, answer, response.headers)
 
     def archived(self, key: str) -> list[Event]:
-        """The lines of an object of the archive, of whichever prefix."""
+        """Return the lines of an archived object, as parsed JSON."""
         lines = stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
         return [json.loads(line) for line in lines]
 
     def published(self, device: str) -> list[Event]:
-        """What lies on the stream for this device since the tests began, in each shard's order."""
+        """Return the device's events on the stream since the start of the tests, in the order of each shard."""
         since = self._began_at - timedelta(seconds=5)
         records = stores.stream_records(self.aws("kinesis"), self.outputs.stream, since)
-        # Other tests put what is no event there: only what speaks of this device is read.
+        # Other tests also put invalid records there, so parse only records that contain the device.
         events = [json.loads(record.data) for record in records if device.encode() in record.data]
         return [e for e in events if (e.get("user") or {}).get("deviceId", e.get("deviceId")) == device]
 
     def visits_of(self, device: str) -> list[Stay]:
-        """From DynamoDB, in order of entering."""
+        """Return the device's visits in DynamoDB, by entry time."""
         return list(stores.device_stays(self.aws("dynamodb"), self.outputs.visits_table, device))
 
     def mart_visits_of(self, device: str) -> list[Stay]:
@@ -89,7 +89,7 @@ class Pipeline:
         return sorted(stays, key=lambda stay: stay.entered_at)
 
     def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
-        """Ask the warehouse; `{db}` in the text stands for the stage's database."""
+        """Query the warehouse; `{db}` in the SQL is replaced by the stage's database."""
         return self._warehouse.query(sql.replace("{db}", self.outputs.database), parameters)
 
     def raw_rows(self, event_id: str) -> list[dict[str, object]]:
@@ -100,7 +100,7 @@ class Pipeline:
         return [row | {"payload": json.loads(row["payload"])} for row in rows]
 
     def ops(self, *arguments: str) -> Ran:
-        """`python -m ops …`, in this process."""
+        """Run `milkrun …` in this process."""
         ran = CliRunner().invoke(app, list(arguments), obj=self.environment)
         assert ran.exception is None or isinstance(ran.exception, SystemExit), repr(ran.exception)
         return Ran(ran.exit_code, json.loads(ran.stdout) if "--json" in arguments else None, ran.output)
@@ -110,7 +110,7 @@ class Pipeline:
 
 
 def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float = 0.1) -> T:
-    """The first true value of `probe`, within so many seconds; an AssertionError in it counts as not yet."""
+    """Return the first true value of `probe` within that time; an AssertionError in it counts as false."""
     deadline = time.monotonic() + within
     while True:
         problem: AssertionError | None = None
@@ -122,12 +122,12 @@ def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float 
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s; last seen: {problem or value!r}")
+            raise AssertionError(f"not within {within} s; last value: {problem or value!r}")
         time.sleep(every)
 
 
 def event(device: str, type_: str = "user.updated_trip", **fields: object) -> Event:
-    """A valid event with an id of its own, a moment ago."""
+    """Return a valid event with a unique id and the current time."""
     return {
         "_id": uuid4().hex[:24],
         "type": type_,
@@ -140,15 +140,15 @@ def event(device: str, type_: str = "user.updated_trip", **fields: object) -> Ev
 
 
 def crossing(device: str, kind: str, at: datetime, fence: Fence = FARM, **fields: object) -> Event:
-    """A geofence event: `kind` is enter, dwell or exit."""
+    """Return a geofence event; `kind` is enter, dwell or exit."""
     verb = {"enter": "entered", "dwell": "dwelled_in", "exit": "exited"}[kind]
-    named = {"tag": fence.tag, "externalId": fence.external_id}
-    fields = {"createdAt": written(at), "geofence": named, "confidence": 3} | fields
+    geofence = {"tag": fence.tag, "externalId": fence.external_id}
+    fields = {"createdAt": written(at), "geofence": geofence, "confidence": 3} | fields
     return event(device, f"user.{verb}_geofence", **fields)
 
 
 def round_trip(device: str, fences: Sequence[Fence], begins_at: datetime) -> Iterator[Event]:
-    """Ten minutes at each of these fences, ten minutes apart, in order."""
+    """Yield visits of ten minutes at each of these fences in order, ten minutes apart."""
     for n, fence in enumerate(fences):
         entered_at = begins_at + timedelta(minutes=20 * n)
         yield crossing(device, "enter", entered_at, fence)

@@ -1,7 +1,7 @@
-"""Do the promises hold? A pure function over what phones saw and what every store holds in the end.
+"""Check the promises: a pure function over the responses that phones saw and the final content of every store.
 
-What must be follows from what was sent alone: each planned event knows its fate, and the visits are the rule of
-`consumer.visits` over the accepted set. Nothing here asks the system under test what it thinks.
+The expected result depends only on what was sent: each planned event has an expected outcome, and the expected visits
+are the rule of `consumer.visits` applied to the accepted events. Nothing here relies on the system's own reports.
 """
 
 import base64
@@ -12,32 +12,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import jsonschema
-import yaml
+from typing import Literal, NamedTuple
 
 from consumer.visits import Pair, Visit, visits_of
 from contract.events import MAX_AGE, GeofenceEvent
 from contract.objects import object_name
 from ops.stores import Stay, stay
-from tests.faults.phones import Exchange, Try
+from tests.faults.phones import Exchange
+from tests.faults.receipts import Json, response_problems, stored_form
 from tools.fleet.rounds import Planned, Post
-from tools.fleet.send import rejects_in
 
 type Kind = Literal[
-    "lost", "doubled", "wrong visit", "both", "not sent", "wrong answer", "undelivered", "set aside", "told"
+    "lost",
+    "duplicated",
+    "wrong visit",
+    "both",
+    "not sent",
+    "wrong answer",
+    "undelivered",
+    "quarantined",
+    "notification",
 ]
-type Json = dict[str, Any]
 type OfPair = tuple[Pair, Visit]
-
-_OPENAPI = Path(__file__).parents[2] / "docs/openapi.yaml"
 
 
 class Breach(NamedTuple):
-    """A promise that does not hold, and for what."""
+    """A promise that was broken, and the affected item."""
 
     kind: Kind
     what: str
@@ -56,10 +56,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run left behind. None for what was not looked at.
+    """The state after a run. None for stores that were not read.
 
-    `objects`: key to lines, of all that the bucket gained. `there_now`: what the table's index of open visits shows.
-    `told`: the bus' events, each with its `detail-type` and `detail`.
+    `objects` maps keys to lines for all objects added to the bucket. `there_now` is the content of the table's index of
+    open visits. `notifications` are the events on the bus, each with its `detail-type` and `detail`.
     """
 
     exchanges: Sequence[Exchange]
@@ -68,13 +68,13 @@ class Facts:
     there_now: Sequence[OfPair] | None = None
     loaded: Sequence[Row] | None = None
     rejects_loaded: Sequence[Row] | None = None
-    told: Sequence[Json] | None = None
+    notifications: Sequence[Json] | None = None
     ended_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class MartFacts:
-    """Of one run: an id for each row of staging, and the mart's visits."""
+    """The result of dbt for one run: the event id of each row in staging, and the visits in the mart."""
 
     exchanges: Sequence[Exchange]
     staged: Sequence[str]
@@ -82,19 +82,19 @@ class MartFacts:
 
 
 def check_marts(facts: MartFacts) -> list[Breach]:
-    """Each accepted event once in staging, and the rule over all of them in the mart, however old."""
+    """Each accepted event must be in staging once, and the mart must have the visits of all of them, however old."""
     truth = _truth(facts.exchanges)
     staged = Counter(facts.staged)
     return [
         *(Breach("lost", f"{i} is not in staging") for i in truth.accepted.keys() - staged.keys()),
         *(Breach("not sent", f"{i} in staging") for i in staged.keys() - truth.accepted.keys()),
-        *(Breach("doubled", f"{i} in staging, {n} times") for i, n in staged.items() if n > 1),
+        *(Breach("duplicated", f"{i} in staging, {n} times") for i, n in staged.items() if n > 1),
         *_visits("the mart", facts.visits, {stay(*one) for one in _rule(truth.crossings, None)}),
     ]
 
 
 def check(facts: Facts) -> list[Breach]:
-    """Every breach there is; none is what is promised."""
+    """Return every breach of a promise."""
     facts = replace(facts, exchanges=settled(facts.exchanges, facts.objects))
     truth = _truth(facts.exchanges)
     expected = _rule(truth.crossings, facts.ended_at)
@@ -105,35 +105,35 @@ def check(facts: Facts) -> list[Breach]:
         *_warehouse(facts, truth),
         *_visits("DynamoDB", facts.visits, expected),
         *_visits(
-            "the index of who is there",
+            "the index of open visits",
             facts.there_now or (),
             there_now or set(),
         ),
-        *_notices(facts),
+        *_notifications(facts),
     ]
 
 
 def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]]) -> list[Exchange]:
-    """Nobody promised anything to a phone that broke: of its batch that was sent what S3 has, and nothing else.
+    """For phones that broke, set `archived` to the events that are in S3; only those count as sent.
 
-    So this holds where S3 alone refuses: an event that is archived and then finds no stream waits for its phone.
+    This is exact only if S3 alone fails: an archived event that could not be published waits for the phone to resend.
     """
     exchanges = list(exchanges)
     if not any(exchange.broke for exchange in exchanges):
         return exchanges
     kept: dict[str, list[Json]] = defaultdict(list)
-    refused: set[_Refusal] = set()
+    rejected: set[_Reject] = set()
     for key, lines in objects.items():
         for line in map(json.loads, lines):
             if key.startswith("events/"):
                 kept[line["_id"]].append(line)
             elif key.startswith("rejected/"):
-                refused.add(_refusal(line))
+                rejected.add(_reject(line))
 
     def is_archived(post: Post, index: int, event: Planned) -> bool:
         if event.code is None:
             return stored_form(post, event) in kept[event.event_id]
-        return bool(_ways(post, index, event) & refused)
+        return bool(_kept_forms(post, index, event) & rejected)
 
     return [
         replace(x, archived=frozenset(i for i, e in enumerate(x.post.events) if is_archived(x.post, i, e)))
@@ -144,21 +144,21 @@ def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]
 
 
 def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[OfPair]:
-    """The rule over the accepted set; with `ended_at` only over what the consumer still takes then."""
+    """Apply the rule to the accepted events; with `ended_at` only to those that the consumer still processed then."""
     return _rule(_truth(exchanges).crossings, ended_at)
 
 
-type _Refusal = tuple[int, str, str]
-"""Index in its request, code, and what was refused, as `_written`."""
+type _Reject = tuple[int, str, str]
+"""Index in its request, code, and the rejected content in the form of `_normalized`."""
 
 
 @dataclass
 class _Truth:
-    """What was sent, by event id. `refused` has for each refused event the ways in which it may be kept."""
+    """What was sent, by event id. `rejected` has the forms in which each rejected event may be stored."""
 
     accepted: dict[str, list[Json]] = field(default_factory=lambda: defaultdict(list))
-    refused: dict[_Refusal, frozenset[_Refusal]] = field(default_factory=dict)
-    refused_ids: set[str] = field(default_factory=set)
+    rejected: dict[_Reject, frozenset[_Reject]] = field(default_factory=dict)
+    rejected_ids: set[str] = field(default_factory=set)
     crossings: list[GeofenceEvent] = field(default_factory=list)
 
     def add(self, exchange: Exchange) -> None:
@@ -173,8 +173,9 @@ class _Truth:
                 if event.crossing:
                     self.crossings.append(event.crossing)
             else:
-                self.refused[index, event.code, _written(_sent(event))] = _ways(post, index, event)
-                self.refused_ids.add(event.event_id)
+                reject = (index, event.code, _normalized(_sent(event)))
+                self.rejected[reject] = _kept_forms(post, index, event)
+                self.rejected_ids.add(event.event_id)
 
 
 def _truth(exchanges: Iterable[Exchange]) -> _Truth:
@@ -188,31 +189,22 @@ def _sent(event: Planned) -> bytes:
     return event.text.encode("utf-8", "surrogateescape")
 
 
-def _ways(post: Post, index: int, event: Planned) -> frozenset[_Refusal]:
-    """In which a refused event may be kept."""
+def _kept_forms(post: Post, index: int, event: Planned) -> frozenset[_Reject]:
+    """Return the forms in which a rejected event may be stored."""
     assert event.code is not None
-    ways = {(index, event.code, _written(_sent(event)))}
+    forms = {(index, event.code, _normalized(_sent(event)))}
     with suppress(ValueError):
         sent = json.loads(event.text)
-        ways |= {(index, event.code, _written(each)) for each in (sent, stored_form(post, event))}
-    return frozenset(ways)
+        forms |= {(index, event.code, _normalized(each)) for each in (sent, stored_form(post, event))}
+    return frozenset(forms)
 
 
-def _written(content: object) -> str:
-    """Bytes, or JSON without regard to layout."""
+def _normalized(content: object) -> str:
+    """Return bytes as their repr, and other content as JSON with sorted keys."""
     return repr(content) if isinstance(content, bytes) else json.dumps(content, sort_keys=True)
 
 
-def stored_form(post: Post, event: Planned) -> Json:
-    """What an accepted event's line must say: the event as sent, and the envelope's ids where it has no user."""
-    sent: Json = json.loads(event.text)
-    if post.form == "envelope" and "user" not in sent:
-        sender = json.loads(post.user)
-        sent["user"] = {name: sender[name] for name in ("userId", "deviceId", "_id") if name in sender}
-    return sent
-
-
-# --- answers
+# --- responses
 
 
 def _answers(facts: Facts) -> Iterator[Breach]:
@@ -222,128 +214,58 @@ def _answers(facts: Facts) -> Iterator[Breach]:
                 "undelivered", f"{len(exchange.post.events)} events after {len(exchange.tries)} tries"
             )
         for one in exchange.tries:
-            for problem in _answer(exchange.post, one, facts.objects):
+            for problem in response_problems(exchange.post, one, facts.objects):
                 yield Breach("wrong answer", f"{one.status}: {problem}")
-
-
-def _answer(post: Post, one: Try, objects: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
-    """Ours is as docs/openapi.yaml and the receipt's arithmetic have it; a gateway's own only tells to wait."""
-    match one.status:
-        case None | 429 | 500 | 502 | 504:
-            return
-        case 503:
-            if "code" in (one.answer or {}) and not one.retry_after:
-                yield "no Retry-After"
-            return
-        case 202 | 400:
-            pass
-        case _:
-            yield "not an answer to what was sent"
-            return
-    if one.answer is None:
-        yield "not JSON"
-        return
-    yield from _schema_problems(one)
-    told = one.answer
-    codes = {i: e.code for i, e in enumerate(post.events) if e.code is not None}
-    sound = {json.dumps(stored_form(post, e), sort_keys=True) for e in post.events if e.code is None}
-    duplicates = len(post.events) - len(codes) - len(sound)
-    expected = {
-        "received": len(post.events),
-        "accepted": len(sound),
-        "duplicates": duplicates,
-        "rejected": len(codes),
-    }
-    if (found := {name: told.get(name) for name in expected}) != expected:
-        yield f"told {found}, must be {expected}"
-    if dict(rejects_in(dict(told))) != codes:
-        yield f"reasons {dict(rejects_in(dict(told)))}, must be {codes}"
-    if (one.status == 202) != bool(sound):
-        yield "202 is for one accepted event at least"
-    for name, wanted, prefix in (
-        ("object_key", len(sound), "events"),
-        ("rejected_key", len(codes), "rejected"),
-    ):
-        key = str(told.get(name) or "")
-        if not wanted:
-            if key:
-                yield f"{name} without an event in it"
-        elif key not in objects:
-            yield f"{name} {key} is not in S3"
-        elif len(objects[key]) != wanted or not key.startswith(f"{prefix}/"):
-            yield f"{name} {key} holds {len(objects[key])} lines, must be {wanted}"
-
-
-def _schema_problems(one: Try) -> Iterator[str]:
-    validators = _validators()
-    media_type = one.content_type.partition(";")[0]
-    validator = validators.get((str(one.status), media_type))
-    if validator is None:
-        yield f"{media_type!r} is not in docs/openapi.yaml"
-    elif problem := next(validator.iter_errors(one.answer), None):
-        yield problem.message[:200]
-
-
-@cache
-def _validators() -> Mapping[tuple[str, str], jsonschema.Draft202012Validator]:
-    document = yaml.safe_load(_OPENAPI.read_text())
-    return {
-        (status, media_type): jsonschema.Draft202012Validator(
-            {**described["schema"], "components": document["components"]}
-        )
-        for status, response in document["paths"]["/v1/events"]["post"]["responses"].items()
-        for media_type, described in response.get("content", {}).items()
-    }
 
 
 # --- the archive
 
 
 def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
-    """Each event is there as it was sent, in one of the two places; each object is named by what it holds."""
+    """Each event must be stored as sent under one of the two prefixes, and each key must match its content."""
     accepted: set[tuple[str, str]] = set()
-    refused: set[_Refusal] = set()
-    possible = set().union(*truth.refused.values())
+    rejected: set[_Reject] = set()
+    possible = set().union(*truth.rejected.values())
     hours: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key, lines in facts.objects.items():
         name = object_name(key)
         if name is None or name.prefix == "set-aside":
-            yield Breach("set aside", key)
+            yield Breach("quarantined", key)
             continue
         digest = hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
         if (name.digest, name.lines) != (digest, len(lines)):
-            yield Breach("not sent", f"{key} is not what its name says")
+            yield Breach("not sent", f"{key} does not match its content")
         hours[name.prefix, digest].append(f"{name.hour:%d %H}")
         for line in map(json.loads, lines):
             if name.prefix == "events":
                 event_id = line["_id"]
                 if line not in truth.accepted.get(event_id, ()):
                     yield Breach(
-                        "both" if event_id in truth.refused_ids else "not sent", f"{event_id} in {key}"
+                        "both" if event_id in truth.rejected_ids else "not sent", f"{event_id} in {key}"
                     )
-                accepted.add((event_id, _written(line)))
+                accepted.add((event_id, _normalized(line)))
             else:
-                refusal = _refusal(line)
-                if refusal not in possible:
+                reject = _reject(line)
+                if reject not in possible:
                     event_id = line.get("event_id")
                     yield Breach("both" if event_id in truth.accepted else "not sent", f"{event_id} in {key}")
-                refused.add(refusal)
+                rejected.add(reject)
     for event_id, contents in truth.accepted.items():
         for content in contents:
-            if (event_id, _written(content)) not in accepted:
+            if (event_id, _normalized(content)) not in accepted:
                 yield Breach("lost", f"{event_id} is not in S3 as {content}")
-    for (index, code, _), ways in truth.refused.items():
-        if not ways & refused:
-            yield Breach("lost", f"a reject, {code} at {index}, is not in S3")
+    for (index, code, _), forms in truth.rejected.items():
+        if not forms & rejected:
+            yield Breach("lost", f"the reject with {code} at index {index} is not in S3")
     for (prefix, digest), of_one in hours.items():
-        # Across an hour's turn a retry may add an object of the same content; within an hour never.
+        # A retry in the next hour may add an object with the same content, but never within an hour.
         if len(of_one) > min(len(set(of_one)), 2):
-            yield Breach("doubled", f"{prefix}/ has {len(of_one)} objects of {digest}")
+            yield Breach("duplicated", f"{prefix}/ has {len(of_one)} objects with digest {digest}")
 
 
-def _refusal(line: Json) -> _Refusal:
+def _reject(line: Json) -> _Reject:
     content = line["event"] if "event" in line else base64.b64decode(line["body_base64"])
-    return line["index"], line["reasons"][0]["code"], _written(content)
+    return line["index"], line["reasons"][0]["code"], _normalized(content)
 
 
 # --- the warehouse
@@ -366,111 +288,111 @@ def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
             if place not in lines:
                 yield Breach("not sent", f"RAW has line {place[1]} of {place[0]}")
             elif count > 1:
-                yield Breach("doubled", f"line {place[1]} of {place[0]} is in RAW {count} times")
+                yield Breach("duplicated", f"line {place[1]} of {place[0]} is in RAW {count} times")
         for row in rows:
             line = lines.get((row.file_name, row.row_number))
             if line is not None and json.loads(line) != json.loads(row.payload):
-                yield Breach("not sent", f"RAW says otherwise in line {row.row_number} of {row.file_name}")
+                yield Breach("not sent", f"RAW differs from line {row.row_number} of {row.file_name}")
 
 
 # --- visits
 
 
 def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[OfPair]:
-    """With `ended_at` only what the consumer still takes: older events are for the warehouse."""
-    taken = [c for c in crossings if ended_at is None or ended_at - c.occurred_at <= MAX_AGE]
-    return {(pair, v) for pair, history in visits_of(taken).items() for v in history.visits}
+    """Return the visits; with `ended_at` without older events, which the consumer leaves to the warehouse."""
+    processed = [c for c in crossings if ended_at is None or ended_at - c.occurred_at <= MAX_AGE]
+    return {(pair, v) for pair, history in visits_of(processed).items() for v in history.visits}
 
 
-def _visits[V: (Stay, OfPair)](where: str, found: Sequence[V], expected: set[V]) -> Iterator[Breach]:
+def _visits[V: (Stay, OfPair)](store: str, found: Sequence[V], expected: set[V]) -> Iterator[Breach]:
     for twice in (s for s, n in Counter(found).items() if n > 1):
-        yield Breach("wrong visit", f"{where} shows twice {_said(twice)}")
+        yield Breach("wrong visit", f"{store} has {_text(twice)} twice")
     for missing in expected - set(found):
-        yield Breach("wrong visit", f"{where} lacks {_said(missing)}")
+        yield Breach("wrong visit", f"{store} lacks {_text(missing)}")
     for extra in set(found) - expected:
-        yield Breach("wrong visit", f"{where} has {_said(extra)}")
+        yield Breach("wrong visit", f"{store} has {_text(extra)}")
 
 
-def _said(one: Stay | OfPair) -> str:
+def _text(one: Stay | OfPair) -> str:
     if not isinstance(one, Stay):
         pair, visit = one
-        return (
-            f"{_said(stay(pair, visit))}, seen {visit.last_seen_at}, by the app {visit.app_dwell_seconds} s"
-        )
+        return f"{_text(stay(pair, visit))}, last seen {visit.last_seen_at}, app's dwell {visit.app_dwell_seconds} s"
     end = "open" if one.exited_at is None and not one.exit_missed else one.exited_at or "unclosed"
     return f"{one.device_id} at {one.fence.tag}/{one.fence.external_id}, {one.entered_at} to {end}"
 
 
-def _notices(facts: Facts) -> Iterator[Breach]:
-    """Somebody who takes every notice, each id once and in order of version, knows the visits.
+def _notifications(facts: Facts) -> Iterator[Breach]:
+    """A subscriber that processes each id once and in order of version must know the visits.
 
-    One notice has one id, and its kind says what is new of the visit to whoever heard the versions before.
+    Each notification has one id, and its type says how the visit differs from its previous versions.
     """
-    if facts.told is None:
+    if facts.notifications is None:
         return
     known: dict[tuple[str, str, str], dict[_Start, Json]] = defaultdict(dict)
     known_since: dict[tuple[tuple[str, str, str], _Start], int] = {}
     contents: dict[str, str] = {}
     ids: dict[str, str] = {}
     arrivals = {
-        (_pair_told(e["detail"]), _start_told(e["detail"]["visit"]), e["detail"]["version"])
-        for e in facts.told
+        (_notified_pair(e["detail"]), _notified_start(e["detail"]["visit"]), e["detail"]["version"])
+        for e in facts.notifications
         if e["detail-type"] == "arrived" and e["detail"]["visit"]
     }
-    for event in sorted(facts.told, key=lambda event: int(event["detail"]["version"])):
+    for event in sorted(facts.notifications, key=lambda event: int(event["detail"]["version"])):
         kind, detail = event["detail-type"], event["detail"]
-        said = json.dumps([kind, detail], sort_keys=True)
+        content = json.dumps([kind, detail], sort_keys=True)
         if detail["id"] in contents:
-            if contents[detail["id"]] != said:
-                yield Breach("told", f"two notices have the id {detail['id']}")
+            if contents[detail["id"]] != content:
+                yield Breach("notification", f"two notifications have the id {detail['id']}")
             continue
-        contents[detail["id"]] = said
+        contents[detail["id"]] = content
         without_id = json.dumps([kind, {**detail, "id": ""}], sort_keys=True)
         if ids.setdefault(without_id, detail["id"]) != detail["id"]:
-            yield Breach("told", f"one notice has two ids, {ids[without_id]} and {detail['id']}")
-        pair, version = _pair_told(detail), detail["version"]
+            yield Breach(
+                "notification", f"one notification has two ids, {ids[without_id]} and {detail['id']}"
+            )
+        pair, version = _notified_pair(detail), detail["version"]
         was, now = detail.get("previous"), detail["visit"]
         if was:
-            known[pair].pop(_start_told(was), None)
+            known[pair].pop(_notified_start(was), None)
         is_new = now is not None and (
-            _start_told(now) not in known[pair] or known_since[pair, _start_told(now)] == version
+            _notified_start(now) not in known[pair] or known_since[pair, _notified_start(now)] == version
         )
         match kind:
             case "arrived":
-                is_so = was is None and is_new
+                is_correct = was is None and is_new
             case "departed":
-                has_arrived = not is_new or (now and (pair, _start_told(now), version) in arrivals)
-                is_so = was is None and now is not None and now["exited_at"] is not None and has_arrived
+                has_arrived = not is_new or (now and (pair, _notified_start(now), version) in arrivals)
+                is_correct = was is None and now is not None and now["exited_at"] is not None and has_arrived
             case _:
-                is_so = kind == "visit_restated" and was is not None
-        if not is_so:
-            yield Breach("told", f"{kind}, and not so: {detail}")
+                is_correct = kind == "visit_restated" and was is not None
+        if not is_correct:
+            yield Breach("notification", f"{kind} does not describe the change: {detail}")
         if now:
-            if _start_told(now) not in known[pair]:
-                known_since[pair, _start_told(now)] = version
-            known[pair][_start_told(now)] = now
-    told = {
+            if _notified_start(now) not in known[pair]:
+                known_since[pair, _notified_start(now)] = version
+            known[pair][_notified_start(now)] = now
+    notified = {
         (pair[0], pair[1], pair[2], v["entered_event_id"], v["exited_event_id"], v["exit_missed"])
         for pair, visits in known.items()
         for v in visits.values()
     }
-    true = {
+    expected = {
         (pair.device_id, *pair.fence, v.entered_event_id, v.exited_event_id, v.exit_missed)
         for pair, v in facts.visits
     }
-    for visit in true - told:
-        yield Breach("told", f"nobody was told of {visit}")
-    for visit in told - true:
-        yield Breach("told", f"told, and not so: {visit}")
+    for visit in expected - notified:
+        yield Breach("notification", f"no notification of {visit}")
+    for visit in notified - expected:
+        yield Breach("notification", f"notification of a visit that does not exist: {visit}")
 
 
 type _Start = tuple[str, str]
-"""When a visit began, and by which event: what makes it the same visit."""
+"""The time and the event with which a visit began; they identify the visit."""
 
 
-def _pair_told(detail: Json) -> tuple[str, str, str]:
+def _notified_pair(detail: Json) -> tuple[str, str, str]:
     return detail["device_id"], detail["geofence_tag"], detail["geofence_external_id"]
 
 
-def _start_told(visit: Json) -> _Start:
+def _notified_start(visit: Json) -> _Start:
     return visit["entered_at"], visit["entered_event_id"]

@@ -1,7 +1,7 @@
-"""One stack for the whole session, its functions behind a proxy from deploy on.
+"""One stack for the whole session. Its functions use a proxy from their deployment on.
 
-MILKRUN_E2E_OUTPUTS names the outputs.json of a stack that runs already; it must have been started with
-MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Without it one is started and wiped afterwards.
+MILKRUN_E2E_OUTPUTS may name the outputs.json of a running stack that was started with
+MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Otherwise a stack is started, and deleted afterwards.
 """
 
 import os
@@ -14,8 +14,8 @@ import pytest
 
 from ops.outputs import Outputs
 from tests.faults import report
-from tests.faults.story import Result, Story
-from tests.faults.yard import Yard, proxy_url
+from tests.faults.faulty_stack import FaultyStack, proxy_url
+from tests.faults.scenario import Result, Scenario
 from tools.stack.stack import Stack
 
 PORT = 4766
@@ -24,9 +24,8 @@ RESULTS = pytest.StashKey[list[Result]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, default=1, help="Of the load and of what is done to which call.")
-
-    parser.addoption("--write-table", action="store_true", help="Into docs/reliability.md.")
+    parser.addoption("--seed", type=int, default=1, help="Seed of the load and of the affected calls.")
+    parser.addoption("--write-table", action="store_true", help="Write the table of docs/reliability.md.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[RESULTS]
     if results and session.config.getoption("--write-table"):
-        names = re.findall(r"^def (test_\w+)\(story", SCENARIOS.read_text(), re.MULTILINE)
+        names = re.findall(r"^def (test_\w+)\(scenario", SCENARIOS.read_text(), re.MULTILINE)
         report.write(results, {sentence(name): n for n, name in enumerate(names)})
 
 
@@ -45,14 +44,14 @@ PROPER |= {"eventbridge": "EventBridge", "snowflake": "Snowflake", "snowflakes":
 
 
 def sentence(name: str) -> str:
-    """Of a test's name, as it stands in the table."""
+    """Return a test's name as a sentence for the table."""
     words = name.removeprefix("test_").split("_")
     text = " ".join(PROPER.get(word, word) for word in words)
     return text[0].upper() + text[1:]
 
 
 @pytest.fixture(scope="session")
-def yard() -> Iterator[Yard]:
+def faulty_stack() -> Iterator[FaultyStack]:
     named = os.environ.get("MILKRUN_E2E_OUTPUTS", "")
     environment = dict(os.environ)
     with ExitStack() as until_the_end:
@@ -66,13 +65,16 @@ def yard() -> Iterator[Yard]:
             environment.setdefault("MILKRUN_LOCAL", ".local-faults")
             environment["MILKRUN_LAMBDA_ENDPOINT"] = proxy_url(port)
             stack = until_the_end.enter_context(Stack.of(environment))
-        opened = until_the_end.enter_context(Yard(stack).open())
+        opened = until_the_end.enter_context(FaultyStack(stack).open())
         yield opened
-        assert not opened.proxy.breaches, "functions sent what AWS would refuse"
+        assert not opened.proxy.breaches, "functions sent requests that AWS would reject"
 
 
 @pytest.fixture
-def story(yard: Yard, request: pytest.FixtureRequest) -> Story:
-    return Story(
-        yard, sentence(request.node.name), request.config.getoption("--seed"), request.config.stash[RESULTS]
+def scenario(faulty_stack: FaultyStack, request: pytest.FixtureRequest) -> Scenario:
+    return Scenario(
+        faulty_stack,
+        sentence(request.node.name),
+        request.config.getoption("--seed"),
+        request.config.stash[RESULTS],
     )

@@ -1,7 +1,7 @@
-"""The pipeline without a stack: the real handler, redrive and consumer in this process, the real local
-Snowflake beside it, moto for AWS, and the same proxy in front of it.
+"""The pipeline without a stack: the real handler, redrive function and consumer in this process, with the real local
+Snowflake, moto for AWS, and the same proxy.
 
-Seconds instead of minutes, and anything in it can be patched: so the checker can be shown what it must catch.
+It takes seconds instead of minutes, and its code can be patched, to test that the checker detects bugs.
 """
 
 import base64
@@ -33,7 +33,7 @@ from ops import stores
 from tests.faults.checker import Facts, Row
 from tests.faults.phones import Exchange, Phones, Try
 from tests.faults.proxy import Proxy
-from tests.faults.table import shown
+from tests.faults.table import read_indexes
 
 BATCH_SIZE = 20
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -43,7 +43,7 @@ IN_THE_INDEXES += ["entered_event_id", "geofence_tag", "geofence_external_id"]
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """AWS at this address. moto's conditional writes are not atomic across threads: one of DynamoDB's at a time."""
+    """Yield the URL of moto. Calls to DynamoDB are serialized, because moto's conditional writes are not atomic."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     inner, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
@@ -62,7 +62,7 @@ def moto() -> Iterator[str]:
 
 
 class Snowflake(LocalProcess):
-    """The local Snowflake, with a line of Python run in it first: a bug, if there is to be one."""
+    """The local Snowflake. It first executes `bug`, a line of Python that may introduce a bug."""
 
     def __init__(self, folder: Path, endpoint: str, bug: str = "") -> None:
         super().__init__(folder, endpoint)
@@ -90,7 +90,7 @@ class Snowflake(LocalProcess):
 
 
 class _Context:
-    """Lambda's, with time to spare."""
+    """Lambda's context, with enough remaining time."""
 
     aws_request_id = "in-process"
 
@@ -99,7 +99,7 @@ class _Context:
 
 
 class _Phones(Phones):
-    """Phones that hand their requests to the function itself, as API Gateway does."""
+    """Phones that call the function directly, in the way of API Gateway."""
 
     def _try(self, body: bytes, headers: Mapping[str, str]) -> Try:
         event = {
@@ -109,20 +109,20 @@ class _Phones(Phones):
             "requestContext": {"extendedRequestId": uuid4().hex},
         }
         given = handler.main.ingest(event, _Context())
-        named = {name.lower(): value for name, value in given["headers"].items()}
-        # A phone that waits as long as it is asked to would only make the tests slow.
-        asked = "0" if "retry-after" in named else ""
-        return Try(given["statusCode"], json.loads(given["body"]), named["content-type"], asked)
+        headers_seen = {name.lower(): value for name, value in given["headers"].items()}
+        # Waiting as long as Retry-After says would only make the tests slow.
+        retry_after = "0" if "retry-after" in headers_seen else ""
+        return Try(given["statusCode"], json.loads(given["body"]), headers_seen["content-type"], retry_after)
 
 
 @dataclass
 class Pipeline:
-    """What a stack is, in one process. `url` is moto's own address, past the proxy; names are its own."""
+    """A stack in one process. `url` is moto's address, without the proxy; resource names are unique."""
 
     url: str
     warehouse: Warehouse
     suffix: str
-    _told: list[dict[str, object]] = field(default_factory=list)
+    _notifications: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def bucket(self) -> str:
@@ -140,7 +140,7 @@ class Pipeline:
         return client(service, endpoint_url=self.url, region_name="us-east-1", **keys)
 
     def drain(self, tries: int = 200) -> None:
-        """Deliver what lies on the stream and in the redrive queue until nothing does, or nothing moves."""
+        """Process the stream and the redrive queue until both are empty or nothing changes."""
         waiting = self._shards()
         for _ in range(tries):
             redriven = self._redrive()
@@ -153,10 +153,10 @@ class Pipeline:
         return {s["ShardId"]: {"ShardIteratorType": "TRIM_HORIZON"} for s in shards}
 
     def _consume(self, shard: str, since: Mapping[str, object]) -> dict[str, object]:
-        """One batch, as Lambda's poller does: from the first failed record on, all come again."""
+        """Process one batch like Lambda's poller: after a failed record, it and all later ones are delivered again."""
         kinesis = self.aws("kinesis")
-        where = {name: value for name, value in since.items() if name != "more"}
-        iterator = kinesis.get_shard_iterator(StreamName=self.named("geofence"), ShardId=shard, **where)[
+        position = {name: value for name, value in since.items() if name != "more"}
+        iterator = kinesis.get_shard_iterator(StreamName=self.named("geofence"), ShardId=shard, **position)[
             "ShardIterator"
         ]
         records = kinesis.get_records(ShardIterator=iterator, Limit=BATCH_SIZE)["Records"]
@@ -165,7 +165,7 @@ class Pipeline:
         batch = {"Records": [_delivered(self.named("geofence"), shard, record) for record in records]}
         try:
             failures = consumer.main.consume(batch, _Context())["batchItemFailures"]
-        except Exception:  # as Lambda takes it: the whole batch again
+        except Exception:  # as in Lambda, the whole batch is delivered again
             return dict(since) | {"more": True}
         if failures:
             first = failures[0]["itemIdentifier"]
@@ -189,7 +189,7 @@ class Pipeline:
             failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
             for message in messages:
                 one: dict[str, object] = {"QueueUrl": url, "ReceiptHandle": message["receiptHandle"]}
-                if message["messageId"] in failed:  # what waits out of sight would pass for gone
+                if message["messageId"] in failed:  # otherwise an invisible message would seem to be gone
                     sqs.change_message_visibility(**one, VisibilityTimeout=0)
                 else:
                     sqs.delete_message(**one)
@@ -199,7 +199,7 @@ class Pipeline:
         s3, dynamodb = self.aws("s3"), self.aws("dynamodb")
         listed = s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])
         keys = [item["Key"] for item in listed]
-        visits, there_now = shown(dynamodb, self.named("visits"), exchanges)
+        visits, there_now = read_indexes(dynamodb, self.named("visits"), exchanges)
         return Facts(
             exchanges,
             {key: stores.archived_lines(s3, self.bucket, key) for key in keys},
@@ -207,7 +207,7 @@ class Pipeline:
             there_now,
             self._rows("EVENTS"),
             self._rows("REJECTED"),
-            told=self._receive_told(),
+            notifications=self._receive_notifications(),
             ended_at=datetime.now(UTC),
         )
 
@@ -218,13 +218,13 @@ class Pipeline:
             for row in self.warehouse.run(sql)
         ]
 
-    def _receive_told(self) -> list[dict[str, object]]:
-        """All so far, each time."""
+    def _receive_notifications(self) -> list[dict[str, object]]:
+        """Return all notifications so far."""
         sqs = self.aws("sqs")
-        url = sqs.get_queue_url(QueueName=self.named("told"))["QueueUrl"]
+        url = sqs.get_queue_url(QueueName=self.named("notifications"))["QueueUrl"]
         while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
-            self._told += [json.loads(message["Body"]) for message in messages]
-        return self._told
+            self._notifications += [json.loads(message["Body"]) for message in messages]
+        return self._notifications
 
 
 def _delivered(stream: str, shard: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _delivered(stream: str, shard: str, record: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
-    """A new one on moto at `url`; the functions reach it through the proxy, as `local` must."""
+    """Yield a new pipeline on moto at `url`. Its functions use the proxy, and `local` must do so, too."""
     with ExitStack() as until_the_end:
         warehouse = Warehouse(local, Aws(url)).with_pipe()
         until_the_end.callback(warehouse.connection.close)
@@ -264,7 +264,7 @@ def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
             "LOG_LEVEL": "ERROR",
         }
         until_the_end.enter_context(patch.dict(os.environ, environment))
-        # Pauses that let a real service recover only keep a test waiting.
+        # Backoff only slows the tests down, because no real service has to recover.
         for module in (handler.redrive, handler.publish):
             until_the_end.enter_context(patch.object(module, "BACKOFF_BASE_SECONDS", 0))
         for app in (handler.main._app, handler.redrive._app, consumer.main.app_of):
@@ -274,7 +274,7 @@ def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
 
 
 def _make(made: Pipeline) -> str:
-    """Stream, table, bus and queues; returns the redrive queue's address."""
+    """Create stream, table, bus and queues; return the redrive queue's URL."""
     attributes = ("pk", "sk", "fence_now", "device_id", "entered_at")
     made.aws("dynamodb").create_table(
         TableName=made.named("visits"),
@@ -295,11 +295,12 @@ def _make(made: Pipeline) -> str:
     )
     made.aws("kinesis").create_stream(StreamName=made.named("geofence"), ShardCount=2)
     sqs, events, bus = made.aws("sqs"), made.aws("events"), made.named("bus")
-    sqs.create_queue(QueueName=made.named("told"))
+    sqs.create_queue(QueueName=made.named("notifications"))
     events.create_event_bus(Name=bus)
     pattern = json.dumps({"source": ["milkrun.visits"]})
     events.put_rule(Name="all", EventBusName=bus, EventPattern=pattern)
-    target = {"Id": "told", "Arn": f"arn:aws:sqs:us-east-1:123456789012:{made.named('told')}"}
+    queue_arn = f"arn:aws:sqs:us-east-1:123456789012:{made.named('notifications')}"
+    target = {"Id": "notifications", "Arn": queue_arn}
     events.put_targets(Rule="all", EventBusName=bus, Targets=[target])
     redrive: str = sqs.create_queue(QueueName=made.named("redrive"))["QueueUrl"]
     return redrive

@@ -1,7 +1,7 @@
-"""Phones that keep the client's rule and write down every request with every answer, as they saw them.
+"""Phones that follow the client's rule and record every request with all its responses.
 
-The rule: 2xx delete; 400 drop; 413 split; any other 4xx keep and try again; anything else, or no answer, send the
-identical bytes again. (`tools.fleet.send` keeps it too; here each single answer matters.)
+The rule: 2xx: delete; 400: drop; 413: split; any other 4xx: keep and try again; otherwise, or without a response: send
+the identical bytes again. (`tools.fleet.send` follows it as well; here each single response is recorded.)
 """
 
 import gzip
@@ -19,13 +19,13 @@ from tools.fleet.rounds import Post
 from tools.fleet.send import Fate, fate_of
 
 LONGEST_PAUSE_S = 5.0
-# Longer than an ingest that waits for a stream that refuses, shorter than API Gateway's 29 s: impatient phones.
+# Longer than an ingest request that waits for a failing stream, and shorter than API Gateway's 29 s.
 _TIMEOUT = urllib3.Timeout(connect=3, read=15)
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One answer: `status` is None where none came, `answer` None where it was no JSON object."""
+    """One response. `status` is None if none arrived, `answer` is None if it was not a JSON object."""
 
     status: int | None
     answer: Mapping[str, object] | None = None
@@ -35,10 +35,10 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request, all its answers in order, and what the phone then did with its batch.
+    """One request, all its responses in order, and what the phone did with its batch.
 
-    `broke`: after a failure the phone was gone, and its batch with it. `archived`, then: which of its events, by
-    index, are in S3 all the same.
+    `broke`: the phone was lost after a failure, and its batch with it. `archived`: in this case, the indices of the
+    events that are in S3 nevertheless.
     """
 
     post: Post
@@ -53,14 +53,14 @@ class Exchange:
 
     @property
     def failures(self) -> int:
-        """How many times the phone saw a 5xx, a 429 or no answer."""
+        """The number of times that the phone saw a 5xx, a 429 or no response."""
         return sum(t.status is None or t.status >= 500 or t.status == 429 for t in self.tries)
 
 
 class Phones:
-    """Posts side by side, each request until it is settled or `patience` seconds are over.
+    """Send requests concurrently, each until it is settled or `patience` seconds have passed.
 
-    `breaking` phones are gone at their first failure.
+    Phones that are `breaking` are lost after their first failure.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Phones:
         self.settled = 0
 
     def send(self, posts: Iterable[Post]) -> None:
-        """Begin; `settled` and `tried` count on."""
+        """Start sending; `settled` and `tried` count the progress."""
         self._under_way += [self._pool.submit(self._deliver, post) for post in posts]
 
     @property
@@ -93,7 +93,7 @@ class Phones:
         return len(self._under_way)
 
     def exchanges(self) -> Sequence[Exchange]:
-        """Wait until all are settled."""
+        """Wait until all requests are settled."""
         return [each.result() for each in self._under_way]
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
-"""A proxy between the functions (or anybody else) and AWS, which does to a call what its rules say.
+"""A proxy in front of AWS that applies faults to calls by rules.
 
-It knows of each call who makes it (the process at the other end of the connection), which service and which
-operation it is for. What no rule meets is passed on unchanged. Rules come and go while everything runs, so that
-no function's settings change: LocalStack ends what is under way when they do.
+For each call it knows the caller (from the process at the other end of the connection), the service and the operation.
+A call that no rule matches is passed on unchanged. Rules are added and removed at runtime instead of changing the
+functions' settings, because LocalStack would end running invocations on such a change.
 """
 
 import asyncio
@@ -37,22 +37,22 @@ _LONGEST_SILENCE_S = 60.0
 
 
 class Fault(Enum):
-    REFUSED = auto()  # the service says that it is unwell; nothing was done
-    THROTTLED = auto()  # the service says: too much; nothing was done
-    CUT_BEFORE = auto()  # the connection ends without an answer; nothing was done
-    CUT_AFTER = auto()  # it was done, and the connection ends without an answer
-    HALF_ANSWER = auto()  # it was done, and the connection ends in the middle of the answer
-    WRONG_BYTES = auto()  # it was done, and the answer is a 200 full of nonsense
-    SILENT = auto()  # no answer comes, the connection stays; nothing was done
-    SLOW = auto()  # it is done, late
-    PARTLY = auto()  # of a batch every second entry is taken
-    INVALID = auto()  # the service says that it will never take this, if the word `poison` is in it
-    KILL_BEFORE = auto()  # the caller is killed before anything is done
-    KILL_AFTER = auto()  # it was done, and the caller is killed before it hears of it
+    REFUSED = auto()  # the service returns an internal error; nothing was done
+    THROTTLED = auto()  # the service returns a throttling error; nothing was done
+    CUT_BEFORE = auto()  # the connection closes without a response; nothing was done
+    CUT_AFTER = auto()  # the call was executed, and the connection closes without a response
+    HALF_ANSWER = auto()  # the call was executed, and the connection closes in the middle of the response
+    WRONG_BYTES = auto()  # the call was executed, and the response is a 200 with an invalid body
+    SILENT = auto()  # the connection stays open without a response; nothing was done
+    SLOW = auto()  # the call is executed with a delay
+    PARTLY = auto()  # every second entry of a batch is executed
+    INVALID = auto()  # the service rejects the call permanently if it contains the word `poison`
+    KILL_BEFORE = auto()  # the caller is killed; nothing was done
+    KILL_AFTER = auto()  # the call was executed, and the caller is killed before it gets the response
 
 
 class Call(NamedTuple):
-    """One request. `caller` is a function's short name, or what `Proxy` was told of that process, or ""."""
+    """One request. `caller` is a function's short name, or the name that `Proxy` has for the process, or ""."""
 
     caller: str
     pid: int | None
@@ -65,10 +65,10 @@ class Call(NamedTuple):
 
 @dataclass
 class Rule:
-    """What is to be done to which calls; names are shell patterns, such as `Batch*`.
+    """A fault and the calls to which it applies; names are shell patterns, such as `Batch*`.
 
-    `share` of the calls it meets, chosen by `seed` and their number, at most `times` of them. `met` counts
-    those that it was done to.
+    It applies to a `share` of the matching calls, chosen by `seed` and their number, and to at most `times`. `applied`
+    counts the affected calls.
     """
 
     fault: Fault
@@ -79,11 +79,11 @@ class Rule:
     times: int | None = None
     seconds: float = 1.0
     seed: int = 0
-    met: int = 0
+    applied: int = 0
     _seen: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
-    def takes(self, call: Call) -> bool:
-        if self.times is not None and self.met >= self.times:
+    def applies_to(self, call: Call) -> bool:
+        if self.times is not None and self.applied >= self.times:
             return False
         names = (
             (call.service, self.service),
@@ -95,7 +95,7 @@ class Rule:
         chance = random.Random(f"{self.seed}/{next(self._seen)}").random()
         if chance >= self.share:
             return False
-        self.met += 1
+        self.applied += 1
         return True
 
     def __str__(self) -> str:
@@ -104,11 +104,11 @@ class Rule:
 
 
 type Processes = Callable[[], Mapping[int, str]]
-"""By process id, the names of those that may call: asked for each new connection."""
+"""Return the names of possible callers by process id; it is called for each new connection."""
 
 
 class Proxy:
-    """`with Proxy(upstream, port) as proxy:` listens on loopback; `url` is its address. Runs in a thread."""
+    """`with Proxy(upstream, port) as proxy:` listens on loopback, in a thread; `url` is its address."""
 
     def __init__(self, upstream: str, port: int = 0, processes: Processes = dict) -> None:
         self._upstream = upstream
@@ -120,7 +120,7 @@ class Proxy:
         self._callers: MutableMapping[asyncio.BaseTransport, tuple[str, int | None]] = WeakKeyDictionary()
         self.calls: Counter[str] = Counter()
         self.breaches: set[str] = set()
-        """Requests of the functions that AWS's own service models refuse, and LocalStack may have taken."""
+        """Requests of the functions that violate AWS's service models, although LocalStack may accept them."""
 
     @property
     def url(self) -> str:
@@ -128,7 +128,7 @@ class Proxy:
 
     @contextmanager
     def rules(self, *rules: Rule) -> Iterator[None]:
-        """These rules hold too, before those that hold already."""
+        """Add rules inside the `with` block; they take precedence over existing ones."""
         self._rules = (*rules, *self._rules)
         try:
             yield
@@ -136,7 +136,7 @@ class Proxy:
             self._rules = tuple(r for r in self._rules if not any(r is each for each in rules))
 
     def stop_listening(self) -> None:
-        """Connections are refused and those that are open end: nobody reaches AWS any more."""
+        """Refuse new connections and close existing ones, so that AWS is unreachable."""
         self._do(self._close_site())
 
     def listen(self) -> None:
@@ -159,7 +159,7 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _start(self) -> None:
-        # Whatever is compressed stays so, in both directions.
+        # Compressed bodies stay compressed in both directions.
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
             connector=aiohttp.TCPConnector(limit=0),
@@ -188,17 +188,17 @@ class Proxy:
             service_models.check_http(request.headers, body)
         except service_models.ModelError as error:
             self.breaches.add(str(error))
-        rule = next((rule for rule in self._rules if rule.takes(call)), None)
+        rule = next((rule for rule in self._rules if rule.applies_to(call)), None)
         try:
             return (
                 await self._pass_on(request, body)
                 if rule is None
-                else await self._do_to(rule, call, request, body)
+                else await self._apply(rule, call, request, body)
             )
-        except (aiohttp.ClientError, TimeoutError):  # whoever is behind us is gone: so are we
+        except (aiohttp.ClientError, TimeoutError):  # LocalStack does not respond, so neither does the proxy
             return _cut(request)
 
-    async def _do_to(self, rule: Rule, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
+    async def _apply(self, rule: Rule, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
         match rule.fault:
             case Fault.REFUSED:
                 return _error(call, 503 if call.service == "s3" else 500, "InternalFailure")
@@ -207,7 +207,7 @@ class Proxy:
             case Fault.CUT_BEFORE:
                 return _cut(request)
             case Fault.SILENT:
-                with suppress(asyncio.CancelledError):  # the caller has given up
+                with suppress(asyncio.CancelledError):  # the caller's timeout
                     await asyncio.sleep(_LONGEST_SILENCE_S)
                 return _cut(request)
             case Fault.SLOW:
@@ -216,7 +216,7 @@ class Proxy:
             case Fault.PARTLY:
                 return await self._partly(call, request, body)
             case Fault.INVALID:
-                if not _holds_poison(body):
+                if not _contains_poison(body):
                     return await self._pass_on(request, body)
                 return _error(call, 400, "ValidationException")
             case Fault.KILL_BEFORE:
@@ -253,39 +253,39 @@ class Proxy:
             return response
 
     async def _partly(self, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Every second entry is passed on; the others come back as each service says that it did not take them."""
-        asked = json.loads(body)
+        """Pass every second entry on, and return the others in the form that the service uses for unprocessed ones."""
+        request_body = json.loads(body)
         match call.operation:
             case "PutRecords" | "PutEvents":
                 name = "Records" if call.operation == "PutRecords" else "Entries"
                 code = "ProvisionedThroughputExceededException"
                 results: list[dict[str, object]] = [{"ErrorCode": code, "ErrorMessage": "on purpose"}] * len(
-                    asked[name]
+                    request_body[name]
                 )
-                if taken := asked[name][1::2]:
-                    answer = await self._pass_on(request, json.dumps(asked | {name: taken}).encode())
+                if taken := request_body[name][1::2]:
+                    answer = await self._pass_on(request, json.dumps(request_body | {name: taken}).encode())
                     results[1::2] = json.loads(answer.body)[name]  # type: ignore[arg-type]
                 failed = sum("ErrorCode" in result for result in results)
                 counted = "FailedRecordCount" if name == "Records" else "FailedEntryCount"
                 return _json(200, {counted: failed, name: results})
             case "BatchWriteItem":
-                ((table, puts),) = asked["RequestItems"].items()
+                ((table, puts),) = request_body["RequestItems"].items()
                 left: Mapping[str, object] = {table: puts[::2]}
                 if puts[1::2]:
                     await self._pass_on(request, json.dumps({"RequestItems": {table: puts[1::2]}}).encode())
                 return _json(200, {"UnprocessedItems": left})
             case "BatchGetItem":
-                ((table, wanted),) = asked["RequestItems"].items()
+                ((table, wanted),) = request_body["RequestItems"].items()
                 keys = wanted["Keys"]
-                said: dict[str, object] = {"Responses": {table: []}}
+                found: dict[str, object] = {"Responses": {table: []}}
                 if keys[1::2]:
                     some = {"RequestItems": {table: wanted | {"Keys": keys[1::2]}}}
                     answer = await self._pass_on(request, json.dumps(some).encode())
-                    said = json.loads(answer.body)  # type: ignore[arg-type]
-                return _json(200, said | {"UnprocessedKeys": {table: wanted | {"Keys": keys[::2]}}})
+                    found = json.loads(answer.body)  # type: ignore[arg-type]
+                return _json(200, found | {"UnprocessedKeys": {table: wanted | {"Keys": keys[::2]}}})
         return _throttled(call)
 
-    # --- who calls, and for what
+    # --- caller, service and operation
 
     def _call_of(self, request: web.Request, body: bytes) -> Call:
         caller, pid = self._caller_of(request)
@@ -312,7 +312,7 @@ class Proxy:
 
 
 def process_at(port: int, pids: Mapping[int, str]) -> int | None:
-    """Which of these processes holds this end of a loopback connection."""
+    """Return which of these processes owns this port of a loopback connection."""
     local = f"0100007F:{port:04X}"
     inode = None
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -326,13 +326,13 @@ def process_at(port: int, pids: Mapping[int, str]) -> int | None:
         with suppress(OSError):
             for entry in os.scandir(f"/proc/{pid}/fd"):
                 with suppress(OSError):
-                    if os.readlink(entry.path) == wanted:  # noqa: PTH115 - thousands of them
+                    if os.readlink(entry.path) == wanted:  # noqa: PTH115 - too slow for thousands of entries
                         return pid
     return None
 
 
-def _holds_poison(body: bytes) -> bool:
-    """In a record, which Kinesis gets as base64, or anywhere else."""
+def _contains_poison(body: bytes) -> bool:
+    """Search the body and the records in it, which Kinesis gets as base64."""
     datas = re.findall(rb'"Data": ?"([^"]*)"', body)
     return b"poison" in body or any(b"poison" in base64.b64decode(data) for data in datas)
 

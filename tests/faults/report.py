@@ -1,11 +1,11 @@
-"""The table in docs/reliability.md: what was broken, and what was lost."""
+"""The table in docs/reliability.md: the faults, and their consequences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults.story import Result
+from tests.faults.scenario import Result
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
 BEGIN, END = "<!-- make faults writes from here -->", "<!-- to here -->"
@@ -16,15 +16,15 @@ HEADINGS = (
     "5xx seen",
     "recovered after",
     "lost",
-    "doubled",
+    "duplicated",
     "wrong visits",
-    "else",
+    "other",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A scenario's numbers, in the order of the headings."""
+    """The numbers of a scenario, in the order of the headings."""
 
     fault: str
     requests: int
@@ -32,15 +32,15 @@ class Line:
     failures: int
     recovered_s: int
     lost: int
-    doubled: int
+    duplicated: int
     wrong_visits: int
     others: int
 
     @staticmethod
     def of(result: Result) -> "Line":
         lost = result.count("lost", "undelivered")
-        doubled = result.count("doubled")
-        wrong_visits = result.count("wrong visit", "told")
+        duplicated = result.count("duplicated")
+        wrong_visits = result.count("wrong visit", "notification")
         return Line(
             result.name,
             len(result.exchanges),
@@ -48,9 +48,9 @@ class Line:
             result.failures,
             round(result.recovered_s),
             lost,
-            doubled,
+            duplicated,
             wrong_visits,
-            len(result.breaches) - lost - doubled - wrong_visits,
+            len(result.breaches) - lost - duplicated - wrong_visits,
         )
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Line:
 
     @staticmethod
     def read(text: str) -> "Line | None":
-        """The inverse of `str`; None for what is no scenario's line."""
+        """Parse the output of `str`; None for other lines."""
         name, *cells = [cell.strip() for cell in text.strip("| ").split("|")]
         numbers = [cell.removesuffix(" s").replace(",", "") for cell in cells]
         if name == SUM or len(cells) != len(HEADINGS) - 1 or not all(map(str.isdigit, numbers)):
@@ -73,7 +73,7 @@ SUM = "**all; the longest recovery**"
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Markdown; the last line adds up."""
+    """Return a Markdown table with the totals in its last line."""
     columns = zip(*(astuple(line)[1:] for line in lines), strict=True)
     sums = [max(column) if n == 3 else sum(column) for n, column in enumerate(columns)]
     heads = [" | ".join(HEADINGS), " | ".join(["---", *["--:"] * (len(HEADINGS) - 1)])]
@@ -81,7 +81,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> list[Line]:
-    """The lines of the text before, each replaced by a later result of that name, in this order."""
+    """Return the lines of an earlier table, replaced by new results with the same name, in this order."""
     lines = {line.fault: line for text in before.splitlines() if (line := Line.read(text))}
     lines |= {result.name: Line.of(result) for result in results}
     return sorted(
@@ -90,7 +90,7 @@ def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> 
 
 
 def write(results: Sequence[Result], order: Mapping[str, int], document: Path = DOCUMENT) -> None:
-    """Between the two marks; everything else stays, and so do lines of scenarios that did not run now."""
+    """Write the table between the two marks. Lines of scenarios that did not run now are kept."""
     before, _, rest = document.read_text().partition(BEGIN)
     between, _, after = rest.partition(END)
     made = f"{datetime.now(UTC):%Y-%m-%d}, seed {results[0].seed}."

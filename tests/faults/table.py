@@ -1,4 +1,4 @@
-"""What the visits table shows of some devices, through each of its two indexes."""
+"""Read some devices' visits from the table, through each of its two indexes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +15,16 @@ def crossings_of(exchanges: Iterable[Exchange]) -> Iterator[GeofenceEvent]:
     return (e.crossing for x in exchanges for e in x.post.events if e.crossing)
 
 
-def shown(dynamodb: Any, table: str, exchanges: Sequence[Exchange]) -> tuple[list[OfPair], list[OfPair]]:
-    """All visits of the devices in these exchanges, and those of them that are now at the fences in them."""
+def read_indexes(
+    dynamodb: Any, table: str, exchanges: Sequence[Exchange]
+) -> tuple[list[OfPair], list[OfPair]]:
+    """Return all visits of the devices in these exchanges, and those that are open at the fences in them."""
     devices = sorted({c.device_id for c in crossings_of(exchanges)})
     fences = sorted({keys.fence_key(c.fence) for c in crossings_of(exchanges)})
-    asked = [("by_device", "device_id", device) for device in devices]
-    asked += [("there_now", "fence_now", fence) for fence in fences]
+    queries = [("by_device", "device_id", device) for device in devices]
+    queries += [("there_now", "fence_now", fence) for fence in fences]
     with ThreadPoolExecutor(4) as readers:
-        answers = list(readers.map(lambda a: list(_query(dynamodb, table, *a)), asked))
+        answers = list(readers.map(lambda q: list(_query(dynamodb, table, *q)), queries))
     visits = [one for some in answers[: len(devices)] for one in some]
     there = [one for some in answers[len(devices) :] for one in some if one[0].device_id in set(devices)]
     return visits, there

@@ -1,4 +1,4 @@
-"""What a hostile or broken sender may try, through the endpoint and on to the marts."""
+"""Requests of a malicious or broken sender, from the endpoint to the marts."""
 
 import gzip
 import json
@@ -15,8 +15,8 @@ from contract.objects import object_name
 from ops import stores
 from ops.marts import build_marts
 from tests.e2e.vocabulary import crossing, event, eventually
+from tests.faults.faulty_stack import FaultyStack
 from tests.faults.proxy import Fault, Rule
-from tests.faults.yard import Yard
 
 JSON = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -24,16 +24,16 @@ NOW = datetime.now(UTC)
 http = urllib3.PoolManager(retries=False, timeout=30)
 
 
-def post(yard: Yard, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    key = {"x-api-key": yard.outputs.api_key}
-    answer = http.request("POST", yard.outputs.endpoint, body=body, headers=key | headers)
+def post(faulty_stack: FaultyStack, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    key = {"x-api-key": faulty_stack.outputs.api_key}
+    answer = http.request("POST", faulty_stack.outputs.endpoint, body=body, headers=key | headers)
     return answer.status, json.loads(answer.data)
 
 
-def sent(yard: Yard, *events: object, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    status, told = post(yard, json.dumps(events).encode(), headers or JSON)
-    assert status == 202, told
-    return told
+def sent(faulty_stack: FaultyStack, *events: object, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    status, answer = post(faulty_stack, json.dumps(events).encode(), headers or JSON)
+    assert status == 202, answer
+    return answer
 
 
 @pytest.fixture
@@ -47,44 +47,46 @@ def nested(levels: int) -> bytes:
 
 BOMB = gzip.compress(b"[" + b" " * 50_000_000, 9)
 BODIES: dict[str, tuple[bytes, dict[str, str], int]] = {
-    "a bomb of lines": (gzip.compress(b"{}\n" * 5_000_000, 9), NDJSON | {"content-encoding": "gzip"}, 413),
-    "a bomb in a bomb": (gzip.compress(BOMB), JSON | {"content-encoding": "gzip"}, 400),
-    "a thousand gzip members": (gzip.compress(b" ") * 1000, JSON | {"content-encoding": "gzip"}, 400),
-    "a thousand levels": (nested(1000), JSON, 400),
-    "a hundred thousand levels": (nested(100_000), JSON, 400),
-    "levels without an end": (b"[" * 500_000, JSON, 400),
-    "a number of a million digits": (b'[{"_id":"n","x":' + b"9" * 1_000_000 + b"}]", JSON, 400),
-    "a number beyond a double": (b'[{"_id":"n","x":1e999}]', JSON, 400),
-    "an exponent of ten thousand digits": (b'[{"_id":"n","x":1e' + b"9" * 10_000 + b"}]", JSON, 400),
+    "lines bomb": (gzip.compress(b"{}\n" * 5_000_000, 9), NDJSON | {"content-encoding": "gzip"}, 413),
+    "nested gzip bomb": (gzip.compress(BOMB), JSON | {"content-encoding": "gzip"}, 400),
+    "thousand gzip members": (gzip.compress(b" ") * 1000, JSON | {"content-encoding": "gzip"}, 400),
+    "thousand levels": (nested(1000), JSON, 400),
+    "hundred thousand levels": (nested(100_000), JSON, 400),
+    "unclosed levels": (b"[" * 500_000, JSON, 400),
+    "number of a million digits": (b'[{"_id":"n","x":' + b"9" * 1_000_000 + b"}]", JSON, 400),
+    "number beyond a double": (b'[{"_id":"n","x":1e999}]', JSON, 400),
+    "exponent of ten thousand digits": (b'[{"_id":"n","x":1e' + b"9" * 10_000 + b"}]", JSON, 400),
     "two encodings": (b"[]", JSON | {"content-encoding": "gzip, gzip"}, 415),
-    "an encoding in capitals": (gzip.compress(b"[]"), JSON | {"content-encoding": "GZIP"}, 400),
-    "a content type with a path in it": (b"[]", {"content-type": "../../application/json"}, 415),
-    "another charset": (b"[]", {"content-type": "application/json; charset=utf-16"}, 415),
-    "a length that is a lie of a header's": (b"[]", JSON | {"x-content-length": "99999999"}, 400),
+    "encoding in capitals": (gzip.compress(b"[]"), JSON | {"content-encoding": "GZIP"}, 400),
+    "content type with a path": (b"[]", {"content-type": "../../application/json"}, 415),
+    "other charset": (b"[]", {"content-type": "application/json; charset=utf-16"}, 415),
+    "false length in another header": (b"[]", JSON | {"x-content-length": "99999999"}, 400),
     "only null bytes": (b"\0" * 1000, JSON, 400),
-    "a byte order mark": (b"\xef\xbb\xbf[]", JSON, 400),
+    "byte order mark": (b"\xef\xbb\xbf[]", JSON, 400),
 }
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_it_is_refused_as_the_contract_says_and_the_next_request_is_served(
-    yard: Yard, device: str, name: str
+def test_hostile_body_is_rejected_as_documented_and_the_next_request_succeeds(
+    faulty_stack: FaultyStack, device: str, name: str
 ) -> None:
     body, headers, expected = BODIES[name]
-    status, told = post(yard, body, headers)
-    assert status == expected, told
-    assert sent(yard, event(device))["accepted"] == 1
+    status, answer = post(faulty_stack, body, headers)
+    assert status == expected, answer
+    assert sent(faulty_stack, event(device))["accepted"] == 1
 
 
 @pytest.mark.parametrize(
     "version",
     ["../../etc/passwd", "a" * 7000, "1'; DROP TABLE x; --", "%0d%0aX-Evil: 1", "${jndi:ldap://x}", "é"],
 )
-def test_a_header_is_kept_as_text_or_not_at_all(yard: Yard, device: str, version: str) -> None:
-    told = sent(
-        yard, event(device), headers=JSON | {"x-app-version": version.encode("utf-8").decode("latin1")}
+def test_header_is_stored_as_short_ascii_text(faulty_stack: FaultyStack, device: str, version: str) -> None:
+    receipt = sent(
+        faulty_stack,
+        event(device),
+        headers=JSON | {"x-app-version": version.encode("utf-8").decode("latin1")},
     )
-    head = yard.aws("s3").head_object(Bucket=yard.outputs.bucket, Key=told["object_key"])
+    head = faulty_stack.aws("s3").head_object(Bucket=faulty_stack.outputs.bucket, Key=receipt["object_key"])
     kept = head["Metadata"]["app-version"]
     assert kept.isascii()
     assert len(kept) <= 64
@@ -105,22 +107,22 @@ PATHS = [
 ]
 
 
-def test_an_id_never_becomes_a_path(yard: Yard, device: str) -> None:
-    """Not in S3, not in DynamoDB's keys, not in the warehouse: it is the same text everywhere."""
-    before = set(yard.all_keys())
+def test_id_never_becomes_a_path(faulty_stack: FaultyStack, device: str) -> None:
+    """S3, DynamoDB and the warehouse all store it as the same text."""
+    before = set(faulty_stack.all_keys())
     fences = [Fence(f"{path}", f"{path}-2") for path in PATHS]
     ids = [f"{path}-{device}" for path in PATHS]
     devices = [f"{path}-{device}" for path in PATHS]
-    told = sent(
-        yard,
+    receipt = sent(
+        faulty_stack,
         *(
             crossing(device, "enter", NOW - timedelta(minutes=5), fence, _id=id_)
             for device, fence, id_ in zip(devices, fences, ids, strict=True)
         ),
     )
-    assert told["accepted"] == len(PATHS)
-    assert all(object_name(key) for key in set(yard.all_keys()) - before)
-    dynamodb, table = yard.aws("dynamodb"), yard.outputs.visits_table
+    assert receipt["accepted"] == len(PATHS)
+    assert all(object_name(key) for key in set(faulty_stack.all_keys()) - before)
+    dynamodb, table = faulty_stack.aws("dynamodb"), faulty_stack.outputs.visits_table
 
     def visits() -> list[tuple[str, Fence, str]]:
         stays = (stay for device in devices for stay in stores.device_stays(dynamodb, table, device))
@@ -129,10 +131,8 @@ def test_an_id_never_becomes_a_path(yard: Yard, device: str) -> None:
     eventually(lambda: visits() == list(zip(devices, fences, ids, strict=True)), within=60)
 
     def loaded() -> set[str]:
-        sql = (
-            f"SELECT payload:_id::VARCHAR AS id FROM {yard.outputs.database}.RAW.EVENTS WHERE file_name = %s"
-        )
-        return {row["id"] for row in yard.query(sql, [told["object_key"]])}
+        sql = f"SELECT payload:_id::VARCHAR AS id FROM {faulty_stack.outputs.database}.RAW.EVENTS WHERE file_name = %s"
+        return {row["id"] for row in faulty_stack.query(sql, [receipt["object_key"]])}
 
     eventually(lambda: loaded() == set(ids), within=60)
 
@@ -147,35 +147,37 @@ INJECTIONS = [
 ]
 
 
-def test_sql_and_templates_arrive_in_the_marts_as_the_text_that_they_are(yard: Yard, device: str) -> None:
+def test_sql_and_templates_in_events_arrive_in_the_marts_as_text(
+    faulty_stack: FaultyStack, device: str
+) -> None:
     fences = [Fence(f"tag {text}", f"fence {text}") for text in INJECTIONS]
     devices = [f"{n} {text} {device}" for n, text in enumerate(INJECTIONS)]
-    told = sent(
-        yard,
+    receipt = sent(
+        faulty_stack,
         *(
             crossing(device, kind, NOW - timedelta(minutes=minutes), fence, _id=f"{text} {kind} {device}")
             for device, fence, text in zip(devices, fences, INJECTIONS, strict=True)
             for kind, minutes in (("enter", 30), ("exit", 20))
         ),
     )
-    database = yard.outputs.database
+    database = faulty_stack.outputs.database
 
     def loaded() -> int:
         sql = f"SELECT COUNT(*) AS n FROM {database}.RAW.EVENTS WHERE file_name = %s"
-        return int(yard.query(sql, [told["object_key"]])[0]["n"])
+        return int(faulty_stack.query(sql, [receipt["object_key"]])[0]["n"])
 
     eventually(lambda: loaded() == 2 * len(INJECTIONS), within=60)
-    assert build_marts(yard.environment)
-    found = stores.mart_stays(yard.session, database, devices)
+    assert build_marts(faulty_stack.environment)
+    found = stores.mart_stays(faulty_stack.session, database, devices)
     assert {(stay.device_id, stay.fence) for stay in found} == set(zip(devices, fences, strict=True))
-    assert all(stay.exited_at for stay in stores.mart_stays(yard.session, database, devices))
+    assert all(stay.exited_at for stay in stores.mart_stays(faulty_stack.session, database, devices))
 
 
 # --- personal data
 
 
-def planted_everywhere(secret: str) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Requests that are taken, refused and unreadable, with the value wherever a sender may put something."""
+def requests_with(secret: str) -> Iterator[tuple[bytes, dict[str, str]]]:
+    """Yield accepted, rejected and unreadable requests with `secret` in every field that a sender controls."""
     device = f"hostile-{uuid4().hex[:12]}"
     user = {
         "deviceId": device,
@@ -208,10 +210,10 @@ def planted_everywhere(secret: str) -> Iterator[tuple[bytes, dict[str, str]]]:
     yield json.dumps([whole]).encode(), {"content-type": f"application/json; {secret}"}
 
 
-def test_no_log_shows_what_a_phone_says_of_a_person(yard: Yard) -> None:
-    """Not when all goes well, and not when each part fails while it has the event in its hands."""
+def test_no_log_contains_personal_data(faulty_stack: FaultyStack) -> None:
+    """Neither in normal operation nor when a part fails while it processes the event."""
     secret = f"planted{uuid4().hex}"
-    requests = list(planted_everywhere(secret))
+    requests = list(requests_with(secret))
     rules = [
         Rule(Fault.REFUSED, "s3", "PutObject", "ingest", share=0.4),
         Rule(Fault.THROTTLED, "kinesis", share=0.4),
@@ -221,40 +223,49 @@ def test_no_log_shows_what_a_phone_says_of_a_person(yard: Yard) -> None:
         Rule(Fault.REFUSED, "s3", "GetObject", "snowflake", share=0.3),
     ]
     for body, headers in requests:
-        assert post(yard, body, headers)[0] in (202, 400, 415)
-    with yard.proxy.rules(*rules):
+        assert post(faulty_stack, body, headers)[0] in (202, 400, 415)
+    with faulty_stack.proxy.rules(*rules):
         for body, headers in requests:
-            assert post(yard, body.replace(b"hostile-", b"hostile2-"), headers)[0] in (202, 400, 415, 503)
+            assert post(faulty_stack, body.replace(b"hostile-", b"hostile2-"), headers)[0] in (
+                202,
+                400,
+                415,
+                503,
+            )
         poison = json.dumps({"note": secret}).encode()
-        yard.aws("kinesis").put_record(StreamName=yard.outputs.stream, Data=poison, PartitionKey="hostile")
-        aside = eventually(
-            lambda: [key for key in yard.all_keys() if key.startswith("set-aside/")], within=90
+        faulty_stack.aws("kinesis").put_record(
+            StreamName=faulty_stack.outputs.stream, Data=poison, PartitionKey="hostile"
         )
-    assert aside
-    wait_until_consumed(yard)
+        quarantined = eventually(
+            lambda: [key for key in faulty_stack.all_keys() if key.startswith("set-aside/")], within=90
+        )
+    assert quarantined
+    wait_until_consumed(faulty_stack)
     logs = {
         path.name: path.read_text(errors="replace").splitlines()
-        for path in sorted(yard.stack.settings.log_folder.rglob("*.log"))
+        for path in sorted(faulty_stack.stack.settings.log_folder.rglob("*.log"))
     }
-    assert any("records_set_aside" in line for lines in logs.values() for line in lines), "no logs to look at"
-    showing = [
+    assert any("records_set_aside" in line for lines in logs.values() for line in lines), "no logs found"
+    leaks = [
         f"{name}: {line[max(0, line.find(secret) - 200) : line.find(secret) + 20]}"
         for name, lines in logs.items()
         for line in lines
         if secret in line
     ]
-    assert showing == []
-    for group in yard.aws("logs").describe_log_groups()["logGroups"]:
+    assert leaks == []
+    for group in faulty_stack.aws("logs").describe_log_groups()["logGroups"]:
         pages = (
-            yard.aws("logs").get_paginator("filter_log_events").paginate(logGroupName=group["logGroupName"])
+            faulty_stack.aws("logs")
+            .get_paginator("filter_log_events")
+            .paginate(logGroupName=group["logGroupName"])
         )
         lines = [found["message"] for page in pages for found in page["events"] if secret in found["message"]]
         assert lines == [], group["logGroupName"]
 
 
-def wait_until_consumed(yard: Yard) -> None:
-    """A last event is behind all others of its shard."""
+def wait_until_consumed(faulty_stack: FaultyStack) -> None:
+    """Send a last event and wait for it, because it is behind all others of its shard."""
     last = f"hostile-{uuid4().hex[:12]}"
-    sent(yard, crossing(last, "enter", NOW))
-    dynamodb, table = yard.aws("dynamodb"), yard.outputs.visits_table
+    sent(faulty_stack, crossing(last, "enter", NOW))
+    dynamodb, table = faulty_stack.aws("dynamodb"), faulty_stack.outputs.visits_table
     eventually(lambda: list(stores.device_stays(dynamodb, table, last)), within=90)

@@ -1,6 +1,6 @@
-"""A checker that cannot fail proves nothing: each of these bugs, put into the real code, must be caught by it.
+"""The checker must detect each of these bugs in the real code, because a checker that never fails proves nothing.
 
-The same load and the same faults over the code as it is show nothing.
+Without a bug, it must find nothing for the same load and the same faults.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
 from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
-from tests.faults.story import contradicted, converged
+from tests.faults.scenario import contradicted, converged
 from tools.fleet.rounds import Plan, posts
 
 type Bug = Callable[[], AbstractContextManager[Any]]
@@ -37,7 +37,7 @@ type Faults = Callable[[], Sequence[Rule]]
 NO_HISTORY = "from local_snowflake.loader import Loader; Loader.loaded_by_pipe = lambda *_: set()"
 
 
-# --- what goes wrong around the code: rules count, so each run needs its own
+# --- faults around the code; rules count their calls, so each run needs new ones
 
 
 def s3_refuses() -> Sequence[Rule]:
@@ -59,15 +59,15 @@ def table_throttles() -> Sequence[Rule]:
     return [Rule(Fault.THROTTLED, "dynamodb", "BatchGetItem", times=9)]
 
 
-def bus_refuses() -> Sequence[Rule]:
+def bus_throttles() -> Sequence[Rule]:
     return [Rule(Fault.THROTTLED, "events", times=6)]
 
 
-def bus_refuses_after_it_heard() -> Sequence[Rule]:
+def bus_responses_are_lost() -> Sequence[Rule]:
     return [Rule(Fault.CUT_AFTER, "events", times=8)]
 
 
-def s3_refuses_and_phones_break() -> Sequence[Rule]:
+def s3_fails_and_phones_break() -> Sequence[Rule]:
     return [Rule(Fault.REFUSED, "s3", "PutObject", share=0.7)]
 
 
@@ -109,13 +109,13 @@ def skip_after_an_exception() -> Iterator[None]:
 
 @contextmanager
 def load_without_history() -> Iterator[None]:
-    """In the local Snowflake's own process: NO_HISTORY."""
+    """The bug is in the local Snowflake's process: NO_HISTORY."""
     yield
 
 
 @contextmanager
 def not_published_if_archived() -> Iterator[None]:
-    """412 taken for "all is done": the first try may have died between S3 and Kinesis."""
+    """Treat 412 as "nothing to do", although the first try may have been killed between S3 and Kinesis."""
     store, publish, is_new = Archive.store, handler.ingest._publish, [True]
 
     def remembering(self: Archive, lines: LinesObject, facts: Any) -> bool:
@@ -134,8 +134,8 @@ def not_published_if_archived() -> Iterator[None]:
 
 
 @contextmanager
-def keys_by_the_clock() -> Iterator[None]:
-    """Each try makes a key of its own: what is sent again is archived again."""
+def keys_from_the_clock() -> Iterator[None]:
+    """Give each try its own key, so that a resent request is archived again."""
 
     def by_clock(prefix: Any, lines: Any, received_at: datetime) -> LinesObject:
         made = lines_object(prefix, lines, received_at)
@@ -148,18 +148,18 @@ def keys_by_the_clock() -> Iterator[None]:
 
 
 @contextmanager
-def rejects_not_kept() -> Iterator[None]:
+def rejects_not_archived() -> Iterator[None]:
     store = Archive.store
 
-    def choosy(self: Archive, lines: LinesObject, facts: Any) -> bool:
+    def without_rejects(self: Archive, lines: LinesObject, facts: Any) -> bool:
         return True if lines.key.startswith("rejected/") else store(self, lines, facts)
 
-    with patch.object(Archive, "store", choosy):
+    with patch.object(Archive, "store", without_rejects):
         yield
 
 
 @contextmanager
-def rejects_taken_too() -> Iterator[None]:
+def rejects_also_accepted() -> Iterator[None]:
     real = handler.ingest.ingest
 
     def ingest(batch: Any, ports: Any, **named: Any) -> Any:
@@ -184,31 +184,31 @@ def visits_never_merge() -> Iterator[None]:
 
 
 @contextmanager
-def late_events_are_walked_last() -> Iterator[None]:
+def late_events_are_applied_last() -> Iterator[None]:
     real = consumer.visit_diff.visit_diff
 
     def visit_diff(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
         return real(start, (), added, (), rule)
 
-    # One record a batch: else those that come late come with those that they should have come before.
+    # One record per batch, because otherwise late events share a batch with the events that they should precede.
     with patch.object(consumer.store, "visit_diff", visit_diff), patch.object(inprocess, "BATCH_SIZE", 1):
         yield
 
 
 @contextmanager
-def notices_are_forgotten() -> Iterator[None]:
+def failed_notifications_are_not_retried() -> Iterator[None]:
     publish = EventBus.publish
 
-    def forgetful(self: EventBus, told: Any) -> dict[str, Exception]:
+    def without_failures(self: EventBus, told: Any) -> dict[str, Exception]:
         publish(self, told)
         return {}
 
-    with patch.object(EventBus, "publish", forgetful):
+    with patch.object(EventBus, "publish", without_failures):
         yield
 
 
 @contextmanager
-def published_before_it_is_archived() -> Iterator[None]:
+def published_before_archived() -> Iterator[None]:
     real = handler.ingest.ingest
 
     def ingest(batch: Any, ports: Any, **named: Any) -> Any:
@@ -224,7 +224,7 @@ def published_before_it_is_archived() -> Iterator[None]:
 
 @contextmanager
 def other_contents_are_dropped() -> Iterator[None]:
-    """Whoever knows an event's id takes it for known."""
+    """Treat an event with a known id as known."""
     news = consumer.store.Store._news
 
     def by_id(self: Any, job: Any) -> Any:
@@ -238,7 +238,7 @@ def other_contents_are_dropped() -> Iterator[None]:
 
 
 @contextmanager
-def notices_have_an_id_each_time() -> Iterator[None]:
+def notifications_get_a_new_id_per_try() -> Iterator[None]:
     publish = EventBus.publish
 
     def renamed(self: EventBus, told: Any) -> dict[str, Exception]:
@@ -254,7 +254,7 @@ def notices_have_an_id_each_time() -> Iterator[None]:
 
 
 @contextmanager
-def every_notice_says_arrived() -> Iterator[None]:
+def every_notification_is_arrived() -> Iterator[None]:
     publish = EventBus.publish
 
     def misnamed(self: EventBus, told: Any) -> dict[str, Exception]:
@@ -265,7 +265,7 @@ def every_notice_says_arrived() -> Iterator[None]:
 
 
 @contextmanager
-def dwells_are_not_noted() -> Iterator[None]:
+def dwells_are_not_stored() -> Iterator[None]:
     real = consumer.keys.visit_attributes
 
     def attributes(pair: Any, visit: Any) -> Any:
@@ -276,7 +276,7 @@ def dwells_are_not_noted() -> Iterator[None]:
 
 
 @contextmanager
-def whoever_left_is_there_now() -> Iterator[None]:
+def ended_visits_are_in_the_index_of_open_visits() -> Iterator[None]:
     real = consumer.keys.visit_attributes
 
     def attributes(pair: Any, visit: Any) -> Any:
@@ -292,22 +292,22 @@ FOUR: list[tuple[Bug, Faults, Kind]] = [
     (answer_before_s3, s3_refuses, "lost"),
     (drop_refused_records, kinesis_takes_half, "wrong visit"),
     (skip_after_an_exception, table_throttles, "wrong visit"),
-    (load_without_history, deleting_messages_fails, "doubled"),
+    (load_without_history, deleting_messages_fails, "duplicated"),
 ]
 MORE: list[tuple[Bug, Faults, Kind]] = [
     (not_published_if_archived, kinesis_and_queue_refuse, "wrong visit"),
-    (keys_by_the_clock, kinesis_and_queue_refuse, "doubled"),
-    (rejects_not_kept, list, "lost"),
-    (rejects_taken_too, list, "both"),
+    (keys_from_the_clock, kinesis_and_queue_refuse, "duplicated"),
+    (rejects_not_archived, list, "lost"),
+    (rejects_also_accepted, list, "both"),
     (visits_never_merge, list, "wrong visit"),
-    (late_events_are_walked_last, list, "wrong visit"),
-    (notices_are_forgotten, bus_refuses, "told"),
-    (notices_have_an_id_each_time, bus_refuses_after_it_heard, "told"),
-    (every_notice_says_arrived, list, "told"),
+    (late_events_are_applied_last, list, "wrong visit"),
+    (failed_notifications_are_not_retried, bus_throttles, "notification"),
+    (notifications_get_a_new_id_per_try, bus_responses_are_lost, "notification"),
+    (every_notification_is_arrived, list, "notification"),
     (other_contents_are_dropped, list, "wrong visit"),
-    (dwells_are_not_noted, list, "wrong visit"),
-    (whoever_left_is_there_now, list, "wrong visit"),
-    (published_before_it_is_archived, s3_refuses_and_phones_break, "wrong visit"),
+    (dwells_are_not_stored, list, "wrong visit"),
+    (ended_visits_are_in_the_index_of_open_visits, list, "wrong visit"),
+    (published_before_archived, s3_fails_and_phones_break, "wrong visit"),
 ]
 BUGS = [*(pytest.param(*bug, marks=pytest.mark.short) for bug in FOUR), *MORE]
 FAULTS = list(dict.fromkeys(faults for _, faults, _ in [*FOUR, *MORE]))
@@ -341,31 +341,33 @@ def forgetful(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     process.stop()
 
 
-def breaches(aws: str, proxy: Proxy, snowflake: Snowflake, faults: Faults, patience_s: float) -> list[Breach]:
-    """A morning sent under these faults, through whatever code there is now."""
+def breaches(
+    aws: str, proxy: Proxy, snowflake: Snowflake, faults: Faults, no_progress_s: float
+) -> list[Breach]:
+    """Send a morning's requests under these faults, through the code as it is patched now."""
     plan = Plan("5eedb065", datetime.now(UTC) - timedelta(hours=8), trucks=3, farms=6, rounds=1)
     plan = replace(plan, batch_size=8, duplicates=0.1, late=0.25, invalid=0.03)
     with pipeline(aws, proxy, snowflake) as line, proxy.rules(*faults()):
-        phones = line.phones(breaking=faults is s3_refuses_and_phones_break)
+        phones = line.phones(breaking=faults is s3_fails_and_phones_break)
         phones.send(contradicted(posts(plan)))
         exchanges = phones.exchanges()
         phones.stop()
         line.drain()
-        return converged(lambda: line.facts(exchanges), patience_s)[0]
+        return converged(lambda: line.facts(exchanges), no_progress_s)[0]
 
 
 @pytest.mark.parametrize("faults", FAULTS, ids=lambda faults: faults.__name__)
-def test_the_code_as_it_is_breaks_no_promise(
+def test_code_without_bugs_breaks_no_promise(
     aws: str, proxy: Proxy, sound: Snowflake, faults: Faults
 ) -> None:
-    assert breaches(aws, proxy, sound, faults, patience_s=30) == []
+    assert breaches(aws, proxy, sound, faults, no_progress_s=30) == []
 
 
 @pytest.mark.parametrize(("bug", "faults", "kind"), BUGS, ids=lambda value: getattr(value, "__name__", value))
-def test_a_seeded_bug_is_caught(
+def test_seeded_bug_is_detected(
     aws: str, proxy: Proxy, request: pytest.FixtureRequest, bug: Bug, faults: Faults, kind: Kind
 ) -> None:
     snowflake = request.getfixturevalue("forgetful" if bug is load_without_history else "sound")
     with bug():
-        found = breaches(aws, proxy, snowflake, faults, patience_s=4)
+        found = breaches(aws, proxy, snowflake, faults, no_progress_s=4)
     assert kind in {breach.kind for breach in found}, found[:5]

@@ -1,4 +1,4 @@
-"""The fault suite's proxy: what no rule meets is unchanged; a rule does what it says to whom it says, no more."""
+"""The fault suite's proxy: rules affect exactly the calls that match, and all others pass unchanged."""
 
 import base64
 import gzip
@@ -23,10 +23,10 @@ http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=1, rea
 
 @dataclass
 class Upstream:
-    """Answers with what it was asked, and remembers it."""
+    """A server that echoes each request's body and records the request."""
 
     url: str = ""
-    asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -39,17 +39,17 @@ def upstream() -> Iterator[Upstream]:
         def do_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            found.asked.append((self.command, self.path, headers, body))
-            said = body
+            found.requests.append((self.command, self.path, headers, body))
+            answer = body
             if body.startswith(b'{"Records"'):
-                said = json.dumps(
+                answer = json.dumps(
                     {"Records": [{"SequenceNumber": "1"}] * len(json.loads(body)["Records"])}
                 ).encode()
             self.send_response(200)
             self.send_header("x-upstream", "yes")
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(answer)
 
         do_GET = do_PUT = do_POST = do_any
 
@@ -84,21 +84,21 @@ def put(proxy: Proxy, body: bytes = b"object") -> Any:
 @pytest.mark.parametrize(
     ("records", "breach"), [([], True), ([{"Data": "eA==", "PartitionKey": "d"}], False)]
 )
-def test_a_request_that_aws_would_refuse_is_noted_and_passed_on(upstream, records, breach) -> None:
+def test_request_that_aws_would_reject_is_recorded_and_passed_on(upstream, records, breach) -> None:
     headers = {"authorization": SIGNED.format("kinesis"), "x-amz-target": "Kinesis_20131202.PutRecords"}
     with Proxy(upstream.url) as proxy:
         body = json.dumps({"StreamName": "s", "Records": records}).encode()
         http.request("POST", proxy.url + "/", body=body, headers=headers)
         assert bool(proxy.breaches) is breach
-    assert upstream.asked[-1][3] == body
+    assert upstream.requests[-1][3] == body
 
 
-def test_what_no_rule_meets_is_passed_on_unchanged(proxy: Proxy, upstream: Upstream) -> None:
+def test_call_without_a_matching_rule_is_passed_on_unchanged(proxy: Proxy, upstream: Upstream) -> None:
     packed = gzip.compress(b"twice")
     url = f"{proxy.url}/bucket/a%2Fb%20c?list=&x=%2F"
     answer = http.request("PUT", url, body=packed, headers={"content-encoding": "gzip", "x-a": "1"})
     assert (answer.status, answer.data, answer.headers["x-upstream"]) == (200, packed, "yes")
-    ((method, path, headers, body),) = upstream.asked
+    ((method, path, headers, body),) = upstream.requests
     assert (method, path, body) == ("PUT", "/bucket/a%2Fb%20c?list=&x=%2F", packed)
     assert (headers["content-encoding"], headers["x-a"]) == ("gzip", "1")
 
@@ -106,18 +106,18 @@ def test_what_no_rule_meets_is_passed_on_unchanged(proxy: Proxy, upstream: Upstr
 @pytest.mark.parametrize(
     ("fault", "status"), [(Fault.REFUSED, 503), (Fault.THROTTLED, 503), (Fault.WRONG_BYTES, 200)]
 )
-def test_a_service_says_no_in_its_own_way(
+def test_fault_has_the_form_of_its_service(
     proxy: Proxy, upstream: Upstream, fault: Fault, status: int
 ) -> None:
     with proxy.rules(rule := Rule(fault, "s3")):
         assert put(proxy).status == status
         assert call(proxy).status == 200, "another service"
     assert put(proxy).status == 200, "the rule is gone"
-    assert rule.met == 1
-    assert len(upstream.asked) == 2 + (fault is Fault.WRONG_BYTES)
+    assert rule.applied == 1
+    assert len(upstream.requests) == 2 + (fault is Fault.WRONG_BYTES)
 
 
-def test_throttled_is_what_each_service_calls_it(proxy: Proxy) -> None:
+def test_throttling_uses_the_error_code_of_each_service(proxy: Proxy) -> None:
     with proxy.rules(Rule(Fault.THROTTLED)):
         for service, code in (
             ("kinesis", "ProvisionedThroughputExceededException"),
@@ -132,46 +132,46 @@ def test_throttled_is_what_each_service_calls_it(proxy: Proxy) -> None:
     ("fault", "done"),
     [(Fault.CUT_BEFORE, 0), (Fault.CUT_AFTER, 1), (Fault.HALF_ANSWER, 1), (Fault.SILENT, 0)],
 )
-def test_connections_end_before_or_after_the_work_is_done(
+def test_connection_closes_before_or_after_the_call_is_executed(
     proxy: Proxy, upstream: Upstream, fault: Fault, done: int
 ) -> None:
     with proxy.rules(Rule(fault)), pytest.raises(urllib3.exceptions.HTTPError):
         call(proxy, body=b"{}" * 500)
-    assert len(upstream.asked) == done
+    assert len(upstream.requests) == done
 
 
-def test_of_a_batch_every_second_entry_is_taken(proxy: Proxy, upstream: Upstream) -> None:
+def test_partial_fault_executes_every_second_entry_of_a_batch(proxy: Proxy, upstream: Upstream) -> None:
     with proxy.rules(Rule(Fault.PARTLY)):
         answer = json.loads(
             call(proxy, body=json.dumps({"Records": [{"n": n} for n in range(5)]}).encode()).data
         )
     assert answer["FailedRecordCount"] == 3
     assert ["ErrorCode" in record for record in answer["Records"]] == [True, False, True, False, True]
-    assert json.loads(upstream.asked[0][3])["Records"] == [{"n": 1}, {"n": 3}]
+    assert json.loads(upstream.requests[0][3])["Records"] == [{"n": 1}, {"n": 3}]
 
 
-def test_a_call_with_poison_in_it_can_never_be_taken(proxy: Proxy) -> None:
+def test_call_with_the_word_poison_is_rejected_permanently(proxy: Proxy) -> None:
     with proxy.rules(Rule(Fault.INVALID)):
         for word, status in ((b"poison", 400), (b"honey", 200)):
             data = base64.b64encode(b'{"note": "' + word + b'"}').decode()
             assert call(proxy, body=json.dumps({"Records": [{"Data": data}]}).encode()).status == status
 
 
-def test_a_share_of_the_calls_is_the_same_for_the_same_seed(proxy: Proxy) -> None:
-    def met(seed: int) -> list[bool]:
+def test_affected_share_of_calls_is_the_same_for_the_same_seed(proxy: Proxy) -> None:
+    def affected(seed: int) -> list[bool]:
         with proxy.rules(Rule(Fault.REFUSED, share=0.5, seed=seed)):
             return [put(proxy).status == 503 for _ in range(30)]
 
-    assert met(1) == met(1) != met(2)
-    assert 5 < sum(met(3)) < 25
+    assert affected(1) == affected(1) != affected(2)
+    assert 5 < sum(affected(3)) < 25
 
 
-def test_a_rule_ends_after_so_many_times(proxy: Proxy) -> None:
+def test_rule_applies_at_most_the_given_number_of_times(proxy: Proxy) -> None:
     with proxy.rules(Rule(Fault.REFUSED, times=2)):
         assert [put(proxy).status for _ in range(4)] == [503, 503, 200, 200]
 
 
-def test_nobody_is_let_in_until_it_listens_again(proxy: Proxy) -> None:
+def test_connections_are_refused_until_the_proxy_listens_again(proxy: Proxy) -> None:
     assert put(proxy).status == 200
     proxy.stop_listening()
     with pytest.raises(urllib3.exceptions.HTTPError):
@@ -191,27 +191,27 @@ print("done")
 """
 
 
-def test_the_caller_is_known_and_only_it_is_killed(upstream: Upstream) -> None:
-    named: dict[int, str] = {}
-    with Proxy(upstream.url, processes=lambda: named) as proxy:
+def test_caller_is_identified_and_only_it_is_killed(upstream: Upstream) -> None:
+    names: dict[int, str] = {}
+    with Proxy(upstream.url, processes=lambda: names) as proxy:
         command = [sys.executable, "-c", CALLER, proxy.url + "/", SIGNED.format("sqs")]
         with proxy.rules(Rule(Fault.KILL_AFTER, "sqs", caller="loader", times=1)):
-            held = subprocess.Popen(["sleep", "30"])
-            named[held.pid] = "another"
+            other = subprocess.Popen(["sleep", "30"])
+            names[other.pid] = "another"
             caller = subprocess.Popen(command, stdout=subprocess.PIPE)
-            named[caller.pid] = "loader"
+            names[caller.pid] = "loader"
             assert caller.wait(20) == -9
             assert caller.communicate()[0] == b""
-            assert held.poll() is None
-            held.kill()
-            held.wait()
-        assert [path for _, path, _, _ in upstream.asked] == ["/"], "the work was done"
+            assert other.poll() is None
+            other.kill()
+            other.wait()
+        assert [path for _, path, _, _ in upstream.requests] == ["/"], "the call was executed"
         assert proxy.calls["loader → sqs "] == 1
 
 
-def test_a_slow_call_is_done_all_the_same(proxy: Proxy, upstream: Upstream) -> None:
+def test_slow_call_is_executed(proxy: Proxy, upstream: Upstream) -> None:
     began = time.monotonic()
     with proxy.rules(Rule(Fault.SLOW, seconds=0.3)):
         assert call(proxy).status == 200
     assert time.monotonic() - began >= 0.3
-    assert len(upstream.asked) == 1
+    assert len(upstream.requests) == 1

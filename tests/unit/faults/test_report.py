@@ -1,10 +1,10 @@
-"""The table of docs/reliability.md: a partial run replaces its own lines and leaves the others."""
+"""The table in docs/reliability.md: a partial run replaces its own lines and keeps the others."""
 
 from pathlib import Path
 
 from tests.faults.checker import Breach
 from tests.faults.report import BEGIN, END, Line, write
-from tests.faults.story import Result
+from tests.faults.scenario import Result
 
 ORDER = {"one breaks": 0, "two breaks": 1, "three breaks": 2}
 
@@ -13,22 +13,22 @@ def result(name: str, recovered_s: float = 2.4, breaches: tuple[Breach, ...] = (
     return Result(name, 7, "00000000", [], breaches, recovered_s, 10.0)
 
 
-def test_lines_are_replaced_by_name_and_added_in_the_order_of_the_scenarios(tmp_path: Path) -> None:
+def test_lines_are_replaced_by_name_and_sorted_in_the_order_of_the_scenarios(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     write([result("three breaks"), result("one breaks")], ORDER, document)
-    lost = (Breach("lost", "x"), Breach("undelivered", "y"), Breach("told", "z"), Breach("both", "b"))
+    lost = (Breach("lost", "x"), Breach("undelivered", "y"), Breach("notification", "z"), Breach("both", "b"))
     write([result("two breaks"), result("one breaks", 1200.0, lost)], ORDER, document)
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{END}\nafter\n")
     lines = [line for each in text.splitlines() if (line := Line.read(each))]
     assert [line.fault for line in lines] == ["one breaks", "two breaks", "three breaks"]
-    assert lines[0] == Line("one breaks", 0, 0, 0, 1200, lost=2, doubled=0, wrong_visits=1, others=1)
-    assert "1,200 s | 2 | 0 | 1 | 1 |" in text.splitlines()[-6], "the sums"
+    assert lines[0] == Line("one breaks", 0, 0, 0, 1200, lost=2, duplicated=0, wrong_visits=1, others=1)
+    assert "1,200 s | 2 | 0 | 1 | 1 |" in text.splitlines()[-6], "the totals"
 
 
-def test_a_scenario_that_is_gone_loses_its_line(tmp_path: Path) -> None:
+def test_removed_scenario_loses_its_line(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(f"{BEGIN}\n{END}")
     write([result("old"), result("one breaks")], {"old": 0, "one breaks": 1}, document)

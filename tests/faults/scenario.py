@@ -1,4 +1,4 @@
-"""One scenario: load goes through, something breaks, it is mended, and in the end every promise holds."""
+"""One scenario: phones send, a part fails and recovers, and finally every promise must hold."""
 
 import json
 import time
@@ -10,19 +10,19 @@ from zlib import crc32
 
 from ops.marts import build_marts
 from tests.faults.checker import Breach, Facts, check, check_marts, settled
+from tests.faults.faulty_stack import FaultyStack, wait_for
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Rule
-from tests.faults.yard import Yard, wait_for
 from tools.fleet.rounds import Plan, Planned, Post, posts
 
-# A promise is broken if nothing has come nearer to it for so long.
-PATIENCE_S = 75.0
-MET_WITHIN_S = 150.0
+# A promise counts as broken after this time without progress.
+NO_PROGRESS_S = 75.0
+APPLIED_WITHIN_S = 150.0
 
 
 @dataclass
 class Result:
-    """A line of the table in docs/reliability.md."""
+    """A scenario's result, for a line of the table in docs/reliability.md."""
 
     name: str
     seed: int
@@ -45,22 +45,22 @@ class Result:
 
 
 @dataclass
-class Story:
-    yard: Yard
+class Scenario:
+    faulty_stack: FaultyStack
     name: str
     seed: int = 1
     results: list[Result] = field(default_factory=list)
     _began_at: float = 0.0
-    _mended_at: float = 0.0
+    _repaired_at: float = 0.0
 
     def __post_init__(self) -> None:
-        # Begins every event id and ends every device id of this story, and of no other.
+        # A unique prefix of this scenario's event ids and suffix of its device ids.
         self.run = f"{crc32(f'{self.name}/{self.seed}/{time.time_ns()}'.encode()):08x}"
 
     def morning(
         self, *, begins_at: datetime | None = None, trucks: int = 3, first_truck: int = 0
     ) -> list[Post]:
-        """Rounds with duplicates, late bursts, contradictions, and events that must be rejected: about 50 requests."""
+        """Return about 50 requests: rounds with duplicates, late bursts, conflicting contents and invalid events."""
         return contradicted(
             posts(
                 Plan(
@@ -81,17 +81,17 @@ class Story:
 
     @contextmanager
     def under_load(
-        self, make: Callable[[], Sequence[Post]] | None = None, **phones_that: object
+        self, make: Callable[[], Sequence[Post]] | None = None, **phone_options: object
     ) -> Iterator[Phones]:
-        """Phones send a morning meanwhile. At the end all of it must have arrived, and nothing else."""
+        """Send a morning's requests inside the `with` block. At its end all of them, and nothing else, must arrive."""
         sent = (make or self.morning)()
-        self.yard.settle()
+        self.faulty_stack.settle()
         self._began_at = time.monotonic()
-        phones = self.yard.phones(**phones_that)
+        phones = self.faulty_stack.phones(**phone_options)
         try:
             phones.send(sent)
-            wait_for(lambda: phones.settled >= min(6, len(sent)), MET_WITHIN_S, "no request was settled")
-            self._mended_at = time.monotonic()
+            wait_for(lambda: phones.settled >= min(6, len(sent)), APPLIED_WITHIN_S, "no request was settled")
+            self._repaired_at = time.monotonic()
             yield phones
             exchanges = phones.exchanges()
         finally:
@@ -100,28 +100,28 @@ class Story:
 
     @contextmanager
     def broken(self, *rules: Rule) -> Iterator[None]:
-        """Inside, these rules hold."""
-        with self.yard.proxy.rules(*rules):
+        """Apply these rules inside the `with` block."""
+        with self.faulty_stack.proxy.rules(*rules):
             yield
-        self.mended()
+        self.repaired()
 
-    def mended(self) -> None:
-        self._mended_at = time.monotonic()
+    def repaired(self) -> None:
+        self._repaired_at = time.monotonic()
 
     def check_marts(self) -> None:
-        """Staging and marts, built once for all stories of the session; what is wrong counts for each."""
-        assert build_marts(self.yard.environment), "dbt build failed"
+        """Build staging and marts once for all scenarios of the session, and add their breaches to each result."""
+        assert build_marts(self.faulty_stack.environment), "dbt build failed"
         wrong: list[str] = []
         for result in self.results:
-            facts = self.yard.mart_facts(result.run, result.exchanges)
+            facts = self.faulty_stack.mart_facts(result.run, result.exchanges)
             result.breaches = [*result.breaches, *check_marts(facts)]
             wrong += [f"{result.name}: {breach}" for breach in check_marts(facts)]
         assert not wrong, "\n".join(wrong[:20])
 
     def _await_all(self, exchanges: Sequence[Exchange]) -> None:
-        breaches, recovered_at = converged(lambda: self.yard.facts(exchanges))
-        exchanges = settled(exchanges, self.yard.facts(exchanges).objects)
-        recovered_s = max(0.0, recovered_at - self._mended_at)
+        breaches, recovered_at = converged(lambda: self.faulty_stack.facts(exchanges))
+        exchanges = settled(exchanges, self.faulty_stack.facts(exchanges).objects)
+        recovered_s = max(0.0, recovered_at - self._repaired_at)
         seconds = time.monotonic() - self._began_at
         result = Result(self.name, self.seed, self.run, exchanges, breaches, recovered_s, seconds)
         self.results.append(result)
@@ -129,7 +129,7 @@ class Story:
 
 
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
-    """With other contents of some geofence events: in the same request, or in one that the phone sends later."""
+    """Add other contents of some geofence events, to the same request or to a later one of the phone."""
     found: list[Post] = []
     later: dict[str, Planned] = {}
     crossings = 0
@@ -161,11 +161,11 @@ def _other_content(event: Planned, by: timedelta) -> Planned:
     return replace(event, text=json.dumps(content, separators=(",", ":")), crossing=crossing)
 
 
-def converged(facts: Callable[[], Facts], patience_s: float = PATIENCE_S) -> tuple[list[Breach], float]:
-    """What is still broken once nothing changes any more, and when all was well (or given up)."""
+def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) -> tuple[list[Breach], float]:
+    """Return the remaining breaches, and the time at which there were none or nothing changed any more."""
     breaches = check(facts())
     seen, changed_at = len(breaches), time.monotonic()
-    while breaches and time.monotonic() - changed_at < patience_s:
+    while breaches and time.monotonic() - changed_at < no_progress_s:
         time.sleep(0.5)
         breaches = check(facts())
         if len(breaches) != seen:
@@ -173,9 +173,9 @@ def converged(facts: Callable[[], Facts], patience_s: float = PATIENCE_S) -> tup
     return breaches, time.monotonic()
 
 
-def met(rule: Rule, times: int, within: float = MET_WITHIN_S) -> None:
-    """Wait until something was done to so many calls."""
+def wait_until_applied(rule: Rule, times: int, within: float = APPLIED_WITHIN_S) -> None:
+    """Wait until the rule was applied to that many calls."""
     try:
-        wait_for(lambda: rule.met >= times, within, f"{rule}: not met {times} times")
+        wait_for(lambda: rule.applied >= times, within, f"{rule}: not applied {times} times")
     except AssertionError as error:
-        raise AssertionError(f"{error}, only {rule.met}") from None
+        raise AssertionError(f"{error}, only {rule.applied}") from None

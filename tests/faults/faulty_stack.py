@@ -1,4 +1,4 @@
-"""A running stack of which every part can be broken, and what all its stores hold."""
+"""A running stack to whose parts faults can be applied, and the content of all its stores."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Proxy
-from tests.faults.table import crossings_of, shown
+from tests.faults.table import crossings_of, read_indexes
 from tools.stack import localstack, snowflake
 from tools.stack.processes import Process, descendants, description
 from tools.stack.stack import Stack
 
 PREFIXES = ("events/", "rejected/", "set-aside/", "aws/lambda/")
 PROXY_PORT_OFFSET = 3
-# A message that a killed loader had taken comes back after so long.
+# The time after which SQS delivers a message again that a killed process had received.
 VISIBILITY_S = 5
 READY_S = 60.0
 
@@ -35,8 +35,8 @@ def proxy_url(port: int) -> str:
     return f"http://127.0.0.1:{port + PROXY_PORT_OFFSET}"
 
 
-class Yard:
-    """Functions, Snowflake and phones reach LocalStack through `proxy` alone; who looks goes past it."""
+class FaultyStack:
+    """Functions, Snowflake and phones reach LocalStack only through `proxy`; the tests' own reads bypass it."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -47,12 +47,12 @@ class Yard:
         self._read: dict[str, list[bytes]] = {}
         self._known: set[str] = set()
         self._warehouse: Snowflake | None = None
-        self._told: list[dict[str, Any]] = []
+        self._notifications: list[dict[str, Any]] = []
 
     @contextmanager
-    def open(self) -> Iterator["Yard"]:
-        with self.proxy, self._listening_to_the_bus():
-            # What a killed redrive function had taken comes back after six minutes, as deployed.
+    def open(self) -> Iterator["FaultyStack"]:
+        with self.proxy, self._subscribed():
+            # As deployed, a message that a killed redrive function had received returns only after six minutes.
             sooner = {"VisibilityTimeout": str(VISIBILITY_S)}
             self.aws("sqs").set_queue_attributes(QueueUrl=self.outputs.redrive_queue_url, Attributes=sooner)
             self.restart_snowflake()
@@ -73,11 +73,11 @@ class Yard:
 
     def _process(self, name: str) -> Process:
         found = self.stack.processes.alive(name)
-        assert found, f"{name} does not run"
+        assert found, f"{name} is not running"
         return found
 
     def _callers(self) -> Mapping[int, str]:
-        """Functions by their short names, and Snowflake."""
+        """Return the short names of the functions' processes, and Snowflake's."""
         found = {}
         for process in descendants(self._process(localstack.NAME)):
             what = description(process)
@@ -89,7 +89,7 @@ class Yard:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """For tools that are to find this stack."""
+        """Environment variables with which tools find this stack."""
         return self.stack.settings.aws_environment
 
     @property
@@ -102,16 +102,16 @@ class Yard:
 
     @contextmanager
     def localstack_stopped(self) -> Iterator[None]:
-        """All of LocalStack stands still, its functions do not: AWS is there and says nothing."""
+        """Pause LocalStack but not its functions, so that calls to AWS get no response."""
         server = self._process(localstack.NAME)
         functions = self._callers()
-        still = [server, *(p for p in descendants(server) if p.pid not in functions)]
-        for process in still:
+        paused = [server, *(p for p in descendants(server) if p.pid not in functions)]
+        for process in paused:
             os.kill(process.pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            for process in still:
+            for process in paused:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGCONT)
 
@@ -120,18 +120,18 @@ class Yard:
 
     @contextmanager
     def snowflakes_disk_full(self) -> Iterator[None]:
-        """A limit on the size of its files stands in for the disk; its log cannot grow either."""
+        """Limit the size of its files, like a full disk; its log cannot grow either."""
         pid = self.snowflake_pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
         try:
             yield
         finally:
-            with suppress(ProcessLookupError):  # it has given up by itself
+            with suppress(ProcessLookupError):  # it has exited
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def restart_snowflake(self) -> None:
-        """Whatever has become of it, it runs afterwards, and reaches AWS through the proxy."""
+        """Start it, or restart it if it runs, with AWS behind the proxy."""
         settings, processes = self.stack.settings, self.stack.processes
         for process in processes.recorded():
             if process.name == snowflake.NAME:
@@ -142,36 +142,36 @@ class Yard:
         processes.start(snowflake.NAME, command, environment, ROOT, grace_s=10)
         wait_for(lambda: snowflake.is_ready(settings), READY_S, "Snowflake is not ready")
 
-    # --- what is there
+    # --- content of the stores
 
     @contextmanager
-    def _listening_to_the_bus(self) -> Iterator[None]:
-        """A queue that gets every notice, as a receiver would have it."""
+    def _subscribed(self) -> Iterator[None]:
+        """Create a queue that receives every notification."""
         events, sqs = self.aws("events"), self.aws("sqs")
         consume = self.aws("lambda").get_function_configuration(FunctionName="milkrun-local-consume")
         bus = consume["Environment"]["Variables"]["EVENT_BUS_NAME"]
-        self._told_url = sqs.create_queue(QueueName="faults-told")["QueueUrl"]
-        attributes = sqs.get_queue_attributes(QueueUrl=self._told_url, AttributeNames=["QueueArn"])
+        self._queue_url = sqs.create_queue(QueueName="faults-notifications")["QueueUrl"]
+        attributes = sqs.get_queue_attributes(QueueUrl=self._queue_url, AttributeNames=["QueueArn"])
         pattern = json.dumps({"source": ["milkrun.visits"]})
-        events.put_rule(Name="faults-told", EventBusName=bus, EventPattern=pattern)
-        target = {"Id": "told", "Arn": attributes["Attributes"]["QueueArn"]}
-        events.put_targets(Rule="faults-told", EventBusName=bus, Targets=[target])
+        events.put_rule(Name="faults-notifications", EventBusName=bus, EventPattern=pattern)
+        target = {"Id": "queue", "Arn": attributes["Attributes"]["QueueArn"]}
+        events.put_targets(Rule="faults-notifications", EventBusName=bus, Targets=[target])
         try:
             yield
         finally:
-            events.remove_targets(Rule="faults-told", EventBusName=bus, Ids=["told"])
-            events.delete_rule(Name="faults-told", EventBusName=bus)
-            sqs.delete_queue(QueueUrl=self._told_url)
+            events.remove_targets(Rule="faults-notifications", EventBusName=bus, Ids=["queue"])
+            events.delete_rule(Name="faults-notifications", EventBusName=bus)
+            sqs.delete_queue(QueueUrl=self._queue_url)
 
-    def _receive_told(self) -> None:
+    def _receive_notifications(self) -> None:
         sqs = self.aws("sqs")
         while True:
-            found = sqs.receive_message(QueueUrl=self._told_url, MaxNumberOfMessages=10).get("Messages", [])
+            found = sqs.receive_message(QueueUrl=self._queue_url, MaxNumberOfMessages=10).get("Messages", [])
             if not found:
                 return
-            self._told += [json.loads(message["Body"]) for message in found]
+            self._notifications += [json.loads(message["Body"]) for message in found]
             entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(found)]
-            sqs.delete_message_batch(QueueUrl=self._told_url, Entries=entries)
+            sqs.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
 
     def all_keys(self) -> Iterator[str]:
         pages = self.aws("s3").get_paginator("list_objects_v2")
@@ -180,15 +180,15 @@ class Yard:
                 yield from (item["Key"] for item in page.get("Contents", ()))
 
     def facts(self, exchanges: Sequence[Exchange]) -> Facts:
-        """Of what these exchanges can have left behind: new objects, their rows, these devices' visits."""
+        """Return everything that these exchanges may have added: objects, their rows, and the devices' visits."""
         devices = {crossing.device_id for crossing in crossings_of(exchanges)}
         new = [key for key in self.all_keys() if key not in self._known]
         with ThreadPoolExecutor(4) as readers:
             unread = [key for key in new if key not in self._read]
             for key, lines in zip(unread, readers.map(self._lines, unread), strict=True):
                 self._read[key] = lines
-        visits, there_now = shown(self.aws("dynamodb"), self.outputs.visits_table, exchanges)
-        self._receive_told()
+        visits, there_now = read_indexes(self.aws("dynamodb"), self.outputs.visits_table, exchanges)
+        self._receive_notifications()
         return Facts(
             exchanges,
             {key: self._read[key] for key in new},
@@ -196,12 +196,12 @@ class Yard:
             there_now,
             self._rows("EVENTS", [key for key in new if key.startswith("events/")]),
             self._rows("REJECTED", [key for key in new if key.startswith("rejected/")]),
-            told=[event for event in self._told if event["detail"]["device_id"] in devices],
+            notifications=[event for event in self._notifications if event["detail"]["device_id"] in devices],
             ended_at=datetime.now(UTC),
         )
 
     def settle(self) -> None:
-        """What lies in the bucket by now is no news any more."""
+        """Ignore all objects that are in the bucket by now."""
         self._known = set(self.all_keys())
 
     def _lines(self, key: str) -> list[bytes]:
@@ -217,10 +217,10 @@ class Yard:
         return found
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
-        """Asks again with a new session where the old one's server was killed."""
+        """Run a query; if the server was killed, retry with a new session."""
         try:
             return self.session.query(sql, parameters)
-        except Exception:  # whatever a connector makes of a server that is gone
+        except Exception:  # whatever the connector raises for a lost server
             self._disconnect()
             return self.session.query(sql, parameters)
 
@@ -238,7 +238,7 @@ class Yard:
             self._warehouse = None
 
     def mart_facts(self, run: str, exchanges: Sequence[Exchange]) -> MartFacts:
-        """What staging and marts, as built last, have of the run whose ids begin so."""
+        """Return the rows of staging and marts, from the last dbt run, for the run whose ids contain `run`."""
         database = self.outputs.database
         sql = f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id LIKE %s"
         staged = [row["event_id"] for row in self.query(sql, [f"{run}%"])]
@@ -248,9 +248,9 @@ class Yard:
         return MartFacts(exchanges, staged, visits)
 
 
-def wait_for[T](probe: Callable[[], T], seconds: float, otherwise: str) -> T:
+def wait_for[T](probe: Callable[[], T], seconds: float, problem: str) -> T:
     deadline = time.monotonic() + seconds
     while not (found := probe()):
-        assert time.monotonic() < deadline, f"{otherwise} after {seconds:g} s"
+        assert time.monotonic() < deadline, f"{problem} after {seconds:g} s"
         time.sleep(0.02)
     return found
