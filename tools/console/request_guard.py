@@ -37,7 +37,7 @@ def policy(tiles: str | None) -> str:
             f"img-src 'self' data: blob:{elsewhere}",
             "font-src 'self'",
             f"connect-src 'self'{elsewhere}",
-            "poller-src 'self' blob:",
+            "worker-src 'self' blob:",
             "manifest-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
