@@ -101,6 +101,10 @@ faults: setup ## apply faults to every part under load and check every promise; 
 	@tools/setup.sh test
 	$(PY) -m pytest tests/faults --write-table $(if $(SEED),--seed $(SEED))
 
+incidents: setup #: break each part of a local stack and repair it with the operator's commands; writes docs/incidents.md
+	@tools/setup.sh test
+	@$(PY) -m tests.incidents $(if $(ONLY),"$$ONLY")
+
 fuzz: setup #: send mutated bodies and headers to the handler (SECONDS=600)
 	@tools/setup.sh test fuzz
 	$(PY) -m tests.fuzz.handler -max_total_time=$(or $(SECONDS),600)

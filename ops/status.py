@@ -120,7 +120,11 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
         Source("the gateway", ("gateway",), flow.gateway, "phones keep their batches", "api-5xx"),
         Source("CloudWatch Logs", ("ingest", "consumer"), flow.logs, "what the functions did is unknown"),
         Source(
-            "S3", ("archive", "quarantine", "given up"), flow.s3, "phones get 503 if it is down for them too"
+            "S3",
+            ("archive", "quarantine", "given up"),
+            flow.s3,
+            "phones get 503 if it is down for them too",
+            "s3-unreachable",
         ),
         Source("SQS", ("redrive", "dead letters"), flow.queues, "what waits to be redriven is unknown"),
         Source("Kinesis", ("stream",), flow.stream, "geofence events go to the redrive queue meanwhile"),
@@ -131,7 +135,7 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
             ("pipes", "failed loads", "invalid rows", "staging", "marts"),
             flow.warehouse,
             "what is loaded is unknown; the archive has it all",
-            "snowpipe-stopped",
+            "snowflake-unreachable",
         ),
         *([] if stage == "local" else [flow.alarms_source()]),
     ]
@@ -172,7 +176,7 @@ class _Flow:
             yield Finding("ingest", "FAIL", cause, last_failed, "milkrun logs ingest", "api-5xx")
         elif rejected > received / 2:
             cause = f"{rejected} of {received} events rejected in {minutes} min"
-            yield Finding("ingest", "WARN", cause, None, f"milkrun rejects{self._option}")
+            yield Finding("ingest", "WARN", cause, None, f"milkrun rejects{self._option}", "rejected-events")
         else:
             yield Finding("ingest", "OK", f"{requests} requests in {minutes} min, {received} events")
         stopped: Finding | None = None

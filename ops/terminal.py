@@ -4,9 +4,11 @@ import contextlib
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import botocore.exceptions
@@ -22,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from aws.errors import PermanentError, RetryableError
 from ops.outputs import Outputs
@@ -41,6 +44,7 @@ AWS_ERRORS = (
     PermanentError,
 )
 
+HEARTBEAT_SECONDS = 5.0
 MAX_SECONDS = 7 * 86_400  # of an option that says how long to wait: "inf" is a number too
 
 
@@ -75,6 +79,15 @@ Stage = Annotated[str, typer.Option(parser=stage_name, metavar="STAGE", help="lo
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+class Verbs(TyperGroup):
+    """A group of verbs. Without one the first is meant, as in `milkrun rejects --code missing_id`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
 def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's); return the exit code: 2, and one line, for every error."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -106,9 +119,10 @@ def outputs_of(context: typer.Context, stage: str) -> Outputs:
     return Outputs.find(stage, environment)
 
 
-def progress() -> Progress:
-    """Bars on stderr; they vanish when done, and never appear where nobody looks (a pipe, a log)."""
-    return Progress(
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """Bars on stderr that vanish when done. In a pipe or a log: a line every HEARTBEAT_SECONDS, so none is silent."""
+    bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
@@ -118,6 +132,30 @@ def progress() -> Progress:
         transient=True,
         disable=not err.is_terminal,
     )
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(bars, ended), daemon=True, name="heartbeat")
+    with bars:
+        if bars.disable:
+            heart.start()
+        try:
+            yield bars
+        finally:
+            ended.set()
+
+
+def _beat(bars: Progress, ended: threading.Event) -> None:
+    began = monotonic()
+    while not ended.wait(HEARTBEAT_SECONDS):
+        unfinished = [task for task in bars.tasks if not task.finished]
+        if unfinished:
+            task = unfinished[-1]
+            of = "" if task.total is None else f" of {task.total:g}"
+            note(f"{task.description}: {task.completed:g}{of} after {monotonic() - began:.0f} s")
+
+
+def note(line: str) -> None:
+    """Print one line on stderr that accompanies the result. Never markup."""
+    err.print(Text(line))
 
 
 def counted[T](items: Iterable[T], what: str) -> Iterator[T]:

@@ -10,18 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import batched, chain
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from aws.table import DynamoTable
 from consumer import keys
 from consumer.visits import pair_of
 from contract import logs
-from contract.events import GeofenceEvent, InvalidEvent, geofence_event
+from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
 from contract.instants import instant
 from contract.objects import object_name, prefix_of
-from ops import terminal
 from ops.outputs import Outputs
 from ops.replay import LABEL
 from ops.stores import (
@@ -67,13 +64,21 @@ class Line:
 class Finder:
     """Asks every store of one stage. `searched` tells what was looked at, for whoever finds nothing."""
 
-    def __init__(self, outputs: Outputs, stage: str, warehouse: Warehouse) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        stage: str,
+        warehouse: Warehouse | None,
+        unasked: Mapping[str, str] | None = None,
+    ) -> None:
+        """`unasked` names the stores that do not answer (ops/reach.py): nothing is asked of them."""
+        self._unasked = unasked or {}
         self._outputs = outputs
         self._stage = stage
         self._warehouse = warehouse
         self._s3 = outputs.aws("s3")
         self._archive = Archive(self._s3, outputs.bucket)
-        self._kinds = geofence_kinds(outputs, stage)
+        self._kinds = GEOFENCE_KINDS if "Lambda" in self._unasked else geofence_kinds(outputs, stage)
         self.searched: list[str] = []
 
     def event(self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]) -> list[Step]:
@@ -90,18 +95,48 @@ class Finder:
         self.searched.append(f"s3://{self._outputs.bucket}/{key}")
         return in_order([*self._stored(key), *self._rows(key)])
 
+    def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:
+        """The steps of what a request left in the archive; [] if the log has no such request."""
+        if "CloudWatch Logs" in self._unasked:
+            return []
+        self.searched.append(f"the log of ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}")
+        lines = log_lines(self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end)
+        for _, line in lines:
+            if line.get("request_id") == request_id:
+                keys = [key for key in (line.get("object_key"), line.get("rejected_key")) if key]
+                return in_order([step for key in keys for step in [*self._stored(key), *self._rows(key)]])
+        return []
+
+    def near(self, device: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
+        """The events of a device that happened between these times, as RAW has them."""
+        if self._warehouse is None:
+            return []
+        self.searched.append(f"{self._outputs.database}.RAW.EVENTS of {device}")
+        sql = (
+            "SELECT payload:_id::VARCHAR AS event_id, MIN(payload:type::VARCHAR) AS type,"
+            f" MIN(payload:createdAt::VARCHAR) AS created_at FROM {self._outputs.database}.RAW.EVENTS"
+            " WHERE COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) = %s GROUP BY 1"
+        )
+        rows = self._warehouse.query(sql, [device])
+        timed = [(at, row) for row in rows if (at := _time(row["created_at"] or ""))]
+        return [row for at, row in sorted(timed, key=lambda each: each[0]) if start <= at <= end]
+
     # --- looking for it
 
     def _loaded_lines(self, event_id: str) -> list[Line]:
-        lines = []
+        lines: list[Line] = []
+        if self._warehouse is None:
+            return lines
         for table, field_ in (("EVENTS", "_id"), ("REJECTED", "event_id")):
             self.searched.append(f"{self._outputs.database}.RAW.{table}")
             sql = (
-                f"SELECT DISTINCT file_name, file_row_number AS n FROM {self._outputs.database}.RAW.{table}"
-                f" WHERE payload:{field_}::VARCHAR = %s ORDER BY 1, 2"
+                "SELECT file_name, file_row_number AS n, MAX(TO_JSON(payload)) AS said"
+                f" FROM {self._outputs.database}.RAW.{table}"
+                f" WHERE payload:{field_}::VARCHAR = %s GROUP BY 1, 2 ORDER BY 1, 2"
             )
             for row in self._warehouse.query(sql, [event_id]):
-                text = self._text(row["file_name"], int(row["n"]))
+                unread = "S3" in self._unasked
+                text = row["said"].encode() if unread else self._text(row["file_name"], int(row["n"]))
                 lines.append(Line(row["file_name"], int(row["n"]), text))
         return lines
 
@@ -126,6 +161,8 @@ class Finder:
     ) -> list[Line]:
         """Read every object of these hours; an id is looked for as text before anything is parsed."""
         found: list[Line] = []
+        if "S3" in self._unasked:
+            return found
         needle = json.dumps(event_id, ensure_ascii=False, allow_nan=False).encode()
         for prefix in prefixes:
             keys = [each.key for each in self._archive.received(prefix, start, end)]
@@ -164,6 +201,8 @@ class Finder:
     def _stored(self, key: str, number: int | None = None) -> Iterator[Step]:
         from botocore.exceptions import ClientError
 
+        if "S3" in self._unasked:
+            return
         try:
             head = self._s3.head_object(Bucket=self._outputs.bucket, Key=key)
         except ClientError:
@@ -194,13 +233,15 @@ class Finder:
     def _lines_of(
         self, function: str, name: str, about: datetime
     ) -> Iterator[tuple[datetime, dict[str, Any]]]:
+        if "CloudWatch Logs" in self._unasked:
+            return iter(())
         # The clocks of S3, Kinesis and the function need not agree to the second.
         start, end = about - timedelta(seconds=5), about + LOG_REACH
         return log_lines(self._outputs, self._stage, function, name, start=start, end=end)
 
     def _rows(self, key: str, number: int | None = None) -> Iterator[Step]:
         prefix = prefix_of(key)
-        if prefix is None or prefix == "set-aside":
+        if prefix is None or prefix == "set-aside" or self._warehouse is None:
             return
         sql = (
             "SELECT MIN(scanned_at) AS at, COUNT(*) AS n"
@@ -224,8 +265,10 @@ class Finder:
         except InvalidEvent:  # archived before the stage took such events for geofence events
             return
         since = min(filter(None, (self._received_at(line.key) for line in lines)), default=None)
-        published = list(self._published(event, since)) if since else []
+        published = list(self._published(event, since)) if since and "Kinesis" not in self._unasked else []
         yield from published
+        if "DynamoDB" in self._unasked:
+            return
         with ThreadPoolExecutor(2) as readers:
             table = DynamoTable(
                 self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
@@ -286,6 +329,8 @@ class Finder:
         return next((step.at for step in self._stored(key) if step.at), None)
 
     def _staged(self, event_id: str) -> Iterator[Step]:
+        if self._warehouse is None:
+            return
         self.searched.append(f"{self._outputs.database}.STAGING.STG_EVENTS")
         sql = (
             "SELECT file_name, file_row_number AS n, received_at, device_id"
@@ -365,47 +410,3 @@ def lags(steps: Sequence[Step]) -> list[dict[str, Any]]:
             {"what": step.what, "at": step.at and utc(step.at), "lag_s": lag, **{"detail": step.detail}}
         )
     return rows
-
-
-def command(
-    context: typer.Context,
-    what: Annotated[
-        str,
-        typer.Argument(
-            parser=terminal.not_empty, metavar="EVENT_ID|KEY", help="An event's id, or an object's key."
-        ),
-    ],
-    *,
-    start: Annotated[
-        datetime,
-        typer.Option(
-            "--from", parser=terminal.time, metavar="TIME", help="Where RAW has no such id: first hour."
-        ),
-    ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
-    end: Annotated[
-        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour.")
-    ] = "now",  # type: ignore[assignment]
-    stage: terminal.Stage = "local",
-    as_json: terminal.AsJson = False,
-) -> None:
-    """Show every step that an event or an object took, in time order.
-
-    Exit 1 if it is nowhere.
-    """
-    terminal.check_range(start, end)
-    outputs = terminal.outputs_of(context, stage)
-    with outputs.warehouse() as warehouse, terminal.progress() as bars:
-        task = bars.add_task("looking", total=None)
-        finder = Finder(outputs, stage, warehouse)
-        steps = finder.object(what) if is_key(what) else []
-        if not any(step.at for step in steps):  # an event's id may look like a key
-            steps += finder.event(what, start, end, lambda n: bars.advance(task, n))
-    rows = lags(steps)
-    if as_json:
-        terminal.print_json({"steps": rows, "searched": finder.searched})
-    else:
-        terminal.show_rows(rows, False)
-        terminal.err.print(f"searched: {'; '.join(finder.searched)}", markup=False)
-    if not any(step.at for step in steps):
-        terminal.fail(f"{what} was not found")
-        raise typer.Exit(1)

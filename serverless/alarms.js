@@ -119,13 +119,32 @@ function plain(name, rule) {
   return [logicalId(name), { Type: 'AWS::CloudWatch::Alarm', Properties }];
 }
 
+// The command that shows the cause; `milkrun status` names it for every other alarm.
+const commands = {
+  'no-traffic': 'milkrun smoke',
+  'redrive-waiting': 'milkrun redrive',
+  'dead-letters': 'milkrun redrive',
+  'given-up-batches': 'milkrun replay --on-failure --dry-run',
+  'set-aside': 'milkrun quarantine',
+  'set-aside-share': 'milkrun quarantine',
+  'archive-undelivered': 'milkrun warehouse bootstrap',
+  'snowpipe-lag': 'milkrun warehouse status',
+  'snowpipe-deaf': 'milkrun warehouse status',
+  'snowpipe-stopped': 'milkrun warehouse status',
+  'failed-loads': 'milkrun warehouse validate',
+};
+const command = (name) => {
+  const text = commands[name] ?? 'milkrun status';
+  return text.startsWith('milkrun warehouse') ? text : `${text} --stage \${sls:stage}`; // that one reads SNOWFLAKE_*
+};
+
 module.exports = async ({ resolveVariable }) => {
   // Both switches must be on: a stage whose alarms are off stays silent whatever else it expects.
   const isOn = async (name) => [true, 'true'].includes(await resolveVariable(`param:${name}`));
   const resources = [];
   for (const [name, { Type, topic: topicId, what, needs, parts, ...rule }] of Object.entries(alarms)) {
     const told = {
-      AlarmDescription: `${what} What to do: docs/runbook.md#${name}`,
+      AlarmDescription: `${what} Look: ${command(name)}. What to do: \${param:runbook}#${name}`,
       ActionsEnabled: (await isOn('alarmsRing')) && (!needs || (await isOn(needs))),
       AlarmActions: [{ Ref: topicId }],
       OKActions: [{ Ref: topicId }],

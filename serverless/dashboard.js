@@ -1,5 +1,5 @@
 'use strict';
-// One dashboard, read from left to right as the events flow. `milkrun top` shows the same panels in a terminal.
+// One dashboard, read from left to right as the events flow. `milkrun status` gives the verdict in a terminal.
 
 const STAGE = '${sls:stage}';
 const REGION = '${AWS::Region}';

@@ -9,10 +9,12 @@ from snowpipe.check.sqlapi import host_of
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.roles import Role
 from snowpipe.settings import Connection
+from snowpipe.within import within
 
 type Row = dict[str, Any]
 
 # Snowflake's error numbers; 2003 and 2043 do not tell "is not there" from "not allowed to see it".
+LOGIN_SECONDS = 10
 _NO_PRIVILEGE = 3001
 _NO_SUCH_OBJECT = (2003, 2043)
 _NOT_CONNECTED = range(250001, 252000)
@@ -81,8 +83,9 @@ def connect(
 ) -> Iterator[Snowflake]:
     """A session in UTC that belongs to no database: every statement of ours names its objects in full.
 
-    It uses `role` unless the settings name one, and the user's default role if neither does. Without
-    `give_up_after_s` the connector repeats a request that gets no answer for ever.
+    It uses `role` unless the settings name one, and the user's default role if neither does. Raises NoAnswerError if
+    it does not let us in within `give_up_after_s` (LOGIN_SECONDS). Afterwards, without `give_up_after_s`, the connector
+    repeats a request that gets no answer for ever.
     """
     from snowflake import connector  # 2.6 s: only when it is needed
 
@@ -90,13 +93,13 @@ def connect(
     where = f"{settings.protocol}://{settings.host or host_of(settings.account)}:{settings.port}"
     if settings.role:
         where += f" as {settings.role}"
+    session = {"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False}
+    options = {**_address(settings), **_sign_in(settings), **_timeouts(give_up_after_s)}
     try:
-        connection = connector.connect(
-            **_address(settings),
-            **_sign_in(settings),
-            **_timeouts(give_up_after_s),
-            application="Milkrun",
-            session_parameters={"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False},
+        connection = within(
+            give_up_after_s or LOGIN_SECONDS,
+            lambda: connector.connect(**options, application="Milkrun", session_parameters=session),
+            f"Snowflake at {where}",
         )
     except connector.Error as error:
         raise Refusal(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
@@ -140,10 +143,11 @@ def _sign_in(settings: Connection) -> dict[str, Any]:
 
 def _timeouts(give_up_after_s: int | None) -> dict[str, Any]:
     if give_up_after_s is None:
-        return {"login_timeout": 10}
+        return {"login_timeout": LOGIN_SECONDS}
     # The connector's pauses grow to 16 s, and it sleeps them to the end before it looks at the clock.
     return {
-        "login_timeout": min(10, give_up_after_s),
+        "login_timeout": min(LOGIN_SECONDS, give_up_after_s),
         "network_timeout": give_up_after_s,
+        "socket_timeout": give_up_after_s,
         "backoff_policy": lambda: repeat(1),
     }

@@ -69,9 +69,9 @@ ENTRIES = (
     ),
     Entry(
         "trace",
-        "ops.where:command",
+        "ops.trace:command",
         OPERATE,
-        "Show every step that an event or an object took, in time order.",
+        "Say where an event, object or request is, and show every step that it took, in time order.",
     ),
     Entry(
         "reconcile",
@@ -84,6 +84,12 @@ ENTRIES = (
         "ops.replay:command",
         OPERATE,
         "Send geofence events to the consumer again: archived, quarantined, or of batches it gave up.",
+    ),
+    Entry(
+        "rejects",
+        "ops.rejects_commands:app",
+        OPERATE,
+        "List the rejected events by reason; repair them by a patch and send them again.",
     ),
     Entry(
         "quarantine",
@@ -146,9 +152,9 @@ ENTRIES = (
         "Set up, load, check and query the warehouse.",
     ),
     # Earlier spellings.
-    Entry("where", "ops.where:command", OPERATE, hidden=True),
+    Entry("where", "ops.trace:command", OPERATE, hidden=True),
     Entry("set-aside", "ops.set_aside:command", OPERATE, hidden=True),
-    Entry("top", "ops.top:command", OPERATE, hidden=True),
+    Entry("top", "tools.status:command", OPERATE, hidden=True),
 )
 
 

@@ -28,6 +28,11 @@ export UV_PYTHON_DOWNLOADS=never PIP_USER=0 PYTHONUTF8=1
 system_certificates=/etc/ssl/certs/ca-certificates.crt # uv's own list lacks the certificates of company proxies
 if [ -z "${SSL_CERT_FILE:-}" ] && [ -f $system_certificates ]; then export SSL_CERT_FILE=$system_certificates; fi
 
+cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache} # uv and npm fail without one
+if ! { mkdir -p "$cache" && [ -w "$cache" ]; } 2>/dev/null || ! [ -w "${HOME:-/nonexistent}" ]; then
+  export UV_CACHE_DIR=${UV_CACHE_DIR:-$(pwd)/.venvs/cache/uv} npm_config_cache=$(pwd)/.venvs/cache/npm PIP_CACHE_DIR=${PIP_CACHE_DIR:-$(pwd)/.venvs/cache/pip}
+fi
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "setup: $*"; exit 1; }
 

@@ -10,6 +10,11 @@ from ops.status import Finding, Source
 from tools.stack.processes import Processes
 from tools.stack.settings import Settings
 
+SECTIONS = {
+    "localstack": "the-local-aws-is-gone",
+    "kinesis": "the-local-aws-is-gone",
+    "snowflake": "snowflake-unreachable",
+}
 _UNKNOWN = "what runs here is unknown"
 
 
@@ -20,10 +25,13 @@ def processes_source(environment: Mapping[str, str]) -> Source:
         settings = Settings.of(environment)
         for process in Processes(settings.run_folder, settings.log_folder).recorded():
             part = f"process {process.name}"
-            if process.is_alive():
-                yield Finding(part, "OK", f"runs, pid {process.pid}")
+            if not process.is_alive():
+                cause, section = f"pid {process.pid} has died", SECTIONS.get(process.name, "")
+                yield Finding(part, "FAIL", cause, None, "milkrun up", section)
+            elif process.is_stopped():
+                yield Finding(part, "FAIL", f"pid {process.pid} is stopped (SIGSTOP)", None, "milkrun up")
             else:
-                yield Finding(part, "FAIL", f"pid {process.pid} has died", None, "milkrun up")
+                yield Finding(part, "OK", f"runs, pid {process.pid}")
 
     return Source("the local stack", ("processes",), look, _UNKNOWN)
 

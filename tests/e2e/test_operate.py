@@ -155,6 +155,10 @@ def keep_given_up_batch(pipeline: Pipeline, device: str, events: Sequence[dict[s
     return key
 
 
+def verdict_on(pipeline: Pipeline, part: str) -> str:
+    return next(p["level"] for p in pipeline.ops("status", "--json").result["parts"] if p["part"] == part)
+
+
 # --- reconcile
 
 
@@ -255,7 +259,7 @@ def test_a_file_that_snowpipe_refuses_is_seen_named_and_not_called_mended_until_
     made = lines_object("events", [json.dumps(good).encode(), torn.encode()], datetime.now(UTC))
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
     s3.put_object(Bucket=bucket, Key=made.key, Body=made.body)
-    eventually(lambda: pipeline.ops("top", "--json").result["snowpipe"]["failed loads, 3 h"] >= 1)
+    eventually(lambda: verdict_on(pipeline, "failed loads") == "FAIL")
     [difference] = differences(pipeline.ops(*RECONCILE).result, made.key)
     assert difference["kind"] == "not_loaded"
     tried = pipeline.ops(*RECONCILE, "--repair")
@@ -270,6 +274,33 @@ def test_a_file_that_snowpipe_refuses_is_seen_named_and_not_called_mended_until_
     s3.delete_object(Bucket=bucket, Key=made.key)
     assert eventually(lambda: pipeline.raw_rows(good["_id"]))
     assert differences(pipeline.ops(*RECONCILE).result, made.key) == []
+
+
+# --- rejects
+
+
+def test_rejects_are_grouped_repaired_and_sent_once_and_reconcile_balances(
+    pipeline: Pipeline, device: str
+) -> None:
+    crossings = list(round_trip(device, [FARM], MORNING))
+    for sent in crossings:
+        sent["created"] = sent.pop("createdAt")
+    answer = pipeline.post(*crossings)
+    assert answer.status == 400
+    chosen = ("--device", device, "--from", "1 hour ago", "--json")
+    listed = pipeline.ops("rejects", *chosen)
+    assert (listed.exit_code, [row["rejects"] for row in listed.result]) == (1, [2])
+    repair = ("rejects", "send", *chosen, "--rename", "created=createdAt")
+    dry = pipeline.ops(*repair, "--dry-run")
+    assert (dry.exit_code, dry.result["would_be_accepted"]) == (0, 2)
+    assert pipeline.ops(*repair).result["accepted"] == 2
+    [visit] = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
+    assert visit.entered_event_id == crossings[0]["_id"]
+    again = pipeline.ops(*repair)
+    assert (again.exit_code, again.result["found"]) == (0, 0)
+    [row] = eventually(lambda: pipeline.raw_rows(crossings[0]["_id"]))
+    assert row["payload"]["milkrun_resent"] == f"{answer.body['rejected_key']}:1"
+    assert differences(pipeline.ops(*RECONCILE).result, row["file_name"]) == []
 
 
 # --- replay

@@ -270,7 +270,9 @@ def listeners() -> list[tuple[str, str]]:
     return [(row[1].split(":")[0], row[9]) for row in rows if row[3] == "0A"]
 
 
-def test_a_kill_of_localstack_leaves_no_process_and_the_next_up_works(stack, aws, deploy):
+def test_a_kill_of_localstack_leaves_no_process_and_up_starts_it_anew_when_nothing_was_open(
+    stack, aws, deploy
+):
     name = deploy("import time\ndef handler(request, context): time.sleep(600)", Timeout=900)
     aws("lambda").invoke(FunctionName=name, InvocationType="Event", Payload="{}")
     top = stack.processes.alive(localstack.NAME)

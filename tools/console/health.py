@@ -56,9 +56,7 @@ class Sources:
         self._all = {name: Source(name, what, "starting", now()) for name, what in SOURCES.items()}
         self.changed = False
 
-    def say(
-        self, name: str, state: State, reason: str | None = None, cause: Cause | None = None
-    ) -> None:
+    def say(self, name: str, state: State, reason: str | None = None, cause: Cause | None = None) -> None:
         source, reason = self._all[name], None if reason is None else self.without_secrets(reason)
         if state == "ok":
             source.last_ok_at = self._now()

@@ -206,8 +206,6 @@ class Poller(threading.Thread):
         self.woken.wait(seconds)
         self.woken.clear()
 
-    def _say(
-        self, state: health.State, reason: str | None = None, cause: health.Cause | None = None
-    ) -> None:
+    def _say(self, state: health.State, reason: str | None = None, cause: health.Cause | None = None) -> None:
         if self.source:
             self.shared.tell(self.state.sources.say, self.source, state, reason, cause)

@@ -38,6 +38,8 @@ CONCURRENCY = 4
 # A stage of the flow is given up when nothing has moved in it for so long.
 PATIENCE_S = 60.0
 VISITS_PATIENCE_S = 5.0
+# Each request is tried for so long; a stack of this machine that does not answer by then is down.
+REQUEST_PATIENCE_S = 20.0
 PAIRS_PER_LOOK = 40
 
 
@@ -126,10 +128,22 @@ class Demo:
             return self._check(warehouse, build)
 
     def _send(self, posts: Iterable[Post], total: int, watch: Watch) -> None:
-        client = Client(self._outputs.endpoint, self._outputs.api_key, connections=CONCURRENCY)
+        client = Client(
+            self._outputs.endpoint,
+            self._outputs.api_key,
+            connections=CONCURRENCY,
+            patience=REQUEST_PATIENCE_S,
+        )
         task = self._bars.add_task("sent", total=total)
         for delivery in send(posts, client, concurrency=CONCURRENCY):
             self.requests += 1
+            if watch.fault:
+                raise watch.fault
+            if delivery.fate == "kept":
+                said = f"answered {delivery.status}" if delivery.status else "no answer"
+                raise Refusal(
+                    f"{said} from {self._outputs.endpoint} for {REQUEST_PATIENCE_S:g} s. Run: milkrun status"
+                )
             for key in self._ledger.add(delivery):
                 watch.expect(key, delivery.posted_at)
             self._bars.advance(task, len(delivery.post.events))

@@ -12,6 +12,8 @@ from contract.objects import object_name
 from ops.stores import NAMES_PER_QUERY
 from snowpipe.warehouse import Warehouse
 
+LAST_LOOK_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
@@ -43,7 +45,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(LAST_LOOK_S)  # not for ever: Snowflake may hang
 
     def expect(self, key: str, posted_at: datetime) -> None:
         """Watch for the rows of a new object of `events/` or `rejected/`."""

@@ -37,7 +37,7 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
     """Yield the stack that the environment names. SIGTERM and SIGHUP interrupt like Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not (ROOT / "serverless.yml").exists():
         raise StackError("The local stack needs a clone of Milkrun: clone it and run ./milkrun up there.")
     try:
@@ -54,11 +54,19 @@ def up(
     only: Annotated[
         Literal["localstack", "snowflake"] | None, typer.Option(help="Start this part alone; deploy nothing.")
     ] = None,
+    *,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Delete what AWS and the warehouse hold, and start anew.")
+    ] = False,
 ) -> None:
-    """Start the local stack or repair it, and deploy what changed."""
+    """Start the local stack or repair it, and deploy what changed.
+
+    Only what is dead is started; nothing is deleted without --discard. Exit 1 where a dead process took data along.
+    """
     with _stack(context) as (stack, console):
         began = time.monotonic()
-        stack.up(only=only)
+        for line in stack.up(only=only, discard=discard):
+            console.print(line, markup=False)
         settings = stack.settings
         if only:
             console.print(f"{SERVERS[only].TITLE} listens on port {SERVERS[only].port(settings)}.")
@@ -90,15 +98,17 @@ def console(context: typer.Context) -> None:
 @app.command()
 def stop(context: typer.Context) -> None:
     """Stop the local stack; keep Snowflake's files."""
-    with _stack(context) as (stack, _):
-        stack.stop()
+    with _stack(context) as (stack, console):
+        for line in stack.stop():
+            console.print(line, markup=False)
 
 
 @app.command()
 def down(context: typer.Context) -> None:
     """Stop the local stack and delete its data."""
-    with _stack(context) as (stack, _):
-        stack.down()
+    with _stack(context) as (stack, console):
+        for line in stack.down():
+            console.print(line, markup=False)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """LocalStack in host mode: AWS on loopback, Lambda functions as processes of this machine."""
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -10,10 +11,11 @@ import psutil
 
 from ops.outputs import ROOT
 from tools.stack.faults import StackError
-from tools.stack.processes import Process, Processes
+from tools.stack.processes import Process, Processes, descendants
 from tools.stack.settings import LOOPBACK, WITHOUT_PROXY, Settings
 
 NAME = "localstack"
+KINESIS = "kinesis"
 TITLE = "LocalStack"
 PYTHON = ROOT / ".venvs" / "localstack" / "bin" / "python"
 LAMBDA_PYTHON = ROOT / ".venvs" / "lambda" / "bin" / "python"
@@ -56,6 +58,18 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def kinesis_mock(process: Process) -> int | None:
+    """Return the process id of the Kinesis mock that LocalStack has started, whose records are in its memory alone."""
+    for child in descendants(process):
+        with contextlib.suppress(psutil.Error, ValueError):  # a zombie has no command line
+            program, *words = psutil.Process(child.pid).cmdline()
+            if Path(program).name.startswith("node") and any(
+                "kinesis" in Path(word).as_posix() for word in words
+            ):
+                return child.pid
+    return None
+
+
 def port(settings: Settings) -> int:
     return settings.port
 
@@ -75,6 +89,7 @@ def check_tools() -> None:
 
 def launch(settings: Settings, processes: Processes) -> Process:
     (settings.localstack_folder / "tmp").mkdir(parents=True, exist_ok=True)
+    (settings.folder / "home").mkdir(exist_ok=True)
     _lay_out_kinesis_mock(settings.localstack_folder)
     return processes.start(NAME, [PYTHON, "-m", "localstack.runtime.main"], environment(settings), ROOT)
 

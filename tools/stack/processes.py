@@ -27,6 +27,17 @@ class Process:
         found = start_time(self.pid)
         return found is not None and abs(found - self.started) < SAME_START_S
 
+    def is_stopped(self) -> bool:
+        """Whether it, or a process that it started, waits for SIGCONT."""
+        return any(_is_stopped(each.pid) for each in [self, *descendants(self)])
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
 
 def start_time(pid: int) -> float | None:
     """Return when a process began, in seconds after the machine's start; None if it has ended."""
@@ -72,6 +83,27 @@ class Processes:
         self._children[process] = popen
         self._record(name).write_text(json.dumps(asdict(process), allow_nan=False))
         return process
+
+    def adopt(self, name: str, pid: int) -> None:
+        """Record a process that another one has started, such as LocalStack's Kinesis mock."""
+        started = start_time(pid)
+        if started is not None:
+            self._record(name).write_text(json.dumps(asdict(Process(name, pid, started)), allow_nan=False))
+
+    def dead(self, name: str) -> Process | None:
+        """Return the process of that name if it was started, not ended on purpose, and has died."""
+        return next((p for p in self.recorded() if p.name == name and not p.is_alive()), None)
+
+    def wake(self) -> list[Process]:
+        """Let every process go on that was stopped by a signal (SIGSTOP); return them."""
+        stopped = []
+        for top in self.recorded():
+            for process in [top, *descendants(top)] if top.is_alive() else ():
+                if _is_stopped(process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGCONT)
+                        stopped.append(process)
+        return stopped
 
     def wait(self, process: Process) -> int:
         """The exit status of one that this program started, negative for a signal."""

@@ -1,5 +1,6 @@
 """Where a stack lies and which ports it has; the rest follows from these two."""
 
+import hashlib
 import os
 import urllib.request
 from collections.abc import Mapping
@@ -37,13 +38,18 @@ class Settings:
         port = environment.get("MILKRUN_PORT", "4566")
         if not port.isdigit() or not 1024 <= int(port) <= 65535 - 50:
             raise StackError(f"MILKRUN_PORT is {port!r}: choose a number from 1024 to {65535 - 50}.")
+        folder = (ROOT / (environment.get("MILKRUN_LOCAL") or ".local")).resolve()
+        writable = _is_writable(environment.get("HOME"))
         return cls(
-            folder=(ROOT / (environment.get("MILKRUN_LOCAL") or ".local")).resolve(),
+            folder=folder,
             port=int(port),
             environment=for_programs(environment)
+            | ({} if writable else {"HOME": str(folder / "home")})
             | WITHOUT_AWS_FILES
             | {name: environment[name] for name in PASSED_ON if name in environment},
-            installation_environment=for_installation(environment),
+            installation_environment=for_installation(environment)
+            # uv ends without a cache; tools/setup.sh uses the same folder then.
+            | ({} if writable else {"UV_CACHE_DIR": str(ROOT / ".venvs/cache/uv")}),
         )
 
     @property
@@ -80,7 +86,13 @@ class Settings:
             "AWS_DEFAULT_REGION": REGION,
             "MILKRUN_LOCAL": str(self.folder),
             "MILKRUN_PORT": str(self.port),
+            # The same for the same folder, so that a stack that is made anew has the endpoint and the key of before.
+            "MILKRUN_API_ID": self._of_folder("api")[:10],
+            "MILKRUN_API_KEY": self._of_folder("key")[:40],
         }
+
+    def _of_folder(self, purpose: str) -> str:
+        return hashlib.sha256(f"{purpose} {self.folder}".encode()).hexdigest()
 
     @property
     def run_folder(self) -> Path:
@@ -105,3 +117,14 @@ class Settings:
     @property
     def outputs_file(self) -> Path:
         return self.folder / "outputs.json"
+
+
+def _is_writable(home: str | None) -> bool:
+    """Whether programs may keep their caches there. LocalStack, for one, ends where it may not."""
+    if not home:
+        return False
+    try:
+        (Path(home) / ".cache").mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return os.access(home, os.W_OK)

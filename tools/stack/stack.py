@@ -13,13 +13,17 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from ops.outputs import ROOT, Outputs
+from snowpipe.refusal import Refusal
+from snowpipe.within import within
 from tools.stack import console, deploy, localstack, snowflake
-from tools.stack.faults import StackError
+from tools.stack.faults import LostStateError, StackError
 from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, Settings
 
 NEEDED_MB = 1000
 READY_S = 120
+ANSWERS_S = 30.0
+INVENTORY_S = 5.0
 # What `ops` and `snowpipe` leave in the folder where only a deployed stage is spoken to.
 WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
 
@@ -59,27 +63,31 @@ class Stack:
         return cls(Settings.of(environment), step)
 
     def __enter__(self) -> "Stack":
-        self.up()
+        self.up(
+            discard=not self.is_up()
+        )  # what a killed run left is nobody's: this one is deleted at the end, too
         return self
 
     def __exit__(self, *_: object) -> None:
         self.down()
 
-    def up(self, only: str | None = None) -> None:
-        """Start what does not run, deploy what has changed, write `outputs.json`.
+    def up(self, only: str | None = None, *, discard: bool = False) -> list[str]:
+        """Start what does not run, deploy what has changed, write `outputs.json`; return what a user should know.
 
-        What an earlier `up` left half done is cleared away first; if this one fails or is interrupted,
-        whatever it had started is ended. With `only` that part alone is started, and nothing deployed.
+        A stack that was open for business is repaired: only what is dead is started, and nothing is deleted. What
+        cannot be repaired, because it was in a dead process's memory, raises LostStateError unless `discard`.
+
+        What an earlier `up` left half done is cleared away first; if this one fails or is interrupted, whatever it
+        had started is ended. With `only` that part alone is started, and nothing deployed.
         """
         parts = [only] if only else list(SERVERS)
         with self._alone():
             self._refuse_another_port()
             if only and self._runs(parts):
-                return
-            if self.is_up():
-                self._deploy()
-                console.launch(self.settings, self.processes)
-                return
+                return []
+            if self.settings.outputs_file.exists() and not discard:
+                return self._repair(parts, deploys=not only)
+            notes = self._clear_all() if discard else self._of_before()
             self._clear()
             try:
                 self._start(parts)
@@ -89,19 +97,123 @@ class Stack:
             except BaseException:
                 self._clear()
                 raise
+            return notes
 
-    def stop(self) -> None:
-        """End everything; AWS is gone with it, Snowflake's files stay."""
+    def _repair(self, parts: list[str], *, deploys: bool) -> list[str]:
+        """Start the dead ones of these parts; the others go on, with all that they hold."""
+        notes = [f"{each.name} (pid {each.pid}) was stopped, and goes on." for each in self.processes.wake()]
+        lost = [name for name in (localstack.NAME, localstack.KINESIS) if self.processes.dead(name)]
+        if not self.processes.alive(localstack.NAME):
+            lost = [localstack.NAME]
+        if lost:
+            raise LostStateError(lost[0], self._left_in_the_warehouse(), str(self.settings.folder))
+        dead = [part for part in parts if not self.processes.alive(part)]
+        if snowflake.NAME in dead and not _holds_files(self.settings.snowflake_folder):
+            notes.append(
+                "The warehouse's files are gone, and it is made anew. AWS still has the archive:"
+                " milkrun warehouse backfill --from '30 days ago' loads it again."
+            )
+            self._deployed_file.unlink(missing_ok=True)
+            self._warehouse_made_file.unlink(missing_ok=True)
+        try:
+            if dead:
+                self._start(dead)
+                notes += [
+                    f"{SERVERS[part].TITLE} had died, and runs again with all that it held." for part in dead
+                ]
+            for part in parts:
+                self._await_answer(part)
+        except BaseException:
+            for part in dead:
+                if process := self.processes.alive(part):
+                    self.processes.end(process)
+            raise
+        if deploys:
+            self._deploy()
+            console.launch(self.settings, self.processes)
+        return notes
+
+    def _await_answer(self, part: str) -> None:
+        """A process that was stopped needs a moment. Raises StackError for one that runs and does not answer."""
+        server, deadline = SERVERS[part], time.monotonic() + ANSWERS_S
+        while not server.is_ready(self.settings):
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"{server.TITLE} runs and has not answered for {ANSWERS_S:g} s; see {self.processes.log(part)}."
+                    " Wait, or start anew and lose what it holds: milkrun up --discard."
+                )
+            time.sleep(0.1)
+
+    def _left_in_the_warehouse(self) -> str:
+        """What RAW holds, in words."""
+        try:
+            outputs = self.outputs()
+            with outputs.warehouse(int(INVENTORY_S)) as warehouse:
+                sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS"
+                return f"the warehouse still has {warehouse.query(sql)[0]['n']:,} rows in RAW.EVENTS"
+        except (Refusal, ValueError):
+            return f"the warehouse does not answer; its files are in {self.settings.snowflake_folder}"
+
+    def _of_before(self) -> list[str]:
+        if not self._warehouse_made_file.exists():
+            return []
+        return [
+            "The warehouse of before was kept by `stop`; the objects of its rows are gone, and `reconcile` names them"
+            " not_in_s3. `milkrun down` deletes it."
+        ]
+
+    def _clear_all(self) -> list[str]:
+        """What `down` deletes, but for the folder itself."""
+        gone = self.inventory()
+        self._clear()
+        self._warehouse_made_file.unlink(missing_ok=True)
+        shutil.rmtree(self.settings.snowflake_folder, ignore_errors=True)
+        return gone
+
+    def inventory(self) -> list[str]:
+        """Tell what `down` and `up --discard` delete."""
+        found = []
+        if self.settings.outputs_file.exists():
+            found.append(f"Deleted: {self._objects_in_words()}, the stream, the visits and the queues.")
+        size = sum(
+            path.stat().st_size for path in self.settings.snowflake_folder.rglob("*") if path.is_file()
+        )
+        if size:
+            found.append(f"Deleted: the warehouse, {size / 1e6:.1f} MB.")
+        return found
+
+    def _objects_in_words(self) -> str:
+        def count() -> int:
+            outputs = self.outputs()
+            pages = (
+                outputs.aws("s3", attempts=1).get_paginator("list_objects_v2").paginate(Bucket=outputs.bucket)
+            )
+            return sum(page["KeyCount"] for page in pages)
+
+        try:
+            return f"{within(INVENTORY_S, count, 'S3'):,} objects in S3"
+        except Exception:  # it is only told, and AWS may be what has died
+            return "all objects in S3 (it does not answer, so nobody counted them)"
+
+    def stop(self) -> list[str]:
+        """End everything; AWS is gone with it, Snowflake's files stay. Return what was deleted."""
+        gone = self.inventory()[: int(self.settings.outputs_file.exists())]
+        self._end()
+        return gone
+
+    def _end(self) -> None:
         if self.settings.folder.exists():
             with self._alone(), self._step("Ending the stack"):
                 self._clear()
 
-    def down(self) -> None:
-        """End and wipe everything."""
-        self.stop()
+    def down(self) -> list[str]:
+        """End and wipe everything; return what was deleted."""
+        gone = self.inventory()
+        self._end()
         shutil.rmtree(self.settings.folder, ignore_errors=True)
         if self.settings.folder.exists():  # what could not be removed is still ours: the next `down` may try
             self._lock_file.touch()
+        return gone
 
     def is_up(self) -> bool:
         return self.settings.outputs_file.exists() and self._runs(list(SERVERS))
@@ -216,6 +328,9 @@ class Stack:
         self._warehouse_made_file.touch()
         self._found_file.replace(self.settings.outputs_file)
         deploy.write(wanted, self._deployed_file)
+        running = self.processes.alive(localstack.NAME)
+        if running and (mock := localstack.kinesis_mock(running)):
+            self.processes.adopt(localstack.KINESIS, mock)
 
     @property
     def _lock_file(self) -> Path:
@@ -253,3 +368,7 @@ class Stack:
                     "Another command is at work on this stack. Wait for it, or interrupt it."
                 ) from None
             yield
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

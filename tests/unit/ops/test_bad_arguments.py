@@ -42,6 +42,11 @@ BAD = {
     "--to-file": ("folder", "missing/file", "empty/below-a-file", "circle", ""),
     "--plots": ("missing", "empty", "circle", "long-" * 60, "", "\udcff"),
     "--tiles": ("", "javascript:alert(1)", "\udcff"),
+    "--by": ("colour", "device,colour", "\udcff"),
+    "--set": ("a", "=1", "a={", "a..b=1", "\udcff"),
+    "--rename": ("a", "a=", "=a", "\udcff"),
+    "--delete": ("", ".", "a..b", "\udcff"),
+    "--map": ("a", "a=b", "=a:b", "\udcff"),
     "what": IDS,
     "names": ("no_such_log", "\udcff"),
     "--only": ("", "all", "kinesis"),
@@ -73,10 +78,15 @@ ALSO = {
     ("visits", "--since"): ["--device", "d"],
 }
 # Whatever value stands behind them: dbt's own arguments are dbt's.
-NOT_TRIED = {"--help", "--json", "--install-completion", "--show-completion"}
+NOT_TRIED = {"--code", "--app-version", "--help", "--json", "--install-completion", "--show-completion"}
 
 
-GROUPS = {"milkrun": loaded(), "snowpipe": typer.main.get_command(warehouse.app)}
+MILKRUN = loaded()
+GROUPS = {
+    "milkrun": MILKRUN,
+    "snowpipe": typer.main.get_command(warehouse.app),
+    "rejects": MILKRUN.commands["rejects"],
+}
 
 
 def commands() -> Iterator[tuple[str, str, str, str]]:
@@ -120,7 +130,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(program: str, given: list[str], folder: Path) -> int:
     environment = {"MILKRUN_LOCAL": str(folder / "no-stack"), "PATH": "/usr/bin:/bin"}
-    if program == "milkrun":
+    if program == "rejects":
+        given = ["rejects", *given]
+    if program != "snowpipe":
         return terminal.run(operations, environment, given)
     return warehouse.main(given, environment)
 

@@ -114,11 +114,11 @@ def test_what_is_wrong_is_shown_with_its_age_the_next_command_and_the_runbooks_s
 def test_every_section_that_a_finding_names_is_in_the_runbook() -> None:
     root = Path(__file__).parents[3]
     headings = {
-        line[3:].strip()
+        line[3:].strip().lower().replace(" ", "-")
         for line in (root / "docs/runbook.md").read_text().splitlines()
         if line.startswith("## ")
     }
-    source_text = (root / "ops/status.py").read_text()
+    source_text = (root / "ops/status.py").read_text() + (root / "tools/status.py").read_text()
     named = {name for name in headings if f'"{name}"' in source_text}
     assert {
         "snowpipe-stopped",
@@ -127,4 +127,9 @@ def test_every_section_that_a_finding_names_is_in_the_runbook() -> None:
         "set-aside",
         "iterator-age",
         "failed-loads",
+        "invalid-rows",
+        "rejected-events",
+        "snowflake-unreachable",
+        "s3-unreachable",
+        "the-local-aws-is-gone",
     } <= named

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from ops import terminal
 from ops.outputs import NoStackError, Outputs
+from ops.polling import until
 from ops.smoke import event, follow
 from snowpipe.settings import Connection
 from tools.milkrun import app
@@ -29,6 +30,16 @@ NOWHERE = Outputs(
     aws_endpoint_url="http://127.0.0.1:1",
     snowflake=Connection(account="a", user="u", password="p", host="127.0.0.1", port=1, protocol="http"),
 )
+
+
+def test_where_nobody_sees_bars_a_line_says_what_is_under_way(
+    printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "HEARTBEAT_SECONDS", 0.01)
+    with terminal.progress() as bars:
+        bars.advance(bars.add_task("sent", total=955), 120)
+        until(printed.getvalue, lambda text: "\n" in text, patience_s=5, every_s=0.01)
+    assert printed.getvalue().startswith("sent: 120 of 955 after 0 s\n")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import yaml
 from contract.metrics import METRICS
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
+from tools.milkrun import loaded
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 OUR_METRICS = {field for fields in METRICS.values() for field in fields} | {"throttled"}
@@ -64,6 +65,18 @@ def test_every_runbook_section_of_an_alarm_has_meaning_diagnosis_and_action():
 def test_every_alarm_links_to_its_runbook_section():
     for name, alarm in alarms(EVERYTHING).items():
         assert alarm["AlarmDescription"].endswith(f"docs/runbook.md#{name}")
+
+
+def test_every_alarm_names_a_command_that_exists():
+    known = loaded().commands
+    for name, alarm in alarms(EVERYTHING).items():
+        said = re.search(r"Look: milkrun ([a-z]+)( [a-z]+)?.*?\. What to do", alarm["AlarmDescription"])
+        assert said, name
+        assert said[1] in known
+        if said[1] == "warehouse":
+            assert said[2].strip() in known["warehouse"].commands
+        else:
+            assert "--stage prod" in said[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

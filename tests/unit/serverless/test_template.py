@@ -108,6 +108,7 @@ def test_archive_keeps_each_prefix_for_its_documented_time(stage):
         "events/": 400,
         "rejected/": 90,
         "set-aside/": 90,
+        "resent/": 90,
         "aws/lambda/": 90,
         "compacted/": 400,
         "rebuilt/": 90,

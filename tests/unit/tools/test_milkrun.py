@@ -81,14 +81,14 @@ def test_a_misspelt_command_of_the_warehouse_is_answered_too() -> None:
 @pytest.mark.parametrize(
     ("spelling", "shown"),
     [
-        ("ops where --help", "Show every step"),
+        ("ops where --help", "show every step"),
         ("ops set-aside --help", "List the records"),
         ("ops top --help", "--stage"),
         ("ops reconcile --help", "Compare accepted"),
         ("ops --help", "reconcile"),
         ("snowpipe status --help", "--pipe"),
         ("snowpipe --help", "bootstrap"),
-        ("tools.milkrun where --help", "Show every step"),
+        ("tools.milkrun where --help", "show every step"),
         ("tools.milkrun warehouse status --help", "--pipe"),
         ("tools.stack status --help", "--json"),
     ],

@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,3 +158,37 @@ def test_a_file_without_events_is_refused_rather_than_ticked(tmp_path: Path, bod
     (tmp_path / "nothing").write_bytes(body)
     with pytest.raises(Refusal, match="holds no events"):
         demo._lines_in(tmp_path / "nothing", Progress(disable=True))
+
+
+class Deaf:
+    """A stack whose gateway nobody listens at. Its Snowflake answers, or does not either."""
+
+    endpoint, api_key, database = "http://127.0.0.1:9/v1/events", "k", "MILKRUN"
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self._fault = fault
+
+    def aws(self, _: str) -> Any:
+        return None
+
+    @contextmanager
+    def warehouse(self) -> Iterator[Any]:
+        if self._fault:
+            raise self._fault
+        yield SimpleNamespace(query=lambda *_: [])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (None, "no answer from http://127.0.0.1:9/v1/events"),
+        (Refusal("no connection to Snowflake"), "no connection"),
+    ],
+    ids=["gateway", "warehouse"],
+)
+def test_a_stack_that_does_not_answer_ends_the_demo_soon_in_one_line(
+    fault: Exception | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "REQUEST_PATIENCE_S", 0.1)
+    with Ledger() as ledger, Progress(disable=True) as bars, pytest.raises(Refusal, match=said):
+        Demo(cast(Outputs, Deaf(fault)), ledger, bars).run(posts(PLAN), 1, lambda: None)

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ops.outputs import ROOT
+from ops.polling import until
 from tools.stack import cli, console, deploy, localstack, logs, snowflake, stack
 from tools.stack.faults import StackError
 from tools.stack.settings import Settings
@@ -138,13 +141,120 @@ def test_what_a_killed_up_left_running_is_ended_by_the_next(trial_stack, server,
     assert trial_stack.is_up()
 
 
-def test_a_part_that_died_brings_up_a_new_stack(trial_stack, server, deploys):
+def kill(of: Stack, *names: str) -> None:
+    for name in names:
+        os.kill(of.processes.alive(name).pid, signal.SIGKILL)
+    until(lambda: any(map(of.processes.alive, names)), lambda alive: not alive, patience_s=5)
+
+
+def test_a_dead_snowflake_is_started_again_and_the_rest_goes_on(trial_stack, server, deploys):
     trial_stack.up()
-    trial_stack.processes.end(trial_stack.processes.alive("localstack"))
+    held = trial_stack.settings.snowflake_folder / "rows"
+    held.parent.mkdir(exist_ok=True)
+    held.write_text("1")
+    aws = trial_stack.processes.alive("localstack")
+    outputs = trial_stack.settings.outputs_file.read_text()
+    kill(trial_stack, "snowflake")
     assert not trial_stack.is_up()
-    trial_stack.up()
+    notes = trial_stack.up()
     assert trial_stack.is_up()
+    assert notes == ["Trial had died, and runs again with all that it held."]
+    assert trial_stack.processes.alive("localstack") == aws
+    assert held.read_text() == "1"
+    assert trial_stack.settings.outputs_file.read_text() == outputs
+    assert deploys == ["functions", "warehouse"]
+
+
+@pytest.mark.parametrize("dead", [["localstack"], ["localstack", "snowflake"], ["snowflake", "localstack"]])
+def test_what_died_with_localstack_is_named_and_nothing_is_deleted_until_told(
+    environment, capsys, trial_stack, server, deploys, dead
+):
+    trial_stack.up()
+    held = trial_stack.settings.snowflake_folder / "rows"
+    held.parent.mkdir(exist_ok=True)
+    held.write_text("1")
+    kill(trial_stack, *dead)
+    for _ in range(2):
+        assert cli.main(["up"], environment) == 1
+        said = capsys.readouterr().err
+        assert "LocalStack has died" in said
+        assert "milkrun up --discard" in said
+        assert said.count("\n") == 1
+    assert held.read_text() == "1"
+    gone = trial_stack.up(discard=True)
+    assert any("objects in S3" in line for line in gone)
+    assert any("the warehouse" in line for line in gone)
+    assert trial_stack.is_up()
+    assert not held.exists()
     assert deploys == ["functions", "warehouse"] * 2
+
+
+def test_a_dead_kinesis_mock_is_told_although_localstack_runs(trial_stack, server, deploys):
+    trial_stack.up()
+    mock = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    trial_stack.processes.adopt("kinesis", mock.pid)
+    assert trial_stack.up() == []
+    mock.kill()
+    mock.wait()
+    with pytest.raises(StackError, match="the records of the stream") as lost:
+        trial_stack.up()
+    assert lost.value.exit_code == 1
+    trial_stack.up(discard=True)
+    assert trial_stack.is_up()
+
+
+@pytest.mark.parametrize("name", ["localstack", "snowflake"])
+def test_a_stopped_process_goes_on(trial_stack, server, deploys, name):
+    trial_stack.up()
+    before = trial_stack.processes.alive(name)
+    os.kill(before.pid, signal.SIGSTOP)
+    until(
+        lambda: psutil.Process(before.pid).status(),
+        lambda found: found == psutil.STATUS_STOPPED,
+        patience_s=5,
+    )
+    assert trial_stack.up() == [f"{name} (pid {before.pid}) was stopped, and goes on."]
+    assert psutil.Process(before.pid).status() != psutil.STATUS_STOPPED
+    assert trial_stack.processes.alive(name) == before
+
+
+def test_a_repair_that_fails_ends_only_what_it_started(trial_stack, server, deploys, monkeypatch):
+    trial_stack.up()
+    aws = trial_stack.processes.alive("localstack")
+    kill(trial_stack, "snowflake")
+    monkeypatch.setattr(stack.SERVERS["snowflake"], "code", "raise SystemExit('no')")
+    with pytest.raises(StackError, match="ended while it started"):
+        trial_stack.up()
+    assert trial_stack.processes.alive("localstack") == aws
+    assert trial_stack.settings.outputs_file.exists()
+
+
+def test_warehouse_files_that_are_gone_are_told_and_made_again(trial_stack, server, deploys):
+    trial_stack.up()
+    kill(trial_stack, "snowflake")
+    shutil.rmtree(trial_stack.settings.snowflake_folder, ignore_errors=True)
+    notes = trial_stack.up()
+    assert any("backfill" in note for note in notes)
+    assert deploys.count("warehouse") == 2
+
+
+def test_a_repair_of_one_part_deletes_nothing_of_the_other(trial_stack, server, deploys):
+    trial_stack.up()
+    aws = trial_stack.processes.alive("localstack")
+    kill(trial_stack, "snowflake")
+    trial_stack.up(only="snowflake")
+    assert trial_stack.processes.alive("localstack") == aws
+    assert trial_stack.is_up()
+
+
+def test_endpoint_and_key_of_a_folder_stay_the_same_and_differ_from_anothers(environment, tmp_path):
+    def known(folder: Path) -> tuple[str, str]:
+        found = Settings.of(environment | {"MILKRUN_LOCAL": str(folder)}).aws_environment
+        return found["MILKRUN_API_ID"], found["MILKRUN_API_KEY"]
+
+    assert known(tmp_path / "one") == known(tmp_path / "one")
+    assert not set(known(tmp_path / "one")) & set(known(tmp_path / "two"))
+    assert 20 <= len(known(tmp_path / "one")[1]) <= 128  # what API Gateway takes as a key
 
 
 @pytest.mark.parametrize("command", ["up", "console"])
@@ -167,7 +277,7 @@ def test_a_stack_is_ended_from_any_port(environment, trial_stack, server, deploy
     trial_stack.up()
     trial_stack.processes.end_all()  # killed: its port stands in outputs.json, and nobody is there
     moved = Stack.of(environment | {"MILKRUN_PORT": str(free_base())})
-    moved.up()
+    moved.up(discard=True)
     assert moved.is_up()
 
 
@@ -402,3 +512,13 @@ def test_brackets_in_a_folders_name_are_no_markup(tmp_path, capsys):
     (tmp_path / "[red]" / "letter.txt").touch()
     line = told({**os.environ, "MILKRUN_LOCAL": str(tmp_path / "[red]")}, capsys, "up")
     assert "[red]" in line
+
+
+@pytest.mark.parametrize("home", ["", "/sys/kernel", "/no/such/home"], ids=["none", "read-only", "missing"])
+def test_programs_get_a_home_of_the_stacks_where_yours_cannot_be_written(environment, home):
+    settings = Settings.of(environment | {"HOME": home})
+    assert settings.environment["HOME"] == str(settings.folder / "home")
+
+
+def test_programs_keep_a_home_that_can_be_written(environment, tmp_path):
+    assert Settings.of(environment | {"HOME": str(tmp_path)}).environment["HOME"] == str(tmp_path)

@@ -1,0 +1,66 @@
+"""Which stores of a stage answer, so that a command can answer from those that do and name the others."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ops import terminal
+from ops.outputs import Outputs
+from snowpipe.commandline import one_line
+from snowpipe.refusal import Refusal
+from snowpipe.warehouse import Warehouse
+from snowpipe.within import within
+
+BUDGET_SECONDS = 5.0
+# What stays unknown without the answer of each.
+MEANINGS = {
+    "Snowflake": "whether it is loaded is unknown; the archive has every accepted event",
+    "S3": "what is archived is unknown; what RAW says comes from there",
+    "Kinesis": "whether it was published is unknown",
+    "DynamoDB": "whether the consumer has it is unknown",
+    "CloudWatch Logs": "when it was answered and consumed is unknown",
+    "Lambda": "which types are geofence events is unknown; those that Radar sends are assumed",
+}
+
+
+def unreachable(outputs: Outputs, budget_seconds: float = BUDGET_SECONDS) -> dict[str, str]:
+    """Ask AWS's stores at the same time, each within the budget; return why those did not answer that did not."""
+
+    def aws(service: str) -> Any:
+        return outputs.aws(service, attempts=1)
+
+    checks: Mapping[str, Callable[[], object]] = {
+        "S3": lambda: aws("s3").head_bucket(Bucket=outputs.bucket),
+        "Kinesis": lambda: aws("kinesis").describe_stream_summary(StreamName=outputs.stream),
+        "DynamoDB": lambda: aws("dynamodb").describe_table(TableName=outputs.visits_table),
+        "CloudWatch Logs": lambda: aws("logs").describe_log_groups(limit=1),
+        "Lambda": lambda: aws("lambda").list_functions(MaxItems=1),
+    }
+
+    def why(name: str) -> str:
+        try:
+            within(budget_seconds, checks[name], name)
+        except (Refusal, *terminal.AWS_ERRORS) as error:
+            return one_line(str(error))
+        return ""
+
+    with ThreadPoolExecutor(len(checks)) as asking:
+        return {name: said for name, said in zip(checks, asking.map(why, checks), strict=True) if said}
+
+
+@contextmanager
+def warehouse_or_none(outputs: Outputs, unasked: dict[str, str]) -> Iterator[Warehouse | None]:
+    """Yield a session, or None where Snowflake does not let us in; `unasked` then says why."""
+    with ExitStack() as until_the_end:
+        try:
+            warehouse: Warehouse | None = until_the_end.enter_context(outputs.warehouse())
+        except Refusal as error:
+            unasked["Snowflake"], warehouse = str(error), None
+        yield warehouse
+
+
+def tell(unasked: Mapping[str, str]) -> None:
+    """Print a line for each store that was not asked."""
+    for name, why in unasked.items():
+        terminal.fail(f"not asked: {name} ({why}); {MEANINGS[name]}")

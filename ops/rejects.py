@@ -1,0 +1,295 @@
+"""`milkrun rejects`: the events under `rejected/`, grouped and shown; repaired by a patch, and sent again.
+
+What is sent goes through the endpoint like a phone's request and carries RESENT, which names the object and line that
+it repairs. What was accepted is noted in `resent/`, so that the same command goes on where it was interrupted and
+sends nothing twice.
+"""
+
+import base64
+import difflib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import urllib3
+
+from contract.events import Kind
+from contract.objects import hour_of
+from handler.parse_body import parse_body
+from handler.validate import validate
+from ops.outputs import Outputs
+from ops.patch import Patch
+from ops.stores import readable_lines
+from snowpipe.archive import Archive
+from snowpipe.refusal import Refusal
+
+RESENT = "milkrun_resent"
+NOTES = "resent/"
+PREFIX = "rejected/"
+MAX_EVENTS = 500
+MAX_BYTES = 900_000
+PATIENCE_SECONDS = 120.0
+KEPT_DAYS = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One line of `rejected/`. `event` is None where what was sent is no JSON object; then it cannot be patched."""
+
+    key: str
+    line: int
+    code: str
+    field: str
+    message: str
+    app_version: str
+    event: dict[str, Any] | None
+    text: str
+
+    @property
+    def device(self) -> str:
+        user = (self.event or {}).get("user")
+        found = (user.get("deviceId") if isinstance(user, dict) else None) or (self.event or {}).get(
+            "deviceId"
+        )
+        return found if isinstance(found, str) else ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.key}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rejects are meant; "" is any. `resent` ones have been repaired already."""
+
+    start: datetime
+    end: datetime
+    code: str = ""
+    app_version: str = ""
+    device: str = ""
+    resent: bool = False
+
+    def __contains__(self, reject: Reject) -> bool:
+        wanted = (
+            (self.code, reject.code),
+            (self.app_version, reject.app_version),
+            (self.device, reject.device),
+        )
+        return all(not asked or asked == found for asked, found in wanted)
+
+
+class Box:
+    """The rejects of one stage."""
+
+    def __init__(self, s3: Any, bucket: str) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._archive = Archive(s3, bucket)
+        self.unreadable: list[str] = []
+
+    def find(self, selection: Selection) -> Iterator[Reject]:
+        """Yield the selected rejects in the order of their keys; `unreadable` then names damaged objects."""
+        for listed in self._archive.received(PREFIX, selection.start, selection.end):
+            body = self._archive.body(listed.key)
+            if body is None:  # gone since it was listed
+                continue
+            lines = readable_lines(body, listed.key)
+            if lines is None:
+                self.unreadable.append(listed.key)
+                continue
+            resent = set() if selection.resent else self.resent(listed.key)
+            for number, line in enumerate(lines, 1):
+                if number not in resent and (reject := _reject(listed.key, number, line)) in selection:
+                    yield reject
+
+    def resent(self, key: str) -> set[int]:
+        """Return the lines of an object that have been repaired and accepted."""
+        body = self._archive.body(NOTES + key)
+        return set(json.loads(body)["lines"]) if body else set()
+
+    def note(self, key: str, lines: Iterable[int]) -> None:
+        """Note that these lines were accepted."""
+        known = sorted(self.resent(key) | set(lines))
+        text = json.dumps({"lines": known}, allow_nan=False).encode()
+        self._s3.put_object(Bucket=self._bucket, Key=NOTES + key, Body=text)
+
+    def purge(self, rejects: Iterable[Reject]) -> tuple[int, list[str]]:
+        """Delete each object all of whose lines are meant; return how many, and the keys that hold others too."""
+        deleted, shared = 0, []
+        for key, group in groupby(rejects, key=lambda each: each.key):
+            meant = {each.line for each in group}
+            lines = readable_lines(self._archive.body(key) or b"", key) or ()
+            if set(range(1, len(lines) + 1)) <= meant | self.resent(key):
+                self._s3.delete_object(Bucket=self._bucket, Key=key)
+                deleted += 1
+            else:
+                shared.append(key)
+        return deleted, shared
+
+
+def _reject(key: str, number: int, line: bytes) -> Reject:
+    try:
+        told = json.loads(line)
+        reason = told["reasons"][0]
+        event = told.get("event")
+        said = base64.b64decode(told["body_base64"]).decode(errors="replace") if event is None else ""
+        return Reject(
+            key,
+            number,
+            str(reason["code"]),
+            str(reason["field"]),
+            str(reason["message"]),
+            str(told.get("app_version") or ""),
+            event if isinstance(event, dict) else None,
+            said or json.dumps(event, ensure_ascii=False, allow_nan=False),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Reject(
+            key, number, "not_a_reject", "", "somebody else wrote it", "", None, line.decode(errors="replace")
+        )
+
+
+def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Count rejects by code, field and `by` (app_version, device, hour), the most frequent first."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for each in rejects:
+        hour = hour_of(each.key)
+        parts = {
+            "code": each.code,
+            "field": each.field,
+            "app_version": each.app_version,
+            "device": each.device,
+            "hour": f"{hour:%Y-%m-%dT%HZ}" if hour else "",
+        }
+        named = {name: parts[name] for name in ("code", "field", *by)}
+        row = found.setdefault(
+            tuple(named.values()), named | {"rejects": 0, "devices": set(), "example": each.place}
+        )
+        row["rejects"] += 1
+        row["devices"].add(each.device)
+    rows = sorted(found.values(), key=lambda row: (-row["rejects"], row["code"]))
+    return [row | {"devices": len(row["devices"])} for row in rows]
+
+
+@dataclass(slots=True)
+class Sent:
+    """What a repair came to. `rejected` counts what is still rejected by reason: nothing of it is noted as sent."""
+
+    found: int = 0
+    no_json: int = 0
+    unchanged: int = 0
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """A reject and the event that is sent in its place."""
+
+    reject: Reject
+    event: dict[str, Any]
+
+    @property
+    def line(self) -> bytes:
+        return json.dumps(self.event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+    def diff(self) -> str:
+        """Return what the patch changes, as a unified diff of the event's JSON."""
+
+        def lines(event: object) -> list[str]:
+            return json.dumps(event, indent=2, ensure_ascii=False, allow_nan=False).splitlines()
+
+        before, after = lines(self.reject.event), lines(self.event)
+        changed = difflib.unified_diff(before, after, self.reject.place, "sent", n=1, lineterm="")
+        return "\n".join(changed)
+
+
+def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Repaired]:
+    """Apply a patch to each; what is no JSON object, or is left as it was by a patch, is only counted."""
+    for reject in rejects:
+        sent.found += 1
+        if reject.event is None:
+            sent.no_json += 1
+            continue
+        event = patch.apply(reject.event, reject.text)
+        if event == reject.event and patch:
+            sent.unchanged += 1
+            continue
+        yield Repaired(reject, event | {RESENT: reject.place})
+
+
+def try_out(events: Iterable[Repaired], kinds: Mapping[str, Kind], sent: Sent) -> None:
+    """Validate as the handler does, and send nothing."""
+    now = datetime.now(UTC)
+    for each in events:
+        batch = validate(parse_body(each.line, "ndjson"), "ndjson", kinds, now)
+        sent.accepted += not batch.rejected
+        sent.rejected.update(rejected.reasons[0].code for rejected in batch.rejected)
+
+
+def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
+    """Group events into requests."""
+    some: list[Repaired] = []
+    size = 0
+    for each in events:
+        length = len(each.line) + 1
+        if some and (len(some) == MAX_EVENTS or size + length > MAX_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(each)
+        size += length
+    if some:
+        yield some
+
+
+def send(
+    post: Callable[[bytes], dict[str, Any]], box: Box, events: Iterable[Repaired], sent: Sent
+) -> Iterator[int]:
+    """Send in requests and note what was accepted after each; yield how many events each request had."""
+    for some in batches(events):
+        receipt = post(b"".join(each.line + b"\n" for each in some))
+        codes: dict[int, str] = {}
+        for error in receipt.get("errors", ()):
+            if error.get("code") != "event_id_conflict":  # it is accepted
+                codes.setdefault(int(error["index"]), str(error["code"]))
+        sent.rejected.update(codes.values())
+        sent.accepted += len(some) - len(codes)
+        taken = [each.reject for n, each in enumerate(some) if n not in codes]
+        for key, group in groupby(taken, key=lambda each: each.key):
+            box.note(key, [each.line for each in group])
+        yield len(some)
+
+
+def poster(outputs: Outputs, patience: float = PATIENCE_SECONDS) -> Callable[[bytes], dict[str, Any]]:
+    """Return what posts a body by the client's rule, and returns the receipt (or the 400)."""
+    http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=3, read=32))
+    headers = {
+        "x-api-key": outputs.api_key,
+        "content-type": "application/x-ndjson",
+        "user-agent": "milkrun-rejects",
+    }
+
+    def post(body: bytes) -> dict[str, Any]:
+        give_up_at, pause, said = time.monotonic() + patience, 0.2, "no answer"
+        while True:
+            try:
+                answer = http.request("POST", outputs.endpoint, body=body, headers=headers)
+                if answer.status in (202, 400):
+                    receipt: dict[str, Any] = json.loads(answer.data)
+                    return receipt
+                said = f"answer {answer.status}"
+            except urllib3.exceptions.HTTPError as error:
+                said = f"no answer ({type(error).__name__})"
+            if time.monotonic() + pause > give_up_at:
+                raise Refusal(
+                    f"{said} from {outputs.endpoint}; what was accepted is noted, the same command goes on"
+                )
+            time.sleep(pause)
+            pause = min(10.0, pause * 2)
+
+    return post

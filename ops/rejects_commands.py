@@ -1,0 +1,221 @@
+"""The verbs of `milkrun rejects`: list, show, send, purge."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from ops import terminal
+from ops.outputs import Outputs
+from ops.patch import Patch
+from ops.rejects import Box, Reject, Repaired, Selection, Sent, groups, poster, repaired, send, try_out
+from ops.stores import geofence_kinds
+
+app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_completion=False)
+
+Start = Annotated[
+    datetime, typer.Option("--from", parser=terminal.time, metavar="TIME", help="First hour received.")
+]
+End = Annotated[
+    datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
+]
+Code = Annotated[str, typer.Option(metavar="CODE", help="Only this reason's code.")]
+AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only this version of the app.")]
+Device = Annotated[
+    str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="Only this device.")
+]
+Repaired_ = Annotated[bool, typer.Option("--resent", help="Also those that have been repaired and sent.")]
+
+
+def _found(context: typer.Context, stage: str, selection: Selection) -> tuple[Outputs, Box, Iterator[Reject]]:
+    terminal.check_range(selection.start, selection.end)
+    outputs = terminal.outputs_of(context, stage)
+    box = Box(outputs.aws("s3"), outputs.bucket)
+    return outputs, box, terminal.counted(box.find(selection), "rejects")
+
+
+def _name_unreadable(box: Box) -> None:
+    for key in box.unreadable:
+        terminal.fail(f"{key} is damaged and was left out")
+
+
+@app.callback()
+def rejects() -> None:
+    """List the rejected events by reason; repair them by a patch and send them again.
+
+    Without a verb: list.
+    """
+
+
+_FROM: Any = "24 hours ago"  # typer parses it like any other value
+_TO: Any = "now"
+
+
+@app.command("list")
+def list_rejects(
+    context: typer.Context,
+    *,
+    by: Annotated[str, typer.Option(metavar="NAMES", help="Of app_version, device, hour.")] = "app_version",
+    start: Start = _FROM,
+    end: End = _TO,
+    code: Code = "",
+    app_version: AppVersion = "",
+    device: Device = None,
+    resent: Repaired_ = False,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """List the rejected events, grouped by reason and by app version, device or hour.
+
+    Exit 1 if there are some.
+    """
+    names = [name for name in by.replace(" ", "").split(",") if name]
+    if unknown := set(names) - {"app_version", "device", "hour"}:
+        raise typer.BadParameter(f"--by {min(unknown)}: choose of app_version, device, hour")
+    _, box, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
+    rows = groups(found, names)
+    _name_unreadable(box)
+    if rows or as_json:
+        terminal.show_rows(rows, as_json, title="Rejected events")
+    else:
+        terminal.out.print("no rejected events")
+    if rows or box.unreadable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    *,
+    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="So many examples.")] = 3,
+    start: Start = _FROM,
+    end: End = _TO,
+    code: Code = "",
+    app_version: AppVersion = "",
+    device: Device = None,
+    resent: Repaired_ = False,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Show examples: the reason, and the event as it was sent."""
+    _, _, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
+    examples = [each for each, _ in zip(found, range(number), strict=False)]
+    if as_json:
+        terminal.print_json(
+            [
+                {"place": e.place, "code": e.code, "field": e.field, "message": e.message, "text": e.text}
+                for e in examples
+            ]
+        )
+        return
+    for each in examples:
+        version = f", app {each.app_version}" if each.app_version else ""
+        terminal.out.print(f"{each.code} {each.field}: {each.message}{version}", style="bold", markup=False)
+        terminal.out.print(each.place, markup=False)
+        text = (
+            each.text
+            if each.event is None
+            else json.dumps(each.event, indent=2, ensure_ascii=False, allow_nan=False)
+        )
+        terminal.out.print(text[:4000], markup=False)
+
+
+@app.command("send")
+def send_command(
+    context: typer.Context,
+    *,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="A field's new value: JSON, text, or @sha256 for an id."
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", metavar="PATH=PATH", help="Move a field.")
+    ] = None,
+    delete: Annotated[
+        list[str] | None, typer.Option("--delete", metavar="PATH", help="Leave a field out.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="PATH=OLD:NEW,…", help="Replace some values of a field by others."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show what would change.")] = False,
+    start: Start = _FROM,
+    end: End = _TO,
+    code: Code = "",
+    app_version: AppVersion = "",
+    device: Device = None,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Repair rejected events by a patch and send them again, through the real validation.
+
+    Each carries milkrun_resent, the place that it repairs. Again, the same command sends only what is left. Exit 1 if
+    some are still rejected.
+    """
+    patch = Patch.of(set_ or (), rename or (), delete or (), map_ or ())
+    outputs, box, found = _found(context, stage, Selection(start, end, code, app_version, device or ""))
+    sent = Sent()
+    events = repaired(found, patch, sent)
+    if dry_run:
+        kept: list[Repaired] = []
+
+        def noting() -> Iterator[Repaired]:
+            for each in events:
+                if len(kept) < 3:
+                    kept.append(each)
+                yield each
+
+        try_out(noting(), geofence_kinds(outputs, stage), sent)
+        if not as_json:
+            for each in kept:
+                terminal.out.print(each.diff(), markup=False)
+    else:
+        with terminal.progress() as bars:
+            task = bars.add_task("sent", total=None)
+            for number in send(poster(outputs), box, events, sent):
+                bars.advance(task, number)
+    _name_unreadable(box)
+    facts = {
+        "found": sent.found,
+        "would_be_accepted" if dry_run else "accepted": sent.accepted,
+        "still_rejected": dict(sent.rejected),
+        "not_changed_by_the_patch": sent.unchanged,
+        "no_json_object": sent.no_json,
+    }
+    terminal.show(facts, as_json)
+    if sent.rejected or sent.unchanged or sent.no_json or box.unreadable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def purge(
+    context: typer.Context,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    start: Start = _FROM,
+    end: End = _TO,
+    code: Code = "",
+    app_version: AppVersion = "",
+    device: Device = None,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Delete the objects all of whose rejects are chosen, after a question. Their rows in RAW stay.
+
+    Exit 1 if an object holds others too.
+    """
+    _, box, found = _found(
+        context, stage, Selection(start, end, code, app_version, device or "", resent=True)
+    )
+    rejects = list(found)
+    if rejects and not yes:
+        typer.confirm(f"Delete what holds these {len(rejects)} rejects?", abort=True, err=True)
+    deleted, shared = box.purge(rejects)
+    _name_unreadable(box)
+    terminal.show({"objects_deleted": deleted, "kept_for_other_rejects": shared}, as_json)
+    if shared or box.unreadable:
+        raise typer.Exit(1)

@@ -1,0 +1,146 @@
+"""`milkrun trace`: the verdict on an event, object or request, then every step that it took."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ops import terminal
+from ops.reach import tell, unreachable, warehouse_or_none
+from ops.where import Finder, Step, is_key, lags
+
+# How far from the time that was given an event of a device is looked for.
+NEAR = timedelta(minutes=5)
+
+type Arrival = Literal["arrived", "not arrived", "unknown"]
+EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 2}
+
+
+def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arrival]:
+    """Return one line that says where it is, and whether it is where it should be.
+
+    A reject that is kept and loaded is where it should be.
+    """
+    by_name = {step.what: step for step in reversed(steps)}
+    place = next((f"s3://…/{step.detail['key']}" for step in steps if "key" in step.detail), "")
+    seen = [step.what for step in steps if step.at]
+    if problem := next(_problems(by_name, place), None):
+        return problem, "not arrived"
+    if "rejected" in by_name:
+        return f"REJECTED: {by_name['rejected'].detail['reasons']}, kept in {place}", "arrived"
+    if not seen:
+        return (
+            ("NOT FOUND where it could be looked for", "unknown") if unasked else ("NOT FOUND", "not arrived")
+        )
+    if unasked:
+        return f"SO FAR WELL: {', '.join(dict.fromkeys(seen))}", "unknown"
+    ends = [name for name in ("loaded", "staged", "consumed", "in a visit") if name in by_name]
+    return f"ARRIVED: archived, {', '.join(ends)}", "arrived"
+
+
+def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
+    """Yield what keeps it from where it should be, the cause before what follows from it."""
+    if "set aside" in by_name:
+        yield f"QUARANTINED: {by_name['set aside'].detail['reasons']}, kept in {place}"
+    if "not loaded" in by_name:
+        yield f"NOT LOADED: kept in {place}, and RAW has no row of it"
+    if "gone from S3" in by_name and len(by_name) > 1:
+        yield f"GONE: {place} is not in S3 any more"
+    if "not on the stream" in by_name and "not consumed" in by_name:
+        queued = "answered, some left for redrive" in by_name
+        yield (
+            "WAITS FOR THE STREAM: queued to be redriven"
+            if queued
+            else "NOT PUBLISHED: archived, not on the stream"
+        )
+    if "not consumed" in by_name:
+        yield "NOT CONSUMED: on the stream, and the consumer has not taken it in"
+
+
+def steps_of(finder: Finder, what: str, start: datetime, end: datetime, told: Any) -> list[Step]:
+    """Look for an object, a request or an event of that name."""
+    steps = finder.object(what) if is_key(what) else []
+    if not any(step.at for step in steps):  # an event's id may look like a key
+        steps = finder.request(what, start, end) or steps
+    if not any(step.at for step in steps):
+        steps += finder.event(what, start, end, told)
+    return steps
+
+
+def command(
+    context: typer.Context,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            parser=terminal.not_empty,
+            metavar="EVENT_ID|KEY|REQUEST_ID",
+            help="An event's id, an object's key, or the request_id of a receipt.",
+        ),
+    ] = None,
+    *,
+    device: Annotated[
+        str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="With --at: whose event.")
+    ] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(parser=terminal.time, metavar="TIME", help="With --device: about when it happened."),
+    ] = None,
+    start: Annotated[
+        datetime,
+        typer.Option(
+            "--from", parser=terminal.time, metavar="TIME", help="Where RAW has no such id: first hour."
+        ),
+    ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
+    end: Annotated[
+        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour.")
+    ] = "now",  # type: ignore[assignment]
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Say where an event, object or request is, and show every step that it took, in time order.
+
+    Exit 0 if it is where it should be, 1 if not, 2 if a store that had to be asked did not answer.
+    """
+    if (what is None) == (device is None) or (device is None) != (at is None):
+        raise typer.BadParameter("give an id, a key or a request id, or else --device and --at")
+    terminal.check_range(start, end)
+    outputs = terminal.outputs_of(context, stage)
+    unasked = unreachable(outputs)
+    with warehouse_or_none(outputs, unasked) as warehouse, terminal.progress() as bars:
+        task = bars.add_task("looking", total=None)
+        finder = Finder(outputs, stage, warehouse, unasked)
+        if at is not None and device is not None:
+            near = finder.near(device, at - NEAR, at + NEAR)
+            if len(near) != 1:
+                _choose(near, unasked, as_json)
+            what = near[0]["event_id"]
+        steps = steps_of(finder, str(what), start, end, lambda n: bars.advance(task, n))
+    said, arrival = verdict(steps, unasked)
+    rows = lags(steps)
+    if as_json:
+        terminal.print_json(
+            {
+                "verdict": said,
+                "arrival": arrival,
+                "steps": rows,
+                "searched": finder.searched,
+                "unasked": unasked,
+            }
+        )
+    else:
+        terminal.out.print(said, style="bold", markup=False)
+        terminal.show_rows(rows, False)
+        terminal.note(f"searched: {'; '.join(finder.searched)}")
+        tell(unasked)
+    raise typer.Exit(EXIT_CODES[arrival])
+
+
+def _choose(near: list[dict[str, Any]], unasked: Mapping[str, str], as_json: bool) -> None:
+    """Show the events among which to choose, and end."""
+    if near or as_json:
+        terminal.show_rows(near, as_json, title="Events of this device about then")
+    else:
+        terminal.out.print("no event of this device about then")
+    tell(unasked)
+    raise typer.Exit(2 if unasked else 1)

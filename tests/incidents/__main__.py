@@ -1,0 +1,372 @@
+"""`make incidents`: break one part after the other, and find and repair it with the operator's commands alone.
+
+Each incident is seeded on a stack of its own. Then only `milkrun` is run, as a child process: `status` must name the
+part and the cause within a minute, the commands that it (or the runbook's section) gives must repair it, and in the
+end `reconcile` must find that no event was lost. Writes the table of docs/incidents.md.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from contract.objects import lines_object
+from ops.outputs import ROOT, Outputs
+from tests.e2e.vocabulary import crossing, event
+from tests.faults.proxy import Fault, Proxy, Rule
+from tests.faults.yard import PROXY_PORT_OFFSET, proxy_url
+from tools.fleet.send import Client
+from tools.stack.processes import descendants, description
+from tools.stack.stack import Stack
+
+PAGE = ROOT / "docs" / "incidents.md"
+MARK = "<!-- the table is written by `make incidents` -->\n"
+FOUND_WITHIN_S = 60.0
+REPAIRED_WITHIN_S = 120.0
+
+
+@dataclass(frozen=True)
+class Incident:
+    """`parts`: which of them status must name, any one. `repair` are commands, tried until status is well again."""
+
+    name: str
+    seed: Callable[["Lab"], object]
+    parts: tuple[str, ...]
+    cause: str
+    repair: tuple[tuple[str, ...], ...]
+    exit_code: int = 0  # of the last repair
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    incident: str
+    said: str = ""
+    next: str = ""
+    found_s: float = 0.0
+    repair: str = ""
+    repaired_s: float = 0.0
+    problem: str = ""
+
+
+@dataclass
+class Lab:
+    """A running stack, a proxy between the functions and AWS, and the command line."""
+
+    stack: Stack
+    environment: dict[str, str]
+    proxy: Proxy
+    posted: list[str] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> Outputs:
+        return self.stack.outputs()
+
+    def milkrun(self, *arguments: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tools.milkrun", *arguments]
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        ran = self.milkrun("status", "--json")
+        try:
+            return {part["part"]: part for part in json.loads(ran.stdout)["parts"]}
+        except ValueError:
+            raise RuntimeError(f"status said {ran.stdout[-300:]} {ran.stderr[-300:]}") from None
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        process = self.stack.processes.alive(name)
+        assert process is not None, name
+        os.kill(process.pid, number)
+
+    def kill_function(self, name: str) -> None:
+        top = self.stack.processes.alive("localstack")
+        assert top is not None
+        for each in descendants(top):
+            if description(each).endswith(name):
+                os.kill(each.pid, signal.SIGKILL)
+
+    def post(self, *events: dict[str, Any]) -> int:
+        client = Client(self.outputs.endpoint, self.outputs.api_key, patience=0.1)
+        status, _, _ = client._post(
+            json.dumps(events).encode(), client._headers | {"content-type": "application/json"}
+        )
+        return status or 0
+
+    def morning(self) -> None:
+        ran = self.milkrun("send", "--trucks", "2", "--farms", "4", "--invalid", "0")
+        assert ran.returncode == 0, ran.stderr
+
+
+def device() -> str:
+    return f"incident-{time.monotonic_ns()}"
+
+
+def failed_file(lab: Lab) -> None:
+    made = lines_object("events", [b'{"_id": "torn', b"{}"], datetime.now(UTC))
+    lab.outputs.aws("s3").put_object(Bucket=lab.outputs.bucket, Key=made.key, Body=made.body)
+
+
+def poison(lab: Lab) -> None:
+    lab.outputs.aws("kinesis").put_record(StreamName=lab.outputs.stream, Data=b"\xffpoison", PartitionKey="p")
+
+
+def dead_letter(lab: Lab) -> None:
+    """A claim check of an object that exists, so that sending it again repairs it."""
+    s3, bucket = lab.outputs.aws("s3"), lab.outputs.bucket
+    key = s3.list_objects_v2(Bucket=bucket, Prefix="events/", MaxKeys=1)["Contents"][0]["Key"]
+    body = json.dumps({"bucket": bucket, "key": key, "lines": [1]})
+    lab.outputs.aws("sqs").send_message(QueueUrl=lab.outputs.dead_letter_queue_url, MessageBody=body)
+
+
+def sql(lab: Lab, text: str) -> None:
+    with lab.outputs.warehouse(20) as warehouse:
+        warehouse.query(text.format(database=lab.outputs.database))
+
+
+def wrong_clock(lab: Lab) -> None:
+    phone = device()
+    late = [event(phone, createdAt="2031-01-01T00:00:00Z") for _ in range(200)]
+    assert lab.post(*late) == 400
+
+
+def refusing(service: str, **rule: Any) -> Callable[[Lab], None]:
+    def seed(lab: Lab) -> None:
+        rules = lab.proxy.rules(Rule(Fault.REFUSED, service, **rule))
+        rules.__enter__()
+        REFUSALS.append(rules)
+        phone = device()
+        for _ in range(3):
+            lab.post(crossing(phone, "enter", datetime.now(UTC)))
+
+    return seed
+
+
+REFUSALS: list[Any] = []
+
+
+def freeze_aws(lab: Lab) -> None:
+    lab.kill("localstack", signal.SIGSTOP)
+
+
+def freeze_snowflake(lab: Lab) -> None:
+    lab.kill("snowflake", signal.SIGSTOP)
+
+
+def kill_both(lab: Lab) -> None:
+    lab.kill("console")
+    lab.kill("snowflake")
+
+
+def by_hand(lab: Lab) -> None:
+    """An array under events/: RAW takes it, no mart does."""
+    lab.outputs.aws("s3").put_object(Bucket=lab.outputs.bucket, Key="events/by-hand.json", Body=b"[1]\n")
+
+
+UP, DBT = ("up",), ("warehouse", "dbt", "build")
+INCIDENTS = (
+    Incident(
+        "Snowflake killed", lambda lab: lab.kill("snowflake"), ("process snowflake",), "has died", (UP,)
+    ),
+    Incident("Snowflake frozen", freeze_snowflake, ("process snowflake",), "stopped", (UP,)),
+    Incident("LocalStack frozen", freeze_aws, ("process localstack",), "stopped", (UP,)),
+    Incident("Console killed", lambda lab: lab.kill("console"), ("process console",), "has died", (UP,)),
+    Incident(
+        "Console and Snowflake killed",
+        kill_both,
+        ("process snowflake",),
+        "has died",
+        (UP,),
+    ),
+    Incident(
+        "S3 refuses",
+        refusing("s3", operation="PutObject"),
+        ("ingest",),
+        "answered 503",
+        (("logs", "ingest", "-n", "3"),),
+    ),
+    Incident(
+        "DynamoDB refuses",
+        refusing("dynamodb"),
+        ("consumer",),
+        "stopped at a record",
+        (("logs", "consume", "-n", "3"),),
+    ),
+    Incident(
+        "A file that Snowpipe refuses",
+        failed_file,
+        ("failed loads",),
+        "files in",
+        (("warehouse", "validate"),),
+    ),
+    Incident(
+        "A poison record", poison, ("quarantine",), "objects in 24 h", (("quarantine", "--purge", "--yes"),)
+    ),
+    Incident(
+        "A pipe paused",
+        lambda lab: sql(lab, "ALTER PIPE {database}.RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE"),
+        ("pipes",),
+        "paused",
+        (("warehouse", "resume"),),
+    ),
+    Incident("A dead letter", dead_letter, ("dead letters",), "ran out of tries", (("redrive", "--send"),)),
+    Incident(
+        "dbt's table dropped",
+        lambda lab: sql(lab, "DROP TABLE {database}.STAGING.STG_EVENTS"),
+        ("staging",),
+        "not built",
+        (DBT,),
+    ),
+    Incident(
+        "A row that is no event",
+        by_hand,
+        ("invalid rows",),
+        "not_an_object",
+        (("reconcile", "--settle", "0"),),
+    ),
+    Incident(
+        "A phone's clock years ahead",
+        wrong_clock,
+        ("ingest",),
+        "rejected",
+        (("rejects", "--by", "device"),),
+        exit_code=1,
+    ),
+)
+LAST = (
+    Incident(
+        "The Kinesis mock killed",
+        lambda lab: lab.kill("kinesis"),
+        ("process kinesis",),
+        "has died",
+        (UP, ("up", "--discard")),
+    ),
+    Incident(
+        "LocalStack killed",
+        lambda lab: lab.kill("localstack"),
+        ("process localstack",),
+        "has died",
+        (UP, ("up", "--discard")),
+    ),
+)
+# Part of the cause goes by itself: status looks at the last quarter of an hour, or the last day.
+REMEMBERED = ("ingest", "consumer", "quarantine", "failed loads", "invalid rows")
+
+
+def part_of(incident: Incident, found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    named = (found[part] for part in incident.parts if part in found and found[part]["level"] != "OK")
+    return next((part for part in named if incident.cause in part["cause"]), None)
+
+
+def try_one(lab: Lab, incident: Incident) -> Row:
+    row = Row(incident.name, repair=", ".join(f"`milkrun {' '.join(each)}`" for each in incident.repair))
+    incident.seed(lab)
+    began = time.monotonic()
+    while (part := part_of(incident, lab.status())) is None:
+        if time.monotonic() - began > FOUND_WITHIN_S:
+            row.problem = f"status did not name {' or '.join(incident.parts)} with {incident.cause!r}"
+            return row
+    row.found_s, row.said, row.next = time.monotonic() - began, part["cause"], part["next"]
+    while REFUSALS:
+        REFUSALS.pop().__exit__(None, None, None)  # the service is well again
+    began = time.monotonic()
+    for command in incident.repair:
+        code = lab.milkrun(*command).returncode
+    if code != incident.exit_code and incident.parts[0] not in REMEMBERED:
+        row.problem = f"{' '.join(command)} ended with {code}"
+        return row
+    while incident.parts[0] not in REMEMBERED and part_of(incident, lab.status()):
+        if time.monotonic() - began > REPAIRED_WITHIN_S:
+            row.problem = "still named after the repair"
+            return row
+    row.repaired_s = time.monotonic() - began
+    return row
+
+
+def nothing_lost(lab: Lab) -> str:
+    """Return what reconcile still names after what the incidents put there on purpose."""
+    deadline = time.monotonic() + REPAIRED_WITHIN_S
+    while True:
+        ran = lab.milkrun("reconcile", "--from", "1 hour ago", "--settle", "0", "--repair", "--json")
+        try:
+            found = json.loads(ran.stdout)
+        except ValueError:
+            return ran.stderr[-300:]
+        kinds = {each["kind"] for each in found.get("differences", ()) if each["kind"] != "not_logged"}
+        # The torn file is not loaded until somebody repairs it.
+        torn = [each for each in found.get("differences", ()) if each["kind"] == "not_loaded"]
+        if not kinds - ({"not_loaded"} if len(torn) <= 1 else set()):
+            return ""
+        if time.monotonic() > deadline:
+            return json.dumps(found["differences"])[:400]
+
+
+@contextmanager
+def opened(folder: str, port: int) -> Iterator[Lab]:
+    environment = dict(os.environ) | {
+        "MILKRUN_LOCAL": folder,
+        "MILKRUN_PORT": str(port),
+        "MILKRUN_LAMBDA_ENDPOINT": proxy_url(port),
+    }
+    stack = Stack.of(environment)
+    with stack, Proxy(stack.settings.endpoint_url, port + PROXY_PORT_OFFSET) as proxy:
+        stack.console()
+        yield Lab(stack, environment, proxy)
+
+
+def write(rows: Sequence[Row], page: Path = PAGE) -> None:
+    head = page.read_text().partition(MARK)[0]
+    lines = [
+        "| incident | what `milkrun status` says | next command | found in | repair | repaired in |",
+        "|" + "---|" * 6,
+    ]
+    for row in rows:
+        said = row.problem or row.said.replace("|", "\\|")
+        lines.append(
+            f"| {row.incident} | {said[:120]} | {row.next and f'`{row.next}`'} | {row.found_s:.0f} s | {row.repair} |"
+            f" {f'{row.repaired_s:.0f} s' if row.repaired_s else '–'} |"
+        )
+    page.write_text(f"{head}{MARK}\n" + "\n".join(lines) + "\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    only = arguments[0] if arguments else ""
+    rows = []
+    with opened(".local-incidents", 6466) as lab:
+        lab.morning()
+        assert lab.milkrun(*DBT).returncode == 0
+        for incident in INCIDENTS + LAST:
+            if incident is LAST[0]:
+                lost = nothing_lost(lab)
+                rows.append(Row("after all of these: events lost", said=lost or "none", problem=lost))
+            if only.lower() in incident.name.lower():
+                row = try_one(lab, incident)
+                print(
+                    f"{row.incident}: {row.problem or f'found in {row.found_s:.0f} s'}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                rows.append(row)
+    if not only:
+        write(rows)
+    return 1 if any(row.problem for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

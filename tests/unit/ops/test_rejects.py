@@ -1,0 +1,224 @@
+"""Rejects are grouped and shown, repaired by a patch, and sent once: also when the command was interrupted."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+import typer
+from moto import mock_aws
+
+from contract.events import GEOFENCE_KINDS, Reason
+from contract.objects import lines_object, reject_line, unreadable_line
+from handler.parse_body import parse_body
+from handler.validate import validate
+from ops.patch import Patch
+from ops.rejects import RESENT, Box, Selection, Sent, batches, groups, repaired, send, try_out
+
+NOW = datetime.now(UTC)
+BUCKET = "archive"
+EVERYTHING = Selection(NOW - timedelta(hours=1), NOW)
+
+
+def bad(n: int, **fields: object) -> dict[str, object]:
+    """An event that calls its time `created`."""
+    return {
+        "_id": f"e{n}",
+        "type": "pickup.started",
+        "created": NOW.isoformat(),
+        "deviceId": f"d{n % 7}",
+    } | fields
+
+
+RENAME = Patch.of([], ["created=createdAt"], [], [])
+
+
+@pytest.fixture
+def box(monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket=BUCKET)
+        yield Box(s3, BUCKET)
+
+
+def keep(*events: object, code: str = "missing_created_at", app_version: str | None = "4.2") -> str:
+    lines = [
+        reject_line([Reason(code, "createdAt", "is missing")], json.dumps(event).encode(), index=n, event_id=None,
+                    app_version=app_version)
+        for n, event in enumerate(events)
+    ]  # fmt: skip
+    made = lines_object("rejected", lines, NOW)
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=made.key, Body=made.body)
+    return made.key
+
+
+class Endpoint:
+    """Validates as the handler does, and keeps what it accepted."""
+
+    def __init__(self, breaks_at: int | None = None) -> None:
+        self.accepted: list[dict[str, Any]] = []
+        self.calls = 0
+        self._breaks_at = breaks_at
+
+    def post(self, body: bytes) -> dict[str, Any]:
+        if self.calls == self._breaks_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        batch = validate(parse_body(body, "ndjson"), "ndjson", GEOFENCE_KINDS, NOW)
+        self.accepted += map(json.loads, batch.lines)
+        return {"errors": [{"index": r.index, "code": r.reasons[0].code} for r in batch.rejected]}
+
+
+def resend(box: Box, post: Callable[[bytes], dict[str, Any]], patch: Patch = RENAME) -> Sent:
+    sent = Sent()
+    for _ in send(post, box, repaired(box.find(EVERYTHING), patch, sent), sent):
+        pass
+    return sent
+
+
+def test_rejects_are_grouped_by_reason_version_and_whatever_else_is_asked(box: Box) -> None:
+    key = keep(bad(1), bad(2), bad(8))
+    keep(bad(3), app_version=None, code="missing_id")
+    rows = groups(box.find(EVERYTHING), ["app_version"])
+    assert [(r["code"], r["app_version"], r["rejects"], r["devices"]) for r in rows] == [
+        ("missing_created_at", "4.2", 3, 2),
+        ("missing_id", "", 1, 1),
+    ]
+    assert rows[0]["example"] == f"{key}:1"
+    by_device = groups(box.find(EVERYTHING), ["device"])
+    assert {(r["device"], r["rejects"]) for r in by_device} == {("d1", 2), ("d2", 1), ("d3", 1)}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "number"),
+    [
+        ({}, 4),
+        ({"code": "missing_id"}, 1),
+        ({"app_version": "4.2"}, 3),
+        ({"device": "d1"}, 2),
+        ({"device": "x"}, 0),
+    ],
+    ids=["all", "code", "version", "device", "nobody"],
+)
+def test_only_what_is_selected_is_found(box: Box, chosen: dict[str, str], number: int) -> None:
+    keep(bad(1), bad(2), bad(8))
+    keep(bad(3), app_version=None, code="missing_id")
+    assert sum(1 for _ in box.find(Selection(NOW, NOW, **chosen))) == number
+
+
+def test_a_repaired_event_is_accepted_with_the_place_that_it_repairs_and_never_sent_twice(box: Box) -> None:
+    key = keep(bad(1), bad(2))
+    endpoint = Endpoint()
+    sent = resend(box, endpoint.post)
+    assert (sent.found, sent.accepted, dict(sent.rejected)) == (2, 2, {})
+    assert [(e["_id"], e[RESENT], "created" in e) for e in endpoint.accepted] == [
+        ("e1", f"{key}:1", False), ("e2", f"{key}:2", False),
+    ]  # fmt: skip
+    again = resend(box, endpoint.post)
+    assert (again.found, endpoint.calls) == (0, 1)
+
+
+def test_ten_thousand_are_repaired_by_one_command_and_an_interrupted_one_goes_on(box: Box) -> None:
+    for first in range(0, 10_000, 400):
+        keep(*(bad(n) for n in range(first, first + 400)))
+    endpoint = Endpoint(breaks_at=9)
+    with pytest.raises(KeyboardInterrupt):
+        resend(box, endpoint.post)
+    sent = resend(box, (rest := Endpoint()).post)
+    ids = [event["_id"] for event in endpoint.accepted + rest.accepted]
+    assert sorted(ids) == sorted(f"e{n}" for n in range(10_000))
+    assert sent.found == 10_000 - len(endpoint.accepted)
+
+
+def test_what_is_still_rejected_is_counted_by_reason_and_found_again(box: Box) -> None:
+    keep(bad(1), bad(2, deviceId=None))
+    endpoint = Endpoint()
+    assert dict(resend(box, endpoint.post).rejected) == {"missing_identity": 1}
+    assert [reject.line for reject in box.find(EVERYTHING)] == [2]
+
+
+def test_a_dry_run_shows_the_difference_and_judges_as_the_handler_does(box: Box) -> None:
+    keep(bad(1), bad(2, deviceId=None))
+    sent = Sent()
+    [first, *_] = events = list(repaired(box.find(EVERYTHING), RENAME, sent))
+    try_out(events, GEOFENCE_KINDS, sent)
+    assert (sent.accepted, dict(sent.rejected)) == (1, {"missing_identity": 1})
+    assert '-  "created": ' in first.diff()
+    assert '+  "createdAt": ' in first.diff()
+    assert box.resent(first.reject.key) == set()
+
+
+def test_what_is_no_json_object_or_not_changed_is_only_counted(box: Box) -> None:
+    keep(bad(1), {"_id": "x"}, [1])
+    line = unreadable_line([Reason("not_json", "", "m")], b"\xff", content_type=None, content_encoding=None)
+    made = lines_object("rejected", [line, b'"somebody else"'], NOW)
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=made.key, Body=made.body)
+    sent = resend(box, Endpoint().post)
+    assert (sent.found, sent.accepted, sent.unchanged, sent.no_json) == (5, 1, 1, 3)
+
+
+def test_damaged_objects_are_named_and_hide_nothing_else(box: Box) -> None:
+    key = keep(bad(1), bad(2))
+    keep(bad(3))
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"\x1f\x8btorn")
+    assert len(list(box.find(EVERYTHING))) == 1
+    assert box.unreadable == [key]
+
+
+def test_purge_keeps_an_object_that_holds_others_too(box: Box) -> None:
+    whole, shared = keep(bad(1), bad(8)), keep(bad(1), bad(2))
+    chosen = Selection(NOW, NOW, device="d1", resent=True)
+    assert box.purge(box.find(chosen)) == (1, [shared])
+    assert {reject.key for reject in box.find(EVERYTHING)} == {shared}
+    assert whole != shared
+
+
+def test_requests_stay_below_the_limits() -> None:
+    events = repaired([], RENAME, Sent())
+    assert list(batches(events)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [
+        ((["user.deviceId=d"], [], [], []), {}, {"user": {"deviceId": "d"}}),
+        ((["n=1.50"], [], [], []), {}, {"n": 1.5}),
+        ((['n="1"'], [], [], []), {}, {"n": "1"}),
+        (([], ["a.b=c"], [], []), {"a": {"b": 1}}, {"a": {}, "c": 1}),
+        (([], ["a=c"], [], []), {"b": 1}, {"b": 1}),
+        (([], ["a.b=c"], [], []), {"a": [1]}, {"a": [1]}),
+        (([], [], ["a", "x.y"], []), {"a": 1, "b": 2}, {"b": 2}),
+        (([], [], [], ["type=enter:user.entered_geofence,x:y"]), {"type": "enter"}, {"type": "user.entered_geofence"}),
+        (([], [], [], ["type=enter:x"]), {"type": 5}, {"type": 5}),
+        ((["a.b=1"], [], [], []), {"a": "text"}, {"a": {"b": 1}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_patch_changes_what_it_names_and_nothing_else(
+    options: tuple[list[str], ...], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    assert Patch.of(*options).apply(before, "") == after
+
+
+def test_an_id_made_of_the_text_is_the_same_for_the_same_text() -> None:
+    patch = Patch.of(["_id=@sha256"], [], [], [])
+    assert patch.apply({}, "text") == patch.apply({}, "text")
+    assert patch.apply({}, "text") != patch.apply({}, "other")
+    assert len(patch.apply({}, "text")["_id"]) == 24
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(["a"], [], [], []), (["=1"], [], [], []), (["a={"], [], [], []), ([], ["a"], [], []), ([], [], [""], []),
+     ([], [], ["a..b"], []), ([], [], [], ["a=b"])],
+    ids=str,
+)  # fmt: skip
+def test_a_patch_that_cannot_be_read_is_refused(options: tuple[list[str], ...]) -> None:
+    with pytest.raises(typer.BadParameter):
+        Patch.of(*options)

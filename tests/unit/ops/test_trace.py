@@ -1,0 +1,61 @@
+"""The verdict: one line, and an exit code that says whether the event is where it should be."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ops.reach import unreachable
+from ops.trace import EXIT_CODES, verdict
+from ops.where import Finder, Step, in_order
+from tests.unit.ops.test_terminal import NOWHERE
+
+AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
+KEY = "events/dt=2026-11-28/hh=12/x.1.ndjson.gz"
+STORED = [Step("received", AT), Step("archived", AT, {"key": KEY}), Step("answered", AT)]
+LOADED = [*STORED, Step("loaded", AT, {"table": "RAW.EVENTS"}), Step("staged", None)]
+PUBLISHED = [*LOADED, Step("published", AT, {"shard": "0"})]
+LOST = Step("not on the stream", None), Step("not consumed", None)
+REJECT = [
+    Step("archived", AT, {"key": KEY}),
+    Step("rejected", None, {"reasons": "missing_geofence geofence: m"}),
+    Step("loaded", AT),
+]
+
+
+@pytest.mark.parametrize(
+    ("steps", "said", "code"),
+    [
+        (LOADED, "ARRIVED: archived, loaded, staged", 0),
+        ([*PUBLISHED, Step("consumed", AT), Step("in a visit", None)], "ARRIVED", 0),
+        (REJECT, "REJECTED: missing_geofence geofence: m, kept in s3://…/events/dt=", 0),
+        ([*STORED, Step("not loaded", None, {"key": KEY})], "NOT LOADED", 1),
+        ([*LOADED, *LOST], "NOT PUBLISHED", 1),
+        ([*LOADED, Step("answered, some left for redrive", AT), *LOST], "WAITS FOR THE STREAM", 1),
+        ([*PUBLISHED, Step("not consumed", None)], "NOT CONSUMED", 1),
+        ([*PUBLISHED, Step("set aside", None, {"reasons": "no_device"})], "QUARANTINED: no_device", 1),
+        ([], "NOT FOUND", 1),
+    ],
+    ids=["arrived", "visit", "rejected", "not-loaded", "lost", "redrive", "behind", "quarantine", "nowhere"],
+)
+def test_the_verdict_comes_first_and_the_exit_code_follows_it(
+    steps: list[Step], said: str, code: int
+) -> None:
+    line, arrival = verdict(steps, {})
+    assert line.startswith(said)
+    assert EXIT_CODES[arrival] == code
+
+
+@pytest.mark.parametrize("steps", [[], STORED, LOADED], ids=["nothing", "stored", "loaded"])
+def test_with_a_store_that_does_not_answer_nothing_is_called_arrived_or_lost(steps: list[Step]) -> None:
+    assert EXIT_CODES[verdict(steps, {"Snowflake": "frozen"})[1]] == 2
+
+
+def test_stores_that_nobody_listens_at_are_named_and_nothing_is_asked_of_them() -> None:
+    unasked = unreachable(NOWHERE, 3)
+    assert set(unasked) == {"S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda"}
+    finder = Finder(NOWHERE, "local", None, unasked)
+    now = datetime.now(UTC)
+    assert finder.event("e", now - timedelta(hours=1), now, lambda _: None) == []
+    assert finder.object(KEY) == []
+    assert finder.request("r", now, now) == []
+    assert in_order([]) == []
