@@ -143,9 +143,9 @@ def test_a_source_that_fails_says_why_and_comes_back_by_itself(shared, aws, monk
     assert aws.renewed == 0
 
 
-def test_credentials_that_ran_out_are_said_and_looked_up_anew(shared, aws, monkeypatch):
+def test_expired_credentials_are_reported_and_renewed(shared, aws, monkeypatch):
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
-    seen: list[tuple[str, str | None]] = []
+    seen: list[tuple[str, str | None, str | None]] = []
     say = shared.state.sources.say
     monkeypatch.setattr(
         shared.state.sources,
@@ -155,7 +155,7 @@ def test_credentials_that_ran_out_are_said_and_looked_up_anew(shared, aws, monke
     aws.fault = expired()
     with running(LogPoller(shared)):
         until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", patience_s=5)
-    assert seen[0] == ("down", "ExpiredToken: The provided token has expired.")
+    assert seen[0] == ("down", "ExpiredToken: The provided token has expired.", "credentials")
     assert aws.renewed == 1
 
 
