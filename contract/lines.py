@@ -3,21 +3,23 @@
 The handler's own objects need none of this; request bodies and files that people make do.
 """
 
+import re
 from collections.abc import Iterator
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OUTSIDE_JSON = b" \t\r\v\f"
+_LINE = re.compile(rb"(?:[ \t\r\v\f\n]++|\xef\xbb\xbf)*+([^\n]*+)")
 
 
 def lines_in(text: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines that hold something, each with its number from 1.
+    """Yield the lines that hold something, each with its number from 1.
 
     Line ends may be CRLF. A byte order mark may stand before any line, as it does where files were joined. Whitespace
     around a line goes, form feeds included.
     """
-    for number, line in enumerate(text.split(b"\n"), 1):
-        bare = line.strip(_OUTSIDE_JSON)
-        while bare.startswith(BYTE_ORDER_MARK):
-            bare = bare.removeprefix(BYTE_ORDER_MARK).strip(_OUTSIDE_JSON)
-        if bare:
-            yield number, bare
+    number, counted = 1, 0
+    for line in _LINE.finditer(text):
+        number += text.count(b"\n", counted, line.start(1))
+        counted = line.start(1)
+        if line[1]:
+            yield number, line[1].rstrip(_OUTSIDE_JSON)

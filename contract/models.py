@@ -5,6 +5,7 @@ against each other.
 """
 
 from datetime import datetime
+from functools import cache
 from typing import Annotated
 
 from pydantic import (
@@ -156,19 +157,32 @@ _MISSING = {"_id": "missing_id", "type": "missing_type", "createdAt": "missing_c
 
 def _reason(fault: str, path: tuple[int | str, ...], given: object) -> Reason:
     """A validation error in words that a mobile developer understands."""
-    field = ".".join(map(str, path))
     if fault == "missing" or given is None:
-        return Reason(_MISSING.get(field, "missing_geofence"), field, f"`{field}` is missing.")
+        return _missing(path)
+    reason = _plain_reason(fault, path)
+    if path != ("createdAt",) or not (form := _form_of(given)):
+        return reason
+    return Reason(reason.code, reason.field, f"{reason.message[:-1]}; this is {form}.")
+
+
+@cache
+def _missing(path: tuple[int | str, ...]) -> Reason:
+    field = ".".join(map(str, path))
+    return Reason(_MISSING.get(field, "missing_geofence"), field, f"`{field}` is missing.")
+
+
+@cache
+def _plain_reason(fault: str, path: tuple[int | str, ...]) -> Reason:
+    field = ".".join(map(str, path))
     code, must = _FAULTS.get(fault, ("wrong_type", "be an object"))
-    return Reason(code, field, f"`{field}` must {must}{_but_is(field, given)}.")
+    return Reason(code, field, f"`{field}` must {must}.")
 
 
-def _but_is(field: str, given: object) -> str:
-    """The form of a time that cannot be accepted, never the text itself."""
-    if field != "createdAt":
-        return ""
-    form = rejected_form(given) if isinstance(given, str) else "a number, such as an epoch"
-    return f"; this is {form}" if form and not isinstance(given, bool | list | dict) else ""
+def _form_of(given: object) -> str:
+    """Return the name of the form of a time that cannot be accepted, never the text itself."""
+    if isinstance(given, str):
+        return rejected_form(given)
+    return "" if isinstance(given, bool | list | dict) else "a number, such as an epoch"
 
 
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"

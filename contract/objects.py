@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import quote
@@ -116,7 +116,7 @@ def reject_line(
     app_version: str | None = None,
 ) -> bytes:
     """One line of `rejected/`: an event that is strict JSON, as sent, and why it was not taken."""
-    line = {"reasons": _dicts(reasons), "index": index, "event_id": event_id, "event": msgspec.Raw(event)}
+    line = {"reasons": tuple(reasons), "index": index, "event_id": event_id, "event": msgspec.Raw(event)}
     return _line(line, app_version)
 
 
@@ -131,7 +131,7 @@ def unreadable_line(
 ) -> bytes:
     """One line of `rejected/`: bytes that are not strict JSON (a whole body, or one event's part of it)."""
     line = {
-        "reasons": _dicts(reasons),
+        "reasons": tuple(reasons),
         "index": index,
         "body_base64": base64.b64encode(body).decode(),
         "content_type": content_type,
@@ -146,7 +146,7 @@ def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[st
     `record` stands under `event` if it is strict JSON, else under `record_base64`. `origin` must be the same
     when the same record is met again (a stream and a sequence number, never a time or a request id).
     """
-    line: dict[str, object] = {"reasons": _dicts(reasons), "origin": dict(origin)}
+    line: dict[str, object] = {"reasons": tuple(reasons), "origin": dict(origin)}
     try:
         parse_json(record)
         line["event"] = msgspec.Raw(compact(record))
@@ -176,7 +176,3 @@ def _cut(value: str) -> str:
 
 def _line(line: Mapping[str, object], app_version: str | None) -> bytes:
     return msgspec.json.encode({**line, "app_version": app_version} if app_version else line)
-
-
-def _dicts(reasons: Iterable[Reason]) -> list[dict[str, str]]:
-    return [asdict(reason) for reason in reasons]

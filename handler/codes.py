@@ -33,7 +33,7 @@ BODY_CODES: Mapping[str, str] = {
     "no_events": "The array holds no event.",
     "not_json": "The body is not JSON.",
     "invalid_envelope": "Both `event` and `events`, one of them twice, or of the wrong type.",
-    "bad_gzip": "`Content-Encoding: gzip`, and the body is not whole gzip.",
+    "bad_gzip": "`Content-Encoding: gzip`, and the body is not whole gzip of at most 63 members.",
 }
 # `code` of a problem that is answered before anything is stored, by status.
 REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
@@ -50,7 +50,7 @@ REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     },
     413: {
         "body_too_large": "Over 1 MiB as sent.",
-        "inflated_body_too_large": "Over 4 MiB inflated.",
+        "inflated_body_too_large": "Over 4 MiB inflated, or over 64 KiB and 100 times the size as sent.",
         "too_many_events": "Over 500 events.",
     },
     415: {

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+import msgspec
+
 from aws.errors import RetryableError
 from contract.events import Reason
 from contract.objects import (
@@ -26,6 +28,10 @@ STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5
 # A claim check is as good as a record on the stream, so a phone need not wait long for a stream that refuses.
 PUBLISH_BUDGET_SECONDS = 4.0
+MAX_ERROR_BYTES = 60 * 1024  # of an answer, which has at most 64 KiB
+_CONFLICT = Reason(
+    "event_id_conflict", "_id", "Accepted; the same device sent another content of this `_id` before it."
+)
 
 
 class Archive(Protocol):
@@ -59,6 +65,7 @@ class Receipt:
     object_key: str | None
     rejected_key: str | None
     errors: list[dict[str, object]]
+    errors_omitted: int = 0
 
 
 @dataclass(slots=True)
@@ -128,6 +135,7 @@ def ingest(
             effects=effects,
         )
     effects.publish_ms = _ms_since(began)
+    errors, omitted = errors_of(batch)
     return Receipt(
         request_id=sender.request_id,
         received=batch.received,
@@ -136,7 +144,8 @@ def ingest(
         rejected=len(batch.rejected),
         object_key=effects.object_key,
         rejected_key=effects.rejected_key,
-        errors=errors_of(batch),
+        errors=errors,
+        errors_omitted=omitted,
     )
 
 
@@ -202,30 +211,26 @@ def quarantine(archive: Archive, records: Sequence[Record], object_key: str, rec
     return stored.key
 
 
-def errors_of(batch: Batch) -> list[dict[str, object]]:
-    """Every reason of every rejected event, and every accepted one whose id had other content before it."""
-    errors: list[dict[str, object]] = [
-        {
-            "index": rejected.index,
-            "event_id": rejected.event_id,
-            "code": reason.code,
-            "field": reason.field,
-            "message": reason.message,
-        }
+def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
+    """Return every reason of every rejected event, every conflict, and how many were left out.
+
+    Few bytes can hold 500 rejected events, so the answer has as many errors as fit into MAX_ERROR_BYTES.
+    """
+    found = [
+        (rejected.index, rejected.event_id, reason)
         for rejected in batch.rejected
         for reason in rejected.reasons
     ]
-    errors += [
-        {
-            "index": conflict.index,
-            "event_id": conflict.event_id,
-            "code": "event_id_conflict",
-            "field": "_id",
-            "message": "Accepted; the same device sent another content of this `_id` before it.",
-        }
-        for conflict in batch.conflicts
-    ]
-    return errors
+    found += [(conflict.index, conflict.event_id, _CONFLICT) for conflict in batch.conflicts]
+    errors: list[dict[str, object]] = []
+    left = MAX_ERROR_BYTES
+    for index, event_id, reason in found:
+        error = {"index": index, "event_id": event_id, **msgspec.structs.asdict(reason)}
+        left -= len(msgspec.json.encode(error)) + 1
+        if left < 0:
+            break
+        errors.append(error)
+    return errors, len(found) - len(errors)
 
 
 def _line_of(rejected: Rejected, sender: Sender) -> bytes:

@@ -8,6 +8,7 @@ strings alone.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import msgspec
 
@@ -19,7 +20,19 @@ MAX_EVENTS = 500
 
 _IDENTITY = ("userId", "deviceId", "_id")
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Envelope(msgspec.Struct):
+    """The members that matter, without the cost of any other; an absent one is empty."""
+
+    id: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="_id")
+    event: msgspec.Raw = msgspec.Raw()
+    events: msgspec.Raw = msgspec.Raw()
+    user: msgspec.Raw = msgspec.Raw()
+
+
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,7 @@ def parse_body(text: bytes, form: Form) -> Parts:
 
 
 def _lines(text: bytes) -> Parts:
-    return Parts(_counted([line for _, line in lines_in(text)]), {})
+    return Parts(_counted([line for _, line in islice(lines_in(text), MAX_EVENTS + 1)]), {})
 
 
 def _json(text: bytes) -> Parts:
@@ -62,11 +75,17 @@ def _split_valid_json(text: bytes) -> Parts:
         return Parts(_array(text), {})
     if not text.startswith(b"{"):
         return Parts([text], {})
-    members = {name: bytes(raw) for name, raw in _OBJECT.decode(text).items()}
-    # A name given twice would be lost here in silence; then (or if a name is escaped) the lengths differ.
-    if len(text) != 1 + sum(len(name.encode()) + 4 + len(raw) for name, raw in members.items()):
-        return _split_invalid_json(text)
-    return _object(text, members)
+    envelope = _ENVELOPE.decode(text)
+    members = {"_id": envelope.id, "event": envelope.event, "events": envelope.events, "user": envelope.user}
+    given = {name: bytes(raw) for name, raw in members.items() if bytes(raw)}
+    if "event" in given or "events" in given:
+        # A member given twice would be lost here in silence, and a name may be escaped.
+        rest = text
+        for raw in given.values():
+            rest = rest.replace(raw, b"", 1)
+        if b"\\" in rest or any(rest.count(b'"%b":' % name.encode()) != (name in given) for name in members):
+            return _split_invalid_json(text)
+    return _object(text, given)
 
 
 def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
@@ -105,33 +124,44 @@ def _identity(user: bytes) -> dict[str, str]:
 
 def _counted[T](parts: list[T]) -> list[T]:
     if len(parts) > MAX_EVENTS:
-        detail = f"The body holds {len(parts)} events, over {MAX_EVENTS}: split the batch and send its parts."
+        detail = f"The body holds more than {MAX_EVENTS} events: split the batch and send its parts."
         raise Refused(413, "too_many_events", detail, limit=MAX_EVENTS)
     return parts
 
 
 def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
     """The compact text of an object with members at its end; those of these names that it has, nulls, go."""
-    kept = text[1:-1]
     if b":null" in text:
-        members = _elements(text)
-        kept = b",".join(each for each in members if _member(each)[0] not in added)
+        members = _MEMBERS.decode(text)
+        if members.keys() & added.keys():
+            text = msgspec.json.encode({name: raw for name, raw in members.items() if name not in added})
     new = b",".join(b"%b:%b" % (msgspec.json.encode(name), raw) for name, raw in added.items())
-    return b"{%b%b%b}" % (kept, b"," if kept else b"", new)
+    return b"%b%b%b}" % (text[:-1], b"," if len(text) > 2 else b"", new)
 
 
 # --- bodies that are not strict JSON as a whole -------------------------------------------------
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
-_MEMBER = re.compile(rb'("(?:[^"\\]++|\\.)*+")\s*+:\s*+(.*+)', re.DOTALL)
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_MEMBER = re.compile(rb"(%b)\s*+:\s*+(.*+)" % _STRING, re.DOTALL)
+# Up to a comma of the array itself or a run of brackets; and, inside an element, up to a run of brackets that are no
+# pair without brackets in it.
+_BETWEEN = re.compile(rb'(?:[^"\[\]{},]++|%b)*+(\[++|{++|\]++|}++|.?)' % _STRING, re.DOTALL)
+_WITHIN = re.compile(
+    rb'(?:[^"\[\]{}]++|%b|\[[^"\[\]{}]*+\]|{[^"\[\]{}]*+})*+(\[++|{++|\]++|}++|.?)' % _STRING, re.DOTALL
+)
 _CLOSES = {b"[": b"]", b"{": b"}"}
+# Runs of brackets are matched in Python. Events have fewer of them than one in 32 bytes.
+MAX_RUNS, BYTES_PER_RUN = 10_000, 32
 
 
 def _split_invalid_json(text: bytes) -> Parts:
     if text.startswith(b"["):
         return Parts(_counted(_elements(text)), {})
     members: dict[str, bytes] = {}
-    for member in _elements(text):
+    elements = _elements(text)
+    if len(elements) > MAX_EVENTS:  # no envelope
+        return Parts([text], {})
+    for member in elements:
         name, value = _member(member)
         if name in members and name in ("event", "events", "user"):
             raise Unreadable("invalid_envelope", f"The envelope has `{name}` twice.")
@@ -154,25 +184,32 @@ def _name(literal: bytes) -> str:
 
 
 def _elements(text: bytes) -> list[bytes]:
-    """What stands between the outermost commas of a text that is one pair of brackets."""
+    """Return what stands between the outermost commas of a text that is one pair of brackets.
+
+    Stops after MAX_EVENTS + 1 elements. Raises Unreadable.
+    """
     elements: list[bytes] = []
-    open_brackets: list[bytes] = []
-    begin = 1
-    for token in _TOKEN.finditer(text) if text[:1] in _CLOSES else ():
-        mark = token[0]
-        if mark in _CLOSES:
-            open_brackets.append(_CLOSES[mark])
-        elif mark in (b"]", b"}"):
-            if open_brackets.pop() != mark:
-                raise Unreadable("not_json", "The body is not JSON: its brackets do not match.")
-        elif mark == b'"':
-            raise Unreadable("not_json", "The body is not JSON: a string does not end.")
-        if not open_brackets or (mark == b"," and len(open_brackets) == 1):
-            elements.append(text[begin : token.start()].strip())
-            begin = token.end()
-        if not open_brackets:
+    open_brackets = bytearray(_CLOSES.get(text[:1], b""))
+    begin = at = 1
+    for _ in range(MAX_RUNS + len(text) // BYTES_PER_RUN):
+        if not open_brackets or len(elements) > MAX_EVENTS:
             break
-    if open_brackets or not elements or begin != len(text):
+        found = (_BETWEEN if len(open_brackets) == 1 else _WITHIN).match(text, at)
+        run, at = (found[1], found.end()) if found else (b"", at)
+        if run[:1] in _CLOSES:
+            open_brackets += _CLOSES[run[:1]] * len(run)
+        elif run[:1] in (b"]", b"}") and open_brackets.endswith(run):
+            del open_brackets[-len(run) :]
+        elif run != b",":
+            raise Unreadable("not_json", "The body is not JSON: brackets or quotes do not match.")
+        if not open_brackets or (run == b"," and len(open_brackets) == 1):
+            elements.append(text[begin : at - 1].strip())
+            begin = at
+    else:
+        raise Unreadable(
+            "not_json", "The body is not JSON, and has too many brackets to tell its events apart."
+        )
+    if (len(elements) <= MAX_EVENTS and at != len(text)) or not elements:
         raise Unreadable("not_json", "The body is not JSON.")
     if elements == [b""]:
         return []

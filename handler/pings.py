@@ -23,8 +23,8 @@ def is_ping(value: object) -> bool:
     """An object without `_id`, `type` and `createdAt` that says which device was where, and when."""
     return (
         isinstance(value, dict)
-        and all(value.get(name) is None for name in _LACKS)
         and is_id(value.get("deviceId"))
+        and all(value.get(name) is None for name in _LACKS)
         and _is_number(value.get("latitude"))
         and _is_number(value.get("longitude"))
         and _is_instant(value.get("updatedAt"))

@@ -2,21 +2,28 @@
 
 `milkrun`: X-Milkrun-Timestamp (Unix seconds) and X-Milkrun-Signature, hex HMAC-SHA256 of
 `<timestamp>.<body>`, the body before compression (gateways inflate, so what was compressed is not seen here).
-`radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id, without the body.
+`radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id. It covers neither the body nor a
+time, so whoever captures one pair of headers can send any event with it until the secret ends. Therefore a secret for
+Radar must name its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
 """
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from aws.errors import RetryableError
 from handler.http import Refused
 
 type Scheme = Literal["off", "milkrun", "radar"]
 
 WINDOW_SECONDS = 300
 CACHE_SECONDS = 300
+MAX_RADAR_DAYS = 100
+_DATED = re.compile(rb"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTALL)
 
 
 class Secrets:
@@ -52,15 +59,15 @@ def parse_secrets(text: str) -> list[bytes]:
 def verify(
     scheme: Scheme,
     headers: Mapping[str, str],
-    body: bytes,
+    read_body: Callable[[], bytes],
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Raises Refused (403) unless the request is signed as the stage wants it."""
+    """Raise Refused (403) unless the request is signed as the stage wants it. Reads the body after the headers."""
     if scheme == "milkrun":
-        _verify_milkrun(headers, body, secrets(), now)
+        _verify_milkrun(headers, read_body, secrets, now)
     elif scheme == "radar":
-        _verify_radar(headers, secrets())
+        _verify_radar(headers, _dated(secrets(), now))
 
 
 def sign(secret: bytes, timestamp: int, body: bytes) -> str:
@@ -68,7 +75,12 @@ def sign(secret: bytes, timestamp: int, body: bytes) -> str:
     return hmac.new(secret, b"%d.%b" % (timestamp, body), hashlib.sha256).hexdigest()
 
 
-def _verify_milkrun(headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes], now: float) -> None:
+def _verify_milkrun(
+    headers: Mapping[str, str],
+    read_body: Callable[[], bytes],
+    secrets: Callable[[], Sequence[bytes]],
+    now: float,
+) -> None:
     given = headers.get("x-milkrun-signature", "")
     timestamp = headers.get("x-milkrun-timestamp", "")
     if not given or not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) < 16):
@@ -77,7 +89,19 @@ def _verify_milkrun(headers: Mapping[str, str], body: bytes, secrets: Sequence[b
     if abs(now - int(timestamp)) > WINDOW_SECONDS:
         detail = f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds from now: sign again."
         raise Refused(403, "signature_expired", detail)
-    _one_of(given, [sign(secret, int(timestamp), body) for secret in secrets])
+    body = read_body()
+    _one_of(given, [sign(secret, int(timestamp), body) for secret in secrets()])
+
+
+def _dated(secrets: Sequence[bytes], now: float) -> list[bytes]:
+    """Return the secrets whose last day is today or soon. Raises RetryableError if there are none."""
+    today = datetime.fromtimestamp(now, UTC).date()
+    days = {str(today).encode(), str(today + timedelta(days=MAX_RADAR_DAYS)).encode()}
+    found = [_DATED.fullmatch(secret) for secret in secrets]
+    valid = [dated[1] for dated in found if dated and min(days) <= dated[2] <= max(days)]
+    if not valid:
+        raise RetryableError("no signing secret for Radar names a last day within the next 100 days")
+    return valid
 
 
 def _verify_radar(headers: Mapping[str, str], secrets: Sequence[bytes]) -> None:

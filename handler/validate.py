@@ -83,34 +83,38 @@ def validate(
     received_at: datetime,
     speaker: Speaker = ANYBODY,
 ) -> Batch:
-    """Every raw event ends up in exactly one of `lines`, `rejected` and `duplicates`."""
+    """Put every raw event into exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
-    seen: dict[Owned, list[bytes]] = {}
+    seen: dict[Owned, set[bytes]] = {}
+    rejected: dict[bytes, Rejected] = {}
     earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + MAX_CLOCK_AHEAD
     for index, raw in enumerate(parts.raws):
+        if again := rejected.get(raw):
+            batch.rejected.append(replace(again, index=index))
+            continue
+        value, text, is_json = None, raw, False
         try:
             value = _parsed(raw, form)
-        except InvalidEvent as error:
-            batch.rejected.append(Rejected(index, None, raw, False, _brief(error.reasons)))
-            continue
-        sent = raw if parts.compact else compact(raw)
-        is_position = isinstance(value, dict) and not value.get("_id") and is_ping(value)
-        text = _named(as_event(sent, value) if is_position else sent, value, parts.identity)
-        try:
+            is_json = True
+            sent = raw if parts.compact else compact(raw)
+            is_position = isinstance(value, dict) and not value.get("_id") and is_ping(value)
+            text = _named(as_event(sent, value) if is_position else sent, value, parts.identity)
             event = _checked(len(sent), value, _NO_KINDS if is_position else kinds, earliest, latest)
             if not speaker.may_speak_for(event.device_id):
                 raise invalid("device_mismatch", "user.deviceId", "The token speaks for another device.")
         except InvalidEvent as error:
-            batch.rejected.append(Rejected(index, _event_id(value), text, True, error.reasons))
+            reasons = error.reasons if is_json else _brief(error.reasons)
+            rejected[raw] = Rejected(index, _event_id(value), text, is_json, reasons)
+            batch.rejected.append(rejected[raw])
             continue
-        batch.other_user += speaker.user is not None and _user_id(value) not in (None, speaker.user)
-        contents = seen.setdefault(event.owned, [])
+        contents = seen.setdefault(event.owned, set())
         if text in contents:
             batch.duplicates += 1
             continue
         if contents:
             batch.conflicts.append(Conflict(index, event.id))
-        contents.append(text)
+        contents.add(text)
+        batch.other_user += speaker.user is not None and _user_id(value) not in (None, speaker.user)
         if batch.oldest_at is None or event.created_at < batch.oldest_at:
             batch.oldest_at = event.created_at
         batch.lines.append(text)
@@ -132,7 +136,9 @@ def _parsed(raw: bytes, form: Form) -> Any:
         if form == "json":
             raise
         # An NDJSON line is a document of its own, so what is wrong in it makes the line not JSON.
-        raise InvalidEvent(tuple(replace(reason, code="not_json") for reason in error.reasons)) from None
+        raise InvalidEvent(
+            tuple(msgspec.structs.replace(reason, code="not_json") for reason in error.reasons)
+        ) from None
 
 
 def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
@@ -173,4 +179,6 @@ def _user_id(value: Any) -> Any:
 
 def _brief(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
     """The parser's messages quote names of any length."""
-    return tuple(replace(reason, message=reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons)
+    return tuple(
+        msgspec.structs.replace(reason, message=reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
+    )

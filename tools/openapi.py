@@ -278,7 +278,8 @@ def _receipt() -> Schema:
     return {
         "type": "object",
         "description": "received = accepted + duplicates + rejected; a body that cannot be read counts as "
-        "one. `accepted` is the number of lines in `object_key`, `rejected` in `rejected_key`.",
+        "one. `accepted` is the number of lines in `object_key`, `rejected` in `rejected_key`. An answer has "
+        "at most 64 KiB: `errors_omitted` is the number of errors that did not fit.",
         "required": list(properties),
         "properties": properties,
     }

@@ -35,6 +35,7 @@ def test_a_receipt_says_what_became_of_every_event(phone: Phone) -> None:
         "rejected": 1,
         "object_key": object_key,
         "rejected_key": rejected_key,
+        "errors_omitted": 0,
     }
     assert [(e["index"], e["event_id"], e["code"], e["field"]) for e in errors] == [
         (3, "b", "wrong_type", "type"),

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from aws.errors import RetryableError
 from handler.http import Refused
 from handler.signature import Secrets, parse_secrets, sign, verify
 from tests.unit.handler.conftest import Phone
@@ -20,7 +21,7 @@ TRIP = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "deviceId"
 def refusal(scheme: str, headers: dict[str, str]) -> str:
     """The code of the refusal, or "" for none."""
     try:
-        verify(scheme, headers, BODY, lambda: SECRETS, NOW)
+        verify(scheme, headers, lambda: BODY, lambda: SECRETS, NOW)
     except Refused as refused:
         return f"{refused.status} {refused.code}".removeprefix("403 ")
     return ""
@@ -55,15 +56,49 @@ def test_anything_else_is_refused(headers: dict[str, str], code: str) -> None:
     assert refusal("milkrun", headers) == code
 
 
-def test_radars_own_signature_covers_its_signing_id() -> None:
-    right = hmac.new(SECRETS[1], b"signing-id", hashlib.sha1).hexdigest()
-    assert refusal("radar", {"x-radar-signing-id": "signing-id", "x-radar-signature": right}) == ""
-    assert refusal("radar", {"x-radar-signing-id": "other", "x-radar-signature": right}) == "bad_signature"
-    assert refusal("radar", {"x-radar-signing-id": "signing-id"}) == "missing_signature"
+def radar(
+    secrets: list[bytes], days_later: int = 0, signing_id: str = "signing-id", signature: str | None = None
+) -> None:
+    right = hmac.new(b"token", b"signing-id", hashlib.sha1).hexdigest()
+    headers = {
+        "x-radar-signing-id": signing_id,
+        "x-radar-signature": right if signature is None else signature,
+    }
+    verify("radar", headers, lambda: pytest.fail("read"), lambda: secrets, NOW + days_later * 86400)
+
+
+RADAR_SECRETS = [b"other@2027-02-01", b"token@2027-02-01"]  # NOW is 2027-01-15
+
+
+def test_radars_own_signature_covers_its_signing_id_and_no_body_is_read() -> None:
+    radar(RADAR_SECRETS)
+    with pytest.raises(Refused, match="does not match"):
+        radar(RADAR_SECRETS, signing_id="other")
+    with pytest.raises(Refused, match="are required"):
+        radar(RADAR_SECRETS, signature="")
+
+
+def test_a_captured_pair_of_radars_headers_ends_with_the_last_day_of_its_secret() -> None:
+    radar(RADAR_SECRETS, days_later=17)
+    for days_later in (18, 400):
+        with pytest.raises(RetryableError, match="last day"):
+            radar(RADAR_SECRETS, days_later)
+
+
+@pytest.mark.parametrize("secret", [b"token", b"token@", b"token@2027-12-31", b"token@9999-99-99"])
+def test_a_secret_for_radar_without_a_near_last_day_is_not_used(secret: bytes) -> None:
+    with pytest.raises(RetryableError, match="last day"):
+        radar([secret])
+
+
+def test_a_refused_signature_costs_no_inflation() -> None:
+    for headers in ({}, signed(at=NOW - 301)):
+        with pytest.raises(Refused):
+            verify("milkrun", headers, lambda: pytest.fail("read"), lambda: SECRETS, NOW)
 
 
 def test_without_a_scheme_no_secret_is_asked_for() -> None:
-    verify("off", {}, BODY, lambda: pytest.fail("asked"), NOW)
+    verify("off", {}, lambda: BODY, lambda: pytest.fail("asked"), NOW)
 
 
 def test_secrets_are_fetched_once_in_five_minutes_and_outlive_an_outage() -> None:

@@ -1,0 +1,144 @@
+"""Bodies that cost more CPU than honest ones of the same size, and the CPU that a body may cost.
+
+Each of the bodies exceeded `limit` before the handler was bounded. They seed the fuzzer too.
+"""
+
+import base64
+import gzip
+import json
+import random
+import statistics
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from functools import cache
+
+import pytest
+
+from handler import main
+from tests.unit.handler.fakes import Context, World, app
+
+JSON = {"content-type": "application/json"}
+NDJSON = {"content-type": "application/x-ndjson"}
+SOUND = b'{"_id":"a","type":"t","createdAt":"2026-11-28T08:00:00Z","deviceId":"d"'
+WRONG = (
+    b'{"_id":5,"type":"user.entered_geofence","createdAt":{},"user":{"deviceId":3,"userId":4},'
+    b'"geofence":{"tag":1,"externalId":2},"duration":"x","confidence":9'
+)
+
+
+def packed(text: bytes) -> bytes:
+    """Return gzip whose header has a file name so long that all of `text` may be inflated. (RFC 1952, section 2.3.)"""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    deflated = packer.compress(text) + packer.flush()
+    name = b"n" * ((len(text) - 65536) // 100 - len(deflated))
+    tail = struct.pack("<II", zlib.crc32(text), len(text))
+    return b"\x1f\x8b\x08\x08\0\0\0\0\0\xff" + name + b"\0" + deflated + tail
+
+
+def events(inside: bytes, number: int = 500, event: bytes = SOUND) -> bytes:
+    return b"[" + b",".join(event + b',"i":%d,"x":%b}' % (n, inside) for n in range(number)) + b"]"
+
+
+def many(element: bytes, number: int) -> bytes:
+    return b"[" + b",".join([element] * number) + b"]"
+
+
+# Name: the text, and whether it is sent as NDJSON.
+TEXTS: Mapping[str, tuple[bytes, bool]] = {
+    "commas": (b"[" + b"," * 4_000_000 + b"]", False),
+    "brackets": (b"[" * 4_000_000, False),
+    "braces": (b'{"a":' * 800_000, False),
+    "pairs": (many(b"[[]]", 800_000)[:-1], False),
+    "towers": (events(b"[" * 2500 + b"]" * 2500), False),
+    "identical events": (many(SOUND + b',"x":%b}' % many(b"{}", 2500), 500), False),
+    "events of many objects": (events(many(b"{}", 2500)), False),
+    "events of many numbers": (events(many(b"1.50", 1500)), False),
+    "events with NaN": (events(many(b"{}", 2500)[:-1] + b",NaN]"), False),
+    "lines with NaN": (b"\n".join([SOUND + b',"x":%b}' % (many(b"{}", 2500)[:-1] + b",NaN]")] * 500), True),
+    "wrong events": (events(many(b"[]", 2300), event=WRONG), False),
+    "small wrong events": (events(b"0", event=WRONG), False),
+    "500 empty objects": (many(b"{}", 500), False),
+    "events without user": (
+        b'{"user":{"deviceId":"d"},"events":%b}' % events(many(b"{}", 2400) + b',"user":null'), False),
+    "other contents of one id": (events(b'"%b"' % (b"y" * 7000)), False),
+    "elements": (many(b"1", 2_000_000), False),
+    "members": (b"{" + b",".join(b'"%d":1' % n for n in range(300_000)) + b"}", False),
+    "members of the envelope": (
+        b'{"events":[%b}],' % SOUND + b",".join(b'"%d":1' % n for n in range(300_000)) + b"}", False),
+    "one name again and again": (b"{" + b",".join([b'"a":1'] * 600_000) + b"}", False),
+    "quotes": (b'["' + b'\\"' * 2_000_000, False),
+    "digits": (events(b"9" * 4000), False),
+    "lines": (b"x\n" * 2_000_000, True),
+    "empty lines": (b" \n" * 2_000_000, True),
+    "byte order marks": (b"\xef\xbb\xbf" * 1_300_000, True),
+    "byte order marks and spaces": (b"\xef\xbb\xbf " * 1_000_000 + b"x", True),
+}  # fmt: skip
+MEMBERS = {"empty gzip members": gzip.compress(b"") * 50_000, "gzip members": gzip.compress(b"[") * 40_000}
+
+
+@cache
+def requests() -> dict[str, tuple[bytes, dict[str, str], int]]:
+    """Return body, headers and inflated size of each; what the gateway inflates is sent plain where it fits."""
+    zipped = {"content-encoding": "gzip"}
+    found = {name: (body, JSON | zipped, len(body)) for name, body in MEMBERS.items()}
+    for name, (text, is_lines) in TEXTS.items():
+        form = NDJSON if is_lines else JSON
+        found[name] = (
+            (text, form, len(text)) if len(text) < 500_000 else (packed(text), form | zipped, len(text))
+        )
+    return found
+
+
+@cache
+def honest(size: int) -> bytes:
+    """Return NDJSON of about `size` bytes: at most 500 geofence events as a phone sends them, padded by metadata."""
+    number = min(500, max(1, size // 430))
+    drawn = random.Random(1)
+    lines = []
+    for n in range(number):
+        event = {
+            "_id": f"{drawn.getrandbits(96):024x}",
+            "type": "user.entered_geofence",
+            "createdAt": f"2026-11-28T08:{n % 60:02}:00.{n:03}Z",
+            "live": True,
+            "user": {
+                "_id": f"{drawn.getrandbits(96):024x}",
+                "deviceId": f"van-{n % 9}",
+                "userId": "driver-7",
+            },
+            "geofence": {"tag": "farm", "externalId": f"farm-{n % 40}"},
+            "location": {"type": "Point", "coordinates": [drawn.random(), drawn.random()]},
+            "confidence": 3,
+            "metadata": {
+                f"key_{k}": drawn.choice([k, f"value {k}"]) for k in range((size // number - 330) // 26)
+            },
+        }
+        lines.append(json.dumps(event, separators=(",", ":")).encode())
+    return b"\n".join(lines)
+
+
+def cpu_seconds(body: bytes, headers: Mapping[str, str], times: int = 5) -> float:
+    """Return the median CPU time of some requests."""
+    event = {"headers": dict(headers), "body": base64.b64encode(body).decode(), "isBase64Encoded": True}
+    taken = []
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in range(times):
+            application = app(World())
+            patch.setattr(main, "_app", lambda made=application: made)
+            began = time.process_time()
+            main.ingest(event, Context())
+            taken.append(time.process_time() - began)
+    return statistics.median(taken)
+
+
+def limit(size: int) -> float:
+    """Return the CPU that a body may cost which is `size` bytes long as sent or inflated, whichever is more."""
+    shift = max(0, size.bit_length() - 4)
+    return 5 * _honest_seconds(size >> shift << shift) + 0.005
+
+
+@cache
+def _honest_seconds(size: int) -> float:
+    return cpu_seconds(packed(honest(size)), NDJSON | {"content-encoding": "gzip"})
