@@ -21,8 +21,8 @@ from typing import Any
 from contract.objects import lines_object
 from ops.outputs import ROOT, Outputs
 from tests.e2e.vocabulary import crossing, event
+from tests.faults.faulty_stack import PROXY_PORT_OFFSET, proxy_url
 from tests.faults.proxy import Fault, Proxy, Rule
-from tests.faults.yard import PROXY_PORT_OFFSET, proxy_url
 from tools.fleet.send import Client
 from tools.stack.processes import descendants, description
 from tools.stack.stack import Stack
