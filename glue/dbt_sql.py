@@ -9,7 +9,7 @@ PROJECT = Path(__file__).resolve().parents[1] / "snowpipe" / "dbt"
 
 @cache
 def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
-    """Return the model `geofence_visits` as one DuckDB query over a table `stg_geofence_events`."""
+    """Return the model `restated_visits` of a full refresh as one DuckDB query over a table `stg_geofence_events`."""
     import sqlglot
     from jinja2 import Environment, StrictUndefined
 
@@ -19,11 +19,10 @@ def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
     variables = {"merge_gap_seconds": merge_gap_seconds, "min_confidence": min_confidence}
     jinja.globals |= {
         "config": lambda **_: "",
-        "drop_ghost_visits": lambda: "",
-        "is_incremental": lambda: False,
+        "reads_everything": lambda: True,
         "ref": lambda name: name,
         "var": variables.__getitem__,
         "key_of": macros.module.key_of,
     }
-    model = jinja.from_string((PROJECT / "models" / "marts" / "geofence_visits.sql").read_text())
+    model = jinja.from_string((PROJECT / "models" / "intermediate" / "restated_visits.sql").read_text())
     return sqlglot.transpile(model.render(), read="snowflake", write="duckdb")[0]

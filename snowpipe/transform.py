@@ -19,6 +19,12 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
     """Run dbt on the project; its exit code. Target and logs go to the stack's folder."""
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
+    wanted = environment_of(settings, environment)
+    return subprocess.run([dbt, *arguments], env=wanted, check=False).returncode
+
+
+def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """What dbt reads of its environment: project, target, connection."""
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
     if connection.workload_identity_provider:
@@ -44,5 +50,4 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
     # dbt's own variables (DBT_TARGET, DBT_PROFILE, …) and Python's of another environment stay outside.
-    wanted = for_installation(environment) | given
-    return subprocess.run([dbt, *arguments], env=wanted, check=False).returncode
+    return for_installation(environment) | given

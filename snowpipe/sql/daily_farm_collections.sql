@@ -1,5 +1,5 @@
 -- Visits to farms by UTC day, straight from RAW.EVENTS: the numbers of MARTS.DAILY_FARM_COLLECTIONS without dbt.
--- One row per day and fence. The rule of visits is told in dbt/models/marts/geofence_visits.sql.
+-- One row per day and fence. The rule of visits is stated in dbt/models/intermediate/restated_visits.sql.
 -- What is no event (MARTS' STAGING.INVALID_ROWS) is left out: no id, no time, or a time that no clock can have had.
 WITH said AS (
     SELECT

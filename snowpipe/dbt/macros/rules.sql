@@ -76,14 +76,6 @@
     {{ key_of(["IFF(" ~ device_id ~ " IS NULL, 'u', 'd')", "COALESCE(" ~ device_id ~ ", " ~ user_id ~ ")", event_id]) }}
 {%- endmacro %}
 
-{# What an incremental run reads of its source: all that is as new as its newest row, less the look-back. #}
-{% macro newly_loaded(column, model, watermark) -%}
-    {{ column }} >= (
-        SELECT COALESCE(DATEADD('minute', -{{ var('lookback_minutes') }}, MAX({{ watermark }})), '1970-01-01'::TIMESTAMP_LTZ)
-        FROM {{ model }}
-    )
-{%- endmacro %}
-
 {# What tells two contents of one event id apart. #}
 {% macro content_hash(payload) -%} MD5(TO_JSON({{ payload }})) {%- endmacro %}
 

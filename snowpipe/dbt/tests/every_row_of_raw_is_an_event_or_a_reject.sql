@@ -2,3 +2,4 @@
 -- What somebody put under events/ or rejected/ by hand: a warning, because no mart reads it.
 SELECT source_table, code, file_name, file_row_number
 FROM {{ ref('invalid_rows') }}
+WHERE {{ restated_part('invalid_rows') }}

@@ -5,6 +5,7 @@ WITH visits AS (
         entered_at,
         LAG(exited_at) OVER (PARTITION BY device_fence_key ORDER BY entered_at, entered_event_id) AS exited_before_at
     FROM {{ ref('geofence_visits') }}
+    WHERE {{ restated_part('geofence_visits') }}
 
 )
 

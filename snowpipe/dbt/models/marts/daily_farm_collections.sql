@@ -1,12 +1,36 @@
-{{ config(materialized='table') }}
+{{ config(
+    materialized='incremental',
+    incremental_strategy='restate',
+    cluster_by=['collection_date'],
+    meta={'restates': 'collection_date'}
+) }}
+
+-- depends_on: {{ ref('restated_days') }}
+
+{%- set pickup_days = {} %}
+{%- if is_incremental() %}
+    {%- set stays %}
+        SELECT DISTINCT entered_date::VARCHAR || '/' || exited_at::DATE::VARCHAR
+        FROM {{ ref('geofence_visits') }}
+        WHERE
+            {{ is_collection('geofence_tag') }}
+            AND exited_at IS NOT NULL
+            AND {{ among('entered_date', ref('restated_days'), 'event_date') }}
+    {%- endset %}
+    {%- do days_between(values_of(stays), pickup_days) %}
+{%- endif %}
 
 WITH visits AS (
 
     SELECT
         *,
-        CAST(entered_at AS DATE) AS collection_date
+        entered_date AS collection_date
     FROM {{ ref('geofence_visits') }}
-    WHERE {{ is_collection('geofence_tag') }}
+    WHERE
+        {{ is_collection('geofence_tag') }}
+        {% if is_incremental() %}
+            AND {{ among('entered_date', ref('restated_days'), 'event_date') }}
+        {% endif %}
 
 ),
 
@@ -23,7 +47,11 @@ pickups AS (
             visits.device_id = events.device_id
             AND events.occurred_at >= visits.entered_at
             AND events.occurred_at <= visits.exited_at
-    WHERE events.event_type = 'pickup.completed'
+    WHERE
+        events.event_type = 'pickup.completed'
+        {% if is_incremental() %}
+            AND {{ one_of_days('events.event_date', pickup_days.keys() | sort) }}
+        {% endif %}
     GROUP BY visits.visit_key
 
 )

@@ -1,11 +1,18 @@
-{{ config(materialized='table') }}
+{{ config(
+    materialized='incremental',
+    incremental_strategy='restate',
+    cluster_by=['event_date'],
+    meta={'restates': 'event_date'}
+) }}
+
+-- depends_on: {{ ref('restated_days') }}
 
 WITH events AS (
 
     SELECT
         event_id,
         device_id,
-        CAST(occurred_at AS DATE) AS event_date,
+        event_date,
         occurred_at,
         event_type,
         latitude,
@@ -19,7 +26,11 @@ WITH events AS (
             TRUE, FALSE
         ) AS is_located
     FROM {{ ref('stg_events') }}
-    WHERE device_id IS NOT NULL
+    WHERE
+        device_id IS NOT NULL
+        {% if is_incremental() %}
+            AND {{ among('event_date', ref('restated_days'), 'event_date') }}
+        {% endif %}
 
 ),
 
@@ -54,12 +65,15 @@ visits AS (
 
     SELECT
         device_id,
-        CAST(entered_at AS DATE) AS event_date,
+        entered_date AS event_date,
         COUNT(*) AS visits,
         COUNT_IF({{ is_collection('geofence_tag') }}) AS collections,
         SUM(dwell_seconds) AS dwell_seconds
     FROM {{ ref('geofence_visits') }}
-    GROUP BY device_id, CAST(entered_at AS DATE)
+    {% if is_incremental() %}
+        WHERE {{ among('entered_date', ref('restated_days'), 'event_date') }}
+    {% endif %}
+    GROUP BY device_id, entered_date
 
 ),
 

@@ -1,4 +1,15 @@
-{{ config(materialized='table') }}
+{{ config(
+    materialized='incremental',
+    incremental_strategy='restate',
+    cluster_by=['received_hour'],
+    meta={'restates': 'hours'}
+) }}
+
+-- depends_on: {{ ref('high_water_mark') }}
+-- depends_on: {{ ref('restated_hours') }}
+
+{%- set hours = values_of('SELECT DISTINCT received_hour::VARCHAR FROM ' ~ ref('restated_hours')) %}
+{%- set restated = in_hours('received_at', hours) if is_incremental() else 'TRUE' %}
 
 WITH accepted AS (
 
@@ -9,6 +20,7 @@ WITH accepted AS (
         -- How late: by the app's own server clock where it says, else by ours.
         DATEDIFF('second', occurred_at, COALESCE(app_server_created_at, received_at)) AS lateness_seconds
     FROM {{ ref('stg_events') }}
+    WHERE {{ restated }}
 
 ),
 
@@ -18,6 +30,7 @@ conflicts AS (
         DATE_TRUNC('hour', received_at) AS received_hour,
         COUNT(*) AS conflicts
     FROM {{ ref('event_conflicts') }}
+    WHERE {{ restated }}
     GROUP BY DATE_TRUNC('hour', received_at)
 
 ),
@@ -28,7 +41,7 @@ deliveries AS (
         DATE_TRUNC('hour', received_at) AS received_hour,
         COUNT(*) AS deliveries
     FROM {{ ref('typed_events') }}
-    WHERE invalid_code IS NULL
+    WHERE invalid_code IS NULL AND scanned_at <= {{ mark('scanned_through') }} AND {{ restated }}
     GROUP BY DATE_TRUNC('hour', received_at)
 
 ),
@@ -79,6 +92,7 @@ rejected_hours AS (
         NULL::FLOAT AS lateness_seconds_p95,
         NULL::FLOAT AS lateness_seconds_max
     FROM {{ ref('stg_rejected_events') }}
+    WHERE scanned_at <= {{ mark('scanned_through') }} AND {{ restated }}
     GROUP BY DATE_TRUNC('hour', received_at), COALESCE(code, ''), COALESCE(app_version, '')
 
 ),
@@ -97,6 +111,7 @@ invalid_hours AS (
         NULL::FLOAT AS lateness_seconds_p95,
         NULL::FLOAT AS lateness_seconds_max
     FROM {{ ref('invalid_rows') }}
+    WHERE scanned_at <= {{ mark('scanned_through') }} AND {{ restated }}
     GROUP BY DATE_TRUNC('hour', received_at), code
 
 ),

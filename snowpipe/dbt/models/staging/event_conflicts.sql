@@ -1,6 +1,19 @@
-{{ config(materialized='view') }}
+{{ config(materialized='incremental', incremental_strategy='restate', meta={'restates': 'conflicts'}) }}
 
-WITH deliveries AS (
+-- depends_on: {{ ref('high_water_mark') }}
+-- depends_on: {{ ref('touched_events') }}
+-- depends_on: {{ ref('event_ledger') }}
+
+WITH contradicted AS (
+
+    SELECT event_key
+    FROM {{ ref('touched_events') if is_incremental() else ref('event_ledger') }}
+    GROUP BY event_key
+    HAVING MIN(content_hash) <> MAX(content_hash)
+
+),
+
+deliveries AS (
 
     SELECT
         event_key,
@@ -11,40 +24,42 @@ WITH deliveries AS (
         file_name,
         file_row_number
     FROM {{ ref('typed_events') }}
-    WHERE invalid_code IS NULL
+    WHERE
+        invalid_code IS NULL
+        AND scanned_at <= {{ mark('scanned_through') }}
+        AND event_key IN (SELECT event_key FROM contradicted)
+        {% if is_incremental() %}
+            AND {{ in_hours_of('received_at', ref('touched_events'), 'received_hour', 'has_conflict') }}
+        {% endif %}
 
 ),
 
-other_contents AS (
-
-    SELECT
-        deliveries.*,
-        kept.content_hash AS kept_content_hash,
-        kept.file_name AS kept_file_name,
-        kept.file_row_number AS kept_file_row_number
-    FROM deliveries
-    INNER JOIN {{ ref('stg_events') }} AS kept ON deliveries.event_key = kept.event_key
-    WHERE deliveries.content_hash <> kept.content_hash
-
-),
-
-first_delivery AS (
+numbered AS (
 
     SELECT
         *,
+        FIRST_VALUE(content_hash) OVER (
+            PARTITION BY event_key ORDER BY received_at, file_name, file_row_number
+        ) AS kept_content_hash,
+        FIRST_VALUE(file_name) OVER (
+            PARTITION BY event_key ORDER BY received_at, file_name, file_row_number
+        ) AS kept_file_name,
+        FIRST_VALUE(file_row_number) OVER (
+            PARTITION BY event_key ORDER BY received_at, file_name, file_row_number
+        ) AS kept_file_row_number,
         COUNT(*) OVER (PARTITION BY event_key, content_hash) AS deliveries,
         ROW_NUMBER() OVER (
             PARTITION BY event_key, content_hash ORDER BY received_at, file_name, file_row_number
         ) AS delivery_number
-    FROM other_contents
+    FROM deliveries
 
 ),
 
 -- A device that sends ever new contents of one id makes no more rows than this: contract/events.py.
 contents AS (
 
-    SELECT * FROM first_delivery
-    WHERE delivery_number = 1
+    SELECT * FROM numbered
+    WHERE delivery_number = 1 AND content_hash <> kept_content_hash
     QUALIFY
         ROW_NUMBER() OVER (PARTITION BY event_key ORDER BY received_at, file_name, file_row_number)
         < {{ var('max_contents_per_event') }}

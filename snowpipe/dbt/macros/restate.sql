@@ -1,0 +1,126 @@
+{# Incremental runs: what they read, what they state anew, and how that replaces what stood there.
+
+   Days and hours are written into the statements as literals, because Snowflake prunes no micro-partitions by a
+   predicate that has a subquery ("Micro-partitions & Data Clustering"). #}
+
+{# The relation that the last complete run left; none where the whole history is read. #}
+{% macro completed_run() -%}
+    {% if execute and not flags.FULL_REFRESH %}
+        {% do return(adapter.get_relation(this.database, this.schema, 'completed_run')) %}
+    {% endif %}
+    {% do return(none) %}
+{%- endmacro %}
+
+{# A column of high_water_mark as a literal. #}
+{% macro mark(column) -%}
+    {% set relation = ref('high_water_mark') %}
+    {%- if execute -%}
+        {%- set found = run_query("SELECT TO_CHAR(CONVERT_TIMEZONE('UTC', " ~ column ~ "), 'YYYY-MM-DD HH24:MI:SS.FF6') FROM " ~ relation).columns[0].values() -%}
+        '{{ found[0] }} +00:00'::TIMESTAMP_LTZ
+    {%- else -%} '1970-01-01'::TIMESTAMP_LTZ
+    {%- endif -%}
+{%- endmacro %}
+
+{# Whether new_events holds the whole history. #}
+{% macro reads_everything() -%}
+    {% if not execute %}{% do return(true) %}{% endif %}
+    {% do return('1970-01-01 00:00:00' in mark('read_from')) %}
+{%- endmacro %}
+
+{# The events that a model has not seen yet: those of this run, or all where the model itself is made anew. #}
+{% macro arrivals() -%}
+    {% set new_events, typed_events = ref('new_events'), ref('typed_events') %}
+    {%- if is_incremental() or reads_everything() -%} {{ new_events }}
+    {%- else -%}
+        (
+            SELECT
+                *,
+                CAST(occurred_at AS DATE) AS event_date,
+                DATE_TRUNC('hour', received_at) AS received_hour
+            FROM {{ typed_events }}
+            WHERE invalid_code IS NULL AND scanned_at <= {{ mark('scanned_through') }}
+        )
+    {%- endif -%}
+{%- endmacro %}
+
+{# The distinct values of a column, as texts. #}
+{% macro values_of(query) -%}
+    {% if not execute %}{% do return([]) %}{% endif %}
+    {% set found = [] %}
+    {% for value in run_query(query).columns[0].values() if value is not none %}{% do found.append(value ~ '') %}{% endfor %}
+    {% do return(found | unique | sort) %}
+{%- endmacro %}
+
+{# `column` is one of these days; of very many, one between the first and the last. #}
+{% macro one_of_days(column, days) -%}
+    {%- if not days -%} FALSE
+    {%- elif days | length > 400 -%} {{ column }} BETWEEN '{{ days[0][:10] }}'::DATE AND '{{ days[-1][:10] }}'::DATE
+    {%- else -%} {{ column }} IN ({% for day in days %}'{{ day[:10] }}'::DATE{{ ', ' if not loop.last }}{% endfor %})
+    {%- endif -%}
+{%- endmacro %}
+
+{# `column` is one of the days that a relation names. #}
+{% macro among(column, relation, days, condition='TRUE') -%}
+    {{ one_of_days(column, values_of('SELECT DISTINCT ' ~ days ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
+{%- endmacro %}
+
+{# A time lies in one of the hours that a relation names; hours in a row are one range. #}
+{% macro in_hours_of(column, relation, hours, condition='TRUE') -%}
+    {{ in_hours(column, values_of('SELECT DISTINCT ' ~ hours ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
+{%- endmacro %}
+
+{% macro in_hours(column, hours) -%}
+    {%- if not hours -%} FALSE
+    {%- elif hours | length > 400 -%}
+        ({{ column }} >= '{{ hours[0][:19] }}'::TIMESTAMP_NTZ
+        AND {{ column }} < DATEADD('hour', 1, '{{ hours[-1][:19] }}'::TIMESTAMP_NTZ))
+    {%- else -%}
+        ({% for hour in hours %}
+            ({{ column }} >= '{{ hour[:19] }}'::TIMESTAMP_NTZ
+            AND {{ column }} < '{{ hour_after(hour[:19]) }}'::TIMESTAMP_NTZ)
+            {{ 'OR ' if not loop.last }}
+        {% endfor %})
+    {%- endif -%}
+{%- endmacro %}
+
+{% macro hour_after(hour) -%}
+    {% set form = '%Y-%m-%d %H:%M:%S' %}
+    {% do return((modules.datetime.datetime.strptime(hour, form) + modules.datetime.timedelta(hours=1)).strftime(form)) %}
+{%- endmacro %}
+
+{# dbt's incremental strategy `restate`: what the run states anew goes, and its rows come, in one transaction. #}
+{% macro get_incremental_restate_sql(arg_dict) -%}
+    {% set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) %}
+    {% set dml -%}
+        DELETE FROM {{ arg_dict['target_relation'] }} AS dbt_internal_dest
+        {{ restated(model.config.meta.restates, arg_dict['temp_relation']) }};
+        INSERT INTO {{ arg_dict['target_relation'] }} ({{ columns }})
+        (SELECT {{ columns }} FROM {{ arg_dict['temp_relation'] }})
+    {%- endset %}
+    {% do return(snowflake_dml_explicit_transaction(dml)) %}
+{%- endmacro %}
+
+{% macro restated(what, rows) -%}
+    {%- if what == 'events' -%}
+        WHERE {{ among('event_date', ref('touched_events'), 'event_date') }}
+        AND event_key IN (SELECT event_key FROM {{ rows }})
+    {%- elif what == 'geofence_events' -%}
+        WHERE {{ among('event_date', ref('touched_events'), 'event_date') }}
+        AND geofence_event_key IN (SELECT geofence_event_key FROM {{ rows }})
+    {%- elif what == 'conflicts' -%}
+        WHERE {{ in_hours_of('received_at', ref('touched_events'), 'received_hour', 'has_conflict') }}
+        AND event_key IN (SELECT event_key FROM {{ ref('touched_events') }})
+    {%- elif what == 'visits' -%}
+        USING {{ ref('visit_windows') }} AS windows
+        WHERE dbt_internal_dest.device_fence_key = windows.device_fence_key
+        AND dbt_internal_dest.entered_at >= windows.restates_from
+        AND dbt_internal_dest.entered_at < windows.ends_at
+        AND {{ among('dbt_internal_dest.entered_date', ref('restated_days'), 'event_date') }}
+    {%- elif what == 'heads' -%}
+        WHERE device_fence_key IN (SELECT device_fence_key FROM {{ ref('visit_windows') }})
+    {%- elif what == 'hours' -%}
+        WHERE {{ in_hours_of('received_hour', ref('restated_hours'), 'received_hour') }}
+    {%- else -%}
+        WHERE {{ among(what, ref('restated_days'), 'event_date') }}
+    {%- endif -%}
+{%- endmacro %}

@@ -1,0 +1,31 @@
+{# Tests look at what the run restated, so that they cost what is new; with var `full_tests`, once a day, at all. #}
+{% macro get_where_subquery(relation) -%}
+    {%- set tested = modules.re.search("ref\\(['\"](\\w+)", model.test_metadata.kwargs.model | string) -%}
+    {%- set part = restated_part(tested.group(1)) if tested else 'TRUE' -%}
+    {%- if part | trim == 'TRUE' -%} {%- do return(relation) -%} {%- endif -%}
+    {%- do return('(SELECT * FROM ' ~ relation ~ ' WHERE ' ~ part ~ ') AS restated_rows') -%}
+{%- endmacro %}
+
+{# Which rows of a model the run may have changed. #}
+{% macro restated_part(model_name) -%}
+    {%- if model_name in ('stg_events', 'stg_geofence_events') -%}
+        {%- set part = among('event_date', ref('touched_events'), 'event_date') -%}
+    {%- elif model_name == 'event_conflicts' -%}
+        {%- set part = in_hours_of('received_at', ref('touched_events'), 'received_hour', 'has_conflict') -%}
+    {%- elif model_name == 'event_ledger' -%}
+        {%- set part = 'read_through > ' ~ mark('completed_through') -%}
+    {%- elif model_name == 'geofence_visits' -%}
+        {%- set part = among('entered_date', ref('restated_days'), 'event_date') -%}
+    {%- elif model_name in ('geofence_pair_days', 'fleet_daily') -%}
+        {%- set part = among('event_date', ref('restated_days'), 'event_date') -%}
+    {%- elif model_name == 'daily_farm_collections' -%}
+        {%- set part = among('collection_date', ref('restated_days'), 'event_date') -%}
+    {%- elif model_name == 'ingest_quality' -%}
+        {%- set part = in_hours_of('received_hour', ref('restated_hours'), 'received_hour') -%}
+    {%- elif model_name in ('invalid_rows', 'stg_rejected_events') -%}
+        {%- set part = 'scanned_at > ' ~ mark('read_from') ~ ' AND scanned_at <= ' ~ mark('scanned_through') -%}
+    {%- elif model_name == 'geofence_pairs' -%}
+        {%- set part = 'FALSE' -%}
+    {%- endif -%}
+    {%- do return('TRUE' if var('full_tests') or not part else part) -%}
+{%- endmacro %}

@@ -1,0 +1,117 @@
+{# A model that is built after this one: what its last run left. A ref would be a circle. #}
+{% macro relation_of(model_name) -%}
+    {{ api.Relation.create(this.database, this.schema if model_name == 'geofence_pair_heads' else 'MARTS', model_name) }}
+{%- endmacro %}
+
+{# The days within `reach` days of the given ones. #}
+{% macro days_around(days, reach) -%}
+    {% set around = {} %}
+    {% for day in days %}
+        {% set first = modules.datetime.datetime.strptime(day[:10], '%Y-%m-%d') %}
+        {% for offset in range(-reach, reach + 1) %}
+            {% do around.update({(first + modules.datetime.timedelta(days=offset)).strftime('%Y-%m-%d'): 1}) %}
+        {% endfor %}
+    {% endfor %}
+    {% do return(around.keys() | sort) %}
+{%- endmacro %}
+
+{# The visits of late pairs, `reach` days before and after what is touched; all of them where it is none. #}
+{% macro visits_near(late_days, reach) -%}
+    SELECT
+        visits.device_fence_key,
+        visits.entered_at,
+        visits.entered_event_id,
+        visits.last_event_at,
+        pairs.touched_from,
+        pairs.touched_until
+    FROM {{ relation_of('geofence_visits') }} AS visits
+    INNER JOIN {{ ref('touched_pairs') }} AS pairs ON visits.device_fence_key = pairs.device_fence_key
+    WHERE
+        pairs.is_late
+        {% if not late_days %} AND FALSE
+        {% elif reach is not none %}
+            AND {{ one_of_days('visits.entered_date', days_around(late_days, reach)) }}
+            AND visits.entered_date >= DATEADD('day', -{{ reach }}, CAST(pairs.touched_from AS DATE))
+            AND visits.entered_date <= DATEADD('day', {{ reach }}, CAST(pairs.touched_until AS DATE))
+        {% endif %}
+{%- endmacro %}
+
+{# How many days before and after late events hold all that is needed of their pairs; none where only the whole
+   history does, as for a pair that was visited half a year ago. #}
+{% macro days_to_look_around(late_days) -%}
+    {% if not execute or not late_days %}{% do return(2) %}{% endif %}
+    {% for reach in (2, 16) %}
+        {% set query %}
+            WITH near AS ({{ visits_near(late_days, reach) }}),
+            found AS (
+                SELECT
+                    pairs.device_fence_key,
+                    MAX(IFF(near.entered_at < pairs.touched_from, 1, 0)) AS earlier,
+                    COUNT(DISTINCT IFF(near.entered_at > pairs.touched_until, near.entered_at, NULL)) AS later
+                FROM {{ ref('touched_pairs') }} AS pairs
+                LEFT JOIN near ON pairs.device_fence_key = near.device_fence_key
+                WHERE pairs.is_late
+                GROUP BY pairs.device_fence_key
+            )
+            SELECT COUNT(*)
+            FROM {{ ref('touched_pairs') }} AS pairs
+            INNER JOIN found ON pairs.device_fence_key = found.device_fence_key
+            WHERE
+                pairs.first_entered_at IS NOT NULL
+                AND (
+                    (found.earlier = 0 AND pairs.first_entered_at < pairs.touched_from)
+                    OR (
+                        found.later < 2
+                        AND CAST(pairs.last_entered_at AS DATE)
+                        > DATEADD('day', {{ reach }}, CAST(pairs.touched_until AS DATE))
+                    )
+                )
+        {% endset %}
+        {% if run_query(query).columns[0].values()[0] | int == 0 %}{% do return(reach) %}{% endif %}
+    {% endfor %}
+    {% do return(none) %}
+{%- endmacro %}
+
+{# The days on which the events lie that the windows read. #}
+{% macro days_read() -%}
+    {% if not execute %}{% do return([]) %}{% endif %}
+    {% set days = {} %}
+    {% for day in values_of('SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_events') ~ ' WHERE is_changed') %}
+        {% do days.update({day[:10]: 1}) %}
+    {% endfor %}
+    {% set ranges %}
+        SELECT DISTINCT reads_from::DATE::VARCHAR || '/' || reads_until::DATE::VARCHAR
+        FROM {{ ref('visit_windows') }} WHERE is_late
+    {% endset %}
+    {% do days_between(values_of(ranges), days) %}
+    {% do return(days.keys() | sort) %}
+{%- endmacro %}
+
+{# Add to `days` every day of ranges such as 2026-11-16/2026-11-18. #}
+{% macro days_between(ranges, days) -%}
+    {% set form, datetime = '%Y-%m-%d', modules.datetime %}
+    {% for range_ in ranges %}
+        {% set first = datetime.datetime.strptime(range_.split('/')[0][:10], form) %}
+        {% set last = datetime.datetime.strptime(range_.split('/')[1][:10], form) %}
+        {% for offset in range((last - first).days + 1) %}
+            {% do days.update({(first + datetime.timedelta(days=offset)).strftime(form): 1}) %}
+        {% endfor %}
+    {% endfor %}
+{%- endmacro %}
+
+{# A model that only takes over what another made of the new events cannot be made anew alone. #}
+{% macro refuse_alone() -%}
+    {% if execute and not is_incremental() and not reads_everything() %}
+        {% do exceptions.raise_compiler_error(
+            this.name ~ ' follows what each run has read, so it cannot be made anew alone: dbt build --full-refresh'
+        ) %}
+    {% endif %}
+{%- endmacro %}
+
+{# What geofence_pair_heads keeps of a pair's last visit. #}
+{% macro head_columns() -%}
+    {% do return([
+        'device_id', 'geofence_tag', 'geofence_external_id', 'entered_at', 'exited_at', 'entered_event_id',
+        'exited_event_id', 'app_dwell_seconds', 'last_seen_at', 'visit_last_event_at', 'crossings', 'loaded_at'
+    ]) %}
+{%- endmacro %}

@@ -1,0 +1,80 @@
+-- What the next run needs to know of a pair without reading its history: its last visit, when its first one began, and
+-- up to when it may have events (`last_event_at`, of the pair; `visit_last_event_at`, of the visit).
+{{ config(
+    materialized='incremental',
+    incremental_strategy='restate',
+    meta={'restates': 'heads'}
+) }}
+
+-- depends_on: {{ ref('high_water_mark') }}
+-- depends_on: {{ ref('visit_windows') }}
+-- depends_on: {{ ref('touched_pairs') }}
+-- depends_on: {{ ref('stg_geofence_events') }}
+-- depends_on: {{ ref('geofence_visits') }}
+{{ refuse_alone() }}
+
+WITH walked AS (
+
+    SELECT
+        *,
+        MIN(entered_at) OVER (PARTITION BY device_fence_key) AS first_walked_at
+    FROM {{ ref('restated_visits') }}
+    QUALIFY
+        ROW_NUMBER() OVER (PARTITION BY device_fence_key ORDER BY entered_at DESC, entered_event_id DESC) = 1
+
+),
+
+{% if is_incremental() and not reads_everything() %}
+
+pairs AS (
+
+    SELECT
+        windows.device_fence_key,
+        windows.restates_from_event_id <> '' AS has_earlier_visit,
+        windows.ends_at,
+        pairs.last_event_at,
+        windows.ends_at >= '9999-01-01'::TIMESTAMP_NTZ AS is_open_ended
+    FROM {{ ref('visit_windows') }} AS windows
+    INNER JOIN {{ ref('touched_pairs') }} AS pairs ON windows.device_fence_key = pairs.device_fence_key
+
+)
+
+SELECT
+    pairs.device_fence_key,
+    IFF(
+        pairs.has_earlier_visit,
+        known.first_entered_at,
+        COALESCE(walked.first_walked_at, IFF(pairs.is_open_ended, NULL, pairs.ends_at))
+    ) AS first_entered_at,
+    pairs.last_event_at,
+    {% for column in head_columns() %}
+        IFF(pairs.is_open_ended, walked.{{ 'last_event_at' if column == 'visit_last_event_at' else column }}, known.{{ column }})
+            AS {{ column }}{{ ',' if not loop.last }}
+    {% endfor %}
+FROM pairs
+LEFT JOIN walked ON pairs.device_fence_key = walked.device_fence_key
+LEFT JOIN {{ this }} AS known ON pairs.device_fence_key = known.device_fence_key
+
+{% else %}
+
+pairs AS (
+
+    SELECT
+        device_fence_key,
+        MAX(occurred_at) AS last_event_at
+    FROM {{ ref('stg_geofence_events') }}
+    GROUP BY device_fence_key
+
+)
+
+SELECT
+    pairs.device_fence_key,
+    walked.first_walked_at AS first_entered_at,
+    pairs.last_event_at,
+    {% for column in head_columns() %}
+        walked.{{ 'last_event_at' if column == 'visit_last_event_at' else column }} AS {{ column }}{{ ',' if not loop.last }}
+    {% endfor %}
+FROM pairs
+LEFT JOIN walked ON pairs.device_fence_key = walked.device_fence_key
+
+{% endif %}

@@ -1,0 +1,67 @@
+-- The days whose rows in the daily marts the new events may change, before geofence_visits is changed: the days of the
+-- events themselves, of every visit that is stated anew as it was and as it is, and of visits during which a new
+-- event happened.
+{{ config(materialized='table') }}
+
+-- depends_on: {{ ref('high_water_mark') }}
+-- depends_on: {{ ref('visit_windows') }}
+
+WITH touched AS (
+
+    SELECT DISTINCT
+        touched.event_date,
+        arrived.device_id
+    FROM {{ ref('touched_events') }} AS touched
+    INNER JOIN {{ ref('new_events') }} AS arrived ON touched.event_key = arrived.event_key
+    WHERE touched.is_changed
+
+),
+
+days AS (
+
+    SELECT event_date FROM touched
+    UNION ALL
+    SELECT entered_date FROM {{ ref('restated_visits') }}
+    UNION ALL
+    SELECT CAST(last_event_at AS DATE) FROM {{ ref('restated_visits') }}
+    {% if not reads_everything() %}
+        UNION ALL
+        SELECT CAST(restates_from AS DATE) FROM {{ ref('visit_windows') }}
+        {% set late = values_of(
+            'SELECT DISTINCT restates_from::DATE::VARCHAR || \'/\' || reads_until::DATE::VARCHAR FROM '
+            ~ ref('visit_windows') ~ ' WHERE is_late'
+        ) %}
+        {% set late_days = {} %}
+        {% do days_between(late, late_days) %}
+        UNION ALL
+        SELECT visits.entered_date
+        FROM {{ relation_of('geofence_visits') }} AS visits
+        INNER JOIN {{ ref('visit_windows') }} AS windows ON visits.device_fence_key = windows.device_fence_key
+        WHERE
+            windows.is_late
+            AND {{ one_of_days('visits.entered_date', late_days.keys() | sort) }}
+            AND visits.entered_at >= windows.restates_from
+            AND visits.entered_at < windows.ends_at
+        {% set changed = values_of(
+            'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_events') ~ ' WHERE is_changed'
+        ) %}
+        {% if changed %}
+            UNION ALL
+            SELECT visits.entered_date
+            FROM {{ relation_of('geofence_visits') }} AS visits
+            INNER JOIN touched
+                ON
+                    visits.device_id = touched.device_id
+                    AND visits.entered_date < touched.event_date
+                    AND visits.exited_at >= CAST(touched.event_date AS TIMESTAMP_NTZ)
+            WHERE
+                visits.exited_at >= '{{ changed[0][:10] }}'::TIMESTAMP_NTZ
+                AND visits.entered_date < '{{ changed[-1][:10] }}'::DATE
+        {% endif %}
+    {% endif %}
+
+)
+
+SELECT DISTINCT event_date
+FROM days
+WHERE event_date IS NOT NULL

@@ -1,0 +1,52 @@
+-- The (device, fence) pairs whose visits the new events may change, and from when to when. Events that come in order
+-- continue the pair's last visit; `is_late` says that some of the pair's events lie behind the new ones.
+{{ config(materialized='table') }}
+
+-- depends_on: {{ ref('high_water_mark') }}
+
+WITH changed AS (
+
+    SELECT
+        event_key,
+        MAX(IFF(has_conflict, 1, 0)) = 1 AS has_conflict,
+        CAST(MIN(event_date) AS TIMESTAMP_NTZ) AS first_day_at,
+        CAST(DATEADD('day', 1, MAX(event_date)) AS TIMESTAMP_NTZ) AS last_day_ends_at
+    FROM {{ ref('touched_events') }}
+    WHERE is_changed
+    GROUP BY event_key
+
+),
+
+pairs AS (
+
+    SELECT
+        {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }} AS device_fence_key,
+        -- An event that had another content may have stood anywhere on the days of its contents.
+        MIN(IFF(changed.has_conflict, changed.first_day_at, arrived.occurred_at)) AS touched_from,
+        MAX(IFF(changed.has_conflict, changed.last_day_ends_at, arrived.occurred_at)) AS touched_until
+    FROM {{ ref('new_events') }} AS arrived
+    INNER JOIN changed ON arrived.event_key = changed.event_key
+    WHERE arrived.kind IS NOT NULL
+    GROUP BY {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }}
+
+)
+
+SELECT
+    pairs.device_fence_key,
+    pairs.touched_from,
+    pairs.touched_until,
+    {% if reads_everything() %}
+        FALSE AS is_late,
+        pairs.touched_until AS last_event_at,
+        NULL::TIMESTAMP_NTZ AS first_entered_at,
+        NULL::TIMESTAMP_NTZ AS last_entered_at
+    FROM pairs
+    WHERE FALSE
+    {% else %}
+        COALESCE(heads.last_event_at >= pairs.touched_from, FALSE) AS is_late,
+        GREATEST(COALESCE(heads.last_event_at, pairs.touched_until), pairs.touched_until) AS last_event_at,
+        heads.first_entered_at,
+        heads.entered_at AS last_entered_at
+    FROM pairs
+    LEFT JOIN {{ relation_of('geofence_pair_heads') }} AS heads ON pairs.device_fence_key = heads.device_fence_key
+    {% endif %}

@@ -1,0 +1,14 @@
+-- Made last, when every model that follows new_events is built: the next run reads what came after it. A run that
+-- breaks off leaves it as it was, so that the next one reads the same rows again.
+{{ config(materialized='table') }}
+
+-- depends_on: {{ ref('stg_events') }}
+-- depends_on: {{ ref('event_conflicts') }}
+-- depends_on: {{ ref('geofence_pair_heads') }}
+-- depends_on: {{ ref('geofence_pair_days') }}
+-- depends_on: {{ ref('daily_farm_collections') }}
+-- depends_on: {{ ref('fleet_daily') }}
+-- depends_on: {{ ref('ingest_quality') }}
+
+SELECT scanned_through
+FROM {{ ref('high_water_mark') }}

@@ -1,0 +1,35 @@
+-- What finds a duplicate at any distance, and the only table of which a run looks at every row. It is narrow for that
+-- reason, and nothing else may be added to it.
+{{ config(materialized='incremental', incremental_strategy='append') }}
+
+-- depends_on: {{ ref('high_water_mark') }}
+-- depends_on: {{ ref('new_events') }}
+-- depends_on: {{ ref('typed_events') }}
+
+WITH arrived AS (
+
+    SELECT
+        event_key,
+        content_hash,
+        event_date,
+        received_hour
+    FROM {{ arrivals() }}
+    GROUP BY event_key, content_hash, event_date, received_hour
+
+)
+
+SELECT
+    arrived.event_key,
+    arrived.content_hash,
+    arrived.event_date,
+    arrived.received_hour,
+    {{ mark('scanned_through') }} AS read_through
+FROM arrived
+{% if is_incremental() %}
+    LEFT JOIN {{ this }} AS known
+        ON
+            arrived.event_key = known.event_key
+            AND arrived.content_hash = known.content_hash
+            AND arrived.received_hour = known.received_hour
+    WHERE known.event_key IS NULL
+{% endif %}

@@ -1,0 +1,10 @@
+{# dbt's own test reads all of the other model; this one reads its restated part. #}
+{% test relationships(model, column_name, to, field) %}
+    SELECT child.{{ column_name }}
+    FROM (SELECT {{ column_name }} FROM {{ model }}) AS child
+    LEFT JOIN (
+        SELECT {{ field }} AS parent_key FROM {{ to }} WHERE {{ restated_part(to.identifier | lower) }}
+    ) AS parent
+        ON child.{{ column_name }} = parent.parent_key
+    WHERE child.{{ column_name }} IS NOT NULL AND parent.parent_key IS NULL
+{% endtest %}

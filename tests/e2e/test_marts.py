@@ -1,0 +1,262 @@
+"""Any sequence of incremental runs ends where a full refresh does, and every run is built from one state of RAW.
+
+The real models run, by dbt, on a local Snowflake whose RAW is filled by SQL.
+"""
+
+import json
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+import pytest
+
+from consumer.visits import visits_of
+from contract.events import geofence_event
+from local_snowflake.testing import eventually
+from snowpipe.settings import Settings
+from snowpipe.warehouse import Snowflake, connect
+from tests.bench.dbt import make_tables, warehouse
+from tests.model_runs import Dbt
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+RECEIVED = START + timedelta(days=220)  # no event is then too old or ahead of its receipt
+# `SEEDS=1,2,3 pytest tests/e2e/test_marts.py` tries others, by hand.
+SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "1").split(",")]
+BUILDS = int(os.environ.get("BUILDS", "1"))
+RUNS = 4
+TYPES = {
+    "enter": "user.entered_geofence",
+    "dwell": "user.dwelled_in_geofence",
+    "exit": "user.exited_geofence",
+}
+TABLES = {
+    "STAGING.STG_EVENTS": (),
+    "STAGING.STG_GEOFENCE_EVENTS": (),
+    "STAGING.EVENT_CONFLICTS": (),
+    "STAGING.EVENT_LEDGER": ("read_through",),
+    # Up to when a pair may have events is an upper bound: an event that had been later may have moved.
+    "STAGING.GEOFENCE_PAIR_HEADS": ("last_event_at", "loaded_at"),
+    "STAGING.GEOFENCE_PAIR_DAYS": (),
+    # A repetition that began to be read before what was read first restates no visit.
+    "MARTS.GEOFENCE_VISITS": ("loaded_at",),
+    "MARTS.GEOFENCE_PAIRS": (),
+    "MARTS.DAILY_FARM_COLLECTIONS": (),
+    "MARTS.FLEET_DAILY": (),
+    "MARTS.INGEST_QUALITY": (),
+}
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A row of RAW: an event, when S3 took it, and in which run's files it is loaded."""
+
+    event: dict[str, Any]
+    received_at: datetime
+    run: int
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Snowflake, Settings, Dbt]]:
+    with warehouse(tmp_path_factory.mktemp("marts")) as (session, settings):
+        make_tables(session)
+        with Dbt(settings) as dbt:
+            yield session, settings, dbt
+
+
+def history_of(rng: random.Random, device: str) -> list[Delivery]:
+    """A device's events over some days: in order, late, repeated, and with other contents of known ids."""
+    made: list[Delivery] = []
+    at = START + timedelta(days=rng.randrange(20), minutes=rng.randrange(1440))
+    is_tidy = rng.random() < 0.4
+    for number in range(rng.randrange(4, 26)):
+        gaps = [0, 30, 60, 120, 121, 900, 3600, 30_000, 90_000, 86_400 * rng.randrange(1, 8)]
+        at += timedelta(seconds=rng.choice(gaps))
+        event_id = f"{device}-{rng.randrange(12) if rng.random() < 0.2 and not is_tidy else number}"
+        kind = rng.choice(["enter", "exit", "enter", "exit", "dwell", "pickup", "trip"])
+        event: dict[str, Any] = {"_id": event_id, "createdAt": at.isoformat(), "user": {"deviceId": device}}
+        if kind in TYPES:
+            fence = {"tag": rng.choice(["farm", "farm", "plant"]), "externalId": f"f-{rng.randrange(2)}"}
+            event |= {"type": TYPES[kind], "geofence": fence}
+            if rng.random() < 0.3:
+                event |= {"duration": rng.choice([1, 2.5]), "confidence": rng.randrange(4)}
+        elif kind == "pickup":
+            event |= {"type": "pickup.completed", "metadata": {"litres": rng.choice([10, 2.5, "x"])}}
+        else:
+            place = [5 + rng.random(), 53 + rng.random()]
+            event |= {"type": "user.updated_trip", "location": {"coordinates": place}}
+        # In order a device's events come in the run of their time; an untidy device's come whenever.
+        run = min(RUNS - 1, number * RUNS // 25) if is_tidy else rng.randrange(RUNS)
+        for _ in range(rng.choice([1, 1, 1, 2, 3])):
+            delay = timedelta(minutes=rng.choice([0, 1, 59, 600, 3000]))
+            made.append(Delivery(event, RECEIVED + timedelta(days=5 * run) + delay, run))
+            run = rng.randrange(run, RUNS)
+    return made
+
+
+def load(session: Snowflake, deliveries: Sequence[Delivery], run: int) -> None:
+    rows = [
+        {
+            "payload": delivery.event,
+            "file_name": f"events/run-{run}-{number // 7}",
+            "line": number % 7 + 1,
+            "received_at": f"{delivery.received_at:%Y-%m-%d %H:%M:%S}",
+            # Some files of a run began to be read within the look-back of the run before.
+            "scanned_at": f"{RECEIVED + timedelta(days=60, hours=run, minutes=-(number % 75)):%Y-%m-%d %H:%M:%S}",
+        }
+        for number, delivery in enumerate(deliveries)
+    ]
+    for first in range(0, len(rows), 400):
+        session.query(
+            "INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)"
+            " SELECT value:payload, value:file_name::VARCHAR, value:line::INTEGER,"
+            " value:received_at::VARCHAR::TIMESTAMP_NTZ, value:scanned_at::VARCHAR::TIMESTAMP_LTZ"
+            " FROM TABLE(FLATTEN(PARSE_JSON(%s)))",
+            [json.dumps(rows[first : first + 400])],
+        )
+
+
+def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
+    return {
+        table: Counter(
+            json.dumps(
+                {
+                    name: round(value, 5) if isinstance(value, float) else value
+                    for name, value in row.items()
+                    if name not in left_out
+                },
+                default=str,
+            )
+            for row in session.query(f"SELECT * FROM MILKRUN.{table}")
+        )
+        for table, left_out in TABLES.items()
+    }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_incremental_runs_end_where_a_full_refresh_does(
+    built: tuple[Snowflake, Settings, Dbt], seed: int
+) -> None:
+    """With late, repeated and conflicting events; and the visits are those of the consumer's rule."""
+    session, _, dbt = built
+    rng = random.Random(seed)
+    session.query("DELETE FROM MILKRUN.RAW.EVENTS")
+    deliveries = [each for n in range(80) for each in history_of(rng, f"van-{n}")]
+    rng.shuffle(deliveries)
+    for run in range(RUNS):
+        load(session, [each for each in deliveries if each.run == run], run)
+        dbt.run("run", *(["--full-refresh"] if run == 0 else []))
+    incremental = rows_of(session)
+    dbt.run("run", "--full-refresh")
+    assert differences(incremental, rows_of(session)) == {}
+    found = session.query("SELECT * FROM MILKRUN.MARTS.GEOFENCE_VISITS")
+    assert by_the_mart(found) == by_the_rule(deliveries)
+    assert len(found) > 100
+
+
+def differences(found: dict[str, Counter[str]], expected: dict[str, Counter[str]]) -> dict[str, Any]:
+    return {
+        table: {"extra": sorted(found[table] - rows)[:3], "missing": sorted(rows - found[table])[:3]}
+        for table, rows in expected.items()
+        if found[table] != rows
+    }
+
+
+def by_the_rule(deliveries: Sequence[Delivery]) -> set[tuple[object, ...]]:
+    events = [
+        geofence_event(json.dumps(each.event).encode()) for each in deliveries if "geofence" in each.event
+    ]
+    return {
+        (pair.device_id, *pair.fence, visit.entered_at, visit.entered_event_id, visit.exited_at,
+         visit.exited_event_id, visit.exit_missed, visit.is_open, visit.last_seen_at, visit.app_dwell_seconds)
+        for pair, history in visits_of(events).items()
+        for visit in history.visits
+    }  # fmt: skip
+
+
+def by_the_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
+    def utc(at: datetime | None) -> datetime | None:
+        return at and at.replace(tzinfo=UTC)
+
+    return {
+        (row["device_id"], row["geofence_tag"], row["geofence_external_id"], utc(row["entered_at"]),
+         row["entered_event_id"], utc(row["exited_at"]), row["exited_event_id"], row["exit_missed"],
+         row["is_there_now"], utc(row["last_seen_at"]), row["app_dwell_seconds"])
+        for row in rows
+    }  # fmt: skip
+
+
+def test_a_build_beside_steady_ingest_is_built_from_one_state_of_raw(
+    built: tuple[Snowflake, Settings, Dbt],
+) -> None:
+    """Without one mark per run, stg_geofence_events read later than stg_events, and its events were not there.
+
+    `BUILDS=20 pytest tests/e2e/test_marts.py -k ingest` is the proof by hand (make marts-ingest).
+    """
+    session, settings, dbt = built
+    session.query("DELETE FROM MILKRUN.RAW.EVENTS")
+    with Ingest(settings) as ingest:
+        ingest.wait_for(20)
+        for number in range(BUILDS):
+            before = ingest.rows
+            dbt.run(
+                "build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if number == 0 else [])
+            )
+            assert ingest.rows > before, "nothing came in while dbt ran: the test proves nothing"
+    staged = session.query(
+        "SELECT COUNT(*) AS n, COUNT_IF(scanned_at > scanned_through) AS late"
+        " FROM MILKRUN.STAGING.STG_EVENTS CROSS JOIN MILKRUN.STAGING.HIGH_WATER_MARK"
+    )
+    assert staged[0]["n"] > 0
+    assert staged[0]["late"] == 0
+
+
+class Ingest:
+    """A second session that adds geofence events to RAW, some rows a statement, until it is left."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.rows = 0
+        self._stop = threading.Event()
+        self._settings = settings
+        self._thread = threading.Thread(target=self._run)
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+    def wait_for(self, rows: int) -> None:
+        eventually(lambda: self._failure or self.rows, lambda found: bool(self._failure) or self.rows >= rows)
+
+    def _run(self) -> None:
+        try:
+            with connect(self._settings.connection) as session:
+                while not self._stop.wait(0.05):
+                    session.query(ADD.format(first=self.rows))
+                    self.rows += 10
+        except BaseException as failure:
+            self._failure = failure
+
+
+ADD = """
+INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
+WITH numbered AS (SELECT SEQ4() + {first} AS n FROM TABLE(GENERATOR(ROWCOUNT => 10)))
+SELECT
+    PARSE_JSON(
+        '{{"_id":"' || n || '","type":"' || IFF(MOD(n, 2) = 0, 'user.entered_geofence', 'user.exited_geofence')
+        || '","createdAt":"' || REPLACE(DATEADD('second', n, '2026-11-01'::TIMESTAMP_NTZ)::VARCHAR, ' ', 'T')
+        || 'Z","user":{{"deviceId":"van"}},"geofence":{{"tag":"farm","externalId":"f"}}}}'
+    ),
+    'events/' || n, 1, CURRENT_TIMESTAMP()::TIMESTAMP_NTZ, CURRENT_TIMESTAMP()
+FROM numbered
+"""
