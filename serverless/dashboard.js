@@ -1,5 +1,5 @@
 'use strict';
-// One dashboard, read from left to right as the events flow. `milkrun status` gives the verdict in a terminal.
+// One dashboard, from left to right in the order of the events' flow. `milkrun status` gives the verdict in a terminal.
 
 const STAGE = '${sls:stage}';
 const REGION = '${AWS::Region}';
@@ -15,7 +15,7 @@ const INDEX = (name) => ['AWS/DynamoDB', ['TableName', '${VisitsTable}', 'Global
 
 const line = ([namespace, dimensions], name, stat, label = name) => [namespace, name, ...dimensions, { stat, label }];
 
-// One line out of several metrics, which are not drawn themselves.
+// One line for the sum of several metrics, which are not drawn themselves.
 const sum = (label, id, ...parts) => {
   const hidden = parts.map((part, i) => [...part.slice(0, -1), { ...part.at(-1), id: `${id}${i}`, visible: false }]);
   const expression = parts.map((_, i) => `FILL(${id}${i}, 0)`).join(' + ');
@@ -23,7 +23,7 @@ const sum = (label, id, ...parts) => {
 };
 const undeleted = (label, id, name) =>
   sum(label, id, ...['Visible', 'NotVisible'].map((kind) => line(queue(name), `ApproximateNumberOfMessages${kind}`, 'Maximum')));
-// DynamoDB counts throttled requests by table and operation only, so the events of the table and of each index are added.
+// DynamoDB has no total of throttled requests, so those of the table and of each index are added.
 const throttled = sum(
   'table throttled', 'throttled',
   ...[TABLE, INDEX('there_now'), INDEX('by_device')].flatMap((of) => ['WriteThrottleEvents', 'ReadThrottleEvents'].map((name) => line(of, name, 'Sum'))),
@@ -64,7 +64,7 @@ module.exports = async () => ({
     Dashboard: {
       Type: 'AWS::CloudWatch::Dashboard',
       Properties: {
-        // Names of dashboards are unique per account, whatever the region.
+        // Dashboard names are unique per account across regions.
         DashboardName: { 'Fn::Sub': `milkrun-${STAGE}-${REGION}` },
         DashboardBody: { 'Fn::Sub': JSON.stringify({ widgets }) },
       },

@@ -1,9 +1,9 @@
 'use strict';
-// What API Gateway answers itself, as problem+json like the function's own answers. LocalStack ignores these resources
-// (docs/openapi.yaml marks the answers); tests read the template instead.
+// API Gateway's own responses, as problem+json like the function's. LocalStack ignores these resources, so tests read the
+// template. docs/openapi.yaml marks these responses.
 
 const AGAIN = 'Send the identical batch again.';
-// Logical id: [response type, status, code, detail, Retry-After in seconds, further fields].
+// Logical id: [response type, status, code, detail, Retry-After in seconds, other fields].
 const responses = {
   GatewayThrottled: ['THROTTLED', 429, 'throttled', 'Send the identical batch again after the time in Retry-After.', 5],
   GatewayQuotaExceeded: ['QUOTA_EXCEEDED', 429, 'quota_exceeded', "The day's quota of this key is used up. Keep the batch and send it again later.", 3600],
@@ -28,7 +28,7 @@ const TITLES = {
 
 function gatewayResponse([ResponseType, status, code, detail, retryAfter, facts]) {
   const header = (name, value) => [`gatewayresponse.header.${name}`, `'${value}'`];
-  // Clients can choose $context.requestId, by a header; API Gateway alone makes the extended one.
+  // Clients can set $context.requestId with a header, but only API Gateway sets the extended one.
   // (Amazon API Gateway Developer Guide: "Variables for data transformations for API Gateway".)
   const request_id = '$context.extendedRequestId';
   const problem = { type: 'about:blank', status, title: TITLES[status] ?? 'Refused', code, detail, ...facts, request_id };
@@ -50,8 +50,8 @@ function gatewayResponse([ResponseType, status, code, detail, retryAfter, facts]
 module.exports = async ({ resolveVariable }) => ({
   Resources: Object.fromEntries(Object.entries(responses).map(([id, response]) => [id, gatewayResponse(response)])),
   extensions: {
-    // A deployment is a copy of the API at the moment when it is made. Without this it may be made before a changed
-    // response, which then appears one deployment late.
+    // A deployment is a copy of the API. Without this dependency it may be created before a changed response, which would
+    // then be live only after the next deployment.
     [`ApiGatewayDeployment${await resolveVariable('sls:instanceId')}`]: { DependsOn: Object.keys(responses) },
   },
 });

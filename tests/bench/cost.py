@@ -159,8 +159,8 @@ def consumer_cpu() -> dict[str, Points]:
 def consumer_waits() -> dict[str, Points]:
     """Return milliseconds of waiting per batch by its size, with 5 ms per call.
 
-    The peer's calls are sequential, so they are counted. Ours overlap, so they are measured with ten times the wait,
-    compared with which delays of a busy machine are small.
+    The peer's calls are sequential, so they are counted. Ours overlap, so they are measured with ten times the
+    wait, to make delays of a busy machine negligible.
     """
     found: dict[str, Points] = {name: [] for name in CONSUMERS}
     with ThreadPoolExecutor(16) as side_by_side:

@@ -120,7 +120,7 @@ class FaultyStack:
 
     @contextmanager
     def snowflakes_disk_full(self) -> Iterator[None]:
-        """Limit the size of its files, like a full disk; its log cannot grow either."""
+        """Simulate a full disk by limiting the size of Snowflake's files, including its log."""
         pid = self.snowflake_pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
@@ -131,7 +131,7 @@ class FaultyStack:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def restart_snowflake(self) -> None:
-        """Start it, or restart it if it runs, with AWS behind the proxy."""
+        """Start or restart Snowflake, so that it reaches AWS through the proxy."""
         settings, processes = self.stack.settings, self.stack.processes
         for process in processes.recorded():
             if process.name == snowflake.NAME:

@@ -326,7 +326,7 @@ def test_snowflakes_reads_fail_and_its_messages_are_delivered_again(scenario: Sc
 
 
 def test_snowflakes_disk_is_full(scenario: Scenario) -> None:
-    """A limit on the size of its files replaces a full disk; its log cannot be written either."""
+    """A limit on the size of its files simulates a full disk; its log cannot be written either."""
     with scenario.under_load() as phones:
         with scenario.faulty_stack.snowflakes_disk_full():
             settled = phones.settled

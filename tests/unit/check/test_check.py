@@ -45,12 +45,12 @@ def test_lag_is_the_age_of_the_oldest_file_in_the_queue():
     assert found(waiting).pending_files == 7
 
 
-def test_pipe_is_deaf_since_the_oldest_object_without_a_notification():
+def test_deaf_seconds_are_the_age_of_the_oldest_object_without_a_notification():
     heard = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
     assert found(heard, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
-def test_pipe_without_any_notification_is_deaf_since_the_oldest_object():
+def test_deaf_seconds_of_a_pipe_without_notifications_are_the_age_of_the_oldest_object():
     assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
     assert found(status()).deaf_seconds == 0
 
