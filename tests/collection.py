@@ -2,9 +2,9 @@
 
     python -m tests.collection tests/unit tests/e2e
 
-pytest-xdist aborts a run whose workers collect different ids. The two processes differ in hash seed, date, time zone,
-folder, home and environment, so an id that depends on any of them is reported here and not once in a while. The
-second process collects a copy of the tracked and untracked files, because an id may contain the path of the clone.
+pytest-xdist aborts if its workers collect different ids. The two processes differ in hash seed, date, time zone,
+folder, home and environment, so that an id that depends on any of them is always detected. The second process collects
+a copy of the tracked and untracked files, because an id may contain the path of the clone.
 """
 
 import os
@@ -44,7 +44,7 @@ def start(folder: Path, at: int, environment: dict[str, str], suites: list[str])
 
 
 def ids_of(process: "subprocess.Popen[str]") -> list[str]:
-    """Return the ids of all tests, in order. Exits if a file cannot be imported; pytest has said why."""
+    """Return the ids of all tests, in order. Exits if a file cannot be imported; pytest has printed the reason."""
     output = process.communicate()[0]
     if process.returncode:
         sys.exit("collecting the tests failed")
@@ -74,11 +74,11 @@ def main(suites: list[str]) -> None:
         }
         first = start(ROOT, 1_700_000_000, {**os.environ, "PYTHONHASHSEED": "1"}, suites)
         second = start(copy, 1_830_000_001, other, suites)
-        here, there = ids_of(first), ids_of(second)
-    if here != there:
-        only = sorted(set(here) ^ set(there)) or ["the same ids in another order"]
-        sys.exit("test ids differ between two processes:\n" + "\n".join(only))
-    print(f"{len(here)} test ids, the same in two processes")
+        ids, other_ids = ids_of(first), ids_of(second)
+    if ids != other_ids:
+        difference = sorted(set(ids) ^ set(other_ids)) or ["the same ids in another order"]
+        sys.exit("test ids differ between two processes:\n" + "\n".join(difference))
+    print(f"{len(ids)} test ids are the same in two processes")
 
 
 if __name__ == "__main__":

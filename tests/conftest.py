@@ -1,4 +1,4 @@
-"""Tests run without the caller's AWS settings and without a proxy on loopback, unless they try a deployed stage."""
+"""Run tests without the caller's AWS settings and without a proxy for loopback, except against a deployed stage."""
 
 import os
 

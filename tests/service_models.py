@@ -1,8 +1,8 @@
-"""A second opinion on every request: AWS's own service models, as botocore ships them.
+"""Check requests with AWS's own service models, which botocore contains.
 
-LocalStack, moto and our adapter all accept more than AWS does. botocore itself checks types, required members and lower
-bounds only; here upper bounds, patterns and enumerations are checked too. What a model does not say is not checked: a
-limit that only the documentation names, and S3's plain HTTP requests of the adapter (tests/unit/aws has them).
+LocalStack, moto and our adapter accept more than AWS does. botocore checks only types, required members and lower
+bounds; this module also checks upper bounds, patterns and enumerations. It cannot check limits that only the
+documentation has, nor the adapter's plain HTTP requests to S3, for which tests/unit/aws has tests.
 """
 
 import base64
@@ -25,7 +25,7 @@ _SERVICES = {target: service for service, (target, _) in json_client._PROTOCOLS.
 
 
 class ModelError(AssertionError):
-    """A request that AWS's own model refuses."""
+    """The request violates AWS's service model."""
 
 
 @cache
@@ -34,7 +34,7 @@ def service_model(service: str) -> ServiceModel:
 
 
 def check(operation: OperationModel, request: Mapping[str, object], *, encoded: bool = False) -> None:
-    """Raise ModelError with every breach. `encoded`: blobs are base64, as they are sent."""
+    """Raise ModelError with every violation. `encoded`: blobs are base64, as in an HTTP body."""
     shape = operation.input_shape
     breaches = list(_breaches(shape, dict(request), "", encoded)) if shape else []
     if breaches:
@@ -42,7 +42,7 @@ def check(operation: OperationModel, request: Mapping[str, object], *, encoded: 
 
 
 def check_http(headers: Mapping[str, str], body: bytes) -> None:
-    """The same of a request as it is sent, if it is one of a JSON service."""
+    """Check an HTTP request, if it is for a JSON service."""
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
     if prefix in _SERVICES:
         operation = service_model(_SERVICES[prefix]).operation_model(name)
@@ -74,12 +74,12 @@ def _breaches(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[s
             yield from _of_string(shape, value, where)
         case "integer" | "long" | "float" | "double":
             if not isinstance(value, int | float) or isinstance(value, bool):
-                yield f"{where} is no number"
+                yield f"{where} is not a number"
             else:
                 yield from _size(shape, value, where, "")
         case "boolean":
             if not isinstance(value, bool):
-                yield f"{where} is no boolean"
+                yield f"{where} is not a boolean"
         case "blob" if isinstance(value, bytes | str):
             blob = base64.b64decode(value, validate=True) if encoded else value
             yield from _size(shape, len(blob), where, "bytes")
@@ -87,14 +87,13 @@ def _breaches(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[s
 
 def _of_structure(shape: StructureShape, value: object, where: str, encoded: bool) -> Iterator[str]:
     if not isinstance(value, Mapping):
-        yield f"{where} is no structure"
+        yield f"{where} is not a structure"
         return
     for name in shape.required_members:
         if name not in value:
             yield f"{where}.{name} is missing"
-    one_of = (
-        getattr(shape, "is_tagged_union", False) or shape.name == "AttributeValue"
-    )  # DynamoDB's is not marked
+    # DynamoDB's AttributeValue is a union, but not marked as one.
+    one_of = getattr(shape, "is_tagged_union", False) or shape.name == "AttributeValue"
     if one_of and len(value) != 1:
         yield f"{where} has {len(value)} members of a union"
     for name, member in value.items():
@@ -106,18 +105,18 @@ def _of_structure(shape: StructureShape, value: object, where: str, encoded: boo
 
 def _of_string(shape: Shape, value: object, where: str) -> Iterator[str]:
     if not isinstance(value, str):
-        yield f"{where} is no string"
+        yield f"{where} is not a string"
         return
     yield from _size(shape, len(value), where, "characters")
     if (values := getattr(shape, "enum", None)) and value not in values:
-        yield f"{where} is none of {', '.join(values)}"
+        yield f"{where} is not one of {', '.join(values)}"
     if (pattern := shape.metadata.get("pattern")) and not _compiled(pattern).fullmatch(value):
         yield f"{where} does not match {pattern}"
 
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """The models' patterns are Java's, of which Python lacks classes such as \\p{L}: these match anything."""
+    """Compile a pattern. Those with Java's classes, such as \\p{L}, which Python lacks, match anything."""
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error:
@@ -125,9 +124,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _size(shape: Shape, size: float, where: str, unit: str) -> Iterator[str]:
-    least, most = shape.metadata.get("min"), shape.metadata.get("max")
-    if (least is not None and size < least) or (most is not None and size > most):
-        yield f"{where} has {size} {unit}, not {least} to {most}"
+    lower, upper = shape.metadata.get("min"), shape.metadata.get("max")
+    if (lower is not None and size < lower) or (upper is not None and size > upper):
+        yield f"{where} has {size} {unit}, not {lower} to {upper}"
 
 
 @contextmanager

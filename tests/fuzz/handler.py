@@ -1,7 +1,7 @@
-"""`make fuzz SECONDS=600`: bodies and headers that atheris mutates towards code not reached yet.
+"""`make fuzz SECONDS=600`: bodies and headers that atheris mutates to reach new code.
 
-Whatever comes, the handler answers as the contract says, every event lands in exactly one place under a key of
-ours, and every line that it stores loads. Ends with 0, or with the input that broke one of these.
+For any input the handler must return a documented response, store every event in exactly one place under a valid key,
+and store only lines that load. Exits with 0, or with the input that violated one of these.
 """
 
 import sys
@@ -35,8 +35,8 @@ CONTENT_TYPES = (
     "",
 )
 ANSWERS = {202, 400, 413, 415}
-# The modules are named so that they are imported while that is watched.
-WATCHED = (codes, http, parse_body, validate)
+# These modules are imported above, so that atheris instruments them.
+INSTRUMENTED = (codes, http, parse_body, validate)
 
 
 def try_one(data: bytes) -> None:
@@ -46,7 +46,7 @@ def try_one(data: bytes) -> None:
     headers = {"content-type": CONTENT_TYPES[how % len(CONTENT_TYPES)]}
     if how & 0x40:
         headers["content-encoding"] = "gzip"
-        # Half of them are packed here, so that what is mutated is the text.
+        # Half of the bodies are compressed here, so that the mutations affect the text.
         body = gzip.compress(body, 1, mtime=0) if how & 0x20 else body
     elif how & 0x20 and body:
         length, body = body[0], body[1:]
@@ -59,15 +59,17 @@ def try_one(data: bytes) -> None:
     began = time.process_time()
     given = main.ingest(event, Context())
     taken = time.process_time() - began
-    told = json.loads(given["body"])
+    answer = json.loads(given["body"])
     assert given["statusCode"] in ANSWERS, given
     if given["statusCode"] in (202, 400):
-        assert told["received"] == told["accepted"] + told["duplicates"] + told["rejected"] > 0, told
-        assert len(world.lines("events")) == told["accepted"]
-        assert len(world.lines("rejected")) == told["rejected"]
+        assert answer["received"] == answer["accepted"] + answer["duplicates"] + answer["rejected"] > 0, (
+            answer
+        )
+        assert len(world.lines("events")) == answer["accepted"]
+        assert len(world.lines("rejected")) == answer["rejected"]
     else:
         assert not world.objects
-    # One slow call may be the machine's; the median of five is the handler's.
+    # One call may be slow because of the machine, so the median of five counts.
     if taken > 0.005 and how & 0x10 and (seconds := costly.cpu_seconds(body, headers)) > 0.005:
         limit = costly.limit(max(inflated_size(body, headers), len(body)))
         assert seconds <= limit, f"{seconds:.4f} s of CPU, over {limit:.4f}"
@@ -86,7 +88,7 @@ def inflated_size(body: bytes, headers: dict[str, str]) -> int:
 
 
 def seeds(folder: Path) -> None:
-    """What the conformance kit sends, in each form, and bodies that were costly once."""
+    """Write the conformance kit's payloads, in each form, and the bodies that once used too much CPU."""
     for name, (body, headers, _) in costly.requests().items():
         is_gzip, form = "content-encoding" in headers, CONTENT_TYPES.index(headers["content-type"])
         how = next(how for how in range(0x50 if is_gzip else 0x10, 0x60) if how % len(CONTENT_TYPES) == form)
