@@ -135,7 +135,7 @@ const commands = {
 };
 const command = (name) => {
   const text = commands[name] ?? 'milkrun status';
-  return text.startsWith('milkrun warehouse') ? text : `${text} --stage \${sls:stage}`; // that one reads SNOWFLAKE_*
+  return text.startsWith('milkrun warehouse') ? text : `${text} --stage \${sls:stage}`; // it reads SNOWFLAKE_* instead
 };
 
 module.exports = async ({ resolveVariable }) => {
@@ -143,14 +143,14 @@ module.exports = async ({ resolveVariable }) => {
   const isOn = async (name) => [true, 'true'].includes(await resolveVariable(`param:${name}`));
   const resources = [];
   for (const [name, { Type, topic: topicId, what, needs, parts, ...rule }] of Object.entries(alarms)) {
-    const told = {
+    const actions = {
       AlarmDescription: `${what} Look: ${command(name)}. What to do: \${param:runbook}#${name}`,
       ActionsEnabled: (await isOn('alarmsRing')) && (!needs || (await isOn(needs))),
       AlarmActions: [{ Ref: topicId }],
       OKActions: [{ Ref: topicId }],
     };
     if (!parts) {
-      resources.push(plain(name, { ...rule, ...told }));
+      resources.push(plain(name, { ...rule, ...actions }));
       continue;
     }
     for (const [part, rules] of Object.entries(parts)) {
@@ -158,7 +158,7 @@ module.exports = async ({ resolveVariable }) => {
     }
     const AlarmRule = Object.keys(parts).map((part) => `ALARM("${fullName(part)}")`).join(' AND ');
     const DependsOn = Object.keys(parts).map(logicalId); // CloudWatch rejects a rule with alarms that do not exist yet
-    resources.push([logicalId(name), { Type, DependsOn, Properties: { ...told, AlarmName: fullName(name), AlarmRule } }]);
+    resources.push([logicalId(name), { Type, DependsOn, Properties: { ...actions, AlarmName: fullName(name), AlarmRule } }]);
   }
   return { Resources: Object.fromEntries(resources) };
 };

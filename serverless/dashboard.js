@@ -52,7 +52,7 @@ const rows = [
   ],
   [
     panel('Redrive', ...undeleted('waiting', 'redrive', 'RedriveQueue'), ...undeleted('dead letters', 'dead', 'DeadLetterQueue')),
-    panel('Archive told', line(TOPIC, 'NumberOfNotificationsDelivered', 'Sum', 'told'), line(TOPIC, 'NumberOfNotificationsFailed', 'Sum', 'not told')),
+    panel('Archive notifications', line(TOPIC, 'NumberOfNotificationsDelivered', 'Sum', 'delivered'), line(TOPIC, 'NumberOfNotificationsFailed', 'Sum', 'failed')),
     panel('Snowpipe', line(MILKRUN, 'pipe_lag_seconds', 'Maximum', 'oldest file, s'), line(MILKRUN, 'pipe_pending_files', 'Maximum', 'files waiting'), line(MILKRUN, 'pipe_deaf_seconds', 'Maximum', 'deaf, s'), line(MILKRUN, 'failed_loads', 'Maximum', 'failed loads')),
   ],
 ];

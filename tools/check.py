@@ -126,11 +126,11 @@ def _package(stage: str, parameters: Iterable[str], target: Path) -> None:
         osls = service / "node_modules" / ".bin" / "osls"
         given = [f"--param={parameter}" for parameter in parameters]
         command: list[str | Path] = [osls, "package", "--stage", stage, "--package", "out", *given]
-        run(*command, cwd=service, environment=nobody())
+        run(*command, cwd=service, environment=dummy_environment())
         shutil.copy(service / "out" / "cloudformation-template-update-stack.json", target)
 
 
-def nobody() -> dict[str, str]:
+def dummy_environment() -> dict[str, str]:
     """Return an environment with invalid credentials, so that no real account can be reached by mistake."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SLS_"))}
     return kept | {
@@ -160,7 +160,12 @@ def scan_templates() -> None:
     # Stage `local` has the same template as prod with other parameters, and is never deployed to AWS.
     for variant in ("dev", "prod", "prod-glue"):
         run(
-            CHECKOV, "--config-file", ROOT / ".checkov.yml", "--file", template(variant), environment=nobody()
+            CHECKOV,
+            "--config-file",
+            ROOT / ".checkov.yml",
+            "--file",
+            template(variant),
+            environment=dummy_environment(),
         )
 
 

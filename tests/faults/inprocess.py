@@ -132,7 +132,7 @@ class Pipeline:
         return f"{what}-{self.suffix}"
 
     def phones(self, **options: Any) -> Phones:
-        return _Phones("", "", at_once=1, patience=30, **options)
+        return _Phones("", "", at_once=1, timeout_s=30, **options)
 
     def aws(self, service: str) -> Any:
         keys = {name.lower(): value for name, value in KEYS.items()}

@@ -58,7 +58,7 @@ class Exchange:
 
 
 class Phones:
-    """Send requests concurrently, each until it is settled or `patience` seconds have passed.
+    """Send requests concurrently, each until it is settled or `timeout_s` seconds have passed.
 
     Phones that are `breaking` are lost after their first failure.
     """
@@ -69,12 +69,12 @@ class Phones:
         api_key: str,
         *,
         at_once: int = 4,
-        patience: float = 120.0,
+        timeout_s: float = 120.0,
         breaking: bool = False,
     ) -> None:
         self._endpoint = endpoint
         self._api_key = api_key
-        self._patience = patience
+        self._timeout_s = timeout_s
         self._breaking = breaking
         self._http = urllib3.PoolManager(maxsize=at_once, block=True, retries=False, timeout=_TIMEOUT)
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="phone")
@@ -106,7 +106,7 @@ class Phones:
         if post.gzipped:
             body, headers["content-encoding"] = gzip.compress(body, mtime=0), "gzip"
         tries: list[Try] = []
-        give_up_at = time.monotonic() + self._patience
+        give_up_at = time.monotonic() + self._timeout_s
         while True:
             tries.append(one := self._try(body, headers))
             fate = fate_of(one.status)

@@ -200,9 +200,9 @@ def test_consumer_is_killed_between_any_two_writes(scenario: Scenario) -> None:
     with scenario.under_load():
         heads = Rule(Fault.KILL_AFTER, "dynamodb", "PutItem", "consume", times=2)
         events = Rule(Fault.KILL_BEFORE, "dynamodb", "BatchWriteItem", "consume", times=2)
-        told = Rule(Fault.KILL_AFTER, "events", "PutEvents", "consume", times=2)
-        with scenario.broken(heads, events, told):
-            for fault in (heads, events, told):
+        notifications = Rule(Fault.KILL_AFTER, "events", "PutEvents", "consume", times=2)
+        with scenario.broken(heads, events, notifications):
+            for fault in (heads, events, notifications):
                 wait_until_applied(fault, 2)
 
 

@@ -199,8 +199,8 @@ def late_events_are_applied_last() -> Iterator[None]:
 def failed_notifications_are_not_retried() -> Iterator[None]:
     publish = EventBus.publish
 
-    def without_failures(self: EventBus, told: Any) -> dict[str, Exception]:
-        publish(self, told)
+    def without_failures(self: EventBus, notifications: Any) -> dict[str, Exception]:
+        publish(self, notifications)
         return {}
 
     with patch.object(EventBus, "publish", without_failures):
@@ -241,13 +241,15 @@ def other_contents_are_dropped() -> Iterator[None]:
 def notifications_get_a_new_id_per_try() -> Iterator[None]:
     publish = EventBus.publish
 
-    def renamed(self: EventBus, told: Any) -> dict[str, Exception]:
+    def renamed(self: EventBus, notifications: Any) -> dict[str, Exception]:
         now = []
-        for notice in told:
+        for notice in notifications:
             id_ = uuid4().hex
             now.append(Notification(id_, notice.kind, {**notice.detail, "id": id_}))
         failed = publish(self, now)
-        return {old.id: failed[new.id] for old, new in zip(told, now, strict=True) if new.id in failed}
+        return {
+            old.id: failed[new.id] for old, new in zip(notifications, now, strict=True) if new.id in failed
+        }
 
     with patch.object(EventBus, "publish", renamed):
         yield
@@ -257,8 +259,8 @@ def notifications_get_a_new_id_per_try() -> Iterator[None]:
 def every_notification_is_arrived() -> Iterator[None]:
     publish = EventBus.publish
 
-    def misnamed(self: EventBus, told: Any) -> dict[str, Exception]:
-        return publish(self, [notice._replace(kind="arrived") for notice in told])
+    def misnamed(self: EventBus, notifications: Any) -> dict[str, Exception]:
+        return publish(self, [notice._replace(kind="arrived") for notice in notifications])
 
     with patch.object(EventBus, "publish", misnamed):
         yield

@@ -35,8 +35,8 @@ def found(text: str, archived_at=()) -> Health:
 
 
 def test_pipe_that_received_everything_and_has_no_backlog_is_healthy():
-    heard = status(lastReceivedMessageTimestamp="2026-11-16T08:29:59.002Z")
-    assert found(heard, [ago(seconds=5)]) == Health("RUNNING", 0, 0.0, 0.0)
+    received = status(lastReceivedMessageTimestamp="2026-11-16T08:29:59.002Z")
+    assert found(received, [ago(seconds=5)]) == Health("RUNNING", 0, 0.0, 0.0)
 
 
 def test_lag_is_the_age_of_the_oldest_file_in_the_queue():
@@ -46,8 +46,8 @@ def test_lag_is_the_age_of_the_oldest_file_in_the_queue():
 
 
 def test_deaf_seconds_are_the_age_of_the_oldest_object_without_a_notification():
-    heard = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
-    assert found(heard, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
+    received = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
+    assert found(received, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
 def test_deaf_seconds_of_a_pipe_without_notifications_are_the_age_of_the_oldest_object():

@@ -36,7 +36,7 @@ def osls(*arguments, **environment):
     return subprocess.run(
         [check.ROOT / "node_modules" / ".bin" / "osls", *arguments],
         cwd=check.ROOT,
-        env=check.nobody() | environment,
+        env=check.dummy_environment() | environment,
         check=False,
         capture_output=True,
         text=True,
