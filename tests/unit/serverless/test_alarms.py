@@ -70,13 +70,13 @@ def test_every_alarm_links_to_its_runbook_section():
 def test_every_alarm_names_a_command_that_exists():
     known = loaded().commands
     for name, alarm in alarms(EVERYTHING).items():
-        said = re.search(r"Look: milkrun ([a-z]+)( [a-z]+)?.*?\. What to do", alarm["AlarmDescription"])
-        assert said, name
-        assert said[1] in known
-        if said[1] == "warehouse":
-            assert said[2].strip() in known["warehouse"].commands
+        command = re.search(r"Look: milkrun ([a-z]+)( [a-z]+)?.*?\. What to do", alarm["AlarmDescription"])
+        assert command, name
+        assert command[1] in known
+        if command[1] == "warehouse":
+            assert command[2].strip() in known["warehouse"].commands
         else:
-            assert "--stage prod" in said[0]
+            assert "--stage prod" in command[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
