@@ -1,4 +1,4 @@
-"""The kit tells apps that keep the client's rule from apps that break it."""
+"""The kit passes apps that follow the rule for clients and fails apps that break it."""
 
 import gzip
 import itertools
@@ -22,7 +22,7 @@ type App = Callable[[str, list[dict[str, Any]]], None]
 
 
 def judged(app: App, scenario: str, patience: float = 15.0) -> dict[str, Any]:
-    """Return the report on an app that is handed its events directly, each batch in a thread of its own."""
+    """Return the report on an app that gets its events directly, each batch in a separate thread."""
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         endpoint = f"{url}/v1/events"
@@ -34,7 +34,7 @@ def judged(app: App, scenario: str, patience: float = 15.0) -> dict[str, Any]:
         return report
 
 
-# --- an app that keeps the rule -----------------------------------------------------------------
+# --- an app that follows the rule ---------------------------------------------------------------
 
 
 def keeps_the_rule(endpoint: str, events: list[dict[str, Any]]) -> None:
@@ -60,13 +60,13 @@ def keeps_the_rule(endpoint: str, events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_an_app_that_keeps_the_rule_passes(scenario: str) -> None:
+def test_app_that_follows_the_rule_passes(scenario: str) -> None:
     report = judged(keeps_the_rule, scenario)
     assert report["faults"] == []
     assert report["requests"] >= 2
 
 
-# --- apps that do not ---------------------------------------------------------------------------
+# --- apps that break it -------------------------------------------------------------------------
 
 
 def app_that(again_on: Callable[[int | None], bool], *, changed: bool = False, pause: float = 0.0) -> App:
@@ -105,20 +105,20 @@ def app_that(again_on: Callable[[int | None], bool], *, changed: bool = False, p
         ("timeout", app_that(lambda status: status is None, changed=True), "other bytes"),
     ],
 )
-def test_an_app_that_breaks_the_rule_fails_with_the_reason(scenario: str, app: App, fault: str) -> None:
+def test_app_that_breaks_the_rule_fails_with_the_reason(scenario: str, app: App, fault: str) -> None:
     report = judged(app, scenario, patience=2.5)
     assert not report["ok"]
     assert any(fault in each for each in report["faults"]), report["faults"]
 
 
-def test_an_app_that_sends_nothing_fails() -> None:
+def test_app_that_sends_nothing_fails() -> None:
     assert judged(lambda endpoint, events: None, "accepted", patience=0.2)["faults"] == ["nothing was sent"]
 
 
 # --- the hook, and the server for an app's own tests --------------------------------------------
 
 
-def test_a_hook_that_is_unreachable_or_refuses_raises_an_error_with_its_url() -> None:
+def test_unreachable_or_failing_hook_raises_an_error_with_its_url() -> None:
     with pytest.raises(HookError, match="does not answer"):
         Hook("http://127.0.0.1:9/hook", "http://x").hand_over([an_event()])
     with serving(Stage(), "127.0.0.1", 0) as url:
@@ -128,7 +128,7 @@ def test_a_hook_that_is_unreachable_or_refuses_raises_an_error_with_its_url() ->
             Hook(url, "http://x").hand_over([an_event()])
 
 
-def test_an_apps_own_tests_can_choose_a_scenario_and_read_the_report() -> None:
+def test_tests_of_an_app_can_choose_a_scenario_and_read_the_report() -> None:
     with serving(Stage(), "127.0.0.1", 0) as url:
         assert urllib3.request("PUT", f"{url}/scenario/nonsense").status == 404
         assert urllib3.request("PUT", f"{url}/scenario/partial").status == 200
@@ -138,8 +138,8 @@ def test_an_apps_own_tests_can_choose_a_scenario_and_read_the_report() -> None:
         assert (report["scenario"], report["requests"], report["ok"]) == ("partial", 1, True)
 
 
-def test_a_body_without_its_length_is_read_to_its_end() -> None:
-    """Phones that compress while they send do not know the length: chunked, as API Gateway takes it too."""
+def test_chunked_body_is_read_completely() -> None:
+    """A phone that compresses while it sends cannot know the length. API Gateway accepts chunked bodies as well."""
     with serving(Stage(), "127.0.0.1", 0) as url:
         body = json.dumps([an_event(), an_event()]).encode()
         pool = urllib3.connection_from_url(url, maxsize=1, block=True)
@@ -161,7 +161,7 @@ FORMS = {
 
 @pytest.mark.parametrize("coding", [None, "gzip", "x-gzip"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_body_is_decompressed_and_split_into_events(form: str, coding: str | None) -> None:
+def test_bodies_of_every_form_are_decompressed_and_split_into_events(form: str, coding: str | None) -> None:
     content_type, body = FORMS[form]
     sent = gzip.compress(body, mtime=0) if coding else body
     headers = {"Content-Type": content_type} | ({"Content-Encoding": coding} if coding else {})
@@ -173,7 +173,7 @@ def test_every_form_of_body_is_decompressed_and_split_into_events(form: str, cod
 
 @pytest.mark.parametrize("coding", [None, "gzip"])
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"\x1f\x8b\x08cut off", b"[" * 100_000])
-def test_an_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) -> None:
+def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) -> None:
     headers = {"Content-Encoding": coding} if coding else {}
     with serving(Stage(), "127.0.0.1", 0) as url:
         answer = urllib3.request("POST", f"{url}/v1/events", body=body, headers=headers)
@@ -183,7 +183,7 @@ def test_an_unreadable_body_counts_as_one_event(body: bytes, coding: str | None)
 # --- the connection -----------------------------------------------------------------------------
 
 
-def test_a_cut_connection_ends_without_a_byte_of_an_answer() -> None:
+def test_cut_connection_closes_without_any_response() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("cut")
@@ -192,7 +192,7 @@ def test_a_cut_connection_ends_without_a_byte_of_an_answer() -> None:
         assert urllib3.request("POST", f"{url}/v1/events", json=[an_event()]).status == 202
 
 
-def test_a_held_connection_stays_open_and_silent_until_the_next_scenario() -> None:
+def test_held_connection_stays_open_without_a_response_until_the_next_scenario() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("timeout")
@@ -218,7 +218,7 @@ def test_a_held_connection_stays_open_and_silent_until_the_next_scenario() -> No
         assert [type(error) for error in outcome] == [urllib3.exceptions.ProtocolError]
 
 
-def test_the_server_ends_at_once_although_a_connection_is_held() -> None:
+def test_server_stops_immediately_despite_a_held_connection() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("timeout")
@@ -241,7 +241,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_run_prints_a_line_per_scenario_and_exits_1_for_an_app_that_sends_nothing() -> None:
+def test_run_prints_a_line_per_scenario_and_exits_1_if_the_app_sends_nothing() -> None:
     with serving(Stage(), "127.0.0.1", 0) as hook:
         arguments = ("run", f"{hook}/hook", "--scenario", "accepted", "--patience", "0.2", "--quiet", "0")
         plain, as_json = command(*arguments), command(*arguments, "--json")
@@ -251,13 +251,13 @@ def test_run_prints_a_line_per_scenario_and_exits_1_for_an_app_that_sends_nothin
     assert [report["faults"] for report in json.loads(as_json.stdout)] == [["nothing was sent"]]
 
 
-def test_an_unreachable_hook_is_one_line_and_exit_2() -> None:
+def test_unreachable_hook_gives_one_line_and_exit_code_2() -> None:
     done = command("run", "http://127.0.0.1:9/hook", "--scenario", "accepted")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == ["http://127.0.0.1:9/hook does not answer: NewConnectionError"]
 
 
-def test_a_port_in_use_is_one_line_and_exit_2() -> None:
+def test_port_in_use_gives_one_line_and_exit_code_2() -> None:
     with serving(Stage(), "127.0.0.1", 0) as url:
         done = command("serve", "--port", url.rpartition(":")[2])
     assert done.returncode == 2

@@ -29,7 +29,7 @@ def deliver(endpoint: str, events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_our_own_client_keeps_the_rule(scenario: str) -> None:
+def test_own_client_follows_the_rule(scenario: str) -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
 
@@ -49,7 +49,7 @@ def headers_of(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", sorted((PAYLOADS / "good").iterdir()), ids=lambda path: path.name)
-def test_good_payloads_are_accepted_whole_and_keep_to_the_schema(path: Path) -> None:
+def test_good_payloads_are_accepted_completely_and_match_the_schema(path: Path) -> None:
     world = World()
     answer = Phone(world).post(path.read_bytes(), headers_of(path))
     assert (answer.status, answer.body["errors"]) == (202, [])
@@ -59,12 +59,12 @@ def test_good_payloads_are_accepted_whole_and_keep_to_the_schema(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", sorted((PAYLOADS / "bad").iterdir()), ids=lambda path: path.name)
-def test_bad_payloads_are_answered_with_the_code_they_are_named_after(path: Path) -> None:
+def test_bad_payloads_are_rejected_with_the_error_code_in_their_name(path: Path) -> None:
     answer = Phone(World()).post(path.read_bytes(), headers_of(path))
     assert (answer.status, answer.codes) == (400, [path.stem])
 
 
-def test_there_is_a_bad_payload_for_every_code_that_a_body_can_earn() -> None:
+def test_every_error_code_for_a_body_has_a_bad_payload() -> None:
     named = {path.stem for path in (PAYLOADS / "bad").iterdir()}
     # These two depend on headers: Content-Encoding, and a token that names a device.
     assert named == {*codes.EVENT_CODES, *codes.BODY_CODES} - {"bad_gzip", "device_mismatch"}

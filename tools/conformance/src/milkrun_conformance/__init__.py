@@ -1,1 +1,1 @@
-"""Does an app keep the client's rule? A server that fails as ours can, and a judgement of what apps do."""
+"""Test whether an app follows the rule for clients, with a server that fails like Milkrun."""

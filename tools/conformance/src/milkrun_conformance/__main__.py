@@ -1,4 +1,4 @@
-"""Does an app keep the client's rule?  `milkrun-conformance --help`"""
+"""The command line: see `milkrun-conformance --help`."""
 
 import json
 import shutil
@@ -39,9 +39,9 @@ def run(
     quiet: Annotated[float, typer.Option(help="Seconds in which it must then keep quiet.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Play every scenario to an app; exit 0 if it keeps the rule, 1 if not, 2 if it cannot be reached.
+    """Run the scenarios against an app. Exit code: 0 if it follows the rule, 1 if not, 2 if it cannot be reached.
 
-    The hook is posted {"endpoint", "api_key", "events"} and answers 2xx once the app has them in its outbox.
+    The hook receives a POST of {"endpoint", "api_key", "events"} and answers 2xx once the events are in the outbox.
     """
     if unknown := set(scenario or ()) - set(SCENARIOS):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
@@ -62,7 +62,7 @@ def run(
 
 @app.command()
 def serve(*, host: Host = "127.0.0.1", port: Port = 8400) -> None:
-    """Serve for the app's own tests: PUT /scenario/<name>, POST /v1/events, GET /report."""
+    """Run only the server, for the app's own tests: PUT /scenario/<name>, POST /v1/events, GET /report."""
     with _serving(Stage(), host, port) as url:
         err.print(f"{url}/v1/events; scenarios: {', '.join(SCENARIOS)}")
         try:

@@ -1,4 +1,4 @@
-"""Hand events to an app through its test hook, play every scenario, and see what it does."""
+"""Pass events to an app through its test hook and report its behaviour in each scenario."""
 
 import json
 import time
@@ -17,9 +17,9 @@ class HookError(Exception):
 
 
 class Hook:
-    """The app's test hook: a URL that takes events and sends them as the app would.
+    """The app's test hook: a URL that accepts events and sends them as the app would.
 
-    It is posted `{"endpoint", "api_key", "events"}` and answers 2xx once the app has them in its outbox.
+    It receives a POST of `{"endpoint", "api_key", "events"}` and answers 2xx once the events are in the outbox.
     """
 
     def __init__(self, url: str, endpoint: str) -> None:
@@ -49,10 +49,10 @@ def play(
     patience: float,
     quiet: float,
 ) -> list[dict[str, Any]]:
-    """A report for each scenario.
+    """Return a report per scenario.
 
-    The app has `patience` seconds to do what is wanted; then it is given one more event, which makes it look
-    into its outbox, and must do nothing else wrong for `quiet` seconds.
+    The app has `patience` seconds to do what the scenario requires. Then it gets one more event, so that it reads its
+    outbox again, and must make no mistake for `quiet` seconds.
     """
     reports = []
     for name in scenarios:
@@ -68,7 +68,7 @@ def play(
 
 
 def an_event() -> dict[str, Any]:
-    """A sound event that only its id tells from the others."""
+    """Return a valid event with a new id."""
     return {
         "_id": f"conformance-{uuid.uuid4().hex}",
         "type": "user.updated_trip",

@@ -1,6 +1,6 @@
-"""What the server plays, and what a client must do about it (docs/openapi.yaml has the rule).
+"""The server's behaviour in each scenario, and the behaviour required of a client (the rule is in docs/openapi.yaml).
 
-A fault meets the first request of a scenario; the client is judged by what it does with its events.
+The server fails from the first request of a scenario. The checks then follow that request's events.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ CLOCK_SLACK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request: when (monotonic), the ids of its events, its body inflated, the status it was given."""
+    """A received request: its time (monotonic), its events' ids, its decompressed body and the returned status."""
 
     at: float
     ids: tuple[str, ...]
@@ -22,7 +22,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """No status: no answer. `hold` keeps the connection open, and silent, until the client gives up."""
+    """No status: the connection closes without a response, or stays open until the client gives up (`hold`)."""
 
     status: int | None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`reply` decides by the requests before; `faults` says what was wrong; `settled` when to judge."""
+    """`reply` depends on the earlier requests; `faults` lists the client's mistakes once `settled` is true."""
 
     name: str
     plays: str
@@ -61,28 +61,28 @@ def _forbidden_thrice(before: Sequence[Seen], _ids: tuple[str, ...]) -> Reply:
 
 
 def _too_large(before: Sequence[Seen], ids: tuple[str, ...]) -> Reply:
-    """More than one event is too large, and the first event of all is so by itself."""
+    """Reject batches of several events and the very first event, even alone."""
     giant = before[0].ids[:1] if before else ids[:1]
     return Reply(413) if len(ids) > 1 or ids == giant else ACCEPTED
 
 
-# --- judgements ---------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------
 
 
-def _forgotten(seen: Sequence[Seen]) -> list[str]:
+def _not_sent_again(seen: Sequence[Seen]) -> list[str]:
     again = [later for later in seen[1:] if set(later.ids) & set(seen[0].ids)]
     return [f"sent again after {seen[0].status}, {len(again)} times: delete or drop it"] if again else []
 
 
-def _again_whole(seen: Sequence[Seen]) -> list[str]:
+def _all_sent_again(seen: Sequence[Seen]) -> list[str]:
     missing = set(seen[0].ids) - {event for later in seen[1:] for event in later.ids}
     return [f"{len(missing)} events did not come again: keep the batch"] if missing else []
 
 
-def _again_identical(seen: Sequence[Seen]) -> list[str]:
+def _sent_again_identically(seen: Sequence[Seen]) -> list[str]:
     if any(later.body == seen[0].body for later in seen[1:]):
         return []
-    return _again_whole(seen) or [
+    return _all_sent_again(seen) or [
         "it came again with other bytes: the same request is stored once, another twice"
     ]
 
@@ -95,7 +95,7 @@ def _after_pause(seen: Sequence[Seen]) -> list[str]:
 
 def _with_growing_pauses(seen: Sequence[Seen]) -> list[str]:
     at = [each.at for each in seen if set(each.ids) & set(seen[0].ids)]
-    # Twice doubled, with a jitter of half, is at least twice as long.
+    # A pause that doubled twice, with a jitter of up to half, is at least twice as long.
     grew = len(at) < 4 or at[3] - at[2] > 1.5 * (at[1] - at[0])
     return [] if grew else ["the pauses between tries do not grow"]
 
@@ -114,52 +114,52 @@ def _split(seen: Sequence[Seen]) -> list[str]:
     return faults
 
 
-def _all_of(*judgements: Callable[[Sequence[Seen]], list[str]]) -> Callable[[Sequence[Seen]], list[str]]:
-    return lambda seen: [fault for judgement in judgements for fault in judgement(seen)]
+def _all_of(*checks: Callable[[Sequence[Seen]], list[str]]) -> Callable[[Sequence[Seen]], list[str]]:
+    return lambda seen: [fault for check in checks for fault in check(seen)]
 
 
 def _at_once(seen: Sequence[Seen]) -> bool:
     return bool(seen)
 
 
-def _when(judgement: Callable[[Sequence[Seen]], list[str]]) -> Callable[[Sequence[Seen]], bool]:
-    return lambda seen: bool(seen) and not judgement(seen)
+def _when_passed(check: Callable[[Sequence[Seen]], list[str]]) -> Callable[[Sequence[Seen]], bool]:
+    return lambda seen: bool(seen) and not check(seen)
 
 
 _retry_after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-_paused = _all_of(_again_whole, _after_pause)
-_paused_identical = _all_of(_again_identical, _after_pause)
+_paused = _all_of(_all_sent_again, _after_pause)
+_paused_identical = _all_of(_sent_again_identically, _after_pause)
 
 SCENARIOS: Mapping[str, Scenario] = {
     each.name: each
     for each in (
-        Scenario("accepted", "202", "deletes the batch", _first(ACCEPTED), _forgotten, _at_once),
-        Scenario("partial", "202, one rejected", "deletes the batch", _one_rejected, _forgotten, _at_once),
-        Scenario("invalid", "400", "drops and reports it", _first(Reply(400)), _forgotten, _at_once),
+        Scenario("accepted", "202", "deletes the batch", _first(ACCEPTED), _not_sent_again, _at_once),
+        Scenario("partial", "202, one rejected", "deletes the batch", _one_rejected, _not_sent_again, _at_once),
+        Scenario("invalid", "400", "drops and reports it", _first(Reply(400)), _not_sent_again, _at_once),
         Scenario(
             "too-large", "413 until it is small enough; one event never is", "splits in two, drops the one",
-            _too_large, _split, _when(_split),
+            _too_large, _split, _when_passed(_split),
         ),
         Scenario(
             "forbidden", "403 three times", "keeps the batch, pauses longer each time",
-            _forbidden_thrice, _all_of(_again_whole, _with_growing_pauses),
+            _forbidden_thrice, _all_of(_all_sent_again, _with_growing_pauses),
             lambda seen: sum(each.status == 202 for each in seen) > 0,
         ),
         Scenario(
             "throttled", "429 with Retry-After", "sends again after the pause",
-            _first(Reply(429, _retry_after)), _paused, _when(_again_whole),
+            _first(Reply(429, _retry_after)), _paused, _when_passed(_all_sent_again),
         ),
         Scenario(
             "unavailable", "503 with Retry-After", "sends the identical bytes after the pause",
-            _first(Reply(503, _retry_after)), _paused_identical, _when(_again_identical),
+            _first(Reply(503, _retry_after)), _paused_identical, _when_passed(_sent_again_identically),
         ),
         Scenario(
             "cut", "the connection ends without an answer", "sends the identical bytes again",
-            _first(Reply(None)), _again_identical, _when(_again_identical),
+            _first(Reply(None)), _sent_again_identically, _when_passed(_sent_again_identically),
         ),
         Scenario(
             "timeout", "stored, but no answer comes", "gives up waiting, sends the identical bytes again",
-            _first(Reply(None, hold=True)), _again_identical, _when(_again_identical),
+            _first(Reply(None, hold=True)), _sent_again_identically, _when_passed(_sent_again_identically),
         ),
     )
 }  # fmt: skip

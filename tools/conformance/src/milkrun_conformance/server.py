@@ -1,8 +1,8 @@
-"""The server that an app is pointed at. It plays one scenario at a time.
+"""The server to which the app under test sends its events. It runs one scenario at a time.
 
-PUT  /scenario/<name>   start this scenario again from its beginning
+PUT  /scenario/<name>   start or restart this scenario
 GET  /report            {"scenario", "plays", "wants", "requests", "faults", "ok"} of the current scenario
-POST /v1/events         where the app sends its events (any other path is taken too)
+POST /v1/events         the app's events (any other path works as well)
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class Stage:
 
 @contextmanager
 def serving(stage: Stage, host: str, port: int) -> Iterator[str]:
-    """Serve in a thread and yield the server's URL. Port 0 takes a free one; a port in use raises OSError."""
+    """Serve in a thread and yield the server's URL. Port 0 selects a free one; a port in use raises OSError."""
     with socket.create_server((host, port)) as listener:
         config = uvicorn.Config(
             application(stage),
@@ -128,7 +128,7 @@ def application(stage: Stage) -> Starlette:
 
 
 class _Protocol(H11Protocol):
-    """Give the application its connection: ASGI has no message that closes one without a response."""
+    """Makes the connection available to the application, as ASGI has no message for closing it without a response."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
