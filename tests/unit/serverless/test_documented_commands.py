@@ -16,6 +16,7 @@ import pytest
 from botocore import xform_name
 from botocore.exceptions import UnknownServiceError
 
+from ops.terminal import Verbs
 from tools.check import ROOT
 from tools.milkrun import loaded
 
@@ -154,6 +155,8 @@ def of(arguments: list[str]) -> set[str]:
         if inner is None:
             break
         command = inner
+    if isinstance(command, Verbs):  # without a verb the first one runs
+        command = next(iter(command.commands.values()))
     return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
 
 
