@@ -6,15 +6,13 @@ a file of SQLite, so that memory does not grow with them.
 """
 
 import json
-import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import typer
 
@@ -25,272 +23,45 @@ from consumer.visits import Pair
 from contract import logs
 from contract.events import MAX_AGE, Fence, Kind
 from contract.instants import instant
-from contract.objects import hour_of, object_name, prefix_of
+from contract.objects import hour_of, prefix_of
 from ops import terminal
+from ops.books import LAST_RESULT, MAX_NAMED, MEANINGS, MENDABLE, Books, Difference, Found, Reach, hour_name
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
+from ops.reach import tell, warehouse_or_none
 from ops.replay import Pace, lines_again
 from ops.stores import event_id_in, geofence_kinds, invalid_rows, log_days, log_lines, readable_lines
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.cli import Stage
+from snowpipe.commandline import one_line
 from snowpipe.pipes import Pipe
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED
 from snowpipe.settings import Aws, Settings
 from snowpipe.warehouse import Warehouse
 
-# RAW is asked for the geofence events of so many lines at a time.
-LINES_A_QUERY = 25_000
-MAX_NAMED = 1000
 # A line that the log gets later than this after its hour is not found.
 LOG_DELAY = timedelta(minutes=15)
 # After a repair: how long nothing may change until what still differs is taken for good.
 REPAIR_PATIENCE_S = 8.0
 
-_TABLES = """
-CREATE TABLE object (
-    key TEXT PRIMARY KEY, prefix TEXT, hour TEXT, lines INT,
-    logged_at REAL, archived_at REAL, rows INT, explained INT
-) WITHOUT ROWID;
-"""
-
-# What is wrong with an object, the first that is true. `at` is the limit of what may still be on its way.
-_DIFFERENCES = """
-SELECT kind, key, COALESCE(lines, 0), COALESCE(rows, 0) FROM (
-    SELECT *, CASE
-        WHEN logged_at IS NOT NULL AND archived_at IS NULL THEN 'not_archived'
-        WHEN archived_at IS NULL THEN 'not_in_s3'
-        WHEN rows IS NULL THEN 'not_loaded'
-        WHEN rows != lines THEN 'rows_differ'
-        WHEN logged_at IS NULL AND explained IS NULL AND hour >= :log THEN 'not_logged'
-    END AS kind
-    FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at
-        AND (archived_at IS NOT NULL OR hour >= CASE prefix WHEN 'events' THEN :events ELSE :rejected END)
-)
-WHERE kind IS NOT NULL ORDER BY key
-"""
-
-_HOURS = """
-SELECT hour, prefix,
-    SUM(CASE WHEN logged_at IS NOT NULL THEN lines ELSE 0 END),
-    SUM(CASE WHEN archived_at IS NOT NULL THEN COALESCE(lines, rows, 0) ELSE 0 END),
-    SUM(COALESCE(rows, 0))
-FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at GROUP BY hour, prefix ORDER BY hour
-"""
-
-# How long the bucket keeps objects (serverless/storage.yml): what is gone by then is not lost.
-KEPT_DAYS = {"events": 400, "rejected": 90}
-
-MEANINGS = {
-    "not_archived": "accepted, and not in S3",
-    "not_in_s3": "rows of an object that is in neither the log nor S3",
-    "not_loaded": "in S3, no row in RAW",
-    "rows_differ": "RAW has other than the object's number of lines",
-    "not_logged": "in S3, and no request in the log tells of it",
-    "not_consumed": "archived, and not in the visits table",
-}
-MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """The first hour of which each still tells everything; "" for all hours."""
-
-    log: str = ""
-    events: str = ""
-    rejected: str = ""
-
-    @staticmethod
-    def at(now: datetime, log_days: int | None) -> "Reach":
-        """`log_days` None: the log is kept for ever."""
-        kept = {prefix: _hour(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
-        return Reach(_hour(now - timedelta(days=log_days)) if log_days else "", **kept)
-
-
-def _hour(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%HZ}"
-
-
-EVER = Reach()
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """`events` are known where a look into the object could tell; `line` for a single event."""
-
-    kind: str
-    key: str
-    lines: int = 0
-    rows: int = 0
-    line: int | None = None
-    events: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Crossings:
-    """Archived geofence events against the consumer's table."""
-
-    archived: int = 0
-    consumed: int = 0
-    too_old: int = 0
-
-
-@dataclass(slots=True)
-class Found:
-    """One look at everything."""
-
-    hours: list[dict[str, Any]] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
-    more: int = 0
-    in_flight: int = 0
-    log_reaches: str = ""
-    crossings: Crossings = field(default_factory=Crossings)
-    foreign: list[dict[str, Any]] = field(default_factory=list)  # objects under keys that others chose
-    invalid_rows: list[dict[str, Any]] = field(default_factory=list)  # rows of RAW that are no events
-
-    @property
-    def equal(self) -> bool:
-        return not self.differences
-
-    def add(self, difference: Difference) -> None:
-        if len(self.differences) < MAX_NAMED:
-            self.differences.append(difference)
-        else:
-            self.more += 1
-
-
-class Books:
-    """Three lists of the same objects, side by side. `start` and `end` are whole hours, `end` left out."""
-
-    def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
-        self.start, self.end = start, end
-        self._strays: dict[str, datetime] = {}
-        self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
-        self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._db.close()
-
-    def logged(self, keys: Iterable[tuple[str, datetime]]) -> None:
-        self._enter("logged_at", ((key, at.timestamp()) for key, at in keys))
-
-    def archived(self, keys: Iterable[tuple[str, datetime]]) -> None:
-        """Take the keys in S3 with S3's times; a key that names no hour counts in the hour of that time."""
-        self._enter("archived_at", ((key, at.timestamp()) for key, at in self._noting_strays(keys)))
-
-    def _noting_strays(self, keys: Iterable[tuple[str, datetime]]) -> Iterator[tuple[str, datetime]]:
-        for key, at in keys:
-            if hour_of(key) is None:
-                self._strays[key] = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-            yield key, at
-
-    @property
-    def strays(self) -> Sequence[str]:
-        """The keys in S3 that name no hour."""
-        return sorted(self._strays)
-
-    def loaded(self, files: Iterable[tuple[str, int]]) -> None:
-        self._enter("rows", files)
-
-    def unlogged(self) -> list[str]:
-        """Return the keys of ours in S3 of which no request in the log tells."""
-        sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
-            ORDER BY key LIMIT ?"""
-        return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
-
-    def explain(self, keys: Iterable[str]) -> None:
-        """Somebody put these there on purpose: that no request tells of them is no difference."""
-        self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
-
-    def foreign(self) -> list[dict[str, Any]]:
-        """Return the objects in S3 under keys that others chose, each with its rows in RAW."""
-        sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
-        return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
-
-    def rewritten(self, anew: Mapping[str, str | None]) -> None:
-        """`forget` wrote these objects anew (None: nothing else was in it): the log's word counts for the new one.
-
-        An old one that is gone from S3 and RAW is meant to be.
-        """
-        for old in anew:
-            row = self._db.execute("SELECT logged_at FROM object WHERE key = ?", (old,)).fetchone()
-            if row is None or row[0] is None:
-                continue
-            self._db.execute(
-                "DELETE FROM object WHERE key = ? AND archived_at IS NULL AND rows IS NULL", (old,)
-            )
-            new = anew[old]
-            while new is not None and new in anew:  # somebody else was forgotten later
-                new = anew[new]
-            if new is not None:
-                self.logged([(new, datetime.fromtimestamp(row[0], UTC))])
-
-    def _enter(self, column: str, values: Iterable[tuple[str, float]]) -> None:
-        sql = (
-            f"INSERT INTO object (key, prefix, hour, lines, explained, {column}) VALUES (?, ?, ?, ?, ?, ?)"
-            f" ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
-        )
-        self._db.execute("BEGIN")
-        self._db.executemany(sql, self._rows(values))
-        self._db.execute("COMMIT")
-
-    def _rows(self, values: Iterable[tuple[str, float]]) -> Iterator[tuple[object, ...]]:
-        for key, value in values:
-            prefix, hour, name = prefix_of(key), self._hour_of(key), object_name(key)
-            if prefix is not None and hour is not None and self.start <= hour < self.end:
-                yield key, prefix, _hour(hour), name and name.lines, None if name else 1, value
-
-    def _hour_of(self, key: str) -> datetime | None:
-        """The hour in the key, else the one that `strays` has told for it."""
-        return hour_of(key) or self._strays.get(key)
-
-    def differences(self, at: datetime, reach: Reach = EVER) -> Iterator[Difference]:
-        for kind, key, lines, rows in self._db.execute(_DIFFERENCES, {"at": at.timestamp(), **asdict(reach)}):
-            yield Difference(kind, key, lines, rows)
-
-    def hours(self, at: datetime) -> list[dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        names = {
-            "events": ("accepted", "archived", "loaded"),
-            "rejected": ("rejected", "rejects_kept", "rejects_loaded"),
-        }
-        for hour, prefix, *counts in self._db.execute(_HOURS, {"at": at.timestamp()}):
-            row = found.setdefault(
-                hour, {"hour": hour} | dict.fromkeys(names["events"] + names["rejected"], 0)
-            )
-            row |= dict(zip(names[prefix], counts, strict=True))
-        return list(found.values())
-
-    def in_flight(self, at: datetime) -> int:
-        sql = "SELECT COUNT(*) FROM object WHERE COALESCE(archived_at, logged_at, 0) > ?"
-        return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
-
-    def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """First and last key of runs of loaded objects, LINES_A_QUERY lines a run or one object."""
-        sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
-            AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
-        first = last = ""
-        lines = 0
-        for key, n in self._db.execute(sql, (at.timestamp(),)):
-            if first and lines + n > LINES_A_QUERY:
-                yield first, last
-                first, lines = "", 0
-            first, last, lines = first or key, key, lines + n
-        if first:
-            yield first, last
-
 
 class Reconciler:
     """The stores of one stage, and what to ask of them."""
 
-    def __init__(self, outputs: Outputs, stage: str, warehouse: Warehouse) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        stage: str,
+        warehouse: Warehouse | None,
+        unasked: Mapping[str, str] | None = None,
+    ) -> None:
+        """Without a warehouse the log is compared with S3 alone; `unasked` says why."""
         self._outputs = outputs
         self._stage = stage
         self._warehouse = warehouse
+        self._unasked = dict(unasked or {})
         self.kinds = geofence_kinds(outputs, stage)
         self.archive = Archive(outputs.aws("s3"), outputs.bucket)
 
@@ -298,7 +69,7 @@ class Reconciler:
         """What was received from `start`'s hour to `end`'s, and in S3 (or else the log) by `settled_at`."""
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-        found = Found()
+        found = Found(unasked=self._unasked)
         with (
             tempfile.TemporaryDirectory(prefix="milkrun-reconcile-") as folder,
             Books(Path(folder) / "books.sqlite", first, last) as books,
@@ -307,12 +78,14 @@ class Reconciler:
             found.hours = books.hours(settled_at)
             found.in_flight = books.in_flight(settled_at)
             reach = Reach.at(datetime.now(UTC), log_days(self._outputs, self._stage, "ingest"))
-            found.log_reaches = reach.log if reach.log > _hour(first) else ""
+            found.log_reaches = reach.log if reach.log > hour_name(first) else ""
             found.foreign = books.foreign()
-            found.invalid_rows = invalid_rows(
-                self._warehouse, self._outputs.database, first, last - timedelta(hours=1), MAX_NAMED
-            )
-            for difference in books.differences(settled_at, reach):
+            if self._warehouse is not None:
+                last_hour = last - timedelta(hours=1)
+                found.invalid_rows = invalid_rows(
+                    self._warehouse, self._outputs.database, first, last_hour, MAX_NAMED
+                )
+            for difference in books.differences(settled_at, reach, raw=self._warehouse is not None):
                 found.add(self._closer(difference))
             for first_key, last_key in books.spans(settled_at):
                 self._crossings(first_key, last_key, found)
@@ -370,14 +143,17 @@ class Reconciler:
             f" FROM {self._outputs.database}.RAW.{prefix} WHERE file_name >= %s AND file_name < %s GROUP BY 1"
         )
         # "0" follows "/" in ASCII: every key that begins so, and no other.
-        for row in self._warehouse.query(sql, [begins, begins[:-1] + "0"]):
+        for row in self._query(sql, [begins, begins[:-1] + "0"]):
             yield row["file_name"], row["n"]
 
     def _rows_of(self, key: str) -> Iterator[tuple[str, int]]:
         sql = f"SELECT COUNT(*) AS n FROM {self._outputs.database}.RAW.{prefix_of(key)} WHERE file_name = %s"
-        [row] = self._warehouse.query(sql, [key])
-        if row["n"]:
-            yield key, row["n"]
+        for row in self._query(sql, [key]):
+            if row["n"]:
+                yield key, row["n"]
+
+    def _query(self, sql: str, parameters: Sequence[object]) -> Sequence[Mapping[str, Any]]:
+        return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
     def _closer(self, difference: Difference) -> Difference:
         """With the events that have no row, where the object can be read."""
@@ -388,7 +164,7 @@ class Reconciler:
             return difference
         raw = f"{self._outputs.database}.RAW.EVENTS"
         sql = f"SELECT DISTINCT file_row_number AS n FROM {raw} WHERE file_name = %s"
-        there = {int(row["n"]) for row in self._warehouse.query(sql, [difference.key])}
+        there = {int(row["n"]) for row in self._query(sql, [difference.key])}
         missing = tuple(
             event_id_in(line) or f"line {number}"
             for number, line in enumerate(readable_lines(body) or (), 1)
@@ -446,7 +222,7 @@ class Reconciler:
             WHERE file_name BETWEEN %s AND %s AND payload:type::VARCHAR IN ({types})
             GROUP BY 1, 3, 4, 5, 6, 7
         """
-        return self._warehouse.query(sql, [first_key, last_key, *self.kinds])
+        return self._query(sql, [first_key, last_key, *self.kinds])
 
 
 class Repairer:
@@ -550,12 +326,13 @@ def command(
     repaired: list[dict[str, Any]] = []
     try:
         outputs = terminal.outputs_of(context, stage)
-        with outputs.warehouse() as warehouse, terminal.progress() as bars:
+        unasked: dict[str, str] = {}
+        with warehouse_or_none(outputs, unasked) as warehouse, terminal.progress() as bars:
             bars.add_task("comparing", total=None)
-            reconciler = Reconciler(outputs, stage, warehouse)
+            reconciler = Reconciler(outputs, stage, warehouse, unasked)
             settled_at = datetime.now(UTC) - timedelta(seconds=settle)
             found = reconciler.look(start, end, settled_at)
-            if repair and not found.equal:
+            if repair and not found.equal and warehouse is not None:
                 repairer = Repairer(outputs, warehouse, reconciler.archive, reconciler.kinds)
                 repaired = repairer.repair(found.differences)
                 mended = until(
@@ -567,6 +344,7 @@ def command(
                     every_s=1,
                 )
                 found = mended
+            note_result(outputs, found)
     except (NoStackError, Refusal, *terminal.AWS_ERRORS) as problem:
         if as_json:
             terminal.print_json({"equal": None, "problem": str(problem)})
@@ -574,7 +352,21 @@ def command(
             terminal.fail(f"could not check: {problem}")
         raise typer.Exit(2) from None
     _show(found, repaired, as_json)
-    raise typer.Exit(0 if found.equal else 1)
+    raise typer.Exit(2 if found.unasked else 0 if found.equal else 1)
+
+
+def note_result(outputs: Outputs, found: Found) -> None:
+    """Keep what a comparison came to in the bucket, for `milkrun status` of whoever looks next."""
+    result = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "equal": found.equal,
+        "differences": len(found.differences) + found.more,
+    }
+    try:
+        body = json.dumps(result, allow_nan=False).encode()
+        outputs.aws("s3").put_object(Bucket=outputs.bucket, Key=LAST_RESULT, Body=body)
+    except terminal.AWS_ERRORS as error:  # a role that may only read: the answer is the same
+        terminal.note(f"the result could not be kept for `milkrun status`: {one_line(str(error))}")
 
 
 def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
@@ -595,6 +387,7 @@ def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
         terminal.print_json(
             {
                 "equal": found.equal,
+                **({"problem": "; ".join(found.unasked.values())} if found.unasked else {}),
                 "hours": found.hours,
                 "geofence_events": geofence,
                 "differences": named,
@@ -627,4 +420,11 @@ def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
         for d in of_kind[:20]:
             line = f" line {d.line}" if d.line else ""
             terminal.out.print(f"  {d.key}{line} {' '.join(d.events[:5])}", markup=False)
-    terminal.out.print("[green]nothing is missing" if found.equal else "[red]there are differences")
+    tell(found.unasked)
+    terminal.out.print(
+        {
+            True: "[green]nothing is missing",
+            False: "[red]there are differences",
+            None: "nothing else is missing",
+        }[found.equal]
+    )

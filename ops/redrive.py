@@ -136,3 +136,50 @@ def command(
         terminal.out.print(f"no dead letters; {in_queue} claim checks wait in the redrive queue")
     if letters and not (send or purge):
         raise typer.Exit(1)
+
+
+app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.callback()
+def dead_letters_of_a_stage() -> None:
+    """List the claim checks in the dead-letter queue; show them, send them again or delete them.
+
+    Without a verb: list.
+    """
+
+
+app.command("list")(command)
+
+
+@app.command()
+def show(
+    context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
+) -> None:
+    """Show each claim check as it lies in the queue."""
+    outputs = terminal.outputs_of(context, stage)
+    sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
+    letters = list(terminal.counted(dead_letters(sqs, dead), "claim checks"))
+    for letter in letters:
+        show_again(sqs, dead, letter)
+    terminal.show_rows([{"since": letter.sent_at, "claim_check": letter.body} for letter in letters], as_json)
+
+
+@app.command()
+def send(
+    context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
+) -> None:
+    """Send all dead letters again."""
+    command(context, send=True, stage=stage, as_json=as_json)
+
+
+@app.command()
+def purge(
+    context: typer.Context,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Delete all dead letters, after a question."""
+    command(context, purge=True, yes=yes, stage=stage, as_json=as_json)

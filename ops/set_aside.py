@@ -212,6 +212,75 @@ def command(
         raise typer.Exit(1)
 
 
+app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.callback()
+def quarantine() -> None:
+    """List the records that can never be processed; show them, send them again or delete them.
+
+    Without a verb: list.
+    """
+
+
+app.command("list")(command)
+What = Annotated[
+    str,
+    typer.Argument(
+        parser=terminal.not_empty, metavar="WHAT", help="A prefix of keys, or a reason's code; else all."
+    ),
+]
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    what: What = PREFIX,
+    *,
+    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="So many records.")] = 3,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Show records: where each lies, why, and its text."""
+    outputs = terminal.outputs_of(context, stage)
+    records = set_aside(outputs.aws("s3"), outputs.bucket, what, [])
+    rows = [
+        {
+            "object_key": each.key,
+            "line": each.line,
+            "reasons": ", ".join(each.codes),
+            "text": _line(each.data).decode(),
+        }
+        for each, _ in zip(records, range(number), strict=False)
+    ]
+    terminal.show_rows(rows, as_json)
+
+
+@app.command("send")
+def send_again(
+    context: typer.Context,
+    what: What = PREFIX,
+    *,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Send records to the stream again, unchanged. Repeating it is harmless."""
+    command(context, what, send=True, stage=stage, as_json=as_json)
+
+
+@app.command("purge")
+def purge_command(
+    context: typer.Context,
+    what: What = PREFIX,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    stage: terminal.Stage = "local",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Delete the objects of records, after a question."""
+    command(context, what, to_delete=True, yes=yes, stage=stage, as_json=as_json)
+
+
 def _aside(key: str, number: int, lines: int, text: bytes) -> Aside:
     line = msgspec.json.decode(text, type=_Line)
     data = bytes(line.event) if line.record_base64 is None else line.record_base64

@@ -4,6 +4,7 @@ Every source is asked at the same time, each for at most BUDGET_SECONDS. What co
 that means for the answer, and never holds up the rest.
 """
 
+import json
 import queue
 import sys
 import threading
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from contract import logs
 from ops import redrive, terminal
+from ops.books import LAST_RESULT
 from ops.outputs import Outputs
 from ops.stores import invalid_rows, log_lines
 from snowpipe import pipes
@@ -121,7 +123,7 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
         Source("CloudWatch Logs", ("ingest", "consumer"), flow.logs, "what the functions did is unknown"),
         Source(
             "S3",
-            ("archive", "quarantine", "given up"),
+            ("archive", "quarantine", "given up", "last reconcile"),
             flow.s3,
             "phones get 503 if it is down for them too",
             "s3-unreachable",
@@ -215,6 +217,31 @@ class _Flow:
             yield Finding("given up", "FAIL", cause, newest, command, "given-up-batches")
         else:
             yield Finding("given up", "OK", "no batches in 24 h")
+        yield self._last_reconcile(s3)
+
+    def _last_reconcile(self, s3: Any) -> Finding:
+        command = f"milkrun reconcile{self._option}"
+        try:
+            body = s3.get_object(Bucket=self._outputs.bucket, Key=LAST_RESULT)["Body"].read()
+        except s3.exceptions.ClientError:  # a role that may not list gets AccessDenied for a missing key
+            return Finding("last reconcile", "OK", "none yet", None, command)
+        last = json.loads(body)
+        at = datetime.fromisoformat(last["at"])
+        if last["differences"]:
+            cause = f"named {last['differences']} differences {age(self._now - at)}"
+            return Finding("last reconcile", "FAIL", cause, at, command, "what-reconcile-names")
+        said = (
+            "found nothing missing"
+            if last["equal"]
+            else "could not ask Snowflake, and else found nothing missing"
+        )
+        return Finding(
+            "last reconcile",
+            "OK" if last["equal"] else "WARN",
+            f"{said} {age(self._now - at)}",
+            None,
+            command,
+        )
 
     def _recent(self, s3: Any, prefix: str) -> tuple[int, datetime | None]:
         """Return how many objects under a prefix are younger than 24 hours (at most 1,000 are read), and the newest."""
@@ -237,7 +264,7 @@ class _Flow:
         dead = redrive.waiting(sqs, self._outputs.dead_letter_queue_url)
         if dead:
             cause = f"{dead} claim checks ran out of tries"
-            command = f"milkrun redrive --send{self._option}"
+            command = f"milkrun redrive send{self._option}"
             yield Finding("dead letters", "FAIL", cause, None, command, "dead-letters")
         else:
             yield Finding("dead letters", "OK", "none")

@@ -93,15 +93,15 @@ ENTRIES = (
     ),
     Entry(
         "quarantine",
-        "ops.set_aside:command",
+        "ops.set_aside:app",
         OPERATE,
-        "List the records that can never be processed; send them again or delete them.",
+        "List the records that can never be processed; show them, send them again or delete them.",
     ),
     Entry(
         "redrive",
-        "ops.redrive:command",
+        "ops.redrive:app",
         OPERATE,
-        "List the claim checks in the dead-letter queue; send them again or delete them.",
+        "List the claim checks in the dead-letter queue; show them, send them again or delete them.",
     ),
     Entry(
         "visits",
@@ -153,7 +153,7 @@ ENTRIES = (
     ),
     # Earlier spellings.
     Entry("where", "ops.trace:command", OPERATE, hidden=True),
-    Entry("set-aside", "ops.set_aside:command", OPERATE, hidden=True),
+    Entry("set-aside", "ops.set_aside:app", OPERATE, hidden=True),
     Entry("top", "tools.status:command", OPERATE, hidden=True),
 )
 

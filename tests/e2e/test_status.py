@@ -65,7 +65,7 @@ def test_a_dead_letter_is_a_failure_until_it_is_gone(pipeline: Pipeline) -> None
     sqs.send_message(QueueUrl=url, MessageBody="of a test")
     try:
         found = eventually(lambda: failed(pipeline, "dead letters"))
-        assert found["next"] == "milkrun redrive --send"
+        assert found["next"] == "milkrun redrive send"
     finally:
         for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", ()):
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
@@ -84,6 +84,8 @@ def test_a_row_that_is_no_event_is_named_by_status_and_reconcile_and_traced(pipe
         assert found["level"] == "WARN"
         assert "line 1: not_an_object" in found["cause"]
         reconciled = pipeline.ops("reconcile", "--from", "1 hour ago", "--settle", "0", "--json").result
+        last = parts(pipeline)["last reconcile"]
+        assert last["level"] == ("OK" if reconciled["equal"] else "FAIL")
         assert {"file": key, "line": 1, "reason": "not_an_object"} in reconciled["invalid_rows"]
         assert {"key": key, "rows": 1} in reconciled["foreign_objects"]
         assert key not in [difference["key"] for difference in reconciled["differences"]]

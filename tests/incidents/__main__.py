@@ -18,8 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.faults.yard import PROXY_PORT_OFFSET, proxy_url
+
 from contract.objects import lines_object
 from ops.outputs import ROOT, Outputs
+from snowpipe.roles import administrator
+from snowpipe.warehouse import connect
 from tests.e2e.vocabulary import crossing, event
 from tests.faults.faulty_stack import PROXY_PORT_OFFSET, proxy_url
 from tests.faults.proxy import Fault, Proxy, Rule
@@ -136,7 +140,7 @@ def dead_letter(lab: Lab) -> None:
 
 
 def sql(lab: Lab, text: str) -> None:
-    with lab.outputs.warehouse(20) as warehouse:
+    with connect(lab.outputs.snowflake, 20, role=administrator) as warehouse:
         warehouse.query(text.format(database=lab.outputs.database))
 
 
@@ -216,7 +220,7 @@ INCIDENTS = (
         (("warehouse", "validate"),),
     ),
     Incident(
-        "A poison record", poison, ("quarantine",), "objects in 24 h", (("quarantine", "--purge", "--yes"),)
+        "A poison record", poison, ("quarantine",), "objects in 24 h", (("quarantine", "purge", "--yes"),)
     ),
     Incident(
         "A pipe paused",
@@ -225,7 +229,7 @@ INCIDENTS = (
         "paused",
         (("warehouse", "resume"),),
     ),
-    Incident("A dead letter", dead_letter, ("dead letters",), "ran out of tries", (("redrive", "--send"),)),
+    Incident("A dead letter", dead_letter, ("dead letters",), "ran out of tries", (("redrive", "send"),)),
     Incident(
         "dbt's table dropped",
         lambda lab: sql(lab, "DROP TABLE {database}.STAGING.STG_EVENTS"),

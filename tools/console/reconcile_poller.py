@@ -45,7 +45,8 @@ class ReconcilePoller(Poller):
         return 0.1
 
     def _compared(self) -> dict[str, Any]:
-        from ops.reconcile import MEANINGS, Reconciler
+        from ops.books import MEANINGS
+        from ops.reconcile import Reconciler
 
         to = datetime.now(UTC)
         start, settled_at = to - timedelta(hours=self.HOURS), to - timedelta(seconds=self.SETTLE_S)

@@ -85,7 +85,7 @@ MILKRUN = loaded()
 GROUPS = {
     "milkrun": MILKRUN,
     "snowpipe": typer.main.get_command(warehouse.app),
-    "rejects": MILKRUN.commands["rejects"],
+    **{name: MILKRUN.commands[name] for name in ("rejects", "quarantine", "redrive")},
 }
 
 
@@ -130,8 +130,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(program: str, given: list[str], folder: Path) -> int:
     environment = {"MILKRUN_LOCAL": str(folder / "no-stack"), "PATH": "/usr/bin:/bin"}
-    if program == "rejects":
-        given = ["rejects", *given]
+    if program not in ("milkrun", "snowpipe"):
+        given = [program, *given]
     if program != "snowpipe":
         return terminal.run(operations, environment, given)
     return warehouse.main(given, environment)

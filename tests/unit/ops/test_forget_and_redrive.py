@@ -119,8 +119,10 @@ def stage(monkeypatch):
 
 
 def run(command, *arguments, answer=None):
-    app = typer.Typer()
-    app.command()(command)
+    app = command
+    if not isinstance(command, typer.Typer):
+        app = typer.Typer()
+        app.command()(command)
     return CliRunner().invoke(app, list(arguments), input=answer, obj={})
 
 
@@ -319,6 +321,15 @@ def test_send_puts_them_back_into_the_redrive_queue(dead):
     assert run(redrive.command, "--send", "--json").exit_code == 0
     assert in_flight(dead, dead.dead_letter_queue_url) == (0, 0)
     assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
+
+
+def test_each_verb_does_what_its_option_does(dead):
+    shown = json.loads(run(redrive.app, "show", "--json").stdout)
+    assert {row["claim_check"] for row in shown} >= {"not ours"}
+    assert run(redrive.app).exit_code == 1  # without a verb: list
+    assert run(redrive.app, "send").exit_code == 0
+    assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
+    assert run(redrive.app, "purge", "--yes").exit_code == 0
 
 
 def test_what_could_not_be_put_back_is_still_a_dead_letter(dead):

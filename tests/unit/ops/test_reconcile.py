@@ -21,8 +21,9 @@ from consumer import keys
 from consumer.visits import Pair
 from contract.events import GEOFENCE_KINDS, Fence
 from contract.objects import ObjectName, lines_object
+from ops.books import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach
 from ops.outputs import ROOT
-from ops.reconcile import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach, Reconciler
+from ops.reconcile import Reconciler
 
 HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)
 LATER = HOUR + timedelta(hours=1)
@@ -316,6 +317,22 @@ def test_rows_that_are_no_events_are_named_and_are_no_difference(stage: Stage) -
     found = look(stage)
     assert found.invalid_rows == [{"file": "events/by-hand.json", "line": 1, "reason": "not_an_object"}]
     assert found.equal
+
+
+def test_without_snowflake_the_log_is_still_compared_with_s3(stage: Stage) -> None:
+    kept, lost = (
+        stage.archive("events", b"{}"),
+        key(7, 3, hour=NOW.replace(minute=0, second=0, microsecond=0)),
+    )
+    for name in (kept, lost):
+        stage.log(event="events_ingested", status=202, object_key=name, rejected_key=None)
+    later = NOW + timedelta(hours=1)
+    found = Reconciler(stage, "dev", None, {"Snowflake": "no answer"}).look(NOW, NOW, later)
+    assert [(d.kind, d.key) for d in found.differences] == [("not_archived", lost)]
+    assert found.equal is False
+    boto3.client("s3").put_object(Bucket=stage.bucket, Key=lost, Body=b"")
+    found = Reconciler(stage, "dev", None, {"Snowflake": "no answer"}).look(NOW, NOW, later)
+    assert (found.differences, found.equal) == ([], None)
 
 
 def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: Stage) -> None:

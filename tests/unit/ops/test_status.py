@@ -21,7 +21,7 @@ BAD = Finding(
     "FAIL",
     "3 claim checks ran out of tries",
     NOW - timedelta(hours=5),
-    "milkrun redrive --send",
+    "milkrun redrive send",
     "dead-letters",
 )
 ODD = Finding("quarantine", "WARN", "1 objects in 24 h")
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_shown_with_its_age_the_next_command_and_the_runbooks_s
     printed = capsys.readouterr().out
     assert "FAIL prod: 1 of 2 parts need attention" in printed
     assert "3 claim checks ran out of tries (since 5 h ago)" in printed
-    assert "next: milkrun redrive --send" in printed
+    assert "next: milkrun redrive send" in printed
     assert "docs/runbook.md#dead-letters" in printed
 
 

@@ -1,0 +1,255 @@
+"""What the log, S3 and RAW say of the same objects, side by side in a file of SQLite, and how they differ."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from contract.objects import hour_of, object_name, prefix_of
+
+# RAW is asked for the geofence events of so many lines at a time.
+LINES_A_QUERY = 25_000
+LAST_RESULT = "reports/reconcile.json"
+"""The key under which the bucket keeps what the last comparison came to."""
+MAX_NAMED = 1000
+
+_TABLES = """
+CREATE TABLE object (
+    key TEXT PRIMARY KEY, prefix TEXT, hour TEXT, lines INT,
+    logged_at REAL, archived_at REAL, rows INT, explained INT
+) WITHOUT ROWID;
+"""
+
+# What is wrong with an object, the first that is true. `at` is the limit of what may still be on its way.
+_DIFFERENCES = """
+SELECT kind, key, COALESCE(lines, 0), COALESCE(rows, 0) FROM (
+    SELECT *, CASE
+        WHEN logged_at IS NOT NULL AND archived_at IS NULL THEN 'not_archived'
+        WHEN archived_at IS NULL THEN 'not_in_s3'
+        WHEN rows IS NULL AND :raw THEN 'not_loaded'
+        WHEN rows != lines THEN 'rows_differ'
+        WHEN logged_at IS NULL AND explained IS NULL AND hour >= :log THEN 'not_logged'
+    END AS kind
+    FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at
+        AND (archived_at IS NOT NULL OR hour >= CASE prefix WHEN 'events' THEN :events ELSE :rejected END)
+)
+WHERE kind IS NOT NULL ORDER BY key
+"""
+
+_HOURS = """
+SELECT hour, prefix,
+    SUM(CASE WHEN logged_at IS NOT NULL THEN lines ELSE 0 END),
+    SUM(CASE WHEN archived_at IS NOT NULL THEN COALESCE(lines, rows, 0) ELSE 0 END),
+    SUM(COALESCE(rows, 0))
+FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at GROUP BY hour, prefix ORDER BY hour
+"""
+
+# How long the bucket keeps objects (serverless/storage.yml): what is gone by then is not lost.
+KEPT_DAYS = {"events": 400, "rejected": 90}
+
+MEANINGS = {
+    "not_archived": "accepted, and not in S3",
+    "not_in_s3": "rows of an object that is in neither the log nor S3",
+    "not_loaded": "in S3, no row in RAW",
+    "rows_differ": "RAW has other than the object's number of lines",
+    "not_logged": "in S3, and no request in the log tells of it",
+    "not_consumed": "archived, and not in the visits table",
+}
+MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The first hour of which each still tells everything; "" for all hours."""
+
+    log: str = ""
+    events: str = ""
+    rejected: str = ""
+
+    @staticmethod
+    def at(now: datetime, log_days: int | None) -> "Reach":
+        """`log_days` None: the log is kept for ever."""
+        kept = {prefix: hour_name(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
+        return Reach(hour_name(now - timedelta(days=log_days)) if log_days else "", **kept)
+
+
+def hour_name(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%HZ}"
+
+
+EVER = Reach()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`events` are known where a look into the object could tell; `line` for a single event."""
+
+    kind: str
+    key: str
+    lines: int = 0
+    rows: int = 0
+    line: int | None = None
+    events: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Crossings:
+    """Archived geofence events against the consumer's table."""
+
+    archived: int = 0
+    consumed: int = 0
+    too_old: int = 0
+
+
+@dataclass(slots=True)
+class Found:
+    """One look at everything."""
+
+    hours: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    more: int = 0
+    in_flight: int = 0
+    log_reaches: str = ""
+    crossings: Crossings = field(default_factory=Crossings)
+    foreign: list[dict[str, Any]] = field(default_factory=list)  # objects under keys that others chose
+    invalid_rows: list[dict[str, Any]] = field(default_factory=list)  # rows of RAW that are no events
+    unasked: dict[str, str] = field(default_factory=dict)  # the stores that did not answer, and why
+
+    @property
+    def equal(self) -> bool | None:
+        """None where nothing is missing as far as it is known, but a store did not answer."""
+        return False if self.differences else None if self.unasked else True
+
+    def add(self, difference: Difference) -> None:
+        if len(self.differences) < MAX_NAMED:
+            self.differences.append(difference)
+        else:
+            self.more += 1
+
+
+class Books:
+    """Three lists of the same objects, side by side. `start` and `end` are whole hours, `end` left out."""
+
+    def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
+        self.start, self.end = start, end
+        self._strays: dict[str, datetime] = {}
+        self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def logged(self, keys: Iterable[tuple[str, datetime]]) -> None:
+        self._enter("logged_at", ((key, at.timestamp()) for key, at in keys))
+
+    def archived(self, keys: Iterable[tuple[str, datetime]]) -> None:
+        """Take the keys in S3 with S3's times; a key that names no hour counts in the hour of that time."""
+        self._enter("archived_at", ((key, at.timestamp()) for key, at in self._noting_strays(keys)))
+
+    def _noting_strays(self, keys: Iterable[tuple[str, datetime]]) -> Iterator[tuple[str, datetime]]:
+        for key, at in keys:
+            if hour_of(key) is None:
+                self._strays[key] = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+            yield key, at
+
+    @property
+    def strays(self) -> Sequence[str]:
+        """The keys in S3 that name no hour."""
+        return sorted(self._strays)
+
+    def loaded(self, files: Iterable[tuple[str, int]]) -> None:
+        self._enter("rows", files)
+
+    def unlogged(self) -> list[str]:
+        """Return the keys of ours in S3 of which no request in the log tells."""
+        sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
+            ORDER BY key LIMIT ?"""
+        return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
+
+    def explain(self, keys: Iterable[str]) -> None:
+        """Somebody put these there on purpose: that no request tells of them is no difference."""
+        self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
+
+    def foreign(self) -> list[dict[str, Any]]:
+        """Return the objects in S3 under keys that others chose, each with its rows in RAW."""
+        sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
+        return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
+
+    def rewritten(self, anew: Mapping[str, str | None]) -> None:
+        """`forget` wrote these objects anew (None: nothing else was in it): the log's word counts for the new one.
+
+        An old one that is gone from S3 and RAW is meant to be.
+        """
+        for old in anew:
+            row = self._db.execute("SELECT logged_at FROM object WHERE key = ?", (old,)).fetchone()
+            if row is None or row[0] is None:
+                continue
+            self._db.execute(
+                "DELETE FROM object WHERE key = ? AND archived_at IS NULL AND rows IS NULL", (old,)
+            )
+            new = anew[old]
+            while new is not None and new in anew:  # somebody else was forgotten later
+                new = anew[new]
+            if new is not None:
+                self.logged([(new, datetime.fromtimestamp(row[0], UTC))])
+
+    def _enter(self, column: str, values: Iterable[tuple[str, float]]) -> None:
+        sql = (
+            f"INSERT INTO object (key, prefix, hour, lines, explained, {column}) VALUES (?, ?, ?, ?, ?, ?)"
+            f" ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
+        )
+        self._db.execute("BEGIN")
+        self._db.executemany(sql, self._rows(values))
+        self._db.execute("COMMIT")
+
+    def _rows(self, values: Iterable[tuple[str, float]]) -> Iterator[tuple[object, ...]]:
+        for key, value in values:
+            prefix, hour, name = prefix_of(key), self._hour_of(key), object_name(key)
+            if prefix is not None and hour is not None and self.start <= hour < self.end:
+                yield key, prefix, hour_name(hour), name and name.lines, None if name else 1, value
+
+    def _hour_of(self, key: str) -> datetime | None:
+        """The hour in the key, else the one that `strays` has told for it."""
+        return hour_of(key) or self._strays.get(key)
+
+    def differences(self, at: datetime, reach: Reach = EVER, *, raw: bool = True) -> Iterator[Difference]:
+        """Yield what differs. Without `raw` it is not known what RAW holds."""
+        places = {"at": at.timestamp(), "raw": raw, **asdict(reach)}
+        for kind, key, lines, rows in self._db.execute(_DIFFERENCES, places):
+            yield Difference(kind, key, lines, rows)
+
+    def hours(self, at: datetime) -> list[dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        names = {
+            "events": ("accepted", "archived", "loaded"),
+            "rejected": ("rejected", "rejects_kept", "rejects_loaded"),
+        }
+        for hour, prefix, *counts in self._db.execute(_HOURS, {"at": at.timestamp()}):
+            row = found.setdefault(
+                hour, {"hour": hour} | dict.fromkeys(names["events"] + names["rejected"], 0)
+            )
+            row |= dict(zip(names[prefix], counts, strict=True))
+        return list(found.values())
+
+    def in_flight(self, at: datetime) -> int:
+        sql = "SELECT COUNT(*) FROM object WHERE COALESCE(archived_at, logged_at, 0) > ?"
+        return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
+
+    def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
+        """First and last key of runs of loaded objects, LINES_A_QUERY lines a run or one object."""
+        sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
+            AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
+        first = last = ""
+        lines = 0
+        for key, n in self._db.execute(sql, (at.timestamp(),)):
+            if first and lines + n > LINES_A_QUERY:
+                yield first, last
+                first, lines = "", 0
+            first, last, lines = first or key, key, lines + n
+        if first:
+            yield first, last
