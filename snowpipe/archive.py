@@ -184,6 +184,8 @@ def parameters(settings: Settings) -> Parameters:
             storage_role_arn=aws.storage_role_arn or role,
             external_id=aws.external_id or deployed,
             credit_quota=aws.credit_quota,
+            error_topic_arn=aws.error_topic_arn,
+            error_role_arn=aws.error_role_arn,
         )
     except ValidationError as invalid:
         first = invalid.errors()[0]

@@ -33,6 +33,8 @@ class Difference:
 APPLY = "milkrun warehouse apply"
 RECREATE = "milkrun warehouse recreate"
 BY_HAND = "by hand: a table's data depends on it"
+NEVER_CHANGE = {"COMMENT", "TYPE", "DIRECTION", "STORAGE_PROVIDER", "NOTIFICATION_PROVIDER"}
+"""An integration of another kind is dropped and made again, never altered."""
 SHOWN_AS = {"TEXT": "VARCHAR", "FIXED": "NUMBER"}
 # SHOW COLUMNS of the local Snowflake calls both types with a time zone TIMESTAMP_TZ.
 ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}
@@ -81,6 +83,7 @@ def _compare(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Differenc
         "FILE FORMAT": _file_format,
         "TABLE": _table,
         "STORAGE INTEGRATION": _integration,
+        "NOTIFICATION INTEGRATION": _integration,
         "STAGE": _stage,
         "PIPE": _pipe,
         "VIEW": _view,
@@ -152,7 +155,7 @@ def _integration(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Diffe
     del row
     deployed = _described(warehouse, each)
     for name, wanted in each.properties.items():
-        if name in ("COMMENT", "TYPE") or _same(deployed.get(name), wanted):
+        if name in NEVER_CHANGE or _same(deployed.get(name), wanted):
             continue
         value = f"({', '.join(map(_quoted, wanted))})" if isinstance(wanted, tuple) else _quoted(wanted)
         yield Difference(
@@ -160,9 +163,9 @@ def _integration(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Diffe
             name,
             _text(deployed.get(name)),
             ",".join(wanted) if isinstance(wanted, tuple) else wanted,
-            f"ALTER STORAGE INTEGRATION {each.name} SET {name} = {value}",
+            f"ALTER {each.kind} {each.name} SET {name} = {value}",
             # Other locations, or another external id, may as well be a wrong setting in this shell.
-            automatic=name in ("STORAGE_AWS_ROLE_ARN", "ENABLED"),
+            automatic=name in ("STORAGE_AWS_ROLE_ARN", "AWS_SNS_TOPIC_ARN", "AWS_SNS_ROLE_ARN", "ENABLED"),
         )
 
 
@@ -191,13 +194,10 @@ def _pipe(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Difference]:
     if not same_statement(row["definition"], each.body):
         yield Difference(str(each), "COPY", _line(row["definition"]), _line(each.body), RECREATE)
     wanted = each.properties.get("ERROR_INTEGRATION")
-    deployed = row.get("error_integration")
-    if not _same(deployed, wanted or "null"):
-        change = f"SET ERROR_INTEGRATION = {wanted}" if wanted else "UNSET ERROR_INTEGRATION"
-        repair = f"ALTER PIPE {each.name} {change}"
-        yield Difference(
-            str(each), "ERROR_INTEGRATION", _text(deployed), _text(wanted), repair, automatic=True
-        )
+    if wanted and not _same(row["error_integration"], wanted):
+        repair = f"ALTER PIPE {each.name} SET ERROR_INTEGRATION = {wanted}"
+        deployed = _text(row["error_integration"])
+        yield Difference(str(each), "ERROR_INTEGRATION", deployed, str(wanted), repair, automatic=True)
 
 
 def _view(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Difference]:
@@ -217,7 +217,7 @@ def _monitor(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Differenc
 
 
 def _described(warehouse: Warehouse, each: Object) -> dict[str, str]:
-    kind = "INTEGRATION" if each.kind == "STORAGE INTEGRATION" else each.kind
+    kind = "INTEGRATION" if each.kind.endswith("INTEGRATION") else each.kind
     rows = warehouse.query(f"DESC {kind} {each.name}")
     return {row["property"]: str(row["property_value"]) for row in rows}
 

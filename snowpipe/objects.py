@@ -16,8 +16,8 @@ _CREATE = re.compile(
     r"NOTIFICATION INTEGRATION|[A-Z]+) (?:IF NOT EXISTS )?(?P<name>[\w.]+)",
     re.MULTILINE,
 )
-_SETS_MONITOR = re.compile(
-    r"^ALTER WAREHOUSE (?P<name>\w+) SET RESOURCE_MONITOR = (?P<monitor>\w+)", re.MULTILINE
+_SETS = re.compile(
+    r"^ALTER (?:WAREHOUSE|PIPE) (?P<name>[\w.]+) SET (?P<property>\w+) = (?P<value>\w+)", re.MULTILINE
 )
 
 
@@ -52,21 +52,19 @@ class Object:
 
 
 def objects(ddl: Sequence[Definition]) -> list[Object]:
-    """Each object of the DDL, in its order; a warehouse also has the monitor that a later file sets."""
+    """Each object of the DDL, in its order; with the properties that later files set."""
     found = [
         _object(definition, statement)
         for definition in ddl
         for statement in definition.statements
         if _CREATE.search(statement)
     ]
-    monitors = {
-        match["name"]: match["monitor"]
-        for each in ddl
-        if (match := _SETS_MONITOR.search(each.sql)) is not None
-    }
-    for each in found:
-        if each.kind == "WAREHOUSE" and each.name in monitors:
-            each.properties["RESOURCE_MONITOR"] = monitors[each.name]
+    # What stands in a file of its own because it is made only where a setting is given.
+    for definition in ddl:
+        for sets in _SETS.finditer(definition.sql):
+            for each in found:
+                if each.name == sets["name"]:
+                    each.properties[sets["property"]] = sets["value"]
     return found
 
 

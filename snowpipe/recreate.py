@@ -40,6 +40,7 @@ class Progress(BaseModel):
     border: datetime | None = None
     unloaded_since: datetime | None = None
     grants: list[str] = []
+    error_integration: str | None = None
     failed: list[str] = []
 
 
@@ -146,6 +147,8 @@ class Recreation:
             for row in rows
             if row["privilege"] != "OWNERSHIP"
         ]
+        (live,) = self.warehouse.query(f"DESC PIPE {self.pipe.name}")
+        self.progress.error_integration = live["error_integration"] or None
 
     def replace(self) -> None:
         """replacing the pipe"""
@@ -160,9 +163,13 @@ class Recreation:
         pipes.set_paused(self.warehouse, self.pipe, True)
 
     def grant(self) -> None:
-        """granting as before"""
+        """granting, and reporting errors, as before"""
         for statement in self.progress.grants:
             self.warehouse.query(statement)
+        if self.progress.error_integration:
+            self.warehouse.query(
+                f"ALTER PIPE {self.pipe.name} SET ERROR_INTEGRATION = {self.progress.error_integration}"
+            )
 
     def resume(self) -> None:
         """resuming"""

@@ -84,6 +84,8 @@ class Aws(BaseModel):
     storage_role_arn: str | None = None
     external_id: str | None = None
     credit_quota: str | None = None
+    error_topic_arn: str | None = None
+    error_role_arn: str | None = None
 
     @property
     def is_emulated(self) -> bool:
@@ -135,9 +137,9 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         }
 
     aws = named("", "aws_endpoint_url") | named(
-        "SNOWFLAKE_", "storage_role_arn", "external_id", "credit_quota"
+        "SNOWFLAKE_", "storage_role_arn", "external_id", "credit_quota", "error_role_arn"
     )
-    aws |= named("MILKRUN_", "bucket", "topic_arn")
+    aws |= named("MILKRUN_", "bucket", "topic_arn", "error_topic_arn")
     if region := environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"):
         aws["region"] = region
     return {"connection": named("SNOWFLAKE_", *Connection.model_fields), "aws": aws}

@@ -47,6 +47,8 @@ class Parameters(BaseModel):
     storage_role_arn: Arn
     external_id: ExternalId
     credit_quota: CreditQuota | None = None
+    error_topic_arn: Arn | None = None
+    error_role_arn: Arn | None = None
 
     @property
     def partition(self) -> str:

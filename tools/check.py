@@ -41,6 +41,9 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
         (
             "snowflakeUserArn=arn:aws:iam::111122223333:user/storage",
             "snowflakeSnsUserArn=arn:aws:iam::111122223333:user/notifications",
+            "snowflakeErrorsUserArn=arn:aws:iam::111122223333:user/errors",
+            "checkPipes=true",
+            "checkLoads=false",
         ),
     ),
     "prod-launched": ("prod", ("expectTraffic=true", "checkPipes=true")),

@@ -1,8 +1,8 @@
 """One stack for the whole session, a device of its own for each test.
 
 MILKRUN_E2E_OUTPUTS is the one switch: with the path of an outputs.json or the name of a deployed stage the
-same tests run there. Without it a stack is started beside any other (folder .local-test, ports from 4666) and
-wiped afterwards.
+same tests run there. `milkrun verify` sets it, and MILKRUN_E2E_LABEL, with which every device begins. Without it a
+stack is started beside any other (folder .local-test, ports from 4666) and wiped afterwards.
 """
 
 import os
@@ -16,12 +16,19 @@ import pytest
 from ops.outputs import Outputs
 from tests.e2e.vocabulary import Pipeline
 from tests.service_models import validated
+from tests.statements import parsed_by_others
 from tools.stack.stack import Stack
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _requests_are_those_that_aws_accepts() -> Iterator[None]:
     with validated():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _statements_are_those_that_others_parse() -> Iterator[None]:
+    with parsed_by_others():
         yield
 
 
@@ -42,9 +49,10 @@ def pipeline() -> Iterator[Pipeline]:
             }
             outputs = until_the_end.enter_context(Stack.of(environment)).outputs()
         warehouse = until_the_end.enter_context(outputs.warehouse())
-        yield Pipeline(outputs, environment, warehouse)
+        stage = "local" if not named or named.endswith(".json") else named
+        yield Pipeline(outputs, environment, warehouse, stage, os.environ.get("MILKRUN_E2E_LABEL", ""))
 
 
 @pytest.fixture
-def device() -> str:
-    return f"e2e-{uuid4().hex[:12]}"
+def device(pipeline: Pipeline) -> str:
+    return f"{pipeline.label or 'e2e'}-{uuid4().hex[:12]}"

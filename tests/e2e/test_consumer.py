@@ -60,8 +60,9 @@ def put(pipeline: Pipeline, *datas: bytes, key: str) -> None:
 def aside_of(pipeline: Pipeline, key: str) -> list[Event]:
     """The lines under set-aside/ whose records had this partition key."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
-    found = s3.list_objects_v2(Bucket=bucket, Prefix="set-aside/").get("Contents", ())
-    bodies = [s3.get_object(Bucket=bucket, Key=o["Key"])["Body"].read() for o in found]
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="set-aside/")
+    found = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+    bodies = [s3.get_object(Bucket=bucket, Key=each)["Body"].read() for each in found]
     lines = [json.loads(line) for body in bodies for line in gzip.decompress(body).splitlines()]
     return [line for line in lines if line["origin"].get("partition_key") == key]
 
@@ -84,6 +85,7 @@ def flapping(device: str) -> Iterator[Event]:
     yield crossing(device, "exit", NOW - timedelta(minutes=20), farms[0])
 
 
+@pytest.mark.stage
 def test_shuffled_and_doubled_events_give_exactly_the_visits_of_the_clean_run(
     pipeline: Pipeline, device: str
 ) -> None:
@@ -105,6 +107,7 @@ def test_shuffled_and_doubled_events_give_exactly_the_visits_of_the_clean_run(
     assert {clean, mixed} <= {v["device_id"] for v in there}
 
 
+@pytest.mark.stage
 def test_poison_between_good_records_is_set_aside_and_delays_nobody(pipeline: Pipeline, device: str) -> None:
     enter, exit_ = crossing(device, "enter", MORNING), crossing(device, "exit", NOW)
     nameless = {key: value for key, value in enter.items() if key != "_id"}
@@ -119,6 +122,7 @@ def test_poison_between_good_records_is_set_aside_and_delays_nobody(pipeline: Pi
     assert len(set(sequence_numbers)) == 3
 
 
+@pytest.mark.stage
 def test_a_producer_librarys_records_count_one_by_one(pipeline: Pipeline, device: str) -> None:
     from aws_kinesis_agg.aggregator import RecordAggregator
 

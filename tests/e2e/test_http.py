@@ -53,6 +53,7 @@ def codes_of(answer: Answer) -> list[str]:
 # --- 202 ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.stage
 def test_accepted_events_are_archived_published_and_visited(pipeline: Pipeline, device: str) -> None:
     entered = crossing(device, "enter", NOW - timedelta(minutes=10))
     left = crossing(device, "exit", NOW)
@@ -71,6 +72,7 @@ def test_accepted_events_are_archived_published_and_visited(pipeline: Pipeline, 
     assert eventually(lambda: [stay for stay in pipeline.visits_of(device) if stay.exited_at])
 
 
+@pytest.mark.stage
 def test_the_same_request_again_adds_no_object(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
     first, second = pipeline.post(sent), pipeline.post(sent)
@@ -84,6 +86,7 @@ def test_the_same_request_again_adds_no_object(pipeline: Pipeline, device: str) 
     assert pipeline.published(device) == [sent, sent]
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("form", ["single", "array", "envelope", "envelope of one", "NDJSON"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_every_form_is_taken_plain_and_compressed(
@@ -109,6 +112,7 @@ def test_every_form_is_taken_plain_and_compressed(
     assert pipeline.archived(answer.body["object_key"]) == [sent]
 
 
+@pytest.mark.stage
 def test_objects_say_when_and_from_which_app(pipeline: Pipeline, device: str) -> None:
     answer = pipeline.post(event(device), {"of": device}, headers={"X-App-Version": "7.1 (b)"})
     for key in (answer.body["object_key"], answer.body["rejected_key"]):
@@ -173,6 +177,7 @@ CASES = [
 ]
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.codes[0])
 def test_every_refusal_names_its_code(pipeline: Pipeline, case: Case) -> None:
     answer = pipeline.post_body(case.body, case.headers)
@@ -184,6 +189,7 @@ def test_every_refusal_names_its_code(pipeline: Pipeline, case: Case) -> None:
         assert "rejected_key" not in answer.body
 
 
+@pytest.mark.stage
 def test_an_id_with_two_contents_is_kept_twice_and_told(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     answer = pipeline.post(sent, sent | {"live": False})
@@ -194,6 +200,7 @@ def test_an_id_with_two_contents_is_kept_twice_and_told(pipeline: Pipeline, devi
 # --- 403 ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": "nobody's"}])
 def test_without_a_known_key_nothing_gets_in(pipeline: Pipeline, headers: dict[str, str]) -> None:
     answer = pipeline.post_body(VALID, JSON | headers, with_key=False)

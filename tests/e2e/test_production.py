@@ -164,6 +164,7 @@ def test_the_deployed_api_logs_each_access_as_json_without_naming_anybody(pipeli
     assert {settings["dataTraceEnabled"] for settings in stage["methodSettings"].values()} == {False}
 
 
+@pytest.mark.stage
 def test_the_request_id_of_an_answer_is_none_that_the_client_chose(pipeline: Pipeline, device: str) -> None:
     headers = {"x-amzn-requestid": "chosen-by-client", "x-request-id": "chosen-by-client"}
     answer = pipeline.post(event(device), headers=headers)

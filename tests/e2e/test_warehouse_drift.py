@@ -6,13 +6,18 @@ It needs no stack: a local Snowflake of its own, with moto for S3, SNS and SQS.
 import json
 import logging
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
-from local_snowflake.testing import Aws, LocalProcess
+from local_snowflake.testing import Aws, LocalProcess, eventually
+from snowpipe.archive import Archive, parameters
 from snowpipe.objects import objects
+from snowpipe.pipes import Kind, Pipe
+from snowpipe.recreate import Recreation
+from snowpipe.settings import load
 from snowpipe.template import DDL, Parameters, definitions
 from tests.unit.snowpipe.vocabulary import Stage
 
@@ -137,13 +142,56 @@ def test_tables_stages_and_pipes_that_differ_are_named_and_apply_refuses_another
     assert "MILKRUN_BUCKET" in refused.err
 
 
+def test_pipes_report_errors_where_the_stage_names_a_topic_and_keep_to_it_when_recreated(
+    stage: Stage, aws: Aws
+) -> None:
+    topic = aws.sns.create_topic(Name=f"alarms-{stage.bucket}")["TopicArn"]
+    queue = aws.sqs.create_queue(QueueName=f"alarms-{stage.bucket}")["QueueUrl"]
+    aws.sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=f"{topic.replace(':sns:', ':sqs:')}")
+    stage.outputs |= {"error_topic_arn": topic, "error_role_arn": "arn:aws:iam::123456789012:role/errors"}
+    (stage.folder / "outputs.json").write_text(json.dumps(stage.outputs))
+    stage.done("apply")
+    assert named(stage) == set()
+    stage.query(f"USE WAREHOUSE {stage.database}_WH")
+    pipe = Pipe(stage.database, Kind.events)
+    stage.query(f"ALTER PIPE {pipe.name} UNSET ERROR_INTEGRATION")
+    errors = f"{stage.database}_ERRORS"
+    stage.query(f"ALTER NOTIFICATION INTEGRATION {errors} SET AWS_SNS_ROLE_ARN = 'arn:aws:iam::1:role/old'")
+    assert named(stage) == {
+        ("pipe RAW.EVENTS_PIPE", "ERROR_INTEGRATION"),
+        ("notification integration DB_ERRORS", "AWS_SNS_ROLE_ARN"),
+    }
+    stage.done("apply")
+    assert named(stage) == set()
+    ddl = definitions(parameters(load(stage.environment)))
+    Recreation(
+        stage.warehouse,
+        pipe,
+        next(each for each in ddl if each.is_pipe and each.pipe == pipe.name),
+        Archive(stage.aws.s3, stage.bucket),
+        stage.folder / "recreate.json",
+        lambda _: None,
+        settling=timedelta(seconds=2),
+    ).run()
+    assert named(stage) == set()
+
+    key = stage.put([b"{not json"])
+
+    def reported() -> str:
+        found = aws.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        return "".join(message["Body"] for message in found)
+
+    report = eventually(reported, lambda text: key.removeprefix("events/") in text)
+    assert pipe.name in report
+
+
 def test_before_the_first_apply_every_object_is_missing(stage: Stage) -> None:
     missing = [row["object"] for row in stage.run("diff", "--json").rows]
     assert len(missing) == len(_objects())
 
 
 def _objects() -> list[str]:
-    parameters = Parameters.model_validate(
+    known = Parameters.model_validate(
         {
             "database": "D",
             "warehouse": "W",
@@ -154,4 +202,4 @@ def _objects() -> list[str]:
             "credit_quota": "100",
         }
     )
-    return [each.kind for each in objects(definitions(parameters, DDL))]
+    return [each.kind for each in objects(definitions(known, DDL))]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -39,13 +40,27 @@ class Ran(NamedTuple):
 class Pipeline:
     """A running stack or a deployed stage, as its users see it. Its tools run with `environment`."""
 
-    def __init__(self, outputs: Outputs, environment: Mapping[str, str], warehouse: Snowflake) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        environment: Mapping[str, str],
+        warehouse: Snowflake,
+        stage: str = "local",
+        label: str = "",
+    ) -> None:
         self.outputs = outputs
+        self.stage = stage
+        self.label = label
+        """Of a run of `milkrun verify`: its devices begin with it, and its requests name it as their app version."""
         self.environment = environment
         self._warehouse = warehouse
         self._http = urllib3.PoolManager(retries=False, timeout=32)
         self._clients: dict[str, Any] = {}
         self._began_at = datetime.now(UTC)
+
+    @property
+    def is_local(self) -> bool:
+        return self.outputs.aws_endpoint_url is not None
 
     def aws(self, service: str) -> Any:
         if service not in self._clients:
@@ -60,6 +75,8 @@ class Pipeline:
 
     def post_body(self, body: bytes, headers: Mapping[str, str], *, with_key: bool = True) -> Answer:
         key = {"x-api-key": self.outputs.api_key} if with_key else {}
+        if self.label and not any(name.lower() == "x-app-version" for name in headers):
+            key["X-App-Version"] = self.label
         response = self._http.request("POST", self.outputs.endpoint, body=body, headers=key | dict(headers))
         try:
             answer = json.loads(response.data)
@@ -110,8 +127,14 @@ class Pipeline:
 
 
 def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float = 0.1) -> T:
-    """Return the first true value of `probe` within that time; an AssertionError in it counts as false."""
-    deadline = time.monotonic() + within
+    """The first true value of `probe`, within so many seconds; an AssertionError in it counts as not yet.
+
+    On a deployed stage at least five minutes, because Snowpipe alone takes a minute there.
+    """
+    if os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):
+        deadline = time.monotonic() + within
+    else:
+        deadline, every = time.monotonic() + max(within, 300), max(every, 1)
     while True:
         problem: AssertionError | None = None
         value: T | None = None

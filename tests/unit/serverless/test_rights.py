@@ -67,6 +67,7 @@ RIGHTS = {
         ("s3:ListBucket", "ArchiveBucket"),
         ("s3:GetBucketLocation", "ArchiveBucket"),
     },
+    "SnowflakeErrorsRole": {("sns:Publish", "AlarmTopic")},
     "ApiGatewayLogsRole": set(),  # uses a managed policy of AWS
 }
 
@@ -165,9 +166,10 @@ def test_listing_is_limited_to_the_loaded_prefixes(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_snowflake_can_assume_its_role_only_with_the_external_id(stage):
-    [trust] = of_type(stage, "AWS::IAM::Role")["SnowflakeRole"]["AssumeRolePolicyDocument"]["Statement"]
-    assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": f"milkrun-{stage}"}}
+def test_snowflake_can_assume_its_roles_only_with_the_external_id(stage):
+    for name in ("SnowflakeRole", "SnowflakeErrorsRole"):
+        [trust] = of_type(stage, "AWS::IAM::Role")[name]["AssumeRolePolicyDocument"]["Statement"]
+        assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": f"milkrun-{stage}"}}
 
 
 @pytest.mark.parametrize("stage", STAGES)

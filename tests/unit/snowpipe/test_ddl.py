@@ -20,6 +20,8 @@ GOOD = {
     "storage_role_arn": "arn:aws:iam::123456789012:role/milkrun-snowflake",
     "external_id": "milkrun_SFCRole=1_abc",
     "credit_quota": "100",
+    "error_topic_arn": "arn:aws:sns:eu-west-1:123456789012:milkrun-alarms",
+    "error_role_arn": "arn:aws:iam::123456789012:role/milkrun-errors",
 }
 FILES = sorted(DDL.glob("*.sql"))
 HOSTILE = [
@@ -83,6 +85,13 @@ def test_a_resource_monitor_is_made_only_where_a_quota_is_set() -> None:
     assert "RESOURCE" not in none
 
 
+def test_failed_loads_are_reported_only_where_a_topic_and_a_role_are_set() -> None:
+    full = Parameters.model_validate(GOOD)
+    assert "ERROR_INTEGRATION" in "".join(each.sql for each in definitions(full))
+    none = full.model_copy(update={"error_topic_arn": None, "error_role_arn": None})
+    assert "_ERRORS" not in "".join(each.sql for each in definitions(none))
+
+
 def test_a_warehouse_ends_statements_that_run_or_wait_too_long() -> None:
     ddl = (DDL / "01_warehouse.sql").read_text()
     assert "STATEMENT_TIMEOUT_IN_SECONDS = 3600" in ddl
@@ -92,7 +101,7 @@ def test_a_warehouse_ends_statements_that_run_or_wait_too_long() -> None:
 def test_numbers_are_unique_and_every_file_but_the_grants_holds_one_statement() -> None:
     assert len({path.name[:2] for path in FILES}) == len(FILES)
     for definition in definitions(Parameters.model_validate(GOOD)):
-        if "_grants_" not in definition.path.name:
+        if "_grants_" not in definition.path.name and "_pipes_" not in definition.path.name:
             assert len(definition.statements) == 1, definition.path.name
 
 

@@ -1,0 +1,4 @@
+-- Only where '{error_topic_arn}' is set: Snowflake then reports each failed file,
+-- and no hourly question needs a warehouse.
+ALTER PIPE {database}.RAW.EVENTS_PIPE SET ERROR_INTEGRATION = {database}_ERRORS;
+ALTER PIPE {database}.RAW.REJECTED_PIPE SET ERROR_INTEGRATION = {database}_ERRORS;
