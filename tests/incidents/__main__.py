@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.faults.yard import PROXY_PORT_OFFSET, proxy_url
-
 from contract.objects import lines_object
 from ops.outputs import ROOT, Outputs
 from snowpipe.roles import administrator
