@@ -1,0 +1,80 @@
+"""The warehouse of 2026-11-23, with data in place, is brought to this version by `milkrun warehouse apply`.
+
+The steps are those of docs/upgrade.md. The earlier DDL comes from the repository's history.
+"""
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from local_snowflake.testing import Aws, LocalProcess, eventually
+from snowpipe import apply, archive, settings
+from snowpipe.template import definitions
+from tests.unit.snowpipe.vocabulary import Stage
+
+ROOT = Path(__file__).parents[2]
+EARLIER = "e556c79"  # the last commit of 2026-11-23
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """The folder with the DDL of that day."""
+    packed = subprocess.run(
+        ["git", "archive", EARLIER, "snowpipe/ddl"], cwd=ROOT, capture_output=True, check=False
+    )
+    if packed.returncode:
+        pytest.skip(f"the clone has no commit {EARLIER}")
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
+        files.extractall(tmp_path / "earlier", filter="data")
+    return tmp_path / "earlier" / "snowpipe" / "ddl"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    process = LocalProcess(tmp_path / "snowflake", aws.endpoint).start()
+    stage = Stage(tmp_path / "stage", process, aws)
+    yield stage
+    stage.close()
+    process.stop()
+    server.stop()
+
+
+def test_apply_brings_a_warehouse_of_2026_11_23_to_this_version_and_keeps_its_rows(
+    stage: Stage, earlier: Path
+) -> None:
+    known = archive.parameters(settings.load(stage.environment))
+    before = known.model_copy(update={"storage_role_arn": f"{known.storage_role_arn}-before"})
+    apply.run(stage.warehouse, definitions(before, earlier))
+    sent = {"_id": "a", "type": "t", "createdAt": "2026-11-20T10:00:00Z", "user": {"deviceId": "van-1"}}
+    kept = stage.put([sent])
+    stage.loaded([kept])
+    made = {
+        row["name"]: row["created_on"] for row in stage.query(f"SHOW PIPES IN SCHEMA {stage.database}.RAW")
+    }
+    named = {row["what"] for row in stage.run("diff", "--json").rows}
+    assert named >= {"object", "grant", "query", "MANAGED ACCESS", "STORAGE_AWS_ROLE_ARN"}
+    assert named >= {"STATEMENT_TIMEOUT_IN_SECONDS", "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS"}
+
+    stage.done("apply")
+    left = stage.run("diff", "--json").rows
+    # The earlier version granted more than any statement needs: the DDL does not take it away by itself.
+    assert {row["ddl"] for row in left} <= {"none"}, left
+    for row in left:
+        stage.query(row["repair"])
+    assert stage.run("diff", "--json").rows == []
+
+    after = stage.put([sent | {"_id": "b"}])
+    stage.loaded([kept, after])
+    assert stage.count() == 2
+    pipes = stage.query(f"SHOW PIPES IN SCHEMA {stage.database}.RAW")
+    assert {row["name"]: row["created_on"] for row in pipes} == made, "no pipe was made again"
+    healthy = eventually(lambda: stage.run("status", "--json").rows, bool)
+    assert [row["state"] for row in healthy] == ["RUNNING", "RUNNING"]
