@@ -1,5 +1,6 @@
 """Send a morning of collection rounds through the running stack and check every number against its truth."""
 
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 from tools.fleet import rounds
 from tools.fleet.ledger import Ledger, Place, Truth
+from tools.fleet.live import LiveFleet, drive
 from tools.fleet.rounds import Plan, Post
 from tools.fleet.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
 from tools.fleet.watch import Watch
@@ -61,6 +63,9 @@ def command(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="NDJSON, plain or gzip, instead of a morning."),
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Only let trucks drive, now, until Ctrl-C: look at the map.")
+    ] = False,
     seed: int = 1,
     trucks: Annotated[int, typer.Option(min=1)] = 12,
     farms: Annotated[int, typer.Option(min=1)] = 40,
@@ -75,6 +80,9 @@ def command(
         ensure_up(context)
     outputs = terminal.outputs_of(context, stage)
     began = time.monotonic()
+    if live:
+        _drive(outputs, Plan(new_run_id(), datetime.now(UTC), seed=seed, trucks=trucks, farms=farms), as_json)
+        return
     plan = Plan(new_run_id(), datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=trucks, farms=farms)
     with terminal.progress() as bars, tempfile.TemporaryDirectory(prefix="milkrun-demo-") as folder:
         if events:
@@ -314,6 +322,18 @@ def stack_memory_mib(environment: Mapping[str, str]) -> object:
     return status.rows(Stack.of(environment).processes)[-1]["proportional_mib"]
 
 
+def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
+    """Let trucks drive until Ctrl-C, then say what was sent."""
+    if outputs.console_url:
+        terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
+    began = time.monotonic()
+    client = Client(outputs.endpoint, outputs.api_key, patience=REQUEST_PATIENCE_S)
+    with terminal.progress() as bars:
+        task = bars.add_task("events sent", total=None)
+        tally = drive(LiveFleet(plan), client, lambda tally: bars.update(task, completed=tally.events))
+    terminal.show(tally.figures(time.monotonic() - began), as_json)
+
+
 def _print(
     lines: list[Line], visits: list[dict[str, object]], facts: Mapping[str, object], outputs: Outputs
 ) -> None:
@@ -327,14 +347,17 @@ def _print(
     terminal.out.print(table)
     terminal.show(facts, as_json=False)
     say = partial(terminal.out.print, markup=False)
+    own = f"mine-{secrets.token_hex(4)}"
     say("\nPost an event of your own:")
     say(f"  curl -H 'x-api-key: {outputs.api_key}' -H 'content-type: application/json' {outputs.endpoint} \\")
     say(
-        """    -d '{"_id": "mine-'$RANDOM'", "type": "pickup.started", "deviceId": "me","""
+        f"""    -d '{{"_id": "{own}", "type": "pickup.started", "deviceId": "me","""
         """ "createdAt": "'$(date -u +%FT%TZ)'"}'"""
     )
     say("Query the warehouse:")
     say(f'  ./milkrun warehouse query "SELECT * FROM {outputs.database}.RAW.EVENTS LIMIT 3"')
+    say(f"Follow your event: ./milkrun trace {own}")
     if outputs.console_url:
-        say(f"Look at it: {outputs.console_url}")
+        say(f"  or in the console: {outputs.console_url}/events?q={own}")
+        say(f"See trucks drive now: ./milkrun demo --live, and {outputs.console_url}/map")
     say("Everything stays up until `make down`.")

@@ -102,7 +102,7 @@ class Post:
 
 def posts(plan: Plan) -> Iterator[Post]:
     """The requests of one morning, in the order sent."""
-    fences = _fences(plan)
+    fences = places(plan)
     numbers = range(plan.first_truck, plan.first_truck + plan.trucks)
     yield from heapq.merge(*(_phone(plan, n, fences) for n in numbers), key=lambda post: post.sent_at)
 
@@ -117,22 +117,22 @@ def endless(plan: Plan) -> Iterator[Post]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     fence: Fence
     longitude: float
     latitude: float
 
-    def km_to(self, other: "_Place") -> float:
+    def km_to(self, other: "Place") -> float:
         narrowing = math.cos(math.radians(self.latitude))
         east = (other.longitude - self.longitude) * narrowing
         return _KM_PER_DEGREE * math.hypot(east, other.latitude - self.latitude)
 
 
-def _fences(plan: Plan) -> list[_Place]:
+def places(plan: Plan) -> list[Place]:
     """The plant, then its farms."""
     rng = random.Random(f"{plan.seed}/farms/{plan.first_truck}")
     depot = plan.first_truck // plan.trucks
-    plant = _Place(
+    plant = Place(
         Fence("plant", f"plant-{depot + 1}"), 5.79 + 0.6 * (depot % 7), 53.09 - 0.4 * (depot // 7 % 7)
     )
     places = [plant]
@@ -140,7 +140,7 @@ def _fences(plan: Plan) -> list[_Place]:
         km, angle = 3 + 17 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
         north, east = km * math.cos(angle) / _KM_PER_DEGREE, km * math.sin(angle) / _KM_PER_DEGREE
         longitude = plant.longitude + east / math.cos(math.radians(plant.latitude))
-        places.append(_Place(Fence("farm", f"farm-{n:02d}"), longitude, plant.latitude + north))
+        places.append(Place(Fence("farm", f"farm-{n:02d}"), longitude, plant.latitude + north))
     return places
 
 
@@ -152,7 +152,7 @@ class _Truck:
     number: int
     rng: random.Random
     at: datetime
-    place: _Place
+    place: Place
     spelling: Callable[[str], str]
     skew: timedelta
     form: Form
@@ -168,7 +168,7 @@ class _Truck:
     def wait(self, **span: float) -> None:
         self.at += timedelta(**span)
 
-    def note(self, type_: str, fields: Json, position: _Place | None = None) -> Json:
+    def note(self, type_: str, fields: Json, position: Place | None = None) -> Json:
         """Write an event down as the phone does, with the phone's clock and position."""
         here = position or self.place
         self.sequence += 1
@@ -193,7 +193,7 @@ class _Truck:
     def keep(self, event: Json, crossing: GeofenceEvent | None = None) -> None:
         self.noted.append((self.at, Planned(_compact(event), str(event["_id"]), crossing=crossing)))
 
-    def tell(self, type_: str, *, position: _Place | None = None, **fields: object) -> None:
+    def tell(self, type_: str, *, position: Place | None = None, **fields: object) -> None:
         self.keep(self.note(type_, fields, position))
 
     def cross(self, kind: Kind, duration_minutes: float | None = None) -> None:
@@ -221,7 +221,7 @@ class _Truck:
         self.keep(event, crossing)
 
 
-def _truck(plan: Plan, number: int, fences: list[_Place]) -> _Truck:
+def _truck(plan: Plan, number: int, fences: list[Place]) -> _Truck:
     rng = random.Random(f"{plan.seed}/truck/{number}")
     # An older SDK on every fifth phone writes user_entered_geofence; every eighth phone's clock is wrong.
     spelling = (lambda name: name.replace("user.", "user_", 1)) if number % 5 == 4 else (lambda name: name)
@@ -238,7 +238,7 @@ def _truck(plan: Plan, number: int, fences: list[_Place]) -> _Truck:
     return truck
 
 
-def _drive(truck: _Truck, goal: _Place) -> None:
+def _drive(truck: _Truck, goal: Place) -> None:
     """Go there at 50 km/h, telling the position every two minutes or so."""
     start, km = truck.place, truck.place.km_to(goal)
     minutes = max(2.0, km / 50 * 60)
@@ -246,7 +246,7 @@ def _drive(truck: _Truck, goal: _Place) -> None:
     for leg in range(1, legs):
         truck.wait(minutes=minutes / legs, milliseconds=truck.rng.randrange(900))
         share = leg / legs
-        between = _Place(
+        between = Place(
             goal.fence,
             start.longitude + share * (goal.longitude - start.longitude),
             start.latitude + share * (goal.latitude - start.latitude),
@@ -282,7 +282,7 @@ def _stop(truck: _Truck, minutes: float) -> None:
         truck.cross("exit", _minutes(truck.at - entered_at))
 
 
-def _stretches(truck: _Truck, plant: _Place, farms: list[_Place]) -> Iterator[bool]:
+def _stretches(truck: _Truck, plant: Place, farms: list[Place]) -> Iterator[bool]:
     """The truck's morning in stretches, True for each through which its phone had no network."""
     for _ in range(truck.plan.rounds):
         truck.tell("user.started_trip")
@@ -301,7 +301,7 @@ def _stretches(truck: _Truck, plant: _Place, farms: list[_Place]) -> Iterator[bo
 # --- what the phones make of it
 
 
-def _phone(plan: Plan, number: int, fences: list[_Place]) -> Iterator[Post]:
+def _phone(plan: Plan, number: int, fences: list[Place]) -> Iterator[Post]:
     """What one phone sends: batches, after a dead zone a shuffled burst, and some things twice."""
     truck = _truck(plan, number, fences)
     rng = truck.rng

@@ -1,0 +1,64 @@
+"""Live trucks move, cross fences in pairs, and every event of theirs is one that the handler accepts."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from contract.events import GEOFENCE_KINDS
+from handler.parse_body import parse_body
+from handler.validate import validate
+from tools.fleet import live
+from tools.fleet.live import TICK_SECONDS, LiveFleet, drive
+from tools.fleet.rounds import Plan, Post
+from tools.fleet.send import Delivery, Tally
+
+BEGIN = datetime(2026, 11, 28, 12, tzinfo=UTC)
+PLAN = Plan("0a1b2c3d", BEGIN, trucks=12, farms=10)
+
+
+def ticks(number: int) -> list[Post]:
+    fleet = LiveFleet(PLAN)
+    at = (n * TICK_SECONDS for n in range(number))
+    return [post for each in at if (post := fleet.post(each, BEGIN + timedelta(seconds=each)))]
+
+
+def test_every_event_is_accepted_and_carries_the_present() -> None:
+    for post in ticks(100):
+        batch = validate(parse_body(post.body(), "ndjson"), "ndjson", GEOFENCE_KINDS, post.sent_at)
+        assert not batch.rejected
+        assert len(batch.lines) == len(post.events)
+        assert {json.loads(line)["createdAt"][:19] for line in batch.lines} == {
+            f"{post.sent_at:%Y-%m-%dT%H:%M:%S}"
+        }
+
+
+def test_trucks_have_readable_names_and_are_not_on_one_spot() -> None:
+    first = [json.loads(event.text) for event in ticks(1)[0].events]
+    assert sorted({each["user"]["deviceId"] for each in first})[:2] == ["truck-01", "truck-02"]
+    assert len({tuple(each["location"]["coordinates"]) for each in first}) > 6
+
+
+def test_each_truck_moves_and_enters_and_leaves_places_in_turn() -> None:
+    events = [json.loads(event.text) for post in ticks(200) for event in post.events]
+    for name in {each["user"]["deviceId"] for each in events}:
+        own = [each for each in events if each["user"]["deviceId"] == name]
+        kinds = [each["type"] for each in own if "geofence" in each]
+        assert len({tuple(each["location"]["coordinates"]) for each in own}) > 20
+        assert kinds[:2] == ["user.entered_geofence", "user.exited_geofence"]
+        assert all(a != b for a, b in pairwise(kinds))
+
+
+def test_ctrl_c_ends_the_drive_with_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "TICK_SECONDS", 0.0)
+
+    class Phone:
+        def deliver(self, post: Post) -> list[Delivery]:
+            return [Delivery(post, "delivered", 202, {"accepted": len(post.events)}, BEGIN, 0.1, (202,))]
+
+    def told(tally: Tally) -> None:
+        if tally.requests == 3:
+            raise KeyboardInterrupt
+
+    assert drive(LiveFleet(PLAN), Phone(), told).requests == 3  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""`milkrun demo --live`: trucks that drive now, until Ctrl-C. What the map shows of them is a few seconds old."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from contract.events import Fence
+from tools.fleet.rounds import Place, Plan, Planned, Post, places
+from tools.fleet.send import Client, Tally
+
+TICK_SECONDS = 3.0
+# So much faster than a truck, so that the eye sees it move; the events' clock is the real one.
+SPEED_KMH = 50 * 12
+STOP_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class LiveTruck:
+    """One truck on its way to a place, or at one until `leaves_at` (seconds of the drive's clock)."""
+
+    name: str
+    number: int
+    place: Place
+    goal: Place
+    rng: random.Random
+    leaves_at: float | None = None
+
+    def tick(self, elapsed: float, now: datetime, goals: Sequence[Place]) -> Iterator[Planned]:
+        """Move by TICK_SECONDS and yield what the phone notes: its position, and each crossing."""
+        if self.leaves_at is not None:
+            if elapsed < self.leaves_at:
+                return
+            self.leaves_at = None
+            yield self._event("user.exited_geofence", now, fence=self.place.fence)
+            self.goal = self.rng.choice([each for each in goals if each is not self.place])
+        left = self.place.km_to(self.goal)
+        step = SPEED_KMH / 3600 * TICK_SECONDS
+        if left <= step:
+            self.place, self.leaves_at = self.goal, elapsed + STOP_SECONDS
+            yield self._event("user.entered_geofence", now, fence=self.goal.fence)
+            return
+        share = step / left
+        self.place = Place(
+            self.place.fence,
+            self.place.longitude + share * (self.goal.longitude - self.place.longitude),
+            self.place.latitude + share * (self.goal.latitude - self.place.latitude),
+        )
+        yield self._event("user.updated_trip", now)
+
+    def _event(self, type_: str, now: datetime, fence: Fence | None = None) -> Planned:
+        event_id = uuid4().hex[:24]
+        event: dict[str, object] = {
+            "_id": event_id,
+            "type": type_,
+            "createdAt": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "live": True,
+            "user": {"userId": f"driver-{self.number:02d}", "deviceId": self.name},
+            "location": {
+                "type": "Point",
+                "coordinates": [round(self.place.longitude, 6), round(self.place.latitude, 6)],
+            },
+        }
+        if fence is not None:
+            event |= {"geofence": {"tag": fence.tag, "externalId": fence.external_id}, "confidence": 3}
+        return Planned(json.dumps(event, allow_nan=False, separators=(",", ":")), event_id)
+
+
+@dataclass(slots=True)
+class LiveFleet:
+    """Trucks under way between the plant and the farms of a plan."""
+
+    plan: Plan
+    goals: list[Place] = field(init=False)
+    trucks: list[LiveTruck] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.goals = places(self.plan)
+        rng = random.Random(self.plan.seed)
+        self.trucks = []
+        for number in range(1, self.plan.trucks + 1):
+            start, goal = rng.sample(self.goals, 2) if len(self.goals) > 1 else (self.goals[0], self.goals[0])
+            own = random.Random(f"{self.plan.seed}/live/{number}")
+            self.trucks.append(LiveTruck(f"truck-{number:02d}", number, start, goal, own))
+
+    def post(self, elapsed: float, now: datetime) -> Post | None:
+        """Return the request of one tick; None if every truck stands still."""
+        events = [event for truck in self.trucks for event in truck.tick(elapsed, now, self.goals)]
+        return Post(tuple(events), now) if events else None
+
+
+def drive(fleet: LiveFleet, client: Client, told: Callable[[Tally], None]) -> Tally:
+    """Post a tick every TICK_SECONDS until KeyboardInterrupt; return what it came to."""
+    tally, began = Tally(), time.monotonic()
+    try:
+        while True:
+            elapsed = time.monotonic() - began
+            post = fleet.post(elapsed, datetime.now(UTC))
+            for delivery in client.deliver(post) if post else ():
+                tally.add(delivery)
+            told(tally)
+            time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - began - elapsed)))
+    except KeyboardInterrupt:
+        return tally
