@@ -72,7 +72,11 @@ faults-short: setup ## run some fault scenarios, and seeded bugs that their chec
 	@tools/setup.sh test
 	$(PY) -m pytest tests/faults -m short
 
-console-test: setup ## test the console's page in Chromium, alone and with its own stack
+console-test: setup ## test the core of the console's page in Chromium, and with its own stack
+	@tools/setup.sh test browser chromium
+	$(PY) -m pytest tests/console -m "not slow" -W ignore::DeprecationWarning
+
+console-test-all: setup #: run every browser test of the console's page
 	@tools/setup.sh test browser chromium
 	$(PY) -m pytest tests/console -W ignore::DeprecationWarning
 
@@ -82,8 +86,9 @@ console-web: #: build the console's page from tools/console/web (Node)
 console-web-check: console-web #: build the page and compare it with the committed one (Node)
 	git diff --exit-code --stat -- tools/console/static
 
-console-pictures: setup #: take the README's screenshots with its own stack
+console-pictures: setup #: take the README's screenshots with its own stack, and each view's with 0 to 2,000 trucks
 	@tools/setup.sh test browser chromium
+	$(PY) -m tests.console.pictures
 	MILKRUN_SCREENSHOTS=docs/images $(PY) -m pytest tests/console/test_stack.py -k picture
 
 lock: setup ## pin the dependencies in requirements*.txt (UPGRADE=name upgrades one)

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
+from ops.presence import presence
 from tools.console.request_guard import HEADERS, policy
 from tools.fleet.rounds import Plan, posts
 
@@ -56,6 +57,12 @@ def iso(at: datetime) -> str:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def zone_in_which_it_is_one_in_the_afternoon() -> str:
+    """A morning of some hours ago is then today, at whatever time of the day the tests run."""
+    # In these names, as in POSIX, + is west of Greenwich.
+    return f"Etc/GMT{now().hour - 13:+d}"
 
 
 def fence_id(fence: Fence) -> str:
@@ -110,9 +117,18 @@ def empty() -> State:
             "started_at": at,
             "live_bus": True,
             "tiles": None,
+            "time_zone": zone_in_which_it_is_one_in_the_afternoon(),
         },
         sources=[
-            {"name": n, "state": "ok", "since": at, "reason": None, "last_ok_at": at, "what": what}
+            {
+                "name": n,
+                "state": "ok",
+                "since": at,
+                "reason": None,
+                "cause": None,
+                "last_ok_at": at,
+                "what": what,
+            }
             for n, what in SOURCES.items()
         ],
         pipeline=pipeline({name: [0] * 60 for name in STAGES}),
@@ -137,6 +153,7 @@ def pipeline(per_minute: dict[str, list[int]], **changes: object) -> Json:
                 "last_at": iso(now()) if sum(per_minute[name]) else None,
                 "state": "ok" if sum(per_minute[name]) else "idle",
                 "note": None,
+                "detail": None,
             }
             for name, title in STAGES.items()
         ],
@@ -235,6 +252,11 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
                 "s3_uri": f"s3://milkrun-local-archive/{event['key']}",
                 "sql": f"SELECT payload FROM MILKRUN.RAW.EVENTS WHERE file_name = '{event['key']}'",
             }
+    contradicting = {
+        (each.pair, each.visit.entered_event_id): each.contradicted_by
+        for each in presence(crossings.values())
+        if each.contradicted_by
+    }
     for pair, history in visits_of(crossings.values()).items():
         for visit in history.visits:
             state.visits.append(
@@ -254,7 +276,9 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
                     "app_dwell_seconds": None,
                     "restated": rng.random() < 0.1,
                     "crossings": rng.choice([1, 1, 1, 2, 3]),
+                    "usual_dwell_seconds": 1800.0,
                 }
+                | contradicted(contradicting.get((pair, visit.entered_event_id)))
             )
     state.there = [visit for visit in state.visits if visit["open"]]
     state.fences = [
@@ -269,7 +293,9 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
             "polygon": None,
             "source": "events",
             "samples": len(at),
-            "there": sum(v["fence_id"] == fence_id(fence) for v in state.there),
+            "there": sum(
+                v["fence_id"] == fence_id(fence) and not v["contradicted_by_event_id"] for v in state.there
+            ),
         }
         for fence, at in places.items()
     ]
@@ -284,7 +310,11 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
                 heading=math.degrees(math.atan2((x1 - x0) * 0.6, y1 - y0)) % 360 if km > 0.1 else None,
                 at=t1,
                 speed_kmh=round(km / max(1e-6, (t1 - t0).total_seconds() / 3600), 1) if km > 0.1 else None,
-                inside=[v["fence_id"] for v in state.there if v["device_id"] == device],
+                inside=[
+                    v["fence_id"]
+                    for v in state.there
+                    if v["device_id"] == device and not v["contradicted_by_event_id"]
+                ],
             )
         )
     begins = plan.begins_at
@@ -338,6 +368,35 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
     return state
 
 
+MAX_VISITS = 5000
+"""As the console's server, which answers with the latest ones."""
+
+
+def crowd(trucks: int) -> State:
+    """A morning of any number of trucks; beyond 200 they are copies, a little beside the others."""
+    if not trucks:
+        return empty()
+    state = morning(min(trucks, 200))
+    made, visits, there = list(state.trucks), list(state.visits), list(state.there)
+    for n in range(1, math.ceil(trucks / 200)):
+        for each in made[: trucks - len(state.trucks)]:
+            lon, lat = each["position"]
+            beside = [lon + 0.011 * (n % 3) - 0.01, lat + 0.007 * (n // 3) - 0.01]
+            state.trucks.append(each | {"device_id": f"{each['device_id']}-{n}", "position": beside})
+        state.visits += [each | {"device_id": f"{each['device_id']}-{n}"} for each in visits]
+        state.there += [each | {"device_id": f"{each['device_id']}-{n}"} for each in there]
+    state.visits = state.visits[-MAX_VISITS:]
+    return state
+
+
+def contradicted(by: GeofenceEvent | None) -> Json:
+    return {
+        "contradicted_by_event_id": by and by.event_id,
+        "exit_inferred_at": by and iso(by.occurred_at),
+        "seen_at_fence_id": by and fence_id(by.fence),
+    }
+
+
 def truck(device: str, position: tuple[float, float], **known: Any) -> Json:
     at = known.pop("at", None) or now()
     return {
@@ -350,28 +409,36 @@ def truck(device: str, position: tuple[float, float], **known: Any) -> Json:
         "type": "user.updated_trip",
         "accuracy_m": 8.0,
         "inside": [],
+        "heard_at": iso(at),
+        "last_type": "user.updated_trip",
+        "silence": "it was moving: no network, or the phone is off",
     } | known
 
 
 def visit(device: str, fence: str, entered_at: datetime, **known: object) -> Json:
     tag, _, name = fence.partition("#")
-    return {
-        "device_id": device,
-        "geofence_tag": tag,
-        "geofence_external_id": name,
-        "fence_id": fence,
-        "entered_at": iso(entered_at),
-        "exited_at": None,
-        "dwell_seconds": None,
-        "entered_event_id": f"{device}-enter",
-        "exited_event_id": None,
-        "exit_missed": False,
-        "open": True,
-        "last_seen_at": None,
-        "app_dwell_seconds": None,
-        "restated": False,
-        "crossings": None,
-    } | known
+    return (
+        {
+            "device_id": device,
+            "geofence_tag": tag,
+            "geofence_external_id": name,
+            "fence_id": fence,
+            "entered_at": iso(entered_at),
+            "exited_at": None,
+            "dwell_seconds": None,
+            "entered_event_id": f"{device}-enter",
+            "exited_event_id": None,
+            "exit_missed": False,
+            "open": True,
+            "last_seen_at": None,
+            "app_dwell_seconds": None,
+            "restated": False,
+            "crossings": None,
+            "usual_dwell_seconds": None,
+        }
+        | contradicted(None)
+        | known
+    )
 
 
 def ring_of_trucks(n: int, tick: int) -> list[Json]:
@@ -430,10 +497,11 @@ class Feed:
         """End every stream, as a server that is killed does."""
         self._loop.call_soon_threadsafe(self._put, None)
 
-    def source(self, name: str, state: str, reason: str | None = None) -> None:
+    def source(self, name: str, state: str, reason: str | None = None, cause: str = "other") -> None:
         for each in self.state.sources:
             if each["name"] == name:
-                each |= {"state": state, "reason": reason, "since": iso(now())}
+                told = {"state": state, "reason": reason, "since": iso(now())}
+                each.update(told, cause=cause if state == "down" else None)
         self.say("sources", {"sources": self.state.sources})
 
     def add_good(self, event: Json) -> None:
@@ -459,7 +527,7 @@ class Feed:
             "device_id": "truck-x",
             "at": iso(now()),
             "received_at": iso(now()),
-            "key": "events/x.ndjson.gz",
+            "key": f"events/x{seq}.ndjson.gz",
             "line": 1,
             "size": 10,
         } | event
@@ -494,6 +562,11 @@ class Feed:
         app.router.add_get("/api/stream", self._stream)
         app.router.add_get("/api/events", self._events)
         app.router.add_get("/api/events/{seq}", self._event)
+        app.router.add_get("/api/event", self._event_by)
+        app.router.add_get("/api/search", self._search)
+        app.router.add_get("/api/places", self._places)
+        app.router.add_get("/api/visits.csv", self._csv)
+        app.router.add_get("/api/report", self._report)
         app.router.add_get("/api/where", self._where)
         app.router.add_get("/api/visits", self._visits)
         app.router.add_get("/api/trucks/{device}/trail", self._trail)
@@ -590,6 +663,71 @@ class Feed:
             return web.json_response({"detail": "It is forgotten.", "status": 404}, status=404)
         return web.json_response(found)
 
+    async def _event_by(self, request: web.Request) -> web.Response:
+        """As the archive would: by id or by place, whether or not a list still shows it."""
+        asked = request.query
+        for found in sorted(self.state.details.values(), key=lambda event: -event["seq"]):
+            by_id = "event_id" in asked and found["event_id"] == asked["event_id"]
+            by_place = "key" in asked and (found["key"], str(found["line"])) == (
+                asked["key"],
+                asked.get("line"),
+            )
+            if by_id or by_place:
+                return web.json_response(found)
+        return web.json_response({"detail": "No such event was found.", "status": 404}, status=404)
+
+    async def _search(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("q", "").strip().casefold()
+        state = self.state
+
+        def like(text: str | None) -> bool:
+            return bool(wanted) and wanted in (text or "").casefold()
+
+        return web.json_response(
+            {
+                "trucks": [each["device_id"] for each in state.trucks if like(each["device_id"])][:8],
+                "places": [
+                    {name: each[name] for name in ("fence_id", "name", "tag")}
+                    for each in state.fences
+                    if like(each["name"])
+                ][:8],
+                "events": [
+                    {name: each[name] for name in ("event_id", "type", "device_id", "kind", "key", "line")}
+                    for each in state.good
+                    if like(each["event_id"])
+                ][:8],
+                "objects": sorted({each["key"] for each in state.good if like(each["key"])})[:8],
+                "trace": request.query.get("q", "").strip() or None,
+                "searched": "trucks, places, and the latest events by id, device and object",
+            }
+        )
+
+    async def _places(self, _: web.Request) -> web.Response:
+        found = []
+        for place in self.state.fences:
+            visits = [each for each in self.state.visits if each["fence_id"] == place["fence_id"]]
+            last = max(visits, key=lambda each: str(each["entered_at"]), default=None)
+            found.append(
+                {name: place[name] for name in ("fence_id", "tag", "external_id", "kind", "name", "there")}
+                | {
+                    "visits_today": len(visits),
+                    "last_device_id": last and last["device_id"],
+                    "last_entered_at": last and last["entered_at"],
+                    "last_exited_at": last and last["exited_at"],
+                    "usual_dwell_seconds": 1800.0,
+                }
+            )
+        return web.json_response({"places": found})
+
+    async def _csv(self, _: web.Request) -> web.Response:
+        lines = ["device_id,entered_at", *(f"{v['device_id']},{v['entered_at']}" for v in self.state.visits)]
+        headers = {"Content-Disposition": 'attachment; filename="visits.csv"'}
+        return web.Response(text="\r\n".join(lines), content_type="text/csv", headers=headers)
+
+    async def _report(self, request: web.Request) -> web.Response:
+        headers = {"Content-Disposition": f'attachment; filename="report.{request.query["format"]}"'}
+        return web.Response(text=request.query["day"], headers=headers)
+
     async def _where(self, request: web.Request) -> web.Response:
         at = now()
         steps = [
@@ -619,7 +757,7 @@ class Feed:
             for visit in self.state.visits
             if visit["device_id"] == asked.get("device_id", visit["device_id"])
             and visit["fence_id"] == asked.get("fence_id", visit["fence_id"])
-            and visit["entered_at"] >= asked.get("from", "")
+            and asked.get("from", "") <= visit["entered_at"] <= asked.get("to", "9")
         ]
         missing = [
             f"{each['name']}: down since {each['since']}: {each['reason']}"
@@ -631,7 +769,7 @@ class Feed:
                 "visits": visits,
                 "from": asked.get("from", ""),
                 "to": iso(now()),
-                "source": ["dynamodb"],
+                "source": ["bus"] if missing else ["bus", "marts"],
                 "missing": missing,
                 "more": 0,
             }

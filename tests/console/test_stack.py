@@ -79,7 +79,7 @@ def test_the_slider_plays_the_archived_morning_again(console: str, open_page: Op
     page.get_by_role("button", name="Load").click()
     slider = page.get_by_role("slider")
     expect(slider).to_be_visible(timeout=60_000)
-    inside = page.get_by_role("region", name="In a fence then").locator(".count")
+    inside = page.get_by_role("region", name="At a place then").locator(".count")
     seen = set()
     for share in (0.2, 0.35, 0.5, 0.65):
         slider.evaluate(
@@ -102,7 +102,7 @@ def test_a_truck_enters_a_farm_and_its_visit_opens_within_two_seconds(
     """The quickest of some trucks counts: the machine may be busy with something else for one."""
     page = open_page(f"{console}/map")
     map_is_drawn(page)
-    there = page.get_by_role("region", name="In a fence now")
+    there = page.get_by_role("region", name="At a place now")
     seconds: list[float] = []
     for _ in range(6):
         device = f"truck-{uuid4().hex[:8]}"
@@ -173,7 +173,7 @@ def test_hostile_text_through_the_endpoint_is_shown_as_text(
         assert answer.status == 202, answer
     page = open_page(f"{console}/map")
     map_is_drawn(page)
-    there = page.get_by_role("region", name="In a fence now")
+    there = page.get_by_role("region", name="At a place now")
     for payload in payloads:
         expect(there.get_by_text(f"{device[-6:]} {payload}", exact=True).first).to_be_visible()
     there.get_by_text(f"{device[-6:]} {payloads[0]}", exact=True).first.click()
@@ -318,6 +318,7 @@ def picture(page: Page, path: Path) -> None:
     assert 5_000 < path.stat().st_size < 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 def test_a_picture_of_each_view(
     console: str, pipeline: Pipeline, open_page: Open, pictures: Path, look: str
@@ -332,7 +333,7 @@ def test_a_picture_of_each_view(
     eventually(lambda: drawn(page, "trucks") >= 12)
     page.wait_for_timeout(1500)
     picture(page, pictures / f"map-{look}.png")
-    for view in ("pipeline", "events?kind=bad", "visits"):
+    for view in ("pipeline", "events?kind=bad", "visits", "places"):
         page.goto(f"{console}/{view}")
         if view == "visits":
             eventually(lambda: page.locator(".visit").count() > 50)

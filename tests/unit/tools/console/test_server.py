@@ -6,18 +6,23 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import pytest
 import urllib3
 
+from consumer import visit_diff
+from consumer.visits import Pair, Visit
+from contract.events import Fence
 from contract.objects import lines_object
 from ops.outputs import Outputs
 from ops.polling import until
-from tools.console import app, parse_object
+from tools.console import app, lookups, parse_object
 from tools.console.command import made, server_of
+from tools.console.known_visits import KnownVisits
 from tools.console.state import ConsoleState
 from tools.console.stream import MAX_BEHIND, Hub
 
@@ -189,6 +194,7 @@ def test_every_answer_bears_the_headers_that_bind_a_browser(served):
         assert "default-src 'none'" in policy
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
+        assert "worker-src 'self' blob:" in policy, "the map draws in a worker"
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"
@@ -495,3 +501,69 @@ def test_the_log_names_no_device(capfd):
     served.end()
     said = "".join(capfd.readouterr())
     assert "truck-of-somebody" not in said
+
+
+# --- search, places, links, files
+
+
+def geofence(n: int, kind: str, device: str = "truck-1", place: str = "farm-38") -> dict[str, Any]:
+    return event(n, device, type=f"user.{kind}_geofence", geofence={"tag": "farm", "externalId": place})
+
+
+def test_search_finds_trucks_places_events_and_objects_and_says_what_it_searched(served):
+    served.receive(geofence(901, "entered", "Truck-901"))
+    found = served.get("/api/search?q=truck-901")
+    assert found["trucks"] == ["Truck-901"]
+    assert found["searched"]
+    assert [place["fence_id"] for place in served.get("/api/search?q=RM-38")["places"]] == ["farm#farm-38"]
+    [event_found] = served.get(f"/api/search?q={event(901)['_id']}")["events"]
+    assert event_found["event_id"] == event(901)["_id"]
+    assert served.get(f"/api/search?q={event_found['key'][:60]}")["objects"] == [event_found["key"]]
+    nothing = served.get("/api/search?q=nobody-at-all")
+    assert (nothing["trucks"], nothing["events"], nothing["trace"]) == ([], [], "nobody-at-all")
+    assert served.get("/api/search?q=")["trace"] is None
+
+
+def test_a_place_tells_its_visits(served):
+    served.receive(geofence(902, "entered", "truck-902"))
+    row = visit_diff.row(
+        Pair("truck-902", Fence("farm", "farm-38")), Visit(datetime.now(UTC) - timedelta(seconds=9), "e-902")
+    )
+    served.tell(served.console.state.visits.read, [row])
+    [place] = [each for each in served.get("/api/places")["places"] if each["fence_id"] == "farm#farm-38"]
+    assert (place["there"], place["visits_today"], place["last_device_id"]) == (1, 1, "truck-902")
+
+
+def test_an_event_is_found_by_what_a_restart_does_not_change(served):
+    served.receive(event(903), event(904))
+    listed = served.get("/api/events?q=" + event(904)["_id"])["events"][0]
+    by_id = served.get(f"/api/event?event_id={listed['event_id']}")
+    by_place = served.get(f"/api/event?key={listed['key']}&line={listed['line']}")
+    assert by_id == by_place
+    assert by_id["event_id"] == event(904)["_id"]
+    assert served.ask("/api/event").status == 400
+    assert served.ask("/api/event?event_id=long-gone").status == 503, "the warehouse is down in this test"
+    assert served.ask(f"/api/event?key={listed['key']}&line=77").status == 503
+
+
+def test_a_list_that_would_be_incomplete_is_no_file(served):
+    answer = served.ask("/api/visits.csv")
+    assert answer.status == 503
+    assert "would not be complete" in json.loads(answer.data)["detail"]
+    assert served.ask("/api/report?day=2026-11-27").status == 503
+    assert served.ask("/api/report?day=someday").status == 400
+
+
+def test_a_file_of_visits_has_the_fleets_time_and_runs_no_formula():
+    row = visit_diff.row(
+        Pair("=cmd()", Fence("farm", "1")),
+        Visit(
+            datetime(2026, 11, 27, 23, 30, tzinfo=UTC), "e", datetime(2026, 11, 28, 0, 10, tzinfo=UTC), "x"
+        ),
+    )
+    known = KnownVisits()
+    known.read([row])
+    [header, line] = lookups.visits_csv(known.rows(), ZoneInfo("Europe/Amsterdam")).splitlines()
+    assert header.endswith("entered (Europe/Amsterdam),left (Europe/Amsterdam)")
+    assert line.startswith("'=cmd(),farm,1,2026-11-27T23:30:00.000Z,2026-11-28T00:10:00.000Z,2400.0")
+    assert line.endswith("2026-11-28 00:30:00,2026-11-28 01:10:00")

@@ -1,4 +1,4 @@
-/** Times: shown in the viewer's zone, UTC on hover; ages by the server's clock, which the events were received by. */
+/** Times: shown in the fleet's time zone (a stage setting), UTC on hover; ages by the server's clock. */
 
 import { signal } from "@preact/signals";
 
@@ -16,26 +16,82 @@ setInterval(() => {
   now.value = Date.now() + aheadMs;
 }, 1000);
 
-const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const clockMs = new Intl.DateTimeFormat("en-GB", {
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  fractionalSecondDigits: 3,
-});
-const minutes = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
-const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
-const weekday = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short" });
-export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+/** The fleet's time zone; every view shows times and ends days by it. */
+export const zone = signal("UTC");
 
-const ofMs = (ms: number, format: Intl.DateTimeFormat): string => format.format(new Date(ms));
+interface Formats {
+  clock: Intl.DateTimeFormat;
+  clockMs: Intl.DateTimeFormat;
+  minutes: Intl.DateTimeFormat;
+  day: Intl.DateTimeFormat;
+  weekday: Intl.DateTimeFormat;
+  date: Intl.DateTimeFormat;
+}
 
-export const clockTime = (ms: number): string => ofMs(ms, clock);
-export const minuteTime = (ms: number): string => ofMs(ms, minutes);
-export const dayName = (ms: number): string => ofMs(ms, weekday);
+const time = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" } as const;
+const made = new Map<string, Formats>();
+
+function formats(): Formats {
+  const timeZone = zone.value;
+  let found = made.get(timeZone);
+  if (!found) {
+    const format = (options: Intl.DateTimeFormatOptions): Intl.DateTimeFormat =>
+      new Intl.DateTimeFormat("en-GB", { ...options, timeZone });
+    found = {
+      clock: format({ ...time, second: "2-digit" }),
+      clockMs: format({ ...time, second: "2-digit", fractionalSecondDigits: 3 }),
+      minutes: format(time),
+      day: format({ day: "numeric", month: "short" }),
+      weekday: format({ weekday: "short", day: "numeric", month: "short" }),
+      date: new Intl.DateTimeFormat("en-CA", { year: "numeric", month: "2-digit", day: "2-digit", timeZone }),
+    };
+    made.set(timeZone, found);
+  }
+  return found;
+}
+
+export function setZone(name: string): void {
+  try {
+    new Intl.DateTimeFormat("en", { timeZone: name });
+    zone.value = name;
+  } catch {
+    zone.value = "UTC"; // a zone that this browser does not know
+  }
+}
+
+export const clockTime = (ms: number): string => formats().clock.format(ms);
+export const minuteTime = (ms: number): string => formats().minutes.format(ms);
+export const dayName = (ms: number): string => formats().weekday.format(ms);
+/** YYYY-MM-DD in the fleet's zone. */
+export const dateOf = (ms: number): string => formats().date.format(ms);
 export const utc = (ms: number): string => `${new Date(ms).toISOString().replace("T", " ").replace("Z", "")} UTC`;
 
-const sameDay = (one: number, other: number): boolean => new Date(one).toDateString() === new Date(other).toDateString();
+/** How far the fleet's clocks are ahead of UTC at that moment. */
+function aheadOfUtc(ms: number): number {
+  const wall = `${dateOf(ms)}T${formats().clockMs.format(ms)}Z`;
+  return Date.parse(wall) - ms;
+}
+
+/** The moment of a wall-clock time such as 2026-11-28T00:00 in the fleet's zone; NaN if it is none. */
+export function momentOf(wall: string): number {
+  const asUtc = Date.parse(`${wall}Z`);
+  if (Number.isNaN(asUtc)) return NaN;
+  const guess = asUtc - aheadOfUtc(asUtc);
+  return asUtc - aheadOfUtc(guess);
+}
+
+/** The wall-clock time of a moment, as datetime-local inputs have it. */
+export const wallOf = (ms: number): string => `${dateOf(ms)}T${minuteTime(ms)}`;
+
+export const startOfDay = (date: string): number => momentOf(`${date}T00:00`);
+
+/** Midnight after that date: 23 or 25 hours later where clocks change. */
+export function endOfDay(date: string): number {
+  const next = new Date(Date.parse(`${date}T12:00Z`) + 24 * 3_600_000).toISOString().slice(0, 10);
+  return startOfDay(next);
+}
+
+const sameDay = (one: number, other: number): boolean => dateOf(one) === dateOf(other);
 
 interface TimeProps {
   at: string | null;
@@ -47,10 +103,10 @@ export function Time({ at, precise = false }: TimeProps) {
   if (!at) return <span class="quiet">–</span>;
   const ms = Date.parse(at);
   if (Number.isNaN(ms)) return <span class="clip">{at}</span>;
-  const shown = ofMs(ms, precise ? clockMs : clock);
+  const shown = (precise ? formats().clockMs : formats().clock).format(ms);
   return (
     <time dateTime={at} title={utc(ms)}>
-      {sameDay(ms, now.peek()) ? shown : `${ofMs(ms, day)} ${shown}`}
+      {sameDay(ms, now.peek()) ? shown : `${formats().day.format(ms)} ${shown}`}
     </time>
   );
 }

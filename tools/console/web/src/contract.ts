@@ -14,6 +14,7 @@ export interface Stage {
   started_at: Iso;
   live_bus: boolean;
   tiles: string | null;
+  time_zone: string;
   now: Iso;
 }
 
@@ -22,6 +23,7 @@ export interface Source {
   state: "starting" | "ok" | "down" | "off" | "idle";
   since: Iso;
   reason: string | null;
+  cause: "unreachable" | "credentials" | "other" | null;
   last_ok_at: Iso | null;
   what: string;
 }
@@ -50,6 +52,9 @@ export interface Truck {
   type: string;
   accuracy_m: number | null;
   inside: string[];
+  heard_at: Iso;
+  last_type: string;
+  silence: string;
 }
 
 export interface Visit {
@@ -68,6 +73,33 @@ export interface Visit {
   app_dwell_seconds: number | null;
   restated: boolean;
   crossings: number | null;
+  contradicted_by_event_id: string | null;
+  exit_inferred_at: Iso | null;
+  seen_at_fence_id: string | null;
+  usual_dwell_seconds: number | null;
+}
+
+export interface Place {
+  fence_id: string;
+  tag: string;
+  external_id: string;
+  kind: "farm" | "plant" | "other";
+  name: string;
+  there: number;
+  visits_today: number;
+  last_device_id: string | null;
+  last_entered_at: Iso | null;
+  last_exited_at: Iso | null;
+  usual_dwell_seconds: number | null;
+}
+
+export interface Found {
+  trucks: string[];
+  places: { fence_id: string; name: string; tag: string }[];
+  events: { event_id: string; type: string | null; device_id: string | null; kind: string; key: string; line: number }[];
+  objects: string[];
+  trace: string | null;
+  searched: string;
 }
 
 export interface Visits {
@@ -92,6 +124,7 @@ export interface PipelineStage {
   last_at: Iso | null;
   state: StageState;
   note: string | null;
+  detail: string | null;
 }
 
 export interface Difference {

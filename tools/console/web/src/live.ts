@@ -7,7 +7,7 @@
 
 import { batch, computed, signal } from "@preact/signals";
 
-import { setServerTime } from "./clock";
+import { setServerTime, setZone } from "./clock";
 import type { Counted, Event, Fence, Pipeline, Snapshot, Source, Stage, Truck, Visit } from "./contract";
 
 /** How many events of each kind are kept for the list; the server holds more. */
@@ -41,6 +41,13 @@ export const gaps = signal(0);
 
 export const down = computed(() => sources.value.filter((source) => source.state === "down"));
 
+/** The sources that are one AWS: while none of them can be reached, nothing else needs to be said. */
+const OF_AWS = ["archive", "logs", "visits", "queues"];
+export const isAwsGone = computed(() => {
+  const gone = new Set(down.value.filter((source) => source.cause === "unreachable").map((source) => source.name));
+  return OF_AWS.every((name) => gone.has(name));
+});
+
 /** Which are down, as one word: what was asked for meanwhile is asked for again when it changes. */
 export const downNames = computed(() => down.value.map((source) => source.name).join());
 
@@ -56,6 +63,7 @@ const handlers: Record<string, (data: never) => void> = {
   snapshot(data: Snapshot) {
     setServerTime(data.stage.now);
     stage.value = data.stage;
+    setZone(data.stage.time_zone);
     sources.value = data.sources;
     fences.value = new Map(data.fences.map((fence) => [fence.fence_id, fence]));
     trucks.value = new Map(data.trucks.map((truck) => [truck.device_id, truck]));

@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 
-export const VIEWS = ["map", "pipeline", "events", "visits"] as const;
+export const VIEWS = ["map", "places", "visits", "events", "pipeline"] as const;
 export type View = (typeof VIEWS)[number];
 
 const address = signal(new URL(location.href));
@@ -32,6 +32,9 @@ function go(url: URL | string, replace: boolean): void {
   else history.pushState(null, "", url);
   address.value = new URL(location.href);
 }
+
+/** Go to another view, or to the same one with other parameters. */
+export const open = (to: View, params: Params = {}): void => go(link(to, params), false);
 
 /** Change some of the parameters of this view; null takes one away. */
 export function choose(params: Params, replace = false): void {

@@ -1,21 +1,24 @@
 /** What frames every view: name, stage, verdict, connection, the way to the views, the light. */
 
 import { Age, clockTime, now, utc, zone } from "./clock";
-import { connection, down, lostAt, pipeline, stage } from "./live";
+import { connection, down, isAwsGone, lostAt, pipeline, stage } from "./live";
 import { link, type View, VIEWS, view } from "./route";
+import { Search } from "./search";
 import { type Choice, choice } from "./theme";
 import { Fenced, Segments } from "./ui";
 import { EventsView } from "./views/events";
 import { MapView } from "./views/map";
 import { PipelineView } from "./views/pipeline";
+import { PlacesView } from "./views/places";
 import { VisitsView } from "./views/visits";
 
-const TITLES: Record<View, string> = { map: "Map", pipeline: "Pipeline", events: "Events", visits: "Visits" };
+const TITLES: Record<View, string> = { map: "Map", places: "Places", visits: "Visits", events: "Events", pipeline: "Pipeline" };
 
 const ICONS: Record<View, string> = {
   map: "M3 5.5 8 3.5l4 2 5-2v11l-5 2-4-2-5 2zM8 3.5v11M12 5.5v11",
   pipeline: "M3 10h3M14 10h3M6 6h8v8H6zM9 10h2",
   events: "M4 5h12M4 10h12M4 15h7",
+  places: "M10 17s5-5.2 5-9a5 5 0 0 0-10 0c0 3.800 5 9 5 9zM10 9.500a1.500 1.500 0 1 0 0-3 1.500 1.500 0 0 0 0 3z",
   visits: "M3 6h6M7 10h8M5 14h5M17 3v14",
 };
 
@@ -35,7 +38,7 @@ function Verdict() {
 
 function Clock() {
   return (
-    <time class="clock" dateTime={new Date(now.value).toISOString()} title={`${utc(now.value)} · times are in ${zone}`}>
+    <time class="clock" dateTime={new Date(now.value).toISOString()} title={`${utc(now.value)} · times are in ${zone.value}`}>
       {clockTime(now.value)}
     </time>
   );
@@ -57,19 +60,49 @@ function Banners() {
           catches up by itself.
         </p>
       )}
-      {lost === null &&
-        down.value.map((source) => (
-          <p class="banner" role="alert" key={source.name}>
-            <strong>{source.what}</strong> is down for <Age at={source.since} />: {source.reason ?? "no reason given"}.
-            The rest goes on.
-          </p>
-        ))}
+      {lost === null && <Sources />}
     </>
+  );
+}
+
+/** One banner, whatever is behind it: what that means, and what to do. */
+function Sources() {
+  const gone = down.value;
+  if (gone.length === 0) return null;
+  const since = gone.map((source) => source.since).sort()[0] as string;
+  const age = (
+    <>
+      {" "}
+      (for <Age at={since} />)
+    </>
+  );
+  if (isAwsGone.value)
+    return (
+      <p class="banner banner-bad" role="alert">
+        <strong>{stage.value?.local ? "The local AWS is not running" : "AWS cannot be reached"}</strong>
+        {age}: {stage.value?.local ? <>run <code>make up</code>.</> : "check the network of this machine."} What you see is
+        from before.
+      </p>
+    );
+  if (gone.some((source) => source.cause === "credentials"))
+    return (
+      <p class="banner" role="alert">
+        <strong>The AWS credentials of this console are not valid</strong>
+        {age}: sign in again; it goes on by itself. What you see is from before.
+      </p>
+    );
+  return (
+    <p class="banner" role="alert">
+      <strong>{gone.map((source) => source.what.split(":")[0]).filter((name, i, all) => all.indexOf(name) === i).join(", ")}</strong>{" "}
+      cannot be read{age}. The rest goes on. <a href={link("pipeline")}>What is wrong</a>
+    </p>
   );
 }
 
 function Current() {
   switch (view.value) {
+    case "places":
+      return <PlacesView />;
     case "pipeline":
       return <PipelineView />;
     case "events":
@@ -107,6 +140,7 @@ export function Shell() {
           ))}
         </nav>
         <span class="spacer" />
+        <Search />
         <Verdict />
         <span class={`link link-${connection.value}`} role="status">
           {{ live: "live", connecting: "connecting", lost: "offline" }[connection.value]}

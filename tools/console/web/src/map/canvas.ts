@@ -24,11 +24,16 @@ import { feature, mesh } from "topojson-client";
 import type { GeometryCollection, Topology } from "topojson-specification";
 
 import type { Fence, Position } from "../contract";
+import { STATES, type TruckState } from "../trucks";
 import baseUrl from "./base.json?url";
-import { type Shown, SILENT_MS } from "./replay";
+import type { Passed, Shown } from "./replay";
 
 const DRAW_EVERY_MS = 500;
-const STANDING_KMH = 2;
+/** Trucks closer together than this on the screen are one disc with their number, up to this zoom. */
+const CLUSTER_PX = 34;
+const CLUSTER_TO_ZOOM = 10;
+/** A trail of hours would be covered by its times. */
+const TRAIL_TIMES = 8;
 
 type Atlas = Topology<{ countries: GeometryCollection }>;
 interface Base {
@@ -47,7 +52,7 @@ interface Palette {
   fence: string;
   label: string;
   accent: string;
-  old: string;
+  states: Record<TruckState, string>;
 }
 
 const LIGHT: Palette = {
@@ -60,7 +65,7 @@ const LIGHT: Palette = {
   fence: "#55534c",
   label: "#23221f",
   accent: "#1d5fc4",
-  old: "#85837b",
+  states: { moving: "#1d5fc4", "at place": "#17693e", stopped: "#5f5d56", late: "#b0241b", silent: "#85837b" },
 };
 const DARK: Palette = {
   sea: "#0c0f12",
@@ -72,7 +77,7 @@ const DARK: Palette = {
   fence: "#a3a8b0",
   label: "#e8e9eb",
   accent: "#7fb0ff",
-  old: "#7b818a",
+  states: { moving: "#7fb0ff", "at place": "#62c48d", stopped: "#c3c7cd", late: "#ff8f85", silent: "#8b919a" },
 };
 
 const FONT = ["system-ui", "sans-serif"];
@@ -99,8 +104,8 @@ function truckLayer(id: string, chosen: boolean, colours: Palette): SymbolLayerS
   return {
     id,
     type: "symbol",
-    source: "trucks",
-    filter: ["==", ["get", "chosen"], chosen],
+    source: chosen ? "chosen" : "trucks",
+    ...(chosen ? {} : { filter: ["!", ["has", "point_count"]] as ExpressionSpecification }),
     layout: {
       "icon-image": ["get", "icon"],
       "icon-rotate": ["get", "heading"],
@@ -173,6 +178,7 @@ function layers(colours: Palette): StyleSpecification["layers"] {
       id: "trail",
       type: "line",
       source: "trail",
+      filter: is("kind", "way"),
       layout: { "line-cap": "round", "line-join": "round" },
       paint: { "line-color": colours.accent, "line-width": 2, "line-opacity": 0.55 },
     },
@@ -202,6 +208,54 @@ function layers(colours: Palette): StyleSpecification["layers"] {
       },
       paint: { "text-color": colours.fence, "text-halo-color": colours.halo, "text-halo-width": 1.4 },
     },
+    {
+      id: "trail-points",
+      type: "circle",
+      source: "trail",
+      filter: is("kind", "time"),
+      paint: { "circle-radius": 3, "circle-color": colours.accent, "circle-stroke-color": colours.halo, "circle-stroke-width": 1 },
+    },
+    {
+      id: "trail-times",
+      type: "symbol",
+      source: "trail",
+      filter: is("kind", "time"),
+      layout: {
+        "text-field": ["get", "time"],
+        "text-font": FONT,
+        "text-size": 11,
+        "text-anchor": "right",
+        "text-offset": [-0.6, 0],
+      },
+      paint: { "text-color": colours.accent, "text-halo-color": colours.halo, "text-halo-width": 1.6 },
+    },
+    {
+      id: "clusters",
+      type: "circle",
+      source: "trucks",
+      filter: ["has", "point_count"],
+      paint: {
+        "circle-color": colours.accent,
+        "circle-opacity": 0.88,
+        "circle-radius": ["interpolate", ["linear"], ["get", "point_count"], 3, 12, 50, 17, 500, 24],
+        "circle-stroke-color": ["case", [">", ["get", "late"], 0], colours.states.late, colours.halo],
+        "circle-stroke-width": ["case", [">", ["get", "late"], 0], 3, 1.5],
+      },
+    },
+    {
+      id: "cluster-counts",
+      type: "symbol",
+      source: "trucks",
+      filter: ["has", "point_count"],
+      layout: {
+        "text-field": ["to-string", ["get", "point_count"]],
+        "text-font": FONT,
+        "text-size": 12,
+        "text-allow-overlap": true,
+        "text-ignore-placement": true,
+      },
+      paint: { "text-color": colours.halo },
+    },
     truckLayer("trucks", false, colours),
     truckLayer("chosen-truck", true, colours),
   ];
@@ -217,22 +271,39 @@ function circle([lon, lat]: Position, radius_m: number): Position[] {
   });
 }
 
-/** An arrow for who is under way, a box for who stands; with a rim, so that they stand out from each other. */
-function icon(shape: "arrow" | "box", fill: string, rim: string, size: number): ImageData {
+/** A shape for each state, so that colour is never the only difference; with a rim, so that they stand out. */
+const SHAPES: Record<TruckState, (pen: CanvasRenderingContext2D) => void> = {
+  moving(pen) {
+    pen.moveTo(0, -10);
+    pen.lineTo(7.5, 8);
+    pen.lineTo(0, 4.5);
+    pen.lineTo(-7.5, 8);
+    pen.closePath();
+  },
+  "at place": (pen) => pen.arc(0, 0, 7, 0, 2 * Math.PI),
+  stopped: (pen) => pen.roundRect(-6, -6, 12, 12, 2),
+  late(pen) {
+    pen.moveTo(0, -9.5);
+    pen.lineTo(9.5, 0);
+    pen.lineTo(0, 9.5);
+    pen.lineTo(-9.5, 0);
+    pen.closePath();
+  },
+  silent(pen) {
+    pen.arc(0, 0, 7, 0, 2 * Math.PI);
+    pen.moveTo(3.2, 0);
+    pen.arc(0, 0, 3.2, 0, 2 * Math.PI, true);
+  },
+};
+
+function icon(state: TruckState, fill: string, rim: string, size: number): ImageData {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = size * 2;
   const pen = canvas.getContext("2d") as CanvasRenderingContext2D;
   pen.translate(size, size);
   pen.scale(size / 12, size / 12);
   pen.beginPath();
-  if (shape === "box") pen.roundRect(-6, -6, 12, 12, 2);
-  else {
-    pen.moveTo(0, -10);
-    pen.lineTo(7.5, 8);
-    pen.lineTo(0, 4.5);
-    pen.lineTo(-7.5, 8);
-    pen.closePath();
-  }
+  SHAPES[state](pen);
   pen.lineJoin = "round";
   pen.lineWidth = 3.5;
   pen.strokeStyle = rim;
@@ -303,7 +374,14 @@ export class Chart {
           areas: source(NOTHING),
           fences: source(NOTHING),
           trail: source(NOTHING),
-          trucks: source(NOTHING),
+          trucks: source(NOTHING, {
+            cluster: true,
+            clusterRadius: CLUSTER_PX,
+            clusterMaxZoom: CLUSTER_TO_ZOOM,
+            clusterMinPoints: 3,
+            clusterProperties: { late: ["+", ["case", ["==", ["get", "state"], "late"], 1, 0]] },
+          }),
+          chosen: source(NOTHING),
         },
         layers: layers(colours),
       },
@@ -331,7 +409,12 @@ export class Chart {
         [x - 8, y - 8],
         [x + 8, y + 8],
       ];
-      const [hit] = map.queryRenderedFeatures(near, { layers: ["chosen-truck", "trucks", "fences"] });
+      const [hit] = map.queryRenderedFeatures(near, { layers: ["chosen-truck", "trucks", "clusters", "fences"] });
+      if (hit?.layer.id === "clusters") {
+        const at = (hit.geometry as GeoJSON.Point).coordinates as Position;
+        map.jumpTo({ center: at, zoom: Math.min(map.getZoom() + 2, CLUSTER_TO_ZOOM + 1) });
+        return;
+      }
       const id = hit?.properties["id"] as string | undefined;
       if (!hit || !id) options.onPick({});
       else options.onPick(hit.layer.id === "fences" ? { fence: id } : { truck: id });
@@ -339,7 +422,7 @@ export class Chart {
     const pointing = (kind: string) => () => {
       map.getCanvas().style.cursor = kind;
     };
-    for (const layer of ["chosen-truck", "trucks", "fences"]) {
+    for (const layer of ["chosen-truck", "trucks", "clusters", "fences"]) {
       map.on("mouseenter", layer, pointing("pointer"));
       map.on("mouseleave", layer, pointing(""));
     }
@@ -347,23 +430,27 @@ export class Chart {
     return chart;
   }
 
-  /** `now` is what their ages are counted by: the server's clock, or the moment that is replayed. */
-  trucks(trucks: Shown[], chosen: string, now: number): void {
-    const features = trucks.map((truck) => {
-      const age = now - truck.at;
-      const isChosen = truck.device_id === chosen;
-      const stands = truck.heading === null || (truck.speed_kmh !== null && truck.speed_kmh < STANDING_KMH);
-      const mood = isChosen ? "chosen" : age > SILENT_MS ? "old" : "fresh";
-      return point(truck.position, {
+  /** The chosen truck lies in a source of its own: it is in no cluster and covered by no other. */
+  trucks(trucks: readonly (Shown & { state: TruckState })[], chosen: string): void {
+    const featureOf = (truck: Shown & { state: TruckState }): GeoJSON.Feature =>
+      point(truck.position, {
         id: truck.device_id,
-        icon: `${stands ? "box" : "arrow"}-${mood}`,
-        heading: stands ? 0 : truck.heading,
-        chosen: isChosen,
-        rank: mood === "fresh" ? 1 : 0,
+        state: truck.state,
+        icon: `${truck.state}${truck.device_id === chosen ? "-chosen" : ""}`,
+        heading: truck.state === "moving" ? truck.heading : 0,
+        rank: STATES.indexOf(truck.state),
       });
-    });
-    this.draw("trucks", features);
-    this.element.dataset["trucks"] = String(features.length);
+    this.draw(
+      "trucks",
+      trucks.filter((truck) => truck.device_id !== chosen).map(featureOf),
+    );
+    this.draw(
+      "chosen",
+      trucks.filter((truck) => truck.device_id === chosen).map(featureOf),
+    );
+    this.element.dataset["trucks"] = String(trucks.length);
+    this.element.dataset["chosen"] = trucks.some((truck) => truck.device_id === chosen) ? chosen : "";
+    this.element.dataset["states"] = STATES.map((state) => trucks.filter((truck) => truck.state === state).length).join();
   }
 
   fences(fences: Fence[], there: ReadonlyMap<string, number>, chosen: string): void {
@@ -390,14 +477,20 @@ export class Chart {
     this.element.dataset["fences"] = String(placed.length);
   }
 
-  trail(positions: Position[]): void {
+  /** The way as a line, with the time at some of its points. */
+  trail(passed: Passed[], time: (at: number) => string): void {
     const line: GeoJSON.Feature = {
       type: "Feature",
-      properties: {},
-      geometry: { type: "LineString", coordinates: positions },
+      properties: { kind: "way" },
+      geometry: { type: "LineString", coordinates: passed.map(([, position]) => position) },
     };
-    this.draw("trail", positions.length > 1 ? [line] : []);
-    this.element.dataset["trail"] = String(positions.length);
+    const every = Math.max(1, Math.ceil(passed.length / TRAIL_TIMES));
+    const times = passed
+      .filter((_, i) => i % every === 0 && i < passed.length - 1)
+      .map(([at, position]) => point(position, { kind: "time", time: time(at) }));
+    this.draw("trail", passed.length > 1 ? [line, ...times] : []);
+    this.element.dataset["trail"] = String(passed.length);
+    this.element.dataset["times"] = times.map((each) => String(each.properties?.["time"])).join(" ");
   }
 
   /** Once by itself, when there is something to see; later when asked. */
@@ -431,11 +524,10 @@ export class Chart {
   }
 
   private paint(colours: Palette): void {
-    const moods = { fresh: colours.accent, old: colours.old, chosen: colours.accent };
-    for (const shape of ["arrow", "box"] as const)
-      for (const [mood, fill] of Object.entries(moods)) {
-        const name = `${shape}-${mood}`;
-        const image = icon(shape, fill, mood === "chosen" ? colours.label : colours.halo, mood === "chosen" ? 28 : 22);
+    for (const state of STATES)
+      for (const chosen of [false, true]) {
+        const name = `${state}${chosen ? "-chosen" : ""}`;
+        const image = icon(state, colours.states[state], chosen ? colours.label : colours.halo, chosen ? 28 : 22);
         if (this.map.hasImage(name)) this.map.updateImage(name, image);
         else this.map.addImage(name, image, { pixelRatio: 2 });
       }

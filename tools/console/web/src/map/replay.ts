@@ -9,11 +9,11 @@ export interface Shown {
   heading: number | null;
   speed_kmh: number | null;
   at: number;
+  /** When anything was last heard of it, in epoch ms. */
+  heardAt: number;
+  silence: string;
   inside: string[];
 }
-
-/** Who has said nothing for so long is shown as silent: phones of trucks under way tell every few minutes. */
-export const SILENT_MS = 15 * 60_000;
 
 /** Between two positions further apart in time than this nobody knows the way: it stays at the first. */
 const GAP_MS = 15 * 60_000;
@@ -44,7 +44,7 @@ function truckAt(truck: ReplayTruck, from: number, t: number): Omit<Shown, "insi
   if (n === 0) return null;
   const here = positionOf(truck, n - 1);
   const since = truck.t[n - 1] as number;
-  const still = { device_id: truck.device_id, position: here, heading: null, speed_kmh: null, at: from + since };
+  const still = { device_id: truck.device_id, position: here, heading: null, speed_kmh: null, at: from + since, heardAt: from + since, silence: "" };
   if (n === truck.t.length) return still;
   const next = positionOf(truck, n);
   const gap = (truck.t[n] as number) - since;
@@ -57,15 +57,19 @@ function truckAt(truck: ReplayTruck, from: number, t: number): Omit<Shown, "insi
     heading,
     speed_kmh: km / (gap / 3_600_000),
     at: from + t,
+    heardAt: from + t,
   };
 }
 
 export function insideAt(visits: Visit[], at: number): Visit[] {
-  return visits.filter((visit) => {
+  const inside = visits.filter((visit) => {
     if (Date.parse(visit.entered_at) > at) return false;
     if (visit.exited_at) return at < Date.parse(visit.exited_at);
+    if (visit.exit_inferred_at) return at < Date.parse(visit.exit_inferred_at);
     return visit.open || (visit.last_seen_at !== null && at <= Date.parse(visit.last_seen_at));
   });
+  // At that moment nothing contradicted them yet.
+  return inside.map((visit) => ({ ...visit, contradicted_by_event_id: null }));
 }
 
 export function frame(replay: Replay, at: number): { trucks: Shown[]; there: Visit[] } {
@@ -79,9 +83,13 @@ export function frame(replay: Replay, at: number): { trucks: Shown[]; there: Vis
   return { trucks, there };
 }
 
-export function trailAt(replay: Replay, device: string, at: number): Position[] {
+/** A point of a truck's trail, and when it was there in epoch ms. */
+export type Passed = [at: number, position: Position];
+
+export function trailAt(replay: Replay, device: string, at: number): Passed[] {
   const truck = replay.trucks.find((each) => each.device_id === device);
   if (!truck) return [];
-  const n = upTo(truck.t, at - Date.parse(replay.from));
-  return Array.from({ length: n }, (_, i) => positionOf(truck, i));
+  const from = Date.parse(replay.from);
+  const n = upTo(truck.t, at - from);
+  return Array.from({ length: n }, (_, i): Passed => [from + (truck.t[i] as number), positionOf(truck, i)]);
 }

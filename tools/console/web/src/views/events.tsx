@@ -43,6 +43,26 @@ const filterNow = (): Filter => {
   };
 };
 
+/** The chosen event as the address names it, so that a link lasts: by its id, else by object and line. */
+interface Chosen {
+  event: string;
+  key: string;
+  line: string;
+}
+
+const chosenNow = (): Chosen | null =>
+  param("event") || param("key") ? { event: param("event"), key: param("key"), line: param("line") || "1" } : null;
+
+/** Ids may repeat with other content, and rejects may have none: those are named by where they are kept. */
+const nameOf = (event: Event): Record<keyof Chosen, string | null> =>
+  event.kind === "good" && event.event_id
+    ? { event: event.event_id, key: null, line: null }
+    : { event: null, key: event.key, line: String(event.line) };
+
+const isChosen = (event: Event, chosen: Chosen | null): boolean =>
+  chosen !== null &&
+  (chosen.event ? event.event_id === chosen.event : event.key === chosen.key && String(event.line) === chosen.line);
+
 function matches(event: Event, filter: Filter): boolean {
   const { kind, type, device, code, q } = filter;
   const text = `${event.event_id ?? ""}\n${event.device_id ?? ""}\n${event.type ?? ""}`;
@@ -64,7 +84,7 @@ function merged(filter: Filter, ...lists: Event[][]): Event[] {
 
 export function EventsView() {
   const filter = filterNow();
-  const chosen = param("seq");
+  const chosen = chosenNow();
   const older = useSignal<Event[]>([]);
   const next = useSignal<string | null>(null);
   const held = useSignal<Event[] | null>(null);
@@ -106,7 +126,7 @@ export function EventsView() {
         <h1>Events</h1>
         <p class="counted">
           <span class="n">{number(totals.good)}</span> good, <span class="n">{number(totals.bad)}</span> bad
-          <span class="quiet"> since the console looks</span>
+          <span class="quiet"> since the console started</span>
         </p>
         <span class="spacer" />
         <button
@@ -148,7 +168,7 @@ export function EventsView() {
             </button>
           )}
         </section>
-        {chosen && <Detail seq={chosen} key={chosen} />}
+        {chosen && <Detail chosen={chosen} key={JSON.stringify(chosen)} />}
       </div>
     </div>
   );
@@ -228,7 +248,7 @@ function Typed({ label, name, value, placeholder }: { label: string; name: strin
   );
 }
 
-function EventTable({ rows, chosen }: { rows: Event[]; chosen: string }) {
+function EventTable({ rows, chosen }: { rows: Event[]; chosen: Chosen | null }) {
   return (
     <table class="event-table">
       <thead>
@@ -243,7 +263,7 @@ function EventTable({ rows, chosen }: { rows: Event[]; chosen: string }) {
       </thead>
       <tbody>
         {rows.map((event) => (
-          <EventRow key={event.seq} event={event} chosen={chosen === String(event.seq)} />
+          <EventRow key={event.seq} event={event} chosen={isChosen(event, chosen)} />
         ))}
       </tbody>
     </table>
@@ -251,7 +271,7 @@ function EventTable({ rows, chosen }: { rows: Event[]; chosen: string }) {
 }
 
 function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
-  const open = (): void => choose({ seq: String(event.seq) });
+  const open = (): void => choose(nameOf(event));
   const isBad = event.kind === "bad";
   return (
     <tr class={`event-row${chosen ? " chosen" : ""}`} onClick={open}>
@@ -296,12 +316,13 @@ function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
   );
 }
 
-function Detail({ seq }: { seq: string }) {
-  const asked = useAsked((signal) => ask<EventDetail>(`/api/events/${encodeURIComponent(seq)}`, {}, { signal }), [seq]);
+function Detail({ chosen }: { chosen: Chosen }) {
+  const query = chosen.event ? { event_id: chosen.event } : { key: chosen.key, line: chosen.line };
+  const asked = useAsked((signal) => ask<EventDetail>("/api/event", query, { signal }), [snapshots.value]);
   const heading = useRef<HTMLHeadingElement>(null);
   // Before it is painted: an Escape that comes at once must find the focus inside.
   useLayoutEffect(() => heading.current?.focus(), [asked.data]);
-  const close = (): void => choose({ seq: null });
+  const close = (): void => choose({ event: null, key: null, line: null });
   const event = asked.data;
   return (
     <aside
@@ -397,9 +418,28 @@ function EventFacts({ event }: { event: EventDetail }) {
         <Copy text={event.raw} label="Copy event" />
       </div>
       <JourneyPart event={event} />
-      <h3>As sent{event.raw_truncated && ", cut"}</h3>
-      <pre class="raw" tabIndex={0} aria-label="The event as sent">
-        {pretty(event.raw)}
+      <AsSent raw={event.raw} cut={event.raw_truncated} />
+    </>
+  );
+}
+
+type Form = "sent" | "lines";
+const FORMS: readonly (readonly [Form, string])[] = [
+  ["sent", "As sent"],
+  ["lines", "In lines"],
+];
+
+/** The text as it was sent, byte for byte; broken into lines only on request. */
+function AsSent({ raw, cut }: { raw: string; cut: boolean }) {
+  const [form, setForm] = useState<Form>("sent");
+  return (
+    <>
+      <div class="raw-head">
+        <h3>Text{cut && ", cut"}</h3>
+        <Segments label="Form of the text" options={FORMS} value={form} onChange={setForm} />
+      </div>
+      <pre class="raw" tabIndex={0} aria-label={form === "sent" ? "The event as sent" : "The event in lines"}>
+        {form === "sent" ? raw : pretty(raw)}
       </pre>
     </>
   );
@@ -450,7 +490,7 @@ function JourneyPart({ event }: { event: EventDetail }) {
               <Copy key={uri} text={uri} label="Copy its S3 address" />
             ))}
           </div>
-          {asked.data.steps.length > 0 && <p class="quiet">{plural(asked.data.steps.length, "step")}, as `ops where` tells them.</p>}
+          {asked.data.steps.length > 0 && <p class="quiet">{plural(asked.data.steps.length, "step")}, as `milkrun trace` tells them.</p>}
         </>
       )}
     </section>

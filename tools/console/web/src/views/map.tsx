@@ -4,13 +4,14 @@ import { computed, signal, useComputed, useSignal, useSignalEffect } from "@prea
 import { useEffect, useRef } from "preact/hooks";
 
 import { ask } from "../api";
-import { Age, ageText, clockTime, dayName, now, Time, utc } from "../clock";
-import type { Position, Replay, ReplayRange, Trail, Visit } from "../contract";
+import { Age, ageText, clockTime, dayName, minuteTime, momentOf, now, span, startOfDay, Time, utc, wallOf } from "../clock";
+import type { Replay, ReplayRange, Trail, Visit } from "../contract";
 import { fenceName, fences, snapshots, stage, there, trucks } from "../live";
 import type { Chart } from "../map/canvas";
-import { frame, SILENT_MS, type Shown, trailAt } from "../map/replay";
+import { frame, type Passed, type Shown, trailAt } from "../map/replay";
 import { choose, link, param } from "../route";
 import { isDark } from "../theme";
+import { isContradicted, isOverdue, SILENT_MS, STATES, stateOf, type TruckState } from "../trucks";
 import { Empty, Failed, Loading, number, plural, useAsked } from "../ui";
 
 /** What is played again, if anything; kept while other views are looked at. */
@@ -21,7 +22,9 @@ const replayAt = signal(0);
 const shown = computed<{ trucks: Shown[]; there: Visit[] }>(() => {
   if (replay.value) return frame(replay.value, replayAt.value);
   const placed = [...trucks.value.values()].flatMap((truck) =>
-    truck.position ? [{ ...truck, position: truck.position, at: Date.parse(truck.at) }] : [],
+    truck.position
+      ? [{ ...truck, position: truck.position, at: Date.parse(truck.at), heardAt: Date.parse(truck.heard_at) }]
+      : [],
   );
   return { trucks: placed, there: there.value };
 });
@@ -29,6 +32,19 @@ const shown = computed<{ trucks: Shown[]; there: Visit[] }>(() => {
 const LISTED = 300;
 
 const moment = (): number => (replay.value ? replayAt.value : now.value);
+
+/** Coarse: who is overdue or silent changes by the minute, and every change is drawn. */
+const coarseMoment = computed(() => Math.floor(moment() / 10_000) * 10_000);
+
+const overdue = computed(
+  () => new Set(shown.value.there.filter((visit) => isOverdue(visit, coarseMoment.value)).map((visit) => visit.device_id)),
+);
+
+const stated = computed(() =>
+  shown.value.trucks.map((truck) => ({ ...truck, state: stateOf(truck, overdue.value, coarseMoment.value) })),
+);
+
+const present = (visits: Visit[]): Visit[] => visits.filter((visit) => !isContradicted(visit));
 
 export function MapView() {
   const truck = param("truck");
@@ -44,6 +60,7 @@ export function MapView() {
         {truck && <TruckCard device={truck} />}
         {fence && <FenceCard id={fence} />}
         <ThereList />
+        <SilentList />
         <TruckList chosen={truck} />
       </div>
     </div>
@@ -85,20 +102,20 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
 
   useSignalEffect(() => chart.value?.theme(isDark.value));
   const trail = useTrail(truck);
-  // Ages turn trucks grey; that may be some seconds late.
-  const slowly = useComputed(() => Math.floor(moment() / 10_000));
   useEffect(() => {
     const current = chart.value;
     if (!current) return;
-    const { trucks: all, there: inside } = shown.value;
     const counts = new Map<string, number>();
-    for (const visit of inside) counts.set(visit.fence_id, (counts.get(visit.fence_id) ?? 0) + 1);
+    for (const visit of present(shown.value.there)) counts.set(visit.fence_id, (counts.get(visit.fence_id) ?? 0) + 1);
     const allFences = [...fences.value.values()];
     current.fences(allFences, counts, fence);
-    current.trucks(all, chosenTruck.value, moment());
-    current.trail(trail);
-    current.fit([...all.map((each) => each.position), ...allFences.flatMap((each) => (each.centre ? [each.centre] : []))]);
-  }, [chart.value, shown.value, fences.value, slowly.value, truck, fence, trail]);
+    current.trucks(stated.value, chosenTruck.value);
+    current.trail(trail, minuteTime);
+    current.fit([
+      ...stated.value.map((each) => each.position),
+      ...allFences.flatMap((each) => (each.centre ? [each.centre] : [])),
+    ]);
+  }, [chart.value, stated.value, shown.value, fences.value, truck, fence, trail]);
 
   // Chosen in a list or by a link: go there.
   useEffect(() => {
@@ -127,6 +144,13 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
           </Empty>
         </div>
       )}
+      <ul class="map-legend" aria-label="Legend">
+        {STATES.map((state) => (
+          <li key={state}>
+            <span class={`truck-mark ${state.replace(" ", "-")}`} aria-hidden="true" /> {STATE_WORDS[state]}
+          </li>
+        ))}
+      </ul>
       <div class="map-tools">
         <button type="button" onClick={fitAll}>
           Show all
@@ -141,35 +165,45 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
   );
 }
 
+const STATE_WORDS: Record<TruckState, string> = {
+  moving: "moving",
+  "at place": "at a place",
+  stopped: "stopped",
+  late: "overdue",
+  silent: "silent",
+};
+
 /** The chosen truck's way so far: what the server remembers, and what came since. */
-function useTrail(device: string): Position[] {
+function useTrail(device: string): Passed[] {
   const asked = useAsked(
     device ? (signal) => ask<Trail>(`/api/trucks/${encodeURIComponent(device)}/trail`, {}, { signal }) : null,
     [device, snapshots.value],
   );
-  const since = useRef<Position[]>([]);
+  const since = useRef<Passed[]>([]);
   useEffect(() => {
     since.current = [];
   }, [device, asked.data]);
   const played = replay.value;
-  const result = useRef<Position[]>([]);
-  const here = trucks.value.get(device)?.position;
+  const result = useRef<Passed[]>([]);
+  const told = trucks.value.get(device);
+  const here = told?.position;
   if (played) return trailAt(played, device, replayAt.value);
   if (!device || asked.data?.device_id !== device) {
     if (result.current.length > 0) result.current = [];
     return result.current;
   }
-  const last = since.current.at(-1);
-  if (here && (last?.[0] !== here[0] || last[1] !== here[1])) since.current.push(here);
+  const last = since.current.at(-1)?.[1];
+  if (told && here && (last?.[0] !== here[0] || last[1] !== here[1])) since.current.push([Date.parse(told.at), here]);
   const length = asked.data.points.length + since.current.length;
   if (result.current.length !== length)
-    result.current = [...asked.data.points.map(([, lon, lat]): Position => [lon, lat]), ...since.current];
+    result.current = [...asked.data.points.map(([at, lon, lat]): Passed => [at, [lon, lat]]), ...since.current];
   return result.current;
 }
 
 function Inside({ truck }: { truck: Shown }) {
   const ids = truck.inside;
-  if (ids.length === 0) return <span class="quiet">{moment() - truck.at > SILENT_MS ? "silent" : "under way"}</span>;
+  if (ids.length === 0)
+    return <span class="quiet">{moment() - truck.heardAt > SILENT_MS ? "silent" : "under way"}</span>;
   return (
     <>
       {ids.map((id, i) => (
@@ -206,10 +240,16 @@ function TruckCard({ device }: { device: string }) {
           <div>
             <dt>Last heard of</dt>
             <dd>
-              {replay.value ? clockTime(truck.at) : <Age at={new Date(truck.at).toISOString()} />}
+              {replay.value ? clockTime(truck.heardAt) : <Age at={new Date(truck.heardAt).toISOString()} />}
               {!replay.value && " ago"}
             </dd>
           </div>
+          {!replay.value && moment() - truck.heardAt > SILENT_MS && (
+            <div>
+              <dt>Silent, likely because</dt>
+              <dd>{truck.silence}</dd>
+            </div>
+          )}
           <div>
             <dt>Speed, heading</dt>
             <dd>
@@ -227,7 +267,7 @@ function TruckCard({ device }: { device: string }) {
           {!replay.value && told && (
             <div>
               <dt>Last event</dt>
-              <dd class="wrap">{told.type}</dd>
+              <dd class="wrap">{told.last_type}</dd>
             </div>
           )}
         </dl>
@@ -242,7 +282,7 @@ function TruckCard({ device }: { device: string }) {
 
 function FenceCard({ id }: { id: string }) {
   const fence = fences.value.get(id);
-  const inside = shown.value.there.filter((visit) => visit.fence_id === id);
+  const inside = present(shown.value.there).filter((visit) => visit.fence_id === id);
   const from = { file: "the fences’ file", geometry: "its events", events: "where phones cross it, so roughly" };
   return (
     <section class="card" aria-label="The chosen fence">
@@ -268,6 +308,7 @@ function FenceCard({ id }: { id: string }) {
       )}
       <p class="links">
         <a href={link("visits", { fence: id })}>Its visits</a>
+        <a href={link("places", { q: fence?.name ?? id })}>In the list of places</a>
       </p>
     </section>
   );
@@ -283,32 +324,87 @@ function Since({ at }: { at: string }) {
 }
 
 function ThereList() {
-  // Who came last is looked for most.
-  const visits = [...shown.value.there].sort((one, other) => other.entered_at.localeCompare(one.entered_at));
+  const visits = [...shown.value.there].sort((one, other) => one.entered_at.localeCompare(other.entered_at));
+  const here = present(visits);
+  const gone = visits.filter(isContradicted);
+  const rows = [...here, ...gone].slice(0, LISTED);
+  const late = here.filter((visit) => isOverdue(visit, coarseMoment.value)).length;
   return (
     <section class="card" aria-labelledby="there">
       <div class="card-head">
-        <h2 id="there">In a fence {replay.value ? "then" : "now"}</h2>
-        <span class="count n">{visits.length}</span>
+        <h2 id="there">At a place {replay.value ? "then" : "now"}</h2>
+        <span>
+          {late > 0 && <span class="late-count n">{late} overdue</span>} <span class="count n">{here.length}</span>
+        </span>
       </div>
       {visits.length === 0 ? (
-        <Empty title="Nobody is inside a fence." />
+        <Empty title="No truck is at a place." />
       ) : (
         <ul class="list-rows there-rows">
-          {visits.slice(0, LISTED).map((visit) => (
-            <li key={`${visit.device_id}${visit.fence_id}`}>
-              <a class="clip" title={fenceName(visit.fence_id)} href={link("map", { fence: visit.fence_id })}>
-                {fenceName(visit.fence_id)}
-              </a>
-              <a class="clip quiet-link" title={visit.device_id} href={link("map", { truck: visit.device_id })}>
-                {visit.device_id}
-              </a>
-              <Since at={visit.entered_at} />
-            </li>
+          {rows.map((visit) => (
+            <ThereRow key={`${visit.device_id}${visit.fence_id}`} visit={visit} />
           ))}
         </ul>
       )}
       {visits.length > LISTED && <p class="quiet">{number(visits.length - LISTED)} more are not listed.</p>}
+    </section>
+  );
+}
+
+function ThereRow({ visit }: { visit: Visit }) {
+  const contradicted = isContradicted(visit);
+  const late = isOverdue(visit, coarseMoment.value);
+  return (
+    <li class={contradicted ? "contradicted" : late ? "overdue" : ""}>
+      <a class="clip" title={fenceName(visit.fence_id)} href={link("map", { fence: visit.fence_id })}>
+        {fenceName(visit.fence_id)}
+      </a>
+      <a class="clip quiet-link" title={visit.device_id} href={link("map", { truck: visit.device_id })}>
+        {visit.device_id}
+      </a>
+      <Since at={visit.entered_at} />
+      {contradicted && (
+        <span class="row-note">
+          exit missing, seen at {fenceName(visit.seen_at_fence_id ?? "")}{" "}
+          {visit.exit_inferred_at && (
+            <time dateTime={visit.exit_inferred_at} title={utc(Date.parse(visit.exit_inferred_at))}>
+              {minuteTime(Date.parse(visit.exit_inferred_at))}
+            </time>
+          )}
+        </span>
+      )}
+      {late && <span class="row-note">overdue: usually {span(visit.usual_dwell_seconds ?? 0)} here</span>}
+    </li>
+  );
+}
+
+function SilentList() {
+  const at = coarseMoment.value;
+  const silent = shown.value.trucks
+    .filter((truck) => at - truck.heardAt > SILENT_MS)
+    .sort((one, other) => one.heardAt - other.heardAt);
+  if (silent.length === 0) return null;
+  return (
+    <section class="card" aria-labelledby="silent">
+      <div class="card-head">
+        <h2 id="silent">Silent trucks</h2>
+        <span class="count n">{silent.length}</span>
+      </div>
+      <ul class="list-rows">
+        {silent.slice(0, LISTED).map((truck) => (
+          <li key={truck.device_id}>
+            <a class="clip" title={truck.device_id} href={link("map", { truck: truck.device_id })}>
+              {truck.device_id}
+            </a>
+            <span />
+            <span class="n" title={utc(truck.heardAt)}>
+              {ageText(moment() - truck.heardAt)}
+            </span>
+            {truck.silence && <span class="row-note">{truck.silence}</span>}
+          </li>
+        ))}
+      </ul>
+      {silent.length > LISTED && <p class="quiet">{number(silent.length - LISTED)} more are not listed.</p>}
     </section>
   );
 }
@@ -339,7 +435,7 @@ function TruckList({ chosen }: { chosen: string }) {
         <Empty title="No truck has told its position yet.">
           {!replay.value && (
             <>
-              Send a morning: <code>python -m ops send</code>
+              Send a morning: <code>./milkrun send</code>
             </>
           )}
         </Empty>
@@ -358,8 +454,8 @@ function TruckList({ chosen }: { chosen: string }) {
               <span class="clip">
                 <Inside truck={truck} />
               </span>
-              <span class="n" title={utc(truck.at)}>
-                {ageText(moment() - truck.at)}
+              <span class="n" title={utc(truck.heardAt)}>
+                {ageText(moment() - truck.heardAt)}
               </span>
             </li>
           ))}
@@ -374,14 +470,14 @@ function TruckList({ chosen }: { chosen: string }) {
 const TICK_MS = 500;
 const SPEEDS = [1, 10, 60, 300, 900];
 
-/** For datetime-local: the viewer's zone, to the minute. */
-function local(ms: number): string {
-  const shifted = new Date(ms - new Date(ms).getTimezoneOffset() * 60_000);
-  return shifted.toISOString().slice(0, 16);
-}
-
 function ReplayBar() {
-  const open = useSignal(replay.peek() !== null);
+  const open = useSignal(replay.peek() !== null || param("from") !== "");
+  const problem = useSignal<Error | null>(null);
+  // A link to a moment of a replay: the same one after a restart of the console.
+  useEffect(() => {
+    if (!param("from") || !param("to") || replay.peek()) return;
+    load(param("from"), param("to"), Date.parse(param("at"))).catch((error: Error) => (problem.value = error));
+  }, []);
   if (!open.value)
     return (
       <div class="replay">
@@ -394,12 +490,23 @@ function ReplayBar() {
   const close = (): void => {
     replay.value = null;
     open.value = false;
+    choose({ from: null, to: null, at: null }, true);
   };
   return (
     <section class="replay" aria-label="Replay">
       {replay.value ? <Player played={replay.value} onClose={close} /> : <Chooser onClose={close} />}
+      {problem.value && <Failed problem={problem.value} what="The linked replay could not be read" />}
     </section>
   );
+}
+
+/** Read a stretch of the archive and show it at that moment, or where the first truck appears. */
+async function load(from: string, to: string, at: number | null): Promise<void> {
+  const answer = await ask<Replay>("/api/replay", { from, to });
+  const first = Math.min(...answer.trucks.flatMap((truck) => truck.t.slice(0, 1)), Infinity);
+  const begins = Date.parse(answer.from) + (Number.isFinite(first) ? first : 0);
+  replayAt.value = at === null || Number.isNaN(at) ? begins : Math.min(Math.max(at, Date.parse(answer.from)), Date.parse(answer.to));
+  replay.value = answer;
 }
 
 function Chooser({ onClose }: { onClose: () => void }) {
@@ -411,33 +518,25 @@ function Chooser({ onClose }: { onClose: () => void }) {
   const suggested = range.data?.suggested ?? null;
 
   const fill = (begins: number, ends: number): void => {
-    from.value = local(begins);
-    to.value = local(ends);
+    from.value = wallOf(begins);
+    to.value = wallOf(ends);
   };
   useEffect(() => {
     if (suggested) fill(Date.parse(suggested.from), Date.parse(suggested.to));
   }, [suggested]);
   const chooseDay = (name: string): void => {
     if (name === "suggested" && suggested) return fill(Date.parse(suggested.from), Date.parse(suggested.to));
-    const midnight = Date.parse(`${name}T00:00`);
+    const midnight = startOfDay(name);
     return fill(midnight + 4 * 3_600_000, midnight + 12 * 3_600_000);
   };
   const read = (): void => {
     problem.value = null;
     reading.value = true;
-    const times = { from: new Date(from.value).toISOString(), to: new Date(to.value).toISOString() };
-    ask<Replay>("/api/replay", times)
-      .then(
-        (answer) => {
-          const first = Math.min(...answer.trucks.flatMap((truck) => truck.t.slice(0, 1)), Infinity);
-          replayAt.value = Date.parse(answer.from) + (Number.isFinite(first) ? first : 0);
-          replay.value = answer;
-        },
-        (error: Error) => (problem.value = error),
-      )
+    load(new Date(momentOf(from.value)).toISOString(), new Date(momentOf(to.value)).toISOString(), null)
+      .catch((error: Error) => (problem.value = error))
       .finally(() => (reading.value = false));
   };
-  const ready = Date.parse(from.value) < Date.parse(to.value);
+  const ready = momentOf(from.value) < momentOf(to.value);
   return (
     <form
       class="replay-form"
@@ -453,7 +552,7 @@ function Chooser({ onClose }: { onClose: () => void }) {
             {suggested && <option value="suggested">latest</option>}
             {[...range.data.days].reverse().map((day) => (
               <option key={day} value={day}>
-                {dayName(Date.parse(`${day}T00:00`))}, morning
+                {dayName(startOfDay(day))}, morning
               </option>
             ))}
           </select>
@@ -494,6 +593,11 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
     return () => clearInterval(timer);
   }, [playing.value, speed.value, to]);
   const at = replayAt.value;
+  // The address follows, not faster than the history of a browser bears.
+  useEffect(() => {
+    const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
+    return () => clearTimeout(timer);
+  }, [Math.floor(at / 10_000), playing.value, played]);
   const told = `${dayName(at)} ${clockTime(at)}`;
   return (
     <>

@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 
 import { post } from "../api";
 import { Age, span, Time } from "../clock";
-import type { Pipeline, PipelineStage, Reconcile, Source } from "../contract";
+import type { Difference, Pipeline, PipelineStage, Reconcile, Source } from "../contract";
 import { pipeline, sources } from "../live";
 import { link } from "../route";
 import { Copy, decimal, Empty, Loading, Mark, number, plural, Sparkline } from "../ui";
@@ -80,7 +80,7 @@ function ReconcileCard({ reconcile }: { reconcile: Reconcile }) {
       <p class={`said ${mood}`} role="status">
         {said}
       </p>
-      <p class="quiet">Log, S3 and RAW, object by object: accepted = archived = loaded.</p>
+      <p class="quiet">Compares the log, S3 and RAW object by object: accepted = archived = loaded.</p>
       {refused.value && <p class="bad">{refused.value}</p>}
       {reconcile.problem && <p class="bad">{reconcile.problem}</p>}
       {reconcile.at && (
@@ -105,23 +105,54 @@ function ReconcileCard({ reconcile }: { reconcile: Reconcile }) {
           {sameRow("Objects under way, left out", reconcile.in_flight)}
         </dl>
       )}
-      {reconcile.differences.length > 0 && (
-        <ul class="differences">
-          {reconcile.differences.slice(0, 20).map((difference) => (
-            <li key={`${difference.kind}${difference.key}${difference.line}`}>
-              <strong>{difference.kind}</strong> <span class="quiet">{difference.meaning}</span>
-              <code class="wrap">{difference.key}</code>
-              {difference.lines !== null && (
-                <span>
-                  {plural(difference.lines, "line")}, {plural(difference.rows ?? 0, "row")}
-                </span>
-              )}
-              <Copy text={difference.key} label="Copy key" />
-            </li>
-          ))}
-        </ul>
-      )}
+      {reconcile.differences.length > 0 && <Differences reconcile={reconcile} />}
     </section>
+  );
+}
+
+/** What `milkrun reconcile --repair` repairs; the others need somebody to look. */
+const REPAIRABLE = new Set(["not_loaded", "rows_differ", "not_consumed"]);
+
+function Differences({ reconcile }: { reconcile: Reconcile }) {
+  const groups = new Map<string, Difference[]>();
+  for (const each of reconcile.differences) groups.set(each.kind, [...(groups.get(each.kind) ?? []), each]);
+  return (
+    <ul class="differences">
+      {[...groups].map(([kind, some]) => (
+        <li key={kind}>
+          <strong>{plural(some.length, "object")}</strong> {some[0]?.meaning}.
+          <p>
+            {REPAIRABLE.has(kind) ? (
+              <>
+                Repair: <code>milkrun reconcile --repair</code>{" "}
+                <Copy text="milkrun reconcile --repair" label="Copy the command" />
+              </>
+            ) : (
+              <>
+                Follow one: <code>milkrun trace KEY</code>
+              </>
+            )}
+          </p>
+          <details>
+            <summary>Which</summary>
+            {some.slice(0, 20).map((difference) => (
+              <p key={`${difference.key}${difference.line}`}>
+                <code class="wrap">{difference.key}</code>
+                {difference.lines !== null && (
+                  <span>
+                    {" "}
+                    {plural(difference.lines, "line")}, {plural(difference.rows ?? 0, "row")}
+                  </span>
+                )}{" "}
+                <Copy text={difference.key} label="Copy key" />
+              </p>
+            ))}
+            {some.length > 20 && <p class="quiet">{number(some.length - 20)} more.</p>}
+          </details>
+        </li>
+      ))}
+      {reconcile.more > 0 && <li class="quiet">{plural(reconcile.more, "more difference")} not listed.</li>}
+    </ul>
   );
 }
 
@@ -194,6 +225,12 @@ const SOURCE_STATES: Record<Source["state"], string> = {
   idle: "not looked at",
 };
 
+const CAUSES: Record<NonNullable<Source["cause"]>, string> = {
+  unreachable: "no connection",
+  credentials: "the credentials are not valid",
+  other: "it answered with an error",
+};
+
 function SourcesCard() {
   return (
     <section class="card" aria-labelledby="sources">
@@ -204,14 +241,29 @@ function SourcesCard() {
             <span>{source.what}</span>
             <span class="source-state">{SOURCE_STATES[source.state]}</span>
             {source.reason && source.state !== "ok" && (
-              <span class="quiet source-reason">
-                {source.reason} (since <Time at={source.since} />)
-              </span>
+              <details class="quiet source-reason">
+                <summary>
+                  {source.cause ? CAUSES[source.cause] : source.state} since <Time at={source.since} />
+                </summary>
+                {source.reason}
+              </details>
             )}
           </li>
         ))}
       </ul>
     </section>
+  );
+}
+
+/** What the part itself said: for who repairs it, and closed for everybody else. */
+function StuckDetail({ pipeline: { stages, stuck_at } }: { pipeline: Pipeline }) {
+  const detail = stages.find((stage) => stage.name === stuck_at)?.detail;
+  if (!detail) return null;
+  return (
+    <details>
+      <summary>Details</summary>
+      <code class="wrap">{detail}</code>
+    </details>
   );
 }
 
@@ -223,6 +275,7 @@ export function PipelineView() {
       <section class={`headline headline-${current.verdict}`} aria-label="Verdict">
         <h1>{VERDICTS[current.verdict]}</h1>
         <p>{current.says}</p>
+        <StuckDetail pipeline={current} />
       </section>
       <div class="columns">
         <section class="card stages" aria-labelledby="stages">

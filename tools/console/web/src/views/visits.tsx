@@ -1,36 +1,34 @@
 /** Who was where: a timeline for each farm or each truck, and the days' totals from the marts. */
 
-import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 
 import { ask } from "../api";
-import { ageText, dayName, minuteTime, now, span, Time } from "../clock";
+import { ageText, dateOf, dayName, endOfDay, minuteTime, now, span, startOfDay, Time, utc, zone } from "../clock";
 import type { Daily, Day, Visit, Visits } from "../contract";
-import { downNames, fenceName, snapshots, visitChanges } from "../live";
+import { downNames, fenceName, snapshots, stage, visitChanges } from "../live";
 import { choose, link, param } from "../route";
 import { decimal, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 
 type Grouping = "fence" | "truck";
 const GROUPINGS: readonly (readonly [Grouping, string])[] = [
-  ["fence", "By fence"],
+  ["fence", "By place"],
   ["truck", "By truck"],
-];
-const SPANS: readonly (readonly [string, string])[] = [
-  ["6", "6 h"],
-  ["12", "12 h"],
-  ["24", "24 h"],
-  ["72", "3 days"],
 ];
 const HOUR = 3_600_000;
 const DAYS = 14;
 
-type State = "open" | "closed" | "missed";
+type State = "open" | "closed" | "missed" | "contradicted";
 
-const stateOf = (visit: Visit): State => (visit.exited_at ? "closed" : visit.open ? "open" : "missed");
+function stateOf(visit: Visit): State {
+  if (visit.exited_at) return "closed";
+  if (visit.exit_inferred_at) return "contradicted";
+  return visit.open ? "open" : "missed";
+}
 
 /** Where a bar ends: an open one now; one whose exit never came where it was last seen. */
 function endOf(visit: Visit, nowMs: number): number {
   if (visit.exited_at) return Date.parse(visit.exited_at);
+  if (visit.exit_inferred_at) return Date.parse(visit.exit_inferred_at);
   if (visit.open) return nowMs;
   return Date.parse(visit.last_seen_at ?? visit.entered_at);
 }
@@ -39,7 +37,10 @@ function wordsOf(visit: Visit): string[] {
   const words = {
     open: ["there now"],
     closed: [`${span(visit.dwell_seconds ?? 0)}`],
-    missed: ["its exit never came"],
+    missed: ["exit missing"],
+    contradicted: [
+      `exit missing, seen at ${fenceName(visit.seen_at_fence_id ?? "another place")} ${minuteTime(Date.parse(visit.exit_inferred_at ?? visit.entered_at))}`,
+    ],
   }[stateOf(visit)];
   if (visit.restated) words.push("restated");
   if ((visit.crossings ?? 1) > 1) words.push(`${visit.crossings} crossings merged`);
@@ -47,24 +48,78 @@ function wordsOf(visit: Visit): string[] {
 }
 
 export function VisitsView() {
-  const hours = SPANS.some(([name]) => name === param("hours")) ? param("hours") : "24";
+  const today = dateOf(now.value);
+  const date = /^\d{4}-\d\d-\d\d$/.test(param("date")) ? param("date") : today;
   const grouping: Grouping = param("by") === "truck" ? "truck" : "fence";
   const device = param("device");
   const fence = param("fence");
+  const prefix = param("q");
+  const from = startOfDay(date);
+  const ends = endOfDay(date);
+  const to = date === today ? now.value : ends;
+  const query = {
+    device_id: device,
+    fence_id: fence,
+    from: new Date(from).toISOString(),
+    to: new Date(ends - 1).toISOString(),
+  };
   const asked = useAsked(
-    (signal) => {
-      const from = new Date(now.peek() - Number(hours) * HOUR).toISOString();
-      return ask<Visits>("/api/visits", { device_id: device, fence_id: fence, from }, { signal });
-    },
-    [hours, device, fence, snapshots.value, downNames.value, visitChanges.value],
+    // Not before the fleet's zone is known: the day would be another one.
+    stage.value ? (signal) => ask<Visits>("/api/visits", query, { signal }) : null,
+    [date, stage.value !== null, zone.value, device, fence, snapshots.value, downNames.value, date === today ? visitChanges.value : 0],
+  );
+  const begins = (text: string): boolean => text.toLowerCase().startsWith(prefix.toLowerCase());
+  const visits = (asked.data?.visits ?? []).filter(
+    (visit) => !prefix || [visit.device_id, visit.geofence_external_id, fenceName(visit.fence_id)].some(begins),
+  );
+  const step = (days: number): void => {
+    const other = dateOf(startOfDay(date) + (days * 24 + 12) * HOUR);
+    choose({ date: other === today ? null : other, visit: null });
+  };
+  const download = new URLSearchParams(
+    Object.entries({ ...query, prefix }).filter(([, value]) => value !== ""),
   );
   return (
     <div class="page visits">
       <div class="bar">
         <h1>Visits</h1>
+        <span class="day-picker">
+          <button type="button" aria-label="The day before" onClick={() => step(-1)}>
+            ‹
+          </button>
+          <input
+            type="date"
+            aria-label="Day"
+            required
+            max={today}
+            value={date}
+            onChange={(event) =>
+              event.currentTarget.value &&
+              choose({ date: event.currentTarget.value === today ? null : event.currentTarget.value, visit: null })
+            }
+          />
+          <button type="button" aria-label="The day after" disabled={date >= today} onClick={() => step(1)}>
+            ›
+          </button>
+        </span>
+        <input
+          type="search"
+          aria-label="Trucks and places that begin with"
+          placeholder="Begins with …"
+          value={prefix}
+          onInput={(event) => choose({ q: event.currentTarget.value || null }, true)}
+        />
         <span class="spacer" />
         <Segments label="Rows" options={GROUPINGS} value={grouping} onChange={(by) => choose({ by: by === "fence" ? null : by })} />
-        <Segments label="Span" options={SPANS} value={hours} onChange={(value) => choose({ hours: value === "24" ? null : value })} />
+        <a class="button" href={`/api/visits.csv?${download}`} download>
+          CSV
+        </a>
+        <a class="button" href={`/api/report?day=${date}&format=html`} download>
+          Report
+        </a>
+        <a class="button" href={`/api/report?day=${date}&format=csv`} download>
+          Report, CSV
+        </a>
       </div>
       {(device || fence) && (
         <p class="narrowed">
@@ -76,18 +131,19 @@ export function VisitsView() {
       )}
       <section class="card timeline-card" aria-label="Timeline">
         {asked.problem && <Failed problem={asked.problem} what="Visits could not be read" again={asked.again} />}
-        {asked.data?.missing.map((source) => (
-          <p class="banner" role="alert" key={source}>
-            Without {source}. Visits may be missing or less detailed.
+        {asked.data && asked.data.missing.length > 0 && (
+          <p class="banner" role="alert">
+            {asked.data.source.includes("marts") ? "The visits table" : "The warehouse"} cannot be read: visits may be missing
+            or less detailed.
           </p>
-        ))}
+        )}
         {asked.data ? (
-          <Timeline visits={asked.data.visits} grouping={grouping} from={now.value - Number(hours) * HOUR} to={now.value} />
+          <Timeline visits={visits} grouping={grouping} from={from} to={to} />
         ) : (
           !asked.problem && <Loading what="Reading visits …" />
         )}
         {asked.data && asked.data.more > 0 && (
-          <p class="quiet">{plural(asked.data.more, "more visit")} left out: choose a shorter span.</p>
+          <p class="quiet">{plural(asked.data.more, "more visit")} left out: choose a truck or a place.</p>
         )}
       </section>
       <DailyTotals />
@@ -100,6 +156,23 @@ interface Row {
   title: string;
   visits: Visit[];
 }
+
+/** Visits of one row that overlap go into lanes below each other. */
+function lanesOf(visits: Visit[], to: number): { lanes: number; laneOf: Map<Visit, number> } {
+  const ends: number[] = [];
+  const laneOf = new Map<Visit, number>();
+  for (const visit of [...visits].sort((one, other) => one.entered_at.localeCompare(other.entered_at))) {
+    const begins = Date.parse(visit.entered_at);
+    let lane = ends.findIndex((end) => end <= begins);
+    if (lane < 0) lane = ends.length;
+    ends[lane] = Math.max(endOf(visit, to), begins + 1);
+    laneOf.set(visit, lane);
+  }
+  return { lanes: Math.max(1, ends.length), laneOf };
+}
+
+/** A name fits a bar of so many hundredths of the width. */
+const NAME_FROM_PERCENT = 5;
 
 function rowsOf(visits: Visit[], grouping: Grouping): Row[] {
   const rows = new Map<string, Row>();
@@ -116,15 +189,14 @@ function rowsOf(visits: Visit[], grouping: Grouping): Row[] {
 function ticksOf(from: number, to: number): number[] {
   const hours = (to - from) / HOUR;
   const step = hours <= 8 ? 1 : hours <= 14 ? 2 : hours <= 26 ? 4 : 12;
-  const first = new Date(from);
-  first.setMinutes(0, 0, 0);
   const ticks: number[] = [];
-  for (let at = first.getTime(); at < to; at += HOUR)
-    if (at > from && new Date(at).getHours() % step === 0) ticks.push(at);
+  for (let at = Math.floor(from / HOUR) * HOUR; at < to; at += HOUR)
+    if (at > from && Number(minuteTime(at).slice(0, 2)) % step === 0) ticks.push(at);
   return ticks;
 }
 
-const keyOf = (visit: Visit): string => `${visit.device_id}\n${visit.fence_id}\n${visit.entered_event_id}`;
+/** What makes it this visit, wherever it is read from. */
+const keyOf = (visit: Visit): string => `${visit.device_id} ${visit.fence_id} ${visit.entered_event_id}`;
 
 interface TimelineProps {
   visits: Visit[];
@@ -134,15 +206,15 @@ interface TimelineProps {
 }
 
 function Timeline({ visits, grouping, from: earliest, to }: TimelineProps) {
-  const chosen = useSignal("");
+  const chosen = param("visit");
   // Hours before the first visit would only squeeze the rest.
   const firstEntered = useMemo(() => Math.min(...visits.map((visit) => Date.parse(visit.entered_at))), [visits]);
   const from = Math.max(earliest, Math.min(firstEntered - 10 * 60_000, to - HOUR));
   const rows = useMemo(() => rowsOf(visits, grouping), [visits, grouping]);
   if (visits.length === 0)
-    return <Empty title="No visit in this span.">A visit begins when a truck’s phone enters a farm’s or a plant’s fence.</Empty>;
+    return <Empty title="No visit on this day.">A visit begins when a truck’s phone enters a farm’s or a plant’s fence.</Empty>;
   const left = (ms: number): number => Math.min(100, Math.max(0, ((ms - from) / (to - from)) * 100));
-  const picked = visits.find((visit) => keyOf(visit) === chosen.value);
+  const picked = visits.find((visit) => keyOf(visit) === chosen);
   const first = rows[0]?.visits[0];
   const focusable = picked ?? first;
   const ticks = ticksOf(from, to);
@@ -150,7 +222,8 @@ function Timeline({ visits, grouping, from: earliest, to }: TimelineProps) {
     <>
       <p class="legend" aria-hidden="true">
         <span class="bar-sample closed" /> left <span class="bar-sample open" /> there now{" "}
-        <span class="bar-sample missed" /> exit never came <span class="bar-sample closed restated" /> restated{" "}
+        <span class="bar-sample missed" /> exit missing{" "}
+        <span class="bar-sample contradicted" /> exit missing, seen elsewhere <span class="bar-sample closed restated" /> restated{" "}
         <span class="bar-sample closed merged" /> flapping merged
       </p>
       <div class="timeline" onKeyDown={moveBetweenBars}>
@@ -164,39 +237,47 @@ function Timeline({ visits, grouping, from: earliest, to }: TimelineProps) {
             ))}
           </div>
         </div>
-        <div class="rows" role="list" aria-label={grouping === "fence" ? "Fences" : "Trucks"}>
-          {rows.map((row) => (
-            <div class="row" role="listitem" key={row.id}>
-              <a class="row-name clip" href={link("visits", grouping === "fence" ? { fence: row.id } : { device: row.id, by: "truck" })}>
-                {row.title}
-              </a>
-              <div class="lane">
-                {ticks.map((at) => (
-                  <span class="line" key={at} style={{ left: `${left(at)}%` }} />
-                ))}
-                {row.visits.map((visit) => {
-                  const start = left(Date.parse(visit.entered_at));
-                  const end = left(endOf(visit, to));
-                  const state = stateOf(visit);
-                  const merged = (visit.crossings ?? 1) > 1 ? " merged" : "";
-                  const who = grouping === "fence" ? visit.device_id : fenceName(visit.fence_id);
-                  return (
-                    <button
-                      type="button"
-                      key={keyOf(visit)}
-                      class={`visit ${state}${visit.restated ? " restated" : ""}${merged}`}
-                      style={{ left: `${start}%`, width: `${Math.max(0, end - start)}%` }}
-                      tabIndex={visit === focusable ? 0 : -1}
-                      aria-pressed={visit === picked}
-                      aria-label={`${who}, entered ${minuteTime(Date.parse(visit.entered_at))}, ${wordsOf(visit).join(", ")}`}
-                      title={`${who}\n${wordsOf(visit).join(", ")}`}
-                      onClick={() => (chosen.value = visit === picked ? "" : keyOf(visit))}
-                    />
-                  );
-                })}
+        <div class="rows" role="list" aria-label={grouping === "fence" ? "Places" : "Trucks"}>
+          {rows.map((row) => {
+            const { lanes, laneOf } = lanesOf(row.visits, to);
+            return (
+              <div class="row" role="listitem" key={row.id} style={{ height: `${lanes * 1.375 + 0.25}rem` }}>
+                <a class="row-name clip" title={row.title} href={link("visits", grouping === "fence" ? { fence: row.id } : { device: row.id, by: "truck" })}>
+                  {row.title}
+                </a>
+                <div class="lane">
+                  {ticks.map((at) => (
+                    <span class="line" key={at} style={{ left: `${left(at)}%` }} />
+                  ))}
+                  {row.visits.map((visit) => {
+                    const start = left(Date.parse(visit.entered_at));
+                    const width = Math.max(0, left(endOf(visit, to)) - start);
+                    const merged = (visit.crossings ?? 1) > 1 ? " merged" : "";
+                    const who = grouping === "fence" ? visit.device_id : fenceName(visit.fence_id);
+                    return (
+                      <button
+                        type="button"
+                        key={keyOf(visit)}
+                        class={`visit ${stateOf(visit)}${visit.restated ? " restated" : ""}${merged}`}
+                        style={{ left: `${start}%`, width: `${width}%`, top: `${(laneOf.get(visit) ?? 0) * 1.375 + 0.1875}rem` }}
+                        tabIndex={visit === focusable ? 0 : -1}
+                        aria-pressed={visit === picked}
+                        aria-label={`${who}, entered ${minuteTime(Date.parse(visit.entered_at))}, ${wordsOf(visit).join(", ")}`}
+                        title={`${who}\n${minuteTime(Date.parse(visit.entered_at))} (${utc(Date.parse(visit.entered_at))})\n${wordsOf(visit).join(", ")}`}
+                        onClick={() => choose({ visit: visit === picked ? null : keyOf(visit) }, true)}
+                      >
+                        {width >= NAME_FROM_PERCENT && (
+                          <span class="visit-name" aria-hidden="true">
+                            {who}
+                          </span>
+                        )}
+                      </button>
+                    );
+                  })}
+                </div>
               </div>
-            </div>
-          ))}
+            );
+          })}
         </div>
       </div>
       <div class="picked" aria-live="polite">
@@ -204,7 +285,7 @@ function Timeline({ visits, grouping, from: earliest, to }: TimelineProps) {
           <VisitFacts visit={picked} />
         ) : (
           <p class="quiet">
-            {plural(visits.length, "visit")}, {visits.filter((v) => v.open).length} there now. Choose a bar to read it; arrow
+            {plural(visits.length, "visit")}, {visits.filter((v) => v.open && !v.contradicted_by_event_id).length} there now. Choose a bar to read it; arrow
             keys go from bar to bar.
           </p>
         )}
@@ -243,7 +324,7 @@ function VisitFacts({ visit }: { visit: Visit }) {
         </dd>
       </div>
       <div>
-        <dt>Fence</dt>
+        <dt>Place</dt>
         <dd class="wrap">
           <a href={link("visits", { fence: visit.fence_id })}>{fenceName(visit.fence_id)}</a>
         </dd>
@@ -265,7 +346,9 @@ function VisitFacts({ visit }: { visit: Visit }) {
         <dd>
           {visit.dwell_seconds !== null
             ? span(visit.dwell_seconds)
-            : visit.open
+            : visit.exit_inferred_at
+              ? `${span((Date.parse(visit.exit_inferred_at) - Date.parse(visit.entered_at)) / 1000)}, inferred`
+              : visit.open
               ? `${ageText(now.value - Date.parse(visit.entered_at))} so far`
               : "–"}
         </dd>
@@ -277,11 +360,11 @@ function VisitFacts({ visit }: { visit: Visit }) {
       <div>
         <dt>Its events</dt>
         <dd>
-          <a href={link("events", { q: visit.entered_event_id })}>enter</a>
+          <a href={link("events", { event: visit.entered_event_id })}>enter</a>
           {visit.exited_event_id && (
             <>
               {" · "}
-              <a href={link("events", { q: visit.exited_event_id })}>exit</a>
+              <a href={link("events", { event: visit.exited_event_id })}>exit</a>
             </>
           )}
         </dd>
@@ -295,7 +378,7 @@ const MEASURES: readonly { name: keyof Day; title: string; unit: string; show: (
   { name: "litres", title: "Milk", unit: " l", show: number },
   { name: "visits", title: "Visits", unit: "", show: number },
   { name: "kilometres", title: "Driven", unit: " km", show: decimal },
-  { name: "dwell_seconds", title: "Time in fences", unit: " h", show: (n) => decimal(n === null ? null : n / 3600) },
+  { name: "dwell_seconds", title: "Time at places", unit: " h", show: (n) => decimal(n === null ? null : n / 3600) },
   { name: "events", title: "Events", unit: "", show: number },
 ];
 
@@ -309,13 +392,13 @@ function DailyTotals() {
     <section class="card daily" aria-labelledby="daily">
       <div class="card-head">
         <h2 id="daily">Days</h2>
-        <span class="quiet">totals from the marts, by UTC day</span>
+        <span class="quiet">totals from the marts; these days end at midnight UTC</span>
       </div>
       {asked.problem && <Failed problem={asked.problem} what="The marts cannot be asked" again={asked.again} />}
       {!asked.data && asked.busy && <Loading what="Asking the marts …" />}
       {asked.data && !asked.data.built && (
         <Empty title="The marts are not built yet.">
-          <code>python -m ops nightly</code> or <code>make demo</code> builds them with dbt.
+          <code>milkrun warehouse dbt build</code> builds them.
         </Empty>
       )}
       {asked.data?.built && days.length === 0 && <Empty title="No day has anything yet." />}

@@ -1,0 +1,74 @@
+"""Take pictures of every view with 0, 12, 200 and 2,000 trucks, for people to look at.
+
+    .venv/bin/python -m tests.console.pictures --to docs/images/console
+
+`make console-pictures` runs it. The pictures are of the stand-in's data: the same places, a made-up morning.
+"""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.console.conftest import BROWSERS, DESK, FLAGS, PHONE
+from tests.console.stand_in import Feed, crowd
+
+SIZES = (0, 12, 200, 2000)
+VIEWS = ("map", "places", "visits", "events", "pipeline")
+LOOKS = ("light-desk", "dark-phone", "dark-desk", "light-phone")
+COLOURS = 40
+MOST_BYTES = 150_000
+
+
+def taken(page: Page, path: Path) -> None:
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    if path.stat().st_size > MOST_BYTES:
+        sys.exit(f"{path} has {path.stat().st_size} bytes: too large for the repository")
+
+
+def views(browser: Browser, feed: Feed, look: str, folder: Path, trucks: int) -> None:
+    context = browser.new_context(
+        viewport=PHONE if "phone" in look else DESK,
+        color_scheme="dark" if "dark" in look else "light",
+        locale="en-GB",
+    )
+    page = context.new_page()
+    for view in VIEWS:
+        page.goto(f"{feed.url}/{view}")
+        page.get_by_text("live", exact=True).first.wait_for(state="attached")
+        if view == "map":
+            page.wait_for_selector(".map[data-ready]", timeout=60_000)
+            page.wait_for_function(
+                f"document.querySelector('.map').dataset.trucks == '{trucks}'", timeout=60_000
+            )
+        page.wait_for_timeout(2000)
+        taken(page, folder / f"{view}-{trucks}-{look}.png")
+    context.close()
+
+
+def main(
+    to: Annotated[Path, typer.Option(help="A folder.")] = Path("docs/images/console"),
+    looks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(LOOKS[:2]),
+    sizes: Annotated[str, typer.Option(help="Comma-separated numbers of trucks.")] = ",".join(
+        map(str, SIZES)
+    ),
+) -> None:
+    to.mkdir(parents=True, exist_ok=True)
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        for trucks in map(int, sizes.split(",")):
+            with Feed(crowd(trucks)) as feed:
+                for look in looks.split(","):
+                    views(browser, feed, look, to, trucks)
+        browser.close()
+
+
+if __name__ == "__main__":
+    typer.run(main)

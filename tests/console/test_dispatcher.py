@@ -1,0 +1,216 @@
+"""What a dispatcher asks of the page: who is where, who is overdue or silent, where something is, a link, a file."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.console.conftest import Open
+from tests.console.stand_in import Feed, State, empty, iso, now, ring_of_trucks, truck, visit
+from tests.console.test_page import drawn, map_is_drawn, serious
+from tests.e2e.vocabulary import eventually
+
+FARM, PLANT = "farm#farm-1", "plant#plant-1"
+
+
+def fence(fence_id: str, **known: object) -> dict[str, object]:
+    tag, _, name = fence_id.partition("#")
+    return {
+        "fence_id": fence_id, "tag": tag, "external_id": name, "kind": tag, "name": name,
+        "centre": [5.8, 53.1], "radius_m": 120, "polygon": None, "source": "events", "samples": 9, "there": 0,
+    } | known  # fmt: skip
+
+
+def three_trucks() -> State:
+    """One whose exit is missing, one that is overdue, one that is silent."""
+    state = empty()
+    seen = now() - timedelta(minutes=12)
+    state.fences = [fence(FARM), fence(PLANT, centre=[5.9, 53.0]), fence("farm#farm-38", centre=[5.7, 53.2])]
+    state.visits = [
+        visit("truck-1", FARM, now() - timedelta(hours=2), exit_inferred_at=iso(seen),
+              contradicted_by_event_id="e-2", seen_at_fence_id=PLANT),
+        visit("truck-1", PLANT, seen, entered_event_id="e-2", usual_dwell_seconds=1800.0),
+        visit("truck-2", FARM, now() - timedelta(minutes=50), usual_dwell_seconds=1200.0),
+        visit("truck-2", "farm#farm-38", now() - timedelta(minutes=90), open=False, dwell_seconds=900.0,
+              exited_at=iso(now() - timedelta(minutes=75)), exited_event_id="e-9", entered_event_id="e-8"),
+    ]  # fmt: skip
+    state.there = [each for each in state.visits if each["open"]]
+    quiet_since = now() - timedelta(hours=1)
+    state.trucks = [
+        truck("truck-1", (5.9, 53.0), inside=[PLANT]),
+        truck("truck-2", (5.8, 53.1), inside=[FARM]),
+        truck("truck-3", (5.7, 53.2), at=quiet_since, heading=90.0, speed_kmh=40.0,
+              silence="the phone's battery was low"),
+    ]  # fmt: skip
+    return state
+
+
+@pytest.fixture
+def state() -> State:
+    return three_trucks()
+
+
+def test_a_contradicted_visit_is_dimmed_last_and_in_no_count(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/map")
+    there = page.get_by_role("region", name="At a place now")
+    expect(there.locator(".count")).to_have_text("2")
+    rows = there.get_by_role("listitem")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(0)).to_contain_text("truck-2"), "the longest stay comes first"
+    expect(rows.nth(2)).to_contain_text("exit missing, seen at plant-1")
+    expect(rows.nth(2)).to_have_class(re.compile("contradicted"))
+    page.goto(f"{feed.url}/map?fence=farm%23farm-1")
+    expect(page.get_by_role("region", name="The chosen fence")).not_to_contain_text("truck-1")
+    assert serious(page) == []
+
+
+def test_who_stays_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/map")
+    there = page.get_by_role("region", name="At a place now")
+    expect(there).to_contain_text("1 overdue")
+    expect(there.get_by_role("listitem").first).to_contain_text("overdue: usually 20 min here")
+    map_is_drawn(page)
+    # moving, at a place, stopped, overdue, silent
+    expect(page.locator(".map")).to_have_attribute("data-states", "0,1,0,1,1")
+
+
+def test_a_silent_truck_tells_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/map")
+    silent = page.get_by_role("region", name="Silent trucks").get_by_role("listitem")
+    expect(silent).to_have_count(1)
+    expect(silent).to_contain_text("truck-3")
+    expect(silent).to_contain_text("60 min")
+    expect(silent).to_contain_text("the phone's battery was low")
+
+
+def typed(page: Page, text: str) -> None:
+    page.keyboard.press("/")
+    page.keyboard.type(text)
+
+
+def test_one_box_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_page: Open) -> None:
+    feed.keep_good({"event_id": "pickup-77", "type": "pickup.completed"})
+    page = open_page(f"{feed.url}/pipeline")
+    expect(page.get_by_role("heading", name="Idle")).to_be_visible()
+    typed(page, "farm-38")
+    found = page.get_by_role("listbox", name="Found")
+    expect(found.get_by_role("option")).to_contain_text(["farm-38"])
+    assert serious(page) == []
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/map.fence=farm%23farm-38"))
+    expect(page.get_by_role("region", name="The chosen fence")).to_contain_text("farm-38")
+    typed(page, "truck")
+    expect(found.get_by_role("option")).to_have_count(3)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("truck=truck-2"))
+    typed(page, "pickup-77")
+    expect(found.get_by_role("option")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("pickup-77")
+
+
+def test_what_memory_does_not_hold_is_looked_for_in_the_stores_and_the_box_says_so(
+    feed: Feed, open_page: Open
+) -> None:
+    page = open_page(f"{feed.url}/map")
+    page.get_by_role("combobox", name="Search").fill("long-ago-1")
+    box = page.get_by_role("search").first
+    expect(box).to_contain_text("Searched: trucks, places, and the latest events")
+    page.keyboard.press("Enter")
+    expect(box).to_contain_text("the warehouse, and the archive of the last 48 hours")
+    kept = feed.keep_good({"event_id": "long-ago-1"})
+    feed.state.good.remove(kept)  # the list forgot it, the archive did not
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("long-ago-1")
+
+
+def test_places_tell_who_is_there_and_when_one_was_last_visited(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/places")
+    page.get_by_role("searchbox", name="Find a place").fill("38")
+    rows = page.locator(".place-table tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("75 min ago")
+    expect(rows).to_contain_text("truck-2")
+    expect(page).to_have_url(re.compile("q=38"))
+
+
+def test_overlapping_visits_lie_in_lanes_and_bars_bear_names(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits")
+    farm = page.locator(".row").filter(has_text="farm-1")
+    bars = farm.locator(".visit")
+    expect(bars).to_have_count(2)
+    boxes = [bars.nth(n).bounding_box() for n in range(2)]
+    assert boxes[0]
+    assert boxes[1]
+    assert abs(boxes[0]["y"] - boxes[1]["y"]) >= boxes[0]["height"], "one below the other"
+    expect(farm.locator(".visit-name").first).to_have_text("truck-1")
+    expect(page.locator(".visit.contradicted")).to_have_count(1)
+
+
+def test_visits_are_narrowed_by_what_names_begin_with(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits")
+    expect(page.locator(".visit")).to_have_count(4)
+    page.get_by_role("searchbox", name="Trucks and places that begin with").fill("farm-3")
+    expect(page.locator(".visit")).to_have_count(1)
+    assert "prefix=farm-3" in str(page.get_by_role("link", name="CSV", exact=True).get_attribute("href"))
+
+
+def test_the_date_picker_asks_for_the_fleets_day(feed: Feed, open_page: Open) -> None:
+    feed.state.stage["time_zone"] = "Europe/Amsterdam"
+    page = open_page(f"{feed.url}/map")
+    expect(page.get_by_role("link", name="Idle")).to_be_visible()
+    with page.expect_request(re.compile("/api/visits\\?")) as asked:
+        page.goto(f"{feed.url}/visits?date=2026-03-29")
+        expect(page.get_by_label("Day", exact=True)).to_have_value("2026-03-29")
+    eventually(lambda: "2026-03-28T23%3A00%3A00" in asked.value.url or page.wait_for_timeout(50))
+    with page.expect_request(re.compile("from=2026-03-29T22%3A00%3A00")):  # clocks went forward
+        page.get_by_role("button", name="The day after").click()
+    expect(page).to_have_url(re.compile("date=2026-03-30"))
+
+
+def test_visits_and_the_report_are_files(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits")
+    for name, suffix in (("CSV", ".csv"), ("Report", ".html"), ("Report, CSV", ".csv")):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name, exact=True).click()
+        assert download.value.suggested_filename.endswith(suffix)
+
+
+def test_links_by_event_object_visit_place_and_day_show_the_same_after_a_restart(open_page: Open) -> None:
+    """The second server is a console that was started again: its sequence numbers are others."""
+    with Feed(three_trucks()) as before, Feed(three_trucks()) as after:
+        for feed, others in ((before, 2), (after, 7)):
+            for n in range(others):
+                feed.keep_good({"event_id": f"other-{n}-{others}"})
+            feed.keep_good(
+                {"event_id": "the-one", "key": "events/dt=2026-11-27/hh=05/a.2.ndjson.gz", "line": 2}
+            )
+        page = open_page(f"{before.url}/events")
+        page.get_by_role("button", name=re.compile("the-one")).click()
+        expect(page).to_have_url(re.compile("event=the-one"))
+        again = open_page(page.url.replace(before.url, after.url))
+        expect(again.get_by_role("complementary", name="The chosen event")).to_contain_text("the-one")
+        again.goto(f"{after.url}/events?key=events%2Fdt%3D2026-11-27%2Fhh%3D05%2Fa.2.ndjson.gz&line=2")
+        expect(again.get_by_role("complementary", name="The chosen event")).to_contain_text("the-one")
+        page.goto(f"{before.url}/visits")
+        page.locator(".visit.contradicted").click()
+        expect(page.locator(".picked")).to_contain_text("exit missing, seen at plant-1")
+        again.goto(page.url.replace(before.url, after.url))
+        expect(again.locator(".picked")).to_contain_text("exit missing, seen at plant-1")
+        again.goto(f"{after.url}/map?fence=farm%23farm-38")
+        expect(again.get_by_role("region", name="The chosen fence")).to_contain_text("farm-38")
+
+
+def test_two_thousand_trucks_are_clustered_and_the_chosen_one_is_not_hidden(open_page: Open) -> None:
+    state = empty()
+    state.trucks = ring_of_trucks(2000, 0)
+    with Feed(state) as feed:
+        page = open_page(f"{feed.url}/map?truck=truck-777")
+        map_is_drawn(page)
+        eventually(lambda: drawn(page, "trucks") == 2000)
+        expect(page.locator(".map")).to_have_attribute("data-chosen", "truck-777")
+        expect(page.get_by_role("list", name="Legend").get_by_role("listitem")).to_have_text(
+            ["moving", "at a place", "stopped", "overdue", "silent"]
+        )

@@ -1,0 +1,165 @@
+/** One box for everything: trucks, places, events, objects. Slash opens it, arrow keys and Enter choose. */
+
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+
+import { ask } from "./api";
+import type { EventDetail, Found } from "./contract";
+import { open, type Params, type View } from "./route";
+
+interface Hit {
+  what: string;
+  name: string;
+  to: [View, Params];
+}
+
+const PAUSE_MS = 150;
+
+function hitsOf(found: Found): Hit[] {
+  return [
+    ...found.trucks.map((id): Hit => ({ what: "truck", name: id, to: ["map", { truck: id }] })),
+    ...found.places.map((place): Hit => ({ what: place.tag, name: place.name, to: ["map", { fence: place.fence_id }] })),
+    ...found.events.map((event): Hit => ({ what: "event", name: event.event_id, to: ["events", { event: event.event_id }] })),
+    ...found.objects.map((key): Hit => ({ what: "object", name: key, to: ["events", { key, line: "1" }] })),
+  ];
+}
+
+export function Search() {
+  const text = useSignal("");
+  const found = useSignal<Found | null>(null);
+  const at = useSignal(0);
+  const state = useSignal<"" | "tracing" | string>("");
+  const box = useRef<HTMLInputElement>(null);
+  const asking = useRef<AbortController | null>(null);
+
+  useEffect(() => {
+    const focus = (event: KeyboardEvent): void => {
+      const typing = (event.target as Element).closest("input, select, textarea");
+      if ((event.key === "/" && !typing) || (event.key === "k" && (event.ctrlKey || event.metaKey))) {
+        event.preventDefault();
+        box.current?.focus();
+        box.current?.select();
+      }
+    };
+    document.addEventListener("keydown", focus);
+    return () => document.removeEventListener("keydown", focus);
+  }, []);
+
+  const close = (): void => {
+    asking.current?.abort();
+    found.value = null;
+    state.value = "";
+  };
+  const typed = (value: string): void => {
+    text.value = value;
+    asking.current?.abort();
+    state.value = "";
+    if (!value.trim()) return close();
+    const abort = (asking.current = new AbortController());
+    setTimeout(() => {
+      if (abort.signal.aborted) return;
+      ask<Found>("/api/search", { q: value }, { signal: abort.signal }).then(
+        (answer) => {
+          found.value = answer;
+          at.value = 0;
+        },
+        (problem: Error) => !abort.signal.aborted && (state.value = problem.message),
+      );
+    }, PAUSE_MS);
+  };
+  const hits = found.value ? hitsOf(found.value) : [];
+  const go = (hit: Hit): void => {
+    close();
+    text.value = "";
+    open(...hit.to);
+    document.getElementById("main")?.focus();
+  };
+  /** Memory does not hold it: the warehouse and the archive may. */
+  const trace = (): void => {
+    const what = text.value.trim();
+    const abort = (asking.current = new AbortController());
+    state.value = "tracing";
+    const isKey = what.includes("/");
+    ask<EventDetail>("/api/event", isKey ? { key: what, line: 1 } : { event_id: what }, { signal: abort.signal }).then(
+      () => go({ what: "", name: what, to: ["events", isKey ? { key: what, line: "1" } : { event: what }] }),
+      (problem: Error) =>
+        !abort.signal.aborted &&
+        (state.value = `${problem.message} Searched: memory (${found.value?.searched ?? ""}), the warehouse, and the archive of the last 48 hours.`),
+    );
+  };
+  const keyed = (event: KeyboardEvent): void => {
+    if (event.key === "Escape") {
+      close();
+      box.current?.blur();
+    } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      const step = event.key === "ArrowDown" ? 1 : -1;
+      if (hits.length > 0) at.value = (at.value + step + hits.length) % hits.length;
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      const hit = hits[at.value];
+      if (hit) go(hit);
+      else if (found.value?.trace) trace();
+    }
+  };
+  const shown = found.value !== null || state.value !== "";
+  return (
+    <search
+      class="find-all"
+      onFocusOut={(event) => {
+        if (!event.currentTarget.contains(event.relatedTarget as Node | null)) close();
+      }}
+    >
+      <input
+        ref={box}
+        type="search"
+        role="combobox"
+        list={undefined}
+        aria-label="Search trucks, places, events and objects"
+        aria-expanded={shown}
+        aria-controls="found"
+        aria-autocomplete="list"
+        aria-activedescendant={hits.length > 0 ? `hit-${at.value}` : undefined}
+        placeholder="Search  /"
+        autocomplete="off"
+        spellcheck={false}
+        value={text.value}
+        onInput={(event) => typed(event.currentTarget.value)}
+        onKeyDown={keyed}
+      />
+      {shown && (
+        <div class="found">
+          <ul id="found" role="listbox" aria-label="Found">
+            {hits.map((hit, i) => (
+              <li
+                key={`${hit.what}${hit.name}`}
+                id={`hit-${i}`}
+                role="option"
+                aria-selected={i === at.value}
+                onMouseDown={(event) => event.preventDefault()}
+                onClick={() => go(hit)}
+              >
+                <span class="clip">{hit.name}</span> <span class="quiet">{hit.what}</span>
+              </li>
+            ))}
+          </ul>
+          {hits.length === 0 && state.value === "" && (
+            <p class="quiet">
+              Nothing in memory. Searched: {found.value?.searched}.{" "}
+              {found.value?.trace && (
+                <button type="button" onClick={trace}>
+                  Search the warehouse and the archive (Enter)
+                </button>
+              )}
+            </p>
+          )}
+          {state.value !== "" && (
+            <p class="quiet" role="status">
+              {state.value === "tracing" ? "Searching the warehouse and the archive …" : state.value}
+            </p>
+          )}
+        </div>
+      )}
+    </search>
+  );
+}

@@ -1,0 +1,28 @@
+/** What state a truck is in, in one word: its colour and shape on the map, its place in the lists. */
+
+import type { Visit } from "./contract";
+import type { Shown } from "./map/replay";
+
+export type TruckState = "moving" | "at place" | "stopped" | "late" | "silent";
+export const STATES: readonly TruckState[] = ["moving", "at place", "stopped", "late", "silent"];
+
+/** Who has said nothing for so long is shown as silent: phones of trucks under way tell every few minutes. */
+export const SILENT_MS = 15 * 60_000;
+const STANDING_KMH = 2;
+/** Overdue: longer there than twice the usual dwell at that place. */
+const OVERDUE = 2;
+
+export const isContradicted = (visit: Visit): boolean => visit.contradicted_by_event_id !== null;
+
+export function isOverdue(visit: Visit, at: number): boolean {
+  if (visit.usual_dwell_seconds === null || isContradicted(visit)) return false;
+  return at - Date.parse(visit.entered_at) > OVERDUE * visit.usual_dwell_seconds * 1000;
+}
+
+export function stateOf(truck: Shown, overdue: ReadonlySet<string>, at: number): TruckState {
+  if (overdue.has(truck.device_id)) return "late";
+  if (at - truck.heardAt > SILENT_MS) return "silent";
+  if (truck.inside.length > 0) return "at place";
+  if (truck.heading === null || (truck.speed_kmh !== null && truck.speed_kmh < STANDING_KMH)) return "stopped";
+  return "moving";
+}
