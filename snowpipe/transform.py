@@ -27,21 +27,22 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
     """What dbt reads of its environment: project, target, connection."""
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
-    if connection.workload_identity_provider:
-        raise Refusal(
-            "dbt cannot sign in by workload identity here: snowpipe/dbt/profiles.yml has no such setting. Use a "
-            "key pair or a programmatic access token."
-        )
-    secrets = {"password": connection.password, "private_key_file_pwd": connection.private_key_file_pwd}
-    # Snowflake takes a programmatic access token in a password's place ("Using programmatic access tokens").
-    if connection.token:
-        secrets["password"] = connection.token
-    elif connection.token_file_path:
-        secrets["password"] = SecretStr(connection.token_file_path.read_text().strip())
-    left_out = {*secrets, "token", "token_file_path"}
+    secrets = {
+        "password": connection.password,
+        "private_key_file_pwd": connection.private_key_file_pwd,
+        "token": connection.token,
+    }
+    if connection.token_file_path:
+        secrets["token"] = SecretStr(connection.token_file_path.read_text().strip())
+    left_out = {*secrets, "token_file_path"}
     named = connection.model_dump(mode="json", exclude=left_out, exclude_none=True) | {
         name: secret.get_secret_value() for name, secret in secrets.items() if secret
     }
+    # dbt takes the first two of these names; without one it uses the key or the password (dbt-snowflake's profile).
+    if connection.workload_identity_provider:
+        named["authenticator"] = "workload_identity"
+    elif secrets["token"]:
+        named["authenticator"] = "programmatic_access_token"
     given = {f"SNOWFLAKE_{name.upper()}": str(value) for name, value in named.items()} | {
         "DBT_PROJECT_DIR": str(PROJECT),
         "DBT_PROFILES_DIR": str(PROJECT),

@@ -1,0 +1,62 @@
+"""dbt signs in to Snowflake in the same ways as the commands: the arguments that dbt-snowflake makes of our profile."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from snowpipe.settings import load
+from snowpipe.transform import DBT, PROJECT, environment_of
+
+PRINT = """
+import json, os, sys, yaml
+from jinja2.nativetypes import NativeEnvironment
+from dbt.adapters.snowflake.connections import SnowflakeCredentials
+jinja = NativeEnvironment()
+jinja.filters["as_number"] = int
+values = yaml.safe_load(open(sys.argv[1]))["milkrun"]["outputs"]["warehouse"]
+def rendered(value):
+    return jinja.from_string(value).render(env_var=os.environ.get) if isinstance(value, str) else value
+known = {n: rendered(v) for n, v in values.items() if n in SnowflakeCredentials.__dataclass_fields__}
+print(json.dumps(SnowflakeCredentials(**known).auth_args(), default=str))
+"""
+BASE = {"SNOWFLAKE_ACCOUNT": "org-account", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"}
+WAYS = {
+    "password": (
+        {"SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p"},
+        {"password": "p"},
+    ),
+    "programmatic access token": (
+        {"SNOWFLAKE_USER": "u", "SNOWFLAKE_TOKEN": "pat"},
+        {"authenticator": "PROGRAMMATIC_ACCESS_TOKEN", "token": "pat"},
+    ),
+    "workload identity of AWS": (
+        {"SNOWFLAKE_WORKLOAD_IDENTITY_PROVIDER": "AWS"},
+        {"authenticator": "WORKLOAD_IDENTITY", "workload_identity_provider": "AWS"},
+    ),
+    "workload identity by OIDC": (
+        {"SNOWFLAKE_WORKLOAD_IDENTITY_PROVIDER": "OIDC", "SNOWFLAKE_TOKEN": "jwt"},
+        {"authenticator": "WORKLOAD_IDENTITY", "workload_identity_provider": "OIDC", "token": "jwt"},
+    ),
+}
+SECRETS = {"password", "token", "workload_identity_provider", "authenticator", "private_key"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_dbt_signs_in_as_the_commands_do(way: str, tmp_path: Path) -> None:
+    given, expected = WAYS[way]
+    environment = environment_of(
+        load({**BASE, **given, "MILKRUN_LOCAL": str(tmp_path)}), {"PATH": "/usr/bin:/bin"}
+    )
+    ran = subprocess.run(
+        [DBT.parent / "python", "-c", PRINT, PROJECT / "profiles.yml"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    kept = {name: value for name, value in found.items() if name in SECRETS and value}
+    assert {n: v.upper() if n == "authenticator" else v for n, v in kept.items()} == expected
