@@ -12,6 +12,7 @@ import structlog
 # handler: one for each request that got past key, signature, content type and size, whatever its answer:
 #   status, the kind of credential, received, accepted, duplicates, rejected, conflicts,
 #   other_user (events of another user than the token's), rejected_by_code, object_key, rejected_key,
+#   events_per_device (the most of one device in this hour, as far as this execution environment received them),
 #   published, queued, lateness_seconds (of the oldest accepted event), store_ms, publish_ms, total_ms
 EVENTS_INGESTED = "events_ingested"
 # handler: one for each request that got 401, 403, 413 or 415; nothing of it was stored.

@@ -23,6 +23,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
         "duplicates",
         "conflicts",
         "rejected",
+        "events_per_device",
         "published",
         "queued",
         "lateness_seconds",

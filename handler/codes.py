@@ -14,7 +14,7 @@ EVENT_CODES: Mapping[str, str] = {
     "field_length": "An id has 1 to 128 characters and at most 256 bytes of UTF-8; `type` is not empty.",
     "out_of_range": "`confidence` is 0, 1, 2 or 3.",
     "invalid_created_at": "`createdAt` is a time with an offset from UTC, as RFC 3339 or ISO 8601 has it.",
-    "created_at_in_future": "`createdAt` is more than 24 hours ahead of our clock.",
+    "created_at_in_future": "`createdAt` is too far ahead of our clock: an hour, unless the stage allows more.",
     "created_at_too_old": "`createdAt` is more than 400 days before our clock.",
     "device_mismatch": "The token does not speak for the event's device.",
     "event_too_large": "The event has more than 64 KiB.",

@@ -5,8 +5,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -32,6 +32,7 @@ from handler.signature import Secrets, parse_secrets, verify
 from handler.validate import Batch, unreadable, validate
 
 RETRY_AFTER_SECONDS = 5
+MAX_DEVICES = 10_000  # counted per execution environment
 ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer in
 
 log = structlog.get_logger()
@@ -42,6 +43,22 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class DeviceCounts:
+    """Accepted events by device in the current hour, as far as this execution environment received them."""
+
+    def __init__(self) -> None:
+        self._hour: datetime | None = None
+        self._counts: Counter[str] = Counter()
+
+    def most(self, devices: Mapping[str, int], now: datetime) -> int:
+        """Count events, and return the most that one of these devices has sent in this hour."""
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        if hour != self._hour or len(self._counts) > MAX_DEVICES:
+            self._hour, self._counts = hour, Counter()
+        self._counts.update(devices)
+        return max((self._counts[device] for device in devices if device), default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     settings: Settings
@@ -49,6 +66,7 @@ class App:
     secrets: Secrets
     now: Callable[[], datetime] = _utc_now
     tokens: Tokens | None = None
+    device_counts: DeviceCounts = field(default_factory=DeviceCounts)
 
 
 def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -96,6 +114,7 @@ def _respond(
     facts["credential"] = speaker.kind
     batch = _batch_of(request, app, speaker, received_at)
     facts |= _facts_of(batch, received_at) | {"body_bytes": len(request.body)}
+    facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     receipt = ingest_batch(
         batch,
         app.ports,
@@ -124,7 +143,9 @@ def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetim
             scheme, now = app.settings.signature_scheme, received_at.timestamp()
             verify(scheme, request.headers, lambda: _signed_text(request), app.secrets, now)
         text = inflated(request)
-        return validate(parse_body(text, form), form, app.settings.geofence_kinds, received_at, speaker)
+        ahead = timedelta(seconds=app.settings.max_clock_ahead_seconds)
+        kinds = app.settings.geofence_kinds
+        return validate(parse_body(text, form), form, kinds, received_at, speaker, ahead)
     except Unreadable as error:
         return unreadable(request.body, error.code, error.message, request.content_encoding)
 

@@ -27,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     jwt_jwks_url: str = ""
     jwt_algorithms: str = "RS256,ES256"
     jwt_device_claim: str = "device_id"
+    # How far `createdAt` may be ahead of our clock: at most a day (contract.instants.MAX_CLOCK_AHEAD).
+    max_clock_ahead_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 3600
     jwt_user_claim: str = ""  # if given, events of another user are accepted and counted
     signature_secrets: str = ""  # ssm:<parameter> or secretsmanager:<secret>
 
@@ -37,4 +39,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
             kinds = msgspec.json.decode(environment.get("GEOFENCE_KINDS") or "null") or GEOFENCE_KINDS
         except msgspec.MsgspecError as error:
             raise ValueError(f"GEOFENCE_KINDS: {error}") from error
-        return msgspec.convert({**environment, "GEOFENCE_KINDS": kinds}, Settings)
+        return msgspec.convert({**environment, "GEOFENCE_KINDS": kinds}, Settings, strict=False)

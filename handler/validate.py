@@ -1,8 +1,9 @@
 """From raw events to a batch: accepted, rejected, or a repetition of one accepted before."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from contract.events import (
     invalid,
     parse_json,
 )
-from contract.instants import MAX_AGE_AT_RECEIPT, MAX_CLOCK_AHEAD
+from contract.instants import DEFAULT_CLOCK_AHEAD, MAX_AGE_AT_RECEIPT
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
 from handler.parse_body import Parts, with_members
@@ -69,6 +70,7 @@ class Batch:
     conflicts: list[Conflict] = field(default_factory=list)
     duplicates: int = 0
     other_user: int = 0
+    devices: Counter[str] = field(default_factory=Counter)  # accepted events by device
     oldest_at: datetime | None = None
 
     @property
@@ -82,12 +84,13 @@ def validate(
     kinds: Mapping[str, Kind],
     received_at: datetime,
     speaker: Speaker = ANYBODY,
+    max_ahead: timedelta = DEFAULT_CLOCK_AHEAD,
 ) -> Batch:
     """Put every raw event into exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
     seen: dict[Owned, set[bytes]] = {}
     rejected: dict[bytes, Rejected] = {}
-    earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + MAX_CLOCK_AHEAD
+    earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + max_ahead
     for index, raw in enumerate(parts.raws):
         if again := rejected.get(raw):
             batch.rejected.append(replace(again, index=index))
@@ -118,6 +121,7 @@ def validate(
         if batch.oldest_at is None or event.created_at < batch.oldest_at:
             batch.oldest_at = event.created_at
         batch.lines.append(text)
+        batch.devices[event.device_id or ""] += 1
         if event.fence and event.device_id:
             batch.records.append(Record(event.device_id, text, len(batch.lines)))
     return batch
@@ -160,7 +164,11 @@ def _checked(
         raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
     if event.created_at > latest:
-        raise invalid("created_at_in_future", "createdAt", "`createdAt` is more than 24 hours ahead of now.")
+        raise invalid(
+            "created_at_in_future",
+            "createdAt",
+            "`createdAt` is too far ahead of our clock; check the phone's.",
+        )
     if event.created_at < earliest:
         message = "`createdAt` is more than 400 days ago; check the phone's calendar."
         raise invalid("created_at_too_old", "createdAt", message)

@@ -27,7 +27,7 @@ CPU_MB = 1769  # (AWS Lambda Developer Guide: "Configure Lambda function memory"
 CONSUMER_MB = 512
 ITEM_DAYS = 90
 OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
-METRICS, ALARM_METRICS, DASHBOARDS = 26, 28, 1
+METRICS, ALARM_METRICS, DASHBOARDS = 27, 30, 1
 KB, GB, TB = 1000, 1e9, 1e12
 
 type Way = Literal["rest", "http", "url", "firehose"]

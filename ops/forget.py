@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from botocore.exceptions import ClientError
 
 from consumer import keys
 from consumer.visits import Pair, pair_of
@@ -64,7 +65,14 @@ class ArchiveBucket:
         return body
 
     def write(self, key: str, body: bytes) -> None:
-        self.s3.put_object(Bucket=self.name, Key=key, Body=body)
+        if not key.startswith("events/"):
+            self.s3.put_object(Bucket=self.name, Key=key, Body=body)
+            return
+        try:  # the bucket's policy lets nobody replace an archived event
+            self.s3.put_object(Bucket=self.name, Key=key, Body=body, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "PreconditionFailed":  # written by an earlier run
+                raise
 
     def write_file(self, key: str, path: Path) -> None:
         self.s3.upload_file(str(path), self.name, key)

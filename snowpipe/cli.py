@@ -385,6 +385,7 @@ def repair(
         Bucket=archive.bucket_of(stage.settings),
         Key=found.key,
         Body=found.body,
+        IfNoneMatch="*",  # the bucket's policy lets nobody replace an archived event
         # `reconcile` then knows why no request in the log tells of it.
         Metadata=metadata({REPAIRED: instead_of or file.name}),
     )

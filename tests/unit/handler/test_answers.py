@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import ValidationError
 
 from handler import main
+from handler.settings import Settings
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import RECEIVED_AT, Context, Fault
 
@@ -82,17 +84,17 @@ def test_geofence_events_are_published_as_stored_by_device(phone: Phone) -> None
 @pytest.mark.parametrize(
     ("since_receipt", "code"),
     [
-        (timedelta(hours=24), None),
-        (timedelta(hours=24, microseconds=1), "created_at_in_future"),
+        (timedelta(hours=1), None),
+        (timedelta(hours=1, microseconds=1), "created_at_in_future"),
         (-timedelta(days=400), None),
         (-timedelta(days=400, microseconds=1), "created_at_too_old"),
         (datetime(8, 11, 28, 8, tzinfo=UTC) - RECEIVED_AT, "created_at_too_old"),
         (datetime(1, 1, 1, tzinfo=UTC) - RECEIVED_AT, "created_at_too_old"),
         (datetime(9999, 12, 31, tzinfo=UTC) - RECEIVED_AT, "created_at_in_future"),
     ],
-    ids=["a day ahead", "more", "400 days ago", "longer ago", "year 8", "year 1", "year 9999"],
+    ids=["an hour ahead", "more", "400 days ago", "longer ago", "year 8", "year 1", "year 9999"],
 )
-def test_a_clock_is_believed_from_400_days_ago_until_a_day_ahead(
+def test_a_clock_is_believed_from_400_days_ago_until_an_hour_ahead(
     phone: Phone, event: dict[str, Any], since_receipt: timedelta, code: str | None
 ) -> None:
     field = "updatedAt" if "updatedAt" in event else "createdAt"
@@ -207,3 +209,39 @@ def test_a_stream_that_refuses_does_not_hold_the_phone_for_long(phone: Phone) ->
     assert answer.status == 202
     assert phone.world.calls.count("put") <= 10
     assert len(phone.world.claims) == 1
+
+
+def test_a_stage_may_allow_clocks_up_to_a_day_ahead_and_no_further(phone: Phone) -> None:
+    ahead = [ENTER | {"createdAt": (RECEIVED_AT + timedelta(hours=hours)).isoformat()} for hours in (23, 25)]
+    phone.settings = {"MAX_CLOCK_AHEAD_SECONDS": "86400"}
+    assert phone.post(ahead).codes == ["created_at_in_future"]
+    with pytest.raises(ValidationError, match="MAX_CLOCK_AHEAD_SECONDS"):
+        Settings.of(
+            {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q"}
+            | {"MAX_CLOCK_AHEAD_SECONDS": "86401"}
+        )
+
+
+def test_a_departure_dated_hours_ahead_is_rejected_and_kept(phone: Phone) -> None:
+    """It would turn the truck's real departure into a restatement."""
+    ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
+    answer = phone.post([ENTER | {"type": "user.exited_geofence", "createdAt": ahead}])
+    assert (answer.codes, phone.world.stream) == (["created_at_in_future"], [])
+    assert len(phone.world.lines("rejected")) == 1
+
+
+def test_events_of_one_device_are_counted_over_requests_until_the_hour_ends() -> None:
+    counts = main.DeviceCounts()
+    assert counts.most({"van-1": 300, "": 900}, RECEIVED_AT) == 300
+    assert counts.most({"van-1": 300, "van-2": 5}, RECEIVED_AT + timedelta(minutes=59)) == 600
+    assert counts.most({"van-2": 5}, RECEIVED_AT + timedelta(minutes=59)) == 10
+    assert counts.most({"van-1": 1}, RECEIVED_AT + timedelta(hours=1)) == 1
+
+
+def test_the_log_line_counts_events_by_device_without_naming_one(
+    phone: Phone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone.post([ENTER | {"_id": str(n)} for n in range(7)])
+    printed = capsys.readouterr().out
+    assert '"events_per_device":7' in printed
+    assert "van-1" not in printed

@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 from contract.metrics import METRICS
+from handler.codes import EVENT_CODES
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
 from tools.milkrun import loaded
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 OUR_METRICS = {field for fields in METRICS.values() for field in fields} | {"throttled"}
+OUR_METRICS |= {f"rejected_{code}" for code in EVENT_CODES}
 CATALOGUE = yaml.safe_load((ROOT / "docs" / "reference" / "metrics.yml").read_text())
 every_stage = pytest.mark.parametrize("stage", STAGES)
 

@@ -95,9 +95,11 @@ def test_archive_is_private_encrypted_versioned_and_tls_only(stage):
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-    [tls] = properties(stage, "ArchiveBucketPolicy")["PolicyDocument"]["Statement"]
+    tls, once = properties(stage, "ArchiveBucketPolicy")["PolicyDocument"]["Statement"]
     assert (tls["Effect"], tls["Principal"], tls["Action"]) == ("Deny", "*", "s3:*")
     assert tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert (once["Effect"], once["Principal"], once["Action"]) == ("Deny", "*", "s3:PutObject")
+    assert once["Condition"]["Null"] == {"s3:if-none-match": "true"}
 
 
 @every_stage
@@ -112,6 +114,8 @@ def test_archive_keeps_each_prefix_for_its_documented_time(stage):
         "aws/lambda/": 90,
         "compacted/": 400,
         "rebuilt/": 90,
+        "streamed/": 90,
+        "forget/": 90,
     }
     assert any("AbortIncompleteMultipartUpload" in r for r in rules)
     # Storage classes for infrequent access bill small objects like ours as 128 KB; Parquet files are large enough.
@@ -280,7 +284,7 @@ CONTENT_LENGTHS = (0, 1, 1_048_576, 3_999_999, 4_000_000, 9_999_999, 10_000_000,
 
 
 def test_firewall_blocks_exactly_the_bodies_that_exceed_an_invocation():
-    [rule] = properties(EVERYTHING, "ApiFirewall")["Rules"]
+    rule, _ = properties(EVERYTHING, "ApiFirewall")["Rules"]
     statement = rule["Statement"]["RegexMatchStatement"]
     assert statement["FieldToMatch"] == {"SingleHeader": {"Name": "content-length"}}
     blocked = [size for size in CONTENT_LENGTHS if re.search(statement["RegexString"], str(size))]
@@ -290,9 +294,15 @@ def test_firewall_blocks_exactly_the_bodies_that_exceed_an_invocation():
     assert 4 * 3_999_999 / 3 < 6 * 1024 * 1024 - 500_000
 
 
+def test_firewall_blocks_an_address_that_sends_too_many_requests():
+    _, rule = properties(EVERYTHING, "ApiFirewall")["Rules"]
+    assert rule["Action"] == {"Block": {}}
+    assert rule["Statement"] == {"RateBasedStatement": {"AggregateKeyType": "IP", "Limit": 2000}}
+
+
 def test_firewalls_response_is_in_the_openapi_document():
     firewall = properties(EVERYTHING, "ApiFirewall")
-    [rule] = firewall["Rules"]
+    rule, _ = firewall["Rules"]
     answer = rule["Action"]["Block"]["CustomResponse"]
     problem = json.loads(firewall["CustomResponseBodies"][answer["CustomResponseBodyKey"]]["Content"])
     assert answer["ResponseCode"] == problem["status"] == 413

@@ -1,0 +1,42 @@
+"""docs/reference/retention.md says how long each store keeps data, as the template does."""
+
+import re
+
+import pytest
+
+from tests.unit.serverless.templates import STAGES, of_type, properties
+from tools.check import ROOT
+
+TABLE = dict(
+    re.findall(
+        r"^\| ([^|]+?) +\| ([^|]+?) +\|", (ROOT / "docs/reference/retention.md").read_text(), re.MULTILINE
+    )
+)
+every_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+def kept(store: str, stage: str) -> int:
+    """Return the number that the page gives for a stage."""
+    usual, _, prod = TABLE[store].partition(", prod ")
+    return int((prod if prod and stage == "prod" else usual).split()[0])
+
+
+@every_stage
+def test_the_page_names_every_prefix_of_the_archive_and_its_days(stage: str) -> None:
+    rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
+    days = {
+        f"S3 `{rule['Prefix']}`": f"{rule['ExpirationInDays']} days" for rule in rules if "Prefix" in rule
+    }
+    assert days == {store: kept for store, kept in TABLE.items() if store.startswith("S3 `")}
+    [replaced] = [r["NoncurrentVersionExpiration"] for r in rules if "NoncurrentVersionExpiration" in r]
+    assert replaced["NoncurrentDays"] == kept("S3 versions that were replaced or deleted", stage)
+
+
+@every_stage
+def test_the_page_says_how_long_stream_queues_and_logs_keep_data(stage: str) -> None:
+    assert properties(stage, "GeofenceStream")["RetentionPeriodHours"] == kept("Kinesis stream", stage)
+    for queue in ("RedriveQueue", "DeadLetterQueue"):
+        seconds = properties(stage, queue)["MessageRetentionPeriod"]
+        assert seconds == kept("redrive queue and dead-letter queue", stage) * 86400
+    for group in of_type(stage, "AWS::Logs::LogGroup").values():
+        assert group["RetentionInDays"] == kept("CloudWatch logs", stage)
