@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import botocore.exceptions
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -45,6 +46,7 @@ AWS_ERRORS = (
 )
 
 HEARTBEAT_SECONDS = 5.0
+NARROWEST_DETAIL = 24  # characters
 MAX_SECONDS = 7 * 86_400  # of an option that says how long to wait: "inf" is a number too
 
 
@@ -183,13 +185,35 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = 
     if as_json:
         print_json(list(rows))
         return
+    names = list(rows[0]) if rows else []
+    shown = fitting(names, rows, out.width) if out.is_terminal else names
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in rows[0] if rows else ():
+    for name in shown:
         # Never cut short: a key is there to be copied.
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*map(cell, row.values()))
+        table.add_row(*(cell(row[name]) for name in shown))
     out.print(table)
+    if left_out := [name for name in names if name not in shown]:
+        note(f"left out, because the terminal is narrow: {', '.join(left_out)} (--json has all)")
+
+
+def fitting(names: Sequence[str], rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Return the columns, from the left, whose values stand whole beside each other in so many characters.
+
+    The first is always among them; one that is too wide is left out, and a narrower one behind it may still fit. The
+    last, which is often the one with details, gets what is left, over several lines.
+    """
+    shown: list[str] = []
+    left = width
+    for name in names:
+        needs = max([len(name), *(cell_len(in_words(row[name])) for row in rows)]) + 2
+        if not shown or needs <= left:
+            shown.append(name)
+            left -= needs
+    if names and names[-1] not in shown and left >= NARROWEST_DETAIL:
+        shown.append(names[-1])
+    return shown
 
 
 def cell(value: object) -> Text:

@@ -126,3 +126,37 @@ def test_the_smoke_test_of_an_endpoint_that_is_not_there_says_so() -> None:
     [(step, seen, detail)] = follow(NOWHERE, None, event(), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")
+
+
+ROWS = [{"device": "truck-01-0a1b2c3d", "key": "k" * 60, "since": "06:30", "note": "ten characters"}]
+
+
+@pytest.mark.parametrize(
+    ("width", "names"),
+    [
+        (200, ["device", "key", "since", "note"]),
+        (80, ["device", "since", "note"]),
+        (30, ["device", "since"]),
+        (5, ["device"]),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_columns_with_whole_values(width: int, names: list[str]) -> None:
+    assert terminal.fitting(list(ROWS[0]), ROWS, width) == names
+
+
+def test_details_in_the_last_column_get_the_room_that_is_left() -> None:
+    rows = [{"what": "archived", "at": "2026-11-28T12:00:00.000Z", "detail": "key " + "k" * 100}]
+    assert terminal.fitting(list(rows[0]), rows, 80) == ["what", "at", "detail"]
+
+
+def test_on_a_narrow_terminal_no_value_is_cut_and_what_is_left_out_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = io.StringIO()
+    for name in ("out", "err"):
+        console = Console(file=text, width=80, force_terminal=True, color_system=None, highlight=False)
+        monkeypatch.setattr(terminal, name, console)
+    terminal.show_rows(ROWS, False)
+    printed = text.getvalue()
+    assert "truck-01-0a1b2c3d  06:30  ten characters" in printed
+    assert "left out, because the terminal is narrow: key" in printed
