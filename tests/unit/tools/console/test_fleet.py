@@ -127,3 +127,35 @@ def test_fences_are_read_from_geojson(tmp_path: Path):
         file.write_text(wrong)
         with pytest.raises(ValueError, match=r"fences\.geojson"):
             places_in(file)
+
+
+@pytest.mark.parametrize(
+    ("type_", "reason"),
+    [
+        ("app.backgrounded", "the app was closed or in the background"),
+        ("location_permission.denied", "the phone may not read its location any more"),
+        ("battery.low", "the phone's battery was low"),
+        ("driver.logged_out", "the driver signed out"),
+        ("user.stopped_trip", "its trip ended"),
+        ("user_stopped_trip", "its trip ended"),
+        ("pickup.completed", "it was standing: parked, or the phone is off"),
+    ],
+)
+def test_the_last_event_of_any_type_tells_why_a_truck_may_be_silent(type_, reason):
+    fleet = Fleet()
+    fleet.moved(Position("truck-1", 100.0, 100.0, 5.8, 53.1, "user.updated_trip"))
+    fleet.heard("truck-1", 160.0, type_)
+    fleet.heard("truck-1", 90.0, "an.older.one")
+    fleet.heard("nobody", 160.0, type_)
+    [row] = fleet.rows({})
+    assert (row["last_type"], row["silence"]) == (type_, reason)
+    assert row["heard_at"] > row["at"]
+
+
+def test_a_truck_that_was_moving_or_at_a_place_is_silent_for_another_reason():
+    fleet = Fleet()
+    fleet.moved(Position("truck-1", 100.0, 100.0, 5.8, 53.1, "user.updated_trip"))
+    fleet.moved(Position("truck-1", 200.0, 200.0, 5.9, 53.1, "user.updated_trip"))
+    assert fleet.rows({})[0]["silence"] == "it was moving: no network, or the phone is off"
+    inside = fleet.rows({"truck-1": ["farm#1"]})[0]
+    assert inside["silence"] == "standing at a place: phones report little there"
