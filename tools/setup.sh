@@ -29,7 +29,7 @@ system_certificates=/etc/ssl/certs/ca-certificates.crt # uv's own list lacks the
 if [ -z "${SSL_CERT_FILE:-}" ] && [ -f $system_certificates ]; then export SSL_CERT_FILE=$system_certificates; fi
 
 cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache} # uv and npm fail without one
-if ! { mkdir -p "$cache" && [ -w "$cache" ]; } 2>/dev/null || ! [ -w "${HOME:-/nonexistent}" ]; then
+if ! { [ -d "${HOME:-}" ] && [ -w "$HOME" ] && mkdir -p "$cache" && [ -w "$cache" ]; } 2>/dev/null; then
   export UV_CACHE_DIR=${UV_CACHE_DIR:-$(pwd)/.venvs/cache/uv} npm_config_cache=$(pwd)/.venvs/cache/npm PIP_CACHE_DIR=${PIP_CACHE_DIR:-$(pwd)/.venvs/cache/pip}
 fi
 

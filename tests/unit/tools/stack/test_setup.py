@@ -48,7 +48,7 @@ class Tree:
     def program(self, name: str, body: str, folder: Path | None = None) -> None:
         path = (folder or self.programs) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!{self.programs}/bash\n{body}\n")
+        path.write_text(f"#!{shutil.which('bash')}\n{body}\n")
         path.chmod(0o755)
 
     def made(self, program: str, *inputs: str) -> None:
@@ -215,6 +215,35 @@ def test_installing_sees_proxies_and_indexes_and_nothing_else_of_the_callers(tre
         assert f'{name}="{value}"' in seen
     for name in DROPPED:
         assert f" {name}=" not in seen
+
+
+@pytest.mark.parametrize("home", ["/sys/kernel", "/no/such/home", ""], ids=["read-only", "missing", "none"])
+def test_where_the_home_cannot_be_written_caches_lie_in_the_clone(tree, home):
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
+    tree.setup("node", HOME=home)
+    seen = (tree.root / "seen").read_text()
+    assert f'UV_CACHE_DIR="{tree.root}/.venvs/cache/uv"' in seen
+    assert f'npm_config_cache="{tree.root}/.venvs/cache/npm"' in seen
+
+
+def test_a_home_that_can_be_written_keeps_its_caches(tree):
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
+    tree.setup("node")
+    assert "npm_config_cache" not in (tree.root / "seen").read_text()
+
+
+@pytest.mark.parametrize("place", ["a folder", "a link"])
+def test_set_up_works_in_a_folder_with_a_space_and_through_a_link(tmp_path, place):
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a link").symlink_to(tmp_path / "a folder")
+    tree = Tree(tmp_path / place)
+    tree.program("git", "exit 0")
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", f'mkdir -p node_modules/.bin && echo "$@" > "{tree.root}/asked"')
+    assert tree.setup("node")[0] == 0
+    assert (tree.root / "asked").read_text().split()[0] == "ci"
 
 
 def test_set_up_and_the_stack_agree_on_what_installing_needs():
