@@ -181,7 +181,7 @@ class Store:
         if not won:
             job.races += 1
             if job.races == MAX_RACES:
-                raise RaceLost(job.pk)
+                raise RaceLost(f"lost {MAX_RACES} races for one pair")  # its key names a device
             time.sleep(random.uniform(0, 0.01 * job.races))
             return
         job.head, job.under_way = head, entry

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import botocore.exceptions
 import typer
 from rich.cells import cell_len
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -32,10 +31,11 @@ from ops.outputs import Outputs
 from ops.times import instant
 from snowpipe import commandline
 from snowpipe.finite import finite
+from snowpipe.printable import SafeConsole, printable
 
 # Results go to stdout, whatever only accompanies them to stderr: `… --json | jq` sees results alone.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 # Code 1 has a meaning of its own in most commands ("some are left"): nobody may take a failure for it.
 AWS_ERRORS = (
@@ -98,7 +98,7 @@ def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[st
 
 def fail(problem: str) -> None:
     """One red line on stderr. Never markup: ids and messages of others hold brackets."""
-    err.print(Text(problem, style="red"))
+    err.print(Text(printable(problem), style="red"))
 
 
 def time(text: str) -> datetime:
@@ -157,7 +157,7 @@ def _beat(bars: Progress, ended: threading.Event) -> None:
 
 def note(line: str) -> None:
     """Print one line on stderr that accompanies the result. Never markup."""
-    err.print(Text(line))
+    err.print(Text(printable(line)))
 
 
 def counted[T](items: Iterable[T], what: str) -> Iterator[T]:
@@ -207,7 +207,7 @@ def fitting(names: Sequence[str], rows: Sequence[Mapping[str, Any]], width: int)
     shown: list[str] = []
     left = width
     for name in names:
-        needs = max([len(name), *(cell_len(in_words(row[name])) for row in rows)]) + 2
+        needs = max([len(name), *(cell_len(printable(in_words(row[name]))) for row in rows)]) + 2
         if not shown or needs <= left:
             shown.append(name)
             left -= needs
@@ -217,13 +217,14 @@ def fitting(names: Sequence[str], rows: Sequence[Mapping[str, Any]], width: int)
 
 
 def cell(value: object) -> Text:
-    """Of a table, as it is: a device may be called `[red]`."""
-    return Text(in_words(value))
+    """Return a table cell with markup disabled and hidden characters escaped: a device may be called `[red]`."""
+    return Text(printable(in_words(value)))
 
 
 def print_json(value: object) -> None:
     # Not through rich, which would wrap and colour it.
-    typer.echo(json.dumps(finite(value), default=in_words, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(finite(value), default=in_words, indent=2, ensure_ascii=False, allow_nan=False)
+    typer.echo(printable(text))
 
 
 def in_words(value: object) -> str:

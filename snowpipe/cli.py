@@ -125,7 +125,9 @@ def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    texts = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    from snowpipe.printable import printable
+
+    texts = [["" if value is None else printable(str(value)) for value in row.values()] for row in rows]
     console, table = Console(), Table(*map(escape, rows[0]))
     for text in texts:
         table.add_row(*map(escape, text))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aws.errors import PermanentError
 from consumer.keys import pair_key
-from consumer.store import Added, Store
+from consumer.store import Added, RaceLost, Store
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, pair_of, visits_of
 from contract.events import Fence
@@ -220,6 +220,17 @@ def test_whoever_comes_next_finishes_and_publishes_what_a_dead_process_began():
     assert [n.kind for n in bus.told] == ["arrived", "departed"]
     (visit,) = table.visits(pair_key(HOME))
     assert (visit.entered_event_id, visit.exited_event_id) == ("a", "b")
+
+
+def test_a_lost_race_names_no_device_because_its_text_is_logged(monkeypatch):
+    class Contested(FakeTable):
+        def put_version(self, item, expected):
+            return False
+
+    monkeypatch.setattr("consumer.store.time.sleep", lambda seconds: None)
+    [failure] = store(Contested(), FakeBus()).add({HOME: [event("enter", 0, "a")]}).values()
+    assert isinstance(failure, RaceLost)
+    assert HOME.device_id not in str(failure)
 
 
 def test_an_event_that_dynamodb_never_takes_is_found_by_halves_and_the_others_are_added():

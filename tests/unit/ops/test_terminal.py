@@ -1,18 +1,21 @@
 """What every command shares: results are shown as they are, and what stands in the way is one line and code 2."""
 
 import io
+import json
 from pathlib import Path
 
 import botocore.exceptions
 import pytest
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.testing import CliRunner
 
 from ops import terminal
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.smoke import event, follow
+from snowpipe.printable import SafeConsole
 from snowpipe.settings import Connection
 from tools.milkrun import app
 
@@ -55,6 +58,33 @@ def test_brackets_in_ids_are_shown_as_they_are_and_are_no_markup(printed: io.Str
     terminal.show({"device": ODD}, False)
     terminal.fail(f"{ODD} was not found")
     assert printed.getvalue().count(ODD) == 3
+
+
+HOSTILE = "van\x1b[2J\x07\x9b31m\u202etxt.exe\u2066\r\ud800"
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
+def test_escape_and_bidirectional_characters_of_ids_never_reach_the_terminal(
+    as_json: bool, printed: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.show_rows([{"device": HOSTILE}], as_json)
+    terminal.fail(f"no such device: {HOSTILE}")
+    terminal.note(HOSTILE)
+    shown = printed.getvalue() + capsys.readouterr().out
+    assert "van\\u001b[2J" in shown.replace("\\\\", "\\")
+    assert [c for c in shown if not c.isprintable() and c != "\n"] == []
+
+
+def test_json_on_a_terminal_still_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"device": HOSTILE.replace("\ud800", "") + "\U000e0001 é"}
+    terminal.print_json(value)
+    assert json.loads(capsys.readouterr().out) == value
+
+
+def test_a_console_escapes_what_it_prints() -> None:
+    file = io.StringIO()
+    SafeConsole(file=file, force_terminal=False).print("a\x1b[31mb", Text("c\u202ed"))
+    assert file.getvalue().strip() == r"a\u001b[31mb c\u202ed"
 
 
 def test_what_is_too_wide_is_folded_and_never_cut_short(printed: io.StringIO) -> None:

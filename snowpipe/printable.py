@@ -1,0 +1,38 @@
+"""Text of events on a terminal: an id may hold escape sequences, which would clear the screen or hide other lines."""
+
+import unicodedata
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+# Control, format (such as bidirectional marks), surrogate, private and unassigned characters; ends of lines.
+_HIDDEN = frozenset(["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
+
+
+def printable(text: str) -> str:
+    r"""Return the text with every character that a terminal may act on, or hides, as `\u....`; line feeds stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or unicodedata.category(c) not in _HIDDEN else json_escape(c) for c in text)
+
+
+def json_escape(character: str) -> str:
+    r"""Return `\u....` as JSON has it, a pair of them beyond the first plane."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+class SafeConsole(Console):
+    """A console that prints strings and texts as `printable` has them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_safe, objects), **options)
+
+
+def _safe(item: Any) -> Any:
+    if isinstance(item, str):
+        return printable(item)
+    if isinstance(item, Text) and not item.plain.isprintable():
+        return Text(printable(item.plain), style=item.style)
+    return item
