@@ -1,4 +1,4 @@
-"""A DynamoDB table with the keys `pk` and `sk`, reduced to the five calls that the visit store makes."""
+"""A DynamoDB table with the keys `pk` and `sk`, reduced to the four calls that the visit store makes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -13,16 +13,13 @@ type Key = tuple[str, str]
 type Failures = dict[Key, Exception]
 
 GETS_A_REQUEST = 100
-PUTS_A_REQUEST = 25
 
 
 class Table(Protocol):
-    """Reads see every write that was answered before them. Failures of batches are values, per key."""
+    """Queries and consistent reads see every write that was answered before them."""
 
-    def get(self, wanted: Sequence[Key]) -> tuple[dict[Key, Item], Failures]: ...
-
-    def put_all(self, items: Sequence[Item]) -> Failures:
-        """Put each without a condition, in no order: only for items that are written once and for all."""
+    def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
+        """Those items that exist. Failures are values, per key. Half the price if not consistent."""
 
     def put_version(self, item: Item, expected: int | None) -> bool:
         """Put if the stored item's `version` is `expected` (None: if there is none). False if it is not."""
@@ -30,7 +27,7 @@ class Table(Protocol):
     def put_newer(self, item: Item) -> bool:
         """Put unless the stored item's `version` is the same or later. False if it is."""
 
-    def query(self, pk: str, first: str, last: str, *, backwards: bool = False) -> Iterator[Item]:
+    def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
         """Items with first <= sk <= last, read page by page as they are asked for."""
 
 
@@ -46,21 +43,15 @@ class DynamoTable:
         self._name = name
         self._side_by_side = side_by_side
 
-    def get(self, wanted: Sequence[Key]) -> tuple[dict[Key, Item], Failures]:
+    def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
         found: dict[Key, Item] = {}
         failures: Failures = {}
         for some, failed in self._side_by_side.map(
-            self._get_some, batched(wanted, GETS_A_REQUEST, strict=False)
+            lambda some: self._get_some(some, consistent), batched(wanted, GETS_A_REQUEST, strict=False)
         ):
             found |= some
             failures |= failed
         return found, failures
-
-    def put_all(self, items: Sequence[Item]) -> Failures:
-        failures: Failures = {}
-        for failed in self._side_by_side.map(self._put_some, batched(items, PUTS_A_REQUEST, strict=False)):
-            failures |= failed
-        return failures
 
     def put_version(self, item: Item, expected: int | None) -> bool:
         if expected is None:
@@ -70,14 +61,12 @@ class DynamoTable:
     def put_newer(self, item: Item) -> bool:
         return self._put_if(item, "attribute_not_exists(pk) OR version < :v", int(item["version"]))
 
-    def query(self, pk: str, first: str, last: str, *, backwards: bool = False) -> Iterator[Item]:
+    def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
         request: dict[str, Any] = {
             "TableName": self._name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
             "ExpressionAttributeValues": {":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
             "ConsistentRead": True,
-            "ScanIndexForward": not backwards,
-            "Limit": 5 if backwards else 500,
         }
         while True:
             page = self._client.query(**request)
@@ -103,12 +92,12 @@ class DynamoTable:
             raise
         return True
 
-    def _get_some(self, wanted: Sequence[Key]) -> tuple[dict[Key, Item], Failures]:
+    def _get_some(self, wanted: Sequence[Key], consistent: bool) -> tuple[dict[Key, Item], Failures]:
         found: dict[Key, Item] = {}
 
         def get(some: Sequence[Key]) -> list[Key]:
             named = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in some]
-            asked: Any = {self._name: {"Keys": named, "ConsistentRead": True}}
+            asked: Any = {self._name: {"Keys": named, "ConsistentRead": consistent}}
             answer = self._client.batch_get_item(RequestItems=asked)
             for item in map(loaded, answer["Responses"].get(self._name, ())):
                 found[key_of(item)] = item
@@ -116,17 +105,6 @@ class DynamoTable:
             return [(key["pk"]["S"], key["sk"]["S"]) for key in left]
 
         return found, send_until_done(get, {key: key for key in wanted})
-
-    def _put_some(self, items: Sequence[Item]) -> Failures:
-        def put(some: Sequence[Item]) -> list[Key]:
-            requests: list[Any] = [{"PutRequest": {"Item": dumped(item)}} for item in some]
-            answer = self._client.batch_write_item(RequestItems={self._name: requests})
-            left = answer.get("UnprocessedItems", {}).get(self._name, ())
-            return [
-                (put["PutRequest"]["Item"]["pk"]["S"], put["PutRequest"]["Item"]["sk"]["S"]) for put in left
-            ]
-
-        return send_until_done(put, {key_of(item): item for item in items})
 
 
 def dumped(item: Item) -> dict[str, Any]:

@@ -7,16 +7,18 @@ from typing import Protocol
 
 from aws.errors import PermanentError
 from consumer.records import Record, event_of
-from consumer.store import Added
+from consumer.store import Added, Arrival
 from consumer.visits import Pair, pair_of
 from contract.events import GEOFENCE_KINDS, MAX_AGE, GeofenceEvent, InvalidEvent, Kind, Reason
 
-# One read of heads takes 100 items, two of each pair.
-PAIRS_AT_ONCE = 50
+# One read of logs takes 100 items.
+PAIRS_AT_ONCE = 100
 
 
 class VisitStore(Protocol):
-    def add(self, events: Mapping[Pair, Sequence[GeofenceEvent]]) -> dict[Pair, Added | Exception]: ...
+    def add(
+        self, events: Mapping[Pair, Sequence[GeofenceEvent]], arrivals: Mapping[Pair, Arrival]
+    ) -> dict[Pair, Added | Exception]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class Outcome:
     too_old: int = 0
     added: int = 0
     repeated: int = 0
-    outdone: int = 0
+    superseded: int = 0
     visits_changed: int = 0
     orphan_exits: int = 0
-    told: int = 0
+    notified: int = 0
     set_aside: dict[str, list[Poison]] = field(default_factory=dict)
     stopped_at: Record | None = None
     failure: Exception | None = None
@@ -99,7 +101,7 @@ def consume(
         if not has_time():
             outcome.stop_at(first, TimeNearlyUp())
             break
-        _add(dict(some), ports, outcome)
+        _add(dict(some), all_records[0].position[0], ports, outcome)
     return outcome
 
 
@@ -119,10 +121,18 @@ def _sift(records: Iterable[Record], kinds: Mapping[str, Kind]) -> _Sifted:
 
 
 def _add(
-    pairs: Mapping[Pair, Sequence[tuple[Record, GeofenceEvent]]], ports: Ports, outcome: Outcome
+    pairs: Mapping[Pair, Sequence[tuple[Record, GeofenceEvent]]],
+    batch_begins: int,
+    ports: Ports,
+    outcome: Outcome,
 ) -> None:
     refused: list[Poison] = []
-    for pair, result in ports.store.add({p: [e for _, e in some] for p, some in pairs.items()}).items():
+    events = {pair: [event for _, event in some] for pair, some in pairs.items()}
+    arrivals = {
+        pair: Arrival(record.shard_id, batch_begins, record.position[0])
+        for pair, ((record, _), *_) in pairs.items()
+    }
+    for pair, result in ports.store.add(events, arrivals).items():
         some = pairs[pair]
         if isinstance(result, PermanentError):
             refused += (Poison(record, (_refused(result),)) for record, _ in some)
@@ -134,10 +144,10 @@ def _add(
             outcome.consumed += sum(why is None for _, why in never)
             outcome.added += result.added
             outcome.repeated += result.repeated
-            outcome.outdone += result.outdone
+            outcome.superseded += result.superseded
             outcome.visits_changed += result.visits_changed
             outcome.orphan_exits += result.orphan_exits
-            outcome.told += result.told
+            outcome.notified += result.notified
     _keep(refused, ports.set_aside, outcome)
 
 

@@ -1,135 +1,247 @@
-"""The head item of a pair, and the entry in it: the change under way, whole."""
+"""The items of a pair: a log of its latest events, and chunks of the events before them.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+The log (sort key `…#head`) holds all that changes with an event, in one item of at most 1 KB as a rule: DynamoDB
+bills a write by the kilobyte. Events that no longer fit move to a chunk. A log and each chunk also hold the visit
+that was the last one before their first event, so each can be read after what lies before it has expired.
+
+A change is one conditional write of the log. What is to be done then stands in it: chunks to be written, and
+notifications to be published.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from aws.table import Item
 from consumer import keys
-from consumer.visit_diff import Notification, VisitDiff, notifications
-from consumer.visits import Order, Pair, Visit
+from consumer.visit_diff import News, Rule
+from consumer.visits import KINDS, Order, Pair, Visit, order_of, walk
 from contract.events import GeofenceEvent
 
+# An item with a chunk that is still to be written must stay below the next kilobyte too.
+LOG_BYTES = 1024 - 160
+KEPT_EVENTS = 3
+CHUNK_BYTES = 16_000
 
-class Entry(msgspec.Struct, frozen=True):
-    """All that a change asks to be written and told, so that whoever reads it can carry it out.
-
-    Events stand here as their keys: `first` under their id, `lesser` than the one that counted until now,
-    `superseded` by a lesser one.
-    """
-
-    first: list[str]
-    lesser: list[str]
-    superseded: list[str]
-    visits: list[Item]
-    told: list[Notification]
+_TYPES = {
+    "enter": "user.entered_geofence",
+    "dwell": "user.dwelled_in_geofence",
+    "exit": "user.exited_geofence",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """`through`: no event that counts is later. `visit`: the last one. `entry`: what made this `version`."""
+class Chunk:
+    """Events in order. `base` is the last visit before them."""
+
+    sk: str
+    base: Visit | None
+    events: tuple[GeofenceEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairLog:
+    """The latest events of a pair in order, and what its last change asks for.
+
+    `base` is the last visit before `events`; `has_chunks` says that there were events before them. `position` is where
+    on the stream the last change began, "" if unknown.
+    """
 
     version: int = 0
-    through: Order | None = None
-    visit: Visit | None = None
-    entry: bytes = b""
+    events: tuple[GeofenceEvent, ...] = ()
+    base: Visit | None = None
+    has_chunks: bool = False
+    chunks: tuple[Chunk, ...] = ()
+    news: tuple[News, ...] = ()
+    position: str = ""
 
     @property
-    def expires_at(self) -> int | None:
-        """An open visit may last longer than the events are kept, and its exit must still find it."""
-        is_open = self.visit is not None and self.visit.is_open
-        return None if is_open or self.through is None else keys.expires_at(self.through[0])
+    def is_pending(self) -> bool:
+        return bool(self.chunks or self.news)
+
+    def is_late(self, order: Order) -> bool:
+        """Whether an event of this order belongs before those of the log."""
+        return self.has_chunks and (not self.events or order < order_of(self.events[0]))
 
 
-def head_item(pair: Pair, head: Head) -> Item:
-    assert head.through is not None
-    at, rank, event_id = head.through
-    expiry: Item = {} if head.expires_at is None else {"expires_at": head.expires_at}
-    return {
-        "pk": keys.pair_key(pair),
-        "sk": keys.HEAD,
-        "version": head.version,
-        "through": f"{keys.timestamp(at)}#{rank}#{event_id}",
-        "entry": head.entry.decode(),
-        **(keys.visit_attributes(pair, head.visit) if head.visit else {}),
-        **expiry,
-    }
+def log_item(pair: Pair, log: PairLog, rule: Rule) -> Item:
+    pk, sk = keys.log_key(pair)
+    item: Item = {"pk": pk, "sk": sk, "version": log.version, "events": packed(log.events)}
+    _, visit, _ = walk(log.base, log.events, rule.merge_gap, rule.min_confidence)
+    if log.has_chunks:
+        item["base"] = _text(_of_visit(log.base))
+    if visit and visit.is_open:
+        item["fence_now"] = keys.fence_key(pair.fence)
+        item["entered_at"] = keys.timestamp(visit.entered_at)
+        item["entered_event_id"] = visit.entered_event_id
+    if log.news:
+        item["news"] = _text([(kind, _of_visit(now), _of_visit(was)) for kind, now, was in log.news])
+    if log.chunks:
+        item["chunks"] = _text([(c.sk, _of_visit(c.base), packed(c.events)) for c in log.chunks])
+    if log.position and log.is_pending:
+        item["position"] = log.position
+    if rule != Rule():
+        item["rule"] = _text([rule.merge_gap.total_seconds(), rule.min_confidence])
+    kept_for = keys.OPEN_KEPT_FOR if visit and visit.is_open else keys.KEPT_FOR
+    last = _last_at((log.events, *(chunk.events for chunk in log.chunks)))
+    # An open visit may outlast every event that is kept.
+    times = (last, visit.entered_at, visit.last_seen_at, visit.exited_at) if visit else (last,)
+    latest = max((at for at in times if at), default=keys.instant_of(log.version))
+    return {**item, "expires_at": keys.expires_at(latest, kept_for)}
 
 
-def head_of(item: Item) -> Head:
-    at, rank, event_id = str(item["through"]).split("#", 2)
-    through = keys.instant(at), int(rank), event_id
-    return Head(int(item["version"]), through, keys.visit_of(item), str(item["entry"]).encode())
+def _last_at(parts: Iterable[Sequence[GeofenceEvent]]) -> datetime | None:
+    return max((events[-1].occurred_at for events in parts if events), default=None)
 
 
-def done_item(pair: Pair, head: Head) -> Item:
-    expiry: Item = {} if head.expires_at is None else {"expires_at": head.expires_at}
-    return {"pk": keys.pair_key(pair), "sk": keys.DONE, "version": head.version, **expiry}
-
-
-def entry_of(head: Head) -> Entry:
-    return msgspec.json.decode(head.entry, type=Entry)
-
-
-def new_entry(
-    pair: Pair,
-    version: int,
-    changed: VisitDiff,
-    *,
-    first: list[GeofenceEvent],
-    lesser: list[GeofenceEvent],
-    superseded: list[GeofenceEvent],
-) -> Entry:
-    pk = keys.pair_key(pair)
-    after = {keys.visit_key(v): v for v in changed.after}
-    gone = {keys.visit_key(v): v for v in changed.before if keys.visit_key(v) not in after}
-    latest = max(event.occurred_at for event in (*first, *lesser))
-    return Entry(
-        first=[keys.event_key(e) for e in first],
-        lesser=[keys.event_key(e) for e in lesser],
-        superseded=[keys.event_key(e) for e in superseded],
-        visits=[
-            *(
-                # For as long as an event that it takes may come late.
-                _visit_item(
-                    pk,
-                    key,
-                    version,
-                    v.exited_at or changed.followed_at[v],
-                    keys.visit_attributes(pair, v),
-                )
-                for key, v in after.items()
-            ),
-            # Not deleted: a slow process could put it again, were there no later version to stop it.
-            *(_visit_item(pk, key, version, max(v.entered_at, latest), {}) for key, v in gone.items()),
-        ],
-        told=notifications(pair, version, changed),
+def log_of(pair: Pair, item: Item) -> PairLog:
+    chunks = msgspec.json.decode(str(item.get("chunks", "[]")))
+    news = msgspec.json.decode(str(item.get("news", "[]")))
+    return PairLog(
+        int(item["version"]),
+        unpacked(pair, str(item["events"])),
+        _visit_of(msgspec.json.decode(str(item.get("base", "null")))),
+        "base" in item,
+        tuple(Chunk(sk, _visit_of(base), unpacked(pair, text)) for sk, base, text in chunks),
+        tuple((kind, _visit_of(now), _visit_of(was)) for kind, now, was in news),
+        str(item.get("position", "")),
     )
 
 
-def _visit_item(pk: str, key: str, version: int, until: datetime, attributes: Item) -> Item:
+def chunk_item(pair: Pair, chunk: Chunk, log: PairLog) -> Item:
+    """Without events, the chunk is deleted: an earlier version must not come back."""
+    last = _last_at((chunk.events,)) or _last_at((log.events, *(each.events for each in log.chunks)))
     return {
-        "pk": pk,
-        "sk": key,
-        "version": version,
-        "expires_at": keys.expires_at(until),
-        **attributes,
+        "pk": keys.quoted(pair.device_id),
+        "sk": chunk.sk,
+        "version": log.version,
+        "base": _text(_of_visit(chunk.base)),
+        "events": packed(chunk.events),
+        "expires_at": keys.expires_at(last or keys.instant_of(log.version)),
     }
 
 
-def event_items(pk: str, entry: Entry) -> Iterator[Item]:
-    """Written once and for all: put in any order, by anyone, again and again."""
+def chunk_of(pair: Pair, item: Item) -> Chunk:
+    base = _visit_of(msgspec.json.decode(str(item["base"])))
+    return Chunk(str(item["sk"]), base, unpacked(pair, str(item["events"])))
 
-    def item(sk: str, key: str, **attributes: str) -> Item:
-        return {"pk": pk, "sk": sk, **attributes, "expires_at": keys.expires_at(keys.instant_of(key))}
 
-    for key in entry.first:
-        yield item(key, key)
-        yield item(keys.first_key(key), key, content=key)
-    for key in entry.lesser:
-        yield item(key, key)
-        yield item(keys.lesser_key(key), key, content=key)
-    for key in entry.superseded:
-        yield item(keys.superseded_key(key), key)
+def in_order(chunks: Iterable[Chunk]) -> list[Chunk]:
+    return sorted((chunk for chunk in chunks if chunk.events), key=lambda chunk: order_of(chunk.events[0]))
+
+
+def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
+    """The log and its item, with all but the last events moved to a chunk if they no longer fit."""
+    item = log_item(pair, log, rule)
+    if len(log.events) <= KEPT_EVENTS or size_of(item) <= LOG_BYTES:
+        return log, item
+    moved, left = log.events[:-KEPT_EVENTS], log.events[-KEPT_EVENTS:]
+    chunks = (*log.chunks, *pieces(pair, log.version, Chunk("", log.base, moved), rule, len(log.chunks)))
+    _, base, _ = walk(log.base, moved, rule.merge_gap, rule.min_confidence)
+    log = replace(log, events=left, base=base, has_chunks=True, chunks=chunks)
+    return log, log_item(pair, log, rule)
+
+
+def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) -> Iterator[Chunk]:
+    """Split a chunk that has become too large for one item. Those that are new take the numbers from `number` on."""
+    while len(packed(chunk.events)) > CHUNK_BYTES and len(chunk.events) > 1:
+        half = len(chunk.events) // 2
+        while len(packed(chunk.events[:half])) > CHUNK_BYTES and half > 1:
+            half //= 2
+        first, rest = chunk.events[:half], chunk.events[half:]
+        yield Chunk(chunk.sk or keys.chunk_key(pair, version, number), chunk.base, first)
+        _, base, _ = walk(chunk.base, first, rule.merge_gap, rule.min_confidence)
+        chunk, number = Chunk("", base, rest), number + 1
+    yield replace(chunk, sk=chunk.sk or keys.chunk_key(pair, version, number))
+
+
+def size_of(item: Item) -> int:
+    """Bytes as DynamoDB counts them, or a few more."""
+    return sum(len(name) + len(str(value).encode()) for name, value in item.items())
+
+
+def rule_of(item: Item) -> Rule:
+    """The rule by which the consumer keeps a pair's log: whoever reads it needs the same."""
+    if "rule" not in item:
+        return Rule()
+    gap_seconds, min_confidence = msgspec.json.decode(str(item["rule"]))
+    return Rule(timedelta(seconds=gap_seconds), min_confidence)
+
+
+# --- texts --------------------------------------------------------------------------------------------
+
+
+def packed(events: Sequence[GeofenceEvent]) -> str:
+    """Events in order as JSON arrays: microseconds since the previous one, rank of the kind, id, and what differs."""
+    rows: list[list[object]] = []
+    before = 0
+    for event in events:
+        at, rank, event_id = order_of(event)
+        number = keys.microseconds(at)
+        type_ = None if event.type == _TYPES[event.kind] else event.type
+        row = [number - before, rank, event_id, event.confidence, event.duration_minutes, type_]
+        while row[-1] is None:
+            row.pop()
+        rows.append(row)
+        before = number
+    return _text(rows)
+
+
+def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
+    found, number = [], 0
+    for row in msgspec.json.decode(text):
+        passed, rank, event_id, confidence, minutes, type_ = row + [None] * (6 - len(row))
+        number += passed
+        kind = KINDS[rank]
+        at = keys.of_microseconds(number)
+        minutes = None if minutes is None else float(minutes)
+        found.append(
+            GeofenceEvent(
+                event_id, type_ or _TYPES[kind], kind, pair.device_id, pair.fence, at, minutes, confidence
+            )
+        )
+    return tuple(found)
+
+
+def id_text(event_id: str) -> str:
+    """How an id stands in a text of packed events."""
+    return _text(event_id)
+
+
+def _of_visit(visit: Visit | None) -> list[object] | None:
+    if visit is None:
+        return None
+    row: list[object] = [
+        keys.microseconds(visit.entered_at),
+        visit.entered_event_id,
+        None if visit.exited_at is None else keys.microseconds(visit.exited_at),
+        visit.exited_event_id,
+        visit.exit_missed or None,
+        None if visit.last_seen_at is None else keys.microseconds(visit.last_seen_at),
+        visit.app_dwell_seconds,
+    ]
+    while row[-1] is None:
+        row.pop()
+    return row
+
+
+def _visit_of(row: list[Any] | None) -> Visit | None:
+    if row is None:
+        return None
+    entered, entered_id, exited, exited_id, missed, seen, dwell = row + [None] * (7 - len(row))
+    return Visit(
+        keys.of_microseconds(entered),
+        entered_id,
+        None if exited is None else keys.of_microseconds(exited),
+        exited_id,
+        bool(missed),
+        None if seen is None else keys.of_microseconds(seen),
+        None if dwell is None else float(dwell),
+    )
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()

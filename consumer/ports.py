@@ -23,31 +23,31 @@ SOURCE = "milkrun.visits"
 
 
 def ports_of(settings: Settings, access: Access) -> Ports:
-    side_by_side = ThreadPoolExecutor(REQUESTS_AT_ONCE)
-    table = DynamoTable(access.client("dynamodb"), settings.visits_table, side_by_side)
-    bus = EventBus(access.client("events"), settings.event_bus_name, side_by_side)
+    executor = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    table = DynamoTable(access.client("dynamodb"), settings.visits_table, executor)
+    bus = EventBus(access.client("events"), settings.event_bus_name, executor)
     set_aside = S3SetAside(access.archive(settings.archive_bucket))
-    return Ports(Store(table, bus, settings.rule, side_by_side), set_aside)
+    return Ports(Store(table, bus, settings.rule, executor, settings.notifications), set_aside)
 
 
 class EventBus:
     """The bus `name`. Receivers de-duplicate by `detail.id` and order by `detail.version`."""
 
-    def __init__(self, events: Any, name: str, side_by_side: Executor) -> None:
+    def __init__(self, events: Any, name: str, executor: Executor) -> None:
         self._events = events
         self._name = name
-        self._side_by_side = side_by_side
+        self._executor = executor
 
-    def publish(self, told: Sequence[Notification]) -> dict[str, Exception]:
+    def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
-        for failed in self._side_by_side.map(
+        for failed in self._executor.map(
             lambda some: send_until_done(self._put, {notice.id: notice for notice in some}),
-            batched(told, ENTRIES_A_REQUEST, strict=False),
+            batched(notifications, ENTRIES_A_REQUEST, strict=False),
         ):
             failures |= failed
         return failures
 
-    def _put(self, told: Sequence[Notification]) -> list[str]:
+    def _put(self, notifications: Sequence[Notification]) -> list[str]:
         answer = self._events.put_events(
             Entries=[
                 {
@@ -56,11 +56,13 @@ class EventBus:
                     "DetailType": notice.kind,
                     "Detail": msgspec.json.encode(notice.detail).decode(),
                 }
-                for notice in told
+                for notice in notifications
             ]
         )
         # PutEvents answers 200 even when single entries failed, and lists results in request order.
-        return [n.id for n, result in zip(told, answer["Entries"], strict=True) if "ErrorCode" in result]
+        return [
+            n.id for n, result in zip(notifications, answer["Entries"], strict=True) if "ErrorCode" in result
+        ]
 
 
 class S3SetAside:

@@ -43,8 +43,8 @@ def report(records: Sequence[Record], outcome: Outcome) -> None:
         too_old=outcome.too_old,
         added=outcome.added,
         repeated=outcome.repeated,
-        outdone=outcome.outdone,
+        outdone=outcome.superseded,
         visits_changed=outcome.visits_changed,
         orphan_exits=outcome.orphan_exits,
-        told=outcome.told,
+        told=outcome.notified,
     )

@@ -7,8 +7,12 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
-from consumer.visit_diff import Rule
+from consumer.visit_diff import ALL_KINDS, NotificationKind, Rule
 from contract.events import GEOFENCE_KINDS, Kind
+
+
+def _kinds_in(text: object) -> object:
+    return [name.strip() for name in text.split(",") if text != "none"] if isinstance(text, str) else text
 
 
 class Settings(BaseModel):
@@ -26,6 +30,11 @@ class Settings(BaseModel):
     log_level: Annotated[str, Field(alias="LOG_LEVEL")] = "INFO"
     merge_gap_seconds: Annotated[int, Field(alias="MERGE_GAP_SECONDS", ge=0)] = 120
     min_confidence: Annotated[int, Field(alias="MIN_CONFIDENCE", ge=0, le=3)] = 0
+    notifications: Annotated[
+        frozenset[NotificationKind],
+        Field(alias="NOTIFICATIONS", description="those to publish, with commas between them, or none"),
+        BeforeValidator(_kinds_in),
+    ] = ALL_KINDS
     geofence_kinds: Annotated[
         Mapping[Annotated[str, Field(max_length=64)], Kind],
         Field(alias="GEOFENCE_KINDS", description='JSON, {"user.entered_geofence": "enter", …}'),

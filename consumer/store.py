@@ -1,381 +1,353 @@
-"""Events in, visits kept: one serial history of changes per pair, over single-item writes.
+"""Events in, visits kept: one serial history of changes per pair, each a conditional write of its log.
 
-The pair's `head` item is a log of one entry. A change happens like this:
+1. Read the log (version v), and what lies before it if the new events may touch that. Compute the change.
+2. Put the log as v + 1 if it still is v, with the chunks to be written and the notifications to be published in it.
+   This one write is the change; a process that loses the race for it starts again.
+3. Write the chunks, publish the notifications.
 
-1. Read the head (version v) and what the new events touch. Compute the change.
-2. Put the head as v + 1 if it still is v, with everything inside that is then to be written and told. This
-   one conditional write is the change; whoever loses the race for it starts again.
-3. Carry it out: put events, ids and visits, publish the notices, put `done` = v + 1.
-
-Whoever finds a head ahead of its `done` first carries that change out. So a process may die anywhere, two may
-work on one device, and slow ones may wake up late: events and ids are written once and for all, a visit is
-put only over an older version, and a notice that is published again has the same id.
+Nothing records that step 3 is complete, because that would be another write per event. Kinesis knows it: a batch that
+begins behind the place where the change began is delivered only when the batch of that change is done, so step 3 is
+too. Whoever cannot tell, because the batch came again or the shard is another one, repeats step 3. So a process may
+die anywhere, two may work on one device, and slow ones may continue late: a chunk is put only over an older version,
+and a notification that is published again has the same id.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from itertools import chain, groupby
-from typing import NamedTuple, Protocol
-
-import msgspec
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
 
 from aws.errors import PermanentError
-from aws.table import Failures, Table
-from consumer import keys
-from consumer.pair_log import Entry, Head, done_item, entry_of, event_items, head_item, head_of, new_entry
-from consumer.visit_diff import Notification, Rule, VisitDiff, visit_diff
-from consumer.visits import Order, Pair, Visit, content_of, counts, order_of
+from aws.table import Item, Key, Table
+from consumer import keys, pair_log, previous_layout
+from consumer.pair_log import Chunk, PairLog
+from consumer.visit_diff import (
+    ALL_KINDS,
+    Bus,
+    NotificationKind,
+    Rule,
+    VisitDiff,
+    news_of,
+    notification,
+    visit_diff,
+)
+from consumer.visits import Order, Pair, content_of, order_of, walk
 from contract.events import GeofenceEvent
 
-# DynamoDB takes 400 KB an item. Ids of control characters grow sixfold in JSON: the entry is measured too.
-EVENTS_A_CHANGE = 50
-MAX_ENTRY_BYTES = 300_000
-# Events further apart are added one after the other, so that what lies between them need not be read.
-MAX_SPAN = timedelta(days=1)
+# DynamoDB takes 400 KB per item. Ids of control characters grow sixfold in JSON, so the bytes are measured too.
+EVENTS_PER_CHANGE = 100
+MAX_LOG_BYTES = 300_000
 MAX_RACES = 20
 
 
-class Bus(Protocol):
-    def publish(self, told: Sequence[Notification]) -> dict[str, Exception]:
-        """Publish all. What could not be comes back, by the notice's id."""
-
-
 class RaceLost(Exception):
-    """Others changed this pair again and again meanwhile. Later it will go."""
+    """Others changed this pair again and again meanwhile. A later attempt will succeed."""
+
+
+class Arrival(NamedTuple):
+    """Where on the stream a batch begins, and where in it the first event of a pair stands."""
+
+    shard_id: str
+    batch_begins: int
+    first: int
+
+    @property
+    def position(self) -> str:
+        return f"{self.shard_id}#{self.first:x}"
+
+    def is_behind(self, position: str) -> bool:
+        """Whether the batch that made the change at this position is done."""
+        shard_id, _, first = position.partition("#")
+        return shard_id == self.shard_id and int(first, 16) < self.batch_begins
 
 
 @dataclass(slots=True)
 class Added:
-    """What adding events to a pair came to.
+    """The result of adding events to a pair.
 
-    `outdone`: another content of that id counts, and did before. `refused`: by event id, what DynamoDB will
+    `superseded`: another content of that id counts, and did before. `refused`: by event id, what DynamoDB will
     never take; all others are added.
     """
 
     added: int = 0
     repeated: int = 0
-    outdone: int = 0
+    superseded: int = 0
     visits_changed: int = 0
     orphan_exits: int = 0
-    told: int = 0
+    notified: int = 0
     refused: dict[str, PermanentError] = field(default_factory=dict)
 
 
-class _News(NamedTuple):
-    """What of the events taken is new under its id, displaces a greater content, and is displaced."""
+class _New(NamedTuple):
+    """What of the events taken must be added, and the contents that these replace."""
 
-    first: list[GeofenceEvent]
-    lesser: list[GeofenceEvent]
-    superseded: list[GeofenceEvent]
+    added: list[GeofenceEvent]
+    replaced: list[GeofenceEvent]
     repeated: list[GeofenceEvent]
-    outdone: list[GeofenceEvent]
+    superseded: list[GeofenceEvent]
 
 
 @dataclass(slots=True)
 class _Job:
-    """One pair on its way: events still waiting, those of the change at hand, what is known of the pair."""
+    """One pair: events still waiting, those of the change at hand, and what is known of the pair."""
 
     pair: Pair
-    pk: str
     waiting: list[GeofenceEvent]
     result: Added
-    at_once: int = EVENTS_A_CHANGE
+    arrival: Arrival | None
+    at_once: int = EVENTS_PER_CHANGE
     races: int = 0
-    taken: list[GeofenceEvent] = field(default_factory=list)
-    head: Head = field(default_factory=Head)
-    first_contents: dict[str, str] = field(default_factory=dict)
-    under_way: Entry | None = None
+    log: PairLog = field(default_factory=PairLog)
     failure: Exception | None = None
 
-    def take(self) -> None:
-        until = self.waiting[0].occurred_at + MAX_SPAN
-        self.taken = [e for e in self.waiting[: self.at_once] if e.occurred_at <= until]
+    @property
+    def taken(self) -> list[GeofenceEvent]:
+        return self.waiting[: self.at_once]
 
-    def took(self, news: _News) -> None:
-        self.result.repeated += len(news.repeated)
-        self.result.outdone += len(news.outdone)
-        del self.waiting[: len(self.taken)]
-        self.at_once, self.races = EVENTS_A_CHANGE, 0
+    @property
+    def is_pending(self) -> bool:
+        if not self.log.is_pending:
+            return False
+        return not (self.arrival and self.log.position and self.arrival.is_behind(self.log.position))
+
+    def took(self, new: _New) -> None:
+        self.result.repeated += len(new.repeated)
+        self.result.superseded += len(new.superseded)
+        del self.waiting[: self.at_once]
+        self.at_once, self.races = EVENTS_PER_CHANGE, 0
 
 
 class Store:
-    """`side_by_side` runs the requests of different pairs in parallel."""
+    """`executor` runs the requests of different pairs in parallel; only `kinds` of notifications are published."""
 
-    def __init__(self, table: Table, bus: Bus, rule: Rule, side_by_side: Executor) -> None:
+    def __init__(
+        self,
+        table: Table,
+        bus: Bus,
+        rule: Rule,
+        executor: Executor,
+        kinds: frozenset[NotificationKind] = ALL_KINDS,
+    ) -> None:
         self._table = table
         self._bus = bus
         self._rule = rule
-        self._gap = max(rule.merge_gap, timedelta())
-        self._side_by_side = side_by_side
+        self._executor = executor
+        self._kinds = kinds
 
-    def add(self, events: Mapping[Pair, Sequence[GeofenceEvent]]) -> dict[Pair, Added | Exception]:
-        """Make each pair's visits what they are with these events; what is `Added` is durable and told.
+    def add(
+        self,
+        events: Mapping[Pair, Sequence[GeofenceEvent]],
+        arrivals: Mapping[Pair, Arrival] | None = None,
+    ) -> dict[Pair, Added | Exception]:
+        """Make each pair's visits what they are with these events; what is `Added` is durable and published.
 
         An exception, as a value: perhaps not all of that pair is done; add the same again.
         """
-        jobs = [_job(pair, some) for pair, some in events.items()]
+        jobs = [_job(pair, some, (arrivals or {}).get(pair)) for pair, some in events.items()]
         while left := [job for job in jobs if job.waiting and not job.failure]:
-            for job in left:
-                job.take()
-            self._read_heads(left)
-            self._carry_out(left)
-            self._read_ids(left)
+            self._read_logs(left)
+            self._complete(left)
             self._each(left, self._commit)
-            self._carry_out(left)
+            self._complete(left)
         return {job.pair: job.failure or job.result for job in jobs}
 
-    def _read_heads(self, jobs: Sequence[_Job]) -> None:
-        found, failures = self._table.get([(j.pk, sk) for j in jobs for sk in (keys.HEAD, keys.DONE)])
-        _fail(jobs, failures)
-        for job in _sound(jobs):
-            head, done = found.get((job.pk, keys.HEAD)), found.get((job.pk, keys.DONE))
-            job.head = head_of(head) if head else Head()
-            if job.head.version > (int(done["version"]) if done else 0):
-                job.under_way = entry_of(job.head)
+    def _read_logs(self, jobs: Sequence[_Job]) -> None:
+        """Eventually consistent for half the price: who reads an old version loses the race and reads again."""
+        for consistent in (False, True):
+            some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
+            self._get(some, keys.log_key, _read_log, consistent=consistent)
+        unknown = [job for job in _sound(jobs) if not job.log.version]
+        self._get(unknown, previous_layout.head_key, self._adopt)
 
-    def _read_ids(self, jobs: Sequence[_Job]) -> None:
-        """Only after the heads: an id that is not there now can only come with another version of one."""
-        wanted = [(job.pk, keys.id_key(e.event_id)) for job in _sound(jobs) for e in job.taken]
-        found, failures = self._table.get(wanted)
-        _fail(jobs, failures)
-        for job in _sound(jobs):
-            wanted_keys = ((e.event_id, (job.pk, keys.id_key(e.event_id))) for e in job.taken)
-            job.first_contents = {id_: str(found[key]["content"]) for id_, key in wanted_keys if key in found}
+    def _get(
+        self,
+        jobs: Sequence[_Job],
+        key_of: Callable[[Pair], Key],
+        do: Callable[[Item, _Job], None],
+        *,
+        consistent: bool = False,
+    ) -> None:
+        """Read an item of each pair, and do something with those that exist."""
+        if not jobs:
+            return
+        found, failures = self._table.get([key_of(job.pair) for job in jobs], consistent=consistent)
+        for job in jobs:
+            key = key_of(job.pair)
+            job.failure = failures.get(key)
+            if item := found.get(key):
+                _attempt(job, partial(do, item))
+
+    def _adopt(self, _: Item, job: _Job) -> None:
+        previous_layout.move(self._table, self._bus, job.pair, self._rule)
+        self._get([job], keys.log_key, _read_log, consistent=True)
+
+    def _complete(self, jobs: Sequence[_Job]) -> None:
+        """Step 3 of each change that is not known to be complete."""
+        pending = [job for job in _sound(jobs) if job.is_pending]
+        self._each(pending, self._put_chunks)
+        notifications = {
+            job.pair: [notification(job.pair, job.log.version, news) for news in job.log.news]
+            for job in _sound(pending)
+        }
+        if every := list(chain.from_iterable(notifications.values())):
+            failures = self._bus.publish(every)
+            for job in _sound(pending):
+                failure = next((failures[n.id] for n in notifications[job.pair] if n.id in failures), None)
+                if failure:
+                    self._each([job], self._forget_position)
+                    job.failure = failure
+        for job in _sound(pending):
+            job.log = replace(job.log, chunks=(), news=(), position="")
+
+    def _put_chunks(self, job: _Job) -> None:
+        for chunk in job.log.chunks:
+            self._table.put_newer(pair_log.chunk_item(job.pair, chunk, job.log))
+
+    def _forget_position(self, job: _Job) -> None:
+        """Kinesis may give this batch up after hours: the batches behind it must not mean that it is done."""
+        unknown = replace(job.log, position="")
+        self._table.put_version(pair_log.log_item(job.pair, unknown, self._rule), job.log.version)
 
     def _commit(self, job: _Job) -> None:
         """Make the change of the events taken, unless there is none or another one came first."""
-        news = self._news(job)
-        added = [*news.first, *news.lesser]
-        if not added:
-            job.took(news)
+        pk, first, last = keys.chunk_range(job.pair)
+        # An id is new only if no chunk has it.
+        earlier = list(self._table.query(pk, first, last)) if job.log.has_chunks else []
+        new = _new(job, earlier)
+        if not new.added:
+            job.took(new)
             return
-        changed = self._change(job, added, news.superseded)
-        through = max(order_of(event) for event in added)
-        version = job.head.version + 1 if job.head.version else _first_version(through)
-        entry = new_entry(
+        diff, changed = self._changed(job, new, earlier)
+        log, item = pair_log.fitted(
             job.pair,
-            version,
-            changed,
-            first=news.first,
-            lesser=news.lesser,
-            superseded=news.superseded,
+            replace(
+                changed,
+                news=tuple(news for news in news_of(diff) if news[0] in self._kinds),
+                position=job.arrival.position if job.arrival else "",
+            ),
+            self._rule,
         )
-        text = msgspec.json.encode(entry)
-        if len(text) > MAX_ENTRY_BYTES and len(job.taken) > 1:
+        several = len(job.taken) > 1
+        if several and pair_log.size_of(item) > MAX_LOG_BYTES:
             job.at_once = len(job.taken) // 2
             return
-        visit = job.head.visit if changed.last_before == changed.last_after else changed.last_after
-        head = Head(version, max(through, job.head.through or through), visit, text)
         try:
-            won = self._table.put_version(head_item(job.pair, head), job.head.version or None)
+            won = self._table.put_version(item, job.log.version or None)
         except PermanentError as refused:
-            if len(job.taken) > 1:
+            if several:
                 job.at_once = len(job.taken) // 2
-            else:  # the culprit stands alone
+            else:  # this event is the cause
                 job.result.refused[job.waiting.pop(0).event_id] = refused
             return
         if not won:
             job.races += 1
             if job.races == MAX_RACES:
                 raise RaceLost(f"lost {MAX_RACES} races for one pair")  # its key names a device
+            job.log = PairLog()
             time.sleep(random.uniform(0, 0.01 * job.races))
             return
-        job.head, job.under_way = head, entry
-        job.result.added += len(added)
-        job.result.visits_changed += changed.visits
-        job.result.orphan_exits += changed.orphan_exits
-        job.result.told += len(entry.told)
-        job.took(news)
+        job.log = log
+        job.result.added += len(new.added)
+        job.result.visits_changed += diff.visits
+        job.result.orphan_exits += diff.orphan_exits
+        job.result.notified += len(log.news)
+        job.took(new)
 
-    def _news(self, job: _Job) -> _News:
-        news = _News([], [], [], [], [])
-        for event in job.taken:
-            key = keys.event_key(event)
-            first = job.first_contents.get(event.event_id)
-            if first is None:
-                news.first.append(event)
-            elif first == key:
-                news.repeated.append(event)
+    def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
+        """The visits before and after, and the log after. Computes from the first part that the events touch."""
+        log, rule = job.log, self._rule
+        latest = max(event.occurred_at for event in new.added)
+        version = log.version + 1 if log.version else keys.first_version(latest)
+        touched = [order_of(event) for event in (*new.added, *new.replaced)]
+        late = log.is_late(min(touched))
+        chunks = pair_log.in_order(pair_log.chunk_of(job.pair, item) for item in earlier) if late else []
+        parts: list[Chunk | PairLog] = [*chunks, log]
+        first = min(_part_of(order, chunks) for order in touched)
+        last = max(_part_of(order, chunks) for order in touched)
+        base = parts[first].base
+        stored = chain.from_iterable(part.events for part in parts[first:])
+        diff = visit_diff(base, stored, new.added, new.replaced, rule)
+        changed: list[Chunk] = []
+        for number, part in enumerate(parts[first:], first):
+            if number > last and part.base == base:
+                break
+            added = [event for event in new.added if _part_of(order_of(event), chunks) == number]
+            events = tuple(sorted({*part.events, *added} - {*new.replaced}, key=order_of))
+            if isinstance(part, PairLog):
+                log = replace(part, base=base, events=events)
             else:
-                prefix = keys.lesser_prefix(event.event_id)
-                others = self._table.query(job.pk, prefix, prefix + keys.LAST)
-                contents = [keys.event_of(job.pair, k) for k in (first, *(str(i["content"]) for i in others))]
-                least = min(contents, key=content_of)
-                if event in contents:
-                    news.repeated.append(event)
-                elif content_of(event) < content_of(least):
-                    news.lesser.append(event)
-                    news.superseded.append(least)
-                else:
-                    news.outdone.append(event)
-        return news
-
-    def _change(self, job: _Job, added: list[GeofenceEvent], superseded: list[GeofenceEvent]) -> VisitDiff:
-        """Reads from the last visit that begins before the first event touched, no further than needed."""
-        first = min(order_of(event) for event in (*added, *superseded))
-        head = job.head
-        if head.through is None or first > head.through:
-            return visit_diff(head.visit, (), added, superseded, self._rule)
-        visit = head.visit
-        if visit is not None and _start(visit) >= first:
-            visit = self._visit_before(job.pk, first)
-        if visit is None:
-            return visit_diff(None, self._stored(job, first), added, superseded, self._rule)
-        if visit.exited_at is not None and _end(visit) < first:
-            stored = self._stored(job, first)
-        else:
-            visit, stored = self._within(job, visit, first)
-        return visit_diff(visit, stored, added, superseded, self._rule)
-
-    def _within(self, job: _Job, visit: Visit, first: Order) -> tuple[Visit, Iterator[GeofenceEvent]]:
-        """The visit as it was some time before `first`, and the events that count from there on.
-
-        Of a visit longer than events are kept some of the first may have expired, and others not yet.
-        """
-        begun = Visit(visit.entered_at, visit.entered_event_id)
-        since = first[0] - MAX_SPAN - self._rule.merge_gap
-        if since <= visit.entered_at:
-            return begun, self._after(job, _start(visit))
-        seen_at = visit.last_seen_at
-        if seen_at is not None and seen_at >= since:
-            seen_at = self._seen_before(job, begun, since)
-        # It is open since then, but perhaps between an exit and the enter that merged with it.
-        visit = under_way = replace(begun, last_seen_at=seen_at)
-        stored = self._stored(job, (since - self._gap, 0, ""))
-        for event in stored:
-            if event.occurred_at >= since:
-                return visit, chain([event], stored)
-            if event.kind == "dwell" or not counts(event, self._rule.min_confidence):
-                continue
-            if event.kind == "enter":
-                visit = under_way
-            elif visit.exited_at is None:
-                visit = replace(under_way, exited_at=event.occurred_at, exited_event_id=event.event_id)
-        return visit, stored
-
-    def _seen_before(self, job: _Job, visit: Visit, until: datetime) -> datetime | None:
-        """The last dwell of the visit before then that is known; those between an exit and an enter are not its."""
-        seen_at = None
-        begin, end = keys.order_prefix(_start(visit)), f"e#{keys.timestamp(until)}"
-        marks = set()
-        for item in self._table.query(job.pk, begin, end, backwards=True):
-            key = str(item["sk"])
-            if keys.is_mark(key):
-                marks.add(key)
-                continue
-            event = keys.event_of(job.pair, key)
-            if seen_at is not None and event.occurred_at < seen_at - self._rule.merge_gap:
-                break
-            if keys.superseded_key(key) in marks or not counts(event, self._rule.min_confidence):
-                continue
-            if event.kind == "exit":
-                seen_at = None
-            elif event.kind == "dwell":
-                seen_at = seen_at or event.occurred_at
-            elif seen_at is not None:
-                break
-        return seen_at
-
-    def _visit_before(self, pk: str, order: Order) -> Visit | None:
-        latest = f"v#{keys.timestamp(order[0])}#{keys.LAST}"
-        found = self._table.query(pk, "v#", latest, backwards=True)
-        visits = ((v, item) for item in found if (v := keys.visit_of(item)) and _start(v) < order)
-        for _, same in groupby(visits, key=lambda found: found[0].entered_at):
-            visit, item = max(same, key=lambda found: _start(found[0]))
-            # One that ended unclosed before then may still lie there, and the visit by which it did may not.
-            ended = visit.exit_missed and int(item["expires_at"]) < keys.expires_at(order[0])
-            return None if ended else visit
-        return None
-
-    def _stored(self, job: _Job, start: Order) -> Iterator[GeofenceEvent]:
-        """The events that count, from `start` on, in order."""
-        found = self._table.query(job.pk, keys.order_prefix(start), f"e#{keys.LAST}")
-        for _, same in groupby((str(item["sk"]) for item in found), lambda key: key.split("#", 3)[:3]):
-            known = set(same)
-            counting = (k for k in known if keys.superseded_key(k) not in known and not keys.is_mark(k))
-            events = sorted((keys.event_of(job.pair, key) for key in counting), key=order_of)
-            yield from (event for event in events if order_of(event) >= start)
-
-    def _after(self, job: _Job, order: Order) -> Iterator[GeofenceEvent]:
-        return (event for event in self._stored(job, order) if order_of(event) > order)
-
-    def _carry_out(self, jobs: Sequence[_Job]) -> None:
-        """Everything that the change under way asks for, then the mark that it is done."""
-        todo = [job for job in _sound(jobs) if job.under_way]
-        if not todo:
-            return
-        _fail(todo, self._table.put_all([i for j in todo for i in event_items(j.pk, _under_way(j))]))
-        self._each(todo, self._put_visits)
-        told = [notice for job in _sound(todo) for notice in _under_way(job).told]
-        unpublished = self._bus.publish(told) if told else {}
-        for job in _sound(todo):
-            job.failure = next((unpublished[n.id] for n in _under_way(job).told if n.id in unpublished), None)
-        _fail(todo, self._table.put_all([done_item(job.pair, job.head) for job in _sound(todo)]))
-        for job in _sound(todo):
-            job.under_way = None
-
-    def _put_visits(self, job: _Job) -> None:
-        for item in _under_way(job).visits:
-            self._table.put_newer(item)
+                piece = Chunk(part.sk, base, events)
+                changed += pair_log.pieces(job.pair, version, piece, rule, len(changed))
+            _, base, _ = walk(base, events, rule.merge_gap, rule.min_confidence)
+        return diff, replace(log, version=version, chunks=tuple(changed))
 
     def _each(self, jobs: Sequence[_Job], do: Callable[[_Job], None]) -> None:
-        def attempt(job: _Job) -> None:
-            try:
-                do(job)
-            except Exception as error:  # one pair's failure is its own: the others go on
-                job.failure = error
-
-        for _ in self._side_by_side.map(attempt, _sound(jobs)):
+        for _ in self._executor.map(lambda job: _attempt(job, do), _sound(jobs)):
             pass
 
 
-def _job(pair: Pair, events: Sequence[GeofenceEvent]) -> _Job:
+def _attempt(job: _Job, do: Callable[[_Job], None]) -> None:
+    try:
+        do(job)
+    except Exception as error:  # one pair's failure is its own: the others go on
+        job.failure = error
+
+
+def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
     """Of each id only the least content, in order: the others of this batch can change nothing."""
     least: dict[str, GeofenceEvent] = {}
     for event in events:
         other = least.get(event.event_id)
         if other is None or content_of(event) < content_of(other):
             least[event.event_id] = event
-    outdone = len({(e.event_id, content_of(e)) for e in events}) - len(least)
-    repeated = len(events) - len(least) - outdone
-    return _Job(
-        pair,
-        keys.pair_key(pair),
-        sorted(least.values(), key=order_of),
-        Added(repeated=repeated, outdone=outdone),
-    )
+    superseded = len({(e.event_id, content_of(e)) for e in events}) - len(least)
+    repeated = len(events) - len(least) - superseded
+    waiting = sorted(least.values(), key=order_of)
+    return _Job(pair, waiting, Added(repeated=repeated, superseded=superseded), arrival)
 
 
-def _first_version(through: Order) -> int:
-    """Milliseconds: after a head has expired versions must not begin again below it, nor below its `done`."""
-    return int(through[0].timestamp() * 1000)
+def _read_log(item: Item, job: _Job) -> None:
+    job.log = pair_log.log_of(job.pair, item)
+
+
+def _new(job: _Job, earlier: Sequence[Item]) -> _New:
+    known = {event.event_id: event for event in job.log.events}
+    new = _New([], [], [], [])
+    for event in job.taken:
+        other = known.get(event.event_id) or _among(job.pair, event.event_id, earlier)
+        if other is None:
+            new.added.append(event)
+        elif other == event:
+            new.repeated.append(event)
+        elif content_of(event) < content_of(other):
+            new.added.append(event)
+            new.replaced.append(other)
+        else:
+            new.superseded.append(event)
+    return new
+
+
+def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent | None:
+    text = pair_log.id_text(event_id)
+    for item in chunks:
+        if text in str(item["events"]):
+            for event in pair_log.chunk_of(pair, item).events:
+                if event.event_id == event_id:
+                    return event
+    return None
+
+
+def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
+    """The first chunk that reaches as far as this; behind the last one is the log."""
+    for number, chunk in enumerate(chunks):
+        if order <= order_of(chunk.events[-1]):
+            return number
+    return len(chunks)
 
 
 def _sound(jobs: Sequence[_Job]) -> list[_Job]:
     return [job for job in jobs if not job.failure]
-
-
-def _fail(jobs: Sequence[_Job], failures: Failures) -> None:
-    if failures:
-        of_pair = {pk: error for (pk, _), error in failures.items()}
-        for job in jobs:
-            job.failure = job.failure or of_pair.get(job.pk)
-
-
-def _under_way(job: _Job) -> Entry:
-    assert job.under_way is not None
-    return job.under_way
-
-
-def _start(visit: Visit) -> Order:
-    return visit.entered_at, 0, visit.entered_event_id
-
-
-def _end(visit: Visit) -> Order:
-    assert visit.exited_at is not None
-    assert visit.exited_event_id is not None
-    return visit.exited_at, 2, visit.exited_event_id

@@ -1,18 +1,21 @@
 """What new events change: the visits before and after, and what the world is to be told. Pure."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from heapq import merge
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from consumer import keys
 from consumer.visits import MERGE_GAP, Order, Pair, Visit, counts, order_of, step
 from contract.events import GeofenceEvent
 
-type NotificationKind = Literal["arrived", "departed", "visit_restated"]
+NotificationKind = Literal["arrived", "departed", "visit_restated"]
+ALL_KINDS: frozenset[NotificationKind] = frozenset(get_args(NotificationKind))
 type Start = tuple[datetime, str]
+# A kind, the visit as it is now, and as it was
+type News = tuple[NotificationKind, Visit | None, Visit | None]
 type Row = dict[str, str | float | bool | None]
 
 
@@ -36,7 +39,6 @@ class VisitDiff:
     last_before: Visit | None
     last_after: Visit | None
     orphan_exits: int
-    followed_at: Mapping[Visit, datetime]  # those of `after`
 
     @property
     def visits(self) -> int:
@@ -61,6 +63,11 @@ class Notification(NamedTuple):
     detail: dict[str, object]
 
 
+class Bus(Protocol):
+    def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
+        """Publish all. Returns the failures by the notification's id."""
+
+
 class _Taken(NamedTuple):
     order: Order
     event: GeofenceEvent
@@ -81,8 +88,8 @@ def visit_diff(
     `removed` are the contents among `stored` that lesser ones of `added` displace.
     """
     was = will_be = start
-    before: list[tuple[Visit, datetime]] = []
-    after: list[tuple[Visit, datetime]] = []
+    before: list[Visit] = []
+    after: list[Visit] = []
     orphan_exits = 0
     to_come = len(added) + len(removed)
     for _, event, was_there, is_there in _in_order(stored, added, removed):
@@ -91,23 +98,20 @@ def visit_diff(
             if was_there:
                 ended, was, outcome = step(was, event, rule.merge_gap)
                 orphan_exits -= outcome == "orphan_exit"
-                if ended is not None:
-                    before.append((ended, event.occurred_at))
+                before += [ended] if ended else []
             if is_there:
                 ended, will_be, outcome = step(will_be, event, rule.merge_gap)
                 orphan_exits += outcome == "orphan_exit"
-                if ended is not None:
-                    after.append((ended, event.occurred_at))
+                after += [ended] if ended else []
         if not to_come and was == will_be:
             break
     same = set(before) & set(after)
     return VisitDiff(
-        [visit for visit, at in before if (visit, at) not in same],
-        [visit for visit, at in after if (visit, at) not in same],
+        [visit for visit in before if visit not in same],
+        [visit for visit in after if visit not in same],
         was,
         will_be,
         orphan_exits,
-        dict(after),
     )
 
 
@@ -141,49 +145,55 @@ def row(pair: Pair, visit: Visit) -> Row:
     }
 
 
-def notifications(pair: Pair, version: int, changed: VisitDiff) -> list[Notification]:
-    """What a receiver that knew the visits before must hear to know the visits after.
+def news_of(diff: VisitDiff) -> list[News]:
+    """What a receiver that knows the visits before needs in order to know the visits after.
 
-    - `arrived`: a visit that was not there. `departed`: a visit that was open, or not there, is closed.
-    - `visit_restated`: what was told of a visit no longer holds in another way: a closed one differs, is open
-      again or is gone (then `visit` is the one that took its place, or null), or an open one ended unclosed.
+    - `arrived`: a new visit. `departed`: a visit that was open, or is new, is closed.
+    - `visit_restated`: an earlier notification of the visit no longer holds in another way: a closed one differs, is
+      open again or is gone (then the visit now is its replacement, or None), or an open one ended unclosed.
     """
-    old, new = changed.by_start()
-    told: list[Notification] = []
-
-    def tell(kind: NotificationKind, now: Visit | None, was: Visit | None) -> None:
-        about = was or now
-        assert about is not None
-        name = f"{kind}#{version}#{keys.pair_key(pair)}#{keys.visit_key(about)}"
-        id_ = hashlib.sha256(name.encode()).hexdigest()
-        detail: dict[str, object] = {
-            "id": id_,
-            "device_id": pair.device_id,
-            "geofence_tag": pair.fence.tag,
-            "geofence_external_id": pair.fence.external_id,
-            "version": version,
-            "visit": now and row(pair, now),
-        }
-        told.append(Notification(id_, kind, {**detail, "previous": row(pair, was)} if was else detail))
-
-    for start, was in old.items():
-        if start not in new:
-            tell("visit_restated", _successor(was, new.values()), was)
+    old, new = diff.by_start()
+    news: list[News] = [
+        ("visit_restated", _successor(was, new.values()), was)
+        for start, was in old.items()
+        if start not in new
+    ]
     for start, now in new.items():
         earlier = old.get(start)
         if earlier is None:
-            tell("arrived", now, None)
+            news.append(("arrived", now, None))
             if now.exited_at is not None:
-                tell("departed", now, None)
-        elif _told(earlier) != _told(now):
+                news.append(("departed", now, None))
+        elif _notified(earlier) != _notified(now):
             if earlier.is_open and now.exited_at is not None:
-                tell("departed", now, None)
+                news.append(("departed", now, None))
             else:
-                tell("visit_restated", now, earlier)
-    return told
+                news.append(("visit_restated", now, earlier))
+    return news
 
 
-def _told(visit: Visit) -> tuple[object, ...]:
+def notification(pair: Pair, version: int, news: News) -> Notification:
+    kind, now, was = news
+    about = was or now
+    assert about is not None
+    visit_key = f"v#{keys.timestamp(about.entered_at)}#{keys.quoted(about.entered_event_id)}"
+    id_ = hashlib.sha256(f"{kind}#{version}#{keys.pair_key(pair)}#{visit_key}".encode()).hexdigest()
+    detail: dict[str, object] = {
+        "id": id_,
+        "device_id": pair.device_id,
+        "geofence_tag": pair.fence.tag,
+        "geofence_external_id": pair.fence.external_id,
+        "version": version,
+        "visit": now and row(pair, now),
+    }
+    return Notification(id_, kind, {**detail, "previous": row(pair, was)} if was else detail)
+
+
+def notifications(pair: Pair, version: int, diff: VisitDiff) -> list[Notification]:
+    return [notification(pair, version, news) for news in news_of(diff)]
+
+
+def _notified(visit: Visit) -> tuple[object, ...]:
     return visit.exited_at, visit.exited_event_id, visit.exit_missed
 
 

@@ -25,14 +25,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
-from contract.events import Fence, GeofenceEvent
+from contract.events import Fence, GeofenceEvent, Kind
 
 MERGE_GAP = timedelta(seconds=120)
 
 Content = tuple[datetime, str, float, int]
 Order = tuple[datetime, int, str]
 
-_RANK = {"enter": 0, "dwell": 1, "exit": 2}
+KINDS: tuple[Kind, ...] = ("enter", "dwell", "exit")
+_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 class Pair(NamedTuple):
@@ -155,21 +156,29 @@ def visits_of(
     events: Iterable[GeofenceEvent], merge_gap: timedelta = MERGE_GAP, min_confidence: int = 0
 ) -> dict[Pair, History]:
     """The visits of every (device, fence) that occurs in `events`, in any order and with any repetition."""
-    return {pair: _walk(some, merge_gap) for pair, some in counting_events(events, min_confidence).items()}
+    found = {}
+    for pair, some in counting_events(events, min_confidence).items():
+        visits, last, orphan_exits = walk(None, some, merge_gap)
+        found[pair] = History((*visits, last) if last else tuple(visits), orphan_exits)
+    return found
 
 
-def _walk(events: Iterable[GeofenceEvent], merge_gap: timedelta) -> History:
+def walk(
+    visit: Visit | None,
+    events: Iterable[GeofenceEvent],
+    merge_gap: timedelta = MERGE_GAP,
+    min_confidence: int = 0,
+) -> tuple[list[Visit], Visit | None, int]:
+    """Take events in order, one content per id. Returns the visits that ended, the last one, and the orphan exits."""
     visits: list[Visit] = []
-    visit: Visit | None = None
     orphan_exits = 0
     for event in events:
-        ended, visit, outcome = step(visit, event, merge_gap)
-        orphan_exits += outcome == "orphan_exit"
-        if ended is not None:
-            visits.append(ended)
-    if visit is not None:
-        visits.append(visit)
-    return History(tuple(visits), orphan_exits)
+        if counts(event, min_confidence):
+            ended, visit, outcome = step(visit, event, merge_gap)
+            orphan_exits += outcome == "orphan_exit"
+            if ended is not None:
+                visits.append(ended)
+    return visits, visit, orphan_exits
 
 
 def _ended(visit: Visit | None) -> Visit | None:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from botocore.exceptions import ClientError
 
+from aws.table import Item, loaded
 from consumer import keys
 from consumer.visits import Pair, pair_of
 from contract.events import MAX_AGE, InvalidEvent, Kind, geofence_event
@@ -29,6 +30,7 @@ from ops import polling, redrive, terminal
 from ops.marts import build_marts
 from ops.outputs import environment_of
 from ops.stores import geofence_kinds
+from ops.visits_table import events_in, missing_chunks
 from snowpipe.warehouse import Warehouse
 
 TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
@@ -142,13 +144,8 @@ def forget_visits(
             _no_change_under_way,
             patience_s=CHANGE_SECONDS,
         )
-        item_keys = [{"pk": item["pk"], "sk": item["sk"]} for item in found]
-        others = {
-            event_id
-            for key in item_keys
-            if key["sk"]["S"].startswith("i#")
-            and (event_id := keys.unquoted(key["sk"]["S"].removeprefix("i#"))) not in event_ids
-        }
+        item_keys = [{"pk": {"S": item["pk"]}, "sk": {"S": item["sk"]}} for item in found]
+        others = {event.event_id for _, some in events_in(found) for event in some} - event_ids
         for start in range(0, len(item_keys), ITEMS_A_DELETE):
             _delete_all(dynamodb, table, item_keys[start : start + ITEMS_A_DELETE])
         deleted += len(item_keys)
@@ -159,22 +156,23 @@ def forget_visits(
     return deleted, shared
 
 
-def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[dict[str, Any]]:
-    pages = dynamodb.get_paginator("query").paginate(
-        TableName=table,
-        KeyConditionExpression="pk = :pk",
-        ExpressionAttributeValues={":pk": {"S": keys.pair_key(pair)}},
-        ProjectionExpression="pk, sk, #version",
-        ExpressionAttributeNames={"#version": "version"},
-        ConsistentRead=True,
-    )
-    return [item for page in pages for item in page["Items"]]
+def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
+    """All of a pair, and what is left of it in the previous layout."""
+    found: list[Item] = []
+    for pk, first, last in (keys.pair_range(pair), (keys.pair_key(pair), "a", keys.LAST)):
+        pages = dynamodb.get_paginator("query").paginate(
+            TableName=table,
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
+            ConsistentRead=True,
+        )
+        found += (loaded(item) for page in pages for item in page["Items"])
+    return found
 
 
-def _no_change_under_way(found: Iterable[Mapping[str, Any]]) -> bool:
-    """The consumer writes a change's head, then the rest, last of all that it is done: until then more would come."""
-    version = {item["sk"]["S"]: item.get("version") for item in found}
-    return version.get(keys.HEAD) == version.get(keys.DONE)
+def _no_change_under_way(found: Iterable[Item]) -> bool:
+    """The consumer writes a change's log, then its chunks: a chunk that is written after this would stay."""
+    return not any(missing_chunks(found))
 
 
 def _delete_all(dynamodb: Any, table: str, keys: list[Any]) -> None:

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from itertools import batched
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +29,15 @@ from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.reach import tell, warehouse_or_none
 from ops.replay import Pace, lines_again
-from ops.stores import event_id_in, geofence_kinds, invalid_rows, log_days, log_lines, readable_lines
+from ops.stores import (
+    consumed_event_ids,
+    event_id_in,
+    geofence_kinds,
+    invalid_rows,
+    log_days,
+    log_lines,
+    readable_lines,
+)
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.cli import Stage
@@ -180,7 +187,7 @@ class Reconciler:
         Too old is what the table keeps no longer, and what the consumer left out when it came.
         """
         now = datetime.now(UTC)
-        wanted: dict[tuple[str, str], list[Difference]] = {}
+        wanted: dict[Pair, dict[str, list[Difference]]] = {}
         for row in self._geofence_rows(first_key, last_key):
             found.crossings.archived += 1
             named = Difference(
@@ -193,23 +200,22 @@ class Reconciler:
                     found.crossings.too_old += 1
                     continue
                 pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))
-                where = (keys.pair_key(pair), keys.id_key(row["event_id"]))
+                keys.pair_key(pair)  # raises where a part is no text
             except (ValueError, TypeError, AttributeError):
                 found.add(named)  # not of the handler: somebody else wrote it to the archive
                 continue
-            wanted.setdefault(where, []).append(named)
+            wanted.setdefault(pair, {}).setdefault(str(row["event_id"]), []).append(named)
         with ThreadPoolExecutor(4) as readers:
             table: Table = DynamoTable(
                 self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
             )
-            for some in batched(wanted, 2000, strict=False):
-                there, failures = table.get(some)
-                for failure in failures.values():
-                    raise failure
-                found.crossings.consumed += sum(len(wanted[where]) for where in there)
-                for where in some:
-                    if where not in there:
-                        found.add(wanted[where][0])
+            known = readers.map(lambda pair: consumed_event_ids(table, pair), wanted)
+            for by_id, there in zip(wanted.values(), known, strict=True):
+                for event_id, differences in by_id.items():
+                    if event_id in there:
+                        found.crossings.consumed += len(differences)
+                    else:
+                        found.add(differences[0])
 
     def _geofence_rows(self, first_key: str, last_key: str) -> Sequence[Mapping[str, Any]]:
         types = ", ".join(["%s"] * len(self.kinds))

@@ -18,6 +18,7 @@ from contract.lines import lines_in
 from contract.objects import lines_of, object_name
 from handler.settings import Settings
 from ops.outputs import Outputs
+from ops.visits_table import events_in, visits_in
 from snowpipe.history import inflated
 from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Warehouse
@@ -63,10 +64,15 @@ def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
     return Settings.of(function["Environment"]["Variables"]).geofence_kinds
 
 
-def rule(outputs: Outputs, stage: str) -> Rule:
-    """By which this stage's consumer makes visits: what it was told."""
+def consumer_settings(outputs: Outputs, stage: str) -> ConsumerSettings:
+    """What this stage's consumer was told."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
-    return ConsumerSettings.model_validate(function["Environment"]["Variables"]).rule
+    return ConsumerSettings.model_validate(function["Environment"]["Variables"])
+
+
+def rule(outputs: Outputs, stage: str) -> Rule:
+    """The rule by which this stage's consumer makes visits."""
+    return consumer_settings(outputs, stage).rule
 
 
 def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
@@ -168,44 +174,39 @@ def stream_records(
             iterator = answer.get("NextShardIterator")
 
 
-def consumed_event_ids(table: Table, pair: Pair) -> Iterator[str]:
-    """The ids of all events that the consumer has taken in for one device at one fence."""
-    for item in table.query(keys.pair_key(pair), "i#", "i$"):
-        yield keys.unquoted(str(item["sk"]).removeprefix("i#"))
+def consumed_event_ids(table: Table, pair: Pair) -> set[str]:
+    """Return the ids of the events that the visits table has of one device at one fence."""
+    return {event.event_id for event in _events(table, pair)}
 
 
 def table_events(table: Table, pair: Pair, since: datetime) -> list[GeofenceEvent]:
     """Return the events of one device at one fence since then that the visits table has; one content per id."""
-    first, last = f"e#{keys.timestamp(since)}", f"e#{keys.LAST}"
-    found = {str(item["sk"]) for item in table.query(keys.pair_key(pair), first, last)}
-    return [
-        keys.event_of(pair, key)
-        for key in sorted(found)
-        if not keys.is_mark(key) and keys.superseded_key(key) not in found
-    ]
+    return [event for event in _events(table, pair) if event.occurred_at >= since]
+
+
+def _events(table: Table, pair: Pair) -> Iterator[GeofenceEvent]:
+    return (event for _, some in events_in(table.query(*keys.pair_range(pair))) for event in some)
 
 
 def table_stays(table: Table, pair: Pair) -> Iterator[Stay]:
-    """The visits of one device at one fence in the visits table: past ones, and the last one."""
-    for first, last in (("v#", "v$"), (keys.HEAD, keys.HEAD)):
-        for item in table.query(keys.pair_key(pair), first, last):
-            visit = keys.visit_of(item)
-            if visit is not None:
-                yield stay(pair, visit)
+    """The visits of one device at one fence in the visits table, in order."""
+    return (stay(*found) for found in visits_in(table.query(*keys.pair_range(pair))))
+
+
+def device_visits(dynamodb: Any, table: str, device: str) -> list[tuple[Pair, Visit]]:
+    """All visits of a device in the visits table, in order of entering."""
+    pages = dynamodb.get_paginator("query").paginate(
+        TableName=table,
+        KeyConditionExpression="pk = :device",
+        ExpressionAttributeValues={":device": {"S": keys.quoted(device)}},
+        ConsistentRead=True,
+    )
+    found = visits_in(loaded(item) for page in pages for item in page["Items"])
+    return sorted(found, key=lambda one: (one[1].entered_at, one[1].entered_event_id, one[0]))
 
 
 def device_stays(dynamodb: Any, table: str, device: str) -> Iterator[Stay]:
-    """All visits of a device in the visits table, by its index, in order of entering."""
-    for page in dynamodb.get_paginator("query").paginate(
-        TableName=table,
-        IndexName="by_device",
-        KeyConditionExpression="device_id = :device",
-        ExpressionAttributeValues={":device": {"S": device}},
-    ):
-        for item in map(loaded, page["Items"]):
-            visit = keys.visit_of(item)
-            if visit is not None:
-                yield stay(keys.pair_of_visit(item), visit)
+    return (stay(*found) for found in device_visits(dynamodb, table, device))
 
 
 def log_lines(

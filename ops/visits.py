@@ -11,7 +11,7 @@ import typer
 from aws.table import DynamoTable, loaded
 from consumer import keys, visit_diff
 from consumer.visit_diff import Rule
-from consumer.visits import Pair, counts
+from consumer.visits import Pair, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import stores, terminal
 from ops.presence import contradictions
@@ -33,19 +33,27 @@ def visits_of_device(
     dynamodb: Any, table: str, device: str, since: datetime | None = None
 ) -> list[visit_diff.Row]:
     """The visits that began at or after `since`, in order of their beginning."""
-    names = {":device": {"S": device}, ":since": {"S": keys.timestamp(since) if since else "0"}}
-    return list(_query(dynamodb, table, "by_device", "device_id = :device AND entered_at >= :since", names))
+    return [
+        _row(pair, visit)
+        for pair, visit in stores.device_visits(dynamodb, table, device)
+        if since is None or visit.entered_at >= since
+    ]
 
 
 def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[visit_diff.Row]:
     """The open visits at a fence, the longest first."""
-    names = {":fence": {"S": keys.fence_key(fence)}}
-    return list(_query(dynamodb, table, "there_now", "fence_now = :fence", names))
+    pages = dynamodb.get_paginator("query").paginate(
+        TableName=table,
+        IndexName="there_now",
+        KeyConditionExpression="fence_now = :fence",
+        ExpressionAttributeValues={":fence": {"S": keys.fence_key(fence)}},
+    )
+    return list(_open_visits(pages))
 
 
 def there_now(dynamodb: Any, table: str) -> Iterator[visit_diff.Row]:
     """All open visits at all fences. Reads the whole index, which holds nothing else."""
-    return _rows(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
+    return _open_visits(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
 
 
 def contradictions_of_device(
@@ -116,22 +124,15 @@ def _enter_of(row: visit_diff.Row) -> GeofenceEvent:
     return GeofenceEvent(str(row["entered_event_id"]), "", "enter", device, fence, at, None, None)
 
 
-def _query(
-    dynamodb: Any, table: str, index: str, condition: str, names: dict[str, Any]
-) -> Iterator[visit_diff.Row]:
-    pages = dynamodb.get_paginator("query").paginate(
-        TableName=table, IndexName=index, KeyConditionExpression=condition, ExpressionAttributeValues=names
-    )
-    return _rows(pages)
+def _open_visits(pages: Iterable[dict[str, Any]]) -> Iterator[visit_diff.Row]:
+    for item in (loaded(item) for page in pages for item in page["Items"]):
+        visit = Visit(keys.instant(str(item["entered_at"])), str(item["entered_event_id"]))
+        yield _row(keys.pair_of_key(str(item["pk"]), str(item["sk"])), visit)
 
 
-def _rows(pages: Iterable[dict[str, Any]]) -> Iterator[visit_diff.Row]:
-    for page in pages:
-        for item in map(loaded, page["Items"]):
-            visit = keys.visit_of(item)
-            assert visit is not None  # both indexes hold only items with a visit
-            row = visit_diff.row(keys.pair_of_visit(item), visit)
-            yield {name: row[name] for name in FIELDS}
+def _row(pair: Pair, visit: Visit) -> visit_diff.Row:
+    row = visit_diff.row(pair, visit)
+    return {name: row[name] for name in FIELDS}
 
 
 def _fence(text: str) -> Fence:

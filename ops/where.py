@@ -13,7 +13,6 @@ from itertools import batched, chain
 from typing import Any
 
 from aws.table import DynamoTable
-from consumer import keys
 from consumer.visits import pair_of
 from contract import logs
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
@@ -22,6 +21,7 @@ from contract.objects import object_name, prefix_of
 from ops.outputs import Outputs
 from ops.replay import LABEL
 from ops.stores import (
+    consumed_event_ids,
     device_in,
     event_id_in,
     geofence_kinds,
@@ -277,9 +277,7 @@ class Finder:
             self.searched.append(
                 f"{self._outputs.visits_table} ({event.device_id} at {' '.join(event.fence)})"
             )
-            known, failures = table.get([(keys.pair_key(pair), keys.id_key(event_id))])
-            for failure in failures.values():
-                raise failure
+            known = event_id in consumed_event_ids(table, pair)
             detail = {"device": event.device_id, "fence": " ".join(event.fence)}
             yield Step("consumed" if known else "not consumed", self._consumed_at(published), detail)
             for stay in table_stays(table, pair) if known else ():

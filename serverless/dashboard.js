@@ -23,10 +23,10 @@ const sum = (label, id, ...parts) => {
 };
 const undeleted = (label, id, name) =>
   sum(label, id, ...['Visible', 'NotVisible'].map((kind) => line(queue(name), `ApproximateNumberOfMessages${kind}`, 'Maximum')));
-// DynamoDB has no total of throttled requests, so those of the table and of each index are added.
+// DynamoDB has no total of throttled requests, so those of the table and of its index are added.
 const throttled = sum(
   'table throttled', 'throttled',
-  ...[TABLE, INDEX('there_now'), INDEX('by_device')].flatMap((of) => ['WriteThrottleEvents', 'ReadThrottleEvents'].map((name) => line(of, name, 'Sum'))),
+  ...[TABLE, INDEX('there_now')].flatMap((of) => ['WriteThrottleEvents', 'ReadThrottleEvents'].map((name) => line(of, name, 'Sum'))),
 );
 
 const panel = (title, ...metrics) => ({

@@ -116,6 +116,12 @@ ENTRIES = (
         "Report one day of the fleet from the marts: collections, litres, visits, missing exits, silent trucks.",
     ),
     Entry(
+        "move-visits",
+        "ops.move_visits:command",
+        OPERATE,
+        "Rewrite the visits table in today's layout, once after the upgrade.",
+    ),
+    Entry(
         "forget",
         "ops.forget:command",
         OPERATE,

@@ -202,12 +202,12 @@ def crossings(count: int, run: str) -> object:
 
 
 def billed(name: str) -> dict[str, float]:
-    """Return units per event of two batches of 200, the second for known pairs, and the bytes that they store."""
+    """Return units per event, and the bytes kept, of two visits per pair whose events come one per batch."""
     aws = Aws(0, billed=True)
     run = consumer.ours(aws, Inline()) if name == "ours" else consumer.peer(aws)
     datas = consumer.SHAPES["200"]
-    for some in (datas, [consumer.again(data) for data in datas]):
-        run(batch_of(some))
+    for number, data in enumerate([*datas, *map(consumer.again, datas)], 1):
+        run(batch_of([data], first=number))
     events = 2 * len(datas)
     return {
         "write_units_event": (aws.units["write"] + aws.units["index write"]) / events,

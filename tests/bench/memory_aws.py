@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import yaml
 from botocore.exceptions import ClientError
 
+from aws.errors import ServiceError
+
 TEMPLATE = Path(__file__).parents[2] / "serverless" / "visits.yml"
 WRITE_UNIT_BYTES = 1024
 READ_UNIT_BYTES = 4096
@@ -76,6 +78,15 @@ def read_units(size: int, *, consistent: bool) -> float:
     return max(1, math.ceil(size / READ_UNIT_BYTES)) * (1 if consistent else 0.5)
 
 
+class ConditionFailed(ClientError, ServiceError):
+    """As botocore raises it for the peer, and `aws/json_client.py` for us."""
+
+    def __init__(self, old: dict[str, Any] | None) -> None:
+        self.code = "ConditionalCheckFailedException"
+        self.response: Any = {"Error": {"Code": self.code, "Message": ""}, "Item": old}
+        Exception.__init__(self, self.code)
+
+
 class Aws:
     """Implements the DynamoDB and EventBridge calls of both consumers.
 
@@ -124,8 +135,7 @@ class Aws:
         if not holds:
             # AWS bills a failed conditional write like the write.
             self.units["write"] += max(units(old or {}), units(Item)) if self.billed else 0
-            error: Any = {"Error": {"Code": "ConditionalCheckFailedException", "Message": ""}, "Item": old}
-            raise ClientError(error, "PutItem")
+            raise ConditionFailed(old)
         self._put(items, sk, Item)
         return {}
 

@@ -16,11 +16,13 @@ from uuid import uuid4
 
 import pytest
 
+from aws.table import loaded
 from consumer import keys
 from consumer.visits import Pair
 from contract.events import Fence, Reason
 from contract.objects import lines_object, quarantine_line
 from ops.outputs import ROOT
+from ops.visits_table import missing_chunks
 from tests.e2e.faults import FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
 from tests.faults.proxy import Fault
@@ -66,16 +68,14 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
 
     def once_done() -> Any:
-        """All its items, once the consumer has put the last one of its change: a visit can be seen before that."""
+        """All its items, once the consumer has put the last chunk of its change: a visit can be seen before that."""
+        pk, first, last = keys.pair_range(pair)
         found = dynamodb.query(
             TableName=name,
-            KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues={":pk": {"S": keys.pair_key(pair)}},
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
         )["Items"]
-        version = {
-            item["sk"]["S"]: item["version"] for item in found if item["sk"]["S"] in (keys.HEAD, keys.DONE)
-        }
-        return version.get(keys.HEAD) == version.get(keys.DONE) and found
+        return not any(missing_chunks(map(loaded, found))) and found
 
     for item in eventually(once_done):
         dynamodb.delete_item(TableName=name, Key={"pk": item["pk"], "sk": item["sk"]})

@@ -1,4 +1,4 @@
-"""Read some devices' visits from the table, through each of its two indexes."""
+"""Read some devices' visits from the table, and its index of open visits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,9 @@ from typing import Any
 
 from aws.table import loaded
 from consumer import keys
-from contract.events import GeofenceEvent
+from consumer.visits import Pair, Visit
+from contract.events import Fence, GeofenceEvent
+from ops import stores
 from tests.faults.checker import OfPair
 from tests.faults.phones import Exchange
 
@@ -20,24 +22,29 @@ def read_indexes(
 ) -> tuple[list[OfPair], list[OfPair]]:
     """Return all visits of the devices in these exchanges, and those that are open at the fences in them."""
     devices = sorted({c.device_id for c in crossings_of(exchanges)})
-    fences = sorted({keys.fence_key(c.fence) for c in crossings_of(exchanges)})
-    queries = [("by_device", "device_id", device) for device in devices]
-    queries += [("there_now", "fence_now", fence) for fence in fences]
+    fences = sorted({c.fence for c in crossings_of(exchanges)})
     with ThreadPoolExecutor(4) as readers:
-        answers = list(readers.map(lambda q: list(_query(dynamodb, table, *q)), queries))
-    visits = [one for some in answers[: len(devices)] for one in some]
-    there = [one for some in answers[len(devices) :] for one in some if one[0].device_id in set(devices)]
+        by_device = list(readers.map(lambda device: stores.device_visits(dynamodb, table, device), devices))
+        by_fence = list(readers.map(lambda fence: list(_at(dynamodb, table, fence)), fences))
+    visits = [one for some in by_device for one in some]
+    # The index names the visit; what else is known of it stands with the visits.
+    known = {(pair, visit.entered_at, visit.entered_event_id): visit for pair, visit in visits}
+    there = [
+        (pair, known.get((pair, visit.entered_at, visit.entered_event_id), visit))
+        for some in by_fence
+        for pair, visit in some
+        if pair.device_id in set(devices)
+    ]
     return visits, there
 
 
-def _query(dynamodb: Any, table: str, index: str, name: str, value: str) -> Iterator[OfPair]:
+def _at(dynamodb: Any, table: str, fence: Fence) -> Iterator[tuple[Pair, Visit]]:
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
-        IndexName=index,
-        KeyConditionExpression=f"{name} = :value",
-        ExpressionAttributeValues={":value": {"S": value}},
+        IndexName="there_now",
+        KeyConditionExpression="fence_now = :fence",
+        ExpressionAttributeValues={":fence": {"S": keys.fence_key(fence)}},
     )
-    for page in pages:
-        for item in map(loaded, page["Items"]):
-            if visit := keys.visit_of(item):
-                yield keys.pair_of_visit(item), visit
+    for item in (loaded(item) for page in pages for item in page["Items"]):
+        visit = Visit(keys.instant(str(item["entered_at"])), str(item["entered_event_id"]))
+        yield keys.pair_of_key(str(item["pk"]), str(item["sk"])), visit

@@ -14,8 +14,9 @@ from uuid import uuid4
 import pytest
 
 import consumer.keys
+import consumer.pair_log
 import consumer.store
-import consumer.visit_diff
+import consumer.visits
 import handler.ingest
 from aws.archive import Archive
 from aws.errors import RetryableError
@@ -174,24 +175,26 @@ def rejects_also_accepted() -> Iterator[None]:
 
 @contextmanager
 def visits_never_merge() -> Iterator[None]:
-    real = consumer.visit_diff.visit_diff
+    real = consumer.visits.walk
 
-    def visit_diff(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
-        return real(start, stored, added, removed, replace(rule, merge_gap=timedelta(seconds=-1)))
+    def walk(visit: Any, events: Any, merge_gap: Any, min_confidence: Any) -> Any:
+        return real(visit, events, timedelta(seconds=-1), min_confidence)
 
-    with patch.object(consumer.store, "visit_diff", visit_diff):
+    with patch.object(consumer.pair_log, "walk", walk):
         yield
 
 
 @contextmanager
 def late_events_are_applied_last() -> Iterator[None]:
-    real = consumer.visit_diff.visit_diff
+    real = consumer.store.Store._changed
 
-    def visit_diff(start: Any, stored: Any, added: Any, removed: Any, rule: Any) -> Any:
-        return real(start, (), added, (), rule)
+    def changed(self: Any, job: Any, new: Any, earlier: Any) -> Any:
+        diff, log = real(self, job, new, earlier)
+        events = sorted(log.events, key=lambda event: event in new.added)
+        return diff, replace(log, events=tuple(events))
 
     # One record per batch, because otherwise late events share a batch with the events that they should precede.
-    with patch.object(consumer.store, "visit_diff", visit_diff), patch.object(inprocess, "BATCH_SIZE", 1):
+    with patch.object(consumer.store.Store, "_changed", changed), patch.object(inprocess, "BATCH_SIZE", 1):
         yield
 
 
@@ -225,15 +228,14 @@ def published_before_archived() -> Iterator[None]:
 @contextmanager
 def other_contents_are_dropped() -> Iterator[None]:
     """Treat an event with a known id as known."""
-    news = consumer.store.Store._news
+    real = consumer.store._new
 
-    def by_id(self: Any, job: Any) -> Any:
-        job.first_contents = {
-            e.event_id: consumer.keys.event_key(e) for e in job.taken if e.event_id in job.first_contents
-        }
-        return news(self, job)
+    def by_id(job: Any, earlier: Any) -> Any:
+        new = real(job, earlier)
+        known = {event.event_id for event in new.replaced}
+        return new._replace(added=[event for event in new.added if event.event_id not in known], replaced=[])
 
-    with patch.object(consumer.store.Store, "_news", by_id):
+    with patch.object(consumer.store, "_new", by_id):
         yield
 
 
@@ -268,23 +270,25 @@ def every_notification_is_arrived() -> Iterator[None]:
 
 @contextmanager
 def dwells_are_not_stored() -> Iterator[None]:
-    real = consumer.keys.visit_attributes
+    real = consumer.pair_log.packed
 
-    def attributes(pair: Any, visit: Any) -> Any:
-        return real(pair, replace(visit, last_seen_at=None))
+    def packed(events: Any) -> str:
+        return real([event for event in events if event.kind != "dwell"])
 
-    with patch.object(consumer.keys, "visit_attributes", attributes):
+    with patch.object(consumer.pair_log, "packed", packed):
         yield
 
 
 @contextmanager
 def ended_visits_are_in_the_index_of_open_visits() -> Iterator[None]:
-    real = consumer.keys.visit_attributes
+    real = consumer.pair_log.log_item
 
-    def attributes(pair: Any, visit: Any) -> Any:
-        return real(pair, visit) | {"fence_now": consumer.keys.fence_key(pair.fence)}
+    def log_item(pair: Any, log: Any, rule: Any) -> Any:
+        entered_at = consumer.keys.timestamp(log.events[-1].occurred_at)
+        at = {"fence_now": consumer.keys.fence_key(pair.fence), "entered_at": entered_at}
+        return at | {"entered_event_id": log.events[-1].event_id} | real(pair, log, rule)
 
-    with patch.object(consumer.keys, "visit_attributes", attributes):
+    with patch.object(consumer.pair_log, "log_item", log_item):
         yield
 
 

@@ -16,7 +16,7 @@ from aws_lambda_powertools.utilities.idempotency import (
     idempotent_function,
 )
 
-from aws.table import dumped, loaded
+from aws.table import Item, dumped
 from consumer import keys, visit_diff
 from consumer.visits import Visit, pair_of, visits_of
 from contract.events import geofence_event
@@ -56,20 +56,22 @@ class Consumer:
             ExpressionAttributeValues={
                 ":pk": {"S": pk},
                 ":first": {"S": "e#"},
-                ":last": {"S": "e#" + keys.LAST},
+                ":last": {"S": "e$"},
             },
             ConsistentRead=True,
         )
-        known = [keys.event_of(pair, str(loaded(item)["sk"])) for item in found["Items"]]
-        self._dynamodb.put_item(
-            TableName="visits", Item=dumped({"pk": pk, "sk": keys.event_key(event), "expires_at": 1})
-        )
+        known = [geofence_event(item["event"]["S"].encode()) for item in found["Items"]]
+        item: Item = {"pk": pk, "sk": f"e#{keys.timestamp(event.occurred_at)}#{event.event_id}"}
+        item |= {"event": raw.decode(), "expires_at": 1}
+        self._dynamodb.put_item(TableName="visits", Item=dumped(item))
         before, after = _visits(known), _visits([*known, event])
         for start, visit in after.items():
             if before.get(start) != visit:
-                item = {"pk": pk, "sk": keys.visit_key(visit), **keys.visit_attributes(pair, visit)}
+                row = visit_diff.row(pair, visit)
+                item = {name: str(value) for name, value in row.items() if value is not None}
+                item |= {"pk": pk, "sk": f"v#{row['entered_at']}#{visit.entered_event_id}"}
                 self._dynamodb.put_item(TableName="visits", Item=dumped(item))
-                detail = json.dumps(visit_diff.row(pair, visit))
+                detail = json.dumps(row)
                 kind = "departed" if visit.exited_at else "arrived"
                 entry = {"EventBusName": "bus", "Source": "peer", "DetailType": kind, "Detail": detail}
                 self._events.put_events(Entries=[entry])

@@ -11,9 +11,6 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-INDEXED = ["exited_at", "exited_event_id", "exit_missed", "last_seen_at", "app_dwell_seconds"]
-INDEXED += ["entered_event_id", "geofence_tag", "geofence_external_id"]
-
 
 @dataclass(frozen=True)
 class Aws:
@@ -70,10 +67,7 @@ def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Aws:
     import requests
 
     requests.post(f"{moto_url}/moto-api/reset", timeout=10)
-    attribute = [
-        {"AttributeName": n, "AttributeType": "S"}
-        for n in ("pk", "sk", "fence_now", "device_id", "entered_at")
-    ]
+    attribute = [{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk", "fence_now", "entered_at")]
     found.client("dynamodb").create_table(
         TableName=found.table,
         BillingMode="PAY_PER_REQUEST",
@@ -81,17 +75,13 @@ def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Aws:
         KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
         GlobalSecondaryIndexes=[
             {
-                "IndexName": name,
+                "IndexName": "there_now",
                 "KeySchema": [
-                    {"AttributeName": hash_key, "KeyType": "HASH"},
+                    {"AttributeName": "fence_now", "KeyType": "HASH"},
                     {"AttributeName": "entered_at", "KeyType": "RANGE"},
                 ],
-                "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": [*INDEXED, *others]},
+                "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["entered_event_id"]},
             }
-            for name, hash_key, others in (
-                ("there_now", "fence_now", ["device_id"]),
-                ("by_device", "device_id", []),
-            )
         ],
     )
     found.client("s3").create_bucket(Bucket=found.bucket)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from aws.table import Failures, Item, Key, key_of
 from consumer.consume import Poison
-from consumer.keys import visit_of
 from consumer.visit_diff import Notification
-from consumer.visits import Visit
+from consumer.visits import Pair, Visit
+from ops.visits_table import visits_in
 
 
 class Inline(Executor):
@@ -31,29 +31,25 @@ class FakeTable:
     stored: dict[Key, Item] = field(default_factory=dict)
     turn: Callable[[str], None] = lambda what: None
     requests: int = 0
+    # Which eventually consistent reads see the item as it was before the last write
+    stale: Callable[[Key], bool] = lambda key: False
+    before: dict[Key, Item] = field(default_factory=dict)
 
     def seen_by(self, turn: Callable[[str], None]) -> "FakeTable":
         """The same items, by somebody with other turns."""
-        return FakeTable(self.stored, turn)
+        return FakeTable(self.stored, turn, stale=self.stale, before=self.before)
 
-    def get(self, wanted: Sequence[Key]) -> tuple[dict[Key, Item], Failures]:
+    def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
         found = {}
         for key in wanted:
             self.turn("get")
-            if key in self.stored:
-                found[key] = copy.deepcopy(self.stored[key])
+            item = self.stored.get(key)
+            if not consistent and self.stale(key):
+                item = self.before.get(key)
+            if item is not None:
+                found[key] = copy.deepcopy(item)
         self.requests += -(-len(wanted) // 100)
         return found, {}
-
-    def put_all(self, items: Sequence[Item]) -> Failures:
-        assert len({key_of(i) for i in items}) == len(items), (
-            "DynamoDB refuses a batch that names an item twice"
-        )
-        for item in items:
-            self.turn("put")
-            self.stored[key_of(item)] = copy.deepcopy(item)
-        self.requests += -(-len(items) // 25)
-        return {}
 
     def put_version(self, item: Item, expected: int | None) -> bool:
         return self._put_if(item, lambda old: (old["version"] if old else None) == expected)
@@ -66,49 +62,42 @@ class FakeTable:
         self.requests += 1
         if not holds(self.stored.get(key_of(item))):
             return False
-        self.stored[key_of(item)] = copy.deepcopy(item)
+        key = key_of(item)
+        if key in self.stored:
+            self.before[key] = self.stored[key]
+        self.stored[key] = copy.deepcopy(item)
         return True
 
-    def query(self, pk: str, first: str, last: str, *, backwards: bool = False) -> Iterator[Item]:
+    def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
         self.requests += 1
-        after = None
+        after = ""
         while True:  # one item a page: others may write between any two
             self.turn("query")
-            keys = sorted(sk for p, sk in self.stored if p == pk and first <= sk <= last)
-            left = [
-                sk
-                for sk in (reversed(keys) if backwards else keys)
-                if after is None or (sk < after if backwards else sk > after)
-            ]
+            left = sorted(sk for p, sk in self.stored if p == pk and first <= sk <= last and sk > after)
             if not left:
                 return
             after = left[0]
             yield copy.deepcopy(self.stored[pk, after])
 
-    def visits(self, pk: str) -> list[Visit]:
-        """What an index on the visits shows, in order."""
-        found = [
-            visit_of(item)
-            for (p, sk), item in self.stored.items()
-            if p == pk and (sk == "head" or sk.startswith("v#"))
-        ]
-        return sorted((v for v in found if v), key=lambda v: (v.entered_at, v.entered_event_id))
+    def visits(self, pair: Pair) -> list[Visit]:
+        """What readers see, in order."""
+        return [visit for found, visit in visits_in(self.stored.values()) if found == pair]
 
 
 @dataclass
 class FakeBus:
-    told: list[Notification] = field(default_factory=list)
+    notified: list[Notification] = field(default_factory=list)
     turn: Callable[[str], None] = lambda what: None
     fails: Callable[[Notification], bool] = lambda notice: False
 
-    def publish(self, told: Sequence[Notification]) -> dict[str, Exception]:
+    def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
-        for notice in told:
+        for notice in notifications:
             self.turn("publish")
             if self.fails(notice):
                 failures[notice.id] = ConnectionError("no bus")
             else:
-                self.told.append(notice)
+                self.notified.append(notice)
         return failures
 
 

@@ -20,7 +20,7 @@ from .fakes import Inline
 from .strategies import batch_of
 
 CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")
-ITEMS = [{"pk": "p", "sk": f"{n:03}", "version": n} for n in range(60)]
+KEYS = [("p", f"{n:03}") for n in range(150)]
 
 
 def error(code: str) -> Exception:
@@ -38,24 +38,16 @@ class DynamoDB:
     """Answers what `answers` says about each call: the keys it leaves undone, or an error it raises."""
 
     def __init__(self, decide):
-        self.decide, self.put, self.calls = decide, [], []
-
-    def batch_write_item(self, RequestItems):
-        ((name, requests),) = RequestItems.items()
-        keys = [r["PutRequest"]["Item"]["sk"]["S"] for r in requests]
-        self.calls.append(keys)
-        undone = self.decide(self, keys)
-        self.put += [k for k in keys if k not in undone]
-        left = [r for r in requests if r["PutRequest"]["Item"]["sk"]["S"] in undone]
-        return {"UnprocessedItems": {name: left} if left else {}}
+        self.decide, self.found, self.consistent, self.calls = decide, [], True, []
 
     def batch_get_item(self, RequestItems):
         ((name, asked),) = RequestItems.items()
-        assert asked["ConsistentRead"]
+        self.consistent = asked["ConsistentRead"]
         keys = [k["sk"]["S"] for k in asked["Keys"]]
         self.calls.append(keys)
         undone = self.decide(self, keys)
         found = [dumped({"pk": "p", "sk": k, "version": 1}) for k in keys if k not in undone]
+        self.found += [item["sk"]["S"] for item in found]
         left = {name: {"Keys": [{"pk": {"S": "p"}, "sk": {"S": k}} for k in undone]}} if undone else {}
         return {"Responses": {name: found}, "UnprocessedKeys": left}
 
@@ -65,16 +57,19 @@ def table(decide) -> tuple[DynamoTable, DynamoDB]:
     return DynamoTable(dynamodb, "visits", Inline()), dynamodb
 
 
-def test_what_a_batch_write_leaves_undone_is_sent_again_and_nothing_else():
+def test_what_a_batch_read_leaves_undone_is_asked_again_and_nothing_else():
     found, dynamodb = table(lambda db, keys: keys[20:] if len(db.calls) <= 3 else [])
-    assert found.put_all(ITEMS) == {}
-    assert sorted(dynamodb.put) == [i["sk"] for i in ITEMS]
-    assert max(map(len, dynamodb.calls)) == 25
+    items, failures = found.get(KEYS)
+    assert (sorted(items), failures) == (KEYS, {})
+    assert sorted(dynamodb.found) == [sk for _, sk in KEYS]
+    assert max(map(len, dynamodb.calls)) == 100
 
 
 def test_what_stays_undone_is_named():
     found, _ = table(lambda db, keys: [k for k in keys if k == "007"])
-    assert {key: type(e) for key, e in found.put_all(ITEMS).items()} == {("p", "007"): TimeoutError}
+    items, failures = found.get(KEYS)
+    assert {key: type(e) for key, e in failures.items()} == {("p", "007"): TimeoutError}
+    assert len(items) == 149
 
 
 def test_a_refused_batch_is_halved_until_the_culprit_stands_alone():
@@ -83,9 +78,9 @@ def test_a_refused_batch_is_halved_until_the_culprit_stands_alone():
             raise error("ValidationException")
         return []
 
-    found, dynamodb = table(decide)
-    assert {key: type(e) for key, e in found.put_all(ITEMS).items()} == {("p", "031"): PermanentError}
-    assert len(dynamodb.put) == 59
+    items, failures = table(decide)[0].get(KEYS)
+    assert {key: type(e) for key, e in failures.items()} == {("p", "031"): PermanentError}
+    assert len(items) == 149
 
 
 def test_any_other_error_is_the_failure_of_its_batch_only():
@@ -94,15 +89,15 @@ def test_any_other_error_is_the_failure_of_its_batch_only():
             raise error("ThrottlingException")
         return []
 
-    found, dynamodb = table(decide)
-    failures = found.put_all(ITEMS)
-    assert (len(failures), len(dynamodb.put)) == (25, 35)
+    items, failures = table(decide)[0].get(KEYS)
+    assert (len(failures), len(items)) == (100, 50)
 
 
-def test_what_a_batch_read_leaves_undone_is_asked_again():
-    found, _ = table(lambda db, keys: keys[1:] if len(keys) > 1 else [])
-    items, failures = found.get([("p", "a"), ("p", "b"), ("p", "c")])
-    assert (sorted(sk for _, sk in items), failures) == (["a", "b", "c"], {})
+@pytest.mark.parametrize("consistent", [True, False])
+def test_a_read_is_as_consistent_as_asked(consistent):
+    found, dynamodb = table(lambda db, keys: [])
+    found.get(KEYS[:1], consistent=consistent)
+    assert dynamodb.consistent is consistent
 
 
 class Events:

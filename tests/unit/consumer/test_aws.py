@@ -10,11 +10,10 @@ import sys
 import pytest
 import structlog
 
-from aws.table import loaded
 from consumer import main, report
-from consumer.keys import pair_key, visit_of
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
+from ops import stores
 
 from .conftest import Aws
 from .strategies import as_json, batch_of, event
@@ -30,25 +29,15 @@ class Context:
         return 60_000
 
 
-def consume(*datas: bytes | str):
+def consume(*datas: bytes | str, first: int = 1):
     main.app_of.cache_clear()
     report.log = structlog.get_logger()  # its first use binds it to the output of the moment
-    return main.consume(batch_of(datas), Context())
+    return main.consume(batch_of(datas, first=first), Context())
 
 
 def stored_visits(aws: Aws, pair: Pair = HOME):
-    pages = (
-        aws.client("dynamodb")
-        .get_paginator("query")
-        .paginate(
-            TableName=aws.table,
-            KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues={":pk": {"S": pair_key(pair)}},
-        )
-    )
-    items = [loaded(item) for page in pages for item in page["Items"]]
-    visits = [visit_of(i) for i in items if i["sk"] == "head" or i["sk"].startswith("v#")]
-    return sorted((v for v in visits if v), key=lambda v: (v.entered_at, v.entered_event_id))
+    found = stores.device_visits(aws.client("dynamodb"), aws.table, pair.device_id)
+    return [visit for of, visit in found if of == pair]
 
 
 def test_a_batch_becomes_visits_and_is_told_once(aws, capsys):
@@ -59,7 +48,7 @@ def test_a_batch_becomes_visits_and_is_told_once(aws, capsys):
     assert sorted((t["detail-type"], t["detail"]["visit"]["entered_event_id"]) for t in told) == [
         ("arrived", "a"), ("arrived", "c"), ("departed", "a"),
     ]  # fmt: skip
-    assert consume(as_json(ENTER), as_json(later)) == {"batchItemFailures": []}
+    assert consume(as_json(ENTER), as_json(later), first=5) == {"batchItemFailures": []}
     assert aws.told() == []
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (line["event"], line["consumed"], line["repeated"], line["request_id"]) == (

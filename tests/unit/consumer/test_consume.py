@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from aws.errors import PermanentError
 from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
-from consumer.keys import pair_key
 from consumer.records import records_of
 from consumer.store import Added, Store
 from consumer.visit_diff import Rule
@@ -36,7 +35,7 @@ class World:
         return [reason.code for p in self.aside.kept for reason in p.reasons]
 
     def visits(self):
-        return self.table.visits(pair_key(HOME))
+        return self.table.visits(HOME)
 
 
 class FailingStore:
@@ -45,8 +44,9 @@ class FailingStore:
     def __init__(self, store, failing):
         self.store, self.failing = store, failing
 
-    def add(self, events):
-        added = self.store.add({p: e for p, e in events.items() if p.device_id not in self.failing})
+    def add(self, events, arrivals):
+        sound = {p: e for p, e in events.items() if p.device_id not in self.failing}
+        added = self.store.add(sound, arrivals)
         return added | {p: self.failing[p.device_id] for p in events if p.device_id in self.failing}
 
 
@@ -149,11 +149,11 @@ def test_the_first_record_that_was_not_done_is_the_one_reported():
 def test_nothing_is_begun_behind_the_first_failure_nor_when_time_is_nearly_up():
     world = World()
     ports = Ports(FailingStore(world.ports.store, {"truck-7": ConnectionError()}), world.aside)
-    datas = [as_json(event("enter", n, device=f"truck-{n}")) for n in range(130)]
-    assert consume(records_of(batch_of(datas)), ports).consumed == 49
+    datas = [as_json(event("enter", n, device=f"truck-{n}")) for n in range(230)]
+    assert consume(records_of(batch_of(datas)), ports).consumed == 99
     time = iter([True, True, False])
     outcome = World().consume(*datas, has_time=lambda: next(time))
-    assert (outcome.consumed, outcome.stopped_at.sequence_number) == (100, "101")
+    assert (outcome.consumed, outcome.stopped_at.sequence_number) == (200, "201")
     assert isinstance(outcome.failure, TimeNearlyUp)
 
 
@@ -174,7 +174,7 @@ def test_what_the_store_can_never_take_is_set_aside():
 
 def test_of_a_pair_only_what_the_store_can_never_take_is_set_aside():
     class Choosy(FailingStore):
-        def add(self, events):
+        def add(self, events, arrivals):
             return {p: Added(added=1, refused={"b": PermanentError("no")}) for p in events}
 
     world = World()

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.keys import KEPT_FOR, pair_key
+from consumer.keys import KEPT_FOR
 from consumer.store import Store
 from consumer.visit_diff import Rule
 from consumer.visits import visits_of
 
 from .fakes import FakeBus, FakeTable, Inline
 from .strategies import START, TYPES, event, events
-from .test_store import HOME, ONE_PAIR, Died, grouped, store
+from .test_store import HOME, ONE_PAIR, SIZES, Died, grouped, small, store
 
 DAY = 86400
 # DynamoDB deletes "within a few days" of the expiry, and not in order.
@@ -48,9 +48,16 @@ arrivals = st.tuples(
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(arrivals, min_size=1, max_size=6), st.integers(0, 10**6), st.sets(st.integers(0, 80)))
-def test_whatever_has_expired_the_visits_of_the_last_days_are_those_of_the_set(all_arrivals, seed, deaths):
+@given(st.lists(arrivals, min_size=1, max_size=6), st.integers(0, 10**6), st.sets(st.integers(0, 80)), SIZES)
+def test_whatever_has_expired_the_visits_of_the_last_days_are_those_of_the_set(
+    all_arrivals, seed, deaths, sizes
+):
     """However long they last, and wherever a process dies: its batch comes again."""
+    with small(sizes):
+        check_expiry(all_arrivals, seed, deaths)
+
+
+def check_expiry(all_arrivals, seed, deaths):
     table, now, sent, told = FakeTable(), 0.0, [], FakeBus()
     chance, calls = random.Random(seed), iter(range(10**9))
 
@@ -70,7 +77,7 @@ def test_whatever_has_expired_the_visits_of_the_last_days_are_those_of_the_set(a
                 continue
             break
 
-    assert recent(table.visits(pair_key(HOME)), now) == recent(visits_of(sent)[HOME].visits, now)
+    assert recent(table.visits(HOME), now) == recent(visits_of(sent)[HOME].visits, now)
 
 
 # A device that flaps: a few events within minutes.
@@ -91,8 +98,13 @@ flapping = st.tuples(
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(flapping, min_size=1, max_size=6), st.integers(0, 10**6))
-def test_stays_of_months_with_flaps_and_late_events_are_those_of_the_set(all_flaps, seed):
+@given(st.lists(flapping, min_size=1, max_size=6), st.integers(0, 10**6), SIZES)
+def test_stays_of_months_with_flaps_and_late_events_are_those_of_the_set(all_flaps, seed, sizes):
+    with small(sizes):
+        check_flaps(all_flaps, seed)
+
+
+def check_flaps(all_flaps, seed):
     table, now, chance = FakeTable(), 0.0, random.Random(seed)
     sent = [event("enter", -1000, "parked")]
     store(table).add(grouped(sent))
@@ -103,7 +115,7 @@ def test_stays_of_months_with_flaps_and_late_events_are_those_of_the_set(all_fla
         batch = [event(kind, at - 300, f"{len(sent) + n:03}") for n, (kind, at) in enumerate(crossings)]
         sent += batch
         store(table).add(grouped(batch))
-    assert recent(table.visits(pair_key(HOME)), now) == recent(visits_of(sent)[HOME].visits, now)
+    assert recent(table.visits(HOME), now) == recent(visits_of(sent)[HOME].visits, now)
 
 
 @settings(deadline=None, max_examples=150)
@@ -125,7 +137,7 @@ def test_visits_of_many_days_are_those_of_the_set(batches, min_confidence, gap):
         told += some
         Store(table, FakeBus(), rule, Inline()).add(grouped(some))
     expected = visits_of(told, rule.merge_gap, min_confidence)[HOME]
-    assert table.visits(pair_key(HOME)) == list(expected.visits)
+    assert table.visits(HOME) == list(expected.visits)
 
 
 def event_days_later(e, days):
@@ -142,30 +154,31 @@ def test_a_device_that_comes_back_after_its_items_expired_is_not_told_under_lowe
     expire(table, 100 * DAY, random.Random(1))
     assert table.stored == {}
     store(table, bus).add({HOME: [event("enter", 100 * DAY)]})
-    versions = [notice.detail["version"] for notice in bus.told]
+    versions = [notice.detail["version"] for notice in bus.notified]
     assert versions == sorted(versions)
     assert len(set(versions)) == 31
 
 
-@pytest.mark.parametrize("left", ["done", "head", "nothing"])
+@pytest.mark.parametrize("left", ["#e#", "#head", "nothing"])
 def test_what_is_left_of_an_expired_pair_does_not_pass_for_the_change_of_today(left):
-    """A process dies between its events' items: whoever comes next must not take the change for done."""
+    """A process dies before it has written its chunk: whoever comes next must not take the change for complete."""
     table, bus = FakeTable(), FakeBus()
-    store(table, bus).add({HOME: [event("enter", 0), event("exit", 600)]})
-    table.stored = {key: item for key, item in table.stored.items() if key[1] == left}
     today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
     seen = []
 
-    def dies_between_its_events(what):
+    def dies_before_its_chunk(what):
         seen.append(what)
-        if seen.count("put") == 4:
+        if seen.count("put if") == 2:
             raise Died
 
-    with pytest.raises(Died):
-        store(table.seen_by(dies_between_its_events), bus).add({HOME: today})
-    store(table, bus).add({HOME: today})
-    assert [v.entered_event_id for v in table.visits(pair_key(HOME)) if v.is_open] == ["now"]
-    assert len(table.visits(pair_key(HOME))) == (2 if left == "head" else 1)
+    with small((0, 1, 16_000)):
+        store(table, bus).add({HOME: [event("enter", 0), event("exit", 600)]})
+        table.stored = {key: item for key, item in table.stored.items() if left in key[1]}
+        with pytest.raises(Died):
+            store(table.seen_by(dies_before_its_chunk), bus).add({HOME: today})
+        store(table, bus).add({HOME: today})
+    assert [v.entered_event_id for v in table.visits(HOME) if v.is_open] == ["now"]
+    assert len(table.visits(HOME)) == (2 if left == "#head" else 1)
 
 
 def test_a_truck_that_stood_there_for_longer_than_events_are_kept_still_leaves():
@@ -177,7 +190,7 @@ def test_a_truck_that_stood_there_for_longer_than_events_are_kept_still_leaves()
     store(table).add({HOME: [back]})
     expire(table, (days + 1) * DAY, random.Random(1))
     store(table).add({HOME: [left_late]})
-    assert table.visits(pair_key(HOME)) == list(visits_of([parked, back, left_late])[HOME].visits)
+    assert table.visits(HOME) == list(visits_of([parked, back, left_late])[HOME].visits)
 
 
 def test_a_late_event_in_a_stay_of_weeks_reads_a_day_of_it():
@@ -188,27 +201,25 @@ def test_a_late_event_in_a_stay_of_weeks_reads_a_day_of_it():
     late = event("dwell", 60 * DAY - 900, "late")
     store(table.seen_by(reads.append)).add({HOME: [late]})
     assert reads.count("query") < 40
-    assert table.visits(pair_key(HOME)) == list(
-        visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits
-    )
+    assert table.visits(HOME) == list(visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits)
 
 
-def test_an_ended_visit_that_lies_there_after_its_successor_expired_takes_no_event():
+def test_a_chunk_that_lies_there_after_its_successors_expired_takes_no_event():
     table = FakeTable()
-    store(table).add({HOME: [event("enter", 0, "missed"), event("enter", 60), event("exit", 3600)]})
-    table.stored = {key: item for key, item in table.stored.items() if key[1].endswith("#missed")}
-    (lying_there,) = table.visits(pair_key(HOME))
-    store(table).add({HOME: [event("enter", 92 * DAY, "now")]})
-    store(table).add({HOME: [event("dwell", 92 * DAY - 60)]})
-    assert table.visits(pair_key(HOME)) == [
-        lying_there,
-        *visits_of([event("enter", 92 * DAY, "now")])[HOME].visits,
-    ]
+    now = event("enter", 92 * DAY, "now")
+    with small((0, 1, 16_000)):
+        for each in (event("enter", 0, "missed"), event("enter", 60), event("exit", 3600)):
+            store(table).add({HOME: [each]})
+        table.stored = {key: item for key, item in table.stored.items() if "missed" in str(item["events"])}
+        assert len(table.stored) == 1
+        store(table).add({HOME: [now]})
+        store(table).add({HOME: [event("dwell", 92 * DAY - 60)]})
+    assert table.visits(HOME) == list(visits_of([now])[HOME].visits)
 
 
-@pytest.mark.parametrize("left", ["enter", "exit"])
+@pytest.mark.parametrize("left", [0, 1, None])
 def test_a_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
-    """Of each flap one event has expired and the other has not."""
+    """Of the chunks that have expired, every other one is not deleted yet."""
     table, last_day = FakeTable(), KEPT_FOR.days + 10
     flaps = [
         e
@@ -216,18 +227,20 @@ def test_a_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
         for e in (event("exit", day * DAY - 7200), event("enter", day * DAY - 7140))
     ]
     parked = [event("enter", 0, "parked"), *flaps]
-    store(table).add({HOME: parked})
+    with small((0, 3, 16_000)):
+        for each in parked:
+            store(table).add({HOME: [each]})
     table.stored = {
         key: item
-        for key, item in table.stored.items()
-        if item.get("expires_at", float("inf")) > START.timestamp() + last_day * DAY or left in key[1]
+        for number, (key, item) in enumerate(sorted(table.stored.items()))
+        if item["expires_at"] > START.timestamp() + last_day * DAY or number % 2 == left
     }
     late = event("dwell", last_day * DAY - 3600)
     store(table).add({HOME: [event("dwell", last_day * DAY)]})
     store(table).add({HOME: [late]})
     gone = event("exit", last_day * DAY - 1800, "gone")
     store(table).add({HOME: [gone]})
-    (visit,) = table.visits(pair_key(HOME))
+    (visit,) = table.visits(HOME)
     assert (visit.entered_event_id, visit.exited_event_id) == ("parked", "gone")
     assert visit.last_seen_at == late.occurred_at
 
@@ -246,7 +259,7 @@ def test_a_flap_at_the_moment_from_which_a_late_event_reads_is_still_a_flap(seco
     store(table).add({HOME: [*some, event("dwell", 4 * DAY)]})
     store(table).add({HOME: [late]})
     expected = visits_of([*some, event("dwell", 4 * DAY), late])[HOME].visits
-    assert table.visits(pair_key(HOME)) == list(expected)
+    assert table.visits(HOME) == list(expected)
 
 
 def test_of_visits_that_began_at_once_the_last_by_id_takes_what_comes_days_later():
@@ -256,7 +269,7 @@ def test_of_visits_that_began_at_once_the_last_by_id_takes_what_comes_days_later
     store(table).add({HOME: [*some, event("enter", 5 * DAY, "next")]})
     store(table).add({HOME: [event("exit", 3 * DAY, "late")]})
     expected = visits_of([*some, event("enter", 5 * DAY, "next"), event("exit", 3 * DAY, "late")])
-    assert table.visits(pair_key(HOME)) == list(expected[HOME].visits)
+    assert table.visits(HOME) == list(expected[HOME].visits)
 
 
 def test_exits_after_the_first_of_a_flap_end_nothing_at_the_moment_from_which_a_late_event_reads():
@@ -274,7 +287,7 @@ def test_exits_after_the_first_of_a_flap_end_nothing_at_the_moment_from_which_a_
     table = FakeTable()
     store(table).add({HOME: some})
     store(table).add({HOME: [late]})
-    assert table.visits(pair_key(HOME)) == list(visits_of([*some, late])[HOME].visits)
+    assert table.visits(HOME) == list(visits_of([*some, late])[HOME].visits)
 
 
 def test_a_visit_is_kept_for_as_long_as_an_event_that_it_takes_may_come():
@@ -286,18 +299,31 @@ def test_a_visit_is_kept_for_as_long_as_an_event_that_it_takes_may_come():
     expire(table, 70 * DAY, random.Random(1))
     late = event("exit", -8 * DAY, "late")
     store(table).add({HOME: [late]})
-    assert table.visits(pair_key(HOME)) == list(visits_of([begun, following, late])[HOME].visits)
+    assert table.visits(HOME) == list(visits_of([begun, following, late])[HOME].visits)
 
 
-def test_a_visit_that_lies_there_after_the_next_one_expired_takes_no_event_from_behind_that():
+def test_a_chunk_that_lies_there_after_the_next_one_expired_takes_no_event_from_behind_that():
     table = FakeTable()
-    missed = [event("enter", 0, "missed"), event("enter", DAY), event("exit", 2 * DAY)]
-    store(table).add({HOME: [*missed, event("enter", 80 * DAY, "now")]})
-    table.stored = {
-        key: item
-        for key, item in table.stored.items()
-        if item.get("expires_at", float("inf")) > START.timestamp() + 93 * DAY or key[1].endswith("#missed")
-    }
-    before = table.visits(pair_key(HOME))
-    store(table).add({HOME: [event("exit", 14 * DAY, "late")]})
-    assert table.visits(pair_key(HOME)) == before
+    with small((0, 1, 16_000)):
+        for each in (event("enter", 0, "missed"), event("enter", DAY), event("exit", 2 * DAY)):
+            store(table).add({HOME: [each]})
+        store(table).add({HOME: [event("enter", 80 * DAY, "now")]})
+        table.stored = {
+            key: item
+            for key, item in table.stored.items()
+            if item["expires_at"] > START.timestamp() + 93 * DAY or "missed" in str(item["events"])
+        }
+        assert len(table.stored) == 2
+        before = table.visits(HOME)
+        store(table).add({HOME: [event("exit", 14 * DAY, "late")]})
+    assert table.visits(HOME) == before
+
+
+def test_an_open_visit_expires_400_days_after_its_last_event():
+    table = FakeTable()
+    store(table).add({HOME: [event("enter", 0, "parked"), event("dwell", 9 * DAY)]})
+    (log,) = table.stored.values()
+    assert log["expires_at"] == START.timestamp() + 409 * DAY
+    store(table).add({HOME: [event("exit", 10 * DAY)]})
+    (log,) = table.stored.values()
+    assert log["expires_at"] == START.timestamp() + 100 * DAY

@@ -4,14 +4,17 @@ import base64
 import json
 import random
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from aws.table import dumped
 from consumer import main
 from consumer.visit_diff import Rule
+from consumer.visits import visits_of
 from contract.events import Fence
-from ops import set_aside, visits
+from ops import move_visits, set_aside, stores, visits
 from ops.presence import EXCLUSIVE_TAGS, presence
 from tests.unit.ops.test_presence import delivery_rounds
 from tools.milkrun import app
@@ -277,3 +280,27 @@ def test_what_cannot_be_read_under_set_aside_is_left_and_the_exit_code_says_so(a
     aws.client("s3").put_object(Bucket=aws.bucket, Key="set-aside/torn", Body=b"\x1f\x8bno gzip")
     environment = outputs(aws, tmp_path)
     assert attempt(environment, "set-aside", option).exit_code == 1
+
+
+def test_the_table_is_moved_to_todays_layout_by_one_command_and_nothing_is_left(aws, tmp_path, monkeypatch):
+    cases = json.loads(Path(__file__).with_name("previous_layout.json").read_text())
+    (case,) = (case for case in cases if case["name"] == "random 0")
+    dynamodb = aws.client("dynamodb")
+    for item in case["items"]:
+        dynamodb.put_item(TableName=aws.table, Item=dumped(item))
+    settings = main.Settings.model_validate(aws.environment)
+    monkeypatch.setattr(move_visits.stores, "consumer_settings", lambda *_: settings)
+    environment = outputs(aws, tmp_path)
+    moved = json.loads(run(environment, "move-visits", "--json"))
+    assert moved["items_deleted"] == len(case["items"])
+    assert json.loads(run(environment, "move-visits", "--json")) == {"pairs_moved": 0, "items_deleted": 0}
+    known = {}
+    for each in case["events"]:
+        one = event(each.pop("kind"), each.pop("seconds"), **each)
+        known.setdefault(one.device_id, []).append(one)
+    for device, some in known.items():
+        expected = [(pair, v) for pair, history in visits_of(some).items() for v in history.visits]
+        found = stores.device_visits(dynamodb, aws.table, device)
+        assert sorted(map(str, found)) == sorted(map(str, expected))
+    assert moved["pairs_moved"] == len(visits_of([e for some in known.values() for e in some]))
+    assert aws.told() == []

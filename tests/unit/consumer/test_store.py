@@ -2,15 +2,17 @@
 
 import random
 import threading
+from contextlib import suppress
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aws.errors import PermanentError
-from consumer.keys import pair_key
-from consumer.store import Added, RaceLost, Store
+from consumer import pair_log
+from consumer.store import EVENTS_PER_CHANGE, Added, Arrival, RaceLost, Store
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, pair_of, visits_of
 from contract.events import Fence
@@ -21,10 +23,23 @@ from .strategies import World, event, events
 HOME = Pair("truck-1", Fence("farm", "7"))
 ONE_PAIR = World(devices=("truck-1",), fences=(Fence("farm", "7"),))
 RULE = Rule()
+# Bytes of a log, events left in it when it spills, bytes of a chunk: small, so that all of it happens to few events
+SIZES = st.tuples(st.sampled_from([0, 350, 864]), st.sampled_from([1, 3]), st.sampled_from([1, 120, 16_000]))
+
+
+def small(sizes):
+    log_bytes, kept, chunk_bytes = sizes
+    return patch.multiple(pair_log, LOG_BYTES=log_bytes, KEPT_EVENTS=kept, CHUNK_BYTES=chunk_bytes)
 
 
 def store(table: FakeTable, bus: FakeBus | None = None, rule: Rule = RULE) -> Store:
     return Store(table, bus or FakeBus(), rule, Inline())
+
+
+def deliver(mine, batch, number, shard="shard"):
+    """As consume() does it with the batch of that number."""
+    pairs = grouped(batch)
+    return mine.add(pairs, dict.fromkeys(pairs, Arrival(shard, number, number)))
 
 
 def grouped(some):
@@ -58,36 +73,52 @@ def told_state(told):
     st.lists(st.lists(events(), max_size=8), max_size=8),
     st.sampled_from([0, 2]),
     st.sampled_from([-1, 30, 120]),
+    SIZES,
+    st.randoms(use_true_random=False),
 )
-def test_any_batching_of_any_events_ends_with_the_visits_of_their_set(batches, min_confidence, gap):
+def test_any_batching_of_any_events_ends_with_the_visits_of_their_set(
+    batches, min_confidence, gap, sizes, chance
+):
+    """However early the logs spill, and where eventually consistent reads are late."""
+    with small(sizes):
+        check_any_batching(batches, min_confidence, gap, chance)
+
+
+def check_any_batching(batches, min_confidence, gap, chance):
     rule = Rule(timedelta(seconds=gap), min_confidence)
-    table, bus = FakeTable(), FakeBus()
+    table, bus = FakeTable(stale=lambda key: chance.random() < 0.3), FakeBus()
     orphans = {}
-    for batch in batches:
-        for pair, added in store(table, bus, rule).add(grouped(batch)).items():
+    for number, batch in enumerate(batches):
+        for pair, added in deliver(store(table, bus, rule), batch, number).items():
             assert isinstance(added, Added), added
             orphans[pair] = orphans.get(pair, 0) + added.orphan_exits
     expected = visits_of([e for b in batches for e in b], rule.merge_gap, min_confidence)
     for pair, history in expected.items():
-        assert table.visits(pair_key(pair)) == list(history.visits)
+        assert table.visits(pair) == list(history.visits)
         assert orphans[pair] == history.orphan_exits
-    assert told_state(bus.told) == {
+    assert told_state(bus.notified) == {
         (pair.device_id, *pair.fence, v.entered_event_id): (v.exited_event_id, v.exit_missed)
         for pair, history in expected.items()
         for v in history.visits
     }
-    assert len({n.id for n in bus.told}) == len(bus.told)
+    assert len({n.id for n in bus.notified}) == len(bus.notified)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(events(ONE_PAIR), min_size=1, max_size=12))
-def test_the_same_again_changes_nothing_and_tells_nothing(some):
+@given(st.lists(events(ONE_PAIR), min_size=1, max_size=12), SIZES)
+def test_the_same_again_changes_nothing_and_tells_nothing(some, sizes):
     table, bus = FakeTable(), FakeBus()
-    store(table, bus).add(grouped(some))
-    before, told = dict(table.stored), len(bus.told)
-    for result in store(table, bus).add(grouped(some)).values():
-        assert (result.added, result.visits_changed, result.repeated + result.outdone) == (0, 0, len(some))
-    assert (table.stored, len(bus.told)) == (before, told)
+    with small(sizes):
+        deliver(store(table, bus), some, 1)
+        before, notified = dict(table.stored), list(bus.notified)
+        for result in deliver(store(table, bus), some, 2).values():  # `milkrun replay`
+            assert (result.added, result.visits_changed) == (0, 0)
+            assert result.repeated + result.superseded == len(some)
+        assert (table.stored, bus.notified) == (before, notified)
+        # The same batch: was its answer lost, or its process killed before it published?
+        deliver(store(table, bus), some, 1)
+        assert table.stored == before
+        assert {n.id for n in bus.notified} == {n.id for n in notified}
 
 
 class Died(BaseException):
@@ -165,10 +196,16 @@ class Stage:
     ),
     st.integers(0, 10**6),
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=3, max_size=3),
+    SIZES,
 )
 def test_consumers_of_one_device_that_interleave_and_die_anywhere_end_with_the_visits_of_the_set(
-    batches_of, seed, deaths
+    batches_of, seed, deaths, sizes
 ):
+    with small(sizes):
+        check_consumers_that_interleave(batches_of, seed, deaths)
+
+
+def check_consumers_that_interleave(batches_of, seed, deaths):
     table, told = FakeTable(), []
     stage = Stage(stubborn(random.Random(seed)))
     errors = []
@@ -178,10 +215,10 @@ def test_consumers_of_one_device_that_interleave_and_die_anywhere_end_with_the_v
         mine = store(table.seen_by(turn), FakeBus(told, turn))
 
         def act():
-            for batch in batches:
+            for number, batch in enumerate(batches):
                 for _ in range(100):  # Kinesis sends a batch until it is done
                     try:
-                        results = mine.add(grouped(batch))
+                        results = deliver(mine, batch, number, shard=name)
                     except Died:
                         continue
                     if all(isinstance(r, Added) for r in results.values()):
@@ -194,7 +231,7 @@ def test_consumers_of_one_device_that_interleave_and_die_anywhere_end_with_the_v
     stage.play([actor(str(n), b, d) for n, (b, d) in enumerate(zip(batches_of, deaths, strict=False))])
     assert not errors
     expected = visits_of([e for batches in batches_of for b in batches for e in b])[HOME]
-    assert table.visits(pair_key(HOME)) == list(expected.visits)
+    assert table.visits(HOME) == list(expected.visits)
     # Nothing was lost: who hears all, in whatever order and however often, knows the visits.
     heard = {n.id: n for n in told}.values()
     assert told_state(heard) == {
@@ -203,22 +240,88 @@ def test_consumers_of_one_device_that_interleave_and_die_anywhere_end_with_the_v
     }
 
 
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.lists(events(ONE_PAIR), min_size=1, max_size=4), min_size=1, max_size=6),
+    st.integers(0, 10**6),
+    st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=2, max_size=2),
+    st.sets(st.integers(0, 12)),
+    SIZES,
+)
+def test_a_shard_that_moves_between_workers_that_die_or_go_on_too_long_loses_no_notification(
+    batches, seed, deaths, failures, sizes
+):
+    with small(sizes):
+        check_shard_that_moves(batches, seed, deaths, failures)
+
+
+def check_shard_that_moves(batches, seed, deaths, failures):
+    """Both begin where the shard's checkpoint is, and neither knows of the other."""
+    table, heard, checkpoint = FakeTable(), [], [0]
+    stage = Stage(stubborn(random.Random(seed)))
+    published = iter(range(10**9))
+    bus_fails = lambda notice: next(published) in failures  # noqa: E731
+
+    def actor(name, deaths):
+        turn = stage.turn_of(name, deaths)
+        mine = store(table.seen_by(turn), FakeBus(heard, turn, bus_fails))
+
+        def act():
+            for _ in range(200):
+                number = checkpoint[0]
+                if number == len(batches):
+                    return
+                with suppress(Died):
+                    results = deliver(mine, batches[number], number)
+                    if all(isinstance(result, Added) for result in results.values()):
+                        checkpoint[0] = max(checkpoint[0], number + 1)
+
+        return act
+
+    stage.play([actor(str(n), dead) for n, dead in enumerate(deaths)])
+    assert checkpoint == [len(batches)]
+    expected = visits_of([e for batch in batches for e in batch])[HOME]
+    assert table.visits(HOME) == list(expected.visits)
+    assert told_state({n.id: n for n in heard}.values()) == {
+        (*("truck-1", "farm", "7"), v.entered_event_id): (v.exited_event_id, v.exit_missed)
+        for v in expected.visits
+    }
+
+
+def test_a_batch_given_up_while_the_bus_was_down_leaves_its_notifications_to_the_next_change():
+    table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
+    assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
+    bus.fails = lambda notice: False
+    deliver(store(table, bus), [event("exit", 600, "b")], 2)  # Kinesis has given the first batch up
+    assert [n.kind for n in bus.notified] == ["arrived", "departed"]
+
+
+def test_only_the_chosen_notifications_are_published():
+    table, bus = FakeTable(), FakeBus()
+    mine = Store(table, bus, RULE, Inline(), frozenset({"visit_restated"}))
+    deliver(mine, [event("enter", 0, "a"), event("exit", 600, "b")], 1)
+    deliver(mine, [event("exit", 300, "c")], 2)
+    assert [n.kind for n in bus.notified] == ["visit_restated"]
+
+
 def test_whoever_comes_next_finishes_and_publishes_what_a_dead_process_began():
     table, bus = FakeTable(), FakeBus()
 
     seen = []
 
     def dies_after_the_commit(what):
-        seen.append(what)
-        if "put if" in seen[:-1]:
+        if "put if" in seen:
             raise Died
+        seen.append(what)
 
     with pytest.raises(Died):
-        store(table.seen_by(dies_after_the_commit), bus).add({HOME: [event("enter", 0, "a")]})
-    assert bus.told == []
+        store(table.seen_by(dies_after_the_commit), FakeBus(turn=dies_after_the_commit)).add(
+            {HOME: [event("enter", 0, "a")]}
+        )
+    assert bus.notified == []
     store(table, bus).add({HOME: [event("exit", 600, "b")]})
-    assert [n.kind for n in bus.told] == ["arrived", "departed"]
-    (visit,) = table.visits(pair_key(HOME))
+    assert [n.kind for n in bus.notified] == ["arrived", "departed"]
+    (visit,) = table.visits(HOME)
     assert (visit.entered_event_id, visit.exited_event_id) == ("a", "b")
 
 
@@ -236,7 +339,7 @@ def test_a_lost_race_names_no_device_because_its_text_is_logged(monkeypatch):
 def test_an_event_that_dynamodb_never_takes_is_found_by_halves_and_the_others_are_added():
     class Choosy(FakeTable):
         def put_version(self, item, expected):
-            if "bad" in str(item["entry"]):
+            if "bad" in str(item["events"]):
                 raise PermanentError("ValidationException")
             return super().put_version(item, expected)
 
@@ -245,7 +348,7 @@ def test_an_event_that_dynamodb_never_takes_is_found_by_halves_and_the_others_ar
     table = Choosy()
     added = store(table).add({HOME: [*bad, *some]})[HOME]
     assert (set(added.refused), added.added) == ({"bad-1", "bad-2"}, 20)
-    assert table.visits(pair_key(HOME)) == list(visits_of(some)[HOME].visits)
+    assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
 
 
 def test_it_says_how_many_visits_are_other_than_before():
@@ -262,26 +365,20 @@ def test_it_says_how_many_visits_are_other_than_before():
 
 
 def test_a_process_that_wakes_up_late_overwrites_nothing():
-    table = FakeTable()
-    store(table).add({HOME: [event("enter", 0, "a"), event("exit", 10, "b")]})
+    table, woken = FakeTable(), []
 
-    def meanwhile(what):
-        if seen.append(what) or seen.count("put if") != 2 or what != "put if":
-            return
-        # Between its commit and its put of the visit that it ended, another one lengthens that visit.
-        store(table).add({HOME: [event("enter", 50, "c"), event("exit", 60, "e")]})
+    def sleeps_before_its_chunk(what):
+        if what == "put if" and woken.append(what) is None and len(woken) == 2:
+            # Meanwhile another process changes the chunk that this one is about to write.
+            store(table).add({HOME: [late]})
 
-    seen = []
-    store(table.seen_by(meanwhile)).add({HOME: [event("enter", 900, "d")]})
-    assert table.visits(pair_key(HOME)) == list(
-        visits_of(
-            [
-                event("enter", 0, "a"), event("exit", 10, "b"), event("enter", 900, "d"),
-                event("enter", 50, "c"), event("exit", 60, "e"),
-            ]
-        )[HOME].visits
-    )  # fmt: skip
-    assert seen.count("put if") == 2
+    some = [event("enter", 0, "a"), event("exit", 10, "b"), event("enter", 900, "d")]
+    late = event("dwell", 5, "c")
+    with small((0, 1, 16_000)):
+        deliver(store(table), some[:2], 1)
+        deliver(store(table.seen_by(sleeps_before_its_chunk)), some[2:], 2)
+    assert table.visits(HOME) == list(visits_of([*some, late])[HOME].visits)
+    assert len(woken) == 2
 
 
 def test_what_the_bus_does_not_take_comes_again_with_the_same_id():
@@ -291,27 +388,28 @@ def test_what_the_bus_does_not_take_comes_again_with_the_same_id():
     failed = store(table, bus).add({HOME: [event("enter", 0, "a")]})[HOME]
     assert isinstance(failed, ConnectionError)
     assert isinstance(store(table, bus).add({HOME: [event("enter", 0, "a")]})[HOME], Added)
-    assert [n.id for n in bus.told] == [n.id for n in seen]
+    assert [n.id for n in bus.notified] == [n.id for n in seen]
 
 
-def test_a_late_event_reads_only_its_surroundings_however_long_the_history():
+def test_a_late_event_reads_its_pairs_chunks_once_however_long_the_history():
     table = FakeTable()
     day = [
         event(kind, n * 1000 + (500 if kind == "exit" else 0), f"{kind}{n}")
         for n in range(2000)
         for kind in ("enter", "exit")
     ]
-    store(table).add({HOME: day})
+    deliver(store(table), day, 1)
     reads = []
     late = store(table.seen_by(reads.append))
-    late.add({HOME: [event("dwell", 1_000_100, "late")]})
-    assert reads.count("query") < 10
-    assert table.visits(pair_key(HOME))[1000].last_seen_at == event("dwell", 1_000_100).occurred_at
+    deliver(late, [event("dwell", 1_000_100, "late")], 2)
+    assert reads.count("query") <= 4000 / EVENTS_PER_CHANGE + 2
+    assert reads.count("put if") == 2  # the log, and the chunk that the event belongs to
+    assert table.visits(HOME)[1000].last_seen_at == event("dwell", 1_000_100).occurred_at
 
 
 def test_two_thousand_contents_in_one_batch_need_no_item_over_dynamodbs_limit():
     table = FakeTable()
     mad = [event("enter", n, "\x01" * 110 + f"{n:08}") for n in range(2000)]
     store(table).add({HOME: mad})
-    assert len(table.visits(pair_key(HOME))) == 2000
+    assert len(table.visits(HOME)) == 2000
     assert max(len(str(item)) for item in table.stored.values()) < 400_000

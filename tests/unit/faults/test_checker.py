@@ -176,7 +176,7 @@ def all_notifications(facts: Facts) -> list[dict[str, Any]]:
     return [
         {"detail-type": notice.kind, "detail": notice.detail}
         for pair, visits in pairs.items()
-        for notice in notifications(pair, 7, VisitDiff((), visits, None, None, 0, {}))
+        for notice in notifications(pair, 7, VisitDiff((), visits, None, None, 0))
     ]
 
 

@@ -13,7 +13,11 @@ import typer
 from moto import mock_aws
 from typer.testing import CliRunner
 
+from aws.table import DynamoTable, dumped
 from consumer import keys
+from consumer.pair_log import Chunk, PairLog, chunk_item, log_item
+from consumer.store import Store
+from consumer.visit_diff import Rule
 from consumer.visits import pair_of
 from contract.events import GEOFENCE_KINDS, geofence_event
 from contract.objects import lines_object, lines_of
@@ -21,6 +25,7 @@ from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale
 from ops import forget, redrive
 from tests.service_models import validated
+from tests.unit.consumer.fakes import FakeBus, Inline
 
 HOUR = datetime(2026, 11, 16, 8, tzinfo=UTC)
 
@@ -89,14 +94,11 @@ class Outputs:
         return made.key
 
     def consumed(self, *events):
-        """An item as the consumer leaves it for each, under the key that it gives it."""
-        for event in events:
-            crossing = geofence_event(json.dumps(event).encode())
-            key = {
-                "pk": {"S": keys.pair_key(pair_of(crossing))},
-                "sk": {"S": keys.id_key(crossing.event_id)},
-            }
-            boto3.client("dynamodb").put_item(TableName=self.visits_table, Item=key)
+        """What the consumer keeps of each."""
+        crossings = [geofence_event(json.dumps(event).encode()) for event in events]
+        table = DynamoTable(boto3.client("dynamodb"), self.visits_table, Inline())
+        for crossing in crossings:
+            assert Store(table, FakeBus(), Rule(), Inline()).add({pair_of(crossing): [crossing]})
 
     def items(self):
         return boto3.client("dynamodb").scan(TableName=self.visits_table)["Items"]
@@ -140,18 +142,15 @@ ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 
 
 def test_what_a_consumer_is_still_writing_is_waited_for(stage):
-    """A change's head stands before its other items: what came after the look would stay for ever."""
+    """A change's log stands before its chunks: what came after the look would stay for ever."""
     stage.archive(ANN)
-    pk = {"S": keys.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
-    table, dynamodb = stage.visits_table, boto3.client("dynamodb")
-    dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": keys.HEAD}, "version": {"N": "2"}})
+    log, chunk = log_and_chunk()
+    dynamodb = boto3.client("dynamodb")
+    dynamodb.put_item(TableName=stage.visits_table, Item=log)
     stage.load()
-
-    def finish():
-        stage.consumed(ANN)
-        dynamodb.put_item(TableName=table, Item={"pk": pk, "sk": {"S": keys.DONE}, "version": {"N": "2"}})
-
-    consumer = threading.Timer(0.5, finish)
+    consumer = threading.Timer(
+        0.5, dynamodb.put_item, kwargs={"TableName": stage.visits_table, "Item": chunk}
+    )
     consumer.start()
     done = run(forget.command, "--user", "ann", "--yes", "--json")
     consumer.join()
@@ -159,13 +158,21 @@ def test_what_a_consumer_is_still_writing_is_waited_for(stage):
     assert stage.items() == []
 
 
+def log_and_chunk():
+    """A log whose last change asks for a chunk, and that chunk."""
+    ann = geofence_event(json.dumps(ANN).encode())
+    chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
+    log = PairLog(1, (), None, True, (chunk,))
+    items = log_item(pair_of(ann), log, Rule()), chunk_item(pair_of(ann), chunk, log)
+    return map(dumped, items)
+
+
 def test_a_change_that_was_broken_off_is_not_waited_for_for_ever(stage, monkeypatch):
     monkeypatch.setattr(forget, "CHANGE_SECONDS", 0.3)
     stage.archive(ANN)
     stage.load()
-    pk = {"S": keys.pair_key(pair_of(geofence_event(json.dumps(ANN).encode())))}
-    head = {"pk": pk, "sk": {"S": keys.HEAD}, "version": {"N": "2"}}
-    boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=head)
+    log, _ = log_and_chunk()
+    boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=log)
     done = run(forget.command, "--user", "ann", "--yes", "--json")
     assert done.exit_code == 0, done.output
     assert stage.items() == []

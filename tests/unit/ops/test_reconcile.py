@@ -17,9 +17,11 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from consumer import keys
+from aws.table import dumped
+from consumer.pair_log import PairLog, log_item
+from consumer.visit_diff import Rule
 from consumer.visits import Pair
-from contract.events import GEOFENCE_KINDS, Fence
+from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent
 from contract.objects import ObjectName, lines_object
 from ops.books import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach
 from ops.outputs import ROOT
@@ -344,8 +346,9 @@ def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: 
     stage.load(key, line=3, event_id="old", created_at=(NOW - timedelta(days=81)).isoformat())
     stage.load(key, line=4, event_id="no time", created_at="monday")
     stage.load(key, line=5, event_id="no fence", tag=None)
-    where = keys.pair_key(Pair("d", Fence("farm", "1"))), keys.id_key("known")
-    item = {name: {"S": value} for name, value in zip(("pk", "sk"), where, strict=True)}
+    pair = Pair("d", Fence("farm", "1"))
+    known = GeofenceEvent("known", "user.entered_geofence", "enter", *pair, NOW)
+    item = dumped(log_item(pair, PairLog(1, (known,)), Rule()))
     boto3.client("dynamodb").put_item(TableName=stage.visits_table, Item=item)
     found = look(stage)
     assert (found.crossings.archived, found.crossings.consumed, found.crossings.too_old) == (5, 1, 1)

@@ -43,7 +43,6 @@ RIGHTS = {
         ("kinesis:GetShardIterator", "GeofenceStream"),
         ("kinesis:ListShards", "GeofenceStream"),
         ("dynamodb:BatchGetItem", "VisitsTable"),
-        ("dynamodb:BatchWriteItem", "VisitsTable"),
         ("dynamodb:PutItem", "VisitsTable"),
         ("dynamodb:Query", "VisitsTable"),
         ("events:PutEvents", "VisitsBus"),

@@ -1,0 +1,130 @@
+"""The visits table as it was until 2026-11-28, so that pairs can be moved to today's items (docs/upgrade.md).
+
+All items of a pair had the partition key `device#tag#externalId`: its `head` with the last visit and the change under
+way, `done`, `e#…` for each event (marked by `e#…#-` if superseded), `i#…` and `x#…` for ids, `v#…` for each visit that
+a later one follows. A head without `through` is being moved or was moved: the previous version of the consumer fails
+on it, and its batch comes again.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+import msgspec
+
+from aws.table import Item, Key, Table
+from consumer import keys, pair_log
+from consumer.pair_log import PairLog
+from consumer.visit_diff import Bus, Notification, Rule
+from consumer.visits import KINDS, Pair, Visit, counts, order_of
+from contract.events import GeofenceEvent
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What the last change asked for. Events stand here as their keys."""
+
+    first: list[str] = []
+    lesser: list[str] = []
+    superseded: list[str] = []
+    visits: list[Item] = []
+    told: list[Notification] = []
+
+
+class Moving(Exception):
+    """Another process changed or moved this pair meanwhile. A later attempt will succeed."""
+
+
+def head_key(pair: Pair) -> Key:
+    return keys.pair_key(pair), "head"
+
+
+def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = None) -> bool:
+    """Write the pair's items in today's layout. False if it has none in the previous one.
+
+    Safe to interrupt and to repeat: everything that it writes is the same each time. Old items stay where they are.
+    """
+    pk, sk = head_key(pair)
+    found, failures = table.get([(pk, sk)], consistent=True)
+    for failure in failures.values():
+        raise failure
+    head = found.get((pk, sk))
+    if head is None:
+        return False
+    version = int(head["version"]) + ("through" in head)
+    if "through" in head:
+        moving = {name: value for name, value in head.items() if name not in ("through", "fence_now")}
+        if not table.put_version({**moving, "version": version}, version - 1):
+            raise Moving("another process moves this pair")
+    items = {str(item["sk"]): item for item in table.query(pk, "a", keys.LAST)}
+    entry = msgspec.json.decode(str(head["entry"]), type=Entry)
+    done = items.get("done")
+    if entry.told and (done is None or int(done["version"]) < version - 1):
+        for failure in bus.publish(entry.told).values():
+            raise failure
+    items |= {str(item["sk"]): item for item in entry.visits}
+    # DynamoDB deletes expired items within days and in no order: a part of what has expired would mislead.
+    now = now or time.time()
+    kept = (sk for sk, item in items.items() if int(item.get("expires_at", now + 1)) > now)
+    events = _events(pair, kept, entry)
+    log, _ = pair_log.fitted(pair, replace(_log(items, events, rule), version=version), rule)
+    for chunk in log.chunks:  # before the log, in which they may not fit
+        table.put_newer(pair_log.chunk_item(pair, chunk, log))
+    table.put_version(pair_log.log_item(pair, replace(log, chunks=()), rule), None)
+    return True
+
+
+def _log(items: Mapping[str, Item], events: tuple[GeofenceEvent, ...], rule: Rule) -> PairLog:
+    visits = (visit_of(item) for sk, item in items.items() if sk == "head" or sk.startswith("v#"))
+    first = next((event for event in events if counts(event, rule.min_confidence)), None)
+    earlier = (
+        v for v in visits if v and (first is None or (v.entered_at, 0, v.entered_event_id) < order_of(first))
+    )
+    base = max(earlier, key=lambda v: (v.entered_at, v.entered_event_id), default=None)
+    if base and first and (base.exited_at is None or base.exited_at >= first.occurred_at):
+        seen_at = base.last_seen_at if base.last_seen_at and base.last_seen_at < first.occurred_at else None
+        begun = Visit(base.entered_at, base.entered_event_id, last_seen_at=seen_at)
+        if first.kind == "enter" and not base.exit_missed:  # it followed an exit that has expired
+            begun = replace(begun, exited_at=first.occurred_at, exited_event_id=first.event_id)
+        base = begun
+    return PairLog(0, events, base, has_chunks=base is not None)
+
+
+def _events(pair: Pair, items: Iterable[str], entry: Entry) -> tuple[GeofenceEvent, ...]:
+    found = {sk for sk in items if sk.startswith("e#")} | {*entry.first, *entry.lesser}
+    found |= {f"{key}#-" for key in entry.superseded}
+    counting = (key for key in found if not key.endswith("#-") and f"{key}#-" not in found)
+    return tuple(sorted((event_of(pair, key) for key in counting), key=order_of))
+
+
+def event_of(pair: Pair, key: str) -> GeofenceEvent:
+    _, at, rank, event_id, type_, minutes, confidence = key.split("#")
+    return GeofenceEvent(
+        event_id=keys.unquoted(event_id),
+        type=keys.unquoted(type_),
+        kind=KINDS[int(rank)],
+        device_id=pair.device_id,
+        fence=pair.fence,
+        occurred_at=keys.instant(at),
+        duration_minutes=float(minutes) if minutes else None,
+        confidence=int(confidence) if confidence else None,
+    )
+
+
+def visit_of(item: Item) -> Visit | None:
+    """None for a head without a visit and for a visit that is gone."""
+    if "entered_at" not in item:
+        return None
+
+    def time(name: str) -> datetime | None:
+        return keys.instant(str(item[name])) if name in item else None
+
+    return Visit(
+        entered_at=keys.instant(str(item["entered_at"])),
+        entered_event_id=str(item["entered_event_id"]),
+        exited_at=time("exited_at"),
+        exited_event_id=str(item["exited_event_id"]) if "exited_event_id" in item else None,
+        exit_missed=bool(item["exit_missed"]),
+        last_seen_at=time("last_seen_at"),
+        app_dwell_seconds=float(item["app_dwell_seconds"]) if "app_dwell_seconds" in item else None,
+    )

@@ -1,0 +1,71 @@
+"""`milkrun move-visits`: rewrite the pairs of a visits table that stand in the previous layout (docs/upgrade.md)."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import batched
+from typing import Any
+
+import typer
+
+from aws.table import DynamoTable
+from consumer import keys, previous_layout
+from consumer.ports import EventBus
+from consumer.visit_diff import Bus, Rule
+from consumer.visits import Pair
+from ops import stores, terminal
+
+ITEMS_PER_DELETE = 25
+CONCURRENCY = 8
+
+
+def move_all(dynamodb: Any, name: str, table: DynamoTable, bus: Bus, rule: Rule) -> Iterator[int]:
+    """Move one pair after the other. Yields how many items of the previous layout were deleted with each."""
+    for pair in _old_pairs(dynamodb, name):
+        previous_layout.move(table, bus, pair, rule)
+        pk, head = previous_layout.head_key(pair)
+        old = [str(item["sk"]) for item in table.query(pk, "a", keys.LAST)]
+        # The head last: until it is gone, an interrupted run finds this pair again.
+        for some in (*batched((sk for sk in old if sk != head), ITEMS_PER_DELETE, strict=False), (head,)):
+            _delete(dynamodb, name, pk, some)
+        yield len(old)
+
+
+def _old_pairs(dynamodb: Any, name: str) -> Iterator[Pair]:
+    pages = dynamodb.get_paginator("scan").paginate(
+        TableName=name,
+        FilterExpression="sk = :head",
+        ExpressionAttributeValues={":head": {"S": "head"}},
+        ProjectionExpression="pk, sk",
+        ConsistentRead=True,
+    )
+    for item in (item for page in pages for item in page["Items"]):
+        yield keys.pair_of_key(item["pk"]["S"], item["sk"]["S"])
+
+
+def _delete(dynamodb: Any, name: str, pk: str, sks: tuple[str, ...]) -> None:
+    left: list[Any] = [{"DeleteRequest": {"Key": {"pk": {"S": pk}, "sk": {"S": sk}}}} for sk in sks]
+    while left:
+        answer = dynamodb.batch_write_item(RequestItems={name: left})
+        left = answer.get("UnprocessedItems", {}).get(name, [])
+
+
+def command(
+    context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
+) -> None:
+    """Rewrite the visits table in today's layout. Safe to interrupt and to run again.
+
+    Run it once after the upgrade, when no consumer of the previous version runs any more.
+    """
+    outputs = terminal.outputs_of(context, stage)
+    settings = stores.consumer_settings(outputs, stage)
+    pairs, deleted = 0, 0
+    with terminal.progress() as bars, ThreadPoolExecutor(CONCURRENCY) as executor:
+        moved = bars.add_task("pairs moved", total=None)
+        access = outputs.access()
+        table = DynamoTable(access.client("dynamodb"), outputs.visits_table, executor)
+        bus = EventBus(access.client("events"), settings.event_bus_name, executor)
+        dynamodb = outputs.aws("dynamodb")
+        for items in move_all(dynamodb, outputs.visits_table, table, bus, settings.rule):
+            pairs, deleted = pairs + 1, deleted + items
+            bars.advance(moved)
+    terminal.show({"pairs_moved": pairs, "items_deleted": deleted}, as_json)

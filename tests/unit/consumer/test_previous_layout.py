@@ -1,0 +1,120 @@
+"""Pairs in the previous layout of the table are moved, by the first event that finds them or by the command.
+
+`previous_layout.json` holds what the previous version of the consumer wrote for some events: items as they were when
+it had finished, when it was stopped in the middle of its last change, and after some of them had expired.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from consumer import previous_layout
+from consumer.keys import KEPT_FOR, timestamp
+from consumer.visits import visits_of
+
+from .fakes import FakeBus, FakeTable
+from .strategies import event
+from .test_expiry import DAY
+from .test_store import HOME, Died, deliver, store
+
+CASES = {
+    case["name"]: case for case in json.loads(Path(__file__).with_name("previous_layout.json").read_text())
+}
+
+
+def old_table(case):
+    table = FakeTable()
+    table.stored = {(item["pk"], item["sk"]): item for item in case["items"]}
+    return table
+
+
+def sent(case):
+    return [event(each.pop("kind"), each.pop("seconds"), **each) for each in map(dict, case["events"])]
+
+
+def is_complete(name):
+    return not name.startswith("stopped") and "expired" not in name
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if is_complete(name)])
+def test_a_moved_pair_has_the_same_visits_and_publishes_nothing(name):
+    case, bus = CASES[name], FakeBus()
+    table = old_table(case)
+    expected = visits_of(sent(case))
+    for pair in expected:
+        assert previous_layout.move(table, bus, pair, store(table)._rule)
+        assert table.visits(pair) == list(expected[pair].visits)
+    assert bus.notified == []
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "expired" not in name])
+def test_the_next_event_finds_an_old_pair_wherever_its_consumer_was_stopped(name):
+    """Its last batch comes again, with one event more."""
+    case, bus = CASES[name], FakeBus()
+    table, events = old_table(case), sent(case)
+    batch = [*events[-4:], event("enter", 3600, "next")]
+    deliver(store(table, bus), batch, 1)
+    expected = visits_of([*events, batch[-1]])[HOME]
+    assert table.visits(HOME) == list(expected.visits)
+    if name.startswith("stopped"):
+        # What the previous version did not publish is published now.
+        wanted = {item["id"] for item in unpublished(case)}
+        assert wanted <= {n.id for n in bus.notified} | set(case["told"])
+
+
+def unpublished(case):
+    items = {item["sk"]: item for item in case["items"]}
+    entry = json.loads(items["head"]["entry"])
+    return [{"id": id_} for id_, _, _ in entry["told"]]
+
+
+def test_an_open_visit_outlasts_its_expired_events():
+    case = CASES["an open visit whose events have expired"]
+    table = old_table(case)
+    deliver(store(table), [event("exit", 101 * DAY, "left")], 1)
+    (visit,) = table.visits(HOME)
+    assert (visit.entered_event_id, visit.exited_event_id) == ("parked", "left")
+    assert timestamp(visit.last_seen_at) == "2027-02-24T08:00:00.000000Z"
+
+
+def test_an_enter_whose_exit_has_expired_does_not_split_its_visit():
+    case = CASES["a flap whose exit has expired"]
+    table = old_table(case)
+    assert any("#parked" in sk for _, sk in table.stored)  # not deleted yet
+    now = event("exit", DAY).occurred_at + KEPT_FOR
+    previous_layout.move(table, FakeBus(), HOME, store(table)._rule, now.timestamp())
+    deliver(store(table), [event("exit", 31 * DAY, "left")], 1)
+    (visit,) = table.visits(HOME)
+    assert (visit.entered_event_id, visit.exited_event_id, visit.exit_missed) == ("parked", "left", False)
+
+
+@pytest.mark.parametrize("calls", range(12))
+def test_a_move_that_is_interrupted_anywhere_is_completed_by_the_next_one(calls):
+    case, bus, count = CASES["many visits"], FakeBus(), iter(range(99))
+
+    def dies(_):
+        if next(count) == calls:
+            raise Died
+
+    table = old_table(case)
+    rule = store(table)._rule
+    try:
+        previous_layout.move(table.seen_by(dies), bus, HOME, rule)
+    except Died:
+        previous_layout.move(table, bus, HOME, rule)
+    assert table.visits(HOME) == list(visits_of(sent(case))[HOME].visits)
+
+
+def test_the_previous_version_cannot_change_a_pair_that_is_being_moved():
+    """It puts a head on condition of the version that it read, and cannot read a head that was moved."""
+    case = CASES["many visits"]
+    table = old_table(case)
+    before = dict(table.stored[HOME_KEY])
+    previous_layout.move(table, FakeBus(), HOME, store(table)._rule)
+    assert not table.put_version(before | {"version": before["version"] + 1}, before["version"])
+    assert "through" not in table.stored[HOME_KEY]
+    assert "fence_now" not in table.stored[HOME_KEY]
+
+
+HOME_KEY = previous_layout.head_key(HOME)
