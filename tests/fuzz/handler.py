@@ -104,5 +104,5 @@ if __name__ == "__main__":
     logs.configure("CRITICAL")
     with tempfile.TemporaryDirectory() as corpus:
         seeds(Path(corpus))
-        atheris.Setup([*sys.argv, corpus, "-max_len=50000", "-timeout=20", "-print_final_stats=1"], try_one)
+        atheris.Setup([*sys.argv, corpus, "-max_len=50000", "-timeout=120", "-print_final_stats=1"], try_one)
         atheris.Fuzz()
