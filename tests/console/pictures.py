@@ -21,7 +21,7 @@ from tests.console.stand_in import Feed, crowd
 SIZES = (0, 12, 200, 2000)
 VIEWS = ("map", "places", "visits", "events", "pipeline")
 LOOKS = ("light-desk", "dark-phone", "dark-desk", "light-phone")
-COLOURS = 40
+COLOURS = 96
 MOST_BYTES = 150_000
 
 
