@@ -64,8 +64,10 @@ FROM timed
 
 
 @contextmanager
-def warehouse(folder: Path) -> Iterator[tuple[Snowflake, Settings]]:
-    command = [sys.executable, "-m", "local_snowflake", "--port", "0", "--dir", f"{folder}/db"]
+def warehouse(
+    folder: Path, module: str = "local_snowflake", memory: str = "384MB"
+) -> Iterator[tuple[Snowflake, Settings]]:
+    command = [sys.executable, "-m", module, "--port", "0", "--dir", f"{folder}/db"]
     # With the demo's 256 MB, merging a million events at once runs out of memory.
     options = [
         "--aws-endpoint-url",
@@ -73,7 +75,7 @@ def warehouse(folder: Path) -> Iterator[tuple[Snowflake, Settings]]:
         "--log-file",
         f"{folder}/log",
         "--memory-limit",
-        "384MB",
+        memory,
     ]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:

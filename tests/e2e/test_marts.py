@@ -16,8 +16,9 @@ from typing import Any, Self
 import pytest
 
 from consumer.visits import visits_of
-from contract.events import geofence_event
+from contract.events import GeofenceEvent, geofence_event
 from local_snowflake.testing import eventually
+from ops.presence import presence
 from snowpipe.settings import Settings
 from snowpipe.warehouse import Snowflake, connect
 from tests.bench.dbt import make_tables, warehouse
@@ -156,6 +157,29 @@ def test_incremental_runs_end_where_a_full_refresh_does(
     found = session.query("SELECT * FROM MILKRUN.MARTS.GEOFENCE_VISITS")
     assert by_the_mart(found) == by_the_rule(deliveries)
     assert len(found) > 100
+    there = session.query("SELECT * FROM MILKRUN.MARTS.CURRENT_PRESENCE")
+    assert by_presence_mart(there) == by_presence_rule(deliveries)
+    assert any(row["contradicted_by_event_id"] for row in there)
+
+
+def by_presence_rule(deliveries: Sequence[Delivery]) -> set[tuple[object, ...]]:
+    return {
+        (each.pair.device_id, *each.pair.fence, each.visit.entered_event_id, each.visit.last_seen_at,
+         each.contradicted_by and each.contradicted_by.event_id, each.exit_inferred_at)
+        for each in presence(geofence_events(deliveries))
+    }  # fmt: skip
+
+
+def by_presence_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
+    return {
+        (row["device_id"], row["geofence_tag"], row["geofence_external_id"], row["entered_event_id"],
+         utc(row["last_seen_at"]), row["contradicted_by_event_id"], utc(row["exit_inferred_at"]))
+        for row in rows
+    }  # fmt: skip
+
+
+def utc(at: datetime | None) -> datetime | None:
+    return at and at.replace(tzinfo=UTC)
 
 
 def differences(found: dict[str, Counter[str]], expected: dict[str, Counter[str]]) -> dict[str, Any]:
@@ -166,22 +190,22 @@ def differences(found: dict[str, Counter[str]], expected: dict[str, Counter[str]
     }
 
 
-def by_the_rule(deliveries: Sequence[Delivery]) -> set[tuple[object, ...]]:
-    events = [
+def geofence_events(deliveries: Sequence[Delivery]) -> list[GeofenceEvent]:
+    return [
         geofence_event(json.dumps(each.event).encode()) for each in deliveries if "geofence" in each.event
     ]
+
+
+def by_the_rule(deliveries: Sequence[Delivery]) -> set[tuple[object, ...]]:
     return {
         (pair.device_id, *pair.fence, visit.entered_at, visit.entered_event_id, visit.exited_at,
          visit.exited_event_id, visit.exit_missed, visit.is_open, visit.last_seen_at, visit.app_dwell_seconds)
-        for pair, history in visits_of(events).items()
+        for pair, history in visits_of(geofence_events(deliveries)).items()
         for visit in history.visits
     }  # fmt: skip
 
 
 def by_the_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
-    def utc(at: datetime | None) -> datetime | None:
-        return at and at.replace(tzinfo=UTC)
-
     return {
         (row["device_id"], row["geofence_tag"], row["geofence_external_id"], utc(row["entered_at"]),
          row["entered_event_id"], utc(row["exited_at"]), row["exited_event_id"], row["exit_missed"],
@@ -190,6 +214,7 @@ def by_the_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
     }  # fmt: skip
 
 
+@pytest.mark.timeout(300 * BUILDS)
 def test_a_build_beside_steady_ingest_is_built_from_one_state_of_raw(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
@@ -207,6 +232,7 @@ def test_a_build_beside_steady_ingest_is_built_from_one_state_of_raw(
                 "build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if number == 0 else [])
             )
             assert ingest.rows > before, "nothing came in while dbt ran: the test proves nothing"
+            print(f"build {number + 1}: {ingest.rows - before} rows came in meanwhile")
     staged = session.query(
         "SELECT COUNT(*) AS n, COUNT_IF(scanned_at > scanned_through) AS late"
         " FROM MILKRUN.STAGING.STG_EVENTS CROSS JOIN MILKRUN.STAGING.HIGH_WATER_MARK"

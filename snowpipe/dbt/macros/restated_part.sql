@@ -24,7 +24,7 @@
         {%- set part = in_hours_of('received_hour', ref('restated_hours'), 'received_hour') -%}
     {%- elif model_name in ('invalid_rows', 'stg_rejected_events') -%}
         {%- set part = 'scanned_at > ' ~ mark('read_from') ~ ' AND scanned_at <= ' ~ mark('scanned_through') -%}
-    {%- elif model_name == 'geofence_pairs' -%}
+    {%- elif model_name in ('geofence_pairs', 'current_presence') -%}
         {%- set part = 'FALSE' -%}
     {%- endif -%}
     {%- do return('TRUE' if var('full_tests') or not part else part) -%}
