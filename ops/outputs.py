@@ -136,7 +136,9 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0].get("Outputs", ())}
         keys = session.client("apigateway").get_api_keys(nameQuery=f"milkrun-{stage}-app", includeValues=True)
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise NoStackError(f"stage {stage} cannot be looked up: {error}") from None
+        answered = isinstance(error, botocore.exceptions.ClientError)
+        others = _there_are(session) if answered else ""
+        raise NoStackError(f"stage {stage} cannot be looked up: {error}{others}") from None
     if not keys["items"]:
         raise NoStackError(f"stage {stage} has no API key milkrun-{stage}-app")
     if missing := _NAMED - named.keys():
@@ -155,3 +157,16 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         time_zone=named.get("FleetTimeZone") or "UTC",
         snowflake=warehouse,
     )
+
+
+def _there_are(session: boto3.Session) -> str:
+    """Name the stages that are deployed in this account and region, for whoever mistyped one; "" if that is unknown."""
+    import botocore.exceptions
+
+    try:
+        pages = session.client("cloudformation").get_paginator("describe_stacks").paginate()
+        names = [stack["StackName"] for page in pages for stack in page["Stacks"]]
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+        return ""
+    stages = sorted(name.removeprefix("milkrun-") for name in names if name.startswith("milkrun-"))
+    return f". Deployed in {session.region_name}: {', '.join(stages) or 'none'}, and local"

@@ -130,3 +130,10 @@ def test_a_stage_whose_stack_names_nothing_yet_is_said_so() -> None:
     boto3.client("apigateway").create_api_key(name="milkrun-dev-app", enabled=True)
     with pytest.raises(NoStackError, match="not deployed whole"):
         Outputs.find("dev", SNOWFLAKE)
+
+
+def test_an_unknown_stage_is_answered_with_those_that_there_are(aws: None) -> None:
+    deploy("staging")
+    deploy("prod")
+    with pytest.raises(NoStackError, match=r"Deployed in eu-west-1: prod, staging, and local"):
+        Outputs.find("prd", SNOWFLAKE)
