@@ -138,6 +138,7 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
     }
 
 
+@pytest.mark.timeout(900)  # five runs of dbt, on a busy machine
 @pytest.mark.parametrize("seed", SEEDS)
 def test_incremental_runs_end_where_a_full_refresh_does(
     built: tuple[Snowflake, Settings, Dbt], seed: int
@@ -214,7 +215,7 @@ def by_the_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
     }  # fmt: skip
 
 
-@pytest.mark.timeout(300 * BUILDS)
+@pytest.mark.timeout(600 + 120 * BUILDS)
 def test_a_build_beside_steady_ingest_is_built_from_one_state_of_raw(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
