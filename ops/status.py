@@ -120,7 +120,12 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
     flow = _Flow(outputs, stage, now)
     return [
         Source("the gateway", ("gateway",), flow.gateway, "phones keep their batches", "api-5xx"),
-        Source("CloudWatch Logs", ("ingest", "consumer"), flow.logs, "what the functions did is unknown"),
+        Source(
+            "CloudWatch Logs",
+            ("ingest", "rejects", "consumer"),
+            flow.logs,
+            "what the functions did is unknown",
+        ),
         Source(
             "S3",
             ("archive", "quarantine", "given up", "last reconcile"),
@@ -176,11 +181,17 @@ class _Flow:
         if failed:
             cause = f"{failed} of {requests} requests answered 503 in {minutes} min"
             yield Finding("ingest", "FAIL", cause, last_failed, "milkrun logs ingest", "api-5xx")
-        elif rejected > received / 2:
-            cause = f"{rejected} of {received} events rejected in {minutes} min"
-            yield Finding("ingest", "WARN", cause, None, f"milkrun rejects{self._option}", "rejected-events")
         else:
             yield Finding("ingest", "OK", f"{requests} requests in {minutes} min, {received} events")
+        # A part of its own: requests that failed must not hide it.
+        if rejected > received / 2:
+            cause, command = (
+                f"{rejected} of {received} events rejected in {minutes} min",
+                f"milkrun rejects{self._option}",
+            )
+            yield Finding("rejects", "WARN", cause, None, command, "rejected-events")
+        else:
+            yield Finding("rejects", "OK", f"{rejected} of {received} events in {minutes} min")
         stopped: Finding | None = None
         batches = 0
         for at, line in self._lines("consume", logs.RECORDS_CONSUMED, start):

@@ -245,7 +245,7 @@ INCIDENTS = (
     Incident(
         "A phone's clock years ahead",
         wrong_clock,
-        ("ingest",),
+        ("rejects",),
         "rejected",
         (("rejects", "--by", "device"),),
         exit_code=1,
@@ -268,7 +268,7 @@ LAST = (
     ),
 )
 # Part of the cause goes by itself: status looks at the last quarter of an hour, or the last day.
-REMEMBERED = ("ingest", "consumer", "quarantine", "failed loads", "invalid rows")
+REMEMBERED = ("ingest", "rejects", "consumer", "quarantine", "failed loads", "invalid rows")
 
 
 def part_of(incident: Incident, found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
