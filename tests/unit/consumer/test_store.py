@@ -51,20 +51,21 @@ def grouped(some):
 
 def told_state(told):
     """The visits as a receiver knows them that takes, per visit, the latest version it heard."""
-    visits = {}
+    visits, began = {}, {}
     for notice in sorted(told, key=lambda n: n.detail["version"]):
         detail = notice.detail
         was, now = detail.get("previous"), detail["visit"]
         if was and (now is None or now["entered_event_id"] != was["entered_event_id"]):
-            visits.pop(
-                (was["device_id"], was["geofence_tag"], was["geofence_external_id"], was["entered_event_id"]),
-                None,
-            )
+            key = was["device_id"], was["geofence_tag"], was["geofence_external_id"], was["entered_event_id"]
+            # Of one version they come in any order: another visit may have arrived under this id already.
+            if began.get(key) == was["entered_at"]:
+                visits.pop(key, None)
         if now and (
             notice.kind != "visit_restated" or (was and was["entered_event_id"] == now["entered_event_id"])
         ):
             key = now["device_id"], now["geofence_tag"], now["geofence_external_id"], now["entered_event_id"]
             visits[key] = now["exited_event_id"], now["exit_missed"]
+            began[key] = now["entered_at"]
     return visits
 
 
