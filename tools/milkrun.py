@@ -146,6 +146,12 @@ ENTRIES = (
         "Look for whatever would make a deployment of a stage fail; create nothing.",
     ),
     Entry(
+        "verify",
+        "tools.verify:command",
+        OPERATE,
+        "Run the end-to-end tests against a stage, and remove what they made.",
+    ),
+    Entry(
         "check-key",
         "ops.smoke:check_key",
         OPERATE,

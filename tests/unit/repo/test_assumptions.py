@@ -27,3 +27,17 @@ def test_row_names_existing_tests_and_files(row):
         assert (ROOT / path).exists(), path
     for path, test in re.findall(r"`(tests/[\w./]+)::(\w+)`", pinned):
         assert f"def {test}(" in (ROOT / path).read_text(), test
+
+
+def test_every_row_that_milkrun_verify_checks_names_a_test_that_it_runs():
+    for row in ROWS:
+        if "`milkrun verify`" not in row[4]:
+            continue
+        named = re.findall(r"`(tests/e2e/\w+\.py)::(\w+)`", f"{row[3]} {row[4]}")
+        assert named, row[0]
+        for path, test in named:
+            text = (ROOT / path).read_text()
+            marked = "pytestmark = pytest.mark.stage" in text or re.search(
+                rf"@pytest\.mark\.stage\n(@pytest[^\n]*\n)*def {test}\(", text
+            )
+            assert marked, test

@@ -1,0 +1,227 @@
+"""`milkrun verify`: run the end-to-end contract tests against a stage, and remove what they made.
+
+They are the tests of `tests/e2e` with the mark `stage`, the same for the local stack and for a deployed stage. Each
+device that they invent begins with the run's label, and each request names it as its app version, so that what
+they made can be found again and deleted.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+from xml.etree import ElementTree as ET
+
+import typer
+from rich.text import Text
+
+from consumer.visits import Pair, pair_of
+from contract.events import InvalidEvent, geofence_event
+from contract.objects import lines_of
+from ops import terminal
+from ops.cost import Prices
+from ops.forget import ArchiveBucket, forget_rows, forget_visits
+from ops.marts import build_marts
+from ops.outputs import ROOT, Outputs, environment_of
+from ops.stores import device_stays, geofence_kinds, stream_records
+from snowpipe.refusal import Refusal
+
+ASSUMPTIONS = ROOT / "docs" / "reference" / "assumptions.md"
+PREFIXES = ("events", "rejected", "set-aside")
+
+# What a run sends at most, counted on the local stack and rounded up.
+REQUESTS, OBJECTS, EVENTS = 300, 200, 1_000
+THROTTLE_REQUESTS = 3_000
+"""Of the one test that exceeds the usage plan, which runs on deployed stages only."""
+WAREHOUSE_MINUTES = 15
+"""An XSMALL warehouse (1 credit per hour): queries, one dbt build, one full refresh."""
+
+type Outcome = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Result:
+    test: str  # such as tests/e2e/test_pipeline.py::test_…
+    outcome: Outcome
+    detail: str
+
+
+def command(
+    context: typer.Context,
+    *,
+    stage: terminal.Stage = "local",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a deployed stage is used.")] = False,
+    marts: Annotated[
+        bool, typer.Option(help="Afterwards build staging and marts anew, without what the tests made.")
+    ] = True,
+    only: Annotated[str, typer.Option(help="Run tests whose name contains this (pytest -k).")] = "",
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Run the end-to-end tests against a stage, print which assumptions they verified, remove what they made.
+
+    Needs the environment of the tests: tools/setup.sh test fuzz. Exit 1 if a test failed or something could not be
+    removed.
+    """
+    outputs = terminal.outputs_of(context, stage)
+    label = f"verify-{uuid4().hex[:8]}"
+    for line in announcement(stage, label):
+        terminal.err.print(line)
+    if stage != "local" and not yes:
+        typer.confirm(f"Run the tests against stage {stage}?", abort=True, err=True)
+    since = datetime.now(UTC)
+    try:
+        results = run_tests(stage, label, only, context.obj)
+    finally:
+        left = remove(outputs, stage, label, since)
+        built = not marts or build_marts(environment_of(stage, context.obj), "--full-refresh")
+    claims = list(assumptions({each.test for each in results if each.outcome == "passed"}))
+    tests = [asdict(each) for each in results]
+    report = {
+        "stage": stage,
+        "label": label,
+        "tests": tests,
+        # The local stand-ins were written with the same assumptions in mind: there nothing is verified.
+        "verified": stage != "local",
+        "assumptions": claims,
+        "removed": left,
+        "marts_built": built and marts,
+    }
+    if as_json:
+        terminal.print_json(report)
+    else:
+        terminal.show_rows(tests, as_json=False, title=f"stage {stage}, run {label}")
+        verb = "would be verified on a deployed stage" if stage == "local" else "verified"
+        terminal.show_rows([{f"assumption {verb}": each} for each in claims], as_json=False)
+        terminal.show(left, as_json=False)
+    if not results or not built or any(each.outcome == "failed" for each in results):
+        raise typer.Exit(1)
+
+
+def announcement(stage: str, label: str) -> Iterator[str]:
+    """What the run will do and cost, at the list prices of ops/prices.yml."""
+    prices = Prices()
+    requests = REQUESTS + (THROTTLE_REQUESTS if stage != "local" else 0)
+    aws = (
+        requests * (prices["api_gateway.rest_request"] + prices["lambda.request"])
+        + OBJECTS * prices["s3.put"]
+    )
+    credits = WAREHOUSE_MINUTES / 60
+    yield f"Stage {stage}, run {label}: at most {requests} requests, {EVENTS} events, {OBJECTS} objects."
+    if stage == "local":
+        yield "The local stack costs nothing."
+        return
+    usd = credits * prices["snowflake.credit"]
+    yield (
+        f"Cost at list prices: AWS ${aws:.2f}; Snowflake {credits:.2f} credits (${usd:.2f}), and more if the full "
+        "refresh afterwards reads a large stage (--no-marts leaves it out)."
+    )
+    yield "The alarm `set-aside` goes off once and tells its addresses. The redrive queue is paused for a minute."
+
+
+def run_tests(stage: str, label: str, only: str, environment: Mapping[str, str]) -> list[Result]:
+    """Run the marked tests in a process of their own; return what became of each."""
+    target = stage
+    if stage == "local":
+        target = str((ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json").resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "results.xml"
+        arguments = ["tests/e2e", "-m", "stage", "-q", "-p", "no:cacheprovider", f"--junitxml={written}"]
+        arguments += ["-k", only] if only else []
+        # A deployed pipe takes a minute for what takes the local one half a second.
+        arguments += [] if stage == "local" else ["--timeout", "1800"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=ROOT,
+            env={**environment, "MILKRUN_E2E_OUTPUTS": target, "MILKRUN_E2E_LABEL": label},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as running:
+            assert running.stdout
+            for line in running.stdout:
+                terminal.err.print(Text(line.rstrip()))
+        if not written.exists():
+            raise Refusal(
+                "pytest did not run: see above, or make its environment with tools/setup.sh test fuzz"
+            )
+        return list(results_of(written))
+
+
+def results_of(path: Path) -> Iterator[Result]:
+    """The tests of a JUnit report."""
+    for case in ET.parse(path).iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
+        name = re.sub(r"\[.*", "", case.get("name", ""))
+        module = case.get("classname", "").replace(".", "/")
+        outcome: Outcome = "passed"
+        detail = ""
+        for child in case:
+            if child.tag in ("failure", "error"):
+                outcome, detail = "failed", child.get("message", "")
+            elif child.tag == "skipped":
+                outcome, detail = "skipped", child.get("message", "")
+        yield Result(f"{module}.py::{name}", outcome, " ".join(detail.split())[:200])
+
+
+def assumptions(passed: set[str]) -> Iterator[str]:
+    """Claims of docs/reference/assumptions.md whose last column names this command and whose test passed."""
+    for line in ASSUMPTIONS.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if len(cells) == 5 and "`milkrun verify`" in cells[4]:
+            named = set(re.findall(r"`(tests/e2e/\w+\.py::\w+)`", f"{cells[3]} {cells[4]}"))
+            if named and named <= passed:
+                yield cells[0]
+
+
+# --- removing what the run made
+
+
+def remove(outputs: Outputs, stage: str, label: str, since: datetime) -> dict[str, Any]:
+    """Delete the run's objects with all their versions, its rows of RAW, and its items of the visits table."""
+    s3, store = outputs.aws("s3"), ArchiveBucket(outputs.aws("s3"), outputs.bucket)
+    kinds = geofence_kinds(outputs, stage)
+    keys: list[str] = []
+    pairs: dict[Pair, set[str]] = {}
+    devices: set[str] = set()
+    for key in _recent(store, since):
+        answer = s3.get_object(Bucket=outputs.bucket, Key=key)
+        lines = list(lines_of(answer["Body"].read()))
+        if answer["Metadata"].get("app-version") != label and not (
+            lines and all(label.encode() in line for line in lines)
+        ):
+            continue
+        keys.append(key)
+        for line in lines:
+            devices |= set(re.findall(rf"{label}-[\w-]*\w", line.decode(errors="replace")))
+            try:
+                event = geofence_event(line, kinds)
+            except InvalidEvent:
+                continue
+            pairs.setdefault(pair_of(event), set()).add(event.event_id)
+    # Some tests put records on the stream that no object holds.
+    for record in stream_records(outputs.aws("kinesis"), outputs.stream, since - timedelta(seconds=5)):
+        devices |= set(re.findall(rf"{label}-[\w-]*\w", record.data.decode(errors="replace")))
+    dynamodb = outputs.aws("dynamodb")
+    for device in devices:
+        for stay in device_stays(dynamodb, outputs.visits_table, device):
+            pairs.setdefault(Pair(device, stay.fence), set())
+    items, _ = forget_visits(dynamodb, outputs.visits_table, pairs)
+    with outputs.warehouse() as warehouse:
+        rows = forget_rows(warehouse, outputs.database, [{"old": key} for key in keys])
+    store.delete(keys)
+    return {"objects": len(keys), "raw_rows": rows, "visit_items": items}
+
+
+def _recent(store: ArchiveBucket, since: datetime) -> Iterator[str]:
+    """Keys of the hours since the run began; what the consumer quarantined lies under the same hours."""
+    hour = since.replace(minute=0, second=0, microsecond=0)
+    while hour <= datetime.now(UTC):
+        for prefix in PREFIXES:
+            for stored in store.list(f"{prefix}/dt={hour:%Y-%m-%d}/hh={hour:%H}/"):
+                if stored.modified_at >= since - timedelta(seconds=5):
+                    yield stored.key
+        hour += timedelta(hours=1)
