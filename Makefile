@@ -65,7 +65,7 @@ packages: setup #: build each stand-alone package's wheel and run its tests in a
 	tools/packages.sh
 
 e2e: setup ## run the end-to-end tests against their own stack
-	@tools/setup.sh test fuzz
+	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e
 
 faults-short: setup ## run some fault scenarios, and seeded bugs that their checker must detect

@@ -37,7 +37,7 @@ def parsed_by_others() -> Iterator[None]:
 
     def noting(self: SnowflakeCursor, command: str, *arguments: object, **named: object) -> object:
         sent.setdefault(shape_of(command), command)
-        return execute(self, command, *arguments, **named)  # type: ignore[arg-type]
+        return execute(self, command, *arguments, **named)  # type: ignore[call-overload]
 
     SnowflakeCursor.execute = noting  # type: ignore[method-assign, assignment]
     try:
