@@ -204,7 +204,7 @@ def test_an_object_that_went_meanwhile_is_passed_over() -> None:
 FOREIGN = ("events/by-hand.ndjson", f"events/dt={NOW:%Y-%m-%d}/hh={NOW:%H}/repaired.ndjson.gz")
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", FOREIGN, ids=["outside any hour", "in its hour"])
 @pytest.mark.parametrize(
     "packed", [lambda text: text, lambda text: gzip.compress(text, mtime=0)], ids=["plain", "gzip"]
 )
