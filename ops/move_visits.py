@@ -52,9 +52,9 @@ def _delete(dynamodb: Any, name: str, pk: str, sks: tuple[str, ...]) -> None:
 def command(
     context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
 ) -> None:
-    """Rewrite the visits table in today's layout. Safe to interrupt and to run again.
+    """Rewrite the visits table in today's layout, once after the upgrade.
 
-    Run it once after the upgrade, when no consumer of the previous version runs any more.
+    Run it when no consumer of the previous version runs any more. Safe to interrupt and to run again.
     """
     outputs = terminal.outputs_of(context, stage)
     settings = stores.consumer_settings(outputs, stage)

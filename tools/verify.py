@@ -59,13 +59,21 @@ def command(
     marts: Annotated[
         bool, typer.Option(help="Afterwards build staging and marts anew, without what the tests made.")
     ] = True,
-    only: Annotated[str, typer.Option(help="Run tests whose name contains this (pytest -k).")] = "",
+    tests: Annotated[
+        str | None,
+        typer.Option(
+            "--tests",
+            parser=terminal.not_empty,
+            metavar="TEXT",
+            help="Run tests whose name contains this (pytest -k).",
+        ),
+    ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Run the end-to-end tests against a stage, print which assumptions they verified, remove what they made.
+    """Run the end-to-end tests against a stage, and remove what they made.
 
-    Needs the environment of the tests: tools/setup.sh test fuzz. Exit 1 if a test failed or something could not be
-    removed.
+    Print which assumptions (docs/reference/assumptions.md) they verified. Needs the environment of the tests:
+    tools/setup.sh test fuzz check. Exit 1 if a test failed or something could not be removed.
     """
     outputs = terminal.outputs_of(context, stage)
     label = f"verify-{uuid4().hex[:8]}"
@@ -75,16 +83,16 @@ def command(
         typer.confirm(f"Run the tests against stage {stage}?", abort=True, err=True)
     since = datetime.now(UTC)
     try:
-        results = run_tests(stage, label, only, context.obj)
+        results = run_tests(stage, label, tests, context.obj)
     finally:
         left = remove(outputs, stage, label, since)
         built = not marts or build_marts(environment_of(stage, context.obj), "--full-refresh")
     claims = list(assumptions({each.test for each in results if each.outcome == "passed"}))
-    tests = [asdict(each) for each in results]
+    outcomes = [asdict(each) for each in results]
     report = {
         "stage": stage,
         "label": label,
-        "tests": tests,
+        "tests": outcomes,
         # The local stand-ins were written with the same assumptions in mind: there nothing is verified.
         "verified": stage != "local",
         "assumptions": claims,
@@ -94,7 +102,7 @@ def command(
     if as_json:
         terminal.print_json(report)
     else:
-        terminal.show_rows(tests, as_json=False, title=f"stage {stage}, run {label}")
+        terminal.show_rows(outcomes, as_json=False, title=f"stage {stage}, run {label}")
         verb = "would be verified on a deployed stage" if stage == "local" else "verified"
         terminal.show_rows([{f"assumption {verb}": each} for each in claims], as_json=False)
         terminal.show(left, as_json=False)
@@ -123,7 +131,7 @@ def announcement(stage: str, label: str) -> Iterator[str]:
     yield "The alarm `set-aside` goes off once and tells its addresses. The redrive queue is paused for a minute."
 
 
-def run_tests(stage: str, label: str, only: str, environment: Mapping[str, str]) -> list[Result]:
+def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str, str]) -> list[Result]:
     """Run the marked tests in a process of their own; return what became of each."""
     target = stage
     if stage == "local":

@@ -41,7 +41,7 @@ def exchanged(phone: Phone, post: Post) -> Exchange:
 
 def a_run() -> Facts:
     """Send a morning through the real handler without faults; return the resulting content of all stores."""
-    world = World()
+    world = World(received_at=NOW)
     exchanges = [exchanged(Phone(world), post) for post in posts(PLAN)]
     objects = {key: gzip.decompress(body).splitlines() for key, body in world.objects.items()}
     rows = [

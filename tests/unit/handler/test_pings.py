@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -66,6 +67,7 @@ def test_a_ping_in_an_envelope_gets_the_envelopes_ids_like_any_event(phone: Phon
 
 @pytest.mark.parametrize(("text", "utc"), ACCEPTED, ids=[repr(text) for text, _ in ACCEPTED])
 def test_a_pings_time_may_have_any_form_that_an_events_has(phone: Phone, text: str, utc: str) -> None:
+    phone.world.received_at = datetime.fromisoformat(f"{utc}Z")
     assert phone.post([PING | {"updatedAt": text}]).status == 202
     assert json.loads(phone.world.lines("events")[0])["createdAt"] == text
 

@@ -30,6 +30,7 @@ BAD = {
     "--device": IDS,
     "--fence": ("farm", *IDS),
     "--user": IDS,
+    "--tests": ("", " "),
     "--type": IDS,
     "--set-aside": IDS,
     "--run": ("", "zz", "123", "0123456789"),

@@ -67,6 +67,10 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         # With AWS credentials in its environment the connector would ask AWS who it is, too.
         monkeypatch.setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
         yield server
+        # A sign-in that was given up goes on in its thread, and would meet the next test's proxy.
+        for thread in threading.enumerate():
+            if thread.name.startswith("within "):
+                thread.join(30)
         server.shutdown()
 
 
