@@ -248,7 +248,8 @@ def test_a_warehouse_that_does_not_answer_is_not_called_equal(pipeline: Pipeline
     with elsewhere(pipeline, tmp_path, "snowflake", lambda known: known | {"port": 9}) as broken:
         ran = broken.ops(*RECONCILE)
     assert ran.exit_code == 2
-    assert ran.result["equal"] is None
+    # The log and S3 are still compared; other tests of this stack leave differences there.
+    assert ran.result["equal"] is (False if ran.result["differences"] else None)
     assert "Snowflake" in ran.result["problem"]
 
 
