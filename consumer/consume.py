@@ -130,7 +130,7 @@ def _add(
     events = {pair: [event for _, event in some] for pair, some in pairs.items()}
     arrivals = {
         pair: Arrival(record.shard_id, batch_begins, record.position[0])
-        for pair, ((record, _), *_) in pairs.items()
+        for pair, (*_, (record, _)) in pairs.items()
     }
     for pair, result in ports.store.add(events, arrivals).items():
         some = pairs[pair]

@@ -47,7 +47,7 @@ class PairLog:
     """The latest events of a pair in order, and what its last change asks for.
 
     `base` is the last visit before `events`; `has_chunks` says that there were events before them. `position` is where
-    on the stream the last change began, "" if unknown.
+    on the stream the events of the last change end, "" if unknown.
     """
 
     version: int = 0

@@ -6,10 +6,10 @@
 3. Write the chunks, publish the notifications.
 
 Nothing records that step 3 is complete, because that would be another write per event. Kinesis knows it: a batch that
-begins behind the place where the change began is delivered only when the batch of that change is done, so step 3 is
-too. Whoever cannot tell, because the batch came again or the shard is another one, repeats step 3. So a process may
-die anywhere, two may work on one device, and slow ones may continue late: a chunk is put only over an older version,
-and a notification that is published again has the same id.
+begins behind the events of the change is delivered only when the batch of that change is done, so step 3 is too.
+Whoever cannot tell, because the batch came again or the shard is another one, repeats step 3. So a process may die
+anywhere, two may work on one device, and slow ones may continue late: a chunk is put only over an older version, and a
+notification that is published again has the same id.
 """
 
 import random
@@ -49,20 +49,24 @@ class RaceLost(Exception):
 
 
 class Arrival(NamedTuple):
-    """Where on the stream a batch begins, and where in it the first event of a pair stands."""
+    """Where on the stream a batch begins, and where in it the last event of a pair stands.
+
+    The last one, because two consumers of a shard (or a worker that lost its shard and continues) cut it into batches
+    at different places: only who begins behind all of a change's events has been past all of them.
+    """
 
     shard_id: str
     batch_begins: int
-    first: int
+    last: int
 
     @property
     def position(self) -> str:
-        return f"{self.shard_id}#{self.first:x}"
+        return f"{self.shard_id}#{self.last:x}"
 
     def is_behind(self, position: str) -> bool:
         """Whether the batch that made the change at this position is done."""
-        shard_id, _, first = position.partition("#")
-        return shard_id == self.shard_id and int(first, 16) < self.batch_begins
+        shard_id, _, last = position.partition("#")
+        return shard_id == self.shard_id and int(last, 16) < self.batch_begins
 
 
 @dataclass(slots=True)

@@ -146,6 +146,27 @@ def test_the_first_record_that_was_not_done_is_the_one_reported():
     assert outcome.consumed == 3
 
 
+def test_what_another_consumer_of_the_shard_added_before_it_died_is_published_by_the_next_batch():
+    """As `make kcl` runs a worker beside the function: that one had both events in one batch, this one has not."""
+    world, calls = World(), []
+
+    class Died(BaseException):
+        pass
+
+    def dies_after_the_commit(what):
+        if "put if" in calls:
+            raise Died
+        calls.append(what)
+
+    table, bus = world.table.seen_by(dies_after_the_commit), FakeBus(turn=dies_after_the_commit)
+    other = Ports(Store(table, bus, Rule(), Inline()), world.aside)
+    world.consume(as_json(ENTER))
+    with pytest.raises(Died):
+        consume(records_of(batch_of([as_json(ENTER), as_json(EXIT)])), other)
+    consume(records_of(batch_of([as_json(EXIT)], first=2)), world.ports)
+    assert [n.kind for n in world.bus.notified] == ["arrived", "departed"]
+
+
 def test_nothing_is_begun_behind_the_first_failure_nor_when_time_is_nearly_up():
     world = World()
     ports = Ports(FailingStore(world.ports.store, {"truck-7": ConnectionError()}), world.aside)

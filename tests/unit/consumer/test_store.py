@@ -289,6 +289,55 @@ def check_shard_that_moves(batches, seed, deaths, failures):
     }
 
 
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(events(ONE_PAIR), min_size=1, max_size=10),
+    st.integers(0, 10**6),
+    st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=2, max_size=2),
+    SIZES,
+)
+def test_consumers_of_one_shard_that_cut_batches_elsewhere_and_die_lose_no_notification(
+    records, seed, deaths, sizes
+):
+    """As `make kcl` runs a worker beside the function: each has a checkpoint of its own."""
+    with small(sizes):
+        check_other_batches(records, seed, deaths)
+
+
+def check_other_batches(records, seed, deaths):
+    table, heard, chance = FakeTable(), [], random.Random(seed)
+    stage = Stage(stubborn(chance))
+
+    def actor(name, deaths, until):
+        turn = stage.turn_of(name, deaths)
+        mine = store(table.seen_by(turn), FakeBus(heard, turn))
+
+        def act():
+            begins = 0
+            while begins < len(records):
+                ends = min(begins + until.choice([1, 2, 4]), len(records))
+                try:
+                    results = mine.add(
+                        {HOME: records[begins:ends]}, {HOME: Arrival("shard", begins, ends - 1)}
+                    )
+                except Died:
+                    if name == "0":
+                        return  # and nobody starts it again
+                    continue
+                if all(isinstance(result, Added) for result in results.values()):
+                    begins = ends
+
+        return act
+
+    stage.play([actor(str(n), dead, random.Random(seed + n)) for n, dead in enumerate(deaths)])
+    expected = visits_of(records)[HOME]
+    assert table.visits(HOME) == list(expected.visits)
+    assert told_state({n.id: n for n in heard}.values()) == {
+        (*("truck-1", "farm", "7"), v.entered_event_id): (v.exited_event_id, v.exit_missed)
+        for v in expected.visits
+    }
+
+
 def test_a_batch_given_up_while_the_bus_was_down_leaves_its_notifications_to_the_next_change():
     table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
     assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
