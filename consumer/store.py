@@ -200,10 +200,12 @@ class Store:
         if every := list(chain.from_iterable(notifications.values())):
             failures = self._bus.publish(every)
             for job in _sound(pending):
-                failure = next((failures[n.id] for n in notifications[job.pair] if n.id in failures), None)
-                if failure:
-                    self._each([job], self._forget_position)
-                    job.failure = failure
+                job.failure = next(
+                    (failures[n.id] for n in notifications[job.pair] if n.id in failures), None
+                )
+        failed = [job for job in pending if job.failure and job.log.position]
+        for _ in self._executor.map(self._forget_position, failed):
+            pass
         for job in _sound(pending):
             job.log = replace(job.log, chunks=(), news=(), position="")
 
@@ -248,11 +250,7 @@ class Store:
                 job.result.refused[job.waiting.pop(0).event_id] = refused
             return
         if not won:
-            job.races += 1
-            if job.races == MAX_RACES:
-                raise RaceLost(f"lost {MAX_RACES} races for one pair")  # its key names a device
-            job.log = PairLog()
-            time.sleep(random.uniform(0, 0.01 * job.races))
+            self._start_again(job)
             return
         job.log = log
         job.result.added += len(new.added)
@@ -260,6 +258,14 @@ class Store:
         job.result.orphan_exits += diff.orphan_exits
         job.result.notified += len(log.news)
         job.took(new)
+
+    def _start_again(self, job: _Job) -> None:
+        """Read the log again, because another process has changed it."""
+        job.races += 1
+        if job.races == MAX_RACES:
+            raise RaceLost(f"lost {MAX_RACES} races for one pair")  # its key names a device
+        job.log = PairLog()
+        time.sleep(random.uniform(0, 0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
         """The visits before and after, and the log after. Computes from the first part that the events touch."""

@@ -338,6 +338,26 @@ def check_other_batches(records, seed, deaths):
     }
 
 
+def test_an_event_in_a_chunk_that_is_newer_than_the_log_read_is_published():
+    """Its process died before that, and the log's eventually consistent read is late."""
+    some = [event("enter", 0, "a"), event("enter", 600, "b"), event("enter", 1200, "c")]
+    late = event("exit", 300, "late")
+    table, bus, calls = FakeTable(), FakeBus(), []
+
+    def dies_before_it_publishes(what):
+        if what == "publish":
+            raise Died
+
+    with small((0, 1, 16_000)):
+        deliver(store(table, bus), some, 1)
+        with pytest.raises(Died):
+            deliver(store(table, FakeBus(turn=dies_before_it_publishes)), [late], 2)
+        table.stale = lambda key: not calls and not calls.append(key)
+        deliver(store(table, bus), [late], 2)
+    assert calls
+    assert [n.kind for n in bus.notified] == ["arrived", "arrived", "arrived", "visit_restated"]
+
+
 def test_a_batch_given_up_while_the_bus_was_down_leaves_its_notifications_to_the_next_change():
     table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
     assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
