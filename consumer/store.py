@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -216,13 +217,18 @@ class Store:
     def _forget_position(self, job: _Job) -> None:
         """Kinesis may give this batch up after hours: the batches behind it must not mean that it is done."""
         unknown = replace(job.log, position="")
-        self._table.put_version(pair_log.log_item(job.pair, unknown, self._rule), job.log.version)
+        with suppress(Exception):  # the job has failed already
+            self._table.put_version(pair_log.log_item(job.pair, unknown, self._rule), job.log.version)
 
     def _commit(self, job: _Job) -> None:
         """Make the change of the events taken, unless there is none or another one came first."""
         pk, first, last = keys.chunk_range(job.pair)
         # An id is new only if no chunk has it.
         earlier = list(self._table.query(pk, first, last)) if job.log.has_chunks else []
+        if any(int(item["version"]) > job.log.version for item in earlier):
+            # The log has changed since it was read. An event that is known by such a chunk may not be published yet.
+            self._start_again(job)
+            return
         new = _new(job, earlier)
         if not new.added:
             job.took(new)

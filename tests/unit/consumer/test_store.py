@@ -358,6 +358,20 @@ def test_an_event_in_a_chunk_that_is_newer_than_the_log_read_is_published():
     assert [n.kind for n in bus.notified] == ["arrived", "arrived", "arrived", "visit_restated"]
 
 
+def test_a_batch_given_up_while_its_chunk_could_not_be_written_leaves_it_to_the_next_change():
+    class Refusing(FakeTable):
+        def put_newer(self, item):
+            raise ConnectionError("no table")
+
+    some = [event(kind, n * 300, f"{kind}{n}") for n in range(6) for kind in ["exit" if n % 2 else "enter"]]
+    table = FakeTable()
+    with small((0, 1, 16_000)):
+        refusing = Refusing(table.stored)
+        assert isinstance(deliver(store(refusing), some[:5], 1)[HOME], ConnectionError)
+        deliver(store(table), some[5:], 2)  # Kinesis has given the first batch up
+    assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
+
+
 def test_a_batch_given_up_while_the_bus_was_down_leaves_its_notifications_to_the_next_change():
     table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
     assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
