@@ -161,12 +161,16 @@ class Store:
         return {job.pair: job.failure or job.result for job in jobs}
 
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
-        """Eventually consistent for half the price: who reads an old version loses the race and reads again."""
+        """Eventually consistent for half the price: who reads an old version loses the race and reads again.
+
+        Nothing like that would show that a head of the previous layout was missed, which may have been written just
+        before the previous version stopped.
+        """
         for consistent in (False, True):
             some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
             self._get(some, keys.log_key, _read_log, consistent=consistent)
         unknown = [job for job in _sound(jobs) if not job.log.version]
-        self._get(unknown, previous_layout.head_key, self._adopt)
+        self._get(unknown, previous_layout.head_key, self._adopt, consistent=True)
 
     def _get(
         self,

@@ -63,6 +63,16 @@ def test_the_next_event_finds_an_old_pair_wherever_its_consumer_was_stopped(name
         assert wanted <= {n.id for n in bus.notified} | set(case["told"])
 
 
+def test_an_old_pair_is_found_whose_first_event_was_written_a_moment_ago():
+    """An eventually consistent read may not see its head yet."""
+    case = CASES["many visits"]
+    table, events = old_table(case), sent(case)
+    table.stale = lambda key: True
+    deliver(store(table), [event("enter", 3600, "next")], 1)
+    expected = visits_of([*events, event("enter", 3600, "next")])[HOME]
+    assert table.visits(HOME) == list(expected.visits)
+
+
 def unpublished(case):
     items = {item["sk"]: item for item in case["items"]}
     entry = json.loads(items["head"]["entry"])
