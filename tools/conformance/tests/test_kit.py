@@ -156,6 +156,12 @@ FORMS = {
     "envelope-of-one": ("application/json", b'{"event": {"_id": "a"}}'),
     "byte-order-mark": ("application/json; charset=utf-8", b'\xef\xbb\xbf{"_id": "a"}'),
     "lines": ("application/x-ndjson", b'{"_id": "a"}\n\n'),
+    "envelope-with-nulls": ("application/json", b'{"_id": null, "event": null, "events": [{"_id": "a"}]}'),
+    "envelope-of-one-with-nulls": (
+        "application/json",
+        b'{"events": null, "user": null, "event": {"_id": "a"}}',
+    ),
+    "lines-with-form-feeds": ("application/x-ndjson", b'\x0c{"_id": "a"}\r\n\x0c\r\n'),
 }
 
 
@@ -172,12 +178,29 @@ def test_bodies_of_every_form_are_decompressed_and_split_into_events(form: str, 
 
 
 @pytest.mark.parametrize("coding", [None, "gzip"])
-@pytest.mark.parametrize("body", [b"", b"no JSON", b"\x1f\x8b\x08cut off", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"no JSON", b"\x1f\x8b\x08cut off", b"[" * 100_000, b'[{"odo": NaN}]', b'[{"odo": 1e999}]'],
+    ids=["empty", "no JSON", "cut off", "nested", "NaN", "beyond a double"],
+)
 def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) -> None:
     headers = {"Content-Encoding": coding} if coding else {}
     with serving(Stage(), "127.0.0.1", 0) as url:
         answer = urllib3.request("POST", f"{url}/v1/events", body=body, headers=headers)
         assert (answer.status, answer.json()["received"]) == (202, 1)
+
+
+@pytest.mark.parametrize("members", ["", ', "_id": null, "type": null, "createdAt": null'])
+def test_each_ping_without_an_id_counts_as_an_event_of_its_own(members: str) -> None:
+    """Bare positions are accepted, and so are those that say null for what they do not have."""
+    ping = '{"deviceId": "d", "latitude": %d, "longitude": 5, "updatedAt": "2026-11-28T12:00:00Z"%s}'
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        body = f"[{ping % (1, members)}, {ping % (2, members)}]"
+        answer = urllib3.request("POST", f"{url}/v1/events", body=body.encode()).json()
+        assert (answer["received"], answer["accepted"], answer["rejected"]) == (2, 2, 0)
+        [seen] = stage.seen
+        assert len(set(seen.ids)) == 2
 
 
 # --- the connection -----------------------------------------------------------------------------

@@ -27,19 +27,19 @@ def decompress(body: bytes, content_encoding: str) -> bytes:
 
 
 def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
-    """Return one id per event, in order: its `_id`, or a hash of the event if it has none.
+    """Return one id per event, in order: its `_id`, or a hash of the event if it has none. Null means absent.
 
-    Raise UnreadableBodyError if the text is not JSON, or not NDJSON where the content type says so.
+    Raise UnreadableBodyError if the text is not strict JSON, or not NDJSON where the content type says so.
     """
     text = text.removeprefix(BYTE_ORDER_MARK)
     try:
         if any(name in content_type.lower() for name in ("ndjson", "jsonl")):
-            events = [json.loads(line) for line in text.splitlines() if line.strip()]
+            events = [json.loads(line) for each in text.splitlines() if (line := each.strip())]
         else:
             events = _events_of(json.loads(text))
+        return tuple(_id_of(event) for event in events)
     except (ValueError, RecursionError) as error:
         raise UnreadableBodyError(f"The body is not JSON: {error}") from None
-    return tuple(_id_of(event) for event in events)
 
 
 def digest(content: bytes) -> str:
@@ -48,20 +48,17 @@ def digest(content: bytes) -> str:
 
 
 def _events_of(value: Any) -> list[Any]:
-    match value:
-        case list():
-            return value
-        case {"_id": _}:
-            return [value]
-        case {"events": list(events)}:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict) and value.get("_id") is None:
+        if isinstance(events := value.get("events"), list):
             return events
-        case {"event": event}:
+        if (event := value.get("event")) is not None:
             return [event]
-        case _:
-            return [value]
+    return [value]
 
 
 def _id_of(event: Any) -> str:
-    if isinstance(event, Mapping) and "_id" in event:
+    if isinstance(event, Mapping) and event.get("_id") is not None:
         return str(event["_id"])
     return digest(json.dumps(event, sort_keys=True, allow_nan=False).encode())
