@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from contract.events import InvalidEvent, compact, parse_json
+from contract.lines import lines_in
 from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_of
 from snowpipe.refusal import Refusal
 
@@ -25,9 +26,7 @@ def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
         if found is None or found == "set-aside":
             raise Refusal(f"{instead_of}: a key begins with events/ or rejected/")
         prefix = found
-    lines = [
-        _line(path, number, line) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()
-    ]
+    lines = [_line(path, number, line) for number, line in lines_in(_text(path))]
     if not lines:
         raise Refusal(f"{path} holds no line", 1)
     return lines_object(prefix, lines, hour_of(instead_of) or now.astimezone(UTC))
@@ -36,9 +35,9 @@ def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
 def _text(path: Path) -> bytes:
     body = path.read_bytes()
     if not body.startswith(b"\x1f\x8b"):
-        return body.removeprefix(b"\xef\xbb\xbf")
+        return body
     try:
-        return gzip.decompress(body).removeprefix(b"\xef\xbb\xbf")
+        return gzip.decompress(body)
     except (OSError, EOFError, zlib.error) as error:
         raise Refusal(f"{path} is not whole: {error}", 1) from None
 

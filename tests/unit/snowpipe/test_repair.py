@@ -1,0 +1,40 @@
+"""A repaired file becomes an object of the archive, whatever an editor or `cat` left in it."""
+
+import gzip
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from contract.objects import lines_of
+from snowpipe.refusal import Refusal
+from snowpipe.repair import repaired_object
+
+NOW = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)
+MARK = b"\xef\xbb\xbf"
+FILES = {
+    "a byte order mark": MARK + b"%b\n%b\n",
+    "a byte order mark and CRLF": MARK + b"%b\r\n%b\r\n",
+    "two files joined, each with a mark": MARK + b"%b\n" + MARK + b"%b\n",
+    "form feeds": b"\x0c%b\n\x0c\n%b\n\x0c",
+    "blank lines": b"\n%b\n \t\n\r\n%b\n\v\n",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("layout", FILES.values(), ids=FILES.keys())
+def test_marks_and_blank_lines_of_a_repaired_file_are_no_content(
+    tmp_path: Path, layout: bytes, packed: bool
+) -> None:
+    lines = [b'{"_id":"a","price":1.50}', b'{"_id":"b","odo":9007199254740993}']
+    body = layout % tuple(lines)
+    (tmp_path / "file").write_bytes(gzip.compress(body) if packed else body)
+    made = repaired_object(tmp_path / "file", "events/dt=2026-11-16/hh=08/torn.ndjson", NOW)
+    assert made.key.startswith("events/dt=2026-11-16/hh=08/")
+    assert (made.lines, lines_of(made.body)) == (2, lines)
+
+
+def test_a_line_that_is_still_broken_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(MARK + b'\n{"_id":"a"}\r\n\x0c\n{"_id":\n')
+    with pytest.raises(Refusal, match="line 4"):
+        repaired_object(tmp_path / "file", "", NOW)
