@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
+import msgspec
 import urllib3
 
 from contract.events import Kind
@@ -35,6 +37,10 @@ MAX_EVENTS = 500
 MAX_BYTES = 900_000
 PATIENCE_SECONDS = 120.0
 KEPT_DAYS = 90
+# A patch changes what it names and nothing else: as doubles, 1.50 would become 1.5.
+_DECODER = msgspec.json.Decoder(float_hook=Decimal)
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +140,12 @@ class Box:
 
 def _reject(key: str, number: int, line: bytes) -> Reject:
     try:
-        told = json.loads(line)
+        told = _DECODER.decode(line)
         reason = told["reasons"][0]
         event = told.get("event")
-        said = base64.b64decode(told["body_base64"]).decode(errors="replace") if event is None else ""
+        said = (
+            base64.b64decode(told["body_base64"]) if event is None else bytes(_MEMBERS.decode(line)["event"])
+        )
         return Reject(
             key,
             number,
@@ -146,7 +154,7 @@ def _reject(key: str, number: int, line: bytes) -> Reject:
             str(reason["message"]),
             str(told.get("app_version") or ""),
             event if isinstance(event, dict) else None,
-            said or json.dumps(event, ensure_ascii=False, allow_nan=False),
+            said.decode(errors="replace"),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reject(
@@ -196,15 +204,15 @@ class Repaired:
 
     @property
     def line(self) -> bytes:
-        return json.dumps(self.event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(self.event)
 
     def diff(self) -> str:
         """Return what the patch changes, as a unified diff of the event's JSON."""
 
-        def lines(event: object) -> list[str]:
-            return json.dumps(event, indent=2, ensure_ascii=False, allow_nan=False).splitlines()
-
-        before, after = lines(self.reject.event), lines(self.event)
+        before, after = (
+            msgspec.json.format(_ENCODER.encode(event), indent=2).decode().split("\n")
+            for event in (self.reject.event, self.event)
+        )
         changed = difflib.unified_diff(before, after, self.reject.place, "sent", n=1, lineterm="")
         return "\n".join(changed)
 

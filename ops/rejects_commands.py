@@ -1,10 +1,10 @@
 """The verbs of `milkrun rejects`: list, show, send, purge."""
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from ops import terminal
@@ -114,11 +114,7 @@ def show(
         version = f", app {each.app_version}" if each.app_version else ""
         terminal.out.print(f"{each.code} {each.field}: {each.message}{version}", style="bold", markup=False)
         terminal.out.print(each.place, markup=False)
-        text = (
-            each.text
-            if each.event is None
-            else json.dumps(each.event, indent=2, ensure_ascii=False, allow_nan=False)
-        )
+        text = each.text if each.event is None else msgspec.json.format(each.text, indent=2)
         terminal.out.print(text[:4000], markup=False)
 
 

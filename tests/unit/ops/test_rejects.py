@@ -136,6 +136,22 @@ def test_ten_thousand_are_repaired_by_one_command_and_an_interrupted_one_goes_on
     assert sent.found == 10_000 - len(endpoint.accepted)
 
 
+NUMBERS = b'"odo":9007199254740993,"price":1.50,"neg0":-0.0,"small":0.12345678901234567890'
+
+
+def test_numbers_are_shown_and_sent_again_as_they_were_sent(box: Box) -> None:
+    event = b'{"_id":"e1","type":"x","created":"2026-11-28T12:00:00Z","deviceId":"\\u0064",%b}' % NUMBERS
+    line = reject_line([Reason("missing_created_at", "createdAt", "m")], event, index=0, event_id=None)
+    made = lines_object("rejected", [line], NOW)
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=made.key, Body=made.body)
+    [reject] = box.find(EVERYTHING)
+    assert (reject.text, reject.device) == (event.decode(), "d")
+    [again] = repaired([reject], RENAME, Sent())
+    assert NUMBERS in again.line
+    changed = [each for each in again.diff().splitlines() if each[:1] in ("+", "-")]
+    assert not [each for each in changed if "odo" in each or "price" in each or "neg0" in each]
+
+
 def test_what_is_still_rejected_is_counted_by_reason_and_found_again(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     endpoint = Endpoint()
