@@ -1,7 +1,10 @@
 """Every form of time is accepted or rejected alike by the contract, the documented schema and the archive's readers."""
 
 import json
-from datetime import datetime, timedelta
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ from jsonschema import Draft202012Validator
 from contract.events import InvalidEvent, check
 from contract.instants import instant
 from glue.archive import Lines, Stored
-from glue.rows import line_rows
+from glue.rows import fact_rows, line_rows
+from snowpipe.archive import Object
+from snowpipe.sqlite import load
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.contract.test_events import ENTER
 
@@ -59,3 +64,46 @@ def test_an_ambiguous_time_is_rejected_and_its_form_is_named(text: str, form: st
 def test_a_json_number_is_named_as_an_epoch(number: float) -> None:
     with pytest.raises(InvalidEvent, match=r"wrong_type createdAt: .* a number, such as an epoch"):
         check(ENTER | {"createdAt": number})
+
+
+RECEIVED = datetime(2026, 11, 28, 12, tzinfo=UTC)
+KEY = "events/dt=2026-11-28/hh=12/x.ndjson"
+AGE, AHEAD, MICROSECOND = timedelta(days=400), timedelta(hours=25), timedelta(microseconds=1)
+CLOCKS = {
+    "400 days before the hour": (RECEIVED - AGE, None),
+    "a microsecond longer ago": (RECEIVED - AGE - MICROSECOND, "created_at_too_old"),
+    "25 hours after the hour began": (RECEIVED + AHEAD, None),
+    "a microsecond further ahead": (RECEIVED + AHEAD + MICROSECOND, "created_at_in_future"),
+    "year 8": (datetime(8, 11, 28, 8, tzinfo=UTC), "created_at_too_old"),
+    "year 1": (datetime(1, 1, 1, tzinfo=UTC), "created_at_too_old"),
+    "year 9999": (datetime(9999, 12, 31, tzinfo=UTC), "created_at_in_future"),
+}
+
+
+class OneLine:
+    """An archive of one object with one line."""
+
+    def __init__(self, line: bytes) -> None:
+        self._line = line
+
+    def objects(self) -> Iterator[Object]:
+        yield Object(KEY, RECEIVED, len(self._line))
+
+    def body(self, _: str) -> bytes:
+        return self._line
+
+
+@pytest.mark.parametrize(("at", "code"), CLOCKS.values(), ids=CLOCKS)
+def test_spark_and_sqlite_believe_the_same_clocks_as_dbt(
+    at: datetime, code: str | None, tmp_path: Path
+) -> None:
+    """tests/e2e/test_warehouse.py asks dbt the same."""
+    line = json.dumps(ENTER | {"createdAt": at.isoformat()}).encode()
+    read = Lines(Stored(KEY, len(line), RECEIVED), [line])
+    assert fact_rows(read, conflicts=False).num_rows == (code is None)
+    [owned] = fact_rows(read, conflicts=True).column("event_key").to_pylist()
+    assert (owned is None) == (code is not None)
+
+    [*_] = load(tmp_path / "events.db", OneLine(line))
+    with closing(sqlite3.connect(tmp_path / "events.db")) as database:
+        assert database.execute("SELECT invalid_code FROM events").fetchall() == [(code,)]
