@@ -320,6 +320,18 @@ def told(environment: dict[str, str], capsys: pytest.CaptureFixture[str], *argum
     return line
 
 
+def test_a_server_that_is_slow_to_start_is_named_with_its_log_and_ended(
+    environment, capsys, server, monkeypatch
+):
+    """As on a slow disk."""
+    monkeypatch.setattr(stack, "READY_S", 0.5)
+    server.code = "import time; time.sleep(60)"
+    line = told(environment, capsys, "up")
+    assert line.startswith("Trial was not ready after 0.5 s; see ")
+    assert line.endswith("localstack.log")
+    assert Stack.of(environment).processes.recorded() == []
+
+
 def test_a_port_in_use_is_told_with_the_way_out(environment, capsys, server):
     with socket.create_server(("127.0.0.1", int(environment["MILKRUN_PORT"]))):
         line = told(environment, capsys, "up")
