@@ -12,6 +12,16 @@ LINUX_ONLY = {
 }  # fmt: skip
 
 
+# What `make demo` installs, and the fuzzer, which has wheels for Linux alone.
+OF_THE_DEMO = (
+    "requirements.txt",
+    "localstack/lambda_executor/lambda-requirements.txt",
+    "localstack/requirements.txt",
+    "snowpipe/dbt/requirements.txt",
+)
+LINUX_WHEELS = {"atheris"}
+
+
 def unguarded(tree: ast.AST, guarded: bool = False) -> list[str]:
     """Return Linux-only names outside of `if sys.platform == …` and of code that handles AttributeError."""
     found = []
@@ -52,3 +62,12 @@ def test_unguarded_linux_only_call_is_found() -> None:
     assert unguarded(ast.parse("libc.prctl(1)")) == ["line 1: prctl"]
     assert unguarded(ast.parse("open('/proc/self/stat')")) == ["line 1: '/proc/self/stat'"]
     assert unguarded(ast.parse("if sys.platform == 'linux':\n    libc.prctl(1)")) == []
+
+
+def test_the_demo_installs_no_package_whose_wheels_are_for_linux_alone() -> None:
+    [targets] = [line for line in (ROOT / "Makefile").read_text().splitlines() if "setup.sh main" in line][:1]
+    assert targets.split()[1:] == ["main", "lambda", "localstack", "dbt", "node"]
+    for name in OF_THE_DEMO:
+        pinned = {line.split("==")[0] for line in (ROOT / name).read_text().splitlines() if "==" in line}
+        assert len(pinned) > 5, name
+        assert not pinned & LINUX_WHEELS, name
