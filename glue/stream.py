@@ -29,8 +29,9 @@ from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
-from contract.objects import object_name
-from glue.archive import Fault, Folder, Store, Stored, read_object, set_aside
+from contract.instants import received_hour
+from contract.objects import is_content
+from glue.archive import Fault, Folder, Store, Stored, floor_hour, read_object, set_aside
 from glue.jobs import add_archive, arguments, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, next_timeout
 from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_time
@@ -105,13 +106,15 @@ def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
     for batch in batches:
         for row in batch.to_pylist():
             key = "events/" + unquote(urlsplit(row["path"]).path).rpartition("/events/")[2]
+            if not is_content(key, row["length"]):
+                continue
             stored = Stored(key, row["length"], from_micros(row["modified_us"]))
             read = read_object(store, stored)
             if isinstance(read, Fault):
-                name = object_name(key)
-                if not read.permanent or name is None:
+                if not read.permanent:
                     raise ObjectUnavailable(f"{read.code} {key}: {read.message}")
-                set_aside(store, name.hour, [read], "glue.stream")
+                hour = received_hour(key, floor_hour(stored.modified_at))
+                set_aside(store, hour, [read], "glue.stream")
                 continue
             parsed = (parse_geofence_event(line) for line in read.lines)
             events = [event for each in parsed if (event := with_plausible_time(each, read.stored))]

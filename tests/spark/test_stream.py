@@ -114,6 +114,24 @@ def test_windows_and_overdue_exits_equal_the_rule_and_beam(spark: SparkSession, 
     assert sorted((datetime.fromisoformat(at), *rest) for at, *rest in counted) == windows
 
 
+def test_objects_that_others_put_beside_ours_do_not_stop_the_stream(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """A repaired copy under a key of an operator's own, and an empty upload."""
+    events = morning(3, trucks=3)
+    keys = landed(tmp_path, events)
+    by_hand = (tmp_path / keys[0]).with_name("repaired.ndjson.gz")
+    by_hand.write_bytes((tmp_path / keys[0]).read_bytes())
+    (tmp_path / keys[0]).with_name("empty.ndjson.gz").touch()
+    assert run(spark, stream_of(tmp_path, 1000), None) == 0
+    windows, _ = expected(events, watermark(events))
+    assert rows_of(Folder(tmp_path), "live", "trucks_inside") == windows != []
+    [aside] = Folder(tmp_path).list("set-aside/")
+    [line] = map(json.loads, lines_of(Folder(tmp_path).read(aside.key)))
+    assert line["reasons"][0]["code"] == "unknown_key"
+    assert line["origin"]["object"] == str(by_hand.relative_to(tmp_path))
+
+
 def test_phone_with_a_fast_clock_makes_no_other_event_late(spark: SparkSession, tmp_path: Path) -> None:
     events = morning(2, trucks=3)
     fast = GeofenceEvent(
