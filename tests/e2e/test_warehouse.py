@@ -614,7 +614,13 @@ LASTING_MODELS = [
 ]
 NO_REJECTS = [b'{"hello":1}', b"[]", b'{"reasons":[]}']
 
-NO_LITRES = ["NaN", "inf", "-inf", -5, "-5", 1e300, None, [812.5]]
+NO_LITRES = ["NaN", "inf", "-inf", -5, "-5", 1e300, None, [812.5], "1,5", "1_5", "0x1F"]
+# Two positions without a crossing, 11 km apart, as the handler stores them.
+PINGS = [
+    {"deviceId": "van-ping", "latitude": latitude, "longitude": 5.8, "accuracy": 8.5, "_id": f"ping-{latitude}",
+     "updatedAt": at, "type": "location.ping", "createdAt": at}
+    for latitude, at in ((53.2, "2026-11-16T08:00:00.123+0000"), (53.3, "2026-11-16T08:10:00.123+0000"))
+]  # fmt: skip
 
 
 def hostile_events(seed: int) -> list[bytes]:
@@ -758,6 +764,7 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
         PICKUP,
         *(PICKUP | {"_id": f"pickup-{n}", "metadata": {"litres": said}} for n, said in enumerate(NO_LITRES)),
         *AT_THE_EDGE,
+        *PINGS,
         *FORMS,
         *(event(f"replayed-{n}", replayed=said) for n, said in enumerate([True, "true", 1, 5, "no", None])),
     ]
@@ -898,6 +905,20 @@ def test_every_form_of_time_means_the_same_in_the_warehouse(built: Built) -> Non
     found = {row["event_id"]: (row["occurred_at"], row["app_server_created_at"]) for row in rows}
     meant = [datetime.fromisoformat(utc) for _, utc in ACCEPTED]
     assert found == {f"form-{n}": (at, at) for n, at in enumerate(meant)}
+
+
+def test_a_pings_position_reaches_staging_and_the_kilometres_of_its_device(built: Built) -> None:
+    stage = built.stage
+    staged = stage.query(
+        f"SELECT LATITUDE, LONGITUDE, LOCATION_ACCURACY_METRES FROM {stage.database}.STAGING.STG_EVENTS "
+        "WHERE EVENT_TYPE = 'location.ping' ORDER BY LATITUDE"
+    )
+    assert [tuple(map(float, row.values())) for row in staged] == [(53.2, 5.8, 8.5), (53.3, 5.8, 8.5)]
+    [day] = stage.query(f"SELECT * FROM {stage.database}.MARTS.FLEET_DAILY WHERE DEVICE_ID = 'van-ping'")
+    assert day["events"] == 2
+    assert 11 < float(day["kilometres"]) < 11.3
+    visits = stage.query(f"SELECT 1 FROM {stage.database}.MARTS.GEOFENCE_VISITS WHERE DEVICE_ID = 'van-ping'")
+    assert visits == []
 
 
 def test_rows_that_are_no_events_are_named_with_line_and_reason_and_reach_no_other_model(
