@@ -118,8 +118,10 @@ class Client:
             response = self._http.request("POST", self._endpoint, body=body, headers=headers)
         except urllib3.exceptions.HTTPError:
             return None, {}, 0.0
-        retry_after = response.headers.get("retry-after", "")
-        wanted_pause = min(30.0, float(retry_after)) if retry_after.isdecimal() else 0.0
+        try:  # seconds or a date (RFC 9110, section 10.2.3)
+            wanted_pause = min(30.0, urllib3.Retry().get_retry_after(response) or 0.0)
+        except urllib3.exceptions.InvalidHeader:
+            wanted_pause = 0.0
         try:
             answer = json.loads(response.data)
         except ValueError:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, pairwise
 from pathlib import Path
@@ -137,11 +138,21 @@ def test_pauses_grow() -> None:
     assert pauses[3] > pauses[0]
 
 
-def test_retry_after_is_waited_for() -> None:
-    with server(lambda n, body: receipt(body) if n else (429, {"retry-after": "1"}, b"")) as (url, _):
+@pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
+def test_retry_after_is_waited_for(as_date: bool) -> None:
+    def wanted() -> str:
+        return formatdate(time.time() + 3, usegmt=True) if as_date else "1"  # a date has whole seconds
+
+    with server(lambda n, body: receipt(body) if n else (429, {"retry-after": wanted()}, b"")) as (url, _):
         began = time.monotonic()
         client(url).deliver(post("a"))
     assert time.monotonic() - began >= 1
+
+
+def test_a_retry_after_that_cannot_be_read_counts_as_none() -> None:
+    with server(lambda n, body: receipt(body) if n else (429, {"retry-after": "soon"}, b"")) as (url, _):
+        [delivery] = client(url).deliver(post("a"))
+    assert delivery.statuses == (429, 202)
 
 
 def test_a_413_is_split_until_it_fits_and_nothing_is_lost() -> None:
