@@ -8,6 +8,7 @@ sends nothing twice.
 import base64
 import difflib
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from snowpipe.refusal import Refusal
 RESENT = "milkrun_resent"
 NOTES = "resent/"
 PREFIX = "rejected/"
+_PLACE = re.compile(r"(?P<key>rejected/.+):(?P<line>[0-9]{1,9})")
 MAX_EVENTS = 500
 MAX_BYTES = 900_000
 PATIENCE_SECONDS = 120.0
@@ -97,6 +99,8 @@ class Box:
         self._bucket = bucket
         self._archive = Archive(s3, bucket)
         self.unreadable: list[str] = []
+        # By the object that a repair names: None while it is kept, else its lines that were accepted.
+        self._originals: dict[str, set[int] | None] = {}
 
     def find(self, selection: Selection) -> Iterator[Reject]:
         """Yield the selected rejects in the order of their keys; `unreadable` then names damaged objects."""
@@ -110,8 +114,23 @@ class Box:
                 continue
             resent = set() if selection.resent else self.resent(listed.key)
             for number, line in enumerate(lines, 1):
-                if number not in resent and (reject := _reject(listed.key, number, line)) in selection:
+                if number in resent or (reject := _reject(listed.key, number, line)) not in selection:
+                    continue
+                if selection.resent or not self._stands_for_another(reject):
                     yield reject
+
+    def _stands_for_another(self, reject: Reject) -> bool:
+        """Whether `send` sent this event, it was rejected again, and the reject that it repairs is still here or was
+        accepted since. That one is repaired then, and not both."""
+        match = _PLACE.fullmatch(str((reject.event or {}).get(RESENT) or ""))
+        if match is None or match["key"] == reject.key:
+            return False
+        key, line = match["key"], int(match["line"])
+        if key not in self._originals:
+            is_kept = any(found.key == key for found in self._archive.objects(key))
+            self._originals[key] = None if is_kept else self.resent(key)
+        accepted = self._originals[key]
+        return accepted is None or line in accepted
 
     def resent(self, key: str) -> set[int]:
         """Return the lines of an object that have been repaired and accepted."""

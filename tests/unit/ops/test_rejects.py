@@ -159,6 +159,32 @@ def test_what_is_still_rejected_is_counted_by_reason_and_found_again(box: Box) -
     assert [reject.line for reject in box.find(EVERYTHING)] == [2]
 
 
+def test_what_a_repair_sent_and_was_rejected_again_is_not_repaired_beside_its_original(box: Box) -> None:
+    """Otherwise each attempt would double the rejects, and an id made of the text would make two events of one."""
+    keep(event := {"type": "pickup.started", "created": NOW.isoformat(), "deviceId": "d1"}, code="missing_id")
+    endpoint = Endpoint()
+    for patch in (Patch.of(["_id=@sha256"], [], [], []), Patch.of(["_id=@sha256"], ["created=createdAt"], [], [])):
+        sent = Sent()
+        for _ in send(endpoint.post, box, repaired(box.find(EVERYTHING), patch, sent), sent):
+            pass
+        assert sent.found == 1
+        if sent.rejected:
+            keep(event | {"_id": "made of the text", RESENT: f"{next(iter(box.find(EVERYTHING))).key}:1"})
+    assert len(endpoint.accepted) == 1
+    assert list(box.find(EVERYTHING)) == []
+
+
+def test_what_a_repair_sent_is_found_once_its_original_is_gone(box: Box) -> None:
+    original = keep(bad(1))
+    keep(bad(1) | {RESENT: f"{original}:1"})
+    assert [reject.key for reject in box.find(EVERYTHING)] == [original]
+    boto3.client("s3").delete_object(Bucket=BUCKET, Key=original)
+    later = Box(boto3.client("s3"), BUCKET)
+    assert [reject.key for reject in later.find(EVERYTHING)] != []
+    later.note(original, [1])
+    assert list(Box(boto3.client("s3"), BUCKET).find(EVERYTHING)) == []
+
+
 def test_a_dry_run_shows_the_difference_and_judges_as_the_handler_does(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     sent = Sent()
