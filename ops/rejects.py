@@ -277,19 +277,39 @@ def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
 def send(
     post: Callable[[bytes], dict[str, Any]], box: Box, events: Iterable[Repaired], sent: Sent
 ) -> Iterator[int]:
-    """Send in requests and note what was accepted after each; yield how many events each request had."""
-    for some in batches(events):
-        receipt = post(b"".join(each.line + b"\n" for each in some))
-        codes: dict[int, str] = {}
-        for error in receipt.get("errors", ()):
-            if error.get("code") != "event_id_conflict":  # it is accepted
-                codes.setdefault(int(error["index"]), str(error["code"]))
-        sent.rejected.update(codes.values())
-        sent.accepted += len(some) - len(codes)
-        taken = [each.reject for n, each in enumerate(some) if n not in codes]
-        for key, group in groupby(taken, key=lambda each: each.key):
-            box.note(key, [each.line for each in group])
-        yield len(some)
+    """Send in requests and note what was accepted after each; yield how many events each request settled."""
+    for batch in batches(events):
+        left = batch
+        while left:
+            settled = _send_once(post, box, left, sent)
+            yield settled
+            left = left[settled:]
+
+
+def _send_once(
+    post: Callable[[bytes], dict[str, Any]], box: Box, some: Sequence[Repaired], sent: Sent
+) -> int:
+    """Send one request; return of how many of its events, from the first on, the answer tells what became of them.
+
+    An answer has at most 64 KiB. It lists the errors in the order of the events and leaves out the rest.
+    """
+    receipt = post(b"".join(each.line + b"\n" for each in some))
+    codes: dict[int, str] = {}
+    for error in receipt.get("errors", ()):
+        if error.get("code") != "event_id_conflict":  # it is accepted
+            codes.setdefault(int(error["index"]), str(error["code"]))
+    rejected = int(receipt.get("rejected", -1))
+    if rejected < 0 or (rejected and not codes):
+        raise Refusal(
+            "the answer does not say which events were rejected: none of this request is noted as sent"
+        )
+    settled = len(some) if len(codes) >= rejected else max(codes) + 1
+    sent.rejected.update(codes.values())
+    sent.accepted += settled - len(codes)
+    taken = [each.reject for n, each in enumerate(some[:settled]) if n not in codes]
+    for key, group in groupby(taken, key=lambda each: each.key):
+        box.note(key, [each.line for each in group])
+    return settled
 
 
 def poster(outputs: Outputs, patience: float = PATIENCE_SECONDS) -> Callable[[bytes], dict[str, Any]]:

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from consumer.visits import visits_of
 from contract.events import GeofenceEvent, geofence_event
 from local_snowflake.testing import eventually
+from ops.daily_report import as_csv, as_html, report
 from ops.presence import presence
 from snowpipe.settings import Settings
 from snowpipe.warehouse import Snowflake, connect
@@ -287,3 +289,34 @@ SELECT
     'events/' || n, 1, CURRENT_TIMESTAMP()::TIMESTAMP_NTZ, CURRENT_TIMESTAMP()
 FROM numbered
 """
+
+
+def test_the_daily_report_of_the_marts(built: tuple[Snowflake, Settings, Dbt]) -> None:
+    """Its statements run, and its numbers are those of the visits; also with events of which a field is odd."""
+    session, _, dbt = built
+    session.query("DELETE FROM MILKRUN.RAW.EVENTS")
+    day, at = RECEIVED.date(), RECEIVED - timedelta(hours=20)
+
+    def event(n: int, kind: str, minutes: int, device: str = "van", **fields: Any) -> dict[str, Any]:
+        made = {"_id": f"{device}-{n}", "createdAt": (at + timedelta(minutes=minutes)).isoformat(), "type": kind}
+        return made | {"user": {"deviceId": device}} | fields
+
+    farm = {"geofence": {"tag": "farm", "externalId": "f-0"}}
+    other = {"geofence": {"tag": "farm", "externalId": "f-1"}}
+    events = [
+        event(1, TYPES["enter"], 0, **farm),
+        event(2, "pickup.completed", 5, metadata={"litres": 1200.5}),
+        event(3, "pickup.completed", 6, metadata={"litres": "many"}),
+        event(4, TYPES["exit"], 10, **farm),
+        event(5, TYPES["enter"], 60, **farm),
+        event(6, TYPES["enter"], 90, **other),
+        event(1, "user.updated_trip", -3 * 1440, device="silent"),
+        event(1, TYPES["exit"], 30, device="exit only", **farm),
+        {"_id": "bad", "createdAt": at.isoformat(), "type": TYPES["enter"], "user": {}, **farm},
+    ]
+    load(session, [Delivery(each, RECEIVED - timedelta(hours=10), 0) for each in events], 0)
+    dbt.run("run", "--full-refresh")
+    yesterday = day - timedelta(days=1)
+    made = report(session, "MILKRUN", yesterday, ZoneInfo("UTC"), RECEIVED)
+    print(as_csv(made))
+    assert 0

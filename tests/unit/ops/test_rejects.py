@@ -12,10 +12,12 @@ from moto import mock_aws
 
 from contract.events import GEOFENCE_KINDS, Reason
 from contract.objects import lines_object, reject_line, unreadable_line
+from handler.ingest import errors_of
 from handler.parse_body import parse_body
 from handler.validate import validate
 from ops.patch import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, batches, groups, repaired, send, try_out
+from snowpipe.refusal import Refusal
 
 NOW = datetime.now(UTC)
 BUCKET = "archive"
@@ -72,7 +74,8 @@ class Endpoint:
         self.calls += 1
         batch = validate(parse_body(body, "ndjson"), "ndjson", GEOFENCE_KINDS, NOW)
         self.accepted += map(json.loads, batch.lines)
-        return {"errors": [{"index": r.index, "code": r.reasons[0].code} for r in batch.rejected]}
+        errors, omitted = errors_of(batch)
+        return {"rejected": len(batch.rejected), "errors": errors, "errors_omitted": omitted}
 
 
 def resend(box: Box, post: Callable[[bytes], dict[str, Any]], patch: Patch = RENAME) -> Sent:
@@ -163,7 +166,10 @@ def test_what_a_repair_sent_and_was_rejected_again_is_not_repaired_beside_its_or
     """Otherwise each attempt would double the rejects, and an id made of the text would make two events of one."""
     keep(event := {"type": "pickup.started", "created": NOW.isoformat(), "deviceId": "d1"}, code="missing_id")
     endpoint = Endpoint()
-    for patch in (Patch.of(["_id=@sha256"], [], [], []), Patch.of(["_id=@sha256"], ["created=createdAt"], [], [])):
+    for patch in (
+        Patch.of(["_id=@sha256"], [], [], []),
+        Patch.of(["_id=@sha256"], ["created=createdAt"], [], []),
+    ):
         sent = Sent()
         for _ in send(endpoint.post, box, repaired(box.find(EVERYTHING), patch, sent), sent):
             pass
@@ -183,6 +189,31 @@ def test_what_a_repair_sent_is_found_once_its_original_is_gone(box: Box) -> None
     assert [reject.key for reject in later.find(EVERYTHING)] != []
     later.note(original, [1])
     assert list(Box(boto3.client("s3"), BUCKET).find(EVERYTHING)) == []
+
+
+def test_a_reject_whose_error_does_not_fit_into_the_answer_is_not_noted_as_accepted(box: Box) -> None:
+    keep(
+        *(
+            bad(n, _id=f"{n}" + "\u00e9" * 100, geofence="x" * 10, type="user.entered_geofence")
+            for n in range(400)
+        )
+    )
+    keep(bad(401))
+    endpoint = Endpoint()
+    sent = resend(box, endpoint.post)
+    assert (sent.found, sent.accepted, sum(sent.rejected.values())) == (401, 1, 400)
+    assert endpoint.calls > 1
+    assert len(list(box.find(EVERYTHING))) == 400
+
+
+@pytest.mark.parametrize("answer", [{}, {"rejected": 2, "errors": []}], ids=["no-receipt", "no-errors"])
+def test_after_an_answer_that_names_no_rejected_event_nothing_is_noted(
+    box: Box, answer: dict[str, Any]
+) -> None:
+    keep(bad(1), bad(2))
+    with pytest.raises(Refusal, match="does not say which"):
+        resend(box, lambda _: answer)
+    assert len(list(box.find(EVERYTHING))) == 2
 
 
 def test_a_dry_run_shows_the_difference_and_judges_as_the_handler_does(box: Box) -> None:
