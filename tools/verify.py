@@ -5,13 +5,15 @@ device that they invent begins with the run's label, and each request names it a
 they made can be found again and deleted.
 """
 
+import json
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -23,16 +25,20 @@ from rich.text import Text
 from consumer.visits import Pair, pair_of
 from contract.events import InvalidEvent, geofence_event
 from contract.objects import lines_of
+from glue.forget import plan_key
 from ops import terminal
 from ops.cost import Prices
-from ops.forget import ArchiveBucket, forget_rows, forget_visits
+from ops.forget import PATIENCE_SECONDS, TABLES, ArchiveBucket, forget_rows, forget_visits
 from ops.marts import build_marts
 from ops.outputs import ROOT, Outputs, environment_of
+from ops.polling import until
 from ops.stores import device_stays, geofence_kinds, stream_records
 from snowpipe.refusal import Refusal
+from snowpipe.warehouse import Warehouse
 
 ASSUMPTIONS = ROOT / "docs" / "reference" / "assumptions.md"
 PREFIXES = ("events", "rejected", "set-aside")
+KEYS_A_QUERY = 1000
 
 # What a run sends at most, counted on the local stack and rounded up.
 REQUESTS, OBJECTS, EVENTS = 300, 200, 1_000
@@ -87,7 +93,7 @@ def command(
     finally:
         left = remove(outputs, stage, label, since)
         built = not marts or build_marts(environment_of(stage, context.obj), "--full-refresh")
-    claims = list(assumptions({each.test for each in results if each.outcome == "passed"}))
+    claims = list(assumptions(passed(results)))
     outcomes = [asdict(each) for each in results]
     report = {
         "stage": stage,
@@ -106,20 +112,22 @@ def command(
         verb = "would be verified on a deployed stage" if stage == "local" else "verified"
         terminal.show_rows([{f"assumption {verb}": each} for each in claims], as_json=False)
         terminal.show(left, as_json=False)
-    if not results or not built or any(each.outcome == "failed" for each in results):
+    if not results or not built or left["left_in_s3"] or any(each.outcome == "failed" for each in results):
         raise typer.Exit(1)
 
 
 def announcement(stage: str, label: str) -> Iterator[str]:
     """What the run will do and cost, at the list prices of ops/prices.yml."""
     prices = Prices()
-    requests = REQUESTS + (THROTTLE_REQUESTS if stage != "local" else 0)
+    # The requests above the usage plan store an event each until the first 429.
+    beyond = THROTTLE_REQUESTS if stage != "local" else 0
+    requests, events, objects = REQUESTS + beyond, EVENTS + beyond, OBJECTS + beyond
     aws = (
         requests * (prices["api_gateway.rest_request"] + prices["lambda.request"])
-        + OBJECTS * prices["s3.put"]
+        + objects * prices["s3.put"]
     )
     credits = WAREHOUSE_MINUTES / 60
-    yield f"Stage {stage}, run {label}: at most {requests} requests, {EVENTS} events, {OBJECTS} objects."
+    yield f"Stage {stage}, run {label}: at most {requests} requests, {events} events, {objects} objects."
     if stage == "local":
         yield "The local stack costs nothing."
         return
@@ -129,6 +137,7 @@ def announcement(stage: str, label: str) -> Iterator[str]:
         "refresh afterwards reads a large stage (--no-marts leaves it out)."
     )
     yield "The alarm `set-aside` goes off once and tells its addresses. The redrive queue is paused for a minute."
+    yield "Whoever listens on the event bus is notified of the visits that the tests make up."
 
 
 def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str, str]) -> list[Result]:
@@ -145,7 +154,12 @@ def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str
         with subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments],
             cwd=ROOT,
-            env={**environment, "MILKRUN_E2E_OUTPUTS": target, "MILKRUN_E2E_LABEL": label},
+            # The tests' own `warehouse` and dbt commands must find this stage's Snowflake, too.
+            env={
+                **environment_of(stage, environment),
+                "MILKRUN_E2E_OUTPUTS": target,
+                "MILKRUN_E2E_LABEL": label,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -175,6 +189,14 @@ def results_of(path: Path) -> Iterator[Result]:
         yield Result(f"{module}.py::{name}", outcome, " ".join(detail.split())[:200])
 
 
+def passed(results: Iterable[Result]) -> set[str]:
+    """The tests of which every parametrised case passed."""
+    outcomes: dict[str, set[Outcome]] = {}
+    for each in results:
+        outcomes.setdefault(each.test, set()).add(each.outcome)
+    return {test for test, found in outcomes.items() if found == {"passed"}}
+
+
 def assumptions(passed: set[str]) -> Iterator[str]:
     """Claims of docs/reference/assumptions.md whose last column names this command and whose test passed."""
     for line in ASSUMPTIONS.read_text().splitlines():
@@ -188,8 +210,13 @@ def assumptions(passed: set[str]) -> Iterator[str]:
 # --- removing what the run made
 
 
-def remove(outputs: Outputs, stage: str, label: str, since: datetime) -> dict[str, Any]:
-    """Delete the run's objects with all their versions, its rows of RAW, and its items of the visits table."""
+def remove(
+    outputs: Outputs, stage: str, label: str, since: datetime, patience: float = PATIENCE_SECONDS
+) -> dict[str, Any]:
+    """Delete the run's objects with all their versions, its rows of RAW, and its items of the visits table.
+
+    Wait `patience` seconds until Snowpipe has loaded the objects; `left_in_s3` names those that it has not.
+    """
     s3, store = outputs.aws("s3"), ArchiveBucket(outputs.aws("s3"), outputs.bucket)
     kinds = geofence_kinds(outputs, stage)
     keys: list[str] = []
@@ -219,9 +246,34 @@ def remove(outputs: Outputs, stage: str, label: str, since: datetime) -> dict[st
             pairs.setdefault(Pair(device, stay.fence), set())
     items, _ = forget_visits(dynamodb, outputs.visits_table, pairs)
     with outputs.warehouse() as warehouse:
-        rows = forget_rows(warehouse, outputs.database, [{"old": key} for key in keys])
-    store.delete(keys)
-    return {"objects": len(keys), "raw_rows": rows, "visit_items": items}
+        # The rows of an object that Snowpipe loads after their deletion would stay: such an object stays, too.
+        waiting = until(
+            lambda: not_loaded(warehouse, outputs.database, keys), lambda left: not left, patience_s=patience
+        )
+        gone = [key for key in keys if key not in waiting]
+        note_removal(store, label, gone)
+        rows = forget_rows(warehouse, outputs.database, [{"old": key} for key in gone])
+    store.delete(gone)
+    return {"objects": len(gone), "raw_rows": rows, "visit_items": items, "left_in_s3": sorted(waiting)}
+
+
+def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[str]:
+    """Return the keys of which RAW has no row yet; nothing loads what was quarantined."""
+    missing: set[str] = set()
+    for prefix, table in TABLES.items():
+        wanted = [key for key in keys if key.startswith(f"{prefix}/")]
+        for some in batched(wanted, KEYS_A_QUERY, strict=False):
+            places = ", ".join(["%s"] * len(some))
+            sql = f"SELECT DISTINCT file_name FROM {database}.RAW.{table} WHERE file_name IN ({places})"
+            missing |= set(some) - {row["file_name"] for row in warehouse.query(sql, some)}
+    return missing
+
+
+def note_removal(store: ArchiveBucket, label: str, keys: Iterable[str]) -> None:
+    """Keep the names in a plan like those of `forget`, by which `reconcile` knows that these objects are not lost."""
+    objects = [{"old": key, "new": None} for key in keys]
+    plan = {"request": label, "objects": objects}
+    store.write(plan_key(label), json.dumps(plan, indent=1, allow_nan=False).encode())
 
 
 def _recent(store: ArchiveBucket, since: datetime) -> Iterator[str]:

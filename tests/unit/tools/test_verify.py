@@ -1,0 +1,147 @@
+"""`milkrun verify` tests the stage that it was given, claims what passed, and leaves nothing behind."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from contract.events import GEOFENCE_KINDS
+from contract.objects import lines_object, metadata
+from ops.books import Books
+from tools import verify
+from tools.verify import Result, passed, remove, run_tests
+
+NOW = datetime.now(UTC)
+LABEL = "verify-01234567"
+LOCAL = {"SNOWFLAKE_ACCOUNT": "somebody's", "SNOWFLAKE_USER": "u", "PATH": "/bin"}
+
+
+class Started(Exception):
+    """A process would have been started."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "expected"),
+    [
+        ("local", LOCAL, {"SNOWFLAKE_ACCOUNT": None, "SNOWFLAKE_DATABASE": None}),
+        ("dev", LOCAL, {"SNOWFLAKE_ACCOUNT": "somebody's", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"}),
+        ("dev", LOCAL | {"SNOWFLAKE_DATABASE": "D"}, {"SNOWFLAKE_DATABASE": "D"}),
+    ],
+    ids=["local", "deployed", "database-named"],
+)
+def test_the_tests_find_the_snowflake_of_their_stage(
+    monkeypatch: pytest.MonkeyPatch, stage: str, given: dict[str, str], expected: dict[str, str | None]
+) -> None:
+    """With SNOWFLAKE_* of a real account set, a local run built that account's marts."""
+
+    def started(*_: object, env: Mapping[str, str], **__: object) -> None:
+        assert {name: env.get(name) for name in expected} == expected
+        raise Started
+
+    monkeypatch.setattr(verify.subprocess, "Popen", started)
+    with pytest.raises(Started):
+        run_tests(stage, LABEL, "", given)
+
+
+def test_a_claim_is_verified_only_if_every_case_of_its_test_passed() -> None:
+    results = [
+        Result("t.py::a", "passed", ""),
+        Result("t.py::a", "failed", "AssertionError"),
+        Result("t.py::b", "passed", ""),
+        Result("t.py::c", "skipped", ""),
+    ]
+    assert passed(results) == {"t.py::b"}
+
+
+class Raw:
+    """RAW.EVENTS and RAW.REJECTED: files by the queries after which Snowpipe loads them, and those deleted."""
+
+    def __init__(self, loaded_after: Mapping[str, int]) -> None:
+        self._loaded_after = dict(loaded_after)
+        self.queries = 0
+        self.deleted: list[object] = []
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        there = [key for key in parameters if self._loaded_after.get(str(key), 10_000) <= self.queries]
+        if sql.startswith("DELETE"):
+            self.deleted += there
+        elif "COUNT(*)" in sql:
+            return [{"n": len(there)}]
+        else:
+            self.queries += 1
+        return [{"file_name": key} for key in there]
+
+
+class Stage:
+    bucket, stream, visits_table, database = "archive", "stream", "visits", "MILKRUN"
+
+    def __init__(self, raw: Raw) -> None:
+        self._raw = raw
+
+    def aws(self, service: str) -> Any:
+        return boto3.client(service, region_name="us-east-1")
+
+    @contextmanager
+    def warehouse(self) -> Iterator[Raw]:
+        yield self._raw
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setattr(verify, "geofence_kinds", lambda *_: GEOFENCE_KINDS)
+    monkeypatch.setattr(verify, "stream_records", lambda *_: [])
+    monkeypatch.setattr(verify, "device_stays", lambda *_: [])
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket=Stage.bucket)
+        yield client
+
+
+def keep(s3: Any, n: int, app_version: str) -> str:
+    made = lines_object("events", [json.dumps({"_id": str(n), "deviceId": "d"}).encode()], NOW)
+    s3.put_object(
+        Bucket=Stage.bucket, Key=made.key, Body=made.body, Metadata=metadata({"app-version": app_version})
+    )
+    return made.key
+
+
+def keys_in(s3: Any, prefix: str) -> set[str]:
+    found = s3.list_objects_v2(Bucket=Stage.bucket, Prefix=prefix)
+    return {each["Key"] for each in found.get("Contents", ())}
+
+
+def test_objects_are_removed_once_snowpipe_has_loaded_them_and_others_stay(s3: Any) -> None:
+    ours, others = keep(s3, 1, LABEL), keep(s3, 2, "4.2")
+    raw = Raw({ours: 2})
+    left = remove(Stage(raw), "dev", LABEL, NOW - timedelta(minutes=1))  # type: ignore[arg-type]
+    assert left == {"objects": 1, "raw_rows": 1, "visit_items": 0, "left_in_s3": []}
+    assert raw.deleted == [ours]
+    assert keys_in(s3, "events/") == {others}
+
+
+def test_an_object_that_snowpipe_has_not_loaded_stays_and_is_named(s3: Any) -> None:
+    loaded, late = keep(s3, 1, LABEL), keep(s3, 2, LABEL)
+    left = remove(Stage(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), patience=0)  # type: ignore[arg-type]
+    assert (left["objects"], left["left_in_s3"]) == (1, [late])
+    assert keys_in(s3, "events/") == {late}
+
+
+def test_reconcile_does_not_name_the_removed_objects_as_lost(s3: Any) -> None:
+    key = keep(s3, 1, LABEL)
+    remove(Stage(Raw({key: 0})), "dev", LABEL, NOW - timedelta(minutes=1))  # type: ignore[arg-type]
+    [plan] = keys_in(s3, "forget/")
+    said = json.loads(s3.get_object(Bucket=Stage.bucket, Key=plan)["Body"].read())
+    hour = NOW.replace(minute=0, second=0, microsecond=0)
+    with Books(None, hour, hour + timedelta(hours=1)) as books:
+        books.logged([(key, NOW)])
+        assert [each.kind for each in books.differences(NOW)] == ["not_archived"]
+        books.rewritten({pair["old"]: pair["new"] for pair in said["objects"]})
+        assert list(books.differences(NOW)) == []
