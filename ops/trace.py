@@ -25,18 +25,23 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
     by_name = {step.what: step for step in reversed(steps)}
     place = next((f"s3://…/{step.detail['key']}" for step in steps if "key" in step.detail), "")
     seen = [step.what for step in steps if step.at]
-    if problem := next(_problems(by_name, place), None):
-        return problem, "not arrived"
-    if "rejected" in by_name:
-        return f"REJECTED: {by_name['rejected'].detail['reasons']}, kept in {place}", "arrived"
-    if not seen:
+    if not seen:  # a key that is neither in S3 nor in RAW has steps too, without a time
         return (
             ("NOT FOUND where it could be looked for", "unknown") if unasked else ("NOT FOUND", "not arrived")
         )
+    if problem := next(_problems(by_name, place), None):
+        return problem, "not arrived"
+    also = ""
+    if "rejected" in by_name:
+        reasons = by_name["rejected"].detail["reasons"]
+        # After `milkrun rejects send`, or because it came too early, it was taken another time.
+        if not any(step.detail.get("table") == "RAW.EVENTS" for step in steps):
+            return f"REJECTED: {reasons}, kept in {place}", "arrived"
+        also = f"; rejected another time: {reasons}"
     if unasked:
         return f"SO FAR WELL: {', '.join(dict.fromkeys(seen))}", "unknown"
     ends = [name for name in ("loaded", "staged", "consumed", "in a visit") if name in by_name]
-    return f"ARRIVED: archived, {', '.join(ends)}", "arrived"
+    return f"ARRIVED: archived, {', '.join(ends)}{also}", "arrived"
 
 
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:

@@ -34,8 +34,22 @@ REJECT = [
         ([*PUBLISHED, Step("not consumed", None)], "NOT CONSUMED", 1),
         ([*PUBLISHED, Step("set aside", None, {"reasons": "no_device"})], "QUARANTINED: no_device", 1),
         ([], "NOT FOUND", 1),
+        ([Step("gone from S3", None, {"key": KEY}), Step("not loaded", None, {"key": KEY})], "NOT FOUND", 1),
+        ([*REJECT, *LOADED], "ARRIVED: archived, loaded, staged; rejected another time: missing_geofence", 0),
     ],
-    ids=["arrived", "visit", "rejected", "not-loaded", "lost", "redrive", "behind", "quarantine", "nowhere"],
+    ids=[
+        "arrived",
+        "visit",
+        "rejected",
+        "not-loaded",
+        "lost",
+        "redrive",
+        "behind",
+        "quarantine",
+        "nowhere",
+        "key-of-nothing",
+        "repaired",
+    ],
 )
 def test_the_verdict_comes_first_and_the_exit_code_follows_it(
     steps: list[Step], said: str, code: int
