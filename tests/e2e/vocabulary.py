@@ -17,6 +17,7 @@ from ops import stores
 from ops.marts import build_marts
 from ops.outputs import Outputs
 from ops.stores import Stay
+from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Snowflake
 from tools.milkrun import app
 
@@ -119,6 +120,8 @@ class Pipeline:
     def ops(self, *arguments: str) -> Ran:
         """Run `milkrun …` in this process."""
         ran = CliRunner().invoke(app, list(arguments), obj=self.environment)
+        if isinstance(ran.exception, Refusal):
+            return Ran(ran.exception.exit_code, None, str(ran.exception))
         assert ran.exception is None or isinstance(ran.exception, SystemExit), repr(ran.exception)
         return Ran(ran.exit_code, json.loads(ran.stdout) if "--json" in arguments else None, ran.output)
 
