@@ -26,7 +26,6 @@ from snowpipe.warehouse import Warehouse
 
 COLLECTION_TAGS = ("farm", "stop")
 """As the dbt variable collection_tags."""
-SILENT_AFTER = timedelta(days=1)
 SILENT_REACH = timedelta(days=14)
 MAX_ROWS = 5000
 
@@ -78,9 +77,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
         "missing exits": len(missed),
     }
     silent = [
-        [row["device_id"], _local(row["last_at"], zone)]
-        for row in trucks
-        if utc(row["last_at"]) < end - SILENT_AFTER
+        [row["device_id"], _local(row["last_at"], zone)] for row in trucks if utc(row["last_at"]) < start
     ]
     notes = []
     if end > now:

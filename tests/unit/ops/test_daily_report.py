@@ -122,6 +122,14 @@ def test_the_day_on_which_clocks_change_is_longer_or_shorter(day: str, hours: in
     assert (end - start).total_seconds() == hours * 3600
 
 
+def test_on_a_day_of_25_hours_a_truck_heard_of_in_the_first_is_not_silent() -> None:
+    heard_at = datetime(2026, 10, 24, 22, 30)  # half past midnight in Amsterdam
+    warehouse = marts(STG_EVENTS=[{"device_id": "truck-1", "last_at": heard_at}])
+    now = datetime(2026, 10, 26, tzinfo=UTC)
+    found = report(warehouse, "DB", date(2026, 10, 25), AMSTERDAM, now)  # type: ignore[arg-type]
+    assert [table.rows for table in found.tables if table.title == "Silent trucks"] == [[]]
+
+
 def test_the_page_shows_hostile_names_as_text_and_the_file_runs_no_formula() -> None:
     found = made(marts())
     page = as_html(found)
