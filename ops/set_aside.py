@@ -306,6 +306,7 @@ def _device_in(data: bytes) -> str:
 
 def _line(data: bytes) -> bytes:
     try:
-        return msgspec.json.format(data, indent=-1)
-    except (msgspec.DecodeError, RecursionError):
+        # As text: of bytes, msgspec passes on what is no UTF-8.
+        return msgspec.json.format(data.decode(), indent=-1).encode()
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return msgspec.json.encode(data.decode(errors="replace"))

@@ -1,0 +1,29 @@
+"""Whatever was quarantined can be shown, and written to a file to be repaired."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ops.set_aside import Aside, write
+
+BAD_UTF8 = b'{"_id":"a","note":"\xff"}'
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'{"_id": "a"}', {"_id": "a"}),
+        (BAD_UTF8, BAD_UTF8.decode(errors="replace")),
+        (b"not json", "not json"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"[" * 5_000, "[" * 5_000),
+    ],
+    ids=["event", "bad-utf8-in-json", "text", "bytes", "deep"],
+)
+def test_each_record_is_a_line_of_json_in_utf8(tmp_path: Path, data: bytes, expected: object) -> None:
+    """JSON that holds bad UTF-8 once ended `milkrun quarantine show` with an error, for all records."""
+    file = tmp_path / "aside.ndjson"
+    assert write(file, [Aside("set-aside/x", 1, 1, ("invalid_json_value",), data, "van")]) == 1
+    [line] = file.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == expected
