@@ -325,7 +325,12 @@ NAMED = {"today": 0, "yesterday": 1}
 def _day_name(text: str) -> str:
     """A parser for options that name a day; which one `today` is depends on the stage's time zone."""
     try:
-        return text if text in NAMED else date.fromisoformat(text).isoformat()
+        if text in NAMED:
+            return text
+        day = date.fromisoformat(text)
+        if not 2000 <= day.year < 3000:  # no midnight of the calendar's first and last days can be computed
+            raise ValueError(text)
+        return day.isoformat()
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a date such as 2026-11-27, today or yesterday") from None
 

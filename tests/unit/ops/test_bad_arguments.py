@@ -26,7 +26,7 @@ BAD = {
     "--to": TIMES,
     "--since": TIMES,
     "--begin": TIMES,
-    "--day": ("", "the day of the cow", "2026-13-40", "\udcff"),
+    "--day": ("", "the day of the cow", "2026-13-40", "0001-01-01", "9999-12-31", "\udcff"),
     "--device": IDS,
     "--fence": ("farm", *IDS),
     "--user": IDS,
