@@ -338,3 +338,61 @@ def test_the_daily_report_of_the_marts(built: tuple[Snowflake, Settings, Dbt]) -
         "Silent trucks": [["silent", f"{yesterday - timedelta(days=3)} 04:00"]],
         "Data quality": [["accepted", 8], ["invalid missing_device", 1]],
     }
+
+
+def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
+    """Crossings of one farm by one truck: kind, time and the load that brings them."""
+    return [
+        Delivery(
+            {
+                "_id": f"{kind}-{at:%dT%H%M%S}",
+                "createdAt": at.isoformat(),
+                "type": TYPES[kind],
+                "user": {"deviceId": "van"},
+                "geofence": {"tag": "farm", "externalId": "f-0"},
+            },
+            RECEIVED,
+            number,
+        )
+        for kind, at, number in crossings
+    ]
+
+
+def test_a_file_that_becomes_visible_late_counts_though_nothing_newer_was_loaded(
+    built: tuple[Snowflake, Settings, Dbt],
+) -> None:
+    """Its rows began to be read before the last complete run's newest ones."""
+    session, _, dbt = built
+    session.query("DELETE FROM MILKRUN.RAW.EVENTS")
+    [enter, exit_] = crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0))
+    load(session, [enter], 0)
+    dbt.run("run", "--full-refresh")
+    load(session, [enter, exit_], 0)  # the second row of a file began to be read a minute earlier
+    dbt.run("run")
+    incremental = rows_of(session)
+    dbt.run("run", "--full-refresh")
+    assert differences(incremental, rows_of(session)) == {}
+
+
+def test_after_a_run_that_broke_off_the_days_of_visits_that_it_removed_are_stated_anew(
+    built: tuple[Snowflake, Settings, Dbt],
+) -> None:
+    """Late crossings move the begin of a visit to the day before; the run ends when that visit is restated."""
+    session, _, dbt = built
+    session.query("DELETE FROM MILKRUN.RAW.EVENTS")
+    midnight = START + timedelta(days=10)
+    deliveries = crossings_at(
+        ("enter", midnight + timedelta(seconds=20), 0),
+        ("exit", midnight + timedelta(hours=30), 0),
+        ("enter", midnight - timedelta(seconds=60), 1),
+        ("exit", midnight - timedelta(seconds=20), 1),
+    )
+    for number in range(2):
+        load(session, [each for each in deliveries if each.run == number], number)
+        if number == 0:
+            dbt.run("run", "--full-refresh")
+    dbt.run("run", "--select", "+geofence_visits")
+    dbt.run("run")
+    incremental = rows_of(session)
+    dbt.run("run", "--full-refresh")
+    assert differences(incremental, rows_of(session)) == {}

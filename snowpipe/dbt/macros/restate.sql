@@ -21,6 +21,15 @@
     {%- endif -%}
 {%- endmacro %}
 
+{# Whether this table stands from an earlier run, with the mark of that run in each row. #}
+{% macro keeps_read_through() -%}
+    {% if not execute %}{% do return(false) %}{% endif %}
+    {% set relation = adapter.get_relation(this.database, this.schema, this.identifier) %}
+    {% if not relation %}{% do return(false) %}{% endif %}
+    {% set names = adapter.get_columns_in_relation(relation) | map(attribute='name') | map('upper') | list %}
+    {% do return('READ_THROUGH' in names) %}
+{%- endmacro %}
+
 {# Whether new_events holds the whole history. #}
 {% macro reads_everything() -%}
     {% if not execute %}{% do return(true) %}{% endif %}

@@ -1,6 +1,7 @@
 -- The days whose rows in the daily marts the new events may change, before geofence_visits is changed: the days of the
 -- events themselves, of every visit that is stated anew as it was and as it is, and of visits during which a new
--- event happened.
+-- event happened. A run that broke off may have taken visits away whose days no event tells any more, so its days stay
+-- until a run is complete (`read_through`).
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -25,6 +26,11 @@ days AS (
     UNION ALL
     SELECT CAST(last_event_at AS DATE) FROM {{ ref('restated_visits') }}
     {% if not reads_everything() %}
+        {% if keeps_read_through() %}
+            UNION ALL
+            SELECT event_date FROM {{ this }}
+            WHERE read_through > {{ mark('completed_through') }}
+        {% endif %}
         UNION ALL
         SELECT CAST(restates_from AS DATE) FROM {{ ref('visit_windows') }}
         {% set late = values_of(
@@ -62,6 +68,8 @@ days AS (
 
 )
 
-SELECT DISTINCT event_date
+SELECT DISTINCT
+    event_date,
+    {{ mark('scanned_through') }} AS read_through
 FROM days
 WHERE event_date IS NOT NULL

@@ -6,6 +6,11 @@
 
 SELECT
     GREATEST(
+        {% if completed %}
+            -- Always behind the last complete run's mark: what this run reads for the first time is told from what
+            -- that one read by it, also where all of it began to be read earlier.
+            (SELECT DATEADD('microsecond', 1, scanned_through) FROM {{ completed }}),
+        {% endif %}
         COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }}), '1970-01-01'::TIMESTAMP_LTZ),
         COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'rejected') }}), '1970-01-01'::TIMESTAMP_LTZ)
     ) AS scanned_through,
