@@ -76,6 +76,8 @@ def command(
 
     Exit 1 if a number is wrong. A deployed stage must already be there.
     """
+    if live and events:
+        raise typer.BadParameter("--live or --events, not both")
     if stage == "local":
         ensure_up(context)
     outputs = terminal.outputs_of(context, stage)

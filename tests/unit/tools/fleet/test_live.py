@@ -3,8 +3,10 @@
 import json
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from contract.events import GEOFENCE_KINDS
 from handler.parse_body import parse_body
@@ -13,6 +15,7 @@ from tools.fleet import live
 from tools.fleet.live import TICK_SECONDS, LiveFleet, drive
 from tools.fleet.rounds import Plan, Post
 from tools.fleet.send import Delivery, Tally
+from tools.milkrun import app
 
 BEGIN = datetime(2026, 11, 28, 12, tzinfo=UTC)
 PLAN = Plan("0a1b2c3d", BEGIN, trucks=12, farms=10)
@@ -62,3 +65,11 @@ def test_ctrl_c_ends_the_drive_with_what_was_sent(monkeypatch: pytest.MonkeyPatc
             raise KeyboardInterrupt
 
     assert drive(LiveFleet(PLAN), Phone(), told).requests == 3  # type: ignore[arg-type]
+
+
+def test_a_drive_takes_no_file_of_events(tmp_path: Path) -> None:
+    """It was ignored without a word."""
+    (file := tmp_path / "events.ndjson").write_text("{}\n")
+    ran = CliRunner().invoke(app, ["demo", "--live", "--events", str(file)], obj={})
+    assert ran.exit_code == 2
+    assert "not both" in ran.output
