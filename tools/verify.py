@@ -169,7 +169,7 @@ def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str
                 terminal.err.print(Text(line.rstrip()))
         if not written.exists():
             raise Refusal(
-                "pytest did not run: see above, or make its environment with tools/setup.sh test fuzz"
+                "pytest did not run: see above, or make its environment with tools/setup.sh test fuzz check"
             )
         return list(results_of(written))
 
