@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from snowpipe import arrow
 from snowpipe.environment import for_installation
 from snowpipe.refusal import Refusal
 from snowpipe.roles import transformer
@@ -20,7 +21,8 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)
-    return subprocess.run([dbt, *arguments], env=wanted, check=False).returncode
+    command = [str(dbt.with_name("python")), "-P", str(arrow.__file__), *arguments]
+    return subprocess.run(command, env=wanted, check=False).returncode
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, Protocol
 
+from snowpipe.arrow import make_loggers
 from snowpipe.check.sqlapi import host_of
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.roles import Role
@@ -89,6 +90,7 @@ def connect(
     """
     from snowflake import connector  # 2.6 s: only when it is needed
 
+    make_loggers()
     settings = settings.using(role) if role else settings
     where = f"{settings.protocol}://{settings.host or host_of(settings.account)}:{settings.port}"
     if settings.role:

@@ -13,8 +13,12 @@ from pathlib import Path
 
 from dbt.cli.main import dbtRunner
 
+sys.path.append(str(Path(__file__).parents[1]))
+from snowpipe.arrow import make_loggers
+
 
 def main() -> None:
+    make_loggers()
     runner = dbtRunner()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

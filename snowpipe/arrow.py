@@ -1,0 +1,41 @@
+"""How to use snowflake-connector-python in several threads without its deadlock. As a program: dbt, started that way.
+
+The connector (4.8.0) makes its C++ logger when the process reads its first Arrow result, inside `std::call_once`, and
+gives up Python's global lock meanwhile. A second thread with a result then takes that lock and waits for `call_once`,
+so both wait for ever. dbt lists its schemas in several threads at once, and hung in this way. (A later pull request of
+the connector, "Enable free-threaded (no-GIL) CPython support for the Arrow iterator", changes this place.)
+
+This file also runs in dbt's environment, so it imports nothing of ours.
+"""
+
+import threading
+from contextlib import suppress
+from functools import cache
+
+_LOCK = threading.Lock()
+
+
+@cache
+def make_loggers() -> None:
+    """Make the loggers by reading an empty result, in one thread; call it before each first result of a process."""
+    from snowflake.connector.errors import Error
+
+    with _LOCK:
+        try:
+            from snowflake.connector.arrow_context import ArrowConverterContext
+            from snowflake.connector.nanoarrow_arrow_iterator import PyArrowRowIterator
+        except ImportError:  # built without the extension; then results are JSON
+            return
+        with suppress(Error):  # there is no schema in it
+            PyArrowRowIterator(None, b"", ArrowConverterContext(), False, False, False, False)
+
+
+def main() -> None:
+    from dbt.cli.main import cli
+
+    make_loggers()
+    cli(prog_name="dbt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The connector's Arrow reader in several threads at once; without `make_loggers` most of these processes hang."""
+
+import subprocess
+import sys
+
+import pytest
+
+from snowpipe.transform import DBT
+
+# An Arrow result of one column and one row, as Snowflake sends it.
+RESULT = (
+    "/////4ABAAAQAAAAAAAKAAwABgAFAAgACgAAAAABBAAMAAAACAAIAAAABAAIAAAABAAAAAEAAAAYAAAAAAASABgACAAGAAcADAAA"
+    "ABAAFAASAAAAAAABAhQAAAAcAQAACAAAABAAAAAAAAAAAQAAAE4AAAAGAAAA0AAAAKAAAAB8AAAAVAAAACwAAAAEAAAAUP///xAA"
+    "AAAEAAAAAQAAAFQAAAAJAAAAZmluYWxUeXBlAAAAdP///xAAAAAEAAAAAQAAADEAAAAKAAAAYnl0ZUxlbmd0aAAAmP///xAAAAAE"
+    "AAAAAQAAADAAAAAKAAAAY2hhckxlbmd0aAAAvP///xAAAAAEAAAAAQAAADAAAAAFAAAAc2NhbGUAAADc////EAAAAAQAAAABAAAA"
+    "MQAAAAkAAABwcmVjaXNpb24AAAAIAAwABAAIAAgAAAAUAAAABAAAAAUAAABGSVhFRAAAAAsAAABsb2dpY2FsVHlwZQAIAAwACAAH"
+    "AAgAAAAAAAABCAAAAAAAAAD/////iAAAABQAAAAAAAAADAAWAAYABQAIAAwADAAAAAADBAAYAAAACAAAAAAAAAAAAAoAGAAMAAQA"
+    "CAAKAAAAPAAAABAAAAABAAAAAAAAAAAAAAACAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAQAAAAEAAAAA"
+    "AAAAAAAAAAAAAAABAAAAAAAAAP////8AAAAA"
+)
+READ_IN_EIGHT_THREADS = """
+import base64, sys, threading
+sys.path.append(sys.argv[1])
+from snowflake.connector.arrow_context import ArrowConverterContext
+from snowflake.connector.nanoarrow_arrow_iterator import PyArrowRowIterator
+from snowpipe.arrow import make_loggers
+make_loggers()
+sys.setswitchinterval(1e-7)
+result, together, rows = base64.b64decode(sys.argv[2]), threading.Barrier(8), []
+def read():
+    together.wait()
+    rows.append(list(PyArrowRowIterator(None, result, ArrowConverterContext(), False, False, False, False)))
+threads = [threading.Thread(target=read) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert rows == [[(1,)]] * 8, rows
+"""
+
+
+@pytest.mark.parametrize("python", [sys.executable, str(DBT.with_name("python"))], ids=["ours", "dbt's"])
+def test_threads_read_their_first_results_at_once(python: str) -> None:
+    root = str(DBT.parents[3])
+    for _ in range(3):
+        command = [python, "-c", READ_IN_EIGHT_THREADS, root, RESULT]
+        subprocess.run(command, check=True, timeout=60)
