@@ -18,7 +18,7 @@ from contract.objects import (
     reject_line,
     unreadable_line,
 )
-from handler.publish import MAX_ROUNDS, CircuitBreaker, Clock, Stream, publish
+from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, CircuitBreaker, Clock, Stream, publish
 from handler.validate import Batch, Record, Rejected
 
 # A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the
@@ -26,8 +26,6 @@ from handler.validate import Batch, Record, Rejected
 STORE_SECONDS = 12.5
 STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5
-# A claim check is as good as a record on the stream, so a phone need not wait long for a stream that refuses.
-PUBLISH_BUDGET_SECONDS = 4.0
 MAX_ERROR_BYTES = 60 * 1024  # of an answer, which has at most 64 KiB
 _CONFLICT = Reason(
     "event_id_conflict", "_id", "Accepted; the same device sent another content of this `_id` before it."
@@ -170,7 +168,7 @@ def _publish(
     effects: Effects,
 ) -> None:
     def attempt(rounds: int) -> None:
-        keep_back = max(STREAM_SECONDS + ENQUEUE_SECONDS, seconds_left() - PUBLISH_BUDGET_SECONDS)
+        keep_back = max(STREAM_SECONDS + ENQUEUE_SECONDS, seconds_left() - REQUEST_BUDGET_SECONDS)
         outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back, rounds=rounds)
         ports.circuit_breaker.record(outcome)
         effects.published = outcome.taken

@@ -12,6 +12,10 @@ from handler.validate import Record
 MAX_RECORDS = 500
 MAX_CALL_BYTES = 5 * 1024 * 1024
 MAX_ROUNDS = 10
+# How long Kinesis is tried. A claim check is as safe as a record on the stream, so a phone need not wait long while
+# Kinesis throttles. MAX_ROUNDS with its pauses often ends sooner (3.25 s on average, 6.5 s at most).
+REQUEST_BUDGET_SECONDS = 4.0
+CLAIM_CHECK_BUDGET_SECONDS = 5.0  # more claim checks wait behind it
 BACKOFF_BASE_SECONDS = 0.05
 BACKOFF_CAP_SECONDS = 1.0
 OPEN_SECONDS = 5.0

@@ -20,13 +20,12 @@ from contract.invocation import Context
 from contract.metrics import with_metrics
 from contract.objects import lines_of
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, quarantine
-from handler.publish import Clock, Stream, publish
+from handler.publish import CLAIM_CHECK_BUDGET_SECONDS, Clock, Stream, publish
 from handler.settings import Settings
 from handler.validate import Record
 
 BACKOFF_BASE_SECONDS = 2
 BACKOFF_CAP_SECONDS = 300
-PUBLISH_BUDGET_SECONDS = 5.0  # for one claim check: there are others behind it
 
 log = structlog.get_logger()
 
@@ -98,7 +97,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         raise ValueError("a claim check names another bucket")
     lines = lines_of(app.archived.read(claim.key))
     records = [_record(lines[number - 1], number) for number in claim.lines]
-    ends = max(seconds_left() - PUBLISH_BUDGET_SECONDS, STORE_SECONDS)
+    ends = max(seconds_left() - CLAIM_CHECK_BUDGET_SECONDS, STORE_SECONDS)
     outcome = publish(records, app.stream, lambda: seconds_left() - ends)
     if outcome.malformed:
         key = quarantine(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
