@@ -435,4 +435,4 @@ def price_of(done: Done) -> float:
     """List price: one GET an object, one payload unit (25 KB) a record."""
     prices = yaml.safe_load((Path(__file__).parent / "prices.yml").read_text())
     gets, units = done.objects * prices["s3"]["get"], done.sent * prices["kinesis"]["put_payload_unit"]
-    return float(round(gets + units, 6))
+    return float(round(gets + units, 9))

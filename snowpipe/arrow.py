@@ -8,6 +8,7 @@ the connector, "Enable free-threaded (no-GIL) CPython support for the Arrow iter
 This file also runs in dbt's environment, so it imports nothing of ours.
 """
 
+import logging
 import threading
 from contextlib import suppress
 from functools import cache
@@ -26,8 +27,12 @@ def make_loggers() -> None:
             from snowflake.connector.nanoarrow_arrow_iterator import PyArrowRowIterator
         except ImportError:  # built without the extension; then results are JSON
             return
-        with suppress(Error):  # there is no schema in it
+        # There is no schema in it, which the connector would log as an error.
+        logger = logging.getLogger("snowflake.connector.CArrowIterator")
+        logger.disabled = True
+        with suppress(Error):
             PyArrowRowIterator(None, b"", ArrowConverterContext(), False, False, False, False)
+        logger.disabled = False
 
 
 def main() -> None:
