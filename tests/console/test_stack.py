@@ -281,7 +281,9 @@ def test_with_aws_down_the_page_names_each_source_and_comes_back(
         page = open_page(f"{own.url}/pipeline")
         expect(page.locator("[data-stage=accepted]")).to_be_visible()
         own.aws.cut()
-        expect(page.get_by_role("alert").filter(has_text="The local AWS is not running")).to_be_visible(timeout=90_000)
+        expect(page.get_by_role("alert").filter(has_text="The local AWS is not running")).to_be_visible(
+            timeout=90_000
+        )
         expect(page.locator(".sources .bad").first).to_be_visible()
         own.aws.mend()
         expect(page.get_by_role("alert")).to_have_count(0, timeout=120_000)
