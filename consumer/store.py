@@ -12,7 +12,6 @@ anywhere, two may work on one device, and slow ones may continue late: a chunk i
 notification that is published again has the same id.
 """
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -23,6 +22,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from aws.errors import PermanentError
+from aws.retry import jitter
 from aws.table import Item, Key, Table
 from consumer import keys, pair_log, previous_layout
 from consumer.pair_log import Chunk, PairLog
@@ -275,7 +275,7 @@ class Store:
         if job.races == MAX_RACES:
             raise RaceLost(f"lost {MAX_RACES} races for one pair")  # its key names a device
         job.log = PairLog()
-        time.sleep(random.uniform(0, 0.01 * job.races))
+        time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
         """The visits before and after, and the log after. Computes from the first part that the events touch."""

@@ -214,7 +214,7 @@ class Books:
                 yield key, prefix, hour_name(hour), name and name.lines, None if name else 1, value
 
     def _hour_of(self, key: str) -> datetime | None:
-        """The hour in the key, else the one that `strays` has told for it."""
+        """Return the hour in the key; for a key without one, the hour in which the object was last modified."""
         return hour_of(key) or self._strays.get(key)
 
     def differences(self, at: datetime, reach: Reach = EVER, *, raw: bool = True) -> Iterator[Difference]:

@@ -53,7 +53,7 @@ POWERTOOLS = ("aws_lambda_powertools", "aws_xray_sdk", "wrapt", "jmespath", "bot
 
 
 def started(peer: str, folder: Path) -> tuple[float, int]:
-    """Return CPU seconds and the number of modules, in a process that contains nothing else."""
+    """Return the CPU seconds and the number of loaded modules of a fresh process."""
     code = MEASURE.format(folder=str(folder), build=BUILD[peer])
     command = [sys.executable, "-I", "-S", "-B", "-c", code]
     output = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True).stdout

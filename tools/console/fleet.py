@@ -181,7 +181,7 @@ class Fleet:
             }
 
 
-# Part of an event's type → what it says about the silence that follows. Types are the app's own: these are guesses.
+# Substring of an event type → the likely reason for a silence after it. Apps choose their types, so these are guesses.
 _SILENCES = (
     (("logout", "logged_out", "signed_out"), "the driver signed out"),
     (("permission", "location_disabled", "location_off"), "the phone may not read its location any more"),

@@ -1,4 +1,4 @@
-"""The presence rule: a pure function of the set of events, and the same read from the visits table."""
+"""Test the presence rule on sets of events, and on the events that the visits table holds."""
 
 import gzip
 import json

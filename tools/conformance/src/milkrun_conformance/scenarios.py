@@ -95,7 +95,7 @@ def _after_pause(seen: Sequence[Seen]) -> list[str]:
 
 def _with_growing_pauses(seen: Sequence[Seen]) -> list[str]:
     at = [each.at for each in seen if set(each.ids) & set(seen[0].ids)]
-    # A pause that doubled twice, with a jitter of up to half, is at least twice as long.
+    # After two doublings, each with a jitter of up to half, a pause is at least twice the first one.
     grew = len(at) < 4 or at[3] - at[2] > 1.5 * (at[1] - at[0])
     return [] if grew else ["the pauses between tries do not grow"]
 
