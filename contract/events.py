@@ -7,7 +7,7 @@ Unknown types and unknown fields are kept and not looked at: apps ship before we
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jiter
 import msgspec
 
-from contract.instants import instant
+from contract.instants import PATTERN, instant
 
 Kind = Literal["enter", "dwell", "exit"]
 
@@ -179,38 +179,58 @@ def _outside_strings(raw: bytes) -> bytes:
 # --- the envelope, and geofence events ------------------------------------------------------------
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
+# Readers of the archive and the JSON Schema know accepted times by the pattern; `instant` knows the calendar too.
+Instant = Annotated[
+    str,
+    msgspec.Meta(
+        description="A time with an offset from UTC: RFC 3339, or another unambiguous form of ISO 8601.",
+        examples=["2026-11-16T08:00:00.000Z", "2026-11-16T09:30:00+0130"],
+        extra_json_schema={"pattern": f"^{PATTERN}$"},
+    ),
+]
 
 
-class _User(msgspec.Struct, kw_only=True, gc=False):
+class User(msgspec.Struct, kw_only=True, gc=False):
+    """Only the fields that identify the sender are read."""
+
     id: str | None = msgspec.field(default=None, name="_id")
     user_id: Id | None = msgspec.field(default=None, name="userId")
     device_id: Id | None = msgspec.field(default=None, name="deviceId")
 
 
-class _Geofence(msgspec.Struct, gc=False):
+class GeofenceFields(msgspec.Struct, gc=False):
     tag: Id
     external_id: Id = msgspec.field(name="externalId")
 
 
-class _Event(msgspec.Struct, kw_only=True, gc=False):
+class EventFields(msgspec.Struct, kw_only=True, gc=False):
+    """The fields that are read of every event. `createdAt` is the device's clock."""
+
     id: Id = msgspec.field(name="_id")
     type: Annotated[str, msgspec.Meta(min_length=1)]
-    created_at: str = msgspec.field(name="createdAt")
+    created_at: Instant = msgspec.field(name="createdAt")
     top_device_id: Id | None = msgspec.field(default=None, name="deviceId")
-    user: _User | None = None
+    user: User | None = None
 
 
-class _Crossing(_Event, kw_only=True, gc=False):
-    geofence: _Geofence
-    duration: float | None = None
-    confidence: Annotated[int, msgspec.Meta(ge=0, le=3)] | None = None
+class CrossingFields(EventFields, kw_only=True, gc=False):
+    """The fields that are read of a geofence event. A confidence may be written 2.0."""
+
+    geofence: GeofenceFields
+    duration: Annotated[
+        float | None,
+        msgspec.Meta(
+            description=f"Minutes, from 0 to {MAX_DURATION_MINUTES}; any other number counts as unknown."
+        ),
+    ] = None
+    confidence: Annotated[float, msgspec.Meta(ge=0, le=3)] | None = None
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
-    """What is read of an event. `device_id` is `user.deviceId`, else the event's own; `user_id` is `user.userId`,
-    else `user._id`.
+    """The values that are read of an event. `device_id` is `user.deviceId`, else the event's own; `user_id` is
+    `user.userId`, else `user._id`.
 
-    `fence` is there for geofence events, which then have a device, and for no others.
+    Geofence events, and no others, have a `fence`; they always have a device.
     """
 
     id: str
@@ -224,49 +244,58 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def owned(self) -> Owned:
-        return (
-            Owned("d", self.device_id, self.id) if self.device_id else Owned("u", self.user_id or "", self.id)
-        )
+        if self.device_id:
+            return Owned("d", self.device_id, self.id)
+        return Owned("u", self.user_id or "", self.id)
 
 
 def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
-    """The envelope; a geofence event if `type` alone says so. Raises InvalidEvent with every reason found.
-
-    Sound events, nearly all, are checked by msgspec. What it does not take is for the models of
-    `contract.models`, which know more and find every reason; they are loaded for the first such event.
-    """
+    """Check one event; it is a geofence event if `type` is among `kinds`. Raises InvalidEvent with every reason."""
     type_ = value.get("type") if isinstance(value, dict) else None
     is_crossing = isinstance(type_, str) and type_ in kinds
-    checked = _at_once(value, is_crossing)
-    if checked:
-        return checked
-    from contract import models  # pydantic costs a cold start more than all else here
+    checked = _checked(value, is_crossing)
+    if checked is None:
+        from contract.reasons import reasons_of  # valid requests do not need it
 
-    return models.check(value, is_crossing)
+        raise InvalidEvent(tuple(reasons_of(value, is_crossing)))
+    return checked
 
 
-def _at_once(value: object, is_crossing: bool) -> Checked | None:
-    """None for what is unsound, and for what must be looked at more closely."""
+def _checked(value: object, is_crossing: bool) -> Checked | None:
     try:
-        event = msgspec.convert(value, _Crossing if is_crossing else _Event)
+        event = msgspec.convert(value, CrossingFields if is_crossing else EventFields)
         created_at = instant(event.created_at)
     except ValueError:
         return None
-    user = event.user
-    user_id = (user.user_id or user.id) if user else None
-    device_id = (user and user.device_id) or event.top_device_id
+    user = event.user or User()
+    user_id = user.user_id or user.id
+    device_id = user.device_id or event.top_device_id
     if not (device_id or (user_id and not is_crossing)):
         return None
-    # What is ASCII keeps to MAX_ID_BYTES if it keeps to MAX_ID_CHARS.
-    if not f"{event.id}{device_id}{event.top_device_id}{user_id}".isascii():
+    if not _fit((event.id, event.top_device_id, user.user_id, user.device_id)):
         return None
-    if not isinstance(event, _Crossing):
+    if not isinstance(event, CrossingFields):
         return Checked(event.id, event.type, created_at, device_id, user_id=user_id)
     fence = Fence(event.geofence.tag, event.geofence.external_id)
-    if not (fence.tag.isascii() and fence.external_id.isascii()):
+    confidence = event.confidence
+    if not _fit(fence) or (confidence is not None and confidence % 1):
         return None
-    duration = plausible_minutes(event.duration)
-    return Checked(event.id, event.type, created_at, device_id, fence, duration, event.confidence, user_id)
+    return Checked(
+        event.id,
+        event.type,
+        created_at,
+        device_id,
+        fence,
+        plausible_minutes(event.duration),
+        None if confidence is None else int(confidence),
+        user_id,
+    )
+
+
+def _fit(ids: Iterable[str | None]) -> bool:
+    """Return whether ids of at most MAX_ID_CHARS have at most MAX_ID_BYTES. Those in ASCII always do."""
+    given = [each for each in ids if each]
+    return "".join(given).isascii() or all(len(each.encode()) <= MAX_ID_BYTES for each in given)
 
 
 def is_id(value: object) -> bool:

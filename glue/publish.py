@@ -20,23 +20,14 @@ IMPORTED = (
     "contract/__init__.py",
     "contract/events.py",
     "contract/instants.py",
-    "contract/models.py",
     "contract/objects.py",
+    "contract/reasons.py",
     "consumer/__init__.py",
     "snowpipe/__init__.py",
     "snowpipe/quoting.py",
 )
-# The packages that the jobs need beyond those in Glue, with their own dependencies.
-MODULES = (
-    "annotated-types",
-    "duckdb",
-    "jiter",
-    "msgspec",
-    "pydantic",
-    "pydantic-core",
-    "typing-extensions",
-    "typing-inspection",
-)
+# The packages that the jobs need beyond those in Glue; they have no dependencies.
+MODULES = ("duckdb", "jiter", "msgspec")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

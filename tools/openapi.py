@@ -10,11 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
-from pydantic import TypeAdapter
 
-from contract.events import GEOFENCE_KINDS, MAX_DEPTH, MAX_EVENT_BYTES, MAX_ID_CHARS
-from contract.models import Crossing, Event
+from contract.events import (
+    GEOFENCE_KINDS,
+    MAX_DEPTH,
+    MAX_EVENT_BYTES,
+    MAX_ID_CHARS,
+    CrossingFields,
+    EventFields,
+)
 from handler import codes
 from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.ingest import Receipt
@@ -100,11 +106,13 @@ def _ping(event: Schema) -> Schema:
 
 def event_schema() -> Schema:
     """What one event must be, as far as JSON Schema can say it; unknown types and fields are kept."""
-    definitions: Schema = {}
-    for name, model in (("Envelope", Event), ("GeofenceEvent", Crossing)):
-        schema = TypeAdapter(model).json_schema(by_alias=True)
-        definitions |= schema.pop("$defs")
-        definitions[name] = {key: value for key, value in schema.items() if key != "title"}
+    _, definitions = msgspec.json.schema_components(
+        (EventFields, CrossingFields), ref_template="#/$defs/{name}"
+    )
+    definitions = {"Envelope": definitions.pop("EventFields"), **definitions}
+    definitions["GeofenceEvent"] = definitions.pop("CrossingFields")
+    # JSON Schema counts 2.0 as an integer.
+    definitions["GeofenceEvent"]["properties"]["confidence"]["anyOf"][0]["type"] = "integer"
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Event",

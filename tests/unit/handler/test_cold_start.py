@@ -11,7 +11,7 @@ IDLE = {
     "botocore.session",
     "botocore.client",
     "botocore.credentials",
-    "contract.models",
+    "contract.reasons",
     "pydantic",
     "urllib3",
     "handler.redrive",

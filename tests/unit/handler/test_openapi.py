@@ -89,21 +89,25 @@ def test_what_the_gateway_answers_by_itself_is_marked() -> None:
 
 def codes_in_source() -> Iterator[str]:
     """The literal codes handed to whatever makes a reason or a refusal."""
-    places = {"invalid": 0, "Reason": 0, "Unreadable": 0, "Refused": 1, "problem": 1}
-    for path in [ROOT / "contract/events.py", ROOT / "contract/models.py", *(ROOT / "handler").glob("*.py")]:
+    places = {
+        "invalid": 0,
+        "Reason": 0,
+        "Unreadable": 0,
+        "Refused": 1,
+        "problem": 1,
+        "_Fault": 0,
+        "_Field": 1,
+    }
+    for path in [ROOT / "contract/events.py", ROOT / "contract/reasons.py", *(ROOT / "handler").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
-                case ast.Call(func=ast.Name(id=name), args=arguments) if name in places:
+                case ast.Call(func=ast.Name(id=name), args=arguments) if places.get(name, 9) < len(arguments):
                     match arguments[places[name]]:
                         case ast.Constant(value=str(code)) if code not in INTERNAL:
                             yield code
                         case ast.Attribute(value=ast.Name(id="codes"), attr=attribute):
                             yield getattr(codes, attribute)
-                case ast.Assign(targets=[ast.Name(id="_MISSING")], value=ast.Dict(values=values)):
-                    yield from (str(ast.literal_eval(value)) for value in values)
-                case ast.Assign(targets=[ast.Name(id="_FAULTS")], value=ast.Dict(values=values)):
-                    yield from (value.elts[0].value for value in values)
-                case ast.Constant(value="missing_geofence" | "event_id_conflict"):
+                case ast.Constant(value="event_id_conflict"):
                     yield node.value
 
 
