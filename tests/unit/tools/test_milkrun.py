@@ -1,4 +1,6 @@
-"""The command `milkrun`: fast to start, complete, helpful about typing errors, and known by its earlier spellings."""
+"""Test the command `milkrun`: it starts fast, lists and completes its commands, corrects typing errors, and
+accepts earlier spellings.
+"""
 
 import os
 import subprocess
@@ -11,7 +13,7 @@ import pytest
 from ops.outputs import ROOT
 from tools.milkrun import ENTRIES, loaded
 
-# None of these is needed to list the commands. Each takes between a tenth of a second and two seconds to import.
+# Listing the commands needs none of these. Importing one takes between 0.1 and 2 seconds.
 HEAVY = {
     "boto3",
     "botocore",
@@ -40,7 +42,7 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> "subproce
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_help_and_version_import_nothing_heavy_and_hardly_anything_of_ours(argument: str) -> None:
+def test_help_and_version_import_no_heavy_and_few_own_modules(argument: str) -> None:
     code = f"import sys; sys.argv = ['milkrun', {argument!r}]\nfrom tools.milkrun import main\nmain()\n"
     listed = run("-c", code + "print('MODULES', *sys.modules)")
     modules = listed.stdout.split("MODULES ", 1)[1].split()
@@ -58,7 +60,7 @@ def test_help_lists_the_commands_by_group_and_hides_earlier_names() -> None:
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if not e.hidden], ids=lambda entry: entry.name)
-def test_the_list_says_of_a_command_what_its_own_help_says(entry) -> None:
+def test_command_list_shows_the_first_paragraph_of_each_help(entry) -> None:
     own_help = cleandoc(loaded().commands[entry.name].help or "")
     assert " ".join(own_help.split("\n\n")[0].split()) == entry.help
 
@@ -67,13 +69,13 @@ def test_the_list_says_of_a_command_what_its_own_help_says(entry) -> None:
     ("typed", "meant"),
     [("reconsile", "reconcile"), ("trase", "trace"), ("quarentine", "quarantine"), ("dmeo", "demo")],
 )
-def test_a_misspelt_command_is_answered_with_the_right_one(typed: str, meant: str) -> None:
+def test_misspelt_command_suggests_the_right_one(typed: str, meant: str) -> None:
     ended = run("-m", "tools.milkrun", typed)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"No such command '{typed}'. Did you mean '{meant}'")
 
 
-def test_a_misspelt_command_of_the_warehouse_is_answered_too() -> None:
+def test_misspelt_warehouse_command_suggests_the_right_one() -> None:
     ended = run("-m", "tools.milkrun", "warehouse", "aply")
     assert (ended.returncode, ended.stderr) == (2, "No such command 'aply'. Did you mean 'apply'?\n")
 
@@ -93,7 +95,7 @@ def test_a_misspelt_command_of_the_warehouse_is_answered_too() -> None:
         ("tools.stack status --help", "--json"),
     ],
 )
-def test_each_spelling_of_a_command_works(spelling: str, shown: str) -> None:
+def test_every_spelling_of_a_command_works(spelling: str, shown: str) -> None:
     ended = run("-m", *spelling.split())
     assert (ended.returncode, ended.stderr) == (0, "")
     assert shown in ended.stdout
@@ -108,7 +110,7 @@ def test_each_spelling_of_a_command_works(spelling: str, shown: str) -> None:
         ("tools.stack status", 1),
     ],
 )
-def test_without_a_stack_a_command_ends_without_a_traceback(command: str, code: int, tmp_path: Path) -> None:
+def test_command_without_a_stack_shows_no_traceback(command: str, code: int, tmp_path: Path) -> None:
     nowhere = {"MILKRUN_LOCAL": str(tmp_path / "none"), "MILKRUN_PORT": "29000"}
     ended = run("-m", *command.split(), environment=nowhere)
     assert ended.returncode == code
@@ -116,7 +118,7 @@ def test_without_a_stack_a_command_ends_without_a_traceback(command: str, code: 
 
 
 def complete(words: str) -> list[str]:
-    """Return what bash would offer after these words."""
+    """Return bash's completions of the given words."""
     code = "import sys; sys.argv = ['milkrun']\nfrom tools.milkrun import main\nmain()"
     environment = {
         "_MILKRUN_COMPLETE": "complete_bash",
@@ -126,7 +128,7 @@ def complete(words: str) -> list[str]:
     return run("-c", code, environment=environment).stdout.split()
 
 
-def test_the_shell_completes_commands_their_options_and_the_warehouse() -> None:
+def test_shell_completes_commands_options_and_warehouse_commands() -> None:
     assert complete("milkrun rec") == ["reconcile"]
     assert {"trace", "quarantine"} <= set(complete("milkrun "))
     assert not {"where", "set-aside"} & set(complete("milkrun "))
@@ -134,7 +136,7 @@ def test_the_shell_completes_commands_their_options_and_the_warehouse() -> None:
     assert complete("milkrun warehouse boot") == ["bootstrap"]
 
 
-def test_help_of_make_shows_at_most_twenty_targets_and_help_all_shows_every_one() -> None:
+def test_make_help_shows_at_most_twenty_targets_and_help_all_every_one() -> None:
     def targets(help_target: str) -> list[str]:
         shown = subprocess.run(
             ["make", "-s", help_target], cwd=ROOT, capture_output=True, text=True, check=True
@@ -148,7 +150,7 @@ def test_help_of_make_shows_at_most_twenty_targets_and_help_all_shows_every_one(
 
 
 @pytest.mark.parametrize(("given", "asked"), [([], "smoke"), (["STAGE=prod"], "smoke --stage prod")])
-def test_make_smoke_means_the_stage_that_milkrun_smoke_means(given: list[str], asked: str) -> None:
+def test_make_smoke_uses_the_same_stage_as_milkrun_smoke(given: list[str], asked: str) -> None:
     planned = subprocess.run(
         ["make", "-n", "smoke", *given],
         cwd=ROOT,

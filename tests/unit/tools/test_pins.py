@@ -1,4 +1,4 @@
-"""tools/pins.py finds declared dependencies without a pin, in a copy of the tree."""
+"""Test that tools/pins.py finds declared dependencies without a pin, in a copy of the tree."""
 
 import shutil
 import subprocess
@@ -52,7 +52,7 @@ def test_declared_dependency_without_a_pin_is_reported(
 @pytest.mark.parametrize(
     "declared", ["airflow", "glue", "localstack", "snowpipe/dbt", "localstack/lambda_executor"]
 )
-def test_separate_environment_is_checked_as_well(tree: Path, declared: str) -> None:
+def test_separate_environment_is_checked_too(tree: Path, declared: str) -> None:
     [source] = (tree / declared).glob("*requirements.in")
     source.write_text(source.read_text() + "left-out\n")
     [line] = pins.problems(tree)
@@ -85,7 +85,7 @@ def test_missing_requirements_file_is_reported(tree: Path) -> None:
     assert "requirements-fuzz.txt does not exist" in "\n".join(pins.problems(tree))
 
 
-def test_file_that_names_a_registry_is_found(tmp_path: Path) -> None:
+def test_file_that_names_a_registry_is_reported(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("one\nurl = https://files.python" + "hosted.org/packages/x.whl\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     subprocess.run(["git", "add", "lock"], cwd=tmp_path, check=True)

@@ -1,4 +1,6 @@
-"""`milkrun verify` tests the stage that it was given, claims what passed, and leaves nothing behind."""
+"""Test that `milkrun verify` tests the given stage, reports only claims whose tests passed, and removes its
+data.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ LOCAL = {"SNOWFLAKE_ACCOUNT": "somebody's", "SNOWFLAKE_USER": "u", "PATH": "/bin
 
 
 class Started(Exception):
-    """A process would have been started."""
+    """Raised instead of starting a process."""
 
 
 @pytest.mark.parametrize(
@@ -34,10 +36,10 @@ class Started(Exception):
     ],
     ids=["local", "deployed", "database-named"],
 )
-def test_the_tests_find_the_snowflake_of_their_stage(
+def test_tests_use_the_snowflake_of_their_stage(
     monkeypatch: pytest.MonkeyPatch, stage: str, given: dict[str, str], expected: dict[str, str | None]
 ) -> None:
-    """With SNOWFLAKE_* of a real account set, a local run built that account's marts."""
+    """A local run with SNOWFLAKE_* variables of a real account used to build that account's marts."""
 
     def started(*_: object, env: Mapping[str, str], **__: object) -> None:
         assert {name: env.get(name) for name in expected} == expected
@@ -48,7 +50,7 @@ def test_the_tests_find_the_snowflake_of_their_stage(
         run_tests(stage, LABEL, "", given)
 
 
-def test_a_claim_is_verified_only_if_every_case_of_its_test_passed() -> None:
+def test_claim_is_verified_only_if_every_case_of_its_test_passed() -> None:
     results = [
         Result("t.py::a", "passed", ""),
         Result("t.py::a", "failed", "AssertionError"),
@@ -59,7 +61,9 @@ def test_a_claim_is_verified_only_if_every_case_of_its_test_passed() -> None:
 
 
 class Raw:
-    """RAW.EVENTS and RAW.REJECTED: files by the queries after which Snowpipe loads them, and those deleted."""
+    """Fake RAW.EVENTS and RAW.REJECTED. `loaded_after` maps each file to the number of queries after which it
+    is loaded.
+    """
 
     def __init__(self, loaded_after: Mapping[str, int]) -> None:
         self._loaded_after = dict(loaded_after)
@@ -118,7 +122,7 @@ def keys_in(s3: Any, prefix: str) -> set[str]:
     return {each["Key"] for each in found.get("Contents", ())}
 
 
-def test_objects_are_removed_once_snowpipe_has_loaded_them_and_others_stay(s3: Any) -> None:
+def test_loaded_objects_are_removed_and_objects_of_others_stay(s3: Any) -> None:
     ours, others = keep(s3, 1, LABEL), keep(s3, 2, "4.2")
     raw = Raw({ours: 2})
     left = remove(Stage(raw), "dev", LABEL, NOW - timedelta(minutes=1))  # type: ignore[arg-type]
@@ -127,14 +131,14 @@ def test_objects_are_removed_once_snowpipe_has_loaded_them_and_others_stay(s3: A
     assert keys_in(s3, "events/") == {others}
 
 
-def test_an_object_that_snowpipe_has_not_loaded_stays_and_is_named(s3: Any) -> None:
+def test_object_not_yet_loaded_is_kept_and_named(s3: Any) -> None:
     loaded, late = keep(s3, 1, LABEL), keep(s3, 2, LABEL)
     left = remove(Stage(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), patience=0)  # type: ignore[arg-type]
     assert (left["objects"], left["left_in_s3"]) == (1, [late])
     assert keys_in(s3, "events/") == {late}
 
 
-def test_reconcile_does_not_name_the_removed_objects_as_lost(s3: Any) -> None:
+def test_reconcile_does_not_report_removed_objects_as_lost(s3: Any) -> None:
     key = keep(s3, 1, LABEL)
     remove(Stage(Raw({key: 0})), "dev", LABEL, NOW - timedelta(minutes=1))  # type: ignore[arg-type]
     [plan] = keys_in(s3, "forget/")

@@ -1,4 +1,4 @@
-"""Milkrun beside the conformance kit: `send` keeps the client's rule, and the handler answers the golden payloads."""
+"""Run the conformance kit against Milkrun's own client (`send`), and its sample payloads against the handler."""
 
 import json
 import threading
@@ -21,7 +21,9 @@ from tools.fleet.send import Client
 
 
 def deliver(endpoint: str, events: list[dict[str, Any]]) -> None:
-    """Send with the client of `send`, with a shorter timeout for a server that stays silent."""
+    """Send the events as `milkrun send` does, but with a timeout of one second for a server that does not
+    answer.
+    """
     client = Client(endpoint, "key", patience=20, first_pause=0.1)
     client._http.connection_pool_kw["timeout"] = urllib3.Timeout(1.0)
     post = Post(tuple(Planned(json.dumps(event), event["_id"]) for event in events), None, gzipped=True)
@@ -29,7 +31,7 @@ def deliver(endpoint: str, events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_own_client_follows_the_rule(scenario: str) -> None:
+def test_send_passes_the_conformance_kit(scenario: str) -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
 
@@ -41,7 +43,7 @@ def test_own_client_follows_the_rule(scenario: str) -> None:
     assert report["requests"] >= 2
 
 
-# --- golden payloads ----------------------------------------------------------------------------
+# --- sample payloads ----------------------------------------------------------------------------
 
 
 def headers_of(path: Path) -> dict[str, str]:
@@ -49,7 +51,7 @@ def headers_of(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", sorted((PAYLOADS / "good").iterdir()), ids=lambda path: path.name)
-def test_good_payloads_are_accepted_completely_and_match_the_schema(path: Path) -> None:
+def test_good_payloads_are_accepted_and_match_the_schema(path: Path) -> None:
     world = World()
     answer = Phone(world).post(path.read_bytes(), headers_of(path))
     assert (answer.status, answer.body["errors"]) == (202, [])
@@ -59,12 +61,12 @@ def test_good_payloads_are_accepted_completely_and_match_the_schema(path: Path) 
 
 
 @pytest.mark.parametrize("path", sorted((PAYLOADS / "bad").iterdir()), ids=lambda path: path.name)
-def test_bad_payloads_are_rejected_with_the_error_code_in_their_name(path: Path) -> None:
+def test_bad_payloads_are_rejected_with_the_code_in_their_file_name(path: Path) -> None:
     answer = Phone(World()).post(path.read_bytes(), headers_of(path))
     assert (answer.status, answer.codes) == (400, [path.stem])
 
 
 def test_every_error_code_for_a_body_has_a_bad_payload() -> None:
     named = {path.stem for path in (PAYLOADS / "bad").iterdir()}
-    # These two depend on headers: Content-Encoding, and a token that names a device.
+    # The other two depend on headers: Content-Encoding, and a token that names a device.
     assert named == {*codes.EVENT_CODES, *codes.BODY_CODES} - {"bad_gzip", "device_mismatch"}

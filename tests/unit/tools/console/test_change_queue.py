@@ -1,4 +1,4 @@
-"""The console's own queue: wired to topic and bus, used again after a kill, gone after an orderly end."""
+"""Test the console's SQS queue: its subscriptions, its reuse after a kill, and its deletion on exit."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield aws
 
 
-def left(aws: Any) -> tuple[int, int, int]:
-    """Queues, subscriptions, rules."""
+def count_resources(aws: Any) -> tuple[int, int, int]:
+    """Return the number of queues, subscriptions and rules in the account."""
     return (
         len(aws("sqs").list_queues().get("QueueUrls", [])),
         len(aws("sns").list_subscriptions()["Subscriptions"]),
@@ -45,11 +45,12 @@ def left(aws: Any) -> tuple[int, int, int]:
     )
 
 
-def test_news_of_the_topic_and_of_the_bus_arrive_and_are_taken_from_the_queue(account):
+def test_messages_from_topic_and_bus_are_received_and_deleted(account):
     live = ChangeQueue(account, "test", BUCKET)
     live.open()
     url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
-    account("sqs").purge_queue(QueueUrl=url)  # S3's own test message
+    # Remove the test message that S3 sends when a notification is configured.
+    account("sqs").purge_queue(QueueUrl=url)
     [topic] = [t["TopicArn"] for t in account("sns").list_topics()["Topics"]]
     record = {"eventTime": "2026-11-23T08:00:00.123Z", "s3": {"object": {"key": "events/dt%3D1/a+b"}}}
     account("sns").publish(TopicArn=topic, Message=json.dumps({"Records": [record]}))
@@ -71,7 +72,7 @@ def test_news_of_the_topic_and_of_the_bus_arrive_and_are_taken_from_the_queue(ac
     assert attributes["ApproximateNumberOfMessagesNotVisible"] == "0"
 
 
-def test_only_topic_and_bus_may_send(account):
+def test_only_the_topic_and_the_bus_may_send_to_the_queue(account):
     live = ChangeQueue(account, "test", BUCKET)
     live.open()
     url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
@@ -84,19 +85,19 @@ def test_only_topic_and_bus_may_send(account):
     assert all(s["Action"] == "sqs:SendMessage" for s in policy["Statement"])
 
 
-def test_an_orderly_end_leaves_nothing_and_a_kill_leaves_what_the_next_one_uses(account):
-    before = left(account)
+def test_close_deletes_the_queue_and_a_restart_after_a_kill_reuses_it(account):
+    before = count_resources(account)
     killed = ChangeQueue(account, "test", BUCKET)
     killed.open()
-    after_kill = left(account)
+    after_kill = count_resources(account)
     again = ChangeQueue(account, "test", BUCKET)
     again.open()
-    assert left(account) == after_kill
+    assert count_resources(account) == after_kill
     again.close()
-    assert left(account) == before
+    assert count_resources(account) == before
 
 
-def test_two_consoles_of_one_machine_do_not_share_a_queue(account):
+def test_two_consoles_on_one_machine_use_different_queues(account):
     assert (
         ChangeQueue(account, "test", BUCKET, "4568").name != ChangeQueue(account, "test", BUCKET, "4668").name
     )
@@ -115,5 +116,5 @@ def test_two_consoles_of_one_machine_do_not_share_a_queue(account):
         '{"detail": {"id": "1"}, "source": "somebody"}',
     ],
 )
-def test_what_is_no_news_says_nothing(body):
+def test_unrelated_message_yields_nothing(body):
     assert list(news_in(body)) == []

@@ -1,4 +1,4 @@
-"""Where trucks are and what fences look like, from events in any order; in bounded memory."""
+"""Test the positions of trucks and the shapes of geofences, from events in any order and in bounded memory."""
 
 import itertools
 import json
@@ -29,15 +29,15 @@ def crossing(longitude: float, latitude: float, **more) -> Crossing:
 @pytest.mark.parametrize(
     ("to", "degrees"), [((5.8, 53.2), 0), ((5.9, 53.1), 90), ((5.8, 53.0), 180), ((5.7, 53.1), 270)]
 )
-def test_heading_is_clockwise_from_north(to, degrees):
+def test_heading_is_measured_clockwise_from_north(to, degrees):
     assert heading_of((5.8, 53.1), to) == pytest.approx(degrees, abs=0.2)
 
 
-def test_heading_across_the_date_line_is_the_short_way():
+def test_heading_across_the_date_line_takes_the_short_way():
     assert heading_of((179.99, 0.0), (-179.99, 0.0)) == pytest.approx(90)
 
 
-def test_heading_comes_from_the_last_two_places_and_survives_standing_still():
+def test_heading_comes_from_the_last_two_positions_and_survives_a_stop():
     known = Fleet()
     known.moved(position(0))
     [row] = known.rows({})
@@ -49,13 +49,13 @@ def test_heading_comes_from_the_last_two_places_and_survives_standing_still():
     assert row["speed_kmh"] == pytest.approx(66.7, abs=1)
 
 
-def test_what_the_phone_says_of_its_heading_stands():
+def test_heading_sent_by_the_phone_is_used():
     known = Fleet()
     known.moved(position(0, heading=200.0))
     assert known.rows({})[0]["heading"] == 200.0
 
 
-def test_a_position_that_comes_late_moves_nobody_back_but_is_in_the_trail():
+def test_late_position_is_added_to_the_trail_without_moving_the_truck():
     known = Fleet()
     for at in (100, 300, 200):
         known.moved(position(at, longitude=5 + at / 1000))
@@ -66,7 +66,7 @@ def test_a_position_that_comes_late_moves_nobody_back_but_is_in_the_trail():
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 10_000), max_size=60), st.randoms())
-def test_a_trail_is_in_order_and_no_point_is_near_another(times, rng):
+def test_trail_is_sorted_and_its_points_keep_a_minimum_interval(times, rng):
     trail = Trail()
     for at in times:
         trail.add(at, 1.0, 2.0)
@@ -75,7 +75,7 @@ def test_a_trail_is_in_order_and_no_point_is_near_another(times, rng):
     assert all(b[0] - a[0] >= 1000 * fleet.TRAIL_EVERY_S - 1 for a, b in itertools.pairwise(points))
 
 
-def test_a_trail_and_a_fleet_are_bounded(monkeypatch):
+def test_trail_length_and_number_of_trucks_are_limited(monkeypatch):
     monkeypatch.setattr(fleet, "MAX_TRUCKS", 10)
     known = Fleet()
     for n in range(fleet.TRAIL_POINTS + 50):
@@ -88,7 +88,7 @@ def test_a_trail_and_a_fleet_are_bounded(monkeypatch):
     assert known.trail("busy") is None
 
 
-def test_a_fence_is_where_its_crossings_are_and_one_wrong_place_does_not_move_it():
+def test_geofence_centre_is_robust_against_one_wrong_position():
     known = Fleet()
     for n in range(9):
         known.crossed(crossing(5.8 + n * 1e-5, 53.1))
@@ -99,7 +99,7 @@ def test_a_fence_is_where_its_crossings_are_and_one_wrong_place_does_not_move_it
     assert 60 <= row["radius_m"] <= 1000
 
 
-def test_what_an_event_draws_goes_before_what_is_guessed_and_a_file_before_both():
+def test_shape_from_a_file_beats_the_events_shape_which_beats_an_estimate():
     known = Fleet([Place(Fence("farm", "f1"), centre=(1.0, 2.0), radius_m=50, source="file")])
     known.crossed(crossing(5.8, 53.1, centre=(5.0, 53.0), radius_m=70.0))
     assert known.places["farm#f1"].centre == (1.0, 2.0)
@@ -110,7 +110,7 @@ def test_what_an_event_draws_goes_before_what_is_guessed_and_a_file_before_both(
     assert (known.places["farm#f1"].centre, known.places["farm#f1"].radius_m) == ((5.0, 53.0), 70.0)
 
 
-def test_fences_are_read_from_geojson(tmp_path: Path):
+def test_geofences_are_read_from_geojson(tmp_path: Path):
     square = [[5, 53], [5.2, 53], [5.2, 53.2], [5, 53.2], [5, 53]]
     features = [
         {"properties": {"tag": "farm", "externalId": "f1", "name": "Hoeve", "radius": 90},
@@ -141,7 +141,7 @@ def test_fences_are_read_from_geojson(tmp_path: Path):
         ("pickup.completed", "it was standing: parked, or the phone is off"),
     ],
 )
-def test_the_last_event_of_any_type_tells_why_a_truck_may_be_silent(type_, reason):
+def test_type_of_the_last_event_explains_why_a_truck_is_silent(type_, reason):
     fleet = Fleet()
     fleet.moved(Position("truck-1", 100.0, 100.0, 5.8, 53.1, "user.updated_trip"))
     fleet.heard("truck-1", 160.0, type_)
@@ -152,7 +152,7 @@ def test_the_last_event_of_any_type_tells_why_a_truck_may_be_silent(type_, reaso
     assert row["heard_at"] > row["at"]
 
 
-def test_a_truck_that_was_moving_or_at_a_place_is_silent_for_another_reason():
+def test_silence_is_explained_differently_for_a_moving_and_a_parked_truck():
     fleet = Fleet()
     fleet.moved(Position("truck-1", 100.0, 100.0, 5.8, 53.1, "user.updated_trip"))
     fleet.moved(Position("truck-1", 200.0, 200.0, 5.9, 53.1, "user.updated_trip"))

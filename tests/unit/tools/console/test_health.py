@@ -1,4 +1,4 @@
-"""What a source's failure is called, and what its text may hold."""
+"""Test how the console classifies the failure of a source, and that its message contains no secret."""
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
@@ -7,7 +7,7 @@ from snowpipe.refusal import Refusal
 from tools.console.health import Sources, cause_of
 
 
-def test_the_products_name_survives_although_it_is_a_local_password() -> None:
+def test_product_name_is_not_masked_although_it_is_a_local_password() -> None:
     sources = Sources(lambda: "now", ("milkrun", "s3cr3t-key"))
     said = sources.without_secrets("milkrun-local-visits: denied for s3cr3t-key")
     assert said == "milkrun-local-visits: denied for ***"
@@ -17,7 +17,7 @@ def expired() -> ClientError:
     return ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "expired"}}, "GetObject")
 
 
-def refused_by_s3() -> Refusal:
+def unreachable_s3() -> Refusal:
     fault = Refusal("could not list s3://archive/events/")
     fault.__cause__ = EndpointConnectionError(endpoint_url="http://127.0.0.1:4566/")
     return fault
@@ -31,18 +31,16 @@ def refused_by_s3() -> Refusal:
         ),
         pytest.param(ConnectTimeoutError(endpoint_url="http://10.0.0.1/"), "unreachable", id="no answer"),
         pytest.param(ConnectionRefusedError(111, "refused"), "unreachable", id="a socket"),
-        pytest.param(refused_by_s3(), "unreachable", id="the archive cannot be listed"),
+        pytest.param(unreachable_s3(), "unreachable", id="the archive cannot be listed"),
         pytest.param(expired(), "credentials", id="an expired token"),
         pytest.param(ValueError("odd"), "other", id="a fault of ours"),
     ],
 )
-def test_a_failure_is_about_the_connection_the_credentials_or_something_else(
-    fault: Exception, cause: str
-) -> None:
+def test_failure_is_classified_as_connection_credentials_or_other(fault: Exception, cause: str) -> None:
     assert cause_of(fault) == cause
 
 
-def test_a_source_that_answers_again_has_no_cause() -> None:
+def test_recovered_source_has_no_cause() -> None:
     sources = Sources(lambda: "now")
     sources.say("archive", "down", "no connection", "unreachable")
     assert next(row for row in sources.rows() if row["name"] == "archive")["cause"] == "unreachable"

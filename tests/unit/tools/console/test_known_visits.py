@@ -1,4 +1,4 @@
-"""The visits on the page are those of the table, in whatever order the bus tells of them."""
+"""Test that the page shows the visits of the table, in whatever order the notifications arrive."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,14 +26,16 @@ def crossing(n: int, kind: Kind, minute: float) -> GeofenceEvent:
     )
 
 
-def told(batches: Sequence[Sequence[GeofenceEvent]]) -> tuple[list[tuple[str, dict[str, Any]]], list[Visit]]:
-    """What the consumer puts on the bus for these batches, and the visits at the end."""
+def notified(
+    batches: Sequence[Sequence[GeofenceEvent]],
+) -> tuple[list[tuple[str, dict[str, Any]]], list[Visit]]:
+    """Return the notifications that the consumer sends for these batches, and the resulting visits."""
     notices: list[tuple[str, dict[str, Any]]] = []
     taken: list[GeofenceEvent] = []
     for version, batch in enumerate(batches, 1):
         changed = visit_diff.visit_diff(None, sorted(taken, key=_order), list(batch), [], Rule())
         for notice in visit_diff.notifications(PAIR, version, changed):
-            # As it comes out of the bus.
+            # Serialise as EventBridge does.
             notices.append((notice.kind, msgspec.json.decode(msgspec.json.encode(notice.detail))))
         taken += batch
     history = visits_of(taken).get(PAIR)
@@ -67,10 +69,10 @@ crossings = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(crossings, st.data())
-def test_the_notices_in_any_order_and_repeated_give_the_visits_of_the_rule(kinds, data):
+def test_repeated_and_reordered_notifications_give_the_right_visits(kinds, data):
     events = [crossing(n, kind, minute) for n, (kind, minute) in enumerate(kinds)]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
-    notices, visits = told([events[first:last] for first, last in pairwise(cuts)])
+    notices, visits = notified([events[first:last] for first, last in pairwise(cuts)])
     known = KnownVisits()
     for kind, detail in data.draw(st.permutations(notices + notices)):
         known.tell(kind, detail)
@@ -80,8 +82,8 @@ def test_the_notices_in_any_order_and_repeated_give_the_visits_of_the_rule(kinds
     }
 
 
-def test_flapping_shows_as_one_visit_that_was_restated():
-    notices, _ = told([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)], [crossing(3, "enter", 6)]])
+def test_flapping_is_shown_as_one_restated_visit():
+    notices, _ = notified([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)], [crossing(3, "enter", 6)]])
     known = KnownVisits()
     for kind, detail in notices:
         known.tell(kind, detail)
@@ -90,8 +92,8 @@ def test_flapping_shows_as_one_visit_that_was_restated():
     assert [change["kind"] for change in known.take_changes()[0]] == ["arrived", "departed", "visit_restated"]
 
 
-def test_a_table_read_late_does_not_undo_what_the_bus_told():
-    notices, _ = told([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)]])
+def test_late_read_of_the_table_does_not_undo_a_notification():
+    notices, _ = notified([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)]])
     known = KnownVisits()
     for kind, detail in notices:
         known.tell(kind, detail)
@@ -99,7 +101,7 @@ def test_a_table_read_late_does_not_undo_what_the_bus_told():
     assert known.there() == []
 
 
-def test_a_visit_that_the_table_does_not_have_any_more_goes():
+def test_visit_deleted_from_the_table_is_removed():
     known = KnownVisits()
     known.read(
         [
@@ -113,14 +115,14 @@ def test_a_visit_that_the_table_does_not_have_any_more_goes():
     assert {each["previous"]["entered_event_id"] for each in known.take_changes()[0]} == {"e1", "e2"}
 
 
-def test_what_is_learnt_of_the_past_is_no_news_but_is_shown():
+def test_visit_loaded_from_history_is_shown_but_not_announced():
     known = KnownVisits()
     known.read([visit_diff.row(PAIR, Visit(BEGIN, "e1"))], as_news=False)
     assert known.take_changes() == ([], True)
     assert [row["device_id"] for row in known.there()] == ["truck-1"]
 
 
-def test_a_device_gone_mad_does_not_fill_the_memory(monkeypatch):
+def test_number_of_visits_in_memory_is_limited(monkeypatch):
     monkeypatch.setattr(known_visits, "MAX_VISITS", 50)
     known = KnownVisits()
     for n in range(400):

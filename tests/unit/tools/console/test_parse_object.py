@@ -1,4 +1,4 @@
-"""Whatever lies in the archive is read without a fault, and shown as what it is."""
+"""Test that every object in the archive can be parsed and displayed, whatever it contains."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def good(**fields: Any) -> dict[str, Any]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values), min_size=1, max_size=3))
-def test_any_json_object_becomes_one_event_of_its_kind(events):
+def test_any_json_object_becomes_one_event_with_limited_field_lengths(events):
     for prefix in ("events", "rejected"):
         found = read(*events, prefix=prefix)
         assert [event.line for event in found.events] == list(range(1, len(events) + 1))
@@ -60,7 +60,7 @@ def test_any_json_object_becomes_one_event_of_its_kind(events):
         assert position.at <= position.received_at
 
 
-def test_a_geofence_event_tells_of_device_fence_and_place():
+def test_geofence_event_yields_device_geofence_and_position():
     found = read(good(confidence=3, duration=4.5))
     [event], [position], [crossing] = found.events, found.positions, found.crossings
     assert (event.kind, event.event_id, event.device_id, event.fence_id) == (
@@ -73,7 +73,7 @@ def test_a_geofence_event_tells_of_device_fence_and_place():
     assert (crossing.kind, crossing.position, crossing.duration_minutes) == ("enter", (5.8, 53.1), 4.5)
 
 
-def test_what_a_geofence_event_is_the_stage_says():
+def test_geofence_event_types_come_from_the_stage():
     event = good(type="yard.in")
     stored = lines_object("events", [json.dumps(event).encode()], NOW)
     assert parse_object.read(stored.key, stored.body, NOW).crossings == []
@@ -81,23 +81,23 @@ def test_what_a_geofence_event_is_the_stage_says():
     assert (crossing.kind, crossing.type) == ("enter", "yard.in")
 
 
-def test_a_ping_with_latitude_and_longitude_is_a_position():
+def test_ping_with_latitude_and_longitude_yields_a_position():
     event = {k: v for k, v in good(type="ping", latitude=53.2, longitude=5.9).items() if k != "location"}
     [position] = read(event).positions
     assert (position.longitude, position.latitude) == (5.9, 53.2)
 
 
 @pytest.mark.parametrize("coordinates", [[181, 0], [0, 91], ["5", "53"], [True, False], [5.8], {}, None])
-def test_a_place_that_is_none_is_left_out(coordinates):
+def test_invalid_coordinates_are_ignored(coordinates):
     assert read(good(location={"type": "Point", "coordinates": coordinates})).positions == []
 
 
-def test_a_clock_that_is_ahead_counts_as_now():
+def test_device_time_in_the_future_is_replaced_by_the_receive_time():
     [position] = read(good(createdAt="2026-11-24T07:00:00Z")).positions
     assert position.at == NOW.timestamp()
 
 
-def test_a_fence_that_an_event_draws_is_taken_as_drawn():
+def test_geofence_shape_in_an_event_is_used_unchanged():
     ring = [[5.0, 53.0], [5.1, 53.0], [5.1, 53.1], [5.0, 53.0]]
     geofence = {
         "tag": "farm",
@@ -112,7 +112,7 @@ def test_a_fence_that_an_event_draws_is_taken_as_drawn():
     assert crossing.polygon == ring
 
 
-def test_a_bad_event_has_its_reasons_and_its_own_text():
+def test_rejected_event_has_its_reasons_and_its_original_text():
     sent = b'{"_id":"e1","type":"x","litres":1.50,"user":{"deviceId":"<img src=x onerror=alert(1)>"}}'
     reasons = [Reason("missing_created_at", "createdAt", "`createdAt` is missing.")]
     stored = lines_object("rejected", [reject_line(reasons, sent, index=0, event_id="e1")], NOW)
@@ -122,7 +122,7 @@ def test_a_bad_event_has_its_reasons_and_its_own_text():
     assert parse_object.raw_of(event.stored) == (sent.decode(), None)
 
 
-def test_what_is_no_json_is_shown_as_its_text():
+def test_body_that_is_not_json_is_shown_as_text():
     body = b'{"_id": \xff broken'
     line = unreadable_line(
         [Reason("not_json", "", "no")], body, content_type="text/<b>", content_encoding=None
@@ -135,7 +135,7 @@ def test_what_is_no_json_is_shown_as_its_text():
     assert bytes(parse_object.sent_of(event.stored)["event"]) == b"null"
 
 
-def test_a_line_that_somebody_put_there_by_hand_is_shown_as_it_is():
+def test_line_that_is_not_a_json_object_is_listed_without_an_id():
     stored = lines_object("events", [b"not json", b"[1]"], NOW)
     assert [event.event_id for event in parse_object.read(stored.key, stored.body, NOW).events] == [
         None,

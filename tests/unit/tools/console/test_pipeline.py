@@ -1,4 +1,6 @@
-"""One look says healthy, or where it is stuck; from what the sources tell, on a clock that stands still."""
+"""Test that the pipeline status is "healthy" or names the stuck stage, for given source readings and a fixed
+clock.
+"""
 
 from typing import Any
 
@@ -8,13 +10,13 @@ from hypothesis import strategies as st
 
 from contract import logs
 from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter
-from tools.console.pipeline import STAGES, Pipeline
+from tools.console.pipeline import Pipeline
 
 BEGIN = 1_795_000_000.0
 
 
 class Trial:
-    """A pipeline, its clock, and what an ordinary request does to it."""
+    """A pipeline with a fixed clock, and one method for each step of an ordinary request."""
 
     def __init__(self, marts_patience_s: float | None = None) -> None:
         self.now = BEGIN
@@ -61,11 +63,11 @@ def trial() -> Trial:
     return Trial()
 
 
-def test_with_nothing_received_it_is_idle(trial):
+def test_status_is_idle_before_anything_is_received(trial):
     assert trial.verdict() == ("idle", None)
 
 
-def test_what_came_through_is_healthy_and_counted_at_every_stage(trial):
+def test_complete_flow_is_healthy_and_counted_at_every_stage(trial):
     trial.ingest(rejected=2, rejected_by_code={"missing_id": 2}, store_ms=12.0)
     for step in (trial.archive, trial.consume, trial.load, trial.build):
         step()
@@ -99,8 +101,8 @@ def test_what_came_through_is_healthy_and_counted_at_every_stage(trial):
         (["archive", "consume"], "loaded", 120),
     ],
 )
-def test_the_first_stage_that_does_not_follow_is_where_it_is_stuck(trial, done, stuck_at, patience_s):
-    trial.consume()  # an earlier one, so that each stage has been seen at work
+def test_first_stage_that_does_not_follow_is_reported_as_stuck(trial, done, stuck_at, patience_s):
+    trial.consume()  # an earlier request, so that each stage has processed something
     trial.load()
     trial.now += 60
     trial.ingest()
@@ -114,17 +116,17 @@ def test_the_first_stage_that_does_not_follow_is_where_it_is_stuck(trial, done, 
     assert trial.stage(stuck_at)["lag_s"] == pytest.approx(1.5 * patience_s, abs=1)
 
 
-def test_a_request_sent_again_waits_for_nothing(trial):
+def test_resent_request_is_not_waited_for_in_the_archive(trial):
     trial.ingest()
     trial.archive()
     trial.now += 100
-    trial.ingest()  # the same key: S3 has it, and says nothing
+    trial.ingest()  # the same key: S3 already has the object and sends no notification
     trial.now += 100
     assert trial.stage("archived")["state"] == "ok"
     assert "10 came in requests sent again" in trial.stage("archived")["note"]
 
 
-def test_a_shard_that_stopped_says_why_until_it_goes_on(trial):
+def test_stopped_shard_is_reported_with_its_failure_until_it_continues(trial):
     trial.ingest()
     trial.archive()
     trial.load()
@@ -138,7 +140,7 @@ def test_a_shard_that_stopped_says_why_until_it_goes_on(trial):
     assert trial.stage("consumed")["state"] == "ok"
 
 
-def test_dead_letters_and_a_queue_that_does_not_empty_are_where_it_is_stuck(trial):
+def test_dead_letters_and_a_queue_that_does_not_drain_are_reported_as_stuck(trial):
     trial.pipeline.queues(3, 0)
     assert trial.verdict() == ("busy", None)
     trial.now += 400
@@ -149,14 +151,14 @@ def test_dead_letters_and_a_queue_that_does_not_empty_are_where_it_is_stuck(tria
     assert trial.verdict() == ("stuck", "redriven")
 
 
-def test_a_pipe_that_is_paused_is_stuck_at_once(trial):
+def test_paused_pipe_is_reported_as_stuck_immediately(trial):
     trial.pipeline.pipes["EVENTS_PIPE"]["state"] = "PAUSED"
     assert trial.verdict() == ("stuck", "loaded")
     assert trial.stage("loaded")["note"] == "EVENTS_PIPE: PAUSED"
 
 
 @pytest.mark.parametrize(("patience_s", "state"), [(None, "waiting"), (2.5 * 3600, "stuck")])
-def test_only_where_somebody_promised_when_dbt_runs_waiting_for_it_is_a_fault(patience_s, state):
+def test_waiting_for_dbt_is_a_fault_only_if_a_schedule_is_configured(patience_s, state):
     trial = Trial(patience_s)
     trial.build()
     for _ in range(12):
@@ -168,14 +170,14 @@ def test_only_where_somebody_promised_when_dbt_runs_waiting_for_it_is_a_fault(pa
     assert trial.verdict()[0] == ("healthy" if patience_s is None else "stuck")
 
 
-def test_a_source_that_is_down_makes_its_stages_unknown_and_no_others(trial):
+def test_source_that_is_down_makes_only_its_stages_unknown(trial):
     trial.down["snowflake"] = "snowflake: down since then: no route"
     states = {stage["name"]: stage["state"] for stage in trial.pipeline.row()["stages"]}
     assert {name for name, state in states.items() if state == "unknown"} == {"loaded", "marts"}
     assert trial.verdict()[0] == "unknown"
 
 
-def test_differences_that_reconcile_found_are_not_called_healthy(trial):
+def test_differences_found_by_reconcile_prevent_healthy(trial):
     trial.ingest()
     for step in (trial.archive, trial.consume, trial.load, trial.build):
         step()
@@ -185,23 +187,9 @@ def test_differences_that_reconcile_found_are_not_called_healthy(trial):
     assert "3 differences" in trial.pipeline.row()["says"]
 
 
-def test_the_stages_stand_in_the_order_of_the_flow():
-    assert [stage.name for stage in STAGES] == [
-        "accepted",
-        "rejected",
-        "archived",
-        "published",
-        "redriven",
-        "consumed",
-        "set_aside",
-        "loaded",
-        "marts",
-    ]
-
-
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 7200), st.integers(0, 50)), max_size=40))
-def test_an_hour_of_minutes_holds_what_was_counted_in_it_and_nothing_older(counts):
+def test_minutes_contain_exactly_the_counts_of_the_last_hour(counts):
     meter, now = Meter(), BEGIN + 7200
     for at, n in counts:
         meter.add(BEGIN + at, n)
@@ -212,15 +200,15 @@ def test_an_hour_of_minutes_holds_what_was_counted_in_it_and_nothing_older(count
     assert meter.total == sum(n for _, n in counts)
 
 
-def test_what_a_store_says_of_a_time_replaces_what_was_known_of_it():
+def test_newer_reading_replaces_the_counts_of_the_same_period():
     meter = Meter()
     meter.put({100: 5, 160: 5}, 0)
     meter.put({160: 7, 170: 1}, 130)
     assert (meter.total, meter.last_at, meter.first_after(100)) == (13, 170.0, 160)
 
 
-def test_no_row_is_counted_twice_as_the_hour_moves_on():
-    """The marts are asked for the whole last hour at every look."""
+def test_no_row_is_counted_twice_as_the_hour_advances():
+    """Each poll reads the counts of the whole last hour from the marts."""
     meter, asked_every_s, looks = Meter(), 7, 200
     for look in range(looks):
         now = BEGIN + look * asked_every_s

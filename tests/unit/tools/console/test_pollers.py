@@ -1,4 +1,4 @@
-"""Each poller on its own, with a source that can be made to fail: it says why, tries again, and counts once."""
+"""Test each poller with a source that can fail: it reports the reason, retries, and counts each item once."""
 
 import asyncio
 import gzip
@@ -38,7 +38,7 @@ def expired() -> ClientError:
 
 
 class Sources:
-    """In the place of boto3's clients: what each knows, and a fault while there is one."""
+    """Replace boto3's clients: return the given log lines, or raise the given fault."""
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
@@ -116,20 +116,20 @@ def ingested(accepted: int) -> dict[str, Any]:
 # --- log lines
 
 
-def test_a_line_is_counted_once_however_often_it_is_found(shared, aws):
-    """Looks overlap by a minute; nothing new for long must not make the old count again."""
+def test_log_line_found_several_times_is_counted_once(shared, aws):
+    """Consecutive polls overlap by a minute. A long time without new lines must not count old ones again."""
     long_ago = datetime.now(UTC) - timedelta(minutes=24)
     aws.lines = [(long_ago, ingested(5)), (long_ago + timedelta(seconds=30), ingested(7))]
     reader = LogPoller(shared)
     for _ in range(5):
         reader.look()
-    aws.lines.append((long_ago + timedelta(seconds=1), ingested(100)))  # found late
+    aws.lines.append((long_ago + timedelta(seconds=1), ingested(100)))  # arrives late
     for _ in range(5):
         reader.look()
     assert shared.ask(lambda: shared.state.pipeline.meters["accepted"].total) == 112
 
 
-def test_a_source_that_fails_says_why_and_comes_back_by_itself(shared, aws, monkeypatch):
+def test_failed_source_reports_the_reason_and_recovers(shared, aws, monkeypatch):
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     aws.fault = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
     with running(LogPoller(shared)):
@@ -163,7 +163,7 @@ def test_expired_credentials_are_reported_and_renewed(shared, aws, monkeypatch):
 
 
 class Stored:
-    """In the place of the archive: objects in memory."""
+    """Replace the archive with objects in memory."""
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, datetime]] = {}
@@ -195,21 +195,21 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Stored:
 
 
 def counted(shared: Shared) -> tuple[int, int]:
-    """Events shown, and lines archived."""
+    """Return the number of events shown and the number of lines archived."""
     return shared.ask(
         lambda: (shared.state.events.counted["good"], shared.state.pipeline.meters["archived"].total)
     )
 
 
-def test_an_object_counts_once_whether_told_listed_or_both(shared, archive):
+def test_object_is_counted_once_whether_notified_listed_or_both(shared, archive):
     key = archive.put("a", "b")
     with running(ArchivePoller(shared)) as reader:
         assert isinstance(reader, ArchivePoller)
         for _ in range(3):
             reader.stored(key, NOW)
         until(lambda: counted(shared), lambda found: found == (2, 2), patience_s=5)
-        archive.put("c")  # only listed
-        reader.stored(archive.put("d"), NOW)  # told first
+        archive.put("c")  # listed, but not notified
+        reader.stored(archive.put("d"), NOW)  # notified before it is listed
         until(lambda: counted(shared), lambda found: found == (4, 4), patience_s=5)
         reader.stored("rejected/anything", NOW)
         reader.stored(archive.put("e", prefix="set-aside"), NOW)
@@ -217,9 +217,9 @@ def test_an_object_counts_once_whether_told_listed_or_both(shared, archive):
     assert len(archive.read) == len(set(archive.read)) == 3
 
 
-def test_what_comes_too_thick_to_be_read_is_counted_all_the_same(shared, archive, monkeypatch):
+def test_events_that_exceed_the_read_queue_are_still_counted(shared, archive, monkeypatch):
     monkeypatch.setattr(ArchivePoller, "MAX_PENDING", 5)
-    reader = ArchivePoller(shared)  # not running: nothing is read meanwhile
+    reader = ArchivePoller(shared)  # not running, so nothing is read yet
     for n in range(20):
         reader.stored(archive.put(f"{n}a", f"{n}b"), datetime.now(UTC))
     assert counted(shared) == (30, 40)
@@ -228,8 +228,8 @@ def test_what_comes_too_thick_to_be_read_is_counted_all_the_same(shared, archive
     assert shared.ask(lambda: shared.state.events.held()["good"]) == 10
 
 
-def test_what_comes_while_others_are_read_is_counted_once_each(shared, archive, monkeypatch):
-    """News that push older news out of a full queue must not push out those that are being read."""
+def test_objects_that_arrive_during_a_read_are_counted_once_each(shared, archive, monkeypatch):
+    """Notifications that push older ones out of a full queue must not push out objects that are being read."""
     monkeypatch.setattr(ArchivePoller, "MAX_PENDING", 5)
     reader, read = ArchivePoller(shared), archive.body
 
@@ -255,7 +255,7 @@ def test_what_comes_while_others_are_read_is_counted_once_each(shared, archive, 
         pytest.param(b"", id="empty"),
     ],
 )
-def test_an_object_that_is_no_gzip_stops_nothing(shared, archive, body):
+def test_object_that_is_not_gzip_does_not_stop_the_poller(shared, archive, body):
     with running(ArchivePoller(shared)) as reader:
         assert isinstance(reader, ArchivePoller)
         broken = archive.put("broken")
@@ -267,7 +267,7 @@ def test_an_object_that_is_no_gzip_stops_nothing(shared, archive, body):
     assert counted(shared)[0] == 1
 
 
-def test_while_the_archive_cannot_be_read_nothing_that_waits_is_lost(shared, archive, monkeypatch):
+def test_pending_objects_survive_a_failure_of_the_archive(shared, archive, monkeypatch):
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     read, refusals = archive.body, iter(range(3))
 
@@ -285,7 +285,7 @@ def test_while_the_archive_cannot_be_read_nothing_that_waits_is_lost(shared, arc
     assert counted(shared) == (12, 12)
 
 
-def test_an_object_that_is_gone_meanwhile_stops_nothing(shared, archive):
+def test_object_deleted_before_it_is_read_does_not_stop_the_poller(shared, archive):
     with running(ArchivePoller(shared)) as reader:
         assert isinstance(reader, ArchivePoller)
         gone = archive.put("gone")
@@ -296,7 +296,7 @@ def test_an_object_that_is_gone_meanwhile_stops_nothing(shared, archive):
     assert counted(shared)[0] == 1
 
 
-def test_keys_are_kept_by_the_hour_for_some_hours():
+def test_keys_are_forgotten_after_some_hours():
     keys = Keys()
     first = lines_object("events", [b"1"], NOW - timedelta(hours=48)).key
     for hours in range(48, 0, -1):
@@ -309,10 +309,10 @@ def test_keys_are_kept_by_the_hour_for_some_hours():
     assert "nonsense" not in keys
 
 
-# --- visits without the bus
+# --- visits without notifications
 
 
-def test_without_the_queue_a_visit_that_closed_is_found_by_asking_its_device(shared, archive, monkeypatch):
+def test_without_notifications_a_closed_visit_is_read_from_the_table(shared, archive, monkeypatch):
     row = {
         "device_id": "t1",
         "geofence_tag": "farm",
@@ -339,7 +339,7 @@ def test_without_the_queue_a_visit_that_closed_is_found_by_asking_its_device(sha
 # --- the warehouse
 
 
-def test_a_session_that_broke_is_opened_again_and_a_refused_statement_breaks_none(shared, monkeypatch):
+def test_broken_session_is_reopened_but_a_rejected_statement_keeps_it(shared, monkeypatch):
     opened: list[int] = []
 
     @contextmanager
@@ -359,7 +359,7 @@ def test_a_session_that_broke_is_opened_again_and_a_refused_statement_breaks_non
     assert opened == [0, 1]
 
 
-def test_nothing_that_costs_is_asked_while_nobody_looks(shared, monkeypatch):
+def test_warehouse_is_not_queried_while_nobody_watches(shared, monkeypatch):
     asked: list[float] = []
     monkeypatch.setattr(WarehousePoller, "look", lambda _: asked.append(time.monotonic()) or 0.01)
     shared.state.viewers = 0

@@ -1,4 +1,6 @@
-"""Presence on the page: the console's own answer is that of the presence rule, however it learns of the events."""
+"""Test that the page's presence equals that of the presence rule, in whatever order the console learns of the
+events.
+"""
 
 import random
 from dataclasses import replace
@@ -21,12 +23,14 @@ FARM, FARM_2, PLANT, REGION = (
     Fence("plant", "1"),
     Fence("region", "n"),
 )
-# Few enters per device: the console keeps the latest ones.
+# Use few enters per device, because the console keeps only the latest ones.
 WORLD = World(devices=("truck-1",), fences=(FARM, FARM_2, PLANT, REGION), last_second=3600)
 
 
 def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random) -> dict[str, str | None]:
-    """What the console shows of these events: visits from the table and enters from the archive, in any order."""
+    """Return the presence that the console shows after reading visits from the table and enters from the
+    archive, in random order.
+    """
     known = KnownVisits(tags)
     told: list[GeofenceEvent | visit_diff.Row] = [each for each in found if each.kind == "enter"]
     told += [
@@ -50,18 +54,20 @@ def by_rule(found: list[GeofenceEvent], tags: tuple[str, ...]) -> dict[str, str 
 
 
 def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
-    """The console learns enters alone, so it does not see that an exit took an enter's id; the table does."""
+    """Give enters and exits different ids. The console reads only enter events, so unlike the table it does
+    not notice an exit that reuses the id of an enter.
+    """
     return replace(found, event_id=f"{found.kind}-{found.event_id}")
 
 
 @given(st.lists(events(WORLD).map(one_kind_per_id), max_size=18), st.randoms(use_true_random=False))
-def test_the_console_shows_the_presence_of_the_set_of_events(
+def test_console_shows_the_presence_of_any_set_of_events(
     found: list[GeofenceEvent], rng: random.Random
 ) -> None:
     assert shown(found, ("farm", "plant"), rng) == by_rule(found, ("farm", "plant"))
 
 
-def test_the_console_shows_the_presence_of_the_real_rounds() -> None:
+def test_console_shows_the_presence_of_realistic_delivery_rounds() -> None:
     found = delivery_rounds()
     assert shown(found, ("stop",), random.Random(1)) == by_rule(found, ("stop",))
 
@@ -74,7 +80,7 @@ def known_of(*found: GeofenceEvent) -> KnownVisits:
     return known
 
 
-def test_a_contradicted_visit_comes_last_and_is_in_no_count() -> None:
+def test_contradicted_visit_is_listed_last_and_not_counted() -> None:
     known = known_of(
         event("enter", 0, "a", fence=FARM),
         event("enter", 600, "b", fence=PLANT),
@@ -94,8 +100,10 @@ def test_a_contradicted_visit_comes_last_and_is_in_no_count() -> None:
     assert known.inside() == {"truck-1": ["plant#1"], "truck-2": ["farm#1"]}
 
 
-def test_the_table_corrects_a_contradiction_that_a_merged_visit_refutes() -> None:
-    """The console knows of a visit when it began; that it was entered again later only its events tell."""
+def test_reading_the_events_corrects_a_wrong_contradiction() -> None:
+    """The console learns a visit from its first enter. Only the events show that the truck entered again
+    later.
+    """
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
         event("enter", 310, "c", fence=FARM_2), event("exit", 340, "d", fence=FARM_2),
@@ -110,7 +118,7 @@ def test_the_table_corrects_a_contradiction_that_a_merged_visit_refutes() -> Non
 
 
 @pytest.mark.parametrize(("visits", "usual"), [(2, 900.0), (3, 600.0)])
-def test_the_usual_dwell_is_the_places_median_or_else_that_of_its_kind(visits: int, usual: float) -> None:
+def test_usual_dwell_is_the_median_of_the_place_or_of_its_kind(visits: int, usual: float) -> None:
     found = []
     for n in range(visits):
         start = n * 10_000

@@ -1,4 +1,4 @@
-"""The latest events: newest first, found by what they are, bounded in number and in bytes, counted exactly."""
+"""Test the list of recent events: newest first, searchable, limited in number and bytes, and counted exactly."""
 
 import pytest
 
@@ -26,14 +26,14 @@ def ids(events: list[Event]) -> list[str | None]:
     return [each.event_id for each in events]
 
 
-def test_they_come_newest_first_of_each_kind_and_of_both(held):
+def test_events_are_listed_newest_first_per_kind_and_overall(held):
     assert ids(held.matching("all", limit=4)) == ["e9", "e8", "e7", "e6"]
     assert ids(held.matching("bad", limit=4)) == ["e9", "e4"]
     last = held.matching("all", limit=4)[-1]
     assert ids(held.matching("all", limit=2, before=last.seq)) == ["e5", "e4"]
 
 
-def test_they_are_found_by_type_device_code_id_and_a_part_of_a_word(held):
+def test_events_are_found_by_type_device_code_id_and_part_of_a_word(held):
     held.add(event(10, type="Pickup.Completed"))
     assert ids(held.matching("all", limit=9, type_="Pickup.Completed")) == ["e10"]
     assert ids(held.matching("good", limit=9, device="t0")) == ["e6", "e3", "e0"]
@@ -43,7 +43,7 @@ def test_they_are_found_by_type_device_code_id_and_a_part_of_a_word(held):
     assert ids(held.matching("all", limit=9, type_="Pickup")) == []
 
 
-def test_they_are_bounded_and_counted_all_the_same(held, monkeypatch):
+def test_events_in_memory_are_limited_but_all_are_counted(held, monkeypatch):
     monkeypatch.setattr(recent_events, "BOUNDS", {"good": (5, 1 << 20), "bad": (100, 300)})
     for n in range(100, 200):
         held.add(event(n))
@@ -53,13 +53,13 @@ def test_they_are_bounded_and_counted_all_the_same(held, monkeypatch):
     assert held.counted == {"good": 1108, "bad": 102}
 
 
-def test_what_is_fresh_is_told_once_with_the_number_left_out(held):
+def test_new_events_are_sent_once_with_the_number_left_out(held):
     fresh, left_out = held.take_fresh(3)
     assert (ids(fresh["good"]), ids(fresh["bad"]), left_out) == (["e8", "e7", "e6"], ["e9", "e4"], 5)
     assert held.take_fresh(3) == ({"good": [], "bad": []}, 0)
 
 
-def test_after_a_reset_nothing_is_held_or_counted(held):
+def test_reset_removes_all_events_and_counts(held):
     held.forget()
     assert held.matching("all", limit=9) == []
     assert held.counted == {"good": 0, "bad": 0}

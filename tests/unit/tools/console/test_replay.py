@@ -1,4 +1,4 @@
-"""A morning read from objects of the archive."""
+"""Test the replay of a morning from objects in the archive."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ MORNING = datetime(2026, 11, 23, 6, tzinfo=UTC)
 
 
 class OneObject:
-    """An archive that received these events at once."""
+    """An archive with one object that contains these events."""
 
     def __init__(self, *events: dict[str, object]) -> None:
         self._lines = lines_object("events", [json.dumps(event).encode() for event in events], MORNING)
@@ -31,8 +31,10 @@ class OneObject:
 
 
 @pytest.mark.parametrize(("gap_minutes", "stays"), [(2, 2), (5, 1)])
-def test_visits_are_those_of_the_stages_own_rule(gap_minutes: int, stays: int) -> None:
-    """Out for three minutes: two visits, or one that flapped, as the stage has it."""
+def test_replay_uses_the_visit_rule_of_the_stage(gap_minutes: int, stays: int) -> None:
+    """The truck is outside for three minutes: two visits, or one if the stage merges gaps of up to five
+    minutes.
+    """
     minutes = {"enter": (0, 13), "exit": (10, 20)}
     events = [
         crossing("truck", kind, MORNING + timedelta(minutes=minute))
@@ -62,7 +64,7 @@ class Twice(OneObject):
     ("limit", "most", "objects", "truncated"),
     [("MAX_OBJECTS", 1, 1, True), ("MAX_OBJECTS", 3, 2, False), ("MAX_POSITIONS", 1, 1, True)],
 )
-def test_a_stretch_too_thick_is_cut_and_says_so(
+def test_replay_over_the_limit_is_truncated_and_says_so(
     monkeypatch: pytest.MonkeyPatch, limit: str, most: int, objects: int, truncated: bool
 ) -> None:
     monkeypatch.setattr(replay, limit, most)

@@ -1,4 +1,4 @@
-"""The server through real HTTP on loopback, with every store out of reach: a closed port, no stand-in."""
+"""Test the server over real HTTP on loopback, with every store unreachable (a closed port, not a fake)."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def closed_port() -> int:
 
 
 class Served:
-    """A console that is up, and a client of it."""
+    """A running console and an HTTP client for it."""
 
     def __init__(self, **options: Any) -> None:
         nowhere = closed_port()
@@ -90,8 +90,8 @@ class Served:
         )
 
     def tell(self, what: Any, *arguments: Any) -> None:
-        """Have it done by the event loop, as the pollers do."""
-        if self.console._shared is None:  # it starts with the first request
+        """Call the function in the event loop, as the pollers do."""
+        if self.console._shared is None:  # the event loop starts with the first request
             self.get("/api/stage")
         shared = self.console._shared
         done = threading.Event()
@@ -111,7 +111,7 @@ class Served:
 
 
 class Stream:
-    """Messages of the stream as (name, data, id)."""
+    """The messages of the stream as (name, data, id)."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -157,37 +157,37 @@ def event(n: int = 1, device: str = "truck-1", **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-# --- who may ask
+# --- access
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:1", "localhost", "127.0.0.1.evil.example", ""])
-def test_a_request_that_names_another_host_is_refused(served, host):
+def test_request_for_another_host_is_refused(served, host):
     assert served.ask("/api/stage", host=host).status == 403
     assert served.ask("/", host=host).status == 403
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1", "http://localhost:1"])
-def test_a_request_from_another_origin_is_refused(served, origin):
+def test_request_from_another_origin_is_refused(served, origin):
     answer = served.ask("/api/reset", "POST", origin=origin)
     assert answer.status == 403
     assert answer.headers["content-type"] == "application/problem+json"
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_a_browsers_word_that_the_request_is_another_sites_is_enough(served):
+def test_cross_site_request_is_refused_by_its_fetch_metadata(served):
     assert served.ask("/api/stage", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 403
     assert served.ask("/api/stage", sec_fetch_site="same-site").status == 403
     assert served.ask("/", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 200, "a link"
     assert served.ask("/api/stage", sec_fetch_site="same-origin").status == 200
 
 
-def test_its_own_pages_may_ask_by_either_name(served):
+def test_own_pages_are_served_as_localhost_and_127_0_0_1(served):
     for name in ("127.0.0.1", "localhost"):
         here = f"{name}:{served.port}"
         assert served.ask("/api/stage", host=here, origin=f"http://{here}").status == 200
 
 
-def test_every_answer_bears_the_headers_that_bind_a_browser(served):
+def test_every_response_has_the_security_headers(served):
     for path in ("/", "/api/stage", "/api/nothing", "/nothing.js"):
         headers = served.ask(path).headers
         policy = headers["content-security-policy"]
@@ -202,7 +202,7 @@ def test_every_answer_bears_the_headers_that_bind_a_browser(served):
     assert served.ask("/api/stage").headers["cache-control"] == "no-store"
 
 
-def test_only_tiles_that_were_asked_for_come_from_elsewhere():
+def test_only_the_configured_tile_server_is_allowed_by_the_policy():
     with_tiles = Served(tiles="https://tiles.example/{z}/{x}/{y}.png")
     try:
         policy = with_tiles.ask("/").headers["content-security-policy"]
@@ -214,14 +214,14 @@ def test_only_tiles_that_were_asked_for_come_from_elsewhere():
         with_tiles.end()
 
 
-def test_it_listens_on_loopback_only(served):
+def test_server_listens_only_on_loopback(served):
     assert served.listener.getsockname()[0] == "127.0.0.1"
 
 
-# --- what is down
+# --- unreachable sources
 
 
-def test_every_source_says_that_it_is_down_and_why_and_the_rest_goes_on(served):
+def test_every_unreachable_source_is_reported_with_its_reason(served):
     served.get("/api/stage")
     names = {"archive", "live", "logs", "visits", "queues", "snowflake"}
 
@@ -251,19 +251,19 @@ def test_every_source_says_that_it_is_down_and_why_and_the_rest_goes_on(served):
         ("/api/replay/range", "archive"),
     ],
 )
-def test_a_question_to_a_store_that_is_down_names_it(served, path, source):
+def test_request_that_needs_an_unreachable_store_names_it(served, path, source):
     answer = served.ask(path)
     assert (answer.status, json.loads(answer.data)["source"]) == (503, source)
     assert f"{source}: down since" in json.loads(answer.data)["detail"]
 
 
-def test_visits_come_from_what_is_known_and_say_what_is_missing(served):
+def test_visits_come_from_notifications_and_name_the_missing_sources(served):
     answer = served.get("/api/visits?device_id=truck-1")
     assert answer["source"] == ["bus"]
     assert [text.partition(":")[0] for text in answer["missing"]] == ["snowflake", "visits"]
 
 
-def test_no_answer_holds_a_secret(served):
+def test_no_response_contains_a_secret(served):
     paths = ("/api/stage", "/api/sources", "/api/pipeline", "/api/where?event_id=e1", "/api/daily", "/")
     for path in paths:
         text = served.ask(path).data.decode()
@@ -275,10 +275,10 @@ def test_no_answer_holds_a_secret(served):
     assert reason == "refused *** and ***"
 
 
-# --- what is shown
+# --- events
 
 
-def test_hostile_strings_stay_data(served):
+def test_hostile_strings_are_returned_as_data(served):
     served.receive(event(77, HOSTILE, type=HOSTILE))
     answer = served.ask("/api/events?limit=1")
     assert answer.headers["content-type"] == "application/json"
@@ -287,7 +287,7 @@ def test_hostile_strings_stay_data(served):
     assert served.get(f"/api/trucks/{quote(HOSTILE, safe='')}/trail")["device_id"] == HOSTILE
 
 
-def test_an_event_shows_its_text_its_place_and_its_sql(served):
+def test_event_shows_its_text_its_object_and_its_sql(served):
     served.receive(event(78))
     [row] = served.get("/api/events?limit=1")["events"]
     whole = served.get(f"/api/events/{row['seq']}")
@@ -297,7 +297,7 @@ def test_an_event_shows_its_text_its_place_and_its_sql(served):
     assert served.ask("/api/events/999999").status == 404
 
 
-def test_good_bad_and_all_are_counted_found_and_forgotten_on_demand(served):
+def test_events_are_counted_found_and_reset_by_kind(served):
     assert json.loads(served.ask("/api/reset", "POST").data) == {"total": 0, "good": 0, "bad": 0}
     served.receive(event(1), event(2, type="pickup.completed"))
     rejected = {
@@ -321,7 +321,7 @@ def test_good_bad_and_all_are_counted_found_and_forgotten_on_demand(served):
     assert served.get("/api/good") == []
 
 
-def test_a_test_can_wait_for_its_event(served):
+def test_request_can_wait_for_an_event(served):
     later = threading.Timer(0.5, served.receive, [event(90)])
     began = time.monotonic()
     later.start()
@@ -330,7 +330,7 @@ def test_a_test_can_wait_for_its_event(served):
     assert time.monotonic() - began < 5
 
 
-def test_what_was_received_before_a_reset_does_not_come_back(served):
+def test_event_received_before_a_reset_stays_hidden(served):
     before = datetime.now(UTC)
     served.ask("/api/reset", "POST")
     stored = lines_object("events", [json.dumps(event(5)).encode()], before)
@@ -340,7 +340,7 @@ def test_what_was_received_before_a_reset_does_not_come_back(served):
     assert served.get("/api/all")["total"] == 0
 
 
-def test_what_is_posted_right_after_a_reset_is_shown_though_s3_tells_whole_seconds(served):
+def test_event_received_in_the_second_of_a_reset_is_shown(served):
     served.ask("/api/reset", "POST")
     now = datetime.now(UTC)
     stored = lines_object("events", [json.dumps(event(5)).encode()], now)
@@ -349,7 +349,7 @@ def test_what_is_posted_right_after_a_reset_is_shown_though_s3_tells_whole_secon
     assert served.get("/api/all")["total"] == 1
 
 
-def test_a_deployed_stage_is_not_reset():
+def test_deployed_stage_cannot_be_reset():
     deployed = Served(stage="dev", live_bus=False)
     try:
         assert deployed.ask("/api/reset", "POST").status == 403
@@ -378,26 +378,26 @@ def test_a_deployed_stage_is_not_reset():
         "/api/replay?from=9999-12-31T00:00Z&to=9999-12-31T20:00Z",
     ],
 )
-def test_a_parameter_that_is_none_is_refused_in_words(served, path):
+def test_invalid_parameter_is_refused_with_an_explanation(served, path):
     answer = served.ask(path)
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
     assert json.loads(answer.data)["detail"]
 
 
-def test_what_is_not_there_is_not_found_and_methods_are_kept(served):
+def test_unknown_paths_return_404_and_wrong_methods_405(served):
     assert served.ask("/api/nothing").status == 404
     assert served.ask("/api/trucks/nobody/trail").status == 404
     assert served.ask(f"/api/events/{'9' * 5000}").status == 404
-    for path in ("/%00", "/a%00.js", f"/{'a' * 5000}"):  # names that no file can have
+    for path in ("/%00", "/a%00.js", f"/{'a' * 5000}"):  # no file can have these names
         assert served.ask(path).status == 404
     assert served.ask("/api/reset").status == 405
     assert served.ask("/api/stage", "DELETE").status == 405
 
 
-# --- the pages
+# --- pages
 
 
-def test_built_files_are_served_with_their_types_and_nothing_else_of_the_disk(served, tmp_path, monkeypatch):
+def test_built_files_are_served_and_other_files_are_not(served, tmp_path, monkeypatch):
     (tmp_path / "static" / "assets").mkdir(parents=True)
     (tmp_path / "static" / "index.html").write_text("<title>page</title>")
     (tmp_path / "static" / "assets" / "a-1234.js").write_text("1")
@@ -413,15 +413,15 @@ def test_built_files_are_served_with_their_types_and_nothing_else_of_the_disk(se
         assert b"secret" not in served.ask(path).data
 
 
-def test_without_built_files_a_page_says_so(served, tmp_path, monkeypatch):
+def test_missing_build_is_explained_on_the_page(served, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "STATIC", tmp_path / "none")
     assert b"not built" in served.ask("/").data
 
 
-# --- the stream
+# --- stream
 
 
-def test_a_page_gets_a_snapshot_and_then_what_changes(served):
+def test_stream_starts_with_a_snapshot_and_continues_with_changes(served):
     served.ask("/api/reset", "POST")
     stream = served.stream()
     name, snapshot, id_ = stream.message()
@@ -439,7 +439,7 @@ def test_a_page_gets_a_snapshot_and_then_what_changes(served):
     )
 
 
-def test_a_page_that_comes_again_has_missed_nothing(served):
+def test_reconnected_page_has_missed_nothing(served):
     served.ask("/api/reset", "POST")
     first = served.stream()
     first.message()
@@ -452,11 +452,13 @@ def test_a_page_that_comes_again_has_missed_nothing(served):
     assert [each["event_id"] for each in snapshot["events"]["good"]] == ["e3", "e2", "e1"]
     served.receive(event(4))
     events = again.until("events")
-    assert [each["event_id"] for each in events["good"]] == ["e4"], "what the snapshot had is not told again"
+    assert [each["event_id"] for each in events["good"]] == ["e4"], (
+        "events of the snapshot are not sent again"
+    )
 
 
-def test_a_page_that_is_too_slow_gets_a_snapshot_instead_of_a_backlog():
-    async def told() -> list[bytes]:
+def test_slow_page_gets_a_snapshot_instead_of_a_backlog():
+    async def received() -> list[bytes]:
         state = ConsoleState({"stage": "local"})
         hub = Hub(state)
         page = hub.listen()
@@ -467,22 +469,22 @@ def test_a_page_that_is_too_slow_gets_a_snapshot_instead_of_a_backlog():
             hub.flush()
         now = datetime.now(UTC)
         stored = lines_object("events", [json.dumps(event(7)).encode()], now)
-        state.take(parse_object.read(stored.key, stored.body, now), now.timestamp())  # not told yet
+        state.take(parse_object.read(stored.key, stored.body, now), now.timestamp())  # not flushed yet
         snapshot = await anext(page)
         hub.flush()
         state.sources.say("archive", "ok")
         hub.flush()
         return [snapshot, await anext(page)]
 
-    snapshot, news = asyncio.run(told())
+    snapshot, news = asyncio.run(received())
     assert b"event: snapshot" in snapshot
     assert f"fault {2 * MAX_BEHIND - 1}".encode() in snapshot
-    assert b'"e7"' in snapshot  # and not in what follows
+    assert b'"e7"' in snapshot  # contained in the snapshot, so not sent again
     assert b"event: sources" in news
     assert b'"ok"' in news
 
 
-def test_after_a_reset_every_page_begins_anew(served):
+def test_reset_sends_every_page_a_new_snapshot(served):
     served.receive(event(1))
     stream = served.stream()
     stream.message()
@@ -494,7 +496,7 @@ def test_after_a_reset_every_page_begins_anew(served):
     assert data["events"] == {"good": [], "bad": [], "counted": {"good": 0, "bad": 0}}
 
 
-def test_the_log_names_no_device(capfd):
+def test_log_contains_no_device_id(capfd):
     served = Served()
     served.ask("/api/visits?device_id=truck-of-somebody")
     served.ask("/api/trucks/truck-of-somebody/trail")
@@ -503,14 +505,14 @@ def test_the_log_names_no_device(capfd):
     assert "truck-of-somebody" not in said
 
 
-# --- search, places, links, files
+# --- search, places, links, CSV files
 
 
 def geofence(n: int, kind: str, device: str = "truck-1", place: str = "farm-38") -> dict[str, Any]:
     return event(n, device, type=f"user.{kind}_geofence", geofence={"tag": "farm", "externalId": place})
 
 
-def test_search_finds_trucks_places_events_and_objects_and_says_what_it_searched(served):
+def test_search_finds_trucks_places_events_and_objects(served):
     served.receive(geofence(901, "entered", "Truck-901"))
     found = served.get("/api/search?q=truck-901")
     assert found["trucks"] == ["Truck-901"]
@@ -524,7 +526,7 @@ def test_search_finds_trucks_places_events_and_objects_and_says_what_it_searched
     assert served.get("/api/search?q=")["trace"] is None
 
 
-def test_a_place_tells_its_visits(served):
+def test_place_shows_its_visits(served):
     served.receive(geofence(902, "entered", "truck-902"))
     row = visit_diff.row(
         Pair("truck-902", Fence("farm", "farm-38")), Visit(datetime.now(UTC) - timedelta(seconds=9), "e-902")
@@ -534,7 +536,7 @@ def test_a_place_tells_its_visits(served):
     assert (place["there"], place["visits_today"], place["last_device_id"]) == (1, 1, "truck-902")
 
 
-def test_an_event_is_found_by_what_a_restart_does_not_change(served):
+def test_event_is_found_by_its_id_or_by_object_and_line(served):
     served.receive(event(903), event(904))
     listed = served.get("/api/events?q=" + event(904)["_id"])["events"][0]
     by_id = served.get(f"/api/event?event_id={listed['event_id']}")
@@ -546,7 +548,7 @@ def test_an_event_is_found_by_what_a_restart_does_not_change(served):
     assert served.ask(f"/api/event?key={listed['key']}&line=77").status == 503
 
 
-def test_a_list_that_would_be_incomplete_is_no_file(served):
+def test_incomplete_list_is_not_exported(served):
     answer = served.ask("/api/visits.csv")
     assert answer.status == 503
     assert "would not be complete" in json.loads(answer.data)["detail"]
@@ -554,7 +556,7 @@ def test_a_list_that_would_be_incomplete_is_no_file(served):
     assert served.ask("/api/report?day=someday").status == 400
 
 
-def test_a_file_of_visits_has_the_fleets_time_and_runs_no_formula():
+def test_csv_of_visits_uses_local_time_and_escapes_formulas():
     row = visit_diff.row(
         Pair("=cmd()", Fence("farm", "1")),
         Visit(

@@ -1,4 +1,4 @@
-"""The demo's ticks can fail: a number that is right by chance is not taken for the right events."""
+"""Test that the demo's checks can fail: the right number of wrong events does not pass."""
 
 import base64
 import gzip
@@ -45,14 +45,14 @@ def run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Demo:
     return Demo(cast(Outputs, outputs), ledger, Progress(disable=True))
 
 
-def test_the_right_events_get_a_tick(run: Demo, ledger: Ledger) -> None:
+def test_expected_events_pass(run: Demo, ledger: Ledger) -> None:
     ledger.mark("archived", ledger.event_ids())
     line = run._line("archived", "accepted", "archived")
     assert line.equal
     assert line.expected == line.found > 0
 
 
-def test_as_many_but_other_events_get_no_tick_and_are_named(run: Demo, ledger: Ledger) -> None:
+def test_equal_number_of_other_events_fails_and_names_the_missing(run: Demo, ledger: Ledger) -> None:
     missing, *there = ledger.event_ids()
     ledger.mark("archived", [*there, "a stranger"])
     line = run._line("archived", "accepted", "archived")
@@ -61,7 +61,7 @@ def test_as_many_but_other_events_get_no_tick_and_are_named(run: Demo, ledger: L
     assert missing in line.note
 
 
-def test_as_many_but_other_visits_get_no_tick(run: Demo, ledger: Ledger) -> None:
+def test_equal_number_of_other_visits_fails(run: Demo, ledger: Ledger) -> None:
     expected = set(ledger.stays())
     assert run._visits("visits", expected, lambda: set(expected)).equal
     other = {replace_first(expected)} | set(list(expected)[1:])
@@ -93,7 +93,7 @@ def replace_first(stays: set[Any]) -> Any:
         ({"_id": "a", "type": "x", "deviceId": "d", "x": "x" * 2_000_000}, "event_too_large", False),
     ],
 )
-def test_a_line_of_a_file_is_judged_by_the_handlers_own_rule(
+def test_line_of_a_file_is_validated_like_by_the_handler(
     text: dict[str, object], code: str | None, is_crossing: bool
 ) -> None:
     planned = judged(json.dumps(text | {"createdAt": datetime.now(UTC).isoformat()}))
@@ -101,7 +101,7 @@ def test_a_line_of_a_file_is_judged_by_the_handlers_own_rule(
     assert (planned.crossing is not None) == is_crossing
 
 
-def test_a_line_that_is_not_utf_8_is_rejected_and_sent_as_it_is() -> None:
+def test_line_that_is_not_utf_8_is_rejected_and_sent_unchanged() -> None:
     planned = judged(b'{"_id":"\xff"}'.decode("utf-8", "surrogateescape"))
     assert planned.code == "not_json"
     post = replace(next(posts(PLAN)), events=(planned,), form="ndjson")
@@ -123,7 +123,7 @@ FILES = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("layout", FILES.values(), ids=FILES.keys())
-def test_the_demo_and_the_handler_tell_the_lines_of_a_file_apart_alike(
+def test_demo_and_handler_split_a_file_into_the_same_lines(
     tmp_path: Path, layout: bytes, packed: bool
 ) -> None:
     at = datetime.now(UTC).isoformat()
@@ -146,7 +146,7 @@ def test_the_demo_and_the_handler_tell_the_lines_of_a_file_apart_alike(
     [b"x" * (4 * 1024 * 1024), base64.b64encode(random.Random(1).randbytes(1_100_000))],
     ids=["over 4 MiB", "over 1 MiB compressed"],
 )
-def test_a_line_that_no_request_can_carry_is_expected_to_be_dropped(padding: bytes) -> None:
+def test_line_too_large_for_any_request_is_expected_to_be_dropped(padding: bytes) -> None:
     line = b'{"_id":"a","type":"x","deviceId":"d","createdAt":"2026-11-28T12:00:00Z","x":"%b"}' % padding
     headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
     assert Phone(World()).post(gzip.compress(line, mtime=0), headers).status == 413
@@ -154,14 +154,14 @@ def test_a_line_that_no_request_can_carry_is_expected_to_be_dropped(padding: byt
 
 
 @pytest.mark.parametrize("body", [b"", b"\n \n", MARK, MARK + b"\r\n\x0c\n"])
-def test_a_file_without_events_is_refused_rather_than_ticked(tmp_path: Path, body: bytes) -> None:
+def test_file_without_events_is_refused(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "nothing").write_bytes(body)
     with pytest.raises(Refusal, match="holds no events"):
         demo._lines_in(tmp_path / "nothing", Progress(disable=True))
 
 
-class Deaf:
-    """A stack whose gateway nobody listens at. Its Snowflake answers, or does not either."""
+class UnreachableStack:
+    """A stack whose gateway does not answer. Its Snowflake is empty, or raises the given fault."""
 
     endpoint, api_key, database = "http://127.0.0.1:9/v1/events", "k", "MILKRUN"
 
@@ -186,9 +186,9 @@ class Deaf:
     ],
     ids=["gateway", "warehouse"],
 )
-def test_a_stack_that_does_not_answer_ends_the_demo_soon_in_one_line(
+def test_unreachable_stack_ends_the_demo_soon_with_one_line(
     fault: Exception | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "REQUEST_PATIENCE_S", 0.1)
     with Ledger() as ledger, Progress(disable=True) as bars, pytest.raises(Refusal, match=said):
-        Demo(cast(Outputs, Deaf(fault)), ledger, bars).run(posts(PLAN), 1, lambda: None)
+        Demo(cast(Outputs, UnreachableStack(fault)), ledger, bars).run(posts(PLAN), 1, lambda: None)

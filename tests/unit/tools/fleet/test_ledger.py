@@ -1,4 +1,4 @@
-"""The ledger's truth is the morning's; its differences name what is missing and what should not be there."""
+"""Test that the ledger expects exactly the events of the morning, and names missing and unexpected ones."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ ACCEPTED = {event.event_id: event for event in EVENTS if event.code is None}
 
 
 def answered(post: Post, rejected: Sequence[tuple[int, str]] | None = None) -> Delivery:
-    """As a handler that keeps the contract would answer."""
+    """Return the delivery of a post that the handler answered as the contract requires."""
     if rejected is None:
         rejected = [(i, event.code) for i, event in enumerate(post.events) if event.code]
     ids = [event.event_id for i, event in enumerate(post.events) if i not in dict(rejected)]
@@ -42,7 +42,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def test_answers_that_keep_the_contract_equal_the_truth(ledger: Ledger) -> None:
+def test_correct_responses_match_the_expected_events(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))
     assert ledger.sent == ledger.received == len(EVENTS)
@@ -60,20 +60,20 @@ def test_answers_that_keep_the_contract_equal_the_truth(ledger: Ledger) -> None:
     assert ledger.wrong_receipts == 0
 
 
-def test_a_valid_event_that_was_refused_shows(ledger: Ledger) -> None:
+def test_rejected_valid_event_is_a_difference(ledger: Ledger) -> None:
     post = next(post for post in MORNING if all(event.code is None for event in post.events))
     ledger.add(answered(post, rejected=[(0, "odd")]))
     assert ledger.differences("accepted", "answered") == [post.events[0].event_id]
     assert ledger.rejected_truth != ledger.rejected_found
 
 
-def test_a_receipt_that_does_not_add_up_is_counted(ledger: Ledger) -> None:
+def test_receipt_that_does_not_add_up_is_counted(ledger: Ledger) -> None:
     good = answered(MORNING[0])
     ledger.add(replace(good, answer=good.answer | {"accepted": 0}))
     assert ledger.wrong_receipts == 1
 
 
-def test_what_is_missing_or_strange_is_named(ledger: Ledger) -> None:
+def test_missing_and_unexpected_events_are_named(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))
     missing, *there = ACCEPTED
@@ -82,17 +82,19 @@ def test_what_is_missing_or_strange_is_named(ledger: Ledger) -> None:
     ledger.mark("archived", [missing, "a stranger"])
     assert ledger.differences("accepted", "archived") == ["a stranger"]
     ledger.mark("loaded", [*ACCEPTED, "a stranger"], only_ours=True)
-    assert ledger.differences("accepted", "loaded") == ["a stranger"], "known by then, and not loaded"
+    assert ledger.differences("accepted", "loaded") == ["a stranger"], (
+        "the unexpected event is known by now, and was not loaded"
+    )
 
 
-def test_an_object_key_is_new_once(ledger: Ledger) -> None:
+def test_object_key_is_reported_as_new_once(ledger: Ledger) -> None:
     clean = next(post for post in MORNING if not any(event.code for event in post.events))
     assert ledger.add(answered(clean)) == ["events/a"]
     assert ledger.add(answered(clean)) == []
     assert ledger.keys("events/") == ["events/a"]
 
 
-def test_rejects_of_a_request_sent_again_are_kept_once(ledger: Ledger) -> None:
+def test_rejects_of_a_resent_request_are_counted_once(ledger: Ledger) -> None:
     post = next(post for post in MORNING if any(event.code for event in post.events))
     for _ in range(3):
         ledger.add(answered(post))
@@ -100,7 +102,7 @@ def test_rejects_of_a_request_sent_again_are_kept_once(ledger: Ledger) -> None:
     assert ledger.rejected_truth.total() == 3 * ledger.distinct_rejects
 
 
-def test_stays_are_the_rule_over_the_accepted_set_however_often_it_was_sent(ledger: Ledger) -> None:
+def test_expected_visits_follow_the_rule_however_often_events_are_sent(ledger: Ledger) -> None:
     for post in [*MORNING, *reversed(MORNING)]:
         ledger.add(answered(post))
     crossings = [event.crossing for event in EVENTS if event.crossing]
@@ -109,7 +111,7 @@ def test_stays_are_the_rule_over_the_accepted_set_however_often_it_was_sent(ledg
     assert expected
 
 
-def test_what_is_too_old_for_the_consumer_is_not_expected_there(tmp_path: Path) -> None:
+def test_events_too_old_for_the_consumer_are_not_expected_there(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite", now=BEGIN + timedelta(days=81)) as ledger:
         for post in MORNING:
             ledger.add(answered(post))
@@ -119,7 +121,7 @@ def test_what_is_too_old_for_the_consumer_is_not_expected_there(tmp_path: Path) 
         assert list(ledger.stays())
 
 
-def test_only_devices_and_fences_that_lack_an_event_are_asked_again(ledger: Ledger) -> None:
+def test_only_pairs_that_lack_an_event_are_queried_again(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))
     crossings = {event.event_id: event.crossing for event in EVENTS if event.crossing}
@@ -133,7 +135,7 @@ def test_only_devices_and_fences_that_lack_an_event_are_asked_again(ledger: Ledg
     ]
 
 
-def test_an_event_that_was_dropped_after_a_413_is_counted_and_is_no_reject(ledger: Ledger) -> None:
+def test_event_dropped_after_a_413_is_counted_but_not_as_a_reject(ledger: Ledger) -> None:
     post = MORNING[0]
     alone = replace(post, events=(Planned("x" * 10, "", code=TOO_LARGE),))
     ledger.add(Delivery(alone, "dropped", 413, {"limit": 1}, BEGIN, 0.1, (413,)))
@@ -144,7 +146,7 @@ def test_an_event_that_was_dropped_after_a_413_is_counted_and_is_no_reject(ledge
     assert ledger.distinct_rejects == sum(event.code is not None for event in post.events)
 
 
-def test_an_event_that_was_dropped_against_expectation_is_a_difference(ledger: Ledger) -> None:
+def test_event_dropped_unexpectedly_is_a_difference(ledger: Ledger) -> None:
     [event] = [event for event in EVENTS if event.code is None][:1]
     alone = replace(MORNING[0], events=(event,))
     ledger.add(Delivery(alone, "dropped", 413, {"limit": 1}, BEGIN, 0.1, (413,)))

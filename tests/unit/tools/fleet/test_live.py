@@ -1,4 +1,4 @@
-"""Live trucks move, cross fences in pairs, and every event of theirs is one that the handler accepts."""
+"""Test that live trucks move, enter and leave places in turn, and send only events that the handler accepts."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ def ticks(number: int) -> list[Post]:
     return [post for each in at if (post := fleet.post(each, BEGIN + timedelta(seconds=each)))]
 
 
-def test_every_event_is_accepted_and_carries_the_present() -> None:
+def test_every_event_is_accepted_and_carries_the_current_time() -> None:
     for post in ticks(100):
         batch = validate(parse_body(post.body(), "ndjson"), "ndjson", GEOFENCE_KINDS, post.sent_at)
         assert not batch.rejected
@@ -37,7 +37,7 @@ def test_every_event_is_accepted_and_carries_the_present() -> None:
         }
 
 
-def test_trucks_have_readable_names_and_are_not_on_one_spot() -> None:
+def test_trucks_have_readable_names_and_different_positions() -> None:
     first = [json.loads(event.text) for event in ticks(1)[0].events]
     assert sorted({each["user"]["deviceId"] for each in first})[:2] == ["truck-01", "truck-02"]
     assert len({tuple(each["location"]["coordinates"]) for each in first}) > 6
@@ -53,22 +53,22 @@ def test_each_truck_moves_and_enters_and_leaves_places_in_turn() -> None:
         assert all(a != b for a, b in pairwise(kinds))
 
 
-def test_ctrl_c_ends_the_drive_with_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_drive_and_reports_the_events_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.0)
 
     class Phone:
         def deliver(self, post: Post) -> list[Delivery]:
             return [Delivery(post, "delivered", 202, {"accepted": len(post.events)}, BEGIN, 0.1, (202,))]
 
-    def told(tally: Tally) -> None:
+    def interrupt_after_three(tally: Tally) -> None:
         if tally.requests == 3:
             raise KeyboardInterrupt
 
-    assert drive(LiveFleet(PLAN), Phone(), told).requests == 3  # type: ignore[arg-type]
+    assert drive(LiveFleet(PLAN), Phone(), interrupt_after_three).requests == 3  # type: ignore[arg-type]
 
 
-def test_a_drive_takes_no_file_of_events(tmp_path: Path) -> None:
-    """It was ignored without a word."""
+def test_live_demo_refuses_a_file_of_events(tmp_path: Path) -> None:
+    """The file was ignored silently."""
     (file := tmp_path / "events.ndjson").write_text("{}\n")
     ran = CliRunner().invoke(app, ["demo", "--live", "--events", str(file)], obj={})
     assert ran.exit_code == 2

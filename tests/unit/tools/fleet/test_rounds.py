@@ -1,4 +1,6 @@
-"""The morning is the same for the same plan, tells the truth about itself, and holds what phones do."""
+"""Test that a plan always gives the same morning, that its expectations are right, and that it resembles real
+phones.
+"""
 
 import json
 import tracemalloc
@@ -26,17 +28,17 @@ def accepted() -> dict[str, str]:
     return {event.event_id: event.text for event in events() if event.code is None}
 
 
-def test_the_same_plan_gives_the_same_bytes() -> None:
+def test_same_plan_gives_the_same_bytes() -> None:
     again = list(posts(PLAN))
     assert [post.body() for post in again] == [post.body() for post in MORNING]
     assert again == MORNING
 
 
-def test_another_seed_gives_another_morning() -> None:
+def test_different_seed_gives_a_different_morning() -> None:
     assert [post.body() for post in posts(replace(PLAN, seed=2))] != [post.body() for post in MORNING]
 
 
-def test_a_default_morning_has_about_two_thousand_events_of_twelve_trucks() -> None:
+def test_default_morning_has_about_2000_events_from_twelve_trucks() -> None:
     assert 1700 <= len(events()) <= 2300
     devices = {event.crossing.device_id for event in events() if event.crossing}
     assert len(devices) == 12
@@ -46,23 +48,23 @@ def test_a_default_morning_has_about_two_thousand_events_of_twelve_trucks() -> N
     assert 30 <= len({fence for fence in fences if fence.tag == "farm"}) <= 40
 
 
-def test_every_event_id_begins_and_every_device_ends_with_the_run() -> None:
+def test_run_id_starts_every_event_id_and_ends_every_device_id() -> None:
     assert all(event.event_id.startswith(PLAN.run) and len(event.event_id) == 24 for event in events())
     assert all(e.crossing.device_id.endswith(PLAN.run) for e in events() if e.crossing)
 
 
-def test_posts_come_in_the_order_sent() -> None:
+def test_posts_are_sorted_by_time_sent() -> None:
     assert all(one.sent_at <= other.sent_at for one, other in pairwise(MORNING))
 
 
-def test_one_event_id_never_stands_for_two_contents() -> None:
+def test_event_id_has_only_one_content() -> None:
     texts = defaultdict(set)
     for event in events():
         texts[event.event_id].add(event.text)
     assert all(len(each) == 1 for each in texts.values())
 
 
-def test_the_handler_judges_every_event_as_the_truth_says() -> None:
+def test_handler_validates_every_event_as_expected() -> None:
     for post in MORNING:
         form = "ndjson" if post.form == "ndjson" else "json"
         batch = validate(parse_body(post.body(), form), form, GEOFENCE_KINDS, post.sent_at)
@@ -74,7 +76,7 @@ def test_the_handler_judges_every_event_as_the_truth_says() -> None:
         assert not any(b"192.0.2.7" in line for line in batch.lines)
 
 
-def test_phones_do_what_phones_really_do() -> None:
+def test_morning_contains_the_irregularities_of_real_phones() -> None:
     values = [json.loads(text) for text in accepted().values()]
     types = Counter(value["type"] for value in values)
     assert types["pickup.started"] > 50
@@ -83,7 +85,7 @@ def test_phones_do_what_phones_really_do() -> None:
     assert types["user_entered_geofence"] > 0, "an older SDK's spelling"
     assert types["user.entered_geofence"] + types["user_entered_geofence"] != (
         types["user.exited_geofence"] + types["user_exited_geofence"]
-    ), "some exits never come"
+    ), "some exits are missing"
     assert 0.05 < sum("replayed" in value for value in values) / len(values) < 0.25
     times = [
         e.crossing.occurred_at
@@ -93,13 +95,13 @@ def test_phones_do_what_phones_really_do() -> None:
     ]
     assert times != sorted(times), "out of order"
     bodies = Counter(post.body() for post in MORNING)
-    assert any(n > 1 for n in bodies.values()), "a whole request again"
+    assert any(n > 1 for n in bodies.values()), "a whole request is sent twice"
     assert any(len({e.event_id for e in post.events}) < len(post.events) for post in MORNING)
     assert {post.form for post in MORNING} == {"array", "envelope", "ndjson"}
     assert {post.gzipped for post in MORNING} == {True, False}
 
 
-def test_flapping_at_a_fence_comes_within_two_minutes() -> None:
+def test_flapping_at_a_geofence_happens_within_two_minutes() -> None:
     crossings = {e.event_id: e.crossing for e in events() if e.crossing}.values()
     by_fence = defaultdict(list)
     for crossing in crossings:
@@ -115,25 +117,25 @@ def test_flapping_at_a_fence_comes_within_two_minutes() -> None:
     assert sum(gap > timedelta(seconds=120) for gap in gaps) > 0
 
 
-def test_invalid_events_are_of_many_kinds_and_come_to_their_share() -> None:
+def test_invalid_events_are_of_many_kinds_and_match_their_share() -> None:
     codes = Counter(event.code for event in events() if event.code)
     assert len(codes) >= 8
     assert 0.005 < codes.total() / len(events()) < 0.025
 
 
-def test_shares_of_nothing_give_a_clean_morning() -> None:
+def test_shares_of_zero_give_a_clean_morning() -> None:
     clean = list(posts(replace(PLAN, duplicates=0, late=0, invalid=0)))
     ids = [event.event_id for event in events(clean)]
     assert len(ids) == len(set(ids))
     assert not any(event.code or "replayed" in event.text for event in events(clean))
 
 
-def test_no_request_holds_more_events_than_a_phone_may_send() -> None:
+def test_requests_respect_the_batch_size() -> None:
     small = replace(PLAN, batch_size=5, duplicates=0)
     assert max(len(post.events) for post in posts(small)) == 5
 
 
-def test_an_endless_fleet_has_new_trucks_each_morning_and_keeps_memory_bounded() -> None:
+def test_endless_fleet_adds_trucks_daily_in_bounded_memory() -> None:
     plan = replace(PLAN, trucks=3, farms=5)
     tracemalloc.start()
     ids: Counter[str] = Counter()
@@ -148,6 +150,6 @@ def test_an_endless_fleet_has_new_trucks_each_morning_and_keeps_memory_bounded()
     assert many < 2 * one
 
 
-def test_a_run_id_must_be_eight_hexadecimal_digits() -> None:
+def test_run_id_must_be_eight_hexadecimal_digits() -> None:
     with pytest.raises(ValueError, match="8 hexadecimal digits"):
         replace(PLAN, run="my-run")

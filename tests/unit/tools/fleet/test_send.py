@@ -1,4 +1,4 @@
-"""The sender keeps the client's whole rule, at any answer, against a real server on loopback."""
+"""Test that the sender follows the client rules for every response, against a real server on loopback."""
 
 import gzip
 import json
@@ -20,7 +20,6 @@ from tools.fleet.rounds import Planned, Post
 from tools.fleet.send import (
     Client,
     Tally,
-    fate_of,
     for_seconds,
     percentile,
     posts_of_file,
@@ -39,7 +38,7 @@ type Answer = tuple[int, dict[str, str], bytes] | None
 def server(
     answer: Callable[[int, bytes], Answer],
 ) -> Iterator[tuple[str, list[tuple[bytes, dict[str, str]]]]]:
-    """An endpoint that answers `answer(number of the request, body)`, and the requests it got."""
+    """Serve `answer(request number, body)`, and yield the URL and the list of requests received."""
     got: list[tuple[bytes, dict[str, str]]] = []
     numbers = count()
 
@@ -88,7 +87,7 @@ def client(url: str, patience: float = 5) -> Client:
     return Client(url, "the-key", patience=patience, first_pause=0.001)
 
 
-def test_a_2xx_is_delivered_with_its_receipt() -> None:
+def test_2xx_is_delivered_with_its_receipt() -> None:
     with server(lambda _, body: receipt(body)) as (url, got):
         [delivery] = client(url).deliver(post("a", "b"))
     assert (delivery.fate, delivery.status, delivery.answer["accepted"]) == ("delivered", 202, 2)
@@ -98,21 +97,21 @@ def test_a_2xx_is_delivered_with_its_receipt() -> None:
     assert "content-encoding" not in got[0][1]
 
 
-def test_gzip_is_said_in_the_header() -> None:
+def test_gzip_is_declared_in_the_header() -> None:
     with server(lambda _, body: receipt(body)) as (url, got):
         client(url).deliver(post("a", gzipped=True))
     assert gzip.decompress(got[0][0]) == b"a"
     assert got[0][1]["content-encoding"] == "gzip"
 
 
-def test_a_400_is_dropped_at_once() -> None:
+def test_400_is_dropped_at_once() -> None:
     with server(lambda *_: (400, {}, b'{"code":"unreadable"}')) as (url, got):
         [delivery] = client(url).deliver(post("a"))
     assert (delivery.fate, delivery.status, len(got)) == ("dropped", 400, 1)
 
 
 @pytest.mark.parametrize("first", [429, 503, 500, 504, 401, 403, 404, 408, 415, None])
-def test_anything_else_sends_the_identical_bytes_again(first: int | None) -> None:
+def test_any_other_response_resends_the_identical_bytes(first: int | None) -> None:
     def answer(n: int, body: bytes) -> Answer:
         if n >= 2:
             return receipt(gzip.decompress(body))
@@ -139,9 +138,9 @@ def test_pauses_grow() -> None:
 
 
 @pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
-def test_retry_after_is_waited_for(as_date: bool) -> None:
+def test_retry_after_is_respected(as_date: bool) -> None:
     def wanted() -> str:
-        return formatdate(time.time() + 3, usegmt=True) if as_date else "1"  # a date has whole seconds
+        return formatdate(time.time() + 3, usegmt=True) if as_date else "1"  # an HTTP date has whole seconds
 
     with server(lambda n, body: receipt(body) if n else (429, {"retry-after": wanted()}, b"")) as (url, _):
         began = time.monotonic()
@@ -149,13 +148,13 @@ def test_retry_after_is_waited_for(as_date: bool) -> None:
     assert time.monotonic() - began >= 1
 
 
-def test_a_retry_after_that_cannot_be_read_counts_as_none() -> None:
+def test_invalid_retry_after_is_ignored() -> None:
     with server(lambda n, body: receipt(body) if n else (429, {"retry-after": "soon"}, b"")) as (url, _):
         [delivery] = client(url).deliver(post("a"))
     assert delivery.statuses == (429, 202)
 
 
-def test_a_413_is_split_until_it_fits_and_nothing_is_lost() -> None:
+def test_413_splits_the_request_until_it_fits() -> None:
     def answer(_: int, body: bytes) -> Answer:
         return receipt(body) if len(body.splitlines()) <= 2 else (413, {}, b"{}")
 
@@ -165,27 +164,27 @@ def test_a_413_is_split_until_it_fits_and_nothing_is_lost() -> None:
     assert {d.fate for d in deliveries} == {"delivered"}
 
 
-def test_a_single_event_that_is_too_large_is_dropped() -> None:
+def test_single_event_that_is_too_large_is_dropped() -> None:
     with server(lambda *_: (413, {}, b"{}")) as (url, got):
         deliveries = client(url).deliver(post("a", "b"))
     assert [d.fate for d in deliveries] == ["dropped", "dropped"]
     assert len(got) == 3
 
 
-def test_when_patience_ends_the_phone_still_has_the_events() -> None:
+def test_events_stay_on_the_phone_after_the_timeout() -> None:
     with server(lambda *_: (503, {}, b"{}")) as (url, _):
         [delivery] = client(url, patience=0.1).deliver(post("a"))
     assert (delivery.fate, delivery.status) == ("kept", 503)
 
 
-def test_no_server_at_all_is_no_answer() -> None:
+def test_missing_server_counts_as_no_response() -> None:
     with server(lambda _, body: receipt(body)) as (url, _):
         pass
     [delivery] = client(url, patience=0.05).deliver(post("a"))
     assert (delivery.fate, delivery.status) == ("kept", None)
 
 
-def test_sending_draws_only_what_is_under_way_and_answers_in_order() -> None:
+def test_send_reads_posts_lazily_and_returns_results_in_order() -> None:
     drawn = 0
 
     def stream() -> Iterator[Post]:
@@ -202,14 +201,14 @@ def test_sending_draws_only_what_is_under_way_and_answers_in_order() -> None:
     assert [first.post.events[0].text, *rest] == [str(n) for n in range(200)]
 
 
-def test_a_pace_is_kept() -> None:
+def test_events_per_second_are_limited() -> None:
     with server(lambda _, body: receipt(body)) as (url, _):
         began = time.monotonic()
         list(send((post("a", "b") for _ in range(11)), client(url), events_per_second=40))
     assert 0.45 <= time.monotonic() - began < 2
 
 
-def test_giving_up_in_the_middle_ends_every_pause() -> None:
+def test_closing_the_sender_ends_every_pause() -> None:
     with server(lambda n, body: receipt(body) if n == 0 else (503, {}, b"")) as (url, _):
         deliveries = send((post(str(n)) for n in range(9)), Client(url, "k", first_pause=30), concurrency=1)
         next(deliveries)
@@ -218,12 +217,12 @@ def test_giving_up_in_the_middle_ends_every_pause() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_number_of_events_is_kept_to_exactly() -> None:
+def test_stream_ends_at_the_exact_number_of_events() -> None:
     posts = list(until_events((post("a", "b", "c") for _ in count()), 7))
     assert [len(each.events) for each in posts] == [3, 3, 1]
 
 
-def test_a_duration_ends_a_stream_without_an_end() -> None:
+def test_duration_ends_an_endless_stream() -> None:
     assert list(for_seconds((post("a") for _ in count()), 0)) == []
     assert len(list(for_seconds((post("a") for _ in count()), 0.05))) > 1
 
@@ -231,7 +230,7 @@ def test_a_duration_ends_a_stream_without_an_end() -> None:
 @pytest.mark.parametrize(
     "pack", [lambda b: b, gzip.compress, lambda b: gzip.compress(b[:5]) + gzip.compress(b[5:])]
 )
-def test_a_file_is_read_plain_or_gzip_with_odd_lines_as_they_are(
+def test_plain_or_gzip_file_keeps_malformed_lines_unchanged(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     file = tmp_path / "events.ndjson"
@@ -242,16 +241,14 @@ def test_a_file_is_read_plain_or_gzip_with_odd_lines_as_they_are(
 
 
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: packed[:30] + b"?" * 40])
-def test_a_file_whose_gzip_is_damaged_is_refused_by_name(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_damaged_gzip_file_is_refused_by_name(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = tmp_path / "events.gz"
     file.write_bytes(damage(gzip.compress(random.Random(1).randbytes(900))))
     with pytest.raises(Refusal, match=r"events\.gz cannot be read to its end"):
         list(read_lines(file))
 
 
-def test_a_file_is_cut_by_number_and_by_size(tmp_path: Path) -> None:
+def test_file_is_split_by_number_and_size(tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     file.write_text("".join(f"{n:09}\n" for n in range(25)))
     assert [len(p.events) for p in posts_of_file(file, batch_size=10)] == [10, 10, 5]
@@ -259,7 +256,7 @@ def test_a_file_is_cut_by_number_and_by_size(tmp_path: Path) -> None:
     assert [len(p.events) for p in posts_of_file(file, max_bytes=3)] == [1] * 25
 
 
-def test_the_tally_adds_up_receipts_and_names_codes_once_an_event() -> None:
+def test_tally_sums_receipts_and_counts_one_code_per_event() -> None:
     errors = [
         {"index": 1, "code": "missing_id"},
         {"index": 1, "code": "missing_type"},
@@ -280,7 +277,7 @@ def test_the_tally_adds_up_receipts_and_names_codes_once_an_event() -> None:
     assert figures["dropped"] == 0
 
 
-def test_events_that_were_dropped_after_a_413_appear_in_the_figures() -> None:
+def test_events_dropped_after_a_413_appear_in_the_figures() -> None:
     tally = Tally()
     with server(lambda *_: (413, {}, b"{}")) as (url, _):
         for delivery in client(url).deliver(post("a", "b")):
@@ -294,19 +291,6 @@ def test_events_that_were_dropped_after_a_413_appear_in_the_figures() -> None:
     )
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_measured_values() -> None:
     assert [percentile([3, 1, 2, 4], p) for p in (50, 75, 99, 100)] == [2, 3, 4, 4]
     assert percentile([], 95) == 0
-
-
-def test_each_status_has_its_fate() -> None:
-    assert {s: fate_of(s) for s in (200, 202, 400, 413, 403, 429, 503, None)} == {
-        200: "delivered",
-        202: "delivered",
-        400: "dropped",
-        413: "dropped",
-        403: "kept",
-        429: "kept",
-        503: "kept",
-        None: "kept",
-    }

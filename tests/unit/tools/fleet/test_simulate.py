@@ -1,4 +1,4 @@
-"""The simulation: invariants of the flow, and comparison with queueing formulas."""
+"""Test the simulation: its invariants, and its agreement with queueing formulas."""
 
 import json
 from dataclasses import replace
@@ -23,8 +23,9 @@ OUTAGES = (Outage("kinesis"), Outage("snowpipe"))
 
 
 def is_consistent(sample: Sample) -> bool:
-    """Return whether each event is in one place: on a phone or archived; in the pipe or loaded; and, if it is a
-    geofence event, in exactly one place on the way to the visits."""
+    """Return whether each event is in exactly one place: on a phone or archived; in the pipe or loaded; and,
+    for a geofence event, in one of the steps towards the visits.
+    """
     return (
         sample.sent == sample.phones + sample.archived
         and sample.archived == sample.pipe + sample.loaded
@@ -71,8 +72,8 @@ def test_outage_of_an_hour_loses_nothing_and_all_queues_recover(name: str, outag
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.part)
 @pytest.mark.parametrize("name", ["1k", "100k", "1M"])
-def test_recovery_time_is_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
-    """Arrivals during the outage / (capacity - arrivals), within two ticks and 5 %."""
+def test_recovery_takes_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
+    """Expect arrivals during the outage / (capacity - arrivals), within two ticks and 5 %."""
     size = ALL[name]
     expected = expected_recovery(size, outage)
     assert expected is not None
@@ -82,7 +83,7 @@ def test_recovery_time_is_the_backlog_divided_by_the_spare_capacity(name: str, o
 
 @given(st.floats(1.1, 5), st.integers(100, 7200))
 @settings(max_examples=15, deadline=None)
-def test_recovery_of_snowpipe_for_any_speed_and_any_outage(load_factor: float, seconds: int) -> None:
+def test_snowpipe_recovery_matches_the_formula_for_any_outage(load_factor: float, seconds: int) -> None:
     size = replace(ALL["1k"], load_factor=load_factor)
     outage = Outage("snowpipe", seconds=seconds)
     simulation = simulate(size, outage)
@@ -94,7 +95,9 @@ def test_recovery_of_snowpipe_for_any_speed_and_any_outage(load_factor: float, s
 
 @given(st.integers(1, 20), st.integers(4, 40), st.integers(300, 3600))
 @settings(max_examples=15, deadline=None)
-def test_recovery_of_kinesis_for_any_slowest_part(redrives: int, shards: int, seconds: int) -> None:
+def test_kinesis_recovery_matches_the_formula_for_any_bottleneck(
+    redrives: int, shards: int, seconds: int
+) -> None:
     size = replace(ALL["1k"], redrive_concurrency=redrives, shards=shards)
     outage = Outage("kinesis", seconds=seconds)
     found = max(simulate(size, outage).recovered_after(queue) or 0 for queue in QUEUES)
@@ -110,8 +113,10 @@ def test_without_an_outage_nothing_waits_longer_than_two_ticks() -> None:
         assert max(sample.oldest.values()) <= 2 * TICK
 
 
-def test_without_a_circuit_breaker_requests_hold_concurrency_and_phones_keep_the_rest() -> None:
-    """By Little's law, 100,000 events per second are 5,000 requests of 3.6 s: too many for a concurrency of 1,000."""
+def test_without_a_circuit_breaker_requests_use_up_the_concurrency() -> None:
+    """By Little's law, 100,000 events per second are 5,000 concurrent requests of 3.6 s: too many for a
+    concurrency of 1,000.
+    """
     patient = ALL["100k, patient"]
     assert patient.concurrency_while_throttled > patient.ingest_concurrency
     simulation = simulate(patient, Outage("kinesis"))
@@ -121,7 +126,7 @@ def test_without_a_circuit_breaker_requests_hold_concurrency_and_phones_keep_the
 
 
 def test_events_older_than_the_record_age_are_given_up_but_not_lost() -> None:
-    """A consumer is too slow, so that the stream's records become older than six hours."""
+    """The consumer is so slow that records become older than six hours."""
     slow = replace(ALL["1k"], consume_concurrency=1, shards=1, events_per_second=16_000, geofence_share=0.2)
     flow = Flow(slow, None)
     flow.env.run(until=24 * 3600)

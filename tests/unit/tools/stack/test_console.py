@@ -1,4 +1,4 @@
-"""The console is a guest of the stack: started with it, ended with it, and nothing fails with it."""
+"""Test that the console starts and stops with the stack, and that its failure never affects the stack."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from tools.stack.stack import Stack
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    """A stack of two trial servers; what its outputs name answers nobody."""
+    """Yield a running stack with two trial servers. The endpoints in its outputs do not answer."""
     monkeypatch.setattr(
         stack, "SERVERS", {"localstack": Trial("localstack", 0), "snowflake": Trial("snowflake", 1)}
     )
@@ -36,7 +36,7 @@ def process(of: Stack) -> Any:
     return of.processes.alive(console.NAME)
 
 
-def test_it_is_started_with_the_stack_and_ends_with_it(up):
+def test_console_starts_and_stops_with_the_stack(up):
     assert up.console() == up.settings.console_url
     assert console.is_ready(up.settings)
     running = process(up)
@@ -45,7 +45,7 @@ def test_it_is_started_with_the_stack_and_ends_with_it(up):
     assert not console.is_ready(up.settings)
 
 
-def test_a_kill_leaves_the_stack_as_it_is_and_up_brings_it_back(up):
+def test_killed_console_leaves_the_stack_running_and_up_restarts_it(up):
     up.console()
     killed = process(up)
     os.kill(killed.pid, signal.SIGKILL)
@@ -56,7 +56,7 @@ def test_a_kill_leaves_the_stack_as_it_is_and_up_brings_it_back(up):
     assert process(up).pid != killed.pid
 
 
-def test_who_has_its_port_keeps_nobody_from_a_stack(up, capsys):
+def test_stack_starts_without_the_console_if_its_port_is_in_use(up, capsys):
     up.processes.end(process(up))
     environment = {"MILKRUN_LOCAL": str(up.settings.folder), "MILKRUN_PORT": str(up.settings.port)}
     with socket.create_server(("127.0.0.1", up.settings.console_port)):
@@ -67,7 +67,7 @@ def test_who_has_its_port_keeps_nobody_from_a_stack(up, capsys):
             up.console()
 
 
-def test_without_a_stack_there_is_nothing_to_look_at(up):
+def test_console_without_a_stack_names_the_command_that_starts_one(up):
     up.stop()
     with pytest.raises(StackError, match="make up"):
         up.console()

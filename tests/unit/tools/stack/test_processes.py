@@ -1,4 +1,4 @@
-"""A process is ours only while number and start time agree; ending it ends all that it started."""
+"""Test that a process is recognised by its id and start time, and that ending it ends all its children."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def printed(processes: Processes, word: str) -> None:
         time.sleep(0.02)
 
 
-def test_what_was_started_is_known_to_another_program_until_it_is_ended(processes, tmp_path):
+def test_started_process_is_found_by_another_program_until_it_ends(processes, tmp_path):
     process = start(processes, "import time; time.sleep(60)")
     other = Processes(tmp_path / "run", tmp_path / "logs")
     assert other.alive("trial") == process
@@ -38,16 +38,16 @@ def test_what_was_started_is_known_to_another_program_until_it_is_ended(processe
     assert other.recorded() == []
 
 
-def test_a_number_that_was_given_out_again_is_nobody_of_ours(processes):
+def test_reused_process_id_is_not_recognised_or_killed(processes):
     process = start(processes, "import time; time.sleep(60)")
-    stranger = replace(process, started=process.started - 100)
-    assert not stranger.is_alive()
-    processes.end(stranger)
+    reused = replace(process, started=process.started - 100)
+    assert not reused.is_alive()
+    processes.end(reused)
     assert process.is_alive()
     processes.end(process)
 
 
-def test_an_ended_child_counts_as_gone_before_anybody_asked_for_its_status(processes):
+def test_zombie_counts_as_ended(processes):
     process = start(processes, "print('done')")
     printed(processes, "done")
     deadline = time.monotonic() + 10
@@ -57,7 +57,7 @@ def test_an_ended_child_counts_as_gone_before_anybody_asked_for_its_status(proce
     assert processes.wait(process) == 0
 
 
-def test_within_its_grace_a_process_may_put_its_things_away(processes, tmp_path):
+def test_process_can_clean_up_within_its_grace_period(processes, tmp_path):
     code = f"""
 import pathlib, signal, sys
 def tidy(*_):
@@ -73,7 +73,7 @@ signal.pause()
     assert (tmp_path / "tidy").exists()
 
 
-def test_one_that_ignores_the_request_is_ended_with_its_children(processes):
+def test_process_that_ignores_sigterm_is_killed_with_its_children(processes):
     code = """
 import signal, subprocess, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -89,7 +89,7 @@ time.sleep(600)
     assert not child.is_alive()
 
 
-def test_a_record_that_a_full_disk_cut_short_is_passed_over(processes, tmp_path):
+def test_truncated_process_record_is_ignored(processes, tmp_path):
     process = start(processes, "import time; time.sleep(60)")
     (tmp_path / "run" / "other.json").write_text('{"name": "oth')
     (tmp_path / "run" / "strange.json").write_text(json.dumps({"no": "process"}))

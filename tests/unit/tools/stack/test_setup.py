@@ -1,4 +1,4 @@
-"""tools/setup.sh in a tree of its own, with stand-ins for the programs that it looks for."""
+"""Test tools/setup.sh in a tree of its own, with fakes for the programs that it looks for."""
 
 import hashlib
 import shutil
@@ -52,7 +52,7 @@ class Tree:
         path.chmod(0o755)
 
     def made(self, program: str, *inputs: str) -> None:
-        """As if an earlier run had made the folder of `program` from these inputs."""
+        """Pretend that an earlier run made the folder of `program` from these inputs."""
         self.program(Path(program).name, "exit 0", (self.root / program).parent)
         digest = hashlib.sha256(b"".join((self.root / name).read_bytes() for name in inputs)).hexdigest()[:16]
         (self.root / program.split("/", maxsplit=1)[0] / ".made-from").write_text(digest + "\n")
@@ -76,7 +76,7 @@ def tree(tmp_path: Path) -> Tree:
     return made
 
 
-def test_a_python_too_old_is_told_with_what_to_install(tree):
+def test_python_that_is_too_old_is_reported_with_what_to_install(tree):
     tree.program("python3", '[ "$1" = --version ] && echo "Python 3.11.2" || exit 1')
     status, [line] = tree.setup("main")
     assert status == 1
@@ -85,14 +85,14 @@ def test_a_python_too_old_is_told_with_what_to_install(tree):
     )
 
 
-def test_without_a_home_python_is_looked_for_all_the_same(tree):
+def test_python_is_searched_without_a_home(tree):
     status, [line] = tree.setup("main", home=False)
     assert status == 1
     assert line.startswith("setup: Python 3.13 is needed and was not found")
 
 
 @pytest.mark.parametrize("where", ["programs", ".pyenv/versions/3.13.0/bin", "elsewhere"])
-def test_python_is_found_on_path_in_pyenv_or_by_uv_past_a_shim_that_only_complains(tree, where):
+def test_python_is_found_on_path_in_pyenv_or_by_uv_despite_a_broken_shim(tree, where):
     tree.program("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
     tree.program("uv", f'echo "{tree.root}/elsewhere/python3.13"')
     tree.program("python3.13", '[ "$1" = -m ] && exit 9; exit 0', tree.root / where)
@@ -108,25 +108,25 @@ def test_python_is_found_on_path_in_pyenv_or_by_uv_past_a_shim_that_only_complai
         ("v18.19.0", "setup: Node 20 or newer is needed; this is v18.19.0. Install a newer one."),
     ],
 )
-def test_a_node_that_is_missing_or_too_old_is_told(tree, version, line):
+def test_missing_or_old_node_is_reported(tree, version, line):
     if version:
         tree.program("node", f"echo {version}")
     assert tree.setup("node") == (1, [line])
 
 
 @pytest.mark.parametrize(("version", "status"), [('"11.0.2"', 1), ('"17.0.15"', 0), ('"21" 2023-09-19', 0)])
-def test_java_17_or_newer_will_do(tree, version, status):
+def test_java_17_or_newer_is_accepted(tree, version, status):
     tree.program("java", f"echo 'openjdk version {version}' >&2")
     assert tree.setup("java")[0] == status
 
 
-def test_what_is_made_and_unchanged_is_left_alone(tree):
+def test_unchanged_environments_are_not_rebuilt(tree):
     tree.made(".venv/bin/python", *MAIN)
     tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
     assert tree.setup("main", "node") == (0, [])
 
 
-def test_a_group_added_once_is_kept_up_to_date(tree):
+def test_group_added_once_is_kept_up_to_date(tree):
     tree.made(".venv/bin/python", "requirements.txt", "requirements-test.txt", *MAIN[1:])
     (tree.root / ".venv/.groups").write_text("test\n")
     assert tree.setup("main") == (0, [])
@@ -138,7 +138,7 @@ def test_a_group_added_once_is_kept_up_to_date(tree):
     assert "requirements.txt requirements-test.txt" in asked
 
 
-def test_a_group_not_asked_for_is_not_installed(tree):
+def test_group_not_requested_is_not_installed(tree):
     tree.made(".venv/bin/python", *MAIN)
     tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
     (tree.root / "requirements.txt").write_text("newer\n")
@@ -146,7 +146,7 @@ def test_a_group_not_asked_for_is_not_installed(tree):
     assert "requirements-test.txt" not in (tree.root / "asked").read_text()
 
 
-def test_a_step_that_fails_says_so_and_is_tried_again(tree):
+def test_failed_step_is_reported_and_retried(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", "echo 'npm: no such registry' >&2; exit 1")
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_a_step_that_fails_says_so_and_is_tried_again(tree):
         assert lines[2].startswith("setup: node_modules failed, see the messages above.")
 
 
-def test_a_step_that_fails_on_a_full_disk_says_that(tree):
+def test_step_that_fails_on_a_full_disk_says_so(tree):
     (tree.programs / "df").unlink()
     tree.program("df", "echo header; echo '/dev/sda 9 9 3 100% /'")
     tree.program("node", "echo v20.20.2")
@@ -166,7 +166,7 @@ def test_a_step_that_fails_on_a_full_disk_says_that(tree):
     )
 
 
-def test_a_changed_input_is_made_anew(tree):
+def test_changed_input_rebuilds_the_environment(tree):
     tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
     (tree.root / "package-lock.json").write_text("newer\n")
     tree.program("node", "echo v20.20.2")
@@ -205,7 +205,7 @@ DROPPED = {
 }
 
 
-def test_installing_sees_proxies_and_indexes_and_nothing_else_of_the_callers(tree):
+def test_installation_sees_only_proxy_and_index_variables_of_the_caller(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     (tree.root / "at-start.sh").write_text("exit 3\n")
@@ -218,7 +218,7 @@ def test_installing_sees_proxies_and_indexes_and_nothing_else_of_the_callers(tre
 
 
 @pytest.mark.parametrize("home", ["/sys/kernel", "/no/such/home", ""], ids=["read-only", "missing", "none"])
-def test_where_the_home_cannot_be_written_caches_lie_in_the_clone(tree, home):
+def test_caches_are_in_the_clone_if_the_home_is_not_writable(tree, home):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     tree.setup("node", HOME=home)
@@ -227,7 +227,7 @@ def test_where_the_home_cannot_be_written_caches_lie_in_the_clone(tree, home):
     assert f'npm_config_cache="{tree.root}/.venvs/cache/npm"' in seen
 
 
-def test_a_home_that_can_be_written_keeps_its_caches(tree):
+def test_caches_stay_in_a_writable_home(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     tree.setup("node")
@@ -235,7 +235,7 @@ def test_a_home_that_can_be_written_keeps_its_caches(tree):
 
 
 @pytest.mark.parametrize("place", ["a folder", "a link"])
-def test_set_up_works_in_a_folder_with_a_space_and_through_a_link(tmp_path, place):
+def test_setup_works_in_a_folder_with_a_space_and_through_a_link(tmp_path, place):
     (tmp_path / "a folder").mkdir()
     (tmp_path / "a link").symlink_to(tmp_path / "a folder")
     tree = Tree(tmp_path / place)
@@ -246,7 +246,7 @@ def test_set_up_works_in_a_folder_with_a_space_and_through_a_link(tmp_path, plac
     assert (tree.root / "asked").read_text().split()[0] == "ci"
 
 
-def test_set_up_and_the_stack_agree_on_what_installing_needs():
+def test_setup_and_stack_pass_the_same_variables_to_installers():
     found = for_installation({**KEPT, **DROPPED})
     assert {name for name in found if name in KEPT | DROPPED} - {"TZ"} == set(KEPT)
     assert found["TZ"] == "UTC"
@@ -262,6 +262,6 @@ def test_set_up_and_the_stack_agree_on_what_installing_needs():
         ({"http_proxy": "p", "NO_PROXY": "*"}, {"http_proxy": "p", "NO_PROXY": "*", "no_proxy": "*"}),
     ],
 )
-def test_a_command_runs_with_what_is_given_but_for_pythons_settings(given, wanted):
+def test_command_inherits_the_environment_except_pythons_settings(given, wanted):
     assert for_commands(given) == wanted
-    assert for_commands(for_commands(given)) == wanted  # or it would start itself again and again
+    assert for_commands(for_commands(given)) == wanted  # otherwise the command would restart itself forever

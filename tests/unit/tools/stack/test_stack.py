@@ -1,4 +1,6 @@
-"""What is wrong is said in one line with the way out; what fails half way leaves nothing running."""
+"""Test that a problem is reported in one line with its solution, and that a failed start leaves nothing
+running.
+"""
 
 import contextlib
 import json
@@ -26,7 +28,7 @@ from tools.stack.stack import Stack
 
 
 def free_base() -> int:
-    """Below the ports that the kernel gives out, and both free."""
+    """Return a port below the ephemeral range that is free together with the next one."""
     while True:
         base = random.randrange(20000, 30000, 2)
         with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
@@ -48,7 +50,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
 
 
 class Trial:
-    """In the place of LocalStack or Snowflake: a program of a few lines."""
+    """A short program in the place of LocalStack or Snowflake."""
 
     TITLE = "Trial"
 
@@ -76,7 +78,7 @@ class Trial:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Trial:
-    """The first of the stack's two."""
+    """Return the first of the two servers of the stack."""
     trial = Trial("localstack", 0)
     monkeypatch.setattr(stack, "SERVERS", {"localstack": trial, "snowflake": Trial("snowflake", 1)})
     return trial
@@ -99,7 +101,7 @@ def trial_stack(environment: dict[str, str]) -> Iterator[Stack]:
     made.down()
 
 
-def test_up_again_does_nothing_until_the_sources_change(trial_stack, server, deploys, monkeypatch):
+def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, deploys, monkeypatch):
     trial_stack.up()
     trial_stack.up()
     assert (server.launched, deploys) == (1, ["functions", "warehouse"])
@@ -110,7 +112,7 @@ def test_up_again_does_nothing_until_the_sources_change(trial_stack, server, dep
     assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
 
 
-def test_a_deploy_that_fails_leaves_nothing_running_and_no_outputs(trial_stack, server, monkeypatch):
+def test_failed_deployment_leaves_nothing_running_and_no_outputs(trial_stack, server, monkeypatch):
     def fail(*_: object) -> None:
         raise StackError("no")
 
@@ -122,7 +124,7 @@ def test_a_deploy_that_fails_leaves_nothing_running_and_no_outputs(trial_stack, 
     assert not trial_stack.settings.outputs_file.exists()
 
 
-def test_an_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch):
+def test_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -132,9 +134,9 @@ def test_an_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypat
     assert not server.is_ready(trial_stack.settings)
 
 
-def test_what_a_killed_up_left_running_is_ended_by_the_next(trial_stack, server, deploys):
-    left = server.launch(trial_stack.settings, trial_stack.processes)  # and no outputs.json
-    (trial_stack.settings.folder / ".lock").touch()  # which every `up` makes first
+def test_up_ends_the_processes_that_a_killed_up_left_running(trial_stack, server, deploys):
+    left = server.launch(trial_stack.settings, trial_stack.processes)  # without an outputs.json
+    (trial_stack.settings.folder / ".lock").touch()  # every `up` creates it first
     trial_stack.up()
     assert not left.is_alive()
     assert server.launched == 2
@@ -147,7 +149,7 @@ def kill(of: Stack, *names: str) -> None:
     until(lambda: any(map(of.processes.alive, names)), lambda alive: not alive, patience_s=5)
 
 
-def test_a_dead_snowflake_is_started_again_and_the_rest_goes_on(trial_stack, server, deploys):
+def test_dead_snowflake_is_restarted_and_the_rest_keeps_running(trial_stack, server, deploys):
     trial_stack.up()
     held = trial_stack.settings.snowflake_folder / "rows"
     held.parent.mkdir(exist_ok=True)
@@ -166,7 +168,7 @@ def test_a_dead_snowflake_is_started_again_and_the_rest_goes_on(trial_stack, ser
 
 
 @pytest.mark.parametrize("dead", [["localstack"], ["localstack", "snowflake"], ["snowflake", "localstack"]])
-def test_what_died_with_localstack_is_named_and_nothing_is_deleted_until_told(
+def test_localstack_death_deletes_nothing_without_discard(
     environment, capsys, trial_stack, server, deploys, dead
 ):
     trial_stack.up()
@@ -189,7 +191,7 @@ def test_what_died_with_localstack_is_named_and_nothing_is_deleted_until_told(
     assert deploys == ["functions", "warehouse"] * 2
 
 
-def test_a_dead_kinesis_mock_is_told_although_localstack_runs(trial_stack, server, deploys):
+def test_dead_kinesis_mock_is_reported_although_localstack_runs(trial_stack, server, deploys):
     trial_stack.up()
     mock = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     trial_stack.processes.adopt("kinesis", mock.pid)
@@ -204,7 +206,7 @@ def test_a_dead_kinesis_mock_is_told_although_localstack_runs(trial_stack, serve
 
 
 @pytest.mark.parametrize("name", ["localstack", "snowflake"])
-def test_a_stopped_process_goes_on(trial_stack, server, deploys, name):
+def test_stopped_process_is_continued(trial_stack, server, deploys, name):
     trial_stack.up()
     before = trial_stack.processes.alive(name)
     os.kill(before.pid, signal.SIGSTOP)
@@ -218,7 +220,7 @@ def test_a_stopped_process_goes_on(trial_stack, server, deploys, name):
     assert trial_stack.processes.alive(name) == before
 
 
-def test_a_repair_that_fails_ends_only_what_it_started(trial_stack, server, deploys, monkeypatch):
+def test_failed_repair_ends_only_the_processes_it_started(trial_stack, server, deploys, monkeypatch):
     trial_stack.up()
     aws = trial_stack.processes.alive("localstack")
     kill(trial_stack, "snowflake")
@@ -229,7 +231,7 @@ def test_a_repair_that_fails_ends_only_what_it_started(trial_stack, server, depl
     assert trial_stack.settings.outputs_file.exists()
 
 
-def test_warehouse_files_that_are_gone_are_told_and_made_again(trial_stack, server, deploys):
+def test_missing_warehouse_files_are_reported_and_recreated(trial_stack, server, deploys):
     trial_stack.up()
     kill(trial_stack, "snowflake")
     shutil.rmtree(trial_stack.settings.snowflake_folder, ignore_errors=True)
@@ -238,7 +240,7 @@ def test_warehouse_files_that_are_gone_are_told_and_made_again(trial_stack, serv
     assert deploys.count("warehouse") == 2
 
 
-def test_a_repair_of_one_part_deletes_nothing_of_the_other(trial_stack, server, deploys):
+def test_repair_of_one_server_leaves_the_other_unchanged(trial_stack, server, deploys):
     trial_stack.up()
     aws = trial_stack.processes.alive("localstack")
     kill(trial_stack, "snowflake")
@@ -247,22 +249,22 @@ def test_a_repair_of_one_part_deletes_nothing_of_the_other(trial_stack, server, 
     assert trial_stack.is_up()
 
 
-def test_endpoint_and_key_of_a_folder_stay_the_same_and_differ_from_anothers(environment, tmp_path):
+def test_endpoint_and_key_are_stable_per_folder_and_differ_between_folders(environment, tmp_path):
     def known(folder: Path) -> tuple[str, str]:
         found = Settings.of(environment | {"MILKRUN_LOCAL": str(folder)}).aws_environment
         return found["MILKRUN_API_ID"], found["MILKRUN_API_KEY"]
 
     assert known(tmp_path / "one") == known(tmp_path / "one")
     assert not set(known(tmp_path / "one")) & set(known(tmp_path / "two"))
-    assert 20 <= len(known(tmp_path / "one")[1]) <= 128  # what API Gateway takes as a key
+    assert 20 <= len(known(tmp_path / "one")[1]) <= 128  # the length that API Gateway accepts for a key
 
 
 @pytest.mark.parametrize("command", ["up", "console"])
-def test_a_stack_that_runs_elsewhere_is_not_ended_for_a_port_that_was_forgotten(
+def test_up_with_another_port_does_not_end_the_running_stack(
     environment, capsys, trial_stack, server, deploys, command
 ):
     trial_stack.up()
-    line = told(environment | {"MILKRUN_PORT": str(free_base())}, capsys, command)
+    line = error_line(environment | {"MILKRUN_PORT": str(free_base())}, capsys, command)
     assert line.startswith(
         f"The stack in {trial_stack.settings.folder} runs on port {trial_stack.settings.port}"
     )
@@ -270,18 +272,18 @@ def test_a_stack_that_runs_elsewhere_is_not_ended_for_a_port_that_was_forgotten(
     assert trial_stack.is_up()
 
 
-def test_a_stack_is_ended_from_any_port(environment, trial_stack, server, deploys):
+def test_stack_is_ended_from_any_port(environment, trial_stack, server, deploys):
     trial_stack.up()
     Stack.of(environment | {"MILKRUN_PORT": str(free_base())}).down()
     assert not server.is_ready(trial_stack.settings)
     trial_stack.up()
-    trial_stack.processes.end_all()  # killed: its port stands in outputs.json, and nobody is there
+    trial_stack.processes.end_all()  # killed: outputs.json names its port, but nothing listens there
     moved = Stack.of(environment | {"MILKRUN_PORT": str(free_base())})
     moved.up(discard=True)
     assert moved.is_up()
 
 
-def test_stop_keeps_the_warehouse_and_down_keeps_nothing(trial_stack, server, deploys):
+def test_stop_keeps_the_warehouse_and_down_deletes_everything(trial_stack, server, deploys):
     trial_stack.up()
     settings = trial_stack.settings
     for folder in (settings.snowflake_folder, settings.localstack_folder):
@@ -294,7 +296,7 @@ def test_stop_keeps_the_warehouse_and_down_keeps_nothing(trial_stack, server, de
     assert not settings.folder.exists()
 
 
-def test_a_warehouse_that_was_never_finished_is_not_kept(trial_stack, server, deploys, monkeypatch):
+def test_incomplete_warehouse_is_not_kept(trial_stack, server, deploys, monkeypatch):
     def interrupt(*_: object) -> None:
         trial_stack.settings.snowflake_folder.mkdir()
         raise KeyboardInterrupt
@@ -305,55 +307,57 @@ def test_a_warehouse_that_was_never_finished_is_not_kept(trial_stack, server, de
     assert not trial_stack.settings.snowflake_folder.exists()
 
 
-def test_a_server_that_ends_while_it_starts_is_named_with_its_log(trial_stack, server):
+def test_server_that_exits_during_startup_is_named_with_its_log(trial_stack, server):
     server.code = "raise SystemExit('no licence')"
     with pytest.raises(StackError, match=r"Trial ended while it started; it said why in .*localstack\.log"):
         trial_stack.up()
     assert "no licence" in trial_stack.processes.log("localstack").read_text()
 
 
-def told(environment: dict[str, str], capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command which fails writes."""
+def error_line(environment: dict[str, str], capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that fails, and return the one line it writes."""
     assert cli.main(arguments, environment) == 2
     *steps, line = capsys.readouterr().err.splitlines()
     assert all(step.endswith("…") for step in steps)
     return line
 
 
-def test_a_server_that_is_slow_to_start_is_named_with_its_log_and_ended(
+def test_server_that_starts_too_slowly_is_ended_and_named_with_its_log(
     environment, capsys, server, monkeypatch
 ):
-    """As on a slow disk."""
+    """A slow disk is a typical cause."""
     monkeypatch.setattr(stack, "READY_S", 0.5)
     server.code = "import time; time.sleep(60)"
-    line = told(environment, capsys, "up")
+    line = error_line(environment, capsys, "up")
     assert line.startswith("Trial was not ready after 0.5 s; see ")
     assert line.endswith("localstack.log")
     assert Stack.of(environment).processes.recorded() == []
 
 
-def test_a_port_in_use_is_told_with_the_way_out(environment, capsys, server):
+def test_port_in_use_is_reported_with_the_solution(environment, capsys, server):
     with socket.create_server(("127.0.0.1", int(environment["MILKRUN_PORT"]))):
-        line = told(environment, capsys, "up")
+        line = error_line(environment, capsys, "up")
     assert line.startswith(f"Port {environment['MILKRUN_PORT']}, for Trial, is in use.")
     assert "MILKRUN_PORT=<base>" in line
 
 
-def test_a_full_disk_is_told_before_anything_starts(environment, capsys, server, monkeypatch):
+def test_full_disk_is_reported_before_anything_starts(environment, capsys, server, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**12, 10**12, 3_000_000))
-    assert told(environment, capsys, "up").startswith("The disk is full: 3 MB free")
+    assert error_line(environment, capsys, "up").startswith("The disk is full: 3 MB free")
     assert server.launched == 0
 
 
 @pytest.mark.parametrize("port", ["http", "80", "65530"])
-def test_a_port_that_is_none_is_refused(environment, capsys, port):
-    assert told(environment | {"MILKRUN_PORT": port}, capsys, "up").startswith(f"MILKRUN_PORT is '{port}'")
+def test_invalid_port_is_refused(environment, capsys, port):
+    assert error_line(environment | {"MILKRUN_PORT": port}, capsys, "up").startswith(
+        f"MILKRUN_PORT is '{port}'"
+    )
 
 
-def test_a_second_command_on_the_same_stack_is_sent_away(environment, capsys, trial_stack):
+def test_second_command_on_the_same_stack_is_refused(environment, capsys, trial_stack):
     with trial_stack._alone():
-        assert told(environment, capsys, "up").startswith("Another command is at work on this stack.")
+        assert error_line(environment, capsys, "up").startswith("Another command is at work on this stack.")
 
 
 @pytest.mark.parametrize(
@@ -363,7 +367,7 @@ def test_a_second_command_on_the_same_stack_is_sent_away(environment, capsys, tr
         ("v18.19.0\n", "Node 20 or newer is needed for Kinesis; this is v18.19.0."),
     ],
 )
-def test_a_missing_or_old_node_is_told(monkeypatch, answer, line):
+def test_missing_or_old_node_is_reported(monkeypatch, answer, line):
     def run(*_: object, **__: object) -> Any:
         if isinstance(answer, Exception):
             raise answer
@@ -375,12 +379,12 @@ def test_a_missing_or_old_node_is_told(monkeypatch, answer, line):
 
 
 @pytest.mark.parametrize(("address", "closed"), [("127.0.0.1", True), ("0.0.0.0", False)])
-def test_a_localstack_that_listens_to_the_network_is_found_out(address, closed):
+def test_localstack_listening_on_the_network_is_detected(address, closed):
     with socket.create_server((address, 0)) as gateway:
         assert localstack.is_reachable_from_the_network(gateway.getsockname()[1]) is not closed
 
 
-def test_nothing_of_another_aws_or_snowflake_reaches_the_stack(environment):
+def test_settings_of_another_aws_or_snowflake_do_not_reach_the_stack(environment):
     foreign = {"AWS_PROFILE": "prod", "AWS_ENDPOINT_URL": "https://elsewhere", "SNOWFLAKE_ACCOUNT": "prod"}
     settings = Settings.of(environment | foreign)
     for seen in (settings.environment, settings.aws_environment, localstack.environment(settings)):
@@ -410,7 +414,7 @@ def log_files(environment: dict[str, str], **texts: str) -> Iterator[Settings]:
     yield settings
 
 
-def test_logs_shows_the_last_lines_of_each_with_its_name_in_front(environment, capsys):
+def test_logs_show_the_last_lines_of_each_file_with_its_name(environment, capsys):
     with log_files(environment, milkrun_local_ingest="a\nb\nc\n", localstack="Ready.\n", deploy="long\n"):
         assert cli.main(["logs", "-n", "2"], environment) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -420,7 +424,7 @@ def test_logs_shows_the_last_lines_of_each_with_its_name_in_front(environment, c
     ]
 
 
-def test_logs_of_one_function_need_its_short_name_only(environment, capsys):
+def test_logs_of_one_function_are_found_by_its_short_name(environment, capsys):
     with log_files(environment, milkrun_local_ingest="[ERROR] no\rTraceback\n", localstack="Ready.\n"):
         assert cli.main(["logs", "ingest"], environment) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -429,13 +433,13 @@ def test_logs_of_one_function_need_its_short_name_only(environment, capsys):
     ]
 
 
-def test_a_log_that_is_not_there_is_told_with_those_that_are(environment, capsys):
+def test_unknown_log_is_reported_with_the_existing_ones(environment, capsys):
     with log_files(environment, localstack="Ready.\n"):
-        line = told(environment, capsys, "logs", "ingets")
+        line = error_line(environment, capsys, "logs", "ingets")
     assert line.endswith("there are: localstack.")
 
 
-def test_a_follower_sees_what_comes_whole_lines_only_and_after_the_file_was_turned_over(environment):
+def test_follower_shows_complete_lines_and_survives_rotation(environment):
     with log_files(environment, milkrun_local_ingest="old\nhal") as settings:
         [file] = logs.sources(settings, ["ingest"])
         tail = logs._Tail(file)
@@ -450,12 +454,12 @@ def test_a_follower_sees_what_comes_whole_lines_only_and_after_the_file_was_turn
         assert tail.read() == ["last of the old", "first of the new"]
 
 
-def test_a_name_that_is_empty_is_no_name():
+def test_empty_folder_setting_means_the_default_folder():
     assert Settings.of({"MILKRUN_LOCAL": ""}).folder == ROOT / ".local"
 
 
 @pytest.mark.parametrize("verb", ["up", "stop", "down", "console"])
-def test_a_folder_that_holds_other_things_is_neither_used_nor_wiped(tmp_path, verb):
+def test_folder_with_other_files_is_neither_used_nor_deleted(tmp_path, verb):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(StackError, match="holds other things"):
         getattr(Stack.of({"MILKRUN_LOCAL": str(tmp_path)}), verb)()
@@ -463,23 +467,24 @@ def test_a_folder_that_holds_other_things_is_neither_used_nor_wiped(tmp_path, ve
 
 
 @pytest.mark.parametrize("folder", [".", "..", "/"])
-def test_this_clone_is_no_folder_for_a_stack(folder):
+def test_clone_or_its_parents_cannot_be_a_stack_folder(folder):
     with pytest.raises(StackError, match="holds other things"):
-        Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()  # never by a verb that would wipe it
+        # called directly, because a command would delete the folder if this check failed
+        Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
 
 
-def test_what_a_deployed_stage_left_there_is_in_nobodys_way(tmp_path):
+def test_folder_left_by_a_deployed_stage_can_be_used(tmp_path):
     (tmp_path / "replay").mkdir()
     Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
 
 
-def test_this_clones_own_folders_are_a_stacks_whoever_made_them(tmp_path, monkeypatch):
+def test_default_folder_with_files_of_other_targets_can_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr("tools.stack.stack.ROOT", tmp_path)
     (tmp_path / ".local" / "bench").mkdir(parents=True)  # `make bench` in a fresh clone
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
 
 
-def test_what_a_down_could_not_remove_the_next_one_may(tmp_path, monkeypatch):
+def test_second_down_removes_what_the_first_could_not(tmp_path, monkeypatch):
     stack = Stack.of({"MILKRUN_LOCAL": str(tmp_path / "stack")})
     (stack.settings.folder / "logs").mkdir(parents=True)
     (stack.settings.folder / ".lock").touch()
@@ -503,34 +508,34 @@ def test_what_a_down_could_not_remove_the_next_one_may(tmp_path, monkeypatch):
         ("file/stack", "Not a directory"),
         ("circle/stack", "Too many levels of symbolic links"),
         ("a" * 300, "File name too long"),
-        ("/proc/stack", ""),  # as in a home that is read-only
+        ("/proc/stack", ""),  # as in a read-only home
     ],
 )
 @pytest.mark.parametrize("command", ["up", "down"])
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path, capsys, folder, reason, command):
+def test_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path, capsys, folder, reason, command):
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
     environment = {**os.environ, "MILKRUN_LOCAL": str(tmp_path / folder), "MILKRUN_PORT": str(free_base())}
     code = cli.main([command], environment)
     said = capsys.readouterr().err
-    assert (code, said.count("\n")) in {(2, 1), (0, 0)}, said  # what is not there is ended already
+    assert (code, said.count("\n")) in {(2, 1), (0, 0)}, said  # a folder that does not exist needs no `down`
     if command == "up":
         assert reason in said
         assert folder[:20] in said
 
 
-def test_brackets_in_a_folders_name_are_no_markup(tmp_path, capsys):
+def test_brackets_in_a_folder_name_are_not_markup(tmp_path, capsys):
     (tmp_path / "[red]").mkdir()
     (tmp_path / "[red]" / "letter.txt").touch()
-    line = told({**os.environ, "MILKRUN_LOCAL": str(tmp_path / "[red]")}, capsys, "up")
+    line = error_line({**os.environ, "MILKRUN_LOCAL": str(tmp_path / "[red]")}, capsys, "up")
     assert "[red]" in line
 
 
 @pytest.mark.parametrize("home", ["", "/sys/kernel", "/no/such/home"], ids=["none", "read-only", "missing"])
-def test_programs_get_a_home_of_the_stacks_where_yours_cannot_be_written(environment, home):
+def test_stack_provides_a_home_if_yours_is_not_writable(environment, home):
     settings = Settings.of(environment | {"HOME": home})
     assert settings.environment["HOME"] == str(settings.folder / "home")
 
 
-def test_programs_keep_a_home_that_can_be_written(environment, tmp_path):
+def test_writable_home_is_passed_on(environment, tmp_path):
     assert Settings.of(environment | {"HOME": str(tmp_path)}).environment["HOME"] == str(tmp_path)
