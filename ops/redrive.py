@@ -89,6 +89,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
+    wide: terminal.Wide = False,
 ) -> None:
     """List the claim checks in the dead-letter queue; send them again or delete them.
 
@@ -130,7 +131,7 @@ def command(
         in_queue = waiting(sqs, outputs.redrive_queue_url)
         terminal.print_json({"dead_letters": rows, "waiting_in_redrive_queue": in_queue})
     elif rows:
-        terminal.show_rows(rows, as_json, title="Dead letters")
+        terminal.show_rows(rows, as_json, title="Dead letters", wide=wide)
     else:
         in_queue = waiting(sqs, outputs.redrive_queue_url)
         terminal.out.print(f"no dead letters; {in_queue} claim checks wait in the redrive queue")

@@ -66,6 +66,7 @@ def list_rejects(
     resent: Repaired_ = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
+    wide: terminal.Wide = False,
 ) -> None:
     """List the rejected events, grouped by reason and by app version, device or hour.
 
@@ -78,7 +79,7 @@ def list_rejects(
     rows = groups(found, names)
     _name_unreadable(box)
     if rows or as_json:
-        terminal.show_rows(rows, as_json, title="Rejected events")
+        terminal.show_rows(rows, as_json, title="Rejected events", wide=wide)
     else:
         terminal.out.print("no rejected events")
     if rows or box.unreadable:

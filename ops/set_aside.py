@@ -171,6 +171,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
+    wide: terminal.Wide = False,
 ) -> None:
     """List the records that can never be processed; send them again or delete them.
 
@@ -205,7 +206,7 @@ def command(
         for record in found
     ]
     if rows or as_json:
-        terminal.show_rows(rows, as_json, title="Set aside")
+        terminal.show_rows(rows, as_json, title="Set aside", wide=wide)
     elif not unreadable:
         terminal.out.print(f"nothing is set aside under {what}", markup=False)
     if rows or unreadable:

@@ -47,6 +47,7 @@ AWS_ERRORS = (
 
 HEARTBEAT_SECONDS = 5.0
 NARROWEST_DETAIL = 24  # characters
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 MAX_SECONDS = 7 * 86_400  # of an option that says how long to wait: "inf" is a number too
 
 
@@ -79,6 +80,9 @@ def writable(text: str) -> Path:
 
 Stage = Annotated[str, typer.Option(parser=stage_name, metavar="STAGE", help="local, or a deployed stage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Print all columns and full times, also on a narrow terminal.")
+]
 
 
 class Verbs(TyperGroup):
@@ -180,13 +184,19 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
     out.print(table)
 
 
-def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = "") -> None:
-    """Many results of one shape."""
+def show_rows(
+    rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = "", wide: bool = False
+) -> None:
+    """Print rows of one shape. A terminal gets the columns that fit and short times, unless `wide`."""
     if as_json:
         print_json(list(rows))
         return
     names = list(rows[0]) if rows else []
-    shown = fitting(names, rows, out.width) if out.is_terminal else names
+    fit = out.is_terminal and not wide
+    if fit:
+        now = datetime.now(UTC)
+        rows = [{name: short_time(value, now) for name, value in row.items()} for row in rows]
+    shown = fitting(names, rows, out.width) if fit else names
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in shown:
         # Never cut short: a key is there to be copied.
@@ -195,7 +205,17 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = 
         table.add_row(*(cell(row[name]) for name in shown))
     out.print(table)
     if left_out := [name for name in names if name not in shown]:
-        note(f"left out, because the terminal is narrow: {', '.join(left_out)} (--json has all)")
+        note(f"not shown, because the terminal is narrow: {', '.join(left_out)} (--wide or --json shows all)")
+
+
+def short_time(value: object, now: datetime) -> object:
+    """Return a time in UTC as `06:30:12Z` if it is of today, else as `2026-11-27 06:30Z`; anything else as it is."""
+    if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
+        value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        return value
+    at = value.astimezone(UTC)
+    return f"{at:%H:%M:%SZ}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%MZ}"
 
 
 def fitting(names: Sequence[str], rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:

@@ -102,6 +102,7 @@ def command(
     ] = "now",  # type: ignore[assignment]
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
+    wide: terminal.Wide = False,
 ) -> None:
     """Say where an event, object or request is, and show every step that it took, in time order.
 
@@ -135,7 +136,7 @@ def command(
         )
     else:
         terminal.out.print(said, style="bold", markup=False)
-        terminal.show_rows(rows, False)
+        terminal.show_rows(rows, False, wide=wide)
         terminal.note(f"searched: {'; '.join(finder.searched)}")
         tell(unasked)
     raise typer.Exit(EXIT_CODES[arrival])

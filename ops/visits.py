@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -110,6 +110,46 @@ def with_presence(
     return sorted(found, key=lambda row: _is_open(row) and row["contradicted_by_event_id"] is not None)
 
 
+def in_brief(rows: Iterable[visit_diff.Row], now: datetime) -> list[dict[str, str]]:
+    """Return the rows as a person reads them: place, device, from and until in UTC, time there, and whether it left."""
+    return [
+        {
+            "place": f"{row['geofence_tag']}/{row['geofence_external_id']}",
+            "device": str(row["device_id"]),
+            "when": f"{_clock(row['entered_at'], now)}–{_clock(row['exited_at'], now)}",
+            "stay": _stay(row, now),
+            "state": _state(row, now),
+        }
+        for row in rows
+    ]
+
+
+def _clock(at: object, now: datetime) -> str:
+    if at is None:
+        return ""
+    time = keys.instant(str(at))
+    return f"{time:%H:%M}" if time.date() == now.date() else f"{time:%Y-%m-%d %H:%M}"
+
+
+def _stay(row: visit_diff.Row, now: datetime) -> str:
+    if _is_open(row) and not row["contradicted_by_event_id"]:
+        seconds = (now - keys.instant(str(row["entered_at"]))).total_seconds()
+    elif row["dwell_seconds"] is None:
+        return "unknown"
+    else:
+        seconds = float(str(row["dwell_seconds"]))
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _state(row: visit_diff.Row, now: datetime) -> str:
+    if not _is_open(row):
+        return "exit missing" if row["exit_missed"] else "left"
+    if row["contradicted_by_event_id"]:
+        return f"exit missing, elsewhere at {_clock(row['exit_inferred_at'], now)}"
+    return "there now"
+
+
 def _is_open(row: visit_diff.Row) -> bool:
     return row["exited_at"] is None and not row["exit_missed"]
 
@@ -160,6 +200,7 @@ def command(
     ] = None,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
+    wide: terminal.Wide = False,
 ) -> None:
     """List the visits of a device, or the devices that are at a fence now.
 
@@ -187,6 +228,6 @@ def command(
         contradicting |= contradictions_of_device(dynamodb, table, each, exclusive_tags, rule)
     rows = with_presence(rows, contradicting)
     if rows or as_json:
-        terminal.show_rows(rows, as_json)
+        terminal.show_rows(rows if as_json or wide else in_brief(rows, datetime.now(UTC)), as_json)
     else:
         terminal.out.print("no visits")

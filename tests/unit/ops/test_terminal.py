@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import botocore.exceptions
@@ -179,6 +180,20 @@ def test_details_in_the_last_column_get_the_room_that_is_left() -> None:
     assert terminal.fitting(list(rows[0]), rows, 80) == ["what", "at", "detail"]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("2026-11-28T06:30:12.345Z", "06:30:12Z"),
+        (datetime(2026, 11, 27, 6, 30, tzinfo=UTC), "2026-11-27 06:30Z"),
+        ("2026-11-28", "2026-11-28"),
+        (None, None),
+    ],
+    ids=["today", "yesterday", "a date", "nothing"],
+)
+def test_tables_on_a_terminal_show_short_times(value: object, shown: object) -> None:
+    assert terminal.short_time(value, datetime(2026, 11, 28, 12, tzinfo=UTC)) == shown
+
+
 def test_on_a_narrow_terminal_no_value_is_cut_and_what_is_left_out_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -189,4 +204,4 @@ def test_on_a_narrow_terminal_no_value_is_cut_and_what_is_left_out_is_named(
     terminal.show_rows(ROWS, False)
     printed = text.getvalue()
     assert "truck-01-0a1b2c3d  06:30  ten characters" in printed
-    assert "left out, because the terminal is narrow: key" in printed
+    assert "not shown, because the terminal is narrow: key (--wide or --json shows all)" in printed
