@@ -86,7 +86,7 @@ def command(
     purge: Annotated[
         bool, typer.Option("--purge", help="Delete all dead letters, after a question.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: terminal.Yes = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
@@ -178,7 +178,7 @@ def send(
 def purge(
     context: typer.Context,
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: terminal.Yes = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:

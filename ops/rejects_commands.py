@@ -192,7 +192,7 @@ def send_command(
 def purge(
     context: typer.Context,
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: terminal.Yes = False,
     start: Start = _FROM,
     end: End = _TO,
     code: Code = "",

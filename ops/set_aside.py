@@ -168,7 +168,7 @@ def command(
     to_delete: Annotated[
         bool, typer.Option("--purge", help="Delete their objects, after a question.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: terminal.Yes = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
@@ -274,7 +274,7 @@ def purge_command(
     context: typer.Context,
     what: What = PREFIX,
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: terminal.Yes = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:

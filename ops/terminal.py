@@ -80,6 +80,7 @@ def writable(text: str) -> Path:
 
 Stage = Annotated[str, typer.Option(parser=stage_name, metavar="STAGE", help="local, or a deployed stage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Wide = Annotated[
     bool, typer.Option("--wide", help="Print all columns and full times, also on a narrow terminal.")
 ]
@@ -117,6 +118,12 @@ def check_range(start: datetime, end: datetime) -> None:
     """An empty range would be answered with "nothing is missing"."""
     if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
         raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
+
+
+def confirm_sample_traffic(stage: str, yes: bool) -> None:
+    """Ask before invented trucks are sent to a deployed stage. Raises typer.Abort if the answer is no."""
+    if stage != "local" and not yes:
+        typer.confirm(f"Send invented trucks and farms to stage {stage}?", abort=True, err=True)
 
 
 def outputs_of(context: typer.Context, stage: str) -> Outputs:

@@ -70,14 +70,18 @@ def command(
     trucks: Annotated[int, typer.Option(min=1)] = 12,
     farms: Annotated[int, typer.Option(min=1)] = 40,
     stage: terminal.Stage = "local",
+    yes: terminal.Yes = False,
     as_json: terminal.AsJson = False,
 ) -> None:
     """Start the local stack, send a morning of rounds (or a file), and check every number.
 
-    Exit 1 if a number is wrong. A deployed stage must already be there.
+    Exit 1 if a number is wrong. A deployed stage must already be there, and the command asks
+    before it sends invented trucks there.
     """
     if live and events:
         raise typer.BadParameter("--live or --events, not both")
+    if not events:
+        terminal.confirm_sample_traffic(stage, yes)
     if stage == "local":
         ensure_up(context)
     outputs = terminal.outputs_of(context, stage)

@@ -365,13 +365,17 @@ def command(
         float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds for which a request is tried.")
     ] = 120,
     stage: terminal.Stage = "local",
+    yes: terminal.Yes = False,
     as_json: terminal.AsJson = False,
 ) -> None:
     """Send sample traffic: one morning (default), continuous load, or a file.
 
-    With --events or --duration the load goes on until so many events are sent or the time is over.
+    With --events or --duration the load continues until that many events were sent or the time is over. Ctrl-C ends
+    it and prints the figures so far. Asks before it sends invented trucks to a deployed stage.
     """
     outputs = terminal.outputs_of(context, stage)
+    if not file:
+        terminal.confirm_sample_traffic(stage, yes)
     if file:
         posts = posts_of_file(file, batch_size=batch or 500)
     else:
@@ -395,13 +399,19 @@ def command(
     if duration:
         posts = for_seconds(posts, duration)
     client = Client(outputs.endpoint, outputs.api_key, patience=patience, connections=concurrency)
-    tally, began = Tally(), time.monotonic()
+    tally, began, interrupted = Tally(), time.monotonic(), False
     with terminal.progress() as bars:
         task = bars.add_task("sending", total=events)
-        for delivery in send(posts, client, concurrency=concurrency, events_per_second=rate):
-            tally.add(delivery)
-            bars.advance(task, len(delivery.post.events))
+        try:
+            for delivery in send(posts, client, concurrency=concurrency, events_per_second=rate):
+                tally.add(delivery)
+                bars.advance(task, len(delivery.post.events))
+        except KeyboardInterrupt:
+            interrupted = True
     terminal.show(tally.figures(time.monotonic() - began), as_json)
+    if interrupted:
+        terminal.note(f"interrupted; up to {2 * concurrency} requests that were under way are not counted")
+        raise typer.Exit(130)
     if tally.undelivered:
         raise typer.Exit(1)
 

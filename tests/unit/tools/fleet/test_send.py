@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,12 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from ops import terminal
 from snowpipe.refusal import Refusal
 from tools.fleet.rounds import Planned, Post
 from tools.fleet.send import (
@@ -27,6 +31,7 @@ from tools.fleet.send import (
     send,
     until_events,
 )
+from tools.milkrun import app
 
 NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
 
@@ -254,6 +259,33 @@ def test_file_is_split_by_number_and_size(tmp_path: Path) -> None:
     assert [len(p.events) for p in posts_of_file(file, batch_size=10)] == [10, 10, 5]
     assert [len(p.events) for p in posts_of_file(file, max_bytes=70)] == [7, 7, 7, 4]
     assert [len(p.events) for p in posts_of_file(file, max_bytes=3)] == [1] * 25
+
+
+def test_ctrl_c_ends_sending_and_prints_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(number: int, body: bytes) -> Answer:
+        if number == 10:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return receipt(body)
+
+    with server(answer) as (url, _):
+        stage = SimpleNamespace(endpoint=url, api_key="the-key")
+        monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: stage)
+        ended = CliRunner().invoke(app, ["send", "--duration", "60", "--concurrency", "1", "--json"], obj={})
+    assert ended.exit_code == 130
+    assert json.loads(ended.stdout)["requests"] >= 8
+    assert "interrupted; up to 2 requests" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["send"], ["demo"], ["demo", "--live"]], ids=" ".join)
+def test_invented_trucks_go_to_a_deployed_stage_only_after_a_yes(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(lambda _, body: receipt(body)) as (url, got):
+        stage = SimpleNamespace(endpoint=url, api_key="the-key", console_url="")
+        monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: stage)
+        ended = CliRunner().invoke(app, [*arguments, "--stage", "prod"], obj={}, input="n\n")
+    assert (ended.exit_code, got) == (1, [])
+    assert "Send invented trucks and farms to stage prod?" in ended.output
 
 
 def test_tally_sums_receipts_and_counts_one_code_per_event() -> None:
