@@ -11,7 +11,7 @@ KEPT := PATH HOME USER LOGNAME SHELL TMPDIR TERM COLORTERM LANG JAVA_HOME DISPLA
   SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS \
   PIP_% UV_% npm_config_% NPM_% NETRC PYENV_ROOT PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX \
   AWS_% SNOWFLAKE_% MILKRUN_% MAKE% MFLAGS \
-  STAGE EVENTS EVENTS_LIST TARGET ONLY COMPARE RATE STEADY SEED MINUTES CHAPTER WRITE F
+  STAGE EVENTS EVENTS_LIST TARGET ONLY COMPARE AUTH RATE STEADY SEED MINUTES CHAPTER WRITE F
 $(foreach name,$(filter-out $(KEPT),$(.VARIABLES)),$(if $(filter environment,$(origin $(name))),$(eval unexport $(name))))
 
 PY := .venv/bin/python
@@ -23,12 +23,12 @@ CODE := contract aws handler consumer snowpipe glue airflow ops localstack tools
 
 ##@ Try it
 
-demo: setup ## start everything, send a morning of sample traffic (or EVENTS=FILE), and check every count
-	@$(PY) -m tools.milkrun up
+demo: setup ## start everything, send a morning of sample traffic (or EVENTS=FILE), and check every count (AUTH=jwt: with tokens)
+	@$(PY) -m tools.milkrun up $(if $(AUTH),--auth "$$AUTH")
 	@$(PY) -m tools.milkrun demo $(if $(EVENTS),--events "$$EVENTS")
 
-up: setup ## start the local stack and keep it running; writes .local/outputs.json
-	@$(PY) -m tools.milkrun up
+up: setup ## start the local stack and keep it running (AUTH=jwt: tokens required); writes .local/outputs.json
+	@$(PY) -m tools.milkrun up $(if $(AUTH),--auth "$$AUTH")
 
 console: setup ## print the address of the running stack's console
 	@$(PY) -m tools.stack console

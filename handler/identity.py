@@ -16,7 +16,7 @@ from aws.errors import RetryableError
 from aws.http import fetch
 from handler.http import Refused
 
-type Kind = Literal["api_key", "signature", "token"]
+type Kind = Literal["api_key", "iam", "signature", "token"]
 
 MAX_TOKEN_CHARS = 8192
 MAX_CACHED_TOKENS = 1000

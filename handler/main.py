@@ -110,7 +110,7 @@ def _respond(
     app = _app()
     request = request_of(event)
     received_at = app.now()
-    speaker = _speaker(request, app)
+    speaker = _speaker(event, request, app)
     facts["credential"] = speaker.kind
     batch = _batch_of(request, app, speaker, received_at)
     facts |= _facts_of(batch, received_at) | {"body_bytes": len(request.body)}
@@ -126,8 +126,12 @@ def _respond(
     return _answer(receipt)
 
 
-def _speaker(request: Request, app: App) -> Speaker:
+def _speaker(event: Mapping[str, Any], request: Request, app: App) -> Speaker:
     """Return whose request it is, before anything of its body is read. Raises Refused (401)."""
+    # Gateways and function URLs always add `requestContext`; who invokes the function without it is a principal that
+    # IAM allows to. (Amazon API Gateway Developer Guide: "Lambda proxy integrations in API Gateway".)
+    if "requestContext" not in event:
+        return Speaker("iam")
     is_signed = app.settings.signature_scheme != "off"
     authorization = request.headers.get("authorization")
     if app.tokens and (authorization or (app.settings.identity == "required" and not is_signed)):

@@ -26,6 +26,16 @@ class NoStackError(Refusal):
     """There is no stack to speak to; the message says what to do."""
 
 
+class TokenIssuer(BaseModel):
+    """The identity provider of a local stack that requires tokens: whoever reads the key can sign them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    issuer: str
+    audience: str
+    private_key_file: Path
+
+
 class Outputs(BaseModel):
     """`aws_endpoint_url` is None for a deployed stage: boto3 then uses the caller's credentials."""
 
@@ -41,6 +51,10 @@ class Outputs(BaseModel):
     dead_letter_queue_url: str
     aws_endpoint_url: str | None = None
     console_url: str | None = None
+    token_issuer: TokenIssuer | None = None
+    ingest_function: str | None = (
+        None  # where the stage requires tokens: its operators invoke the function itself
+    )
     # Stage settings (serverless/params.yml): places with these tags cannot hold one truck at the same time, and
     # the fleet's days end at midnight of this zone.
     exclusive_tags: tuple[str, ...] = EXCLUSIVE_TAGS
@@ -155,6 +169,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         dead_letter_queue_url=named["DeadLetterQueueUrl"],
         exclusive_tags=tags_of(named.get("ExclusiveTags")),
         time_zone=named.get("FleetTimeZone") or "UTC",
+        ingest_function=f"milkrun-{stage}-ingest" if named.get("Identity") == "required" else None,
         snowflake=warehouse,
     )
 

@@ -19,12 +19,12 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
-import urllib3
 
 from contract.events import Kind
 from contract.objects import hour_of
 from handler.parse_body import parse_body
 from handler.validate import validate
+from ops import posting
 from ops.outputs import Outputs
 from ops.patch import Patch
 from ops.stores import readable_lines
@@ -314,24 +314,19 @@ def _send_once(
 
 def poster(outputs: Outputs, patience: float = PATIENCE_SECONDS) -> Callable[[bytes], dict[str, Any]]:
     """Return what posts a body by the client's rule, and returns the receipt (or the 400)."""
-    http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=3, read=32))
-    headers = {
-        "x-api-key": outputs.api_key,
-        "content-type": "application/x-ndjson",
-        "user-agent": "milkrun-rejects",
-    }
+    post_once = posting.poster(outputs)
 
     def post(body: bytes) -> dict[str, Any]:
         give_up_at, pause, said = time.monotonic() + patience, 0.2, "no answer"
         while True:
             try:
-                answer = http.request("POST", outputs.endpoint, body=body, headers=headers)
-                if answer.status in (202, 400):
-                    receipt: dict[str, Any] = json.loads(answer.data)
+                status, answer = post_once(body, "application/x-ndjson")
+                if status in (202, 400):
+                    receipt: dict[str, Any] = json.loads(answer)
                     return receipt
-                said = f"answer {answer.status}"
-            except urllib3.exceptions.HTTPError as error:
-                said = f"no answer ({type(error).__name__})"
+                said = f"answer {status}"
+            except posting.NoAnswerError as error:
+                said = str(error)
             if time.monotonic() + pause > give_up_at:
                 raise Refusal(
                     f"{said} from {outputs.endpoint}; what was accepted is noted, the same command goes on"

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
-import urllib3
 
 from ops import polling, terminal
 from ops.outputs import Outputs
+from ops.posting import NoAnswerError, poster
 from ops.stores import archived_lines, device_stays
 from snowpipe.warehouse import Warehouse
 
@@ -40,17 +40,13 @@ def follow(
     outputs: Outputs, warehouse: Warehouse, sent: dict[str, Any], patience: float
 ) -> Iterator[tuple[str, bool, str]]:
     """Each stage's name, whether the event was seen there, and what was seen; ends at the first where not."""
-    http = urllib3.PoolManager(retries=False, timeout=32)
-    headers = {"x-api-key": outputs.api_key, "content-type": "application/json"}
     try:
-        answer = http.request(
-            "POST", outputs.endpoint, body=json.dumps([sent], allow_nan=False), headers=headers
-        )
-    except urllib3.exceptions.HTTPError as error:
-        yield "accepted", False, f"no answer: {error}"
+        status, answer = poster(outputs)(json.dumps([sent], allow_nan=False).encode(), "application/json")
+    except NoAnswerError as error:
+        yield "accepted", False, str(error)
         return
-    yield "accepted", answer.status == 202, f"{answer.status} {answer.data[:300].decode(errors='replace')}"
-    key = json.loads(answer.data)["object_key"]
+    yield "accepted", status == 202, f"{status} {answer[:300].decode(errors='replace')}"
+    key = json.loads(answer)["object_key"]
     lines = [json.loads(line)["_id"] for line in archived_lines(outputs.aws("s3"), outputs.bucket, key)]
     yield "archived", lines == [sent["_id"]], key
     device, dynamodb = sent["user"]["deviceId"], outputs.aws("dynamodb")

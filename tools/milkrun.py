@@ -38,6 +38,12 @@ ENTRIES = (
         "logs", "tools.stack.cli:logs", LOCAL, "Print the logs of the functions, LocalStack and Snowflake."
     ),
     Entry(
+        "token",
+        "tools.stack.cli:token",
+        LOCAL,
+        "Print a token for a device, if the local stack requires tokens.",
+    ),
+    Entry(
         "demo",
         "tools.fleet.demo:command",
         LOCAL,

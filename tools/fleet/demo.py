@@ -32,7 +32,7 @@ from tools.fleet.rounds import Plan, Post
 from tools.fleet.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
 from tools.fleet.watch import Watch
 from tools.stack import status
-from tools.stack.cli import ensure_up
+from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack
 
 # LocalStack serves no more than 10 to 15 requests a second, however many are under way.
@@ -69,6 +69,7 @@ def command(
     seed: int = 1,
     trucks: Annotated[int, typer.Option(min=1)] = 12,
     farms: Annotated[int, typer.Option(min=1)] = 40,
+    auth: AuthOption = None,
     stage: terminal.Stage = "local",
     yes: terminal.Yes = False,
     as_json: terminal.AsJson = False,
@@ -83,7 +84,7 @@ def command(
     if not events:
         terminal.confirm_sample_traffic(stage, yes)
     if stage == "local":
-        ensure_up(context)
+        ensure_up(context, auth)
     outputs = terminal.outputs_of(context, stage)
     began = time.monotonic()
     if live:
@@ -142,12 +143,7 @@ class Demo:
             return self._check(warehouse, build)
 
     def _send(self, posts: Iterable[Post], total: int, watch: Watch) -> None:
-        client = Client(
-            self._outputs.endpoint,
-            self._outputs.api_key,
-            connections=CONCURRENCY,
-            patience=REQUEST_PATIENCE_S,
-        )
+        client = Client.of(self._outputs, connections=CONCURRENCY, patience=REQUEST_PATIENCE_S)
         task = self._bars.add_task("sent", total=total)
         for delivery in send(posts, client, concurrency=CONCURRENCY):
             self.requests += 1
@@ -333,7 +329,7 @@ def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
     if outputs.console_url:
         terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
     began = time.monotonic()
-    client = Client(outputs.endpoint, outputs.api_key, patience=REQUEST_PATIENCE_S)
+    client = Client.of(outputs, patience=REQUEST_PATIENCE_S)
     with terminal.progress() as bars:
         task = bars.add_task("events sent", total=None)
         tally = drive(LiveFleet(plan), client, lambda tally: bars.update(task, completed=tally.events))
@@ -355,7 +351,15 @@ def _print(
     say = partial(terminal.out.print, markup=False)
     own = f"mine-{secrets.token_hex(4)}"
     say("\nPost an event of your own:")
-    say(f"  curl -H 'x-api-key: {outputs.api_key}' -H 'content-type: application/json' {outputs.endpoint} \\")
+    if outputs.token_issuer:
+        say('  curl -H "authorization: Bearer $(./milkrun token me)" \\')
+        say(
+            f"    -H 'x-api-key: {outputs.api_key}' -H 'content-type: application/json' {outputs.endpoint} \\"
+        )
+    else:
+        say(
+            f"  curl -H 'x-api-key: {outputs.api_key}' -H 'content-type: application/json' {outputs.endpoint} \\"
+        )
     say(
         f"""    -d '{{"_id": "{own}", "type": "pickup.started", "deviceId": "me","""
         """ "createdAt": "'$(date -u +%FT%TZ)'"}'"""

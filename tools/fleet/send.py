@@ -30,9 +30,11 @@ from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.parse_body import Parts
 from handler.validate import validate
 from ops import terminal
+from ops.outputs import Outputs
 from snowpipe.refusal import Refusal
 from tools.fleet import rounds
 from tools.fleet.rounds import Plan, Planned, Post
+from tools.stack.identity import NO_DEVICE, Tokens
 
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
@@ -71,31 +73,51 @@ class Client:
         patience: float = 120.0,
         first_pause: float = 0.2,
         connections: int = 8,
+        token_of: Callable[[str], str] | None = None,
     ) -> None:
+        """`token_of` returns a token for a device; without it, requests have the API key alone."""
         self._endpoint = endpoint
         self._headers = {"x-api-key": api_key, "user-agent": "milkrun-ops-send"}
+        self._token_of = token_of
         self._patience = patience
         self._first_pause = first_pause
         self._stopped = threading.Event()
         # Resending is the client's rule, not the library's.
         self._http = urllib3.PoolManager(maxsize=connections, block=True, retries=False, timeout=_TIMEOUT)
 
+    @classmethod
+    def of(cls, outputs: Outputs, *, patience: float = 120.0, connections: int = 8) -> "Client":
+        """Return a client for a stage, with tokens if it is a local one that requires them."""
+        token_of = Tokens(outputs.token_issuer) if outputs.token_issuer else None
+        return cls(
+            outputs.endpoint, outputs.api_key, patience=patience, connections=connections, token_of=token_of
+        )
+
     def stop(self) -> None:
         """End all pauses: what is not delivered stays with the phone."""
         self._stopped.set()
 
     def deliver(self, post: Post) -> list[Delivery]:
-        """One delivery, or one for each part where the server wanted the request smaller."""
-        delivery = self._try_until_settled(post)
+        """Return one delivery, or one per part: a token names one device, and a server may want requests smaller."""
+        if self._token_of is None:
+            return self._deliver(post, {})
+        return [
+            delivery
+            for device, part in by_device(post)
+            for delivery in self._deliver(part, {"authorization": f"Bearer {self._token_of(device)}"})
+        ]
+
+    def _deliver(self, post: Post, credential: dict[str, str]) -> list[Delivery]:
+        delivery = self._try_until_settled(post, credential)
         if delivery.status != 413 or len(post.events) == 1:
             return [delivery]
         middle = len(post.events) // 2
         halves = (replace(post, events=post.events[:middle]), replace(post, events=post.events[middle:]))
-        return [part for half in halves for part in self.deliver(half)]
+        return [part for half in halves for part in self._deliver(half, credential)]
 
-    def _try_until_settled(self, post: Post) -> Delivery:
+    def _try_until_settled(self, post: Post, credential: dict[str, str]) -> Delivery:
         body = post.body()
-        headers = self._headers | {"content-type": post.content_type}
+        headers = self._headers | credential | {"content-type": post.content_type}
         if post.gzipped:
             body, headers["content-encoding"] = gzip.compress(body, mtime=0), "gzip"
         statuses: list[int | None] = []
@@ -127,6 +149,26 @@ class Client:
         except ValueError:
             answer = {}
         return response.status, answer if isinstance(answer, dict) else {}, wanted_pause
+
+
+def by_device(post: Post) -> list[tuple[str, Post]]:
+    """Split a request by device, because a token names one. Events that name no device go with the first one's."""
+    devices = [_device_of(event.text, post) for event in post.events]
+    first = next((device for device in devices if device), NO_DEVICE)
+    parts: dict[str, list[Planned]] = {}
+    for device, event in zip(devices, post.events, strict=True):
+        parts.setdefault(device or first, []).append(event)
+    return [(device, replace(post, events=tuple(events))) for device, events in parts.items()]
+
+
+def _device_of(text: str, post: Post) -> str | None:
+    try:
+        event = json.loads(text)
+        user = event.get("user") or (json.loads(post.user) if post.form == "envelope" else {})
+        device = user.get("deviceId") or event.get("deviceId")
+    except (ValueError, AttributeError):
+        return None
+    return device if isinstance(device, str) else None
 
 
 def fate_of(status: int | None) -> Fate:
@@ -398,7 +440,7 @@ def command(
         posts = until_events(posts, events)
     if duration:
         posts = for_seconds(posts, duration)
-    client = Client(outputs.endpoint, outputs.api_key, patience=patience, connections=concurrency)
+    client = Client.of(outputs, patience=patience, connections=concurrency)
     tally, began, interrupted = Tally(), time.monotonic(), False
     with terminal.progress() as bars:
         task = bars.add_task("sending", total=events)

@@ -14,9 +14,11 @@ from rich.table import Table
 from ops.outputs import ROOT
 from snowpipe import commandline
 from tools.stack import console as guest
+from tools.stack import identity
 from tools.stack import logs as log_files
 from tools.stack import status as processes
 from tools.stack.faults import StackError
+from tools.stack.identity import Auth, Tokens
 from tools.stack.settings import Settings
 from tools.stack.stack import SERVERS, Stack
 
@@ -48,6 +50,15 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
         raise
 
 
+AuthOption = Annotated[
+    Auth | None,
+    typer.Option(
+        help="Credential that the stage requires: the API key alone, or a token (JWT) of the stack's own issuer too."
+        " Default: unchanged; a new stack requires the key."
+    ),
+]
+
+
 @app.command()
 def up(
     context: typer.Context,
@@ -58,6 +69,7 @@ def up(
     discard: Annotated[
         bool, typer.Option("--discard", help="Delete what AWS and the warehouse hold, and start anew.")
     ] = False,
+    auth: AuthOption = None,
 ) -> None:
     """Start the local stack or repair it, and deploy what changed.
 
@@ -65,7 +77,7 @@ def up(
     """
     with _stack(context) as (stack, console):
         began = time.monotonic()
-        for line in stack.up(only=only, discard=discard):
+        for line in stack.up(only=only, discard=discard, auth=auth):
             console.print(line, markup=False)
         settings = stack.settings
         if only:
@@ -80,12 +92,24 @@ def up(
             )
 
 
-def ensure_up(context: typer.Context) -> None:
-    """Start the local stack if it does not run."""
+def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
+    """Start the local stack if it does not run, and deploy it if it wants another credential."""
     with _stack(context) as (stack, _):
-        is_up = stack.is_up()
-    if not is_up:
-        up(context)
+        is_right = stack.is_up() and auth in (None, identity.current(stack.settings))
+    if not is_right:
+        up(context, auth=auth)
+
+
+@app.command()
+def token(
+    context: typer.Context, device: Annotated[str, typer.Argument(help="Device id that the token names.")]
+) -> None:
+    """Print a token for a device, if the local stack requires tokens."""
+    with _stack(context) as (stack, _):
+        own = stack.outputs().token_issuer
+        if own is None:
+            raise StackError("This stack requires no tokens. Run: milkrun up --auth jwt")
+        typer.echo(Tokens(own)(device))
 
 
 @app.command()

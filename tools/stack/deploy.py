@@ -11,7 +11,7 @@ from typing import Any
 from aws.emulator import NO_PROXIES, emulator_session
 from ops.osls import OSLS, alone
 from ops.outputs import ROOT, tags_of
-from tools.stack import snowflake
+from tools.stack import identity, snowflake
 from tools.stack.faults import StackError
 from tools.stack.processes import Processes
 from tools.stack.settings import REGION, Settings
@@ -42,12 +42,18 @@ def fingerprint(names: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def wanted() -> dict[str, str]:
+def wanted(auth: identity.Auth) -> dict[str, str]:
     """What a stack that is up to date was made from."""
-    return {"functions": fingerprint(FUNCTIONS + FUNCTIONS_BUILD), "warehouse": fingerprint(WAREHOUSE)}
+    functions = f"{fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} {auth}"
+    return {"functions": functions, "warehouse": fingerprint(WAREHOUSE)}
 
 
-def deploy_functions(settings: Settings, processes: Processes) -> None:
+def deploy_functions(settings: Settings, processes: Processes, auth: identity.Auth) -> None:
+    """Deploy stage local. With `auth` "jwt" it requires tokens of the stack's own identity provider."""
+    parameters = {}
+    if auth == "jwt":
+        identity.publish_keys(settings, _client(settings, "s3"))
+        parameters = identity.parameters(settings)
     with alone():
         # osls would do this itself, with the stack's environment, which knows no way to the package registry.
         package: list[str | Path] = [sys.executable, "-m", "ops.package", "local"]
@@ -58,7 +64,10 @@ def deploy_functions(settings: Settings, processes: Processes) -> None:
             "FORCE_COLOR": "0",
         }
         command: list[str | Path] = [OSLS, "deploy", "--conceal", "--stage", STAGE, "--region", REGION]
+        command += [f"--param={name}={value}" for name, value in parameters.items()]
         _run("deploy", command, environment, processes)
+    if auth == "key":
+        identity.issuer(settings).private_key_file.unlink(missing_ok=True)
 
 
 def apply_ddl(settings: Settings, processes: Processes, outputs: Path) -> None:
@@ -85,23 +94,23 @@ def _last_words(log: Path) -> str:
     return (errors or lines or ["it said nothing"])[-1][:300]
 
 
-def outputs(settings: Settings) -> dict[str, Any]:
+def _client(settings: Settings, service: str) -> Any:
+    from botocore.config import Config
+
+    client: Callable[..., Any] = emulator_session(REGION).client
+    return client(service, endpoint_url=settings.endpoint_url, config=Config(proxies=NO_PROXIES))
+
+
+def outputs(settings: Settings, auth: identity.Auth) -> dict[str, Any]:
     """What `outputs.json` says, read from the deployed CloudFormation stack."""
-
-    def aws(service: str) -> Any:
-        from botocore.config import Config
-
-        client: Callable[..., Any] = emulator_session(REGION).client
-        return client(service, endpoint_url=settings.endpoint_url, config=Config(proxies=NO_PROXIES))
-
-    cloudformation = aws("cloudformation")
+    cloudformation = _client(settings, "cloudformation")
     [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
     value = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
     resources = cloudformation.describe_stack_resources(StackName=STACK_NAME)["StackResources"]
     [key] = [r["PhysicalResourceId"] for r in resources if r["ResourceType"] == "AWS::ApiGateway::ApiKey"]
     return {
         "endpoint": f"{settings.endpoint_url}/_aws/execute-api/{value['RestApiId']}/{STAGE}/v1/events",
-        "api_key": aws("apigateway").get_api_key(apiKey=key, includeValue=True)["value"],
+        "api_key": _client(settings, "apigateway").get_api_key(apiKey=key, includeValue=True)["value"],
         "aws_endpoint_url": settings.endpoint_url,
         "region": REGION,
         "bucket": value["ArchiveBucketName"],
@@ -113,6 +122,8 @@ def outputs(settings: Settings) -> dict[str, Any]:
         "exclusive_tags": tags_of(value.get("ExclusiveTags")),
         "time_zone": value.get("FleetTimeZone", "UTC"),
         "snowflake": snowflake.connection(settings),
+        "ingest_function": f"{STACK_NAME}-ingest" if value.get("Identity") == "required" else None,
+        "token_issuer": identity.issuer(settings).model_dump(mode="json") if auth == "jwt" else None,
     }
 
 

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from ops.outputs import ROOT, Outputs
 from snowpipe.refusal import Refusal
 from snowpipe.within import within
-from tools.stack import console, deploy, localstack, snowflake
+from tools.stack import console, deploy, identity, localstack, snowflake
 from tools.stack.faults import LostStateError, StackError
+from tools.stack.identity import Auth
 from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, Settings
 
@@ -71,14 +72,15 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.down()
 
-    def up(self, only: str | None = None, *, discard: bool = False) -> list[str]:
+    def up(self, only: str | None = None, *, discard: bool = False, auth: Auth | None = None) -> list[str]:
         """Start what does not run, deploy what has changed, write `outputs.json`; return what a user should know.
 
         A stack that was open for business is repaired: only what is dead is started, and nothing is deleted. What
         cannot be repaired, because it was in a dead process's memory, raises LostStateError unless `discard`.
 
         What an earlier `up` left half done is cleared away first; if this one fails or is interrupted, whatever it
-        had started is ended. With `only` that part alone is started, and nothing deployed.
+        had started is ended. With `only` that part alone is started, and nothing deployed. `auth` is the credential
+        that the stage wants; None: as it is, and the API key alone for a new stack.
         """
         parts = [only] if only else list(SERVERS)
         with self._alone():
@@ -86,20 +88,20 @@ class Stack:
             if only and self._runs(parts):
                 return []
             if self.settings.outputs_file.exists() and not discard:
-                return self._repair(parts, deploys=not only)
+                return self._repair(parts, deploys=not only, auth=auth)
             notes = self._clear_all() if discard else self._of_before()
             self._clear()
             try:
                 self._start(parts)
                 if not only:
-                    self._deploy()
+                    self._deploy(auth)
                     console.launch(self.settings, self.processes)
             except BaseException:
                 self._clear()
                 raise
             return notes
 
-    def _repair(self, parts: list[str], *, deploys: bool) -> list[str]:
+    def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
         """Start the dead ones of these parts; the others go on, with all that they hold."""
         notes = [f"{each.name} (pid {each.pid}) was stopped, and goes on." for each in self.processes.wake()]
         lost = [name for name in (localstack.NAME, localstack.KINESIS) if self.processes.dead(name)]
@@ -129,7 +131,7 @@ class Stack:
                     self.processes.end(process)
             raise
         if deploys:
-            self._deploy()
+            self._deploy(auth)
             console.launch(self.settings, self.processes)
         return notes
 
@@ -273,6 +275,7 @@ class Stack:
         """Nothing runs afterwards; nothing is left of AWS, nor of a warehouse that was never finished."""
         self.settings.outputs_file.unlink(missing_ok=True)
         self._deployed_file.unlink(missing_ok=True)
+        identity.issuer(self.settings).private_key_file.unlink(missing_ok=True)
         self.processes.end_all()
         shutil.rmtree(self.settings.localstack_folder, ignore_errors=True)
         if not self._warehouse_made_file.exists():
@@ -313,16 +316,16 @@ class Stack:
                         f"stack: `make down` there), or move this stack: MILKRUN_PORT=<base>."
                     ) from None
 
-    def _deploy(self) -> None:
-        wanted = deploy.wanted()
-        done = self._deployed()
+    def _deploy(self, auth: Auth | None) -> None:
+        auth = auth or identity.current(self.settings)
+        wanted, done = deploy.wanted(auth), self._deployed()
         if done == wanted and self.settings.outputs_file.exists():
             return
         self._deployed_file.unlink(missing_ok=True)
         if done.get("functions") != wanted["functions"]:
             with self._step("Deploying the functions and what they stand on"):
-                deploy.deploy_functions(self.settings, self.processes)
-        deploy.write(deploy.outputs(self.settings), self._found_file)
+                deploy.deploy_functions(self.settings, self.processes, auth)
+        deploy.write(deploy.outputs(self.settings, auth), self._found_file)
         with self._step("Making the warehouse's objects"):
             deploy.apply_ddl(self.settings, self.processes, self._found_file)
         self._warehouse_made_file.touch()

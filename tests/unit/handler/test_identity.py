@@ -402,6 +402,16 @@ def test_a_signed_request_of_a_server_speaks_for_every_device(
     assert phone.post(body, {"Content-Type": "application/json"}).body["code"] == "missing_signature"
 
 
+def test_an_operator_who_invokes_the_function_speaks_for_every_device(
+    issuer: Issuer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = phone_of(issuer, "required")
+    event = {"headers": {}, "body": json.dumps(geofence_event("a", "truck-9")), "isBase64Encoded": False}
+    assert phone.send(event).status == 202
+    assert logged(capsys, "events_ingested")["credential"] == "iam"
+    assert phone.send({**event, "requestContext": {}}).body["code"] == "missing_token"
+
+
 def test_a_token_is_looked_at_before_the_body_is_inflated(issuer: Issuer) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     headers = {**bearer("not.a.token"), "Content-Encoding": "gzip"}

@@ -159,6 +159,26 @@ def test_invalid_retry_after_is_ignored() -> None:
     assert delivery.statuses == (429, 202)
 
 
+def test_request_with_a_token_has_the_events_of_one_device() -> None:
+    user = '{"deviceId":"b"}'
+    texts = (
+        '{"deviceId":"a","_id":"1"}',
+        '{"user":{"deviceId":"b"},"deviceId":"c","_id":"2"}',
+        '{"_id":"3","user":null}',
+        "not json",
+        '{"_id":"4","deviceId":"a"}',
+    )
+    events = tuple(Planned(text, text) for text in texts)
+    posts = [Post(events, NOW), Post(events[2:3], NOW, "envelope", user), Post(events[3:4], NOW)]
+    with server(lambda _, body: receipt(body)) as (url, got):
+        sender = Client(url, "k", token_of=lambda device: f"token of {device}")
+        deliveries = [delivery for each in posts for delivery in sender.deliver(each)]
+    assert {delivery.fate for delivery in deliveries} == {"delivered"}
+    sent = [(headers["authorization"].removeprefix("Bearer token of "), body) for body, headers in got]
+    assert [device for device, _ in sent] == ["a", "b", "b", "milkrun-send"]
+    assert sent[0][1].splitlines() == [texts[n].encode() for n in (0, 2, 3, 4)]
+
+
 def test_413_splits_the_request_until_it_fits() -> None:
     def answer(_: int, body: bytes) -> Answer:
         return receipt(body) if len(body.splitlines()) <= 2 else (413, {}, b"{}")

@@ -15,13 +15,14 @@ from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
 from ops.outputs import ROOT
 from ops.polling import until
-from tools.stack import cli, console, deploy, localstack, logs, snowflake, stack
+from tools.stack import cli, console, deploy, identity, localstack, logs, snowflake, stack
 from tools.stack.faults import StackError
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
@@ -89,7 +90,7 @@ def deploys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
     monkeypatch.setattr(deploy, "deploy_functions", lambda *_: done.append("functions"))
     monkeypatch.setattr(deploy, "apply_ddl", lambda *_: done.append("warehouse"))
-    monkeypatch.setattr(deploy, "outputs", lambda of: {"aws_endpoint_url": of.endpoint_url})
+    monkeypatch.setattr(deploy, "outputs", lambda of, _: {"aws_endpoint_url": of.endpoint_url})
     monkeypatch.setattr(console, "launch", lambda *_: None)
     return done
 
@@ -110,6 +111,29 @@ def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, de
     monkeypatch.setattr(deploy, "fingerprint", lambda _: "other")
     trial_stack.up()
     assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
+
+
+def test_required_credential_can_be_changed_and_is_kept(
+    trial_stack: Stack, server: Trial, deploys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deploy_functions(settings: Settings, _: Any, auth: identity.Auth) -> None:
+        deploys.append(auth)
+        if auth == "jwt":
+            identity.publish_keys(settings, Mock())
+
+    monkeypatch.setattr(deploy, "deploy_functions", deploy_functions)
+    key_file = identity.issuer(trial_stack.settings).private_key_file
+    trial_stack.up()
+    assert (deploys, key_file.exists()) == (["key", "warehouse"], False)
+    trial_stack.up(auth="jwt")
+    first = key_file.read_bytes()
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    trial_stack.up()
+    assert deploys == ["key", "warehouse", "jwt", "warehouse"]
+    trial_stack.stop()
+    assert not key_file.exists()
+    trial_stack.up(auth="jwt")
+    assert key_file.read_bytes() != first
 
 
 def test_failed_deployment_leaves_nothing_running_and_no_outputs(trial_stack, server, monkeypatch):

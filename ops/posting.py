@@ -1,0 +1,58 @@
+"""Post events to a stage as its operator: through the API with its key, or past it where the stage requires tokens.
+
+An operator has no device and so no token, but whoever may invoke the function speaks for every device.
+"""
+
+import base64
+import json
+from collections.abc import Callable
+
+import botocore.exceptions
+import urllib3
+
+from ops.outputs import Outputs
+
+
+class NoAnswerError(Exception):
+    """The stage did not answer; the message says why."""
+
+
+type Post = Callable[[bytes, str], tuple[int, bytes]]
+"""Send a body of a content type; return the answer's status and body. Raises NoAnswerError."""
+
+
+def poster(outputs: Outputs) -> Post:
+    return _invoke(outputs) if outputs.ingest_function else _post(outputs)
+
+
+def _post(outputs: Outputs) -> Post:
+    http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=3, read=32))
+
+    def post(body: bytes, content_type: str) -> tuple[int, bytes]:
+        headers = {"x-api-key": outputs.api_key, "content-type": content_type, "user-agent": "milkrun-ops"}
+        try:
+            answer = http.request("POST", outputs.endpoint, body=body, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise NoAnswerError(f"no answer ({type(error).__name__})") from error
+        return answer.status, answer.data
+
+    return post
+
+
+def _invoke(outputs: Outputs) -> Post:
+    functions = outputs.aws("lambda")
+
+    def invoke(body: bytes, content_type: str) -> tuple[int, bytes]:
+        headers = {"content-type": content_type, "user-agent": "milkrun-ops"}
+        request = {"headers": headers, "body": base64.b64encode(body).decode(), "isBase64Encoded": True}
+        payload = json.dumps(request, allow_nan=False)
+        try:
+            invoked = functions.invoke(FunctionName=outputs.ingest_function, Payload=payload)
+            answer = json.loads(invoked["Payload"].read())
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            raise NoAnswerError(f"no answer ({error})") from error
+        if "statusCode" not in answer:
+            raise NoAnswerError(f"no answer (the function failed: {invoked.get('FunctionError')})")
+        return int(answer["statusCode"]), str(answer["body"]).encode()
+
+    return invoke

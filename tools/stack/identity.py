@@ -1,0 +1,109 @@
+"""The local stack's identity provider, for `make demo AUTH=jwt`: a key pair made for the stack, and a static JWK set.
+
+A JWK set is a document, so S3 serves it and no process is needed (OpenID Connect Discovery 1.0: "jwks_uri").
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from ops.outputs import TokenIssuer
+from tools.stack.settings import Settings
+
+Auth = Literal["key", "jwt"]
+
+BUCKET = "milkrun-local-identity"
+JWKS = "jwks.json"
+TOKEN_SECONDS = 3600
+RENEWED_SECONDS_BEFORE = 600
+NO_DEVICE = "milkrun-send"  # of a request that names no device
+
+
+def issuer(settings: Settings) -> TokenIssuer:
+    return TokenIssuer(
+        issuer=f"{settings.endpoint_url}/{BUCKET}",
+        audience="milkrun-local",
+        private_key_file=settings.folder / "issuer.pem",
+    )
+
+
+def current(settings: Settings) -> Auth:
+    """Return the credential that the stack wants: the key pair exists only while it requires tokens."""
+    return "jwt" if issuer(settings).private_key_file.exists() else "key"
+
+
+def parameters(settings: Settings) -> dict[str, str]:
+    """Return the parameters of serverless/params.yml with which the stage requires this provider's tokens."""
+    own = issuer(settings)
+    return {
+        "identity": "required",
+        "jwtIssuer": own.issuer,
+        "jwtAudience": own.audience,
+        "jwtJwksUrl": f"{own.issuer}/{JWKS}",
+    }
+
+
+def publish_keys(settings: Settings, s3: Any) -> None:
+    """Make the key pair if there is none yet, and put its public half into S3."""
+    file = issuer(settings).private_key_file
+    if not file.exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as output:
+            output.write(pem)
+    s3.create_bucket(Bucket=BUCKET)
+    key_set = {"keys": [public_jwk(_read_key(issuer(settings)))]}
+    body = json.dumps(key_set, allow_nan=False).encode()
+    s3.put_object(Bucket=BUCKET, Key=JWKS, Body=body, ContentType="application/jwk-set+json")
+
+
+def public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    algorithm = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256)
+    found: dict[str, str] = algorithm.to_jwk(key.public_key(), as_dict=True)
+    return {**found, "kid": _key_id(key), "use": "sig", "alg": "ES256"}
+
+
+def _key_id(key: ec.EllipticCurvePrivateKey) -> str:
+    return f"{key.public_key().public_numbers().x:064x}"[:16]
+
+
+def _read_key(of: TokenIssuer) -> ec.EllipticCurvePrivateKey:
+    key = load_pem_private_key(of.private_key_file.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Sign a token per device, and renew it before it expires."""
+
+    issuer: TokenIssuer
+    clock: Callable[[], float] = time.time
+    _signed: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _key: ec.EllipticCurvePrivateKey | None = None
+
+    def __call__(self, device: str) -> str:
+        expires_at, token = self._signed.get(device, (0.0, ""))
+        if expires_at - RENEWED_SECONDS_BEFORE > self.clock():
+            return token
+        token = self.sign({"device_id": device, "exp": int(self.clock()) + TOKEN_SECONDS})
+        self._signed[device] = (self.clock() + TOKEN_SECONDS, token)
+        return token
+
+    def sign(self, claims: dict[str, Any]) -> str:
+        """Return a token of these claims; issuer and audience are the stack's unless given."""
+        self._key = self._key or _read_key(self.issuer)
+        claims = {"iss": self.issuer.issuer, "aud": self.issuer.audience, **claims}
+        return jwt.encode(claims, self._key, "ES256", {"kid": _key_id(self._key)})
