@@ -73,9 +73,9 @@ class Client:
         patience: float = 120.0,
         first_pause: float = 0.2,
         connections: int = 8,
-        token_of: Callable[[str], str] | None = None,
+        token_of: Callable[[str, bool], str] | None = None,
     ) -> None:
-        """`token_of` returns a token for a device; without it, requests have the API key alone."""
+        """`token_of` returns a token for a device, a new one if asked; without it requests have the API key alone."""
         self._endpoint = endpoint
         self._headers = {"x-api-key": api_key, "user-agent": "milkrun-ops-send"}
         self._token_of = token_of
@@ -99,30 +99,28 @@ class Client:
 
     def deliver(self, post: Post) -> list[Delivery]:
         """Return one delivery, or one per part: a token names one device, and a server may want requests smaller."""
-        if self._token_of is None:
-            return self._deliver(post, {})
-        return [
-            delivery
-            for device, part in by_device(post)
-            for delivery in self._deliver(part, {"authorization": f"Bearer {self._token_of(device)}"})
-        ]
+        parts = by_device(post) if self._token_of else [("", post)]
+        return [delivery for device, part in parts for delivery in self._deliver(part, device)]
 
-    def _deliver(self, post: Post, credential: dict[str, str]) -> list[Delivery]:
-        delivery = self._try_until_settled(post, credential)
+    def _deliver(self, post: Post, device: str) -> list[Delivery]:
+        delivery = self._try_until_settled(post, device)
         if delivery.status != 413 or len(post.events) == 1:
             return [delivery]
         middle = len(post.events) // 2
         halves = (replace(post, events=post.events[:middle]), replace(post, events=post.events[middle:]))
-        return [part for half in halves for part in self._deliver(half, credential)]
+        return [part for half in halves for part in self._deliver(half, device)]
 
-    def _try_until_settled(self, post: Post, credential: dict[str, str]) -> Delivery:
+    def _try_until_settled(self, post: Post, device: str) -> Delivery:
         body = post.body()
-        headers = self._headers | credential | {"content-type": post.content_type}
+        headers = self._headers | {"content-type": post.content_type}
         if post.gzipped:
             body, headers["content-encoding"] = gzip.compress(body, mtime=0), "gzip"
         statuses: list[int | None] = []
         give_up_at = time.monotonic() + self._patience
         while True:
+            if self._token_of:
+                is_refused = statuses[-1:] == [401]
+                headers["authorization"] = f"Bearer {self._token_of(device, is_refused)}"
             posted_at, began = datetime.now(UTC), time.perf_counter()
             status, answer, wanted_pause = self._post(body, headers)
             seconds = time.perf_counter() - began

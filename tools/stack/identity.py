@@ -94,9 +94,9 @@ class Tokens:
     _signed: dict[str, tuple[float, str]] = field(default_factory=dict)
     _key: ec.EllipticCurvePrivateKey | None = None
 
-    def __call__(self, device: str) -> str:
+    def __call__(self, device: str, renew: bool = False) -> str:
         expires_at, token = self._signed.get(device, (0.0, ""))
-        if expires_at - RENEWED_SECONDS_BEFORE > self.clock():
+        if not renew and expires_at - RENEWED_SECONDS_BEFORE > self.clock():
             return token
         token = self.sign({"device_id": device, "exp": int(self.clock()) + TOKEN_SECONDS})
         self._signed[device] = (self.clock() + TOKEN_SECONDS, token)

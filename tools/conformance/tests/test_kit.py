@@ -37,12 +37,13 @@ def judged(app: App, scenario: str, patience: float = 15.0) -> dict[str, Any]:
 # --- an app that follows the rule ---------------------------------------------------------------
 
 
-def keeps_the_rule(endpoint: str, events: list[dict[str, Any]]) -> None:
+def keeps_the_rule(endpoint: str, events: list[dict[str, Any]], token: str = "new") -> None:
     """Send a batch until every event of it is delivered or dropped, with growing pauses."""
     http = urllib3.PoolManager(retries=False, timeout=0.5)
     body = gzip.compress(json.dumps(events).encode(), mtime=0)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     for attempt in itertools.count():
+        headers["Authorization"] = f"Bearer {token if attempt else 'expired'}"
         pause = 0.1 * 2**attempt
         try:
             response = http.request("POST", endpoint, body=body, headers=headers)
@@ -59,6 +60,14 @@ def keeps_the_rule(endpoint: str, events: list[dict[str, Any]]) -> None:
         time.sleep(max(pause, float(response.headers.get("Retry-After", 0))))
 
 
+def has_no_tokens(endpoint: str, events: list[dict[str, Any]]) -> None:
+    app_that(lambda status: status == 401, pauses=(0.1, 0.2, 0.4))(endpoint, events)
+
+
+def test_app_without_tokens_passes_if_it_keeps_the_batch_after_401() -> None:
+    assert judged(has_no_tokens, "token-expired")["faults"] == []
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_app_that_follows_the_rule_passes(scenario: str) -> None:
     report = judged(keeps_the_rule, scenario)
@@ -69,7 +78,14 @@ def test_app_that_follows_the_rule_passes(scenario: str) -> None:
 # --- apps that break it -------------------------------------------------------------------------
 
 
-def app_that(again_on: Callable[[int | None], bool], *, changed: bool = False, pause: float = 0.0) -> App:
+def app_that(
+    again_on: Callable[[int | None], bool],
+    *,
+    changed: bool = False,
+    pause: float = 0.0,
+    pauses: tuple[float, ...] = (),
+    token: str = "",
+) -> App:
     """Sends the same events again, up to four times, on any status that it thinks worth it."""
 
     def app(endpoint: str, events: list[dict[str, Any]]) -> None:
@@ -77,12 +93,13 @@ def app_that(again_on: Callable[[int | None], bool], *, changed: bool = False, p
         for attempt in range(4):
             body = json.dumps([event | ({"attempt": attempt} if changed else {}) for event in events])
             try:
-                status: int | None = http.request("POST", endpoint, body=body).status
+                headers = {"Authorization": token} if token else {}
+                status: int | None = http.request("POST", endpoint, body=body, headers=headers).status
             except urllib3.exceptions.HTTPError:
                 status = None
             if not again_on(status):
                 return
-            threading.Event().wait(pause)
+            threading.Event().wait(pauses[attempt] if attempt < len(pauses) else pause)
 
     return app
 
@@ -93,6 +110,9 @@ def app_that(again_on: Callable[[int | None], bool], *, changed: bool = False, p
         ("accepted", app_that(lambda status: True), "sent again after 202"),
         ("partial", app_that(lambda status: True), "sent again after 202"),
         ("invalid", app_that(lambda status: status != 202), "sent again after 400"),
+        ("clock-ahead", app_that(lambda status: True, changed=True), "sent again after 202"),
+        ("token-expired", app_that(lambda status: False, token="Bearer a"), "did not come again"),
+        ("token-expired", app_that(lambda status: status == 401, token="Bearer a"), "the same token"),
         ("too-large", app_that(lambda status: status == 413), "split it in two"),
         ("too-large", app_that(lambda status: False), "never came"),
         ("forbidden", app_that(lambda status: False), "did not come again"),

@@ -1,5 +1,6 @@
 """Run the conformance kit against Milkrun's own client (`send`), and its sample payloads against the handler."""
 
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -24,7 +25,14 @@ def deliver(endpoint: str, events: list[dict[str, Any]]) -> None:
     """Send the events as `milkrun send` does, but with a timeout of one second for a server that does not
     answer.
     """
-    client = Client(endpoint, "key", patience=20, first_pause=0.1)
+    numbers = itertools.count()
+    client = Client(
+        endpoint,
+        "key",
+        patience=20,
+        first_pause=0.1,
+        token_of=lambda device, renew: f"{device} {next(numbers) if renew else 0}",
+    )
     client._http.connection_pool_kw["timeout"] = urllib3.Timeout(1.0)
     post = Post(tuple(Planned(json.dumps(event), event["_id"]) for event in events), None, gzipped=True)
     client.deliver(post)

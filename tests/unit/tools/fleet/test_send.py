@@ -171,7 +171,7 @@ def test_request_with_a_token_has_the_events_of_one_device() -> None:
     events = tuple(Planned(text, text) for text in texts)
     posts = [Post(events, NOW), Post(events[2:3], NOW, "envelope", user), Post(events[3:4], NOW)]
     with server(lambda _, body: receipt(body)) as (url, got):
-        sender = Client(url, "k", token_of=lambda device: f"token of {device}")
+        sender = Client(url, "k", token_of=lambda device, _: f"token of {device}")
         deliveries = [delivery for each in posts for delivery in sender.deliver(each)]
     assert {delivery.fate for delivery in deliveries} == {"delivered"}
     sent = [(headers["authorization"].removeprefix("Bearer token of "), body) for body, headers in got]
@@ -288,7 +288,7 @@ def test_ctrl_c_ends_sending_and_prints_the_figures(monkeypatch: pytest.MonkeyPa
         return receipt(body)
 
     with server(answer) as (url, _):
-        stage = SimpleNamespace(endpoint=url, api_key="the-key")
+        stage = SimpleNamespace(endpoint=url, api_key="the-key", token_issuer=None)
         monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: stage)
         ended = CliRunner().invoke(app, ["send", "--duration", "60", "--concurrency", "1", "--json"], obj={})
     assert ended.exit_code == 130

@@ -12,12 +12,13 @@ CLOCK_SLACK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A received request: its time (monotonic), its events' ids, its decompressed body and the returned status."""
+    """A received request: its time (monotonic), event ids, decompressed body, returned status, and `Authorization`."""
 
     at: float
     ids: tuple[str, ...]
     body: bytes
     status: int | None
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +28,21 @@ class Reply:
     status: int | None
     headers: Mapping[str, str] = field(default_factory=dict)
     rejected: Sequence[str] = ()
+    code: str = "wrong_type"
     hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`reply` depends on the earlier requests; `faults` lists the client's mistakes once `settled` is true."""
+    """A way in which the server behaves, and the client's mistakes (`faults`), complete once `settled` is true.
+
+    `reply` depends on the earlier requests, and on this one's event ids and `Authorization`.
+    """
 
     name: str
     plays: str
     wants: str
-    reply: Callable[[Sequence[Seen], tuple[str, ...]], Reply]
+    reply: Callable[[Sequence[Seen], tuple[str, ...], str], Reply]
     faults: Callable[[Sequence[Seen]], list[str]]
     settled: Callable[[Sequence[Seen]], bool]
 
@@ -48,19 +53,26 @@ ACCEPTED = Reply(202)
 # --- replies ------------------------------------------------------------------------------------
 
 
-def _first(reply: Reply) -> Callable[[Sequence[Seen], tuple[str, ...]], Reply]:
-    return lambda before, _ids: ACCEPTED if before else reply
+def _first(reply: Reply) -> Callable[[Sequence[Seen], tuple[str, ...], str], Reply]:
+    return lambda before, _ids, _token: ACCEPTED if before else reply
 
 
-def _one_rejected(before: Sequence[Seen], ids: tuple[str, ...]) -> Reply:
-    return ACCEPTED if before else Reply(202, rejected=ids[:1])
+def _one_rejected(code: str) -> Callable[[Sequence[Seen], tuple[str, ...], str], Reply]:
+    return lambda before, ids, _token: ACCEPTED if before else Reply(202, rejected=ids[:1], code=code)
 
 
-def _forbidden_thrice(before: Sequence[Seen], _ids: tuple[str, ...]) -> Reply:
+def _forbidden_thrice(before: Sequence[Seen], _ids: tuple[str, ...], _token: str) -> Reply:
     return Reply(403) if len(before) < 3 else ACCEPTED
 
 
-def _too_large(before: Sequence[Seen], ids: tuple[str, ...]) -> Reply:
+def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply:
+    """Refuse the first request's token; an app that sends no token is refused three times."""
+    first = before[0].token if before else token
+    is_refused = token == first if first else len(before) < 3
+    return Reply(401, {"WWW-Authenticate": "Bearer"}, code="token_expired") if is_refused else ACCEPTED
+
+
+def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Reply:
     """Reject batches of several events and the very first event, even alone."""
     giant = before[0].ids[:1] if before else ids[:1]
     return Reply(413) if len(ids) > 1 or ids == giant else ACCEPTED
@@ -100,6 +112,13 @@ def _with_growing_pauses(seen: Sequence[Seen]) -> list[str]:
     return [] if grew else ["the pauses between tries do not grow"]
 
 
+def _with_new_token(seen: Sequence[Seen]) -> list[str]:
+    tried = [each for each in seen[1:] if set(each.ids) & set(seen[0].ids)]
+    if seen[0].token and tried and all(each.token == seen[0].token for each in tried):
+        return ["sent again with the same token after 401: get a new one"]
+    return []
+
+
 def _split(seen: Sequence[Seen]) -> list[str]:
     giant = seen[0].ids[:1]
     whole = [each.ids for each in seen if each.status == 413]
@@ -134,7 +153,14 @@ SCENARIOS: Mapping[str, Scenario] = {
     each.name: each
     for each in (
         Scenario("accepted", "202", "deletes the batch", _first(ACCEPTED), _not_sent_again, _at_once),
-        Scenario("partial", "202, one rejected", "deletes the batch", _one_rejected, _not_sent_again, _at_once),
+        Scenario(
+            "partial", "202, one rejected", "deletes the batch",
+            _one_rejected("wrong_type"), _not_sent_again, _at_once,
+        ),
+        Scenario(
+            "clock-ahead", "202, one rejected because the phone's clock is ahead", "deletes the batch, changes no time",
+            _one_rejected("created_at_in_future"), _not_sent_again, _at_once,
+        ),
         Scenario("invalid", "400", "drops and reports it", _first(Reply(400)), _not_sent_again, _at_once),
         Scenario(
             "too-large", "413 until it is small enough; one event never is", "splits in two, drops the one",
@@ -143,6 +169,11 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "forbidden", "403 three times", "keeps the batch, pauses longer each time",
             _forbidden_thrice, _all_of(_all_sent_again, _with_growing_pauses),
+            lambda seen: sum(each.status == 202 for each in seen) > 0,
+        ),
+        Scenario(
+            "token-expired", "401 until the token is another one", "keeps the batch, gets a new token, pauses longer",
+            _expired, _all_of(_all_sent_again, _with_new_token, _with_growing_pauses),
             lambda seen: sum(each.status == 202 for each in seen) > 0,
         ),
         Scenario(

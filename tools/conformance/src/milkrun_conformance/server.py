@@ -44,11 +44,11 @@ class Stage:
             self.scenario: Scenario = SCENARIOS[name]
             self.seen: list[Seen] = []
 
-    def receive(self, body: bytes, ids: tuple[str, ...]) -> tuple[Reply, threading.Event]:
+    def receive(self, body: bytes, ids: tuple[str, ...], token: str) -> tuple[Reply, threading.Event]:
         """Return the reply to a request, and an event that is set when the scenario ends."""
         with self._lock:
-            reply = self.scenario.reply(self.seen, ids)
-            self.seen.append(Seen(time.monotonic(), ids, body, reply.status))
+            reply = self.scenario.reply(self.seen, ids, token)
+            self.seen.append(Seen(time.monotonic(), ids, body, reply.status, token))
             return reply, self._ended
 
     def settled(self) -> bool:
@@ -99,7 +99,7 @@ def application(stage: Stage) -> Starlette:
         except ClientDisconnect:  # the app gave up while it was sending: not a request
             return Response()
         text, ids = _read(body, request.headers)
-        reply, ended = stage.receive(text, ids)
+        reply, ended = stage.receive(text, ids, request.headers.get("authorization", ""))
         if reply.hold:
             await _hold(request, ended)
         if reply.status is None:
@@ -162,7 +162,7 @@ def _read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, tuple[str, ..
 
 def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, Any]:
     if reply.status != 202:
-        return {"type": "about:blank", "status": reply.status, "title": "On purpose", "code": "conformance",
+        return {"type": "about:blank", "status": reply.status, "title": "On purpose", "code": reply.code,
                 "detail": "A test of this app.", "request_id": "conformance", "errors": []}  # fmt: skip
     rejected = [event for event in ids if event in reply.rejected]
     return {
@@ -174,7 +174,7 @@ def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, Any]:
         "object_key": "events/dt=2026-11-16/hh=08/" + "0" * 64 + f".{len(ids)}.ndjson.gz",
         "rejected_key": None,
         "errors": [
-            {"index": ids.index(event), "event_id": event, "code": "wrong_type", "field": "createdAt",
+            {"index": ids.index(event), "event_id": event, "code": reply.code, "field": "createdAt",
              "message": "On purpose."}
             for event in rejected
         ],
