@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,35 @@ from handler.signature import WINDOW_SECONDS
 type Schema = dict[str, Any]
 
 DOCS = Path(__file__).parents[1] / "docs"
-KIT_SCHEMA = Path(__file__).parents[1] / "tools/conformance/src/milkrun_conformance/event.schema.json"
+KIT = Path(__file__).parents[1] / "tools/conformance/src/milkrun_conformance"
+KIT_SCHEMA = KIT / "event.schema.json"
+# The kit's payloads are accepted by the handler (tests/unit/tools/conformance).
+JSON_EXAMPLES = ("one", "several", "envelope", "location-pings")
+
+LIMITS = {
+    "body_too_large": MAX_BODY_BYTES,
+    "inflated_body_too_large": MAX_INFLATED_BYTES,
+    "too_many_events": MAX_EVENTS,
+}
+RECEIPT: Schema = {
+    "request_id": "JKJaXmPLvHcESHA=",
+    "received": 2,
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": 1,
+    "object_key": f"events/dt=2026-11-16/hh=08/{'4a' * 32}.1.ndjson.gz",
+    "rejected_key": f"rejected/dt=2026-11-16/hh=08/{'9c' * 32}.1.ndjson.gz",
+    "errors": [
+        {
+            "index": 1,
+            "event_id": "6543d1f3a2c4e70011aabbcd",
+            "code": "device_mismatch",
+            "field": "user.deviceId",
+            "message": codes.EVENT_CODES["device_mismatch"],
+        }
+    ],
+    "errors_omitted": 0,
+}
 
 ERROR: Schema = {
     "type": "object",
@@ -203,8 +232,14 @@ def _operation() -> Schema:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"anyOf": [event, events, one, many]}},
-                "application/x-ndjson": {"schema": {"type": "string", "description": "An event a line."}},
+                "application/json": {
+                    "schema": {"anyOf": [event, events, one, many]},
+                    "examples": {name: {"value": _payload(f"{name}.json")} for name in JSON_EXAMPLES},
+                },
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "An event a line."},
+                    "examples": {"lines": {"value": (KIT / "payloads/good/lines.ndjson").read_text()}},
+                },
             },
         },
         "responses": _responses(),
@@ -223,14 +258,27 @@ def _responses() -> Schema:
     responses: Schema = {
         "202": {
             "description": "At least one event was accepted, and all such are durable: delete the batch.",
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Receipt"}}},
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/Receipt"},
+                    "examples": {"one_rejected": {"value": RECEIPT}},
+                }
+            },
         },
         "400": _problem("Unreadable, or not one valid event: drop and report. It is kept.", "NoValidEvent"),
     }
     for status, refusals in codes.REFUSAL_CODES.items():
-        responses[str(status)] = _problem(f"Nothing is stored. {_meanings(refusals)}", f"Refusal{status}")
+        response = _problem(f"Nothing is stored. {_meanings(refusals)}", f"Refusal{status}")
+        response["content"]["application/problem+json"]["examples"] = {
+            code: {"value": _refusal(status, code, meaning)} for code, meaning in refusals.items()
+        }
+        responses[str(status)] = response
+    www = {"schema": {"const": "Bearer"}, "description": "Send a token of the identity provider."}
+    responses["401"]["headers"] = {"WWW-Authenticate": www}
     said = f"{responses['403']['description']} From the gateway: {_meanings(codes.GATEWAY_CODES[403])}"
+    examples = responses["403"]["content"]["application/problem+json"]["examples"]
     responses["403"] = _problem(said, "Refusal403", "Gateway403")
+    responses["403"]["content"]["application/problem+json"]["examples"] = examples
     # LocalStack ignores the template's problem+json.
     responses["403"]["content"]["application/json"] = {"schema": {"type": "object"}}
     for status, rule in _GATEWAY_RULES.items():
@@ -320,6 +368,22 @@ def _problem(description: str, *schemas: str) -> Schema:
     references = [{"$ref": f"#/components/schemas/{schema}"} for schema in schemas]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
     return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _refusal(status: int, code: str, meaning: str) -> Schema:
+    refusal = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": meaning,
+        "request_id": RECEIPT["request_id"],
+    }
+    return refusal | ({"limit": LIMITS[code]} if status == 413 else {})
+
+
+def _payload(name: str) -> Any:
+    return json.loads((KIT / "payloads/good" / name).read_text())
 
 
 def _meanings(meant: Mapping[str, str]) -> str:

@@ -81,6 +81,37 @@ def test_every_answer_is_of_a_documented_status_and_schema(
     Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(answer.body)
 
 
+def test_every_named_credential_has_a_security_scheme() -> None:
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    operation = DOCUMENT["paths"]["/v1/events"]["post"]
+    assert {name for way in operation["security"] for name in way} == set(schemes) == {"apiKey", "token"}
+    assert schemes["token"] == {**schemes["token"], "type": "http", "scheme": "bearer"}
+
+
+def test_example_requests_are_accepted(new_phone: Callable[[], Phone]) -> None:
+    content = DOCUMENT["paths"]["/v1/events"]["post"]["requestBody"]["content"]
+    for content_type, described in content.items():
+        for example in described["examples"].values():
+            body = example["value"].encode() if isinstance(example["value"], str) else example["value"]
+            answer = new_phone().post(body, {"Content-Type": content_type})
+            assert (answer.status, answer.body["errors"]) == (202, [])
+
+
+def test_example_answers_have_the_schema_of_their_status() -> None:
+    checked = [
+        (status, name)
+        for status, response in RESPONSES.items()
+        for described in response["content"].values()
+        for name, example in described.get("examples", {}).items()
+        if Draft202012Validator({**described["schema"], "components": DOCUMENT["components"]}).validate(
+            example["value"]
+        )
+        is None
+    ]
+    refusals = {(str(status), code) for status, refused in codes.REFUSAL_CODES.items() for code in refused}
+    assert set(checked) == refusals | {("202", "one_rejected")}
+
+
 def test_what_the_gateway_answers_by_itself_is_marked() -> None:
     assert set(RESPONSES) == {"202", "400", "401", "403", "413", "415", "429", "500", "503", "504"}
     by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
