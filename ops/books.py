@@ -1,4 +1,4 @@
-"""What the log, S3 and RAW say of the same objects, side by side in a file of SQLite, and how they differ."""
+"""The objects that the log, S3 and RAW report, compared in a SQLite file."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from contract.objects import hour_of, object_name, prefix_of
 
-# RAW is asked for the geofence events of so many lines at a time.
+# The number of lines per query for geofence events in RAW.
 LINES_A_QUERY = 25_000
 LAST_RESULT = "reports/reconcile.json"
-"""The key under which the bucket keeps what the last comparison came to."""
+"""The key in the bucket that stores the result of the last comparison."""
 MAX_NAMED = 1000
 
 _TABLES = """
@@ -22,7 +22,7 @@ CREATE TABLE object (
 ) WITHOUT ROWID;
 """
 
-# What is wrong with an object, the first that is true. `at` is the limit of what may still be on its way.
+# The first difference that applies to an object. Objects after `at` may still be on their way.
 _DIFFERENCES = """
 SELECT kind, key, COALESCE(lines, 0), COALESCE(rows, 0) FROM (
     SELECT *, CASE
@@ -46,23 +46,23 @@ SELECT hour, prefix,
 FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at GROUP BY hour, prefix ORDER BY hour
 """
 
-# How long the bucket keeps objects (serverless/storage.yml): what is gone by then is not lost.
+# How long the bucket keeps objects (serverless/storage.yml). Expired objects are not missing.
 KEPT_DAYS = {"events": 400, "rejected": 90}
 
 MEANINGS = {
-    "not_archived": "accepted, and not in S3",
+    "not_archived": "accepted, but not in S3",
     "not_in_s3": "rows of an object that is in neither the log nor S3",
     "not_loaded": "in S3, no row in RAW",
-    "rows_differ": "RAW has other than the object's number of lines",
-    "not_logged": "in S3, and no request in the log tells of it",
-    "not_consumed": "archived, and not in the visits table",
+    "rows_differ": "RAW has another number of lines than the object",
+    "not_logged": "in S3, but not in any request's log line",
+    "not_consumed": "archived, but not in the visits table",
 }
 MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The first hour of which each still tells everything; "" for all hours."""
+    """The first hour that each store still covers completely; "" if it covers all hours."""
 
     log: str = ""
     events: str = ""
@@ -70,7 +70,7 @@ class Reach:
 
     @staticmethod
     def at(now: datetime, log_days: int | None) -> "Reach":
-        """`log_days` None: the log is kept for ever."""
+        """Return the hours that are complete at a given time. `log_days` None: the log never expires."""
         kept = {prefix: hour_name(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
         return Reach(hour_name(now - timedelta(days=log_days)) if log_days else "", **kept)
 
@@ -84,7 +84,7 @@ EVER = Reach()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`events` are known where a look into the object could tell; `line` for a single event."""
+    """One difference. `events` are known if the object was read; `line` is set for a single event."""
 
     kind: str
     key: str
@@ -96,7 +96,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Crossings:
-    """Archived geofence events against the consumer's table."""
+    """The comparison of archived geofence events with the consumer's table."""
 
     archived: int = 0
     consumed: int = 0
@@ -105,7 +105,7 @@ class Crossings:
 
 @dataclass(slots=True)
 class Found:
-    """One look at everything."""
+    """The result of one comparison."""
 
     hours: list[dict[str, Any]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
@@ -113,13 +113,15 @@ class Found:
     in_flight: int = 0
     log_reaches: str = ""
     crossings: Crossings = field(default_factory=Crossings)
-    foreign: list[dict[str, Any]] = field(default_factory=list)  # objects under keys that others chose
-    invalid_rows: list[dict[str, Any]] = field(default_factory=list)  # rows of RAW that are no events
-    unasked: dict[str, str] = field(default_factory=dict)  # the stores that did not answer, and why
+    foreign: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # objects under keys that Milkrun did not choose
+    invalid_rows: list[dict[str, Any]] = field(default_factory=list)  # rows of RAW that are not events
+    unasked: dict[str, str] = field(default_factory=dict)  # the stores that did not answer, with the reason
 
     @property
     def equal(self) -> bool | None:
-        """None where nothing is missing as far as it is known, but a store did not answer."""
+        """Return whether everything is complete; None if nothing is missing but a store did not answer."""
         return False if self.differences else None if self.unasked else True
 
     def add(self, difference: Difference) -> None:
@@ -130,7 +132,7 @@ class Found:
 
 
 class Books:
-    """Three lists of the same objects, side by side. `start` and `end` are whole hours, `end` left out."""
+    """The three lists of objects, compared. `start` (inclusive) and `end` (exclusive) are full hours."""
 
     def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
         self.start, self.end = start, end
@@ -148,7 +150,7 @@ class Books:
         self._enter("logged_at", ((key, at.timestamp()) for key, at in keys))
 
     def archived(self, keys: Iterable[tuple[str, datetime]]) -> None:
-        """Take the keys in S3 with S3's times; a key that names no hour counts in the hour of that time."""
+        """Add the keys in S3. A key without an hour counts in the hour of its S3 time."""
         self._enter("archived_at", ((key, at.timestamp()) for key, at in self._noting_strays(keys)))
 
     def _noting_strays(self, keys: Iterable[tuple[str, datetime]]) -> Iterator[tuple[str, datetime]]:
@@ -159,31 +161,33 @@ class Books:
 
     @property
     def strays(self) -> Sequence[str]:
-        """The keys in S3 that name no hour."""
+        """Return the keys in S3 without an hour in their name."""
         return sorted(self._strays)
 
     def loaded(self, files: Iterable[tuple[str, int]]) -> None:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return the keys of ours in S3 of which no request in the log tells."""
+        """Return Milkrun's own keys in S3 that no request's log line names."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
 
     def explain(self, keys: Iterable[str]) -> None:
-        """Somebody put these there on purpose: that no request tells of them is no difference."""
+        """Mark objects that somebody stored on purpose, so that a missing log line is no difference."""
         self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
 
     def foreign(self) -> list[dict[str, Any]]:
-        """Return the objects in S3 under keys that others chose, each with its rows in RAW."""
+        """Return the objects in S3 under keys that Milkrun did not choose, each with its number of rows in
+        RAW.
+        """
         sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
         return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 
     def rewritten(self, anew: Mapping[str, str | None]) -> None:
-        """`forget` wrote these objects anew (None: nothing else was in it): the log's word counts for the new one.
+        """Replace an object that `forget` rewrote by the new one in the log (None: no lines were left).
 
-        An old one that is gone from S3 and RAW is meant to be.
+        The old object is expected to be gone from S3 and RAW.
         """
         for old in anew:
             row = self._db.execute("SELECT logged_at FROM object WHERE key = ?", (old,)).fetchone()
@@ -218,7 +222,7 @@ class Books:
         return hour_of(key) or self._strays.get(key)
 
     def differences(self, at: datetime, reach: Reach = EVER, *, raw: bool = True) -> Iterator[Difference]:
-        """Yield what differs. Without `raw` it is not known what RAW holds."""
+        """Yield the differences. Without `raw` the content of RAW is unknown."""
         places = {"at": at.timestamp(), "raw": raw, **asdict(reach)}
         for kind, key, lines, rows in self._db.execute(_DIFFERENCES, places):
             yield Difference(kind, key, lines, rows)
@@ -241,7 +245,9 @@ class Books:
         return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """First and last key of runs of loaded objects, LINES_A_QUERY lines a run or one object."""
+        """Yield the first and last key of runs of loaded objects, each with about LINES_A_QUERY lines or one
+        object.
+        """
         sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
         first = last = ""

@@ -1,4 +1,4 @@
-"""`milkrun cost`: what a load costs a month, component by component, and what other ways would cost."""
+"""`milkrun cost`: the monthly cost of a load by component, and of alternatives."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ MEASURED = Path(__file__).with_name("measured.yml")
 
 DAYS_A_MONTH = 30.4
 SECONDS_A_DAY = 86_400
-# The same morning peak in every fleet: the busiest second has so many times the day's average.
+# Every fleet has the same morning peak: the ratio of the busiest second to the day's average.
 PEAK = 4.0
 
-# What waits for AWS costs as much as what computes.
-INGEST_WAIT_MS = 35.0  # S3 PUT and PutRecords, one after the other, inside the region; assumed, not measured
-ACCESS_LOG_BYTES = 350  # API Gateway's own line of a request
+# Lambda bills waiting for AWS like computing.
+INGEST_WAIT_MS = 35.0  # one S3 PUT, then one PutRecords, within the region; assumed, not measured
+ACCESS_LOG_BYTES = 350  # API Gateway's access log line per request
 CPU_MB = 1769  # (AWS Lambda Developer Guide: "Configure Lambda function memory": one vCPU)
 CONSUMER_MB = 512
 ITEM_DAYS = 90
@@ -34,25 +34,27 @@ type Way = Literal["rest", "http", "url", "firehose"]
 WAYS: Mapping[Way, str] = {
     "rest": "REST API (as deployed)",
     "http": "HTTP API instead: no API keys, no usage plans, no 429 by key",
-    "url": "function URL instead: no gateway at all, keys and throttling are ours to write",
-    "firehose": "REST API, and Firehose instead of our S3 objects: no receipt before it is stored",
+    "url": "function URL instead: no gateway; we would implement keys and throttling",
+    "firehose": "REST API, with Firehose instead of our S3 objects: receipt before the event is stored",
 }
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one unit of work takes: CPU measured, calls, units and bytes counted. `make bench` writes measured.yml."""
+    """The cost of one unit of work: measured CPU, counted calls, units and bytes. `make bench` writes
+    measured.yml.
+    """
 
     ingest_cpu_ms_request: float
     ingest_cpu_ms_event: float
     puts_a_request: float
-    gzip_share: float  # of the uncompressed size, in the archive
-    log_bytes_request: float  # the canonical line with its metrics
+    gzip_share: float  # archived bytes divided by uncompressed bytes
+    log_bytes_request: float  # the canonical log line with its metrics
     consume_cpu_ms_batch: float
     consume_cpu_ms_event: float
-    consume_wait_ms_batch: float  # at 5 ms a call
+    consume_wait_ms_batch: float  # at 5 ms per call
     consume_wait_ms_event: float
-    write_units_event: float  # indexes included
+    write_units_event: float  # including indexes
     read_units_event: float
     notices_event: float
     stored_bytes_event: float
@@ -65,7 +67,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Load:
-    """What comes in, and how the stage is set."""
+    """The incoming load and the stage's settings."""
 
     events_per_day: int
     batch: int
@@ -97,14 +99,14 @@ class Load:
 
     @property
     def needed_shards(self) -> int:
-        """A shard takes 1,000 records or 1 MB a second."""
+        """Return the number of shards; one accepts 1,000 records or 1 MB per second."""
         records = self.events_per_day * self.geofence_share / SECONDS_A_DAY * PEAK
         return self.shards or max(1, math.ceil(records / 1000), math.ceil(records * self.event_bytes / 1e6))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the bill, for a month."""
+    """One row of the monthly bill."""
 
     component: str
     unit: str
@@ -117,9 +119,9 @@ class Line:
 
 
 class Prices:
-    """prices.yml; a name that it does not have is an error.
+    """The prices of prices.yml; an unknown name raises an error.
 
-    `as_of`: when the price that was read longest ago was read. `not_confirmed`: those that were read nowhere.
+    `as_of` is the oldest date at which a price was read. `not_confirmed` lists the prices without a source.
     """
 
     def __init__(self, path: Path = PRICES) -> None:
@@ -136,7 +138,7 @@ class Prices:
 
 
 def bill(load: Load, prices: Prices, way: Way = "rest") -> Iterator[Line]:
-    """Every component of a stage under this load. Storage is counted as it stands once it has filled up."""
+    """Return every cost component of a stage under this load, with storage at its final size."""
 
     def line(component: str, unit: str, quantity: float, price: str) -> Line:
         return Line(component, unit, quantity, prices[price])
@@ -170,8 +172,8 @@ def _archive(load: Load, line: Any, way: Way) -> Iterator[Line]:
     objects = load.requests * load.work.puts_a_request
     if way == "firehose":
         rounded = math.ceil(load.event_bytes / (5 * KB)) * 5 * KB
-        yield line("Firehose", "GB, 5 KB a record", load.events * rounded / GB, "firehose.gb_in")
-        # Objects of 128 MB, or of five minutes.
+        yield line("Firehose", "GB, 5 KB per record", load.events * rounded / GB, "firehose.gb_in")
+        # Firehose closes an object at 128 MB or after five minutes.
         objects = max(load.gb * GB / 128e6, DAYS_A_MONTH * SECONDS_A_DAY / 300)
     yield line("S3", "PUT", objects, "s3.put")
     yield line("S3", "GET by Snowpipe", objects * OBJECT_OVERHEAD_GETS, "s3.get")
@@ -201,7 +203,7 @@ def _stream(load: Load, line: Any) -> Iterator[Line]:
 
 
 def _batches(load: Load) -> float:
-    """The mapping waits a second or for 200 records, on each shard."""
+    """Return the consumer's invocations. Per shard, the mapping waits for a second or for 200 records."""
     seconds = DAYS_A_MONTH * SECONDS_A_DAY
     shards = load.needed_shards if load.provisioned else max(4, load.needed_shards)
     return max(load.geofence_events / 200, min(load.geofence_events, shards * seconds))
@@ -225,7 +227,7 @@ def _visits(load: Load, line: Any) -> Iterator[Line]:
 def _warehouse(load: Load, line: Any) -> Iterator[Line]:
     credit = line("Snowpipe", "credits", load.gb, "snowflake.snowpipe_credits_gb")
     yield line("Snowpipe", "credits", credit.usd, "snowflake.credit")
-    # Columns of a VARIANT compress about as well as gzip does. Queries and dbt are not in this bill.
+    # VARIANT columns compress about as well as gzip. Queries and dbt are not included.
     tb = load.gb * load.work.gzip_share * load.archive_days / DAYS_A_MONTH * GB / TB
     yield line("Snowflake storage", "TB-months", tb, "snowflake.tb_month")
 
@@ -241,9 +243,10 @@ def _watching(load: Load, line: Any) -> Iterator[Line]:
     yield line("CloudWatch", "metrics", METRICS, "cloudwatch.metric_month")
     yield line("CloudWatch", "alarms", ALARM_METRICS, "cloudwatch.alarm_month")
     yield line("CloudWatch", "dashboards", DASHBOARDS, "cloudwatch.dashboard_month")
-    # The hourly look at failed loads: an XS warehouse, a credit an hour, for the minute that is the least.
+    # The hourly count of failed loads: an XS warehouse costs one credit per hour and runs for at least a
+    # minute.
     yield line("check", "credits", 24 * DAYS_A_MONTH / 60, "snowflake.credit")
-    # One request a second is traced, and a twentieth of the rest.
+    # X-Ray traces one request per second, and 5 % of the rest.
     second = min(load.requests, DAYS_A_MONTH * SECONDS_A_DAY)
     yield line("X-Ray", "traces", second + 0.05 * (load.requests - second), "xray.trace")
     yield line("KMS", "keys", 1, "kms.key_month")
@@ -291,7 +294,7 @@ def compared(load: Load, prices: Prices) -> list[dict[str, Any]]:
         rows.append(
             {
                 "way": f"batch {batch}",
-                "what": f"as deployed, with {batch} event{'s' * (batch > 1)} a request",
+                "what": f"as deployed, with {batch} event{'s' * (batch > 1)} per request",
                 "usd_a_month": round(usd, 2),
                 "usd_a_million_events": round(usd / load.events * 1e6, 4),
                 "against_ours": f"{(usd / ours - 1):+.0%}",
@@ -303,16 +306,20 @@ def compared(load: Load, prices: Prices) -> list[dict[str, Any]]:
 def command(
     *,
     events_per_day: Annotated[int, typer.Option(min=1)] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=1, max=500, help="Events in a request.")] = 20,
+    batch: Annotated[int, typer.Option(min=1, max=500, help="Events per request.")] = 20,
     event_bytes: Annotated[int, typer.Option(min=1, max=65536)] = 500,
     geofence_share: Annotated[float, typer.Option(min=0, max=1)] = 0.2,
-    memory: Annotated[int, typer.Option(min=128, max=10240, help="Of the ingest function, MB.")] = 1024,
-    provisioned: Annotated[bool, typer.Option("--provisioned", help="The stream in shards.")] = False,
-    shards: Annotated[int | None, typer.Option(min=1, help="Else as many as the peak needs.")] = None,
-    retention: Annotated[int, typer.Option(min=24, max=168, help="Of the stream, hours.")] = 168,
+    memory: Annotated[
+        int, typer.Option(min=128, max=10240, help=("Memory of the ingest function, in MB."))
+    ] = 1024,
+    provisioned: Annotated[bool, typer.Option("--provisioned", help="Shards of the stream.")] = False,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help=("Default: as many shards as the peak needs."))
+    ] = None,
+    retention: Annotated[int, typer.Option(min=24, max=168, help="Retention of the stream, in hours.")] = 168,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Estimate the monthly cost of a load at list prices, by component, beside alternatives.
+    """Estimate a load's monthly cost at list prices, by component, and compare alternatives.
 
     The alternatives are Firehose, an HTTP API and a function URL.
     """
@@ -343,14 +350,14 @@ def command(
             }
         )
         return
-    terminal.show_rows(rows, as_json, title=f"{events_per_day:,} events a day, {batch} a request")
-    terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} a million events\n")
+    terminal.show_rows(rows, as_json, title=f"{events_per_day:,} events per day, {batch} per request")
+    terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} per million events\n")
     terminal.show_rows(others, as_json, title="Compared")
     terminal.out.print(
-        f"\nList prices of us-east-1 as read on {prices.as_of}, before free tiers; sources: ops/prices.yml."
-        " Not in it: Snowflake's warehouses for dbt and queries, data transfer, support."
+        f"\nList prices of us-east-1 of {prices.as_of}, without free tiers (ops/prices.yml). Not "
+        "included: Snowflake's warehouses for dbt and queries, data transfer, support."
     )
     if prices.not_confirmed:
         terminal.out.print(
-            f"[yellow]Read in no source, look before you rely on it:[/] {', '.join(prices.not_confirmed)}"
+            f"[yellow]Prices without a source; check before relying on them:[/] {', '.join(prices.not_confirmed)}"
         )

@@ -1,8 +1,8 @@
-"""`milkrun report --day`: one day of the fleet from the marts, as HTML and CSV.
+"""`milkrun report --day`: one day of the fleet from the marts, as HTML or CSV.
 
-A day is the fleet's (stage setting fleetTimeZone). Collections, litres and visits are counted by the day on which a
-truck entered. Where an exit never came but an enter elsewhere contradicts the visit, the dwell time until that enter
-is used and counted as inferred.
+A day is one of the stage's time zone (fleetTimeZone). Collections, litres and visits count on the day when a
+truck entered. If an exit is missing and an enter elsewhere contradicts the visit, the dwell time ends at that
+enter and counts as inferred.
 """
 
 import csv
@@ -25,7 +25,7 @@ from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Warehouse
 
 COLLECTION_TAGS = ("farm", "stop")
-"""As the dbt variable collection_tags."""
+"""The fence tags of collections, as in the dbt variable collection_tags."""
 SILENT_REACH = timedelta(days=14)
 MAX_ROWS = 5000
 
@@ -34,7 +34,7 @@ type Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A part of the report. `says` stands where there is no row."""
+    """A table of the report. `says` is shown if it has no rows."""
 
     title: str
     columns: Sequence[str]
@@ -53,7 +53,7 @@ class Report:
 
 
 def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: datetime) -> Report:
-    """Read one day. Raises Refusal where the marts are not built."""
+    """Read one day. Raises Refusal if the marts do not exist."""
     start, end = fleet_day.bounds(day, zone)
     try:
         visits = _visits(warehouse, database, start, end)
@@ -61,7 +61,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
         trucks = _trucks(warehouse, database, start, end)
         quality = _quality(warehouse, database, start, end)
     except MissingObject:
-        raise Refusal("The marts are not built yet: run `milkrun warehouse dbt build`.") from None
+        raise Refusal("The marts do not exist yet: run `milkrun warehouse dbt build`.") from None
     inferred = _inferred(warehouse, database)
     for row in visits:
         row["inferred_at"] = inferred.get((row["device_id"], row["entered_event_id"]))
@@ -81,7 +81,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
     ]
     notes = []
     if end > now:
-        notes.append("The day is not over: the numbers are those of the last run of dbt.")
+        notes.append("The day is not over: the numbers are those of the last dbt run.")
     if len(visits) >= MAX_ROWS:
         notes.append(f"Only the first {MAX_ROWS} visits are counted.")
     return Report(
@@ -104,19 +104,19 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
                     ]
                     for row in missed
                 ],
-                "Every visit that ended has its exit.",
+                "Every visit that ended has an exit event.",
             ),
             Table(
                 "Silent trucks",
                 ("truck", "last event"),
                 silent,
-                "Every truck of the last two weeks was heard of on this day.",
+                "Every truck of the last two weeks sent events on this day.",
             ),
             Table(
                 "Data quality",
                 ("measure", "events"),
                 quality,
-                "Nothing was received on this day.",
+                "No events were received on this day.",
             ),
         ),
         notes,
@@ -134,7 +134,7 @@ def _visits(warehouse: Warehouse, database: str, start: datetime, end: datetime)
 
 
 def _litres(warehouse: Warehouse, database: str, start: datetime, end: datetime) -> list[Row]:
-    """Pickups by the visit during which they happened, as the mart DAILY_FARM_COLLECTIONS counts them."""
+    """Return the pickups by the visit in which they happened, as the mart DAILY_FARM_COLLECTIONS counts them."""
     return warehouse.query(
         "SELECT visits.geofence_tag, visits.geofence_external_id, COUNT(*) AS pickups,"
         " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
@@ -149,7 +149,7 @@ def _litres(warehouse: Warehouse, database: str, start: datetime, end: datetime)
 
 
 def _trucks(warehouse: Warehouse, database: str, start: datetime, end: datetime) -> list[Row]:
-    """The last event before the day's end of each truck heard of in the two weeks before."""
+    """Return each truck's last event before the end of the day, for trucks of the two weeks before."""
     return warehouse.query(
         f"SELECT device_id, MAX(occurred_at) AS last_at FROM {database}.STAGING.STG_EVENTS"
         " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ AND occurred_at < %s::TIMESTAMP_NTZ"
@@ -170,11 +170,11 @@ def _quality(warehouse: Warehouse, database: str, start: datetime, end: datetime
     found: list[list[object]] = [
         [" ".join(filter(None, (row["outcome"], row["code"]))), int(row["events"])] for row in rows
     ]
-    return [*found, ["ids sent again with other content", conflicts]] if conflicts else found
+    return [*found, ["ids sent again with different content", conflicts]] if conflicts else found
 
 
 def _inferred(warehouse: Warehouse, database: str) -> dict[tuple[str, str], datetime]:
-    """The inferred exits of contradicted open visits; none where the mart is not built."""
+    """Return the inferred exits of contradicted open visits; none if the mart does not exist."""
     try:
         rows = warehouse.query(
             "SELECT device_id, entered_event_id, exit_inferred_at"
@@ -252,7 +252,7 @@ def _ntz(at: datetime) -> str:
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
 
 
-# --- as text
+# --- output
 
 STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -265,7 +265,7 @@ STYLE = (
 
 
 def as_html(report: Report) -> str:
-    """Return one self-contained page without scripts. Every text from an event is escaped."""
+    """Return one self-contained page without scripts, with all texts of events escaped."""
     day = f"{report.day:%A %-d %B %Y}"
     totals = "".join(
         f"<div><dt>{_escaped(n)}</dt><dd>{_shown(v)}</dd></div>" for n, v in report.totals.items()
@@ -303,7 +303,7 @@ def _escaped(value: object) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """Return all tables below each other, each with its title and its header."""
+    """Return all tables one below the other, each with its title and header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(("Milkrun", report.day.isoformat(), report.zone.key))
@@ -323,12 +323,12 @@ NAMED = {"today": 0, "yesterday": 1}
 
 
 def _day_name(text: str) -> str:
-    """A parser for options that name a day; which one `today` is depends on the stage's time zone."""
+    """Parse an option that names a day; `today` depends on the stage's time zone."""
     try:
         if text in NAMED:
             return text
         day = date.fromisoformat(text)
-        if not 2000 <= day.year < 3000:  # no midnight of the calendar's first and last days can be computed
+        if not 2000 <= day.year < 3000:  # the first and last days of the calendar have no midnight in UTC
             raise ValueError(text)
         return day.isoformat()
     except ValueError:
@@ -340,12 +340,14 @@ def command(
     *,
     day: Annotated[
         str,
-        typer.Option(parser=_day_name, metavar="DATE", help="Such as 2026-11-27, or today, or yesterday."),
+        typer.Option(parser=_day_name, metavar="DATE", help="A date such as 2026-11-27, today or yesterday."),
     ] = "yesterday",
     to_file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", parser=terminal.writable, help="Write .html or .csv here; else print CSV."
+            metavar="FILE",
+            parser=terminal.writable,
+            help=("File to write (.html or .csv). Default: print CSV."),
         ),
     ] = None,
     stage: terminal.Stage = "local",
@@ -364,7 +366,7 @@ def command(
     if to_file is None:
         typer.echo(as_csv(made), nl=False)
         return
-    # Newlines as they are: CSV has its own.
+    # The csv module writes its own line endings.
     to_file.write_bytes(
         (as_html(made) if to_file.suffix.lower() in (".html", ".htm") else as_csv(made)).encode()
     )

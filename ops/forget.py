@@ -1,11 +1,11 @@
-"""`milkrun forget`: everything of one person goes, from S3, DynamoDB and Snowflake, object by object.
+"""`milkrun forget`: delete a person's data from S3, DynamoDB and Snowflake.
 
-In this order, so that nobody else's event is ever missing anywhere, and each step may be repeated: write each
-object anew without the person's lines (new key, the old one stays), wait until Snowflake has loaded the new
-objects, delete the person's items from the visits table and the RAW rows of the old objects, then every
-version of these, and last build staging and marts anew from RAW, since dbt's incremental models never delete.
-Stopped half-way, the same command goes on: the plan lies in the archive under forget/, and knows the person by
-a hash only.
+Each step can be repeated, and their order makes sure that no other person's event is ever missing: 1. write
+each object again without the person's lines, under a new key; 2. wait until Snowflake has loaded the new
+objects; 3. delete the person's items from the visits table and the old objects' rows from RAW; 4. delete all
+versions of the old objects; 5. rebuild staging and marts from RAW, because dbt's incremental models never
+delete. After an interruption the same command continues: the plan is stored under forget/ and has only a hash
+of the person.
 """
 
 import hashlib
@@ -37,22 +37,22 @@ TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
 KEYS_A_DELETE = 1000
 ITEMS_A_DELETE = 25
 PATIENCE_SECONDS = 120.0
-CHANGE_SECONDS = 60.0  # the consumer's timeout: what is not done by then was broken off
+CHANGE_SECONDS = 60.0  # the consumer's timeout: after it, an invocation has ended
 
 RUNS_OUT = {
-    "old versions of what was purged or replaced before": "30 days after that",
-    "rebuilt/ and streamed/": "visits and windows by device, no user id; rebuilt/ after 90 days",
-    "Kinesis": "records leave the stream by its retention: 24 hours, prod 168 hours",
-    "redrive queue": "claim checks name objects and lines, no person; 14 days at most",
-    "DynamoDB backups": "point-in-time recovery reaches back 35 days",
+    "old versions of objects that were deleted or replaced earlier": "30 days after their deletion",
+    "rebuilt/ and streamed/": "visits and windows by device, without user ids; rebuilt/ expires after 90 days",
+    "Kinesis": "records expire with the stream's retention: 24 hours, prod 168 hours",
+    "redrive queue": "claim checks have keys and line numbers, no personal data; at most 14 days",
+    "DynamoDB backups": "point-in-time recovery covers 35 days",
     "Snowflake Time Travel and Fail-safe": "the tables' retention (1 day unless raised), then 7 days",
-    "logs": "hold request ids, object keys and numbers; no person",
+    "logs": "have request ids, object keys and numbers, no personal data",
 }
 
 
 @dataclass(frozen=True)
 class ArchiveBucket:
-    """The archive behind a ready client, as glue's `Store`."""
+    """The archive as glue's `Store`, with a given client."""
 
     s3: Any
     name: str
@@ -70,7 +70,7 @@ class ArchiveBucket:
         if not key.startswith("events/"):
             self.s3.put_object(Bucket=self.name, Key=key, Body=body)
             return
-        try:  # the bucket's policy lets nobody replace an archived event
+        try:  # the bucket's policy does not allow replacing an archived event
             self.s3.put_object(Bucket=self.name, Key=key, Body=body, IfNoneMatch="*")
         except ClientError as error:
             if error.response["Error"]["Code"] != "PreconditionFailed":  # written by an earlier run
@@ -80,7 +80,7 @@ class ArchiveBucket:
         self.s3.upload_file(str(path), self.name, key)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """All versions: in a versioned bucket a plain delete only hides."""
+        """Delete all versions: without a version id, S3 only adds a delete marker."""
         for key in keys:
             pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=key)
             versions = [
@@ -97,7 +97,7 @@ class ArchiveBucket:
 def plan(
     store: ArchiveBucket, users: archive.Users, request: str, told: Callable[[], object]
 ) -> dict[str, Any]:
-    """Write every object that speaks of them anew; the plan names old and new."""
+    """Rewrite every object with the person's events; the plan maps old keys to new ones."""
     found = []
     for stored in list(archive.candidates(store)):
         result = archive.rewrite(store, users, stored)
@@ -116,7 +116,7 @@ def their_crossings(
     pairs: Iterable[Mapping[str, Any]],
     kinds: Mapping[str, Kind],
 ) -> dict[Pair, set[str]]:
-    """The ids of their geofence events by device and fence, read from the old objects while these exist."""
+    """Return the person's geofence event ids by device and fence, from the old objects."""
     found: defaultdict[Pair, set[str]] = defaultdict(set)
     for key in (pair["old"] for pair in pairs if pair["old"].startswith("events/")):
         for line in archive.lines_in(store.read(key)):
@@ -132,10 +132,10 @@ def their_crossings(
 def forget_visits(
     dynamodb: Any, table: str, crossings: Mapping[Pair, set[str]]
 ) -> tuple[int, list[dict[str, str]]]:
-    """Delete what the consumer keeps of these devices at these fences: how many items, and whom else it met.
+    """Delete the consumer's items of these pairs. Return their number and the pairs that others used too.
 
-    Visits are made of several events, so all of a pair goes. Where somebody else used the same device there,
-    that pair is named: `milkrun replay` of the device makes the others' visits again.
+    A visit combines several events, so the whole pair is deleted. If another person used the same device
+    there, `milkrun replay` of the device restores that person's visits.
     """
     deleted, shared = 0, []
     for pair, event_ids in crossings.items():
@@ -157,7 +157,7 @@ def forget_visits(
 
 
 def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
-    """All of a pair, and what is left of it in the previous layout."""
+    """Return all item keys of a pair, including those of the previous layout."""
     found: list[Item] = []
     for pk, first, last in (keys.pair_range(pair), (keys.pair_key(pair), "a", keys.LAST)):
         pages = dynamodb.get_paginator("query").paginate(
@@ -171,7 +171,7 @@ def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
 
 
 def _no_change_under_way(found: Iterable[Item]) -> bool:
-    """The consumer writes a change's log, then its chunks: a chunk that is written after this would stay."""
+    """Return whether the chunks of the pair's last change are written; one written later would remain."""
     return not any(missing_chunks(found))
 
 
@@ -186,7 +186,7 @@ def _delete_all(dynamodb: Any, table: str, keys: list[Any]) -> None:
 
 
 def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """New objects whose rows are not all in RAW."""
+    """Return the new objects that are not completely in RAW."""
     wanted = [p for p in pairs if p["new"] is not None and p["new"].split("/")[0] in TABLES]
     missing = []
     for pair in wanted:
@@ -198,7 +198,7 @@ def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str,
 
 
 def forget_rows(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> int:
-    """Delete the old objects' rows from RAW; how many there were."""
+    """Delete the old objects' rows from RAW and return their number."""
     deleted = 0
     for pair in pairs:
         table = TABLES.get(pair["old"].split("/")[0])
@@ -220,9 +220,9 @@ def command(
     user: Annotated[
         str, typer.Option(parser=terminal.not_empty, metavar="USER", help="user.userId or user._id.")
     ],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     marts: Annotated[
-        bool, typer.Option(help="Build staging and marts anew from all of RAW (dbt build --full-refresh).")
+        bool, typer.Option(help="Rebuild staging and marts from all of RAW (dbt build --full-refresh).")
     ] = True,
     patience: Annotated[
         float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds to wait for Snowpipe.")
@@ -230,19 +230,19 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete all data of one person. Safe to interrupt and to run again.
+    """Delete all data of one person. Can be interrupted and repeated.
 
     Exit 1 if something is still to do.
     """
     outputs = terminal.outputs_of(context, stage)
     if not yes:
-        question = f"Delete every event of {user!r} from stage {stage}, for ever?"
+        question = f"Delete every event of {user!r} from stage {stage} permanently?"
         typer.confirm(question, abort=True, err=True)
     store = ArchiveBucket(outputs.aws("s3"), outputs.bucket)
     users = archive.Users(frozenset({user}))
     request = hashlib.sha256(user.encode()).hexdigest()[:16]
     with terminal.progress() as bars:
-        looked = bars.add_task("objects looked at", total=None)
+        looked = bars.add_task("objects read", total=None)
         found = plan(store, users, request, lambda: bars.advance(looked))
         pairs = found["objects"]
         standing = [
@@ -262,9 +262,9 @@ def command(
                 )
                 rows = forget_rows(warehouse, outputs.database, standing)
         if not waiting:
-            # What an earlier run has ended is left alone: its new object may have been written anew since.
+            # Skip what an earlier run has completed: a later run may have rewritten its new object.
             archive.delete_old(store, standing)
-            # Of all pairs: an earlier run may have been broken off between the two.
+            # For all pairs, because an earlier run may have stopped between the two steps.
             archive.compact_again(store, pairs)
         sqs = outputs.aws("sqs")
         claimed = bool(standing) and any(
@@ -272,7 +272,7 @@ def command(
         )
         built = False
         if pairs and marts and not waiting:
-            bars.add_task("staging and marts anew", total=None)
+            bars.add_task("rebuilding staging and marts", total=None)
             built = build_marts(environment_of(stage, context.obj), "--full-refresh")
     report = {
         "user": user,
@@ -296,7 +296,7 @@ def command(
 
 def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool, claimed: bool) -> list[str]:
     if waiting:
-        return ["Snowpipe has not loaded the new objects yet: nothing old was deleted. Run this again."]
+        return ["Snowpipe has not loaded the new objects yet, so nothing was deleted. Run the command again."]
     steps = []
     if marts_left:
         steps.append(
@@ -304,9 +304,11 @@ def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool,
         )
     if claimed:
         steps.append(
-            "milkrun reconcile --repair   # claim checks waited: others' lines that they named in an old object"
+            "milkrun reconcile --repair   # claim checks waited for other people's lines in an old object"
         )
-    # The consumer leaves out what is older, and `replay` refuses it.
+    # The consumer skips older events, and `replay` rejects them.
     since = f"--from '{MAX_AGE.days - 1} days ago'"
     devices = sorted({each["device_id"] for each in shared})
-    return steps + [f"milkrun replay {since} --device {device}   # others used it too" for device in devices]
+    return steps + [
+        (f"milkrun replay {since} --device {device}   # other people used it too") for device in devices
+    ]

@@ -1,6 +1,6 @@
-"""Find resources that already bear a name which a stage's template would give to a new one.
+"""Find existing resources with names that a stage's template would create.
 
-CloudFormation fails on such a name, and only after it has made half of the stack.
+CloudFormation fails on such a name only after it has created part of the stack.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 type Clients = Callable[[str], Any]
-"""A boto3 client by the name of its service."""
+"""A function that returns a boto3 client for a service."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Where a stage is deployed."""
+    """The account and region of a stage."""
 
     number: str
     region: str
@@ -24,7 +24,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Named:
-    """A resource of the template whose name is fixed."""
+    """A resource of the template with a fixed name."""
 
     logical_id: str
     kind: str
@@ -33,7 +33,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Lookup:
-    """How to ask whether one name of a resource type is taken, and which error codes mean that it is free."""
+    """How to check whether a resource name is taken, and which error codes mean that it is free."""
 
     name_property: str
     service: str
@@ -61,7 +61,7 @@ def _firewall(wafv2: Any, name: str, _: Account) -> object:
 
 
 LOOKUPS: Mapping[str, Lookup] = {
-    # 403 is somebody else's bucket: the names of buckets are shared by all accounts.
+    # 403 means that another account has the bucket; bucket names are global.
     "AWS::S3::Bucket": Lookup("BucketName", "s3", lambda c, n, _: _taken_bucket(c, n), ("404",)),
     "AWS::Kinesis::Stream": Lookup(
         "Name", "kinesis", lambda c, n, _: c.describe_stream_summary(StreamName=n)
@@ -121,7 +121,7 @@ def code_of(error: ClientError) -> str:
 
 
 def text_of(value: object, account: Account) -> str | None:
-    """Return a template's value as text; None where only a deployment can tell."""
+    """Return a template value as text; None if only a deployment can determine it."""
     if isinstance(value, Mapping) and isinstance(value.get("Fn::Sub"), str):
         value = value["Fn::Sub"]
     if not isinstance(value, str):
@@ -142,7 +142,7 @@ def named(resources: Mapping[str, Mapping[str, Any]], account: Account) -> Itera
 
 
 def leftovers(wanted: Iterable[Named], own: Sequence[str], clients: Clients, account: Account) -> list[Named]:
-    """Return the resources that exist already; `own` are the logical ids that the stage's stack has now."""
+    """Return the resources that already exist; `own` are the logical ids of the stage's current stack."""
     return [one for one in wanted if one.logical_id not in own and _exists(one, clients, account)]
 
 

@@ -1,4 +1,4 @@
-"""Staging and marts, made of what is in RAW: dbt, as an operator would run it."""
+"""Run dbt to build staging and marts from RAW."""
 
 import subprocess
 import sys
@@ -9,12 +9,12 @@ from ops.outputs import ROOT
 
 
 def build_marts(environment: Mapping[str, str], *arguments: str) -> bool:
-    """`milkrun warehouse dbt build …`; what it says is shown only where it fails."""
+    """Run `milkrun warehouse dbt build …`, showing its output only if it fails."""
     command = [sys.executable, "-m", "snowpipe", "dbt", "build", *arguments]
     ran = subprocess.run(
         command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False
     )
     if ran.returncode != 0:
         terminal.err.print((ran.stdout + ran.stderr)[-4000:], markup=False)
-        terminal.err.print("[red]dbt build failed[/]; the marts are not what they should be")
+        terminal.err.print("[red]dbt build failed[/]; the marts may be incomplete")
     return ran.returncode == 0

@@ -1,4 +1,4 @@
-"""`milkrun move-visits`: rewrite the pairs of a visits table that stand in the previous layout (docs/upgrade.md)."""
+"""`milkrun move-visits`: rewrite the pairs of a visits table that have the previous layout (docs/upgrade.md)."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ CONCURRENCY = 8
 
 
 def move_all(dynamodb: Any, name: str, table: DynamoTable, bus: Bus, rule: Rule) -> Iterator[int]:
-    """Move one pair after the other. Yields how many items of the previous layout were deleted with each."""
+    """Move the pairs one by one. Yields the number of deleted items of the previous layout per pair."""
     for pair in _old_pairs(dynamodb, name):
         previous_layout.move(table, bus, pair, rule)
         pk, head = previous_layout.head_key(pair)
         old = [str(item["sk"]) for item in table.query(pk, "a", keys.LAST)]
-        # The head last: until it is gone, an interrupted run finds this pair again.
+        # Delete the head last, so that an interrupted run finds this pair again.
         for some in (*batched((sk for sk in old if sk != head), ITEMS_PER_DELETE, strict=False), (head,)):
             _delete(dynamodb, name, pk, some)
         yield len(old)
@@ -52,9 +52,9 @@ def _delete(dynamodb: Any, name: str, pk: str, sks: tuple[str, ...]) -> None:
 def command(
     context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
 ) -> None:
-    """Rewrite the visits table in today's layout, once after the upgrade.
+    """Convert the visits table to the current layout, once after the upgrade.
 
-    Run it when no consumer of the previous version runs any more. Safe to interrupt and to run again.
+    Run it when no consumer of the previous version is running. Can be interrupted and repeated.
     """
     outputs = terminal.outputs_of(context, stage)
     settings = stores.consumer_settings(outputs, stage)

@@ -1,12 +1,12 @@
-"""What the warehouse needs every hour and every night, as steps for a person, EventBridge or Airflow.
+"""The hourly and nightly jobs of the warehouse, as steps for a person, EventBridge or Airflow.
 
-    python -m ops.nightly                     all steps in order, for the last full day and the hours since
-    python -m ops.nightly compact quality     some of them
-    python -m ops.nightly --from 2026-11-16 --to 2026-11-20     a back-fill
+    python -m ops.nightly                                   all steps, for the last full day and the hours
+    since
+    python -m ops.nightly compact quality                   only these steps
+    python -m ops.nightly --from 2026-11-16 --to 2026-11-20 a backfill
 
-Every step may be run again: what is done is left alone. A step that fails ends the run, because the next
-ones build on it; the exit code is 1 then, and 2 where a step could not look at all. airflow/dags/milkrun.py
-runs the same steps.
+Every step can be repeated. A step that fails ends the run, because the next steps depend on it. Exit code: 1
+if a step failed, 2 if a store could not be read. airflow/dags/milkrun.py runs the same steps.
 """
 
 import json
@@ -31,7 +31,7 @@ FULL_TESTS = ("--vars", "full_tests: true")
 
 @dataclass(frozen=True)
 class Night:
-    """Which hours of receiving are meant, and where they are."""
+    """The stage, and the range of hours in which events were received."""
 
     start: datetime
     end: datetime
@@ -44,7 +44,7 @@ class Night:
 
 
 class StepFailedError(Exception):
-    """A step did not do its work; `code` is the exit code due."""
+    """A step failed; `code` is the exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -56,34 +56,34 @@ Step = Callable[[Night], Facts]
 
 
 def reconcile(night: Night) -> Facts:
-    """Accepted = archived = loaded? Differences are an answer, not a failure: repair comes next."""
+    """Compare accepted, archived and loaded. Differences are no failure, because the next step repairs them."""
     code, said = _run(night, ["-m", "ops", "reconcile", *_stage(night), *night.range, "--json"])
     if code not in (0, 1):
-        raise StepFailedError("could not compare what was accepted, archived and loaded", 2)
+        raise StepFailedError("could not compare accepted, archived and loaded events", 2)
     return {"equal": code == 0, "report": said}
 
 
 def repair(night: Night) -> Facts:
-    """Repair what reconcile names; fails if anything still differs afterwards."""
+    """Repair the differences; fail if any remain."""
     if reconcile(night)["equal"]:
         return {"repaired": False}
     _run(night, ["-m", "ops", "reconcile", *_stage(night), *night.range, "--repair", "--json"])
     after = reconcile(night)
     if not after["equal"]:
-        raise StepFailedError("what was accepted, archived and loaded still differs after the repair", 1)
+        raise StepFailedError("accepted, archived and loaded events still differ after the repair", 1)
     return {"repaired": True}
 
 
 def transform(night: Night) -> Facts:
-    """Build every dbt model and run every test, in dbt's own order."""
+    """Build every dbt model and run every test, in dbt's order."""
     return _dbt(night, ["build", *FULL_TESTS])
 
 
 def compact(night: Night) -> Facts:
-    """The range's small objects into Parquet."""
+    """Compact the range's small objects into Parquet."""
     bucket = Outputs.find(night.stage, night.environment).bucket
     code, said = _run(night, ["-m", "glue.compact", "--archive", f"s3://{bucket}", *night.range])
-    # Code 1 is also that of a job that broke off; one that was done says what it did.
+    # Code 1 also means that the job stopped early; a job that completed prints its result.
     if code not in (0, 1) or said is None:
         raise StepFailedError("the archive could not be compacted", 1)
     return said
@@ -100,7 +100,7 @@ GROUP BY outcome, code ORDER BY outcome, code
 
 
 def quality(night: Night) -> Facts:
-    """What came in, what was rejected and why, and how late; fails only when it cannot be asked."""
+    """Report accepted and rejected events with reasons and lateness; fail only if the query fails."""
     outputs = Outputs.find(night.stage, night.environment)
     between = (f"{night.start:%Y-%m-%d %H:%M:%S}", f"{night.end:%Y-%m-%d %H:%M:%S}")
     with outputs.warehouse() as warehouse:
@@ -127,12 +127,12 @@ STEPS: dict[str, Step] = {
 
 
 def model(name: str, verb: str) -> Step:
-    """One dbt model alone, for orchestrators that draw the graph: `run` it, or `test` what is known of it."""
+    """Run or test a single dbt model, for orchestrators that show the graph."""
 
     def one(night: Night) -> Facts:
-        # "buildable": tests that look at other models too run with the last of them, never before.
+        # With "buildable", tests that read several models run with the last of them.
         selection = ["--select", name, *(["--indirect-selection", "buildable"] if verb == "test" else [])]
-        # Every row is tested once a day, by the run whose range ends at midnight; else what the run restated.
+        # The run whose range ends at midnight tests every row, other runs only the rows that they restated.
         is_daily = verb == "test" and night.end.astimezone(UTC).hour == 0
         return _dbt(night, [verb, *selection, *(FULL_TESTS if is_daily else [])])
 
@@ -140,7 +140,7 @@ def model(name: str, verb: str) -> Step:
 
 
 def step_of(name: str) -> Step:
-    """A step by its name; `run:MODEL` and `test:MODEL` are dbt's."""
+    """Return a step by its name; `run:MODEL` and `test:MODEL` are steps of dbt."""
     verb, _, of = name.partition(":")
     if of and verb in ("run", "test"):
         return model(of, verb)
@@ -161,7 +161,9 @@ def _stage(night: Night) -> list[str]:
 
 
 def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tuple[int, Facts | None]:
-    """A command of ours in its own process; its exit code, and the last JSON value that it printed."""
+    """Run one of our commands in its own process; return its exit code and the last JSON value that it
+    printed.
+    """
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -174,7 +176,7 @@ def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tup
 
 
 def _aws(night: Night) -> dict[str, str]:
-    """A local stack's address for what only knows boto3's own settings; a deployed stage has the caller's."""
+    """Return environment variables with a local stack's address; a deployed stage uses the caller's."""
     outputs = Outputs.find(night.stage, night.environment)
     if outputs.aws_endpoint_url is None:
         return {}
@@ -197,7 +199,7 @@ def _last_json(text: str) -> Facts | None:
 
 
 def run(names: Sequence[str], night: Night, say: Callable[[Facts], None]) -> int:
-    """Run steps in order and say of each what it did; the exit code."""
+    """Run steps in order, print what each did, and return the exit code."""
     for name in names:
         began = time.monotonic()
         try:
@@ -213,12 +215,12 @@ def run(names: Sequence[str], night: Night, say: Callable[[Facts], None]) -> int
 
 
 def command(
-    steps: Annotated[list[str] | None, typer.Argument(help="Which; default: all in order")] = None,
+    steps: Annotated[list[str] | None, typer.Argument(help="Steps to run; default: all in order")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Default: yesterday at midnight, UTC")] = None,
     end: Annotated[str, typer.Option("--to")] = "now",
     stage: Annotated[str, typer.Option(help="local, dev, staging or prod")] = "local",
 ) -> None:
-    """One line of JSON a step on standard output; what dbt says on standard error."""
+    """Print one line of JSON per step to standard output; dbt's output goes to standard error."""
     now = datetime.now(UTC)
     try:
         first = instant(start, now) if start else datetime.combine(now - DAY, datetime.min.time(), UTC)

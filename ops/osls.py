@@ -1,7 +1,7 @@
-"""`python -m ops.osls package --stage dev`: run osls, one at a time in this clone.
+"""Run osls, one process at a time per clone: `python -m ops.osls package --stage dev`.
 
-osls keeps its work in .serverless beside serverless.yml, and two at once would mix theirs: this one waits for a
-`make up` that deploys, and the other way round.
+osls keeps its files in .serverless beside serverless.yml, and two processes would mix them. This one waits
+for a `make up` that deploys, and the other way round.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from ops.outputs import ROOT, NoStackError
 
 OSLS = ROOT / "node_modules" / ".bin" / "osls"
 DEFAULT_REGION = "us-east-1"
-"""Where serverless.yml deploys to without AWS_REGION."""
+"""The region to which serverless.yml deploys without AWS_REGION."""
 
 
 @contextmanager
@@ -34,8 +34,8 @@ def alone() -> Iterator[None]:
 def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the template that `osls deploy` would send for `stage`.
 
-    Packaging calls no service, so osls gets credentials that open nothing. Raises NoStackError with the last
-    lines of osls where the template cannot be made.
+    Packaging calls no AWS service, so osls gets invalid credentials. Raises NoStackError with the last
+    lines of osls if it fails.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     region = environment.get("AWS_REGION") or DEFAULT_REGION
@@ -55,7 +55,7 @@ def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def concealed(arguments: list[str]) -> list[str]:
-    """Add --conceal where osls would print the API key at the end; a log may be read by many."""
+    """Add --conceal if osls would print the API key, because many people may read a log."""
     prints_key = arguments[:1] in (["deploy"], ["info"]) and (len(arguments) < 2 or arguments[1][0] == "-")
     return [arguments[0], "--conceal", *arguments[1:]] if prints_key else arguments
 

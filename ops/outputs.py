@@ -1,4 +1,4 @@
-"""Where a running stack is: what `make up` writes to `outputs.json`, read once and turned into clients."""
+"""The addresses of a running stack, from the `outputs.json` that `make up` writes, and clients for them."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class NoStackError(Refusal):
-    """There is no stack to speak to; the message says what to do."""
+    """The stack does not exist; the message says what to do."""
 
 
 class TokenIssuer(BaseModel):
-    """The identity provider of a local stack that requires tokens: whoever reads the key can sign them."""
+    """The identity provider of a local stack that requires tokens; anybody who can read the key can sign them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,7 +37,7 @@ class TokenIssuer(BaseModel):
 
 
 class Outputs(BaseModel):
-    """`aws_endpoint_url` is None for a deployed stage: boto3 then uses the caller's credentials."""
+    """The addresses of a stage; `aws_endpoint_url` is None if it is deployed in AWS."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -52,18 +52,19 @@ class Outputs(BaseModel):
     aws_endpoint_url: str | None = None
     console_url: str | None = None
     token_issuer: TokenIssuer | None = None
-    ingest_function: str | None = (
-        None  # where the stage requires tokens: its operators invoke the function itself
-    )
-    # Stage settings (serverless/params.yml): places with these tags cannot hold one truck at the same time, and
-    # the fleet's days end at midnight of this zone.
+    # If the stage requires tokens, operators invoke this function instead of the endpoint.
+    ingest_function: str | None = None
+    # Stage settings (serverless/params.yml): one truck cannot be at two places with these tags; the fleet's
+    # days end at midnight in this time zone.
     exclusive_tags: tuple[str, ...] = EXCLUSIVE_TAGS
     time_zone: str = "UTC"
     snowflake: Connection
 
     @staticmethod
     def find(stage: str, environment: Mapping[str, str]) -> "Outputs":
-        """This checkout's stack for `local`, else what CloudFormation and SNOWFLAKE_* say of the stage."""
+        """Return the outputs of this clone's stack for `local`, otherwise those of CloudFormation and
+        SNOWFLAKE_*.
+        """
         if stage == "local":
             return Outputs.read(ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json")
         return _deployed(stage, environment)
@@ -73,14 +74,16 @@ class Outputs(BaseModel):
         try:
             return Outputs.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise NoStackError(f"no stack is running here ({path} is missing): run `make up`") from None
+            raise NoStackError(f"no stack is running here ({path} does not exist): run `make up`") from None
         except ValidationError as invalid:
             first = invalid.errors()[0]
             name = ".".join(map(str, first["loc"])) or "it"
-            raise NoStackError(f"{path} is not a stack's outputs: {name}: {first['msg'].lower()}") from None
+            raise NoStackError(
+                f"{path} is not a valid outputs.json: {name}: {first['msg'].lower()}"
+            ) from None
 
     def aws(self, service: str, *, attempts: int = 5) -> Any:
-        """A boto3 client that gives up soon enough for somebody who waits at a terminal."""
+        """Return a boto3 client with short timeouts, for somebody who waits at a terminal."""
         config = Config(
             connect_timeout=3,
             read_timeout=30,
@@ -93,14 +96,14 @@ class Outputs(BaseModel):
         return client(service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config)
 
     def access(self) -> Access:
-        """Return our own signing clients for the stage: a tenth of the CPU of boto3's, for many calls."""
+        """Return our own signing clients for the stage, which use a tenth of boto3's CPU per call."""
         if self.aws_endpoint_url:
             endpoints = {"AWS_ENDPOINT_URL": self.aws_endpoint_url}
             return Access(self.region, FixedCredentials("test", "test", None), endpoints)
         return Access(self.region, session_credentials(), {})
 
     def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
-        """A session of the ordinary Snowflake connector, as the operator; importing it takes seconds."""
+        """Return a session of the Snowflake connector with the operator's role; the import takes seconds."""
         return connect(self.snowflake, give_up_after_s, role=operator)
 
     @property
@@ -109,7 +112,9 @@ class Outputs(BaseModel):
 
 
 def tags_of(text: str | None) -> tuple[str, ...]:
-    """Return the tags of a comma-separated setting; a stage deployed before the setting existed has the default."""
+    """Return the tags of a comma-separated setting; the default if the stage was deployed before the setting
+    existed.
+    """
     if text is None:
         return EXCLUSIVE_TAGS
     return tuple(tag.strip() for tag in text.split(",") if tag.strip())
@@ -126,14 +131,16 @@ _NAMED = {
 
 
 def environment_of(stage: str, environment: Mapping[str, str]) -> Mapping[str, str]:
-    """For what finds its warehouse by SNOWFLAKE_* or else by outputs.json: it must be the stage's own.
+    """Make sure that SNOWFLAKE_* or outputs.json name the stage's own warehouse.
 
-    Raises NoStackError where it would be the local one for a deployed stage.
+    Raises NoStackError if a deployed stage would use the local one.
     """
     if stage == "local":
         return {name: value for name, value in environment.items() if not name.startswith("SNOWFLAKE_")}
     if not environment.get("SNOWFLAKE_ACCOUNT"):
-        raise NoStackError(f"stage {stage} has a Snowflake of its own: set SNOWFLAKE_ACCOUNT and its kin")
+        raise NoStackError(
+            f"stage {stage} has its own Snowflake: set SNOWFLAKE_ACCOUNT and the other SNOWFLAKE_* variables"
+        )
     if environment.get("SNOWFLAKE_DATABASE"):
         return environment
     return {**environment, "SNOWFLAKE_DATABASE": f"MILKRUN_{stage.upper().replace('-', '_')}"}
@@ -143,7 +150,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     import botocore.exceptions
 
     warehouse = load(environment_of(stage, environment)).connection
-    # boto3 knows AWS_DEFAULT_REGION and profiles; AWS_REGION is what osls and the CLI read.
+    # boto3 reads AWS_DEFAULT_REGION and profiles; osls and the AWS CLI also read AWS_REGION.
     session = boto3.Session(region_name=environment.get("AWS_REGION"))
     try:
         stacks = session.client("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
@@ -152,11 +159,11 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         answered = isinstance(error, botocore.exceptions.ClientError)
         others = _there_are(session) if answered else ""
-        raise NoStackError(f"stage {stage} cannot be looked up: {error}{others}") from None
+        raise NoStackError(f"stage {stage} was not found: {error}{others}") from None
     if not keys["items"]:
-        raise NoStackError(f"stage {stage} has no API key milkrun-{stage}-app")
+        raise NoStackError(f"stage {stage} has no API key named milkrun-{stage}-app")
     if missing := _NAMED - named.keys():
-        raise NoStackError(f"stage {stage} is not deployed whole: its stack does not name {min(missing)}")
+        raise NoStackError(f"stage {stage} is incompletely deployed: its stack has no {min(missing)}")
     host = f"{named['RestApiId']}.execute-api.{session.region_name}.amazonaws.com"
     return Outputs(
         endpoint=f"https://{host}/{stage}/v1/events",
@@ -175,7 +182,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
 
 
 def _there_are(session: boto3.Session) -> str:
-    """Name the stages that are deployed in this account and region, for whoever mistyped one; "" if that is unknown."""
+    """Return a sentence that lists the stages deployed in this account and region; "" if unknown."""
     import botocore.exceptions
 
     try:

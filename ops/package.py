@@ -1,8 +1,8 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
 
-A zip holds the function's own folders and requirements-lambda.txt, nothing else, with hash-based bytecode:
-the zip resets modification times, so Python would take any other bytecode for stale and compile at every cold
-start. The same input gives the same bytes.
+A zip has only the function's own folders and requirements-lambda.txt. Its bytecode is hash-based: the zip
+resets modification times, so Python would treat other bytecode as stale and compile at every cold start. The
+same input gives the same bytes.
 """
 
 import argparse
@@ -22,17 +22,17 @@ CONTENTS = {
     "consumer": ("contract", "aws", "consumer"),
     "check": ("contract", "snowpipe/__init__.py", "snowpipe/check"),
 }
-# The oldest glibc that Lambda's python3.13 runtime (Amazon Linux 2023) has.
+# The oldest glibc of Lambda's python3.13 runtime (Amazon Linux 2023).
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
-# Of botocore's 400 services, those that a function calls.
+# The services that a function calls, of botocore's 400.
 SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "secretsmanager", "sqs", "ssm", "sts"}
-# Runs only as a program of its own, never in a function.
+# Programs that never run in a function.
 LEFT_OUT = {"consumer/kcl.py"}
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def install_dependencies(build: str, folder: Path) -> None:
-    """Wheels of requirements-lambda.txt for the build's platform, without what no function needs."""
+    """Install requirements-lambda.txt for the build's platform, without files that no function needs."""
     uv = Path(sys.executable).parent / "uv"
     command = [
         str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", "3.13",
@@ -47,17 +47,17 @@ def install_dependencies(build: str, folder: Path) -> None:
         if service.is_dir() and service.name not in SERVICES:
             shutil.rmtree(service)
     shutil.rmtree(folder / "boto3" / "data", ignore_errors=True)
-    # RECORD hashes the scripts of bin, whose first line names this machine's interpreter.
+    # RECORD has hashes of scripts in bin, whose first line names this machine's interpreter.
     for unused in [*folder.rglob("*.pyi"), *folder.rglob("__pycache__"), *folder.rglob("RECORD")]:
         shutil.rmtree(unused) if unused.is_dir() else unused.unlink()
     compile_folder(folder)
 
 
 def compile_folder(folder: Path) -> bool:
-    """Whether all of it compiled.
+    """Compile the bytecode; return whether all of it compiled.
 
-    In a fresh interpreter with fixed hashing, and with names relative to `folder`: what a process has
-    interned before, its hash seed and the folder's name would all show in the bytes.
+    A fresh interpreter with fixed hashing and paths relative to `folder` is needed, because interned
+    strings, the hash seed and the folder's name would all change the bytes.
     """
     options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), str(folder)]
     command = [sys.executable, "-S", "-m", "compileall", *options]
@@ -65,14 +65,14 @@ def compile_folder(folder: Path) -> bool:
 
 
 def sources(name: str) -> list[Path]:
-    """The function's own files, relative to the root, sorted."""
+    """Return the function's own files, relative to the root, sorted."""
     named = [ROOT / content for content in CONTENTS[name]]
     found = [p for path in named for p in (path.rglob("*.py") if path.is_dir() else [path])]
     return sorted(own for p in found if (own := p.relative_to(ROOT)).as_posix() not in LEFT_OUT)
 
 
 def write_zip(target: Path, *folders: Path) -> None:
-    """All files of `folders`, each relative to its folder, in one order and with one time and mode."""
+    """Add all files of `folders`, each relative to its folder, in a fixed order with fixed time and mode."""
     files = sorted((p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file())
     partial = target.with_suffix(f".{os.getpid()}")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -92,10 +92,10 @@ def fingerprint(*inputs: Path) -> str:
 
 
 def package(build: str, *, may_build: bool = True) -> dict[str, Path]:
-    """Bring every zip of `build` up to date; returns function -> zip. Unchanged input is not built again.
+    """Update every zip of `build`; return function -> zip. Unchanged input is not built again.
 
-    Two at once (a demo's stack and a test's) take turns. With `may_build` off, SystemExit names a zip that is
-    missing or was made from other sources: a deployment takes the zips that were tested, or none.
+    Concurrent builds take turns. With `may_build` off, SystemExit names a zip that is missing or was built
+    from other sources, so that a deployment uses only tested zips.
     """
     target = ROOT / "dist" / build
     target.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def package(build: str, *, may_build: bool = True) -> dict[str, Path]:
 
 
 def _dependencies(build: str, target: Path, recipe: Iterable[Path]) -> Path:
-    """The folder of what the zips of `build` depend on, installed once."""
+    """Return the folder with the installed dependencies of `build`; they are installed once."""
     folder = target / f"deps-{fingerprint(*recipe)}"
     if not folder.exists():
         for old in target.glob("deps-*"):
@@ -127,7 +127,7 @@ def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
         if zips[name].exists() and stamp.exists() and stamp.read_text() == wanted:
             continue
         if not may_build:
-            raise SystemExit(f"{zips[name]} is not the zip of these sources: take the one that was tested")
+            raise SystemExit(f"{zips[name]} was not built from these sources: use the one that was tested")
         dependencies = _dependencies(build, target, recipe)
         staged = target / f"staged-{name}-{os.getpid()}"
         for path in own:

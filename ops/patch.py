@@ -1,4 +1,4 @@
-"""A patch of events by path: set, rename, delete or map a field."""
+"""A patch of events: set, rename, delete or map a field."""
 
 import copy
 import hashlib
@@ -11,7 +11,7 @@ import typer
 from contract.events import InvalidEvent, parse_json
 
 ID_OF_TEXT = "@sha256"
-"""The value that stands for an id made of the event's text: the same text gets the same id."""
+"""A value that stands for an id derived from the event's text; the same text gives the same id."""
 _MISSING: Any = object()
 
 type Path = tuple[str, ...]
@@ -19,7 +19,7 @@ type Path = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Done in this order: rename, map, delete, set. A path names fields by dots; a field that is not there is left."""
+    """Changes in the order rename, map, delete, set. Paths have dots; a missing field is ignored."""
 
     set: Mapping[Path, Any] = field(default_factory=dict)
     rename: Mapping[Path, Path] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Patch:
     def of(
         cls, sets: Sequence[str], renames: Sequence[str], deletes: Sequence[str], maps: Sequence[str]
     ) -> Self:
-        """Read the options of a command. Raises typer.BadParameter."""
+        """Parse the options of a command. Raises typer.BadParameter."""
         return cls(
             {_path(name): _value(text) for name, text in map(_pair, sets)},
             {_path(old): _path(new) for old, new in map(_pair, renames)},
@@ -69,7 +69,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _path(text: str) -> Path:
     names = tuple(text.strip().split("."))
     if not all(names):
-        raise typer.BadParameter(f"{text!r} is no path: write names with dots between, such as user.deviceId")
+        raise typer.BadParameter(f"{text!r} is not a path: separate names by dots, such as user.deviceId")
     return names
 
 
@@ -109,7 +109,7 @@ def _take(event: dict[str, Any], path: Path) -> Any:
 
 
 def _put(event: dict[str, Any], path: Path, value: Any) -> None:
-    """Objects on the way are made; what is there and no object is replaced."""
+    """Set a field. Missing or non-object parents become objects."""
     for name in path[:-1]:
         if not isinstance(event.get(name), dict):
             event[name] = {}

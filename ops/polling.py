@@ -1,4 +1,4 @@
-"""Waiting for what happens by itself, with a bound: never by sleeping for a time that should do."""
+"""Poll until a condition holds, with a timeout."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from collections.abc import Callable
 def until[T](
     probe: Callable[[], T], enough: Callable[[T], bool], *, patience_s: float, every_s: float = 0.2
 ) -> T:
-    """Probe until it is enough, or until nothing has changed for `patience_s`; the last value either way."""
+    """Probe until the result suffices or has not changed for `patience_s`; return the last result."""
     value = probe()
     last_change = time.monotonic()
     while not enough(value) and time.monotonic() - last_change < patience_s:

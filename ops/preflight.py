@@ -1,6 +1,6 @@
-"""`milkrun preflight STAGE`: look for whatever would make a deployment of the stage fail. Creates nothing.
+"""`milkrun preflight STAGE`: find reasons why a deployment of the stage would fail. Creates nothing.
 
-It reads the template that `osls` would deploy, so its names and numbers are those of the deployment.
+It reads the template that `osls` would deploy, so names and numbers are those of the deployment.
 """
 
 import re
@@ -24,10 +24,10 @@ from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Warehouse, connect
 
 UNRESERVED_MINIMUM = 100
-"""Lambda keeps this much of the account's concurrency for functions that reserve none (AWS Lambda Developer
-Guide: "Configuring reserved concurrency for a function")."""
+"""Lambda keeps this much of the account's concurrency for functions without a reservation
+(AWS Lambda Developer Guide: "Configuring reserved concurrency for a function")."""
 READY = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"})
-"""The states from which CloudFormation updates a stack."""
+"""The states in which CloudFormation can update a stack."""
 
 type Level = Literal["ok", "warns", "blocks", "unknown"]
 type Resources = Mapping[str, Mapping[str, Any]]
@@ -36,7 +36,7 @@ type OpenWarehouse = Callable[[], AbstractContextManager[Warehouse]]
 
 @dataclass(frozen=True)
 class Finding:
-    """`code` is for programs, `detail` says what to do."""
+    """A result of a check: `code` is for programs, `detail` says what to do."""
 
     level: Level
     code: str
@@ -46,31 +46,33 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """The stage, the template that would be deployed, and where to."""
+    """The stage, its template, and the account and region."""
 
     stage: str
     resources: Resources
     account: Account
     clients: Clients
     deployed_to: str
-    """The region that osls deploys to, which does not read the profile's region."""
+    """The region that osls deploys to; osls does not read the profile's region."""
 
     @cached_property
     def stack(self) -> str | None:
-        """The state of the stage's stack; None without one."""
+        """Return the state of the stage's stack; None if it does not exist."""
         try:
             [stack] = self.clients("cloudformation").describe_stacks(StackName=f"milkrun-{self.stage}")[
                 "Stacks"
             ]
         except ClientError as error:
-            if code_of(error) == "ValidationError":  # the name is valid, so this means that no stack has it
+            if (
+                code_of(error) == "ValidationError"
+            ):  # the stack name is valid, so this means that the stack does not exist
                 return None
             raise
         return str(stack["StackStatus"])
 
     @cached_property
     def own(self) -> Mapping[str, str]:
-        """Physical id by logical id of what the stack has now."""
+        """Return physical ids by logical ids of the existing stack."""
         if self.stack is None:
             return {}
         pages = self.clients("cloudformation").get_paginator("list_stack_resources")
@@ -87,9 +89,11 @@ class Place:
 
 
 def region(place: Place) -> Iterator[Finding]:
-    """The commands and osls must mean the same region, and it should be one of the partition `aws`."""
+    """Check that osls and the other commands use the same region, in the partition `aws`."""
     if place.account.region != place.deployed_to:
-        detail = f"osls deploys to {place.deployed_to}, the other commands look there: set AWS_REGION"
+        detail = (
+            f"osls deploys to {place.deployed_to}, but the other commands use this region: set AWS_REGION"
+        )
         yield Finding("blocks", "region_differs", place.account.region, detail)
     if place.account.partition != "aws":
         detail = "only the partition aws is supported (docs/deploy.md, Regions and partitions)"
@@ -97,12 +101,12 @@ def region(place: Place) -> Iterator[Finding]:
 
 
 def stack(place: Place) -> Iterator[Finding]:
-    """A stack must be in a state from which CloudFormation can update it."""
+    """Check that CloudFormation can update the stack in its current state."""
     name, state = f"milkrun-{place.stage}", place.stack
     if state is None or state in READY:
         return
     if state.endswith("_IN_PROGRESS") and state != "REVIEW_IN_PROGRESS":
-        yield Finding("blocks", "stack_busy", name, f"{state}: wait until it is done")
+        yield Finding("blocks", "stack_busy", name, f"{state}: wait until it ends")
     elif state == "UPDATE_ROLLBACK_FAILED":
         detail = f"{state}: aws cloudformation continue-update-rollback --stack-name {name}"
         yield Finding("blocks", "stack_stuck", name, detail)
@@ -112,7 +116,7 @@ def stack(place: Place) -> Iterator[Finding]:
 
 
 def concurrency(place: Place) -> Iterator[Finding]:
-    """What the functions reserve, against the account's limit."""
+    """Compare the functions' reserved concurrency with the account's limit."""
     functions = place.of_type("AWS::Lambda::Function")
     wanted = sum(int(f.get("ReservedConcurrentExecutions", 0)) for f in functions.values())
     client = place.clients("lambda")
@@ -127,15 +131,16 @@ def concurrency(place: Place) -> Iterator[Finding]:
     free = limit["UnreservedConcurrentExecutions"] + mine
     if free - wanted < UNRESERVED_MINIMUM:
         detail = (
-            f"the stage reserves {wanted} of {free} that are free, and Lambda keeps {UNRESERVED_MINIMUM}: ask for"
-            f" {limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} (Service Quotas, Concurrent"
-            " executions) or lower ingestConcurrency and consumeConcurrency in serverless/params.yml"
+            f"the stage reserves {wanted}, {free} are unreserved, and Lambda keeps "
+            f"{UNRESERVED_MINIMUM}: ask for {limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} "
+            "(Service Quotas, Concurrent executions) or lower ingestConcurrency and "
+            "consumeConcurrency in serverless/params.yml"
         )
         yield Finding("blocks", "concurrency_too_low", str(limit["ConcurrentExecutions"]), detail)
 
 
 def names(place: Place) -> Iterator[Finding]:
-    """Resources that bear our names and belong to no stack of this stage."""
+    """Find resources with the stage's names outside its stack."""
     wanted = named(place.resources, place.account)
     for one in leftovers(wanted, list(place.own), place.clients, place.account):
         detail = f"{one.kind} exists outside the stack: delete or import it (docs/deploy.md, Remove)"
@@ -143,7 +148,7 @@ def names(place: Place) -> Iterator[Finding]:
 
 
 def alarms(place: Place) -> Iterator[Finding]:
-    """A stage whose alarms ring needs an address for each topic, and each address must have been confirmed."""
+    """Check that each alarm topic has an address, and that each address is confirmed."""
     kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
     known = [alarm for kind in kinds for alarm in place.of_type(kind).values()]
     ringing = [alarm for alarm in known if "AlarmActions" in alarm and alarm.get("ActionsEnabled", True)]
@@ -160,9 +165,7 @@ def alarms(place: Place) -> Iterator[Finding]:
             s["Endpoint"] for s in subscriptions if s["TopicArn"] == {"Ref": topic} and s["Endpoint"]
         ]
         if not addresses:
-            detail = (
-                "its alarms ring and nobody hears them: set alarmEmail and pageEmail in serverless/params.yml"
-            )
+            detail = "alarms notify nobody: set alarmEmail and pageEmail in serverless/params.yml"
             yield Finding("blocks", "alarm_without_address", topic, detail)
         elif topic in place.own:
             yield from _unconfirmed(place, place.own[topic])
@@ -172,12 +175,12 @@ def _unconfirmed(place: Place, topic_arn: str) -> Iterator[Finding]:
     pages = place.clients("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=topic_arn)
     for subscription in (s for page in pages for s in page["Subscriptions"]):
         if subscription["SubscriptionArn"] == "PendingConfirmation":
-            detail = "has not followed the link in SNS's e-mail, and hears no alarm until then"
+            detail = "has not confirmed the subscription in SNS's e-mail, and gets no alarm until then"
             yield Finding("warns", "address_not_confirmed", subscription["Endpoint"], detail)
 
 
 def parameters(place: Place) -> Iterator[Finding]:
-    """What the stage's parameters refer to must exist."""
+    """Check that the resources named by the stage's parameters exist."""
     variables = place.resources["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
     if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
@@ -187,7 +190,7 @@ def parameters(place: Place) -> Iterator[Finding]:
     except ClientError as error:
         if code_of(error) != "ParameterNotFound":
             raise
-        detail = "signatures are on and their secret is not there (docs/deploy.md, Signatures)"
+        detail = "signatures are required, but their secret does not exist (docs/deploy.md, Signatures)"
         yield Finding("blocks", "signature_secret_missing", name, detail)
     else:
         if found["Type"] != "SecureString":
@@ -196,7 +199,7 @@ def parameters(place: Place) -> Iterator[Finding]:
 
 
 def domain(place: Place) -> Iterator[Finding]:
-    """The certificate of the stage's own domain must have been issued, in this region, for that name."""
+    """Check that the certificate of the stage's domain is issued, in this region, for that name."""
     wanted = place.resources["ApiDomain"]["Properties"]
     name, arn = wanted["DomainName"], wanted["RegionalCertificateArn"]
     if not name:
@@ -207,13 +210,13 @@ def domain(place: Place) -> Iterator[Finding]:
         if code_of(error) not in ("ResourceNotFoundException", "ValidationException", "InvalidArnException"):
             raise
         detail = (
-            f"domainCertificateArn names no certificate of {place.account.region} (docs/deploy.md, Domain)"
+            f"domainCertificateArn is not a certificate in {place.account.region} (docs/deploy.md, Domain)"
         )
         yield Finding("blocks", "certificate_missing", arn or "(empty)", detail)
         return
     covered = certificate.get("SubjectAlternativeNames") or [certificate["DomainName"]]
     if certificate["Status"] != "ISSUED":
-        detail = f"is {certificate['Status']}: finish its validation in ACM"
+        detail = f"is {certificate['Status']}: complete its validation in ACM"
         yield Finding("blocks", "certificate_not_issued", arn, detail)
     elif not {name, "*." + name.partition(".")[2]} & set(covered):
         yield Finding(
@@ -222,11 +225,11 @@ def domain(place: Place) -> Iterator[Finding]:
 
 
 def snowflake_parameters(place: Place) -> Iterator[Finding]:
-    """What the stage's template says of Snowflake."""
+    """Check the stage's Snowflake parameters."""
     variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
     checked = any(rule.get("State") == "ENABLED" for rule in place.of_type("AWS::Events::Rule").values())
     if checked and not variables["SNOWFLAKE_ACCOUNT"]:
-        detail = "checkPipes is on and snowflakeAccount is empty: every check fails"
+        detail = "checkPipes is on, but snowflakeAccount is empty, so every check would fail"
         yield Finding("blocks", "snowflake_account_missing", "snowflakeAccount", detail)
     trust = place.resources["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
     reads = _user_of(trust[0])
@@ -247,21 +250,21 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
     if not subscribes:
         detail = (
             "Snowflake may not subscribe to the topic"
-            + (", and a stage that let it before loses that right" if reads else " yet")
-            + ": set what `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
+            + (", and a stage that allowed it before loses the permission" if reads else " yet")
+            + ": set the value that `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
         )
         yield Finding("warns", "snowflake_not_subscribing", "snowflakeSnsUserArn", detail)
 
 
 def _user_of(statement: Mapping[str, Any]) -> str:
-    """The ARN of the statement's principal as it stands in params.yml; empty while it is the account itself."""
+    """Return the ARN of the statement's principal in params.yml; "" while it is the account itself."""
     principal = statement["Principal"].get("AWS", "")
     arn = str(principal["Fn::Sub"] if isinstance(principal, dict) else principal)
     return "" if arn.endswith(":root") else arn
 
 
 def _user(parameter: str, arn: str) -> Iterator[Finding]:
-    # A policy with a principal that is no ARN, or of a user who does not exist, is refused by IAM and SNS.
+    # IAM and SNS reject a policy whose principal is not an ARN, or a user that does not exist.
     if arn and not re.fullmatch(r"arn:aws[a-z-]*:iam::[0-9]{12}:user/[\w+=,.@/-]+", arn):
         yield Finding("blocks", "snowflake_user_invalid", parameter, f"{arn} is not the ARN of an IAM user")
 
@@ -279,7 +282,7 @@ CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
 
 
 def results(place: Place) -> Iterator[tuple[str, Finding]]:
-    """Yield each check with its findings; a check that AWS does not answer leaves the others to be made."""
+    """Yield each check with its findings; a check that fails does not stop the others."""
     for title, check in CHECKS.items():
         try:
             found = list(check(place))
@@ -290,7 +293,7 @@ def results(place: Place) -> Iterator[tuple[str, Finding]]:
 
 
 def snowflake_session(open_warehouse: OpenWarehouse) -> Finding:
-    """Whether the commands' own settings lead to a Snowflake that lets them in."""
+    """Check that the commands' own settings can sign in to Snowflake."""
     try:
         with open_warehouse() as warehouse:
             [row] = warehouse.query("SELECT CURRENT_ROLE() AS role")
@@ -311,7 +314,7 @@ def snowflake_connection(stage: str, environment: Mapping[str, str]) -> Connecti
 
 
 def exit_code(levels: Sequence[Level]) -> int:
-    """1 if something blocks the deployment; 2 if something could not be looked at; else 0."""
+    """Return 1 if something blocks the deployment, 2 if something could not be checked, else 0."""
     if "blocks" in levels:
         return 1
     return 2 if "unknown" in levels else 0
@@ -338,13 +341,13 @@ def look(stage: str, environment: Mapping[str, str]) -> Place:
 
 def command(
     context: typer.Context,
-    stage: Annotated[str, typer.Argument(help="The stage that is to be deployed.")],
+    stage: Annotated[str, typer.Argument(help="The stage to be deployed.")],
     *,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Look for whatever would make a deployment of a stage fail; create nothing.
+    """Find reasons why a deployment of a stage would fail; create nothing.
 
-    Exit 0: nothing was found; 1: something blocks the deployment; 2: something could not be looked at.
+    Exit 0: nothing was found; 1: something blocks the deployment; 2: something could not be checked.
     """
     environment: Mapping[str, str] = context.obj
     found = list(terminal.counted(results(look(stage, environment)), "checks made"))

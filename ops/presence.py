@@ -1,16 +1,17 @@
-"""The presence rule: which open visits to believe. A function of the set of geofence events, without a clock.
+"""The presence rule: which open visits to believe. It is a function of the set of geofence events, without a
+clock.
 
-Exits get lost, so a truck can have open visits at several places. Places of an exclusive kind (a tag that the
-stage lists as exclusive: by default `farm` and `plant`) cannot hold one truck at the same time:
+Exit events get lost, so a truck can have open visits at several places. A truck cannot be at two exclusive
+places at the same time (places with a tag in the stage's exclusiveTags: by default `farm` and `plant`):
 
 1. Take the events that count under the visit rule (consumer/visits.py: one content per event id, then
-   `min_confidence`). Of a device, consider the enters at exclusive places, in the visit rule's order
-   (`createdAt`, then event id by code point), and last by (tag, external id).
+`min_confidence`). For each device, order its enters at exclusive places as the visit rule does (`createdAt`,
+then event id by code point), then by (tag, external id).
 2. An open visit at an exclusive place is contradicted if an enter at another exclusive place follows the last
-   enter at this one. The first such enter contradicts it (`contradicted_by_event_id`), and its time is the
-   inferred exit (`exit_inferred_at`): the truck had left by then.
-3. Nothing else contradicts: not an enter at a place of another kind (a region around a farm), not a dwell or
-   an exit. The visit itself stays as it is.
+enter at this one. The first such enter contradicts it (`contradicted_by_event_id`), and its time is the
+inferred exit (`exit_inferred_at`).
+3. Nothing else contradicts: no enter at a place of another kind (for example a region around a farm), no
+dwell and no exit. The visit itself does not change.
 
 The last enter counts, not the visit's first one, because a visit continues after a gap of up to two minutes:
 a truck that flaps between two fences is at the one it entered last. So at most one open visit of a device at
@@ -63,7 +64,7 @@ def presence(
 def contradictions(
     events: Iterable[GeofenceEvent], exclusive_tags: Collection[str] = EXCLUSIVE_TAGS
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return for each (device, fence) the enter that contradicts an open visit there; the last place has none.
+    """Return the enters that contradict open visits, by (device, fence). The last place has none.
 
     `events` are those that count, in any order.
     """
@@ -73,7 +74,7 @@ def contradictions(
             enters.setdefault(event.device_id, []).append(event)
     found: dict[Pair, GeofenceEvent] = {}
     for some in enters.values():
-        # What follows the last enter at a place is always an enter at another one.
+        # The enter after a place's last enter is always at another place.
         for event, following in pairwise(sorted(some, key=position_of)):
             found[pair_of(event)] = following
         found.pop(pair_of(max(some, key=position_of)), None)
@@ -81,6 +82,6 @@ def contradictions(
 
 
 def position_of(event: GeofenceEvent) -> Position:
-    """Return the position of an enter among the enters of its device (rule 1)."""
+    """Return the sort key of an enter among those of its device (rule 1)."""
     at, _, event_id = order_of(event)
     return at, event_id, event.fence

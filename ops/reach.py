@@ -1,4 +1,4 @@
-"""Which stores of a stage answer, so that a command can answer from those that do and name the others."""
+"""Find out which stores of a stage answer, so that a command can use those and name the others."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,21 +13,21 @@ from snowpipe.warehouse import Warehouse
 from snowpipe.within import within
 
 BUDGET_SECONDS = 5.0
-# What stays unknown without the answer of each.
+# What is unknown if a store does not answer.
 MEANINGS = {
     "Snowflake": "whether it is loaded is unknown; the archive has every accepted event",
-    "S3": "what is archived is unknown; what RAW says comes from there",
+    "S3": "whether it is archived is unknown; only RAW was searched",
     "Kinesis": "whether it was published is unknown",
     "DynamoDB": "whether the consumer has it is unknown",
     "CloudWatch Logs": "when it was answered and consumed is unknown",
-    "Lambda": "which types are geofence events is unknown; those that Radar sends are assumed",
+    "Lambda": "the stage's geofence event types are unknown; Radar's are assumed",
 }
 
 
 def unreachable(outputs: Outputs, budget_seconds: float = BUDGET_SECONDS) -> dict[str, str]:
-    """Ask AWS's stores at the same time, each within the budget; return why those did not answer that did not."""
+    """Ask AWS's stores concurrently, each within the budget; return the reason for each that did not answer."""
 
-    # Made before the clock runs: on a busy machine boto3 takes seconds to read its models.
+    # Create clients before the timeout starts: on a busy machine boto3 takes seconds to load its models.
     clients = {
         name: outputs.aws(name, attempts=1) for name in ("s3", "kinesis", "dynamodb", "logs", "lambda")
     }
@@ -56,7 +56,7 @@ def unreachable(outputs: Outputs, budget_seconds: float = BUDGET_SECONDS) -> dic
 
 @contextmanager
 def warehouse_or_none(outputs: Outputs, unasked: dict[str, str]) -> Iterator[Warehouse | None]:
-    """Yield a session, or None where Snowflake does not let us in; `unasked` then says why."""
+    """Yield a session, or None if Snowflake cannot be used; `unasked` then has the reason."""
     with ExitStack() as until_the_end:
         try:
             warehouse: Warehouse | None = until_the_end.enter_context(outputs.warehouse())

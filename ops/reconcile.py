@@ -1,8 +1,9 @@
-"""`milkrun reconcile`: accepted = archived = loaded, and archived geofence events = consumed.
+"""`milkrun reconcile`: compare accepted, archived and loaded events, and archived geofence events with the
+visits.
 
-Compares *sets of objects*: the keys that the handler's log names, the keys in S3, and the files in RAW, each
-with the number of lines that the key carries. An object is read only where the counts differ. The sets lie in
-a file of SQLite, so that memory does not grow with them.
+It compares *sets of objects*: the keys in the handler's log, the keys in S3, and the files in RAW, each with
+the number of lines in its key. It reads an object only if the counts differ. The sets are in a SQLite file,
+so memory use does not grow with them.
 """
 
 import json
@@ -48,14 +49,14 @@ from snowpipe.repair import REPAIRED
 from snowpipe.settings import Aws, Settings
 from snowpipe.warehouse import Warehouse
 
-# A line that the log gets later than this after its hour is not found.
+# How late a line may reach the log after its hour.
 LOG_DELAY = timedelta(minutes=15)
-# After a repair: how long nothing may change until what still differs is taken for good.
+# After a repair: how long nothing may change until the remaining differences are final.
 REPAIR_PATIENCE_S = 8.0
 
 
 class Reconciler:
-    """The stores of one stage, and what to ask of them."""
+    """The stores of one stage, and the time limits of the comparison."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Reconciler:
         warehouse: Warehouse | None,
         unasked: Mapping[str, str] | None = None,
     ) -> None:
-        """Without a warehouse the log is compared with S3 alone; `unasked` says why."""
+        """Compare the stores. Without a warehouse only the log and S3 are compared; `unasked` has the reason."""
         self._outputs = outputs
         self._stage = stage
         self._warehouse = warehouse
@@ -73,7 +74,9 @@ class Reconciler:
         self.archive = Archive(outputs.aws("s3"), outputs.bucket)
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
-        """What was received from `start`'s hour to `end`'s, and in S3 (or else the log) by `settled_at`."""
+        """Compare what was received from `start`'s hour to `end`'s, and was in S3 (else in the log) by
+        `settled_at`.
+        """
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         found = Found(unasked=self._unasked)
@@ -115,7 +118,7 @@ class Reconciler:
         books.explain(key for key in books.unlogged() if self._is_repaired(key))
 
     def _is_repaired(self, key: str) -> bool:
-        """Whether `milkrun warehouse repair` has put it there."""
+        """Return whether `milkrun warehouse repair` stored this object."""
         from botocore.exceptions import ClientError
 
         try:
@@ -127,19 +130,19 @@ class Reconciler:
             return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:
-        """Which objects `forget` wrote anew, by its plans."""
+        """Apply the plans of `forget`: the objects that it rewrote."""
         for found in self.archive.objects("forget/"):
             body = self.archive.body(found.key)
             for pair in json.loads(body)["objects"] if body else ():
                 yield pair["old"], pair["new"]
 
     def _in_log(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
-        """The keys that the handler's canonical lines name, each with the time of its line."""
+        """Yield the keys in the handler's canonical log lines, each with the time of its line."""
         lines = log_lines(
             self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end + LOG_DELAY
         )
         for at, line in lines:
-            # What got 503 was sent again, and has a line of its own then.
+            # A request that got 503 was sent again and has a line of its own.
             if line.get("status") in (202, 400):
                 yield from ((key, at) for key in (line.get("object_key"), line.get("rejected_key")) if key)
 
@@ -149,7 +152,7 @@ class Reconciler:
             "SELECT file_name, COUNT(*) AS n"
             f" FROM {self._outputs.database}.RAW.{prefix} WHERE file_name >= %s AND file_name < %s GROUP BY 1"
         )
-        # "0" follows "/" in ASCII: every key that begins so, and no other.
+        # "0" follows "/" in ASCII, so this range covers every key with the prefix.
         for row in self._query(sql, [begins, begins[:-1] + "0"]):
             yield row["file_name"], row["n"]
 
@@ -163,7 +166,7 @@ class Reconciler:
         return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
     def _closer(self, difference: Difference) -> Difference:
-        """With the events that have no row, where the object can be read."""
+        """Add the events without a row in RAW, if the object can be read."""
         if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
             return difference
         body = self.archive.body(difference.key)
@@ -184,7 +187,7 @@ class Reconciler:
     def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
         """Look up in the visits table every geofence event of the objects between these keys.
 
-        Too old is what the table keeps no longer, and what the consumer left out when it came.
+        Too old are events that the table no longer has, and those that the consumer skipped.
         """
         now = datetime.now(UTC)
         wanted: dict[Pair, dict[str, list[Difference]]] = {}
@@ -200,9 +203,9 @@ class Reconciler:
                     found.crossings.too_old += 1
                     continue
                 pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))
-                keys.pair_key(pair)  # raises where a part is no text
+                keys.pair_key(pair)  # raises if a part is not text
             except (ValueError, TypeError, AttributeError):
-                found.add(named)  # not of the handler: somebody else wrote it to the archive
+                found.add(named)  # not written by the handler
                 continue
             wanted.setdefault(pair, {}).setdefault(str(row["event_id"]), []).append(named)
         with ThreadPoolExecutor(4) as readers:
@@ -232,7 +235,7 @@ class Reconciler:
 
 
 class Repairer:
-    """Mends what can be mended, and says of each difference what it did."""
+    """Repairs differences and reports what it did for each."""
 
     def __init__(
         self, outputs: Outputs, warehouse: Warehouse, archive: Archive, kinds: Mapping[str, Kind]
@@ -246,7 +249,7 @@ class Repairer:
         self._stage = Stage(settings)
 
     def repair(self, differences: Sequence[Difference]) -> list[dict[str, Any]]:
-        """A row for each thing done; one that failed says why, and the others are mended all the same."""
+        """Yield a row per repair; after a failed one, with its reason, the others continue."""
         done: list[dict[str, Any]] = []
         for key in (d.key for d in differences if d.kind == "rows_differ"):
             done += self._trying(key, self._reload(key))
@@ -258,7 +261,7 @@ class Repairer:
         if again:
             done += self._trying(f"{len(again)} geofence events", self._publish(again))
         done += (
-            {"key": d.key, "did": f"nothing: {MEANINGS[d.kind]}; look at it"}
+            {"key": d.key, "did": f"nothing: {MEANINGS[d.kind]}; check it by hand"}
             for d in differences
             if d.kind not in MENDABLE
         )
@@ -271,7 +274,7 @@ class Repairer:
             yield {"key": key, "did": f"nothing: {refusal}"}
 
     def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """By the pipe where it will: REFRESH sees what has no history. COPY for the rest."""
+        """Load with the pipe's REFRESH, which covers files without a load history; otherwise with COPY."""
         left = set(keys)
         for prefix in sorted({key.rpartition("/")[0] + "/" for key in keys}):
             left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)
@@ -285,14 +288,17 @@ class Repairer:
         row = loading.reload(self._warehouse, pipe, self._archive, self._copy_statement(pipe), key)
         yield {
             "key": key,
-            "did": f"COPY with FORCE: {row['rows']} rows; the {row['rows_deleted']} from before deleted",
+            "did": f"COPY with FORCE: {row['rows']} rows; {row['rows_deleted']} earlier rows deleted",
         }
 
     def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
         label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         stream = KinesisStream(self._outputs.access().client("kinesis"), self._outputs.stream)
         sent = lines_again(self._archive, stream, lines, label, Pace(200), self._kinds)
-        yield {"key": f"{sent} geofence events", "did": f"put on the stream again, labelled {label}"}
+        yield {
+            "key": f"{sent} geofence events",
+            "did": f"sent to the stream again, labelled {label}",
+        }
 
     def _copy_statement(self, pipe: Pipe) -> str:
         return self._stage.definition(pipe).copy_statement
@@ -315,16 +321,16 @@ def command(
         typer.Option(
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Leave out what was received in the last so many seconds: it is under way.",
+            help="Ignore what was received in the last so many seconds, because it may still be on its way.",
         ),
     ] = 60,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Load again, send again; then look again.")
+        bool, typer.Option("--repair", help="Load and send again what is missing, then compare again.")
     ] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Compare accepted, archived and loaded events, and name what is missing.
+    """Compare accepted, archived and loaded events, and list the missing ones.
 
     Exit 0: nothing is missing; 1: there are differences; 2: something could not be checked.
     """
@@ -362,7 +368,7 @@ def command(
 
 
 def note_result(outputs: Outputs, found: Found) -> None:
-    """Keep what a comparison came to in the bucket, for `milkrun status` of whoever looks next."""
+    """Store the result in the bucket, for a later `milkrun status`."""
     result = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "equal": found.equal,
@@ -371,8 +377,8 @@ def note_result(outputs: Outputs, found: Found) -> None:
     try:
         body = json.dumps(result, allow_nan=False).encode()
         outputs.aws("s3").put_object(Bucket=outputs.bucket, Key=LAST_RESULT, Body=body)
-    except terminal.AWS_ERRORS as error:  # a role that may only read: the answer is the same
-        terminal.note(f"the result could not be kept for `milkrun status`: {one_line(str(error))}")
+    except terminal.AWS_ERRORS as error:  # a read-only role; the result is the same
+        terminal.note(f"the result could not be stored for `milkrun status`: {one_line(str(error))}")
 
 
 def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
@@ -407,15 +413,17 @@ def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
         )
         return
     terminal.show_rows(found.hours, False)
-    terminal.show({"geofence events": geofence, "objects under way, left out": found.in_flight}, False)
+    terminal.show(
+        {"geofence events": geofence, ("objects still on their way, ignored"): found.in_flight}, False
+    )
     if found.log_reaches:
-        terminal.out.print(f"before {found.log_reaches} the log is gone: what was accepted is not known")
+        terminal.out.print(f"the log begins at {found.log_reaches}: what was accepted earlier is unknown")
     if found.foreign:
-        title = "Objects under keys that others chose; RAW holds what could be read of them"
+        title = "Objects under keys that Milkrun did not choose, with their valid rows in RAW"
         terminal.show_rows(found.foreign, False, title=title)
     if found.invalid_rows:
         terminal.show_rows(
-            found.invalid_rows, False, title="Rows of RAW that are no events; no mart has them"
+            found.invalid_rows, False, title="Rows of RAW that are not events; the marts ignore them"
         )
     if repaired:
         terminal.show_rows(repaired, False, title="Repaired")

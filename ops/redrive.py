@@ -1,4 +1,4 @@
-"""`milkrun redrive`: claim checks that ran out of tries: look at them, send them again, or let them go."""
+"""`milkrun redrive`: list, send again or delete the claim checks in the dead-letter queue."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ import typer
 from ops import terminal
 
 BATCH = 10
-# Long enough to look at all of them; each is shown again when it is over.
+# The visibility timeout: long enough to read all messages; each becomes visible again afterwards.
 HIDDEN_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A claim check as it lies in the dead-letter queue. What is none of ours has no key."""
+    """A message in the dead-letter queue. Messages that are not claim checks have no key."""
 
     body: str
     receipt_handle: str
@@ -27,7 +27,7 @@ class DeadLetter:
 
 
 def dead_letters(sqs: Any, queue_url: str) -> Iterator[DeadLetter]:
-    """Receive until nothing comes. They stay hidden until deleted, shown again, or a minute is over."""
+    """Receive until the queue is empty. Messages stay hidden until deleted, released, or for a minute."""
     seen: set[str] = set()
     while True:
         answer = sqs.receive_message(
@@ -63,7 +63,7 @@ def show_again(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
 
 
 def send_again(sqs: Any, dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
-    """Into the redrive queue, then out of this one: stopped between, it is sent twice, not lost."""
+    """Send to the redrive queue, then delete: an interruption sends it twice instead of losing it."""
     sqs.send_message(QueueUrl=redrive_url, MessageBody=letter.body)
     let_go(sqs, dead_letter_url, letter)
 
@@ -73,7 +73,7 @@ def let_go(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
 
 
 def waiting(sqs: Any, queue_url: str) -> int:
-    """About how many claim checks are in the redrive queue, those in flight and postponed ones too."""
+    """Return the approximate number of claim checks in the redrive queue, also in flight and delayed ones."""
     names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
     found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
     return sum(int(found.get(name, 0)) for name in names)
@@ -84,7 +84,7 @@ def command(
     *,
     send: Annotated[bool, typer.Option("--send", help="Send all dead letters again.")] = False,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Delete all dead letters, after a question.")
+        bool, typer.Option("--purge", help="Delete all dead letters, after confirmation.")
     ] = False,
     yes: terminal.Yes = False,
     stage: terminal.Stage = "local",
@@ -96,7 +96,7 @@ def command(
     Exit 1 if some are left.
     """
     if send and purge:
-        raise typer.BadParameter("--send or --purge, not both")
+        raise typer.BadParameter("give --send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
     letters = list(terminal.counted(dead_letters(sqs, dead), "claim checks"))
@@ -144,7 +144,7 @@ app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_comple
 
 @app.callback()
 def dead_letters_of_a_stage() -> None:
-    """List the claim checks in the dead-letter queue; show them, send them again or delete them.
+    """List, show, send again or delete the claim checks in the dead-letter queue.
 
     Without a verb: list.
     """
@@ -157,7 +157,7 @@ app.command("list")(command)
 def show(
     context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
 ) -> None:
-    """Show each claim check as it lies in the queue."""
+    """Show each claim check as it is in the queue."""
     outputs = terminal.outputs_of(context, stage)
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
     letters = list(terminal.counted(dead_letters(sqs, dead), "claim checks"))
@@ -182,5 +182,5 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete all dead letters, after a question."""
+    """Delete all dead letters, after confirmation."""
     command(context, purge=True, yes=yes, stage=stage, as_json=as_json)

@@ -1,8 +1,8 @@
-"""`milkrun rejects`: the events under `rejected/`, grouped and shown; repaired by a patch, and sent again.
+"""`milkrun rejects`: list and show the events under `rejected/`; repair them by a patch and send them again.
 
-What is sent goes through the endpoint like a phone's request and carries RESENT, which names the object and line that
-it repairs. What was accepted is noted in `resent/`, so that the same command goes on where it was interrupted and
-sends nothing twice.
+A repaired event is sent through the endpoint like a phone's request. Its field RESENT names the object and
+line that it repairs. Accepted ones are recorded in `resent/`, so that the command, repeated, continues after
+an interruption and sends nothing twice.
 """
 
 import base64
@@ -39,7 +39,7 @@ MAX_EVENTS = 500
 MAX_BYTES = 900_000
 PATIENCE_SECONDS = 120.0
 KEPT_DAYS = 90
-# A patch changes what it names and nothing else: as doubles, 1.50 would become 1.5.
+# Decimals keep their text: as a float, 1.50 would become 1.5.
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -47,7 +47,7 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One line of `rejected/`. `event` is None where what was sent is no JSON object; then it cannot be patched."""
+    """One line of `rejected/`. `event` is None if it is not a JSON object; then it cannot be patched."""
 
     key: str
     line: int
@@ -73,7 +73,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rejects are meant; "" is any. `resent` ones have been repaired already."""
+    """A selection of rejects; "" means any. `resent` ones have been repaired already."""
 
     start: datetime
     end: datetime
@@ -99,14 +99,14 @@ class Box:
         self._bucket = bucket
         self._archive = Archive(s3, bucket)
         self.unreadable: list[str] = []
-        # By the object that a repair names: None while it is kept, else its lines that were accepted.
+        # The accepted lines by the repaired object; None if it was not looked up yet.
         self._originals: dict[str, set[int] | None] = {}
 
     def find(self, selection: Selection) -> Iterator[Reject]:
-        """Yield the selected rejects in the order of their keys; `unreadable` then names damaged objects."""
+        """Yield the selected rejects in key order. `unreadable` lists damaged objects."""
         for listed in self._archive.received(PREFIX, selection.start, selection.end):
             body = self._archive.body(listed.key)
-            if body is None:  # gone since it was listed
+            if body is None:  # deleted since it was listed
                 continue
             lines = readable_lines(body, listed.key)
             if lines is None:
@@ -120,8 +120,9 @@ class Box:
                     yield reject
 
     def _stands_for_another(self, reject: Reject) -> bool:
-        """Whether `send` sent this event, it was rejected again, and the reject that it repairs is still here or was
-        accepted since. That one is repaired then, and not both."""
+        """Return whether `send` sent this event, and the reject that it repairs still exists or was accepted
+        since. Then that reject is to be repaired, not this one.
+        """
         match = _PLACE.fullmatch(str((reject.event or {}).get(RESENT) or ""))
         if match is None or match["key"] == reject.key:
             return False
@@ -133,18 +134,20 @@ class Box:
         return accepted is None or line in accepted
 
     def resent(self, key: str) -> set[int]:
-        """Return the lines of an object that have been repaired and accepted."""
+        """Return the lines of an object that were repaired and accepted."""
         body = self._archive.body(NOTES + key)
         return set(json.loads(body)["lines"]) if body else set()
 
     def note(self, key: str, lines: Iterable[int]) -> None:
-        """Note that these lines were accepted."""
+        """Record these lines as accepted."""
         known = sorted(self.resent(key) | set(lines))
         text = json.dumps({"lines": known}, allow_nan=False).encode()
         self._s3.put_object(Bucket=self._bucket, Key=NOTES + key, Body=text)
 
     def purge(self, rejects: Iterable[Reject]) -> tuple[int, list[str]]:
-        """Delete each object all of whose lines are meant; return how many, and the keys that hold others too."""
+        """Delete each object whose lines are all selected; return their number, and the keys that have other
+        lines too.
+        """
         deleted, shared = 0, []
         for key, group in groupby(rejects, key=lambda each: each.key):
             meant = {each.line for each in group}
@@ -177,7 +180,7 @@ def _reject(key: str, number: int, line: bytes) -> Reject:
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reject(
-            key, number, "not_a_reject", "", "somebody else wrote it", "", None, line.decode(errors="replace")
+            key, number, "not_a_reject", "", "not written by Milkrun", "", None, line.decode(errors="replace")
         )
 
 
@@ -205,7 +208,9 @@ def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, Any]]
 
 @dataclass(slots=True)
 class Sent:
-    """What a repair came to. `rejected` counts what is still rejected by reason: nothing of it is noted as sent."""
+    """The result of a repair. `rejected` counts the events that were rejected again by reason; they are not
+    recorded.
+    """
 
     found: int = 0
     no_json: int = 0
@@ -216,7 +221,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """A reject and the event that is sent in its place."""
+    """A reject and the event that replaces it."""
 
     reject: Reject
     event: dict[str, Any]
@@ -226,7 +231,7 @@ class Repaired:
         return _ENCODER.encode(self.event)
 
     def diff(self) -> str:
-        """Return what the patch changes, as a unified diff of the event's JSON."""
+        """Return the patch's changes as a unified diff of the event's JSON."""
 
         before, after = (
             msgspec.json.format(_ENCODER.encode(event), indent=2).decode().split("\n")
@@ -237,7 +242,7 @@ class Repaired:
 
 
 def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Repaired]:
-    """Apply a patch to each; what is no JSON object, or is left as it was by a patch, is only counted."""
+    """Patch each event. Those that are not JSON objects, or that the patch does not change, are only counted."""
     for reject in rejects:
         sent.found += 1
         if reject.event is None:
@@ -251,7 +256,7 @@ def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Re
 
 
 def try_out(events: Iterable[Repaired], kinds: Mapping[str, Kind], sent: Sent) -> None:
-    """Validate as the handler does, and send nothing."""
+    """Validate like the handler, without sending."""
     now = datetime.now(UTC)
     for each in events:
         batch = validate(parse_body(each.line, "ndjson"), "ndjson", kinds, now)
@@ -277,7 +282,9 @@ def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
 def send(
     post: Callable[[bytes], dict[str, Any]], box: Box, events: Iterable[Repaired], sent: Sent
 ) -> Iterator[int]:
-    """Send in requests and note what was accepted after each; yield how many events each request settled."""
+    """Send requests and record the accepted events after each; yield the number of events settled per
+    request.
+    """
     for batch in batches(events):
         left = batch
         while left:
@@ -289,9 +296,9 @@ def send(
 def _send_once(
     post: Callable[[bytes], dict[str, Any]], box: Box, some: Sequence[Repaired], sent: Sent
 ) -> int:
-    """Send one request; return of how many of its events, from the first on, the answer tells what became of them.
+    """Send one request; return how many of its first events the answer covers.
 
-    An answer has at most 64 KiB. It lists the errors in the order of the events and leaves out the rest.
+    An answer has at most 64 KiB: it lists errors in the order of the events and omits the rest.
     """
     receipt = post(b"".join(each.line + b"\n" for each in some))
     codes: dict[int, str] = {}
@@ -301,7 +308,7 @@ def _send_once(
     rejected = int(receipt.get("rejected", -1))
     if rejected < 0 or (rejected and not codes):
         raise Refusal(
-            "the answer does not say which events were rejected: none of this request is noted as sent"
+            "the answer does not say which events were rejected, so none of this request is recorded as sent"
         )
     settled = len(some) if len(codes) >= rejected else max(codes) + 1
     sent.rejected.update(codes.values())
@@ -313,7 +320,7 @@ def _send_once(
 
 
 def poster(outputs: Outputs, patience: float = PATIENCE_SECONDS) -> Callable[[bytes], dict[str, Any]]:
-    """Return what posts a body by the client's rule, and returns the receipt (or the 400)."""
+    """Return a function that posts a body by the client's rule and returns the receipt (or the 400)."""
     post_once = posting.poster(outputs)
 
     def post(body: bytes) -> dict[str, Any]:
@@ -329,7 +336,8 @@ def poster(outputs: Outputs, patience: float = PATIENCE_SECONDS) -> Callable[[by
                 said = str(error)
             if time.monotonic() + pause > give_up_at:
                 raise Refusal(
-                    f"{said} from {outputs.endpoint}; what was accepted is noted, the same command goes on"
+                    f"{said} from {outputs.endpoint}; accepted events are recorded, so the same "
+                    "command continues"
                 )
             time.sleep(pause)
             pause = min(10.0, pause * 2)

@@ -26,7 +26,7 @@ AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only this vers
 Device = Annotated[
     str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="Only this device.")
 ]
-Repaired_ = Annotated[bool, typer.Option("--resent", help="Also those that have been repaired and sent.")]
+Repaired_ = Annotated[bool, typer.Option("--resent", help="Include those that were repaired and sent.")]
 
 
 def _found(context: typer.Context, stage: str, selection: Selection) -> tuple[Outputs, Box, Iterator[Reject]]:
@@ -38,7 +38,7 @@ def _found(context: typer.Context, stage: str, selection: Selection) -> tuple[Ou
 
 def _name_unreadable(box: Box) -> None:
     for key in box.unreadable:
-        terminal.fail(f"{key} is damaged and was left out")
+        terminal.fail(f"{key} is damaged and was skipped")
 
 
 @app.callback()
@@ -57,7 +57,10 @@ _TO: Any = "now"
 def list_rejects(
     context: typer.Context,
     *,
-    by: Annotated[str, typer.Option(metavar="NAMES", help="Of app_version, device, hour.")] = "app_version",
+    by: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help=("Group by app_version, device or hour; several with commas.")),
+    ] = "app_version",
     start: Start = _FROM,
     end: End = _TO,
     code: Code = "",
@@ -74,7 +77,7 @@ def list_rejects(
     """
     names = [name for name in by.replace(" ", "").split(",") if name]
     if unknown := set(names) - {"app_version", "device", "hour"}:
-        raise typer.BadParameter(f"--by {min(unknown)}: choose of app_version, device, hour")
+        raise typer.BadParameter(f"--by {min(unknown)}: choose from app_version, device, hour")
     _, box, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
     rows = groups(found, names)
     _name_unreadable(box)
@@ -90,7 +93,7 @@ def list_rejects(
 def show(
     context: typer.Context,
     *,
-    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="So many examples.")] = 3,
+    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of examples.")] = 3,
     start: Start = _FROM,
     end: End = _TO,
     code: Code = "",
@@ -130,16 +133,16 @@ def send_command(
         ),
     ] = None,
     rename: Annotated[
-        list[str] | None, typer.Option("--rename", metavar="PATH=PATH", help="Move a field.")
+        list[str] | None, typer.Option("--rename", metavar="PATH=PATH", help="Rename a field.")
     ] = None,
     delete: Annotated[
-        list[str] | None, typer.Option("--delete", metavar="PATH", help="Leave a field out.")
+        list[str] | None, typer.Option("--delete", metavar="PATH", help="Delete a field.")
     ] = None,
     map_: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="PATH=OLD:NEW,…", help="Replace some values of a field by others."),
+        typer.Option("--map", metavar="PATH=OLD:NEW,…", help="Replace some values of a field."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show what would change.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show the changes.")] = False,
     start: Start = _FROM,
     end: End = _TO,
     code: Code = "",
@@ -148,10 +151,10 @@ def send_command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Repair rejected events by a patch and send them again, through the real validation.
+    """Repair rejected events by a patch and send them again through the endpoint.
 
-    Each carries milkrun_resent, the place that it repairs. Again, the same command sends only what is left. Exit 1 if
-    some are still rejected.
+    The field milkrun_resent of each names the reject that it repairs. Repeated, the command sends only the
+    rest. Exit 1 if some are rejected again.
     """
     patch = Patch.of(set_ or (), rename or (), delete or (), map_ or ())
     outputs, box, found = _found(context, stage, Selection(start, end, code, app_version, device or ""))
@@ -201,16 +204,16 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete the objects all of whose rejects are chosen, after a question. Their rows in RAW stay.
+    """Delete the objects whose rejects are all selected, after confirmation. Their rows in RAW stay.
 
-    Exit 1 if an object holds others too.
+    Exit 1 if an object has other rejects too.
     """
     _, box, found = _found(
         context, stage, Selection(start, end, code, app_version, device or "", resent=True)
     )
     rejects = list(found)
     if rejects and not yes:
-        typer.confirm(f"Delete what holds these {len(rejects)} rejects?", abort=True, err=True)
+        typer.confirm(f"Delete the objects of these {len(rejects)} rejects?", abort=True, err=True)
     deleted, shared = box.purge(rejects)
     _name_unreadable(box)
     terminal.show({"objects_deleted": deleted, "kept_for_other_rejects": shared}, as_json)

@@ -1,9 +1,8 @@
-"""`milkrun replay`: archived geofence events to the stream again, S3 → Kinesis.
+"""`milkrun replay`: send archived geofence events to the stream again (S3 → Kinesis).
 
-Harmless by construction: visits are a function of the *set* of events, so one that the consumer knows
-changes nothing. What is sent is the archived line with one field more, `milkrun_replay`, that names the
-replay; nobody but a person looks at it. Broken off, the same command goes on behind the last object that was
-sent whole.
+Replaying does no harm: visits are a function of the *set* of events, so a known event changes nothing. Each
+line is sent with an additional field, `milkrun_replay`, that names the replay for people. After an
+interruption the same command continues after the last object that was sent completely.
 """
 
 import base64
@@ -38,19 +37,20 @@ LABEL = "milkrun_replay"
 ON_FAILURE = "aws/lambda/"
 EVER = datetime.min.replace(tzinfo=UTC)
 RECORDS_AT_ONCE = 100
-# What the stream refuses for so long is not sent now: the replay stops there and can be gone on with.
+# How long the stream may throttle before the replay stops. The same command continues later.
 STREAM_PATIENCE_S = 30.0
 
 _TOO_OLD = (
-    f"the consumer leaves out what is over {MAX_AGE.days} days old: begin later. For older visits build"
-    " the marts anew, from the whole archive: milkrun warehouse dbt build --full-refresh"
+    f"the consumer skips events over {MAX_AGE.days} days old: choose a later start. For older visits "
+    "rebuild the marts from the archive: milkrun warehouse dbt build --full-refresh"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which archived events: received between two times (by the hour), of them those under a prefix of keys,
-    of these types and of these devices, or all."""
+    """A selection of archived events: received between two times (by the hour), optionally only under a key
+    prefix, of some types or devices.
+    """
 
     start: datetime
     end: datetime
@@ -61,12 +61,17 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """The same for the same selection, whatever its times: `3 hours ago` moves from run to run."""
+        """Return a name that depends on the selection but not on its times, because `3 hours ago` changes per
+        run.
+        """
         text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)], allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
-        """In the order of keys, hour by hour. Refusal at one so old that the consumer would leave it out."""
+        """Yield objects in key order, hour by hour.
+
+        Raises Refusal for one so old that the consumer would skip it.
+        """
         oldest, first = now - MAX_AGE, self.start.replace(minute=0, second=0, microsecond=0)
         if not self.prefix and self.start < oldest:
             raise Refusal(_TOO_OLD)
@@ -86,11 +91,11 @@ class Selection:
     def records_in(
         self, lines: Iterable[bytes], label: str, odd: Callable[[int], object] = lambda _: None
     ) -> Iterator[Record]:
-        """The geofence events of an object that are meant, as they go to the stream.
+        """Yield the selected geofence events of an object as stream records.
 
-        `odd` hears of lines that are no event, or not the geofence event that this stage takes them for.
+        `odd` gets the lines that are not events, or not the geofence event that their type promises.
         """
-        kinds = tuple(self.kinds)  # a type that is none of them may be no string, and not hashable
+        kinds = tuple(self.kinds)  # an unknown type may not be a string, and not hashable
         for number, line in enumerate(lines, 1):
             try:
                 event = parse_json(line)
@@ -107,13 +112,13 @@ class Selection:
 
 
 def labelled(line: bytes, event: dict[str, Any], label: str) -> bytes:
-    """The line with the replay's name in it; as it is, where a phone has sent such a field itself."""
+    """Return the line with the replay's name; unchanged if a phone has sent such a field itself."""
     return line if LABEL in event else b'%b,"%b":"%b"}' % (line[:-1], LABEL.encode(), label.encode())
 
 
 @dataclass(slots=True)
 class Done:
-    """What a replay came to. A dry run counts `sent` as what it would send."""
+    """The result of a replay. A dry run counts in `sent` what it would send."""
 
     objects: int = 0
     bytes: int = 0
@@ -124,19 +129,21 @@ class Done:
 
 
 class Progress:
-    """Where a replay that began at `start` stands, in a file that is gone once it has ended."""
+    """A file with the progress of a replay that began at `start`; deleted at the end."""
 
     def __init__(self, path: Path, start: datetime) -> None:
         self._path = path
         self._from_hour = f"{start.astimezone(UTC):%Y-%m-%dT%H}"
 
     def last_key(self) -> str:
-        """Behind which to go on; "" where there is nothing to go on with, or that began later than this one."""
+        """Return the key after which to continue; "" if there is no earlier run, or it began later than this
+        one.
+        """
         try:
             known = json.loads(self._path.read_text())
             if known["from_hour"] > self._from_hour:
                 return ""
-            # What is sent from here on still belongs to the replay that began then.
+            # The records sent from here on belong to the replay that began then.
             self._from_hour = known["from_hour"]
             return str(known["last_key"])
         except (OSError, ValueError, KeyError):
@@ -153,7 +160,7 @@ class Progress:
 
 
 class Pace:
-    """No more than so many a second, over the whole of a replay."""
+    """Limits the records per second over a whole replay."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -174,16 +181,17 @@ def replay(
     after: str = "",
     told: Callable[[Done], None] = lambda _: None,
 ) -> Done:
-    """Send what is selected, object by object, behind the key `after`; without a stream only count.
+    """Send the selection, object by object, after the key `after`; without a stream only count.
 
-    `told` hears after each object that was sent whole. Raises Refusal where the stream goes on refusing.
+    `told` is called after each object that was sent completely. Raises Refusal if the stream keeps
+    throttling.
     """
     done, pace = Done(), Pace(per_second)
     for key in selection.keys(archive, datetime.now(UTC)):
         if key <= after:
             continue
         body = archive.body(key)
-        if body is None:  # gone since it was listed: a lifecycle rule, or `forget`
+        if body is None:  # deleted since it was listed, by a lifecycle rule or `forget`
             continue
         lines = readable_lines(body, key)
         if lines is None:
@@ -203,7 +211,7 @@ def replay(
 
 
 def put_all(records: Iterable[Record], stream: KinesisStream, pace: Pace) -> int:
-    """Put all on the stream at that pace. Raises Refusal with what the stream goes on refusing."""
+    """Send all records at that rate. Raises Refusal with the number that the stream keeps throttling."""
     count = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))
@@ -211,7 +219,7 @@ def put_all(records: Iterable[Record], stream: KinesisStream, pace: Pace) -> int
         published = publish(some, stream, lambda: give_up_at - time.monotonic())  # noqa: B023 - called at once
         if published.refused or published.malformed:
             raise Refusal(
-                f"the stream refused {len(published.refused) + len(published.malformed)} records", 1
+                f"the stream did not accept {len(published.refused) + len(published.malformed)} records", 1
             )
         count += published.taken
     return count
@@ -225,7 +233,7 @@ def lines_again(
     pace: Pace,
     kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> int:
-    """Send single lines again, each known by its key and its number, object by object."""
+    """Send single lines again, object by object; each is identified by key and line number."""
     numbers: dict[str, set[int]] = {}
     for key, number in lines:
         numbers.setdefault(key, set()).add(number)
@@ -241,10 +249,10 @@ def lines_again(
 
 
 def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[Record]]]:
-    """The batches that the event source mapping gave up on and kept whole, each with its key.
+    """Yield the batches that the event source mapping gave up on and stored in S3, each with its key.
 
-    Lambda's invocation record holds the request to the function as text under `payload` ("Retain records of
-    asynchronous invocations", "Capturing discarded batches").
+    Lambda's invocation record has the request to the function as text under `payload` (AWS Lambda Developer
+    Guide: "Retain records of asynchronous invocations", "Capturing discarded batches").
     """
     for found in archive.objects(prefix):
         body = archive.body(found.key)
@@ -265,7 +273,10 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
 def replay_given_up(
     archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
 ) -> dict[str, object]:
-    """Send every batch that was given up; without a stream only count. The objects stay: again is harmless."""
+    """Send every given-up batch again; without a stream only count.
+
+    The objects stay, so it can be repeated.
+    """
     batches, found, sent = [], 0, 0
     for key, records in terminal.counted(given_up(archive), "batches"):
         batches.append(key)
@@ -281,7 +292,7 @@ def replay_given_up(
 
 
 def _labelled_if_event(record: Record, label: str) -> Record:
-    """What a given-up batch holds may be an event, an aggregate of another producer's library, or anything."""
+    """Return the records of a given-up batch; they may be events, another producer's aggregates, or anything."""
     try:
         event = parse_json(record.data)
     except InvalidEvent:
@@ -310,13 +321,13 @@ def command(
             "--type",
             parser=terminal.not_empty,
             metavar="TYPE",
-            help="Only events of this type; may be repeated.",
+            help="Only events of this type; can be repeated.",
         ),
     ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
-            parser=terminal.not_empty, metavar="DEVICE", help="Only events of this device; may be repeated."
+            parser=terminal.not_empty, metavar="DEVICE", help="Only events of this device; can be repeated."
         ),
     ] = None,
     prefix: Annotated[
@@ -328,7 +339,7 @@ def command(
             "--set-aside",
             parser=terminal.not_empty,
             metavar="WHAT",
-            help="Instead: what was set aside; a prefix of keys, or a reason's code.",
+            help="Send quarantined records instead: a prefix of keys, or a reason's code.",
         ),
     ] = None,
     to_file: Annotated[
@@ -336,32 +347,30 @@ def command(
         typer.Option(
             parser=terminal.writable,
             metavar="FILE",
-            help="With --set-aside: write NDJSON here to be repaired; `milkrun send --file` sends it.",
+            help="With --set-aside: write NDJSON here for repair; `milkrun send --file` sends it.",
         ),
     ] = None,
     on_failure: Annotated[
-        bool, typer.Option("--on-failure", help="Instead: the batches that the mapping gave up on.")
+        bool, typer.Option("--on-failure", help="Send the batches that the mapping gave up on instead.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option(help="Send nothing; say how many, how long and for how much.")
-    ] = False,
-    rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Events a second.")] = 200,
+    dry_run: Annotated[bool, typer.Option(help="Send nothing; show the number, duration and cost.")] = False,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Events per second.")] = 200,
     restart: Annotated[
-        bool, typer.Option(help="Begin anew, not where an earlier run was broken off.")
+        bool, typer.Option(help="Start from the beginning, not where an earlier run stopped.")
     ] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send geofence events to the consumer again: archived, quarantined, or of batches it gave up.
+    """Send geofence events to the consumer again: archived ones, quarantined ones, or given-up batches.
 
-    Exit 1 if something of the archive could not be read; it is named, and the rest is sent.
+    Exit 1 if part of the archive could not be read; it is named, and the rest is sent.
     """
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
         raise typer.BadParameter("give --from (or --prefix), --set-aside or --on-failure")
     if (aside or on_failure) and (type_ or device):
-        raise typer.BadParameter("--type and --device choose among archived events only")
+        raise typer.BadParameter("--type and --device select archived events only")
     if to_file and not aside:
-        raise typer.BadParameter("--to-file goes with --set-aside")
+        raise typer.BadParameter("--to-file requires --set-aside")
     terminal.check_range(start or EVER, end)
     outputs = terminal.outputs_of(context, stage)
     archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.access().client("kinesis")
@@ -392,7 +401,7 @@ def command(
     progress = Progress(folder / f"{stage}-{chosen.digest}.json", chosen.start)
     after = "" if restart or dry_run else progress.last_key()
     if after:
-        terminal.err.print(f"going on behind {after}", markup=False)
+        terminal.err.print(f"continuing after {after}", markup=False)
     with terminal.progress() as bars:
         task = bars.add_task("counting" if dry_run else f"replay {label}", total=None)
 
@@ -412,7 +421,7 @@ def command(
                 told=told,
             )
         except KeyboardInterrupt:
-            terminal.err.print("stopped; the same command goes on where this one was")
+            terminal.err.print("stopped; the same command continues here")
             raise typer.Exit(130) from None
     progress.forget()
     facts: dict[str, object] = {
@@ -432,7 +441,7 @@ def command(
 
 
 def price_of(done: Done) -> float:
-    """List price: one GET an object, one payload unit (25 KB) a record."""
+    """Return the list price: one GET per object, one payload unit (25 KB) per record."""
     prices = yaml.safe_load((Path(__file__).parent / "prices.yml").read_text())
     gets, units = done.objects * prices["s3"]["get"], done.sent * prices["kinesis"]["put_payload_unit"]
     return float(round(gets + units, 9))

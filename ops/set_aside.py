@@ -1,4 +1,6 @@
-"""`milkrun quarantine` and `milkrun replay --set-aside`: what can never succeed, looked at, repaired, sent again."""
+"""`milkrun quarantine` and `milkrun replay --set-aside`: list, repair and send again what the consumer
+quarantined.
+"""
 
 import json
 from collections import Counter
@@ -19,12 +21,12 @@ from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
 PREFIX = "set-aside/"
-RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords takes 10 MiB, and ours are far smaller
+RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords accepts 10 MiB, and ours are far smaller
 
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """One record that was set aside: where it lies, why, and what it was."""
+    """A quarantined record: its key and line, reason and content."""
 
     key: str
     line: int
@@ -46,9 +48,10 @@ class _Line(msgspec.Struct):
 
 
 def set_aside(s3: Any, bucket: str, what: str, unreadable: list[str]) -> Iterator[Aside]:
-    """Yield all records under a prefix of keys (it begins with `set-aside/`), else all with this reason's code.
+    """Yield the records under a prefix of keys (it begins with `set-aside/`), or those with this reason's
+    code.
 
-    An object that cannot be read is named, and its key put into `unreadable`.
+     An object that cannot be read is named, and its key is added to `unreadable`.
     """
     is_prefix = what.startswith(PREFIX)
     archive = Archive(s3, bucket)
@@ -56,7 +59,7 @@ def set_aside(s3: Any, bucket: str, what: str, unreadable: list[str]) -> Iterato
         key = listed.key
         if (
             not is_content(key, listed.size) or (body := archive.body(key)) is None
-        ):  # gone since it was listed
+        ):  # deleted since it was listed
             continue
         try:
             lines = readable_lines(body, key)
@@ -75,13 +78,16 @@ def set_aside(s3: Any, bucket: str, what: str, unreadable: list[str]) -> Iterato
 def put_back(
     kinesis: Any, stream: str, records: Iterable[Aside], pace: Callable[[int], object] = lambda _: None
 ) -> int:
-    """Put each on the stream as it was. Refusal where something is not taken; all again is harmless."""
+    """Send each record to the stream unchanged.
+
+    Raises Refusal if one is not accepted; sending all again does no harm.
+    """
 
     def put(some: Any) -> list[int]:
         answer = kinesis.put_records(
             StreamName=stream, Records=[{"Data": r.data, "PartitionKey": r.partition_key} for _, r in some]
         )
-        # PutRecords answers 200 even when single records were throttled, and lists results in request order.
+        # PutRecords returns 200 even if single records were throttled, and lists results in request order.
         return [n for (n, _), result in zip(some, answer["Records"], strict=True) if "ErrorCode" in result]
 
     count = 0
@@ -89,13 +95,16 @@ def put_back(
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in send_until_done(put, numbered).values():
-            raise Refusal(f"sent {count}, then the stream did not take one: {failure}")
+            raise Refusal(f"sent {count}, then the stream rejected one: {failure}")
         count += len(some)
     return count
 
 
 def write(path: Path, records: Iterable[Aside]) -> int:
-    """As NDJSON to be repaired by hand; what is no JSON stands as a string. `milkrun send --file` sends it."""
+    """Write NDJSON for repair by hand; text that is not JSON becomes a string.
+
+    `milkrun send --file` sends it.
+    """
     count = 0
     with path.open("wb") as file:
         for count, record in enumerate(records, 1):  # noqa: B007
@@ -114,7 +123,9 @@ def replay(
     dry_run: bool = False,
     pace: Callable[[int], object] = lambda _: None,
 ) -> dict[str, object]:
-    """Put all that `what` names back on the stream, or into `to_file` instead; tells how many by reason."""
+    """Send the records that `what` selects to the stream, or write them to `to_file`; print their number by
+    reason.
+    """
     by_code: Counter[str] = Counter()
     unreadable: list[str] = []
 
@@ -135,9 +146,10 @@ def replay(
 
 
 def purge(s3: Any, bucket: str, records: Iterable[Aside]) -> tuple[int, list[str]]:
-    """Delete each object all of whose lines are meant. How many went, and the keys that hold others too.
+    """Delete each object whose lines are all selected. Return their number, and the keys that have other
+    lines too.
 
-    The bucket keeps versions, so what was deleted by mistake can be had back until they expire.
+     The bucket keeps versions, so an object that was deleted by mistake can be restored until they expire.
     """
     lines: dict[str, set[int]] = {}
     all_lines: dict[str, int] = {}
@@ -160,13 +172,13 @@ def command(
         typer.Argument(
             parser=terminal.not_empty,
             metavar="WHAT",
-            help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code; else all.",
+            help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code. Default: all.",
         ),
     ] = PREFIX,
     *,
     send: Annotated[bool, typer.Option("--send", help="Send them to the stream again, unchanged.")] = False,
     to_delete: Annotated[
-        bool, typer.Option("--purge", help="Delete their objects, after a question.")
+        bool, typer.Option("--purge", help="Delete their objects, after confirmation.")
     ] = False,
     yes: terminal.Yes = False,
     stage: terminal.Stage = "local",
@@ -178,7 +190,7 @@ def command(
     Exit 1 if some are left or cannot be read.
     """
     if send and to_delete:
-        raise typer.BadParameter("--send or --purge, not both")
+        raise typer.BadParameter("give --send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
     s3 = outputs.aws("s3")
     unreadable: list[str] = []
@@ -191,7 +203,7 @@ def command(
     found = list(records)
     if to_delete:
         if found and not yes:
-            typer.confirm(f"Delete what holds these {len(found)} records?", abort=True, err=True)
+            typer.confirm(f"Delete the objects of these {len(found)} records?", abort=True, err=True)
         deleted, shared = purge(s3, outputs.bucket, found)
         terminal.show({"objects_deleted": deleted, "kept_for_other_records": shared}, as_json)
         raise typer.Exit(1 if shared or unreadable else 0)
@@ -208,7 +220,7 @@ def command(
     if rows or as_json:
         terminal.show_rows(rows, as_json, title="Set aside", wide=wide)
     elif not unreadable:
-        terminal.out.print(f"nothing is set aside under {what}", markup=False)
+        terminal.out.print(f"nothing is quarantined under {what}", markup=False)
     if rows or unreadable:
         raise typer.Exit(1)
 
@@ -218,7 +230,7 @@ app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_comple
 
 @app.callback()
 def quarantine() -> None:
-    """List the records that can never be processed; show them, send them again or delete them.
+    """List, show, send again or delete the records that can never be processed.
 
     Without a verb: list.
     """
@@ -228,7 +240,7 @@ app.command("list")(command)
 What = Annotated[
     str,
     typer.Argument(
-        parser=terminal.not_empty, metavar="WHAT", help="A prefix of keys, or a reason's code; else all."
+        parser=terminal.not_empty, metavar="WHAT", help="A prefix of keys, or a reason's code. Default: all."
     ),
 ]
 
@@ -238,11 +250,11 @@ def show(
     context: typer.Context,
     what: What = PREFIX,
     *,
-    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="So many records.")] = 3,
+    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of records.")] = 3,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Show records: where each lies, why, and its text."""
+    """Show records: key and line, reason and text."""
     outputs = terminal.outputs_of(context, stage)
     records = set_aside(outputs.aws("s3"), outputs.bucket, what, [])
     rows = [
@@ -278,7 +290,7 @@ def purge_command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete the objects of records, after a question."""
+    """Delete the objects of records, after confirmation."""
     command(context, what, to_delete=True, yes=yes, stage=stage, as_json=as_json)
 
 
@@ -291,7 +303,7 @@ def _aside(key: str, number: int, lines: int, text: bytes) -> Aside:
         lines,
         tuple(reason.code for reason in line.reasons),
         data,
-        # A record of the handler's has none: its device is in the event, if anywhere.
+        # The handler's records have no partition key: their device is in the event.
         line.origin.get("partition_key") or _device_in(data) or "set-aside",
     )
 
@@ -307,7 +319,7 @@ def _device_in(data: bytes) -> str:
 
 def _line(data: bytes) -> bytes:
     try:
-        # As text: of bytes, msgspec passes on what is no UTF-8.
+        # As text, because msgspec passes bytes through even if they are not UTF-8.
         return msgspec.json.format(data.decode(), indent=-1).encode()
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return msgspec.json.encode(data.decode(errors="replace"))

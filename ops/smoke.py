@@ -1,6 +1,6 @@
-"""`milkrun smoke`: one event of our own, posted and followed to the warehouse.
+"""`milkrun smoke`: post one event of our own and follow it to the warehouse.
 
-And `check-key`: the public half of the key with which the check of the pipes signs in to Snowflake.
+`check-key` prints the public key with which the check of the pipes signs in to Snowflake.
 """
 
 import base64
@@ -23,7 +23,7 @@ FENCE = {"tag": "smoke", "externalId": "smoke"}
 
 
 def event() -> dict[str, Any]:
-    """A truck that nobody has enters a fence that nobody has: harmless, and easy to leave out of a mart."""
+    """A device and a fence that exist nowhere else, so marts can easily exclude them."""
     now = datetime.now(UTC)
     return {
         "_id": uuid4().hex[:24],
@@ -39,7 +39,7 @@ def event() -> dict[str, Any]:
 def follow(
     outputs: Outputs, warehouse: Warehouse, sent: dict[str, Any], patience: float
 ) -> Iterator[tuple[str, bool, str]]:
-    """Each stage's name, whether the event was seen there, and what was seen; ends at the first where not."""
+    """Yield each step, whether the event was seen there, and the evidence; stop at the first failure."""
     try:
         status, answer = poster(outputs)(json.dumps([sent], allow_nan=False).encode(), "application/json")
     except NoAnswerError as error:
@@ -63,7 +63,7 @@ def command(
     context: typer.Context,
     *,
     patience: Annotated[
-        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds to wait at each step.")
+        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Timeout per step, in seconds.")
     ] = 120,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,

@@ -1,10 +1,11 @@
-"""CSV for people who open it in a spreadsheet."""
+"""CSV cells that are safe in a spreadsheet."""
 
 
 def spreadsheet_safe(value: object) -> object:
-    """Return the value for a CSV cell; a text that a spreadsheet would run as a formula gets an apostrophe.
+    """Return the value of a CSV cell, with an apostrophe before texts that a spreadsheet would run as a
+    formula.
 
-    Ids and names come from phones (OWASP: "CSV Injection").
+     Ids and names come from phones (OWASP: "CSV Injection").
     """
     if value is None:
         return ""

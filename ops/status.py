@@ -1,7 +1,7 @@
-"""`milkrun status`: is the stage well, and if not, what is wrong, since when, and which command comes next?
+"""`milkrun status`: whether the stage is healthy; if not, what is wrong, since when, and the next command.
 
-Every source is asked at the same time, each for at most BUDGET_SECONDS. What could not be asked is named, with what
-that means for the answer, and never holds up the rest.
+All sources are asked concurrently, each for at most BUDGET_SECONDS. One that does not answer is named, with
+what is unknown for that reason, and does not delay the others.
 """
 
 import json
@@ -33,7 +33,7 @@ LOGS_REACH = timedelta(minutes=15)
 QUARANTINE_REACH = timedelta(hours=24)
 INVALID_ROWS_REACH = timedelta(hours=24)
 MAX_INVALID_ROWS = 1000
-# dbt runs every hour: two runs may fail before somebody has to look.
+# dbt runs every hour; two runs may fail before somebody has to look.
 STAGING_MAY_LAG = timedelta(hours=2, minutes=30)
 RUNBOOK = "docs/runbook.md"
 
@@ -44,7 +44,7 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one part of the flow is. `next` is a command; `section` is a heading of the runbook."""
+    """The state of one part. `next` is a command; `section` is a heading of the runbook."""
 
     part: str
     level: Level
@@ -56,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A store or service to ask. `unknown` says what stays unknown without its answer."""
+    """A store or service. `unknown` says what is unknown without its answer."""
 
     name: str
     parts: tuple[str, ...]
@@ -66,17 +66,18 @@ class Source:
 
 
 def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> list[Finding]:
-    """Return the findings in the order of the sources. A source that fails or is late yields a FAIL per part.
+    """Return the findings in the order of the sources. A source that fails or times out yields a FAIL per
+    part.
 
-    Each source has a daemon thread of its own, so that neither the answer nor the exit of the program waits for one
-    that hangs: the Snowflake connector does not keep to its own timeouts in every state.
+     Each source has a daemon thread, so a source that hangs delays neither the answer nor the program's
+     exit: the Snowflake connector does not always keep its own timeouts.
     """
     answers: queue.SimpleQueue[tuple[int, list[Finding]]] = queue.SimpleQueue()
 
     def look(number: int, source: Source) -> None:
         try:
             found = list(source.look())
-        except Exception as error:  # whatever it is, it is this source's answer
+        except Exception as error:  # any exception is this source's answer
             found = [_unreachable(source, part, one_line(error)) for part in source.parts]
         answers.put((number, found))
 
@@ -116,7 +117,7 @@ def verdict(findings: Iterable[Finding]) -> Level:
 
 
 def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
-    """Return what every stage has, in the order in which events flow."""
+    """Return the sources that every stage has, in the order of the event flow."""
     flow = _Flow(outputs, stage, now)
     return [
         Source("the gateway", ("gateway",), flow.gateway, "phones keep their batches", "api-5xx"),
@@ -130,18 +131,18 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
             "S3",
             ("archive", "quarantine", "given up", "last reconcile"),
             flow.s3,
-            "phones get 503 if it is down for them too",
+            "phones get 503 if S3 is down for them too",
             "s3-unreachable",
         ),
-        Source("SQS", ("redrive", "dead letters"), flow.queues, "what waits to be redriven is unknown"),
+        Source("SQS", ("redrive", "dead letters"), flow.queues, "waiting claim checks are unknown"),
         Source("Kinesis", ("stream",), flow.stream, "geofence events go to the redrive queue meanwhile"),
         Source("Lambda", ("event source mapping",), flow.mapping, "whether the consumer runs is unknown"),
-        Source("DynamoDB", ("visits",), flow.visits, "who is where is unknown"),
+        Source("DynamoDB", ("visits",), flow.visits, "current visits are unknown"),
         Source(
             "Snowflake",
             ("pipes", "failed loads", "invalid rows", "staging", "marts"),
             flow.warehouse,
-            "what is loaded is unknown; the archive has it all",
+            "what is loaded is unknown; the archive has every event",
             "snowflake-unreachable",
         ),
         *([] if stage == "local" else [flow.alarms_source()]),
@@ -159,7 +160,7 @@ class _Flow:
         return self._outputs.aws(service, attempts=1)
 
     def gateway(self) -> Iterator[Finding]:
-        """Any answer of the gateway will do: without a key it is 403."""
+        """Return the gateway's state: any answer will do, because without a key it is 403."""
         pool = urllib3.PoolManager(retries=False, timeout=BUDGET_SECONDS)
         status = pool.request("GET", self._outputs.endpoint).status
         if status >= 500:
@@ -179,11 +180,11 @@ class _Flow:
                 failed, last_failed = failed + 1, at
         minutes = int(LOGS_REACH.total_seconds() // 60)
         if failed:
-            cause = f"{failed} of {requests} requests answered 503 in {minutes} min"
+            cause = f"{failed} of {requests} requests got a 503 in {minutes} min"
             yield Finding("ingest", "FAIL", cause, last_failed, "milkrun logs ingest", "api-5xx")
         else:
             yield Finding("ingest", "OK", f"{requests} requests in {minutes} min, {received} events")
-        # A part of its own: requests that failed must not hide it.
+        # A part of its own, so that failed requests do not hide it.
         if rejected > received / 2:
             cause, command = (
                 f"{rejected} of {received} events rejected in {minutes} min",
@@ -207,7 +208,7 @@ class _Flow:
         try:
             yield from log_lines(self._outputs, self._stage, function, name, start=start, end=self._now)
         except client.exceptions.ResourceNotFoundException:
-            return  # a function that has not run yet has no log group
+            return  # the log group of a function that never ran does not exist
 
     def s3(self) -> Iterator[Finding]:
         s3, bucket = self._aws("s3"), self._outputs.bucket
@@ -223,7 +224,7 @@ class _Flow:
             yield Finding("quarantine", "OK", "nothing in 24 h")
         given_up, newest = self._recent(s3, "aws/lambda/")
         if given_up:
-            cause = f"{given_up} batches reached the record age in 24 h and are kept in S3"
+            cause = f"{given_up} batches reached the record age in 24 h and are in S3"
             command = f"milkrun replay --on-failure{self._option}"
             yield Finding("given up", "FAIL", cause, newest, command, "given-up-batches")
         else:
@@ -239,13 +240,9 @@ class _Flow:
         last = json.loads(body)
         at = datetime.fromisoformat(last["at"])
         if last["differences"]:
-            cause = f"named {last['differences']} differences {age(self._now - at)}"
+            cause = f"found {last['differences']} differences {age(self._now - at)}"
             return Finding("last reconcile", "FAIL", cause, at, command, "what-reconcile-names")
-        said = (
-            "found nothing missing"
-            if last["equal"]
-            else "could not ask Snowflake, and else found nothing missing"
-        )
+        said = "nothing is missing" if last["equal"] else "nothing is missing, but Snowflake did not answer"
         return Finding(
             "last reconcile",
             "OK" if last["equal"] else "WARN",
@@ -255,7 +252,9 @@ class _Flow:
         )
 
     def _recent(self, s3: Any, prefix: str) -> tuple[int, datetime | None]:
-        """Return how many objects under a prefix are younger than 24 hours (at most 1,000 are read), and the newest."""
+        """Return the number of objects under a prefix younger than 24 hours (at most 1,000 are read), and the
+        newest.
+        """
         first = self._now - QUARANTINE_REACH
         after = f"{prefix}dt={first:%Y-%m-%d}" if prefix == "set-aside/" else ""
         page = s3.list_objects_v2(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)
@@ -347,7 +346,8 @@ class _Flow:
             return Finding("staging", "WARN", "not built yet", None, "milkrun warehouse dbt build")
         if raw["at"] and (not staged["at"] or raw["at"] - staged["at"] > STAGING_MAY_LAG):
             cause = (
-                f"{terminal.in_words(staged['at'])} is its newest row, RAW has {terminal.in_words(raw['at'])}"
+                f"its newest row is of {terminal.in_words(staged['at'])}, that of RAW of "
+                f"{terminal.in_words(raw['at'])}"
             )
             return Finding("staging", "WARN", cause, staged["at"], "milkrun warehouse dbt build")
         return Finding("staging", "OK", "up to date" if raw["at"] else "RAW is empty")
@@ -363,7 +363,10 @@ class _Flow:
         return Source("CloudWatch", ("alarms",), self.alarms, "which alarms ring is unknown")
 
     def alarms(self) -> Iterator[Finding]:
-        """Alarms that ring. They say nothing on the local stack, whose CloudWatch has none of the metrics."""
+        """Return the alarms that ring.
+
+        LocalStack's CloudWatch has none of the metrics, so there they never ring.
+        """
         pages = (
             self._aws("cloudwatch")
             .get_paginator("describe_alarms")
@@ -385,7 +388,7 @@ class _Flow:
 
 
 def console_source(outputs: Outputs) -> list[Source]:
-    """Return the console of a local stack, which a deployed stage does not have."""
+    """Return the console of a local stack; a deployed stage has none."""
     url = outputs.console_url
     if url is None:
         return []
@@ -403,7 +406,7 @@ def console_source(outputs: Outputs) -> list[Source]:
 
 
 def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> None:
-    """Print the verdict and a line for each part. Narrow terminals get what is not OK, and only that."""
+    """Print the verdict and a line for each part. Narrow terminals show only parts that are not OK."""
     level = verdict(findings)
     bad = [finding for finding in findings if finding.level != "OK"]
     head = "all is well" if not bad else f"{len(bad)} of {len(findings)} parts need attention"
@@ -429,7 +432,7 @@ def findings_of(outputs: Outputs, stage: str, more: Sequence[Source]) -> list[Fi
 
 
 def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide: bool, watch: bool) -> int:
-    """Print what `look` finds, once or until Ctrl-C; return 0 for OK, 1 for WARN, 2 for FAIL."""
+    """Print the findings of `look` once, or until Ctrl-C; return 0 for OK, 1 for WARN, 2 for FAIL."""
     while True:
         findings = look()
         level = verdict(findings)
@@ -447,5 +450,5 @@ def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide
             return LEVELS.index(level)
 
 
-AsWide = Annotated[bool, typer.Option("--wide", help="Name the runbook's section of each finding.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Look again every 5 seconds until Ctrl-C.")]
+AsWide = Annotated[bool, typer.Option("--wide", help="Show the runbook's section for each finding.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Repeat every 5 seconds until Ctrl-C.")]

@@ -1,4 +1,4 @@
-"""Reading what lies in each store, for whoever checks or follows events: S3, Kinesis, DynamoDB, Snowflake."""
+"""Reads from every store, for commands that compare or follow events: S3, Kinesis, DynamoDB, Snowflake."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,12 +23,12 @@ from snowpipe.history import inflated
 from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Warehouse
 
-# Snowflake takes 16,384 values in a list; a statement of a few kilobytes is read sooner.
+# Snowflake accepts 16,384 values in a list, but parses shorter statements faster.
 NAMES_PER_QUERY = 500
 
 
 class Stay(NamedTuple):
-    """A visit as every store can show it."""
+    """A visit with the fields that every store has."""
 
     device_id: str
     fence: Fence
@@ -59,19 +59,19 @@ class StreamRecord(NamedTuple):
 
 
 def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
-    """Which types of event are geofence events in this stage: what its functions were told."""
+    """Return the geofence event types of this stage, from its functions' settings."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-ingest")
     return Settings.of(function["Environment"]["Variables"]).geofence_kinds
 
 
 def consumer_settings(outputs: Outputs, stage: str) -> ConsumerSettings:
-    """What this stage's consumer was told."""
+    """Return the settings of this stage's consumer."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
     return ConsumerSettings.model_validate(function["Environment"]["Variables"])
 
 
 def rule(outputs: Outputs, stage: str) -> Rule:
-    """The rule by which this stage's consumer makes visits."""
+    """Return the visit rule of this stage's consumer."""
     return consumer_settings(outputs, stage).rule
 
 
@@ -80,10 +80,10 @@ def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
 
 
 def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
-    """Return the lines of an object of the archive; None if it is damaged.
+    """Return the lines of an archived object; None if it is damaged.
 
-    Others may write to the bucket: plain text is read like gzip, blank lines and byte order marks are no content.
-    A key of ours also tells how many lines there must be.
+    Others may write to the bucket, so plain text is read like gzip, and blank lines and byte order marks
+    are ignored. Milkrun's own keys also say how many lines there must be.
     """
     text, broken = inflated(body)
     lines = [line for _, line in lines_in(text)]
@@ -94,13 +94,13 @@ def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
 def invalid_rows(
     warehouse: Warehouse, database: str, start: datetime, end: datetime, limit: int
 ) -> list[dict[str, Any]]:
-    """Return the file, line and reason of the rows of RAW, of files received in these hours, that are not events.
+    """Return file, line and reason of rows of RAW that are not events, for files received in these hours.
 
-    No mart reads them; somebody else put them there. [] where dbt has never built STAGING.INVALID_ROWS.
+    Others put them there, and the marts ignore them. [] if dbt has never built STAGING.INVALID_ROWS.
     """
     ranges, parameters = [], []
     for prefix in ("events/", "rejected/"):
-        # Names that others chose lie around the folders of days. "0" follows "/" in ASCII.
+        # Keys that others chose sort around the folders of days. "0" follows "/" in ASCII.
         ranges.append(
             "file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s"
         )
@@ -118,12 +118,12 @@ def invalid_rows(
 
 
 def event_id_of(line: bytes) -> str:
-    """Of a line of `events/`: strict JSON with an `_id`."""
+    """Parse a line of `events/`: strict JSON with an `_id`."""
     return str(json.loads(line)["_id"])
 
 
 def event_id_in(data: bytes) -> str | None:
-    """Of whatever lies on the stream: other producers write there too, and what they write may be no event."""
+    """Return the event id of any record on the stream; other producers' records may not be events."""
     try:
         return event_id_of(data)
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -131,7 +131,7 @@ def event_id_in(data: bytes) -> str | None:
 
 
 def device_in(data: bytes) -> str | None:
-    """The device of an event that lies in the archive or on the stream; None where it names none."""
+    """Return the device of an event in the archive or on the stream; None if it names none."""
     try:
         event = json.loads(data)
         user = event.get("user") or {}
@@ -148,7 +148,7 @@ def event_ids_among(records: Iterable[StreamRecord]) -> Iterator[str]:
 def stream_records(
     kinesis: Any, stream: str, since: datetime, to: datetime | None = None
 ) -> Iterator[StreamRecord]:
-    """What arrived on the stream since then, shard by shard, up to `to` or each shard's end."""
+    """Yield the records that arrived on the stream since then, shard by shard, up to `to` or the shard's end."""
     pages = kinesis.get_paginator("list_shards").paginate(StreamName=stream)
     for shard in [shard for page in pages for shard in page["Shards"]]:
         iterator = kinesis.get_shard_iterator(
@@ -168,19 +168,19 @@ def stream_records(
                     record["ApproximateArrivalTimestamp"],
                     record["Data"],
                 )
-            # An empty page may lie before full ones: only the lag says that this is the end.
+            # Full pages may follow an empty one; only the lag shows the end.
             if not answer["Records"] and answer.get("MillisBehindLatest", 0) == 0:
                 break
             iterator = answer.get("NextShardIterator")
 
 
 def consumed_event_ids(table: Table, pair: Pair) -> set[str]:
-    """Return the ids of the events that the visits table has of one device at one fence."""
+    """Return the event ids in the visits table for one device at one fence."""
     return {event.event_id for event in _events(table, pair)}
 
 
 def table_events(table: Table, pair: Pair, since: datetime) -> list[GeofenceEvent]:
-    """Return the events of one device at one fence since then that the visits table has; one content per id."""
+    """Return the events in the visits table for one device at one fence since then, with one content per id."""
     return [event for event in _events(table, pair) if event.occurred_at >= since]
 
 
@@ -189,12 +189,12 @@ def _events(table: Table, pair: Pair) -> Iterator[GeofenceEvent]:
 
 
 def table_stays(table: Table, pair: Pair) -> Iterator[Stay]:
-    """The visits of one device at one fence in the visits table, in order."""
+    """Return the visits of one device at one fence from the visits table, in order."""
     return (stay(*found) for found in visits_in(table.query(*keys.pair_range(pair))))
 
 
 def device_visits(dynamodb: Any, table: str, device: str) -> list[tuple[Pair, Visit]]:
-    """All visits of a device in the visits table, in order of entering."""
+    """Return all visits of a device from the visits table, by time of entering."""
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
         KeyConditionExpression="pk = :device",
@@ -212,7 +212,7 @@ def device_stays(dynamodb: Any, table: str, device: str) -> Iterator[Stay]:
 def log_lines(
     outputs: Outputs, stage: str, function: str, name: str, *, start: datetime, end: datetime
 ) -> Iterator[tuple[datetime, dict[str, Any]]]:
-    """A function's canonical lines of that name (`contract/logs.py`), each with its time."""
+    """Yield a function's canonical log lines of that name (`contract/logs.py`), each with its time."""
     pages = (
         outputs.aws("logs")
         .get_paginator("filter_log_events")
@@ -224,7 +224,7 @@ def log_lines(
         )
     )
     for found in (found for page in pages for found in page["events"]):
-        # LocalStack ignores the pattern.
+        # LocalStack ignores the filter pattern.
         if name not in found["message"]:
             continue
         try:
@@ -236,14 +236,14 @@ def log_lines(
 
 
 def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
-    """For how many days a function's log is kept; None: for ever."""
+    """Return for how many days a function's log is kept; None means forever."""
     name = f"/aws/lambda/milkrun-{stage}-{function}"
     groups = outputs.aws("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
     return next((group.get("retentionInDays") for group in groups if group["logGroupName"] == name), None)
 
 
 def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> Iterator[str]:
-    """The ids in RAW.EVENTS of these objects."""
+    """Return the event ids in RAW.EVENTS of these objects."""
     for some in batched(object_keys, NAMES_PER_QUERY // 5, strict=False):
         sql = (
             f"SELECT payload:_id::VARCHAR AS event_id FROM {database}.RAW.EVENTS"
@@ -254,7 +254,7 @@ def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[
 
 
 def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> int:
-    """The rejects in RAW.REJECTED of these objects; the same object under two hours counts once."""
+    """Return the rejects in RAW.REJECTED of these objects; an object under two hours counts once."""
     if not object_keys:
         return 0
     found: set[tuple[str, int]] = set()
@@ -269,7 +269,7 @@ def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[st
 
 
 def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[str]) -> Iterator[str]:
-    """Which of these ids stand in staging; once for each row there."""
+    """Return those of the ids that are in staging, once per row."""
     for some in batched(event_ids, 2000, strict=False):
         sql = (
             f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"
@@ -280,7 +280,7 @@ def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[st
 
 
 def mart_stays(warehouse: Warehouse, database: str, devices: Sequence[str]) -> Iterator[Stay]:
-    """The visits of these devices in MARTS.GEOFENCE_VISITS."""
+    """Return the visits of these devices from MARTS.GEOFENCE_VISITS."""
     for some in batched(devices, NAMES_PER_QUERY, strict=False):
         sql = (
             "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at,"
@@ -322,7 +322,7 @@ def latest_mart_visits(
 
 
 def utc(at: datetime) -> datetime:
-    """The marts' times are TIMESTAMP_NTZ, in UTC."""
+    """Parse a time of the marts: TIMESTAMP_NTZ in UTC."""
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

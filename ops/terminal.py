@@ -1,4 +1,4 @@
-"""What all commands share: where they print, their common options, and how they give up."""
+"""Shared by all commands: output streams, common options, exit codes."""
 
 import contextlib
 import json
@@ -33,11 +33,11 @@ from snowpipe import commandline
 from snowpipe.finite import finite
 from snowpipe.printable import SafeConsole, printable
 
-# Results go to stdout, whatever only accompanies them to stderr: `… --json | jq` sees results alone.
+# Results go to stdout, all else to stderr, so that `… --json | jq` gets only results.
 out = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
-# Code 1 has a meaning of its own in most commands ("some are left"): nobody may take a failure for it.
+# In most commands exit code 1 has a meaning of its own ("some are left"), so failures exit with 2.
 AWS_ERRORS = (
     botocore.exceptions.BotoCoreError,
     botocore.exceptions.ClientError,
@@ -48,29 +48,29 @@ AWS_ERRORS = (
 HEARTBEAT_SECONDS = 5.0
 NARROWEST_DETAIL = 24  # characters
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
-MAX_SECONDS = 7 * 86_400  # of an option that says how long to wait: "inf" is a number too
+MAX_SECONDS = 7 * 86_400  # maximum of options that are timeouts, because "inf" is a number too
 
 
 def stage_name(text: str) -> str:
-    """A parser for options that name a stage."""
+    """Parse an option that names a stage."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,31}", text):
-        raise typer.BadParameter(f"{text!r} is not a stage: local, or the name of a deployed one such as dev")
+        raise typer.BadParameter(f"{text!r} is not a stage: give local, or a deployed stage such as dev")
     return text
 
 
 def not_empty(text: str) -> str:
-    """A parser for options that name something: a device, an event, a person."""
+    """Parse an option that must not be empty: a device, an event, a person."""
     if not text.strip():
-        raise typer.BadParameter(f"{text!r} names nothing")
+        raise typer.BadParameter(f"{text!r} is empty")
     return text
 
 
 def writable(text: str) -> Path:
-    """A parser for options that name a file to be written."""
+    """Parse an option that names a file to write."""
     path = Path(text)
     try:
         if not text or path.is_dir() or not path.parent.is_dir():
-            raise typer.BadParameter(f"{text!r} is not a file in a folder that exists")
+            raise typer.BadParameter(f"{text!r} is not a file in an existing folder")
         with contextlib.suppress(FileNotFoundError):
             path.stat()
     except OSError as error:
@@ -80,14 +80,14 @@ def writable(text: str) -> Path:
 
 Stage = Annotated[str, typer.Option(parser=stage_name, metavar="STAGE", help="local, or a deployed stage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 Wide = Annotated[
     bool, typer.Option("--wide", help="Print all columns and full times, also on a narrow terminal.")
 ]
 
 
 class Verbs(TyperGroup):
-    """A group of verbs. Without one the first is meant, as in `milkrun rejects --code missing_id`."""
+    """A group of verbs. Without a verb the first one runs, as in `milkrun rejects --code missing_id`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
@@ -96,18 +96,18 @@ class Verbs(TyperGroup):
 
 
 def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
-    """Run a command line (default: the process's); return the exit code: 2, and one line, for every error."""
+    """Run a command line (default: the process's) and return its exit code: 2, and one line, for every error."""
     given = sys.argv[1:] if arguments is None else arguments
     return commandline.run(app, given, obj=environment, environment=environment, tell=fail)
 
 
 def fail(problem: str) -> None:
-    """One red line on stderr. Never markup: ids and messages of others hold brackets."""
+    """Print one red line to stderr, without markup, because ids and messages may have brackets."""
     err.print(Text(printable(problem), style="red"))
 
 
 def time(text: str) -> datetime:
-    """A parser for options that take a time."""
+    """Parse an option that is a time."""
     try:
         return instant(text, datetime.now(UTC))
     except ValueError as error:
@@ -115,7 +115,7 @@ def time(text: str) -> datetime:
 
 
 def check_range(start: datetime, end: datetime) -> None:
-    """An empty range would be answered with "nothing is missing"."""
+    """Reject an empty range, because it would be answered with "nothing is missing"."""
     if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
         raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
 
@@ -127,14 +127,14 @@ def confirm_sample_traffic(stage: str, yes: bool) -> None:
 
 
 def outputs_of(context: typer.Context, stage: str) -> Outputs:
-    """`context.obj` is the environment: the entry point put it there."""
+    """Return the environment that the entry point put into `context.obj`."""
     environment: Mapping[str, str] = context.obj
     return Outputs.find(stage, environment)
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Bars on stderr that vanish when done. In a pipe or a log: a line every HEARTBEAT_SECONDS, so none is silent."""
+    """Progress bars on stderr that vanish at the end. In a pipe, a line every HEARTBEAT_SECONDS instead."""
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -167,12 +167,12 @@ def _beat(bars: Progress, ended: threading.Event) -> None:
 
 
 def note(line: str) -> None:
-    """Print one line on stderr that accompanies the result. Never markup."""
+    """Print one line to stderr, without markup."""
     err.print(Text(printable(line)))
 
 
 def counted[T](items: Iterable[T], what: str) -> Iterator[T]:
-    """The same items, and meanwhile a bar that counts them."""
+    """Yield the same items while a bar counts them."""
     with progress() as bars:
         task = bars.add_task(what, total=None)
         for item in items:
@@ -181,7 +181,7 @@ def counted[T](items: Iterable[T], what: str) -> Iterator[T]:
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:
-    """One result, as JSON or as a table of two columns."""
+    """Print one result, as JSON or as a table of two columns."""
     if as_json:
         print_json(result)
         return
@@ -206,7 +206,7 @@ def show_rows(
     shown = fitting(names, rows, out.width) if fit else names
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in shown:
-        # Never cut short: a key is there to be copied.
+        # Keys are never truncated, so that they can be copied.
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(cell(row[name]) for name in shown))

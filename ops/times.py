@@ -1,14 +1,14 @@
-"""Times as operators write them: ISO-8601, or phrases such as `2 hours ago` and `now`."""
+"""Parse times: ISO-8601, or phrases such as `2 hours ago` and `now`."""
 
 from datetime import UTC, datetime
 
 
 def instant(text: str, now: datetime) -> datetime:
-    """Aware, in UTC; what names no zone is UTC. Raises ValueError."""
+    """Return an aware time in UTC; a time without an offset is UTC. Raises ValueError."""
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
-        import dateparser  # seconds of tables of languages: only for phrases
+        import dateparser  # takes seconds to import, and only phrases need it
 
         found = dateparser.parse(
             text,
@@ -20,7 +20,7 @@ def instant(text: str, now: datetime) -> datetime:
             },
         )
         if found is None:
-            raise ValueError(f"{text!r} is no time: write 2026-11-16T08:00Z, or `2 hours ago`") from None
+            raise ValueError(f"{text!r} is not a time: write 2026-11-16T08:00Z, or `2 hours ago`") from None
         at = found
     try:
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)

@@ -10,7 +10,7 @@ from ops import terminal
 from ops.reach import tell, unreachable, warehouse_or_none
 from ops.where import Finder, Step, is_key, lags
 
-# How far from the time that was given an event of a device is looked for.
+# How far from the given time a device's events are searched.
 NEAR = timedelta(minutes=5)
 
 type Arrival = Literal["arrived", "not arrived", "unknown"]
@@ -20,23 +20,23 @@ EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 
 def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arrival]:
     """Return one line that says where it is, and whether it is where it should be.
 
-    A reject that is kept and loaded is where it should be.
+    A reject that is stored and loaded is where it should be.
     """
     by_name = {step.what: step for step in reversed(steps)}
     place = next((f"s3://…/{step.detail['key']}" for step in steps if "key" in step.detail), "")
     seen = [step.what for step in steps if step.at]
-    if not seen:  # a key that is neither in S3 nor in RAW has steps too, without a time
+    if not seen:  # a key that is neither in S3 nor in RAW also has steps, without a time
         return (
-            ("NOT FOUND where it could be looked for", "unknown") if unasked else ("NOT FOUND", "not arrived")
+            ("NOT FOUND in the stores that answered", "unknown") if unasked else ("NOT FOUND", "not arrived")
         )
     if problem := next(_problems(by_name, place), None):
         return problem, "not arrived"
     also = ""
     if "rejected" in by_name:
         reasons = by_name["rejected"].detail["reasons"]
-        # After `milkrun rejects send`, or because it came too early, it was taken another time.
+        # It was accepted another time: after `milkrun rejects send`, or because it was too early before.
         if not any(step.detail.get("table") == "RAW.EVENTS" for step in steps):
-            return f"REJECTED: {reasons}, kept in {place}", "arrived"
+            return f"REJECTED: {reasons}, stored in {place}", "arrived"
         also = f"; rejected another time: {reasons}"
     if unasked:
         return f"SO FAR WELL: {', '.join(dict.fromkeys(seen))}", "unknown"
@@ -45,28 +45,28 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
 
 
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
-    """Yield what keeps it from where it should be, the cause before what follows from it."""
+    """Yield the reasons why it is not where it should be, causes before consequences."""
     if "set aside" in by_name:
-        yield f"QUARANTINED: {by_name['set aside'].detail['reasons']}, kept in {place}"
+        yield f"QUARANTINED: {by_name['set aside'].detail['reasons']}, stored in {place}"
     if "not loaded" in by_name:
-        yield f"NOT LOADED: kept in {place}, and RAW has no row of it"
+        yield f"NOT LOADED: stored in {place}, but RAW has no row of it"
     if "gone from S3" in by_name and len(by_name) > 1:
-        yield f"GONE: {place} is not in S3 any more"
+        yield f"GONE: {place} is no longer in S3"
     if "not on the stream" in by_name and "not consumed" in by_name:
         queued = "answered, some left for redrive" in by_name
         yield (
-            "WAITS FOR THE STREAM: queued to be redriven"
+            "WAITS FOR THE STREAM: queued for redrive"
             if queued
-            else "NOT PUBLISHED: archived, not on the stream"
+            else "NOT PUBLISHED: archived, but not on the stream"
         )
     if "not consumed" in by_name:
-        yield "NOT CONSUMED: on the stream, and the consumer has not taken it in"
+        yield "NOT CONSUMED: on the stream, but the consumer has not processed it"
 
 
 def steps_of(finder: Finder, what: str, start: datetime, end: datetime, told: Any) -> list[Step]:
-    """Look for an object, a request or an event of that name."""
+    """Search for an object, a request or an event with that name."""
     steps = finder.object(what) if is_key(what) else []
-    if not any(step.at for step in steps):  # an event's id may look like a key
+    if not any(step.at for step in steps):  # an event id may look like a key
         steps = finder.request(what, start, end) or steps
     if not any(step.at for step in steps):
         steps += finder.event(what, start, end, told)
@@ -85,16 +85,24 @@ def command(
     ] = None,
     *,
     device: Annotated[
-        str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="With --at: whose event.")
+        str | None,
+        typer.Option(
+            parser=terminal.not_empty, metavar="DEVICE", help=("With --at: the device of the event.")
+        ),
     ] = None,
     at: Annotated[
         datetime | None,
-        typer.Option(parser=terminal.time, metavar="TIME", help="With --device: about when it happened."),
+        typer.Option(
+            parser=terminal.time, metavar="TIME", help=("With --device: the approximate time of the event.")
+        ),
     ] = None,
     start: Annotated[
         datetime,
         typer.Option(
-            "--from", parser=terminal.time, metavar="TIME", help="Where RAW has no such id: first hour."
+            "--from",
+            parser=terminal.time,
+            metavar="TIME",
+            help=("First hour to search if RAW does not have the id."),
         ),
     ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
     end: Annotated[
@@ -104,12 +112,12 @@ def command(
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
 ) -> None:
-    """Say where an event, object or request is, and show every step that it took, in time order.
+    """Show where an event, object or request is, and every step that it took, in time order.
 
     Exit 0 if it is where it should be, 1 if not, 2 if a store that had to be asked did not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
-        raise typer.BadParameter("give an id, a key or a request id, or else --device and --at")
+        raise typer.BadParameter("give an id, a key or a request id, or --device and --at")
     terminal.check_range(start, end)
     outputs = terminal.outputs_of(context, stage)
     unasked = unreachable(outputs)
@@ -143,10 +151,10 @@ def command(
 
 
 def _choose(near: list[dict[str, Any]], unasked: Mapping[str, str], as_json: bool) -> None:
-    """Show the events among which to choose, and end."""
+    """List the events to choose from, and exit."""
     if near or as_json:
-        terminal.show_rows(near, as_json, title="Events of this device about then")
+        terminal.show_rows(near, as_json, title="Events of this device around that time")
     else:
-        terminal.out.print("no event of this device about then")
+        terminal.out.print("no event of this device around that time")
     tell(unasked)
     raise typer.Exit(2 if unasked else 1)

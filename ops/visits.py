@@ -1,4 +1,6 @@
-"""`milkrun visits`: where a device was, and who is at a fence now, with the presence rule of `ops/presence.py`."""
+"""`milkrun visits`: a device's visits, or the devices at a fence now, with the presence rule of
+`ops/presence.py`.
+"""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -32,7 +34,7 @@ FIELDS = (
 def visits_of_device(
     dynamodb: Any, table: str, device: str, since: datetime | None = None
 ) -> list[visit_diff.Row]:
-    """The visits that began at or after `since`, in order of their beginning."""
+    """Return the visits that began at or after `since`, in order of their start."""
     return [
         _row(pair, visit)
         for pair, visit in stores.device_visits(dynamodb, table, device)
@@ -41,7 +43,7 @@ def visits_of_device(
 
 
 def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[visit_diff.Row]:
-    """The open visits at a fence, the longest first."""
+    """Return the open visits at a fence, the longest first."""
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
         IndexName="there_now",
@@ -52,7 +54,7 @@ def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[visit_diff.
 
 
 def there_now(dynamodb: Any, table: str) -> Iterator[visit_diff.Row]:
-    """All open visits at all fences. Reads the whole index, which holds nothing else."""
+    """Return all open visits at all fences. Reads the whole index, which has nothing else."""
     return _open_visits(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
 
 
@@ -66,9 +68,10 @@ def contradictions_of_device(
 def competing_enters(
     dynamodb: Any, table: str, device: str, exclusive_tags: Collection[str], rule: Callable[[], Rule]
 ) -> list[GeofenceEvent]:
-    """Return a device's enters at exclusive places since its first open visit at one; none if only one competes.
+    """Return a device's enters at exclusive places since its first open visit at one; none if only one
+    competes.
 
-    Reads its visits; its events and the stage's `rule` only where two exclusive places compete for it.
+     Reads the device's visits, and its events and the stage's `rule` only if two exclusive places compete.
     """
     visits = [
         row for row in visits_of_device(dynamodb, table, device) if row["geofence_tag"] in exclusive_tags
@@ -81,7 +84,7 @@ def competing_enters(
     pairs = {_pair_of(row) for row in visits if (row["exited_at"] or since) >= since}  # type: ignore[operator]
     if len(pairs) == 1:
         return []
-    # The first enter of an open visit is known even when its event has expired.
+    # An open visit's first enter is known even after its event expired.
     enters = [_enter_of(row) for row in open_visits]
     min_confidence = rule().min_confidence
     with ThreadPoolExecutor(1) as side_by_side:
@@ -98,7 +101,7 @@ def competing_enters(
 def with_presence(
     rows: Iterable[visit_diff.Row], contradicting: Mapping[Pair, GeofenceEvent]
 ) -> list[visit_diff.Row]:
-    """Add what contradicts each open visit; contradicted ones come last."""
+    """Add the contradicting enter to each open visit; contradicted ones come last."""
     found: list[visit_diff.Row] = []
     for row in rows:
         by = contradicting.get(_pair_of(row)) if _is_open(row) else None
@@ -178,7 +181,7 @@ def _row(pair: Pair, visit: Visit) -> visit_diff.Row:
 def _fence(text: str) -> Fence:
     tag, slash, external_id = text.partition("/")
     if not (tag and slash and external_id):
-        raise typer.BadParameter(f"{text!r}: a fence is written tag/externalId")
+        raise typer.BadParameter(f"{text!r}: write a fence as tag/externalId")
     return Fence(tag, external_id)
 
 
@@ -186,16 +189,23 @@ def command(
     context: typer.Context,
     *,
     device: Annotated[
-        str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="Where was it?")
+        str | None,
+        typer.Option(parser=terminal.not_empty, metavar="DEVICE", help=("The device whose visits to list.")),
     ] = None,
     fence: Annotated[
         Fence | None,
-        typer.Option(parser=_fence, metavar="FENCE", help="Who is there now? As tag/externalId."),
+        typer.Option(
+            parser=_fence,
+            metavar="FENCE",
+            help=("The fence whose current visits to list, as tag/externalId."),
+        ),
     ] = None,
     since: Annotated[
         datetime | None,
         typer.Option(
-            parser=terminal.time, help="With --device: those that began no earlier.", metavar="TIME"
+            parser=terminal.time,
+            help=("With --device: only visits that began at this time or later."),
+            metavar="TIME",
         ),
     ] = None,
     stage: terminal.Stage = "local",
@@ -208,9 +218,9 @@ def command(
     kind (stage setting exclusiveTags): its exit event is missing.
     """
     if (device is None) == (fence is None):
-        raise typer.BadParameter("give one of --device and --fence")
+        raise typer.BadParameter("give --device or --fence")
     if since and fence is not None:
-        raise typer.BadParameter("--since goes with --device")
+        raise typer.BadParameter("--since requires --device")
     outputs = terminal.outputs_of(context, stage)
     dynamodb, table = outputs.aws("dynamodb"), outputs.visits_table
     if device is not None:

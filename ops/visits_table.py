@@ -1,4 +1,4 @@
-"""What the consumer's items in the visits table say: events and visits by pair."""
+"""Read events and visits by pair from the consumer's items in the visits table."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,17 +11,17 @@ from contract.events import GeofenceEvent
 
 
 def events_in(items: Iterable[Item]) -> Iterator[tuple[Pair, list[GeofenceEvent]]]:
-    """The known events of each pair among the items of some devices, one content per id."""
+    """Return the known events of each pair from the items of some devices, one content per id."""
     for pair, _, parts in _pairs(items):
         yield pair, [event for part in parts for event in part.events]
 
 
 def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
-    """The visits of each pair among the items of some devices, in order per pair."""
+    """Return the visits of each pair from the items of some devices, in order per pair."""
     for pair, rule, parts in _pairs(items):
         visit: Visit | None = None
         for part in parts:
-            # Each from its own base: a chunk between two others may have expired.
+            # Each chunk starts from its own base, because a chunk between two others may have expired.
             ended, visit, _ = walk(part.base, part.events, rule.merge_gap, rule.min_confidence)
             yield from ((pair, each) for each in ended)
         if visit:
@@ -29,7 +29,7 @@ def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
 
 
 def missing_chunks(items: Iterable[Item]) -> Iterator[Chunk]:
-    """The chunks that a change asks for and that have not been written yet."""
+    """Yield the chunks that a change has to write and that do not exist yet."""
     by_key = {(item["pk"], item["sk"]): item for item in items}
     for (pk, sk), item in by_key.items():
         if "chunks" in item:
@@ -42,7 +42,7 @@ def missing_chunks(items: Iterable[Item]) -> Iterator[Chunk]:
 def _pairs(items: Iterable[Item]) -> Iterator[tuple[Pair, Rule, list[Chunk | PairLog]]]:
     by_pair: dict[Pair, list[Item]] = {}
     for item in items:
-        if "#" not in str(item["pk"]):  # else in the previous layout
+        if "#" not in str(item["pk"]):  # otherwise in the previous layout
             by_pair.setdefault(keys.pair_of_key(str(item["pk"]), str(item["sk"])), []).append(item)
     for pair, some in by_pair.items():
         found = {str(item["sk"]): item for item in some}

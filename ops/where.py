@@ -1,6 +1,6 @@
-"""`milkrun trace`: the journey of one event, or of one object, in the order in which it happened.
+"""`milkrun trace`: follow one event or object through all stores, in time order.
 
-By id RAW is asked first; what is not loaded is looked for in the archive's objects between two times.
+An event id is searched in RAW first; if it is not loaded, in the archive's objects between two times.
 """
 
 import base64
@@ -34,18 +34,18 @@ from ops.stores import (
 from snowpipe.archive import Archive
 from snowpipe.warehouse import Warehouse
 
-# How far behind its arrival in S3 an event is looked for on the stream: redriven ones come late.
+# How long after its arrival in S3 an event is searched on the stream; redriven ones come late.
 STREAM_REACH = timedelta(hours=1)
-# How far behind it an event that was not consumed is looked for among what was set aside.
+# How long after it an event that was not consumed is searched in the quarantine.
 SET_ASIDE_REACH = timedelta(hours=24)
-# How far behind it a line of a function's log is looked for.
+# How long after it a line of a function's log is searched.
 LOG_REACH = timedelta(minutes=10)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that is known of the event. `at` is None where nobody noted a time."""
+    """A known step of the event. `at` is None if no store recorded a time."""
 
     what: str
     at: datetime | None
@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One place in the archive: object and line (from 1), and what stands there."""
+    """A place in the archive: object, line (from 1), and its content."""
 
     key: str
     number: int
@@ -62,7 +62,10 @@ class Line:
 
 
 class Finder:
-    """Asks every store of one stage. `searched` tells what was looked at, for whoever finds nothing."""
+    """Searches every store of one stage.
+
+    `searched` lists the searched stores, for the message if nothing is found.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class Finder:
         warehouse: Warehouse | None,
         unasked: Mapping[str, str] | None = None,
     ) -> None:
-        """`unasked` names the stores that do not answer (ops/reach.py): nothing is asked of them."""
+        """`unasked` names the stores that do not answer (ops/reach.py); they are not searched."""
         self._unasked = unasked or {}
         self._outputs = outputs
         self._stage = stage
@@ -82,7 +85,7 @@ class Finder:
         self.searched: list[str] = []
 
     def event(self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]) -> list[Step]:
-        """All steps of all copies of the event, in time order."""
+        """Return all steps of all copies of the event, in time order."""
         lines = self._loaded_lines(event_id) or self._archived_lines(event_id, start, end, told)
         steps = [step for line in lines for step in self._of_line(line, event_id)]
         for text in {line.text for line in lines if line.key.startswith("events/")}:
@@ -91,12 +94,12 @@ class Finder:
         return in_order(steps)
 
     def object(self, key: str) -> list[Step]:
-        """An object's steps: received, archived, loaded."""
+        """Return an object's steps: received, archived, loaded."""
         self.searched.append(f"s3://{self._outputs.bucket}/{key}")
         return in_order([*self._stored(key), *self._rows(key)])
 
     def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:
-        """The steps of what a request left in the archive; [] if the log has no such request."""
+        """Return the steps of the objects that a request stored; [] if the log has no such request."""
         if "CloudWatch Logs" in self._unasked:
             return []
         self.searched.append(f"the log of ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}")
@@ -108,7 +111,7 @@ class Finder:
         return []
 
     def near(self, device: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
-        """The events of a device that happened between these times, as RAW has them."""
+        """Return the events of a device that happened between these times, from RAW."""
         if self._warehouse is None:
             return []
         self.searched.append(f"{self._outputs.database}.RAW.EVENTS of {device}")
@@ -121,7 +124,7 @@ class Finder:
         timed = [(at, row) for row in rows if (at := _time(row["created_at"] or ""))]
         return [row for at, row in sorted(timed, key=lambda each: each[0]) if start <= at <= end]
 
-    # --- looking for it
+    # --- searching
 
     def _loaded_lines(self, event_id: str) -> list[Line]:
         lines: list[Line] = []
@@ -141,7 +144,7 @@ class Finder:
         return lines
 
     def _text(self, key: str, number: int) -> bytes:
-        """b"" where the object is gone: a lifecycle rule, or `forget`."""
+        """Return the line; b"" if the object is gone (a lifecycle rule, or `forget`)."""
         lines = self._lines(key, self._archive.body(key))
         return lines[number - 1] if number <= len(lines) else b""
 
@@ -159,7 +162,7 @@ class Finder:
         told: Callable[[int], None] = lambda _: None,
         prefixes: Sequence[str] = ("events/", "rejected/", "set-aside/"),
     ) -> list[Line]:
-        """Read every object of these hours; an id is looked for as text before anything is parsed."""
+        """Search every object of these hours; an id is searched as text before anything is parsed."""
         found: list[Line] = []
         if "S3" in self._unasked:
             return found
@@ -170,7 +173,7 @@ class Finder:
                 f"{len(keys)} objects of {prefix} from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
             )
             with ThreadPoolExecutor(8) as readers:
-                # Some at a time: what has been read and not looked at yet is in memory.
+                # In groups, because objects that were read and not searched yet are in memory.
                 bodies = chain.from_iterable(
                     readers.map(self._archive.body, some) for some in batched(keys, 256, strict=False)
                 )
@@ -181,14 +184,14 @@ class Finder:
                             found.append(Line(key, number, text))
         return found
 
-    # --- its steps
+    # --- the steps
 
     def _of_line(self, line: Line, event_id: str) -> Iterator[Step]:
         yield from self._stored(line.key, line.number)
         if line.key.startswith("events/"):
             event = json.loads(line.text) if line.text else {}
             if "createdAt" in event:
-                # Two devices may use one event id: each line says whose it is.
+                # Two devices may use one event id, so each line names its device.
                 told = {"type": event.get("type"), "device": device_in(line.text)}
                 yield Step("happened (the phone's clock)", _time(event["createdAt"]), told)
         elif line.text:
@@ -218,8 +221,9 @@ class Finder:
         yield from self._answered(key, head["LastModified"])
 
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
-        """From the handler's canonical line: whether its geofence events went to the stream or were left to
-        be redriven."""
+        """Return from the handler's log line whether its geofence events were published or queued for
+        redrive.
+        """
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
                 named: dict[str, Any] = {
@@ -235,7 +239,7 @@ class Finder:
     ) -> Iterator[tuple[datetime, dict[str, Any]]]:
         if "CloudWatch Logs" in self._unasked:
             return iter(())
-        # The clocks of S3, Kinesis and the function need not agree to the second.
+        # The clocks of S3, Kinesis and the function may differ by a second.
         start, end = about - timedelta(seconds=5), about + LOG_REACH
         return log_lines(self._outputs, self._stage, function, name, start=start, end=end)
 
@@ -257,12 +261,12 @@ class Finder:
             yield Step("not loaded", None, {"key": key})
 
     def _of_crossing(self, text: bytes, event_id: str, lines: Sequence[Line]) -> Iterator[Step]:
-        """What became of a geofence event behind the archive: the stream, the consumer, the visit."""
+        """Return the steps after the archive: stream, consumer, visit."""
         if not text or json.loads(text).get("type") not in self._kinds:
             return
         try:
             event = geofence_event(text, self._kinds)
-        except InvalidEvent:  # archived before the stage took such events for geofence events
+        except InvalidEvent:  # archived before the stage treated such events as geofence events
             return
         since = min(filter(None, (self._received_at(line.key) for line in lines)), default=None)
         published = list(self._published(event, since)) if since and "Kinesis" not in self._unasked else []
@@ -292,7 +296,7 @@ class Finder:
                 yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
-        """When the batch with the first of these records was done, by the consumer's canonical line."""
+        """Return when the batch with the first of these records was processed, from the consumer's log line."""
         first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
         if first is None or first.at is None:
             return None
@@ -346,12 +350,12 @@ class Finder:
 
 
 def is_key(text: str) -> bool:
-    """Whether a text may name an object of the archive, under a key of ours or one that others chose."""
+    """Return whether a text may be an archived object's key, ours or one that others chose."""
     return "/" in text and prefix_of(text) is not None
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
-    """By time; what has none stays behind what it followed."""
+    """Sort steps by time; one without a time stays after the step that it followed."""
     placed: list[tuple[datetime, int, Step]] = []
     last = datetime.min.replace(tzinfo=UTC)
     for i, step in enumerate(steps):
@@ -362,12 +366,12 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 
 
 def _may_hold(text: bytes, needle: bytes) -> bool:
-    """Quick to rule a line out before it is parsed; escapes or base64 could hide the needle."""
+    """Rule a line out before it is parsed, unless escapes or base64 could hide the id."""
     return needle in text or b"\\" in text or b"_base64" in text
 
 
 def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
-    """Whether an archived line is this event's, and not one that only names its id."""
+    """Return whether an archived line is this event, not one that only mentions its id."""
     if prefix == "events/":
         return event_id_in(text) == event_id
     try:
@@ -378,12 +382,12 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
         if isinstance(held, dict):
             return bool(held.get("_id") == event_id)
         return event_id_in(base64.b64decode(line.get("record_base64", ""))) == event_id
-    except (ValueError, AttributeError, TypeError, RecursionError):  # nothing of ours
+    except (ValueError, AttributeError, TypeError, RecursionError):  # not written by Milkrun
         return False
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
-    """Whether a batch got as far as this sequence number: what it stopped at comes again."""
+    """Return whether a batch got as far as this sequence number; it stops before the record at `stopped_at`."""
     try:
         first, last = int(line["first_sequence_number"]), int(line["last_sequence_number"])
         return first <= number <= last and number < int(line.get("stopped_at") or last + 1)
@@ -399,7 +403,7 @@ def _time(text: str) -> datetime | None:
 
 
 def lags(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """The steps as rows, each with its seconds behind the first step on a server's clock."""
+    """Return the steps as rows, each with its seconds since the first step on a server's clock."""
     begin = next((utc(step.at) for step in steps if step.at and step.what == "received"), None)
     rows = []
     for step in steps:

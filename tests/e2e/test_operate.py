@@ -383,7 +383,7 @@ def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missi
     running.send_signal(signal.SIGINT)
     said, problem = running.communicate(timeout=20)
     assert (running.returncode, said) == (130, "")
-    assert "the same command goes on" in problem
+    assert "the same command continues" in problem
     assert "Traceback" not in problem
     first = replayed(pipeline, device)
     assert 4 <= len(first) < 16

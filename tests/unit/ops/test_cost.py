@@ -115,8 +115,8 @@ def test_what_was_read_nowhere_is_said_beside_the_bill(prices):
     assert prices.not_confirmed == ["firehose.gb_in"]
     assert json.loads(run("--json"))["prices_not_confirmed"] == prices.not_confirmed
     table = run()
-    assert f"as read on {prices.as_of}" in table
-    assert "Read in no source, look before you rely on it: firehose.gb_in" in table
+    assert f"of {prices.as_of}, without" in table
+    assert "Prices without a source; check before relying on them: firehose.gb_in" in table
 
 
 def test_the_date_is_that_of_the_price_which_was_read_longest_ago(tmp_path):

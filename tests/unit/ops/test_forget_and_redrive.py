@@ -232,7 +232,9 @@ def test_a_device_that_somebody_else_used_there_too_is_named_to_be_replayed(stag
     assert report["visits_to_make_again"] == [
         {"device_id": "phone-1", "tag": "farm", "external_id": "farm-1"}
     ]
-    assert report["next"] == ["milkrun replay --from '79 days ago' --device phone-1   # others used it too"]
+    assert report["next"] == [
+        "milkrun replay --from '79 days ago' --device phone-1   # other people used it too"
+    ]
 
 
 def test_while_the_marts_still_have_the_rows_it_is_not_done_and_says_so(stage, monkeypatch):

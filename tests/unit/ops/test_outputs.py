@@ -88,7 +88,7 @@ def test_a_deployed_stage_is_what_cloudformation_and_the_environment_say() -> No
 
 @pytest.mark.usefixtures("aws")
 def test_a_stage_that_is_not_deployed_is_said_so() -> None:
-    with pytest.raises(NoStackError, match="stage dev cannot be looked up"):
+    with pytest.raises(NoStackError, match="stage dev was not found"):
         Outputs.find("dev", SNOWFLAKE)
 
 
@@ -128,7 +128,7 @@ def test_a_stage_whose_stack_names_nothing_yet_is_said_so() -> None:
         TemplateBody=json.dumps({"Resources": {"Nothing": {"Type": "AWS::SNS::Topic"}}}),
     )
     boto3.client("apigateway").create_api_key(name="milkrun-dev-app", enabled=True)
-    with pytest.raises(NoStackError, match="not deployed whole"):
+    with pytest.raises(NoStackError, match="incompletely deployed"):
         Outputs.find("dev", SNOWFLAKE)
 
 

@@ -261,7 +261,7 @@ def test_a_stream_that_goes_on_refusing_ends_the_replay(monkeypatch: pytest.Monk
         def put(self, records: Sequence[Record]) -> list[Record]:
             raise RetryableError("down")
 
-    with pytest.raises(Refusal, match="refused 1 records"):
+    with pytest.raises(Refusal, match="did not accept 1 records"):
         put_all([Record("d", line(1), 1)], Down(), Pace(1e9))
 
 

@@ -117,18 +117,18 @@ def test_what_stands_in_the_way_is_one_line_and_code_2(problem: Exception, print
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["send", "--begin", "soonish"], "is no time"),
+        (["send", "--begin", "soonish"], "is not a time"),
         (["send", "--run", "zz"], "8 hexadecimal digits"),
-        (["visits", "--device", "d", "--since", "soonish"], "is no time"),
-        (["visits", "--fence", "farm/1", "--since", "now"], "--since goes with --device"),
+        (["visits", "--device", "d", "--since", "soonish"], "is not a time"),
+        (["visits", "--fence", "farm/1", "--since", "now"], "--since requires --device"),
         (["visits", "--fence", "farm"], "tag/externalId"),
         (["visits"], "--device"),
         (["replay"], "give --from"),
         (["replay", "--set-aside", "x", "--from", "now"], "give --from"),
         (["replay", "--set-aside", "x", "--device", "d"], "archived events only"),
         (["replay", "--on-failure", "--type", "t"], "archived events only"),
-        (["replay", "--from", "now", "--to-file", "f"], "--to-file goes with --set-aside"),
-        (["reconcile", "--from", "soonish"], "is no time"),
+        (["replay", "--from", "now", "--to-file", "f"], "--to-file requires --set-aside"),
+        (["reconcile", "--from", "soonish"], "is not a time"),
         (["reconcile", "--from", "now", "--to", "2 hours ago"], "is after --to"),
         (["replay", "--from", "now", "--to", "2 hours ago"], "is after --to"),
         (["where", "x", "--from", "now", "--to", "2 hours ago"], "is after --to"),
@@ -149,7 +149,7 @@ def test_outputs_that_are_none_are_named(tmp_path: Path) -> None:
     path = tmp_path / "outputs.json"
     for text in ("{}", "", "[]"):
         path.write_text(text)
-        with pytest.raises(NoStackError, match=r"outputs\.json is not a stack's outputs"):
+        with pytest.raises(NoStackError, match=r"outputs\.json is not a valid outputs.json"):
             Outputs.read(path)
 
 

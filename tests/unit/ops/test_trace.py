@@ -27,7 +27,7 @@ REJECT = [
     [
         (LOADED, "ARRIVED: archived, loaded, staged", 0),
         ([*PUBLISHED, Step("consumed", AT), Step("in a visit", None)], "ARRIVED", 0),
-        (REJECT, "REJECTED: missing_geofence geofence: m, kept in s3://…/events/dt=", 0),
+        (REJECT, "REJECTED: missing_geofence geofence: m, stored in s3://…/events/dt=", 0),
         ([*STORED, Step("not loaded", None, {"key": KEY})], "NOT LOADED", 1),
         ([*LOADED, *LOST], "NOT PUBLISHED", 1),
         ([*LOADED, Step("answered, some left for redrive", AT), *LOST], "WAITS FOR THE STREAM", 1),

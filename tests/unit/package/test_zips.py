@@ -180,7 +180,7 @@ def test_deployment_of_tested_zips_builds_nothing(local):
     known = stamp.read_text()
     stamp.write_text("of other sources")
     try:
-        with pytest.raises(SystemExit, match="not the zip of these sources"):
+        with pytest.raises(SystemExit, match="was not built from these sources"):
             package.package("local", may_build=False)
     finally:
         stamp.write_text(known)
