@@ -1,4 +1,4 @@
-"""An AWS of our own: moto's server on loopback, one request at a time (its conditional writes race)."""
+"""Run moto's server on loopback, with one request at a time because moto's conditional writes can race."""
 
 import json
 import threading
@@ -37,10 +37,10 @@ class Aws:
             "STREAM_NAME": self.stream,
         }
 
-    def told(self) -> list[dict[str, object]]:
-        """What a queue behind the bus got, each time."""
+    def received_notifications(self) -> list[dict[str, object]]:
+        """Receive and delete all notifications from a queue that is a target of the bus."""
         sqs = self.client("sqs")
-        url = sqs.get_queue_url(QueueName="told")["QueueUrl"]
+        url = sqs.get_queue_url(QueueName="received")["QueueUrl"]
         found = []
         while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
             for message in messages:
@@ -86,12 +86,14 @@ def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Aws:
     )
     found.client("s3").create_bucket(Bucket=found.bucket)
     found.client("kinesis").create_stream(StreamName=found.stream, ShardCount=2)
-    found.client("sqs").create_queue(QueueName="told")
+    found.client("sqs").create_queue(QueueName="received")
     events = found.client("events")
     events.create_event_bus(Name=found.bus)
     events.put_rule(
         Name="all", EventBusName=found.bus, EventPattern=json.dumps({"source": ["milkrun.visits"]})
     )
-    arn = "arn:aws:sqs:us-east-1:123456789012:told"
-    events.put_targets(Rule="all", EventBusName=found.bus, Targets=[{"Id": "told", "Arn": arn}])
+    arn = "arn:aws:sqs:us-east-1:123456789012:received"
+    events.put_targets(
+        Rule="all", EventBusName=found.bus, Targets=[{"Id": "received", "Arn": arn}]
+    )
     return found

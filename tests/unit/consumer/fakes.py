@@ -1,4 +1,4 @@
-"""A table, a bus and a set-aside in memory, and a scheduler that decides who makes the next call."""
+"""In-memory fakes of the visits table, the bus and the quarantine."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from ops.visits_table import visits_in
 
 
 class Inline(Executor):
-    """Runs what it is given at once, in order."""
+    """Run each submitted call immediately, in order."""
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
@@ -23,20 +23,21 @@ class Inline(Executor):
 
 @dataclass
 class FakeTable:
-    """What DynamoDB promises and no more: single items are atomic, reads consistent, batches in no order.
+    """Guarantee only what DynamoDB guarantees: atomic single-item writes, consistent reads, and batches in
+    any order.
 
-    `turn` is called before every single read or write of an item; it may give way to others, or raise.
+    `turn` is called before each read or write of an item. It may let another thread run, or raise.
     """
 
     stored: dict[Key, Item] = field(default_factory=dict)
     turn: Callable[[str], None] = lambda what: None
     requests: int = 0
-    # Which eventually consistent reads see the item as it was before the last write
+    # Keys for which an eventually consistent read returns the item before the last write
     stale: Callable[[Key], bool] = lambda key: False
     before: dict[Key, Item] = field(default_factory=dict)
 
     def seen_by(self, turn: Callable[[str], None]) -> "FakeTable":
-        """The same items, by somebody with other turns."""
+        """Return a view of the same items with another `turn`."""
         return FakeTable(self.stored, turn, stale=self.stale, before=self.before)
 
     def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
@@ -71,7 +72,7 @@ class FakeTable:
     def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
         self.requests += 1
         after = ""
-        while True:  # one item a page: others may write between any two
+        while True:  # one item per page, so that others may write in between
             self.turn("query")
             left = sorted(sk for p, sk in self.stored if p == pk and first <= sk <= last and sk > after)
             if not left:
@@ -80,7 +81,7 @@ class FakeTable:
             yield copy.deepcopy(self.stored[pk, after])
 
     def visits(self, pair: Pair) -> list[Visit]:
-        """What readers see, in order."""
+        """Return the visits that readers see, in order."""
         return [visit for found, visit in visits_in(self.stored.values()) if found == pair]
 
 

@@ -1,4 +1,4 @@
-"""Events as phones send them, small enough that collisions of every kind happen."""
+"""Strategies for events as phones send them, drawn from few values so that every kind of collision occurs."""
 
 import base64
 import json
@@ -54,7 +54,9 @@ class World:
 
 
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
-    """Few ids, so that ids repeat with the same and with other contents; times that tie and that flap."""
+    """Draw from few ids, so that ids repeat with equal and different contents, and from few times, so that
+    events tie and flap.
+    """
     world = world or World()
     return st.builds(
         event,
@@ -70,7 +72,7 @@ def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
 
 
 def as_json(e: GeofenceEvent) -> bytes:
-    """The event as an app sends it and as it lies on the stream."""
+    """Return the event as the app sends it and as the stream carries it."""
     body: dict[str, object] = {
         "_id": e.event_id,
         "type": e.type,
@@ -86,7 +88,9 @@ def as_json(e: GeofenceEvent) -> bytes:
 
 
 def batch_of(datas: Sequence[bytes | str], first: int = 1, stream: str = "geofence") -> dict[str, Any]:
-    """A Lambda batch of one shard, arrived two hours after START. A `str` stands for itself, not base64."""
+    """Return a Lambda batch of one shard that arrived two hours after START. A `str` is passed on without
+    base64 encoding.
+    """
     return {
         "Records": [
             {

@@ -1,4 +1,4 @@
-"""The ports on DynamoDB, EventBridge and S3, where those answer half a yes."""
+"""Test the adapters for DynamoDB, EventBridge and S3 when a response reports a partial failure."""
 
 from urllib.parse import unquote
 
@@ -35,7 +35,7 @@ def no_pauses(monkeypatch):
 
 
 class DynamoDB:
-    """Answers what `answers` says about each call: the keys it leaves undone, or an error it raises."""
+    """Let `decide` choose the result of each call: the keys left unprocessed, or an error to raise."""
 
     def __init__(self, decide):
         self.decide, self.found, self.consistent, self.calls = decide, [], True, []
@@ -57,7 +57,7 @@ def table(decide) -> tuple[DynamoTable, DynamoDB]:
     return DynamoTable(dynamodb, "visits", Inline()), dynamodb
 
 
-def test_what_a_batch_read_leaves_undone_is_asked_again_and_nothing_else():
+def test_unprocessed_keys_of_a_batch_read_are_requested_again():
     found, dynamodb = table(lambda db, keys: keys[20:] if len(db.calls) <= 3 else [])
     items, failures = found.get(KEYS)
     assert (sorted(items), failures) == (KEYS, {})
@@ -65,14 +65,14 @@ def test_what_a_batch_read_leaves_undone_is_asked_again_and_nothing_else():
     assert max(map(len, dynamodb.calls)) == 100
 
 
-def test_what_stays_undone_is_named():
+def test_keys_that_stay_unprocessed_are_reported():
     found, _ = table(lambda db, keys: [k for k in keys if k == "007"])
     items, failures = found.get(KEYS)
     assert {key: type(e) for key, e in failures.items()} == {("p", "007"): TimeoutError}
     assert len(items) == 149
 
 
-def test_a_refused_batch_is_halved_until_the_culprit_stands_alone():
+def test_invalid_batch_is_halved_until_the_invalid_key_is_found():
     def decide(db, keys):
         if "031" in keys:
             raise error("ValidationException")
@@ -83,7 +83,7 @@ def test_a_refused_batch_is_halved_until_the_culprit_stands_alone():
     assert len(items) == 149
 
 
-def test_any_other_error_is_the_failure_of_its_batch_only():
+def test_any_other_error_fails_only_its_own_batch():
     def decide(db, keys):
         if "000" in keys:
             raise error("ThrottlingException")
@@ -94,7 +94,7 @@ def test_any_other_error_is_the_failure_of_its_batch_only():
 
 
 @pytest.mark.parametrize("consistent", [True, False])
-def test_a_read_is_as_consistent_as_asked(consistent):
+def test_read_uses_the_requested_consistency(consistent):
     found, dynamodb = table(lambda db, keys: [])
     found.get(KEYS[:1], consistent=consistent)
     assert dynamodb.consistent is consistent
@@ -116,7 +116,7 @@ class Events:
 NOTICES = [Notification(str(n), "arrived", {"id": str(n)}) for n in range(23)]
 
 
-def test_entries_that_the_bus_did_not_take_are_sent_again_alone():
+def test_entries_that_the_bus_rejected_are_resent_alone():
     events = Events(
         lambda bus, entry: len(bus.calls) == 1 and entry["Detail"] in ('{"id":"3"}', '{"id":"7"}')
     )
@@ -125,14 +125,14 @@ def test_entries_that_the_bus_did_not_take_are_sent_again_alone():
     assert events.calls[1] == ['{"id":"3"}', '{"id":"7"}']
 
 
-def test_entries_that_the_bus_never_takes_are_named():
+def test_entries_that_the_bus_always_rejects_are_reported():
     events = Events(lambda e, entry: entry["Detail"] == '{"id":"7"}')
     assert {i: type(e) for i, e in EventBus(events, "bus", Inline()).publish(NOTICES).items()} == {
         "7": TimeoutError
     }
 
 
-def test_a_bus_that_is_down_fails_what_was_sent():
+def test_unreachable_bus_fails_all_notifications():
     class Down:
         def put_events(self, Entries):
             raise NoResponseError("EventBridge: TimeoutError")
@@ -143,7 +143,7 @@ def test_a_bus_that_is_down_fails_what_was_sent():
 POISON = [Poison(r, (Reason("not_json", "", "no"),)) for r in records_of(batch_of([b"no"]))]
 
 
-def test_poison_is_kept_in_one_object_per_batch_and_only_once():
+def test_poison_records_of_a_batch_are_quarantined_once_in_one_object():
     with strict_service() as s3:
         archive = Archive("bucket", region="eu-west-1", credentials=CREDENTIALS, url=s3.url)
         key = S3SetAside(archive).keep(POISON)
@@ -154,7 +154,7 @@ def test_poison_is_kept_in_one_object_per_batch_and_only_once():
     }
 
 
-def test_a_store_that_refuses_to_keep_poison_is_an_error():
+def test_failed_quarantine_raises_an_error():
     with strict_service() as s3:
         s3.answers = [(403, b"<Error><Code>AccessDenied</Code></Error>")]
         archive = Archive("bucket", region="eu-west-1", credentials=CREDENTIALS, url=s3.url)

@@ -1,4 +1,4 @@
-"""The function as Lambda calls it, on moto's DynamoDB, S3 and EventBridge."""
+"""Test the function as Lambda calls it, on moto's DynamoDB, S3 and EventBridge."""
 
 import gzip
 import json
@@ -40,16 +40,16 @@ def stored_visits(aws: Aws, pair: Pair = HOME):
     return [visit for of, visit in found if of == pair]
 
 
-def test_a_batch_becomes_visits_and_is_told_once(aws, capsys):
+def test_batch_becomes_visits_and_notifies_once(aws, capsys):
     later = event("enter", 3600, "c")
     assert consume(as_json(EXIT), as_json(ENTER), as_json(ENTER), as_json(later)) == {"batchItemFailures": []}
     assert stored_visits(aws) == list(visits_of([ENTER, EXIT, later])[HOME].visits)
-    told = aws.told()
+    told = aws.received_notifications()
     assert sorted((t["detail-type"], t["detail"]["visit"]["entered_event_id"]) for t in told) == [
         ("arrived", "a"), ("arrived", "c"), ("departed", "a"),
     ]  # fmt: skip
     assert consume(as_json(ENTER), as_json(later), first=5) == {"batchItemFailures": []}
-    assert aws.told() == []
+    assert aws.received_notifications() == []
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (line["event"], line["consumed"], line["repeated"], line["request_id"]) == (
         "records_consumed",
@@ -59,7 +59,7 @@ def test_a_batch_becomes_visits_and_is_told_once(aws, capsys):
     )
 
 
-def test_poison_lies_under_set_aside_with_reason_shard_and_sequence_number(aws, capsys):
+def test_poison_records_are_quarantined_with_reason_shard_and_position(aws, capsys):
     assert consume(as_json(ENTER), b"\xff", b'{"type":1}') == {"batchItemFailures": []}
     assert consume(as_json(ENTER), b"\xff", b'{"type":1}') == {"batchItemFailures": []}
     s3 = aws.client("s3")
@@ -77,7 +77,7 @@ def test_poison_lies_under_set_aside_with_reason_shard_and_sequence_number(aws, 
     assert (line["set_aside_key"], line["lines"], "_aws" in line) == (found["Key"], 2, True)
 
 
-def test_without_its_table_the_first_record_comes_again(aws, capsys):
+def test_without_the_table_the_batch_is_retried_from_its_first_record(aws, capsys):
     aws.client("dynamodb").delete_table(TableName=aws.table)
     assert consume(b"\xff", as_json(ENTER), as_json(EXIT)) == {"batchItemFailures": [{"itemIdentifier": "2"}]}
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -85,13 +85,13 @@ def test_without_its_table_the_first_record_comes_again(aws, capsys):
     assert "ResourceNotFound" in line["failure"]
 
 
-def test_a_missing_setting_is_named(aws, monkeypatch):
+def test_missing_setting_is_named(aws, monkeypatch):
     monkeypatch.delenv("VISITS_TABLE")
     with pytest.raises(ValueError, match="VISITS_TABLE"):
         consume(as_json(ENTER))
 
 
-def test_importing_the_function_needs_no_aws_and_no_botocore():
+def test_importing_the_function_loads_neither_boto3_nor_botocore():
     code = """import sys, consumer.main
 print([m for m in ('boto3', 'botocore.session', 'google.protobuf') if m in sys.modules])"""
     found = subprocess.run(
@@ -117,7 +117,7 @@ for batch in batches:
 """
 
 
-def test_processes_that_share_a_device_and_are_killed_leave_the_visits_of_the_set(aws):
+def test_killed_processes_sharing_a_device_do_not_change_the_visits(aws):
     chance = random.Random(4)
     kinds = ["enter", "exit", "dwell"]
     all_events = [event(chance.choice(kinds), 20 * chance.randrange(60), f"e{n % 70}") for n in range(90)]
@@ -140,7 +140,7 @@ def test_processes_that_share_a_device_and_are_killed_leave_the_visits_of_the_se
         return worker
 
     workers = [start(share) for share in shares]
-    for line in workers[0].stdout:  # after its third batch, wherever in the fourth it then is
+    for line in workers[0].stdout:  # kill it after its third batch, somewhere in the fourth
         if line.count("records_consumed") and json.loads(line)["first_sequence_number"] == "12":
             break
     workers[0].kill()

@@ -1,4 +1,4 @@
-"""A batch's three fates: in the visits, set aside, or from some record on again."""
+"""Test the three results for a record of a batch: added to the visits, quarantined, or retried."""
 
 import hashlib
 import subprocess
@@ -39,7 +39,7 @@ class World:
 
 
 class FailingStore:
-    """Adds all but the events of some devices."""
+    """Add all events except those of the given devices."""
 
     def __init__(self, store, failing):
         self.store, self.failing = store, failing
@@ -57,7 +57,7 @@ def aggregated(*datas: bytes, spoil: bool = False) -> bytes:
     for n, data in enumerate(datas):
         packed.add_user_record(f"key-{n}", data)
     _, _, body = packed.clear_and_get().get_contents()
-    if spoil:  # an index beyond the table of keys, under a digest that is right
+    if spoil:  # a key index out of range, with a correct digest
         message = body[4:-16].replace(b"\x08\x00", b"\x08\x63")
         body = body[:4] + message + hashlib.md5(message).digest()
     return body
@@ -85,7 +85,7 @@ def aggregated(*datas: bytes, spoil: bool = False) -> bytes:
         (aggregated(as_json(ENTER), spoil=True), "bad_aggregate"),
     ],
 )
-def test_poison_between_good_records_is_set_aside_with_its_reason_and_harms_nobody(data, code):
+def test_poison_record_is_quarantined_and_its_neighbours_are_processed(data, code):
     world = World()
     outcome = world.consume(as_json(ENTER), data, as_json(EXIT))
     assert (outcome.stopped_at, outcome.consumed) == (None, 2)
@@ -96,19 +96,19 @@ def test_poison_between_good_records_is_set_aside_with_its_reason_and_harms_nobo
     assert world.visits() == list(visits_of([ENTER, EXIT])[HOME].visits)
 
 
-def test_records_of_another_stream_are_set_aside():
+def test_records_of_another_stream_are_quarantined():
     world = World()
     assert world.consume(as_json(ENTER), stream="other").stopped_at is None
     assert world.codes() == ["wrong_stream"]
 
 
-def test_a_batch_that_is_all_poison_is_set_aside_and_its_share_says_so():
+def test_batch_of_only_poison_records_reports_its_share():
     world = World()
     outcome = world.consume(b"no", b"nor this")
     assert (len(world.aside.kept), outcome.set_aside_share, outcome.stopped_at) == (2, 100.0, None)
 
 
-def test_a_time_that_is_too_old_is_counted_and_left_to_the_warehouse():
+def test_event_that_is_too_old_is_counted_and_left_to_the_warehouse():
     world = World()
     outcome = world.consume(
         as_json(event("enter", -80 * 86400, "old")), as_json(event("enter", -79 * 86400, "kept"))
@@ -116,7 +116,7 @@ def test_a_time_that_is_too_old_is_counted_and_left_to_the_warehouse():
     assert (outcome.too_old, outcome.consumed, len(world.visits())) == (1, 1, 1)
 
 
-def test_what_a_producer_library_packed_into_one_record_counts_one_by_one():
+def test_records_aggregated_by_the_kpl_are_processed_one_by_one():
     world = World()
     outcome = world.consume(aggregated(as_json(ENTER), b"poison", as_json(EXIT)))
     assert (outcome.records, outcome.consumed) == (3, 2)
@@ -125,8 +125,8 @@ def test_what_a_producer_library_packed_into_one_record_counts_one_by_one():
     assert len(world.visits()) == 1
 
 
-def test_nothing_of_the_producer_librarys_own_helpers_is_needed_to_unpack_its_records():
-    """They change sys.path when they are imported; a function that starts cold has not imported them."""
+def test_deaggregation_does_not_need_the_kpl_helpers():
+    """The helpers change sys.path when they are imported, and a cold function has not imported them."""
     code = f"""
 from consumer.records import records_of
 print([r.data for r in records_of({batch_of([aggregated(b"a", b"b")])!r})])
@@ -135,7 +135,7 @@ print([r.data for r in records_of({batch_of([aggregated(b"a", b"b")])!r})])
     assert found.stdout.strip() == "[b'a', b'b']"
 
 
-def test_the_first_record_that_was_not_done_is_the_one_reported():
+def test_first_failed_record_is_reported():
     world = World()
     failing = {"truck-3": ConnectionError("throttled"), "truck-2": TimeoutError("slow")}
     ports = Ports(FailingStore(world.ports.store, failing), world.aside)
@@ -146,8 +146,10 @@ def test_the_first_record_that_was_not_done_is_the_one_reported():
     assert outcome.consumed == 3
 
 
-def test_what_another_consumer_of_the_shard_added_before_it_died_is_published_by_the_next_batch():
-    """As `make kcl` runs a worker beside the function: that one had both events in one batch, this one has not."""
+def test_change_of_a_dead_consumer_is_published_by_the_next_batch():
+    """`make kcl` runs a worker beside the function. It received both events in one batch; this consumer
+    received them in two.
+    """
     world, calls = World(), []
 
     class Died(BaseException):
@@ -167,7 +169,7 @@ def test_what_another_consumer_of_the_shard_added_before_it_died_is_published_by
     assert [n.kind for n in world.bus.notified] == ["arrived", "departed"]
 
 
-def test_nothing_is_begun_behind_the_first_failure_nor_when_time_is_nearly_up():
+def test_consumer_stops_after_the_first_failure_or_when_time_is_short():
     world = World()
     ports = Ports(FailingStore(world.ports.store, {"truck-7": ConnectionError()}), world.aside)
     datas = [as_json(event("enter", n, device=f"truck-{n}")) for n in range(230)]
@@ -178,7 +180,7 @@ def test_nothing_is_begun_behind_the_first_failure_nor_when_time_is_nearly_up():
     assert isinstance(outcome.failure, TimeNearlyUp)
 
 
-def test_what_cannot_be_set_aside_now_is_not_done():
+def test_record_that_cannot_be_quarantined_is_retried():
     world = World()
     world.aside.failure = ConnectionError("no S3")
     outcome = world.consume(as_json(ENTER), b"poison", as_json(EXIT))
@@ -186,14 +188,14 @@ def test_what_cannot_be_set_aside_now_is_not_done():
     assert world.aside.kept == []
 
 
-def test_what_the_store_can_never_take_is_set_aside():
+def test_pair_that_the_store_rejects_permanently_is_quarantined():
     world = World()
     ports = Ports(FailingStore(world.ports.store, {"truck-1": PermanentError("key too long")}), world.aside)
     outcome = consume(records_of(batch_of([as_json(ENTER), as_json(EXIT)])), ports)
     assert (outcome.stopped_at, world.codes()) == (None, ["refused_by_store"] * 2)
 
 
-def test_of_a_pair_only_what_the_store_can_never_take_is_set_aside():
+def test_only_the_rejected_events_of_a_pair_are_quarantined():
     class Choosy(FailingStore):
         def add(self, events, arrivals):
             return {p: Added(added=1, refused={"b": PermanentError("no")}) for p in events}
@@ -211,7 +213,7 @@ def test_of_a_pair_only_what_the_store_can_never_take_is_set_aside():
     st.lists(st.one_of(events().map(as_json), st.just(b"poison"), st.just("%")), max_size=25),
     st.sets(st.sampled_from(["truck-1", "truck#2"])),
 )
-def test_every_record_is_in_the_visits_or_set_aside_or_comes_again(datas, failing):
+def test_every_record_is_in_the_visits_quarantined_or_retried(datas, failing):
     world = World()
     ports = Ports(FailingStore(world.ports.store, dict.fromkeys(failing, ConnectionError())), world.aside)
     records = list(records_of(batch_of(datas)))

@@ -1,4 +1,4 @@
-"""Items expire, each for itself and some days late; visits may last longer, and devices come back."""
+"""Test that visits stay correct although their items expire separately and some days late."""
 
 import random
 from dataclasses import replace
@@ -18,7 +18,7 @@ from .strategies import START, TYPES, event, events
 from .test_store import HOME, ONE_PAIR, SIZES, Died, grouped, small, store
 
 DAY = 86400
-# DynamoDB deletes "within a few days" of the expiry, and not in order.
+# DynamoDB deletes items "within a few days" of their expiry, in no order.
 DAYS_LATE = 5
 
 
@@ -36,7 +36,7 @@ def recent(visits, now):
     return [v for v in seen if v.is_open or (v.exited_at or v.last_seen_at or v.entered_at) > since]
 
 
-# Days that pass before some events arrive, and each event's age then.
+# Days until some events arrive, and the age of each event at that time
 arrivals = st.tuples(
     st.sampled_from([0, 1, 45, 70, 92, 95]),
     st.lists(
@@ -49,10 +49,8 @@ arrivals = st.tuples(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(arrivals, min_size=1, max_size=6), st.integers(0, 10**6), st.sets(st.integers(0, 80)), SIZES)
-def test_whatever_has_expired_the_visits_of_the_last_days_are_those_of_the_set(
-    all_arrivals, seed, deaths, sizes
-):
-    """However long they last, and wherever a process dies: its batch comes again."""
+def test_expired_items_do_not_change_the_recent_visits(all_arrivals, seed, deaths, sizes):
+    """Visits may last longer than events are kept. If a process dies, its batch is retried."""
     with small(sizes):
         check_expiry(all_arrivals, seed, deaths)
 
@@ -80,13 +78,13 @@ def check_expiry(all_arrivals, seed, deaths):
     assert recent(table.visits(HOME), now) == recent(visits_of(sent)[HOME].visits, now)
 
 
-# A device that flaps: a few events within minutes.
+# A device that flaps: a few events within minutes
 flaps = st.lists(
     st.tuples(st.sampled_from(list(TYPES)), st.sampled_from([0, 15, 30, 60, 90, 120, 150])),
     min_size=1,
     max_size=6,
 )
-# Days that pass, and what arrives then: how many days ago, and on which side of what is read from there.
+# Days until events arrive, how many days ago they happened, and on which side of the start of the read
 flapping = st.tuples(
     st.sampled_from([0, 1, 30, 45, 92]),
     st.lists(
@@ -99,7 +97,7 @@ flapping = st.tuples(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(flapping, min_size=1, max_size=6), st.integers(0, 10**6), SIZES)
-def test_stays_of_months_with_flaps_and_late_events_are_those_of_the_set(all_flaps, seed, sizes):
+def test_months_long_visits_survive_flaps_and_late_events(all_flaps, seed, sizes):
     with small(sizes):
         check_flaps(all_flaps, seed)
 
@@ -128,8 +126,8 @@ def check_flaps(all_flaps, seed):
     st.sampled_from([0, 2]),
     st.sampled_from([-1, 30, 120]),
 )
-def test_visits_of_many_days_are_those_of_the_set(batches, min_confidence, gap):
-    """Where a late event does not read them from their start."""
+def test_late_events_in_visits_of_many_days_give_the_right_visits(batches, min_confidence, gap):
+    """A late event does not read such a visit from its start."""
     rule = Rule(timedelta(seconds=gap), min_confidence)
     table, told = FakeTable(), []
     for batch in batches:
@@ -147,7 +145,7 @@ def event_days_later(e, days):
     )
 
 
-def test_a_device_that_comes_back_after_its_items_expired_is_not_told_under_lower_versions():
+def test_version_keeps_growing_after_all_items_of_a_device_expired():
     table, bus = FakeTable(), FakeBus()
     for n in range(30):
         store(table, bus).add({HOME: [event("enter", n * 1000), event("exit", n * 1000 + 500)]})
@@ -160,8 +158,8 @@ def test_a_device_that_comes_back_after_its_items_expired_is_not_told_under_lowe
 
 
 @pytest.mark.parametrize("left", ["#e#", "#head", "nothing"])
-def test_what_is_left_of_an_expired_pair_does_not_pass_for_the_change_of_today(left):
-    """A process dies before it has written its chunk: whoever comes next must not take the change for complete."""
+def test_remains_of_an_expired_pair_are_not_taken_for_todays_change(left):
+    """A process dies before it writes its chunk. The next one must not treat the change as complete."""
     table, bus = FakeTable(), FakeBus()
     today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
     seen = []
@@ -181,7 +179,7 @@ def test_what_is_left_of_an_expired_pair_does_not_pass_for_the_change_of_today(l
     assert len(table.visits(HOME)) == (2 if left == "#head" else 1)
 
 
-def test_a_truck_that_stood_there_for_longer_than_events_are_kept_still_leaves():
+def test_truck_parked_longer_than_events_are_kept_can_still_leave():
     table, days = FakeTable(), KEPT_FOR.days + 10
     parked, back = event("enter", 0, "parked"), event("enter", days * DAY, "back")
     left_late = event("exit", days * DAY - 3600, "left")
@@ -193,7 +191,7 @@ def test_a_truck_that_stood_there_for_longer_than_events_are_kept_still_leaves()
     assert table.visits(HOME) == list(visits_of([parked, back, left_late])[HOME].visits)
 
 
-def test_a_late_event_in_a_stay_of_weeks_reads_a_day_of_it():
+def test_late_event_in_a_visit_of_weeks_reads_only_one_day():
     table = FakeTable()
     dwells = [event("dwell", n * 3600) for n in range(1, 60 * 24)]
     store(table).add({HOME: [event("enter", 0, "parked"), *dwells]})
@@ -204,7 +202,7 @@ def test_a_late_event_in_a_stay_of_weeks_reads_a_day_of_it():
     assert table.visits(HOME) == list(visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits)
 
 
-def test_a_chunk_that_lies_there_after_its_successors_expired_takes_no_event():
+def test_chunk_that_outlived_its_successors_takes_no_event():
     table = FakeTable()
     now = event("enter", 92 * DAY, "now")
     with small((0, 1, 16_000)):
@@ -218,8 +216,8 @@ def test_a_chunk_that_lies_there_after_its_successors_expired_takes_no_event():
 
 
 @pytest.mark.parametrize("left", [0, 1, None])
-def test_a_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
-    """Of the chunks that have expired, every other one is not deleted yet."""
+def test_truck_flapping_longer_than_events_are_kept_has_one_visit(left):
+    """Every second expired chunk is not deleted yet."""
     table, last_day = FakeTable(), KEPT_FOR.days + 10
     flaps = [
         e
@@ -246,7 +244,7 @@ def test_a_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
 
 
 @pytest.mark.parametrize("seconds", [-90, -30, 0, 30, 90])
-def test_a_flap_at_the_moment_from_which_a_late_event_reads_is_still_a_flap(seconds):
+def test_flap_at_the_start_of_a_late_events_read_is_still_a_flap(seconds):
     late = event("exit", 3 * DAY, "late")
     since = 2 * DAY - 120 + seconds
     some = [
@@ -262,8 +260,8 @@ def test_a_flap_at_the_moment_from_which_a_late_event_reads_is_still_a_flap(seco
     assert table.visits(HOME) == list(expected)
 
 
-def test_of_visits_that_began_at_once_the_last_by_id_takes_what_comes_days_later():
-    """Their keys are not in the order of their ids: `#` is stored as `%23`."""
+def test_late_exit_closes_the_last_by_id_of_simultaneous_visits():
+    """The order of their keys differs from that of their ids, because `#` is stored as `%23`."""
     some = [event("enter", 0, "a#"), event("enter", 0, "a$")]
     table = FakeTable()
     store(table).add({HOME: [*some, event("enter", 5 * DAY, "next")]})
@@ -272,7 +270,7 @@ def test_of_visits_that_began_at_once_the_last_by_id_takes_what_comes_days_later
     assert table.visits(HOME) == list(expected[HOME].visits)
 
 
-def test_exits_after_the_first_of_a_flap_end_nothing_at_the_moment_from_which_a_late_event_reads():
+def test_later_exits_of_a_flap_at_the_start_of_the_read_end_nothing():
     late, last = event("exit", 3 * DAY, "late"), event("dwell", 3 * DAY + 60)
     since = 2 * DAY - 120
     some = [
@@ -290,8 +288,8 @@ def test_exits_after_the_first_of_a_flap_end_nothing_at_the_moment_from_which_a_
     assert table.visits(HOME) == list(visits_of([*some, late])[HOME].visits)
 
 
-def test_a_visit_is_kept_for_as_long_as_an_event_that_it_takes_may_come():
-    """It ended unclosed when the next began, which is when it may have been seen last."""
+def test_visit_is_kept_as_long_as_one_of_its_events_may_arrive():
+    """It ended without an exit when the next visit began, so the truck may have been seen until then."""
     table = FakeTable()
     begun, following = event("enter", -79 * DAY, "begun"), event("enter", 0, "following")
     store(table).add({HOME: [following]})
@@ -302,7 +300,7 @@ def test_a_visit_is_kept_for_as_long_as_an_event_that_it_takes_may_come():
     assert table.visits(HOME) == list(visits_of([begun, following, late])[HOME].visits)
 
 
-def test_a_chunk_that_lies_there_after_the_next_one_expired_takes_no_event_from_behind_that():
+def test_chunk_that_outlived_the_next_one_takes_no_event_after_it():
     table = FakeTable()
     with small((0, 1, 16_000)):
         for each in (event("enter", 0, "missed"), event("enter", DAY), event("exit", 2 * DAY)):
@@ -319,7 +317,7 @@ def test_a_chunk_that_lies_there_after_the_next_one_expired_takes_no_event_from_
     assert table.visits(HOME) == before
 
 
-def test_an_open_visit_expires_400_days_after_its_last_event():
+def test_open_visit_expires_400_days_after_its_last_event():
     table = FakeTable()
     store(table).add({HOME: [event("enter", 0, "parked"), event("dwell", 9 * DAY)]})
     (log,) = table.stored.values()

@@ -1,4 +1,4 @@
-"""The worker's shard process, its checkpoints, health and log lines; with the daemon itself: tests/e2e."""
+"""Test the worker's shard process, checkpoints, health check and log lines. tests/e2e runs the daemon itself."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ class Checkpointer:
 
 
 class Input:
-    """Whatever the library hands over: a batch, an initialization, a request."""
+    """Any input of the library: a batch, an initialization or a request."""
 
     def __init__(self, checkpointer=None, **named):
         self.checkpointer = checkpointer
@@ -52,7 +52,7 @@ class Delivered:
 
 
 class Consumer:
-    """Stops at these positions, once each; an exception among them is raised."""
+    """Stop at the given positions, once each. An exception among them is raised."""
 
     def __init__(self, *stops):
         self.stops, self.batches = list(stops), []
@@ -82,14 +82,14 @@ def processor(consume, give_up_seconds=60.0):
     return shard
 
 
-def test_a_batch_that_is_done_is_checkpointed_at_its_last_record_and_part_of_one():
+def test_finished_batch_is_checkpointed_at_its_last_subrecord():
     checkpointer, consumer = Checkpointer(), Consumer()
     batch = [Delivered(1), Delivered(2, 0), Delivered(2, 1), Delivered(2, 2)]
     processor(consumer).process_records(Input(checkpointer, records=batch))
     assert checkpointer.at == [("2", 2)]
 
 
-def test_what_fails_for_now_is_tried_again_and_what_came_before_is_checkpointed():
+def test_failed_record_is_retried_after_a_checkpoint_before_it():
     checkpointer, consumer = Checkpointer(), Consumer((2, 1), (2, 1), (3, 0))
     batch = [Delivered(1), Delivered(2, 0), Delivered(2, 1), Delivered(3)]
     processor(consumer).process_records(Input(checkpointer, records=batch))
@@ -102,7 +102,7 @@ def test_what_fails_for_now_is_tried_again_and_what_came_before_is_checkpointed(
     assert checkpointer.at == [("2", 0), ("2", 1), ("3", 0)]
 
 
-def test_when_failure_outlasts_its_limit_the_process_ends_without_a_checkpoint():
+def test_process_ends_without_a_checkpoint_when_failures_last_too_long():
     checkpointer, consumer = Checkpointer(), Consumer(*[(1, 0)] * 1000)
     with pytest.raises(GaveUp):
         processor(consumer, give_up_seconds=20).process_records(Input(checkpointer, records=[Delivered(1)]))
@@ -110,14 +110,14 @@ def test_when_failure_outlasts_its_limit_the_process_ends_without_a_checkpoint()
     assert 2 <= len(consumer.batches) <= 20
 
 
-def test_a_bug_ends_the_process_and_is_never_an_exception_that_the_library_would_swallow():
+def test_bug_ends_the_process_because_the_library_swallows_exceptions():
     checkpointer = Checkpointer()
     with pytest.raises(SystemExit):
         processor(Consumer(KeyError("bug"))).process_records(Input(checkpointer, records=[Delivered(1)]))
     assert checkpointer.at == []
 
 
-def test_a_checkpoint_that_is_throttled_is_tried_again_and_one_without_a_lease_is_not():
+def test_throttled_checkpoint_is_retried_but_not_after_losing_the_lease():
     throttled, lost = (
         Checkpointer("ThrottlingException", "ThrottlingException"),
         Checkpointer(*["ShutdownException"] * 9),
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_is_throttled_is_tried_again_and_one_without_a_lease_i
         )
 
 
-def test_an_ended_shard_is_checkpointed_and_a_lost_one_is_not():
+def test_ended_shard_is_checkpointed_and_a_lost_one_is_not():
     ended, asked = Checkpointer(), Checkpointer()
     shard = processor(Consumer())
     shard.lease_lost(Input())
@@ -145,8 +145,10 @@ def test_an_ended_shard_is_checkpointed_and_a_lost_one_is_not():
     assert asked.at == [("4", 2)]
 
 
-def test_the_end_of_a_shard_is_checkpointed_though_throttled_or_the_process_ends():
-    """The library takes an exception for done, and reads no child of a shard whose end was not checkpointed."""
+def test_end_of_a_shard_is_checkpointed_despite_throttling():
+    """The KCL treats an exception as completion, and never reads the children of a shard whose end was not
+    checkpointed.
+    """
     throttled = Checkpointer("ThrottlingException", "ThrottlingException")
     processor(Consumer()).shard_ended(Input(throttled))
     assert throttled.at == [(None, None)]
@@ -157,7 +159,7 @@ def test_the_end_of_a_shard_is_checkpointed_though_throttled_or_the_process_ends
     assert taken_by_another.at == []
 
 
-def test_the_whole_conversation_with_the_daemon_goes_over_stdin_and_stdout():
+def test_worker_speaks_the_protocol_of_the_daemon_over_stdin_and_stdout():
     from amazon_kclpy.kcl import KCLProcess
 
     record = {
@@ -183,7 +185,7 @@ def test_the_whole_conversation_with_the_daemon_goes_over_stdin_and_stdout():
     ]  # fmt: skip
 
 
-def test_properties_come_from_settings_and_the_librarys_own_names_stand_above_them():
+def test_properties_come_from_settings_and_can_be_overridden():
     settings = KclSettings.model_validate(
         ENVIRONMENT
         | {
@@ -203,7 +205,7 @@ def test_properties_come_from_settings_and_the_librarys_own_names_stand_above_th
         KclSettings.model_validate(ENVIRONMENT | {"STREAM_NAME": ""})
 
 
-def test_health_knows_a_worker_that_is_gone_and_a_shard_that_is_silent(tmp_path, monkeypatch, capsys):
+def test_health_check_detects_a_missing_worker_and_a_silent_shard(tmp_path, monkeypatch, capsys):
     for name, value in (ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     health = Health(tmp_path)
@@ -221,7 +223,7 @@ def test_health_knows_a_worker_that_is_gone_and_a_shard_that_is_silent(tmp_path,
     assert health.problems(60) == ["no worker is running"]
 
 
-def test_our_log_lines_come_out_as_they_were_written_and_the_librarys_beside_them():
+def test_own_log_lines_are_passed_on_once_and_separately():
     out, err = io.StringIO(), io.StringIO()
     said_again = "2026-11-22 ERROR Drain Received error line from subprocess [{}] for shard shardId-0\n"
     kcl.pass_on(
@@ -237,7 +239,7 @@ def test_our_log_lines_come_out_as_they_were_written_and_the_librarys_beside_the
     assert err.getvalue() == "Traceback\n2026-11-22 WARN Scheduler something\n"
 
 
-def test_without_java_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+def test_missing_java_is_reported_with_what_to_install(tmp_path, monkeypatch, capsys):
     for name, value in (
         ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path), "JAVA_HOME": str(tmp_path)}
     ).items():

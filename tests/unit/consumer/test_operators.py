@@ -1,4 +1,4 @@
-"""What operators ask the visits table for, and how they send again what was set aside."""
+"""Test the operators' queries of the visits table and the resending of quarantined records."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ def consume(*datas, first: int = 1):
     assert main.consume(batch_of(datas, first=first), Context()) == {"batchItemFailures": []}
 
 
-def test_one_query_tells_the_visits_of_a_device_in_order_since_a_time(aws):
+def test_visits_of_a_device_are_listed_in_order_since_a_given_time(aws):
     consume(
         *map(as_json, [
             event("enter", 0, "a", fence=FARM), event("exit", 60, "b", fence=FARM),
@@ -57,7 +57,7 @@ def test_one_query_tells_the_visits_of_a_device_in_order_since_a_time(aws):
     assert [v["entered_event_id"] for v in later] == ["c"]
 
 
-def test_one_query_tells_who_is_at_a_fence_now(aws):
+def test_devices_at_a_fence_are_listed(aws):
     consume(
         *map(as_json, [
             event("enter", 0, "a", fence=FARM), event("exit", 60, "b", fence=FARM),
@@ -93,7 +93,7 @@ def by_rule(events, device, tags=EXCLUSIVE_TAGS):
     }
 
 
-def test_a_later_enter_elsewhere_contradicts_an_open_visit_in_the_table(aws):
+def test_later_enter_elsewhere_contradicts_an_open_visit(aws):
     some = [
         event("enter", 0, "a", fence=FARM), event("enter", 3600, "b", fence=PLANT),
         event("enter", 30, "r", fence=Fence("region", "north")),
@@ -112,8 +112,8 @@ def test_a_later_enter_elsewhere_contradicts_an_open_visit_in_the_table(aws):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_presence_in_the_table_is_that_of_the_set_of_events(aws, seed):
-    """Random sets with flapping, superseded contents and ties, added in random order."""
+def test_presence_in_the_table_equals_the_rule_for_random_events(aws, seed):
+    """Add random events with flapping, superseded contents and ties, in random order."""
     rng = random.Random(seed)
     fences = [FARM, Fence("farm", "2"), PLANT, Fence("region", "north")]
     some = [
@@ -128,7 +128,7 @@ def test_presence_in_the_table_is_that_of_the_set_of_events(aws, seed):
         assert contradicted(aws, device) == by_rule(some, device)
 
 
-def test_presence_in_the_table_is_that_of_the_real_rounds(aws):
+def test_presence_in_the_table_equals_the_rule_for_real_rounds(aws):
     found = delivery_rounds()
     vans = {each.pair.device_id for each in presence(found, ("stop",)) if each.contradicted_by}
     some = [each for each in found if each.device_id in vans]
@@ -158,7 +158,7 @@ def run(environment, *args):
     return result.stdout
 
 
-def test_the_command_prints_the_same_as_json_and_as_a_table(aws, tmp_path):
+def test_command_prints_the_same_visits_as_json_and_as_a_table(aws, tmp_path):
     consume(as_json(event("enter", 0, "a", fence=FARM)))
     environment = outputs(aws, tmp_path)
     (visit,) = json.loads(run(environment, "visits", "--device", "truck-1", "--json"))
@@ -179,7 +179,7 @@ def stream_of(aws) -> list[bytes]:
     return sorted(found)
 
 
-def test_what_was_set_aside_goes_to_the_stream_again_byte_for_byte(aws, tmp_path):
+def test_quarantined_records_are_resent_unchanged(aws, tmp_path):
     bad, worse = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt"), b"\xff\x00"
     consume(bad, worse)
     environment = outputs(aws, tmp_path)
@@ -192,7 +192,7 @@ def test_what_was_set_aside_goes_to_the_stream_again_byte_for_byte(aws, tmp_path
     assert len(stream_of(aws)) == 3
 
 
-def test_what_was_set_aside_can_be_written_out_to_be_repaired(aws, tmp_path):
+def test_quarantined_records_can_be_exported_for_repair(aws, tmp_path):
     bad = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt")
     consume(bad, b"not json")
     file = tmp_path / "repair.ndjson"
@@ -203,7 +203,7 @@ def test_what_was_set_aside_can_be_written_out_to_be_repaired(aws, tmp_path):
     assert [json.loads(line) for line in file.read_text().splitlines()] == [json.loads(bad), "not json"]
 
 
-def test_a_record_keeps_the_partition_key_that_it_had(aws):
+def test_quarantined_record_keeps_its_partition_key(aws):
     consume(b"\xff")
     (aside,) = set_aside.set_aside(aws.client("s3"), aws.bucket, "set-aside/", [])
     assert (aside.partition_key, aside.data, aside.line) == ("truck-1", b"\xff", 1)
@@ -214,7 +214,7 @@ def attempt(environment, *args, answer=""):
     return CliRunner().invoke(app, list(args), obj=environment, input=answer, catch_exceptions=False)
 
 
-def test_what_is_set_aside_is_shown_with_its_reasons_sent_again_and_purged_after_a_question(aws, tmp_path):
+def test_quarantine_command_lists_resends_and_purges_after_confirmation(aws, tmp_path):
     bad = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt")
     consume(bad, b"not json")
     environment = outputs(aws, tmp_path)
@@ -230,7 +230,7 @@ def test_what_is_set_aside_is_shown_with_its_reasons_sent_again_and_purged_after
     assert json.loads(run(environment, "set-aside", "--json")) == []
 
 
-def test_purging_one_reason_keeps_an_object_that_holds_another_too(aws, tmp_path):
+def test_purge_by_reason_keeps_objects_that_contain_other_reasons(aws, tmp_path):
     consume(as_json(event("enter", 0)).replace(b"createdAt", b"madeAt"), b"not json")
     environment = outputs(aws, tmp_path)
     purged = attempt(environment, "set-aside", "invalid_json_value", "--purge", "--yes", "--json")
@@ -240,7 +240,7 @@ def test_purging_one_reason_keeps_an_object_that_holds_another_too(aws, tmp_path
 
 
 @pytest.mark.parametrize("name", ["set-aside/by-hand.ndjson", "set-aside/dt=2026-11-16/hh=08/copy.ndjson"])
-def test_records_under_a_key_that_others_chose_are_listed_sent_and_purged_like_any_other(aws, tmp_path, name):
+def test_quarantined_objects_with_custom_keys_are_listed_and_purged(aws, tmp_path, name):
     text = b'\xef\xbb\xbf{"reasons": [{"code": "invalid_event"}], "event": {"_id": "e1"}}\r\n\r\n'
     s3 = aws.client("s3")
     for key, body in ((name, text), ("set-aside/", b""), ("set-aside/empty.ndjson", b"")):
@@ -252,7 +252,7 @@ def test_records_under_a_key_that_others_chose_are_listed_sent_and_purged_like_a
     assert purged == (1, [])
 
 
-def test_a_dry_run_counts_what_was_set_aside_and_sends_nothing(aws, tmp_path):
+def test_dry_run_counts_quarantined_records_and_sends_nothing(aws, tmp_path):
     consume(b"\xff")
     found = json.loads(
         run(outputs(aws, tmp_path), "replay", "--set-aside", "set-aside/", "--dry-run", "--json")
@@ -260,7 +260,7 @@ def test_a_dry_run_counts_what_was_set_aside_and_sends_nothing(aws, tmp_path):
     assert (found["found"], found["sent"], stream_of(aws)) == (1, 0, [])
 
 
-def test_what_cannot_be_read_under_set_aside_hides_nothing_else(aws, tmp_path):
+def test_unreadable_quarantine_object_does_not_hide_the_others(aws, tmp_path):
     consume(b"[" * 100_000, b"\xff")
     for name in ("readme.txt", "dt=2026-11-16/hh=08/torn.ndjson.gz"):
         aws.client("s3").put_object(Bucket=aws.bucket, Key=f"set-aside/{name}", Body=b"\x1f\x8bno gzip")
@@ -276,13 +276,13 @@ def test_what_cannot_be_read_under_set_aside_hides_nothing_else(aws, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--json", "--send", "--purge"])
-def test_what_cannot_be_read_under_set_aside_is_left_and_the_exit_code_says_so(aws, tmp_path, option):
+def test_unreadable_quarantine_object_is_kept_and_the_command_fails(aws, tmp_path, option):
     aws.client("s3").put_object(Bucket=aws.bucket, Key="set-aside/torn", Body=b"\x1f\x8bno gzip")
     environment = outputs(aws, tmp_path)
     assert attempt(environment, "set-aside", option).exit_code == 1
 
 
-def test_the_table_is_moved_to_todays_layout_by_one_command_and_nothing_is_left(aws, tmp_path, monkeypatch):
+def test_one_command_moves_all_items_to_the_current_table_layout(aws, tmp_path, monkeypatch):
     cases = json.loads(Path(__file__).with_name("previous_layout.json").read_text())
     (case,) = (case for case in cases if case["name"] == "random 0")
     dynamodb = aws.client("dynamodb")
@@ -303,4 +303,4 @@ def test_the_table_is_moved_to_todays_layout_by_one_command_and_nothing_is_left(
         found = stores.device_visits(dynamodb, aws.table, device)
         assert sorted(map(str, found)) == sorted(map(str, expected))
     assert moved["pairs_moved"] == len(visits_of([e for some in known.values() for e in some]))
-    assert aws.told() == []
+    assert aws.received_notifications() == []

@@ -1,7 +1,8 @@
-"""Pairs in the previous layout of the table are moved, by the first event that finds them or by the command.
+"""Test that pairs in the previous layout of the table are moved by their next event or by the command.
 
-`previous_layout.json` holds what the previous version of the consumer wrote for some events: items as they were when
-it had finished, when it was stopped in the middle of its last change, and after some of them had expired.
+`previous_layout.json` holds the items that the previous version of the consumer wrote for some events: after
+it had finished, after it was stopped in the middle of its last change, and after some of the items had
+expired.
 """
 
 import json
@@ -38,7 +39,7 @@ def is_complete(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if is_complete(name)])
-def test_a_moved_pair_has_the_same_visits_and_publishes_nothing(name):
+def test_moved_pair_keeps_its_visits_and_publishes_nothing(name):
     case, bus = CASES[name], FakeBus()
     table = old_table(case)
     expected = visits_of(sent(case))
@@ -49,8 +50,8 @@ def test_a_moved_pair_has_the_same_visits_and_publishes_nothing(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "expired" not in name])
-def test_the_next_event_finds_an_old_pair_wherever_its_consumer_was_stopped(name):
-    """Its last batch comes again, with one event more."""
+def test_next_event_moves_an_old_pair_wherever_its_consumer_stopped(name):
+    """The last batch is retried with one more event."""
     case, bus = CASES[name], FakeBus()
     table, events = old_table(case), sent(case)
     batch = [*events[-4:], event("enter", 3600, "next")]
@@ -58,13 +59,13 @@ def test_the_next_event_finds_an_old_pair_wherever_its_consumer_was_stopped(name
     expected = visits_of([*events, batch[-1]])[HOME]
     assert table.visits(HOME) == list(expected.visits)
     if name.startswith("stopped"):
-        # What the previous version did not publish is published now.
+        # Notifications that the previous version did not publish are published now.
         wanted = {item["id"] for item in unpublished(case)}
         assert wanted <= {n.id for n in bus.notified} | set(case["told"])
 
 
-def test_an_old_pair_is_found_whose_first_event_was_written_a_moment_ago():
-    """An eventually consistent read may not see its head yet."""
+def test_old_pair_is_found_when_the_eventually_consistent_read_is_stale():
+    """The read may not return the head that was written a moment ago."""
     case = CASES["many visits"]
     table, events = old_table(case), sent(case)
     table.stale = lambda key: True
@@ -79,7 +80,7 @@ def unpublished(case):
     return [{"id": id_} for id_, _, _ in entry["told"]]
 
 
-def test_an_open_visit_outlasts_its_expired_events():
+def test_open_visit_outlasts_its_expired_events():
     case = CASES["an open visit whose events have expired"]
     table = old_table(case)
     deliver(store(table), [event("exit", 101 * DAY, "left")], 1)
@@ -88,7 +89,7 @@ def test_an_open_visit_outlasts_its_expired_events():
     assert timestamp(visit.last_seen_at) == "2027-02-24T08:00:00.000000Z"
 
 
-def test_an_enter_whose_exit_has_expired_does_not_split_its_visit():
+def test_enter_whose_exit_has_expired_does_not_split_its_visit():
     case = CASES["a flap whose exit has expired"]
     table = old_table(case)
     assert any("#parked" in sk for _, sk in table.stored)  # not deleted yet
@@ -100,7 +101,7 @@ def test_an_enter_whose_exit_has_expired_does_not_split_its_visit():
 
 
 @pytest.mark.parametrize("calls", range(12))
-def test_a_move_that_is_interrupted_anywhere_is_completed_by_the_next_one(calls):
+def test_interrupted_move_is_completed_by_the_next_one(calls):
     case, bus, count = CASES["many visits"], FakeBus(), iter(range(99))
 
     def dies(_):
@@ -116,8 +117,10 @@ def test_a_move_that_is_interrupted_anywhere_is_completed_by_the_next_one(calls)
     assert table.visits(HOME) == list(visits_of(sent(case))[HOME].visits)
 
 
-def test_the_previous_version_cannot_change_a_pair_that_is_being_moved():
-    """It puts a head on condition of the version that it read, and cannot read a head that was moved."""
+def test_previous_version_cannot_change_a_moved_pair():
+    """The previous version writes a head only if its version is unchanged, and cannot read a head that was
+    moved.
+    """
     case = CASES["many visits"]
     table = old_table(case)
     before = dict(table.stored[HOME_KEY])

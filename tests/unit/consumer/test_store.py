@@ -1,4 +1,4 @@
-"""The store keeps what the rule says, whoever else writes, and whoever dies where."""
+"""Test that the store gives the visits of the rule, whichever other processes write and wherever one dies."""
 
 import random
 import threading
@@ -23,7 +23,8 @@ from .strategies import World, event, events
 HOME = Pair("truck-1", Fence("farm", "7"))
 ONE_PAIR = World(devices=("truck-1",), fences=(Fence("farm", "7"),))
 RULE = Rule()
-# Bytes of a log, events left in it when it spills, bytes of a chunk: small, so that all of it happens to few events
+# Bytes of a log, events that remain in it when it overflows, and bytes of a chunk: small, so that a few
+# events reach every limit
 SIZES = st.tuples(st.sampled_from([0, 350, 864]), st.sampled_from([1, 3]), st.sampled_from([1, 120, 16_000]))
 
 
@@ -37,7 +38,7 @@ def store(table: FakeTable, bus: FakeBus | None = None, rule: Rule = RULE) -> St
 
 
 def deliver(mine, batch, number, shard="shard"):
-    """As consume() does it with the batch of that number."""
+    """Add the batch with this number, as consume() does."""
     pairs = grouped(batch)
     return mine.add(pairs, dict.fromkeys(pairs, Arrival(shard, number, number)))
 
@@ -49,15 +50,16 @@ def grouped(some):
     return pairs
 
 
-def told_state(told):
-    """The visits as a receiver knows them that takes, per visit, the latest version it heard."""
+def visits_known_to_a_receiver(told):
+    """Return the visits known to a receiver that keeps the latest version of each."""
     visits, began = {}, {}
     for notice in sorted(told, key=lambda n: n.detail["version"]):
         detail = notice.detail
         was, now = detail.get("previous"), detail["visit"]
         if was and (now is None or now["entered_event_id"] != was["entered_event_id"]):
             key = was["device_id"], was["geofence_tag"], was["geofence_external_id"], was["entered_event_id"]
-            # Of one version they come in any order: another visit may have arrived under this id already.
+            # Notifications of the same version may arrive in any order, and another visit may already use
+            # this id.
             if began.get(key) == was["entered_at"]:
                 visits.pop(key, None)
         if now and (
@@ -77,10 +79,8 @@ def told_state(told):
     SIZES,
     st.randoms(use_true_random=False),
 )
-def test_any_batching_of_any_events_ends_with_the_visits_of_their_set(
-    batches, min_confidence, gap, sizes, chance
-):
-    """However early the logs spill, and where eventually consistent reads are late."""
+def test_any_batching_of_events_gives_the_same_visits(batches, min_confidence, gap, sizes, chance):
+    """Logs may overflow at any size, and eventually consistent reads may be stale."""
     with small(sizes):
         check_any_batching(batches, min_confidence, gap, chance)
 
@@ -97,7 +97,7 @@ def check_any_batching(batches, min_confidence, gap, chance):
     for pair, history in expected.items():
         assert table.visits(pair) == list(history.visits)
         assert orphans[pair] == history.orphan_exits
-    assert told_state(bus.notified) == {
+    assert visits_known_to_a_receiver(bus.notified) == {
         (pair.device_id, *pair.fence, v.entered_event_id): (v.exited_event_id, v.exit_missed)
         for pair, history in expected.items()
         for v in history.visits
@@ -107,16 +107,16 @@ def check_any_batching(batches, min_confidence, gap, chance):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(events(ONE_PAIR), min_size=1, max_size=12), SIZES)
-def test_the_same_again_changes_nothing_and_tells_nothing(some, sizes):
+def test_repeated_batch_changes_nothing_and_notifies_nobody(some, sizes):
     table, bus = FakeTable(), FakeBus()
     with small(sizes):
         deliver(store(table, bus), some, 1)
         before, notified = dict(table.stored), list(bus.notified)
-        for result in deliver(store(table, bus), some, 2).values():  # `milkrun replay`
+        for result in deliver(store(table, bus), some, 2).values():  # as `milkrun replay` does
             assert (result.added, result.visits_changed) == (0, 0)
             assert result.repeated + result.superseded == len(some)
         assert (table.stored, bus.notified) == (before, notified)
-        # The same batch: was its answer lost, or its process killed before it published?
+        # The same batch again: its response was lost, or its process was killed before it published.
         deliver(store(table, bus), some, 1)
         assert table.stored == before
         assert {n.id for n in bus.notified} == {n.id for n in notified}
@@ -127,7 +127,7 @@ class Died(BaseException):
 
 
 def stubborn(chance):
-    """Chooses one actor for a while, so that others sleep through whole changes of it."""
+    """Prefer one actor for a while, so that the others miss whole changes."""
     patience = chance.choice([0.0, 0.5, 0.9, 0.97])
     last = [""]
 
@@ -140,7 +140,7 @@ def stubborn(chance):
 
 
 class Stage:
-    """Lets one of several actors make its next call, as `choose` decides, and kills some on the way."""
+    """Let one of several actors make its next call, as `choose` decides, and kill some of them on the way."""
 
     def __init__(self, choose):
         self._choose = choose
@@ -199,9 +199,7 @@ class Stage:
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=3, max_size=3),
     SIZES,
 )
-def test_consumers_of_one_device_that_interleave_and_die_anywhere_end_with_the_visits_of_the_set(
-    batches_of, seed, deaths, sizes
-):
+def test_interleaved_consumers_that_die_anywhere_give_the_right_visits(batches_of, seed, deaths, sizes):
     with small(sizes):
         check_consumers_that_interleave(batches_of, seed, deaths)
 
@@ -217,7 +215,7 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
 
         def act():
             for number, batch in enumerate(batches):
-                for _ in range(100):  # Kinesis sends a batch until it is done
+                for _ in range(100):  # Kinesis retries a batch until it succeeds
                     try:
                         results = deliver(mine, batch, number, shard=name)
                     except Died:
@@ -233,9 +231,10 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
     assert not errors
     expected = visits_of([e for batches in batches_of for b in batches for e in b])[HOME]
     assert table.visits(HOME) == list(expected.visits)
-    # Nothing was lost: who hears all, in whatever order and however often, knows the visits.
+    # Nothing was lost: a receiver of all notifications knows the visits, whatever the order and however often
+    # each arrived.
     heard = {n.id: n for n in told}.values()
-    assert told_state(heard) == {
+    assert visits_known_to_a_receiver(heard) == {
         (*("truck-1", "farm", "7"), v.entered_event_id): (v.exited_event_id, v.exit_missed)
         for v in expected.visits
     }
@@ -249,15 +248,13 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
     st.sets(st.integers(0, 12)),
     SIZES,
 )
-def test_a_shard_that_moves_between_workers_that_die_or_go_on_too_long_loses_no_notification(
-    batches, seed, deaths, failures, sizes
-):
+def test_shard_moving_between_dying_workers_loses_no_notification(batches, seed, deaths, failures, sizes):
     with small(sizes):
         check_shard_that_moves(batches, seed, deaths, failures)
 
 
 def check_shard_that_moves(batches, seed, deaths, failures):
-    """Both begin where the shard's checkpoint is, and neither knows of the other."""
+    """Both workers start at the shard's checkpoint, and neither knows of the other."""
     table, heard, checkpoint = FakeTable(), [], [0]
     stage = Stage(stubborn(random.Random(seed)))
     published = iter(range(10**9))
@@ -283,7 +280,7 @@ def check_shard_that_moves(batches, seed, deaths, failures):
     assert checkpoint == [len(batches)]
     expected = visits_of([e for batch in batches for e in batch])[HOME]
     assert table.visits(HOME) == list(expected.visits)
-    assert told_state({n.id: n for n in heard}.values()) == {
+    assert visits_known_to_a_receiver({n.id: n for n in heard}.values()) == {
         (*("truck-1", "farm", "7"), v.entered_event_id): (v.exited_event_id, v.exit_missed)
         for v in expected.visits
     }
@@ -296,10 +293,8 @@ def check_shard_that_moves(batches, seed, deaths, failures):
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=2, max_size=2),
     SIZES,
 )
-def test_consumers_of_one_shard_that_cut_batches_elsewhere_and_die_lose_no_notification(
-    records, seed, deaths, sizes
-):
-    """As `make kcl` runs a worker beside the function: each has a checkpoint of its own."""
+def test_consumers_of_one_shard_with_different_batches_lose_no_notification(records, seed, deaths, sizes):
+    """`make kcl` runs a worker beside the function, and each has its own checkpoint."""
     with small(sizes):
         check_other_batches(records, seed, deaths)
 
@@ -322,7 +317,7 @@ def check_other_batches(records, seed, deaths):
                     )
                 except Died:
                     if name == "0":
-                        return  # and nobody starts it again
+                        return  # and it is never restarted
                     continue
                 if all(isinstance(result, Added) for result in results.values()):
                     begins = ends
@@ -332,14 +327,16 @@ def check_other_batches(records, seed, deaths):
     stage.play([actor(str(n), dead, random.Random(seed + n)) for n, dead in enumerate(deaths)])
     expected = visits_of(records)[HOME]
     assert table.visits(HOME) == list(expected.visits)
-    assert told_state({n.id: n for n in heard}.values()) == {
+    assert visits_known_to_a_receiver({n.id: n for n in heard}.values()) == {
         (*("truck-1", "farm", "7"), v.entered_event_id): (v.exited_event_id, v.exit_missed)
         for v in expected.visits
     }
 
 
-def test_an_event_in_a_chunk_that_is_newer_than_the_log_read_is_published():
-    """Its process died before that, and the log's eventually consistent read is late."""
+def test_event_in_a_chunk_newer_than_the_log_read_is_published():
+    """The process that wrote the chunk died before publishing, and the eventually consistent read of the log
+    is stale.
+    """
     some = [event("enter", 0, "a"), event("enter", 600, "b"), event("enter", 1200, "c")]
     late = event("exit", 300, "late")
     table, bus, calls = FakeTable(), FakeBus(), []
@@ -358,7 +355,7 @@ def test_an_event_in_a_chunk_that_is_newer_than_the_log_read_is_published():
     assert [n.kind for n in bus.notified] == ["arrived", "arrived", "arrived", "visit_restated"]
 
 
-def test_a_batch_given_up_while_its_chunk_could_not_be_written_leaves_it_to_the_next_change():
+def test_chunk_that_could_not_be_written_is_written_by_the_next_change():
     class Refusing(FakeTable):
         def put_newer(self, item):
             raise ConnectionError("no table")
@@ -368,15 +365,15 @@ def test_a_batch_given_up_while_its_chunk_could_not_be_written_leaves_it_to_the_
     with small((0, 1, 16_000)):
         refusing = Refusing(table.stored)
         assert isinstance(deliver(store(refusing), some[:5], 1)[HOME], ConnectionError)
-        deliver(store(table), some[5:], 2)  # Kinesis has given the first batch up
+        deliver(store(table), some[5:], 2)  # Kinesis has given up the first batch
     assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
 
 
-def test_a_batch_given_up_while_the_bus_was_down_leaves_its_notifications_to_the_next_change():
+def test_notifications_of_a_discarded_batch_are_sent_by_the_next_change():
     table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
     assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
     bus.fails = lambda notice: False
-    deliver(store(table, bus), [event("exit", 600, "b")], 2)  # Kinesis has given the first batch up
+    deliver(store(table, bus), [event("exit", 600, "b")], 2)  # Kinesis has given up the first batch
     assert [n.kind for n in bus.notified] == ["arrived", "departed"]
 
 
@@ -388,7 +385,7 @@ def test_only_the_chosen_notifications_are_published():
     assert [n.kind for n in bus.notified] == ["visit_restated"]
 
 
-def test_whoever_comes_next_finishes_and_publishes_what_a_dead_process_began():
+def test_change_begun_by_a_dead_process_is_finished_and_published():
     table, bus = FakeTable(), FakeBus()
 
     seen = []
@@ -409,7 +406,7 @@ def test_whoever_comes_next_finishes_and_publishes_what_a_dead_process_began():
     assert (visit.entered_event_id, visit.exited_event_id) == ("a", "b")
 
 
-def test_a_lost_race_names_no_device_because_its_text_is_logged(monkeypatch):
+def test_lost_race_is_reported_without_the_device_id(monkeypatch):
     class Contested(FakeTable):
         def put_version(self, item, expected):
             return False
@@ -420,7 +417,7 @@ def test_a_lost_race_names_no_device_because_its_text_is_logged(monkeypatch):
     assert HOME.device_id not in str(failure)
 
 
-def test_an_event_that_dynamodb_never_takes_is_found_by_halves_and_the_others_are_added():
+def test_event_that_dynamodb_rejects_is_isolated_and_the_others_are_added():
     class Choosy(FakeTable):
         def put_version(self, item, expected):
             if "bad" in str(item["events"]):
@@ -435,7 +432,7 @@ def test_an_event_that_dynamodb_never_takes_is_found_by_halves_and_the_others_ar
     assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
 
 
-def test_it_says_how_many_visits_are_other_than_before():
+def test_number_of_changed_visits_is_returned():
     table = FakeTable()
 
     def changed(*some):
@@ -445,10 +442,10 @@ def test_it_says_how_many_visits_are_other_than_before():
     assert changed(event("exit", 60)) == 1
     assert changed(event("exit", 70)) == 0
     assert changed(event("enter", 600), event("exit", 660), event("enter", 1200)) == 2
-    assert changed(event("enter", 30)) == 2  # the first ends unclosed there, and a new one begins
+    assert changed(event("enter", 30)) == 2  # the first visit ends without an exit, and a new one begins
 
 
-def test_a_process_that_wakes_up_late_overwrites_nothing():
+def test_process_that_was_suspended_overwrites_nothing():
     table, woken = FakeTable(), []
 
     def sleeps_before_its_chunk(what):
@@ -465,7 +462,7 @@ def test_a_process_that_wakes_up_late_overwrites_nothing():
     assert len(woken) == 2
 
 
-def test_what_the_bus_does_not_take_comes_again_with_the_same_id():
+def test_failed_notification_is_resent_with_the_same_id():
     table, bus = FakeTable(), FakeBus()
     seen = []
     bus.fails = lambda notice: len(seen) < 1 and not seen.append(notice)
@@ -475,7 +472,7 @@ def test_what_the_bus_does_not_take_comes_again_with_the_same_id():
     assert [n.id for n in bus.notified] == [n.id for n in seen]
 
 
-def test_a_late_event_reads_its_pairs_chunks_once_however_long_the_history():
+def test_late_event_reads_its_chunks_once_however_long_the_history():
     table = FakeTable()
     day = [
         event(kind, n * 1000 + (500 if kind == "exit" else 0), f"{kind}{n}")
@@ -487,11 +484,11 @@ def test_a_late_event_reads_its_pairs_chunks_once_however_long_the_history():
     late = store(table.seen_by(reads.append))
     deliver(late, [event("dwell", 1_000_100, "late")], 2)
     assert reads.count("query") <= 4000 / EVENTS_PER_CHANGE + 2
-    assert reads.count("put if") == 2  # the log, and the chunk that the event belongs to
+    assert reads.count("put if") == 2  # the log, and the chunk of the event
     assert table.visits(HOME)[1000].last_seen_at == event("dwell", 1_000_100).occurred_at
 
 
-def test_two_thousand_contents_in_one_batch_need_no_item_over_dynamodbs_limit():
+def test_two_thousand_events_in_one_batch_keep_items_below_400_kb():
     table = FakeTable()
     mad = [event("enter", n, "\x01" * 110 + f"{n:08}") for n in range(2000)]
     store(table).add({HOME: mad})

@@ -1,4 +1,4 @@
-"""The rule of visits, point by point and as properties."""
+"""Test the rule of visits with examples and properties."""
 
 from datetime import timedelta
 
@@ -21,31 +21,31 @@ def history(*given_events: GeofenceEvent, **rule) -> History:
     return visits_of(given_events, **rule)[HOME]
 
 
-def test_an_exit_closes_the_visit_that_its_enter_opened():
+def test_exit_closes_the_visit_that_its_enter_opened():
     assert history(event("enter", 0, "a"), event("exit", 600, "b", minutes=9.5)) == History(
         (Visit(at(0), "a", at(600), "b", app_dwell_seconds=570.0),)
     )
 
 
-def test_dwell_seconds_are_ours_and_absent_while_open():
+def test_dwell_seconds_are_computed_for_closed_visits_only():
     closed, opened = history(event("enter", 0), event("exit", 90), event("enter", 900)).visits
     assert (closed.dwell_seconds, closed.is_open) == (90.0, False)
     assert (opened.dwell_seconds, opened.is_open) == (None, True)
 
 
-def test_a_second_enter_ends_the_open_visit_unclosed():
+def test_second_enter_ends_the_open_visit_without_an_exit():
     first, second = history(event("enter", 0, "a"), event("enter", 10, "b")).visits
     assert (first.exit_missed, first.is_open, first.exited_at) == (True, False, None)
     assert second == Visit(at(10), "b")
 
 
-def test_an_exit_with_nothing_open_is_an_orphan():
+def test_exit_without_an_open_visit_is_an_orphan():
     assert history(
         event("exit", 0), event("enter", 10, "a"), event("exit", 20, "b"), event("exit", 30)
     ) == History((Visit(at(10), "a", at(20), "b"),), orphan_exits=2)
 
 
-def test_a_dwell_is_the_last_sign_of_the_open_visit_only():
+def test_dwell_updates_last_seen_of_the_open_visit_only():
     assert history(
         event("dwell", 0),
         event("enter", 10, "a"),
@@ -55,7 +55,7 @@ def test_a_dwell_is_the_last_sign_of_the_open_visit_only():
     ) == History((Visit(at(10), "a", at(30), "b", last_seen_at=at(20)),))
 
 
-def test_visits_with_at_most_the_gap_between_them_merge_in_chains():
+def test_visits_separated_by_at_most_the_gap_merge_in_chains():
     flapping = [
         event("enter", 0, "a"), event("dwell", 5), event("exit", 10),
         event("enter", 130), event("exit", 140, minutes=1.0),
@@ -68,25 +68,25 @@ def test_visits_with_at_most_the_gap_between_them_merge_in_chains():
     assert len(history(*flapping, merge_gap=timedelta(seconds=119)).visits) == 4
 
 
-def test_an_orphan_exit_inside_a_gap_does_not_lengthen_the_visit():
+def test_orphan_exit_inside_a_gap_does_not_lengthen_the_visit():
     merged = history(
         event("enter", 0, "a"), event("exit", 10), event("exit", 100), event("enter", 131, "b")
     ).visits
     assert [v.entered_event_id for v in merged] == ["a", "b"]
 
 
-def test_a_visit_that_ended_unclosed_merges_with_no_later_one():
+def test_visit_that_ended_without_an_exit_does_not_merge():
     assert len(history(event("enter", 0), event("enter", 1), event("exit", 2), event("enter", 3)).visits) == 2
 
 
-def test_at_one_instant_enter_comes_before_dwell_before_exit_and_then_ids_decide():
+def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     (visit,) = history(event("exit", 0, "a"), event("dwell", 0, "b"), event("enter", 0, "c")).visits
     assert visit == Visit(at(0), "c", at(0), "a", last_seen_at=at(0))
     first, second = history(event("enter", 0, "b"), event("enter", 0, "B")).visits
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_of_several_contents_of_one_id_the_least_counts():
+def test_of_different_contents_with_one_id_the_least_is_used():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),
@@ -100,7 +100,7 @@ def test_of_several_contents_of_one_id_the_least_counts():
     assert history(enter, high, low, min_confidence=1).visits[0].is_open
 
 
-def test_confidence_is_looked_at_after_the_least_content_was_chosen():
+def test_confidence_is_checked_after_choosing_the_least_content():
     low, high = event("enter", 0, "x", confidence=1), event("enter", 60, "x", confidence=3)
     assert history(low, high, min_confidence=2) == History()
     assert history(event("enter", 0, "x"), min_confidence=2).visits == (Visit(at(0), "x"),)
@@ -120,7 +120,7 @@ def test_order_and_repetition_change_nothing(data, some):
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(events(), max_size=40), events())
-def test_an_event_changes_only_visits_of_its_device_and_fence(some, another):
+def test_event_changes_only_visits_of_its_device_and_fence(some, another):
     before, after = visits_of(some), visits_of([*some, another])
     before.pop(pair_of(another), None)
     after.pop(pair_of(another))
@@ -129,7 +129,7 @@ def test_an_event_changes_only_visits_of_its_device_and_fence(some, another):
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(events(), max_size=40))
-def test_visits_follow_one_another_and_only_the_last_may_be_open(some):
+def test_visits_do_not_overlap_and_only_the_last_may_be_open(some):
     for found in visits_of(some).values():
         for earlier, later in zip(found.visits, found.visits[1:], strict=False):
             assert not earlier.is_open
@@ -142,7 +142,7 @@ def test_visits_follow_one_another_and_only_the_last_may_be_open(some):
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(events(), max_size=40))
-def test_every_counted_exit_closes_a_visit_is_merged_away_or_is_an_orphan(some):
+def test_every_exit_closes_a_visit_is_merged_or_is_an_orphan(some):
     without_merging = visits_of(some, merge_gap=timedelta(seconds=-1))
     for pair, found in without_merging.items():
         least: dict[str, GeofenceEvent] = {}

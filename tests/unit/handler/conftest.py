@@ -1,4 +1,4 @@
-"""A handler whose stores are fakes: `post` is what a phone does, `world` is what came of it."""
+"""Fixtures of a handler with fake stores: `phone` sends requests, `world` shows the result."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ class Phone:
     tokens: Tokens | None = None
 
     def post(self, body: object, headers: Mapping[str, str] | None = None, **context: float) -> Answer:
-        """Post bytes as they are, anything else as JSON; payload format 1.0, base64 as the stages have it."""
+        """Post bytes unchanged and anything else as JSON, in payload format 1.0 with base64 as on the stages."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         event = {
             "headers": headers or {"Content-Type": "application/json"},
@@ -63,11 +63,11 @@ def phone(world: World) -> Phone:
 
 @pytest.fixture
 def new_phone() -> Callable[[], Phone]:
-    """For hypothesis, whose examples share fixtures."""
+    """Return a factory of phones, because the examples of hypothesis share fixtures."""
     return lambda: Phone(World())
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _json_lines() -> None:
-    """As in the functions; structlog's own default draws every traceback with care."""
+    """Log as the functions do, because structlog's default renders every traceback slowly."""
     logs.configure("INFO")

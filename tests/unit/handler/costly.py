@@ -1,6 +1,6 @@
-"""Bodies that cost more CPU than honest ones of the same size, and the CPU that a body may cost.
+"""Bodies that cost more CPU than ordinary ones of the same size, and the CPU limit for a body.
 
-Each of the bodies exceeded `limit` before the handler was bounded. They seed the fuzzer too.
+Each of these bodies exceeded `limit` before the handler was protected. They also seed the fuzzer.
 """
 
 import base64
@@ -29,7 +29,9 @@ WRONG = (
 
 
 def packed(text: bytes) -> bytes:
-    """Return gzip whose header has a file name so long that all of `text` may be inflated. (RFC 1952, section 2.3.)"""
+    """Return gzip of `text` with a file name long enough to stay within the allowed ratio. (RFC 1952, section
+    2.3)
+    """
     packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = packer.compress(text) + packer.flush()
     name = b"n" * ((len(text) - 65536) // 100 - len(deflated))
@@ -45,7 +47,7 @@ def many(element: bytes, number: int) -> bytes:
     return b"[" + b",".join([element] * number) + b"]"
 
 
-# Name: the text, and whether it is sent as NDJSON.
+# Name: the text, and whether it is sent as NDJSON
 TEXTS: Mapping[str, tuple[bytes, bool]] = {
     "commas": (b"[" + b"," * 4_000_000 + b"]", False),
     "brackets": (b"[" * 4_000_000, False),
@@ -80,7 +82,9 @@ MEMBERS = {"empty gzip members": gzip.compress(b"") * 50_000, "gzip members": gz
 
 @cache
 def requests() -> dict[str, tuple[bytes, dict[str, str], int]]:
-    """Return body, headers and inflated size of each; what the gateway inflates is sent plain where it fits."""
+    """Return body, headers and inflated size by name. A body that the gateway would inflate is sent plain if
+    it fits.
+    """
     zipped = {"content-encoding": "gzip"}
     found = {name: (body, JSON | zipped, len(body)) for name, body in MEMBERS.items()}
     for name, (text, is_lines) in TEXTS.items():
@@ -93,7 +97,9 @@ def requests() -> dict[str, tuple[bytes, dict[str, str], int]]:
 
 @cache
 def honest(size: int) -> bytes:
-    """Return NDJSON of about `size` bytes: at most 500 geofence events as a phone sends them, padded by metadata."""
+    """Return NDJSON of about `size` bytes: at most 500 geofence events as a phone sends them, padded with
+    metadata.
+    """
     number = min(500, max(1, size // 430))
     drawn = random.Random(1)
     lines = []
@@ -120,7 +126,7 @@ def honest(size: int) -> bytes:
 
 
 def cpu_seconds(body: bytes, headers: Mapping[str, str], times: int = 5) -> float:
-    """Return the median CPU time of some requests."""
+    """Return the median CPU time per request."""
     event = {"headers": dict(headers), "body": base64.b64encode(body).decode(), "isBase64Encoded": True}
     taken = []
     with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +140,7 @@ def cpu_seconds(body: bytes, headers: Mapping[str, str], times: int = 5) -> floa
 
 
 def limit(size: int) -> float:
-    """Return the CPU that a body may cost which is `size` bytes long as sent or inflated, whichever is more."""
+    """Return the CPU seconds allowed for a body of `size` bytes, as sent or inflated, whichever is larger."""
     shift = max(0, size.bit_length() - 4)
     return 5 * _honest_seconds(size >> shift << shift) + 0.005
 

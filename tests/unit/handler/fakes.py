@@ -1,4 +1,4 @@
-"""Ports that keep what they are given, and fail on purpose at the calls they are told to."""
+"""Fake ports that store what they receive and fail at the given calls."""
 
 import gzip
 import json
@@ -16,23 +16,24 @@ from handler.settings import Settings
 from handler.signature import Secrets
 from handler.validate import Record
 
-RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)  # so that no event of the tests ever gets too old
+# a fixed time, so that no event in the tests becomes too old
+RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 class Fault(Enum):
-    """What goes wrong at one call of a port."""
+    """A failure of one call to a port."""
 
     NONE = auto()
-    BEFORE = auto()  # refused, nothing happened
-    AFTER = auto()  # it happened, and the answer was lost
-    CRASH = auto()  # an exception nobody expects
-    PARTLY = auto()  # the stream takes every second record
-    MALFORMED = auto()  # the stream refuses any call that holds its unluckiest record
+    BEFORE = auto()  # the call failed without an effect
+    AFTER = auto()  # the call took effect, but the response was lost
+    CRASH = auto()  # an unexpected exception
+    PARTLY = auto()  # the stream accepts every second record
+    MALFORMED = auto()  # the stream rejects every call that contains its malformed record
 
 
 @dataclass
 class World:
-    """S3, Kinesis and SQS, as far as the handler can tell; `faults` are used up call by call."""
+    """S3, Kinesis and SQS as the handler sees them. Each call uses up one of `faults`."""
 
     faults: list[Fault] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class World:
         return gzip.decompress(self.objects[key]).splitlines()
 
     def promised(self) -> set[bytes]:
-        """The events that are on the stream, queued for it, or set aside."""
+        """Return the events that are on the stream, enqueued for it, or quarantined."""
         queued = {self.lines_of(key)[number - 1] for key, numbers in self.claims for number in numbers}
         aside = {self.set_aside_text(line) for line in self.lines("set-aside")}
         return {record.data for record in self.stream} | queued | aside
@@ -88,7 +89,7 @@ class _Archive:
         self.world.objects.setdefault(lines.key, lines.body)
         self.world.metadata.setdefault(lines.key, facts)
         if fault is Fault.AFTER:
-            raise RetryableError("on purpose, too late")
+            raise RetryableError("on purpose, after the effect")
         return is_new
 
 
@@ -106,7 +107,7 @@ class _Stream:
         refused = list(records[::2]) if fault is Fault.PARTLY else []
         self.world.stream += [record for record in records if record not in refused]
         if fault is Fault.AFTER:
-            raise RetryableError("on purpose, too late")
+            raise RetryableError("on purpose, after the effect")
         return refused
 
 
@@ -118,12 +119,12 @@ class _Queue:
         fault = self.world.next_fault("enqueue")
         self.world.claims.append((key, list(lines)))
         if fault is Fault.AFTER:
-            raise RetryableError("on purpose, too late")
+            raise RetryableError("on purpose, after the effect")
 
 
 @dataclass
 class Context:
-    """Lambda's context with a clock that runs down a little at every look."""
+    """A Lambda context whose remaining time decreases a little at each call."""
 
     aws_request_id: str = "fallback-id"
     remaining_ms: float = 28_000

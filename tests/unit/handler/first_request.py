@@ -1,7 +1,8 @@
-"""`python -m tests.unit.handler.first_request`: answer one request in a fresh process; print what it loaded and cost.
+"""`python -m tests.unit.handler.first_request`: process one request in a fresh process and print the modules
+loaded and the time.
 
-AWS is a local server: container credentials, S3 and Kinesis. Run by test_snapshot.py, with the environment that Lambda
-gives a function.
+A local server replaces AWS: container credentials, S3 and Kinesis. test_snapshot.py runs this module with the
+environment that Lambda gives to a function.
 """
 
 import base64
@@ -53,7 +54,7 @@ def main() -> None:
     Thread(target=server.serve_forever, daemon=True).start()
     here = f"http://127.0.0.1:{server.server_port}"
     snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
-    if os.environ.pop("LATE", ""):  # what it would be without the preload
+    if os.environ.pop("LATE", ""):  # measure without the preload
         del os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"]
     began = time.process_time()
     import handler.main

@@ -1,4 +1,4 @@
-"""Bodies as phones send them, and as phones should not."""
+"""Strategies for request bodies, valid and invalid."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ from contract.events import GEOFENCE_KINDS
 from contract.instants import PATTERN
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 
-# Python's json writes lone surrogates and NaN without a murmur; that is what makes them worth drawing.
+# Python's json module writes lone surrogates and NaN without an error, so they are drawn too.
 _odd_text = st.text(st.characters(), max_size=8) | st.sampled_from(
     ["\ud800", "\udc00x", "\x00", "\u2028", "e999"]
 )
@@ -45,14 +45,14 @@ broken_pings = st.builds(
     lambda ping, field, value: ping | {field: value},
     pings,
     st.sampled_from(["deviceId", "latitude", "longitude", "updatedAt", "_id", "type", "user"]),
-    # A pattern cannot tell that a date does not exist, so no schema can say which of those are pings.
+    # A pattern cannot express that a date does not exist, so the schema accepts more pings than the handler.
     values | st.sampled_from([text for text, _ in REJECTED if not re.fullmatch(PATTERN, text)]),
 )
 
 
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, object]:
-    """One that is accepted if its unknown fields are."""
+    """Draw an event that is accepted unless one of its unknown fields is rejected."""
     event: dict[str, object] = draw(
         st.fixed_dictionaries(
             {"_id": ids, "createdAt": times, "user": users}, optional={"metadata": values, "x": values}
@@ -66,7 +66,7 @@ def events(draw: st.DrawFn) -> dict[str, object]:
 
 @st.composite
 def broken_events(draw: st.DrawFn) -> object:
-    """One with a field missing or of any type; or no event at all."""
+    """Draw an event with a field missing or of any type, or a value that is not an event."""
     event = draw(events())
     field = draw(st.sampled_from(["_id", "type", "createdAt", "user", "geofence", "confidence", "duration"]))
     if draw(st.booleans()):
@@ -78,7 +78,7 @@ def broken_events(draw: st.DrawFn) -> object:
 
 @st.composite
 def written(draw: st.DrawFn, value: object) -> bytes:
-    """JSON text of any layout, now and then with a name twice, or torn."""
+    """Draw JSON text of any layout, sometimes with a repeated name, sometimes truncated."""
     text = json.dumps(
         value, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, None, 1])), allow_nan=True
     )
@@ -96,7 +96,7 @@ lists = st.lists(st.one_of(events(), events(), broken_events(), pings, broken_pi
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, Mapping[str, str]]:
-    """A body and its headers."""
+    """Draw a body and its headers."""
     headers = {"Content-Type": "application/json"}
     form = draw(st.sampled_from(["array", "array", "envelope", "single", "ndjson", "bytes"]))
     given = draw(lists)

@@ -1,4 +1,4 @@
-"""What a phone and an operator are told: receipts, problems, log lines, object metadata."""
+"""Test what phones and operators see: receipts, problem responses, log lines and object metadata."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ ENTER: dict[str, Any] = {
 PING = {"deviceId": "van-1", "latitude": 53.2, "longitude": 5.8, "updatedAt": "2026-11-16T08:00:00Z"}
 
 
-def test_a_receipt_says_what_became_of_every_event(phone: Phone) -> None:
+def test_receipt_accounts_for_every_event(phone: Phone) -> None:
     answer = phone.post([ENTER, ENTER, ENTER | {"duration": 2}, {"_id": "b", "type": 5}])
 
     assert answer.status == 202
@@ -47,7 +47,7 @@ def test_a_receipt_says_what_became_of_every_event(phone: Phone) -> None:
     assert errors[0]["message"] == "`type` must be a string."
 
 
-def test_two_devices_may_use_one_event_id_and_neither_is_the_others_conflict(phone: Phone) -> None:
+def test_same_event_id_of_two_devices_is_not_a_conflict(phone: Phone) -> None:
     other = ENTER | {"user": {"deviceId": "van-2"}}
     trip = {"_id": "a", "type": "x", "createdAt": ENTER["createdAt"]}
     users = [trip | {"user": {"userId": name}} for name in ("van-1", "driver-1", "driver-1")]
@@ -56,13 +56,13 @@ def test_two_devices_may_use_one_event_id_and_neither_is_the_others_conflict(pho
     assert answer.body["errors"] == []
 
 
-def test_nothing_but_duplicates_of_an_accepted_event_is_still_accepted(phone: Phone) -> None:
+def test_request_of_only_duplicates_is_accepted(phone: Phone) -> None:
     answer = phone.post([ENTER] * 3)
     assert (answer.status, answer.body["accepted"], answer.body["duplicates"]) == (202, 1, 2)
     assert len(phone.world.stream) == 1
 
 
-def test_without_one_valid_event_the_answer_is_a_problem_with_the_receipt_in_it(phone: Phone) -> None:
+def test_request_without_a_valid_event_returns_a_problem_with_a_receipt(phone: Phone) -> None:
     answer = phone.post([{"_id": "b"}])
     assert answer.status == 400
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -80,7 +80,7 @@ def test_geofence_events_are_published_as_stored_by_device(phone: Phone) -> None
     assert record.data == phone.world.lines("events")[1]
 
 
-@pytest.mark.parametrize("event", [ENTER, PING], ids=["a crossing", "a ping"])
+@pytest.mark.parametrize("event", [ENTER, PING], ids=["geofence event", "ping"])
 @pytest.mark.parametrize(
     ("since_receipt", "code"),
     [
@@ -94,7 +94,7 @@ def test_geofence_events_are_published_as_stored_by_device(phone: Phone) -> None
     ],
     ids=["an hour ahead", "more", "400 days ago", "longer ago", "year 8", "year 1", "year 9999"],
 )
-def test_a_clock_is_believed_from_400_days_ago_until_an_hour_ahead(
+def test_device_time_is_accepted_from_400_days_ago_to_an_hour_ahead(
     phone: Phone, event: dict[str, Any], since_receipt: timedelta, code: str | None
 ) -> None:
     field = "updatedAt" if "updatedAt" in event else "createdAt"
@@ -102,13 +102,13 @@ def test_a_clock_is_believed_from_400_days_ago_until_an_hour_ahead(
     assert answer.codes == ([code] if code else [])
 
 
-def test_geofence_types_are_a_setting(phone: Phone) -> None:
+def test_geofence_types_are_configurable(phone: Phone) -> None:
     phone.settings = {"GEOFENCE_KINDS": '{"yard.in": "enter"}'}
     phone.post([ENTER, ENTER | {"_id": "y", "type": "yard.in"}])
     assert [json.loads(record.data)["_id"] for record in phone.world.stream] == ["y"]
 
 
-def test_objects_carry_when_by_which_request_and_from_which_app(phone: Phone) -> None:
+def test_objects_carry_time_request_id_and_app_version(phone: Phone) -> None:
     phone.post([ENTER, {}], {"X-App-Version": "7.1 (β)"})
     for key in (*phone.world.keys("events"), *phone.world.keys("rejected")):
         metadata = dict(phone.world.metadata[key])
@@ -116,7 +116,9 @@ def test_objects_carry_when_by_which_request_and_from_which_app(phone: Phone) ->
         assert metadata == {"request-id": "request-1", "app-version": "7.1%20%28%CE%B2%29"}
 
 
-def test_the_log_line_counts_and_names_no_one(phone: Phone, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_line_contains_counts_but_no_personal_data(
+    phone: Phone, capsys: pytest.CaptureFixture[str]
+) -> None:
     phone.post([ENTER, ENTER, {"_id": "secret-id"}], {"X-App-Version": "secret-app"})
     printed = capsys.readouterr().out
     (line,) = map(json.loads, printed.splitlines())
@@ -131,7 +133,9 @@ def test_the_log_line_counts_and_names_no_one(phone: Phone, capsys: pytest.Captu
     assert not [word for word in ("van-1", "secret", "farm") if word in printed]
 
 
-def test_a_refusal_is_one_line_too_and_names_no_one(phone: Phone, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusal_is_logged_in_one_line_without_personal_data(
+    phone: Phone, capsys: pytest.CaptureFixture[str]
+) -> None:
     phone.post([ENTER], {"Content-Type": "text/secret", "X-App-Version": "secret-app"})
     printed = capsys.readouterr().out
     (line,) = map(json.loads, printed.splitlines())
@@ -145,7 +149,7 @@ def test_a_refusal_is_one_line_too_and_names_no_one(phone: Phone, capsys: pytest
     assert not [word for word in ("van-1", "secret", "farm") if word in printed]
 
 
-def test_what_was_set_aside_has_a_line_for_its_alarm(
+def test_quarantined_records_are_logged_for_their_alarm(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
@@ -156,7 +160,7 @@ def test_what_was_set_aside_has_a_line_for_its_alarm(
     assert (last["event"], last["set_aside"], last["set_aside_key"]) == ("records_set_aside", 1, key)
 
 
-def test_after_a_failure_the_log_line_still_names_what_was_stored(
+def test_log_line_names_the_stored_object_after_a_failure(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 30]
@@ -167,7 +171,7 @@ def test_after_a_failure_the_log_line_still_names_what_was_stored(
     assert (line["status"], line["object_key"]) == (503, phone.world.keys("events")[0])
 
 
-def test_a_bug_is_logged_with_its_traceback_and_answered_with_503(
+def test_bug_is_logged_with_its_traceback_and_returns_503(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.CRASH]
@@ -181,7 +185,7 @@ def test_a_bug_is_logged_with_its_traceback_and_answered_with_503(
     assert "on purpose" in first["exception"]
 
 
-def test_a_missing_setting_fails_the_first_request_and_is_named(
+def test_missing_setting_fails_the_first_request_and_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STREAM_NAME", "s")
@@ -191,19 +195,19 @@ def test_a_missing_setting_fails_the_first_request_and_is_named(
     assert "ARCHIVE_BUCKET" in capsys.readouterr().out
 
 
-def test_a_step_that_may_not_end_in_time_is_not_begun(phone: Phone) -> None:
+def test_step_that_may_exceed_the_remaining_time_is_not_started(phone: Phone) -> None:
     assert phone.post([ENTER], remaining_ms=12_900).status == 503
-    assert phone.world.calls == [], "half a second is kept back for the answer"
+    assert phone.world.calls == [], "half a second is reserved for the response"
 
 
-def test_without_time_to_set_aside_a_claim_check_is_left(phone: Phone) -> None:
-    """The redrive function meets the same refusal, and has a minute."""
+def test_malformed_record_is_enqueued_if_there_is_no_time_to_quarantine(phone: Phone) -> None:
+    """The redrive function gets the same rejection, and has a minute to quarantine the record."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202
     assert phone.world.calls == ["store", "put", "enqueue"]
 
 
-def test_a_stream_that_refuses_does_not_hold_the_phone_for_long(phone: Phone) -> None:
+def test_failing_stream_does_not_delay_the_phone_for_long(phone: Phone) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 5, *[Fault.PARTLY] * 50]
     answer = phone.post([ENTER | {"_id": str(n)} for n in range(1, 40)])
     assert answer.status == 202
@@ -211,7 +215,7 @@ def test_a_stream_that_refuses_does_not_hold_the_phone_for_long(phone: Phone) ->
     assert len(phone.world.claims) == 1
 
 
-def test_a_stage_may_allow_clocks_up_to_a_day_ahead_and_no_further(phone: Phone) -> None:
+def test_stage_may_allow_device_clocks_up_to_a_day_ahead(phone: Phone) -> None:
     ahead = [ENTER | {"createdAt": (RECEIVED_AT + timedelta(hours=hours)).isoformat()} for hours in (23, 25)]
     phone.settings = {"MAX_CLOCK_AHEAD_SECONDS": "86400"}
     assert phone.post(ahead).codes == ["created_at_in_future"]
@@ -222,15 +226,15 @@ def test_a_stage_may_allow_clocks_up_to_a_day_ahead_and_no_further(phone: Phone)
         )
 
 
-def test_a_departure_dated_hours_ahead_is_rejected_and_kept(phone: Phone) -> None:
-    """It would turn the truck's real departure into a restatement."""
+def test_departure_dated_hours_ahead_is_rejected_and_stored(phone: Phone) -> None:
+    """Otherwise the truck's real departure would become a restatement."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
     answer = phone.post([ENTER | {"type": "user.exited_geofence", "createdAt": ahead}])
     assert (answer.codes, phone.world.stream) == (["created_at_in_future"], [])
     assert len(phone.world.lines("rejected")) == 1
 
 
-def test_events_of_one_device_are_counted_over_requests_until_the_hour_ends() -> None:
+def test_events_per_device_are_counted_across_requests_within_an_hour() -> None:
     counts = main.DeviceCounts()
     assert counts.most({"van-1": 300, "": 900}, RECEIVED_AT) == 300
     assert counts.most({"van-1": 300, "van-2": 5}, RECEIVED_AT + timedelta(minutes=59)) == 600
@@ -238,7 +242,7 @@ def test_events_of_one_device_are_counted_over_requests_until_the_hour_ends() ->
     assert counts.most({"van-1": 1}, RECEIVED_AT + timedelta(hours=1)) == 1
 
 
-def test_the_log_line_counts_events_by_device_without_naming_one(
+def test_log_line_has_the_events_per_device_without_its_id(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.post([ENTER | {"_id": str(n)} for n in range(7)])

@@ -1,4 +1,6 @@
-"""What a cold start may import: counted in modules, since milliseconds are the machine's."""
+"""Test which modules a cold start imports. The number of modules is compared, because the time depends on the
+machine.
+"""
 
 import json
 import subprocess
@@ -16,7 +18,7 @@ IDLE = {
     "urllib3",
     "handler.redrive",
 }
-# Beyond what structlog pulls in where rich is installed, as it is here and not in the zip.
+# In addition to the modules that structlog imports if rich is installed, as it is here but not in the zip
 BUDGET = 80
 REDRIVE_BUDGET = 75
 
@@ -29,13 +31,13 @@ def imported_by(module: str) -> tuple[int, set[str]]:
     return count, {*names}
 
 
-def test_nothing_is_imported_that_a_sound_request_does_not_use() -> None:
+def test_ingest_imports_only_modules_that_valid_requests_use() -> None:
     count, names = imported_by("handler.main")
     assert not IDLE & names
     assert count <= BUDGET
 
 
-def test_redrive_imports_nothing_of_the_way_in() -> None:
+def test_redrive_imports_no_modules_of_ingest() -> None:
     count, names = imported_by("handler.redrive")
     assert not {"handler.main", "handler.signature", "boto3"} & names
     assert count <= REDRIVE_BUDGET

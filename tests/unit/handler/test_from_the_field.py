@@ -1,4 +1,6 @@
-"""Bodies as real senders sent them, byte for byte: each was lost, misread or changed on its way before."""
+"""Test request bodies of real senders, byte for byte. Each was lost, misread or changed by an earlier
+version.
+"""
 
 import gzip
 import json
@@ -47,7 +49,7 @@ def phone() -> Phone:
     return Phone(World(received_at=datetime(2026, 11, 28, 14, tzinfo=UTC)))
 
 
-def test_a_crossing_of_radars_ios_sdk_is_accepted_and_published_as_sent(phone: Phone) -> None:
+def test_geofence_event_of_radars_ios_sdk_is_published_as_sent(phone: Phone) -> None:
     assert phone.post(RADAR_IOS_SDK).status == 202
     [line] = phone.world.lines("events")
     sent = RADAR_IOS_SDK.removeprefix(b'{"event":').partition(b',"user":')[0]
@@ -56,14 +58,14 @@ def test_a_crossing_of_radars_ios_sdk_is_accepted_and_published_as_sent(phone: P
     assert check(json.loads(line)).created_at == datetime(2026, 11, 28, 13, 0, 0, 123000, UTC)
 
 
-def test_an_event_whose_user_is_null_gets_the_envelopes_ids_and_is_published(phone: Phone) -> None:
+def test_event_whose_user_is_null_gets_the_envelopes_ids(phone: Phone) -> None:
     assert phone.post(USER_NULL).status == 202
     [line] = phone.world.lines("events")
     assert json.loads(line)["user"] == {"userId": "driver-1", "deviceId": "phone-1"}
     assert [record.partition_key for record in phone.world.stream] == ["phone-1"]
 
 
-def test_a_year_of_another_calendar_rejects_that_event_alone(phone: Phone) -> None:
+def test_year_of_another_calendar_rejects_only_that_event(phone: Phone) -> None:
     answer = phone.post(JAPANESE_CALENDAR)
     assert (answer.status, answer.body["accepted"]) == (202, 1)
     errors = [(error["event_id"], error["code"]) for error in answer.body["errors"]]
@@ -71,14 +73,14 @@ def test_a_year_of_another_calendar_rejects_that_event_alone(phone: Phone) -> No
     assert [json.loads(record.data)["_id"] for record in phone.world.stream] == ["jp-2"]
 
 
-def test_a_duration_of_1e308_is_kept_as_sent_and_counts_as_unknown(phone: Phone) -> None:
+def test_duration_of_1e308_is_stored_as_sent_and_counts_as_unknown(phone: Phone) -> None:
     assert phone.post(DURATION_1E308).body["accepted"] == 2
     _, line = phone.world.lines("events")
     assert b'"duration":1e308' in line
     assert check(json.loads(line)).duration_minutes is None
 
 
-def test_a_number_that_no_double_holds_is_archived_digit_by_digit(phone: Phone) -> None:
+def test_number_too_large_for_a_double_is_archived_digit_by_digit(phone: Phone) -> None:
     assert phone.post(BIG_NUMBER).status == 202
     assert phone.world.lines("events") == [BIG_NUMBER.rstrip()]
 
@@ -107,10 +109,10 @@ IDS = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_event_of_a_file_with_marks_or_form_feeds_is_accepted(
+def test_every_event_of_a_file_with_boms_or_form_feeds_is_accepted(
     phone: Phone, name: str, tmp_path: Path
 ) -> None:
-    """`send` and the demo split the file; the handler splits the same bytes as a body of its own."""
+    """`send` and the demo split the file into events; the handler splits the same bytes as a request body."""
     body = FILES[name]
     (tmp_path / "file").write_bytes(body)
     [post] = posts_of_file(tmp_path / "file")

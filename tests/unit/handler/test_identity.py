@@ -1,4 +1,6 @@
-"""Tokens: what the provider signed is believed, anything else is refused, and keys outlive the provider's outages."""
+"""Test tokens: those that the provider signed are accepted, all others refused, and keys remain usable during
+the provider's outages.
+"""
 
 import base64
 import gzip
@@ -110,21 +112,19 @@ def refused(tokens: Tokens, token: str) -> str:
 @pytest.mark.parametrize(
     ("key", "key_id", "algorithm"), [(EC_KEY, "ec", "ES256"), (RSA_KEY, "rsa", "RS256")], ids=["ec", "rsa"]
 )
-def test_a_token_of_the_provider_names_its_device(
-    issuer: Issuer, key: Any, key_id: str, algorithm: str
-) -> None:
+def test_signed_token_identifies_its_device(issuer: Issuer, key: Any, key_id: str, algorithm: str) -> None:
     token = issuer.token(key, key_id, algorithm)
     assert issuer.tokens().speaker(f"bearer  {token}") == Speaker("token", "truck-1")
 
 
-def test_the_claim_that_names_the_device_is_the_stages_choice(issuer: Issuer) -> None:
+def test_claim_that_names_the_device_is_configurable(issuer: Issuer) -> None:
     tokens = issuer.tokens(device_claim="custom:truck")
     assert tokens.speaker("Bearer " + issuer.token(**{"custom:truck": "truck-9"})).device == "truck-9"
     assert refused(tokens, issuer.token()) == "token_without_device"
 
 
 @pytest.mark.parametrize("device", [None, "", 7, ["truck-1"]], ids=["absent", "empty", "number", "list"])
-def test_a_token_without_a_device_is_refused(issuer: Issuer, device: Any) -> None:
+def test_token_without_a_device_is_refused(issuer: Issuer, device: Any) -> None:
     assert refused(issuer.tokens(), issuer.token(device_id=device)) == "token_without_device"
 
 
@@ -141,16 +141,16 @@ def test_a_token_without_a_device_is_refused(issuer: Issuer, device: Any) -> Non
     ],
     ids=["issuer", "audience", "no audience", "no issuer", "no expiry", "expiry as text", "not yet valid"],
 )
-def test_a_token_for_somebody_else_or_another_time_is_refused(issuer: Issuer, claims: dict[str, Any]) -> None:
+def test_token_for_another_audience_issuer_or_time_is_refused(issuer: Issuer, claims: dict[str, Any]) -> None:
     assert refused(issuer.tokens(), issuer.token(**claims)) == "invalid_token"
 
 
-def test_an_expired_token_is_refused_and_the_code_says_so(issuer: Issuer) -> None:
+def test_expired_token_is_refused_with_its_own_code(issuer: Issuer) -> None:
     late = int(issuer.now) - LEEWAY_SECONDS - 5
     assert refused(issuer.tokens(), issuer.token(exp=late)) == "token_expired"
 
 
-def test_a_remembered_token_is_refused_once_it_has_expired(issuer: Issuer) -> None:
+def test_cached_token_is_refused_once_it_has_expired(issuer: Issuer) -> None:
     tokens = issuer.tokens()
     token = issuer.token()
     assert tokens.speaker(f"Bearer {token}").device == "truck-1"
@@ -160,7 +160,7 @@ def test_a_remembered_token_is_refused_once_it_has_expired(issuer: Issuer) -> No
     assert refused(tokens, token) == "token_expired"
 
 
-def test_a_key_of_another_owner_under_a_known_id_is_refused(issuer: Issuer) -> None:
+def test_token_signed_with_another_key_of_the_same_id_is_refused(issuer: Issuer) -> None:
     assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
 
 
@@ -168,12 +168,12 @@ def encoded(part: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
 
-def test_an_unsigned_token_is_refused(issuer: Issuer) -> None:
+def test_unsigned_token_is_refused(issuer: Issuer) -> None:
     token = f"{encoded({'alg': 'none', 'kid': 'ec'})}.{encoded(issuer.claims())}."
     assert refused(issuer.tokens(), token) == "invalid_token"
 
 
-def test_a_token_signed_with_the_public_key_as_a_shared_secret_is_refused(issuer: Issuer) -> None:
+def test_token_signed_with_the_public_key_as_hmac_secret_is_refused(issuer: Issuer) -> None:
     text = f"{encoded({'alg': 'HS256', 'kid': 'rsa'})}.{encoded(issuer.claims())}"
     secret = json.dumps(issuer.keys[1]).encode()
     signature = (
@@ -183,18 +183,18 @@ def test_a_token_signed_with_the_public_key_as_a_shared_secret_is_refused(issuer
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "none"])
-def test_a_stage_cannot_allow_an_algorithm_without_a_private_key(issuer: Issuer, algorithm: str) -> None:
+def test_symmetric_and_none_algorithms_cannot_be_configured(issuer: Issuer, algorithm: str) -> None:
     with pytest.raises(ValueError, match="JWT_ALGORITHMS"):
         issuer.tokens(algorithms=("ES256", algorithm))
 
 
-def test_an_algorithm_that_the_stage_does_not_list_is_refused(issuer: Issuer) -> None:
+def test_algorithm_that_the_stage_does_not_list_is_refused(issuer: Issuer) -> None:
     assert refused(issuer.tokens(algorithms=("RS256",)), issuer.token()) == "invalid_token"
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
 @settings(deadline=None, max_examples=150)
-def test_whatever_is_not_a_token_is_refused_and_never_an_error(text: str) -> None:
+def test_any_text_that_is_not_a_token_is_refused(text: str) -> None:
     tokens = Issuer().tokens()
     for authorization in (text, f"Bearer {text}", f"Bearer {text}.{text}.{text}", f"Basic {text}"):
         with pytest.raises(Refused) as caught:
@@ -204,7 +204,7 @@ def test_whatever_is_not_a_token_is_refused_and_never_an_error(text: str) -> Non
 
 @given(st.integers(0, 2), st.integers(0, 400), st.integers(1, 255))
 @settings(deadline=None, max_examples=60)
-def test_a_token_with_any_byte_changed_is_refused(part: int, position: int, change: int) -> None:
+def test_token_with_any_byte_changed_is_refused(part: int, position: int, change: int) -> None:
     issuer = Issuer()
     parts = issuer.token().split(".")
     raw = bytearray(base64.urlsafe_b64decode(parts[part] + "=="))
@@ -213,12 +213,12 @@ def test_a_token_with_any_byte_changed_is_refused(part: int, position: int, chan
     assert refused(issuer.tokens(), ".".join(parts)) in {"invalid_token", "token_without_device"}
 
 
-def test_an_overlong_token_is_refused_unread(issuer: Issuer) -> None:
+def test_token_that_is_too_long_is_refused_without_fetching_keys(issuer: Issuer) -> None:
     assert refused(issuer.tokens(), "a" * (MAX_TOKEN_CHARS + 1)) == "invalid_token"
     assert issuer.fetched == 0
 
 
-def test_remembered_tokens_are_bounded_and_the_least_recently_used_one_goes_first(issuer: Issuer) -> None:
+def test_token_cache_is_bounded_and_evicts_the_least_recently_used(issuer: Issuer) -> None:
     tokens = issuer.tokens()
     first = issuer.token(jti="first")
     tokens.speaker(f"Bearer {first}")
@@ -240,7 +240,7 @@ def test_keys_are_fetched_once_for_many_tokens(issuer: Issuer) -> None:
     assert issuer.fetched == 1
 
 
-def test_a_new_key_is_found_at_once_but_unknown_ids_cannot_make_us_ask_again_and_again(
+def test_new_key_is_fetched_at_once_but_unknown_ids_are_rate_limited(
     issuer: Issuer,
 ) -> None:
     tokens = issuer.tokens()
@@ -253,7 +253,7 @@ def test_a_new_key_is_found_at_once_but_unknown_ids_cannot_make_us_ask_again_and
     assert issuer.fetched == 2
 
 
-def test_a_withdrawn_key_is_refused_within_the_hour(issuer: Issuer) -> None:
+def test_withdrawn_key_is_refused_within_an_hour(issuer: Issuer) -> None:
     tokens = issuer.tokens()
     tokens.speaker("Bearer " + issuer.token(jti="a", exp=int(issuer.now) + 9000))
     issuer.keys = [public_jwk(RSA_KEY, "rsa")]
@@ -261,7 +261,7 @@ def test_a_withdrawn_key_is_refused_within_the_hour(issuer: Issuer) -> None:
     assert refused(tokens, issuer.token(jti="b", exp=int(issuer.now) + 9000)) == "invalid_token"
 
 
-def test_while_the_provider_is_down_the_known_keys_stay_in_use(issuer: Issuer) -> None:
+def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> None:
     tokens = issuer.tokens()
     tokens.speaker("Bearer " + issuer.token())
     issuer.is_down = True
@@ -275,9 +275,7 @@ def test_while_the_provider_is_down_the_known_keys_stay_in_use(issuer: Issuer) -
 @pytest.mark.parametrize(
     "answer", [None, b"", b"<html>", b"[]", b'{"keys": 1}'], ids=["down", "empty", "html", "list", "number"]
 )
-def test_without_any_keys_the_phone_is_asked_to_try_again_and_does_not_lose_its_batch(
-    issuer: Issuer, answer: bytes | None
-) -> None:
+def test_without_any_keys_the_phone_is_asked_to_retry(issuer: Issuer, answer: bytes | None) -> None:
     issuer.is_down, issuer.answer = answer is None, answer
     tokens = issuer.tokens()
     with pytest.raises(RetryableError):
@@ -287,7 +285,7 @@ def test_without_any_keys_the_phone_is_asked_to_try_again_and_does_not_lose_its_
     assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
 
 
-def test_a_key_that_cannot_be_used_does_not_cost_the_others(issuer: Issuer) -> None:
+def test_unusable_key_does_not_affect_the_others(issuer: Issuer) -> None:
     issuer.keys[:0] = [
         {"kid": "odd", "kty": "odd"},
         {"kty": "EC"},
@@ -325,7 +323,7 @@ def logged(capsys: pytest.CaptureFixture[str], event: str) -> dict[str, Any]:
     return next(line for line in lines if line["event"] == event)
 
 
-def test_an_event_of_another_device_is_rejected_and_its_neighbours_are_accepted(
+def test_event_of_another_device_is_rejected_alone(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")
@@ -340,14 +338,14 @@ def test_an_event_of_another_device_is_rejected_and_its_neighbours_are_accepted(
     assert (line["credential"], line["rejected_by_code"]) == ("token", {"device_mismatch": 1})
 
 
-def test_one_request_cannot_place_500_invented_trucks(issuer: Issuer) -> None:
+def test_request_with_500_foreign_devices_publishes_nothing(issuer: Issuer) -> None:
     phone = phone_of(issuer, "required")
     answer = phone.post([geofence_event(f"e-{n}", f"van-{n}") for n in range(500)], bearer(issuer.token()))
     assert answer.status == 400
     assert phone.world.stream == []
 
 
-def test_the_envelopes_device_is_bound_too(issuer: Issuer) -> None:
+def test_device_of_the_envelope_must_match_the_token_too(issuer: Issuer) -> None:
     event = geofence_event("a", "x")
     del event["user"]
     phone = phone_of(issuer, "required")
@@ -355,7 +353,7 @@ def test_the_envelopes_device_is_bound_too(issuer: Issuer) -> None:
     assert answer.codes == ["device_mismatch"]
 
 
-def test_what_another_driver_left_on_the_phone_is_accepted_and_counted(
+def test_events_of_the_previous_driver_are_accepted_and_counted(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")
@@ -368,9 +366,7 @@ def test_what_another_driver_left_on_the_phone_is_accepted_and_counted(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic a2V5"}], ids=["none", "another scheme"])
-def test_a_stage_that_requires_tokens_answers_401_without_one_and_stores_nothing(
-    issuer: Issuer, headers: dict[str, str]
-) -> None:
+def test_missing_token_returns_401_and_stores_nothing(issuer: Issuer, headers: dict[str, str]) -> None:
     phone = phone_of(issuer, "required")
     answer = phone.post(geofence_event("a", "truck-1"), {"Content-Type": "application/json", **headers})
     assert (answer.status, answer.body["code"]) == (401, "missing_token")
@@ -378,7 +374,7 @@ def test_a_stage_that_requires_tokens_answers_401_without_one_and_stores_nothing
     assert phone.world.objects == {}
 
 
-def test_while_the_fleet_migrates_key_and_token_are_accepted_and_told_apart(
+def test_optional_identity_accepts_key_or_token_and_logs_which(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "optional")
@@ -390,7 +386,7 @@ def test_while_the_fleet_migrates_key_and_token_are_accepted_and_told_apart(
     assert phone.post(geofence_event("d", "truck-1"), bearer("a.b.c")).status == 401
 
 
-def test_a_signed_request_of_a_server_speaks_for_every_device(
+def test_signed_server_request_may_send_events_of_any_device(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required", SIGNATURE_SCHEME="milkrun")
@@ -402,7 +398,7 @@ def test_a_signed_request_of_a_server_speaks_for_every_device(
     assert phone.post(body, {"Content-Type": "application/json"}).body["code"] == "missing_signature"
 
 
-def test_an_operator_who_invokes_the_function_speaks_for_every_device(
+def test_operator_who_invokes_the_function_may_send_any_device(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")
@@ -412,13 +408,13 @@ def test_an_operator_who_invokes_the_function_speaks_for_every_device(
     assert phone.send({**event, "requestContext": {}}).body["code"] == "missing_token"
 
 
-def test_a_token_is_looked_at_before_the_body_is_inflated(issuer: Issuer) -> None:
+def test_token_is_checked_before_the_body_is_inflated(issuer: Issuer) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
     headers = {**bearer("not.a.token"), "Content-Encoding": "gzip"}
     assert phone_of(issuer, "required").post(bomb, headers).status == 401
 
 
-def test_while_the_provider_is_down_and_no_key_is_known_the_phone_keeps_its_batch(issuer: Issuer) -> None:
+def test_provider_outage_without_known_keys_returns_503(issuer: Issuer) -> None:
     issuer.is_down = True
     answer = phone_of(issuer, "required").post(geofence_event("a", "truck-1"), bearer(issuer.token()))
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
@@ -432,7 +428,7 @@ def test_while_the_provider_is_down_and_no_key_is_known_the_phone_keeps_its_batc
         ({"JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS"),
     ],
 )
-def test_a_wrong_setting_is_named(settings_: dict[str, str], message: str) -> None:
+def test_wrong_setting_is_named(settings_: dict[str, str], message: str) -> None:
     given_ = {
         "ARCHIVE_BUCKET": "archive",
         "STREAM_NAME": "s",
@@ -447,7 +443,7 @@ def test_a_wrong_setting_is_named(settings_: dict[str, str], message: str) -> No
         main._tokens_of(Settings.of(given_ | settings_))
 
 
-def test_where_identity_is_off_nothing_of_it_is_imported() -> None:
+def test_identity_off_imports_no_token_library() -> None:
     code = "import sys, handler.main; print({'jwt', 'cryptography'} & set(sys.modules))"
     root = Path(__file__).parents[3]
     output = subprocess.run(

@@ -1,4 +1,4 @@
-"""docs/openapi.yaml and docs/event.schema.json say what the code does."""
+"""Test that docs/openapi.yaml and docs/event.schema.json match the code."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ ROOT = Path(openapi.__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
 RESPONSES = DOCUMENT["paths"]["/v1/events"]["post"]["responses"]
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/event.schema.json").read_text()))
-# What JSON Schema cannot say, or not so exactly.
+# Rules that JSON Schema cannot express, or not exactly
 BEYOND_SCHEMA = {
     "field_length",
     "invalid_created_at",
@@ -36,7 +36,7 @@ def test_both_files_are_current() -> None:
     assert openapi.main(["--check"]) == 0, "run python -m tools.openapi"
 
 
-def test_the_schema_is_a_schema() -> None:
+def test_schema_is_a_valid_json_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA.schema)
 
 
@@ -46,7 +46,7 @@ def test_the_schema_is_a_schema() -> None:
     max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_an_event_is_accepted_as_the_schema_says(new_phone: Callable[[], Phone], event: Any) -> None:
+def test_handler_accepts_exactly_the_events_of_the_schema(new_phone: Callable[[], Phone], event: Any) -> None:
     answer = new_phone().post([event])
     if answer.status == 202:
         assert SCHEMA.is_valid(event)
@@ -54,7 +54,7 @@ def test_an_event_is_accepted_as_the_schema_says(new_phone: Callable[[], Phone],
         assert not SCHEMA.is_valid(event), answer.codes
 
 
-def test_every_code_in_the_source_is_documented_and_the_other_way_round() -> None:
+def test_error_codes_in_the_source_equal_the_documented_ones() -> None:
     documented = {*codes.EVENT_CODES, *codes.NOTICE_CODES, *codes.BODY_CODES}
     for refusals in codes.REFUSAL_CODES.values():
         documented |= set(refusals)
@@ -68,7 +68,7 @@ def test_every_code_in_the_source_is_documented_and_the_other_way_round() -> Non
     max_examples=100,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_every_answer_is_of_a_documented_status_and_schema(
+def test_every_response_has_a_documented_status_and_schema(
     new_phone: Callable[[], Phone],
     request: tuple[bytes, Mapping[str, str]],
     content_type: str | None,
@@ -97,7 +97,7 @@ def test_example_requests_are_accepted(new_phone: Callable[[], Phone]) -> None:
             assert (answer.status, answer.body["errors"]) == (202, [])
 
 
-def test_example_answers_have_the_schema_of_their_status() -> None:
+def test_example_responses_match_the_schema_of_their_status() -> None:
     checked = [
         (status, name)
         for status, response in RESPONSES.items()
@@ -112,14 +112,14 @@ def test_example_answers_have_the_schema_of_their_status() -> None:
     assert set(checked) == refusals | {("202", "one_rejected")}
 
 
-def test_what_the_gateway_answers_by_itself_is_marked() -> None:
+def test_responses_of_the_gateway_are_marked() -> None:
     assert set(RESPONSES) == {"202", "400", "401", "403", "413", "415", "429", "500", "503", "504"}
     by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
     assert by_gateway == {"429", "500", "504"}
 
 
 def codes_in_source() -> Iterator[str]:
-    """The literal codes handed to whatever makes a reason or a refusal."""
+    """Yield the literal codes passed to the functions that create a reason or a refusal."""
     places = {
         "invalid": 0,
         "Reason": 0,
@@ -142,5 +142,5 @@ def codes_in_source() -> Iterator[str]:
                     yield node.value
 
 
-# Never told to a phone: the consumer's, and what is written beside a record that was set aside.
+# Never sent to a phone: codes of the consumer, and codes stored beside a quarantined record
 INTERNAL = {"not_a_geofence_event", "refused_by_stream"}

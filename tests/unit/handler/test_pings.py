@@ -1,4 +1,6 @@
-"""Bare positions become events of type location.ping; whatever else has no `_id` stays rejected."""
+"""Test that bare positions become events of type location.ping, and that other bodies without `_id` are
+rejected.
+"""
 
 import hashlib
 import json
@@ -39,34 +41,32 @@ STORED = (
     ],
     ids=["bare", "with whitespace", "array", "envelope of one", "envelope", "NDJSON", "nulls"],
 )
-def test_a_ping_is_stored_as_an_event_and_never_published(
-    phone: Phone, body: bytes, content_type: str
-) -> None:
+def test_ping_is_stored_as_an_event_and_never_published(phone: Phone, body: bytes, content_type: str) -> None:
     answer = phone.post(body, {"Content-Type": content_type})
     assert (answer.status, answer.body["accepted"], answer.body["errors"]) == (202, 1, [])
     (line,) = phone.world.lines("events")
     if b"null" not in body:
         assert line == STORED
-    else:  # the id is that of the text as sent, nulls included
+    else:  # the id is that of the text as sent, including nulls
         assert json.loads(line) == json.loads(STORED) | {"_id": hashlib.sha256(body).hexdigest()[:24]}
         assert line.count(b'"_id"') == line.count(b'"createdAt"') == 1
     assert phone.world.stream == []
 
 
-def test_the_same_ping_again_is_the_same_event(phone: Phone) -> None:
+def test_repeated_ping_is_the_same_event(phone: Phone) -> None:
     answer = phone.post([PING, PING, PING | {"latitude": 53.3}])
     assert (answer.body["accepted"], answer.body["duplicates"]) == (2, 1)
     assert phone.post([PING, PING, PING | {"latitude": 53.3}]).body["object_key"] == answer.body["object_key"]
     assert len(phone.world.keys("events")) == 1
 
 
-def test_a_ping_in_an_envelope_gets_the_envelopes_ids_like_any_event(phone: Phone) -> None:
+def test_ping_in_an_envelope_gets_the_envelopes_ids(phone: Phone) -> None:
     phone.post(b'{"events":[%b],"user":{"userId":"driver"}}' % TEXT)
     assert phone.world.lines("events") == [STORED[:-1] + b',"user":{"userId":"driver"}}']
 
 
 @pytest.mark.parametrize(("text", "utc"), ACCEPTED, ids=[repr(text) for text, _ in ACCEPTED])
-def test_a_pings_time_may_have_any_form_that_an_events_has(phone: Phone, text: str, utc: str) -> None:
+def test_time_of_a_ping_may_have_any_accepted_format(phone: Phone, text: str, utc: str) -> None:
     phone.world.received_at = datetime.fromisoformat(f"{utc}Z")
     assert phone.post([PING | {"updatedAt": text}]).status == 202
     assert json.loads(phone.world.lines("events")[0])["createdAt"] == text
@@ -86,20 +86,20 @@ NO_PINGS = [
 
 
 @pytest.mark.parametrize("change", NO_PINGS, ids=repr)
-def test_what_lacks_part_of_a_ping_stays_without_an_id(phone: Phone, change: dict[str, Any]) -> None:
+def test_incomplete_ping_is_rejected_for_its_missing_id(phone: Phone, change: dict[str, Any]) -> None:
     answer = phone.post([PING | change])
     assert answer.status == 400
     assert answer.codes[0] == "missing_id"
 
 
 @pytest.mark.parametrize("field", ["_id", "type", "createdAt"])
-def test_a_position_that_has_one_field_of_an_event_is_checked_as_one(phone: Phone, field: str) -> None:
+def test_position_with_one_field_of_an_event_is_validated_as_an_event(phone: Phone, field: str) -> None:
     answer = phone.post([PING | {field: "2026-11-16T08:00:00Z"}])
     assert answer.status == 400
     assert len(answer.codes) == 2
 
 
-def test_a_ping_is_no_crossing_even_where_its_type_is_set_to_be_one(phone: Phone) -> None:
+def test_ping_is_never_a_geofence_event_whatever_the_settings(phone: Phone) -> None:
     phone.settings = {"GEOFENCE_KINDS": '{"location.ping": "enter"}'}
     assert phone.post([PING]).status == 202
     assert phone.world.stream == []

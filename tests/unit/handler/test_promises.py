@@ -1,4 +1,4 @@
-"""Promises 1 to 4 of docs/architecture.md, for any body and any failure at any call of a port."""
+"""Test promises 1 to 4 of docs/architecture.md, for any body and any failure of any port call."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -35,9 +35,7 @@ type Request = tuple[bytes, Mapping[str, str]]
 
 @modestly
 @given(requests())
-def test_whatever_is_received_is_accepted_or_rejected_or_a_duplicate(
-    new_phone: NewPhone, request: Request
-) -> None:
+def test_every_event_is_accepted_rejected_or_a_duplicate(new_phone: NewPhone, request: Request) -> None:
     phone = new_phone()
     answer = phone.post(*request)
 
@@ -54,7 +52,7 @@ def test_whatever_is_received_is_accepted_or_rejected_or_a_duplicate(
 
 @modestly
 @given(requests())
-def test_the_same_request_makes_the_same_objects_and_is_published_again(
+def test_repeated_request_writes_the_same_objects_and_republishes(
     new_phone: NewPhone, request: Request
 ) -> None:
     phone = new_phone()
@@ -70,7 +68,7 @@ def test_the_same_request_makes_the_same_objects_and_is_published_again(
 
 @modestly
 @given(requests())
-def test_keys_tell_the_number_and_the_hash_of_their_lines(new_phone: NewPhone, request: Request) -> None:
+def test_keys_contain_the_number_and_the_hash_of_their_lines(new_phone: NewPhone, request: Request) -> None:
     phone = new_phone()
     phone.post(*request)
     for key in phone.world.objects:
@@ -100,10 +98,10 @@ def test_every_stored_line_loads_in_a_strict_warehouse(new_phone: NewPhone, requ
     lists,
     st.lists(st.sampled_from(Fault), max_size=12),
 )
-def test_no_failure_at_any_call_breaks_a_promise(
+def test_no_failure_of_any_call_breaks_a_promise(
     new_phone: NewPhone, sound: list[dict[str, Any]], others: list[Any], faults: list[Fault]
 ) -> None:
-    """The fake stream itself checks promise 2: nothing is published that is not archived."""
+    """The fake stream itself checks promise 2: only archived events are published."""
     phone = new_phone()
     phone.world.faults = list(faults)
     body = json.dumps(sound + others).encode()
@@ -123,7 +121,7 @@ def test_no_failure_at_any_call_breaks_a_promise(
 
 
 def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
-    """Ingest where each call takes its longest: it ends while there is time to answer."""
+    """Ingest while each call takes its maximum time, and check that time remains for the response."""
     longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "enqueue": ENQUEUE_SECONDS}
 
     def seconds_left() -> float:
@@ -152,7 +150,7 @@ def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
     st.lists(st.sampled_from(Fault), max_size=6),
     st.floats(0, 27.5),
 )
-def test_if_each_call_takes_its_longest_the_answer_still_comes_in_time(
+def test_response_is_in_time_even_if_each_call_takes_its_maximum(
     given: list[Any], faults: list[Fault], seconds: float
 ) -> None:
     with suppress(RetryableError, RuntimeError):
@@ -160,7 +158,7 @@ def test_if_each_call_takes_its_longest_the_answer_still_comes_in_time(
 
 
 class OnlyTheStream(World):
-    """What is not the stream works."""
+    """A world in which only the stream fails."""
 
     def next_fault(self, call: str) -> Fault:
         if call == "put":
@@ -175,9 +173,7 @@ class OnlyTheStream(World):
     st.lists(st.sampled_from([Fault.BEFORE, Fault.AFTER, Fault.PARTLY, Fault.MALFORMED]), max_size=6),
     st.floats(STORE_SECONDS + ENQUEUE_SECONDS, 27.5),
 )
-def test_a_slow_stream_leaves_time_for_a_claim_check(
-    number: int, faults: list[Fault], seconds: float
-) -> None:
+def test_slow_stream_leaves_time_for_a_claim_check(number: int, faults: list[Fault], seconds: float) -> None:
     world = OnlyTheStream(faults)
     in_time(world, [ENTER | {"_id": str(n)} for n in range(number)], seconds)
     assert geofence_lines(world) <= world.promised()

@@ -1,4 +1,4 @@
-"""Sending to a stream that takes some, none, or refuses for good."""
+"""Test publishing to a stream that accepts some or no records, or rejects a record permanently."""
 
 import itertools
 import random
@@ -22,7 +22,9 @@ from tests.unit.handler.fakes import Fault
 
 
 class ScriptedStream:
-    """Takes a record once it has refused it so often; the negative ones spoil every call."""
+    """Accept a record after rejecting it the given number of times. A negative number fails every call that
+    contains the record.
+    """
 
     def __init__(self, circuit_breaker: dict[str, int]) -> None:
         self.circuit_breaker = dict(circuit_breaker)
@@ -52,14 +54,14 @@ def records(*names: str, size: int = 2) -> list[Record]:
 def no_pause(_: float) -> None: ...
 
 
-def test_only_what_was_refused_is_sent_again() -> None:
+def test_only_rejected_records_are_resent() -> None:
     stream = ScriptedStream({"b": 2})
     outcome = publish(records("a", "b", "c"), stream, lambda: 1.0, no_pause)
     assert stream.calls == [["a", "b", "c"], ["b"], ["b"]]
     assert (outcome.taken, outcome.refused, outcome.malformed) == (3, [], [])
 
 
-def test_a_culprit_is_found_by_halving_and_delays_nobody() -> None:
+def test_bisection_isolates_a_malformed_record_and_publishes_the_rest() -> None:
     names = [str(n) for n in range(100)]
     stream = ScriptedStream({"37": -1})
     outcome = publish(records(*names), stream, lambda: 1.0, no_pause)
@@ -70,9 +72,7 @@ def test_a_culprit_is_found_by_halving_and_delays_nobody() -> None:
 
 @given(st.lists(st.integers(-1, 3), max_size=40), st.integers(0, 60))
 @settings(deadline=None, max_examples=100)
-def test_each_record_is_taken_refused_or_malformed_and_only_one_of_these(
-    fates: list[int], looks: int
-) -> None:
+def test_each_record_is_either_taken_refused_or_malformed(fates: list[int], looks: int) -> None:
     names = [str(n) for n in range(len(fates))]
     stream = ScriptedStream(dict(zip(names, fates, strict=True)))
     clock = itertools.chain([1.0] * looks, itertools.repeat(0.0))
@@ -84,7 +84,7 @@ def test_each_record_is_taken_refused_or_malformed_and_only_one_of_these(
     assert outcome.taken == len(stream.taken)
 
 
-def test_calls_keep_to_the_limits_of_putrecords() -> None:
+def test_calls_respect_the_limits_of_putrecords() -> None:
     stream = ScriptedStream({})
     publish(records(*map(str, range(1001))), stream, lambda: 1.0, no_pause)
     assert [len(call) for call in stream.calls] == [500, 500, 1]
@@ -99,7 +99,7 @@ def test_calls_keep_to_the_limits_of_putrecords() -> None:
     assert [len(call) for call in stream.calls] == [3, 3, 3], "the key counts too"
 
 
-def test_pauses_grow_are_jittered_and_stay_short() -> None:
+def test_pauses_grow_with_jitter_up_to_a_limit() -> None:
     pauses: list[float] = []
     outcome = publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, pauses.append)
     assert len(outcome.refused) == 1
@@ -107,8 +107,8 @@ def test_pauses_grow_are_jittered_and_stay_short() -> None:
     assert all(0 <= pause <= BACKOFF_CAP_SECONDS for pause in pauses)
 
 
-def test_environments_restored_from_one_snapshot_do_not_pause_alike() -> None:
-    """SnapStart restores the state of `random` too, the same in a thousand places."""
+def test_environments_restored_from_one_snapshot_pause_differently() -> None:
+    """SnapStart restores the same state of `random` in every execution environment."""
     pauses: list[list[float]] = []
     for _ in range(2):
         random.seed(1)
@@ -117,13 +117,13 @@ def test_environments_restored_from_one_snapshot_do_not_pause_alike() -> None:
     assert pauses[0] != pauses[1]
 
 
-def test_nothing_is_sent_once_the_time_is_up() -> None:
+def test_nothing_is_sent_after_the_deadline() -> None:
     stream = ScriptedStream({})
     assert len(publish(records("a", "b"), stream, lambda: 0.0, no_pause).refused) == 2
     assert stream.calls == []
 
 
-def test_a_stream_that_is_away_refuses_all() -> None:
+def test_unreachable_stream_refuses_all_records() -> None:
     class Away:
         def put(self, given: Sequence[Record]) -> list[Record]:
             raise RetryableError("away")
@@ -142,7 +142,7 @@ ARRIVAL = {
 }
 
 
-def test_after_a_request_without_a_published_record_the_next_enqueues_a_claim_check_at_once(
+def test_open_circuit_breaker_enqueues_until_one_trial_call_succeeds(
     phone: Phone,
 ) -> None:
     world = phone.world
@@ -159,17 +159,17 @@ def test_after_a_request_without_a_published_record_the_next_enqueues_a_claim_ch
     world.now += 0.2
     world.faults = [Fault.NONE, Fault.BEFORE]
     assert phone.post([ARRIVAL | {"_id": "g"}]).status == 202
-    assert world.calls == ["store", "put", "enqueue"], "one look, and no more patience"
+    assert world.calls == ["store", "put", "enqueue"], "one trial call without retries"
 
     world.calls.clear()
     world.now += OPEN_SECONDS
     assert phone.post([ARRIVAL | {"_id": "h"}]).status == 202
     assert phone.post([ARRIVAL | {"_id": "i"}]).status == 202
-    assert world.calls == ["store", "put"] * 2, "it takes again, and is trusted again"
+    assert world.calls == ["store", "put"] * 2, "the circuit breaker is closed again"
     assert len(world.promised()) == 5
 
 
-def test_without_the_queue_the_stream_is_asked_whatever_it_said_a_moment_ago(phone: Phone) -> None:
+def test_stream_is_tried_despite_the_circuit_breaker_if_the_queue_fails(phone: Phone) -> None:
     world = phone.world
     world.faults = [Fault.NONE, *[Fault.BEFORE] * MAX_ROUNDS, Fault.BEFORE]
     assert phone.post([ARRIVAL]).status == 503
@@ -180,7 +180,7 @@ def test_without_the_queue_the_stream_is_asked_whatever_it_said_a_moment_ago(pho
     assert world.promised() == set(world.lines("events"))
 
 
-def test_one_refused_record_among_others_is_no_stream_that_is_away(phone: Phone) -> None:
+def test_partial_failure_does_not_open_the_circuit_breaker(phone: Phone) -> None:
     world = phone.world
     world.faults = [Fault.NONE, Fault.PARTLY, *[Fault.BEFORE] * (MAX_ROUNDS - 1)]
     phone.post([ARRIVAL, ARRIVAL | {"_id": "f"}])
@@ -189,13 +189,13 @@ def test_one_refused_record_among_others_is_no_stream_that_is_away(phone: Phone)
     assert world.calls == ["store", "put"]
 
 
-def test_a_request_that_had_no_time_to_ask_the_stream_says_nothing_about_it() -> None:
+def test_deadline_before_any_call_does_not_affect_the_circuit_breaker() -> None:
     circuit_breaker = CircuitBreaker()
     circuit_breaker.record(publish(records("a"), ScriptedStream({}), lambda: 0.0, no_pause))
     assert circuit_breaker.rounds() == MAX_ROUNDS
 
 
-def test_a_clock_that_was_set_back_does_not_close_the_stream_for_long() -> None:
+def test_clock_set_back_does_not_keep_the_circuit_breaker_open() -> None:
     now = [1000.0]
     circuit_breaker = CircuitBreaker(lambda: now[0])
     circuit_breaker.record(publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, no_pause))

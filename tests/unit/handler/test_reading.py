@@ -1,4 +1,4 @@
-"""Every form of body, and what each breach of it is answered with."""
+"""Test every form of request body and the error for each violation."""
 
 import base64
 import gzip
@@ -27,12 +27,12 @@ def text(value: object) -> bytes:
 
 
 def named_gzip(plain: bytes, name_bytes: int) -> bytes:
-    """Return a gzip body whose header holds a file name so long. (RFC 1952, section 2.3: "FNAME".)"""
+    """Return gzip whose header contains a file name of `name_bytes` bytes. (RFC 1952, section 2.3: "FNAME")"""
     packed = gzip.compress(plain, mtime=0)
     return packed[:3] + b"\x08" + packed[4:10] + b"n" * name_bytes + b"\0" + packed[10:]
 
 
-# --- forms --------------------------------------------------------------------------------------
+# --- body forms --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -55,25 +55,25 @@ def named_gzip(plain: bytes, name_bytes: int) -> bytes:
                                           "content-encoding": "identity"}, id="headers in any case"),
     ],
 )  # fmt: skip
-def test_every_form_gives_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
+def test_every_body_form_gives_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
     answer = phone.post(body, headers)
     assert (answer.status, answer.body["accepted"], answer.body["errors"]) == (202, 2, [])
     assert phone.world.lines("events") == [text(TRIP), text(OTHER)]
 
 
 @pytest.mark.parametrize("body", [text(TRIP), text({"event": TRIP}), text({"event": TRIP, "user": None})])
-def test_a_single_event_may_come_bare_or_in_its_envelope(phone: Phone, body: bytes) -> None:
+def test_single_event_may_be_bare_or_in_an_envelope(phone: Phone, body: bytes) -> None:
     assert phone.post(body).status == 202
     assert phone.world.lines("events") == [text(TRIP)]
 
 
-def test_an_event_is_not_taken_for_an_envelope_for_having_a_field_called_events(phone: Phone) -> None:
+def test_event_with_a_field_called_events_is_not_an_envelope(phone: Phone) -> None:
     event = TRIP | {"events": [1], "event": "x"}
     assert phone.post(event).status == 202
     assert phone.world.lines("events") == [text(event)]
 
 
-def test_payload_format_2_and_plain_text_bodies_are_read_too(phone: Phone) -> None:
+def test_payload_format_2_and_plain_text_bodies_are_accepted(phone: Phone) -> None:
     event = {
         "version": "2.0",
         "headers": {"content-type": "application/json"},
@@ -87,14 +87,14 @@ def test_payload_format_2_and_plain_text_bodies_are_read_too(phone: Phone) -> No
     assert line == text(TRIP)[:-1] + ',"x":"é"}'.encode()
 
 
-def test_without_a_request_id_of_the_gateway_lambdas_own_is_told(phone: Phone) -> None:
+def test_missing_request_id_is_replaced_by_lambdas(phone: Phone) -> None:
     assert phone.send({"body": text([TRIP]).decode(), "headers": None}).body["request_id"] == "fallback-id"
 
 
-# --- the envelope's user ------------------------------------------------------------------------
+# --- the user of the envelope -------------------------------------------------------------------
 
 
-def test_events_without_user_get_the_envelopes_ids_and_nothing_else_of_it(phone: Phone) -> None:
+def test_events_without_user_get_only_the_ids_of_the_envelope(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"}
     user = {"_id": "u-1", "userId": "driver", "deviceId": "van-9", "ip": "192.0.2.7", "metadata": {"x": 1}}
     phone.post({"events": [bare, OTHER], "user": user})
@@ -110,7 +110,7 @@ def test_events_without_user_get_the_envelopes_ids_and_nothing_else_of_it(phone:
     b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","user" : null}',
     b'{"_id":"a","\\u0075ser":null,"type":"t","createdAt":"2026-11-16T08:00:00Z"}',
 ])  # fmt: skip
-def test_an_event_whose_user_is_null_gets_the_envelopes_ids(phone: Phone, event: bytes) -> None:
+def test_null_user_is_replaced_by_the_envelopes_ids_in_place(phone: Phone, event: bytes) -> None:
     assert phone.post(b'{"events":[%b],"user":{"deviceId":"van-9"}}' % event).status == 202
     (line,) = phone.world.lines("events")
     expected = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "user": {"deviceId": "van-9"}}
@@ -119,43 +119,43 @@ def test_an_event_whose_user_is_null_gets_the_envelopes_ids(phone: Phone, event:
     )
 
 
-def test_only_the_null_at_the_top_gives_way_to_the_envelopes_ids(phone: Phone) -> None:
+def test_only_the_top_level_null_user_is_replaced(phone: Phone) -> None:
     event = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","x":[{"user":null},"user:null",1.50]}'
     phone.post(b'{"event":%b,"user":{"deviceId":"d"}}' % event)
     assert phone.world.lines("events") == [event[:-1] + b',"user":{"deviceId":"d"}}']
 
 
 @pytest.mark.parametrize("field", ["duration", "confidence", "deviceId"])
-def test_an_optional_field_that_is_null_counts_as_absent(phone: Phone, field: str) -> None:
+def test_optional_field_that_is_null_counts_as_absent(phone: Phone, field: str) -> None:
     crossing = TRIP | {"type": "user.exited_geofence", "geofence": {"tag": "farm", "externalId": "f"}}
     assert phone.post([crossing | {field: None}]).status == 202
 
 
 @pytest.mark.parametrize("field", ["_id", "userId", "deviceId"])
-def test_an_optional_id_of_the_user_that_is_null_counts_as_absent(phone: Phone, field: str) -> None:
+def test_optional_id_of_the_user_that_is_null_counts_as_absent(phone: Phone, field: str) -> None:
     others = {"_id": "u", "userId": "u", "deviceId": "d"}
     assert phone.post([TRIP | {"user": others | {field: None}}]).status == 202
     assert phone.post([TRIP | {"user": dict.fromkeys(others)}]).codes == ["missing_identity"]
 
 
 @pytest.mark.parametrize("absent", ["_id", "event", "user"])
-def test_a_member_of_the_envelope_that_is_null_counts_as_absent(phone: Phone, absent: str) -> None:
+def test_member_of_the_envelope_that_is_null_counts_as_absent(phone: Phone, absent: str) -> None:
     assert phone.post({"events": [TRIP], absent: None}).status == 202
     assert phone.world.lines("events") == [text(TRIP)]
 
 
-def test_an_envelope_of_null_holds_no_event(phone: Phone) -> None:
+def test_envelope_whose_events_are_null_contains_no_event(phone: Phone) -> None:
     assert phone.post({"event": None, "user": {"deviceId": "d"}}).codes == ["no_events"]
     assert phone.post({"event": None, "events": None}).codes == ["no_events"]
 
 
-def test_only_sound_ids_of_the_envelope_are_given_to_events(phone: Phone) -> None:
+def test_invalid_ids_of_the_envelope_are_not_given_to_events(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"}
     answer = phone.post({"events": [bare], "user": {"deviceId": "x" * 100_000, "userId": 7, "_id": ""}})
     assert answer.codes == ["missing_identity"]
 
 
-# --- breaches inside one event ------------------------------------------------------------------
+# --- violations inside one event ----------------------------------------------------------------
 
 BREACHES = {
     "a name twice": b'{"_id":"x","_id":"y"}',
@@ -172,7 +172,7 @@ BREACHES = {
 
 @pytest.mark.parametrize("breach", BREACHES.values(), ids=BREACHES.keys())
 @pytest.mark.parametrize("form", ["array", "envelope"])
-def test_a_breach_inside_one_event_rejects_that_event_alone(phone: Phone, breach: bytes, form: str) -> None:
+def test_violation_inside_one_event_rejects_only_that_event(phone: Phone, breach: bytes, form: str) -> None:
     array = b"[%b, %b ,%b]" % (text(TRIP), breach, text(OTHER))
     answer = phone.post(array if form == "array" else b'{"user":{"deviceId":"d"},"events":%b}' % array)
 
@@ -184,12 +184,12 @@ def test_a_breach_inside_one_event_rejects_that_event_alone(phone: Phone, breach
 
 
 @pytest.mark.parametrize("breach", BREACHES.values(), ids=BREACHES.keys())
-def test_a_breach_in_a_line_rejects_that_line_alone(phone: Phone, breach: bytes) -> None:
+def test_violation_in_one_line_rejects_only_that_line(phone: Phone, breach: bytes) -> None:
     answer = phone.post(b"\n".join([text(TRIP), breach, text(OTHER)]), NDJSON)
     assert (answer.status, answer.body["accepted"], answer.codes) == (202, 2, ["not_json"])
 
 
-def test_an_event_over_64_kib_is_rejected_by_itself(phone: Phone) -> None:
+def test_event_over_64_kib_is_rejected_alone(phone: Phone) -> None:
     fits = TRIP | {"_id": "fits", "x": ""}
     fits["x"] = "x" * (64 * 1024 - len(text(fits)))
     answer = phone.post([fits, fits | {"_id": "over", "x": fits["x"] + "x"}])
@@ -197,7 +197,7 @@ def test_an_event_over_64_kib_is_rejected_by_itself(phone: Phone) -> None:
     assert json.loads(phone.world.lines("rejected")[0])["event_id"] == "over"
 
 
-def test_an_answer_has_at_most_64_kib_and_counts_the_errors_that_it_omits(phone: Phone) -> None:
+def test_response_has_at_most_64_kib_and_counts_the_omitted_errors(phone: Phone) -> None:
     wrong: dict[str, Any] = dict.fromkeys(("createdAt", "deviceId", "duration", "confidence"), ())
     wrong |= {"_id": "\x01" * 129, "type": "user.entered_geofence"}
     wrong["user"] = dict.fromkeys(("_id", "userId", "deviceId"), 5)
@@ -208,14 +208,14 @@ def test_an_answer_has_at_most_64_kib_and_counts_the_errors_that_it_omits(phone:
     assert len(json.dumps(answer.body, separators=(",", ":"), ensure_ascii=False).encode()) <= 64 * 1024
 
 
-def test_the_ids_of_the_envelope_do_not_make_an_event_too_large(phone: Phone) -> None:
+def test_ids_of_the_envelope_do_not_make_an_event_too_large(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"} | {"x": ""}
     bare["x"] = "x" * (64 * 1024 - len(text(bare)))
     assert phone.post({"events": [bare], "user": {"deviceId": "van-1"}}).status == 202
     assert phone.post({"events": [bare | {"x": bare["x"] + "x"}]}).codes == ["event_too_large"]
 
 
-# --- bodies in which no events can be told apart ------------------------------------------------
+# --- bodies that cannot be split into events ----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_the_ids_of_the_envelope_do_not_make_an_event_too_large(phone: Phone) ->
         (zlib.compress(text([TRIP])), GZIP, "bad_gzip"),
     ],
 )
-def test_an_unreadable_body_is_kept_as_it_came(
+def test_unreadable_body_is_stored_unchanged(
     phone: Phone, body: bytes, headers: dict[str, str], code: str
 ) -> None:
     answer = phone.post(body, headers | {"X-App-Version": "4.2 ✓"})
@@ -261,12 +261,12 @@ def test_an_unreadable_body_is_kept_as_it_came(
     assert reject["app_version"] == "4.2 ✓"
 
 
-def test_one_event_that_is_not_an_object_is_told_so(phone: Phone) -> None:
+def test_event_that_is_not_an_object_is_rejected(phone: Phone) -> None:
     assert phone.post(b"5").codes == ["not_an_object"]
     assert phone.post([TRIP, 5]).codes == ["not_an_object"]
 
 
-# --- what is refused, and stored nowhere --------------------------------------------------------
+# --- requests that are refused and not stored ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_one_event_that_is_not_an_object_is_told_so(phone: Phone) -> None:
         ({"Content-Encoding": "gzip, gzip"}, "unsupported_encoding"),
     ],
 )
-def test_another_content_type_or_encoding_is_refused(
+def test_unsupported_content_type_or_encoding_is_refused(
     phone: Phone, headers: dict[str, str], code: str
 ) -> None:
     answer = phone.post([TRIP], headers)
@@ -341,34 +341,34 @@ def test_every_spelling_of_gzip_is_accepted(phone: Phone, coding: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["", "identity", "Identity", "identity, identity", " "])
-def test_every_spelling_of_no_coding_is_accepted(phone: Phone, coding: str) -> None:
+def test_every_spelling_of_identity_encoding_is_accepted(phone: Phone, coding: str) -> None:
     assert phone.post([TRIP], {"Content-Encoding": coding}).status == 202
 
 
-def test_a_header_without_a_value_counts_as_absent(phone: Phone) -> None:
+def test_header_without_a_value_counts_as_absent(phone: Phone) -> None:
     headers: dict[str, Any] = {"Content-Type": None, "Content-Encoding": None, "X-App-Version": None}
     assert phone.post([TRIP], headers).status == 202
 
 
-def test_a_body_that_a_gateway_inflated_may_begin_with_a_byte_order_mark(phone: Phone) -> None:
+def test_body_inflated_by_the_gateway_may_start_with_a_bom(phone: Phone) -> None:
     assert phone.post(b"\xef\xbb\xbf" + text([TRIP]), GZIP).status == 202
 
 
 @pytest.mark.parametrize("length", [1, 25, 26, 27, 100])
 @pytest.mark.parametrize(("charset", "status"), [("UTF-8", 202), ('"utf-8"', 202), ("latin-1; x=utf-8", 415)])
-def test_a_charset_counts_wherever_it_stands(phone: Phone, length: int, charset: str, status: int) -> None:
+def test_charset_is_recognised_at_any_position(phone: Phone, length: int, charset: str, status: int) -> None:
     content_type = f"application/json; profile={'x' * length}; charset={charset}"
     assert phone.post([TRIP], {"Content-Type": content_type}).status == status
 
 
-def test_headers_that_are_no_text_are_no_outage(phone: Phone) -> None:
-    """Else the phone would send the batch again for ever."""
+def test_malformed_header_text_does_not_cause_a_503(phone: Phone) -> None:
+    """Otherwise the phone would resend the batch forever."""
     odd = {"X-App-Version": "4.2\ud800", "Content-Type": "application/json; a=\udfff"}
     assert phone.post([TRIP, {}], odd).status == 202
     assert json.loads(phone.world.lines("rejected")[0])["app_version"] == "4.2?"
 
 
-def test_without_a_content_type_a_body_is_json(phone: Phone) -> None:
+def test_body_without_a_content_type_is_json(phone: Phone) -> None:
     assert phone.post([TRIP], {"Accept": "*/*"}).status == 202
 
 
@@ -386,7 +386,7 @@ def test_without_a_content_type_a_body_is_json(phone: Phone) -> None:
         (b"{}\n" * 501, NDJSON, "too_many_events", 500),
     ],
 )
-def test_what_is_too_large_is_refused_with_its_limit(
+def test_request_that_is_too_large_is_refused_with_the_limit(
     phone: Phone, body: bytes, headers: dict[str, str], code: str, limit: int
 ) -> None:
     answer = phone.post(body, headers)
@@ -395,15 +395,15 @@ def test_what_is_too_large_is_refused_with_its_limit(
     assert not phone.world.calls
 
 
-def test_the_largest_allowed_requests_are_taken(phone: Phone) -> None:
+def test_largest_allowed_requests_are_accepted(phone: Phone) -> None:
     assert phone.post([TRIP | {"_id": str(n)} for n in range(500)]).body["accepted"] == 500
     padded = text([TRIP]) + b" " * (4 * 1024 * 1024 - len(text([TRIP])))
     assert phone.post(named_gzip(padded, 50_000), GZIP).status == 202
     assert phone.post(text([TRIP]) + b" " * (1024 * 1024 - len(text([TRIP])))).status == 202
 
 
-def test_a_torn_body_is_read_in_time_that_grows_with_its_size(phone: Phone) -> None:
-    """A pattern that tried every place for a value's end took 16 s of CPU for 64 KB, and a minute for 128."""
+def test_truncated_body_is_parsed_in_linear_time(phone: Phone) -> None:
+    """A regular expression that tried every end of a value took 16 s of CPU for 64 KB."""
     blanks = b" " * 100_000
     torn = b'{"events":[%b],"note"%b:%bx%bx}' % (text(TRIP), blanks, blanks, blanks)
     began = time.process_time()

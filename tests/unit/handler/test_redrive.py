@@ -1,4 +1,6 @@
-"""Claim checks: published, returned with a growing pause, or left for the dead-letter queue."""
+"""Test that claim checks are published, returned to the queue with a growing delay, or moved to the
+dead-letter queue.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ STORED = lines_object("events", EVENTS, AT)
 
 @dataclass
 class Desk:
-    """The redrive function with fakes around it."""
+    """The redrive function with fake ports."""
 
     world: World = field(default_factory=World)
     postponed: list[tuple[str, int]] = field(default_factory=list)
@@ -40,7 +42,7 @@ class Desk:
         return self.world.objects[key]
 
     def take(self, *bodies: object, tries: int = 1) -> list[str]:
-        """The message ids that go back to the queue."""
+        """Return the ids of the messages that go back to the queue."""
         messages: list[dict[str, Any]] = [
             {
                 "messageId": f"m{n}",
@@ -72,7 +74,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk()
 
 
-def test_the_lines_named_are_published_by_device(desk: Desk) -> None:
+def test_named_lines_are_published_by_device(desk: Desk) -> None:
     assert desk.take(claim(2), claim(1)) == []
     assert [(r.partition_key, r.data) for r in desk.world.stream] == [
         ("van-2", EVENTS[1]),
@@ -80,7 +82,7 @@ def test_the_lines_named_are_published_by_device(desk: Desk) -> None:
     ]
 
 
-def test_what_was_accepted_once_is_published_even_if_the_rules_have_changed(desk: Desk) -> None:
+def test_accepted_event_is_published_even_if_the_rules_have_changed(desk: Desk) -> None:
     old = lines_object("events", [b'{"_id":"' + b"x" * 999 + b'","deviceId":"d"}'], AT)
     desk.world.objects[old.key] = old.body
     assert desk.take(claim(1, key=old.key)) == []
@@ -91,19 +93,19 @@ def test_what_was_accepted_once_is_published_even_if_the_rules_have_changed(desk
     "body",
     ["not json", "{}", claim(9), claim(0), claim(3), claim(1, key="events/gone")],
 )
-def test_a_claim_check_that_can_never_be_served_goes_back_and_delays_nobody(desk: Desk, body: object) -> None:
+def test_invalid_claim_check_is_returned_without_delaying_the_others(desk: Desk, body: object) -> None:
     assert desk.take(body, claim(1)) == ["m0"]
     assert len(desk.world.stream) == 1
 
 
-def test_while_the_stream_refuses_the_others_are_not_tried(desk: Desk) -> None:
+def test_failing_stream_returns_all_messages_after_one_attempt(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
     assert desk.take(claim(1), claim(2), claim(1)) == ["m0", "m1", "m2"]
     assert desk.world.calls.count("get") == 1
     assert [handle for handle, _ in desk.postponed] == ["h0", "h1", "h2"]
 
 
-def test_a_claim_check_goes_back_whole_while_one_record_is_refused(desk: Desk) -> None:
+def test_claim_check_is_returned_while_one_of_its_records_is_refused(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.PARTLY] * 50]
     assert desk.take(claim(1, 2)) == ["m0"]
     desk.world.faults = []
@@ -111,17 +113,17 @@ def test_a_claim_check_goes_back_whole_while_one_record_is_refused(desk: Desk) -
     assert {r.data for r in desk.world.stream} == set(EVENTS[:2])
 
 
-def test_s3_out_of_reach_is_an_outage_too(desk: Desk) -> None:
+def test_unreachable_s3_returns_the_message(desk: Desk) -> None:
     desk.world.faults = [Fault.BEFORE]
     assert desk.take(claim(1)) == ["m0"]
 
 
-def test_a_crash_returns_the_message(desk: Desk) -> None:
+def test_crash_returns_the_message(desk: Desk) -> None:
     desk.world.faults = [Fault.CRASH]
     assert desk.take(claim(1), claim(2)) == ["m0"]
 
 
-def test_pauses_grow_with_the_tries_up_to_five_minutes(desk: Desk) -> None:
+def test_delay_grows_with_each_attempt_up_to_five_minutes(desk: Desk) -> None:
     for tries in (1, 4, 100):
         desk.world.faults = [Fault.BEFORE]
         desk.take(claim(1), tries=tries)
@@ -129,7 +131,7 @@ def test_pauses_grow_with_the_tries_up_to_five_minutes(desk: Desk) -> None:
     assert 2 <= first <= 4 < 16 <= fourth <= 32 < 150 <= hundredth <= redrive.BACKOFF_CAP_SECONDS
 
 
-def test_a_message_that_cannot_be_postponed_comes_back_all_the_same(desk: Desk) -> None:
+def test_message_whose_delay_cannot_be_set_is_still_returned(desk: Desk) -> None:
     def fail(receipt_handle: str, seconds: int) -> None:
         raise RetryableError("on purpose")
 
@@ -138,7 +140,7 @@ def test_a_message_that_cannot_be_postponed_comes_back_all_the_same(desk: Desk) 
     assert desk.take(claim(1)) == ["m0"]
 
 
-def test_what_the_stream_will_never_take_is_set_aside(desk: Desk) -> None:
+def test_record_that_the_stream_always_rejects_is_quarantined(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert desk.take(claim(1)) == []
     (line,) = map(json.loads, desk.world.lines("set-aside"))
@@ -146,14 +148,14 @@ def test_what_the_stream_will_never_take_is_set_aside(desk: Desk) -> None:
     assert line["origin"] == {"object_key": STORED.key, "line": "1"}
 
 
-def test_the_device_is_the_users_as_it_was_when_the_event_was_accepted(desk: Desk) -> None:
+def test_device_is_the_one_used_when_the_event_was_accepted(desk: Desk) -> None:
     both = lines_object("events", [b'{"_id":"a","deviceId":"other","user":{"deviceId":"van-1"}}'], AT)
     desk.world.objects[both.key] = both.body
     assert desk.take(claim(1, key=both.key)) == []
     assert desk.world.stream[0].partition_key == "van-1"
 
 
-def test_a_slow_stream_is_asked_for_some_seconds_only(desk: Desk) -> None:
+def test_slow_stream_is_retried_for_a_few_seconds_only(desk: Desk) -> None:
     class Slow(World):
         def next_fault(self, call: str) -> Fault:
             desk.seconds -= 3.0 if call == "put" else 0.0
@@ -164,7 +166,7 @@ def test_a_slow_stream_is_asked_for_some_seconds_only(desk: Desk) -> None:
     assert desk.world.calls == ["get", "put", "put"]
 
 
-def test_without_time_left_messages_go_back_untried(desk: Desk) -> None:
+def test_messages_are_returned_if_there_is_no_time_to_publish(desk: Desk) -> None:
     for desk.seconds in (24.9, 5.0):
         assert desk.take(claim(1)) == ["m0"]
-    assert desk.world.calls == [], "reading may take twelve seconds by itself"
+    assert desk.world.calls == [], "reading alone may take twelve seconds"

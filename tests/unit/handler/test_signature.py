@@ -1,4 +1,4 @@
-"""Who may post where a stage wants requests signed; nothing of the others is stored."""
+"""Test that a stage with signatures accepts only signed requests and stores nothing of others."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ TRIP = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "deviceId"
 
 
 def refusal(scheme: str, headers: dict[str, str]) -> str:
-    """The code of the refusal, or "" for none."""
+    """Return the code of the refusal, or "" if the request is accepted."""
     try:
         verify(scheme, headers, lambda: BODY, lambda: SECRETS, NOW)
     except Refused as refused:
@@ -33,7 +33,7 @@ def signed(secret: bytes = SECRETS[0], at: int = NOW, body: bytes = BODY) -> dic
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("seconds_off", [-300, 0, 300])
-def test_either_secret_will_do_for_five_minutes(secret: bytes, seconds_off: int) -> None:
+def test_both_secrets_are_accepted_within_five_minutes(secret: bytes, seconds_off: int) -> None:
     assert refusal("milkrun", signed(secret, NOW + seconds_off)) == ""
 
 
@@ -52,7 +52,7 @@ def test_either_secret_will_do_for_five_minutes(secret: bytes, seconds_off: int)
         (signed() | {"x-milkrun-signature": "é"}, "bad_signature"),
     ],
 )
-def test_anything_else_is_refused(headers: dict[str, str], code: str) -> None:
+def test_missing_wrong_or_old_signature_is_refused(headers: dict[str, str], code: str) -> None:
     assert refusal("milkrun", headers) == code
 
 
@@ -70,7 +70,7 @@ def radar(
 RADAR_SECRETS = [b"other@2027-02-01", b"token@2027-02-01"]  # NOW is 2027-01-15
 
 
-def test_radars_own_signature_covers_its_signing_id_and_no_body_is_read() -> None:
+def test_radar_signature_is_verified_without_reading_the_body() -> None:
     radar(RADAR_SECRETS)
     with pytest.raises(Refused, match="does not match"):
         radar(RADAR_SECRETS, signing_id="other")
@@ -78,7 +78,7 @@ def test_radars_own_signature_covers_its_signing_id_and_no_body_is_read() -> Non
         radar(RADAR_SECRETS, signature="")
 
 
-def test_a_captured_pair_of_radars_headers_ends_with_the_last_day_of_its_secret() -> None:
+def test_replayed_radar_headers_are_refused_after_the_secrets_last_day() -> None:
     radar(RADAR_SECRETS, days_later=17)
     for days_later in (18, 400):
         with pytest.raises(RetryableError, match="last day"):
@@ -86,22 +86,22 @@ def test_a_captured_pair_of_radars_headers_ends_with_the_last_day_of_its_secret(
 
 
 @pytest.mark.parametrize("secret", [b"token", b"token@", b"token@2027-12-31", b"token@9999-99-99"])
-def test_a_secret_for_radar_without_a_near_last_day_is_not_used(secret: bytes) -> None:
+def test_radar_secret_without_a_near_last_day_is_not_used(secret: bytes) -> None:
     with pytest.raises(RetryableError, match="last day"):
         radar([secret])
 
 
-def test_a_refused_signature_costs_no_inflation() -> None:
+def test_body_of_a_request_refused_early_is_not_inflated() -> None:
     for headers in ({}, signed(at=NOW - 301)):
         with pytest.raises(Refused):
             verify("milkrun", headers, lambda: pytest.fail("read"), lambda: SECRETS, NOW)
 
 
-def test_without_a_scheme_no_secret_is_asked_for() -> None:
+def test_without_a_scheme_no_secret_is_fetched() -> None:
     verify("off", {}, lambda: BODY, lambda: pytest.fail("asked"), NOW)
 
 
-def test_secrets_are_fetched_once_in_five_minutes_and_outlive_an_outage() -> None:
+def test_secrets_are_cached_for_five_minutes_and_survive_an_outage() -> None:
     fetched: list[list[bytes] | Exception] = [[b"old"], RuntimeError("down"), [b"new"]]
     at = [0.0]
 
@@ -118,7 +118,7 @@ def test_secrets_are_fetched_once_in_five_minutes_and_outlive_an_outage() -> Non
     assert seen == [[b"old"], [b"old"], [b"old"], [b"new"]]
 
 
-def test_secrets_that_were_never_fetched_are_an_outage() -> None:
+def test_failure_of_the_first_fetch_of_secrets_is_raised() -> None:
     def fetch() -> list[bytes]:
         raise RuntimeError("down")
 
@@ -126,13 +126,13 @@ def test_secrets_that_were_never_fetched_are_an_outage() -> None:
         Secrets(fetch)()
 
 
-def test_one_or_two_secrets_stand_in_a_parameter() -> None:
+def test_parameter_may_contain_one_or_two_secrets() -> None:
     assert parse_secrets(" one\ntwo ") == [b"one", b"two"]
     with pytest.raises(ValueError, match="no signing secret"):
         parse_secrets(" ")
 
 
-def test_a_signed_request_is_taken_whether_or_not_it_is_compressed(phone: Phone) -> None:
+def test_signed_request_is_accepted_plain_or_compressed(phone: Phone) -> None:
     phone.settings = {"SIGNATURE_SCHEME": "milkrun"}
     body = json.dumps(TRIP).encode()
     headers = signed(at=int(phone.world.received_at.timestamp()), body=body)
@@ -141,7 +141,7 @@ def test_a_signed_request_is_taken_whether_or_not_it_is_compressed(phone: Phone)
 
 
 @pytest.mark.parametrize("body", [json.dumps(TRIP).encode(), b"not json", b"\x1f\x8b broken"])
-def test_nothing_of_an_unsigned_request_is_stored(phone: Phone, body: bytes) -> None:
+def test_unsigned_request_is_not_stored(phone: Phone, body: bytes) -> None:
     phone.settings = {"SIGNATURE_SCHEME": "milkrun"}
     answer = phone.post(body, {"content-encoding": "gzip"} if body[:1] == b"\x1f" else {"x-y": ""})
     assert (answer.status, answer.body["code"]) == (403, "missing_signature")

@@ -1,4 +1,4 @@
-"""What the first request loads after Lambda has restored the function from a snapshot, or has started it."""
+"""Test which modules the first request loads after Lambda starts the function or restores it from a snapshot."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ON_DEMAND = {
     "AWS_SECRET_ACCESS_KEY": "secret",
     "AWS_SESSION_TOKEN": "token",
 }
-# Credentials then come from a local address, which a restored process learns only after its snapshot.
+# With SnapStart, credentials come from a local endpoint that the process learns only after the restore.
 SNAP_START = {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
 
 
@@ -44,13 +44,13 @@ def first_request(environment: dict[str, str]) -> dict:
 
 
 @pytest.mark.parametrize("environment", [ON_DEMAND, SNAP_START], ids=["on-demand", "snap-start"])
-def test_the_first_request_loads_no_module(environment):
+def test_first_request_loads_no_module(environment):
     first = first_request(environment)
     assert first["status"] == 202
     assert first["loaded"] == []
 
 
-def test_the_count_sees_what_is_loaded_too_late():
-    """Without the preload the first request after each restore loads about a hundred modules."""
+def test_check_detects_modules_that_are_loaded_too_late():
+    """Without the preload, the first request after each restore loads about a hundred modules."""
     credentials_of_a_container = {"LATE": "1"} | SNAP_START
     assert len(first_request(credentials_of_a_container)["loaded"]) > 80
