@@ -1,6 +1,6 @@
-"""The forms of times: one table for everything that reads them (handler, schema, dbt, SQL files, SQLite, Spark)."""
+"""Time formats: one table for every reader of times (handler, schema, dbt, SQL files, SQLite, Spark)."""
 
-# What a phone writes, and what it means in UTC, cut to microseconds.
+# The text that a phone sends, and its UTC time truncated to microseconds
 ACCEPTED = [
     ("2026-11-28T13:00:00.123Z", "2026-11-28T13:00:00.123000"),  # RFC 3339
     (
@@ -10,17 +10,17 @@ ACCEPTED = [
     ("2026-11-28T13:00:00-0330", "2026-11-28T16:30:00.000000"),
     ("2026-11-28T13:00:00+00", "2026-11-28T13:00:00.000000"),  # PostgreSQL
     ("2026-11-28T13:00:00.5-03", "2026-11-28T16:00:00.500000"),
-    ("2026-11-28T13:00:00-00:00", "2026-11-28T13:00:00.000000"),  # RFC 3339: UTC, the local offset unknown
+    ("2026-11-28T13:00:00-00:00", "2026-11-28T13:00:00.000000"),  # RFC 3339: UTC with an unknown local offset
     ("2026-11-28t13:00:00z", "2026-11-28T13:00:00.000000"),
     ("2026-11-28 13:00:00+00:00", "2026-11-28T13:00:00.000000"),  # Python's str()
     ("2026-11-28 13:00:00 +0100", "2026-11-28T12:00:00.000000"),  # Ruby, NSDate's description
     ("2026-11-28 13:00:00 Z", "2026-11-28T13:00:00.000000"),
-    ("2026-11-28T13:00:00,25Z", "2026-11-28T13:00:00.250000"),  # ISO 8601's comma
+    ("2026-11-28T13:00:00,25Z", "2026-11-28T13:00:00.250000"),  # the decimal comma of ISO 8601
     ("2026-11-28T13:00:00,123456789+01:00", "2026-11-28T12:00:00.123456"),
     ("2026-11-28T13:00:00.1Z", "2026-11-28T13:00:00.100000"),
     ("2026-11-28T13:00:00.1234567Z", "2026-11-28T13:00:00.123456"),  # .NET
     ("2026-11-28T13:00:00.999999999999Z", "2026-11-28T13:00:00.999999"),
-    ("2026-11-28T13:00Z", "2026-11-28T13:00:00.000000"),  # java.time leaves out seconds that are 0
+    ("2026-11-28T13:00Z", "2026-11-28T13:00:00.000000"),  # java.time omits seconds of 0
     ("2026-11-28T13:00+05:45", "2026-11-28T07:15:00.000000"),
     ("2026-11-28 13:00-08", "2026-11-28T21:00:00.000000"),
     ("2026-11-28T13:00:00\u221203:00", "2026-11-28T16:00:00.000000"),  # the minus sign of ISO 8601 and ICU
@@ -28,7 +28,7 @@ ACCEPTED = [
     ("2026-02-28T23:30:00-01:00", "2026-03-01T00:30:00.000000"),
 ]
 
-# What cannot be told for certain, or is no time; and the form that the answer names ("" if it has no name).
+# Ambiguous or invalid times, and the format that the error message names ("" if it has no name)
 REJECTED = [
     ("2026-11-28T13:00:00", "without an offset"),
     ("2026-11-28 13:00", "without an offset"),

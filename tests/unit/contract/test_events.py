@@ -1,4 +1,4 @@
-"""What an event is, and what it is not."""
+"""Test which JSON values are events and which are rejected."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def reasons_of(event: Any) -> list[tuple[str, str]]:
         pytest.param(b"", id="nothing"),
     ],
 )
-def test_what_a_warehouse_would_not_load_is_not_json(raw: bytes) -> None:
+def test_json_that_a_warehouse_would_not_load_is_rejected(raw: bytes) -> None:
     with pytest.raises(InvalidEvent) as caught:
         parse_json(raw)
     assert [reason.code for reason in caught.value.reasons] == ["invalid_json_value"]
@@ -71,7 +71,7 @@ def test_what_a_warehouse_would_not_load_is_not_json(raw: bytes) -> None:
         b'{"":0}',
     ],
 )
-def test_odd_but_sound_json_is_taken(raw: bytes) -> None:
+def test_unusual_but_valid_json_is_accepted(raw: bytes) -> None:
     assert parse_json(raw) == json.loads(raw)
 
 
@@ -91,10 +91,10 @@ EDITS = st.sampled_from(
 
 @given(VALUES, EDITS, st.integers(0, 200), st.booleans())
 @settings(deadline=None, max_examples=300)
-def test_what_is_taken_is_strict_by_another_reader_and_reads_the_same(
+def test_accepted_json_is_read_the_same_by_a_strict_parser(
     value: Any, edit: bytes, at: int, escaped: bool
 ) -> None:
-    """The fast way through `parse_json` takes no text that the exact way would refuse."""
+    """The fast path of `parse_json` must accept no text that the exact path rejects."""
     text = json.dumps(value, ensure_ascii=escaped, separators=(",", ":")).encode("utf-8", "surrogatepass")
     raw = text[:at] + edit + text[at:]
     try:
@@ -115,16 +115,16 @@ def test_what_is_taken_is_strict_by_another_reader_and_reads_the_same(
 
 @given(VALUES)
 @settings(deadline=None, max_examples=100)
-def test_every_text_of_a_strict_writer_is_taken(value: Any) -> None:
+def test_json_of_a_strict_writer_is_accepted(value: Any) -> None:
     assert parse_json(json.dumps(value).encode()) == value
 
 
-def test_compact_touches_nothing_but_whitespace_outside_strings() -> None:
+def test_compact_removes_only_whitespace_outside_strings() -> None:
     raw = b' {"a" :\t"x  \\u0041\\n" ,\r\n "n": [ 1.50 , 1E5 , -0 ] } '
     assert compact(raw) == b'{"a":"x  \\u0041\\n","n":[1.50,1E5,-0]}'
 
 
-def test_a_geofence_event_is_read_whole() -> None:
+def test_all_fields_of_a_geofence_event_are_read() -> None:
     event = geofence_event(json.dumps(ENTER | {"duration": 3, "confidence": 2}).encode())
     assert event.event_id == ENTER["_id"]
     assert (event.kind, event.device_id, event.fence) == ("enter", "van-1", Fence("farm", "farm-7"))
@@ -132,11 +132,11 @@ def test_a_geofence_event_is_read_whole() -> None:
     assert (event.duration_minutes, event.confidence) == (3.0, 2)
 
 
-def test_a_whole_number_may_be_written_with_a_point() -> None:
+def test_integer_may_be_written_with_a_decimal_point() -> None:
     assert geofence_event(json.dumps(ENTER | {"confidence": 2.0}).encode()).confidence == 2
 
 
-def test_times_are_cut_to_microseconds_and_come_in_utc() -> None:
+def test_times_are_truncated_to_microseconds_and_converted_to_utc() -> None:
     event = geofence_event(json.dumps(ENTER | {"createdAt": "2026-11-16T09:30:00.123456789+01:30"}).encode())
     assert event.occurred_at == datetime(2026, 11, 16, 8, 0, 0, 123456, UTC)
     assert event.occurred_at.tzinfo is UTC
@@ -145,29 +145,29 @@ def test_times_are_cut_to_microseconds_and_come_in_utc() -> None:
 @pytest.mark.parametrize(
     ("type_", "kind"), [("user_exited_geofence", "exit"), ("user.dwelled_in_geofence", "dwell")]
 )
-def test_both_spellings_are_geofence_events(type_: str, kind: str) -> None:
+def test_both_spellings_of_a_type_are_geofence_events(type_: str, kind: str) -> None:
     assert geofence_event(json.dumps(ENTER | {"type": type_}).encode()).kind == kind
 
 
-def test_which_types_are_geofence_events_can_be_said() -> None:
+def test_types_of_geofence_events_are_configurable() -> None:
     raw = json.dumps(ENTER | {"type": "yard.in"}).encode()
     assert geofence_event(raw, {"yard.in": "enter"}).kind == "enter"
     with pytest.raises(InvalidEvent, match="not_a_geofence_event"):
         geofence_event(raw)
 
 
-def test_the_device_is_the_users_else_the_events_own() -> None:
+def test_device_of_the_user_has_priority_over_the_events_own() -> None:
     assert check(ENTER | {"deviceId": "other"}).device_id == "van-1"
     assert check(ENTER | {"deviceId": "other", "user": {"deviceId": None}}).device_id == "other"
     assert check(ENTER | {"deviceId": "other", "user": None}).device_id == "other"
 
 
 @pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
-def test_any_one_id_will_do_for_other_events(user: dict[str, str]) -> None:
+def test_any_single_id_is_sufficient_for_other_events(user: dict[str, str]) -> None:
     check(TRIP | {"user": user})
 
 
-def test_unknown_types_and_fields_are_not_looked_at() -> None:
+def test_unknown_types_and_fields_are_not_validated() -> None:
     check(TRIP | {"type": "pickup.sampled", "geofence": 7, "confidence": "high", "anything": [None]})
 
 
@@ -208,7 +208,7 @@ def test_every_reason_names_its_field(change: dict[str, Any], reasons: list[tupl
     assert reasons_of(ENTER | change) == reasons
 
 
-def test_an_empty_type_is_not_told_about_the_limits_of_ids() -> None:
+def test_empty_type_is_reported_as_empty() -> None:
     with pytest.raises(InvalidEvent, match="`type` must not be empty"):
         check(TRIP | {"type": ""})
 
@@ -217,19 +217,21 @@ def test_an_empty_type_is_not_told_about_the_limits_of_ids() -> None:
     ("sent", "read"),
     [(0, 0), (1.5, 1.5), (576_000, 576_000), (576_000.1, None), (1e308, None), (-0.5, None), (None, None)],
 )
-def test_a_duration_that_no_stay_can_have_counts_as_unknown(sent: float, read: float | None) -> None:
-    """Else one phone makes every sum and average infinite."""
+def test_impossible_duration_counts_as_unknown(sent: float, read: float | None) -> None:
+    """Otherwise one phone could make every sum and average infinite."""
     assert check(ENTER | {"duration": sent}).duration_minutes == read
-    assert check(ENTER | {"duration": sent, "confidence": 2.0}).duration_minutes == read, "by the models"
+    assert check(ENTER | {"duration": sent, "confidence": 2.0}).duration_minutes == read, (
+        "parsed with pydantic"
+    )
 
 
-def test_nobody_in_particular_is_not_enough() -> None:
+def test_event_without_any_identity_is_rejected() -> None:
     assert reasons_of(TRIP | {"user": {}}) == [("missing_identity", "user")]
     assert reasons_of(TRIP | {"user": None, "userId": "u"}) == [("missing_identity", "user")]
 
 
 @pytest.mark.parametrize("value", [b"3", b'"x"', b"[]", b"null", b"true"])
-def test_an_event_is_an_object(value: bytes) -> None:
+def test_value_that_is_not_an_object_is_rejected(value: bytes) -> None:
     assert reasons_of(value) == [("not_an_object", "")]
 
 
@@ -237,11 +239,11 @@ IDS = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["1", 
 
 
 @given(st.tuples(st.sampled_from("du"), IDS, IDS), st.tuples(st.sampled_from("du"), IDS, IDS))
-def test_event_keys_are_equal_only_for_one_owner_and_one_id(one: Any, other: Any) -> None:
+def test_event_keys_are_equal_only_for_the_same_owner_and_id(one: Any, other: Any) -> None:
     assert (Owned(*one).event_key == Owned(*other).event_key) == (one == other)
 
 
-def test_an_event_without_a_device_belongs_to_its_user() -> None:
+def test_event_without_a_device_belongs_to_its_user() -> None:
     of_a_user = {"_id": "e", "type": "x", "createdAt": ENTER["createdAt"], "user": {"_id": "radar-1"}}
     assert check(of_a_user).owned == ("u", "radar-1", "e")
     assert check(of_a_user | {"user": {"_id": "radar-1", "userId": "driver"}}).owned == ("u", "driver", "e")

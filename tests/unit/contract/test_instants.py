@@ -1,4 +1,4 @@
-"""Every form of time is accepted or rejected alike by the contract, the documented schema and the archive's readers."""
+"""Test that the contract, the documented schema and the readers of the archive accept the same time formats."""
 
 import json
 import sqlite3
@@ -27,14 +27,14 @@ STORED = Stored("events/x", 0, instant("2026-11-28T13:00:00Z"))
 
 
 def spark_reads(text: str) -> Any:
-    """`created_at` of the row that every engine of glue/ gets of a line."""
+    """Return `created_at` of the row that the engines in glue/ read from the line."""
     line = json.dumps(ENTER | {"createdAt": text}).encode()
     (row,) = line_rows(Lines(STORED, [line])).to_pylist()
     return row["created_at"]
 
 
 @pytest.mark.parametrize(("text", "utc"), ACCEPTED, ids=[repr(text) for text, _ in ACCEPTED])
-def test_an_unambiguous_time_is_accepted(text: str, utc: str) -> None:
+def test_unambiguous_time_is_accepted(text: str, utc: str) -> None:
     meant = datetime.fromisoformat(utc + "Z")
     assert instant(text) == meant
     assert instant(text).utcoffset() == timedelta(0)
@@ -44,7 +44,7 @@ def test_an_unambiguous_time_is_accepted(text: str, utc: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "form"), REJECTED, ids=[repr(text) for text, _ in REJECTED])
-def test_an_ambiguous_time_is_rejected_and_its_form_is_named(text: str, form: str) -> None:
+def test_ambiguous_time_is_rejected_with_the_name_of_its_format(text: str, form: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the contract's own
         instant(text)
     with pytest.raises(InvalidEvent) as caught:
@@ -55,13 +55,13 @@ def test_an_ambiguous_time_is_rejected_and_its_form_is_named(text: str, form: st
     assert ("this is" in reason.message) == bool(form)
     if "calendar" not in form and not text.endswith(
         "\n"
-    ):  # a pattern knows no calendar; Python's $ is no ECMA $
+    ):  # a pattern cannot check the calendar, and `$` differs between Python and ECMAScript
         assert not SCHEMA.is_valid(ENTER | {"createdAt": text})
     assert spark_reads(text) is None
 
 
 @pytest.mark.parametrize("number", [1795870800, 1795870800123, 1795870800.5])
-def test_a_json_number_is_named_as_an_epoch(number: float) -> None:
+def test_json_number_is_reported_as_an_epoch_time(number: float) -> None:
     with pytest.raises(InvalidEvent, match=r"wrong_type createdAt: .* a number, such as an epoch"):
         check(ENTER | {"createdAt": number})
 
@@ -94,10 +94,10 @@ class OneLine:
 
 
 @pytest.mark.parametrize(("at", "code"), CLOCKS.values(), ids=CLOCKS)
-def test_spark_and_sqlite_believe_the_same_clocks_as_dbt(
+def test_spark_and_sqlite_accept_the_same_device_times_as_dbt(
     at: datetime, code: str | None, tmp_path: Path
 ) -> None:
-    """tests/e2e/test_warehouse.py asks dbt the same."""
+    """tests/e2e/test_warehouse.py tests the same with dbt."""
     line = json.dumps(ENTER | {"createdAt": at.isoformat()}).encode()
     read = Lines(Stored(KEY, len(line), RECEIVED), [line])
     assert fact_rows(read, conflicts=False).num_rows == (code is None)

@@ -1,4 +1,4 @@
-"""One line, one JSON object."""
+"""Test that each log line is one JSON object."""
 
 import json
 
@@ -14,13 +14,15 @@ def _fresh() -> None:
 
 
 @pytest.mark.usefixtures("_fresh")
-def test_a_line_is_one_json_object_with_the_ids_of_its_invocation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_line_is_one_json_object_with_the_ids_of_its_invocation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logs.configure("INFO")
     log = structlog.get_logger()
     logs.bind(request_id="r-1")
     log.info(logs.EVENTS_INGESTED, accepted=2, note="two\nlines")
     logs.bind(request_id="r-2")
-    log.debug("not_said")
+    log.debug("below_the_level")
     log.info(logs.EVENTS_INGESTED, accepted=3)
 
     first, second = map(json.loads, capsys.readouterr().out.splitlines())

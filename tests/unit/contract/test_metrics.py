@@ -1,4 +1,4 @@
-"""The embedded metric format: what CloudWatch would read out of our log lines."""
+"""Test the metrics that CloudWatch extracts from our log lines (embedded metric format)."""
 
 import json
 
@@ -10,7 +10,7 @@ from contract import logs, metrics
 
 @pytest.fixture
 def logged(capsys):
-    """Log a line as a function of stage `dev` does, and read it back."""
+    """Return a function that logs a line as a function of stage `dev` does, and parses it."""
 
     def log(event, **fields):
         logs.configure("INFO", metrics.with_metrics("dev"))
@@ -21,7 +21,7 @@ def logged(capsys):
     structlog.reset_defaults()
 
 
-def test_a_canonical_line_is_its_own_metrics(logged):
+def test_canonical_log_line_contains_its_metrics(logged):
     line = logged(
         logs.EVENTS_INGESTED, received=2, accepted=2, rejected=0, store_ms=12.5, object_key="events/k"
     )
@@ -34,27 +34,27 @@ def test_a_canonical_line_is_its_own_metrics(logged):
         "rejected": "Count",
         "store_ms": "Milliseconds",
     }
-    # The specification: every dimension is a string member of the root, every metric a number.
+    # Specification: every dimension is a string member of the root, and every metric is a number.
     assert line["stage"] == "dev"
     assert all(isinstance(line[m["Name"]], int | float) for m in directive["Metrics"])
     assert isinstance(line["_aws"]["Timestamp"], int)
     assert line["object_key"] == "events/k"
 
 
-def test_rejects_are_counted_by_code(logged):
+def test_rejected_events_are_counted_by_code(logged):
     line = logged(logs.EVENTS_INGESTED, rejected=3, rejected_by_code={"missing_id": 2, "field_length": 1})
     names = {m["Name"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
     assert names == {"rejected", "rejected_missing_id", "rejected_field_length"}
     assert line["rejected_missing_id"] == 2
 
 
-def test_other_lines_are_left_as_they_are(logged):
+def test_other_log_lines_contain_no_metrics(logged):
     assert "_aws" not in logged("something_else_happened", accepted=2)
 
 
-def test_a_missing_or_empty_number_is_no_metric(logged):
+def test_missing_or_empty_value_is_not_a_metric(logged):
     assert "_aws" not in logged(logs.EVENTS_INGESTED, lateness_seconds=None, object_key=None)
 
 
-def test_a_line_stays_within_the_formats_hundred_metrics():
+def test_log_line_stays_within_the_limit_of_100_metrics():
     assert max(map(len, metrics.METRICS.values())) < 50

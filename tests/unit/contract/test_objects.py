@@ -1,4 +1,4 @@
-"""Keys, bytes and lines of objects."""
+"""Test the keys, bodies and lines of archive objects."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ lines = st.lists(st.binary(min_size=1).filter(lambda line: not set(line) & set(b
 
 @given(lines)
 @settings(deadline=None, max_examples=50)
-def test_lines_come_back_as_they_went(given_lines: list[bytes]) -> None:
+def test_lines_survive_a_round_trip(given_lines: list[bytes]) -> None:
     packed = lines_object("events", given_lines, AT)
     assert lines_of(packed.body) == given_lines
     name = object_name(packed.key)
@@ -35,7 +35,7 @@ def test_lines_come_back_as_they_went(given_lines: list[bytes]) -> None:
     assert (name.key, name.lines) == (packed.key, len(given_lines))
 
 
-def test_the_same_lines_make_the_same_key_and_bytes_whenever_in_the_hour() -> None:
+def test_same_lines_in_the_same_hour_give_the_same_key_and_bytes() -> None:
     first = lines_object("events", [b"{}"], AT)
     again = lines_object("events", [b"{}"], AT.replace(minute=0).astimezone(timezone(timedelta(hours=5))))
     assert first == again
@@ -43,7 +43,7 @@ def test_the_same_lines_make_the_same_key_and_bytes_whenever_in_the_hour() -> No
     assert first.key.endswith(".1.ndjson.gz")
 
 
-def test_other_lines_make_another_key() -> None:
+def test_different_lines_give_different_keys() -> None:
     assert lines_object("events", [b"{}"], AT).key != lines_object("events", [b"[]"], AT).key
 
 
@@ -56,7 +56,7 @@ def test_other_lines_make_another_key() -> None:
         "events/dt=2026-13-16/hh=08/" + "a" * 64 + ".1.ndjson.gz",
     ],
 )
-def test_a_key_that_is_not_ours_has_no_name(key: str) -> None:
+def test_foreign_key_has_no_object_name(key: str) -> None:
     assert object_name(key) is None
 
 
@@ -64,7 +64,7 @@ def test_several_gzip_members_are_read_as_one() -> None:
     assert lines_of(gzip.compress(b"a\n") + gzip.compress(b"b\n")) == [b"a", b"b"]
 
 
-def test_a_reject_keeps_the_event_as_sent() -> None:
+def test_reject_keeps_the_event_as_sent() -> None:
     line = reject_line([REASON], b'{"n":1.50}', index=3, event_id=None, app_version="1.2")
     assert line.endswith(b'"index":3,"event_id":null,"event":{"n":1.50},"app_version":"1.2"}')
     assert json.loads(line)["reasons"] == [
@@ -72,7 +72,7 @@ def test_a_reject_keeps_the_event_as_sent() -> None:
     ]
 
 
-def test_what_is_not_json_is_kept_as_base64() -> None:
+def test_body_that_is_not_json_is_stored_as_base64() -> None:
     line = unreadable_line([REASON], b"\xff\n", content_type="application/json", content_encoding=None)
     assert json.loads(line) | {"reasons": []} == {
         "reasons": [],
@@ -83,7 +83,7 @@ def test_what_is_not_json_is_kept_as_base64() -> None:
     }
 
 
-def test_what_is_set_aside_is_kept_as_json_if_it_is_json() -> None:
+def test_quarantined_record_is_stored_as_json_if_it_is_valid_json() -> None:
     origin = {"stream": "s", "sequence_number": "1"}
     assert json.loads(quarantine_line([REASON], b'{ "a": 1 }', origin))["event"] == {"a": 1}
     assert (
@@ -94,14 +94,14 @@ def test_what_is_set_aside_is_kept_as_json_if_it_is_json() -> None:
 
 @given(st.dictionaries(st.just("app-version"), st.text(st.characters()), max_size=1))
 @settings(deadline=None, max_examples=50)
-def test_metadata_is_short_ascii_whatever_a_client_says(values: dict[str, str]) -> None:
+def test_metadata_is_short_ascii_for_any_client_value(values: dict[str, str]) -> None:
     for value in metadata(values).values():
         assert value.isascii()
         assert value.isprintable()
         assert len(value) <= MAX_METADATA_BYTES
 
 
-def test_metadata_is_never_cut_inside_an_escape() -> None:
+def test_metadata_is_never_truncated_inside_an_escape() -> None:
     assert metadata({"v": "x" * 60 + "é"}) == {"v": "x" * 60}
     assert metadata({"v": "é" * 40})["v"] == "%C3%A9" * 10
     assert metadata({"v": None, "w": ""}) == {}

@@ -1,4 +1,4 @@
-"""Every invalid event gets a reason, and no valid one does."""
+"""Test that every invalid event has a reason and no valid event has one."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ FENCES = st.dictionaries(st.sampled_from(["tag", "externalId", "name"]), ODD)
 
 
 @st.composite
-def nearly_sound(draw: st.DrawFn) -> Any:
+def nearly_valid(draw: st.DrawFn) -> Any:
     event: dict[str, Any] = dict(draw(st.sampled_from([ENTER, TRIP])))
     event |= draw(st.dictionaries(FIELDS, ODD, max_size=2))
     if draw(st.booleans()):
@@ -46,12 +46,12 @@ def nearly_sound(draw: st.DrawFn) -> Any:
     return event
 
 
-@given(nearly_sound() | ODD, st.booleans())
+@given(nearly_valid() | ODD, st.booleans())
 @settings(deadline=None, max_examples=1500)
-def test_an_event_is_rejected_exactly_if_there_is_a_reason(value: Any, is_crossing: bool) -> None:
+def test_event_is_rejected_exactly_if_there_is_a_reason(value: Any, is_crossing: bool) -> None:
     assert (_checked(value, is_crossing) is None) == bool(list(reasons_of(value, is_crossing)))
 
 
-def test_a_time_that_cannot_be_accepted_is_named_but_not_quoted() -> None:
+def test_unsupported_time_is_named_but_not_quoted() -> None:
     (reason,) = reasons_of(TRIP | {"createdAt": "2026-11-16 08:00 PM"}, False)
     assert reason.message.endswith("like 2026-11-16T08:00:00.000Z; this is a 12-hour clock.")

@@ -1,4 +1,4 @@
-"""Every command of `python -m ops` and `milkrun warehouse` refuses every bad argument in one line, with code 2."""
+"""Test that every command refuses every invalid argument in one line with exit code 2."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +55,8 @@ BAD = {
     "--instead-of": ("elsewhere/a.json", "set-aside/a", "/", "\udcff"),
     "sql": ("", "  \n", ";", "-- a comment", "/* a comment */ ;", "\udcff"),
 }
-# `load` has a SQLite file and a bucket or a folder where others have times.
-OF_RELOAD = ("", "\udcff")  # a key, where `repair` has a file
+# `load` expects a SQLite file, and a bucket or a folder, where other commands expect times.
+OF_RELOAD = ("", "\udcff")  # a key, where `repair` expects a file
 OF_LOAD = {
     "--from": ("", "missing", "empty", "s3://", "s3:///events", "http://bucket"),
     "--to": ("", "file.db", "sqlite://", "sqlite:///missing/file.db", "sqlite:///folder"),
@@ -78,7 +78,7 @@ ALSO = {
     ("visits", "--stage"): ["--device", "d"],
     ("visits", "--since"): ["--device", "d"],
 }
-# Whatever value stands behind them: dbt's own arguments are dbt's.
+# Any value is allowed for these options; dbt checks its own arguments.
 NOT_TRIED = {"--code", "--app-version", "--help", "--json", "--install-completion", "--show-completion"}
 
 
@@ -91,7 +91,7 @@ GROUPS = {
 
 
 def commands() -> Iterator[tuple[str, str, str, str]]:
-    """Program, command, parameter and bad value."""
+    """Yield program, command, parameter and invalid value."""
     for program, group in GROUPS.items():
         for name, command in sorted(group.commands.items()):
             for parameter in command.params:
@@ -103,7 +103,7 @@ def commands() -> Iterator[tuple[str, str, str, str]]:
                     values = OF_RELOAD
                 for value in values or BAD.get(option, NUMBERS):
                     if (name, option) == ("send", "--rate") and value in ("inf", "1e400"):
-                        continue  # as fast as possible, which is the default
+                        continue  # 0 means as fast as possible, the default
                     yield program, name, option, value
 
 
@@ -119,7 +119,7 @@ def arguments(program: str, name: str, option: str, value: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the bad paths name; no stack is running here."""
+    """Create the files and folders that the invalid paths name. No stack is running here."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "array.json").write_text("[1]")
@@ -139,7 +139,7 @@ def run(program: str, given: list[str], folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("program", "name", "option"), sorted({found[:3] for found in commands()}))
-def test_a_bad_argument_is_refused_in_one_line(
+def test_invalid_argument_is_refused_in_one_line(
     program: str, name: str, option: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for value in [found[3] for found in commands() if found[:3] == (program, name, option)]:

@@ -1,4 +1,4 @@
-"""The cost model: held against figures that were worked out apart from it, and against its own prices."""
+"""Test the cost model against figures calculated by hand and against its own prices."""
 
 import json
 from dataclasses import replace
@@ -30,30 +30,30 @@ def usd(lines, *wanted):
 
 @pytest.mark.parametrize(
     ("batch", "rest", "http", "url", "put"),
-    # Worked out by hand for 500-byte events, 1024 MB on arm64, a fifth of them geofence events.
+    # Calculated by hand for 500-byte events and 1024 MB on arm64, a fifth of them geofence events
     [(1, 9.78, 7.28, 6.28, 5.00), (20, 0.52, 0.39, 0.34, 0.25), (100, 0.13, 0.10, 0.09, 0.05)],
 )
-def test_the_way_in_costs_what_was_worked_out_by_hand(prices, batch, rest, http, url, put):
+def test_cost_of_ingest_matches_the_calculation_by_hand(prices, batch, rest, http, url, put):
     load = replace(LOAD, batch=batch)
     for way, expected in (("rest", rest), ("http", http), ("url", url)):
         lines = list(bill(load, prices, way))
         million = load.events / 1e6
         way_in = usd(lines, "API Gateway", "ingest function", "SNS", ("S3", "PUT"))
         stream = usd(lines, ("Kinesis", "GB in"), ("Kinesis", "GB out"))
-        # The figures are rounded to a cent, which is much of the small ones.
+        # The figures are rounded to a cent, which matters for the small ones.
         assert (way_in + stream) / million == pytest.approx(expected, rel=0.03, abs=0.013)
         assert usd(lines, ("S3", "PUT")) / million == pytest.approx(put)
 
 
-def test_a_stream_costs_what_was_worked_out_by_hand(prices):
-    """A fifth of a thousand events a second: about $29 a month in two shards, about $79 on demand."""
+def test_cost_of_a_stream_matches_the_calculation_by_hand(prices):
+    """A fifth of 1,000 events per second: about $29 a month with two shards, about $79 on demand."""
     load = Load(86_400_000, 20, stream_retention_hours=24)
     shards = replace(load, provisioned=True, shards=2)
     assert usd(bill(shards, prices), "Kinesis") == pytest.approx(29, rel=0.05)
     assert usd(bill(load, prices), "Kinesis") == pytest.approx(79, rel=0.08)
 
 
-def test_batching_on_the_phone_dominates_everything(prices):
+def test_larger_batches_reduce_the_cost_most(prices):
     each = [total(replace(LOAD, batch=batch), prices) for batch in (1, 5, 20, 100, 500)]
     assert each == sorted(each, reverse=True)
     assert each[0] > 3 * each[2]
@@ -68,23 +68,23 @@ def test_firehose_bills_a_small_record_as_five_kilobytes(prices):
     assert line.quantity == pytest.approx(LOAD.events * 10_000 / 1e9)
 
 
-def test_the_ways_are_compared_with_ours(prices):
+def test_alternative_endpoints_are_compared_with_ours(prices):
     rows = {row["way"]: row for row in compared(LOAD, prices)}
     assert rows["rest"]["against_ours"] == "+0%"
     assert rows["url"]["usd_a_month"] < rows["http"]["usd_a_month"] < rows["rest"]["usd_a_month"]
     assert {"batch 1", "batch 100", "batch 500"} <= rows.keys()
 
 
-def test_a_peak_that_a_shard_cannot_take_needs_another():
-    assert Load(86_400_000, 20).needed_shards == 1  # 200 a second on average, 800 at the peak
+def test_peak_above_the_capacity_of_a_shard_needs_another():
+    assert Load(86_400_000, 20).needed_shards == 1  # 200 per second on average, 800 at the peak
     assert Load(864_000_000, 20).needed_shards == 8
-    assert Load(86_400_000, 20, event_bytes=5000).needed_shards == 4  # 4 MB a second at the peak
+    assert Load(86_400_000, 20, event_bytes=5000).needed_shards == 4  # 4 MB per second at the peak
 
 
-def test_a_tenth_of_the_load_costs_no_more_and_fixed_costs_stay(prices):
+def test_cost_grows_with_the_load_from_a_fixed_minimum(prices):
     small, large = total(Load(1000, 20), prices), total(Load(10_000_000, 20), prices)
     assert 0 < small < large
-    assert small > 30  # a stream, metrics and alarms are there before the first event
+    assert small > 30  # a stream, metrics and alarms exist before the first event
 
 
 ABOUT = {"source", "seen_in", "seen_on", "not_confirmed"}
@@ -95,15 +95,15 @@ def services():
     return {name: entry for name, entry in found.items() if isinstance(entry, dict)}
 
 
-def test_every_price_is_used_and_none_is_free():
+def test_every_price_is_positive_and_used():
     source = (PRICES.parent / "cost.py").read_text()
     for service, entry in services().items():
         for item in entry.keys() - ABOUT:
             assert entry[item] > 0
-            assert f'"{service}.{item}"' in source, f"{service}.{item} is in nobody's bill"
+            assert f'"{service}.{item}"' in source, f"{service}.{item} is not in any bill"
 
 
-def test_every_price_says_which_page_binds_where_it_was_read_and_when():
+def test_every_price_has_its_sources_and_date():
     for service, entry in services().items():
         for url in (entry["source"], *entry["seen_in"]):
             assert url.startswith("https://"), service
@@ -111,7 +111,7 @@ def test_every_price_says_which_page_binds_where_it_was_read_and_when():
         assert set(entry.get("not_confirmed", ())) <= entry.keys() - ABOUT
 
 
-def test_what_was_read_nowhere_is_said_beside_the_bill(prices):
+def test_unconfirmed_prices_are_listed_below_the_bill(prices):
     assert prices.not_confirmed == ["firehose.gb_in"]
     assert json.loads(run("--json"))["prices_not_confirmed"] == prices.not_confirmed
     table = run()
@@ -119,14 +119,14 @@ def test_what_was_read_nowhere_is_said_beside_the_bill(prices):
     assert "Prices without a source; check before relying on them: firehose.gb_in" in table
 
 
-def test_the_date_is_that_of_the_price_which_was_read_longest_ago(tmp_path):
+def test_date_of_the_prices_is_the_oldest_one(tmp_path):
     made = tmp_path / "prices.yml"
     made.write_text("a: {seen_on: 2026-11-23, x: 1}\nb: {seen_on: 2025-01-02, y: 2, not_confirmed: [y]}\n")
     assert Prices(made).as_of == date(2025, 1, 2)
     assert Prices(made).not_confirmed == ["b.y"]
 
 
-def test_the_bill_counts_the_alarms_that_are_deployed():
+def test_bill_counts_the_deployed_alarms():
     alarms = templates.of_type("prod", "AWS::CloudWatch::Alarm").values()
     read = sum(len([m for m in a["Metrics"] if "MetricStat" in m]) if "Metrics" in a else 1 for a in alarms)
     assert read == cost.ALARM_METRICS
@@ -140,7 +140,7 @@ def run(*arguments):
     return done.output
 
 
-def test_the_command_prints_a_table_and_the_same_as_json():
+def test_command_prints_the_same_as_a_table_and_as_json():
     found = json.loads(run("--events-per-day", "1000000", "--batch", "20", "--json"))
     assert found["prices_as_of"] == Prices().as_of.isoformat()
     assert found["usd_a_month"] == pytest.approx(
@@ -156,11 +156,11 @@ def numbers_of(page: str, row: str) -> list[float]:
     return [float(cell.strip(" *").replace(",", "")) for cell in line.split("|")[2:-1]]
 
 
-def test_the_page_on_scale_says_what_the_bill_says() -> None:
+def test_scale_page_shows_the_figures_of_the_bill() -> None:
     page = (Path(__file__).parents[3] / "docs" / "scale.md").read_text()
     rates, batches = (1_000, 100_000, 1_000_000), (20, 20, 100)
     loads = [Load(rate * 86_400, batch) for rate, batch in zip(rates, batches, strict=True)]
-    # CPU is measured anew by each bench; it is a small part.
+    # Every benchmark run measures CPU again; its share of the cost is small.
     assert numbers_of(page, "**a month**") == pytest.approx(
         [total(load, Prices()) for load in loads], rel=0.02
     )

@@ -1,4 +1,4 @@
-"""The daily report: what a dispatcher reads of one day, from the marts."""
+"""Test the daily report that a dispatcher reads, made from the marts."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ DAY = date(2026, 11, 27)
 
 
 def at(hour: int, minute: int = 0) -> datetime:
-    """The marts' times: TIMESTAMP_NTZ in UTC."""
+    """Return a time as the marts store it: TIMESTAMP_NTZ in UTC."""
     return datetime(2026, 11, 27, hour, minute)
 
 
@@ -39,7 +39,7 @@ def visit(
 
 
 class Marts:
-    """A warehouse that answers by the table that a statement names."""
+    """A fake warehouse that returns the rows of the table named in the statement."""
 
     def __init__(self, **rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -89,7 +89,7 @@ def made(warehouse: Marts) -> Any:
     return report(warehouse, "DB", DAY, AMSTERDAM, datetime(2026, 11, 28, 6, tzinfo=UTC))  # type: ignore[arg-type]
 
 
-def test_a_day_is_told_in_totals_places_missing_exits_silent_trucks_and_quality() -> None:
+def test_report_has_totals_places_missing_exits_silent_trucks_and_quality() -> None:
     found = made(marts())
     assert found.totals == {
         "visits": 4, "collections": 3, "litres": 2400, "trucks with visits": 2, "places visited": 4,
@@ -97,7 +97,7 @@ def test_a_day_is_told_in_totals_places_missing_exits_silent_trucks_and_quality(
     }  # fmt: skip
     tables = {table.title: table.rows for table in found.tables}
     assert ["farm/farm-2", 1, 1, 0, 60.0, 60.0, 1] in tables["By place"], (
-        "an inferred exit gives a dwell, marked"
+        "an inferred exit gives a dwell and is counted as inferred"
     )
     assert tables["Missing exits"] == [
         ["truck-1", "farm/farm-2", "2026-11-27 07:00", "2026-11-27 08:00"],
@@ -109,7 +109,7 @@ def test_a_day_is_told_in_totals_places_missing_exits_silent_trucks_and_quality(
     ]  # fmt: skip
 
 
-def test_a_day_ends_at_the_fleets_midnight() -> None:
+def test_day_ends_at_midnight_in_the_fleets_time_zone() -> None:
     warehouse = marts()
     made(warehouse)
     _, parameters = warehouse.asked[0]
@@ -117,20 +117,20 @@ def test_a_day_ends_at_the_fleets_midnight() -> None:
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-11-27", 24)])
-def test_the_day_on_which_clocks_change_is_longer_or_shorter(day: str, hours: int) -> None:
+def test_day_of_a_clock_change_has_23_or_25_hours(day: str, hours: int) -> None:
     start, end = fleet_day.bounds(date.fromisoformat(day), AMSTERDAM)
     assert (end - start).total_seconds() == hours * 3600
 
 
-def test_on_a_day_of_25_hours_a_truck_heard_of_in_the_first_is_not_silent() -> None:
-    heard_at = datetime(2026, 10, 24, 22, 30)  # half past midnight in Amsterdam
+def test_truck_heard_in_the_first_hour_of_a_25_hour_day_is_not_silent() -> None:
+    heard_at = datetime(2026, 10, 24, 22, 30)  # 00:30 in Amsterdam
     warehouse = marts(STG_EVENTS=[{"device_id": "truck-1", "last_at": heard_at}])
     now = datetime(2026, 10, 26, tzinfo=UTC)
     found = report(warehouse, "DB", date(2026, 10, 25), AMSTERDAM, now)  # type: ignore[arg-type]
     assert [table.rows for table in found.tables if table.title == "Silent trucks"] == [[]]
 
 
-def test_the_page_shows_hostile_names_as_text_and_the_file_runs_no_formula() -> None:
+def test_hostile_names_are_escaped_in_the_page_and_the_csv_file() -> None:
     found = made(marts())
     page = as_html(found)
     assert "farm/&lt;b&gt;" in page
@@ -140,12 +140,12 @@ def test_the_page_shows_hostile_names_as_text_and_the_file_runs_no_formula() -> 
     assert ["'=1+1", "1", "1", "0"] in [row[:4] for row in rows]
 
 
-def test_without_the_mart_of_presence_nothing_is_inferred() -> None:
+def test_missing_presence_mart_infers_no_exits() -> None:
     warehouse = marts()
     del warehouse.rows["CURRENT_PRESENCE"]
     assert made(warehouse).totals["missing exits"] == 1
 
 
-def test_without_marts_the_report_says_how_to_build_them() -> None:
+def test_missing_marts_are_reported_with_the_command_that_builds_them() -> None:
     with pytest.raises(Refusal, match="milkrun warehouse dbt build"):
         made(Marts())

@@ -1,4 +1,4 @@
-"""forget and redrive as an operator runs them, on moto's S3, DynamoDB and SQS."""
+"""Test `forget` and `redrive` as an operator runs them, on moto's S3, DynamoDB and SQS."""
 
 import json
 import threading
@@ -31,20 +31,20 @@ HOUR = datetime(2026, 11, 16, 8, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-def _requests_are_those_that_aws_accepts():
-    """moto takes `AttributeNames=["SentTimestamp"]`, which AWS's model has not."""
+def _only_requests_valid_on_aws():
+    """moto accepts `AttributeNames=["SentTimestamp"]`, which the AWS service model does not contain."""
     with validated():
         yield
 
 
 class Outputs:
-    """A stage on moto, and a warehouse that is a list of rows."""
+    """A stage on moto whose warehouse is a list of rows."""
 
     bucket, visits_table, database = "archive", "visits", "MILKRUN"
 
     def __init__(self):
         self.rows = []  # (table, file_name)
-        self.built = []  # what dbt was told, each time
+        self.built = []  # the arguments of each dbt run
         sqs = boto3.client("sqs")
         self.redrive_queue_url = sqs.create_queue(QueueName="redrive")["QueueUrl"]
         self.dead_letter_queue_url = sqs.create_queue(QueueName="dead")["QueueUrl"]
@@ -76,7 +76,7 @@ class Outputs:
         return []
 
     def load(self):
-        """What Snowpipe does: each object of events/ once, whatever became of it later."""
+        """Load each object under events/ once, as Snowpipe does, even if it is deleted later."""
         for key in self.keys("events/"):
             if ("EVENTS", key) not in self.rows:
                 self.rows += [("EVENTS", key)] * len(self.lines(key))
@@ -94,7 +94,7 @@ class Outputs:
         return made.key
 
     def consumed(self, *events):
-        """What the consumer keeps of each."""
+        """Store the events as the consumer does."""
         crossings = [geofence_event(json.dumps(event).encode()) for event in events]
         table = DynamoTable(boto3.client("dynamodb"), self.visits_table, Inline())
         for crossing in crossings:
@@ -141,8 +141,8 @@ def entered(event_id, user, device):
 ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 
 
-def test_what_a_consumer_is_still_writing_is_waited_for(stage):
-    """A change's log stands before its chunks: what came after the look would stay for ever."""
+def test_forget_waits_for_a_change_that_the_consumer_is_writing(stage):
+    """The consumer writes the log before the chunks. A chunk written after the search would remain forever."""
     stage.archive(ANN)
     log, chunk = log_and_chunk()
     dynamodb = boto3.client("dynamodb")
@@ -159,7 +159,7 @@ def test_what_a_consumer_is_still_writing_is_waited_for(stage):
 
 
 def log_and_chunk():
-    """A log whose last change asks for a chunk, and that chunk."""
+    """Return a log whose last change refers to a chunk, and that chunk."""
     ann = geofence_event(json.dumps(ANN).encode())
     chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
     log = PairLog(1, (), None, True, (chunk,))
@@ -167,7 +167,7 @@ def log_and_chunk():
     return map(dumped, items)
 
 
-def test_a_change_that_was_broken_off_is_not_waited_for_for_ever(stage, monkeypatch):
+def test_forget_does_not_wait_forever_for_an_interrupted_change(stage, monkeypatch):
     monkeypatch.setattr(forget, "CHANGE_SECONDS", 0.3)
     stage.archive(ANN)
     stage.load()
@@ -178,7 +178,7 @@ def test_a_change_that_was_broken_off_is_not_waited_for_for_ever(stage, monkeypa
     assert stage.items() == []
 
 
-def test_everything_of_one_person_goes_and_nothing_of_anybody_else(stage):
+def test_everything_of_one_person_is_deleted_and_nothing_else(stage):
     mixed, own = stage.archive(ANN, BOB), stage.archive(ANN | {"_id": "a2"})
     untouched = stage.archive(BOB | {"_id": "b2"})
     stage.load()
@@ -187,7 +187,7 @@ def test_everything_of_one_person_goes_and_nothing_of_anybody_else(stage):
     first = run(forget.command, "--user", "ann", "--yes", "--json", "--patience", "0")
     assert first.exit_code == 1, first.output
     [rest] = json.loads(first.stdout)["not_loaded_yet"]
-    assert {mixed, own} <= set(stage.keys("events/"))  # nothing goes before the rest is loaded
+    assert {mixed, own} <= set(stage.keys("events/"))  # nothing is deleted before the replacement is loaded
     assert ("EVENTS", mixed) in stage.rows
     assert stage.built == []
 
@@ -196,7 +196,7 @@ def test_everything_of_one_person_goes_and_nothing_of_anybody_else(stage):
     assert second.exit_code == 0, second.output
     report = json.loads(second.stdout)
     assert (report["objects_deleted"], report["raw_rows_deleted"]) == (2, 3)
-    assert stage.built == [("--full-refresh",)]  # incremental models never delete
+    assert stage.built == [("--full-refresh",)]  # incremental models never delete rows
     assert report["next"] == []
     assert set(stage.keys("events/")) == {rest, untouched}
     assert [json.loads(line)["_id"] for line in stage.lines(rest)] == ["b1"]
@@ -211,7 +211,7 @@ def test_everything_of_one_person_goes_and_nothing_of_anybody_else(stage):
     )
 
 
-def test_again_changes_nothing(stage):
+def test_repeated_forget_changes_nothing(stage):
     stage.archive(ANN)
     stage.load()
     assert run(forget.command, "--user", "ann", "--yes", "--json", "--patience", "0").exit_code == 0
@@ -220,7 +220,7 @@ def test_again_changes_nothing(stage):
     assert json.loads(again.stdout)["raw_rows_deleted"] == 0
 
 
-def test_a_device_that_somebody_else_used_there_too_is_named_to_be_replayed(stage):
+def test_shared_device_is_named_with_the_replay_command_for_it(stage):
     others = entered("b3", "bob", "phone-1")
     stage.archive(ANN, others)
     stage.load()
@@ -237,7 +237,7 @@ def test_a_device_that_somebody_else_used_there_too_is_named_to_be_replayed(stag
     ]
 
 
-def test_while_the_marts_still_have_the_rows_it_is_not_done_and_says_so(stage, monkeypatch):
+def test_forget_is_incomplete_while_the_marts_contain_the_rows(stage, monkeypatch):
     stage.archive(ANN)
     stage.load()
     monkeypatch.setattr(forget, "build_marts", lambda *_: False)
@@ -248,14 +248,14 @@ def test_while_the_marts_still_have_the_rows_it_is_not_done_and_says_so(stage, m
         assert "dbt build --full-refresh" in json.loads(done.stdout)["next"][0]
 
 
-def test_of_whom_nothing_is_known_nothing_is_built(stage):
+def test_unknown_person_starts_no_build(stage):
     stage.archive(BOB)
     assert run(forget.command, "--user", "ann", "--yes", "--json").exit_code == 0
     assert stage.built == []
 
 
 @pytest.mark.parametrize("nobody", ["", " "])
-def test_nobody_is_not_taken_for_everybody(stage, nobody):
+def test_empty_user_is_refused(stage, nobody):
     body = b"not readable"
     made = lines_object("rejected", [json.dumps({"body_base64": body.hex()}).encode()], HOUR)
     boto3.client("s3").put_object(Bucket=stage.bucket, Key=made.key, Body=made.body)
@@ -263,7 +263,7 @@ def test_nobody_is_not_taken_for_everybody(stage, nobody):
     assert stage.keys() == [made.key]
 
 
-def test_broken_off_before_the_parquet_is_anew_the_same_command_makes_it(stage, monkeypatch):
+def test_interrupted_forget_rewrites_the_parquet_files_when_repeated(stage, monkeypatch):
     store = forget.ArchiveBucket(boto3.client("s3"), stage.bucket)
     hours = Hours(HOUR, HOUR + timedelta(hours=1))
     stage.archive(ANN)
@@ -288,14 +288,14 @@ def test_broken_off_before_the_parquet_is_anew_the_same_command_makes_it(stage, 
     assert [json.loads(row)["_id"] for row in rows] == ["b1"]
 
 
-def test_claim_checks_that_wait_are_told_of_because_what_they_name_is_gone(dead):
+def test_waiting_claim_checks_are_reported_with_the_next_command(dead):
     dead.archive(ANN)
     dead.load()
     report = json.loads(run(forget.command, "--user", "ann", "--yes", "--json").stdout)
     assert [step.split(" #")[0].strip() for step in report["next"]] == ["milkrun reconcile --repair"]
 
 
-def test_without_a_yes_nothing_is_touched(stage):
+def test_declined_confirmation_changes_nothing(stage):
     key = stage.archive(ANN)
     assert run(forget.command, "--user", "ann", answer="n\n").exit_code == 1
     assert stage.keys() == [key]
@@ -315,7 +315,7 @@ def dead(stage):
     return stage
 
 
-def test_a_look_names_each_dead_letter_and_leaves_it_there(dead):
+def test_redrive_lists_each_dead_letter_without_removing_it(dead):
     done = run(redrive.command, "--json")
     assert done.exit_code == 1
     rows = json.loads(done.stdout)["dead_letters"]
@@ -326,28 +326,28 @@ def test_a_look_names_each_dead_letter_and_leaves_it_there(dead):
     assert in_flight(dead, dead.dead_letter_queue_url) == (2, 0)
 
 
-def test_send_puts_them_back_into_the_redrive_queue(dead):
+def test_send_moves_dead_letters_to_the_redrive_queue(dead):
     assert run(redrive.command, "--send", "--json").exit_code == 0
     assert in_flight(dead, dead.dead_letter_queue_url) == (0, 0)
     assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
 
 
-def test_each_verb_does_what_its_option_does(dead):
+def test_each_subcommand_does_the_same_as_its_option(dead):
     shown = json.loads(run(redrive.app, "show", "--json").stdout)
     assert {row["claim_check"] for row in shown} >= {"not ours"}
-    assert run(redrive.app).exit_code == 1  # without a verb: list
+    assert run(redrive.app).exit_code == 1  # without a subcommand: list
     assert run(redrive.app, "send").exit_code == 0
     assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
     assert run(redrive.app, "purge", "--yes").exit_code == 0
 
 
-def test_what_could_not_be_put_back_is_still_a_dead_letter(dead):
+def test_message_that_cannot_be_sent_stays_a_dead_letter(dead):
     boto3.client("sqs").delete_queue(QueueUrl=dead.redrive_queue_url)
     assert run(redrive.command, "--send", "--json").exit_code == 1
     assert sum(in_flight(dead, dead.dead_letter_queue_url)) == 2
 
 
-def test_purge_asks_first(dead):
+def test_purge_asks_for_confirmation(dead):
     assert run(redrive.command, "--purge", answer="n\n").exit_code == 1
     assert in_flight(dead, dead.dead_letter_queue_url) == (2, 0)
     assert run(redrive.command, "--purge", "--yes").exit_code == 0

@@ -1,4 +1,4 @@
-"""Where a stack is: from its file, or, for a deployed stage, from what AWS says of it."""
+"""Test how the settings of a stage are found: in the file of the local stack, or in CloudFormation."""
 
 import json
 from collections.abc import Iterator
@@ -62,20 +62,20 @@ def deploy(stage: str) -> str:
     return str(key["value"])
 
 
-def test_the_local_stack_is_what_its_file_says(tmp_path: Path) -> None:
+def test_local_stack_is_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "outputs.json").write_text(json.dumps(FILE))
     outputs = Outputs.find("local", {"MILKRUN_LOCAL": str(tmp_path)})
     assert (outputs.bucket, outputs.database, outputs.console_url) == ("b", "MILKRUN", None)
     assert outputs.aws("s3").meta.endpoint_url == "http://127.0.0.1:4566"
 
 
-def test_without_a_stack_one_line_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_stack_is_reported_with_the_command_that_starts_one(tmp_path: Path) -> None:
     with pytest.raises(NoStackError, match="make up"):
         Outputs.find("local", {"MILKRUN_LOCAL": str(tmp_path)})
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_deployed_stage_is_what_cloudformation_and_the_environment_say() -> None:
+def test_deployed_stage_is_read_from_cloudformation_and_the_environment() -> None:
     key = deploy("dev")
     outputs = Outputs.find("dev", SNOWFLAKE)
     assert outputs.endpoint == "https://api123.execute-api.eu-west-1.amazonaws.com/dev/v1/events"
@@ -87,12 +87,12 @@ def test_a_deployed_stage_is_what_cloudformation_and_the_environment_say() -> No
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_stage_that_is_not_deployed_is_said_so() -> None:
+def test_stage_that_is_not_deployed_is_reported() -> None:
     with pytest.raises(NoStackError, match="stage dev was not found"):
         Outputs.find("dev", SNOWFLAKE)
 
 
-def test_a_stage_is_looked_for_in_the_region_that_the_environment_names(
+def test_stage_is_searched_in_the_region_of_the_environment(
     aws: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-2")
@@ -104,14 +104,14 @@ def test_a_stage_is_looked_for_in_the_region_that_the_environment_names(
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_deployed_stage_is_never_given_the_local_warehouse(tmp_path: Path) -> None:
+def test_deployed_stage_never_uses_the_local_warehouse(tmp_path: Path) -> None:
     deploy("dev")
     (tmp_path / "outputs.json").write_text(json.dumps(FILE))
     with pytest.raises(NoStackError, match="SNOWFLAKE_ACCOUNT"):
         Outputs.find("dev", {"MILKRUN_LOCAL": str(tmp_path)})
 
 
-def test_a_child_process_finds_the_warehouse_of_its_stage_and_no_other() -> None:
+def test_child_process_gets_only_the_warehouse_of_its_stage() -> None:
     environment = SNOWFLAKE | {"PATH": "/bin"}
     assert environment_of("local", environment) == {"PATH": "/bin"}
     assert environment_of("dev", environment) == environment | {"SNOWFLAKE_DATABASE": "MILKRUN_DEV"}
@@ -122,7 +122,7 @@ def test_a_child_process_finds_the_warehouse_of_its_stage_and_no_other() -> None
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_stage_whose_stack_names_nothing_yet_is_said_so() -> None:
+def test_incomplete_stack_is_reported() -> None:
     boto3.client("cloudformation").create_stack(
         StackName="milkrun-dev",
         TemplateBody=json.dumps({"Resources": {"Nothing": {"Type": "AWS::SNS::Topic"}}}),
@@ -132,7 +132,7 @@ def test_a_stage_whose_stack_names_nothing_yet_is_said_so() -> None:
         Outputs.find("dev", SNOWFLAKE)
 
 
-def test_an_unknown_stage_is_answered_with_those_that_there_are(aws: None) -> None:
+def test_unknown_stage_is_reported_with_the_deployed_ones(aws: None) -> None:
     deploy("staging")
     deploy("prod")
     with pytest.raises(NoStackError, match=r"Deployed in eu-west-1: prod, staging, and local"):

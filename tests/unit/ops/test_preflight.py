@@ -1,4 +1,4 @@
-"""What `preflight` finds before a deployment, against moto's AWS and the templates that osls packages."""
+"""Test which problems `preflight` finds before a deployment, with moto's AWS and the packaged templates."""
 
 import json
 from contextlib import contextmanager
@@ -18,7 +18,8 @@ from tests.unit.serverless.templates import EVERYTHING, resources
 
 REGION = "us-east-1"
 ACCOUNT = Account("123456789012", REGION, "aws")
-# Types whose names several resources of an account may share, or that belong to a resource of ours.
+# Types whose names may be shared by several resources of an account, or that belong to another resource of
+# ours
 SHARED_NAMES = {
     "AWS::ApiGateway::RestApi",
     "AWS::ApiGateway::ApiKey",
@@ -44,14 +45,14 @@ def codes(check, *arguments, **options):
 
 
 def changed(stage, logical_id, **properties):
-    """The stage's template with other properties of one resource."""
+    """Return the template of the stage with changed properties of one resource."""
     template = json.loads(json.dumps(resources(stage)))
     template[logical_id]["Properties"].update(properties)
     return template
 
 
 def account_with(limit, unreserved, reserved=None):
-    """A Lambda client that knows the account's limits and each function's reservation."""
+    """Return a Lambda client that reports these limits of the account and reservations of functions."""
     client = boto3.client("lambda", region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x")
     stub = Stubber(client)
     limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": unreserved}
@@ -81,13 +82,13 @@ def test_dev_reserves_73_and_needs_173_free_in_the_account(aws, limit, unreserve
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == expected
 
 
-def test_the_limit_to_ask_for_is_named(aws):
+def test_required_limit_is_named(aws):
     client = account_with(10, 10)
     [finding] = preflight.concurrency(place(lambda s: client if s == "lambda" else aws(s)))
     assert "ask for 173" in finding.detail
 
 
-def test_what_the_deployed_stage_reserves_already_counts_as_free(aws):
+def test_concurrency_reserved_by_the_deployed_stage_counts_as_free(aws):
     functions = {name: r for name, r in resources("dev").items() if r["Type"] == "AWS::Lambda::Function"}
     stack_of(aws, {name: {"Type": "AWS::SNS::Topic"} for name in functions})
     reserved = {
@@ -97,13 +98,13 @@ def test_what_the_deployed_stage_reserves_already_counts_as_free(aws):
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == []
 
 
-def test_a_fresh_account_has_nothing_in_the_way(aws):
+def test_empty_account_has_no_findings(aws):
     assert codes(preflight.names, aws) == []
     assert codes(preflight.stack, aws) == []
     assert codes(preflight.region, aws) == []
 
 
-def test_each_leftover_of_a_failed_or_removed_stage_is_named(aws):
+def test_every_leftover_of_a_removed_stage_is_named(aws):
     bucket = f"milkrun-dev-archive-{ACCOUNT.number}-{REGION}"
     aws("s3").create_bucket(Bucket=bucket)
     aws("kinesis").create_stream(StreamName="milkrun-dev-geofence", ShardCount=1)
@@ -138,7 +139,7 @@ def test_each_leftover_of_a_failed_or_removed_stage_is_named(aws):
     assert {(level, code) for level, code, _ in codes(preflight.names, aws)} == {("blocks", "name_taken")}
 
 
-def test_a_bucket_of_another_account_is_in_the_way_too(aws):
+def test_bucket_of_another_account_blocks(aws):
     client = aws("s3")
     stub = Stubber(client)
     stub.add_client_error("head_bucket", service_error_code="403", http_status_code=403)
@@ -149,7 +150,7 @@ def test_a_bucket_of_another_account_is_in_the_way_too(aws):
     ]
 
 
-def test_what_the_stages_own_stack_has_is_not_in_the_way(aws):
+def test_resources_of_the_stages_own_stack_do_not_block(aws):
     queue = {
         "DeadLetterQueue": {
             "Type": "AWS::SQS::Queue",
@@ -188,7 +189,7 @@ def test_every_resource_with_a_fixed_name_is_looked_up():
         ("REVIEW_IN_PROGRESS", "stack_dead"),
     ],
 )
-def test_a_stack_that_cannot_be_updated_blocks(aws, state, code):
+def test_stack_that_cannot_be_updated_blocks(aws, state, code):
     client = aws("cloudformation")
     stub = Stubber(client)
     stack = {"StackName": "milkrun-dev", "StackStatus": state, "CreationTime": "2026-11-28T00:00:00Z"}
@@ -198,7 +199,7 @@ def test_a_stack_that_cannot_be_updated_blocks(aws, state, code):
     assert codes(preflight.stack, lambda _: client) == expected
 
 
-def test_a_stage_that_rings_with_an_empty_address_is_blocked_for_each_topic(aws):
+def test_enabled_alarms_with_an_empty_address_block(aws):
     assert codes(preflight.alarms, aws, stage="staging") == [
         ("blocks", "alarm_without_address", "AlarmTopic"),
         ("blocks", "alarm_without_address", "PageTopic"),
@@ -206,14 +207,14 @@ def test_a_stage_that_rings_with_an_empty_address_is_blocked_for_each_topic(aws)
     assert codes(preflight.alarms, aws, stage="dev") == []
 
 
-def test_prod_is_reminded_of_the_alarm_that_waits_for_the_launch(aws):
+def test_prod_is_warned_about_the_alarm_disabled_until_launch(aws):
     reminder = ("warns", "silence_unwatched", "no-traffic")
     assert reminder in codes(preflight.alarms, aws, stage="prod")
     launched = resources("prod-launched")
     assert reminder not in codes(preflight.alarms, aws, stage="prod", template=launched)
 
 
-def test_an_address_that_was_never_confirmed_is_named(aws):
+def test_address_that_was_never_confirmed_is_named(aws):
     topic = aws("sns").create_topic(Name="milkrun-staging-alarms")["TopicArn"]
     client = aws("sns")
     stub = Stubber(client)
@@ -250,7 +251,7 @@ def test_signatures_without_their_secret_block(aws):
     assert codes(preflight.parameters, aws, template=template) == []
 
 
-def test_a_domain_needs_an_issued_certificate_of_its_name_in_the_region(aws):
+def test_domain_needs_an_issued_certificate_in_the_region(aws):
     arn = aws("acm").request_certificate(DomainName="events.example.com")["CertificateArn"]
 
     def found(name, certificate, status="ISSUED"):
@@ -270,14 +271,14 @@ def test_a_domain_needs_an_issued_certificate_of_its_name_in_the_region(aws):
     assert found("events.example.com", missing) == ["certificate_missing"]
 
 
-def test_a_check_of_the_pipes_without_an_account_blocks(aws):
+def test_pipe_check_without_a_snowflake_account_blocks(aws):
     missing = ("blocks", "snowflake_account_missing", "snowflakeAccount")
     assert missing not in codes(preflight.snowflake_parameters, aws)
     template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
 
 
-def test_both_users_of_snowflake_are_looked_for_and_must_be_users(aws):
+def test_both_principals_of_snowflake_must_be_iam_users(aws):
     def found(reads, subscribes):
         template = json.loads(json.dumps(resources("dev")))
         trust = template["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
@@ -300,7 +301,7 @@ def test_both_users_of_snowflake_are_looked_for_and_must_be_users(aws):
     assert found("arn:aws:iam::123456789012:role/x", user) == {("blocks", "snowflake_user_invalid")}
 
 
-def test_osls_and_the_commands_must_mean_the_same_region_of_the_partition_aws(aws):
+def test_osls_and_commands_must_use_the_same_region_of_partition_aws(aws):
     assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
     china = Account("123456789012", "cn-north-1", "aws-cn")
     assert codes(preflight.region, aws, account=china, deployed_to="cn-north-1") == [
@@ -308,7 +309,7 @@ def test_osls_and_the_commands_must_mean_the_same_region_of_the_partition_aws(aw
     ]
 
 
-def test_a_check_that_aws_does_not_answer_leaves_the_others_to_be_made(aws):
+def test_check_without_a_response_does_not_stop_the_others(aws):
     def denied(service):
         client = aws(service)
         if service == "sns":
@@ -323,7 +324,7 @@ def test_a_check_that_aws_does_not_answer_leaves_the_others_to_be_made(aws):
     assert found.keys() == preflight.CHECKS.keys()
 
 
-def test_nothing_is_created_or_changed(aws):
+def test_preflight_creates_and_changes_nothing(aws):
     called = []
 
     def watched(service):
@@ -341,11 +342,11 @@ def test_nothing_is_created_or_changed(aws):
     [(["ok"], 0), (["ok", "warns"], 0), (["ok", "unknown"], 2), (["unknown", "blocks"], 1)],
     ids=str,
 )
-def test_the_exit_code_says_whether_the_deployment_would_work(levels, code):
+def test_exit_code_says_whether_the_deployment_would_succeed(levels, code):
     assert preflight.exit_code(levels) == code
 
 
-def test_a_snowflake_that_cannot_be_reached_blocks():
+def test_unreachable_snowflake_blocks():
     @contextmanager
     def refuses():
         raise Refusal("no connection to Snowflake at https://nobody.test:443")
@@ -354,7 +355,7 @@ def test_a_snowflake_that_cannot_be_reached_blocks():
     assert preflight.snowflake_session(refuses).code == "snowflake_unreachable"
 
 
-def test_a_stage_without_snowflake_settings_is_warned_about_them():
+def test_missing_snowflake_settings_warn_and_incomplete_ones_block():
     without = preflight.snowflake_connection("dev", {})
     assert (without.level, without.code) == ("warns", "snowflake_not_configured")
     half = preflight.snowflake_connection("dev", {"SNOWFLAKE_ACCOUNT": "org-account"})
@@ -363,7 +364,7 @@ def test_a_stage_without_snowflake_settings_is_warned_about_them():
     assert isinstance(preflight.snowflake_connection("dev", settings), Connection)
 
 
-def test_an_unknown_stack_state_error_is_not_taken_for_a_missing_stack(aws):
+def test_access_denied_is_not_treated_as_a_missing_stack(aws):
     client = aws("cloudformation")
     stub = Stubber(client)
     stub.add_client_error("describe_stacks", service_error_code="AccessDenied")

@@ -31,14 +31,14 @@ WORLD = World(devices=("truck-1", "truck#2"), fences=(FARM, FARM_2, PLANT, REGIO
 def contradicted(
     found: Sequence[GeofenceEvent], tags: Sequence[str] = EXCLUSIVE_TAGS
 ) -> dict[Fence, str | None]:
-    """What contradicts each open visit of one device."""
+    """Return the event that contradicts each open visit of one device."""
     return {
         each.pair.fence: each.contradicted_by and each.contradicted_by.event_id
         for each in presence(found, tags)
     }
 
 
-def test_a_later_enter_at_another_exclusive_place_contradicts_an_open_visit() -> None:
+def test_later_enter_at_another_exclusive_place_contradicts_a_visit() -> None:
     found = [event("enter", 0, "a", fence=FARM), event("enter", 900, "b", fence=PLANT)]
     assert contradicted(found) == {FARM: "b", PLANT: None}
     [farm, plant] = presence(found)
@@ -47,7 +47,7 @@ def test_a_later_enter_at_another_exclusive_place_contradicts_an_open_visit() ->
     assert plant.exit_inferred_at is None
 
 
-def test_the_first_enter_elsewhere_contradicts_and_later_ones_do_not_replace_it() -> None:
+def test_first_contradicting_enter_is_kept() -> None:
     found = [
         event("enter", 0, "a", fence=FARM), event("enter", 600, "b", fence=PLANT),
         event("exit", 900, "c", fence=PLANT), event("enter", 1500, "d", fence=FARM_2),
@@ -61,15 +61,15 @@ def test_only_an_enter_contradicts(kind: str) -> None:
     assert contradicted([event("enter", 0, "a", fence=FARM), other]) == {FARM: None}
 
 
-def test_a_region_around_a_farm_neither_contradicts_nor_is_contradicted() -> None:
+def test_region_around_a_farm_neither_contradicts_nor_is_contradicted() -> None:
     found = [event("enter", 0, "a", fence=REGION), event("enter", 60, "b", fence=FARM)]
     assert contradicted(found) == {REGION: None, FARM: None}
     found = [event("enter", 0, "b", fence=FARM), event("enter", 60, "a", fence=REGION)]
     assert contradicted(found) == {REGION: None, FARM: None}
 
 
-def test_a_truck_that_flaps_between_two_places_is_at_the_one_that_it_entered_last() -> None:
-    """Both visits merge over the gaps, so the one that began first may have the later enter."""
+def test_truck_flapping_between_places_is_at_the_one_entered_last() -> None:
+    """Both visits merge across their gaps, so the visit that began first may have the later enter."""
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
         event("enter", 310, "c", fence=FARM_2), event("exit", 340, "d", fence=FARM_2),
@@ -88,13 +88,13 @@ def test_ties_are_broken_by_event_id_and_then_by_place() -> None:
     }  # fmt: skip
 
 
-def test_a_stage_chooses_its_exclusive_tags() -> None:
+def test_stage_configures_its_exclusive_tags() -> None:
     found = [event("enter", 0, "a", fence=REGION), event("enter", 60, "b", fence=FARM)]
     assert contradicted(found, ("farm", "region")) == {REGION: "b", FARM: None}
     assert contradicted(found, ()) == {REGION: None, FARM: None}
 
 
-def test_an_enter_of_too_little_confidence_contradicts_nothing() -> None:
+def test_enter_with_too_little_confidence_contradicts_nothing() -> None:
     found = [
         event("enter", 0, "a", fence=FARM),
         event("enter", 60, "b", fence=PLANT, confidence=1),
@@ -103,7 +103,7 @@ def test_an_enter_of_too_little_confidence_contradicts_nothing() -> None:
 
 
 def by_definition(found: Sequence[GeofenceEvent], tags: Sequence[str]) -> dict[object, str | None]:
-    """The rule word for word, at the price of a look at every pair of enters."""
+    """Return the presence by the literal definition of the rule, comparing every pair of enters."""
     enters = [e for some in counting_events(found).values() for e in some if e.kind == "enter"]
 
     def place(e: GeofenceEvent) -> tuple[object, ...]:
@@ -126,7 +126,7 @@ def by_definition(found: Sequence[GeofenceEvent], tags: Sequence[str]) -> dict[o
 
 
 @given(st.lists(events(WORLD), max_size=40), st.randoms(use_true_random=False))
-def test_presence_is_a_function_of_the_set_of_events(found: list[GeofenceEvent], rng: random.Random) -> None:
+def test_presence_depends_only_on_the_set_of_events(found: list[GeofenceEvent], rng: random.Random) -> None:
     shuffled = [*found, *found[:5]]
     rng.shuffle(shuffled)
     answer = {
@@ -135,12 +135,14 @@ def test_presence_is_a_function_of_the_set_of_events(found: list[GeofenceEvent],
     assert answer == by_definition(found, EXCLUSIVE_TAGS)
     for device in WORLD.devices:
         held = [p for p, by in answer.items() if p.device_id == device and by is None]
-        assert sum(p.fence.tag in EXCLUSIVE_TAGS for p in held) <= 1, "one truck is at one exclusive place"
+        assert sum(p.fence.tag in EXCLUSIVE_TAGS for p in held) <= 1, (
+            "a truck is at one exclusive place at most"
+        )
 
 
 def delivery_rounds() -> list[GeofenceEvent]:
     if not ROUNDS.exists():
-        pytest.skip(f"{ROUNDS} is not here")
+        pytest.skip(f"{ROUNDS} does not exist")
     found = []
     with gzip.open(ROUNDS) as lines:
         for line in lines:
@@ -156,7 +158,7 @@ def delivery_rounds() -> list[GeofenceEvent]:
     return found
 
 
-def test_on_the_real_rounds_every_van_is_at_one_stop_at_most() -> None:
+def test_every_van_of_the_real_rounds_is_at_one_stop_at_most() -> None:
     found = delivery_rounds()
     answer = presence(found, ("stop",))
     assert {e.pair: e.contradicted_by and e.contradicted_by.event_id for e in answer} == by_definition(

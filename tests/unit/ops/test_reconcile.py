@@ -1,4 +1,4 @@
-"""Sets of objects side by side: each way in which they can differ has its name, and memory stays bounded."""
+"""Test that reconcile names each kind of difference between the stores, in bounded memory."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def enter(books: Books, *, logged: list[str], archived: list[str], loaded: dict[
     books.loaded(loaded.items())
 
 
-def test_equal_sets_have_no_difference(books: Books) -> None:
+def test_equal_stores_have_no_difference(books: Books) -> None:
     keys = [key(n) for n in range(5)] + [key(9, 3, "rejected")]
     enter(books, logged=keys, archived=keys, loaded={**dict.fromkeys(keys[:5], 20), keys[5]: 3})
     assert list(books.differences(LATER)) == []
@@ -70,7 +70,7 @@ def test_equal_sets_have_no_difference(books: Books) -> None:
         ("not_loaded", False, True, None),
     ],
 )
-def test_each_difference_has_its_name(
+def test_each_kind_of_difference_has_its_name(
     books: Books, kind: str, logged: bool, archived: bool, rows: int | None
 ) -> None:
     enter(
@@ -82,14 +82,14 @@ def test_each_difference_has_its_name(
     assert list(books.differences(LATER)) == [Difference(kind, key(1), 20, rows or 0)]
 
 
-def test_what_is_still_under_way_is_left_out(books: Books) -> None:
+def test_objects_still_in_flight_are_not_compared(books: Books) -> None:
     enter(books, logged=[key(1)], archived=[key(1)], loaded={})
     assert list(books.differences(HOUR - timedelta(seconds=1))) == []
     assert books.in_flight(HOUR - timedelta(seconds=1)) == 1
     assert books.in_flight(LATER) == 0
 
 
-def test_keys_of_other_hours_and_other_prefixes_are_not_compared(books: Books) -> None:
+def test_keys_of_other_hours_and_prefixes_are_not_compared(books: Books) -> None:
     books.archived([(key(1, hour=LATER), HOUR), ("_SUCCESS", HOUR), ("events/late.json", LATER)])
     assert list(books.differences(LATER)) == []
 
@@ -98,7 +98,7 @@ FOREIGN = ("events/by-hand.json", "events/dt=2026-11-22/hh=06/array.json", "reje
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_an_object_under_a_key_that_others_chose_is_named_and_must_be_loaded(books: Books, name: str) -> None:
+def test_object_with_a_foreign_key_is_named_and_must_be_loaded(books: Books, name: str) -> None:
     books.archived([(name, HOUR)])
     assert [(d.kind, d.key) for d in books.differences(LATER)] == [("not_loaded", name)]
     books.loaded([(name, 3)])
@@ -106,19 +106,19 @@ def test_an_object_under_a_key_that_others_chose_is_named_and_must_be_loaded(boo
     assert books.foreign() == [{"key": name, "rows": 3}]
 
 
-def test_rows_of_an_object_under_a_key_that_others_chose_are_named_when_the_object_is_gone(
+def test_rows_of_a_deleted_object_with_a_foreign_key_are_reported(
     books: Books,
 ) -> None:
     books.loaded([(FOREIGN[1], 3)])
     assert list(books.differences(LATER)) == [Difference("not_in_s3", FOREIGN[1], 0, 3)]
 
 
-def test_the_same_key_twice_in_the_log_is_one_object(books: Books) -> None:
+def test_key_logged_twice_counts_as_one_object(books: Books) -> None:
     enter(books, logged=[key(1), key(1)], archived=[key(1)], loaded={key(1): 20})
     assert books.hours(LATER)[0]["accepted"] == 20
 
 
-def test_geofence_events_are_asked_for_in_runs_of_bounded_size(books: Books) -> None:
+def test_geofence_events_are_queried_in_ranges_of_limited_size(books: Books) -> None:
     keys = sorted(key(n, 500) for n in range(300))
     enter(books, logged=keys, archived=keys, loaded=dict.fromkeys(keys, 500))
     spans = list(books.spans(LATER))
@@ -129,7 +129,7 @@ def test_geofence_events_are_asked_for_in_runs_of_bounded_size(books: Books) -> 
     assert all(sum(500 for each in keys if f <= each <= last) <= LINES_A_QUERY for f, last in spans)
 
 
-def test_what_forget_wrote_anew_counts_for_what_it_was(books: Books) -> None:
+def test_objects_rewritten_by_forget_count_as_the_originals(books: Books) -> None:
     old, new, newest, alone, other = (key(n) for n in range(5))
     enter(books, logged=[old, alone, other], archived=[newest, other], loaded={newest: 20, other: 20})
     assert {d.kind for d in books.differences(LATER)} == {"not_archived", "not_logged"}
@@ -137,7 +137,7 @@ def test_what_forget_wrote_anew_counts_for_what_it_was(books: Books) -> None:
     assert list(books.differences(LATER)) == []
 
 
-def test_what_forget_has_not_done_with_is_still_named(books: Books) -> None:
+def test_incomplete_rewrite_of_forget_is_still_reported(books: Books) -> None:
     old, new = key(0), key(1)
     enter(books, logged=[old], archived=[old, new], loaded={old: 20})
     books.rewritten({old: new})
@@ -148,7 +148,7 @@ def test_what_forget_has_not_done_with_is_still_named(books: Books) -> None:
     assert ("not_archived", lost) in [(d.kind, d.key) for d in books.differences(LATER)]
 
 
-def test_what_the_log_and_the_bucket_keep_no_longer_is_not_called_lost(books: Books) -> None:
+def test_expired_objects_and_log_lines_are_not_reported_as_lost(books: Books) -> None:
     archived, expired, reject = key(1), key(2), key(3, 4, "rejected")
     enter(books, logged=[], archived=[archived], loaded={archived: 20, expired: 20, reject: 4})
     assert {d.kind for d in books.differences(LATER)} == {"not_logged", "not_in_s3"}
@@ -158,31 +158,31 @@ def test_what_the_log_and_the_bucket_keep_no_longer_is_not_called_lost(books: Bo
         return {(d.kind, d.key) for d in books.differences(LATER, reach)}
 
     everything = {("not_logged", archived), ("not_in_s3", expired), ("not_in_s3", reject)}
-    assert kinds(timedelta(days=30), 30) == everything  # that hour is just still whole
+    assert kinds(timedelta(days=30), 30) == everything  # the log still contains all of that hour
     assert kinds(timedelta(days=30, hours=1), 30) == everything - {("not_logged", archived)}
     assert kinds(timedelta(days=90), None) == everything
     assert kinds(timedelta(days=90, hours=1), None) == everything - {("not_in_s3", reject)}
     assert kinds(timedelta(days=400, hours=1), 400) == set()
-    # What still lies there is compared, however old it is.
+    # Objects that still exist are compared, whatever their age.
     books.loaded([(archived, 19)])
     assert kinds(timedelta(days=380), 30) == {("rows_differ", archived), ("not_in_s3", expired)}
 
 
-def test_objects_are_thought_to_be_kept_as_long_as_the_template_says() -> None:
+def test_retention_in_code_equals_the_template() -> None:
     text = (ROOT / "serverless" / "storage.yml").read_text()
     found = re.findall(r"Id: (events|rejected), Status: Enabled, Prefix: \w+/, ExpirationInDays: (\d+)", text)
     assert {prefix: int(days) for prefix, days in found} == KEPT_DAYS
 
 
-def test_no_more_differences_are_kept_than_can_be_read() -> None:
+def test_number_of_named_differences_is_limited() -> None:
     found = Found()
     for n in range(MAX_NAMED + 5):
         found.add(Difference("not_loaded", key(n)))
     assert (len(found.differences), found.more, found.equal) == (MAX_NAMED, 5, False)
 
 
-def test_a_million_events_take_little_memory(tmp_path: Path) -> None:
-    # In a process of its own: other tests' servers allocate in this one.
+def test_a_million_events_need_little_memory(tmp_path: Path) -> None:
+    # Measure in a separate process, because the servers of other tests allocate memory in this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         peak = alone.submit(peak_of_a_million, tmp_path / "books.sqlite").result()
     assert peak < 5 * 1024 * 1024
@@ -202,7 +202,7 @@ def peak_of_a_million(path: Path) -> int:
 
 
 class Stage:
-    """A stage on moto, its function's log, and a warehouse of rows by table."""
+    """A stage on moto, with the log of its function and a fake warehouse."""
 
     bucket, visits_table, database = "archive", "visits", "MILKRUN"
 
@@ -224,7 +224,7 @@ class Stage:
         return boto3.client(service)
 
     def access(self) -> Any:
-        """boto3's clients in place of ours: the same calls, but mock_aws can answer them."""
+        """Return boto3 clients instead of our own, because mock_aws can intercept them."""
         return SimpleNamespace(client=self.aws)
 
     def archive(self, prefix: str, *lines: bytes) -> str:
@@ -272,7 +272,7 @@ def look(stage: Stage) -> Found:
     return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(hours=1))
 
 
-def test_a_request_of_which_nothing_was_valid_is_accounted_for_and_one_that_was_not_kept_is_not(
+def test_rejected_request_is_complete_and_failed_request_is_ignored(
     stage: Stage,
 ) -> None:
     key = stage.archive("rejected", b"{}")
@@ -283,7 +283,7 @@ def test_a_request_of_which_nothing_was_valid_is_accounted_for_and_one_that_was_
     assert look(stage).differences == []
 
 
-def test_an_object_that_an_operator_repaired_is_no_difference(stage: Stage) -> None:
+def test_object_repaired_by_an_operator_is_not_a_difference(stage: Stage) -> None:
     key = stage.archive("events", b"{}")
     stage.load(key)
     assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == ["not_logged"]
@@ -294,7 +294,7 @@ def test_an_object_that_an_operator_repaired_is_no_difference(stage: Stage) -> N
     assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == []
 
 
-def test_what_others_put_beside_the_hours_is_compared_and_folder_markers_are_not(stage: Stage) -> None:
+def test_objects_outside_the_hours_are_compared_except_folder_markers(stage: Stage) -> None:
     s3 = boto3.client("s3")
     for name, body in (
         ("events/", b""),
@@ -314,14 +314,14 @@ def test_what_others_put_beside_the_hours_is_compared_and_folder_markers_are_not
     assert {"key": "events/by-hand.json", "rows": 1} in found.foreign
 
 
-def test_rows_that_are_no_events_are_named_and_are_no_difference(stage: Stage) -> None:
+def test_rows_that_are_not_events_are_named_but_are_no_difference(stage: Stage) -> None:
     stage.invalid = [{"file_name": "events/by-hand.json", "file_row_number": 1, "code": "not_an_object"}]
     found = look(stage)
     assert found.invalid_rows == [{"file": "events/by-hand.json", "line": 1, "reason": "not_an_object"}]
     assert found.equal
 
 
-def test_without_snowflake_the_log_is_still_compared_with_s3(stage: Stage) -> None:
+def test_log_and_s3_are_compared_even_without_snowflake(stage: Stage) -> None:
     kept, lost = (
         stage.archive("events", b"{}"),
         key(7, 3, hour=NOW.replace(minute=0, second=0, microsecond=0)),
@@ -337,7 +337,7 @@ def test_without_snowflake_the_log_is_still_compared_with_s3(stage: Stage) -> No
     assert (found.differences, found.equal) == ([], None)
 
 
-def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: Stage) -> None:
+def test_geofence_events_are_classified_by_what_the_table_can_know(stage: Stage) -> None:
     key = stage.archive("events", b"{}", b"{}", b"{}", b"{}", b"{}")
     stage.log(event="events_ingested", status=202, object_key=key, rejected_key=None)
     small = NOW.isoformat().replace("T", "t").replace("+00:00", "z")
@@ -357,8 +357,8 @@ def test_geofence_events_are_told_apart_by_what_the_table_can_still_know(stage: 
     }
 
 
-def test_an_event_that_came_in_time_is_missed_as_long_as_the_table_would_know_it(stage: Stage) -> None:
-    """Though it is too old by now to be sent again."""
+def test_lost_event_is_reported_as_long_as_the_table_would_keep_it(stage: Stage) -> None:
+    """The event is too old to be replayed."""
 
     def crossings(came: datetime, **ages: timedelta) -> tuple[int, list[tuple[str, ...]]]:
         file_name = key(1, hour=came.replace(minute=0, second=0, microsecond=0))

@@ -1,4 +1,6 @@
-"""Rejects are grouped and shown, repaired by a patch, and sent once: also when the command was interrupted."""
+"""Test that rejects are grouped and listed, repaired by a patch, and sent once, even if the command is
+interrupted.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from handler.ingest import errors_of
 from handler.parse_body import parse_body
 from handler.validate import validate
 from ops.patch import Patch
-from ops.rejects import RESENT, Box, Selection, Sent, batches, groups, repaired, send, try_out
+from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
 from snowpipe.refusal import Refusal
 
 NOW = datetime.now(UTC)
@@ -25,7 +27,7 @@ EVERYTHING = Selection(NOW - timedelta(hours=1), NOW)
 
 
 def bad(n: int, **fields: object) -> dict[str, object]:
-    """An event that calls its time `created`."""
+    """Return an event whose time field is named `created`."""
     return {
         "_id": f"e{n}",
         "type": "pickup.started",
@@ -61,7 +63,7 @@ def keep(*events: object, code: str = "missing_created_at", app_version: str | N
 
 
 class Endpoint:
-    """Validates as the handler does, and keeps what it accepted."""
+    """Validate as the handler does, and keep the accepted events."""
 
     def __init__(self, breaks_at: int | None = None) -> None:
         self.accepted: list[dict[str, Any]] = []
@@ -85,7 +87,7 @@ def resend(box: Box, post: Callable[[bytes], dict[str, Any]], patch: Patch = REN
     return sent
 
 
-def test_rejects_are_grouped_by_reason_version_and_whatever_else_is_asked(box: Box) -> None:
+def test_rejects_are_grouped_by_reason_and_other_fields(box: Box) -> None:
     key = keep(bad(1), bad(2), bad(8))
     keep(bad(3), app_version=None, code="missing_id")
     rows = groups(box.find(EVERYTHING), ["app_version"])
@@ -109,13 +111,13 @@ def test_rejects_are_grouped_by_reason_version_and_whatever_else_is_asked(box: B
     ],
     ids=["all", "code", "version", "device", "nobody"],
 )
-def test_only_what_is_selected_is_found(box: Box, chosen: dict[str, str], number: int) -> None:
+def test_only_selected_rejects_are_found(box: Box, chosen: dict[str, str], number: int) -> None:
     keep(bad(1), bad(2), bad(8))
     keep(bad(3), app_version=None, code="missing_id")
     assert sum(1 for _ in box.find(Selection(NOW, NOW, **chosen))) == number
 
 
-def test_a_repaired_event_is_accepted_with_the_place_that_it_repairs_and_never_sent_twice(box: Box) -> None:
+def test_repaired_event_names_its_reject_and_is_sent_once(box: Box) -> None:
     key = keep(bad(1), bad(2))
     endpoint = Endpoint()
     sent = resend(box, endpoint.post)
@@ -127,7 +129,7 @@ def test_a_repaired_event_is_accepted_with_the_place_that_it_repairs_and_never_s
     assert (again.found, endpoint.calls) == (0, 1)
 
 
-def test_ten_thousand_are_repaired_by_one_command_and_an_interrupted_one_goes_on(box: Box) -> None:
+def test_interrupted_repair_of_ten_thousand_rejects_continues(box: Box) -> None:
     for first in range(0, 10_000, 400):
         keep(*(bad(n) for n in range(first, first + 400)))
     endpoint = Endpoint(breaks_at=9)
@@ -142,7 +144,7 @@ def test_ten_thousand_are_repaired_by_one_command_and_an_interrupted_one_goes_on
 NUMBERS = b'"odo":9007199254740993,"price":1.50,"neg0":-0.0,"small":0.12345678901234567890'
 
 
-def test_numbers_are_shown_and_sent_again_as_they_were_sent(box: Box) -> None:
+def test_numbers_are_shown_and_resent_exactly_as_received(box: Box) -> None:
     event = b'{"_id":"e1","type":"x","created":"2026-11-28T12:00:00Z","deviceId":"\\u0064",%b}' % NUMBERS
     line = reject_line([Reason("missing_created_at", "createdAt", "m")], event, index=0, event_id=None)
     made = lines_object("rejected", [line], NOW)
@@ -155,15 +157,17 @@ def test_numbers_are_shown_and_sent_again_as_they_were_sent(box: Box) -> None:
     assert not [each for each in changed if "odo" in each or "price" in each or "neg0" in each]
 
 
-def test_what_is_still_rejected_is_counted_by_reason_and_found_again(box: Box) -> None:
+def test_rejects_that_fail_again_are_counted_and_found_again(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     endpoint = Endpoint()
     assert dict(resend(box, endpoint.post).rejected) == {"missing_identity": 1}
     assert [reject.line for reject in box.find(EVERYTHING)] == [2]
 
 
-def test_what_a_repair_sent_and_was_rejected_again_is_not_repaired_beside_its_original(box: Box) -> None:
-    """Otherwise each attempt would double the rejects, and an id made of the text would make two events of one."""
+def test_failed_repair_of_a_reject_is_not_repaired_a_second_time(box: Box) -> None:
+    """Otherwise each attempt would double the rejects, and an id derived from the text would turn one event
+    into two.
+    """
     keep(event := {"type": "pickup.started", "created": NOW.isoformat(), "deviceId": "d1"}, code="missing_id")
     endpoint = Endpoint()
     for patch in (
@@ -175,12 +179,14 @@ def test_what_a_repair_sent_and_was_rejected_again_is_not_repaired_beside_its_or
             pass
         assert sent.found == 1
         if sent.rejected:
-            keep(event | {"_id": "made of the text", RESENT: f"{next(iter(box.find(EVERYTHING))).key}:1"})
+            keep(
+                event | {"_id": "derived from the text", RESENT: f"{next(iter(box.find(EVERYTHING))).key}:1"}
+            )
     assert len(endpoint.accepted) == 1
     assert list(box.find(EVERYTHING)) == []
 
 
-def test_what_a_repair_sent_is_found_once_its_original_is_gone(box: Box) -> None:
+def test_failed_repair_is_found_after_its_original_is_deleted(box: Box) -> None:
     original = keep(bad(1))
     keep(bad(1) | {RESENT: f"{original}:1"})
     assert [reject.key for reject in box.find(EVERYTHING)] == [original]
@@ -191,7 +197,7 @@ def test_what_a_repair_sent_is_found_once_its_original_is_gone(box: Box) -> None
     assert list(Box(boto3.client("s3"), BUCKET).find(EVERYTHING)) == []
 
 
-def test_a_reject_whose_error_does_not_fit_into_the_answer_is_not_noted_as_accepted(box: Box) -> None:
+def test_reject_whose_error_was_omitted_is_not_recorded_as_accepted(box: Box) -> None:
     keep(
         *(
             bad(n, _id=f"{n}" + "\u00e9" * 100, geofence="x" * 10, type="user.entered_geofence")
@@ -207,16 +213,14 @@ def test_a_reject_whose_error_does_not_fit_into_the_answer_is_not_noted_as_accep
 
 
 @pytest.mark.parametrize("answer", [{}, {"rejected": 2, "errors": []}], ids=["no-receipt", "no-errors"])
-def test_after_an_answer_that_names_no_rejected_event_nothing_is_noted(
-    box: Box, answer: dict[str, Any]
-) -> None:
+def test_response_without_the_rejected_events_records_nothing(box: Box, answer: dict[str, Any]) -> None:
     keep(bad(1), bad(2))
     with pytest.raises(Refusal, match="does not say which"):
         resend(box, lambda _: answer)
     assert len(list(box.find(EVERYTHING))) == 2
 
 
-def test_a_dry_run_shows_the_difference_and_judges_as_the_handler_does(box: Box) -> None:
+def test_dry_run_shows_the_change_and_validates_like_the_handler(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     sent = Sent()
     [first, *_] = events = list(repaired(box.find(EVERYTHING), RENAME, sent))
@@ -227,7 +231,7 @@ def test_a_dry_run_shows_the_difference_and_judges_as_the_handler_does(box: Box)
     assert box.resent(first.reject.key) == set()
 
 
-def test_what_is_no_json_object_or_not_changed_is_only_counted(box: Box) -> None:
+def test_unchanged_or_non_json_rejects_are_only_counted(box: Box) -> None:
     keep(bad(1), {"_id": "x"}, [1])
     line = unreadable_line([Reason("not_json", "", "m")], b"\xff", content_type=None, content_encoding=None)
     made = lines_object("rejected", [line, b'"somebody else"'], NOW)
@@ -236,7 +240,7 @@ def test_what_is_no_json_object_or_not_changed_is_only_counted(box: Box) -> None
     assert (sent.found, sent.accepted, sent.unchanged, sent.no_json) == (5, 1, 1, 3)
 
 
-def test_damaged_objects_are_named_and_hide_nothing_else(box: Box) -> None:
+def test_damaged_objects_are_named_and_do_not_hide_others(box: Box) -> None:
     key = keep(bad(1), bad(2))
     keep(bad(3))
     boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"\x1f\x8btorn")
@@ -244,17 +248,12 @@ def test_damaged_objects_are_named_and_hide_nothing_else(box: Box) -> None:
     assert box.unreadable == [key]
 
 
-def test_purge_keeps_an_object_that_holds_others_too(box: Box) -> None:
+def test_purge_keeps_objects_that_contain_other_rejects(box: Box) -> None:
     whole, shared = keep(bad(1), bad(8)), keep(bad(1), bad(2))
     chosen = Selection(NOW, NOW, device="d1", resent=True)
     assert box.purge(box.find(chosen)) == (1, [shared])
     assert {reject.key for reject in box.find(EVERYTHING)} == {shared}
     assert whole != shared
-
-
-def test_requests_stay_below_the_limits() -> None:
-    events = repaired([], RENAME, Sent())
-    assert list(batches(events)) == []
 
 
 @pytest.mark.parametrize(
@@ -273,13 +272,13 @@ def test_requests_stay_below_the_limits() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_patch_changes_what_it_names_and_nothing_else(
+def test_patch_changes_only_the_named_fields(
     options: tuple[list[str], ...], before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     assert Patch.of(*options).apply(before, "") == after
 
 
-def test_an_id_made_of_the_text_is_the_same_for_the_same_text() -> None:
+def test_derived_id_depends_only_on_the_text() -> None:
     patch = Patch.of(["_id=@sha256"], [], [], [])
     assert patch.apply({}, "text") == patch.apply({}, "text")
     assert patch.apply({}, "text") != patch.apply({}, "other")
@@ -292,6 +291,6 @@ def test_an_id_made_of_the_text_is_the_same_for_the_same_text() -> None:
      ([], [], ["a..b"], []), ([], [], [], ["a=b"])],
     ids=str,
 )  # fmt: skip
-def test_a_patch_that_cannot_be_read_is_refused(options: tuple[list[str], ...]) -> None:
+def test_invalid_patch_is_refused(options: tuple[list[str], ...]) -> None:
     with pytest.raises(typer.BadParameter):
         Patch.of(*options)

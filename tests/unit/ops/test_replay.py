@@ -1,4 +1,4 @@
-"""A replay sends the right events once, at its pace, and goes on where it was broken off."""
+"""Test that a replay sends the right events once, at its rate, and continues after an interruption."""
 
 import base64
 import gzip
@@ -20,7 +20,6 @@ from ops import replay as replaying
 from ops.replay import (
     EVER,
     LABEL,
-    Done,
     Pace,
     Progress,
     Selection,
@@ -50,7 +49,7 @@ def line(n: int, type_: str = "user.entered_geofence", device: str = "d1", **fie
 
 
 class FakeArchive:
-    """Objects by key, as `snowpipe.archive.Archive` shows them."""
+    """Objects by key, with the interface of `snowpipe.archive.Archive`."""
 
     def __init__(self, bodies: dict[str, bytes]) -> None:
         self.bodies = bodies
@@ -69,7 +68,7 @@ class FakeArchive:
 
 
 class FakeStream:
-    """Takes records; refuses whatever `refuses` says, and breaks at call `breaks_at`."""
+    """Accept records, except the number in `refuses`, and raise KeyboardInterrupt at call `breaks_at`."""
 
     def __init__(self, breaks_at: int | None = None, refuses: int = 0) -> None:
         self.taken: list[Record] = []
@@ -96,7 +95,7 @@ EVERYTHING = Selection(NOW, NOW)
 PLAIN = line(9, "user.updated_trip")
 
 
-def test_only_geofence_events_go_to_the_stream_by_device_and_labelled() -> None:
+def test_only_geofence_events_are_sent_by_device_and_labelled() -> None:
     stream = FakeStream()
     done = replay(archive([line(1), PLAIN, line(2, device="d2")]), stream, EVERYTHING, label="r1")
     assert [(r.partition_key, geofence_event(r.data).event_id, r.line) for r in stream.taken] == [
@@ -107,13 +106,13 @@ def test_only_geofence_events_go_to_the_stream_by_device_and_labelled() -> None:
     assert (done.objects, done.sent, dict(done.by_type)) == (1, 2, {"user.entered_geofence": 2})
 
 
-def test_the_label_changes_nothing_that_visits_are_made_of() -> None:
+def test_label_does_not_change_the_geofence_event() -> None:
     stream = FakeStream()
     replay(archive([line(1, duration=2.5, confidence=3)]), stream, EVERYTHING, label="r1")
     assert geofence_event(stream.taken[0].data) == geofence_event(line(1, duration=2.5, confidence=3))
 
 
-def test_an_event_that_has_such_a_field_of_its_own_is_sent_as_it_is() -> None:
+def test_event_with_a_field_of_the_labels_name_is_sent_unchanged() -> None:
     own = line(1, milkrun_replay="mine")
     stream = FakeStream()
     replay(archive([own]), stream, EVERYTHING, label="r1")
@@ -133,20 +132,20 @@ def test_an_event_that_has_such_a_field_of_its_own_is_sent_as_it_is() -> None:
         (Selection(EVER, NOW - timedelta(hours=1), prefix="events/"), []),
     ],
 )
-def test_only_what_is_selected_is_sent(selection: Selection, ids: list[str]) -> None:
+def test_only_selected_events_are_sent(selection: Selection, ids: list[str]) -> None:
     stream = FakeStream()
     lines = [line(1), line(2, device="d2"), line(3, "user.exited_geofence")]
     replay(archive(lines), stream, selection, label="r")
     assert [json.loads(r.data)["_id"] for r in stream.taken] == ids
 
 
-def test_a_dry_run_counts_and_sends_nothing() -> None:
+def test_dry_run_counts_and_sends_nothing() -> None:
     done = replay(archive([line(1), PLAIN], [line(2)]), None, EVERYTHING, label="")
     assert (done.objects, done.sent) == (2, 2)
     assert price_of(done) > 0
 
 
-def test_broken_off_it_goes_on_behind_the_last_object_that_was_sent_whole(tmp_path: Path) -> None:
+def test_interrupted_replay_continues_after_the_last_complete_object(tmp_path: Path) -> None:
     objects = archive(*([line(n)] for n in range(6)))
     progress = Progress(tmp_path / "replay" / "state.json", NOW)
     assert progress.last_key() == ""
@@ -162,14 +161,14 @@ def test_broken_off_it_goes_on_behind_the_last_object_that_was_sent_whole(tmp_pa
     assert progress.last_key() == ""
 
 
-def test_the_same_selection_is_known_again_and_another_is_not() -> None:
+def test_digest_identifies_equal_selections() -> None:
     same = Selection(NOW + timedelta(hours=9), NOW, devices=frozenset({"a", "b"}))
     assert Selection(NOW, NOW, devices=frozenset({"b", "a"})).digest == same.digest
     assert Selection(NOW, NOW, devices=frozenset({"a"})).digest != same.digest
     assert Selection(NOW, NOW, prefix="events/").digest != EVERYTHING.digest
 
 
-def test_a_replay_goes_on_though_hours_ago_has_moved_but_never_leaves_out_what_is_older(
+def test_replay_from_a_relative_time_continues_but_omits_nothing_older(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state.json"
@@ -182,7 +181,7 @@ def test_a_replay_goes_on_though_hours_ago_has_moved_but_never_leaves_out_what_i
     assert Progress(path, NOW).last_key() == "events/l"
 
 
-def test_what_the_consumer_would_leave_out_is_refused_and_the_rebuild_named() -> None:
+def test_events_too_old_for_the_consumer_are_refused_with_a_rebuild_hint() -> None:
     with pytest.raises(Refusal, match="full-refresh"):
         replay(archive([line(1)]), FakeStream(), Selection(NOW - timedelta(days=81), NOW), label="r")
     old = lines_object("events", [line(1)], NOW - timedelta(days=81))
@@ -191,7 +190,7 @@ def test_what_the_consumer_would_leave_out_is_refused_and_the_rebuild_named() ->
         replay(FakeArchive({old.key: old.body}), FakeStream(), by_prefix, label="r")
 
 
-def test_an_object_that_went_meanwhile_is_passed_over() -> None:
+def test_object_deleted_during_a_replay_is_skipped() -> None:
     objects = archive([line(1)], [line(2)])
     gone = next(iter(objects.bodies))
     stream = FakeStream()
@@ -208,7 +207,7 @@ FOREIGN = ("events/by-hand.ndjson", f"events/dt={NOW:%Y-%m-%d}/hh={NOW:%H}/repai
 @pytest.mark.parametrize(
     "packed", [lambda text: text, lambda text: gzip.compress(text, mtime=0)], ids=["plain", "gzip"]
 )
-def test_an_object_under_a_key_that_others_chose_is_sent_like_any_other(
+def test_object_with_a_foreign_key_is_sent_like_any_other(
     name: str, packed: Callable[[bytes], bytes]
 ) -> None:
     objects = FakeArchive({name: packed(b"\xef\xbb\xbf" + line(1) + b"\r\n\n" + line(2)), "events/": b""})
@@ -221,19 +220,19 @@ def test_an_object_under_a_key_that_others_chose_is_sent_like_any_other(
 @pytest.mark.parametrize(
     "body", [b"", gzip.compress(line(1), mtime=0), b"\x1f\x8bnot gzip"], ids=["empty", "short", "torn"]
 )
-def test_an_object_of_ours_that_does_not_hold_the_lines_its_key_tells_is_named(body: bytes) -> None:
+def test_object_with_fewer_lines_than_its_key_says_is_reported(body: bytes) -> None:
     made = lines_object("events", [line(1), line(2)], NOW)
     done = replay(FakeArchive({made.key: body}), FakeStream(), EVERYTHING, label="r")
     assert done.unreadable == [made.key]
 
 
-def test_a_rejected_object_is_never_replayed() -> None:
+def test_rejected_object_is_never_replayed() -> None:
     made = lines_object("rejected", [line(1)], NOW)
     objects = FakeArchive({made.key: made.body, "rejected/by-hand.ndjson": line(1)})
     assert replay(objects, FakeStream(), Selection(EVER, NOW, prefix="rej"), label="r").sent == 0
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_sent() -> None:
+def test_unreadable_objects_and_lines_are_named_and_the_rest_is_sent() -> None:
     deep = b"[" * 5000 + b"]" * 5000
     no_fence = line(7).replace(b'"geofence"', b'"x"')
     odd_type = line(8).replace(b'"user.entered_geofence"', b"[1]")
@@ -254,7 +253,7 @@ def test_refused_records_are_sent_again() -> None:
     assert put_all([Record("d", line(1), 1)], stream, Pace(1e9)) == 1
 
 
-def test_a_stream_that_goes_on_refusing_ends_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_stops_when_the_stream_keeps_refusing_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replaying, "STREAM_PATIENCE_S", 0.2)
 
     class Down(FakeStream):
@@ -265,7 +264,7 @@ def test_a_stream_that_goes_on_refusing_ends_the_replay(monkeypatch: pytest.Monk
         put_all([Record("d", line(1), 1)], Down(), Pace(1e9))
 
 
-def test_the_pace_is_kept_over_many_calls() -> None:
+def test_rate_is_kept_over_many_calls() -> None:
     pace, began = Pace(1000), time.monotonic()
     for _ in range(5):
         pace.wait_for(60)
@@ -281,7 +280,7 @@ def test_single_lines_are_sent_again() -> None:
 
 
 @pytest.mark.parametrize("as_text", [True, False], ids=["as AWS writes it", "as LocalStack writes it"])
-def test_given_up_batches_are_read_from_lambdas_invocation_record(as_text: bool) -> None:
+def test_discarded_batches_are_read_from_lambdas_invocation_record(as_text: bool) -> None:
     record = {"kinesis": {"partitionKey": "d1", "data": base64.b64encode(line(1)).decode()}}
     request = {"Records": [record]}
     kept = {"version": "1.0", "KinesisBatchInfo": {}, "payload": json.dumps(request) if as_text else request}
@@ -292,13 +291,13 @@ def test_given_up_batches_are_read_from_lambdas_invocation_record(as_text: bool)
 
 
 def given_up_archive(*records: bytes) -> FakeArchive:
-    """One batch that the mapping gave up on, in Lambda's own format."""
+    """Return an archive with one batch that the mapping discarded, in Lambda's own format."""
     found = [{"kinesis": {"partitionKey": "d1", "data": base64.b64encode(data).decode()}} for data in records]
     kept = {"version": "1.0", "KinesisBatchInfo": {}, "payload": json.dumps({"Records": found})}
     return FakeArchive({"aws/lambda/mapping/shardId-0/2026/11/22/x": json.dumps(kept).encode()})
 
 
-def test_given_up_events_are_labelled_and_what_is_no_event_is_sent_as_it_was() -> None:
+def test_discarded_events_are_labelled_and_other_records_sent_unchanged() -> None:
     aggregate, stream = b"\xf3\x89\x9a\xc2 of another library", FakeStream()
     kept = given_up_archive(line(1), aggregate, b"[7]", line(2) + b"\n")
     done = replay_given_up(kept, stream, "r1", Pace(1e9))
@@ -307,19 +306,15 @@ def test_given_up_events_are_labelled_and_what_is_no_event_is_sent_as_it_was() -
     assert [r.data for r in stream.taken[1:]] == [aggregate, b"[7]", line(2) + b"\n"]
 
 
-def test_a_dry_run_of_given_up_batches_counts_their_records() -> None:
+def test_dry_run_of_discarded_batches_counts_their_records() -> None:
     done = replay_given_up(given_up_archive(line(1), line(2)), None, "r1", Pace(1))
     assert (done["sent"], done["would_send"], done["label"]) == (0, 2, None)
 
 
-def test_what_the_stage_calls_a_geofence_event_is_what_is_sent() -> None:
+def test_replay_uses_the_geofence_types_of_the_stage() -> None:
     stream = FakeStream()
     own = replace(EVERYTHING, kinds={"fence.crossed_in": "enter"})
     replay(archive([line(1), line(2, "fence.crossed_in"), PLAIN]), stream, own, label="r")
     assert [json.loads(r.data)["_id"] for r in stream.taken] == ["e2"]
     [key] = (kept := archive([line(1), line(2, "fence.crossed_in")])).bodies
     assert lines_again(kept, FakeStream(), [(key, 1), (key, 2)], "r", Pace(1e9), own.kinds) == 1
-
-
-def test_nothing_done_costs_nothing() -> None:
-    assert price_of(Done()) == 0

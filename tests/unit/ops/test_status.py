@@ -1,4 +1,6 @@
-"""The verdict: the worst part counts, and a source that hangs or fails never holds up the others."""
+"""Test that the verdict is the worst finding, and that a source that hangs or fails does not delay the
+others.
+"""
 
 import json
 import subprocess
@@ -52,11 +54,11 @@ def failing(name: str) -> Source:
 @pytest.mark.parametrize(
     ("findings", "worst"), [([], "OK"), ([WELL], "OK"), ([WELL, ODD], "WARN"), ([BAD, ODD, WELL], "FAIL")]
 )
-def test_the_worst_part_is_the_verdict(findings: list[Finding], worst: str) -> None:
+def test_verdict_is_the_worst_level(findings: list[Finding], worst: str) -> None:
     assert verdict(findings) == worst
 
 
-def test_a_frozen_source_is_named_part_by_part_and_the_others_answer() -> None:
+def test_frozen_source_is_reported_per_part_and_the_others_respond() -> None:
     began = time.monotonic()
     found = ask(
         [source("S3", WELL), frozen("Snowflake", "pipes", "marts"), source("SQS", BAD)], budget_seconds=0.3
@@ -69,13 +71,13 @@ def test_a_frozen_source_is_named_part_by_part_and_the_others_answer() -> None:
     assert found[1].section == "snowpipe-stopped"
 
 
-def test_a_source_that_fails_halfway_counts_as_unreachable_in_one_line() -> None:
+def test_source_that_fails_halfway_is_unreachable_in_one_line() -> None:
     (found,) = ask([failing("S3")])
     assert (found.part, found.level) == ("S3", "FAIL")
     assert found.cause == "S3: nobody listens; nothing is known"
 
 
-def test_the_program_ends_although_a_source_hangs() -> None:
+def test_program_ends_although_a_source_hangs() -> None:
     code = (
         "import threading, sys\n"
         "from ops.status import Source, ask\n"
@@ -90,7 +92,7 @@ def test_the_program_ends_although_a_source_hangs() -> None:
 
 
 @pytest.mark.parametrize(("finding", "code"), [(WELL, 0), (ODD, 1), (BAD, 2)], ids=["well", "odd", "bad"])
-def test_the_exit_code_is_the_verdict(
+def test_exit_code_and_json_show_the_verdict(
     finding: Finding, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status.report(lambda: [WELL, finding], "dev", as_json=True, wide=False, watch=False) == code
@@ -100,7 +102,7 @@ def test_the_exit_code_is_the_verdict(
     assert printed["parts"][1]["cause"] == finding.cause
 
 
-def test_what_is_wrong_is_shown_with_its_age_the_next_command_and_the_runbooks_section(
+def test_problem_is_shown_with_age_next_command_and_runbook_section(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     status.show([WELL, BAD], "prod", NOW, wide=True)
@@ -111,7 +113,7 @@ def test_what_is_wrong_is_shown_with_its_age_the_next_command_and_the_runbooks_s
     assert "docs/runbook.md#dead-letters" in printed
 
 
-def test_every_section_that_a_finding_names_is_in_the_runbook() -> None:
+def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
     root = Path(__file__).parents[3]
     headings = {
         line[3:].strip().lower().replace(" ", "-")

@@ -1,4 +1,4 @@
-"""What lies in the stores need not be ours."""
+"""Test reading stores that contain data of others, and the settings of the deployed functions."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from ops.stores import StreamRecord, event_ids_among, geofence_kinds, rule
 @pytest.mark.parametrize(
     "poison", [b"\xff\xfe", b"not json", b"[]", b"7", b"null", b"{}", b"", b"[" * 100_000]
 )
-def test_what_is_no_event_on_the_stream_hides_none_that_is(poison: bytes) -> None:
+def test_records_that_are_not_events_do_not_hide_events(poison: bytes) -> None:
     ours = [json.dumps({"_id": name}).encode() for name in ("a", "b")]
     at = datetime.now(UTC)
     records = [StreamRecord("shard", str(n), at, data) for n, data in enumerate([ours[0], poison, ours[1]])]
@@ -21,7 +21,7 @@ def test_what_is_no_event_on_the_stream_hides_none_that_is(poison: bytes) -> Non
 
 
 class Deployed:
-    """A stage whose function was told so."""
+    """A stage whose functions have these environment variables."""
 
     def __init__(self, **variables: str) -> None:
         self._variables = {
@@ -42,14 +42,14 @@ class Deployed:
         return {"Environment": {"Variables": self._variables}}
 
 
-def test_what_counts_as_a_geofence_event_is_what_the_stages_function_was_told() -> None:
+def test_geofence_types_are_read_from_the_stages_function() -> None:
     told = Deployed(GEOFENCE_KINDS='{"fence.crossed_in": "enter"}')
     assert geofence_kinds(told, "dev") == {"fence.crossed_in": "enter"}
     for silent in (Deployed(), Deployed(GEOFENCE_KINDS="")):
         assert geofence_kinds(silent, "dev") == GEOFENCE_KINDS
 
 
-def test_by_which_rule_visits_are_made_is_what_the_stages_consumer_was_told() -> None:
+def test_visit_rule_is_read_from_the_stages_consumer() -> None:
     told = Deployed(MERGE_GAP_SECONDS="300", MIN_CONFIDENCE="2")
     assert rule(told, "dev") == Rule(timedelta(minutes=5), 2)
     assert rule(Deployed(), "dev") == Rule()

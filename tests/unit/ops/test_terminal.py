@@ -1,4 +1,6 @@
-"""What every command shares: results are shown as they are, and what stands in the way is one line and code 2."""
+"""Test the output that all commands share: values are printed safely, and a failure is one line and exit code
+2.
+"""
 
 import io
 import json
@@ -36,7 +38,7 @@ NOWHERE = Outputs(
 )
 
 
-def test_where_nobody_sees_bars_a_line_says_what_is_under_way(
+def test_progress_without_a_terminal_is_printed_as_lines(
     printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "HEARTBEAT_SECONDS", 0.01)
@@ -54,7 +56,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return text
 
 
-def test_brackets_in_ids_are_shown_as_they_are_and_are_no_markup(printed: io.StringIO) -> None:
+def test_brackets_in_ids_are_not_markup(printed: io.StringIO) -> None:
     terminal.show_rows([{"device": ODD}], False)
     terminal.show({"device": ODD}, False)
     terminal.fail(f"{ODD} was not found")
@@ -65,7 +67,7 @@ HOSTILE = "van\x1b[2J\x07\x9b31m\u202etxt.exe\u2066\r\ud800"
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
-def test_escape_and_bidirectional_characters_of_ids_never_reach_the_terminal(
+def test_control_and_bidirectional_characters_never_reach_the_terminal(
     as_json: bool, printed: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terminal.show_rows([{"device": HOSTILE}], as_json)
@@ -76,19 +78,19 @@ def test_escape_and_bidirectional_characters_of_ids_never_reach_the_terminal(
     assert [c for c in shown if not c.isprintable() and c != "\n"] == []
 
 
-def test_json_on_a_terminal_still_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_on_a_terminal_keeps_its_value(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"device": HOSTILE.replace("\ud800", "") + "\U000e0001 é"}
     terminal.print_json(value)
     assert json.loads(capsys.readouterr().out) == value
 
 
-def test_a_console_escapes_what_it_prints() -> None:
+def test_console_escapes_control_characters() -> None:
     file = io.StringIO()
     SafeConsole(file=file, force_terminal=False).print("a\x1b[31mb", Text("c\u202ed"))
     assert file.getvalue().strip() == r"a\u001b[31mb c\u202ed"
 
 
-def test_what_is_too_wide_is_folded_and_never_cut_short(printed: io.StringIO) -> None:
+def test_wide_values_are_folded_and_never_truncated(printed: io.StringIO) -> None:
     terminal.show_rows([{"step": "a" * 150, "key": "k" * 150}], False)
     assert (printed.getvalue().count("a"), printed.getvalue().count("k")) == (150, 151)
 
@@ -101,7 +103,7 @@ def test_what_is_too_wide_is_folded_and_never_cut_short(printed: io.StringIO) ->
         NoStackError("no stack"),
     ],
 )
-def test_what_stands_in_the_way_is_one_line_and_code_2(problem: Exception, printed: io.StringIO) -> None:
+def test_failure_is_one_line_and_exit_code_2(problem: Exception, printed: io.StringIO) -> None:
     failing = typer.Typer()
 
     @failing.command()
@@ -136,7 +138,7 @@ def test_what_stands_in_the_way_is_one_line_and_code_2(problem: Exception, print
         (["redrive", "--send", "--purge"], "not both"),
     ],
 )
-def test_a_wrong_argument_is_told_and_is_no_traceback(
+def test_invalid_argument_is_reported_without_a_traceback(
     arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: NOWHERE)
@@ -145,7 +147,7 @@ def test_a_wrong_argument_is_told_and_is_no_traceback(
     assert said in ended.output
 
 
-def test_outputs_that_are_none_are_named(tmp_path: Path) -> None:
+def test_invalid_outputs_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "outputs.json"
     for text in ("{}", "", "[]"):
         path.write_text(text)
@@ -153,7 +155,7 @@ def test_outputs_that_are_none_are_named(tmp_path: Path) -> None:
             Outputs.read(path)
 
 
-def test_the_smoke_test_of_an_endpoint_that_is_not_there_says_so() -> None:
+def test_smoke_test_reports_an_unreachable_endpoint() -> None:
     [(step, seen, detail)] = follow(NOWHERE, None, event(), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")
@@ -171,11 +173,11 @@ ROWS = [{"device": "truck-01-0a1b2c3d", "key": "k" * 60, "since": "06:30", "note
         (5, ["device"]),
     ],
 )
-def test_a_narrow_terminal_gets_fewer_columns_with_whole_values(width: int, names: list[str]) -> None:
+def test_narrow_terminal_shows_fewer_columns_with_whole_values(width: int, names: list[str]) -> None:
     assert terminal.fitting(list(ROWS[0]), ROWS, width) == names
 
 
-def test_details_in_the_last_column_get_the_room_that_is_left() -> None:
+def test_details_in_the_last_column_use_the_remaining_width() -> None:
     rows = [{"what": "archived", "at": "2026-11-28T12:00:00.000Z", "detail": "key " + "k" * 100}]
     assert terminal.fitting(list(rows[0]), rows, 80) == ["what", "at", "detail"]
 
@@ -194,7 +196,7 @@ def test_tables_on_a_terminal_show_short_times(value: object, shown: object) -> 
     assert terminal.short_time(value, datetime(2026, 11, 28, 12, tzinfo=UTC)) == shown
 
 
-def test_on_a_narrow_terminal_no_value_is_cut_and_what_is_left_out_is_named(
+def test_columns_omitted_on_a_narrow_terminal_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""The verdict: one line, and an exit code that says whether the event is where it should be."""
+"""Test the verdict of `trace`: one line, and an exit code that says whether the event arrived."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -51,7 +51,7 @@ REJECT = [
         "repaired",
     ],
 )
-def test_the_verdict_comes_first_and_the_exit_code_follows_it(
+def test_verdict_is_the_first_line_and_determines_the_exit_code(
     steps: list[Step], said: str, code: int
 ) -> None:
     line, arrival = verdict(steps, {})
@@ -60,11 +60,11 @@ def test_the_verdict_comes_first_and_the_exit_code_follows_it(
 
 
 @pytest.mark.parametrize("steps", [[], STORED, LOADED], ids=["nothing", "stored", "loaded"])
-def test_with_a_store_that_does_not_answer_nothing_is_called_arrived_or_lost(steps: list[Step]) -> None:
+def test_unreachable_store_makes_the_verdict_unknown(steps: list[Step]) -> None:
     assert EXIT_CODES[verdict(steps, {"Snowflake": "frozen"})[1]] == 2
 
 
-def test_stores_that_nobody_listens_at_are_named_and_nothing_is_asked_of_them() -> None:
+def test_unreachable_stores_are_named_and_not_queried() -> None:
     unasked = unreachable(NOWHERE, 3)
     assert set(unasked) == {"S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda"}
     finder = Finder(NOWHERE, "local", None, unasked)

@@ -1,4 +1,4 @@
-"""Small parts that all commands stand on: phrases for times, polling with a bound, the watch, tables."""
+"""Test what many commands share: time phrases, polling, the watch for loaded rows, and formatted values."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,26 +29,26 @@ NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
         ("now", NOW),
     ],
 )
-def test_times_are_iso_or_phrases(text: str, at: datetime) -> None:
+def test_time_may_be_iso_8601_or_a_phrase(text: str, at: datetime) -> None:
     assert instant(text, NOW) == at
 
 
-def test_what_is_no_time_is_said_so() -> None:
+def test_invalid_time_raises_value_error() -> None:
     with pytest.raises(ValueError, match="is not a time"):
         instant("soonish, perhaps", NOW)
 
 
-def test_polling_ends_when_it_is_enough() -> None:
+def test_polling_ends_when_the_condition_holds() -> None:
     numbers = count()
     assert until(lambda: next(numbers), lambda n: n == 3, patience_s=5, every_s=0) == 3
 
 
-def test_polling_ends_when_nothing_moves_any_more() -> None:
+def test_polling_ends_at_the_deadline() -> None:
     assert until(lambda: 7, lambda _: False, patience_s=0.05, every_s=0.01) == 7
 
 
 class FakeWarehouse:
-    """RAW as a table of file names; rows come when they are told to."""
+    """RAW as a dictionary of file names. The test adds the rows."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, datetime]] = {}
@@ -78,7 +78,7 @@ class FakeWarehouse:
         ("a/b", False),
     ],
 )
-def test_a_key_that_others_chose_is_a_key_too(text: str, expected: bool) -> None:
+def test_foreign_key_is_recognised_as_a_key(text: str, expected: bool) -> None:
     assert is_key(text) is expected
 
 
@@ -92,13 +92,13 @@ def wait_for(watch: Watch, pending: int) -> None:
     )
 
 
-def test_the_watch_sees_rows_come_and_counts_each() -> None:
+def test_watch_counts_rows_when_they_appear() -> None:
     raw, posted_at = FakeWarehouse(), datetime.now(UTC)
     with Watch(raw.connect, "DB", every_s=0.005) as watch:
         watch.expect(name(3), posted_at)
         watch.expect(name(2, "rejected"), posted_at)
         raw.asked.wait(5)
-        raw.rows[name(3)] = (2, posted_at)  # not all of them yet
+        raw.rows[name(3)] = (2, posted_at)  # not all rows yet
         raw.rows[name(2, "rejected")] = (2, posted_at)
         wait_for(watch, 1)
         assert watch.rows == {"EVENTS": 0, "REJECTED": 2}
@@ -109,7 +109,7 @@ def test_the_watch_sees_rows_come_and_counts_each() -> None:
     assert all(0 <= latency < 5 for latency in watch.latencies)
 
 
-def test_rows_that_stood_there_before_the_post_say_nothing_of_time() -> None:
+def test_rows_loaded_before_the_request_are_not_timed() -> None:
     raw, posted_at = FakeWarehouse(), datetime.now(UTC)
     raw.rows[name(3)] = (3, posted_at - timedelta(minutes=5))
     with Watch(raw.connect, "DB", every_s=0.005) as watch:
@@ -119,7 +119,7 @@ def test_rows_that_stood_there_before_the_post_say_nothing_of_time() -> None:
     assert watch.latencies == []
 
 
-def test_a_warehouse_that_fails_is_told_to_whoever_waits() -> None:
+def test_failure_of_the_warehouse_is_reported_to_the_waiting_caller() -> None:
     class Down(FakeWarehouse):
         def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
             raise RuntimeError("down")
@@ -130,7 +130,7 @@ def test_a_warehouse_that_fails_is_told_to_whoever_waits() -> None:
     assert str(watch.fault) == "down"
 
 
-def test_steps_are_told_in_time_order_and_a_timeless_one_stays_behind_its_cause() -> None:
+def test_steps_are_ordered_by_time_and_untimed_ones_follow_their_cause() -> None:
     steps = [
         Step("archived", NOW + timedelta(seconds=2)),
         Step("received", NOW + timedelta(seconds=1)),
@@ -159,11 +159,11 @@ def test_steps_are_told_in_time_order_and_a_timeless_one_stays_behind_its_cause(
         ({"records": 0}, False),
     ],
 )
-def test_a_batch_covers_what_it_was_done_with(line: dict[str, Any], covered: bool) -> None:
+def test_batch_covers_the_positions_it_processed(line: dict[str, Any], covered: bool) -> None:
     assert _covers(line, 15) == covered
 
 
-def test_a_step_is_told_once() -> None:
+def test_repeated_step_is_shown_once() -> None:
     assert len(in_order([Step("archived", NOW), Step("archived", NOW)])) == 1
 
 
@@ -179,5 +179,5 @@ def test_a_step_is_told_once() -> None:
         ("x", "x"),
     ],
 )
-def test_values_are_written_in_words(value: object, words: str) -> None:
+def test_values_are_formatted_as_words(value: object, words: str) -> None:
     assert in_words(value) == words
