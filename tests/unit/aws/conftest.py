@@ -8,7 +8,7 @@ from tests.service_models import validated
 
 
 @pytest.fixture(autouse=True)
-def _requests_are_those_that_aws_accepts(request: pytest.FixtureRequest) -> Iterator[None]:
+def _only_requests_valid_on_aws(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("wrong_request"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Archive and stream with a service that checks signatures and returns unusual responses."""
+"""Test the archive and stream adapters with a service that checks signatures and returns unusual responses."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def test_put_is_signed_and_conditional(strict: Strict) -> None:
     assert headers["x-amz-security-token"] == "token=="
 
 
-def test_existing_object_is_no_failure(strict: Strict) -> None:
+def test_existing_object_is_not_a_failure(strict: Strict) -> None:
     strict.answers = [(412, error("PreconditionFailed"))]
     assert archive(strict).store(LINES, {}) is False
 
@@ -228,7 +228,7 @@ def test_bucket_has_its_own_host_unless_its_name_contains_a_dot() -> None:
         ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"),
     ],
 )
-def test_endpoints_are_read_from_the_sdks_variables(service: str, variable: str) -> None:
+def test_endpoints_can_be_set_with_the_sdks_environment_variables(service: str, variable: str) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION}
     everywhere = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all"})
     own = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all", variable: "http://own"})

@@ -1,4 +1,4 @@
-"""A call ends at its deadline, even if the peer is slow, silent, or unreachable at many addresses."""
+"""Test that a call ends at its deadline, even if the peer is slow, silent, or unreachable at many addresses."""
 
 import socket
 import threading
@@ -35,7 +35,7 @@ def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def peer(parts: list[bytes], pause: float) -> Iterator[str]:
-    """A server that reads a request and sends `parts`, with a pause before each; then it stays silent."""
+    """Run a server that reads a request, sends `parts` with a pause before each, and then stays silent."""
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 
@@ -94,7 +94,9 @@ def test_call_ends_in_time_if_the_peer_reads_nothing() -> None:
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None) -> None:
-    """Make every name resolve to `unreachable` addresses that never accept, followed by the one of `url`."""
+    """Make every name resolve to `unreachable` addresses that never accept a connection, followed by the
+    address of `url`.
+    """
     dead = socket.create_server(("127.0.0.1", 0), backlog=0)
     full = [socket.socket() for _ in range(4)]  # fill the backlog, so that no other connection is accepted
     for each in full:
@@ -134,7 +136,7 @@ def test_call_ends_in_time_if_the_tls_handshake_hangs() -> None:
         assert seconds_of_a_failing_call(url.replace("http:", "https:")) <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_all_tries_of_a_put_fit_into_the_handlers_budget(
+def test_all_tries_of_a_put_fit_into_the_handlers_time_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """STORE_SECONDS covers three tries and the longest pauses between them."""

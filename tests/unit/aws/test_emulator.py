@@ -1,4 +1,4 @@
-"""Tools can call an emulator regardless of their user's AWS settings."""
+"""Test that tools can call an emulator regardless of their user's AWS settings."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""The adapter's endpoints equal the SDK's in every region of the supported partition."""
+"""Test that the adapter's endpoints equal the SDK's in every region of the supported partition."""
 
 import botocore.session
 import pytest
@@ -9,7 +9,7 @@ SERVICES = ("dynamodb", "events", "kinesis", "s3", "secretsmanager", "sqs", "ssm
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_endpoint_equals_the_sdks_in_every_region_of_partition_aws(service):
+def test_endpoint_equals_the_sdks_in_every_region_of_the_partition(service):
     session = botocore.session.get_session()
     regions = session.get_available_regions(service, partition_name="aws")
     assert len(regions) > 20

@@ -1,4 +1,4 @@
-"""Signatures equal botocore's; certificates are verified; connections are reused and reopened."""
+"""Test that signatures equal botocore's, certificates are verified, and connections are reused and reopened."""
 
 import json
 import os
@@ -85,7 +85,9 @@ def test_function_credentials_come_from_the_environment(monkeypatch: pytest.Monk
 
 
 def test_under_snapstart_credentials_come_from_a_local_endpoint() -> None:
-    """(AWS Lambda Developer Guide: "Defined runtime environment variables": AWS_CONTAINER_CREDENTIALS_FULL_URI.)"""
+    """AWS Lambda Developer Guide: "Defined runtime environment variables",
+    AWS_CONTAINER_CREDENTIALS_FULL_URI.
+    """
     expires = datetime.now(UTC) + timedelta(hours=6)
     answer = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expires.isoformat()}
 
@@ -119,7 +121,7 @@ def test_under_snapstart_credentials_come_from_a_local_endpoint() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key."""
+    """Return a self-signed certificate for 127.0.0.1, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strict")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Requests equal boto3's; transient errors are retried, others are raised immediately."""
+"""Test that requests equal boto3's, transient errors are retried, and others are raised immediately."""
 
 import json
 import threading
@@ -105,7 +105,7 @@ def test_other_error_is_raised_immediately_with_its_code(service: Strict) -> Non
     assert len(service.requests) == 1
 
 
-def test_invalid_request_raises_permanent_error_without_content_in_its_message(
+def test_invalid_request_raises_permanent_error_without_its_content(
     service: Strict,
 ) -> None:
     service.answers = [(400, answer("ValidationException"))]

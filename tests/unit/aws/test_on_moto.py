@@ -1,4 +1,4 @@
-"""The adapters with moto's S3, Kinesis and SQS."""
+"""Test the adapters with moto's S3, Kinesis and SQS."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def access(url: str, monkeypatch: pytest.MonkeyPatch) -> Access:
     return Access(REGION, FixedCredentials("test", "test", None), {"AWS_ENDPOINT_URL": url})
 
 
-def test_object_is_stored_once_and_reported_as_existing_the_second_time(url: str, access: Access) -> None:
+def test_object_is_stored_once_and_then_reported_as_existing(url: str, access: Access) -> None:
     s3 = sdk("s3", url)
     s3.create_bucket(Bucket="archive")
     archive = access.archive("archive")
@@ -76,7 +76,7 @@ def test_records_arrive_on_the_stream_with_their_partition_keys(url: str, access
         KinesisStream(access.client("kinesis", tries=1), "nowhere").put(RECORDS)
 
 
-def test_claim_check_holds_bucket_key_and_lines(url: str, access: Access) -> None:
+def test_claim_check_contains_bucket_key_and_lines(url: str, access: Access) -> None:
     sqs = sdk("sqs", url)
     queue_url = sqs.create_queue(QueueName="redrive", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
     queue = RedriveQueue(access.client("sqs"), queue_url, "archive")

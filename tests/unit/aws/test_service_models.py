@@ -1,4 +1,4 @@
-"""The check of requests against AWS's service models rejects what AWS rejects and LocalStack accepts."""
+"""Test that the check against AWS's service models rejects requests that AWS rejects and LocalStack accepts."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The page shows the figures of a run, and dashes for those that were not measured."""
+"""Test that the performance page shows the figures of a run, and dashes for figures that were not measured."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def test_exponent_is_fitted_despite_fixed_costs(k: float) -> None:
     assert exponent([(x, 5 + 3 * x**k) for x in (1, 10, 1000, 5000, 10_000)]) == pytest.approx(k, abs=0.05)
 
 
-def test_figures_replace_their_placeholders_and_missing_figures_become_dashes(written: Path) -> None:
+def test_placeholders_become_figures_or_dashes(written: Path) -> None:
     page.write({"ratios": {"handler/naive@100": 0.331}, "rates": {"handler/ms@100": 1.5}, "parts": {}})
     text = page.PAGE.read_text()
     assert "| naive | – | – | 0.33 | – |" in text
@@ -42,7 +42,7 @@ def test_missed_goal_and_superlinear_growth_are_marked(written: Path) -> None:
     assert re.search(r"x by y .* 2\.00 \| \*\*worse than linear\*\*", text)
 
 
-def test_repeated_part_keeps_the_figures_of_other_parts(written: Path) -> None:
+def test_rerun_of_one_part_keeps_the_figures_of_the_others(written: Path) -> None:
     runner.keep("handler", Figures(ratios={"handler/naive@100": 0.5}), 1)
     runner.keep("consumer", Figures(ratios={"consumer/powertools@500": 0.1}), 1)
     runner.keep("handler", Figures(ratios={"handler/naive@100": 0.4}), 1)

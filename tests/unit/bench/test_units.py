@@ -1,4 +1,4 @@
-"""Counting DynamoDB units, with examples computed by hand from AWS's documentation."""
+"""Test the counting of DynamoDB units with examples calculated by hand from AWS's documentation."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -19,7 +19,7 @@ def billed(indexes: tuple[Index, ...] = ()) -> Aws:
     return aws
 
 
-def test_item_size_counts_names_strings_half_bytes_per_digit_and_one_byte_per_boolean() -> None:
+def test_item_size_counts_names_strings_numbers_and_booleans() -> None:
     item = {"pk": {"S": "ü"}, "version": {"N": "1234567890"}, "is_open": {"BOOL": True}}
     assert size_of(item) == (2 + 2) + (7 + 5 + 1) + (7 + 1)
 
@@ -73,7 +73,7 @@ def test_reads_are_billed_per_4_kb_and_half_if_eventually_consistent() -> None:
     assert aws.units["read"] == 7.5 + 3  # all items together
 
 
-def test_one_visit_is_measured_event_by_event() -> None:
+def test_units_and_notifications_of_one_visit_are_counted() -> None:
     lines = [
         as_json(event("exit", 600)),
         as_json(event("enter", 0)),

@@ -1,4 +1,4 @@
-"""The function that checks the pipes: how it reads a pipe's status, and how it logs in to Snowflake."""
+"""Test how the function that checks the pipes reads a pipe's status and logs in to Snowflake."""
 
 import base64
 import hashlib
@@ -50,7 +50,7 @@ def test_deaf_seconds_are_the_age_of_the_oldest_object_without_a_notification():
     assert found(received, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
-def test_deaf_seconds_of_a_pipe_without_notifications_are_the_age_of_the_oldest_object():
+def test_deaf_seconds_without_any_notification_start_at_the_oldest_object():
     assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
     assert found(status()).deaf_seconds == 0
 
@@ -128,7 +128,7 @@ def test_api_url_is_the_host_of_the_account(account, host):
         ("xy12345-ab1.global", "XY12345"),
     ],
 )
-def test_token_has_the_documented_claims_and_the_public_key_verifies_it(signer, account, name):
+def test_token_has_the_documented_claims_and_a_valid_signature(signer, account, name):
     token = log_in_token(account, "milkrun_watcher", signer, NOW)
     claims = verified(token, signer.public_key())
     fingerprint = base64.b64encode(hashlib.sha256(signer.public_key()).digest()).decode()
@@ -141,7 +141,7 @@ def test_token_has_the_documented_claims_and_the_public_key_verifies_it(signer, 
 
 
 class Snowflake(ThreadingHTTPServer):
-    """A fake SQL API that verifies the token and answers the statements that it knows."""
+    """A fake SQL API that verifies the token and answers known statements."""
 
     def __init__(self, public_key, answers):
         self.public_key, self.answers = public_key, answers

@@ -1,4 +1,4 @@
-"""The fault suite's checker finds nothing in a correct run, and detects each kind of deviation."""
+"""Test that the fault suite's checker finds nothing in a correct run and detects each kind of deviation."""
 
 import gzip
 import json
@@ -203,7 +203,7 @@ def arrival_notified_as_departure(facts: Facts) -> Facts:
 
 
 def other_content_not_archived(facts: Facts) -> Facts:
-    """The phone sent an event with two contents, of which S3 has only one."""
+    """Remove one of the two contents of an event that the phone sent."""
     first, *rest = facts.exchanges
     event = next(e for e in first.post.events if e.code is None)
     content = json.loads(event.text) | {"metadata": {"other": True}}
@@ -244,11 +244,11 @@ def test_each_deviation_is_detected(change: Callable[[Facts], Facts], kind: Kind
     assert kind in {breach.kind for breach in check(change(FACTS))}
 
 
-def test_complete_notifications_are_no_breach() -> None:
+def test_complete_notifications_are_not_a_breach() -> None:
     assert check(replace(FACTS, notifications=all_notifications(FACTS))) == []
 
 
-def test_of_a_broken_phones_batch_only_archived_events_count() -> None:
+def test_only_archived_events_of_an_interrupted_batch_are_expected() -> None:
     sent = [exchange.post for exchange in FACTS.exchanges]
     first = next(x for x in FACTS.exchanges if sent.count(x.post) == 1)
     rest = [x for x in FACTS.exchanges if x is not first]
@@ -287,7 +287,7 @@ def test_retry_in_the_next_hour_may_add_an_object_and_its_rows() -> None:
     assert check(facts) == []
 
 
-def test_staging_and_marts_are_compared_with_what_was_sent() -> None:
+def test_staging_and_marts_are_compared_with_the_events_sent() -> None:
     ids = sorted({json.loads(row.payload)["_id"] for row in FACTS.loaded or ()})
     stays = [stay(*one) for one in FACTS.visits]
     facts = MartFacts(FACTS.exchanges, ids, stays)

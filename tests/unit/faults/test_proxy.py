@@ -1,4 +1,4 @@
-"""The fault suite's proxy: rules affect exactly the calls that match, and all others pass unchanged."""
+"""Test that the rules of the fault proxy affect exactly the matching calls, and all others pass unchanged."""
 
 import base64
 import gzip
@@ -106,7 +106,7 @@ def test_call_without_a_matching_rule_is_passed_on_unchanged(proxy: Proxy, upstr
 @pytest.mark.parametrize(
     ("fault", "status"), [(Fault.REFUSED, 503), (Fault.THROTTLED, 503), (Fault.WRONG_BYTES, 200)]
 )
-def test_fault_has_the_form_of_its_service(
+def test_fault_has_the_error_format_of_its_service(
     proxy: Proxy, upstream: Upstream, fault: Fault, status: int
 ) -> None:
     with proxy.rules(rule := Rule(fault, "s3")):
@@ -157,7 +157,7 @@ def test_call_with_the_word_poison_is_rejected_permanently(proxy: Proxy) -> None
             assert call(proxy, body=json.dumps({"Records": [{"Data": data}]}).encode()).status == status
 
 
-def test_affected_share_of_calls_is_the_same_for_the_same_seed(proxy: Proxy) -> None:
+def test_same_seed_affects_the_same_calls(proxy: Proxy) -> None:
     def affected(seed: int) -> list[bool]:
         with proxy.rules(Rule(Fault.REFUSED, share=0.5, seed=seed)):
             return [put(proxy).status == 503 for _ in range(30)]
@@ -191,7 +191,7 @@ print("done")
 """
 
 
-def test_caller_is_identified_and_only_it_is_killed(upstream: Upstream) -> None:
+def test_only_the_matching_caller_is_killed(upstream: Upstream) -> None:
     names: dict[int, str] = {}
     with Proxy(upstream.url, processes=lambda: names) as proxy:
         command = [sys.executable, "-c", CALLER, proxy.url + "/", SIGNED.format("sqs")]

@@ -1,4 +1,6 @@
-"""The table in docs/reliability.md: a partial run replaces its own lines and keeps the others."""
+"""Test that a partial run of the fault suite replaces its own lines in docs/reliability.md and keeps the
+others.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,7 @@ def result(name: str, recovered_s: float = 2.4, breaches: tuple[Breach, ...] = (
     return Result(name, 7, "00000000", [], breaches, recovered_s, 10.0)
 
 
-def test_lines_are_replaced_by_name_and_sorted_in_the_order_of_the_scenarios(tmp_path: Path) -> None:
+def test_lines_are_replaced_by_name_and_sorted_by_scenario(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     write([result("three breaks"), result("one breaks")], ORDER, document)
@@ -25,7 +27,7 @@ def test_lines_are_replaced_by_name_and_sorted_in_the_order_of_the_scenarios(tmp
     lines = [line for each in text.splitlines() if (line := Line.read(each))]
     assert [line.fault for line in lines] == ["one breaks", "two breaks", "three breaks"]
     assert lines[0] == Line("one breaks", 0, 0, 0, 1200, lost=2, duplicated=0, wrong_visits=1, others=1)
-    assert "1,200 s | 2 | 0 | 1 | 1 |" in text.splitlines()[-6], "the totals"
+    assert "1,200 s | 2 | 0 | 1 | 1 |" in text.splitlines()[-6], "line of totals"
 
 
 def test_removed_scenario_loses_its_line(tmp_path: Path) -> None:

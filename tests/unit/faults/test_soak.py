@@ -1,11 +1,13 @@
-"""A soak's faults are determined by its seed, and a failing chapter is reduced to the necessary faults."""
+"""Test that a soak's seed determines its faults, and that a failing chapter is reduced to the necessary
+faults.
+"""
 
 from collections.abc import Sequence
 
 from tests.faults.soak import LOAD_S, MAX_FAULTS, TimedFault, faults_of, shrunk
 
 
-def test_same_seed_gives_the_same_faults_and_another_seed_gives_others() -> None:
+def test_seed_determines_the_faults() -> None:
     assert faults_of("7/1") == faults_of("7/1")
     assert faults_of("7/1") != faults_of("7/2")
     for n in range(200):
@@ -32,10 +34,10 @@ def test_failing_chapter_is_reduced_to_the_necessary_faults() -> None:
     assert len(tried) < 40
 
 
-def test_chapter_that_fails_without_faults_needs_none() -> None:
+def test_chapter_that_fails_without_faults_is_reduced_to_none() -> None:
     assert shrunk([TimedFault(1.0, 1.0), TimedFault(2.0, 1.0)], lambda some: True, lambda: True) == []
 
 
-def test_without_remaining_time_the_faults_are_not_reduced() -> None:
+def test_faults_are_not_reduced_when_no_time_remains() -> None:
     faults = [TimedFault(1.0, 1.0), TimedFault(2.0, 1.0)]
     assert shrunk(faults, lambda some: True, lambda: False) == faults

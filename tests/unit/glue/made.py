@@ -1,4 +1,4 @@
-"""Archives for tests: events laid out as the handler writes them, and the real delivery rounds if they are there."""
+"""Archives for tests: events in the handler's layout, and the real delivery rounds if their file exists."""
 
 import gzip
 import json
@@ -69,7 +69,7 @@ def archived(
 
 
 def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]]:
-    """Write the 30,921 real events as an archive, by the hour of `createdAt`; return each hour's lines."""
+    """Write the 30,921 real events as an archive, by the hour of `createdAt`. Return the lines of each hour."""
     hours: dict[datetime, list[bytes]] = {}
     with gzip.open(ROUNDS) as lines:
         for each in lines:
@@ -81,7 +81,7 @@ def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]
 
 
 def random_crossings(seed: int, count: int = 60) -> list[GeofenceEvent]:
-    """Return events among which ties, ids with several contents and gaps of exactly the merge limit are common."""
+    """Return events with many ties, ids with several contents, and gaps of exactly the merge limit."""
     pick = random.Random(seed)
     ids = [f"e{seed}-{n}" for n in range(max(2, count * 3 // 4))]
     return [
@@ -140,7 +140,9 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Return rows of `glue.rebuild.CONFLICT`: a plain loop that compares each event's contents with its first."""
+    """Return rows of `glue.rebuild.CONFLICT`, computed by a loop that compares each content of an event with
+    the first.
+    """
     modified = {each.key: each.modified_at for each in store.list("events/")}
     deliveries: dict[Owned, list[tuple[datetime, str, int, str]]] = {}
     for key in keys:

@@ -1,4 +1,4 @@
-"""Compaction with DuckDB. tests/spark runs the same cases with Spark."""
+"""Test compaction with DuckDB. tests/spark runs the same cases with Spark."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def some_lines(count: int, start: int = 0) -> list[bytes]:
     return [line(f"e{n}", types[n % 3], device=f"van-{n % 7}") for n in range(start, start + count)]
 
 
-def test_compacted_files_hold_every_line_of_the_hour_exactly_once(tmp_path: Path) -> None:
+def test_compacted_files_contain_every_line_of_the_hour_once(tmp_path: Path) -> None:
     store, lines = Folder(tmp_path), some_lines(100)
     archived(tmp_path, lines)
     [manifest] = compacted(store)
@@ -48,7 +48,7 @@ def test_compacted_files_hold_every_line_of_the_hour_exactly_once(tmp_path: Path
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines)
 
 
-def test_files_are_stored_by_day_and_type_outside_the_prefixes_of_snowpipe(tmp_path: Path) -> None:
+def test_files_are_stored_by_day_and_type_outside_snowpipes_prefixes(tmp_path: Path) -> None:
     archived(tmp_path, some_lines(30))
     compacted(Folder(tmp_path))
     folders = {key.rpartition("/")[0] for key in compacted_files(Folder(tmp_path), HOURS)}
@@ -73,7 +73,7 @@ def test_unchanged_hour_is_not_compacted_again(tmp_path: Path) -> None:
     assert compacted(Folder(tmp_path)) == []
 
 
-def test_late_object_recompacts_the_hour_and_old_files_are_deleted_after_the_grace_period(
+def test_late_object_recompacts_the_hour_and_old_files_are_swept(
     tmp_path: Path,
 ) -> None:
     store = Folder(tmp_path)
@@ -108,7 +108,7 @@ def test_large_hour_is_split_into_files_with_distinct_names(tmp_path: Path) -> N
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines)
 
 
-def test_number_of_type_folders_is_limited_and_odd_types_give_valid_folders(tmp_path: Path) -> None:
+def test_unusual_event_types_give_a_limited_number_of_valid_folders(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     odd = ["../../etc", "a/b", "x" * 3000, "ünï cödé", ".", ".."]
     lines = [
@@ -151,7 +151,7 @@ def spoil(folder: Path, keys: list[str]) -> dict[str, str]:
     }
 
 
-def test_unreadable_objects_are_quarantined_with_reasons_and_the_rest_is_compacted(tmp_path: Path) -> None:
+def test_unreadable_objects_are_quarantined_and_the_rest_is_compacted(tmp_path: Path) -> None:
     store, lines = Folder(tmp_path), some_lines(60)
     keys = archived(tmp_path, lines, batch=10)
     reasons = spoil(tmp_path, keys)
@@ -172,7 +172,7 @@ class Flaky(Folder):
         return super().read(key)
 
 
-def test_temporarily_unreadable_object_is_reported_and_retried_in_the_next_run(tmp_path: Path) -> None:
+def test_temporarily_unreadable_object_is_retried_in_the_next_run(tmp_path: Path) -> None:
     keys = archived(tmp_path, some_lines(20), batch=10)
     (tmp_path / "unreadable").write_text(keys[0])
     store = Flaky(tmp_path)
@@ -184,7 +184,7 @@ def test_temporarily_unreadable_object_is_reported_and_retried_in_the_next_run(t
     assert (manifest["lines"], manifest["unreadable"]) == (20, [])
 
 
-def test_retried_hour_overwrites_no_file_of_the_previous_manifest(tmp_path: Path) -> None:
+def test_retry_of_an_hour_overwrites_no_file_of_the_previous_manifest(tmp_path: Path) -> None:
     """The source keys are the same in both attempts, so file names must not depend on them alone."""
     keys = archived(tmp_path, some_lines(20), batch=10)
     (tmp_path / "unreadable").write_text(keys[0])
@@ -224,7 +224,7 @@ def test_line_lost_between_reading_and_writing_stops_the_job(tmp_path: Path) -> 
         commit(Folder(tmp_path), source, ReadSummary(1, 10, 55, ()), [Written("k", 9, 1, 55)], "none")
 
 
-def test_batches_of_a_group_that_are_not_consecutive_raise_an_error(tmp_path: Path) -> None:
+def test_scattered_batches_of_a_group_raise_an_error(tmp_path: Path) -> None:
     import pyarrow as pa
 
     batch = pa.record_batch({"payload": ["{}"]})
@@ -260,7 +260,7 @@ compact.sweep(store, hours, datetime.now(UTC) + timedelta(hours=9))
 """
 
 
-def test_killed_at_any_moment_readers_see_either_the_old_or_the_new_files(tmp_path: Path) -> None:
+def test_killed_compaction_leaves_either_the_old_or_the_new_files(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     old, new = some_lines(12), some_lines(24)
     archived(tmp_path, old)
@@ -282,7 +282,7 @@ def test_killed_at_any_moment_readers_see_either_the_old_or_the_new_files(tmp_pa
     assert {each.key for each in store.list("compacted/dt=")} == set(compacted_files(store, HOURS))
 
 
-def test_command_reports_its_result_and_a_second_run_has_nothing_to_do(
+def test_command_reports_its_result_and_has_nothing_to_do_when_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archived(tmp_path, some_lines(10))

@@ -1,4 +1,4 @@
-"""Every kind of difference between a rebuild and the warehouse is reported."""
+"""Test that every kind of difference between a rebuild and the warehouse is reported."""
 
 import json
 from datetime import timedelta
@@ -34,7 +34,7 @@ def test_same_visits_in_another_order_are_equal(rows: Rows) -> None:
     assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(reversed(rows))) == []
 
 
-def test_naive_times_and_decimals_of_the_connector_are_equal(rows: Rows) -> None:
+def test_naive_times_and_decimals_of_the_connector_count_as_equal(rows: Rows) -> None:
     from_connector = [
         row
         | {"entered_at": row["entered_at"].replace(tzinfo=None)}
@@ -59,7 +59,7 @@ def test_missing_extra_and_different_visits_are_reported(rows: Rows) -> None:
     }
 
 
-def test_command_lists_differences_and_exits_1_or_0_if_equal(
+def test_exit_code_says_whether_there_are_differences(
     tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export = tmp_path / "export.parquet"
@@ -78,5 +78,5 @@ def test_command_lists_differences_and_exits_1_or_0_if_equal(
     assert main(command) == 0
 
 
-def test_without_a_finished_rebuild_the_command_exits_2(tmp_path: Path) -> None:
+def test_comparison_without_a_finished_rebuild_exits_2(tmp_path: Path) -> None:
     assert main(["--archive", str(tmp_path), "--name", "never", "--file", "x"]) == 2

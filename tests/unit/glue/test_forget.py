@@ -1,4 +1,4 @@
-"""`forget` removes all data of the given users and nothing of others."""
+"""Test that `forget` removes all data of the given users and nothing of others."""
 
 import base64
 import gzip
@@ -50,7 +50,9 @@ def everything(archive: Path) -> Iterator[bytes]:
 
 
 def invocation_record(archive: Path, name: str, event: bytes, *, as_text: bool = True) -> None:
-    """Write a failed invocation's record; Lambda stores the request as a string, LocalStack as an object."""
+    """Write the record of a failed invocation. Lambda stores the request as a string, LocalStack as an
+    object.
+    """
     request = {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}}]}
     record = {"payload": json.dumps(request) if as_text else request}
     path = archive / "aws/lambda/mapping" / f"{name}.json"
@@ -83,9 +85,7 @@ def world(archive: Path) -> list[bytes]:
     return others
 
 
-def test_after_both_runs_no_data_of_the_users_is_left_and_all_other_data_is(
-    tmp_path: Path, users: Path
-) -> None:
+def test_both_runs_remove_all_data_of_the_users_and_nothing_else(tmp_path: Path, users: Path) -> None:
     archive = tmp_path / "archive"
     others = world(archive)
     assert forget(archive, users) == 0
@@ -103,7 +103,7 @@ def test_after_both_runs_no_data_of_the_users_is_left_and_all_other_data_is(
     assert stale(store, HOURS) == []
 
 
-def test_first_run_deletes_nothing_and_prints_the_sql_for_the_warehouse(
+def test_first_run_deletes_nothing_and_prints_the_warehouse_sql(
     tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = tmp_path / "archive"
@@ -150,7 +150,7 @@ def test_existing_request_name_with_other_users_is_rejected(tmp_path: Path, user
         forget(archive, users, "--finish")
 
 
-def test_unreadable_object_is_reported_because_it_may_contain_the_users(
+def test_unreadable_object_is_reported_because_it_may_name_a_user(
     tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [key] = archived(tmp_path / "archive", [theirs("t")])
@@ -159,7 +159,7 @@ def test_unreadable_object_is_reported_because_it_may_contain_the_users(
     assert json.loads(capsys.readouterr().out)["unreadable"] == 1
 
 
-def test_id_in_an_unrelated_field_of_a_valid_event_does_not_remove_it(tmp_path: Path, users: Path) -> None:
+def test_id_in_an_unrelated_field_does_not_remove_the_event(tmp_path: Path, users: Path) -> None:
     archived(
         tmp_path / "archive",
         [line("x", metadata={"note": "bob"}), line("y", device="bob"), line("z", event="bob")],
@@ -182,7 +182,7 @@ BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
     ],
     ids=["gzip", "truncated gzip", "second gzip member", "escaped", "nested too deeply"],
 )
-def test_id_in_an_unreadable_body_is_found_despite_compression_and_escapes(
+def test_id_in_an_unreadable_body_is_found_if_compressed_or_escaped(
     tmp_path: Path, users: Path, body: bytes
 ) -> None:
     archive = tmp_path / "archive"
@@ -263,7 +263,7 @@ def test_folder_markers_and_empty_objects_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing", "folder", "binary"])
-def test_unreadable_list_of_users_prints_an_error_without_a_traceback(
+def test_unreadable_list_of_users_is_reported_without_a_traceback(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder").mkdir()

@@ -1,4 +1,4 @@
-"""Fitting measured growth, checked with numbers that follow a known law."""
+"""Test the fit of measured growth with numbers that follow a known law."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A job rejects an invalid range with one line instead of processing nothing."""
+"""Test that a job rejects an invalid range in one line."""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""The nightly steps run in order, report their results, and stop at the first failure. (Real: tests/airflow.)"""
+"""Test that the nightly steps run in order, report their results, and stop at the first failure.
+tests/airflow runs the real ones.
+"""
 
 import os
 import subprocess
@@ -56,7 +58,7 @@ def test_first_failed_step_ends_the_run_and_is_reported(
     assert [(each["step"], each["ok"], each["problem"]) for each in reports] == [("one", False, str(problem))]
 
 
-def test_repair_reconciles_again_and_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
     def differing(night: nightly.Night, command: list[str], to_terminal: bool = False) -> tuple[int, None]:
@@ -105,7 +107,7 @@ def test_step_of_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_unknown_step_or_invalid_range_is_rejected_before_any_step_runs() -> None:
+def test_unknown_step_or_invalid_range_is_rejected_before_any_step() -> None:
     with pytest.raises(BadParameter):
         nightly.step_of("drop:everything")
     app = nightly.typer.Typer()
@@ -114,13 +116,13 @@ def test_unknown_step_or_invalid_range_is_rejected_before_any_step_runs() -> Non
     assert CliRunner().invoke(app, ["compact", "--from", "now", "--to", "2 hours ago"]).exit_code == 2
 
 
-def test_result_of_a_command_is_the_last_json_of_its_output(tmp_path: Path) -> None:
+def test_result_of_a_command_is_the_last_json_in_its_output(tmp_path: Path) -> None:
     assert nightly._last_json('hello\n{"a": 1}\n') == {"a": 1}
     assert nightly._last_json('{\n "a": 1\n}\n') == {"a": 1}
     assert nightly._last_json("nothing") is None
 
 
-def test_dbt_of_the_local_stage_ignores_a_snowflake_account_in_the_environment(
+def test_local_dbt_ignores_a_snowflake_account_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: list[dict[str, str]] = []

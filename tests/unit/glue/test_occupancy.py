@@ -1,4 +1,4 @@
-"""Windows, overdue exits and late events, compared with a plain simulation."""
+"""Test windows, overdue exits and late events against a simple simulation."""
 
 import random
 from typing import get_args
@@ -26,7 +26,7 @@ crossings = st.lists(
 
 
 def simulated(events: list[Crossing], until: int) -> Found:
-    """Return the expected result by simulating stays; all events of these tests are at full minutes."""
+    """Return the expected result by simulating stays. All events of these tests are at full minutes."""
     least: dict[str, Crossing] = {}
     for each in events:
         least[each.event_id] = min(each, least.get(each.event_id, each))
@@ -53,9 +53,7 @@ def test_all_events_in_one_call_equal_the_simulation(events: list[Crossing]) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(crossings, st.integers(0, 10**6))
-def test_any_order_and_batching_within_the_lateness_equals_one_call(
-    events: list[Crossing], seed: int
-) -> None:
+def test_order_and_batching_within_the_lateness_do_not_matter(events: list[Crossing], seed: int) -> None:
     """Events arrive up to ten minutes late, and the watermark is ten minutes behind the newest event."""
     pick = random.Random(seed)
     coming = sorted(events, key=lambda each: each.at + pick.randrange(0, 10 * MINUTE))
@@ -63,7 +61,7 @@ def test_any_order_and_batching_within_the_lateness_equals_one_call(
     seen: set[str] = set()
     for each in coming:
         if each.event_id in seen:
-            continue  # one of several contents of an id could be late, so the two sets would differ
+            continue  # a late second content of an id would make the two sets differ
         seen.add(each.event_id)
         newest = max(newest, each.at)
         state, found = advance(loads(state.dumps()), [each], newest - 10 * MINUTE, TIMES)
@@ -83,7 +81,7 @@ def test_repeated_events_change_nothing() -> None:
     assert (first.inside, second.inside) == ((0,), (5 * MINUTE,))
 
 
-def test_stay_of_several_windows_without_events_counts_in_every_window() -> None:
+def test_stay_without_events_counts_in_every_window() -> None:
     _, found = advance(
         State(), [crossing(MINUTE, "enter", "a"), crossing(17 * MINUTE, "exit", "b")], END, TIMES
     )

@@ -1,4 +1,4 @@
-"""The rebuild with DuckDB: dbt's own rule gives the consumer's visits. tests/spark covers Spark."""
+"""Test the rebuild with DuckDB: dbt's SQL gives the consumer's visits. tests/spark covers Spark."""
 
 import json
 import random
@@ -64,7 +64,7 @@ def test_order_batching_and_repetition_do_not_change_visits(tmp_path: Path) -> N
     assert results[0] == results[1] == results[2] != []
 
 
-def test_conflicts_are_contents_that_differ_from_the_first_delivery_of_their_event(tmp_path: Path) -> None:
+def test_conflicts_are_contents_that_differ_from_the_first_delivery(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     same = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"d","x":1,"y":2}'
     reordered = b'{"y":2,"x":1,"deviceId":"d","createdAt":"2026-11-16T08:00:00Z","type":"t","_id":"a"}'
@@ -76,12 +76,12 @@ def test_conflicts_are_contents_that_differ_from_the_first_delivery_of_their_eve
     assert {row[1] for row in found} == {"b"}
 
 
-def test_two_devices_that_use_one_id_are_no_conflict(tmp_path: Path) -> None:
+def test_same_id_of_two_devices_is_not_a_conflict(tmp_path: Path) -> None:
     archived(tmp_path, [line("pickup", device=f"van-{n}", n=n) for n in range(3)], batch=2)
     assert rebuilt(Folder(tmp_path)).conflicts == 0
 
 
-def test_of_one_event_no_more_contents_are_listed_than_the_cap_allows(tmp_path: Path) -> None:
+def test_number_of_contents_listed_per_event_is_limited(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     keys = archived(tmp_path, [line("b", n=n) for n in range(40)], batch=7)
     assert rebuilt(store).conflicts == MAX_CONTENTS_PER_EVENT - 1

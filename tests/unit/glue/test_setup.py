@@ -1,4 +1,4 @@
-"""tools/setup.sh knows the environments that `make spark` and `make airflow` request."""
+"""Test that tools/setup.sh knows the environments that `make spark` and `make airflow` request."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The external table lists exactly the files in the manifests."""
+"""Test that the external table lists exactly the files in the manifests."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,6 @@
-"""IAM rights of the Glue jobs: read events, write only their own prefixes; only `forget` deletes archived data."""
+"""Test the IAM rights of the Glue jobs: they read events and write only their own prefixes; only `forget`
+deletes archived data.
+"""
 
 import re
 from importlib import metadata
@@ -68,7 +70,7 @@ def test_only_forget_can_delete_archived_data() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_job_runs_its_published_script_and_at_most_once_at_a_time(job: str) -> None:
+def test_each_job_runs_its_script_at_most_once_at_a_time(job: str) -> None:
     properties = RESOURCES[f"{job.capitalize()}Job"]["Properties"]
     assert properties["Command"]["ScriptLocation"] == f"s3://${{ArchiveBucket}}/glue/{job}.py"
     assert properties["ExecutionProperty"] == {"MaxConcurrentRuns": 1}

@@ -1,4 +1,6 @@
-"""The leak detector: generated series, then the real handler with and without an artificial leak."""
+"""Test the leak detector with generated series, and with the real handler with and without an artificial
+leak.
+"""
 
 import random
 from typing import Any
@@ -13,7 +15,9 @@ MIB = 2**20
 
 
 def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1) -> list[float]:
-    """Return sizes of a process that first fills its caches, then grows by `slope` per x, in pages and with noise."""
+    """Return memory sizes of a process that first fills its caches and then grows by `slope` per x, in pages
+    and with noise.
+    """
     pick = random.Random(seed)
     steps = sorted(pick.sample(range(40, 100), jumps))
     warm = [20 * MIB * min(1.0, n / 20) for n in range(100)]
@@ -29,14 +33,14 @@ def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_growth_above_the_limit_is_a_leak_and_noise_is_none(seed: int) -> None:
+def test_growth_above_the_limit_is_a_leak_and_noise_is_not(seed: int) -> None:
     assert estimate(XS, series(2000, seed=seed), 1000).found
     assert not estimate(XS, series(0, seed=seed), 1000).found
     assert not estimate(XS, series(300, seed=seed), 1000).found, "below the allowed growth"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_filling_caches_and_a_single_jump_are_no_leak(seed: int) -> None:
+def test_filling_caches_and_a_single_jump_are_not_leaks(seed: int) -> None:
     assert not estimate(XS, series(0, jumps=1, seed=seed), 1000).found
 
 
@@ -45,8 +49,8 @@ def test_too_few_samples_raise_an_error() -> None:
         estimate(XS[:9], series(0)[:9], 1)
 
 
-class Forgetful:
-    """A typical leak: a cache by request that is never emptied."""
+class LeakyHandler:
+    """A typical leak: a per-request cache that is never cleared."""
 
     def __init__(self) -> None:
         self.seen: dict[int, str] = {}
@@ -56,14 +60,14 @@ class Forgetful:
 
 
 @pytest.mark.timeout(120)
-def test_leak_in_the_real_handler_is_found_and_without_it_there_is_none() -> None:
-    """The handler runs in its own process; the leak keeps the body of each request, 15 kB."""
+def test_leak_in_the_real_handler_is_detected() -> None:
+    """The handler runs in its own process. The leak keeps the body of each request, 15 kB."""
     ingest = FUNCTIONS["ingest@20"]
     kept = [bytes(15_000) for _ in range(4000)]
-    del kept[::2]  # leaves holes in this process's heap, which must not affect the handler's
+    del kept[::2]  # the holes in this process's heap must not affect the handler's
     with simulated_aws("--scale", "0"):
-        leaking = leak_of(ingest, 600, 0.04, leak=Forgetful())
+        leaking = leak_of(ingest, 600, 0.04, leak=LeakyHandler())
         normal = leak_of(ingest, 600, 0.04)
     assert leaking.found
-    assert 5_000 < leaking.slope < 25_000, "free pages absorb a part of it"
+    assert 5_000 < leaking.slope < 25_000, "free pages absorb part of the growth"
     assert not normal.found

@@ -1,4 +1,4 @@
-"""The parts of the load test: when requests are due, leaks of a stack, failing runs, and tables in the page."""
+"""Test the parts of the load test: request times, leak detection, failing runs, and tables in the page."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ PLAN = phases(4, 240)
 
 
 def samples(growth: dict[str, float]) -> list[Sample]:
-    """Return five minutes of samples in which each process grows by so many MiB per hour."""
+    """Return five minutes of samples in which each process grows by the given MiB per hour."""
     return [
         Sample(
             at,
@@ -48,7 +48,7 @@ def samples(growth: dict[str, float]) -> list[Sample]:
     ]
 
 
-def test_growth_of_functions_and_warehouse_is_a_leak_and_emulators_are_not_checked() -> None:
+def test_growing_functions_and_warehouse_leak_but_emulators_are_ignored() -> None:
     found = leaks_of(PLAN, samples({"ingest 1": 60, "consume 2": 1, "snowflake 3": 400, "localstack 4": 900}))
     assert {name: leak.found for name, leak in found.items()} == {
         "ingest 1": True,
@@ -57,12 +57,12 @@ def test_growth_of_functions_and_warehouse_is_a_leak_and_emulators_are_not_check
     }
 
 
-def test_consumers_bounded_caches_may_fill_but_not_grow_further() -> None:
+def test_bounded_caches_of_the_consumer_are_not_a_leak() -> None:
     assert not leaks_of(PLAN, samples({"consume 1": 30}))["consume 1"].found
     assert leaks_of(PLAN, samples({"consume 1": 300}))["consume 1"].found
 
 
-def test_warehouses_bounded_buffers_are_no_leak() -> None:
+def test_bounded_buffers_of_the_warehouse_are_not_a_leak() -> None:
     grown = samples({"snowflake 3": 400})
     buffered = [replace(each, buffered=int(395 * MIB * each.at / 3600)) for each in grown]
     assert not leaks_of(PLAN, buffered)["snowflake 3"].found
@@ -91,7 +91,7 @@ def test_run_fails_if_undelivered_undrained_unequal_or_leaking() -> None:
     assert load(leaks=leaks).problems == ["ingest 1 leaks: 60 MiB per hour"]
 
 
-def test_run_with_too_few_samples_fails_without_judging_leaks() -> None:
+def test_run_with_too_few_samples_fails_without_a_leak_verdict() -> None:
     few = samples({"ingest 1": 0})[::20]
     assert leaks_of(PLAN, few) == {}
     unsampled = Load(PLAN, [], few, 1.0, True, {})
@@ -103,7 +103,7 @@ def test_queues_are_reported_by_their_maximum_per_phase() -> None:
     assert worst == {"warm-up": 0, "steady": 0, "burst": 1, "ramp": 0}
 
 
-def test_consumers_progress_is_read_from_its_log_lines(tmp_path: Path) -> None:
+def test_progress_of_the_consumer_is_read_from_its_log_lines(tmp_path: Path) -> None:
     def line(number: int) -> str:
         facts = {"shard_id": "0", "last_sequence_number": str(number), "behind_seconds": number / 2}
         return json.dumps({"event": "records_consumed", **facts}) + "\n"
@@ -125,7 +125,9 @@ def test_consumers_progress_is_read_from_its_log_lines(tmp_path: Path) -> None:
 
 
 def test_knee_is_where_the_asymptotes_intersect() -> None:
-    """40 ms, of which 2 ms are CPU: 20 environments per vCPU. With 1024 MB, CPU takes 1769/1024 times as long."""
+    """40 ms including 2 ms of CPU: 20 environments per vCPU. With 1024 MB, CPU work takes 1769/1024 times as
+    long.
+    """
     steps = [
         {"environments": 1, "invocations_per_s": 25.0, "events_per_s": 500.0, "cpu_ms": 2.0},
         {"environments": 64, "invocations_per_s": 480.0, "events_per_s": 9600.0, "cpu_ms": 2.1},
@@ -136,7 +138,7 @@ def test_knee_is_where_the_asymptotes_intersect() -> None:
     assert found["seconds_on_lambda"] == pytest.approx(0.038 + 0.002 * 1769 / 1024, abs=1e-4)
 
 
-def test_table_replaces_only_the_text_between_its_marks(tmp_path: Path) -> None:
+def test_table_replaces_only_the_text_between_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# Page\n<!-- one -->\nold\n<!-- end of one -->\nprose\n<!-- two -->\n<!-- end of two -->\n"

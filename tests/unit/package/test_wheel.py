@@ -1,4 +1,6 @@
-"""The project's wheel: it builds from the tracked files, is complete, and runs with the pinned dependencies."""
+"""Test the project's wheel: it builds from the tracked files, is complete, and runs with the pinned
+dependencies.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
-"""The deployed zips: they contain only what their function needs, need no compilation, and are reproducible."""
+"""Test the deployed zips: they contain only what their functions need, need no compilation, and are
+reproducible.
+"""
 
 import hashlib
 import os
@@ -75,7 +77,7 @@ def test_importing_an_entry_point_compiles_nothing(unpacked, name, module):
 
 @zips
 def test_stale_bytecode_of_default_packaging_is_detected(unpacked, name, tmp_path):
-    """Check the test above: timestamp-based bytecode with reset times is reported as stale."""
+    """Check the previous test: bytecode with timestamps is reported as stale once the source's time is reset."""
     folder = tmp_path / "ordinary"
     shutil.copytree(
         unpacked[name] / "contract", folder / "contract", ignore=shutil.ignore_patterns("__pycache__")
@@ -88,7 +90,7 @@ def test_stale_bytecode_of_default_packaging_is_detected(unpacked, name, tmp_pat
 
 
 @zips
-def test_zip_contains_only_its_own_folders_and_the_pinned_dependencies(local, name):
+def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
     with zipfile.ZipFile(local[name]) as archive:
         files = archive.namelist()
     tops = {file.split("/")[0] for file in files}
@@ -143,7 +145,7 @@ def test_every_file_is_readable_and_has_the_fixed_time(local, name):
             assert (entry.external_attr >> 16) & 0o444 == 0o444
 
 
-def test_same_input_in_another_folder_and_process_gives_the_same_bytes(arm64, tmp_path):
+def test_same_input_in_another_folder_gives_the_same_bytes(arm64, tmp_path):
     elsewhere = tmp_path / "another" / "clone"
     for name in {content for contents in package.CONTENTS.values() for content in contents}:
         source = package.ROOT / name

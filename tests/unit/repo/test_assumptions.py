@@ -1,4 +1,6 @@
-"""Every row of docs/reference/assumptions.md names an existing test, an existing file, and a source."""
+"""Test that every row of docs/reference/assumptions.md names an existing test, an existing file, and a
+source.
+"""
 
 import re
 
@@ -29,7 +31,7 @@ def test_row_names_existing_tests_and_files(row):
         assert f"def {test}(" in (ROOT / path).read_text(), test
 
 
-def test_every_row_that_milkrun_verify_checks_names_a_test_that_it_runs():
+def test_row_checked_by_verify_names_a_test_that_verify_runs():
     for row in ROWS:
         if "`milkrun verify`" not in row[4]:
             continue

@@ -1,4 +1,4 @@
-"""The tour and the decisions name files and functions that exist, so renaming one requires changing the page."""
+"""Test that the tour and the decisions name existing files and functions."""
 
 import re
 from datetime import UTC, datetime
@@ -16,12 +16,12 @@ TOUR = ROOT / "docs" / "tour.md"
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 PAGES = [str(page.relative_to(ROOT)) for page in [TOUR, *DECISIONS] if page.exists()]
 TOP_LEVEL = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
-# S3 prefixes, and paths that exist only after something has run.
+# S3 prefixes, and paths that exist only after a command has run
 NOT_FILES = {"events", "rejected", "set-aside"}
 
 
 def named_paths(markdown: str) -> set[str]:
-    """Paths from the root in inline code, such as `handler/main.py` or `docs/adr/`."""
+    """Return the paths from the root in inline code, such as `handler/main.py` or `docs/adr/`."""
     spans = re.findall(r"`([^`\s]+)`", markdown)
     return {span for span in spans if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", span) and looks_like_a_path(span)}
 
@@ -55,7 +55,7 @@ def test_index_lists_every_decision() -> None:
     assert sorted(numbers) == sorted(set(numbers))
 
 
-def test_missing_path_is_found() -> None:
+def test_missing_path_is_reported() -> None:
     assert named_paths("see `handler/gone.py`, `events/dt=…`, `events/` and `ops visits`") == {
         "handler/gone.py"
     }
@@ -71,7 +71,7 @@ def test_every_function_named_in_the_tour_exists() -> None:
     assert {name for name in named if not re.search(rf"\b{name}\b", source)} == set()
 
 
-def test_tours_event_gives_the_object_and_the_visit_that_it_shows() -> None:
+def test_event_in_the_tour_gives_the_object_and_visit_shown() -> None:
     tour = TOUR.read_text()
     batch, shown = (msgspec.json.decode(text) for text in re.findall(r"```json\n(.*?)```", tour, re.S))
     events = re.findall(r"^(\{\"_id\".*\}),?$", tour, re.M)
@@ -96,7 +96,7 @@ def test_tours_event_gives_the_object_and_the_visit_that_it_shows() -> None:
     assert visit.dwell_seconds == shown["dwell_seconds"]
 
 
-def test_image_of_the_kcl_worker_contains_every_package_it_imports() -> None:
+def test_image_of_the_kcl_worker_contains_the_packages_it_imports() -> None:
     copied = re.findall(r"^    COPY (\w+) \1$", (ROOT / "docs" / "consumer.md").read_text(), re.M)
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     imported = {

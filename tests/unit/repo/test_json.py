@@ -1,4 +1,6 @@
-"""No code writes NaN or Infinity to JSON: Python's json does so by default, but other parsers reject it."""
+"""Test that no code writes NaN or Infinity to JSON. Python's json does so by default, but other parsers
+reject it.
+"""
 
 import ast
 import json

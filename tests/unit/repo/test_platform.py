@@ -1,4 +1,4 @@
-"""The code that `make demo` runs uses Linux-only calls only after checking the platform."""
+"""Test that the code of `make demo` uses Linux-only calls only after checking the platform."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,7 @@ LINUX_ONLY = {
 }  # fmt: skip
 
 
-# What `make demo` installs, and the fuzzer, which has wheels for Linux alone.
+# The groups that `make demo` installs, and packages with wheels for Linux only
 OF_THE_DEMO = (
     "requirements.txt",
     "localstack/lambda_executor/lambda-requirements.txt",
@@ -58,13 +58,13 @@ def test_linux_only_calls_are_guarded_by_a_platform_check() -> None:
     assert not found
 
 
-def test_unguarded_linux_only_call_is_found() -> None:
+def test_unguarded_linux_only_call_is_reported() -> None:
     assert unguarded(ast.parse("libc.prctl(1)")) == ["line 1: prctl"]
     assert unguarded(ast.parse("open('/proc/self/stat')")) == ["line 1: '/proc/self/stat'"]
     assert unguarded(ast.parse("if sys.platform == 'linux':\n    libc.prctl(1)")) == []
 
 
-def test_the_demo_installs_no_package_whose_wheels_are_for_linux_alone() -> None:
+def test_demo_installs_no_package_with_wheels_for_linux_only() -> None:
     [targets] = [line for line in (ROOT / "Makefile").read_text().splitlines() if "setup.sh main" in line][:1]
     assert targets.split()[1:] == ["main", "lambda", "localstack", "dbt", "node"]
     for name in OF_THE_DEMO:

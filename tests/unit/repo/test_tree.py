@@ -1,4 +1,4 @@
-"""Imports follow the rules of docs/architecture.md, and the commands in the README exist."""
+"""Test that imports follow the rules of docs/architecture.md, and that the commands in the README exist."""
 
 import ast
 import re
@@ -120,7 +120,7 @@ def test_every_make_command_on_a_page_is_a_target(page: str) -> None:
 
 
 def code_of(markdown: str) -> list[str]:
-    """Return fenced and indented blocks and inline code; "make" in prose may be the verb."""
+    """Return fenced and indented blocks and inline code. In prose, "make" may be the verb."""
     blocks = re.findall(r"```.*?```", markdown, re.S) + re.findall(r"^    .*$", markdown, re.M)
     return blocks + re.findall(r"`[^`\n]+`", markdown)
 

@@ -1,4 +1,4 @@
-"""Every alarm can fire, notifies somebody, and has instructions in the runbook."""
+"""Test that every alarm can fire, notifies somebody, and has instructions in the runbook."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_every_alarm_has_a_runbook_section_and_vice_versa():
     assert sorted(of_alarms) == sorted(alarms(EVERYTHING))
 
 
-def test_every_runbook_section_of_an_alarm_has_meaning_diagnosis_and_action():
+def test_every_alarm_section_of_the_runbook_has_all_three_parts():
     for section in re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         if not section[0].isupper():
             for part in ("**Means**", "**Look**", "**Do**"):
@@ -88,14 +88,14 @@ def test_every_alarm_notifies_a_topic_when_it_fires_and_when_it_ends(variant):
         assert alarm["AlarmActions"] in ([{"Ref": "AlarmTopic"}], [{"Ref": "PageTopic"}])
 
 
-def test_alarms_are_enabled_in_staging_and_prod_except_those_that_a_parameter_enables():
+def test_alarms_are_enabled_in_staging_and_prod_unless_optional():
     for stage in STAGES:
         for name, alarm in alarms(stage).items():
             optional = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
             assert alarm["ActionsEnabled"] is (stage in ("staging", "prod") and not optional), (stage, name)
 
 
-def test_no_traffic_alarm_is_enabled_only_after_launch_and_only_where_alarms_are():
+def test_no_traffic_alarm_is_enabled_only_after_the_launch():
     assert alarms("prod")["no-traffic"]["ActionsEnabled"] is False
     assert alarms("prod-launched")["no-traffic"]["ActionsEnabled"] is True
     assert alarms("dev-launched")["no-traffic"]["ActionsEnabled"] is False
@@ -114,7 +114,7 @@ def test_alarm_on_too_little_treats_missing_data_as_breaching():
     assert breaching == {"no-traffic", "snowpipe-lag", "consumer-silent"}
 
 
-def test_consumer_that_does_not_run_pages():
+def test_alarm_fires_if_the_consumer_does_not_run():
     """IteratorAge has data only while batches are delivered, so no other alarm fires for a disabled mapping."""
     stopped = alarms("prod")["consume-stopped"]
     assert stopped["AlarmActions"] == [{"Ref": "PageTopic"}]
@@ -181,7 +181,7 @@ def test_catalogue_rejects_metrics_without_data():
 
 
 @every_stage
-def test_every_metric_of_ours_in_alarms_and_dashboard_is_written(stage):
+def test_metrics_in_alarms_and_dashboard_are_logged_by_our_functions(stage):
     watched = {
         m["MetricName"]
         for alarm in all_alarms(stage).values()

@@ -1,4 +1,6 @@
-"""The role with which GitHub deploys a stage: sufficient for the template, without access to users' data."""
+"""Test the role with which GitHub deploys a stage: sufficient for the template, without access to users'
+data.
+"""
 
 import json
 from fnmatch import fnmatchcase
@@ -97,7 +99,7 @@ NEVER = (
 
 @cache
 def role() -> dict:
-    """The role's properties."""
+    """Return the properties of the role."""
     return json.loads(json.dumps(load(str(ROLE))))["Resources"]["DeployRole"]["Properties"]
 
 
@@ -140,7 +142,7 @@ def test_every_right_is_limited_to_the_stage_if_the_service_supports_it():
             assert "Stage" in json.dumps(statement["Condition"])
 
 
-def test_only_jobs_of_the_repository_in_the_stages_environment_can_assume_the_role():
+def test_only_the_repositorys_jobs_for_the_stage_can_assume_the_role():
     [trust] = role()["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
     assert trust["Principal"] == {"Federated": {"Ref": "ProviderArn"}}

@@ -1,4 +1,6 @@
-"""The workflow contains no keys and runs existing make targets; the commands in the guide exist."""
+"""Test that the deployment workflow contains no keys, and that the commands in the workflow and the guides
+exist.
+"""
 
 import re
 
@@ -23,7 +25,7 @@ def steps():
     return [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 
 
-def test_workflow_contains_no_aws_key_and_only_the_deploy_job_can_request_credentials():
+def test_only_the_deploy_job_of_the_workflow_can_get_credentials():
     text = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
     assert not re.search(r"secrets\.AWS", text)
     assert WORKFLOW["permissions"] == {"contents": "read"}
@@ -44,7 +46,7 @@ def test_every_action_is_pinned_by_commit_and_every_job_has_a_timeout():
     assert all(job["timeout-minutes"] <= 60 for job in WORKFLOW["jobs"].values())
 
 
-def test_everything_is_installed_and_built_before_a_job_gets_credentials():
+def test_everything_is_built_before_a_job_gets_credentials():
     deploy = WORKFLOW["jobs"]["deploy"]["steps"]
     named = [step.get("uses", step.get("run", "")) for step in deploy]
     [credentials] = [i for i, name in enumerate(named) if name.startswith("aws-actions/")]

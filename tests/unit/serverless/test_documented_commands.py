@@ -1,7 +1,7 @@
-"""Every command in the documentation exists and has the options that are used.
+"""Test that every command in the documentation exists and has the options used there.
 
-`aws` commands are checked with botocore's service models, from which the AWS CLI generates its commands and options;
-`osls` commands with osls's own schema; ours with the command line itself.
+`aws` commands are checked with botocore's service models, from which the AWS CLI generates its commands and
+options; `osls` commands with osls's own schema; ours with the command line itself.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""docs/reference/retention.md says how long each store keeps data, as the template does."""
+"""Test that docs/reference/retention.md gives the retention times of the template."""
 
 import re
 
@@ -22,7 +22,7 @@ def kept(store: str, stage: str) -> int:
 
 
 @every_stage
-def test_the_page_names_every_prefix_of_the_archive_and_its_days(stage: str) -> None:
+def test_page_lists_every_prefix_of_the_archive_with_its_days(stage: str) -> None:
     rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
     days = {
         f"S3 `{rule['Prefix']}`": f"{rule['ExpirationInDays']} days" for rule in rules if "Prefix" in rule
@@ -33,7 +33,7 @@ def test_the_page_names_every_prefix_of_the_archive_and_its_days(stage: str) -> 
 
 
 @every_stage
-def test_the_page_says_how_long_stream_queues_and_logs_keep_data(stage: str) -> None:
+def test_page_gives_the_retention_of_stream_queues_and_logs(stage: str) -> None:
     assert properties(stage, "GeofenceStream")["RetentionPeriodHours"] == kept("Kinesis stream", stage)
     for queue in ("RedriveQueue", "DeadLetterQueue"):
         seconds = properties(stage, queue)["MessageRetentionPeriod"]

@@ -1,4 +1,4 @@
-"""The exact rights of each role in every stage, so that no right is added unnoticed."""
+"""Test the exact rights of each role in every stage, so that no right is added unnoticed."""
 
 import pytest
 
@@ -127,7 +127,7 @@ def test_each_role_has_exactly_the_listed_rights(stage):
     assert granted(stage) == RIGHTS
 
 
-def test_glue_roles_have_exactly_the_listed_rights_and_other_roles_do_not_change():
+def test_glue_adds_exactly_the_listed_rights():
     assert granted(EVERYTHING) == RIGHTS | GLUE_RIGHTS
     roles = of_type(EVERYTHING, "AWS::IAM::Role")
     for name in GLUE_RIGHTS:

@@ -1,4 +1,4 @@
-"""The packaged template, compared with the values in Snowflake's documentation."""
+"""Test the packaged template against the values in Snowflake's documentation."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ PARAMETERS = Parameters(
 
 
 class DocumentedAnswers:
-    """Returns the examples of the pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and "DESCRIBE INTEGRATION"."""
+    """Return the examples of the pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and "DESCRIBE INTEGRATION"."""
 
     def query(self, sql: str, parameters: object = ()) -> list[Row]:
         if sql.startswith("DESC INTEGRATION"):
@@ -92,7 +92,7 @@ def test_manually_written_topic_policy_equals_the_deployed_one() -> None:
         {"Resource": TOPIC + "-2"},
     ],
 )
-def test_topic_policy_with_another_effect_principal_action_or_resource_is_not_sufficient(
+def test_topic_policy_with_any_other_value_is_not_sufficient(
     change: dict[str, object],
 ) -> None:
     policy = topic_policy("dev-snowflake")

@@ -1,4 +1,4 @@
-"""Properties of serverless.yml other than rights: no data is lost, and everything has a limit."""
+"""Test the properties of serverless.yml other than rights: no data is lost, and everything has a limit."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ON_AWS = [stage for stage in STAGES if stage != "local"]
 
 
 class CloudFormationTags(yaml.SafeLoader):
-    """Loads !Ref and similar tags as plain text."""
+    """Load !Ref and similar tags as plain text."""
 
 
 CloudFormationTags.add_multi_constructor("!", lambda _loader, _suffix, node: str(node.value))
@@ -35,7 +35,7 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 @every_stage
-def test_stateful_resources_are_retained_except_if_their_first_deployment_is_rolled_back(stage):
+def test_stateful_resources_survive_the_removal_of_the_stack(stage):
     # A resource that is retained after a rollback keeps its name, so the next deployment fails with "already exists"
     # (AWS CloudFormation User Guide: "DeletionPolicy attribute").
     kept = {n: r for n, r in resources(stage).items() if r["Type"] in STATEFUL}
@@ -48,9 +48,9 @@ def test_stateful_resources_are_retained_except_if_their_first_deployment_is_rol
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_no_named_resource_is_retained_after_the_rollback_of_its_creation(variant):
+def test_no_named_resource_is_retained_after_a_failed_creation(variant):
     plain = {n for n, r in resources(variant).items() if r.get("DeletionPolicy") == "Retain"}
-    # Both belong to the whole account and region, and have no name that could exist at a second try.
+    # Both belong to the account and region, and have no name that could exist at the next attempt.
     assert plain <= {"ApiGatewayAccount", "ApiGatewayLogsRole"}
     assert "RoleName" not in properties(variant, "ApiGatewayLogsRole")
 
@@ -123,7 +123,7 @@ def test_archive_keeps_each_prefix_for_its_documented_time(stage):
 
 
 @every_stage
-def test_stream_is_encrypted_and_retains_records_longer_than_they_are_retried(stage):
+def test_stream_retains_records_longer_than_they_are_retried(stage):
     stream = properties(stage, "GeofenceStream")
     assert stream["StreamEncryption"]["EncryptionType"] == "KMS"
     assert stream["RetentionPeriodHours"] == (168 if stage == "prod" else 24)
@@ -134,7 +134,7 @@ def test_stream_is_encrypted_and_retains_records_longer_than_they_are_retried(st
 
 
 @every_stage
-def test_consumer_batches_can_fail_partially_and_are_finally_written_to_s3(stage):
+def test_consumer_batches_can_fail_partially_and_are_kept_in_s3(stage):
     mapping = properties(stage, "ConsumeEventSourceMappingKinesisGeofenceStream")
     assert mapping["StartingPosition"] == "TRIM_HORIZON"
     assert 200 <= mapping["BatchSize"] <= 500
@@ -159,7 +159,7 @@ def test_visibility_timeout_is_six_times_the_redrive_functions_timeout(stage):
 
 
 @every_stage
-def test_redrive_queue_delivers_no_more_messages_than_the_functions_concurrency(stage):
+def test_redrive_concurrency_does_not_exceed_the_functions(stage):
     # A message that Lambda received without free concurrency has used up one of its receives.
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "ScalingConfig" in m
@@ -325,7 +325,7 @@ def test_visits_table_has_point_in_time_recovery_and_a_time_to_live(stage):
     assert table["SSESpecification"] == {"SSEEnabled": False}
 
 
-def test_snapstart_is_off_by_default_and_functions_with_it_are_called_by_alias():
+def test_snapstart_is_off_by_default_and_uses_an_alias():
     for stage in (*STAGES, EVERYTHING):
         function = properties(stage, "IngestLambdaFunction")
         aliases = of_type(stage, "AWS::Lambda::Alias")
@@ -349,7 +349,7 @@ def test_prod_is_protected_from_removal_and_old_artifacts_are_deleted():
 
 
 @every_stage
-def test_pipes_are_checked_every_five_minutes_and_failed_loads_every_hour(stage):
+def test_pipes_are_checked_every_five_minutes_and_loads_every_hour(stage):
     rules = of_type(stage, "AWS::Events::Rule").values()
     inputs = {r["ScheduleExpression"]: r["Targets"][0].get("Input") for r in rules}
     assert inputs == {"rate(5 minutes)": None, "rate(1 hour)": '{"look_at":"loads"}'}

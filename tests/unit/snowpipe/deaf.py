@@ -1,4 +1,4 @@
-"""A port that accepts connections and never answers, as a frozen process does."""
+"""A port that accepts connections and never responds, like a frozen process."""
 
 import socket
 from collections.abc import Iterator

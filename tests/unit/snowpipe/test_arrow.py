@@ -1,4 +1,6 @@
-"""The connector's Arrow reader in several threads at once; without `make_loggers` most of these processes hang."""
+"""Test the connector's Arrow reader in several threads at once. Without `make_loggers` most of these
+processes hang.
+"""
 
 import subprocess
 import sys
@@ -39,7 +41,7 @@ assert rows == [[(1,)]] * 8, rows
 
 
 @pytest.mark.parametrize("python", [sys.executable, str(DBT.with_name("python"))], ids=["ours", "dbt's"])
-def test_threads_read_their_first_results_at_once(python: str) -> None:
+def test_threads_read_their_first_results_concurrently(python: str) -> None:
     root = str(DBT.parents[3])
     for _ in range(3):
         command = [python, "-c", READ_IN_EIGHT_THREADS, root, RESULT]

@@ -1,4 +1,4 @@
-"""`warehouse validate` names the lines that the loader refuses, and no others."""
+"""Test that `warehouse validate` names exactly the lines that the loader rejects."""
 
 import gzip
 
@@ -8,7 +8,7 @@ from local_snowflake.files import FileFormat, read
 from snowpipe.history import bad_lines
 
 MARK = b"\xef\xbb\xbf"
-# Snowflake skips a byte order mark where a file begins ("CREATE FILE FORMAT", SKIP_BYTE_ORDER_MARK).
+# Snowflake skips a byte order mark at the start of a file ("CREATE FILE FORMAT", SKIP_BYTE_ORDER_MARK).
 BODIES = {
     "a mark where the file begins": (MARK + b'{"_id":"a"}\n{"_id":"b"}\n', []),
     "a mark and CRLF": (MARK + b'{"_id":"a"}\r\n\r\n{"_id":"b"}\r\n', []),
@@ -26,8 +26,6 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("body", "lines"), BODIES.values(), ids=BODIES)
-def test_the_lines_that_validate_names_are_those_that_the_loader_refuses(
-    body: bytes, lines: list[int]
-) -> None:
+def test_validate_names_exactly_the_lines_that_the_loader_rejects(body: bytes, lines: list[int]) -> None:
     assert [bad.line for bad in bad_lines(body)] == lines
     assert [error.line for error in read(body, FileFormat()).errors] == lines

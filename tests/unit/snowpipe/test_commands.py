@@ -1,4 +1,4 @@
-"""What the commands say when something is missing, and the decisions that need no warehouse."""
+"""Test the error messages of the warehouse commands, and decisions that need no warehouse."""
 
 import gzip
 import json
@@ -48,7 +48,7 @@ def outputs(folder: Path, **snowflake: object) -> dict[str, str]:
     return {"MILKRUN_LOCAL": str(folder)}
 
 
-def test_without_a_stack_one_line_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_stack_is_reported_with_the_command_that_starts_one(tmp_path: Path) -> None:
     said = command({"MILKRUN_LOCAL": str(tmp_path)}, "status")
     assert said.code == 2
     assert one_line(said.err)
@@ -56,7 +56,7 @@ def test_without_a_stack_one_line_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"snowflake": {"user": "u"}}'])
-def test_outputs_that_are_none_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_invalid_outputs_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "outputs.json").write_text(text)
     said = command({"MILKRUN_LOCAL": str(tmp_path)}, "apply")
     assert said.code == 2
@@ -65,51 +65,49 @@ def test_outputs_that_are_none_are_refused_in_one_line(tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize("arguments", [["apply"], ["query", "SELECT 1"], ["history"], ["pause"]])
-def test_a_dead_connection_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+def test_dead_connection_is_reported_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
     said = command(outputs(tmp_path, port=free_port()), *arguments)
     assert said.code == 2
     assert one_line(said.err)
     assert "no connection to Snowflake at http://127.0.0.1" in said.err
 
 
-def test_a_wrong_argument_is_one_line() -> None:
+def test_invalid_argument_is_reported_in_one_line() -> None:
     said = command({}, "history", "--limit", "none")
     assert said.code == 2
     assert one_line(said.err)
 
 
-def test_a_time_that_is_none_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+def test_invalid_time_is_refused_before_any_query(tmp_path: Path) -> None:
     said = command(outputs(tmp_path, port=1), "history", "--since", "the day of the cow")
     assert (said.code, one_line(said.err)) == (2, True)
     assert "the day of the cow" in said.err
 
 
-def test_an_identifier_that_could_change_a_statement_never_reaches_one(tmp_path: Path) -> None:
+def test_identifier_with_sql_is_refused(tmp_path: Path) -> None:
     said = command(outputs(tmp_path, database="MILKRUN; DROP DATABASE X"), "apply", "--sql")
     assert (said.code, said.out, one_line(said.err)) == (2, "", True)
 
 
 @pytest.mark.parametrize("arguments", [["apply"], ["status"], ["pause"], ["history"], ["refresh"]])
-def test_a_database_that_could_change_a_statement_never_reaches_one(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+def test_database_name_with_sql_is_refused_by_every_command(tmp_path: Path, arguments: list[str]) -> None:
     said = command(outputs(tmp_path, database="X.RAW.P SET COMMENT = '' --", port=1), *arguments)
     assert (said.code, one_line(said.err)) == (2, True)
     assert "snowflake.database" in said.err or "connection.database" in said.err
 
 
-def test_a_database_may_be_written_small() -> None:
+def test_database_name_may_be_lower_case() -> None:
     environment = SIGN_IN | {"SNOWFLAKE_DATABASE": "milkrun"}
     assert load(environment).connection.database == "MILKRUN"
 
 
-def test_each_stage_has_a_warehouse_of_its_own_unless_one_is_named() -> None:
+def test_each_stage_has_its_own_warehouse_unless_one_is_named() -> None:
     environment = SIGN_IN | {"SNOWFLAKE_DATABASE": "milkrun_dev"}
     assert load(environment).connection.warehouse == "MILKRUN_DEV_WH"
     assert load(environment | {"SNOWFLAKE_WAREHOUSE": "SHARED"}).connection.warehouse == "SHARED"
 
 
-def test_a_real_account_without_a_database_is_refused_so_that_stages_never_share_one() -> None:
+def test_real_account_without_a_database_is_refused() -> None:
     said = command({"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u"}, "status")
     assert (said.code, one_line(said.err)) == (2, True)
     assert "SNOWFLAKE_DATABASE" in said.err
@@ -128,7 +126,7 @@ def test_a_real_account_without_a_database_is_refused_so_that_stages_never_share
         ),
     ],
 )
-def test_the_storage_role_is_named_after_stage_and_region(tmp_path: Path, topic: str, role: str) -> None:
+def test_storage_role_is_named_after_stage_and_region(tmp_path: Path, topic: str, role: str) -> None:
     environment = outputs(tmp_path)
     stack = tmp_path / "outputs.json"
     stack.write_text(json.dumps(json.loads(stack.read_text()) | {"topic_arn": topic}))
@@ -136,7 +134,7 @@ def test_the_storage_role_is_named_after_stage_and_region(tmp_path: Path, topic:
 
 
 @pytest.mark.parametrize("key", ["missing", "no-key", "without-password", "wrong-password"])
-def test_a_key_that_cannot_be_used_is_one_line_without_a_secret(tmp_path: Path, key: str) -> None:
+def test_unusable_key_is_reported_in_one_line_without_a_secret(tmp_path: Path, key: str) -> None:
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"the-right-one")
     )
@@ -189,7 +187,7 @@ class Connection:
         (904, "Snowflake refused: "),
     ],
 )
-def test_snowflakes_errors_are_told_in_one_line(number: int, begins: str) -> None:
+def test_errors_of_snowflake_are_reported_in_one_line(number: int, begins: str) -> None:
     error = ProgrammingError(msg="SQL access control error:\nInsufficient privileges", errno=number)
     with pytest.raises(Refusal) as refused:
         Snowflake(Connection(error), "there").query("SELECT 1")
@@ -200,7 +198,7 @@ def test_snowflakes_errors_are_told_in_one_line(number: int, begins: str) -> Non
 
 @pytest.mark.parametrize("arguments", [["bootstrap", "--write"], ["sns-policy", "--write"]])
 @pytest.mark.parametrize("endpoint", [None, "https://vpce-1.sns.eu-west-1.vpce.amazonaws.com"])
-def test_write_is_refused_where_cloudformation_owns_the_policies(
+def test_write_is_refused_where_cloudformation_manages_the_policies(
     tmp_path: Path, arguments: list[str], endpoint: str | None
 ) -> None:
     environment = outputs(tmp_path, port=1)
@@ -211,7 +209,7 @@ def test_write_is_refused_where_cloudformation_owns_the_policies(
     assert "CloudFormation owns" in said.err
 
 
-# --- triage
+# --- diagnosis
 
 
 def status(state: str = "RUNNING", **times: Any) -> Status:
@@ -253,7 +251,7 @@ LONG_AGO, LATELY = NOW - timedelta(hours=3), NOW - timedelta(minutes=20)
         (status(), NOW - timedelta(seconds=5), True, "nothing loaded yet"),
     ],
 )
-def test_the_first_break_from_the_bucket_on_is_told(
+def test_diagnosis_names_the_first_broken_step_from_the_bucket(
     found: Status, newest: datetime | None, healthy: bool, says: str
 ) -> None:
     verdict = triage(found, newest, NOW)
@@ -261,10 +259,10 @@ def test_the_first_break_from_the_bucket_on_is_told(
     assert says in verdict.words
 
 
-# --- small things
+# --- details
 
 
-def test_bad_lines_are_found_by_number_also_before_a_cut() -> None:
+def test_bad_lines_are_found_by_number_even_in_a_truncated_file() -> None:
     text = b'{"a":1}\n{"a":1,"a":2}\n\n{"b":NaN}\n'
     assert [bad.line for bad in bad_lines(text)] == [2, 4]
     assert [bad.line for bad in bad_lines(gzip.compress(text))] == [2, 4]
@@ -273,23 +271,23 @@ def test_bad_lines_are_found_by_number_also_before_a_cut() -> None:
     assert [bad.problem for bad in bad_lines(b"")] == ["the object is empty"]
 
 
-def test_phrases_and_iso_times_are_utc() -> None:
+def test_times_without_an_offset_are_utc() -> None:
     assert instant("2026-11-16T08:00:00+02:00") == datetime(2026, 11, 16, 6, tzinfo=UTC)
     assert instant("2026-11-16") == datetime(2026, 11, 16, tzinfo=UTC)
     assert abs(datetime.now(UTC) - timedelta(hours=2) - instant("2 hours ago")) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_a_time_that_no_calendar_has_is_refused(text: str) -> None:
+def test_time_outside_the_calendar_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match="year"):
         instant(text)
 
 
-def test_a_literal_keeps_quotes_and_backslashes() -> None:
+def test_literal_keeps_quotes_and_backslashes() -> None:
     assert quoted(r"it's \ here") == r"'it''s \\ here'"
 
 
-def test_a_pipes_names() -> None:
+def test_names_of_a_pipe() -> None:
     pipe = Pipe("MILKRUN", Kind.rejected)
     assert (pipe.name, pipe.stage) == ("MILKRUN.RAW.REJECTED_PIPE", "MILKRUN.RAW.REJECTED_STAGE")
     assert pipe.staged("rejected/dt=2026-11-16/x") == "dt=2026-11-16/x"
@@ -298,7 +296,7 @@ def test_a_pipes_names() -> None:
 # --- SQLite from a folder
 
 
-def test_a_folder_is_loaded_whole_objects_only_and_rejects_stay_out(tmp_path: Path) -> None:
+def test_folder_load_skips_truncated_objects_and_rejects(tmp_path: Path) -> None:
     def put(key: str, *lines: str) -> None:
         path = tmp_path / "copy" / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +312,7 @@ def test_a_folder_is_loaded_whole_objects_only_and_rejects_stay_out(tmp_path: Pa
     (done,) = said.rows
     assert (done["objects"], done["lines"], len(done["left_out"])) == (1, 2, 1)
     assert "line 2" in done["left_out"][0]["result"]
-    # The folder events/ alone has the same keys, so nothing is new.
+    # The folder events/ contains the same keys, so nothing is new.
     again = command({}, "load", "--to", to, "--from", str(tmp_path / "copy" / "events"), "--json")
     assert (again.rows[0]["objects"], again.rows[0]["lines"]) == (0, 0)
     with sqlite3.connect(tmp_path / "events.db") as database:
@@ -322,7 +320,7 @@ def test_a_folder_is_loaded_whole_objects_only_and_rejects_stay_out(tmp_path: Pa
     assert rows == [("events/dt=2026-11-16/hh=08/one.2.ndjson.gz", -500_000)] * 2
 
 
-def test_marks_blank_lines_and_form_feeds_are_no_part_of_a_lines_event(tmp_path: Path) -> None:
+def test_boms_blank_lines_and_form_feeds_are_not_part_of_an_event(tmp_path: Path) -> None:
     line = b'{"_id":"%d","type":"x","createdAt":"2026-11-16T08:00:00Z","deviceId":"d"}'
     mark = b"\xef\xbb\xbf"
     body = mark + line % 1 + b"\r\n \r\n\x0c\n" + mark + line % 2 + b"\n\x0c" + line % 3 + b"\v\n"
@@ -340,7 +338,7 @@ def test_marks_blank_lines_and_form_feeds_are_no_part_of_a_lines_event(tmp_path:
     assert [payload.encode() for *_, payload in found] == [line % n for n in range(1, 6)]
 
 
-def test_a_file_of_an_older_loader_gets_the_columns_that_the_queries_read(tmp_path: Path) -> None:
+def test_database_of_an_older_loader_gets_the_missing_columns(tmp_path: Path) -> None:
     event = (
         '{"_id":"a\\u0000b","type":"pickup.completed","createdAt":"2026-11-16 08:00:00+0000","deviceId":"d"}'
     )
@@ -366,6 +364,6 @@ def test_a_file_of_an_older_loader_gets_the_columns_that_the_queries_read(tmp_pa
 
 
 @pytest.mark.parametrize("to", ["events.db", "sqlite://", "postgresql:///x"])
-def test_only_a_sqlite_file_can_be_loaded_into(tmp_path: Path, to: str) -> None:
+def test_load_accepts_only_a_sqlite_file(tmp_path: Path, to: str) -> None:
     said = command({}, "load", "--to", to, "--from", str(tmp_path))
     assert (said.code, one_line(said.err)) == (2, True)

@@ -1,4 +1,4 @@
-"""The address that the real connector dials, observed by a proxy that stands between it and the network."""
+"""Test the address to which the real connector connects, as seen by a proxy between it and the network."""
 
 import gzip
 import json
@@ -13,13 +13,13 @@ from snowpipe.refusal import Refusal
 from snowpipe.settings import load
 from snowpipe.warehouse import connect
 
-# A token of nobody: {"iss": "https://example.com", "sub": "ci"} without a signature.
+# A token without a signature: {"iss": "https://example.com", "sub": "ci"}
 OIDC_TOKEN = "eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2V4YW1wbGUuY29tIiwic3ViIjoiY2kifQ."
 SIGN_IN = {"SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"}
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Refuses every request and remembers its first line, such as `CONNECT host:443 HTTP/1.1`."""
+    """Refuse every request and record its first line, such as `CONNECT host:443 HTTP/1.1`."""
 
     daemon_threads = True
 
@@ -33,7 +33,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def dialled(self) -> set[str]:
-        """`host:port` of a TLS connection, scheme, host and port of a plain one, without metadata services."""
+        """Return `host:port` of TLS connections and the URL of plain ones, without metadata services."""
         lines = [line.split()[:2] for line in self.seen]
         secure = {address for verb, address in lines if verb == "CONNECT"}
         plain = {address.partition("/session/")[0] for _, address in lines if "/session/" in address}
@@ -64,10 +64,10 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
             monkeypatch.setenv(name, server.url)
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.setenv(name, "")
-        # With AWS credentials in its environment the connector would ask AWS who it is, too.
+        # With AWS credentials in its environment, the connector would also call AWS.
         monkeypatch.setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
         yield server
-        # A sign-in that was given up goes on in its thread, and would meet the next test's proxy.
+        # A sign-in that timed out continues in its thread, and would reach the proxy of the next test.
         for thread in threading.enumerate():
             if thread.name.startswith("within "):
                 thread.join(30)
@@ -102,7 +102,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         ),
     ],
 )
-def test_every_documented_account_form_dials_its_own_host(
+def test_every_documented_account_form_connects_to_its_host(
     proxy: Proxy, given: Mapping[str, str], dialled: str
 ) -> None:
     environment = SIGN_IN | {f"SNOWFLAKE_{name}": value for name, value in given.items()}
@@ -133,7 +133,7 @@ def test_every_documented_account_form_dials_its_own_host(
         ),
     ],
 )
-def test_each_way_to_sign_in_sends_what_it_should_and_nothing_else(
+def test_each_sign_in_method_sends_only_its_own_credentials(
     proxy: Proxy, tmp_path: Path, given: Mapping[str, str], sent: Mapping[str, str]
 ) -> None:
     (tmp_path / "token").write_text("from-file\n")
@@ -166,7 +166,7 @@ def test_each_way_to_sign_in_sends_what_it_should_and_nothing_else(
         {"TOKEN": "t"},
     ],
 )
-def test_no_way_or_two_ways_to_sign_in_are_refused_without_a_secret(given: Mapping[str, str]) -> None:
+def test_missing_or_ambiguous_sign_in_is_refused_without_a_secret(given: Mapping[str, str]) -> None:
     environment = {f"SNOWFLAKE_{name}": value for name, value in given.items()}
     with pytest.raises(Refusal) as refused:
         load(environment | {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"})

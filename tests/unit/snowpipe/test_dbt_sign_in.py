@@ -1,4 +1,6 @@
-"""dbt signs in to Snowflake in the same ways as the commands: the arguments that dbt-snowflake makes of our profile."""
+"""Test that dbt signs in to Snowflake in the same ways as the commands, by the arguments that dbt-snowflake
+passes on.
+"""
 
 import json
 import subprocess

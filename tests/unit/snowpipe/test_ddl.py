@@ -1,4 +1,4 @@
-"""The numbered DDL and its templating."""
+"""Test the numbered DDL and its templating."""
 
 import re
 import subprocess
@@ -42,13 +42,13 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_parameter_that_could_change_a_statement_is_refused(name: str, text: str) -> None:
+def test_parameter_that_could_change_a_statement_is_refused(name: str, text: str) -> None:
     with pytest.raises(ValidationError):
         Parameters.model_validate(GOOD | {name: GOOD[name] + text if text else ""})
 
 
 @pytest.mark.parametrize("word", ["TRUE", "TABLE", "SELECT", "NULL"])
-def test_a_word_that_sql_keeps_for_itself_names_no_database(word: str) -> None:
+def test_reserved_word_is_refused_as_database_name(word: str) -> None:
     with pytest.raises(ValidationError):
         Parameters.model_validate(GOOD | {"database": word})
 
@@ -57,7 +57,7 @@ def test_a_word_that_sql_keeps_for_itself_names_no_database(word: str) -> None:
 @given(st.sampled_from(sorted(GOOD)), st.text(max_size=20))
 @example("database", "TRUE")
 @example("warehouse", "TABLE")
-def test_whatever_is_let_in_leaves_every_statement_its_shape(name: str, text: str) -> None:
+def test_accepted_parameters_keep_the_structure_of_every_statement(name: str, text: str) -> None:
     try:
         parameters = Parameters.model_validate(GOOD | {name: text})
     except ValidationError:
@@ -72,40 +72,40 @@ def test_every_placeholder_is_a_parameter_and_every_parameter_is_used() -> None:
     assert used == set(Parameters.model_fields)
 
 
-def test_what_is_no_identifier_stands_inside_quotes_only() -> None:
+def test_only_identifiers_are_used_outside_quotes() -> None:
     for path in FILES:
         outside = re.sub(r"'[^']*'", "''", path.read_text())
         assert set(re.findall(r"\{(\w+)\}", outside)) <= {"database", "warehouse", "credit_quota"}, path.name
 
 
-def test_a_resource_monitor_is_made_only_where_a_quota_is_set() -> None:
+def test_resource_monitor_is_created_only_if_a_quota_is_set() -> None:
     quota = Parameters.model_validate(GOOD)
     assert "CREDIT_QUOTA = 100" in "".join(each.sql for each in definitions(quota))
     none = "".join(each.sql for each in definitions(quota.model_copy(update={"credit_quota": None})))
     assert "RESOURCE" not in none
 
 
-def test_failed_loads_are_reported_only_where_a_topic_and_a_role_are_set() -> None:
+def test_failed_loads_are_reported_only_if_topic_and_role_are_set() -> None:
     full = Parameters.model_validate(GOOD)
     assert "ERROR_INTEGRATION" in "".join(each.sql for each in definitions(full))
     none = full.model_copy(update={"error_topic_arn": None, "error_role_arn": None})
     assert "_ERRORS" not in "".join(each.sql for each in definitions(none))
 
 
-def test_a_warehouse_ends_statements_that_run_or_wait_too_long() -> None:
+def test_warehouse_cancels_statements_that_run_or_wait_too_long() -> None:
     ddl = (DDL / "01_warehouse.sql").read_text()
     assert "STATEMENT_TIMEOUT_IN_SECONDS = 3600" in ddl
     assert "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS = 600" in ddl
 
 
-def test_numbers_are_unique_and_every_file_but_the_grants_holds_one_statement() -> None:
+def test_numbers_are_unique_and_files_contain_one_statement() -> None:
     assert len({path.name[:2] for path in FILES}) == len(FILES)
     for definition in definitions(Parameters.model_validate(GOOD)):
         if "_grants_" not in definition.path.name and "_pipes_" not in definition.path.name:
             assert len(definition.statements) == 1, definition.path.name
 
 
-def test_only_views_are_replaced_and_nothing_is_dropped_so_that_running_again_is_safe() -> None:
+def test_ddl_replaces_only_views_and_drops_nothing() -> None:
     for path in FILES:
         words = re.sub(r"--.*|'[^']*'", "", path.read_text()).upper()
         assert not re.search(r"\bDROP\b|\bTRUNCATE\b", words), path.name
@@ -117,7 +117,7 @@ def test_only_views_are_replaced_and_nothing_is_dropped_so_that_running_again_is
             assert "IF NOT EXISTS" in create, path.name
 
 
-def test_only_recreate_says_or_replace_and_only_of_a_pipe() -> None:
+def test_only_recreate_replaces_and_only_pipes() -> None:
     said = {
         path.name: found
         for path in Path("snowpipe").glob("*.py")
@@ -126,7 +126,7 @@ def test_only_recreate_says_or_replace_and_only_of_a_pipe() -> None:
     assert said == {"recreate.py": ["PIPE"]}
 
 
-def test_pipes_cast_nothing_and_tables_have_no_defaults() -> None:
+def test_pipes_contain_no_casts_and_tables_no_defaults() -> None:
     for path in FILES:
         words = re.sub(r"--.*|'[^']*'", "", path.read_text()).upper()
         if "_pipe_" in path.name:
@@ -143,7 +143,7 @@ def test_every_stage_location_ends_with_a_slash() -> None:
     assert all(url.endswith("/") for url in urls)
 
 
-def test_sqlfluff_has_nothing_to_say() -> None:
+def test_sqlfluff_reports_nothing() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "sqlfluff", "lint", str(DDL), "--processes", "1"],
         capture_output=True,
@@ -162,11 +162,11 @@ def test_sqlfluff_has_nothing_to_say() -> None:
         ("COPY INTO a FROM @s ON_ERROR = SKIP_FILE", "COPY INTO a FROM @s ON_ERROR = CONTINUE", False),
     ],
 )
-def test_two_statements_are_the_same_but_for_layout(one: str, other: str, same: bool) -> None:
+def test_statements_that_differ_only_in_layout_are_equal(one: str, other: str, same: bool) -> None:
     assert same_statement(one, other) is same
 
 
-def test_only_the_schemas_owner_grants_on_what_holds_events() -> None:
+def test_schemas_with_events_have_managed_access() -> None:
     ddl = {file.name: file.read_text() for file in FILES}
     for name in ("03_schema_raw.sql", "04_schema_staging.sql", "05_schema_marts.sql"):
         assert "WITH MANAGED ACCESS" in ddl[name]

@@ -1,4 +1,4 @@
-"""A repaired file becomes an object of the archive, whatever an editor or `cat` left in it."""
+"""Test that a repaired file becomes an object of the archive, whatever an editor or `cat` left in it."""
 
 import gzip
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ FILES = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("layout", FILES.values(), ids=FILES.keys())
-def test_marks_and_blank_lines_of_a_repaired_file_are_no_content(
+def test_boms_and_blank_lines_of_a_repaired_file_are_ignored(
     tmp_path: Path, layout: bytes, packed: bool
 ) -> None:
     lines = [b'{"_id":"a","price":1.50}', b'{"_id":"b","odo":9007199254740993}']
@@ -34,7 +34,7 @@ def test_marks_and_blank_lines_of_a_repaired_file_are_no_content(
     assert (made.lines, lines_of(made.body)) == (2, lines)
 
 
-def test_a_line_that_is_still_broken_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+def test_line_that_is_still_invalid_is_named_by_its_number(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(MARK + b'\n{"_id":"a"}\r\n\x0c\n{"_id":\n')
     with pytest.raises(Refusal, match="line 4"):
         repaired_object(tmp_path / "file", "", NOW)

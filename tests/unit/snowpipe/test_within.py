@@ -1,4 +1,4 @@
-"""A call that hangs does not hold up its caller, and what it raises is the caller's."""
+"""Test that a call that hangs does not block its caller, and that its exception is raised in the caller."""
 
 import threading
 import time
@@ -11,21 +11,21 @@ from snowpipe.within import NoAnswerError, within
 from tests.unit.snowpipe.deaf import deaf_port
 
 
-def test_a_call_that_hangs_is_left_after_its_time() -> None:
+def test_call_that_hangs_ends_at_its_deadline() -> None:
     began = time.monotonic()
     with pytest.raises(NoAnswerError, match=r"no answer from the store within 0\.1 s"):
         within(0.1, lambda: threading.Event().wait(30), "the store")
     assert time.monotonic() - began < 5
 
 
-def test_a_call_returns_its_value_or_raises_its_error() -> None:
+def test_call_returns_its_value_or_raises_its_error() -> None:
     assert within(5, lambda: 7, "it") == 7
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0, "it")
 
 
-def test_a_frozen_snowflake_is_named_within_the_time_given() -> None:
-    """It accepts the connection and says nothing, as a stopped process does."""
+def test_frozen_snowflake_is_reported_within_the_given_time() -> None:
+    """The server accepts the connection and never responds, like a stopped process."""
     with deaf_port() as port:
         settings = Connection(
             account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http"
@@ -36,4 +36,4 @@ def test_a_frozen_snowflake_is_named_within_the_time_given() -> None:
             connect(settings, 1),
         ):
             pass
-        assert time.monotonic() - began < 15, "one second, and what importing the connector takes"
+        assert time.monotonic() - began < 15, "one second, and the time to import the connector"

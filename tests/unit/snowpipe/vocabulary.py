@@ -1,4 +1,4 @@
-"""What the warehouse's tests speak of: a stage of its own on a local Snowflake, and its command line."""
+"""Helpers for tests of the warehouse: a stage of its own on a local Snowflake, and its command line."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from snowpipe.cli import main
 
 @dataclass(frozen=True)
 class Said:
-    """How a command ended, and what it printed."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -31,7 +31,7 @@ class Said:
 
 
 def command(environment: dict[str, str], *arguments: str) -> Said:
-    """`milkrun warehouse …`, in this process."""
+    """Run `milkrun warehouse …` in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments, environment)
@@ -40,7 +40,7 @@ def command(environment: dict[str, str], *arguments: str) -> Said:
 
 @dataclass
 class Stage:
-    """A bucket, a topic and a database of one's own, with the outputs.json that the commands read."""
+    """A bucket, a topic and a database for one test, and the outputs.json that the commands read."""
 
     folder: Path
     local: LocalProcess
@@ -86,7 +86,7 @@ class Stage:
     def put(
         self, events: Iterable[object], prefix: str = "events", received_at: datetime | None = None
     ) -> str:
-        """One object of the archive, as the handler writes it; its key."""
+        """Write one object of the archive as the handler does, and return its key."""
         lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in events]
         made = lines_object(prefix, lines, received_at or datetime.now(UTC))  # type: ignore[arg-type]
         self.aws.s3.put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
