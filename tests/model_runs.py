@@ -1,4 +1,4 @@
-"""dbt for tests and benchmarks that run it many times: one process, started once."""
+"""Run dbt many times in one process, for tests and benchmarks."""
 
 import json
 import os
@@ -14,7 +14,7 @@ WORKER = Path(__file__).with_name("model_worker.py")
 
 
 class DbtFailedError(AssertionError):
-    """dbt did not build or test something; says what."""
+    """dbt failed to build or test a model; the message names it."""
 
 
 class Dbt:
@@ -42,7 +42,7 @@ class Dbt:
         self._log.close()
 
     def run(self, *arguments: str) -> dict[str, float]:
-        """Seconds by model; raises DbtFailedError if one of them, or a test, fails."""
+        """Run dbt and return the seconds per model. Raises DbtFailedError if a model or a test fails."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(["--quiet", *arguments]) + "\n")

@@ -1,7 +1,7 @@
-"""dbt in one process for many runs: its start costs seconds, a run of the models little.
+"""Run dbt repeatedly in one process, because its start takes seconds and a run of the models little.
 
-Runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt's arguments; the answer is a line of JSON with
-`ok`, `messages` of what failed, and `seconds` by model.
+Runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt arguments; each response is a line of
+JSON with `ok`, `messages` of the failures, and `seconds` per model.
 """
 
 import contextlib

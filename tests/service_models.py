@@ -25,7 +25,7 @@ _SERVICES = {target: service for service, (target, _) in json_client._PROTOCOLS.
 
 
 class ModelError(AssertionError):
-    """The request violates AWS's service model."""
+    """The request violates the AWS service model."""
 
 
 @cache

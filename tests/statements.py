@@ -1,8 +1,8 @@
-"""A second opinion on every statement that we send to Snowflake.
+"""Parse every statement that we send to Snowflake with independent parsers.
 
-The local Snowflake was written by the same people as the statements. So each statement that the connector sends in
-the tests is parsed by two parsers that others wrote: sqlglot must know it without falling back to Command, or else
-sqlfluff's Snowflake grammar must. What neither knows is listed here by its first words, with the page that has it.
+The authors of the local Snowflake also wrote the statements. Therefore each statement that the connector
+sends in the tests is parsed by sqlglot (without falling back to Command) or by sqlfluff's Snowflake grammar.
+Statements that neither supports are listed here by their first words, with the documentation page.
 """
 
 import logging
@@ -29,7 +29,9 @@ UNPARSED = {
 
 @contextmanager
 def parsed_by_others() -> Iterator[None]:
-    """Note every statement that the connector sends; at the end each must be known to a parser, or listed."""
+    """Record every statement that the connector sends, and require at the end that a parser accepts it or
+    that it is listed.
+    """
     from snowflake.connector.cursor import SnowflakeCursor
 
     sent: dict[str, str] = {}
@@ -45,11 +47,13 @@ def parsed_by_others() -> Iterator[None]:
     finally:
         SnowflakeCursor.execute = execute  # type: ignore[method-assign]
     unknown = sorted(each for each in sent.values() if not known(each))
-    assert unknown == [], f"no parser knows these statements (tests/statements.py): {unknown}"
+    assert unknown == [], f"no parser accepts these statements (tests/statements.py): {unknown}"
 
 
 def shape_of(sql: str) -> str:
-    """The statement with its literals and made-up names equal: of each shape one statement is parsed."""
+    """Return the statement with equal literals and generated names, so that one statement of each kind is
+    parsed.
+    """
     return re.sub(r"[0-9a-f]{8,}|[0-9]+", "0", re.sub(r"'(?:[^']|'')*'", "''", sql), flags=re.IGNORECASE)
 
 
@@ -60,7 +64,7 @@ def known(sql: str) -> bool:
 
 
 def parsed_by_sqlglot(sql: str) -> bool:
-    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of each command
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns about each command
     try:
         tree = sqlglot.parse_one(sql, read="snowflake")
     except SqlglotError:

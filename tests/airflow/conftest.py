@@ -1,4 +1,4 @@
-"""Use a temporary Airflow home. Airflow reads its settings when it is imported, so this runs first."""
+"""Use a temporary Airflow home. Airflow reads its settings when it is imported, so this file runs first."""
 
 import atexit
 import os

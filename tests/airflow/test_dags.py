@@ -1,4 +1,4 @@
-"""The DAGs load, have the documented order, and run only steps that exist."""
+"""Test that the DAGs load, have the documented order, and run only existing steps."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_tasks_run_in_order_and_compact_follows_repair(dags: dict[str, DAG], nam
     assert upstream(dag, "quality") == set(dag.task_ids) - {"quality", "compact"}
 
 
-def test_every_model_has_run_and_test_tasks_and_waits_for_its_parents_tests(dags: dict[str, DAG]) -> None:
+def test_every_model_has_a_run_and_a_test_task_in_dependency_order(dags: dict[str, DAG]) -> None:
     dag = dags["milkrun_hourly"]
     names = {path.stem for path in (ROOT / "snowpipe" / "dbt" / "models").rglob("*.sql")}
     of_dbt = {each for each in dag.task_ids if each.startswith("dbt.")}

@@ -1,6 +1,7 @@
-"""A whole Airflow run against its own stack: rows deleted from the warehouse beforehand are loaded again.
+"""Test a complete Airflow run against its own stack: rows deleted from the warehouse beforehand are loaded
+again.
 
-With MILKRUN_E2E_OUTPUTS=<outputs.json> it uses that running stack instead, and does not stop it.
+With MILKRUN_E2E_OUTPUTS=<outputs.json> the test uses that running stack instead, and does not stop it.
 """
 
 import json
@@ -74,7 +75,7 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.mark.timeout(1500)
-def test_run_repairs_transforms_and_compacts_until_warehouse_equals_archive(stack: Stack) -> None:
+def test_run_repairs_transforms_and_compacts_the_warehouse(stack: Stack) -> None:
     since = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
     stack.ops("send", "--events", "400", "--trucks", "6", "--json")
     stack.reconciled(0, since)

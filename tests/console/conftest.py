@@ -1,7 +1,8 @@
-"""A browser, pages that fail the test when they complain, a stand-in server, and a stack of the tests' own.
+"""Fixtures: a browser, pages that fail the test on errors, a fake server, and a stack for these tests.
 
-MILKRUN_E2E_OUTPUTS=<path of an outputs.json> takes a running stack (with its console) instead of starting one.
-MILKRUN_SCREENSHOTS=<folder> says where the views' pictures go; else into the stack's folder.
+MILKRUN_E2E_OUTPUTS=<path of an outputs.json> uses a running stack (with its console) instead of starting one.
+MILKRUN_SCREENSHOTS=<folder> sets the folder for pictures of the views; by default it is beside the stack's
+folder.
 """
 
 import os
@@ -29,7 +30,7 @@ from tools.stack.stack import Stack
 FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")
 PORT = os.environ.get("MILKRUN_PORT", "6300")
 
-# Headless, no sandbox (containers run as root), no graphics card: WebGL comes from SwiftShader.
+# Headless, no sandbox (containers run as root), no graphics card: SwiftShader renders WebGL
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -44,9 +45,9 @@ PHONE: ViewportSize = {"width": 390, "height": 844}
 
 type Open = Callable[..., Page]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # as tools/setup.sh looks for them
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # the names that tools/setup.sh looks for
 
-expect.set_options(timeout=20_000)  # a busy machine draws slowly; what must be quick is measured
+expect.set_options(timeout=20_000)  # rendering is slow on a busy machine; tests that need speed measure it
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +63,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Open an address; the test fails if a page breaks its security policy or throws."""
+    """Return a function that opens a URL. The test fails if a page violates its security policy or throws an
+    exception.
+    """
     complaints: list[str] = []
 
     def heard(message: ConsoleMessage) -> None:
-        # What a server refuses on purpose is told by the browser too; that is no fault of the page.
+        # The browser also reports responses in which the server refuses a request on purpose. They are not
+        # errors of the page.
         if message.type == "error" and "Failed to load resource" not in message.text:
             complaints.append(message.text)
 
@@ -78,7 +82,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(
             viewport=PHONE if phone else DESK,
             color_scheme="dark" if dark else "light",
-            timezone_id="America/New_York",  # not the fleet's
+            timezone_id="America/New_York",  # another zone than the fleet's
             locale="en-GB",
             permissions=["clipboard-read", "clipboard-write"],
         )
@@ -98,7 +102,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
 
 @pytest.fixture
 def state() -> State:
-    """What the stand-in knows when it starts; a test module may say otherwise."""
+    """Return the fake server's initial data; a test module may override it."""
     return morning()
 
 
@@ -126,7 +130,7 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def console(pipeline: Pipeline) -> str:
-    """The console's address, with a morning of 12 trucks behind it that is over now, and marts of it."""
+    """Return the console's URL, after a finished morning of 12 trucks whose marts are built."""
     assert pipeline.outputs.console_url
     sent = pipeline.ops("send", "--seed", "9", "--begin", "7 hours ago", "--json")
     assert sent.exit_code == 0, sent.output

@@ -1,9 +1,10 @@
-"""What a console costs while 200 trucks ping once a second and 50 other events come in: CPU, memory, delay.
+"""Measure the CPU, memory and delay of a console while 200 trucks ping every second and 50 other events
+arrive.
 
     MILKRUN_LOCAL=.local-x .venv/bin/python -m tests.console.load --seconds 60
 
-Everything goes through the endpoint of the running stack, in batches as phones send them, and comes back on a
-stream of server-sent events; a console of its own is started for it and ended.
+All events pass through the endpoint of the running stack, in batches as phones send them, and return on a
+stream of server-sent events. A separate console is started and ended for it.
 """
 
 import json
@@ -42,7 +43,7 @@ def memory_mib(pid: int, name: str = "VmRSS") -> float:
 
 
 class QueueListener(threading.Thread):
-    """A page: hears the stream, notes when each event came."""
+    """Read the stream like a page, and record when each event arrived."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -83,7 +84,7 @@ def lines(answer: Any) -> Iterator[bytes]:
 
 
 def drive(truck: int, at: int, run: str) -> dict[str, object]:
-    """The ping of one truck in one second: a circle round its own farm."""
+    """Return the ping of one truck in one second, on a circle around its own farm."""
     angle = at / 60 + truck
     place = [5.8 + truck % 20 * 0.02 + 0.004 * (angle % 1), 53.0 + truck // 20 * 0.02 + 0.002 * (angle % 2)]
     return event(
@@ -152,7 +153,7 @@ def measured(
             time.sleep(max(0.0, began + second + 1 - time.monotonic()))
     took, used = time.monotonic() - began, cpu_seconds(pid) - cpu
     time.sleep(3)
-    assert answered, f"the endpoint took nothing: {refused[:5]}"
+    assert answered, f"the endpoint accepted nothing: {refused[:5]}"
     delays = sorted(page.heard[id_] - at for id_, at in answered.items() if id_ in page.heard)
     return {
         "events_a_second": round(len(answered) / took, 1),

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tests.console.pictures --to docs/images/console
 
-`make console-pictures` runs it. The pictures are of the stand-in's data: the same places, a made-up morning.
+`make console-pictures` runs it. The pictures show the fake server's data: real places, a generated morning.
 """
 
 import io

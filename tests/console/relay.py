@@ -1,4 +1,4 @@
-"""A way to a server that can be cut and mended: bytes through, or nothing, whatever is spoken on it."""
+"""A TCP relay to a server whose connections can be cut and restored."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import threading
 
 
 class Relay:
-    """Listens on a free port of loopback; while `is_cut` connections end at once, old ones too."""
+    """Listen on a free port of loopback. While `is_cut`, all connections are closed at once."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)

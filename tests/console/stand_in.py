@@ -1,7 +1,7 @@
-"""A stand-in for the console's server: the same pages, the same shapes, news that a test decides on.
+"""A fake console server: it serves the same pages and data structures, and the test decides the content.
 
-For what a real stack cannot be made to do within a test's time (200 trucks at a ping a second, credentials that
-expire, a stream that breaks off) and for working on the page without a stack:
+It is for states that a real stack cannot reach within a test's time (200 trucks with a ping per second,
+expired credentials, a broken stream), and for working on the page without a stack:
 
     .venv/bin/python -m tests.console.stand_in --port 6320 --trucks 40
 """
@@ -60,8 +60,8 @@ def now() -> datetime:
 
 
 def zone_in_which_it_is_one_in_the_afternoon() -> str:
-    """A morning of some hours ago is then today, at whatever time of the day the tests run."""
-    # In these names, as in POSIX, + is west of Greenwich.
+    """Return a time zone in which it is 13:00, so that a morning some hours ago is today at any time of day."""
+    # As in POSIX, + is west of Greenwich in these names.
     return f"Etc/GMT{now().hour - 13:+d}"
 
 
@@ -71,7 +71,7 @@ def fence_id(fence: Fence) -> str:
 
 @dataclass
 class State:
-    """What a snapshot tells; tests change it, then `Feed.say` what they changed."""
+    """The content of a snapshot. Tests change it, and send the change with `Feed.say`."""
 
     stage: Json
     sources: list[Json]
@@ -103,7 +103,7 @@ class State:
 
 
 def empty() -> State:
-    """A console that has just begun to look."""
+    """Return the state of a console that has just started."""
     at = iso(now())
     return State(
         stage={
@@ -190,7 +190,7 @@ def pipeline(per_minute: dict[str, list[int]], **changes: object) -> Json:
 
 
 def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
-    """A morning of collection rounds, as `ops send` makes it, up to now."""
+    """Return a morning of collection rounds until now, as `milkrun send` makes it."""
     state = empty()
     plan = Plan("9fa53925", now() - timedelta(hours=hours_ago), trucks=trucks)
     rng = random.Random(7)
@@ -369,11 +369,11 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
 
 
 MAX_VISITS = 5000
-"""As the console's server, which answers with the latest ones."""
+"""The number of visits that the console's server returns, the latest ones"""
 
 
 def crowd(trucks: int) -> State:
-    """A morning of any number of trucks; beyond 200 they are copies, a little beside the others."""
+    """Return a morning with any number of trucks; beyond 200 they are copies beside the others."""
     if not trucks:
         return empty()
     state = morning(min(trucks, 200))
@@ -442,7 +442,7 @@ def visit(device: str, fence: str, entered_at: datetime, **known: object) -> Jso
 
 
 def ring_of_trucks(n: int, tick: int) -> list[Json]:
-    """So many trucks on circles round Leeuwarden, each a little further with every tick."""
+    """Return trucks on circles around Leeuwarden that move with every tick."""
     made = []
     for i in range(n):
         angle = i * 0.7 + tick * 0.01 * (1 + i % 5)
@@ -453,7 +453,7 @@ def ring_of_trucks(n: int, tick: int) -> list[Json]:
 
 
 class Feed:
-    """The server, in a thread of its own; `state` is what it answers with."""
+    """The server, in its own thread. It responds with `state`."""
 
     def __init__(self, state: State, port: int = 0) -> None:
         self.state = state
@@ -476,11 +476,11 @@ class Feed:
         self._thread.join(10)
 
     def say(self, name: str, data: Json) -> None:
-        """One message to every browser that listens."""
+        """Send a message to every connected browser."""
         self._loop.call_soon_threadsafe(self._put, self._message(name, data))
 
     def refuse(self, path: str, status: int = 503, detail: str = "", source: str | None = None) -> None:
-        """Answer this path with a problem until `allow`."""
+        """Respond to this path with a problem until `allow` is called."""
         body = {
             "type": "about:blank",
             "title": "Refused",
@@ -494,7 +494,7 @@ class Feed:
         self.refusing.pop(path, None)
 
     def cut(self) -> None:
-        """End every stream, as a server that is killed does."""
+        """End every stream, as a killed server does."""
         self._loop.call_soon_threadsafe(self._put, None)
 
     def source(self, name: str, state: str, reason: str | None = None, cause: str = "other") -> None:
@@ -511,7 +511,7 @@ class Feed:
         self._tell([], [self._keep(self.state.bad, "bad", event, raw)])
 
     def keep_good(self, event: Json) -> Json:
-        """Without telling anybody."""
+        """Add an event without notifying the browsers."""
         return self._keep(self.state.good, "good", event)
 
     def _tell(self, good: list[Json], bad: list[Json]) -> None:
@@ -664,7 +664,7 @@ class Feed:
         return web.json_response(found)
 
     async def _event_by(self, request: web.Request) -> web.Response:
-        """As the archive would: by id or by place, whether or not a list still shows it."""
+        """Find an event in the archive by id or by object and line, whether or not a list still shows it."""
         asked = request.query
         for found in sorted(self.state.details.values(), key=lambda event: -event["seq"]):
             by_id = "event_id" in asked and found["event_id"] == asked["event_id"]

@@ -1,4 +1,4 @@
-"""The console's API on a running stack: what is posted is on the page within two seconds, with where it is kept."""
+"""Test the console's API on a running stack: a posted event appears within two seconds, with its location."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, written
 from tools.console.command import made, server_of
 
 WITHIN_S = 2.0
-# Where the right bears another name than the operation.
+# Rights whose name differs from the operation
 RIGHTS = {
     "ListObjectsV2": "ListBucket",
     "HeadObject": "GetObject",
@@ -48,7 +48,7 @@ class Console:
 
 
 class Page(threading.Thread):
-    """A page that is open: what it hears, and when."""
+    """An open page: the messages it received, and when."""
 
     def __init__(self, api: Console) -> None:
         super().__init__(daemon=True)
@@ -67,7 +67,7 @@ class Page(threading.Thread):
                     self.heard.append((time.time(), name, json.loads(line[6:])))
 
     def when(self, name: str, is_it: Any, within: float = 20) -> float:
-        """The time at which the first such message came."""
+        """Return the time of the first matching message."""
         return eventually(
             lambda: next((at for at, heard, data in list(self.heard) if heard == name and is_it(data)), None),
             within=within,
@@ -77,10 +77,10 @@ class Page(threading.Thread):
 @pytest.fixture(scope="module")
 def api(pipeline: Pipeline) -> Console:
     url = pipeline.outputs.console_url
-    assert url, "outputs.json names no console"
+    assert url, "outputs.json contains no console URL"
     api = Console(url)
     eventually(lambda: api.get("health")["ok"], within=30)
-    # The first look wakes it; then everything is asked for the first time.
+    # The first request starts the pollers, which then read everything for the first time.
     eventually(lambda: all(source["state"] == "ok" for source in api.get("sources")["sources"]), within=60)
     return api
 
@@ -97,14 +97,14 @@ def device() -> str:
     return f"console-{uuid4().hex[:10]}"
 
 
-def test_it_knows_its_stage_and_tells_no_secret(api, pipeline):
+def test_stage_is_described_without_secrets(api, pipeline):
     stage = api.get("stage")
     assert (stage["stage"], stage["local"], stage["endpoint"]) == ("local", True, pipeline.outputs.endpoint)
     for path in ("stage", "sources", "pipeline", "fences", "there"):
         assert pipeline.outputs.api_key not in json.dumps(api.get(path))
 
 
-def test_an_accepted_event_is_on_the_page_and_on_the_map_within_two_seconds(api, pipeline, page, device):
+def test_accepted_event_is_shown_within_two_seconds(api, pipeline, page, device):
     delays = []
     for n in range(3):
         sent = event(device, createdAt=written(datetime.now(UTC)))
@@ -115,14 +115,14 @@ def test_an_accepted_event_is_on_the_page_and_on_the_map_within_two_seconds(api,
             - answered_at
         )
         assert n or page.when("trucks", lambda data: any(t["device_id"] == device for t in data["trucks"]))
-    # The best of three: a machine under test may be busy elsewhere for one.
+    # Use the best of three, because the machine may be busy during one.
     assert min(delays) < WITHIN_S, delays
     [truck] = [t for t in api.get("trucks")["trucks"] if t["device_id"] == device]
     assert truck["position"] == [5.79, 53.2]
     assert api.get(f"trucks/{device}/trail")["points"]
 
 
-def test_a_bad_event_shows_its_reason_its_text_and_where_it_is_kept(api, pipeline, page, device):
+def test_rejected_event_shows_its_reason_its_text_and_its_object(api, pipeline, page, device):
     hostile = '<img src=x onerror="alert(1)">'
     sent = event(device, type=hostile) | {"createdAt": "half past six"}
     answer = pipeline.post(event(device), sent)
@@ -141,12 +141,12 @@ def test_a_bad_event_shows_its_reason_its_text_and_where_it_is_kept(api, pipelin
     assert whole["s3_uri"] == f"s3://{pipeline.outputs.bucket}/{answer.body['rejected_key']}"
 
 
-def test_a_visit_opens_and_closes_on_the_page_as_the_table_has_it(api, pipeline, page, device):
+def test_visit_opens_and_closes_as_in_the_table(api, pipeline, page, device):
     fence = Fence("farm", f"farm-{uuid4().hex[:6]}")
     entered = datetime.now(UTC) - timedelta(minutes=5)
     assert pipeline.post(crossing(device, "enter", entered, fence)).status == 202
     opened_at = page.when("visits", lambda data: any(v["device_id"] == device for v in data["there"]))
-    # From the visit in the table on: before that it is the consumer's time.
+    # Measure from the visit in the table, because the time before is the consumer's.
     assert opened_at
     [there] = [v for v in api.get("there")["visits"] if v["device_id"] == device]
     assert (there["open"], there["fence_id"]) == (True, f"farm#{fence.external_id}")
@@ -177,7 +177,7 @@ def test_a_visit_opens_and_closes_on_the_page_as_the_table_has_it(api, pipeline,
     assert (place["kind"], place["centre"]) == ("farm", [5.79, 53.2])
 
 
-def test_an_events_journey_is_that_of_where(api, pipeline, device):
+def test_steps_of_an_event_equal_those_of_trace(api, pipeline, device):
     sent = event(device)
     key = pipeline.post(sent).body["object_key"]
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -185,12 +185,12 @@ def test_an_events_journey_is_that_of_where(api, pipeline, device):
     assert journey["found"]
     assert {"received", "archived", "loaded"} <= {step["what"] for step in journey["steps"]}
     assert journey["s3_uris"] == [f"s3://{pipeline.outputs.bucket}/{key}"]
-    # What is to be copied works as it is.
+    # The SQL to copy works unchanged.
     assert len(pipeline.rows(journey["sql"][0])) == 1
     assert api.get(f"where?key={quote(key)}")["found"]
 
 
-def test_every_count_is_that_of_the_log_the_archive_and_the_warehouse(api, pipeline, device):
+def test_every_count_equals_the_log_the_archive_and_the_warehouse(api, pipeline, device):
     pipeline.post(*(event(device) for _ in range(7)), event(device) | {"type": ""})
     pipeline.post(crossing(device, "enter", datetime.now(UTC)))
 
@@ -207,7 +207,9 @@ def test_every_count_is_that_of_the_log_the_archive_and_the_warehouse(api, pipel
 
 
 def truth(pipeline: Pipeline, begin: datetime) -> dict[str, int]:
-    """What was accepted, rejected, published, consumed, archived and loaded since then, without the console."""
+    """Return the numbers since `begin` without the console: accepted, rejected, published, consumed, archived
+    and loaded.
+    """
     now = datetime.now(UTC)
     counts = {"accepted": 0, "rejected": 0, "published": 0, "consumed": 0}
     for function, name, fields in (
@@ -226,7 +228,7 @@ def truth(pipeline: Pipeline, begin: datetime) -> dict[str, int]:
     return counts | {"archived": sum(name.lines for name in names if name), "loaded": row["n"]}
 
 
-def test_reconcile_runs_on_demand_and_one_at_a_time(api):
+def test_reconcile_runs_on_demand_and_only_once_at_a_time(api):
     status, _ = api.ask("reconcile", "POST")
     assert status in (202, 409)
     assert api.ask("reconcile", "POST")[0] == 409
@@ -237,7 +239,7 @@ def test_reconcile_runs_on_demand_and_one_at_a_time(api):
     assert done["equal"] is True, done["differences"]
 
 
-def test_a_morning_is_replayed_from_the_archive(api, pipeline, device):
+def test_morning_is_replayed_from_the_archive(api, pipeline, device):
     fence = Fence("farm", "farm-replay")
     begin = datetime.now(UTC) - timedelta(minutes=30)
     sent = [
@@ -267,7 +269,7 @@ def test_a_morning_is_replayed_from_the_archive(api, pipeline, device):
     assert range_["suggested"]["from"] < range_["suggested"]["to"]
 
 
-def test_daily_totals_are_the_marts(api, pipeline):
+def test_daily_totals_equal_the_marts(api, pipeline):
     pipeline.build_marts()
     daily = api.get("daily?days=30")
     assert daily["built"]
@@ -276,7 +278,7 @@ def test_daily_totals_are_the_marts(api, pipeline):
     assert [day["date"] for day in daily["days"]] == sorted(day["date"] for day in daily["days"])
 
 
-def test_an_app_developers_test_resets_posts_and_finds(api, pipeline, device):
+def test_app_developer_can_reset_post_and_find_an_event(api, pipeline, device):
     api.ask("reset", "POST")
     sent = event(device)
     pipeline.post(sent, event(device) | {"createdAt": "never"})
@@ -287,7 +289,7 @@ def test_an_app_developers_test_resets_posts_and_finds(api, pipeline, device):
     assert totals["total"] == totals["good"] + totals["bad"]
 
 
-def test_a_page_that_comes_again_counts_the_same_as_one_that_stayed(api, pipeline, page, device):
+def test_reconnected_page_shows_the_same_counts(api, pipeline, page, device):
     first = Page(api)
     first.when("snapshot", lambda _: True)
     sent = [event(device) for _ in range(3)]
@@ -309,8 +311,8 @@ def test_a_page_that_comes_again_counts_the_same_as_one_that_stayed(api, pipelin
     assert eventually(lambda: last_counted(again) == last_counted(page) == counted)
 
 
-def test_the_rights_that_the_manual_lists_are_those_that_it_uses(pipeline, monkeypatch):
-    """A console of its own, whose every call to AWS is noted while all its pages are looked at."""
+def test_console_uses_exactly_the_rights_in_the_manual(pipeline, monkeypatch):
+    """Record every AWS call of a separate console while all its pages are read."""
     called: set[str] = set()
     make = Outputs.aws
 
@@ -342,7 +344,8 @@ def test_the_rights_that_the_manual_lists_are_those_that_it_uses(pipeline, monke
             sent = crossing(device, "enter", datetime.now(UTC))
             pipeline.post(sent)
             eventually(lambda: pipeline.raw_rows(sent["_id"]))
-            # The index lags behind nothing but the consumer: by then the queue has told of it, too.
+            # When the index contains the visit, the consumer is done and the queue has delivered its
+            # notification.
             eventually(lambda: any(v["device_id"] == device for v in api.get("there")["visits"]), within=60)
             api.ask("reconcile", "POST")
             now = datetime.now(UTC)
@@ -362,5 +365,5 @@ def test_the_rights_that_the_manual_lists_are_those_that_it_uses(pipeline, monke
     page = (ROOT / "docs" / "console.md").read_text()
     policy = json.loads(page.partition("```json")[2].partition("```")[0])
     listed = {action for statement in policy["Statement"] for action in statement["Action"]}
-    # What looks a deployed stage up is not asked of a local one.
+    # The calls that find a deployed stage are not made for a local one.
     assert called == listed - {"cloudformation:DescribeStacks", "apigateway:GET", "sqs:TagQueue"}

@@ -1,4 +1,4 @@
-"""The committed pages are what the committed sources build to."""
+"""Test that the committed pages equal the build of the committed sources."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ WEB, STATIC = CONSOLE / "web", CONSOLE / "static"
 
 
 def hash_of(paths: Iterable[Path], root: Path) -> str:
-    """As vite.config.ts has it: each file's name and content, in the order of names."""
+    """Return the hash that vite.config.ts computes: each file's name and content, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(str(path.relative_to(root)) for path in paths):
         digest.update(f"{name}\n".encode() + (root / name).read_bytes() + b"\n")
@@ -21,7 +21,7 @@ def files_under(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_the_pages_are_built_from_these_sources_and_nobody_edited_them() -> None:
+def test_pages_are_built_from_the_current_sources() -> None:
     record = json.loads((STATIC / "built-from.json").read_text())
     top = (
         "index.html",
@@ -38,5 +38,5 @@ def test_the_pages_are_built_from_these_sources_and_nobody_edited_them() -> None
     assert hash_of(files, STATIC) == record["files"], "the built files changed: run make console-web"
 
 
-def test_the_lock_file_names_no_registry() -> None:
+def test_lock_file_contains_no_registry() -> None:
     assert '"resolved"' not in (WEB / "package-lock.json").read_text()

@@ -1,4 +1,4 @@
-"""What a dispatcher asks of the page: who is where, who is overdue or silent, where something is, a link, a file."""
+"""Test the page as a dispatcher uses it: who is where, overdue or silent; search, links and CSV files."""
 
 import re
 from datetime import timedelta
@@ -23,7 +23,7 @@ def fence(fence_id: str, **known: object) -> dict[str, object]:
 
 
 def three_trucks() -> State:
-    """One whose exit is missing, one that is overdue, one that is silent."""
+    """Return a state with three trucks: one with a missing exit, one overdue, one silent."""
     state = empty()
     seen = now() - timedelta(minutes=12)
     state.fences = [fence(FARM), fence(PLANT, centre=[5.9, 53.0]), fence("farm#farm-38", centre=[5.7, 53.2])]
@@ -51,13 +51,13 @@ def state() -> State:
     return three_trucks()
 
 
-def test_a_contradicted_visit_is_dimmed_last_and_in_no_count(feed: Feed, open_page: Open) -> None:
+def test_contradicted_visit_is_dimmed_last_and_not_counted(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     there = page.get_by_role("region", name="At a place now")
     expect(there.locator(".count")).to_have_text("2")
     rows = there.get_by_role("listitem")
     expect(rows).to_have_count(3)
-    expect(rows.nth(0)).to_contain_text("truck-2"), "the longest stay comes first"
+    expect(rows.nth(0)).to_contain_text("truck-2"), "the longest visit is first"
     expect(rows.nth(2)).to_contain_text("exit missing, seen at plant-1")
     expect(rows.nth(2)).to_have_class(re.compile("contradicted"))
     page.goto(f"{feed.url}/map?fence=farm%23farm-1")
@@ -65,7 +65,7 @@ def test_a_contradicted_visit_is_dimmed_last_and_in_no_count(feed: Feed, open_pa
     assert serious(page) == []
 
 
-def test_who_stays_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) -> None:
+def test_visit_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     there = page.get_by_role("region", name="At a place now")
     expect(there).to_contain_text("1 overdue")
@@ -75,7 +75,7 @@ def test_who_stays_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open
     expect(page.locator(".map")).to_have_attribute("data-states", "0,1,0,1,1")
 
 
-def test_a_silent_truck_tells_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
+def test_silent_truck_shows_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     silent = page.get_by_role("region", name="Silent trucks").get_by_role("listitem")
     expect(silent).to_have_count(1)
@@ -89,7 +89,7 @@ def typed(page: Page, text: str) -> None:
     page.keyboard.type(text)
 
 
-def test_one_box_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_page: Open) -> None:
+def test_search_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_page: Open) -> None:
     feed.keep_good({"event_id": "pickup-77", "type": "pickup.completed"})
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Idle")).to_be_visible()
@@ -111,9 +111,7 @@ def test_one_box_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_pag
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("pickup-77")
 
 
-def test_what_memory_does_not_hold_is_looked_for_in_the_stores_and_the_box_says_so(
-    feed: Feed, open_page: Open
-) -> None:
+def test_search_continues_in_the_stores_and_says_so(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     page.get_by_role("combobox", name="Search").fill("long-ago-1")
     box = page.get_by_role("search").first
@@ -121,12 +119,12 @@ def test_what_memory_does_not_hold_is_looked_for_in_the_stores_and_the_box_says_
     page.keyboard.press("Enter")
     expect(box).to_contain_text("the warehouse, and the archive of the last 48 hours")
     kept = feed.keep_good({"event_id": "long-ago-1"})
-    feed.state.good.remove(kept)  # the list forgot it, the archive did not
+    feed.state.good.remove(kept)  # the list no longer contains the event, but the archive does
     page.keyboard.press("Enter")
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("long-ago-1")
 
 
-def test_places_tell_who_is_there_and_when_one_was_last_visited(feed: Feed, open_page: Open) -> None:
+def test_places_show_the_trucks_there_and_the_last_visit(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/places")
     page.get_by_role("searchbox", name="Find a place").fill("38")
     rows = page.locator(".place-table tbody tr")
@@ -136,7 +134,7 @@ def test_places_tell_who_is_there_and_when_one_was_last_visited(feed: Feed, open
     expect(page).to_have_url(re.compile("q=38"))
 
 
-def test_overlapping_visits_lie_in_lanes_and_bars_bear_names(feed: Feed, open_page: Open) -> None:
+def test_overlapping_visits_are_drawn_in_lanes_with_names(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     farm = page.locator(".row").filter(has_text="farm-1")
     bars = farm.locator(".visit")
@@ -149,7 +147,7 @@ def test_overlapping_visits_lie_in_lanes_and_bars_bear_names(feed: Feed, open_pa
     expect(page.locator(".visit.contradicted")).to_have_count(1)
 
 
-def test_visits_are_narrowed_by_what_names_begin_with(feed: Feed, open_page: Open) -> None:
+def test_visits_are_filtered_by_the_prefix_of_names(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
     page.get_by_role("searchbox", name="Trucks and places that begin with").fill("farm-3")
@@ -157,7 +155,7 @@ def test_visits_are_narrowed_by_what_names_begin_with(feed: Feed, open_page: Ope
     assert "prefix=farm-3" in str(page.get_by_role("link", name="CSV", exact=True).get_attribute("href"))
 
 
-def test_the_date_picker_asks_for_the_fleets_day(feed: Feed, open_page: Open) -> None:
+def test_date_picker_requests_the_day_in_the_fleets_time_zone(feed: Feed, open_page: Open) -> None:
     feed.state.stage["time_zone"] = "Europe/Amsterdam"
     page = open_page(f"{feed.url}/map")
     expect(page.get_by_role("link", name="Idle")).to_be_visible()
@@ -165,12 +163,12 @@ def test_the_date_picker_asks_for_the_fleets_day(feed: Feed, open_page: Open) ->
         page.goto(f"{feed.url}/visits?date=2026-03-29")
         expect(page.get_by_label("Day", exact=True)).to_have_value("2026-03-29")
     eventually(lambda: "2026-03-28T23%3A00%3A00" in asked.value.url or page.wait_for_timeout(50))
-    with page.expect_request(re.compile("from=2026-03-29T22%3A00%3A00")):  # clocks went forward
+    with page.expect_request(re.compile("from=2026-03-29T22%3A00%3A00")):  # daylight saving time began
         page.get_by_role("button", name="The day after").click()
     expect(page).to_have_url(re.compile("date=2026-03-30"))
 
 
-def test_visits_and_the_report_are_files(feed: Feed, open_page: Open) -> None:
+def test_visits_and_the_report_can_be_downloaded(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     for name, suffix in (("CSV", ".csv"), ("Report", ".html"), ("Report, CSV", ".csv")):
         with page.expect_download() as download:
@@ -178,8 +176,8 @@ def test_visits_and_the_report_are_files(feed: Feed, open_page: Open) -> None:
         assert download.value.suggested_filename.endswith(suffix)
 
 
-def test_links_by_event_object_visit_place_and_day_show_the_same_after_a_restart(open_page: Open) -> None:
-    """The second server is a console that was started again: its sequence numbers are others."""
+def test_links_show_the_same_after_a_restart(open_page: Open) -> None:
+    """The second server represents a restarted console, which has other sequence numbers."""
     with Feed(three_trucks()) as before, Feed(three_trucks()) as after:
         for feed, others in ((before, 2), (after, 7)):
             for n in range(others):
@@ -203,7 +201,7 @@ def test_links_by_event_object_visit_place_and_day_show_the_same_after_a_restart
         expect(again.get_by_role("region", name="The chosen fence")).to_contain_text("farm-38")
 
 
-def test_two_thousand_trucks_are_clustered_and_the_chosen_one_is_not_hidden(open_page: Open) -> None:
+def test_two_thousand_trucks_are_clustered_and_the_chosen_one_visible(open_page: Open) -> None:
     state = empty()
     state.trucks = ring_of_trucks(2000, 0)
     with Feed(state) as feed:

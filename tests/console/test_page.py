@@ -1,4 +1,4 @@
-"""The page by itself, in Chromium, over a stand-in server that does what a real one cannot be made to do in time."""
+"""Test the page in Chromium with a fake server, for states that a real one cannot reach in time."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def drawn(page: Page, what: str) -> int:
 
 
 def serious(page: Page) -> list[str]:
-    """What axe finds that shuts somebody out: its name, and where."""
+    """Return the serious accessibility violations that axe finds, with their places."""
     result = Axe().run(page).response
     assert "color-contrast" in {each["id"] for each in result["passes"]}, "axe saw no text to judge"
     return [
@@ -48,7 +48,7 @@ def serious(page: Page) -> list[str]:
 
 
 def tell(feed: Feed, pipeline: dict[str, Any]) -> None:
-    """Whether the page listens already or gets it with its first snapshot."""
+    """Set the pipeline in the snapshot and send it, whether or not the page is connected yet."""
     feed.state.pipeline = pipeline
     feed.say("pipeline", pipeline)
 
@@ -86,7 +86,7 @@ def test_axe_finds_nothing_serious_in_details_faults_and_replay(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_phone_shows_all_of_it_without_scrolling_sideways(feed: Feed, open_page: Open, view: str) -> None:
+def test_phone_shows_everything_without_horizontal_scrolling(feed: Feed, open_page: Open, view: str) -> None:
     page = open_page(f"{feed.url}/{view}", phone=True)
     expect(page.get_by_text("Healthy").first).to_be_visible()
     if view == "map":
@@ -95,7 +95,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(feed: Feed, open_pag
     assert serious(page) == []
 
 
-def test_every_view_and_event_is_reached_by_keyboard(feed: Feed, open_page: Open) -> None:
+def test_every_view_and_event_is_reachable_by_keyboard(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Healthy")).to_be_visible()
     page.keyboard.press("Tab")
@@ -113,7 +113,7 @@ def test_every_view_and_event_is_reached_by_keyboard(feed: Feed, open_page: Open
     expect(page.get_by_role("complementary")).to_have_count(0)
 
 
-def test_arrow_keys_go_from_visit_to_visit(feed: Feed, open_page: Open) -> None:
+def test_arrow_keys_move_between_visits(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?by=truck")
     bars = page.locator(".row").first.locator(".visit")
     page.locator(".visit[tabindex='0']").focus()
@@ -127,7 +127,7 @@ def test_arrow_keys_go_from_visit_to_visit(feed: Feed, open_page: Open) -> None:
 
 
 @pytest.mark.slow
-def test_the_switch_beats_the_system_and_is_remembered(feed: Feed, open_page: Open) -> None:
+def test_chosen_colour_scheme_overrides_the_system_and_is_remembered(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     light = page.evaluate(ground)
@@ -138,9 +138,7 @@ def test_the_switch_beats_the_system_and_is_remembered(feed: Feed, open_page: Op
     assert page.evaluate(ground) == dark
 
 
-def test_times_are_the_fleets_wherever_the_viewer_is_and_utc_is_one_hover_away(
-    open_page: Open, feed: Feed
-) -> None:
+def test_times_are_in_the_fleets_zone_with_utc_in_the_tooltip(open_page: Open, feed: Feed) -> None:
     """The browser of these tests is in New York."""
     feed.state.stage["time_zone"] = "Asia/Kolkata"
     received = feed.state.good[0]["received_at"]
@@ -152,7 +150,7 @@ def test_times_are_the_fleets_wherever_the_viewer_is_and_utc_is_one_hover_away(
 
 
 @pytest.mark.slow
-def test_numbers_keep_their_width(feed: Feed, open_page: Open) -> None:
+def test_changing_numbers_keep_their_width(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     count = page.locator("[data-stage=accepted] .n-main")
     places = "e => [...document.querySelectorAll('.stages td')].map(td => td.getBoundingClientRect().x)"
@@ -164,7 +162,7 @@ def test_numbers_keep_their_width(feed: Feed, open_page: Open) -> None:
     assert "tabular-nums" in count.evaluate("e => getComputedStyle(e).fontVariantNumeric")
 
 
-def test_the_first_paint_comes_within_a_second(feed: Feed, open_page: Open) -> None:
+def test_first_paint_takes_at_most_a_second(feed: Feed, open_page: Open) -> None:
     def first_paint() -> bool:
         page = open_page(f"{feed.url}/map")
         paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
@@ -177,7 +175,7 @@ def test_the_first_paint_comes_within_a_second(feed: Feed, open_page: Open) -> N
     assert eventually(first_paint, within=30)
 
 
-# --- empty, and with something broken
+# --- empty, and with a failure
 
 
 @pytest.mark.parametrize(
@@ -190,13 +188,13 @@ def test_the_first_paint_comes_within_a_second(feed: Feed, open_page: Open) -> N
         ("places", "No place is known yet."),
     ],
 )
-def test_what_is_empty_says_so(open_page: Open, view: str, says: str) -> None:
+def test_empty_view_explains_itself(open_page: Open, view: str, says: str) -> None:
     with Feed(empty()) as feed:
         page = open_page(f"{feed.url}/{view}")
         expect(page.get_by_text(says)).to_be_visible()
 
 
-def test_a_source_that_is_down_is_named_and_the_rest_goes_on(feed: Feed, open_page: Open) -> None:
+def test_unreachable_source_is_named_and_the_rest_works(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     feed.source("snowflake", "down", "250001 (08001): connection refused")
     feed.refuse("/api/daily", 503, "connection refused", "snowflake")
@@ -220,7 +218,7 @@ def test_a_source_that_is_down_is_named_and_the_rest_goes_on(feed: Feed, open_pa
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_expired_credentials_are_one_banner_that_says_what_to_do(feed: Feed, open_page: Open) -> None:
+def test_expired_credentials_show_one_banner_with_the_solution(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     expired = "ExpiredTokenException: The security token included in the request is expired"
     for name in ("archive", "visits", "queues"):
@@ -231,7 +229,7 @@ def test_expired_credentials_are_one_banner_that_says_what_to_do(feed: Feed, ope
     expect(page.locator("[data-stage=accepted]")).to_be_visible()
 
 
-def test_a_local_aws_that_is_not_running_is_one_banner_with_the_command(feed: Feed, open_page: Open) -> None:
+def test_stopped_local_aws_shows_one_banner_with_the_command(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     for name in ("archive", "logs", "visits", "queues", "live"):
         feed.source(name, "down", 'Could not connect to "http://127.0.0.1:4566/"', "unreachable")
@@ -242,7 +240,7 @@ def test_a_local_aws_that_is_not_running_is_one_banner_with_the_command(feed: Fe
     expect(banner).not_to_contain_text("Could not connect")
 
 
-def test_where_it_is_stuck_is_seen_at_once(feed: Feed, open_page: Open) -> None:
+def test_stuck_stage_is_visible_at_once(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     stuck = feed.state.pipeline | {
         "verdict": "stuck",
@@ -260,7 +258,7 @@ def test_where_it_is_stuck_is_seen_at_once(feed: Feed, open_page: Open) -> None:
     expect(page.locator("[data-stage=loaded]")).to_contain_text("12 min")
 
 
-def test_differences_are_grouped_with_their_repair(feed: Feed, open_page: Open) -> None:
+def test_differences_are_grouped_with_their_repair_command(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     difference = {
         "kind": "not_loaded",
@@ -284,7 +282,7 @@ def test_differences_are_grouped_with_their_repair(feed: Feed, open_page: Open) 
 # --- the stream
 
 
-def test_a_page_that_was_cut_off_says_so_and_misses_nothing(feed: Feed, open_page: Open) -> None:
+def test_disconnected_page_says_so_and_misses_no_event(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     expect(page.locator(".counted")).to_contain_text(f"{len(feed.state.good):,} good")
     feed.refuse("/api/stream", 503, "going down")
@@ -301,7 +299,7 @@ def test_a_page_that_was_cut_off_says_so_and_misses_nothing(feed: Feed, open_pag
         expect(page.get_by_text(f"meanwhile-{n}", exact=True)).to_have_count(1)
 
 
-def test_what_came_too_thick_for_the_stream_is_fetched(feed: Feed, open_page: Open) -> None:
+def test_events_left_out_of_the_stream_are_fetched(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events?device=quiet-one")
     expect(page.get_by_text("No event matches.")).to_be_visible()
     feed.keep_good({"event_id": "left-out", "device_id": "quiet-one"})
@@ -309,7 +307,7 @@ def test_what_came_too_thick_for_the_stream_is_fetched(feed: Feed, open_page: Op
     expect(page.get_by_text("left-out")).to_be_visible()
 
 
-def test_a_held_list_stands_still_and_goes_on(feed: Feed, open_page: Open) -> None:
+def test_paused_list_stops_and_continues(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     first = page.locator(".event-row code").first
     expect(first).to_have_text(feed.state.good[0]["event_id"])
@@ -321,7 +319,7 @@ def test_a_held_list_stands_still_and_goes_on(feed: Feed, open_page: Open) -> No
     expect(page.get_by_text("after-the-hold")).to_be_visible()
 
 
-def test_filters_narrow_the_list_and_stay_in_the_address(feed: Feed, open_page: Open) -> None:
+def test_filters_narrow_the_list_and_stay_in_the_url(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     page.get_by_label("Type").select_option("pickup.started")
     expect(page.locator(".row-link").first).to_have_text("pickup.started")
@@ -340,7 +338,7 @@ def test_filters_narrow_the_list_and_stay_in_the_address(feed: Feed, open_page: 
 
 
 @pytest.mark.slow
-def test_what_is_copied_is_the_key_and_the_sql(feed: Feed, open_page: Open) -> None:
+def test_copy_buttons_copy_the_key_and_the_sql(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events?kind=bad")
     page.locator(".row-link").first.click()
     detail = page.get_by_role("complementary")
@@ -353,7 +351,7 @@ def test_what_is_copied_is_the_key_and_the_sql(feed: Feed, open_page: Open) -> N
 # --- the map
 
 
-def test_a_truck_that_moves_and_enters_is_followed(feed: Feed, open_page: Open) -> None:
+def test_truck_that_moves_and_enters_is_shown(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trucks") == len(feed.state.trucks))
@@ -374,8 +372,8 @@ def test_a_truck_that_moves_and_enters_is_followed(feed: Feed, open_page: Open) 
 
 
 @pytest.mark.slow
-def test_a_phone_that_says_it_is_at_zero_zero_does_not_draw_the_view_away(open_page: Open) -> None:
-    """Of a fleet near the meridian such a place is far off by its latitude only."""
+def test_invalid_positions_do_not_change_the_map_section(open_page: Open) -> None:
+    """For a fleet near the meridian, such a position is far away only by its latitude."""
 
     def scale(state: State) -> str:
         with Feed(state) as feed:
@@ -390,7 +388,7 @@ def test_a_phone_that_says_it_is_at_zero_zero_does_not_draw_the_view_away(open_p
     assert scale(lost) == scale(morning())
 
 
-def test_a_single_visit_that_opens_is_on_the_timeline(feed: Feed, open_page: Open) -> None:
+def test_new_visit_appears_on_the_timeline(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?by=truck")
     expect(page.locator(".visit").first).to_be_visible()
     opened = visit("truck-new", feed.state.fences[0]["fence_id"], now())
@@ -400,14 +398,14 @@ def test_a_single_visit_that_opens_is_on_the_timeline(feed: Feed, open_page: Ope
     expect(page.locator(".row").filter(has_text="truck-new")).to_have_count(1)
 
 
-def test_the_trail_of_a_chosen_truck_is_drawn(feed: Feed, open_page: Open) -> None:
+def test_trail_of_a_chosen_truck_is_drawn(feed: Feed, open_page: Open) -> None:
     way = max(feed.state.replay["trucks"], key=lambda each: len(each["t"]))
     page = open_page(f"{feed.url}/map?truck={way['device_id']}")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trail") >= len(way["t"]))
 
 
-def test_the_slider_plays_the_morning_again(feed: Feed, open_page: Open) -> None:
+def test_slider_replays_the_morning(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     map_is_drawn(page)
     page.get_by_role("button", name="Replay a morning").click()
@@ -454,10 +452,10 @@ FRAMES = """seconds => new Promise(resolve => {
 
 
 @pytest.mark.slow
-def test_two_hundred_trucks_at_a_ping_a_second_leave_thirty_frames_a_second(
+def test_two_hundred_moving_trucks_are_drawn_at_thirty_frames_a_second(
     open_page: Open,
 ) -> None:
-    """The best of some windows counts: other programs of a busy machine take frames too."""
+    """Use the best of several windows, because other programs on a busy machine take frames too."""
     state: State = empty()
     state.trucks = ring_of_trucks(200, 0)
     with Feed(state) as feed:
@@ -566,9 +564,7 @@ SHOWN = r"""{
     ],
     ids=["an event", "a text that is cut off", "a number", "no JSON", "a number beyond a double"],
 )
-def test_an_event_is_shown_as_it_was_sent_and_on_request_in_lines(
-    open_page: Open, sent: str, shown: str
-) -> None:
+def test_event_is_shown_as_sent_and_optionally_formatted(open_page: Open, sent: str, shown: str) -> None:
     with Feed(empty()) as feed:
         feed.add_bad({"codes": ["wrong_type"]}, raw=sent)
         page = open_page(f"{feed.url}/events")

@@ -1,4 +1,4 @@
-"""The console over a real stack: what goes in through the endpoint is seen in Chromium."""
+"""Test the console in Chromium on a real stack."""
 
 import io
 import json
@@ -28,7 +28,7 @@ from tests.e2e.vocabulary import Pipeline, crossing, event, eventually
 # The first test waits for the stack, a morning and its marts.
 pytestmark = pytest.mark.timeout(900)
 
-# A second console, whose ways to AWS and Snowflake the tests can cut.
+# A second console whose connections to AWS and Snowflake the tests can cut
 OWN_PORT = 6390
 
 
@@ -45,7 +45,7 @@ def count(page: Page, stage: str) -> int:
 # --- the morning
 
 
-def test_the_mornings_trucks_and_farms_appear(console: str, open_page: Open) -> None:
+def test_trucks_and_farms_of_the_morning_appear(console: str, open_page: Open) -> None:
     page = open_page(f"{console}/map")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trucks") >= 12)
@@ -55,7 +55,7 @@ def test_the_mornings_trucks_and_farms_appear(console: str, open_page: Open) -> 
         expect(trucks.get_by_text(re.compile(rf"^truck-{number:02d}-")).first).to_be_visible()
 
 
-def test_the_morning_is_counted_in_every_stage(console: str, open_page: Open) -> None:
+def test_morning_is_counted_in_every_stage(console: str, open_page: Open) -> None:
     page = open_page(f"{console}/pipeline")
     for stage in ("accepted", "rejected", "archived", "published", "consumed", "loaded", "marts"):
         eventually(lambda stage=stage: count(page, stage) > 0, within=60)
@@ -63,7 +63,7 @@ def test_the_morning_is_counted_in_every_stage(console: str, open_page: Open) ->
     expect(page.locator(".said")).to_have_text("Nothing is missing", timeout=90_000)
 
 
-def test_the_mornings_visits_and_days_are_plotted(console: str, open_page: Open) -> None:
+def test_visits_and_days_of_the_morning_are_plotted(console: str, open_page: Open) -> None:
     page = open_page(f"{console}/visits")
     eventually(lambda: page.locator(".visit").count() > 50)
     eventually(lambda: page.locator(".plot").count() == 6)
@@ -71,7 +71,7 @@ def test_the_mornings_visits_and_days_are_plotted(console: str, open_page: Open)
     expect(page.locator(".rows .row")).to_have_count(1)
 
 
-def test_the_slider_plays_the_archived_morning_again(console: str, open_page: Open) -> None:
+def test_slider_replays_the_archived_morning(console: str, open_page: Open) -> None:
     page = open_page(f"{console}/map")
     map_is_drawn(page)
     page.get_by_role("button", name="Replay a morning").click()
@@ -93,13 +93,13 @@ def test_the_slider_plays_the_archived_morning_again(console: str, open_page: Op
     assert len({n for _, n in seen}) > 1
 
 
-# --- as it happens
+# --- live
 
 
-def test_a_truck_enters_a_farm_and_its_visit_opens_within_two_seconds(
+def test_visit_opens_on_the_page_within_two_seconds(
     pipeline: Pipeline, console: str, open_page: Open
 ) -> None:
-    """The quickest of some trucks counts: the machine may be busy with something else for one."""
+    """Use the fastest of several trucks, because the machine may be busy during one."""
     page = open_page(f"{console}/map")
     map_is_drawn(page)
     there = page.get_by_role("region", name="At a place now")
@@ -121,7 +121,7 @@ def test_a_truck_enters_a_farm_and_its_visit_opens_within_two_seconds(
     assert min(seconds) <= 2
 
 
-def test_a_bad_event_shows_its_reason_what_was_sent_and_where_it_is_kept(
+def test_rejected_event_shows_its_reason_text_and_object(
     pipeline: Pipeline, console: str, open_page: Open, device: str
 ) -> None:
     page = open_page(f"{console}/events?kind=bad")
@@ -141,7 +141,7 @@ def test_a_bad_event_shows_its_reason_what_was_sent_and_where_it_is_kept(
     assert kept["event"] == sent
 
 
-def test_an_events_journey_is_opened_from_the_list(
+def test_steps_of_an_event_are_opened_from_the_list(
     pipeline: Pipeline, console: str, open_page: Open, device: str
 ) -> None:
     sent = crossing(device, "enter", datetime.now(UTC))
@@ -182,7 +182,7 @@ def test_hostile_text_through_the_endpoint_is_shown_as_text(
     for view in ("visits?by=truck", "visits", "pipeline", f"events?q={device[-6:]}"):
         page.goto(f"{console}/{view}")
         if view != "pipeline":
-            # A filter's option, which no browser calls visible, may come first.
+            # The first match may be an option of a filter, which browsers report as invisible.
             expect(page.get_by_text(payloads[0]).locator("visible=true").first).to_be_visible()
         untouched(page)
     rows = page.locator(".row-link")
@@ -198,11 +198,11 @@ def test_hostile_text_through_the_endpoint_is_shown_as_text(
         assert answer.status == 202
 
 
-# --- broken, and mended
+# --- failure and recovery
 
 
 class OwnConsole:
-    """A console in a process of the test's own, and what stands between it and its sources."""
+    """A console in its own process, with relays to its sources."""
 
     def __init__(self, folder: Path, aws: Relay, snowflake: Relay, pipeline: Pipeline) -> None:
         self.url = f"http://127.0.0.1:{OWN_PORT}"
@@ -239,7 +239,7 @@ def own_console(pipeline: Pipeline, folder: Path) -> Iterator[OwnConsole]:
         Relay(str(aws_at.hostname), int(aws_at.port or 80)) as aws,
         Relay(str(connection.host), connection.port) as snowflake,
     ):
-        # From the file: dumped from the model the password would be stars.
+        # Read the file, because the model would dump the password as asterisks.
         known = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
         known["aws_endpoint_url"] = f"http://127.0.0.1:{aws.port}"
         known["snowflake"] |= {"host": "127.0.0.1", "port": snowflake.port}
@@ -252,7 +252,7 @@ def own_console(pipeline: Pipeline, folder: Path) -> Iterator[OwnConsole]:
             console.kill()
 
 
-def test_with_snowflake_down_the_page_says_so_and_the_rest_goes_on(
+def test_unreachable_snowflake_is_shown_and_the_rest_works(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path, device: str
 ) -> None:
     with own_console(pipeline, tmp_path) as own:
@@ -274,7 +274,7 @@ def test_with_snowflake_down_the_page_says_so_and_the_rest_goes_on(
         expect(alert).to_have_count(0, timeout=60_000)
 
 
-def test_with_aws_down_the_page_names_each_source_and_comes_back(
+def test_unreachable_aws_is_shown_per_source_and_recovers(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path
 ) -> None:
     with own_console(pipeline, tmp_path) as own:
@@ -289,7 +289,7 @@ def test_with_aws_down_the_page_names_each_source_and_comes_back(
         expect(page.get_by_role("alert")).to_have_count(0, timeout=120_000)
 
 
-def test_a_console_killed_and_started_again_has_counted_what_came_meanwhile(
+def test_restarted_console_counts_the_events_of_its_downtime(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path, device: str
 ) -> None:
     with own_console(pipeline, tmp_path) as own:
@@ -314,7 +314,7 @@ def test_a_console_killed_and_started_again_has_counted_what_came_meanwhile(
 
 
 def picture(page: Page, path: Path) -> None:
-    """As few colours as it takes: the pictures live in the repository."""
+    """Use few colours, because the pictures are committed to the repository."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
     assert 5_000 < path.stat().st_size < 200_000
@@ -322,12 +322,12 @@ def picture(page: Page, path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_a_picture_of_each_view(
+def test_picture_of_each_view(
     console: str, pipeline: Pipeline, open_page: Open, pictures: Path, look: str
 ) -> None:
     dark, phone = look == "dark", look == "phone"
     if look == "light":
-        # Half a morning, so that it is under way: the same farms, other trucks.
+        # Send half a morning that is still in progress: the same farms, other trucks.
         sent = pipeline.ops("send", "--seed", "9", "--events", "900", "--begin", "3 hours ago", "--json")
         assert sent.exit_code == 0, sent.output
     page = open_page(f"{console}/map", dark=dark, phone=phone)

@@ -1,8 +1,8 @@
-"""One stack for the whole session, a device of its own for each test.
+"""One stack for the whole session, and a separate device for each test.
 
-MILKRUN_E2E_OUTPUTS is the one switch: with the path of an outputs.json or the name of a deployed stage the
-same tests run there. `milkrun verify` sets it, and MILKRUN_E2E_LABEL, with which every device begins. Without it a
-stack is started beside any other (folder .local-test, ports from 4666) and wiped afterwards.
+MILKRUN_E2E_OUTPUTS selects where the tests run: the path of an outputs.json, or the name of a deployed stage.
+`milkrun verify` sets it, together with MILKRUN_E2E_LABEL, the prefix of every device id. Without it, a stack
+is started beside any other (folder .local-test, ports from 4666) and deleted afterwards.
 """
 
 import os
@@ -21,13 +21,13 @@ from tools.stack.stack import Stack
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _requests_are_those_that_aws_accepts() -> Iterator[None]:
+def _only_requests_valid_on_aws() -> Iterator[None]:
     with validated():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _statements_are_those_that_others_parse() -> Iterator[None]:
+def _only_statements_that_other_parsers_accept() -> Iterator[None]:
     with parsed_by_others():
         yield
 

@@ -1,7 +1,7 @@
-"""Break one of the functions' ways out, look, restore.
+"""Make one dependency of a function fail, and restore it.
 
-The proxy of the fault suite stands in front of LocalStack, and one function's environment is pointed at it:
-killing LocalStack or its Kinesis mock would lose what they have acknowledged, which no AWS does.
+The proxy of the fault suite stands in front of LocalStack, and the function's environment points to it.
+Killing LocalStack or its Kinesis mock instead would lose acknowledged data, which AWS never does.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from tests.faults.proxy import Fault, Proxy, Rule
 
 
 class FaultProxy:
-    """Passes requests on, or makes `fault` of them; `seen` counts those that a fault met."""
+    """Pass requests on, or apply `fault` to them. `seen` counts the affected requests."""
 
     def __init__(self, target: str) -> None:
         self._proxy = Proxy(target)
@@ -48,7 +48,7 @@ class FaultProxy:
 
 @contextmanager
 def environment_of(pipeline: Pipeline, function: str, changes: Mapping[str, str]) -> Iterator[None]:
-    """The function runs with these variables too; afterwards as it was."""
+    """Run the function with these additional variables, and restore its environment afterwards."""
     functions = pipeline.aws("lambda")
     name = f"milkrun-local-{function}"
     before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]

@@ -1,4 +1,4 @@
-"""The consumer where it runs: any order, poison between good records, a table and a bus that refuse."""
+"""Test the consumer on the stack: events in any order, poison records, and failures of the table and the bus."""
 
 import gzip
 import json
@@ -18,15 +18,15 @@ from tests.faults.proxy import Fault
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MORNING = NOW - timedelta(hours=6)
-# LocalStack ends a running function when its settings change, and then waits longer and longer before the next try.
+# LocalStack ends a running function when its settings change, and then waits longer before each retry.
 PATIENCE = 150
 
 
 @contextmanager
 def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
-    """Between the consumer and one of the services that it calls."""
-    # Changed settings end a batch under way, which comes again; and while one batch fails LocalStack reads no
-    # other shard. So nothing may be under way when a test begins, and nothing be left of it when it ends.
+    """Put a proxy between the consumer and one of its services."""
+    # Changed settings end the current batch, which is then retried; and while one batch fails, LocalStack
+    # reads no other shard. So no batch may be in progress when a test begins or ends.
     caught_up(pipeline)
     with FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy:
         behind = {f"AWS_ENDPOINT_URL_{service}": proxy.url}
@@ -36,7 +36,7 @@ def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
 
 
 def caught_up(pipeline: Pipeline) -> None:
-    """Whatever lies on the stream by now is done: so is a last event on each shard, behind all others."""
+    """Wait until a last event on each shard, and so everything before it, has been consumed."""
     kinesis, stream = pipeline.aws("kinesis"), pipeline.outputs.stream
     last = []
     for shard in kinesis.list_shards(StreamName=stream)["Shards"]:
@@ -51,14 +51,14 @@ def caught_up(pipeline: Pipeline) -> None:
 
 
 def put(pipeline: Pipeline, *datas: bytes, key: str) -> None:
-    """On the stream without the endpoint: one key is one shard, so these stay in order."""
+    """Put records on the stream directly. Records with one key go to one shard, so their order is kept."""
     records = [{"Data": data, "PartitionKey": key} for data in datas]
     answer = pipeline.aws("kinesis").put_records(StreamName=pipeline.outputs.stream, Records=records)
     assert answer["FailedRecordCount"] == 0
 
 
 def aside_of(pipeline: Pipeline, key: str) -> list[Event]:
-    """The lines under set-aside/ whose records had this partition key."""
+    """Return the lines under set-aside/ whose records had this partition key."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="set-aside/")
     found = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
@@ -68,12 +68,12 @@ def aside_of(pipeline: Pipeline, key: str) -> list[Event]:
 
 
 def shape(stays: list[Stay]) -> list[tuple[object, ...]]:
-    """Visits but for device and event ids."""
+    """Return the visits without device and event ids."""
     return [(s.fence, s.entered_at, s.exited_at, s.exit_missed) for s in stays]
 
 
 def flapping(device: str) -> Iterator[Event]:
-    """A morning with everything in it: rounds, flapping that merges, an exit that never came, an orphan."""
+    """Yield a morning with regular visits, flapping that merges, a missing exit and an orphan exit."""
     farms = [Fence("farm", f"farm-{n}") for n in range(4)]
     yield from round_trip(device, farms, MORNING)
     for seconds in (0, 100, 200):
@@ -86,9 +86,7 @@ def flapping(device: str) -> Iterator[Event]:
 
 
 @pytest.mark.stage
-def test_shuffled_and_doubled_events_give_exactly_the_visits_of_the_clean_run(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_shuffled_and_repeated_events_give_the_same_visits(pipeline: Pipeline, device: str) -> None:
     clean, mixed = f"{device}-clean", f"{device}-mixed"
     assert pipeline.post(*flapping(clean)).status == 202
     chance = random.Random(7)
@@ -108,7 +106,7 @@ def test_shuffled_and_doubled_events_give_exactly_the_visits_of_the_clean_run(
 
 
 @pytest.mark.stage
-def test_poison_between_good_records_is_set_aside_and_delays_nobody(pipeline: Pipeline, device: str) -> None:
+def test_poison_records_are_quarantined_without_delaying_the_others(pipeline: Pipeline, device: str) -> None:
     enter, exit_ = crossing(device, "enter", MORNING), crossing(device, "exit", NOW)
     nameless = {key: value for key, value in enter.items() if key != "_id"}
     poison = [b"\xff\xfe", b"not json", json.dumps(nameless).encode()]
@@ -123,7 +121,7 @@ def test_poison_between_good_records_is_set_aside_and_delays_nobody(pipeline: Pi
 
 
 @pytest.mark.stage
-def test_a_producer_librarys_records_count_one_by_one(pipeline: Pipeline, device: str) -> None:
+def test_records_aggregated_by_the_kpl_are_processed_one_by_one(pipeline: Pipeline, device: str) -> None:
     from aws_kinesis_agg.aggregator import RecordAggregator
 
     packed = RecordAggregator()
@@ -135,7 +133,7 @@ def test_a_producer_librarys_records_count_one_by_one(pipeline: Pipeline, device
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_AFTER])
-def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
+def test_events_sent_during_a_failure_of_the_table_become_visits_later(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
     sent = list(round_trip(device, [FARM, Fence("farm", "other")], MORNING))
@@ -152,10 +150,8 @@ def test_while_the_table_refuses_nothing_is_lost_and_then_all_is_there(
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
 
-def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_id(
-    pipeline: Pipeline, device: str
-) -> None:
-    with told_to_a_queue(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
+def test_notifications_are_sent_with_one_id_each_after_a_bus_failure(pipeline: Pipeline, device: str) -> None:
+    with queue_of_notifications(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
         bus.fault = Fault.THROTTLED
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202
         assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=PATIENCE)
@@ -172,8 +168,8 @@ def test_while_the_bus_refuses_visits_are_written_and_told_later_each_with_one_i
 
 
 @contextmanager
-def told_to_a_queue(pipeline: Pipeline) -> Iterator[Callable[[], list[Event]]]:
-    """A queue that gets everything from the bus, as a receiver would have it."""
+def queue_of_notifications(pipeline: Pipeline) -> Iterator[Callable[[], list[Event]]]:
+    """Yield a function that receives all notifications of the bus from a queue."""
     events, sqs = pipeline.aws("events"), pipeline.aws("sqs")
     functions = pipeline.aws("lambda")
     name = f"told-{random.randrange(10**9)}"

@@ -1,7 +1,8 @@
-"""Every grant of the DDL is needed: without it a statement of the project fails. It needs no stack.
+"""Test that every grant of the DDL is needed: without it, a statement of the project fails. No stack is
+needed.
 
-The grants come from snowpipe/ddl itself, one privilege at a time. The statements are those that the project's
-commands, dbt, the check of the pipes and a reader send under their roles (docs/warehouse.md, docs/deploy.md).
+The grants are read from snowpipe/ddl, one privilege at a time. The statements are those that the commands,
+dbt, the check of the pipes and readers send with their roles (docs/warehouse.md, docs/deploy.md).
 """
 
 import logging
@@ -36,7 +37,7 @@ def for_both_pipes(*statements: str) -> tuple[str, ...]:
     return tuple(statement.format(name=name) for name in PIPES for statement in statements)
 
 
-# In order; a statement may begin with the name of another role that sends it.
+# Statements in order. A prefix names another role that sends the statement.
 STATEMENTS: dict[str, tuple[str, ...]] = {
     # status, history, refresh, backfill, reload, pause, resume
     "LOADER": (
@@ -55,7 +56,7 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
             for view in ("LOADED_FILES", "LOAD_DELAYS", "LOAD_FAILURES")
         ),
     ),
-    # dbt: models of each materialization, in the schema where the session stands
+    # dbt: models of each materialization, in the schema of the session
     "TRANSFORMER": (
         "SELECT payload FROM {database}.RAW.EVENTS",
         "SELECT payload FROM {database}.RAW.REJECTED",
@@ -69,7 +70,7 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
             )
         ),
     ),
-    # marts that were there before, and marts that dbt makes anew
+    # existing marts, and marts that dbt creates again
     "READER": (
         "SELECT * FROM {database}.MARTS.A_TABLE",
         "SELECT * FROM {database}.MARTS.A_VIEW",
@@ -100,7 +101,7 @@ ROLES = tuple(STATEMENTS)
 
 @dataclass(frozen=True)
 class Grant:
-    """One privilege on one thing to one role, as templates."""
+    """A privilege on an object granted to a role, as templates."""
 
     privilege: str
     on: str
@@ -123,7 +124,7 @@ def grants_of_the_ddl(folder: Path = DDL) -> list[Grant]:
     found = []
     for privileges, on, role in re.findall(r"^GRANT (.+?)(?: ON (.+?))? TO ROLE (\S+);$", text, re.MULTILINE):
         found += [Grant(privilege.strip(), on, role) for privilege in privileges.split(",")]
-    assert len(found) >= len(re.findall(r"^GRANT ", text, re.MULTILINE)), "every GRANT is read"
+    assert len(found) >= len(re.findall(r"^GRANT ", text, re.MULTILINE)), "every GRANT is parsed"
     return found
 
 
@@ -132,7 +133,7 @@ GRANTS = grants_of_the_ddl()
 
 @dataclass
 class Roles:
-    """A stage with a session of each role, and of an administrator with SYSADMIN alone."""
+    """A stage with one session per role, and one of an administrator with only SYSADMIN."""
 
     stage: Stage
     sessions: dict[str, Snowflake] = field(default_factory=dict)
@@ -144,7 +145,7 @@ class Roles:
         return self.sessions[role].query(statement.format(database=self.stage.database))
 
     def refusals(self, role: str, statements: Sequence[str]) -> list[str]:
-        """What the statements that a role may not run were told."""
+        """Return the errors of the statements that the role may not run."""
         refused = []
         for statement in statements:
             try:
@@ -181,19 +182,19 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
         systems = connection.model_copy(update={"user": "SYSTEMS", "role": "SYSADMIN"})
         made.sessions["SYSADMIN"] = stack.enter_context(warehouse.connect(systems))
         for role in ROLES:
-            assert made.refusals(role, STATEMENTS[role]) == [], "with all grants every statement works"
+            assert made.refusals(role, STATEMENTS[role]) == [], "every statement works with all grants"
         yield made
 
 
-def test_every_role_of_the_ddl_has_statements_and_reaches_sysadmin(roles: Roles) -> None:
-    """What dbt makes belongs to its role: without a way to it no administrator could read it."""
+def test_every_role_of_the_ddl_has_statements_and_is_granted_to_sysadmin(roles: Roles) -> None:
+    """Objects that dbt creates belong to its role. Without that grant no administrator could read them."""
     text = "\n".join(path.read_text() for path in DDL.glob("*.sql"))
     assert set(re.findall(r"CREATE ROLE IF NOT EXISTS {database}_(\w+)", text)) == set(ROLES)
     assert [role for role in ROLES if not roles.can_be_used_by_an_administrator(role)] == []
 
 
 @pytest.mark.parametrize("grant", GRANTS, ids=lambda grant: grant.sql("GRANT", "DB").removeprefix("GRANT "))
-def test_without_a_grant_a_statement_of_the_project_fails(roles: Roles, grant: Grant) -> None:
+def test_statement_fails_without_its_grant(roles: Roles, grant: Grant) -> None:
     database = roles.stage.database
     role = grant.role.removeprefix("{database}_")
     roles.stage.query(grant.sql("REVOKE", database))
@@ -205,4 +206,6 @@ def test_without_a_grant_a_statement_of_the_project_fails(roles: Roles, grant: G
     finally:
         roles.stage.query(grant.sql("GRANT", database))
     if role != "SYSADMIN":
-        assert roles.refusals(role, STATEMENTS[role]) == [], "granted again, all works again"
+        assert roles.refusals(role, STATEMENTS[role]) == [], (
+            "every statement works once the privilege is granted again"
+        )

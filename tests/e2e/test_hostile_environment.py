@@ -1,4 +1,4 @@
-"""A stack of its own, started, tried and ended from an environment in which nearly everything is set against it."""
+"""Test starting, using and ending a stack in an environment whose settings almost all interfere."""
 
 import json
 import os
@@ -11,14 +11,14 @@ import pytest
 
 from ops.outputs import ROOT
 
-NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens there
+NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens
 
 HOSTILE = {
-    # a company's proxy, and nobody said that loopback is not behind it
+    # a company's proxy, without an exception for loopback
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), NOWHERE),
     "ALL_PROXY": "socks5://127.0.0.1:9",
     "all_proxy": "socks5://127.0.0.1:9",
-    # somebody's AWS account, half configured
+    # an incomplete AWS account
     "AWS_PROFILE": "no-such-profile",
     "AWS_DEFAULT_PROFILE": "no-such-profile",
     "AWS_ENDPOINT_URL_S3": NOWHERE,
@@ -27,7 +27,7 @@ HOSTILE = {
     "AWS_USE_FIPS_ENDPOINT": "true",
     "AWS_REGION": "mars-north-1",
     "AWS_SESSION_TOKEN": "expired",
-    # somebody's Snowflake
+    # a Snowflake account of someone else
     "SNOWFLAKE_ACCOUNT": "production",
     "SNOWFLAKE_DEFAULT_CONNECTION_NAME": "no-such-connection",
     # Python
@@ -50,7 +50,7 @@ HOSTILE = {
     "npm_config_ignore_scripts": "true",
     "SLS_DEBUG": "*",
     "SERVERLESS_ACCESS_KEY": "expired",
-    # LocalStack and dbt, as another project sets them
+    # settings of LocalStack and dbt for another project
     "SERVICES": "sqs",
     "GATEWAY_LISTEN": "0.0.0.0:1",
     "LAMBDA_RUNTIME_EXECUTOR": "docker",
@@ -81,7 +81,7 @@ HOME_FILES = {
 
 @dataclass(frozen=True)
 class Desk:
-    """A developer's machine: each command runs in the clone, with all of the above, and with a umask of 077."""
+    """A developer's machine: each command runs in the clone with all these settings and a umask of 077."""
 
     folder: Path
     environment: dict[str, str]
@@ -132,7 +132,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             "MILKRUN_PORT": str(port),
         },
     )
-    # What comes from a package registry must be here already: nothing answers at this proxy.
+    # Packages must already be installed, because this proxy does not respond.
     subprocess.run([ROOT / ".venv/bin/python", "-m", "ops.package", "local"], cwd=ROOT, check=True)
     desk.run("make", "-s", "up")
     yield desk
@@ -140,7 +140,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     assert not (folder / "stack").exists()
 
 
-def test_the_demo_finds_every_number_right(desk: Desk) -> None:
+def test_all_checks_of_the_demo_pass(desk: Desk) -> None:
     rows = json.loads(desk.python("ops", "demo", "--trucks", "2", "--farms", "4", "--json"))
     assert all(line["equal"] for line in rows["lines"]), rows
 
@@ -154,11 +154,11 @@ def test_the_demo_finds_every_number_right(desk: Desk) -> None:
         ("tools.stack", "status", "--json"),
     ],
 )
-def test_a_command_reaches_the_local_stack(desk: Desk, command: tuple[str, ...]) -> None:
+def test_command_reaches_the_local_stack(desk: Desk, command: tuple[str, ...]) -> None:
     json.loads(desk.python(*command))
 
 
-def test_the_warehouses_commands_reach_the_local_stack_when_told_which(desk: Desk) -> None:
+def test_warehouse_commands_use_the_local_stack_if_outputs_are_given(desk: Desk) -> None:
     outputs = str(desk.folder / "stack" / "outputs.json")
     assert json.loads(desk.python("snowpipe", "status", "--json", "--outputs", outputs))
     count = json.loads(
@@ -169,7 +169,7 @@ def test_the_warehouses_commands_reach_the_local_stack_when_told_which(desk: Des
     assert count[0]["n"] > 0
 
 
-def test_nothing_of_the_environment_reached_the_servers(desk: Desk) -> None:
+def test_settings_of_the_environment_do_not_reach_the_servers(desk: Desk) -> None:
     logs = "".join(path.read_text() for path in (desk.folder / "stack" / "logs").glob("*.log"))
     for foreign in ("no-such-profile", "production", "mars-north-1", "no/such"):
         assert foreign not in logs

@@ -1,4 +1,4 @@
-"""The SQLite twin, the plain SQL and staging read any text and number alike: a property over hostile values."""
+"""Test that SQLite, the plain SQL and the staging models read any text and number in the same way."""
 
 import itertools
 import logging
@@ -22,7 +22,8 @@ SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
 MORNING = datetime(2026, 11, 16, 6, tzinfo=UTC)
 NUMBERS = itertools.count()
 
-# Engines differ on NUL, case, trailing blanks, normal forms, quotes, wildcards, line separators and words for nothing.
+# Engines differ on NUL, case, trailing blanks, normal forms, quotes, wildcards, line separators and words for
+# NULL.
 PIECES = [
     *("a", "A", " ", "\0", "'", '"', "\\", "%", "_", "\t", "\n", "\x7f", "--", ";"),
     *("\u00e9", "e\u0301", "\u00df", "\u0130", "\u212a", "\u2028", "\uffff", "\u0663", "\U0001f69a"),
@@ -63,7 +64,7 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A database with the views of staging."""
+    """Yield a database with the staging views."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -106,7 +107,7 @@ QUERIES = {
 def test_sqlite_and_the_warehouse_read_any_text_and_number_alike(
     stage: Stage, tmp_path: Path, sent: list[dict[str, Any]]
 ) -> None:
-    # Snowpipe loads a key once; the first event makes each example's object a new one.
+    # Snowpipe loads each key once. The first event makes the object of each example new.
     number = next(NUMBERS)
     new = {"_id": f"n{number}", "type": "x", "createdAt": MORNING.isoformat(), "deviceId": "n"}
     stage.query(f"DELETE FROM {stage.database}.RAW.EVENTS")
@@ -132,7 +133,7 @@ def test_sqlite_and_the_warehouse_read_any_text_and_number_alike(
 
 
 class OneObject:
-    """The stage's one object, for the SQLite loader."""
+    """An archive of the stage's single object, for the SQLite loader."""
 
     def __init__(self, stage: Stage, key: str) -> None:
         from snowpipe.archive import Archive

@@ -1,4 +1,4 @@
-"""Each row of the HTTP contract, and every code in docs/openapi.yaml, on a deployed stack."""
+"""Test each row of the HTTP contract and every code in docs/openapi.yaml on a running stack."""
 
 import gzip
 import hashlib
@@ -38,8 +38,8 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 GZIP = JSON | {"Content-Encoding": "gzip"}
 
 
-def conforms(answer: Answer) -> None:
-    """The answer is one that docs/openapi.yaml describes."""
+def assert_documented(answer: Answer) -> None:
+    """Assert that docs/openapi.yaml describes this response."""
     response = DOCUMENT["paths"]["/v1/events"]["post"]["responses"][str(answer.status)]
     media_type = answer.headers["content-type"]
     schema = {**response["content"][media_type]["schema"], "components": DOCUMENT["components"]}
@@ -54,14 +54,14 @@ def codes_of(answer: Answer) -> list[str]:
 
 
 @pytest.mark.stage
-def test_accepted_events_are_archived_published_and_visited(pipeline: Pipeline, device: str) -> None:
+def test_accepted_events_are_archived_published_and_become_visits(pipeline: Pipeline, device: str) -> None:
     entered = crossing(device, "enter", NOW - timedelta(minutes=10))
     left = crossing(device, "exit", NOW)
     trip = event(device)
 
     answer = pipeline.post(entered, trip, left, trip, {"_id": "no-type"}, zipped=True)
 
-    conforms(answer)
+    assert_documented(answer)
     assert answer.status == 202
     told = answer.body
     assert [told[n] for n in ("received", "accepted", "duplicates", "rejected")] == [5, 3, 1, 1]
@@ -73,11 +73,11 @@ def test_accepted_events_are_archived_published_and_visited(pipeline: Pipeline, 
 
 
 @pytest.mark.stage
-def test_the_same_request_again_adds_no_object(pipeline: Pipeline, device: str) -> None:
+def test_repeated_request_adds_no_object(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
     first, second = pipeline.post(sent), pipeline.post(sent)
     if first.body["object_key"][:26] != second.body["object_key"][:26]:
-        pytest.skip("the hour turned between the two")
+        pytest.skip("a new hour began between the two requests")
     assert first.body["object_key"] == second.body["object_key"]
     versions = pipeline.aws("s3").list_object_versions(
         Bucket=pipeline.outputs.bucket, Prefix=first.body["object_key"]
@@ -89,7 +89,7 @@ def test_the_same_request_again_adds_no_object(pipeline: Pipeline, device: str) 
 @pytest.mark.stage
 @pytest.mark.parametrize("form", ["single", "array", "envelope", "envelope of one", "NDJSON"])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_every_form_is_taken_plain_and_compressed(
+def test_every_body_form_is_accepted_plain_and_compressed(
     pipeline: Pipeline, device: str, form: str, zipped: bool
 ) -> None:
     sent = event(device, note="ö, \u2028 and 1.50")
@@ -107,13 +107,13 @@ def test_every_form_is_taken_plain_and_compressed(
 
     answer = pipeline.post_body(body, headers)
 
-    conforms(answer)
+    assert_documented(answer)
     assert answer.status == 202
     assert pipeline.archived(answer.body["object_key"]) == [sent]
 
 
 @pytest.mark.stage
-def test_objects_say_when_and_from_which_app(pipeline: Pipeline, device: str) -> None:
+def test_objects_carry_receive_time_and_app_version(pipeline: Pipeline, device: str) -> None:
     answer = pipeline.post(event(device), {"of": device}, headers={"X-App-Version": "7.1 (b)"})
     for key in (answer.body["object_key"], answer.body["rejected_key"]):
         head = pipeline.aws("s3").head_object(Bucket=pipeline.outputs.bucket, Key=key)
@@ -129,7 +129,7 @@ def test_objects_say_when_and_from_which_app(pipeline: Pipeline, device: str) ->
 
 @dataclass(frozen=True)
 class Case:
-    """A request, and the status and codes it must be answered with."""
+    """A request and its expected status and codes."""
 
     status: int
     codes: list[str]
@@ -138,7 +138,7 @@ class Case:
 
 
 def wrong(*codes: str, **changes: object) -> Case:
-    """A geofence event with these changes; None leaves the field out."""
+    """Return a case of a geofence event with these changes; None removes a field."""
     broken = crossing("e2e-codes", "enter", NOW) | changes
     kept = {name: value for name, value in broken.items() if value is not None}
     return Case(400, list(codes), json.dumps([kept]).encode())
@@ -179,10 +179,10 @@ CASES = [
 
 @pytest.mark.stage
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.codes[0])
-def test_every_refusal_names_its_code(pipeline: Pipeline, case: Case) -> None:
+def test_every_refusal_has_its_code(pipeline: Pipeline, case: Case) -> None:
     answer = pipeline.post_body(case.body, case.headers)
     assert (answer.status, codes_of(answer)) == (case.status, case.codes)
-    conforms(answer)
+    assert_documented(answer)
     if case.status == 400:
         assert answer.body["rejected"] == len(pipeline.archived(answer.body["rejected_key"])) == 1
     else:
@@ -190,10 +190,10 @@ def test_every_refusal_names_its_code(pipeline: Pipeline, case: Case) -> None:
 
 
 @pytest.mark.stage
-def test_an_id_with_two_contents_is_kept_twice_and_told(pipeline: Pipeline, device: str) -> None:
+def test_id_with_two_contents_is_stored_twice_and_reported(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     answer = pipeline.post(sent, sent | {"live": False})
-    conforms(answer)
+    assert_documented(answer)
     assert (answer.status, answer.body["accepted"], codes_of(answer)) == (202, 2, ["event_id_conflict"])
 
 
@@ -202,19 +202,19 @@ def test_an_id_with_two_contents_is_kept_twice_and_told(pipeline: Pipeline, devi
 
 @pytest.mark.stage
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": "nobody's"}])
-def test_without_a_known_key_nothing_gets_in(pipeline: Pipeline, headers: dict[str, str]) -> None:
+def test_request_without_a_valid_key_is_refused(pipeline: Pipeline, headers: dict[str, str]) -> None:
     answer = pipeline.post_body(VALID, JSON | headers, with_key=False)
     assert answer.status == 403
     assert "not_json" not in answer.body
 
 
-# Radar's secrets name their last day.
+# A secret for Radar contains its last day.
 RADAR_SECRET = f"radar-token@{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}"
 
 
 @pytest.fixture
 def secrets(pipeline: Pipeline) -> Iterator[list[bytes]]:
-    """The ingest function wants requests signed with either of these."""
+    """Make the ingest function accept only requests signed with one of these secrets."""
     name = "/milkrun/local/e2e-signature-secrets"
     pipeline.aws("ssm").put_parameter(
         Name=name, Value=f"old-secret new-secret {RADAR_SECRET}", Type="SecureString", Overwrite=True
@@ -229,7 +229,7 @@ def signed(secret: bytes, at: float, body: bytes) -> dict[str, str]:
     return {"X-Milkrun-Timestamp": str(int(at)), "X-Milkrun-Signature": sign(secret, int(at), body)}
 
 
-def test_signed_requests_are_taken_with_either_secret(pipeline: Pipeline, secrets: list[bytes]) -> None:
+def test_requests_signed_with_either_secret_are_accepted(pipeline: Pipeline, secrets: list[bytes]) -> None:
     for secret in secrets:
         assert pipeline.post_body(VALID, JSON | signed(secret, time.time(), VALID)).status == 202
         zipped = pipeline.post_body(gzip.compress(VALID), GZIP | signed(secret, time.time(), VALID))
@@ -237,18 +237,20 @@ def test_signed_requests_are_taken_with_either_secret(pipeline: Pipeline, secret
 
 
 @pytest.mark.parametrize("code", ["missing_signature", "signature_expired", "bad_signature"])
-def test_other_requests_are_refused(pipeline: Pipeline, secrets: list[bytes], code: str) -> None:
+def test_unsigned_expired_or_wrongly_signed_request_is_refused(
+    pipeline: Pipeline, secrets: list[bytes], code: str
+) -> None:
     headers = {
         "missing_signature": {},
         "signature_expired": signed(secrets[0], time.time() - 600, VALID),
         "bad_signature": signed(secrets[0], time.time(), VALID + b" "),
     }[code]
     answer = pipeline.post_body(VALID, JSON | headers)
-    conforms(answer)
+    assert_documented(answer)
     assert (answer.status, answer.body["code"]) == (403, code)
 
 
-def test_radars_own_signature_is_understood(pipeline: Pipeline, secrets: list[bytes]) -> None:
+def test_signature_of_radar_is_accepted(pipeline: Pipeline, secrets: list[bytes]) -> None:
     with environment_of(pipeline, "ingest", {"SIGNATURE_SCHEME": "radar"}):
         right = hmac.new(b"radar-token", b"id-1", hashlib.sha1).hexdigest()
         headers = JSON | {"X-Radar-Signing-Id": "id-1", "X-Radar-Signature": right}
@@ -268,17 +270,15 @@ def s3_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def test_without_s3_the_phone_keeps_its_batch_and_nothing_is_published(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_failing_s3_returns_503_and_nothing_is_published(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
     with s3_behind_a_proxy(pipeline) as s3:
         for s3.fault in (Fault.REFUSED, Fault.CUT_BEFORE):
             answer = pipeline.post(sent)
-            conforms(answer)
+            assert_documented(answer)
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0
-        assert s3.seen >= 6, "tried three times each"
+        assert s3.seen >= 6, "three attempts each"
         assert pipeline.published(device) == []
 
         s3.fault = None
@@ -287,8 +287,10 @@ def test_without_s3_the_phone_keeps_its_batch_and_nothing_is_published(
     assert pipeline.published(device) == [sent]
 
 
-def test_an_answer_of_s3_that_was_lost_is_no_second_object(pipeline: Pipeline, device: str) -> None:
-    """The put was done, its answer lost: the SDK tries again and gets 412, which means archived."""
+def test_lost_s3_response_creates_no_second_object(pipeline: Pipeline, device: str) -> None:
+    """S3 stored the object but the response was lost. The retry gets 412, which means that the object is
+    archived.
+    """
     sent = crossing(device, "enter", NOW)
     with s3_behind_a_proxy(pipeline) as s3:
         s3.fault = Fault.CUT_AFTER
@@ -307,10 +309,10 @@ def test_an_answer_of_s3_that_was_lost_is_no_second_object(pipeline: Pipeline, d
 # --- the document -------------------------------------------------------------------------------
 
 
-def test_every_status_and_code_of_the_document_is_produced_here() -> None:
+def test_every_documented_status_and_code_is_tested_here() -> None:
     produced = {code for case in CASES for code in case.codes}
     produced |= {"missing_signature", "signature_expired", "bad_signature", "event_id_conflict"}
-    # Only a stage with tokens answers it, which this one is not: tests/unit/handler/test_identity.py.
+    # Only a stage with tokens returns it; tests/unit/handler/test_identity.py tests it.
     produced.add("device_mismatch")
     documented = {*SCHEMAS["Error"]["properties"]["code"]["enum"]}
     for status in (403, 413, 415):
@@ -323,7 +325,7 @@ def test_every_status_and_code_of_the_document_is_produced_here() -> None:
 
 
 schema = schemathesis.openapi.from_dict(DOCUMENT)
-schema.config.phases.coverage.enabled = False  # hundreds of requests; CASES above cover what matters
+schema.config.phases.coverage.enabled = False  # hundreds of requests; CASES above cover the important ones
 
 
 @schema.parametrize()
@@ -336,9 +338,9 @@ schema.config.phases.coverage.enabled = False  # hundreds of requests; CASES abo
         HealthCheck.filter_too_much,
     ],
 )
-def test_whatever_is_sent_the_answer_is_in_the_document(case: Any, pipeline: Pipeline) -> None:
-    """Not checked: that what breaks the schema is refused. A batch is taken though one event is wrong."""
-    # LocalStack itself stumbles over multipart bodies without a boundary; they never reach the function.
+def test_every_response_matches_the_openapi_document(case: Any, pipeline: Pipeline) -> None:
+    """Violations of the schema need not be refused, because a batch is accepted even if one event is invalid."""
+    # LocalStack itself fails on multipart bodies without a boundary; they never reach the function.
     assume("multipart" not in str(case.media_type) + str(case.headers.get("Content-Type")))
     headers = {"x-api-key": pipeline.outputs.api_key}
     case.call_and_validate(

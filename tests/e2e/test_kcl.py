@@ -1,4 +1,4 @@
-"""The consumer as a KCL worker, on a stream and a table of its own: killed, shared, asked to end."""
+"""Test the consumer as a KCL worker, on its own stream and table: killed, sharing shards, and asked to end."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tools.stack.kcl import environment_for
 
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=8)
 
-# From the first record after two minutes to the first after twenty seconds; never for production.
+# Shorten the time until the first record from two minutes to twenty seconds; never for production
 IMPATIENT = {
     "shardSyncIntervalMillis": 1000,
     "parentShardPollIntervalMillis": 1000,
@@ -80,7 +80,7 @@ class Yard:
         }
 
     def forget_leader(self, application: str) -> None:
-        """What the library does by itself, two minutes after the worker that hands out shards has died."""
+        """Delete the leader, as the library does two minutes after the worker that assigns shards has died."""
         key = {"key": {"S": "Leader"}}
         self.pipeline.aws("dynamodb").delete_item(TableName=f"{application}-CoordinatorState", Key=key)
 
@@ -113,7 +113,7 @@ class Worker:
             )
 
     def batches(self) -> list[dict[str, Any]]:
-        """The canonical lines so far."""
+        """Return the canonical log lines so far."""
         lines = (line for line in self._out.read_text().splitlines(keepends=True) if line.endswith("\n"))
         return [line for line in map(json.loads, lines) if line["event"] == "records_consumed"]
 
@@ -126,7 +126,7 @@ class Worker:
         return asking.returncode == 0
 
     def tree(self) -> list[int]:
-        """The worker, its daemon and its shard processes."""
+        """Return the process ids of the worker, its daemon and its shard processes."""
         found, parents = [], [self.process.pid]
         while parents:
             found += parents
@@ -138,7 +138,7 @@ class Worker:
         return found
 
     def kill(self) -> None:
-        """As when the machine goes: everything at once, nobody asked."""
+        """Kill all processes at once with SIGKILL, as a host failure would."""
         tree = self.tree()
         for pid in (*tree[1:], tree[0]):
             with suppress(ProcessLookupError):
@@ -184,12 +184,12 @@ def rounds(device: str, trucks: int = 6, farms: int = 6) -> Iterator[Event]:
         yield from round_trip(f"{device}-{truck}", fences, MORNING)
 
 
-def test_a_worker_that_is_killed_in_the_middle_loses_nothing(yard: Yard, device: str) -> None:
+def test_killed_worker_loses_nothing(yard: Yard, device: str) -> None:
     yard.put(list(rounds(device)))
     first = yard.worker(yard.stream)
     eventually(lambda: first.consumed() > 0, within=150)
     first.kill()
-    assert first.consumed() < len(yard.sent), "killed too late to prove anything"
+    assert first.consumed() < len(yard.sent), "the worker had already consumed everything"
     assert not first.is_healthy()
     yard.put(list(rounds(f"{device}-later", trucks=2)))
     yard.forget_leader(yard.stream)
@@ -199,12 +199,12 @@ def test_a_worker_that_is_killed_in_the_middle_loses_nothing(yard: Yard, device:
     assert second.ask_to_end() == 0
 
 
-def test_two_workers_share_the_shards_and_checkpoint_when_asked_to_end(yard: Yard, device: str) -> None:
+def test_two_workers_share_the_shards_and_checkpoint_when_ended(yard: Yard, device: str) -> None:
     application = f"{yard.stream}-shared"
     workers = [yard.worker(application), yard.worker(application)]
 
     def owners() -> set[str]:
-        # Shares follow what each shard carries: without records the first worker may keep both.
+        # Shards are distributed by their load: without records the first worker may keep both.
         yard.put(list(rounds(f"{device}-{len(yard.sent)}", trucks=2, farms=2)))
         return {lease["leaseOwner"] for lease in yard.leases(application).values() if "leaseOwner" in lease}
 
@@ -215,7 +215,7 @@ def test_two_workers_share_the_shards_and_checkpoint_when_asked_to_end(yard: Yar
     trees = [worker.tree() for worker in workers]
     assert [worker.ask_to_end() for worker in workers] == [0, 0]
     assert not any(Path(f"/proc/{pid}").exists() for tree in trees for pid in tree)
-    last: dict[str, int] = {}  # a shard may have gone from one worker to the other
+    last: dict[str, int] = {}  # a shard may have moved from one worker to the other
     for batch in (batch for worker in workers for batch in worker.batches()):
         shard, reached = batch["shard_id"], int(batch["last_sequence_number"])
         last[shard] = max(reached, last.get(shard, 0))

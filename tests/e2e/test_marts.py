@@ -1,6 +1,7 @@
-"""Any sequence of incremental runs ends where a full refresh does, and every run is built from one state of RAW.
+"""Test that any sequence of incremental runs gives the same marts as a full refresh, and that each run reads
+one state of RAW.
 
-The real models run, by dbt, on a local Snowflake whose RAW is filled by SQL.
+dbt runs the real models on a local Snowflake whose RAW tables are filled by SQL.
 """
 
 import json
@@ -27,8 +28,9 @@ from tests.bench.dbt import make_tables, warehouse
 from tests.model_runs import Dbt
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-RECEIVED = START + timedelta(days=220)  # no event is then too old or ahead of its receipt
-# SEED=2 tries another history. It is no parameter of the test, because test ids must not depend on the environment.
+RECEIVED = START + timedelta(days=220)  # so that no event is too old or ahead of its receipt
+# SEED=2 tries another history. SEED is not a test parameter, because test ids must not depend on the
+# environment.
 SEED = int(os.environ.get("SEED", "1"))
 BUILDS = int(os.environ.get("BUILDS", "1"))
 RUNS = 4
@@ -42,10 +44,11 @@ TABLES = {
     "STAGING.STG_GEOFENCE_EVENTS": (),
     "STAGING.EVENT_CONFLICTS": (),
     "STAGING.EVENT_LEDGER": ("read_through",),
-    # Up to when a pair may have events is an upper bound: an event that had been later may have moved.
+    # The end of a pair's time range is an upper bound: its last event may have been replaced by an earlier
+    # one.
     "STAGING.GEOFENCE_PAIR_HEADS": ("last_event_at", "loaded_at"),
     "STAGING.GEOFENCE_PAIR_DAYS": (),
-    # A repetition that began to be read before what was read first restates no visit.
+    # A delivery that was scanned before the first one restates no visit.
     "MARTS.GEOFENCE_VISITS": ("loaded_at",),
     "MARTS.GEOFENCE_PAIRS": (),
     "MARTS.DAILY_FARM_COLLECTIONS": (),
@@ -56,7 +59,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Delivery:
-    """A row of RAW: an event, when S3 took it, and in which run's files it is loaded."""
+    """A row of RAW: an event, the time S3 received it, and the run whose files contain it."""
 
     event: dict[str, Any]
     received_at: datetime
@@ -72,7 +75,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Snowflake,
 
 
 def history_of(rng: random.Random, device: str) -> list[Delivery]:
-    """A device's events over some days: in order, late, repeated, and with other contents of known ids."""
+    """Return a device's events of several days: in order, late, repeated, and with different contents for
+    known ids.
+    """
     made: list[Delivery] = []
     at = START + timedelta(days=rng.randrange(20), minutes=rng.randrange(1440))
     is_tidy = rng.random() < 0.4
@@ -92,7 +97,7 @@ def history_of(rng: random.Random, device: str) -> list[Delivery]:
         else:
             place = [5 + rng.random(), 53 + rng.random()]
             event |= {"type": "user.updated_trip", "location": {"coordinates": place}}
-        # In order a device's events come in the run of their time; an untidy device's come whenever.
+        # Events of most devices arrive in the run of their time; events of some devices arrive in any run.
         run = min(RUNS - 1, number * RUNS // 25) if is_tidy else rng.randrange(RUNS)
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             delay = timedelta(minutes=rng.choice([0, 1, 59, 600, 3000]))
@@ -108,7 +113,7 @@ def load(session: Snowflake, deliveries: Sequence[Delivery], run: int) -> None:
             "file_name": f"events/run-{run}-{number // 7}",
             "line": number % 7 + 1,
             "received_at": f"{delivery.received_at:%Y-%m-%d %H:%M:%S}",
-            # Some files of a run began to be read within the look-back of the run before.
+            # Some files of a run were scanned within the look-back of the previous run.
             "scanned_at": f"{RECEIVED + timedelta(days=60, hours=run, minutes=-(number % 75)):%Y-%m-%d %H:%M:%S}",
         }
         for number, delivery in enumerate(deliveries)
@@ -141,10 +146,12 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
 
 
 @pytest.mark.timeout(900)  # five runs of dbt, on a busy machine
-def test_incremental_runs_end_where_a_full_refresh_does(
+def test_incremental_runs_give_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """With late, repeated and conflicting events; and the visits are those of the consumer's rule."""
+    """The events include late, repeated and conflicting ones. The visits must equal those of the consumer's
+    rule.
+    """
     session, _, dbt = built
     rng = random.Random(SEED)
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
@@ -217,12 +224,13 @@ def by_the_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
 
 
 @pytest.mark.timeout(600 + 120 * BUILDS)
-def test_a_build_beside_steady_ingest_is_built_from_one_state_of_raw(
+def test_build_during_ingest_reads_one_state_of_raw(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Without one mark per run, stg_geofence_events read later than stg_events, and its events were not there.
+    """Without a common high-water mark per run, stg_geofence_events read RAW later than stg_events and
+    contained more events.
 
-    `BUILDS=20 pytest tests/e2e/test_marts.py -k ingest` is the proof by hand (make marts-ingest).
+    `make marts-ingest` (BUILDS=20) repeats the test by hand.
     """
     session, settings, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
@@ -233,7 +241,7 @@ def test_a_build_beside_steady_ingest_is_built_from_one_state_of_raw(
             dbt.run(
                 "build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if number == 0 else [])
             )
-            assert ingest.rows > before, "nothing came in while dbt ran: the test proves nothing"
+            assert ingest.rows > before, "no rows arrived while dbt ran"
             print(f"build {number + 1}: {ingest.rows - before} rows came in meanwhile")
     staged = session.query(
         "SELECT COUNT(*) AS n, COUNT_IF(scanned_at > scanned_through) AS late"
@@ -244,7 +252,7 @@ def test_a_build_beside_steady_ingest_is_built_from_one_state_of_raw(
 
 
 class Ingest:
-    """A second session that adds geofence events to RAW, some rows a statement, until it is left."""
+    """A second session that adds geofence events to RAW, some rows per statement, until the block ends."""
 
     def __init__(self, settings: Settings) -> None:
         self.rows = 0
@@ -290,8 +298,8 @@ FROM numbered
 """
 
 
-def test_the_daily_report_of_the_marts(built: tuple[Snowflake, Settings, Dbt]) -> None:
-    """Its statements run, and its numbers are those of the visits; also with events of which a field is odd."""
+def test_daily_report_shows_the_figures_of_the_marts(built: tuple[Snowflake, Settings, Dbt]) -> None:
+    """The events include some with an invalid field."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     day, at = RECEIVED.date(), RECEIVED - timedelta(hours=20)
@@ -340,7 +348,7 @@ def test_the_daily_report_of_the_marts(built: tuple[Snowflake, Settings, Dbt]) -
 
 
 def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
-    """Crossings of one farm by one truck: kind, time and the load that brings them."""
+    """Return geofence events of one truck at one farm, given as kind, time and number of the load."""
     return [
         Delivery(
             {
@@ -357,26 +365,28 @@ def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
     ]
 
 
-def test_a_file_that_becomes_visible_late_counts_though_nothing_newer_was_loaded(
+def test_file_that_becomes_visible_late_is_included(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Its rows began to be read before the last complete run's newest ones."""
+    """The scan of its rows began before that of the newest rows in the last complete run."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter, exit_] = crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0))
     load(session, [enter], 0)
     dbt.run("run", "--full-refresh")
-    load(session, [enter, exit_], 0)  # the second row of a file began to be read a minute earlier
+    load(session, [enter, exit_], 0)  # the second row was scanned a minute earlier
     dbt.run("run")
     incremental = rows_of(session)
     dbt.run("run", "--full-refresh")
     assert differences(incremental, rows_of(session)) == {}
 
 
-def test_after_a_run_that_broke_off_the_days_of_visits_that_it_removed_are_stated_anew(
+def test_days_of_removed_visits_are_restated_after_an_interrupted_run(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Late crossings move the begin of a visit to the day before; the run ends when that visit is restated."""
+    """Late events move the start of a visit to the previous day, and the run ends when that visit has been
+    restated.
+    """
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     midnight = START + timedelta(days=10)

@@ -1,4 +1,6 @@
-"""The operator's commands on a running stack: break what the command is for, see it named, see it mended."""
+"""Test the operator's commands on a running stack: cause a problem, and check that the command reports and
+repairs it.
+"""
 
 import base64
 import json
@@ -39,13 +41,14 @@ def _local_only(pipeline: Pipeline) -> None:
 
 @contextmanager
 def without_notifications(pipeline: Pipeline) -> Iterator[None]:
-    """S3 tells nobody of new objects meanwhile."""
+    """Disable the S3 notifications of the archive during the block."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
     wiring = s3.get_bucket_notification_configuration(Bucket=bucket)
     wiring.pop("ResponseMetadata")
     for topic in wiring["TopicConfigurations"]:
         for rule in topic["Filter"]["Key"]["FilterRules"]:
-            rule["Name"] = rule["Name"].lower()  # answered as Prefix, which is no value of AWS's model
+            # returned as Prefix, a value that the AWS service model does not allow
+            rule["Name"] = rule["Name"].lower()
     s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
     try:
         yield
@@ -57,18 +60,18 @@ def without_notifications(pipeline: Pipeline) -> Iterator[None]:
 def elsewhere(
     pipeline: Pipeline, folder: Path, name: str, change: Callable[[Any], Any]
 ) -> Iterator[Pipeline]:
-    """The same stack, but for one thing that its outputs.json says."""
+    """Yield a pipeline that differs in one value of its outputs.json."""
     outputs = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
     (folder / "outputs.json").write_text(json.dumps(outputs | {name: change(outputs[name])}))
     yield Pipeline(pipeline.outputs, {**pipeline.environment, "MILKRUN_LOCAL": str(folder)}, None)
 
 
 def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
-    """The consumer's table as if it had never met this device at this fence."""
+    """Delete all items of the pair from the consumer's table."""
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
 
     def once_done() -> Any:
-        """All its items, once the consumer has put the last chunk of its change: a visit can be seen before that."""
+        """Return all items once the last chunk of the change is written; its visit can be visible earlier."""
         pk, first, last = keys.pair_range(pair)
         found = dynamodb.query(
             TableName=name,
@@ -92,13 +95,14 @@ def posted(pipeline: Pipeline, *events: dict[str, Any]) -> str:
 
 
 def replayed(pipeline: Pipeline, device: str) -> list[dict[str, Any]]:
-    """What lies on the stream for this device with a replay's label."""
+    """Return the device's events on the stream that have a replay label."""
     return [e for e in pipeline.published(device) if "milkrun_replay" in e]
 
 
 def keep_given_up_batch(pipeline: Pipeline, device: str, events: Sequence[dict[str, Any]]) -> str:
-    """What Lambda leaves in S3 of a batch that reached the record age (AWS Lambda Developer Guide: "Retain
-    discarded batch records")."""
+    """Write the record of a discarded batch to S3, as Lambda does when it reaches the record age. (AWS Lambda
+    Developer Guide: "Retain discarded batch records")
+    """
     [mapping] = pipeline.aws("lambda").list_event_source_mappings(FunctionName="milkrun-local-consume")[
         "EventSourceMappings"
     ]
@@ -162,7 +166,7 @@ def verdict_on(pipeline: Pipeline, part: str) -> str:
 # --- reconcile
 
 
-def test_a_deleted_row_is_named_with_its_event_and_loaded_again(pipeline: Pipeline, device: str) -> None:
+def test_deleted_row_is_reported_and_loaded_again(pipeline: Pipeline, device: str) -> None:
     sent = [event(device) for _ in range(3)]
     key = posted(pipeline, *sent)
     eventually(lambda: pipeline.raw_rows(sent[2]["_id"]))
@@ -178,9 +182,7 @@ def test_a_deleted_row_is_named_with_its_event_and_loaded_again(pipeline: Pipeli
     assert [len(pipeline.raw_rows(e["_id"])) for e in sent] == [1, 1, 1]
 
 
-def test_rows_deleted_behind_the_pipes_back_come_back_though_its_history_says_loaded(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_rows_of_a_file_in_the_load_history_are_loaded_again(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     key = posted(pipeline, sent)
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -191,7 +193,7 @@ def test_rows_deleted_behind_the_pipes_back_come_back_though_its_history_says_lo
     assert len(pipeline.raw_rows(sent["_id"])) == 1
 
 
-def test_an_object_that_nobody_was_told_of_is_named_and_loaded(pipeline: Pipeline, device: str) -> None:
+def test_object_without_a_notification_is_reported_and_loaded(pipeline: Pipeline, device: str) -> None:
     sent, bad = event(device), event(device, createdAt="yesterday")
     with without_notifications(pipeline):
         answer = pipeline.post(sent, bad)
@@ -205,11 +207,10 @@ def test_an_object_that_nobody_was_told_of_is_named_and_loaded(pipeline: Pipelin
     assert len(pipeline.raw_rows(sent["_id"])) == 1
 
 
-def test_a_geofence_event_that_the_consumer_lost_is_named_and_sent_again(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_geofence_event_lost_by_the_consumer_is_reported_and_resent(pipeline: Pipeline, device: str) -> None:
     enter, exit_ = round_trip(device, [FARM], MORNING)
-    enter["createdAt"] = enter["createdAt"].lower()  # RFC 3339 allows it, and Python's parser does not
+    # RFC 3339 allows lower case, but Python's parser does not
+    enter["createdAt"] = enter["createdAt"].lower()
     key = posted(pipeline, enter, exit_)
     [visit] = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
     eventually(lambda: pipeline.raw_rows(exit_["_id"]))
@@ -224,7 +225,7 @@ def test_a_geofence_event_that_the_consumer_lost_is_named_and_sent_again(
     assert pipeline.visits_of(device) == [visit]
 
 
-def test_an_object_gone_from_s3_is_named_and_not_called_mended(pipeline: Pipeline, device: str) -> None:
+def test_object_deleted_from_s3_is_reported_as_not_archived(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     key = posted(pipeline, sent)
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -236,24 +237,24 @@ def test_an_object_gone_from_s3_is_named_and_not_called_mended(pipeline: Pipelin
         pipeline.rows("DELETE FROM {db}.RAW.EVENTS WHERE file_name = %s", key)
 
 
-def test_a_quiet_hour_is_equal(pipeline: Pipeline) -> None:
+def test_hour_without_events_has_no_differences(pipeline: Pipeline) -> None:
     ran = pipeline.ops("reconcile", "--from", "20 days ago", "--to", "20 days ago", "--json")
     assert ran.exit_code == 0
     assert ran.result["equal"] is True
     assert ran.result["differences"] == []
 
 
-def test_a_warehouse_that_does_not_answer_is_not_called_equal(pipeline: Pipeline, tmp_path: Path) -> None:
-    # discard: nothing listens there
+def test_unreachable_warehouse_is_not_reported_as_equal(pipeline: Pipeline, tmp_path: Path) -> None:
+    # the discard port, where nothing listens
     with elsewhere(pipeline, tmp_path, "snowflake", lambda known: known | {"port": 9}) as broken:
         ran = broken.ops(*RECONCILE)
     assert ran.exit_code == 2
-    # The log and S3 are still compared; other tests of this stack leave differences there.
+    # The log and S3 are still compared. Other tests of this stack leave differences there.
     assert ran.result["equal"] is (False if ran.result["differences"] else None)
     assert "Snowflake" in ran.result["problem"]
 
 
-def test_a_file_that_snowpipe_refuses_is_seen_named_and_not_called_mended_until_it_is(
+def test_file_rejected_by_snowpipe_is_reported_until_it_is_repaired(
     pipeline: Pipeline, device: str, tmp_path: Path
 ) -> None:
     good, torn = event(device), f'{{"_id": "torn-{device}", "type":'
@@ -268,7 +269,7 @@ def test_a_file_that_snowpipe_refuses_is_seen_named_and_not_called_mended_until_
     assert any(row["key"] == made.key and "failed" in row["did"].lower() for row in tried.result["repaired"])
     assert differences(tried.result, made.key) != []
 
-    # As the runbook says: once more through the API, then the object goes.
+    # Follow the runbook: send the events through the API again, then delete the object.
     (tmp_path / "again.ndjson.gz").write_bytes(made.body)
     sent = pipeline.ops("send", "--file", str(tmp_path / "again.ndjson.gz"), "--json").result
     assert (sent["accepted"], sent["rejected"]) == (1, {"not_json": 1})
@@ -280,9 +281,7 @@ def test_a_file_that_snowpipe_refuses_is_seen_named_and_not_called_mended_until_
 # --- rejects
 
 
-def test_rejects_are_grouped_repaired_and_sent_once_and_reconcile_balances(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_rejects_are_listed_repaired_and_sent_once(pipeline: Pipeline, device: str) -> None:
     crossings = list(round_trip(device, [FARM], MORNING))
     for sent in crossings:
         sent["created"] = sent.pop("createdAt")
@@ -307,7 +306,7 @@ def test_rejects_are_grouped_repaired_and_sent_once_and_reconcile_balances(
 # --- replay
 
 
-def test_a_replay_brings_back_what_the_consumer_lost_and_is_labelled(pipeline: Pipeline, device: str) -> None:
+def test_replay_restores_lost_visits_and_is_labelled(pipeline: Pipeline, device: str) -> None:
     fences = [FARM, Fence("plant", "plant-e2e")]
     sent = list(round_trip(device, fences, MORNING))
     posted(pipeline, *sent, event(device))
@@ -329,26 +328,25 @@ def test_a_replay_brings_back_what_the_consumer_lost_and_is_labelled(pipeline: P
     assert labels.count(None) == 4
 
 
-def test_a_replay_of_what_is_known_changes_nothing(pipeline: Pipeline, device: str) -> None:
+def test_replay_of_known_events_changes_nothing(pipeline: Pipeline, device: str) -> None:
     posted(pipeline, *round_trip(device, [FARM], MORNING))
     before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
     sent = pipeline.ops("replay", "--from", "30 minutes ago", "--device", device, "--json").result["sent"]
     later = crossing(device, "enter", MORNING + timedelta(hours=1))
-    posted(pipeline, later)  # behind the replayed ones in its shard: once it is there, they have been taken
+    # follows the replayed events in its shard, so those have been consumed once it appears
+    posted(pipeline, later)
     eventually(lambda: len(pipeline.visits_of(device)) == 2)
     assert sent == 2
     assert pipeline.visits_of(device)[0] == before[0]
 
 
-def test_a_replay_can_be_of_one_type(pipeline: Pipeline, device: str) -> None:
+def test_replay_can_select_one_type(pipeline: Pipeline, device: str) -> None:
     posted(pipeline, *round_trip(device, [FARM], MORNING))
     chosen = ("replay", "--from", "30 minutes ago", "--device", device, "--dry-run", "--json")
     assert pipeline.ops(*chosen, "--type", "user.exited_geofence").result["would_send"] == 1
 
 
-def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missing_or_twice(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped(pipeline: Pipeline, device: str) -> None:
     fences = [Fence("farm", f"farm-{n}") for n in range(8)]
     sent = list(round_trip(device, fences, MORNING))
     own = {posted(pipeline, *two) for two in batched(sent, 2, strict=True)}
@@ -361,7 +359,7 @@ def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missi
     progress = Path(pipeline.environment["MILKRUN_LOCAL"]) / "replay"
     known = set(progress.glob("local-*.json"))
 
-    # What a shell starts in the background ignores Ctrl-C, and so would what we start from there.
+    # A background process of a shell ignores SIGINT and passes that on to its children.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         [sys.executable, "-m", "ops", *chosen, "--rate", "1"],
@@ -374,7 +372,7 @@ def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missi
     signal.signal(signal.SIGINT, ours)
 
     def under_way() -> bool:
-        """By what it writes down: to read the stream may take longer than the whole replay."""
+        """Read the progress file, because reading the stream may take longer than the whole replay."""
         files = set(progress.glob("local-*.json")) - known
         last_key = max((json.loads(each.read_text())["last_key"] for each in files), default="")
         return sum(key <= last_key for key in own) >= 2
@@ -390,17 +388,17 @@ def test_a_replay_broken_off_by_ctrl_c_goes_on_where_it_was_and_nothing_is_missi
 
     result = pipeline.ops(*chosen).result
     assert {e["_id"] for e in replayed(pipeline, device)} == {e["_id"] for e in sent}
-    # At most the object that it was broken off in goes twice.
+    # At most the object in progress is sent twice.
     assert 16 <= len(first) + result["sent"] <= 18
     assert eventually(lambda: (v := pipeline.visits_of(device)) == before and v)
     assert set(progress.glob("local-*.json")) == known
 
 
-def test_batches_that_the_mapping_gave_up_on_are_sent_again_whole(pipeline: Pipeline, device: str) -> None:
+def test_discarded_batches_are_sent_again_completely(pipeline: Pipeline, device: str) -> None:
     sent = list(round_trip(device, [FARM], MORNING))
     posted(pipeline, *sent)
     before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
-    forget_pair(pipeline, Pair(device, FARM))  # as if the consumer had never got them
+    forget_pair(pipeline, Pair(device, FARM))  # as if the consumer had never received the events
     key = keep_given_up_batch(pipeline, device, sent)
     dry = pipeline.ops("replay", "--on-failure", "--dry-run", "--json").result
     assert key in dry["batches"]
@@ -414,16 +412,16 @@ def test_batches_that_the_mapping_gave_up_on_are_sent_again_whole(pipeline: Pipe
     assert {e["milkrun_replay"] for e in replayed(pipeline, device)} == {done["label"]}
 
 
-def test_a_range_that_the_consumer_leaves_out_is_refused(pipeline: Pipeline) -> None:
+def test_range_older_than_80_days_is_refused(pipeline: Pipeline) -> None:
     ran = pipeline.ops("replay", "--from", "100 days ago")
     assert ran.exit_code == 2
     assert "80 days old" in ran.output
 
 
-# --- where
+# --- trace
 
 
-def test_an_events_whole_journey_is_told_in_order(pipeline: Pipeline, device: str) -> None:
+def test_all_steps_of_an_event_are_listed_in_order(pipeline: Pipeline, device: str) -> None:
     enter = crossing(device, "enter", MORNING)
     key = posted(pipeline, event(device), enter)
     eventually(lambda: pipeline.raw_rows(enter["_id"]))
@@ -441,7 +439,7 @@ def test_an_events_whole_journey_is_told_in_order(pipeline: Pipeline, device: st
     assert times == sorted(times)
 
 
-def test_a_rejected_events_reasons_are_told(pipeline: Pipeline, device: str) -> None:
+def test_rejected_event_is_shown_with_its_reasons(pipeline: Pipeline, device: str) -> None:
     bad = event(device, createdAt="yesterday")
     answer = pipeline.post(event(device), bad)
     key = answer.body["rejected_key"]
@@ -451,9 +449,7 @@ def test_a_rejected_events_reasons_are_told(pipeline: Pipeline, device: str) -> 
     assert steps["archived"]["detail"]["key"] == key
 
 
-def test_an_event_that_the_consumer_set_aside_is_found_there_with_the_reason(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_quarantined_event_is_shown_with_its_reason(pipeline: Pipeline, device: str) -> None:
     enter = crossing(device, "enter", MORNING)
     posted(pipeline, enter)
     eventually(lambda: pipeline.raw_rows(enter["_id"]) and pipeline.visits_of(device))
@@ -471,7 +467,7 @@ def test_an_event_that_the_consumer_set_aside_is_found_there_with_the_reason(
         pipeline.ops(*RECONCILE, "--repair")
 
 
-def test_an_event_that_is_not_loaded_is_found_in_the_archive(pipeline: Pipeline, device: str) -> None:
+def test_event_that_is_not_loaded_is_found_in_the_archive(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     with without_notifications(pipeline):
         key = posted(pipeline, sent)
@@ -483,7 +479,7 @@ def test_an_event_that_is_not_loaded_is_found_in_the_archive(pipeline: Pipeline,
     pipeline.ops(*RECONCILE, "--repair")
 
 
-def test_an_object_is_found_by_its_key(pipeline: Pipeline, device: str) -> None:
+def test_object_is_found_by_its_key(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     key = posted(pipeline, sent, event(device))
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -492,7 +488,7 @@ def test_an_object_is_found_by_its_key(pipeline: Pipeline, device: str) -> None:
     assert steps["loaded"]["detail"]["rows"] == 2
 
 
-def test_an_event_that_is_nowhere_says_where_was_looked(pipeline: Pipeline) -> None:
+def test_unknown_event_is_reported_with_the_stores_searched(pipeline: Pipeline) -> None:
     ran = pipeline.ops("where", "no-such-event", "--from", "10 minutes ago", "--json")
     assert ran.exit_code == 1
     assert ran.result["steps"] == []
@@ -502,7 +498,7 @@ def test_an_event_that_is_nowhere_says_where_was_looked(pipeline: Pipeline) -> N
 # --- send, visits
 
 
-def test_send_tells_what_the_answers_were(pipeline: Pipeline) -> None:
+def test_send_reports_the_results_of_all_responses(pipeline: Pipeline) -> None:
     ran = pipeline.ops(
         "send", "--events", "60", "--trucks", "2", "--invalid", "0.05", "--seed", "3", "--json"
     )
@@ -514,9 +510,7 @@ def test_send_tells_what_the_answers_were(pipeline: Pipeline) -> None:
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
 
 
-def test_what_could_not_be_delivered_is_counted_and_the_same_run_sends_it(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
+def test_undelivered_events_are_counted_and_sent_by_the_same_run(pipeline: Pipeline, tmp_path: Path) -> None:
     same_run = ("send", "--events", "40", "--trucks", "2", "--farms", "4", "--run", uuid4().hex[:8])
     same_run += (
         "--invalid",
@@ -544,7 +538,7 @@ def test_what_could_not_be_delivered_is_counted_and_the_same_run_sends_it(
     assert (ran.result["undelivered"], ran.result["accepted"]) == (0, 40)
 
 
-def test_an_exit_that_never_came_is_shown_as_missed_until_it_comes(pipeline: Pipeline, device: str) -> None:
+def test_missing_exit_is_shown_until_it_arrives(pipeline: Pipeline, device: str) -> None:
     fence = Fence("farm", f"farm-of-{device}")
     enter, exit_ = round_trip(device, [fence], MORNING)
     again = crossing(device, "enter", MORNING + timedelta(hours=1), fence)
@@ -578,12 +572,10 @@ def test_visits_of_a_device_are_listed(pipeline: Pipeline, device: str) -> None:
     assert (visit["entered_event_id"], visit["exited_event_id"]) == (enter["_id"], exit_["_id"])
 
 
-# --- set-aside
+# --- quarantine
 
 
-def test_what_can_never_succeed_is_shown_with_its_reason_sent_again_and_let_go(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_quarantined_record_is_listed_resent_and_purged(pipeline: Pipeline, device: str) -> None:
     def mine(*options: str) -> list[dict[str, Any]]:
         shown = pipeline.ops("set-aside", "invalid_json_value", *options, "--json").result
         return [row for row in shown if row["partition_key"] == device]
@@ -596,7 +588,7 @@ def test_what_can_never_succeed_is_shown_with_its_reason_sent_again_and_let_go(
 
     again = pipeline.ops("set-aside", found["object_key"], "--send", "--json")
     assert again.result["sent"] >= 1
-    assert eventually(lambda: len(mine()) >= 2), "the same poison again, under the hour or batch it came in"
+    assert eventually(lambda: len(mine()) >= 2), "the resent record was quarantined again"
     for row in mine():
         gone = pipeline.ops("set-aside", row["object_key"], "--purge", "--yes", "--json")
         assert gone.exit_code == 0
@@ -606,7 +598,7 @@ def test_what_can_never_succeed_is_shown_with_its_reason_sent_again_and_let_go(
 # --- demo
 
 
-def test_the_demo_ends_with_every_tick(pipeline: Pipeline) -> None:
+def test_all_checks_of_the_demo_pass(pipeline: Pipeline) -> None:
     ran = pipeline.ops("demo", "--trucks", "2", "--farms", "6", "--json")
     assert [line["name"] for line in ran.result["lines"] if not line["equal"]] == []
     assert ran.exit_code == 0

@@ -1,4 +1,4 @@
-"""The main story: what a phone posts is archived, loaded, and, if it crossed a fence, becomes a visit."""
+"""Test the main path: a posted event is archived and loaded, and a geofence event becomes a visit."""
 
 import base64
 import random
@@ -15,15 +15,13 @@ pytestmark = pytest.mark.stage
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
 
 
-def test_an_event_is_archived_as_sent_and_answers_a_select_within_five_seconds(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_event_is_archived_as_sent_and_queryable_within_five_seconds(pipeline: Pipeline, device: str) -> None:
     sent = event(
         device, "pickup.completed", metadata={"litres": 1200, "note": "øæå 🐄"}, unknown={"kept": [1.50]}
     )
     pipeline.raw_rows(
         sent["_id"]
-    )  # the session is warm: the clock below is the pipeline's, not the connector's
+    )  # open the session first, so that the time measured below is the pipeline's
     began = time.monotonic()
     answer = pipeline.post(sent)
     [row] = eventually(lambda: pipeline.raw_rows(sent["_id"]), within=5)
@@ -42,9 +40,7 @@ def test_an_event_is_archived_as_sent_and_answers_a_select_within_five_seconds(
     assert (row["file_name"], row["file_row_number"]) == (receipt["object_key"], 1)
 
 
-def test_a_geofence_event_is_on_the_stream_and_its_visit_stands_in_the_table(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_geofence_events_are_published_and_become_a_visit(pipeline: Pipeline, device: str) -> None:
     enter = crossing(device, "enter", MORNING)
     exit_ = crossing(device, "exit", MORNING + timedelta(minutes=12), duration=12.0)
     assert pipeline.post(enter).status == 202
@@ -59,13 +55,13 @@ def test_a_geofence_event_is_on_the_stream_and_its_visit_stands_in_the_table(
     ) == sorted([enter["_id"], exit_["_id"]])
 
 
-def test_other_events_are_not_on_the_stream(pipeline: Pipeline, device: str) -> None:
+def test_other_events_are_not_published(pipeline: Pipeline, device: str) -> None:
     trip, enter = event(device), crossing(device, "enter", MORNING)
     assert pipeline.post(trip, enter).status == 202
     assert eventually(lambda: pipeline.published(device)) == [enter]
 
 
-def test_an_invalid_event_is_named_and_kept_and_its_neighbours_are_taken(
+def test_invalid_event_is_reported_and_stored_and_the_others_accepted(
     pipeline: Pipeline, device: str
 ) -> None:
     good, bad = event(device), event(device)
@@ -83,7 +79,7 @@ def test_an_invalid_event_is_named_and_kept_and_its_neighbours_are_taken(
     assert eventually(lambda: pipeline.rows(sql, answer.body["rejected_key"])) == [{"file_row_number": 1}]
 
 
-def test_a_body_that_is_not_json_gets_400_and_is_kept(pipeline: Pipeline, device: str) -> None:
+def test_body_that_is_not_json_gets_400_and_is_stored(pipeline: Pipeline, device: str) -> None:
     body = f"<html>{device}</html>".encode()
     s3, before = pipeline.aws("s3"), datetime.now(UTC) - timedelta(hours=1)
     answer = pipeline.post_body(body, {"content-type": "application/json"})
@@ -101,25 +97,23 @@ def test_a_body_that_is_not_json_gets_400_and_is_kept(pipeline: Pipeline, device
     assert body in [base64.b64decode(line["body_base64"]) for line in kept]
 
 
-def test_the_same_request_again_adds_no_object_and_no_visit(pipeline: Pipeline, device: str) -> None:
+def test_repeated_request_adds_no_object_and_no_visit(pipeline: Pipeline, device: str) -> None:
     events = list(round_trip(device, [Fence("farm", "farm-a"), Fence("farm", "farm-b")], MORNING))
     first, again = pipeline.post(*events), pipeline.post(*events, zipped=True)
     assert (first.status, again.status) == (202, 202)
     assert object_name(first.body["object_key"]).digest == object_name(again.body["object_key"]).digest
     eventually(lambda: len(pipeline.visits_of(device)) == 2)
-    if first.body["object_key"] == again.body["object_key"]:  # not across an hour's turn
+    if first.body["object_key"] == again.body["object_key"]:  # unless a new hour began
         eventually(lambda: pipeline.raw_rows(events[0]["_id"]))
         assert len(pipeline.raw_rows(events[0]["_id"])) == 1
 
 
-def test_a_request_without_the_key_is_refused(pipeline: Pipeline, device: str) -> None:
+def test_request_without_the_key_is_refused(pipeline: Pipeline, device: str) -> None:
     answer = pipeline.post_body(b"[]", {"content-type": "application/json"}, with_key=False)
     assert answer.status == 403
 
 
-def test_the_marts_show_the_same_visits_as_the_table_whatever_the_order_of_events(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_marts_and_table_contain_the_same_visits_for_shuffled_events(pipeline: Pipeline, device: str) -> None:
     fences = [Fence("farm", f"farm-{n}") for n in range(4)] + [Fence("plant", "plant-1")]
     events = list(round_trip(device, fences, MORNING))
     shuffled = random.Random(7).sample(events, len(events))

@@ -1,4 +1,4 @@
-"""The commands of whoever runs a stage, on a running stack: first broken or filled, then asked."""
+"""Test the commands of production operators on a running stack."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from ops import redrive
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually
 
 
-def test_the_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -> None:
+def test_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -> None:
     code, steps, _ = pipeline.ops("smoke", "--json")
     assert code == 0
     assert [(step["step"], step["seen"]) for step in steps] == [
@@ -23,11 +23,11 @@ def test_the_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -
     ]
 
 
-def test_preflight_of_a_running_stage_finds_nothing_that_blocks_the_next_deployment(
+def test_preflight_of_a_running_stage_finds_nothing_that_blocks(
     pipeline: Pipeline,
 ) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("names stage local")
+        pytest.skip("only for the local stage")
     ran = pipeline.ops("preflight", "local", "--json")
     assert ran.exit_code == 0
     levels = {row["check"]: row["level"] for row in ran.result}
@@ -35,9 +35,9 @@ def test_preflight_of_a_running_stage_finds_nothing_that_blocks_the_next_deploym
     assert set(levels.values()) <= {"ok", "warns"}
 
 
-def test_the_smoke_test_names_the_step_at_which_an_event_is_lost(pipeline: Pipeline) -> None:
+def test_smoke_test_names_the_step_that_fails(pipeline: Pipeline) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("pauses a pipe that others use")
+        pytest.skip("would pause a pipe of a deployed stage")
     pipe = "{db}.RAW.EVENTS_PIPE"
     pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = TRUE")
     try:
@@ -50,9 +50,9 @@ def test_the_smoke_test_names_the_step_at_which_an_event_is_lost(pipeline: Pipel
     assert pipeline.ops("smoke", "--json")[0] == 0
 
 
-def test_a_dead_letter_that_cannot_be_sent_is_counted_and_let_go(pipeline: Pipeline) -> None:
+def test_dead_letter_that_cannot_be_sent_is_counted_and_purged(pipeline: Pipeline) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("would meet a stage's own dead letters")
+        pytest.skip("a deployed stage may have its own dead letters")
 
     def dead_letters() -> int:
         return redrive.waiting(pipeline.aws("sqs"), pipeline.outputs.dead_letter_queue_url)
@@ -70,7 +70,7 @@ def test_a_dead_letter_that_cannot_be_sent_is_counted_and_let_go(pipeline: Pipel
     assert dead_letters() == 0
 
 
-def test_the_watcher_gets_the_role_of_the_ddl_and_the_public_half_of_the_stages_key(
+def test_check_key_prints_the_watchers_role_and_public_key(
     pipeline: Pipeline,
 ) -> None:
     said = pipeline.ops("check-key").output
@@ -84,9 +84,9 @@ def test_the_watcher_gets_the_role_of_the_ddl_and_the_public_half_of_the_stages_
     assert base64.b64decode(key) == kept
 
 
-def test_a_dead_letter_is_named_sent_again_and_published(pipeline: Pipeline, device: str) -> None:
+def test_dead_letter_is_listed_resent_and_published(pipeline: Pipeline, device: str) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("would meet a stage's own dead letters")
+        pytest.skip("a deployed stage may have its own dead letters")
     enter = crossing(device, "enter", datetime.now(UTC) - timedelta(hours=1))
     key = pipeline.post(enter).body["object_key"]
     claim = {"bucket": pipeline.outputs.bucket, "key": key, "lines": [1]}
@@ -100,16 +100,14 @@ def test_a_dead_letter_is_named_sent_again_and_published(pipeline: Pipeline, dev
     code, _, _ = pipeline.ops("redrive", "--send", "--json")
     assert code == 0
     assert pipeline.ops("redrive", "--json")[1]["dead_letters"] == []
-    # Once by the post, once by the claim check.
+    # Published once by the request and once by the claim check.
     eventually(lambda: len(pipeline.published(device)) == 2)
     eventually(lambda: redrive.waiting(sqs, pipeline.outputs.redrive_queue_url) == 0)
 
 
-def test_a_person_is_forgotten_everywhere_and_the_others_of_the_request_stay(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_one_person_is_forgotten_everywhere_and_others_are_kept(pipeline: Pipeline, device: str) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("looks through a whole archive")
+        pytest.skip("would search a whole archive")
     ann = f"ann-{uuid4().hex[:8]}"
     entered_at = datetime.now(UTC) - timedelta(hours=1)
     theirs = crossing(device, "enter", entered_at, user={"userId": ann, "deviceId": device})
@@ -134,11 +132,11 @@ def test_a_person_is_forgotten_everywhere_and_the_others_of_the_request_stay(
     assert not versions.get("Versions")
     assert not versions.get("DeleteMarkers")
 
-    # dbt's incremental models never delete by themselves.
+    # dbt's incremental models never delete rows.
     assert report["marts_built"] is True
     assert staged(pipeline, theirs["_id"], others["_id"]) == {others["_id"]}
     assert pipeline.mart_visits_of(device) == []
-    # And what was forgotten is not called lost.
+    # Reconcile does not report the forgotten events as lost.
     looked = pipeline.ops("reconcile", "--from", "30 minutes ago", "--settle", "0", "--json").result
     assert [d for d in looked["differences"] if d["key"] in (old, row["file_name"])] == []
 
@@ -151,8 +149,8 @@ def staged(pipeline: Pipeline, *event_ids: str) -> set[str]:
     return {row["event_id"] for row in rows}
 
 
-def test_the_deployed_api_logs_each_access_as_json_without_naming_anybody(pipeline: Pipeline) -> None:
-    """osls sets the access log after the deployment, so no template shows it."""
+def test_deployed_api_has_a_json_access_log_without_personal_data(pipeline: Pipeline) -> None:
+    """osls configures the access log after the deployment, so the template does not contain it."""
     api = pipeline.aws("apigateway")
     [found] = [each for each in api.get_rest_apis()["items"] if each["name"].startswith("milkrun-")]
     [stage] = api.get_stages(restApiId=found["id"])["item"]
@@ -160,12 +158,12 @@ def test_the_deployed_api_logs_each_access_as_json_without_naming_anybody(pipeli
     assert log["status"] == "context.status"
     assert not any("identity" in value for value in log.values())
     assert log["request_id"] == "context.extendedRequestId"
-    # With dataTrace whole bodies would be logged as soon as somebody raises the level.
+    # With dataTrace, whole bodies would be logged if the log level were raised.
     assert {settings["dataTraceEnabled"] for settings in stage["methodSettings"].values()} == {False}
 
 
 @pytest.mark.stage
-def test_the_request_id_of_an_answer_is_none_that_the_client_chose(pipeline: Pipeline, device: str) -> None:
+def test_client_cannot_choose_the_request_id(pipeline: Pipeline, device: str) -> None:
     headers = {"x-amzn-requestid": "chosen-by-client", "x-request-id": "chosen-by-client"}
     answer = pipeline.post(event(device), headers=headers)
     assert answer.status == 202

@@ -1,4 +1,6 @@
-"""Kinesis throttled, refusing in part, cut off, refusing one record for good; then restored: all arrives."""
+"""Test that all events arrive after Kinesis throttled, rejected some records, closed connections, or rejected
+one record permanently.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ NOW = datetime.now(UTC)
 
 @contextmanager
 def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
-    """Between Kinesis and the two functions that publish."""
+    """Put a proxy between Kinesis and the two functions that publish."""
     with FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy:
         behind = {"AWS_ENDPOINT_URL_KINESIS": proxy.url}
         with environment_of(pipeline, "ingest", behind), environment_of(pipeline, "redrive", behind):
@@ -24,7 +26,7 @@ def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_BEFORE, Fault.CUT_AFTER])
-def test_while_kinesis_refuses_phones_get_202_and_once_it_takes_again_all_arrives(
+def test_phones_get_202_during_a_kinesis_failure_and_all_events_arrive(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
     sent = [list(round_trip(f"{device}-{n}", [FARM], NOW - timedelta(hours=1))) for n in range(3)]
@@ -32,11 +34,11 @@ def test_while_kinesis_refuses_phones_get_202_and_once_it_takes_again_all_arrive
         kinesis.fault = fault
         answers = [pipeline.post(*batch, event(f"{device}-{n}")) for n, batch in enumerate(sent)]
         assert [answer.status for answer in answers] == [202] * 3
-        assert kinesis.seen > 3, "tried again within the request"
+        assert kinesis.seen > 3, "retried within the request"
         if fault is not Fault.CUT_AFTER:
             assert all(pipeline.published(f"{device}-{n}") == [] for n in range(3))
         for answer, batch in zip(answers, sent, strict=True):
-            assert pipeline.archived(answer.body["object_key"])[:2] == batch, "archived all the same"
+            assert pipeline.archived(answer.body["object_key"])[:2] == batch, "archived nevertheless"
 
         kinesis.fault = None
         for n, batch in enumerate(sent):
@@ -45,26 +47,24 @@ def test_while_kinesis_refuses_phones_get_202_and_once_it_takes_again_all_arrive
         assert eventually(lambda n=n: pipeline.visits_of(f"{device}-{n}"))
 
 
-def test_of_a_call_that_is_taken_in_part_only_the_refused_records_are_sent_again(
-    pipeline: Pipeline, device: str
-) -> None:
-    """Every second record is refused each time: 8, 4, 2, 1, and the last one goes to the redrive queue."""
+def test_partial_failure_resends_only_the_rejected_records(pipeline: Pipeline, device: str) -> None:
+    """Every second record is rejected at each attempt (8, 4, 2, 1), and the last one goes to the redrive
+    queue.
+    """
     sent = [crossing(device, "enter", NOW - timedelta(minutes=n)) for n in range(8)]
     with kinesis_behind_a_proxy(pipeline) as kinesis:
         kinesis.fault = Fault.PARTLY
         answer = pipeline.post(*sent)
         assert (answer.status, answer.body["accepted"]) == (202, 8)
         published = pipeline.published(device)
-        assert ids(published) == ids(sent[1:]), "each of them once, and only the first is still refused"
+        assert ids(published) == ids(sent[1:]), "each record once, except the first, which is still rejected"
         assert len(published) == 7
 
         kinesis.fault = None
         eventually(arrived(pipeline, device, sent), within=90)
 
 
-def test_a_record_that_kinesis_never_takes_is_set_aside_and_delays_nobody(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_record_rejected_permanently_by_kinesis_is_quarantined(pipeline: Pipeline, device: str) -> None:
     poison = crossing(device, "dwell", NOW, note="poison")
     sent = [crossing(device, "enter", NOW - timedelta(minutes=n)) for n in range(5)]
     with kinesis_behind_a_proxy(pipeline) as kinesis:
@@ -79,9 +79,7 @@ def test_a_record_that_kinesis_never_takes_is_set_aside_and_delays_nobody(
     assert line["reasons"][0]["code"] == "refused_by_stream"
 
 
-def test_without_kinesis_and_without_the_queue_the_phone_keeps_its_batch(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_failure_of_kinesis_and_the_queue_returns_503(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
     nowhere = {"REDRIVE_QUEUE_URL": pipeline.outputs.redrive_queue_url + "-gone"}
     with kinesis_behind_a_proxy(pipeline) as kinesis:
@@ -91,10 +89,10 @@ def test_without_kinesis_and_without_the_queue_the_phone_keeps_its_batch(
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
             kinesis.fault = None
             assert pipeline.post(sent).status == 202
-    assert pipeline.published(device) == [sent], "published though its object stood there already"
+    assert pipeline.published(device) == [sent], "published although its object already existed"
 
 
-def test_a_claim_check_that_can_never_be_served_is_in_nobodys_way(pipeline: Pipeline, device: str) -> None:
+def test_invalid_claim_checks_do_not_block_valid_ones(pipeline: Pipeline, device: str) -> None:
     stored = pipeline.post(crossing(device, "enter", NOW)).body["object_key"]
     sqs, queue = pipeline.aws("sqs"), pipeline.outputs.redrive_queue_url
     bucket = pipeline.outputs.bucket

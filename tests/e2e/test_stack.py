@@ -1,4 +1,6 @@
-"""What the stack promises of LocalStack, tried on a bare one: functions, DynamoDB, gzip, no orphans."""
+"""Test the stack's changes to LocalStack on a bare instance: functions, DynamoDB, gzip, and no orphan
+processes.
+"""
 
 import base64
 import gzip
@@ -32,7 +34,7 @@ ROLE = "arn:aws:iam::000000000000:role/trial"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    # Next to the other tests' stack, clear of `make faults` and `make soak`, which may run beside these.
+    # Use ports beside the other tests' stack, and different from those of `make faults` and `make soak`.
     port = int(os.environ.get("MILKRUN_PORT", "4666")) + 50
     stack = Stack.of({**os.environ, "MILKRUN_LOCAL": str(folder), "MILKRUN_PORT": str(port)})
     stack.up(only="localstack")
@@ -45,7 +47,7 @@ def aws(stack: Stack) -> Callable[[str], Any]:
     def client(service: str) -> Any:
         config = Config(max_pool_connections=30, retries={"max_attempts": 0}, read_timeout=60)
         with pytest.MonkeyPatch.context() as patch:
-            # localstack-client takes AWS_ENDPOINT_URL before the host that it is given.
+            # localstack-client prefers AWS_ENDPOINT_URL to the host argument.
             patch.delenv("AWS_ENDPOINT_URL", raising=False)
             session = Session(localstack_host=f"127.0.0.1:{stack.settings.port}")
         return session.client(service, config=config)
@@ -55,7 +57,7 @@ def aws(stack: Stack) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="module")
 def deploy(aws: Callable[[str], Any]) -> Callable[..., str]:
-    """Makes a function of a few lines and returns its name."""
+    """Return a function that deploys a Lambda function of a few lines and returns its name."""
 
     def make(source: str, **settings: Any) -> str:
         name, archive = f"trial-{uuid4().hex[:8]}", io.BytesIO()
@@ -76,7 +78,7 @@ def deploy(aws: Callable[[str], Any]) -> Callable[..., str]:
 
 
 def call(aws: Callable[[str], Any], name: str, payload: object = None) -> tuple[Any, str]:
-    """The answer, and the end of the log as Lambda hands it over."""
+    """Return the response and the end of the log, as Lambda returns it."""
     answer = aws("lambda").invoke(FunctionName=name, Payload=json.dumps(payload), LogType="Tail")
     return json.load(answer["Payload"]), base64.b64decode(answer["LogResult"]).decode()
 
@@ -85,7 +87,7 @@ def gone(processes: list[Process]) -> bool:
     return not any(process.is_alive() for process in processes)
 
 
-def test_a_package_that_only_localstack_has_is_missing_in_a_function(aws, deploy):
+def test_package_of_localstack_cannot_be_imported_by_a_function(aws, deploy):
     name = deploy("import localstack\ndef handler(request, context): return 'found'")
     answer, log = call(aws, name)
     assert answer["errorType"] == "Runtime.ImportModuleError"
@@ -93,7 +95,7 @@ def test_a_package_that_only_localstack_has_is_missing_in_a_function(aws, deploy
     assert "Runtime.ImportModuleError" in log
 
 
-def test_concurrent_requests_get_processes_of_their_own_which_serve_again(aws, deploy):
+def test_concurrent_requests_use_separate_processes_that_are_reused(aws, deploy):
     name = deploy(
         """
         import os, time
@@ -108,7 +110,7 @@ def test_concurrent_requests_get_processes_of_their_own_which_serve_again(aws, d
     assert call(aws, name)[0] in first
 
 
-def test_a_function_over_its_time_is_reported_and_the_next_request_served(aws, deploy):
+def test_timeout_is_reported_and_the_next_request_is_processed(aws, deploy):
     name = deploy(
         """
         import time
@@ -125,7 +127,7 @@ def test_a_function_over_its_time_is_reported_and_the_next_request_served(aws, d
     assert call(aws, name, 0)[0] == "well"
 
 
-def test_an_invocations_lines_are_in_cloudwatch_and_in_the_functions_file(stack, aws, deploy):
+def test_log_lines_of_an_invocation_are_in_cloudwatch_and_in_the_file(stack, aws, deploy):
     name = deploy("def handler(request, context): print('the word is', request)")
     call(aws, name, "quark")
 
@@ -143,13 +145,14 @@ def test_an_invocations_lines_are_in_cloudwatch_and_in_the_functions_file(stack,
     assert "the word is quark" in (stack.settings.lambda_log_folder / f"{name}.log").read_text()
 
 
-def test_a_log_file_that_cannot_be_written_costs_no_answer(stack, aws, deploy):
+def test_unwritable_log_file_does_not_affect_the_response(stack, aws, deploy):
     name = deploy("def handler(request, context): return 'done'")
-    (stack.settings.lambda_log_folder / f"{name}.log").mkdir()  # as little to be written to as a full disk
+    # a folder instead of a file cannot be written to, like a full disk
+    (stack.settings.lambda_log_folder / f"{name}.log").mkdir()
     assert call(aws, name)[0] == "done"
 
 
-def test_s3_keeps_its_objects_in_the_stacks_folder_and_nowhere_else(stack, aws):
+def test_s3_stores_its_objects_only_in_the_stacks_folder(stack, aws):
     bucket, body = f"trial-{uuid4().hex[:8]}", os.urandom(2_000_000)  # too large to stay in memory
     aws("s3").create_bucket(Bucket=bucket)
     aws("s3").put_object(Bucket=bucket, Key="k", Body=body)
@@ -158,7 +161,7 @@ def test_s3_keeps_its_objects_in_the_stacks_folder_and_nowhere_else(stack, aws):
     assert not list(Path(tempfile.gettempdir()).glob(f"localstack*/{bucket}"))
 
 
-def test_of_twenty_conditional_writes_at_once_exactly_one_wins(aws):
+def test_exactly_one_of_twenty_concurrent_conditional_writes_succeeds(aws):
     dynamodb = aws("dynamodb")
     dynamodb.create_table(
         TableName="trial",
@@ -194,7 +197,7 @@ def test_of_twenty_conditional_writes_at_once_exactly_one_wins(aws):
     assert dynamodb.get_item(TableName="trial", Key={"pk": {"S": "counter"}})["Item"]["n"] == {"N": "40"}
 
 
-def test_a_gzip_body_reaches_the_function_byte_for_byte(stack, aws, deploy):
+def test_gzip_body_reaches_the_function_unchanged(stack, aws, deploy):
     name = deploy(
         """
         import json
@@ -227,21 +230,22 @@ def test_a_gzip_body_reaches_the_function_byte_for_byte(stack, aws, deploy):
     for path in (f"/_aws/execute-api/{api}/local/", f"/restapis/{api}/local/_user_request_/"):
         for body in (zipped, zipped[:-3], b"not gzip at all"):
             seen = post(path, body)
-            # LocalStack hands over as text what is UTF-8; for these media types AWS uses base64 for all.
+            # LocalStack passes UTF-8 bodies as text; AWS uses base64 for all bodies of these media types.
             is_base64 = seen["isBase64Encoded"]
             assert (base64.b64decode(seen["body"]) if is_base64 else seen["body"].encode()) == body
             assert is_base64 or body == b"not gzip at all"
             assert {k.lower(): v for k, v in seen["headers"].items()}["content-encoding"] == "gzip"
 
 
-def test_aws_apis_still_take_gzip(aws):
+def test_aws_apis_still_accept_gzip(aws):
     metrics = [{"MetricName": f"a-rather-long-name-{n:04}", "Value": 1.0} for n in range(500)]
-    aws("cloudwatch").put_metric_data(Namespace="trial", MetricData=metrics)  # boto3 zips what is over 10 KiB
+    # boto3 compresses requests over 10 KiB
+    aws("cloudwatch").put_metric_data(Namespace="trial", MetricData=metrics)
     found = aws("cloudwatch").list_metrics(Namespace="trial", MetricName="a-rather-long-name-0499")["Metrics"]
     assert len(found) == 1
 
 
-def test_everything_listens_on_loopback_only(stack, aws, deploy):
+def test_all_processes_listen_only_on_loopback(stack, aws, deploy):
     aws("kinesis").create_stream(StreamName="trial", ShardCount=1)
     call(aws, deploy("def handler(request, context): pass"))
     top = stack.processes.alive(localstack.NAME)
@@ -249,8 +253,8 @@ def test_everything_listens_on_loopback_only(stack, aws, deploy):
     assert any("kinesis" in Path(f"/proc/{p.pid}/cmdline").read_text() for p in family)
     sockets = {link for p in family for link in socket_links(p.pid)}
     listening = [address for address, inode in listeners() if f"socket:[{inode}]" in sockets]
-    assert len(listening) >= 3  # the gateway, a function's Runtime API, the Kinesis mock
-    assert set(listening) == {"0100007F"}  # 127.0.0.1, as the kernel writes it
+    assert len(listening) >= 3  # the gateway, a function's Runtime API, and the Kinesis mock
+    assert set(listening) == {"0100007F"}  # 127.0.0.1 in the kernel's notation
 
 
 def socket_links(pid: int) -> list[str]:
@@ -264,15 +268,13 @@ def socket_links(pid: int) -> list[str]:
 
 
 def listeners() -> list[tuple[str, str]]:
-    """Address and inode of every listening TCP socket of this machine."""
+    """Return address and inode of every listening TCP socket of this machine."""
     lines = "".join(Path(f"/proc/net/{family}").read_text() for family in ("tcp", "tcp6")).splitlines()
     rows = [line.split() for line in lines]
     return [(row[1].split(":")[0], row[9]) for row in rows if row[3] == "0A"]
 
 
-def test_a_kill_of_localstack_leaves_no_process_and_up_starts_it_anew_when_nothing_was_open(
-    stack, aws, deploy
-):
+def test_killed_localstack_leaves_no_process_and_can_be_started_again(stack, aws, deploy):
     name = deploy("import time\ndef handler(request, context): time.sleep(600)", Timeout=900)
     aws("lambda").invoke(FunctionName=name, InvocationType="Event", Payload="{}")
     top = stack.processes.alive(localstack.NAME)
@@ -283,7 +285,7 @@ def test_a_kill_of_localstack_leaves_no_process_and_up_starts_it_anew_when_nothi
 
     eventually(busy_function)
     family = descendants(top)
-    assert len(family) >= 3  # that one, earlier ones that wait for requests, the Kinesis mock
+    assert len(family) >= 3  # the busy function, idle ones, and the Kinesis mock
     os.kill(top.pid, signal.SIGKILL)
     eventually(lambda: gone([top, *family]), within=5)
 

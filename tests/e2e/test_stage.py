@@ -1,6 +1,7 @@
-"""What `milkrun verify` tries on a stage beside the contract tests: queue, replay, warehouse, and the gateway itself.
+"""Tests that `milkrun verify` runs on a stage in addition to the contract tests: queue, replay, warehouse and
+the gateway itself.
 
-Tests that need a service as AWS has it say so and are skipped on the local stack.
+Tests that need a service with the behaviour of AWS are skipped on the local stack.
 """
 
 import json
@@ -22,7 +23,7 @@ MOST_REQUESTS = 3_000
 
 @contextmanager
 def paused_redrive(pipeline: Pipeline) -> Iterator[None]:
-    """The redrive function is given no messages meanwhile."""
+    """Disable the event source mapping of the redrive function during the block."""
     functions, name = pipeline.aws("lambda"), f"milkrun-{pipeline.stage}-redrive"
     [mapping] = functions.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
 
@@ -39,9 +40,7 @@ def paused_redrive(pipeline: Pipeline) -> Iterator[None]:
         switch("Enabled")
 
 
-def test_claim_checks_wait_while_the_redrive_function_is_paused_and_are_published_then(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_claim_checks_wait_while_the_redrive_function_is_paused(pipeline: Pipeline, device: str) -> None:
     stored = pipeline.post(crossing(device, "enter", NOW)).body["object_key"]
     assert eventually(lambda: len(pipeline.published(device)) == 1)
     claim = {"bucket": pipeline.outputs.bucket, "key": stored, "lines": [1]}
@@ -60,7 +59,7 @@ def test_claim_checks_wait_while_the_redrive_function_is_paused_and_are_publishe
     assert len(pipeline.visits_of(device)) == 1
 
 
-def test_a_replay_is_labelled_and_changes_no_visit(pipeline: Pipeline, device: str) -> None:
+def test_replay_is_labelled_and_changes_no_visit(pipeline: Pipeline, device: str) -> None:
     assert pipeline.post(*round_trip(device, [FARM], MORNING)).status == 202
     before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
     done = pipeline.ops("replay", "--from", "30 minutes ago", "--device", device, *_stage(pipeline), "--json")
@@ -72,18 +71,18 @@ def test_a_replay_is_labelled_and_changes_no_visit(pipeline: Pipeline, device: s
     assert pipeline.visits_of(device) == before
 
 
-def test_reconcile_finds_nothing_missing_of_what_was_posted(pipeline: Pipeline, device: str) -> None:
+def test_reconcile_finds_no_difference_for_posted_events(pipeline: Pipeline, device: str) -> None:
     key = pipeline.post(event(device), crossing(device, "enter", NOW)).body["object_key"]
     arguments = ("reconcile", "--from", "20 minutes ago", "--settle", "0", *_stage(pipeline), "--json")
 
     def differences() -> list[str]:
         return [found["key"] for found in pipeline.ops(*arguments).result["differences"]]
 
-    # A deployed stage's log lines and load history take some minutes to arrive.
+    # On a deployed stage, log lines and load history arrive some minutes late.
     assert eventually(lambda: key not in differences(), every=1)
 
 
-def test_pipes_run_and_nothing_in_the_warehouse_differs_from_the_ddl(pipeline: Pipeline) -> None:
+def test_pipes_run_and_the_warehouse_equals_the_ddl(pipeline: Pipeline) -> None:
     status = pipeline.ops("warehouse", "status", "--json")
     assert [row["state"] for row in status.result] == ["RUNNING", "RUNNING"]
     differences = pipeline.ops("warehouse", "diff", "--json")
@@ -92,7 +91,7 @@ def test_pipes_run_and_nothing_in_the_warehouse_differs_from_the_ddl(pipeline: P
     assert differences.result == []
 
 
-def test_the_marts_are_built_while_events_arrive(pipeline: Pipeline, device: str) -> None:
+def test_marts_are_built_while_events_arrive(pipeline: Pipeline, device: str) -> None:
     done = threading.Event()
 
     def keep_posting() -> int:
@@ -113,7 +112,7 @@ def test_the_marts_are_built_while_events_arrive(pipeline: Pipeline, device: str
         assert posting.result() > 0
 
 
-# --- what only AWS does
+# --- behaviour of AWS only
 
 
 @pytest.fixture
@@ -123,7 +122,7 @@ def _deployed(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.usefixtures("_deployed")
-def test_the_gateways_own_answers_are_problem_json(pipeline: Pipeline) -> None:
+def test_gateways_own_responses_are_problem_json(pipeline: Pipeline) -> None:
     without_key = pipeline.post_body(b"[]", {"content-type": "application/json"}, with_key=False)
     assert without_key.status == 403
     assert without_key.headers["content-type"].startswith("application/problem+json")
@@ -157,7 +156,7 @@ def test_requests_above_the_usage_plans_rate_get_429_and_retry_after(pipeline: P
 
 
 @pytest.mark.usefixtures("_deployed")
-def test_the_alarm_of_quarantined_records_goes_off(pipeline: Pipeline, device: str) -> None:
+def test_quarantined_record_triggers_its_alarm(pipeline: Pipeline, device: str) -> None:
     record = {"Data": b"not json", "PartitionKey": device}
     pipeline.aws("kinesis").put_records(StreamName=pipeline.outputs.stream, Records=[record])
     name = f"milkrun-{pipeline.stage}-set-aside"

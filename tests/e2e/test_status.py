@@ -1,4 +1,6 @@
-"""`milkrun status` on a real stack: a broken part is named with the next command, and a frozen store blinds nothing."""
+"""Test `milkrun status` on a real stack: a problem is named with the next command, and a frozen store does
+not hide the others.
+"""
 
 import json
 import os
@@ -30,9 +32,9 @@ def failed(pipeline: Pipeline, part: str) -> dict[str, Any] | None:
     return found if found["level"] == "FAIL" else None
 
 
-def test_each_part_of_a_running_stack_answers(pipeline: Pipeline) -> None:
+def test_each_part_of_a_running_stack_is_reported(pipeline: Pipeline) -> None:
     found = parts(pipeline)
-    # The other parts depend on what other tests have left on this stack.
+    # The other parts depend on the state that other tests leave on this stack.
     for part in ("gateway", "archive", "stream", "event source mapping", "visits", "pipes"):
         assert found[part]["level"] == "OK", found[part]
     assert {
@@ -48,7 +50,7 @@ def test_each_part_of_a_running_stack_answers(pipeline: Pipeline) -> None:
     } <= set(found)
 
 
-def test_a_paused_pipe_is_named_with_the_next_command(pipeline: Pipeline) -> None:
+def test_paused_pipe_is_reported_with_the_next_command(pipeline: Pipeline) -> None:
     pipe = f"{pipeline.outputs.database}.RAW.EVENTS_PIPE"
     pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = TRUE")
     try:
@@ -60,7 +62,7 @@ def test_a_paused_pipe_is_named_with_the_next_command(pipeline: Pipeline) -> Non
     assert found["next"].startswith("milkrun warehouse")
 
 
-def test_a_dead_letter_is_a_failure_until_it_is_gone(pipeline: Pipeline) -> None:
+def test_dead_letter_is_a_failure_until_it_is_deleted(pipeline: Pipeline) -> None:
     sqs, url = pipeline.aws("sqs"), pipeline.outputs.dead_letter_queue_url
     sqs.send_message(QueueUrl=url, MessageBody="of a test")
     try:
@@ -71,10 +73,10 @@ def test_a_dead_letter_is_a_failure_until_it_is_gone(pipeline: Pipeline) -> None
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
 
-def test_a_row_that_is_no_event_is_named_by_status_and_reconcile_and_traced(pipeline: Pipeline) -> None:
+def test_row_that_is_not_an_event_is_reported_and_can_be_traced(pipeline: Pipeline) -> None:
     key = f"events/by-hand-{uuid4().hex[:8]}.json"
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
-    # Snowpipe loads any JSON; an array is one row.
+    # Snowpipe loads any JSON, and an array becomes one row.
     s3.put_object(Bucket=bucket, Key=key, Body=b'[{"_id": "in-an-array"}]\n')
     try:
         count = "SELECT COUNT(*) AS n FROM {db}.RAW.EVENTS WHERE file_name = %s"
@@ -100,7 +102,7 @@ def test_a_row_that_is_no_event_is_named_by_status_and_reconcile_and_traced(pipe
 def frozen(pipeline: Pipeline, name: str) -> Iterator[None]:
     process = Stack.of(dict(pipeline.environment)).processes.alive(name)
     if process is None:
-        pytest.skip("the stack was not started from here")
+        pytest.skip("the stack was started elsewhere")
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield
@@ -108,7 +110,7 @@ def frozen(pipeline: Pipeline, name: str) -> Iterator[None]:
         os.kill(process.pid, signal.SIGCONT)
 
 
-def test_with_snowflake_frozen_the_rest_is_reported_within_the_budget(pipeline: Pipeline) -> None:
+def test_frozen_snowflake_does_not_delay_the_report_of_the_other_parts(pipeline: Pipeline) -> None:
     with frozen(pipeline, "snowflake"):
         began = time.monotonic()
         ended = subprocess.run(
@@ -126,4 +128,4 @@ def test_with_snowflake_frozen_the_rest_is_reported_within_the_budget(pipeline: 
     assert found["archive"]["level"] == "OK"
     assert found["pipes"]["level"] == "FAIL"
     assert "Snowflake: no answer" in found["pipes"]["cause"]
-    assert took < 20, "5 s for the answers, and what a busy machine needs to import"
+    assert took < 20, "5 s for the responses, and imports on a busy machine"

@@ -1,4 +1,4 @@
-"""The warehouse of 2026-11-23, with data in place, is brought to this version by `milkrun warehouse apply`.
+"""Test that `milkrun warehouse apply` upgrades the warehouse of 2026-11-23 with its data to this version.
 
 The steps are those of docs/upgrade.md. The earlier DDL comes from the repository's history.
 """
@@ -23,7 +23,7 @@ EARLIER = "e556c79"  # the last commit of 2026-11-23
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """The folder with the DDL of that day."""
+    """Return the folder with the DDL of that day."""
     packed = subprocess.run(
         ["git", "archive", EARLIER, "snowpipe/ddl"], cwd=ROOT, capture_output=True, check=False
     )
@@ -47,9 +47,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     server.stop()
 
 
-def test_apply_brings_a_warehouse_of_2026_11_23_to_this_version_and_keeps_its_rows(
-    stage: Stage, earlier: Path
-) -> None:
+def test_apply_upgrades_an_earlier_warehouse_and_keeps_its_rows(stage: Stage, earlier: Path) -> None:
     known = archive.parameters(settings.load(stage.environment))
     before = known.model_copy(update={"storage_role_arn": f"{known.storage_role_arn}-before"})
     apply.run(stage.warehouse, definitions(before, earlier))
@@ -65,7 +63,7 @@ def test_apply_brings_a_warehouse_of_2026_11_23_to_this_version_and_keeps_its_ro
 
     stage.done("apply")
     left = stage.run("diff", "--json").rows
-    # The earlier version granted more than any statement needs: the DDL does not take it away by itself.
+    # The earlier version granted more privileges than needed. The DDL does not revoke them.
     assert {row["ddl"] for row in left} <= {"none"}, left
     for row in left:
         stage.query(row["repair"])
@@ -75,6 +73,6 @@ def test_apply_brings_a_warehouse_of_2026_11_23_to_this_version_and_keeps_its_ro
     stage.loaded([kept, after])
     assert stage.count() == 2
     pipes = stage.query(f"SHOW PIPES IN SCHEMA {stage.database}.RAW")
-    assert {row["name"]: row["created_on"] for row in pipes} == made, "no pipe was made again"
+    assert {row["name"]: row["created_on"] for row in pipes} == made, "no pipe was recreated"
     healthy = eventually(lambda: stage.run("status", "--json").rows, bool)
     assert [row["state"] for row in healthy] == ["RUNNING", "RUNNING"]

@@ -1,6 +1,7 @@
-"""The warehouse end to end: DDL, pipes, dbt and commands on a local Snowflake, with moto for S3, SNS and SQS.
+"""Test the warehouse end to end: DDL, pipes, dbt and commands on a local Snowflake, with moto for S3, SNS and
+SQS.
 
-It needs no stack: everything it speaks to it starts itself, on free ports of loopback.
+No stack is needed: the tests start all services themselves, on free ports of loopback.
 """
 
 import json
@@ -57,7 +58,7 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
-    """An empty database of the test's own, with the DDL applied."""
+    """Yield a new empty database with the DDL applied."""
     stage = Stage(tmp_path / "stage", local, aws)
     stage.done("apply")
     yield stage
@@ -84,7 +85,7 @@ def crossing(
 # --- DDL and pipes
 
 
-def test_apply_makes_everything_and_again_changes_nothing(stage: Stage) -> None:
+def test_apply_creates_everything_and_a_second_apply_changes_nothing(stage: Stage) -> None:
     key = stage.put([event("a")])
     stage.loaded([key])
     before = {kind: _made(stage, kind) for kind in ("PIPES", "STAGES", "TABLES")}
@@ -101,17 +102,17 @@ def _made(stage: Stage, kind: str) -> dict[str, datetime]:
     return {row["name"]: row["created_on"] for row in rows}
 
 
-def test_a_dry_run_makes_nothing(aws: Aws, local: LocalProcess, tmp_path: Path) -> None:
+def test_dry_run_creates_nothing(aws: Aws, local: LocalProcess, tmp_path: Path) -> None:
     stage = Stage(tmp_path / "stage", local, aws)
     assert "would run" in stage.done("apply", "--dry-run", "--json").out
     assert stage.database not in {row["name"] for row in stage.query("SHOW DATABASES")}
     stage.close()
 
 
-def test_a_changed_pipe_is_refused_by_name_and_recreated_without_a_row_lost_or_doubled(stage: Stage) -> None:
+def test_changed_pipe_is_refused_and_recreated_without_losing_rows(stage: Stage) -> None:
     keys = [stage.put([event(f"before-{n}")]) for n in range(5)]
     stage.loaded(keys)
-    # Somebody changed the pipe by hand, without a thought for its history.
+    # Someone changed the pipe by hand, which discards its load history.
     (made,) = stage.query(f"DESC PIPE {stage.database}.RAW.EVENTS_PIPE")
     changed = made["definition"].replace("SKIP_FILE", "CONTINUE")
     stage.query(
@@ -131,7 +132,7 @@ def test_a_changed_pipe_is_refused_by_name_and_recreated_without_a_row_lost_or_d
     assert stage.count() == 6
 
 
-def test_without_the_safe_order_a_recreated_pipe_loads_everything_twice(stage: Stage) -> None:
+def test_recreating_a_pipe_in_the_wrong_order_loads_everything_twice(stage: Stage) -> None:
     keys = [stage.put([event(f"{n}")]) for n in range(5)]
     stage.loaded(keys)
     create = next(d for d in _ddl(stage) if d.is_pipe and d.pipe.endswith("EVENTS_PIPE")).statements[0]
@@ -141,7 +142,7 @@ def test_without_the_safe_order_a_recreated_pipe_loads_everything_twice(stage: S
 
 
 class Breaking:
-    """A warehouse whose session ends right after the first statement that says `last`."""
+    """A warehouse whose session ends right after the first statement that contains `last`."""
 
     def __init__(self, stage: Stage, last: str) -> None:
         self.stage, self.last = stage, last
@@ -153,7 +154,7 @@ class Breaking:
         return rows
 
 
-def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(stage: Stage) -> None:
+def test_recreate_interrupted_anywhere_continues_without_losing_rows(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
     state = stage.folder / "recreate.json"
@@ -173,7 +174,7 @@ def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(st
             grace=timedelta(seconds=5),
         )
 
-    # Cut off after the pause, just before and just after the replacement, and after REFRESH.
+    # Interrupt after the pause, just before and just after the replacement, and after REFRESH.
     for last in ("PAUSED = TRUE", "DESC PIPE", "CREATE OR REPLACE", "REFRESH"):
         keys.append(stage.put([event(f"while {last}")]))
         with pytest.raises(ConnectionError):
@@ -187,7 +188,7 @@ def test_a_recreate_broken_off_anywhere_goes_on_and_loses_and_doubles_nothing(st
 
 
 class Busy:
-    """A warehouse whose pipe, until it is replaced, never runs without a file in its queue."""
+    """A warehouse whose pipe always has a file in its queue until it is replaced."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.replaced = stage, False
@@ -205,7 +206,7 @@ class Busy:
 
 
 class Late:
-    """A warehouse whose first pause leaves a file of before the pause in the queue: its notification was late."""
+    """A warehouse whose first pause leaves an older file in the queue, because its notification was late."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.pauses = stage, 0
@@ -223,7 +224,7 @@ class Late:
         return rows
 
 
-def test_a_file_whose_notification_comes_during_the_pause_is_loaded_by_the_old_pipe(stage: Stage) -> None:
+def test_file_whose_notification_arrives_during_the_pause_is_loaded_once(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
@@ -238,11 +239,11 @@ def test_a_file_whose_notification_comes_during_the_pause_is_loaded_by_the_old_p
         settling=timedelta(seconds=1),
         grace=timedelta(seconds=5),
     ).run()
-    assert warehouse.pauses == 3, "pause, pause again, and the new pipe's pause"
+    assert warehouse.pauses == 3, "the first pause, the second pause, and the pause of the new pipe"
     assert stage.count() == 1
 
 
-def test_a_pipe_that_cannot_load_its_queue_is_recreated_at_once_and_loses_nothing(stage: Stage) -> None:
+def test_pipe_that_cannot_load_its_queue_is_recreated_at_once(stage: Stage) -> None:
     keys = [stage.put([event("before")])]
     stage.loaded(keys)
     stage.query(f"DROP STAGE {stage.database}.RAW.EVENTS_STAGE")
@@ -252,7 +253,7 @@ def test_a_pipe_that_cannot_load_its_queue_is_recreated_at_once_and_loses_nothin
     broken = eventually(lambda: json.loads(stage.one(state)), lambda s: s["pendingFileCount"] == 3)
     assert broken["executionState"] == "STOPPED_STAGE_DROPPED"
 
-    assert broken["executionState"] in pipes.NEED_RECREATE  # else recreate would leave it
+    assert broken["executionState"] in pipes.NEED_RECREATE  # otherwise recreate would skip the pipe
     began = time.monotonic()
     pipe = Pipe(stage.database, Kind.events)
     recreation = Recreation(
@@ -265,13 +266,13 @@ def test_a_pipe_that_cannot_load_its_queue_is_recreated_at_once_and_loses_nothin
         grace=timedelta(seconds=5),
     )
     assert len(recreation.run()) == 3
-    assert time.monotonic() - began < 120, "waited for files that the pipe could not load"
+    assert time.monotonic() - began < 120, "recreate waited for files that the pipe cannot load"
     keys.append(stage.put([event("after")]))
     stage.loaded(keys)
     assert stage.count() == 5
 
 
-def test_a_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
+def test_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
@@ -298,10 +299,10 @@ def _ddl(stage: Stage) -> list[Any]:
     return definitions(archive.parameters(settings.load(stage.environment)))
 
 
-# --- failed files, refresh, back-fill, reload
+# --- failed files, refresh, backfill, reload
 
 
-def test_a_file_that_fails_is_in_the_history_and_validate_points_at_its_line(stage: Stage) -> None:
+def test_failed_file_is_in_the_history_and_validate_names_its_line(stage: Stage) -> None:
     good = stage.put([event("good")])
     bad = stage.put([json.dumps(event("b1")).encode(), b'{"_id":"b2","type":'])
     stage.loaded([good])
@@ -317,10 +318,10 @@ def test_a_file_that_fails_is_in_the_history_and_validate_points_at_its_line(sta
     assert stage.one(failed_loads_sql(stage.database)) == 1
 
 
-def test_backfill_loads_what_the_pipe_was_never_told_of_and_nothing_twice(stage: Stage) -> None:
+def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> None:
     told = stage.put([event("told")])
     stage.loaded([told])
-    # The bucket forgets to notify: objects that no pipe hears of.
+    # Remove the bucket's notifications, so that the pipes learn of no new object.
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
     (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
     missed = [stage.put([event(f"missed-{n}")], received_at=MORNING + timedelta(hours=n)) for n in range(30)]
@@ -330,7 +331,7 @@ def test_backfill_loads_what_the_pipe_was_never_told_of_and_nothing_twice(stage:
     assert stage.count() == 31
 
 
-def test_refresh_queues_what_was_missed_and_names_what_is_older_than_its_seven_days(
+def test_refresh_queues_missed_files_and_names_those_older_than_seven_days(
     stage: Stage, local: LocalProcess
 ) -> None:
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
@@ -342,7 +343,7 @@ def test_refresh_queues_what_was_missed_and_names_what_is_older_than_its_seven_d
     assert stage.done("refresh", "--json").rows == []
 
 
-def test_reload_replaces_a_files_rows_and_leaves_them_alone_when_the_file_is_gone(stage: Stage) -> None:
+def test_reload_replaces_the_rows_of_a_file_unless_it_was_deleted(stage: Stage) -> None:
     key = stage.put([event("a"), event("b")])
     stage.loaded([key])
     stage.query(f"DELETE FROM {stage.database}.RAW.EVENTS WHERE FILE_ROW_NUMBER = 2")
@@ -356,7 +357,7 @@ def test_reload_replaces_a_files_rows_and_leaves_them_alone_when_the_file_is_gon
 
 
 @pytest.mark.parametrize("last", ["DELETE", "FORCE"])
-def test_a_reload_that_is_interrupted_leaves_the_rows_that_the_file_had(stage: Stage, last: str) -> None:
+def test_interrupted_reload_keeps_the_previous_rows(stage: Stage, last: str) -> None:
     key = stage.put([event("a"), event("b")])
     stage.loaded([key])
     pipe = Pipe(stage.database, Kind.events)
@@ -385,7 +386,7 @@ def test_readers_see_the_old_rows_until_a_reload_is_complete(stage: Stage) -> No
     assert stage.rows_of(key) == 2
 
 
-def test_failed_files_are_found_behind_any_number_of_good_ones(stage: Stage) -> None:
+def test_failed_files_are_listed_despite_newer_good_ones(stage: Stage) -> None:
     bad = stage.put([b'{"_id":"b2","type":'])
     eventually(lambda: stage.run("history", "--failed", "--json").rows, bool)
     stage.loaded([stage.put([event(f"{n}")]) for n in range(3)])
@@ -394,7 +395,7 @@ def test_failed_files_are_found_behind_any_number_of_good_ones(stage: Stage) -> 
     assert len(stage.done("history", "--limit", "2", "--json").rows) == 2
 
 
-def test_a_stale_pipe_is_resumed_and_loads_what_it_forgot(stage: Stage, local: LocalProcess) -> None:
+def test_stale_pipe_is_resumed_and_loads_its_expired_files(stage: Stage, local: LocalProcess) -> None:
     loaded = stage.put([event("before")])
     stage.loaded([loaded])
     stage.done("pause", "--pipe", "events")
@@ -419,7 +420,7 @@ def test_a_stale_pipe_is_resumed_and_loads_what_it_forgot(stage: Stage, local: L
     assert stage.count() == 2
 
 
-def test_a_paused_pipe_lets_files_wait_and_resume_loads_them(stage: Stage) -> None:
+def test_files_wait_for_a_paused_pipe_and_are_loaded_after_resume(stage: Stage) -> None:
     stage.done("pause", "--pipe", "events")
     key = stage.put([event("a")])
     waiting = eventually(
@@ -432,7 +433,7 @@ def test_a_paused_pipe_lets_files_wait_and_resume_loads_them(stage: Stage) -> No
     stage.loaded([key])
 
 
-def test_bootstrap_stops_at_each_round_trip_until_aws_is_put_right(
+def test_bootstrap_stops_at_each_step_that_must_be_done_in_aws(
     aws: Aws, local: LocalProcess, tmp_path: Path
 ) -> None:
     stage = Stage(tmp_path / "stage", local, aws)
@@ -451,7 +452,7 @@ def test_bootstrap_stops_at_each_round_trip_until_aws_is_put_right(
     stage.close()
 
 
-# --- roles: no command is told one, and each uses its own
+# --- roles: each command uses its own role
 
 
 def owner(stage: Stage, kind: str, name: str) -> str:
@@ -460,7 +461,7 @@ def owner(stage: Stage, kind: str, name: str) -> str:
     return str(role)
 
 
-def test_commands_in_one_shell_use_a_role_each_and_dbt_owns_what_it_makes(stage: Stage) -> None:
+def test_each_command_uses_its_own_role_and_dbt_owns_its_tables(stage: Stage) -> None:
     stage.put([event("a")])
     assert stage.done("query", "SELECT CURRENT_ROLE() AS role", "--json").rows == [
         {"role": f"{stage.database}_OPERATOR"}
@@ -472,7 +473,7 @@ def test_commands_in_one_shell_use_a_role_each_and_dbt_owns_what_it_makes(stage:
     stage.done("query", f"SELECT COUNT(*) AS n FROM {stage.database}.STAGING.STG_EVENTS")
 
 
-def test_snowflake_role_replaces_the_role_of_every_command(stage: Stage) -> None:
+def test_configured_role_replaces_the_role_of_every_command(stage: Stage) -> None:
     (stage.folder / "outputs.json").write_text(
         json.dumps(stage.outputs | {"snowflake": {**stage.outputs["snowflake"], "role": "SYSADMIN"}})
     )
@@ -483,7 +484,7 @@ def test_snowflake_role_replaces_the_role_of_every_command(stage: Stage) -> None
     assert said.rows == [{"role": "SYSADMIN"}]
 
 
-def test_a_role_that_is_not_granted_is_named_with_what_to_do(stage: Stage) -> None:
+def test_role_that_is_not_granted_is_reported(stage: Stage) -> None:
     environment = stage.environment | {"MILKRUN_LOCAL": str(stage.folder / "elsewhere")}
     folder = Path(environment["MILKRUN_LOCAL"])
     folder.mkdir()
@@ -495,7 +496,7 @@ def test_a_role_that_is_not_granted_is_named_with_what_to_do(stage: Stage) -> No
     assert "NOT_APPLIED_LOADER" in said.err
 
 
-# --- dbt: three runs (nothing there yet, half of it, all of it), then many looks
+# --- dbt: three runs (on no data, half of the data, all of it), and tests of the result
 
 
 @dataclass
@@ -507,7 +508,9 @@ class Built:
 
 
 def random_crossings(seed: int) -> list[bytes]:
-    """Geofence events that reach every branch of the rule: ties, gaps at the border, repeats, conflicts."""
+    """Return geofence events that reach every branch of the rule: ties, gaps at the limit, repeats and
+    conflicts.
+    """
     rng = random.Random(seed)
     lines = []
     for number in range(40):
@@ -535,7 +538,8 @@ def random_crossings(seed: int) -> list[bytes]:
             if rng.random() < 0.3:
                 made["createdAt"] = at.astimezone(_zone(rng)).isoformat(timespec="microseconds")
             if rng.random() < 0.2:
-                made["createdAt"] = made["createdAt"].replace("+00:00", "999Z")  # nanoseconds, to be cut
+                # nanoseconds, which are truncated
+                made["createdAt"] = made["createdAt"].replace("+00:00", "999Z")
             if rng.random() < 0.1:
                 made["createdAt"] = made["createdAt"].lower()
             if rng.random() < 0.2:
@@ -562,13 +566,14 @@ PICKUP = event(
     "pickup", "pickup.completed", MORNING + timedelta(minutes=10),
     user={"deviceId": "van-late"}, metadata={"litres": 812.5},
 )  # fmt: skip
-# Another device took the id of van-late's pickup before the pickup was sent.
+# Another device used the id of van-late's pickup before that pickup was sent.
 FORGED = PICKUP | {"user": {"deviceId": "van-thief"}, "metadata": {"litres": 1}}
 
-RECEIVED = datetime(2026, 11, 28, 12, tzinfo=UTC)  # as the keys say; so that no event ever gets too old
+# matches the keys, and is early enough that no event becomes too old
+RECEIVED = datetime(2026, 11, 28, 12, tzinfo=UTC)
 FORMS = [event(f"form-{n}", createdAt=text, actualCreatedAt=text) for n, (text, _) in enumerate(ACCEPTED)]
 
-# What somebody put under events/ by hand, and what is wrong with it.
+# Objects that an operator put under events/ by hand, and the reason why each is invalid
 BY_HAND = [
     (b'[{"_id":"man-2","type":"x","deviceId":"man-dev","createdAt":"2026-11-28T12:54:50Z"}]', "not_an_object"),
     (b"null", "not_an_object"),
@@ -605,7 +610,7 @@ AT_THE_EDGE = [
     crossing("oldest", "enter", RECEIVED - timedelta(days=400), "van-clock"),
     crossing("newest", "exit", RECEIVED + timedelta(hours=25), "van-clock", duration=1e308),
 ]
-# What a full refresh must find again; the other models hold what one run read.
+# Models that a full refresh must reproduce; the others contain the state of one run.
 LASTING_MODELS = [
     *(f"STAGING.{name}" for name in ("TYPED_EVENTS", "STG_EVENTS", "EVENT_CONFLICTS", "STG_GEOFENCE_EVENTS")),
     *(f"STAGING.{name}" for name in ("STG_REJECTED_EVENTS", "INVALID_ROWS", "GEOFENCE_PAIR_DAYS")),
@@ -615,7 +620,7 @@ LASTING_MODELS = [
 NO_REJECTS = [b'{"hello":1}', b"[]", b'{"reasons":[]}']
 
 NO_LITRES = ["NaN", "inf", "-inf", -5, "-5", 1e300, None, [812.5], "1,5", "1_5", "0x1F"]
-# Two positions without a crossing, 11 km apart, as the handler stores them.
+# Two positions 11 km apart without a geofence event, as the handler stores them
 PINGS = [
     {"deviceId": "van-ping", "latitude": latitude, "longitude": 5.8, "accuracy": 8.5, "_id": f"ping-{latitude}",
      "updatedAt": at, "type": "location.ping", "createdAt": at}
@@ -624,7 +629,9 @@ PINGS = [
 
 
 def hostile_events(seed: int) -> list[bytes]:
-    """Events that the handler accepts, with texts and numbers that engines are known to read differently."""
+    """Return events that the handler accepts, with texts and numbers that engines are known to read
+    differently.
+    """
     rng = random.Random(seed)
     texts = ["a", "a\0", "a\0b", "A", "a ", " a", "e\u0301", "\u00e9", "'", '"', "\\", "%", "_", "\U0001f69a"]
     texts += [
@@ -721,7 +728,7 @@ def hostile_events(seed: int) -> list[bytes]:
 @pytest.fixture(scope="module")
 def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     if not DBT.exists():
-        pytest.fail(f"{DBT} is not there: make setup")
+        pytest.fail(f"{DBT} does not exist: run make setup")
     stage = Stage(tmp_path_factory.mktemp("dbt"), local, aws)
     stage.done("apply")
     stage.done("dbt", "--quiet", "run")
@@ -746,11 +753,11 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
         stage.aws.s3.put_object(Bucket=stage.bucket, Key=keys[key], Body=body)
     stage.loaded([keys["earlier"], keys["by hand"]])
     stage.loaded([keys["rejected"], keys["no rejects"]], "RAW.REJECTED")
-    with local.days_later(1):  # and the later run does not read again what came before this
+    with local.days_later(1):  # so that the later run does not read the earlier rows again
         stage.loaded([stage.put([BETWEEN], received_at=RECEIVED)])
     stage.done("dbt", "--quiet", "run")
     after_half = _visits(stage)
-    # S3's clock has whole seconds: what comes now is younger.
+    # S3's times are in whole seconds, so later objects must be a second younger.
     eventually(
         lambda: datetime.now(UTC).replace(microsecond=0), lambda now: now > _second_of(stage, keys["earlier"])
     )
@@ -814,20 +821,20 @@ def by_the_mart(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
     }  # fmt: skip
 
 
-def test_dbt_and_the_consumer_find_the_same_visits_in_random_sets_of_events(built: Built) -> None:
+def test_dbt_and_the_consumer_give_the_same_visits_for_random_events(built: Built) -> None:
     assert by_the_mart(built.after_half) == by_the_rule(built.lines[1])
     found = _visits(built.stage)
     assert by_the_mart(found) == by_the_rule(built.lines[2])
     assert len(found) == len(by_the_mart(found)) > 100
 
 
-def test_the_docs_build_and_every_model_tells_its_grain(built: Built) -> None:
+def test_docs_build_and_every_model_states_its_grain(built: Built) -> None:
     built.stage.done("dbt", "--quiet", "docs", "generate")
     target = built.stage.folder / "dbt" / "target"
     catalog, manifest = (
         json.loads((target / f"{name}.json").read_text()) for name in ("catalog", "manifest")
     )
-    # The local Snowflake's information schema tells dbt of tables, not of views.
+    # The information schema of the local Snowflake lists tables but not views.
     models = {
         name: node
         for name, node in manifest["nodes"].items()
@@ -838,7 +845,7 @@ def test_the_docs_build_and_every_model_tells_its_grain(built: Built) -> None:
     assert all("row per" in " ".join(node["description"].lower().split()) for node in models.values())
 
 
-def test_dbt_and_the_consumer_count_the_same_orphaned_exits(built: Built) -> None:
+def test_dbt_and_the_consumer_count_the_same_orphan_exits(built: Built) -> None:
     rows = built.stage.query(f"SELECT * FROM {built.stage.database}.MARTS.GEOFENCE_PAIRS")
     found = {
         (row["device_id"], row["geofence_tag"], row["geofence_external_id"]): int(row["orphan_exits"])
@@ -850,7 +857,7 @@ def test_dbt_and_the_consumer_count_the_same_orphaned_exits(built: Built) -> Non
     }
 
 
-def test_an_event_that_comes_late_restates_the_visits_it_touches(built: Built) -> None:
+def test_late_event_restates_the_visits_it_changes(built: Built) -> None:
     before = {row["entered_event_id"]: row for row in built.after_half if row["device_id"] == "van-late"}
     after = {row["entered_event_id"]: row for row in _visits(built.stage) if row["device_id"] == "van-late"}
     assert before["late-enter"]["exit_missed"]
@@ -860,12 +867,12 @@ def test_an_event_that_comes_late_restates_the_visits_it_touches(built: Built) -
     assert after["next-enter"]["is_there_now"]
 
 
-def test_a_visit_whose_enter_turns_out_to_be_an_exit_disappears(built: Built) -> None:
+def test_visit_disappears_if_its_enter_event_becomes_an_exit(built: Built) -> None:
     assert [row for row in built.after_half if row["device_id"] == "van-ghost"]
     assert not [row for row in _visits(built.stage) if row["device_id"] == "van-ghost"]
 
 
-def test_an_event_stands_in_staging_once_and_other_contents_of_its_id_are_conflicts(
+def test_event_is_staged_once_and_its_other_contents_are_conflicts(
     built: Built,
 ) -> None:
     stage = built.stage
@@ -883,21 +890,21 @@ def test_an_event_stands_in_staging_once_and_other_contents_of_its_id_are_confli
     assert repeated == []
 
 
-def test_staging_has_each_device_and_event_id_once_under_the_contracts_key(built: Built) -> None:
+def test_staging_contains_each_event_once_under_the_contracts_key(built: Built) -> None:
     stage = built.stage
     rows = stage.query(f"SELECT EVENT_KEY FROM {stage.database}.STAGING.STG_EVENTS")
     keys = {check(json.loads(line)).owned.event_key for line in built.lines[2]}
     assert sorted(row["event_key"] for row in rows) == sorted(keys)
 
 
-def test_a_device_that_sends_anothers_event_id_first_does_not_replace_its_pickup(built: Built) -> None:
+def test_event_id_used_first_by_another_device_replaces_nothing(built: Built) -> None:
     stage = built.stage
     rows = stage.query(f"SELECT * FROM {stage.database}.STAGING.STG_EVENTS WHERE EVENT_ID = 'pickup'")
     litres = {row["device_id"]: json.loads(row["metadata"])["litres"] for row in rows}
     assert litres == {"van-late": 812.5, "van-thief": 1}
 
 
-def test_every_form_of_time_means_the_same_in_the_warehouse(built: Built) -> None:
+def test_every_time_format_has_the_same_meaning_in_the_warehouse(built: Built) -> None:
     rows = built.stage.query(
         f"SELECT EVENT_ID, OCCURRED_AT, APP_SERVER_CREATED_AT FROM {built.stage.database}.STAGING.STG_EVENTS "
         "WHERE EVENT_ID LIKE 'form-%'"
@@ -907,7 +914,7 @@ def test_every_form_of_time_means_the_same_in_the_warehouse(built: Built) -> Non
     assert found == {f"form-{n}": (at, at) for n, at in enumerate(meant)}
 
 
-def test_a_pings_position_reaches_staging_and_the_kilometres_of_its_device(built: Built) -> None:
+def test_position_of_a_ping_counts_for_the_kilometres_of_its_device(built: Built) -> None:
     stage = built.stage
     staged = stage.query(
         f"SELECT LATITUDE, LONGITUDE, LOCATION_ACCURACY_METRES FROM {stage.database}.STAGING.STG_EVENTS "
@@ -921,7 +928,7 @@ def test_a_pings_position_reaches_staging_and_the_kilometres_of_its_device(built
     assert visits == []
 
 
-def test_rows_that_are_no_events_are_named_with_line_and_reason_and_reach_no_other_model(
+def test_invalid_rows_are_listed_with_reasons_and_excluded_from_models(
     built: Built,
 ) -> None:
     stage = built.stage
@@ -940,7 +947,7 @@ def test_rows_that_are_no_events_are_named_with_line_and_reason_and_reach_no_oth
     assert stage.query(f"SELECT 1 FROM {stage.database}.STAGING.STG_REJECTED_EVENTS WHERE CODE IS NULL") == []
 
 
-def test_no_phone_makes_a_number_of_the_marts_infinite(built: Built) -> None:
+def test_extreme_numbers_of_phones_keep_the_marts_finite(built: Built) -> None:
     for mart in ("GEOFENCE_VISITS", "DAILY_FARM_COLLECTIONS", "FLEET_DAILY", "INGEST_QUALITY"):
         for row in built.stage.query(f"SELECT * FROM {built.stage.database}.MARTS.{mart}"):
             assert all(math.isfinite(value) for value in row.values() if isinstance(value, float)), row
@@ -951,7 +958,7 @@ def test_no_phone_makes_a_number_of_the_marts_infinite(built: Built) -> None:
     assert average["b"] == timedelta(days=401, hours=1).total_seconds()
 
 
-def test_ingest_quality_counts_deliveries_conflicts_and_rejects_by_code_and_app_version(built: Built) -> None:
+def test_ingest_quality_counts_events_conflicts_and_rejects(built: Built) -> None:
     stage = built.stage
     rows = stage.query(f"SELECT * FROM {stage.database}.MARTS.INGEST_QUALITY")
     rejected = {
@@ -966,18 +973,18 @@ def test_ingest_quality_counts_deliveries_conflicts_and_rejects_by_code_and_app_
     assert sum(row["conflicts"] for row in accepted) == stage.count("STAGING.EVENT_CONFLICTS") > 0
 
 
-def test_marts_plain_sql_and_sqlite_agree_on_farm_collections(built: Built, tmp_path: Path) -> None:
+def test_mart_plain_sql_and_sqlite_agree_on_farm_collections(built: Built, tmp_path: Path) -> None:
     columns = ["visits", "devices", "pickups", "litres", "dwell_seconds", "missed_exits", "open_visits"]
     key = ["collection_date", "geofence_tag", "geofence_external_id"]
     mart, plain, small = _three_ways(built, tmp_path, "daily_farm_collections", key, columns)
     assert mart == plain == small
     farms = [row for key, row in mart.items() if key[1] == "farm"]
     assert sum(row[2] for row in farms) == 1 + len(NO_LITRES)
-    # And `dbt build` passed, which tests for litres below nought.
+    # In addition, `dbt build` passed, which tests for negative litres.
     assert sum(row[3] for row in farms) == 812.5
 
 
-def test_marts_plain_sql_and_sqlite_agree_on_the_fleets_days(built: Built, tmp_path: Path) -> None:
+def test_mart_plain_sql_and_sqlite_agree_on_fleet_days(built: Built, tmp_path: Path) -> None:
     columns = ["events", "replayed_events", "litres"]
     mart, plain, small = _three_ways(built, tmp_path, "fleet_daily", ["event_date", "device_id"], columns)
     assert mart == plain == small
@@ -1005,15 +1012,15 @@ def _three_ways(
     return [keyed(mart), keyed(plain), keyed(small)]
 
 
-def test_loading_into_sqlite_again_adds_only_what_is_new(built: Built, tmp_path: Path) -> None:
+def test_second_load_into_sqlite_adds_only_new_objects(built: Built, tmp_path: Path) -> None:
     stage = built.stage
     to = ["load", "--to", f"sqlite:///{tmp_path}/events.db", "--json", "--from", f"s3://{stage.bucket}/"]
     assert stage.done(*to).rows[0]["lines"] == stage.count()
     assert stage.done(*to).rows == [{"objects": 0, "lines": 0, "left_out": []}]
 
 
-def test_a_full_refresh_finds_what_the_incremental_runs_found(built: Built) -> None:
-    """tests/e2e/test_marts.py asks the same of many random histories."""
+def test_full_refresh_gives_the_same_result_as_incremental_runs(built: Built) -> None:
+    """tests/e2e/test_marts.py tests the same with many random histories."""
     stage = built.stage
 
     def found() -> dict[str, Counter[str]]:
@@ -1031,7 +1038,9 @@ def test_a_full_refresh_finds_what_the_incremental_runs_found(built: Built) -> N
 
 
 def _without_noise(row: dict[str, Any]) -> dict[str, Any]:
-    """A sum of floats depends on the order; `loaded_at` on which of two deliveries was read first."""
+    """Round sums, which depend on the order of additions, and drop `loaded_at`, which depends on the delivery
+    read first.
+    """
     return {
         name: round(value, 5) if isinstance(value, float) else value
         for name, value in row.items()

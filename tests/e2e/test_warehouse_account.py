@@ -1,8 +1,9 @@
-"""DDL, commands, pipe and dbt on a real Snowflake account: `pytest -m snowflake tests/e2e/test_warehouse_account.py`.
+"""Test DDL, commands, pipe and dbt on a real Snowflake account: `pytest -m snowflake
+tests/e2e/test_warehouse_account.py`.
 
-Wants a stage that `milkrun warehouse bootstrap` has made: SNOWFLAKE_ACCOUNT, SNOWFLAKE_USER, a password or
+The tests need a stage made by `milkrun warehouse bootstrap`: SNOWFLAKE_ACCOUNT, SNOWFLAKE_USER, a password or
 SNOWFLAKE_PRIVATE_KEY_FILE, SNOWFLAKE_DATABASE, MILKRUN_BUCKET, and AWS credentials that may write to events/.
-It adds one event to the stage. Not run by anybody yet: no account was at hand.
+They add one event to the stage. They have not been run yet, because no account was available.
 """
 
 import gzip
@@ -34,12 +35,12 @@ def done(*arguments: str) -> Said:
     return said
 
 
-def test_apply_again_changes_nothing_and_no_pipe_differs() -> None:
+def test_second_apply_changes_nothing() -> None:
     done("apply")
     done("apply", "--dry-run")
 
 
-def test_an_object_becomes_a_row_by_itself_and_an_event_in_staging() -> None:
+def test_object_is_loaded_automatically_and_staged() -> None:
     known = settings.load(dict(os.environ))
     id_ = f"account-{uuid4().hex}"
     now = datetime.now(UTC)
@@ -55,7 +56,7 @@ def test_an_object_becomes_a_row_by_itself_and_an_event_in_staging() -> None:
     assert done("query", staged, "--json").rows[0]["n"] == 1
 
 
-def test_the_commands_look_without_changing_anything() -> None:
+def test_read_only_commands_work() -> None:
     assert {row["state"] for row in command(dict(os.environ), "status", "--json").rows} == {"RUNNING"}
     assert command(dict(os.environ), "validate", "--json").code in (0, 1)
     assert done("trust-policy").rows["Statement"][0]["Action"] == "sts:AssumeRole"

@@ -1,4 +1,4 @@
-"""What an operator asks of the warehouse by hand, on a local Snowflake and moto; it needs no stack."""
+"""Test manual queries and repairs of the warehouse, on a local Snowflake and moto; no stack is needed."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from tests.unit.snowpipe.vocabulary import Stage
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """A database of this module's own, with the DDL applied."""
+    """Yield a database for this module, with the DDL applied."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -41,20 +41,20 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         ("SELECT a.n, b.n FROM (SELECT 1 AS n) a JOIN (SELECT 2 AS n) b ON a.n < b.n", {"n": 1, "n_2": 2}),
     ],
 )
-def test_query_shows_every_column_also_of_the_same_name(stage: Stage, sql: str, row: dict[str, int]) -> None:
+def test_query_shows_all_columns_even_if_names_repeat(stage: Stage, sql: str, row: dict[str, int]) -> None:
     assert stage.run("query", sql, "--json").rows == [row]
     shown = stage.run("query", sql).out
     assert all(name in shown for name in row)
 
 
-def test_query_shows_a_columns_name_as_it_is(stage: Stage) -> None:
+def test_brackets_in_a_column_name_are_not_markup(stage: Stage) -> None:
     assert "[red]" in stage.run("query", 'SELECT 1 AS "[red]"').out
 
 
 @pytest.mark.parametrize(
     "sql", ["SELEC", "SELECT 1;; nonsense", "SELECT no_such_column", "USE nowhere.at.all"]
 )
-def test_a_statement_that_snowflake_refuses_is_one_line(stage: Stage, sql: str) -> None:
+def test_statement_rejected_by_snowflake_is_reported_in_one_line(stage: Stage, sql: str) -> None:
     said = stage.run("query", sql)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1), said
     assert "unexpected" not in said.err
@@ -63,7 +63,7 @@ def test_a_statement_that_snowflake_refuses_is_one_line(stage: Stage, sql: str) 
 @pytest.mark.parametrize(
     "sql", ["CREATE TEMPORARY TABLE RAW.T (a INT)", "SELECT 1 AS a WHERE FALSE", "SELECT NULL AS a"]
 )
-def test_a_statement_without_a_row_to_show_is_no_error(stage: Stage, sql: str) -> None:
+def test_statement_without_rows_is_not_an_error(stage: Stage, sql: str) -> None:
     assert stage.run("query", sql).code == 0
     json.loads(stage.run("query", sql.replace("RAW.T", "RAW.U"), "--json").out)
 
@@ -80,7 +80,7 @@ FAILED = "events/dt=2026-11-16/hh=08/put-by-hand.ndjson"
     ],
 )
 @pytest.mark.parametrize("pack", ["plain", "gzip"])
-def test_a_repaired_file_is_loaded_under_a_key_that_every_tool_knows(
+def test_repaired_file_is_loaded_under_a_valid_key(
     stage: Stage, tmp_path: Path, instead_of: str, folder: str, table: str, pack: str
 ) -> None:
     text = b'\xef\xbb\xbf{ "_id": "%s-%s",\t"n": 1.50 }\r\n\r\n{"_id":"second"}\n' % (
@@ -110,9 +110,7 @@ def test_a_repaired_file_is_loaded_under_a_key_that_every_tool_knows(
         b"\x1f\x8bcut",
     ],
 )
-def test_a_file_that_is_not_repaired_yet_is_refused_in_one_line(
-    stage: Stage, tmp_path: Path, text: bytes
-) -> None:
+def test_file_that_is_still_invalid_is_refused_in_one_line(stage: Stage, tmp_path: Path, text: bytes) -> None:
     (tmp_path / "file").write_bytes(text)
     said = stage.run("repair", str(tmp_path / "file"), "--instead-of", FAILED)
     assert (said.code, said.out, said.err.count("\n")) == (1, "", 1), said

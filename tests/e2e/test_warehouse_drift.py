@@ -1,6 +1,7 @@
-"""`milkrun warehouse diff` names each object that is not as the DDL says, and `apply` repairs what it safely can.
+"""Test that `milkrun warehouse diff` reports each object that differs from the DDL, and that `apply` repairs
+it if that is safe.
 
-It needs no stack: a local Snowflake of its own, with moto for S3, SNS and SQS.
+No stack is needed: the tests start a local Snowflake, with moto for S3, SNS and SQS.
 """
 
 import json
@@ -40,7 +41,7 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
-    """A stage with a warehouse and a monitor of its own."""
+    """Yield a stage with its own warehouse and resource monitor."""
     stage = Stage(tmp_path / "stage", local, aws)
     stage.outputs["credit_quota"] = "100"
     stage.outputs["snowflake"]["warehouse"] = f"{stage.database}_WH"
@@ -50,7 +51,7 @@ def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
 
 
 def named(stage: Stage) -> set[tuple[str, str]]:
-    """The object and the property of each difference, without the database's name."""
+    """Return object and property of each difference, without the database's name."""
     said = stage.run("diff", "--json")
     assert said.code == (1 if said.rows else 0), said
     return {
@@ -101,7 +102,7 @@ LEFT = {
 }
 
 
-def test_what_was_changed_by_hand_is_named_and_apply_changes_it_back(stage: Stage) -> None:
+def test_manual_changes_are_reported_and_reverted_by_apply(stage: Stage) -> None:
     stage.done("apply")
     for statement in REPAIRED:
         stage.query(statement.format(db=stage.database))
@@ -110,7 +111,7 @@ def test_what_was_changed_by_hand_is_named_and_apply_changes_it_back(stage: Stag
     assert named(stage) == set()
 
 
-def test_what_a_person_may_have_meant_is_named_with_the_statement_that_ends_it(stage: Stage) -> None:
+def test_possibly_intended_changes_are_reported_with_a_repair_statement(stage: Stage) -> None:
     stage.done("apply")
     for statement in LEFT:
         stage.query(statement.format(db=stage.database))
@@ -121,7 +122,7 @@ def test_what_a_person_may_have_meant_is_named_with_the_statement_that_ends_it(s
     assert named(stage) == set()
 
 
-def test_tables_stages_and_pipes_that_differ_are_named_and_apply_refuses_another_bucket(stage: Stage) -> None:
+def test_changed_tables_stages_and_pipes_are_reported_and_not_repaired(stage: Stage) -> None:
     stage.done("apply")
     raw = f"{stage.database}.RAW"
     (pipe,) = stage.query(f"DESC PIPE {raw}.REJECTED_PIPE")
@@ -142,9 +143,7 @@ def test_tables_stages_and_pipes_that_differ_are_named_and_apply_refuses_another
     assert "MILKRUN_BUCKET" in refused.err
 
 
-def test_pipes_report_errors_where_the_stage_names_a_topic_and_keep_to_it_when_recreated(
-    stage: Stage, aws: Aws
-) -> None:
+def test_pipes_report_load_errors_to_the_topic_even_after_recreate(stage: Stage, aws: Aws) -> None:
     topic = aws.sns.create_topic(Name=f"alarms-{stage.bucket}")["TopicArn"]
     queue = aws.sqs.create_queue(QueueName=f"alarms-{stage.bucket}")["QueueUrl"]
     aws.sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=f"{topic.replace(':sns:', ':sqs:')}")
@@ -185,7 +184,7 @@ def test_pipes_report_errors_where_the_stage_names_a_topic_and_keep_to_it_when_r
     assert pipe.name in report
 
 
-def test_before_the_first_apply_every_object_is_missing(stage: Stage) -> None:
+def test_every_object_is_missing_before_the_first_apply(stage: Stage) -> None:
     missing = [row["object"] for row in stage.run("diff", "--json").rows]
     assert len(missing) == len(_objects())
 

@@ -1,4 +1,4 @@
-"""The vocabulary of the end-to-end tests: post, archived, rows, visits_of, eventually."""
+"""Helpers of the end-to-end tests: post events, read archived objects, rows and visits, and poll."""
 
 import gzip
 import json
@@ -52,7 +52,7 @@ class Pipeline:
         self.outputs = outputs
         self.stage = stage
         self.label = label
-        """Of a run of `milkrun verify`: its devices begin with it, and its requests name it as their app version."""
+        """The label of a run of `milkrun verify`: prefix of its devices, and app version of its requests"""
         self.environment = environment
         self._warehouse = warehouse
         self._http = urllib3.PoolManager(retries=False, timeout=32)
@@ -130,9 +130,10 @@ class Pipeline:
 
 
 def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float = 0.1) -> T:
-    """The first true value of `probe`, within so many seconds; an AssertionError in it counts as not yet.
+    """Return the first truthy value of `probe` within the time limit; an AssertionError in it counts as not
+    yet.
 
-    On a deployed stage at least five minutes, because Snowpipe alone takes a minute there.
+    On a deployed stage the limit is at least five minutes, because Snowpipe alone takes a minute there.
     """
     if os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):
         deadline = time.monotonic() + within

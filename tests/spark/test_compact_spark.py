@@ -1,4 +1,4 @@
-"""Compaction with Spark gives the same results as with DuckDB (tests/unit/glue/test_compact.py)."""
+"""Test that compaction with Spark gives the same results as with DuckDB (tests/unit/glue/test_compact.py)."""
 
 import os
 import signal
@@ -22,10 +22,10 @@ LATER = HOUR + timedelta(hours=1)
 HOURS = Hours(HOUR, HOUR + timedelta(hours=2))
 
 
-def test_both_engines_write_the_same_lines_to_files_of_the_same_names(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    """Two hours, a device with 30 % of all events, many types, small files, and each kind of damaged object."""
+def test_spark_and_duckdb_write_the_same_lines_and_file_names(spark: SparkSession, tmp_path: Path) -> None:
+    """Use two hours, a device with 30 % of all events, many types, small files, and each kind of damaged
+    object.
+    """
     skewed = [line(f"m{n}", device="van-mad" if n % 10 < 3 else f"van-{n % 50}") for n in range(600)]
     many = [line(f"t{n}", f"type {n}") for n in range(MAX_TYPES + 20)]
     stores = [Folder(tmp_path / "spark"), Folder(tmp_path / "duckdb")]
@@ -76,9 +76,7 @@ class Deadly(Folder):
         self._die_once("writing")
 
 
-def test_workers_killed_while_reading_and_writing_neither_lose_nor_duplicate_lines(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_killed_workers_neither_lose_nor_duplicate_lines(spark: SparkSession, tmp_path: Path) -> None:
     lines = some_lines(90)
     archived(tmp_path, lines, batch=5)
     [manifest] = compact_with_spark(spark, Deadly(tmp_path), stale(Folder(tmp_path), HOURS))
@@ -110,7 +108,7 @@ with session("milkrun-killed", "local[1]") as spark:
 """
 
 
-def test_job_killed_before_the_manifest_leaves_the_old_files_and_the_next_run_finishes(
+def test_killed_job_keeps_the_old_files_and_the_next_run_finishes(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     store, hours = Folder(tmp_path), Hours(HOUR, LATER)

@@ -1,4 +1,4 @@
-"""Lambda's JSON log format, line by line."""
+"""Test Lambda's JSON log format."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def log_of(**changes: Any) -> Any:
     return replace(plain, **changes)
 
 
-def test_level_info_adds_start_and_report_around_the_functions_lines():
+def test_level_info_adds_start_and_report_lines():
     start, line, report = map(json.loads, log_of().as_json("INFO").splitlines())
     assert (start["type"], start["record"]) == ("platform.start", {"requestId": "r-1", "version": "$LATEST"})
     assert line == {"event": "events_ingested"}

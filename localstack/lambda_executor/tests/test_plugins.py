@@ -1,4 +1,4 @@
-"""The plugin in a running LocalStack: entry points load and functions respond. Needs LocalStack."""
+"""Test the plugin in a running LocalStack: entry points load and functions respond. Needs LocalStack."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A function that runs as a process has the same results and logs as on Lambda."""
+"""Test that a function that runs as a process has the same results and logs as on Lambda."""
 
 import json
 import os
@@ -155,7 +155,7 @@ def test_exception_is_returned_with_its_trace_and_the_process_survives(trial):
     assert body(function.invoke()) == before
 
 
-def test_function_that_exceeds_its_timeout_is_killed_and_the_next_request_gets_a_new_process(trial):
+def test_function_that_exceeds_its_timeout_is_killed_and_replaced(trial):
     function = trial(
         """
         import os, time
@@ -414,7 +414,8 @@ def test_killing_the_parent_kills_all_functions(tmp_path, lambda_python):
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
     deadline = time.monotonic() + 10
-    # An idle function would exit without the kill, because its Runtime API is gone, so test a busy one too.
+    # An idle function would exit even without the kill, because its Runtime API is gone, so use a busy one
+    # too.
     while not (tmp_path / "busy" / "at work").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     functions = children(parent.pid)
