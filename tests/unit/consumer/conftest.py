@@ -93,7 +93,5 @@ def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Aws:
         Name="all", EventBusName=found.bus, EventPattern=json.dumps({"source": ["milkrun.visits"]})
     )
     arn = "arn:aws:sqs:us-east-1:123456789012:received"
-    events.put_targets(
-        Rule="all", EventBusName=found.bus, Targets=[{"Id": "received", "Arn": arn}]
-    )
+    events.put_targets(Rule="all", EventBusName=found.bus, Targets=[{"Id": "received", "Arn": arn}])
     return found
