@@ -107,8 +107,8 @@ def _warehouse(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Differe
                 _text(deployed.get(name)),
                 str(wanted),
                 f"ALTER WAREHOUSE {each.name} SET {name} = {wanted}",
-                # An operator may have made it larger for a while, on purpose.
-                automatic=name != "WAREHOUSE_SIZE",
+                # An operator may have made it larger for a while, or stopped it from starting, on purpose.
+                automatic=name not in ("WAREHOUSE_SIZE", "AUTO_RESUME"),
             )
 
 
@@ -164,8 +164,9 @@ def _integration(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Diffe
             _text(deployed.get(name)),
             ",".join(wanted) if isinstance(wanted, tuple) else wanted,
             f"ALTER {each.kind} {each.name} SET {name} = {value}",
-            # Other locations, or another external id, may as well be a wrong setting in this shell.
-            automatic=name in ("STORAGE_AWS_ROLE_ARN", "AWS_SNS_TOPIC_ARN", "AWS_SNS_ROLE_ARN", "ENABLED"),
+            # Other locations, or another external id, may as well be a wrong setting in this shell. A disabled
+            # integration is the way to cut Snowflake off from the bucket: only a person may enable it again.
+            automatic=name in ("STORAGE_AWS_ROLE_ARN", "AWS_SNS_TOPIC_ARN", "AWS_SNS_ROLE_ARN"),
         )
 
 

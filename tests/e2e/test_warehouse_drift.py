@@ -91,6 +91,8 @@ REPAIRED = {
     "DROP VIEW {db}.OPS.LOAD_DELAYS": ("view OPS.LOAD_DELAYS", "object"),
 }
 LEFT = {
+    "ALTER STORAGE INTEGRATION {db}_S3 SET ENABLED = FALSE": ("storage integration DB_S3", "ENABLED"),
+    "ALTER WAREHOUSE {db}_WH SET AUTO_RESUME = FALSE": ("warehouse DB_WH", "AUTO_RESUME"),
     "ALTER WAREHOUSE {db}_WH SET WAREHOUSE_SIZE = 'MEDIUM'": ("warehouse DB_WH", "WAREHOUSE_SIZE"),
     "ALTER STORAGE INTEGRATION {db}_S3 SET STORAGE_ALLOWED_LOCATIONS = ('s3://elsewhere/')": (
         "storage integration DB_S3",
