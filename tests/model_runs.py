@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from snowpipe.settings import Settings
 from snowpipe.transform import DBT, environment_of
+from tests import statements
 
 WORKER = Path(__file__).with_name("model_worker.py")
 
@@ -48,6 +49,8 @@ class Dbt:
         self._process.stdin.write(json.dumps(["--quiet", *arguments]) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        for sql in answer["statements"]:
+            statements.note(sql)
         if not answer["ok"]:
             raise DbtFailedError("\n".join(answer["messages"]))
         seconds: dict[str, float] = answer["seconds"]

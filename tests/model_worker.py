@@ -1,7 +1,7 @@
 """Run dbt repeatedly in one process, because its start takes seconds and a run of the models little.
 
 Runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt arguments; each response is a line of
-JSON with `ok`, `messages` of the failures, and `seconds` per model.
+JSON with `ok`, `messages` of the failures, `seconds` per model, and the `statements` that dbt sent for the first time.
 """
 
 import contextlib
@@ -12,13 +12,28 @@ import sys
 from pathlib import Path
 
 from dbt.cli.main import dbtRunner
+from snowflake.connector.cursor import SnowflakeCursor
 
 sys.path.append(str(Path(__file__).parents[1]))
 from snowpipe.arrow import make_loggers
 
 
+def note_statements() -> dict[str, bool]:
+    """Let the connector note each statement that it sends, under its text: False until it was reported."""
+    noted: dict[str, bool] = {}
+    execute = SnowflakeCursor.execute
+
+    def noting(self: SnowflakeCursor, command: str, *arguments: object, **named: object) -> object:
+        noted.setdefault(command, False)
+        return execute(self, command, *arguments, **named)  # type: ignore[call-overload]
+
+    SnowflakeCursor.execute = noting  # type: ignore[method-assign, assignment]
+    return noted
+
+
 def main() -> None:
     make_loggers()
+    noted = note_statements()
     runner = dbtRunner()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -35,9 +50,15 @@ def main() -> None:
         ]
         problem = [] if done.success or failed else [str(done.exception), said.getvalue()[-3000:]]
         seconds = {each.node.name: each.execution_time for each in results}
-        answers.write(
-            json.dumps({"ok": bool(done.success), "messages": failed + problem, "seconds": seconds}) + "\n"
-        )
+        new = [sql for sql, reported in noted.items() if not reported]
+        noted |= dict.fromkeys(new, True)
+        answer = {
+            "ok": bool(done.success),
+            "messages": failed + problem,
+            "seconds": seconds,
+            "statements": new,
+        }
+        answers.write(json.dumps(answer) + "\n")
     Path(os.environ["DBT_TARGET_PATH"]).mkdir(exist_ok=True)
 
 

@@ -1,0 +1,39 @@
+"""The second opinion on our statements (`tests/statements.py`) excuses only what it lists, word for word."""
+
+import pytest
+
+from tests.statements import known
+
+INTEGRATION = (
+    "CREATE STORAGE INTEGRATION IF NOT EXISTS A TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE"
+    " STORAGE_AWS_ROLE_ARN = 'a' STORAGE_AWS_EXTERNAL_ID = 'b' STORAGE_ALLOWED_LOCATIONS = ('s3://a/')"
+)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER PIPE D.RAW.P UNSET ERROR_INTEGRATION",
+        "ALTER PIPE D.RAW.P REFRESH PREFIX = 'dt=2026-11-28/'",
+        "SHOW GRANTS ON FILE FORMAT D.RAW.NDJSON",
+        INTEGRATION,
+    ],
+    ids=["unset", "refresh", "grants", "integration"],
+)
+def test_statement_with_a_page_of_its_own_is_known(sql: str) -> None:
+    assert known(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER PIPE D.RAW.P FLY",
+        "ALTER PIPE D.RAW.P UNSET ERROR_INTEGRATION OR NOT",
+        "ALTER NOTIFICATION INTEGRATION E SET AWS_SNS_ROLE = 'arn'",
+        "SHOW GRANTS ON PIPE D.RAW.P AND D.RAW.Q",
+        INTEGRATION.replace("STORAGE_PROVIDER =", "STORAGE_PROVIDER"),
+    ],
+    ids=["verb", "rest", "property", "two", "integration"],
+)
+def test_wrong_statement_of_a_listed_kind_is_unknown(sql: str) -> None:
+    assert not known(sql)
