@@ -170,6 +170,10 @@ deploy: setup ## deploy STAGE (default dev) to AWS
 smoke: setup ## post one event to STAGE (default local) and follow it to the warehouse
 	@$(PY) -m tools.milkrun smoke $(addprefix --stage ,$(STAGE))
 
+verify: setup #: run the tests marked `stage` against STAGE (default local, which must be up), and remove what they made
+	@tools/setup.sh test fuzz check
+	@$(PY) -m tools.milkrun verify $(addprefix --stage ,$(STAGE))
+
 nightly: setup #: run the steps of the hourly DAG without Airflow
 	@$(PY) -m ops.nightly
 
