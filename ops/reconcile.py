@@ -26,6 +26,7 @@ from contract.instants import instant
 from contract.objects import hour_of, prefix_of
 from ops import terminal
 from ops.books import LAST_RESULT, MAX_NAMED, MEANINGS, MENDABLE, Books, Difference, Found, Reach, hour_name
+from ops.function_logs import log_days, log_lines
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.reach import tell, warehouse_or_none
@@ -35,8 +36,6 @@ from ops.stores import (
     event_id_in,
     geofence_kinds,
     invalid_rows,
-    log_days,
-    log_lines,
     readable_lines,
 )
 from snowpipe import loading

@@ -22,8 +22,9 @@ from rich.text import Text
 from contract import logs
 from ops import redrive, terminal
 from ops.books import LAST_RESULT
+from ops.function_logs import log_lines
 from ops.outputs import Outputs
-from ops.stores import invalid_rows, log_lines
+from ops.stores import invalid_rows
 from snowpipe import pipes
 from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
 from snowpipe.refusal import MissingObject

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from itertools import batched
 from typing import Any, NamedTuple
 
-import msgspec
-
 from aws.table import Table, loaded
 from consumer import keys
 from consumer.settings import Settings as ConsumerSettings
@@ -207,39 +205,6 @@ def device_visits(dynamodb: Any, table: str, device: str) -> list[tuple[Pair, Vi
 
 def device_stays(dynamodb: Any, table: str, device: str) -> Iterator[Stay]:
     return (stay(*found) for found in device_visits(dynamodb, table, device))
-
-
-def log_lines(
-    outputs: Outputs, stage: str, function: str, name: str, *, start: datetime, end: datetime
-) -> Iterator[tuple[datetime, dict[str, Any]]]:
-    """Yield a function's canonical log lines of that name (`contract/logs.py`), each with its time."""
-    pages = (
-        outputs.aws("logs")
-        .get_paginator("filter_log_events")
-        .paginate(
-            logGroupName=f"/aws/lambda/milkrun-{stage}-{function}",
-            startTime=int(start.timestamp() * 1000),
-            endTime=int(end.timestamp() * 1000),
-            filterPattern=f'{{ $.event = "{name}" }}',
-        )
-    )
-    for found in (found for page in pages for found in page["events"]):
-        # LocalStack ignores the filter pattern.
-        if name not in found["message"]:
-            continue
-        try:
-            line = msgspec.json.decode(found["message"], type=dict[str, Any])
-        except msgspec.MsgspecError:
-            continue
-        if line.get("event") == name:
-            yield datetime.fromtimestamp(found["timestamp"] / 1000, UTC), line
-
-
-def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
-    """Return for how many days a function's log is kept; None means forever."""
-    name = f"/aws/lambda/milkrun-{stage}-{function}"
-    groups = outputs.aws("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
-    return next((group.get("retentionInDays") for group in groups if group["logGroupName"] == name), None)
 
 
 def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from contract import logs
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
 from contract.instants import instant
 from contract.objects import object_name, prefix_of
+from ops.function_logs import log_lines
 from ops.outputs import Outputs
 from ops.replay import LABEL
 from ops.stores import (
@@ -25,7 +26,6 @@ from ops.stores import (
     device_in,
     event_id_in,
     geofence_kinds,
-    log_lines,
     readable_lines,
     stream_records,
     table_stays,

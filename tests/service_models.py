@@ -41,6 +41,16 @@ def check(operation: OperationModel, request: Mapping[str, object], *, encoded: 
         raise ModelError(f"{operation.service_model.service_name} {operation.name}: {'; '.join(breaches)}")
 
 
+def check_answer(operation: OperationModel, answer: Mapping[str, object], *, encoded: bool = False) -> None:
+    """Raise ModelError with every violation in the answer of a stand-in."""
+    shape = operation.output_shape
+    breaches = list(_breaches(shape, dict(answer), "", encoded)) if shape else []
+    if breaches:
+        raise ModelError(
+            f"{operation.service_model.service_name} {operation.name} answered: {'; '.join(breaches)}"
+        )
+
+
 def check_http(headers: Mapping[str, str], body: bytes) -> None:
     """Check an HTTP request, if it is for a JSON service."""
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")

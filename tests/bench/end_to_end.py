@@ -25,6 +25,7 @@ import urllib3
 from contract import logs
 from contract.objects import lines_object
 from ops import stores
+from ops.function_logs import log_lines
 from ops.outputs import Outputs
 from tests.bench import figures, handler
 from tests.bench.figures import Figures, progress
@@ -158,7 +159,7 @@ class World:
 
     def function_lines(self, start: datetime) -> list[dict[str, Any]]:
         end = datetime.now(UTC) + timedelta(seconds=5)
-        found = stores.log_lines(self.outputs, "local", "ingest", logs.EVENTS_INGESTED, start=start, end=end)
+        found = log_lines(self.outputs, "local", "ingest", logs.EVENTS_INGESTED, start=start, end=end)
         return [line for _, line in found]
 
 

@@ -16,8 +16,8 @@ from aws.json_client import JsonClient
 from contract import logs
 from contract.events import Fence
 from contract.objects import object_name
+from ops.function_logs import log_lines
 from ops.outputs import ROOT, Outputs
-from ops.stores import log_lines
 from snowpipe.archive import Archive
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, written
 from tools.console.command import made, server_of

@@ -1,0 +1,149 @@
+"""The functions' canonical log lines, as CloudWatch Logs has them.
+
+A short range is read with FilterLogEvents, which shows a line some seconds after it was written. For a long one that
+takes hours on a busy stage: each call reads at most 1 MB, matching or not (Amazon CloudWatch Logs API Reference:
+"FilterLogEvents"). So a long range is read with Logs Insights, which is billed by the data that it scans.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from math import ceil
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ops.outputs import Outputs
+from ops.polling import until
+from snowpipe.refusal import Refusal
+
+type Line = tuple[datetime, dict[str, Any]]
+
+SHORT = timedelta(hours=1)
+QUERY_RANGE = timedelta(hours=1)
+MAX_ROWS = 10_000
+"""More takes pages and a newer API (Amazon CloudWatch Logs API Reference: "StartQuery", limit)."""
+QUERIES_AT_ONCE = 4
+"""An account has 30 or more (the same page)."""
+QUERY_TIMEOUT_SECONDS = 3_600.0
+SECOND = timedelta(seconds=1)
+
+
+class Span(NamedTuple):
+    """From `start`, inclusive, to `end`, exclusive; both are whole seconds, because queries take nothing finer."""
+
+    start: datetime
+    end: datetime
+
+    def parts(self, count: int) -> list["Span"]:
+        seconds = max(1, ceil((self.end - self.start).total_seconds() / count))
+        bounds = [self.start]
+        while bounds[-1] < self.end:
+            bounds.append(min(self.end, bounds[-1] + timedelta(seconds=seconds)))
+        return [Span(*pair) for pair in pairwise(bounds)]
+
+
+def log_lines(
+    outputs: Outputs, stage: str, function: str, name: str, *, start: datetime, end: datetime
+) -> Iterator[Line]:
+    """Yield a function's canonical lines of that name (`contract/logs.py`), each with its time.
+
+    They are in order of time only if the range is at most an hour.
+    """
+    group, client = f"/aws/lambda/milkrun-{stage}-{function}", outputs.aws("logs")
+    if end - start <= SHORT:
+        yield from _filtered(client, group, name, start, end)
+        return
+    for at, line in _queried(client, group, name, start, end):
+        if start <= at <= end:
+            yield at, line
+
+
+def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
+    """Return for how many days a function's log is kept; None means forever."""
+    name = f"/aws/lambda/milkrun-{stage}-{function}"
+    groups = outputs.aws("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+    return next((group.get("retentionInDays") for group in groups if group["logGroupName"] == name), None)
+
+
+def _filtered(client: Any, group: str, name: str, start: datetime, end: datetime) -> Iterator[Line]:
+    pages = client.get_paginator("filter_log_events").paginate(
+        logGroupName=group,
+        startTime=int(start.timestamp() * 1000),
+        endTime=int(end.timestamp() * 1000),
+        filterPattern=f'{{ $.event = "{name}" }}',
+    )
+    for found in (found for page in pages for found in page["events"]):
+        at = datetime.fromtimestamp(found["timestamp"] / 1000, UTC)
+        yield from _line(at, found["message"], name)
+
+
+def _queried(client: Any, group: str, name: str, start: datetime, end: datetime) -> Iterator[Line]:
+    whole = Span(start.replace(microsecond=0), end.replace(microsecond=0) + SECOND)
+    waiting = whole.parts(ceil((whole.end - whole.start) / QUERY_RANGE))
+    with ThreadPoolExecutor(QUERIES_AT_ONCE) as pool:
+        while waiting:
+            some, waiting = waiting[:QUERIES_AT_ONCE], waiting[QUERIES_AT_ONCE:]
+            answers = pool.map(lambda span: _query(client, group, name, span), some)
+            for span, answer in zip(some, answers, strict=True):
+                rows = answer["results"]
+                if len(rows) < MAX_ROWS:
+                    yield from _rows(rows, name, span)
+                elif span.end - span.start <= SECOND:
+                    yield from _filtered(
+                        client, group, name, span.start, span.end - timedelta(milliseconds=1)
+                    )
+                else:
+                    matched = answer.get("statistics", {}).get("recordsMatched", 0)
+                    # A quarter more parts than needed, because lines are not spread evenly.
+                    waiting = span.parts(max(2, ceil(matched / MAX_ROWS * 1.25))) + waiting
+
+
+def _query(client: Any, group: str, name: str, span: Span) -> dict[str, Any]:
+    """Return the complete answer to a query."""
+    started = client.start_query(
+        logGroupName=group,
+        startTime=int(span.start.timestamp()),
+        endTime=int(span.end.timestamp()),
+        queryString=f'fields @timestamp, @message | filter event = "{name}" | limit {MAX_ROWS}',
+    )
+    answer: dict[str, Any] = until(
+        lambda: client.get_query_results(queryId=started["queryId"]),
+        lambda answer: answer["status"] not in ("Scheduled", "Running"),
+        patience_s=QUERY_TIMEOUT_SECONDS,
+    )
+    if answer["status"] != "Complete":
+        raise Refusal(
+            f"the query of {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with status"
+            f" {answer['status']}: name a shorter range"
+        )
+    return answer
+
+
+def _rows(rows: list[list[dict[str, str]]], name: str, span: Span) -> Iterator[Line]:
+    """Yield the lines of the span, whose end was part of the query: both ends of a query's range are inclusive."""
+    for row in rows:
+        fields = {each["field"]: each["value"] for each in row}
+        at = _time(fields["@timestamp"])
+        if span.start <= at < span.end:
+            yield from _line(at, fields["@message"], name)
+
+
+def _time(value: str) -> datetime:
+    """Parse a time such as `2026-11-28 09:30:00.000`, in UTC; LocalStack returns milliseconds since 1970."""
+    if value.isdigit():
+        return datetime.fromtimestamp(int(value) / 1000, UTC)
+    return datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+
+def _line(at: datetime, message: str, name: str) -> Iterator[Line]:
+    """Yield the line if it is one of that name: LocalStack ignores both the pattern and the query's filter."""
+    if name not in message:
+        return
+    try:
+        line = msgspec.json.decode(message, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return
+    if line.get("event") == name:
+        yield at, line

@@ -1,0 +1,143 @@
+"""Log lines of a long range are read with Logs Insights, as its documentation describes it.
+
+LocalStack ignores a query's filter, its statistics and its limits, so a stand-in has these here: at most 10,000 rows
+per answer, both ends of the range inclusive, `Running` before `Complete` (Amazon CloudWatch Logs API Reference:
+"StartQuery", "GetQueryResults"). Requests and answers are checked with botocore's service models.
+"""
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from typing import Any, cast
+
+import pytest
+
+from contract import logs
+from ops.function_logs import log_lines
+from ops.outputs import Outputs
+from snowpipe.refusal import Refusal
+from tests.service_models import check, check_answer, service_model
+
+START = datetime(2026, 11, 27, tzinfo=UTC)
+MODEL = service_model("logs")
+
+
+def message(number: int) -> str:
+    return json.dumps({"event": logs.EVENTS_INGESTED, "object_key": f"key-{number}"})
+
+
+def shown(at: float) -> str:
+    text = datetime.fromtimestamp(round(at, 3), UTC).isoformat(sep=" ", timespec="milliseconds")
+    return text.removesuffix("+00:00")
+
+
+class Logs:
+    """CloudWatch Logs with lines at these times."""
+
+    def __init__(self, times: list[datetime], status: str = "Complete") -> None:
+        self._lines = sorted((at.timestamp(), message(number)) for number, at in enumerate(times))
+        self._status = status
+        self._queries: dict[str, list[tuple[float, str]]] = {}
+        self._asked: set[str] = set()
+        self.filtered: list[timedelta] = []
+
+    @property
+    def queries(self) -> int:
+        return len(self._queries)
+
+    def start_query(self, **request: Any) -> dict[str, Any]:
+        check(MODEL.operation_model("StartQuery"), request)
+        assert "limit 10000" in request["queryString"]
+        assert f'event = "{logs.EVENTS_INGESTED}"' in request["queryString"]
+        found = self._between(request["startTime"], request["endTime"])
+        query_id = f"q{len(self._queries)}"
+        self._queries[query_id] = found
+        return {"queryId": query_id}
+
+    def get_query_results(self, **request: Any) -> dict[str, Any]:
+        operation = MODEL.operation_model("GetQueryResults")
+        check(operation, request)
+        found = self._queries[request["queryId"]]
+        is_done = request["queryId"] in self._asked
+        self._asked.add(request["queryId"])
+        rows = [
+            [
+                {"field": "@timestamp", "value": shown(at)},
+                {"field": "@message", "value": text},
+                {"field": "@ptr", "value": "p"},
+            ]
+            for at, text in found[: 10_000 if is_done else 1]
+        ]
+        statistics = {"recordsMatched": float(len(found)), "recordsScanned": 1e6, "bytesScanned": 1e9}
+        answer = {
+            "results": rows,
+            "status": self._status if is_done else "Running",
+            "statistics": statistics,
+        }
+        check_answer(operation, {**answer, "results": rows[:10]})
+        return answer
+
+    def get_paginator(self, name: str) -> "Logs":
+        assert name == "filter_log_events"
+        return self
+
+    def paginate(self, **request: Any) -> Iterator[Mapping[str, Any]]:
+        check(MODEL.operation_model("FilterLogEvents"), request)
+        start, end = request["startTime"] / 1000, request["endTime"] / 1000
+        self.filtered.append(timedelta(seconds=end - start))
+        events = [{"timestamp": round(at * 1000), "message": text} for at, text in self._between(start, end)]
+        yield {"events": events}
+
+    def _between(self, start: float, end: float) -> list[tuple[float, str]]:
+        first = bisect_left(self._lines, start, key=itemgetter(0))
+        return self._lines[first : bisect_right(self._lines, end, key=itemgetter(0))]
+
+
+class Stage:
+    def __init__(self, client: Logs) -> None:
+        self._client = client
+
+    def aws(self, service: str) -> Logs:
+        assert service == "logs"
+        return self._client
+
+
+def read(client: Logs, end: datetime) -> list[str]:
+    stage = cast(Outputs, Stage(client))
+    found = log_lines(stage, "dev", "ingest", logs.EVENTS_INGESTED, start=START, end=end)
+    return sorted(line["object_key"] for _, line in found)
+
+
+def keys(count: int) -> list[str]:
+    return sorted(f"key-{number}" for number in range(count))
+
+
+def test_each_line_of_a_busy_day_is_read_once_by_queries_alone() -> None:
+    """20 lines per second in one hour, and one on each border of the other hours."""
+    busy = [START + timedelta(hours=9, milliseconds=50 * number) for number in range(72_000)]
+    borders = [START + timedelta(hours=hour) for hour in range(24) if hour != 9]
+    client = Logs(busy + borders)
+    assert read(client, START + timedelta(hours=24)) == keys(72_023)
+    assert client.filtered == []
+    assert client.queries < 60
+
+
+def test_a_second_with_more_lines_than_a_query_returns_is_read_completely() -> None:
+    times = [START + timedelta(hours=1, microseconds=1000 * (number % 900)) for number in range(12_000)]
+    client = Logs(times)
+    assert read(client, START + timedelta(hours=2)) == keys(12_000)
+    assert client.filtered == [timedelta(milliseconds=999)]
+
+
+def test_a_short_range_needs_no_query() -> None:
+    client = Logs([START, START + timedelta(minutes=59)])
+    assert read(client, START + timedelta(hours=1)) == keys(2)
+    assert client.queries == 0
+
+
+@pytest.mark.parametrize("status", ["Failed", "Cancelled", "Timeout"])
+def test_a_query_that_failed_is_no_empty_log(status: str) -> None:
+    with pytest.raises(Refusal, match=status):
+        read(Logs([START], status), START + timedelta(hours=2))
