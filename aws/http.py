@@ -6,23 +6,22 @@ service verifies, so no other checksum is sent.
 
 import hashlib
 import hmac
-import io
-import queue
 import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from http.client import HTTPConnection, HTTPException
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from typing import Any, cast
+from urllib.parse import SplitResult, urlsplit
 
 from aws.credentials import Credentials
 from aws.errors import NoResponseError
@@ -34,6 +33,8 @@ CALL_SECONDS = 3.0
 CONNECT_SECONDS = 1.5
 ADDRESS_SECONDS = 0.25
 MAX_FETCHED_BYTES = 256 * 1024
+
+type Address = tuple[Any, ...]  # as socket.getaddrinfo returns it
 
 # Names in messages; other services are called by the name that they have in signatures.
 SERVICE_NAMES = {
@@ -107,28 +108,22 @@ class Endpoint:
         self.url = url
         self._signer = signer
         self._name = SERVICE_NAMES.get(signer.service, signer.service)
-        parts = urlsplit(url)
-        self._host, self._path = parts.netloc, parts.path.rstrip("/")
-        self._trust = _trust() if parts.scheme == "https" else None
+        self._parts = urlsplit(url)
+        self._path = self._parts.path.rstrip("/")
+        if self._parts.scheme == "https":
+            _trust()  # loaded here, so that no call waits for it
         self._of_thread = threading.local()
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """Send one request without retries, for at most CALL_SECONDS. Raises NoResponseError or CredentialsError."""
         target = self._path + path
-        signed = self._signer.signed(method, target, {"host": self._host, **headers}, body, datetime.now(UTC))
-        connection = self._connection()
-        try:
-            connection.begin()
-            connection.request(method, target, body, signed)
-            response = connection.getresponse()
-            return Response(response.status, response.read())
-        except (HTTPException, OSError) as error:
-            connection.close()
-            raise NoResponseError(f"{self._name}: {type(error).__name__}") from error
+        unsigned = {"host": self._parts.netloc, **headers}
+        signed = self._signer.signed(method, target, unsigned, body, datetime.now(UTC))
+        return self._connection().call(self._name, method, target, body, signed)
 
     def _connection(self) -> "_Connection":
         if not hasattr(self._of_thread, "connection"):
-            self._of_thread.connection = _Connection(self._host, self._trust)
+            self._of_thread.connection = _Connection(self._parts)
         connection: _Connection = self._of_thread.connection
         return connection
 
@@ -136,14 +131,10 @@ class Endpoint:
 def fetch(url: str) -> Response:
     """Send an unsigned GET request, for at most CALL_SECONDS. Raises NoResponseError."""
     parts = urlsplit(url)
-    connection = _Connection(parts.netloc, _trust() if parts.scheme == "https" else None)
+    target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+    connection = _Connection(parts)
     try:
-        connection.begin()
-        connection.request("GET", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}")
-        response = connection.getresponse()
-        return Response(response.status, response.read(MAX_FETCHED_BYTES))
-    except (HTTPException, OSError) as error:
-        raise NoResponseError(f"{parts.hostname}: {type(error).__name__}") from error
+        return connection.call(str(parts.hostname), "GET", target, max_bytes=MAX_FETCHED_BYTES)
     finally:
         connection.close()
 
@@ -151,38 +142,49 @@ def fetch(url: str) -> Response:
 class _Connection(HTTPConnection):
     """A connection on which every step ends at the call's deadline."""
 
-    def __init__(self, netloc: str, trust: ssl.SSLContext | None) -> None:
-        super().__init__(netloc)
-        if trust and ":" not in netloc.rpartition("]")[2]:
-            self.port = 443
-        self._trust = trust
-        self._deadline = 0.0
+    sock: "_DeadlineSocket | None"
 
-    def begin(self) -> None:
-        """Start the call's deadline, and connect if there is no connection or the service has closed it."""
-        self._deadline = time.monotonic() + CALL_SECONDS
-        if self.sock and _is_readable(
-            self.sock
-        ):  # between two requests, this means that the service closed it
-            self.close()
-        if not self.sock:
-            self.connect()
+    def __init__(self, url: SplitResult) -> None:
+        self._trust = _trust() if url.scheme == "https" else None
+        self.default_port = 443 if self._trust else 80
+        super().__init__(url.netloc)
 
-    def connect(self) -> None:
-        connected_by = min(self._deadline, time.monotonic() + CONNECT_SECONDS)
-        raw = _connect_to_any(resolve(self.host, self.port, _remaining(connected_by)), connected_by)
+    def call(
+        self,
+        name: str,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        max_bytes: int | None = None,
+    ) -> Response:
+        """Send a request and read the response, for at most CALL_SECONDS. Raises NoResponseError with `name`."""
+        deadline = time.monotonic() + CALL_SECONDS
         try:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._trust:
-                raw.settimeout(_remaining(connected_by))
-                raw = self._trust.wrap_socket(raw, server_hostname=self.host)
-        except OSError:
-            raw.close()
-            raise
-        self.sock = _DeadlineSocket(raw, self)
+            # A connection that is readable between two requests was closed by the service.
+            if self.sock and _is_readable(self.sock):
+                self.close()
+            if not self.sock:
+                self.sock = self._connected(min(deadline, time.monotonic() + CONNECT_SECONDS))
+            self.sock.deadline = deadline
+            self.request(method, target, body, headers)
+            response = self.getresponse()
+            return Response(response.status, response.read(max_bytes))
+        except (HTTPException, OSError) as error:
+            self.close()
+            raise NoResponseError(f"{name}: {type(error).__name__}") from error
 
-    def remaining(self) -> float:
-        return _remaining(self._deadline)
+    def _connected(self, deadline: float) -> "_DeadlineSocket":
+        plain = _connect_to_any(resolve(self.host, self.port, _remaining(deadline)), deadline)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._trust is None:
+                return plain
+            plain.settimeout(_remaining(deadline))
+            return cast("_TlsSocket", self._trust.wrap_socket(plain, server_hostname=self.host))
+        except OSError:
+            plain.close()
+            raise
 
 
 def _remaining(deadline: float) -> float:
@@ -193,48 +195,30 @@ def _remaining(deadline: float) -> float:
     return remaining
 
 
-def resolve(host: str, port: int, seconds: float) -> list[tuple[Any, ...]]:
+def resolve(host: str, port: int, seconds: float) -> list[Address]:
     """Return the result of getaddrinfo. Raises TimeoutError or OSError.
 
     A lookup cannot be interrupted, so it runs in a daemon thread, which is abandoned after the timeout.
     """
-    if _is_address(host):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    answers: queue.SimpleQueue[list[tuple[Any, ...]] | OSError] = queue.SimpleQueue()
+    answer: Future[list[Address]] = Future()
 
     def look_up() -> None:
         try:
-            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except OSError as error:
-            answers.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=look_up, daemon=True).start()
-    try:
-        answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, OSError):
-        raise answer
-    return answer
+    return answer.result(timeout=seconds)
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _connect_to_any(addresses: Iterable[tuple[Any, ...]], deadline: float) -> Any:
+def _connect_to_any(addresses: Sequence[Address], deadline: float) -> "_DeadlineSocket":
     """Return a connection to the first address that accepts one. Each gets a share of the time. Raises OSError."""
-    waiting = list(addresses)
     failure: OSError = OSError("the name has no address")
-    while waiting:
-        family, kind, protocol, _, address = waiting.pop(0)
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
         left = _remaining(deadline)
-        connection = socket.socket(family, kind, protocol)
-        connection.settimeout(min(left, max(ADDRESS_SECONDS, left / (len(waiting) + 1))))
+        connection = _DeadlineSocket(family, kind, protocol)
+        connection.settimeout(min(left, max(ADDRESS_SECONDS, left / (len(addresses) - number))))
         try:
             connection.connect(address)
         except OSError as error:
@@ -245,63 +229,35 @@ def _connect_to_any(addresses: Iterable[tuple[Any, ...]], deadline: float) -> An
     raise failure
 
 
-class _DeadlineSocket:
-    """A socket for http.client whose every read and write ends at the call's deadline.
+def _is_readable(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class _DeadlineSocket(socket.socket):
+    """Every read and write ends at the call's deadline.
 
     A socket's own timeout restarts with every byte, so a slow peer could block a call indefinitely.
     """
 
-    def __init__(self, raw: Any, connection: _Connection) -> None:
-        self._raw = raw
-        self._connection = connection
-        self._has_reader = self._is_closed = False
-        self.fileno = raw.fileno
+    deadline = 0.0
 
-    def close(self) -> None:
-        """Close after the response has been read: http.client closes the socket before that on "Connection: close"."""
-        self._is_closed = True
-        if not self._has_reader:
-            self._raw.close()
+    def recv_into(self, *arguments: Any) -> int:
+        self.settimeout(_remaining(self.deadline))
+        return super().recv_into(*arguments)
 
-    def reader_closed(self) -> None:
-        self._has_reader = False
-        if self._is_closed:
-            self._raw.close()
+    def send(self, *arguments: Any) -> int:
+        self.settimeout(_remaining(self.deadline))
+        return super().send(*arguments)
 
-    def sendall(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            self._raw.settimeout(self._connection.remaining())
-            left = left[self._raw.send(left) :]
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        self._has_reader = True
-        return io.BufferedReader(_Reader(self, self._raw, self._connection))
+    def sendall(self, *arguments: Any) -> None:
+        self.settimeout(_remaining(self.deadline))  # of a plain socket, this limits the whole call
+        super().sendall(*arguments)
 
 
-class _Reader(io.RawIOBase):
-    def __init__(self, owner: _DeadlineSocket, raw: Any, connection: _Connection) -> None:
-        self._owner = owner
-        self._raw = raw
-        self._connection = connection
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._owner.reader_closed()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._raw.settimeout(self._connection.remaining())
-        return int(self._raw.recv_into(buffer))
-
-
-def _is_readable(connection: Any) -> bool:
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(0))
+class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
+    """Its `sendall` calls `send` for each part."""
 
 
 @cache
@@ -310,4 +266,6 @@ def _trust() -> ssl.SSLContext:
     botocore = find_spec("botocore")
     assert botocore
     assert botocore.origin
-    return ssl.create_default_context(cafile=str(Path(botocore.origin).with_name("cacert.pem")))
+    trust = ssl.create_default_context(cafile=str(Path(botocore.origin).with_name("cacert.pem")))
+    trust.sslsocket_class = _TlsSocket
+    return trust
