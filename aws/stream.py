@@ -1,19 +1,12 @@
 """The Kinesis stream of geofence events."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
 from aws.errors import RetryableError
 from aws.json_client import JsonClient
-
-
-class StreamRecord(Protocol):
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def partition_key(self) -> str: ...
+from contract.stream import StreamRecord
 
 
 class KinesisStream:
@@ -23,7 +16,7 @@ class KinesisStream:
         self._kinesis = kinesis
         self._name = name
 
-    def put[R: StreamRecord](self, records: Sequence[R]) -> list[R]:
+    def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         """Send one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
         answer = self._kinesis.send(
             "PutRecords",

@@ -1,4 +1,4 @@
-"""A batch of records in, visits and notices out: the same under Lambda and the Kinesis Client Library."""
+"""Process a batch of records: visits and notifications out. Lambda and the Kinesis Client Library both call this."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aws.errors import PermanentError
 from consumer.records import Record, event_of
-from consumer.store import Added, Arrival
+from consumer.store import Added, Arrival, Counts
 from consumer.visits import Pair, pair_of
 from contract.events import GEOFENCE_KINDS, MAX_AGE, GeofenceEvent, InvalidEvent, Kind, Reason
 
@@ -41,18 +41,12 @@ class Ports:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of a batch. `stopped_at`: the first record not durably done; all from it on come again."""
+class Outcome(Counts):
+    """The outcome of a batch. `stopped_at`: the first record that is not durably done; delivery starts there again."""
 
     records: int = 0
     consumed: int = 0
     too_old: int = 0
-    added: int = 0
-    repeated: int = 0
-    superseded: int = 0
-    visits_changed: int = 0
-    orphan_exits: int = 0
-    notified: int = 0
     set_aside: dict[str, list[Poison]] = field(default_factory=dict)
     stopped_at: Record | None = None
     failure: Exception | None = None
@@ -68,14 +62,7 @@ class Outcome:
 
 
 class TimeNearlyUp(Exception):
-    """The invocation would be ended from outside; the rest comes again."""
-
-
-@dataclass(slots=True)
-class _Sifted:
-    pairs: dict[Pair, list[tuple[Record, GeofenceEvent]]] = field(default_factory=dict)
-    poison: list[Poison] = field(default_factory=list)
-    too_old: int = 0
+    """The invocation is about to time out; the rest is delivered again."""
 
 
 def consume(
@@ -84,17 +71,27 @@ def consume(
     has_time: Callable[[], bool] = lambda: True,
     kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> Outcome:
-    """Every record is in the visits, or set aside, or stands at or after `stopped_at` and so comes again.
+    """Add every record to the visits or quarantine it, except those at or after `stopped_at`.
 
-    Events are taken device and fence at a time, those first whose first record is first. `has_time` is asked
-    before each portion. Never raises for what one record or one call did.
+    Events are added per device and fence, in the order of each pair's first record. `has_time` is called before each
+    portion. Never raises because of one record or one call.
     """
     all_records = list(records)
     outcome = Outcome(records=len(all_records))
-    sifted = _sift(all_records, kinds)
-    outcome.too_old = sifted.too_old
-    _keep(sifted.poison, ports.set_aside, outcome)
-    for some in batched(sifted.pairs.items(), PAIRS_AT_ONCE, strict=False):
+    pairs: dict[Pair, list[tuple[Record, GeofenceEvent]]] = {}
+    poison: list[Poison] = []
+    for record in all_records:
+        try:
+            event = event_of(record, kinds)
+        except InvalidEvent as invalid:
+            poison.append(Poison(record, invalid.reasons))
+            continue
+        if record.arrived_at - event.occurred_at > MAX_AGE:
+            outcome.too_old += 1
+        else:
+            pairs.setdefault(pair_of(event), []).append((record, event))
+    _keep(poison, ports.set_aside, outcome)
+    for some in batched(pairs.items(), PAIRS_AT_ONCE, strict=False):
         first = some[0][1][0][0]
         if outcome.stopped_at and outcome.stopped_at.position < first.position:
             break
@@ -103,21 +100,6 @@ def consume(
             break
         _add(dict(some), all_records[0].position[0], ports, outcome)
     return outcome
-
-
-def _sift(records: Iterable[Record], kinds: Mapping[str, Kind]) -> _Sifted:
-    sifted = _Sifted()
-    for record in records:
-        try:
-            event = event_of(record, kinds)
-        except InvalidEvent as invalid:
-            sifted.poison.append(Poison(record, invalid.reasons))
-            continue
-        if record.arrived_at - event.occurred_at > MAX_AGE:
-            sifted.too_old += 1
-        else:
-            sifted.pairs.setdefault(pair_of(event), []).append((record, event))
-    return sifted
 
 
 def _add(
@@ -134,25 +116,18 @@ def _add(
     }
     for pair, result in ports.store.add(events, arrivals).items():
         some = pairs[pair]
-        if isinstance(result, PermanentError):
-            refused += (Poison(record, (_refused(result),)) for record, _ in some)
-        elif isinstance(result, Exception):
+        if isinstance(result, Exception) and not isinstance(result, PermanentError):
             outcome.stop_at(some[0][0], result)
-        else:
-            never = [(record, result.refused.get(event.event_id)) for record, event in some]
-            refused += (Poison(record, (_refused(why),)) for record, why in never if why)
-            outcome.consumed += sum(why is None for _, why in never)
-            outcome.added += result.added
-            outcome.repeated += result.repeated
-            outcome.superseded += result.superseded
-            outcome.visits_changed += result.visits_changed
-            outcome.orphan_exits += result.orphan_exits
-            outcome.notified += result.notified
+            continue
+        for record, event in some:
+            why = result if isinstance(result, PermanentError) else result.refused.get(event.event_id)
+            if why:
+                refused.append(Poison(record, (Reason("refused_by_store", "", why.detail or str(why)),)))
+            else:
+                outcome.consumed += 1
+        if isinstance(result, Added):
+            outcome.include(result)
     _keep(refused, ports.set_aside, outcome)
-
-
-def _refused(why: PermanentError) -> Reason:
-    return Reason("refused_by_store", "", why.detail or str(why))
 
 
 def _keep(poison: Sequence[Poison], set_aside: SetAside, outcome: Outcome) -> None:

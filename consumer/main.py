@@ -50,6 +50,6 @@ def consume(batch: Mapping[str, Any], context: Context) -> dict[str, list[dict[s
 @cache
 def app_of() -> App:
     """Settings and clients, built by the first batch: importing this module needs no AWS."""
-    settings = Settings.model_validate(os.environ)
+    settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
     return App(settings, ports_of(settings, Access.of_function(os.environ)))

@@ -27,7 +27,7 @@ def ports_of(settings: Settings, access: Access) -> Ports:
     table = DynamoTable(access.client("dynamodb"), settings.visits_table, executor)
     bus = EventBus(access.client("events"), settings.event_bus_name, executor)
     set_aside = S3SetAside(access.archive(settings.archive_bucket))
-    return Ports(Store(table, bus, settings.rule, executor, settings.notifications), set_aside)
+    return Ports(Store(table, bus, settings.rule, executor, settings.notification_kinds), set_aside)
 
 
 class EventBus:

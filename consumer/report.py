@@ -21,18 +21,17 @@ def report(records: Sequence[Record], outcome: Outcome) -> None:
         )
     facts: dict[str, object] = {}
     if records:
+        first, last = records[0], records[-1]
         facts = {
-            "stream": records[0].stream,
-            "shard_id": records[0].shard_id,
-            "first_sequence_number": records[0].sequence_number,
-            "last_sequence_number": records[-1].sequence_number,
-            "behind_seconds": round((datetime.now(UTC) - records[-1].arrived_at).total_seconds(), 3),
+            "stream": first.stream,
+            "shard_id": first.shard_id,
+            "first_sequence_number": first.sequence_number,
+            "last_sequence_number": last.sequence_number,
+            "behind_seconds": round((datetime.now(UTC) - last.arrived_at).total_seconds(), 3),
         }
     if outcome.stopped_at:
-        facts |= {
-            "stopped_at": outcome.stopped_at.sequence_number,
-            "failure": f"{type(outcome.failure).__name__}: {outcome.failure}"[:300],
-        }
+        facts["stopped_at"] = outcome.stopped_at.sequence_number
+        facts["failure"] = f"{type(outcome.failure).__name__}: {outcome.failure}"[:300]
     log.info(
         logs.RECORDS_CONSUMED,
         **facts,

@@ -71,12 +71,8 @@ class Arrival(NamedTuple):
 
 
 @dataclass(slots=True)
-class Added:
-    """The result of adding events to a pair.
-
-    `superseded`: another content of that id counts, and did before. `refused`: by event id, what DynamoDB will
-    never take; all others are added.
-    """
+class Counts:
+    """Events and what they changed. `superseded`: another content of that event id counts, and did before."""
 
     added: int = 0
     repeated: int = 0
@@ -84,6 +80,16 @@ class Added:
     visits_changed: int = 0
     orphan_exits: int = 0
     notified: int = 0
+
+    def include(self, other: "Counts") -> None:
+        for name in Counts.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class Added(Counts):
+    """The result of adding events to a pair. `refused`: the events that DynamoDB will never take, by event id."""
+
     refused: dict[str, PermanentError] = field(default_factory=dict)
 
 

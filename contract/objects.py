@@ -1,8 +1,8 @@
-"""S3 objects: what their keys say, how lines are packed, and the shape of a reject and of what was set aside.
+"""S3 objects: keys, compressed lines, and the lines of rejects and quarantined records.
 
     events/dt=2026-11-16/hh=08/<SHA-256 of the uncompressed lines>.<number of lines>.ndjson.gz
 
-Hash and bytes depend on nothing but the lines, so that the same request stored again is the same object.
+Hash and bytes depend only on the lines, so storing the same request again creates no second object.
 """
 
 import base64
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import quote
 
 import msgspec
@@ -24,17 +24,14 @@ Prefix = Literal["events", "rejected", "set-aside"]
 MAX_METADATA_BYTES = 64
 _PLAIN = "-._~:"
 
-_KEY = re.compile(
-    r"(?P<prefix>events|rejected|set-aside)/dt=(?P<date>\d{4}-\d\d-\d\d)/hh=(?P<hour>\d\d)/"
-    r"(?P<digest>[0-9a-f]{64})\.(?P<lines>\d+)\.ndjson\.gz"
-)
-
-_FOLDER = re.compile(r"[a-z-]+/dt=(?P<date>\d{4}-\d\d-\d\d)/hh=(?P<hour>\d\d)/")
+_PREFIXES = get_args(Prefix)
+_FOLDER = re.compile(r"[a-z-]+/dt=([0-9]{4}-[0-9]{2}-[0-9]{2})/hh=([0-9]{2})/")
+_NAME = re.compile(r"/([0-9a-f]{64})\.([0-9]+)\.ndjson\.gz")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """What a key says: where, the hour (UTC) its lines were received in, their SHA-256, their number."""
+    """The facts in a key: prefix, the hour (UTC) of receipt, SHA-256 and number of the lines."""
 
     prefix: Prefix
     hour: datetime
@@ -43,44 +40,42 @@ class ObjectName:
 
     @property
     def key(self) -> str:
-        return f"{self.prefix}/dt={self.hour:%Y-%m-%d}/hh={self.hour:%H}/{self.digest}.{self.lines}.ndjson.gz"
+        return f"{self.prefix}/{hour_folder(self.hour)}/{self.digest}.{self.lines}.ndjson.gz"
+
+
+def hour_folder(hour: datetime) -> str:
+    """Return the folder of an hour (UTC) below a prefix."""
+    return f"dt={hour:%Y-%m-%d}/hh={hour:%H}"
 
 
 def object_name(key: str) -> ObjectName | None:
-    """None for a key that is not one of ours."""
-    found = _KEY.fullmatch(key)
-    if not found:
+    """Return None for a key that is not one of ours."""
+    prefix, hour, found = prefix_of(key), hour_of(key), _NAME.search(key)
+    if not (prefix and hour and found):
         return None
-    try:
-        hour = datetime.strptime(found["date"] + found["hour"], "%Y-%m-%d%H").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return ObjectName(found["prefix"], hour, found["digest"], int(found["lines"]))  # type: ignore[arg-type]
+    name = ObjectName(prefix, hour, found[1], int(found[2]))
+    return name if name.key == key else None
 
 
 def is_content(key: str, size: int) -> bool:
-    """Whether an object holds anything. A folder marker that a console made, and an empty upload, do not.
+    """Return whether an object holds anything. Consoles create folder markers, and people upload empty files.
 
     A key of ours names a number of lines, so an empty object there is damaged and counts as content. The rule for
-    keys that are not ours: what holds nothing is skipped, what can be read as lines is processed, and the rest is
-    named.
+    other keys: empty objects are skipped, readable lines are processed, and the rest is reported.
     """
     return object_name(key) is not None or (size > 0 and not key.endswith("/"))
 
 
 def prefix_of(key: str) -> Prefix | None:
-    """The prefix under which a key lies, also one that others chose."""
-    first = key.partition("/")[0]
-    return first if first in ("events", "rejected", "set-aside") else None  # type: ignore[return-value]
+    """Return the prefix of a key. The rest of the key need not be ours."""
+    return next((prefix for prefix in _PREFIXES if key.startswith(f"{prefix}/")), None)
 
 
 def hour_of(key: str) -> datetime | None:
-    """The hour that a key's folders name, also of a key that others chose below them."""
+    """Return the hour that the folders of a key name. The rest of the key need not be ours."""
     found = _FOLDER.match(key)
-    if not found:
-        return None
     try:
-        return datetime.strptime(found["date"] + found["hour"], "%Y-%m-%d%H").replace(tzinfo=UTC)
+        return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else None
     except ValueError:
         return None
 
@@ -161,17 +156,10 @@ def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _cut(value: str) -> str:
-    """As many whole characters as fit into MAX_METADATA_BYTES of percent-encoded text."""
-    whole = quote(value[: MAX_METADATA_BYTES + 1], safe=_PLAIN, errors="replace")
-    if len(whole) <= MAX_METADATA_BYTES:
-        return whole
-    encoded = ""
-    for character in value[:MAX_METADATA_BYTES]:
-        escaped = quote(character, safe=_PLAIN, errors="replace")
-        if len(encoded) + len(escaped) > MAX_METADATA_BYTES:
-            break
-        encoded += escaped
-    return encoded
+    """Return as many whole characters as fit into MAX_METADATA_BYTES of percent-encoded text."""
+    beginnings = (value[:end] for end in range(MAX_METADATA_BYTES, -1, -1))
+    encoded = (quote(beginning, safe=_PLAIN, errors="replace") for beginning in beginnings)
+    return next(text for text in encoded if len(text) <= MAX_METADATA_BYTES)
 
 
 def _line(line: Mapping[str, object], app_version: str | None) -> bytes:

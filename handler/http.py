@@ -4,6 +4,8 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -37,7 +39,7 @@ _FORMS: Mapping[str, Form] = {
 # UTF-8 under its names, and its subset ASCII. (Encoding Standard: "Names and labels"; IANA: "Character Sets".)
 _CHARSETS = frozenset(["utf-8", "utf8", "csutf8", "unicode-1-1-utf-8", "us-ascii", "ascii", "csascii"])
 _GZIP_MAGIC = b"\x1f\x8b"
-_OUTSIDE_QUOTES = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"]', re.DOTALL)
+_LIST_MEMBERS = re.compile(r'(?:"(?:[^"\\]++|\\.)*+"?|[^",])+', re.DOTALL)
 
 
 class Refused(Exception):
@@ -123,34 +125,18 @@ def form_of(request: Request) -> Form:
 
 def _form_of_any(content_type: str) -> Form | None:
     """A header that was sent twice arrives as a list, whose members must mean the same form."""
-    forms = {_form_of_one(each) for each in _split(content_type.lower(), ",") if each}
+    forms = {_form_of_one(each) for each in _LIST_MEMBERS.findall(content_type.lower()) if each.strip()}
     return forms.pop() if len(forms) == 1 else None
 
 
 def _form_of_one(content_type: str) -> Form | None:
-    media_type, *parameters = _split(content_type, ";")
-    for name, _, value in (parameter.partition("=") for parameter in parameters):
-        if name.strip() == "charset" and _unquoted(value.strip()) not in _CHARSETS:
-            return None
+    header = Message()
+    header["content-type"] = content_type
+    (media_type, _), *parameters = header.get_params([("", "")])
+    charsets = {value.strip("'").replace("\\", "") for name, value in parameters if name == "charset"}
     # Any type that ends with +json is JSON. (MIME Sniffing Standard, "JSON MIME type".)
-    return _FORMS.get(media_type) or ("json" if media_type.endswith("+json") else None)
-
-
-def _split(value: str, separator: str) -> list[str]:
-    """The parts between separators that stand outside quoted strings, without whitespace around them."""
-    if '"' not in value:
-        return [part.strip() for part in value.split(separator)]
-    parts = [""]
-    for piece in _OUTSIDE_QUOTES.findall(value):
-        if piece == separator:
-            parts.append("")
-        else:
-            parts[-1] += piece
-    return [part.strip() for part in parts]
-
-
-def _unquoted(value: str) -> str:
-    return re.sub(r"\\(.)", r"\1", value.strip("\"'"))
+    form = _FORMS.get(media_type) or ("json" if media_type.endswith("+json") else None)
+    return form if charsets <= _CHARSETS else None
 
 
 def inflated(request: Request) -> bytes:
@@ -211,16 +197,6 @@ def answer(
     }
 
 
-_TITLES = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    503: "Service Unavailable",
-}
-
-
 def problem(
     status: int,
     code: str,
@@ -231,7 +207,7 @@ def problem(
     """RFC 9457 problem details; `code` is stable, `detail` is for people."""
     body = {
         "type": "about:blank",
-        "title": _TITLES[status],
+        "title": HTTPStatus(status).phrase,
         "status": status,
         "code": code,
         "detail": detail,

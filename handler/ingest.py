@@ -1,4 +1,4 @@
-"""The core: a batch in, a receipt out, and between them the order of effects that the promises rest on."""
+"""Archive a batch, publish its geofence events, and return a receipt. The order of these effects is a promise."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,19 @@ from aws.errors import RetryableError
 from contract.events import Reason
 from contract.objects import (
     LinesObject,
+    Prefix,
     lines_object,
     metadata,
     quarantine_line,
     reject_line,
     unreadable_line,
 )
+from contract.stream import StreamRecord
 from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, CircuitBreaker, Clock, Stream, publish
-from handler.validate import Batch, Record, Rejected
+from handler.validate import Batch, Rejected
 
-# A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the
-# stream, two tries of a message. Else the answer is 503 while there is time to give it.
+# A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the stream, two
+# tries of a message. Otherwise the answer is 503 while there is time for one.
 STORE_SECONDS = 12.5
 STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5
@@ -34,26 +36,28 @@ _CONFLICT = Reason(
 
 class Archive(Protocol):
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
-        """Whether the object is new: False says that the same one stands there. Raises RetryableError."""
+        """Return False if the object exists already. Raises RetryableError."""
 
 
 class RedriveQueue(Protocol):
     def enqueue(self, key: str, lines: Sequence[int]) -> None:
-        """Leave a claim check for lines of an object of the archive. Raises RetryableError."""
+        """Enqueue a claim check for lines of an archived object. Raises RetryableError."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
-    """What of a request is kept beside its events."""
+class Delivery:
+    """The facts about a request that are kept beside its events, and the time that is left for it."""
 
     request_id: str
     app_version: str | None
     content_type: str | None
+    received_at: datetime
+    seconds_left: Clock
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the client is told."""
+    """The body of a 202 or 400 response."""
 
     request_id: str
     received: int
@@ -68,7 +72,7 @@ class Receipt:
 
 @dataclass(slots=True)
 class Effects:
-    """What was done so far, for the log line: after a failure too, when there is no receipt."""
+    """The effects so far. The log line has them after a failure too, when there is no receipt."""
 
     object_key: str | None = None
     rejected_key: str | None = None
@@ -88,54 +92,27 @@ class Ports:
     circuit_breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
 
 
-def ingest(
-    batch: Batch,
-    ports: Ports,
-    *,
-    sender: Sender,
-    received_at: datetime,
-    seconds_left: Clock,
-    effects: Effects,
-) -> Receipt:
+def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> Receipt:
     """Archive the whole batch, then publish its geofence events.
 
-    The order is a promise: the archive is what we replay from, so nothing is published, and no client is told
-    "accepted", before it is written. Raises RetryableError if anything could not be kept.
-
-    An object that stood there already is published again: the first try may have died between the two.
+    The order is a promise: we replay from the archive, so nothing is published, and no client is told "accepted",
+    before it is written. An object that exists already is published again, because an earlier try may have died
+    between the two. Raises RetryableError if anything could not be kept.
     """
-    facts = metadata(
-        {
-            "received-at": received_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "request-id": sender.request_id,
-            "app-version": sender.app_version,
-        }
-    )
     began = time.perf_counter()
     if batch.lines:
-        effects.object_key = _store(
-            lines_object("events", batch.lines, received_at), facts, ports.archive, seconds_left
-        )
+        effects.object_key = _store("events", batch.lines, ports.archive, delivery)
     if batch.rejected:
-        lines = [_line_of(rejected, sender) for rejected in batch.rejected]
-        effects.rejected_key = _store(
-            lines_object("rejected", lines, received_at), facts, ports.archive, seconds_left
-        )
+        lines = [_line_of(rejected, delivery) for rejected in batch.rejected]
+        effects.rejected_key = _store("rejected", lines, ports.archive, delivery)
     effects.store_ms = _ms_since(began)
     began = time.perf_counter()
-    if batch.records and effects.object_key:
-        _publish(
-            batch.records,
-            effects.object_key,
-            ports=ports,
-            received_at=received_at,
-            seconds_left=seconds_left,
-            effects=effects,
-        )
+    if batch.records:
+        _publish(batch.records, ports, delivery, effects)
     effects.publish_ms = _ms_since(began)
     errors, omitted = errors_of(batch)
     return Receipt(
-        request_id=sender.request_id,
+        request_id=delivery.request_id,
         received=batch.received,
         accepted=len(batch.lines),
         duplicates=batch.duplicates,
@@ -151,54 +128,62 @@ def _ms_since(began: float) -> float:
     return round((time.perf_counter() - began) * 1000, 1)
 
 
-def _store(lines: LinesObject, facts: Mapping[str, str], archive: Archive, seconds_left: Clock) -> str:
-    if seconds_left() < STORE_SECONDS:
+def _store(prefix: Prefix, lines: Sequence[bytes], archive: Archive, delivery: Delivery) -> str:
+    if delivery.seconds_left() < STORE_SECONDS:
         raise RetryableError("no time left to store")
-    archive.store(lines, facts)
-    return lines.key
+    stored = lines_object(prefix, lines, delivery.received_at)
+    facts = metadata(
+        {
+            "received-at": delivery.received_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "request-id": delivery.request_id,
+            "app-version": delivery.app_version,
+        }
+    )
+    archive.store(stored, facts)
+    return stored.key
 
 
-def _publish(
-    records: Sequence[Record],
-    object_key: str,
-    *,
-    ports: Ports,
-    received_at: datetime,
-    seconds_left: Clock,
-    effects: Effects,
-) -> None:
-    def attempt(rounds: int) -> None:
-        keep_back = max(STREAM_SECONDS + ENQUEUE_SECONDS, seconds_left() - REQUEST_BUDGET_SECONDS)
-        outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back, rounds=rounds)
-        ports.circuit_breaker.record(outcome)
-        effects.published = outcome.taken
-        refused = outcome.refused
-        if outcome.malformed:
-            try:
-                if seconds_left() < STORE_SECONDS + ENQUEUE_SECONDS:
-                    raise RetryableError("no time left to set aside")
-                effects.set_aside_key = quarantine(ports.archive, outcome.malformed, object_key, received_at)
-                effects.set_aside = len(outcome.malformed)
-            except RetryableError:
-                refused = refused + outcome.malformed
-        if refused:
-            if seconds_left() < ENQUEUE_SECONDS:
-                raise RetryableError("no time left to enqueue a claim check")
-            ports.redrive_queue.enqueue(object_key, sorted(record.line for record in refused))
-            effects.queued = len(refused)
-
+def _publish(records: Sequence[StreamRecord], ports: Ports, delivery: Delivery, effects: Effects) -> None:
     rounds = ports.circuit_breaker.rounds()
     try:
-        attempt(rounds)
+        _try_to_publish(records, ports, delivery, effects, rounds)
     except RetryableError:
         if rounds:
             raise
-        # The stream was not asked because it refused a moment ago: without the queue it must be.
-        attempt(MAX_ROUNDS)
+        # The circuit breaker is open, but the queue failed too: try the stream after all.
+        _try_to_publish(records, ports, delivery, effects, MAX_ROUNDS)
 
 
-def quarantine(archive: Archive, records: Sequence[Record], object_key: str, received_at: datetime) -> str:
-    """Keep what the stream will never take, with where it came from; returns the key."""
+def _try_to_publish(
+    records: Sequence[StreamRecord], ports: Ports, delivery: Delivery, effects: Effects, rounds: int
+) -> None:
+    seconds_left, object_key = delivery.seconds_left, str(effects.object_key)
+    keep_back = max(STREAM_SECONDS + ENQUEUE_SECONDS, seconds_left() - REQUEST_BUDGET_SECONDS)
+    outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back, rounds=rounds)
+    ports.circuit_breaker.record(outcome)
+    effects.published = outcome.taken
+    left = outcome.refused
+    if outcome.malformed:
+        try:
+            if seconds_left() < STORE_SECONDS + ENQUEUE_SECONDS:
+                raise RetryableError("no time left to quarantine")
+            effects.set_aside_key = quarantine(
+                ports.archive, outcome.malformed, object_key, delivery.received_at
+            )
+            effects.set_aside = len(outcome.malformed)
+        except RetryableError:
+            left = left + outcome.malformed
+    if left:
+        if seconds_left() < ENQUEUE_SECONDS:
+            raise RetryableError("no time left to enqueue a claim check")
+        ports.redrive_queue.enqueue(object_key, sorted(record.line for record in left))
+        effects.queued = len(left)
+
+
+def quarantine(
+    archive: Archive, records: Sequence[StreamRecord], object_key: str, received_at: datetime
+) -> str:
+    """Store the records that the stream will never accept, with their origin. Returns the key."""
     reason = Reason("refused_by_stream", "", "Kinesis answers that this record can never be taken.")
     lines = [
         quarantine_line([reason], record.data, {"object_key": object_key, "line": str(record.line)})
@@ -231,20 +216,21 @@ def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
     return errors, len(found) - len(errors)
 
 
-def _line_of(rejected: Rejected, sender: Sender) -> bytes:
+def _line_of(rejected: Rejected, delivery: Delivery) -> bytes:
+    version = delivery.app_version
     if rejected.is_json:
         return reject_line(
             rejected.reasons,
             rejected.text,
             index=rejected.index,
             event_id=rejected.event_id,
-            app_version=sender.app_version,
+            app_version=version,
         )
     return unreadable_line(
         rejected.reasons,
         rejected.text,
-        content_type=sender.content_type,
+        content_type=delivery.content_type,
         content_encoding=rejected.content_encoding,
         index=rejected.index,
-        app_version=sender.app_version,
+        app_version=version,
     )

@@ -24,7 +24,7 @@ from contract.metrics import with_metrics
 from handler import codes
 from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.identity import Keys, Provider, Speaker, Tokens, fetch_keys
-from handler.ingest import Effects, Ports, Receipt, Sender
+from handler.ingest import Delivery, Effects, Ports, Receipt
 from handler.ingest import ingest as ingest_batch
 from handler.parse_body import parse_body
 from handler.settings import Settings
@@ -115,14 +115,14 @@ def _respond(
     batch = _batch_of(request, app, speaker, received_at)
     facts |= _facts_of(batch, received_at) | {"body_bytes": len(request.body)}
     facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
-    receipt = ingest_batch(
-        batch,
-        app.ports,
-        sender=Sender(request_id, request.app_version, request.content_type),
+    delivery = Delivery(
+        request_id=request_id,
+        app_version=request.app_version,
+        content_type=request.content_type,
         received_at=received_at,
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
-        effects=effects,
     )
+    receipt = ingest_batch(batch, app.ports, delivery, effects)
     return _answer(receipt)
 
 

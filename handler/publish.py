@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aws.errors import PermanentError, RetryableError
 from aws.retry import jitter
-from handler.validate import Record
+from contract.stream import StreamRecord
 
 MAX_RECORDS = 500
 MAX_CALL_BYTES = 5 * 1024 * 1024
@@ -22,7 +22,7 @@ OPEN_SECONDS = 5.0
 
 
 class Stream(Protocol):
-    def put(self, records: Sequence[Record]) -> list[Record]:
+    def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         """One call; returns the records that were refused. Raises RetryableError, or PermanentError."""
 
 
@@ -38,8 +38,8 @@ class Published:
 
     taken: int = 0
     calls: int = 0
-    refused: list[Record] = field(default_factory=list)
-    malformed: list[Record] = field(default_factory=list)
+    refused: list[StreamRecord] = field(default_factory=list)
+    malformed: list[StreamRecord] = field(default_factory=list)
 
 
 class CircuitBreaker:
@@ -65,7 +65,7 @@ class CircuitBreaker:
 
 
 def publish(
-    records: Sequence[Record],
+    records: Sequence[StreamRecord],
     stream: Stream,
     seconds_left: Clock,
     pause: Callable[[float], None] = time.sleep,
@@ -85,9 +85,9 @@ def publish(
 
 
 def _round(
-    records: Sequence[Record], stream: Stream, seconds_left: Clock, outcome: Published
-) -> list[Record]:
-    refused: list[Record] = []
+    records: Sequence[StreamRecord], stream: Stream, seconds_left: Clock, outcome: Published
+) -> list[StreamRecord]:
+    refused: list[StreamRecord] = []
     calls = list(_calls(records))
     while calls:
         call = calls.pop(0)
@@ -111,8 +111,8 @@ def _round(
     return refused
 
 
-def _calls(records: Sequence[Record]) -> Iterator[list[Record]]:
-    call: list[Record] = []
+def _calls(records: Sequence[StreamRecord]) -> Iterator[list[StreamRecord]]:
+    call: list[StreamRecord] = []
     size = 0
     for record in records:
         weight = len(record.data) + len(record.partition_key.encode())

@@ -1,8 +1,8 @@
-"""Claim checks from the redrive queue: their events from S3 onto Kinesis, once it takes them again."""
+"""Publish the records of claim checks from the redrive queue. Their events are read from S3."""
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -19,10 +19,10 @@ from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
 from contract.objects import lines_of
+from contract.stream import archived_record
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, quarantine
 from handler.publish import CLAIM_CHECK_BUDGET_SECONDS, Clock, Stream, publish
 from handler.settings import Settings
-from handler.validate import Record
 
 BACKOFF_BASE_SECONDS = 2
 BACKOFF_CAP_SECONDS = 300
@@ -31,35 +31,31 @@ log = structlog.get_logger()
 
 
 class ClaimCheck(msgspec.Struct, frozen=True):
-    """Lines (from 1) of an object of the archive that still have to be published."""
+    """Lines (from 1) of an archived object that must be published."""
 
     bucket: str
     key: str
     lines: list[Annotated[int, msgspec.Meta(ge=1)]]
 
 
-class Archived(Protocol):
+class ReadableArchive(Archive, Protocol):
     bucket: str
 
     def read(self, key: str) -> bytes:
         """Return an object's bytes. Raises RetryableError or PermanentError."""
 
 
-class Postpone(Protocol):
-    def __call__(self, receipt_handle: str, seconds: int) -> None:
-        """Hide a message for so long."""
-
-
 @dataclass(frozen=True, slots=True)
 class App:
-    archived: Archived
-    archive: Archive
+    """`postpone` hides a message, named by its receipt handle, for some seconds."""
+
+    archive: ReadableArchive
     stream: Stream
-    postpone: Postpone
+    postpone: Callable[[str, int], None]
 
 
 def redrive(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """Lambda's entry point: publishes what it can and gives the rest of the batch back to the queue."""
+    """Lambda's entry point. Returns the messages that stay in the queue."""
     logs.bind(request_id=context.aws_request_id)
     return redrive_messages(
         event["Records"], _app(), lambda: context.get_remaining_time_in_millis() / 1000 - STREAM_SECONDS
@@ -67,10 +63,10 @@ def redrive(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
 
 def redrive_messages(messages: list[Mapping[str, Any]], app: App, seconds_left: Clock) -> dict[str, Any]:
-    """Publish claim check by claim check. Once the stream refuses, the others need not be tried now.
+    """Publish one claim check after the other. Once the stream throttles, the others are not tried.
 
-    A claim check goes back whole if any of its records was refused: its events are published again then,
-    which is harmless (visits are a function of the set of events), while a lost one would not be.
+    A claim check stays in the queue as a whole if any of its records was throttled. Publishing its other events again
+    changes nothing, because visits are a function of the set of events.
     """
     failed: list[str] = []
     published = 0
@@ -80,7 +76,7 @@ def redrive_messages(messages: list[Mapping[str, Any]], app: App, seconds_left: 
             if outage:
                 raise RetryableError("not tried: the one before was refused")
             published += _redrive(message["body"], app, seconds_left)
-        except Exception as error:  # one that can never be served ends in the dead-letter queue, not here
+        except Exception as error:  # one that never succeeds ends in the dead-letter queue
             outage = outage or isinstance(error, RetryableError)
             log.warning("claim_check_returned", message_id=message["messageId"], error=_said(error))
             failed.append(message["messageId"])
@@ -93,10 +89,10 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     claim = msgspec.json.decode(body, type=ClaimCheck)
     if seconds_left() < 2 * STORE_SECONDS:  # three tries of a read, and perhaps of a put
         raise RetryableError("no time left")
-    if claim.bucket != app.archived.bucket:
+    if claim.bucket != app.archive.bucket:
         raise ValueError("a claim check names another bucket")
-    lines = lines_of(app.archived.read(claim.key))
-    records = [_record(lines[number - 1], number) for number in claim.lines]
+    lines = lines_of(app.archive.read(claim.key))
+    records = [archived_record(lines[number - 1], number) for number in claim.lines]
     ends = max(seconds_left() - CLAIM_CHECK_BUDGET_SECONDS, STORE_SECONDS)
     outcome = publish(records, app.stream, lambda: seconds_left() - ends)
     if outcome.malformed:
@@ -107,26 +103,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     return outcome.taken
 
 
-class _User(msgspec.Struct):
-    device_id: str | None = msgspec.field(name="deviceId", default=None)
-
-
-class _Keyed(msgspec.Struct):
-    """Accepted once, so judged no more: the rules may have changed since, the event has not."""
-
-    user: _User | None = None
-    device_id: str | None = msgspec.field(name="deviceId", default=None)
-
-
-def _record(line: bytes, number: int) -> Record:
-    event = msgspec.json.decode(line, type=_Keyed)
-    device_id = (event.user and event.user.device_id) or event.device_id
-    if device_id is None:
-        raise ValueError("a claim check names an event without a device")
-    return Record(device_id, line, number)
-
-
-def _postpone(message: Mapping[str, Any], postpone: Postpone) -> None:
+def _postpone(message: Mapping[str, Any], postpone: Callable[[str, int], None]) -> None:
     tries = int(message["attributes"]["ApproximateReceiveCount"])
     most = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** min(tries, 16))
     try:
@@ -136,7 +113,7 @@ def _postpone(message: Mapping[str, Any], postpone: Postpone) -> None:
 
 
 def _said(error: Exception) -> str:
-    # Other messages may quote an event.
+    # The messages of other errors may quote an event.
     return str(error) if isinstance(error, RetryableError) else type(error).__name__
 
 
@@ -145,11 +122,6 @@ def _app() -> App:
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
     access = Access.of_function(os.environ)
-    archive = access.archive(settings.archive_bucket)
     queue = RedriveQueue(access.client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket)
-    return App(
-        archived=archive,
-        archive=archive,
-        stream=KinesisStream(access.client("kinesis", tries=1), settings.stream_name),
-        postpone=queue.postpone,
-    )
+    stream = KinesisStream(access.client("kinesis", tries=1), settings.stream_name)
+    return App(access.archive(settings.archive_bucket), stream, queue.postpone)

@@ -22,6 +22,7 @@ from contract.events import (
     parse_json,
 )
 from contract.instants import DEFAULT_CLOCK_AHEAD, MAX_AGE_AT_RECEIPT
+from contract.stream import StreamRecord
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
 from handler.parse_body import Parts, with_members
@@ -29,15 +30,6 @@ from handler.pings import as_event, is_ping
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A geofence event for the stream. `line` is its place in the stored object, from 1."""
-
-    partition_key: str
-    data: bytes
-    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,7 @@ class Batch:
     """`lines` are the accepted events as they will be stored, `records` the geofence events among them."""
 
     lines: list[bytes] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
+    records: list[StreamRecord] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     duplicates: int = 0
@@ -123,7 +115,7 @@ def validate(
         batch.lines.append(text)
         batch.devices[event.device_id or ""] += 1
         if event.fence and event.device_id:
-            batch.records.append(Record(event.device_id, text, len(batch.lines)))
+            batch.records.append(StreamRecord(event.device_id, text, len(batch.lines)))
     return batch
 
 

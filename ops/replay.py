@@ -25,8 +25,8 @@ import yaml
 from aws.stream import KinesisStream
 from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
 from contract.objects import hour_of, is_content, prefix_of
+from contract.stream import StreamRecord
 from handler.publish import publish
-from handler.validate import Record
 from ops import set_aside, terminal
 from ops.outputs import ROOT
 from ops.stores import geofence_kinds, readable_lines
@@ -90,7 +90,7 @@ class Selection:
 
     def records_in(
         self, lines: Iterable[bytes], label: str, odd: Callable[[int], object] = lambda _: None
-    ) -> Iterator[Record]:
+    ) -> Iterator[StreamRecord]:
         """Yield the selected geofence events of an object as stream records.
 
         `odd` gets the lines that are not events, or not the geofence event that their type promises.
@@ -108,7 +108,7 @@ class Selection:
             if self.types and event["type"] not in self.types:
                 continue
             if device and (not self.devices or device in self.devices):
-                yield Record(device, labelled(line, event, label), number)
+                yield StreamRecord(device, labelled(line, event, label), number)
 
 
 def labelled(line: bytes, event: dict[str, Any], label: str) -> bytes:
@@ -210,7 +210,7 @@ def replay(
     return done
 
 
-def put_all(records: Iterable[Record], stream: KinesisStream, pace: Pace) -> int:
+def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) -> int:
     """Send all records at that rate. Raises Refusal with the number that the stream keeps throttling."""
     count = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
@@ -248,7 +248,7 @@ def lines_again(
     return count
 
 
-def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[Record]]]:
+def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[StreamRecord]]]:
     """Yield the batches that the event source mapping gave up on and stored in S3, each with its key.
 
     Lambda's invocation record has the request to the function as text under `payload` (AWS Lambda Developer
@@ -264,7 +264,9 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
         yield (
             found.key,
             [
-                Record(record["kinesis"]["partitionKey"], base64.b64decode(record["kinesis"]["data"]), number)
+                StreamRecord(
+                    record["kinesis"]["partitionKey"], base64.b64decode(record["kinesis"]["data"]), number
+                )
                 for number, record in enumerate(request.get("Records", []), 1)
             ],
         )
@@ -291,7 +293,7 @@ def replay_given_up(
     }
 
 
-def _labelled_if_event(record: Record, label: str) -> Record:
+def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
     """Return the records of a given-up batch; they may be events, another producer's aggregates, or anything."""
     try:
         event = parse_json(record.data)
@@ -299,7 +301,7 @@ def _labelled_if_event(record: Record, label: str) -> Record:
         return record
     if not isinstance(event, dict) or not record.data.endswith(b"}"):
         return record
-    return Record(record.partition_key, labelled(record.data, event, label), record.line)
+    return StreamRecord(record.partition_key, labelled(record.data, event, label), record.line)
 
 
 # --- the command

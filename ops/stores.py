@@ -65,7 +65,7 @@ def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
 def consumer_settings(outputs: Outputs, stage: str) -> ConsumerSettings:
     """Return the settings of this stage's consumer."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
-    return ConsumerSettings.model_validate(function["Environment"]["Variables"])
+    return ConsumerSettings.of(function["Environment"]["Variables"])
 
 
 def rule(outputs: Outputs, stage: str) -> Rule:

@@ -37,6 +37,9 @@ IMPATIENT = {
 }
 
 
+ENDED_BY_SIGTERM = 143  # Java's exit code
+
+
 @dataclass
 class Yard:
     """A stream of two shards, a table like the deployed one, and workers on them."""
@@ -106,16 +109,17 @@ class Yard:
 class Worker:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         folder.mkdir(parents=True)
-        self._out, self._environment = folder / "out", environment
-        with self._out.open("w") as out, (folder / "err").open("w") as err:
+        self._log, self._environment = folder / "log", environment
+        with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "consumer.kcl"], cwd=ROOT, env=environment, stdout=out, stderr=err
+                [sys.executable, "-m", "consumer.kcl"], cwd=ROOT, env=environment, stderr=log
             )
 
     def batches(self) -> list[dict[str, Any]]:
         """Return the canonical log lines so far."""
-        lines = (line for line in self._out.read_text().splitlines(keepends=True) if line.endswith("\n"))
-        return [line for line in map(json.loads, lines) if line["event"] == "records_consumed"]
+        lines = self._log.read_text().splitlines(keepends=True)
+        ours = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+        return [line for line in ours if line["event"] == "records_consumed"]
 
     def consumed(self) -> int:
         return sum(line["consumed"] for line in self.batches())
@@ -126,7 +130,7 @@ class Worker:
         return asking.returncode == 0
 
     def tree(self) -> list[int]:
-        """Return the process ids of the worker, its daemon and its shard processes."""
+        """Return the process ids of the worker and its shard processes."""
         found, parents = [], [self.process.pid]
         while parents:
             found += parents
@@ -196,7 +200,7 @@ def test_killed_worker_loses_nothing(yard: Yard, device: str) -> None:
     second = yard.worker(yard.stream)
     assert eventually(yard.all_is_there, within=150, every=1)
     assert second.is_healthy()
-    assert second.ask_to_end() == 0
+    assert second.ask_to_end() == ENDED_BY_SIGTERM
 
 
 def test_two_workers_share_the_shards_and_checkpoint_when_ended(yard: Yard, device: str) -> None:
@@ -213,7 +217,7 @@ def test_two_workers_share_the_shards_and_checkpoint_when_ended(yard: Yard, devi
     assert eventually(yard.all_is_there, within=120, every=1)
     assert all(worker.consumed() > 0 for worker in workers), "each had a shard"
     trees = [worker.tree() for worker in workers]
-    assert [worker.ask_to_end() for worker in workers] == [0, 0]
+    assert [worker.ask_to_end() for worker in workers] == [ENDED_BY_SIGTERM] * 2
     assert not any(Path(f"/proc/{pid}").exists() for tree in trees for pid in tree)
     last: dict[str, int] = {}  # a shard may have moved from one worker to the other
     for batch in (batch for worker in workers for batch in worker.batches()):

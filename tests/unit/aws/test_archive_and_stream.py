@@ -19,14 +19,14 @@ from aws.http import endpoint_of
 from aws.json_client import JsonClient
 from aws.stream import KinesisStream
 from contract.objects import lines_object
-from handler.validate import Record
+from contract.stream import StreamRecord
 from tests.unit.aws.strict import Strict, strict_service
 from tests.unit.contract.test_objects import AT
 
 REGION = "eu-west-1"
 CREDENTIALS = Credentials("AKID", "secret/+", "token==")
 LINES = lines_object("events", [b'{"a":1}'], AT)
-RECORDS = [Record("van-1", b"{}", 1), Record("van ü 2", b"[1]", 2)]
+RECORDS = [StreamRecord("van-1", b"{}", 1), StreamRecord("van ü 2", b"[1]", 2)]
 
 
 def no_pause(_: float) -> None: ...

@@ -15,12 +15,12 @@ from aws.errors import MissingObjectError, RetryableError
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
 from contract.objects import lines_object
-from handler.validate import Record
+from contract.stream import StreamRecord
 from tests.unit.contract.test_objects import AT
 
 REGION = "us-east-1"
 LINES = lines_object("events", [b'{"a":1}'], AT)
-RECORDS = [Record("van-1", b"{}", 1), Record("van \u00fc 2", b"[]", 2)]
+RECORDS = [StreamRecord("van-1", b"{}", 1), StreamRecord("van \u00fc 2", b"[]", 2)]
 
 
 @pytest.fixture(scope="module")

@@ -288,7 +288,7 @@ def test_one_command_moves_all_items_to_the_current_table_layout(aws, tmp_path, 
     dynamodb = aws.client("dynamodb")
     for item in case["items"]:
         dynamodb.put_item(TableName=aws.table, Item=dumped(item))
-    settings = main.Settings.model_validate(aws.environment)
+    settings = main.Settings.of(aws.environment)
     monkeypatch.setattr(move_visits.stores, "consumer_settings", lambda *_: settings)
     environment = outputs(aws, tmp_path)
     moved = json.loads(run(environment, "move-visits", "--json"))

@@ -9,12 +9,12 @@ from enum import Enum, auto
 
 from aws.errors import PermanentError, RetryableError
 from contract.objects import LinesObject
+from contract.stream import StreamRecord
 from handler import main
 from handler.ingest import Ports
 from handler.publish import CircuitBreaker
 from handler.settings import Settings
 from handler.signature import Secrets
-from handler.validate import Record
 
 # a fixed time, so that no event in the tests becomes too old
 RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -38,7 +38,7 @@ class World:
     faults: list[Fault] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
     metadata: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    stream: list[Record] = field(default_factory=list)
+    stream: list[StreamRecord] = field(default_factory=list)
     claims: list[tuple[str, list[int]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
@@ -48,7 +48,7 @@ class World:
         self.circuit_breaker = CircuitBreaker(lambda: self.now)
 
     def ports(self) -> Ports:
-        return Ports(_Archive(self), _Stream(self), _Queue(self), self.circuit_breaker)
+        return Ports(ArchiveFake(self), _Stream(self), _Queue(self), self.circuit_breaker)
 
     def next_fault(self, call: str) -> Fault:
         self.calls.append(call)
@@ -80,8 +80,14 @@ class World:
 
 
 @dataclass
-class _Archive:
+class ArchiveFake:
     world: World
+    bucket: str = "archive"
+
+    def read(self, key: str) -> bytes:
+        if self.world.next_fault("get") is Fault.AFTER:
+            raise RetryableError("on purpose")
+        return self.world.objects[key]
 
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
         fault = self.world.next_fault("store")
@@ -97,7 +103,7 @@ class _Archive:
 class _Stream:
     world: World
 
-    def put(self, records: Sequence[Record]) -> list[Record]:
+    def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         fault = self.world.next_fault("put")
         archived = set(self.world.lines("events"))
         assert all(record.data in archived for record in records), "published before it was archived"

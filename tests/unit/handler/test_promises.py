@@ -14,7 +14,7 @@ from aws.errors import RetryableError
 from contract.events import GEOFENCE_KINDS
 from contract.objects import object_name
 from handler import publish
-from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Effects, Sender, ingest
+from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Delivery, Effects, ingest
 from handler.parse_body import Parts
 from handler.validate import validate
 from local_snowflake.files import FileFormat, read
@@ -128,18 +128,11 @@ def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
         return seconds - sum(longest[call] for call in world.calls)
 
     batch = validate(Parts([json.dumps(event).encode() for event in events], {}), "json", GEOFENCE_KINDS, AT)
-    sender = Sender("request-1", None, None)
+    delivery = Delivery("request-1", None, None, AT, seconds_left)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)
-            ingest(
-                batch,
-                world.ports(),
-                sender=sender,
-                received_at=AT,
-                seconds_left=seconds_left,
-                effects=Effects(),
-            )
+            ingest(batch, world.ports(), delivery, Effects())
     finally:
         assert seconds_left() >= 0, world.calls
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.errors import PermanentError, RetryableError
+from contract.stream import StreamRecord
 from handler.publish import (
     BACKOFF_CAP_SECONDS,
     MAX_CALL_BYTES,
@@ -16,7 +17,6 @@ from handler.publish import (
     CircuitBreaker,
     publish,
 )
-from handler.validate import Record
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import Fault
 
@@ -31,7 +31,7 @@ class ScriptedStream:
         self.taken: list[str] = []
         self.calls: list[list[str]] = []
 
-    def put(self, records: Sequence[Record]) -> list[Record]:
+    def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         names = [record.partition_key for record in records]
         self.calls.append(names)
         if any(self.circuit_breaker.get(name, 0) < 0 for name in names):
@@ -47,8 +47,8 @@ class ScriptedStream:
         return refused
 
 
-def records(*names: str, size: int = 2) -> list[Record]:
-    return [Record(name, b"x" * size, line) for line, name in enumerate(names, 1)]
+def records(*names: str, size: int = 2) -> list[StreamRecord]:
+    return [StreamRecord(name, b"x" * size, line) for line, name in enumerate(names, 1)]
 
 
 def no_pause(_: float) -> None: ...
@@ -125,7 +125,7 @@ def test_nothing_is_sent_after_the_deadline() -> None:
 
 def test_unreachable_stream_refuses_all_records() -> None:
     class Away:
-        def put(self, given: Sequence[Record]) -> list[Record]:
+        def put(self, given: Sequence[StreamRecord]) -> list[StreamRecord]:
             raise RetryableError("away")
 
     assert len(publish(records("a", "b"), Away(), lambda: 1.0, no_pause).refused) == 2

@@ -13,7 +13,7 @@ from contract.objects import lines_object
 from handler import publish, redrive
 from handler.redrive import App, redrive_messages
 from tests.unit.contract.test_objects import AT
-from tests.unit.handler.fakes import Fault, World
+from tests.unit.handler.fakes import ArchiveFake, Fault, World
 
 EVENTS = [
     b'{"_id":"a","user":{"deviceId":"van-1"}}',
@@ -34,13 +34,6 @@ class Desk:
     def __post_init__(self) -> None:
         self.world.objects[STORED.key] = STORED.body
 
-    bucket = "archive"
-
-    def read(self, key: str) -> bytes:
-        if self.world.next_fault("get") is Fault.AFTER:
-            raise RetryableError("on purpose")
-        return self.world.objects[key]
-
     def take(self, *bodies: object, tries: int = 1) -> list[str]:
         """Return the ids of the messages that go back to the queue."""
         messages: list[dict[str, Any]] = [
@@ -52,7 +45,7 @@ class Desk:
             }
             for n, body in enumerate(bodies)
         ]
-        app = App(self, self.world.ports().archive, self.world.ports().stream, self.postpone)
+        app = App(ArchiveFake(self.world), self.world.ports().stream, self.postpone)
         answer = redrive_messages(messages, app, self.seconds_left)
         return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
 

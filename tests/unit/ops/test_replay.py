@@ -15,7 +15,7 @@ import pytest
 from aws.errors import RetryableError
 from contract.events import geofence_event
 from contract.objects import lines_object
-from handler.validate import Record
+from contract.stream import StreamRecord
 from ops import replay as replaying
 from ops.replay import (
     EVER,
@@ -71,12 +71,12 @@ class FakeStream:
     """Accept records, except the number in `refuses`, and raise KeyboardInterrupt at call `breaks_at`."""
 
     def __init__(self, breaks_at: int | None = None, refuses: int = 0) -> None:
-        self.taken: list[Record] = []
+        self.taken: list[StreamRecord] = []
         self.refuses = refuses
         self._calls = count()
         self._breaks_at = breaks_at
 
-    def put(self, records: Sequence[Record]) -> list[Record]:
+    def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         if next(self._calls) == self._breaks_at:
             raise KeyboardInterrupt
         if self.refuses:
@@ -250,18 +250,18 @@ def test_unreadable_objects_and_lines_are_named_and_the_rest_is_sent() -> None:
 
 def test_refused_records_are_sent_again() -> None:
     stream = FakeStream(refuses=2)
-    assert put_all([Record("d", line(1), 1)], stream, Pace(1e9)) == 1
+    assert put_all([StreamRecord("d", line(1), 1)], stream, Pace(1e9)) == 1
 
 
 def test_replay_stops_when_the_stream_keeps_refusing_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replaying, "STREAM_PATIENCE_S", 0.2)
 
     class Down(FakeStream):
-        def put(self, records: Sequence[Record]) -> list[Record]:
+        def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
             raise RetryableError("down")
 
     with pytest.raises(Refusal, match="did not accept 1 records"):
-        put_all([Record("d", line(1), 1)], Down(), Pace(1e9))
+        put_all([StreamRecord("d", line(1), 1)], Down(), Pace(1e9))
 
 
 def test_rate_is_kept_over_many_calls() -> None:

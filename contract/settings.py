@@ -1,0 +1,37 @@
+"""Settings that several functions share, read once from the environment of a process."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self
+
+import msgspec
+
+from contract.events import GEOFENCE_KINDS, Kind
+
+type Name = Annotated[str, msgspec.Meta(min_length=1)]
+type TypeName = Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
+    """Each field is an environment variable. Not a pydantic model, whose import would be 40 % of a cold start."""
+
+    json_variables: ClassVar[tuple[str, ...]] = ("GEOFENCE_KINDS",)
+
+    archive_bucket: Annotated[str, msgspec.Meta(min_length=3)]
+    stage: str = "local"
+    log_level: str = "INFO"
+    # As JSON: {"user.entered_geofence": "enter", …}
+    geofence_kinds: Mapping[TypeName, Kind] = msgspec.field(default_factory=lambda: GEOFENCE_KINDS)
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """Raises ValueError with the name of a variable that is missing or invalid."""
+        values: dict[str, object] = dict(environment)
+        for name in cls.json_variables:
+            try:
+                if decoded := msgspec.json.decode(environment.get(name) or "null"):
+                    values[name] = decoded
+                else:
+                    values.pop(name, None)
+            except msgspec.MsgspecError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return msgspec.convert(values, cls, strict=False)

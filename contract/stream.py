@@ -1,0 +1,38 @@
+"""A geofence event as a record of the Kinesis stream."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """`data` is the event's line in the archive, and `line` its number in that object, from 1.
+
+    The partition key is the device, so that one shard receives all events of a device in order.
+    """
+
+    partition_key: str
+    data: bytes
+    line: int
+
+
+class _User(msgspec.Struct):
+    device_id: str | None = msgspec.field(name="deviceId", default=None)
+
+
+class _Event(msgspec.Struct):
+    user: _User | None = None
+    device_id: str | None = msgspec.field(name="deviceId", default=None)
+
+
+def archived_record(line: bytes, number: int) -> StreamRecord:
+    """Return the record of a geofence event in the archive. Raises ValueError if it names no device.
+
+    The event was accepted, so it is not validated again: the rules may have changed since.
+    """
+    event = msgspec.json.decode(line, type=_Event)
+    device_id = (event.user and event.user.device_id) or event.device_id
+    if device_id is None:
+        raise ValueError("a claim check names an event without a device")
+    return StreamRecord(device_id, line, number)
