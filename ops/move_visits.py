@@ -13,6 +13,7 @@ from consumer.ports import EventBus
 from consumer.visit_diff import Bus, Rule
 from consumer.visits import Pair
 from ops import stores, terminal
+from ops.reach import require
 
 ITEMS_PER_DELETE = 25
 CONCURRENCY = 8
@@ -57,6 +58,7 @@ def command(
     Run it when no consumer of the previous version is running. Can be interrupted and repeated.
     """
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "DynamoDB", "Lambda")
     settings = stores.consumer_settings(outputs, stage)
     pairs, deleted = 0, 0
     with terminal.progress() as bars, ThreadPoolExecutor(CONCURRENCY) as executor:

@@ -1,6 +1,6 @@
 """Find out which stores of a stage answer, so that a command can use those and name the others."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -24,34 +24,42 @@ MEANINGS = {
 }
 
 
-def unreachable(outputs: Outputs, budget_seconds: float = BUDGET_SECONDS) -> dict[str, str]:
-    """Ask AWS's stores concurrently, each within the budget; return the reason for each that did not answer."""
+_ASK: Mapping[str, tuple[str, Callable[[Any, Outputs], object]]] = {
+    "S3": ("s3", lambda client, of: client.head_bucket(Bucket=of.bucket)),
+    "Kinesis": ("kinesis", lambda client, of: client.describe_stream_summary(StreamName=of.stream)),
+    "DynamoDB": ("dynamodb", lambda client, of: client.describe_table(TableName=of.visits_table)),
+    "CloudWatch Logs": ("logs", lambda client, _: client.describe_log_groups(limit=1)),
+    "Lambda": ("lambda", lambda client, _: client.list_functions(MaxItems=1)),
+    "SQS": ("sqs", lambda client, of: client.get_queue_attributes(QueueUrl=of.dead_letter_queue_url)),
+}
+ALL = ("S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda")
 
-    # Create clients before the timeout starts: on a busy machine boto3 takes seconds to load its models.
-    clients = {
-        name: outputs.aws(name, attempts=1) for name in ("s3", "kinesis", "dynamodb", "logs", "lambda")
-    }
 
-    def aws(service: str) -> Any:
-        return clients[service]
+def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
+    """Ask these AWS services at the same time; return the reason for each that does not answer within the budget."""
+    # boto3 may take seconds to read its models on a busy machine, so the budget starts after that.
+    clients = {name: outputs.aws(_ASK[name][0], attempts=1) for name in names}
 
-    checks: Mapping[str, Callable[[], object]] = {
-        "S3": lambda: aws("s3").head_bucket(Bucket=outputs.bucket),
-        "Kinesis": lambda: aws("kinesis").describe_stream_summary(StreamName=outputs.stream),
-        "DynamoDB": lambda: aws("dynamodb").describe_table(TableName=outputs.visits_table),
-        "CloudWatch Logs": lambda: aws("logs").describe_log_groups(limit=1),
-        "Lambda": lambda: aws("lambda").list_functions(MaxItems=1),
-    }
-
-    def why(name: str) -> str:
+    def problem(name: str) -> str:
         try:
-            within(budget_seconds, checks[name], name)
+            within(BUDGET_SECONDS, lambda: _ASK[name][1](clients[name], outputs), name)
         except (Refusal, *terminal.AWS_ERRORS) as error:
             return one_line(str(error))
         return ""
 
-    with ThreadPoolExecutor(len(checks)) as asking:
-        return {name: said for name, said in zip(checks, asking.map(why, checks), strict=True) if said}
+    with ThreadPoolExecutor(len(names)) as asking:
+        return {name: said for name, said in zip(names, asking.map(problem, names), strict=True) if said}
+
+
+def require(outputs: Outputs, *names: str) -> None:
+    """Raise Refusal with the reason if a service without which a command can do nothing does not answer in time.
+
+    Without this check a silent service holds a command for minutes: five attempts of 30 seconds each.
+    """
+    if unasked := unreachable(outputs, names):
+        reasons = "; ".join(f"{name}: {why}" for name, why in unasked.items())
+        where = "S3 unreachable" if "S3" in unasked else "AWS unreachable"
+        raise Refusal(f'{reasons}. Nothing was read or changed. See docs/runbook.md, "{where}"')
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from aws.table import DynamoTable, Table
 from consumer import keys
 from consumer.visits import Pair
 from contract import logs
-from contract.events import MAX_AGE, Fence, Kind
+from contract.events import GEOFENCE_KINDS, MAX_AGE, Fence, Kind
 from contract.instants import instant
 from contract.objects import hour_of, prefix_of
 from ops import terminal
@@ -29,7 +29,7 @@ from ops.books import LAST_RESULT, MAX_NAMED, MEANINGS, MENDABLE, Books, Differe
 from ops.function_logs import log_days, log_lines
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
-from ops.reach import tell, warehouse_or_none
+from ops.reach import tell, unreachable, warehouse_or_none
 from ops.replay import Pace, lines_again
 from ops.stores import (
     consumed_event_ids,
@@ -69,7 +69,7 @@ class Reconciler:
         self._stage = stage
         self._warehouse = warehouse
         self._unasked = dict(unasked or {})
-        self.kinds = geofence_kinds(outputs, stage)
+        self.kinds = GEOFENCE_KINDS if "Lambda" in self._unasked else geofence_kinds(outputs, stage)
         self.archive = Archive(outputs.aws("s3"), outputs.bucket)
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
@@ -96,8 +96,9 @@ class Reconciler:
                 )
             for difference in books.differences(settled_at, reach, raw=self._warehouse is not None):
                 found.add(self._closer(difference))
-            for first_key, last_key in books.spans(settled_at):
-                self._crossings(first_key, last_key, found)
+            if "DynamoDB" not in self._unasked:
+                for first_key, last_key in books.spans(settled_at):
+                    self._crossings(first_key, last_key, found)
         return found
 
     def _read(self, books: Books) -> None:
@@ -337,7 +338,9 @@ def command(
     repaired: list[dict[str, Any]] = []
     try:
         outputs = terminal.outputs_of(context, stage)
-        unasked: dict[str, str] = {}
+        unasked = unreachable(outputs, ("S3", "CloudWatch Logs", "DynamoDB", "Lambda"))
+        if needed := [name for name in ("S3", "CloudWatch Logs") if name in unasked]:
+            raise Refusal("; ".join(f"{name}: {unasked[name]}" for name in needed))
         with warehouse_or_none(outputs, unasked) as warehouse, terminal.progress() as bars:
             bars.add_task("comparing", total=None)
             reconciler = Reconciler(outputs, stage, warehouse, unasked)
@@ -355,6 +358,8 @@ def command(
                     every_s=1,
                 )
                 found = mended
+            elif repair and warehouse is None:
+                terminal.fail("nothing was repaired, because Snowflake did not answer")
             note_result(outputs, found)
     except (NoStackError, Refusal, *terminal.AWS_ERRORS) as problem:
         if as_json:

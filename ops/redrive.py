@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ops import terminal
+from ops.reach import require
 
 BATCH = 10
 # The visibility timeout: long enough to read all messages; each becomes visible again afterwards.
@@ -98,6 +99,7 @@ def command(
     if send and purge:
         raise typer.BadParameter("give --send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "SQS")
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
     letters = list(terminal.counted(dead_letters(sqs, dead), "claim checks"))
     if purge and letters and not yes:
@@ -159,6 +161,7 @@ def show(
 ) -> None:
     """Show each claim check as it is in the queue."""
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "SQS")
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
     letters = list(terminal.counted(dead_letters(sqs, dead), "claim checks"))
     for letter in letters:

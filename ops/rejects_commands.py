@@ -10,6 +10,7 @@ import typer
 from ops import terminal
 from ops.outputs import Outputs
 from ops.patch import Patch
+from ops.reach import require
 from ops.rejects import Box, Reject, Repaired, Selection, Sent, groups, poster, repaired, send, try_out
 from ops.stores import geofence_kinds
 
@@ -32,6 +33,7 @@ Repaired_ = Annotated[bool, typer.Option("--resent", help="Include those that we
 def _found(context: typer.Context, stage: str, selection: Selection) -> tuple[Outputs, Box, Iterator[Reject]]:
     terminal.check_range(selection.start, selection.end)
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "S3")
     box = Box(outputs.aws("s3"), outputs.bucket)
     return outputs, box, terminal.counted(box.find(selection), "rejects")
 

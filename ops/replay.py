@@ -29,6 +29,7 @@ from contract.stream import StreamRecord
 from handler.publish import publish
 from ops import set_aside, terminal
 from ops.outputs import ROOT
+from ops.reach import require
 from ops.stores import geofence_kinds, readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
@@ -375,6 +376,7 @@ def command(
         raise typer.BadParameter("--to-file requires --set-aside")
     terminal.check_range(start or EVER, end)
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "S3", "Lambda") if dry_run or to_file else require(outputs, "S3", "Lambda", "Kinesis")
     archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.access().client("kinesis")
     stream = KinesisStream(kinesis, outputs.stream)
     if aside:

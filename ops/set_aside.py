@@ -16,6 +16,7 @@ import typer
 from aws.retry import send_until_done
 from contract.objects import is_content
 from ops import terminal
+from ops.reach import require
 from ops.stores import readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
@@ -192,6 +193,7 @@ def command(
     if send and to_delete:
         raise typer.BadParameter("give --send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "S3")
     s3 = outputs.aws("s3")
     unreadable: list[str] = []
     records = terminal.counted(set_aside(s3, outputs.bucket, what, unreadable), "records")
@@ -256,6 +258,7 @@ def show(
 ) -> None:
     """Show records: key and line, reason and text."""
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "S3")
     records = set_aside(outputs.aws("s3"), outputs.bucket, what, [])
     rows = [
         {

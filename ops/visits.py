@@ -17,6 +17,7 @@ from consumer.visits import Pair, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import stores, terminal
 from ops.presence import contradictions
+from ops.reach import require
 
 FIELDS = (
     "device_id",
@@ -222,6 +223,7 @@ def command(
     if since and fence is not None:
         raise typer.BadParameter("--since requires --device")
     outputs = terminal.outputs_of(context, stage)
+    require(outputs, "DynamoDB")
     dynamodb, table = outputs.aws("dynamodb"), outputs.visits_table
     if device is not None:
         rows = visits_of_device(dynamodb, table, device, since)

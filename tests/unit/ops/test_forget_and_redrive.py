@@ -59,7 +59,7 @@ class Outputs:
             BillingMode="PAY_PER_REQUEST",
         )
 
-    def aws(self, service):
+    def aws(self, service, attempts=5):
         return boto3.client(service)
 
     @contextmanager

@@ -65,7 +65,7 @@ def test_unreachable_store_makes_the_verdict_unknown(steps: list[Step]) -> None:
 
 
 def test_unreachable_stores_are_named_and_not_queried() -> None:
-    unasked = unreachable(NOWHERE, 3)
+    unasked = unreachable(NOWHERE)
     assert set(unasked) == {"S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda"}
     finder = Finder(NOWHERE, "local", None, unasked)
     now = datetime.now(UTC)
