@@ -1,9 +1,10 @@
-"""`make bench`: run every benchmark, write the figures to .local/bench/latest.json and the page and plots to docs/.
+"""Run every benchmark (`make bench`). Write the figures to .local/bench/latest.json, and the page and plots
+to docs/.
 
-python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
+    python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
 
-If a part fails, the others still run, and the page keeps its figures of the previous run. `--page` measures nothing
-and only writes the page from latest.json.
+If a part fails, the others still run, and the page keeps the failed part's previous figures. `--page`
+measures nothing and only writes the page from latest.json.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def last_run() -> dict[str, Any]:
 
 
 def keep(part: str, found: Figures, seconds: float) -> None:
-    """Write the part's figures to the file immediately, so that an interrupted run keeps them."""
+    """Write the figures of this part to the file immediately, so that they survive an interrupted run."""
     run = last_run()
     parts = run.get("parts", {})
     parts[part] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 1)}

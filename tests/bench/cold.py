@@ -1,9 +1,9 @@
-"""The cost of a cold start: `python -m tests.bench.cold [--json]`.
+"""Measure the cost of a cold start: `python -m tests.bench.cold [--json]`.
 
-Measures the CPU time of importing and building everything in a fresh process. Ours is started from its zip. The peers
-(naive, Powertools with and without its Tracer) use the same packages without bytecode, because default packaging resets
-modification times, so that Python considers every `.pyc` outdated. They are also measured with bytecode, to separate
-its effect.
+The result is the CPU time of all imports and initialisation in a fresh process. Our functions are started
+from their zip. The peers (naive, Powertools with and without its Tracer) use the same packages without
+bytecode, because default packaging resets modification times and Python then ignores every `.pyc`. They are
+also measured with bytecode, to separate its effect.
 """
 
 import json
@@ -48,7 +48,7 @@ BUILD = {
     "powertools": "import peers.powertools",
     "powertools_tracer": "import aws_lambda_powertools, peers.powertools; aws_lambda_powertools.Tracer()",
 }
-# The packages that Powertools needs beyond those in the zip; its Tracer is based on the X-Ray SDK.
+# Powertools needs these packages in addition to those in the zip; its Tracer is based on the X-Ray SDK.
 POWERTOOLS = ("aws_lambda_powertools", "aws_xray_sdk", "wrapt", "jmespath", "botocore/data/xray")
 
 
@@ -62,7 +62,7 @@ def started(peer: str, folder: Path) -> tuple[float, int]:
 
 
 def peers_folder(zipped: Path, folder: Path) -> Path:
-    """Return a folder with the zip's packages, Powertools' and the peers, without bytecode."""
+    """Return a folder with the packages of the zip, Powertools and the peers, without bytecode."""
     unpack(zipped, folder)
     installed = Path(aws_lambda_powertools.__file__).parents[1]
     for name in POWERTOOLS:

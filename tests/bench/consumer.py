@@ -1,8 +1,10 @@
-"""The consumer's cost per batch, compared with a peer in the same run: `python -m tests.bench.consumer [--json]`.
+"""Measure the consumer's cost per batch and compare it with a peer: `python -m tests.bench.consumer
+[--json]`.
 
-Ours and a peer on Powertools (`peers/powertools_consumer.py`) do the same work with the same in-memory fake of DynamoDB
-and EventBridge, where each call takes 5 ms. Measured are seconds, CPU seconds and calls per event. Our own CPU is
-measured without those 5 ms, in one thread, minus the time of the fake itself.
+Our consumer and a peer based on Powertools (`peers/powertools_consumer.py`) do the same work with the same
+in-memory fake of DynamoDB and EventBridge, where each call takes 5 ms. The results are seconds, CPU seconds
+and calls per event. Our own CPU time is measured in one thread without those 5 ms, minus the time of the fake
+itself.
 """
 
 import json
@@ -27,12 +29,14 @@ from tests.unit.consumer.fakes import FakeSetAside
 from tests.unit.consumer.strategies import as_json, batch_of, event
 
 CALL_SECONDS = 0.005
-# An event's kind and the seconds after the start of its visit.
+# Kind of an event, and seconds since the start of its visit
 KINDS: tuple[tuple[Kind, int], ...] = (("enter", 0), ("exit", 300))
 
 
 def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
-    """Return events of devices that enter and leave each of their fences `visits` times, interleaved as on a stream."""
+    """Return events of devices that enter and leave each of their fences `visits` times, interleaved as on a
+    stream.
+    """
     made = [
         (
             seconds,
@@ -60,7 +64,7 @@ SHAPES = {
     "500": rounds(50, 5),
     # 500 events of 50 devices: each enters and leaves one fence five times
     "500 at one fence": rounds(50, 1, visits=5),
-    # batches of 200: as the first; as dispersed as possible; one device at one fence
+    # batches of 200: like the first; with as many pairs as possible; one device at one fence
     "200": rounds(20, 5),
     "200 pairs": [*rounds(200, 1)[:200]],
     "one pair": rounds(1, 1, visits=100),

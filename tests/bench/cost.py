@@ -1,8 +1,9 @@
-"""The cost of a million events, ours and the peers': `python -m tests.bench.cost [--json]`. Writes ops/measured.yml.
+"""Measure the cost of a million events for us and the peers: `python -m tests.bench.cost [--json]`. Write
+ops/measured.yml.
 
-CPU is measured in this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and EventBridge, are
-separate processes, which the production clients call over HTTP. Calls and bytes are counted by the sink, and units by
-a fake of DynamoDB that bills like AWS. `ops.cost` converts both to dollars.
+CPU is measured in this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and EventBridge,
+are separate processes, which the production clients call over HTTP. The sink counts calls and bytes; a fake
+of DynamoDB that bills like AWS counts units. `ops.cost` converts both to dollars.
 """
 
 import io
@@ -39,7 +40,7 @@ MEASURED = Path(__file__).parents[2] / "ops" / "measured.yml"
 PEERS = ("ours", "naive", "powertools")
 CONSUMERS = ("ours", "powertools")
 SIZES = (1, 20, 100)
-# Two batch sizes, to separate the cost per batch from the cost per event.
+# Use two batch sizes, to separate the cost per batch from the cost per event.
 CONSUMED = (20, 200)
 ROUNDS = 3
 HEAD = """\
@@ -49,7 +50,7 @@ HEAD = """\
 
 
 def ingest_work() -> dict[str, dict[str, float]]:
-    """Return CPU from a regression over the sizes, and calls and bytes of a request with 100 events."""
+    """Return the CPU time by a regression over the sizes, and calls and bytes of a request with 100 events."""
     with (
         handler.sink(),
         redirect_stdout(io.StringIO()) as printed,
@@ -72,7 +73,7 @@ def ingest_work() -> dict[str, dict[str, float]]:
 
 
 def line(points: Points, fixed: str, growing: str) -> dict[str, float]:
-    """Return the cost per batch and the additional cost per event in it, by linear regression."""
+    """Return the cost per batch and the additional cost per event, by linear regression."""
     slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
     return {fixed: max(0.0, intercept), growing: slope}
 
@@ -125,7 +126,7 @@ def tables(dynamodb: Any, events: Any) -> None:
 
 
 def consumer_cpu() -> dict[str, Points]:
-    """Return CPU milliseconds per batch by its size, with real clients over HTTP."""
+    """Return CPU milliseconds per batch for each batch size, with real clients over HTTP."""
     rounds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in CONSUMED} for name in CONSUMERS}
     credentials: Any = {
         "aws_access_key_id": "bench",
@@ -157,10 +158,10 @@ def consumer_cpu() -> dict[str, Points]:
 
 
 def consumer_waits() -> dict[str, Points]:
-    """Return milliseconds of waiting per batch by its size, with 5 ms per call.
+    """Return milliseconds of waiting per batch for each batch size, at 5 ms per call.
 
-    The peer's calls are sequential, so they are counted. Ours overlap, so they are measured with ten times the
-    wait, to make delays of a busy machine negligible.
+    The peer's calls are sequential, so they are counted. Our calls overlap, so they are measured with ten
+    times the wait, which makes delays of a busy machine negligible.
     """
     found: dict[str, Points] = {name: [] for name in CONSUMERS}
     with ThreadPoolExecutor(16) as side_by_side:
@@ -181,7 +182,9 @@ def medians(rounds: dict[str, dict[int, list[float]]]) -> dict[str, Points]:
 
 
 class Both:
-    """Combines two clients into one, because the benchmark's consumers take one object for both services."""
+    """Combine two clients into one object, because the benchmark's consumers take one object for both
+    services.
+    """
 
     def __init__(self, dynamodb: Any, events: Any) -> None:
         self._dynamodb, self.put_events = dynamodb, events.put_events
@@ -202,7 +205,7 @@ def crossings(count: int, run: str) -> object:
 
 
 def billed(name: str) -> dict[str, float]:
-    """Return units per event, and the bytes kept, of two visits per pair whose events come one per batch."""
+    """Return units per event and the bytes stored, for two visits per pair whose events arrive one per batch."""
     aws = Aws(0, billed=True)
     run = consumer.ours(aws, Inline()) if name == "ours" else consumer.peer(aws)
     datas = consumer.SHAPES["200"]
@@ -255,7 +258,7 @@ def measure() -> Figures:
     ingest, consumed = ingest_work(), consumer_work()
     works = {
         "ours": Work(**ingest["ours"], **consumed["ours"]),
-        # The naive handler's counterpart is the consumer that Powertools documents.
+        # The counterpart of the naive handler is the consumer in the documentation of Powertools.
         "naive": Work(**ingest["naive"], **consumed["powertools"]),
         "powertools": Work(**ingest["powertools"], **consumed["powertools"]),
     }

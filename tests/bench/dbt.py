@@ -1,8 +1,8 @@
-"""dbt on a million events: `python -m tests.bench.dbt [--json]`.
+"""Measure dbt on a million events: `python -m tests.bench.dbt [--json]`.
 
-Runs against the local Snowflake alone, with RAW filled by SQL in three steps. After each step a full run is measured,
-then one percent of new events is added and an incremental run is measured: the seconds of the models' statements (from
-dbt's run_results.json), and of the whole command.
+The benchmark uses only the local Snowflake, whose RAW tables are filled by SQL in three steps. After each
+step it measures a full run, adds one percent of new events and measures an incremental run: the seconds of
+the models' statements (from dbt's run_results.json), and of the whole command.
 """
 
 import json
@@ -25,7 +25,7 @@ TABLES = (100_000, 300_000, 1_000_000)
 NEW_SHARE = 0.01
 # On a busy machine, skip the remaining sizes after this time.
 BUDGET_SECONDS = 240.0
-# The objects needed to fill RAW directly, without stage, pipe and roles.
+# The objects that are needed to fill RAW directly, without stage, pipe and roles
 OBJECTS = (
     "warehouse",
     "database",
@@ -35,8 +35,8 @@ OBJECTS = (
     "table_events",
     "table_rejected",
 )
-# One event in five is a crossing: 500 trucks are each at one of 40 farms for ten minutes of every twenty. Consecutive
-# loads are three days apart, so that only the newest is within the look-back.
+# One event in five is a geofence event: each of 500 trucks is at one of 40 farms for ten minutes out of every
+# twenty. Consecutive loads are three days apart, so that only the newest is within the look-back.
 FILL = """
 INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
 WITH numbered AS (

@@ -1,9 +1,9 @@
-"""The whole path on the local stack: `python -m tests.bench.end_to_end [--json]`.
+"""Measure the whole path on the local stack: `python -m tests.bench.end_to_end [--json]`.
 
-With 1, 20 and 100 events per request it measures events per second with several concurrent phones, the time from a POST
-until its visit is in DynamoDB and until its row can be queried, and the CPU of each component. Unless its own stack
-(MILKRUN_LOCAL, MILKRUN_PORT) is running, it starts one and stops it afterwards. Most of the measured time is spent in
-LocalStack; the figures show how much.
+With 1, 20 and 100 events per request it measures events per second with several concurrent phones, the time
+from a POST until its visit is in DynamoDB and until its row can be queried, and the CPU time of each
+component. If its own stack (MILKRUN_LOCAL, MILKRUN_PORT) is not running, it starts one and stops it
+afterwards. Most of the measured time is spent in LocalStack; the figures show how much.
 """
 
 import os
@@ -38,7 +38,7 @@ SENDING_SECONDS = 12.0
 SINGLE_POSTS = 12
 TIMEOUT_SECONDS = 90.0
 BACKLOG = 2000
-LAST_DEVICES = 40  # enough to have some on every shard
+LAST_DEVICES = 40  # enough devices to have some on every shard
 ENVIRONMENT = {"MILKRUN_LOCAL": ".local-bench", "MILKRUN_PORT": "6500"}
 TITLES = {"localstack": "LocalStack", "snowflake": "Snowflake"}
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -66,7 +66,7 @@ def announced(words: str) -> Iterator[None]:
 
 
 def cpu_seconds(processes: Processes) -> dict[str, float]:
-    """Return the CPU seconds so far per component of the stack; ended children count for their parent."""
+    """Return the CPU seconds so far per component of the stack. Ended children count for their parent."""
     found: defaultdict[str, float] = defaultdict(float)
     for top in processes.recorded():
         for process in [top, *descendants(top)]:
@@ -97,7 +97,7 @@ def _ticks(pid: int) -> int:
 
 
 class Phones:
-    """Sends new events, all with the same run id."""
+    """Send new events that all have the same run id."""
 
     def __init__(self, outputs: Outputs, size: int) -> None:
         self.run = f"bench-{uuid4().hex[:8]}"
@@ -109,7 +109,7 @@ class Phones:
         self._size = size
 
     def post(self) -> tuple[str, str]:
-        """Send one request; return the object's key, and the device that has entered a farm."""
+        """Send one request. Return the key of its object, and the device that has entered a farm."""
         device = f"{self.run}-{len(self.keys)}-{threading.get_ident()}"
         events = [event | {"_id": uuid4().hex[:24]} for event in handler.events(self._size)]
         for event in events:
@@ -164,7 +164,7 @@ class World:
 
 
 def at_once(world: World, size: int) -> Figures:
-    """Measure throughput, and the CPU of each component until the last row and the last visit exist."""
+    """Measure the throughput, and the CPU time of each component until the last row and the last visit exist."""
     phones = Phones(world.outputs, size)
     start, before, client = datetime.now(UTC), cpu_seconds(world.stack.processes), time.process_time()
     progress(f"{PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events per request")

@@ -1,7 +1,7 @@
 """The result of a benchmark, and the command line of each: `python -m tests.bench.<name> [--json]`.
 
-`ratios` are ours divided by another's in the same run (below 1 is better), and comparable between machines. `rates`
-apply to this machine. `series` are points [x, y] that show growth. `notes` are for the page.
+`ratios` are our figure divided by another's in the same run; below 1 is better, and machines can be compared.
+`rates` are specific to this machine. `series` are points [x, y] that show growth. `notes` are for the page.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""How the costs of handler and consumer grow: `python -m tests.bench.growth [--json]`.
+"""Measure how the costs of handler and consumer grow: `python -m tests.bench.growth [--json]`.
 
-CPU, calls to AWS and memory, as functions of the events per request, the devices per batch, the size of a batch, and
-the events already in the table. The benchmarks of loader and dbt measure their own growth.
+CPU, calls to AWS and memory are measured as functions of the events per request, the devices per batch, the
+size of a batch, and the events already in the table. The benchmarks of loader and dbt measure their own
+growth.
 """
 
 import gc
@@ -49,7 +50,9 @@ def requests() -> Figures:
 
 
 def peak(handle: Callable[[Any], Any], request: object) -> float:
-    """Return the peak in MiB during the call, by tracemalloc: the process itself does not return memory."""
+    """Return the peak in MiB during the call according to tracemalloc, because a process rarely returns
+    memory.
+    """
     gc.collect()
     tracemalloc.start()
     handle(request)
@@ -65,12 +68,14 @@ def devices() -> Figures:
 
 
 def batches() -> Figures:
-    """Measure batches from a backlog; Lambda's maximum is 10,000 records."""
+    """Measure batches from a backlog. Lambda's maximum is 10,000 records."""
     return against("batch", {n: ([], consumer.rounds(n // 10, 5)) for n in BATCHES})
 
 
 def table() -> Figures:
-    """Measure a batch of 200 on twenty pairs with increasing history: newer than all of it, and older than all."""
+    """Measure a batch of 200 events on twenty pairs with increasing history: events newer than all of it, or
+    older.
+    """
     new = crossings(200, first=1_000_000, run="new")
     old = crossings(200, first=-200_000, run="old")
     there = {n: crossings(n, first=0, run="there") for n in IN_TABLE}
@@ -98,7 +103,7 @@ def arrived(datas: Sequence[bytes]) -> object:
 
 
 def against(what: str, shapes: dict[int, tuple[Sequence[bytes], Sequence[bytes]]]) -> Figures:
-    """Measure own CPU and calls of a batch, on a table that already contains other events."""
+    """Measure our own CPU time and the calls of a batch, on a table that already contains other events."""
     cpu: Points = []
     calls: Points = []
     for x, (there, datas) in shapes.items():

@@ -1,9 +1,9 @@
-"""The handler's cost per request, compared with peers in the same run: `python -m tests.bench.handler [--json]`.
+"""Measure the handler's cost per request and compare it with peers: `python -m tests.bench.handler [--json]`.
 
-Before measuring, it checks that all do the same work: the same events in the object and on the stream. Measured are
-CPU seconds relative to each peer (tests/bench/peers), with the same sink, interleaved rounds and medians; our own work
-without calls as a multiple of `json.loads` of the same body; and the peak memory (VmHWM above the idle process) of the
-largest allowed requests.
+First it checks that all handlers do the same work: the same events in the object and on the stream. The
+results are CPU seconds relative to each peer (tests/bench/peers), with the same sink, interleaved rounds and
+medians; our own work without calls as a multiple of `json.loads` of the same body; and the peak memory (VmHWM
+above the idle process) of the largest allowed requests.
 """
 
 import base64
@@ -148,14 +148,14 @@ def events_sent(last: dict[str, str]) -> tuple[list[Any], list[Any]]:
 
 
 def normalized(value: Any, name: str = "") -> Any:
-    """Undo what models change when they serialize again: remove nulls, and parse times."""
+    """Undo changes that models make when they serialize an event: remove nulls, and parse times."""
     if isinstance(value, dict):
         return {key: normalized(inner, key) for key, inner in value.items() if inner is not None}
     return datetime.fromisoformat(value) if name == "createdAt" else value
 
 
 def all_handlers() -> dict[str, Callable[..., dict[str, Any]]]:
-    """Return ours and the peers' handlers. Ours is imported first, because peers may configure global logging."""
+    """Return our handler and the peers'. Ours is imported first, because peers may configure global logging."""
     from handler import main
     from tests.bench.peers import limit, naive, powertools
 
@@ -263,7 +263,9 @@ def largest_requests() -> dict[str, dict[str, object]]:
 
 
 def peak_memory() -> Figures:
-    """Return MiB above the idle process. All requests use one warm process, with the high-water mark reset."""
+    """Return MiB above the idle process. One warm process handles all requests; its high-water mark is reset
+    before each.
+    """
     from handler import main
 
     found = Figures()

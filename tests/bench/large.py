@@ -1,6 +1,7 @@
-"""`make bench-large`: a million objects and ten million events through the local loader; takes an hour and 3 GB.
+"""Load a million objects and ten million events with the local loader (`make bench-large`). It takes an hour
+and 3 GB.
 
-python -m tests.bench.large [--objects N] [--rows N] [--json]
+    python -m tests.bench.large [--objects N] [--rows N] [--json]
 """
 
 import argparse

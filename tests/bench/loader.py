@@ -1,10 +1,10 @@
-"""How fast the local Snowpipe loads, how long a file waits, and the memory for a million rows.
+"""Measure how fast the local Snowpipe loads, how long a file waits, and the memory for a million rows.
 
     python -m tests.bench.loader [--json]
 
-Small objects (20 events) and large ones (1 MB) are loaded from a prepared queue and objects, behind a fake AWS that is
-faster than LocalStack. Waiting is measured at 20 objects per second. Goals: 150 objects/s, 20,000 rows/s, p95 below
-3 s, and below 600 MiB with a million rows.
+Small objects (20 events) and large ones (1 MB) are loaded from a prepared queue, behind a fake AWS that is
+faster than LocalStack. Waiting is measured at 20 objects per second. Goals: 150 objects/s, 20,000 rows/s, p95
+below 3 s, and below 600 MiB with a million rows.
 """
 
 import logging
@@ -63,7 +63,9 @@ class Snowflake:
         return int(row[0])
 
     def load(self, wanted: int) -> tuple[float, Points, Points]:
-        """Return seconds from CREATE PIPE until `wanted` rows can be queried; CPU seconds and MiB by rows loaded."""
+        """Return seconds from CREATE PIPE until `wanted` rows can be queried, and CPU seconds and MiB by rows
+        loaded.
+        """
         began, idle = time.monotonic(), self.cpu_seconds()
         self.cursor.execute(PIPE)
         cpu: Points = []
@@ -145,7 +147,7 @@ def large_objects(objects: int, rows: int = 2600) -> Figures:
 
 
 def waiting(objects: int, per_second: int = 20) -> Figures:
-    """Measure the time from PUT to queryable row, through moto's S3 → SNS → SQS."""
+    """Measure the time from PUT to a queryable row, through moto's S3 → SNS → SQS."""
     progress(f"loader: {objects} objects, {per_second} per second, each awaited")
     from moto.server import ThreadedMotoServer
 

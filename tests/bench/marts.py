@@ -1,9 +1,10 @@
-"""What a run of dbt scans against the history: `python -m tests.bench.marts [--rows 1000000,10000000] [--json]`.
+"""Measure how many rows a dbt run scans as the history grows: `python -m tests.bench.marts [--rows
+1000000,10000000] [--json]`.
 
-The local Snowflake alone, RAW filled by SQL: 500 trucks, 360,000 events a day in time order, a fifth of them crossings.
-After a first run over the history comes the same number of new events, one in a hundred two days late, and one in a
-hundred for the second time. Counted are the rows that DuckDB scans in a run, by table; the ledger, of which every run
-looks at all, is counted apart.
+RAW of a local Snowflake is filled by SQL: 500 trucks, 360,000 events a day in time order, a fifth of them
+geofence events. After a first run over the history, the same number of new events is added, one percent of
+them two days late and one percent repeated. The result is the number of rows that DuckDB scans in a run, by
+table. The ledger, which every run scans completely, is counted separately.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from tests.model_runs import Dbt
 HISTORY = (1_000_000, 10_000_000)
 NEW = 100_000
 A_DAY = 360_000
-# Filled by hand in steps that fit into memory.
+# Fill in steps that fit into memory.
 STEP = 500_000
 LEDGER = "event_ledger"
 FILL = """
@@ -71,7 +72,7 @@ def fill(
 
 
 def scanned(file: Path) -> Counter[str]:
-    """Rows by table since the file was last read."""
+    """Return the rows scanned by table since the file was last read."""
     found: Counter[str] = Counter()
     for line in file.read_text().splitlines() if file.exists() else ():
         for table, rows in json.loads(line):
@@ -95,7 +96,7 @@ def measure(history: tuple[int, ...] = HISTORY, new: int = NEW) -> Figures:
                 dbt.run("run")
                 fill(session, size, new)
                 fill(session, size, new // 100, every=100, late=2 * 86_400, id_="late-")
-                # Sent twice: the same events of the day before, received now.
+                # repeated: the same events of the day before, received now
                 fill(session, size - A_DAY // 2, new // 100, came=A_DAY // 2 // 5000 * 1200, id_="")
                 scanned(scans)
                 began = time.monotonic()

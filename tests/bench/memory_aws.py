@@ -1,8 +1,9 @@
-"""DynamoDB and EventBridge in memory, for benchmarks: counts the calls and what AWS would bill for them.
+"""In-memory fakes of DynamoDB and EventBridge for benchmarks, which count the calls and what AWS would bill
+for them.
 
-The bill follows AWS's documentation, independently of the code under test (Amazon DynamoDB Developer Guide: "DynamoDB
-item sizes and formats", "DynamoDB read and write operations", "Using Global Secondary Indexes in DynamoDB"). An unknown
-call fails, so that no call remains unbilled.
+The bill follows AWS's documentation, independently of the code under test (Amazon DynamoDB Developer Guide:
+"DynamoDB item sizes and formats", "DynamoDB read and write operations", "Using Global Secondary Indexes in
+DynamoDB"). An unknown call raises an error, so that every call is billed.
 """
 
 import math
@@ -79,7 +80,7 @@ def read_units(size: int, *, consistent: bool) -> float:
 
 
 class ConditionFailed(ClientError, ServiceError):
-    """As botocore raises it for the peer, and `aws/json_client.py` for us."""
+    """The error that botocore raises for the peer, and `aws/json_client.py` for us."""
 
     def __init__(self, old: dict[str, Any] | None) -> None:
         self.code = "ConditionalCheckFailedException"
@@ -88,7 +89,7 @@ class ConditionFailed(ClientError, ServiceError):
 
 
 class Aws:
-    """Implements the DynamoDB and EventBridge calls of both consumers.
+    """The DynamoDB and EventBridge calls of both consumers.
 
     Counts the calls, its own CPU and, if `billed`, the units that AWS would bill.
     """
@@ -174,7 +175,9 @@ class Aws:
         return {}
 
     def _put(self, items: dict[str, Any], sk: str, item: Any) -> None:
-        """A write is billed by the KB of the larger of old and new item, and again for each index that projects it."""
+        """Store an item. A write is billed by the KB of the larger of old and new item, and again for each
+        index that projects it.
+        """
         old = items.get(sk, {})
         items[sk] = item
         if not self.billed:

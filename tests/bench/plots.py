@@ -1,4 +1,4 @@
-"""The growth plots of docs/performance.md, from the series of a run."""
+"""Draw the growth plots of docs/performance.md from the series of a run."""
 
 from pathlib import Path
 from typing import Any

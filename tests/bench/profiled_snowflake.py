@@ -1,7 +1,7 @@
-"""The local Snowflake, which also notes how many rows each statement scanned in which table.
+"""The local Snowflake, extended to record how many rows each statement scans in each table.
 
-`MILKRUN_SCANS` names the file: a line of JSON per statement that scanned something. DuckDB counts the rows of the row
-groups that are left after pruning (`rows_scanned` of its profile).
+`MILKRUN_SCANS` names the file, which gets a line of JSON per statement that scanned rows. DuckDB counts the
+rows of the row groups that remain after pruning (`rows_scanned` in its profile).
 """
 
 import json
@@ -18,7 +18,7 @@ _cursor = LocalConnection.cursor
 
 
 class Profiled:
-    """A DuckDB connection that notes the profile of each statement once its rows are taken: before the next one."""
+    """A DuckDB connection that records the profile of each statement before the next one starts."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

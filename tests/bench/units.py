@@ -1,6 +1,8 @@
-"""DynamoDB units per geofence event on real delivery rounds: `python -m tests.bench.units [--json] [FILE]`.
+"""Measure DynamoDB units per geofence event on real delivery rounds: `python -m tests.bench.units [--json]
+[FILE]`.
 
-Events are delivered in time order with one per batch, which is the most expensive way. Writes include the indexes.
+Events are delivered in time order with one event per batch, the most expensive case. Writes include the
+indexes.
 """
 
 import gzip

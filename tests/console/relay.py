@@ -1,4 +1,4 @@
-"""A TCP relay to a server whose connections can be cut and restored."""
+"""A TCP relay that can cut and restore the connections to a server."""
 
 import asyncio
 import contextlib

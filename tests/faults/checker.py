@@ -56,10 +56,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """The state after a run. None for stores that were not read.
+    """The state after a run; None for stores that were not read.
 
-    `objects` maps keys to lines for all objects added to the bucket. `there_now` is the content of the table's index of
-    open visits. `notifications` are the events on the bus, each with its `detail-type` and `detail`.
+    `objects` maps keys to lines for all objects added to the bucket. `there_now` is the content of the
+    table's index of open visits. `notifications` are the events on the bus, each with its `detail-type` and
+    `detail`.
     """
 
     exchanges: Sequence[Exchange]
@@ -74,7 +75,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class MartFacts:
-    """The result of dbt for one run: the event id of each row in staging, and the visits in the mart."""
+    """The result of a dbt run: the event id of each row in staging, and the visits in the mart."""
 
     exchanges: Sequence[Exchange]
     staged: Sequence[str]
@@ -82,7 +83,9 @@ class MartFacts:
 
 
 def check_marts(facts: MartFacts) -> list[Breach]:
-    """Each accepted event must be in staging once, and the mart must have the visits of all of them, however old."""
+    """Return a breach for each accepted event that is not in staging exactly once, and for each wrong visit
+    in the mart.
+    """
     truth = _truth(facts.exchanges)
     staged = Counter(facts.staged)
     return [
@@ -114,9 +117,10 @@ def check(facts: Facts) -> list[Breach]:
 
 
 def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]]) -> list[Exchange]:
-    """For phones that broke, set `archived` to the events that are in S3; only those count as sent.
+    """For phones that were lost, set `archived` to the events that are in S3; only those count as sent.
 
-    This is exact only if S3 alone fails: an archived event that could not be published waits for the phone to resend.
+    This is exact only if S3 alone fails: an archived event that could not be published waits until the phone
+    resends it.
     """
     exchanges = list(exchanges)
     if not any(exchange.broke for exchange in exchanges):
@@ -144,7 +148,9 @@ def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]
 
 
 def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[OfPair]:
-    """Apply the rule to the accepted events; with `ended_at` only to those that the consumer still processed then."""
+    """Apply the rule to the accepted events; with `ended_at` only to those that the consumer still processed
+    at that time.
+    """
     return _rule(_truth(exchanges).crossings, ended_at)
 
 
@@ -154,7 +160,7 @@ type _Reject = tuple[int, str, str]
 
 @dataclass
 class _Truth:
-    """What was sent, by event id. `rejected` has the forms in which each rejected event may be stored."""
+    """The events sent, by event id. `rejected` contains the forms in which each rejected event may be stored."""
 
     accepted: dict[str, list[Json]] = field(default_factory=lambda: defaultdict(list))
     rejected: dict[_Reject, frozenset[_Reject]] = field(default_factory=dict)
@@ -222,7 +228,9 @@ def _answers(facts: Facts) -> Iterator[Breach]:
 
 
 def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
-    """Each event must be stored as sent under one of the two prefixes, and each key must match its content."""
+    """Check that each event is stored as sent under one of the two prefixes, and that each key matches its
+    content.
+    """
     accepted: set[tuple[str, str]] = set()
     rejected: set[_Reject] = set()
     possible = set().union(*truth.rejected.values())
@@ -322,9 +330,9 @@ def _text(one: Stay | OfPair) -> str:
 
 
 def _notifications(facts: Facts) -> Iterator[Breach]:
-    """A subscriber that processes each id once and in order of version must know the visits.
+    """Check that a subscriber that processes each id once and in order of version knows all visits.
 
-    Each notification has one id, and its type says how the visit differs from its previous versions.
+    Each notification has one id, and its type says how the visit differs from its previous version.
     """
     if facts.notifications is None:
         return

@@ -1,4 +1,4 @@
-"""One stack for the whole session. Its functions use a proxy from their deployment on.
+"""One stack for the whole session, whose functions are deployed with the proxy's URL.
 
 MILKRUN_E2E_OUTPUTS may name the outputs.json of a running stack that was started with
 MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Otherwise a stack is started, and deleted afterwards.

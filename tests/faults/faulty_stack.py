@@ -1,4 +1,4 @@
-"""A running stack to whose parts faults can be applied, and the content of all its stores."""
+"""A running stack whose parts can be made to fail, and the content of all its stores."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from tools.stack.stack import Stack
 
 PREFIXES = ("events/", "rejected/", "set-aside/", "aws/lambda/")
 PROXY_PORT_OFFSET = 3
-# The time after which SQS delivers a message again that a killed process had received.
+# Seconds after which SQS redelivers a message that a killed process had received
 VISIBILITY_S = 5
 READY_S = 60.0
 
@@ -36,7 +36,9 @@ def proxy_url(port: int) -> str:
 
 
 class FaultyStack:
-    """Functions, Snowflake and phones reach LocalStack only through `proxy`; the tests' own reads bypass it."""
+    """A running stack. Functions, Snowflake and phones reach LocalStack only through `proxy`; the tests' own
+    reads bypass it.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -52,7 +54,8 @@ class FaultyStack:
     @contextmanager
     def open(self) -> Iterator["FaultyStack"]:
         with self.proxy, self._subscribed():
-            # As deployed, a message that a killed redrive function had received returns only after six minutes.
+            # With the deployed timeout, a message that a killed redrive function had received would return
+            # only after six minutes.
             sooner = {"VisibilityTimeout": str(VISIBILITY_S)}
             self.aws("sqs").set_queue_attributes(QueueUrl=self.outputs.redrive_queue_url, Attributes=sooner)
             self.restart_snowflake()
@@ -180,7 +183,9 @@ class FaultyStack:
                 yield from (item["Key"] for item in page.get("Contents", ()))
 
     def facts(self, exchanges: Sequence[Exchange]) -> Facts:
-        """Return everything that these exchanges may have added: objects, their rows, and the devices' visits."""
+        """Return everything that these exchanges may have added: objects, their rows, and the visits of the
+        devices.
+        """
         devices = {crossing.device_id for crossing in crossings_of(exchanges)}
         new = [key for key in self.all_keys() if key not in self._known]
         with ThreadPoolExecutor(4) as readers:
@@ -238,7 +243,7 @@ class FaultyStack:
             self._warehouse = None
 
     def mart_facts(self, run: str, exchanges: Sequence[Exchange]) -> MartFacts:
-        """Return the rows of staging and marts, from the last dbt run, for the run whose ids contain `run`."""
+        """Return the rows of staging and marts after the last dbt run, for the run whose ids contain `run`."""
         database = self.outputs.database
         sql = f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id LIKE %s"
         staged = [row["event_id"] for row in self.query(sql, [f"{run}%"])]

@@ -1,7 +1,7 @@
-"""The pipeline without a stack: the real handler, redrive function and consumer in this process, with the real local
-Snowflake, moto for AWS, and the same proxy.
+"""Run the pipeline without a stack: the real handler, redrive function and consumer in this process, with the
+real local Snowflake, moto for AWS, and the same proxy.
 
-It takes seconds instead of minutes, and its code can be patched, to test that the checker detects bugs.
+It takes seconds instead of minutes, and its code can be patched to test that the checker detects bugs.
 """
 
 import base64
@@ -97,7 +97,7 @@ class _Context:
 
 
 class _Phones(Phones):
-    """Phones that call the function directly, in the way of API Gateway."""
+    """Phones that call the function directly, as API Gateway does."""
 
     def _try(self, body: bytes, headers: Mapping[str, str]) -> Try:
         event = {
@@ -108,7 +108,7 @@ class _Phones(Phones):
         }
         given = handler.main.ingest(event, _Context())
         headers_seen = {name.lower(): value for name, value in given["headers"].items()}
-        # Waiting as long as Retry-After says would only make the tests slow.
+        # Waiting as long as Retry-After says would only slow the tests down.
         retry_after = "0" if "retry-after" in headers_seen else ""
         return Try(given["statusCode"], json.loads(given["body"]), headers_seen["content-type"], retry_after)
 
@@ -151,7 +151,7 @@ class Pipeline:
         return {s["ShardId"]: {"ShardIteratorType": "TRIM_HORIZON"} for s in shards}
 
     def _consume(self, shard: str, since: Mapping[str, object]) -> dict[str, object]:
-        """Process one batch like Lambda's poller: after a failed record, it and all later ones are delivered again."""
+        """Process one batch like Lambda's poller: a failed record and all later ones are delivered again."""
         kinesis = self.aws("kinesis")
         position = {name: value for name, value in since.items() if name != "more"}
         iterator = kinesis.get_shard_iterator(StreamName=self.named("geofence"), ShardId=shard, **position)[
@@ -240,7 +240,7 @@ def _delivered(stream: str, shard: str, record: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
-    """Yield a new pipeline on moto at `url`. Its functions use the proxy, and `local` must do so, too."""
+    """Yield a new pipeline on moto at `url`. Its functions use the proxy, and so must `local`."""
     with ExitStack() as until_the_end:
         warehouse = Warehouse(local, Aws(url)).with_pipe()
         until_the_end.callback(warehouse.connection.close)

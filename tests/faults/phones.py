@@ -35,10 +35,10 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request, all its responses in order, and what the phone did with its batch.
+    """A request with all its responses in order.
 
-    `broke`: the phone was lost after a failure, and its batch with it. `archived`: in this case, the indices of the
-    events that are in S3 nevertheless.
+    If `broke`, the phone and its batch were lost after a failure; `archived` then contains the indices of the events
+    that are in S3 nevertheless.
     """
 
     post: Post

@@ -52,7 +52,7 @@ class Fault(Enum):
 
 
 class Call(NamedTuple):
-    """One request. `caller` is a function's short name, or the name that `Proxy` has for the process, or ""."""
+    """A request. `caller` is a function's short name, or the name that `Proxy` knows for the process, or ""."""
 
     caller: str
     pid: int | None
@@ -108,7 +108,9 @@ type Processes = Callable[[], Mapping[int, str]]
 
 
 class Proxy:
-    """`with Proxy(upstream, port) as proxy:` listens on loopback, in a thread; `url` is its address."""
+    """An HTTP proxy: `with Proxy(upstream, port) as proxy:` listens on loopback in a thread; `url` is its
+    address.
+    """
 
     def __init__(self, upstream: str, port: int = 0, processes: Processes = dict) -> None:
         self._upstream = upstream
@@ -120,7 +122,7 @@ class Proxy:
         self._callers: MutableMapping[asyncio.BaseTransport, tuple[str, int | None]] = WeakKeyDictionary()
         self.calls: Counter[str] = Counter()
         self.breaches: set[str] = set()
-        """Requests of the functions that violate AWS's service models, although LocalStack may accept them."""
+        """Requests of the functions that violate AWS's service models, although LocalStack may accept them"""
 
     @property
     def url(self) -> str:
@@ -312,7 +314,7 @@ class Proxy:
 
 
 def process_at(port: int, pids: Mapping[int, str]) -> int | None:
-    """Return which of these processes owns this port of a loopback connection."""
+    """Return the process among these that owns this port of a loopback connection."""
     local = f"0100007F:{port:04X}"
     inode = None
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -332,7 +334,7 @@ def process_at(port: int, pids: Mapping[int, str]) -> int | None:
 
 
 def _contains_poison(body: bytes) -> bool:
-    """Search the body and the records in it, which Kinesis gets as base64."""
+    """Return whether the body, or a record in it (which Kinesis gets as base64), contains the word `poison`."""
     datas = re.findall(rb'"Data": ?"([^"]*)"', body)
     return b"poison" in body or any(b"poison" in base64.b64decode(data) for data in datas)
 

@@ -1,4 +1,6 @@
-"""Check a response: docs/openapi.yaml's schema, the receipt's counts and reasons, and the keys that it names."""
+"""Check a response against the schema of docs/openapi.yaml, the receipt's counts and reasons, and the keys
+that it names.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +30,9 @@ def stored_form(post: Post, event: Planned) -> Json:
 
 
 def response_problems(post: Post, one: Try, objects: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
-    """Our responses must follow docs/openapi.yaml and have correct counts; a gateway's own are not checked."""
+    """Yield the problems of a response: our responses must match docs/openapi.yaml and count correctly; a
+    gateway's own are not checked.
+    """
     match one.status:
         case None | 429 | 500 | 502 | 504:
             return

@@ -1,4 +1,4 @@
-"""The table in docs/reliability.md: the faults, and their consequences."""
+"""Write the table of faults and their consequences in docs/reliability.md."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -90,7 +90,7 @@ def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> 
 
 
 def write(results: Sequence[Result], order: Mapping[str, int], document: Path = DOCUMENT) -> None:
-    """Write the table between the two marks. Lines of scenarios that did not run now are kept."""
+    """Write the table between the two markers. Lines of scenarios that did not run now are kept."""
     before, _, rest = document.read_text().partition(BEGIN)
     between, _, after = rest.partition(END)
     made = f"{datetime.now(UTC):%Y-%m-%d}, seed {results[0].seed}."

@@ -1,4 +1,4 @@
-"""One scenario: phones send, a part fails and recovers, and finally every promise must hold."""
+"""Run one scenario: phones send, a part fails and recovers, and finally every promise must hold."""
 
 import json
 import time
@@ -15,14 +15,14 @@ from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Rule
 from tools.fleet.rounds import Plan, Planned, Post, posts
 
-# A promise counts as broken after this time without progress.
+# Seconds without progress after which a promise counts as broken
 NO_PROGRESS_S = 75.0
 APPLIED_WITHIN_S = 150.0
 
 
 @dataclass
 class Result:
-    """A scenario's result, for a line of the table in docs/reliability.md."""
+    """The result of a scenario: a line of the table in docs/reliability.md."""
 
     name: str
     seed: int
@@ -54,7 +54,7 @@ class Scenario:
     _repaired_at: float = 0.0
 
     def __post_init__(self) -> None:
-        # A unique prefix of this scenario's event ids and suffix of its device ids.
+        # A unique id: prefix of this scenario's event ids and suffix of its device ids
         self.run = f"{crc32(f'{self.name}/{self.seed}/{time.time_ns()}'.encode()):08x}"
 
     def morning(
@@ -129,7 +129,7 @@ class Scenario:
 
 
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
-    """Add other contents of some geofence events, to the same request or to a later one of the phone."""
+    """Add different contents for some geofence events, in the same request or a later one of the phone."""
     found: list[Post] = []
     later: dict[str, Planned] = {}
     crossings = 0
@@ -162,7 +162,7 @@ def _other_content(event: Planned, by: timedelta) -> Planned:
 
 
 def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) -> tuple[list[Breach], float]:
-    """Return the remaining breaches, and the time at which there were none or nothing changed any more."""
+    """Return the remaining breaches, and the time at which none remained or nothing changed any more."""
     breaches = check(facts())
     seen, changed_at = len(breaches), time.monotonic()
     while breaches and time.monotonic() - changed_at < no_progress_s:

@@ -1,8 +1,8 @@
-"""`make soak MINUTES=30 SEED=7`: random faults at random times under steady load, in chapters.
+"""Apply random faults at random times under steady load, in chapters (`make soak MINUTES=30 SEED=7`).
 
-A chapter is a minute of load with some faults, after which everything must arrive. The run ends with the first chapter
-that breaks a promise. Its faults are then tried again with some left out, while there is time, and the shortest list
-that still breaks a promise is printed with the seed.
+A chapter is a minute of load with some faults, after which everything must arrive. The run ends with the
+first chapter that breaks a promise. While time remains, that chapter is repeated with fewer faults, and the
+shortest list that still breaks a promise is printed with the seed.
 """
 
 import argparse
@@ -58,7 +58,9 @@ STACK_FAULTS = ("kill Snowflake", "stop LocalStack", "cut AWS off", "fill Snowfl
 
 @dataclass(frozen=True, slots=True)
 class TimedFault:
-    """`what` is one of STACK_FAULTS, or empty for a fault that the proxy applies to calls."""
+    """A fault with its time. `what` is one of STACK_FAULTS, or empty for a fault that the proxy applies to
+    calls.
+    """
 
     at_s: float
     lasts_s: float
@@ -75,7 +77,7 @@ class TimedFault:
         return f"from {self.at_s:.1f} s for {self.lasts_s:.1f} s: {done}"
 
     def rule(self) -> Rule:
-        # A caller that is killed at every call could never make progress, so limit the number.
+        # A caller killed at every call could never make progress, so limit the number.
         times = 3 if self.fault in (Fault.KILL_BEFORE, Fault.KILL_AFTER) else None
         return Rule(
             self.fault, self.service, self.operation, self.caller, self.share, times=times, seed=self.seed
@@ -86,7 +88,7 @@ def faults_of(seed: str) -> list[TimedFault]:
     """Return random faults, the same for the same seed."""
     chance = random.Random(f"{seed}/blows")
     found: list[TimedFault] = []
-    # Each at most once, because the end of one would also end another of its kind.
+    # Use each at most once, because the end of one would also end another of its kind.
     stack_faults = chance.sample(STACK_FAULTS, len(STACK_FAULTS))
     for n in range(chance.randint(2, MAX_FAULTS)):
         at_s, lasts_s = chance.uniform(0, LOAD_S - 10), chance.uniform(1, 8)
@@ -107,7 +109,7 @@ def shrunk(
     fails: Callable[[Sequence[TimedFault]], bool],
     has_time: Callable[[], bool],
 ) -> list[TimedFault]:
-    """Return the shortest failing list found, by leaving out halves, quarters and finally single faults."""
+    """Leave out halves, quarters and finally single faults, and return the shortest list that still fails."""
     left, size = list(faults), max(1, len(faults) // 2)
     while has_time():
         for start in range(0, len(left), size):

@@ -27,7 +27,7 @@ def read_indexes(
         by_device = list(readers.map(lambda device: stores.device_visits(dynamodb, table, device), devices))
         by_fence = list(readers.map(lambda fence: list(_at(dynamodb, table, fence)), fences))
     visits = [one for some in by_device for one in some]
-    # The index names the visit; what else is known of it stands with the visits.
+    # The index only identifies the visit; its other fields are stored with the visits.
     known = {(pair, visit.entered_at, visit.entered_event_id): visit for pair, visit in visits}
     there = [
         (pair, known.get((pair, visit.entered_at, visit.entered_event_id), visit))

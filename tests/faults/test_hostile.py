@@ -1,4 +1,4 @@
-"""Requests of a malicious or broken sender, from the endpoint to the marts."""
+"""Test requests of a malicious or broken sender, from the endpoint to the marts."""
 
 import gzip
 import json
@@ -67,7 +67,7 @@ BODIES: dict[str, tuple[bytes, dict[str, str], int]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_hostile_body_is_rejected_as_documented_and_the_next_request_succeeds(
+def test_hostile_body_is_rejected_and_the_next_request_succeeds(
     faulty_stack: FaultyStack, device: str, name: str
 ) -> None:
     body, headers, expected = BODIES[name]
@@ -108,7 +108,7 @@ PATHS = [
 
 
 def test_id_never_becomes_a_path(faulty_stack: FaultyStack, device: str) -> None:
-    """S3, DynamoDB and the warehouse all store it as the same text."""
+    """S3, DynamoDB and the warehouse all store the id as the same text."""
     before = set(faulty_stack.all_keys())
     fences = [Fence(f"{path}", f"{path}-2") for path in PATHS]
     ids = [f"{path}-{device}" for path in PATHS]
@@ -211,7 +211,9 @@ def requests_with(secret: str) -> Iterator[tuple[bytes, dict[str, str]]]:
 
 
 def test_no_log_contains_personal_data(faulty_stack: FaultyStack) -> None:
-    """Neither in normal operation nor when a part fails while it processes the event."""
+    """Logs must not contain personal data in normal operation, nor when a part fails while it processes the
+    event.
+    """
     secret = f"planted{uuid4().hex}"
     requests = list(requests_with(secret))
     rules = [
@@ -264,7 +266,7 @@ def test_no_log_contains_personal_data(faulty_stack: FaultyStack) -> None:
 
 
 def wait_until_consumed(faulty_stack: FaultyStack) -> None:
-    """Send a last event and wait for it, because it is behind all others of its shard."""
+    """Send a last event and wait for it, because it follows all others of its shard."""
     last = f"hostile-{uuid4().hex[:12]}"
     sent(faulty_stack, crossing(last, "enter", NOW))
     dynamodb, table = faulty_stack.aws("dynamodb"), faulty_stack.outputs.visits_table

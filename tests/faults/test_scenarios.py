@@ -1,4 +1,5 @@
-"""Faults of each part under load, after which every promise must hold. docs/reliability.md has the results.
+"""Let each part fail under load, and test that every promise holds afterwards. docs/reliability.md has the
+results.
 
 Each scenario begins while phones send, and ends when everything has arrived. Some are marked `short`.
 """
@@ -207,7 +208,7 @@ def test_consumer_is_killed_between_any_two_writes(scenario: Scenario) -> None:
 
 
 def test_kcl_worker_beside_the_function_is_killed(scenario: Scenario, tmp_path: Path) -> None:
-    """It starts at the stream's oldest record, so that all earlier records are delivered again as well."""
+    """The worker starts at the stream's oldest record, so that all earlier records are delivered again too."""
     faulty_stack = scenario.faulty_stack
     environment = environment_for(faulty_stack.outputs, "local", faulty_stack.stack.settings.environment)
     environment |= {
@@ -326,7 +327,7 @@ def test_snowflakes_reads_fail_and_its_messages_are_delivered_again(scenario: Sc
 
 
 def test_snowflakes_disk_is_full(scenario: Scenario) -> None:
-    """A limit on the size of its files simulates a full disk; its log cannot be written either."""
+    """A limit on the size of Snowflake's files simulates a full disk; its log cannot be written either."""
     with scenario.under_load() as phones:
         with scenario.faulty_stack.snowflakes_disk_full():
             settled = phones.settled
@@ -342,7 +343,7 @@ def test_snowflakes_disk_is_full(scenario: Scenario) -> None:
 
 
 def test_phones_have_clocks_hours_ahead_and_months_behind(scenario: Scenario) -> None:
-    """The consumer ignores events older than 80 days; the warehouse has them."""
+    """The consumer ignores events older than 80 days; the warehouse contains them."""
 
     def skewed() -> Sequence[Post]:
         now = datetime.now(UTC)

@@ -1,4 +1,5 @@
-"""The checker must detect each of these bugs in the real code, because a checker that never fails proves nothing.
+"""Test that the checker detects each of these bugs in the real code, because a checker that never fails
+proves nothing.
 
 Without a bug, it must find nothing for the same load and the same faults.
 """
@@ -38,7 +39,7 @@ type Faults = Callable[[], Sequence[Rule]]
 NO_HISTORY = "from local_snowflake.loader import Loader; Loader.loaded_by_pipe = lambda *_: set()"
 
 
-# --- faults around the code; rules count their calls, so each run needs new ones
+# --- faults; rules count their calls, so each run needs new ones
 
 
 def s3_refuses() -> Sequence[Rule]:
@@ -350,7 +351,7 @@ def forgetful(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def breaches(
     aws: str, proxy: Proxy, snowflake: Snowflake, faults: Faults, no_progress_s: float
 ) -> list[Breach]:
-    """Send a morning's requests under these faults, through the code as it is patched now."""
+    """Return the breaches after sending a morning's requests under these faults, through the patched code."""
     plan = Plan("5eedb065", datetime.now(UTC) - timedelta(hours=8), trucks=3, farms=6, rounds=1)
     plan = replace(plan, batch_size=8, duplicates=0.1, late=0.25, invalid=0.03)
     with pipeline(aws, proxy, snowflake) as line, proxy.rules(*faults()):

@@ -1,7 +1,7 @@
-"""`make fuzz SECONDS=600`: bodies and headers that atheris mutates to reach new code.
+"""Fuzz the handler (`make fuzz SECONDS=600`) with bodies and headers that atheris mutates to reach new code.
 
-For any input the handler must return a documented response, store every event in exactly one place under a valid key,
-and store only lines that load. Exits with 0, or with the input that violated one of these.
+For any input the handler must return a documented response, store every event in exactly one place under a
+valid key, and store only lines that load. Exits with 0, or with the input that violated one of these rules.
 """
 
 import sys
@@ -46,7 +46,7 @@ def try_one(data: bytes) -> None:
     headers = {"content-type": CONTENT_TYPES[how % len(CONTENT_TYPES)]}
     if how & 0x40:
         headers["content-encoding"] = "gzip"
-        # Half of the bodies are compressed here, so that the mutations affect the text.
+        # Compress half of the bodies here, so that the mutations affect their text.
         body = gzip.compress(body, 1, mtime=0) if how & 0x20 else body
     elif how & 0x20 and body:
         length, body = body[0], body[1:]
@@ -69,7 +69,7 @@ def try_one(data: bytes) -> None:
         assert len(world.lines("rejected")) == answer["rejected"]
     else:
         assert not world.objects
-    # One call may be slow because of the machine, so the median of five counts.
+    # One call may be slow because of the machine, so use the median of five.
     if taken > 0.005 and how & 0x10 and (seconds := costly.cpu_seconds(body, headers)) > 0.005:
         limit = costly.limit(max(inflated_size(body, headers), len(body)))
         assert seconds <= limit, f"{seconds:.4f} s of CPU, over {limit:.4f}"
@@ -88,7 +88,7 @@ def inflated_size(body: bytes, headers: dict[str, str]) -> int:
 
 
 def seeds(folder: Path) -> None:
-    """Write the conformance kit's payloads, in each form, and the bodies that once used too much CPU."""
+    """Write the conformance kit's payloads in each form, and the bodies that used to need too much CPU."""
     for name, (body, headers, _) in costly.requests().items():
         is_gzip, form = "content-encoding" in headers, CONTENT_TYPES.index(headers["content-type"])
         how = next(how for how in range(0x50 if is_gzip else 0x10, 0x60) if how % len(CONTENT_TYPES) == form)

@@ -1,8 +1,9 @@
-"""`make incidents`: break one part after the other, and find and repair it with the operator's commands alone.
+"""Break one part after another, and find and repair each problem with the operator's commands alone (`make
+incidents`).
 
-Each incident is seeded on a stack of its own. Then only `milkrun` is run, as a child process: `status` must name the
-part and the cause within a minute, the commands that it (or the runbook's section) gives must repair it, and in the
-end `reconcile` must find that no event was lost. Writes the table of docs/incidents.md.
+Each incident happens on a separate stack. Then only `milkrun` is run, as a child process: `status` must name
+the part and the cause within a minute, the commands that it or the runbook names must repair it, and finally
+`reconcile` must find that no event was lost. The results are written to the table of docs/incidents.md.
 """
 
 import json
@@ -37,19 +38,21 @@ REPAIRED_WITHIN_S = 120.0
 
 @dataclass(frozen=True)
 class Incident:
-    """`parts`: which of them status must name, any one. `repair` are commands, tried until status is well again."""
+    """An incident. `status` must name one of `parts`. The commands in `repair` are tried until `status`
+    reports no problem.
+    """
 
     name: str
     seed: Callable[["Lab"], object]
     parts: tuple[str, ...]
     cause: str
     repair: tuple[tuple[str, ...], ...]
-    exit_code: int = 0  # of the last repair
+    exit_code: int = 0  # of the last repair command
 
 
 @dataclass
 class Row:
-    """A line of the table."""
+    """A line of the table in docs/incidents.md."""
 
     incident: str
     said: str = ""
@@ -130,7 +133,9 @@ def poison(lab: Lab) -> None:
 
 
 def dead_letter(lab: Lab) -> None:
-    """A claim check of an object that exists, so that sending it again repairs it."""
+    """Send a claim check for an existing object to the dead-letter queue, so that sending it again repairs
+    the problem.
+    """
     s3, bucket = lab.outputs.aws("s3"), lab.outputs.bucket
     key = s3.list_objects_v2(Bucket=bucket, Prefix="events/", MaxKeys=1)["Contents"][0]["Key"]
     body = json.dumps({"bucket": bucket, "key": key, "lines": [1]})
@@ -177,7 +182,7 @@ def kill_both(lab: Lab) -> None:
 
 
 def by_hand(lab: Lab) -> None:
-    """An array under events/: RAW takes it, no mart does."""
+    """Put an array under events/: RAW loads it, but no mart contains it."""
     lab.outputs.aws("s3").put_object(Bucket=lab.outputs.bucket, Key="events/by-hand.json", Body=b"[1]\n")
 
 
@@ -267,7 +272,7 @@ LAST = (
         (UP, ("up", "--discard")),
     ),
 )
-# Part of the cause goes by itself: status looks at the last quarter of an hour, or the last day.
+# Part of the cause disappears by itself, because status covers the last quarter of an hour or the last day.
 REMEMBERED = ("ingest", "rejects", "consumer", "quarantine", "failed loads", "invalid rows")
 
 
@@ -286,7 +291,7 @@ def try_one(lab: Lab, incident: Incident) -> Row:
             return row
     row.found_s, row.said, row.next = time.monotonic() - began, part["cause"], part["next"]
     while REFUSALS:
-        REFUSALS.pop().__exit__(None, None, None)  # the service is well again
+        REFUSALS.pop().__exit__(None, None, None)  # the service works again
     began = time.monotonic()
     for command in incident.repair:
         code = lab.milkrun(*command).returncode
@@ -302,7 +307,7 @@ def try_one(lab: Lab, incident: Incident) -> Row:
 
 
 def nothing_lost(lab: Lab) -> str:
-    """Return what reconcile still names after what the incidents put there on purpose."""
+    """Return the differences that reconcile still reports, except those that the incidents caused on purpose."""
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
         ran = lab.milkrun("reconcile", "--from", "1 hour ago", "--settle", "0", "--repair", "--json")
@@ -311,7 +316,7 @@ def nothing_lost(lab: Lab) -> str:
         except ValueError:
             return ran.stderr[-300:]
         kinds = {each["kind"] for each in found.get("differences", ()) if each["kind"] != "not_logged"}
-        # The torn file is not loaded until somebody repairs it.
+        # The truncated file is not loaded until an operator repairs it.
         torn = [each for each in found.get("differences", ()) if each["kind"] == "not_loaded"]
         if not kinds - ({"not_loaded"} if len(torn) <= 1 else set()):
             return ""

@@ -1,9 +1,10 @@
-"""`make load`: load the local stack, then each function separately against a simulated AWS.
+"""Load-test the local stack, then each function separately against a simulated AWS (`make load`).
 
     python -m tests.load [--only stack,functions] [--rate 4] [--steady 240] [--write]
 
-Exit code 1 if memory leaks, an event is lost, or a queue does not drain. `--write` puts tables and plots into
-docs/load.md. Uses the running stack of MILKRUN_E2E_OUTPUTS, or starts its own and deletes it afterwards.
+The exit code is 1 if memory leaks, an event is lost, or a queue does not drain. `--write` puts tables and
+plots into docs/load.md. Uses the running stack of MILKRUN_E2E_OUTPUTS, or starts its own and deletes it
+afterwards.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from tools.stack.stack import Stack
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "load.md"
 IMAGES = ROOT / "docs" / "images"
-# Number of invocations, and the duration of one on Lambda. There are enough invocations to distinguish a leak from the
-# allocators' own growth.
+# Number of invocations, and duration of one on Lambda: enough to distinguish a leak from the growth that
+# allocators cause.
 LEAKS = (
     (functions.FUNCTIONS["ingest@20"], 3000, 0.038),
     (functions.FUNCTIONS["redrive"], 300, 0.49),

@@ -44,7 +44,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Function:
-    """`prepare(n)` returns the n-th environment's invocations, prepared so that creating them is not measured."""
+    """A function with its kind of invocation. `prepare(n)` returns the invocations of environment n in
+    advance, so that creating them is not measured.
+    """
 
     title: str
     events: int  # per invocation
@@ -109,7 +111,9 @@ def claims(number: int) -> Iterator[Invocation]:
 def batches(
     number: int, shape: str = "200", records: int = 200, calls_per_group: int = 4
 ) -> Iterator[Invocation]:
-    """Yield endless batches in the shapes of tests.bench.consumer; each group of trucks recurs in the next hours."""
+    """Yield an endless sequence of batches as in tests.bench.consumer. Each group of trucks returns in the
+    following hours.
+    """
     from tests.bench.consumer import SHAPES
     from tests.unit.consumer.strategies import batch_of
 
@@ -146,7 +150,8 @@ FUNCTIONS = {
         _done,
     ),
 }
-# For leak tests: the consumer caches the keys of the last 4,096 pairs, and that cache must be full before measuring.
+# For leak tests: the consumer caches the keys of the last 4,096 pairs, and that cache must be full before
+# measuring.
 PAIRS = Function(
     "consume, 50 records of 50 trucks", 50, 512, _consume, lambda n: batches(n, "200 pairs", 50, 2), _done
 )
@@ -158,7 +163,9 @@ BY_TITLE = {function.title: function for function in (*FUNCTIONS.values(), PAIRS
 
 @contextmanager
 def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
-    """Yield its address, and set this process's environment variables as a stage sets them for its functions."""
+    """Yield the simulated AWS's URL, with this process's environment variables set as a stage sets them for
+    its functions.
+    """
     pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
     process = subprocess.Popen(
         [*pinned, sys.executable, "-m", "tests.load.aws", *options],
@@ -273,9 +280,11 @@ def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SEC
 
 
 def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Apply the asymptotes of operational analysis: rate ≤ environments / seconds of one, and rate ≤ 1 / CPU of one.
+    """Return the knee and the asymptotes: rate ≤ environments / seconds per invocation, and rate ≤ 1 / CPU
+    per invocation.
 
-    The knee is where they intersect. (Denning and Buzen, "The Operational Analysis of Queueing Network Models", 1978.)
+    The knee is where the two asymptotes intersect. (Denning and Buzen, "The Operational Analysis of Queueing
+    Network Models", 1978.)
     """
     alone = steps[0]
     seconds = 1 / alone["invocations_per_s"]
@@ -320,8 +329,11 @@ def resident_bytes() -> int:
 def memory_of(
     function: Function, calls: int, every: int, leak: Callable[[Invocation], None] | None
 ) -> list[int]:
-    """Return the resident bytes of one environment after every `every` invocations. `leak` adds a leak for tests."""
-    # Spawned instead of forked: in an inherited heap with holes, memory grows without a leak until they are filled.
+    """Return the resident bytes of one environment after every `every` invocations. `leak` adds a leak for
+    tests.
+    """
+    # Spawn a process instead of forking it: in an inherited heap with holes, memory grows without a leak
+    # until the holes are filled.
     spawn = multiprocessing.get_context("spawn")
     results = spawn.SimpleQueue()
     child = spawn.Process(target=_measure_memory, args=(function.title, calls, every, leak, results))
@@ -352,7 +364,7 @@ def _measure_memory(
 def leak_of(
     function: Function, calls: int, seconds_per_call: float, leak: Callable[[Invocation], None] | None = None
 ) -> Leak:
-    """Estimate growth. An environment that is busy for its whole life may grow by a tenth of its free memory."""
+    """Estimate the growth. During its whole life a busy environment may grow by a tenth of its free memory."""
     every = max(1, calls // 100)
     sizes = memory_of(function, calls, every, leak)
     room = function.memory_mb * 2**20 - sizes[0]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-# The first share of each run is ignored, because caches, pools and arenas are filled then.
+# Ignore the first share of each run, in which caches, pools and arenas are filled.
 WARM_UP = 0.4
-# Smaller total growth cannot be distinguished from allocators' own steps.
+# A smaller total growth cannot be distinguished from the steps in which allocators grow.
 NOISE_BYTES = 512 * 1024
 
 

@@ -1,4 +1,6 @@
-"""Plots of a load test as SVG: latency per request, memory per part, queue lengths; and a function's sweep."""
+"""Draw the plots of a load test as SVG: latency per request, memory per part, queue lengths, and the sweep of
+a function.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

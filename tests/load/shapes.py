@@ -1,7 +1,7 @@
-"""When each request is due: steady, in bursts, or on a ramp. The load is open: requests do not wait for earlier ones.
+"""Compute when each request is due: steady, in bursts, or on a ramp. Requests do not wait for earlier ones.
 
-A sender that waits for responses slows down with the server, so that its percentiles miss the requests that would have
-waited. Here a request's latency is measured from the time at which it is due.
+A sender that waits for responses slows down with the server, so its percentiles omit the requests that would
+have waited. Therefore a request's latency is measured from the time at which it is due.
 """
 
 import math
@@ -19,7 +19,9 @@ SENDERS = 32  # concurrent requests; further requests wait, and the wait counts 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """`first` and `last` are requests per second. With `at_once`, that many are sent together, `every` seconds."""
+    """A phase of the load. `first` and `last` are requests per second. With `at_once`, that many are sent
+    together, `every` seconds.
+    """
 
     name: str
     seconds: float

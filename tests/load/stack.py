@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 CLIENT_TIMEOUT_S = 120.0
 DRAIN_S = 180.0
 STEADY = "steady"
-MIN_SAMPLES = 20  # with fewer, on a very busy machine, leaks are not judged and the run fails
+MIN_SAMPLES = 20  # With fewer samples, on a very busy machine, the run fails without a verdict on leaks
 
-# Allowed growth. A busy function's environment lives for some hours on AWS, and may use a tenth of its free memory in
-# four hours. The rest of the stack may grow to 2 GiB within a working day of eight hours.
+# Allowed growth: a function's environment lives for some hours on AWS, and may use a tenth of its free memory
+# in four hours. The rest of the stack may grow to 2 GiB within a working day of eight hours.
 FUNCTION_MB = {"ingest": 1024, "redrive": 512, "consume": 512, "check": 256}
 LIFE_S = 4 * 3600
 # The consumer caches the keys of the last 4,096 pairs and times, which takes hours to fill on a laptop.
@@ -47,7 +47,7 @@ def phases(rate: float, steady_s: float) -> list[Phase]:
 
 @dataclass(frozen=True)
 class Load:
-    """A whole run. `problems` is empty if everything is as promised."""
+    """The results of a run. `problems` is empty if every expectation is met."""
 
     plan: Sequence[Phase]
     sent: Sequence[Sent]
@@ -98,7 +98,9 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
 
 
 def reconciled(settings: Settings, since: datetime) -> bool:
-    """Check accepted = archived = loaded = consumed with the operator's command, which ignores the last minute."""
+    """Return whether accepted = archived = loaded = consumed, by the operator's command, which ignores the
+    last minute.
+    """
 
     def reconcile() -> tuple[int, str]:
         ended = subprocess.run(
@@ -159,7 +161,9 @@ def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak
 
 
 def latencies(load: Load) -> list[dict[str, object]]:
-    """Return a row per phase with what a phone experienced, from the time at which its request was due."""
+    """Return a row per phase with the latencies that phones saw, measured from the time at which a request
+    was due.
+    """
     rows = []
     for phase in load.plan:
         of = [each for each in load.sent if each.phase == phase.name]

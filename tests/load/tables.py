@@ -23,7 +23,7 @@ def _cell(value: object) -> str:
 
 
 def put(page: Path, name: str, table: str) -> None:
-    """Replace the text between the marks. Raises LookupError if the page does not contain them."""
+    """Replace the text between the markers. Raises LookupError if the page does not contain them."""
     before, after = f"<!-- {name} -->", f"<!-- end of {name} -->"
     text, found = re.subn(
         f"{re.escape(before)}.*?{re.escape(after)}",
@@ -32,5 +32,5 @@ def put(page: Path, name: str, table: str) -> None:
         flags=re.DOTALL,
     )
     if not found:
-        raise LookupError(f"{page} has no marks for {name!r}")
+        raise LookupError(f"{page} has no markers for {name!r}")
     page.write_text(text)

@@ -161,7 +161,9 @@ class Fit:
 
 
 def fitted(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
-    """Minimise the squared relative errors. It takes three sizes, because two fit any line exactly."""
+    """Minimise the squared relative errors. At least three sizes are required, because any two fit a line
+    exactly.
+    """
     if len(set(sizes)) < 3:
         raise ValueError("a fit needs at least three sizes")
     weights = [1 / found**2 for found in seconds]

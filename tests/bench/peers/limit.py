@@ -1,7 +1,7 @@
-"""A lower limit for the handler: it passes texts through unchanged and parses only what it needs.
+"""A lower bound for the handler's CPU: it copies the events through and parses only the envelope.
 
-It uses msgspec for the envelope, ISA-L's gzip, urllib3, and a signer of thirty lines with a cached key. It has no
-strict JSON, reasons, rejects, retries or log lines, so it is a limit rather than a handler.
+It uses msgspec, ISA-L's gzip, urllib3, and a signer of thirty lines with a cached key. It has no strict JSON,
+reasons, rejects, retries or log lines, so it is a bound rather than a usable handler.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
-"""A straightforward handler: pydantic models serialized again, default gzip, and one boto3 call per service.
+"""A straightforward handler: it serializes pydantic models, uses default gzip, and makes one boto3 call per
+service.
 
-The same events arrive in the same two places. The rest of the contract (rejects, duplicates, texts as sent, throttled
-records, claim checks) is missing. It exists only for comparison.
+The same events reach the same two stores. The rest of the contract (rejects, duplicates, original texts,
+throttled records, claim checks) is missing. It exists only for comparison.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """A handler as in the documentation of Powertools for AWS Lambda: event handler, parser, logger and metrics.
 
-Like the naive peer it does not keep the original texts, because models are serialized again.
+Like the naive peer it does not keep the original texts, because it serializes models.
 """
 
 import gzip

@@ -191,7 +191,7 @@ def test_truck_parked_longer_than_events_are_kept_can_still_leave():
     assert table.visits(HOME) == list(visits_of([parked, back, left_late])[HOME].visits)
 
 
-def test_late_event_in_a_visit_of_weeks_reads_only_one_day():
+def test_late_event_in_a_long_visit_reads_only_one_day():
     table = FakeTable()
     dwells = [event("dwell", n * 3600) for n in range(1, 60 * 24)]
     store(table).add({HOME: [event("enter", 0, "parked"), *dwells]})

@@ -30,7 +30,7 @@ def consume(*datas, first: int = 1):
     assert main.consume(batch_of(datas, first=first), Context()) == {"batchItemFailures": []}
 
 
-def test_visits_of_a_device_are_listed_in_order_since_a_given_time(aws):
+def test_visits_of_a_device_are_listed_in_order_from_a_given_time(aws):
     consume(
         *map(as_json, [
             event("enter", 0, "a", fence=FARM), event("exit", 60, "b", fence=FARM),

@@ -30,7 +30,7 @@ def test_lines_are_replaced_by_name_and_sorted_by_scenario(tmp_path: Path) -> No
     assert "1,200 s | 2 | 0 | 1 | 1 |" in text.splitlines()[-6], "line of totals"
 
 
-def test_removed_scenario_loses_its_line(tmp_path: Path) -> None:
+def test_line_of_a_removed_scenario_is_deleted(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(f"{BEGIN}\n{END}")
     write([result("old"), result("one breaks")], {"old": 0, "one breaks": 1}, document)

@@ -323,7 +323,7 @@ def logged(capsys: pytest.CaptureFixture[str], event: str) -> dict[str, Any]:
     return next(line for line in lines if line["event"] == event)
 
 
-def test_event_of_another_device_is_rejected_alone(
+def test_only_the_event_of_another_device_is_rejected(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")

@@ -88,7 +88,7 @@ def test_ties_are_broken_by_event_id_and_then_by_place() -> None:
     }  # fmt: skip
 
 
-def test_stage_configures_its_exclusive_tags() -> None:
+def test_exclusive_tags_are_configurable_per_stage() -> None:
     found = [event("enter", 0, "a", fence=REGION), event("enter", 60, "b", fence=FARM)]
     assert contradicted(found, ("farm", "region")) == {REGION: "b", FARM: None}
     assert contradicted(found, ()) == {REGION: None, FARM: None}

@@ -1,4 +1,4 @@
-"""The kit passes apps that follow the rule for clients and fails apps that break it."""
+"""Test that the kit passes apps that follow the rules for clients and fails apps that break them."""
 
 import gzip
 import itertools
@@ -22,7 +22,7 @@ type App = Callable[[str, list[dict[str, Any]]], None]
 
 
 def judged(app: App, scenario: str, patience: float = 15.0) -> dict[str, Any]:
-    """Return the report on an app that gets its events directly, each batch in a separate thread."""
+    """Return the report on an app that receives its events directly, each batch in a separate thread."""
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         endpoint = f"{url}/v1/events"
@@ -34,7 +34,7 @@ def judged(app: App, scenario: str, patience: float = 15.0) -> dict[str, Any]:
         return report
 
 
-# --- an app that follows the rule ---------------------------------------------------------------
+# --- an app that follows the rules --------------------------------------------------------------
 
 
 def keeps_the_rule(endpoint: str, events: list[dict[str, Any]], token: str = "new") -> None:
@@ -75,7 +75,7 @@ def test_app_that_follows_the_rule_passes(scenario: str) -> None:
     assert report["requests"] >= 2
 
 
-# --- apps that break it -------------------------------------------------------------------------
+# --- apps that break them -----------------------------------------------------------------------
 
 
 def app_that(
@@ -86,7 +86,7 @@ def app_that(
     pauses: tuple[float, ...] = (),
     token: str = "",
 ) -> App:
-    """Sends the same events again, up to four times, on any status that it thinks worth it."""
+    """Send the same events again, up to four times, for each of the given statuses."""
 
     def app(endpoint: str, events: list[dict[str, Any]]) -> None:
         http = urllib3.PoolManager(retries=False, timeout=0.5)
@@ -148,7 +148,7 @@ def test_unreachable_or_failing_hook_raises_an_error_with_its_url() -> None:
             Hook(url, "http://x").hand_over([an_event()])
 
 
-def test_tests_of_an_app_can_choose_a_scenario_and_read_the_report() -> None:
+def test_app_tests_can_choose_a_scenario_and_read_the_report() -> None:
     with serving(Stage(), "127.0.0.1", 0) as url:
         assert urllib3.request("PUT", f"{url}/scenario/nonsense").status == 404
         assert urllib3.request("PUT", f"{url}/scenario/partial").status == 200
@@ -159,7 +159,9 @@ def test_tests_of_an_app_can_choose_a_scenario_and_read_the_report() -> None:
 
 
 def test_chunked_body_is_read_completely() -> None:
-    """A phone that compresses while it sends cannot know the length. API Gateway accepts chunked bodies as well."""
+    """A phone that compresses while sending does not know the length in advance. API Gateway accepts chunked
+    bodies too.
+    """
     with serving(Stage(), "127.0.0.1", 0) as url:
         body = json.dumps([an_event(), an_event()]).encode()
         pool = urllib3.connection_from_url(url, maxsize=1, block=True)
@@ -187,7 +189,7 @@ FORMS = {
 
 @pytest.mark.parametrize("coding", [None, "gzip", "x-gzip"])
 @pytest.mark.parametrize("form", FORMS)
-def test_bodies_of_every_form_are_decompressed_and_split_into_events(form: str, coding: str | None) -> None:
+def test_body_of_every_form_is_decompressed_and_split_into_events(form: str, coding: str | None) -> None:
     content_type, body = FORMS[form]
     sent = gzip.compress(body, mtime=0) if coding else body
     headers = {"Content-Type": content_type} | ({"Content-Encoding": coding} if coding else {})
@@ -211,8 +213,8 @@ def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) ->
 
 
 @pytest.mark.parametrize("members", ["", ', "_id": null, "type": null, "createdAt": null'])
-def test_each_ping_without_an_id_counts_as_an_event_of_its_own(members: str) -> None:
-    """Bare positions are accepted, and so are those that say null for what they do not have."""
+def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> None:
+    """Bare positions are accepted, and so are those whose missing fields are null."""
     ping = '{"deviceId": "d", "latitude": %d, "longitude": 5, "updatedAt": "2026-11-28T12:00:00Z"%s}'
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
@@ -226,7 +228,7 @@ def test_each_ping_without_an_id_counts_as_an_event_of_its_own(members: str) -> 
 # --- the connection -----------------------------------------------------------------------------
 
 
-def test_cut_connection_closes_without_any_response() -> None:
+def test_cut_connection_closes_without_a_response() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("cut")
@@ -235,7 +237,7 @@ def test_cut_connection_closes_without_any_response() -> None:
         assert urllib3.request("POST", f"{url}/v1/events", json=[an_event()]).status == 202
 
 
-def test_held_connection_stays_open_without_a_response_until_the_next_scenario() -> None:
+def test_held_connection_stays_open_until_the_next_scenario() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("timeout")
@@ -254,7 +256,7 @@ def test_held_connection_stays_open_without_a_response_until_the_next_scenario()
         client.start()
         while not stage.seen:
             time.sleep(0.01)
-        # Requests on other connections are answered meanwhile.
+        # Requests on other connections still get responses.
         assert urllib3.request("GET", f"{url}/report").json()["requests"] == 1
         stage.begin("accepted")
         client.join(10)
@@ -284,7 +286,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_run_prints_a_line_per_scenario_and_exits_1_if_the_app_sends_nothing() -> None:
+def test_run_prints_a_line_per_scenario_and_fails_if_nothing_is_sent() -> None:
     with serving(Stage(), "127.0.0.1", 0) as hook:
         arguments = ("run", f"{hook}/hook", "--scenario", "accepted", "--patience", "0.2", "--quiet", "0")
         plain, as_json = command(*arguments), command(*arguments, "--json")

@@ -1,6 +1,4 @@
-"""Test that the page's presence equals that of the presence rule, in whatever order the console learns of the
-events.
-"""
+"""Test that the page shows the same presence as the presence rule, in whatever order the events arrive."""
 
 import random
 from dataclasses import replace

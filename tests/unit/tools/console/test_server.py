@@ -257,7 +257,7 @@ def test_request_that_needs_an_unreachable_store_names_it(served, path, source):
     assert f"{source}: down since" in json.loads(answer.data)["detail"]
 
 
-def test_visits_come_from_notifications_and_name_the_missing_sources(served):
+def test_visits_response_names_the_sources_that_are_missing(served):
     answer = served.get("/api/visits?device_id=truck-1")
     assert answer["source"] == ["bus"]
     assert [text.partition(":")[0] for text in answer["missing"]] == ["snowflake", "visits"]
