@@ -155,19 +155,24 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     try:
         stacks = session.client("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]
         named = {o["OutputKey"]: o["OutputValue"] for o in stacks[0].get("Outputs", ())}
-        keys = session.client("apigateway").get_api_keys(nameQuery=f"milkrun-{stage}-app", includeValues=True)
+        named_so = session.client("apigateway").get_api_keys(
+            nameQuery=f"milkrun-{stage}-app", includeValues=True
+        )
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         answered = isinstance(error, botocore.exceptions.ClientError)
         others = _there_are(session) if answered else ""
         raise NoStackError(f"stage {stage} was not found: {error}{others}") from None
-    if not keys["items"]:
+    # The query finds names that begin so, such as those of a stage "dev-app" for "dev".
+    names = [f"milkrun-{stage}-app{slot}" for slot in ("", "-2")]
+    keys = {key["name"]: key["value"] for key in named_so["items"] if key["name"] in names}
+    if not keys:
         raise NoStackError(f"stage {stage} has no API key named milkrun-{stage}-app")
     if missing := _NAMED - named.keys():
         raise NoStackError(f"stage {stage} is incompletely deployed: its stack has no {min(missing)}")
     host = f"{named['RestApiId']}.execute-api.{session.region_name}.amazonaws.com"
     return Outputs(
         endpoint=f"https://{host}/{stage}/v1/events",
-        api_key=keys["items"][0]["value"],
+        api_key=keys[min(keys)],
         region=session.region_name,
         bucket=named["ArchiveBucketName"],
         stream=named["GeofenceStreamName"],

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,18 @@ CONTENTS = {
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
 # The services that a function calls, of botocore's 400.
 SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "secretsmanager", "sqs", "ssm", "sts"}
+# Packages of requirements-lambda.txt that a function does not import. Only the handler verifies tokens (cryptography is
+# 14 MB, unpacked), and only the consumer reads records of the Kinesis Producer Library.
+TOKENS = ("cryptography", "jwt", "_cffi_backend", "pyjwt")
+PRODUCER_LIBRARY = ("google", "protobuf", "aws_kinesis_agg")
+MODELS = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
+UNUSED: Mapping[str, tuple[str, ...]] = {
+    "handler": (*PRODUCER_LIBRARY, *MODELS),
+    "consumer": TOKENS,
+    "check": (*TOKENS, *PRODUCER_LIBRARY),
+}
+# cryptography needs the compiled part of cffi only.
+UNUSED_BY_ALL = ("cffi", "pycparser")
 # Programs that never run in a function.
 LEFT_OUT = {"consumer/kcl.py"}
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
@@ -71,9 +83,13 @@ def sources(name: str) -> list[Path]:
     return sorted(own for p in found if (own := p.relative_to(ROOT)).as_posix() not in LEFT_OUT)
 
 
-def write_zip(target: Path, *folders: Path) -> None:
-    """Add all files of `folders`, each relative to its folder, in a fixed order with fixed time and mode."""
-    files = sorted((p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file())
+def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:
+    """Zip all files of `folders`, relative to their folder, but for the packages `unused`, in a fixed order.
+
+    Times and modes are fixed, too.
+    """
+    found = [(p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file()]
+    files = sorted((name, path) for name, path in found if not _is_of(name.partition("/")[0], unused))
     partial = target.with_suffix(f".{os.getpid()}")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for name, path in files:
@@ -82,6 +98,11 @@ def write_zip(target: Path, *folders: Path) -> None:
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, path.read_bytes())
     partial.replace(target)
+
+
+def _is_of(top: str, packages: Iterable[str]) -> bool:
+    """Whether a top-level name is one of these packages, its extension module or its metadata."""
+    return any(top == package or top.startswith((f"{package}-", f"{package}.")) for package in packages)
 
 
 def fingerprint(*inputs: Path) -> str:
@@ -135,7 +156,7 @@ def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
             shutil.copyfile(ROOT / path, staged / path)
         if not compile_folder(staged):
             raise SystemExit(f"{name}: not built")
-        write_zip(zips[name], dependencies, staged)
+        write_zip(zips[name], dependencies, staged, unused=(*UNUSED.get(name, ()), *UNUSED_BY_ALL))
         shutil.rmtree(staged)
         stamp.write_text(wanted)
     return zips

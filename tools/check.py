@@ -30,6 +30,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
         "prod",
         (
             "glue=true",
+            "apiKeys=1,2",
             "waf=true",
             "snapStart=true",
             "domainName=events.example.com",
@@ -44,6 +45,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
             "snowflakeErrorsUserArn=arn:aws:iam::111122223333:user/errors",
             "checkPipes=true",
             "checkLoads=false",
+            "apiKeys=2",
         ),
     ),
     "prod-launched": ("prod", ("expectTraffic=true", "checkPipes=true")),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import aws_lambda_powertools
 
-from ops.package import compile_folder, package
+from ops.package import MODELS, compile_folder, package
 from tests.bench import figures
 from tests.bench.figures import Figures, progress
 
@@ -48,8 +48,8 @@ BUILD = {
     "powertools": "import peers.powertools",
     "powertools_tracer": "import aws_lambda_powertools, peers.powertools; aws_lambda_powertools.Tracer()",
 }
-# Powertools needs these packages in addition to those in the zip; its Tracer is based on the X-Ray SDK.
-POWERTOOLS = ("aws_lambda_powertools", "aws_xray_sdk", "wrapt", "jmespath", "botocore/data/xray")
+# The packages that the peers need beyond those in the zip; the Tracer of Powertools is based on the X-Ray SDK.
+POWERTOOLS = ("aws_lambda_powertools", "aws_xray_sdk", "wrapt", "jmespath", "botocore/data/xray", *MODELS)
 
 
 def started(peer: str, folder: Path) -> tuple[float, int]:

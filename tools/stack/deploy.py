@@ -18,6 +18,7 @@ from tools.stack.settings import REGION, Settings
 
 STAGE = "local"
 STACK_NAME = f"milkrun-{STAGE}"
+API_KEY = "AWS::ApiGateway::ApiKey"
 FUNCTIONS = (
     "serverless.yml",
     "serverless",
@@ -57,7 +58,7 @@ def deploy_functions(settings: Settings, processes: Processes, auth: identity.Au
     with alone():
         # osls would do this itself, with the stack's environment, which knows no way to the package registry.
         package: list[str | Path] = [sys.executable, "-m", "ops.package", "local"]
-        _run("package", package, settings.installation_environment, processes)
+        run("package", package, settings.installation_environment, processes)
         environment = settings.aws_environment | {
             "SLS_NOTIFICATIONS_MODE": "off",
             "SLS_AWS_MONITORING_FREQUENCY": "500",  # ms between looks: LocalStack does not mind
@@ -65,17 +66,17 @@ def deploy_functions(settings: Settings, processes: Processes, auth: identity.Au
         }
         command: list[str | Path] = [OSLS, "deploy", "--conceal", "--stage", STAGE, "--region", REGION]
         command += [f"--param={name}={value}" for name, value in parameters.items()]
-        _run("deploy", command, environment, processes)
+        run("deploy", command, environment, processes)
     if auth == "key":
         identity.issuer(settings).private_key_file.unlink(missing_ok=True)
 
 
 def apply_ddl(settings: Settings, processes: Processes, outputs: Path) -> None:
     command: list[str | Path] = [sys.executable, "-m", "snowpipe", "apply", "--outputs", outputs]
-    _run("apply", command, settings.aws_environment, processes)
+    run("apply", command, settings.aws_environment, processes)
 
 
-def _run(name: str, command: list[str | Path], environment: Mapping[str, str], processes: Processes) -> None:
+def run(name: str, command: list[str | Path], environment: Mapping[str, str], processes: Processes) -> None:
     process = processes.start(name, command, environment, ROOT)
     try:
         status = processes.wait(process)
@@ -107,10 +108,14 @@ def outputs(settings: Settings, auth: identity.Auth) -> dict[str, Any]:
     [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
     value = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
     resources = cloudformation.describe_stack_resources(StackName=STACK_NAME)["StackResources"]
-    [key] = [r["PhysicalResourceId"] for r in resources if r["ResourceType"] == "AWS::ApiGateway::ApiKey"]
+    keys = {
+        r["LogicalResourceId"]: r["PhysicalResourceId"] for r in resources if r["ResourceType"] == API_KEY
+    }
     return {
         "endpoint": f"{settings.endpoint_url}/_aws/execute-api/{value['RestApiId']}/{STAGE}/v1/events",
-        "api_key": _client(settings, "apigateway").get_api_key(apiKey=key, includeValue=True)["value"],
+        "api_key": _client(settings, "apigateway").get_api_key(apiKey=keys[min(keys)], includeValue=True)[
+            "value"
+        ],
         "aws_endpoint_url": settings.endpoint_url,
         "region": REGION,
         "bucket": value["ArchiveBucketName"],

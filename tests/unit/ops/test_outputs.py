@@ -87,6 +87,18 @@ def test_deployed_stage_is_read_from_cloudformation_and_the_environment() -> Non
 
 
 @pytest.mark.usefixtures("aws")
+def test_api_key_is_the_stages_own_also_after_a_rotation() -> None:
+    deploy("dev-app")
+    first = deploy("dev")
+    api = boto3.client("apigateway")
+    second = str(api.create_api_key(name="milkrun-dev-app-2", enabled=True)["value"])
+    assert Outputs.find("dev", SNOWFLAKE).api_key == first
+    [old] = [key for key in api.get_api_keys()["items"] if key["name"] == "milkrun-dev-app"]
+    api.delete_api_key(apiKey=old["id"])
+    assert Outputs.find("dev", SNOWFLAKE).api_key == second
+
+
+@pytest.mark.usefixtures("aws")
 def test_stage_that_is_not_deployed_is_reported() -> None:
     with pytest.raises(NoStackError, match="stage dev was not found"):
         Outputs.find("dev", SNOWFLAKE)

@@ -2,6 +2,7 @@
 reproducible.
 """
 
+import ast
 import hashlib
 import os
 import shutil
@@ -120,9 +121,34 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
 
 
 @zips
-def test_zip_is_smaller_than_20_mb(local, arm64, name):
-    assert local[name].stat().st_size < 20_000_000
-    assert arm64[name].stat().st_size < 20_000_000
+def test_zip_contains_every_module_that_its_sources_import(unpacked, name):
+    """Also those that are imported only when they are needed, such as PyJWT on a stage with tokens."""
+    trees = [ast.parse((package.ROOT / path).read_text()) for path in package.sources(name)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules -= {module for module in modules if module.startswith("mypy_boto3_")}
+    done = python_in(
+        unpacked[name], "-c", f"import importlib\nfor m in {modules}: importlib.import_module(m)"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_handler_in_its_zip_verifies_a_token(unpacked):
+    code = """
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP256R1())
+jwt.decode(jwt.encode({}, key, "ES256"), key.public_key(), ["ES256"])
+"""
+    done = python_in(unpacked["handler"], "-c", code)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("handler", 14), ("consumer", 9), ("check", 9)])
+def test_zip_is_not_larger_than_its_function_needs(local, arm64, name, megabytes):
+    assert local[name].stat().st_size < megabytes * 1e6
+    assert arm64[name].stat().st_size < megabytes * 1e6
 
 
 @zips

@@ -173,9 +173,22 @@ def test_redrive_concurrency_does_not_exceed_the_functions(stage):
 def test_api_requires_a_key_and_limits_its_rate(stage):
     [method] = [m for m in of_type(stage, "AWS::ApiGateway::Method").values() if m["HttpMethod"] == "POST"]
     assert method["ApiKeyRequired"] is True
-    plan = properties(stage, "ApiGatewayUsagePlan")
+    [plan] = of_type(stage, "AWS::ApiGateway::UsagePlan").values()
     assert plan["Throttle"]["RateLimit"] == (500 if stage == "prod" else 50)
     assert plan["Quota"]["Period"] == "DAY"
+
+
+@pytest.mark.parametrize(
+    ("variant", "slots"), [("prod", {"1"}), (EVERYTHING, {"1", "2"}), ("dev-snowflake", {"2"})]
+)
+def test_each_live_api_key_has_a_usage_plan_of_its_own(variant: str, slots: set[str]):
+    keys = of_type(variant, "AWS::ApiGateway::ApiKey")
+    assert set(keys) == {f"ApiGatewayApiKey{slot}" for slot in slots}
+    links = of_type(variant, "AWS::ApiGateway::UsagePlanKey").values()
+    assert {link["KeyId"]["Ref"] for link in links} == set(keys)
+    plans = of_type(variant, "AWS::ApiGateway::UsagePlan")
+    assert {link["UsagePlanId"]["Ref"] for link in links} == set(plans)
+    assert len({str(key["Name"]) for key in keys.values()}) == len(plans) == len(slots)
 
 
 @every_stage

@@ -1,0 +1,61 @@
+"""Rotate the API key of the deployed stage: both keys are accepted, then only the new one."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ops.osls import OSLS, alone
+from tests.e2e.vocabulary import Pipeline, event, eventually
+from tools.stack import deploy
+from tools.stack.settings import REGION
+from tools.stack.stack import Stack
+
+type Deploy = Callable[[str], None]
+
+
+@pytest.fixture
+def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
+    """Deploy the stage with these live keys; afterwards as it was."""
+    if not pipeline.is_local:
+        pytest.skip("deploys")
+    stack = Stack.of(pipeline.environment)
+    environment = stack.settings.aws_environment | {"SLS_AWS_MONITORING_FREQUENCY": "500"}
+
+    def run(live: str) -> None:
+        command = [
+            OSLS,
+            "deploy",
+            "--conceal",
+            "--stage",
+            "local",
+            "--region",
+            REGION,
+            f"--param=apiKeys={live}",
+        ]
+        with alone():
+            deploy.run("rotate", command, environment, stack.processes)
+
+    yield run
+    run("1")
+
+
+def test_api_key_is_rotated_without_a_refused_request(
+    pipeline: Pipeline, device: str, deploy_with: Deploy
+) -> None:
+    def status_with(key: str) -> int:
+        headers = {"content-type": "application/json", "x-api-key": key}
+        return pipeline.post(event(device), headers=headers).status
+
+    def keys() -> dict[str, str]:
+        found = pipeline.aws("apigateway").get_api_keys(nameQuery="milkrun-local-app", includeValues=True)
+        return {key["name"]: key["value"] for key in found["items"]}
+
+    old = pipeline.outputs.api_key
+    deploy_with("1,2")
+    both = keys()
+    assert both["milkrun-local-app"] == old
+    new = both["milkrun-local-app-2"]
+    assert (status_with(old), status_with(new)) == (202, 202)
+    deploy_with("2")
+    assert status_with(new) == 202
+    assert eventually(lambda: status_with(old) == 403)
