@@ -1,8 +1,8 @@
-"""Make the warehouse's objects, in the order of the DDL's numbers, and bring those that exist up to date.
+"""Create missing warehouse objects in the order of the DDL's numbers, and update existing ones.
 
-Views are replaced with COPY GRANTS, because Snowflake can alter no view's query (Snowflake: "CREATE VIEW", CREATE OR
-ALTER VIEW). Other differences that a statement removes without a risk to data are removed after the DDL has run;
-`milkrun warehouse diff` names what is left.
+Views are replaced with COPY GRANTS, because Snowflake cannot alter a view's query (Snowflake: "CREATE VIEW",
+CREATE OR ALTER VIEW). Other differences are removed afterwards if a statement does so without risk to data;
+`milkrun warehouse diff` lists the rest.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 
 def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
-    """Pipes that exist with another COPY than the DDL's. IF NOT EXISTS would pass over them in silence."""
+    """Return the pipes whose COPY differs from the DDL's; IF NOT EXISTS would ignore the difference."""
     live = live_copies(warehouse, ddl)
     return [
         d.pipe
@@ -25,7 +25,7 @@ def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
 
 
 def live_copies(warehouse: Warehouse, ddl: Sequence[Definition]) -> dict[str, str]:
-    """COPY statements by pipe; none while there is no such database or schema."""
+    """Return the COPY statements by pipe; none if the database or schema does not exist."""
     database = next(d.pipe.split(".")[0] for d in ddl if d.is_pipe)
     databases = {row["name"] for row in warehouse.query("SHOW DATABASES")}
     if database not in databases:
@@ -40,14 +40,16 @@ def live_copies(warehouse: Warehouse, ddl: Sequence[Definition]) -> dict[str, st
 def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
     if changed := changed_pipes(warehouse, ddl):
         raise Refusal(
-            f"{', '.join(changed)}: the COPY differs from the DDL's, and a pipe's COPY cannot be altered; "
-            "run: milkrun warehouse recreate",
+            (
+                f"{', '.join(changed)}: the COPY differs from the DDL's, and a pipe's COPY cannot be "
+                "altered; run: milkrun warehouse recreate"
+            ),
             exit_code=1,
         )
 
 
 def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
-    """The DDL must name the bucket that the deployed stages read: MILKRUN_BUCKET may be another stage's."""
+    """Check that deployed stages read the bucket of the settings; MILKRUN_BUCKET may be another stage's."""
     for each in objects(ddl):
         if each.kind != "STAGE":
             continue
@@ -58,17 +60,20 @@ def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> No
         for row in rows:
             if row["name"] == each.base and row["url"] != each.properties["URL"]:
                 raise Refusal(
-                    f"{each} reads {row['url']}, and the settings name {each.properties['URL']}. Set MILKRUN_BUCKET "
-                    "to the bucket of this stage; if it has really moved, see: milkrun warehouse diff",
+                    (
+                        f"{each} reads {row['url']}, but the settings name {each.properties['URL']}. Set "
+                        "MILKRUN_BUCKET to the bucket of this stage; if the bucket has changed, see: "
+                        "milkrun warehouse diff"
+                    ),
                     exit_code=1,
                 )
 
 
 def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
-    """Run the DDL; return what was done per file, and each change to an object that was there.
+    """Run the DDL; return what was done per file, and each change of an existing object.
 
-    Looks at pipes and stages first, so that a refusal leaves everything as it was. DDL has no transaction in
-    Snowflake: a failure half-way leaves what was made so far; the next run goes on.
+    Checks pipes and stages first, so that a refusal changes nothing. DDL has no transactions in Snowflake:
+    after a failure the created objects stay, and the next run continues.
     """
     refuse_another_bucket(warehouse, ddl)
     refuse_changed_pipes(warehouse, ddl)

@@ -1,4 +1,4 @@
-"""The stage's AWS side: its bucket, and what the bucket is wired to."""
+"""The stage's AWS side: its bucket, and the bucket's notifications."""
 
 import heapq
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object of the archive. `modified_at` is S3's clock: when it was received."""
+    """An object of the archive. `modified_at` is S3's clock: the time of receipt."""
 
     key: str
     modified_at: datetime
@@ -29,7 +29,7 @@ class Object:
 
 
 class Archive:
-    """The bucket, read only. Refusal where S3 cannot be asked."""
+    """The bucket, read-only. Raises Refusal if S3 does not answer."""
 
     def __init__(self, s3: "S3Client", bucket: str) -> None:
         self._s3 = s3
@@ -39,7 +39,7 @@ class Archive:
         return (found for found in self._listed(prefix) if isinstance(found, Object))
 
     def folders(self, prefix: str, after: str = "") -> Iterator[str]:
-        """What lies directly under a prefix, up to the next slash, in order; only what sorts behind `after`."""
+        """List the keys and folders directly under a prefix, in order; only those after `after`."""
         listed = self._listed(prefix, Delimiter="/", StartAfter=after)
         return (found for found in listed if isinstance(found, str))
 
@@ -57,19 +57,19 @@ class Archive:
             raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
 
     def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects received from `start`'s hour to `end`'s, both included, in the order of their keys.
+        """Yield the objects received from `start`'s hour to `end`'s, both included, in key order.
 
-        The hour is the one in the key (dt=/hh=). A key that others chose and that names no hour counts by S3's clock.
-        Empty objects are left out.
+        The hour is the one in the key (dt=/hh=); for a key without one, that of S3's LastModified. Empty
+        objects are omitted.
         """
         strays = sorted(self._without_hour(prefix, start, end), key=_key)
         return heapq.merge(strays, self.in_hours(prefix, start, end), key=_key)
 
     def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Like `received`, with fewer requests and without the keys that name no hour."""
+        """Like `received`, with fewer requests, but without the keys that have no hour."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
-            # Whole days by one listing.
+            # One listing per day.
             day = hour.hour == 0 and hour + timedelta(days=1) <= end
             for found in self.objects(f"{prefix}dt={hour:%Y-%m-%d}/" + ("" if day else f"hh={hour:%H}/")):
                 if is_content(found.key, found.size) and hour_of(found.key):
@@ -77,7 +77,7 @@ class Archive:
             hour += timedelta(days=1) if day else timedelta(hours=1)
 
     def _without_hour(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects beside the folders of days, and those beside the folders of hours in each day's."""
+        """Yield the objects beside the folders of days, and beside the folders of hours of each day."""
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         days = (
             first.date() + timedelta(days=n)
@@ -90,7 +90,7 @@ class Archive:
                     yield found
 
     def _beside(self, folder: str) -> Iterator[Object]:
-        """Yield what lies in a folder but not under dt= or hh=, however deep."""
+        """Yield the objects in a folder that are not under dt= or hh=, at any depth."""
         for found in self._listed(folder, Delimiter="/"):
             if isinstance(found, Object):
                 yield found
@@ -98,13 +98,13 @@ class Archive:
                 yield from self.objects(found)
 
     def newest(self, prefix: str) -> Object | None:
-        """The newest object of this hour and the one before it, else None."""
+        """Return the newest object of this hour and the one before it, else None."""
         now = datetime.now(UTC)
         recent = self.in_hours(prefix, now - timedelta(hours=1), now)
         return max(recent, key=lambda found: found.modified_at, default=None)
 
     def body(self, key: str) -> bytes | None:
-        """The object as stored, None if there is none."""
+        """Return the object as stored; None if it does not exist."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -122,7 +122,7 @@ def _key(found: Object) -> str:
 
 
 def client(aws: Aws, service: str) -> Any:
-    """A boto3 client. A stage that names its endpoint is an emulator, which needs nothing of its user's settings."""
+    """Return a boto3 client. A stage with an endpoint is an emulator, which needs no user settings."""
     import boto3
     from botocore.config import Config
 
@@ -133,7 +133,7 @@ def client(aws: Aws, service: str) -> Any:
 
 
 def any_client(session: "Session") -> Callable[..., Any]:
-    """Return the session's `client` without its 400 overloads, for services that are named at run time."""
+    """Return the session's `client` without its 400 overloads, for service names that are variables."""
     return session.client
 
 
@@ -149,13 +149,13 @@ def s3_client(aws: Aws) -> "S3Client":
 
 
 def topic_of(bucket: str, s3: "S3Client") -> str:
-    """The SNS topic that the bucket tells of new objects."""
+    """Return the SNS topic that the bucket notifies of new objects."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         wiring = s3.get_bucket_notification_configuration(Bucket=bucket)
     except (BotoCoreError, ClientError) as error:
-        raise Refusal(f"could not ask {bucket} for its notifications: {error}") from None
+        raise Refusal(f"could not read the notifications of {bucket}: {error}") from None
     topics = {topic["TopicArn"] for topic in wiring.get("TopicConfigurations", [])}
     if len(topics) != 1:
         raise Refusal(f"{bucket} notifies {len(topics)} topics: deploy first, or set MILKRUN_TOPIC_ARN")
@@ -163,10 +163,10 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
 
 
 def parameters(settings: Settings) -> Parameters:
-    """The DDL's parameters: those that are set, and the rest by convention.
+    """Return the DDL's parameters: those that are set, and the rest by convention.
 
-    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. In its account serverless.yml
-    names Snowflake's role `<service>-<stage>-<region>-snowflake` and expects the external id
+    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. In its account
+    serverless.yml names Snowflake's role `<service>-<stage>-<region>-snowflake` and expects the external id
     `<service>-<stage>`.
     """
     aws, connection = settings.aws, settings.connection
@@ -189,4 +189,4 @@ def parameters(settings: Settings) -> Parameters:
         )
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        raise Refusal(f"{first['loc'][0]} cannot stand in SQL: {first['input']!r} ({first['msg']})") from None
+        raise Refusal(f"{first['loc'][0]} is not valid in SQL: {first['input']!r} ({first['msg']})") from None

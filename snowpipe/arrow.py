@@ -1,11 +1,12 @@
-"""How to use snowflake-connector-python in several threads without its deadlock. As a program: dbt, started that way.
+"""Use snowflake-connector-python in several threads without its deadlock. As a program: start dbt that way.
 
-The connector (4.8.0) makes its C++ logger when the process reads its first Arrow result, inside `std::call_once`, and
-gives up Python's global lock meanwhile. A second thread with a result then takes that lock and waits for `call_once`,
-so both wait for ever. dbt lists its schemas in several threads at once, and hung in this way. (A later pull request of
-the connector, "Enable free-threaded (no-GIL) CPython support for the Arrow iterator", changes this place.)
+When a process reads its first Arrow result, the connector (4.8.0) creates its C++ logger inside
+`std::call_once` and meanwhile releases Python's global lock. A second thread with a result then takes that
+lock and waits for `call_once`, so both wait forever. dbt lists its schemas in several threads at once and
+hung in this way. (A later pull request of the connector, "Enable free-threaded (no-GIL) CPython support for
+the Arrow iterator", changes this code.)
 
-This file also runs in dbt's environment, so it imports nothing of ours.
+This file also runs in dbt's environment, so it imports none of our modules.
 """
 
 import logging
@@ -18,16 +19,16 @@ _LOCK = threading.Lock()
 
 @cache
 def make_loggers() -> None:
-    """Make the loggers by reading an empty result, in one thread; call it before each first result of a process."""
+    """Create the loggers by reading an empty result, in one thread; call it before a process reads results."""
     from snowflake.connector.errors import Error
 
     with _LOCK:
         try:
             from snowflake.connector.arrow_context import ArrowConverterContext
             from snowflake.connector.nanoarrow_arrow_iterator import PyArrowRowIterator
-        except ImportError:  # built without the extension; then results are JSON
+        except ImportError:  # built without the extension: results are JSON
             return
-        # There is no schema in it, which the connector would log as an error.
+        # The empty result has no schema, which the connector would log as an error.
         logger = logging.getLogger("snowflake.connector.CArrowIterator")
         logger.disabled = True
         with suppress(Error):

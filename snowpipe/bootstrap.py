@@ -1,12 +1,11 @@
-"""Make everything that a new stage's warehouse needs, in the right order.
+"""Set up the warehouse of a new stage, in the right order.
 
-Two facts go from Snowflake to AWS. Which IAM user of Snowflake's will assume our role is known only once the
-storage integration exists (`trust-policy`), and the role must trust that user before a stage can be read.
-Which user will subscribe Snowflake's queue (`sns-policy`) must be in the topic's policy before CREATE PIPE can
-subscribe. The two users may differ. Each is compared with what AWS has, and the run stops with the
-parameters to set if they differ; run again, it continues there. `write` changes AWS directly instead. Only
-an emulated AWS allows that: in a deployed stage CloudFormation owns role and policy, and its next
-deployment would undo the change.
+Snowflake chooses two IAM users that AWS must know. The user that assumes our role is known once the storage
+integration exists (`trust-policy`), and the role must trust it before Snowflake can read the bucket. The user
+that subscribes Snowflake's queue (`sns-policy`) must be in the topic's policy before CREATE PIPE can
+subscribe. The two may differ. If AWS differs, the run stops with the parameters to set; the next run
+continues there. `write` changes AWS directly, only for an emulated AWS: in a deployed stage CloudFormation
+owns role and policy, and its next deployment would undo the change.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,10 +31,10 @@ class Bootstrap:
     told: Callable[[str], None]
 
     def run(self) -> list[Row]:
-        """A row per step. Refusal (1) where AWS has to be put right first."""
+        """Yield a row per step. Raises Refusal (1) if AWS has to be changed first."""
         before = [d for d in self.ddl if d.number < "14"]
-        done = [("objects that need nothing of AWS", f"{len(before)} file(s) of DDL")]
-        self.told("making the objects up to the storage integration")
+        done = [("objects that need no AWS resource", f"{len(before)} file(s) of DDL")]
+        self.told("creating the objects up to the storage integration")
         applying.refuse_another_bucket(self.warehouse, self.ddl)
         applying.refuse_changed_pipes(self.warehouse, self.ddl)
         applying.run(self.warehouse, before)
@@ -45,7 +44,7 @@ class Bootstrap:
         self.told("checking who may subscribe to the topic")
         done.append(("policy of the topic", self.subscription()))
         rest = [d for d in self.ddl if d not in before]
-        self.told("making stages, pipes and grants")
+        self.told("creating stages, pipes and grants")
         applying.run(self.warehouse, rest)
         applying.bring_up_to_date(self.warehouse, self.ddl)
         done.append(("stages, pipes, views, grants", f"{len(rest)} file(s) of DDL"))
@@ -79,13 +78,15 @@ class Bootstrap:
         statement = policies.subscription(self.warehouse, self.parameters)
         wanted = policies.with_statement(found, statement)
         if wanted is found:
-            return "lets Snowflake subscribe"
+            return "allows Snowflake to subscribe"
         if self.write:
             self.topic.write(wanted)
             return "written"
         raise Refusal(
-            f"The policy of {self.parameters.topic_arn} does not let Snowflake subscribe. In "
-            f"serverless/params.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, deploy the "
-            "stage, and run bootstrap again.",
+            (
+                f"The policy of {self.parameters.topic_arn} does not allow Snowflake to subscribe. In "
+                f"serverless/params.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, "
+                "deploy the stage, and run bootstrap again."
+            ),
             1,
         )

@@ -1,6 +1,6 @@
 """Set up, load, check and query the warehouse.
 
-Exit code 0: done; 1: looked, and the answer is no; 2: could not look.
+Exit code 0: done; 1: the answer is no; 2: could not look.
 """
 
 import json
@@ -39,19 +39,19 @@ from snowpipe.warehouse import Row, Snowflake
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 PATIENCE = timedelta(minutes=10)
-"""How long a resumed pipe may take to load what waits."""
+"""How long a resumed pipe may take to load its queue."""
 
 Outputs = Annotated[
-    Path | None, typer.Option(help="A stack's outputs.json (default: the environment's, else .local's)")
+    Path | None, typer.Option(help="A stack's outputs.json. Default: SNOWFLAKE_* or the running stack")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
-Which = Annotated[Kind | None, typer.Option("--pipe", help="This pipe only (default: both)")]
+Which = Annotated[Kind | None, typer.Option("--pipe", help="Only this pipe (default: both)")]
 Since = Annotated[str, typer.Option(help="ISO-8601 or a phrase such as '2 hours ago'")]
 
 
 @dataclass
 class Stage:
-    """The stage that a command works on; everything is looked up when it is first needed."""
+    """The stage that a command works on; everything is looked up on first use."""
 
     settings: Settings
 
@@ -81,9 +81,9 @@ class Stage:
     def refuse_to_change_aws(self) -> None:
         if not self.settings.aws.is_emulated:
             raise Refusal(
-                "--write is refused: CloudFormation owns the role and the topic's policy of a deployed stage, "
-                "and its next deployment would undo the change. Without --write, bootstrap prints the "
-                "parameters to set in serverless/params.yml."
+                "--write is refused: CloudFormation owns the role and the topic's policy of a "
+                "deployed stage, and its next deployment would undo the change. Without --write, "
+                "bootstrap prints the parameters to set in serverless/params.yml."
             )
 
     def aws(self, service: str) -> Any:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def tell(line: str) -> None:
-    """What goes on; on stderr, so that --json stays JSON."""
+    """Print progress to stderr, so that stdout has only JSON with --json."""
     typer.echo(line, err=True)
 
 
@@ -113,7 +113,7 @@ def shown(value: object) -> object:
 
 
 def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
-    """Rows as a JSON list, else as a table, or one below the other where the table would not fit."""
+    """Print rows as a JSON list, or as a table, or one below the other if the table would not fit."""
     if as_json:
         typer.echo(json.dumps(finite(rows), default=shown, indent=2, allow_nan=False))
         return
@@ -151,10 +151,10 @@ def apply(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    dry_run: Annotated[bool, typer.Option(help="Look, and say what would run; change nothing")] = False,
-    sql: Annotated[bool, typer.Option(help="Print the statements and connect to nothing")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show what would run; change nothing")] = False,
+    sql: Annotated[bool, typer.Option(help="Print the statements without connecting")] = False,
 ) -> None:
-    """Make every object of the DDL, and bring existing ones up to date. Refuses when a pipe's COPY has changed."""
+    """Create missing objects of the DDL and update existing ones. Refuses if a pipe's COPY has changed."""
     stage = stage_of(context, outputs)
     if sql:
         for definition in stage.ddl:
@@ -167,11 +167,14 @@ def apply(
 
 @app.command()
 def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Name every difference between the deployed objects and the DDL, and its repair. Exit 1 when there are any."""
+    """List every difference between the deployed objects and the DDL, with its repair.
+
+    Exit 1 if there are any.
+    """
     stage = stage_of(context, outputs)
     with stage.warehouse(administrator) as session:
         rows = [asdict(each) for each in differences(session, stage.ddl)]
-    show(rows, as_json, none="what is deployed is what the DDL says")
+    show(rows, as_json, none="the deployed objects are as in the DDL")
     raise typer.Exit(1 if rows else 0)
 
 
@@ -181,10 +184,10 @@ def bootstrap(
     outputs: Outputs = None,
     as_json: Json = False,
     write: Annotated[
-        bool, typer.Option(help="Change role and topic in AWS too; for an emulated AWS only")
+        bool, typer.Option(help="Also change role and topic in AWS; for an emulated AWS only")
     ] = False,
 ) -> None:
-    """Make everything for a new stage; stops with the parameters to set when AWS does not know Snowflake yet."""
+    """Set up a new stage; stop with the parameters to set if AWS does not know Snowflake's users yet."""
     stage = stage_of(context, outputs)
     if write:
         stage.refuse_to_change_aws()
@@ -200,12 +203,10 @@ def trust_policy(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    access: Annotated[
-        bool, typer.Option(help="Print what the role may do instead of whom it trusts")
-    ] = False,
+    access: Annotated[bool, typer.Option(help="Print the role's permissions instead")] = False,
 ) -> None:
     """Print the trust policy of the role with which Snowflake reads the bucket."""
-    del as_json  # a policy is JSON anyhow
+    del as_json  # a policy is always JSON
     stage = stage_of(context, outputs)
     if access:
         typer.echo(json.dumps(policies.access_policy(stage.parameters), indent=2, allow_nan=False))
@@ -220,9 +221,9 @@ def sns_policy(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    write: Annotated[bool, typer.Option(help="Put it on the topic; for an emulated AWS only")] = False,
+    write: Annotated[bool, typer.Option(help="Set the topic's policy; for an emulated AWS only")] = False,
 ) -> None:
-    """Print the topic's policy with the statement that lets Snowflake subscribe."""
+    """Print the topic's policy with the statement that allows Snowflake to subscribe."""
     del as_json
     stage = stage_of(context, outputs)
     if write:
@@ -243,7 +244,7 @@ def sns_policy(
 def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
-    """How the pipes are, and what that means. Exit 1 when one is not well."""
+    """Show each pipe's state and what it means. Exit 1 if one is not healthy."""
     stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
@@ -262,10 +263,10 @@ def history(
     as_json: Json = False,
     pipe: Which = None,
     since: Since = "24 hours ago",
-    failed: Annotated[bool, typer.Option(help="Only files that failed, wholly or in part")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many files a pipe")] = 1000,
+    failed: Annotated[bool, typer.Option(help="Only files that were not loaded completely")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of files per pipe")] = 1000,
 ) -> None:
-    """What became of each file, the newest first (COPY_HISTORY: 14 days)."""
+    """List the result of each file, the newest first (COPY_HISTORY: 14 days)."""
     start = instant(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
@@ -282,7 +283,7 @@ def validate(
     pipe: Which = None,
     since: Since = "14 days ago",
 ) -> None:
-    """Fetch the files that failed and point at their bad lines. Exit 1 when there are any."""
+    """Read the files that failed and show their invalid lines. Exit 1 if there are any."""
     start = instant(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
@@ -292,7 +293,8 @@ def validate(
     show(rows, as_json, none="no file failed")
     if rows:
         tell(
-            "A file's name is taken for 14 days, loaded or failed: repair it, then run: repair FILE --instead-of KEY."
+            "A file name cannot be loaded again for 14 days, even if it failed: repair it, then "
+            "run: repair FILE --instead-of KEY."
         )
     raise typer.Exit(1 if rows else 0)
 
@@ -306,10 +308,15 @@ def refresh(
     outputs: Outputs = None,
     as_json: Json = False,
     pipe: Which = None,
-    prefix: Annotated[str, typer.Option(help="A beginning of keys, such as dt=2026-11-16/")] = "",
-    since: Annotated[str | None, typer.Option(help="Objects received since; ISO-8601 or a phrase")] = None,
+    prefix: Annotated[str, typer.Option(help="Only keys that begin so, such as dt=2026-11-16/")] = "",
+    since: Annotated[
+        str | None, typer.Option(help=("Objects received since then; ISO-8601 or a phrase"))
+    ] = None,
 ) -> None:
-    """Queue files that the pipes were never told of. Exit 1 when some are older than the 7 days it sees."""
+    """Queue files for which the pipes received no notification.
+
+    Exit 1 if some are older than 7 days, the limit of REFRESH.
+    """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
     rows = []
@@ -317,11 +324,11 @@ def refresh(
         for each in stage.pipes(pipe):
             done = loading.refresh(session, each, stage.archive, prefix, start)
             rows += [{"key": key, "result": "queued"} for key in done.sent]
-            rows += [{"key": key, "result": "out of reach"} for key in done.out_of_reach]
+            rows += [{"key": key, "result": "too old"} for key in done.out_of_reach]
     show(rows, as_json, none="nothing to queue")
-    missed = sum(row["result"] == "out of reach" for row in rows)
+    missed = sum(row["result"] == "too old" for row in rows)
     if missed:
-        tell(f"{missed} file(s) are older than the 7 days that REFRESH sees: run backfill for them")
+        tell(f"{missed} file(s) are older than the 7 days of REFRESH: run backfill for them")
     raise typer.Exit(1 if missed else 0)
 
 
@@ -334,7 +341,7 @@ def backfill(
     as_json: Json = False,
     pipe: Which = None,
 ) -> None:
-    """Load what was received in these hours and is not loaded yet, at most 1000 files a COPY."""
+    """Load the objects of these hours that are not loaded yet, at most 1000 files per COPY."""
     first, last = instant(start), instant(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")
@@ -346,7 +353,7 @@ def backfill(
             done, left_out = loading.backfill(
                 session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) so far")
             )
-            tell(f"{each.name}: {len(done)} file(s) copied, {left_out} left out that are loaded or queued")
+            tell(f"{each.name}: {len(done)} file(s) copied, {left_out} skipped that are loaded or queued")
             rows += done
     show(rows, as_json, none="nothing was missing")
     raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
@@ -354,7 +361,7 @@ def backfill(
 
 @app.command()
 def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Replace one object's rows by what the object holds, in one transaction. FILE is its key."""
+    """Replace one object's rows by the object's current content, in one transaction. FILE is its key."""
     if not file:
         raise Refusal("FILE is empty: give an object's key, which begins with events/ or rejected/")
     stage = stage_of(context, outputs)
@@ -377,9 +384,9 @@ def repair(
     outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
-    """Check a repaired file and put it into the archive under a key that every tool knows; Snowpipe then loads it.
+    """Validate a repaired file and store it in the archive under a new key; Snowpipe then loads it.
 
-    The file that failed stays where it is: delete it once `history` says that the new one is loaded.
+    The failed file stays: delete it when `history` shows that the new one is loaded.
     """
     found = repaired_object(file, instead_of, datetime.now(UTC))
     stage = stage_of(context, outputs)
@@ -387,8 +394,8 @@ def repair(
         Bucket=archive.bucket_of(stage.settings),
         Key=found.key,
         Body=found.body,
-        IfNoneMatch="*",  # the bucket's policy lets nobody replace an archived event
-        # `reconcile` then knows why no request in the log tells of it.
+        IfNoneMatch="*",  # the bucket's policy does not allow replacing an archived event
+        # Tells `reconcile` why no request's log line names this object.
         Metadata=metadata({REPAIRED: instead_of or file.name}),
     )
     show([{"key": found.key, "lines": found.lines}], as_json)
@@ -396,7 +403,7 @@ def repair(
 
 @app.command()
 def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None) -> None:
-    """Let files wait. After 14 days a paused pipe is stale."""
+    """Pause pipes; their files wait. After 14 days a paused pipe is stale."""
     stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
@@ -413,10 +420,13 @@ def resume(
     as_json: Json = False,
     pipe: Which = None,
     since: Annotated[
-        str | None, typer.Option(help="When a stale pipe was paused; default: its last load")
+        str | None, typer.Option(help="When a stale pipe was paused. Default: its last load")
     ] = None,
 ) -> None:
-    """Load what waits, and go on. A stale pipe, paused for over 14 days, also gets the files that it forgot."""
+    """Resume pipes.
+
+    A stale pipe (paused for over 14 days) also loads the files whose notifications expired.
+    """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
     rows = []
@@ -430,7 +440,7 @@ def resume(
 
 
 def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
-    """What had to be loaded because the pipe was stale, or because `since` says that it was."""
+    """Resume one pipe; yield the files to load because it was stale, or because `since` is given."""
     before = pipes.status(session, pipe)
     try:
         pipes.set_paused(session, pipe, False)
@@ -439,8 +449,8 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
     except Refusal:
         if before.state != "PAUSED":
             raise
-        # Snowflake documents no error number for a stale pipe. Only the owner may force it, so a refusal for
-        # another reason is raised by this statement.
+        # Snowflake documents no error number for a stale pipe. Only the owner may force a pipe, so this
+        # statement raises if the cause is another one.
         with stage.warehouse(administrator) as owner:
             pipes.force_resume(owner, pipe)
         since = since or before.ingested_at
@@ -448,7 +458,7 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
             raise Refusal(
                 f"{pipe.name} is resumed. When was it paused? Run: resume --since TIME", 1
             ) from None
-        tell(f"{pipe.name} was stale; loading what it forgot since {since.isoformat()}")
+        tell(f"{pipe.name} was stale; loading files since {since.isoformat()} whose notifications expired")
     copy = stage.definition(pipe).copy_statement
     return loading.load_expired(session, pipe, stage.archive, copy, since, PATIENCE)
 
@@ -461,9 +471,9 @@ def recreate(
     pipe: Which = None,
     everything: Annotated[bool, typer.Option("--all", help="Every pipe")] = False,
 ) -> None:
-    """Make pipes again that need it, in the order that loses and doubles nothing; resumable.
+    """Replace pipes that need it without losing files or loading them twice; can be interrupted and repeated.
 
-    Those whose COPY has changed, and those in a state that ends in no other way (see status).
+    These are pipes whose COPY has changed, and pipes in a state that has no other remedy (see status).
     """
     stage = stage_of(context, outputs)
     rows: list[Row] = []
@@ -478,7 +488,7 @@ def recreate(
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
             repaired = recreation.run()
             rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": len(repaired)})
-    show(rows, as_json, none="no pipe needs it: --all makes all again")
+    show(rows, as_json, none="no pipe needs it: --all recreates all")
 
 
 # --- asking
@@ -486,7 +496,10 @@ def recreate(
 
 @app.command()
 def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Run one statement in the stage's database and print its rows. Of two columns of one name the second is NAME_2."""
+    """Run one statement in the stage's database and print its rows.
+
+    A repeated column name gets a number: NAME_2.
+    """
     if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
         raise Refusal("the statement is empty")
     stage = stage_of(context, outputs)
@@ -510,18 +523,18 @@ def load_sqlite(
     outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
-    """Load the archive into SQLite, for those who want no server. Again adds only what is new."""
+    """Load the archive into SQLite, without a server. Repeated, it adds only new objects."""
     path = sqlite.path_of(to)
     where: sqlite.Source
     if source.startswith("s3://"):
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
         if not bucket:
-            raise Refusal(f"{source!r}: --from takes s3://BUCKET/PREFIX, or a folder")
+            raise Refusal(f"{source!r}: --from must be s3://BUCKET/PREFIX, or a folder")
         s3 = archive.s3_client(load_aws(context.obj, outputs))
         where = sqlite.Bucket(Archive(s3, bucket), prefix)
     else:
         if not source:
-            raise Refusal("--from is empty: it takes s3://BUCKET/PREFIX, or a folder")
+            raise Refusal("--from is empty: it must be s3://BUCKET/PREFIX, or a folder")
         where = sqlite.Folder(Path(source))
     rows = list(sqlite.load(path, where))
     loaded = [row for row in rows if row["result"] == "loaded"]

@@ -1,4 +1,4 @@
-"""The one place where a command's errors become one line on stderr and an exit code."""
+"""Turn a command's errors into one line on stderr and an exit code; used by every entry point."""
 
 import os
 import traceback
@@ -22,10 +22,10 @@ def run(
     environment: Mapping[str, str],
     tell: Callable[[str], object],
 ) -> int:
-    """Run a command line; return its exit code. An error is one line, given to `tell`, and code 2.
+    """Run a command line and return its exit code. An error becomes one line for `tell`, and code 2.
 
-    Nothing passes: code 1 has a meaning of its own in most commands, and an uncaught exception ends Python
-    with 1. With MILKRUN_TRACEBACK=1 a bug shows its traceback before the line.
+    No exception propagates, because Python would exit with 1, which has a meaning of its own in most
+    commands. With MILKRUN_TRACEBACK=1 a bug prints its traceback before the line.
     """
     try:
         for number, argument in enumerate(arguments, 1):
@@ -40,7 +40,7 @@ def run(
         return 130
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            return COULD_NOT_LOOK  # the help page is already printed
+            return COULD_NOT_LOOK  # the help page has been printed
         line, is_bug = explain(error)
         if is_bug and environment.get(TRACEBACK):
             traceback.print_exc()
@@ -49,7 +49,7 @@ def run(
 
 
 def explain(error: Exception) -> tuple[str, bool]:
-    """An exception in one line, and whether it is one that no command expects: a bug."""
+    """Return an exception as one line, and whether it is a bug (an exception that no command expects)."""
     match error:
         case Refusal():
             return one_line(str(error)), False
@@ -63,15 +63,13 @@ def explain(error: Exception) -> tuple[str, bool]:
         return one_line(str(error)), False
     said = f": {error}" if str(error) else ""
     return (
-        one_line(
-            f"unexpected {type(error).__name__}{said}. {TRACEBACK}=1 in front of the command shows where."
-        ),
+        one_line(f"unexpected {type(error).__name__}{said}. Set {TRACEBACK}=1 to see the traceback."),
         True,
     )
 
 
 def one_line(text: str) -> str:
-    """Printable text on one line: what others sent may hold line feeds and escape sequences."""
+    """Return printable text on one line, because others' text may have line feeds and escape sequences."""
     words = " ".join(text.split())
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in words

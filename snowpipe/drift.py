@@ -1,10 +1,8 @@
-"""Compare what is deployed with the DDL, and name each difference.
+"""Compare the deployed objects with the DDL and list the differences.
 
-CREATE … IF NOT EXISTS passes over an object that exists, whatever it looks like. `differences` reads every object
-of the DDL as Snowflake shows it. A difference carries the statement that removes it; `apply` runs the statements
-that cannot lose or redirect data and leaves the others to a person. Comments are not compared.
-
-Everything here is SHOW or DESC, which need no running warehouse (Snowflake: "SHOW <objects>").
+CREATE … IF NOT EXISTS ignores how an existing object looks. `differences` reads every object of the DDL with
+SHOW or DESC, which need no running warehouse (Snowflake: "SHOW <objects>"). A difference has the statement
+that removes it; `apply` runs the statements that cannot lose or redirect data. Comments are not compared.
 """
 
 import json
@@ -20,7 +18,10 @@ from snowpipe.warehouse import Row, Warehouse
 
 @dataclass(frozen=True)
 class Difference:
-    """`repair` is a statement, or the command to run; `automatic` says that `apply` runs the statement."""
+    """A difference.
+
+    `repair` is a statement or a command; `automatic` means that `apply` runs the statement.
+    """
 
     object: str
     what: str
@@ -34,14 +35,14 @@ APPLY = "milkrun warehouse apply"
 RECREATE = "milkrun warehouse recreate"
 BY_HAND = "by hand: a table's data depends on it"
 NEVER_CHANGE = {"COMMENT", "TYPE", "DIRECTION", "STORAGE_PROVIDER", "NOTIFICATION_PROVIDER"}
-"""An integration of another kind is dropped and made again, never altered."""
+"""An integration of another kind is dropped and created again, never altered."""
 SHOWN_AS = {"TEXT": "VARCHAR", "FIXED": "NUMBER"}
-# SHOW COLUMNS of the local Snowflake calls both types with a time zone TIMESTAMP_TZ.
+# The local Snowflake's SHOW COLUMNS calls both types with a time zone TIMESTAMP_TZ.
 ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}
 
 
 def differences(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Difference]:
-    """Each difference, in the DDL's order; grants last. An empty list: what is deployed is what the DDL says."""
+    """Yield the differences in the DDL's order, grants last."""
     wanted = objects(ddl)
     found: list[Difference] = []
     gone: set[str] = set()
@@ -68,11 +69,11 @@ def _missing(each: Object) -> Difference:
 
 
 def shown(warehouse: Warehouse, each: Object) -> Row | None:
-    """The object's row of SHOW, or None if there is none that this role may see."""
+    """Return the object's row of SHOW; None if this role sees no such object."""
     within = f" IN {each.home_kind} {each.home}" if each.home else ""
     plural = "SCHEMAS" if each.kind == "SCHEMA" else f"{each.kind}S"
     rows = warehouse.query(f"SHOW {plural} LIKE '{each.base}'{within}")
-    # LIKE ignores case, and _ stands for any character.
+    # LIKE ignores case, and _ matches any character.
     return next((row for row in rows if row["name"] == each.base), None)
 
 
@@ -97,7 +98,7 @@ def _warehouse(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Differe
     parameters = warehouse.query(f"SHOW PARAMETERS IN WAREHOUSE {each.name}")
     deployed = {key.upper(): row[key] for key in ("auto_suspend", "auto_resume", "resource_monitor")}
     deployed |= {parameter["key"]: parameter["value"] for parameter in parameters}
-    # SHOW says X-Small where CREATE says XSMALL ("CREATE WAREHOUSE", WAREHOUSE_SIZE).
+    # SHOW says X-Small, CREATE says XSMALL ("CREATE WAREHOUSE", WAREHOUSE_SIZE).
     deployed["WAREHOUSE_SIZE"] = str(row["size"]).replace("-", "")
     for name, wanted in each.properties.items():
         if name not in ("COMMENT", "INITIALLY_SUSPENDED") and not _same(deployed.get(name), wanted):
@@ -107,7 +108,7 @@ def _warehouse(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Differe
                 _text(deployed.get(name)),
                 str(wanted),
                 f"ALTER WAREHOUSE {each.name} SET {name} = {wanted}",
-                # An operator may have made it larger for a while, or stopped it from starting, on purpose.
+                # An operator may have changed it temporarily: made it larger, or disabled its automatic start.
                 automatic=name not in ("WAREHOUSE_SIZE", "AUTO_RESUME"),
             )
 
@@ -141,7 +142,7 @@ def _table(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Difference]
 
 
 def _type_of(column: Row) -> str:
-    """Such as `NUMBER NOT NULL`; precision and length are not compared."""
+    """Return a type such as `NUMBER NOT NULL`; precision and length are not compared."""
     name = str(json.loads(column["data_type"])["type"])
     nullable = str(column["null?"]).lower() == "true"
     return SHOWN_AS.get(name, name) + ("" if nullable else " NOT NULL")
@@ -164,8 +165,8 @@ def _integration(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Diffe
             _text(deployed.get(name)),
             ",".join(wanted) if isinstance(wanted, tuple) else wanted,
             f"ALTER {each.kind} {each.name} SET {name} = {value}",
-            # Other locations, or another external id, may as well be a wrong setting in this shell. A disabled
-            # integration is the way to cut Snowflake off from the bucket: only a person may enable it again.
+            # Other locations, or another external id, may also be a wrong setting in this shell. Disabling the
+            # integration cuts Snowflake off from the bucket, so only a person may enable it again.
             automatic=name in ("STORAGE_AWS_ROLE_ARN", "AWS_SNS_TOPIC_ARN", "AWS_SNS_ROLE_ARN"),
         )
 
@@ -224,7 +225,7 @@ def _described(warehouse: Warehouse, each: Object) -> dict[str, str]:
 
 
 def _same(deployed: object, wanted: str | tuple[str, ...]) -> bool:
-    """Equal but for the case of words, and for the order of a list."""
+    """Compare without the case of words and the order of lists."""
     text = _text(deployed)
     if isinstance(wanted, tuple):
         return sorted(text.split(",")) == sorted(wanted)

@@ -1,8 +1,8 @@
-"""What programs of ours take over from the environment of whoever starts them.
+"""The environment variables that our programs take from the caller.
 
-A developer's environment holds much that changes how Python, Node, uv, boto3, dbt or git behave: a company's proxy, an
-AWS profile, PYTHONPATH, NODE_OPTIONS. So each program that we start gets the variables named here and nothing else.
-Standard library only: entry points use it before they import anything.
+A developer's environment often changes how Python, Node, uv, boto3, dbt or git behave (proxy, AWS profile,
+PYTHONPATH, NODE_OPTIONS), so each program that we start gets only the variables listed here. This module uses
+only the standard library, because entry points call it before they import anything.
 """
 
 import os
@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-# The connector reads connections.toml of its home even where every parameter is given, and fails on a broken one.
-# (Snowflake Connector for Python: "Connecting using the connections.toml file".) It must be a folder that exists.
+# The connector reads connections.toml of its home even if every parameter is given, and fails on a broken
+# one. (Snowflake Connector for Python: "Connecting using the connections.toml file".) The home must be an
+# existing folder.
 SNOWFLAKE_HOME = str(Path(__file__).resolve().parents[1] / ".venvs" / ".snowflake")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -40,7 +41,7 @@ _CERTIFICATES = {
     "CURL_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
 }
-# Where packages come from and how to get there. What is left out changes what is installed, or where.
+# Where packages come from. Omitted ones change what is installed, or where.
 _INSTALLATION = re.compile(
     r"XDG_(CACHE|CONFIG|DATA)_HOME|NETRC|PYENV_ROOT|NPM_TOKEN"
     r"|UV_(CACHE_DIR|DEFAULT_INDEX|INDEX\w*|EXTRA_INDEX_URL|FIND_LINKS|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT"
@@ -50,7 +51,7 @@ _INSTALLATION = re.compile(
     r"|(npm_config|NPM_CONFIG)_\w*(registry|proxy|noproxy|cafile|ca|strict_ssl|cache|REGISTRY|PROXY|NOPROXY|CAFILE|CA"
     r"|STRICT_SSL|CACHE)"
 )
-# Of Python's own variables, those that change neither what is imported nor what is printed.
+# Python's variables that change neither imports nor output.
 _HARMLESS = {
     "PYTHONUNBUFFERED",
     "PYTHONDONTWRITEBYTECODE",
@@ -62,7 +63,7 @@ _HARMLESS = {
 
 
 def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a program of the local stack gets: it speaks to loopback alone, in UTF-8 and UTC."""
+    """Return the environment of a program of the local stack: loopback only, UTF-8, UTC."""
     kept = {name: value for name, value in environment.items() if name in _PERSON}
     return kept | {
         "LC_ALL": "C.UTF-8",
@@ -75,7 +76,7 @@ def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
-    """What installs packages gets: proxies, certificates and indexes too."""
+    """Return the environment of a package installer, with proxies, certificates and indexes."""
     kept = {
         name: value
         for name, value in environment.items()
@@ -85,7 +86,9 @@ def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
-    """The same, and NO_PROXY names loopback besides what it names; programs differ in which case they read."""
+    """Return the variables with loopback added to NO_PROXY, in both cases, because programs differ in which
+    they read.
+    """
     named = [environment.get(name, "") for name in ("NO_PROXY", "no_proxy")]
     hosts = dict.fromkeys(host.strip() for text in named for host in text.split(",") if host.strip())
     value = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
@@ -93,7 +96,9 @@ def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a command itself runs with: what is given, without Python's settings and without a proxy on loopback."""
+    """Return a command's own environment: the given one without Python's settings and without a proxy on
+    loopback.
+    """
     kept = {
         name: value
         for name, value in environment.items()
@@ -107,16 +112,16 @@ def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_if_needed() -> None:
-    """Start this command again where the environment would change how Python runs it.
+    """Start this command again if the environment changes how Python runs it.
 
-    PYTHONPATH, PYTHONWARNINGS=error or an encoding other than UTF-8 have taken hold before our first line.
+    PYTHONPATH, PYTHONWARNINGS=error or an encoding other than UTF-8 take effect before our first line.
     """
     wanted = for_commands(os.environ)
     if not all(_is_utf8(stream) for stream in (sys.stdout, sys.stderr)):
         wanted["PYTHONUTF8"] = "1"
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    with suppress(OSError):  # a clone that is read-only: the connector then takes the user's
+    with suppress(OSError):  # a read-only clone: the connector then uses the user's
         Path(SNOWFLAKE_HOME).mkdir(parents=True, exist_ok=True)
     os.environ["SNOWFLAKE_HOME"] = SNOWFLAKE_HOME
 

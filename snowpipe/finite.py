@@ -1,13 +1,13 @@
-"""Numbers that JSON cannot say."""
+"""Numbers that JSON cannot represent."""
 
 import math
 from typing import Any
 
 
 def finite(value: Any) -> Any:
-    """The same value with every NaN and Infinity in it as a text, so that what is printed is always JSON.
+    """Return the value with every NaN and Infinity as text, so that the output is always JSON.
 
-    A warehouse may hold such a number: 'NaN'::FLOAT is one.
+    A warehouse may have such a number: 'NaN'::FLOAT is one.
     """
     match value:
         case float() if not math.isfinite(value):

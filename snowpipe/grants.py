@@ -1,7 +1,4 @@
-"""Compare the grants of the DDL with those that are deployed.
-
-Sources: Snowflake's pages "GRANT <privileges>" and "SHOW GRANTS".
-"""
+"""Compare the DDL's grants with the deployed ones (Snowflake: "GRANT <privileges>", "SHOW GRANTS")."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -53,7 +50,7 @@ class GrantDifference:
 class Wanted:
     grants: frozenset[Grant]
     tolerated: frozenset[tuple[str, str, str, str]]
-    """Role, privilege, kind and schema of ALL …: on objects that the DDL does not name, such as dbt's."""
+    """Role, privilege, kind and schema of a GRANT ON ALL …, which covers objects outside the DDL such as dbt's."""
 
 
 def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wanted:
@@ -86,7 +83,7 @@ def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wante
 
 
 def deployed_grants(warehouse: Warehouse, roles: Sequence[str], present: Sequence[Object]) -> set[Grant]:
-    """What our roles hold, and what anybody holds on an object of the DDL; ownership left out."""
+    """Return the grants of our roles, and all grants on objects of the DDL, except ownership."""
     rows: list[Row] = []
     for role in roles:
         rows += warehouse.query(f"SHOW GRANTS TO ROLE {role}")

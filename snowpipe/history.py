@@ -1,4 +1,4 @@
-"""What became of each file: COPY_HISTORY, and a closer look at the files that failed."""
+"""The result of each file, from COPY_HISTORY, and the invalid lines of files that failed."""
 
 import re
 import zlib
@@ -14,7 +14,8 @@ from snowpipe.quoting import quoted
 from snowpipe.times import literal
 from snowpipe.warehouse import Row, Warehouse
 
-# Statuses of a file whose rows are not all in the table and that no pipe tries again. (Snowflake: "COPY_HISTORY")
+# Statuses of a file that is not completely in the table and that no pipe tries again. (Snowflake:
+# "COPY_HISTORY")
 FAILED = ("Load failed", "Partially loaded", "Load skipped")
 
 _REACH_MINUTES = (HISTORY_REACH - timedelta(minutes=5)) // timedelta(minutes=1)
@@ -22,10 +23,10 @@ _REACH_MINUTES = (HISTORY_REACH - timedelta(minutes=5)) // timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Narrow:
-    """Which files of COPY_HISTORY are read; Snowflake does the narrowing, because 14 days can be millions.
+    """A filter of COPY_HISTORY, applied by Snowflake, because 14 days can be millions of files.
 
-    `keys`: the least and the greatest key. `newest`: only the last load of each file, so that a file that
-    failed and was loaded later is no failed file.
+    `keys`: smallest and greatest key. `newest`: only the last load of each file, so that a file that was
+    loaded after a failure does not count as failed.
     """
 
     statuses: Sequence[str] = ()
@@ -35,7 +36,10 @@ class Narrow:
 
 
 def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = Narrow()) -> list[Row]:
-    """Files in COPY_HISTORY, the newest first; 14 days back. A file loaded twice stands there twice."""
+    """Return files of COPY_HISTORY, the newest first; 14 days back.
+
+    A file that was loaded twice appears twice.
+    """
     rows = warehouse.query(history_sql(pipe, since, narrow))
     return [
         {
@@ -55,7 +59,7 @@ def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = 
 
 
 def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
-    # A START_TIME before the 14 days is an error, so Snowflake's own clock bounds it, less a margin.
+    # A START_TIME before the 14 days is an error, so limit it by Snowflake's own clock, with a margin.
     start = f"GREATEST({literal(since)}, DATEADD('minute', -{_REACH_MINUTES}, CURRENT_TIMESTAMP()))"
     sql = f"""
         SELECT FILE_NAME, STATUS, ROW_COUNT, ROW_PARSED, ERROR_COUNT, FIRST_ERROR_MESSAGE,
@@ -76,13 +80,13 @@ def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
 
 
 def failed_files(warehouse: Warehouse, pipe: Pipe, since: datetime) -> list[Row]:
-    """The files that failed and were not loaded since."""
+    """Return the files that failed and were not loaded since."""
     return history(warehouse, pipe, since, Narrow(FAILED, newest=True))
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that no warehouse loads. `line` is 0 where the whole object is meant."""
+    """A line that cannot be loaded. `line` is 0 if the whole object is meant."""
 
     line: int
     problem: str
@@ -90,11 +94,11 @@ class BadLine:
 
 
 def bad_lines(body: bytes) -> Iterator[BadLine]:
-    """Every line that is not strict JSON, of an object whose gzip is cut off up to the cut."""
+    """Yield every line that is not strict JSON; for truncated gzip, up to where it ends."""
     text, cut = inflated(body)
     if not body:
         yield BadLine(0, "the object is empty")
-    # Snowflake skips a byte order mark where a file begins, and nowhere else (CREATE FILE FORMAT).
+    # Snowflake skips a byte order mark only at the start of a file (CREATE FILE FORMAT).
     for number, line in enumerate(text.removeprefix(BYTE_ORDER_MARK).split(b"\n"), 1):
         if line.strip() and (problem := problem_of(line)):
             yield BadLine(number, problem, line[:120].decode("utf-8", "replace"))
@@ -103,7 +107,7 @@ def bad_lines(body: bytes) -> Iterator[BadLine]:
 
 
 def problem_of(line: bytes) -> str:
-    """Why a line is not strict JSON, "" if it is."""
+    """Return why a line is not strict JSON; "" if it is."""
     try:
         parse_json(line)
     except InvalidEvent as invalid:
@@ -112,7 +116,7 @@ def problem_of(line: bytes) -> str:
 
 
 def inflated(body: bytes) -> tuple[bytes, str]:
-    """The object's text as far as it can be read, and why no further ("" when whole)."""
+    """Return the object's text as far as it can be read, and why it ends there ("" if it is complete)."""
     if not body.startswith(b"\x1f\x8b"):
         return body, ""
     text = b""
@@ -121,18 +125,18 @@ def inflated(body: bytes) -> tuple[bytes, str]:
         try:
             text += inflater.decompress(body)
         except zlib.error as broken:
-            return text, f"the gzip is broken: {broken}"
+            return text, f"the gzip is invalid: {broken}"
         if not inflater.eof:
-            return text, "the gzip is cut off"
+            return text, "the gzip is truncated"
         body = inflater.unused_data
     return text, ""
 
 
 def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime) -> list[Row]:
-    """One row per bad line of the files that failed and were not loaded since; the file fetched from S3.
+    """Return a row per invalid line of the files that failed and were not loaded since.
 
-    VALIDATE_PIPE_LOAD errors for pipes that transform and VALIDATION_MODE refuses transforms: so the history
-    says which files, and the files say which lines.
+    VALIDATE_PIPE_LOAD fails for pipes that transform, and VALIDATION_MODE does not support transforms, so
+    the files come from the history and the lines from S3.
     """
     failed = failed_files(warehouse, pipe, since)
     return [
@@ -152,7 +156,7 @@ def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime
 def _closer(row: Row, archive: Archive) -> list[BadLine]:
     body = archive.body(row["key"])
     if body is None:
-        return [BadLine(0, "the object is gone from the bucket")]
+        return [BadLine(0, "the object no longer exists in the bucket")]
     found = list(bad_lines(body))
     return found or [
         BadLine(row["first_error_line"] or 0, "every line is strict JSON: see Snowflake's reason")

@@ -1,4 +1,4 @@
-"""Loads that a person asks for: refresh, back-fill, and one file again."""
+"""Loads that an operator starts: refresh, backfill, and reload of one file."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,13 +15,13 @@ from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row, Warehouse
 
-MAX_FILES = 1000  # of one COPY (COPY INTO <table>, FILES)
+MAX_FILES = 1000  # per COPY (COPY INTO <table>, FILES)
 
 
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
-    """Which of the objects' keys have rows in the pipe's table, or stand in its history as loaded.
+    """Return the keys that have rows in the pipe's table, or a successful load in its history.
 
-    (An object without a line leaves no row.)
+    (An object without lines has no rows.)
     """
     found = list(objects)
     if not found:
@@ -32,7 +32,7 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
         f"SELECT DISTINCT FILE_NAME FROM {pipe.table} WHERE FILE_NAME BETWEEN %s AND %s",
         list(ends),
     )
-    # No file is loaded before it is written; S3's clock may differ from Snowflake's a little.
+    # A file is loaded after it was written; S3's clock may differ a little from Snowflake's.
     since = min(each.modified_at for each in found) - MESSAGE_DELAY
     past = history(warehouse, pipe, since, Narrow(("Loaded",), ends))
     return keys & ({row["file_name"] for row in rows} | {row["key"] for row in past})
@@ -40,7 +40,10 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """`sent`: keys now queued. `out_of_reach`: not loaded, and older than the 7 days that REFRESH sees."""
+    """The result of a refresh.
+
+    `sent`: queued keys. `out_of_reach`: not loaded, and older than REFRESH's 7 days.
+    """
 
     sent: list[str]
     out_of_reach: list[str]
@@ -49,14 +52,16 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue what is in the bucket and in no history. `prefix` begins keys, such as `dt=2026-11-16/`."""
+    """Queue the objects that are in no history. `prefix` limits the keys, such as `dt=2026-11-16/`."""
     prefix = pipe.staged(prefix)
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     if since:
         options += f" MODIFIED_AFTER = {quoted(since.isoformat())}"
     reach = server_time(warehouse) - REFRESH_REACH
     if since and not prefix:
-        listed = archive.received(pipe.prefix, since, reach)  # by the hour: the archive may hold a year
+        listed = archive.received(
+            pipe.prefix, since, reach
+        )  # by the hour, because the archive may have a year
     else:
         listed = archive.objects(pipe.prefix + prefix)
     old = [
@@ -70,7 +75,7 @@ def refresh(
 
 
 def refresh_pipe(warehouse: Warehouse, pipe: Pipe, options: str = "") -> list[str]:
-    """Queue the files of the last 7 days that neither history knows; the keys that were queued."""
+    """Queue the files of the last 7 days that are in neither history; return the queued keys."""
     rows = warehouse.query(f"ALTER PIPE {pipe.name} REFRESH{options}")
     return [pipe.prefix + pipe.staged(row["file"]) for row in rows if row["status"].upper() == "SENT"]
 
@@ -82,7 +87,7 @@ def copy_files(
     keys: Sequence[str],
     told: Callable[[int], None] = lambda _: None,
 ) -> list[Row]:
-    """COPY INTO … FILES, as many at a time as are allowed; a row per file. `told` hears how many are done."""
+    """Run COPY INTO … FILES in chunks; yield a row per file. `told` gets the number of completed files."""
     done: list[Row] = []
     for chunk in batched(keys, MAX_FILES, strict=False):
         files = ", ".join(quoted(pipe.staged(key)) for key in chunk)
@@ -92,7 +97,7 @@ def copy_files(
 
 
 def outcome(pipe: Pipe, row: Row) -> Row:
-    """A row of COPY's answer. COPY names a file by its stage's URL and its path, or by the path alone."""
+    """Parse a row of COPY's result, which names a file by the stage's URL and path, or by the path alone."""
     name = str(row.get("file", ""))
     return {
         "key": name.split("/", 3)[3] if name.startswith("s3://") else pipe.prefix + pipe.staged(name),
@@ -112,11 +117,10 @@ def backfill(
     end: datetime,
     told: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Row], int]:
-    """Load what was received from `start` to `end` (by the hour in the keys) and is not loaded yet.
+    """Load the objects received from `start` to `end` (by the hour in the keys) that are not loaded yet.
 
-    What was loaded, a row per file; and how many were left out, because they are loaded or because the pipe
-    may have them in its queue (COPY and the pipe know nothing of each other). Broken off, it goes on where it
-    was when it is run again.
+    Return a row per loaded file, and the number of skipped ones: loaded, or possibly in the pipe's queue
+    (COPY and the pipe ignore each other). Can be interrupted and repeated.
     """
     found = list(archive.received(pipe.prefix, start, end))
     waiting = status(warehouse, pipe)
@@ -133,21 +137,23 @@ def backfill(
 def load_expired(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, patience: timedelta
 ) -> list[Row]:
-    """Load what a stale pipe was told of and has forgotten: everything received since `since`.
+    """Load the files whose notifications a stale pipe lost: everything received since `since`.
 
-    The pipe's queue comes first, because COPY does not know what waits there. REFRESH queues what is at most
-    7 days old, COPY loads what REFRESH left out and no history knows. A row per object.
+    The pipe's queue comes first, because COPY does not know it. REFRESH queues files of the last 7 days,
+    COPY loads the rest that is in no history. Returns a row per object.
     """
     deadline = time.monotonic() + patience.total_seconds()
     while (waiting := status(warehouse, pipe)).pending:
         if time.monotonic() > deadline:
             raise Refusal(
-                f"{pipe.name} is resumed, and {waiting.pending} file(s) still wait: when `status` shows none, "
-                f"run: resume --since {since.isoformat()}",
+                (
+                    f"{pipe.name} is resumed, but {waiting.pending} file(s) still wait: when `status` "
+                    f"shows none, run: resume --since {since.isoformat()}"
+                ),
                 1,
             )
         time.sleep(1)
-    # Listed before REFRESH: what arrives later is the pipe's.
+    # Listed before REFRESH, because the pipe loads later files.
     found = list(archive.received(pipe.prefix, since, server_time(warehouse)))
     sent = refresh_pipe(warehouse, pipe)
     known = set(sent) | loaded_keys(warehouse, pipe, found)
@@ -158,17 +164,17 @@ def load_expired(
 
 
 def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: str) -> Row:
-    """Replace one object's rows by what the object holds now, in one transaction.
+    """Replace one object's rows by the object's current content, in one transaction.
 
-    Whoever reads meanwhile sees the old rows or the new ones. If the object does not load whole, or the session
-    ends half-way, the old rows stay.
+    Readers see either the old rows or the new ones. If the object does not load completely, or the session
+    ends early, the old rows stay.
     """
     body = archive.body(key)
     if body is None:
-        raise Refusal(f"s3://{archive.bucket}/{key} does not exist: its rows were left alone")
+        raise Refusal(f"s3://{archive.bucket}/{key} does not exist: its rows were not changed")
     if bad := next(bad_lines(body), None):
         where = f"line {bad.line}: " if bad.line else ""
-        raise Refusal(f"{key}: {where}{bad.problem}; repair it under a new key; its rows were left alone", 1)
+        raise Refusal(f"{key}: {where}{bad.problem}; repair it under a new key; its rows were not changed", 1)
     lines = sum(1 for _ in lines_in(inflated(body)[0]))
     warehouse.query("BEGIN")
     try:
@@ -177,11 +183,15 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
         if result["rows"] != lines:
             reason = result["first_error"] or result["status"]
             raise Refusal(
-                f"{key}: {result['rows']} of {lines} lines were loaded: {reason}; its rows were left alone", 1
+                (
+                    f"{key}: {result['rows']} of {lines} lines were loaded: {reason}; its rows were not "
+                    "changed"
+                ),
+                1,
             )
         warehouse.query("COMMIT")
     except BaseException:
-        with suppress(Refusal):  # a session that is gone has rolled back by itself
+        with suppress(Refusal):  # a lost session has already rolled back
             warehouse.query("ROLLBACK")
         raise
     return result | {"rows_deleted": next(iter(deleted[0].values())) if deleted else None}

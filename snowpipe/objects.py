@@ -1,4 +1,4 @@
-"""The objects that the DDL defines, with the properties that can be compared with a deployed one."""
+"""The objects that the DDL defines, with the properties that can be compared with deployed ones."""
 
 import re
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ class Object:
     """The DDL file."""
     properties: dict[str, Value] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
-    """Of a table: type and NOT NULL by column."""
+    """For a table: type and NOT NULL by column."""
     body: str = ""
-    """Of a view its query, of a pipe its COPY."""
+    """For a view its query, for a pipe its COPY."""
     managed: bool = False
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Object:
 
     @property
     def home(self) -> str:
-        """The schema or database that it stands in; empty for an object of the account."""
+        """Return the schema or database of the object; "" for an object of the account."""
         return self.name.rpartition(".")[0]
 
     @property
@@ -52,14 +52,14 @@ class Object:
 
 
 def objects(ddl: Sequence[Definition]) -> list[Object]:
-    """Each object of the DDL, in its order; with the properties that later files set."""
+    """Yield each object of the DDL, with the properties that later files set."""
     found = [
         _object(definition, statement)
         for definition in ddl
         for statement in definition.statements
         if _CREATE.search(statement)
     ]
-    # What stands in a file of its own because it is made only where a setting is given.
+    # Properties in a file of their own, which only runs if a setting is given.
     for definition in ddl:
         for sets in _SETS.finditer(definition.sql):
             for each in found:
@@ -91,7 +91,7 @@ def _object(definition: Definition, statement: str) -> Object:
 
 
 def _properties(header: str) -> dict[str, Value]:
-    """NAME = value pairs; a list in brackets is a tuple, and (FORMAT_NAME = 'x') is 'x'."""
+    """Parse NAME = value pairs; a list in brackets becomes a tuple, and (FORMAT_NAME = 'x') becomes 'x'."""
     found: dict[str, Value] = {}
     words = tokens(header)
     for at, token in enumerate(words[:-1]):
@@ -117,7 +117,7 @@ def _columns(statement: str) -> dict[str, str]:
     }
 
 
-# How sqlglot writes a type that the DDL and Snowflake call otherwise.
+# Types that sqlglot writes differently from the DDL and Snowflake.
 _TYPES = {"DECIMAL": "NUMBER", "TIMESTAMPNTZ": "TIMESTAMP_NTZ", "TIMESTAMPLTZ": "TIMESTAMP_LTZ"}
 
 

@@ -1,4 +1,4 @@
-"""The two pipes: what they are called, how they are, and what that means."""
+"""The two pipes: names, status, and what the status means."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 REFRESH_REACH = timedelta(days=7)
 HISTORY_REACH = timedelta(days=14)
-# An object can be this much older than the message that tells of it.
+# An object can be this much older than its notification.
 MESSAGE_DELAY = timedelta(minutes=15)
 
 
@@ -45,7 +45,7 @@ class Pipe:
         return f"{self.kind}/"
 
     def staged(self, key: str) -> str:
-        """An object's key as COPY and the histories know it: from the stage's location on."""
+        """Return an object's key relative to the stage's location, as in COPY and the histories."""
         return key.removeprefix(self.prefix)
 
 
@@ -54,7 +54,7 @@ def pipes(database: str, kind: Kind | None = None) -> list[Pipe]:
 
 
 class Status(BaseModel):
-    """What SYSTEM$PIPE_STATUS says; a field that it leaves out is None (or 0)."""
+    """The result of SYSTEM$PIPE_STATUS; a missing field is None (or 0)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -80,7 +80,7 @@ def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:
 
 
 def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
-    """Resume a pipe that was paused for longer than its notifications are kept, which makes it stale.
+    """Resume a stale pipe, which was paused for longer than its notifications are kept.
 
     Only the pipe's owner may. Notifications older than 14 days may be lost. (Snowflake:
     "SYSTEM$PIPE_FORCE_RESUME")
@@ -92,7 +92,7 @@ def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
 
 
 def server_time(warehouse: Warehouse) -> datetime:
-    """Snowflake's clock, by which its windows of 7 and 14 days end."""
+    """Return Snowflake's clock, which determines its windows of 7 and 14 days."""
     (row,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
     now: datetime = row["now"]
     return now.astimezone(UTC)
@@ -100,23 +100,23 @@ def server_time(warehouse: Warehouse) -> datetime:
 
 # SYSTEM$PIPE_STATUS, "executionState".
 _STATES: Mapping[str, str] = {
-    "STOPPED_CLONED": "a clone of another database's pipe: make it anew (recreate)",
-    "STOPPED_FEATURE_DISABLED": "Snowflake has switched pipes off for this account",
+    "STOPPED_CLONED": "a clone of another database's pipe: recreate it",
+    "STOPPED_FEATURE_DISABLED": "Snowflake has disabled pipes for this account",
     "STOPPED_STAGE_ALTERED": "its stage has another location now: recreate",
-    "STOPPED_STAGE_DROPPED": "its stage was dropped or made again: apply, then recreate",
+    "STOPPED_STAGE_DROPPED": "its stage was dropped or replaced: apply, then recreate",
     "STOPPED_FILE_FORMAT_DROPPED": "its file format was dropped: apply",
-    "STOPPED_MISSING_PIPE": "the pipe is gone: apply",
-    "STOPPED_MISSING_TABLE": "its table is gone: apply, then backfill",
-    "STALLED_COMPILATION_ERROR": "its COPY does not compile any more: see `error`, then recreate",
+    "STOPPED_MISSING_PIPE": "the pipe does not exist: apply",
+    "STOPPED_MISSING_TABLE": "its table does not exist: apply, then backfill",
+    "STALLED_COMPILATION_ERROR": "its COPY no longer compiles: see `error`, then recreate",
     "STALLED_INITIALIZATION_ERROR": "Snowflake could not start it: see `error`",
     "STALLED_EXECUTION_ERROR": "its COPY fails: see `error` and `history --failed`",
-    "STALLED_INTERNAL_ERROR": "an error inside Snowflake: ask its support",
-    "PAUSED_BY_SNOWFLAKE_ADMIN": "Snowflake has paused it: ask its support",
+    "STALLED_INTERNAL_ERROR": "an error inside Snowflake: contact its support",
+    "PAUSED_BY_SNOWFLAKE_ADMIN": "Snowflake has paused it: contact its support",
     "PAUSED_BY_ACCOUNT_ADMIN": "paused for schema or account: unset PIPE_EXECUTION_PAUSED there",
-    "STALLED_STAGE_PERMISSION_ERROR": "S3 refuses Snowflake's role: see `trust-policy`",
+    "STALLED_STAGE_PERMISSION_ERROR": "S3 denies access to Snowflake's role: see `trust-policy`",
 }
 NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
-"""States that end only when the pipe is made again; `milkrun warehouse recreate` chooses such pipes by itself."""
+"""States that only end when the pipe is replaced; `milkrun warehouse recreate` selects such pipes."""
 _DELAY = timedelta(minutes=5)  # typically it takes less than one
 
 
@@ -129,9 +129,9 @@ class Triage:
 def triage(  # noqa: PLR0911 - one per cause
     status: Status, newest_object_at: datetime | None, now: datetime | None = None
 ) -> Triage:
-    """What the status means, from the bucket's end of the pipe to Snowflake's; the first break found counts.
+    """Return what the status means: the first problem from the bucket to Snowflake.
 
-    `newest_object_at`: when S3 took the newest object under the pipe's prefix, None if there is none.
+    `newest_object_at`: when S3 received the newest object of the pipe's prefix; None if there is none.
     """
     now = now or datetime.now(UTC)
     if status.state == "PAUSED":
@@ -156,8 +156,10 @@ def triage(  # noqa: PLR0911 - one per cause
     if due and before(status.received_at, newest_object_at):
         return Triage(
             False,
-            "no message for the newest object: the bucket's notification or the topic's policy is broken "
-            "(sns-policy), or messages were lost (refresh)",
+            (
+                "no message for the newest object: the bucket's notification or the topic's policy is "
+                "wrong (sns-policy), or messages were lost (refresh)"
+            ),
         )
     if due and before(status.forwarded_at, newest_object_at):
         return Triage(False, "messages arrive but match no path: compare the stage's URL with the keys")
@@ -169,7 +171,7 @@ def triage(  # noqa: PLR0911 - one per cause
 
 
 def before(seen_at: datetime | None, object_at: datetime) -> bool:
-    # An object's time is cut to whole seconds.
+    # An object's time is truncated to seconds.
     return seen_at is None or seen_at < object_at
 
 

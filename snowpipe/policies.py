@@ -1,4 +1,4 @@
-"""The two round trips between Snowflake and AWS: whom our role trusts, and who may subscribe to our topic."""
+"""The two policies between Snowflake and AWS: who may assume our role, and who may subscribe to our topic."""
 
 import json
 from typing import Any
@@ -9,18 +9,18 @@ from snowpipe.warehouse import Warehouse
 
 type Policy = dict[str, Any]
 
-# The statement's Sid in serverless/storage.yml; Snowflake calls the same statement "1".
+# The statement's Sid in serverless/storage.yml; Snowflake's Sid of the same statement is "1".
 SUBSCRIBES = "SnowflakeSubscribes"
 
 
 def integration(warehouse: Warehouse, parameters: Parameters) -> dict[str, str]:
-    """DESC INTEGRATION, by property."""
+    """Return DESC INTEGRATION by property."""
     rows = warehouse.query(f"DESC INTEGRATION {parameters.database}_S3")
     return {row["property"]: row["property_value"] for row in rows}
 
 
 def trust_policy(warehouse: Warehouse, parameters: Parameters) -> Policy:
-    """Who may assume the storage role: Snowflake's one IAM user of the account, with our external id."""
+    """Return who may assume the storage role: the account's one Snowflake user, with our external id."""
     found = integration(warehouse, parameters)
     return {
         "Version": "2012-10-17",
@@ -36,7 +36,7 @@ def trust_policy(warehouse: Warehouse, parameters: Parameters) -> Policy:
 
 
 def access_policy(parameters: Parameters) -> Policy:
-    """What the storage role may do: read the two prefixes that have stages, and nothing else."""
+    """Return the storage role's permissions: read the two prefixes that have stages."""
     bucket = f"arn:{parameters.partition}:s3:::{parameters.bucket}"
     prefixes = ("events/", "rejected/")
     return {
@@ -58,11 +58,11 @@ def access_policy(parameters: Parameters) -> Policy:
 
 
 def subscription(warehouse: Warehouse, parameters: Parameters) -> Policy:
-    """The statement that the topic's policy must have: Snowflake's user may subscribe a queue.
+    """Return the statement that the topic's policy needs: Snowflake's user may subscribe a queue.
 
-    (Snowflake: "SYSTEM$GET_AWS_SNS_IAM_POLICY".) The protocol is our addition (AWS: "Amazon SNS API
-    permissions", service-specific keys). It leaves the endpoint open, because Snowflake's documentation
-    shows the names of its queues in examples only.
+    (Snowflake: "SYSTEM$GET_AWS_SNS_IAM_POLICY".) We add the protocol (AWS: "Amazon SNS API permissions",
+    service-specific keys). The endpoint is not limited, because Snowflake documents its queue names only in
+    examples.
     """
     (row,) = warehouse.query("SELECT SYSTEM$GET_AWS_SNS_IAM_POLICY(%s) AS POLICY", [parameters.topic_arn])
     (statement,) = json.loads(next(iter(row.values())))["Statement"]
@@ -70,13 +70,13 @@ def subscription(warehouse: Warehouse, parameters: Parameters) -> Policy:
 
 
 def principal_of(statement: Policy) -> str:
-    """The ARN of a statement's one AWS principal."""
+    """Return the ARN of a statement's single AWS principal."""
     (principal,) = _many(statement["Principal"]["AWS"])
     return str(principal)
 
 
 def with_statement(policy: Policy, wanted: Policy) -> Policy:
-    """The policy with a statement that it lacks, in place of one with the same Sid; itself if it lacks nothing."""
+    """Return the policy with a missing statement added, replacing one with the same Sid."""
     if permissions(policy) >= permissions({"Statement": [wanted]}):
         return policy
     kept = [s for s in policy.get("Statement", []) if s.get("Sid") != wanted["Sid"]]
@@ -84,10 +84,10 @@ def with_statement(policy: Policy, wanted: Policy) -> Policy:
 
 
 def permissions(policy: Policy) -> set[tuple[str, ...]]:
-    """Each combination of effect, principal, action and resource that the policy names.
+    """Return each combination of effect, principal, action and resource of a policy.
 
-    Sid, order and conditions do not count, nor whether a single value stands in a list: AWS and the template
-    write the same permission in another way than Snowflake does.
+    Sid, order, conditions and single-value lists are ignored, because AWS and the template write the same
+    permission differently from Snowflake.
     """
     return {
         (statement["Effect"], kind, principal, action.lower(), resource)
@@ -100,7 +100,7 @@ def permissions(policy: Policy) -> set[tuple[str, ...]]:
 
 
 def trusts(policy: Policy, wanted: Policy) -> bool:
-    """Whether a role's trust policy lets `wanted`'s principal assume the role with its external id."""
+    """Return whether a role's trust policy lets `wanted`'s principal assume the role with its external id."""
 
     def named(found: Policy) -> set[tuple[str, ...]]:
         return {
@@ -125,7 +125,7 @@ def _many(value: Any) -> list[Any]:
 
 
 class Topic:
-    """The SNS topic's policy, read and written through a boto3 SNS client."""
+    """The SNS topic's policy, through a boto3 client."""
 
     def __init__(self, sns: Any, arn: str) -> None:
         self._sns = sns
@@ -148,14 +148,14 @@ class Topic:
 
 
 class Role:
-    """The storage role, read and written through a boto3 IAM client."""
+    """The storage role, through a boto3 client."""
 
     def __init__(self, iam: Any, arn: str) -> None:
         self._iam = iam
         self.name = arn.rsplit("/", 1)[1]
 
     def trust(self) -> Policy | None:
-        """None while there is no such role."""
+        """Return the trust policy; None if the role does not exist."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

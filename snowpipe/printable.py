@@ -1,4 +1,6 @@
-"""Text of events on a terminal: an id may hold escape sequences, which would clear the screen or hide other lines."""
+"""Make text of events safe for a terminal: an id may have escape sequences that clear the screen or hide
+lines.
+"""
 
 import unicodedata
 from typing import Any
@@ -6,25 +8,26 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-# Control, format (such as bidirectional marks), surrogate, private and unassigned characters; ends of lines.
+# Control, format (such as bidirectional marks), surrogate, private and unassigned characters; line and
+# paragraph separators.
 _HIDDEN = frozenset(["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
 
 
 def printable(text: str) -> str:
-    r"""Return the text with every character that a terminal may act on, or hides, as `\u....`; line feeds stay."""
+    r"""Return the text with every character that a terminal interprets or hides as `\u....`; line feeds stay."""
     if text.isprintable():
         return text
     return "".join(c if c == "\n" or unicodedata.category(c) not in _HIDDEN else json_escape(c) for c in text)
 
 
 def json_escape(character: str) -> str:
-    r"""Return `\u....` as JSON has it, a pair of them beyond the first plane."""
+    r"""Return `\u....` as JSON does: a surrogate pair beyond the first plane."""
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 class SafeConsole(Console):
-    """A console that prints strings and texts as `printable` has them."""
+    """A console that passes strings and texts through `printable`."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*map(_safe, objects), **options)

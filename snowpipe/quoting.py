@@ -1,6 +1,6 @@
-"""SQL literals. Glue runs Python 3.11, so this module keeps to its syntax."""
+"""SQL literals. Glue runs Python 3.11, so this module must be valid there."""
 
 
 def quoted(text: str) -> str:
-    """A string literal, for the places in a statement that take no bound value."""
+    """Return a string literal, for parts of a statement that accept no bind variable."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

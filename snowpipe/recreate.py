@@ -1,9 +1,9 @@
-"""Make a pipe again with the DDL's COPY: nothing lost and nothing loaded twice.
+"""Replace a pipe with the DDL's COPY, without losing files or loading them twice.
 
-CREATE OR REPLACE PIPE drops the pipe's load history, and with it the knowledge of what is loaded. The order is
-that of Snowflake's documentation ("Managing Snowpipe", recreating pipes). The time of the pause divides the two
-pipes' files, and a final check finds what neither loaded. Each finished step is written down, so that a run
-that was interrupted continues where it was.
+CREATE OR REPLACE PIPE drops the pipe's load history. The steps are those of Snowflake's documentation
+("Managing Snowpipe", recreating pipes). The time of the pause divides the files between the two pipes, and a
+final check finds files that neither loaded. Each completed step is stored, so that an interrupted run
+continues.
 """
 
 import json
@@ -25,14 +25,15 @@ from snowpipe.refusal import Refusal
 from snowpipe.template import Definition
 from snowpipe.warehouse import Row, Warehouse
 
-# A pipe in such a state loads nothing that it has queued ("SYSTEM$PIPE_STATUS", executionState).
+# In these states a pipe loads nothing from its queue ("SYSTEM$PIPE_STATUS", executionState).
 _CANNOT_LOAD = ("STALLED_", "STOPPED_")
 
 
 class Progress(BaseModel):
-    """What is done. `border` divides what the old pipe has loaded from what the new one will.
+    """The progress. `border` divides the files of the old pipe from those of the new one.
 
-    `unloaded_since` is set for a pipe that could not load its queue: what it had queued since then is loaded by hand.
+    `unloaded_since` is set for a pipe that could not load its queue: files queued since then are loaded by
+    COPY.
     """
 
     copy_statement: str
@@ -50,14 +51,14 @@ class Recreation:
     pipe: Pipe
     definition: Definition
     archive: Archive
-    state: Path  # the file that remembers
+    state: Path  # the file with the progress
     told: Callable[[str], None]
     patience: timedelta = timedelta(minutes=10)
     settling: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=2)
 
     def run(self) -> list[Row]:
-        """Every step that is not done yet, in order; the objects that had to be loaded by hand at the end."""
+        """Run the remaining steps in order; return the objects that had to be loaded by COPY."""
         self.progress = self._remembered()
         for step in (
             self.rest,
@@ -89,11 +90,11 @@ class Recreation:
             self._leave_queue(broken)
         else:
             if was_paused:
-                # Somebody else's pause, or a run that was interrupted: what has waited since then must be loaded
-                # first, because the new pipe only looks for what came after this pause.
+                # Somebody else paused it, or a run was interrupted. The files that wait must be loaded first,
+                # because the new pipe only gets files that came after this pause.
                 self._let_load(deadline)
             self._drain(deadline)
-        # Known before the history is gone: a file that failed is not a file that is missing.
+        # Read before the history is gone: a file that failed is not missing.
         since = self._border() - pipes.HISTORY_REACH
         self.progress.failed = [row["key"] for row in failed_files(self.warehouse, self.pipe, since)]
 
@@ -102,21 +103,21 @@ class Recreation:
             if time.monotonic() > deadline:
                 pipes.set_paused(self.warehouse, self.pipe, False)
                 raise Refusal(f"{self.pipe.name}: its queued files are not loaded: see status", 1)
-            # A notification of an earlier file came during the pause: it would be lost with the old pipe.
+            # A notification of an earlier file came during the pause and would be lost with the old pipe.
             self._let_load(deadline)
 
     def _leave_queue(self, broken: pipes.Status) -> None:
-        """Pause a pipe that will load nothing of its queue, and note since when its files are not loaded."""
+        """Pause a pipe that will not load its queue, and record since when its files are not loaded."""
         pipes.set_paused(self.warehouse, self.pipe, True)
         self.progress.border = pipes.server_time(self.warehouse)
         if broken.oldest_pending_at:
             self.progress.unloaded_since = broken.oldest_pending_at - pipes.MESSAGE_DELAY
 
     def _pauses_and_drains(self) -> bool:
-        """Pause, and tell whether what was queued before is loaded soon.
+        """Pause; return whether the queued files are loaded soon.
 
-        A paused pipe still loads what it has queued and takes nothing new ("SYSTEM$PIPE_STATUS",
-        pendingFileCount). While the pipe runs its queue may never be empty.
+        A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS",
+        pendingFileCount). While the pipe runs, its queue may never be empty.
         """
         began_at = pipes.server_time(self.warehouse)
         pipes.set_paused(self.warehouse, self.pipe, True)
@@ -140,7 +141,7 @@ class Recreation:
             time.sleep(0.5)
 
     def keep_grants(self) -> None:
-        """noting the pipe's grants"""
+        """recording the pipe's grants"""
         rows = self.warehouse.query(f"SHOW GRANTS ON PIPE {self.pipe.name}")
         self.progress.grants = [
             f"GRANT {row['privilege']} ON PIPE {self.pipe.name} TO ROLE {row['grantee_name']}"
@@ -154,7 +155,7 @@ class Recreation:
         """replacing the pipe"""
         (live,) = self.warehouse.query(f"DESC PIPE {self.pipe.name}")
         if live["created_on"] > self._border():
-            return  # done, but the run was broken off before it could be written down
+            return  # the step ran, but its completion was not recorded
         (create,) = self.definition.statements
         self.warehouse.query(create.replace("CREATE PIPE IF NOT EXISTS", "CREATE OR REPLACE PIPE", 1))
 
@@ -163,7 +164,7 @@ class Recreation:
         pipes.set_paused(self.warehouse, self.pipe, True)
 
     def grant(self) -> None:
-        """granting, and reporting errors, as before"""
+        """granting and setting error notifications as before"""
         for statement in self.progress.grants:
             self.warehouse.query(statement)
         if self.progress.error_integration:
@@ -176,22 +177,22 @@ class Recreation:
         pipes.set_paused(self.warehouse, self.pipe, False)
 
     def refresh(self) -> None:
-        """queueing what came since the pause"""
+        """queueing files that arrived since the pause"""
         after = quoted(self._border().isoformat())
         self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
 
     def check(self) -> list[Row]:
-        """Load by hand what the bucket has of the time around the pause and neither pipe took."""
-        self._wait(lambda status: status.pending == 0, "the new pipe does not come to rest: see status")
+        """Load by COPY the objects around the time of the pause that neither pipe loaded."""
+        self._wait(lambda status: status.pending == 0, "the new pipe keeps loading: see status")
         while missing := self._missing():
-            # Its message may still be under way to the new pipe.
+            # Its message may still be on its way to the new pipe.
             if datetime.now(UTC) - self._border() > self.grace:
                 return copy_files(self.warehouse, self.pipe, self.definition.copy_statement, missing)
             time.sleep(1)
         return []
 
     def _missing(self) -> list[str]:
-        """Keys from just before the border that are in neither pipe. What is newer, REFRESH has queued."""
+        """Return keys from just before the border that are in neither pipe; REFRESH has queued newer ones."""
         border = self._border()
         start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
         found = [
@@ -225,7 +226,7 @@ class Recreation:
             return Progress(copy_statement=self.definition.copy_statement)
         if progress.copy_statement != self.definition.copy_statement and "replace" in progress.done:
             raise Refusal(
-                f"{self.state} is of a recreate with another COPY: finish that one, or delete it",
+                f"{self.state} belongs to a recreate with another COPY: finish that one, or delete the file",
                 1,
             )
         progress.copy_statement = self.definition.copy_statement

@@ -1,10 +1,10 @@
-"""The one way in which a command gives up."""
+"""The exception with which a command gives up."""
 
 
 class Refusal(Exception):
-    """A command could not do what was asked; says so in one line for its user.
+    """A command could not do what was asked; the message is one line for its user.
 
-    `exit_code` 2: could not even look (no connection, privilege or object); 1: looked, and the answer is no.
+    `exit_code` 2: could not look (no connection, privilege or object); 1: the answer is no.
     """
 
     def __init__(self, line: str, exit_code: int = 2) -> None:
@@ -13,4 +13,4 @@ class Refusal(Exception):
 
 
 class MissingObject(Refusal):
-    """A table, view, pipe or stage does not exist, or the role may not see it: Snowflake does not tell which."""
+    """A table, view, pipe or stage does not exist, or the role may not see it; Snowflake does not say which."""

@@ -1,4 +1,4 @@
-"""Put a repaired file back into the archive, under a key that every tool knows."""
+"""Store a repaired file in the archive under a new key."""
 
 import gzip
 import zlib
@@ -11,14 +11,15 @@ from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_
 from snowpipe.refusal import Refusal
 
 REPAIRED = "milkrun-repaired"
-"""The object's metadata with this name says which file or object it repairs."""
+"""The name of the metadata that says which file or object this object repairs."""
 
 
 def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
-    """Read NDJSON, plain or gzip, and return it as an object of the same prefix and hour as the file it replaces.
+    """Read NDJSON, plain or gzip, and return it as an object with the prefix and hour of the file it
+    replaces.
 
-    Without `instead_of` it belongs to events/ and to this hour. Raises Refusal, which names the line, for what
-    Snowpipe would refuse again.
+     Without `instead_of` it belongs to events/ and to this hour. Raises Refusal with the line number for
+     lines that Snowpipe would not load.
     """
     prefix: Prefix = "events"
     if instead_of:
@@ -28,7 +29,7 @@ def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
         prefix = found
     lines = [_line(path, number, line) for number, line in lines_in(_text(path))]
     if not lines:
-        raise Refusal(f"{path} holds no line", 1)
+        raise Refusal(f"{path} has no lines", 1)
     return lines_object(prefix, lines, hour_of(instead_of) or now.astimezone(UTC))
 
 
@@ -39,7 +40,7 @@ def _text(path: Path) -> bytes:
     try:
         return gzip.decompress(body)
     except (OSError, EOFError, zlib.error) as error:
-        raise Refusal(f"{path} is not whole: {error}", 1) from None
+        raise Refusal(f"{path} is truncated: {error}", 1) from None
 
 
 def _line(path: Path, number: int, line: bytes) -> bytes:

@@ -1,17 +1,17 @@
-"""The role that each command uses unless SNOWFLAKE_ROLE names another.
+"""The role of each command, unless SNOWFLAKE_ROLE is set.
 
-A command gets the least role that it needs, so that `dbt build` and `apply` in one shell do not share an owner.
-The DDL creates all roles but the administrator's.
+A command gets the smallest role that it needs, so that `dbt build` and `apply` in one shell own different
+objects. The DDL creates all roles but the administrator's.
 """
 
 from collections.abc import Callable
 
 type Role = Callable[[str], str]
-"""The name of a role, given the stage's database."""
+"""Returns the name of a role for the stage's database."""
 
 
 def administrator(database: str) -> str:
-    """Creates and owns the stage's objects. Only ACCOUNTADMIN may create integrations from the start."""
+    """Creates and owns the stage's objects. By default only ACCOUNTADMIN may create integrations."""
     del database
     return "ACCOUNTADMIN"
 
@@ -22,10 +22,10 @@ def loader(database: str) -> str:
 
 
 def transformer(database: str) -> str:
-    """Reads RAW; creates and owns what dbt makes in STAGING and MARTS."""
+    """Reads RAW; creates and owns dbt's objects in STAGING and MARTS."""
     return f"{database}_TRANSFORMER"
 
 
 def operator(database: str) -> str:
-    """Reads every schema and does what the loader does: whoever operates the stage."""
+    """Reads every schema and may do what the loader may, for operators of the stage."""
     return f"{database}_OPERATOR"

@@ -1,4 +1,4 @@
-"""Where the warehouse and the archive are: from the environment, or from a stack's outputs.json."""
+"""Settings of the warehouse and the archive, from the environment or from a stack's outputs.json."""
 
 import json
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, Valida
 from snowpipe.refusal import Refusal
 from snowpipe.roles import Role
 
-# It stands unquoted in every statement: what is let in cannot change one's shape.
+# Names are unquoted in statements, so only safe characters are allowed.
 Database = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
 
 class Connection(BaseModel):
-    """How to reach a Snowflake, and how to sign in: by exactly one of four ways.
+    """How to connect to Snowflake and sign in, by exactly one of four ways.
 
-    A key pair (`private_key_file`); a programmatic access token (`token` or `token_file_path`); workload identity
-    federation (`workload_identity_provider`, such as AWS, or OIDC with a token), which needs no secret; or a
-    password, which Snowflake accepts from people only together with a second factor, and from services not at
-    all. The names are those of Snowflake CLI's environment variables.
+    A key pair (`private_key_file`); a programmatic access token (`token` or `token_file_path`); workload
+    identity federation (`workload_identity_provider`, such as AWS, or OIDC with a token), which needs no
+    secret; or a password, which Snowflake accepts from people only with a second factor, and from services
+    never. The names are those of Snowflake CLI's environment variables.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     account: str
-    user: str = ""  # workload identity federation finds the user by itself
+    user: str = ""  # workload identity federation needs no user name
     password: SecretStr | None = None
     private_key_file: Path | None = None
     private_key_file_pwd: SecretStr | None = None
@@ -38,7 +38,7 @@ class Connection(BaseModel):
     port: int = 443
     protocol: str = "https"
     database: Database = "MILKRUN"
-    warehouse: str = ""  # unset: the database's name with _WH, so that no two stages share one
+    warehouse: str = ""  # unset: <database>_WH, so that no two stages share one
     role: str | None = None
 
     @model_validator(mode="after")
@@ -54,8 +54,8 @@ class Connection(BaseModel):
             chosen.remove("TOKEN or TOKEN_FILE_PATH")  # OIDC's own
         if len(chosen) != 1:
             raise ValueError(
-                f"set exactly one way to sign in, {', '.join(ways)} (each after SNOWFLAKE_); set now: "
-                f"{', '.join(chosen) or 'none'}"
+                f"set exactly one way to sign in, {', '.join(ways)} (each after SNOWFLAKE_); set "
+                f"now: {', '.join(chosen) or 'none'}"
             )
         if not self.user and not self.workload_identity_provider:
             raise ValueError("SNOWFLAKE_USER is not set")
@@ -68,12 +68,12 @@ class Connection(BaseModel):
         return self
 
     def using(self, role: Role) -> "Connection":
-        """The connection with a command's role; a role that was set by SNOWFLAKE_ROLE stays."""
+        """Return the connection with a command's role, unless SNOWFLAKE_ROLE is set."""
         return self if self.role else self.model_copy(update={"role": role(self.database)})
 
 
 class Aws(BaseModel):
-    """What is known of the stage's AWS side; a missing name is looked up or asked for when it is needed."""
+    """The known settings of the stage's AWS side; missing ones are looked up when needed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -89,7 +89,7 @@ class Aws(BaseModel):
 
     @property
     def is_emulated(self) -> bool:
-        """Whether AWS is LocalStack or moto: AWS's own endpoints, also those of a VPC, have AWS's domains."""
+        """Return whether AWS is LocalStack or moto; AWS's own endpoints, also in a VPC, have AWS's domains."""
         host = urlsplit(self.aws_endpoint_url or "").hostname
         return host is not None and not host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
@@ -99,12 +99,12 @@ class Settings(BaseModel):
 
     connection: Connection
     aws: Aws
-    folder: Path  # for files of our own: dbt's target, the state of a recreate
+    folder: Path  # for files of our own: dbt's target, the progress of a recreate
     source: str  # where the settings came from, for messages
 
 
 def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws:
-    """The AWS side alone: of the stack if one is named or there, else the environment's."""
+    """Return the AWS side alone: of the stack if there is one, otherwise of the environment."""
     path = outputs or Path(environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json"
     if outputs or path.exists():
         return load(environment, path).aws
@@ -112,7 +112,7 @@ def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws
 
 
 def load(environment: Mapping[str, str], outputs: Path | None = None) -> Settings:
-    """`outputs` if given; else the environment if it has SNOWFLAKE_ACCOUNT; else the local stack."""
+    """Return the settings from `outputs`; otherwise from SNOWFLAKE_ACCOUNT; otherwise from the local stack."""
     folder = Path(environment.get("MILKRUN_LOCAL") or ".local")
     if outputs is None and "SNOWFLAKE_ACCOUNT" in environment:
         # Names of databases and warehouses are unique per Snowflake account, and stages may share an account.
@@ -124,9 +124,12 @@ def load(environment: Mapping[str, str], outputs: Path | None = None) -> Setting
         found = json.loads(path.read_text())
         connection = found.pop("snowflake")
     except FileNotFoundError:
-        raise Refusal(f"{path} is not there: make up, or set SNOWFLAKE_ACCOUNT and its kin") from None
+        raise Refusal(
+            f"{path} does not exist: run make up, or set SNOWFLAKE_ACCOUNT and the other SNOWFLAKE_* "
+            "variables"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise Refusal(f"{path} is not a stack's outputs: {problem!r}") from None
+        raise Refusal(f"{path} is not a valid outputs.json: {problem!r}") from None
     return _settings({"connection": connection, "aws": found}, path.parent, str(path))
 
 

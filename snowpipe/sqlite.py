@@ -1,11 +1,11 @@
 """The smallest warehouse: the archive's events in one table of a SQLite file.
 
-Each object is loaded in one transaction together with its entry in `loads`, so that loading again adds
-nothing and breaking off leaves no object half loaded. An object with a line that is not strict JSON is left
-out whole, as Snowpipe's SKIP_FILE does.
+Each object is loaded in one transaction with its row in `loads`, so loading again adds nothing and an
+interruption leaves no object half loaded. An object with a line that is not strict JSON is skipped as a
+whole, like Snowpipe's SKIP_FILE.
 
-What the queries in snowpipe/sql need of an event is read here, by the contract, and stands in columns: SQLite's own
-functions read a number out of "1,5" and end a text at its first NUL.
+The values that the queries in snowpipe/sql need are parsed here, by the contract, into columns: SQLite's own
+functions read a number from "1,5" and end a text at its first NUL.
 """
 
 import re
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS events (
     PRIMARY KEY (file_name, file_row_number)
 );
 """
-# Added to the table, so that a file from before has them too. `invalid_code`: why the row is no event.
+# Columns added to the table, so that older files get them too. `invalid_code`: why the row is not an event.
 _COLUMNS = {
     "invalid_code": "TEXT",
     "event_id": "TEXT",
@@ -68,7 +68,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Bucket:
-    """Objects of a bucket under a prefix."""
+    """Return the objects of a bucket under a prefix."""
 
     archive: Archive
     prefix: str
@@ -81,11 +81,11 @@ class Bucket:
 
 
 class Folder:
-    """NDJSON files below a folder, plain or gzip; a copy of the bucket keeps the bucket's keys."""
+    """Return NDJSON files below a folder, plain or gzip; a copy of the bucket has the bucket's keys."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise Refusal(f"{folder} is no folder")
+            raise Refusal(f"{folder} is not a folder")
         files = sorted(p for p in folder.rglob("*.ndjson*") if p.suffix in (".gz", ".ndjson"))
         keys = {self._key(path, folder): path for path in files}
         self._files = {key: path for key, path in keys.items() if not key.startswith(_NOT_EVENTS)}
@@ -107,15 +107,15 @@ class Folder:
 
 
 def path_of(url: str) -> Path:
-    """`sqlite:///events.db` is a path from here, `sqlite:////tmp/events.db` from the root."""
+    """Return the file of a URL: `sqlite:///events.db` is relative, `sqlite:////tmp/events.db` absolute."""
     path = url.removeprefix("sqlite:///")
     if path == url or not path:
-        raise Refusal(f"{url!r}: --to takes sqlite:///FILE")
+        raise Refusal(f"{url!r}: --to must be sqlite:///FILE")
     return Path(path)
 
 
 def load(path: Path, source: Source) -> Iterator[Row]:
-    """Load what is not loaded yet; a row per object looked at, as it is done."""
+    """Load new objects; yield a row per object."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             database.executescript(_SCHEMA)
@@ -129,7 +129,7 @@ def load(path: Path, source: Source) -> Iterator[Row]:
 
 
 def _add_columns(database: sqlite3.Connection) -> None:
-    """A file that an older loader made has only the payload: read it again."""
+    """Parse the payloads again for a file of an older loader, which has no other columns."""
     if "invalid_code" in {name for _, name, *_ in database.execute("PRAGMA table_info(events)")}:
         return
     database.execute("BEGIN IMMEDIATE")
@@ -153,7 +153,7 @@ def _load_one(database: sqlite3.Connection, found: Object, body: bytes | None) -
     text, cut = inflated(body)
     lines = list(lines_in(text))
     if problem := _problem(body, lines, cut):
-        return {"key": found.key, "result": f"left out: {problem}", "lines": 0}
+        return {"key": found.key, "result": f"skipped: {problem}", "lines": 0}
     modified_at = found.modified_at.astimezone(UTC)
     hour, written = received_hour(found.key, modified_at), modified_at.isoformat(timespec="seconds")
     rows = [(line.decode(), found.key, number, written, *_read(line, hour)) for number, line in lines]
@@ -162,7 +162,7 @@ def _load_one(database: sqlite3.Connection, found: Object, body: bytes | None) -
     now = datetime.now(UTC).isoformat(timespec="seconds")
     database.execute("BEGIN IMMEDIATE")
     try:
-        # Another loader on the same file may have been quicker.
+        # Another loader may have loaded it at the same time.
         added = database.execute("INSERT OR IGNORE INTO loads VALUES (?, ?, ?)", (found.key, len(rows), now))
         if added.rowcount:
             database.executemany(into, rows)
@@ -183,7 +183,7 @@ def _problem(body: bytes, lines: Sequence[tuple[int, bytes]], cut: str) -> str:
 
 
 def _read(line: bytes, hour: datetime) -> tuple[str | float | None, ...]:
-    """`occurred_us` and then _COLUMNS. What is no event has a code and nothing else."""
+    """Return `occurred_us` and _COLUMNS. A line that is not an event has only a code."""
     value = parse_json(line)
     try:
         event = check(value)

@@ -1,7 +1,7 @@
 """The numbered DDL, with its parameters filled in.
 
-A placeholder is `{name}`; it stands for an identifier, or inside a string literal, and is filled with a value
-whose alphabet has no quote, backslash, space or semicolon: filling cannot change a statement's shape.
+A placeholder `{name}` is an identifier or part of a string literal. Values have no quote, backslash, space or
+semicolon, so they cannot change a statement's structure.
 """
 
 import re
@@ -18,9 +18,9 @@ DDL = Path(__file__).parent / "ddl"
 
 
 def _plain(word: str) -> str:
-    # SQL keeps words of its own (TRUE, TABLE): unquoted they name nothing.
+    # Reserved words (TRUE, TABLE) are not valid as unquoted names.
     if [token.token_type for token in tokens(word)] != [TokenType.VAR]:
-        raise ValueError("a word that SQL keeps for itself")
+        raise ValueError("a reserved word of SQL")
     return word
 
 
@@ -29,14 +29,14 @@ Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-
 Arn = Annotated[
     str, StringConstraints(pattern=r"^arn:aws[a-z-]*:(sns|iam):[a-z0-9-]*:[0-9]{12}:[A-Za-z0-9_+=,.@/-]+$")
 ]
-# What STS takes as an external id (AssumeRole, parameter ExternalId).
+# What STS accepts as an external id (AssumeRole, parameter ExternalId).
 ExternalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")]
 # Credits per month (CREATE RESOURCE MONITOR, CREDIT_QUOTA).
 CreditQuota = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,6}$")]
 
 
 class Parameters(BaseModel):
-    """Everything that differs between two stages' warehouses."""
+    """The parameters that differ between two stages' warehouses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,13 +52,13 @@ class Parameters(BaseModel):
 
     @property
     def partition(self) -> str:
-        """AWS's partition, such as `aws` or `aws-cn`."""
+        """Return AWS's partition, such as `aws` or `aws-cn`."""
         return self.topic_arn.split(":")[1]
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One file of the DDL: the object that it defines, and the statements that do so."""
+    """One file of the DDL: the object that it defines, and its statements."""
 
     path: Path
     sql: str
@@ -77,26 +77,26 @@ class Definition:
 
     @property
     def pipe(self) -> str:
-        """The pipe's full name, such as MILKRUN.RAW.EVENTS_PIPE."""
+        """Return the pipe's full name, such as MILKRUN.RAW.EVENTS_PIPE."""
         found = re.search(r"^CREATE PIPE IF NOT EXISTS ([\w.]+)$", self.sql, re.MULTILINE)
         assert found, f"{self.path.name} defines no pipe"
         return found[1]
 
     @property
     def copy_statement(self) -> str:
-        """The pipe's COPY statement, as SHOW PIPES gives it back in `definition`."""
+        """Return the pipe's COPY statement, as in `definition` of SHOW PIPES."""
         (create,) = self.statements
         return create[create.index("\nCOPY INTO") + 1 :]
 
 
 def fill(sql: str, parameters: Parameters) -> str:
-    """Every `{name}` replaced; KeyError for a name that is no parameter."""
+    """Replace every `{name}`; KeyError if there is no such parameter."""
     values = parameters.model_dump()
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], sql)
 
 
 def definitions(parameters: Parameters, folder: Path = DDL) -> list[Definition]:
-    """The DDL in the order of its numbers, without files whose parameter is not set."""
+    """Return the DDL in the order of its numbers, without files whose parameter is not set."""
     unset = {f"{{{name}}}" for name, value in parameters if value is None}
     files = [(path, path.read_text()) for path in sorted(folder.glob("[0-9]*.sql"))]
     return [
@@ -113,7 +113,7 @@ def tokens(sql: str) -> list[Token]:
 
 
 def statements(sql: str) -> Iterator[str]:
-    """The statements of a script, without their semicolons; comments stay."""
+    """Return the statements of a script, without semicolons; comments stay."""
     start = 0
     for token in tokens(sql):
         if token.token_type is TokenType.SEMICOLON:
@@ -124,7 +124,7 @@ def statements(sql: str) -> Iterator[str]:
 
 
 def same_statement(one: str, other: str) -> bool:
-    """Equal but for white space, comments and the case of words outside quotes."""
+    """Compare without white space, comments and the case of words outside quotes."""
 
     def words(sql: str) -> list[tuple[bool, str]]:
         quoted = (TokenType.STRING, TokenType.IDENTIFIER)

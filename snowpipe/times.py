@@ -1,4 +1,4 @@
-"""Times as people give them."""
+"""Parse times that people enter."""
 
 from datetime import UTC, datetime
 
@@ -6,16 +6,20 @@ from snowpipe.refusal import Refusal
 
 
 def instant(text: str) -> datetime:
-    """ISO-8601, or a phrase such as `2 hours ago`, `yesterday` or `now`; aware, in UTC (which is assumed)."""
+    """Parse ISO-8601, or a phrase such as `2 hours ago`, `yesterday` or `now`; return an aware time in UTC
+    (the default).
+    """
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        import dateparser  # 0.3 s: only for phrases
+        import dateparser  # takes 0.3 s to import, and only phrases need it
 
         settings = {"TIMEZONE": "UTC", "RETURN_AS_TIMEZONE_AWARE": True}
         phrase = dateparser.parse(text, languages=["en"], settings=settings)
         if phrase is None:
-            raise Refusal(f"{text!r} is no time: give ISO-8601 or a phrase such as '2 hours ago'") from None
+            raise Refusal(
+                f"{text!r} is not a time: give ISO-8601 or a phrase such as '2 hours ago'"
+            ) from None
         found = phrase
     try:
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
@@ -24,5 +28,5 @@ def instant(text: str) -> datetime:
 
 
 def literal(at: datetime) -> str:
-    """The instant as a SQL literal."""
+    """Return the instant as a SQL literal."""
     return f"'{at.astimezone(UTC).isoformat(timespec='milliseconds')}'::TIMESTAMP_LTZ"

@@ -1,4 +1,6 @@
-"""dbt, in an environment of its own (`.venvs/dbt`), on the stage's warehouse, with the role that owns its tables."""
+"""Run dbt from its own environment (`.venvs/dbt`) on the stage's warehouse, with the role that owns its
+tables.
+"""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
 
 
 def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, str], dbt: Path = DBT) -> int:
-    """Run dbt on the project; its exit code. Target and logs go to the stack's folder."""
+    """Run dbt on the project and return its exit code. Target and logs go to the stack's folder."""
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)
@@ -26,7 +28,7 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """What dbt reads of its environment: project, target, connection."""
+    """Return dbt's environment variables: project, target, connection."""
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
     secrets = {
@@ -40,7 +42,8 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
     named = connection.model_dump(mode="json", exclude=left_out, exclude_none=True) | {
         name: secret.get_secret_value() for name, secret in secrets.items() if secret
     }
-    # dbt takes the first two of these names; without one it uses the key or the password (dbt-snowflake's profile).
+    # dbt reads the first two of these names; without them it uses the key or the password (dbt-snowflake's
+    # profile).
     if connection.workload_identity_provider:
         named["authenticator"] = "workload_identity"
     elif secrets["token"]:
@@ -52,5 +55,5 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
         "DBT_LOG_PATH": str(folder / "logs"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
-    # dbt's own variables (DBT_TARGET, DBT_PROFILE, …) and Python's of another environment stay outside.
+    # Without dbt's own variables (DBT_TARGET, DBT_PROFILE, …) and Python's of another environment.
     return for_installation(environment) | given

@@ -1,4 +1,4 @@
-"""A Snowflake session as the commands use it: statements in, rows as dictionaries out, errors in one line."""
+"""A Snowflake session for the commands: statements in, rows as dictionaries out, errors as one line."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from snowpipe.within import within
 
 type Row = dict[str, Any]
 
-# Snowflake's error numbers; 2003 and 2043 do not tell "is not there" from "not allowed to see it".
+# Snowflake's error numbers; 2003 and 2043 mean "does not exist or not authorized".
 LOGIN_SECONDS = 10
 _NO_PRIVILEGE = 3001
 _NO_SUCH_OBJECT = (2003, 2043)
@@ -26,7 +26,7 @@ class Warehouse(Protocol):
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement. Column names are lower case; a repeated one gets a number: `id`, `id_2`.
 
-        Raises Refusal when Snowflake refuses.
+        Raises Refusal if Snowflake returns an error.
         """
 
 
@@ -41,7 +41,7 @@ class Snowflake:
         from snowflake.connector import Error
 
         try:
-            # Not a DictCursor, which keeps only the last of two columns of one name.
+            # Not a DictCursor, which keeps only the last of two columns with the same name.
             with self._connection.cursor() as cursor:
                 cursor.execute(sql, list(parameters) or None)
                 names = distinct([column.name.lower() for column in cursor.description])
@@ -52,7 +52,7 @@ class Snowflake:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The same names; one that has occurred before is followed by the first number that makes it new."""
+    """Make names unique by adding the first free number to a repeated one."""
     taken, found = set(names), set[str]()
     result = []
     for name in names:
@@ -65,12 +65,12 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def explain(number: int | None, message: str | None, where: str) -> str:
-    """Snowflake's error in one line that says what to do."""
+    """Return Snowflake's error as one line that says what to do."""
     said = " ".join((message or "").split())
     if number == _NO_PRIVILEGE:
         return f"missing privilege: {said} (grant it, or use another SNOWFLAKE_ROLE)"
     if number in _NO_SUCH_OBJECT:
-        return f"missing object: {said} (milkrun warehouse apply makes ours)"
+        return f"missing object: {said} (milkrun warehouse apply creates ours)"
     if number == _NO_ROLE:
         return f"role not granted: {said} (run apply, grant it as in docs/deploy.md, or set SNOWFLAKE_ROLE)"
     if number in _NOT_CONNECTED:
@@ -82,13 +82,13 @@ def explain(number: int | None, message: str | None, where: str) -> str:
 def connect(
     settings: Connection, give_up_after_s: int | None = None, *, role: Role | None = None
 ) -> Iterator[Snowflake]:
-    """A session in UTC that belongs to no database: every statement of ours names its objects in full.
+    """Open a session in UTC without a current database, because our statements name objects in full.
 
-    It uses `role` unless the settings name one, and the user's default role if neither does. Raises NoAnswerError if
-    it does not let us in within `give_up_after_s` (LOGIN_SECONDS). Afterwards, without `give_up_after_s`, the connector
-    repeats a request that gets no answer for ever.
+    It uses `role` unless the settings name one, and otherwise the user's default role. Raises NoAnswerError
+    if signing in takes longer than `give_up_after_s` (LOGIN_SECONDS). Without `give_up_after_s` the
+    connector later repeats requests without an answer forever.
     """
-    from snowflake import connector  # 2.6 s: only when it is needed
+    from snowflake import connector  # takes 2.6 s to import
 
     make_loggers()
     settings = settings.using(role) if role else settings
@@ -106,7 +106,7 @@ def connect(
     except connector.Error as error:
         raise Refusal(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
     except (OSError, ValueError, TypeError) as error:
-        # The key file does not exist, holds no key, or needs another password.
+        # The key file does not exist, has no key, or needs another password.
         raise Refusal(explain(_NOT_CONNECTED[0], str(error), where)) from error
     try:
         yield Snowflake(connection, where)
@@ -115,20 +115,20 @@ def connect(
 
 
 def _address(settings: Connection) -> dict[str, Any]:
-    # The connector derives the host from the account only if it is not given a `host` at all:
-    # With host=None the connector dials a host named "None", so settings that are not set are left out.
+    # The connector derives the host from the account only if `host` is absent: with host=None it connects to
+    # a host named "None". So settings that are not set are omitted.
     return settings.model_dump(
         include={"account", "user", "host", "port", "protocol", "warehouse", "role"}, exclude_none=True
     )
 
 
 def _sign_in(settings: Connection) -> dict[str, Any]:
-    """The connector's parameters of the one way to sign in. (Snowflake: "Python Connector API")"""
+    """Return the connector's parameters of the one way to sign in. (Snowflake: "Python Connector API")"""
     token: dict[str, Any] = {}
     if settings.token:
         token = {"token": settings.token.get_secret_value()}
     elif settings.token_file_path:
-        # The connector would send the file's last line feed along.
+        # The connector would send the file's final line feed too.
         token = {"token": settings.token_file_path.read_text().strip()}
     if settings.workload_identity_provider:
         provider = settings.workload_identity_provider
@@ -146,7 +146,7 @@ def _sign_in(settings: Connection) -> dict[str, Any]:
 def _timeouts(give_up_after_s: int | None) -> dict[str, Any]:
     if give_up_after_s is None:
         return {"login_timeout": LOGIN_SECONDS}
-    # The connector's pauses grow to 16 s, and it sleeps them to the end before it looks at the clock.
+    # The connector's pauses grow to 16 s, and it checks its timeout only after them.
     return {
         "login_timeout": min(LOGIN_SECONDS, give_up_after_s),
         "network_timeout": give_up_after_s,

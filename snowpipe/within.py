@@ -1,4 +1,4 @@
-"""A call with a deadline, for libraries that do not keep to their own timeouts in every state."""
+"""A call with a deadline, for libraries that do not always keep their own timeouts."""
 
 import queue
 import threading
@@ -14,14 +14,14 @@ class NoAnswerError(Refusal):
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
     """Return what `call` returns or raise what it raises. Raises NoAnswerError after so many seconds.
 
-    The call goes on in a daemon thread, which neither the answer nor the exit of the program waits for.
+    The call continues in a daemon thread, which delays neither the answer nor the program's exit.
     """
     answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             answers.put((call(), None))
-        except BaseException as error:  # it is the caller's
+        except BaseException as error:  # raised to the caller
             answers.put((None, error))
 
     threading.Thread(target=run, daemon=True, name=f"within {seconds:g} s").start()

@@ -1,1 +1,3 @@
-"""Development tools, and what only a laptop has: the local stack, the console and the simulated fleet."""
+"""Development tools and everything that exists only on a laptop: the local stack, the console, the simulated
+fleet.
+"""

@@ -65,7 +65,7 @@ ENTRIES = (
         "status",
         "tools.status:command",
         OPERATE,
-        "Say whether a stage is well and, if not, what is wrong and what to do next.",
+        "Show whether a stage is healthy; if not, what is wrong and what to do next.",
     ),
     Entry(
         "send",
@@ -77,19 +77,19 @@ ENTRIES = (
         "trace",
         "ops.trace:command",
         OPERATE,
-        "Say where an event, object or request is, and show every step that it took, in time order.",
+        "Show where an event, object or request is, and every step that it took, in time order.",
     ),
     Entry(
         "reconcile",
         "ops.reconcile:command",
         OPERATE,
-        "Compare accepted, archived and loaded events, and name what is missing.",
+        "Compare accepted, archived and loaded events, and list the missing ones.",
     ),
     Entry(
         "replay",
         "ops.replay:command",
         OPERATE,
-        "Send geofence events to the consumer again: archived, quarantined, or of batches it gave up.",
+        "Send geofence events to the consumer again: archived ones, quarantined ones, or given-up batches.",
     ),
     Entry(
         "rejects",
@@ -101,13 +101,13 @@ ENTRIES = (
         "quarantine",
         "ops.set_aside:app",
         OPERATE,
-        "List the records that can never be processed; show them, send them again or delete them.",
+        "List, show, send again or delete the records that can never be processed.",
     ),
     Entry(
         "redrive",
         "ops.redrive:app",
         OPERATE,
-        "List the claim checks in the dead-letter queue; show them, send them again or delete them.",
+        "List, show, send again or delete the claim checks in the dead-letter queue.",
     ),
     Entry(
         "visits",
@@ -125,19 +125,19 @@ ENTRIES = (
         "move-visits",
         "ops.move_visits:command",
         OPERATE,
-        "Rewrite the visits table in today's layout, once after the upgrade.",
+        "Convert the visits table to the current layout, once after the upgrade.",
     ),
     Entry(
         "forget",
         "ops.forget:command",
         OPERATE,
-        "Delete all data of one person. Safe to interrupt and to run again.",
+        "Delete all data of one person. Can be interrupted and repeated.",
     ),
     Entry(
         "cost",
         "ops.cost:command",
         OPERATE,
-        "Estimate the monthly cost of a load at list prices, by component, beside alternatives.",
+        "Estimate a load's monthly cost at list prices, by component, and compare alternatives.",
     ),
     Entry(
         "smoke",
@@ -149,13 +149,13 @@ ENTRIES = (
         "preflight",
         "ops.preflight:command",
         OPERATE,
-        "Look for whatever would make a deployment of a stage fail; create nothing.",
+        "Find reasons why a deployment of a stage would fail; create nothing.",
     ),
     Entry(
         "verify",
         "tools.verify:command",
         OPERATE,
-        "Run the end-to-end tests against a stage, and remove what they made.",
+        "Run the end-to-end tests against a stage, and delete the data that they created.",
     ),
     Entry(
         "check-key",
@@ -177,7 +177,7 @@ ENTRIES = (
 
 
 class Deferred(TyperCommand):
-    """A command that is known by name and help until it is loaded."""
+    """A command with only a name and help until it is loaded."""
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(

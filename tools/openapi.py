@@ -67,7 +67,7 @@ ERROR: Schema = {
     "description": "One reason for one event; `code` is stable, `message` is for people.",
     "required": ["index", "event_id", "code", "field", "message"],
     "properties": {
-        "index": {"type": "integer", "minimum": 0, "description": "The event's place in the request."},
+        "index": {"type": "integer", "minimum": 0, "description": "The event's position in the request."},
         "event_id": {"type": ["string", "null"]},
         "code": {
             "type": "string",
@@ -121,7 +121,7 @@ def _ping(event: Schema) -> Schema:
         "type": "object",
         "description": "A position without a crossing, as SDKs send it: neither `_id` nor `type` nor `createdAt`. "
         f"It is stored with `type` `{PING_TYPE}`, `createdAt` = `updatedAt` and as `_id` the first {ID_DIGITS} hex "
-        "digits of the SHA-256 of its text without insignificant whitespace. Pings are not passed on at once.",
+        "digits of the SHA-256 of its text without insignificant whitespace. Pings are not published.",
         "required": ["deviceId", "latitude", "longitude", "updatedAt"],
         "properties": {
             "deviceId": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
@@ -166,7 +166,7 @@ def openapi() -> Schema:
         "info": {
             "title": "Milkrun",
             "version": "1",
-            "summary": "Takes every event that a mobile app sends.",
+            "summary": "Accepts every event that a mobile app sends.",
             "description": "The client's whole rule: 2xx delete the batch. 400 drop and report, it is kept "
             "here. 413 split in two and send again; a single event that gets 413 is dropped and reported. "
             "Every other 4xx: keep the batch, tell the developers, try again with growing pauses. Anything "
@@ -207,7 +207,7 @@ def _operation() -> Schema:
     many = {"type": "object", "required": ["events"], "properties": {"events": events, "user": ENVELOPE_USER}}
     return {
         "operationId": "postEvents",
-        "summary": "Store events, and pass geofence events on at once.",
+        "summary": "Store events and publish geofence events.",
         "description": f"At most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} inflated, {MAX_EVENTS} "
         "events. Sending the same request again stores nothing twice.",
         "security": [{"apiKey": []}, {"apiKey": [], "token": []}],
@@ -217,7 +217,7 @@ def _operation() -> Schema:
                 {"type": "string", "examples": ["gzip", "identity"]},
                 "`gzip` (or `x-gzip`) saves most; else plain.",
             ),
-            _header("X-App-Version", {"type": "string"}, "Kept with rejected events and objects."),
+            _header("X-App-Version", {"type": "string"}, "Stored with rejected events and objects."),
             _header(
                 "X-Milkrun-Timestamp",
                 {"type": "string", "pattern": "^[0-9]{1,15}$"},
@@ -257,7 +257,9 @@ def _responses() -> Schema:
     retry_after = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     responses: Schema = {
         "202": {
-            "description": "At least one event was accepted, and all such are durable: delete the batch.",
+            "description": (
+                "At least one event was accepted, and all accepted events are durable: delete the batch."
+            ),
             "content": {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/Receipt"},

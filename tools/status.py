@@ -15,11 +15,11 @@ SECTIONS = {
     "kinesis": "the-local-aws-is-gone",
     "snowflake": "snowflake-unreachable",
 }
-_UNKNOWN = "what runs here is unknown"
+_UNKNOWN = "the state of local processes is unknown"
 
 
 def processes_source(environment: Mapping[str, str]) -> Source:
-    """Return the local stack's processes: each that was started and has not been ended on purpose."""
+    """Return the local stack's processes that were started and not ended on purpose."""
 
     def look() -> Iterator[Finding]:
         settings = Settings.of(environment)
@@ -44,7 +44,7 @@ def command(
     wide: status.AsWide = False,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Say whether a stage is well and, if not, what is wrong and what to do next.
+    """Show whether a stage is healthy; if not, what is wrong and what to do next.
 
     Exit 0: OK; 1: WARN; 2: FAIL.
     """

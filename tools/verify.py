@@ -1,8 +1,8 @@
-"""`milkrun verify`: run the end-to-end contract tests against a stage, and remove what they made.
+"""`milkrun verify`: run the end-to-end contract tests against a stage, and delete the data that they created.
 
-They are the tests of `tests/e2e` with the mark `stage`, the same for the local stack and for a deployed stage. Each
-device that they invent begins with the run's label, and each request names it as its app version, so that what
-they made can be found again and deleted.
+They are the tests of `tests/e2e` with the mark `stage`, the same for the local stack and for a deployed
+stage. Device ids begin with the run's label, and requests have it as their app version, so that their data
+can be found and deleted.
 """
 
 import json
@@ -40,10 +40,10 @@ ASSUMPTIONS = ROOT / "docs" / "reference" / "assumptions.md"
 PREFIXES = ("events", "rejected", "set-aside")
 KEYS_A_QUERY = 1000
 
-# What a run sends at most, counted on the local stack and rounded up.
+# The maximum that a run sends, counted on the local stack and rounded up.
 REQUESTS, OBJECTS, EVENTS = 300, 200, 1_000
 THROTTLE_REQUESTS = 3_000
-"""Of the one test that exceeds the usage plan, which runs on deployed stages only."""
+"""Requests of the one test that exceeds the usage plan, which runs on deployed stages only."""
 WAREHOUSE_MINUTES = 15
 """An XSMALL warehouse (1 credit per hour): queries, one dbt build, one full refresh."""
 
@@ -61,9 +61,11 @@ def command(
     context: typer.Context,
     *,
     stage: terminal.Stage = "local",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a deployed stage is used.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help=("Skip the confirmation before a deployed stage is used."))
+    ] = False,
     marts: Annotated[
-        bool, typer.Option(help="Afterwards build staging and marts anew, without what the tests made.")
+        bool, typer.Option(help="Afterwards rebuild staging and marts without the tests' data.")
     ] = True,
     tests: Annotated[
         str | None,
@@ -76,10 +78,10 @@ def command(
     ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Run the end-to-end tests against a stage, and remove what they made.
+    """Run the end-to-end tests against a stage, and delete the data that they created.
 
-    Print which assumptions (docs/reference/assumptions.md) they verified. Needs the environment of the tests:
-    tools/setup.sh test fuzz check. Exit 1 if a test failed or something could not be removed.
+    Print the assumptions (docs/reference/assumptions.md) that they verified. Needs the environment of the
+    tests: tools/setup.sh test fuzz check. Exit 1 if a test failed or something could not be deleted.
     """
     outputs = terminal.outputs_of(context, stage)
     label = f"verify-{uuid4().hex[:8]}"
@@ -99,7 +101,7 @@ def command(
         "stage": stage,
         "label": label,
         "tests": outcomes,
-        # The local stand-ins were written with the same assumptions in mind: there nothing is verified.
+        # The local stand-ins were written with the same assumptions, so they verify nothing.
         "verified": stage != "local",
         "assumptions": claims,
         "removed": left,
@@ -117,9 +119,9 @@ def command(
 
 
 def announcement(stage: str, label: str) -> Iterator[str]:
-    """What the run will do and cost, at the list prices of ops/prices.yml."""
+    """Return what the run will do and cost, at the list prices of ops/prices.yml."""
     prices = Prices()
-    # The requests above the usage plan store an event each until the first 429.
+    # Requests above the usage plan store an event each until the first 429.
     beyond = THROTTLE_REQUESTS if stage != "local" else 0
     requests, events, objects = REQUESTS + beyond, EVENTS + beyond, OBJECTS + beyond
     aws = (
@@ -133,15 +135,18 @@ def announcement(stage: str, label: str) -> Iterator[str]:
         return
     usd = credits * prices["snowflake.credit"]
     yield (
-        f"Cost at list prices: AWS ${aws:.2f}; Snowflake {credits:.2f} credits (${usd:.2f}), and more if the full "
-        "refresh afterwards reads a large stage (--no-marts leaves it out)."
+        f"Cost at list prices: AWS ${aws:.2f}; Snowflake {credits:.2f} credits (${usd:.2f}), more if "
+        "the full refresh afterwards reads a large stage (--no-marts skips it)."
     )
-    yield "The alarm `set-aside` goes off once and tells its addresses. The redrive queue is paused for a minute."
-    yield "Whoever listens on the event bus is notified of the visits that the tests make up."
+    yield (
+        "The alarm `set-aside` rings once and notifies its addresses. The redrive queue is paused for a "
+        "minute."
+    )
+    yield "Subscribers of the event bus get notifications of the tests' visits."
 
 
 def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str, str]) -> list[Result]:
-    """Run the marked tests in a process of their own; return what became of each."""
+    """Run the marked tests in their own process; return the outcome of each."""
     target = stage
     if stage == "local":
         target = str((ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json").resolve())
@@ -149,12 +154,12 @@ def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str
         written = Path(folder) / "results.xml"
         arguments = ["tests/e2e", "-m", "stage", "-q", "-p", "no:cacheprovider", f"--junitxml={written}"]
         arguments += ["-k", only] if only else []
-        # A deployed pipe takes a minute for what takes the local one half a second.
+        # A deployed pipe takes a minute for files that the local one loads in half a second.
         arguments += [] if stage == "local" else ["--timeout", "1800"]
         with subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments],
             cwd=ROOT,
-            # The tests' own `warehouse` and dbt commands must find this stage's Snowflake, too.
+            # The tests' own `warehouse` and dbt commands must use this stage's Snowflake, too.
             env={
                 **environment_of(stage, environment),
                 "MILKRUN_E2E_OUTPUTS": target,
@@ -175,7 +180,7 @@ def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str
 
 
 def results_of(path: Path) -> Iterator[Result]:
-    """The tests of a JUnit report."""
+    """Return the tests of a JUnit report."""
     for case in ET.parse(path).iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
         name = re.sub(r"\[.*", "", case.get("name", ""))
         module = case.get("classname", "").replace(".", "/")
@@ -190,7 +195,7 @@ def results_of(path: Path) -> Iterator[Result]:
 
 
 def passed(results: Iterable[Result]) -> set[str]:
-    """The tests of which every parametrised case passed."""
+    """Return the tests whose parametrised cases all passed."""
     outcomes: dict[str, set[Outcome]] = {}
     for each in results:
         outcomes.setdefault(each.test, set()).add(each.outcome)
@@ -198,7 +203,9 @@ def passed(results: Iterable[Result]) -> set[str]:
 
 
 def assumptions(passed: set[str]) -> Iterator[str]:
-    """Claims of docs/reference/assumptions.md whose last column names this command and whose test passed."""
+    """Return claims of docs/reference/assumptions.md whose last column names this command and whose test
+    passed.
+    """
     for line in ASSUMPTIONS.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 5 and "`milkrun verify`" in cells[4]:
@@ -207,7 +214,7 @@ def assumptions(passed: set[str]) -> Iterator[str]:
                 yield cells[0]
 
 
-# --- removing what the run made
+# --- deleting the run's data
 
 
 def remove(
@@ -237,7 +244,7 @@ def remove(
             except InvalidEvent:
                 continue
             pairs.setdefault(pair_of(event), set()).add(event.event_id)
-    # Some tests put records on the stream that no object holds.
+    # Some tests send records to the stream that are in no object.
     for record in stream_records(outputs.aws("kinesis"), outputs.stream, since - timedelta(seconds=5)):
         devices |= set(re.findall(rf"{label}-[\w-]*\w", record.data.decode(errors="replace")))
     dynamodb = outputs.aws("dynamodb")
@@ -246,7 +253,7 @@ def remove(
             pairs.setdefault(Pair(device, stay.fence), set())
     items, _ = forget_visits(dynamodb, outputs.visits_table, pairs)
     with outputs.warehouse() as warehouse:
-        # The rows of an object that Snowpipe loads after their deletion would stay: such an object stays, too.
+        # Rows that Snowpipe loads after the deletion would stay, so such an object stays, too.
         waiting = until(
             lambda: not_loaded(warehouse, outputs.database, keys), lambda left: not left, patience_s=patience
         )
@@ -258,7 +265,7 @@ def remove(
 
 
 def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[str]:
-    """Return the keys of which RAW has no row yet; nothing loads what was quarantined."""
+    """Return the keys without rows in RAW; quarantined records are never loaded."""
     missing: set[str] = set()
     for prefix, table in TABLES.items():
         wanted = [key for key in keys if key.startswith(f"{prefix}/")]
@@ -270,14 +277,14 @@ def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[
 
 
 def note_removal(store: ArchiveBucket, label: str, keys: Iterable[str]) -> None:
-    """Keep the names in a plan like those of `forget`, by which `reconcile` knows that these objects are not lost."""
+    """Store the names in a plan like those of `forget`, so that `reconcile` does not report these objects."""
     objects = [{"old": key, "new": None} for key in keys]
     plan = {"request": label, "objects": objects}
     store.write(plan_key(label), json.dumps(plan, indent=1, allow_nan=False).encode())
 
 
 def _recent(store: ArchiveBucket, since: datetime) -> Iterator[str]:
-    """Keys of the hours since the run began; what the consumer quarantined lies under the same hours."""
+    """Return the keys of the hours since the run began, quarantined records included."""
     hour = since.replace(minute=0, second=0, microsecond=0)
     while hour <= datetime.now(UTC):
         for prefix in PREFIXES:

@@ -1,1 +1,3 @@
-"""Looks at Snowflake's pipes from AWS. A Lambda of its own, so nothing else of `snowpipe` is in its zip."""
+"""The scheduled check of Snowflake's pipes, a Lambda function of its own: its zip has nothing else of
+`snowpipe`.
+"""

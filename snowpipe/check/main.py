@@ -1,5 +1,5 @@
-"""The Lambda function: asks Snowflake how its pipes are, and writes what it hears as canonical lines, which are
-metrics. Every five minutes about each pipe, which needs no warehouse; every hour about failed loads, which does.
+"""The Lambda function that checks Snowflake and writes canonical log lines, which are metrics: every five
+minutes the pipes, which needs no warehouse; every hour the failed loads, which does.
 """
 
 import os
@@ -68,9 +68,9 @@ def parts() -> Parts:
 
 
 def check(event: Mapping[str, object], context: Context) -> None:
-    """With `{"look_at": "loads"}` at failed loads, else at the pipes.
+    """Check failed loads with `{"look_at": "loads"}`, otherwise the pipes.
 
-    Raises if nobody could look: no answer is no good news.
+    Raises if the check fails, so that silence never looks healthy.
     """
     known = parts()
     logs.bind(request_id=context.aws_request_id)
@@ -107,10 +107,10 @@ def look(known: Parts, snowflake: SqlApi, now: datetime) -> Iterator[tuple[str, 
 
 
 def newest_archived_at(s3: "S3Client", bucket: str, prefix: str, now: datetime) -> list[datetime]:
-    """When objects of this hour and the last were written: at most a thousand of each hour.
+    """Return when objects of this hour and the last were written: at most a thousand of each hour.
 
-    Keys are hashes, so the first thousand are a fair sample: too few to name a missing object (`reconcile`
-    does), enough to see that the pipe hears of none.
+    Keys are hashes, so the first thousand are a random sample: too few to find a missing object
+    (`reconcile` does), but enough to see that the pipe gets no notifications.
     """
     hours = (now - timedelta(hours=1), now)
     pages = (s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/dt={h:%Y-%m-%d}/hh={h:%H}/") for h in hours)

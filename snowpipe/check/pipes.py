@@ -1,17 +1,17 @@
-"""What a pipe says of itself, held against what is in the archive; and which statement counts failed loads."""
+"""Compare a pipe's status with the archive; and the statement that counts failed loads."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-# A failed load counts for so long: two hourly looks may fail, and none is missed.
+# How long a failed load counts: two hourly checks may fail without missing one.
 FAILED_LOADS_HOURS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PipeStatus:
-    """SYSTEM$PIPE_STATUS, as far as it is read here."""
+    """The fields of SYSTEM$PIPE_STATUS that are used here."""
 
     state: str
     pending_files: int
@@ -21,11 +21,10 @@ class PipeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a pipe is, as numbers that an alarm can be set on.
+    """A pipe's health as numbers for alarms.
 
-    `lag_seconds`: how long the oldest file in its queue has waited. `deaf_seconds`: how old the oldest object
-    is that came after the last notification which the pipe received; 0 if it has heard of all that were
-    looked at.
+    `lag_seconds`: how long the oldest file in its queue has waited. `deaf_seconds`: the age of the oldest
+    object that is newer than the pipe's last notification; 0 if there is none.
     """
 
     state: str
@@ -39,7 +38,7 @@ class Health:
 
 
 def parse(text: str) -> PipeStatus:
-    """Times that do not apply are missing, not null. (Snowflake's documentation, "SYSTEM$PIPE_STATUS")"""
+    """Parse the status. Times that do not apply are missing, not null (Snowflake: "SYSTEM$PIPE_STATUS")."""
     status = json.loads(text)
 
     def at(name: str) -> datetime | None:
@@ -54,7 +53,7 @@ def parse(text: str) -> PipeStatus:
 
 
 def failed_loads_sql(database: str) -> str:
-    """Count the files that the pipes did not load whole of late. Nothing loads those again by itself.
+    """Return the statement that counts files recently not loaded completely, which nothing loads again.
 
     COPY_HISTORY itself reads only these hours; the view LOAD_FAILURES would read 14 days.
     """
@@ -69,7 +68,10 @@ def failed_loads_sql(database: str) -> str:
 
 
 def health(status: PipeStatus, archived_at: Iterable[datetime], now: datetime) -> Health:
-    """`archived_at`: when objects of the pipe's prefix were written; a sample of the newest is enough."""
+    """Compare a pipe with the archive.
+
+    `archived_at`: when objects of its prefix were written; a sample will do.
+    """
     lag = (now - status.oldest_pending_at).total_seconds() if status.oldest_pending_at else 0.0
     heard_at = status.last_heard_at
     unheard = [at for at in archived_at if heard_at is None or at > heard_at]

@@ -1,7 +1,7 @@
-"""Snowflake's SQL API with a key pair that never leaves KMS.
+"""Snowflake's SQL API, with a key pair whose private key never leaves KMS.
 
-Signs in with a JSON Web Token whose RS256 signature KMS makes. (Snowflake's documentation: "Authenticating to
-the server", "Using key-pair authentication"; AWS KMS API reference: "Sign".)
+It signs in with a JSON Web Token whose RS256 signature KMS creates. (Snowflake: "Authenticating to the
+server", "Using key-pair authentication"; AWS KMS API Reference: "Sign".)
 """
 
 import base64
@@ -21,7 +21,7 @@ TOKEN_SECONDS = 300
 
 
 class SnowflakeError(Exception):
-    """Snowflake answered, but not with a result."""
+    """Snowflake answered with an error."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Signer:
     key_id: str
 
     def public_key(self) -> bytes:
-        """DER, as RSA_PUBLIC_KEY of a Snowflake user takes it in base64."""
+        """Return the public key as DER; RSA_PUBLIC_KEY of a Snowflake user takes it in base64."""
         return self.kms.get_public_key(KeyId=self.key_id)["PublicKey"]
 
     def sign(self, message: bytes) -> bytes:
@@ -46,20 +46,20 @@ class Signer:
 
 
 def host_of(account: str) -> str:
-    """The host of an account, named in any of the documented forms. (Snowflake: "Account identifiers")
+    """Return the host of an account in any documented form. (Snowflake: "Account identifiers")
 
-    `organisation-name`, `locator`, `locator.region` or `locator.region.cloud`, each also with `.privatelink`.
-    Regions in China have a top-level domain of their own.
+    Forms: `organisation-name`, `locator`, `locator.region` or `locator.region.cloud`, each also with
+    `.privatelink`. Regions in China have a top-level domain of their own.
     """
     region = account.partition(".")[2]
     return f"{account}.snowflakecomputing.{'cn' if region.lower().startswith('cn-') else 'com'}"
 
 
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
-    """A token for `user`, good for five minutes.
+    """Return a token for `user` that is valid for five minutes.
 
-    Snowflake wants upper case, and of `locator.region.cloud` and `name-id.global` what stands before the
-    first dot or hyphen, as its connector does.
+    Snowflake expects upper case, and of `locator.region.cloud` and `name-id.global` the part before the
+    first dot or hyphen, as in its connector.
     """
     separator = "-" if ".global" in account else "."
     subject = f"{account.partition(separator)[0].upper()}.{user.upper()}"
@@ -85,16 +85,16 @@ def _base64url(raw: bytes) -> str:
 
 @dataclass(frozen=True)
 class SqlApi:
-    """One statement a call, one value back."""
+    """A client of the SQL API: one statement per call, one value back."""
 
     url: str  # such as https://myorg-myaccount.snowflakecomputing.com
     token: str
     http: urllib3.PoolManager
 
     def value(self, statement: str) -> str:
-        """The first column of the first row.
+        """Return the first column of the first row.
 
-        A statement that needs a warehouse gets the user's default one; those that need none start none.
+        A statement that needs a warehouse uses the user's default one; others start none.
         """
         answer = self.http.request(
             "POST",
@@ -108,7 +108,7 @@ class SqlApi:
             },
         )
         body = answer.json() if answer.data else {}
-        # 202: still running after 45 s. 422: the statement failed. Everything else is about the call itself.
+        # 202: still running after 45 s. 422: the statement failed. All other codes are about the call.
         if answer.status != 200:
             raise SnowflakeError(f"{answer.status} {body.get('code', '')} {body.get('message', '')}".strip())
         return str(body["data"][0][0])

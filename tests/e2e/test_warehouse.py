@@ -447,7 +447,7 @@ def test_bootstrap_stops_at_each_step_that_must_be_done_in_aws(
     assert condition == {"StringEquals": {"sts:ExternalId": deployed}}
     stage.done("bootstrap", "--write")
     steps = {row["step"]: row["result"] for row in stage.done("bootstrap", "--json").rows}
-    assert steps["policy of the topic"] == "lets Snowflake subscribe"
+    assert steps["policy of the topic"] == "allows Snowflake to subscribe"
     assert steps[f"{stage.database}.RAW.EVENTS_PIPE"] == "RUNNING"
     stage.close()
 

@@ -223,7 +223,7 @@ LONG_AGO, LATELY = NOW - timedelta(hours=3), NOW - timedelta(minutes=20)
     ("found", "newest", "healthy", "says"),
     [
         (status("PAUSED", pendingFileCount=3), None, False, "3 file(s) waiting"),
-        (status("STOPPED_MISSING_TABLE"), None, False, "table is gone"),
+        (status("STOPPED_MISSING_TABLE"), None, False, "table does not exist"),
         (status("STALLED_STAGE_PERMISSION_ERROR"), None, False, "trust-policy"),
         (status("SOMETHING_NEW"), None, False, "SOMETHING_NEW"),
         (status(channelErrorMessage="denied"), None, False, "denied"),
@@ -267,7 +267,7 @@ def test_bad_lines_are_found_by_number_even_in_a_truncated_file() -> None:
     assert [bad.line for bad in bad_lines(text)] == [2, 4]
     assert [bad.line for bad in bad_lines(gzip.compress(text))] == [2, 4]
     cut = list(bad_lines(gzip.compress(text)[:-9]))
-    assert cut[-1].problem == "the gzip is cut off"
+    assert cut[-1].problem == "the gzip is truncated"
     assert [bad.problem for bad in bad_lines(b"")] == ["the object is empty"]
 
 
