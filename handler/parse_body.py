@@ -1,8 +1,7 @@
-"""From a body's text to the texts of its events, none of them parsed for more than where it ends.
+"""Split a body into the texts of its events, without parsing them.
 
-Bodies are nearly always sound, and then msgspec splits them in one pass. A body that is not strict JSON as a
-whole may still hold 499 sound events round an odd one: `_split_invalid_json` tells them apart by brackets, commas and
-strings alone.
+Nearly all bodies are valid JSON, and msgspec splits them in one pass. One invalid event must not reject 499 valid ones,
+so `_split_invalid_json` splits other bodies by brackets, commas and strings alone.
 """
 
 import re
@@ -21,18 +20,6 @@ MAX_EVENTS = 500
 _IDENTITY = ("userId", "deviceId", "_id")
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-class _Envelope(msgspec.Struct):
-    """The members that matter, without the cost of any other; an absent one is empty."""
-
-    id: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="_id")
-    event: msgspec.Raw = msgspec.Raw()
-    events: msgspec.Raw = msgspec.Raw()
-    user: msgspec.Raw = msgspec.Raw()
-
-
-_ENVELOPE = msgspec.json.Decoder(_Envelope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +57,17 @@ def _json(text: bytes) -> Parts:
 
 
 def _split_valid_json(text: bytes) -> Parts:
-    """Strict JSON but for what lies inside events; `text` has no whitespace outside strings."""
+    """Split strict JSON; only what is inside events may be invalid. `text` has no whitespace outside strings."""
     if text.startswith(b"["):
         return Parts(_array(text), {})
     if not text.startswith(b"{"):
         return Parts([text], {})
-    envelope = _ENVELOPE.decode(text)
-    members = {"_id": envelope.id, "event": envelope.event, "events": envelope.events, "user": envelope.user}
-    given = {name: bytes(raw) for name, raw in members.items() if bytes(raw)}
-    if "event" in given or "events" in given:
-        # A member given twice would be lost here in silence, and a name may be escaped.
-        rest = text
-        for raw in given.values():
-            rest = rest.replace(raw, b"", 1)
-        if b"\\" in rest or any(rest.count(b'"%b":' % name.encode()) != (name in given) for name in members):
-            return _split_invalid_json(text)
-    return _object(text, given)
+    members = {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
+    # A member given twice is missing here, and a name with escapes is longer in the text.
+    bytes_of_members = sum(len(name.encode()) + len(raw) + len('"":,') for name, raw in members.items())
+    if bytes_of_members + 1 != len(text) and ("event" in members or "events" in members):
+        return _split_invalid_json(text)
+    return _object(text, members)
 
 
 def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
@@ -139,12 +121,12 @@ def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
     return b"%b%b%b}" % (text[:-1], b"," if len(text) > 2 else b"", new)
 
 
-# --- bodies that are not strict JSON as a whole -------------------------------------------------
+# --- bodies that are not strict JSON ------------------------------------------------------------
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _MEMBER = re.compile(rb"(%b)\s*+:\s*+(.*+)" % _STRING, re.DOTALL)
-# Up to a comma of the array itself or a run of brackets; and, inside an element, up to a run of brackets that are no
-# pair without brackets in it.
+# _BETWEEN matches up to a comma of the array itself or a run of brackets. _WITHIN matches, inside an element, up to a
+# run of brackets; innermost pairs of brackets do not stop it.
 _BETWEEN = re.compile(rb'(?:[^"\[\]{},]++|%b)*+(\[++|{++|\]++|}++|.?)' % _STRING, re.DOTALL)
 _WITHIN = re.compile(
     rb'(?:[^"\[\]{}]++|%b|\[[^"\[\]{}]*+\]|{[^"\[\]{}]*+})*+(\[++|{++|\]++|}++|.?)' % _STRING, re.DOTALL

@@ -1,4 +1,4 @@
-"""Geofence events to the stream, in as few calls as the limits of PutRecords allow."""
+"""Publish geofence events, in as few calls as the limits of PutRecords allow."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,18 +23,15 @@ OPEN_SECONDS = 5.0
 
 class Stream(Protocol):
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
-        """One call; returns the records that were refused. Raises RetryableError, or PermanentError."""
+        """Make one call. Returns the throttled records. Raises RetryableError or PermanentError."""
 
 
-class Clock(Protocol):
-    """Seconds until this invocation is ended from outside."""
-
-    def __call__(self) -> float: ...
+type Clock = Callable[[], float]  # seconds until the invocation times out
 
 
 @dataclass(slots=True)
 class Published:
-    """What became of each record: taken, refused until the time was up, or never to be taken."""
+    """The outcome of each record: taken, refused until the time was up, or malformed."""
 
     taken: int = 0
     calls: int = 0
@@ -43,10 +40,11 @@ class Published:
 
 
 class CircuitBreaker:
-    """A stream that took nothing of a request is not asked by the next ones for some seconds, then once.
+    """After the stream accepted nothing of a request, skip it for OPEN_SECONDS, then try it once.
 
-    Else each request of an outage would hold its place for as long as it has patience, and the doors would close.
-    One environment's own: it has one request at a time. By the wall clock: a frozen environment's other one stands.
+    Otherwise each request of an outage would hold its concurrency slot until its budget ends. Each environment has its
+    own, for it has one request at a time. It uses the wall clock, because the monotonic clock of a frozen environment
+    stands still.
     """
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
@@ -54,7 +52,7 @@ class CircuitBreaker:
         self._opened_at: float | None = None
 
     def rounds(self) -> int:
-        """How often the stream may be asked for the records of this request."""
+        """Return how many rounds this request may try."""
         if self._opened_at is None:
             return MAX_ROUNDS
         return 0 if 0 <= self._now() - self._opened_at < OPEN_SECONDS else 1
@@ -71,15 +69,13 @@ def publish(
     pause: Callable[[float], None] = time.sleep,
     rounds: int = MAX_ROUNDS,
 ) -> Published:
-    """Send all, then only what was refused, with full jitter, while there are rounds and seconds left."""
-    outcome = Published()
-    outcome.refused = list(records)
+    """Send all records, then only the refused ones, with full jitter, while there are rounds and seconds left."""
+    outcome = Published(refused=list(records))
     for attempt in range(rounds):
         if not outcome.refused or seconds_left() <= 0:
             break
         if attempt:
-            most = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2**attempt)
-            pause(jitter(most))
+            pause(jitter(min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2**attempt)))
         outcome.refused = _round(outcome.refused, stream, seconds_left, outcome)
     return outcome
 
@@ -100,7 +96,7 @@ def _round(
         except RetryableError:
             again = list(call)
         except PermanentError:
-            # One record fails its whole call: halve until the culprit stands alone.
+            # One malformed record fails the whole call: halve until it stands alone.
             if len(call) == 1:
                 outcome.malformed += call
             else:

@@ -1,4 +1,4 @@
-"""Signed requests, where a stage wants them.
+"""Signed requests, for stages that require them.
 
 `milkrun`: X-Milkrun-Timestamp (Unix seconds) and X-Milkrun-Signature, hex HMAC-SHA256 of
 `<timestamp>.<body>`, the body before compression (gateways inflate, so what was compressed is not seen here).
@@ -27,7 +27,7 @@ _DATED = re.compile(rb"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTALL)
 
 
 class Secrets:
-    """Those valid now, two while one is rotated; kept for CACHE_SECONDS, longer if they cannot be fetched."""
+    """The valid secrets (two during a rotation), cached for CACHE_SECONDS or until they can be fetched again."""
 
     def __init__(
         self, fetch: Callable[[], Sequence[bytes]], clock: Callable[[], float] = time.monotonic
@@ -41,7 +41,7 @@ class Secrets:
         if not self._secrets or self._clock() >= self._stale_at:
             try:
                 self._secrets = self._fetch()
-            except Exception:  # whatever failed, the ones we have are better than refusing every phone
+            except Exception:  # any error: the previous secrets are better than rejecting every phone
                 if not self._secrets:
                     raise
             self._stale_at = self._clock() + CACHE_SECONDS
@@ -63,34 +63,28 @@ def verify(
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Raise Refused (403) unless the request is signed as the stage wants it. Reads the body after the headers."""
+    """Raises Refused (403) unless the request is signed as the stage requires. Reads the body after the headers."""
     if scheme == "milkrun":
-        _verify_milkrun(headers, read_body, secrets, now)
+        given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
+        if not given or not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) < 16):
+            detail = "Sign the request: X-Milkrun-Timestamp and X-Milkrun-Signature."
+            raise Refused(403, "missing_signature", detail)
+        if abs(now - int(timestamp)) > WINDOW_SECONDS:
+            detail = f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds from now: sign again."
+            raise Refused(403, "signature_expired", detail)
+        body = read_body()
+        _one_of(given, [sign(secret, int(timestamp), body) for secret in secrets()])
     elif scheme == "radar":
-        _verify_radar(headers, _dated(secrets(), now))
+        given, signed = headers.get("x-radar-signature", ""), headers.get("x-radar-signing-id", "").encode()
+        valid = _dated(secrets(), now)
+        if not given or not signed:
+            raise Refused(403, "missing_signature", "X-Radar-Signature and X-Radar-Signing-Id are required.")
+        _one_of(given, [hmac.new(secret, signed, hashlib.sha1).hexdigest() for secret in valid])
 
 
 def sign(secret: bytes, timestamp: int, body: bytes) -> str:
     """The value of X-Milkrun-Signature."""
     return hmac.new(secret, b"%d.%b" % (timestamp, body), hashlib.sha256).hexdigest()
-
-
-def _verify_milkrun(
-    headers: Mapping[str, str],
-    read_body: Callable[[], bytes],
-    secrets: Callable[[], Sequence[bytes]],
-    now: float,
-) -> None:
-    given = headers.get("x-milkrun-signature", "")
-    timestamp = headers.get("x-milkrun-timestamp", "")
-    if not given or not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) < 16):
-        detail = "Sign the request: X-Milkrun-Timestamp and X-Milkrun-Signature."
-        raise Refused(403, "missing_signature", detail)
-    if abs(now - int(timestamp)) > WINDOW_SECONDS:
-        detail = f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds from now: sign again."
-        raise Refused(403, "signature_expired", detail)
-    body = read_body()
-    _one_of(given, [sign(secret, int(timestamp), body) for secret in secrets()])
 
 
 def _dated(secrets: Sequence[bytes], now: float) -> list[bytes]:
@@ -104,15 +98,8 @@ def _dated(secrets: Sequence[bytes], now: float) -> list[bytes]:
     return valid
 
 
-def _verify_radar(headers: Mapping[str, str], secrets: Sequence[bytes]) -> None:
-    given, signing_id = headers.get("x-radar-signature", ""), headers.get("x-radar-signing-id", "")
-    if not given or not signing_id:
-        raise Refused(403, "missing_signature", "X-Radar-Signature and X-Radar-Signing-Id are required.")
-    _one_of(given, [hmac.new(secret, signing_id.encode(), hashlib.sha1).hexdigest() for secret in secrets])
-
-
 def _one_of(given: str, wanted: Sequence[str]) -> None:
-    # Every secret is compared, each in constant time, so that time tells nothing.
+    # Comparing every secret in constant time reveals nothing through the response time.
     matches = [hmac.compare_digest(given.lower().encode(), one.encode()) for one in wanted]
     if not any(matches):
         raise Refused(403, "bad_signature", "The signature does not match.")
