@@ -1,6 +1,6 @@
 """The adapter through which functions, and tools where speed matters, call AWS.
 
 `Access` holds region, credentials and endpoints, and creates the clients: `Archive` (S3), `KinesisStream`,
-`RedriveQueue` (SQS), `DynamoTable`, and `JsonClient` for services with a JSON protocol. They sign requests themselves
+`RedriveQueue` (SQS), `Table`, and `JsonClient` for services with a JSON protocol. They sign requests themselves
 and keep their connections open, because a call through botocore takes ten times the CPU (docs/adr: "One AWS adapter").
 """

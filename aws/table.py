@@ -3,65 +3,57 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import batched
-from typing import Any, Protocol
+from typing import Any
 
 from aws.errors import ServiceError
+from aws.json_client import JsonClient
 from aws.retry import send_until_done
 
 type Item = dict[str, str | int | bool]
 type Key = tuple[str, str]
 type Failures = dict[Key, Exception]
 
-GETS_A_REQUEST = 100
-
-
-class Table(Protocol):
-    """Queries and consistent reads see every write that was answered before them."""
-
-    def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
-        """Those items that exist. Failures are values, per key. Half the price if not consistent."""
-
-    def put_version(self, item: Item, expected: int | None) -> bool:
-        """Put if the stored item's `version` is `expected` (None: if there is none). False if it is not."""
-
-    def put_newer(self, item: Item) -> bool:
-        """Put unless the stored item's `version` is the same or later. False if it is."""
-
-    def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
-        """Items with first <= sk <= last, read page by page as they are asked for."""
+GETS_PER_REQUEST = 100
 
 
 def key_of(item: Item) -> Key:
     return str(item["pk"]), str(item["sk"])
 
 
-class DynamoTable:
-    """The table `name` behind a ready client. `side_by_side` runs the requests of one call in parallel."""
+class Table:
+    """The table `name`. `executor` runs the requests of one call in parallel.
 
-    def __init__(self, client: Any, name: str, side_by_side: Executor) -> None:
-        self._client = client
+    Queries and consistent reads see every write that was answered before them.
+    """
+
+    def __init__(self, dynamodb: JsonClient, name: str, executor: Executor) -> None:
+        self._dynamodb = dynamodb
         self._name = name
-        self._side_by_side = side_by_side
+        self._executor = executor
 
     def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
+        """Return the items that exist, and failures by key. Costs half if not `consistent`."""
         found: dict[Key, Item] = {}
         failures: Failures = {}
-        for some, failed in self._side_by_side.map(
-            lambda some: self._get_some(some, consistent), batched(wanted, GETS_A_REQUEST, strict=False)
+        for some, failed in self._executor.map(
+            lambda some: self._get_some(some, consistent), batched(wanted, GETS_PER_REQUEST, strict=False)
         ):
             found |= some
             failures |= failed
         return found, failures
 
     def put_version(self, item: Item, expected: int | None) -> bool:
+        """Put if the stored item's `version` is `expected` (None: if there is no item). Returns False if it is not."""
         if expected is None:
             return self._put_if(item, "attribute_not_exists(pk)")
         return self._put_if(item, "version = :v", expected)
 
     def put_newer(self, item: Item) -> bool:
+        """Put unless the stored item's `version` is the same or later. Returns False if it is."""
         return self._put_if(item, "attribute_not_exists(pk) OR version < :v", int(item["version"]))
 
     def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
+        """Yield the items with first <= sk <= last. Reads each page when it is needed."""
         request: dict[str, Any] = {
             "TableName": self._name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
@@ -69,23 +61,22 @@ class DynamoTable:
             "ConsistentRead": True,
         }
         while True:
-            page = self._client.query(**request)
+            page = self._dynamodb.query(**request)
             yield from map(loaded, page["Items"])
             if "LastEvaluatedKey" not in page:
                 return
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def _put_if(self, item: Item, condition: str, version: int | None = None) -> bool:
-        values: dict[str, Any] = {}
+        request: dict[str, object] = {
+            "TableName": self._name,
+            "Item": dumped(item),
+            "ConditionExpression": condition,
+        }
         if version is not None:
-            values = {"ExpressionAttributeValues": {":v": {"N": str(version)}}}
+            request["ExpressionAttributeValues"] = {":v": {"N": str(version)}}
         try:
-            self._client.put_item(
-                TableName=self._name,
-                Item=dumped(item),
-                ConditionExpression=condition,
-                **values,
-            )
+            self._dynamodb.put_item(**request)
         except ServiceError as error:
             if error.code == "ConditionalCheckFailedException":
                 return False
@@ -98,7 +89,7 @@ class DynamoTable:
         def get(some: Sequence[Key]) -> list[Key]:
             named = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in some]
             asked: Any = {self._name: {"Keys": named, "ConsistentRead": consistent}}
-            answer = self._client.batch_get_item(RequestItems=asked)
+            answer = self._dynamodb.batch_get_item(RequestItems=asked)
             for item in map(loaded, answer["Responses"].get(self._name, ())):
                 found[key_of(item)] = item
             left = answer.get("UnprocessedKeys", {}).get(self._name, {"Keys": []})["Keys"]

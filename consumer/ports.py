@@ -10,7 +10,7 @@ import msgspec
 from aws.access import Access
 from aws.archive import Archive
 from aws.retry import send_until_done
-from aws.table import DynamoTable
+from aws.table import Table
 from consumer.consume import Poison, Ports
 from consumer.settings import Settings
 from consumer.store import Store
@@ -24,7 +24,7 @@ SOURCE = "milkrun.visits"
 
 def ports_of(settings: Settings, access: Access) -> Ports:
     executor = ThreadPoolExecutor(REQUESTS_AT_ONCE)
-    table = DynamoTable(access.client("dynamodb"), settings.visits_table, executor)
+    table = Table(access.client("dynamodb"), settings.visits_table, executor)
     bus = EventBus(access.client("events"), settings.event_bus_name, executor)
     set_aside = S3SetAside(access.archive(settings.archive_bucket))
     return Ports(Store(table, bus, settings.rule, executor, settings.notification_kinds), set_aside)

@@ -45,7 +45,12 @@ def records_of(batch: Mapping[str, Any], stream: str = "") -> Iterator[Record]:
     for delivered in batch["Records"]:
         kinesis = delivered["kinesis"]
         source = str(delivered["eventSourceARN"]).rpartition("/")[2]
-        data, fault = _decoded(kinesis["data"])
+        fault = None
+        try:
+            data = base64.b64decode(kinesis["data"], validate=True)
+        except ValueError:
+            data = kinesis["data"].encode(errors="replace")
+            fault = Reason("not_base64", "", "The record's data is not base64.")
         if stream and source != stream:
             fault = Reason("wrong_stream", "", f"This consumer reads {stream}.")
         record = Record(
@@ -58,13 +63,6 @@ def records_of(batch: Mapping[str, Any], stream: str = "") -> Iterator[Record]:
             fault=fault,
         )
         yield from [record] if fault else deaggregated(record)
-
-
-def _decoded(text: str) -> tuple[bytes, Reason | None]:
-    try:
-        return base64.b64decode(text, validate=True), None
-    except ValueError:
-        return text.encode(errors="replace"), Reason("not_base64", "", "The record's data is not base64.")
 
 
 def deaggregated(record: Record) -> Iterable[Record]:
@@ -85,11 +83,8 @@ def deaggregated(record: Record) -> Iterable[Record]:
             for n, r in enumerate(aggregated.records)
         ]
     except (DecodeError, IndexError) as error:
-        return [
-            replace(
-                record, fault=Reason("bad_aggregate", "", f"Not what a producer library writes: {error}.")
-            )
-        ]
+        reason = Reason("bad_aggregate", "", f"Not what a producer library writes: {error}.")
+        return [replace(record, fault=reason)]
 
 
 @cache

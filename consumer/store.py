@@ -359,20 +359,13 @@ def _new(job: _Job, earlier: Sequence[Item]) -> _New:
 
 def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent | None:
     text = pair_log.id_text(event_id)
-    for item in chunks:
-        if text in str(item["events"]):
-            for event in pair_log.chunk_of(pair, item).events:
-                if event.event_id == event_id:
-                    return event
-    return None
+    likely = (pair_log.chunk_of(pair, item) for item in chunks if text in str(item["events"]))
+    return next((event for chunk in likely for event in chunk.events if event.event_id == event_id), None)
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
     """The first chunk that reaches as far as this; behind the last one is the log."""
-    for number, chunk in enumerate(chunks):
-        if order <= order_of(chunk.events[-1]):
-            return number
-    return len(chunks)
+    return sum(order > order_of(chunk.events[-1]) for chunk in chunks)
 
 
 def _sound(jobs: Sequence[_Job]) -> list[_Job]:

@@ -1,10 +1,11 @@
-"""What new events change: the visits before and after, and what the world is to be told. Pure."""
+"""The visits before and after new events, and the notifications for the difference. Pure functions."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from heapq import merge
+from operator import attrgetter
 from typing import Literal, NamedTuple, Protocol, get_args
 
 from consumer import keys
@@ -21,7 +22,7 @@ type Row = dict[str, str | float | bool | None]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The settings of the rule. They are part of what is stored: changing them asks for a rebuild."""
+    """The settings of the rule. Stored visits depend on them, so changing them requires a rebuild."""
 
     merge_gap: timedelta = MERGE_GAP
     min_confidence: int = 0
@@ -29,9 +30,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits that differ among those that a later one follows, and the visit under way behind them.
+    """The visits that differ and are followed by another one, and the last visit of each walk.
 
-    `last_before` = `last_after` means that both walks agree from there on, whatever comes.
+    If `last_before` equals `last_after`, both walks agree on everything later.
     """
 
     before: Sequence[Visit]
@@ -42,12 +43,12 @@ class VisitDiff:
 
     @property
     def visits(self) -> int:
-        """How many visits are other than before, new or gone."""
+        """Return how many visits are changed, new or gone."""
         old, new = self.by_start()
         return sum(old.get(start) != new.get(start) for start in {**old, **new})
 
     def by_start(self) -> tuple[dict[Start, Visit], dict[Start, Visit]]:
-        """The visits before and after, by what makes each the same visit."""
+        """Return the visits before and after by their identity: the enter event."""
         old, new = ((*self.before, self.last_before), (*self.after, self.last_after))
         return (
             {(v.entered_at, v.entered_event_id): v for v in old if v},
@@ -56,7 +57,7 @@ class VisitDiff:
 
 
 class Notification(NamedTuple):
-    """Something to tell: `id` is the same however often it is published, `detail` is what receivers get."""
+    """An event on the bus. Its `id` is the same however often it is published."""
 
     id: str
     kind: NotificationKind
@@ -84,8 +85,8 @@ def visit_diff(
 ) -> VisitDiff:
     """Walk twice at once, without and with the new events, until both walks agree again.
 
-    `start` is the visit under way where `stored` begins; that is in order and read no further than needed.
-    `removed` are the contents among `stored` that lesser ones of `added` displace.
+    `start` is the last visit before `stored`, which is in order and read only as far as needed. `removed` are the
+    events among `stored` whose content `added` supersedes.
     """
     was = will_be = start
     before: list[Visit] = []
@@ -120,16 +121,12 @@ def _in_order(
 ) -> Iterator[_Taken]:
     displaced = set(removed)
     old = (_Taken(order_of(e), e, True, e not in displaced) for e in stored)
-    new = sorted((_Taken(order_of(e), e, False, True) for e in added), key=_order)
-    return merge(old, new, key=_order)
-
-
-def _order(taken: _Taken) -> Order:
-    return taken.order
+    new = (_Taken(order_of(e), e, False, True) for e in sorted(added, key=order_of))
+    return merge(old, new, key=attrgetter("order"))
 
 
 def row(pair: Pair, visit: Visit) -> Row:
-    """A visit as operators and receivers see it."""
+    """Return a visit as operators and receivers see it."""
     return {
         "device_id": pair.device_id,
         "geofence_tag": pair.fence.tag,
@@ -146,7 +143,7 @@ def row(pair: Pair, visit: Visit) -> Row:
 
 
 def news_of(diff: VisitDiff) -> list[News]:
-    """What a receiver that knows the visits before needs in order to know the visits after.
+    """Return the notifications that turn the visits before into the visits after.
 
     - `arrived`: a new visit. `departed`: a visit that was open, or is new, is closed.
     - `visit_restated`: an earlier notification of the visit no longer holds in another way: a closed one differs, is
@@ -189,16 +186,12 @@ def notification(pair: Pair, version: int, news: News) -> Notification:
     return Notification(id_, kind, {**detail, "previous": row(pair, was)} if was else detail)
 
 
-def notifications(pair: Pair, version: int, diff: VisitDiff) -> list[Notification]:
-    return [notification(pair, version, news) for news in news_of(diff)]
-
-
 def _notified(visit: Visit) -> tuple[object, ...]:
     return visit.exited_at, visit.exited_event_id, visit.exit_missed
 
 
 def _successor(gone: Visit, visits: Iterable[Visit]) -> Visit | None:
-    """The visit that now covers the time at which the other began."""
+    """Return the visit during which the other one began."""
     return next(
         (
             v

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from aws.table import DynamoTable
+from aws.table import Table
 from consumer import keys, previous_layout
 from consumer.ports import EventBus
 from consumer.visit_diff import Bus, Rule
@@ -19,7 +19,7 @@ ITEMS_PER_DELETE = 25
 CONCURRENCY = 8
 
 
-def move_all(dynamodb: Any, name: str, table: DynamoTable, bus: Bus, rule: Rule) -> Iterator[int]:
+def move_all(dynamodb: Any, name: str, table: Table, bus: Bus, rule: Rule) -> Iterator[int]:
     """Move the pairs one by one. Yields the number of deleted items of the previous layout per pair."""
     for pair in _old_pairs(dynamodb, name):
         previous_layout.move(table, bus, pair, rule)
@@ -64,7 +64,7 @@ def command(
     with terminal.progress() as bars, ThreadPoolExecutor(CONCURRENCY) as executor:
         moved = bars.add_task("pairs moved", total=None)
         access = outputs.access()
-        table = DynamoTable(access.client("dynamodb"), outputs.visits_table, executor)
+        table = Table(access.client("dynamodb"), outputs.visits_table, executor)
         bus = EventBus(access.client("events"), settings.event_bus_name, executor)
         dynamodb = outputs.aws("dynamodb")
         for items in move_all(dynamodb, outputs.visits_table, table, bus, settings.rule):

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from aws.stream import KinesisStream
-from aws.table import DynamoTable, Table
+from aws.table import Table
 from consumer import keys
 from consumer.visits import Pair
 from contract import logs
@@ -209,7 +209,7 @@ class Reconciler:
                 continue
             wanted.setdefault(pair, {}).setdefault(str(row["event_id"]), []).append(named)
         with ThreadPoolExecutor(4) as readers:
-            table: Table = DynamoTable(
+            table = Table(
                 self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
             )
             known = readers.map(lambda pair: consumed_event_ids(table, pair), wanted)

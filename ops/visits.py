@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aws.table import DynamoTable, loaded
+from aws.table import Table, loaded
 from consumer import keys, visit_diff
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, counts
@@ -89,7 +89,7 @@ def competing_enters(
     enters = [_enter_of(row) for row in open_visits]
     min_confidence = rule().min_confidence
     with ThreadPoolExecutor(1) as side_by_side:
-        reader = DynamoTable(dynamodb, table, side_by_side)
+        reader = Table(dynamodb, table, side_by_side)
         for pair in pairs:
             enters += (
                 event

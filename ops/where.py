@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import batched, chain
 from typing import Any
 
-from aws.table import DynamoTable
+from aws.table import Table
 from consumer.visits import pair_of
 from contract import logs
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
@@ -274,9 +274,7 @@ class Finder:
         if "DynamoDB" in self._unasked:
             return
         with ThreadPoolExecutor(2) as readers:
-            table = DynamoTable(
-                self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
-            )
+            table = Table(self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers)
             pair = pair_of(event)
             self.searched.append(
                 f"{self._outputs.visits_table} ({event.device_id} at {' '.join(event.fence)})"

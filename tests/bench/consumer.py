@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from aws.table import DynamoTable
+from aws.table import Table
 from consumer.consume import Ports, consume
 from consumer.ports import EventBus
 from consumer.records import records_of
@@ -79,8 +79,8 @@ class Context:
         return 600_000
 
 
-def ports(aws: Aws, side_by_side: Executor) -> Ports:
-    table, bus = DynamoTable(aws, "visits", side_by_side), EventBus(aws, "bus", side_by_side)
+def ports(aws: Any, side_by_side: Executor) -> Ports:
+    table, bus = Table(aws, "visits", side_by_side), EventBus(aws, "bus", side_by_side)
     return Ports(Store(table, bus, Rule(), side_by_side), FakeSetAside())
 
 

@@ -16,7 +16,7 @@ from rich import box
 from rich.progress import Progress, TaskID
 from rich.table import Table as Grid
 
-from aws.table import DynamoTable, Table
+from aws.table import Table
 from consumer.visits import Pair
 from ops import stores, terminal
 from ops.marts import build_marts
@@ -201,9 +201,7 @@ class Demo:
     ) -> Iterator[list[T]]:
         """What `read` finds in the visits table for each pair, several of them at a time."""
         with ThreadPoolExecutor(CONCURRENCY) as readers:
-            table = DynamoTable(
-                self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
-            )
+            table = Table(self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers)
             yield from readers.map(lambda pair: list(read(table, pair)), pairs)
 
     def _await_loaded(self, watch: Watch) -> None:

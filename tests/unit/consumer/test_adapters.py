@@ -8,7 +8,7 @@ from aws import retry
 from aws.archive import Archive
 from aws.credentials import FixedCredentials
 from aws.errors import NoResponseError, PermanentError, ServiceError
-from aws.table import DynamoTable, dumped
+from aws.table import Table, dumped
 from consumer.consume import Poison
 from consumer.ports import EventBus, S3SetAside
 from consumer.records import records_of
@@ -52,9 +52,9 @@ class DynamoDB:
         return {"Responses": {name: found}, "UnprocessedKeys": left}
 
 
-def table(decide) -> tuple[DynamoTable, DynamoDB]:
+def table(decide) -> tuple[Table, DynamoDB]:
     dynamodb = DynamoDB(decide)
-    return DynamoTable(dynamodb, "visits", Inline()), dynamodb
+    return Table(dynamodb, "visits", Inline()), dynamodb
 
 
 def test_unprocessed_keys_of_a_batch_read_are_requested_again():

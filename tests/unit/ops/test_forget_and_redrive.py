@@ -13,7 +13,7 @@ import typer
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from aws.table import DynamoTable, dumped
+from aws.table import Table, dumped
 from consumer import keys
 from consumer.pair_log import Chunk, PairLog, chunk_item, log_item
 from consumer.store import Store
@@ -96,7 +96,7 @@ class Outputs:
     def consumed(self, *events):
         """Store the events as the consumer does."""
         crossings = [geofence_event(json.dumps(event).encode()) for event in events]
-        table = DynamoTable(boto3.client("dynamodb"), self.visits_table, Inline())
+        table = Table(boto3.client("dynamodb"), self.visits_table, Inline())
         for crossing in crossings:
             assert Store(table, FakeBus(), Rule(), Inline()).add({pair_of(crossing): [crossing]})
 

@@ -34,7 +34,8 @@ def notified(
     taken: list[GeofenceEvent] = []
     for version, batch in enumerate(batches, 1):
         changed = visit_diff.visit_diff(None, sorted(taken, key=_order), list(batch), [], Rule())
-        for notice in visit_diff.notifications(PAIR, version, changed):
+        for news in visit_diff.news_of(changed):
+            notice = visit_diff.notification(PAIR, version, news)
             # Serialise as EventBridge does.
             notices.append((notice.kind, msgspec.json.decode(msgspec.json.encode(notice.detail))))
         taken += batch
