@@ -6,7 +6,7 @@ import msgspec
 
 from aws.errors import RetryableError
 from aws.json_client import JsonClient
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 
 
 class KinesisStream:

@@ -4,7 +4,7 @@
 percent-encoded: two different things never share a key.
 
     pk  <device>
-    sk  <tag>#<externalId>#head             the pair's log: its latest events (consumer/pair_log.py)
+    sk  <tag>#<externalId>#head             the pair's log: its latest events (consumer/item_layout.py)
         <tag>#<externalId>#e#<version>#<n>      a chunk of earlier events
 """
 

@@ -14,8 +14,8 @@ from datetime import datetime
 import msgspec
 
 from aws.table import Item, Key, Table
-from consumer import keys, pair_log
-from consumer.pair_log import PairLog
+from consumer import item_layout, keys
+from consumer.item_layout import PairLog
 from consumer.visit_diff import Bus, Notification, Rule
 from consumer.visits import KINDS, Pair, Visit, counts, order_of
 from contract.events import GeofenceEvent
@@ -67,10 +67,10 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
     now = now or time.time()
     kept = (sk for sk, item in items.items() if int(item.get("expires_at", now + 1)) > now)
     events = _events(pair, kept, entry)
-    log, _ = pair_log.fitted(pair, replace(_log(items, events, rule), version=version), rule)
+    log, _ = item_layout.fitted(pair, replace(_log(items, events, rule), version=version), rule)
     for chunk in log.chunks:  # before the log, in which they may not fit
-        table.put_newer(pair_log.chunk_item(pair, chunk, log))
-    table.put_version(pair_log.log_item(pair, replace(log, chunks=()), rule), None)
+        table.put_newer(item_layout.chunk_item(pair, chunk, log))
+    table.put_version(item_layout.log_item(pair, replace(log, chunks=()), rule), None)
     return True
 
 

@@ -24,8 +24,8 @@ from typing import NamedTuple
 from aws.errors import PermanentError
 from aws.retry import jitter
 from aws.table import Item, Key, Table
-from consumer import keys, pair_log, previous_layout
-from consumer.pair_log import Chunk, PairLog
+from consumer import item_layout, keys, previous_layout
+from consumer.item_layout import Chunk, PairLog
 from consumer.visit_diff import (
     ALL_KINDS,
     Bus,
@@ -222,13 +222,13 @@ class Store:
 
     def _put_chunks(self, job: _Job) -> None:
         for chunk in job.log.chunks:
-            self._table.put_newer(pair_log.chunk_item(job.pair, chunk, job.log))
+            self._table.put_newer(item_layout.chunk_item(job.pair, chunk, job.log))
 
     def _forget_position(self, job: _Job) -> None:
         """Kinesis may give this batch up after hours: the batches behind it must not mean that it is done."""
         unknown = replace(job.log, position="")
         with suppress(Exception):  # the job has failed already
-            self._table.put_version(pair_log.log_item(job.pair, unknown, self._rule), job.log.version)
+            self._table.put_version(item_layout.log_item(job.pair, unknown, self._rule), job.log.version)
 
     def _commit(self, job: _Job) -> None:
         """Make the change of the events taken, unless there is none or another one came first."""
@@ -244,7 +244,7 @@ class Store:
             job.took(new)
             return
         diff, changed = self._changed(job, new, earlier)
-        log, item = pair_log.fitted(
+        log, item = item_layout.fitted(
             job.pair,
             replace(
                 changed,
@@ -254,7 +254,7 @@ class Store:
             self._rule,
         )
         several = len(job.taken) > 1
-        if several and pair_log.size_of(item) > MAX_LOG_BYTES:
+        if several and item_layout.size_of(item) > MAX_LOG_BYTES:
             job.at_once = len(job.taken) // 2
             return
         try:
@@ -290,7 +290,9 @@ class Store:
         version = log.version + 1 if log.version else keys.first_version(latest)
         touched = [order_of(event) for event in (*new.added, *new.replaced)]
         late = log.is_late(min(touched))
-        chunks = pair_log.in_order(pair_log.chunk_of(job.pair, item) for item in earlier) if late else []
+        chunks = (
+            item_layout.in_order(item_layout.chunk_of(job.pair, item) for item in earlier) if late else []
+        )
         parts: list[Chunk | PairLog] = [*chunks, log]
         first = min(_part_of(order, chunks) for order in touched)
         last = max(_part_of(order, chunks) for order in touched)
@@ -307,7 +309,7 @@ class Store:
                 log = replace(part, base=base, events=events)
             else:
                 piece = Chunk(part.sk, base, events)
-                changed += pair_log.pieces(job.pair, version, piece, rule, len(changed))
+                changed += item_layout.pieces(job.pair, version, piece, rule, len(changed))
             _, base, _ = walk(base, events, rule.merge_gap, rule.min_confidence)
         return diff, replace(log, version=version, chunks=tuple(changed))
 
@@ -337,7 +339,7 @@ def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -
 
 
 def _read_log(item: Item, job: _Job) -> None:
-    job.log = pair_log.log_of(job.pair, item)
+    job.log = item_layout.log_of(job.pair, item)
 
 
 def _new(job: _Job, earlier: Sequence[Item]) -> _New:
@@ -358,8 +360,8 @@ def _new(job: _Job, earlier: Sequence[Item]) -> _New:
 
 
 def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent | None:
-    text = pair_log.id_text(event_id)
-    likely = (pair_log.chunk_of(pair, item) for item in chunks if text in str(item["events"]))
+    text = item_layout.id_text(event_id)
+    likely = (item_layout.chunk_of(pair, item) for item in chunks if text in str(item["events"]))
     return next((event for chunk in likely for event in chunk.events if event.event_id == event_id), None)
 
 

@@ -19,7 +19,7 @@ from contract.objects import (
     reject_line,
     unreadable_line,
 )
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, CircuitBreaker, Clock, Stream, publish
 from handler.validate import Batch, Rejected
 

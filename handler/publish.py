@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aws.errors import PermanentError, RetryableError
 from aws.retry import jitter
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 
 MAX_RECORDS = 500
 MAX_CALL_BYTES = 5 * 1024 * 1024

@@ -19,7 +19,7 @@ from contract import logs
 from contract.invocation import Context
 from contract.metrics import with_metrics
 from contract.objects import lines_of
-from contract.stream import archived_record
+from contract.stream_record import archived_record
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, quarantine
 from handler.publish import CLAIM_CHECK_BUDGET_SECONDS, Clock, Stream, publish
 from handler.settings import Settings

@@ -22,7 +22,7 @@ from contract.events import (
     parse_json,
 )
 from contract.instants import DEFAULT_CLOCK_AHEAD, MAX_AGE_AT_RECEIPT
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord, stream_record
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
 from handler.parse_body import Parts, with_members
@@ -114,8 +114,8 @@ def validate(
             batch.oldest_at = event.created_at
         batch.lines.append(text)
         batch.devices[event.device_id or ""] += 1
-        if event.fence and event.device_id:
-            batch.records.append(StreamRecord(event.device_id, text, len(batch.lines)))
+        if event.fence:
+            batch.records.append(stream_record(event, text, len(batch.lines)))
     return batch
 
 

@@ -209,9 +209,7 @@ class Reconciler:
                 continue
             wanted.setdefault(pair, {}).setdefault(str(row["event_id"]), []).append(named)
         with ThreadPoolExecutor(4) as readers:
-            table = Table(
-                self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers
-            )
+            table = Table(self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers)
             known = readers.map(lambda pair: consumed_event_ids(table, pair), wanted)
             for by_id, there in zip(wanted.values(), known, strict=True):
                 for event_id, differences in by_id.items():

@@ -25,9 +25,9 @@ import yaml
 from aws.stream import KinesisStream
 from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
 from contract.objects import hour_of, is_content, prefix_of
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord, stream_record
 from handler.publish import publish
-from ops import set_aside, terminal
+from ops import quarantine, terminal
 from ops.outputs import ROOT
 from ops.reach import require
 from ops.stores import geofence_kinds, readable_lines
@@ -102,14 +102,14 @@ class Selection:
                 event = parse_json(line)
                 if isinstance(event, dict) and event.get("type") not in kinds:
                     continue
-                device = check(event, self.kinds).device_id
+                checked = check(event, self.kinds)
             except InvalidEvent:
                 odd(number)
                 continue
             if self.types and event["type"] not in self.types:
                 continue
-            if device and (not self.devices or device in self.devices):
-                yield StreamRecord(device, labelled(line, event, label), number)
+            if not self.devices or checked.device_id in self.devices:
+                yield stream_record(checked, labelled(line, event, label), number)
 
 
 def labelled(line: bytes, event: dict[str, Any], label: str) -> bytes:
@@ -380,7 +380,7 @@ def command(
     archive, kinesis = Archive(outputs.aws("s3"), outputs.bucket), outputs.access().client("kinesis")
     stream = KinesisStream(kinesis, outputs.stream)
     if aside:
-        again = set_aside.replay(
+        again = quarantine.replay(
             outputs.aws("s3"),
             kinesis,
             bucket=outputs.bucket,

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ops import terminal
+from ops.event_finder import Finder, Step, is_key, lags
 from ops.reach import tell, unreachable, warehouse_or_none
-from ops.where import Finder, Step, is_key, lags
 
 # How far from the given time a device's events are searched.
 NEAR = timedelta(minutes=5)

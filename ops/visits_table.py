@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from aws.table import Item
-from consumer import keys, pair_log
-from consumer.pair_log import Chunk, PairLog
+from consumer import item_layout, keys
+from consumer.item_layout import Chunk, PairLog
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, walk
 from contract.events import GeofenceEvent
@@ -33,7 +33,7 @@ def missing_chunks(items: Iterable[Item]) -> Iterator[Chunk]:
     by_key = {(item["pk"], item["sk"]): item for item in items}
     for (pk, sk), item in by_key.items():
         if "chunks" in item:
-            for chunk in pair_log.log_of(keys.pair_of_key(str(pk), str(sk)), item).chunks:
+            for chunk in item_layout.log_of(keys.pair_of_key(str(pk), str(sk)), item).chunks:
                 written = by_key.get((pk, chunk.sk))
                 if written is None or int(written["version"]) < int(item["version"]):
                     yield chunk
@@ -47,7 +47,7 @@ def _pairs(items: Iterable[Item]) -> Iterator[tuple[Pair, Rule, list[Chunk | Pai
     for pair, some in by_pair.items():
         found = {str(item["sk"]): item for item in some}
         if head := found.pop(keys.log_key(pair)[1], None):
-            log = pair_log.log_of(pair, head)
-            chunks = {sk: pair_log.chunk_of(pair, item) for sk, item in found.items()}
+            log = item_layout.log_of(pair, head)
+            chunks = {sk: item_layout.chunk_of(pair, item) for sk, item in found.items()}
             chunks |= {chunk.sk: chunk for chunk in log.chunks}
-            yield pair, pair_log.rule_of(head), [*pair_log.in_order(chunks.values()), log]
+            yield pair, item_layout.rule_of(head), [*item_layout.in_order(chunks.values()), log]

@@ -99,7 +99,7 @@ ENTRIES = (
     ),
     Entry(
         "quarantine",
-        "ops.set_aside:app",
+        "ops.quarantine:app",
         OPERATE,
         "List, show, send again or delete the records that can never be processed.",
     ),
@@ -171,7 +171,7 @@ ENTRIES = (
     ),
     # Earlier spellings.
     Entry("where", "ops.trace:command", OPERATE, hidden=True),
-    Entry("set-aside", "ops.set_aside:app", OPERATE, hidden=True),
+    Entry("set-aside", "ops.quarantine:app", OPERATE, hidden=True),
     Entry("top", "tools.status:command", OPERATE, hidden=True),
 )
 

@@ -15,7 +15,7 @@ import pytest
 from ops.outputs import Outputs
 from tests.faults import report
 from tests.faults.faulty_stack import FaultyStack, proxy_url
-from tests.faults.scenario import Result, Scenario
+from tests.faults.harness import Result, Scenario
 from tools.stack.stack import Stack
 
 PORT = 4766

@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults.scenario import Result
+from tests.faults.harness import Result
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
 BEGIN, END = "<!-- make faults writes from here -->", "<!-- to here -->"

@@ -18,8 +18,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, count, islice
 
 from tests.faults.faulty_stack import FaultyStack, proxy_url
+from tests.faults.harness import Scenario
 from tests.faults.proxy import Fault, Rule
-from tests.faults.scenario import Scenario
 from tools.fleet.rounds import Post
 from tools.stack.stack import Stack
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.e2e.test_kcl import Worker
 from tests.faults.faulty_stack import wait_for
+from tests.faults.harness import Scenario, wait_until_applied
 from tests.faults.proxy import Fault, Rule
-from tests.faults.scenario import Scenario, wait_until_applied
 from tools.fleet.rounds import Post
 from tools.stack.kcl import environment_for
 

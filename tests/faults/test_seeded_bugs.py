@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
+import consumer.item_layout
 import consumer.keys
-import consumer.pair_log
 import consumer.store
 import consumer.visits
 import handler.ingest
@@ -28,9 +28,9 @@ from consumer.visit_diff import Notification
 from contract.objects import LinesObject, lines_object
 from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
+from tests.faults.harness import contradicted, converged
 from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
-from tests.faults.scenario import contradicted, converged
 from tools.fleet.rounds import Plan, posts
 
 type Bug = Callable[[], AbstractContextManager[Any]]
@@ -181,7 +181,7 @@ def visits_never_merge() -> Iterator[None]:
     def walk(visit: Any, events: Any, merge_gap: Any, min_confidence: Any) -> Any:
         return real(visit, events, timedelta(seconds=-1), min_confidence)
 
-    with patch.object(consumer.pair_log, "walk", walk):
+    with patch.object(consumer.item_layout, "walk", walk):
         yield
 
 
@@ -271,25 +271,25 @@ def every_notification_is_arrived() -> Iterator[None]:
 
 @contextmanager
 def dwells_are_not_stored() -> Iterator[None]:
-    real = consumer.pair_log.packed
+    real = consumer.item_layout.packed
 
     def packed(events: Any) -> str:
         return real([event for event in events if event.kind != "dwell"])
 
-    with patch.object(consumer.pair_log, "packed", packed):
+    with patch.object(consumer.item_layout, "packed", packed):
         yield
 
 
 @contextmanager
 def ended_visits_are_in_the_index_of_open_visits() -> Iterator[None]:
-    real = consumer.pair_log.log_item
+    real = consumer.item_layout.log_item
 
     def log_item(pair: Any, log: Any, rule: Any) -> Any:
         entered_at = consumer.keys.timestamp(log.events[-1].occurred_at)
         at = {"fence_now": consumer.keys.fence_key(pair.fence), "entered_at": entered_at}
         return at | {"entered_event_id": log.events[-1].event_id} | real(pair, log, rule)
 
-    with patch.object(consumer.pair_log, "log_item", log_item):
+    with patch.object(consumer.item_layout, "log_item", log_item):
         yield
 
 

@@ -8,9 +8,9 @@ from consumer import keys
 from contract.events import Fence
 from contract.objects import object_name
 from ops import daily_report, visits
+from ops.event_finder import Finder, lags
 from ops.outputs import Outputs
 from ops.stores import utc
-from ops.where import Finder, lags
 from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
 from snowpipe.refusal import MissingObject

@@ -31,7 +31,7 @@ from tools.fleet.live import LiveFleet, drive
 from tools.fleet.rounds import Plan, Post
 from tools.fleet.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
 from tools.fleet.watch import Watch
-from tools.stack import status
+from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack
 
@@ -319,7 +319,7 @@ def _lines_in(file: Path, bars: Progress) -> int:
 
 def stack_memory_mib(environment: Mapping[str, str]) -> object:
     """LocalStack, Snowflake and the functions together; memory that they share is counted once."""
-    return status.rows(Stack.of(environment).processes)[-1]["proportional_mib"]
+    return memory.rows(Stack.of(environment).processes)[-1]["proportional_mib"]
 
 
 def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from snowpipe import commandline
 from tools.stack import console as guest
 from tools.stack import identity
 from tools.stack import logs as log_files
-from tools.stack import status as processes
+from tools.stack import memory as processes
 from tools.stack.faults import StackError
 from tools.stack.identity import Auth, Tokens
 from tools.stack.settings import Settings

@@ -19,7 +19,7 @@ from aws.http import endpoint_of
 from aws.json_client import JsonClient
 from aws.stream import KinesisStream
 from contract.objects import lines_object
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 from tests.unit.aws.strict import Strict, strict_service
 from tests.unit.contract.test_objects import AT
 

@@ -15,7 +15,7 @@ from aws.errors import MissingObjectError, RetryableError
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
 from contract.objects import lines_object
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 from tests.unit.contract.test_objects import AT
 
 REGION = "us-east-1"

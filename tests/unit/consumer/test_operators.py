@@ -14,7 +14,7 @@ from consumer import main
 from consumer.visit_diff import Rule
 from consumer.visits import visits_of
 from contract.events import Fence
-from ops import move_visits, set_aside, stores, visits
+from ops import move_visits, quarantine, stores, visits
 from ops.presence import EXCLUSIVE_TAGS, presence
 from tests.unit.ops.test_presence import delivery_rounds
 from tools.milkrun import app
@@ -205,7 +205,7 @@ def test_quarantined_records_can_be_exported_for_repair(aws, tmp_path):
 
 def test_quarantined_record_keeps_its_partition_key(aws):
     consume(b"\xff")
-    (aside,) = set_aside.set_aside(aws.client("s3"), aws.bucket, "set-aside/", [])
+    (aside,) = quarantine.set_aside(aws.client("s3"), aws.bucket, "set-aside/", [])
     assert (aside.partition_key, aside.data, aside.line) == ("truck-1", b"\xff", 1)
     assert base64.b64encode(aside.data) == b"/w=="
 
@@ -245,10 +245,10 @@ def test_quarantined_objects_with_custom_keys_are_listed_and_purged(aws, tmp_pat
     s3 = aws.client("s3")
     for key, body in ((name, text), ("set-aside/", b""), ("set-aside/empty.ndjson", b"")):
         s3.put_object(Bucket=aws.bucket, Key=key, Body=body)
-    found = set_aside.set_aside(s3, aws.bucket, "invalid_event", unreadable := [])
+    found = quarantine.set_aside(s3, aws.bucket, "invalid_event", unreadable := [])
     assert [(each.key, each.line, each.data) for each in found] == [(name, 1, b'{"_id": "e1"}')]
     assert unreadable == []
-    purged = set_aside.purge(s3, aws.bucket, set_aside.set_aside(s3, aws.bucket, "set-aside/", []))
+    purged = quarantine.purge(s3, aws.bucket, quarantine.set_aside(s3, aws.bucket, "set-aside/", []))
     assert purged == (1, [])
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aws.errors import PermanentError
-from consumer import pair_log
+from consumer import item_layout
 from consumer.store import EVENTS_PER_CHANGE, Added, Arrival, RaceLost, Store
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, pair_of, visits_of
@@ -30,7 +30,7 @@ SIZES = st.tuples(st.sampled_from([0, 350, 864]), st.sampled_from([1, 3]), st.sa
 
 def small(sizes):
     log_bytes, kept, chunk_bytes = sizes
-    return patch.multiple(pair_log, LOG_BYTES=log_bytes, KEPT_EVENTS=kept, CHUNK_BYTES=chunk_bytes)
+    return patch.multiple(item_layout, LOG_BYTES=log_bytes, KEPT_EVENTS=kept, CHUNK_BYTES=chunk_bytes)
 
 
 def store(table: FakeTable, bus: FakeBus | None = None, rule: Rule = RULE) -> Store:

@@ -5,8 +5,8 @@ others.
 from pathlib import Path
 
 from tests.faults.checker import Breach
+from tests.faults.harness import Result
 from tests.faults.report import BEGIN, END, Line, write
-from tests.faults.scenario import Result
 
 ORDER = {"one breaks": 0, "two breaks": 1, "three breaks": 2}
 

@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 from aws.errors import PermanentError, RetryableError
 from contract.objects import LinesObject
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 from handler import main
 from handler.ingest import Ports
 from handler.publish import CircuitBreaker

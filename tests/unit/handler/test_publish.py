@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.errors import PermanentError, RetryableError
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 from handler.publish import (
     BACKOFF_CAP_SECONDS,
     MAX_CALL_BYTES,

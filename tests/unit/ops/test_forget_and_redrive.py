@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from aws.table import Table, dumped
 from consumer import keys
-from consumer.pair_log import Chunk, PairLog, chunk_item, log_item
+from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
 from consumer.store import Store
 from consumer.visit_diff import Rule
 from consumer.visits import pair_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.set_aside import Aside, write
+from ops.quarantine import Aside, write
 
 BAD_UTF8 = b'{"_id":"a","note":"\xff"}'
 

@@ -18,7 +18,7 @@ import pytest
 from moto import mock_aws
 
 from aws.table import dumped
-from consumer.pair_log import PairLog, log_item
+from consumer.item_layout import PairLog, log_item
 from consumer.visit_diff import Rule
 from consumer.visits import Pair
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent

@@ -15,7 +15,7 @@ import pytest
 from aws.errors import RetryableError
 from contract.events import geofence_event
 from contract.objects import lines_object
-from contract.stream import StreamRecord
+from contract.stream_record import StreamRecord
 from ops import replay as replaying
 from ops.replay import (
     EVER,

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ops.event_finder import Finder, Step, in_order
 from ops.reach import unreachable
 from ops.trace import EXIT_CODES, verdict
-from ops.where import Finder, Step, in_order
 from tests.unit.ops.test_terminal import NOWHERE
 
 AT = datetime(2026, 11, 28, 12, tzinfo=UTC)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from contract.objects import ObjectName
+from ops.event_finder import Step, _covers, in_order, is_key, lags
 from ops.polling import until
 from ops.terminal import in_words
 from ops.times import instant
-from ops.where import Step, _covers, in_order, is_key, lags
 from tools.fleet.watch import Watch
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)

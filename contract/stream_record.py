@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from contract.events import Checked
+
 
 @dataclass(frozen=True, slots=True)
 class StreamRecord:
@@ -26,13 +28,21 @@ class _Event(msgspec.Struct):
     device_id: str | None = msgspec.field(name="deviceId", default=None)
 
 
+def stream_record(event: Checked, line: bytes, number: int) -> StreamRecord:
+    """Return the record of a geofence event. Raises ValueError if it has no device."""
+    return _record(event.device_id, line, number)
+
+
 def archived_record(line: bytes, number: int) -> StreamRecord:
-    """Return the record of a geofence event in the archive. Raises ValueError if it names no device.
+    """Return the record of a geofence event in the archive. Raises ValueError if it has no device.
 
     The event was accepted, so it is not validated again: the rules may have changed since.
     """
     event = msgspec.json.decode(line, type=_Event)
-    device_id = (event.user and event.user.device_id) or event.device_id
+    return _record((event.user and event.user.device_id) or event.device_id, line, number)
+
+
+def _record(device_id: str | None, line: bytes, number: int) -> StreamRecord:
     if device_id is None:
         raise ValueError("a claim check names an event without a device")
     return StreamRecord(device_id, line, number)

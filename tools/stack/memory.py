@@ -1,4 +1,4 @@
-"""What runs, and what it costs in memory."""
+"""The processes of the local stack and their memory."""
 
 from tools.stack.processes import Processes, descendants, description, memory
 

@@ -1,4 +1,4 @@
-"""The items of a pair: a log of its latest events, and chunks of the events before them.
+"""The layout of the visits table: per pair a log of its latest events, and chunks of the events before them.
 
 The log (sort key `…#head`) holds all that changes with an event, in one item of at most 1 KB as a rule: DynamoDB
 bills a write by the kilobyte. Events that no longer fit move to a chunk. A log and each chunk also hold the visit
