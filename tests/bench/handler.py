@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -199,19 +199,22 @@ def _against_peers() -> Figures:
     return found
 
 
+class NoOp:
+    """The ports of a request that stores and publishes nothing."""
+
+    def store(self, *_: object) -> bool:
+        return True
+
+    def put(self, *_: object) -> list[Any]:
+        return []
+
+    def enqueue(self, *_: object) -> None: ...
+
+
 def own_work() -> Figures:
     """Measure everything except calls to AWS, with ports that do nothing."""
     from handler import main
     from handler.ingest import Ports
-
-    class NoOp:
-        def store(self, *_: object) -> bool:
-            return True
-
-        def put(self, *_: object) -> list[Any]:
-            return []
-
-        def enqueue(self, *_: object) -> None: ...
 
     real = main._app()
     app = main.App(real.settings, Ports(NoOp(), NoOp(), NoOp()), real.secrets)
@@ -230,6 +233,46 @@ def own_work() -> Figures:
         main._app = kept
         found.rates[f"handler/own_us_per_event@{size}"] = ours / size * 1e6
         found.ratios[f"handler_own/json.loads@{size}"] = ours / loads
+    return found
+
+
+def identity() -> Figures:
+    """Measure a request of 100 events with a known token, relative to one without, and verifying a new ES256 token."""
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from handler import main
+    from handler.identity import Keys, Provider, Tokens
+    from handler.ingest import Ports
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwk = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256).to_jwk(key.public_key(), as_dict=True)
+    keys = json.dumps({"keys": [{**jwk, "kid": "k"}]}).encode()
+    provider = Provider("https://issuer.example", "bench", "https://issuer.example/keys")
+    tokens = Tokens(provider, Keys(lambda: keys, time.time), time.time)
+    body = json.dumps([e | {"user": {"deviceId": "van-1"}} for e in events(100)]).encode()
+    claims = {"iss": provider.issuer, "aud": "bench", "exp": int(time.time()) + 3600, "device_id": "van-1"}
+
+    def authorization(number: int) -> str:
+        return f"Bearer {jwt.encode({**claims, 'jti': str(number)}, key, 'ES256', {'kid': 'k'})}"
+
+    without = request_of(body)
+    known = without | {"headers": {"Content-Type": "application/json", "Authorization": authorization(0)}}
+    real = main._app()
+    app = replace(real, ports=Ports(NoOp(), NoOp(), NoOp()), tokens=tokens)
+    main._app = lambda: app  # type: ignore[assignment]
+    progress("handler with tokens, 100 events per request")
+    new_token = []
+    with silence():
+        calls = [partial(main.ingest, request, Context()) for request in (without, known)]
+        seconds = interleaved(*calls, times=20)
+        for number in range(1, 200):
+            token = authorization(number)
+            main.ingest(without, Context())  # so that the processor's caches are as in a function
+            new_token.append(cpu_of(partial(tokens.speaker, token), 1))
+    found = Figures()
+    found.ratios["handler/cached_token@100"] = seconds[1] / seconds[0]
+    found.rates["handler/new_token_us"] = statistics.median(new_token) * 1e6
     return found
 
 
@@ -311,7 +354,7 @@ def main(arguments: list[str]) -> int:
     return figures.main(measure, arguments)
 
 
-PARTS = ("against_peers", "own_work", "peak_memory")
+PARTS = ("against_peers", "own_work", "identity", "peak_memory")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,8 @@ GOALS = (
     ("handler/powertools@100", 0.5),
     ("handler/limit@100", 2.0),
     ("handler_own/json.loads@100", 8.0),
+    ("handler/cached_token@100", 1.03),
+    ("cold_start/identity", 1.45),
     ("cold_start/naive", 0.35),
     ("cold_start/powertools_tracer", 0.35),
     ("cold_start/powertools", 0.6),

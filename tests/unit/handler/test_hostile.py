@@ -2,7 +2,10 @@
 fuzz`.
 """
 
+import gzip
+import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.handler import costly
+from tests.unit.handler.conftest import Phone
 
 SECONDS = os.environ.get("MILKRUN_FUZZ_SECONDS", "5")
 
@@ -29,3 +33,24 @@ def test_body_costs_at_most_five_times_the_cpu_of_an_ordinary_one(name: str) -> 
     body, headers, size = costly.requests()[name]
     limit = costly.limit(max(size, len(body)))
     assert costly.cpu_seconds(body, headers, 1) <= limit or costly.cpu_seconds(body, headers) <= limit
+
+
+def test_ordinary_batch_that_compresses_too_well_is_accepted_in_parts(phone: Phone) -> None:
+    """500 events with 6.5 KB of equal metadata each get 413, and a client that splits delivers all of them."""
+    rng = random.Random(1)
+    metadata = {"note": rng.randbytes(3250).hex()}
+    events = [
+        json.loads(costly.SOUND + b"}") | {"_id": f"{n:024x}", "metadata": metadata} for n in range(500)
+    ]
+    statuses: list[int] = []
+
+    def send(part: list[object]) -> None:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        statuses.append(phone.post(gzip.compress(json.dumps(part).encode(), mtime=0), headers).status)
+        if statuses[-1] == 413:
+            send(part[: len(part) // 2])
+            send(part[len(part) // 2 :])
+
+    send(events)
+    assert len(phone.world.lines("events")) == 500
+    assert statuses == [413, *[413, 202, 202] * 2]
