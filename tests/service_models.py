@@ -42,7 +42,7 @@ def check(operation: OperationModel, request: Mapping[str, object], *, encoded: 
 
 
 def check_answer(operation: OperationModel, answer: Mapping[str, object], *, encoded: bool = False) -> None:
-    """Raise ModelError with every violation in the answer of a stand-in."""
+    """Raise ModelError with every violation in the response of a fake service."""
     shape = operation.output_shape
     breaches = list(_breaches(shape, dict(answer), "", encoded)) if shape else []
     if breaches:

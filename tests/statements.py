@@ -24,15 +24,15 @@ UNPARSED = (
     # Snowflake: "SHOW GRANTS", whose <object_type> is any that privileges are granted on.
     rf"SHOW GRANTS ON (INTEGRATION|FILE FORMAT|PIPE|STAGE|RESOURCE MONITOR) {NAME}",
 )
-"""Statements that neither parser knows, as patterns of the whole statement, each with the page that has it."""
+"""Patterns of complete statements that neither parser supports, each with its documentation page"""
 LEFT_OUT = re.compile(r"\bSTORAGE_AWS_EXTERNAL_ID = '[^']*'")
-"""A property that neither parser knows (Snowflake: "CREATE STORAGE INTEGRATION"); the rest is parsed."""
+"""A property that neither parser supports (Snowflake: "CREATE STORAGE INTEGRATION"); the rest is parsed"""
 
 _sent: dict[str, str] = {}
 
 
 def note(sql: str) -> None:
-    """Remember a statement that was sent to Snowflake; `parsed_by_others` parses one of each shape at its end."""
+    """Record a statement sent to Snowflake. At its end, `parsed_by_others` parses one statement of each kind."""
     _sent.setdefault(shape_of(sql), sql)
 
 

@@ -50,7 +50,7 @@ HEAD = """\
 
 
 def ingest_work() -> dict[str, dict[str, float]]:
-    """Return the CPU time by a regression over the sizes, and calls and bytes of a request with 100 events."""
+    """Return CPU milliseconds, fitted over the sizes, and calls and bytes of a request with 100 events."""
     with (
         handler.sink(),
         redirect_stdout(io.StringIO()) as printed,

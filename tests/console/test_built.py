@@ -36,7 +36,3 @@ def test_pages_are_built_from_the_current_sources() -> None:
     files = [path for path in files_under(STATIC) if path.name != "built-from.json"]
     assert hash_of(sources, WEB) == record["sources"], "the sources changed: run make console-web"
     assert hash_of(files, STATIC) == record["files"], "the built files changed: run make console-web"
-
-
-def test_lock_file_contains_no_registry() -> None:
-    assert '"resolved"' not in (WEB / "package-lock.json").read_text()

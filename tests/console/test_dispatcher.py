@@ -111,7 +111,7 @@ def test_search_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_page
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("pickup-77")
 
 
-def test_search_continues_in_the_stores_and_says_so(feed: Feed, open_page: Open) -> None:
+def test_search_continues_in_the_stores_on_enter(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     page.get_by_role("combobox", name="Search").fill("long-ago-1")
     box = page.get_by_role("search").first

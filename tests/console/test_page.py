@@ -36,7 +36,7 @@ def drawn(page: Page, what: str) -> int:
 
 
 def serious(page: Page) -> list[str]:
-    """Return the serious accessibility violations that axe finds, with their places."""
+    """Return the serious accessibility violations that axe finds, and where they are."""
     result = Axe().run(page).response
     assert "color-contrast" in {each["id"] for each in result["passes"]}, "axe saw no text to judge"
     return [
@@ -282,7 +282,7 @@ def test_differences_are_grouped_with_their_repair_command(feed: Feed, open_page
 # --- the stream
 
 
-def test_disconnected_page_says_so_and_misses_no_event(feed: Feed, open_page: Open) -> None:
+def test_disconnected_page_shows_a_banner_and_misses_no_event(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     expect(page.locator(".counted")).to_contain_text(f"{len(feed.state.good):,} good")
     feed.refuse("/api/stream", 503, "going down")

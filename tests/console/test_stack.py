@@ -71,28 +71,6 @@ def test_visits_and_days_of_the_morning_are_plotted(console: str, open_page: Ope
     expect(page.locator(".rows .row")).to_have_count(1)
 
 
-def test_slider_replays_the_archived_morning(console: str, open_page: Open) -> None:
-    page = open_page(f"{console}/map")
-    map_is_drawn(page)
-    page.get_by_role("button", name="Replay a morning").click()
-    eventually(lambda: page.get_by_label("From").input_value())
-    page.get_by_role("button", name="Load").click()
-    slider = page.get_by_role("slider")
-    expect(slider).to_be_visible(timeout=60_000)
-    inside = page.get_by_role("region", name="At a place then").locator(".count")
-    seen = set()
-    for share in (0.2, 0.35, 0.5, 0.65):
-        slider.evaluate(
-            "(e, share) => { e.value = +e.min + share * (e.max - e.min);"
-            " e.dispatchEvent(new Event('input', {bubbles: true})) }",
-            share,
-        )
-        page.wait_for_timeout(600)
-        seen.add((page.locator(".replay-time").inner_text(), inside.inner_text()))
-    assert len({at for at, _ in seen}) == 4
-    assert len({n for _, n in seen}) > 1
-
-
 # --- live
 
 

@@ -5,6 +5,7 @@ MILKRUN_E2E_OUTPUTS selects where the tests run: the path of an outputs.json, or
 is started beside any other (folder .local-test, ports from 4666) and deleted afterwards.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +13,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from moto.server import ThreadedMotoServer
 
+from local_snowflake.testing import Aws, LocalProcess
 from ops.outputs import Outputs
 from tests.e2e.vocabulary import Pipeline
 from tests.service_models import validated
@@ -51,6 +54,24 @@ def pipeline() -> Iterator[Pipeline]:
         warehouse = until_the_end.enter_context(outputs.warehouse())
         stage = "local" if not named or named.endswith(".json") else named
         yield Pipeline(outputs, environment, warehouse, stage, os.environ.get("MILKRUN_E2E_LABEL", ""))
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Aws]:
+    """Yield moto's S3, SNS and SQS, for tests of the warehouse that need no stack."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
+    """Yield a local Snowflake that uses the S3, SNS and SQS of `aws`."""
+    process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
+    yield process
+    process.stop()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The grants are read from snowpipe/ddl, one privilege at a time. The statements a
 dbt, the check of the pipes and readers send with their roles (docs/warehouse.md, docs/deploy.md).
 """
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from local_snowflake.testing import Aws, LocalProcess
 from snowpipe import settings, warehouse
@@ -159,17 +157,9 @@ class Roles:
 
 
 @pytest.fixture(scope="module")
-def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+def roles(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     with ExitStack() as stack:
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        stack.callback(server.stop)
-        aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-        folder = tmp_path_factory.mktemp("grants")
-        local = LocalProcess(folder / "snowflake", aws.endpoint).start()
-        stack.callback(local.stop)
-        stage = Stage(folder / "stage", local, aws)
+        stage = Stage(tmp_path_factory.mktemp("grants") / "stage", local, aws)
         stack.callback(stage.close)
         stage.done("apply")
         stage.query("CREATE USER SYSTEMS DEFAULT_ROLE = SYSADMIN DEFAULT_SECONDARY_ROLES = ()")
@@ -186,7 +176,7 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
         yield made
 
 
-def test_every_role_of_the_ddl_has_statements_and_is_granted_to_sysadmin(roles: Roles) -> None:
+def test_every_role_is_used_and_is_granted_to_sysadmin(roles: Roles) -> None:
     """Objects that dbt creates belong to its role. Without that grant no administrator could read them."""
     text = "\n".join(path.read_text() for path in DDL.glob("*.sql"))
     assert set(re.findall(r"CREATE ROLE IF NOT EXISTS {database}_(\w+)", text)) == set(ROLES)

@@ -1,7 +1,6 @@
 """Test that SQLite, the plain SQL and the staging models read any text and number in the same way."""
 
 import itertools
-import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from local_snowflake.testing import Aws, LocalProcess
 from snowpipe.sqlite import load
@@ -63,20 +61,13 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Yield a database with the staging views."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    local = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
     stage = Stage(tmp_path_factory.mktemp("stage"), local, aws)
     stage.done("apply")
     stage.done("dbt", "--quiet", "run", "--select", "typed_events")
     yield stage
     stage.close()
-    local.stop()
-    server.stop()
 
 
 TYPED = """

@@ -328,24 +328,6 @@ def test_replay_restores_lost_visits_and_is_labelled(pipeline: Pipeline, device:
     assert labels.count(None) == 4
 
 
-def test_replay_of_known_events_changes_nothing(pipeline: Pipeline, device: str) -> None:
-    posted(pipeline, *round_trip(device, [FARM], MORNING))
-    before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
-    sent = pipeline.ops("replay", "--from", "30 minutes ago", "--device", device, "--json").result["sent"]
-    later = crossing(device, "enter", MORNING + timedelta(hours=1))
-    # follows the replayed events in its shard, so those have been consumed once it appears
-    posted(pipeline, later)
-    eventually(lambda: len(pipeline.visits_of(device)) == 2)
-    assert sent == 2
-    assert pipeline.visits_of(device)[0] == before[0]
-
-
-def test_replay_can_select_one_type(pipeline: Pipeline, device: str) -> None:
-    posted(pipeline, *round_trip(device, [FARM], MORNING))
-    chosen = ("replay", "--from", "30 minutes ago", "--device", device, "--dry-run", "--json")
-    assert pipeline.ops(*chosen, "--type", "user.exited_geofence").result["would_send"] == 1
-
-
 def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped(pipeline: Pipeline, device: str) -> None:
     fences = [Fence("farm", f"farm-{n}") for n in range(8)]
     sent = list(round_trip(device, fences, MORNING))
@@ -559,17 +541,6 @@ def test_missing_exit_is_shown_until_it_arrives(pipeline: Pipeline, device: str)
     assert visits[0]["exited_event_id"] == leave["_id"]
     assert [v["exit_missed"] for v in shown("--device", device)] == [False, False]
     assert shown("--fence", f"{fence.tag}/{fence.external_id}") == []
-
-
-def test_visits_of_a_device_are_listed(pipeline: Pipeline, device: str) -> None:
-    enter, exit_ = round_trip(device, [FARM], MORNING)
-    posted(pipeline, exit_, enter)
-    [visit] = eventually(
-        lambda: [v for v in pipeline.ops("visits", "--device", device, "--json").result if v["exited_at"]]
-    )
-    assert (visit["device_id"], visit["geofence_external_id"]) == (device, FARM.external_id)
-    assert visit["dwell_seconds"] == 600
-    assert (visit["entered_event_id"], visit["exited_event_id"]) == (enter["_id"], exit_["_id"])
 
 
 # --- quarantine

@@ -50,26 +50,6 @@ def test_smoke_test_names_the_step_that_fails(pipeline: Pipeline) -> None:
     assert pipeline.ops("smoke", "--json")[0] == 0
 
 
-def test_dead_letter_that_cannot_be_sent_is_counted_and_purged(pipeline: Pipeline) -> None:
-    if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("a deployed stage may have its own dead letters")
-
-    def dead_letters() -> int:
-        return redrive.waiting(pipeline.aws("sqs"), pipeline.outputs.dead_letter_queue_url)
-
-    before = dead_letters()
-    gone = {"bucket": pipeline.outputs.bucket, "key": "events/gone", "lines": [1]}
-    pipeline.aws("sqs").send_message(
-        QueueUrl=pipeline.outputs.dead_letter_queue_url, MessageBody=json.dumps(gone)
-    )
-    assert dead_letters() == before + 1
-    code, found, _ = pipeline.ops("redrive", "--json")
-    assert code == 1
-    assert "events/gone" in [row["object_key"] for row in found["dead_letters"]]
-    assert pipeline.ops("redrive", "--purge", "--yes", "--json").exit_code == 0
-    assert dead_letters() == 0
-
-
 def test_check_key_prints_the_watchers_role_and_public_key(
     pipeline: Pipeline,
 ) -> None:

@@ -1,4 +1,6 @@
-"""The deployed function requires tokens of a provider that this file runs, with an outage and a change of keys."""
+"""Test a deployed function that requires tokens, with a provider that is down for a while and changes its
+keys.
+"""
 
 import json
 import threading
@@ -34,7 +36,7 @@ def new_key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 @dataclass
 class Provider:
-    """An identity provider that counts the requests for its keys. While it is down it answers 503."""
+    """An identity provider that counts the requests for its keys. While it is down it returns 503."""
 
     folder: Path
     is_down: bool = False
@@ -97,7 +99,7 @@ def post(pipeline: Pipeline, token: str, *events: dict[str, Any]) -> Answer:
     return pipeline.post(*events, headers={"authorization": f"Bearer {token}"})
 
 
-def test_a_token_places_its_own_truck_and_no_other(
+def test_token_can_send_events_of_its_own_device_only(
     pipeline: Pipeline, provider: Provider, device: str
 ) -> None:
     mine, invented = (
@@ -119,7 +121,7 @@ def test_a_token_places_its_own_truck_and_no_other(
     assert (line["credential"], line["rejected_by_code"]) == ("token", {"device_mismatch": 1})
 
 
-def test_without_a_valid_token_nothing_is_accepted(
+def test_request_without_a_valid_token_is_refused(
     pipeline: Pipeline, provider: Provider, device: str
 ) -> None:
     own = event(device)
@@ -137,7 +139,7 @@ def test_without_a_valid_token_nothing_is_accepted(
     assert codes == ["missing_token", "token_expired", "invalid_token", "invalid_token"]
 
 
-def test_unknown_keys_do_not_make_us_ask_the_provider_again_and_again(
+def test_unknown_key_ids_do_not_cause_repeated_requests_to_the_provider(
     pipeline: Pipeline, provider: Provider, device: str
 ) -> None:
     assert post(pipeline, provider.tokens(device), event(device)).status == 202
@@ -159,7 +161,7 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(
         provider.is_down = False
 
 
-def test_sample_sender_posts_a_file_of_many_devices_with_a_token_each(
+def test_sample_sender_gets_a_token_for_each_device(
     pipeline: Pipeline, provider: Provider, device: str, tmp_path: Path
 ) -> None:
     events = [event(f"{device}-{n % 3}") for n in range(9)] + [{"type": "no id", "userId": "u"}]
@@ -171,7 +173,7 @@ def test_sample_sender_posts_a_file_of_many_devices_with_a_token_each(
     assert sum(int(str(delivery.answer["accepted"])) for delivery in deliveries) == 9
 
 
-def test_operator_posts_past_the_gateway_where_tokens_are_required(
+def test_operator_can_invoke_the_function_without_a_token(
     pipeline: Pipeline, provider: Provider, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     required = pipeline.outputs.model_copy(update={"ingest_function": "milkrun-local-ingest"})

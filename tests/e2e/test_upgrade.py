@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import apply, archive, settings
@@ -35,16 +34,10 @@ def earlier(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    process = LocalProcess(tmp_path / "snowflake", aws.endpoint).start()
-    stage = Stage(tmp_path / "stage", process, aws)
+def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path / "stage", local, aws)
     yield stage
     stage.close()
-    process.stop()
-    server.stop()
 
 
 def test_apply_upgrades_an_earlier_warehouse_and_keeps_its_rows(stage: Stage, earlier: Path) -> None:

@@ -5,7 +5,6 @@ No stack is needed: the tests start all services themselves, on free ports of lo
 """
 
 import json
-import logging
 import math
 import random
 import sqlite3
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from consumer.visits import visits_of
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, check, geofence_event
@@ -38,22 +36,6 @@ from tests.unit.snowpipe.vocabulary import Stage, command
 
 MORNING = datetime(2026, 11, 16, 6, tzinfo=UTC)
 SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Aws]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
-    process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
-    yield process
-    process.stop()
 
 
 @pytest.fixture
@@ -224,7 +206,7 @@ class Late:
         return rows
 
 
-def test_file_whose_notification_arrives_during_the_pause_is_loaded_once(stage: Stage) -> None:
+def test_file_notified_during_the_pause_is_loaded_once(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
@@ -331,7 +313,7 @@ def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> Non
     assert stage.count() == 31
 
 
-def test_refresh_queues_missed_files_and_names_those_older_than_seven_days(
+def test_refresh_queues_missed_files_and_names_files_over_seven_days_old(
     stage: Stage, local: LocalProcess
 ) -> None:
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})

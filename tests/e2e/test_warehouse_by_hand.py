@@ -2,12 +2,10 @@
 
 import gzip
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from contract.objects import object_name
 from local_snowflake.testing import Aws, LocalProcess, eventually
@@ -15,20 +13,12 @@ from tests.unit.snowpipe.vocabulary import Stage
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Yield a database for this module, with the DDL applied."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    aws = Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    folder = tmp_path_factory.mktemp("by-hand")
-    local = LocalProcess(folder / "snowflake", aws.endpoint).start()
-    stage = Stage(folder / "stage", local, aws)
+    stage = Stage(tmp_path_factory.mktemp("by-hand") / "stage", local, aws)
     stage.done("apply")
     yield stage
     stage.close()
-    local.stop()
-    server.stop()
 
 
 @pytest.mark.parametrize(

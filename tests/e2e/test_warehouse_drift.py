@@ -5,13 +5,11 @@ No stack is needed: the tests start a local Snowflake, with moto for S3, SNS and
 """
 
 import json
-import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe.archive import Archive, parameters
@@ -21,22 +19,6 @@ from snowpipe.recreate import Recreation
 from snowpipe.settings import load
 from snowpipe.template import DDL, Parameters, definitions
 from tests.unit.snowpipe.vocabulary import Stage
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[Aws]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
-    process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
-    yield process
-    process.stop()
 
 
 @pytest.fixture
@@ -113,7 +95,7 @@ def test_manual_changes_are_reported_and_reverted_by_apply(stage: Stage) -> None
     assert named(stage) == set()
 
 
-def test_possibly_intended_changes_are_reported_with_a_repair_statement(stage: Stage) -> None:
+def test_changes_that_apply_keeps_are_reported_with_a_repair_statement(stage: Stage) -> None:
     stage.done("apply")
     for statement in LEFT:
         stage.query(statement.format(db=stage.database))

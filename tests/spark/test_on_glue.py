@@ -57,9 +57,7 @@ def test_each_command_prints_help(job: str) -> None:
     assert "--archive" in ended.stdout
 
 
-def test_published_script_compacts_with_spark_and_ignores_glues_arguments(
-    published: Path, tmp_path: Path
-) -> None:
+def test_published_script_compacts_and_ignores_the_arguments_of_glue(published: Path, tmp_path: Path) -> None:
     archived(tmp_path / "archive", [line(f"e{n}") for n in range(50)])
     range_ = [
         "--from",

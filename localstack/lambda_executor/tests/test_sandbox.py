@@ -195,7 +195,7 @@ def test_function_that_exceeds_its_timeout_is_killed_and_replaced(trial):
         ("os.kill(os.getpid(), 11)", "Runtime exited with error: signal: segmentation fault"),
     ],
 )
-def test_process_that_exits_during_a_request_is_reported_with_the_reason(trial, statement, reason):
+def test_process_that_exits_during_a_request_is_reported(trial, statement, reason):
     function = trial(
         f"""
         import os, sys
@@ -339,7 +339,7 @@ def test_endless_log_loses_its_middle_and_does_not_fill_the_disk(trial):
     assert "last line" in outcome.log.as_text()
 
 
-def test_sandbox_handles_one_request_at_a_time_and_several_sandboxes_run_concurrently(trial):
+def test_one_sandbox_is_sequential_and_several_run_concurrently(trial):
     source = """
         import time
         def handler(request, context):
@@ -356,7 +356,7 @@ def test_sandbox_handles_one_request_at_a_time_and_several_sandboxes_run_concurr
     assert elsewhere[0] < second[0]
 
 
-def test_stop_ends_the_current_request_and_all_processes_of_the_function(trial, tmp_path):
+def test_stop_ends_the_current_request_and_all_processes(trial, tmp_path):
     pids = tmp_path / "pids"
     function = trial(
         f"""

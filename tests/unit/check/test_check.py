@@ -39,18 +39,18 @@ def test_pipe_that_received_everything_and_has_no_backlog_is_healthy():
     assert found(received, [ago(seconds=5)]) == Health("RUNNING", 0, 0.0, 0.0)
 
 
-def test_lag_is_the_age_of_the_oldest_file_in_the_queue():
+def test_lag_is_the_age_of_the_oldest_queued_file():
     waiting = status(pendingFileCount=7, oldestFileTimestamp="2026-11-16T08:10:00.000Z")
     assert found(waiting).lag_seconds == 1200
     assert found(waiting).pending_files == 7
 
 
-def test_deaf_seconds_are_the_age_of_the_oldest_object_without_a_notification():
+def test_deaf_seconds_are_the_age_of_the_oldest_unnotified_object():
     received = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
     assert found(received, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
-def test_deaf_seconds_without_any_notification_start_at_the_oldest_object():
+def test_pipe_without_notifications_is_deaf_since_its_oldest_object():
     assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
     assert found(status()).deaf_seconds == 0
 

@@ -126,7 +126,7 @@ def check_flaps(all_flaps, seed):
     st.sampled_from([0, 2]),
     st.sampled_from([-1, 30, 120]),
 )
-def test_late_events_in_visits_of_many_days_give_the_right_visits(batches, min_confidence, gap):
+def test_late_event_in_a_visit_of_many_days_is_applied_correctly(batches, min_confidence, gap):
     """A late event does not read such a visit from its start."""
     rule = Rule(timedelta(seconds=gap), min_confidence)
     table, told = FakeTable(), []
@@ -158,7 +158,7 @@ def test_version_keeps_growing_after_all_items_of_a_device_expired():
 
 
 @pytest.mark.parametrize("left", ["#e#", "#head", "nothing"])
-def test_remains_of_an_expired_pair_are_not_taken_for_todays_change(left):
+def test_leftovers_of_an_expired_pair_do_not_hide_a_new_change(left):
     """A process dies before it writes its chunk. The next one must not treat the change as complete."""
     table, bus = FakeTable(), FakeBus()
     today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
@@ -202,7 +202,7 @@ def test_late_event_in_a_long_visit_reads_only_one_day():
     assert table.visits(HOME) == list(visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits)
 
 
-def test_chunk_that_outlived_its_successors_takes_no_event():
+def test_chunk_whose_successors_expired_takes_no_event():
     table = FakeTable()
     now = event("enter", 92 * DAY, "now")
     with small((0, 1, 16_000)):
@@ -244,7 +244,7 @@ def test_truck_flapping_longer_than_events_are_kept_has_one_visit(left):
 
 
 @pytest.mark.parametrize("seconds", [-90, -30, 0, 30, 90])
-def test_flap_at_the_start_of_a_late_events_read_is_still_a_flap(seconds):
+def test_flap_at_the_start_of_the_range_read_is_still_merged(seconds):
     late = event("exit", 3 * DAY, "late")
     since = 2 * DAY - 120 + seconds
     some = [
@@ -270,7 +270,7 @@ def test_late_exit_closes_the_last_by_id_of_simultaneous_visits():
     assert table.visits(HOME) == list(expected[HOME].visits)
 
 
-def test_later_exits_of_a_flap_at_the_start_of_the_read_end_nothing():
+def test_later_exits_of_a_flap_at_the_start_of_the_range_are_ignored():
     late, last = event("exit", 3 * DAY, "late"), event("dwell", 3 * DAY + 60)
     since = 2 * DAY - 120
     some = [
@@ -300,7 +300,7 @@ def test_visit_is_kept_as_long_as_one_of_its_events_may_arrive():
     assert table.visits(HOME) == list(visits_of([begun, following, late])[HOME].visits)
 
 
-def test_chunk_that_outlived_the_next_one_takes_no_event_after_it():
+def test_event_of_an_expired_chunk_is_not_added_to_the_previous_one():
     table = FakeTable()
     with small((0, 1, 16_000)):
         for each in (event("enter", 0, "missed"), event("enter", DAY), event("exit", 2 * DAY)):

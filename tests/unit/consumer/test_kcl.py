@@ -221,7 +221,7 @@ def test_health_check_detects_a_missing_worker_and_a_silent_shard(tmp_path, monk
     assert health.problems(60) == []
 
 
-def test_missing_java_is_reported_with_what_to_install(tmp_path, monkeypatch, capsys):
+def test_missing_java_is_reported_with_the_package_to_install(tmp_path, monkeypatch, capsys):
     for name, value in (
         ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path), "JAVA_HOME": str(tmp_path)}
     ).items():

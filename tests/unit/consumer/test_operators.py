@@ -214,7 +214,7 @@ def attempt(environment, *args, answer=""):
     return CliRunner().invoke(app, list(args), obj=environment, input=answer, catch_exceptions=False)
 
 
-def test_quarantine_command_lists_resends_and_purges_after_confirmation(aws, tmp_path):
+def test_quarantined_records_are_listed_resent_and_purged(aws, tmp_path):
     bad = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt")
     consume(bad, b"not json")
     environment = outputs(aws, tmp_path)

@@ -64,7 +64,7 @@ def test_next_event_moves_an_old_pair_wherever_its_consumer_stopped(name):
         assert wanted <= {n.id for n in bus.notified} | set(case["told"])
 
 
-def test_old_pair_is_found_when_the_eventually_consistent_read_is_stale():
+def test_old_pair_is_found_despite_a_stale_read():
     """The read may not return the head that was written a moment ago."""
     case = CASES["many visits"]
     table, events = old_table(case), sent(case)

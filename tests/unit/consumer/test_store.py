@@ -293,7 +293,7 @@ def check_shard_that_moves(batches, seed, deaths, failures):
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=2, max_size=2),
     SIZES,
 )
-def test_consumers_of_one_shard_with_different_batches_lose_no_notification(records, seed, deaths, sizes):
+def test_consumers_with_different_batches_lose_no_notification(records, seed, deaths, sizes):
     """`make kcl` runs a worker beside the function, and each has its own checkpoint."""
     with small(sizes):
         check_other_batches(records, seed, deaths)
@@ -369,7 +369,7 @@ def test_chunk_that_could_not_be_written_is_written_by_the_next_change():
     assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
 
 
-def test_notifications_of_a_discarded_batch_are_sent_by_the_next_change():
+def test_notifications_of_a_discarded_batch_are_sent_later():
     table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
     assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
     bus.fails = lambda notice: False
@@ -417,7 +417,7 @@ def test_lost_race_is_reported_without_the_device_id(monkeypatch):
     assert HOME.device_id not in str(failure)
 
 
-def test_event_that_dynamodb_rejects_is_isolated_and_the_others_are_added():
+def test_event_rejected_by_dynamodb_is_isolated():
     class Choosy(FakeTable):
         def put_version(self, item, expected):
             if "bad" in str(item["events"]):

@@ -86,7 +86,7 @@ def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_of_different_contents_with_one_id_the_least_is_used():
+def test_least_content_is_used_if_an_id_has_several():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),

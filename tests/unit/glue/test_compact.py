@@ -282,7 +282,7 @@ def test_killed_compaction_leaves_either_the_old_or_the_new_files(tmp_path: Path
     assert {each.key for each in store.list("compacted/dt=")} == set(compacted_files(store, HOURS))
 
 
-def test_command_reports_its_result_and_has_nothing_to_do_when_repeated(
+def test_command_reports_its_result_and_a_repeat_does_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archived(tmp_path, some_lines(10))

@@ -116,12 +116,6 @@ def test_unknown_step_or_invalid_range_is_rejected_before_any_step() -> None:
     assert CliRunner().invoke(app, ["compact", "--from", "now", "--to", "2 hours ago"]).exit_code == 2
 
 
-def test_result_of_a_command_is_the_last_json_in_its_output(tmp_path: Path) -> None:
-    assert nightly._last_json('hello\n{"a": 1}\n') == {"a": 1}
-    assert nightly._last_json('{\n "a": 1\n}\n') == {"a": 1}
-    assert nightly._last_json("nothing") is None
-
-
 def test_local_dbt_ignores_a_snowflake_account_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -90,7 +90,7 @@ def test_number_of_contents_listed_per_event_is_limited(tmp_path: Path) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**9))
-def test_conflicts_equal_those_of_a_plain_loop(seed: int) -> None:
+def test_conflicts_equal_the_result_of_a_simple_loop(seed: int) -> None:
     with TemporaryDirectory() as folder:
         keys = archived(Path(folder), map(crossing_line, random_crossings(seed)), batch=9)
         rebuilt(Folder(Path(folder)))

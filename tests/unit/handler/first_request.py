@@ -54,8 +54,6 @@ def main() -> None:
     Thread(target=server.serve_forever, daemon=True).start()
     here = f"http://127.0.0.1:{server.server_port}"
     snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
-    if os.environ.pop("LATE", ""):  # measure without the preload
-        del os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"]
     began = time.process_time()
     import handler.main
 

@@ -62,7 +62,7 @@ def test_request_of_only_duplicates_is_accepted(phone: Phone) -> None:
     assert len(phone.world.stream) == 1
 
 
-def test_request_without_a_valid_event_returns_a_problem_with_a_receipt(phone: Phone) -> None:
+def test_request_without_a_valid_event_returns_a_problem(phone: Phone) -> None:
     answer = phone.post([{"_id": "b"}])
     assert answer.status == 400
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -200,7 +200,7 @@ def test_step_that_may_exceed_the_remaining_time_is_not_started(phone: Phone) ->
     assert phone.world.calls == [], "half a second is reserved for the response"
 
 
-def test_malformed_record_is_enqueued_if_there_is_no_time_to_quarantine(phone: Phone) -> None:
+def test_malformed_record_is_enqueued_if_time_is_short(phone: Phone) -> None:
     """The redrive function gets the same rejection, and has a minute to quarantine the record."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202

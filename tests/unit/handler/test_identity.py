@@ -275,7 +275,7 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> No
 @pytest.mark.parametrize(
     "answer", [None, b"", b"<html>", b"[]", b'{"keys": 1}'], ids=["down", "empty", "html", "list", "number"]
 )
-def test_without_any_keys_the_phone_is_asked_to_retry(issuer: Issuer, answer: bytes | None) -> None:
+def test_missing_keys_make_the_phone_retry(issuer: Issuer, answer: bytes | None) -> None:
     issuer.is_down, issuer.answer = answer is None, answer
     tokens = issuer.tokens()
     with pytest.raises(RetryableError):

@@ -169,7 +169,7 @@ def test_open_circuit_breaker_enqueues_until_one_trial_call_succeeds(
     assert len(world.promised()) == 5
 
 
-def test_stream_is_tried_despite_the_circuit_breaker_if_the_queue_fails(phone: Phone) -> None:
+def test_failed_queue_overrides_the_open_circuit_breaker(phone: Phone) -> None:
     world = phone.world
     world.faults = [Fault.NONE, *[Fault.BEFORE] * MAX_ROUNDS, Fault.BEFORE]
     assert phone.post([ARRIVAL]).status == 503

@@ -159,7 +159,7 @@ def test_slow_stream_is_retried_for_a_few_seconds_only(desk: Desk) -> None:
     assert desk.world.calls == ["get", "put", "put"]
 
 
-def test_messages_are_returned_if_there_is_no_time_to_publish(desk: Desk) -> None:
+def test_messages_are_returned_if_time_is_short(desk: Desk) -> None:
     for desk.seconds in (24.9, 5.0):
         assert desk.take(claim(1)) == ["m0"]
     assert desk.world.calls == [], "reading alone may take twelve seconds"

@@ -48,9 +48,3 @@ def test_first_request_imports_no_module(environment):
     first = first_request(environment)
     assert first["status"] == 202
     assert first["loaded"] == []
-
-
-def test_check_detects_modules_that_are_loaded_too_late():
-    """Without the preload, the first request after each restore loads about a hundred modules."""
-    credentials_of_a_container = {"LATE": "1"} | SNAP_START
-    assert len(first_request(credentials_of_a_container)["loaded"]) > 80

@@ -48,7 +48,7 @@ def samples(growth: dict[str, float]) -> list[Sample]:
     ]
 
 
-def test_growing_functions_and_warehouse_leak_but_emulators_are_ignored() -> None:
+def test_growth_of_functions_and_warehouse_is_a_leak() -> None:
     found = leaks_of(PLAN, samples({"ingest 1": 60, "consume 2": 1, "snowflake 3": 400, "localstack 4": 900}))
     assert {name: leak.found for name, leak in found.items()} == {
         "ingest 1": True,

@@ -1,8 +1,8 @@
-"""Log lines of a long range are read with Logs Insights, as its documentation describes it.
+"""Test that log lines of a long range are read with Logs Insights, as its documentation describes.
 
-LocalStack ignores a query's filter, its statistics and its limits, so a stand-in has these here: at most 10,000 rows
-per answer, both ends of the range inclusive, `Running` before `Complete` (Amazon CloudWatch Logs API Reference:
-"StartQuery", "GetQueryResults"). Requests and answers are checked with botocore's service models.
+LocalStack ignores a query's filter, its statistics and its limits, so this fake implements them: at most 10,000 rows
+per response, both ends of the range inclusive, `Running` before `Complete` (Amazon CloudWatch Logs API Reference:
+"StartQuery", "GetQueryResults"). Requests and responses are checked with botocore's service models.
 """
 
 import json
@@ -34,7 +34,7 @@ def shown(at: float) -> str:
 
 
 class Logs:
-    """CloudWatch Logs with lines at these times."""
+    """A fake of CloudWatch Logs with lines at these times."""
 
     def __init__(self, times: list[datetime], status: str = "Complete") -> None:
         self._lines = sorted((at.timestamp(), message(number)) for number, at in enumerate(times))
@@ -114,8 +114,8 @@ def keys(count: int) -> list[str]:
     return sorted(f"key-{number}" for number in range(count))
 
 
-def test_each_line_of_a_busy_day_is_read_once_by_queries_alone() -> None:
-    """20 lines per second in one hour, and one on each border of the other hours."""
+def test_each_line_of_a_busy_day_is_read_once_with_queries() -> None:
+    """Use 20 lines per second in one hour, and one line at the start of each other hour."""
     busy = [START + timedelta(hours=9, milliseconds=50 * number) for number in range(72_000)]
     borders = [START + timedelta(hours=hour) for hour in range(24) if hour != 9]
     client = Logs(busy + borders)
@@ -124,20 +124,20 @@ def test_each_line_of_a_busy_day_is_read_once_by_queries_alone() -> None:
     assert client.queries < 60
 
 
-def test_a_second_with_more_lines_than_a_query_returns_is_read_completely() -> None:
+def test_second_with_too_many_lines_for_one_query_is_read_completely() -> None:
     times = [START + timedelta(hours=1, microseconds=1000 * (number % 900)) for number in range(12_000)]
     client = Logs(times)
     assert read(client, START + timedelta(hours=2)) == keys(12_000)
     assert client.filtered == [timedelta(milliseconds=999)]
 
 
-def test_a_short_range_needs_no_query() -> None:
+def test_short_range_needs_no_query() -> None:
     client = Logs([START, START + timedelta(minutes=59)])
     assert read(client, START + timedelta(hours=1)) == keys(2)
     assert client.queries == 0
 
 
 @pytest.mark.parametrize("status", ["Failed", "Cancelled", "Timeout"])
-def test_a_query_that_failed_is_no_empty_log(status: str) -> None:
+def test_failed_query_is_not_treated_as_an_empty_log(status: str) -> None:
     with pytest.raises(Refusal, match=status):
         read(Logs([START], status), START + timedelta(hours=2))

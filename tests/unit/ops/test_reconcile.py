@@ -314,7 +314,7 @@ def test_objects_outside_the_hours_are_compared_except_folder_markers(stage: Sta
     assert {"key": "events/by-hand.json", "rows": 1} in found.foreign
 
 
-def test_rows_that_are_not_events_are_named_but_are_no_difference(stage: Stage) -> None:
+def test_invalid_rows_are_named_but_are_not_a_difference(stage: Stage) -> None:
     stage.invalid = [{"file_name": "events/by-hand.json", "file_row_number": 1, "code": "not_an_object"}]
     found = look(stage)
     assert found.invalid_rows == [{"file": "events/by-hand.json", "line": 1, "reason": "not_an_object"}]
@@ -337,7 +337,7 @@ def test_log_and_s3_are_compared_even_without_snowflake(stage: Stage) -> None:
     assert (found.differences, found.equal) == ([], None)
 
 
-def test_geofence_events_are_classified_by_what_the_table_can_know(stage: Stage) -> None:
+def test_geofence_events_too_old_for_the_table_are_not_missing(stage: Stage) -> None:
     key = stage.archive("events", b"{}", b"{}", b"{}", b"{}", b"{}")
     stage.log(event="events_ingested", status=202, object_key=key, rejected_key=None)
     small = NOW.isoformat().replace("T", "t").replace("+00:00", "z")

@@ -117,7 +117,7 @@ def test_only_selected_rejects_are_found(box: Box, chosen: dict[str, str], numbe
     assert sum(1 for _ in box.find(Selection(NOW, NOW, **chosen))) == number
 
 
-def test_repaired_event_names_its_reject_and_is_sent_once(box: Box) -> None:
+def test_repaired_event_refers_to_its_reject_and_is_sent_once(box: Box) -> None:
     key = keep(bad(1), bad(2))
     endpoint = Endpoint()
     sent = resend(box, endpoint.post)

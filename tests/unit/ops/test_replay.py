@@ -181,7 +181,7 @@ def test_replay_from_a_relative_time_continues_but_omits_nothing_older(
     assert Progress(path, NOW).last_key() == "events/l"
 
 
-def test_events_too_old_for_the_consumer_are_refused_with_a_rebuild_hint() -> None:
+def test_range_too_old_for_the_consumer_is_refused() -> None:
     with pytest.raises(Refusal, match="full-refresh"):
         replay(archive([line(1)]), FakeStream(), Selection(NOW - timedelta(days=81), NOW), label="r")
     old = lines_object("events", [line(1)], NOW - timedelta(days=81))
@@ -220,7 +220,7 @@ def test_object_with_a_foreign_key_is_sent_like_any_other(
 @pytest.mark.parametrize(
     "body", [b"", gzip.compress(line(1), mtime=0), b"\x1f\x8bnot gzip"], ids=["empty", "short", "torn"]
 )
-def test_object_with_fewer_lines_than_its_key_says_is_reported(body: bytes) -> None:
+def test_object_whose_lines_do_not_match_its_key_is_reported(body: bytes) -> None:
     made = lines_object("events", [line(1), line(2)], NOW)
     done = replay(FakeArchive({made.key: body}), FakeStream(), EVERYTHING, label="r")
     assert done.unreadable == [made.key]
@@ -297,7 +297,7 @@ def given_up_archive(*records: bytes) -> FakeArchive:
     return FakeArchive({"aws/lambda/mapping/shardId-0/2026/11/22/x": json.dumps(kept).encode()})
 
 
-def test_discarded_events_are_labelled_and_other_records_sent_unchanged() -> None:
+def test_discarded_events_are_labelled_and_other_records_unchanged() -> None:
     aggregate, stream = b"\xf3\x89\x9a\xc2 of another library", FakeStream()
     kept = given_up_archive(line(1), aggregate, b"[7]", line(2) + b"\n")
     done = replay_given_up(kept, stream, "r1", Pace(1e9))

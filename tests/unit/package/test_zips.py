@@ -4,7 +4,6 @@ reproducible.
 
 import ast
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -74,20 +73,6 @@ def test_importing_an_entry_point_compiles_nothing(unpacked, name, module):
     ]
     assert not [line for line in compiled if inside in line]
     assert f"matches {inside}/{module.replace('.', '/')}.py" in output
-
-
-@zips
-def test_stale_bytecode_of_default_packaging_is_detected(unpacked, name, tmp_path):
-    """Check the previous test: bytecode with timestamps is reported as stale once the source's time is reset."""
-    folder = tmp_path / "ordinary"
-    shutil.copytree(
-        unpacked[name] / "contract", folder / "contract", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    done = python_in(folder, "-c", "import compileall; compileall.compile_dir('.', quiet=1)")
-    assert done.returncode == 0
-    for source in folder.rglob("*.py"):
-        os.utime(source, (315532800, 315532800))
-    assert "bytecode is stale" in python_in(folder, "-v", "-c", "import contract").stderr
 
 
 @zips

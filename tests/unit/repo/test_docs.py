@@ -55,12 +55,6 @@ def test_index_lists_every_decision() -> None:
     assert sorted(numbers) == sorted(set(numbers))
 
 
-def test_missing_path_is_reported() -> None:
-    assert named_paths("see `handler/gone.py`, `events/dt=…`, `events/` and `ops visits`") == {
-        "handler/gone.py"
-    }
-
-
 def test_every_function_named_in_the_tour_exists() -> None:
     """Check the names in the numbered sections, which are about the core's Python and SQL."""
     sections = TOUR.read_text().partition("\n## 1. ")[2].partition("\n## After")[0]

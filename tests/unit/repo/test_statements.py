@@ -1,4 +1,4 @@
-"""The second opinion on our statements (`tests/statements.py`) excuses only what it lists, word for word."""
+"""Test that tests/statements.py accepts only statements that a parser supports or that are listed exactly."""
 
 import pytest
 
@@ -20,7 +20,7 @@ INTEGRATION = (
     ],
     ids=["unset", "refresh", "grants", "integration"],
 )
-def test_statement_with_a_page_of_its_own_is_known(sql: str) -> None:
+def test_listed_statement_is_accepted(sql: str) -> None:
     assert known(sql)
 
 
@@ -35,5 +35,5 @@ def test_statement_with_a_page_of_its_own_is_known(sql: str) -> None:
     ],
     ids=["verb", "rest", "property", "two", "integration"],
 )
-def test_wrong_statement_of_a_listed_kind_is_unknown(sql: str) -> None:
+def test_variation_of_a_listed_statement_is_rejected(sql: str) -> None:
     assert not known(sql)

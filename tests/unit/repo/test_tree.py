@@ -130,10 +130,6 @@ def test_localstack_folder_contains_no_python_module() -> None:
     assert list((ROOT / "localstack").glob("*.py")) == []
 
 
-def test_lock_file_names_no_registry() -> None:
-    assert '"resolved"' not in (ROOT / "package-lock.json").read_text()
-
-
 def test_demo_accepts_a_file_with_any_name(tmp_path: Path) -> None:
     """Run make with programs that print their arguments."""
     (tmp_path / "tools").mkdir()

@@ -111,16 +111,16 @@ def allowed(action: str) -> bool:
     return any(fnmatchcase(action, pattern) for s in statements() for pattern in many(s["Action"]))
 
 
-def test_every_type_in_the_template_is_listed_here():
+def test_every_resource_type_of_the_template_is_listed():
     assert {resource["Type"] for resource in resources(EVERYTHING).values()} <= NEEDS.keys()
 
 
 @pytest.mark.parametrize("kind", sorted(NEEDS))
-def test_role_allows_what_cloudformation_calls_for_each_type(kind):
+def test_role_allows_the_calls_of_cloudformation_for_each_type(kind):
     assert not [action for action in NEEDS[kind].split() if not allowed(action)]
 
 
-def test_role_allows_what_osls_calls_itself():
+def test_role_allows_the_calls_of_osls():
     assert not [action for action in OSLS.split() if not allowed(action)]
 
 
@@ -134,7 +134,7 @@ def test_objects_are_accessible_only_in_the_deployment_bucket():
             assert "milkrun-${Stage}-serverlessdeployment*/*" in json.dumps(statement["Resource"])
 
 
-def test_every_right_is_limited_to_the_stage_if_the_service_supports_it():
+def test_every_right_is_limited_to_the_stage_if_possible():
     unbound = [s["Sid"] for s in statements() if "*" in many(s["Resource"])]
     assert unbound == ["Mappings", "NewSigningKey", "Look"]
     for statement in statements():

@@ -61,7 +61,7 @@ def topic_policy(variant: str) -> Any:
     return deployed(properties(variant, "ArchiveTopicPolicy")["PolicyDocument"])
 
 
-def test_deployed_topic_policy_contains_what_snowflake_requires() -> None:
+def test_deployed_topic_policy_contains_snowflakes_statement() -> None:
     policy = topic_policy("dev-snowflake")
     assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is policy
 

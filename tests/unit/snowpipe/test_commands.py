@@ -15,7 +15,7 @@ from snowflake.connector.errors import ProgrammingError
 
 from local_snowflake.testing import free_port
 from snowpipe.history import bad_lines
-from snowpipe.pipes import Kind, Pipe, Status, triage
+from snowpipe.pipes import Status, triage
 from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
 from snowpipe.settings import load
@@ -271,12 +271,6 @@ def test_bad_lines_are_found_by_number_even_in_a_truncated_file() -> None:
     assert [bad.problem for bad in bad_lines(b"")] == ["the object is empty"]
 
 
-def test_times_without_an_offset_are_utc() -> None:
-    assert instant("2026-11-16T08:00:00+02:00") == datetime(2026, 11, 16, 6, tzinfo=UTC)
-    assert instant("2026-11-16") == datetime(2026, 11, 16, tzinfo=UTC)
-    assert abs(datetime.now(UTC) - timedelta(hours=2) - instant("2 hours ago")) < timedelta(minutes=1)
-
-
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_time_outside_the_calendar_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match="year"):
@@ -285,12 +279,6 @@ def test_time_outside_the_calendar_is_refused(text: str) -> None:
 
 def test_literal_keeps_quotes_and_backslashes() -> None:
     assert quoted(r"it's \ here") == r"'it''s \\ here'"
-
-
-def test_names_of_a_pipe() -> None:
-    pipe = Pipe("MILKRUN", Kind.rejected)
-    assert (pipe.name, pipe.stage) == ("MILKRUN.RAW.REJECTED_PIPE", "MILKRUN.RAW.REJECTED_STAGE")
-    assert pipe.staged("rejected/dt=2026-11-16/x") == "dt=2026-11-16/x"
 
 
 # --- SQLite from a folder

@@ -1,4 +1,4 @@
-"""Helpers for tests of the warehouse: a stage of its own on a local Snowflake, and its command line."""
+"""Helpers for tests of the warehouse: a separate stage on a local Snowflake, and its command line."""
 
 import contextlib
 import io

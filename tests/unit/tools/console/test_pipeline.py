@@ -140,7 +140,7 @@ def test_stopped_shard_is_reported_with_its_failure_until_it_continues(trial):
     assert trial.stage("consumed")["state"] == "ok"
 
 
-def test_dead_letters_and_a_queue_that_does_not_drain_are_reported_as_stuck(trial):
+def test_dead_letters_and_a_full_queue_are_reported_as_stuck(trial):
     trial.pipeline.queues(3, 0)
     assert trial.verdict() == ("busy", None)
     trial.now += 400
@@ -177,7 +177,7 @@ def test_source_that_is_down_makes_only_its_stages_unknown(trial):
     assert trial.verdict()[0] == "unknown"
 
 
-def test_differences_found_by_reconcile_prevent_healthy(trial):
+def test_differences_found_by_reconcile_are_reported_as_stuck(trial):
     trial.ingest()
     for step in (trial.archive, trial.consume, trial.load, trial.build):
         step()

@@ -64,7 +64,7 @@ class Twice(OneObject):
     ("limit", "most", "objects", "truncated"),
     [("MAX_OBJECTS", 1, 1, True), ("MAX_OBJECTS", 3, 2, False), ("MAX_POSITIONS", 1, 1, True)],
 )
-def test_replay_over_the_limit_is_truncated_and_says_so(
+def test_replay_over_the_limit_is_marked_as_truncated(
     monkeypatch: pytest.MonkeyPatch, limit: str, most: int, objects: int, truncated: bool
 ) -> None:
     monkeypatch.setattr(replay, limit, most)

@@ -93,7 +93,7 @@ def replace_first(stays: set[Any]) -> Any:
         ({"_id": "a", "type": "x", "deviceId": "d", "x": "x" * 2_000_000}, "event_too_large", False),
     ],
 )
-def test_line_of_a_file_is_validated_like_by_the_handler(
+def test_line_of_a_file_is_validated_by_the_handlers_rule(
     text: dict[str, object], code: str | None, is_crossing: bool
 ) -> None:
     planned = judged(json.dumps(text | {"createdAt": datetime.now(UTC).isoformat()}))

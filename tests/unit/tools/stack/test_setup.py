@@ -1,4 +1,4 @@
-"""Test tools/setup.sh in a tree of its own, with fakes for the programs that it looks for."""
+"""Test tools/setup.sh in a temporary tree, with fakes of the programs that it needs."""
 
 import hashlib
 import shutil
@@ -76,7 +76,7 @@ def tree(tmp_path: Path) -> Tree:
     return made
 
 
-def test_python_that_is_too_old_is_reported_with_what_to_install(tree):
+def test_old_python_is_reported_with_the_package_to_install(tree):
     tree.program("python3", '[ "$1" = --version ] && echo "Python 3.11.2" || exit 1')
     status, [line] = tree.setup("main")
     assert status == 1
@@ -92,7 +92,7 @@ def test_python_is_searched_without_a_home(tree):
 
 
 @pytest.mark.parametrize("where", ["programs", ".pyenv/versions/3.13.0/bin", "elsewhere"])
-def test_python_is_found_on_path_in_pyenv_or_by_uv_despite_a_broken_shim(tree, where):
+def test_python_is_found_despite_a_broken_shim(tree, where):
     tree.program("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
     tree.program("uv", f'echo "{tree.root}/elsewhere/python3.13"')
     tree.program("python3.13", '[ "$1" = -m ] && exit 9; exit 0', tree.root / where)
@@ -156,7 +156,7 @@ def test_failed_step_is_reported_and_retried(tree):
         assert lines[2].startswith("setup: node_modules failed, see the messages above.")
 
 
-def test_step_that_fails_on_a_full_disk_says_so(tree):
+def test_full_disk_is_named_as_the_cause_of_a_failed_step(tree):
     (tree.programs / "df").unlink()
     tree.program("df", "echo header; echo '/dev/sda 9 9 3 100% /'")
     tree.program("node", "echo v20.20.2")
@@ -205,7 +205,7 @@ DROPPED = {
 }
 
 
-def test_installation_sees_only_proxy_and_index_variables_of_the_caller(tree):
+def test_installers_get_only_proxy_and_index_variables(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     (tree.root / "at-start.sh").write_text("exit 3\n")

@@ -273,7 +273,7 @@ def test_repair_of_one_server_leaves_the_other_unchanged(trial_stack, server, de
     assert trial_stack.is_up()
 
 
-def test_endpoint_and_key_are_stable_per_folder_and_differ_between_folders(environment, tmp_path):
+def test_endpoint_and_key_are_stable_and_unique_per_folder(environment, tmp_path):
     def known(folder: Path) -> tuple[str, str]:
         found = Settings.of(environment | {"MILKRUN_LOCAL": str(folder)}).aws_environment
         return found["MILKRUN_API_ID"], found["MILKRUN_API_KEY"]
@@ -508,7 +508,7 @@ def test_default_folder_with_files_of_other_targets_can_be_used(tmp_path, monkey
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
 
 
-def test_second_down_removes_what_the_first_could_not(tmp_path, monkeypatch):
+def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):
     stack = Stack.of({"MILKRUN_LOCAL": str(tmp_path / "stack")})
     (stack.settings.folder / "logs").mkdir(parents=True)
     (stack.settings.folder / ".lock").touch()
