@@ -38,7 +38,7 @@ class Index(NamedTuple):
         return {name: value for name, value in item.items() if name in self.shown}
 
     def write_units(self, old: dict[str, Any], new: dict[str, Any]) -> int:
-        """Return the write units of inserting, changing or deleting an entry. If the key changes, both entries are billed."""
+        """Return the write units of a changed entry; if its key changes, both entries are billed."""
         before, after = self.entry(old), self.entry(new)
         if before == after:
             return 0

@@ -66,7 +66,7 @@ def test_repair_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -
         return 1, None
 
     monkeypatch.setattr(nightly, "_run", differing)
-    with pytest.raises(nightly.StepFailedError, match="still differs"):
+    with pytest.raises(nightly.StepFailedError, match="still differ after the repair"):
         nightly.repair(NIGHT)
     assert ["--repair" in command for command in ran] == [False, True, False]
 
