@@ -110,6 +110,10 @@ incidents: setup #: break each part of a local stack and repair it with the oper
 	@tools/setup.sh test
 	@$(PY) -m tests.incidents $(if $(ONLY),"$$ONLY")
 
+mutate: setup #: mutate the core and list what its unit tests do not detect (SAMPLE=60 SEED=1); takes an hour
+	@tools/setup.sh check test fuzz
+	@$(PY) -m tools.mutate $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
+
 fuzz: setup #: send mutated bodies and headers to the handler (SECONDS=600)
 	@tools/setup.sh test fuzz
 	$(PY) -m tests.fuzz.handler -max_total_time=$(or $(SECONDS),600)

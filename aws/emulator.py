@@ -21,7 +21,7 @@ def emulator_session(region: str | None) -> "Session":
     )
 
     # Each variable is (name in a config file, environment variables, default, conversion).
-    variables: dict[str, Any] = {
+    variables: dict[str, tuple[Any, ...]] = {
         name: (None, None, default, conversion)
         for name, (_, _, default, conversion) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
     }

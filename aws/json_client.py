@@ -71,10 +71,10 @@ class JsonClient:
         setattr(self, name, call)
         return call
 
-    def _call(self, operation: str, **request: Any) -> Any:
+    def _call(self, operation: str, **request: object) -> Any:
         return msgspec.json.decode(self.send(operation, request) or b"{}")
 
-    def send(self, operation: str, request: Any) -> bytes:
+    def send(self, operation: str, request: object) -> bytes:
         """Return the body of the response. Bytes in `request` are encoded as base64."""
         headers = {"content-type": self._content_type, "x-amz-target": f"{self._target}.{operation}"}
         body = msgspec.json.encode(request)

@@ -54,7 +54,7 @@ class Table:
 
     def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
         """Yield the items with first <= sk <= last. Reads each page when it is needed."""
-        request: dict[str, Any] = {
+        request: dict[str, object] = {
             "TableName": self._name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
             "ExpressionAttributeValues": {":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
@@ -88,7 +88,7 @@ class Table:
 
         def get(some: Sequence[Key]) -> list[Key]:
             named = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in some]
-            asked: Any = {self._name: {"Keys": named, "ConsistentRead": consistent}}
+            asked = {self._name: {"Keys": named, "ConsistentRead": consistent}}
             answer = self._dynamodb.batch_get_item(RequestItems=asked)
             for item in map(loaded, answer["Responses"].get(self._name, ())):
                 found[key_of(item)] = item
@@ -98,7 +98,7 @@ class Table:
         return found, send_until_done(get, {key: key for key in wanted})
 
 
-def dumped(item: Item) -> dict[str, Any]:
+def dumped(item: Item) -> dict[str, dict[str, object]]:
     # One expression: this runs for every attribute of every item.
     return {
         name: {"S": value}

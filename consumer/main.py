@@ -1,10 +1,8 @@
 """Kinesis' batches in, the first record to come again out. Decides nothing; translates and reports."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from aws.access import Access
 from consumer.consume import Ports
@@ -14,7 +12,7 @@ from consumer.records import records_of
 from consumer.report import report
 from consumer.settings import Settings
 from contract import logs
-from contract.invocation import Context
+from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
 
 # Kept back from the function's timeout: a portion of pairs that meets a slow DynamoDB, and the answer.
@@ -27,7 +25,7 @@ class App:
     ports: Ports
 
 
-def consume(batch: Mapping[str, Any], context: Context) -> dict[str, list[dict[str, str]]]:
+def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
     """Lambda's entry point.
 
     Kinesis takes the lowest sequence number reported as its checkpoint and sends everything from there again,

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import batched
-from typing import Any
 
 import msgspec
 
 from aws.access import Access
 from aws.archive import Archive
+from aws.json_client import JsonClient
 from aws.retry import send_until_done
 from aws.table import Table
 from consumer.consume import Poison, Ports
@@ -33,7 +33,7 @@ def ports_of(settings: Settings, access: Access) -> Ports:
 class EventBus:
     """The bus `name`. Receivers de-duplicate by `detail.id` and order by `detail.version`."""
 
-    def __init__(self, events: Any, name: str, executor: Executor) -> None:
+    def __init__(self, events: JsonClient, name: str, executor: Executor) -> None:
         self._events = events
         self._name = name
         self._executor = executor

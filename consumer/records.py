@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from contract.events import GeofenceEvent, InvalidEvent, Kind, Reason, geofence_event
+from contract.invocation import LambdaEvent
 
 MAX_AHEAD = timedelta(hours=24)
 
@@ -40,7 +41,7 @@ class Record:
         return int(self.sequence_number), self.sub_sequence_number
 
 
-def records_of(batch: Mapping[str, Any], stream: str = "") -> Iterator[Record]:
+def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
     """The records of a Lambda batch, in order, de-aggregated. Those of another than `stream` have a fault."""
     for delivered in batch["Records"]:
         kinesis = delivered["kinesis"]

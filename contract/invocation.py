@@ -1,10 +1,13 @@
-"""What Lambda hands to every function beside its request."""
+"""The arguments of a Lambda function."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+type LambdaEvent = Mapping[str, Any]  # JSON; each event source has its own form
 
 
 class Context(Protocol):
-    """Lambda's context, as far as it is read."""
+    """The part of Lambda's context that is used."""
 
     aws_request_id: str
 

@@ -4,7 +4,6 @@ No personal data: ids of requests, keys of objects and numbers; never a payload,
 """
 
 import logging
-from typing import Any
 
 import msgspec
 import structlog
@@ -57,5 +56,5 @@ def bind(**context: str | int | None) -> None:
     structlog.contextvars.bind_contextvars(**context)
 
 
-def _dumps(line: Any, **_: Any) -> str:
+def _dumps(line: object, **_: object) -> str:
     return msgspec.json.encode(line, enc_hook=str).decode()

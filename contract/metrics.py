@@ -51,10 +51,10 @@ def unit_of(field: str) -> Unit:
     return next((unit for ending, unit in units.items() if field.endswith(ending)), "Count")
 
 
-def with_metrics(stage: str) -> Callable[[Any, str, Line], Line]:
+def with_metrics(stage: str) -> Callable[[object, str, Line], Line]:
     """A structlog processor: canonical lines become metrics of `stage`, all others stay as they are."""
 
-    def processor(_logger: Any, _method: str, line: Line) -> Line:
+    def processor(_logger: object, _method: str, line: Line) -> Line:
         by_code = {f"rejected_{code}": count for code, count in line.get(_BY_CODE, {}).items()}
         fields = [f for f in METRICS.get(line["event"], ()) if isinstance(line.get(f), int | float)] + [
             *by_code

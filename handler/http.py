@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
+from contract.invocation import LambdaEvent
 from contract.lines import BYTE_ORDER_MARK
 
 type Form = Literal["json", "ndjson"]
@@ -86,7 +87,7 @@ class Request:
         return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
 
 
-def request_of(event: Mapping[str, Any]) -> Request:
+def request_of(event: LambdaEvent) -> Request:
     """Lambda's own argument, either format; raises Refused if the body is over MAX_BODY_BYTES."""
     headers = {name.lower(): _sound(value) for name, value in (event.get("headers") or {}).items() if value}
     body = event.get("body") or ""
@@ -185,10 +186,15 @@ def _from_base64(body: str) -> bytes:
 # --- answers ------------------------------------------------------------------------------------
 
 
-def answer(
-    status: int, body: Mapping[str, object], content_type: str, headers: Mapping[str, str]
-) -> dict[str, Any]:
-    """Lambda's return value, good for both payload formats."""
+# Lambda's return value for both payload formats.
+class Answer(TypedDict):
+    statusCode: int
+    headers: Mapping[str, str]
+    body: str
+    isBase64Encoded: bool
+
+
+def answer(status: int, body: Mapping[str, object], content_type: str, headers: Mapping[str, str]) -> Answer:
     return {
         "statusCode": status,
         "headers": {"Content-Type": content_type, **headers},
@@ -203,7 +209,7 @@ def problem(
     detail: str,
     facts: Mapping[str, object],
     headers: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, Any]:
+) -> Answer:
     """RFC 9457 problem details; `code` is stable, `detail` is for people."""
     body = {
         "type": "about:blank",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
 
 import msgspec
 import structlog
@@ -19,10 +18,10 @@ from aws.errors import RetryableError
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
 from contract import logs
-from contract.invocation import Context
+from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
 from handler import codes
-from handler.http import Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
+from handler.http import Answer, Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.identity import Keys, Provider, Speaker, Tokens, fetch_keys
 from handler.ingest import Delivery, Effects, Ports, Receipt
 from handler.ingest import ingest as ingest_batch
@@ -69,7 +68,7 @@ class App:
     device_counts: DeviceCounts = field(default_factory=DeviceCounts)
 
 
-def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def ingest(event: LambdaEvent, context: Context) -> Answer:
     """Lambda's entry point. Whatever goes wrong, the phone learns whether to send again."""
     started = time.perf_counter()
     # A client can choose API Gateway's requestId, by a header; API Gateway alone makes the extended one.
@@ -105,8 +104,8 @@ def ingest(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
 
 def _respond(
-    event: Mapping[str, Any], context: Context, request_id: str, effects: Effects, facts: dict[str, object]
-) -> dict[str, Any]:
+    event: LambdaEvent, context: Context, request_id: str, effects: Effects, facts: dict[str, object]
+) -> Answer:
     app = _app()
     request = request_of(event)
     received_at = app.now()
@@ -126,7 +125,7 @@ def _respond(
     return _answer(receipt)
 
 
-def _speaker(event: Mapping[str, Any], request: Request, app: App) -> Speaker:
+def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
     """Return whose request it is, before anything of its body is read. Raises Refused (401)."""
     # Gateways and function URLs always add `requestContext`; who invokes the function without it is a principal that
     # IAM allows to. (Amazon API Gateway Developer Guide: "Lambda proxy integrations in API Gateway".)
@@ -177,7 +176,7 @@ def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
     return facts
 
 
-def _answer(receipt: Receipt) -> dict[str, Any]:
+def _answer(receipt: Receipt) -> Answer:
     if receipt.accepted + receipt.duplicates:
         return answer(202, msgspec.to_builtins(receipt), "application/json", {})
     detail = "Not one valid event. They are kept; do not send them again."

@@ -6,7 +6,7 @@ the same event. It goes to the archive and the warehouse, never to the stream.
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeGuard
 
 import msgspec
 
@@ -16,22 +16,23 @@ from handler.parse_body import with_members
 
 PING_TYPE = "location.ping"
 ID_DIGITS = 24
-_LACKS = ("_id", "type", "createdAt")
 
 
-def is_ping(value: object) -> bool:
+def is_ping(value: object) -> TypeGuard[dict[str, object]]:
     """An object without `_id`, `type` and `createdAt` that says which device was where, and when."""
     return (
         isinstance(value, dict)
+        and value.get("_id") is None
         and is_id(value.get("deviceId"))
-        and all(value.get(name) is None for name in _LACKS)
+        and value.get("type") is None
+        and value.get("createdAt") is None
         and _is_number(value.get("latitude"))
         and _is_number(value.get("longitude"))
         and _is_instant(value.get("updatedAt"))
     )
 
 
-def as_event(text: bytes, ping: dict[str, Any]) -> bytes:
+def as_event(text: bytes, ping: dict[str, object]) -> bytes:
     """The ping's text (`text`, without insignificant whitespace) with the members that an event needs.
 
     `ping`, its parsed value, gets them too.
@@ -40,7 +41,7 @@ def as_event(text: bytes, ping: dict[str, Any]) -> bytes:
     added: Mapping[str, str] = {
         "_id": digest[:ID_DIGITS],
         "type": PING_TYPE,
-        "createdAt": ping["updatedAt"],
+        "createdAt": str(ping["updatedAt"]),
     }
     ping |= added
     return with_members(text, {name: msgspec.json.encode(value) for name, value in added.items()})

@@ -2,11 +2,11 @@
 
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 import structlog
@@ -16,7 +16,7 @@ from aws.errors import RetryableError
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
 from contract import logs
-from contract.invocation import Context
+from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
 from contract.objects import lines_of
 from contract.stream_record import archived_record
@@ -54,7 +54,7 @@ class App:
     postpone: Callable[[str, int], None]
 
 
-def redrive(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
     """Lambda's entry point. Returns the messages that stay in the queue."""
     logs.bind(request_id=context.aws_request_id)
     return redrive_messages(
@@ -62,7 +62,9 @@ def redrive(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     )
 
 
-def redrive_messages(messages: list[Mapping[str, Any]], app: App, seconds_left: Clock) -> dict[str, Any]:
+def redrive_messages(
+    messages: list[LambdaEvent], app: App, seconds_left: Clock
+) -> dict[str, list[dict[str, str]]]:
     """Publish one claim check after the other. Once the stream throttles, the others are not tried.
 
     A claim check stays in the queue as a whole if any of its records was throttled. Publishing its other events again
@@ -103,7 +105,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     return outcome.taken
 
 
-def _postpone(message: Mapping[str, Any], postpone: Callable[[str, int], None]) -> None:
+def _postpone(message: LambdaEvent, postpone: Callable[[str, int], None]) -> None:
     tries = int(message["attributes"]["ApproximateReceiveCount"])
     most = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** min(tries, 16))
     try:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
 
@@ -91,10 +90,12 @@ def validate(
         try:
             value = _parsed(raw, form)
             is_json = True
-            sent = raw if parts.compact else compact(raw)
-            is_position = isinstance(value, dict) and not value.get("_id") and is_ping(value)
-            text = _named(as_event(sent, value) if is_position else sent, value, parts.identity)
-            event = _checked(len(sent), value, _NO_KINDS if is_position else kinds, earliest, latest)
+            text = raw if parts.compact else compact(raw)
+            size, possible_kinds = len(text), kinds
+            if is_ping(value):
+                text, possible_kinds = as_event(text, value), _NO_KINDS
+            text = _named(text, value, parts.identity)
+            event = _checked(size, value, possible_kinds, earliest, latest)
             if not speaker.may_speak_for(event.device_id):
                 raise invalid("device_mismatch", "user.deviceId", "The token speaks for another device.")
         except InvalidEvent as error:
@@ -125,7 +126,7 @@ def unreadable(body: bytes, code: str, message: str, content_encoding: str | Non
     return Batch(rejected=[Rejected(0, None, body, False, reasons, content_encoding)])
 
 
-def _parsed(raw: bytes, form: Form) -> Any:
+def _parsed(raw: bytes, form: Form) -> object:
     try:
         return parse_json(raw)
     except InvalidEvent as error:
@@ -137,7 +138,7 @@ def _parsed(raw: bytes, form: Form) -> Any:
         ) from None
 
 
-def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
+def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
     """An event without `user` (or whose `user` is null) gets the envelope's ids.
 
     Beside what a ping gets this is the only change ever made to an event.
@@ -149,7 +150,7 @@ def _named(text: bytes, value: Any, identity: Mapping[str, str]) -> bytes:
 
 
 def _checked(
-    size: int, value: Any, kinds: Mapping[str, Kind], earliest: datetime, latest: datetime
+    size: int, value: object, kinds: Mapping[str, Kind], earliest: datetime, latest: datetime
 ) -> Checked:
     """`size` is the event's as sent: what the envelope's ids add is no fault of the phone's."""
     if size > MAX_EVENT_BYTES:
@@ -167,13 +168,13 @@ def _checked(
     return event
 
 
-def _event_id(value: Any) -> str | None:
+def _event_id(value: object) -> str | None:
     event_id = value.get("_id") if isinstance(value, dict) else None
     return event_id[:MAX_ID_CHARS] if isinstance(event_id, str) else None
 
 
-def _user_id(value: Any) -> Any:
-    user = value.get("user")
+def _user_id(value: object) -> object:
+    user = value.get("user") if isinstance(value, dict) else None
     return user.get("userId") if isinstance(user, dict) else None
 
 

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -154,7 +154,7 @@ def normalized(value: Any, name: str = "") -> Any:
     return datetime.fromisoformat(value) if name == "createdAt" else value
 
 
-def all_handlers() -> dict[str, Callable[..., dict[str, Any]]]:
+def all_handlers() -> dict[str, Callable[..., Mapping[str, Any]]]:
     """Return our handler and the peers'. Ours is imported first, because peers may configure global logging."""
     from handler import main
     from tests.bench.peers import limit, naive, powertools
@@ -167,7 +167,7 @@ def all_handlers() -> dict[str, Callable[..., dict[str, Any]]]:
     }
 
 
-def check_equal_work(handlers: dict[str, Callable[..., dict[str, Any]]], size: int) -> None:
+def check_equal_work(handlers: dict[str, Callable[..., Mapping[str, Any]]], size: int) -> None:
     given = events(size)
     request = request_of(json.dumps(given).encode())
     truth = [normalized(event) for event in given]

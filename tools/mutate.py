@@ -1,0 +1,82 @@
+"""Mutate the core and list the mutants that its unit tests do not detect: `python -m tools.mutate --sample 60`.
+
+Works in a copy of the last commit. cosmic-ray runs in an environment of its own, so the project does not depend on it.
+Each mutant of a package must fail the tests in tests/unit/<package>. A survivor may be equivalent to the original.
+"""
+
+import argparse
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COSMIC_RAY = (str(ROOT / ".venv/bin/uvx"), "--from", "cosmic-ray==8.7.0", "cosmic-ray")
+PACKAGES = ("contract", "handler", "consumer")
+CONFIG = """
+[cosmic-ray]
+module-path = ["{package}"]
+timeout = 900.0
+test-command = "{python} -m pytest -x -q -p no:cacheprovider -p no:randomly tests/unit/{package}"
+[cosmic-ray.distributor]
+name = "local"
+"""
+# `X | None` in annotations is evaluated, so each of these mutants fails at import.
+TRIVIAL = "operator_name LIKE '%BitOr%'"
+
+
+def mutants(package: str, sample: int, seed: int, copy: Path) -> Iterator[tuple[str, str]]:
+    """Yield the outcome ("killed", "survived", "incompetent") and the diff of each mutant in a random sample."""
+    session = copy / f"{package}.sqlite"
+    config = copy / f"{package}.toml"
+    python = ROOT / ".venv/bin/python"
+    config.write_text(CONFIG.format(python=python, package=package))
+    _run(copy, "init", config.name, session.name)
+    with sqlite3.connect(session) as database:
+        found = database.execute(f"SELECT job_id FROM mutation_specs WHERE NOT ({TRIVIAL})").fetchall()
+        chosen = random.Random(seed).sample(sorted(found), min(sample, len(found)))
+        for table in ("mutation_specs", "work_items"):
+            marks = ",".join("?" * len(chosen))
+            database.execute(
+                f"DELETE FROM {table} WHERE job_id NOT IN ({marks})",
+                [job for (job,) in chosen],
+            )
+    _run(copy, "exec", config.name, session.name)
+    for line in _run(copy, "dump", session.name).splitlines():
+        _, result = json.loads(line)
+        yield result["test_outcome"] or result["worker_outcome"], result["diff"] or ""
+
+
+def _run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [*COSMIC_RAY, *arguments], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.mutate", description=__doc__)
+    parser.add_argument("--sample", type=int, default=60, metavar="N", help="mutants per package")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--package", action="append", choices=PACKAGES)
+    given = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        subprocess.run(["git", "clone", "-q", ROOT, copy], check=True)
+        (copy / ".venv").symlink_to(ROOT / ".venv")
+        for package in given.package or PACKAGES:
+            outcomes = list(mutants(package, given.sample, given.seed, copy))
+            survivors = [diff for outcome, diff in outcomes if outcome == "survived"]
+            killed = len(outcomes) - len(survivors)
+            report = [f"{package}: {killed} of {len(outcomes)} mutants killed", *survivors, ""]
+            sys.stdout.write("\n".join(report))
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
