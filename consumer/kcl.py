@@ -18,6 +18,7 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import time
@@ -43,6 +44,7 @@ from contract.settings import Name
 DAEMON = "software.amazon.kinesis.multilang.MultiLangDaemon"
 CHECKPOINT_TRIES = 5
 MAX_PAUSE_SECONDS = 10.0
+PROPERTIES, LOGBACK = "kcl.properties", "logback.xml"
 
 type Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -238,7 +240,15 @@ class Health:
         self._folder = folder
 
     def begin(self) -> None:
+        """Raises SystemExit if the folder is not the user's: its properties name the program that the daemon runs."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        found = self._folder.lstat()
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+            print(f"{self._folder} belongs to somebody else: name another KCL_STATE_FOLDER", file=sys.stderr)
+            raise SystemExit(2)
+        self._folder.chmod(0o700)
+        for file in (self._folder / name for name in ("worker", PROPERTIES, LOGBACK)):
+            file.unlink(missing_ok=True)
         for file in self._folder.glob("shard-*"):
             file.unlink()
         (self._folder / "worker").write_text(str(os.getpid()))
@@ -286,7 +296,8 @@ def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None
         raise SystemExit(2)
     folder = Path(settings.kcl_state_folder)
     Health(folder).begin()
-    properties, logback = folder / "kcl.properties", folder / "logback.xml"
+    properties, logback = folder / PROPERTIES, folder / LOGBACK
+    properties.touch(mode=0o600)  # kcl_properties may have secrets
     properties.write_text("".join(f"{name} = {value}\n" for name, value in settings.properties.items()))
     logback.write_text(_LOGBACK)  # named on the command line, because the library's jar has a logback.xml too
     jars = f"{Path(amazon_kclpy.__file__).parent}/jars/*"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -133,4 +134,7 @@ def outputs(settings: Settings, auth: identity.Auth) -> dict[str, Any]:
 
 
 def write(outputs: Mapping[str, Any], file: Path) -> None:
-    file.write_text(json.dumps(outputs, indent=2, allow_nan=False) + "\n")
+    """Write JSON that only the user may read, because outputs have an API key and a password."""
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(json.dumps(outputs, indent=2, allow_nan=False) + "\n")

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import re
 import shutil
 import socket
 import time
@@ -27,6 +28,11 @@ ANSWERS_S = 30.0
 INVENTORY_S = 5.0
 # What `ops` and `snowpipe` leave in the folder where only a deployed stage is spoken to.
 WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
+# What a stack and its tools make in its folder; `down` removes nothing else.
+MADE = re.compile(
+    r"\.lock|(deployed|found|outputs)\.json|issuer\.pem|warehouse-made|run|logs|home|localstack|snowflake"
+    r"|replay|dbt(\.err)?|recreate-\w+\.json"
+)
 
 
 class Server(Protocol):
@@ -209,13 +215,24 @@ class Stack:
                 self._clear()
 
     def down(self) -> list[str]:
-        """End and wipe everything; return what was deleted."""
+        """Stop everything and delete what the stack has made. Return what was deleted, and what was left."""
         gone = self.inventory()
         self._end()
-        shutil.rmtree(self.settings.folder, ignore_errors=True)
-        if self.settings.folder.exists():  # what could not be removed is still ours: the next `down` may try
-            self._lock_file.touch()
-        return gone
+        folder = self.settings.folder
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        for path in inside:
+            if not MADE.fullmatch(path.name) or path == self._lock_file:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        if not any(path.exists() and MADE.fullmatch(path.name) for path in inside if path != self._lock_file):
+            self._lock_file.unlink(missing_ok=True)  # otherwise the next `down` may try again
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        kept = [path.name for path in inside if not MADE.fullmatch(path.name)]
+        return gone + ([f"Kept in {folder}, because no stack made it: {', '.join(kept)}"] if kept else [])
 
     def is_up(self) -> bool:
         return self.settings.outputs_file.exists() and self._runs(list(SERVERS))
@@ -363,6 +380,7 @@ class Stack:
     def _alone(self) -> Iterator[None]:
         self._refuse_what_is_not_ours()
         self.settings.folder.mkdir(parents=True, exist_ok=True)
+        self.settings.folder.chmod(0o700)  # outputs and logs have credentials and personal data
         with self._lock_file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

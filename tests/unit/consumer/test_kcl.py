@@ -229,3 +229,34 @@ def test_missing_java_is_reported_with_the_package_to_install(tmp_path, monkeypa
     with pytest.raises(SystemExit, match="2"):
         kcl.main([])
     assert capsys.readouterr().err == "Java 17 or newer is needed: install a JRE, or set JAVA_HOME\n"
+
+
+@pytest.mark.parametrize("attack", ["folder of another user", "symbolic link"])
+def test_worker_does_not_start_from_a_folder_that_somebody_else_prepared(
+    tmp_path, monkeypatch, capsys, attack
+):
+    """Whoever writes kcl.properties chooses the program that the daemon runs."""
+    prepared, folder = tmp_path / "prepared", tmp_path / "state"
+    prepared.mkdir()
+    (prepared / "kcl.properties").write_text("executableName = evil")
+    if attack == "symbolic link":
+        folder.symlink_to(prepared)
+    else:
+        prepared.rename(folder)
+        monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(SystemExit):
+        Health(folder).begin()
+    assert "belongs to somebody else" in capsys.readouterr().err
+
+
+def test_nobody_else_can_read_the_worker_state(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+    monkeypatch.setattr(kcl.shutil, "which", lambda *_, **__: "/usr/bin/java")
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o755)
+    (folder / "kcl.properties").write_text("of before")
+    kcl.become_daemon(KclSettings.of(ENVIRONMENT | {"KCL_STATE_FOLDER": str(folder)}), {})
+    assert started
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "kcl.properties").stat().st_mode & 0o777 == 0o600

@@ -508,6 +508,32 @@ def test_default_folder_with_files_of_other_targets_can_be_used(tmp_path, monkey
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
 
 
+def test_down_removes_only_what_the_stack_made(trial_stack, server, deploys):
+    trial_stack.up()
+    folder = trial_stack.settings.folder
+    mine = [folder / name for name in ("notes.txt", "run.sh", "logs-of-mine")]
+    for path in mine:
+        path.touch()
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (folder / "dbt").symlink_to(elsewhere)
+    assert trial_stack.down()[-1] == (
+        f"Kept in {folder}, because no stack made it: logs-of-mine, notes.txt, run.sh"
+    )
+    assert sorted(folder.iterdir()) == sorted(mine)
+    assert (elsewhere / "precious").exists()
+    for path in mine:
+        path.unlink()
+
+
+def test_nobody_else_can_read_the_outputs_and_logs(trial_stack, server, deploys):
+    trial_stack.settings.folder.mkdir(mode=0o755)
+    trial_stack.up()
+    assert trial_stack.settings.folder.stat().st_mode & 0o777 == 0o700
+    assert trial_stack.settings.outputs_file.stat().st_mode & 0o777 == 0o600
+
+
 def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):
     stack = Stack.of({"MILKRUN_LOCAL": str(tmp_path / "stack")})
     (stack.settings.folder / "logs").mkdir(parents=True)
@@ -516,8 +542,8 @@ def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):
 
     def leaves_some(folder, **options):
         remove(folder, **options)
-        if folder == stack.settings.folder:
-            (folder / "logs").mkdir(parents=True)
+        if folder == stack.settings.folder / "logs":
+            folder.mkdir()
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", leaves_some)
