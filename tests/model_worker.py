@@ -1,4 +1,4 @@
-"""Run dbt repeatedly in one process, because its start takes seconds and a run of the models little.
+"""Run dbt repeatedly in one process, because starting it takes seconds and running the models does not.
 
 Runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt arguments; each response is a line of
 JSON with `ok`, `messages` of the failures, `seconds` per model, and the `statements` that dbt sent for the first time.
@@ -19,7 +19,7 @@ from snowpipe.arrow import make_loggers
 
 
 def note_statements() -> dict[str, bool]:
-    """Let the connector note each statement that it sends, under its text: False until it was reported."""
+    """Make the connector record each statement that it sends, by its text: False until it is reported."""
     noted: dict[str, bool] = {}
     execute = SnowflakeCursor.execute
 

@@ -200,7 +200,7 @@ def _against_peers() -> Figures:
 
 
 class NoOp:
-    """The ports of a request that stores and publishes nothing."""
+    """Ports that do nothing, to measure a request without calls to AWS."""
 
     def store(self, *_: object) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Rotate the API key of the deployed stage: both keys are accepted, then only the new one."""
+"""Test the rotation of the stage's API key: both keys are accepted, then only the new one."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,7 +15,7 @@ type Deploy = Callable[[str], None]
 
 @pytest.fixture
 def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
-    """Deploy the stage with these live keys; afterwards as it was."""
+    """Deploy the stage with these active keys, and restore it afterwards."""
     if not pipeline.is_local:
         pytest.skip("deploys")
     stack = Stack.of(pipeline.environment)
@@ -39,7 +39,7 @@ def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
     run("1")
 
 
-def test_api_key_is_rotated_without_a_refused_request(
+def test_api_key_is_rotated_without_refusing_requests(
     pipeline: Pipeline, device: str, deploy_with: Deploy
 ) -> None:
     def status_with(key: str) -> int:

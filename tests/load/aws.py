@@ -1,7 +1,8 @@
-"""AWS on loopback with the latencies of a function's calls within a region: `python -m tests.load.aws` prints its port.
+"""Simulate AWS on loopback with the latencies of a function's calls in a region: `python -m tests.load.aws`.
 
-It simulates the calls of S3, Kinesis, SQS, DynamoDB and EventBridge that our functions use, in a separate process, so
-that its work does not count as theirs. `--scale 0` responds immediately; `--throttle` makes Kinesis return errors.
+Prints its port. It simulates the calls of S3, Kinesis, SQS, DynamoDB and EventBridge that our functions use. As a
+separate process, its work does not count as theirs. `--scale 0` responds immediately; `--throttle` makes Kinesis
+return errors.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Run each function as on Lambda, with many environments on one vCPU, against the simulated AWS of `tests.load.aws`.
 
-An environment handles one invocation at a time and mostly waits, so one vCPU can serve many. Measured are the number of
-environments that saturate it (the knee), the invocations per second at that point, and the CPU per invocation.
+An environment handles one invocation at a time and mostly waits, so one vCPU can serve many. This measures the number
+of environments that saturate it (the knee), the invocations per second at that point, and the CPU per invocation.
 """
 
 import gzip

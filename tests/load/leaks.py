@@ -28,7 +28,7 @@ class Leak:
 
 
 def estimate(xs: Sequence[float], sizes: Sequence[float], allowed: float, noise: float = NOISE_BYTES) -> Leak:
-    """Return the Theil-Sen slope, the median of the slopes of all pairs, which ignores single jumps, with its bound.
+    """Return the Theil-Sen slope (the median slope of all pairs of points, robust against single jumps) and its bound.
 
     (P. K. Sen, "Estimates of the Regression Coefficient Based on Kendall's Tau", 1968.)
     """

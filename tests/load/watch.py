@@ -23,7 +23,7 @@ KEEPERS = ("localstack", "kinesis mock")  # these keep all data in memory by des
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`memory` has bytes per process, such as `ingest 4711`; `buffered` is the size of DuckDB's buffers therein.
+    """`memory` is in bytes per process, such as `ingest 4711`; `buffered` is DuckDB's part of it.
 
     `queues` has the length of each queue; `behind_s` is the lag of the last batch consumed.
     """

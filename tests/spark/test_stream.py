@@ -60,7 +60,7 @@ def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> lis
 
 
 def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
-    """Return the rows computed with the pure rule, pair by pair."""
+    """Return the rows that the rule without Spark gives for each pair."""
     pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault((event.device_id, event.fence), []).append(event)

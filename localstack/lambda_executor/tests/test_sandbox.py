@@ -218,7 +218,7 @@ def test_process_that_exits_during_a_request_is_reported(trial, statement, reaso
     assert body(function.invoke()) == "well"
 
 
-def test_process_that_dies_between_requests_fails_neither_of_them(trial):
+def test_process_that_dies_while_idle_fails_no_request(trial):
     function = trial(
         """
         import os, threading, time

@@ -102,7 +102,7 @@ def test_records_of_another_stream_are_quarantined():
     assert world.codes() == ["wrong_stream"]
 
 
-def test_batch_of_only_poison_records_reports_its_share():
+def test_batch_of_only_poison_records_has_a_quarantined_share_of_1():
     world = World()
     outcome = world.consume(b"no", b"nor this")
     assert (len(world.aside.kept), outcome.set_aside_share, outcome.stopped_at) == (2, 100.0, None)

@@ -261,7 +261,7 @@ def test_flap_at_the_start_of_the_range_read_is_still_merged(seconds):
 
 
 def test_late_exit_closes_the_last_by_id_of_simultaneous_visits():
-    """The order of their keys differs from that of their ids, because `#` is stored as `%23`."""
+    """The visits' keys are not in the order of their ids, because `#` is stored as `%23`."""
     some = [event("enter", 0, "a#"), event("enter", 0, "a$")]
     table = FakeTable()
     store(table).add({HOME: [*some, event("enter", 5 * DAY, "next")]})
@@ -289,7 +289,7 @@ def test_later_exits_of_a_flap_at_the_start_of_the_range_are_ignored():
 
 
 def test_visit_is_kept_as_long_as_one_of_its_events_may_arrive():
-    """It ended without an exit when the next visit began, so the truck may have been seen until then."""
+    """The visit ended without an exit when the next one began, so the truck may have been seen until then."""
     table = FakeTable()
     begun, following = event("enter", -79 * DAY, "begun"), event("enter", 0, "following")
     store(table).add({HOME: [following]})

@@ -35,8 +35,8 @@ def test_body_costs_at_most_five_times_the_cpu_of_an_ordinary_one(name: str) -> 
     assert costly.cpu_seconds(body, headers, 1) <= limit or costly.cpu_seconds(body, headers) <= limit
 
 
-def test_ordinary_batch_that_compresses_too_well_is_accepted_in_parts(phone: Phone) -> None:
-    """500 events with 6.5 KB of equal metadata each get 413, and a client that splits delivers all of them."""
+def test_batch_that_compresses_too_well_is_accepted_in_parts(phone: Phone) -> None:
+    """500 events with the same 6.5 KB of metadata get 413. A client that splits the batch delivers all of them."""
     rng = random.Random(1)
     metadata = {"note": rng.randbytes(3250).hex()}
     events = [

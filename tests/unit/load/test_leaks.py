@@ -15,9 +15,7 @@ MIB = 2**20
 
 
 def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1) -> list[float]:
-    """Return memory sizes of a process that first fills its caches and then grows by `slope` per x, in pages
-    and with noise.
-    """
+    """Return memory sizes of a process that fills its caches, then grows by `slope` per x, in noisy steps of a page."""
     pick = random.Random(seed)
     steps = sorted(pick.sample(range(40, 100), jumps))
     warm = [20 * MIB * min(1.0, n / 20) for n in range(100)]

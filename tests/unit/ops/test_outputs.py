@@ -87,7 +87,7 @@ def test_deployed_stage_is_read_from_cloudformation_and_the_environment() -> Non
 
 
 @pytest.mark.usefixtures("aws")
-def test_api_key_is_the_stages_own_also_after_a_rotation() -> None:
+def test_api_key_of_the_stage_is_found_even_after_a_rotation() -> None:
     deploy("dev-app")
     first = deploy("dev")
     api = boto3.client("apigateway")

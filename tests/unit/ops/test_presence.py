@@ -56,7 +56,7 @@ def test_first_contradicting_enter_is_kept() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dwell", "exit"])
-def test_only_an_enter_contradicts(kind: str) -> None:
+def test_only_an_enter_contradicts_a_visit(kind: str) -> None:
     other = event("exit" if kind == "exit" else "dwell", 600, "b", fence=PLANT)
     assert contradicted([event("enter", 0, "a", fence=FARM), other]) == {FARM: None}
 

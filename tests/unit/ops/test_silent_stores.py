@@ -1,4 +1,4 @@
-"""Commands against AWS services that accept connections and never answer: one line within the budget, exit code 2."""
+"""Test commands against AWS services that never respond: one line within the budget, and exit code 2."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ from tools.milkrun import app
 
 @pytest.fixture(scope="module")
 def silent() -> Iterator[int]:
-    """Yield the port of a server that accepts connections and never answers."""
+    """Yield the port of a server that accepts connections and never responds."""
     held: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
 
@@ -53,7 +53,7 @@ def silent() -> Iterator[int]:
         ("reconcile", "CloudWatch Logs"),
     ],
 )
-def test_silent_service_ends_a_command_in_one_line_within_the_budget(
+def test_unresponsive_service_ends_a_command_within_the_budget(
     arguments: str, service: str, silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"http://127.0.0.1:{silent}"

@@ -106,8 +106,8 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
 
 
 @zips
-def test_zip_contains_every_module_that_its_sources_import(unpacked, name):
-    """Also those that are imported only when they are needed, such as PyJWT on a stage with tokens."""
+def test_zip_contains_all_imported_modules(unpacked, name):
+    """Include modules that are imported only on demand, such as PyJWT on a stage with tokens."""
     trees = [ast.parse((package.ROOT / path).read_text()) for path in package.sources(name)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
@@ -131,7 +131,7 @@ jwt.decode(jwt.encode({}, key, "ES256"), key.public_key(), ["ES256"])
 
 
 @pytest.mark.parametrize(("name", "megabytes"), [("handler", 14), ("consumer", 9), ("check", 9)])
-def test_zip_is_not_larger_than_its_function_needs(local, arm64, name, megabytes):
+def test_zip_does_not_exceed_its_size_limit(local, arm64, name, megabytes):
     assert local[name].stat().st_size < megabytes * 1e6
     assert arm64[name].stat().st_size < megabytes * 1e6
 

@@ -181,7 +181,7 @@ def test_api_requires_a_key_and_limits_its_rate(stage):
 @pytest.mark.parametrize(
     ("variant", "slots"), [("prod", {"1"}), (EVERYTHING, {"1", "2"}), ("dev-snowflake", {"2"})]
 )
-def test_each_live_api_key_has_a_usage_plan_of_its_own(variant: str, slots: set[str]):
+def test_each_active_api_key_has_a_separate_usage_plan(variant: str, slots: set[str]):
     keys = of_type(variant, "AWS::ApiGateway::ApiKey")
     assert set(keys) == {f"ApiGatewayApiKey{slot}" for slot in slots}
     links = of_type(variant, "AWS::ApiGateway::UsagePlanKey").values()

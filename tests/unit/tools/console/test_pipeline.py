@@ -101,7 +101,7 @@ def test_complete_flow_is_healthy_and_counted_at_every_stage(trial):
         (["archive", "consume"], "loaded", 120),
     ],
 )
-def test_first_stage_that_does_not_follow_is_reported_as_stuck(trial, done, stuck_at, patience_s):
+def test_first_stage_that_falls_behind_is_reported_as_stuck(trial, done, stuck_at, patience_s):
     trial.consume()  # an earlier request, so that each stage has processed something
     trial.load()
     trial.now += 60
@@ -116,7 +116,7 @@ def test_first_stage_that_does_not_follow_is_reported_as_stuck(trial, done, stuc
     assert trial.stage(stuck_at)["lag_s"] == pytest.approx(1.5 * patience_s, abs=1)
 
 
-def test_resent_request_is_not_waited_for_in_the_archive(trial):
+def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
     trial.ingest()
     trial.archive()
     trial.now += 100

@@ -52,7 +52,7 @@ def test_expected_events_pass(run: Demo, ledger: Ledger) -> None:
     assert line.expected == line.found > 0
 
 
-def test_equal_number_of_other_events_fails_and_names_the_missing(run: Demo, ledger: Ledger) -> None:
+def test_wrong_events_in_the_right_number_fail_and_are_named(run: Demo, ledger: Ledger) -> None:
     missing, *there = ledger.event_ids()
     ledger.mark("archived", [*there, "a stranger"])
     line = run._line("archived", "accepted", "archived")
@@ -61,7 +61,7 @@ def test_equal_number_of_other_events_fails_and_names_the_missing(run: Demo, led
     assert missing in line.note
 
 
-def test_equal_number_of_other_visits_fails(run: Demo, ledger: Ledger) -> None:
+def test_wrong_visits_in_the_right_number_fail(run: Demo, ledger: Ledger) -> None:
     expected = set(ledger.stays())
     assert run._visits("visits", expected, lambda: set(expected)).equal
     other = {replace_first(expected)} | set(list(expected)[1:])

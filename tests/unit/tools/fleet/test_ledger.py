@@ -20,7 +20,7 @@ ACCEPTED = {event.event_id: event for event in EVENTS if event.code is None}
 
 
 def answered(post: Post, rejected: Sequence[tuple[int, str]] | None = None) -> Delivery:
-    """Return the delivery of a post that the handler answered as the contract requires."""
+    """Return the delivery of a post with the response that the contract requires."""
     if rejected is None:
         rejected = [(i, event.code) for i, event in enumerate(post.events) if event.code]
     ids = [event.event_id for i, event in enumerate(post.events) if i not in dict(rejected)]

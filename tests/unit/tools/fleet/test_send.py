@@ -92,7 +92,7 @@ def client(url: str, patience: float = 5) -> Client:
     return Client(url, "the-key", patience=patience, first_pause=0.001)
 
 
-def test_2xx_is_delivered_with_its_receipt() -> None:
+def test_batch_is_delivered_after_a_2xx_with_its_receipt() -> None:
     with server(lambda _, body: receipt(body)) as (url, got):
         [delivery] = client(url).deliver(post("a", "b"))
     assert (delivery.fate, delivery.status, delivery.answer["accepted"]) == ("delivered", 202, 2)
@@ -109,14 +109,14 @@ def test_gzip_is_declared_in_the_header() -> None:
     assert got[0][1]["content-encoding"] == "gzip"
 
 
-def test_400_is_dropped_at_once() -> None:
+def test_batch_is_dropped_after_a_400() -> None:
     with server(lambda *_: (400, {}, b'{"code":"unreadable"}')) as (url, got):
         [delivery] = client(url).deliver(post("a"))
     assert (delivery.fate, delivery.status, len(got)) == ("dropped", 400, 1)
 
 
 @pytest.mark.parametrize("first", [429, 503, 500, 504, 401, 403, 404, 408, 415, None])
-def test_any_other_response_resends_the_identical_bytes(first: int | None) -> None:
+def test_identical_bytes_are_resent_after_any_other_response(first: int | None) -> None:
     def answer(n: int, body: bytes) -> Answer:
         if n >= 2:
             return receipt(gzip.decompress(body))
@@ -159,7 +159,7 @@ def test_invalid_retry_after_is_ignored() -> None:
     assert delivery.statuses == (429, 202)
 
 
-def test_request_with_a_token_has_the_events_of_one_device() -> None:
+def test_request_with_a_token_contains_events_of_one_device_only() -> None:
     user = '{"deviceId":"b"}'
     texts = (
         '{"deviceId":"a","_id":"1"}',
@@ -179,7 +179,7 @@ def test_request_with_a_token_has_the_events_of_one_device() -> None:
     assert sent[0][1].splitlines() == [texts[n].encode() for n in (0, 2, 3, 4)]
 
 
-def test_413_splits_the_request_until_it_fits() -> None:
+def test_batch_is_split_after_a_413_until_it_fits() -> None:
     def answer(_: int, body: bytes) -> Answer:
         return receipt(body) if len(body.splitlines()) <= 2 else (413, {}, b"{}")
 
@@ -202,7 +202,7 @@ def test_events_stay_on_the_phone_after_the_timeout() -> None:
     assert (delivery.fate, delivery.status) == ("kept", 503)
 
 
-def test_missing_server_counts_as_no_response() -> None:
+def test_unreachable_server_counts_as_no_response() -> None:
     with server(lambda _, body: receipt(body)) as (url, _):
         pass
     [delivery] = client(url, patience=0.05).deliver(post("a"))
@@ -297,7 +297,7 @@ def test_ctrl_c_ends_sending_and_prints_the_figures(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("arguments", [["send"], ["demo"], ["demo", "--live"]], ids=" ".join)
-def test_invented_trucks_go_to_a_deployed_stage_only_after_a_yes(
+def test_sample_events_are_sent_to_a_deployed_stage_only_after_confirmation(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with server(lambda _, body: receipt(body)) as (url, got):

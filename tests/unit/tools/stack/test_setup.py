@@ -85,7 +85,7 @@ def test_old_python_is_reported_with_the_package_to_install(tree):
     )
 
 
-def test_python_is_searched_without_a_home(tree):
+def test_python_is_searched_even_if_home_is_unset(tree):
     status, [line] = tree.setup("main", home=False)
     assert status == 1
     assert line.startswith("setup: Python 3.13 is needed and was not found")

@@ -582,7 +582,7 @@ def test_brackets_in_a_folder_name_are_not_markup(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("home", ["", "/sys/kernel", "/no/such/home"], ids=["none", "read-only", "missing"])
-def test_stack_provides_a_home_if_yours_is_not_writable(environment, home):
+def test_stack_provides_a_home_if_the_users_is_not_writable(environment, home):
     settings = Settings.of(environment | {"HOME": home})
     assert settings.environment["HOME"] == str(settings.folder / "home")
 
