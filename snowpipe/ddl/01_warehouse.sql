@@ -6,4 +6,4 @@ AUTO_RESUME = TRUE
 INITIALLY_SUSPENDED = TRUE
 STATEMENT_TIMEOUT_IN_SECONDS = 3600
 STATEMENT_QUEUED_TIMEOUT_IN_SECONDS = 600
-COMMENT = 'Milkrun: dbt, the CLI and back-fills (pipes need none)';
+COMMENT = 'Milkrun: dbt, the commands and backfills (pipes need no warehouse)';

@@ -1,2 +1,2 @@
 CREATE DATABASE IF NOT EXISTS {database}
-COMMENT = 'Milkrun: what the fleet''s phones sent, and what follows from it';
+COMMENT = 'Milkrun: events of the fleet''s phones, and marts built from them';

@@ -1,2 +1,2 @@
 CREATE SCHEMA IF NOT EXISTS {database}.OPS
-COMMENT = 'For operators: what the pipes loaded, when, and what failed';
+COMMENT = 'For operators: loaded files, delays and failures';

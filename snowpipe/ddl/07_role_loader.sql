@@ -1,2 +1,2 @@
 CREATE ROLE IF NOT EXISTS {database}_LOADER
-COMMENT = 'Fills RAW: runs the pipes and the back-fills';
+COMMENT = 'Loads RAW: operates the pipes and backfills';

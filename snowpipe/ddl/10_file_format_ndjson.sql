@@ -3,4 +3,4 @@ CREATE OR ALTER FILE FORMAT {database}.RAW.NDJSON
     TYPE = JSON
     COMPRESSION = AUTO
     STRIP_OUTER_ARRAY = FALSE
-    COMMENT = 'One JSON document a line, plain or gzip';
+    COMMENT = 'One JSON document per line, plain or gzip';

@@ -5,4 +5,4 @@ CREATE TABLE IF NOT EXISTS {database}.RAW.REJECTED (
     file_modified_at TIMESTAMP_NTZ COMMENT 'Time of receipt: S3''s clock, UTC, whole seconds',
     scanned_at TIMESTAMP_LTZ COMMENT 'When Snowflake began to read the object'
 )
-COMMENT = 'One row per line of an object under rejected/; a reject may stand here more than once';
+COMMENT = 'One row per line of an object under rejected/; may contain duplicates';

@@ -1,4 +1,4 @@
--- The external id is ours: an integration that is made again then keeps the trust of the AWS role.
+-- We choose the external id, so that the AWS role still trusts an integration that was replaced.
 -- (sqlfluff does not know STORAGE_AWS_EXTERNAL_ID, hence noqa.)
 CREATE STORAGE INTEGRATION IF NOT EXISTS {database}_S3
 TYPE = EXTERNAL_STAGE

@@ -1,4 +1,4 @@
--- What `reconcile` compares: each object's rows with the number of lines that its key carries.
+-- `reconcile` compares each object's rows with the number of lines in its key.
 CREATE OR REPLACE VIEW {database}.OPS.LOADED_FILES
 COPY GRANTS
 COMMENT = 'One row per object with rows in RAW'

@@ -1,7 +1,7 @@
--- received_at is cut to whole seconds, so a delay may be up to one second too long.
+-- received_at is truncated to seconds, so a delay may be up to one second too long.
 CREATE OR REPLACE VIEW {database}.OPS.LOAD_DELAYS
 COPY GRANTS
-COMMENT = 'One row per kind and hour received: objects, rows, and how long until they were read'
+COMMENT = 'One row per kind and hour of receipt: objects, rows, and their delay until loading'
 AS
 WITH files AS (
     SELECT

@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW {database}.OPS.LOAD_FAILURES
 COPY GRANTS
-COMMENT = 'One row per load of the last 14 days that failed, wholly or in part'
+COMMENT = 'One row per load of the last 14 days that failed completely or in part'
 AS
 SELECT
     TABLE_NAME,

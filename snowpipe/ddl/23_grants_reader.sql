@@ -1,5 +1,5 @@
 -- SYSADMIN has this role through <DB>_OPERATOR.
--- Future grants: dbt drops and makes its tables again, and a grant on the old one goes with it.
+-- Future grants, because dbt replaces its tables, and a grant on the old table goes with it.
 GRANT USAGE ON WAREHOUSE {warehouse} TO ROLE {database}_READER;
 GRANT USAGE ON DATABASE {database} TO ROLE {database}_READER;
 GRANT USAGE ON SCHEMA {database}.MARTS TO ROLE {database}_READER;

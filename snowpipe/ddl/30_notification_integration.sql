@@ -1,4 +1,4 @@
--- Only where MILKRUN_ERROR_TOPIC_ARN and SNOWFLAKE_ERROR_ROLE_ARN are set: where failed loads are reported.
+-- Only if MILKRUN_ERROR_TOPIC_ARN and SNOWFLAKE_ERROR_ROLE_ARN are set. Reports failed loads.
 CREATE NOTIFICATION INTEGRATION IF NOT EXISTS {database}_ERRORS
 ENABLED = TRUE
 TYPE = QUEUE

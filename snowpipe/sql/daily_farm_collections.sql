@@ -1,6 +1,6 @@
--- Visits to farms by UTC day, straight from RAW.EVENTS: the numbers of MARTS.DAILY_FARM_COLLECTIONS without dbt.
+-- Visits to farms by UTC day from RAW.EVENTS: the numbers of MARTS.DAILY_FARM_COLLECTIONS without dbt.
 -- One row per day and fence. The rule of visits is stated in dbt/models/intermediate/restated_visits.sql.
--- What is no event (MARTS' STAGING.INVALID_ROWS) is left out: no id, no time, or a time that no clock can have had.
+-- Rows of STAGING.INVALID_ROWS are omitted: without an id or a time, or with an impossible time.
 WITH said AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,

@@ -1,5 +1,5 @@
--- daily_farm_collections.sql for the table that `python -m snowpipe load --to sqlite:///…` fills. The same numbers;
--- The loader has read what the columns hold from the payload, and says in invalid_code which rows are no events.
+-- daily_farm_collections.sql for the table that `python -m snowpipe load --to sqlite:///…` fills. The same numbers.
+-- The loader has parsed the payload into columns; invalid_code names rows that are not events.
 WITH deliveries AS (
     SELECT * FROM events
     WHERE invalid_code IS NULL

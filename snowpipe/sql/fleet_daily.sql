@@ -1,6 +1,6 @@
--- What each device sent, by the UTC day of its own clock, straight from RAW.EVENTS: MARTS.FLEET_DAILY's counts
+-- Totals per device by the UTC day of its own clock, from RAW.EVENTS: MARTS.FLEET_DAILY's counts
 -- without dbt (kilometres and visits are only there). One row per day and device.
--- What is no event (STAGING.INVALID_ROWS) is left out: no id, no time, or a time that no clock can have had.
+-- Rows of STAGING.INVALID_ROWS are omitted: without an id or a time, or with an impossible time.
 WITH said AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,
@@ -76,7 +76,7 @@ deliveries AS (
             OR (LENGTH(device_id) > 0 AND LENGTH(geofence_tag) > 0 AND LENGTH(geofence_external_id) > 0)
         )
         AND occurred_at BETWEEN DATEADD('day', -400, received_hour) AND DATEADD('hour', 25, received_hour)
-    -- Of each device's event the first delivery; events without a device are left out below.
+    -- The first delivery of each event; events without a device are omitted below.
     QUALIFY
         ROW_NUMBER() OVER (
             PARTITION BY device_id, event_id ORDER BY file_modified_at, file_name, file_row_number

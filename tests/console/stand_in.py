@@ -32,7 +32,7 @@ type Json = dict[str, Any]
 STATIC = Path(__file__).parents[2] / "tools" / "console" / "static"
 SOURCES = {
     "archive": "S3: the archive",
-    "live": "SQS: news of the archive and of visits",
+    "live": "SQS: notifications of the archive and of visits",
     "logs": "CloudWatch: the functions' log lines",
     "visits": "DynamoDB: the visits",
     "queues": "SQS: the redrive queues",
@@ -139,7 +139,7 @@ def pipeline(per_minute: dict[str, list[int]], **changes: object) -> Json:
     busy = any(sum(values) for values in per_minute.values())
     return {
         "verdict": "healthy" if busy else "idle",
-        "says": "Everything that was accepted came through." if busy else "Nothing came in the last hour.",
+        "says": "All accepted events have arrived." if busy else "No events in the last hour.",
         "stuck_at": None,
         "stages": [
             {

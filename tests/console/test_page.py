@@ -182,7 +182,7 @@ def test_first_paint_takes_at_most_a_second(feed: Feed, open_page: Open) -> None
     ("view", "says"),
     [
         ("map", "No truck has told its position yet."),
-        ("pipeline", "Nothing came in the last hour."),
+        ("pipeline", "No events in the last hour."),
         ("events", "No event has come yet."),
         ("visits", "No visit on this day."),
         ("places", "No place is known yet."),

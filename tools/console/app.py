@@ -1,4 +1,7 @@
-"""The console's paths. The contract with the page, and with tests of app developers: docs/console.md."""
+"""The console's HTTP routes.
+
+docs/console.md documents the API for the page and for tests of app developers.
+"""
 
 import asyncio
 import contextlib
@@ -38,13 +41,13 @@ from tools.console.stream import Hub
 STATIC = Path(__file__).parent / "static"
 MAX_WAIT_S = 30.0
 NO_PAGES = (
-    "<!doctype html><title>Milkrun</title><p>The console's pages are not built here:"
-    " run <code>make console-web</code>. The API works: <a href='/api/pipeline'>/api/pipeline</a>."
+    "<!doctype html><title>Milkrun</title><p>The console's pages are not built: run <code>make "
+    "console-web</code>. The API works: <a href='/api/pipeline'>/api/pipeline</a>."
 )
 
 
 class Console:
-    """One stage's console. Its pollers start with the first request to the API: until then it costs nothing."""
+    """One stage's console. Its pollers start with the first request to the API."""
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Console:
         self._replay = asyncio.Lock()
         self._replayed: tuple[tuple[str, str], float, bytes] | None = None
 
-    # --- its life
+    # --- lifecycle
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -94,7 +97,7 @@ class Console:
                         await asyncio.wait_for(to_thread.run_sync(self._queue.close), 8)
 
     def wake(self) -> None:
-        """Start whatever asks the sources; and if they rest because nobody looked, let them look now."""
+        """Start the pollers; wake those that rest because no page was open."""
         was_watched = self.state.is_watched
         self.state.look()
         if self._shared is None:
@@ -132,9 +135,9 @@ class Console:
         if self._queue:
             self._pollers.append(QueueListener(shared, self._queue, reader))
         else:
-            self.state.sources.say("live", "off", "started with --no-live-bus: asked every few seconds")
+            self.state.sources.say("live", "off", "started with --no-live-bus: polled every few seconds")
         if not self._pace.warehouse:
-            self.state.sources.say("snowflake", "off", "asked only when somebody asks for visits or totals")
+            self.state.sources.say("snowflake", "off", "read only when a page shows visits or totals")
         for poller in self._pollers:
             poller.start()
 
@@ -207,11 +210,11 @@ class Console:
         seq = request.path_params["seq"]
         event = self.state.events.find(int(seq)) if _is_number(seq) else None
         if event is None:
-            raise Problem(404, "The console holds no such event any more; the archive does.")
+            raise Problem(404, "The console no longer holds this event; the archive does.")
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def event_by(self, request: Request) -> Response:
-        """One event by its id or by its place in the archive: from memory, else from the archive."""
+        """Return one event by id or position, from memory or from the archive."""
         asked = request.query_params
         event_id, key = asked.get("event_id", ""), asked.get("key", "")
         line = _number(request, "line", 0, 1 << 31) or None
@@ -246,23 +249,26 @@ class Console:
         name = f"milkrun-{self._stage}-{day}"
         if request.query_params.get("format") == "csv":
             return _download(daily_report.as_csv(made), f"{name}.csv", "text/csv; charset=utf-8")
-        # The report carries its style with it, so the page's policy would show it bare: it is a file.
+        # As a file, because the page's Content-Security-Policy would block the report's inline style.
         return _download(daily_report.as_html(made), f"{name}.html", "text/html; charset=utf-8")
 
     async def where(self, request: Request) -> Response:
         what = request.query_params.get("event_id") or request.query_params.get("key")
         if not what:
-            raise Problem(400, "Say `event_id` or `key`.")
+            raise Problem(400, "Specify `event_id` or `key`.")
         return json(await self._asked("snowflake", lambda: self._queries.where(what)))
 
     async def visits(self, request: Request) -> Response:
         return json(await self._visits(request))
 
     async def visits_csv(self, request: Request) -> Response:
-        """The same visits as a file. Raises a Problem where a store did not answer: half a list is no list."""
+        """Return the same visits as a file.
+
+        Raises Problem if a store did not answer, because the list would be incomplete.
+        """
         found = await self._visits(request)
         if found["missing"]:
-            raise Problem(503, f"The list would not be complete. {' '.join(found['missing'])}", "snowflake")
+            raise Problem(503, f"The list would be incomplete. {' '.join(found['missing'])}", "snowflake")
         name = f"visits-{str(found['from'])[:10]}.csv"
         return _download(lookups.visits_csv(found["visits"], self._zone), name, "text/csv; charset=utf-8")
 
@@ -287,7 +293,7 @@ class Console:
                 table = await self._asked("visits", lambda: self._queries.device_visits(device_id, start))
                 used.append("dynamodb")
                 crossings = {start_: visit.crossings for start_, visit in found.items()}
-                # The table is never behind the marts; what it does not have any more was restated.
+                # The table is never behind the marts, so visits that it no longer has were restated.
                 found = {
                     known_visits.start_of(visit): visit
                     for visit in table
@@ -328,7 +334,7 @@ class Console:
         first, last = self.state.seen_from, self.state.seen_to
         suggested = None
         if first is not None and last is not None:
-            # The end is what people look for first.
+            # Users look at the end of the log first.
             first = max(first, last - replay.LONGEST.total_seconds())
             suggested = {
                 name: parse_object.written(datetime.fromtimestamp(at, UTC))
@@ -341,14 +347,14 @@ class Console:
         if not timedelta(0) < end - start <= replay.LONGEST:
             raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
         if start > datetime.now(UTC):
-            raise Problem(400, "`from` has not come yet.")
+            raise Problem(400, "`from` is in the future.")
         if self._replay.locked():
             raise Problem(409, "Another replay is being read; ask again.")
         async with self._replay:
             wanted = (parse_object.written(start), parse_object.written(end))
             known = self._replayed
             now = datetime.now(UTC)
-            # Of a time that lies well behind us nothing new is to be expected soon.
+            # A range well in the past does not change soon.
             fresh_s = 300.0 if end < now - timedelta(hours=1) else 5.0
             if known is None or known[0] != wanted or time.monotonic() - known[1] > fresh_s:
                 found = await self._asked(
@@ -398,7 +404,7 @@ class Console:
         )
 
     async def _first_match(self, kind: str, request: Request) -> list[parse_object.Event]:
-        """What matches, newest first; if nothing does, the first that will within `wait` seconds."""
+        """Return matches, newest first; if there is none, the first within `wait` seconds."""
         asked = request.query_params
         limit = _number(request, "limit", 100, 5000)
         deadline = time.monotonic() + _number(request, "wait", 0, int(MAX_WAIT_S))
@@ -417,7 +423,7 @@ class Console:
 
     async def reset(self, _: Request) -> Response:
         if not self._is_local:
-            raise Problem(403, "Only the console of a local stage forgets on demand.")
+            raise Problem(403, "Only the console of a local stage can be reset.")
         self.state.reset()
         self.hub.flush()
         return json(self._totals())
@@ -425,14 +431,14 @@ class Console:
     async def health(self, _: Request) -> Response:
         return json({"ok": True})
 
-    # --- how it is put together
+    # --- assembly
 
     @property
     def _archive(self) -> Archive:
         return Archive(self._aws("s3"), self._outputs.bucket)
 
     async def _asked[T](self, source: str, question: Callable[[], T]) -> T:
-        """The answer of a store, asked in a thread; a Problem that names the source where it has none."""
+        """Return a store's answer, read in a thread; raise a Problem that names the source if it fails."""
         try:
             answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
@@ -447,7 +453,7 @@ class Console:
         raise Problem(405, "POST it.")
 
     async def _unknown(self, _: Request) -> Response:
-        raise Problem(404, "There is no such thing here.")
+        raise Problem(404, "This path does not exist.")
 
     def _waking(
         self, answer: Callable[[Request], Awaitable[Response]]
@@ -505,16 +511,19 @@ class Console:
 
 
 async def page(request: Request) -> Response:
-    """A built file, else the page, which knows its own paths. Read anew each time: a build needs no restart."""
+    """Return a built file, otherwise the page, which handles its own paths.
+
+    Read each time, so a build needs no restart.
+    """
     path = request.path_params["path"]
     root = STATIC.resolve()
     try:
         file = (root / path).resolve()
         is_file = file.is_file()
-    except (OSError, ValueError):  # too long a name, or one with a NUL in it
-        raise Problem(404, "There is no such file here.") from None
+    except (OSError, ValueError):  # the name is too long, or has a NUL
+        raise Problem(404, "This file does not exist.") from None
     if not file.is_relative_to(root) or (not is_file and "." in path.rpartition("/")[2]):
-        raise Problem(404, "There is no such file here.")
+        raise Problem(404, "This file does not exist.")
     if not is_file:
         file = root / "index.html"
         if not file.is_file():
@@ -532,15 +541,15 @@ async def _said(_: Request, fault: Exception) -> Response:
 
 
 async def _not_allowed(_: Request, __: Exception) -> Response:
-    return responses.problem(405, "Not with this method.")
+    return responses.problem(405, "This method is not allowed.")
 
 
 async def _failed(_: Request, fault: Exception) -> Response:
-    return responses.problem(500, f"A fault of the console: {type(fault).__name__}.")
+    return responses.problem(500, f"An error of the console: {type(fault).__name__}.")
 
 
 def _begins(visit: known_visits.Known, prefix: str) -> bool:
-    """Whether the truck's or the place's name begins with `prefix`, in any case."""
+    """Return whether the truck's or the place's name begins with `prefix`, ignoring case."""
     names = (visit.device_id, visit.fence.external_id, f"{visit.fence.tag}/{visit.fence.external_id}")
     return any(name.casefold().startswith(prefix) for name in names)
 
@@ -556,12 +565,12 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     if text is None or not text:
         return default
     if not _is_number(text) or int(text) > most:
-        raise Problem(400, f"`{name}` is a number up to {most}.")
+        raise Problem(400, f"`{name}` must be a number up to {most}.")
     return int(text)
 
 
 def _is_number(text: str) -> bool:
-    """Digits, and no more of them than anybody means."""
+    """Parse digits, limited in length."""
     return text.isascii() and text.isdigit() and len(text) <= 20
 
 
@@ -575,7 +584,7 @@ def _time(request: Request, name: str, default: datetime | None = None) -> datet
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Problem(400, f"`{name}` is no ISO-8601 time.") from None
+        raise Problem(400, f"`{name}` is not an ISO-8601 time.") from None
 
 
 def _fence(fence_id: str | None) -> Fence | None:
@@ -583,5 +592,5 @@ def _fence(fence_id: str | None) -> Fence | None:
         return None
     tag, sharp, external_id = fence_id.partition("#")
     if not sharp:
-        raise Problem(400, "`fence_id` is tag#externalId.")
+        raise Problem(400, "`fence_id` must be tag#externalId.")
     return Fence(keys.unquoted(tag), keys.unquoted(external_id))

@@ -1,4 +1,4 @@
-"""The archive: what is new in it, by listing or by notification, and what the new objects hold."""
+"""Find new objects of the archive, by listing or by notification, and read them."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from tools.console.polling import LONGEST_PAUSE_S, SPARING, Poller, Shared
 
 
 class ArchivePoller(Poller):
-    """The archive: what is new in it by listing, and what stands in the new objects."""
+    """Finds new objects by listing, and reads them."""
 
     source = "archive"
     always = True
@@ -40,7 +40,7 @@ class ArchivePoller(Poller):
         return Archive(self.shared.aws("s3"), self.shared.outputs.bucket)
 
     def stored(self, key: str, at: datetime) -> None:
-        """From any thread: an object is there."""
+        """Called from any thread when an object exists."""
         name = object_name(key)
         if name is None or name.prefix == "set-aside" or not self.shared.keys.add(name):
             return
@@ -48,7 +48,7 @@ class ArchivePoller(Poller):
             self.shared.tell(self.state.pipeline.archived, key, at.timestamp(), name.lines)
         with self._lock:
             self._pending.append((name, at))
-            # Too thick to be read: counted by the number in the key, not shown.
+            # Objects that come too fast to be read are counted by the number in their key, but not shown.
             skipped = [self._pending.popleft() for _ in range(len(self._pending) - self.MAX_PENDING)]
         for each, when in skipped:
             self._skip(each, when)
@@ -67,14 +67,14 @@ class ArchivePoller(Poller):
         if time.monotonic() - self._listed_at >= every:
             self._list()
         self._read_pending()
-        # 0: as soon as something is told, without regard to how long this took.
+        # 0: immediately after a notification, however long this look took.
         self.woken.wait(max(0.05, every - (time.monotonic() - self._listed_at)))
         return 0
 
     def _list(self) -> None:
         began = time.monotonic()
         now = datetime.now(UTC)
-        # Objects of the old hour still come when the new one has begun.
+        # Objects of the previous hour still arrive after the hour.
         for prefix in ("events/", "rejected/"):
             for found in self._archive.in_hours(prefix, now - timedelta(minutes=5), now):
                 self.stored(found.key, found.modified_at)
@@ -82,7 +82,7 @@ class ArchivePoller(Poller):
         self._listing_took = self._listed_at - began
 
     def _seed(self) -> None:
-        """The latest objects, as far back as it takes to have some; of the last hour all are counted."""
+        """Return the latest objects, going back until there are some; all of the last hour are counted."""
         now = datetime.now(UTC)
         found = []
         for hours in range(self.SEED_HOURS):
@@ -104,7 +104,7 @@ class ArchivePoller(Poller):
 
     def _read_pending(self) -> None:
         while not self.shared.over.is_set():
-            # Taken out first: `stored` drops the oldest of those that wait.
+            # Removed first, because `stored` drops the oldest waiting one.
             with self._lock:
                 some = [self._pending.popleft() for _ in range(min(self.AT_ONCE, len(self._pending)))]
             if not some:
@@ -120,14 +120,14 @@ class ArchivePoller(Poller):
                     self._pending.extendleft(reversed(left))
 
     def _read(self, each: tuple[ObjectName, datetime]) -> parse_object.Read | None:
-        """None for what is gone meanwhile."""
+        """Return the object; None if it was deleted meanwhile."""
         name, at = each
         body = self._archive.body(name.key)
         return None if body is None else parse_object.read(name.key, body, at, self.shared.kinds())
 
 
 class QueueListener(Poller):
-    """The console's own queue."""
+    """Reads the console's own queue."""
 
     source = "live"
     always = True
@@ -140,7 +140,7 @@ class QueueListener(Poller):
     def look(self) -> float:
         if not self._reader.is_live:
             self.live.open()
-            # What was stored until now nobody told of.
+            # Objects stored before the queue existed were not announced.
             self._reader.is_live = True
             self._reader.wake()
         self._say("ok")
@@ -153,7 +153,7 @@ class QueueListener(Poller):
         return 0
 
     def _tell(self, kind: str, detail: dict[str, Any]) -> None:
-        # What is on the bus need not be ours.
+        # The bus may have events of other producers.
         with suppress(LookupError, TypeError, ValueError):
             self.state.visits.tell(kind, detail)
 

@@ -1,7 +1,7 @@
-"""News as it happens: a queue of the console's own, told by the archive's topic and by the visits' bus.
+"""Immediate notifications: the console's own queue, subscribed to the archive's topic and the visits' bus.
 
-All three (queue, subscription, rule) bear one name, made of this machine and checkout, so that a console that was
-killed leaves nothing that the next one does not use again. The one thing that the console writes in an account.
+Queue, subscription and rule have the same name, derived from this machine and clone, so that the next console
+reuses what a killed one left. They are the only things that the console creates in an account.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from consumer.ports import SOURCE
 from snowpipe.archive import topic_of
 
-# What nobody fetches for so long is of no interest to a page; the archive still has it.
+# How long messages are kept; later nobody needs them, and the archive has the events.
 KEPT_S = 300
 WAIT_S = 10
 
@@ -43,7 +43,10 @@ class Notice:
 
 
 class ChangeQueue:
-    """`aws(service)` gives a client. `open` before `receive`; `close` takes all of it away again."""
+    """The queue and its subscriptions.
+
+    `aws(service)` returns a client. Call `open` before `receive`; `close` deletes everything.
+    """
 
     def __init__(self, aws: Callable[[str], Any], stage: str, bucket: str, place: str = "") -> None:
         self._aws = aws
@@ -66,7 +69,7 @@ class ChangeQueue:
             Name=self.name,
             EventBusName=self._bus,
             EventPattern=json.dumps({"source": [SOURCE]}, allow_nan=False),
-            Description="Tells a console of visits; made and removed by it",
+            Description="Notifies a console of visits; created and deleted by it",
         )["RuleArn"]
         sqs.set_queue_attributes(
             QueueUrl=self._url,
@@ -85,7 +88,10 @@ class ChangeQueue:
         )["SubscriptionArn"]
 
     def receive(self) -> Iterator[Stored | Notice]:
-        """What there is, after at most WAIT_S; it is gone from the queue when the last one was taken."""
+        """Return the messages, after at most WAIT_S.
+
+        A message is deleted when the next batch is requested.
+        """
         sqs = self._aws("sqs")
         answer = sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=WAIT_S)
         messages = answer.get("Messages", [])
@@ -99,7 +105,7 @@ class ChangeQueue:
             sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
     def close(self) -> None:
-        """As far as it can be done: what is left is used again by the next console here."""
+        """Delete everything as far as possible; the next console here reuses the rest."""
         if not self._url:
             return
         away: list[Callable[[], Any]] = [
@@ -117,7 +123,7 @@ class ChangeQueue:
 
 
 def news_in(body: str) -> Iterator[Stored | Notice]:
-    """Of a message of S3 (through SNS, raw) or of EventBridge; anything else says nothing."""
+    """Parse a message of S3 (through SNS, raw) or of EventBridge; return nothing for any other."""
     try:
         message = json.loads(body)
     except ValueError:

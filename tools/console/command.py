@@ -16,9 +16,9 @@ from ops import terminal
 from ops.outputs import Outputs
 from tools.stack.settings import LOOPBACK
 
-# A deployed warehouse is asked seldom, because every look may start it.
+# A deployed warehouse is queried rarely, because each query may resume it.
 DEPLOYED_WAREHOUSE_S = 300.0
-# Of a stage with an hourly DAG.
+# How old the marts of a stage with an hourly DAG may be.
 MARTS_PATIENCE_S = 2.5 * 3600
 
 
@@ -28,19 +28,26 @@ def command(
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="On 127.0.0.1; 0: any that is free. Else the stack's base port and 2."
+            min=0,
+            max=65535,
+            help=("Port on 127.0.0.1; 0 selects a free one. Default: the stack's base port plus 2."),
         ),
     ] = None,
     live_bus: Annotated[
-        bool, typer.Option("--live-bus/--no-live-bus", help="A queue of its own for news, or only polling.")
+        bool,
+        typer.Option(
+            "--live-bus/--no-live-bus", help=("Use a queue of its own for notifications, or only polling.")
+        ),
     ] = True,
     warehouse_every: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Seconds between two looks at Snowflake while a page is open; 0: never."
-            " Else 5 locally, 300 of a deployed stage.",
+            help=(
+                "Seconds between queries of Snowflake while a page is open; 0: never. Default: 5 "
+                "locally, 300 for a deployed stage."
+            ),
         ),
     ] = None,
     reconcile_every: Annotated[
@@ -48,29 +55,31 @@ def command(
         typer.Option(
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Seconds between two comparisons while a page is open; 0: on demand."
-            " Else 300 locally, 0 of a deployed stage.",
+            help=(
+                "Seconds between comparisons while a page is open; 0: on demand. Default: 300 locally, "
+                "0 for a deployed stage."
+            ),
         ),
     ] = None,
     fences: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="GeoJSON of the fences; else they are learnt from events."
+            exists=True, dir_okay=False, help="GeoJSON of the fences. Default: estimated from events."
         ),
     ] = None,
     tiles: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Online map tiles, as https://host/{z}/{x}/{y}.png; else none."),
+        typer.Option(metavar="URL", help="Online map tiles, as https://host/{z}/{x}/{y}.png. Default: none."),
     ] = None,
     stage: terminal.Stage = "local",
 ) -> None:
     """Serve the web console: trucks on a map, the pipeline, events and visits.
 
-    It ends with Ctrl-C; nothing depends on it. For a local stack whose console already runs, print its address.
+    It ends with Ctrl-C. If the console of a local stage already runs, print its address.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
-        raise typer.BadParameter("--tiles is an http(s) address with {z}, {x} and {y}")
+        raise typer.BadParameter("--tiles must be an http(s) address with {z}, {x} and {y}")
     outputs = terminal.outputs_of(context, stage)
     if stage == "local" and port is None and (running := _running(environment)):
         typer.echo(running)
@@ -114,7 +123,7 @@ def run(
     tiles: str | None,
 ) -> None:
     _spare_memory()
-    # A line, not a trace: some thread of a library that found nobody at the other end.
+    # Print a line instead of a traceback for threads of libraries whose connection was closed.
     threading.excepthook = lambda fault: terminal.err.print(f"a thread ended: {fault.exc_type.__name__}")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -122,7 +131,7 @@ def run(
             listener.bind((LOOPBACK, port))
         except OSError as error:
             raise typer.BadParameter(f"port {port} is in use: choose another with --port ({error})") from None
-        listener.listen(128)  # who reads the address below may come at once
+        listener.listen(128)  # a reader of the address may connect immediately
         port = listener.getsockname()[1]
         console, app = made(
             outputs,
@@ -152,7 +161,7 @@ def server_of(app: Any) -> Any:
     config = uvicorn.Config(
         app,
         log_level="warning",
-        access_log=False,  # addresses and ids of devices would be personal data
+        access_log=False,  # addresses and device ids would be personal data
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=1,
@@ -161,14 +170,15 @@ def server_of(app: Any) -> Any:
 
 
 def _spare_memory() -> None:
-    """Of 200 MiB, which a page may cost, 70 that nobody needs."""
+    """Save 70 of the 200 MiB that a page may cost."""
     import ctypes
     import sys
 
-    # The Snowflake connector loads both where they are installed (its extra `pandas`); we fetch rows without.
+    # The Snowflake connector imports both if they are installed (its extra `pandas`); we fetch rows without
+    # them.
     for name in ("numpy", "pyarrow"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # to import it fails from now on
-    # glibc would give each of our threads an arena of its own, and keep what it once took.
+    # glibc would give each thread its own arena, which never shrinks.
     arena_max = -8
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").mallopt(arena_max, 2)
@@ -185,7 +195,7 @@ def made(
     fences: Path | None = None,
     tiles: str | None = None,
 ) -> tuple[Any, Any]:
-    """The console, and its ASGI application."""
+    """Return the console and its ASGI application."""
     from tools.console.app import Console
     from tools.console.change_queue import ChangeQueue
     from tools.console.fleet import places_in
@@ -201,7 +211,7 @@ def made(
         queues=15.0,
         warehouse=DEPLOYED_WAREHOUSE_S,
         reconcile=0,
-        give_up_after=90,  # a warehouse that sleeps takes a while to wake
+        give_up_after=90,  # a suspended warehouse takes a while to resume
     )
     pace = Pace() if is_local else deployed
     asked = {"warehouse": warehouse_every, "reconcile": reconcile_every}

@@ -1,4 +1,4 @@
-"""How much of what passed each stage of the pipeline, second by second for the last hour."""
+"""The number of events that passed each stage of the pipeline, per second for the last hour."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,14 @@ RATE_S = 60
 
 
 class Meter:
-    """Counts by the second; times are epoch seconds. `total` never falls."""
+    """Counts per second; times are epoch seconds. `total` never falls."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, int] = {}
         self.total = 0
         self.last_at: float | None = None
         self.lag_s: float | None = None
-        # What lies before was dropped with the window; a store may tell of it again.
+        # Earlier counts were dropped with the window; a store may report them again.
         self._dropped_to = 0
 
     def add(self, at: float, n: int) -> None:
@@ -28,11 +28,11 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def touch(self, at: float) -> None:
-        """Something was done then, though nothing of it counts."""
+        """Record activity that counts no event."""
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:
-        """What a store says of the whole seconds from `since` on, in place of what was known of them."""
+        """Replace the counts of the full seconds from `since` on by those of a store."""
         for second in [second for second in self._seconds if second >= since]:
             self.total -= self._seconds.pop(second)
         fresh = {second: n for second, n in counts.items() if second >= self._dropped_to}
@@ -43,7 +43,7 @@ class Meter:
             self.last_at = newest if self.last_at is None else max(self.last_at, newest)
 
     def per_minute(self, now: float) -> list[int]:
-        """Oldest first; the last one is the minute under way."""
+        """Return counts per minute, oldest first; the last one is the current minute."""
         minutes = [0] * WINDOW_MINUTES
         newest = int(now // 60)
         self._dropped_to = (newest - WINDOW_MINUTES + 1) * 60
@@ -53,14 +53,14 @@ class Meter:
             if ago >= WINDOW_MINUTES:
                 gone.append(second)
             else:
-                # A clock a little ahead of ours counts as now.
+                # A clock that is a little ahead of ours counts as now.
                 minutes[WINDOW_MINUTES - 1 - max(0, ago)] += n
         for second in gone:
             del self._seconds[second]
         return minutes
 
     def rate(self, now: float) -> float:
-        """A second, over the last minute."""
+        """Return events per second over the last minute."""
         return round(sum(n for second, n in self._seconds.items() if second > now - RATE_S) / RATE_S, 2)
 
     def first_after(self, at: float) -> float | None:
@@ -68,6 +68,6 @@ class Meter:
 
 
 def percentile(values: Iterable[float], percent: float) -> float | None:
-    """The nearest-rank percentile; None of nothing."""
+    """Return the nearest-rank percentile; None if there are no values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else None

@@ -1,4 +1,4 @@
-"""Trucks and fences as the events tell of them; bounded, whatever a fleet or a device gone mad sends."""
+"""Trucks and fences, derived from events; bounded, whatever devices send."""
 
 import math
 from array import array
@@ -20,7 +20,7 @@ MAX_TRUCKS = 2000
 MAX_FENCES = 5000
 TRAIL_POINTS = 600
 TRAIL_EVERY_S = 5.0
-# Standing still, a phone's position wanders by this much; that is no direction.
+# A stationary phone's position varies by this much, which is no movement.
 MOVED_M = 12.0
 SAMPLES = 40
 MOVED_CENTRE_M = 5.0
@@ -32,26 +32,26 @@ def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def heading_of(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Degrees clockwise from north, from the first (longitude, latitude) towards the second."""
+    """Return degrees clockwise from north, from the first (longitude, latitude) to the second."""
     east, north = _offset(one, other)
     return round(math.degrees(math.atan2(east, north)) % 360, 1)
 
 
 def _offset(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    # Of two ways round the earth the short one.
+    # The shorter of the two ways around the earth.
     degrees = (other[0] - one[0] + 180) % 360 - 180
     narrowing = math.cos(math.radians((one[1] + other[1]) / 2))
     return degrees * narrowing * _M_PER_DEGREE, (other[1] - one[1]) * _M_PER_DEGREE
 
 
 class Trail:
-    """Points of one truck in time order, in 24 bytes each."""
+    """Points of one truck in time order, with 24 bytes each."""
 
     def __init__(self) -> None:
         self._values = array("d")
 
     def add(self, at: float, longitude: float, latitude: float) -> None:
-        """What came late goes where it belongs; what is too near in time to another point is left out."""
+        """Insert late points in order; drop points too close in time to another one."""
         times = self._values
         place = len(times)
         while place and times[place - 3] > at:
@@ -75,23 +75,23 @@ class Truck:
         self.last = position
         self.heading = position.heading
         self.speed_kmh: float | None = None
-        # Where it was when its direction was last told.
+        # The position for which the direction was last computed.
         self._anchor = position
         self.trail = Trail()
         self.trail.add(position.at, position.longitude, position.latitude)
 
-        # The latest event of any type, and when.
+        # The latest event of any type, and its time.
         self.heard = (position.at, position.type)
 
     def hear(self, at: float, type_: str) -> bool:
-        """Return whether the device was not heard of since then."""
+        """Return whether the device has sent nothing since then."""
         if at <= self.heard[0]:
             return False
         self.heard = (at, type_)
         return True
 
     def move(self, position: Position) -> bool:
-        """Whether this is news of where it is now; else it only belongs to the trail."""
+        """Return whether this is the latest position; otherwise it only belongs to the trail."""
         self.hear(position.at, position.type)
         self.trail.add(position.at, position.longitude, position.latitude)
         if position.at < self.last.at:
@@ -133,7 +133,7 @@ class Fleet:
             self.changed.add(position.device_id)
 
     def heard(self, device_id: str, at: float, type_: str) -> None:
-        """An event without a position. A device of which no position is known is on no map."""
+        """Record an event without a position. A device without any position is not on the map."""
         truck = self._trucks.get(device_id)
         if truck and truck.hear(at, type_):
             self.changed.add(device_id)
@@ -149,7 +149,7 @@ class Fleet:
         self.places_changed |= place.learn(crossing)
 
     def devices(self) -> list[str]:
-        """Those heard of last first."""
+        """Return trucks, those with the latest events first."""
         return list(reversed(self._trucks))
 
     def trail(self, device_id: str) -> list[tuple[int, float, float]] | None:
@@ -181,10 +181,11 @@ class Fleet:
             }
 
 
-# Substring of an event type → the likely reason for a silence after it. Apps choose their types, so these are guesses.
+# Substring of an event type → the likely reason for silence after it. Apps choose their types, so these are
+# guesses.
 _SILENCES = (
     (("logout", "logged_out", "signed_out"), "the driver signed out"),
-    (("permission", "location_disabled", "location_off"), "the phone may not read its location any more"),
+    (("permission", "location_disabled", "location_off"), "the phone may no longer read its location"),
     (("battery", "power"), "the phone's battery was low"),
     (("background", "closed", "terminated", "killed"), "the app was closed or in the background"),
     (("offline", "disconnected", "no_network"), "the phone lost its network"),
@@ -194,13 +195,13 @@ POOR_ACCURACY_M = 100.0
 
 
 def silence_of(truck: Truck, is_inside: bool) -> str:
-    """Return the likely reason why nothing came since the last event, to be shown once the truck is silent."""
+    """Return the likely reason for the truck's silence after its last event."""
     type_ = truck.heard[1].lower()
     for parts, reason in _SILENCES:
         if any(part in type_ for part in parts):
             return reason
     if is_inside:
-        return "standing at a place: phones report little there"
+        return "at a place: phones send few events there"
     if truck.last.accuracy_m is not None and truck.last.accuracy_m > POOR_ACCURACY_M:
         return f"poor location signal (± {truck.last.accuracy_m:.0f} m)"
     if truck.speed_kmh:
@@ -209,7 +210,7 @@ def silence_of(truck: Truck, is_inside: bool) -> str:
 
 
 class Place:
-    """A fence on the map. What a file says of it stands; else what an event says; else what crossings tell."""
+    """A fence on the map. Its shape comes from a file, otherwise from an event, otherwise from crossings."""
 
     def __init__(
         self,
@@ -231,7 +232,7 @@ class Place:
         self.samples = 0
 
     def learn(self, crossing: Crossing) -> bool:
-        """Whether it now looks other than before."""
+        """Return whether its shape has changed."""
         named = self.name is None and crossing.name is not None
         self.name = self.name or crossing.name
         if self.source == "file":
@@ -250,7 +251,8 @@ class Place:
         far = median(metres(centre, sample) for sample in self._samples)
         moved = self.centre is None or metres(self.centre, centre) > MOVED_CENTRE_M
         if moved:
-            # Enters and exits lie at the edge, dwells in the middle: a guess, drawn as one.
+            # Enters and exits are at the edge, dwells in the middle; so this is an estimate, and shown as
+            # one.
             self.centre, self.radius_m = centre, round(min(max(1.5 * far, 60.0), 1000.0))
         return moved or named
 
@@ -278,13 +280,14 @@ def kind_of(tag: str) -> str:
 
 
 def places_in(file: Path) -> list[Place]:
-    """Fences of a GeoJSON FeatureCollection: points or polygons with properties `tag` and `externalId`, perhaps
-    `name` and `radius` (metres). Raises ValueError for anything else."""
+    """Read fences from a GeoJSON FeatureCollection: points or polygons with properties `tag` and
+    `externalId`, optionally `name` and `radius` (metres). Raises ValueError for anything else.
+    """
     try:
         collection = msgspec.json.decode(file.read_bytes())
         return [_place(feature) for feature in collection["features"]]
     except (msgspec.MsgspecError, LookupError, TypeError) as error:
-        raise ValueError(f"{file} is no GeoJSON of fences: {error}") from None
+        raise ValueError(f"{file} is not GeoJSON of fences: {error}") from None
 
 
 def _place(feature: dict[str, Any]) -> Place:

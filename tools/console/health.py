@@ -1,4 +1,4 @@
-"""Which source answers, since when, and why not. Texts are for people and hold no secret."""
+"""Which source answers, since when, and why not. Texts are for people and have no secret."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ type Cause = Literal["unreachable", "credentials", "other"]
 
 SOURCES = {
     "archive": "S3: the archive",
-    "live": "SQS: news of the archive's topic and the visits' bus",
+    "live": "SQS: notifications of the archive's topic and the visits' bus",
     "logs": "CloudWatch: the functions' log lines",
     "visits": "DynamoDB: the visits table",
-    "queues": "SQS: what waits to be redriven",
+    "queues": "SQS: waiting claim checks",
     "snowflake": "Snowflake: the warehouse",
 }
 MAX_REASON = 300
-# Not secret: the local Snowflake's default password is the product's name, which texts must not lose.
+# Not secret: the local Snowflake's default password is the product's name, which must not be masked in texts.
 PRODUCT = "milkrun"
 
 
@@ -48,7 +48,7 @@ class Source:
 
 
 class Sources:
-    """`now` gives the time as text."""
+    """The states of the sources. `now` returns the time as text."""
 
     def __init__(self, now: Callable[[], str], secrets: Iterable[str] = ()) -> None:
         self._now = now
@@ -69,14 +69,14 @@ class Sources:
         self.changed = True
 
     def why_down(self, name: str) -> str | None:
-        """A sentence if it is down, else None."""
+        """Return a sentence if the source is down, else None."""
         source = self._all[name]
         return f"{name}: down since {source.since}: {source.reason}" if source.state == "down" else None
 
     def why_unknown(self, name: str) -> str | None:
-        """Why nothing can be said of what it knows: it is down, or was never asked yet."""
+        """Return why the source's data is unknown: it is down, or was not read yet."""
         if self._all[name].state == "starting":
-            return f"{name}: being asked for the first time"
+            return f"{name}: being read for the first time"
         return self.why_down(name)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def reason_of(fault: BaseException) -> str:
 
 
 def cause_of(fault: BaseException) -> Cause:
-    """Return what somebody has to do something about: the connection, the credentials, or something else."""
+    """Return what somebody has to correct: the connection, the credentials, or something else."""
     if is_about_credentials(fault):
         return "credentials"
     if isinstance(fault, ConnectionError | HTTPClientError | OSError):
@@ -109,7 +109,7 @@ def cause_of(fault: BaseException) -> Cause:
 
 
 def is_about_credentials(fault: BaseException) -> bool:
-    """Whether asking again with credentials looked up anew may help."""
+    """Return whether new credentials may help."""
     if isinstance(fault, ClientError):
         code = str(fault.response.get("Error", {}).get("Code", ""))
         return "Token" in code or "Credential" in code or code in ("InvalidClientTokenId", "AuthFailure")

@@ -1,4 +1,4 @@
-"""The visits that the console knows of: from the table, and from the bus as they change. Bounded."""
+"""The visits that the console knows, from the table and from the bus. Bounded."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import median
@@ -14,12 +14,12 @@ from tools.console import parse_object
 from tools.console.presence_index import PresenceIndex
 
 MAX_VISITS = 10_000
-# A median of fewer visits says little; then the places of the same kind count.
+# With fewer visits a median says little, so the places of the same kind are used.
 FEW_VISITS = 3
 
 
 class Known(msgspec.Struct, gc=False):
-    """A visit, and how it is known. `version` is the bus's; -1: read from a table."""
+    """A visit and its source. `version` is the bus's; -1: read from a table."""
 
     device_id: str
     fence: Fence
@@ -44,7 +44,7 @@ type Start = tuple[str, Fence, str, str]
 
 
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Of a row as `milkrun visits` and the bus have it (`consumer.visit_diff.row`)."""
+    """Return a row as in `milkrun visits` and on the bus (`consumer.visit_diff.row`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
@@ -103,14 +103,14 @@ class KnownVisits:
         self._marts_usual: Mapping[str, float] = {}
         self._visits: dict[Start, Known] = {}
         self._open: dict[Start, Known] = {}
-        # Of a visit that is gone: the version that said so, lest an older word bring it back.
+        # For a deleted visit: its version, so that an older message does not restore it.
         self._gone: dict[Start, int] = {}
         self._told: dict[str, None] = {}
         self._changes: list[dict[str, Any]] = []
         self._is_other = False
 
     def row(self, visit: Known) -> dict[str, Any]:
-        """A visit with what contradicts it and the usual dwell at its place."""
+        """Return a visit with what contradicts it and the usual dwell at its place."""
         found = row(visit)
         by = self.contradicted_by(visit)
         if by is not None:
@@ -121,7 +121,9 @@ class KnownVisits:
         return found
 
     def usual_dwell(self, fence_id: str, tag: str) -> float | None:
-        """Return seconds: of the place, else of all places with its tag; None if too little is known."""
+        """Return the usual dwell in seconds: of the place, otherwise of all places with its tag; None if
+        unknown.
+        """
         return self._usual.get(fence_id, self._usual_of_tag.get(tag))
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -131,15 +133,17 @@ class KnownVisits:
         return self.presence.contradicted_by(Pair(visit.device_id, visit.fence)) if visit.is_open else None
 
     def entered(self, event: GeofenceEvent) -> None:
-        """An enter that counts, from the archive."""
+        """Record an enter that counts, from the archive."""
         self._is_other |= self.presence.learn(event)
 
     def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:
-        """All enters of a device at places that compete for it, from the visits table."""
+        """Return a device's enters at competing exclusive places, from the visits table."""
         self._is_other |= self.presence.replace(device_id, enters)
 
     def doubtful(self) -> dict[str, str]:
-        """Devices with a contradicted open visit, each with a text that changes when the doubt does."""
+        """Return devices with a contradicted open visit, each with a text that changes with the
+        contradiction.
+        """
         found: dict[str, str] = {}
         for visit in self._open.values():
             if by := self.contradicted_by(visit):
@@ -147,7 +151,7 @@ class KnownVisits:
         return found
 
     def learn_usual(self, marts: Mapping[str, float] | None = None) -> None:
-        """Set the usual dwell of each place: the median of the marts, else of the visits known here."""
+        """Set the usual dwell of each place: the marts' median, otherwise that of the visits known here."""
         self._marts_usual = self._marts_usual if marts is None else marts
         by_fence: dict[str, list[float]] = {}
         by_tag: dict[str, list[float]] = {}
@@ -165,7 +169,7 @@ class KnownVisits:
         self._is_other |= before != (self._usual, self._usual_of_tag)
 
     def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
-        """A notice of the bus: known by its id, of several about one visit the highest version counts."""
+        """Apply a notification of the bus. Its id identifies it; for a visit the highest version counts."""
         id_, version = str(detail["id"]), int(detail["version"])
         if id_ in self._told:
             return
@@ -189,7 +193,10 @@ class KnownVisits:
         )
 
     def read(self, rows: Iterable[Mapping[str, Any]], *, as_news: bool = True) -> None:
-        """Visits as a table has them. What the bus told of one stands; what is learnt late is no news."""
+        """Apply visits of a table.
+
+        Newer versions of the bus stay; visits found late cause no notification.
+        """
         for each in rows:
             visit = known(each)
             start = start_of(visit)
@@ -201,10 +208,10 @@ class KnownVisits:
                 self._put(visit)
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """All visits of a device: what is not among them is gone, whoever told of it."""
+        """Apply all visits of a device; any other visit of it is deleted."""
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
-            # Older ones were perhaps not asked for.
+            # Older ones may not have been requested.
             if there and start[2] < min(each[2] for each in there):
                 continue
             gone = self._visits[start]
@@ -254,18 +261,18 @@ class KnownVisits:
             del self._gone[next(iter(self._gone))]
 
     def take_changes(self) -> tuple[list[dict[str, Any]], bool]:
-        """What happened since the last call, and whether anything is other than then."""
+        """Return the changes since the last call, and whether anything changed."""
         changes, is_other = self._changes, self._is_other or bool(self._changes)
         self._changes, self._is_other = [], False
         return changes, is_other
 
     def there(self) -> list[dict[str, Any]]:
-        """The open visits, the longest first, and last those that are contradicted."""
+        """Return the open visits, the longest first, contradicted ones last."""
         rows = [self.row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
         return sorted(rows, key=lambda each: each["contradicted_by_event_id"] is not None)
 
     def _present(self) -> Iterable[Known]:
-        """The open visits that nothing contradicts."""
+        """Return the open visits that nothing contradicts."""
         return (visit for visit in self._open.values() if self.contradicted_by(visit) is None)
 
     def open_devices(self) -> set[str]:
@@ -275,14 +282,14 @@ class KnownVisits:
         return set(self._open)
 
     def inside(self) -> dict[str, list[str]]:
-        """Device → the fences it is in."""
+        """Return device → the fences it is in."""
         found: dict[str, list[str]] = {}
         for visit in self._present():
             found.setdefault(visit.device_id, []).append(keys.fence_key(visit.fence))
         return found
 
     def at(self) -> dict[str, int]:
-        """Fence → how many are there."""
+        """Return fence → the number of devices there."""
         found: dict[str, int] = {}
         for visit in self._present():
             fence_id = keys.fence_key(visit.fence)
@@ -292,7 +299,7 @@ class KnownVisits:
     def between(
         self, first: str, last: str, device_id: str | None, fence: Fence | None
     ) -> dict[Start, Known]:
-        """Those that began between these times (as `keys.timestamp` writes them), or are open."""
+        """Return visits that began between these times (as `keys.timestamp` writes them), or are open."""
         return {
             start: visit
             for start, visit in self._visits.items()
@@ -318,5 +325,5 @@ def _enter_of(visit: Known) -> GeofenceEvent:
 
 
 def _plain(at: str) -> str:
-    """Milliseconds, as everywhere on the page, of microseconds."""
+    """Convert microseconds to milliseconds, as on the page."""
     return parse_object.written(keys.instant(at))

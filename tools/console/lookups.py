@@ -1,4 +1,4 @@
-"""Finding things by what people type, and places with their visits, out of what the console holds in memory."""
+"""Search in the console's memory by what users type, and list places with their visits."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ SEARCHED = "trucks, places, and the latest events by id, device and object"
 
 
 def search(state: ConsoleState, text: str) -> dict[str, Any]:
-    """Return what begins with or contains `text`: best first, at most MOST of each kind."""
+    """Return what begins with or contains `text`: best matches first, at most MOST of each kind."""
     wanted = text.strip().casefold()
     if not wanted:
         return {"trucks": [], "places": [], "events": [], "objects": [], "trace": None, "searched": SEARCHED}
@@ -40,7 +40,7 @@ def search(state: ConsoleState, text: str) -> dict[str, Any]:
         "objects": list(
             dict.fromkeys(e.key for e in state.events.in_object(wanted, MOST))
         ),
-        # What memory does not hold may be in the archive: an event id or an object key.
+        # The archive may have what memory does not: an event id or an object key.
         "trace": text.strip() if len(wanted) >= 4 or object_name(text.strip()) else None,
         "searched": SEARCHED,
     }  # fmt: skip
@@ -116,7 +116,7 @@ CSV_FIELDS = (
 
 
 def visits_csv(rows: Iterable[dict[str, Any]], zone: ZoneInfo) -> str:
-    """Return visits as CSV: times in UTC, and when the truck entered and left in the fleet's zone."""
+    """Return visits as CSV, with times in UTC and in the fleet's time zone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow((*CSV_FIELDS, f"entered ({zone.key})", f"left ({zone.key})"))

@@ -1,6 +1,6 @@
-"""What the page shows of one object of the archive. Pure: bytes in, values out.
+"""Parse an archived object for the page. Pure: bytes in, values out.
 
-What the app wrote is hostile until shown as text: nothing here trusts a shape but the one that is checked.
+Events are untrusted: every value's type is checked before it is used.
 """
 
 import base64
@@ -16,12 +16,12 @@ from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent, Kind
 from contract.instants import instant
 from ops.stores import readable_lines
 
-# Longer texts are cut in lists; the event's own page has all of it.
+# Longer texts are truncated in lists; the event's own page has all of it.
 MAX_SHOWN = 200
 
 
 class Event(msgspec.Struct, gc=False):
-    """One line of `events/` or `rejected/`. `seq` is given by whoever keeps it; `stored` is the line itself."""
+    """One line of `events/` or `rejected/`. `seq` is assigned by its list; `stored` is the line itself."""
 
     kind: str
     event_id: str | None
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, gc=False):
 
 
 class Position(msgspec.Struct, gc=False):
-    """Where a device was, by its own clock; `at` in epoch seconds, never later than it was received."""
+    """A device's position by its own clock; `at` in epoch seconds, never later than the receipt."""
 
     device_id: str
     at: float
@@ -54,7 +54,7 @@ class Position(msgspec.Struct, gc=False):
 
 
 class Crossing(msgspec.Struct, gc=False):
-    """A geofence event, with what it tells of the fence itself."""
+    """A geofence event, with its information about the fence."""
 
     event_id: str
     device_id: str
@@ -85,7 +85,7 @@ def event_of(crossing: Crossing) -> GeofenceEvent:
 
 
 class _Kept(msgspec.Struct):
-    """Of a line of `rejected/`; the event stays the text that was sent (1.50 stays 1.50)."""
+    """Parse a line of `rejected/`; the event stays the text that was sent (1.50 stays 1.50)."""
 
     event: msgspec.Raw = msgspec.Raw(b"null")
     body_base64: str | None = None
@@ -102,7 +102,7 @@ class Read(msgspec.Struct, gc=False):
 
 
 def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Read:
-    """`kinds`: the types that are geofence events at this stage."""
+    """Parse an object. `kinds` are the stage's geofence event types."""
     found = Read([], [], [], [])
     rejected = key.startswith("rejected/")
     for number, line in enumerate(readable_lines(body, key) or (), 1):
@@ -118,7 +118,7 @@ def _good(
 ) -> None:
     try:
         event = msgspec.json.decode(line)
-    except msgspec.MsgspecError:  # not ours: somebody put it there by hand
+    except msgspec.MsgspecError:  # somebody put it there by hand
         event = {}
     if not isinstance(event, dict):
         event = {}
@@ -145,7 +145,7 @@ def _good(
         return
     position = position_of(event)
     if device and position:
-        # A clock that is ahead must not hold a truck at its place until the rest of time has caught up.
+        # A clock that is ahead must not fix a truck at its place until real time has caught up.
         found.positions.append(
             Position(
                 device,
@@ -225,7 +225,7 @@ def _bad(key: str, number: int, line: bytes, received_at: datetime) -> Event:
     )
 
 
-# --- values out of anything
+# --- values from untrusted input
 
 
 def text(value: object) -> str | None:
@@ -250,7 +250,7 @@ def fence_of(event: Mapping[str, Any]) -> Fence | None:
 
 
 def position_of(event: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Of an event's GeoJSON point, else of the `longitude` and `latitude` of a ping."""
+    """Return the position of an event's GeoJSON point, otherwise of a ping's `longitude` and `latitude`."""
     location = event.get("location")
     if _is(location):
         return point(location.get("coordinates"))
@@ -258,7 +258,7 @@ def position_of(event: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def point(coordinates: object) -> tuple[float, float] | None:
-    """(longitude, latitude), both on this planet, else None."""
+    """Return a valid (longitude, latitude), else None."""
     if not isinstance(coordinates, list) or len(coordinates) < 2:
         return None
     longitude, latitude = number_of(coordinates[0], -180, 180), number_of(coordinates[1], -90, 90)
@@ -266,7 +266,7 @@ def point(coordinates: object) -> tuple[float, float] | None:
 
 
 def ring(shape: Mapping[str, Any]) -> list[list[float]] | None:
-    """The outer ring of a GeoJSON polygon of at most a thousand corners."""
+    """Return the outer ring of a GeoJSON polygon with at most a thousand corners."""
     rings = shape.get("coordinates")
     if shape.get("type") != "Polygon" or not isinstance(rings, list) or not rings:
         return None
@@ -283,7 +283,9 @@ def number_of(value: object, least: float, most: float) -> float | None:
 
 
 def raw_of(stored: bytes) -> tuple[str, str | None]:
-    """What was sent, out of a line of `rejected/`: its JSON, or the text of what is none, and its base64."""
+    """Return the sent content of a line of `rejected/`: its JSON, or its text if it is not JSON, and its
+    base64.
+    """
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
         if kept.body_base64 is not None:
@@ -294,7 +296,7 @@ def raw_of(stored: bytes) -> tuple[str, str | None]:
 
 
 def sent_of(stored: bytes) -> dict[str, Any]:
-    """`event` or `body_base64` of a line of `rejected/`, the other one null."""
+    """Return `event` or `body_base64` of a line of `rejected/`, the other one null."""
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
     except msgspec.MsgspecError:

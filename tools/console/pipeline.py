@@ -1,4 +1,4 @@
-"""Every stage of the pipeline at a glance, and the one sentence that says whether all is well. Pure."""
+"""The state of every stage of the pipeline, and a one-sentence verdict. Pure."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ MAX_LINES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`after` is the stage whose output this one takes in; `patience_s` how long that may wait here.
+    """A stage. `after` is the stage before it; `patience_s` is how long an event may wait here.
 
-    Clocks of several services differ, and a request is logged when it ends: `slack_s` of that is no waiting.
+    Clocks differ between services, and a request is logged when it ends: `slack_s` of the lag do not count.
     """
 
     name: str
@@ -44,7 +44,7 @@ STAGES = (
     Stage("marts", "In the marts", "snowflake", "loaded"),
 )
 SOURCE_NAMES = {"logs": "the log", "archive": "S3", "snowflake": "Snowflake"}
-# What waits no longer than this is on its way as always.
+# A shorter wait is normal.
 USUAL_S = 10.0
 MAX_UNARCHIVED = 10_000
 LATENCY_EVERY_S = 5.0
@@ -80,9 +80,9 @@ class Reconciled:
 
 
 class Pipeline:
-    """What is known of each stage. `why_unknown` says of a source why it cannot be asked, if so.
+    """The known state of each stage. `why_unknown` returns why a source cannot be read, if so.
 
-    `marts_patience_s` is None where nobody promised when dbt runs: then waiting for it is no fault.
+    `marts_patience_s` is None if dbt has no schedule: then waiting for it is no fault.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Pipeline:
         self._stopped: dict[str, tuple[float, str]] = {}
         self._lines: deque[tuple[float, Mapping[str, Any]]] = deque(maxlen=MAX_LINES)
         self._left_for_redrive = Meter()
-        # Objects that a request told of and S3 has not shown yet: key, and when it was told.
+        # Objects that a request named and S3 has not shown yet: key, and when it was named.
         self._unarchived: dict[str, float] = {}
         self._waiting_since: dict[str, float] = {}
         self._told_of: dict[str, None] = {}
@@ -112,15 +112,15 @@ class Pipeline:
         self._latency_known: tuple[float, dict[str, Any]] = (0.0, {})
         self.partial = False
 
-    # --- what the sources tell
+    # --- input
 
     def archived(self, key: str, at: float, lines: int) -> None:
-        """An object of `events/`, for the first time."""
+        """Count an object of `events/` that is seen for the first time."""
         self.meters["archived"].add(at, lines)
         self._unarchived.pop(key, None)
 
     def logged(self, at: float, line: Mapping[str, Any], is_archived: Callable[[str], bool]) -> None:
-        """A canonical line (`contract/logs.py`)."""
+        """Count a canonical log line (`contract/logs.py`)."""
         meters = self.meters
         match line.get("event"):
             case logs.EVENTS_INGESTED:
@@ -141,7 +141,7 @@ class Pipeline:
                 meters["set_aside"].add(at, _count(line, "set_aside"))
             case logs.RECORDS_CONSUMED:
                 meters["consumed"].add(at, _count(line, "consumed"))
-                meters["consumed"].touch(at)  # a batch of nothing but poison is done, too
+                meters["consumed"].touch(at)  # a batch of quarantined records only is processed, too
                 if isinstance(line.get("behind_seconds"), int | float):
                     meters["consumed"].lag_s = max(0.0, float(line["behind_seconds"]))
                 shard = str(line.get("shard_id"))
@@ -167,7 +167,7 @@ class Pipeline:
         elif self._redrive_since is None:
             self._redrive_since = self._clock()
 
-    # --- what the panel shows
+    # --- output
 
     def row(self) -> dict[str, Any]:
         now = self._clock()
@@ -213,7 +213,7 @@ class Pipeline:
         }
 
     def _detail(self, stage: Stage) -> str | None:
-        """Return what the source or the function itself said, for whoever looks into it."""
+        """Return the original message of the source or function."""
         if stage.name == "consumed" and self._stopped:
             return min(self._stopped.values())[1]
         return self._why_unknown(stage.source)
@@ -233,20 +233,20 @@ class Pipeline:
         return "stuck" if now - waits > patience else "waiting", now - waits, None
 
     def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Told | None:
-        """What can be said of a stage without comparing it with the one before."""
+        """Return the state of a stage without comparing it with the one before."""
         told: Told | None = None
         match stage.name:
             case "redriven":
                 told = self._redrive(usual, meter, now)
             case "published":
                 left = sum(self._left_for_redrive.per_minute(now))
-                told = usual, meter.lag_s, f"{left} left to be redriven in this hour" if left else None
+                told = usual, meter.lag_s, f"{left} queued for redrive in this hour" if left else None
             case "archived" if not self._unarchived:
                 again = sum(self._accepted_again.per_minute(now))
-                note = f"{again} came in requests sent again, which add nothing" if again else None
+                note = f"{again} in repeated requests, which add nothing" if again else None
                 told = usual, meter.lag_s, note
             case "set_aside":
-                told = usual, None, "look at them: milkrun quarantine" if usual == "ok" else None
+                told = usual, None, "see: milkrun quarantine" if usual == "ok" else None
             case "consumed" if self._stopped:
                 at, _ = min(self._stopped.values())
                 state = "stuck" if now - at > stage.patience_s else "waiting"
@@ -270,14 +270,14 @@ class Pipeline:
         return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} wait in the queue"
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
-        """Since when the oldest of what the stage before let go waits here; None if nothing does."""
+        """Return since when the oldest event of the previous stage waits here; None if none does."""
         if stage.after is None or self._why_unknown(_SOURCES[stage.after]):
             return None
         if stage.name == "archived":
-            # Not by time: a request sent again adds no object.
+            # Not by time, because a repeated request adds no object.
             return min(self._unarchived.values(), default=None)
         done_to = (meter.last_at or 0.0) + stage.slack_s
-        # What waits for longer than the window is forgotten by the stage before, not here.
+        # Waits longer than the window are forgotten by the previous stage, not here.
         since = self._waiting_since.get(stage.name, 0.0)
         if since <= done_to:
             since = self.meters[stage.after].first_after(done_to) or 0.0
@@ -293,7 +293,7 @@ class Pipeline:
             return "stuck", f"Stuck at “{stuck['title']}”{since}{note}.", stuck["name"]
         unknown = [stage["title"] for stage in stages if stage["state"] == "unknown"]
         if unknown:
-            return "unknown", f"Not known of {', '.join(unknown)}: see the sources.", None
+            return "unknown", f"Unknown: {', '.join(unknown)}; see the sources.", None
         reconciled = self.reconciled
         if reconciled.state == "done" and reconciled.equal is False:
             n = len(reconciled.found["differences"]) + int(reconciled.found["more"])
@@ -305,10 +305,10 @@ class Pipeline:
             and not (stage["name"] == "marts" and self._marts_patience_s is None)
         ]
         if waiting:
-            return "busy", f"On its way: something waits at {', '.join(waiting)}, not for long yet.", None
+            return "busy", f"Busy: events wait at {', '.join(waiting)}, but not for long yet.", None
         if by_state["idle"] == len(stages):
-            return "idle", "Nothing came in the last hour.", None
-        return "healthy", "Everything that was accepted came through.", None
+            return "idle", "No events in the last hour.", None
+        return "healthy", "All accepted events have arrived.", None
 
     def _latency(self, now: float) -> dict[str, Any]:
         at, known = self._latency_known

@@ -1,6 +1,6 @@
-"""What all pollers share: pace, clients, the known object keys, and the thread that asks a source again and again.
+"""Shared by all pollers: interval, clients, known object keys, and the thread that reads a source repeatedly.
 
-The state belongs to the event loop: a poller hands over what it read, parsed, and never touches it.
+The state belongs to the event loop: a poller passes parsed values to it and never touches it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tools.console import health
 from tools.console.replay import Kinds
 from tools.console.state import ConsoleState
 
-# A source that took long is asked again after so many times as long: a page must not be a load.
+# A slow source is read again after a multiple of its duration, so that a page causes little load.
 SPARING = 10
 LONGEST_PAUSE_S = 60.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -29,7 +29,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds between two looks. 0: only when somebody asks for it."""
+    """Seconds between two reads. 0: only on demand."""
 
     listing: float = 2.0
     live_listing: float = 30.0
@@ -40,12 +40,12 @@ class Pace:
     warehouse: float = 5.0
     reconcile: float = 300.0
     unwatched: float = 60.0
-    # A statement of the warehouse that takes longer is given up: it may never be answered.
+    # A warehouse statement is abandoned after this time, because it may never be answered.
     give_up_after: int = 6
 
 
 class Clients:
-    """One client a service, made when first needed; made anew when credentials ran out."""
+    """One client per service, created on first use, and again after credentials expired."""
 
     def __init__(self, outputs: Outputs) -> None:
         self._outputs = outputs
@@ -53,7 +53,7 @@ class Clients:
         self._made: dict[str, Any] = {}
 
     def __call__(self, service: str) -> Any:
-        with self._lock:  # making clients is not safe in several threads
+        with self._lock:  # creating clients is not thread-safe
             if service not in self._made:
                 self._made[service] = self._outputs.aws(service, attempts=2)
             return self._made[service]
@@ -67,7 +67,7 @@ class Clients:
 
 
 class Session:
-    """A session of the warehouse for one user at a time, opened when first needed."""
+    """A session of the warehouse for one user at a time, opened on first use."""
 
     def __init__(self, outputs: Outputs, give_up_after_s: int) -> None:
         self._outputs = outputs
@@ -84,13 +84,13 @@ class Session:
                     self._warehouse = self._open.enter_context(self._outputs.warehouse(self._give_up_after_s))
                 yield self._warehouse
             except MissingObject:
-                raise  # Snowflake understood the statement, so the session is as it was
+                raise  # Snowflake understood the statement, so the session is still usable
             except Exception:
                 self.close()
                 raise
 
     def close(self) -> None:
-        """Not waited for: what is broken says goodbye to nobody for as long as it may."""
+        """Close in the background, because a broken connection may take long to close."""
 
         def close(session: ExitStack) -> None:
             with suppress(Exception):
@@ -101,15 +101,15 @@ class Session:
 
 
 class Keys:
-    """Which objects of the last hours are known; safe to ask from any thread."""
+    """The known objects of the last hours; can be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._hours: dict[datetime, set[int]] = {}
 
     def add(self, name: ObjectName) -> bool:
-        """Whether it is new."""
-        # 64 bits of a hash: a third of a million keys meet by chance once in a hundred million days.
+        """Return whether the key is new."""
+        # 64 bits of a hash: a third of a million keys collide by chance once in a hundred million days.
         known = hash(name.key)
         with self._lock:
             hour = self._hours.setdefault(name.hour, set())
@@ -128,7 +128,7 @@ class Keys:
 
 @dataclass
 class Shared:
-    """What the pollers have in common."""
+    """Shared code of the pollers."""
 
     outputs: Outputs
     stage: str
@@ -147,7 +147,7 @@ class Shared:
             self.loop.call_soon_threadsafe(what, *args)
 
     def ask[T](self, what: Callable[[], T]) -> T:
-        """`what()` as the event loop answers it."""
+        """Return the result of `what()`, called in the event loop."""
 
         async def asked() -> T:
             return what()
@@ -156,10 +156,10 @@ class Shared:
 
 
 class Poller(threading.Thread):
-    """`look` once, return how long to wait until the next one."""
+    """Call `look` once; return the seconds until the next call."""
 
     source = ""
-    # Asked even while nobody looks at the page.
+    # Read even if no page is open.
     always = False
 
     def __init__(self, shared: Shared) -> None:
@@ -186,7 +186,7 @@ class Poller(threading.Thread):
                 self._failures = 0
                 self._say("ok")
                 self._wait(max(pause, min(SPARING * took, LONGEST_PAUSE_S) if pause else 0))
-            except Exception as fault:  # whatever it is, it is this source's alone
+            except Exception as fault:  # any exception is this source's own
                 if self.shared.over.is_set():
                     return
                 if health.is_about_credentials(fault):
@@ -197,7 +197,7 @@ class Poller(threading.Thread):
                 self._failures += 1
 
     def failed(self) -> None:
-        """For whoever must begin anew."""
+        """Discard what was read, for a poller that must start again."""
 
     def wake(self) -> None:
         self.woken.set()

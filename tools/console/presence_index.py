@@ -1,7 +1,7 @@
-"""The enters at exclusive places that the console knows of, and which open visits they contradict.
+"""The known enters at exclusive places, and the open visits that they contradict.
 
-The rule is `ops/presence.py`. Enters come from visits (their first one), from archived events, and from the visits
-table where a contradiction was found: the table knows the later enters of visits that merged.
+The rule is `ops/presence.py`. Enters come from visits (their first one), from archived events, and, if there
+is a contradiction, from the visits table, which has the later enters of merged visits.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -11,7 +11,7 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence import EXCLUSIVE_TAGS, contradictions, position_of
 
 MAX_ENTERS = 20
-"""Per device: only the last enter at each place, and the one after it, decide."""
+"""Per device: only the last enter at each place, and the one after it, matter."""
 
 type Known = tuple[Fence, str]
 
@@ -26,12 +26,12 @@ class PresenceIndex:
         return fence.tag in self._exclusive_tags
 
     def learn(self, event: GeofenceEvent) -> bool:
-        """Return whether the device's contradictions are now different. Of two contents of an id the least counts."""
+        """Return whether the device's contradictions changed. Of two contents of an id the smaller counts."""
         if event.kind != "enter" or not self.is_exclusive(event.fence):
             return False
         enters = self._enters.setdefault(event.device_id, {})
         known = enters.get((event.fence, event.event_id))
-        # Content "" is that of a visit, which tells only when it began.
+        # Content "" is from a visit, of which only the start is known.
         if known and known.type and (not event.type or content_of(known) <= content_of(event)):
             return False
         if known and not event.type:
@@ -45,7 +45,7 @@ class PresenceIndex:
         return self._of(event.device_id) != before
 
     def replace(self, device_id: str, events: Iterable[GeofenceEvent]) -> bool:
-        """Take the enters of a device as the visits table has them. Return whether anything is now different."""
+        """Add the enters of a device from the visits table. Return whether anything changed."""
         before = self._of(device_id)
         self._enters[device_id] = {(event.fence, event.event_id): event for event in events}
         self._found.pop(device_id, None)

@@ -1,4 +1,4 @@
-"""The latest good and bad events, bounded in number and in bytes; counted exactly since the last reset."""
+"""The latest accepted and rejected events, limited in number and bytes; counted exactly since the last reset."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 from tools.console import parse_object
 from tools.console.parse_object import Event
 
-# kind: (how many, how many bytes of stored lines)
+# kind: (maximum number, maximum bytes of stored lines)
 BOUNDS = {"good": (5000, 12 << 20), "bad": (2000, 6 << 20)}
 
 
@@ -33,11 +33,11 @@ class RecentEvents:
             self._bytes[event.kind] -= held.popleft().size
 
     def skipped(self, kind: str, lines: int) -> None:
-        """Events that came too thick to be read are counted all the same."""
+        """Count events that came too fast to be read."""
         self.counted[kind] += lines
 
     def take_fresh(self, most: int) -> tuple[dict[str, list[Event]], int]:
-        """What came since the last call, newest first, at most so many of each; and how many were left out."""
+        """Return events since the last call, newest first, at most so many per kind; and the number omitted."""
         fresh = {kind: list(islice(reversed(events), most)) for kind, events in self._fresh.items()}
         left_out = sum(map(len, self._fresh.values())) - sum(map(len, fresh.values()))
         for events in self._fresh.values():
@@ -60,7 +60,7 @@ class RecentEvents:
         return next((e for e in self._newest("all") if e.key == key and e.line == line), None)
 
     def in_object(self, part: str, limit: int) -> list[Event]:
-        """One event of each object whose key contains `part`, without regard to case."""
+        """Return one event of each object whose key contains `part`, ignoring case."""
         found: dict[str, Event] = {}
         for event in self._newest("all"):
             if part in event.key.casefold() and len(found) < limit:
@@ -79,7 +79,10 @@ class RecentEvents:
         code: str = "",
         q: str = "",
     ) -> list[Event]:
-        """Newest first. Empty means any; `q` is looked for in id, device and type, without regard to case."""
+        """Return events, newest first.
+
+        Empty filters match any; `q` is searched in id, device and type, ignoring case.
+        """
         wanted = q.casefold()
         found = (
             event
@@ -144,7 +147,7 @@ def row(event: Event) -> dict[str, Any]:
 
 
 def whole(event: Event, bucket: str, database: str) -> dict[str, Any]:
-    """With the text as it lies in S3, and where to find it again."""
+    """Return the event with its text as stored in S3, and where to find it."""
     stored = event.stored.decode(errors="replace")
     raw, base64_ = (stored, None) if event.kind == "good" else parse_object.raw_of(event.stored)
     table = "EVENTS" if event.kind == "good" else "REJECTED"

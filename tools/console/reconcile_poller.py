@@ -1,4 +1,4 @@
-"""The comparison of `milkrun reconcile`, again and again."""
+"""Run the comparison of `milkrun reconcile` repeatedly."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from tools.console.polling import Poller, Shared
 
 
 class ReconcilePoller(Poller):
-    """The same comparison as `milkrun reconcile`, of the last two hours; one at a time."""
+    """Compares the last two hours like `milkrun reconcile`; one comparison at a time."""
 
     HOURS = 2
     SETTLE_S = 60
@@ -21,7 +21,7 @@ class ReconcilePoller(Poller):
         self._began_at: float | None = None
 
     def ask(self) -> bool:
-        """Run now; False if it is running."""
+        """Run now; return False if it is already running."""
         if self.state.pipeline.reconciled.state == "running":
             return False
         self.state.pipeline.reconciled.state = "running"
@@ -39,7 +39,7 @@ class ReconcilePoller(Poller):
         self.shared.tell(setattr, self.state.pipeline.reconciled, "state", "running")
         try:
             result = self._compared()
-        except Exception as fault:  # said where the result would stand; the sources speak for themselves
+        except Exception as fault:  # shown instead of the result; the sources report their own errors
             result = {"state": "failed", "equal": None, "problem": health.reason_of(fault), "found": {}}
         self.shared.tell(self._done, result, time.monotonic() - self._began_at)
         return 0.1

@@ -1,4 +1,4 @@
-"""A morning from the archive, in the compact form that a time slider wants."""
+"""A time range of the archive, in a compact form for the time slider."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +16,14 @@ from tools.console import known_visits, parse_object
 from tools.console.parse_object import Crossing, Position
 
 LONGEST = timedelta(hours=24)
-# What happened until `to` may be received so much later; what comes later still is not looked for.
+# How much later an event may have been received; later ones are not found.
 LATE = timedelta(hours=12)
 MAX_OBJECTS = 3000
 MAX_POSITIONS = 300_000
 READERS = 4
 
 type Kinds = Callable[[], Mapping[str, Kind]]
-"""Asks, once, which types are geofence events at this stage."""
+"""Returns, once, the stage's geofence event types."""
 
 
 def replay(
@@ -35,7 +35,7 @@ def replay(
     rule: Rule,
     exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
 ) -> dict[str, Any]:
-    """Every position and visit between these times, by the devices' clocks."""
+    """Return every position and visit between these times, by the devices' clocks."""
     positions: dict[str, list[Position]] = {}
     crossings: list[Crossing] = []
     objects = events = kept = 0
@@ -74,7 +74,7 @@ def replay(
 
 
 def days(archive: Archive, now: datetime) -> list[str]:
-    """The days of the last year of which the archive has events, by the time they were received."""
+    """Return the days of the last year with archived events, by time of receipt."""
     oldest = f"events/dt={now - timedelta(days=366):%Y-%m-%d}/"
     return [
         prefix.removeprefix("events/dt=").rstrip("/")
@@ -88,14 +88,14 @@ def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> 
         body = archive.body(found.key)
         return None if body is None else parse_object.read(found.key, body, found.modified_at, kinds())
 
-    # What was received before `start` had not happened after it; S3's times are whole seconds.
+    # An event received before `start` cannot have happened after it; S3's times are full seconds.
     received = (
         found
         for found in archive.received("events/", start, end)
         if found.modified_at >= start - timedelta(seconds=2)
     )
     with ThreadPoolExecutor(READERS, thread_name_prefix="console-replay") as readers:
-        # Few at a time: what is read and not taken yet lies in memory.
+        # Only a few at a time, because objects that were read and not used yet are in memory.
         for some in batched(received, 2 * READERS, strict=False):
             yield from (each for each in readers.map(read, some) if each is not None)
 
@@ -118,7 +118,7 @@ def _track(device_id: str, points: list[Position], start: float) -> dict[str, An
 
 
 def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[str]) -> list[dict[str, Any]]:
-    """By the consumer's own function over the crossings of this time."""
+    """Compute visits with the consumer's own function from the crossings of this time."""
     events = [parse_object.event_of(crossing) for crossing in crossings]
     contradicting = {
         (each.pair, each.visit.entered_event_id): each.contradicted_by

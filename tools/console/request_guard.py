@@ -1,7 +1,7 @@
-"""Who may ask, and what a browser may do with the answer.
+"""Decide who may send requests, and set headers that restrict the browser.
 
-The console listens on loopback, where every page of every other site can send requests to: what names another
-host (DNS rebinding) or comes from another origin is refused before anything is looked at.
+The console listens on loopback, where pages of other sites can send requests, so requests with another host
+(DNS rebinding) or another origin are refused first.
 """
 
 import re
@@ -24,7 +24,7 @@ HEADERS = {
 
 
 def policy(tiles: str | None) -> str:
-    """The Content-Security-Policy. Only tiles that somebody asked for come from elsewhere."""
+    """Return the Content-Security-Policy. Only tiles from --tiles may come from elsewhere."""
     elsewhere = ""
     if tiles:
         at = urlsplit(re.sub(r"[{}]", "", tiles))
@@ -83,7 +83,7 @@ class RequestGuard:
         origin = headers.get("origin")
         if origin is not None and origin.lower().removeprefix("http://") not in self._hosts:
             return "The console answers only to its own pages."
-        # A link on somebody's page may lead here; nothing but a whole page comes of it.
+        # Links from other pages are allowed, but only for whole pages.
         is_link = headers.get("sec-fetch-mode") == "navigate" and not path.startswith("/api/")
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_link:
             return "The console answers only to its own pages."

@@ -1,4 +1,4 @@
-"""JSON answers, and how the console says no."""
+"""JSON responses and errors."""
 
 from http import HTTPStatus
 
@@ -12,7 +12,7 @@ Raw = msgspec.Raw
 
 
 class Problem(Exception):
-    """To be answered as problem+json (RFC 9457). `source` names the one that is down."""
+    """An error, answered as problem+json (RFC 9457). `source` names the unavailable source."""
 
     def __init__(self, status: int, detail: str, source: str | None = None) -> None:
         super().__init__(detail)

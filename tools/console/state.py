@@ -1,5 +1,7 @@
-"""All that the console knows, in memory and bounded. Only the event loop's thread touches it, so a look at it is
-one instant: no lock, nothing half changed."""
+"""The console's whole state, in memory and bounded.
+
+Only the event loop's thread uses it, so no locks are needed.
+"""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,7 +19,7 @@ from tools.console.recent_events import RecentEvents
 
 SNAPSHOT_EVENTS = 100
 EVENTS_A_MESSAGE = 100
-# After the last look at the page the sources that cost something are asked for so much longer.
+# How long after the last page was closed expensive sources are still read.
 LINGER_S = 60.0
 
 
@@ -38,16 +40,16 @@ class ConsoleState:
         self.fleet = Fleet(places)
         self.events = RecentEvents()
         self.visits = KnownVisits(exclusive_tags)
-        # Of the stage's visit rule; set once the stage was asked.
+        # The stage's visit rule, set once it was read.
         self.min_confidence = 0
-        # Fence → what the marts say of its visits.
+        # Fence → the marts' information about its visits.
         self.mart_places: dict[str, dict[str, Any]] = {}
         self.pipeline = Pipeline(self.sources.why_unknown, marts_patience_s, clock)
         self.viewers = 0
         self._looked_at = 0.0
         self._reset_at = 0
         self.was_reset = False
-        # Devices that crossed a fence since somebody asked: their visits may have changed.
+        # Devices that crossed a fence since the last read, so their visits may have changed.
         self._crossed: dict[str, None] = {}
         self.seen_from: float | None = None
         self.seen_to: float | None = None
@@ -58,10 +60,10 @@ class ConsoleState:
     def stage(self) -> dict[str, Any]:
         return self._stage | {"now": self.now()}
 
-    # --- what the sources tell
+    # --- input
 
     def take(self, read: Read, received_at: float) -> None:
-        """What an object held. Nothing received before the last reset is shown as an event."""
+        """Add an object's events. Nothing received before the last reset is shown as an event."""
         if received_at >= self._reset_at:
             for event in read.events:
                 self.events.add(event)
@@ -89,12 +91,12 @@ class ConsoleState:
         return crossed
 
     def reset(self) -> None:
-        # In whole seconds, as S3 tells its times: rather one too many of the same second than one too few.
+        # In full seconds, as S3's times: the last second before the reset may be included.
         self._reset_at = int(self._clock())
         self.events.forget()
         self.was_reset = True
 
-    # --- whether somebody looks
+    # --- whether a page is open
 
     def look(self) -> None:
         self._looked_at = self._clock()
@@ -103,7 +105,7 @@ class ConsoleState:
     def is_watched(self) -> bool:
         return self.viewers > 0 or self._clock() - self._looked_at < LINGER_S
 
-    # --- what is shown
+    # --- output
 
     def trucks(self, only: set[str] | None = None) -> list[dict[str, Any]]:
         return self.fleet.rows(self.visits.inside(), only)
@@ -128,14 +130,13 @@ class ConsoleState:
         }
 
     def news(self) -> list[tuple[str, dict[str, Any]]]:
-        """What changed since the last call, as messages of the stream; whoever gets none has missed nothing
-        if a snapshot follows."""
+        """Return the changes since the last call as messages of the stream."""
         told: list[tuple[str, dict[str, Any]]] = []
         if self.was_reset:
             self.was_reset = False
             told.append(("reset", {}))
         changes, is_other = self.visits.take_changes()
-        # Who entered or left a fence stands in the truck, too.
+        # The truck also has the fences that it entered or left.
         moved = self.fleet.changed | {visit["device_id"] for visit in _visits_in(changes)}
         if is_other:
             moved |= self.visits.open_devices()
@@ -157,7 +158,7 @@ class ConsoleState:
         return told
 
     def drop_news(self) -> None:
-        """The same without making messages: nobody listens."""
+        """Discard the changes, because no page is open."""
         self.was_reset = self.sources.changed = self.fleet.places_changed = False
         self.visits.take_changes()
         self.fleet.changed = set()

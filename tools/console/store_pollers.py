@@ -1,4 +1,4 @@
-"""The other sources: log lines, the visits table, the redrive queues, the warehouse."""
+"""The pollers of log lines, the visits table, the redrive queues and the warehouse."""
 
 import time
 from contextlib import suppress
@@ -19,13 +19,13 @@ from tools.console.event_rates import WINDOW_S
 from tools.console.known_visits import FEW_VISITS
 from tools.console.polling import Poller, Session, Shared
 
-# The marts are built by the hour.
+# dbt builds the marts hourly.
 PLACES_EVERY_S = 300.0
 PLACES_REACH = timedelta(days=35)
 
 
 class LogPoller(Poller):
-    """The functions' canonical lines: what the dashboard's metrics are made of."""
+    """The functions' canonical log lines, from which the dashboard's metrics come too."""
 
     source = "logs"
     always = True
@@ -34,7 +34,7 @@ class LogPoller(Poller):
         "redrive": logs.RECORDS_REDRIVEN,
         "consume": logs.RECORDS_CONSUMED,
     }
-    # Lines may be found this much later than their time.
+    # How long after its time a line may become visible.
     OVERLAP_S = 60.0
     MAX_LINES = 20_000
 
@@ -54,7 +54,7 @@ class LogPoller(Poller):
         request: dict[str, Any] = {
             "logGroupName": f"/aws/lambda/milkrun-{self.shared.stage}-{function}",
             "startTime": int(self._since[function] * 1000),
-            # What a function sets aside is told in a line of its own. LocalStack ignores the pattern.
+            # A function logs quarantined records in a line of its own. LocalStack ignores the filter pattern.
             "filterPattern": f'{{ ($.event = "{name}") || ($.event = "{logs.RECORDS_SET_ASIDE}") }}',
         }
         newest, read, seen = self._since[function] + self.OVERLAP_S, 0, self._seen[function]
@@ -62,7 +62,7 @@ class LogPoller(Poller):
             try:
                 page = client.filter_log_events(**request)
             except client.exceptions.ResourceNotFoundException:
-                return  # a function that has not run yet
+                return  # the function has not run yet
             for found in page["events"]:
                 at = found["timestamp"] / 1000
                 read += 1
@@ -80,7 +80,7 @@ class LogPoller(Poller):
         else:
             self.shared.tell(setattr, self.state.pipeline, "partial", True)
         self._since[function] = since = newest - self.OVERLAP_S
-        # Those that the next look will find again; times are whole milliseconds.
+        # Lines that the next read will return again; times are full milliseconds.
         self._seen[function] = {line: at for line, at in seen.items() if at > since - 0.002}
 
     def _logged(self, at: float, line: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class LogPoller(Poller):
 
 
 class VisitPoller(Poller):
-    """The visits table: at first, and to mend what the bus did not tell; without the bus, all the time."""
+    """The visits table: at the start, and for visits that the bus missed; without the bus, always."""
 
     source = "visits"
     DEVICES_A_LOOK = 20
@@ -125,7 +125,7 @@ class VisitPoller(Poller):
         return min(every, pace.visits) if is_all_verified and not new else 0.2
 
     def _verify(self) -> bool:
-        """Ask the table once about each contradiction: it knows the enters of visits that merged."""
+        """Read the table once per contradiction, because it has the enters of merged visits."""
         doubtful = self.shared.ask(self.state.visits.doubtful)
         self._verified = {device: doubt for device, doubt in self._verified.items() if device in doubtful}
         to_ask = [device for device, doubt in doubtful.items() if self._verified.get(device) != doubt]
@@ -140,7 +140,7 @@ class VisitPoller(Poller):
                 self.shared.exclusive_tags,
                 self.shared.rule,
             )
-            # None compete in the table: what the bus told is ahead of it. Then what is known here stands.
+            # None compete in the table, because the bus is ahead of it; then the values known here stay.
             if enters:
                 self.shared.tell(self.state.visits.verified, device, enters)
             self._verified[device] = doubtful[device]
@@ -163,7 +163,8 @@ class VisitPoller(Poller):
         held = self.shared.ask(self.state.visits.open_starts)
         missing = {start[0] for start in held if (start[0], start[3]) not in there}
         self.shared.tell(self._opened, rows, bool(self._asked))
-        # An index follows its table a moment later: with the bus, only what is missing twice is asked for.
+        # An index is updated a moment after its table: with the bus, only visits missing twice are read
+        # again.
         doubtful = missing & self._missing if self._reader.is_live else missing
         for device in sorted(doubtful)[: self.DEVICES_A_LOOK]:
             self.shared.tell(self.state.visits.reread, *self._of(device))
@@ -183,10 +184,10 @@ class RedriveQueuePoller(Poller):
 
 
 class WarehousePoller(Poller):
-    """What is loaded and what is in the marts. Asked only while somebody looks: a warehouse costs money."""
+    """Loaded and staged rows. Read only while a page is open, because a warehouse costs money."""
 
     source = "snowflake"
-    # Rows may appear this much later than the time that they bear.
+    # How long after its time a row may become visible.
     OVERLAP_S = 180.0
 
     def __init__(self, shared: Shared, session: Session) -> None:
@@ -200,7 +201,7 @@ class WarehousePoller(Poller):
             self._wait(3600)
             return 0
         with self._session() as warehouse:
-            # Not counted: to load the connector and sign in.
+            # Not counted: importing the connector and signing in.
             self._began = time.monotonic()
             self.ask(warehouse)
         return self.shared.pace.warehouse
@@ -238,7 +239,9 @@ class WarehousePoller(Poller):
         self._known_to = now
 
     def _places(self, warehouse: Snowflake) -> dict[str, dict[str, Any]]:
-        """What the marts know of each place's visits in the last weeks: the usual dwell and the latest visit."""
+        """Return the marts' information about each place's visits in the last weeks: usual dwell and latest
+        visit.
+        """
         try:
             rows = warehouse.query(
                 "SELECT geofence_tag, geofence_external_id, COUNT(*) AS visits, COUNT(dwell_seconds) AS closed,"

@@ -1,4 +1,4 @@
-"""What a page asks for now and then, of the stores themselves. These wait for an answer: run them in a thread."""
+"""Queries of the stores for a page. They block: run them in a thread."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -29,7 +29,7 @@ class StoreQueries:
         self._session = session
 
     def where(self, what: str) -> dict[str, Any]:
-        """The journey of an event or an object. Refusal where the warehouse cannot be asked."""
+        """Return the journey of an event or object. Raises Refusal if the warehouse cannot be queried."""
         with self._session() as warehouse:
             finder = Finder(self._outputs, self._stage, warehouse)
             if object_name(what):
@@ -55,7 +55,7 @@ class StoreQueries:
         }
 
     def find_event(self, event_id: str) -> tuple[str, int | None] | None:
-        """Return the object that holds an event, and its line if known; None if it is nowhere."""
+        """Return the object that has an event, and its line if known; None if none has it."""
         for step in self.where(event_id)["steps"]:
             key = step["detail"].get("key")
             if key and object_name(str(key)):
@@ -64,7 +64,7 @@ class StoreQueries:
         return None
 
     def event_in(self, key: str, line: int | None, event_id: str | None) -> parse_object.Event | None:
-        """Return one event of an archived object: that line, else the one with that id."""
+        """Return one event of an archived object: that line, otherwise the one with that id."""
         archive = Archive(self._aws("s3"), self._outputs.bucket)
         found = next((each for each in archive.objects(key) if each.key == key), None)
         body = archive.body(key) if found else None
@@ -76,7 +76,7 @@ class StoreQueries:
         return None
 
     def _sql(self, what: str) -> list[str]:
-        """To be copied: the same questions as were asked."""
+        """Return the SQL that was run, for users to copy."""
         raw, text = f"{self._outputs.database}.RAW", quoted(what)
         if name := object_name(what):
             return [f"SELECT * FROM {raw}.{name.prefix.upper()} WHERE file_name = {text}"]
@@ -88,14 +88,14 @@ class StoreQueries:
         ]
 
     def device_visits(self, device_id: str, since: datetime) -> list[known_visits.Known]:
-        """From the visits table."""
+        """Return visits from the visits table."""
         rows = visits.visits_of_device(self._aws("dynamodb"), self._outputs.visits_table, device_id, since)
         return [known_visits.known(row) for row in rows]
 
     def mart_visits(
         self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None
     ) -> list[known_visits.Known]:
-        """From the mart; none where dbt has never run."""
+        """Return visits from the mart; none if dbt has never run."""
         sql = (
             "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"
             " exited_event_id, exit_missed, dwell_seconds, last_seen_at, app_dwell_seconds, crossings"
@@ -127,7 +127,7 @@ class StoreQueries:
             return daily_report.report(warehouse, self._outputs.database, day, zone, datetime.now(UTC))
 
     def daily(self, n: int) -> dict[str, Any]:
-        """Daily totals of the marts, by the day of the device's clock in UTC."""
+        """Return the marts' daily totals, by the day of the device's clock in UTC."""
         database, first = self._outputs.database, (datetime.now(UTC) - timedelta(days=n)).date()
         try:
             with self._session() as warehouse:
@@ -181,7 +181,7 @@ def _days(farms: list[dict[str, Any]], trucks: list[dict[str, Any]]) -> list[dic
 
 
 def _json(value: Any) -> Any:
-    """Decimals as numbers, times as text."""
+    """Convert decimals to numbers and times to text."""
     match value:
         case datetime():
             return parse_object.written(utc(value))

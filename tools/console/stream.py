@@ -1,4 +1,4 @@
-"""Server-sent events: one message, encoded once, for every page that is open."""
+"""Server-sent events: each message is encoded once for all open pages."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,7 @@ from tools.console.state import ConsoleState
 
 TICK_S = 0.5
 PING_S = 15.0
-# A page that is so many messages behind gets a new snapshot instead.
+# A page that is this many messages behind gets a new snapshot instead.
 MAX_BEHIND = 60
 
 
@@ -45,7 +45,7 @@ class Hub:
                 self._tell_of_pipeline()
 
     def flush(self) -> None:
-        """Send what changed; if nobody listens it is forgotten, and in the next snapshot."""
+        """Send the changes; if no page is open, discard them: the next snapshot has them."""
         if not self._pages:
             self._state.drop_news()
             return
@@ -62,7 +62,7 @@ class Hub:
     def _tell_of_pipeline(self) -> None:
         if not self._pages:
             if self._tick % 120 == 0:
-                self._state.pipeline.row()  # forgets what is older than the window
+                self._state.pipeline.row()  # drops what is older than the window
             return
         pipeline = encode(self._state.pipeline.row())
         if pipeline != self._pipeline:
@@ -82,7 +82,7 @@ class Hub:
             page.woken.set()
 
     async def listen(self) -> AsyncIterator[bytes]:
-        """The stream of one page, from a snapshot on. Between snapshot and subscription nothing can happen."""
+        """Stream to one page, starting with a snapshot. Snapshot and subscription are one step."""
         page = _Page()
         self.flush()
         self._pages.add(page)
@@ -91,7 +91,7 @@ class Hub:
             yield b"retry: 1000\n\n"
             while not self._over:
                 if page.wants_snapshot:
-                    # What others were to hear of until now is in the snapshot.
+                    # The snapshot includes the messages up to now.
                     self.flush()
                     was_reset = any(b"\nevent: reset\n" in message for message in page.messages)
                     page.messages.clear()
@@ -115,7 +115,7 @@ class Hub:
             self._state.viewers -= 1
 
     def close(self) -> None:
-        """End every stream; the pages try again by themselves."""
+        """End every stream; pages reconnect by themselves."""
         self._over = True
         for page in self._pages:
             page.woken.set()

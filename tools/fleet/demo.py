@@ -1,4 +1,4 @@
-"""Send a morning of collection rounds through the running stack and check every number against its truth."""
+"""Send a morning of collection rounds through the running stack and check every count."""
 
 import secrets
 import tempfile
@@ -35,19 +35,19 @@ from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack
 
-# LocalStack serves no more than 10 to 15 requests a second, however many are under way.
+# LocalStack serves at most 10 to 15 requests per second, however many are concurrent.
 CONCURRENCY = 4
-# A stage of the flow is given up when nothing has moved in it for so long.
+# A stage of the flow fails if its count has not changed for this long.
 PATIENCE_S = 60.0
 VISITS_PATIENCE_S = 5.0
-# Each request is tried for so long; a stack of this machine that does not answer by then is down.
+# How long a request is tried; a local stack that does not answer by then is down.
 REQUEST_PATIENCE_S = 20.0
 PAIRS_PER_LOOK = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One number of the demo. `equal` may ask for more than equal counts: that the same ids are meant."""
+    """One count of the demo. `equal` may require more than equal counts: the same ids."""
 
     name: str
     expected: int
@@ -61,11 +61,11 @@ def command(
     *,
     events: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="NDJSON, plain or gzip, instead of a morning."),
+        typer.Option(
+            exists=True, dir_okay=False, help=("Send this file (NDJSON, plain or gzip) instead of a morning.")
+        ),
     ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Only let trucks drive, now, until Ctrl-C: look at the map.")
-    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="Only move trucks on the map, until Ctrl-C.")] = False,
     seed: int = 1,
     trucks: Annotated[int, typer.Option(min=1)] = 12,
     farms: Annotated[int, typer.Option(min=1)] = 40,
@@ -80,7 +80,7 @@ def command(
     before it sends invented trucks there.
     """
     if live and events:
-        raise typer.BadParameter("--live or --events, not both")
+        raise typer.BadParameter("give --live or --events, not both")
     if not events:
         terminal.confirm_sample_traffic(stage, yes)
     if stage == "local":
@@ -119,7 +119,7 @@ def command(
 
 
 class Demo:
-    """One run against one stack. Leaves `latencies` (seconds from post to queryable, one for each row)."""
+    """One run against one stack. `latencies` has the seconds from POST to queryable, per row."""
 
     def __init__(self, outputs: Outputs, ledger: Ledger, bars: Progress) -> None:
         self._outputs = outputs
@@ -170,7 +170,7 @@ class Demo:
                 self._bars.advance(task, len(lines))
 
     def _find_published(self, began_at: datetime) -> None:
-        """Read the stream itself from the beginning of this run, until every geofence event was met there."""
+        """Read the stream from the beginning of this run until every geofence event was found."""
         kinesis = self._outputs.aws("kinesis")
         task = self._bars.add_task("published", total=self._ledger.count("crossing"))
 
@@ -183,11 +183,11 @@ class Demo:
         until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=PATIENCE_S, every_s=1)
 
     def _find_consumed(self) -> None:
-        """Ask the consumer's table, device by device and fence by fence, which events it has taken in."""
+        """Look up in the consumer's table, pair by pair, which events it has processed."""
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
 
         def read() -> int:
-            # A few at a time: asking for all again and again would slow down what is waited for.
+            # A few at a time, because repeated reads of all pairs would slow the consumer down.
             for ids in self._of_pairs(
                 stores.consumed_event_ids, self._ledger.pairs_not_consumed(PAIRS_PER_LOOK)
             ):
@@ -199,7 +199,7 @@ class Demo:
     def _of_pairs[T](
         self, read: Callable[[Table, Pair], Iterable[T]], pairs: Iterable[Pair]
     ) -> Iterator[list[T]]:
-        """What `read` finds in the visits table for each pair, several of them at a time."""
+        """Return the result of `read` for each pair, reading several pairs concurrently."""
         with ThreadPoolExecutor(CONCURRENCY) as readers:
             table = Table(self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers)
             yield from readers.map(lambda pair: list(read(table, pair)), pairs)
@@ -262,13 +262,13 @@ class Demo:
         ]
 
     def _dropped(self) -> list[Line]:
-        """A line where there is one to show: events that were dropped after a 413."""
+        """Yield a line if events were dropped after a 413."""
         expected, found = self._ledger.dropped_truth, self._ledger.dropped_found
         note = "too large for any request: the phone drops and reports them"
         return [replace(_equal("+ dropped", expected, found), note=note)] if expected or found else []
 
     def some_visits(self, n: int) -> list[dict[str, object]]:
-        """The latest visits of this run in the mart."""
+        """Return the latest visits of this run in the mart."""
         with self._outputs.warehouse() as warehouse:
             devices = self._ledger.devices()[: stores.NAMES_PER_QUERY]
             return stores.latest_mart_visits(warehouse, self._outputs.database, devices, n) if devices else []
@@ -289,7 +289,7 @@ class Demo:
         )
 
     def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
-        """The same visits, not just as many. The consumer writes them after it has taken the events."""
+        """Compare the visits themselves, not only their number. The consumer writes them after the events."""
         found = until(find, lambda found: found == expected, patience_s=VISITS_PATIENCE_S)
         differing = sorted({stay.device_id for stay in found ^ expected})[:3]
         return Line(
@@ -313,17 +313,17 @@ def _lines_in(file: Path, bars: Progress) -> int:
     total = sum(1 for _ in read_lines(file))
     bars.remove_task(task)
     if not total:
-        raise Refusal(f"{file} holds no events")
+        raise Refusal(f"{file} has no events")
     return total
 
 
 def stack_memory_mib(environment: Mapping[str, str]) -> object:
-    """LocalStack, Snowflake and the functions together; memory that they share is counted once."""
+    """Return the memory of LocalStack, Snowflake and the functions; shared pages count once."""
     return memory.rows(Stack.of(environment).processes)[-1]["proportional_mib"]
 
 
 def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
-    """Let trucks drive until Ctrl-C, then say what was sent."""
+    """Move trucks until Ctrl-C, then print what was sent."""
     if outputs.console_url:
         terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
     began = time.monotonic()

@@ -1,7 +1,7 @@
-"""What was sent, what must become of it, and where it was found: by event id.
+"""The sent events by id: their expected outcome and where they were found.
 
-Every number of the demo is counted over these ids, so that a second run, or anybody else's events on the same
-stack, change nothing. On disk, because a file to send may be of any size.
+The demo counts these ids, so earlier runs and other events on the same stack do not matter. They are on disk,
+because a file of events may be of any size.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from ops.stores import Stay, stay
 from tools.fleet.rounds import Planned
 from tools.fleet.send import TOO_LARGE, Delivery, count_in, rejects_in
 
-# Where an event's id can have been found.
+# Where an event's id can be found.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
 PLACES: tuple[Place, ...] = ("answered", "archived", "published", "consumed", "loaded", "staged")
-# What the truth says of an event: accepted, a geofence event, one young enough for the consumer.
+# The expected outcome of an event: accepted, a geofence event, young enough for the consumer.
 type Truth = Literal["accepted", "crossing", "recent"]
 
 _TABLES = f"""
@@ -41,19 +41,19 @@ CREATE TABLE object (key TEXT PRIMARY KEY) WITHOUT ROWID;
 
 
 class Ledger:
-    """Use from one thread. `path` must not exist yet; None keeps it in memory."""
+    """Use from one thread. `path` must not exist; None keeps it in memory."""
 
     def __init__(self, path: Path | None = None, *, now: datetime | None = None) -> None:
         self._recent_from = (now or datetime.now(UTC)) - MAX_AGE
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
-        # A crash leaves nothing that anybody needs.
+        # The data is not needed after a crash.
         self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
         self.sent = 0
         self.received = 0
         self.accepted_copies = 0
         self.answered_copies = 0
         self.undelivered = 0
-        self.dropped_truth = 0  # events that alone make a request too large: nobody keeps them
+        self.dropped_truth = 0  # events that alone make a request too large: they are stored nowhere
         self.dropped_found = 0
         self.wrong_receipts = 0
         self.rejected_truth: Counter[str] = Counter()
@@ -66,7 +66,7 @@ class Ledger:
         self._db.close()
 
     def add(self, delivery: Delivery) -> list[str]:
-        """Enter one delivery: its events' truth, and the answer. Returns the keys not known before."""
+        """Enter one delivery: its events' expected outcomes, and the answer. Return the new object keys."""
         events, answer = delivery.post.events, delivery.answer
         self.sent += len(events)
         self.received += count_in(answer, "received")
@@ -100,7 +100,7 @@ class Ledger:
 
     @property
     def distinct_rejects(self) -> int:
-        """Rejected events as `rejected/` must hold them: those of a request that was sent again, once."""
+        """Return the number of rejected events expected in `rejected/`; a resent request counts once."""
         return int(self._db.execute("SELECT SUM(rejects) FROM refusal").fetchone()[0] or 0)
 
     def _note_rejects(self, events: Sequence[Planned]) -> None:
@@ -110,7 +110,7 @@ class Ledger:
             self._db.execute("INSERT OR IGNORE INTO refusal VALUES (?, ?)", (digest, len(rejects)))
 
     def mark(self, place: Place, event_ids: Iterable[str], *, only_ours: bool = False) -> None:
-        """Found there. An id that was never sent shows as a difference, unless `only_ours`."""
+        """Mark ids as found there. An id that was never sent counts as a difference, unless `only_ours`."""
         self._db.execute("BEGIN")
         self._mark(place, event_ids, only_ours=only_ours)
         self._db.execute("COMMIT")
@@ -125,30 +125,30 @@ class Ledger:
         return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)
 
     def differences(self, truth: Truth, place: Place, limit: int = 5) -> list[str]:
-        """Ids that are there and should not be, or should be and are not."""
+        """Return ids that are there unexpectedly, or missing."""
         sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"
         return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
 
     def keys(self, prefix: str) -> list[str]:
-        """The objects that the answers named."""
+        """Yield the objects that the answers named."""
         rows = self._db.execute("SELECT key FROM object WHERE key LIKE ? || '%' ORDER BY key", (prefix,))
         return [key for (key,) in rows]
 
     def event_ids(self) -> Iterator[str]:
-        """Of the accepted events."""
+        """Yield the ids of the accepted events."""
         for (event_id,) in self._db.execute("SELECT event_id FROM event WHERE accepted"):
             yield event_id
 
     def devices(self) -> list[str]:
-        """Of the accepted geofence events."""
+        """Return the devices of the accepted geofence events."""
         return [d for (d,) in self._db.execute("SELECT DISTINCT device_id FROM crossing ORDER BY 1")]
 
     def pairs(self) -> list[Pair]:
-        """Devices and fences of the accepted geofence events."""
+        """Return devices and fences of the accepted geofence events."""
         return self._pairs("SELECT DISTINCT device_id, tag, external_id FROM crossing ORDER BY 1, 2, 3", ())
 
     def pairs_not_consumed(self, limit: int) -> list[Pair]:
-        """Some of those of which the consumer was not yet found to have taken every event."""
+        """Return some pairs with events that the consumer was not yet found to have processed."""
         sql = """SELECT DISTINCT device_id, tag, external_id FROM crossing JOIN event USING (event_id)
             WHERE recent AND NOT consumed LIMIT ?"""
         return self._pairs(sql, (limit,))
@@ -158,7 +158,7 @@ class Ledger:
         return [Pair(device_id, Fence(tag, external_id)) for device_id, tag, external_id in rows]
 
     def stays(self, *, recent: bool = False) -> Iterator[Stay]:
-        """The rule over the accepted set, one (device, fence) in memory at a time."""
+        """Yield the visits of the accepted events by the rule, with one pair in memory at a time."""
         rows = self._db.execute("SELECT * FROM crossing ORDER BY device_id, tag, external_id")
         events = (_event(row) for row in rows)
         for _, group in groupby(events, key=lambda event: (event.device_id, event.fence)):
@@ -178,7 +178,7 @@ def _is_rejected(event: Planned) -> bool:
 
 
 def _adds_up(delivery: Delivery, rejected: int) -> bool:
-    """The receipt's own arithmetic, and that it speaks of what was sent."""
+    """Check the receipt's arithmetic, and that its total is what was sent."""
     answer = delivery.answer
     received = count_in(answer, "received")
     parts = sum(count_in(answer, name) for name in ("accepted", "duplicates", "rejected"))

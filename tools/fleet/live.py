@@ -1,4 +1,4 @@
-"""`milkrun demo --live`: trucks that drive now, until Ctrl-C. What the map shows of them is a few seconds old."""
+"""`milkrun demo --live`: trucks that move until Ctrl-C. The map shows them a few seconds later."""
 
 import json
 import random
@@ -13,14 +13,15 @@ from tools.fleet.rounds import Place, Plan, Planned, Post, places
 from tools.fleet.send import Client, Tally
 
 TICK_SECONDS = 3.0
-# So much faster than a truck, so that the eye sees it move; the events' clock is the real one.
+# The factor by which trucks drive faster than real ones, so that movement is visible; the events' clock is
+# real.
 SPEED_KMH = 50 * 12
 STOP_SECONDS = 20.0
 
 
 @dataclass(slots=True)
 class LiveTruck:
-    """One truck on its way to a place, or at one until `leaves_at` (seconds of the drive's clock)."""
+    """A truck that drives to a place, or is at one until `leaves_at` (seconds of the drive's clock)."""
 
     name: str
     number: int
@@ -30,7 +31,7 @@ class LiveTruck:
     leaves_at: float | None = None
 
     def tick(self, elapsed: float, now: datetime, goals: Sequence[Place]) -> Iterator[Planned]:
-        """Move by TICK_SECONDS and yield what the phone notes: its position, and each crossing."""
+        """Move by TICK_SECONDS and yield the phone's events: its position, and each crossing."""
         if self.leaves_at is not None:
             if elapsed < self.leaves_at:
                 return
@@ -71,7 +72,7 @@ class LiveTruck:
 
 @dataclass(slots=True)
 class LiveFleet:
-    """Trucks under way between the plant and the farms of a plan."""
+    """Trucks that drive between the plant and the farms of a plan."""
 
     plan: Plan
     goals: list[Place] = field(init=False)
@@ -87,13 +88,13 @@ class LiveFleet:
             self.trucks.append(LiveTruck(f"truck-{number:02d}", number, start, goal, own))
 
     def post(self, elapsed: float, now: datetime) -> Post | None:
-        """Return the request of one tick; None if every truck stands still."""
+        """Return the request of one tick; None if no truck moves."""
         events = [event for truck in self.trucks for event in truck.tick(elapsed, now, self.goals)]
         return Post(tuple(events), now) if events else None
 
 
 def drive(fleet: LiveFleet, client: Client, told: Callable[[Tally], None]) -> Tally:
-    """Post a tick every TICK_SECONDS until KeyboardInterrupt; return what it came to."""
+    """Post a tick every TICK_SECONDS until KeyboardInterrupt; return the result."""
     tally, began = Tally(), time.monotonic()
     try:
         while True:

@@ -1,8 +1,8 @@
 """A morning of milk collection, as the phones of a fleet would send it.
 
 `posts(plan)` yields the requests in the order sent, with one stretch of road per truck in memory. The same
-plan gives the same bytes. Each event carries what must become of it (accepted, or rejected with which code),
-so that whoever sends the morning knows the truth without asking the system under test.
+plan gives the same bytes. Each event has its expected outcome (accepted, or rejected with a code), so the
+sender knows the truth without asking the system under test.
 """
 
 import heapq
@@ -25,7 +25,7 @@ _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 
 
 def checked_run_id(text: str) -> str:
-    """As given. Raises ValueError."""
+    """Return a valid run id unchanged. Raises ValueError."""
     if len(text) != 8 or not set(text) <= set("0123456789abcdef"):
         raise ValueError(f"a run id is 8 hexadecimal digits, not {text!r}")
     return text
@@ -33,10 +33,10 @@ def checked_run_id(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a morning is made from. `run` (8 hex digits) begins every event id and ends every device id.
+    """The parameters of a morning. `run` (8 hex digits) begins every event id and ends every device id.
 
     `duplicates`, `late` and `invalid` are shares of the events: sent again, sent after a dead zone, added
-    broken. `begins_at` is aware; events reach about `rounds` × 3 hours beyond it.
+    as invalid. `begins_at` is aware; events span about `rounds` × 3 hours from it.
     """
 
     run: str
@@ -62,7 +62,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One event as it will be sent, and its fate: accepted where `code` is None, else rejected (or dropped) with it.
+    """An event and its expected outcome: accepted if `code` is None, otherwise rejected (or dropped) with it.
 
     `crossing` is set for accepted geofence events only.
     """
@@ -75,7 +75,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One request of one phone. In an envelope `user` stands once, beside the events."""
+    """One request of one phone. In an envelope `user` is given once, beside the events."""
 
     events: tuple[Planned, ...]
     sent_at: datetime
@@ -96,24 +96,24 @@ class Post:
                 text = f"[{','.join(texts)}]"
             case "envelope":
                 text = f'{{"events":[{",".join(texts)}],"user":{self.user}}}'
-        # A line of a file may hold bytes that are not UTF-8; they are sent as they are.
+        # A line of a file may have bytes that are not UTF-8; they are sent unchanged.
         return text.encode("utf-8", "surrogateescape")
 
 
 def posts(plan: Plan) -> Iterator[Post]:
-    """The requests of one morning, in the order sent."""
+    """Yield the requests of one morning, in the order sent."""
     fences = places(plan)
     numbers = range(plan.first_truck, plan.first_truck + plan.trucks)
     yield from heapq.merge(*(_phone(plan, n, fences) for n in numbers), key=lambda post: post.sent_at)
 
 
 def endless(plan: Plan) -> Iterator[Post]:
-    """Morning after morning, each with trucks and farms of its own: endless load in bounded memory."""
+    """Yield morning after morning, each with its own trucks and farms: an endless load in bounded memory."""
     for depot in count():
         yield from posts(replace(plan, first_truck=plan.first_truck + depot * plan.trucks))
 
 
-# --- what the trucks do
+# --- the trucks
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Place:
 
 
 def places(plan: Plan) -> list[Place]:
-    """The plant, then its farms."""
+    """Return the plant, then its farms."""
     rng = random.Random(f"{plan.seed}/farms/{plan.first_truck}")
     depot = plan.first_truck // plan.trucks
     plant = Place(
@@ -146,7 +146,7 @@ def places(plan: Plan) -> list[Place]:
 
 @dataclass(slots=True)
 class _Truck:
-    """A truck under way: its clock, its place, and the events its phone notes meanwhile."""
+    """A truck on its round: its clock, its place, and the events of its phone."""
 
     plan: Plan
     number: int
@@ -169,7 +169,7 @@ class _Truck:
         self.at += timedelta(**span)
 
     def note(self, type_: str, fields: Json, position: Place | None = None) -> Json:
-        """Write an event down as the phone does, with the phone's clock and position."""
+        """Record an event as the phone does, with the phone's clock and position."""
         here = position or self.place
         self.sequence += 1
         return {
@@ -197,7 +197,7 @@ class _Truck:
         self.keep(self.note(type_, fields, position))
 
     def cross(self, kind: Kind, duration_minutes: float | None = None) -> None:
-        """Note an enter, dwell or exit of the fence that the truck stands at."""
+        """Record an enter, dwell or exit of the fence where the truck is."""
         verb = {"enter": "entered", "dwell": "dwelled_in", "exit": "exited"}[kind]
         confidence = self.rng.choices((1, 2, 3), (1, 2, 7))[0]
         fence = self.place.fence
@@ -223,7 +223,8 @@ class _Truck:
 
 def _truck(plan: Plan, number: int, fences: list[Place]) -> _Truck:
     rng = random.Random(f"{plan.seed}/truck/{number}")
-    # An older SDK on every fifth phone writes user_entered_geofence; every eighth phone's clock is wrong.
+    # Every fifth phone has an older SDK that writes user_entered_geofence; every eighth phone's clock is
+    # wrong.
     spelling = (lambda name: name.replace("user.", "user_", 1)) if number % 5 == 4 else (lambda name: name)
     skew = timedelta(seconds=rng.uniform(-900, 900)) if number % 8 == 7 else timedelta(0)
     at = plan.begins_at + timedelta(seconds=rng.uniform(0, 1200), milliseconds=rng.randrange(1000))
@@ -239,7 +240,7 @@ def _truck(plan: Plan, number: int, fences: list[Place]) -> _Truck:
 
 
 def _drive(truck: _Truck, goal: Place) -> None:
-    """Go there at 50 km/h, telling the position every two minutes or so."""
+    """Drive there at 50 km/h, recording the position about every two minutes."""
     start, km = truck.place, truck.place.km_to(goal)
     minutes = max(2.0, km / 50 * 60)
     legs = max(1, round(minutes / 2.2))
@@ -283,7 +284,7 @@ def _stop(truck: _Truck, minutes: float) -> None:
 
 
 def _stretches(truck: _Truck, plant: Place, farms: list[Place]) -> Iterator[bool]:
-    """The truck's morning in stretches, True for each through which its phone had no network."""
+    """Yield the truck's morning in stretches, with True for those without a network."""
     for _ in range(truck.plan.rounds):
         truck.tell("user.started_trip")
         tour = truck.rng.sample(farms, min(len(farms), truck.rng.randint(4, 5)))
@@ -298,11 +299,11 @@ def _stretches(truck: _Truck, plant: Place, farms: list[Place]) -> Iterator[bool
         truck.wait(minutes=truck.rng.uniform(5, 20))
 
 
-# --- what the phones make of it
+# --- the phones
 
 
 def _phone(plan: Plan, number: int, fences: list[Place]) -> Iterator[Post]:
-    """What one phone sends: batches, after a dead zone a shuffled burst, and some things twice."""
+    """Yield the requests of one phone: batches, after a dead zone a shuffled burst, and duplicates."""
     truck = _truck(plan, number, fences)
     rng = truck.rng
     sent_at = plan.begins_at
@@ -334,7 +335,7 @@ def _posted(events: list[Planned], truck: _Truck, sent_at: datetime) -> Post:
     user = _compact(truck.user)
     if truck.form == "envelope":
         events = [replace(event, text=event.text.replace(f'"user":{user},', "", 1)) for event in events]
-        # What Radar's envelope says of the driver beyond the ids is personal data: it must not be stored.
+        # Other fields of Radar's envelope about the driver are personal data and must not be stored.
         user = _compact(truck.user | {"ip": "192.0.2.7", "metadata": {"phone": "+31 6 00000000"}})
     return Post(tuple(events), sent_at, truck.form, user, gzipped=truck.number % 2 == 0)
 
@@ -359,7 +360,7 @@ def _with_text(old: str, new: str) -> _Breakage:
     return lambda _, event: _compact(event).replace(old, new, 1)
 
 
-# Ways in which phones have been seen to get an event wrong, with the code that the contract answers.
+# Errors that phones were seen to make, with the code that the contract answers.
 BREAKAGES: tuple[tuple[str, _Breakage], ...] = (
     ("missing_id", _without("_id")),
     ("invalid_created_at", _with(createdAt="half past six")),
@@ -394,15 +395,15 @@ def _ahead(truck: _Truck) -> datetime:
 
 
 def _break_some(truck: _Truck) -> None:
-    """Add broken events, so many that their share comes to the plan's; every way of breaking has its turn."""
-    # A line cut short is one broken event in NDJSON; in an array it would make the whole body unreadable.
+    """Add invalid events until they have the plan's share, using every kind of error in turn."""
+    # In NDJSON a truncated line is one invalid event; in an array it would make the whole body unreadable.
     ways = BREAKAGES if truck.form == "ndjson" else BREAKAGES[:-1]
     for _ in list(truck.noted):
         if truck.rng.random() < truck.plan.invalid:
             event = truck.note("user.updated_trip", {})
             code, breakage = ways[(truck.number * 2 + truck.broken) % len(ways)]
             truck.broken += 1
-            # An NDJSON line is a document of its own: what is wrong in it makes the line not JSON.
+            # An NDJSON line is a document of its own, so an error in it makes the line invalid JSON.
             if truck.form == "ndjson" and code == "invalid_json_value":
                 code = "not_json"
             broken = Planned(breakage(truck, event), str(event["_id"]), code)

@@ -1,8 +1,8 @@
-"""Send events to the endpoint as a phone does, and see what each request came to.
+"""Send events to the endpoint as a phone does, and report each request's result.
 
-The client's rule (README, "For the app"): 2xx delete; 400 drop and report; 413 split in two and send again,
-a single event is dropped; any other 4xx keeps the batch and tries again with growing pauses; anything else,
-or no answer, sends the identical bytes again.
+The client's rule (README, "Send events"): 2xx delete; 400 drop and report; 413 split in two and send again, a
+single event is dropped; any other 4xx keeps the batch and tries again with growing pauses; anything else, or
+no answer, sends the identical bytes again.
 """
 
 import gzip
@@ -39,7 +39,7 @@ from tools.stack.identity import NO_DEVICE, Tokens
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
 
-# What becomes of an event that alone makes a request too large: the client's rule drops it.
+# The outcome of an event that alone makes a request too large: the client's rule drops it.
 TOO_LARGE = "body_too_large"
 # API Gateway itself answers after 29 seconds.
 _TIMEOUT = urllib3.Timeout(connect=3, read=32)
@@ -47,10 +47,10 @@ _TIMEOUT = urllib3.Timeout(connect=3, read=32)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one request came to: deleted from the phone, dropped, or still kept when patience ended.
+    """A request's result: deleted from the phone, dropped, or still kept at the timeout.
 
-    `status` is None where no answer came; `posted_at` and `seconds` are of the last try; `answer` is {} where
-    the body was no JSON object.
+    `status` is None if no answer came; `posted_at` and `seconds` are of the last try; `answer` is {} if the
+    body was not a JSON object.
     """
 
     post: Post
@@ -82,7 +82,7 @@ class Client:
         self._patience = patience
         self._first_pause = first_pause
         self._stopped = threading.Event()
-        # Resending is the client's rule, not the library's.
+        # Retries follow the client's rule, not the library's.
         self._http = urllib3.PoolManager(maxsize=connections, block=True, retries=False, timeout=_TIMEOUT)
 
     @classmethod
@@ -94,11 +94,11 @@ class Client:
         )
 
     def stop(self) -> None:
-        """End all pauses: what is not delivered stays with the phone."""
+        """End all pauses; undelivered requests stay with the phone."""
         self._stopped.set()
 
     def deliver(self, post: Post) -> list[Delivery]:
-        """Return one delivery, or one per part: a token names one device, and a server may want requests smaller."""
+        """Return one delivery, or one per part: per device if tokens are used, and smaller ones after a 413."""
         parts = by_device(post) if self._token_of else [("", post)]
         return [delivery for device, part in parts for delivery in self._deliver(part, device)]
 
@@ -126,7 +126,7 @@ class Client:
             seconds = time.perf_counter() - began
             statuses.append(status)
             fate = fate_of(status)
-            # Jitter keeps a fleet from coming back as one; Retry-After is the server's own wish.
+            # Jitter keeps phones from retrying at the same time; Retry-After comes from the server.
             longest = min(10.0, self._first_pause * 2 ** len(statuses))
             pause = max(wanted_pause, random.uniform(longest / 2, longest))
             patient = fate == "kept" and time.monotonic() + pause < give_up_at
@@ -178,16 +178,16 @@ def fate_of(status: int | None) -> Fate:
 def send(
     posts: Iterable[Post], client: Client, *, concurrency: int = 4, events_per_second: float = math.inf
 ) -> Iterator[Delivery]:
-    """Deliver in the order given, `concurrency` requests at a time; yield each delivery, in the same order.
+    """Deliver in the given order, `concurrency` requests at a time; yield the deliveries in the same order.
 
-    Draws from `posts` only what is under way, so that a stream of any length fits.
+    Reads from `posts` only what is being sent, so that a stream of any length fits into memory.
     """
     under_way: deque[Future[list[Delivery]]] = deque()
     due = time.monotonic()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="phone") as phones:
         try:
             for post in posts:
-                # A pace that fell behind is not made up for in a burst.
+                # Falling behind the rate is not made up for by a burst.
                 due = max(due, time.monotonic() - 1.0)
                 time.sleep(max(0.0, due - time.monotonic()))
                 due += len(post.events) / events_per_second
@@ -202,7 +202,7 @@ def send(
 
 
 def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
-    """As many of them as can be begun in that time."""
+    """Yield the posts that can be started within that time."""
     end = time.monotonic() + seconds
     for post in posts:
         if time.monotonic() >= end:
@@ -211,7 +211,7 @@ def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
 
 
 def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
-    """The first of them, the last one cut short so that exactly so many events are sent."""
+    """Yield the first posts, with the last one shortened so that exactly that many events are sent."""
     left = events
     for post in posts:
         if left <= len(post.events):
@@ -225,14 +225,14 @@ def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of an NDJSON file, plain or gzip, as the handler tells lines apart; bytes that are not UTF-8 kept.
+    """Yield the lines of an NDJSON file, plain or gzip, split as the handler does; invalid UTF-8 is kept.
 
-    Refusal where its gzip is damaged or cut short.
+    Raises Refusal if its gzip is damaged or truncated.
     """
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        # GzipFile reads members that were put one after another, as archives of logs often are.
+        # GzipFile also reads concatenated members, which are common in log archives.
         lines = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
         try:
             for line in lines:
@@ -243,12 +243,12 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def unjudged(text: str) -> Planned:
-    """A line sent for its own sake, with nothing expected of it."""
+    """Return a line with no expected outcome."""
     return Planned(text, "")
 
 
 def judged(text: str) -> Planned:
-    """A line with what must become of it, by the handler's own rule run here."""
+    """Return a line with its expected outcome, by the handler's own rule."""
     raw = text.encode("utf-8", "surrogateescape")
     if is_too_large_alone(raw):
         return Planned(text, "", code=TOO_LARGE)
@@ -262,7 +262,9 @@ def judged(text: str) -> Planned:
 
 
 def is_too_large_alone(line: bytes) -> bool:
-    """Whether a request of this line alone gets 413, so that the phone drops it and nothing of it is kept."""
+    """Return whether a request with only this line gets 413, so that the phone drops it and nothing is
+    stored.
+    """
     if len(line) > MAX_INFLATED_BYTES:
         return True
     return len(line) > MAX_BODY_BYTES and len(gzip.compress(line, mtime=0)) > MAX_BODY_BYTES
@@ -276,7 +278,7 @@ def posts_of_file(
     gzipped: bool = True,
     judge: Callable[[str], Planned] = unjudged,
 ) -> Iterator[Post]:
-    """The file's events as NDJSON requests of at most `batch_size` events and `max_bytes` uncompressed."""
+    """Yield the file's events as NDJSON requests of at most `batch_size` events and `max_bytes` uncompressed."""
     batch: list[Planned] = []
     size = 0
     for text in read_lines(path):
@@ -295,7 +297,7 @@ def posts_of_file(
 
 @dataclass(slots=True)
 class Tally:
-    """What a run of `send` came to, added up delivery by delivery."""
+    """The result of a run of `send`, added up per delivery."""
 
     requests: int = 0
     events: int = 0
@@ -346,18 +348,18 @@ def count_in(answer: Json, name: str) -> int:
 
 
 def rejects_in(answer: Json) -> list[tuple[int, str]]:
-    """Index and code of each rejected event of a receipt (or a 400): the first code of each."""
+    """Return index and first code of each rejected event of a receipt (or a 400)."""
     errors = answer.get("errors")
     firsts: dict[int, str] = {}
     for error in errors if isinstance(errors, list) else []:
-        # An event whose id had other content before it is named too, and is accepted.
+        # An event whose id had other content before is listed too, but is accepted.
         if isinstance(error.get("index"), int) and error.get("code") != "event_id_conflict":
             firsts.setdefault(error["index"], str(error.get("code")))
     return list(firsts.items())
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """The nearest-rank percentile: always a value that was measured. 0.0 for none."""
+    """Return the nearest-rank percentile, which is always a measured value; 0.0 if there is none."""
     if not values:
         return 0.0
     return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
@@ -378,29 +380,40 @@ def command(
     *,
     file: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="NDJSON, plain or gzip, instead of a morning."),
+        typer.Option(
+            exists=True, dir_okay=False, help=("Send this file (NDJSON, plain or gzip) instead of a morning.")
+        ),
     ] = None,
-    events: Annotated[int | None, typer.Option(min=1, help="So many events.")] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="Number of events.")] = None,
     duration: Annotated[
-        float | None, typer.Option(min=0, max=terminal.MAX_SECONDS, help="So many seconds.")
+        float | None, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Duration in seconds.")
     ] = None,
-    rate: Annotated[float, typer.Option(min=0.01, help="Events a second.")] = math.inf,
+    rate: Annotated[float, typer.Option(min=0.01, help="Events per second.")] = math.inf,
     trucks: Annotated[int, typer.Option(min=1)] = 12,
     farms: Annotated[int, typer.Option(min=1)] = 40,
     duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of events sent again.")] = 0.04,
-    late: Annotated[float, typer.Option(min=0, max=1, help="Share sent late, shuffled, in bursts.")] = 0.12,
-    invalid: Annotated[float, typer.Option(min=0, max=1, help="Share of broken events added.")] = 0.012,
-    batch: Annotated[int | None, typer.Option(min=1, max=500, help="Most events in a request.")] = None,
+    late: Annotated[
+        float, typer.Option(min=0, max=1, help=("Share of events sent late, shuffled and in bursts."))
+    ] = 0.12,
+    invalid: Annotated[float, typer.Option(min=0, max=1, help="Share of invalid events added.")] = 0.012,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=500, help=("Maximum number of events per request."))
+    ] = None,
     seed: int = 1,
     run: Annotated[
         str | None,
-        typer.Option(help="8 hexadecimal digits that begin every event id.", parser=_run_id, metavar="RUN"),
+        typer.Option(
+            help=("8 hexadecimal digits with which every event id begins."), parser=_run_id, metavar="RUN"
+        ),
     ] = None,
     begin: Annotated[
-        datetime, typer.Option(parser=terminal.time, help="When the morning begins.", metavar="TIME")
+        datetime, typer.Option(parser=terminal.time, help="Start of the morning.", metavar="TIME")
     ] = "8 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
-    gzip_: Annotated[bool | None, typer.Option("--gzip/--no-gzip", help="Else as each phone does.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
+    gzip_: Annotated[
+        bool | None,
+        typer.Option("--gzip/--no-gzip", help=("Form of the requests. Default: as each phone does.")),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")] = 4,
     patience: Annotated[
         float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds for which a request is tried.")
     ] = 120,

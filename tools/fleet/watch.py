@@ -1,4 +1,4 @@
-"""How long it takes from a post until its rows answer a SELECT: a second session that keeps asking."""
+"""Measure the time from a POST until its rows can be queried, in a second session."""
 
 import threading
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class _Expected:
 
 
 class Watch:
-    """Use as a context; `expect` from any thread. `latencies` has one figure, in seconds, for each row."""
+    """Use as a context; `expect` from any thread. `latencies` has the seconds of each row."""
 
     def __init__(
         self, connect: Callable[[], AbstractContextManager[Warehouse]], database: str, every_s: float = 0.2
@@ -45,7 +45,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(LAST_LOOK_S)  # not for ever: Snowflake may hang
+        self._thread.join(LAST_LOOK_S)  # with a timeout, because Snowflake may hang
 
     def expect(self, key: str, posted_at: datetime) -> None:
         """Watch for the rows of a new object of `events/` or `rejected/`."""
@@ -89,8 +89,8 @@ class Watch:
             with self._lock:
                 del self._pending[row["file_name"]]
             self.rows[table] += expected.rows
-            # Rows that stood there before the post (the same batch, sent again) say nothing of time. Whole
-            # seconds are enough to tell, and S3's clock and ours may differ by as much.
+            # Rows from before the POST (the same batch, sent again) have no latency. Compare whole seconds,
+            # because S3's clock and ours may differ by as much.
             if row["scanned_at"] > expected.posted_at - timedelta(seconds=1):
                 waited = (seen_at - expected.posted_at).total_seconds()
                 self.latencies.extend([waited] * expected.rows)

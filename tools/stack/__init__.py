@@ -1,1 +1,1 @@
-"""A whole Milkrun on this machine: AWS (LocalStack), Snowflake, and our functions deployed onto them."""
+"""A complete Milkrun on this machine: AWS (LocalStack), Snowflake, and our functions deployed to them."""

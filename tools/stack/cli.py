@@ -46,7 +46,7 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
         yield Stack(Settings.of(context.obj), step=lambda what: _timed(console, what)), console
     except KeyboardInterrupt:
         if context.info_name != "logs":
-            _complain("Interrupted. What this command had started is ended.")
+            _complain("Interrupted. Everything that this command started has ended.")
         raise
 
 
@@ -63,17 +63,18 @@ AuthOption = Annotated[
 def up(
     context: typer.Context,
     only: Annotated[
-        Literal["localstack", "snowflake"] | None, typer.Option(help="Start this part alone; deploy nothing.")
+        Literal["localstack", "snowflake"] | None, typer.Option(help="Start only this part; deploy nothing.")
     ] = None,
     *,
     discard: Annotated[
-        bool, typer.Option("--discard", help="Delete what AWS and the warehouse hold, and start anew.")
+        bool,
+        typer.Option("--discard", help=("Delete all data in AWS and the warehouse, and start from empty.")),
     ] = False,
     auth: AuthOption = None,
 ) -> None:
     """Start the local stack or repair it, and deploy what changed.
 
-    Only what is dead is started; nothing is deleted without --discard. Exit 1 where a dead process took data along.
+    Starts only dead processes and deletes nothing without --discard. Exit 1 if a dead process lost data.
     """
     with _stack(context) as (stack, console):
         began = time.monotonic()
@@ -160,11 +161,13 @@ def logs(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Such as ingest, consume, localstack, snowflake; all if none is named."),
+        typer.Argument(help="Such as ingest, consume, localstack, snowflake. Default: all."),
     ] = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of each, to begin with.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until Ctrl-C.")] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help=("Number of lines of each log to begin with."))
+    ] = 40,
 ) -> None:
     """Print the logs of the functions, LocalStack and Snowflake."""
     with _stack(context) as (stack, _):
@@ -190,7 +193,7 @@ def _timed(console: Console, what: str) -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> None:
-    """Once: a second Ctrl-C must not cut short the clearing up after the first."""
+    """Interrupt only once, so that a second Ctrl-C does not stop the clean-up after the first."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,5 +1,7 @@
-"""The console of the local stack: a guest. It is started in the background once there is something to look at,
-nobody waits for it but who asked for it, and nothing fails with it."""
+"""The console of the local stack.
+
+It starts in the background; no other part waits for it or fails with it.
+"""
 
 import socket
 import sys
@@ -12,7 +14,7 @@ NAME = "console"
 
 
 def launch(settings: Settings, processes: Processes) -> Process | None:
-    """The one that runs, else a new one; None where another program has its port."""
+    """Return the running console, or a new one; None if another program has its port."""
     if running := processes.alive(NAME):
         return running
     if not _is_free(settings.console_port):

@@ -1,4 +1,4 @@
-"""Our functions onto LocalStack, our DDL onto Snowflake, and where both can then be found."""
+"""Deploy our functions to LocalStack and our DDL to Snowflake, and return their addresses."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ WAREHOUSE = ("snowpipe/ddl",)
 
 
 def fingerprint(names: Iterable[str]) -> str:
-    """Changes whenever a file under one of `names` does."""
+    """Return a hash that changes with any file under `names`."""
     digest = hashlib.sha256()
     for name in names:
         top = ROOT / name
@@ -45,7 +45,7 @@ def fingerprint(names: Iterable[str]) -> str:
 
 
 def wanted(auth: identity.Auth) -> dict[str, str]:
-    """What a stack that is up to date was made from."""
+    """The hashes from which an up-to-date stack was built."""
     functions = f"{fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} {auth}"
     return {"functions": functions, "warehouse": fingerprint(WAREHOUSE)}
 
@@ -57,12 +57,12 @@ def deploy_functions(settings: Settings, processes: Processes, auth: identity.Au
         identity.publish_keys(settings, _client(settings, "s3"))
         parameters = identity.parameters(settings)
     with alone():
-        # osls would do this itself, with the stack's environment, which knows no way to the package registry.
+        # osls would install these itself, but the stack's environment has no access to the package registry.
         package: list[str | Path] = [sys.executable, "-m", "ops.package", "local"]
         run("package", package, settings.installation_environment, processes)
         environment = settings.aws_environment | {
             "SLS_NOTIFICATIONS_MODE": "off",
-            "SLS_AWS_MONITORING_FREQUENCY": "500",  # ms between looks: LocalStack does not mind
+            "SLS_AWS_MONITORING_FREQUENCY": "500",  # ms between polls; LocalStack has no rate limit
             "FORCE_COLOR": "0",
         }
         command: list[str | Path] = [OSLS, "deploy", "--conceal", "--stage", STAGE, "--region", REGION]
@@ -85,15 +85,15 @@ def run(name: str, command: list[str | Path], environment: Mapping[str, str], pr
         processes.end(process)
     if status != 0:
         log = processes.log(name)
-        raise StackError(f"{name} did not work: {_last_words(log)} (all of it in {log})")
+        raise StackError(f"{name} failed: {_last_words(log)} (complete log: {log})")
 
 
 def _last_words(log: Path) -> str:
-    """The line with the error, else the last one."""
+    """Return the line with the error, otherwise the last one."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|fail|refus|cannot|could not", line, re.IGNORECASE)]
-    return (errors or lines or ["it said nothing"])[-1][:300]
+    return (errors or lines or ["it printed nothing"])[-1][:300]
 
 
 def _client(settings: Settings, service: str) -> Any:
@@ -104,7 +104,7 @@ def _client(settings: Settings, service: str) -> Any:
 
 
 def outputs(settings: Settings, auth: identity.Auth) -> dict[str, Any]:
-    """What `outputs.json` says, read from the deployed CloudFormation stack."""
+    """Return the content of `outputs.json`, from the deployed CloudFormation stack."""
     cloudformation = _client(settings, "cloudformation")
     [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
     value = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}

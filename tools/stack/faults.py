@@ -4,19 +4,23 @@ from snowpipe.refusal import Refusal
 
 
 class StackError(Refusal):
-    """The stack could not do what was asked. The text is one line that says what is wrong and what to do."""
+    """The stack could not do what was asked. The message is one line with the cause and the next step."""
 
 
 class LostStateError(StackError):
-    """A process has died, and what only its memory held cannot be had back. Exit code 1."""
+    """A process has died, and data that it had only in memory is lost. Exit code 1."""
 
     def __init__(self, part: str, left: str, folder: str) -> None:
         lost = {
-            "localstack": "LocalStack has died, and with it S3's objects, the stream, the visits and the queues",
+            "localstack": (
+                "LocalStack has died, and with it S3's objects, the stream, the visits and the queues"
+            ),
             "kinesis": "LocalStack's Kinesis mock has died, and with it the records of the stream",
         }[part]
         super().__init__(
-            f"{lost}, which only its memory held; {left}. Nothing of {folder} was touched. To delete the rest too and"
-            " start anew: milkrun up --discard",
+            (
+                f"{lost}, which it had only in memory; {left}. Nothing in {folder} was changed. To "
+                "delete the rest and start from empty: milkrun up --discard"
+            ),
             1,
         )

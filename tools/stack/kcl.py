@@ -1,6 +1,6 @@
-"""`make kcl`: a KCL worker on this checkout's stack, or with STAGE on a deployed one, beside the function.
+"""`make kcl`: run a KCL worker beside the function, on this clone's stack or, with STAGE, on a deployed one.
 
-Both do the same work on the same stream: visits are made of a set of events, so that they only share it.
+Both process the same stream. Visits are a function of the set of events, so the result is the same.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from ops.outputs import ROOT, NoStackError, Outputs
 
-# What reaches the worker sooner than in production, where the first record may take two minutes.
+# Settings that start the worker sooner than in production, where the first record may take two minutes.
 IMPATIENT = (
     '{"shardSyncIntervalMillis":1000,"parentShardPollIntervalMillis":1000,"leaseAssignmentIntervalMillis":1000,'
     '"workerMetricsReporterFreqInMillis":1000,"inMemoryWorkerMetricsCaptureFrequencyMillis":500}'
@@ -17,7 +17,7 @@ IMPATIENT = (
 
 
 def environment_for(outputs: Outputs, stage: str, own: Mapping[str, str]) -> dict[str, str]:
-    """The function's own environment, and what a process outside Lambda needs besides."""
+    """Return the function's environment, plus the variables that a process outside Lambda needs."""
     consume = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
     local = {
         "AWS_ENDPOINT_URL": outputs.aws_endpoint_url or "",

@@ -30,20 +30,20 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         **settings.environment,
         "GATEWAY_LISTEN": f"{LOOPBACK}:{settings.port}",
-        "GATEWAY_SERVER": "twisted",  # a quarter less CPU a request than hypercorn; the plugin binds it
-        "MALLOC_ARENA_MAX": "2",  # of its hundred threads each would keep an arena of its own
+        "GATEWAY_SERVER": "twisted",  # uses a quarter less CPU per request than hypercorn; the plugin sets its address
+        "MALLOC_ARENA_MAX": "2",  # because each of its hundred threads would have its own arena
         "LOCALSTACK_HOST": f"{LOOPBACK}:{settings.port}",
-        "SQS_ENDPOINT_STRATEGY": "path",  # queue URLs without a name to look up
+        "SQS_ENDPOINT_STRATEGY": "path",  # queue URLs whose host needs no name resolution
         "EXTERNAL_SERVICE_PORTS_START": str(ports.start),
         "EXTERNAL_SERVICE_PORTS_END": str(ports.stop),
         "DNS_ADDRESS": "0",
-        "OVERRIDE_IN_DOCKER": "0",  # a /.dockerenv would make it write to /var/lib/localstack
+        "OVERRIDE_IN_DOCKER": "0",  # with a /.dockerenv it would write to /var/lib/localstack
         "FILESYSTEM_ROOT": str(settings.localstack_folder),
         "TMPDIR": str(settings.localstack_folder / "tmp"),  # where functions are unpacked
         "PROVIDER_OVERRIDE_DYNAMODB": "moto",
         "LAMBDA_RUNTIME_EXECUTOR": "process",
-        "LAMBDA_KEEPALIVE_MS": "60000",  # a burst's processes, 60 MB each, go when it is over
-        # Lambda looks at a stream every second, idle or not, and soon again after an error; the defaults here
+        "LAMBDA_KEEPALIVE_MS": "60000",  # so that the processes of a burst, 60 MB each, end soon after it
+        # Lambda polls a stream every second, also when idle, and soon after an error; LocalStack's defaults
         # grow to 10 s and 60 s.
         "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_EMPTY_POLL_SEC": "1",
         "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_ERROR_SEC": "5",
@@ -59,7 +59,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def kinesis_mock(process: Process) -> int | None:
-    """Return the process id of the Kinesis mock that LocalStack has started, whose records are in its memory alone."""
+    """Return the process id of LocalStack's Kinesis mock, which has the records only in memory."""
     for child in descendants(process):
         with contextlib.suppress(psutil.Error, ValueError):  # a zombie has no command line
             program, *words = psutil.Process(child.pid).cmdline()
@@ -95,7 +95,7 @@ def launch(settings: Settings, processes: Processes) -> Process:
 
 
 def _lay_out_kinesis_mock(folder: Path) -> None:
-    """LocalStack would fetch the mock at first use, for each new folder again; npm ci has brought it."""
+    """Link the mock that npm ci installed; otherwise LocalStack would download it for each new folder."""
     home = folder / "var/lib/localstack/lib" / KINESIS_MOCK / KINESIS_MOCK_VERSION
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "node_modules").is_symlink():
@@ -109,15 +109,15 @@ def is_ready(settings: Settings) -> bool:
     except (urllib.error.URLError, OSError, ValueError):
         return False
     if is_reachable_from_the_network(settings.port):
-        # Functions run as processes: whoever reaches the gateway can run code here.
+        # Functions run as processes, so anybody who can reach the gateway can run code here.
         raise StackError(
-            "LocalStack listens to the network, its plugin is old. Run: tools/setup.sh localstack"
+            "LocalStack listens on the network because its plugin is outdated. Run: tools/setup.sh localstack"
         )
     return healthy
 
 
 def is_reachable_from_the_network(port: int) -> bool:
-    """Whether something accepts connections to this port at an address of this machine other than loopback."""
+    """Return whether this port accepts connections at an address of this machine other than loopback."""
     addresses = [
         found.address
         for interface in psutil.net_if_addrs().values()

@@ -1,4 +1,4 @@
-"""What functions and servers wrote: the last lines of each, and on request whatever comes."""
+"""The log lines of functions and servers: the last ones, and with `follow` new ones."""
 
 import os
 import time
@@ -12,13 +12,13 @@ from tools.stack.faults import StackError
 from tools.stack.settings import Settings
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
-ONLY_IF_NAMED = ("deploy", "apply")  # what `up` does, told when it fails
+ONLY_IF_NAMED = ("deploy", "apply")  # of `up`, shown when it fails
 TAIL_BYTES = 256 * 1024
 LOOK_AGAIN_S = 0.3
 
 
 def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
-    """The log files of these names (a function's may leave out its stage), of all if none is named."""
+    """Return the log files of these names (a function's without its stage is enough), or of all."""
     files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
     files = [file for file in files if not file.name.endswith(".1.log")]
     chosen = [f for f in files if any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
@@ -31,7 +31,7 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
 
 
 def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
-    """Each line with its source in front; with `follow` until interrupted."""
+    """Yield each line with its source in front; with `follow` until interrupted."""
     tails = [_Tail(file) for file in files]
     width = max(len(file.stem) for file in files)
 
@@ -50,9 +50,7 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
 
 class _Tail:
-    """Whole lines since the last read; begins TAIL_BYTES before the end, and again when the file was turned
-    over.
-    """
+    """Reads complete lines since the last read, from TAIL_BYTES before the end, or anew after log rotation."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -67,7 +65,7 @@ class _Tail:
             self._open = self.file.open("rb")
             found += self._open.read()
         *whole, self._rest = found.split(b"\n")
-        # Lambda's runtime writes a traceback as one event, its lines parted by carriage returns.
+        # Lambda's runtime writes a traceback as one event, with carriage returns between its lines.
         return [part for line in whole for part in line.decode(errors="replace").split("\r") if part]
 
     def _inode(self) -> int:

@@ -4,7 +4,7 @@ from tools.stack.processes import Processes, descendants, description, memory
 
 
 def rows(processes: Processes) -> list[dict[str, object]]:
-    """One row a process, Lambda's among LocalStack's, and a last one with the sums."""
+    """Return one row per process, Lambda's among LocalStack's, and a last row with the sums."""
     found: list[dict[str, object]] = []
     resident = proportional = 0
     for top in processes.recorded():

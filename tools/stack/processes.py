@@ -1,4 +1,4 @@
-"""The stack's processes, known by number and start time: a number that was given out again is never ours."""
+"""The stack's processes, identified by number and start time, because the system reuses numbers."""
 
 import contextlib
 import json
@@ -13,22 +13,22 @@ from pathlib import Path
 import psutil
 
 KILLED_WITHIN_S = 10.0
-SAME_START_S = 1.5  # the machine's start is known to the second
+SAME_START_S = 1.5  # the machine's start time is known to the second
 
 
 @dataclass(frozen=True)
 class Process:
     name: str
     pid: int
-    started: float  # seconds after the machine's start, so that a clock that is set changes nothing
-    grace_s: float = 0  # from being asked to end until being made to
+    started: float  # seconds after the machine's start, so that setting the clock changes nothing
+    grace_s: float = 0  # from SIGTERM to SIGKILL
 
     def is_alive(self) -> bool:
         found = start_time(self.pid)
         return found is not None and abs(found - self.started) < SAME_START_S
 
     def is_stopped(self) -> bool:
-        """Whether it, or a process that it started, waits for SIGCONT."""
+        """Return whether it, or a process that it started, is stopped and waits for SIGCONT."""
         return any(_is_stopped(each.pid) for each in [self, *descendants(self)])
 
 
@@ -51,12 +51,12 @@ def start_time(pid: int) -> float | None:
 
 
 class Processes:
-    """Those of one stack, each with a record in `folder` from the moment it is started until it is ended."""
+    """The processes of one stack, each with a record in `folder` while it runs."""
 
     def __init__(self, folder: Path, logs: Path) -> None:
         self._folder = folder
         self._logs = logs
-        self._children: dict[Process, subprocess.Popen[bytes]] = {}  # those that this program started itself
+        self._children: dict[Process, subprocess.Popen[bytes]] = {}  # those that this program started
 
     def start(
         self,
@@ -66,7 +66,10 @@ class Processes:
         directory: Path,
         grace_s: float = 0,
     ) -> Process:
-        """Start in a session of its own, out of Ctrl-C's reach. Its output goes to `<logs>/<name>.log`."""
+        """Start in a session of its own, so that Ctrl-C does not reach it.
+
+        Output goes to `<logs>/<name>.log`.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("wb") as output:
@@ -95,7 +98,7 @@ class Processes:
         return next((p for p in self.recorded() if p.name == name and not p.is_alive()), None)
 
     def wake(self) -> list[Process]:
-        """Let every process go on that was stopped by a signal (SIGSTOP); return them."""
+        """Continue every process that was stopped by SIGSTOP; return them."""
         stopped = []
         for top in self.recorded():
             for process in [top, *descendants(top)] if top.is_alive() else ():
@@ -106,7 +109,7 @@ class Processes:
         return stopped
 
     def wait(self, process: Process) -> int:
-        """The exit status of one that this program started, negative for a signal."""
+        """Return the exit status of a process that this program started, negative for a signal."""
         return self._children[process].wait()
 
     def log(self, name: str) -> Path:
@@ -115,7 +118,7 @@ class Processes:
     def recorded(self) -> list[Process]:
         found = []
         for path in sorted(self._folder.glob("*.json")):
-            # A record cut short by a full disk names nothing that could be ended.
+            # A record truncated by a full disk names no process.
             with contextlib.suppress(ValueError, TypeError):
                 found.append(Process(**json.loads(path.read_text())))
         return found
@@ -124,7 +127,7 @@ class Processes:
         return next((p for p in self.recorded() if p.name == name and p.is_alive()), None)
 
     def end(self, process: Process) -> None:
-        """Ask, wait for its grace, insist; all that it had started ends with it, and its record goes."""
+        """Terminate it with all that it started, kill it after its grace period, and delete its record."""
         family = descendants(process) if process.is_alive() else []
         if process.grace_s and process.is_alive():
             os.kill(process.pid, signal.SIGTERM)
@@ -153,7 +156,7 @@ def _await_end(process: Process, seconds: float) -> None:
 
 
 def descendants(process: Process) -> list[Process]:
-    """The children of `process`, theirs, and so on."""
+    """Return the descendants of `process`."""
     try:
         found = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -167,9 +170,9 @@ def descendants(process: Process) -> list[Process]:
 
 @dataclass(frozen=True)
 class Memory:
-    """`pss_kib` counts a page that n processes share as 1/n of a page, so that it can be added up.
+    """Memory of a process. `pss_kib` counts a page that n processes share as 1/n, so sums are correct.
 
-    Where the system does not count like this, it is the resident size.
+    On systems without PSS it is the resident size.
     """
 
     rss_kib: int
@@ -177,7 +180,7 @@ class Memory:
 
 
 def memory(process: Process) -> Memory | None:
-    """None if it is gone, or belongs to somebody else."""
+    """Return None if it has ended or belongs to another user."""
     try:
         found = psutil.Process(process.pid).memory_full_info()
     except psutil.Error:
@@ -186,7 +189,7 @@ def memory(process: Process) -> Memory | None:
 
 
 def description(process: Process) -> str:
-    """The Lambda function that it runs, else its command line without folders."""
+    """Return the Lambda function that it runs, otherwise its command line without folders."""
     try:
         found = psutil.Process(process.pid)
         function = found.environ().get("AWS_LAMBDA_FUNCTION_NAME")

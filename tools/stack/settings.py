@@ -1,4 +1,4 @@
-"""Where a stack lies and which ports it has; the rest follows from these two."""
+"""The folder and ports of a stack, and everything that follows from them."""
 
 import hashlib
 import os
@@ -14,18 +14,20 @@ from tools.stack.faults import StackError
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
 LOOPBACK = "127.0.0.1"
-# ~/.aws may name another endpoint or a profile that wants a login, or may not be readable at all.
+# ~/.aws may name another endpoint or a profile that requires a login, or may not be readable.
 WITHOUT_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-# What a developer may set for the stack: its log level, the functions' architecture, and their way to AWS.
+# Variables that a developer may set for the stack: log level, the functions' architecture, their AWS
+# endpoint.
 PASSED_ON = ("LS_LOG", "NO_COLOR", "MILKRUN_ARCHITECTURE", "MILKRUN_LAMBDA_ENDPOINT")
 WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`environment` is what the stack's programs inherit: nothing of the caller's but where they find programs.
+    """`environment` is what the stack's programs inherit: of the caller's variables only those to find
+    programs.
 
-    `installation_environment` is for what installs packages, which may need a proxy or another index.
+     `installation_environment` is for package installers, which may need a proxy or another index.
     """
 
     folder: Path
@@ -48,7 +50,7 @@ class Settings:
             | WITHOUT_AWS_FILES
             | {name: environment[name] for name in PASSED_ON if name in environment},
             installation_environment=for_installation(environment)
-            # uv ends without a cache; tools/setup.sh uses the same folder then.
+            # uv fails without a cache; tools/setup.sh uses the same folder then.
             | ({} if writable else {"UV_CACHE_DIR": str(ROOT / ".venvs/cache/uv")}),
         )
 
@@ -66,17 +68,17 @@ class Settings:
 
     @property
     def external_ports(self) -> range:
-        """For what LocalStack starts beside its gateway."""
+        """The port base for processes that LocalStack starts beside its gateway."""
         return range(self.port + 10, self.port + 50)
 
     @property
     def endpoint_url(self) -> str:
-        # An address, not a name: S3 clients then put bucket names into the path.
+        # An address, not a name, so that S3 clients put bucket names into the path.
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def aws_environment(self) -> dict[str, str]:
-        """What makes boto3, osls and the Snowflake loader speak to this stack and to nobody else."""
+        """Return variables that direct boto3, osls and the Snowflake loader to this stack only."""
         return {
             **self.environment,
             "AWS_ENDPOINT_URL": self.endpoint_url,
@@ -86,7 +88,7 @@ class Settings:
             "AWS_DEFAULT_REGION": REGION,
             "MILKRUN_LOCAL": str(self.folder),
             "MILKRUN_PORT": str(self.port),
-            # The same for the same folder, so that a stack that is made anew has the endpoint and the key of before.
+            # Constant per folder, so that a recreated stack keeps its endpoint and key.
             "MILKRUN_API_ID": self._of_folder("api")[:10],
             "MILKRUN_API_KEY": self._of_folder("key")[:40],
         }
@@ -120,7 +122,7 @@ class Settings:
 
 
 def _is_writable(home: str | None) -> bool:
-    """Whether programs may keep their caches there. LocalStack, for one, ends where it may not."""
+    """Return whether programs may write their caches there; LocalStack fails if it may not."""
     if not home:
         return False
     try:

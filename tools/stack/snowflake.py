@@ -1,4 +1,4 @@
-"""The local Snowflake: one process with its files in the stack's folder, which outlive it."""
+"""The local Snowflake: one process; its files are in the stack's folder and outlive it."""
 
 import socket
 import sys
@@ -17,7 +17,7 @@ def port(settings: Settings) -> int:
 
 
 def check_tools() -> None:
-    """Nothing but our own Python, which runs this."""
+    """Return no missing requirement: it needs only the Python that runs this."""
 
 
 def launch(settings: Settings, processes: Processes) -> Process:
@@ -34,7 +34,7 @@ def is_ready(settings: Settings) -> bool:
 
 
 def connection(settings: Settings) -> dict[str, str | int]:
-    """For the ordinary connector; the local Snowflake takes any user and password."""
+    """Return the settings for the Snowflake connector; the local Snowflake accepts any user and password."""
     return {
         "account": "milkrun",
         "host": LOOPBACK,

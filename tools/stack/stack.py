@@ -1,4 +1,4 @@
-"""One stack, from nothing to open for business and back."""
+"""Start, repair and stop one stack."""
 
 import contextlib
 import fcntl
@@ -26,7 +26,7 @@ NEEDED_MB = 1000
 READY_S = 120
 ANSWERS_S = 30.0
 INVENTORY_S = 5.0
-# What `ops` and `snowpipe` leave in the folder where only a deployed stage is spoken to.
+# Files of `ops` and `snowpipe` in the folder, which also exist if only deployed stages were used.
 WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
 # What a stack and its tools make in its folder; `down` removes nothing else.
 MADE = re.compile(
@@ -36,7 +36,7 @@ MADE = re.compile(
 
 
 class Server(Protocol):
-    """What `localstack.py` and `snowflake.py` both say of theirs."""
+    """The interface of `localstack.py` and `snowflake.py`."""
 
     TITLE: str
 
@@ -49,15 +49,16 @@ class Server(Protocol):
 SERVERS: dict[str, Server] = {localstack.NAME: localstack, snowflake.NAME: snowflake}
 
 type Step = Callable[[str], AbstractContextManager[None]]
-"""Told of each step's name as it begins; left when it has ended."""
+"""A context manager per step, called with the step's name."""
 
 
 class Stack:
-    """`with Stack(Settings.of(environment)) as stack:` is up inside and gone afterwards; or call the verbs.
+    """`with Stack(Settings.of(environment)) as stack:` starts it and deletes it afterwards; or call its
+    methods.
 
-    What is kept where: `<folder>/run/` has a record of each process, `<folder>/logs/` what they wrote,
-    `<folder>/snowflake/` the warehouse, `<folder>/localstack/` what LocalStack unpacks,
-    `<folder>/outputs.json` how to reach it all, which is there if and only if the stack is open for business.
+     `<folder>/run/` has a record of each process, `<folder>/logs/` their output, `<folder>/snowflake/` the
+     warehouse, `<folder>/localstack/` LocalStack's files. `<folder>/outputs.json` has the addresses and
+     exists only while the stack is up.
     """
 
     def __init__(self, settings: Settings, step: Step = lambda _: contextlib.nullcontext()) -> None:
@@ -70,23 +71,21 @@ class Stack:
         return cls(Settings.of(environment), step)
 
     def __enter__(self) -> "Stack":
-        self.up(
-            discard=not self.is_up()
-        )  # what a killed run left is nobody's: this one is deleted at the end, too
+        self.up(discard=not self.is_up())  # delete the remains of a killed run, too
         return self
 
     def __exit__(self, *_: object) -> None:
         self.down()
 
     def up(self, only: str | None = None, *, discard: bool = False, auth: Auth | None = None) -> list[str]:
-        """Start what does not run, deploy what has changed, write `outputs.json`; return what a user should know.
+        """Start what does not run, deploy what has changed, write `outputs.json`; return notes for the user.
 
-        A stack that was open for business is repaired: only what is dead is started, and nothing is deleted. What
-        cannot be repaired, because it was in a dead process's memory, raises LostStateError unless `discard`.
+        A stack that was up is repaired: only dead processes are started, and nothing is deleted. If a dead process
+        lost data that it had only in memory, raises LostStateError unless `discard`.
 
-        What an earlier `up` left half done is cleared away first; if this one fails or is interrupted, whatever it
-        had started is ended. With `only` that part alone is started, and nothing deployed. `auth` is the credential
-        that the stage wants; None: as it is, and the API key alone for a new stack.
+        An incomplete earlier `up` is deleted first. If this one fails or is interrupted, everything that it started
+        is ended. With `only`, only that part is started, and nothing is deployed. `auth` is the credential that the
+        stage requires; None keeps it, and means only the API key for a new stack.
         """
         parts = [only] if only else list(SERVERS)
         with self._alone():
@@ -108,8 +107,10 @@ class Stack:
             return notes
 
     def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
-        """Start the dead ones of these parts; the others go on, with all that they hold."""
-        notes = [f"{each.name} (pid {each.pid}) was stopped, and goes on." for each in self.processes.wake()]
+        """Start the dead ones of these parts; the others continue with their data."""
+        notes = [
+            (f"{each.name} (pid {each.pid}) was stopped and now continues.") for each in self.processes.wake()
+        ]
         lost = [name for name in (localstack.NAME, localstack.KINESIS) if self.processes.dead(name)]
         if not self.processes.alive(localstack.NAME):
             lost = [localstack.NAME]
@@ -118,8 +119,8 @@ class Stack:
         dead = [part for part in parts if not self.processes.alive(part)]
         if snowflake.NAME in dead and not _holds_files(self.settings.snowflake_folder):
             notes.append(
-                "The warehouse's files are gone, and it is made anew. AWS still has the archive:"
-                " milkrun warehouse backfill --from '30 days ago' loads it again."
+                "The warehouse's files are gone, so it was created again. AWS still has the "
+                "archive: milkrun warehouse backfill --from '30 days ago' loads it."
             )
             self._deployed_file.unlink(missing_ok=True)
             self._warehouse_made_file.unlink(missing_ok=True)
@@ -127,7 +128,7 @@ class Stack:
             if dead:
                 self._start(dead)
                 notes += [
-                    f"{SERVERS[part].TITLE} had died, and runs again with all that it held." for part in dead
+                    f"{SERVERS[part].TITLE} had died and runs again with all its data." for part in dead
                 ]
             for part in parts:
                 self._await_answer(part)
@@ -142,18 +143,19 @@ class Stack:
         return notes
 
     def _await_answer(self, part: str) -> None:
-        """A process that was stopped needs a moment. Raises StackError for one that runs and does not answer."""
+        """Wait for a process that was stopped. Raises StackError if it runs but does not answer."""
         server, deadline = SERVERS[part], time.monotonic() + ANSWERS_S
         while not server.is_ready(self.settings):
             if time.monotonic() > deadline:
                 raise StackError(
-                    f"{server.TITLE} runs and has not answered for {ANSWERS_S:g} s; see {self.processes.log(part)}."
-                    " Wait, or start anew and lose what it holds: milkrun up --discard."
+                    f"{server.TITLE} runs but has not answered for {ANSWERS_S:g} s; see "
+                    f"{self.processes.log(part)}. Wait, or start from empty and lose its data: "
+                    "milkrun up --discard."
                 )
             time.sleep(0.1)
 
     def _left_in_the_warehouse(self) -> str:
-        """What RAW holds, in words."""
+        """Return a sentence about the content of RAW."""
         try:
             outputs = self.outputs()
             with outputs.warehouse(int(INVENTORY_S)) as warehouse:
@@ -166,12 +168,14 @@ class Stack:
         if not self._warehouse_made_file.exists():
             return []
         return [
-            "The warehouse of before was kept by `stop`; the objects of its rows are gone, and `reconcile` names them"
-            " not_in_s3. `milkrun down` deletes it."
+            (
+                "The warehouse was kept by `stop`; the objects of its rows are gone, so `reconcile` "
+                "lists them as not_in_s3. `milkrun down` deletes it."
+            )
         ]
 
     def _clear_all(self) -> list[str]:
-        """What `down` deletes, but for the folder itself."""
+        """Return what `down` deletes, except the folder itself."""
         gone = self.inventory()
         self._clear()
         self._warehouse_made_file.unlink(missing_ok=True)
@@ -179,7 +183,7 @@ class Stack:
         return gone
 
     def inventory(self) -> list[str]:
-        """Tell what `down` and `up --discard` delete."""
+        """Describe what `down` and `up --discard` delete."""
         found = []
         if self.settings.outputs_file.exists():
             found.append(f"Deleted: {self._objects_in_words()}, the stream, the visits and the queues.")
@@ -200,11 +204,11 @@ class Stack:
 
         try:
             return f"{within(INVENTORY_S, count, 'S3'):,} objects in S3"
-        except Exception:  # it is only told, and AWS may be what has died
-            return "all objects in S3 (it does not answer, so nobody counted them)"
+        except Exception:  # only informative, and AWS may be what has died
+            return "all objects in S3 (not counted, because it does not answer)"
 
     def stop(self) -> list[str]:
-        """End everything; AWS is gone with it, Snowflake's files stay. Return what was deleted."""
+        """Stop everything; AWS's data is lost, Snowflake's files stay. Return what was deleted."""
         gone = self.inventory()[: int(self.settings.outputs_file.exists())]
         self._end()
         return gone
@@ -238,7 +242,7 @@ class Stack:
         return self.settings.outputs_file.exists() and self._runs(list(SERVERS))
 
     def console(self) -> str:
-        """The address of the stack's console, which answers by then."""
+        """Return the address of the stack's console, once it answers."""
         with self._alone():
             self._refuse_another_port()
             if not self.is_up():
@@ -246,8 +250,8 @@ class Stack:
             process = console.launch(self.settings, self.processes)
         if process is None:
             raise StackError(
-                f"Port {self.settings.console_port}, for the console, is in use by another program. End that"
-                " one, or choose a port: milkrun console --port <port>."
+                f"Port {self.settings.console_port} of the console is in use by another program. "
+                "Stop it, or choose a port: milkrun console --port <port>."
             )
         deadline = time.monotonic() + READY_S
         while not console.is_ready(self.settings):
@@ -265,21 +269,24 @@ class Stack:
         return all(self.processes.alive(part) and SERVERS[part].is_ready(self.settings) for part in parts)
 
     def _refuse_another_port(self) -> None:
-        """Whoever forgot MILKRUN_PORT, or wanted a second stack, must not lose the one that is there."""
+        """Refuse another port while the stack runs, so that nobody loses a stack by forgetting MILKRUN_PORT."""
         try:
             port = urlsplit(json.loads(self.settings.outputs_file.read_text())["aws_endpoint_url"]).port
         except (OSError, ValueError, KeyError):
             return
         if port != self.settings.port and any(self.processes.alive(part) for part in SERVERS):
             raise StackError(
-                f"The stack in {self.settings.folder} runs on port {port}. Say MILKRUN_PORT={port} to go on"
-                " with it, `make down` to end it, or MILKRUN_LOCAL=<folder> too for a second one beside it."
+                f"The stack in {self.settings.folder} runs on port {port}. Set MILKRUN_PORT={port} "
+                "to use it, run `make down` to stop it, or also set MILKRUN_LOCAL=<folder> for a "
+                "second one."
             )
 
     def _refuse_what_is_not_ours(self) -> None:
-        """`down` wipes the folder: it must never be somebody's home, or this clone."""
+        """Refuse a folder with other content, because `down` deletes it: it may be a home folder or this
+        clone.
+        """
         folder = self.settings.folder
-        if folder.parent == ROOT and folder.name.startswith(".local"):  # whatever `make bench` or others left
+        if folder.parent == ROOT and folder.name.startswith(".local"):  # left by `make bench` and others
             return
         inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         foreign = self._lock_file.name not in inside and any(
@@ -289,7 +296,7 @@ class Stack:
             raise StackError(f"{folder} holds other things: name a folder of its own in MILKRUN_LOCAL.")
 
     def _clear(self) -> None:
-        """Nothing runs afterwards; nothing is left of AWS, nor of a warehouse that was never finished."""
+        """Stop all processes; delete the data of AWS, and of a warehouse that was never completed."""
         self.settings.outputs_file.unlink(missing_ok=True)
         self._deployed_file.unlink(missing_ok=True)
         identity.issuer(self.settings).private_key_file.unlink(missing_ok=True)
@@ -309,7 +316,7 @@ class Stack:
         deadline, log = time.monotonic() + READY_S, self.processes.log(process.name)
         while not server.is_ready(self.settings):
             if not process.is_alive():
-                raise StackError(f"{server.TITLE} ended while it started; it said why in {log}")
+                raise StackError(f"{server.TITLE} ended while it started; the reason is in {log}")
             if time.monotonic() > deadline:
                 raise StackError(f"{server.TITLE} was not ready after {READY_S} s; see {log}")
             time.sleep(0.1)
@@ -329,8 +336,8 @@ class Stack:
                     probe.bind((LOOPBACK, port))
                 except OSError:
                     raise StackError(
-                        f"Port {port}, for {SERVERS[part].TITLE}, is in use. End that program (another "
-                        f"stack: `make down` there), or move this stack: MILKRUN_PORT=<base>."
+                        f"Port {port} of {SERVERS[part].TITLE} is in use. Stop that program (another "
+                        "stack: `make down` there), or use other ports: MILKRUN_PORT=<base>."
                     ) from None
 
     def _deploy(self, auth: Auth | None) -> None:
@@ -343,7 +350,7 @@ class Stack:
             with self._step("Deploying the functions and what they stand on"):
                 deploy.deploy_functions(self.settings, self.processes, auth)
         deploy.write(deploy.outputs(self.settings, auth), self._found_file)
-        with self._step("Making the warehouse's objects"):
+        with self._step("Creating the warehouse's objects"):
             deploy.apply_ddl(self.settings, self.processes, self._found_file)
         self._warehouse_made_file.touch()
         self._found_file.replace(self.settings.outputs_file)
@@ -366,7 +373,7 @@ class Stack:
 
     @property
     def _found_file(self) -> Path:
-        """The outputs, for our own use, while the stack is not open for business yet."""
+        """Return the outputs for our own use before the stack is up."""
         return self.settings.folder / "found.json"
 
     def _deployed(self) -> dict[str, str]:
@@ -386,7 +393,7 @@ class Stack:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StackError(
-                    "Another command is at work on this stack. Wait for it, or interrupt it."
+                    "Another command is using this stack. Wait for it, or interrupt it."
                 ) from None
             yield
 

@@ -1,4 +1,4 @@
-{# The schema as the model names it, not behind the target's: STAGING and MARTS in every stage's database. #}
+{# The schema that the model names, without the target's as a prefix: STAGING and MARTS in every stage. #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
     {{ custom_schema_name or target.schema }}
 {%- endmacro %}

@@ -1,9 +1,9 @@
-{# Incremental runs: what they read, what they state anew, and how that replaces what stood there.
+{# Incremental runs: which rows they read and restate, and how these replace the previous ones.
 
    Days and hours are written into the statements as literals, because Snowflake prunes no micro-partitions by a
    predicate that has a subquery ("Micro-partitions & Data Clustering"). #}
 
-{# The relation that the last complete run left; none where the whole history is read. #}
+{# The relation with the last complete run's mark; none if the whole history is read. #}
 {% macro completed_run() -%}
     {% if execute and not flags.FULL_REFRESH %}
         {% do return(adapter.get_relation(this.database, this.schema, 'completed_run')) %}
@@ -21,7 +21,7 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Whether this table stands from an earlier run, with the mark of that run in each row. #}
+{# Whether this table exists from an earlier run; each of its rows has that run's mark. #}
 {% macro keeps_read_through() -%}
     {% if not execute %}{% do return(false) %}{% endif %}
     {% set relation = adapter.get_relation(this.database, this.schema, this.identifier) %}
@@ -30,13 +30,13 @@
     {% do return('READ_THROUGH' in names) %}
 {%- endmacro %}
 
-{# Whether new_events holds the whole history. #}
+{# Whether new_events has the whole history. #}
 {% macro reads_everything() -%}
     {% if not execute %}{% do return(true) %}{% endif %}
     {% do return('1970-01-01 00:00:00' in mark('read_from')) %}
 {%- endmacro %}
 
-{# The events that a model has not seen yet: those of this run, or all where the model itself is made anew. #}
+{# The events that are new to a model: those of this run, or all if the model itself is rebuilt. #}
 {% macro arrivals() -%}
     {% set new_events, typed_events = ref('new_events'), ref('typed_events') %}
     {%- if is_incremental() or reads_everything() -%} {{ new_events }}
@@ -60,7 +60,7 @@
     {% do return(found | unique | sort) %}
 {%- endmacro %}
 
-{# `column` is one of these days; of very many, one between the first and the last. #}
+{# `column` is one of these days; if there are very many, any day between the first and the last. #}
 {% macro one_of_days(column, days) -%}
     {%- if not days -%} FALSE
     {%- elif days | length > 400 -%} {{ column }} BETWEEN '{{ days[0][:10] }}'::DATE AND '{{ days[-1][:10] }}'::DATE
@@ -68,12 +68,12 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# `column` is one of the days that a relation names. #}
+{# `column` is one of a relation's days. #}
 {% macro among(column, relation, days, condition='TRUE') -%}
     {{ one_of_days(column, values_of('SELECT DISTINCT ' ~ days ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
 {%- endmacro %}
 
-{# A time lies in one of the hours that a relation names; hours in a row are one range. #}
+{# A time is in one of a relation's hours; consecutive hours are one range. #}
 {% macro in_hours_of(column, relation, hours, condition='TRUE') -%}
     {{ in_hours(column, values_of('SELECT DISTINCT ' ~ hours ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
 {%- endmacro %}
@@ -97,7 +97,7 @@
     {% do return((modules.datetime.datetime.strptime(hour, form) + modules.datetime.timedelta(hours=1)).strftime(form)) %}
 {%- endmacro %}
 
-{# dbt's incremental strategy `restate`: what the run states anew goes, and its rows come, in one transaction. #}
+{# dbt's incremental strategy `restate`: delete the restated rows and insert the new ones in one transaction. #}
 {% macro get_incremental_restate_sql(arg_dict) -%}
     {% set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) %}
     {% set dml -%}

@@ -1,4 +1,4 @@
-{# Tests look at what the run restated, so that they cost what is new; with var `full_tests`, once a day, at all. #}
+{# Tests check only the rows that the run restated; with var `full_tests` (once a day) they check all rows. #}
 {% macro get_where_subquery(relation) -%}
     {%- set tested = modules.re.search("ref\\(['\"](\\w+)", model.test_metadata.kwargs.model | string) -%}
     {%- set part = restated_part(tested.group(1)) if tested else 'TRUE' -%}
@@ -6,7 +6,7 @@
     {%- do return('(SELECT * FROM ' ~ relation ~ ' WHERE ' ~ part ~ ') AS restated_rows') -%}
 {%- endmacro %}
 
-{# Which rows of a model the run may have changed. #}
+{# The rows of a model that the run may have changed. #}
 {% macro restated_part(model_name) -%}
     {%- if model_name in ('stg_events', 'stg_geofence_events') -%}
         {%- set part = among('event_date', ref('touched_events'), 'event_date') -%}

@@ -1,5 +1,5 @@
-{# A text as a UTC timestamp, cut to microseconds as the consumer cuts it; null for what is no time with an offset.
-   Forms and pattern are those of contract/instants.py. All become one that TRY_CAST reads: a T, seconds, +HH:MM. #}
+{# A text as a UTC timestamp, truncated to microseconds like in the consumer; null if it is not a time with an offset.
+   Forms and pattern are those of contract/instants.py. All are converted to one for TRY_CAST: a T, seconds, +HH:MM. #}
 {% macro instant(text) -%}
     {%- set upper -%} REPLACE(REPLACE(UPPER({{ text }}), ',', '.'), '−', '-') {%- endset -%}
     {%- set time -%}
@@ -22,7 +22,7 @@
     )
 {%- endmacro %}
 
-{# The hour in which an object was received, by its key; a key that does not say so leaves S3's clock. #}
+{# The hour in which an object was received, from its key; for a key without an hour, from S3's clock. #}
 {% macro received_hour(file_name, file_modified_at) -%}
     COALESCE(
         TRY_CAST(
@@ -35,14 +35,14 @@
     )
 {%- endmacro %}
 
-{# Whether a phone's clock is believed: the handler's own bounds, counted from the hour of receipt. #}
+{# Whether a phone's clock is plausible: the handler's bounds, relative to the hour of receipt. #}
 {% macro is_plausible(moment, received_hour) -%}
     {{ moment }} BETWEEN DATEADD('day', -{{ var('max_age_days') }}, {{ received_hour }})
     AND DATEADD('hour', {{ var('max_hours_ahead') + 1 }}, {{ received_hour }})
 {%- endmacro %}
 
-{# A JSON number, or a text that is one, between two bounds; null otherwise. Texts are matched first, because engines
-   differ in what they cast, and the bounds keep NaN and Infinity out of every sum. #}
+{# A JSON number, or a text with one, between two bounds; null otherwise. Texts are matched by a pattern first, because
+   engines cast differently, and the bounds exclude NaN and Infinity from sums. #}
 {% macro number(text, least, most) -%}
     IFF(
         REGEXP_LIKE({{ text }}, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
@@ -51,7 +51,7 @@
     )
 {%- endmacro %}
 
-{# true, false, or a text or number that is usual for one of them; null otherwise. #}
+{# true, false, or a usual text or number for them; null otherwise. #}
 {% macro truth(text) -%}
     CASE
         WHEN LOWER({{ text }}) IN ('true', 't', 'yes', 'y', 'on', '1') THEN TRUE
@@ -59,27 +59,27 @@
     END
 {%- endmacro %}
 
-{# enter, dwell or exit; null for what is no geofence event. #}
+{# enter, dwell or exit; null for other events. #}
 {% macro crossing_kind(type) -%}
     CASE {{ type }}
         {% for name, kind in var('geofence_kinds').items() %}WHEN '{{ name }}' THEN '{{ kind }}' {% endfor %}
     END
 {%- endmacro %}
 
-{# One key for several texts. Lengths keep ('a', 'bc') from ('ab', 'c'), whatever characters a client sends. #}
+{# One key for several texts. Lengths distinguish ('a', 'bc') from ('ab', 'c'), for any characters. #}
 {% macro key_of(columns) -%}
     MD5({% for column in columns %}LENGTH({{ column }}) || ':' || {{ column }}{{ " || " if not loop.last }}{% endfor %})
 {%- endmacro %}
 
-{# What tells events apart: whose it is, a device's or else a user's, and its id (contract/events.py, `Owned`). #}
+{# The identity of an event: its device (or its user if there is none) and its id (contract/events.py, `Owned`). #}
 {% macro event_key(device_id, user_id, event_id) -%}
     {{ key_of(["IFF(" ~ device_id ~ " IS NULL, 'u', 'd')", "COALESCE(" ~ device_id ~ ", " ~ user_id ~ ")", event_id]) }}
 {%- endmacro %}
 
-{# What tells two contents of one event id apart. #}
+{# Distinguishes two contents of one event id. #}
 {% macro content_hash(payload) -%} MD5(TO_JSON({{ payload }})) {%- endmacro %}
 
-{# The litres that a pickup says; one phone must not make a farm's sum NaN or negative. #}
+{# The litres of a pickup; one phone must not make a farm's sum NaN or negative. #}
 {% macro litres(metadata) -%} {{ number(metadata ~ ':litres::VARCHAR', 0, var('max_litres')) }} {%- endmacro %}
 
 {# Fences where milk is collected. #}

@@ -1,4 +1,4 @@
-{# A model that is built after this one: what its last run left. A ref would be a circle. #}
+{# The table of a model that is built after this one, as of its last run. A ref would be circular. #}
 {% macro relation_of(model_name) -%}
     {{ api.Relation.create(this.database, this.schema if model_name == 'geofence_pair_heads' else 'MARTS', model_name) }}
 {%- endmacro %}
@@ -15,7 +15,7 @@
     {% do return(around.keys() | sort) %}
 {%- endmacro %}
 
-{# The visits of late pairs, `reach` days before and after what is touched; all of them where it is none. #}
+{# The visits of pairs with late events, `reach` days before and after the touched range; all if `reach` is none. #}
 {% macro visits_near(late_days, reach) -%}
     SELECT
         visits.device_fence_key,
@@ -36,8 +36,8 @@
         {% endif %}
 {%- endmacro %}
 
-{# How many days before and after late events hold all that is needed of their pairs; none where only the whole
-   history does, as for a pair that was visited half a year ago. #}
+{# How many days before and after late events have everything needed for their pairs; none if only the whole
+   history has, as for a pair that was last visited half a year ago. #}
 {% macro days_to_look_around(late_days) -%}
     {% if not execute or not late_days %}{% do return(2) %}{% endif %}
     {% for reach in (2, 16) %}
@@ -72,7 +72,7 @@
     {% do return(none) %}
 {%- endmacro %}
 
-{# The days on which the events lie that the windows read. #}
+{# The days of the events that the windows read. #}
 {% macro days_read() -%}
     {% if not execute %}{% do return([]) %}{% endif %}
     {% set days = {} %}
@@ -99,7 +99,7 @@
     {% endfor %}
 {%- endmacro %}
 
-{# A model that only takes over what another made of the new events cannot be made anew alone. #}
+{# A model that only takes another model's new rows cannot be rebuilt alone. #}
 {% macro refuse_alone() -%}
     {% if execute and not is_incremental() and not reads_everything() %}
         {% do exceptions.raise_compiler_error(
@@ -108,7 +108,7 @@
     {% endif %}
 {%- endmacro %}
 
-{# What geofence_pair_heads keeps of a pair's last visit. #}
+{# The columns of a pair's last visit in geofence_pair_heads. #}
 {% macro head_columns() -%}
     {% do return([
         'device_id', 'geofence_tag', 'geofence_external_id', 'entered_at', 'exited_at', 'entered_event_id',

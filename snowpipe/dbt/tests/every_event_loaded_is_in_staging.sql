@@ -1,4 +1,4 @@
--- Of what was loaded so long ago that no file of that time can still be on its way.
+-- Only rows loaded so long ago that no file of that time can still be uncommitted.
 SELECT event_key
 FROM {{ ref('typed_events') }}
 WHERE

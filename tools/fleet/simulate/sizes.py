@@ -9,8 +9,8 @@ import yaml
 
 PARAMS = Path(__file__).parents[3] / "serverless" / "params.yml"
 
-# From docs/load.md: the waits of an invocation (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms), and its CPU divided by its
-# share of a vCPU (1,024 MB have 0.58, 512 MB 0.29).
+# From docs/load.md: an invocation's waiting time (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) plus its CPU time
+# divided by its share of a vCPU (1,024 MB have 0.58, 512 MB 0.29).
 REQUEST_SECONDS = 0.040  # ingest, 20 events
 THROTTLED_REQUEST_SECONDS = 0.045  # ingest while Kinesis throttles: handler.publish.CircuitBreaker
 PATIENT_REQUEST_SECONDS = (
@@ -56,7 +56,7 @@ class Size:
 
     @property
     def ingest_while_throttled(self) -> float:
-        """Return the rate while requests hold their concurrency slot to wait for Kinesis in vain."""
+        """Return the rate while requests hold their concurrency slot until the Kinesis timeout."""
         return min(self.throttle_rate, self.ingest_concurrency / self.throttled_request_seconds) * self.batch
 
     @property
@@ -93,8 +93,9 @@ def production(path: Path = PARAMS) -> Mapping[str, Any]:
 
 
 def sizes(path: Path = PARAMS) -> dict[str, Size]:
-    """Return 1k as deployed today, the larger sizes with the settings of docs/scale.md, and both larger ones also
-    with a handler that tries Kinesis for seconds in each request."""
+    """Return 1k as deployed today, the larger sizes with the settings of docs/scale.md, and both larger ones
+    also without the circuit breaker.
+    """
     prod = production(path)
     small = Size(
         "1k",

@@ -1,4 +1,4 @@
--- The parts of geofence_pairs, by day: so that a pair's totals cost no look at its whole history on each run.
+-- The totals of geofence_pairs by day, so that a run need not read a pair's whole history.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -1,7 +1,7 @@
--- The days whose rows in the daily marts the new events may change, before geofence_visits is changed: the days of the
--- events themselves, of every visit that is stated anew as it was and as it is, and of visits during which a new
--- event happened. A run that broke off may have taken visits away whose days no event tells any more, so its days stay
--- until a run is complete (`read_through`).
+-- The days whose rows in the daily marts the new events may change, computed before geofence_visits changes: the days
+-- of the events, of every restated visit before and after, and of visits during which a new event happened. A run that
+-- failed may have removed visits whose days no event names any more, so its days stay until a run is complete
+-- (`read_through`).
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

@@ -1,4 +1,4 @@
--- The visits that the new events change, walked anew within their windows; in a full refresh all visits. The rule is
+-- The visits that the new events change, computed again within their windows; in a full refresh all visits. The rule is
 -- the consumer's (consumer/visits.py); a test runs both on the same sets of events.
 {{ config(materialized='table') }}
 
@@ -10,7 +10,7 @@ WITH
 
 {% if not reads_everything() %}
 
--- A visit that the window continues stands for the events that made it.
+-- A visit that the window continues represents its events.
 continued AS (
 
     SELECT
@@ -85,7 +85,7 @@ counted AS (
         AND COALESCE(events.confidence, 3) >= {{ var('min_confidence') }}
         AND events.occurred_at >= windows.reads_from
         AND events.occurred_at < windows.ends_at
-        -- At one instant the enters before the visit's own belong to the visit before it.
+        -- At the same instant, enters before the visit's own belong to the previous visit.
         AND NOT (
             events.kind = 'enter'
             AND events.occurred_at = windows.restates_from
@@ -121,7 +121,7 @@ counted AS (
 
 ),
 
--- Every enter begins a crossing; what stands before the first one belongs to none.
+-- Every enter begins a crossing; events before the first one belong to none.
 numbered AS (
 
     SELECT
@@ -134,7 +134,7 @@ numbered AS (
 
 ),
 
--- The first exit ends the crossing; what follows it until the next enter is orphaned.
+-- The first exit ends the crossing; later events before the next enter are orphaned.
 within AS (
 
     SELECT
@@ -172,7 +172,7 @@ crossings AS (
 
 ),
 
--- A crossing that begins at most the gap after the one before it ended goes on with that visit.
+-- A crossing that begins within the merge gap after the previous one continues its visit.
 gaps AS (
 
     SELECT

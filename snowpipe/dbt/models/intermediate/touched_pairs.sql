@@ -1,5 +1,5 @@
--- The (device, fence) pairs whose visits the new events may change, and from when to when. Events that come in order
--- continue the pair's last visit; `is_late` says that some of the pair's events lie behind the new ones.
+-- The (device, fence) pairs whose visits the new events may change, with the time range. Events in order continue the
+-- pair's last visit; `is_late` says that the pair has events after the new ones.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -21,7 +21,7 @@ pairs AS (
 
     SELECT
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }} AS device_fence_key,
-        -- An event that had another content may have stood anywhere on the days of its contents.
+        -- An event with another content before may have been at any time of its contents' days.
         MIN(IFF(changed.has_conflict, changed.first_day_at, arrived.occurred_at)) AS touched_from,
         MAX(IFF(changed.has_conflict, changed.last_day_ends_at, arrived.occurred_at)) AS touched_until
     FROM {{ ref('new_events') }} AS arrived

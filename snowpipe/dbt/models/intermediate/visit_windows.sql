@@ -1,7 +1,7 @@
--- Which part of a touched pair's history is walked anew: from the last visit that began before the new events up to
--- the second visit that began after them. That one begins the same way whatever came before it, because the end of
--- the visit before it is known from events that no new event touches. A visit that ended before the new events is not
--- read again: it enters the walk as its own enter, last dwell and exit (`continues`).
+-- The part of a touched pair's history that is computed again: from the last visit that began before the new events to
+-- the second visit that began after them. The start of that visit cannot change, because the end of the visit before it
+-- depends only on events that no new event touches. A visit that ended before the new events is not read again: its
+-- enter, last dwell and exit represent it (`continues`).
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -50,7 +50,7 @@ before AS (
 
 ),
 
--- The second moment after the new events at which a visit began.
+-- The start of the second visit after the new events.
 after AS (
 
     SELECT

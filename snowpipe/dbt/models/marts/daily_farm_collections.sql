@@ -34,7 +34,7 @@ WITH visits AS (
 
 ),
 
--- A pickup names no farm; the visit during which it happened does.
+-- A pickup names no farm, but the visit during which it happened does.
 pickups AS (
 
     SELECT

@@ -17,7 +17,7 @@ WITH accepted AS (
         DATE_TRUNC('hour', received_at) AS received_hour,
         event_id,
         event_type,
-        -- How late: by the app's own server clock where it says, else by ours.
+        -- Lateness, by the app's own server clock if given, otherwise by ours.
         DATEDIFF('second', occurred_at, COALESCE(app_server_created_at, received_at)) AS lateness_seconds
     FROM {{ ref('stg_events') }}
     WHERE {{ restated }}

@@ -1,5 +1,5 @@
--- Made last, when every model that follows new_events is built: the next run reads what came after it. A run that
--- breaks off leaves it as it was, so that the next one reads the same rows again.
+-- Built last, after every model that reads new_events: the next run starts from this mark. A run that fails does not
+-- change it, so the next one reads the same rows again.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('stg_events') }}

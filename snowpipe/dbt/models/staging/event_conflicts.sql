@@ -55,7 +55,7 @@ numbered AS (
 
 ),
 
--- A device that sends ever new contents of one id makes no more rows than this: contract/events.py.
+-- Limits the rows of a device that keeps sending new contents of one id (contract/events.py).
 contents AS (
 
     SELECT * FROM numbered

@@ -1,5 +1,5 @@
--- What finds a duplicate at any distance, and the only table of which a run looks at every row. It is narrow for that
--- reason, and nothing else may be added to it.
+-- Finds duplicates at any distance in time, and is the only table that a run reads completely. It must stay narrow for
+-- that reason.
 {{ config(materialized='incremental', incremental_strategy='append') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

@@ -1,5 +1,5 @@
--- Set once at the start of a run and read by every other model and test, so that what Snowpipe loads meanwhile waits
--- for the next run. `read_from` goes back behind the last complete run: Snowpipe commits files in any order.
+-- Set once at the start of a run and used by every other model and test, so that rows loaded meanwhile wait for the next
+-- run. `read_from` is before the last complete run's mark, because Snowpipe commits files in any order.
 {{ config(materialized='table') }}
 
 {%- set completed = completed_run() %}
@@ -7,8 +7,8 @@
 SELECT
     GREATEST(
         {% if completed %}
-            -- Always behind the last complete run's mark: what this run reads for the first time is told from what
-            -- that one read by it, also where all of it began to be read earlier.
+            -- Always after the last complete run's mark, which separates the rows of this run from those of that
+            -- one, even if loading of all new rows began earlier.
             (SELECT DATEADD('microsecond', 1, scanned_through) FROM {{ completed }}),
         {% endif %}
         COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }}), '1970-01-01'::TIMESTAMP_LTZ),

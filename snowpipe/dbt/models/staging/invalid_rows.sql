@@ -38,7 +38,7 @@ loaded AS (
 
 ),
 
--- A pipe that is made again loads a file again: the line is the same row.
+-- A replaced pipe may load a file again; the line is the same row.
 first_scan AS (
 
     SELECT * FROM loaded

@@ -1,4 +1,4 @@
--- The one place where a run reads RAW.EVENTS for events, so that all models see the same rows of it.
+-- The only model that reads events from RAW.EVENTS, so that all models of a run use the same rows.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

@@ -28,7 +28,7 @@ typed AS (
 
 ),
 
--- A pipe that is made again loads a file again: the line is the same reject.
+-- A replaced pipe may load a file again; the line is the same reject.
 first_scan AS (
 
     SELECT * FROM typed

@@ -1,4 +1,4 @@
--- All that the ledger knows of the events that this run reads: where their rows may stand in the other models.
+-- The ledger's rows of the events of this run: where their rows may be in the other models.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -35,6 +35,6 @@ SELECT
     received_hour,
     has_conflict,
     is_new_content,
-    -- Whether the content that counts may have changed: of what is only repeated it has not.
+    -- Whether the content that counts may have changed; a repetition does not change it.
     MAX(IFF(has_conflict OR is_new_content, 1, 0)) OVER (PARTITION BY event_key) = 1 AS is_changed
 FROM counted

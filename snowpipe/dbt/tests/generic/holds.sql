@@ -1,4 +1,4 @@
-{# A condition that every row fulfils (an unknown counts as fulfilled). #}
+{# Every row fulfils a condition (null counts as fulfilled). #}
 {% test holds(model, condition) %}
     SELECT * FROM {{ model }}
     WHERE NOT ({{ condition }})

@@ -1,4 +1,4 @@
-{# As dbt's own, which is parsed without get_where_subquery and so knows no model whose days it could ask for. #}
+{# Like dbt's own, which is parsed without get_where_subquery and so cannot limit a model to the restated days. #}
 {% test not_null(model, column_name) %}
     SELECT * FROM {{ model }}
     WHERE {{ column_name }} IS NULL

@@ -1,4 +1,4 @@
-{# As dbt's own; see not_null. #}
+{# Like dbt's own; see not_null. #}
 {% test unique(model, column_name) %}
     SELECT {{ column_name }}
     FROM {{ model }}

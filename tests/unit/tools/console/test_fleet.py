@@ -133,7 +133,7 @@ def test_geofences_are_read_from_geojson(tmp_path: Path):
     ("type_", "reason"),
     [
         ("app.backgrounded", "the app was closed or in the background"),
-        ("location_permission.denied", "the phone may not read its location any more"),
+        ("location_permission.denied", "the phone may no longer read its location"),
         ("battery.low", "the phone's battery was low"),
         ("driver.logged_out", "the driver signed out"),
         ("user.stopped_trip", "its trip ended"),
@@ -158,4 +158,4 @@ def test_reason_for_silence_depends_on_whether_the_truck_was_moving():
     fleet.moved(Position("truck-1", 200.0, 200.0, 5.9, 53.1, "user.updated_trip"))
     assert fleet.rows({})[0]["silence"] == "it was moving: no network, or the phone is off"
     inside = fleet.rows({"truck-1": ["farm#1"]})[0]
-    assert inside["silence"] == "standing at a place: phones report little there"
+    assert inside["silence"] == "at a place: phones send few events there"

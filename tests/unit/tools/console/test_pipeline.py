@@ -123,7 +123,7 @@ def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
     trial.ingest()  # the same key: S3 already has the object and sends no notification
     trial.now += 100
     assert trial.stage("archived")["state"] == "ok"
-    assert "10 came in requests sent again" in trial.stage("archived")["note"]
+    assert "10 in repeated requests" in trial.stage("archived")["note"]
 
 
 def test_stopped_shard_is_reported_with_its_failure_until_it_continues(trial):

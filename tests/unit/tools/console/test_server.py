@@ -551,7 +551,7 @@ def test_event_is_found_by_its_id_or_by_object_and_line(served):
 def test_incomplete_list_is_not_exported(served):
     answer = served.ask("/api/visits.csv")
     assert answer.status == 503
-    assert "would not be complete" in json.loads(answer.data)["detail"]
+    assert "would be incomplete" in json.loads(answer.data)["detail"]
     assert served.ask("/api/report?day=2026-11-27").status == 503
     assert served.ask("/api/report?day=someday").status == 400
 

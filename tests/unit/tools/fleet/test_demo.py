@@ -156,7 +156,7 @@ def test_line_too_large_for_any_request_is_expected_to_be_dropped(padding: bytes
 @pytest.mark.parametrize("body", [b"", b"\n \n", MARK, MARK + b"\r\n\x0c\n"])
 def test_file_without_events_is_refused(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "nothing").write_bytes(body)
-    with pytest.raises(Refusal, match="holds no events"):
+    with pytest.raises(Refusal, match="has no events"):
         demo._lines_in(tmp_path / "nothing", Progress(disable=True))
 
 

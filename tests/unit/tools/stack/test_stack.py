@@ -184,7 +184,7 @@ def test_dead_snowflake_is_restarted_and_the_rest_keeps_running(trial_stack, ser
     assert not trial_stack.is_up()
     notes = trial_stack.up()
     assert trial_stack.is_up()
-    assert notes == ["Trial had died, and runs again with all that it held."]
+    assert notes == ["Trial had died and runs again with all its data."]
     assert trial_stack.processes.alive("localstack") == aws
     assert held.read_text() == "1"
     assert trial_stack.settings.outputs_file.read_text() == outputs
@@ -239,7 +239,7 @@ def test_stopped_process_is_continued(trial_stack, server, deploys, name):
         lambda found: found == psutil.STATUS_STOPPED,
         patience_s=5,
     )
-    assert trial_stack.up() == [f"{name} (pid {before.pid}) was stopped, and goes on."]
+    assert trial_stack.up() == [f"{name} (pid {before.pid}) was stopped and now continues."]
     assert psutil.Process(before.pid).status() != psutil.STATUS_STOPPED
     assert trial_stack.processes.alive(name) == before
 
@@ -333,7 +333,7 @@ def test_incomplete_warehouse_is_not_kept(trial_stack, server, deploys, monkeypa
 
 def test_server_that_exits_during_startup_is_named_with_its_log(trial_stack, server):
     server.code = "raise SystemExit('no licence')"
-    with pytest.raises(StackError, match=r"Trial ended while it started; it said why in .*localstack\.log"):
+    with pytest.raises(StackError, match=r"Trial ended while it started; the reason is in .*localstack\.log"):
         trial_stack.up()
     assert "no licence" in trial_stack.processes.log("localstack").read_text()
 
@@ -361,7 +361,7 @@ def test_server_that_starts_too_slowly_is_ended_and_named_with_its_log(
 def test_port_in_use_is_reported_with_the_solution(environment, capsys, server):
     with socket.create_server(("127.0.0.1", int(environment["MILKRUN_PORT"]))):
         line = error_line(environment, capsys, "up")
-    assert line.startswith(f"Port {environment['MILKRUN_PORT']}, for Trial, is in use.")
+    assert line.startswith(f"Port {environment['MILKRUN_PORT']} of Trial is in use.")
     assert "MILKRUN_PORT=<base>" in line
 
 
@@ -381,7 +381,7 @@ def test_invalid_port_is_refused(environment, capsys, port):
 
 def test_second_command_on_the_same_stack_is_refused(environment, capsys, trial_stack):
     with trial_stack._alone():
-        assert error_line(environment, capsys, "up").startswith("Another command is at work on this stack.")
+        assert error_line(environment, capsys, "up").startswith("Another command is using this stack.")
 
 
 @pytest.mark.parametrize(

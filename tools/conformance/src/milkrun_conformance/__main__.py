@@ -24,19 +24,19 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Host = Annotated[str, typer.Option(help="Where to listen; the phone must reach it.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; the phone must be able to reach it.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")]
 
 
 @app.command()
 def run(
     target: Annotated[str, typer.Argument(help="URL of the app's test hook.")],
     *,
-    scenario: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    scenario: Annotated[list[str] | None, typer.Option(help="Only this scenario; can be repeated.")] = None,
     host: Host = "127.0.0.1",
     port: Port = 0,
-    patience: Annotated[float, typer.Option(help="Seconds in which the app must have sent again.")] = 90,
-    quiet: Annotated[float, typer.Option(help="Seconds in which it must then keep quiet.")] = 5,
+    patience: Annotated[float, typer.Option(help="Seconds within which the app must send again.")] = 90,
+    quiet: Annotated[float, typer.Option(help="Seconds during which it must then make no mistake.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run the scenarios against an app. Exit code: 0 if it follows the rule, 1 if not, 2 if it cannot be reached.
@@ -73,7 +73,7 @@ def serve(*, host: Host = "127.0.0.1", port: Port = 8400) -> None:
 
 
 @app.command()
-def payloads(folder: Annotated[Path, typer.Argument(help="Where to copy them to.")]) -> None:
+def payloads(folder: Annotated[Path, typer.Argument(help="Folder to copy to.")]) -> None:
     """Copy the golden payloads, good and bad, and the JSON Schema of an event."""
     try:
         shutil.copytree(PAYLOADS, folder, dirs_exist_ok=True)
