@@ -300,7 +300,7 @@ def picture(page: Page, path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_picture_of_each_view(
+def test_picture_is_taken_of_each_view(
     console: str, pipeline: Pipeline, open_page: Open, pictures: Path, look: str
 ) -> None:
     dark, phone = look == "dark", look == "phone"

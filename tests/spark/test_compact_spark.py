@@ -46,7 +46,7 @@ def test_spark_and_duckdb_write_the_same_lines_and_file_names(spark: SparkSessio
     assert stale(stores[0], HOURS, 4000) == []
 
 
-def test_hour_of_many_tiny_objects_with_a_temporarily_unreadable_one(
+def test_hour_of_tiny_objects_is_compacted_despite_an_unreadable_one(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     keys = archived(tmp_path, (line(f"e{n}") for n in range(3000)), batch=1)

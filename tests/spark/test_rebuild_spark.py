@@ -60,7 +60,7 @@ def test_fifty_random_sets_give_the_consumers_visits_on_every_engine(
     )
 
 
-def test_device_with_a_third_of_all_events_and_a_damaged_object(spark: SparkSession, tmp_path: Path) -> None:
+def test_rebuild_copes_with_a_skewed_device_and_a_damaged_object(spark: SparkSession, tmp_path: Path) -> None:
     store = Folder(tmp_path)
     events = [
         GeofenceEvent(
@@ -81,7 +81,7 @@ def test_device_with_a_third_of_all_events_and_a_damaged_object(spark: SparkSess
 
 
 @pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
-def test_visits_of_real_rounds_rebuilt_from_parquet(spark: SparkSession, tmp_path: Path) -> None:
+def test_visits_of_real_rounds_can_be_rebuilt_from_parquet(spark: SparkSession, tmp_path: Path) -> None:
     store = Folder(tmp_path)
     lines = [each for those in rounds_archived(tmp_path, 400).values() for each in those]
     list(compact_with_duckdb(store, stale(store, DAY)))

@@ -114,9 +114,7 @@ def test_windows_and_overdue_exits_equal_the_rule_and_beam(spark: SparkSession, 
     assert sorted((datetime.fromisoformat(at), *rest) for at, *rest in counted) == windows
 
 
-def test_objects_that_others_put_beside_ours_do_not_stop_the_stream(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_foreign_objects_do_not_stop_the_stream(spark: SparkSession, tmp_path: Path) -> None:
     """A repaired copy under a key of an operator's own, and an empty upload."""
     events = morning(3, trucks=3)
     keys = landed(tmp_path, events)
@@ -132,7 +130,7 @@ def test_objects_that_others_put_beside_ours_do_not_stop_the_stream(
     assert line["origin"]["object"] == str(by_hand.relative_to(tmp_path))
 
 
-def test_phone_with_a_fast_clock_makes_no_other_event_late(spark: SparkSession, tmp_path: Path) -> None:
+def test_fast_clock_of_one_phone_makes_no_other_event_late(spark: SparkSession, tmp_path: Path) -> None:
     events = morning(2, trucks=3)
     fast = GeofenceEvent(
         "f", TYPES["enter"], "enter", "van-fast", Fence("farm", "f0"), HOUR + timedelta(hours=20)

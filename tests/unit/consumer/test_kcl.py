@@ -232,9 +232,7 @@ def test_missing_java_is_reported_with_the_package_to_install(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("attack", ["folder of another user", "symbolic link"])
-def test_worker_does_not_start_from_a_folder_that_somebody_else_prepared(
-    tmp_path, monkeypatch, capsys, attack
-):
+def test_worker_refuses_a_folder_of_another_user(tmp_path, monkeypatch, capsys, attack):
     """Whoever writes kcl.properties chooses the program that the daemon runs."""
     prepared, folder = tmp_path / "prepared", tmp_path / "state"
     prepared.mkdir()
@@ -249,7 +247,7 @@ def test_worker_does_not_start_from_a_folder_that_somebody_else_prepared(
     assert "belongs to somebody else" in capsys.readouterr().err
 
 
-def test_nobody_else_can_read_the_worker_state(tmp_path, monkeypatch):
+def test_worker_state_is_private(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
     monkeypatch.setattr(kcl.shutil, "which", lambda *_, **__: "/usr/bin/java")

@@ -189,7 +189,7 @@ def test_violation_in_one_line_rejects_only_that_line(phone: Phone, breach: byte
     assert (answer.status, answer.body["accepted"], answer.codes) == (202, 2, ["not_json"])
 
 
-def test_event_over_64_kib_is_rejected_alone(phone: Phone) -> None:
+def test_only_the_event_over_64_kib_is_rejected(phone: Phone) -> None:
     fits = TRIP | {"_id": "fits", "x": ""}
     fits["x"] = "x" * (64 * 1024 - len(text(fits)))
     answer = phone.post([fits, fits | {"_id": "over", "x": fits["x"] + "x"}])

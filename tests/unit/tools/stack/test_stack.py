@@ -113,7 +113,7 @@ def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, de
     assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
 
 
-def test_required_credential_can_be_changed_and_is_kept(
+def test_changed_credential_setting_is_kept(
     trial_stack: Stack, server: Trial, deploys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deploy_functions(settings: Settings, _: Any, auth: identity.Auth) -> None:
@@ -508,7 +508,7 @@ def test_default_folder_with_files_of_other_targets_can_be_used(tmp_path, monkey
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
 
 
-def test_down_removes_only_what_the_stack_made(trial_stack, server, deploys):
+def test_down_removes_only_files_of_the_stack(trial_stack, server, deploys):
     trial_stack.up()
     folder = trial_stack.settings.folder
     mine = [folder / name for name in ("notes.txt", "run.sh", "logs-of-mine")]
@@ -527,7 +527,7 @@ def test_down_removes_only_what_the_stack_made(trial_stack, server, deploys):
         path.unlink()
 
 
-def test_nobody_else_can_read_the_outputs_and_logs(trial_stack, server, deploys):
+def test_outputs_and_logs_are_private(trial_stack, server, deploys):
     trial_stack.settings.folder.mkdir(mode=0o755)
     trial_stack.up()
     assert trial_stack.settings.folder.stat().st_mode & 0o777 == 0o700
