@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from consumer.visit_diff import VisitDiff, notifications
+from consumer.visit_diff import VisitDiff, news_of, notification
 from consumer.visits import Pair, Visit
 from ops.stores import stay
 from tests.faults.checker import (
@@ -176,7 +176,8 @@ def all_notifications(facts: Facts) -> list[dict[str, Any]]:
     return [
         {"detail-type": notice.kind, "detail": notice.detail}
         for pair, visits in pairs.items()
-        for notice in notifications(pair, 7, VisitDiff((), visits, None, None, 0))
+        for news in news_of(VisitDiff((), visits, None, None, 0))
+        for notice in [notification(pair, 7, news)]
     ]
 
 
