@@ -4,6 +4,7 @@ No personal data: ids of requests, keys of objects and numbers; never a payload,
 """
 
 import logging
+import traceback
 
 import msgspec
 import structlog
@@ -29,6 +30,21 @@ PIPE_CHECKED = "pipe_checked"
 LOADS_CHECKED = "loads_checked"
 
 
+class LoggableError(Exception):
+    """Its message quotes nothing that a client sent."""
+
+
+def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
+    """Return the frames and types of an exception and of its causes, because a message may quote an event."""
+    error: BaseException | None = exc_info[1]
+    lines: list[str] = []
+    while error:
+        message = f": {error}" if isinstance(error, LoggableError) else ""
+        lines += [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}{message}\n"]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "".join(lines)
+
+
 def configure(level: str = "INFO", *before_printing: structlog.typing.Processor) -> None:
     """Set structlog up, once, in an entry point. What `bind` names stands in every line until bound anew.
 
@@ -39,7 +55,7 @@ def configure(level: str = "INFO", *before_printing: structlog.typing.Processor)
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_traceback),
             structlog.processors.EventRenamer("event"),
             *before_printing,
             structlog.processors.JSONRenderer(serializer=_dumps),

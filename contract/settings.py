@@ -6,9 +6,14 @@ from typing import Annotated, ClassVar, Self
 import msgspec
 
 from contract.events import GEOFENCE_KINDS, Kind
+from contract.logs import LoggableError
 
 type Name = Annotated[str, msgspec.Meta(min_length=1)]
 type TypeName = Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class SettingsError(LoggableError, ValueError):
+    """A variable of the environment is missing or invalid; the message names it."""
 
 
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
@@ -24,7 +29,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """Raises ValueError with the name of a variable that is missing or invalid."""
+        """Raises SettingsError with the name of a variable that is missing or invalid."""
         values: dict[str, object] = dict(environment)
         for name in cls.json_variables:
             try:
@@ -33,5 +38,8 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
                 else:
                     values.pop(name, None)
             except msgspec.MsgspecError as error:
-                raise ValueError(f"{name}: {error}") from error
-        return msgspec.convert(values, cls, strict=False)
+                raise SettingsError(f"{name}: {error}") from None
+        try:
+            return msgspec.convert(values, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(str(error)) from None

@@ -25,6 +25,7 @@ from contract.objects import is_content, lines_object, object_name, quarantine_l
 HOUR = timedelta(hours=1)
 MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler accepts 4 MiB, so a larger object is not from Milkrun
 READ_TRIES = 3
+DELETES_PER_CALL = 1000
 READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wait for S3
 
 
@@ -118,38 +119,58 @@ class _Rename:
 
 @dataclass(frozen=True)
 class Bucket:
-    """An S3 bucket, accessed with boto3 so that Spark needs no S3A JARs."""
+    """An S3 bucket, accessed with boto3 so that Spark needs no S3A JARs. Only without a `client` can it be pickled."""
 
     name: str
+    client: Any = None
+
+    @property
+    def s3(self) -> Any:
+        return self.client or _s3()
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        for page in _s3().get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
             for entry in page.get("Contents", ()):
                 yield Stored(
                     entry["Key"], entry["Size"], entry["LastModified"].astimezone(UTC).replace(microsecond=0)
                 )
 
     def read(self, key: str) -> bytes:
-        body: bytes = _s3().get_object(Bucket=self.name, Key=key)["Body"].read()
+        body: bytes = self.s3.get_object(Bucket=self.name, Key=key)["Body"].read()
         return body
 
     def write(self, key: str, body: bytes) -> None:
-        _s3().put_object(Bucket=self.name, Key=key, Body=body)
+        from botocore.exceptions import ClientError
+
+        # The bucket's policy lets nobody replace an archived event, so such a write must have the condition.
+        condition = {"IfNoneMatch": "*"} if key.startswith("events/") else {}
+        try:
+            self.s3.put_object(Bucket=self.name, Key=key, Body=body, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "PreconditionFailed":  # written by an earlier run
+                raise
 
     def write_file(self, key: str, path: Path) -> None:
-        _s3().upload_file(str(path), self.name, key)
+        self.s3.upload_file(str(path), self.name, key)
+
+    def versions(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """All versions and delete markers, as ListObjectVersions returns them."""
+        for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
+            yield from page.get("Versions", ())
+            yield from page.get("DeleteMarkers", ())
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deleting without a version id only adds a delete marker, so delete every version."""
         for key in keys:
-            for page in _s3().get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=key):
-                versions = [
-                    {"Key": entry["Key"], "VersionId": entry["VersionId"]}
-                    for entry in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-                    if entry["Key"] == key
-                ]
-                if versions:
-                    _s3().delete_objects(Bucket=self.name, Delete={"Objects": versions, "Quiet": True})
+            self.delete_versions(entry for entry in self.versions(key) if entry["Key"] == key)
+
+    def delete_versions(self, entries: Iterable[dict[str, Any]]) -> None:
+        named = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]
+        for start in range(0, len(named), DELETES_PER_CALL):
+            some = named[start : start + DELETES_PER_CALL]
+            answer = self.s3.delete_objects(Bucket=self.name, Delete={"Objects": some, "Quiet": True})
+            if errors := answer.get("Errors"):
+                raise OSError(f"S3 did not delete {errors[0]['Key']}: {errors[0].get('Code')}")
 
 
 @cache

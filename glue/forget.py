@@ -1,18 +1,21 @@
-"""Forget users in the whole archive: remove every event of a list of user ids, object by object; can be resumed.
+"""Forget users and devices in the whole archive, object by object. A run that was interrupted can be repeated.
 
     python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a [--engine spark]
     … load the new objects, then delete the RAW rows of the old ones with the SQL that the command prints …
-    python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a --finish
+    python -m glue.forget --archive s3://BUCKET --request 2026-11-22-a --finish
 
-The first run writes each object that contains such events again without them, under the key of its new content in
-the same hour, and records old and new key in the plan, forget/<request>/plan.json. It deletes nothing: Snowpipe must
-load the new objects before the old rows are deleted, otherwise the warehouse would lack other users' events.
-`--finish` checks that every new object exists, deletes all versions of the old ones, and compacts their hours again.
-The list of ids is not stored. The plan holds its hash, so that both runs must use the same list.
+The first run reads every event to follow the users to their devices and other ids (glue/person.py), writes each object
+that contains their events again without them, under the key of its new content in the same hour, and records old and
+new key in the plan, forget/<request>/plan.json. It deletes nothing: Snowpipe must load the new objects before the old
+rows are deleted, otherwise the warehouse would lack other users' events. `--finish` checks that every new object
+exists, deletes all versions of the old ones, and compacts their hours again.
 
-Searched prefixes: events/ (`user.userId`, `user._id`, a top-level `userId`); rejected/ and set-aside/ (the same
-fields of the contained event, or any occurrence if the content is no event); aws/lambda/ (any occurrence).
-Not covered: DynamoDB items expire after 90 days; Kinesis, Time Travel and Fail-safe keep data for their retention.
+A plan holds object keys and line numbers. It holds no id and no hash of one, so nobody can guess from it who was
+forgotten, and finishing needs no list of ids.
+
+Searched prefixes: events/, rejected/, set-aside/ and aws/lambda/. Of a body or record that cannot be read as an event,
+any occurrence of an id counts. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/, old versions of objects, and
+the warehouse. `milkrun forget` covers these too.
 """
 
 import argparse
@@ -20,11 +23,11 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,169 +37,87 @@ from typing import Any
 import msgspec
 
 from contract.objects import Prefix, hour_of, is_content, lines_object, object_name, prefix_of
-from glue.archive import MAX_INFLATED_BYTES, READERS, Fault, Hours, Lines, Store, Stored, read_object
+from glue.archive import READERS, Fault, Hours, Store, Stored, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
+from glue.person import Names, Subject, follow, in_line, names_in_line
 from snowpipe.quoting import quoted
 
 PREFIX = "forget"
 SEARCHED_PREFIXES: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
 INVOCATION_RECORDS = "aws/lambda/"
-INFLATE_STEP = 1024  # compressed bytes; a gzip bomb can exceed the limit by at most a thousand times this
+REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # it becomes a part of a key
+_REST = re.compile(r"\.rest-[0-9a-f]{16}$")
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """An object that contained events of the users. `new` is None if nothing else was in it."""
+    """An object that contained the subject's events. `new` is None if nothing else was in it.
+
+    `removed` are the numbers, from 1, of the lines that are not in the new object.
+    """
 
     old: str
     new: str | None
     lines_before: int
     lines_after: int
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Users:
-    """The ids to forget, with a fast check that rules most lines out and an exact one for the rest."""
-
-    ids: frozenset[str]
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
-
-    def mentioned(self, text: bytes) -> bool:
-        """Return whether these bytes may contain an id. A backslash counts, because escapes can hide one."""
-        return b"\\" in text or any(each.encode() in text for each in self.ids)
-
-    def owns(self, event: object) -> bool:
-        """Return whether the event belongs to one of the users."""
-        if not isinstance(event, dict):
-            return False
-        user = event.get("user")
-        named = [event.get("userId"), user]
-        if isinstance(user, dict):
-            named += [user.get("userId"), user.get("_id")]
-        # A rejected event may have a number in place of a string.
-        return any(isinstance(each, str | int) and str(each) in self.ids for each in named)
-
-    def in_line(self, line: bytes) -> bool:
-        """Return whether a line of events/, rejected/ or set-aside/ concerns one of the users."""
-        if not self.mentioned(line) and b"_base64" not in line:
-            return False
-        try:
-            value = msgspec.json.decode(line)
-        except (msgspec.DecodeError, RecursionError):
-            return self.in_bytes(line)
-        if not isinstance(value, dict):
-            return False
-        event = value.get("event", {})
-        if self.owns(value) or self.owns(event):
-            return True
-        # A rejected value need not be an object, and a valid event may have a field named "event".
-        is_event = "_id" in value or isinstance(event, dict | None)
-        if not is_event and self.in_bytes(json.dumps(event, allow_nan=False).encode()):
-            return True
-        encoded = [value.get(name) for name in ("body_base64", "record_base64")]
-        return any(isinstance(each, str) and self.in_bytes(_decoded(each)) for each in encoded)
-
-    def in_bytes(self, text: bytes) -> bool:
-        """Return whether an id occurs in the text: as is, in gzipped content, or written with JSON escapes."""
-        texts = [text, _inflated(text)]
-        with suppress(ValueError, RecursionError):
-            texts.append(
-                json.dumps(json.loads(texts[1] or text), ensure_ascii=False, allow_nan=False).encode(
-                    errors="replace"
-                )
-            )
-        return any(each.encode() in text for text in texts for each in self.ids)
+class _Split:
+    rest: list[bytes]
+    removed: tuple[int, ...]
 
 
-def _inflated(text: bytes) -> bytes:
-    """Inflate as much of every gzip member as possible, because a body may be truncated. b"" if it is no gzip."""
-    found = bytearray()
-    while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
-        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        with suppress(zlib.error):
-            for start in range(0, len(text), INFLATE_STEP):
-                found += member.decompress(text[start : start + INFLATE_STEP])
-                if member.eof or len(found) > MAX_INFLATED_BYTES:
-                    break
-        text = member.unused_data + text[start + INFLATE_STEP :] if member.eof else b""
-    return bytes(found)
+def _split(subject: Subject, lines: Sequence[bytes]) -> _Split:
+    removed = tuple(number for number, line in enumerate(lines, 1) if in_line(subject, line))
+    return _Split([line for number, line in enumerate(lines, 1) if number not in set(removed)], removed)
 
 
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text)
-    except ValueError:
-        return text.encode()
+def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
+    """Write an object again without the subject's lines; None if it has none. Repeating it gives the same key.
 
-
-def rewrite(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
-    """Write an object again without the users' lines; None if it has none. Repeating it gives the same key."""
+    An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, NDJSON or one
+    array: Snowpipe loads each of them. If it is not JSON and contains an id, the whole object is deleted.
+    """
     if stored.key.startswith(INVOCATION_RECORDS):
-        return _rewrite_invocation_record(store, users, stored)
-    if object_name(stored.key) is None:
-        return _rewrite_foreign(store, users, stored)
-    read = read_object(store, stored)
+        return _rewrite_invocation_record(store, subject, stored)
+    read = lines_of_object(store, stored)
     if isinstance(read, Fault):
         return read
-    rest = [line for line in read.lines if not users.in_line(line)]
-    if len(rest) == len(read.lines):
+    if isinstance(read, bytes):
+        return Rewritten(stored.key, None, 1, 0, (1,)) if subject.in_bytes(read) else None
+    split, prefix = _split(subject, read), prefix_of(stored.key)
+    if not split.removed or prefix is None:
         return None
-    return Rewritten(stored.key, _put(store, read, rest), len(read.lines), len(rest))
+    new = None
+    if split.rest:
+        name = object_name(stored.key)
+        hour = name.hour if name else hour_of(stored.key) or stored.modified_at
+        made = lines_object(prefix, split.rest, hour)
+        store.write(made.key, made.body)
+        new = made.key
+    return Rewritten(stored.key, new, len(read), len(split.rest), split.removed)
 
 
-def _put(store: Store, read: Lines, rest: Sequence[bytes]) -> str | None:
-    if not rest:
-        return None
-    name = object_name(read.stored.key)
-    assert name is not None
-    made = lines_object(name.prefix, rest, name.hour)
-    store.write(made.key, made.body)
-    return made.key
-
-
-def _rewrite_foreign(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
-    """Rewrite an object that Milkrun did not write, such as a file repaired by hand.
-
-    It may be plain or gzipped, NDJSON or one array: Snowpipe loads each of them. If it is not JSON and contains an
-    id, the whole object is deleted.
-    """
+def lines_of_object(store: Store, stored: Stored) -> Sequence[bytes] | bytes | Fault:
+    """Return an object's lines; its text if that is not JSON; or why it cannot be read."""
+    if object_name(stored.key) is not None:
+        read = read_object(store, stored)
+        return read if isinstance(read, Fault) else read.lines
     try:
         body = store.read(stored.key)
+        text = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+    except (OSError, EOFError, zlib.error) as error:
+        return Fault(stored.key, "corrupt_gzip", str(error), beginning=body[:1024])
     except Exception as error:
         return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", permanent=False)
-    text = body
-    if body.startswith(b"\x1f\x8b"):
-        try:
-            text = gzip.decompress(body)
-        except (OSError, EOFError, zlib.error) as error:
-            return Fault(stored.key, "corrupt_gzip", str(error), beginning=body[:1024])
-    try:
-        lines = _json_lines(text.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, RecursionError):
-        return Rewritten(stored.key, None, 1, 0) if users.in_bytes(text) else None
-    rest = [line for line in lines if not users.in_line(line)]
-    prefix = prefix_of(stored.key)
-    if len(rest) == len(lines) or prefix is None:
-        return None
-    if not rest:
-        return Rewritten(stored.key, None, len(lines), 0)
-    made = lines_object(prefix, rest, hour_of(stored.key) or stored.modified_at)
-    store.write(made.key, made.body)
-    return Rewritten(stored.key, made.key, len(lines), len(rest))
-
-
-def lines_in(body: bytes) -> list[bytes]:
-    """Return the lines of an object that `rewrite` has replaced; [] if it is not JSON."""
-    text = gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
     try:
         return _json_lines(text.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, RecursionError):
-        return []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return text
 
 
 def _json_lines(text: bytes) -> list[bytes]:
@@ -213,25 +134,43 @@ def _json_lines(text: bytes) -> list[bytes]:
         return [line.strip() for line in lines]
 
 
-def _rewrite_invocation_record(store: Store, users: Users, stored: Stored) -> Rewritten | Fault | None:
-    """Delete a Lambda invocation record, which holds a batch of Kinesis records in base64, if it contains an id.
-
-    Nothing is lost with the whole object, because its events are in events/ as well.
-    """
+def _rewrite_invocation_record(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
+    """Write a Lambda invocation record, a batch of Kinesis records in base64, again without the subject's records."""
     try:
         body = store.read(stored.key)
     except Exception as error:
         return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", permanent=False)
-    texts = [body]
-    # If the object has another form, its own text is still searched.
-    with suppress(ValueError, LookupError, TypeError, RecursionError):
+    try:
+        kept = json.loads(body)
         # The payload is the function's request, encoded as a string.
-        request = json.loads(body)["payload"]
-        request = json.loads(request) if isinstance(request, str) else request
-        texts += [_decoded(each["kinesis"]["data"]) for each in request["Records"]]
-    if not any(map(users.in_bytes, texts)):
+        is_text = isinstance(kept["payload"], str)
+        request = json.loads(kept["payload"]) if is_text else kept["payload"]
+        records = request["Records"]
+        removed = tuple(n for n, record in enumerate(records, 1) if _in_record(subject, record["kinesis"]))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Rewritten(stored.key, None, 1, 0, (1,)) if subject.in_bytes(body) else None
+    if not removed:
         return None
-    return Rewritten(stored.key, None, len(texts) - 1, 0)
+    rest = [record for number, record in enumerate(records, 1) if number not in removed]
+    if not rest:
+        return Rewritten(stored.key, None, len(records), 0, removed)
+    request["Records"] = rest
+    kept["payload"] = json.dumps(request, allow_nan=False) if is_text else request
+    text = json.dumps(kept, allow_nan=False).encode()
+    new = f"{_REST.sub('', stored.key)}.rest-{hashlib.sha256(text).hexdigest()[:16]}"
+    store.write(new, text)
+    return Rewritten(stored.key, new, len(records), len(rest), removed)
+
+
+def _in_record(subject: Subject, record: Mapping[str, Any]) -> bool:
+    try:
+        data = base64.b64decode(record["data"])
+    except ValueError:
+        data = str(record["data"]).encode()
+    whole = subject.devices | subject.own_devices
+    return in_line(subject, data) or (
+        record.get("partitionKey") in whole and not names_in_line(subject, data).owners
+    )
 
 
 # --- both engines -------------------------------------------------------------------------------------------
@@ -251,17 +190,29 @@ def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
 Found = Rewritten | Fault
 
 
-def with_threads(store: Store, users: Users, objects: Iterable[Stored]) -> list[Found]:
+def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
+    """Return which ids an object's events name together."""
+    if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
+        return set()
+    read = lines_of_object(store, stored)
+    return set() if isinstance(read, bytes | Fault) else {names_in_line(subject, line) for line in read}
+
+
+def all_seen(store: Store, subject: Subject, objects: Iterable[Stored]) -> list[Names]:
     with ThreadPoolExecutor(READERS) as pool:
-        return [each for each in pool.map(partial(rewrite, store, users), objects) if each is not None]
+        return list(set().union(*pool.map(partial(seen_in, store, subject), objects)))
 
 
-def with_spark(spark: Any, store: Store, users: Users, objects: Sequence[Stored]) -> list[Found]:
+def with_threads(store: Store, subject: Subject, objects: Iterable[Stored]) -> list[Found]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return [each for each in pool.map(partial(rewrite, store, subject), objects) if each is not None]
+
+
+def with_spark(spark: Any, objects: Sequence[Stored], work: Callable[[list[Stored]], list[Any]]) -> list[Any]:
     from glue.spark_objects import slices
 
     tasks = slices(objects, spark.sparkContext.defaultParallelism)
-    working: Callable[[list[Stored]], list[Found]] = partial(with_threads, store, users)
-    found: list[Found] = spark.sparkContext.parallelize(tasks, max(1, len(tasks))).flatMap(working).collect()
+    found: list[Any] = spark.sparkContext.parallelize(tasks, max(1, len(tasks))).flatMap(work).collect()
     return found
 
 
@@ -272,24 +223,25 @@ def plan_key(request: str) -> str:
     return f"{PREFIX}/{request}/plan.json"
 
 
-def begin(store: Store, request: str, users: Users, found: Sequence[Found]) -> dict[str, Any]:
+def begin(store: Store, request: str, found: Sequence[Found]) -> dict[str, Any]:
     """Write the plan. If it exists, add to it, so that objects found by an earlier run are still deleted."""
     pairs: dict[str, dict[str, object]] = {}
     if any(each.key == plan_key(request) for each in store.list(plan_key(request))):
         earlier = json.loads(store.read(plan_key(request)))
-        if earlier["users_sha256"] != users.digest:
-            raise ValueError(f"Request {request!r} was made for other users. Choose another --request name.")
         pairs = {pair["old"]: pair for pair in earlier["objects"]}
     pairs |= {each.old: asdict(each) for each in found if isinstance(each, Rewritten)}
     faults = [each for each in found if isinstance(each, Fault)]
     plan = {
         "request": request,
-        "users_sha256": users.digest,
         "objects": [pairs[old] for old in sorted(pairs)],
         "unreadable": [{"key": f.key, "code": f.code, "message": f.message} for f in faults],
     }
-    store.write(plan_key(request), json.dumps(plan, indent=1, allow_nan=False).encode())
+    write_plan(store, plan)
     return plan
+
+
+def write_plan(store: Store, plan: Mapping[str, Any]) -> None:
+    store.write(plan_key(plan["request"]), json.dumps(plan, indent=1, allow_nan=False).encode())
 
 
 def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
@@ -329,13 +281,17 @@ def compact_again(store: Store, pairs: Iterable[dict[str, Any]]) -> None:
         hours = Hours(hour, hour + timedelta(hours=1))
         if any(store.list(f"compacted/_manifests/dt={hour:%Y-%m-%d}/hh={hour:%H}")):
             list(compact_with_duckdb(store, stale(store, hours)))
-            sweep(store, hours, FAR_FUTURE, timedelta(0))
+        # Without a manifest, too: a compaction that was interrupted leaves files that nothing names.
+        sweep(store, hours, FAR_FUTURE, timedelta(0))
 
 
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("forget", __doc__)
     add_archive(parser)
-    parser.add_argument("--users", required=True, type=Path, help="file with one user id per line")
+    parser.add_argument("--users", type=Path, help="file with one user id per line")
+    parser.add_argument(
+        "--devices", type=Path, help="file with one device id per line: all of their events go"
+    )
     parser.add_argument("--request", required=True, help="name of the plan, the same in both runs")
     parser.add_argument(
         "--finish", action="store_true", help="delete the old objects; run it after the new ones are loaded"
@@ -345,24 +301,20 @@ def main(argv: Sequence[str]) -> int:
     )
     given = arguments(parser, argv)
     store = given.store
-    try:
-        named = given.users.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        parser.error(f"cannot read {given.users}: {error}")
-    users = Users(frozenset(line.strip() for line in named if line.strip()))
-    if not users.ids:
-        parser.error(f"{given.users} contains no user ids")
+    if not REQUEST.fullmatch(given.request):
+        parser.error(f"--request {given.request!r}: use letters, digits, '.', '_' and '-'")
     try:
         if given.finish:
             plan = json.loads(store.read(plan_key(given.request)))
-            if plan["users_sha256"] != users.digest:
-                parser.error(f"request {given.request!r} was made for other users")
             report("users_forgotten", request=given.request, objects=finish(store, plan))
             return 0
+        subject = Subject.of(_ids(parser, given.users), _ids(parser, given.devices))
+        if not subject.ids:
+            parser.error("--users and --devices contain no ids")
         objects = list(candidates(store))
-        found = _rewrite_all(given, store, users, objects)
-        plan = begin(store, given.request, users, found)
-    except (NotReady, ValueError) as problem:
+        seen, found = _both_passes(given, store, subject, objects)
+        plan = begin(store, given.request, found)
+    except NotReady as problem:
         print(problem, file=sys.stderr)
         return 2
     pairs = plan["objects"]
@@ -372,21 +324,36 @@ def main(argv: Sequence[str]) -> int:
         looked_at=len(objects),
         objects=len(pairs),
         lines=sum(pair["lines_before"] - pair["lines_after"] for pair in pairs),
+        own_devices=seen[0],
+        shared_devices=seen[1],
         unreadable=len(plan["unreadable"]),
         sql=warehouse_sql(plan),
     )
     return 1 if plan["unreadable"] else 0
 
 
-def _rewrite_all(
-    given: argparse.Namespace, store: Store, users: Users, objects: Sequence[Stored]
-) -> list[Found]:
-    if choose_engine(given.engine, objects) == "duckdb":
-        return with_threads(store, users, objects)
-    from glue.session import session
+def _ids(parser: argparse.ArgumentParser, path: Path | None) -> list[str]:
+    try:
+        lines = path.read_text().splitlines() if path else []
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"cannot read {path}: {error}")
+    return [line.strip() for line in lines if line.strip()]
 
-    with session("milkrun-forget", given.master) as spark:
-        return with_spark(spark, store, users, objects)
+
+def _both_passes(
+    given: argparse.Namespace, store: Store, subject: Subject, objects: Sequence[Stored]
+) -> tuple[tuple[int, int], list[Found]]:
+    """Follow the subject to other ids, then rewrite; also the numbers of devices, because a log names none."""
+    if choose_engine(given.engine, objects) == "duckdb":
+        followed = follow(subject, all_seen(store, subject, objects))
+        found = with_threads(store, followed.subject, objects)
+    else:
+        from glue.session import session
+
+        with session("milkrun-forget", given.master) as spark:
+            followed = follow(subject, with_spark(spark, objects, partial(all_seen, store, subject)))
+            found = with_spark(spark, objects, partial(with_threads, store, followed.subject))
+    return (len(followed.subject.own_devices), len(followed.shared)), found
 
 
 if __name__ == "__main__":

@@ -1,225 +1,271 @@
-"""`milkrun forget`: delete a person's data from S3, DynamoDB and Snowflake.
+"""`milkrun forget`: delete all data of a person or a device from S3, DynamoDB and Snowflake, object by object.
 
-Each step can be repeated, and their order makes sure that no other person's event is ever missing: 1. write
-each object again without the person's lines, under a new key; 2. wait until Snowflake has loaded the new
-objects; 3. delete the person's items from the visits table and the old objects' rows from RAW; 4. delete all
-versions of the old objects; 5. rebuild staging and marts from RAW, because dbt's incremental models never
-delete. After an interruption the same command continues: the plan is stored under forget/ and has only a hash
-of the person.
+Each step may be repeated, and in this order no event of anybody else is ever missing anywhere:
+
+1. Read every event, and follow the person to other ids and devices (glue/person.py).
+2. Write each object again without the person's lines, under a new key; the old object stays.
+3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events.
+4. Delete what must be recognized by an id: items of the visits table, rows of RAW and of job results, old versions.
+5. Release the plan, and delete the old objects with all their versions. This needs no id any more.
+6. Build staging and marts again from RAW, because dbt's incremental models never delete.
+
+An interrupted run is continued by the same command. Plans are under forget/ and hold object keys and line numbers,
+never an id or a hash of one.
 """
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from botocore.exceptions import ClientError
 
-from aws.table import Item, loaded
-from consumer import keys
-from consumer.visits import Pair, pair_of
-from contract.events import MAX_AGE, InvalidEvent, Kind, geofence_event
+from aws.table import Table
+from consumer.visits import Pair
+from contract.events import MAX_AGE, GeofenceEvent, InvalidEvent, geofence_event
 from glue import forget as archive
-from glue.archive import Stored
-from ops import polling, redrive, terminal
+from glue.archive import READERS, Bucket, Fault, Stored
+from glue.forget import Found, Rewritten
+from glue.person import Followed, Names, Subject, follow
+from ops import expiry, forget_copies, forget_rows, forget_visits, polling, redrive, terminal
 from ops.marts import build_marts
-from ops.outputs import environment_of
+from ops.outputs import Outputs, environment_of
 from ops.stores import geofence_kinds
-from ops.visits_table import events_in, missing_chunks
+from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 
-TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
-KEYS_A_DELETE = 1000
-ITEMS_A_DELETE = 25
 PATIENCE_SECONDS = 120.0
-CHANGE_SECONDS = 60.0  # the consumer's timeout: after it, an invocation has ended
+# The event source mapping gives a record up after this time. Until then the consumer may still process it.
+MAX_RECORD_AGE = timedelta(hours=6)
+RELEASED, FINISHED = "released", "finished"
 
-RUNS_OUT = {
-    "old versions of objects that were deleted or replaced earlier": "30 days after their deletion",
-    "rebuilt/ and streamed/": "visits and windows by device, without user ids; rebuilt/ expires after 90 days",
-    "Kinesis": "records expire with the stream's retention: 24 hours, prod 168 hours",
-    "redrive queue": "claim checks have keys and line numbers, no personal data; at most 14 days",
-    "DynamoDB backups": "point-in-time recovery covers 35 days",
-    "Snowflake Time Travel and Fail-safe": "the tables' retention (1 day unless raised), then 7 days",
-    "logs": "have request ids, object keys and numbers, no personal data",
-}
+
+@dataclass
+class Result:
+    """What was done, for the report."""
+
+    plan: dict[str, Any] = field(default_factory=lambda: {"objects": [], "unreadable": []})
+    not_loaded: list[str] = field(default_factory=list)
+    not_consumed: int = 0
+    visits: forget_visits.Forgotten = field(default_factory=forget_visits.Forgotten)
+    raw_rows: int = 0
+    result_rows: int = 0
+    sqlite_rows: int = 0
+    old_versions: int = 0
+    objects_deleted: int = 0
+    claim_checks: int = 0
+    claims_in_flight: bool = False
+    needs_marts: bool = False
+    marts_built: bool = False
+    tables_left: list[str] = field(default_factory=list)
+    remaining: list[expiry.Remaining] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class ArchiveBucket:
-    """The archive as glue's `Store`, with a given client."""
+class Stage:
+    """The stores of a stage."""
 
-    s3: Any
     name: str
+    outputs: Outputs
+    warehouse: Warehouse
+    bucket: Bucket
+    patience_s: float
 
-    def list(self, prefix: str) -> Iterator[Stored]:
-        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
-            for entry in page.get("Contents", ()):
-                yield Stored(entry["Key"], entry["Size"], entry["LastModified"].astimezone(UTC))
-
-    def read(self, key: str) -> bytes:
-        body: bytes = self.s3.get_object(Bucket=self.name, Key=key)["Body"].read()
-        return body
-
-    def write(self, key: str, body: bytes) -> None:
-        if not key.startswith("events/"):
-            self.s3.put_object(Bucket=self.name, Key=key, Body=body)
-            return
-        try:  # the bucket's policy does not allow replacing an archived event
-            self.s3.put_object(Bucket=self.name, Key=key, Body=body, IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "PreconditionFailed":  # written by an earlier run
-                raise
-
-    def write_file(self, key: str, path: Path) -> None:
-        self.s3.upload_file(str(path), self.name, key)
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete all versions: without a version id, S3 only adds a delete marker."""
-        for key in keys:
-            pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=key)
-            versions = [
-                {"Key": entry["Key"], "VersionId": entry["VersionId"]}
-                for page in pages
-                for entry in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-                if entry["Key"] == key
-            ]
-            for start in range(0, len(versions), KEYS_A_DELETE):
-                some = versions[start : start + KEYS_A_DELETE]
-                self.s3.delete_objects(Bucket=self.name, Delete={"Objects": some, "Quiet": True})
+    @property
+    def database(self) -> str:
+        return self.outputs.database
 
 
-def plan(
-    store: ArchiveBucket, users: archive.Users, request: str, told: Callable[[], object]
-) -> dict[str, Any]:
-    """Rewrite every object with the person's events; the plan maps old keys to new ones."""
+# --- S3 -------------------------------------------------------------------------------------------------------
+
+
+def followed(stage: Stage, subject: Subject, objects: Sequence[Stored], told: Any) -> Followed:
+    """Follow the subject through the archive, and through RAW, which has older events."""
+    seen: set[Names] = set()
+    with ThreadPoolExecutor(READERS) as pool:
+        for names in pool.map(partial(archive.seen_in, stage.bucket, subject), objects):
+            seen |= names
+            told()
+    while True:
+        found = follow(subject, seen)
+        more = forget_rows.seen_in_raw(stage.warehouse, stage.database, found.subject)
+        if more <= seen:
+            return found
+        seen |= more
+
+
+def rewritten(stage: Stage, subject: Subject, objects: Sequence[Stored], told: Any) -> list[Found]:
     found = []
-    for stored in list(archive.candidates(store)):
-        result = archive.rewrite(store, users, stored)
-        told()
-        if result is not None:
-            found.append(result)
-    return archive.begin(store, request, users, found)
-
-
-# --- DynamoDB ---------------------------------------------------------------------------------------------
-
-
-def their_crossings(
-    store: ArchiveBucket,
-    users: archive.Users,
-    pairs: Iterable[Mapping[str, Any]],
-    kinds: Mapping[str, Kind],
-) -> dict[Pair, set[str]]:
-    """Return the person's geofence event ids by device and fence, from the old objects."""
-    found: defaultdict[Pair, set[str]] = defaultdict(set)
-    for key in (pair["old"] for pair in pairs if pair["old"].startswith("events/")):
-        for line in archive.lines_in(store.read(key)):
-            if users.in_line(line):
-                try:
-                    event = geofence_event(line, kinds)
-                except InvalidEvent:
-                    continue
-                found[pair_of(event)].add(event.event_id)
-    return dict(found)
-
-
-def forget_visits(
-    dynamodb: Any, table: str, crossings: Mapping[Pair, set[str]]
-) -> tuple[int, list[dict[str, str]]]:
-    """Delete the consumer's items of these pairs. Return their number and the pairs that others used too.
-
-    A visit combines several events, so the whole pair is deleted. If another person used the same device
-    there, `milkrun replay` of the device restores that person's visits.
-    """
-    deleted, shared = 0, []
-    for pair, event_ids in crossings.items():
-        found = polling.until(
-            lambda: _items_of(dynamodb, table, pair),  # noqa: B023
-            _no_change_under_way,
-            patience_s=CHANGE_SECONDS,
-        )
-        item_keys = [{"pk": {"S": item["pk"]}, "sk": {"S": item["sk"]}} for item in found]
-        others = {event.event_id for _, some in events_in(found) for event in some} - event_ids
-        for start in range(0, len(item_keys), ITEMS_A_DELETE):
-            _delete_all(dynamodb, table, item_keys[start : start + ITEMS_A_DELETE])
-        deleted += len(item_keys)
-        if others:
-            shared.append(
-                {"device_id": pair.device_id, "tag": pair.fence.tag, "external_id": pair.fence.external_id}
-            )
-    return deleted, shared
-
-
-def _items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
-    """Return all item keys of a pair, including those of the previous layout."""
-    found: list[Item] = []
-    for pk, first, last in (keys.pair_range(pair), (keys.pair_key(pair), "a", keys.LAST)):
-        pages = dynamodb.get_paginator("query").paginate(
-            TableName=table,
-            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
-            ExpressionAttributeValues={":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
-            ConsistentRead=True,
-        )
-        found += (loaded(item) for page in pages for item in page["Items"])
+    with ThreadPoolExecutor(READERS) as pool:
+        for result in pool.map(partial(archive.rewrite, stage.bucket, subject), objects):
+            told()
+            if result is not None:
+                found.append(result)
     return found
 
 
-def _no_change_under_way(found: Iterable[Item]) -> bool:
-    """Return whether the chunks of the pair's last change are written; one written later would remain."""
-    return not any(missing_chunks(found))
+def request_of(keys: Iterable[str]) -> str:
+    """Name a plan after the objects in it, so that an interrupted run finds its own again."""
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16]
 
 
-def _delete_all(dynamodb: Any, table: str, keys: list[Any]) -> None:
-    left: list[Any] = [{"DeleteRequest": {"Key": key}} for key in keys]
-    while left:
-        answer = dynamodb.batch_write_item(RequestItems={table: left})
-        left = answer.get("UnprocessedItems", {}).get(table, [])
+def plans_in(bucket: Bucket) -> Iterator[dict[str, Any]]:
+    """Yield all plans. Those of earlier versions had a hash of the person, which is removed."""
+    for stored in list(bucket.list(f"{archive.PREFIX}/")):
+        plan = json.loads(bucket.read(stored.key))
+        if plan.pop("users_sha256", None):
+            plan["request"] = request_of(pair["old"] for pair in plan["objects"])
+            archive.write_plan(bucket, plan)
+            bucket.delete([stored.key])
+        yield plan
 
 
-# --- Snowflake --------------------------------------------------------------------------------------------
+def finish_released(bucket: Bucket) -> list[dict[str, Any]]:
+    """Finish the plans of interrupted runs as far as S3 goes; return them, because the marts may be left."""
+    plans = [plan for plan in plans_in(bucket) if plan.get("state") == RELEASED]
+    for plan in plans:
+        bucket.delete(pair["old"] for pair in plan["objects"])
+        archive.compact_again(bucket, plan["objects"])
+    return plans
 
 
-def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the new objects that are not completely in RAW."""
-    wanted = [p for p in pairs if p["new"] is not None and p["new"].split("/")[0] in TABLES]
-    missing = []
-    for pair in wanted:
-        table = TABLES[pair["new"].split("/")[0]]
-        sql = f"SELECT COUNT(*) AS n FROM {database}.RAW.{table} WHERE file_name = %s"
-        if warehouse.query(sql, [pair["new"]])[0]["n"] < pair["lines_after"]:
-            missing.append(pair["new"])
-    return missing
-
-
-def forget_rows(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> int:
-    """Delete the old objects' rows from RAW and return their number."""
-    deleted = 0
+def crossings_of(
+    stage: Stage, pairs: Sequence[dict[str, Any]], objects: Sequence[Stored]
+) -> Iterator[tuple[GeofenceEvent, datetime]]:
+    """Yield the subject's geofence events, and when the archive took them, from the old objects while these exist."""
+    kinds = geofence_kinds(stage.outputs, stage.name)
+    stored = {each.key: each for each in objects}
     for pair in pairs:
-        table = TABLES.get(pair["old"].split("/")[0])
-        if table is None:
-            continue
-        name = f"{database}.RAW.{table}"
-        sql = f"SELECT COUNT(*) AS n FROM {name} WHERE file_name = %s"
-        deleted += warehouse.query(sql, [pair["old"]])[0]["n"]
-        warehouse.query(f"DELETE FROM {name} WHERE file_name = %s", [pair["old"]])
-    return deleted
+        if pair["old"].startswith("events/") and pair["old"] in stored:
+            lines = archive.lines_of_object(stage.bucket, stored[pair["old"]])
+            if isinstance(lines, bytes | Fault):
+                continue
+            for number in pair["removed"]:
+                with suppress(InvalidEvent, IndexError):
+                    yield geofence_event(lines[number - 1], kinds), stored[pair["old"]].modified_at
 
 
-# --- the command
+# --- everything that needs the ids ----------------------------------------------------------------------------
+
+
+def forget_everywhere(
+    stage: Stage, subject: Subject, objects: Sequence[Stored], sqlite: Sequence[Path], result: Result
+) -> None:
+    """Delete what is recognized by an id. Until all of it is deleted, the old objects stay."""
+    pairs, outputs = result.plan["objects"], stage.outputs
+    sqs = outputs.aws("sqs")
+    for url in (outputs.redrive_queue_url, outputs.dead_letter_queue_url):
+        result.claim_checks += forget_copies.repoint_claim_checks(sqs, url, pairs)
+        result.claims_in_flight |= bool(pairs) and redrive.waiting(sqs, url, ("NotVisible", "Delayed")) > 0
+    crossings = list(crossings_of(stage, pairs, objects))
+    events = [event for event, _ in crossings]
+    _forget_visits(stage, subject, crossings, result)
+    rows = forget_copies.Rows(subject, events, pairs)
+    result.result_rows = forget_copies.forget_results(stage.bucket, rows)
+    result.raw_rows = forget_rows.forget_objects(
+        stage.warehouse, stage.database, [pair["old"] for pair in pairs]
+    ) + forget_rows.forget_rows(stage.warehouse, stage.database, subject)
+    for path in sqlite:
+        every = [pair for plan in plans_in(stage.bucket) for pair in plan["objects"]]
+        result.sqlite_rows += forget_copies.forget_in_sqlite(path, subject, every)
+    result.old_versions = forget_copies.forget_old_versions(stage.bucket, rows)
+
+
+def _forget_visits(
+    stage: Stage, subject: Subject, crossings: Sequence[tuple[GeofenceEvent, datetime]], result: Result
+) -> None:
+    dynamodb, name = stage.outputs.aws("dynamodb"), stage.outputs.visits_table
+    now = datetime.now(UTC)
+    recent = [
+        event
+        for event, received_at in crossings
+        if now - received_at < MAX_RECORD_AGE and received_at - event.occurred_at < MAX_AGE
+    ]
+    patience_s = min(stage.patience_s, forget_visits.CHANGE_SECONDS)
+    result.not_consumed = forget_visits.not_consumed(
+        dynamodb, name, forget_visits.by_pair(recent), patience_s
+    )
+    whole = subject.devices | subject.own_devices
+    shared = [event for event, _ in crossings if event.device_id not in whole]
+    with ThreadPoolExecutor(READERS) as executor:
+        table = Table(stage.outputs.access().client("dynamodb"), name, executor)
+        result.visits = forget_visits.forget_events(dynamodb, table, name, forget_visits.by_pair(shared))
+    result.visits.items += forget_visits.forget_devices(dynamodb, name, whole)
+
+
+def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Any) -> tuple[Followed, Result]:
+    result = Result()
+    unfinished = finish_released(stage.bucket)
+    objects = list(archive.candidates(stage.bucket))
+    looked = bars.add_task("objects read", total=2 * len(objects))
+    found_by = followed(stage, subject, objects, partial(bars.advance, looked))
+    found = rewritten(stage, found_by.subject, objects, partial(bars.advance, looked))
+    if old := [each.old for each in found if isinstance(each, Rewritten)]:
+        result.plan = archive.begin(stage.bucket, request_of(old), found)
+        unfinished.append(result.plan)
+    else:
+        result.plan["unreadable"] = [{"key": each.key} for each in found if isinstance(each, Fault)]
+    pairs = result.plan["objects"]
+    result.not_loaded = polling.until(
+        lambda: forget_rows.not_loaded(stage.warehouse, stage.database, pairs),
+        lambda left: not left,
+        patience_s=stage.patience_s,
+    )
+    if result.not_loaded:
+        return found_by, result
+    forget_everywhere(stage, found_by.subject, objects, sqlite, result)
+    if pairs:
+        archive.write_plan(stage.bucket, result.plan | {"state": RELEASED})
+        archive.delete_old(stage.bucket, pairs)
+        archive.compact_again(stage.bucket, pairs)
+        result.objects_deleted = len(pairs)
+    result.needs_marts = bool(unfinished or result.raw_rows)
+    result.remaining = list(
+        expiry.remaining(
+            stage.outputs, stage.warehouse, forget_copies.checkpoints(stage.bucket), expiry.utc_now()
+        )
+    )
+    return found_by, result
+
+
+def refresh_marts(stage: Stage, subject: Subject, environment: Any, result: Result) -> None:
+    """Build staging and marts again, and note that the plans are finished."""
+    result.marts_built = build_marts(environment, "--full-refresh")
+    if result.marts_built:
+        for plan in finish_released(stage.bucket):
+            archive.write_plan(stage.bucket, plan | {"state": FINISHED})
+        result.tables_left = forget_rows.tables_that_name(stage.warehouse, stage.database, subject)
+
+
+# --- the command ----------------------------------------------------------------------------------------------
 
 
 def command(
     context: typer.Context,
     *,
     user: Annotated[
-        str, typer.Option(parser=terminal.not_empty, metavar="USER", help="user.userId or user._id.")
-    ],
+        str | None,
+        typer.Option(parser=terminal.not_empty, metavar="USER", help="A person: user.userId or user._id."),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=terminal.not_empty,
+            metavar="DEVICE",
+            help="A device: all its events, whoever used it. Can be repeated.",
+        ),
+    ] = None,
+    sqlite: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="A SQLite export to clean as well. Can be repeated."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     marts: Annotated[
         bool, typer.Option(help="Rebuild staging and marts from all of RAW (dbt build --full-refresh).")
@@ -230,85 +276,96 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete all data of one person. Can be interrupted and repeated.
+    """Delete all data of a person or a device. Can be interrupted and repeated.
 
-    Exit 1 if something is still to do.
+    A device that only this person used loses its events without a user, too; a device that others used loses the
+    person's events only. At the end the command lists what cannot be deleted at once, with its date. Exit 1 if
+    something is still to do.
     """
+    subject = Subject.of([user] if user else [], device or [])
+    if not subject.ids:
+        raise typer.BadParameter("Name a person with --user, or a device with --device.")
     outputs = terminal.outputs_of(context, stage)
     if not yes:
-        question = f"Delete every event of {user!r} from stage {stage} permanently?"
-        typer.confirm(question, abort=True, err=True)
-    store = ArchiveBucket(outputs.aws("s3"), outputs.bucket)
-    users = archive.Users(frozenset({user}))
-    request = hashlib.sha256(user.encode()).hexdigest()[:16]
-    with terminal.progress() as bars:
-        looked = bars.add_task("objects read", total=None)
-        found = plan(store, users, request, lambda: bars.advance(looked))
-        pairs = found["objects"]
-        standing = [
-            pair for pair in pairs if any(each.key == pair["old"] for each in store.list(pair["old"]))
-        ]
-        items_deleted, rows, shared = 0, 0, list[dict[str, str]]()
-        with outputs.warehouse() as warehouse:
-            waiting = polling.until(
-                lambda: not_loaded(warehouse, outputs.database, standing),
-                lambda left: not left,
-                patience_s=patience,
-            )
-            if not waiting:
-                crossings = their_crossings(store, users, standing, geofence_kinds(outputs, stage))
-                items_deleted, shared = forget_visits(
-                    outputs.aws("dynamodb"), outputs.visits_table, crossings
-                )
-                rows = forget_rows(warehouse, outputs.database, standing)
-        if not waiting:
-            # Skip what an earlier run has completed: a later run may have rewritten its new object.
-            archive.delete_old(store, standing)
-            # For all pairs, because an earlier run may have stopped between the two steps.
-            archive.compact_again(store, pairs)
-        sqs = outputs.aws("sqs")
-        claimed = bool(standing) and any(
-            redrive.waiting(sqs, url) for url in (outputs.redrive_queue_url, outputs.dead_letter_queue_url)
-        )
-        built = False
-        if pairs and marts and not waiting:
-            bars.add_task("rebuilding staging and marts", total=None)
-            built = build_marts(environment_of(stage, context.obj), "--full-refresh")
-    report = {
-        "user": user,
-        "plan": archive.plan_key(request),
-        "objects": len(pairs),
-        "lines": sum(pair["lines_before"] - pair["lines_after"] for pair in pairs),
-        "items_deleted": items_deleted,
-        "raw_rows_deleted": rows,
-        "objects_deleted": 0 if waiting else len(standing),
-        "marts_built": built,
-        "unreadable": [each["key"] for each in found["unreadable"]],
-        "not_loaded_yet": waiting,
-        "visits_to_make_again": shared,
-        "next": _next(waiting, shared, marts_left=bool(pairs) and not built, claimed=claimed),
-        "runs_out_by_itself": RUNS_OUT,
+        named = printable(", ".join(sorted(subject.ids)))
+        typer.confirm(f"Delete every event of {named} from stage {stage} permanently?", abort=True, err=True)
+    with terminal.progress() as bars, outputs.warehouse() as warehouse:
+        bucket = Bucket(outputs.bucket, outputs.aws("s3"))
+        chosen = Stage(stage, outputs, warehouse, bucket, patience)
+        found_by, result = forget(chosen, subject, sqlite or [], bars)
+        if result.needs_marts and marts:
+            bars.add_task("staging and marts", total=None)
+            refresh_marts(chosen, found_by.subject, environment_of(stage, context.obj), result)
+    todo, advice = list(_todo(result)), list(_advice(found_by, result))
+    report = _report(user, found_by, result) | {
+        "next": todo + advice,
+        "remaining": [each._asdict() for each in result.remaining],
     }
-    terminal.show(json.loads(json.dumps(report, allow_nan=False)), as_json)
-    if waiting or found["unreadable"] or (pairs and not built):
+    terminal.show(json.loads(json.dumps(report, allow_nan=False, default=terminal.in_words)), as_json)
+    if todo:
         raise typer.Exit(1)
 
 
-def _next(waiting: list[str], shared: list[dict[str, str]], *, marts_left: bool, claimed: bool) -> list[str]:
-    if waiting:
-        return ["Snowpipe has not loaded the new objects yet, so nothing was deleted. Run the command again."]
-    steps = []
-    if marts_left:
-        steps.append(
-            "milkrun warehouse dbt build --full-refresh   # staging and marts still have the old rows"
+def _todo(result: Result) -> Iterator[str]:
+    """Yield what must still be done."""
+    if result.not_loaded:
+        yield "Snowpipe has not loaded the new objects yet, so nothing was deleted. Run this again."
+        return
+    if result.plan["unreadable"]:
+        yield "Read the unreadable objects by hand: they may hold the person."
+    if result.not_consumed:
+        yield (
+            f"Run this again in {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours: the consumer may not have"
+            f" processed {result.not_consumed} of the events yet."
         )
-    if claimed:
-        steps.append(
-            "milkrun reconcile --repair   # claim checks waited for other people's lines in an old object"
-        )
-    # The consumer skips older events, and `replay` rejects them.
+    if result.needs_marts and not result.marts_built:
+        yield "milkrun warehouse dbt build --full-refresh   # staging and marts still have the old rows"
+    if result.tables_left:
+        yield f"Drop or clean the tables that dbt does not build: {', '.join(result.tables_left)}."
+
+
+def _advice(found_by: Followed, result: Result) -> Iterator[str]:
+    if result.claims_in_flight:
+        yield "milkrun reconcile --repair   # claim checks in flight name lines of others in an old object"
+    # The consumer leaves out what is older, and `replay` refuses it.
     since = f"--from '{MAX_AGE.days - 1} days ago'"
-    devices = sorted({each["device_id"] for each in shared})
-    return steps + [
-        (f"milkrun replay {since} --device {device}   # other people used it too") for device in devices
-    ]
+    for device in sorted({pair.device_id for pair in result.visits.replay}):
+        yield f"milkrun replay {since} --device {shlex.quote(device)}   # others used it too"
+    for device, others in found_by.shared.items():
+        yield (
+            f"milkrun forget --device {shlex.quote(device)}   # only if all of it shall go: {others} other users"
+            " used it, and its events without a user stay"
+        )
+
+
+def _report(user: str | None, found_by: Followed, result: Result) -> dict[str, Any]:
+    pairs = result.plan["objects"]
+    return {
+        "user": user,
+        "devices": sorted(found_by.subject.devices | found_by.subject.own_devices),
+        "other_ids": sorted(found_by.subject.users - {user}),
+        "shared_devices": found_by.shared,
+        "unclear_ids": sorted(found_by.unclear),
+        "mentioned_by": sorted(found_by.mentioned_by),
+        "plan": archive.plan_key(result.plan["request"]) if pairs else None,
+        "objects": len(pairs),
+        "lines": sum(pair["lines_before"] - pair["lines_after"] for pair in pairs),
+        "items_deleted": result.visits.items,
+        "pairs_rewritten": result.visits.pairs,
+        "raw_rows_deleted": result.raw_rows,
+        "result_rows_deleted": result.result_rows,
+        "sqlite_rows_deleted": result.sqlite_rows,
+        "old_versions_deleted": result.old_versions,
+        "claim_checks_changed": result.claim_checks,
+        "objects_deleted": result.objects_deleted,
+        "marts_built": result.marts_built,
+        "unreadable": [each["key"] for each in result.plan["unreadable"]],
+        "not_loaded_yet": result.not_loaded,
+        "not_consumed_yet": result.not_consumed,
+        "visits_to_make_again": [_pair(pair) for pair in result.visits.replay],
+        "tables_left": result.tables_left,
+    }
+
+
+def _pair(pair: Pair) -> dict[str, str]:
+    return {"device_id": pair.device_id, "tag": pair.fence.tag, "external_id": pair.fence.external_id}

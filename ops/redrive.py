@@ -1,7 +1,7 @@
 """`milkrun redrive`: list, send again or delete the claim checks in the dead-letter queue."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -73,9 +73,12 @@ def let_go(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
     sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle)
 
 
-def waiting(sqs: Any, queue_url: str) -> int:
-    """Return the approximate number of claim checks in the redrive queue, also in flight and delayed ones."""
-    names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
+EVERY_KIND = ("", "NotVisible", "Delayed")
+
+
+def waiting(sqs: Any, queue_url: str, kinds: Sequence[str] = EVERY_KIND) -> int:
+    """Return about how many claim checks are in a queue. SQS delivers those in flight or postponed to nobody else."""
+    names = [f"ApproximateNumberOfMessages{kind}" for kind in kinds]
     found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
     return sum(int(found.get(name, 0)) for name in names)
 

@@ -5,7 +5,6 @@ stage. Device ids begin with the run's label, and requests have it as their app 
 can be found and deleted.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -25,10 +24,13 @@ from rich.text import Text
 from consumer.visits import Pair, pair_of
 from contract.events import InvalidEvent, geofence_event
 from contract.objects import lines_of
-from glue.forget import plan_key
+from glue.archive import Bucket
+from glue.forget import write_plan
 from ops import terminal
 from ops.cost import Prices
-from ops.forget import PATIENCE_SECONDS, TABLES, ArchiveBucket, forget_rows, forget_visits
+from ops.forget import PATIENCE_SECONDS
+from ops.forget_rows import TABLES, forget_objects
+from ops.forget_visits import forget_pairs
 from ops.marts import build_marts
 from ops.outputs import ROOT, Outputs, environment_of
 from ops.polling import until
@@ -224,7 +226,8 @@ def remove(
 
     Wait `patience` seconds until Snowpipe has loaded the objects; `left_in_s3` names those that it has not.
     """
-    s3, store = outputs.aws("s3"), ArchiveBucket(outputs.aws("s3"), outputs.bucket)
+    s3 = outputs.aws("s3")
+    store = Bucket(outputs.bucket, s3)
     kinds = geofence_kinds(outputs, stage)
     keys: list[str] = []
     pairs: dict[Pair, set[str]] = {}
@@ -251,7 +254,7 @@ def remove(
     for device in devices:
         for stay in device_stays(dynamodb, outputs.visits_table, device):
             pairs.setdefault(Pair(device, stay.fence), set())
-    items, _ = forget_visits(dynamodb, outputs.visits_table, pairs)
+    items = forget_pairs(dynamodb, outputs.visits_table, pairs)
     with outputs.warehouse() as warehouse:
         # Rows that Snowpipe loads after the deletion would stay, so such an object stays, too.
         waiting = until(
@@ -259,7 +262,7 @@ def remove(
         )
         gone = [key for key in keys if key not in waiting]
         note_removal(store, label, gone)
-        rows = forget_rows(warehouse, outputs.database, [{"old": key} for key in gone])
+        rows = forget_objects(warehouse, outputs.database, gone)
     store.delete(gone)
     return {"objects": len(gone), "raw_rows": rows, "visit_items": items, "left_in_s3": sorted(waiting)}
 
@@ -276,14 +279,12 @@ def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[
     return missing
 
 
-def note_removal(store: ArchiveBucket, label: str, keys: Iterable[str]) -> None:
+def note_removal(store: Bucket, label: str, keys: Iterable[str]) -> None:
     """Store the names in a plan like those of `forget`, so that `reconcile` does not report these objects."""
-    objects = [{"old": key, "new": None} for key in keys]
-    plan = {"request": label, "objects": objects}
-    store.write(plan_key(label), json.dumps(plan, indent=1, allow_nan=False).encode())
+    write_plan(store, {"request": label, "objects": [{"old": key, "new": None} for key in keys]})
 
 
-def _recent(store: ArchiveBucket, since: datetime) -> Iterator[str]:
+def _recent(store: Bucket, since: datetime) -> Iterator[str]:
     """Return the keys of the hours since the run began, quarantined records included."""
     hour = since.replace(minute=0, second=0, microsecond=0)
     while hour <= datetime.now(UTC):

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +50,9 @@ def everything(archive: Path) -> Iterator[bytes]:
         yield from (base64.b64decode(each["kinesis"]["data"]) for each in request["Records"])
 
 
-def invocation_record(archive: Path, name: str, event: bytes, *, as_text: bool = True) -> None:
-    """Write the record of a failed invocation. Lambda stores the request as a string, LocalStack as an
-    object.
-    """
-    request = {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}}]}
+def invocation_record(archive: Path, name: str, *events: bytes, as_text: bool = True) -> None:
+    """Write a failed invocation's record; Lambda stores the request as a string, LocalStack as an object."""
+    request = {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}} for event in events]}
     record = {"payload": json.dumps(request) if as_text else request}
     path = archive / "aws/lambda/mapping" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,14 +139,165 @@ def test_nothing_is_deleted_while_a_new_object_is_missing(tmp_path: Path, users:
     assert all((archive / pair["old"]).exists() for pair in plan["objects"])
 
 
-def test_existing_request_name_with_other_users_is_rejected(tmp_path: Path, users: Path) -> None:
-    archive = tmp_path / "archive"
-    world(archive)
-    forget(archive, users)
-    users.write_text("carol\n")
-    assert forget(archive, users) == 2
+ANN = "ann-7f3c21"
+T = '"type":"t","createdAt":"2026-11-16T08:00:00Z"'
+NEXT_TO_HER = '{"_id":"n","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"van-2","userId":"bea"}'
+
+
+@pytest.mark.parametrize(
+    ("given", "event"),
+    [
+        (ANN, f'{{"_id":"x",{T},"deviceId":"d","user_id":"{ANN}"}}'),
+        (ANN, f'{{"_id":"x",{T},"user":{{"user_id":"{ANN}"}},"deviceId":"d"}}'),
+        (ANN, f'{{"_id":"x",{T},"user":{{"USERID":["{ANN}"]}},"deviceId":"d"}}'),
+        (ANN, f'{{"_id":"x",{T},"deviceId":"d","metadata":{{"userId":"{ANN}"}}}}'),
+        (ANN, f'{{"_id":"x",{T},"deviceId":"d","metadata":{{"crew":[{{"driver":"{ANN}"}}]}}}}'),
+        (ANN, f'{{"_id":"x",{T},"user":{{"deviceId":"d","metadata":{{"who":"{ANN}"}}}}}}'),
+        (ANN, f'{{"_id":"x",{T},"deviceId":"d","trip":{{"user_id":"{ANN}"}}}}'),
+        ("778899", f'{{"_id":"x",{T},"deviceId":"d","user":{{"userId":778899}}}}'),
+        ("778899", f'{{"_id":"x",{T},"deviceId":"d","metadata":{{"userId":778899.0}}}}'),
+        ("J\u00fcrgen", f'{{"_id":"x",{T},"deviceId":"d","user":{{"userId":"Ju\u0308rgen"}}}}'),
+        ("Ju\u0308rgen", f'{{"_id":"x",{T},"deviceId":"d","user":{{"userId":"J\u00fcrgen"}}}}'),
+        ("\U0001f69a7", f'{{"_id":"x",{T},"deviceId":"d","user":{{"userId":"\\ud83d\\ude9a7"}}}}'),
+    ],
+    ids=[f"spelling-{n}" for n in range(12)],
+)
+@pytest.mark.parametrize("prefix", ["events", "rejected", "set-aside"])
+def test_every_spelling_of_a_user_id_is_found(
+    tmp_path: Path, users: Path, prefix: str, given: str, event: str
+) -> None:
+    users.write_text(f"{given}\n")
+    texts = [event.encode(), NEXT_TO_HER.encode()]
+    if prefix == "rejected":
+        texts = [reject_line(WHY, text, index=n, event_id=None) for n, text in enumerate(texts)]
+    if prefix == "set-aside":
+        texts = [quarantine_line(WHY, text, {"shard": "1"}) for text in texts]
+    archived(tmp_path / "archive", texts, prefix=prefix)
+    assert [forget(tmp_path / "archive", users), forget(tmp_path / "archive", users, "--finish")] == [0, 0]
+    assert left(tmp_path / "archive", prefix) == texts[1:]
+
+
+def left(archive: Path, prefix: str = "events") -> list[bytes]:
+    return [each for path in (archive / prefix).rglob("*.gz") for each in lines_of(path.read_bytes())]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        line("x", user=ANN.upper()),  # the contract tells upper from lower case
+        line("x", user=ANN + "9"),
+        line("x", user="bea", metadata={"handed_over_to": ANN}),
+        line("x", user="bea", metadata={"userId": ANN}),
+        line("x", device=ANN),
+        b'{"_id":"x","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"d","metadata":{"litres":778899}}',
+    ],
+    ids=["upper case", "longer id", "mention", "mention as user", "device", "number of litres"],
+)
+def test_an_event_of_somebody_else_stays(tmp_path: Path, users: Path, event: bytes) -> None:
+    users.write_text(f"{ANN}\n778899\n")
+    archived(tmp_path / "archive", [event])
+    assert forget(tmp_path / "archive", users) == 0
+    assert left(tmp_path / "archive") == [event]
+    assert json.loads((tmp_path / "archive/forget/r1/plan.json").read_text())["objects"] == []
+
+
+def device_only(event_id: str, device: str) -> bytes:
+    text = f'{{"_id":"{event_id}",{T},"user":{{"deviceId":"{device}"}}}}'
+    return text.encode()
+
+
+def test_events_without_a_user_go_with_the_device_that_only_this_person_used(
+    tmp_path: Path, users: Path
+) -> None:
+    """A device that two drivers used loses the person's events only: whose the others are nobody can tell."""
+    users.write_text(f"{ANN}\n")
+    others = [
+        line("b1", user="bob-1", device="shared"),
+        device_only("s1", "shared"),
+        device_only("o1", "elsewhere"),
+    ]
+    theirs = [
+        line("a1", user=ANN, device="own"),
+        device_only("a2", "own"),
+        line("a3", user=ANN, device="shared"),
+    ]
+    archived(tmp_path / "archive", [*theirs, *others], batch=1)
+    raw = unreadable_line(WHY, b'{"deviceId":"own", oops', content_type=None, content_encoding=None)
+    archived(tmp_path / "archive", [raw], prefix="rejected")
+    assert [forget(tmp_path / "archive", users), forget(tmp_path / "archive", users, "--finish")] == [0, 0]
+    assert sorted(left(tmp_path / "archive")) == sorted(others)
+    assert left(tmp_path / "archive", "rejected") == []
+
+
+def test_all_events_of_a_device_go_whoever_used_it(tmp_path: Path) -> None:
+    (tmp_path / "devices").write_text("shared\n")
+    archived(tmp_path / "archive", [line("a", user=ANN, device="shared"), device_only("s", "shared")])
+    archived(tmp_path / "archive", [line("b", user=ANN, device="other")])
+    given = ["--archive", str(tmp_path / "archive"), "--request", "r1"]
+    assert main([*given, "--devices", str(tmp_path / "devices")]) == 0
+    assert main([*given, "--finish"]) == 0
+    assert left(tmp_path / "archive") == [line("b", user=ANN, device="other")]
+
+
+def by_account(event_id: str, account: str, **user: str) -> bytes:
+    who = json.dumps({"_id": account, "deviceId": f"device-{event_id}", **user})
+    return f'{{"_id":"{event_id}",{T},"user":{who}}}'.encode()
+
+
+def test_an_id_of_the_app_that_belongs_to_one_user_is_followed(tmp_path: Path, users: Path) -> None:
+    """The envelope's `user._id` stands in events that have no `userId`."""
+    users.write_text(f"{ANN}\n")
+    theirs = [by_account("a1", "5f01", userId=ANN), by_account("a2", "5f01")]
+    others = [by_account("c1", "5f02", userId="cleo"), by_account("c2", "5f03")]
+    # Two users under one `_id`: an event that has only this `_id` may be of either.
+    others += [by_account("d1", "5f04", userId="dan"), by_account("d2", "5f04")]
+    theirs += [by_account("d3", "5f04", userId=ANN)]
+    archived(tmp_path / "archive", [*theirs, *others])
+    assert [forget(tmp_path / "archive", users), forget(tmp_path / "archive", users, "--finish")] == [0, 0]
+    assert left(tmp_path / "archive") == others
+
+
+def test_a_plan_holds_neither_an_id_nor_a_hash_of_one(tmp_path: Path, users: Path) -> None:
+    users.write_text(f"{ANN}\n")
+    archived(tmp_path / "archive", [line("a", user=ANN, device="phone-4711"), line("b", user="bea")])
+    assert forget(tmp_path / "archive", users) == 0
+    plan = (tmp_path / "archive/forget/r1/plan.json").read_text()
+    for text in (ANN, "phone-4711", f"{ANN}\n"):
+        assert text not in plan
+        for name in ("md5", "sha1", "sha256", "sha512", "blake2b"):
+            digest = hashlib.new(name, text.encode())
+            assert digest.hexdigest()[:8] not in plan
+            assert base64.b64encode(digest.digest()).decode()[:8] not in plan
+
+
+@pytest.mark.parametrize("request_name", ["../../elsewhere", "a/b", "", ".hidden"])
+def test_a_request_name_is_no_path(tmp_path: Path, users: Path, request_name: str) -> None:
     with pytest.raises(SystemExit):
-        forget(archive, users, "--finish")
+        main(["--archive", str(tmp_path / "a"), "--users", str(users), "--request", request_name])
+    assert not any(path.name == "plan.json" for path in tmp_path.rglob("*"))
+
+
+def test_a_batch_that_lambda_gave_up_keeps_the_records_of_others(tmp_path: Path, users: Path) -> None:
+    users.write_text(f"{ANN}\n")
+    archive = tmp_path / "archive"
+    other = line("b", user="bea", device="van-2")
+    invocation_record(archive, "batch.json", other, line("a", user=ANN))
+    assert [forget(archive, users), forget(archive, users, "--finish")] == [0, 0]
+    [path] = (archive / "aws/lambda").rglob("*batch*")
+    [record] = json.loads(json.loads(path.read_text())["payload"])["Records"]
+    assert base64.b64decode(record["kinesis"]["data"]) == other
+
+
+def test_parquet_that_no_manifest_names_is_deleted(tmp_path: Path, users: Path) -> None:
+    """A compaction that was interrupted leaves such files."""
+    users.write_text(f"{ANN}\n")
+    archive = tmp_path / "archive"
+    archived(archive, [line("a", user=ANN), line("b", user="bea")])
+    list(compact_with_duckdb(Folder(archive), stale(Folder(archive), HOURS)))
+    for path in (archive / "compacted/_manifests").rglob("*.json"):
+        path.unlink()
+    assert [forget(archive, users), forget(archive, users, "--finish")] == [0, 0]
+    assert list(archive.rglob("*.parquet")) == []
 
 
 def test_unreadable_object_is_reported_because_it_may_name_a_user(

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from msgspec import ValidationError
 
 from handler import main
 from handler.settings import Settings
@@ -182,7 +181,9 @@ def test_bug_is_logged_with_its_traceback_and_returns_503(
         "events_ingested",
         "RuntimeError",
     )
-    assert "on purpose" in first["exception"]
+    assert first["exception"].endswith("RuntimeError\n")
+    assert "next_fault" in first["exception"]
+    assert ": on purpose" not in first["exception"]  # a message may quote an event
 
 
 def test_missing_setting_fails_the_first_request_and_is_named(
@@ -219,7 +220,7 @@ def test_stage_may_allow_device_clocks_up_to_a_day_ahead(phone: Phone) -> None:
     ahead = [ENTER | {"createdAt": (RECEIVED_AT + timedelta(hours=hours)).isoformat()} for hours in (23, 25)]
     phone.settings = {"MAX_CLOCK_AHEAD_SECONDS": "86400"}
     assert phone.post(ahead).codes == ["created_at_in_future"]
-    with pytest.raises(ValidationError, match="MAX_CLOCK_AHEAD_SECONDS"):
+    with pytest.raises(ValueError, match="MAX_CLOCK_AHEAD_SECONDS"):
         Settings.of(
             {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q"}
             | {"MAX_CLOCK_AHEAD_SECONDS": "86401"}

@@ -1,0 +1,317 @@
+"""Whose data it is: the ids of a person or a device, the links between them, and the rule for events and texts.
+
+An event belongs to the users that it names at the top or in `user` (`userId`, `user_id`, `user._id`, …). An event that
+names none there belongs to the users that the rest of it names, its metadata above all, and to the person whose
+device it is. An event of somebody else that mentions the person stays.
+
+Two ids are the same if they are the same text after Unicode normalization (NFC), and a whole number is its digits.
+Upper and lower case differ, as they do everywhere in the contract.
+"""
+
+import base64
+import json
+import re
+import unicodedata
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import msgspec
+
+from glue.archive import MAX_INFLATED_BYTES
+
+INFLATE_STEP = 1024  # compressed bytes; a gzip bomb can exceed the limit by at most a thousand times this
+MAX_GZIP_LAYERS = 3
+MAX_QUICK_TERMS = 50
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+
+class Names(NamedTuple):
+    """The ids that an event names.
+
+    `accounts` are `user._id`. `copies` are user ids outside the contract's fields, `texts` are the texts of metadata.
+    """
+
+    users: frozenset[str] = frozenset()
+    accounts: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()
+    copies: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
+
+    @property
+    def owners(self) -> frozenset[str]:
+        """Whose event it is, as far as it says so itself."""
+        return self.users | self.accounts or self.copies
+
+
+def id_text(value: object) -> str | None:
+    """Return an id as text, or None if the value cannot be one. Rejected events have numbers where ids belong."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else None
+
+
+def names_in(event: object) -> Names:
+    if not isinstance(event, dict):
+        return Names()
+    users, accounts, devices = set[str](), set[str](), set[str]()
+    elsewhere: list[tuple[bool, str]] = []
+    for name, value in event.items():
+        plain = _plain(name)
+        if plain == "user" and isinstance(value, dict):
+            for inner, given in value.items():
+                if (named := _plain(inner)) == "userid":
+                    users.update(_ids(given))
+                elif inner in ("_id", "id"):
+                    accounts.update(_ids(given))
+                elif named == "deviceid":
+                    devices.update(_ids(given))
+                else:
+                    elsewhere += _elsewhere(inner, given)
+        elif plain in ("userid", "user"):
+            users.update(_ids(value))
+        elif plain == "deviceid":
+            devices.update(_ids(value))
+        elif isinstance(value, dict | list):
+            elsewhere += _elsewhere(name, value)
+    copies = frozenset(found for is_copy, found in elsewhere if is_copy)
+    texts = frozenset(found for _, found in elsewhere)
+    return Names(frozenset(users), frozenset(accounts), frozenset(devices), copies, texts)
+
+
+def _plain(name: str) -> str:
+    """`userId`, `user_id`, `USER-ID` and `userid` are one name."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _ids(value: object) -> Iterator[str]:
+    return (found for each in _scalars(value) if (found := id_text(each)))
+
+
+def _elsewhere(name: str, value: object) -> Iterator[tuple[bool, str]]:
+    """Yield what may be a user id outside the contract's fields, and whether its name says so.
+
+    That is any `userId`, and any text in `metadata`.
+    """
+    waiting: list[tuple[str, object, bool]] = [(name, value, False)]
+    while waiting:
+        name, value, is_metadata = waiting.pop()
+        plain = _plain(name)
+        if plain == "userid":
+            yield from ((True, each) for each in _ids(value))
+        elif isinstance(value, dict):
+            waiting += [(inner, each, is_metadata or plain == "metadata") for inner, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(name, each, is_metadata or plain == "metadata") for each in value]
+        elif (is_metadata or plain == "metadata") and isinstance(value, str) and (found := id_text(value)):
+            yield False, found
+
+
+def _scalars(value: object) -> Iterator[object]:
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        else:
+            yield value
+
+
+# --- links between ids ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whom or what to forget.
+
+    `devices` go whole. Of `own_devices`, which only these users used, events without a user go too.
+    """
+
+    users: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()
+    own_devices: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(users: Iterable[str] = (), devices: Iterable[str] = ()) -> "Subject":
+        return Subject(
+            frozenset(filter(None, map(id_text, users))), frozenset(filter(None, map(id_text, devices)))
+        )
+
+    @cached_property
+    def ids(self) -> frozenset[str]:
+        return self.users | self.devices | self.own_devices
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(_whole_word, sorted(self.ids, key=len, reverse=True))) or r"(?!)")
+
+    def owns(self, event: object) -> bool:
+        """Return whether an event belongs to the subject."""
+        names = names_in(event)
+        if names.owners & self.users or names.devices & self.devices:
+            return True
+        return not names.owners and bool(names.texts & self.users or names.devices & self.own_devices)
+
+    def quickly_ruled_out(self, text: bytes) -> bool:
+        """Return whether these bytes of a JSON text certainly name no id: true of nearly all lines."""
+        # A backslash can hide an id, and a text that is not ASCII can spell one in another Unicode form.
+        if b"\\" in text or len(self.ids) > MAX_QUICK_TERMS or not (text.isascii() or self._is_ascii):
+            return False
+        return not any(each in text for each in self._encoded)
+
+    @cached_property
+    def _is_ascii(self) -> bool:
+        return all(map(str.isascii, self.ids))
+
+    @cached_property
+    def _encoded(self) -> list[bytes]:
+        return [each.encode(errors="surrogatepass") for each in self.ids]
+
+    def in_base64(self, text: str) -> bool:
+        try:
+            return self.in_bytes(base64.b64decode(text))
+        except ValueError:
+            return self.in_bytes(text.encode(errors="replace"))
+
+    def in_bytes(self, body: bytes) -> bool:
+        """Return whether an id stands, as a whole word, in bytes that cannot be read as events."""
+        return any(self._pattern.search(unicodedata.normalize("NFC", text)) for text in texts_of(body))
+
+
+def _whole_word(text: str) -> str:
+    before = r"(?<!\w)" if re.match(r"\w", text) else ""
+    after = r"(?!\w)" if re.search(r"\w$", text) else ""
+    return f"{before}{re.escape(text)}{after}"
+
+
+def texts_of(body: bytes, layers: int = MAX_GZIP_LAYERS) -> Iterator[str]:
+    """Yield the texts that bytes may stand for: as UTF-8, UTF-16 or Latin-1, unescaped, and inflated."""
+    with suppress(UnicodeDecodeError):
+        text = body.decode()
+        yield text
+        if "\\" in text:
+            pairs = _ESCAPE.sub(_unescaped, text).encode("utf-16", "surrogatepass")
+            yield pairs.decode("utf-16", "replace")
+        if "\0" not in text:
+            return
+    yield body.decode("latin-1")
+    yield from (body.decode(encoding, "replace") for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+    if layers and (inner := _inflated(body)):
+        yield from texts_of(inner, layers - 1)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    escaped = found[1]
+    if len(escaped) == 5:
+        return chr(int(escaped[1:], 16))
+    return escaped if escaped in '"\\/' else " "
+
+
+def _inflated(text: bytes) -> bytes:
+    """Inflate as much of every gzip member as possible, because a body may be truncated. b"" if it is no gzip."""
+    found = bytearray()
+    while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        with suppress(zlib.error):
+            for start in range(0, len(text), INFLATE_STEP):
+                found += member.decompress(text[start : start + INFLATE_STEP])
+                if member.eof or len(found) > MAX_INFLATED_BYTES:
+                    break
+        text = member.unused_data + text[start + INFLATE_STEP :] if member.eof else b""
+    return bytes(found)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A subject with the ids that its events led to, and what they leave open.
+
+    `shared`: devices that other users used too, with the number of those. `unclear`: ids under `user._id` that
+    occur with several user ids, so that events which name nothing else stay. `mentioned_by`: users whose events
+    hold an id of the subject in their metadata.
+    """
+
+    subject: Subject
+    shared: dict[str, int]
+    unclear: frozenset[str]
+    mentioned_by: frozenset[str] = frozenset()
+
+
+def follow(subject: Subject, seen: Iterable[Names]) -> Followed:
+    """Follow a person from id to id.
+
+    A `user._id` that occurs with one user id only is the same person. A device that no other user used is theirs.
+    """
+    sightings = set(seen)
+    users_of: defaultdict[str, set[str]] = defaultdict(set)
+    for names in sightings:
+        for account in names.accounts:
+            users_of[account] |= names.users
+    ids = set(subject.users)
+    known = -1
+    while known < len(ids):
+        known = len(ids)
+        for account, users in users_of.items():
+            if len(users) == 1 and (account in ids or users & ids):
+                ids |= {account, *users}
+    used = {device for names in sightings if (names.owners or names.texts) & ids for device in names.devices}
+    others: defaultdict[str, set[str]] = defaultdict(set)
+    for names in sightings:
+        if names.owners and not names.owners & ids:
+            for device in names.devices & used:
+                others[device] |= names.users or names.owners
+    whole = Subject(frozenset(ids), subject.devices, frozenset(used - others.keys() - subject.devices))
+    unclear = {account for account, users in users_of.items() if len(users) > 1 and users & ids} - ids
+    shared = {device: len(others[device]) for device in sorted(others.keys() - subject.devices)}
+    mentioned_by = {
+        owner
+        for names in sightings
+        if (names.copies | names.texts) & ids and not names.owners & ids
+        for owner in names.owners
+    }
+    return Followed(whole, shared, frozenset(unclear), frozenset(mentioned_by))
+
+
+# --- lines of the archive -------------------------------------------------------------------------------------
+
+
+def event_in(line: Any) -> object:
+    """Return the event that a decoded line of events/, rejected/ or set-aside/ holds."""
+    if isinstance(line, dict) and "reasons" in line and "_id" not in line:
+        return line.get("event")
+    return line
+
+
+def names_in_line(subject: Subject, line: bytes) -> Names:
+    """Return the ids that a line names, if it can be read as an event. Of texts it keeps the subject's ids only."""
+    try:
+        names = names_in(event_in(msgspec.json.decode(line)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Names()
+    return names._replace(texts=names.texts & subject.users)
+
+
+def in_line(subject: Subject, line: bytes) -> bool:
+    """Return whether a line of events/, rejected/ or set-aside/ belongs to the subject."""
+    if b"_base64" not in line and subject.quickly_ruled_out(line):
+        return False
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return subject.in_bytes(line)
+    event = event_in(value)
+    if isinstance(event, dict):
+        return subject.owns(event)
+    if event is not None and subject.in_bytes(
+        json.dumps(event, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+    ):
+        return True
+    bodies = [value.get(name) for name in ("body_base64", "record_base64")] if isinstance(value, dict) else []
+    return any(isinstance(each, str) and subject.in_base64(each) for each in bodies)

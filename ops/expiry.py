@@ -1,0 +1,106 @@
+"""Where deleted data stays for a while, and until when at most: what `milkrun forget` says at its end."""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from botocore.exceptions import ClientError
+
+from glue.archive import Stored
+from snowpipe.refusal import Refusal
+from snowpipe.warehouse import Warehouse
+
+# docs/reference/retention.md has the same numbers, and a test compares them.
+STREAM_HOURS = 168
+QUEUE_DAYS = 14
+RECOVERY_DAYS = 35
+RESULT_DAYS = 90
+PLAN_DAYS = 90
+TIME_TRAVEL_DAYS, FAIL_SAFE_DAYS = 1, 7
+QUERY_HISTORY_DAYS = 365
+
+
+class Remaining(NamedTuple):
+    """`until` is None where nothing deletes it by itself."""
+
+    store: str
+    until: datetime | None
+    holds: str
+
+
+def remaining(
+    outputs: Any, warehouse: Warehouse, checkpoints: Iterable[Stored], now: datetime
+) -> Iterator[Remaining]:
+    kinesis, dynamodb = outputs.aws("kinesis"), outputs.aws("dynamodb")
+    hours = _asked(
+        lambda: kinesis.describe_stream_summary(StreamName=outputs.stream)["StreamDescriptionSummary"][
+            "RetentionPeriodHours"
+        ],
+        STREAM_HOURS,
+    )
+    yield Remaining(
+        "Kinesis stream", now + timedelta(hours=hours), "geofence events; no record can be deleted"
+    )
+    # (Amazon DynamoDB Developer Guide: "Point-in-time recovery".)
+    days = _asked(lambda: _recovery_days(dynamodb, outputs.visits_table), RECOVERY_DAYS)
+    if days:
+        yield Remaining("DynamoDB point-in-time recovery", now + timedelta(days=days), "events and visits")
+    for name in _asked(lambda: _backups(dynamodb, outputs.visits_table), list[str]()):
+        yield Remaining(f"DynamoDB backup {name}", None, "events and visits; delete the backup")
+    # (Snowflake documentation: "Understanding & using Time Travel", "Understanding and viewing Fail-safe".)
+    days = _time_travel_days(warehouse, outputs.database)
+    yield Remaining("Snowflake Time Travel", now + timedelta(days=days), "deleted rows and replaced tables")
+    yield Remaining(
+        "Snowflake Fail-safe", now + timedelta(days=days + FAIL_SAFE_DAYS), "the same; Snowflake alone"
+    )
+    # (Snowflake documentation: "QUERY_HISTORY view".)
+    yield Remaining(
+        "Snowflake query history",
+        now + timedelta(days=QUERY_HISTORY_DAYS),
+        "statements of operators, and of this command, that name ids",
+    )
+    for each in checkpoints:
+        until = each.modified_at + timedelta(days=RESULT_DAYS)
+        holds = "devices inside a fence, until they leave; a stopped stream keeps them"
+        yield Remaining(f"S3 {each.key.partition('/checkpoint/')[0]}/checkpoint/", until, holds)
+    yield Remaining(
+        "redrive queue and dead-letter queue", now + timedelta(days=QUEUE_DAYS), "keys and line numbers"
+    )
+    yield Remaining(
+        "S3 forget/", now + timedelta(days=PLAN_DAYS), "keys and line numbers of what was deleted"
+    )
+    yield Remaining("notifications", None, "copies at whoever subscribes to the event bus")
+    yield Remaining("exports", None, "files that people made: CSV, SQLite (--sqlite FILE), query results")
+
+
+def _asked[T](ask: Callable[[], T], otherwise: T) -> T:
+    """The stage's own setting; where it may not be read, the longest one."""
+    try:
+        return ask()
+    except ClientError:
+        return otherwise
+
+
+def _recovery_days(dynamodb: Any, table: str) -> int:
+    found = dynamodb.describe_continuous_backups(TableName=table)["ContinuousBackupsDescription"]
+    recovery = found.get("PointInTimeRecoveryDescription", {})
+    if recovery.get("PointInTimeRecoveryStatus") != "ENABLED":
+        return 0
+    return int(recovery.get("RecoveryPeriodInDays", RECOVERY_DAYS))
+
+
+def _backups(dynamodb: Any, table: str) -> list[str]:
+    found = dynamodb.list_backups(TableName=table)["BackupSummaries"]
+    return [each["BackupName"] for each in found]
+
+
+def _time_travel_days(warehouse: Warehouse, database: str) -> int:
+    try:
+        sql = f"SELECT MAX(retention_time) AS days FROM {database}.INFORMATION_SCHEMA.TABLES"
+        return int(warehouse.query(sql)[0]["days"] or TIME_TRAVEL_DAYS)
+    except (Refusal, LookupError):
+        return TIME_TRAVEL_DAYS
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

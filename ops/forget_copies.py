@@ -1,0 +1,194 @@
+"""`milkrun forget` in the places that hold copies: results of jobs, old versions of objects, queues, SQLite files."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from contract.events import GeofenceEvent
+from glue.archive import Bucket, Stored
+from glue.forget import INVOCATION_RECORDS, SEARCHED_PREFIXES, Rewritten, rewrite
+from glue.person import Subject, id_text, in_line
+from ops import redrive
+from snowpipe.refusal import Refusal
+
+RESULTS = ("rebuilt/", "streamed/")
+COMPACTED = "compacted/"
+
+
+# --- results of jobs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a Parquet file are the subject's."""
+
+    subject: Subject
+    crossings: Sequence[GeofenceEvent]
+    pairs: Sequence[Mapping[str, Any]]
+
+    @cached_property
+    def _known(self) -> frozenset[tuple[object, object]]:
+        """A device with the id or the time of a crossing, and an object's key with the number of a line."""
+        events = {(event.device_id, event.event_id) for event in self.crossings}
+        times = {(event.device_id, event.occurred_at) for event in self.crossings}
+        lines = {(pair["old"], number) for pair in self.pairs for number in pair["removed"]}
+        return frozenset[tuple[object, object]](events | times | lines)
+
+    def kept(self, table: Any) -> list[bool]:
+        return [not self._is_theirs(row) for row in table.to_pylist()]
+
+    def _is_theirs(self, row: Mapping[str, Any]) -> bool:
+        device = row.get("device_id")
+        if id_text(device) in self.subject.devices | self.subject.own_devices:
+            return True
+        if row.get("payload") is not None:  # a compacted event
+            return in_line(self.subject, row["payload"].encode())
+        places = {(device, row.get(name)) for name in ("entered_event_id", "exited_event_id", "entered_at")}
+        return not self._known.isdisjoint({*places, (row.get("file_name"), row.get("file_row_number"))})
+
+
+def forget_results(bucket: Bucket, rows: Rows) -> int:
+    """Write Parquet files of `rebuild` and `stream` again without the subject's rows; return how many rows."""
+    from pyarrow import parquet
+
+    deleted = 0
+    for prefix in RESULTS:
+        for stored in bucket.list(prefix):
+            if not stored.key.endswith(".parquet") or "/checkpoint/" in stored.key:
+                continue
+            table = parquet.read_table(BytesIO(bucket.read(stored.key)))
+            kept = rows.kept(table)
+            if all(kept):
+                continue
+            made = BytesIO()
+            parquet.write_table(table.filter(kept), made)
+            bucket.write(stored.key, made.getvalue())
+            bucket.delete_versions(
+                entry
+                for entry in bucket.versions(stored.key)
+                if entry["Key"] == stored.key and not entry["IsLatest"]
+            )
+            deleted += kept.count(False)
+    return deleted
+
+
+def checkpoints(bucket: Bucket) -> list[Stored]:
+    """Return the checkpoints' newest objects: Spark's own format, which holds devices until they leave."""
+    newest: dict[str, Stored] = {}
+    for stored in bucket.list("streamed/"):
+        root, is_checkpoint, _ = stored.key.partition("/checkpoint/")
+        if is_checkpoint and (root not in newest or newest[root].modified_at < stored.modified_at):
+            newest[root] = stored
+    return list(newest.values())
+
+
+# --- old versions ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _OldVersion:
+    """One version of an object as glue's `Store`. Nobody reads it, so it is never written again."""
+
+    bucket: Bucket
+    entry: Mapping[str, Any]
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        raise NotImplementedError
+
+    def read(self, key: str) -> bytes:
+        version = self.bucket.s3.get_object(
+            Bucket=self.bucket.name, Key=key, VersionId=self.entry["VersionId"]
+        )
+        body: bytes = version["Body"].read()
+        return body
+
+    def write(self, key: str, body: bytes) -> None:
+        pass
+
+    def write_file(self, key: str, path: Path) -> None:
+        pass
+
+    def delete(self, keys: Iterable[str]) -> None:
+        raise NotImplementedError
+
+
+def forget_old_versions(bucket: Bucket, rows: Rows) -> int:
+    """Delete each replaced or deleted version that holds data of the subject; return how many."""
+    deleted = 0
+    for prefix in (*(f"{each}/" for each in SEARCHED_PREFIXES), INVOCATION_RECORDS, COMPACTED, *RESULTS):
+        for entry in bucket.versions(prefix):
+            if not entry["IsLatest"] and "Size" in entry and _is_theirs(bucket, rows, entry):
+                bucket.delete_versions([entry])
+                deleted += 1
+    return deleted
+
+
+def _is_theirs(bucket: Bucket, rows: Rows, entry: Mapping[str, Any]) -> bool:
+    version = _OldVersion(bucket, entry)
+    modified_at: datetime = entry["LastModified"]
+    if entry["Key"].endswith(".parquet"):
+        from pyarrow import parquet
+
+        return not all(rows.kept(parquet.read_table(BytesIO(version.read(entry["Key"])))))
+    return isinstance(
+        rewrite(version, rows.subject, Stored(entry["Key"], entry["Size"], modified_at)), Rewritten
+    )
+
+
+# --- queues ---------------------------------------------------------------------------------------------------
+
+
+def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]]) -> int:
+    """Let claim checks that wait in a queue name the new objects and the lines that are left; return how many."""
+    by_key = {pair["old"]: pair for pair in pairs}
+    changed = 0
+    for letter in list(redrive.dead_letters(sqs, url)):  # else it would receive what is sent here
+        if letter.key not in by_key:
+            redrive.show_again(sqs, url, letter)
+            continue
+        pair, claim = by_key[letter.key], json.loads(letter.body)
+        removed = set(pair["removed"])
+        lines = [n - sum(gone < n for gone in removed) for n in claim["lines"] if n not in removed]
+        if lines:
+            body = json.dumps({**claim, "key": pair["new"], "lines": lines}, allow_nan=False)
+            sqs.send_message(QueueUrl=url, MessageBody=body)
+        redrive.let_go(sqs, url, letter)
+        changed += 1
+    return changed
+
+
+# --- SQLite files ---------------------------------------------------------------------------------------------
+
+
+def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, Any]]) -> int:
+    """Delete the subject's rows from a file that `warehouse load --to sqlite:///…` filled; return how many.
+
+    The new objects count as loaded, because the other rows of the old ones are there.
+    """
+    if not path.is_file():
+        raise Refusal(f"{path} is not a file")
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("PRAGMA secure_delete = ON")
+            database.execute("BEGIN IMMEDIATE")
+            rows = database.execute("SELECT rowid, payload FROM events")
+            theirs = [(rowid,) for rowid, payload in rows if in_line(subject, payload.encode())]
+            database.executemany("DELETE FROM events WHERE rowid = ?", theirs)
+            loaded = {key for (key,) in database.execute("SELECT object_key FROM loads")}
+            database.executemany(
+                "INSERT OR IGNORE INTO loads SELECT ?, ?, loaded_at FROM loads WHERE object_key = ?",
+                [(p["new"], p["lines_after"], p["old"]) for p in pairs if p["new"] and p["old"] in loaded],
+            )
+            database.execute("COMMIT")
+            database.execute("VACUUM")  # free pages and the write-ahead log may still hold the rows
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise Refusal(f"{path}: {error}") from None
+    return len(theirs)

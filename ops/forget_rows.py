@@ -1,0 +1,162 @@
+"""`milkrun forget` in Snowflake: rows of RAW, and tables that still name somebody after the refresh.
+
+The statements hold the ids as text, so Snowflake's query history holds them for a year (`ops/expiry.py` says so).
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import batched
+from typing import Any
+
+from glue.person import Names, Subject, in_line, names_in
+from ops.stores import NAMES_PER_QUERY
+from snowpipe.warehouse import Row, Warehouse
+
+TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
+BODIES_PER_QUERY = 100
+IDS_PER_QUERY = 20
+_FIELDS = {
+    name: f"payload:{name}::VARCHAR"
+    for name in (
+        "userId",
+        "user_id",
+        "deviceId",
+        "device_id",
+        "user.userId",
+        "user.user_id",
+        "user._id",
+        "user.id",
+        "user.deviceId",
+        "user.device_id",
+        "metadata.userId",
+        "metadata.user_id",
+    )
+}
+
+
+def _by_table(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each table of RAW with some of the objects that were loaded into it."""
+    every = list(names)
+    for prefix, table in TABLES.items():
+        ours = [name for name in every if name.startswith(f"{prefix}/")]
+        yield from ((table, some) for some in batched(ours, NAMES_PER_QUERY, strict=False))
+
+
+def _places(values: Iterable[object]) -> str:
+    return ", ".join("%s" for _ in values)
+
+
+def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the new objects whose rows are not all in RAW."""
+    lines = {pair["new"]: pair["lines_after"] for pair in pairs if pair["new"] is not None}
+    missing = []
+    for table, some in _by_table(lines):
+        sql = (
+            f"SELECT file_name, COUNT(*) AS n FROM {database}.RAW.{table}"
+            f" WHERE file_name IN ({_places(some)}) GROUP BY file_name"
+        )
+        counts = {row["file_name"]: row["n"] for row in warehouse.query(sql, some)}
+        missing += [name for name in some if counts.get(name, 0) < lines[name]]
+    return missing
+
+
+def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) -> int:
+    """Delete the rows of these objects from RAW; return how many there were."""
+    deleted = 0
+    for table, some in _by_table(names):
+        where = f"FROM {database}.RAW.{table} WHERE file_name IN ({_places(some)})"
+        deleted += warehouse.query(f"SELECT COUNT(*) AS n {where}", some)[0]["n"]
+        warehouse.query(f"DELETE {where}", some)
+    return deleted
+
+
+def seen_in_raw(warehouse: Warehouse, database: str, subject: Subject) -> set[Names]:
+    """Return which ids the rows that mention the subject name together. RAW outlives the archive's objects."""
+    columns = ", ".join(f"{field} AS field_{n}" for n, field in enumerate(_FIELDS.values()))
+    seen = set()
+    for where, parameters in _mentions("payload", subject):
+        sql = f"SELECT DISTINCT {columns} FROM {database}.RAW.EVENTS WHERE {where}"
+        seen |= {_names(row) for row in warehouse.query(sql, parameters)}
+    return seen
+
+
+def _names(row: Row) -> Names:
+    event: dict[str, Any] = {}
+    for n, path in enumerate(_FIELDS):
+        *outer, name = path.split(".")
+        place = event.setdefault(outer[0], {}) if outer else event
+        place[name] = row[f"field_{n}"]
+    return names_in(event)._replace(texts=frozenset())
+
+
+def forget_rows(warehouse: Warehouse, database: str, subject: Subject) -> int:
+    """Delete the subject's rows from RAW, whatever object they are from; return how many.
+
+    To be called after `forget_objects`: what is left are rows of objects that the archive no longer has.
+    """
+    deleted = 0
+    for table in TABLES.values():
+        name = f"{database}.RAW.{table}"
+        theirs: dict[str, set[int]] = {}
+        for row in _candidates(warehouse, name, subject):
+            if in_line(subject, row["line"].encode(errors="surrogatepass")):
+                theirs.setdefault(row["file_name"], set()).add(int(row["file_row_number"]))
+        for file_name, numbers in theirs.items():
+            where = f"WHERE file_name = %s AND file_row_number IN ({', '.join(map(str, sorted(numbers)))})"
+            warehouse.query(f"DELETE FROM {name} {where}", [file_name])
+            deleted += len(numbers)
+    return deleted
+
+
+def _candidates(warehouse: Warehouse, table: str, subject: Subject) -> Iterator[Row]:
+    columns = "SELECT file_name, file_row_number, TO_JSON(payload) AS line"
+    for where, parameters in _mentions("payload", subject):
+        yield from warehouse.query(f"{columns} FROM {table} WHERE {where}", parameters)
+    # An id in base64 cannot be searched for.
+    hidden = "payload:body_base64 IS NOT NULL"
+    files = [
+        row["file_name"] for row in warehouse.query(f"SELECT DISTINCT file_name FROM {table} WHERE {hidden}")
+    ]
+    for some in batched(files, BODIES_PER_QUERY, strict=False):
+        sql = f"{columns} FROM {table} WHERE {hidden} AND file_name IN ({_places(some)})"
+        yield from warehouse.query(sql, some)
+
+
+def tables_that_name(warehouse: Warehouse, database: str, subject: Subject) -> list[str]:
+    """Return the tables with an id in a column for devices or users: old models that dbt left, and copies."""
+    sql = (
+        f"SELECT c.table_schema, c.table_name, c.column_name FROM {database}.INFORMATION_SCHEMA.COLUMNS AS c"
+        f" JOIN {database}.INFORMATION_SCHEMA.TABLES AS t"
+        " ON c.table_schema = t.table_schema AND c.table_name = t.table_name"
+        " WHERE t.table_type = 'BASE TABLE' AND c.data_type = 'TEXT'"
+    )
+    columns: dict[str, list[str]] = {}
+    for row in warehouse.query(sql):
+        if "DEVICE" in row["column_name"].upper() or "USER" in row["column_name"].upper():
+            table = ".".join([database, _identifier(row["table_schema"]), _identifier(row["table_name"])])
+            columns.setdefault(table, []).append(_identifier(row["column_name"]))
+    found = set()
+    for table, names in columns.items():
+        for some in batched(_forms(subject), IDS_PER_QUERY, strict=False):
+            where = " OR ".join(f"{name} IN ({_places(some)})" for name in names)
+            if warehouse.query(f"SELECT 1 AS n FROM {table} WHERE {where} LIMIT 1", [*some] * len(names)):
+                found.add(table)
+    return sorted(found)
+
+
+def _identifier(name: str) -> str:
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def _mentions(column: str, subject: Subject) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield conditions that some of the subject's ids stand in a VARIANT's text."""
+    forms = [json.dumps(form, ensure_ascii=False, allow_nan=False)[1:-1] for form in _forms(subject)]
+    for some in batched(forms, IDS_PER_QUERY, strict=False):
+        yield " OR ".join(f"CONTAINS(TO_JSON({column}), %s)" for _ in some), some
+
+
+def _forms(subject: Subject) -> list[str]:
+    """The ids, composed and decomposed."""
+    return sorted({unicodedata.normalize(form, each) for each in subject.ids for form in ("NFC", "NFD")})

@@ -1,0 +1,210 @@
+"""`milkrun forget` in DynamoDB: delete a device's items, or take one person's events out of a device's visits."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import batched
+from typing import Any
+
+from aws.table import Item, Table, loaded
+from consumer import item_layout, keys, previous_layout
+from consumer.item_layout import Chunk, PairLog
+from consumer.store import MAX_LOG_BYTES
+from consumer.visit_diff import Notification, Rule
+from consumer.visits import Pair, Visit, pair_of, walk
+from contract.events import GeofenceEvent
+from glue.person import id_text
+from ops import polling
+from ops.visits_table import events_in, missing_chunks
+
+ITEMS_PER_DELETE = 25
+SCAN_SEGMENTS = 8
+TRIES = 5
+CHANGE_SECONDS = 60.0  # the consumer's timeout: a change that is not complete by then was interrupted
+
+
+@dataclass
+class Forgotten:
+    """`items` were deleted, `pairs` were written again; of `replay` the other users' visits must be made again."""
+
+    items: int = 0
+    pairs: int = 0
+    replay: list[Pair] = field(default_factory=list)
+
+
+class _NoBus:
+    """Whoever subscribed learns nothing new about somebody who is being forgotten."""
+
+    def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:  # noqa: ARG002
+        return {}
+
+
+def forget_devices(dynamodb: Any, table: str, devices: Collection[str]) -> int:
+    """Delete all items of these devices, in both layouts; return how many.
+
+    The whole table is scanned: the previous layout has no key for a device, and the archive need not have an event
+    of every pair any more.
+    """
+    if not devices:
+        return 0
+    with ThreadPoolExecutor(SCAN_SEGMENTS) as pool:
+        found = pool.map(lambda n: list(_keys_of(dynamodb, table, devices, n)), range(SCAN_SEGMENTS))
+        return delete_items(dynamodb, table, [key for some in found for key in some])
+
+
+def _keys_of(dynamodb: Any, table: str, devices: Collection[str], segment: int) -> Iterator[Any]:
+    pages = dynamodb.get_paginator("scan").paginate(
+        TableName=table,
+        ProjectionExpression="pk, sk",
+        ConsistentRead=True,
+        Segment=segment,
+        TotalSegments=SCAN_SEGMENTS,
+    )
+    for item in (item for page in pages for item in page["Items"]):
+        if id_text(keys.unquoted(item["pk"]["S"].partition("#")[0])) in devices:
+            yield item
+
+
+def delete_items(dynamodb: Any, table: str, found: Sequence[Any]) -> int:
+    for some in batched(found, ITEMS_PER_DELETE, strict=False):
+        left: list[Any] = [{"DeleteRequest": {"Key": {"pk": key["pk"], "sk": key["sk"]}}} for key in some]
+        while left:
+            answer = dynamodb.batch_write_item(RequestItems={table: left})
+            left = answer.get("UnprocessedItems", {}).get(table, [])
+    return len(found)
+
+
+def forget_pairs(dynamodb: Any, table: str, pairs: Iterable[Pair]) -> int:
+    """Delete all items of these pairs; return how many."""
+    return sum(delete_items(dynamodb, table, _named(_settled_items(dynamodb, table, pair))) for pair in pairs)
+
+
+def by_pair(events: Iterable[GeofenceEvent]) -> dict[Pair, set[str]]:
+    found: defaultdict[Pair, set[str]] = defaultdict(set)
+    for event in events:
+        found[pair_of(event)].add(event.event_id)
+    return dict(found)
+
+
+def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str]], patience_s: float) -> int:
+    """Wait until the visits table has these events; return how many it still lacks.
+
+    The consumer would write an event that waits on the stream after everything here was deleted.
+    """
+
+    def missing() -> int:
+        total = 0
+        for pair, event_ids in recent.items():
+            known = {e.event_id for _, some in events_in(items_of(dynamodb, table, pair)) for e in some}
+            total += len({*event_ids} - known)
+        return total
+
+    return polling.until(missing, lambda count: count == 0, patience_s=patience_s) if recent else 0
+
+
+def forget_events(
+    dynamodb: Any, table: Table, name: str, theirs: Mapping[Pair, Collection[str]]
+) -> Forgotten:
+    """Take these events out of the pairs' logs and chunks, and compute the visits of the others' events again.
+
+    If a pair is too large for that, or other processes change it all the time, delete all of it and name it.
+    """
+    done = Forgotten()
+    for pair, event_ids in theirs.items():
+        previous_layout.move(table, _NoBus(), pair, Rule())
+        old = [item for item in items_of(dynamodb, name, pair) if "#" in str(item["pk"])]
+        done.items += delete_items(dynamodb, name, _named(old))
+        for _ in range(TRIES):
+            found = _settled_items(dynamodb, name, pair)
+            if not found:
+                break
+            rest = _without(pair, found, event_ids)
+            if rest is None or not (rest.events or rest.log.base or rest.others):
+                done.items += delete_items(dynamodb, name, _named(found))
+                done.replay += [pair] if rest is None else []
+                break
+            if not rest.is_changed:
+                break
+            if table.put_version(rest.item, rest.log.version - 1):
+                for chunk in rest.log.chunks:
+                    table.put_newer(item_layout.chunk_item(pair, chunk, rest.log))
+                done.pairs += 1
+                break
+        else:
+            done.items += delete_items(dynamodb, name, _named(_settled_items(dynamodb, name, pair)))
+            done.replay.append(pair)
+    return done
+
+
+def items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
+    """All items of a pair, and what is left of it in the previous layout."""
+    found: list[Item] = []
+    for pk, first, last in (keys.pair_range(pair), (keys.pair_key(pair), "a", keys.LAST)):
+        pages = dynamodb.get_paginator("query").paginate(
+            TableName=table,
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
+            ConsistentRead=True,
+        )
+        found += (loaded(item) for page in pages for item in page["Items"])
+    return found
+
+
+def _settled_items(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
+    """The consumer writes a change's log, then its chunks: a chunk that is written later would stay."""
+    return polling.until(
+        lambda: items_of(dynamodb, table, pair),
+        lambda found: not any(missing_chunks(found)),
+        patience_s=CHANGE_SECONDS,
+    )
+
+
+def _named(items: Iterable[Item]) -> list[Any]:
+    return [{"pk": {"S": item["pk"]}, "sk": {"S": item["sk"]}} for item in items]
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """A pair without some events: the log to be put, its item, and what there is of others."""
+
+    log: PairLog
+    item: Item
+    events: int
+    others: int
+    is_changed: bool
+
+
+def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _Rest | None:
+    """Compute what the consumer would have, had these events never arrived. None if there is no log that fits."""
+    found = {str(item["sk"]): item for item in items}
+    head = found.pop(keys.log_key(pair)[1], None)
+    if head is None:
+        return None
+    log, rule = item_layout.log_of(pair, head), item_layout.rule_of(head)
+    chunks = {sk: item_layout.chunk_of(pair, item) for sk, item in found.items()}
+    unwritten = list(missing_chunks(items))
+    chunks |= {chunk.sk: chunk for chunk in unwritten}
+    parts: list[Chunk | PairLog] = [*item_layout.in_order(chunks.values()), log]
+    # Its events have expired. If it began or ended with one of theirs, nobody can tell how the others' visit was.
+    base = None if _is_of(parts[0].base, event_ids) else parts[0].base
+    changed, count, new = list[Chunk](), 0, log
+    for part in parts:
+        events = tuple(event for event in part.events if event.event_id not in event_ids)
+        count += len(events)
+        if isinstance(part, PairLog):
+            new = replace(log, base=base, events=events)
+        elif (base, events) != (part.base, part.events) or part in unwritten:
+            changed.append(Chunk(part.sk, base, events))
+        _, base, _ = walk(base, events, rule.merge_gap, rule.min_confidence)
+    news = tuple(each for each in log.news if not (_is_of(each[1], event_ids) or _is_of(each[2], event_ids)))
+    is_changed = bool(changed) or (new.base, new.events, news) != (log.base, log.events, log.news)
+    new = replace(new, version=log.version + 1, chunks=tuple(changed), news=news, position="")
+    item = item_layout.log_item(pair, new, rule)
+    if item_layout.size_of(item) > MAX_LOG_BYTES:
+        return None
+    return _Rest(new, item, count, len(parts) - 1 - len(changed), is_changed)
+
+
+def _is_of(visit: Visit | None, event_ids: Collection[str]) -> bool:
+    return visit is not None and bool({visit.entered_event_id, visit.exited_event_id} & {*event_ids})

@@ -1,0 +1,505 @@
+"""`milkrun forget` on moto and a local Snowflake: nothing of the person is left, and everything of the others is."""
+
+import base64
+import gzip
+import hashlib
+import json
+import logging
+import shlex
+import threading
+import unicodedata
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from moto.server import ThreadedMotoServer
+from typer.testing import CliRunner
+
+from aws.table import dumped
+from consumer import keys
+from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
+from consumer.visit_diff import Rule
+from consumer.visits import Pair, pair_of, visits_of
+from contract.events import GEOFENCE_KINDS, Fence, Reason, geofence_event
+from contract.objects import quarantine_line, reject_line, unreadable_line
+from glue.archive import Hours
+from glue.compact import compact_with_duckdb, stale
+from local_snowflake.testing import Aws, LocalProcess
+from ops import forget
+from tests.service_models import validated
+from tests.unit.ops.stage import HOUR, Stage
+
+WHY = [Reason("missing_id", "_id", "`_id` is missing.")]
+FARM = {"tag": "farm", "externalId": "farm-1"}
+HOURS = Hours(HOUR, HOUR + timedelta(hours=1))
+
+
+@pytest.fixture(autouse=True)
+def _requests_are_those_that_aws_accepts() -> Iterator[None]:
+    with validated():
+        yield
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[Aws]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
+    process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
+    yield process
+    assert process.stop() == 0
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What dbt was told, each time."""
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(forget, "build_marts", lambda _environment, *said: told.append(said) or True)
+    return told
+
+
+@pytest.fixture
+def stage(
+    aws: Aws, local: LocalProcess, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]]
+) -> Stage:
+    assert built == []
+    return made(aws, local, monkeypatch)
+
+
+def made(aws: Aws, local: LocalProcess, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage(aws, local)
+    monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: stage.outputs)
+    monkeypatch.setattr(forget, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
+    return stage
+
+
+def run(*arguments: str, answer: str | None = None) -> Any:
+    app = typer.Typer()
+    app.command()(forget.command)
+    return CliRunner().invoke(app, list(arguments), input=answer, obj={})
+
+
+def report_of(*arguments: str, code: int = 0) -> dict[str, Any]:
+    done = run(*arguments, "--yes", "--json")
+    assert done.exit_code == code, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def line(event_id: str, *, user: dict[str, Any] | None, minute: float = 0, **more: Any) -> bytes:
+    event = {
+        "_id": event_id,
+        "type": "user.entered_geofence",
+        "createdAt": (HOUR + timedelta(minutes=minute)).isoformat(),
+        "geofence": FARM,
+        **({} if user is None else {"user": user}),
+        **more,
+    }
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def entered(event_id: str, user: str, device: str) -> bytes:
+    return line(event_id, user={"userId": user, "deviceId": device})
+
+
+ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
+
+
+# --- everywhere -----------------------------------------------------------------------------------------------
+
+
+class Person:
+    """Everything that the system can hold of somebody: by user id, by the app's id, and by device alone."""
+
+    def __init__(self, name: str, user: str, number: int) -> None:
+        self.name, self.user, self.number = name, user, number
+        self.device, self.account = f"phone #{number} of {name}", f"5f{number:06d}{name}"
+
+    @property
+    def ids(self) -> list[str]:
+        return [self.user, self.device, self.account]
+
+    def id(self, text: str) -> str:
+        return f"{self.name}-{text}"
+
+    def events(self) -> list[bytes]:
+        both = {"userId": self.user, "_id": self.account, "deviceId": self.device}
+        as_written = unicodedata.normalize("NFD", self.user)
+        found = [
+            line(self.id("both"), user=both),
+            line(self.id("account"), user={"_id": self.account, "deviceId": self.device}, minute=1),
+            line(self.id("device"), user={"deviceId": self.device}, minute=2),
+            line(self.id("top"), user=None, deviceId=self.device, userId=self.user, minute=3),
+            line(self.id("snake"), user={"user_id": as_written}, deviceId=self.device, minute=4),
+            line(self.id("meta"), user={"deviceId": self.device}, metadata={"driver": self.user}, minute=5),
+        ]
+        if self.user.isdigit():
+            found.append(line(self.id("number"), user=None, type="t", deviceId="x", userId=int(self.user)))
+        return found
+
+    def on_shared(self) -> list[bytes]:
+        """So many on a device that both use that the pair needs chunks."""
+        kinds = ("user.entered_geofence", "user.exited_geofence")
+        user = {"userId": self.user, "deviceId": "shared"}
+        return [
+            line(self.id(f"s{n}"), user=user, type=kinds[n % 2], minute=10 * n + 5 * self.number)
+            for n in range(40)
+        ]
+
+    def rejects(self) -> list[bytes]:
+        bodies = [
+            f'{{"user":{{"userId":"{self.user}"}},oops'.encode(),
+            gzip.compress(f'[{{"deviceId":"{self.device}"}},'.encode()),
+            gzip.compress(json.dumps({"userId": self.user}).encode() * 3)[:-10],
+            f"userId={self.user}".encode("utf-16"),
+        ]
+        events = [{"userId": [self.user]}, {"user": {"deviceId": self.device}}, [self.user], self.account]
+        return [
+            *(
+                reject_line(WHY, json.dumps(event).encode(), index=n, event_id=None)
+                for n, event in enumerate(events)
+            ),
+            *(unreadable_line(WHY, body, content_type="x", content_encoding=None) for body in bodies),
+        ]
+
+    def quarantined(self) -> list[bytes]:
+        origin = {"shard": self.name}
+        return [
+            quarantine_line(WHY, self.events()[0], origin),
+            quarantine_line(WHY, b"\xff" + self.device.encode() + b"\xff", origin),
+        ]
+
+    def results(self) -> list[dict[str, Any]]:
+        visit = {"device_id": self.device, "entered_event_id": self.id("both"), "exited_event_id": None}
+        return [visit, visit | {"device_id": "shared", "entered_event_id": self.id("s0")}]
+
+    def overdue(self) -> list[dict[str, Any]]:
+        at = HOUR + timedelta(minutes=5 * self.number)
+        return [{"device_id": self.device, "entered_at": HOUR}, {"device_id": "shared", "entered_at": at}]
+
+    def previous_layout(self) -> list[dict[str, Any]]:
+        pk = keys.pair_key(Pair(self.device, Fence("plant", "p1")))
+        at = keys.timestamp(HOUR)
+        return [
+            dumped({"pk": pk, "sk": f"e#{at}#0#{self.id('old')}###", "expires_at": 4_000_000_000}),
+            dumped({"pk": pk, "sk": f"v#{at}", "entered_event_id": self.id("old"), "version": 1}),
+        ]
+
+
+def batch(*events: bytes) -> bytes:
+    records = [{"kinesis": {"partitionKey": "k", "data": base64.b64encode(e).decode()}} for e in events]
+    return json.dumps({"payload": json.dumps({"Records": records})}).encode()
+
+
+def plant(stage: Stage, people: list[Person], export: Path) -> None:
+    """Put the data of all into the same objects and tables, next to each other."""
+    mixed = [event for some in zip(*(p.events()[:6] for p in people), strict=True) for event in some]
+    mixed += [event for p in people for event in p.events()[6:]]
+    key = stage.put(*mixed)
+    stage.put(*(event for some in zip(*(p.on_shared() for p in people), strict=True) for event in some))
+    for p in people:
+        stage.put(line(p.id("own"), user={"userId": p.user}, type="t"))
+    stage.put(*(each for p in people for each in p.rejects()), prefix="rejected")
+    stage.put(*(each for p in people for each in p.quarantined()), prefix="set-aside")
+    stage.bucket.write("aws/lambda/m/1.json", batch(*(p.events()[2] for p in people)))
+    stage.put_parquet("rebuilt/r/visits/1.parquet", [row for p in people for row in p.results()])
+    stage.put_parquet("streamed/live/overdue_exits/1.parquet", [row for p in people for row in p.overdue()])
+    stage.bucket.write("streamed/live/checkpoint/state/1.delta", b"\x00")
+    # Somebody purged a reject, which leaves a version for 30 days.
+    purged = stage.put(*(p.rejects()[0] for p in people[:1]), prefix="rejected")
+    stage.loaded()
+    stage.s3.delete_object(Bucket=stage.bucket.name, Key=purged)
+    list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
+    for p in people:
+        stage.consume(*(e for e in p.events() if b'"type":"t"' not in e), *p.on_shared())
+        stage.put_items(p.previous_layout())
+    numbers = list(range(1, len(mixed) + 1))
+    stage.claim(stage.outputs.redrive_queue_url, key, numbers)
+    stage.claim(stage.outputs.dead_letter_queue_url, key, numbers[:1])
+    stage.export_to(export)
+    # RAW outlives the archive: an object that expired, and a reject of it.
+    old = stage.put(*(line(p.id("expired"), user={"_id": p.account}, type="t") for p in people))
+    rejected = stage.put(*(p.rejects()[5] for p in people), prefix="rejected")
+    stage.loaded()
+    stage.bucket.delete([old, rejected])
+
+
+def of(person: Person, stage: Stage, export: Path) -> dict[str, list[Any]]:
+    """Return all that the stores hold of somebody, in order."""
+    mine = [person.name.encode(), *(each.encode() for each in person.ids)]
+
+    def is_mine(text: str | bytes) -> bool:
+        text = text.encode() if isinstance(text, str) else text
+        decoded = [text, *(base64.b64decode(v) for v in _base64(text))]
+        inflated = [gzip_text(each) for each in decoded]
+        return any(each in one for each in mine for one in (*decoded, *inflated)) or any(
+            each.decode().encode("utf-16-le") in one for each in mine for one in decoded
+        )
+
+    found: dict[str, list[Any]] = {
+        prefix: sorted(filter(is_mine, stage.lines(f"{prefix}/")))
+        for prefix in ("events", "rejected", "set-aside")
+    }
+    found |= {t: sorted(filter(is_mine, stage.raw_lines(t))) for t in ("EVENTS", "REJECTED")}
+    found["items"] = sorted(
+        json.dumps(i) for i in stage.items() if str(i["pk"]).startswith(keys.quoted(person.device))
+    )
+    found["sqlite"] = sorted(filter(is_mine, stage.exported(export)))
+    for key in ("rebuilt/r/visits/1.parquet", "streamed/live/overdue_exits/1.parquet"):
+        found[key] = [
+            row for row in stage.parquet_rows(key) if row in person.results() + utc(person.overdue())
+        ]
+    files = [key for key in stage.keys("compacted/dt=") if key.endswith(".parquet")]
+    payloads = [row["payload"] for key in files for row in stage.parquet_rows(key)]
+    found["compacted"] = sorted(filter(is_mine, payloads))
+    return found
+
+
+def utc(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"entered_at": row["entered_at"].astimezone(UTC)} for row in rows]
+
+
+def _base64(text: bytes) -> Iterator[str]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return
+    if isinstance(value, dict):
+        yield from (v for name in ("body_base64", "record_base64") if isinstance(v := value.get(name), str))
+
+
+def gzip_text(body: bytes) -> bytes:
+    import zlib
+
+    return zlib.decompressobj(31).decompress(body) if body.startswith(b"\x1f\x8b") else b""
+
+
+@pytest.mark.parametrize(
+    ("user", "by_device"),
+    [
+        ("ann-7f3c21", True),
+        ("7788990011", False),
+        ("🚚 Jürgen Öz-7f3c21", False),
+        ('o\'neil "7f3c21"; --', False),
+    ],
+    ids=["with-device", "digits", "not-ascii", "quotes"],
+)
+def test_nothing_of_a_person_is_left_in_any_store_and_all_of_the_next_one_is(
+    stage: Stage, built: list[tuple[str, ...]], tmp_path: Path, user: str, by_device: bool
+) -> None:
+    ann, bea = Person("ANN", user, 1), Person("BEA", "bea-0a1b2c", 2)
+    export = tmp_path / "events.db"
+    plant(stage, [ann, bea], export)
+    kept, last = of(bea, stage, export), bea.on_shared()
+    assert all(kept.values())
+    assert all(of(ann, stage, export).values())
+
+    spelled = unicodedata.normalize("NFD", user)
+    also = ("--device", ann.device) if by_device else ()
+    report = report_of("--user", spelled, *also, "--sqlite", str(export), "--patience", "30")
+    assert report["devices"] == sorted({ann.device, *(["x"] if user.isdigit() else [])})
+    assert report["shared_devices"] == {"shared": 1}
+    assert built == [("--full-refresh",)]
+
+    for place, text in stage.everything():
+        for each in (*ann.ids, ann.name):
+            for form in ("NFC", "NFD"):
+                assert unicodedata.normalize(form, each).encode() not in text, (place, text[:300])
+    with_bytes = export.read_bytes()
+    assert not any(each.encode() in with_bytes for each in (*ann.ids, ann.name))
+    assert of(bea, stage, export) == kept
+    # What both did on one device is computed again from the next one's events.
+    [history] = visits_of(map(geofence_event, last)).values()
+    assert tuple(stage.visits("shared")) == history.visits
+    [claim] = stage.claims(stage.outputs.redrive_queue_url)
+    assert {json.loads(e)["_id"][:3] for e in _lines_of(stage, claim)} == {"BEA"}
+    assert len(claim["lines"]) == len(bea.events())
+    assert stage.claims(stage.outputs.dead_letter_queue_url) == []
+    stores = {each["store"]: each["until"] for each in report["remaining"]}
+    assert "S3 streamed/live/checkpoint/" in stores
+    assert datetime.fromisoformat(stores["Kinesis stream"]) > datetime.now(UTC)
+
+
+def _lines_of(stage: Stage, claim: dict[str, Any]) -> list[bytes]:
+    lines = gzip.decompress(stage.bucket.read(claim["key"])).splitlines()
+    return [lines[n - 1] for n in claim["lines"]]
+
+
+# --- one thing at a time ----------------------------------------------------------------------------------------
+
+
+def log_and_chunk() -> Iterator[dict[str, Any]]:
+    """A log whose last change asks for a chunk, and that chunk."""
+    ann = geofence_event(ANN)
+    chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
+    log = PairLog(1, (), None, True, (chunk,))
+    return map(dumped, (log_item(pair_of(ann), log, Rule()), chunk_item(pair_of(ann), chunk, log)))
+
+
+def test_chunks_that_the_consumer_still_writes_are_waited_for(stage: Stage) -> None:
+    """Both use the device, so the pair is computed again, from its log and all of its chunks."""
+    stage.put(ANN, entered("b2", "bob", "phone-1"))
+    log, chunk = log_and_chunk()
+    stage.put_items([log])
+    stage.loaded()
+    consumer = threading.Timer(0.5, stage.put_items, args=([chunk],))
+    consumer.start()
+    report_of("--user", "ann")
+    consumer.join()
+    assert stage.items() == []
+
+
+def test_a_change_that_was_interrupted_is_not_waited_for_for_ever(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.forget_visits.CHANGE_SECONDS", 0.3)
+    stage.put(ANN, entered("b2", "bob", "phone-1"))
+    log, _ = log_and_chunk()
+    stage.put_items([log])
+    report_of("--user", "ann")
+    assert stage.items() == []
+
+
+def test_nothing_is_deleted_before_the_rest_is_loaded(stage: Stage, built: list[tuple[str, ...]]) -> None:
+    mixed, own = stage.put(ANN, BOB), stage.put(entered("a2", "ann", "phone-1"))
+    stage.loaded()
+    stage.consume(ANN, BOB, entered("a2", "ann", "phone-1"))
+    stage.raw.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
+    report = report_of("--user", "ann", "--patience", "0", code=1)
+    [rest] = report["not_loaded_yet"]
+    assert "Run this again" in report["next"][0]
+    assert set(stage.keys("events/")) == {mixed, own, rest}
+    assert stage.raw.count() == 3
+    assert len(stage.items()) == 2
+    assert built == []
+
+    stage.raw.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE")
+    assert report_of("--user", "ann")["objects_deleted"] == 2
+    assert stage.lines("events/") == [BOB]
+    again = report_of("--user", "ann")
+    assert (again["objects"], again["raw_rows_deleted"]) == (0, 0)
+    assert built == [("--full-refresh",)]
+
+
+@pytest.mark.parametrize("step", ["delete_old", "compact_again"])
+def test_an_interrupted_run_is_continued_by_the_same_command(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
+) -> None:
+    """The link from the person to the device is gone by then, so the plan alone must do."""
+    for event in (ANN, line("d1", user={"deviceId": "phone-1"}), BOB):
+        stage.put(event)
+    stage.loaded()
+    list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
+
+    def interrupted(_bucket: Any, pairs: Any) -> None:
+        stage.bucket.delete([pairs[0]["old"]])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forget.archive, step, interrupted)
+        run("--user", "ann", "--yes", "--patience", "0")
+    assert built == []
+    report_of("--user", "ann", "--patience", "0")
+    assert built == [("--full-refresh",)]
+    assert stage.lines("events/") == [BOB]
+    files = [key for key in stage.keys("compacted/dt=") if key.endswith(".parquet")]
+    assert [row["payload"].encode() for key in files for row in stage.parquet_rows(key)] == [BOB]
+
+
+def test_while_the_marts_have_the_rows_the_command_fails_and_says_so(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.put(ANN)
+    stage.loaded()
+    stage.consume(ANN)
+    monkeypatch.setattr(forget, "build_marts", lambda *_: False)
+    for more in ([], ["--no-marts"], []):
+        assert "dbt build --full-refresh" in report_of("--user", "ann", *more, code=1)["next"][0]
+
+
+def test_an_event_that_the_consumer_has_not_processed_yet_is_reported(stage: Stage) -> None:
+    """It would be in the visits table a moment later."""
+    stage.put(ANN)
+    report = report_of("--user", "ann", "--patience", "0", code=1)
+    assert report["not_consumed_yet"] == 1
+    assert "Run this again in 6 hours" in report["next"][0]
+
+
+def test_a_table_that_dbt_does_not_build_is_named(stage: Stage) -> None:
+    stage.put(ANN)
+    stage.loaded()
+    stage.consume(ANN)
+    stage.raw.run("CREATE SCHEMA MARTS")
+    stage.raw.run("CREATE TABLE MARTS.\"Old visits\" AS SELECT 'ann' AS user_id")
+    report = report_of("--user", "ann", code=1)
+    [left] = report["tables_left"]
+    assert left.endswith('"MARTS"."It\'s old"')
+
+
+def test_a_device_id_in_a_printed_command_is_quoted(stage: Stage) -> None:
+    shared = "x'; rm -rf ~ #"
+    stage.put(entered("a1", "ann", shared), entered("b1", "bob", shared))
+    stage.loaded()
+    stage.consume(entered("a1", "ann", shared), entered("b1", "bob", shared))
+    [step] = report_of("--user", "ann")["next"]
+    assert shlex.split(step, comments=True) == ["milkrun", "forget", "--device", shared]
+    assert [visit.entered_event_id for visit in stage.visits(shared)] == ["b1"]
+
+
+def test_a_device_goes_whoever_used_it(stage: Stage, built: list[tuple[str, ...]]) -> None:
+    stage.put(ANN, entered("b2", "bob", "phone-1"), BOB)
+    stage.loaded()
+    stage.consume(ANN, entered("b2", "bob", "phone-1"), BOB)
+    report_of("--device", "phone-1")
+    assert stage.lines("events/") == [BOB]
+    assert [item["pk"] for item in stage.items()] == ["phone-2"]
+    assert built == [("--full-refresh",)]
+
+
+def test_plans_of_earlier_versions_lose_their_hash(stage: Stage) -> None:
+    digest = hashlib.sha256(b"ann").hexdigest()
+    plan = {"request": digest[:16], "users_sha256": digest, "objects": [{"old": "events/x", "new": None}]}
+    stage.bucket.write(f"forget/{digest[:16]}/plan.json", json.dumps(plan).encode())
+    report_of("--user", "nobody")
+    [kept] = stage.keys("forget/")
+    assert digest[:16] not in kept + stage.bucket.read(kept).decode()
+    assert json.loads(stage.bucket.read(kept))["objects"] == plan["objects"]  # reconcile reads them
+
+
+def test_of_a_person_whom_nobody_knows_nothing_is_built(stage: Stage, built: list[tuple[str, ...]]) -> None:
+    stage.put(BOB)
+    assert report_of("--user", "ann")["objects"] == 0
+    assert built == []
+
+
+@pytest.mark.parametrize("nobody", [["--user", ""], ["--user", " "], ["--device", ""], []])
+def test_an_empty_id_is_refused(stage: Stage, nobody: list[str]) -> None:
+    key = stage.put(BOB)
+    assert run(*nobody, "--yes").exit_code == 2
+    assert stage.keys() == [key]
+
+
+def test_without_a_yes_nothing_is_touched(stage: Stage) -> None:
+    key = stage.put(ANN)
+    assert run("--user", "ann", answer="n\n").exit_code == 1
+    assert stage.keys() == [key]
+
+
+def test_claim_checks_in_flight_are_named_because_their_object_is_gone(stage: Stage) -> None:
+    key = stage.put(ANN, BOB)
+    stage.loaded()
+    stage.consume(ANN, BOB)
+    url = stage.outputs.redrive_queue_url
+    stage.claim(url, key, [1, 2])
+    stage.sqs.receive_message(QueueUrl=url, VisibilityTimeout=600)
+    [step] = report_of("--user", "ann")["next"]
+    assert step.startswith("milkrun reconcile --repair ")

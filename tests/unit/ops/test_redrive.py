@@ -1,0 +1,103 @@
+"""`milkrun redrive` as an operator runs it, on moto's SQS."""
+
+import json
+
+import boto3
+import pytest
+import typer
+from moto import mock_aws
+from typer.testing import CliRunner
+
+from ops import redrive
+from tests.service_models import validated
+
+
+@pytest.fixture(autouse=True)
+def _requests_are_those_that_aws_accepts():
+    """moto takes `AttributeNames=["SentTimestamp"]`, which AWS's model has not."""
+    with validated():
+        yield
+
+
+class Outputs:
+    def __init__(self):
+        sqs = boto3.client("sqs")
+        self.redrive_queue_url = sqs.create_queue(QueueName="redrive")["QueueUrl"]
+        self.dead_letter_queue_url = sqs.create_queue(QueueName="dead")["QueueUrl"]
+
+    def aws(self, service):
+        return boto3.client(service)
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        made = Outputs()
+        monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: made)
+        yield made
+
+
+def run(command, *arguments, answer=None):
+    app = command
+    if not isinstance(command, typer.Typer):
+        app = typer.Typer()
+        app.command()(command)
+    return CliRunner().invoke(app, list(arguments), input=answer, obj={})
+
+
+def in_flight(stage, url):
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = boto3.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return tuple(int(found[name]) for name in names)
+
+
+@pytest.fixture
+def dead(stage):
+    claim = json.dumps({"bucket": "archive", "key": "events/k", "lines": [1, 2]})
+    for body in (claim, "not ours"):
+        boto3.client("sqs").send_message(QueueUrl=stage.dead_letter_queue_url, MessageBody=body)
+    return stage
+
+
+def test_redrive_lists_each_dead_letter_without_removing_it(dead):
+    done = run(redrive.command, "--json")
+    assert done.exit_code == 1
+    rows = json.loads(done.stdout)["dead_letters"]
+    assert {(row["object_key"], row["lines"], row["done"]) for row in rows} == {
+        ("events/k", 2, "waits"),
+        ("not ours", 0, "waits"),
+    }
+    assert in_flight(dead, dead.dead_letter_queue_url) == (2, 0)
+
+
+def test_send_moves_dead_letters_to_the_redrive_queue(dead):
+    assert run(redrive.command, "--send", "--json").exit_code == 0
+    assert in_flight(dead, dead.dead_letter_queue_url) == (0, 0)
+    assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
+
+
+def test_each_subcommand_does_the_same_as_its_option(dead):
+    shown = json.loads(run(redrive.app, "show", "--json").stdout)
+    assert {row["claim_check"] for row in shown} >= {"not ours"}
+    assert run(redrive.app).exit_code == 1  # without a subcommand: list
+    assert run(redrive.app, "send").exit_code == 0
+    assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
+    assert run(redrive.app, "purge", "--yes").exit_code == 0
+
+
+def test_message_that_cannot_be_sent_stays_a_dead_letter(dead):
+    boto3.client("sqs").delete_queue(QueueUrl=dead.redrive_queue_url)
+    assert run(redrive.command, "--send", "--json").exit_code == 1
+    assert sum(in_flight(dead, dead.dead_letter_queue_url)) == 2
+
+
+def test_purge_asks_for_confirmation(dead):
+    assert run(redrive.command, "--purge", answer="n\n").exit_code == 1
+    assert in_flight(dead, dead.dead_letter_queue_url) == (2, 0)
+    assert run(redrive.command, "--purge", "--yes").exit_code == 0
+    assert in_flight(dead, dead.dead_letter_queue_url) == (0, 0)
+    assert in_flight(dead, dead.redrive_queue_url) == (0, 0)
