@@ -25,7 +25,7 @@ class Outputs:
         self.redrive_queue_url = sqs.create_queue(QueueName="redrive")["QueueUrl"]
         self.dead_letter_queue_url = sqs.create_queue(QueueName="dead")["QueueUrl"]
 
-    def aws(self, service):
+    def aws(self, service, attempts=5):
         return boto3.client(service)
 
 
