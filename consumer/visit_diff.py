@@ -1,15 +1,13 @@
 """The visits before and after new events, and the notifications for the difference. Pure functions."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from heapq import merge
-from operator import attrgetter
 from typing import Literal, NamedTuple, Protocol, get_args
 
 from consumer import keys
-from consumer.visits import MERGE_GAP, Order, Pair, Visit, counts, order_of, step
+from consumer.visits import MERGE_GAP, Pair, Visit, order_of, walk
 from contract.events import GeofenceEvent
 
 NotificationKind = Literal["arrived", "departed", "visit_restated"]
@@ -69,13 +67,6 @@ class Bus(Protocol):
         """Publish all. Returns the failures by the notification's id."""
 
 
-class _Taken(NamedTuple):
-    order: Order
-    event: GeofenceEvent
-    was_there: bool
-    is_there: bool
-
-
 def visit_diff(
     start: Visit | None,
     stored: Iterable[GeofenceEvent],
@@ -83,46 +74,24 @@ def visit_diff(
     removed: Sequence[GeofenceEvent],
     rule: Rule,
 ) -> VisitDiff:
-    """Walk twice at once, without and with the new events, until both walks agree again.
+    """Compare the visits without and with new events.
 
-    `start` is the last visit before `stored`, which is in order and read only as far as needed. `removed` are the
-    events among `stored` whose content `added` supersedes.
+    `start` is the last visit before `stored`, which is in order. `removed` are the events among `stored` whose content
+    `added` supersedes.
     """
-    was = will_be = start
-    before: list[Visit] = []
-    after: list[Visit] = []
-    orphan_exits = 0
-    to_come = len(added) + len(removed)
-    for _, event, was_there, is_there in _in_order(stored, added, removed):
-        to_come -= was_there != is_there
-        if counts(event, rule.min_confidence):
-            if was_there:
-                ended, was, outcome = step(was, event, rule.merge_gap)
-                orphan_exits -= outcome == "orphan_exit"
-                before += [ended] if ended else []
-            if is_there:
-                ended, will_be, outcome = step(will_be, event, rule.merge_gap)
-                orphan_exits += outcome == "orphan_exit"
-                after += [ended] if ended else []
-        if not to_come and was == will_be:
-            break
+    old, gone = list(stored), set(removed)
+    kept = [event for event in old if event not in gone] if gone else old
+    new = sorted([*kept, *added], key=order_of)
+    before, last_before, orphan_exits_before = walk(start, old, rule.merge_gap, rule.min_confidence)
+    after, last_after, orphan_exits = walk(start, new, rule.merge_gap, rule.min_confidence)
     same = set(before) & set(after)
     return VisitDiff(
         [visit for visit in before if visit not in same],
         [visit for visit in after if visit not in same],
-        was,
-        will_be,
-        orphan_exits,
+        last_before,
+        last_after,
+        orphan_exits - orphan_exits_before,
     )
-
-
-def _in_order(
-    stored: Iterable[GeofenceEvent], added: Sequence[GeofenceEvent], removed: Sequence[GeofenceEvent]
-) -> Iterator[_Taken]:
-    displaced = set(removed)
-    old = (_Taken(order_of(e), e, True, e not in displaced) for e in stored)
-    new = (_Taken(order_of(e), e, False, True) for e in sorted(added, key=order_of))
-    return merge(old, new, key=attrgetter("order"))
 
 
 def row(pair: Pair, visit: Visit) -> Row:
