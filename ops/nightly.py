@@ -145,7 +145,9 @@ def step_of(name: str) -> Step:
     if of and verb in ("run", "test"):
         return model(of, verb)
     if name not in STEPS:
-        raise typer.BadParameter(f"no step {name!r}: {', '.join(STEPS)}, run:MODEL or test:MODEL")
+        raise typer.BadParameter(
+            f"unknown step {name!r}: choose from {', '.join(STEPS)}, run:MODEL or test:MODEL"
+        )
     return STEPS[name]
 
 

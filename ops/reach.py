@@ -74,6 +74,6 @@ def warehouse_or_none(outputs: Outputs, unasked: dict[str, str]) -> Iterator[War
 
 
 def tell(unasked: Mapping[str, str]) -> None:
-    """Print a line for each store that was not asked."""
+    """Print a line for each store that could not be queried."""
     for name, why in unasked.items():
         terminal.fail(f"not asked: {name} ({why}); {MEANINGS[name]}")

@@ -22,10 +22,10 @@ Start = Annotated[
 End = Annotated[
     datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
 ]
-Code = Annotated[str, typer.Option(metavar="CODE", help="Only this reason's code.")]
-AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only this version of the app.")]
+Code = Annotated[str, typer.Option(metavar="CODE", help="Only events with this reason code.")]
+AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only events of this app version.")]
 Device = Annotated[
-    str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="Only this device.")
+    str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="Only events of this device.")
 ]
 Repaired_ = Annotated[bool, typer.Option("--resent", help="Include those that were repaired and sent.")]
 

@@ -212,7 +212,7 @@ def replay(
 
 
 def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) -> int:
-    """Send all records at that rate. Raises Refusal with the number that the stream keeps throttling."""
+    """Send all records at that rate. Raises Refusal if the stream keeps throttling some."""
     count = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))

@@ -368,7 +368,7 @@ def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: 
     key = file.removeprefix(f"s3://{stage.archive.bucket}/")
     found = [each for each in stage.pipes() if key.startswith(each.prefix)]
     if not found:
-        raise Refusal(f"{file}: a key begins with events/ or rejected/")
+        raise Refusal(f"{file}: a key must begin with events/ or rejected/")
     copy = stage.definition(found[0]).copy_statement
     with stage.warehouse(loader) as session:
         show([loading.reload(session, found[0], stage.archive, copy, key)], as_json)

@@ -25,7 +25,7 @@ def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
     if instead_of:
         found = prefix_of(instead_of)
         if found is None or found == "set-aside":
-            raise Refusal(f"{instead_of}: a key begins with events/ or rejected/")
+            raise Refusal(f"{instead_of}: a key must begin with events/ or rejected/")
         prefix = found
     lines = [_line(path, number, line) for number, line in lines_in(_text(path))]
     if not lines:

@@ -1,4 +1,4 @@
-"""Parse an archived object for the page. Pure: bytes in, values out.
+"""Parse an archived object for the page, without side effects.
 
 Events are untrusted: every value's type is checked before it is used.
 """

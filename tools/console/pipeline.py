@@ -1,4 +1,4 @@
-"""The state of every stage of the pipeline, and a one-sentence verdict. Pure."""
+"""The state of every stage of the pipeline, and a one-sentence verdict, as pure functions."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping

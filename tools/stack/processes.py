@@ -28,7 +28,7 @@ class Process:
         return found is not None and abs(found - self.started) < SAME_START_S
 
     def is_stopped(self) -> bool:
-        """Return whether it, or a process that it started, is stopped and waits for SIGCONT."""
+        """Return whether the process, or one that it started, is stopped and waits for SIGCONT."""
         return any(_is_stopped(each.pid) for each in [self, *descendants(self)])
 
 
@@ -189,7 +189,7 @@ def memory(process: Process) -> Memory | None:
 
 
 def description(process: Process) -> str:
-    """Return the Lambda function that it runs, otherwise its command line without folders."""
+    """Return the Lambda function that the process runs, otherwise its command line without folders."""
     try:
         found = psutil.Process(process.pid)
         function = found.environ().get("AWS_LAMBDA_FUNCTION_NAME")

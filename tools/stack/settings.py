@@ -1,4 +1,4 @@
-"""The folder and ports of a stack, and everything that follows from them."""
+"""A stack's folder and ports, and the settings derived from them."""
 
 import hashlib
 import os

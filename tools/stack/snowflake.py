@@ -17,7 +17,7 @@ def port(settings: Settings) -> int:
 
 
 def check_tools() -> None:
-    """Return no missing requirement: it needs only the Python that runs this."""
+    """Do nothing, because the local Snowflake needs only the Python that runs this."""
 
 
 def launch(settings: Settings, processes: Processes) -> Process:

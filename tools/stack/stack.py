@@ -293,7 +293,9 @@ class Stack:
             not name.startswith(WITHOUT_A_STACK) for name in inside
         )
         if ROOT.is_relative_to(folder) or foreign:
-            raise StackError(f"{folder} holds other things: name a folder of its own in MILKRUN_LOCAL.")
+            raise StackError(
+                f"{folder} has other content: set MILKRUN_LOCAL to a folder that only this stack uses."
+            )
 
     def _clear(self) -> None:
         """Stop all processes; delete the data of AWS, and of a warehouse that was never completed."""

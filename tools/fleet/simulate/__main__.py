@@ -1,4 +1,4 @@
-"""The command: see `python -m tools.fleet.simulate --help`."""
+"""The command line of the simulation: `python -m tools.fleet.simulate --help`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +53,7 @@ def command(
     """
     known = sizes()
     if unknown := set(only or ()) - set(known):
-        raise typer.BadParameter(f"no size {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+        raise typer.BadParameter(f"unknown size {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     rows = []
     for part in PARTS:
         outage = Outage(part, seconds=minutes * 60)

@@ -485,14 +485,14 @@ def test_empty_folder_setting_means_the_default_folder():
 @pytest.mark.parametrize("verb", ["up", "stop", "down", "console"])
 def test_folder_with_other_files_is_neither_used_nor_deleted(tmp_path, verb):
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(StackError, match="holds other things"):
+    with pytest.raises(StackError, match="has other content"):
         getattr(Stack.of({"MILKRUN_LOCAL": str(tmp_path)}), verb)()
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 @pytest.mark.parametrize("folder", [".", "..", "/"])
 def test_clone_or_its_parents_cannot_be_a_stack_folder(folder):
-    with pytest.raises(StackError, match="holds other things"):
+    with pytest.raises(StackError, match="has other content"):
         # called directly, because a command would delete the folder if this check failed
         Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
 

@@ -1,4 +1,4 @@
-"""The command line: see `milkrun-conformance --help`."""
+"""The command line of the kit: `milkrun-conformance --help`."""
 
 import json
 import shutil
