@@ -364,7 +364,7 @@ def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
 def test_file_that_becomes_visible_late_is_included(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """The scan of its rows began before that of the newest rows in the last complete run."""
+    """Its rows were scanned before the newest rows of the last complete run."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter, exit_] = crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0))

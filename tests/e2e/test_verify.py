@@ -1,7 +1,7 @@
 """Test `milkrun verify` on the running stack: the selected tests pass, and their data is removed.
 
 The selection contains a test for each store: objects, rejects, stream, quarantine and visits. `make verify` runs all
-tests; in this folder the others run on their own.
+tests; the other tests of this folder run on their own in `make e2e`.
 """
 
 import re

@@ -111,7 +111,7 @@ def skip_after_an_exception() -> Iterator[None]:
 
 @contextmanager
 def load_without_history() -> Iterator[None]:
-    """The bug is in the local Snowflake's process: NO_HISTORY."""
+    """Do nothing here: NO_HISTORY introduces the bug in the local Snowflake's process."""
     yield
 
 

@@ -1,4 +1,4 @@
-"""`forget` on Spark finds the same objects as on one machine."""
+"""Test that `forget` with Spark rewrites the same objects as without."""
 
 import dataclasses
 from functools import partial

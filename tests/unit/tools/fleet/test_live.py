@@ -68,7 +68,7 @@ def test_ctrl_c_ends_the_drive_and_reports_the_events_sent(monkeypatch: pytest.M
 
 
 def test_live_demo_refuses_a_file_of_events(tmp_path: Path) -> None:
-    """The file was ignored silently."""
+    """The command used to ignore the file silently."""
     (file := tmp_path / "events.ndjson").write_text("{}\n")
     ran = CliRunner().invoke(app, ["demo", "--live", "--events", str(file)], obj={})
     assert ran.exit_code == 2

@@ -73,7 +73,7 @@ def test_outage_of_an_hour_loses_nothing_and_all_queues_recover(name: str, outag
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.part)
 @pytest.mark.parametrize("name", ["1k", "100k", "1M"])
 def test_recovery_takes_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
-    """Expect arrivals during the outage / (capacity - arrivals), within two ticks and 5 %."""
+    """The recovery time is the arrivals during the outage / (capacity - arrivals), within two ticks and 5 %."""
     size = ALL[name]
     expected = expected_recovery(size, outage)
     assert expected is not None
