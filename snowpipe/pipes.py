@@ -82,7 +82,7 @@ def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:
 def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
     """Resume a stale pipe, which was paused for longer than its notifications are kept.
 
-    Only the pipe's owner may. Notifications older than 14 days may be lost. (Snowflake:
+    It needs OWNERSHIP or OPERATE on the pipe. Notifications older than 14 days may be lost. (Snowflake:
     "SYSTEM$PIPE_FORCE_RESUME")
     """
     warehouse.query(

@@ -1,16 +1,19 @@
-"""Check requests with AWS's own service models, which botocore contains.
+"""Check requests and responses with AWS's own service models, which botocore contains.
 
-LocalStack, moto and our adapter accept more than AWS does. botocore checks only types, required members and lower
-bounds; this module also checks upper bounds, patterns and enumerations. It cannot check limits that only the
-documentation has, nor the adapter's plain HTTP requests to S3, for which tests/unit/aws has tests.
+LocalStack, moto and our adapter accept more than AWS does, and may return what AWS never would. botocore checks only
+types, required members and lower bounds of requests; this module also checks upper bounds, patterns, enumerations and
+responses. It cannot check limits that only the documentation has, nor the adapter's plain HTTP requests to S3, for
+which tests/unit/aws has tests.
 """
 
 import base64
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import botocore.client
 import botocore.session
@@ -24,8 +27,27 @@ from aws import json_client
 _SERVICES = {target: service for service, (target, _) in json_client._PROTOCOLS.items()}
 
 
+LOCALSTACK_DEVIATES = {("apigateway", "GetApiKey"), ("s3", "GetBucketNotificationConfiguration")}
+"""Operations of LocalStack 4.14 whose responses violate the model: members of `stageKeys` are no strings, and a
+filter rule is called `Prefix`, not `prefix`."""
+
+type Answers = Literal["raise", "warn", "ignore"]
+
+
 class ModelError(AssertionError):
-    """The request violates the AWS service model."""
+    """The request or the response violates AWS's service model."""
+
+
+class ModelWarning(UserWarning):
+    """A response of a service that others wrote violates AWS's service model."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How to read a message: with blobs as base64, and with lower bounds of sizes and numbers."""
+
+    encoded: bool = False
+    lower_bounds: bool = True
 
 
 @cache
@@ -36,66 +58,73 @@ def service_model(service: str) -> ServiceModel:
 def check(operation: OperationModel, request: Mapping[str, object], *, encoded: bool = False) -> None:
     """Raise ModelError with every violation. `encoded`: blobs are base64, as in an HTTP body."""
     shape = operation.input_shape
-    breaches = list(_breaches(shape, dict(request), "", encoded)) if shape else []
+    breaches = list(_breaches(shape, dict(request), "", Form(encoded))) if shape else []
     if breaches:
         raise ModelError(f"{operation.service_model.service_name} {operation.name}: {'; '.join(breaches)}")
 
 
 def check_answer(operation: OperationModel, answer: Mapping[str, object], *, encoded: bool = False) -> None:
-    """Raise ModelError with every violation in the response of a fake service."""
+    """Raise ModelError with every violation in the response of a fake service.
+
+    Lower bounds are left out. By the model neither FailedRecordCount may be 0 nor UnprocessedItems empty, which is what
+    AWS returns when all is well ("PutRecords", "BatchWriteItem").
+    """
     shape = operation.output_shape
-    breaches = list(_breaches(shape, dict(answer), "", encoded)) if shape else []
+    breaches = list(_breaches(shape, dict(answer), "", Form(encoded, lower_bounds=False))) if shape else []
     if breaches:
         raise ModelError(
             f"{operation.service_model.service_name} {operation.name} answered: {'; '.join(breaches)}"
         )
 
 
-def check_http(headers: Mapping[str, str], body: bytes) -> None:
-    """Check an HTTP request, if it is for a JSON service."""
+def check_http(headers: Mapping[str, str], body: bytes, answer: bytes | None = None) -> None:
+    """Check an HTTP request, or the answer to it with status 200, if it is for a JSON service."""
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
     if prefix in _SERVICES:
         operation = service_model(_SERVICES[prefix]).operation_model(name)
         try:
-            request = msgspec.json.decode(body)
+            message = msgspec.json.decode((body if answer is None else answer) or b"{}")
         except msgspec.DecodeError as error:
             raise ModelError(f"{prefix} {name}: {error}") from error
-        check(operation, request, encoded=True)
+        if answer is None:
+            check(operation, message, encoded=True)
+        else:
+            check_answer(operation, message, encoded=True)
 
 
-def _breaches(shape: Shape, value: Any, where: str, encoded: bool) -> Iterator[str]:
+def _breaches(shape: Shape, value: Any, where: str, form: Form) -> Iterator[str]:
     match shape:
         case StructureShape():
-            yield from _of_structure(shape, value, where, encoded)
+            yield from _of_structure(shape, value, where, form)
             return
         case ListShape():
-            yield from _size(shape, len(value), where, "items")
+            yield from _size(shape, len(value), where, "items", form)
             for n, item in enumerate(value):
-                yield from _breaches(shape.member, item, f"{where}[{n}]", encoded)
+                yield from _breaches(shape.member, item, f"{where}[{n}]", form)
             return
         case MapShape():
-            yield from _size(shape, len(value), where, "entries")
+            yield from _size(shape, len(value), where, "entries", form)
             for key, item in value.items():
-                yield from _breaches(shape.key, key, f"{where} key", encoded)
-                yield from _breaches(shape.value, item, f"{where}.{key}", encoded)
+                yield from _breaches(shape.key, key, f"{where} key", form)
+                yield from _breaches(shape.value, item, f"{where}.{key}", form)
             return
     match shape.type_name:
         case "string":
-            yield from _of_string(shape, value, where)
+            yield from _of_string(shape, value, where, form)
         case "integer" | "long" | "float" | "double":
             if not isinstance(value, int | float) or isinstance(value, bool):
                 yield f"{where} is not a number"
             else:
-                yield from _size(shape, value, where, "")
+                yield from _size(shape, value, where, "", form)
         case "boolean":
             if not isinstance(value, bool):
                 yield f"{where} is not a boolean"
         case "blob" if isinstance(value, bytes | str):
-            blob = base64.b64decode(value, validate=True) if encoded else value
-            yield from _size(shape, len(blob), where, "bytes")
+            blob = base64.b64decode(value, validate=True) if form.encoded else value
+            yield from _size(shape, len(blob), where, "bytes", form)
 
 
-def _of_structure(shape: StructureShape, value: object, where: str, encoded: bool) -> Iterator[str]:
+def _of_structure(shape: StructureShape, value: object, where: str, form: Form) -> Iterator[str]:
     if not isinstance(value, Mapping):
         yield f"{where} is not a structure"
         return
@@ -110,14 +139,14 @@ def _of_structure(shape: StructureShape, value: object, where: str, encoded: boo
         if name not in shape.members:
             yield f"{where}.{name} is unknown"
         elif member is not None:
-            yield from _breaches(shape.members[name], member, f"{where}.{name}", encoded)
+            yield from _breaches(shape.members[name], member, f"{where}.{name}", form)
 
 
-def _of_string(shape: Shape, value: object, where: str) -> Iterator[str]:
+def _of_string(shape: Shape, value: object, where: str, form: Form) -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{where} is not a string"
         return
-    yield from _size(shape, len(value), where, "characters")
+    yield from _size(shape, len(value), where, "characters", form)
     if (values := getattr(shape, "enum", None)) and value not in values:
         yield f"{where} is not one of {', '.join(values)}"
     if (pattern := shape.metadata.get("pattern")) and not _compiled(pattern).fullmatch(value):
@@ -133,28 +162,54 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(".*", re.DOTALL)
 
 
-def _size(shape: Shape, size: float, where: str, unit: str) -> Iterator[str]:
-    lower, upper = shape.metadata.get("min"), shape.metadata.get("max")
+def _size(shape: Shape, size: float, where: str, unit: str, form: Form) -> Iterator[str]:
+    lower, upper = shape.metadata.get("min") if form.lower_bounds else None, shape.metadata.get("max")
     if (lower is not None and size < lower) or (upper is not None and size > upper):
         yield f"{where} has {size} {unit}, not {lower} to {upper}"
 
 
 @contextmanager
-def validated() -> Iterator[None]:
-    """Check each request that a botocore client or the adapter sends in this process."""
+def validated(answers: Answers = "raise") -> Iterator[None]:
+    """Check each request that a botocore client or the adapter sends in this process, and each response.
+
+    An invalid request raises ModelError at once, before it is sent. Invalid responses are no fault of the caller: they
+    raise ModelError together, at the end, or are a warning, for services that others wrote.
+    """
     sent_by_botocore: Callable[..., Any] = vars(botocore.client.BaseClient)["_make_api_call"]
     sent_by_adapter: Callable[..., Any] = json_client.JsonClient.send
+    wrong: set[str] = set()
+
+    def read(model: OperationModel, answer: Mapping[str, object], *, encoded: bool) -> None:
+        if answers != "ignore" and (model.service_model.service_name, model.name) not in LOCALSTACK_DEVIATES:
+            try:
+                check_answer(model, answer, encoded=encoded)
+            except ModelError as error:
+                wrong.add(str(error))
 
     def of_botocore(client: Any, operation: str, request: Any) -> Any:
-        check(client.meta.service_model.operation_model(operation), request)
-        return sent_by_botocore(client, operation, request)
+        model = client.meta.service_model.operation_model(operation)
+        check(model, request)
+        answer = sent_by_botocore(client, operation, request)
+        read(
+            model,
+            {name: value for name, value in answer.items() if name != "ResponseMetadata"},
+            encoded=False,
+        )
+        return answer
 
-    def of_adapter(client: Any, operation: str, request: object) -> object:
+    def of_adapter(client: Any, operation: str, request: object) -> bytes:
         model = service_model(_SERVICES[client._target]).operation_model(operation)
         check(model, msgspec.json.decode(msgspec.json.encode(request)), encoded=True)
-        return sent_by_adapter(client, operation, request)
+        answer: bytes = sent_by_adapter(client, operation, request)
+        if answers != "ignore":
+            read(model, msgspec.json.decode(answer or b"{}"), encoded=True)
+        return answer
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.client.BaseClient, "_make_api_call", of_botocore)
         patch.setattr(json_client.JsonClient, "send", of_adapter)
         yield
+    if wrong and answers == "warn":
+        warnings.warn("; ".join(sorted(wrong)), ModelWarning, stacklevel=1)
+    elif wrong:
+        raise ModelError("; ".join(sorted(wrong)))

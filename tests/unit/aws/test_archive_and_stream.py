@@ -170,6 +170,7 @@ def test_invalid_request_to_kinesis_is_a_permanent_error(strict: Strict, code: s
         stream(strict.url).put(RECORDS)
 
 
+@pytest.mark.wrong_answer
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

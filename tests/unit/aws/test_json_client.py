@@ -32,6 +32,7 @@ PUT: dict[str, Any] = {"TableName": "t", "Item": {"pk": {"S": "ü"}, "n": {"N": 
 ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a": 1}'}
 
 
+@pytest.mark.wrong_answer
 @pytest.mark.parametrize(
     ("name", "call", "request_"),
     [

@@ -3,9 +3,10 @@
 import base64
 import json
 
+import boto3
 import pytest
 
-from tests.service_models import ModelError, check, check_http, service_model
+from tests.service_models import ModelError, check, check_http, service_model, validated
 
 RECORD = {"Data": b"x", "PartitionKey": "device"}
 WRONG = {
@@ -62,3 +63,19 @@ def test_invalid_http_body_is_rejected():
     body = b'{"StreamName": "s", "Records": []}'
     with pytest.raises(ModelError, match=r"kinesis PutRecords: \.Records has 0 items"):
         check_http({"x-amz-target": "Kinesis_20131202.PutRecords"}, body)
+
+
+def test_answer_that_violates_the_model_is_rejected():
+    headers = {"x-amz-target": "Kinesis_20131202.PutRecords"}
+    result = {"SequenceNumber": "1", "ShardId": "shardId-000000000000"}
+    check_http(headers, b"", json.dumps({"FailedRecordCount": 0, "Records": [result]}).encode())
+    for wrong in ({}, {"Records": [result | {"SequenceNumber": "one"}]}, {"Record": []}):
+        with pytest.raises(ModelError):
+            check_http(headers, b"", json.dumps(wrong).encode())
+
+
+def test_invalid_answers_of_a_stand_in_are_reported_at_the_end(monkeypatch):
+    answer = {"Messages": [{"MessageId": 1}]}
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", lambda *_: answer)
+    with pytest.raises(ModelError, match="MessageId"), validated():
+        boto3.client("sqs", region_name="eu-west-1").receive_message(QueueUrl="https://q")
