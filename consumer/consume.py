@@ -23,7 +23,7 @@ class VisitStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A record that can never succeed, and why."""
+    """A record that can never be processed, and the reasons."""
 
     record: Record
     reasons: tuple[Reason, ...]
@@ -31,7 +31,7 @@ class Poison:
 
 class SetAside(Protocol):
     def keep(self, poison: Sequence[Poison]) -> str:
-        """Put all where they can be sent again from. Returns the key; keeping the same again adds nothing."""
+        """Store records so that they can be sent again. Returns the key; repeating it creates no second object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +135,5 @@ def _keep(poison: Sequence[Poison], set_aside: SetAside, outcome: Outcome) -> No
         return
     try:
         outcome.set_aside[set_aside.keep(poison)] = list(poison)
-    except Exception as error:  # whatever it is, these were not kept: "again"
+    except Exception as error:  # any error: the records were not stored, so they must be delivered again
         outcome.stop_at(poison[0].record, error)

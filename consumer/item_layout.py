@@ -4,8 +4,8 @@ The log (sort key `…#head`) holds all that changes with an event, in one item 
 bills a write by the kilobyte. Events that no longer fit move to a chunk. A log and each chunk also hold the visit
 that was the last one before their first event, so each can be read after what lies before it has expired.
 
-A change is one conditional write of the log. What is to be done then stands in it: chunks to be written, and
-notifications to be published.
+A change is one conditional write of the log. It includes the work that follows: chunks to write and notifications to
+publish.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,7 +44,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class PairLog:
-    """The latest events of a pair in order, and what its last change asks for.
+    """The latest events of a pair in order, and the work that its last change still needs.
 
     `base` is the last visit before `events`; `has_chunks` says that there were events before them. `position` is where
     on the stream the events of the last change end, "" if unknown.
@@ -63,7 +63,7 @@ class PairLog:
         return bool(self.chunks or self.news)
 
     def is_late(self, order: Order) -> bool:
-        """Whether an event of this order belongs before those of the log."""
+        """Return whether an event at this place in the order belongs before the events of the log."""
         return self.has_chunks and (not self.events or order < order_of(self.events[0]))
 
 
@@ -112,7 +112,7 @@ def log_of(pair: Pair, item: Item) -> PairLog:
 
 
 def chunk_item(pair: Pair, chunk: Chunk, log: PairLog) -> Item:
-    """Without events, the chunk is deleted: an earlier version must not come back."""
+    """Return a chunk's item. A chunk without events is stored too, so that an older version cannot reappear."""
     last = _last_at((chunk.events,)) or _last_at((log.events, *(each.events for each in log.chunks)))
     return {
         "pk": keys.quoted(pair.device_id),
@@ -134,7 +134,7 @@ def in_order(chunks: Iterable[Chunk]) -> list[Chunk]:
 
 
 def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
-    """The log and its item, with all but the last events moved to a chunk if they no longer fit."""
+    """Return the log and its item. If the events no longer fit, all but the last ones move to a chunk."""
     item = log_item(pair, log, rule)
     if len(log.events) <= KEPT_EVENTS or size_of(item) <= LOG_BYTES:
         return log, item
@@ -146,7 +146,7 @@ def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
 
 
 def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) -> Iterator[Chunk]:
-    """Split a chunk that has become too large for one item. Those that are new take the numbers from `number` on."""
+    """Split a chunk that is too large for one item. New chunks are numbered from `number`."""
     while len(packed(chunk.events)) > CHUNK_BYTES and len(chunk.events) > 1:
         half = len(chunk.events) // 2
         while len(packed(chunk.events[:half])) > CHUNK_BYTES and half > 1:
@@ -159,12 +159,12 @@ def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) 
 
 
 def size_of(item: Item) -> int:
-    """Bytes as DynamoDB counts them, or a few more."""
+    """Return the size as DynamoDB counts it, or a few bytes more."""
     return sum(len(name) + len(str(value).encode()) for name, value in item.items())
 
 
 def rule_of(item: Item) -> Rule:
-    """The rule by which the consumer keeps a pair's log: whoever reads it needs the same."""
+    """Return the rule with which the log was written. Readers need the same."""
     if "rule" not in item:
         return Rule()
     gap_seconds, min_confidence = msgspec.json.decode(str(item["rule"]))
@@ -175,7 +175,7 @@ def rule_of(item: Item) -> Rule:
 
 
 def packed(events: Sequence[GeofenceEvent]) -> str:
-    """Events in order as JSON arrays: microseconds since the previous one, rank of the kind, id, and what differs."""
+    """Encode events in order as JSON arrays: microseconds since the previous event, kind, id, and optional values."""
     rows: list[list[object]] = []
     before = 0
     for event in events:
@@ -207,7 +207,7 @@ def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
 
 
 def id_text(event_id: str) -> str:
-    """How an id stands in a text of packed events."""
+    """Return an id as it occurs in packed events."""
     return _text(event_id)
 
 

@@ -45,24 +45,24 @@ def log_key(pair: Pair) -> tuple[str, str]:
 
 
 def chunk_range(pair: Pair) -> tuple[str, str, str]:
-    """The partition key and the range of sort keys of a pair's chunks."""
+    """Return the partition key and the range of sort keys of a pair's chunks."""
     fence = fence_key(pair.fence)
     return quoted(pair.device_id), f"{fence}#e#", f"{fence}#e$"
 
 
 def chunk_key(pair: Pair, version: int, number: int) -> str:
-    """Of the chunks that one change makes, each has its number."""
+    """Return a sort key. `number` distinguishes the chunks of one change."""
     return f"{fence_key(pair.fence)}#e#{version}#{number}"
 
 
 def pair_range(pair: Pair) -> tuple[str, str, str]:
-    """The partition key and the range of sort keys of all items of a pair."""
+    """Return the partition key and the range of sort keys of all items of a pair."""
     fence = fence_key(pair.fence)
     return quoted(pair.device_id), f"{fence}#", f"{fence}$"
 
 
 def pair_of_key(pk: str, sk: str) -> Pair:
-    """Of an item in this layout or in the previous one: both begin with the same three parts."""
+    """Return the pair of an item, in this layout or the previous one: both begin with the same three parts."""
     device_id, tag, external_id, *_ = map(unquoted, f"{pk}#{sk}".split("#"))
     return Pair(device_id, Fence(tag, external_id))
 
@@ -70,7 +70,7 @@ def pair_of_key(pk: str, sk: str) -> Pair:
 # Cached: several times per event.
 @lru_cache(4096)
 def timestamp(at: datetime) -> str:
-    """Of a time in UTC: fixed width with microseconds, so that text sorts as time does."""
+    """Format a time in UTC with a fixed width, so that texts sort like times."""
     return at.isoformat(timespec="microseconds")[:26] + "Z"
 
 
@@ -87,15 +87,15 @@ def of_microseconds(number: int) -> datetime:
 
 
 def first_version(at: datetime) -> int:
-    """Milliseconds: after a log has expired, versions must not begin again below it."""
+    """Return milliseconds, so that a new log's versions are above those of an expired one."""
     return int(at.timestamp() * 1000)
 
 
 def instant_of(version: int) -> datetime:
-    """Roughly when the pair's first event occurred."""
+    """Return the approximate time of the pair's first event."""
     return _EPOCH + timedelta(milliseconds=version)
 
 
 def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:
-    """The TTL of an item whose last event occurred at `at`, in epoch seconds."""
+    """Return the TTL, in epoch seconds, of an item whose last event occurred at `at`."""
     return int((at + kept_for).timestamp())

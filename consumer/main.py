@@ -1,4 +1,4 @@
-"""Kinesis' batches in, the first record to come again out. Decides nothing; translates and reports."""
+"""Lambda's entry point for batches of Kinesis records. Translates and reports; `consume` decides."""
 
 import os
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 
 @cache
 def app_of() -> App:
-    """Settings and clients, built by the first batch: importing this module needs no AWS."""
+    """Create settings and clients at the first batch, so that importing this module needs no AWS."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
     return App(settings, ports_of(settings, Access.of_function(os.environ)))

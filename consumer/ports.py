@@ -1,4 +1,4 @@
-"""The consumer's ports on AWS, built from its settings: visits in DynamoDB, notices on EventBridge, poison in S3."""
+"""The consumer's AWS clients: visits in DynamoDB, notifications on EventBridge, quarantine in S3."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -59,14 +59,14 @@ class EventBus:
                 for notice in notifications
             ]
         )
-        # PutEvents answers 200 even when single entries failed, and lists results in request order.
+        # PutEvents returns 200 even if single entries failed, and lists the results in request order.
         return [
             n.id for n, result in zip(notifications, answer["Entries"], strict=True) if "ErrorCode" in result
         ]
 
 
 class S3SetAside:
-    """`set-aside/` of the archive bucket: one object per batch, whose key is the hash of its content."""
+    """The prefix `set-aside/`: one object per batch. Its key contains the hash of its content."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive

@@ -1,4 +1,4 @@
-"""The visits table as it was until 2026-11-28, so that pairs can be moved to today's items (docs/upgrade.md).
+"""The layout of the visits table until 2026-11-28, and moving a pair to the current one (docs/upgrade.md).
 
 All items of a pair had the partition key `device#tag#externalId`: its `head` with the last visit and the change under
 way, `done`, `e#…` for each event (marked by `e#…#-` if superseded), `i#…` and `x#…` for ids, `v#…` for each visit that
@@ -22,7 +22,7 @@ from contract.events import GeofenceEvent
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What the last change asked for. Events stand here as their keys."""
+    """The work that the last change needed. Events are given by their keys."""
 
     first: list[str] = []
     lesser: list[str] = []
@@ -40,7 +40,7 @@ def head_key(pair: Pair) -> Key:
 
 
 def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = None) -> bool:
-    """Write the pair's items in today's layout. False if it has none in the previous one.
+    """Write the pair's items in the current layout. Returns False if it has none in the previous one.
 
     Safe to interrupt and to repeat: everything that it writes is the same each time. Old items stay where they are.
     """
@@ -63,7 +63,7 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
         for failure in bus.publish(entry.told).values():
             raise failure
     items |= {str(item["sk"]): item for item in entry.visits}
-    # DynamoDB deletes expired items within days and in no order: a part of what has expired would mislead.
+    # DynamoDB deletes expired items within days and in no order, so ignore those that it has not deleted yet.
     now = now or time.time()
     kept = (sk for sk, item in items.items() if int(item.get("expires_at", now + 1)) > now)
     events = _events(pair, kept, entry)
@@ -112,7 +112,7 @@ def event_of(pair: Pair, key: str) -> GeofenceEvent:
 
 
 def visit_of(item: Item) -> Visit | None:
-    """None for a head without a visit and for a visit that is gone."""
+    """Return None for a head without a visit and for a deleted visit."""
     if "entered_at" not in item:
         return None
 

@@ -24,7 +24,7 @@ type Position = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a stream. `arrived_at` is Kinesis' clock; `fault` is why `data` cannot be looked at."""
+    """One record of a stream. `arrived_at` is Kinesis' clock. A record with a `fault` is quarantined unread."""
 
     data: bytes
     partition_key: str
@@ -37,12 +37,12 @@ class Record:
 
     @property
     def position(self) -> Position:
-        """Its place in the shard."""
+        """The position in the shard."""
         return int(self.sequence_number), self.sub_sequence_number
 
 
 def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
-    """The records of a Lambda batch, in order, de-aggregated. Those of another than `stream` have a fault."""
+    """Yield the records of a Lambda batch in order, de-aggregated. Records of other streams get a fault."""
     for delivered in batch["Records"]:
         kinesis = delivered["kinesis"]
         source = str(delivered["eventSourceARN"]).rpartition("/")[2]
@@ -67,7 +67,7 @@ def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
 
 
 def deaggregated(record: Record) -> Iterable[Record]:
-    """The records that a Kinesis Producer Library put into one; any other record is itself."""
+    """Return the records that the Kinesis Producer Library aggregated into one, or any other record unchanged."""
     data = record.data
     if not data.startswith(_MAGIC):
         return [record]
@@ -90,14 +90,14 @@ def deaggregated(record: Record) -> Iterable[Record]:
 
 @cache
 def _aggregated_record() -> Any:
-    """Of aws_kinesis_agg only the message type: its loop prints an error and drops the rest of a record."""
+    """Return aws_kinesis_agg's message type. Its own loop prints an error and drops the rest of a record."""
     # Its generated code imports `config_pb2` from the top, which its own modules put on sys.path.
     sys.modules.setdefault("config_pb2", import_module("aws_kinesis_agg.config_pb2"))
     return import_module("aws_kinesis_agg.messages_pb2").AggregatedRecord
 
 
 def event_of(record: Record, kinds: Mapping[str, Kind]) -> GeofenceEvent:
-    """Raises InvalidEvent if it never will be one. The only clock asked is Kinesis' own, at arrival."""
+    """Raises InvalidEvent. Future times are compared with the record's arrival at Kinesis, not with our clock."""
     if record.fault:
         raise InvalidEvent((record.fault,))
     event = geofence_event(record.data, kinds)

@@ -1,4 +1,4 @@
-"""What a batch came to, in log lines that are metrics too."""
+"""The log lines of a batch, which are also its metrics."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 def report(records: Sequence[Record], outcome: Outcome) -> None:
-    """One line for each object set aside, and the canonical line of the batch."""
+    """Log each quarantined object, and the canonical line of the batch."""
     for key, poison in outcome.set_aside.items():
         codes = sorted({reason.code for p in poison for reason in p.reasons})
         log.warning(

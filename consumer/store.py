@@ -1,15 +1,15 @@
-"""Events in, visits kept: one serial history of changes per pair, each a conditional write of its log.
+"""Add events to the visits table. Each pair has one serial history of changes; a change is one conditional write.
 
-1. Read the log (version v), and what lies before it if the new events may touch that. Compute the change.
-2. Put the log as v + 1 if it still is v, with the chunks to be written and the notifications to be published in it.
-   This one write is the change; a process that loses the race for it starts again.
+1. Read the log (version v), and its chunks if the new events may change them. Compute the change.
+2. Put the log as version v + 1 if it is still v. It includes the chunks to write and the notifications to publish. This
+   write is the change; a process that loses the race for it starts again.
 3. Write the chunks, publish the notifications.
 
-Nothing records that step 3 is complete, because that would be another write per event. Kinesis knows it: a batch that
-begins behind the events of the change is delivered only when the batch of that change is done, so step 3 is too.
-Whoever cannot tell, because the batch came again or the shard is another one, repeats step 3. So a process may die
-anywhere, two may work on one device, and slow ones may continue late: a chunk is put only over an older version, and a
-notification that is published again has the same id.
+Nothing records that step 3 is complete, because that would be another write per event. Kinesis implies it: a batch that
+begins behind the events of a change is delivered only after that change's batch succeeded, step 3 included. In all
+other cases (a repeated batch, another shard) step 3 is repeated. So a process may die anywhere, two may work on one
+device, and slow ones may continue late: a chunk replaces only an older version, and a notification that is published
+again has the same id.
 """
 
 import time
@@ -46,14 +46,14 @@ MAX_RACES = 20
 
 
 class RaceLost(Exception):
-    """Others changed this pair again and again meanwhile. A later attempt will succeed."""
+    """Other processes kept changing this pair. A later attempt will succeed."""
 
 
 class Arrival(NamedTuple):
-    """Where on the stream a batch begins, and where in it the last event of a pair stands.
+    """The positions on the stream of a batch's beginning and of a pair's last event in it.
 
-    The last one, because two consumers of a shard (or a worker that lost its shard and continues) cut it into batches
-    at different places: only who begins behind all of a change's events has been past all of them.
+    The last event counts, because two consumers of a shard (such as a worker that lost its shard and continues) cut it
+    into different batches: only a batch that begins behind all events of a change proves that they are done.
     """
 
     shard_id: str
@@ -65,7 +65,7 @@ class Arrival(NamedTuple):
         return f"{self.shard_id}#{self.last:x}"
 
     def is_behind(self, position: str) -> bool:
-        """Whether the batch that made the change at this position is done."""
+        """Return whether the batch of the change at this position is done."""
         shard_id, _, last = position.partition("#")
         return shard_id == self.shard_id and int(last, 16) < self.batch_begins
 
@@ -94,7 +94,7 @@ class Added(Counts):
 
 
 class _New(NamedTuple):
-    """What of the events taken must be added, and the contents that these replace."""
+    """The events of a job, by their effect. `replaced` are the stored contents that `added` supersedes."""
 
     added: list[GeofenceEvent]
     replaced: list[GeofenceEvent]
@@ -104,7 +104,7 @@ class _New(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """One pair: events still waiting, those of the change at hand, and what is known of the pair."""
+    """The events of one pair that are waiting, and the pair's log. A change takes `at_once` of them."""
 
     pair: Pair
     waiting: list[GeofenceEvent]
@@ -154,9 +154,9 @@ class Store:
         events: Mapping[Pair, Sequence[GeofenceEvent]],
         arrivals: Mapping[Pair, Arrival] | None = None,
     ) -> dict[Pair, Added | Exception]:
-        """Make each pair's visits what they are with these events; what is `Added` is durable and published.
+        """Add events to each pair. A result of type Added means that everything is durable and published.
 
-        An exception, as a value: perhaps not all of that pair is done; add the same again.
+        An exception as a result means that the same events must be added again.
         """
         jobs = [_job(pair, some, (arrivals or {}).get(pair)) for pair, some in events.items()]
         while left := [job for job in jobs if job.waiting and not job.failure]:
@@ -167,10 +167,9 @@ class Store:
         return {job.pair: job.failure or job.result for job in jobs}
 
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
-        """Eventually consistent for half the price: who reads an old version loses the race and reads again.
+        """Read the logs eventually consistently, for half the price: after an old version, the write fails.
 
-        Nothing like that would show that a head of the previous layout was missed, which may have been written just
-        before the previous version stopped.
+        Nothing would reveal a missed head of the previous layout, so heads are read consistently.
         """
         for consistent in (False, True):
             some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
@@ -186,7 +185,7 @@ class Store:
         *,
         consistent: bool = False,
     ) -> None:
-        """Read an item of each pair, and do something with those that exist."""
+        """Read one item per pair, and call `do` with each that exists."""
         if not jobs:
             return
         found, failures = self._table.get([key_of(job.pair) for job in jobs], consistent=consistent)
@@ -201,7 +200,7 @@ class Store:
         self._get([job], keys.log_key, _read_log, consistent=True)
 
     def _complete(self, jobs: Sequence[_Job]) -> None:
-        """Step 3 of each change that is not known to be complete."""
+        """Do step 3 of each change that is not known to be complete."""
         pending = [job for job in _sound(jobs) if job.is_pending]
         self._each(pending, self._put_chunks)
         notifications = {
@@ -225,15 +224,15 @@ class Store:
             self._table.put_newer(item_layout.chunk_item(job.pair, chunk, job.log))
 
     def _forget_position(self, job: _Job) -> None:
-        """Kinesis may give this batch up after hours: the batches behind it must not mean that it is done."""
+        """Remove the position: Lambda may give up on this batch, and later ones must not imply that it is done."""
         unknown = replace(job.log, position="")
         with suppress(Exception):  # the job has failed already
             self._table.put_version(item_layout.log_item(job.pair, unknown, self._rule), job.log.version)
 
     def _commit(self, job: _Job) -> None:
-        """Make the change of the events taken, unless there is none or another one came first."""
+        """Write the change that the events cause, unless there is none or another process was faster."""
         pk, first, last = keys.chunk_range(job.pair)
-        # An id is new only if no chunk has it.
+        # An id is new only if it is in no chunk.
         earlier = list(self._table.query(pk, first, last)) if job.log.has_chunks else []
         if any(int(item["version"]) > job.log.version for item in earlier):
             # The log has changed since it was read. An event that is known by such a chunk may not be published yet.
@@ -284,7 +283,7 @@ class Store:
         time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
-        """The visits before and after, and the log after. Computes from the first part that the events touch."""
+        """Return the difference of the visits and the new log, computed from the first part that the events touch."""
         log, rule = job.log, self._rule
         latest = max(event.occurred_at for event in new.added)
         version = log.version + 1 if log.version else keys.first_version(latest)
@@ -321,12 +320,12 @@ class Store:
 def _attempt(job: _Job, do: Callable[[_Job], None]) -> None:
     try:
         do(job)
-    except Exception as error:  # one pair's failure is its own: the others go on
+    except Exception as error:  # a failure concerns only its pair
         job.failure = error
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Of each id only the least content, in order: the others of this batch can change nothing."""
+    """Keep only the least content of each id, in order: the others of this batch cannot change anything."""
     least: dict[str, GeofenceEvent] = {}
     for event in events:
         other = least.get(event.event_id)
@@ -366,7 +365,7 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """The first chunk that reaches as far as this; behind the last one is the log."""
+    """Return the number of the first chunk that reaches this far; after the chunks comes the log."""
     return sum(order > order_of(chunk.events[-1]) for chunk in chunks)
 
 

@@ -1,23 +1,21 @@
-"""The rule: from a set of geofence events to visits. Pure, and without a clock.
+"""The rule that turns a set of geofence events into visits. Pure functions without a clock.
 
 A device's visits at a fence are a function of the *set* of its events there: any order, any repetition and
 any batching of the same events give the same visits. The warehouse's SQL states the same rule:
 
 1. Events belong together by (device id, fence tag, fence external id).
-2. Within those, of several contents of one event id the least by (`createdAt` in microseconds, `type`,
-   `duration`, `confidence`) counts and the others do not. A missing duration or confidence comes before
-   every value; `type` is compared as sent, by code point.
-3. Only then may `min_confidence` leave events out: those whose confidence is known and lower.
+2. Of several contents of one event id, only the least by (`createdAt` in microseconds, `type`, `duration`,
+   `confidence`) counts. A missing duration or confidence sorts first; `type` is compared as sent, by code point.
+3. After that, events whose confidence is known and below `min_confidence` do not count.
 4. Order: `createdAt`, then enter before dwell before exit, then event id by code point.
 5. Walk in that order.
    - enter: an open visit ends unclosed (`exit_missed`), and a new one opens.
    - exit: closes the open visit; with none open it changes nothing and is counted as an orphan.
    - dwell: sets `last_seen_at` of the open visit; with none open it changes nothing.
-6. Neighbours whose enter - exit <= `merge_gap` become one visit, in chains: the first enter, the last exit
-   (or none) with its duration, the latest `last_seen_at`. A visit that ended unclosed has no exit, so
-   nothing that follows it merges with it.
+6. Neighbours with enter - exit <= `merge_gap` become one visit, in chains: the first enter, the last exit (or none)
+   with its duration, the latest `last_seen_at`. A visit that ended unclosed has no exit, so nothing merges with it.
 
-So the last visit alone can be open, and a device is at a fence "now" if that one is.
+So only the last visit can be open. If it is, the device is at the fence now.
 """
 
 from collections.abc import Iterable
@@ -37,7 +35,7 @@ _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 class Pair(NamedTuple):
-    """What visits belong to: one device at one fence."""
+    """One device at one fence: all visits belong to a pair."""
 
     device_id: str
     fence: Fence
@@ -45,10 +43,9 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One stay. `exited_at` is None while open, and for ever if `exit_missed`.
+    """One stay. `exited_at` is None while the visit is open, and stays None if `exit_missed`.
 
-    `app_dwell_seconds` is what the app itself measured, on the exit that closed the visit: of a merged visit
-    its last part.
+    `app_dwell_seconds` is the app's own measurement in the exit event. For a merged visit it covers the last part.
     """
 
     entered_at: datetime
@@ -70,14 +67,14 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All visits of one pair in order, and how many exits found no open visit."""
+    """All visits of one pair in order, and the number of exits without an open visit."""
 
     visits: tuple[Visit, ...] = ()
     orphan_exits: int = 0
 
 
 class Step(NamedTuple):
-    """What one event did to the visit under way."""
+    """The effect of one event on the last visit."""
 
     ended: Visit | None
     visit: Visit | None
@@ -89,7 +86,7 @@ def pair_of(event: GeofenceEvent) -> Pair:
 
 
 def content_of(event: GeofenceEvent) -> Content:
-    """What the least of several contents of one event id is found by (rule 2)."""
+    """Return the sort key of rule 2."""
     return (
         event.occurred_at,
         event.type,
@@ -99,7 +96,7 @@ def content_of(event: GeofenceEvent) -> Content:
 
 
 def order_of(event: GeofenceEvent) -> Order:
-    """Where an event stands in the walk (rule 4)."""
+    """Return the sort key of rule 4."""
     return event.occurred_at, _RANK[event.kind], event.event_id
 
 
@@ -108,7 +105,7 @@ def counts(event: GeofenceEvent, min_confidence: int) -> bool:
 
 
 def step(visit: Visit | None, event: GeofenceEvent, merge_gap: timedelta = MERGE_GAP) -> Step:
-    """Take the next event in order. `visit` is the last one so far, open or not: all there is of the past."""
+    """Apply the next event in order. `visit` is the last one so far, open or not."""
     at = event.occurred_at
     if event.kind == "enter":
         if visit is not None and visit.exited_at is not None and at - visit.exited_at <= merge_gap:
@@ -139,7 +136,7 @@ def step(visit: Visit | None, event: GeofenceEvent, merge_gap: timedelta = MERGE
 def counting_events(
     events: Iterable[GeofenceEvent], min_confidence: int = 0
 ) -> dict[Pair, list[GeofenceEvent]]:
-    """Return the events that rules 2 and 3 leave of each (device, fence), in walking order (rule 4)."""
+    """Return the events of each pair that count after rules 2 and 3, in the order of rule 4."""
     contents: dict[Pair, dict[str, GeofenceEvent]] = {}
     for event in events:
         known = contents.setdefault(pair_of(event), {})
@@ -155,7 +152,7 @@ def counting_events(
 def visits_of(
     events: Iterable[GeofenceEvent], merge_gap: timedelta = MERGE_GAP, min_confidence: int = 0
 ) -> dict[Pair, History]:
-    """The visits of every (device, fence) that occurs in `events`, in any order and with any repetition."""
+    """Return the visits of every pair in `events`, which may be in any order and repeated."""
     found = {}
     for pair, some in counting_events(events, min_confidence).items():
         visits, last, orphan_exits = walk(None, some, merge_gap)
@@ -182,7 +179,7 @@ def walk(
 
 
 def _ended(visit: Visit | None) -> Visit | None:
-    """A visit that a new one follows: if it was still open, its exit never came."""
+    """Return a visit that is followed by another one: if it was open, its exit was missed."""
     if visit is None or not visit.is_open:
         return visit
     return Visit(visit.entered_at, visit.entered_event_id, exit_missed=True, last_seen_at=visit.last_seen_at)

@@ -1,7 +1,6 @@
-"""A mobile app's event, as far as Milkrun reads it: strict JSON, the envelope, geofence events.
+"""The parts of a mobile app's event that Milkrun reads: strict JSON, common fields, geofence events.
 
-
-Unknown types and unknown fields are kept and not looked at: apps ship before we do.
+Unknown types and fields are kept unread, because apps ship before we do.
 """
 
 import hashlib
@@ -24,16 +23,16 @@ MAX_DEPTH = 32
 MAX_ID_CHARS = 128
 MAX_ID_BYTES = 256
 
-# Of one event's contents (same `Owned.event_key`) a store keeps at most so many: for visits the least by
-# consumer.visits.content_of, among which is the one that counts; for conflicts those that were delivered first. What
-# is beyond the cap changes no visit and no row of staging, in whatever order it comes; the archive and RAW have it.
+# The maximum number of contents of one event (same `Owned.event_key`) that a store keeps: for visits the least by
+# consumer.visits.content_of, for conflicts the first ones. The others change no visit and no row of staging; the
+# archive and RAW have them.
 MAX_CONTENTS_PER_EVENT = 16
 
-# The consumer leaves out geofence events that are older on arrival. The visits table keeps an event for 90 days, so
-# an event that is taken always finds those beside it.
+# The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so an event
+# always finds its neighbours.
 MAX_AGE = timedelta(days=80)
 
-# What a phone says beyond this, or below nought, is no length of a stay: it would make sums and averages infinite.
+# Other durations count as unknown, because they would make sums and averages infinite.
 MAX_DURATION_MINUTES = 400 * 24 * 60
 
 # Some senders write an underscore after `user`. Stages may name others (setting GEOFENCE_KINDS).
@@ -48,7 +47,7 @@ GEOFENCE_KINDS: Mapping[str, Kind] = {
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """Why an event cannot be taken. `code` is stable; `field` a dotted path such as `geofence.tag`, or ""."""
+    """Why an event is invalid. `code` is stable; `field` is a dotted path such as `geofence.tag`, or ""."""
 
     code: str
     field: str
@@ -56,7 +55,7 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
 
 
 class InvalidEvent(ValueError):
-    """An event that can never be taken, with every reason that was found (at least one)."""
+    """An event that can never be accepted, with all reasons (at least one)."""
 
     def __init__(self, reasons: tuple[Reason, ...]) -> None:
         super().__init__(reasons)
@@ -67,7 +66,7 @@ class InvalidEvent(ValueError):
 
 
 class Owned(NamedTuple):
-    """What tells events apart: whose it is and its id. Events without a device count under their user."""
+    """The identity of an event: its device and its id. Events without a device count under their user."""
 
     kind: Literal["d", "u"]
     owner: str
@@ -85,7 +84,7 @@ class Owned(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """A geofence's business key: stable, unlike its `_id` (Radar's webhook samples have none)."""
+    """A geofence's business key. Unlike its `_id`, which Radar's webhook samples lack, it is stable."""
 
     tag: str
     external_id: str
@@ -93,7 +92,7 @@ class Fence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GeofenceEvent:
-    """One device crossing, or staying inside, one fence.
+    """A device enters, exits or stays inside a fence.
 
     `occurred_at` is `createdAt`, the device's clock, aware and in UTC, cut to microseconds. `confidence` (0 none to
     3 high) is as the app sent it, or None; `duration_minutes` too, and None if it is not from 0 to
@@ -116,7 +115,7 @@ class GeofenceEvent:
 def parse_json(raw: bytes) -> Any:
     """Return one JSON value that both warehouses load. Raises InvalidEvent (`invalid_json_value`) otherwise.
 
-    Refused: bytes that are not UTF-8, a name twice in one object, NaN and Infinity, lone surrogates, numbers beyond a
+    Rejects bytes that are not UTF-8, a name twice in one object, NaN and Infinity, lone surrogates, numbers beyond a
     double, more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such line makes Snowpipe
     refuse its 499 neighbours. No step loops in Python, because whoever sends the text pays nothing for it.
     """
@@ -138,7 +137,7 @@ def parse_json(raw: bytes) -> Any:
 
 
 def compact(raw: bytes) -> bytes:
-    """The same JSON text without whitespace outside strings; nothing else is touched (1.50 stays 1.50)."""
+    """Remove whitespace outside strings from a JSON text; nothing else changes (1.50 stays 1.50)."""
     return msgspec.json.format(raw, indent=-1)
 
 
@@ -299,7 +298,7 @@ def _fit(ids: Iterable[str | None]) -> bool:
 
 
 def is_id(value: object) -> bool:
-    """Whether a value can be an id: a longer partition key fails a PutRecords call, a longer key a DynamoDB write."""
+    """Return whether a value can be an id. Longer ids make PutRecords and DynamoDB writes fail."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
 
 
@@ -308,7 +307,7 @@ def plausible_minutes(duration: float | None) -> float | None:
 
 
 def geofence_event(raw: bytes, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> GeofenceEvent:
-    """One geofence event's JSON text, as it lies on Kinesis; raises InvalidEvent with every reason found."""
+    """Parse a geofence event from a Kinesis record. Raises InvalidEvent with all reasons."""
     event = check(parse_json(raw), kinds)
     if event.fence is None:
         raise invalid("not_a_geofence_event", "type", "This type is not one of the geofence types.")

@@ -1,4 +1,4 @@
-"""Times as phones write them: which forms are accepted, what each one means, and how old or new one may be.
+"""The forms of time that are accepted from phones, and how far from our clock a time may be.
 
 What is stored is the event's own text, so whoever reads it later (dbt, the SQL files, Spark, SQLite) accepts the
 same forms; tests/unit/contract/instants.py is the table that all of them are tested with.
@@ -39,7 +39,7 @@ _REJECTED_FORMS = [
 
 
 def instant(text: str) -> datetime:
-    """A time in one of the accepted forms, in UTC, cut to microseconds; raises ValueError otherwise."""
+    """Parse a time in one of the accepted forms. Returns it in UTC, truncated to microseconds. Raises ValueError."""
     if not _INSTANT.fullmatch(text):
         raise ValueError("not a time with an offset")
     try:
@@ -54,7 +54,7 @@ def _plain(text: str) -> str:
 
 
 def rejected_form(text: str) -> str:
-    """The name of the form that makes a text no instant, or "" if it has no name."""
+    """Return the name of the form of a text that is not accepted, or "" if the form has no name."""
     return next((name for form, name in _REJECTED_FORMS if form.fullmatch(text)), "")
 
 
@@ -62,7 +62,7 @@ _HOUR_OF_KEY = re.compile(r"dt=([0-9]{4}-[0-9]{2}-[0-9]{2})/hh=([0-9]{2})/")
 
 
 def received_hour(key: str, modified_at: datetime) -> datetime:
-    """The hour in which an object was received, by its key; a key that does not say so leaves the store's clock."""
+    """Return the hour of receipt from an object's key, or `modified_at` if the key has none."""
     found = _HOUR_OF_KEY.search(key)
     try:
         return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else modified_at
@@ -71,10 +71,10 @@ def received_hour(key: str, modified_at: datetime) -> datetime:
 
 
 def fault_at_receipt(created_at: datetime, received_from: datetime, received_until: datetime) -> str:
-    """The code of an event whose clock cannot be right, "" for every other.
+    """Return the code of the rejection if the device's clock cannot be right, otherwise "".
 
-    The handler knows the moment of receipt. What reads the archive later knows its hour, and keeps all that may have
-    been accepted in it.
+    The handler knows the moment of receipt. Readers of the archive know only its hour, and keep every event that may
+    have been accepted in it.
     """
     if created_at - received_until > MAX_CLOCK_AHEAD:
         return "created_at_in_future"

@@ -1,4 +1,4 @@
-"""Newline-delimited text as phones, laptops and editors write it: the one reader of lines.
+"""Read newline-delimited text as phones, laptops and editors write it.
 
 The handler's own objects need none of this; request bodies and files that people make do.
 """
@@ -12,7 +12,7 @@ _LINE = re.compile(rb"(?:[ \t\r\v\f\n]++|\xef\xbb\xbf)*+([^\n]*+)")
 
 
 def lines_in(text: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that hold something, each with its number from 1.
+    """Yield the non-empty lines, each with its number from 1.
 
     Line ends may be CRLF. A byte order mark may stand before any line, as it does where files were joined. Whitespace
     around a line goes, form feeds included.

@@ -67,7 +67,7 @@ def configure(level: str = "INFO", *before_printing: structlog.typing.Processor)
 
 
 def bind(**context: str | int | None) -> None:
-    """Forget the context of the invocation before, and name this one's ids in every line."""
+    """Replace the context of the previous invocation, so that every line has the ids of this one."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**context)
 

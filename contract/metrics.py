@@ -46,13 +46,13 @@ type Line = MutableMapping[str, Any]
 
 @cache
 def unit_of(field: str) -> Unit:
-    """The unit stands in the field's name."""
+    """Return the unit, which the field's name ends with."""
     units: dict[str, Unit] = {"_ms": "Milliseconds", "_seconds": "Seconds", "_share": "Percent"}
     return next((unit for ending, unit in units.items() if field.endswith(ending)), "Count")
 
 
 def with_metrics(stage: str) -> Callable[[object, str, Line], Line]:
-    """A structlog processor: canonical lines become metrics of `stage`, all others stay as they are."""
+    """Return a structlog processor that adds the metrics of `stage` to canonical lines."""
 
     def processor(_logger: object, _method: str, line: Line) -> Line:
         by_code = {f"rejected_{code}": count for code, count in line.get(_BY_CODE, {}).items()}

@@ -82,7 +82,7 @@ def hour_of(key: str) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class LinesObject:
-    """Lines ready to be put under `key`."""
+    """The key and the compressed lines of an object."""
 
     key: str
     body: bytes
@@ -90,7 +90,7 @@ class LinesObject:
 
 
 def lines_object(prefix: Prefix, lines: Sequence[bytes], received_at: datetime) -> LinesObject:
-    """NDJSON, each line ended by a line feed, gzip level 1 without a time stamp inside."""
+    """Compress lines to NDJSON in gzip without a time stamp."""
     text = b"\n".join([*lines, b""])
     hour = received_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     name = ObjectName(prefix, hour, hashlib.sha256(text).hexdigest(), len(lines))
@@ -98,7 +98,7 @@ def lines_object(prefix: Prefix, lines: Sequence[bytes], received_at: datetime) 
 
 
 def lines_of(body: bytes) -> list[bytes]:
-    """The lines of an object's body: the inverse of `lines_object`. Several gzip members are read as one."""
+    """Return the lines of an object's body, which may have several gzip members."""
     return gzip.decompress(body).splitlines()
 
 
@@ -110,7 +110,7 @@ def reject_line(
     event_id: str | None,
     app_version: str | None = None,
 ) -> bytes:
-    """One line of `rejected/`: an event that is strict JSON, as sent, and why it was not taken."""
+    """Return a line of `rejected/` for an event that is strict JSON."""
     line = {"reasons": tuple(reasons), "index": index, "event_id": event_id, "event": msgspec.Raw(event)}
     return _line(line, app_version)
 
@@ -124,7 +124,7 @@ def unreadable_line(
     index: int = 0,
     app_version: str | None = None,
 ) -> bytes:
-    """One line of `rejected/`: bytes that are not strict JSON (a whole body, or one event's part of it)."""
+    """Return a line of `rejected/` for bytes that are not strict JSON: a whole body, or one event of it."""
     line = {
         "reasons": tuple(reasons),
         "index": index,
@@ -136,7 +136,7 @@ def unreadable_line(
 
 
 def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
-    """One line of `set-aside/`: what can never succeed, why, and where it was found.
+    """Return a line of `set-aside/`: a record that can never be processed, the reasons and its origin.
 
     `record` stands under `event` if it is strict JSON, else under `record_base64`. `origin` must be the same
     when the same record is met again (a stream and a sequence number, never a time or a request id).
@@ -151,7 +151,7 @@ def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[st
 
 
 def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
-    """Object metadata: percent-encoded (S3's is ASCII, a client's text is anything) and cut to size."""
+    """Percent-encode and truncate object metadata, because S3 accepts only ASCII."""
     return {name: _cut(value) for name, value in values.items() if value}
 
 

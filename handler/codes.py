@@ -1,8 +1,8 @@
-"""Every code that an answer can carry, with what it means to a mobile developer. Codes are stable."""
+"""All codes in responses, with their meaning for mobile developers. Codes are stable."""
 
 from collections.abc import Mapping
 
-# In `errors`: why one event was not taken. The event is kept under rejected/.
+# In `errors`: why one event was rejected. It is stored under rejected/.
 EVENT_CODES: Mapping[str, str] = {
     "missing_id": "`_id` is missing, and the object is no location ping.",
     "missing_type": "`type` is missing.",
@@ -27,7 +27,7 @@ EVENT_CODES: Mapping[str, str] = {
 NOTICE_CODES: Mapping[str, str] = {
     "event_id_conflict": "Accepted, though its device (or user) sent another content of the same `_id` before it.",
 }
-# In `errors`: no events could be told apart. The body is kept under rejected/ as it came.
+# In `errors`: the body cannot be split into events. It is stored under rejected/ as sent.
 BODY_CODES: Mapping[str, str] = {
     "empty_body": "The body is empty.",
     "no_events": "The array holds no event.",
@@ -35,7 +35,7 @@ BODY_CODES: Mapping[str, str] = {
     "invalid_envelope": "Both `event` and `events`, one of them twice, or of the wrong type.",
     "bad_gzip": "`Content-Encoding: gzip`, and the body is not whole gzip of at most 63 members.",
 }
-# `code` of a problem that is answered before anything is stored, by status.
+# `code` of a problem response that is sent before anything is stored, by status.
 REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     401: {
         "missing_token": "This stage requires `Authorization: Bearer <token>`.",
@@ -58,7 +58,7 @@ REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
         "unsupported_encoding": "Neither plain nor gzip.",
     },
 }
-# What API Gateway answers by itself (serverless/api.yml), before the function is asked.
+# Responses of API Gateway itself (serverless/api.yml), without calling the function.
 GATEWAY_CODES: Mapping[int, Mapping[str, str]] = {
     403: {
         "invalid_api_key": "No API key, or an unknown one.",

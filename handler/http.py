@@ -44,7 +44,7 @@ _LIST_MEMBERS = re.compile(r'(?:"(?:[^"\\]++|\\.)*+"?|[^",])+', re.DOTALL)
 
 
 class Refused(Exception):
-    """An answer that ends the request: nothing of it is stored."""
+    """A response that ends the request; nothing of it is stored."""
 
     def __init__(self, status: int, code: str, detail: str, **facts: object) -> None:
         super().__init__(detail)
@@ -52,7 +52,7 @@ class Refused(Exception):
 
 
 class Unreadable(ValueError):
-    """A body in which no events can be told apart."""
+    """A body that cannot be split into events."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -80,7 +80,7 @@ class Request:
 
     @property
     def codings(self) -> list[str]:
-        """The content codings by their registered names; `identity` is none."""
+        """The content codings by their registered names, without `identity`."""
         given = self.content_encoding
         names = [coding.strip() for coding in given.lower().split(",")] if given else []
         # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
@@ -88,7 +88,7 @@ class Request:
 
 
 def request_of(event: LambdaEvent) -> Request:
-    """Lambda's own argument, either format; raises Refused if the body is over MAX_BODY_BYTES."""
+    """Parse Lambda's event in either format. Raises Refused if the body is over MAX_BODY_BYTES."""
     headers = {name.lower(): _sound(value) for name, value in (event.get("headers") or {}).items() if value}
     body = event.get("body") or ""
     if len(body) > MAX_BODY_BYTES * 2:  # base64 adds a third; do not decode what is too large anyway
@@ -100,7 +100,7 @@ def request_of(event: LambdaEvent) -> Request:
 
 
 def _sound(value: str) -> str:
-    """What is no character (a lone surrogate) could not be kept."""
+    """Replace lone surrogates, which could not be stored."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
@@ -110,7 +110,7 @@ def body_too_large() -> Refused:
 
 
 def form_of(request: Request) -> Form:
-    """JSON or NDJSON by content type (no header: JSON); raises Refused (415) for any other.
+    """Return the form that the content type names; JSON without a header. Raises Refused (415) for any other.
 
     Names are compared without regard to case, and parameters may be quoted. (RFC 9110, sections 5.6.6 and 8.3.)
     """
@@ -151,7 +151,7 @@ def inflated(request: Request) -> bytes:
 
 
 def _gunzip(body: bytes) -> bytes:
-    """Return all members in one; zero padding may follow each, nothing else."""
+    """Return the text of all gzip members. Only zero padding may follow each."""
     most = min(MAX_INFLATED_BYTES, MAX_INFLATION * len(body) + FREE_INFLATED_BYTES)
     text, at = bytearray(), 0
     for _ in range(MAX_GZIP_MEMBERS):

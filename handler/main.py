@@ -1,4 +1,4 @@
-"""POST /v1/events: API Gateway's request in, a receipt out. Decides nothing; translates and reports."""
+"""Lambda's entry point for POST /v1/events. Translates requests and responses, and logs; other modules decide."""
 
 import gc
 import os
@@ -69,7 +69,7 @@ class App:
 
 
 def ingest(event: LambdaEvent, context: Context) -> Answer:
-    """Lambda's entry point. Whatever goes wrong, the phone learns whether to send again."""
+    """Lambda's entry point. Whatever fails, the response tells the phone whether to send again."""
     started = time.perf_counter()
     # A client can choose API Gateway's requestId, by a header; API Gateway alone makes the extended one.
     # (Amazon API Gateway Developer Guide: "Variables for data transformations for API Gateway".)
@@ -84,7 +84,7 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
         said = {"request_id": request_id, **refused.facts}
         headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
         return problem(refused.status, refused.code, refused.detail, said, headers)
-    except Exception as error:  # the phone keeps the batch and sends it again, whatever it was
+    except Exception as error:  # any error: the phone keeps the batch and sends it again
         facts["error"] = str(error) if isinstance(error, RetryableError) else type(error).__name__
         if not isinstance(error, RetryableError):
             log.exception("ingest_failed")
@@ -139,7 +139,7 @@ def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
 
 
 def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetime) -> Batch:
-    """Key, token, signature, content type and size come first: what they refuse is not stored."""
+    """Check content type, signature and size, which reject a request before anything is stored. Then validate."""
     form = form_of(request)
     try:
         if speaker.kind == "signature":
@@ -154,7 +154,7 @@ def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetim
 
 
 def _signed_text(request: Request) -> bytes:
-    """Return the text that was signed; of a body that cannot be inflated, the body."""
+    """Return the text that was signed: the inflated body if it can be inflated."""
     try:
         return inflated(request)
     except Unreadable:
@@ -184,7 +184,7 @@ def _answer(receipt: Receipt) -> Answer:
 
 
 def _report(facts: Mapping[str, object]) -> None:
-    """The one canonical line of a request; `with_metrics` makes CloudWatch's metrics of it."""
+    """Log the canonical line of a request, from which `with_metrics` makes CloudWatch metrics."""
     log.info(logs.EVENTS_INGESTED, **facts)
     if facts["set_aside"]:
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=facts["set_aside_key"], set_aside=facts["set_aside"])
@@ -192,7 +192,7 @@ def _report(facts: Mapping[str, object]) -> None:
 
 @cache
 def _app() -> App:
-    """Settings and clients, built by the first request: importing this module needs no AWS."""
+    """Create settings and clients at the first request, so that importing this module needs no AWS."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage))
     access = Access.of_function(os.environ)

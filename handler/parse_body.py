@@ -24,7 +24,7 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`identity`: the envelope's ids, for events without `user`; the rest of it is personal data.
+    """The texts of the events. `identity` has the envelope's ids for events without `user`; the rest is personal data.
 
     `compact`: the texts have no whitespace outside strings.
     """
@@ -35,7 +35,7 @@ class Parts:
 
 
 def parse_body(text: bytes, form: Form) -> Parts:
-    """The events of a body; raises Unreadable if they cannot be told apart, Refused (413) over MAX_EVENTS."""
+    """Split a body into its events. Raises Unreadable if that is impossible, Refused (413) over MAX_EVENTS."""
     text = text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
         raise Unreadable("empty_body", "The body is empty.")
@@ -71,7 +71,7 @@ def _split_valid_json(text: bytes) -> Parts:
 
 
 def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
-    """One event, or the app's envelope around one or several; a member that is null counts as absent."""
+    """Split an object: one event, or the app's envelope around events. A member that is null counts as absent."""
     given = {name: raw for name, raw in members.items() if raw != b"null"}
     if "_id" in given or not ("event" in members or "events" in members):
         return Parts([text], {})
@@ -112,7 +112,7 @@ def _counted[T](parts: list[T]) -> list[T]:
 
 
 def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
-    """The compact text of an object with members at its end; those of these names that it has, nulls, go."""
+    """Append members to the compact text of an object. Existing ones of these names, which are null, are removed."""
     if b":null" in text:
         members = _MEMBERS.decode(text)
         if members.keys() & added.keys():
@@ -166,7 +166,7 @@ def _name(literal: bytes) -> str:
 
 
 def _elements(text: bytes) -> list[bytes]:
-    """Return what stands between the outermost commas of a text that is one pair of brackets.
+    """Split the text of one array or object at its outermost commas.
 
     Stops after MAX_EVENTS + 1 elements. Raises Unreadable.
     """

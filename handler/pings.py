@@ -1,4 +1,4 @@
-"""Bare positions: what an SDK sends between crossings has no `_id`, `type` or `createdAt` of its own.
+"""Location pings: the positions that an SDK sends between crossings have no `_id`, `type` or `createdAt`.
 
 A ping becomes an event of type `location.ping` whose id is derived from its text, so that the same ping sent again is
 the same event. It goes to the archive and the warehouse, never to the stream.
@@ -19,7 +19,7 @@ ID_DIGITS = 24
 
 
 def is_ping(value: object) -> TypeGuard[dict[str, object]]:
-    """An object without `_id`, `type` and `createdAt` that says which device was where, and when."""
+    """Return whether a value has no `_id`, `type` and `createdAt`, but a device, a position and a time."""
     return (
         isinstance(value, dict)
         and value.get("_id") is None
@@ -33,9 +33,9 @@ def is_ping(value: object) -> TypeGuard[dict[str, object]]:
 
 
 def as_event(text: bytes, ping: dict[str, object]) -> bytes:
-    """The ping's text (`text`, without insignificant whitespace) with the members that an event needs.
+    """Return the ping's compact text with the members that an event needs.
 
-    `ping`, its parsed value, gets them too.
+    They are also added to `ping`, its parsed value.
     """
     digest = hashlib.sha256(text).hexdigest()
     added: Mapping[str, str] = {

@@ -49,7 +49,7 @@ class Secrets:
 
 
 def parse_secrets(text: str) -> list[bytes]:
-    """One or two secrets, white space between them; raises ValueError for none."""
+    """Split one or two secrets at white space. Raises ValueError for none."""
     secrets = [secret.encode() for secret in text.split()]
     if not secrets:
         raise ValueError("no signing secret")
@@ -83,7 +83,7 @@ def verify(
 
 
 def sign(secret: bytes, timestamp: int, body: bytes) -> str:
-    """The value of X-Milkrun-Signature."""
+    """Return the value of X-Milkrun-Signature."""
     return hmac.new(secret, b"%d.%b" % (timestamp, body), hashlib.sha256).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""From raw events to a batch: accepted, rejected, or a repetition of one accepted before."""
+"""Validate the events of a request: each is accepted, rejected or a duplicate."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ _NO_KINDS: Mapping[str, Kind] = {}
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """`text` is strict JSON if `is_json`, else whatever bytes stood there, in their encoding."""
+    """`text` is strict JSON if `is_json`, otherwise the bytes as sent."""
 
     index: int
     event_id: str | None
@@ -45,7 +45,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An event that was accepted although its device (or user) sent another content of its id before it."""
+    """An accepted event whose device (or user) sent another content of the same id before."""
 
     index: int
     event_id: str
@@ -53,7 +53,7 @@ class Conflict:
 
 @dataclass(slots=True)
 class Batch:
-    """`lines` are the accepted events as they will be stored, `records` the geofence events among them."""
+    """`lines` are the accepted events as they are stored, `records` the geofence events among them."""
 
     lines: list[bytes] = field(default_factory=list)
     records: list[StreamRecord] = field(default_factory=list)
@@ -121,7 +121,7 @@ def validate(
 
 
 def unreadable(body: bytes, code: str, message: str, content_encoding: str | None) -> Batch:
-    """A body in which no events could be told apart counts as one thing received, and is kept whole."""
+    """Return the batch of a body that cannot be split: one rejected event, which is the whole body."""
     reasons = _brief((Reason(code, "", message),))
     return Batch(rejected=[Rejected(0, None, body, False, reasons, content_encoding)])
 
@@ -132,16 +132,16 @@ def _parsed(raw: bytes, form: Form) -> object:
     except InvalidEvent as error:
         if form == "json":
             raise
-        # An NDJSON line is a document of its own, so what is wrong in it makes the line not JSON.
+        # An NDJSON line is a document of its own, so a fault in it means that the line is not JSON.
         raise InvalidEvent(
             tuple(msgspec.structs.replace(reason, code="not_json") for reason in error.reasons)
         ) from None
 
 
 def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
-    """An event without `user` (or whose `user` is null) gets the envelope's ids.
+    """Add the envelope's ids to an event without `user` (or whose `user` is null).
 
-    Beside what a ping gets this is the only change ever made to an event.
+    Except for the members of a ping, this is the only change to an event.
     """
     if not identity or not isinstance(value, dict) or value.get("user") is not None:
         return text
@@ -152,7 +152,7 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
 def _checked(
     size: int, value: object, kinds: Mapping[str, Kind], earliest: datetime, latest: datetime
 ) -> Checked:
-    """`size` is the event's as sent: what the envelope's ids add is no fault of the phone's."""
+    """`size` is the size as sent, without the ids of the envelope."""
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
@@ -179,7 +179,7 @@ def _user_id(value: object) -> object:
 
 
 def _brief(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
-    """The parser's messages quote names of any length."""
+    """Truncate messages, because the parser's quote names of any length."""
     return tuple(
         msgspec.structs.replace(reason, message=reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
     )
