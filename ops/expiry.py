@@ -1,4 +1,6 @@
-"""Where deleted data stays for a while, and until when at most: what `milkrun forget` says at its end."""
+"""The copies of deleted data that remain for a limited time, with the latest date; printed by `milkrun
+forget`.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,7 @@ from glue.archive import Stored
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
-# docs/reference/retention.md has the same numbers, and a test compares them.
+# docs/reference/retention.md has the same numbers; a test compares them.
 STREAM_HOURS = 168
 QUEUE_DAYS = 14
 RECOVERY_DAYS = 35
@@ -21,7 +23,7 @@ QUERY_HISTORY_DAYS = 365
 
 
 class Remaining(NamedTuple):
-    """`until` is None where nothing deletes it by itself."""
+    """A remaining copy. `until` is None if nothing deletes it automatically."""
 
     store: str
     until: datetime | None
@@ -51,13 +53,15 @@ def remaining(
     days = _time_travel_days(warehouse, outputs.database)
     yield Remaining("Snowflake Time Travel", now + timedelta(days=days), "deleted rows and replaced tables")
     yield Remaining(
-        "Snowflake Fail-safe", now + timedelta(days=days + FAIL_SAFE_DAYS), "the same; Snowflake alone"
+        "Snowflake Fail-safe",
+        now + timedelta(days=days + FAIL_SAFE_DAYS),
+        ("the same; only Snowflake can read it"),
     )
     # (Snowflake documentation: "QUERY_HISTORY view".)
     yield Remaining(
         "Snowflake query history",
         now + timedelta(days=QUERY_HISTORY_DAYS),
-        "statements of operators, and of this command, that name ids",
+        "statements of operators, and of this command, that contain ids",
     )
     for each in checkpoints:
         until = each.modified_at + timedelta(days=RESULT_DAYS)
@@ -66,15 +70,13 @@ def remaining(
     yield Remaining(
         "redrive queue and dead-letter queue", now + timedelta(days=QUEUE_DAYS), "keys and line numbers"
     )
-    yield Remaining(
-        "S3 forget/", now + timedelta(days=PLAN_DAYS), "keys and line numbers of what was deleted"
-    )
-    yield Remaining("notifications", None, "copies at whoever subscribes to the event bus")
-    yield Remaining("exports", None, "files that people made: CSV, SQLite (--sqlite FILE), query results")
+    yield Remaining("S3 forget/", now + timedelta(days=PLAN_DAYS), "keys and line numbers of deleted lines")
+    yield Remaining("notifications", None, "copies of the event bus's subscribers")
+    yield Remaining("exports", None, "files created by people: CSV, SQLite (--sqlite FILE), query results")
 
 
 def _asked[T](ask: Callable[[], T], otherwise: T) -> T:
-    """The stage's own setting; where it may not be read, the longest one."""
+    """Return the stage's own setting, or the longest possible one if it may not be read."""
     try:
         return ask()
     except ClientError:

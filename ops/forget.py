@@ -42,14 +42,14 @@ from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 
 PATIENCE_SECONDS = 120.0
-# The event source mapping gives a record up after this time. Until then the consumer may still process it.
+# The event source mapping gives up records of this age; until then the consumer may still process them.
 MAX_RECORD_AGE = timedelta(hours=6)
 RELEASED, FINISHED = "released", "finished"
 
 
 @dataclass
 class Result:
-    """What was done, for the report."""
+    """The results of a run, for the report."""
 
     plan: dict[str, Any] = field(default_factory=lambda: {"objects": [], "unreadable": []})
     not_loaded: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Stage:
 
 
 def followed(stage: Stage, subject: Subject, objects: Sequence[Stored], told: Any) -> Followed:
-    """Follow the subject through the archive, and through RAW, which has older events."""
+    """Find the subject's other ids and devices in the archive, and in RAW, which has older events."""
     seen: set[Names] = set()
     with ThreadPoolExecutor(READERS) as pool:
         for names in pool.map(partial(archive.seen_in, stage.bucket, subject), objects):
@@ -112,12 +112,12 @@ def rewritten(stage: Stage, subject: Subject, objects: Sequence[Stored], told: A
 
 
 def request_of(keys: Iterable[str]) -> str:
-    """Name a plan after the objects in it, so that an interrupted run finds its own again."""
+    """Derive a plan's name from its objects, so that an interrupted run finds its own plan again."""
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16]
 
 
 def plans_in(bucket: Bucket) -> Iterator[dict[str, Any]]:
-    """Yield all plans. Those of earlier versions had a hash of the person, which is removed."""
+    """Yield all plans. Remove the hash of the person that plans of earlier versions have."""
     for stored in list(bucket.list(f"{archive.PREFIX}/")):
         plan = json.loads(bucket.read(stored.key))
         if plan.pop("users_sha256", None):
@@ -128,7 +128,7 @@ def plans_in(bucket: Bucket) -> Iterator[dict[str, Any]]:
 
 
 def finish_released(bucket: Bucket) -> list[dict[str, Any]]:
-    """Finish the plans of interrupted runs as far as S3 goes; return them, because the marts may be left."""
+    """Complete the S3 part of interrupted runs' plans; return them, because the marts may still be to do."""
     plans = [plan for plan in plans_in(bucket) if plan.get("state") == RELEASED]
     for plan in plans:
         bucket.delete(pair["old"] for pair in plan["objects"])
@@ -139,7 +139,7 @@ def finish_released(bucket: Bucket) -> list[dict[str, Any]]:
 def crossings_of(
     stage: Stage, pairs: Sequence[dict[str, Any]], objects: Sequence[Stored]
 ) -> Iterator[tuple[GeofenceEvent, datetime]]:
-    """Yield the subject's geofence events, and when the archive took them, from the old objects while these exist."""
+    """Yield the subject's geofence events with their time of receipt, from the old objects."""
     kinds = geofence_kinds(stage.outputs, stage.name)
     stored = {each.key: each for each in objects}
     for pair in pairs:
@@ -152,13 +152,14 @@ def crossings_of(
                     yield geofence_event(lines[number - 1], kinds), stored[pair["old"]].modified_at
 
 
-# --- everything that needs the ids ----------------------------------------------------------------------------
+# --- steps that need the ids
+# ------------------------------------------------------------------------------------
 
 
 def forget_everywhere(
     stage: Stage, subject: Subject, objects: Sequence[Stored], sqlite: Sequence[Path], result: Result
 ) -> None:
-    """Delete what is recognized by an id. Until all of it is deleted, the old objects stay."""
+    """Delete everything that is found by an id. The old objects stay until all of it is deleted."""
     pairs, outputs = result.plan["objects"], stage.outputs
     sqs = outputs.aws("sqs")
     for url in (outputs.redrive_queue_url, outputs.dead_letter_queue_url):
@@ -236,7 +237,7 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Any) ->
 
 
 def refresh_marts(stage: Stage, subject: Subject, environment: Any, result: Result) -> None:
-    """Build staging and marts again, and note that the plans are finished."""
+    """Rebuild staging and marts, and record that the plans are complete."""
     result.marts_built = build_marts(environment, "--full-refresh")
     if result.marts_built:
         for plan in finish_released(stage.bucket):
@@ -259,12 +260,12 @@ def command(
         typer.Option(
             parser=terminal.not_empty,
             metavar="DEVICE",
-            help="A device: all its events, whoever used it. Can be repeated.",
+            help="A device: all its events, of any user. Can be repeated.",
         ),
     ] = None,
     sqlite: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="A SQLite export to clean as well. Can be repeated."),
+        typer.Option(exists=True, dir_okay=False, help="A SQLite export to clean too. Can be repeated."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
     marts: Annotated[
@@ -278,9 +279,9 @@ def command(
 ) -> None:
     """Delete all data of a person or a device. Can be interrupted and repeated.
 
-    A device that only this person used loses its events without a user, too; a device that others used loses the
-    person's events only. At the end the command lists what cannot be deleted at once, with its date. Exit 1 if
-    something is still to do.
+    A device that only this person used also loses its events without a user; a device that others used
+    loses only the person's events. At the end the command lists copies that cannot be deleted yet, with
+    their dates. Exit 1 if something is still to do.
     """
     subject = Subject.of([user] if user else [], device or [])
     if not subject.ids:
@@ -307,12 +308,12 @@ def command(
 
 
 def _todo(result: Result) -> Iterator[str]:
-    """Yield what must still be done."""
+    """Yield the remaining steps."""
     if result.not_loaded:
         yield "Snowpipe has not loaded the new objects yet, so nothing was deleted. Run this again."
         return
     if result.plan["unreadable"]:
-        yield "Read the unreadable objects by hand: they may hold the person."
+        yield "Check the unreadable objects by hand: they may have data of the person."
     if result.not_consumed:
         yield (
             f"Run this again in {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours: the consumer may not have"

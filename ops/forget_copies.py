@@ -1,4 +1,4 @@
-"""`milkrun forget` in the places that hold copies: results of jobs, old versions of objects, queues, SQLite files."""
+"""`milkrun forget` in copies of events: results of jobs, old versions of objects, queues, SQLite files."""
 
 import json
 import sqlite3
@@ -27,7 +27,7 @@ COMPACTED = "compacted/"
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a Parquet file are the subject's."""
+    """Selects the subject's rows of a Parquet file."""
 
     subject: Subject
     crossings: Sequence[GeofenceEvent]
@@ -35,7 +35,7 @@ class Rows:
 
     @cached_property
     def _known(self) -> frozenset[tuple[object, object]]:
-        """A device with the id or the time of a crossing, and an object's key with the number of a line."""
+        """Identifiers of a crossing: device with event id or time, and object key with line number."""
         events = {(event.device_id, event.event_id) for event in self.crossings}
         times = {(event.device_id, event.occurred_at) for event in self.crossings}
         lines = {(pair["old"], number) for pair in self.pairs for number in pair["removed"]}
@@ -55,7 +55,9 @@ class Rows:
 
 
 def forget_results(bucket: Bucket, rows: Rows) -> int:
-    """Write Parquet files of `rebuild` and `stream` again without the subject's rows; return how many rows."""
+    """Rewrite Parquet files of `rebuild` and `stream` without the subject's rows; return the number of these
+    rows.
+    """
     from pyarrow import parquet
 
     deleted = 0
@@ -80,7 +82,7 @@ def forget_results(bucket: Bucket, rows: Rows) -> int:
 
 
 def checkpoints(bucket: Bucket) -> list[Stored]:
-    """Return the checkpoints' newest objects: Spark's own format, which holds devices until they leave."""
+    """Return the newest objects of the checkpoints: Spark's own format, which has devices until they leave."""
     newest: dict[str, Stored] = {}
     for stored in bucket.list("streamed/"):
         root, is_checkpoint, _ = stored.key.partition("/checkpoint/")
@@ -94,7 +96,7 @@ def checkpoints(bucket: Bucket) -> list[Stored]:
 
 @dataclass(frozen=True)
 class _OldVersion:
-    """One version of an object as glue's `Store`. Nobody reads it, so it is never written again."""
+    """One version of an object as glue's `Store`. It is read-only, because nobody reads old versions."""
 
     bucket: Bucket
     entry: Mapping[str, Any]
@@ -120,7 +122,7 @@ class _OldVersion:
 
 
 def forget_old_versions(bucket: Bucket, rows: Rows) -> int:
-    """Delete each replaced or deleted version that holds data of the subject; return how many."""
+    """Delete each replaced or deleted version with data of the subject; return the number of versions."""
     deleted = 0
     for prefix in (*(f"{each}/" for each in SEARCHED_PREFIXES), INVOCATION_RECORDS, COMPACTED, *RESULTS):
         for entry in bucket.versions(prefix):
@@ -146,10 +148,12 @@ def _is_theirs(bucket: Bucket, rows: Rows, entry: Mapping[str, Any]) -> bool:
 
 
 def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]]) -> int:
-    """Let claim checks that wait in a queue name the new objects and the lines that are left; return how many."""
+    """Rewrite waiting claim checks for the new objects and the remaining lines; return the number of claim
+    checks.
+    """
     by_key = {pair["old"]: pair for pair in pairs}
     changed = 0
-    for letter in list(redrive.dead_letters(sqs, url)):  # else it would receive what is sent here
+    for letter in list(redrive.dead_letters(sqs, url)):  # otherwise it would receive the messages sent here
         if letter.key not in by_key:
             redrive.show_again(sqs, url, letter)
             continue
@@ -168,9 +172,9 @@ def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]])
 
 
 def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, Any]]) -> int:
-    """Delete the subject's rows from a file that `warehouse load --to sqlite:///…` filled; return how many.
+    """Delete the subject's rows from a file of `warehouse load --to sqlite:///…`; return the number of rows.
 
-    The new objects count as loaded, because the other rows of the old ones are there.
+    The new objects count as loaded, because the old objects' other rows are in the file.
     """
     if not path.is_file():
         raise Refusal(f"{path} is not a file")
@@ -187,7 +191,7 @@ def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, 
                 [(p["new"], p["lines_after"], p["old"]) for p in pairs if p["new"] and p["old"] in loaded],
             )
             database.execute("COMMIT")
-            database.execute("VACUUM")  # free pages and the write-ahead log may still hold the rows
+            database.execute("VACUUM")  # free pages and the write-ahead log may still have the rows
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise Refusal(f"{path}: {error}") from None

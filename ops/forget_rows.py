@@ -1,6 +1,6 @@
-"""`milkrun forget` in Snowflake: rows of RAW, and tables that still name somebody after the refresh.
+"""`milkrun forget` in Snowflake: rows of RAW, and tables that still have the person's ids after the refresh.
 
-The statements hold the ids as text, so Snowflake's query history holds them for a year (`ops/expiry.py` says so).
+The statements contain the ids, so Snowflake's query history keeps them for a year (`ops/expiry.py` lists it).
 """
 
 import json
@@ -48,7 +48,7 @@ def _places(values: Iterable[object]) -> str:
 
 
 def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the new objects whose rows are not all in RAW."""
+    """Return the new objects that are not completely in RAW."""
     lines = {pair["new"]: pair["lines_after"] for pair in pairs if pair["new"] is not None}
     missing = []
     for table, some in _by_table(lines):
@@ -62,7 +62,7 @@ def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str,
 
 
 def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) -> int:
-    """Delete the rows of these objects from RAW; return how many there were."""
+    """Delete the rows of these objects from RAW; return the number of rows."""
     deleted = 0
     for table, some in _by_table(names):
         where = f"FROM {database}.RAW.{table} WHERE file_name IN ({_places(some)})"
@@ -72,7 +72,10 @@ def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) ->
 
 
 def seen_in_raw(warehouse: Warehouse, database: str, subject: Subject) -> set[Names]:
-    """Return which ids the rows that mention the subject name together. RAW outlives the archive's objects."""
+    """Return the ids that appear together in rows that mention the subject.
+
+    RAW outlives the archive's objects.
+    """
     columns = ", ".join(f"{field} AS field_{n}" for n, field in enumerate(_FIELDS.values()))
     seen = set()
     for where, parameters in _mentions("payload", subject):
@@ -91,9 +94,9 @@ def _names(row: Row) -> Names:
 
 
 def forget_rows(warehouse: Warehouse, database: str, subject: Subject) -> int:
-    """Delete the subject's rows from RAW, whatever object they are from; return how many.
+    """Delete the subject's rows from RAW, of any object; return the number of rows.
 
-    To be called after `forget_objects`: what is left are rows of objects that the archive no longer has.
+    Call it after `forget_objects`: the remaining rows are of objects that the archive no longer has.
     """
     deleted = 0
     for table in TABLES.values():
@@ -113,7 +116,7 @@ def _candidates(warehouse: Warehouse, table: str, subject: Subject) -> Iterator[
     columns = "SELECT file_name, file_row_number, TO_JSON(payload) AS line"
     for where, parameters in _mentions("payload", subject):
         yield from warehouse.query(f"{columns} FROM {table} WHERE {where}", parameters)
-    # An id in base64 cannot be searched for.
+    # Base64 text cannot be searched for an id.
     hidden = "payload:body_base64 IS NOT NULL"
     files = [
         row["file_name"] for row in warehouse.query(f"SELECT DISTINCT file_name FROM {table} WHERE {hidden}")
@@ -124,7 +127,7 @@ def _candidates(warehouse: Warehouse, table: str, subject: Subject) -> Iterator[
 
 
 def tables_that_name(warehouse: Warehouse, database: str, subject: Subject) -> list[str]:
-    """Return the tables with an id in a column for devices or users: old models that dbt left, and copies."""
+    """Return tables with an id in a column for devices or users: copies, and old models that dbt left behind."""
     sql = (
         f"SELECT c.table_schema, c.table_name, c.column_name FROM {database}.INFORMATION_SCHEMA.COLUMNS AS c"
         f" JOIN {database}.INFORMATION_SCHEMA.TABLES AS t"
@@ -151,12 +154,12 @@ def _identifier(name: str) -> str:
 
 
 def _mentions(column: str, subject: Subject) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield conditions that some of the subject's ids stand in a VARIANT's text."""
+    """Yield SQL conditions that find some of the subject's ids in a VARIANT's text."""
     forms = [json.dumps(form, ensure_ascii=False, allow_nan=False)[1:-1] for form in _forms(subject)]
     for some in batched(forms, IDS_PER_QUERY, strict=False):
         yield " OR ".join(f"CONTAINS(TO_JSON({column}), %s)" for _ in some), some
 
 
 def _forms(subject: Subject) -> list[str]:
-    """The ids, composed and decomposed."""
+    """Return the ids in both Unicode normal forms, composed and decomposed."""
     return sorted({unicodedata.normalize(form, each) for each in subject.ids for form in ("NFC", "NFD")})

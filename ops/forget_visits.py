@@ -1,4 +1,6 @@
-"""`milkrun forget` in DynamoDB: delete a device's items, or take one person's events out of a device's visits."""
+"""`milkrun forget` in DynamoDB: delete a device's items, or remove one person's events from a device's
+visits.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +28,9 @@ CHANGE_SECONDS = 60.0  # the consumer's timeout: a change that is not complete b
 
 @dataclass
 class Forgotten:
-    """`items` were deleted, `pairs` were written again; of `replay` the other users' visits must be made again."""
+    """The result: number of deleted `items`, rewritten `pairs`, and the pairs of `replay`, whose other users'
+    visits must be restored by a replay.
+    """
 
     items: int = 0
     pairs: int = 0
@@ -34,17 +38,17 @@ class Forgotten:
 
 
 class _NoBus:
-    """Whoever subscribed learns nothing new about somebody who is being forgotten."""
+    """Publish nothing, because subscribers should learn nothing more about a person who is being forgotten."""
 
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:  # noqa: ARG002
         return {}
 
 
 def forget_devices(dynamodb: Any, table: str, devices: Collection[str]) -> int:
-    """Delete all items of these devices, in both layouts; return how many.
+    """Delete all items of these devices, in both layouts; return the number of items.
 
-    The whole table is scanned: the previous layout has no key for a device, and the archive need not have an event
-    of every pair any more.
+    It scans the whole table, because the previous layout has no key for a device, and the archive may no
+    longer have an event of every pair.
     """
     if not devices:
         return 0
@@ -76,7 +80,7 @@ def delete_items(dynamodb: Any, table: str, found: Sequence[Any]) -> int:
 
 
 def forget_pairs(dynamodb: Any, table: str, pairs: Iterable[Pair]) -> int:
-    """Delete all items of these pairs; return how many."""
+    """Delete all items of these pairs; return the number of items."""
     return sum(delete_items(dynamodb, table, _named(_settled_items(dynamodb, table, pair))) for pair in pairs)
 
 
@@ -88,9 +92,10 @@ def by_pair(events: Iterable[GeofenceEvent]) -> dict[Pair, set[str]]:
 
 
 def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str]], patience_s: float) -> int:
-    """Wait until the visits table has these events; return how many it still lacks.
+    """Wait until the visits table has these events; return the number still missing.
 
-    The consumer would write an event that waits on the stream after everything here was deleted.
+    Otherwise the consumer would process an event that waits on the stream after everything here was
+    deleted.
     """
 
     def missing() -> int:
@@ -106,9 +111,9 @@ def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str
 def forget_events(
     dynamodb: Any, table: Table, name: str, theirs: Mapping[Pair, Collection[str]]
 ) -> Forgotten:
-    """Take these events out of the pairs' logs and chunks, and compute the visits of the others' events again.
+    """Remove these events from the pairs' logs and chunks, and compute the visits of the remaining events.
 
-    If a pair is too large for that, or other processes change it all the time, delete all of it and name it.
+    If a pair is too large for that, or other processes keep changing it, delete all of it and report it.
     """
     done = Forgotten()
     for pair, event_ids in theirs.items():
@@ -138,7 +143,7 @@ def forget_events(
 
 
 def items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
-    """All items of a pair, and what is left of it in the previous layout."""
+    """Return all items of a pair, including those of the previous layout."""
     found: list[Item] = []
     for pk, first, last in (keys.pair_range(pair), (keys.pair_key(pair), "a", keys.LAST)):
         pages = dynamodb.get_paginator("query").paginate(
@@ -152,7 +157,7 @@ def items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
 
 
 def _settled_items(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
-    """The consumer writes a change's log, then its chunks: a chunk that is written later would stay."""
+    """Return whether the chunks of the pair's last change are written; one written later would remain."""
     return polling.until(
         lambda: items_of(dynamodb, table, pair),
         lambda found: not any(missing_chunks(found)),
@@ -166,7 +171,7 @@ def _named(items: Iterable[Item]) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Rest:
-    """A pair without some events: the log to be put, its item, and what there is of others."""
+    """A pair without some events: the log to write, its item, and the remaining events of others."""
 
     log: PairLog
     item: Item
@@ -176,7 +181,7 @@ class _Rest:
 
 
 def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _Rest | None:
-    """Compute what the consumer would have, had these events never arrived. None if there is no log that fits."""
+    """Compute the consumer's result without these events. Return None if the log would not fit."""
     found = {str(item["sk"]): item for item in items}
     head = found.pop(keys.log_key(pair)[1], None)
     if head is None:
@@ -186,7 +191,8 @@ def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _
     unwritten = list(missing_chunks(items))
     chunks |= {chunk.sk: chunk for chunk in unwritten}
     parts: list[Chunk | PairLog] = [*item_layout.in_order(chunks.values()), log]
-    # Its events have expired. If it began or ended with one of theirs, nobody can tell how the others' visit was.
+    # Its events have expired. If it began or ended with a removed event, the others' visit cannot be
+    # computed.
     base = None if _is_of(parts[0].base, event_ids) else parts[0].base
     changed, count, new = list[Chunk](), 0, log
     for part in parts:

@@ -1,8 +1,9 @@
-"""The functions' canonical log lines, as CloudWatch Logs has them.
+"""Read the functions' canonical log lines from CloudWatch Logs.
 
-A short range is read with FilterLogEvents, which shows a line some seconds after it was written. For a long one that
-takes hours on a busy stage: each call reads at most 1 MB, matching or not (Amazon CloudWatch Logs API Reference:
-"FilterLogEvents"). So a long range is read with Logs Insights, which is billed by the data that it scans.
+Short ranges are read with FilterLogEvents, which returns a line seconds after it was written. For long ranges
+that takes hours on a busy stage, because each call reads at most 1 MB, matching or not (Amazon CloudWatch
+Logs API Reference: "FilterLogEvents"). So long ranges are read with Logs Insights, which is billed by scanned
+data.
 """
 
 from collections.abc import Iterator
@@ -23,15 +24,15 @@ type Line = tuple[datetime, dict[str, Any]]
 SHORT = timedelta(hours=1)
 QUERY_RANGE = timedelta(hours=1)
 MAX_ROWS = 10_000
-"""More takes pages and a newer API (Amazon CloudWatch Logs API Reference: "StartQuery", limit)."""
+"""More rows need pages and a newer API (Amazon CloudWatch Logs API Reference: "StartQuery", limit)."""
 QUERIES_AT_ONCE = 4
-"""An account has 30 or more (the same page)."""
+"""Concurrent queries; an account has 30 or more (the same page)."""
 QUERY_TIMEOUT_SECONDS = 3_600.0
 SECOND = timedelta(seconds=1)
 
 
 class Span(NamedTuple):
-    """From `start`, inclusive, to `end`, exclusive; both are whole seconds, because queries take nothing finer."""
+    """A range from `start` (inclusive) to `end` (exclusive), in full seconds, as queries require."""
 
     start: datetime
     end: datetime
@@ -49,7 +50,7 @@ def log_lines(
 ) -> Iterator[Line]:
     """Yield a function's canonical lines of that name (`contract/logs.py`), each with its time.
 
-    They are in order of time only if the range is at most an hour.
+    They are in time order only if the range is at most an hour.
     """
     group, client = f"/aws/lambda/milkrun-{stage}-{function}", outputs.aws("logs")
     if end - start <= SHORT:
@@ -96,12 +97,12 @@ def _queried(client: Any, group: str, name: str, start: datetime, end: datetime)
                     )
                 else:
                     matched = answer.get("statistics", {}).get("recordsMatched", 0)
-                    # A quarter more parts than needed, because lines are not spread evenly.
+                    # A quarter more parts than computed, because lines are not evenly distributed.
                     waiting = span.parts(max(2, ceil(matched / MAX_ROWS * 1.25))) + waiting
 
 
 def _query(client: Any, group: str, name: str, span: Span) -> dict[str, Any]:
-    """Return the complete answer to a query."""
+    """Return the result of a query once it is complete."""
     started = client.start_query(
         logGroupName=group,
         startTime=int(span.start.timestamp()),
@@ -122,7 +123,7 @@ def _query(client: Any, group: str, name: str, span: Span) -> dict[str, Any]:
 
 
 def _rows(rows: list[list[dict[str, str]]], name: str, span: Span) -> Iterator[Line]:
-    """Yield the lines of the span, whose end was part of the query: both ends of a query's range are inclusive."""
+    """Yield the lines of the span without its end, because both ends of a query's range are inclusive."""
     for row in rows:
         fields = {each["field"]: each["value"] for each in row}
         at = _time(fields["@timestamp"])
@@ -138,7 +139,7 @@ def _time(value: str) -> datetime:
 
 
 def _line(at: datetime, message: str, name: str) -> Iterator[Line]:
-    """Yield the line if it is one of that name: LocalStack ignores both the pattern and the query's filter."""
+    """Yield the line if it has that name; LocalStack ignores the pattern and the query's filter."""
     if name not in message:
         return
     try:

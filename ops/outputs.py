@@ -27,7 +27,9 @@ class NoStackError(Refusal):
 
 
 class TokenIssuer(BaseModel):
-    """The identity provider of a local stack that requires tokens; anybody who can read the key can sign them."""
+    """The identity provider of a local stack that requires tokens; anybody who can read its key can sign
+    them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -162,7 +164,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         answered = isinstance(error, botocore.exceptions.ClientError)
         others = _there_are(session) if answered else ""
         raise NoStackError(f"stage {stage} was not found: {error}{others}") from None
-    # The query finds names that begin so, such as those of a stage "dev-app" for "dev".
+    # The query matches prefixes, so a stage "dev" also finds the names of "dev-app".
     names = [f"milkrun-{stage}-app{slot}" for slot in ("", "-2")]
     keys = {key["name"]: key["value"] for key in named_so["items"] if key["name"] in names}
     if not keys:

@@ -26,8 +26,8 @@ CONTENTS = {
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
 # The services that a function calls, of botocore's 400.
 SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "secretsmanager", "sqs", "ssm", "sts"}
-# Packages of requirements-lambda.txt that a function does not import. Only the handler verifies tokens (cryptography is
-# 14 MB, unpacked), and only the consumer reads records of the Kinesis Producer Library.
+# Packages of requirements-lambda.txt that a function does not import. Only the handler verifies tokens
+# (cryptography has 14 MB unpacked), and only the consumer reads records of the Kinesis Producer Library.
 TOKENS = ("cryptography", "jwt", "_cffi_backend", "pyjwt")
 PRODUCER_LIBRARY = ("google", "protobuf", "aws_kinesis_agg")
 MODELS = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
@@ -36,7 +36,7 @@ UNUSED: Mapping[str, tuple[str, ...]] = {
     "consumer": TOKENS,
     "check": (*TOKENS, *PRODUCER_LIBRARY),
 }
-# cryptography needs the compiled part of cffi only.
+# cryptography needs only the compiled part of cffi.
 UNUSED_BY_ALL = ("cffi", "pycparser")
 # Programs that never run in a function.
 LEFT_OUT = {"consumer/kcl.py"}
@@ -84,9 +84,9 @@ def sources(name: str) -> list[Path]:
 
 
 def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:
-    """Zip all files of `folders`, relative to their folder, but for the packages `unused`, in a fixed order.
+    """Zip all files of `folders`, relative to their folder, without the packages `unused`.
 
-    Times and modes are fixed, too.
+    Order, times and modes are fixed, so the same input gives the same bytes.
     """
     found = [(p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file()]
     files = sorted((name, path) for name, path in found if not _is_of(name.partition("/")[0], unused))
@@ -101,7 +101,7 @@ def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:
 
 
 def _is_of(top: str, packages: Iterable[str]) -> bool:
-    """Whether a top-level name is one of these packages, its extension module or its metadata."""
+    """Return whether a top-level name is one of these packages, its extension module or its metadata."""
     return any(top == package or top.startswith((f"{package}-", f"{package}.")) for package in packages)
 
 

@@ -1,6 +1,8 @@
-"""Post events to a stage as its operator: through the API with its key, or past it where the stage requires tokens.
+"""Post events to a stage as its operator: through the API with its key, or by invoking the function if tokens
+are required.
 
-An operator has no device and so no token, but whoever may invoke the function speaks for every device.
+An operator has no device and therefore no token, but anybody who may invoke the function may send for every
+device.
 """
 
 import base64
@@ -18,7 +20,7 @@ class NoAnswerError(Exception):
 
 
 type Post = Callable[[bytes, str], tuple[int, bytes]]
-"""Send a body of a content type; return the answer's status and body. Raises NoAnswerError."""
+"""Sends a body with a content type; returns the answer's status and body. Raises NoAnswerError."""
 
 
 def poster(outputs: Outputs) -> Post:

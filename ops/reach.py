@@ -36,7 +36,9 @@ ALL = ("S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda")
 
 
 def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
-    """Ask these AWS services at the same time; return the reason for each that does not answer within the budget."""
+    """Query these AWS services concurrently; return the reason for each that does not answer within the
+    budget.
+    """
     # boto3 may take seconds to read its models on a busy machine, so the budget starts after that.
     clients = {name: outputs.aws(_ASK[name][0], attempts=1) for name in names}
 
@@ -52,9 +54,9 @@ def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
 
 
 def require(outputs: Outputs, *names: str) -> None:
-    """Raise Refusal with the reason if a service without which a command can do nothing does not answer in time.
+    """Raise Refusal if a service that the command needs does not answer in time.
 
-    Without this check a silent service holds a command for minutes: five attempts of 30 seconds each.
+    Without this check a silent service delays a command for minutes: five attempts of 30 seconds each.
     """
     if unasked := unreachable(outputs, names):
         reasons = "; ".join(f"{name}: {why}" for name, why in unasked.items())

@@ -121,9 +121,9 @@ def check_range(start: datetime, end: datetime) -> None:
 
 
 def confirm_sample_traffic(stage: str, yes: bool) -> None:
-    """Ask before invented trucks are sent to a deployed stage. Raises typer.Abort if the answer is no."""
+    """Ask before sending sample trucks to a deployed stage. Raises typer.Abort if the answer is no."""
     if stage != "local" and not yes:
-        typer.confirm(f"Send invented trucks and farms to stage {stage}?", abort=True, err=True)
+        typer.confirm(f"Send sample trucks and farms to stage {stage}?", abort=True, err=True)
 
 
 def outputs_of(context: typer.Context, stage: str) -> Outputs:
@@ -194,7 +194,10 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
 def show_rows(
     rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = "", wide: bool = False
 ) -> None:
-    """Print rows of one shape. A terminal gets the columns that fit and short times, unless `wide`."""
+    """Print rows with the same columns.
+
+    A terminal gets the columns that fit and short times, unless `wide`.
+    """
     if as_json:
         print_json(list(rows))
         return
@@ -216,7 +219,9 @@ def show_rows(
 
 
 def short_time(value: object, now: datetime) -> object:
-    """Return a time in UTC as `06:30:12Z` if it is of today, else as `2026-11-27 06:30Z`; anything else as it is."""
+    """Return a UTC time as `06:30:12Z` if it is today, else as `2026-11-27 06:30Z`; any other value
+    unchanged.
+    """
     if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):

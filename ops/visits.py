@@ -115,7 +115,7 @@ def with_presence(
 
 
 def in_brief(rows: Iterable[visit_diff.Row], now: datetime) -> list[dict[str, str]]:
-    """Return the rows as a person reads them: place, device, from and until in UTC, time there, and whether it left."""
+    """Return rows for people: place, device, from and until in UTC, duration, and how the visit ended."""
     return [
         {
             "place": f"{row['geofence_tag']}/{row['geofence_external_id']}",

@@ -76,8 +76,8 @@ def command(
 ) -> None:
     """Start the local stack, send a morning of rounds (or a file), and check every number.
 
-    Exit 1 if a number is wrong. A deployed stage must already be there, and the command asks
-    before it sends invented trucks there.
+    Exit 1 if a number is wrong. A deployed stage must already exist; the command asks before it sends
+    sample trucks there.
     """
     if live and events:
         raise typer.BadParameter("give --live or --events, not both")

@@ -75,7 +75,9 @@ class Client:
         connections: int = 8,
         token_of: Callable[[str, bool], str] | None = None,
     ) -> None:
-        """`token_of` returns a token for a device, a new one if asked; without it requests have the API key alone."""
+        """`token_of` returns a token for a device, a new one on request; None means that requests have only
+        the API key.
+        """
         self._endpoint = endpoint
         self._headers = {"x-api-key": api_key, "user-agent": "milkrun-ops-send"}
         self._token_of = token_of
@@ -150,7 +152,10 @@ class Client:
 
 
 def by_device(post: Post) -> list[tuple[str, Post]]:
-    """Split a request by device, because a token names one. Events that name no device go with the first one's."""
+    """Split a request by device, because a token names one.
+
+    Events without a device go with the first one's.
+    """
     devices = [_device_of(event.text, post) for event in post.events]
     first = next((device for device in devices if device), NO_DEVICE)
     parts: dict[str, list[Planned]] = {}
@@ -423,8 +428,8 @@ def command(
 ) -> None:
     """Send sample traffic: one morning (default), continuous load, or a file.
 
-    With --events or --duration the load continues until that many events were sent or the time is over. Ctrl-C ends
-    it and prints the figures so far. Asks before it sends invented trucks to a deployed stage.
+    With --events or --duration the load continues until that many events were sent or the time is over.
+    Ctrl-C ends it and prints the figures so far. Asks before it sends sample trucks to a deployed stage.
     """
     outputs = terminal.outputs_of(context, stage)
     if not file:
@@ -463,7 +468,7 @@ def command(
             interrupted = True
     terminal.show(tally.figures(time.monotonic() - began), as_json)
     if interrupted:
-        terminal.note(f"interrupted; up to {2 * concurrency} requests that were under way are not counted")
+        terminal.note(f"interrupted; up to {2 * concurrency} unfinished requests are not counted")
         raise typer.Exit(130)
     if tally.undelivered:
         raise typer.Exit(1)

@@ -53,8 +53,10 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
 AuthOption = Annotated[
     Auth | None,
     typer.Option(
-        help="Credential that the stage requires: the API key alone, or a token (JWT) of the stack's own issuer too."
-        " Default: unchanged; a new stack requires the key."
+        help=(
+            "Credential that the stage requires: only the API key, or also a token (JWT) of the stack's "
+            "own issuer. Default: unchanged; a new stack requires the key."
+        )
     ),
 ]
 
@@ -94,7 +96,7 @@ def up(
 
 
 def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
-    """Start the local stack if it does not run, and deploy it if it wants another credential."""
+    """Start the local stack if it does not run, and deploy it if it requires another credential."""
     with _stack(context) as (stack, _):
         is_right = stack.is_up() and auth in (None, identity.current(stack.settings))
     if not is_right:
@@ -103,13 +105,13 @@ def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
 
 @app.command()
 def token(
-    context: typer.Context, device: Annotated[str, typer.Argument(help="Device id that the token names.")]
+    context: typer.Context, device: Annotated[str, typer.Argument(help="Device id in the token.")]
 ) -> None:
     """Print a token for a device, if the local stack requires tokens."""
     with _stack(context) as (stack, _):
         own = stack.outputs().token_issuer
         if own is None:
-            raise StackError("This stack requires no tokens. Run: milkrun up --auth jwt")
+            raise StackError("This stack requires no tokens. To change that, run: milkrun up --auth jwt")
         typer.echo(Tokens(own)(device))
 
 

@@ -1,6 +1,7 @@
-"""The local stack's identity provider, for `make demo AUTH=jwt`: a key pair made for the stack, and a static JWK set.
+"""The local stack's identity provider, for `make demo AUTH=jwt`: a key pair per stack, and a static JWK set.
 
-A JWK set is a document, so S3 serves it and no process is needed (OpenID Connect Discovery 1.0: "jwks_uri").
+A JWK set is a document, so S3 can serve it without another process (OpenID Connect Discovery 1.0:
+"jwks_uri").
 """
 
 import json
@@ -28,7 +29,7 @@ BUCKET = "milkrun-local-identity"
 JWKS = "jwks.json"
 TOKEN_SECONDS = 3600
 RENEWED_SECONDS_BEFORE = 600
-NO_DEVICE = "milkrun-send"  # of a request that names no device
+NO_DEVICE = "milkrun-send"  # for requests that name no device
 
 
 def issuer(settings: Settings) -> TokenIssuer:
@@ -40,7 +41,7 @@ def issuer(settings: Settings) -> TokenIssuer:
 
 
 def current(settings: Settings) -> Auth:
-    """Return the credential that the stack wants: the key pair exists only while it requires tokens."""
+    """Return the credential that the stack requires; the key pair exists only while it requires tokens."""
     return "jwt" if issuer(settings).private_key_file.exists() else "key"
 
 
@@ -56,7 +57,7 @@ def parameters(settings: Settings) -> dict[str, str]:
 
 
 def publish_keys(settings: Settings, s3: Any) -> None:
-    """Make the key pair if there is none yet, and put its public half into S3."""
+    """Create the key pair if it does not exist, and store the public key in S3."""
     file = issuer(settings).private_key_file
     if not file.exists():
         key = ec.generate_private_key(ec.SECP256R1())
@@ -103,7 +104,7 @@ class Tokens:
         return token
 
     def sign(self, claims: dict[str, Any]) -> str:
-        """Return a token of these claims; issuer and audience are the stack's unless given."""
+        """Return a token with these claims; issuer and audience are the stack's unless given."""
         self._key = self._key or _read_key(self.issuer)
         claims = {"iss": self.issuer.issuer, "aud": self.issuer.audience, **claims}
         return jwt.encode(claims, self._key, "ES256", {"kid": _key_id(self._key)})

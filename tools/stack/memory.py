@@ -1,4 +1,4 @@
-"""The processes of the local stack and their memory."""
+"""The memory of the local stack's processes."""
 
 from tools.stack.processes import Processes, descendants, description, memory
 

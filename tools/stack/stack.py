@@ -28,7 +28,7 @@ ANSWERS_S = 30.0
 INVENTORY_S = 5.0
 # Files of `ops` and `snowpipe` in the folder, which also exist if only deployed stages were used.
 WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
-# What a stack and its tools make in its folder; `down` removes nothing else.
+# Files that a stack and its tools create in its folder; `down` removes nothing else.
 MADE = re.compile(
     r"\.lock|(deployed|found|outputs)\.json|issuer\.pem|warehouse-made|run|logs|home|localstack|snowflake"
     r"|replay|dbt(\.err)?|recreate-\w+\.json"
@@ -219,7 +219,7 @@ class Stack:
                 self._clear()
 
     def down(self) -> list[str]:
-        """Stop everything and delete what the stack has made. Return what was deleted, and what was left."""
+        """Stop everything and delete the stack's files. Return what was deleted and what was kept."""
         gone = self.inventory()
         self._end()
         folder = self.settings.folder
@@ -232,11 +232,13 @@ class Stack:
             else:
                 path.unlink()
         if not any(path.exists() and MADE.fullmatch(path.name) for path in inside if path != self._lock_file):
-            self._lock_file.unlink(missing_ok=True)  # otherwise the next `down` may try again
+            self._lock_file.unlink(missing_ok=True)  # otherwise the next `down` can try again
         with contextlib.suppress(OSError):
             folder.rmdir()
         kept = [path.name for path in inside if not MADE.fullmatch(path.name)]
-        return gone + ([f"Kept in {folder}, because no stack made it: {', '.join(kept)}"] if kept else [])
+        return gone + (
+            [(f"Kept in {folder}, because the stack did not create it: {', '.join(kept)}")] if kept else []
+        )
 
     def is_up(self) -> bool:
         return self.settings.outputs_file.exists() and self._runs(list(SERVERS))

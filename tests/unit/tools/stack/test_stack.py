@@ -519,7 +519,7 @@ def test_down_removes_only_files_of_the_stack(trial_stack, server, deploys):
     (elsewhere / "precious").touch()
     (folder / "dbt").symlink_to(elsewhere)
     assert trial_stack.down()[-1] == (
-        f"Kept in {folder}, because no stack made it: logs-of-mine, notes.txt, run.sh"
+        f"Kept in {folder}, because the stack did not create it: logs-of-mine, notes.txt, run.sh"
     )
     assert sorted(folder.iterdir()) == sorted(mine)
     assert (elsewhere / "precious").exists()

@@ -34,9 +34,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A way in which the server behaves, and the client's mistakes (`faults`), complete once `settled` is true.
+    """A scenario: the server's replies, and the client's mistakes (`faults`), which are complete once
+    `settled` is true.
 
-    `reply` depends on the earlier requests, and on this one's event ids and `Authorization`.
+     `reply` depends on the earlier requests, and on this one's event ids and `Authorization`.
     """
 
     name: str
@@ -66,7 +67,7 @@ def _forbidden_thrice(before: Sequence[Seen], _ids: tuple[str, ...], _token: str
 
 
 def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply:
-    """Refuse the first request's token; an app that sends no token is refused three times."""
+    """Refuse the first request's token; without a token, refuse three requests."""
     first = before[0].token if before else token
     is_refused = token == first if first else len(before) < 3
     return Reply(401, {"WWW-Authenticate": "Bearer"}, code="token_expired") if is_refused else ACCEPTED
