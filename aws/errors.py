@@ -1,7 +1,9 @@
 """The errors of a call to AWS. Callers branch on these types and on `code`, never on a message."""
 
+from contract.logs import LoggableError
 
-class RetryableError(Exception):
+
+class RetryableError(LoggableError):
     """The call failed now and may succeed later.
 
     The message contains the service and the error, never the content of the call, so it may be logged.

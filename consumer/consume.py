@@ -7,18 +7,12 @@ from typing import Protocol
 
 from aws.errors import PermanentError
 from consumer.records import Record, event_of
-from consumer.store import Added, Arrival, Counts
+from consumer.store import Added, Arrival, Counts, Store
 from consumer.visits import Pair, pair_of
 from contract.events import GEOFENCE_KINDS, MAX_AGE, GeofenceEvent, InvalidEvent, Kind, Reason
 
 # One read of logs takes 100 items.
 PAIRS_AT_ONCE = 100
-
-
-class VisitStore(Protocol):
-    def add(
-        self, events: Mapping[Pair, Sequence[GeofenceEvent]], arrivals: Mapping[Pair, Arrival]
-    ) -> dict[Pair, Added | Exception]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +30,7 @@ class SetAside(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    store: VisitStore
+    store: Store
     set_aside: SetAside
 
 

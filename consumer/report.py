@@ -5,10 +5,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from aws.errors import RetryableError
 from consumer.consume import Outcome
 from consumer.records import Record
-from consumer.store import RaceLost
 from contract import logs
 
 log = structlog.get_logger()
@@ -33,7 +31,8 @@ def report(records: Sequence[Record], outcome: Outcome) -> None:
         }
     if outcome.stopped_at:
         facts["stopped_at"] = outcome.stopped_at.sequence_number
-        facts["failure"] = _failure(outcome.failure)
+        said = f": {outcome.failure}" if isinstance(outcome.failure, logs.LoggableError) else ""
+        facts["failure"] = f"{type(outcome.failure).__name__}{said}"[:300]
     log.info(
         logs.RECORDS_CONSUMED,
         **facts,
@@ -49,9 +48,3 @@ def report(records: Sequence[Record], outcome: Outcome) -> None:
         orphan_exits=outcome.orphan_exits,
         told=outcome.notified,
     )
-
-
-def _failure(error: Exception | None) -> str:
-    # Other messages may quote an event.
-    said = f": {error}" if isinstance(error, RetryableError | RaceLost) else ""
-    return f"{type(error).__name__}{said}"[:300]

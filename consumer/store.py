@@ -38,6 +38,7 @@ from consumer.visit_diff import (
 )
 from consumer.visits import Order, Pair, content_of, order_of, walk
 from contract.events import GeofenceEvent
+from contract.logs import LoggableError
 
 # DynamoDB takes 400 KB per item. Ids of control characters grow sixfold in JSON, so the bytes are measured too.
 EVENTS_PER_CHANGE = 100
@@ -45,7 +46,7 @@ MAX_LOG_BYTES = 300_000
 MAX_RACES = 20
 
 
-class RaceLost(Exception):
+class RaceLost(LoggableError):
     """Other processes kept changing this pair. A later attempt will succeed."""
 
 

@@ -34,6 +34,11 @@ class LoggableError(Exception):
     """Its message quotes nothing that a client sent."""
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message if it may be logged, otherwise the type."""
+    return str(error) if isinstance(error, LoggableError) else type(error).__name__
+
+
 def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
     """Return the frames and types of an exception and of its causes, because a message may quote an event."""
     error: BaseException | None = exc_info[1]

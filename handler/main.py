@@ -85,7 +85,7 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
         headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
         return problem(refused.status, refused.code, refused.detail, said, headers)
     except Exception as error:  # any error: the phone keeps the batch and sends it again
-        facts["error"] = str(error) if isinstance(error, RetryableError) else type(error).__name__
+        facts["error"] = logs.message_of(error)
         if not isinstance(error, RetryableError):
             log.exception("ingest_failed")
         response = problem(

@@ -80,7 +80,7 @@ def redrive_messages(
             published += _redrive(message["body"], app, seconds_left)
         except Exception as error:  # one that never succeeds ends in the dead-letter queue
             outage = outage or isinstance(error, RetryableError)
-            log.warning("claim_check_returned", message_id=message["messageId"], error=_said(error))
+            log.warning("claim_check_returned", message_id=message["messageId"], error=logs.message_of(error))
             failed.append(message["messageId"])
             _postpone(message, app.postpone)
     log.info(logs.RECORDS_REDRIVEN, messages=len(messages), redriven=published, returned=len(failed))
@@ -111,12 +111,9 @@ def _postpone(message: LambdaEvent, postpone: Callable[[str, int], None]) -> Non
     try:
         postpone(message["receiptHandle"], random.randint(most // 2, most))
     except Exception as error:  # then it comes back after the queue's own visibility timeout
-        log.warning("claim_check_not_postponed", message_id=message["messageId"], error=_said(error))
-
-
-def _said(error: Exception) -> str:
-    # The messages of other errors may quote an event.
-    return str(error) if isinstance(error, RetryableError) else type(error).__name__
+        log.warning(
+            "claim_check_not_postponed", message_id=message["messageId"], error=logs.message_of(error)
+        )
 
 
 @cache
