@@ -178,9 +178,7 @@ class Books:
         self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
 
     def foreign(self) -> list[dict[str, Any]]:
-        """Return the objects in S3 under keys that Milkrun did not choose, each with its number of rows in
-        RAW.
-        """
+        """Return objects under keys that Milkrun did not choose, each with its number of rows in RAW."""
         sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
         return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 
@@ -245,9 +243,7 @@ class Books:
         return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """Yield the first and last key of runs of loaded objects, each with about LINES_A_QUERY lines or one
-        object.
-        """
+        """Yield first and last key of runs of loaded objects: about LINES_A_QUERY lines or one object each."""
         sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
         first = last = ""

@@ -41,9 +41,7 @@ WAYS: Mapping[Way, str] = {
 
 @dataclass(frozen=True)
 class Work:
-    """The cost of one unit of work: measured CPU, counted calls, units and bytes. `make bench` writes
-    measured.yml.
-    """
+    """The cost of one unit of work, measured or counted. `make bench` writes it to measured.yml."""
 
     ingest_cpu_ms_request: float
     ingest_cpu_ms_event: float

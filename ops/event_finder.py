@@ -221,9 +221,7 @@ class Finder:
         yield from self._answered(key, head["LastModified"])
 
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
-        """Return from the handler's log line whether its geofence events were published or queued for
-        redrive.
-        """
+        """Return from the handler's log line whether its geofence events were published or queued."""
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
                 named: dict[str, Any] = {

@@ -1,6 +1,4 @@
-"""The copies of deleted data that remain for a limited time, with the latest date; printed by `milkrun
-forget`.
-"""
+"""Copies of deleted data that remain for a limited time, with the latest date; for `milkrun forget`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta

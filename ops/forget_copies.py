@@ -55,9 +55,7 @@ class Rows:
 
 
 def forget_results(bucket: Bucket, rows: Rows) -> int:
-    """Rewrite Parquet files of `rebuild` and `stream` without the subject's rows; return the number of these
-    rows.
-    """
+    """Rewrite Parquet files of jobs without the subject's rows; return the number of these rows."""
     from pyarrow import parquet
 
     deleted = 0
@@ -148,9 +146,7 @@ def _is_theirs(bucket: Bucket, rows: Rows, entry: Mapping[str, Any]) -> bool:
 
 
 def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]]) -> int:
-    """Rewrite waiting claim checks for the new objects and the remaining lines; return the number of claim
-    checks.
-    """
+    """Rewrite waiting claim checks for the new objects and remaining lines; return their number."""
     by_key = {pair["old"]: pair for pair in pairs}
     changed = 0
     for letter in list(redrive.dead_letters(sqs, url)):  # otherwise it would receive the messages sent here

@@ -1,6 +1,4 @@
-"""`milkrun forget` in DynamoDB: delete a device's items, or remove one person's events from a device's
-visits.
-"""
+"""`milkrun forget` in DynamoDB: delete a device's items, or remove one person's events from its visits."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,9 +26,7 @@ CHANGE_SECONDS = 60.0  # the consumer's timeout: a change that is not complete b
 
 @dataclass
 class Forgotten:
-    """The result: number of deleted `items`, rewritten `pairs`, and the pairs of `replay`, whose other users'
-    visits must be restored by a replay.
-    """
+    """Deleted `items`, rewritten `pairs`, and the pairs in `replay` whose other users need a replay."""
 
     items: int = 0
     pairs: int = 0
@@ -157,7 +153,7 @@ def items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
 
 
 def _settled_items(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
-    """Return whether the chunks of the pair's last change are written; one written later would remain."""
+    """Return the pair's items once its last change is complete; a chunk written later would remain."""
     return polling.until(
         lambda: items_of(dynamodb, table, pair),
         lambda found: not any(missing_chunks(found)),

@@ -163,9 +163,7 @@ def _stage(night: Night) -> list[str]:
 
 
 def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tuple[int, Facts | None]:
-    """Run one of our commands in its own process; return its exit code and the last JSON value that it
-    printed.
-    """
+    """Run one of our commands as a process; return its exit code and the last JSON value of its output."""
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,

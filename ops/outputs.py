@@ -27,9 +27,7 @@ class NoStackError(Refusal):
 
 
 class TokenIssuer(BaseModel):
-    """The identity provider of a local stack that requires tokens; anybody who can read its key can sign
-    them.
-    """
+    """The identity provider of a local stack that requires tokens; its private key is in a file."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -64,9 +62,7 @@ class Outputs(BaseModel):
 
     @staticmethod
     def find(stage: str, environment: Mapping[str, str]) -> "Outputs":
-        """Return the outputs of this clone's stack for `local`, otherwise those of CloudFormation and
-        SNOWFLAKE_*.
-        """
+        """Return this clone's stack for `local`, otherwise a stage from CloudFormation and SNOWFLAKE_*."""
         if stage == "local":
             return Outputs.read(ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json")
         return _deployed(stage, environment)
@@ -114,9 +110,7 @@ class Outputs(BaseModel):
 
 
 def tags_of(text: str | None) -> tuple[str, ...]:
-    """Return the tags of a comma-separated setting; the default if the stage was deployed before the setting
-    existed.
-    """
+    """Return the tags of a comma-separated setting; the default if the stage has no such setting."""
     if text is None:
         return EXCLUSIVE_TAGS
     return tuple(tag.strip() for tag in text.split(",") if tag.strip())

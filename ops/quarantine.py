@@ -1,6 +1,4 @@
-"""`milkrun quarantine` and `milkrun replay --set-aside`: list, repair and send again what the consumer
-quarantined.
-"""
+"""`milkrun quarantine` and `milkrun replay --set-aside`: list, repair and send quarantined records."""
 
 import json
 from collections import Counter
@@ -124,9 +122,7 @@ def replay(
     dry_run: bool = False,
     pace: Callable[[int], object] = lambda _: None,
 ) -> dict[str, object]:
-    """Send the records that `what` selects to the stream, or write them to `to_file`; print their number by
-    reason.
-    """
+    """Send the selected records to the stream or to the file; print their number by reason."""
     by_code: Counter[str] = Counter()
     unreadable: list[str] = []
 

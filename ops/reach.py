@@ -36,9 +36,7 @@ ALL = ("S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda")
 
 
 def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
-    """Query these AWS services concurrently; return the reason for each that does not answer within the
-    budget.
-    """
+    """Query AWS services concurrently; return the reason for each that does not answer in time."""
     # boto3 may take seconds to read its models on a busy machine, so the budget starts after that.
     clients = {name: outputs.aws(_ASK[name][0], attempts=1) for name in names}
 

@@ -73,9 +73,7 @@ class Reconciler:
         self.archive = Archive(outputs.aws("s3"), outputs.bucket)
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
-        """Compare what was received from `start`'s hour to `end`'s, and was in S3 (else in the log) by
-        `settled_at`.
-        """
+        """Compare what was received in these hours and stored by `settled_at`."""
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         found = Found(unasked=self._unasked)

@@ -120,8 +120,9 @@ class Box:
                     yield reject
 
     def _stands_for_another(self, reject: Reject) -> bool:
-        """Return whether `send` sent this event, and the reject that it repairs still exists or was accepted
-        since. Then that reject is to be repaired, not this one.
+        """Return whether this event repairs another reject that still exists or was accepted since.
+
+        Then that reject is the one to repair.
         """
         match = _PLACE.fullmatch(str((reject.event or {}).get(RESENT) or ""))
         if match is None or match["key"] == reject.key:
@@ -145,9 +146,7 @@ class Box:
         self._s3.put_object(Bucket=self._bucket, Key=NOTES + key, Body=text)
 
     def purge(self, rejects: Iterable[Reject]) -> tuple[int, list[str]]:
-        """Delete each object whose lines are all selected; return their number, and the keys that have other
-        lines too.
-        """
+        """Delete objects whose lines are all selected; return their number, and the keys with other lines."""
         deleted, shared = 0, []
         for key, group in groupby(rejects, key=lambda each: each.key):
             meant = {each.line for each in group}
@@ -208,9 +207,7 @@ def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, Any]]
 
 @dataclass(slots=True)
 class Sent:
-    """The result of a repair. `rejected` counts the events that were rejected again by reason; they are not
-    recorded.
-    """
+    """The result of a repair. `rejected` counts events that were rejected again, by reason."""
 
     found: int = 0
     no_json: int = 0
@@ -282,9 +279,7 @@ def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
 def send(
     post: Callable[[bytes], dict[str, Any]], box: Box, events: Iterable[Repaired], sent: Sent
 ) -> Iterator[int]:
-    """Send requests and record the accepted events after each; yield the number of events settled per
-    request.
-    """
+    """Send requests and record accepted events after each; yield the events settled per request."""
     for batch in batches(events):
         left = batch
         while left:

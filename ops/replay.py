@@ -49,9 +49,7 @@ _TOO_OLD = (
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selection of archived events: received between two times (by the hour), optionally only under a key
-    prefix, of some types or devices.
-    """
+    """Archived events received between two times, optionally of a key prefix, types or devices."""
 
     start: datetime
     end: datetime
@@ -62,9 +60,7 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """Return a name that depends on the selection but not on its times, because `3 hours ago` changes per
-        run.
-        """
+        """Return a name for the selection without its times, because `3 hours ago` changes per run."""
         text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)], allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -137,9 +133,7 @@ class Progress:
         self._from_hour = f"{start.astimezone(UTC):%Y-%m-%dT%H}"
 
     def last_key(self) -> str:
-        """Return the key after which to continue; "" if there is no earlier run, or it began later than this
-        one.
-        """
+        """Return the key after which to continue; "" if there is no earlier run with this start."""
         try:
             known = json.loads(self._path.read_text())
             if known["from_hour"] > self._from_hour:

@@ -253,9 +253,7 @@ class _Flow:
         )
 
     def _recent(self, s3: Any, prefix: str) -> tuple[int, datetime | None]:
-        """Return the number of objects under a prefix younger than 24 hours (at most 1,000 are read), and the
-        newest.
-        """
+        """Return the number of objects of the last 24 hours under a prefix (at most 1,000), and the newest."""
         first = self._now - QUARANTINE_REACH
         after = f"{prefix}dt={first:%Y-%m-%d}" if prefix == "set-aside/" else ""
         page = s3.list_objects_v2(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)

@@ -219,9 +219,7 @@ def show_rows(
 
 
 def short_time(value: object, now: datetime) -> object:
-    """Return a UTC time as `06:30:12Z` if it is today, else as `2026-11-27 06:30Z`; any other value
-    unchanged.
-    """
+    """Return a UTC time of today as `06:30:12Z`, of another day as `2026-11-27 06:30Z`."""
     if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):

@@ -1,6 +1,4 @@
-"""`milkrun visits`: a device's visits, or the devices at a fence now, with the presence rule of
-`ops/presence.py`.
-"""
+"""`milkrun visits`: a device's visits, or the devices at a fence now, by the rule of `ops/presence.py`."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -86,9 +86,7 @@ def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with loopback added to NO_PROXY, in both cases, because programs differ in which
-    they read.
-    """
+    """Return the variables with loopback in NO_PROXY and no_proxy, because programs read either."""
     named = [environment.get(name, "") for name in ("NO_PROXY", "no_proxy")]
     hosts = dict.fromkeys(host.strip() for text in named for host in text.split(",") if host.strip())
     value = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
@@ -96,9 +94,7 @@ def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a command's own environment: the given one without Python's settings and without a proxy on
-    loopback.
-    """
+    """Return a command's own environment, without Python's settings and without proxies for loopback."""
     kept = {
         name: value
         for name, value in environment.items()

@@ -1,6 +1,4 @@
-"""Make text of events safe for a terminal: an id may have escape sequences that clear the screen or hide
-lines.
-"""
+"""Make text of events safe for a terminal: ids may have escape sequences that hide other lines."""
 
 import unicodedata
 from typing import Any

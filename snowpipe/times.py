@@ -6,9 +6,7 @@ from snowpipe.refusal import Refusal
 
 
 def instant(text: str) -> datetime:
-    """Parse ISO-8601, or a phrase such as `2 hours ago`, `yesterday` or `now`; return an aware time in UTC
-    (the default).
-    """
+    """Parse ISO-8601 or a phrase such as `2 hours ago`; return an aware time in UTC (the default zone)."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -1,6 +1,4 @@
-"""Run dbt from its own environment (`.venvs/dbt`) on the stage's warehouse, with the role that owns its
-tables.
-"""
+"""Run dbt from its own environment (`.venvs/dbt`), with the role that owns its tables."""
 
 import subprocess
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,1 @@
-"""Development tools and everything that exists only on a laptop: the local stack, the console, the simulated
-fleet.
-"""
+"""Development tools, and programs for laptops only: local stack, console, simulated fleet."""

@@ -139,12 +139,7 @@ ENTRIES = (
         OPERATE,
         "Estimate a load's monthly cost at list prices, by component, and compare alternatives.",
     ),
-    Entry(
-        "smoke",
-        "ops.smoke:command",
-        OPERATE,
-        "Post one event to a stage and follow it to the warehouse.",
-    ),
+    Entry("smoke", "ops.smoke:command", OPERATE, "Post one event to a stage and follow it to the warehouse."),
     Entry(
         "preflight",
         "ops.preflight:command",
@@ -163,12 +158,7 @@ ENTRIES = (
         OPERATE,
         "Print the SQL that creates the Snowflake user of the check of the pipes.",
     ),
-    Entry(
-        "warehouse",
-        "snowpipe.cli:app",
-        WAREHOUSE,
-        "Set up, load, check and query the warehouse.",
-    ),
+    Entry("warehouse", "snowpipe.cli:app", WAREHOUSE, "Set up, load, check and query the warehouse."),
     # Earlier spellings.
     Entry("where", "ops.trace:command", OPERATE, hidden=True),
     Entry("set-aside", "ops.quarantine:app", OPERATE, hidden=True),

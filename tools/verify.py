@@ -205,9 +205,7 @@ def passed(results: Iterable[Result]) -> set[str]:
 
 
 def assumptions(passed: set[str]) -> Iterator[str]:
-    """Return claims of docs/reference/assumptions.md whose last column names this command and whose test
-    passed.
-    """
+    """Return claims of docs/reference/assumptions.md that name this command and whose test passed."""
     for line in ASSUMPTIONS.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 5 and "`milkrun verify`" in cells[4]:

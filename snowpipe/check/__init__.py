@@ -1,3 +1,1 @@
-"""The scheduled check of Snowflake's pipes, a Lambda function of its own: its zip has nothing else of
-`snowpipe`.
-"""
+"""The scheduled check of Snowflake's pipes, a Lambda function with only this folder in its zip."""

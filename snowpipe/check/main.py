@@ -1,5 +1,6 @@
-"""The Lambda function that checks Snowflake and writes canonical log lines, which are metrics: every five
-minutes the pipes, which needs no warehouse; every hour the failed loads, which does.
+"""The Lambda function that checks Snowflake and writes canonical log lines, from which metrics are made.
+
+It checks the pipes every five minutes, which needs no warehouse, and the failed loads every hour, which does.
 """
 
 import os

@@ -280,8 +280,10 @@ def kind_of(tag: str) -> str:
 
 
 def places_in(file: Path) -> list[Place]:
-    """Read fences from a GeoJSON FeatureCollection: points or polygons with properties `tag` and
-    `externalId`, optionally `name` and `radius` (metres). Raises ValueError for anything else.
+    """Read fences from a GeoJSON FeatureCollection. Raises ValueError for invalid content.
+
+    Features are points or polygons with properties `tag` and `externalId`, optionally `name` and `radius`
+    (metres).
     """
     try:
         collection = msgspec.json.decode(file.read_bytes())

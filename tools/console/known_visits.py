@@ -121,9 +121,7 @@ class KnownVisits:
         return found
 
     def usual_dwell(self, fence_id: str, tag: str) -> float | None:
-        """Return the usual dwell in seconds: of the place, otherwise of all places with its tag; None if
-        unknown.
-        """
+        """Return the usual dwell in seconds: of the place, otherwise of places with its tag, or None."""
         return self._usual.get(fence_id, self._usual_of_tag.get(tag))
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -141,9 +139,7 @@ class KnownVisits:
         self._is_other |= self.presence.replace(device_id, enters)
 
     def doubtful(self) -> dict[str, str]:
-        """Return devices with a contradicted open visit, each with a text that changes with the
-        contradiction.
-        """
+        """Return devices with a contradicted open visit, each with a text that names the contradiction."""
         found: dict[str, str] = {}
         for visit in self._open.values():
             if by := self.contradicted_by(visit):

@@ -283,9 +283,7 @@ def number_of(value: object, least: float, most: float) -> float | None:
 
 
 def raw_of(stored: bytes) -> tuple[str, str | None]:
-    """Return the sent content of a line of `rejected/`: its JSON, or its text if it is not JSON, and its
-    base64.
-    """
+    """Return the content of a line of `rejected/`: its JSON, or otherwise its text, and its base64."""
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
         if kept.body_base64 is not None:

@@ -239,9 +239,7 @@ class WarehousePoller(Poller):
         self._known_to = now
 
     def _places(self, warehouse: Snowflake) -> dict[str, dict[str, Any]]:
-        """Return the marts' information about each place's visits in the last weeks: usual dwell and latest
-        visit.
-        """
+        """Return each place's usual dwell and latest visit from the marts."""
         try:
             rows = warehouse.query(
                 "SELECT geofence_tag, geofence_external_id, COUNT(*) AS visits, COUNT(dwell_seconds) AS closed,"

@@ -75,9 +75,7 @@ class Client:
         connections: int = 8,
         token_of: Callable[[str, bool], str] | None = None,
     ) -> None:
-        """`token_of` returns a token for a device, a new one on request; None means that requests have only
-        the API key.
-        """
+        """`token_of` returns a token for a device, a new one on request; None: only the API key."""
         self._endpoint = endpoint
         self._headers = {"x-api-key": api_key, "user-agent": "milkrun-ops-send"}
         self._token_of = token_of
@@ -267,9 +265,7 @@ def judged(text: str) -> Planned:
 
 
 def is_too_large_alone(line: bytes) -> bool:
-    """Return whether a request with only this line gets 413, so that the phone drops it and nothing is
-    stored.
-    """
+    """Return whether a request with only this line gets 413, so that the phone drops it."""
     if len(line) > MAX_INFLATED_BYTES:
         return True
     return len(line) > MAX_BODY_BYTES and len(gzip.compress(line, mtime=0)) > MAX_BODY_BYTES

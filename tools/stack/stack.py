@@ -284,9 +284,7 @@ class Stack:
             )
 
     def _refuse_what_is_not_ours(self) -> None:
-        """Refuse a folder with other content, because `down` deletes it: it may be a home folder or this
-        clone.
-        """
+        """Refuse a folder with other content, because `down` deletes it: it may be a home folder."""
         folder = self.settings.folder
         if folder.parent == ROOT and folder.name.startswith(".local"):  # left by `make bench` and others
             return

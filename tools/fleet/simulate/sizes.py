@@ -93,9 +93,7 @@ def production(path: Path = PARAMS) -> Mapping[str, Any]:
 
 
 def sizes(path: Path = PARAMS) -> dict[str, Size]:
-    """Return 1k as deployed today, the larger sizes with the settings of docs/scale.md, and both larger ones
-    also without the circuit breaker.
-    """
+    """Return 1k as deployed, and larger sizes as in docs/scale.md, with and without circuit breaker."""
     prod = production(path)
     small = Size(
         "1k",
