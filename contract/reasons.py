@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from contract.events import MAX_ID_BYTES, MAX_ID_CHARS, Reason, is_id
 from contract.instants import instant, rejected_form
@@ -67,7 +67,7 @@ def _id(given: object) -> _Fault | None:
 
 
 def _time(given: object) -> _Fault | None:
-    if isinstance(given, int | float) and not isinstance(given, bool):
+    if _is_number(given):
         return _Fault("wrong_type", "be a string; this is a number, such as an epoch")
     if not isinstance(given, str):
         return _string(given)
@@ -80,13 +80,16 @@ def _time(given: object) -> _Fault | None:
     return None
 
 
+def _is_number(given: object) -> TypeGuard[int | float]:
+    return isinstance(given, int | float) and not isinstance(given, bool)
+
+
 def _number(given: object) -> _Fault | None:
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    return None if is_number else _Fault("wrong_type", "be a number")
+    return None if _is_number(given) else _Fault("wrong_type", "be a number")
 
 
 def _confidence(given: object) -> _Fault | None:
-    if _number(given) or given % 1:  # type: ignore[operator]
+    if not _is_number(given) or given % 1:
         return _Fault("wrong_type", "be a whole number")
     return None if given in (0, 1, 2, 3) else _Fault("out_of_range", "be 0, 1, 2 or 3")
 

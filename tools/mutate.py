@@ -30,7 +30,7 @@ TESTS = {
     "handler": "tests/unit/handler",
     "consumer": "tests/unit/consumer --ignore-glob=*test_aws.py --ignore-glob=*test_operators.py",
 }
-# `X | None` in annotations is evaluated, so each of these mutants fails at import. `is` instead of `==` is equivalent for
+# `X | None` in annotations is evaluated, so these mutants fail at import. `is` instead of `==` is equivalent for
 # most values.
 TRIVIAL = "operator_name LIKE '%BitOr%' OR operator_name LIKE '%\\_Is%' ESCAPE '\\'"
 

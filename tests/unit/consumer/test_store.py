@@ -258,7 +258,9 @@ def check_shard_that_moves(batches, seed, deaths, failures):
     table, heard, checkpoint = FakeTable(), [], [0]
     stage = Stage(stubborn(random.Random(seed)))
     published = iter(range(10**9))
-    bus_fails = lambda notice: next(published) in failures  # noqa: E731
+
+    def bus_fails(_notice):
+        return next(published) in failures
 
     def actor(name, deaths):
         turn = stage.turn_of(name, deaths)
