@@ -21,10 +21,15 @@ _FILES_PER_STATEMENT = 1000  # Snowflake's limit for ADD FILES
 def statements(store: Store, hours: Hours, database: str) -> Iterator[str]:
     table = f"{database}.RAW.COMPACTED_EVENTS"
     for verb, files in (("ADD", compacted_files(store, hours)), ("REMOVE", superseded_files(store, hours))):
-        relative = [key.removeprefix(f"{PREFIX}/").replace("'", "''") for key in files]
+        relative = [_escaped(key.removeprefix(f"{PREFIX}/")) for key in files]
         for start in range(0, len(relative), _FILES_PER_STATEMENT):
             listed = ", ".join(f"'{key}'" for key in relative[start : start + _FILES_PER_STATEMENT])
             yield f"ALTER EXTERNAL TABLE {table} {verb} FILES ({listed});"
+
+
+def _escaped(text: str) -> str:
+    """Escape quotes and backslashes. (Snowflake documentation: "String & binary data types", escape sequences.)"""
+    return text.replace("\\", "\\\\").replace("'", "''")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
@@ -80,11 +80,11 @@ def validate(
     """Put every raw event into exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
     seen: dict[Owned, set[bytes]] = {}
-    rejected: dict[bytes, Rejected] = {}
+    rejected: dict[bytes, tuple[str | None, bytes, bool, tuple[Reason, ...]]] = {}
     earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + max_ahead
     for index, raw in enumerate(parts.raws):
         if again := rejected.get(raw):
-            batch.rejected.append(replace(again, index=index))
+            batch.rejected.append(Rejected(index, *again))
             continue
         value, text, is_json = None, raw, False
         try:
@@ -100,8 +100,8 @@ def validate(
                 raise invalid("device_mismatch", "user.deviceId", "The token speaks for another device.")
         except InvalidEvent as error:
             reasons = error.reasons if is_json else _brief(error.reasons)
-            rejected[raw] = Rejected(index, _event_id(value), text, is_json, reasons)
-            batch.rejected.append(rejected[raw])
+            rejected[raw] = _event_id(value), text, is_json, reasons
+            batch.rejected.append(Rejected(index, *rejected[raw]))
             continue
         contents = seen.setdefault(event.owned, set())
         if text in contents:

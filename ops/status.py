@@ -6,6 +6,7 @@ what is unknown for that reason, and does not delay the others.
 
 import json
 import queue
+import shlex
 import sys
 import threading
 import time
@@ -155,7 +156,7 @@ class _Flow:
         self._outputs = outputs
         self._stage = stage
         self._now = now
-        self._option = "" if stage == "local" else f" --stage {stage}"
+        self._option = "" if stage == "local" else f" --stage {shlex.quote(stage)}"
 
     def _aws(self, service: str) -> Any:
         return self._outputs.aws(service, attempts=1)

@@ -1,6 +1,7 @@
 """Send a morning of collection rounds through the running stack and check every count."""
 
 import secrets
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -351,13 +352,10 @@ def _print(
     say("\nPost an event of your own:")
     if outputs.token_issuer:
         say('  curl -H "authorization: Bearer $(./milkrun token me)" \\')
-        say(
-            f"    -H 'x-api-key: {outputs.api_key}' -H 'content-type: application/json' {outputs.endpoint} \\"
-        )
-    else:
-        say(
-            f"  curl -H 'x-api-key: {outputs.api_key}' -H 'content-type: application/json' {outputs.endpoint} \\"
-        )
+    key, endpoint = shlex.quote(f"x-api-key: {outputs.api_key}"), shlex.quote(outputs.endpoint)
+    say(
+        f"  {'  ' if outputs.token_issuer else 'curl '}-H {key} -H 'content-type: application/json' {endpoint} \\"
+    )
     say(
         f"""    -d '{{"_id": "{own}", "type": "pickup.started", "deviceId": "me","""
         """ "createdAt": "'$(date -u +%FT%TZ)'"}'"""

@@ -57,6 +57,7 @@ TEXTS: Mapping[str, tuple[bytes, bool]] = {
     "identical events": (many(SOUND + b',"x":%b}' % many(b"{}", 2500), 500), False),
     "events of many objects": (events(many(b"{}", 2500)), False),
     "events of many numbers": (events(many(b"1.50", 1500)), False),
+    "empty objects": (many(b"{}", 500), False),
     "events with NaN": (events(many(b"{}", 2500)[:-1] + b",NaN]"), False),
     "lines with NaN": (b"\n".join([SOUND + b',"x":%b}' % (many(b"{}", 2500)[:-1] + b",NaN]")] * 500), True),
     "wrong events": (events(many(b"[]", 2300), event=WRONG), False),
