@@ -11,7 +11,7 @@ from itertools import islice
 
 import msgspec
 
-from contract.events import InvalidEvent, compact, is_id, parse_json
+from contract.events import MAX_EVENT_BYTES, InvalidEvent, compact, is_id, parse_json
 from contract.lines import BYTE_ORDER_MARK, lines_in
 from handler.http import Form, Refused, Unreadable
 
@@ -20,6 +20,16 @@ MAX_EVENTS = 500
 _IDENTITY = ("userId", "deviceId", "_id")
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Events(msgspec.Struct):
+    """What makes an object an envelope. Other members are skipped, at a tenth of the cost of `_MEMBERS`."""
+
+    event: msgspec.Raw = msgspec.Raw()
+    events: msgspec.Raw = msgspec.Raw()
+
+
+_EVENTS = msgspec.json.Decoder(_Events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +72,15 @@ def _split_valid_json(text: bytes) -> Parts:
         return Parts(_array(text), {})
     if not text.startswith(b"{"):
         return Parts([text], {})
+    events = _EVENTS.decode(text)
+    if not events.event and not events.events:
+        return Parts([text], {})
+    if len(text) - len(events.event) - len(events.events) > MAX_EVENT_BYTES:
+        return _split_invalid_json(text)  # it does not create an object per member
     members = {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
     # A member given twice is missing here, and a name with escapes is longer in the text.
     bytes_of_members = sum(len(name.encode()) + len(raw) + len('"":,') for name, raw in members.items())
-    if bytes_of_members + 1 != len(text) and ("event" in members or "events" in members):
+    if bytes_of_members + 1 != len(text):
         return _split_invalid_json(text)
     return _object(text, members)
 

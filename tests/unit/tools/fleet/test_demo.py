@@ -163,7 +163,7 @@ def test_file_without_events_is_refused(tmp_path: Path, body: bytes) -> None:
 class UnreachableStack:
     """A stack whose gateway does not answer. Its Snowflake is empty, or raises the given fault."""
 
-    endpoint, api_key, database = "http://127.0.0.1:9/v1/events", "k", "MILKRUN"
+    endpoint, api_key, database, token_issuer = "http://127.0.0.1:9/v1/events", "k", "MILKRUN", None
 
     def __init__(self, fault: Exception | None = None) -> None:
         self._fault = fault
