@@ -131,7 +131,7 @@ ENTRIES = (
         "forget",
         "ops.forget:command",
         OPERATE,
-        "Delete all data of one person. Can be interrupted and repeated.",
+        "Delete all data of a person or a device. Can be interrupted and repeated.",
     ),
     Entry(
         "cost",

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ops import terminal
 from ops.outputs import ROOT
 from snowpipe import commandline
 from tools.stack import console as guest
@@ -105,7 +106,10 @@ def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
 
 @app.command()
 def token(
-    context: typer.Context, device: Annotated[str, typer.Argument(help="Device id in the token.")]
+    context: typer.Context,
+    device: Annotated[
+        str, typer.Argument(parser=terminal.not_empty, metavar="DEVICE", help="Device id in the token.")
+    ],
 ) -> None:
     """Print a token for a device, if the local stack requires tokens."""
     with _stack(context) as (stack, _):
