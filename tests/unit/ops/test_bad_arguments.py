@@ -49,6 +49,7 @@ BAD = {
     "--delete": ("", ".", "a..b", "\udcff"),
     "--map": ("a", "a=b", "=a:b", "\udcff"),
     "what": IDS,
+    "device": IDS,
     "names": ("no_such_log", "\udcff"),
     "--only": ("", "all", "kinesis"),
     "file": (*FILES, "\udcff"),
