@@ -28,23 +28,23 @@ _SERVICES = {target: service for service, (target, _) in json_client._PROTOCOLS.
 
 
 LOCALSTACK_DEVIATES = {("apigateway", "GetApiKey"), ("s3", "GetBucketNotificationConfiguration")}
-"""Operations of LocalStack 4.14 whose responses violate the model: members of `stageKeys` are no strings, and a
-filter rule is called `Prefix`, not `prefix`."""
+"""Operations of LocalStack 4.14 whose responses violate the model: members of `stageKeys` are not strings, and
+a filter rule is named `Prefix` instead of `prefix`."""
 
 type Answers = Literal["raise", "warn", "ignore"]
 
 
 class ModelError(AssertionError):
-    """The request or the response violates AWS's service model."""
+    """A request or a response violates AWS's service model."""
 
 
 class ModelWarning(UserWarning):
-    """A response of a service that others wrote violates AWS's service model."""
+    """A response of LocalStack or moto violates AWS's service model."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How to read a message: with blobs as base64, and with lower bounds of sizes and numbers."""
+    """How to check a message: whether blobs are base64, and whether lower bounds apply."""
 
     encoded: bool = False
     lower_bounds: bool = True
@@ -66,8 +66,8 @@ def check(operation: OperationModel, request: Mapping[str, object], *, encoded: 
 def check_answer(operation: OperationModel, answer: Mapping[str, object], *, encoded: bool = False) -> None:
     """Raise ModelError with every violation in the response of a fake service.
 
-    Lower bounds are left out. By the model neither FailedRecordCount may be 0 nor UnprocessedItems empty, which is what
-    AWS returns when all is well ("PutRecords", "BatchWriteItem").
+    Lower bounds are not checked: the model forbids a FailedRecordCount of 0 and empty UnprocessedItems, although AWS
+    returns both on success ("PutRecords", "BatchWriteItem").
     """
     shape = operation.output_shape
     breaches = list(_breaches(shape, dict(answer), "", Form(encoded, lower_bounds=False))) if shape else []
@@ -78,7 +78,7 @@ def check_answer(operation: OperationModel, answer: Mapping[str, object], *, enc
 
 
 def check_http(headers: Mapping[str, str], body: bytes, answer: bytes | None = None) -> None:
-    """Check an HTTP request, or the answer to it with status 200, if it is for a JSON service."""
+    """Check an HTTP request for a JSON service, or the response to it with status 200."""
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
     if prefix in _SERVICES:
         operation = service_model(_SERVICES[prefix]).operation_model(name)
@@ -172,8 +172,8 @@ def _size(shape: Shape, size: float, where: str, unit: str, form: Form) -> Itera
 def validated(answers: Answers = "raise") -> Iterator[None]:
     """Check each request that a botocore client or the adapter sends in this process, and each response.
 
-    An invalid request raises ModelError at once, before it is sent. Invalid responses are no fault of the caller: they
-    raise ModelError together, at the end, or are a warning, for services that others wrote.
+    An invalid request raises ModelError before it is sent. Invalid responses are not the caller's fault: all of them
+    raise one ModelError at the end, or only a warning if the service is LocalStack or moto.
     """
     sent_by_botocore: Callable[..., Any] = vars(botocore.client.BaseClient)["_make_api_call"]
     sent_by_adapter: Callable[..., Any] = json_client.JsonClient.send

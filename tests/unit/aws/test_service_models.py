@@ -65,7 +65,7 @@ def test_invalid_http_body_is_rejected():
         check_http({"x-amz-target": "Kinesis_20131202.PutRecords"}, body)
 
 
-def test_answer_that_violates_the_model_is_rejected():
+def test_response_that_violates_the_model_is_rejected():
     headers = {"x-amz-target": "Kinesis_20131202.PutRecords"}
     result = {"SequenceNumber": "1", "ShardId": "shardId-000000000000"}
     check_http(headers, b"", json.dumps({"FailedRecordCount": 0, "Records": [result]}).encode())
@@ -74,7 +74,7 @@ def test_answer_that_violates_the_model_is_rejected():
             check_http(headers, b"", json.dumps(wrong).encode())
 
 
-def test_invalid_answers_of_a_stand_in_are_reported_at_the_end(monkeypatch):
+def test_invalid_responses_of_a_fake_service_are_reported_at_the_end(monkeypatch):
     answer = {"Messages": [{"MessageId": 1}]}
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", lambda *_: answer)
     with pytest.raises(ModelError, match="MessageId"), validated():

@@ -54,7 +54,3 @@ def test_other_log_lines_contain_no_metrics(logged):
 
 def test_missing_or_empty_value_is_not_a_metric(logged):
     assert "_aws" not in logged(logs.EVENTS_INGESTED, lateness_seconds=None, object_key=None)
-
-
-def test_log_line_stays_within_the_limit_of_100_metrics():
-    assert max(map(len, metrics.METRICS.values())) < 50

@@ -13,7 +13,6 @@ from consumer.visit_diff import VisitDiff, news_of, notification
 from consumer.visits import Pair, Visit
 from ops.stores import stay
 from tests.faults.checker import (
-    Breach,
     Facts,
     Kind,
     MartFacts,
@@ -301,7 +300,3 @@ def test_staging_and_marts_are_compared_with_the_events_sent() -> None:
     assert kinds(replace(facts, staged=[*ids, ids[0]])) == {"duplicated"}
     assert kinds(replace(facts, staged=[*ids, "other"])) == {"not sent"}
     assert kinds(replace(facts, visits=stays[1:])) == {"wrong visit"}
-
-
-def test_breach_is_printed_with_kind_and_item() -> None:
-    assert str(Breach("lost", "one")) == "lost: one"

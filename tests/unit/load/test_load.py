@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tests.load.functions import FUNCTIONS, summary
 from tests.load.shapes import Phase, Sent
-from tests.load.stack import Load, leaks_of, phases, queues
-from tests.load.tables import markdown, put
+from tests.load.stack import Load, leaks_of, phases
 from tests.load.watch import FunctionLogs, Sample
 
 MIB = 2**20
@@ -98,11 +97,6 @@ def test_run_with_too_few_samples_fails_without_a_leak_verdict() -> None:
     assert unsampled.problems == [f"only {unsampled.steady_samples} memory samples in the steady phase"]
 
 
-def test_queues_are_reported_by_their_maximum_per_phase() -> None:
-    worst = {row["phase"]: row["snowpipe"] for row in queues(load())}
-    assert worst == {"warm-up": 0, "steady": 0, "burst": 1, "ramp": 0}
-
-
 def test_progress_of_the_consumer_is_read_from_its_log_lines(tmp_path: Path) -> None:
     def line(number: int) -> str:
         facts = {"shard_id": "0", "last_sequence_number": str(number), "behind_seconds": number / 2}
@@ -136,17 +130,3 @@ def test_knee_is_where_the_asymptotes_intersect() -> None:
     assert found["knee_environments"] == 20
     assert found["events_per_s_per_vcpu"] == 10_000
     assert found["seconds_on_lambda"] == pytest.approx(0.038 + 0.002 * 1769 / 1024, abs=1e-4)
-
-
-def test_table_replaces_only_the_text_between_its_markers(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# Page\n<!-- one -->\nold\n<!-- end of one -->\nprose\n<!-- two -->\n<!-- end of two -->\n"
-    )
-    put(page, "one", markdown([{"p50_ms": 1234.0, "leaks": False, "kib": None}]))
-    assert page.read_text() == (
-        "# Page\n<!-- one -->\n| p50 ms | leaks | kib |\n| --- | --- | --- |\n| 1,234 | no | – |\n"
-        "<!-- end of one -->\nprose\n<!-- two -->\n<!-- end of two -->\n"
-    )
-    with pytest.raises(LookupError, match="three"):
-        put(page, "three", "")
