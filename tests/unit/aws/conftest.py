@@ -1,4 +1,4 @@
-"""Check requests and responses of these tests with AWS's service models, except responses in tests marked `wrong_answer`."""
+"""Check requests and responses against AWS's service models, except responses in tests marked `wrong_answer`."""
 
 from collections.abc import Iterator
 
