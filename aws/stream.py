@@ -1,6 +1,7 @@
 """The Kinesis stream of geofence events."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -9,19 +10,19 @@ from aws.json_client import JsonClient
 from contract.stream_record import StreamRecord
 
 
+@dataclass(frozen=True, slots=True)
 class KinesisStream:
     """Create `kinesis` with `tries=1`, because the caller decides how long to retry when the stream is throttled."""
 
-    def __init__(self, kinesis: JsonClient, name: str) -> None:
-        self._kinesis = kinesis
-        self._name = name
+    kinesis: JsonClient
+    name: str
 
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         """Send one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
-        answer = self._kinesis.send(
+        answer = self.kinesis.send(
             "PutRecords",
             {
-                "StreamName": self._name,
+                "StreamName": self.name,
                 "Records": [
                     {"Data": record.data, "PartitionKey": record.partition_key} for record in records
                 ],

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from itertools import batched
 from typing import Any
 
@@ -20,22 +21,22 @@ def key_of(item: Item) -> Key:
     return str(item["pk"]), str(item["sk"])
 
 
+@dataclass(frozen=True, slots=True)
 class Table:
     """The table `name`. `executor` runs the requests of one call in parallel.
 
     Queries and consistent reads see every write that was answered before them.
     """
 
-    def __init__(self, dynamodb: JsonClient, name: str, executor: Executor) -> None:
-        self._dynamodb = dynamodb
-        self._name = name
-        self._executor = executor
+    dynamodb: JsonClient
+    name: str
+    executor: Executor
 
     def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
         """Return the items that exist, and failures by key. Costs half if not `consistent`."""
         found: dict[Key, Item] = {}
         failures: Failures = {}
-        for some, failed in self._executor.map(
+        for some, failed in self.executor.map(
             lambda some: self._get_some(some, consistent), batched(wanted, GETS_PER_REQUEST, strict=False)
         ):
             found |= some
@@ -55,13 +56,13 @@ class Table:
     def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
         """Yield the items with first <= sk <= last. Reads each page when it is needed."""
         request: dict[str, object] = {
-            "TableName": self._name,
+            "TableName": self.name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
             "ExpressionAttributeValues": {":pk": {"S": pk}, ":first": {"S": first}, ":last": {"S": last}},
             "ConsistentRead": True,
         }
         while True:
-            page = self._dynamodb.query(**request)
+            page = self.dynamodb.query(**request)
             yield from map(loaded, page["Items"])
             if "LastEvaluatedKey" not in page:
                 return
@@ -69,14 +70,14 @@ class Table:
 
     def _put_if(self, item: Item, condition: str, version: int | None = None) -> bool:
         request: dict[str, object] = {
-            "TableName": self._name,
+            "TableName": self.name,
             "Item": dumped(item),
             "ConditionExpression": condition,
         }
         if version is not None:
             request["ExpressionAttributeValues"] = {":v": {"N": str(version)}}
         try:
-            self._dynamodb.put_item(**request)
+            self.dynamodb.put_item(**request)
         except ServiceError as error:
             if error.code == "ConditionalCheckFailedException":
                 return False
@@ -88,11 +89,11 @@ class Table:
 
         def get(some: Sequence[Key]) -> list[Key]:
             named = [{"pk": {"S": pk}, "sk": {"S": sk}} for pk, sk in some]
-            asked = {self._name: {"Keys": named, "ConsistentRead": consistent}}
-            answer = self._dynamodb.batch_get_item(RequestItems=asked)
-            for item in map(loaded, answer["Responses"].get(self._name, ())):
+            asked = {self.name: {"Keys": named, "ConsistentRead": consistent}}
+            answer = self.dynamodb.batch_get_item(RequestItems=asked)
+            for item in map(loaded, answer["Responses"].get(self.name, ())):
                 found[key_of(item)] = item
-            left = answer.get("UnprocessedKeys", {}).get(self._name, {"Keys": []})["Keys"]
+            left = answer.get("UnprocessedKeys", {}).get(self.name, {"Keys": []})["Keys"]
             return [(key["pk"]["S"], key["sk"]["S"]) for key in left]
 
         return found, send_until_done(get, {key: key for key in wanted})

@@ -23,9 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import structlog
@@ -97,40 +98,31 @@ class GaveUp(SystemExit):
     """The library lets only this exception end the process. The batch is not checkpointed and is delivered again."""
 
 
+@dataclass
 class ShardProcessor:
     """The library calls these methods for one shard. `alive` gets the shard and its state on every call."""
 
-    version = 3
+    version: ClassVar = 3
 
-    def __init__(
-        self,
-        consume: Callable[[Sequence[Record]], Outcome],
-        *,
-        stream: str,
-        give_up_seconds: float,
-        alive: Callable[[str, str], None] = lambda *_: None,
-        pause: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._consume = consume
-        self._stream = stream
-        self._give_up_seconds = give_up_seconds
-        self._alive = alive
-        self._pause = pause
-        self._clock = clock
-        self._shard_id = ""
-        self._done: Record | None = None
+    consume: Callable[[Sequence[Record]], Outcome]
+    stream: str
+    give_up_seconds: float
+    alive: Callable[[str, str], None] = lambda *_: None
+    pause: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    shard_id: str = ""
+    done: Record | None = None
 
     def initialize(self, initialization: Any) -> None:
-        self._shard_id = initialization.shard_id
-        logs.bind(shard_id=self._shard_id)
+        self.shard_id = initialization.shard_id
+        logs.bind(shard_id=self.shard_id)
         log.info("shard_taken", after=initialization.sequence_number)
-        self._alive(self._shard_id, "taken")
+        self.alive(self.shard_id, "taken")
 
     def process_records(self, batch: Any) -> None:
         """Raises only GaveUp."""
         try:
-            self._alive(self._shard_id, "running")
+            self.alive(self.shard_id, "running")
             self._until_done([self._record(delivered) for delivered in batch.records], batch.checkpointer)
         except Exception:
             log.exception("shard_failed")
@@ -138,39 +130,39 @@ class ShardProcessor:
 
     def lease_lost(self, _: Any) -> None:
         log.info("lease_lost")
-        self._alive(self._shard_id, "gone")
+        self.alive(self.shard_id, "gone")
 
     def shard_ended(self, end: Any) -> None:
         if not self._checkpoint(end.checkpointer, None):
             log.error("checkpoint_impossible", failure="at the end of the shard")
             raise GaveUp(1)
         log.info("shard_ended")
-        self._alive(self._shard_id, "gone")
+        self.alive(self.shard_id, "gone")
 
     def shutdown_requested(self, request: Any) -> None:
         """Checkpoint the last record that is done once more, in case that failed before."""
-        if self._done:
-            self._checkpoint(request.checkpointer, self._done)
-        log.info("shutdown_requested", checkpoint=self._done and self._done.sequence_number)
-        self._alive(self._shard_id, "gone")
+        if self.done:
+            self._checkpoint(request.checkpointer, self.done)
+        log.info("shutdown_requested", checkpoint=self.done and self.done.sequence_number)
+        self.alive(self.shard_id, "gone")
 
     def _until_done(self, records: Sequence[Record], checkpointer: Any) -> None:
-        give_up_at = self._clock() + self._give_up_seconds
+        give_up_at = self.clock() + self.give_up_seconds
         tries = 0
         while records:
-            stopped_at = self._consume(records).stopped_at
+            stopped_at = self.consume(records).stopped_at
             done = [r for r in records if stopped_at is None or r.position < stopped_at.position]
             records = records[len(done) :]
             if done:
-                self._done = done[-1]
-                self._checkpoint(checkpointer, self._done)
-                give_up_at, tries = self._clock() + self._give_up_seconds, 0
+                self.done = done[-1]
+                self._checkpoint(checkpointer, self.done)
+                give_up_at, tries = self.clock() + self.give_up_seconds, 0
             if records:
-                if self._clock() >= give_up_at:
+                if self.clock() >= give_up_at:
                     log.error("shard_given_up", stopped_at=records[0].sequence_number)
                     raise GaveUp(1)
-                self._alive(self._shard_id, "retrying")
-                self._pause(jitter(min(MAX_PAUSE_SECONDS, 0.2 * 2**tries)))
+                self.alive(self.shard_id, "retrying")
+                self.pause(jitter(min(MAX_PAUSE_SECONDS, 0.2 * 2**tries)))
                 tries += 1
 
     def _checkpoint(self, checkpointer: Any, record: Record | None) -> bool:
@@ -194,7 +186,7 @@ class ShardProcessor:
             log.warning("checkpoint_failed", failure=name)
             if name == "ShutdownException":  # another worker has the shard
                 return True
-            self._pause(jitter(0.2 * 2**attempt))
+            self.pause(jitter(0.2 * 2**attempt))
         return False
 
     def _record(self, delivered: Any) -> Record:
@@ -203,8 +195,8 @@ class ShardProcessor:
             partition_key=delivered.partition_key,
             sequence_number=delivered.sequence_number,
             sub_sequence_number=delivered.sub_sequence_number,
-            shard_id=self._shard_id,
-            stream=self._stream,
+            shard_id=self.shard_id,
+            stream=self.stream,
             arrived_at=datetime.fromtimestamp(delivered.timestamp_millis / 1000, UTC),
         )
 

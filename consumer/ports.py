@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import batched
 
 import msgspec
@@ -30,17 +31,17 @@ def ports_of(settings: Settings, access: Access) -> Ports:
     return Ports(Store(table, bus, settings.rule, executor, settings.notification_kinds), set_aside)
 
 
+@dataclass(frozen=True, slots=True)
 class EventBus:
     """The bus `name`. Receivers de-duplicate by `detail.id` and order by `detail.version`."""
 
-    def __init__(self, events: JsonClient, name: str, executor: Executor) -> None:
-        self._events = events
-        self._name = name
-        self._executor = executor
+    events: JsonClient
+    name: str
+    executor: Executor
 
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
-        for failed in self._executor.map(
+        for failed in self.executor.map(
             lambda some: send_until_done(self._put, {notice.id: notice for notice in some}),
             batched(notifications, ENTRIES_A_REQUEST, strict=False),
         ):
@@ -48,10 +49,10 @@ class EventBus:
         return failures
 
     def _put(self, notifications: Sequence[Notification]) -> list[str]:
-        answer = self._events.put_events(
+        answer = self.events.put_events(
             Entries=[
                 {
-                    "EventBusName": self._name,
+                    "EventBusName": self.name,
                     "Source": SOURCE,
                     "DetailType": notice.kind,
                     "Detail": msgspec.json.encode(notice.detail).decode(),
@@ -65,16 +66,16 @@ class EventBus:
         ]
 
 
+@dataclass(frozen=True, slots=True)
 class S3SetAside:
     """The prefix `set-aside/`: one object per batch. Its key contains the hash of its content."""
 
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
+    archive: Archive
 
     def keep(self, poison: Sequence[Poison]) -> str:
         lines = [quarantine_line(p.reasons, p.record.data, origin(p)) for p in poison]
         aside = lines_object("set-aside", lines, poison[0].record.arrived_at)
-        self._archive.store(aside, {})
+        self.archive.store(aside, {})
         return aside.key
 
 

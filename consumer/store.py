@@ -133,22 +133,15 @@ class _Job:
         self.at_once, self.races = EVENTS_PER_CHANGE, 0
 
 
+@dataclass(frozen=True, slots=True)
 class Store:
     """`executor` runs the requests of different pairs in parallel; only `kinds` of notifications are published."""
 
-    def __init__(
-        self,
-        table: Table,
-        bus: Bus,
-        rule: Rule,
-        executor: Executor,
-        kinds: frozenset[NotificationKind] = ALL_KINDS,
-    ) -> None:
-        self._table = table
-        self._bus = bus
-        self._rule = rule
-        self._executor = executor
-        self._kinds = kinds
+    table: Table
+    bus: Bus
+    rule: Rule
+    executor: Executor
+    kinds: frozenset[NotificationKind] = ALL_KINDS
 
     def add(
         self,
@@ -189,7 +182,7 @@ class Store:
         """Read one item per pair, and call `do` with each that exists."""
         if not jobs:
             return
-        found, failures = self._table.get([key_of(job.pair) for job in jobs], consistent=consistent)
+        found, failures = self.table.get([key_of(job.pair) for job in jobs], consistent=consistent)
         for job in jobs:
             key = key_of(job.pair)
             job.failure = failures.get(key)
@@ -197,7 +190,7 @@ class Store:
                 _attempt(job, partial(do, item))
 
     def _adopt(self, _: Item, job: _Job) -> None:
-        previous_layout.move(self._table, self._bus, job.pair, self._rule)
+        previous_layout.move(self.table, self.bus, job.pair, self.rule)
         self._get([job], keys.log_key, _read_log, consistent=True)
 
     def _complete(self, jobs: Sequence[_Job]) -> None:
@@ -209,32 +202,32 @@ class Store:
             for job in _sound(pending)
         }
         if every := list(chain.from_iterable(notifications.values())):
-            failures = self._bus.publish(every)
+            failures = self.bus.publish(every)
             for job in _sound(pending):
                 job.failure = next(
                     (failures[n.id] for n in notifications[job.pair] if n.id in failures), None
                 )
         failed = [job for job in pending if job.failure and job.log.position]
-        for _ in self._executor.map(self._forget_position, failed):
+        for _ in self.executor.map(self._forget_position, failed):
             pass
         for job in _sound(pending):
             job.log = replace(job.log, chunks=(), news=(), position="")
 
     def _put_chunks(self, job: _Job) -> None:
         for chunk in job.log.chunks:
-            self._table.put_newer(item_layout.chunk_item(job.pair, chunk, job.log))
+            self.table.put_newer(item_layout.chunk_item(job.pair, chunk, job.log))
 
     def _forget_position(self, job: _Job) -> None:
         """Remove the position: Lambda may give up on this batch, and later ones must not imply that it is done."""
         unknown = replace(job.log, position="")
         with suppress(Exception):  # the job has failed already
-            self._table.put_version(item_layout.log_item(job.pair, unknown, self._rule), job.log.version)
+            self.table.put_version(item_layout.log_item(job.pair, unknown, self.rule), job.log.version)
 
     def _commit(self, job: _Job) -> None:
         """Write the change that the events cause, unless there is none or another process was faster."""
         pk, first, last = keys.chunk_range(job.pair)
         # An id is new only if it is in no chunk.
-        earlier = list(self._table.query(pk, first, last)) if job.log.has_chunks else []
+        earlier = list(self.table.query(pk, first, last)) if job.log.has_chunks else []
         if any(int(item["version"]) > job.log.version for item in earlier):
             # The log has changed since it was read. An event that is known by such a chunk may not be published yet.
             self._start_again(job)
@@ -248,17 +241,17 @@ class Store:
             job.pair,
             replace(
                 changed,
-                news=tuple(news for news in news_of(diff) if news[0] in self._kinds),
+                news=tuple(news for news in news_of(diff) if news[0] in self.kinds),
                 position=job.arrival.position if job.arrival else "",
             ),
-            self._rule,
+            self.rule,
         )
         several = len(job.taken) > 1
         if several and item_layout.size_of(item) > MAX_LOG_BYTES:
             job.at_once = len(job.taken) // 2
             return
         try:
-            won = self._table.put_version(item, job.log.version or None)
+            won = self.table.put_version(item, job.log.version or None)
         except PermanentError as refused:
             if several:
                 job.at_once = len(job.taken) // 2
@@ -285,7 +278,7 @@ class Store:
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
         """Return the difference of the visits and the new log, computed from the first part that the events touch."""
-        log, rule = job.log, self._rule
+        log, rule = job.log, self.rule
         latest = max(event.occurred_at for event in new.added)
         version = log.version + 1 if log.version else keys.first_version(latest)
         touched = [order_of(event) for event in (*new.added, *new.replaced)]
@@ -314,7 +307,7 @@ class Store:
         return diff, replace(log, version=version, chunks=tuple(changed))
 
     def _each(self, jobs: Sequence[_Job], do: Callable[[_Job], None]) -> None:
-        for _ in self._executor.map(lambda job: _attempt(job, do), _sound(jobs)):
+        for _ in self.executor.map(lambda job: _attempt(job, do), _sound(jobs)):
             pass
 
 

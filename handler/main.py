@@ -42,20 +42,20 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(slots=True)
 class DeviceCounts:
     """Accepted events by device in the current hour, as far as this execution environment received them."""
 
-    def __init__(self) -> None:
-        self._hour: datetime | None = None
-        self._counts: Counter[str] = Counter()
+    hour: datetime | None = None
+    counts: Counter[str] = field(default_factory=Counter)
 
     def most(self, devices: Mapping[str, int], now: datetime) -> int:
         """Count events, and return the most that one of these devices has sent in this hour."""
         hour = now.replace(minute=0, second=0, microsecond=0)
-        if hour != self._hour or len(self._counts) > MAX_DEVICES:
-            self._hour, self._counts = hour, Counter()
-        self._counts.update(devices)
-        return max((self._counts[device] for device in devices if device), default=0)
+        if hour != self.hour or len(self.counts) > MAX_DEVICES:
+            self.hour, self.counts = hour, Counter()
+        self.counts.update(devices)
+        return max((self.counts[device] for device in devices if device), default=0)
 
 
 @dataclass(frozen=True, slots=True)

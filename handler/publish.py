@@ -39,6 +39,7 @@ class Published:
     malformed: list[StreamRecord] = field(default_factory=list)
 
 
+@dataclass(slots=True)
 class CircuitBreaker:
     """After the stream accepted nothing of a request, skip it for OPEN_SECONDS, then try it once.
 
@@ -47,19 +48,18 @@ class CircuitBreaker:
     stands still.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
-        self._opened_at: float | None = None
+    now: Callable[[], float] = time.time
+    opened_at: float | None = None
 
     def rounds(self) -> int:
         """Return how many rounds this request may try."""
-        if self._opened_at is None:
+        if self.opened_at is None:
             return MAX_ROUNDS
-        return 0 if 0 <= self._now() - self._opened_at < OPEN_SECONDS else 1
+        return 0 if 0 <= self.now() - self.opened_at < OPEN_SECONDS else 1
 
     def record(self, outcome: Published) -> None:
         if outcome.calls:
-            self._opened_at = self._now() if outcome.refused and not outcome.taken else None
+            self.opened_at = self.now() if outcome.refused and not outcome.taken else None
 
 
 def publish(

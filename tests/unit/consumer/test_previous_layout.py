@@ -44,7 +44,7 @@ def test_moved_pair_keeps_its_visits_and_publishes_nothing(name):
     table = old_table(case)
     expected = visits_of(sent(case))
     for pair in expected:
-        assert previous_layout.move(table, bus, pair, store(table)._rule)
+        assert previous_layout.move(table, bus, pair, store(table).rule)
         assert table.visits(pair) == list(expected[pair].visits)
     assert bus.notified == []
 
@@ -94,7 +94,7 @@ def test_enter_whose_exit_has_expired_does_not_split_its_visit():
     table = old_table(case)
     assert any("#parked" in sk for _, sk in table.stored)  # not deleted yet
     now = event("exit", DAY).occurred_at + KEPT_FOR
-    previous_layout.move(table, FakeBus(), HOME, store(table)._rule, now.timestamp())
+    previous_layout.move(table, FakeBus(), HOME, store(table).rule, now.timestamp())
     deliver(store(table), [event("exit", 31 * DAY, "left")], 1)
     (visit,) = table.visits(HOME)
     assert (visit.entered_event_id, visit.exited_event_id, visit.exit_missed) == ("parked", "left", False)
@@ -109,7 +109,7 @@ def test_interrupted_move_is_completed_by_the_next_one(calls):
             raise Died
 
     table = old_table(case)
-    rule = store(table)._rule
+    rule = store(table).rule
     try:
         previous_layout.move(table.seen_by(dies), bus, HOME, rule)
     except Died:
@@ -124,7 +124,7 @@ def test_previous_version_cannot_change_a_moved_pair():
     case = CASES["many visits"]
     table = old_table(case)
     before = dict(table.stored[HOME_KEY])
-    previous_layout.move(table, FakeBus(), HOME, store(table)._rule)
+    previous_layout.move(table, FakeBus(), HOME, store(table).rule)
     assert not table.put_version(before | {"version": before["version"] + 1}, before["version"])
     assert "through" not in table.stored[HOME_KEY]
     assert "fence_now" not in table.stored[HOME_KEY]
