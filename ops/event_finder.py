@@ -74,7 +74,7 @@ class Finder:
         warehouse: Warehouse | None,
         unasked: Mapping[str, str] | None = None,
     ) -> None:
-        """`unasked` names the stores that do not answer (ops/reach.py); they are not searched."""
+        """Search only the stores that answer; `unasked` names the others (ops/reach.py)."""
         self._unasked = unasked or {}
         self._outputs = outputs
         self._stage = stage
@@ -221,7 +221,7 @@ class Finder:
         yield from self._answered(key, head["LastModified"])
 
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
-        """Return from the handler's log line whether its geofence events were published or queued."""
+        """Return whether the object's geofence events were published or queued, from the handler's log line."""
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
                 named: dict[str, Any] = {
@@ -351,7 +351,7 @@ def is_key(text: str) -> bool:
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
-    """Sort steps by time; one without a time stays after the step that it followed."""
+    """Sort steps by time; a step without a time stays after its predecessor."""
     placed: list[tuple[datetime, int, Step]] = []
     last = datetime.min.replace(tzinfo=UTC)
     for i, step in enumerate(steps):

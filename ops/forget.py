@@ -1,6 +1,6 @@
 """`milkrun forget`: delete all data of a person or a device from S3, DynamoDB and Snowflake, object by object.
 
-Each step may be repeated, and in this order no event of anybody else is ever missing anywhere:
+Each step can be repeated, and their order makes sure that no event of another person is ever missing:
 
 1. Read every event, and follow the person to other ids and devices (glue/person.py).
 2. Write each object again without the person's lines, under a new key; the old object stays.
@@ -128,7 +128,7 @@ def plans_in(bucket: Bucket) -> Iterator[dict[str, Any]]:
 
 
 def finish_released(bucket: Bucket) -> list[dict[str, Any]]:
-    """Complete the S3 part of interrupted runs' plans; return them, because the marts may still be to do."""
+    """Complete the S3 part of interrupted runs' plans; return the plans, because the marts may remain."""
     plans = [plan for plan in plans_in(bucket) if plan.get("state") == RELEASED]
     for plan in plans:
         bucket.delete(pair["old"] for pair in plan["objects"])

@@ -80,7 +80,7 @@ def forget_results(bucket: Bucket, rows: Rows) -> int:
 
 
 def checkpoints(bucket: Bucket) -> list[Stored]:
-    """Return the newest objects of the checkpoints: Spark's own format, which has devices until they leave."""
+    """Return the newest checkpoint objects, which have devices until they leave; the format is Spark's own."""
     newest: dict[str, Stored] = {}
     for stored in bucket.list("streamed/"):
         root, is_checkpoint, _ = stored.key.partition("/checkpoint/")

@@ -167,7 +167,7 @@ def _named(items: Iterable[Item]) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Rest:
-    """A pair without some events: the log to write, its item, and the remaining events of others."""
+    """A pair without some events: the log to write, its item, and other people's remaining events."""
 
     log: PairLog
     item: Item

@@ -126,7 +126,7 @@ def package(build: str, *, may_build: bool = True) -> dict[str, Path]:
 
 
 def _dependencies(build: str, target: Path, recipe: Iterable[Path]) -> Path:
-    """Return the folder with the installed dependencies of `build`; they are installed once."""
+    """Return the folder of the installed dependencies of `build`, which are installed once."""
     folder = target / f"deps-{fingerprint(*recipe)}"
     if not folder.exists():
         for old in target.glob("deps-*"):

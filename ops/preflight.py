@@ -257,7 +257,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
 
 
 def _user_of(statement: Mapping[str, Any]) -> str:
-    """Return the ARN of the statement's principal in params.yml; "" while it is the account itself."""
+    """Return the ARN of the statement's principal for params.yml; "" for the account itself."""
     principal = statement["Principal"].get("AWS", "")
     arn = str(principal["Fn::Sub"] if isinstance(principal, dict) else principal)
     return "" if arn.endswith(":root") else arn

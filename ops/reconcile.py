@@ -128,7 +128,7 @@ class Reconciler:
             return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:
-        """Apply the plans of `forget`: the objects that it rewrote."""
+        """Apply the plans of `forget`, which name the objects that it rewrote."""
         for found in self.archive.objects("forget/"):
             body = self.archive.body(found.key)
             for pair in json.loads(body)["objects"] if body else ():

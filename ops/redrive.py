@@ -64,7 +64,7 @@ def show_again(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
 
 
 def send_again(sqs: Any, dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
-    """Send to the redrive queue, then delete: an interruption sends it twice instead of losing it."""
+    """Send to the redrive queue, then delete, so that an interruption duplicates instead of losing."""
     sqs.send_message(QueueUrl=redrive_url, MessageBody=letter.body)
     let_go(sqs, dead_letter_url, letter)
 

@@ -47,7 +47,10 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One line of `rejected/`. `event` is None if it is not a JSON object; then it cannot be patched."""
+    """One line of `rejected/`.
+
+    `event` is None if the line has no JSON object; such an event cannot be patched.
+    """
 
     key: str
     line: int

@@ -289,7 +289,7 @@ def replay_given_up(
 
 
 def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
-    """Return the records of a given-up batch; they may be events, another producer's aggregates, or anything."""
+    """Return the records of a given-up batch; other producers' records may be among them."""
     try:
         event = parse_json(record.data)
     except InvalidEvent:

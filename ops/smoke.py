@@ -23,7 +23,7 @@ FENCE = {"tag": "smoke", "externalId": "smoke"}
 
 
 def event() -> dict[str, Any]:
-    """A device and a fence that exist nowhere else, so marts can easily exclude them."""
+    """Return an event of a device and a fence that exist nowhere else, so marts can exclude it."""
     now = datetime.now(UTC)
     return {
         "_id": uuid4().hex[:24],

@@ -162,7 +162,7 @@ class _Flow:
         return self._outputs.aws(service, attempts=1)
 
     def gateway(self) -> Iterator[Finding]:
-        """Return the gateway's state: any answer will do, because without a key it is 403."""
+        """Return the gateway's state; any response counts, because a request without a key gets 403."""
         pool = urllib3.PoolManager(retries=False, timeout=BUDGET_SECONDS)
         status = pool.request("GET", self._outputs.endpoint).status
         if status >= 500:

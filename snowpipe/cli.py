@@ -440,7 +440,7 @@ def resume(
 
 
 def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
-    """Resume one pipe; yield the files to load because it was stale, or because `since` is given."""
+    """Resume one pipe; return the files loaded because the pipe was stale or `since` is given."""
     before = pipes.status(session, pipe)
     try:
         pipes.set_paused(session, pipe, False)

@@ -94,7 +94,7 @@ class BadLine:
 
 
 def bad_lines(body: bytes) -> Iterator[BadLine]:
-    """Yield every line that is not strict JSON; for truncated gzip, up to where it ends."""
+    """Yield every line that is not strict JSON; in truncated gzip, up to the truncation."""
     text, cut = inflated(body)
     if not body:
         yield BadLine(0, "the object is empty")
@@ -107,7 +107,7 @@ def bad_lines(body: bytes) -> Iterator[BadLine]:
 
 
 def problem_of(line: bytes) -> str:
-    """Return why a line is not strict JSON; "" if it is."""
+    """Return why a line is not strict JSON; "" for strict JSON."""
     try:
         parse_json(line)
     except InvalidEvent as invalid:
@@ -116,7 +116,7 @@ def problem_of(line: bytes) -> str:
 
 
 def inflated(body: bytes) -> tuple[bytes, str]:
-    """Return the object's text as far as it can be read, and why it ends there ("" if it is complete)."""
+    """Return the object's readable text, and why the rest is unreadable ("" if all was read)."""
     if not body.startswith(b"\x1f\x8b"):
         return body, ""
     text = b""

@@ -134,7 +134,7 @@ def _ping(event: Schema) -> Schema:
 
 
 def event_schema() -> Schema:
-    """What one event must be, as far as JSON Schema can say it; unknown types and fields are kept."""
+    """Return the schema of one event as far as JSON Schema can express the rules."""
     _, definitions = msgspec.json.schema_components(
         (EventFields, CrossingFields), ref_template="#/$defs/{name}"
     )

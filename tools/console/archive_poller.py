@@ -40,7 +40,7 @@ class ArchivePoller(Poller):
         return Archive(self.shared.aws("s3"), self.shared.outputs.bucket)
 
     def stored(self, key: str, at: datetime) -> None:
-        """Called from any thread when an object exists."""
+        """Note a new object; may be called from any thread."""
         name = object_name(key)
         if name is None or name.prefix == "set-aside" or not self.shared.keys.add(name):
             return

@@ -1,4 +1,4 @@
-"""Which source answers, since when, and why not. Texts are for people and have no secret."""
+"""The sources that answer or fail, since when, and why. Texts are for people and have no secrets."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

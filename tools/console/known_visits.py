@@ -204,7 +204,7 @@ class KnownVisits:
                 self._put(visit)
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Apply all visits of a device; any other visit of it is deleted."""
+        """Apply all visits of a device; visits that are not among them are deleted."""
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
             # Older ones may not have been requested.

@@ -233,7 +233,7 @@ class Pipeline:
         return "stuck" if now - waits > patience else "waiting", now - waits, None
 
     def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Told | None:
-        """Return the state of a stage without comparing it with the one before."""
+        """Return the state of a stage without regard to the previous stage."""
         told: Told | None = None
         match stage.name:
             case "redriven":

@@ -88,7 +88,7 @@ class LogPoller(Poller):
 
 
 class VisitPoller(Poller):
-    """The visits table: at the start, and for visits that the bus missed; without the bus, always."""
+    """Reads the visits table at the start and for visits that the bus missed, or regularly without the bus."""
 
     source = "visits"
     DEVICES_A_LOOK = 20
@@ -125,7 +125,7 @@ class VisitPoller(Poller):
         return min(every, pace.visits) if is_all_verified and not new else 0.2
 
     def _verify(self) -> bool:
-        """Read the table once per contradiction, because it has the enters of merged visits."""
+        """Read the table once per contradiction, because the table has the enters of merged visits."""
         doubtful = self.shared.ask(self.state.visits.doubtful)
         self._verified = {device: doubt for device, doubt in self._verified.items() if device in doubtful}
         to_ask = [device for device, doubt in doubtful.items() if self._verified.get(device) != doubt]

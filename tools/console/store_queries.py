@@ -1,4 +1,4 @@
-"""Queries of the stores for a page. They block: run them in a thread."""
+"""Queries of the stores for a page. They block, so call them in a thread."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -55,7 +55,7 @@ class StoreQueries:
         }
 
     def find_event(self, event_id: str) -> tuple[str, int | None] | None:
-        """Return the object that has an event, and its line if known; None if none has it."""
+        """Return the key of the object with an event, and the line if known; None if no object has the event."""
         for step in self.where(event_id)["steps"]:
             key = step["detail"].get("key")
             if key and object_name(str(key)):

@@ -45,7 +45,7 @@ class Hub:
                 self._tell_of_pipeline()
 
     def flush(self) -> None:
-        """Send the changes; if no page is open, discard them: the next snapshot has them."""
+        """Send the changes; without an open page discard them, because the next snapshot has them."""
         if not self._pages:
             self._state.drop_news()
             return

@@ -290,7 +290,7 @@ class Demo:
         )
 
     def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
-        """Compare the visits themselves, not only their number. The consumer writes them after the events."""
+        """Compare the visits themselves, not only their number; they are written after the events."""
         found = until(find, lambda found: found == expected, patience_s=VISITS_PATIENCE_S)
         differing = sorted({stay.device_id for stay in found ^ expected})[:3]
         return Line(

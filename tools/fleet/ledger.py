@@ -41,7 +41,7 @@ CREATE TABLE object (key TEXT PRIMARY KEY) WITHOUT ROWID;
 
 
 class Ledger:
-    """Use from one thread. `path` must not exist; None keeps it in memory."""
+    """Must be used from one thread. `path` must not exist; None keeps the ledger in memory."""
 
     def __init__(self, path: Path | None = None, *, now: datetime | None = None) -> None:
         self._recent_from = (now or datetime.now(UTC)) - MAX_AGE
@@ -66,7 +66,7 @@ class Ledger:
         self._db.close()
 
     def add(self, delivery: Delivery) -> list[str]:
-        """Enter one delivery: its events' expected outcomes, and the answer. Return the new object keys."""
+        """Record one delivery: the events' expected outcomes, and the answer. Return the new object keys."""
         events, answer = delivery.post.events, delivery.answer
         self.sent += len(events)
         self.received += count_in(answer, "received")
@@ -178,7 +178,7 @@ def _is_rejected(event: Planned) -> bool:
 
 
 def _adds_up(delivery: Delivery, rejected: int) -> bool:
-    """Check the receipt's arithmetic, and that its total is what was sent."""
+    """Check that the receipt's numbers add up to what was sent."""
     answer = delivery.answer
     received = count_in(answer, "received")
     parts = sum(count_in(answer, name) for name in ("accepted", "duplicates", "rejected"))

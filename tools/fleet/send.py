@@ -251,7 +251,7 @@ def unjudged(text: str) -> Planned:
 
 
 def judged(text: str) -> Planned:
-    """Return a line with its expected outcome, by the handler's own rule."""
+    """Return a line with its expected outcome, computed by the handler's own rule."""
     raw = text.encode("utf-8", "surrogateescape")
     if is_too_large_alone(raw):
         return Planned(text, "", code=TOO_LARGE)

@@ -23,7 +23,7 @@ class _Expected:
 
 
 class Watch:
-    """Use as a context; `expect` from any thread. `latencies` has the seconds of each row."""
+    """A context manager; `expect` may be called from any thread. `latencies` has the seconds of each row."""
 
     def __init__(
         self, connect: Callable[[], AbstractContextManager[Warehouse]], database: str, every_s: float = 0.2

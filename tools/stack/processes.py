@@ -66,7 +66,7 @@ class Processes:
         directory: Path,
         grace_s: float = 0,
     ) -> Process:
-        """Start in a session of its own, so that Ctrl-C does not reach it.
+        """Start a program in its own session, so that Ctrl-C does not reach it.
 
         Output goes to `<logs>/<name>.log`.
         """
@@ -127,7 +127,7 @@ class Processes:
         return next((p for p in self.recorded() if p.name == name and p.is_alive()), None)
 
     def end(self, process: Process) -> None:
-        """Terminate it with all that it started, kill it after its grace period, and delete its record."""
+        """Terminate a process and its descendants, kill them after the grace period, and delete the record."""
         family = descendants(process) if process.is_alive() else []
         if process.grace_s and process.is_alive():
             os.kill(process.pid, signal.SIGTERM)
@@ -180,7 +180,7 @@ class Memory:
 
 
 def memory(process: Process) -> Memory | None:
-    """Return None if it has ended or belongs to another user."""
+    """Return the memory of a process; None if it has ended or belongs to another user."""
     try:
         found = psutil.Process(process.pid).memory_full_info()
     except psutil.Error:

@@ -122,7 +122,7 @@ class Settings:
 
 
 def _is_writable(home: str | None) -> bool:
-    """Return whether programs may write their caches there; LocalStack fails if it may not."""
+    """Return whether programs may write their caches to a folder; LocalStack fails if it may not."""
     if not home:
         return False
     try:

@@ -50,7 +50,7 @@ class Sample:
 
 
 class Queue:
-    """First in, first out, with at most `per_second()` events per second; stopped while that is 0."""
+    """A queue: first in, first out, with at most `per_second()` events per second; 0 stops it."""
 
     def __init__(
         self,
