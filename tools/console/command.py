@@ -20,6 +20,7 @@ from tools.stack.settings import LOOPBACK
 DEPLOYED_WAREHOUSE_S = 300.0
 # How old the marts of a stage with an hourly DAG may be.
 MARTS_PATIENCE_S = 2.5 * 3600
+REQUEST_SECONDS = 10.0
 
 
 def command(
@@ -155,12 +156,25 @@ def run(
         server.run(sockets=[listener])
 
 
-def server_of(app: Any) -> Any:
+def server_of(app: Any, request_seconds: float = REQUEST_SECONDS) -> Any:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        """Closes a connection that has sent no whole request after `request_seconds`; uvicorn would keep it."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(request_seconds, self._close_if_silent)
+
+        def _close_if_silent(self) -> None:
+            if self.cycle is None:
+                self.transport.close()  # type: ignore[unreachable]  # uvicorn sets `cycle` to None at first
 
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        http=Protocol,
+        log_level="error",  # a warning for every invalid request would let anybody fill the disk
         access_log=False,  # addresses and device ids would be personal data
         server_header=False,
         ws="none",

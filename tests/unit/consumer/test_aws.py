@@ -77,6 +77,13 @@ def test_poison_records_are_quarantined_with_reason_shard_and_position(aws, caps
     assert (line["set_aside_key"], line["lines"], "_aws" in line) == (found["Key"], 2, True)
 
 
+def test_log_of_a_batch_does_not_grow_with_its_invalid_records(aws, capsys):
+    assert consume(*[b"\xff" * 10_000] * 500) == {"batchItemFailures": []}
+    said = capsys.readouterr()
+    assert len((said.out + said.err).splitlines()) == 2
+    assert len(said.out + said.err) < 2_000
+
+
 def test_without_the_table_the_batch_is_retried_from_its_first_record(aws, capsys):
     aws.client("dynamodb").delete_table(TableName=aws.table)
     assert consume(b"\xff", as_json(ENTER), as_json(EXIT)) == {"batchItemFailures": [{"itemIdentifier": "2"}]}

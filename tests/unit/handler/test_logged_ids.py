@@ -85,6 +85,16 @@ def test_no_id_of_a_claim_check_is_logged(claim: object, capsys: pytest.CaptureF
     assert not [each for each in IDS if each in said]
 
 
+def test_log_of_a_claim_check_does_not_grow_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Desk().take("x" * 200_000, {"bucket": "b" * 100_000, "key": "k" * 100_000, "lines": []}) == [
+        "m0",
+        "m1",
+    ]
+    said = logged(capsys)
+    assert said.count("claim_check_returned") == 2
+    assert len(said) < 2_000
+
+
 @pytest.mark.parametrize(
     "failure",
     [lambda: KeyError(IDS[1]), lambda: PermanentError("dynamodb: ValidationException", IDS[1])],

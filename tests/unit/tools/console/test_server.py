@@ -39,7 +39,7 @@ def closed_port() -> int:
 class Served:
     """A running console and an HTTP client for it."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, request_seconds: float = 10.0, **options: Any) -> None:
         nowhere = closed_port()
         outputs = Outputs.model_validate(
             {
@@ -65,7 +65,7 @@ class Served:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.console, application = made(outputs, options.pop("stage", "local"), port=self.port, **options)
-        self.server = server_of(application)
+        self.server = server_of(application, request_seconds)
         self.thread = threading.Thread(
             target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True
         )
@@ -212,6 +212,24 @@ def test_only_the_configured_tile_server_is_allowed_by_the_policy():
         assert with_tiles.get("/api/stage")["tiles"] == "https://tiles.example/{z}/{x}/{y}.png"
     finally:
         with_tiles.end()
+
+
+def test_half_open_connections_are_closed_and_delay_nobody(capfd):
+    console = Served(request_seconds=1.0)
+    try:
+        halves = [socket.create_connection(("127.0.0.1", console.port), timeout=20) for _ in range(200)]
+        for half in halves[::2]:
+            half.sendall(b"GET / HTTP/1.1\r\nHos")
+        console.get("/api/health")
+        assert [half.recv(1) for half in halves] == [b""] * 200
+        capfd.readouterr()
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", console.port), timeout=20) as other:
+                other.sendall(b"\0 no request\r\n\r\n")
+                assert b" 400 " in other.recv(100)
+        assert capfd.readouterr().err == ""
+    finally:
+        console.end()
 
 
 def test_server_listens_only_on_loopback(served):
