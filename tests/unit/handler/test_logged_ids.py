@@ -1,4 +1,4 @@
-"""No id of a person or a device reaches a log line, whatever goes wrong."""
+"""Test that no id of a person or a device reaches a log line, whatever fails."""
 
 import json
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_no_id_of_a_request_is_logged(phone: Phone, capsys: pytest.CaptureFixtur
     ],
     ids=["key", "value", "aws"],
 )
-def test_no_id_in_the_message_of_an_exception_is_logged(
+def test_no_id_in_an_exception_message_is_logged(
     phone: Phone, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""A stage for tests of commands that delete: moto's S3, DynamoDB, SQS and Kinesis, and a local Snowflake with pipes."""
+"""A stage for tests of commands that delete data: moto's services, and a local Snowflake with pipes."""
 
 import json
 import sqlite3
@@ -150,7 +150,7 @@ class Stage:
         return [row["LINE"] for row in self.raw.run(f"SELECT TO_JSON(payload) AS line FROM RAW.{table}")]
 
     def everything(self) -> Iterator[tuple[str, bytes]]:
-        """Yield each text that the stores hold, with its place: every version, inflated and decoded."""
+        """Yield each text in the stores with its location: every version, decompressed and decoded."""
         for entry in self.bucket.versions(""):
             yield entry["Key"], entry["Key"].encode()
             if "Size" in entry:
@@ -184,7 +184,7 @@ def _texts(key: str, body: bytes) -> Iterator[bytes]:
 
 
 def _hidden(value: Any) -> Iterator[bytes]:
-    """Yield what stands in base64, or as text, within a line."""
+    """Yield the base64-decoded or plain texts inside a line."""
     import base64
 
     if isinstance(value, dict):

@@ -1,4 +1,6 @@
-"""`milkrun forget` on moto and a local Snowflake: nothing of the person is left, and everything of the others is."""
+"""Test `milkrun forget` on moto and a local Snowflake: all data of the person is deleted, and nothing of
+others.
+"""
 
 import base64
 import gzip
@@ -38,7 +40,7 @@ HOURS = Hours(HOUR, HOUR + timedelta(hours=1))
 
 
 @pytest.fixture(autouse=True)
-def _requests_are_those_that_aws_accepts() -> Iterator[None]:
+def _only_requests_valid_on_aws() -> Iterator[None]:
     with validated():
         yield
 
@@ -61,7 +63,7 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What dbt was told, each time."""
+    """Record the arguments of each dbt run."""
     told: list[tuple[str, ...]] = []
     monkeypatch.setattr(forget, "build_marts", lambda _environment, *said: told.append(said) or True)
     return told
@@ -118,7 +120,7 @@ ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 
 
 class Person:
-    """Everything that the system can hold of somebody: by user id, by the app's id, and by device alone."""
+    """All data that the system can hold of a person: by user id, by the app's id, and by device alone."""
 
     def __init__(self, name: str, user: str, number: int) -> None:
         self.name, self.user, self.number = name, user, number
@@ -147,7 +149,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """So many on a device that both use that the pair needs chunks."""
+        """Return so many events on a shared device that the pair needs chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [
@@ -201,7 +203,7 @@ def batch(*events: bytes) -> bytes:
 
 
 def plant(stage: Stage, people: list[Person], export: Path) -> None:
-    """Put the data of all into the same objects and tables, next to each other."""
+    """Put the data of all people into the same objects and tables, next to each other."""
     mixed = [event for some in zip(*(p.events()[:6] for p in people), strict=True) for event in some]
     mixed += [event for p in people for event in p.events()[6:]]
     key = stage.put(*mixed)
@@ -214,7 +216,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
     stage.put_parquet("rebuilt/r/visits/1.parquet", [row for p in people for row in p.results()])
     stage.put_parquet("streamed/live/overdue_exits/1.parquet", [row for p in people for row in p.overdue()])
     stage.bucket.write("streamed/live/checkpoint/state/1.delta", b"\x00")
-    # Somebody purged a reject, which leaves a version for 30 days.
+    # A purged reject leaves a version for 30 days.
     purged = stage.put(*(p.rejects()[0] for p in people[:1]), prefix="rejected")
     stage.loaded()
     stage.s3.delete_object(Bucket=stage.bucket.name, Key=purged)
@@ -226,7 +228,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
     stage.claim(stage.outputs.redrive_queue_url, key, numbers)
     stage.claim(stage.outputs.dead_letter_queue_url, key, numbers[:1])
     stage.export_to(export)
-    # RAW outlives the archive: an object that expired, and a reject of it.
+    # RAW outlives the archive: it contains rows of an expired object and of an expired reject.
     old = stage.put(*(line(p.id("expired"), user={"_id": p.account}, type="t") for p in people))
     rejected = stage.put(*(p.rejects()[5] for p in people), prefix="rejected")
     stage.loaded()
@@ -234,7 +236,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
 
 
 def of(person: Person, stage: Stage, export: Path) -> dict[str, list[Any]]:
-    """Return all that the stores hold of somebody, in order."""
+    """Return everything that the stores contain of a person, in order."""
     mine = [person.name.encode(), *(each.encode() for each in person.ids)]
 
     def is_mine(text: str | bytes) -> bool:
@@ -293,7 +295,7 @@ def gzip_text(body: bytes) -> bytes:
     ],
     ids=["with-device", "digits", "not-ascii", "quotes"],
 )
-def test_nothing_of_a_person_is_left_in_any_store_and_all_of_the_next_one_is(
+def test_all_data_of_one_person_is_deleted_and_all_of_another_is_kept(
     stage: Stage, built: list[tuple[str, ...]], tmp_path: Path, user: str, by_device: bool
 ) -> None:
     ann, bea = Person("ANN", user, 1), Person("BEA", "bea-0a1b2c", 2)
@@ -317,7 +319,7 @@ def test_nothing_of_a_person_is_left_in_any_store_and_all_of_the_next_one_is(
     with_bytes = export.read_bytes()
     assert not any(each.encode() in with_bytes for each in (*ann.ids, ann.name))
     assert of(bea, stage, export) == kept
-    # What both did on one device is computed again from the next one's events.
+    # The visits of a shared device are computed again from the other person's events.
     [history] = visits_of(map(geofence_event, last)).values()
     assert tuple(stage.visits("shared")) == history.visits
     [claim] = stage.claims(stage.outputs.redrive_queue_url)
@@ -334,19 +336,20 @@ def _lines_of(stage: Stage, claim: dict[str, Any]) -> list[bytes]:
     return [lines[n - 1] for n in claim["lines"]]
 
 
-# --- one thing at a time ----------------------------------------------------------------------------------------
+# --- single cases
+# -----------------------------------------------------------------------------------------------
 
 
 def log_and_chunk() -> Iterator[dict[str, Any]]:
-    """A log whose last change asks for a chunk, and that chunk."""
+    """Yield a log whose last change refers to a chunk, and that chunk."""
     ann = geofence_event(ANN)
     chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
     log = PairLog(1, (), None, True, (chunk,))
     return map(dumped, (log_item(pair_of(ann), log, Rule()), chunk_item(pair_of(ann), chunk, log)))
 
 
-def test_chunks_that_the_consumer_still_writes_are_waited_for(stage: Stage) -> None:
-    """Both use the device, so the pair is computed again, from its log and all of its chunks."""
+def test_forget_waits_for_chunks_that_the_consumer_is_writing(stage: Stage) -> None:
+    """Both people use the device, so the pair is computed again from its log and all of its chunks."""
     stage.put(ANN, entered("b2", "bob", "phone-1"))
     log, chunk = log_and_chunk()
     stage.put_items([log])
@@ -358,7 +361,7 @@ def test_chunks_that_the_consumer_still_writes_are_waited_for(stage: Stage) -> N
     assert stage.items() == []
 
 
-def test_a_change_that_was_interrupted_is_not_waited_for_for_ever(
+def test_forget_does_not_wait_forever_for_an_interrupted_change(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ops.forget_visits.CHANGE_SECONDS", 0.3)
@@ -369,7 +372,9 @@ def test_a_change_that_was_interrupted_is_not_waited_for_for_ever(
     assert stage.items() == []
 
 
-def test_nothing_is_deleted_before_the_rest_is_loaded(stage: Stage, built: list[tuple[str, ...]]) -> None:
+def test_nothing_is_deleted_before_the_replacement_is_loaded(
+    stage: Stage, built: list[tuple[str, ...]]
+) -> None:
     mixed, own = stage.put(ANN, BOB), stage.put(entered("a2", "ann", "phone-1"))
     stage.loaded()
     stage.consume(ANN, BOB, entered("a2", "ann", "phone-1"))
@@ -391,10 +396,10 @@ def test_nothing_is_deleted_before_the_rest_is_loaded(stage: Stage, built: list[
 
 
 @pytest.mark.parametrize("step", ["delete_old", "compact_again"])
-def test_an_interrupted_run_is_continued_by_the_same_command(
+def test_interrupted_run_is_continued_by_the_same_command(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
-    """The link from the person to the device is gone by then, so the plan alone must do."""
+    """By then the link from the person to the device is deleted, so the plan alone must be sufficient."""
     for event in (ANN, line("d1", user={"deviceId": "phone-1"}), BOB):
         stage.put(event)
     stage.loaded()
@@ -415,7 +420,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(
     assert [row["payload"].encode() for key in files for row in stage.parquet_rows(key)] == [BOB]
 
 
-def test_while_the_marts_have_the_rows_the_command_fails_and_says_so(
+def test_command_fails_while_the_marts_contain_the_rows(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.put(ANN)
@@ -426,15 +431,15 @@ def test_while_the_marts_have_the_rows_the_command_fails_and_says_so(
         assert "dbt build --full-refresh" in report_of("--user", "ann", *more, code=1)["next"][0]
 
 
-def test_an_event_that_the_consumer_has_not_processed_yet_is_reported(stage: Stage) -> None:
-    """It would be in the visits table a moment later."""
+def test_event_not_yet_processed_by_the_consumer_is_reported(stage: Stage) -> None:
+    """The event would appear in the visits table a moment later."""
     stage.put(ANN)
     report = report_of("--user", "ann", "--patience", "0", code=1)
     assert report["not_consumed_yet"] == 1
     assert "Run this again in 6 hours" in report["next"][0]
 
 
-def test_a_table_that_dbt_does_not_build_is_named(stage: Stage) -> None:
+def test_table_that_dbt_does_not_build_is_named(stage: Stage) -> None:
     stage.put(ANN)
     stage.loaded()
     stage.consume(ANN)
@@ -445,7 +450,7 @@ def test_a_table_that_dbt_does_not_build_is_named(stage: Stage) -> None:
     assert left.endswith('"MARTS"."Old visits"')
 
 
-def test_a_device_id_in_a_printed_command_is_quoted(stage: Stage) -> None:
+def test_device_id_in_a_printed_command_is_quoted(stage: Stage) -> None:
     shared = "x'; rm -rf ~ #"
     stage.put(entered("a1", "ann", shared), entered("b1", "bob", shared))
     stage.loaded()
@@ -455,7 +460,9 @@ def test_a_device_id_in_a_printed_command_is_quoted(stage: Stage) -> None:
     assert [visit.entered_event_id for visit in stage.visits(shared)] == ["b1"]
 
 
-def test_a_device_goes_whoever_used_it(stage: Stage, built: list[tuple[str, ...]]) -> None:
+def test_forget_by_device_deletes_the_data_of_all_its_users(
+    stage: Stage, built: list[tuple[str, ...]]
+) -> None:
     stage.put(ANN, entered("b2", "bob", "phone-1"), BOB)
     stage.loaded()
     stage.consume(ANN, entered("b2", "bob", "phone-1"), BOB)
@@ -475,20 +482,20 @@ def test_plans_of_earlier_versions_lose_their_hash(stage: Stage) -> None:
     assert json.loads(stage.bucket.read(kept))["objects"] == plan["objects"]  # reconcile reads them
 
 
-def test_of_a_person_whom_nobody_knows_nothing_is_built(stage: Stage, built: list[tuple[str, ...]]) -> None:
+def test_unknown_person_starts_no_build(stage: Stage, built: list[tuple[str, ...]]) -> None:
     stage.put(BOB)
     assert report_of("--user", "ann")["objects"] == 0
     assert built == []
 
 
 @pytest.mark.parametrize("nobody", [["--user", ""], ["--user", " "], ["--device", ""], []])
-def test_an_empty_id_is_refused(stage: Stage, nobody: list[str]) -> None:
+def test_empty_id_is_refused(stage: Stage, nobody: list[str]) -> None:
     key = stage.put(BOB)
     assert run(*nobody, "--yes").exit_code == 2
     assert stage.keys() == [key]
 
 
-def test_without_a_yes_nothing_is_touched(stage: Stage) -> None:
+def test_declined_confirmation_changes_nothing(stage: Stage) -> None:
     key = stage.put(ANN)
     assert run("--user", "ann", answer="n\n").exit_code == 1
     assert stage.keys() == [key]

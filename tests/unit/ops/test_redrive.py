@@ -1,4 +1,4 @@
-"""`milkrun redrive` as an operator runs it, on moto's SQS."""
+"""Test `milkrun redrive` as an operator runs it, on moto's SQS."""
 
 import json
 
@@ -13,8 +13,8 @@ from tests.service_models import validated
 
 
 @pytest.fixture(autouse=True)
-def _requests_are_those_that_aws_accepts():
-    """moto takes `AttributeNames=["SentTimestamp"]`, which AWS's model has not."""
+def _only_requests_valid_on_aws():
+    """moto accepts `AttributeNames=["SentTimestamp"]`, which the AWS service model does not contain."""
     with validated():
         yield
 
