@@ -308,11 +308,11 @@ def command(
     event_bytes: Annotated[int, typer.Option(min=1, max=65536)] = 500,
     geofence_share: Annotated[float, typer.Option(min=0, max=1)] = 0.2,
     memory: Annotated[
-        int, typer.Option(min=128, max=10240, help=("Memory of the ingest function, in MB."))
+        int, typer.Option(min=128, max=10240, help="Memory of the ingest function, in MB.")
     ] = 1024,
     provisioned: Annotated[bool, typer.Option("--provisioned", help="Shards of the stream.")] = False,
     shards: Annotated[
-        int | None, typer.Option(min=1, help=("Default: as many shards as the peak needs."))
+        int | None, typer.Option(min=1, help="Default: as many shards as the peak needs.")
     ] = None,
     retention: Annotated[int, typer.Option(min=24, max=168, help="Retention of the stream, in hours.")] = 168,
     as_json: terminal.AsJson = False,

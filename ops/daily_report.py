@@ -347,7 +347,7 @@ def command(
         typer.Option(
             metavar="FILE",
             parser=terminal.writable,
-            help=("File to write (.html or .csv). Default: print CSV."),
+            help="File to write (.html or .csv). Default: print CSV.",
         ),
     ] = None,
     stage: terminal.Stage = "local",

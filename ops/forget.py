@@ -251,23 +251,16 @@ def refresh_marts(stage: Stage, subject: Subject, environment: Any, result: Resu
 def command(
     context: typer.Context,
     *,
-    user: Annotated[
-        str | None,
-        typer.Option(parser=terminal.not_empty, metavar="USER", help="A person: user.userId or user._id."),
-    ] = None,
+    user: Annotated[str | None, terminal.text_option("USER", "A person: user.userId or user._id.")] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(
-            parser=terminal.not_empty,
-            metavar="DEVICE",
-            help="A device: all its events, of any user. Can be repeated.",
-        ),
+        terminal.text_option("DEVICE", "A device: all its events, of any user. Can be repeated."),
     ] = None,
     sqlite: Annotated[
         list[Path] | None,
         typer.Option(exists=True, dir_okay=False, help="A SQLite export to clean too. Can be repeated."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")] = False,
+    yes: terminal.Yes = False,
     marts: Annotated[
         bool, typer.Option(help="Rebuild staging and marts from all of RAW (dbt build --full-refresh).")
     ] = True,

@@ -306,12 +306,8 @@ class Repairer:
 def command(
     context: typer.Context,
     *,
-    start: Annotated[
-        datetime, typer.Option("--from", parser=terminal.time, metavar="TIME", help="First hour received.")
-    ] = "24 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
-    end: Annotated[
-        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
-    ] = "now",  # type: ignore[assignment]
+    start: terminal.From = terminal.A_DAY_AGO,
+    end: terminal.To = terminal.NOW,
     settle: Annotated[
         float,
         typer.Option(

@@ -1,8 +1,7 @@
 """The verbs of `milkrun rejects`: list, show, send, purge."""
 
 from collections.abc import Iterator
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -16,17 +15,9 @@ from ops.stores import geofence_kinds
 
 app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_completion=False)
 
-Start = Annotated[
-    datetime, typer.Option("--from", parser=terminal.time, metavar="TIME", help="First hour received.")
-]
-End = Annotated[
-    datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
-]
 Code = Annotated[str, typer.Option(metavar="CODE", help="Only events with this reason code.")]
 AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only events of this app version.")]
-Device = Annotated[
-    str | None, typer.Option(parser=terminal.not_empty, metavar="DEVICE", help="Only events of this device.")
-]
+Device = Annotated[str | None, terminal.text_option("DEVICE", "Only events of this device.")]
 Repaired_ = Annotated[bool, typer.Option("--resent", help="Include those that were repaired and sent.")]
 
 
@@ -51,20 +42,16 @@ def rejects() -> None:
     """
 
 
-_FROM: Any = "24 hours ago"  # typer parses it like any other value
-_TO: Any = "now"
-
-
 @app.command("list")
 def list_rejects(
     context: typer.Context,
     *,
     by: Annotated[
         str,
-        typer.Option(metavar="NAMES", help=("Group by app_version, device or hour; several with commas.")),
+        typer.Option(metavar="NAMES", help="Group by app_version, device or hour; several with commas."),
     ] = "app_version",
-    start: Start = _FROM,
-    end: End = _TO,
+    start: terminal.From = terminal.A_DAY_AGO,
+    end: terminal.To = terminal.NOW,
     code: Code = "",
     app_version: AppVersion = "",
     device: Device = None,
@@ -96,8 +83,8 @@ def show(
     context: typer.Context,
     *,
     number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of examples.")] = 3,
-    start: Start = _FROM,
-    end: End = _TO,
+    start: terminal.From = terminal.A_DAY_AGO,
+    end: terminal.To = terminal.NOW,
     code: Code = "",
     app_version: AppVersion = "",
     device: Device = None,
@@ -145,8 +132,8 @@ def send_command(
         typer.Option("--map", metavar="PATH=OLD:NEW,…", help="Replace some values of a field."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show the changes.")] = False,
-    start: Start = _FROM,
-    end: End = _TO,
+    start: terminal.From = terminal.A_DAY_AGO,
+    end: terminal.To = terminal.NOW,
     code: Code = "",
     app_version: AppVersion = "",
     device: Device = None,
@@ -198,8 +185,8 @@ def purge(
     context: typer.Context,
     *,
     yes: terminal.Yes = False,
-    start: Start = _FROM,
-    end: End = _TO,
+    start: terminal.From = terminal.A_DAY_AGO,
+    end: terminal.To = terminal.NOW,
     code: Code = "",
     app_version: AppVersion = "",
     device: Device = None,

@@ -305,38 +305,22 @@ def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
 def command(
     context: typer.Context,
     *,
-    start: Annotated[
-        datetime | None,
-        typer.Option("--from", parser=terminal.time, metavar="TIME", help="First hour received."),
-    ] = None,
-    end: Annotated[
-        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour received.")
-    ] = "now",  # type: ignore[assignment]  # typer parses it like any other value
+    start: Annotated[datetime | None, terminal.time_option("First hour received.", "--from")] = None,
+    end: terminal.To = terminal.NOW,
     type_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--type",
-            parser=terminal.not_empty,
-            metavar="TYPE",
-            help="Only events of this type; can be repeated.",
-        ),
+        terminal.text_option("TYPE", "Only events of this type; can be repeated.", "--type"),
     ] = None,
     device: Annotated[
-        list[str] | None,
-        typer.Option(
-            parser=terminal.not_empty, metavar="DEVICE", help="Only events of this device; can be repeated."
-        ),
+        list[str] | None, terminal.text_option("DEVICE", "Only events of this device; can be repeated.")
     ] = None,
     prefix: Annotated[
         str, typer.Option(help="Objects under this prefix, such as events/dt=2026-11-16/.")
     ] = "",
     aside: Annotated[
         str | None,
-        typer.Option(
-            "--set-aside",
-            parser=terminal.not_empty,
-            metavar="WHAT",
-            help="Send quarantined records instead: a prefix of keys, or a reason's code.",
+        terminal.text_option(
+            "WHAT", "Send quarantined records instead: a prefix of keys, or a reason's code.", "--set-aside"
         ),
     ] = None,
     to_file: Annotated[

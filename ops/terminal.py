@@ -86,6 +86,11 @@ Wide = Annotated[
 ]
 
 
+# typer parses these defaults like any other value.
+NOW: Any = "now"
+A_DAY_AGO: Any = "24 hours ago"
+
+
 class Verbs(TyperGroup):
     """A group of verbs. Without a verb the first one runs, as in `milkrun rejects --code missing_id`."""
 
@@ -112,6 +117,20 @@ def time(text: str) -> datetime:
         return instant(text, datetime.now(UTC))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def text_option(metavar: str, help_: str, *names: str) -> Any:
+    """Return an option for a text that must not be empty, for use in an annotation."""
+    return typer.Option(*names, parser=not_empty, metavar=metavar, help=help_)
+
+
+def time_option(help_: str, *names: str) -> Any:
+    """Return an option for a time, for use in an annotation."""
+    return typer.Option(*names, parser=time, metavar="TIME", help=help_)
+
+
+From = Annotated[datetime, time_option("First hour received.", "--from")]
+To = Annotated[datetime, time_option("Last hour received.", "--to")]
 
 
 def check_range(start: datetime, end: datetime) -> None:

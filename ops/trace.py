@@ -85,29 +85,15 @@ def command(
     ] = None,
     *,
     device: Annotated[
-        str | None,
-        typer.Option(
-            parser=terminal.not_empty, metavar="DEVICE", help=("With --at: the device of the event.")
-        ),
+        str | None, terminal.text_option("DEVICE", "With --at: the device of the event.")
     ] = None,
     at: Annotated[
-        datetime | None,
-        typer.Option(
-            parser=terminal.time, metavar="TIME", help=("With --device: the approximate time of the event.")
-        ),
+        datetime | None, terminal.time_option("With --device: the approximate time of the event.")
     ] = None,
     start: Annotated[
-        datetime,
-        typer.Option(
-            "--from",
-            parser=terminal.time,
-            metavar="TIME",
-            help=("First hour to search if RAW does not have the id."),
-        ),
+        datetime, terminal.time_option("First hour to search if RAW does not have the id.", "--from")
     ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
-    end: Annotated[
-        datetime, typer.Option("--to", parser=terminal.time, metavar="TIME", help="Last hour.")
-    ] = "now",  # type: ignore[assignment]
+    end: Annotated[datetime, terminal.time_option("Last hour.", "--to")] = terminal.NOW,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,

@@ -187,25 +187,18 @@ def _fence(text: str) -> Fence:
 def command(
     context: typer.Context,
     *,
-    device: Annotated[
-        str | None,
-        typer.Option(parser=terminal.not_empty, metavar="DEVICE", help=("The device whose visits to list.")),
-    ] = None,
+    device: Annotated[str | None, terminal.text_option("DEVICE", "The device whose visits to list.")] = None,
     fence: Annotated[
         Fence | None,
         typer.Option(
             parser=_fence,
             metavar="FENCE",
-            help=("The fence whose current visits to list, as tag/externalId."),
+            help="The fence whose current visits to list, as tag/externalId.",
         ),
     ] = None,
     since: Annotated[
         datetime | None,
-        typer.Option(
-            parser=terminal.time,
-            help=("With --device: only visits that began at this time or later."),
-            metavar="TIME",
-        ),
+        terminal.time_option("With --device: only visits that began at this time or later."),
     ] = None,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,

@@ -310,7 +310,7 @@ def refresh(
     pipe: Which = None,
     prefix: Annotated[str, typer.Option(help="Only keys that begin so, such as dt=2026-11-16/")] = "",
     since: Annotated[
-        str | None, typer.Option(help=("Objects received since then; ISO-8601 or a phrase"))
+        str | None, typer.Option(help="Objects received since then; ISO-8601 or a phrase")
     ] = None,
 ) -> None:
     """Queue files for which the pipes received no notification.

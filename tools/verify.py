@@ -64,19 +64,14 @@ def command(
     *,
     stage: terminal.Stage = "local",
     yes: Annotated[
-        bool, typer.Option("--yes", help=("Skip the confirmation before a deployed stage is used."))
+        bool, typer.Option("--yes", help="Skip the confirmation before a deployed stage is used.")
     ] = False,
     marts: Annotated[
         bool, typer.Option(help="Afterwards rebuild staging and marts without the tests' data.")
     ] = True,
     tests: Annotated[
         str | None,
-        typer.Option(
-            "--tests",
-            parser=terminal.not_empty,
-            metavar="TEXT",
-            help="Run tests whose name contains this (pytest -k).",
-        ),
+        terminal.text_option("TEXT", "Run tests whose name contains this (pytest -k).", "--tests"),
     ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:

@@ -31,13 +31,13 @@ def command(
         typer.Option(
             min=0,
             max=65535,
-            help=("Port on 127.0.0.1; 0 selects a free one. Default: the stack's base port plus 2."),
+            help="Port on 127.0.0.1; 0 selects a free one. Default: the stack's base port plus 2.",
         ),
     ] = None,
     live_bus: Annotated[
         bool,
         typer.Option(
-            "--live-bus/--no-live-bus", help=("Use a queue of its own for notifications, or only polling.")
+            "--live-bus/--no-live-bus", help="Use a queue of its own for notifications, or only polling."
         ),
     ] = True,
     warehouse_every: Annotated[

@@ -63,7 +63,7 @@ def command(
     events: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help=("Send this file (NDJSON, plain or gzip) instead of a morning.")
+            exists=True, dir_okay=False, help="Send this file (NDJSON, plain or gzip) instead of a morning."
         ),
     ] = None,
     live: Annotated[bool, typer.Option("--live", help="Only move trucks on the map, until Ctrl-C.")] = False,

@@ -382,7 +382,7 @@ def command(
     file: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help=("Send this file (NDJSON, plain or gzip) instead of a morning.")
+            exists=True, dir_okay=False, help="Send this file (NDJSON, plain or gzip) instead of a morning."
         ),
     ] = None,
     events: Annotated[int | None, typer.Option(min=1, help="Number of events.")] = None,
@@ -394,17 +394,17 @@ def command(
     farms: Annotated[int, typer.Option(min=1)] = 40,
     duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of events sent again.")] = 0.04,
     late: Annotated[
-        float, typer.Option(min=0, max=1, help=("Share of events sent late, shuffled and in bursts."))
+        float, typer.Option(min=0, max=1, help="Share of events sent late, shuffled and in bursts.")
     ] = 0.12,
     invalid: Annotated[float, typer.Option(min=0, max=1, help="Share of invalid events added.")] = 0.012,
     batch: Annotated[
-        int | None, typer.Option(min=1, max=500, help=("Maximum number of events per request."))
+        int | None, typer.Option(min=1, max=500, help="Maximum number of events per request.")
     ] = None,
     seed: int = 1,
     run: Annotated[
         str | None,
         typer.Option(
-            help=("8 hexadecimal digits with which every event id begins."), parser=_run_id, metavar="RUN"
+            help="8 hexadecimal digits with which every event id begins.", parser=_run_id, metavar="RUN"
         ),
     ] = None,
     begin: Annotated[
@@ -412,7 +412,7 @@ def command(
     ] = "8 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
     gzip_: Annotated[
         bool | None,
-        typer.Option("--gzip/--no-gzip", help=("Form of the requests. Default: as each phone does.")),
+        typer.Option("--gzip/--no-gzip", help="Form of the requests. Default: as each phone does."),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")] = 4,
     patience: Annotated[

@@ -71,7 +71,7 @@ def up(
     *,
     discard: Annotated[
         bool,
-        typer.Option("--discard", help=("Delete all data in AWS and the warehouse, and start from empty.")),
+        typer.Option("--discard", help="Delete all data in AWS and the warehouse, and start from empty."),
     ] = False,
     auth: AuthOption = None,
 ) -> None:
@@ -172,7 +172,7 @@ def logs(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until Ctrl-C.")] = False,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, help=("Number of lines of each log to begin with."))
+        int, typer.Option("--lines", "-n", min=0, help="Number of lines of each log to begin with.")
     ] = 40,
 ) -> None:
     """Print the logs of the functions, LocalStack and Snowflake."""

@@ -109,7 +109,7 @@ class Stack:
     def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
         """Start the dead ones of these parts; the others continue with their data."""
         notes = [
-            (f"{each.name} (pid {each.pid}) was stopped and now continues.") for each in self.processes.wake()
+            f"{each.name} (pid {each.pid}) was stopped and now continues." for each in self.processes.wake()
         ]
         lost = [name for name in (localstack.NAME, localstack.KINESIS) if self.processes.dead(name)]
         if not self.processes.alive(localstack.NAME):
