@@ -114,6 +114,10 @@ mutate: setup #: mutate the core and list what its unit tests do not detect (SAM
 	@tools/setup.sh check test fuzz
 	@$(PY) -m tools.mutate $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
+rehearse: setup #: compare the template of 2026-11-23 with this one: what would CloudFormation replace?
+	@tools/setup.sh test check
+	$(PY) -m pytest tests/rehearsals
+
 fuzz: setup #: send mutated bodies and headers to the handler (SECONDS=600)
 	@tools/setup.sh test fuzz
 	$(PY) -m tests.fuzz.handler -max_total_time=$(or $(SECONDS),600)

@@ -1,0 +1,80 @@
+"""Compare the packaged template of 2026-11-23 with this version's, as CloudFormation would in an update.
+
+CloudFormation replaces a resource if a create-only property changes: the name of an API key, the keys of a table.
+LocalStack does not replace in the same way, so the templates are compared with CloudFormation's resource schemas,
+which cfn-lint contains.
+"""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
+
+from ops import osls
+from ops.outputs import ROOT
+
+EARLIER = "e556c79"  # the last commit of 2026-11-23
+LASTING = (
+    "AWS::ApiGateway::RestApi",
+    "AWS::ApiGateway::ApiKey",
+    "AWS::S3::Bucket",
+    "AWS::Kinesis::Stream",
+    "AWS::DynamoDB::Table",
+    "AWS::SQS::Queue",
+    "AWS::SNS::Topic",
+    "AWS::Events::EventBus",
+)
+
+
+def test_upgrade_of_a_deployed_stage_replaces_only_the_role_and_the_dashboard(tmp_path: Path) -> None:
+    before, after = _earlier_template(tmp_path)["Resources"], osls.packaged("dev", os.environ)["Resources"]
+    lasting = {name for name, resource in before.items() if resource["Type"] in LASTING}
+    assert {before[name]["Type"] for name in lasting} == set(LASTING)
+    assert lasting <= set(after), "CloudFormation deletes what the new template does not have"
+    assert set(_replaced(before, after)) == {"SnowflakeRole", "Dashboard"}
+
+
+def _earlier_template(folder: Path) -> dict[str, Any]:
+    """Package stage dev of the earlier version, with this clone's programs."""
+    packed = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, capture_output=True, check=False)
+    if packed.returncode:
+        pytest.skip(f"the clone has no commit {EARLIER}")
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
+        files.extractall(folder, filter="data")
+    for name in (".venv", ".venvs", "node_modules"):
+        (folder / name).symlink_to(ROOT / name)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    nobody = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody", "AWS_REGION": "us-east-1"}
+    command = ["node_modules/.bin/osls", "package", "--stage", "dev", "--package", "packaged"]
+    done = subprocess.run(command, cwd=folder, env=kept | nobody, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    template = folder / "packaged" / "cloudformation-template-update-stack.json"
+    found: dict[str, Any] = json.loads(template.read_text())
+    return found
+
+
+def _replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the logical ids of resources with another type or another create-only property."""
+    for name in set(before) & set(after):
+        old, new = before[name], after[name]
+        schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", old["Type"]).schema
+        create_only = schema.get("createOnlyProperties", [])
+        if old["Type"] != new["Type"] or any(_at(old, path) != _at(new, path) for path in create_only):
+            yield name
+
+
+def _at(resource: Mapping[str, Any], path: str) -> object:
+    """Return the property at a path such as `/properties/VpcConfig/SubnetIds`; the list where a `*` begins."""
+    value: Any = resource.get("Properties", {})
+    for name in path.split("/")[2:]:
+        if name == "*" or not isinstance(value, Mapping):
+            break
+        value = value.get(name)
+    return value
