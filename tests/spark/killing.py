@@ -10,7 +10,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def kill_all(job: subprocess.Popen[bytes]) -> None:
-    """`job` must lead its own process group. As a subreaper, this process reaps the job's orphaned JVM."""
+    """Kill the job's process group, which `job` must lead. As a subreaper, this process reaps the orphaned JVM."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()

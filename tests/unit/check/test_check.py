@@ -50,7 +50,7 @@ def test_deaf_seconds_are_the_age_of_the_oldest_unnotified_object():
     assert found(received, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
-def test_deaf_seconds_without_notifications_are_the_oldest_objects_age():
+def test_pipe_that_was_never_notified_is_measured_from_its_oldest_object():
     assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
     assert found(status()).deaf_seconds == 0
 

@@ -66,7 +66,7 @@ def events(draw: st.DrawFn) -> dict[str, object]:
 
 @st.composite
 def broken_events(draw: st.DrawFn) -> object:
-    """Draw an event with a field missing or of any type, or a value that is not an event."""
+    """Draw an event with a missing or arbitrary field, or a value that is not an event."""
     event = draw(events())
     field = draw(st.sampled_from(["_id", "type", "createdAt", "user", "geofence", "confidence", "duration"]))
     if draw(st.booleans()):

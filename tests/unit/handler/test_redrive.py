@@ -106,12 +106,12 @@ def test_claim_check_is_returned_while_one_of_its_records_is_refused(desk: Desk)
     assert {r.data for r in desk.world.stream} == set(EVENTS[:2])
 
 
-def test_unreachable_s3_returns_the_message(desk: Desk) -> None:
+def test_message_is_returned_to_the_queue_if_s3_is_unreachable(desk: Desk) -> None:
     desk.world.faults = [Fault.BEFORE]
     assert desk.take(claim(1)) == ["m0"]
 
 
-def test_crash_returns_the_message(desk: Desk) -> None:
+def test_message_is_returned_to_the_queue_after_a_crash(desk: Desk) -> None:
     desk.world.faults = [Fault.CRASH]
     assert desk.take(claim(1), claim(2)) == ["m0"]
 

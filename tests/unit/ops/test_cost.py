@@ -75,7 +75,7 @@ def test_alternative_endpoints_are_compared_with_ours(prices):
     assert {"batch 1", "batch 100", "batch 500"} <= rows.keys()
 
 
-def test_peak_above_the_capacity_of_a_shard_needs_another():
+def test_peak_above_the_capacity_of_a_shard_needs_another_shard():
     assert Load(86_400_000, 20).needed_shards == 1  # 200 per second on average, 800 at the peak
     assert Load(864_000_000, 20).needed_shards == 8
     assert Load(86_400_000, 20, event_bytes=5000).needed_shards == 4  # 4 MB per second at the peak

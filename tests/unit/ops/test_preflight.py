@@ -52,7 +52,7 @@ def changed(stage, logical_id, **properties):
 
 
 def account_with(limit, unreserved, reserved=None):
-    """Return a Lambda client that reports these limits of the account and reservations of functions."""
+    """Return a Lambda client that reports these account limits and reserved concurrencies."""
     client = boto3.client("lambda", region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x")
     stub = Stubber(client)
     limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": unreserved}

@@ -1,4 +1,4 @@
-"""Every attacker in docs/threat-model.md has a test that exists."""
+"""Test that docs/threat-model.md names an existing test for every attacker."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ PAGE = ROOT / "docs" / "threat-model.md"
 
 
 def attackers() -> Iterator[tuple[str, list[str]]]:
-    """Yield each attacker with the tests named beside him; `…` stands for the file named last."""
+    """Yield each attacker with the tests in its row; `…` stands for the previous file."""
     table = PAGE.read_text().partition("\n## Attackers\n")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     file = ""
@@ -41,5 +41,5 @@ def test_each_attacker_has_a_test_that_exists() -> None:
 @pytest.mark.parametrize(
     "test", ["tests/unit/repo/gone.py", "tests/unit/repo/test_threat_model.py::test_gone"]
 )
-def test_missing_test_is_found(test: str) -> None:
+def test_missing_test_is_reported(test: str) -> None:
     assert not exists(test)
