@@ -102,37 +102,30 @@ def lines_of(body: bytes) -> list[bytes]:
     return gzip.decompress(body).splitlines()
 
 
-def reject_line(
-    reasons: Iterable[Reason],
-    event: bytes,
-    *,
-    index: int,
-    event_id: str | None,
-    app_version: str | None = None,
-) -> bytes:
-    """Return a line of `rejected/` for an event that is strict JSON."""
-    line = {"reasons": tuple(reasons), "index": index, "event_id": event_id, "event": msgspec.Raw(event)}
-    return _line(line, app_version)
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An event, or a body that cannot be split. `text` is strict JSON if `is_json`, otherwise the bytes as sent."""
+
+    index: int
+    event_id: str | None
+    text: bytes
+    is_json: bool
+    reasons: Sequence[Reason]
+    content_encoding: str | None = None
 
 
-def unreadable_line(
-    reasons: Iterable[Reason],
-    body: bytes,
-    *,
-    content_type: str | None,
-    content_encoding: str | None,
-    index: int = 0,
-    app_version: str | None = None,
-) -> bytes:
-    """Return a line of `rejected/` for bytes that are not strict JSON: a whole body, or one event of it."""
-    line = {
-        "reasons": tuple(reasons),
-        "index": index,
-        "body_base64": base64.b64encode(body).decode(),
-        "content_type": content_type,
-        "content_encoding": content_encoding,
-    }
-    return _line(line, app_version)
+def reject_line(rejected: Rejected, *, content_type: str | None, app_version: str | None) -> bytes:
+    """Return a line of `rejected/`."""
+    line: dict[str, object] = {"reasons": rejected.reasons, "index": rejected.index}
+    if rejected.is_json:
+        line |= {"event_id": rejected.event_id, "event": msgspec.Raw(rejected.text)}
+    else:
+        line |= {
+            "body_base64": base64.b64encode(rejected.text).decode(),
+            "content_type": content_type,
+            "content_encoding": rejected.content_encoding,
+        }
+    return msgspec.json.encode({**line, "app_version": app_version} if app_version else line)
 
 
 def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
@@ -160,7 +153,3 @@ def _cut(value: str) -> str:
     beginnings = (value[:end] for end in range(MAX_METADATA_BYTES, -1, -1))
     encoded = (quote(beginning, safe=_PLAIN, errors="replace") for beginning in beginnings)
     return next(text for text in encoded if len(text) <= MAX_METADATA_BYTES)
-
-
-def _line(line: Mapping[str, object], app_version: str | None) -> bytes:
-    return msgspec.json.encode({**line, "app_version": app_version} if app_version else line)

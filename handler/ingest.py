@@ -17,11 +17,10 @@ from contract.objects import (
     metadata,
     quarantine_line,
     reject_line,
-    unreadable_line,
 )
 from contract.stream_record import StreamRecord
 from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, CircuitBreaker, Clock, Stream, publish
-from handler.validate import Batch, Rejected
+from handler.validate import Batch
 
 # A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the stream, two
 # tries of a message. Otherwise the answer is 503 while there is time for one.
@@ -103,7 +102,8 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
     if batch.lines:
         effects.object_key = _store("events", batch.lines, ports.archive, delivery)
     if batch.rejected:
-        lines = [_line_of(rejected, delivery) for rejected in batch.rejected]
+        kept = {"content_type": delivery.content_type, "app_version": delivery.app_version}
+        lines = [reject_line(rejected, **kept) for rejected in batch.rejected]
         effects.rejected_key = _store("rejected", lines, ports.archive, delivery)
     effects.store_ms = _ms_since(began)
     began = time.perf_counter()
@@ -214,23 +214,3 @@ def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
             break
         errors.append(error)
     return errors, len(found) - len(errors)
-
-
-def _line_of(rejected: Rejected, delivery: Delivery) -> bytes:
-    version = delivery.app_version
-    if rejected.is_json:
-        return reject_line(
-            rejected.reasons,
-            rejected.text,
-            index=rejected.index,
-            event_id=rejected.event_id,
-            app_version=version,
-        )
-    return unreadable_line(
-        rejected.reasons,
-        rejected.text,
-        content_type=delivery.content_type,
-        content_encoding=rejected.content_encoding,
-        index=rejected.index,
-        app_version=version,
-    )

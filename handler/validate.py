@@ -21,6 +21,7 @@ from contract.events import (
     parse_json,
 )
 from contract.instants import DEFAULT_CLOCK_AHEAD, MAX_AGE_AT_RECEIPT
+from contract.objects import Rejected
 from contract.stream_record import StreamRecord, stream_record
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
@@ -29,18 +30,6 @@ from handler.pings import as_event, is_ping
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """`text` is strict JSON if `is_json`, otherwise the bytes as sent."""
-
-    index: int
-    event_id: str | None
-    text: bytes
-    is_json: bool
-    reasons: tuple[Reason, ...]
-    content_encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.errors import PermanentError
+from consumer import main
 from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
 from consumer.records import records_of
 from consumer.store import Added, Store
@@ -224,3 +225,18 @@ def test_every_record_is_in_the_visits_quarantined_or_retried(datas, failing):
     assert all(r.position in aside for r in done if r.fault or r.data == b"poison")
     again = consume(good, Ports(Store(world.table, FakeBus(), Rule(), Inline()), FakeSetAside()))
     assert (again.added, again.visits_changed, again.consumed) == (0, 0, len(good))
+
+
+@pytest.mark.parametrize(("milliseconds", "first_again"), [(14_900, ["1"]), (15_100, [])])
+def test_function_starts_no_portion_that_may_outlast_its_timeout(monkeypatch, milliseconds, first_again):
+    class Context:
+        aws_request_id = "r"
+
+        def get_remaining_time_in_millis(self):
+            return milliseconds
+
+    environment = {"ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus"}
+    app = main.App(main.Settings.of(environment), World().ports)
+    monkeypatch.setattr(main, "app_of", lambda: app)
+    answer = main.consume(batch_of([as_json(ENTER)]), Context())
+    assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == first_again

@@ -110,6 +110,21 @@ def test_process_ends_without_a_checkpoint_when_failures_last_too_long():
     assert 2 <= len(consumer.batches) <= 20
 
 
+def test_pauses_between_retries_double_up_to_a_limit():
+    pauses, times = [], iter(range(10**6))
+    shard = ShardProcessor(
+        Consumer(*[(1, 0)] * 1000),
+        stream="geofence",
+        give_up_seconds=60,
+        pause=pauses.append,
+        clock=lambda: float(next(times)),
+    )
+    with pytest.raises(GaveUp):
+        shard.process_records(Input(Checkpointer(), records=[Delivered(1)]))
+    assert all(pause <= min(10.0, 0.2 * 2**n) for n, pause in enumerate(pauses))
+    assert max(pauses) > 1
+
+
 def test_bug_ends_the_process_because_the_library_swallows_exceptions():
     checkpointer = Checkpointer()
     with pytest.raises(SystemExit):

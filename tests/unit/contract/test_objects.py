@@ -16,9 +16,8 @@ from contract.objects import (
     metadata,
     object_name,
     quarantine_line,
-    reject_line,
-    unreadable_line,
 )
+from tests.rejects import reject_line, unreadable_line
 
 AT = datetime(2026, 11, 16, 8, 59, 59, 999999, UTC)
 REASON = Reason("missing_id", "_id", "`_id` is missing.")

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from contract.events import Reason
-from contract.objects import lines_of, quarantine_line, reject_line, unreadable_line
+from contract.objects import lines_of, quarantine_line
 from glue.archive import Folder, Hours, Stored
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.forget import candidates, main
+from tests.rejects import reject_line, unreadable_line
 from tests.unit.glue.made import HOUR, archived, line, payloads
 
 HOURS = Hours(HOUR, HOUR.replace(hour=9))

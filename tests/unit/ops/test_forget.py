@@ -26,11 +26,12 @@ from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, pair_of, visits_of
 from contract.events import GEOFENCE_KINDS, Fence, Reason, geofence_event
-from contract.objects import quarantine_line, reject_line, unreadable_line
+from contract.objects import quarantine_line
 from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale
 from local_snowflake.testing import Aws, LocalProcess
 from ops import forget
+from tests.rejects import reject_line, unreadable_line
 from tests.service_models import validated
 from tests.unit.ops.stage import HOUR, Stage
 

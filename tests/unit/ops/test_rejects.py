@@ -13,13 +13,14 @@ import typer
 from moto import mock_aws
 
 from contract.events import GEOFENCE_KINDS, Reason
-from contract.objects import lines_object, reject_line, unreadable_line
+from contract.objects import lines_object
 from handler.ingest import errors_of
 from handler.parse_body import parse_body
 from handler.validate import validate
 from ops.patch import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
 from snowpipe.refusal import Refusal
+from tests.rejects import reject_line, unreadable_line
 
 NOW = datetime.now(UTC)
 BUCKET = "archive"

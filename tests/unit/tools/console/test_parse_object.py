@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.events import Reason
-from contract.objects import lines_object, reject_line, unreadable_line
+from contract.objects import lines_object
+from tests.rejects import reject_line, unreadable_line
 from tools.console import parse_object
 
 NOW = datetime(2026, 11, 23, 8, tzinfo=UTC)

@@ -1,0 +1,28 @@
+"""Lines of `rejected/` for tests."""
+
+from collections.abc import Sequence
+
+from contract import objects
+from contract.events import Reason
+from contract.objects import Rejected
+
+
+def reject_line(
+    reasons: Sequence[Reason],
+    event: bytes,
+    *,
+    index: int,
+    event_id: str | None,
+    app_version: str | None = None,
+) -> bytes:
+    """Return the line of an event that is strict JSON."""
+    rejected = Rejected(index, event_id, event, True, reasons)
+    return objects.reject_line(rejected, content_type=None, app_version=app_version)
+
+
+def unreadable_line(
+    reasons: Sequence[Reason], body: bytes, *, content_type: str | None, content_encoding: str | None
+) -> bytes:
+    """Return the line of a body that is not strict JSON."""
+    rejected = Rejected(0, None, body, False, reasons, content_encoding)
+    return objects.reject_line(rejected, content_type=content_type, app_version=None)
