@@ -251,8 +251,8 @@ def _watching(load: Load, line: Any) -> Iterator[Line]:
     yield line("KMS", "requests", 2 * 12 * 24 * DAYS_A_MONTH, "kms.rsa_2048_request")
 
 
-def by_component(lines: Iterator[Line], load: Load) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def by_component(lines: Iterator[Line], load: Load) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
     for line in lines:
         if line.usd < 0.005 and line.component in {row["component"] for row in rows}:
             continue
@@ -273,7 +273,7 @@ def total(load: Load, prices: Prices, way: Way = "rest") -> float:
     return sum(line.usd for line in bill(load, prices, way))
 
 
-def compared(load: Load, prices: Prices) -> list[dict[str, Any]]:
+def compared(load: Load, prices: Prices) -> list[dict[str, object]]:
     ours = total(load, prices)
     rows = []
     for way, words in WAYS.items():

@@ -50,7 +50,7 @@ def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
             said = (done.stdout + done.stderr).strip()[-500:]
             raise NoStackError(f"stage {stage} cannot be packaged: {said}")
         template = Path(folder) / "cloudformation-template-update-stack.json"
-        found: dict[str, Any] = json.loads(template.read_text())
+        found: dict[str, object] = json.loads(template.read_text())
     return found
 
 

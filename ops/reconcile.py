@@ -263,7 +263,7 @@ class Repairer:
         )
         return done
 
-    def _trying(self, key: str, mending: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _trying(self, key: str, mending: Iterator[dict[str, object]]) -> Iterator[dict[str, object]]:
         try:
             yield from mending
         except Refusal as refusal:
@@ -279,7 +279,7 @@ class Repairer:
         for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
             yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {row['rows']} rows"}
 
-    def _reload(self, key: str) -> Iterator[dict[str, Any]]:
+    def _reload(self, key: str) -> Iterator[dict[str, object]]:
         [pipe] = [pipe for pipe in self._stage.pipes() if key.startswith(pipe.prefix)]
         row = loading.reload(self._warehouse, pipe, self._archive, self._copy_statement(pipe), key)
         yield {
@@ -287,7 +287,7 @@ class Repairer:
             "did": f"COPY with FORCE: {row['rows']} rows; {row['rows_deleted']} earlier rows deleted",
         }
 
-    def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, object]]:
         label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
         stream = KinesisStream(self._outputs.access().client("kinesis"), self._outputs.stream)
         sent = lines_again(self._archive, stream, lines, label, Pace(200), self._kinds)
@@ -327,7 +327,7 @@ def command(
     Exit 0: nothing is missing; 1: there are differences; 2: something could not be checked.
     """
     terminal.check_range(start, end)
-    repaired: list[dict[str, Any]] = []
+    repaired: list[dict[str, object]] = []
     try:
         outputs = terminal.outputs_of(context, stage)
         unasked = unreachable(outputs, ("S3", "CloudWatch Logs", "DynamoDB", "Lambda"))
@@ -377,7 +377,7 @@ def note_result(outputs: Outputs, found: Found) -> None:
         terminal.note(f"the result could not be stored for `milkrun status`: {one_line(str(error))}")
 
 
-def _show(found: Found, repaired: list[dict[str, Any]], as_json: bool) -> None:
+def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> None:
     crossings = found.crossings
     geofence = {"archived": crossings.archived, "consumed": crossings.consumed, "too_old": crossings.too_old}
     named = [

@@ -3,7 +3,6 @@
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import typer
 
@@ -18,7 +17,7 @@ def run(
     app: typer.Typer,
     arguments: Sequence[str],
     *,
-    obj: Any,
+    obj: object,
     environment: Mapping[str, str],
     tell: Callable[[str], object],
 ) -> int:

@@ -148,7 +148,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return {"connection": named("SNOWFLAKE_", *Connection.model_fields), "aws": aws}
 
 
-def _settings(found: dict[str, Any], folder: Path, source: str) -> Settings:
+def _settings(found: dict[str, object], folder: Path, source: str) -> Settings:
     try:
         return Settings(**found, folder=folder, source=source)
     except ValidationError as invalid:

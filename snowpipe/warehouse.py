@@ -143,7 +143,7 @@ def _sign_in(settings: Connection) -> dict[str, Any]:
     return {"password": settings.password.get_secret_value()} if settings.password else {}
 
 
-def _timeouts(give_up_after_s: int | None) -> dict[str, Any]:
+def _timeouts(give_up_after_s: int | None) -> dict[str, object]:
     if give_up_after_s is None:
         return {"login_timeout": LOGIN_SECONDS}
     # The connector's pauses grow to 16 s, and it checks its timeout only after them.

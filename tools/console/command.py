@@ -269,5 +269,5 @@ def _version() -> str:
 
         from ops.outputs import ROOT
 
-        project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        project: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         return str(project["version"])

@@ -156,10 +156,10 @@ class Fleet:
         truck = self._trucks.get(device_id)
         return None if truck is None else truck.trail.points()
 
-    def rows(self, inside: Mapping[str, list[str]], only: set[str] | None = None) -> list[dict[str, Any]]:
+    def rows(self, inside: Mapping[str, list[str]], only: set[str] | None = None) -> list[dict[str, object]]:
         return list(self._rows(inside, self._trucks.keys() if only is None else only))
 
-    def _rows(self, inside: Mapping[str, list[str]], which: Iterable[str]) -> Iterator[dict[str, Any]]:
+    def _rows(self, inside: Mapping[str, list[str]], which: Iterable[str]) -> Iterator[dict[str, object]]:
         for device_id in which:
             truck = self._trucks.get(device_id)
             if truck is None:
@@ -256,7 +256,7 @@ class Place:
             self.centre, self.radius_m = centre, round(min(max(1.5 * far, 60.0), 1000.0))
         return moved or named
 
-    def row(self, there: int) -> dict[str, Any]:
+    def row(self, there: int) -> dict[str, object]:
         return {
             "fence_id": self.fence_id,
             "tag": self.fence.tag,

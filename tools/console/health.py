@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
@@ -35,7 +35,7 @@ class Source:
     last_ok_at: str | None = None
     cause: Cause | None = None
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         return {
             "name": self.name,
             "state": self.state,
@@ -79,7 +79,7 @@ class Sources:
             return f"{name}: being read for the first time"
         return self.why_down(name)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         return [source.row() for source in self._all.values()]
 
     def without_secrets(self, text: str) -> str:

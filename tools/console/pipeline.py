@@ -61,7 +61,7 @@ class Reconciled:
     problem: str | None = None
     found: dict[str, Any] = field(default_factory=dict)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         nothing: dict[str, Any] = {
             "from": None,
             "to": None,
@@ -109,7 +109,7 @@ class Pipeline:
         self._waiting_since: dict[str, float] = {}
         self._told_of: dict[str, None] = {}
         self._accepted_again = Meter()
-        self._latency_known: tuple[float, dict[str, Any]] = (0.0, {})
+        self._latency_known: tuple[float, dict[str, object]] = (0.0, {})
         self.partial = False
 
     # --- input
@@ -169,7 +169,7 @@ class Pipeline:
 
     # --- output
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         now = self._clock()
         stages = [self._stage(stage, now) for stage in STAGES]
         verdict, says, stuck_at = self._verdict(stages)
@@ -192,7 +192,7 @@ class Pipeline:
             },
         }
 
-    def _stage(self, stage: Stage, now: float) -> dict[str, Any]:
+    def _stage(self, stage: Stage, now: float) -> dict[str, object]:
         meter = self.meters[stage.name]
         per_minute = meter.per_minute(now)
         state, lag, note = self._state(stage, meter, now, sum(per_minute))
@@ -310,13 +310,13 @@ class Pipeline:
             return "idle", "No events in the last hour.", None
         return "healthy", "All accepted events have arrived.", None
 
-    def _latency(self, now: float) -> dict[str, Any]:
+    def _latency(self, now: float) -> dict[str, object]:
         at, known = self._latency_known
         if now - at >= LATENCY_EVERY_S:
             self._latency_known = at, known = now, self._latency_of(now)
         return known
 
-    def _latency_of(self, now: float) -> dict[str, Any]:
+    def _latency_of(self, now: float) -> dict[str, object]:
         lines = [line for at, line in self._lines if at > now - WINDOW_S]
 
         def at(name: str, percent: float) -> float | None:
@@ -344,7 +344,7 @@ class Pipeline:
 _SOURCES = {stage.name: stage.source for stage in STAGES}
 
 
-def _count(line: Mapping[str, Any], name: str) -> int:
+def _count(line: Mapping[str, object], name: str) -> int:
     value = line.get(name)
     return value if isinstance(value, int) else 0
 

@@ -107,7 +107,7 @@ def _within(at: str | None, start: datetime, end: datetime) -> bool:
         return False
 
 
-def _track(device_id: str, points: list[Position], start: float) -> dict[str, Any]:
+def _track(device_id: str, points: list[Position], start: float) -> dict[str, object]:
     points.sort(key=lambda point: point.at)
     return {
         "device_id": device_id,
