@@ -151,7 +151,7 @@ def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]])
     changed = 0
     for letter in list(redrive.dead_letters(sqs, url)):  # otherwise it would receive the messages sent here
         if letter.key not in by_key:
-            redrive.show_again(sqs, url, letter)
+            redrive.release(sqs, url, letter)
             continue
         pair, claim = by_key[letter.key], json.loads(letter.body)
         removed = set(pair["removed"])
@@ -159,7 +159,7 @@ def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]])
         if lines:
             body = json.dumps({**claim, "key": pair["new"], "lines": lines}, allow_nan=False)
             sqs.send_message(QueueUrl=url, MessageBody=body)
-        redrive.let_go(sqs, url, letter)
+        redrive.delete(sqs, url, letter)
         changed += 1
     return changed
 

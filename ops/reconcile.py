@@ -25,8 +25,18 @@ from contract.events import GEOFENCE_KINDS, MAX_AGE, Fence, Kind
 from contract.instants import instant
 from contract.objects import hour_of, prefix_of
 from ops import terminal
-from ops.books import LAST_RESULT, MAX_NAMED, MEANINGS, MENDABLE, Books, Difference, Found, Reach, hour_name
 from ops.function_logs import log_days, log_lines
+from ops.object_sets import (
+    LAST_RESULT,
+    MAX_NAMED,
+    MEANINGS,
+    MENDABLE,
+    Difference,
+    Found,
+    ObjectSets,
+    Reach,
+    hour_name,
+)
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.reach import tell, unreachable, warehouse_or_none
@@ -79,41 +89,41 @@ class Reconciler:
         found = Found(unasked=self._unasked)
         with (
             tempfile.TemporaryDirectory(prefix="milkrun-reconcile-") as folder,
-            Books(Path(folder) / "books.sqlite", first, last) as books,
+            ObjectSets(Path(folder) / "objects.sqlite", first, last) as sets,
         ):
-            self._read(books)
-            found.hours = books.hours(settled_at)
-            found.in_flight = books.in_flight(settled_at)
+            self._read(sets)
+            found.hours = sets.hours(settled_at)
+            found.in_flight = sets.in_flight(settled_at)
             reach = Reach.at(datetime.now(UTC), log_days(self._outputs, self._stage, "ingest"))
             found.log_reaches = reach.log if reach.log > hour_name(first) else ""
-            found.foreign = books.foreign()
+            found.foreign = sets.foreign()
             if self._warehouse is not None:
                 last_hour = last - timedelta(hours=1)
                 found.invalid_rows = invalid_rows(
                     self._warehouse, self._outputs.database, first, last_hour, MAX_NAMED
                 )
-            for difference in books.differences(settled_at, reach, raw=self._warehouse is not None):
+            for difference in sets.differences(settled_at, reach, raw=self._warehouse is not None):
                 found.add(self._closer(difference))
             if "DynamoDB" not in self._unasked:
-                for first_key, last_key in books.spans(settled_at):
+                for first_key, last_key in sets.spans(settled_at):
                     self._crossings(first_key, last_key, found)
         return found
 
-    def _read(self, books: Books) -> None:
-        books.logged(self._in_log(books.start, books.end))
-        last_hour = books.end - timedelta(hours=1)
+    def _read(self, sets: ObjectSets) -> None:
+        sets.logged(self._in_log(sets.start, sets.end))
+        last_hour = sets.end - timedelta(hours=1)
         for prefix in ("events/", "rejected/"):
-            received = self.archive.received(prefix, books.start, last_hour)
-            books.archived((found.key, found.modified_at) for found in received)
-        hour = books.start
-        while hour < books.end:
+            received = self.archive.received(prefix, sets.start, last_hour)
+            sets.archived((found.key, found.modified_at) for found in received)
+        hour = sets.start
+        while hour < sets.end:
             for prefix in ("events", "rejected"):
-                books.loaded(self._in_raw(prefix, hour))
+                sets.loaded(self._in_raw(prefix, hour))
             hour += timedelta(hours=1)
-        for key in books.strays:
-            books.loaded(self._rows_of(key))
-        books.rewritten(dict(self._rewritten()))
-        books.explain(key for key in books.unlogged() if self._is_repaired(key))
+        for key in sets.strays:
+            sets.loaded(self._rows_of(key))
+        sets.rewritten(dict(self._rewritten()))
+        sets.explain(key for key in sets.unlogged() if self._is_repaired(key))
 
     def _is_repaired(self, key: str) -> bool:
         """Return whether `milkrun warehouse repair` stored this object."""

@@ -57,7 +57,7 @@ def _dead_letter(message: dict[str, Any]) -> DeadLetter:
     return DeadLetter(message["Body"], message["ReceiptHandle"], sent_at, key, lines)
 
 
-def show_again(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
+def release(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
     sqs.change_message_visibility(
         QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle, VisibilityTimeout=0
     )
@@ -66,10 +66,10 @@ def show_again(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
 def send_again(sqs: Any, dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
     """Send to the redrive queue, then delete, so that an interruption duplicates instead of losing."""
     sqs.send_message(QueueUrl=redrive_url, MessageBody=letter.body)
-    let_go(sqs, dead_letter_url, letter)
+    delete(sqs, dead_letter_url, letter)
 
 
-def let_go(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
+def delete(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
     sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle)
 
 
@@ -112,15 +112,15 @@ def command(
             )
         except typer.Abort:
             for letter in letters:
-                show_again(sqs, dead, letter)
+                release(sqs, dead, letter)
             raise
     does: Callable[[DeadLetter], None]
     if send:
         done, does = "sent again", lambda letter: send_again(sqs, dead, outputs.redrive_queue_url, letter)
     elif purge:
-        done, does = "deleted", lambda letter: let_go(sqs, dead, letter)
+        done, does = "deleted", lambda letter: delete(sqs, dead, letter)
     else:
-        done, does = "waits", lambda letter: show_again(sqs, dead, letter)
+        done, does = "waits", lambda letter: release(sqs, dead, letter)
     for letter in letters:
         does(letter)
     rows = [
@@ -168,7 +168,7 @@ def show(
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
     letters = list(terminal.counted(dead_letters(sqs, dead), "claim checks"))
     for letter in letters:
-        show_again(sqs, dead, letter)
+        release(sqs, dead, letter)
     terminal.show_rows([{"since": letter.sent_at, "claim_check": letter.body} for letter in letters], as_json)
 
 

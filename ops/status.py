@@ -22,8 +22,8 @@ from rich.text import Text
 
 from contract import logs
 from ops import redrive, terminal
-from ops.books import LAST_RESULT
 from ops.function_logs import log_lines
+from ops.object_sets import LAST_RESULT
 from ops.outputs import Outputs
 from ops.stores import invalid_rows
 from snowpipe import pipes

@@ -570,7 +570,7 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
 
 
 def _is_number(text: str) -> bool:
-    """Parse digits, limited in length."""
+    """Parse a number of limited length."""
     return text.isascii() and text.isdigit() and len(text) <= 20
 
 

@@ -125,7 +125,9 @@ def run(
 ) -> None:
     _spare_memory()
     # Print a line instead of a traceback for threads of libraries whose connection was closed.
-    threading.excepthook = lambda fault: terminal.err.print(f"a thread ended: {fault.exc_type.__name__}")
+    threading.excepthook = lambda fault: terminal.err.print(
+        f"a background thread failed: {fault.exc_type.__name__}"
+    )
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -19,7 +19,7 @@ FEW_VISITS = 3
 
 
 class Known(msgspec.Struct, gc=False):
-    """A visit and its source. `version` is the bus's; -1: read from a table."""
+    """A visit with the bus's `version`, or -1 if it was read from a table."""
 
     device_id: str
     fence: Fence

@@ -45,7 +45,7 @@ class ReconcilePoller(Poller):
         return 0.1
 
     def _compared(self) -> dict[str, Any]:
-        from ops.books import MEANINGS
+        from ops.object_sets import MEANINGS
         from ops.reconcile import Reconciler
 
         to = datetime.now(UTC)

@@ -349,7 +349,7 @@ class Stack:
             return
         self._deployed_file.unlink(missing_ok=True)
         if done.get("functions") != wanted["functions"]:
-            with self._step("Deploying the functions and what they stand on"):
+            with self._step("Deploying the functions and their AWS resources"):
                 deploy.deploy_functions(self.settings, self.processes, auth)
         deploy.write(deploy.outputs(self.settings, auth), self._found_file)
         with self._step("Creating the warehouse's objects"):

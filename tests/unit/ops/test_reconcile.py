@@ -23,7 +23,7 @@ from consumer.visit_diff import Rule
 from consumer.visits import Pair
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent
 from contract.objects import ObjectName, lines_object
-from ops.books import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Books, Difference, Found, Reach
+from ops.object_sets import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Difference, Found, ObjectSets, Reach
 from ops.outputs import ROOT
 from ops.reconcile import Reconciler
 
@@ -37,22 +37,22 @@ def key(n: int, lines: int = 20, prefix: str = "events", hour: datetime = HOUR) 
 
 
 @pytest.fixture
-def books() -> Iterator[Books]:
-    with Books(None, HOUR, LATER) as books:
-        yield books
+def sets() -> Iterator[ObjectSets]:
+    with ObjectSets(None, HOUR, LATER) as sets:
+        yield sets
 
 
-def enter(books: Books, *, logged: list[str], archived: list[str], loaded: dict[str, int]) -> None:
-    books.logged((each, HOUR) for each in logged)
-    books.archived((each, HOUR) for each in archived)
-    books.loaded(loaded.items())
+def enter(sets: ObjectSets, *, logged: list[str], archived: list[str], loaded: dict[str, int]) -> None:
+    sets.logged((each, HOUR) for each in logged)
+    sets.archived((each, HOUR) for each in archived)
+    sets.loaded(loaded.items())
 
 
-def test_equal_stores_have_no_difference(books: Books) -> None:
+def test_equal_stores_have_no_difference(sets: ObjectSets) -> None:
     keys = [key(n) for n in range(5)] + [key(9, 3, "rejected")]
-    enter(books, logged=keys, archived=keys, loaded={**dict.fromkeys(keys[:5], 20), keys[5]: 3})
-    assert list(books.differences(LATER)) == []
-    [row] = books.hours(LATER)
+    enter(sets, logged=keys, archived=keys, loaded={**dict.fromkeys(keys[:5], 20), keys[5]: 3})
+    assert list(sets.differences(LATER)) == []
+    [row] = sets.hours(LATER)
     assert (row["accepted"], row["archived"], row["loaded"]) == (100, 100, 100)
     assert (row["rejected"], row["rejects_kept"], row["rejects_loaded"]) == (3, 3, 3)
 
@@ -71,57 +71,57 @@ def test_equal_stores_have_no_difference(books: Books) -> None:
     ],
 )
 def test_each_kind_of_difference_has_its_name(
-    books: Books, kind: str, logged: bool, archived: bool, rows: int | None
+    sets: ObjectSets, kind: str, logged: bool, archived: bool, rows: int | None
 ) -> None:
     enter(
-        books,
+        sets,
         logged=[key(1)] if logged else [],
         archived=[key(1)] if archived else [],
         loaded={} if rows is None else {key(1): rows},
     )
-    assert list(books.differences(LATER)) == [Difference(kind, key(1), 20, rows or 0)]
+    assert list(sets.differences(LATER)) == [Difference(kind, key(1), 20, rows or 0)]
 
 
-def test_objects_still_in_flight_are_not_compared(books: Books) -> None:
-    enter(books, logged=[key(1)], archived=[key(1)], loaded={})
-    assert list(books.differences(HOUR - timedelta(seconds=1))) == []
-    assert books.in_flight(HOUR - timedelta(seconds=1)) == 1
-    assert books.in_flight(LATER) == 0
+def test_objects_still_in_flight_are_not_compared(sets: ObjectSets) -> None:
+    enter(sets, logged=[key(1)], archived=[key(1)], loaded={})
+    assert list(sets.differences(HOUR - timedelta(seconds=1))) == []
+    assert sets.in_flight(HOUR - timedelta(seconds=1)) == 1
+    assert sets.in_flight(LATER) == 0
 
 
-def test_keys_of_other_hours_and_prefixes_are_not_compared(books: Books) -> None:
-    books.archived([(key(1, hour=LATER), HOUR), ("_SUCCESS", HOUR), ("events/late.json", LATER)])
-    assert list(books.differences(LATER)) == []
+def test_keys_of_other_hours_and_prefixes_are_not_compared(sets: ObjectSets) -> None:
+    sets.archived([(key(1, hour=LATER), HOUR), ("_SUCCESS", HOUR), ("events/late.json", LATER)])
+    assert list(sets.differences(LATER)) == []
 
 
 FOREIGN = ("events/by-hand.json", "events/dt=2026-11-22/hh=06/array.json", "rejected/dt=2026-11-22/x.ndjson")
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_object_with_a_foreign_key_is_named_and_must_be_loaded(books: Books, name: str) -> None:
-    books.archived([(name, HOUR)])
-    assert [(d.kind, d.key) for d in books.differences(LATER)] == [("not_loaded", name)]
-    books.loaded([(name, 3)])
-    assert list(books.differences(LATER)) == []
-    assert books.foreign() == [{"key": name, "rows": 3}]
+def test_object_with_a_foreign_key_is_named_and_must_be_loaded(sets: ObjectSets, name: str) -> None:
+    sets.archived([(name, HOUR)])
+    assert [(d.kind, d.key) for d in sets.differences(LATER)] == [("not_loaded", name)]
+    sets.loaded([(name, 3)])
+    assert list(sets.differences(LATER)) == []
+    assert sets.foreign() == [{"key": name, "rows": 3}]
 
 
 def test_rows_of_a_deleted_object_with_a_foreign_key_are_reported(
-    books: Books,
+    sets: ObjectSets,
 ) -> None:
-    books.loaded([(FOREIGN[1], 3)])
-    assert list(books.differences(LATER)) == [Difference("not_in_s3", FOREIGN[1], 0, 3)]
+    sets.loaded([(FOREIGN[1], 3)])
+    assert list(sets.differences(LATER)) == [Difference("not_in_s3", FOREIGN[1], 0, 3)]
 
 
-def test_key_logged_twice_counts_as_one_object(books: Books) -> None:
-    enter(books, logged=[key(1), key(1)], archived=[key(1)], loaded={key(1): 20})
-    assert books.hours(LATER)[0]["accepted"] == 20
+def test_key_logged_twice_counts_as_one_object(sets: ObjectSets) -> None:
+    enter(sets, logged=[key(1), key(1)], archived=[key(1)], loaded={key(1): 20})
+    assert sets.hours(LATER)[0]["accepted"] == 20
 
 
-def test_geofence_events_are_queried_in_ranges_of_limited_size(books: Books) -> None:
+def test_geofence_events_are_queried_in_ranges_of_limited_size(sets: ObjectSets) -> None:
     keys = sorted(key(n, 500) for n in range(300))
-    enter(books, logged=keys, archived=keys, loaded=dict.fromkeys(keys, 500))
-    spans = list(books.spans(LATER))
+    enter(sets, logged=keys, archived=keys, loaded=dict.fromkeys(keys, 500))
+    spans = list(sets.spans(LATER))
     assert len(spans) == 300 * 500 / LINES_A_QUERY
     assert (spans[0][0], spans[-1][1]) == (keys[0], keys[-1])
     covered = [each for first, last in spans for each in keys if first <= each <= last]
@@ -129,33 +129,33 @@ def test_geofence_events_are_queried_in_ranges_of_limited_size(books: Books) -> 
     assert all(sum(500 for each in keys if f <= each <= last) <= LINES_A_QUERY for f, last in spans)
 
 
-def test_objects_rewritten_by_forget_count_as_the_originals(books: Books) -> None:
+def test_objects_rewritten_by_forget_count_as_the_originals(sets: ObjectSets) -> None:
     old, new, newest, alone, other = (key(n) for n in range(5))
-    enter(books, logged=[old, alone, other], archived=[newest, other], loaded={newest: 20, other: 20})
-    assert {d.kind for d in books.differences(LATER)} == {"not_archived", "not_logged"}
-    books.rewritten({old: new, new: newest, alone: None})
-    assert list(books.differences(LATER)) == []
+    enter(sets, logged=[old, alone, other], archived=[newest, other], loaded={newest: 20, other: 20})
+    assert {d.kind for d in sets.differences(LATER)} == {"not_archived", "not_logged"}
+    sets.rewritten({old: new, new: newest, alone: None})
+    assert list(sets.differences(LATER)) == []
 
 
-def test_incomplete_rewrite_of_forget_is_still_reported(books: Books) -> None:
+def test_incomplete_rewrite_of_forget_is_still_reported(sets: ObjectSets) -> None:
     old, new = key(0), key(1)
-    enter(books, logged=[old], archived=[old, new], loaded={old: 20})
-    books.rewritten({old: new})
-    assert [(d.kind, d.key) for d in books.differences(LATER)] == [("not_loaded", new)]
+    enter(sets, logged=[old], archived=[old, new], loaded={old: 20})
+    sets.rewritten({old: new})
+    assert [(d.kind, d.key) for d in sets.differences(LATER)] == [("not_loaded", new)]
     lost = key(2)
-    enter(books, logged=[lost], archived=[], loaded={})
-    books.rewritten({old: new})
-    assert ("not_archived", lost) in [(d.kind, d.key) for d in books.differences(LATER)]
+    enter(sets, logged=[lost], archived=[], loaded={})
+    sets.rewritten({old: new})
+    assert ("not_archived", lost) in [(d.kind, d.key) for d in sets.differences(LATER)]
 
 
-def test_expired_objects_and_log_lines_are_not_reported_as_lost(books: Books) -> None:
+def test_expired_objects_and_log_lines_are_not_reported_as_lost(sets: ObjectSets) -> None:
     archived, expired, reject = key(1), key(2), key(3, 4, "rejected")
-    enter(books, logged=[], archived=[archived], loaded={archived: 20, expired: 20, reject: 4})
-    assert {d.kind for d in books.differences(LATER)} == {"not_logged", "not_in_s3"}
+    enter(sets, logged=[], archived=[archived], loaded={archived: 20, expired: 20, reject: 4})
+    assert {d.kind for d in sets.differences(LATER)} == {"not_logged", "not_in_s3"}
 
     def kinds(after: timedelta, log: int | None) -> set[tuple[str, str]]:
         reach = Reach.at(HOUR + after, log)
-        return {(d.kind, d.key) for d in books.differences(LATER, reach)}
+        return {(d.kind, d.key) for d in sets.differences(LATER, reach)}
 
     everything = {("not_logged", archived), ("not_in_s3", expired), ("not_in_s3", reject)}
     assert kinds(timedelta(days=30), 30) == everything  # the log still contains all of that hour
@@ -164,7 +164,7 @@ def test_expired_objects_and_log_lines_are_not_reported_as_lost(books: Books) ->
     assert kinds(timedelta(days=90, hours=1), None) == everything - {("not_in_s3", reject)}
     assert kinds(timedelta(days=400, hours=1), 400) == set()
     # Objects that still exist are compared, whatever their age.
-    books.loaded([(archived, 19)])
+    sets.loaded([(archived, 19)])
     assert kinds(timedelta(days=380), 30) == {("rows_differ", archived), ("not_in_s3", expired)}
 
 
@@ -184,20 +184,20 @@ def test_number_of_named_differences_is_limited() -> None:
 def test_a_million_events_need_little_memory(tmp_path: Path) -> None:
     # Measure in a separate process, because the servers of other tests allocate memory in this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        peak = alone.submit(peak_of_a_million, tmp_path / "books.sqlite").result()
+        peak = alone.submit(peak_of_a_million, tmp_path / "objects.sqlite").result()
     assert peak < 5 * 1024 * 1024
 
 
 def peak_of_a_million(path: Path) -> int:
-    with Books(path, HOUR, LATER) as books:
+    with ObjectSets(path, HOUR, LATER) as sets:
         tracemalloc.start()
-        books.logged((key(n, 100), HOUR) for n in range(10_000))
-        books.archived((key(n, 100), HOUR) for n in range(10_000))
-        books.loaded((key(n, 100), 100) for n in range(10_000) if n != 31)
-        missing = list(books.differences(LATER))
+        sets.logged((key(n, 100), HOUR) for n in range(10_000))
+        sets.archived((key(n, 100), HOUR) for n in range(10_000))
+        sets.loaded((key(n, 100), 100) for n in range(10_000) if n != 31)
+        missing = list(sets.differences(LATER))
         peak = tracemalloc.get_traced_memory()[1]
         assert [d.key for d in missing] == [key(31, 100)]
-        assert books.hours(LATER)[0]["accepted"] == 1_000_000
+        assert sets.hours(LATER)[0]["accepted"] == 1_000_000
     return peak
 
 

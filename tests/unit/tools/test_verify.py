@@ -14,7 +14,7 @@ from moto import mock_aws
 
 from contract.events import GEOFENCE_KINDS
 from contract.objects import lines_object, metadata
-from ops.books import Books
+from ops.object_sets import ObjectSets
 from tools import verify
 from tools.verify import Result, passed, remove, run_tests
 
@@ -144,8 +144,8 @@ def test_reconcile_does_not_report_removed_objects_as_lost(s3: Any) -> None:
     [plan] = keys_in(s3, "forget/")
     said = json.loads(s3.get_object(Bucket=Stage.bucket, Key=plan)["Body"].read())
     hour = NOW.replace(minute=0, second=0, microsecond=0)
-    with Books(None, hour, hour + timedelta(hours=1)) as books:
-        books.logged([(key, NOW)])
-        assert [each.kind for each in books.differences(NOW)] == ["not_archived"]
-        books.rewritten({pair["old"]: pair["new"] for pair in said["objects"]})
-        assert list(books.differences(NOW)) == []
+    with ObjectSets(None, hour, hour + timedelta(hours=1)) as sets:
+        sets.logged([(key, NOW)])
+        assert [each.kind for each in sets.differences(NOW)] == ["not_archived"]
+        sets.rewritten({pair["old"]: pair["new"] for pair in said["objects"]})
+        assert list(sets.differences(NOW)) == []

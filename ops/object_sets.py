@@ -131,7 +131,7 @@ class Found:
             self.more += 1
 
 
-class Books:
+class ObjectSets:
     """The three lists of objects, compared. `start` (inclusive) and `end` (exclusive) are full hours."""
 
     def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
