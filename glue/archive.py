@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from contract.events import Reason
-from contract.objects import is_content, lines_object, object_name, quarantine_line
+from contract.objects import hour_folder, is_content, lines_object, object_name, quarantine_line
 
 HOUR = timedelta(hours=1)
 MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler accepts 4 MiB, so a larger object is not from Milkrun
@@ -228,13 +228,9 @@ def _time(text: str) -> datetime:
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def hour_path(hour: datetime) -> str:
-    return f"dt={hour:%Y-%m-%d}/hh={hour:%H}"
-
-
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
     """Return the content objects of one hour, sorted by key; `read_object` reports foreign ones."""
-    found = [each for each in store.list(f"{prefix}/{hour_path(hour)}/") if is_content(each.key, each.size)]
+    found = [each for each in store.list(f"{prefix}/{hour_folder(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 
 

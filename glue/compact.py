@@ -23,7 +23,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from glue.archive import Fault, Hours, Store, Stored, hour_path, objects_of, read_objects, set_aside
+from contract.objects import hour_folder
+from glue.archive import Fault, Hours, Store, Stored, objects_of, read_objects, set_aside
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
 from glue.rows import LINE, OTHER, line_rows, merge_batches, micros, type_folder
@@ -80,7 +81,7 @@ def generation_of(keys: Iterable[str]) -> str:
 
 
 def manifest_key(hour: datetime) -> str:
-    return f"{PREFIX}/_manifests/{hour_path(hour)}.json"
+    return f"{PREFIX}/_manifests/{hour_folder(hour)}.json"
 
 
 def manifest_of(store: Store, hour: datetime) -> dict[str, Any] | None:
@@ -130,7 +131,7 @@ def commit(
     written = (sum(f.rows for f in files), sum(f.checksum for f in files))
     if written != (read.lines, read.checksum) or len({f.key for f in files}) != len(files):
         raise IncompleteWrite(
-            f"{hour_path(source.hour)}: read {read.lines} lines, but wrote {written[0]} or different ones"
+            f"{hour_folder(source.hour)}: read {read.lines} lines, but wrote {written[0]} or different ones"
         )
     quarantined = set_aside(store, source.hour, read.faults, "glue.compact")
     manifest = {

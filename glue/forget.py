@@ -36,7 +36,7 @@ from typing import Any
 
 import msgspec
 
-from contract.objects import Prefix, hour_of, is_content, lines_object, object_name, prefix_of
+from contract.objects import Prefix, hour_folder, hour_of, is_content, lines_object, object_name, prefix_of
 from glue.archive import READERS, Fault, Hours, Store, Stored, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
@@ -279,7 +279,7 @@ def compact_again(store: Store, pairs: Iterable[dict[str, Any]]) -> None:
     names = (object_name(pair["old"]) for pair in pairs)
     for hour in sorted({name.hour for name in names if name and name.prefix == "events"}):
         hours = Hours(hour, hour + timedelta(hours=1))
-        if any(store.list(f"compacted/_manifests/dt={hour:%Y-%m-%d}/hh={hour:%H}")):
+        if any(store.list(f"compacted/_manifests/{hour_folder(hour)}")):
             list(compact_with_duckdb(store, stale(store, hours)))
         # Without a manifest, too: a compaction that was interrupted leaves files that nothing names.
         sweep(store, hours, FAR_FUTURE, timedelta(0))

@@ -23,7 +23,7 @@ from consumer.visits import Pair
 from contract import logs
 from contract.events import GEOFENCE_KINDS, MAX_AGE, Fence, Kind
 from contract.instants import instant
-from contract.objects import hour_of, prefix_of
+from contract.objects import hour_folder, hour_of, prefix_of
 from ops import terminal
 from ops.function_logs import log_days, log_lines
 from ops.object_sets import (
@@ -155,7 +155,7 @@ class Reconciler:
                 yield from ((key, at) for key in (line.get("object_key"), line.get("rejected_key")) if key)
 
     def _in_raw(self, prefix: str, hour: datetime) -> Iterator[tuple[str, int]]:
-        begins = f"{prefix}/dt={hour:%Y-%m-%d}/hh={hour:%H}/"
+        begins = f"{prefix}/{hour_folder(hour)}/"
         sql = (
             "SELECT file_name, COUNT(*) AS n"
             f" FROM {self._outputs.database}.RAW.{prefix} WHERE file_name >= %s AND file_name < %s GROUP BY 1"

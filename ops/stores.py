@@ -13,7 +13,7 @@ from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit
 from contract.events import Fence, GeofenceEvent, Kind
 from contract.lines import lines_in
-from contract.objects import lines_of, object_name
+from contract.objects import hour_folder, lines_of, object_name
 from handler.settings import Settings
 from ops.outputs import Outputs
 from ops.visits_table import events_in, visits_in
@@ -102,7 +102,7 @@ def invalid_rows(
         ranges.append(
             "file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s"
         )
-        first, last = f"{prefix}dt={start:%Y-%m-%d}/hh={start:%H}", f"{prefix}dt={end:%Y-%m-%d}/hh={end:%H}0"
+        first, last = f"{prefix}{hour_folder(start)}", f"{prefix}{hour_folder(end)}0"
         parameters += [prefix, f"{prefix}dt=", first, last, f"{prefix}dt=:", f"{prefix[:-1]}0"]
     sql = (
         f"SELECT file_name, file_row_number, code FROM {database}.STAGING.INVALID_ROWS"

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from consumer.visits import Pair, pair_of
 from contract.events import InvalidEvent, geofence_event
-from contract.objects import lines_of
+from contract.objects import hour_folder, lines_of
 from glue.archive import Bucket
 from glue.forget import write_plan
 from ops import terminal
@@ -282,7 +282,7 @@ def _recent(store: Bucket, since: datetime) -> Iterator[str]:
     hour = since.replace(minute=0, second=0, microsecond=0)
     while hour <= datetime.now(UTC):
         for prefix in PREFIXES:
-            for stored in store.list(f"{prefix}/dt={hour:%Y-%m-%d}/hh={hour:%H}/"):
+            for stored in store.list(f"{prefix}/{hour_folder(hour)}/"):
                 if stored.modified_at >= since - timedelta(seconds=5):
                     yield stored.key
         hour += timedelta(hours=1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from contract.objects import lines_of
-from glue.archive import Folder, Hours, Stored, hour_path
+from contract.objects import hour_folder, lines_of
+from glue.archive import Folder, Hours, Stored
 from glue.compact import (
     MAX_TYPES,
     IncompleteWrite,
@@ -327,7 +327,7 @@ def test_day_of_real_rounds_is_compacted_without_loss(tmp_path: Path) -> None:
 
 def test_folder_lists_objects_by_prefix_like_s3(tmp_path: Path) -> None:
     [key] = archived(tmp_path, some_lines(3))
-    assert key.startswith(f"events/{hour_path(HOUR)}/")
+    assert key.startswith(f"events/{hour_folder(HOUR)}/")
     [found] = Folder(tmp_path).list("events/dt=2026-11-16/hh=0")
     assert found == Stored(key, (tmp_path / key).stat().st_size, found.modified_at)
     assert list(Folder(tmp_path).list("events/dt=2027")) == []
