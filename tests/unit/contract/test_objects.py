@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from contract.events import Reason
 from contract.objects import (
     MAX_METADATA_BYTES,
+    hour_of,
+    is_content,
     lines_object,
     lines_of,
     metadata,
     object_name,
+    prefix_of,
     quarantine_line,
 )
 from tests.rejects import reject_line, unreadable_line
@@ -57,6 +60,41 @@ def test_different_lines_give_different_keys() -> None:
 )
 def test_foreign_key_has_no_object_name(key: str) -> None:
     assert object_name(key) is None
+
+
+OURS = "events/dt=2026-11-16/hh=08/" + "a" * 64 + ".1.ndjson.gz"
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "is_there"),
+    [
+        (OURS, 0, True),
+        ("events/export.json", 5, True),
+        ("events/export.json", 0, False),
+        ("events/folder/", 0, False),
+        ("events/folder/", 5, False),
+    ],
+)
+def test_only_objects_that_hold_something_or_should_are_content(key: str, size: int, is_there: bool) -> None:
+    assert is_content(key, size) is is_there
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix", "hour"),
+    [
+        (OURS, "events", AT.replace(minute=0, second=0, microsecond=0)),
+        (
+            "set-aside/dt=2026-11-16/hh=08/any.json",
+            "set-aside",
+            AT.replace(minute=0, second=0, microsecond=0),
+        ),
+        ("rejected/dt=2026-11-31/hh=08/any.json", "rejected", None),
+        ("events/any.json", "events", None),
+        ("eventsdt=2026-11-16/hh=08/any.json", None, None),
+    ],
+)
+def test_folders_of_a_key_name_prefix_and_hour(key: str, prefix: str | None, hour: datetime | None) -> None:
+    assert (prefix_of(key), hour_of(key)) == (prefix, hour)
 
 
 def test_several_gzip_members_are_read_as_one() -> None:
