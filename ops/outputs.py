@@ -57,6 +57,7 @@ class Outputs(BaseModel):
     # Stage settings (serverless/params.yml): one truck cannot be at two places with these tags; the fleet's
     # days end at midnight in this time zone.
     exclusive_tags: tuple[str, ...] = EXCLUSIVE_TAGS
+    freshness_minutes: int = 60
     time_zone: str = "UTC"
     snowflake: Connection
 
@@ -176,6 +177,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         redrive_queue_url=named["RedriveQueueUrl"],
         dead_letter_queue_url=named["DeadLetterQueueUrl"],
         exclusive_tags=tags_of(named.get("ExclusiveTags")),
+        freshness_minutes=int(named.get("FreshnessMinutes") or 60),
         time_zone=named.get("FleetTimeZone") or "UTC",
         ingest_function=f"milkrun-{stage}-ingest" if named.get("Identity") == "required" else None,
         snowflake=warehouse,

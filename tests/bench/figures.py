@@ -66,5 +66,7 @@ def main(measure: Callable[[], Figures], arguments: Sequence[str]) -> int:
     for name, value in {**figures.ratios, **figures.rates}.items():
         print(f"{name:50} {value:12.3f}")
     for name, points in figures.series.items():
+        if len(points) < 2:
+            continue
         print(f"{name:50} x^{exponent(points):.2f}  " + "  ".join(f"{x:g}:{y:.3g}" for x, y in points))
     return 0

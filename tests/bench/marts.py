@@ -44,7 +44,7 @@ WITH numbered AS (
 SELECT
     PARSE_JSON(
         '{{"_id":"{id}' || n || '","type":"'
-        || CASE WHEN MOD(n, 5) > 0 THEN 'user.updated_trip'
+        || CASE WHEN MOD(n, 100) = 7 THEN 'pickup.completed' WHEN MOD(n, 5) > 0 THEN 'user.updated_trip'
                 WHEN MOD(g, 2) = 0 THEN 'user.entered_geofence' ELSE 'user.exited_geofence' END
         || '","createdAt":"' || REPLACE(moment::VARCHAR, ' ', 'T')
         || 'Z","user":{{"deviceId":"truck-' || truck || '"}}'
@@ -71,12 +71,13 @@ def fill(
         )
 
 
-def scanned(file: Path) -> Counter[str]:
-    """Return the rows scanned by table since the file was last read."""
-    found: Counter[str] = Counter()
+def scanned(file: Path) -> Counter[tuple[str, str]]:
+    """Rows by model and scanned table since the file was last read."""
+    found: Counter[tuple[str, str]] = Counter()
     for line in file.read_text().splitlines() if file.exists() else ():
-        for table, rows in json.loads(line):
-            found[table.lower().rpartition(".")[2].strip('"')] += rows
+        statement = json.loads(line)
+        for table, rows in statement["scans"]:
+            found[statement["node"], table.lower().rpartition(".")[2].strip('"')] += rows
     file.unlink(missing_ok=True)
     return found
 
@@ -102,8 +103,12 @@ def measure(history: tuple[int, ...] = HISTORY, new: int = NEW) -> Figures:
                 began = time.monotonic()
                 dbt.run("run")
                 seconds = time.monotonic() - began
-                rows = scanned(scans)
-                progress(f"marts: {rows}")
+                scans_by_statement = scanned(scans)
+                rows: Counter[str] = Counter()
+                for (_, table), count in scans_by_statement.items():
+                    rows[table] += count
+                for (model, table), count in scans_by_statement.most_common(25):
+                    progress(f"marts: {count:>10,} rows of {table} for {model}")
                 days = session.query(
                     "SELECT COUNT(*) AS n FROM MILKRUN.STAGING.STG_EVENTS WHERE event_date IN"
                     " (SELECT event_date FROM MILKRUN.STAGING.RESTATED_DAYS)"

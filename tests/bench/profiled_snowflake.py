@@ -1,27 +1,31 @@
-"""The local Snowflake, extended to record how many rows each statement scans in each table.
+"""The local Snowflake, which also records how many rows each statement scanned in which table.
 
-`MILKRUN_SCANS` names the file, which gets a line of JSON per statement that scanned rows. DuckDB counts the
-rows of the row groups that remain after pruning (`rows_scanned` in its profile).
+`MILKRUN_SCANS` names the file: a line of JSON per statement that scanned something, with dbt's model or test. DuckDB
+counts the rows of the row groups that are left after pruning (`rows_scanned` of its profile).
 """
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from local_snowflake import __main__ as local
-from local_snowflake.session import LocalConnection
+from local_snowflake.session import LocalConnection, LocalCursor
 
 SCANS = Path(os.environ["MILKRUN_SCANS"])
-_cursor = LocalConnection.cursor
+# dbt writes a comment with the node into every statement.
+NODE = re.compile(r'"node_id": "[a-z]+[.][a-z]+[.]([a-z_]+)')
+_cursor, _execute = LocalConnection.cursor, LocalCursor.execute
 
 
 class Profiled:
-    """A DuckDB connection that records the profile of each statement before the next one starts."""
+    """A DuckDB connection that records the profile of each statement as soon as it has run."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.node = ""
         connection.execute("PRAGMA enable_profiling='no_output'")
         connection.execute("SET profiling_coverage='ALL'")
 
@@ -30,7 +34,7 @@ class Profiled:
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         done = self._connection.execute(*args, **kwargs)
-        note(self._connection.get_profiling_information(format="json"))
+        record(self.node, self._connection.get_profiling_information(format="json"))
         return done
 
 
@@ -40,23 +44,30 @@ def cursor(connection: LocalConnection, *args: Any, **kwargs: Any) -> Any:
     return _cursor(connection, *args, **kwargs)
 
 
-def note(profile: str) -> None:
+def execute(self: Any, command: str, *args: Any, **kwargs: Any) -> Any:
+    found = NODE.search(command)
+    self._duck_conn.node = found[1] if found else ""
+    return _execute(self, command, *args, **kwargs)
+
+
+def record(node: str, profile: str) -> None:
     found: list[tuple[str, int]] = []
 
-    def walk(node: dict[str, Any]) -> None:
-        if node.get("rows_scanned"):
-            found.append((node["extra_info"].get("Table", ""), node["rows_scanned"]))
-        for child in node.get("children", []):
+    def walk(part: dict[str, Any]) -> None:
+        if part.get("rows_scanned"):
+            found.append((part["extra_info"].get("Table", ""), part["rows_scanned"]))
+        for child in part.get("children", []):
             walk(child)
 
     for root in json.loads(profile).get("operator", []) if profile else []:
         walk(root)
     if found:
         with SCANS.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+            file.write(json.dumps({"node": node, "scans": found}) + "\n")
 
 
 if __name__ == "__main__":
     LocalConnection.cursor = cursor  # type: ignore[method-assign, assignment]
+    LocalCursor.execute = execute  # type: ignore[method-assign]
     local.app()
     sys.exit()

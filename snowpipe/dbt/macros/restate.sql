@@ -12,8 +12,10 @@
 {%- endmacro %}
 
 {# A column of high_water_mark as a literal. #}
-{% macro mark(column) -%}
-    {% set relation = ref('high_water_mark') %}
+{% macro mark(column) -%} {{ time_in(ref('high_water_mark'), column) }} {%- endmacro %}
+
+{# A time of a table with one row as a literal. #}
+{% macro time_in(relation, column) -%}
     {%- if execute -%}
         {%- set found = run_query("SELECT TO_CHAR(CONVERT_TIMEZONE('UTC', " ~ column ~ "), 'YYYY-MM-DD HH24:MI:SS.FF6') FROM " ~ relation).columns[0].values() -%}
         '{{ found[0] }} +00:00'::TIMESTAMP_LTZ
@@ -39,7 +41,8 @@
 {# The events that are new to a model: those of this run, or all if the model itself is rebuilt. #}
 {% macro arrivals() -%}
     {% set new_events, typed_events = ref('new_events'), ref('typed_events') %}
-    {%- if is_incremental() or reads_everything() -%} {{ new_events }}
+    {%- if is_incremental() or reads_everything() -%}
+        (SELECT * FROM {{ new_events }} WHERE invalid_code IS NULL)
     {%- else -%}
         (
             SELECT
@@ -50,6 +53,16 @@
             WHERE invalid_code IS NULL AND scanned_at <= {{ mark('scanned_through') }}
         )
     {%- endif -%}
+{%- endmacro %}
+
+{# The ledger as the last run left it: none where the whole history is read, or where the ledger itself is made anew. #}
+{% macro ledger_before() -%}
+    {% if not execute or reads_everything() %}{% do return(none) %}{% endif %}
+    {% set ledger = adapter.get_relation(this.database, this.schema, 'event_ledger') %}
+    {% if not ledger %}
+        {% do exceptions.raise_compiler_error('event_ledger is gone, without which no duplicate is found: dbt build --full-refresh') %}
+    {% endif %}
+    {% do return(ledger) %}
 {%- endmacro %}
 
 {# The distinct values of a column, as texts. #}
@@ -101,35 +114,77 @@
 {% macro get_incremental_restate_sql(arg_dict) -%}
     {% set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) %}
     {% set dml -%}
-        DELETE FROM {{ arg_dict['target_relation'] }} AS dbt_internal_dest
-        {{ restated(model.config.meta.restates, arg_dict['temp_relation']) }};
+        {% for rows in restated(model.config.meta.restates, arg_dict['temp_relation']) %}
+            DELETE FROM {{ arg_dict['target_relation'] }} AS dbt_internal_dest
+            {{ rows }};
+        {% endfor %}
         INSERT INTO {{ arg_dict['target_relation'] }} ({{ columns }})
         (SELECT {{ columns }} FROM {{ arg_dict['temp_relation'] }})
     {%- endset %}
     {% do return(snowflake_dml_explicit_transaction(dml)) %}
 {%- endmacro %}
 
+{# Which rows go, as the WHERE clauses of one or several statements: each prunes by one column. #}
 {% macro restated(what, rows) -%}
-    {%- if what == 'events' -%}
-        WHERE {{ among('event_date', ref('touched_events'), 'event_date') }}
-        AND event_key IN (SELECT event_key FROM {{ rows }})
-    {%- elif what == 'geofence_events' -%}
-        WHERE {{ among('event_date', ref('touched_events'), 'event_date') }}
-        AND geofence_event_key IN (SELECT geofence_event_key FROM {{ rows }})
-    {%- elif what == 'conflicts' -%}
-        WHERE {{ in_hours_of('received_at', ref('touched_events'), 'received_hour', 'has_conflict') }}
-        AND event_key IN (SELECT event_key FROM {{ ref('touched_events') }})
-    {%- elif what == 'visits' -%}
-        USING {{ ref('visit_windows') }} AS windows
-        WHERE dbt_internal_dest.device_fence_key = windows.device_fence_key
-        AND dbt_internal_dest.entered_at >= windows.restates_from
-        AND dbt_internal_dest.entered_at < windows.ends_at
-        AND {{ among('dbt_internal_dest.entered_date', ref('restated_days'), 'event_date') }}
-    {%- elif what == 'heads' -%}
-        WHERE device_fence_key IN (SELECT device_fence_key FROM {{ ref('visit_windows') }})
-    {%- elif what == 'hours' -%}
-        WHERE {{ in_hours_of('received_hour', ref('restated_hours'), 'received_hour') }}
-    {%- else -%}
-        WHERE {{ among(what, ref('restated_days'), 'event_date') }}
-    {%- endif -%}
+    {% set clauses = [] %}
+    {% if what == 'ledger' %}
+        {# What an earlier attempt at this run added, if the model is built again by itself. #}
+        {% do clauses.append(
+            'USING ' ~ rows ~ ' AS again'
+            ~ ' WHERE dbt_internal_dest.event_key = again.event_key'
+            ~ ' AND dbt_internal_dest.content_hash = again.content_hash'
+            ~ ' AND dbt_internal_dest.received_hour = again.received_hour'
+            ~ ' AND dbt_internal_dest.read_through > ' ~ mark('completed_through')
+        ) %}
+    {% elif what == 'events' %}
+        {% do clauses.extend(replaced('event_key', 'scanned_at', rows, 'may_replace')) %}
+    {% elif what == 'geofence_events' %}
+        {% do clauses.extend(replaced('geofence_event_key', 'loaded_at', rows, 'has_conflict')) %}
+    {% elif what == 'pickups' %}
+        {% do clauses.append('WHERE scanned_at > ' ~ mark('read_from')) %}
+        {% set days = replaced_days('may_replace') %}
+        {% if days %}
+            {% do clauses.append(
+                'WHERE ' ~ one_of_days('event_date', days)
+                ~ ' AND event_key IN (SELECT event_key FROM ' ~ ref('touched_events') ~ ' WHERE may_replace)'
+            ) %}
+        {% endif %}
+    {% elif what == 'conflicts' %}
+        {% do clauses.append(
+            'WHERE ' ~ in_hours_of('received_at', ref('touched_events'), 'received_hour', 'has_conflict')
+            ~ ' AND event_key IN (SELECT event_key FROM ' ~ ref('touched_events') ~ ')'
+        ) %}
+    {% elif what == 'visits' %}
+        {% do clauses.append(
+            'USING ' ~ ref('visit_windows') ~ ' AS windows'
+            ~ ' WHERE dbt_internal_dest.device_fence_key = windows.device_fence_key'
+            ~ ' AND dbt_internal_dest.entered_at >= windows.restates_from'
+            ~ ' AND dbt_internal_dest.entered_at < windows.ends_at'
+            ~ ' AND ' ~ among('dbt_internal_dest.entered_date', ref('restated_days'), 'event_date')
+        ) %}
+    {% elif what == 'heads' %}
+        {% do clauses.append('WHERE device_fence_key IN (SELECT device_fence_key FROM ' ~ ref('visit_windows') ~ ')') %}
+    {% elif what == 'hours' %}
+        {% do clauses.append('WHERE ' ~ in_hours_of('received_hour', ref('restated_hours'), 'received_hour')) %}
+    {% else %}
+        {% do clauses.append('WHERE ' ~ among(what, ref('restated_days'), 'event_date')) %}
+    {% endif %}
+    {% do return(clauses) %}
+{%- endmacro %}
+
+{# The rows that stand under a key of this run: those of an earlier attempt at it, which it scanned itself, and those
+   that an earlier run stored, on the days that the ledger names. #}
+{% macro replaced(key, scanned, rows, condition) -%}
+    {% set in_rows = key ~ ' IN (SELECT ' ~ key ~ ' FROM ' ~ rows ~ ')' %}
+    {% set clauses = ['WHERE ' ~ scanned ~ ' > ' ~ mark('read_from') ~ ' AND ' ~ in_rows] %}
+    {% set days = replaced_days(condition ~ ' AND event_key IN (SELECT event_key FROM ' ~ rows ~ ')') %}
+    {% if days %}{% do clauses.append('WHERE ' ~ one_of_days('event_date', days) ~ ' AND ' ~ in_rows) %}{% endif %}
+    {% do return(clauses) %}
+{%- endmacro %}
+
+{# The days on which the rows stand of events that were known before this run. #}
+{% macro replaced_days(condition) -%}
+    {% do return(values_of(
+        'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_events') ~ ' WHERE ' ~ condition
+    )) %}
 {%- endmacro %}

@@ -8,8 +8,8 @@
 
 {# The rows of a model that the run may have changed. #}
 {% macro restated_part(model_name) -%}
-    {%- if model_name in ('stg_events', 'stg_geofence_events') -%}
-        {%- set part = among('event_date', ref('touched_events'), 'event_date') -%}
+    {%- if model_name in ('stg_events', 'stg_geofence_events', 'stg_pickups') -%}
+        {%- set part = among('event_date', ref('touched_days'), 'event_date') -%}
     {%- elif model_name == 'event_conflicts' -%}
         {%- set part = in_hours_of('received_at', ref('touched_events'), 'received_hour', 'has_conflict') -%}
     {%- elif model_name == 'event_ledger' -%}

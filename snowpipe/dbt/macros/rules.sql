@@ -62,7 +62,7 @@
 {# enter, dwell or exit; null for other events. #}
 {% macro crossing_kind(type) -%}
     CASE {{ type }}
-        {% for name, kind in var('geofence_kinds').items() %}WHEN '{{ name }}' THEN '{{ kind }}' {% endfor %}
+        {% for name, kind in var('geofence_kinds').items() %}WHEN '{{ name | replace("'", "''") }}' THEN '{{ kind }}' {% endfor %}
     END
 {%- endmacro %}
 
@@ -82,7 +82,13 @@
 {# The litres of a pickup; one phone must not make a farm's sum NaN or negative. #}
 {% macro litres(metadata) -%} {{ number(metadata ~ ':litres::VARCHAR', 0, var('max_litres')) }} {%- endmacro %}
 
-{# Fences where milk is collected. #}
-{% macro is_collection(tag) -%}
-    {{ tag }} IN ({% for name in var('collection_tags') %}'{{ name }}'{{ ", " if not loop.last }}{% endfor %})
+{# Whether a column is one of a variable's texts. SQL has no empty list, and a stage may leave the variable empty. #}
+{% macro is_one_of(column, names) -%}
+    {%- if names -%}
+        {{ column }} IN ({% for name in names %}'{{ name | replace("'", "''") }}'{{ ", " if not loop.last }}{% endfor %})
+    {%- else -%} FALSE
+    {%- endif -%}
 {%- endmacro %}
+
+{# Fences where milk is collected. #}
+{% macro is_collection(tag) -%} {{ is_one_of(tag, var('collection_tags')) }} {%- endmacro %}

@@ -76,7 +76,7 @@
 {% macro days_read() -%}
     {% if not execute %}{% do return([]) %}{% endif %}
     {% set days = {} %}
-    {% for day in values_of('SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_events') ~ ' WHERE is_changed') %}
+    {% for day in values_of('SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_days') ~ ' WHERE is_changed') %}
         {% do days.update({day[:10]: 1}) %}
     {% endfor %}
     {% set ranges %}

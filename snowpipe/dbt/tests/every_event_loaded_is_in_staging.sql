@@ -10,9 +10,10 @@ WHERE
     AND event_key NOT IN (SELECT event_key FROM {{ ref('event_ledger') }})
 UNION
 SELECT event_key
-FROM {{ ref('touched_events') }}
+FROM {{ ref('new_events') }}
 WHERE
-    event_key NOT IN (
+    invalid_code IS NULL
+    AND event_key NOT IN (
         SELECT event_key
         FROM {{ ref('stg_events') }}
         {% if not var('full_tests') %} WHERE {{ restated_part('stg_events') }} {% endif %}

@@ -10,11 +10,10 @@
 WITH touched AS (
 
     SELECT DISTINCT
-        touched.event_date,
-        arrived.device_id
-    FROM {{ ref('touched_events') }} AS touched
-    INNER JOIN {{ ref('new_events') }} AS arrived ON touched.event_key = arrived.event_key
-    WHERE touched.is_changed
+        event_date,
+        device_id
+    FROM {{ ref('touched_days') }}
+    WHERE is_changed
 
 ),
 
@@ -49,7 +48,7 @@ days AS (
             AND visits.entered_at >= windows.restates_from
             AND visits.entered_at < windows.ends_at
         {% set changed = values_of(
-            'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_events') ~ ' WHERE is_changed'
+            'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_days') ~ ' WHERE is_changed'
         ) %}
         {% if changed %}
             UNION ALL

@@ -3,15 +3,8 @@
 
 -- depends_on: {{ ref('high_water_mark') }}
 
-SELECT received_hour FROM {{ ref('touched_events') }}
+SELECT received_hour FROM {{ ref('touched_days') }}
 UNION
 SELECT DATE_TRUNC('hour', file_modified_at) AS received_hour
 FROM {{ source('raw', 'rejected') }}
 WHERE scanned_at > {{ mark('read_from') }} AND scanned_at <= {{ mark('scanned_through') }}
-UNION
-SELECT DATE_TRUNC('hour', received_at) AS received_hour
-FROM {{ ref('typed_events') }}
-WHERE
-    invalid_code IS NOT NULL
-    AND scanned_at > {{ mark('read_from') }}
-    AND scanned_at <= {{ mark('scanned_through') }}

@@ -3,7 +3,7 @@
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
--- depends_on: {{ ref('touched_events') }}
+-- depends_on: {{ ref('touched_days') }}
 -- depends_on: {{ ref('visit_windows') }}
 
 WITH

@@ -4,15 +4,15 @@
 
 -- depends_on: {{ ref('high_water_mark') }}
 
-WITH changed AS (
+WITH several AS (
 
     SELECT
         event_key,
         MAX(IFF(has_conflict, 1, 0)) = 1 AS has_conflict,
+        MAX(IFF(has_conflict OR NOT is_known, 1, 0)) = 1 AS is_changed,
         CAST(MIN(event_date) AS TIMESTAMP_NTZ) AS first_day_at,
         CAST(DATEADD('day', 1, MAX(event_date)) AS TIMESTAMP_NTZ) AS last_day_ends_at
     FROM {{ ref('touched_events') }}
-    WHERE is_changed
     GROUP BY event_key
 
 ),
@@ -21,12 +21,12 @@ pairs AS (
 
     SELECT
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }} AS device_fence_key,
-        -- An event with another content before may have been at any time of its contents' days.
-        MIN(IFF(changed.has_conflict, changed.first_day_at, arrived.occurred_at)) AS touched_from,
-        MAX(IFF(changed.has_conflict, changed.last_day_ends_at, arrived.occurred_at)) AS touched_until
+        -- An event that had another content may have stood anywhere on the days of its contents.
+        MIN(IFF(several.has_conflict, several.first_day_at, arrived.occurred_at)) AS touched_from,
+        MAX(IFF(several.has_conflict, several.last_day_ends_at, arrived.occurred_at)) AS touched_until
     FROM {{ ref('new_events') }} AS arrived
-    INNER JOIN changed ON arrived.event_key = changed.event_key
-    WHERE arrived.kind IS NOT NULL
+    LEFT JOIN several ON arrived.event_key = several.event_key
+    WHERE arrived.kind IS NOT NULL AND arrived.invalid_code IS NULL AND COALESCE(several.is_changed, TRUE)
     GROUP BY {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }}
 
 )

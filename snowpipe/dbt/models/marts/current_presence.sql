@@ -25,9 +25,7 @@ enters AS (
     WHERE
         kind = 'enter'
         AND COALESCE(confidence, 3) >= {{ var('min_confidence') }}
-        AND geofence_tag IN (
-            {% for tag in var('exclusive_tags') %}'{{ tag }}'{{ ", " if not loop.last }}{% endfor %}
-        )
+        AND {{ is_one_of('geofence_tag', var('exclusive_tags')) }}
 
 ),
 

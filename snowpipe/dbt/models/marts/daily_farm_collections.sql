@@ -7,18 +7,7 @@
 
 -- depends_on: {{ ref('restated_days') }}
 
-{%- set pickup_days = {} %}
-{%- if is_incremental() %}
-    {%- set stays %}
-        SELECT DISTINCT entered_date::VARCHAR || '/' || exited_at::DATE::VARCHAR
-        FROM {{ ref('geofence_visits') }}
-        WHERE
-            {{ is_collection('geofence_tag') }}
-            AND exited_at IS NOT NULL
-            AND {{ among('entered_date', ref('restated_days'), 'event_date') }}
-    {%- endset %}
-    {%- do days_between(values_of(stays), pickup_days) %}
-{%- endif %}
+{%- set days = values_of('SELECT MIN(event_date)::VARCHAR FROM ' ~ ref('restated_days')) if is_incremental() %}
 
 WITH visits AS (
 
@@ -40,18 +29,14 @@ pickups AS (
     SELECT
         visits.visit_key,
         COUNT(*) AS pickups,
-        SUM({{ litres('events.metadata') }}) AS litres
+        SUM(events.litres) AS litres
     FROM visits
-    INNER JOIN {{ ref('stg_events') }} AS events
+    INNER JOIN {{ ref('stg_pickups') }} AS events
         ON
             visits.device_id = events.device_id
             AND events.occurred_at >= visits.entered_at
             AND events.occurred_at <= visits.exited_at
-    WHERE
-        events.event_type = 'pickup.completed'
-        {% if is_incremental() %}
-            AND {{ one_of_days('events.event_date', pickup_days.keys() | sort) }}
-        {% endif %}
+    {% if days %} WHERE events.event_date >= '{{ days[0][:10] }}'::DATE {% endif %}
     GROUP BY visits.visit_key
 
 )

@@ -35,14 +35,36 @@ conflicts AS (
 
 ),
 
-deliveries AS (
+-- One look at RAW for both. A pipe that is made again loads a file again, so invalid rows are counted by line.
+loaded AS (
 
     SELECT
         DATE_TRUNC('hour', received_at) AS received_hour,
-        COUNT(*) AS deliveries
+        COALESCE(invalid_code, '') AS code,
+        COUNT(*) AS deliveries,
+        COUNT(DISTINCT IFF(invalid_code IS NULL, NULL, file_name || ':' || file_row_number)) AS invalid_lines
     FROM {{ ref('typed_events') }}
-    WHERE invalid_code IS NULL AND scanned_at <= {{ mark('scanned_through') }} AND {{ restated }}
-    GROUP BY DATE_TRUNC('hour', received_at)
+    WHERE scanned_at <= {{ mark('scanned_through') }} AND {{ restated }}
+    GROUP BY DATE_TRUNC('hour', received_at), COALESCE(invalid_code, '')
+
+),
+
+invalid AS (
+
+    SELECT
+        received_hour,
+        code,
+        invalid_lines
+    FROM loaded
+    WHERE code <> ''
+    UNION ALL
+    SELECT
+        DATE_TRUNC('hour', received_at) AS received_hour,
+        code,
+        COUNT(*) AS invalid_lines
+    FROM {{ ref('invalid_rows') }}
+    WHERE source_table = 'rejected' AND scanned_at <= {{ mark('scanned_through') }} AND {{ restated }}
+    GROUP BY DATE_TRUNC('hour', received_at), code
 
 ),
 
@@ -62,19 +84,20 @@ by_hour AS (
 accepted_hours AS (
 
     SELECT
-        deliveries.received_hour,
+        loaded.received_hour,
         'accepted' AS outcome,
         '' AS code,
         '' AS app_version,
         COALESCE(by_hour.events, 0) AS events,
-        deliveries.deliveries,
+        loaded.deliveries,
         COALESCE(conflicts.conflicts, 0) AS conflicts,
         by_hour.lateness_seconds_median,
         by_hour.lateness_seconds_p95,
         by_hour.lateness_seconds_max
-    FROM deliveries
-    LEFT JOIN by_hour ON deliveries.received_hour = by_hour.received_hour
-    LEFT JOIN conflicts ON deliveries.received_hour = conflicts.received_hour
+    FROM loaded
+    LEFT JOIN by_hour ON loaded.received_hour = by_hour.received_hour
+    LEFT JOIN conflicts ON loaded.received_hour = conflicts.received_hour
+    WHERE loaded.code = ''
 
 ),
 
@@ -100,19 +123,17 @@ rejected_hours AS (
 invalid_hours AS (
 
     SELECT
-        DATE_TRUNC('hour', received_at) AS received_hour,
+        received_hour,
         'invalid' AS outcome,
         code,
         '' AS app_version,
-        COUNT(*) AS events,
-        COUNT(*) AS deliveries,
+        invalid_lines AS events,
+        invalid_lines AS deliveries,
         0 AS conflicts,
         NULL::FLOAT AS lateness_seconds_median,
         NULL::FLOAT AS lateness_seconds_p95,
         NULL::FLOAT AS lateness_seconds_max
-    FROM {{ ref('invalid_rows') }}
-    WHERE scanned_at <= {{ mark('scanned_through') }} AND {{ restated }}
-    GROUP BY DATE_TRUNC('hour', received_at), code
+    FROM invalid
 
 ),
 

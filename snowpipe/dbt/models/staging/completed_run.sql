@@ -3,6 +3,7 @@
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('stg_events') }}
+-- depends_on: {{ ref('stg_pickups') }}
 -- depends_on: {{ ref('event_conflicts') }}
 -- depends_on: {{ ref('geofence_pair_heads') }}
 -- depends_on: {{ ref('geofence_pair_days') }}

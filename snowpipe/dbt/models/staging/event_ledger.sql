@@ -1,10 +1,11 @@
--- Finds duplicates at any distance in time, and is the only table that a run reads completely. It must stay narrow for
--- that reason.
-{{ config(materialized='incremental', incremental_strategy='append') }}
+-- What finds a duplicate at any distance, and the only table of which a run looks at every row (touched_events does). It
+-- is narrow for that reason, and nothing else may be added to it.
+{{ config(materialized='incremental', incremental_strategy='restate', meta={'restates': 'ledger'}) }}
 
 -- depends_on: {{ ref('high_water_mark') }}
 -- depends_on: {{ ref('new_events') }}
 -- depends_on: {{ ref('typed_events') }}
+-- depends_on: {{ ref('touched_events') }}
 
 WITH arrived AS (
 
@@ -26,10 +27,11 @@ SELECT
     {{ mark('scanned_through') }} AS read_through
 FROM arrived
 {% if is_incremental() %}
-    LEFT JOIN {{ this }} AS known
+    LEFT JOIN {{ ref('touched_events') }} AS known
         ON
             arrived.event_key = known.event_key
             AND arrived.content_hash = known.content_hash
             AND arrived.received_hour = known.received_hour
+            AND known.is_in_ledger
     WHERE known.event_key IS NULL
 {% endif %}

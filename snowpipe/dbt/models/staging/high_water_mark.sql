@@ -3,6 +3,7 @@
 {{ config(materialized='table') }}
 
 {%- set completed = completed_run() %}
+{%- set newer = 'scanned_at > ' ~ time_in(completed, 'scanned_through') if completed else 'TRUE' %}
 
 SELECT
     GREATEST(
@@ -11,8 +12,8 @@ SELECT
             -- one, even if loading of all new rows began earlier.
             (SELECT DATEADD('microsecond', 1, scanned_through) FROM {{ completed }}),
         {% endif %}
-        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }}), '1970-01-01'::TIMESTAMP_LTZ),
-        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'rejected') }}), '1970-01-01'::TIMESTAMP_LTZ)
+        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }} WHERE {{ newer }}), '1970-01-01'::TIMESTAMP_LTZ),
+        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'rejected') }} WHERE {{ newer }}), '1970-01-01'::TIMESTAMP_LTZ)
     ) AS scanned_through,
     {% if completed %}
         (

@@ -38,16 +38,17 @@ loaded AS (
 
 ),
 
--- A replaced pipe may load a file again; the line is the same row.
+-- A pipe that is made again loads a file again: the line is the same row. Who asks for a time of receipt reads only
+-- its rows, because the time is among the columns by which they are partitioned.
 first_scan AS (
 
     SELECT * FROM loaded
-    QUALIFY ROW_NUMBER() OVER (PARTITION BY source_table, file_name, file_row_number ORDER BY scanned_at) = 1
+    QUALIFY ROW_NUMBER() OVER (PARTITION BY source_table, file_name, file_row_number, received_at ORDER BY scanned_at) = 1
 
 )
 
 SELECT
-    {{ key_of(['file_name', 'file_row_number::VARCHAR']) }} AS invalid_row_key,
+    {{ key_of(['file_name', 'file_row_number::VARCHAR', 'received_at::VARCHAR']) }} AS invalid_row_key,
     source_table,
     code,
     file_name,

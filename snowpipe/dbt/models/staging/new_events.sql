@@ -1,10 +1,15 @@
--- The only model that reads events from RAW.EVENTS, so that all models of a run use the same rows.
+-- The one place where a run reads RAW.EVENTS for events, so that all models see the same rows of it: those behind the
+-- mark of the last complete run, and those within the look-back that no complete run has read. Rows that are no event
+-- have no event_key.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
 
+{%- set read_rows = adapter.get_relation(this.database, this.schema, 'read_rows') if execute and not reads_everything() %}
+
 SELECT
-    event_key,
+    IFF(invalid_code IS NULL, event_key, NULL) AS event_key,
+    invalid_code,
     event_id,
     event_type,
     kind,
@@ -29,8 +34,17 @@ SELECT
     file_name,
     file_row_number,
     scanned_at
-FROM {{ ref('typed_events') }}
+FROM {{ ref('typed_events') }} AS events
 WHERE
-    invalid_code IS NULL
-    AND scanned_at > {{ mark('read_from') }}
+    scanned_at > {{ mark('read_from') }}
     AND scanned_at <= {{ mark('scanned_through') }}
+    {% if read_rows %}
+        AND NOT EXISTS (
+            SELECT 1
+            FROM {{ read_rows }} AS read_before
+            WHERE
+                read_before.file_name = events.file_name
+                AND read_before.file_row_number = events.file_row_number
+                AND read_before.scanned_at = events.scanned_at
+        )
+    {% endif %}

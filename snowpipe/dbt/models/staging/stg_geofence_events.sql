@@ -10,6 +10,8 @@
 -- depends_on: {{ ref('touched_events') }}
 -- depends_on: {{ ref('typed_events') }}
 
+{%- set days = replaced_days('has_conflict') if is_incremental() %}
+
 WITH arrived AS (
 
     SELECT
@@ -28,14 +30,21 @@ WITH arrived AS (
         confidence,
         scanned_at AS loaded_at
     FROM {{ arrivals() }}
-    WHERE kind IS NOT NULL
+    WHERE
+        kind IS NOT NULL
+        {% if is_incremental() %}
+            AND event_key NOT IN (SELECT event_key FROM {{ ref('touched_events') }} WHERE is_known AND NOT has_conflict)
+        {% endif %}
 
 ),
 
 contents AS (
 
-    SELECT * FROM arrived
-    {% if is_incremental() %}
+    SELECT
+        *,
+        FALSE AS is_stored
+    FROM arrived
+    {% if days %}
         UNION ALL
         SELECT
             geofence_event_key,
@@ -51,19 +60,43 @@ contents AS (
             event_date,
             duration_minutes,
             confidence,
-            loaded_at
+            loaded_at,
+            TRUE AS is_stored
         FROM {{ this }}
         WHERE
-            {{ among('event_date', ref('touched_events'), 'event_date') }}
+            {{ one_of_days('event_date', days) }}
             AND geofence_event_key IN (SELECT geofence_event_key FROM arrived)
     {% endif %}
 
+),
+
+least AS (
+
+    SELECT *
+    FROM contents
+    QUALIFY
+        ROW_NUMBER() OVER (
+            PARTITION BY geofence_event_key
+            ORDER BY
+                occurred_at, event_type, duration_minutes NULLS FIRST, confidence NULLS FIRST, loaded_at, is_stored DESC
+        ) = 1
+
 )
 
-SELECT *
-FROM contents
-QUALIFY
-    ROW_NUMBER() OVER (
-        PARTITION BY geofence_event_key
-        ORDER BY occurred_at, event_type, duration_minutes NULLS FIRST, confidence NULLS FIRST, loaded_at
-    ) = 1
+SELECT
+    geofence_event_key,
+    device_fence_key,
+    device_id,
+    geofence_tag,
+    geofence_external_id,
+    event_key,
+    event_id,
+    event_type,
+    kind,
+    occurred_at,
+    event_date,
+    duration_minutes,
+    confidence,
+    loaded_at
+FROM least
+WHERE NOT is_stored

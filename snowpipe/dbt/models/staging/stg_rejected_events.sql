@@ -10,7 +10,7 @@ WITH source AS (
 typed AS (
 
     SELECT
-        MD5(file_name || ':' || file_row_number) AS reject_key,
+        MD5(file_name || ':' || file_row_number || ':' || file_modified_at) AS reject_key,
         payload:event_id::VARCHAR AS event_id,
         payload:reasons[0].code::VARCHAR AS code,
         payload:reasons[0].field::VARCHAR AS field,
@@ -32,7 +32,7 @@ typed AS (
 first_scan AS (
 
     SELECT * FROM typed
-    QUALIFY ROW_NUMBER() OVER (PARTITION BY reject_key ORDER BY scanned_at) = 1
+    QUALIFY ROW_NUMBER() OVER (PARTITION BY file_name, file_row_number, received_at ORDER BY scanned_at) = 1
 
 )
 

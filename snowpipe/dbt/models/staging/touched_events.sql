@@ -1,40 +1,81 @@
--- The ledger's rows of the events of this run: where their rows may be in the other models.
+-- What the ledger knows of this run's events of which earlier runs have seen a delivery, or of which there are several
+-- contents: where their rows may stand in the other models. The one look at the whole ledger. An event that is not
+-- named here is new, with one content.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
 
-WITH known AS (
+{%- set ledger = ledger_before() %}
+
+WITH arrived AS (
 
     SELECT
         event_key,
+        device_id,
         content_hash,
         event_date,
-        received_hour,
-        read_through
-    FROM {{ ref('event_ledger') }}
-    WHERE event_key IN (SELECT event_key FROM {{ ref('new_events') }})
+        received_hour
+    FROM {{ ref('new_events') }}
+    WHERE event_key IS NOT NULL
+    GROUP BY event_key, device_id, content_hash, event_date, received_hour
 
 ),
 
-counted AS (
+contents AS (
 
     SELECT
-        *,
+        event_key,
+        device_id,
+        content_hash,
+        event_date,
+        received_hour,
+        FALSE AS is_in_ledger,
+        FALSE AS is_of_earlier_run
+    FROM arrived
+    {% if ledger %}
+        UNION ALL
+        SELECT
+            known.event_key,
+            NULL AS device_id,
+            known.content_hash,
+            known.event_date,
+            known.received_hour,
+            TRUE AS is_in_ledger,
+            known.read_through <= {{ mark('completed_through') }} AS is_of_earlier_run
+        FROM {{ ledger }} AS known
+        WHERE known.event_key IN (SELECT event_key FROM arrived)
+    {% endif %}
+
+),
+
+compared AS (
+
+    SELECT
+        event_key,
+        MAX(device_id) OVER (PARTITION BY event_key) AS device_id,
+        content_hash,
+        event_date,
+        received_hour,
+        is_in_ledger,
         MIN(content_hash) OVER (PARTITION BY event_key) <> MAX(content_hash) OVER (PARTITION BY event_key)
             AS has_conflict,
-        MIN(read_through) OVER (PARTITION BY event_key, content_hash) > {{ mark('completed_through') }}
-            AS is_new_content
-    FROM known
+        MIN(IFF(is_in_ledger, NULL, received_hour)) OVER (PARTITION BY event_key) AS arrived_hour,
+        MIN(IFF(is_of_earlier_run, received_hour, NULL)) OVER (PARTITION BY event_key) AS known_hour
+    FROM contents
 
 )
 
 SELECT
     event_key,
+    device_id,
     content_hash,
     event_date,
     received_hour,
     has_conflict,
-    is_new_content,
-    -- Whether the content that counts may have changed; a repetition does not change it.
-    MAX(IFF(has_conflict OR is_new_content, 1, 0)) OVER (PARTITION BY event_key) = 1 AS is_changed
-FROM counted
+    known_hour IS NOT NULL AS is_known,
+    -- The first delivery counts: one that was received in a later hour than a known one replaces nothing.
+    COALESCE(known_hour >= arrived_hour, FALSE) AS may_replace,
+    MAX(IFF(is_in_ledger, 1, 0)) = 1 AS is_in_ledger
+FROM compared
+WHERE known_hour IS NOT NULL OR has_conflict OR is_in_ledger
+GROUP BY event_key, device_id, content_hash, event_date, received_hour, has_conflict, known_hour, arrived_hour

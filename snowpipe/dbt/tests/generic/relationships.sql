@@ -1,5 +1,6 @@
 {# dbt's own test reads all of the other model; this one reads its restated part. #}
 {% test relationships(model, column_name, to, field) %}
+    -- depends_on: {{ ref('touched_days') }}
     SELECT child.{{ column_name }}
     FROM (SELECT {{ column_name }} FROM {{ model }}) AS child
     LEFT JOIN (

@@ -1,0 +1,38 @@
+-- The few rows of stg_events in which daily_farm_collections would otherwise read whole days.
+{{ config(
+    materialized='incremental',
+    incremental_strategy='restate',
+    cluster_by=['event_date'],
+    meta={'restates': 'pickups'}
+) }}
+
+-- depends_on: {{ ref('high_water_mark') }}
+-- depends_on: {{ ref('touched_events') }}
+
+{%- set days = replaced_days('may_replace') if is_incremental() %}
+{%- set columns %}
+    event_key,
+    device_id,
+    occurred_at,
+    event_date,
+    {{ litres('metadata') }} AS litres,
+    scanned_at
+{%- endset %}
+
+SELECT
+    {{- columns }}
+FROM {{ ref('stg_events') }}
+WHERE
+    event_type = 'pickup.completed'
+    {% if is_incremental() %} AND scanned_at > {{ mark('read_from') }} {% endif %}
+{% if days %}
+    UNION ALL
+    SELECT
+        {{- columns }}
+    FROM {{ ref('stg_events') }}
+    WHERE
+        event_type = 'pickup.completed'
+        AND {{ one_of_days('event_date', days) }}
+        AND event_key IN (SELECT event_key FROM {{ ref('touched_events') }} WHERE may_replace)
+        AND scanned_at <= {{ mark('read_from') }}
+{% endif %}
