@@ -1,7 +1,7 @@
 """Loads that an operator starts: refresh, backfill, and reload of one file."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +16,7 @@ from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row, Warehouse
 
 MAX_FILES = 1000  # per COPY (COPY INTO <table>, FILES)
+OBJECTS_A_QUERY = 20_000
 
 
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
@@ -36,6 +37,13 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
     since = min(each.modified_at for each in found) - MESSAGE_DELAY
     past = history(warehouse, pipe, since, Narrow(("Loaded",), ends))
     return keys & ({row["file_name"] for row in rows} | {row["key"] for row in past})
+
+
+def unloaded(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> Iterator[Object]:
+    """Yield the objects that are not loaded. `objects` are in key order, and never all in memory."""
+    for some in batched(objects, OBJECTS_A_QUERY, strict=False):
+        loaded = loaded_keys(warehouse, pipe, some)
+        yield from (each for each in some if each.key not in loaded)
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,13 @@ def refresh(
         )  # by the hour, because the archive may have a year
     else:
         listed = archive.objects(pipe.prefix + prefix)
-    old = [
+    old = (
         found
         for found in listed
         if found.modified_at < reach and (since is None or found.modified_at >= since)
-    ]
-    loaded = loaded_keys(warehouse, pipe, old)
-    sent = refresh_pipe(warehouse, pipe, options)
-    return Refreshed(sent, [found.key for found in old if found.key not in loaded])
+    )
+    out_of_reach = [found.key for found in unloaded(warehouse, pipe, old)]
+    return Refreshed(refresh_pipe(warehouse, pipe, options), out_of_reach)
 
 
 def refresh_pipe(warehouse: Warehouse, pipe: Pipe, options: str = "") -> list[str]:
@@ -122,16 +129,22 @@ def backfill(
     Return a row per loaded file, and the number of skipped ones: loaded, or possibly in the pipe's queue
     (COPY and the pipe ignore each other). Can be interrupted and repeated.
     """
-    found = list(archive.received(pipe.prefix, start, end))
+    count = 0
+
+    def received() -> Iterator[Object]:
+        nonlocal count
+        for each in archive.received(pipe.prefix, start, end):
+            count += 1
+            yield each
+
+    missing = list(unloaded(warehouse, pipe, received()))
+    # The queue is looked at after the listing, and the loads after the queue.
     waiting = status(warehouse, pipe)
     if waiting.pending:
         queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY
-        left = [each for each in found if each.modified_at < queued_from]
-    else:
-        left = found
-    loaded = loaded_keys(warehouse, pipe, left)
-    keys = [each.key for each in left if each.key not in loaded]
-    return copy_files(warehouse, pipe, copy, keys, told), len(found) - len(keys)
+        missing = [each for each in missing if each.modified_at < queued_from]
+    keys = [each.key for each in unloaded(warehouse, pipe, missing)]
+    return copy_files(warehouse, pipe, copy, keys, told), count - len(keys)
 
 
 def load_expired(
@@ -154,11 +167,12 @@ def load_expired(
             )
         time.sleep(1)
     # Listed before REFRESH, because the pipe loads later files.
-    found = list(archive.received(pipe.prefix, since, server_time(warehouse)))
+    received = archive.received(pipe.prefix, since, server_time(warehouse))
+    missing = list(unloaded(warehouse, pipe, received))
     sent = refresh_pipe(warehouse, pipe)
-    known = set(sent) | loaded_keys(warehouse, pipe, found)
-    known |= {row["key"] for row in failed_files(warehouse, pipe, since)}
-    copied = copy_files(warehouse, pipe, copy, [each.key for each in found if each.key not in known])
+    known = {*sent, *(row["key"] for row in failed_files(warehouse, pipe, since))}
+    keys = [each.key for each in unloaded(warehouse, pipe, missing) if each.key not in known]
+    copied = copy_files(warehouse, pipe, copy, keys)
     queued: list[Row] = [{"key": key, "result": "queued"} for key in sent]
     return queued + [{"key": row["key"], "result": row["status"]} for row in copied]
 
