@@ -208,7 +208,7 @@ def run_shard(settings: KclSettings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     to_daemon, sys.stdout = sys.stdout, sys.stderr
-    logs.configure(settings.log_level, with_metrics(settings.stage))
+    logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     ports = ports_of(settings, Access.of_user(os.environ))
 
     def consume_and_report(records: Sequence[Record]) -> Outcome:

@@ -49,5 +49,5 @@ def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 def app_of() -> App:
     """Create settings and clients at the first batch, so that importing this module needs no AWS."""
     settings = Settings.of(os.environ)
-    logs.configure(settings.log_level, with_metrics(settings.stage))
+    logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     return App(settings, ports_of(settings, Access.of_function(os.environ)))

@@ -37,11 +37,26 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     logs.PIPE_CHECKED: ("pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"),
     logs.LOADS_CHECKED: ("failed_loads",),
 }
+# The metrics that alarms read (serverless/alarms.js). A stage with METRICS=alarms has no others, at $0.30 a month each.
+ALARMED = frozenset(
+    {
+        "events_per_device",
+        "rejected_device_mismatch",
+        "set_aside",
+        "set_aside_share",
+        "pipe_lag_seconds",
+        "pipe_deaf_seconds",
+        "pipe_stopped",
+        "failed_loads",
+        "throttled",
+    }
+)
 # Rejects by code become metrics of their own, rejected_missing_id and so on, for the codes that occur.
 _BY_CODE = "rejected_by_code"
 
 type Unit = Literal["Count", "Milliseconds", "Seconds", "Percent"]
 type Line = MutableMapping[str, Any]
+type Wanted = Literal["all", "alarms"]
 
 
 @cache
@@ -51,14 +66,13 @@ def unit_of(field: str) -> Unit:
     return next((unit for ending, unit in units.items() if field.endswith(ending)), "Count")
 
 
-def with_metrics(stage: str) -> Callable[[object, str, Line], Line]:
+def with_metrics(stage: str, wanted: Wanted = "all") -> Callable[[object, str, Line], Line]:
     """Return a structlog processor that adds the metrics of `stage` to canonical lines."""
 
     def processor(_logger: object, _method: str, line: Line) -> Line:
         by_code = {f"rejected_{code}": count for code, count in line.get(_BY_CODE, {}).items()}
-        fields = [f for f in METRICS.get(line["event"], ()) if isinstance(line.get(f), int | float)] + [
-            *by_code
-        ]
+        counted = [f for f in METRICS.get(line["event"], ()) if isinstance(line.get(f), int | float)]
+        fields = [f for f in (*counted, *by_code) if wanted == "all" or f in ALARMED]
         if not fields:
             return line
         directive = {

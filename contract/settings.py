@@ -7,6 +7,7 @@ import msgspec
 
 from contract.events import GEOFENCE_KINDS, Kind
 from contract.logs import LoggableError
+from contract.metrics import Wanted
 
 type Name = Annotated[str, msgspec.Meta(min_length=1)]
 type TypeName = Annotated[str, msgspec.Meta(max_length=64)]
@@ -24,6 +25,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     archive_bucket: Annotated[str, msgspec.Meta(min_length=3)]
     stage: str = "local"
     log_level: str = "INFO"
+    metrics: Wanted = "all"
     # As JSON: {"user.entered_geofence": "enter", …}
     geofence_kinds: Mapping[TypeName, Kind] = msgspec.field(default_factory=lambda: GEOFENCE_KINDS)
 

@@ -194,7 +194,7 @@ def _report(facts: Mapping[str, object]) -> None:
 def _app() -> App:
     """Create settings and clients at the first request, so that importing this module needs no AWS."""
     settings = Settings.of(os.environ)
-    logs.configure(settings.log_level, with_metrics(settings.stage))
+    logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     access = Access.of_function(os.environ)
     ports = Ports(
         archive=access.archive(settings.archive_bucket),

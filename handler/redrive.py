@@ -119,7 +119,7 @@ def _postpone(message: LambdaEvent, postpone: Callable[[str, int], None]) -> Non
 @cache
 def _app() -> App:
     settings = Settings.of(os.environ)
-    logs.configure(settings.log_level, with_metrics(settings.stage))
+    logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     access = Access.of_function(os.environ)
     queue = RedriveQueue(access.client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket)
     stream = KinesisStream(access.client("kinesis", tries=1), settings.stream_name)

@@ -1,4 +1,4 @@
-"""`milkrun cost`: the monthly cost of a load by component, and of alternatives."""
+"""`milkrun cost`: the monthly cost of a load by component, and what other settings and services would cost."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
+from contract import logs
+from contract.metrics import ALARMED, METRICS, unit_of
 from ops import terminal
 
 PRICES = Path(__file__).with_name("prices.yml")
@@ -27,8 +29,17 @@ CPU_MB = 1769  # (AWS Lambda Developer Guide: "Configure Lambda function memory"
 CONSUMER_MB = 512
 ITEM_DAYS = 90
 OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
-METRICS, ALARM_METRICS, DASHBOARDS = 27, 30, 1
+ALL_METRICS, ALARM_METRICS, COMPOSITE_ALARMS = 27, 30, 1
 KB, GB, TB = 1000, 1e9, 1e12
+
+# dbt's warehouse is computed, because no account was available: the scans per row are measured (`make bench-marts`),
+# the rest is assumed. An X-Small warehouse costs a credit per hour and at least a minute each time it resumes
+# (Snowflake: "Overview of warehouses").
+SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 17.0, 2.0
+TOUCHED_DAYS = 2  # today, and one day of late events
+LEDGER_ROW_BYTES = 40  # two hashes, a day and an hour, compressed; assumed
+RUN_SECONDS = 75.0  # some hundred statements; assumed
+SCANNED_BYTES_A_SECOND = 250e6  # by an X-Small warehouse; assumed
 
 type Way = Literal["rest", "http", "url", "firehose"]
 WAYS: Mapping[Way, str] = {
@@ -77,6 +88,12 @@ class Load:
     stream_retention_hours: int = 168
     archive_days: int = 400
     log_days: int = 90
+    metrics: Literal["all", "alarms"] = "all"
+    dashboard: bool = True
+    tracing: bool = True
+    check_loads: bool = True
+    notifications: bool = True
+    freshness_minutes: int = 60  # how often dbt runs
     work: Work = field(default_factory=Work.measured)
 
     @property
@@ -207,6 +224,13 @@ def _batches(load: Load) -> float:
     return max(load.geofence_events / 200, min(load.geofence_events, shards * seconds))
 
 
+def lane_records_a_second(work: Work, memory_mb: int = CONSUMER_MB, batch: int = 200) -> float:
+    """Return what one lane of the consumer (a shard, times the parallelization factor) takes."""
+    cpu_ms = work.consume_cpu_ms_batch + work.consume_cpu_ms_event * batch
+    wait_ms = work.consume_wait_ms_batch + work.consume_wait_ms_event * batch
+    return batch / (wait_ms + cpu_ms * max(1, CPU_MB / memory_mb)) * 1000
+
+
 def _visits(load: Load, line: Any) -> Iterator[Line]:
     batches, events, work = _batches(load), load.geofence_events, load.work
     cpu_ms = batches * work.consume_cpu_ms_batch + events * work.consume_cpu_ms_event
@@ -219,36 +243,126 @@ def _visits(load: Load, line: Any) -> Iterator[Line]:
     gb = events / DAYS_A_MONTH * ITEM_DAYS * work.stored_bytes_event / GB
     yield line("DynamoDB", "GB-months", gb, "dynamodb.gb_month")
     yield line("DynamoDB", "GB-months of backup", gb, "dynamodb.backup_gb_month")
-    yield line("EventBridge", "events", events * work.notices_event, "eventbridge.custom_event")
+    notices = events * work.notices_event if load.notifications else 0
+    yield line("EventBridge", "events", notices, "eventbridge.custom_event")
 
 
 def _warehouse(load: Load, line: Any) -> Iterator[Line]:
     credit = line("Snowpipe", "credits", load.gb, "snowflake.snowpipe_credits_gb")
     yield line("Snowpipe", "credits", credit.usd, "snowflake.credit")
-    # VARIANT columns compress about as well as gzip. Queries and dbt are not included.
+    # Columns of a VARIANT compress about as well as gzip does.
     tb = load.gb * load.work.gzip_share * load.archive_days / DAYS_A_MONTH * GB / TB
     yield line("Snowflake storage", "TB-months", tb, "snowflake.tb_month")
 
 
 def _watching(load: Load, line: Any) -> Iterator[Line]:
     work = load.work
-    log_bytes = load.requests * (work.log_bytes_request + ACCESS_LOG_BYTES)
+    log_bytes_request = work.log_bytes_request
+    alarms_only = load.metrics == "alarms"
+    if alarms_only:
+        omitted = [name for name in METRICS[logs.EVENTS_INGESTED] if name not in ALARMED]
+        log_bytes_request -= sum(len(f'{{"Name":"{name}","Unit":"{unit_of(name)}"}},') for name in omitted)
+    log_bytes = load.requests * (log_bytes_request + ACCESS_LOG_BYTES)
     gb = (log_bytes + _batches(load) * work.log_bytes_batch) / GB
     yield line("CloudWatch", "GB of logs", gb, "cloudwatch.log_gb")
     yield line(
         "CloudWatch", "GB-months of logs", gb * load.log_days / DAYS_A_MONTH, "cloudwatch.log_gb_month"
     )
-    yield line("CloudWatch", "metrics", METRICS, "cloudwatch.metric_month")
+    metrics = len(ALARMED) - (not load.check_loads) if alarms_only else ALL_METRICS
+    yield line("CloudWatch", "metrics", metrics, "cloudwatch.metric_month")
     yield line("CloudWatch", "alarms", ALARM_METRICS, "cloudwatch.alarm_month")
-    yield line("CloudWatch", "dashboards", DASHBOARDS, "cloudwatch.dashboard_month")
-    # The hourly count of failed loads: an XS warehouse costs one credit per hour and runs for at least a
-    # minute.
-    yield line("check", "credits", 24 * DAYS_A_MONTH / 60, "snowflake.credit")
-    # X-Ray traces one request per second, and 5 % of the rest.
-    second = min(load.requests, DAYS_A_MONTH * SECONDS_A_DAY)
-    yield line("X-Ray", "traces", second + 0.05 * (load.requests - second), "xray.trace")
+    yield line("CloudWatch", "composite alarms", COMPOSITE_ALARMS, "cloudwatch.composite_alarm_month")
+    if load.dashboard:
+        yield line("CloudWatch", "dashboards", 1, "cloudwatch.dashboard_month")
+    if load.check_loads:
+        # Every hour, an X-Small warehouse for the minute that is the least.
+        yield line("check", "credits", 24 * DAYS_A_MONTH / 60, "snowflake.credit")
+    if load.tracing:
+        # One request a second is traced, and a twentieth of the rest.
+        second = min(load.requests, DAYS_A_MONTH * SECONDS_A_DAY)
+        yield line("X-Ray", "traces", second + 0.05 * (load.requests - second), "xray.trace")
     yield line("KMS", "keys", 1, "kms.key_month")
     yield line("KMS", "requests", 2 * 12 * 24 * DAYS_A_MONTH, "kms.rsa_2048_request")
+
+
+def warehouse(load: Load, prices: Prices) -> list[Line]:
+    """Return the cost of dbt's warehouse: without the ledger, and of reading every row of the ledger."""
+    runs = DAYS_A_MONTH * 24 * 60 / load.freshness_minutes
+    row_bytes = load.event_bytes * load.work.gzip_share
+    new_rows = load.events_per_day * load.freshness_minutes / (24 * 60)
+    rows = SCANS_OF_NEW_ROWS * new_rows + SCANS_OF_TOUCHED_DAYS * TOUCHED_DAYS * load.events_per_day
+    ledger_bytes = load.events_per_day * load.archive_days * LEDGER_ROW_BYTES
+    seconds = max(60.0, RUN_SECONDS + rows * row_bytes / SCANNED_BYTES_A_SECOND)
+    of_ledger = ledger_bytes / SCANNED_BYTES_A_SECOND
+    credit = prices["snowflake.credit"]
+    return [
+        Line("dbt (computed)", "credits", runs * seconds / 3600, credit),
+        Line("dbt (computed)", "credits for the ledger", runs * of_ledger / 3600, credit),
+    ]
+
+
+# Settings as serverless/params.yml names them, and what they change in the bill.
+SMALL: Mapping[str, Any] = {
+    "provisioned": True,
+    "stream_retention_hours": 24,
+    "log_days": 30,
+    "metrics": "alarms",
+    "dashboard": False,
+    "tracing": False,
+    "check_loads": False,
+    "freshness_minutes": 24 * 60,
+}
+SIZES: Mapping[str, Load] = {
+    "small": Load(1_000_000, 20, **SMALL),
+    "medium": Load(1000 * SECONDS_A_DAY, 100, provisioned=True),
+    "large": Load(100_000 * SECONDS_A_DAY, 100, provisioned=True),
+}
+SETTINGS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("streamMode: PROVISIONED", {"provisioned": True}),
+    ("streamMode: ON_DEMAND", {"provisioned": False}),
+    ("streamRetentionHours: 24", {"stream_retention_hours": 24}),
+    ("metrics: alarms", {"metrics": "alarms"}),
+    ("dashboard: false", {"dashboard": False}),
+    ("tracing: false", {"tracing": False}),
+    ("checkLoads: false", {"check_loads": False}),
+    ("freshnessMinutes: 1440", {"freshness_minutes": 24 * 60}),
+    ("notifications: none", {"notifications": False}),
+    ("100 events per request", {"batch": 100}),
+)
+
+
+def with_warehouse(load: Load, prices: Prices) -> float:
+    return total(load, prices) + sum(line.usd for line in warehouse(load, prices))
+
+
+def recommended(load: Load, prices: Prices) -> list[dict[str, Any]]:
+    """Return the settings that would each save at least 1 %, the largest saving first."""
+    ours = with_warehouse(load, prices)
+    rows = []
+    for setting, changes in SETTINGS:
+        if setting.startswith("100 ") and load.batch >= 100:
+            continue
+        saved = ours - with_warehouse(replace(load, **changes), prices)
+        if saved >= ours / 100:
+            rows.append(
+                {"setting": setting, "saves_usd_a_month": round(saved, 2), "share": f"{saved / ours:.0%}"}
+            )
+    return sorted(rows, key=lambda row: -float(row["saves_usd_a_month"]))
+
+
+def sizes(prices: Prices) -> list[dict[str, Any]]:
+    """Return the bill of three sizes with the settings that suit them."""
+    return [
+        {
+            "size": name,
+            "events_a_day": load.events_per_day,
+            "events_a_request": load.batch,
+            "usd_a_month": round(total(load, prices), 2),
+            "usd_a_million_events": round(total(load, prices) / load.events * 1e6, 4),
+            "dbt_usd_a_month_computed": round(with_warehouse(load, prices) - total(load, prices), 2),
+        }
+        for name, load in SIZES.items()
+    ]
 
 
 def by_component(lines: Iterator[Line], load: Load) -> list[dict[str, object]]:
@@ -315,11 +429,14 @@ def command(
         int | None, typer.Option(min=1, help="Default: as many shards as the peak needs.")
     ] = None,
     retention: Annotated[int, typer.Option(min=24, max=168, help="Retention of the stream, in hours.")] = 168,
+    freshness: Annotated[int, typer.Option(min=1, max=1440, help="Minutes between two runs of dbt.")] = 60,
+    small: Annotated[bool, typer.Option("--small", help="With the settings of stage small.")] = False,
     as_json: terminal.AsJson = False,
 ) -> None:
     """Estimate a load's monthly cost at list prices, by component, and compare alternatives.
 
-    The alternatives are Firehose, an HTTP API and a function URL.
+    The alternatives are Firehose, an HTTP API, a function URL, and settings that cost less. dbt's warehouse is computed
+    and shown apart.
     """
     prices = Prices()
     load = Load(
@@ -329,11 +446,13 @@ def command(
         geofence_share=geofence_share,
         memory_mb=memory,
         provisioned=provisioned,
-        shards=shards,
         stream_retention_hours=retention,
+        freshness_minutes=freshness,
     )
+    load = replace(load, shards=shards, **(SMALL if small else {}))
     rows, others = by_component(bill(load, prices), load), compared(load, prices)
-    usd = total(load, prices)
+    dbt = by_component(iter(warehouse(load, prices)), load)
+    usd, of_dbt = total(load, prices), with_warehouse(load, prices) - total(load, prices)
     if as_json:
         terminal.print_json(
             {
@@ -344,16 +463,24 @@ def command(
                 "components": rows,
                 "usd_a_month": round(usd, 2),
                 "usd_a_million_events": round(usd / load.events * 1e6, 4),
+                "dbt_computed": dbt,
+                "usd_a_month_with_dbt_computed": round(usd + of_dbt, 2),
                 "compared": others,
+                "recommended": recommended(load, prices),
+                "sizes": sizes(prices),
             }
         )
         return
     terminal.show_rows(rows, as_json, title=f"{events_per_day:,} events per day, {batch} per request")
     terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} per million events\n")
+    terminal.show_rows(dbt, as_json, title=f"dbt's warehouse, a run every {load.freshness_minutes} minutes")
+    terminal.out.print(f"\nComputed, not measured: ${of_dbt:,.2f} a month more\n")
     terminal.show_rows(others, as_json, title="Compared")
+    terminal.show_rows(recommended(load, prices), as_json, title="Settings that save at least 1 %")
+    terminal.show_rows(sizes(prices), as_json, title="Sizes, each with the settings that suit it")
     terminal.out.print(
         f"\nList prices of us-east-1 of {prices.as_of}, without free tiers (ops/prices.yml). Not "
-        "included: Snowflake's warehouses for dbt and queries, data transfer, support."
+        "included: queries on Snowflake's warehouses, data transfer, support."
     )
     if prices.not_confirmed:
         terminal.out.print(

@@ -59,7 +59,7 @@ const rows = [
 
 const widgets = rows.flatMap((row, y) => row.map((widget, x) => ({ ...widget, x: x * 8, y: y * 6, width: 8, height: 6 })));
 
-module.exports = async () => ({
+const withDashboard = {
   Resources: {
     Dashboard: {
       Type: 'AWS::CloudWatch::Dashboard',
@@ -70,4 +70,6 @@ module.exports = async () => ({
       },
     },
   },
-});
+};
+
+module.exports = async () => ({ true: withDashboard, false: {} });

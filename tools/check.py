@@ -49,6 +49,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
         ),
     ),
     "prod-launched": ("prod", ("expectTraffic=true", "checkPipes=true")),
+    "small": ("small", ()),
     "dev-launched": ("dev", ("expectTraffic=true", "checkPipes=true")),
 }
 TEMPLATES = ROOT / "dist" / "templates"

@@ -6,8 +6,8 @@ alerts and history. Every task can be repeated. Only one run is active at a time
 compact the same hours.
 
 Environment variables of the scheduler: MILKRUN_HOME (the checkout; default: the one that contains this file),
-MILKRUN_STAGE (default: local), MILKRUN_ALERT (a command that receives each alert as a line of JSON on standard
-input).
+MILKRUN_STAGE (default: local), MILKRUN_FRESHNESS_MINUTES (the stage's freshnessMinutes; default: 60),
+MILKRUN_ALERT (a command that receives each alert as a line of JSON on standard input).
 """
 
 import os
@@ -36,9 +36,11 @@ RETRIES = {
     "on_failure_callback": task_failed,
 }
 
-# Each hour is processed by three runs, because objects and their loading may be late. A step skips finished work.
+FRESHNESS_MINUTES = int(os.environ.get("MILKRUN_FRESHNESS_MINUTES", "60"))
+# Each run also processes the two hours before it, because objects and their loading may be late. A step skips finished
+# work.
 HOURLY = (
-    "{{ (data_interval_end - macros.timedelta(hours=3)).isoformat() }}",
+    f"{{{{ (data_interval_end - macros.timedelta(minutes={FRESHNESS_MINUTES + 120})).isoformat() }}}}",
     "{{ data_interval_end.isoformat() }}",
 )
 GIVEN = ("{{ params['from'] }}", "{{ params['to'] }}")
@@ -79,7 +81,8 @@ def chain(hours: tuple[str, str]) -> None:
 with DAG(
     "milkrun_hourly",
     description="Reconcile the archive with the warehouse, repair, transform, compact, report.",
-    schedule="20 * * * *",  # the hour's last objects are written and loaded some minutes after its end
+    # An hour's last objects are written and loaded some minutes after its end.
+    schedule="20 * * * *" if FRESHNESS_MINUTES == 60 else timedelta(minutes=FRESHNESS_MINUTES),
     start_date=datetime(2026, 11, 16),
     catchup=False,
     max_active_runs=1,

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contract import logs
 from contract.invocation import Context
-from contract.metrics import with_metrics
+from contract.metrics import Wanted, with_metrics
 from snowpipe.check.pipes import Health, failed_loads_sql, health, parse
 from snowpipe.check.sqlapi import Signer, SqlApi, host_of, log_in_token
 
@@ -35,6 +35,7 @@ class Settings(BaseModel):
 
     stage: str = Field(alias="STAGE")
     log_level: str = Field(alias="LOG_LEVEL", default="INFO")
+    metrics: Wanted = Field(alias="METRICS", default="all")
     bucket: str = Field(alias="ARCHIVE_BUCKET", min_length=1)
     signing_key_id: str = Field(alias="SIGNING_KEY_ID", min_length=1)
     account: str = Field(alias="SNOWFLAKE_ACCOUNT", min_length=1)
@@ -58,7 +59,7 @@ class Parts:
 @cache
 def parts() -> Parts:
     settings = Settings.model_validate(dict(os.environ))
-    logs.configure(settings.log_level, with_metrics(settings.stage))
+    logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     config = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
     return Parts(
         settings=settings,

@@ -30,7 +30,7 @@ from consumer.records import records_of
 from consumer.report import report
 from contract import logs
 from contract.metrics import with_metrics
-from ops.cost import Load, Prices, Way, Work, bill
+from ops.cost import Load, Prices, Way, Work, bill, lane_records_a_second
 from tests.bench import consumer, figures, handler
 from tests.bench.figures import Figures, Points, progress
 from tests.bench.memory_aws import Aws, Inline
@@ -277,6 +277,8 @@ def measure() -> Figures:
             found.rates[f"cost/usd_per_million of functions {name}@{size}"] = spent
     for name, work in works.items():
         found.rates |= {f"cost/{key} {name}": value for key, value in asdict(work).items()}
+    for memory in (512, 1024, 1769):
+        found.rates[f"cost/lane_records_per_s@{memory}"] = lane_records_a_second(works["ours"], memory)
     found.ratios["consumer_http_cpu/powertools@200"] = cpu_at(works["ours"], 200) / cpu_at(
         works["powertools"], 200
     )

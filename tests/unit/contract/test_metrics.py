@@ -48,6 +48,17 @@ def test_rejected_events_are_counted_by_code(logged):
     assert line["rejected_missing_id"] == 2
 
 
+def test_a_stage_may_leave_out_the_metrics_that_no_alarm_reads(capsys):
+    logs.configure("INFO", metrics.with_metrics("dev", "alarms"))
+    codes = {"device_mismatch": 1, "missing_id": 2}
+    structlog.get_logger().info(logs.EVENTS_INGESTED, received=2, events_per_device=1, rejected_by_code=codes)
+    line = json.loads(capsys.readouterr().out)
+    structlog.reset_defaults()
+    names = {m["Name"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+    assert names == {"events_per_device", "rejected_device_mismatch"}
+    assert line["received"] == 2
+
+
 def test_other_log_lines_contain_no_metrics(logged):
     assert "_aws" not in logged("something_else_happened", accepted=2)
 

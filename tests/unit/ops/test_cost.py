@@ -130,6 +130,39 @@ def test_bill_counts_the_deployed_alarms():
     alarms = templates.of_type("prod", "AWS::CloudWatch::Alarm").values()
     read = sum(len([m for m in a["Metrics"] if "MetricStat" in m]) if "Metrics" in a else 1 for a in alarms)
     assert read == cost.ALARM_METRICS
+    assert len(templates.of_type("prod", "AWS::CloudWatch::CompositeAlarm")) == cost.COMPOSITE_ALARMS
+
+
+def test_the_small_stage_is_billed_as_it_is_deployed(prices):
+    given = yaml.safe_load((templates.check.ROOT / "serverless" / "params.yml").read_text())
+    stage = given["default"] | given["small"]
+    assert {
+        "provisioned": stage["streamMode"] == "PROVISIONED",
+        "stream_retention_hours": stage["streamRetentionHours"],
+        "log_days": stage["logRetentionDays"],
+        "metrics": stage["metrics"],
+        "dashboard": stage["dashboard"],
+        "tracing": stage["tracing"],
+        "check_loads": stage["checkLoads"],
+        "freshness_minutes": stage["freshnessMinutes"],
+    } == cost.SMALL
+    assert total(Load(1, 1, **cost.SMALL), prices) <= 18
+    assert total(replace(LOAD, **cost.SMALL), prices) / LOAD.events * 1e6 <= 2.20
+
+
+def test_recommended_settings_exist_and_save_what_the_bill_says(prices):
+    given = yaml.safe_load((templates.check.ROOT / "serverless" / "params.yml").read_text())["default"]
+    assert {setting.partition(":")[0] for setting, _ in cost.SETTINGS if ":" in setting} <= given.keys()
+    rows = {row["setting"]: row["saves_usd_a_month"] for row in cost.recommended(LOAD, prices)}
+    assert rows["checkLoads: false"] == pytest.approx(24.3, abs=0.1)
+    assert "streamMode: ON_DEMAND" not in rows
+    assert not cost.recommended(replace(LOAD, batch=100, notifications=False, **cost.SMALL), prices)
+
+
+def test_the_ledgers_part_of_the_warehouse_grows_with_history_and_the_rest_does_not(prices):
+    short, long = (cost.warehouse(replace(LOAD, archive_days=days), prices) for days in (40, 400))
+    assert long[0].usd == short[0].usd
+    assert long[1].usd == pytest.approx(10 * short[1].usd)
 
 
 def run(*arguments):

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from contract.metrics import METRICS
+from contract.metrics import ALARMED, METRICS
 from handler.codes import EVENT_CODES
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
@@ -49,6 +49,19 @@ def metrics_of(alarm: dict) -> list[dict]:
 
 def catalogued(namespace: str, name: str) -> list[dict]:
     return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
+
+
+def test_a_stage_with_the_metrics_of_alarms_only_has_every_one_of_them():
+    read = {
+        m["MetricName"]
+        for alarm in all_alarms("small").values()
+        for m in metrics_of(alarm)
+        if m["Namespace"] == "Milkrun"
+    }
+    assert read == ALARMED
+    assert properties("small", "IngestLambdaFunction")["Environment"]["Variables"]["METRICS"] == "alarms"
+    assert not of_type("small", "AWS::CloudWatch::Dashboard")
+    assert of_type("dev", "AWS::CloudWatch::Dashboard")
 
 
 def test_every_alarm_has_a_runbook_section_and_vice_versa():
