@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from contract.objects import ObjectName
 from ops.books import Books
+
+from contract.objects import ObjectName
 from snowpipe import loading
 from snowpipe.archive import Object
 from snowpipe.pipes import Kind, Pipe
