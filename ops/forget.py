@@ -16,7 +16,7 @@ never an id or a hash of one.
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
 
 from aws.table import Table
 from consumer.visits import Pair
@@ -34,10 +35,9 @@ from glue import forget as archive
 from glue.archive import READERS, Bucket, Fault, Stored
 from glue.forget import Found, Rewritten
 from glue.person import Followed, Names, Subject, follow
-from ops import expiry, forget_copies, forget_rows, forget_visits, polling, redrive, terminal
+from ops import expiry, forget_copies, forget_rows, forget_visits, polling, redrive, stores, terminal
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
-from ops.stores import geofence_kinds
 from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 
@@ -86,13 +86,15 @@ class Stage:
 # --- S3 -------------------------------------------------------------------------------------------------------
 
 
-def followed(stage: Stage, subject: Subject, objects: Sequence[Stored], told: Any) -> Followed:
+def followed(
+    stage: Stage, subject: Subject, objects: Sequence[Stored], advance: Callable[[], object]
+) -> Followed:
     """Find the subject's other ids and devices in the archive, and in RAW, which has older events."""
     seen: set[Names] = set()
     with ThreadPoolExecutor(READERS) as pool:
         for names in pool.map(partial(archive.seen_in, stage.bucket, subject), objects):
             seen |= names
-            told()
+            advance()
     while True:
         found = follow(subject, seen)
         more = forget_rows.seen_in_raw(stage.warehouse, stage.database, found.subject)
@@ -101,11 +103,13 @@ def followed(stage: Stage, subject: Subject, objects: Sequence[Stored], told: An
         seen |= more
 
 
-def rewritten(stage: Stage, subject: Subject, objects: Sequence[Stored], told: Any) -> list[Found]:
+def rewritten(
+    stage: Stage, subject: Subject, objects: Sequence[Stored], advance: Callable[[], object]
+) -> list[Found]:
     found = []
     with ThreadPoolExecutor(READERS) as pool:
         for result in pool.map(partial(archive.rewrite, stage.bucket, subject), objects):
-            told()
+            advance()
             if result is not None:
                 found.append(result)
     return found
@@ -140,7 +144,7 @@ def crossings_of(
     stage: Stage, pairs: Sequence[dict[str, Any]], objects: Sequence[Stored]
 ) -> Iterator[tuple[GeofenceEvent, datetime]]:
     """Yield the subject's geofence events with their time of receipt, from the old objects."""
-    kinds = geofence_kinds(stage.outputs, stage.name)
+    kinds = stores.geofence_kinds(stage.outputs, stage.name)
     stored = {each.key: each for each in objects}
     for pair in pairs:
         if pair["old"].startswith("events/") and pair["old"] in stored:
@@ -197,11 +201,17 @@ def _forget_visits(
     shared = [event for event, _ in crossings if event.device_id not in whole]
     with ThreadPoolExecutor(READERS) as executor:
         table = Table(stage.outputs.access().client("dynamodb"), name, executor)
-        result.visits = forget_visits.forget_events(dynamodb, table, name, forget_visits.by_pair(shared))
+        result.visits = forget_visits.forget_events(
+            dynamodb,
+            table,
+            name,
+            forget_visits.by_pair(shared),
+            lambda: stores.rule(stage.outputs, stage.name),
+        )
     result.visits.items += forget_visits.forget_devices(dynamodb, name, whole)
 
 
-def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Any) -> tuple[Followed, Result]:
+def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progress) -> tuple[Followed, Result]:
     result = Result()
     unfinished = finish_released(stage.bucket)
     objects = list(archive.candidates(stage.bucket))
@@ -236,13 +246,16 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Any) ->
     return found_by, result
 
 
-def refresh_marts(stage: Stage, subject: Subject, environment: Any, result: Result) -> None:
+def refresh_marts(outputs: Outputs, subject: Subject, environment: Mapping[str, str], result: Result) -> None:
     """Rebuild staging and marts, and record that the plans are complete."""
     result.marts_built = build_marts(environment, "--full-refresh")
-    if result.marts_built:
-        for plan in finish_released(stage.bucket):
-            archive.write_plan(stage.bucket, plan | {"state": FINISHED})
-        result.tables_left = forget_rows.tables_that_name(stage.warehouse, stage.database, subject)
+    if not result.marts_built:
+        return
+    bucket = Bucket(outputs.bucket, outputs.aws("s3"))
+    for plan in finish_released(bucket):
+        archive.write_plan(bucket, plan | {"state": FINISHED})
+    with outputs.warehouse() as warehouse:
+        result.tables_left = forget_rows.tables_that_name(warehouse, outputs.database, subject)
 
 
 # --- the command ----------------------------------------------------------------------------------------------
@@ -283,13 +296,14 @@ def command(
     if not yes:
         named = printable(", ".join(sorted(subject.ids)))
         typer.confirm(f"Delete every event of {named} from stage {stage} permanently?", abort=True, err=True)
-    with terminal.progress() as bars, outputs.warehouse() as warehouse:
-        bucket = Bucket(outputs.bucket, outputs.aws("s3"))
-        chosen = Stage(stage, outputs, warehouse, bucket, patience)
-        found_by, result = forget(chosen, subject, sqlite or [], bars)
+    with terminal.progress() as bars:
+        with outputs.warehouse() as warehouse:
+            bucket = Bucket(outputs.bucket, outputs.aws("s3"))
+            chosen = Stage(stage, outputs, warehouse, bucket, patience)
+            found_by, result = forget(chosen, subject, sqlite or [], bars)
         if result.needs_marts and marts:
             bars.add_task("staging and marts", total=None)
-            refresh_marts(chosen, found_by.subject, environment_of(stage, context.obj), result)
+            refresh_marts(outputs, found_by.subject, environment_of(stage, context.obj), result)
     todo, advice = list(_todo(result)), list(_advice(found_by, result))
     report = _report(user, found_by, result) | {
         "next": todo + advice,

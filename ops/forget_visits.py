@@ -1,7 +1,7 @@
 """`milkrun forget` in DynamoDB: delete a device's items, or remove one person's events from its visits."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import batched
@@ -97,7 +97,12 @@ def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str
     def missing() -> int:
         total = 0
         for pair, event_ids in recent.items():
-            known = {e.event_id for _, some in events_in(items_of(dynamodb, table, pair)) for e in some}
+            items = items_of(dynamodb, table, pair)
+            known = {event.event_id for _, some in events_in(items) for event in some}
+            # In the previous layout a key is `e#<time>#<kind>#<event id>#…`.
+            known |= {
+                keys.unquoted(sk.split("#")[3]) for each in items if (sk := str(each["sk"])).startswith("e#")
+            }
             total += len({*event_ids} - known)
         return total
 
@@ -105,17 +110,18 @@ def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str
 
 
 def forget_events(
-    dynamodb: Any, table: Table, name: str, theirs: Mapping[Pair, Collection[str]]
+    dynamodb: Any, table: Table, name: str, theirs: Mapping[Pair, Collection[str]], rule: Callable[[], Rule]
 ) -> Forgotten:
     """Remove these events from the pairs' logs and chunks, and compute the visits of the remaining events.
 
-    If a pair is too large for that, or other processes keep changing it, delete all of it and report it.
+    `rule` is the stage's, for pairs in the previous layout, which are moved first. If a pair is too large to be
+    computed again, or other processes keep changing it, delete all of it and report it.
     """
     done = Forgotten()
     for pair, event_ids in theirs.items():
-        previous_layout.move(table, _NoBus(), pair, Rule())
-        old = [item for item in items_of(dynamodb, name, pair) if "#" in str(item["pk"])]
-        done.items += delete_items(dynamodb, name, _named(old))
+        if old := [item for item in items_of(dynamodb, name, pair) if "#" in str(item["pk"])]:
+            previous_layout.move(table, _NoBus(), pair, rule())
+            done.items += delete_items(dynamodb, name, _named(old))
         for _ in range(TRIES):
             found = _settled_items(dynamodb, name, pair)
             if not found:

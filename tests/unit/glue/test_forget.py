@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from contract.events import Reason
-from contract.objects import lines_of, quarantine_line
+from contract.objects import lines_object, lines_of, quarantine_line
 from glue.archive import Folder, Hours, Stored
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.forget import candidates, main
@@ -423,3 +425,28 @@ def test_unreadable_list_of_users_is_reported_without_a_traceback(
         forget(tmp_path / "archive", tmp_path / name)
     assert ended.value.code == 2
     assert f"cannot read {tmp_path / name}" in capsys.readouterr().err
+
+
+def test_each_write_to_events_is_conditional_as_the_buckets_policy_demands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, users: Path
+) -> None:
+    """The policy denies other writes, also those of the Glue job; moto has no policies."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    users.write_text(f"{ANN}\n")
+    with mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="archive")
+        made = lines_object("events", [line("a", user=ANN), line("b", user="bea")], HOUR)
+        s3.put_object(Bucket="archive", Key=made.key, Body=made.body)
+        monkeypatch.setattr("glue.archive._s3", lambda: s3)
+        sent = []
+        s3.meta.events.register(
+            "before-parameter-build.s3.PutObject", lambda params, **_: sent.append(params)
+        )
+        given = ["--archive", "s3://archive", "--users", str(users), "--request", "r1"]
+        assert [main(given), main(given)] == [0, 0]
+    written = [each for each in sent if each["Key"].startswith("events/")]
+    assert len(written) == 2
+    assert all(each.get("IfNoneMatch") == "*" for each in written)

@@ -31,6 +31,7 @@ from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale
 from local_snowflake.testing import Aws, LocalProcess
 from ops import forget
+from ops.visits_table import events_in
 from tests.rejects import reject_line, unreadable_line
 from tests.service_models import validated
 from tests.unit.ops.stage import HOUR, Stage
@@ -81,7 +82,8 @@ def stage(
 def made(aws: Aws, local: LocalProcess, monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage(aws, local)
     monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: stage.outputs)
-    monkeypatch.setattr(forget, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
+    monkeypatch.setattr(forget.stores, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
+    monkeypatch.setattr(forget.stores, "rule", lambda _outputs, _stage: Rule())
     return stage
 
 
@@ -371,6 +373,26 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
     stage.put_items([log])
     report_of("--user", "ann")
     assert stage.items() == []
+
+
+def test_a_pair_in_the_previous_layout_keeps_the_events_of_others(stage: Stage) -> None:
+    """The table may hold such pairs for 90 days after an upgrade."""
+    cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
+    case = next(each for each in cases if each["name"] == "random 0")
+    pair = keys.pair_of_key(case["items"][0]["pk"], "head")
+    stage.put_items(map(dumped, case["items"]))
+    geofence = {"tag": pair.fence.tag, "externalId": pair.fence.external_id}
+    user = {"userId": "ann", "deviceId": pair.device_id}
+    stage.put(
+        *(line(event_id, user=user, geofence=geofence) for event_id in ("e11", "e7")),
+        entered("b2", "bob", pair.device_id),
+    )
+    stage.loaded()
+    report_of("--user", "ann")
+    [(_, events)] = events_in(stage.items())
+    known = {each["event_id"] for each in case["events"]}
+    assert {event.event_id for event in events} == known - {"e11", "e7"}
+    assert not [item for item in stage.items() if "#" in str(item["pk"])]
 
 
 def test_nothing_is_deleted_before_the_replacement_is_loaded(
