@@ -17,11 +17,12 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from contract.events import Reason
 from contract.objects import hour_folder, is_content, lines_object, object_name, quarantine_line
 
+T = TypeVar("T")
 HOUR = timedelta(hours=1)
 MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler accepts 4 MiB, so a larger object is not from Milkrun
 READ_TRIES = 3
@@ -299,9 +300,14 @@ def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = t
 
 def read_objects(store: Store, objects: Iterable[Stored]) -> Iterator[Lines | Fault]:
     """Read objects in parallel and return them in the given order, with a few hundred in memory at a time."""
+    return in_threads(lambda stored: read_object(store, stored), objects)
+
+
+def in_threads(work: Callable[[Stored], T], objects: Iterable[Stored]) -> Iterator[T]:
+    """Yield the result for each object in the given order. A few hundred are in work at a time."""
     with ThreadPoolExecutor(READERS) as pool:
         for some in _slices(objects, READERS * 16):
-            yield from pool.map(lambda stored: read_object(store, stored), some)
+            yield from pool.map(work, some)
 
 
 def set_aside(store: Store, hour: datetime, faults: Sequence[Fault], job: str) -> str | None:

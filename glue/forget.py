@@ -27,7 +27,6 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,7 +36,7 @@ from typing import Any
 import msgspec
 
 from contract.objects import Prefix, hour_folder, hour_of, is_content, lines_object, object_name, prefix_of
-from glue.archive import READERS, Fault, Hours, Store, Stored, read_object
+from glue.archive import Fault, Hours, Store, Stored, in_threads, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
 from glue.person import Names, Subject, follow, in_line, names_in_line
@@ -199,13 +198,14 @@ def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
 
 
 def all_seen(store: Store, subject: Subject, objects: Iterable[Stored]) -> list[Names]:
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(set().union(*pool.map(partial(seen_in, store, subject), objects)))
+    seen: set[Names] = set()
+    for names in in_threads(partial(seen_in, store, subject), objects):
+        seen |= names
+    return list(seen)
 
 
 def with_threads(store: Store, subject: Subject, objects: Iterable[Stored]) -> list[Found]:
-    with ThreadPoolExecutor(READERS) as pool:
-        return [each for each in pool.map(partial(rewrite, store, subject), objects) if each is not None]
+    return [each for each in in_threads(partial(rewrite, store, subject), objects) if each is not None]
 
 
 def with_spark(spark: Any, objects: Sequence[Stored], work: Callable[[list[Stored]], list[Any]]) -> list[Any]:

@@ -32,7 +32,7 @@ from aws.table import Table
 from consumer.visits import Pair
 from contract.events import MAX_AGE, GeofenceEvent, InvalidEvent, geofence_event
 from glue import forget as archive
-from glue.archive import READERS, Bucket, Fault, Stored
+from glue.archive import READERS, Bucket, Fault, Stored, in_threads
 from glue.forget import Found, Rewritten
 from glue.person import Followed, Names, Subject, follow
 from ops import expiry, forget_copies, forget_rows, forget_visits, polling, redrive, stores, terminal
@@ -52,6 +52,7 @@ class Result:
     """The results of a run, for the report."""
 
     plan: dict[str, Any] = field(default_factory=lambda: {"objects": [], "unreadable": []})
+    unfinished: list[dict[str, Any]] = field(default_factory=list)  # plans, until the marts are built
     not_loaded: list[str] = field(default_factory=list)
     not_consumed: int = 0
     visits: forget_visits.Forgotten = field(default_factory=forget_visits.Forgotten)
@@ -91,10 +92,9 @@ def followed(
 ) -> Followed:
     """Find the subject's other ids and devices in the archive, and in RAW, which has older events."""
     seen: set[Names] = set()
-    with ThreadPoolExecutor(READERS) as pool:
-        for names in pool.map(partial(archive.seen_in, stage.bucket, subject), objects):
-            seen |= names
-            advance()
+    for names in in_threads(partial(archive.seen_in, stage.bucket, subject), objects):
+        seen |= names
+        advance()
     while True:
         found = follow(subject, seen)
         more = forget_rows.seen_in_raw(stage.warehouse, stage.database, found.subject)
@@ -107,11 +107,10 @@ def rewritten(
     stage: Stage, subject: Subject, objects: Sequence[Stored], advance: Callable[[], object]
 ) -> list[Found]:
     found = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for result in pool.map(partial(archive.rewrite, stage.bucket, subject), objects):
-            advance()
-            if result is not None:
-                found.append(result)
+    for result in in_threads(partial(archive.rewrite, stage.bucket, subject), objects):
+        advance()
+        if result is not None:
+            found.append(result)
     return found
 
 
@@ -213,14 +212,14 @@ def _forget_visits(
 
 def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progress) -> tuple[Followed, Result]:
     result = Result()
-    unfinished = finish_released(stage.bucket)
+    result.unfinished = finish_released(stage.bucket)
     objects = list(archive.candidates(stage.bucket))
     looked = bars.add_task("objects read", total=2 * len(objects))
     found_by = followed(stage, subject, objects, partial(bars.advance, looked))
     found = rewritten(stage, found_by.subject, objects, partial(bars.advance, looked))
     if old := [each.old for each in found if isinstance(each, Rewritten)]:
         result.plan = archive.begin(stage.bucket, request_of(old), found)
-        unfinished.append(result.plan)
+        result.unfinished.append(result.plan)
     else:
         result.plan["unreadable"] = [{"key": each.key} for each in found if isinstance(each, Fault)]
     pairs = result.plan["objects"]
@@ -237,7 +236,7 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
         archive.delete_old(stage.bucket, pairs)
         archive.compact_again(stage.bucket, pairs)
         result.objects_deleted = len(pairs)
-    result.needs_marts = bool(unfinished or result.raw_rows)
+    result.needs_marts = bool(result.unfinished or result.raw_rows)
     result.remaining = list(
         expiry.remaining(
             stage.outputs, stage.warehouse, forget_copies.checkpoints(stage.bucket), expiry.utc_now()
@@ -252,7 +251,7 @@ def refresh_marts(outputs: Outputs, subject: Subject, environment: Mapping[str, 
     if not result.marts_built:
         return
     bucket = Bucket(outputs.bucket, outputs.aws("s3"))
-    for plan in finish_released(bucket):
+    for plan in result.unfinished:
         archive.write_plan(bucket, plan | {"state": FINISHED})
     with outputs.warehouse() as warehouse:
         result.tables_left = forget_rows.tables_that_name(warehouse, outputs.database, subject)
