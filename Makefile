@@ -114,8 +114,8 @@ mutate: setup #: mutate the core and list what its unit tests do not detect (SAM
 	@tools/setup.sh check test fuzz
 	@$(PY) -m tools.mutate $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
-rehearse: setup #: compare the template of 2026-11-23 with this one: what would CloudFormation replace?
-	@tools/setup.sh test check
+rehearse: setup #: follow the warehouse part of docs/deploy.md, and test what an upgrade from 2026-11-23 replaces
+	@tools/setup.sh test check dbt
 	$(PY) -m pytest tests/rehearsals
 
 fuzz: setup #: send mutated bodies and headers to the handler (SECONDS=600)
