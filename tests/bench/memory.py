@@ -11,9 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ops.books import Books
-
 from contract.objects import ObjectName
+from ops.object_sets import ObjectSets
 from snowpipe import loading
 from snowpipe.archive import Object
 from snowpipe.pipes import Kind, Pipe
@@ -62,14 +61,14 @@ def measure() -> Figures:
     progress("memory: reconcile's comparison of log, S3 and RAW")
     with (
         tempfile.TemporaryDirectory() as folder,
-        Books(Path(folder) / "books", START, START + timedelta(hours=HOURS)) as books,
+        ObjectSets(Path(folder) / "sets", START, START + timedelta(hours=HOURS)) as sets,
     ):
-        books.logged((each.key, each.modified_at) for each in objects())
-        books.archived((each.key, each.modified_at) for each in objects())
-        books.loaded((each.key, 10) for each in objects())
-        differences = sum(1 for _ in books.differences(START + timedelta(days=99)))
-        spans = sum(1 for _ in books.spans(START + timedelta(days=99)))
-    of_books = peak_mib() - before
+        sets.logged((each.key, each.modified_at) for each in objects())
+        sets.archived((each.key, each.modified_at) for each in objects())
+        sets.loaded((each.key, 10) for each in objects())
+        differences = sum(1 for _ in sets.differences(START + timedelta(days=99)))
+        spans = sum(1 for _ in sets.spans(START + timedelta(days=99)))
+    of_sets = peak_mib() - before
     return Figures(
         rates={
             "memory/objects": float(OBJECTS),
@@ -77,7 +76,7 @@ def measure() -> Figures:
             "memory/differences": float(differences),
             "memory/spans": float(spans),
             "memory/unloaded_mib": of_loading,
-            "memory/reconcile_mib": of_books,
+            "memory/reconcile_mib": of_sets,
             "memory/baseline_mib": before,
         }
     )
