@@ -35,7 +35,7 @@ KB, GB, TB = 1000, 1e9, 1e12
 # dbt's warehouse is computed, because no account was available: the scans per row are measured (`make bench-marts`),
 # the rest is assumed. An X-Small warehouse costs a credit per hour and at least a minute each time it resumes
 # (Snowflake: "Overview of warehouses").
-SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 17.0, 2.0
+SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 28.0, 2.2
 TOUCHED_DAYS = 2  # today, and one day of late events
 LEDGER_ROW_BYTES = 40  # two hashes, a day and an hour, compressed; assumed
 RUN_SECONDS = 75.0  # some hundred statements; assumed
