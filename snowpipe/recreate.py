@@ -114,7 +114,7 @@ class Recreation:
             self.progress.unloaded_since = broken.oldest_pending_at - pipes.MESSAGE_DELAY
 
     def _pauses_and_drains(self) -> bool:
-        """Pause; return whether the queued files are loaded soon.
+        """Pause the pipe; return whether the queued files are loaded soon.
 
         A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS",
         pendingFileCount). While the pipe runs, its queue may never be empty.
@@ -125,7 +125,7 @@ class Recreation:
         return self._drained(began_at, time.monotonic() + self.settling.total_seconds())
 
     def _let_load(self, deadline: float) -> None:
-        """Resume, and wait until every file that was queued before is loaded."""
+        """Resume the pipe, and wait until every file that was queued before is loaded."""
         pipes.set_paused(self.warehouse, self.pipe, False)
         if not self._drained(pipes.server_time(self.warehouse), deadline):
             raise Refusal(f"{self.pipe.name}: its queued files are not loaded: see status", 1)

@@ -240,7 +240,7 @@ def _truck(plan: Plan, number: int, fences: list[Place]) -> _Truck:
 
 
 def _drive(truck: _Truck, goal: Place) -> None:
-    """Drive there at 50 km/h, recording the position about every two minutes."""
+    """Drive to a place at 50 km/h, recording the position about every two minutes."""
     start, km = truck.place, truck.place.km_to(goal)
     minutes = max(2.0, km / 50 * 60)
     legs = max(1, round(minutes / 2.2))

@@ -94,7 +94,7 @@ class Client:
         )
 
     def stop(self) -> None:
-        """End all pauses; undelivered requests stay with the phone."""
+        """End all pauses between retries; undelivered requests stay undelivered."""
         self._stopped.set()
 
     def deliver(self, post: Post) -> list[Delivery]:
@@ -246,7 +246,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def unjudged(text: str) -> Planned:
-    """Return a line with no expected outcome."""
+    """Return a line whose outcome is unknown."""
     return Planned(text, "")
 
 

@@ -1,4 +1,4 @@
-"""The log lines of functions and servers: the last ones, and with `follow` new ones."""
+"""Print the last log lines of functions and servers, and with `follow` also new ones."""
 
 import os
 import time
