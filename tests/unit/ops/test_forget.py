@@ -291,12 +291,11 @@ def gzip_text(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("user", "by_device"),
     [
-        ("ann-7f3c21", True),
         ("7788990011", False),
         ("🚚 Jürgen Öz-7f3c21", False),
-        ('o\'neil "7f3c21"; --', False),
+        ('o\'neil "7f3c21"; --', True),
     ],
-    ids=["with-device", "digits", "not-ascii", "quotes"],
+    ids=["digits", "not-ascii", "quotes-and-device"],
 )
 def test_all_data_of_one_person_is_deleted_and_all_of_another_is_kept(
     stage: Stage, built: list[tuple[str, ...]], tmp_path: Path, user: str, by_device: bool
@@ -512,10 +511,9 @@ def test_unknown_person_starts_no_build(stage: Stage, built: list[tuple[str, ...
 
 
 @pytest.mark.parametrize("nobody", [["--user", ""], ["--user", " "], ["--device", ""], []])
-def test_empty_id_is_refused(stage: Stage, nobody: list[str]) -> None:
-    key = stage.put(BOB)
+def test_empty_id_is_refused(nobody: list[str]) -> None:
+    """It is refused before the command looks for a stage."""
     assert run(*nobody, "--yes").exit_code == 2
-    assert stage.keys() == [key]
 
 
 def test_declined_confirmation_changes_nothing(stage: Stage) -> None:
