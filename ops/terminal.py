@@ -3,9 +3,10 @@
 import contextlib
 import json
 import re
+import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -149,6 +150,28 @@ def outputs_of(context: typer.Context, stage: str) -> Outputs:
     """Return the environment that the entry point put into `context.obj`."""
     environment: Mapping[str, str] = context.obj
     return Outputs.find(stage, environment)
+
+
+@contextlib.contextmanager
+def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
+    """Call `stop` at the first Ctrl-C and set the event; a second Ctrl-C raises KeyboardInterrupt as usual.
+
+    A KeyboardInterrupt may be raised anywhere, also where Python ignores it, such as in a finalizer.
+    """
+    pressed = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(*_: object) -> None:
+        signal.signal(signal.SIGINT, previous)
+        pressed.set()
+        stop()
+
+    if previous is not signal.SIG_IGN:  # a shell's background process
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @contextlib.contextmanager

@@ -97,6 +97,10 @@ class Client:
         """End all pauses between retries; undelivered requests stay undelivered."""
         self._stopped.set()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait, unless the client is stopped meanwhile; return whether it is."""
+        return self._stopped.wait(seconds)
+
     def deliver(self, post: Post) -> list[Delivery]:
         """Return one delivery, or one per part: per device if tokens are used, and smaller ones after a 413."""
         parts = by_device(post) if self._token_of else [("", post)]
@@ -183,7 +187,8 @@ def send(
 ) -> Iterator[Delivery]:
     """Deliver in the given order, `concurrency` requests at a time; yield the deliveries in the same order.
 
-    Reads from `posts` only what is being sent, so that a stream of any length fits into memory.
+    Reads from `posts` only what is being sent, so that a stream of any length fits into memory. Ends when the client
+    is stopped, after the deliveries that had begun.
     """
     under_way: deque[Future[list[Delivery]]] = deque()
     due = time.monotonic()
@@ -192,7 +197,8 @@ def send(
             for post in posts:
                 # Falling behind the rate is not made up for by a burst.
                 due = max(due, time.monotonic() - 1.0)
-                time.sleep(max(0.0, due - time.monotonic()))
+                if client.wait(max(0.0, due - time.monotonic())):
+                    break
                 due += len(post.events) / events_per_second
                 under_way.append(phones.submit(client.deliver, post))
                 while len(under_way) >= 2 * concurrency or (under_way and under_way[0].done()):
@@ -453,18 +459,14 @@ def command(
     if duration:
         posts = for_seconds(posts, duration)
     client = Client.of(outputs, patience=patience, connections=concurrency)
-    tally, began, interrupted = Tally(), time.monotonic(), False
-    with terminal.progress() as bars:
+    tally, began = Tally(), time.monotonic()
+    with terminal.progress() as bars, terminal.stopped_by_ctrl_c(client.stop) as interrupted:
         task = bars.add_task("sending", total=events)
-        try:
-            for delivery in send(posts, client, concurrency=concurrency, events_per_second=rate):
-                tally.add(delivery)
-                bars.advance(task, len(delivery.post.events))
-        except KeyboardInterrupt:
-            interrupted = True
+        for delivery in send(posts, client, concurrency=concurrency, events_per_second=rate):
+            tally.add(delivery)
+            bars.advance(task, len(delivery.post.events))
     terminal.show(tally.figures(time.monotonic() - began), as_json)
-    if interrupted:
-        terminal.note(f"interrupted; up to {2 * concurrency} unfinished requests are not counted")
+    if interrupted.is_set():
         raise typer.Exit(130)
     if tally.undelivered:
         raise typer.Exit(1)

@@ -293,7 +293,6 @@ def test_ctrl_c_ends_sending_and_prints_the_figures(monkeypatch: pytest.MonkeyPa
         ended = CliRunner().invoke(app, ["send", "--duration", "60", "--concurrency", "1", "--json"], obj={})
     assert ended.exit_code == 130
     assert json.loads(ended.stdout)["requests"] >= 8
-    assert "interrupted; up to 2 unfinished requests" in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [["send"], ["demo"], ["demo", "--live"]], ids=" ".join)
