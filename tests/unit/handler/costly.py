@@ -9,6 +9,7 @@ import json
 import random
 import statistics
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from functools import cache
 
 import pytest
 
+from contract import logs
 from handler import main
 from tests.unit.handler.fakes import Context, World, app
 
@@ -163,3 +165,8 @@ def excess(body: bytes, headers: Mapping[str, str], size: int) -> str:
 @cache
 def _ordinary_seconds(size: int) -> float:
     return cpu_seconds(packed(honest(size)), NDJSON | {"content-encoding": "gzip"})
+
+
+if __name__ == "__main__":
+    logs.configure("CRITICAL")
+    sys.stdout.write(excess(sys.stdin.buffer.read(), json.loads(sys.argv[1]), int(sys.argv[2])))
