@@ -220,6 +220,11 @@ def test_properties_come_from_settings_and_can_be_overridden():
         KclSettings.of(ENVIRONMENT | {"STREAM_NAME": ""})
 
 
+def test_workers_of_one_machine_have_different_ids():
+    settings = KclSettings.of(ENVIRONMENT)
+    assert len({settings.properties["workerId"] for _ in range(50)}) == 50
+
+
 def test_health_check_detects_a_missing_worker_and_a_silent_shard(tmp_path, monkeypatch, capsys):
     for name, value in (ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
