@@ -2,12 +2,13 @@
 
 import re
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.conftest import Open
-from tests.console.stand_in import Feed, State, empty, iso, now, ring_of_trucks, truck, visit
+from tests.console.stand_in import Feed, State, empty, iso, morning, now, ring_of_trucks, truck, visit
 from tests.console.test_page import drawn, map_is_drawn, serious
 from tests.e2e.vocabulary import eventually
 
@@ -75,6 +76,16 @@ def test_visit_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) ->
     expect(page.locator(".map")).to_have_attribute("data-states", "0,1,0,1,1")
 
 
+def test_number_of_overdue_trucks_lists_only_them(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/map")
+    there = page.get_by_role("region", name="At a place now")
+    expect(there.get_by_role("listitem")).to_have_count(3)
+    there.get_by_role("button", name="1 overdue").click()
+    expect(there.get_by_role("listitem")).to_have_count(1)
+    expect(there.get_by_role("listitem")).to_contain_text("truck-2")
+    assert serious(page) == []
+
+
 def test_silent_truck_shows_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     silent = page.get_by_role("region", name="Silent trucks").get_by_role("listitem")
@@ -124,6 +135,52 @@ def test_search_continues_in_the_stores_on_enter(feed: Feed, open_page: Open) ->
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("long-ago-1")
 
 
+def test_enter_waits_for_the_matches_of_the_whole_text(feed: Feed, open_page: Open) -> None:
+    """Dispatchers paste or type fast, and press Enter before the matches are there."""
+    page = open_page(f"{feed.url}/pipeline")
+    expect(page.get_by_role("heading", name="Idle")).to_be_visible()
+    typed(page, "truck-3")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("truck=truck-3"))
+    typed(page, "truck")
+    expect(page.get_by_role("listbox", name="Found").get_by_role("option")).to_have_count(3)
+    page.keyboard.type("-2")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("truck=truck-2"))
+
+
+def test_place_shows_its_last_visit_with_a_link_to_that_day(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/map?fence=farm%23farm-38")
+    card = page.get_by_role("region", name="The chosen fence")
+    expect(card).to_contain_text("Nobody is inside")
+    expect(card).to_contain_text("75 min ago")
+    card.get_by_role("link", name=re.compile(r"\d\d:\d\d:\d\d")).click()
+    expect(page).to_have_url(re.compile(r"visits\?fence=farm%23farm-38&date=\d{4}-\d\d-\d\d"))
+    expect(page.locator(".visit")).to_have_count(1)
+    page.goto(f"{feed.url}/map?fence=farm%23nowhere")
+    expect(card).to_contain_text("No place with this name is known")
+
+
+def test_places_without_a_visit_today_are_listed(feed: Feed, open_page: Open) -> None:
+    feed.state.fences.append(fence("farm#farm-99"))
+    page = open_page(f"{feed.url}/places")
+    rows = page.locator(".place-table tbody tr")
+    expect(rows).to_have_count(4)
+    page.get_by_role("button", name="Not visited today (1)").click()
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("farm-99")
+    page.reload()
+    expect(rows).to_have_count(1)
+    page.get_by_role("button", name="Not visited today (1)").click()
+    today = page.get_by_role("columnheader", name="Visits today")
+    today.get_by_role("button").click()
+    expect(today).to_have_attribute("aria-sort", "descending")
+    expect(rows.first).to_contain_text("farm-1")
+    today.get_by_role("button").click()
+    expect(today).to_have_attribute("aria-sort", "ascending")
+    expect(rows.first).to_contain_text("farm-99")
+
+
 def test_places_show_the_trucks_there_and_the_last_visit(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/places")
     page.get_by_role("searchbox", name="Find a place").fill("38")
@@ -168,6 +225,29 @@ def test_date_picker_requests_the_day_in_the_fleets_time_zone(feed: Feed, open_p
     expect(page).to_have_url(re.compile("date=2026-03-30"))
 
 
+def test_impossible_date_in_a_link_shows_today(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits")
+    today = page.get_by_label("Day", exact=True).input_value()
+    for date in ("2026-13-45", "2026-02-31", "9999-12-31", "yesterday"):
+        page.goto(f"{feed.url}/visits?date={date}")
+        expect(page.locator(".visit")).to_have_count(4)
+        expect(page.get_by_label("Day", exact=True)).to_have_value(today)
+
+
+def test_totals_name_their_day_in_every_time_zone(feed: Feed, open_page: Open) -> None:
+    feed.state.stage["time_zone"] = "America/Los_Angeles"
+    totals = {"events": 1, "visits": 1, "collections": 1, "litres": 900.0, "kilometres": 1.0}
+    feed.state.days = [{"date": "2026-03-29", "dwell_seconds": 1.0, "trucks": 1, "farms": 1} | totals]
+    page = open_page(f"{feed.url}/visits")
+    days = page.get_by_role("region", name="Days")
+    expect(days).to_contain_text("the numbers are of Sun 29 Mar")
+    expect(days.locator(".plot-span").first).to_contain_text("Sun 29 Mar")
+    feed.state.days[0]["date"] = f"{now():%Y-%m-%d}"
+    page.reload()
+    expect(days).to_contain_text("the numbers are of today")
+    expect(days.locator(".plot").nth(1)).to_contain_text("900 l")
+
+
 def test_visits_and_the_report_can_be_downloaded(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     for name, suffix in (("CSV", ".csv"), ("Report", ".html"), ("Report, CSV", ".csv")):
@@ -195,6 +275,7 @@ def test_links_show_the_same_after_a_restart(open_page: Open) -> None:
         page.goto(f"{before.url}/visits")
         page.locator(".visit.contradicted").click()
         expect(page.locator(".picked")).to_contain_text("exit missing, seen at plant-1")
+        assert "date=" in page.url, "opened tomorrow, the link shows the same day"
         again.goto(page.url.replace(before.url, after.url))
         expect(again.locator(".picked")).to_contain_text("exit missing, seen at plant-1")
         again.goto(f"{after.url}/map?fence=farm%23farm-38")
@@ -212,3 +293,31 @@ def test_two_thousand_trucks_are_clustered_and_the_chosen_one_visible(open_page:
         expect(page.get_by_role("list", name="Legend").get_by_role("listitem")).to_have_text(
             ["moving", "at a place", "stopped", "overdue", "silent"]
         )
+
+
+def test_link_to_a_visit_that_is_not_shown_says_so(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits?visit=truck-9+farm%23farm-1+gone")
+    expect(page.locator(".picked")).to_contain_text("The linked visit is not shown")
+
+
+def test_replay_goes_to_a_time_and_the_link_keeps_it_when_a_truck_is_chosen(open_page: Open) -> None:
+    state = morning(3, hours_ago=3)
+    with Feed(state) as feed:
+        page = open_page(f"{feed.url}/map")
+        page.get_by_role("button", name="Replay a morning").click()
+        page.get_by_role("button", name="Load").click()
+        zone = ZoneInfo(state.stage["time_zone"])
+        wanted = (now() - timedelta(hours=1)).astimezone(zone)
+        page.get_by_label("Go to the time").fill(f"{wanted:%H:%M}")
+        page.get_by_label("Go to the time").press("Tab")
+        expect(page.locator(".replay-time")).to_contain_text(f"{wanted:%H:%M}:00")
+        expect(page).to_have_url(re.compile("at="))
+        device = state.trucks[0]["device_id"]
+        page.get_by_role("region", name="Trucks").get_by_role("link", name=device).click()
+        expect(page).to_have_url(re.compile(f"truck={device}.*at="))
+        again = open_page(page.url)
+        expect(again.locator(".replay-time")).to_contain_text(f"{wanted:%H:%M}:00")
+        expect(again.get_by_role("region", name="The chosen truck")).to_contain_text(device)
+        page.get_by_label("Go to the time").fill(f"{wanted + timedelta(hours=12):%H:%M}")
+        page.get_by_label("Go to the time").press("Tab")
+        expect(page.get_by_text("outside the replay")).to_be_visible()

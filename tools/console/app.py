@@ -35,7 +35,7 @@ from tools.console.request_guard import RequestGuard
 from tools.console.responses import Problem, json
 from tools.console.state import ConsoleState
 from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoller, WarehousePoller
-from tools.console.store_queries import MAX_VISITS, StoreQueries
+from tools.console.store_queries import MAX_CSV_VISITS, MAX_VISITS, StoreQueries
 from tools.console.stream import Hub
 
 STATIC = Path(__file__).parent / "static"
@@ -262,27 +262,32 @@ class Console:
         return json(await self._visits(request))
 
     async def visits_csv(self, request: Request) -> Response:
-        """Return the same visits as a file.
+        """Return the same visits as a file, named for the fleet's day on which they begin.
 
-        Raises Problem if a store did not answer, because the list would be incomplete.
+        Raises Problem if a store did not answer or there are too many, because the file would be incomplete.
         """
-        found = await self._visits(request)
+        found = await self._visits(request, MAX_CSV_VISITS)
         if found["missing"]:
             raise Problem(503, f"The list would be incomplete. {' '.join(found['missing'])}", "snowflake")
-        name = f"visits-{str(found['from'])[:10]}.csv"
+        if found["more"]:
+            raise Problem(
+                400, f"More than {MAX_CSV_VISITS} visits: choose a truck, a place or a shorter time."
+            )
+        first_day = fleet_day.day_of(datetime.fromisoformat(found["from"]), self._zone)
+        name = f"visits-{first_day}.csv"
         return _download(lookups.visits_csv(found["visits"], self._zone), name, "text/csv; charset=utf-8")
 
-    async def _visits(self, request: Request) -> dict[str, Any]:
+    async def _visits(self, request: Request, most: int = MAX_VISITS) -> dict[str, Any]:
         now = datetime.now(UTC)
         start = _time(request, "from", now - timedelta(hours=24))
         end = _time(request, "to", now)
         device_id = request.query_params.get("device_id")
         fence = _fence(request.query_params.get("fence_id"))
         found: dict[known_visits.Start, known_visits.Known] = {}
-        used, missing = ["bus"], []
+        used, missing, left_out = ["bus"], [], 0
         try:
-            marts = await self._asked(
-                "snowflake", lambda: self._queries.mart_visits(start, end, device_id, fence)
+            marts, left_out = await self._asked(
+                "snowflake", lambda: self._queries.mart_visits(start, end, device_id, fence, most)
             )
             used.append("marts")
             found |= {known_visits.start_of(visit): visit for visit in marts}
@@ -317,12 +322,12 @@ class Console:
             if not prefix or _begins(visit, prefix)
         ]
         return {
-            "visits": rows[-MAX_VISITS:],
+            "visits": rows[-most:],
             "from": parse_object.written(start),
             "to": parse_object.written(end),
             "source": used,
             "missing": missing,
-            "more": max(0, len(rows) - MAX_VISITS),
+            "more": left_out + max(0, len(rows) - most),
         }
 
     async def daily(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ from tools.console import known_visits, parse_object
 from tools.console.polling import Clients, Session
 
 MAX_VISITS = 5000
+MAX_CSV_VISITS = 50_000
 WHERE_REACH = timedelta(hours=48)
 
 
@@ -93,13 +94,15 @@ class StoreQueries:
         return [known_visits.known(row) for row in rows]
 
     def mart_visits(
-        self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None
-    ) -> list[known_visits.Known]:
-        """Return visits from the mart; none if dbt has never run."""
-        sql = (
-            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"
+        self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None, most: int
+    ) -> tuple[list[known_visits.Known], int]:
+        """Return the latest visits of the mart and the number of earlier ones left out; none if dbt has never run."""
+        columns = (
+            "device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"
             " exited_event_id, exit_missed, dwell_seconds, last_seen_at, app_dwell_seconds, crossings"
-            f" FROM {self._outputs.database}.MARTS.GEOFENCE_VISITS"
+        )
+        sql = (
+            f"FROM {self._outputs.database}.MARTS.GEOFENCE_VISITS"
             " WHERE entered_at BETWEEN %s::TIMESTAMP_NTZ AND %s::TIMESTAMP_NTZ"
         )
         parameters: list[object] = [_ntz(start), _ntz(end)]
@@ -110,10 +113,16 @@ class StoreQueries:
             parameters += fence
         try:
             with self._session() as warehouse:
-                rows = warehouse.query(f"{sql} ORDER BY entered_at DESC LIMIT {MAX_VISITS}", parameters)
+                rows = warehouse.query(
+                    f"SELECT {columns} {sql} ORDER BY entered_at DESC LIMIT {most}", parameters
+                )
+                left_out = 0
+                if len(rows) == most:
+                    [counted] = warehouse.query(f"SELECT COUNT(*) AS n {sql}", parameters)
+                    left_out = int(counted["n"]) - most
         except MissingObject:
-            return []
-        return [
+            return [], 0
+        visits_found = [
             known_visits.known(
                 row
                 | {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
@@ -121,6 +130,7 @@ class StoreQueries:
             )
             for row in rows
         ]
+        return visits_found, left_out
 
     def report(self, day: date, zone: ZoneInfo) -> daily_report.Report:
         with self._session() as warehouse:

@@ -1,6 +1,7 @@
 """Test the server over real HTTP on loopback, with every store unreachable (a closed port, not a fake)."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -20,7 +21,7 @@ from contract.events import Fence
 from contract.objects import lines_object
 from ops.outputs import Outputs
 from ops.polling import until
-from tools.console import app, lookups, parse_object
+from tools.console import app, lookups, parse_object, store_queries
 from tools.console.command import made, server_of
 from tools.console.known_visits import KnownVisits
 from tools.console.state import ConsoleState
@@ -39,11 +40,12 @@ def closed_port() -> int:
 class Served:
     """A running console and an HTTP client for it."""
 
-    def __init__(self, request_seconds: float = 10.0, **options: Any) -> None:
+    def __init__(self, request_seconds: float = 10.0, time_zone: str = "UTC", **options: Any) -> None:
         nowhere = closed_port()
         outputs = Outputs.model_validate(
             {
                 "endpoint": f"http://127.0.0.1:{nowhere}/v1/events",
+                "time_zone": time_zone,
                 "api_key": SECRETS[0],
                 "aws_endpoint_url": f"http://127.0.0.1:{nowhere}",
                 "region": "us-east-1",
@@ -572,6 +574,66 @@ def test_incomplete_list_is_not_exported(served):
     assert "would be incomplete" in json.loads(answer.data)["detail"]
     assert served.ask("/api/report?day=2026-11-27").status == 503
     assert served.ask("/api/report?day=someday").status == 400
+
+
+class MartOfVisits:
+    """A warehouse with one visit per second, ending at midnight in Amsterdam; it honours LIMIT as Snowflake does."""
+
+    def __init__(self, visits: int) -> None:
+        self.visits = visits
+
+    def query(self, sql: str, _: Any = None) -> list[dict[str, Any]]:
+        if "GEOFENCE_VISITS" not in sql:
+            return []
+        if "COUNT(*)" in sql:
+            return [{"n": self.visits}]
+        midnight = datetime(2026, 11, 27, 23, tzinfo=UTC)
+        return [
+            {
+                "device_id": "truck-1",
+                "geofence_tag": "farm",
+                "geofence_external_id": f"farm-{n}",
+                "entered_at": midnight - timedelta(seconds=n),
+                "exited_at": midnight,
+                "entered_event_id": f"e-{n}",
+                "exited_event_id": f"x-{n}",
+                "exit_missed": False,
+                "dwell_seconds": n,
+                "last_seen_at": None,
+                "app_dwell_seconds": None,
+                "crossings": 1,
+            }
+            for n in range(min(self.visits, int(sql.rpartition("LIMIT ")[2])))
+        ]
+
+
+@pytest.fixture
+def mart_of_visits(monkeypatch):
+    mart = MartOfVisits(0)
+
+    @contextlib.contextmanager
+    def warehouse(_: Outputs, __: int) -> Iterator[MartOfVisits]:
+        yield mart
+
+    monkeypatch.setattr(Outputs, "warehouse", warehouse)
+    return mart
+
+
+def test_day_with_many_visits_is_exported_whole_and_named_for_the_fleets_day(mart_of_visits):
+    day = "from=2026-11-26T23:00:00Z&to=2026-11-27T22:59:59.999Z"
+    amsterdam = Served(time_zone="Europe/Amsterdam")
+    try:
+        mart_of_visits.visits = store_queries.MAX_VISITS + 7
+        shown = amsterdam.get(f"/api/visits?{day}")
+        assert (len(shown["visits"]), shown["more"]) == (store_queries.MAX_VISITS, 7)
+        answer = amsterdam.ask(f"/api/visits.csv?{day}")
+        assert len(answer.data.splitlines()) == 1 + store_queries.MAX_VISITS + 7
+        assert answer.headers["content-disposition"] == 'attachment; filename="visits-2026-11-27.csv"'
+        mart_of_visits.visits = store_queries.MAX_CSV_VISITS + 1
+        answer = amsterdam.ask(f"/api/visits.csv?{day}")
+        assert (answer.status, "choose a truck" in json.loads(answer.data)["detail"]) == (400, True)
+    finally:
+        amsterdam.end()
 
 
 def test_csv_of_visits_uses_local_time_and_escapes_formulas():

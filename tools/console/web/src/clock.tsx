@@ -91,6 +91,18 @@ export function endOfDay(date: string): number {
   return startOfDay(next);
 }
 
+/** Whether the text is a date of the calendar, such as 2026-02-28 but not 2026-02-31. */
+export function isDate(text: string): boolean {
+  if (!/^\d{4}-\d\d-\d\d$/.test(text)) return false;
+  const ms = Date.parse(`${text}T12:00Z`);
+  return !Number.isNaN(ms) && new Date(ms).toISOString().startsWith(text);
+}
+
+const inUtc = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short", timeZone: "UTC" });
+
+/** The name of a date, which is the same in every time zone. */
+export const dateName = (date: string): string => inUtc.format(Date.parse(`${date}T12:00Z`));
+
 const sameDay = (one: number, other: number): boolean => dateOf(one) === dateOf(other);
 
 interface TimeProps {

@@ -26,11 +26,13 @@ function hitsOf(found: Found): Hit[] {
 
 export function Search() {
   const text = useSignal("");
-  const found = useSignal<Found | null>(null);
+  const answer = useSignal<{ to: string; found: Found } | null>(null);
   const at = useSignal(0);
   const state = useSignal<"" | "tracing" | string>("");
   const box = useRef<HTMLInputElement>(null);
   const asking = useRef<AbortController | null>(null);
+  /** Enter was pressed before the answer to the typed text arrived: it takes effect on arrival. */
+  const entered = useRef(false);
 
   useEffect(() => {
     const focus = (event: KeyboardEvent): void => {
@@ -47,27 +49,31 @@ export function Search() {
 
   const close = (): void => {
     asking.current?.abort();
-    found.value = null;
+    entered.current = false;
+    answer.value = null;
     state.value = "";
   };
   const typed = (value: string): void => {
     text.value = value;
     asking.current?.abort();
+    entered.current = false;
     state.value = "";
     if (!value.trim()) return close();
     const abort = (asking.current = new AbortController());
     setTimeout(() => {
       if (abort.signal.aborted) return;
       ask<Found>("/api/search", { q: value }, { signal: abort.signal }).then(
-        (answer) => {
-          found.value = answer;
+        (found) => {
+          answer.value = { to: value, found };
           at.value = 0;
+          if (entered.current) enter();
         },
         (problem: Error) => !abort.signal.aborted && (state.value = problem.message),
       );
     }, PAUSE_MS);
   };
-  const hits = found.value ? hitsOf(found.value) : [];
+  const found = answer.value?.found ?? null;
+  const hits = found ? hitsOf(found) : [];
   const go = (hit: Hit): void => {
     close();
     text.value = "";
@@ -84,9 +90,18 @@ export function Search() {
       () => go({ what: "", name: what, to: ["events", isKey ? { key: what, line: "1" } : { event: what }] }),
       (problem: Error) =>
         !abort.signal.aborted &&
-        (state.value = `${problem.message} Searched: memory (${found.value?.searched ?? ""}), the warehouse, and the archive of the last 48 hours.`),
+        (state.value = `${problem.message} Searched: memory (${answer.value?.found.searched ?? ""}), the warehouse, and the archive of the last 48 hours.`),
     );
   };
+  /** Go to the marked match, otherwise search the stores. Matches of an earlier text do not count. */
+  function enter(): void {
+    const latest = answer.value;
+    entered.current = latest?.to !== text.value;
+    if (!latest || entered.current) return;
+    const hit = hitsOf(latest.found)[at.value];
+    if (hit) go(hit);
+    else if (latest.found.trace) trace();
+  }
   const keyed = (event: KeyboardEvent): void => {
     if (event.key === "Escape") {
       close();
@@ -97,12 +112,10 @@ export function Search() {
       if (hits.length > 0) at.value = (at.value + step + hits.length) % hits.length;
     } else if (event.key === "Enter") {
       event.preventDefault();
-      const hit = hits[at.value];
-      if (hit) go(hit);
-      else if (found.value?.trace) trace();
+      enter();
     }
   };
-  const shown = found.value !== null || state.value !== "";
+  const shown = found !== null || state.value !== "";
   return (
     <search
       class="find-all"
@@ -145,8 +158,8 @@ export function Search() {
           </ul>
           {hits.length === 0 && state.value === "" && (
             <p class="quiet">
-              Nothing in memory. Searched: {found.value?.searched}.{" "}
-              {found.value?.trace && (
+              Nothing in memory. Searched: {found?.searched}.{" "}
+              {found?.trace && (
                 <button type="button" onClick={trace}>
                   Search the warehouse and the archive (Enter)
                 </button>

@@ -252,7 +252,7 @@ function layers(colours: Palette): StyleSpecification["layers"] {
         "text-font": FONT,
         "text-size": 12,
         "text-allow-overlap": true,
-        "text-ignore-placement": true,
+        "text-padding": 12, // about the disc, so that names of places beneath it are left out
       },
       paint: { "text-color": colours.halo },
     },

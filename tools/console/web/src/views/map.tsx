@@ -4,15 +4,16 @@ import { computed, signal, useComputed, useSignal, useSignalEffect } from "@prea
 import { useEffect, useRef } from "preact/hooks";
 
 import { ask } from "../api";
-import { Age, ageText, clockTime, dayName, minuteTime, momentOf, now, span, startOfDay, Time, utc, wallOf } from "../clock";
-import type { Replay, ReplayRange, Trail, Visit } from "../contract";
-import { fenceName, fences, snapshots, stage, there, trucks } from "../live";
+import { Age, ageText, clockTime, dateOf, dayName, minuteTime, momentOf, now, span, startOfDay, Time, utc, wallOf } from "../clock";
+import type { Place, Replay, ReplayRange, Trail, Visit } from "../contract";
+import { fenceName, fences, snapshots, stage, there, trucks, visitChanges } from "../live";
 import type { Chart } from "../map/canvas";
 import { frame, type Passed, type Shown, trailAt } from "../map/replay";
-import { choose, link, param } from "../route";
+import { choose, link, type Params, param } from "../route";
 import { isDark } from "../theme";
 import { isContradicted, isOverdue, SILENT_MS, STATES, stateOf, type TruckState } from "../trucks";
-import { Empty, Failed, Loading, number, plural, useAsked } from "../ui";
+import { Copy, Empty, Failed, Loading, number, plural, useAsked } from "../ui";
+import { LastVisit } from "./places";
 
 /** What is played again, if anything; kept while other views are looked at. */
 const replay = signal<Replay | null>(null);
@@ -43,6 +44,9 @@ const overdue = computed(
 const stated = computed(() =>
   shown.value.trucks.map((truck) => ({ ...truck, state: stateOf(truck, overdue.value, coarseMoment.value) })),
 );
+
+/** A link to a truck or place on this map. The replay adds its moment to the address by itself. */
+const onMap = (params: Params): string => link("map", { ...params, tiles: param("tiles") });
 
 const present = (visits: Visit[]): Visit[] => visits.filter((visit) => !isContradicted(visit));
 
@@ -275,6 +279,7 @@ function TruckCard({ device }: { device: string }) {
       <p class="links">
         <a href={link("visits", { device, by: "truck" })}>Its visits</a>
         <a href={link("events", { device })}>Its events</a>
+        <Copy text={location.href} label="Copy link" />
       </p>
     </section>
   );
@@ -284,6 +289,11 @@ function FenceCard({ id }: { id: string }) {
   const fence = fences.value.get(id);
   const inside = present(shown.value.there).filter((visit) => visit.fence_id === id);
   const from = { file: "the fences’ file", geometry: "its events", events: "where phones cross it, so roughly" };
+  const asked = useAsked(
+    replay.value ? null : (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
+    [id, replay.value === null, snapshots.value, visitChanges.value],
+  );
+  const place = asked.data?.places.find((each) => each.fence_id === id);
   return (
     <section class="card" aria-label="The chosen fence">
       <div class="card-head">
@@ -294,13 +304,35 @@ function FenceCard({ id }: { id: string }) {
       </div>
       <p>
         {inside.length === 0
-          ? "Nobody is inside."
+          ? fence || !snapshots.value
+            ? "Nobody is inside."
+            : "No place with this name is known."
           : inside.map((visit) => (
-              <a class="wrap block" key={visit.device_id} href={link("map", { truck: visit.device_id })}>
+              <a class="wrap block" key={visit.device_id} href={onMap({ truck: visit.device_id })}>
                 {visit.device_id}
               </a>
             ))}
       </p>
+      {place && (
+        <dl class="facts">
+          <div>
+            <dt>Last visit</dt>
+            <dd>
+              <LastVisit place={place} />
+            </dd>
+          </div>
+          <div>
+            <dt>Visits today</dt>
+            <dd>{number(place.visits_today)}</dd>
+          </div>
+          {place.usual_dwell_seconds !== null && (
+            <div>
+              <dt>Usual stay</dt>
+              <dd>{span(place.usual_dwell_seconds)}</dd>
+            </div>
+          )}
+        </dl>
+      )}
       {fence && (
         <p class="quiet">
           {fence.kind}, {fence.radius_m ? `about ${number(fence.radius_m)} m` : "size not known"}; known from {from[fence.source]}.
@@ -309,6 +341,7 @@ function FenceCard({ id }: { id: string }) {
       <p class="links">
         <a href={link("visits", { fence: id })}>Its visits</a>
         <a href={link("places", { q: fence?.name ?? id })}>In the list of places</a>
+        <Copy text={location.href} label="Copy link" />
       </p>
     </section>
   );
@@ -324,17 +357,25 @@ function Since({ at }: { at: string }) {
 }
 
 function ThereList() {
+  const onlyLate = useSignal(false);
   const visits = [...shown.value.there].sort((one, other) => one.entered_at.localeCompare(other.entered_at));
   const here = present(visits);
   const gone = visits.filter(isContradicted);
-  const rows = [...here, ...gone].slice(0, LISTED);
-  const late = here.filter((visit) => isOverdue(visit, coarseMoment.value)).length;
+  const late = here.filter((visit) => isOverdue(visit, coarseMoment.value));
+  const isOnlyLate = onlyLate.value && late.length > 0;
+  const wanted = isOnlyLate ? late : [...here, ...gone];
+  const rows = wanted.slice(0, LISTED);
   return (
     <section class="card" aria-labelledby="there">
       <div class="card-head">
         <h2 id="there">At a place {replay.value ? "then" : "now"}</h2>
         <span>
-          {late > 0 && <span class="late-count n">{late} overdue</span>} <span class="count n">{here.length}</span>
+          {late.length > 0 && (
+            <button type="button" class="late-count n" aria-pressed={isOnlyLate} onClick={() => (onlyLate.value = !isOnlyLate)}>
+              {late.length} overdue
+            </button>
+          )}{" "}
+          <span class="count n">{here.length}</span>
         </span>
       </div>
       {visits.length === 0 ? (
@@ -346,7 +387,7 @@ function ThereList() {
           ))}
         </ul>
       )}
-      {visits.length > LISTED && <p class="quiet">{number(visits.length - LISTED)} more are not listed.</p>}
+      {wanted.length > LISTED && <p class="quiet">{number(wanted.length - LISTED)} more are not listed.</p>}
     </section>
   );
 }
@@ -356,10 +397,10 @@ function ThereRow({ visit }: { visit: Visit }) {
   const late = isOverdue(visit, coarseMoment.value);
   return (
     <li class={contradicted ? "contradicted" : late ? "overdue" : ""}>
-      <a class="clip" title={fenceName(visit.fence_id)} href={link("map", { fence: visit.fence_id })}>
+      <a class="clip" title={fenceName(visit.fence_id)} href={onMap({ fence: visit.fence_id })}>
         {fenceName(visit.fence_id)}
       </a>
-      <a class="clip quiet-link" title={visit.device_id} href={link("map", { truck: visit.device_id })}>
+      <a class="clip quiet-link" title={visit.device_id} href={onMap({ truck: visit.device_id })}>
         {visit.device_id}
       </a>
       <Since at={visit.entered_at} />
@@ -393,7 +434,7 @@ function SilentList() {
       <ul class="list-rows">
         {silent.slice(0, LISTED).map((truck) => (
           <li key={truck.device_id}>
-            <a class="clip" title={truck.device_id} href={link("map", { truck: truck.device_id })}>
+            <a class="clip" title={truck.device_id} href={onMap({ truck: truck.device_id })}>
               {truck.device_id}
             </a>
             <span />
@@ -446,7 +487,7 @@ function TruckList({ chosen }: { chosen: string }) {
               <a
                 class="clip"
                 title={truck.device_id}
-                href={link("map", { truck: truck.device_id })}
+                href={onMap({ truck: truck.device_id })}
                 aria-current={truck.device_id === chosen ? "true" : undefined}
               >
                 {truck.device_id}
@@ -461,6 +502,8 @@ function TruckList({ chosen }: { chosen: string }) {
           ))}
         </ul>
       )}
+      {all.length > 0 && found.length === 0 && <p class="quiet">No truck matches.</p>}
+      {found.length > LISTED && <p class="quiet">{number(found.length - LISTED)} more are not listed: type a part of the name.</p>}
     </section>
   );
 }
@@ -582,6 +625,7 @@ function Chooser({ onClose }: { onClose: () => void }) {
 function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
   const playing = useSignal(false);
   const speed = useSignal(300);
+  const isOutside = useSignal(false);
   const from = Date.parse(played.from);
   const to = Date.parse(played.to);
   useEffect(() => {
@@ -597,8 +641,14 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
   useEffect(() => {
     const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
     return () => clearTimeout(timer);
-  }, [Math.floor(at / 10_000), playing.value, played]);
+  }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists drop the moment
   const told = `${dayName(at)} ${clockTime(at)}`;
+  /** Go to the first moment of the replay with that time of day. */
+  const goTo = (time: string): void => {
+    const wanted = [dateOf(from), dateOf(to)].map((date) => momentOf(`${date}T${time}`)).find((each) => each >= from && each <= to);
+    isOutside.value = time !== "" && wanted === undefined;
+    if (wanted !== undefined) replayAt.value = wanted;
+  };
   return (
     <>
       <button
@@ -637,10 +687,15 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
         value={at}
         onInput={(event) => (replayAt.value = Number(event.currentTarget.value))}
       />
+      <label class="go-to">
+        <span>Go to</span>
+        <input type="time" aria-label="Go to the time" onChange={(event) => goTo(event.currentTarget.value)} />
+      </label>
       <button type="button" onClick={onClose}>
         Back to live
       </button>
       <p class="quiet replay-about">
+        {isOutside.value && <strong role="status">This time is outside the replay. </strong>}
         <Time at={played.from} /> – <Time at={played.to} /> · {plural(played.events, "event")}, {plural(played.trucks.length, "truck")}
         {played.truncated && " · only the first part: choose a shorter span for all"}
       </p>

@@ -1,9 +1,7 @@
 /** All places: who is there, how often today, and when one was last visited. */
 
-import { useSignal } from "@preact/signals";
-
 import { ask } from "../api";
-import { ageText, now, span, Time } from "../clock";
+import { ageText, dateOf, now, span, Time } from "../clock";
 import type { Place } from "../contract";
 import { downNames, snapshots, visitChanges } from "../live";
 import { choose, link, param } from "../route";
@@ -19,21 +17,36 @@ const compared: Record<Order, (one: Place, other: Place) => number> = {
   // Those that wait longest come first; never visited is the longest.
   last: (one, other) => (one.last_entered_at ?? "").localeCompare(other.last_entered_at ?? ""),
 };
+const ORDERS = Object.keys(compared) as Order[];
+/** In these orders the lowest come first. */
+const LOWEST_FIRST: readonly Order[] = ["name", "last"];
 
 export function PlacesView() {
   const wanted = param("q").toLowerCase();
-  const order = useSignal<Order>("name");
+  const order = ORDERS.find((name) => name === param("sort")) ?? "name";
+  const isReversed = param("reversed") !== "";
+  const onlyUnvisited = param("unvisited") !== "";
   const asked = useAsked(
     (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
     [snapshots.value, visitChanges.value, downNames.value],
   );
-  const all = asked.data?.places ?? [];
-  const found = all
-    .filter((place) => `${place.name} ${place.tag}/${place.external_id}`.toLowerCase().includes(wanted))
-    .sort((one, other) => compared[order.value](one, other) || compared.name(one, other));
+  const isUnvisited = (place: Place): boolean => place.visits_today === 0 && place.there === 0;
+  const matching = (asked.data?.places ?? []).filter((place) =>
+    `${place.name} ${place.tag}/${place.external_id}`.toLowerCase().includes(wanted),
+  );
+  const found = matching
+    .filter((place) => !onlyUnvisited || isUnvisited(place))
+    .sort((one, other) => (isReversed ? -1 : 1) * compared[order](one, other) || compared.name(one, other));
+  /** Sort by a column; once more reverses it. */
+  const sortBy = (name: Order): void =>
+    choose({ sort: name === "name" ? null : name, reversed: order === name && !isReversed ? "1" : null }, true);
   const heading = (name: Order, text: string, numeric = true) => (
-    <th scope="col" class={numeric ? "n" : ""} aria-sort={order.value === name ? (name === "name" || name === "last" ? "ascending" : "descending") : undefined}>
-      <button type="button" class="sort" onClick={() => (order.value = name)}>
+    <th
+      scope="col"
+      class={numeric ? "n" : ""}
+      aria-sort={order !== name ? undefined : LOWEST_FIRST.includes(name) !== isReversed ? "ascending" : "descending"}
+    >
+      <button type="button" class="sort" onClick={() => sortBy(name)}>
         {text}
       </button>
     </th>
@@ -44,6 +57,13 @@ export function PlacesView() {
         <h1>Places</h1>
         <span class="quiet">{plural(found.length, "place")}</span>
         <span class="spacer" />
+        <button
+          type="button"
+          aria-pressed={onlyUnvisited}
+          onClick={() => choose({ unvisited: onlyUnvisited ? null : "1" }, true)}
+        >
+          Not visited today ({number(matching.filter(isUnvisited).length)})
+        </button>
         <input
           type="search"
           aria-label="Find a place"
@@ -56,8 +76,10 @@ export function PlacesView() {
         {asked.problem && <Failed problem={asked.problem} what="Places could not be read" again={asked.again} />}
         {!asked.data && asked.busy && <Loading what="Reading places …" />}
         {asked.data && found.length === 0 && (
-          <Empty title={wanted ? "No place matches." : "No place is known yet."}>
-            {!wanted && "A place becomes known when a truck’s phone enters its fence, or from a file: milkrun console --fences."}
+          <Empty
+            title={matching.length > 0 ? "Every one of these was visited today." : wanted ? "No place matches." : "No place is known yet."}
+          >
+            {!wanted && matching.length === 0 && "A place becomes known when a truck’s phone enters its fence, or from a file: milkrun console --fences."}
           </Empty>
         )}
         {found.length > 0 && (
@@ -104,12 +126,14 @@ export function PlacesView() {
   );
 }
 
-function LastVisit({ place }: { place: Place }) {
+export function LastVisit({ place }: { place: Place }) {
   if (!place.last_entered_at) return <span class="quiet">none known</span>;
   const left = place.last_exited_at && place.last_exited_at >= place.last_entered_at ? place.last_exited_at : null;
   return (
     <>
-      <Time at={place.last_entered_at} />
+      <a href={link("visits", { fence: place.fence_id, date: dateOf(Date.parse(place.last_entered_at)) })}>
+        <Time at={place.last_entered_at} />
+      </a>
       {left && (
         <>
           {" – "}

@@ -3,11 +3,11 @@
 import { useMemo } from "preact/hooks";
 
 import { ask } from "../api";
-import { ageText, dateOf, dayName, endOfDay, minuteTime, now, span, startOfDay, Time, utc, zone } from "../clock";
+import { ageText, dateName, dateOf, dayName, endOfDay, isDate, minuteTime, now, span, startOfDay, Time, utc, zone } from "../clock";
 import type { Daily, Day, Visit, Visits } from "../contract";
 import { downNames, fenceName, snapshots, stage, visitChanges } from "../live";
 import { choose, link, param } from "../route";
-import { decimal, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
+import { Copy, decimal, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 
 type Grouping = "fence" | "truck";
 const GROUPINGS: readonly (readonly [Grouping, string])[] = [
@@ -49,7 +49,7 @@ function wordsOf(visit: Visit): string[] {
 
 export function VisitsView() {
   const today = dateOf(now.value);
-  const date = /^\d{4}-\d\d-\d\d$/.test(param("date")) ? param("date") : today;
+  const date = isDate(param("date")) && param("date") < today ? param("date") : today;
   const grouping: Grouping = param("by") === "truck" ? "truck" : "fence";
   const device = param("device");
   const fence = param("fence");
@@ -138,7 +138,7 @@ export function VisitsView() {
           </p>
         )}
         {asked.data ? (
-          <Timeline visits={visits} grouping={grouping} from={from} to={to} />
+          <Timeline visits={visits} grouping={grouping} date={date} from={from} to={to} />
         ) : (
           !asked.problem && <Loading what="Reading visits …" />
         )}
@@ -201,11 +201,12 @@ const keyOf = (visit: Visit): string => `${visit.device_id} ${visit.fence_id} ${
 interface TimelineProps {
   visits: Visit[];
   grouping: Grouping;
+  date: string;
   from: number;
   to: number;
 }
 
-function Timeline({ visits, grouping, from: earliest, to }: TimelineProps) {
+function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps) {
   const chosen = param("visit");
   // Hours before the first visit would only squeeze the rest.
   const firstEntered = useMemo(() => Math.min(...visits.map((visit) => Date.parse(visit.entered_at))), [visits]);
@@ -264,7 +265,8 @@ function Timeline({ visits, grouping, from: earliest, to }: TimelineProps) {
                         aria-pressed={visit === picked}
                         aria-label={`${who}, entered ${minuteTime(Date.parse(visit.entered_at))}, ${wordsOf(visit).join(", ")}`}
                         title={`${who}\n${minuteTime(Date.parse(visit.entered_at))} (${utc(Date.parse(visit.entered_at))})\n${wordsOf(visit).join(", ")}`}
-                        onClick={() => choose({ visit: visit === picked ? null : keyOf(visit) }, true)}
+                        // With the day, also today's: the link is opened on another day.
+                        onClick={() => choose({ visit: visit === picked ? null : keyOf(visit), date }, true)}
                       >
                         {width >= NAME_FROM_PERCENT && (
                           <span class="visit-name" aria-hidden="true">
@@ -283,6 +285,8 @@ function Timeline({ visits, grouping, from: earliest, to }: TimelineProps) {
       <div class="picked" aria-live="polite">
         {picked ? (
           <VisitFacts visit={picked} />
+        ) : chosen ? (
+          <p>The linked visit is not shown: a filter or another day hides it, or later events replaced it.</p>
         ) : (
           <p class="quiet">
             {plural(visits.length, "visit")}, {visits.filter((v) => v.open && !v.contradicted_by_event_id).length} there now. Choose a bar to read it; arrow
@@ -369,6 +373,12 @@ function VisitFacts({ visit }: { visit: Visit }) {
           )}
         </dd>
       </div>
+      <div>
+        <dt>Hand on</dt>
+        <dd>
+          <Copy text={location.href} label="Copy link" />
+        </dd>
+      </div>
     </dl>
   );
 }
@@ -388,11 +398,16 @@ function DailyTotals() {
     downNames.value,
   ]);
   const days = asked.data?.days ?? [];
+  const last = days.map((day) => day.date).sort().at(-1);
+  const utcToday = new Date(now.value).toISOString().slice(0, 10);
   return (
     <section class="card daily" aria-labelledby="daily">
       <div class="card-head">
         <h2 id="daily">Days</h2>
-        <span class="quiet">totals from the marts; these days end at midnight UTC</span>
+        <span class="quiet">
+          totals from the marts{last && `; the numbers are of ${last === utcToday ? "today" : dateName(last)}`}; these days end
+          at midnight UTC
+        </span>
       </div>
       {asked.problem && <Failed problem={asked.problem} what="The marts cannot be asked" again={asked.again} />}
       {!asked.data && asked.busy && <Loading what="Asking the marts …" />}
@@ -449,8 +464,8 @@ function Plot({ days, measure }: { days: Day[]; measure: (typeof MEASURES)[numbe
         ))}
       </ol>
       <p class="plot-span quiet">
-        <span>{dayName(Date.parse(ordered[0]?.date ?? ""))}</span>
-        <span>{dayName(Date.parse(latest?.date ?? ""))}</span>
+        <span>{dateName(ordered[0]?.date ?? "")}</span>
+        <span>{dateName(latest?.date ?? "")}</span>
       </p>
     </figure>
   );
