@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -795,10 +796,14 @@ def by_the_mart(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
     def utc(at: datetime | None) -> datetime | None:
         return at and at.replace(tzinfo=UTC)
 
+    def number(seconds: Decimal | None) -> float | None:
+        """A quotient of NUMBERs is a NUMBER in Snowflake ("Arithmetic operators")."""
+        return None if seconds is None else float(seconds)
+
     return {
         (row["device_id"], row["geofence_tag"], row["geofence_external_id"], utc(row["entered_at"]),
          row["entered_event_id"], utc(row["exited_at"]), row["exited_event_id"], row["exit_missed"],
-         row["is_there_now"], utc(row["last_seen_at"]), row["dwell_seconds"], row["app_dwell_seconds"])
+         row["is_there_now"], utc(row["last_seen_at"]), number(row["dwell_seconds"]), row["app_dwell_seconds"])
         for row in rows
     }  # fmt: skip
 

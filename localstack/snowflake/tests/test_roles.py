@@ -140,7 +140,7 @@ def test_grants_on_kinds_that_do_not_exist_here_are_refused_by_name(warehouse: W
         "GRANT SELECT ON TABLE RAW.EVENTS TO SHARE S",
     ):
         warehouse.run("CREATE TABLE IF NOT EXISTS RAW.EVENTS (a INT)")
-        assert "Unsupported feature" in warehouse.refused(sql.format(r=role(f"R{len(sql)}")))
+        assert "Not supported" in warehouse.refused(sql.format(r=role(f"R{len(sql)}")))
 
 
 def test_a_role_cannot_contain_itself(warehouse: Warehouse, role) -> None:

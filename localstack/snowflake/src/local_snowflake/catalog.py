@@ -20,11 +20,21 @@ import duckdb
 from local_snowflake.clock import Clock
 from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.errors import missing
+from local_snowflake.names import Columns
 from local_snowflake.sql import Name, Options, Words, hidden
 
 OURS = '_fs_global."_local"'
 STAGES = "_fs_global._fs_information_schema._fs_stages"
 FILE_FORMATS = "_fs_global._fs_information_schema._fs_file_formats"
+
+COLUMNS = """
+SELECT column_name, bool_or(data_type = 'JSON') FROM duckdb_columns()
+WHERE NOT internal AND schema_name NOT IN ('_fs_information_schema', '_local', 'main') GROUP BY ALL
+UNION ALL SELECT DISTINCT unnest([table_name, schema_name, database_name]), FALSE FROM duckdb_tables()
+WHERE NOT internal AND schema_name NOT IN ('_fs_information_schema', '_local', 'main')
+UNION ALL SELECT DISTINCT unnest([view_name, schema_name, database_name]), FALSE FROM duckdb_views()
+WHERE NOT internal AND schema_name NOT IN ('_fs_information_schema', '_local', 'main')
+"""
 
 PIPE_HISTORY = timedelta(days=14)
 TABLE_HISTORY = timedelta(days=64)
@@ -146,6 +156,7 @@ class Catalog:
         self.clock = clock
         self.version = 0
         """Rises with every statement that may change an object: what was compiled before is then stale."""
+        self._columns: tuple[int, Columns] = (-1, Columns())
         self.prepared: set[str] = set()
         self._preparing = threading.Lock()  # the loader and a session may come at once
         self.dropped: set[str] = set()
@@ -184,6 +195,16 @@ class Catalog:
         return {
             row[0] for row in self.rows("SELECT database_name FROM duckdb_databases() WHERE NOT internal")
         }
+
+    def columns(self) -> Columns:
+        version = self.version
+        if self._columns[0] != version:
+            rows = self.rows(COLUMNS)
+            names = frozenset(name for name, _ in rows)
+            mixed = frozenset(name.upper() for name in names if name != name.upper())
+            variants = frozenset(name.upper() for name, is_variant in rows if is_variant)
+            self._columns = (version, Columns(variants, names, mixed))
+        return self._columns[1]
 
     def names_of_schema_objects(self) -> list[tuple[str, str]]:
         """Pipes, stages and file formats, as kind and full name."""

@@ -12,7 +12,8 @@ from fakesnow import info_schema, macros
 from fakesnow.instance import GLOBAL_DATABASE_NAME, FakeSnow
 from fakesnow.transforms import show
 
-from local_snowflake.arrow import keep_nulls
+from local_snowflake import fixes
+from local_snowflake.macros import creation_sql
 from local_snowflake.session import LocalConnection, drop_temporary, macros_of
 from local_snowflake.sql import literal, quoted
 
@@ -69,10 +70,11 @@ class DurableFakeSnow(FakeSnow):
         self.duck_conn.execute(info_schema.fs_global_creation_sql())
         self.duck_conn.execute(show.fs_global_creation_sql())
         self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
-        keep_nulls()
+        fixes.apply()
         # A session that belongs to no database stands in `memory`, and may FLATTEN too.
         self.duck_conn.execute(macros.creation_sql("memory"))
         self.duck_conn.execute(macros_of("memory"))
+        self.duck_conn.execute(creation_sql())
         for file in sorted(folder.glob("*.db")):
             if file.stem != GLOBAL_DATABASE_NAME:
                 self.attach(file.stem)

@@ -29,7 +29,7 @@ def exists(name: str) -> SnowflakeError:
 
 
 def unsupported(what: str) -> SnowflakeError:
-    return SnowflakeError("000002", "0A000", f"Unsupported feature of the local Snowflake: {what}")
+    return SnowflakeError("000002", "0A000", f"Not supported by the local Snowflake: {what}")
 
 
 def stage_failure(reason: str) -> SnowflakeError:

@@ -45,65 +45,6 @@ def one_path(node: exp.Expr) -> exp.Expr:
     return exp.JSONExtract(this=inner, expression=path, variant_extract=True, requires_json=True)
 
 
-WANTS_TEXT = (
-    exp.Base64Encode,
-    exp.Concat,
-    exp.ConcatWs,
-    exp.Contains,
-    exp.DPipe,
-    exp.EndsWith,
-    exp.GroupConcat,
-    exp.ILike,
-    exp.Initcap,
-    exp.Left,
-    exp.Length,
-    exp.Like,
-    exp.MD5,
-    exp.Pad,
-    exp.RegexpExtract,
-    exp.RegexpLike,
-    exp.RegexpReplace,
-    exp.Replace,
-    exp.Reverse,
-    exp.Right,
-    exp.SHA2,
-    exp.Split,
-    exp.SplitPart,
-    exp.StartsWith,
-    exp.StrPosition,
-    exp.Substring,
-    exp.ToChar,
-    exp.Trim,
-)
-COMPARES = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.In, exp.Between)
-
-
-def variant_as_compared(node: exp.Expr) -> exp.Expr:
-    """v:a is JSON here, quotes and all: where Snowflake reads it as text, or compares it with text, cast it.
-
-    Compared with a number it would be rounded to that one's type first: 2.5 > 2 was false.
-    """
-    operands = [operand for operand in node.iter_expressions() if not isinstance(operand, exp.Alias)]
-    if isinstance(node, exp.Case):
-        operands = [node.this, *(branch.this for branch in node.args["ifs"])] if node.this else []
-    elif isinstance(node, exp.GroupConcat) and isinstance(node.this, exp.Distinct):
-        operands = node.this.expressions
-    elif not isinstance(node, WANTS_TEXT + COMPARES):
-        return node
-    variants = [operand for operand in operands if isinstance(operand.unnest(), exp.JSONExtract)]
-    if variants and node.args.get("query"):
-        raise unsupported("a variant IN (SELECT …) without a cast")
-    if isinstance(node, WANTS_TEXT) or any(operand.is_string for operand in operands):
-        kind = "VARCHAR"
-    elif any(operand.is_number for operand in operands):
-        kind = "DOUBLE"
-    else:
-        return node
-    for variant in variants:
-        variant.replace(exp.cast(variant.unnest().copy(), kind, dialect="snowflake"))
-    return node
-
-
 def refuse_typeof(statement: exp.Expr) -> None:
     if statement.find(exp.Typeof):
         raise unsupported("TYPEOF")
@@ -111,7 +52,7 @@ def refuse_typeof(statement: exp.Expr) -> None:
 
 def unsupported(what: str) -> Exception:
     return snowflake.connector.errors.ProgrammingError(
-        msg=f"Unsupported feature of the local Snowflake: {what}", errno=2, sqlstate="0A000"
+        msg=f"Not supported by the local Snowflake: {what}", errno=2, sqlstate="0A000"
     )
 
 
@@ -162,7 +103,7 @@ def refuse_local_times(statement: exp.Expr) -> None:
             outer = outer.parent
         if reads_the_clock_face(outer):
             raise snowflake.connector.errors.ProgrammingError(
-                msg="Unsupported feature of the local Snowflake: the local date or time of a TIMESTAMP_TZ, "
+                msg="Not supported by the local Snowflake: the local date or time of a TIMESTAMP_TZ, "
                 "whose offset is lost here. Say which zone is meant, as in CONVERT_TIMEZONE('UTC', …): "
                 + (outer.sql(dialect="snowflake") if outer else ""),
                 errno=2,

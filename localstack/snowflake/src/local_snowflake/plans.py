@@ -11,6 +11,7 @@ from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, Location, Pipe, Stage
 from local_snowflake.copying import BATCH, Copy, FileFormat, OnError, copy_of, on_error_of, projections
 from local_snowflake.errors import SnowflakeError, compilation, missing
+from local_snowflake.names import Columns
 from local_snowflake.sql import Name, Scope, quoted
 
 
@@ -139,6 +140,7 @@ def in_duckdb(catalog: Catalog, copy: Copy, items: list[str]) -> str:
     """The select list through a session's own translation, so that a pipe reads JSON as a query does."""
     sql = f"SELECT {', '.join(items)} FROM {BATCH}"
     session = catalog.fakesnow.connect(copy.target.database, copy.target.schema)
+    session.columns = lambda: Columns(frozenset({"C1"}))
     try:
         return str(session.cursor()._transform(parse_one(sql), None).sql(dialect="duckdb"))
     except snowflake.connector.errors.ProgrammingError as error:

@@ -117,6 +117,7 @@ class LocalSnowflake:
                 session = fakesnow_server.sessions[answer["data"]["token"]]
                 session.actor, session.authorize = actor, self.commands.reading
                 session.visible = self.commands.visible
+                session.columns = self.catalog.columns
                 self.commands.authority.enter(session)
                 answer["data"]["sessionInfo"] |= {
                     "roleName": actor.role,

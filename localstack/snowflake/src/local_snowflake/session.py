@@ -19,6 +19,7 @@ from fakesnow.transforms.merge import operations
 from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
+from local_snowflake import fakesnow_transforms
 from local_snowflake.actor import Actor
 from local_snowflake.errors import SnowflakeError
 from local_snowflake.expressions import (
@@ -27,9 +28,14 @@ from local_snowflake.expressions import (
     refuse_local_times,
     refuse_typeof,
     unsupported,
-    variant_as_compared,
 )
+from local_snowflake.headings import keep_headings
+from local_snowflake.lengths import keep_lengths
+from local_snowflake.macros import error_of
+from local_snowflake.names import Columns, check_names
 from local_snowflake.sql import hidden, quoted
+from local_snowflake.translate import translate
+from local_snowflake.verified import check
 
 log = structlog.get_logger()
 
@@ -81,6 +87,8 @@ class LocalConnection(FakeSnowflakeConnection):
         """Leaves out of a SHOW statement's query what the session may not see."""
         self.when_done: Callable[[], None] | None = None
         """What follows from the statement that runs now, once it has succeeded."""
+        self.columns: Callable[[], Columns] = Columns
+        """What is known of the columns of all databases."""
         self.temporary: dict[str, str] = {}
         self._begun = self._changed = self._aborted = False
 
@@ -207,19 +215,21 @@ class LocalCursor(FakeSnowflakeCursor):
         if self._conn.authorize:
             self._conn.authorize(expression, self._conn)
         show = expression if isinstance(expression, exp.Show) else None
+        params = with_values(expression, params)
         refuse_context_functions(expression)
-        for put_right in (
-            flatten_options,
-            one_path,
-            variant_as_compared,
-            lambda node: context_function(node, actor),
-        ):
-            expression = expression.transform(put_right, copy=False)
         refuse_typeof(expression)
+        check(expression)
+        columns = self._conn.columns()
+        check_names(expression, columns)
         refuse_local_times(expression)
+        keep_headings(expression)
+        for put_right in (flatten_options, one_path, lambda node: context_function(node, actor)):
+            expression = expression.transform(put_right, copy=False)
+        expression = translate(expression, columns.variants)
+        keep_lengths(expression)
         if isinstance(expression, exp.Create | exp.Drop):
             self._name_temporary(expression)
-        transformed = super()._transform(expression, params)
+        transformed = fakesnow_transforms.transformed(self, expression, params)
         if show and self._conn.visible:
             return self._conn.visible(show, transformed, self._conn)
         return transformed
@@ -351,7 +361,7 @@ class LocalCursor(FakeSnowflakeCursor):
             self._duck_conn.execute(f"DROP {before} IF EXISTS {relation}")
         elif not before and self._exists(parts):
             raise snowflake.connector.errors.ProgrammingError(
-                msg=f"Unsupported feature of the local Snowflake: temporary {create.kind.lower()} "
+                msg=f"Not supported by the local Snowflake: temporary {create.kind.lower()} "
                 f"{'.'.join(parts)} would hide a permanent relation of that name.",
                 errno=2,
                 sqlstate="0A000",
@@ -368,6 +378,18 @@ class LocalCursor(FakeSnowflakeCursor):
             list(parts),
         ).fetchall()
         return bool(rows)
+
+
+def with_values(statement: exp.Expr, params: Any) -> Any:
+    """Write bound values into the statement: DuckDB does not know a parameter's type when it chooses an overload."""
+    marks = list(statement.find_all(exp.Placeholder, bfs=False)) if isinstance(params, list | tuple) else []
+    if not marks or statement.find(exp.DynamicIdentifier) or any(mark.this for mark in marks):
+        return params
+    if len(marks) != len(params):
+        raise ValueError(f"{len(marks)} parameters are wanted, {len(params)} are bound")
+    for mark, value in zip(marks, params, strict=True):
+        mark.replace(exp.convert(value))
+    return None
 
 
 def refuse_context_functions(statement: exp.Expr) -> None:
@@ -395,6 +417,13 @@ def context_function(node: exp.Expr, actor: Actor) -> exp.Expr:
 
 
 def refused(command: str, error: Exception) -> Exception:
+    """A failure in DuckDB or fakesnow as an error of Snowflake's kind."""
+    if raised := error_of(str(error)):
+        return snowflake.connector.errors.ProgrammingError(
+            msg=raised.message, errno=int(raised.code), sqlstate=raised.sqlstate
+        )
+    if isinstance(error, duckdb.ConstraintException):
+        return constraint_failure(str(error).splitlines()[0])
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
     statement = " ".join(command.split())
     return snowflake.connector.errors.ProgrammingError(
@@ -402,3 +431,11 @@ def refused(command: str, error: Exception) -> Exception:
         errno=603,
         sqlstate="XX000",
     )
+
+
+def constraint_failure(message: str) -> Exception:
+    """DuckDB says only in words which kind of constraint failed: of VARCHAR(n) it is CHECK, else NOT NULL or a key."""
+    code, state, text = (100072, "22000", f"NULL result in a non-nullable column: {message}")
+    if message.startswith("Constraint Error: CHECK"):
+        code, state, text = (100078, "22000", f"String is too long and would be truncated: {message}")
+    return snowflake.connector.errors.ProgrammingError(msg=text, errno=code, sqlstate=state)

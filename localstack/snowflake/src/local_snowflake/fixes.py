@@ -1,4 +1,4 @@
-"""Times on their way to the connector."""
+"""What belongs in fakesnow 0.12.1: each fix with the reason. `tests/test_fixes.py` has the test that it would need."""
 
 import fakesnow.arrow
 import pyarrow as pa
@@ -16,5 +16,5 @@ def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return pa.StructArray.from_arrays(parts, fields=list(struct.type), mask=nulls)
 
 
-def keep_nulls() -> None:
+def apply() -> None:
     fakesnow.arrow.timestamp_to_sf_struct = timestamps  # type: ignore[assignment]

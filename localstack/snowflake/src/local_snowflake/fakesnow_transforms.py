@@ -1,0 +1,120 @@
+"""fakesnow's translation of a statement, without the passes that have nothing to do.
+
+fakesnow 0.12.1 walks the whole statement once for each of its transforms, some seventy times. Most of them look at one
+or two kinds of nodes, so a pass is made only if the statement has one. This is `FakeSnowflakeCursor._transform` with
+the same transforms in the same order, but for two that answer wrongly. `numeric_agg_implicit_cast` makes SUM of whole
+numbers a DOUBLE, and of text that is no number NULL. `trim_cast_varchar` makes TRIM(x) of LTRIM(x, '0').
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fakesnow import transforms
+from fakesnow.cursor import FakeSnowflakeCursor
+from sqlglot import exp
+
+type Transform = Callable[[exp.Expr], exp.Expr]
+
+TEXT_OF_JSON = (exp.JSONExtract, exp.JSONExtractScalar)
+
+
+def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[exp.Expr], ...], Transform]]:
+    """Each transform with the kinds of nodes that it looks at."""
+    conn = cursor._conn
+    database, schema = conn.database, conn.schema
+    stages = conn.table_stages
+    t = transforms
+
+    def keys(kind: str) -> Transform:
+        return lambda e: t.show_keys(e, database, kind=kind)  # type: ignore[arg-type]  # three literals
+
+    return [
+        ((exp.Table,), lambda e: t.identifier(e, params)),
+        ((exp.Identifier,), t.upper_case_unquoted_identifiers),
+        ((exp.Alter,), t.alter_session),
+        ((exp.Set, exp.Command, exp.Alter), lambda e: t.update_variables(e, variables=conn.variables)),
+        ((exp.CurrentVersion,), t.current_version),
+        ((exp.Use,), lambda e: t.set_schema(e, current_database=database)),
+        ((exp.Create,), lambda e: t.create_database(e, db_path=conn.db_path)),
+        ((exp.Create, exp.Comment, exp.Alter), t.extract_comment_on_table),
+        ((exp.Alter,), t.extract_comment_on_columns),
+        ((exp.Table,), t.information_schema_fs),
+        ((exp.Table,), lambda e: t.information_schema_databases(e, current_schema=schema)),
+        ((exp.Drop,), t.drop_schema_cascade),
+        ((exp.Alter, exp.Command, exp.Create, exp.Drop), t.tag),
+        ((exp.DataType,), t.semi_structured_types),
+        ((exp.Anonymous,), t.try_parse_json),
+        ((exp.Split,), t.split),
+        ((exp.Bracket,), t.indices_to_json_extract),
+        ((exp.JSONExtract,), t.json_extract_cast_as_varchar),
+        ((exp.JSONExtract,), t.json_extract_cased_as_varchar),
+        (TEXT_OF_JSON, t.json_extract_precedence),
+        ((exp.Explode,), t.flatten_value_cast_as_varchar),
+        ((exp.Explode,), t.flatten),
+        ((exp.RegexpReplace,), t.regex_replace),
+        ((exp.RegexpExtract,), t.regex_substr),
+        ((exp.TableFromRows,), t.result_scan),
+        ((exp.Column,), t.sequence_nextval),
+        ((exp.Values,), t.values_columns),
+        ((exp.Anonymous,), t.to_date),
+        ((exp.Cast,), t.timestamp_offsets),
+        ((exp.ToNumber,), t.to_decimal),
+        ((exp.UnixToTime, exp.Anonymous, exp.Cast), t.to_timestamp),
+        ((exp.ToVariant,), t.to_variant),
+        ((exp.StarMap, exp.Struct, exp.JSONObject), t.object_construct),
+        ((exp.DataType,), t.timestamp_ntz),
+        ((exp.DataType,), t.float_to_double),
+        ((exp.DataType,), t.integer_precision),
+        ((exp.Create, exp.Alter), t.extract_text_length),
+        ((exp.TableSample,), t.sample),
+        ((exp.ArraySize,), t.array_size),
+        ((exp.Rand,), t.random),
+        ((exp.WithinGroup,), t.array_agg_within_group),
+        ((exp.ArrayAgg,), t.array_agg),
+        ((exp.ObjectAgg,), t.object_agg),
+        ((exp.Array, exp.ArrayConstructCompact, exp.ArrayConcat), t.array_construct_etc),
+        ((exp.DateAdd,), t.dateadd_date_cast),
+        ((exp.DateAdd,), t.dateadd_string_literal_timestamp_cast),
+        ((exp.DateDiff,), t.datediff_string_literal_timestamp_cast),
+        ((exp.Show,), t.show_databases),
+        ((exp.Show, exp.Command), t.show_functions),
+        ((exp.Show,), t.show_procedures),
+        ((exp.Show, exp.Command), t.show_parameters),
+        ((exp.Show,), t.show_warehouses),
+        ((exp.Show,), lambda e: t.show_schemas(e, database)),
+        ((exp.Show,), lambda e: t.show_tables_etc(e, database, schema)),
+        ((exp.Show,), lambda e: t.show_columns(e, database, schema)),
+        ((exp.Show,), lambda e: t.show_stages(e, database, schema)),
+        ((exp.Show,), lambda e: t.show_sequences(e, database, schema)),
+        ((exp.Show,), keys("PRIMARY")),
+        ((exp.Show,), keys("UNIQUE")),
+        ((exp.Show,), keys("FOREIGN")),
+        ((exp.Show,), t.show_users),
+        ((exp.Command,), t.create_user),
+        ((exp.Anonymous,), t.haversine),
+        ((exp.HexString,), t.hex_string),
+        ((exp.SHA2, exp.SHA2Digest, exp.Anonymous), t.sha256),
+        ((exp.Create,), t.create_clone),
+        ((exp.Join,), t.alias_in_join),
+        ((exp.Where,), t.alias_in_where),
+        ((exp.Alter, exp.Command), t.alter_table_strip_cluster_by),
+        ((exp.Create,), lambda e: t.create_stage(e, database, schema)),
+        ((exp.Create,), lambda e: t.create_file_format(e, database, schema)),
+        ((exp.ListStage,), lambda e: t.list_stage(e, database, schema, stages)),
+        ((exp.Put,), lambda e: t.put_stage(e, database, schema, params, stages)),
+        ((exp.Create,), lambda e: t.create_table_as(e, cursor._duck_conn)),
+    ]
+
+
+def kinds_of(statement: exp.Expr) -> set[type]:
+    return {kind for node in {type(node) for node in statement.walk()} for kind in node.__mro__}
+
+
+def transformed(cursor: FakeSnowflakeCursor, statement: exp.Expr, params: Any) -> exp.Expr:
+    kinds = kinds_of(statement)
+    for wanted, transform in passes(cursor, params):
+        if kinds.isdisjoint(wanted):
+            continue
+        statement = statement.transform(transform, copy=False)
+        kinds = kinds_of(statement)
+    return statement

@@ -1,0 +1,18 @@
+"""The names of a result's columns, as Snowflake gives them: the expression's own text in upper case."""
+
+from sqlglot import exp
+
+NAMED = (exp.Alias, exp.Column, exp.Star, exp.Aliases)
+
+
+def keep_headings(statement: exp.Expr) -> None:
+    """Give each column of a query that has no name the name that it has before anything is rewritten."""
+    for select in statement.find_all(exp.Select):
+        for column in select.expressions:
+            if not isinstance(column, NAMED) and not is_sequence(column):
+                heading = column.sql(dialect="snowflake").upper()
+                column.replace(exp.alias_(column.copy(), exp.to_identifier(heading, quoted=True)))
+
+
+def is_sequence(column: exp.Expr) -> bool:
+    return isinstance(column, exp.Dot)

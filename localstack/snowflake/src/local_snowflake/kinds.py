@@ -1,0 +1,146 @@
+"""What can be told of an expression's type without the types of columns, and calls of the macros for the rest."""
+
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from local_snowflake.macros import HOME
+
+TEXT, NUMBER, BOOLEAN, NULL = "text", "number", "boolean", "null"
+VARIANT, MAYBE, SCALAR = "variant", "maybe a variant", "scalar"
+KIND = "local_kind"
+
+TEXT_TYPES = {exp.DType.VARCHAR, exp.DType.TEXT, exp.DType.NVARCHAR, exp.DType.CHAR}
+SEMI_STRUCTURED = {exp.DType.VARIANT, exp.DType.OBJECT, exp.DType.ARRAY}
+
+# Their arguments are read as text.
+WANTS_TEXT = (
+    exp.Ascii, exp.Base64Encode, exp.Concat, exp.ConcatWs, exp.Contains, exp.DPipe, exp.EndsWith, exp.ILike,
+    exp.Initcap, exp.Left, exp.Length, exp.Like, exp.Lower, exp.MD5, exp.Pad, exp.RegexpExtract, exp.RegexpLike,
+    exp.RegexpReplace, exp.Repeat, exp.Replace, exp.Reverse, exp.Right, exp.SHA, exp.SHA2, exp.Split, exp.SplitPart,
+    exp.StartsWith, exp.StrPosition, exp.Substring, exp.Translate, exp.Trim, exp.Upper,
+)  # fmt: skip
+GIVES_TEXT = (*WANTS_TEXT, exp.GroupConcat, exp.ToChar, exp.JSONExtractScalar, exp.Chr, exp.Typeof)
+NOT_TEXT = (exp.Ascii, exp.Contains, exp.EndsWith, exp.ILike, exp.Length, exp.Like, exp.RegexpLike, exp.Split,
+            exp.StartsWith, exp.StrPosition)  # fmt: skip
+GIVES_VARIANT = (
+    exp.JSONExtract, exp.ParseJSON, exp.Struct, exp.JSONObject, exp.Array, exp.ToVariant, exp.Split, exp.ArrayAgg,
+    exp.ObjectAgg, exp.GetExtract, exp.Bracket, exp.StarMap, exp.ArrayConcat, exp.ArraySlice, exp.JSONKeys,
+)  # fmt: skip
+# They give what they are given.
+PASSES_ON = (
+    exp.AnyValue, exp.ArgMax, exp.ArgMin, exp.Case, exp.Coalesce, exp.DecodeCase, exp.FirstValue, exp.Greatest,
+    exp.If, exp.IgnoreNulls, exp.Lag, exp.LastValue, exp.Lead, exp.Least, exp.Max, exp.Min, exp.NthValue, exp.Nullif,
+    exp.Nvl2, exp.Paren, exp.RespectNulls, exp.Subquery, exp.Window,
+)  # fmt: skip
+VARIANT_NAMES = frozenset({"VALUE", "THIS"})
+
+
+def call(name: str, *arguments: exp.Expr, kind: str = SCALAR) -> exp.Expr:
+    made = exp.Anonymous(this=f"{HOME}_ls_{name}", expressions=list(arguments))
+    made.meta[KIND] = kind
+    return made
+
+
+def type_of(node: exp.Expr) -> exp.Expr:
+    return exp.Anonymous(this="typeof", expressions=[node.copy()])
+
+
+def typed(name: str, node: exp.Expr, *more: exp.Expr, kind: str = SCALAR) -> exp.Expr:
+    """A call of a macro that has an overload per type."""
+    if is_aggregated(node):
+        return call(f"any_{ANY.get(name.removeprefix('try_'), 'cast')}", node, *more, kind=kind)
+    return call(name, node, type_of(node), *more, kind=kind)
+
+
+ANY = {"text": "text", "whole": "whole", "format": "format", "dated": "dated"}
+
+
+def is_aggregated(node: exp.Expr) -> bool:
+    """DuckDB does not know the type of an aggregate or a window function when it chooses an overload."""
+    return any(
+        isinstance(each, exp.AggFunc | exp.Window | exp.Filter | exp.WithinGroup) or is_listed(each)
+        for each in node.walk(prune=lambda inner: isinstance(inner, exp.Subquery))
+    )
+
+
+def is_listed(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Anonymous) and node.name == "LIST"
+
+
+def text(value: str) -> exp.Expr:
+    return exp.Literal.string(value)
+
+
+@dataclass
+class Translation:
+    """One statement's. `variants` are the names of columns that may be VARIANTs."""
+
+    variants: frozenset[str]
+
+    def kind(self, node: exp.Expr | None) -> str:  # noqa: PLR0911 (one line per kind of node)
+        node = node.unnest() if node else exp.Null()
+        if made := node.meta.get(KIND):
+            return str(made)
+        if isinstance(node, exp.Literal):
+            return TEXT if node.is_string else NUMBER
+        if isinstance(node, exp.Neg):
+            return NUMBER if self.kind(node.this) == NUMBER else SCALAR
+        if isinstance(node, exp.Boolean):
+            return BOOLEAN
+        if isinstance(node, exp.Null):
+            return NULL
+        if isinstance(node, exp.Alias):
+            return self.kind(node.this)
+        if isinstance(node, exp.Column):
+            return MAYBE if node.name.upper() in self.variants else SCALAR
+        if isinstance(node, exp.Cast):
+            return (
+                VARIANT if node.to.this in SEMI_STRUCTURED else TEXT if node.to.this in TEXT_TYPES else SCALAR
+            )
+        if isinstance(node, GIVES_VARIANT):
+            return VARIANT
+        if isinstance(node, GIVES_TEXT) and not isinstance(node, NOT_TEXT):
+            return TEXT
+        if isinstance(node, PASSES_ON):
+            return self._passed_on(node)
+        return SCALAR
+
+    def _passed_on(self, node: exp.Expr) -> str:
+        if isinstance(node, exp.Window):
+            return self.kind(node.this)
+        if isinstance(node, exp.Subquery):
+            inner = node.this
+            given = inner.selects if isinstance(inner, exp.Query) else []
+        elif isinstance(node, exp.Case | exp.If):
+            ifs = node.args.get("ifs") or [node]
+            given = [each.args.get("true") for each in ifs]
+            given.append(node.args.get("default") or node.args.get("false") or exp.Null())
+        else:
+            given = list(node.iter_expressions())
+        kinds = {self.kind(each) for each in given} - {NULL}
+        if kinds & {VARIANT, MAYBE}:
+            return VARIANT if kinds == {VARIANT} else MAYBE
+        return TEXT if kinds == {TEXT} else SCALAR
+
+    def may_be_variant(self, node: exp.Expr | None) -> bool:
+        return self.kind(node) in (VARIANT, MAYBE)
+
+
+def aliases_of_variants(statement: exp.Expr, known: frozenset[str]) -> frozenset[str]:
+    """`known` and the names that the statement itself gives to what may be a VARIANT."""
+    aliases = [
+        node for node in statement.find_all(exp.Alias) if isinstance(node.args.get("alias"), exp.Identifier)
+    ]
+    listed = {
+        column.name.upper()
+        for alias in statement.find_all(exp.TableAlias)
+        for column in alias.args.get("columns") or ()
+    }
+    names = known | VARIANT_NAMES | listed
+    while True:
+        translation = Translation(frozenset(names))
+        more = {a.alias.upper() for a in aliases if translation.may_be_variant(a.this)} - names
+        if not more:
+            return frozenset(names)
+        names |= more

@@ -1,0 +1,283 @@
+"""DuckDB macros that give values Snowflake's meaning where DuckDB's differs.
+
+DuckDB chooses an overload by the types of the arguments when it binds a statement, so the type pairs that are
+supported are the overloads. What none of them takes is refused (`translate.py`). They stand in the database
+`memory`, are made anew at each start, and are called by their full name.
+"""
+
+import re
+
+from local_snowflake.errors import SnowflakeError
+
+HOME = "memory.main."
+NOT_SUPPORTED = "LS000002"
+ERROR = re.compile(r"\bLS(\d{6}):([0-9A-Z]{5}):(.*)", re.DOTALL)
+"""How a macro raises an error of Snowflake's: its code, its SQL state and its message."""
+
+
+def raised(code: str, state: str, message: str) -> str:
+    """SQL that raises an error; `message` is an SQL expression."""
+    return f"error('LS{code}:{state}:' || {message})"
+
+
+NUMBER = r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
+FLOAT = NUMBER + r"|\s*[+-]?(?i:nan|inf|infinity)\s*"
+TRUE, FALSE = "('true', 't', 'yes', 'y', 'on', '1')", "('false', 'f', 'no', 'n', 'off', '0')"
+DATE = r"\s*\d{4}-\d{1,2}-\d{1,2}\s*"
+TIME = r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?"
+OFFSET = r"\s*(Z|z|[+-]\d{2}(:?\d{2})?)"
+TIMESTAMP = rf"\s*\d{{4}}-\d{{1,2}}-\d{{1,2}}([Tt ]{TIME}({OFFSET})?)?\s*"
+TEXT = "CASE WHEN t = 'JSON' THEN (x::JSON)->>'$' ELSE x END"
+OTHER_DATES = r"\s*(\d{1,2}/\d{1,2}/\d{4}|\d{1,2}-[A-Za-z]{3}-\d{4}|[A-Za-z]{3},? ).*"
+SCALE = r"regexp_extract(t, ',(\d+)', 1)"
+TEXT_BODIES = {
+    "VARCHAR": TEXT,
+    "BOOLEAN": "x::VARCHAR",
+    "BIGINT": "x::VARCHAR",
+    "HUGEINT": "x::VARCHAR",
+    "DECIMAL(38,12)": f"left(x::VARCHAR, length(x::VARCHAR) - CASE {SCALE} WHEN '0' THEN 13 "
+    f"ELSE 12 - {SCALE}::INTEGER END)",
+    "DOUBLE": r"replace(replace(regexp_replace(x::VARCHAR, '\.0$', ''), 'nan', 'NaN'), 'infinity', 'inf')",
+    "DATE": "x::VARCHAR",
+    "TIME": "strftime('2000-01-01'::DATE + x, '%H:%M:%S')",
+    "TIMESTAMP": "strftime(x, '%Y-%m-%d %H:%M:%S.%g')",
+    "TIMESTAMPTZ": "strftime(x AT TIME ZONE 'UTC', '%Y-%m-%d %H:%M:%S.%g +0000')",
+    "BLOB": "hex(x)",
+}
+NUMBERS = ("BIGINT", "HUGEINT", "DECIMAL(38,12)", "DOUBLE")
+
+
+def not_recognized(code: str, kind: str, x: str) -> str:
+    return raised(code, "22018", f"'{kind} ''' || {x} || ''' is not recognized'")
+
+
+def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "true") -> tuple[str, str]:
+    """Text converted if it has the pattern; otherwise an error, or NULL for the TRY_ functions."""
+    matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
+    strict = f"CASE WHEN x IS NULL OR ({matches}) THEN {convert} ELSE {not_recognized(code, kind, 'x')} END"
+    other = ""
+    if kind in ("Date", "Timestamp"):  # NULL would be wrong: Snowflake reads these forms, too
+        refusal = raised("000002", "0A000", "'the form of this date: ' || x")
+        other = f"WHEN regexp_full_match(x, '{OTHER_DATES}') THEN {refusal} "
+    return strict, f"CASE WHEN {matches} THEN {convert} {other}END"
+
+
+def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
+    """A macro of one body per type of `x`; `t` is the type that `x` had before the overload was chosen.
+
+    A VARIANT is JSON, which DuckDB takes for text: it is recognized by `t`. So is the scale of a NUMBER.
+    """
+    variants = ", ".join(f"(x {kind}, t{parameters}) AS ({body})" for kind, body in bodies.items())
+    return f"CREATE OR REPLACE MACRO {HOME}{name}{variants};\n"
+
+
+def family(name: str, text: tuple[str, str], others: dict[str, str]) -> str:
+    """`name` and `try_name`, for text, for a VARIANT (by its text) and for other types."""
+    made = ""
+    for prefix, body in (("", text[0]), ("try_", text[1])):
+        of_text = f"_ls_{prefix}{name}_of_text"
+        made += f"CREATE OR REPLACE MACRO {HOME}{of_text}(x) AS ({body});\n"
+        made += overloads(f"_ls_{prefix}{name}", {"VARCHAR": f"{HOME}{of_text}({TEXT})", **others})
+    return made
+
+
+def number_families() -> str:
+    same = {**dict.fromkeys(NUMBERS, "x"), "BOOLEAN": "x::BIGINT"}
+    checked = converted(NUMBER, "Numeric value", "100038", "trim(x)")
+    return (
+        family("number", checked, same)
+        # Snowflake rounds halves away from zero; DuckDB rounds a DOUBLE to the even neighbour.
+        + family("whole", (f"({checked[0]})::DECIMAL(38,12)", f"({checked[1]})::DECIMAL(38,12)"),
+                 {**same, "DOUBLE": "round(x)"})
+        + family("float", converted(FLOAT, "Numeric value", "100038", "trim(x)::DOUBLE"),
+                 dict.fromkeys((*NUMBERS, "BOOLEAN"), "x::DOUBLE"))
+        + family(
+            "boolean",
+            converted(".*", "Boolean value", "100037", f"lower(x) IN {TRUE}", f"lower(x) IN {TRUE[:-1]}, {FALSE[1:]}"),
+            {"BOOLEAN": "x", **dict.fromkeys(NUMBERS, "x <> 0")},
+        )
+    )  # fmt: skip
+
+
+def time_families() -> str:
+    # The offset of a text is ignored by TIMESTAMP_NTZ: its clock face counts ("Date and time input and output").
+    face = rf"regexp_replace(trim(x), '(:\d{{2}}(\.\d+)?){OFFSET}$', '\1')"
+    epoch = (
+        "make_timestamp(CASE WHEN abs(try_cast(x AS HUGEINT)) < 31536000000 THEN try_cast(x AS BIGINT) * 1000000 "
+        "WHEN abs(try_cast(x AS HUGEINT)) < 31536000000000 THEN try_cast(x AS BIGINT) * 1000 "
+        "WHEN abs(try_cast(x AS HUGEINT)) < 31536000000000000 THEN try_cast(x AS BIGINT) "
+        "ELSE try_cast(x AS BIGINT) // 1000 END)"
+    )
+    either = rf"{TIMESTAMP}|\s*-?\d+\s*"
+    digits = r"regexp_full_match(x, '\s*-?\d+\s*')"
+
+    # DuckDB wants no space before an offset, and a colon within it.
+    spaced = r"regexp_replace(trim(x), '\s+(Z|z|[+-]\d{2}(:?\d{2})?)$', '\1')"
+    instant = rf"regexp_replace({spaced}, '([+-]\d{{2}})(\d{{2}})$', '\1:\2')"
+
+    def valid(kind: str, text: str) -> str:
+        return f"({digits} OR try_cast({text} AS {kind}) IS NOT NULL)"
+
+    stamp = f"CASE WHEN {digits} THEN {epoch} ELSE try_cast({face} AS TIMESTAMP) END"
+    zoned = f"CASE WHEN {digits} THEN {epoch} AT TIME ZONE 'UTC' ELSE try_cast({instant} AS TIMESTAMPTZ) END"
+    day = f"CASE WHEN {digits} THEN {epoch}::DATE ELSE try_cast({face} AS TIMESTAMP)::DATE END"
+    times = {"DATE": "x::TIMESTAMP", "TIMESTAMP": "x", "TIMESTAMPTZ": "x AT TIME ZONE 'UTC'",
+             "BIGINT": "make_timestamp(x * 1000000)"}  # fmt: skip
+    return (
+        family("date", converted(either, "Date", "100040", day, valid("TIMESTAMP", face)),
+               {"DATE": "x", "TIMESTAMP": "x::DATE", "TIMESTAMPTZ": "(x AT TIME ZONE 'UTC')::DATE"})
+        + family("timestamp", converted(either, "Timestamp", "100035", stamp, valid("TIMESTAMP", face)), times)
+        + family("timestamp_tz", converted(either, "Timestamp", "100035", zoned, valid("TIMESTAMPTZ", instant)),
+                 {kind: f"({body}) AT TIME ZONE 'UTC'" for kind, body in times.items()} | {"TIMESTAMPTZ": "x"})
+        + family("time", converted(rf"\s*{TIME}\s*", "Time", "100108", "trim(x)::TIME"),
+                 {"TIME": "x", "TIMESTAMP": "x::TIME"})
+    )  # fmt: skip
+
+
+def any_macros() -> str:
+    """For aggregates and window functions, whose type DuckDB does not know when it chooses an overload.
+
+    `typeof` knows it later, but a CASE has one type: a quotient is a DOUBLE here, with the documented digits.
+    """
+    text = raised(
+        "000002", "0A000", "'a cast of an aggregated text or VARIANT: cast it within the aggregate'"
+    )
+    is_text = "typeof(x) IN ('VARCHAR', 'JSON')"
+    no_format = raised("000002", "0A000", "'a format for ' || typeof(x)")
+    no_date = raised(
+        "000002", "0A000", "'date arithmetic with an aggregated DATE: compute it in an outer query'"
+    )
+    clock = "'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE', 'DATE'"
+    return f"""
+CREATE OR REPLACE MACRO {HOME}_ls_any_text(x) AS (CASE typeof(x)
+    WHEN 'JSON' THEN (x::VARCHAR::JSON)->>'$'
+    WHEN 'DOUBLE' THEN {TEXT_BODIES["DOUBLE"]}
+    WHEN 'TIME' THEN strftime('2000-01-01'::DATE + x::VARCHAR::TIME, '%H:%M:%S')
+    WHEN 'TIMESTAMP' THEN strftime(x::VARCHAR::TIMESTAMP, '%Y-%m-%d %H:%M:%S.%g')
+    WHEN 'TIMESTAMP WITH TIME ZONE'
+        THEN strftime(x::VARCHAR::TIMESTAMPTZ AT TIME ZONE 'UTC', '%Y-%m-%d %H:%M:%S.%g +0000')
+    WHEN 'BLOB' THEN hex(x::VARCHAR::BLOB)
+    ELSE x::VARCHAR END);
+CREATE OR REPLACE MACRO {HOME}_ls_any_cast(x) AS (CASE WHEN {is_text} THEN {text} ELSE x END);
+CREATE OR REPLACE MACRO {HOME}_ls_any_whole(x) AS (CASE WHEN {is_text} THEN {text} ELSE round(x) END);
+CREATE OR REPLACE MACRO {HOME}_ls_any_format(x, format) AS (CASE WHEN typeof(x) IN ({clock})
+    THEN strftime((x::VARCHAR::TIMESTAMPTZ) AT TIME ZONE 'UTC', format) ELSE {no_format} END);
+CREATE OR REPLACE MACRO {HOME}_ls_any_dated(x, made) AS (CASE WHEN typeof(x) = 'DATE' THEN {no_date} ELSE made END);
+"""
+
+
+def text_macros() -> str:
+    too_long = raised(
+        "100078", "22000", "'String ''' || left(x, 100) || ''' is too long and would be truncated'"
+    )
+    formatted = {
+        "DATE": "strftime(x, format)",
+        "TIMESTAMP": "strftime(x, format)",
+        "TIMESTAMPTZ": "strftime(x AT TIME ZONE 'UTC', format)",
+        "TIME": "strftime('2000-01-01'::DATE + x, format)",
+    }
+    return (
+        overloads("_ls_text", TEXT_BODIES) + f"CREATE OR REPLACE MACRO {HOME}_ls_fits(x, most) AS "
+        f"(CASE WHEN length(x) > most THEN {too_long} ELSE x END);\n"
+        + f"CREATE OR REPLACE MACRO {HOME}_ls_try_fits(x, most) AS (CASE WHEN length(x) <= most THEN x END);\n"
+        + overloads("_ls_format", formatted, ", format")
+        # A whole number of days keeps a DATE a DATE ("DATEADD", "DATE_TRUNC").
+        + overloads("_ls_dated", {"DATE": "made::DATE", "TIMESTAMP": "made", "TIMESTAMPTZ": "made"}, ", made")
+    )
+
+
+def variant_macros() -> str:
+    """A VARIANT has no order here, and is compared with its like only."""
+    no_order = raised("000002", "0A000", "what || ' over a VARIANT: cast it to a type'")
+    unlike = raised("000002", "0A000", "'the comparison of a VARIANT with another type: cast it'")
+    mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
+    # A literal stands beside x: a VARIANT is read as the literal's type.
+    same = ("BOOLEAN", *NUMBERS, "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "BLOB")
+    made = f"""
+CREATE OR REPLACE MACRO {HOME}_ls_ordered(x, what) AS (
+    CASE WHEN typeof(x) = 'JSON' THEN {no_order} ELSE x END);
+CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
+    CASE WHEN {mixed} THEN {unlike} ELSE compared END);
+"""
+    beside = {
+        "text": TEXT,
+        "number": f"{HOME}_ls_float_of_text({TEXT})",
+        "boolean": f"{HOME}_ls_boolean_of_text({TEXT})",
+    }
+    for kind, body in beside.items():
+        made += overloads(f"_ls_beside_{kind}", {"VARCHAR": body} | dict.fromkeys(same, "x"))
+    return made
+
+
+def division_macros() -> str:
+    """NUMBER / NUMBER as documented in "Arithmetic operators": six more digits, at least the dividend's, at most 12.
+
+    The quotient is computed with whole numbers, rounded half away from zero.
+    """
+    zero = raised("100051", "22012", "'Division by zero'")
+
+    def rounded(dividend: str, divisor: str) -> str:
+        return (
+            f"(sign({dividend}) * sign({divisor}))::HUGEINT * "
+            f"((2 * abs({dividend}) + abs({divisor})) // (2 * abs({divisor})))"
+        )
+
+    def guarded(body: str) -> str:
+        return f"CASE WHEN a IS NULL OR b IS NULL THEN NULL WHEN b = 0 THEN {zero} ELSE {body} END"
+
+    whole = f"({rounded('(a::HUGEINT * 1000000)', 'b::HUGEINT')})::DECIMAL(38,0) * 0.000001::DECIMAL(7,6)"
+    digits = f"coalesce(try_cast({SCALE} AS INTEGER), 0)"
+    scale = f"greatest({digits}, least({digits} + 6, 12))"
+    tens = f"(CASE {scale} " + " ".join(f"WHEN {n} THEN {10**n}::HUGEINT" for n in range(6, 13)) + " END)"
+    dividend, divisor = (
+        f"((a * 1000000000000::DECIMAL(13,0))::HUGEINT * {tens})",
+        "(b * 1000000000000::DECIMAL(13,0))::HUGEINT",
+    )
+    exact = (
+        f"(({rounded(dividend, divisor)}) * (1000000000000::HUGEINT // {tens}))::DECIMAL(38,0) "
+        "* 0.000000000001::DECIMAL(13,12)"
+    )
+    decimal = "'DECIMAL(%'"
+    any_exact = re.sub(r"\b([ab])\b", r"\1::DECIMAL(38,12)", exact)
+    no_number = raised(
+        "000002", "0A000", "'arithmetic with an aggregated text or VARIANT: cast it within the aggregate'"
+    )
+    either = "(typeof(a) IN ('VARCHAR', 'JSON') OR typeof(b) IN ('VARCHAR', 'JSON'))"
+    at_once = (
+        f"CASE WHEN {either} THEN {no_number} WHEN a IS NULL OR b IS NULL THEN NULL WHEN b::DOUBLE = 0 THEN {zero} "
+        "WHEN typeof(a) = 'DOUBLE' OR typeof(b) = 'DOUBLE' THEN a::DOUBLE / b::DOUBLE "
+        f"WHEN typeof(a) LIKE {decimal} OR typeof(b) LIKE {decimal} THEN ({any_exact})::DOUBLE "
+        f"ELSE ({whole})::DOUBLE END"
+    )
+    bodies = [
+        ("BIGINT", "BIGINT", guarded(whole)),
+        ("HUGEINT", "HUGEINT", guarded(whole)),
+        ("DECIMAL(38,12)", "DECIMAL(38,12)", guarded(exact)),
+        ("DOUBLE", "DOUBLE", guarded("a / b")),
+    ]
+    variants = ", ".join(f"(a {one}, b {other}, t) AS ({body})" for one, other, body in bodies)
+    remainders = ", ".join(f"(a {kind}, b {kind}) AS ({guarded('a % b')})" for kind in NUMBERS)
+    return (
+        f"CREATE OR REPLACE MACRO {HOME}_ls_divide{variants};\n"
+        f"CREATE OR REPLACE MACRO {HOME}_ls_remainder{remainders};\n"
+        f"CREATE OR REPLACE MACRO {HOME}_ls_any_divide(a, b, t) AS ({at_once});\n"
+        f"CREATE OR REPLACE MACRO {HOME}_ls_any_remainder(a, b) AS "
+        f"(CASE WHEN {either} THEN {no_number} ELSE {guarded('a % b')} END);\n"
+    )
+
+
+def creation_sql() -> str:
+    parts = (number_families, time_families, text_macros, any_macros, variant_macros, division_macros)
+    return "".join(part() for part in parts)
+
+
+def error_of(message: str) -> SnowflakeError | None:
+    """The error that a macro raised, if this is the message of one."""
+    found = ERROR.search(message)
+    if found is None:
+        return None
+    code, state, text = found.groups()
+    text = text.splitlines()[0]
+    if code == "000002":
+        text = f"Not supported by the local Snowflake: {text}"
+    return SnowflakeError(code, state, text)

@@ -1,0 +1,67 @@
+"""Names are compared with their case, as Snowflake compares them ("Identifier requirements"); DuckDB ignores it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sqlglot import exp
+
+from local_snowflake.errors import SnowflakeError, compilation, missing
+from local_snowflake.verified import checked_part
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of the columns, relations and schemas of all databases when a statement is translated."""
+
+    variants: frozenset[str] = frozenset()
+    """The names, in upper case, of columns that are VARIANTs somewhere."""
+    names: frozenset[str] = frozenset()
+    mixed: frozenset[str] = field(default=frozenset())
+    """Those of the names, in upper case, that are not stored in upper case somewhere."""
+
+
+def check_names(statement: exp.Expr, columns: Columns) -> None:
+    """Raise for a name that DuckDB would resolve and Snowflake would not, because its case is another one."""
+    root = checked_part(statement)
+    if root is None or root.find(exp.TableFromRows):
+        return
+    suspects = [
+        identifier
+        for identifier in root.find_all(exp.Identifier)
+        if isinstance(identifier.parent, exp.Column | exp.Table) and is_suspect(identifier, columns)
+    ]
+    if not suspects:
+        return
+    defined = set(names_given(statement))
+    for identifier in suspects:
+        name = stored(identifier)
+        if name not in columns.names and name not in defined:
+            raise unknown(identifier, name)
+
+
+OURS = ("_local", "_fs_", "_ls_")
+
+
+def is_suspect(identifier: exp.Identifier, columns: Columns) -> bool:
+    if identifier.name.lower().startswith(OURS):
+        return False
+    if identifier.args.get("quoted"):
+        return not identifier.name.isupper() and any(letter.isalpha() for letter in identifier.name)
+    return identifier.name.upper() in columns.mixed
+
+
+def stored(identifier: exp.Identifier) -> str:
+    return identifier.name if identifier.args.get("quoted") else identifier.name.upper()
+
+
+def names_given(statement: exp.Expr) -> Iterator[str]:
+    """The names that the statement itself defines: aliases, common table expressions and their columns."""
+    for node in statement.find_all(exp.Alias, exp.TableAlias, exp.PropertyEQ):
+        given = [node.args.get("alias") or node.this, *(node.args.get("columns") or ())]
+        yield from (stored(each) for each in given if isinstance(each, exp.Identifier))
+
+
+def unknown(identifier: exp.Identifier, name: str) -> SnowflakeError:
+    if isinstance(identifier.parent, exp.Table):
+        return missing("Object", name)
+    return compilation(f"invalid identifier '{identifier.sql(dialect='snowflake')}'", "000904")

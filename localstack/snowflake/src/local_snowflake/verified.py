@@ -1,0 +1,162 @@
+"""The allow-list: a statement may use what a verified case uses, and nothing else.
+
+`tests/verified.tsv` holds the cases: a statement, the answer that Snowflake's documentation gives or implies, and the
+page. The form of each function, operator and clause that occurs in a case (its name, which arguments it has, and the
+words that choose between meanings, such as a date part) is written to `shapes.txt`, which is all that a running
+process reads. `python -m local_snowflake.verified tests/verified.tsv` writes that file and the page anew.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import sqlglot
+from sqlglot import exp
+
+from local_snowflake.errors import unsupported
+
+SHAPES = Path(__file__).parent / "shapes.txt"
+PAGE = "verified.md"
+# They name or hold, and compute nothing.
+LEAVES = (exp.Identifier, exp.Literal, exp.Null, exp.Boolean, exp.Var, exp.DataType, exp.DataTypeParam, exp.Placeholder,
+          exp.Parameter, exp.JSONPathPart, exp.JSONPath, exp.Column, exp.ColumnDef, exp.Schema, exp.Tuple, exp.Alias,
+          exp.TableAlias, exp.Paren, exp.Star, exp.PropertyEQ, exp.Kwarg)  # fmt: skip
+# Each of their clauses is verified by itself: all combinations would be too many.
+CLAUSES = (exp.Query, exp.Table, exp.Join, exp.From, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order,
+           exp.Ordered, exp.Window, exp.WindowSpec, exp.With, exp.CTE, exp.Limit, exp.Offset, exp.Values, exp.Insert,
+           exp.Update, exp.Delete, exp.Merge, exp.When, exp.Whens, exp.Lateral, exp.TableFromRows, exp.Count, exp.Case,
+           exp.If)  # fmt: skip
+CHECKED = (exp.Query, exp.Insert, exp.Update, exp.Delete, exp.Merge)
+NAMES = {"alias", "this", "db", "catalog"}
+WORDS = {"parameters"}  # a format is read, and refused, by translate.py
+
+
+@dataclass(frozen=True)
+class Case:
+    area: str
+    name: str
+    statement: str
+    expected: str
+    basis: str
+    """`example`: an example of the page, with its output. `rule`: derived from a rule that the page states."""
+    page: str
+
+
+def cases(file: Path) -> list[Case]:
+    with file.open(newline="") as lines:
+        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [Case(*row) for row in rows[1:]]
+
+
+def statements_of(case: Case) -> list[str]:
+    return [part.strip() for part in case.statement.split(";") if part.strip()]
+
+
+def meaning(value: object) -> str:
+    """What of an argument decides the meaning of its function, besides being there."""
+    if isinstance(value, exp.DataType):
+        return f"={value.this.name}{'()' if value.expressions else ''}"
+    if isinstance(value, exp.Var):
+        return f"={value.name.upper()}"
+    return f"={value}" if isinstance(value, str | bool) else ""
+
+
+def shapes_of(node: exp.Expr) -> Iterator[str]:
+    """One shape for a function or operator; one for each part of a clause."""
+    name = type(node).__name__
+    if isinstance(node, exp.Anonymous):
+        yield f"{node.name.upper()}({len(node.expressions)})"
+        return
+    parts = []
+    for key, value in node.args.items():
+        if value is None or value is False or value == []:
+            continue
+        part = key + meaning(value)
+        if (key in WORDS and isinstance(value, exp.Literal)) or (
+            isinstance(node, exp.Extract) and key == "this"
+        ):
+            part = f"{key}={value.name.upper()}"
+        parts.append(part)
+    if isinstance(node, CLAUSES):
+        yield from (f"{name}.{part}" for part in parts if part not in NAMES)
+    else:
+        yield f"{name}({', '.join(sorted(parts))})"
+
+
+def checked_part(statement: exp.Expr) -> exp.Expr | None:
+    if isinstance(statement, CHECKED):
+        return statement
+    if isinstance(statement, exp.Create) and isinstance(statement.expression, exp.Query):
+        return statement.expression
+    return None
+
+
+@cache
+def verified_shapes() -> frozenset[str]:
+    return frozenset(SHAPES.read_text().splitlines())
+
+
+def check(statement: exp.Expr) -> None:
+    """Raise what is refused: the first function, operator or clause that no verified case has."""
+    root = checked_part(statement)
+    if root is None:
+        return
+    known = verified_shapes()
+    for node in root.walk(bfs=False):
+        if isinstance(node, LEAVES):
+            continue
+        for shape in shapes_of(node):
+            if shape not in known:
+                raise unsupported(f"{named(node)}: {shape} is not among the verified functions ({PAGE})")
+
+
+def named(node: exp.Expr) -> str:
+    written = " ".join(node.sql(dialect="snowflake").split())
+    return written if len(written) < 100 else written[:97] + "…"
+
+
+def shapes(file: Path) -> list[str]:
+    found: set[str] = set()
+    for case in cases(file):
+        if case.expected in ("REFUSED", "INVALID"):
+            continue
+        for text in statements_of(case):
+            root = checked_part(sqlglot.parse_one(text, read="snowflake"))
+            for node in root.walk() if root else ():
+                if not isinstance(node, LEAVES):
+                    found |= set(shapes_of(node))
+    return sorted(found)
+
+
+def page(file: Path) -> str:
+    made = ["# Verified functions", "", HEAD, ""]
+    for area in dict.fromkeys(case.area for case in cases(file)):
+        made += [f"## {area}", "", "| | statement | answer | by | page |", "|---|---|---|---|---|"]
+        for case in cases(file):
+            if case.area == area:
+                cells = (case.name, f"`{case.statement}`", f"`{case.expected}`", case.basis, case.page)
+                made.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        made.append("")
+    return "\n".join(made)
+
+
+HEAD = """Written by `python -m local_snowflake.verified tests/verified.tsv`: change that file.
+
+What a case uses is supported: the function or clause with these arguments. Everything else is refused by name.
+Each case is a test (`test_verified.py`). *By* says where the answer comes from: an `example` of Snowflake's page with
+its output, or a `rule` that the page states. Numbers are compared as numbers: 1.50 is 1.5. A VARIANT is shown as
+compact JSON with sorted keys. `ERROR n` is an error with Snowflake's number, `REFUSED` a refusal of
+the local Snowflake."""
+
+
+def main() -> None:
+    file = Path(sys.argv[1])
+    SHAPES.write_text("\n".join(shapes(file)) + "\n")
+    (file.parent.parent / PAGE).write_text(page(file))
+
+
+if __name__ == "__main__":
+    main()
