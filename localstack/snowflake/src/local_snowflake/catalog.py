@@ -28,11 +28,7 @@ STAGES = "_fs_global._fs_information_schema._fs_stages"
 FILE_FORMATS = "_fs_global._fs_information_schema._fs_file_formats"
 
 COLUMNS = """
-SELECT column_name, bool_or(data_type = 'JSON') FROM duckdb_columns()
-WHERE NOT internal AND schema_name NOT IN ('_fs_information_schema', '_local', 'main') GROUP BY ALL
-UNION ALL SELECT DISTINCT unnest([table_name, schema_name, database_name]), FALSE FROM duckdb_tables()
-WHERE NOT internal AND schema_name NOT IN ('_fs_information_schema', '_local', 'main')
-UNION ALL SELECT DISTINCT unnest([view_name, schema_name, database_name]), FALSE FROM duckdb_views()
+SELECT database_name, schema_name, table_name, column_name, data_type = 'JSON' FROM duckdb_columns()
 WHERE NOT internal AND schema_name NOT IN ('_fs_information_schema', '_local', 'main')
 """
 
@@ -200,9 +196,9 @@ class Catalog:
         version = self.version
         if self._columns[0] != version:
             rows = self.rows(COLUMNS)
-            names = frozenset(name for name, _ in rows)
+            names = frozenset(name for *parts, _ in rows for name in parts)
             mixed = frozenset(name.upper() for name in names if name != name.upper())
-            variants = frozenset(name.upper() for name, is_variant in rows if is_variant)
+            variants = frozenset(column.upper() for *_, column, is_variant in rows if is_variant)
             self._columns = (version, Columns(variants, names, mixed))
         return self._columns[1]
 

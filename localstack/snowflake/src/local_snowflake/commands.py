@@ -67,7 +67,7 @@ class Commands:
         role = session.actor.role
         if change:
             self.authority.change(session.actor, change)
-            session.when_done = lambda: self._follow(change, role, sql)
+            session.when_done = lambda: self._follow(change, role, sql, session)
         else:
             self.authority.statement(statement, words, scope)
         answer = self._answer(statement, words, scope, session)
@@ -75,11 +75,14 @@ class Commands:
             session.done()
         return answer
 
-    def _follow(self, change: Change, role: str, sql: str) -> None:
+    def _follow(self, change: Change, role: str, sql: str, session: LocalConnection) -> None:
+        made_view = change.kind == "VIEW" and change.verb == "CREATE" and not change.unless_exists
         if change.kind == "VIEW" and not change.temporary:
             self._keep_text(change, sql)
         change.follow(self.access, role)
         self.reading.forget(change.name)
+        if made_view and session.view_reads is not None:
+            self.reading.learn(change.name, session.view_reads)
 
     def _keep_text(self, change: Change, sql: str) -> None:
         """Before the owner is noted: a view that was there keeps its text."""

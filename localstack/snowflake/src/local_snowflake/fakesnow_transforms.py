@@ -1,9 +1,10 @@
 """fakesnow's translation of a statement, without the passes that have nothing to do.
 
-fakesnow 0.12.1 walks the whole statement once for each of its transforms, some seventy times. Most of them look at one
-or two kinds of nodes, so a pass is made only if the statement has one. This is `FakeSnowflakeCursor._transform` with
-the same transforms in the same order, but for two that answer wrongly. `numeric_agg_implicit_cast` makes SUM of whole
-numbers a DOUBLE, and of text that is no number NULL. `trim_cast_varchar` makes TRIM(x) of LTRIM(x, '0').
+fakesnow 0.12.1 walks the whole statement once for each of its seventy transforms, most of which look at one or two
+kinds of nodes. Here a transform runs only if the statement has such a node, and on the root alone if only a root can
+be one. The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for two that answer
+wrongly: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is not a number NULL;
+`trim_cast_varchar` replaces LTRIM(x, '0') by TRIM(x).
 """
 
 from collections.abc import Callable
@@ -110,11 +111,22 @@ def kinds_of(statement: exp.Expr) -> set[type]:
     return {kind for node in {type(node) for node in statement.walk()} for kind in node.__mro__}
 
 
+# A statement has at most one of them, as its root.
+ROOTS = {exp.Alter, exp.Command, exp.Comment, exp.Create, exp.Drop, exp.Put, exp.Set, exp.Show, exp.Use}
+
+
 def transformed(cursor: FakeSnowflakeCursor, statement: exp.Expr, params: Any) -> exp.Expr:
     kinds = kinds_of(statement)
     for wanted, transform in passes(cursor, params):
         if kinds.isdisjoint(wanted):
             continue
-        statement = statement.transform(transform, copy=False)
-        kinds = kinds_of(statement)
+        before = statement
+        if ROOTS.issuperset(wanted):
+            statement = transform(statement)
+            if statement is before:
+                continue
+        else:
+            statement = statement.transform(transform, copy=False)
+        if wanted != (exp.Identifier,):
+            kinds = kinds_of(statement)
     return statement

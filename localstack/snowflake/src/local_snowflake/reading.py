@@ -1,7 +1,7 @@
 """Which tables and views a query or a change of rows needs, and with which privilege."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import sqlglot
 from sqlglot import exp
@@ -33,7 +33,10 @@ class Reading:
         if not self.access.enforced:
             return
         scope = Scope(session.database, session.schema)
-        needs = [need for need in needs_of(statement, scope) if need.name.sql not in session.temporary]
+        found = list(needs_of(statement, scope))
+        if is_view(statement):
+            session.view_reads = (*found, *histories_of(statement, scope.database or ""))
+        needs = [need for need in found if need.name.sql not in session.temporary]
         roles = self.access.now.roles_of(session.actor)
         for need in needs:
             self._require(roles, need)
@@ -90,9 +93,13 @@ class Reading:
         return self._sources[key]
 
     def forget(self, name: str) -> None:
-        """A view, or all that a database or schema held, is another one now."""
+        """Drop what is known of a view, or of every view in a database or schema, because it changed."""
         for key in [key for key in self._sources if key == name or key.startswith(f"{name}.")]:
             del self._sources[key]
+
+    def learn(self, view: str, reads: Iterable[Any]) -> None:
+        """Keep what a new view reads; parsing DuckDB's text of it, with all macros expanded, takes longer."""
+        self._sources[view] = tuple(dict.fromkeys(reads))
 
 
 def histories_of(view: exp.Expr, database: str) -> Iterator[Need]:

@@ -168,7 +168,7 @@ class LocalSnowflake:
         if request.get("describeOnly") and verb in NOT_DESCRIBED:
             raise unsupported(f"describing {verb} without running it")
         self._leave_dropped(session)
-        session.when_done = None
+        session.when_done = session.view_reads = None
         answer = self.commands(sql, Scope(session.database, session.schema, session.actor), session)
         self._leave_dropped(session)
         if answer is None:

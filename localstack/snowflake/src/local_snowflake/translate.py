@@ -6,6 +6,7 @@ resolves when it binds the statement. `verified.py` has seen to it that the stat
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 
 from sqlglot import exp
 
@@ -61,7 +62,7 @@ def scalar_of(extract: exp.JSONExtract) -> exp.Expr:
     return exp.JSONExtractScalar(this=extract.this, expression=extract.expression)
 
 
-def wants_text(node: exp.Expr, translation: Translation) -> None:
+def wants_text(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     numbers = next((names for kind, names in NUMBERS_OF.items() if isinstance(node, kind)), ())
     for name in TEXT_ARGUMENTS:
         argument = node.args.get(name)
@@ -73,6 +74,8 @@ def wants_text(node: exp.Expr, translation: Translation) -> None:
             node.set(name, as_text(argument, translation))
     if isinstance(node, exp.Concat | exp.ConcatWs):
         node.set("expressions", [as_text(each, translation) for each in node.expressions])
+    # sqlglot would write the argument four times, for the case that it is binary.
+    return exp.Anonymous(this="length", expressions=[node.this]) if isinstance(node, exp.Length) else None
 
 
 def to_char(node: exp.Expr, translation: Translation) -> exp.Expr:
@@ -179,11 +182,12 @@ def cast(node: exp.Expr, translation: Translation) -> exp.Expr | None:
         if most is not None and int(most.name) < LONGEST_TEXT:
             made = call(f"{prefix}fits", made, most.copy(), kind=TEXT)
         return exp.cast(made, "VARCHAR", dialect="snowflake") if made.is_string else made
+    if is_plain(node.this, kind):
+        return None
     value = operand(node.this)
-    if kind in WHOLE_TYPES or (kind in DECIMAL_TYPES and is_whole(target)):
-        return with_operand(node, typed(f"{prefix}whole", value))
-    if kind in DECIMAL_TYPES:
-        return with_operand(node, typed(f"{prefix}number", value))
+    if kind in WHOLE_TYPES | DECIMAL_TYPES:
+        whole = kind in WHOLE_TYPES or is_whole(target)
+        return with_operand(node, typed(f"{prefix}{'whole' if whole else 'number'}", value))
     for kinds, name in CASTS:
         if kind in kinds:
             made = typed(f"{prefix}{name}", value)
@@ -191,6 +195,20 @@ def cast(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     return None
 
 
+def is_plain(node: exp.Expr, kind: exp.DType) -> bool:
+    """Whether DuckDB casts this as Snowflake does: NULL, or a date and time in ISO 8601 as a TIMESTAMP."""
+    if isinstance(node, exp.Null):
+        return True
+    if not (isinstance(node, exp.Literal) and node.is_string and ISO_TIME.fullmatch(node.name)):
+        return False
+    try:
+        offset = datetime.fromisoformat(node.name.replace(" +", "+")).tzinfo
+    except ValueError:
+        return False
+    return kind in TZ_TYPES or (kind in NTZ_TYPES and offset is None)
+
+
+ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?( ?[+-]\d\d:\d\d|Z)?")
 CASTS = (
     (FLOAT_TYPES, "float"),
     ({exp.DType.BOOLEAN}, "boolean"),
