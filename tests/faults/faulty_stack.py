@@ -141,7 +141,7 @@ class FaultyStack:
                 processes.end(process)
         command = [sys.executable, "-m", "local_snowflake", "--port", str(settings.snowflake_port)]
         command += ["--dir", str(settings.snowflake_folder), "--visibility-seconds", str(VISIBILITY_S)]
-        environment = settings.aws_environment | {"AWS_ENDPOINT_URL": self.proxy.url}
+        environment = snowflake.environment(settings) | {"AWS_ENDPOINT_URL": self.proxy.url}
         processes.start(snowflake.NAME, command, environment, ROOT, grace_s=10)
         wait_for(lambda: snowflake.is_ready(settings), READY_S, "Snowflake is not ready")
 

@@ -1,5 +1,7 @@
 """The local Snowflake: one process; its files are in the stack's folder and outlive it."""
 
+import os
+import secrets
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from tools.stack.settings import LOOPBACK, Settings
 
 NAME = "snowflake"
 TITLE = "Snowflake"
+USER = "milkrun"
 
 
 def port(settings: Settings) -> int:
@@ -24,7 +27,24 @@ def launch(settings: Settings, processes: Processes) -> Process:
     settings.snowflake_folder.mkdir(parents=True, exist_ok=True)
     port, folder = str(settings.snowflake_port), settings.snowflake_folder
     command: list[str | Path] = [sys.executable, "-m", "local_snowflake", "--port", port, "--dir", folder]
-    return processes.start(NAME, command, settings.aws_environment, ROOT, grace_s=10)
+    return processes.start(NAME, command, environment(settings), ROOT, grace_s=10)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the process's variables; the login is not an option because `ps` shows options to every user."""
+    return {**settings.aws_environment, "LOCAL_SNOWFLAKE_LOGIN": f"{USER}/{password(settings)}"}
+
+
+def password(settings: Settings) -> str:
+    """Return the stack's own password, which is made with the warehouse's folder and deleted with it."""
+    file = settings.snowflake_folder / "password"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+            output.write(secrets.token_urlsafe(24))
+    except FileExistsError:
+        pass
+    return file.read_text()
 
 
 def is_ready(settings: Settings) -> bool:
@@ -34,14 +54,14 @@ def is_ready(settings: Settings) -> bool:
 
 
 def connection(settings: Settings) -> dict[str, str | int]:
-    """Return the settings for the Snowflake connector; the local Snowflake accepts any user and password."""
+    """Return the settings for the Snowflake connector."""
     return {
         "account": "milkrun",
         "host": LOOPBACK,
         "port": settings.snowflake_port,
         "protocol": "http",
-        "user": "milkrun",
-        "password": "milkrun",
+        "user": USER,
+        "password": password(settings),
         "database": "MILKRUN",
         "warehouse": "MILKRUN_WH",
     }

@@ -29,7 +29,11 @@ def serve(
         str, typer.Option(envvar="AWS_DEFAULT_REGION", help="Region of the queue.")
     ] = "us-east-1",
     login: Annotated[
-        str | None, typer.Option(help="USER/PASSWORD to accept; without it everybody is let in.")
+        str | None,
+        typer.Option(
+            envvar="LOCAL_SNOWFLAKE_LOGIN",
+            help="USER/PASSWORD to accept; without it everybody is let in. The variable does not show in `ps`.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds the late, repeated and shuffled deliveries.")] = 0,
     in_order: Annotated[bool, typer.Option("--in-order", help="Deliver once and in order instead.")] = False,

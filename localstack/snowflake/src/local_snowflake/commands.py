@@ -98,6 +98,8 @@ class Commands:
     ) -> Result | str | None:
         if words.start(3)[1:] == ("OR", "ALTER") and statement != ("CREATE", "FILE", "FORMAT"):
             raise unsupported(f"CREATE OR ALTER {' '.join(statement[1:])}; CREATE OR ALTER FILE FORMAT is")
+        if statement == ("SET",) and words.start(3)[1:2] != ("(",) and words.start(3)[2:] != ("=",):
+            raise unsupported(f"the statement {' '.join(words.start(3))} …")
         if handler := self.handlers.get(statement):
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):
@@ -166,7 +168,6 @@ ONE_WORD = {
     "ROLLBACK",
     "SET",
     "UNSET",
-    "PUT",
     "COMMENT",
     "EXPLAIN",
     "GRANT",

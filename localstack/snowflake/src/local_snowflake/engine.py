@@ -53,7 +53,7 @@ class DurableFakeSnow(FakeSnow):
     def __init__(self, folder: Path, memory_limit: str = "256MB") -> None:
         self.create_database_on_connect = False
         self.create_schema_on_connect = False
-        self.db_path = self.folder = folder
+        self.db_path = self.folder = folder = folder.resolve()
         self.nop_regexes = None
         self.results_cache = RecentResults()
         self.duck_conn = duckdb.connect(
@@ -83,6 +83,16 @@ class DurableFakeSnow(FakeSnow):
                 self.duck_conn.execute(macros_of(file.stem))
         drop_temporary(self.duck_conn)
         keep_internal_stages_in(folder / "internal-stages")
+        self._shut_in(folder)
+
+    def _shut_in(self, folder: Path) -> None:
+        """Let no statement reach a file outside the folder, load an extension or change a setting.
+
+        DuckDB's "Securing DuckDB" names these settings; none of them can be undone while the database is open.
+        """
+        self.duck_conn.execute(f"SET allowed_directories = [{literal(f'{folder}/')}]")
+        self.duck_conn.execute("SET enable_external_access = false")
+        self.duck_conn.execute("SET lock_configuration = true")
 
     def attach(self, name: str) -> None:
         file = literal(str(self.folder / f"{name}.db"))

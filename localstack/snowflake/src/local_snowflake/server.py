@@ -3,6 +3,9 @@
 import asyncio
 import gzip
 import json
+import re
+import secrets
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib import import_module
@@ -51,6 +54,8 @@ LOGIN = "/session/v1/login-request"
 SESSION = "/session"
 HEALTH = "/health"
 CLOCK = "/clock"
+PASSED_ON = {SESSION, "/session/heartbeat", "/queries/v1/abort-request"}
+MONITORING = "/monitoring/queries/"
 
 
 class LocalSnowflake:
@@ -76,11 +81,21 @@ class LocalSnowflake:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path = scope.get("path")
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            return
+        if not is_local(scope):
+            log.warning("request_refused", reason="the Host or Origin header names another machine")
+            await JSONResponse({"error": "Host must be this machine; Origin must be absent."}, 403)(
+                scope, receive, send
+            )
         elif path == HEALTH:
             health = self.health()
             await JSONResponse(health, 200 if health["status"] == "ok" else 503)(scope, receive, send)
         elif path == CLOCK and scope["method"] == "PUT":
+            if not self._knows_password(scope):
+                await JSONResponse({"error": "Authorization: Basic is missing or wrong."}, 401)(
+                    scope, receive, send
+                )
+                return
             self.clock.days_ahead = float((await body_of(scope, receive))["days_ahead"])
             await JSONResponse({"now": self.clock().isoformat()})(scope, receive, send)
         elif path == LOGIN:
@@ -90,17 +105,30 @@ class LocalSnowflake:
             await self.app(scope, receive, send)
         elif path == QUERY:
             await self._query(scope, receive, send)
-        else:
+        elif path in PASSED_ON or str(path).startswith(MONITORING):
             await self.app(scope, receive, send)
+        else:  # fakesnow's upload route among them, which writes files for whoever asks
+            await JSONResponse({"error": f"No such path: {path}"}, 404)(scope, receive, send)
+
+    def _knows_password(self, scope: Message) -> bool:
+        if self.login is None:
+            return True
+        wanted = "Basic " + b64encode(":".join(self.login).encode()).decode()
+        given: bytes = dict(scope["headers"]).get(b"authorization", b"")
+        return secrets.compare_digest(given, wanted.encode())
 
     async def _log_in(self, scope: Message, receive: Receive, send: Send) -> None:
         request = await body_of(scope, receive)
         name, password = request["data"].get("LOGIN_NAME"), request["data"].get("PASSWORD")
-        if self.login and (str(name).upper(), password) != (self.login[0].upper(), self.login[1]):
+        if self.login and not is_same(name, password, self.login):
             log.warning("login_refused", user=name)
             error = SnowflakeError("390100", "08001", "Incorrect username or password was specified.")
             await failure(error)(scope, receive, send)
             return
+        # fakesnow would open a database file wherever FAKESNOW_DB_PATH says, and skip statements by nop_regexes.
+        given = request["data"].get("SESSION_PARAMETERS") or {}
+        autocommit = {"AUTOCOMMIT": given["AUTOCOMMIT"]} if "AUTOCOMMIT" in given else {}
+        request["data"]["SESSION_PARAMETERS"] = autocommit
         asked = {key: values[0] for key, values in parse_qs(scope["query_string"].decode()).items()}
         try:
             actor = await run_in_threadpool(
@@ -205,6 +233,24 @@ class LocalSnowflake:
                     await send({"type": "http.response.body", "body": answer.body})
 
         return send_at_once
+
+
+def is_same(name: object, password: object, login: tuple[str, str]) -> bool:
+    given = f"{str(name).upper()}/{password}".encode()
+    return secrets.compare_digest(given, f"{login[0].upper()}/{login[1]}".encode())
+
+
+def is_local(scope: Message) -> bool:
+    """Whether a program of this machine calls, and not a web page that a browser shows here.
+
+    A page's requests carry Origin; one that rebinds its own name to 127.0.0.1 has that name in Host.
+    """
+    headers = dict(scope["headers"])
+    host: bytes = headers.get(b"host", b"")
+    return b"origin" not in headers and LOOPBACK.fullmatch(host.decode("latin-1")) is not None
+
+
+LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 
 def token_of(scope: Message) -> str:

@@ -534,6 +534,15 @@ def test_outputs_and_logs_are_private(trial_stack, server, deploys):
     assert trial_stack.settings.outputs_file.stat().st_mode & 0o777 == 0o600
 
 
+def test_each_stack_has_its_own_private_warehouse_password(tmp_path):
+    stacks = [Stack.of({"MILKRUN_LOCAL": str(tmp_path / name)}).settings for name in ("a", "b")]
+    passwords = [snowflake.connection(settings)["password"] for settings in stacks]
+    assert passwords == [snowflake.connection(settings)["password"] for settings in stacks]
+    assert len({"milkrun", *passwords}) == 3
+    assert snowflake.environment(stacks[0])["LOCAL_SNOWFLAKE_LOGIN"] == f"milkrun/{passwords[0]}"
+    assert (stacks[0].snowflake_folder / "password").stat().st_mode & 0o777 == 0o600
+
+
 def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):
     stack = Stack.of({"MILKRUN_LOCAL": str(tmp_path / "stack")})
     (stack.settings.folder / "logs").mkdir(parents=True)
