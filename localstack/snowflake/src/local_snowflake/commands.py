@@ -59,6 +59,8 @@ class Commands:
         """A result, or other SQL for fakesnow to run in its place, or None: run it as it is."""
         words = Words(sql)
         if any(token.text == ";" for token in words.tokens):
+            if words.start(1) in (("BEGIN",), ("DECLARE",)):
+                raise unsupported("Snowflake Scripting")
             raise SnowflakeError(
                 "000008", "0A000", "Actual statement count 2 did not match the desired statement count 1."
             )

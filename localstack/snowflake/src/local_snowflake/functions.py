@@ -35,6 +35,8 @@ class Functions:
         unknown = next((name for name in names if name.startswith("SYSTEM$") and name not in SCALARS), None)
         if unknown and unknown not in FAKESNOW_SYSTEM:
             raise unsupported(f"the function {unknown}")
+        if "LOAD_HISTORY" in names:  # fakesnow's is empty whatever was loaded
+            raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY; COPY_HISTORY is")
         if not names & (SCALARS | TABLES):
             return None
         tree = parsed(words.sql)

@@ -199,6 +199,12 @@ class LocalCursor(FakeSnowflakeCursor):
     def _run(self, *args: Any, **kwargs: Any) -> FakeSnowflakeCursor:
         try:
             return super().execute(*args, **kwargs)
+        except snowflake.connector.errors.ProgrammingError as error:
+            self._conn.outlive_failure()
+            # Snowflake's grammar has the statement and DuckDB's has not, or fakesnow does not know what to do with it.
+            if isinstance(error.__cause__, duckdb.ParserException | NotImplementedError):
+                raise unsupported(f"the statement {' '.join(str(args[0]).split())[:200]}") from None
+            raise
         except Exception:
             self._conn.outlive_failure()
             raise

@@ -1,0 +1,80 @@
+"""What the local Snowflake does not have is refused by name, and never in DuckDB's own words."""
+
+from collections.abc import Iterator
+
+import pytest
+from snowflake import connector
+
+from local_snowflake.testing import LocalProcess
+
+NOT_SUPPORTED = (
+    "SELECT ST_MAKEPOINT(1, 2)",
+    "SELECT ST_DISTANCE(ST_MAKEPOINT(1, 2), ST_MAKEPOINT(1, 3))",
+    "SELECT TO_GEOGRAPHY('POINT(1 2)')",
+    "SELECT H3_LATLNG_TO_CELL(1, 2, 3)",
+    "SELECT H3_POINT_TO_CELL(ST_MAKEPOINT(1, 2), 3)",
+    "SELECT * FROM T a ASOF JOIN T b MATCH_CONDITION (a.ts >= b.ts) ON a.id = b.id",
+    "SELECT * FROM T MATCH_RECOGNIZE (ORDER BY ts MEASURES FIRST(ts) AS a PATTERN (x+) DEFINE x AS id > 0)",
+    "SELECT * FROM TABLE(RESULT_SCAN(LAST_QUERY_ID()))",
+    "SELECT * FROM TABLE(RESULT_SCAN('01b1a2c3'))",
+    "SELECT LAST_QUERY_ID()",
+    "SELECT $1 FROM @S.STG",
+    "SELECT $1 FROM @~",
+    "SELECT * FROM DIRECTORY(@S.STG)",
+    "SELECT * FROM T AT (OFFSET => -60)",
+    "SELECT * FROM T AT (TIMESTAMP => '2024-01-01'::TIMESTAMP_LTZ)",
+    "SELECT * FROM T BEFORE (STATEMENT => '01b1a2c3')",
+    "CREATE TABLE C CLONE T AT (OFFSET => -60)",
+    "UNDROP TABLE T",
+    "SELECT * FROM T PIVOT (MAX(id) FOR name IN ('abc'))",
+    "SELECT * FROM T UNPIVOT (x FOR y IN (id))",
+    "SELECT * FROM T SAMPLE (10)",
+    "SELECT * FROM T START WITH id = 1 CONNECT BY PRIOR id = id",
+    "INSERT ALL INTO T (id) VALUES (1) SELECT 1",
+    "PUT file:///tmp/a.csv @~",
+    "CALL p()",
+    "EXECUTE IMMEDIATE 'SELECT 1'",
+    "BEGIN LET x := 1; RETURN x; END",
+    "CREATE STREAM ST ON TABLE T",
+    "CREATE TASK TK SCHEDULE = '1 MINUTE' AS SELECT 1",
+    "CREATE DYNAMIC TABLE DT TARGET_LAG = '1 minute' WAREHOUSE = W AS SELECT 1 AS a",
+    "CREATE FUNCTION f() RETURNS INTEGER AS '1'",
+    "CREATE PROCEDURE p() RETURNS INTEGER LANGUAGE SQL AS 'BEGIN RETURN 1; END'",
+    "CREATE EXTERNAL TABLE ET (a INTEGER) LOCATION = @S.STG FILE_FORMAT = (TYPE = JSON)",
+    "CREATE MATERIALIZED VIEW MV AS SELECT 1 AS a",
+    "CREATE HYBRID TABLE HT (a INTEGER PRIMARY KEY)",
+    "CREATE MASKING POLICY mp AS (v VARCHAR) RETURNS VARCHAR -> v",
+    "SELECT TO_CHAR(1234.5, '9,999.99')",
+    "SELECT MAX(v) FROM T",
+    "SELECT id FROM T ORDER BY v",
+    "SELECT ROW_NUMBER() OVER (ORDER BY v) FROM T",
+    "SELECT COUNT(*) FROM INFORMATION_SCHEMA.LOAD_HISTORY",
+    "ALTER SESSION SET TIMEZONE = 'America/New_York'",
+    "SELECT SYSTEM$TYPEOF(1)",
+    "SELECT SNOWFLAKE.CORTEX.COMPLETE('m', 'p')",
+)
+
+
+@pytest.fixture(scope="module")
+def session(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
+    with local.connect() as connection:
+        connection.cursor().execute("CREATE DATABASE REFUSING")
+        connection.cursor().execute("CREATE SCHEMA REFUSING.S")
+        connection.cursor().execute(
+            "CREATE TABLE T (id INTEGER, v VARIANT, ts TIMESTAMP_NTZ, name VARCHAR(5))"
+        )
+        connection.cursor().execute("INSERT INTO T SELECT 1, PARSE_JSON('{}'), '2024-01-02 03:04:05', 'abc'")
+        yield connection
+        connection.cursor().execute("DROP DATABASE REFUSING")
+
+
+@pytest.mark.parametrize("statement", NOT_SUPPORTED)
+def test_a_statement_that_is_not_supported_is_refused_by_name(
+    session: connector.SnowflakeConnection, statement: str
+) -> None:
+    with pytest.raises(
+        connector.errors.ProgrammingError, match="Not supported by the local Snowflake: "
+    ) as refusal:
+        session.cursor().execute(statement)
+    assert refusal.value.errno == 2
+    assert not any(word in str(refusal.value) for word in ("Binder Error", "Parser Error", "fakesnow"))
