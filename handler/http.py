@@ -132,9 +132,10 @@ def _form_of_any(content_type: str) -> Form | None:
 
 def _form_of_one(content_type: str) -> Form | None:
     header = Message()
-    header["content-type"] = content_type
+    # `Message` would decode names with an asterisk (RFC 2231), which HTTP's Content-Type does not have.
+    header["content-type"] = content_type.replace("*", "_")
     (media_type, _), *parameters = header.get_params([("", "")])
-    charsets = {value.strip("'").replace("\\", "") for name, value in parameters if name == "charset"}
+    charsets = {value.strip("'\"").replace("\\", "") for name, value in parameters if name == "charset"}
     # Any type that ends with +json is JSON. (MIME Sniffing Standard, "JSON MIME type".)
     form = _FORMS.get(media_type) or ("json" if media_type.endswith("+json") else None)
     return form if charsets <= _CHARSETS else None

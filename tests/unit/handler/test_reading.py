@@ -276,6 +276,7 @@ def test_event_that_is_not_an_object_is_rejected(phone: Phone) -> None:
         ({"Content-Type": "text/plain"}, "unsupported_media_type"),
         ({"Content-Type": "application/json; charset=latin-1"}, "unsupported_media_type"),
         ({"Content-Type": 'application/json; charset="utf-16"'}, "unsupported_media_type"),
+        ({"Content-Type": "application/*json"}, "unsupported_media_type"),
         ({"Content-Type": "application/json, application/x-ndjson"}, "unsupported_media_type"),
         ({"Content-Type": "application/json-seq"}, "unsupported_media_type"),
         ({"Content-Type": "json"}, "unsupported_media_type"),
@@ -311,6 +312,9 @@ def test_unsupported_content_type_or_encoding_is_refused(
         "text/json",
         "application/vnd.radar+json",
         "application/cloudevents-batch+JSON; charset=UTF-8",
+        'application/json; charset="utf-8',
+        "application/json; charset*=utf-8''utf-8",
+        pytest.param(f"application/json; part*{'1' * 5000}=x", id="continuation with a huge number"),
         " ",
     ],
 )
