@@ -303,6 +303,11 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
         way.sort()
         (t0, x0, y0), (t1, x1, y1) = way[-2:]
         km = 111.2 * math.hypot((x1 - x0) * math.cos(math.radians(y1)), y1 - y0)
+        inside = [
+            visit["fence_id"]
+            for visit in state.there
+            if visit["device_id"] == device and not visit["contradicted_by_event_id"]
+        ]
         state.trucks.append(
             truck(
                 device,
@@ -310,11 +315,12 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
                 heading=math.degrees(math.atan2((x1 - x0) * 0.6, y1 - y0)) % 360 if km > 0.1 else None,
                 at=t1,
                 speed_kmh=round(km / max(1e-6, (t1 - t0).total_seconds() / 3600), 1) if km > 0.1 else None,
-                inside=[
-                    v["fence_id"]
-                    for v in state.there
-                    if v["device_id"] == device and not v["contradicted_by_event_id"]
-                ],
+                inside=inside,
+                silence="at a place: phones send few events there"
+                if inside
+                else "it was moving: no network, or the phone is off"
+                if km > 0.1
+                else "it was standing: parked, or the phone is off",
             )
         )
     begins = plan.begins_at

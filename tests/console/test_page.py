@@ -452,34 +452,45 @@ FRAMES = """seconds => new Promise(resolve => {
 
 
 @pytest.mark.slow
-def test_two_hundred_moving_trucks_are_drawn_at_thirty_frames_a_second(
-    open_page: Open,
-) -> None:
-    """Use the best of several windows, because other programs on a busy machine take frames too."""
+@pytest.mark.parametrize("trucks", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_moving_trucks_are_drawn_at_thirty_frames_a_second(open_page: Open, trucks: int) -> None:
+    """Send a hundred moved trucks and 25 events every half second.
+
+    Use the best of several windows, because other programs on a busy machine take frames too. Where even an
+    empty page has fewer than 60 frames, half of its frames are enough.
+    """
     state: State = empty()
-    state.trucks = ring_of_trucks(200, 0)
+    state.trucks = ring_of_trucks(trucks, 0)
     with Feed(state) as feed:
+        rates: list[float] = []
+        empties: list[float] = []
         page = open_page(f"{feed.url}/map")
         map_is_drawn(page)
-        eventually(lambda: drawn(page, "trucks") == 200)
-        rates: list[float] = []
-        draws = 0
+        eventually(lambda: drawn(page, "trucks") == trucks)
         for window in range(6):
+            blank = open_page("about:blank")
+            empties.append(blank.evaluate(f"({FRAMES})(1)"))
+            blank.context.close()
+            page.bring_to_front()
             page.evaluate(f"window.rate = ({FRAMES})(4)")
             for half_second in range(9):
                 tick = window * 9 + half_second
-                moved = ring_of_trucks(200, tick)
-                feed.say("trucks", {"trucks": moved[tick % 2 :: 2]})
+                feed.say(
+                    "trucks",
+                    {"trucks": ring_of_trucks(trucks, tick)[tick % (trucks // 100) :: trucks // 100]},
+                )
                 for n in range(25):
                     feed.add_good({"event_id": f"e{tick}-{n}"})
                 page.wait_for_timeout(480)
-                draws += 1
             rates.append(page.evaluate("window.rate"))
             if rates[-1] >= 30:
                 break
-        print(f"frames a second with 200 trucks: {[round(rate, 1) for rate in rates]}")
-        expect(page.get_by_role("region", name="Trucks").locator(".count")).to_have_text("200")
-        assert max(rates) >= 30
+        print(
+            f"frames a second with {trucks} trucks: {[round(rate, 1) for rate in rates]},"
+            f" of an empty page: {[round(rate, 1) for rate in empties]}"
+        )
+        expect(page.get_by_role("region", name="Trucks").locator(".count")).to_have_text(f"{trucks:,}")
+        assert any(rate >= min(30, idle / 2) for rate, idle in zip(rates, empties, strict=True))
 
 
 # --- hostile text

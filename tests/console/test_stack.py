@@ -1,6 +1,5 @@
 """Test the console in Chromium on a real stack."""
 
-import io
 import json
 import re
 import signal
@@ -16,11 +15,11 @@ from uuid import uuid4
 
 import pytest
 import urllib3
-from PIL import Image
 from playwright.sync_api import Page, expect
 
 from contract.events import Fence
 from tests.console.conftest import Open
+from tests.console.pictures import save
 from tests.console.relay import Relay
 from tests.console.test_page import PAYLOADS, drawn, map_is_drawn, untouched
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually
@@ -291,13 +290,6 @@ def test_restarted_console_counts_the_events_of_its_downtime(
 # --- pictures
 
 
-def picture(page: Page, path: Path) -> None:
-    """Use few colours, because the pictures are committed to the repository."""
-    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
-    assert 5_000 < path.stat().st_size < 200_000
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 def test_picture_is_taken_of_each_view(
@@ -312,7 +304,7 @@ def test_picture_is_taken_of_each_view(
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trucks") >= 12)
     page.wait_for_timeout(1500)
-    picture(page, pictures / f"map-{look}.png")
+    save(page, pictures / f"map-{look}.png")
     for view in ("pipeline", "events?kind=bad", "visits", "places"):
         page.goto(f"{console}/{view}")
         if view == "visits":
@@ -323,4 +315,4 @@ def test_picture_is_taken_of_each_view(
         elif not phone:
             page.locator(".row-link").nth(2).click()
             expect(page.locator(".raw")).to_be_visible()
-        picture(page, pictures / f"{view.partition('?')[0]}-{look}.png")
+        save(page, pictures / f"{view.partition('?')[0]}-{look}.png")

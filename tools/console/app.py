@@ -9,27 +9,34 @@ import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 from botocore.exceptions import BotoCoreError, ClientError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from consumer import keys
-from contract.events import Fence
 from ops import daily_report, fleet_day
 from ops.outputs import Outputs
 from ops.stores import geofence_kinds, rule
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
-from tools.console import health, known_visits, lookups, parse_object, recent_events, replay, responses
+from tools.console import (
+    health,
+    lookups,
+    parse_object,
+    recent_events,
+    replay,
+    responses,
+    static_page,
+    visit_list,
+)
 from tools.console.archive_poller import ArchivePoller, QueueListener
 from tools.console.change_queue import ChangeQueue
 from tools.console.polling import Clients, Keys, Pace, Poller, Session, Shared
+from tools.console.query_parameters import is_number, number, time_of
 from tools.console.reconcile_poller import ReconcilePoller
 from tools.console.request_guard import RequestGuard
 from tools.console.responses import Problem, json
@@ -38,12 +45,7 @@ from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoll
 from tools.console.store_queries import MAX_CSV_VISITS, MAX_VISITS, StoreQueries
 from tools.console.stream import Hub
 
-STATIC = Path(__file__).parent / "static"
 MAX_WAIT_S = 30.0
-NO_PAGES = (
-    "<!doctype html><title>Milkrun</title><p>The console's pages are not built: run <code>make "
-    "console-web</code>. The API works: <a href='/api/pipeline'>/api/pipeline</a>."
-)
 
 
 class Console:
@@ -184,12 +186,12 @@ class Console:
         kind = asked.get("kind", "all")
         if kind not in ("good", "bad", "all"):
             raise Problem(400, "`kind` is good, bad or all.")
-        limit = _number(request, "limit", 100, 500)
+        limit = number(request, "limit", 100, 500)
         held = self.state.events
         found = held.matching(
             kind,
             limit=limit,
-            before=_number(request, "before", 0, 1 << 62) or None,
+            before=number(request, "before", 0, 1 << 62) or None,
             type_=asked.get("type", ""),
             device=asked.get("device", ""),
             code=asked.get("code", ""),
@@ -208,7 +210,7 @@ class Console:
 
     async def event(self, request: Request) -> Response:
         seq = request.path_params["seq"]
-        event = self.state.events.find(int(seq)) if _is_number(seq) else None
+        event = self.state.events.find(int(seq)) if is_number(seq) else None
         if event is None:
             raise Problem(404, "The console no longer holds this event; the archive does.")
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
@@ -217,7 +219,7 @@ class Console:
         """Return one event by id or position, from memory or from the archive."""
         asked = request.query_params
         event_id, key = asked.get("event_id", ""), asked.get("key", "")
-        line = _number(request, "line", 0, 1 << 31) or None
+        line = number(request, "line", 0, 1 << 31) or None
         if not event_id and not key:
             raise Problem(400, "Give `event_id`, or `key` and `line`.")
         held = self.state.events
@@ -278,60 +280,11 @@ class Console:
         return _download(lookups.visits_csv(found["visits"], self._zone), name, "text/csv; charset=utf-8")
 
     async def _visits(self, request: Request, most: int = MAX_VISITS) -> dict[str, Any]:
-        now = datetime.now(UTC)
-        start = _time(request, "from", now - timedelta(hours=24))
-        end = _time(request, "to", now)
-        device_id = request.query_params.get("device_id")
-        fence = _fence(request.query_params.get("fence_id"))
-        found: dict[known_visits.Start, known_visits.Known] = {}
-        used, missing, left_out = ["bus"], [], 0
-        try:
-            marts, left_out = await self._asked(
-                "snowflake", lambda: self._queries.mart_visits(start, end, device_id, fence, most)
-            )
-            used.append("marts")
-            found |= {known_visits.start_of(visit): visit for visit in marts}
-        except Problem as problem:
-            missing.append(problem.detail)
-        if device_id is not None:
-            try:
-                table = await self._asked("visits", lambda: self._queries.device_visits(device_id, start))
-                used.append("dynamodb")
-                crossings = {start_: visit.crossings for start_, visit in found.items()}
-                # The table is never behind the marts, so visits that it no longer has were restated.
-                found = {
-                    known_visits.start_of(visit): visit
-                    for visit in table
-                    if keys.timestamp(start) <= visit.entered_at <= keys.timestamp(end)
-                    and (fence is None or visit.fence == fence)
-                }
-                for start_, visit in found.items():
-                    visit.crossings = crossings.get(start_)
-            except Problem as problem:
-                missing.append(problem.detail)
-        held = self.state.visits.between(keys.timestamp(start), keys.timestamp(end), device_id, fence)
-        for start_, visit in held.items():
-            known = found.get(start_)
-            if known is None or visit.version >= 0 or known.is_open:
-                visit.crossings = visit.crossings or (known.crossings if known else None)
-                found[start_] = visit
-        prefix = request.query_params.get("prefix", "").casefold()
-        rows = [
-            self.state.visits.row(visit)
-            for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
-            if not prefix or _begins(visit, prefix)
-        ]
-        return {
-            "visits": rows[-most:],
-            "from": parse_object.written(start),
-            "to": parse_object.written(end),
-            "source": used,
-            "missing": missing,
-            "more": left_out + max(0, len(rows) - most),
-        }
+        wanted = visit_list.wanted_of(request, datetime.now(UTC))
+        return await visit_list.listed(wanted, most, self.state.visits, self._queries, self._asked)
 
     async def daily(self, request: Request) -> Response:
-        n = _number(request, "days", 14, 366)
+        n = number(request, "days", 14, 366)
         return json(await self._asked("snowflake", lambda: self._queries.daily(n)))
 
     async def replay_range(self, _: Request) -> Response:
@@ -348,7 +301,7 @@ class Console:
         return json({"days": days, "suggested": suggested})
 
     async def replay(self, request: Request) -> Response:
-        start, end = _time(request, "from"), _time(request, "to")
+        start, end = time_of(request, "from"), time_of(request, "to")
         if not timedelta(0) < end - start <= replay.LONGEST:
             raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
         if start > datetime.now(UTC):
@@ -411,8 +364,8 @@ class Console:
     async def _first_match(self, kind: str, request: Request) -> list[parse_object.Event]:
         """Return matches, newest first; if there is none, the first within `wait` seconds."""
         asked = request.query_params
-        limit = _number(request, "limit", 100, 5000)
-        deadline = time.monotonic() + _number(request, "wait", 0, int(MAX_WAIT_S))
+        limit = number(request, "limit", 100, 5000)
+        deadline = time.monotonic() + number(request, "wait", 0, int(MAX_WAIT_S))
         while True:
             found = self.state.events.matching(
                 kind,
@@ -505,7 +458,7 @@ class Console:
             ),
             *(Route(f"/api/{path}", self._only_post) for path in posts),
             Route("/api/{rest:path}", self._unknown, methods=["GET", "POST"]),
-            Route("/{path:path}", page),
+            Route("/{path:path}", static_page.page),
         ]
         starlette = Starlette(
             routes=routes,
@@ -513,31 +466,6 @@ class Console:
             exception_handlers={Problem: _said, 405: _not_allowed, 500: _failed},
         )
         return RequestGuard(starlette, ports, tiles)
-
-
-async def page(request: Request) -> Response:
-    """Return a built file, otherwise the page, which handles its own paths.
-
-    Read each time, so a build needs no restart.
-    """
-    path = request.path_params["path"]
-    root = STATIC.resolve()
-    try:
-        file = (root / path).resolve()
-        is_file = file.is_file()
-    except (OSError, ValueError):  # the name is too long, or has a NUL
-        raise Problem(404, "This file does not exist.") from None
-    if not file.is_relative_to(root) or (not is_file and "." in path.rpartition("/")[2]):
-        raise Problem(404, "This file does not exist.")
-    if not is_file:
-        file = root / "index.html"
-        if not file.is_file():
-            return HTMLResponse(NO_PAGES)
-    is_hashed = file.is_relative_to(root / "assets")
-    return FileResponse(
-        file,
-        headers={"Cache-Control": "public, max-age=31536000, immutable" if is_hashed else "no-cache"},
-    )
 
 
 async def _said(_: Request, fault: Exception) -> Response:
@@ -553,49 +481,7 @@ async def _failed(_: Request, fault: Exception) -> Response:
     return responses.problem(500, f"An error of the console: {type(fault).__name__}.")
 
 
-def _begins(visit: known_visits.Known, prefix: str) -> bool:
-    """Return whether the truck's or the place's name begins with `prefix`, ignoring case."""
-    names = (visit.device_id, visit.fence.external_id, f"{visit.fence.tag}/{visit.fence.external_id}")
-    return any(name.casefold().startswith(prefix) for name in names)
-
-
 def _download(text: str, name: str, media_type: str) -> Response:
     response = Response(text, media_type=media_type)
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
-
-
-def _number(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name)
-    if text is None or not text:
-        return default
-    if not _is_number(text) or int(text) > most:
-        raise Problem(400, f"`{name}` must be a number up to {most}.")
-    return int(text)
-
-
-def _is_number(text: str) -> bool:
-    """Parse a number of limited length."""
-    return text.isascii() and text.isdigit() and len(text) <= 20
-
-
-def _time(request: Request, name: str, default: datetime | None = None) -> datetime:
-    text = request.query_params.get(name)
-    if not text:
-        if default is None:
-            raise Problem(400, f"Say `{name}`.")
-        return default
-    try:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise Problem(400, f"`{name}` is not an ISO-8601 time.") from None
-
-
-def _fence(fence_id: str | None) -> Fence | None:
-    if not fence_id:
-        return None
-    tag, sharp, external_id = fence_id.partition("#")
-    if not sharp:
-        raise Problem(400, "`fence_id` must be tag#externalId.")
-    return Fence(keys.unquoted(tag), keys.unquoted(external_id))

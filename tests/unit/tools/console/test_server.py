@@ -21,7 +21,7 @@ from contract.events import Fence
 from contract.objects import lines_object
 from ops.outputs import Outputs
 from ops.polling import until
-from tools.console import app, lookups, parse_object, store_queries
+from tools.console import lookups, parse_object, static_page, store_queries
 from tools.console.command import made, server_of
 from tools.console.known_visits import KnownVisits
 from tools.console.state import ConsoleState
@@ -422,7 +422,7 @@ def test_built_files_are_served_and_other_files_are_not(served, tmp_path, monkey
     (tmp_path / "static" / "index.html").write_text("<title>page</title>")
     (tmp_path / "static" / "assets" / "a-1234.js").write_text("1")
     (tmp_path / "secret.txt").write_text("secret")
-    monkeypatch.setattr(app, "STATIC", tmp_path / "static")
+    monkeypatch.setattr(static_page, "STATIC", tmp_path / "static")
     for path in ("/", "/trucks/truck-1", "/index.html"):
         answer = served.ask(path)
         assert (answer.data, answer.headers["cache-control"]) == (b"<title>page</title>", "no-cache")
@@ -434,7 +434,7 @@ def test_built_files_are_served_and_other_files_are_not(served, tmp_path, monkey
 
 
 def test_missing_build_is_explained_on_the_page(served, tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "STATIC", tmp_path / "none")
+    monkeypatch.setattr(static_page, "STATIC", tmp_path / "none")
     assert b"not built" in served.ask("/").data
 
 

@@ -1,7 +1,7 @@
 /** One box for everything: trucks, places, events, objects. Slash opens it, arrow keys and Enter choose. */
 
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { ask } from "./api";
 import type { EventDetail, Found } from "./contract";
@@ -34,7 +34,8 @@ export function Search() {
   /** Enter was pressed before the answer to the typed text arrived: it takes effect on arrival. */
   const entered = useRef(false);
 
-  useEffect(() => {
+  // Before the first paint, so that a slash typed at once is not lost.
+  useLayoutEffect(() => {
     const focus = (event: KeyboardEvent): void => {
       const typing = (event.target as Element).closest("input, select, textarea");
       if ((event.key === "/" && !typing) || (event.key === "k" && (event.ctrlKey || event.metaKey))) {

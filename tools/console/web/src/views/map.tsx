@@ -372,10 +372,10 @@ function ThereList() {
         <span>
           {late.length > 0 && (
             <button type="button" class="late-count n" aria-pressed={isOnlyLate} onClick={() => (onlyLate.value = !isOnlyLate)}>
-              {late.length} overdue
+              {number(late.length)} overdue
             </button>
           )}{" "}
-          <span class="count n">{here.length}</span>
+          <span class="count n">{number(here.length)}</span>
         </span>
       </div>
       {visits.length === 0 ? (
@@ -429,7 +429,7 @@ function SilentList() {
     <section class="card" aria-labelledby="silent">
       <div class="card-head">
         <h2 id="silent">Silent trucks</h2>
-        <span class="count n">{silent.length}</span>
+        <span class="count n">{number(silent.length)}</span>
       </div>
       <ul class="list-rows">
         {silent.slice(0, LISTED).map((truck) => (
@@ -460,7 +460,7 @@ function TruckList({ chosen }: { chosen: string }) {
     <section class="card" aria-labelledby="trucks">
       <div class="card-head">
         <h2 id="trucks">Trucks</h2>
-        <span class="count n">{all.length}</span>
+        <span class="count n">{number(all.length)}</span>
       </div>
       {all.length > 12 && (
         <input

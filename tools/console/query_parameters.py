@@ -1,0 +1,45 @@
+"""Parameters of a request, parsed or answered with Problem 400."""
+
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+
+from consumer import keys
+from contract.events import Fence
+from tools.console.responses import Problem
+
+
+def number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name)
+    if text is None or not text:
+        return default
+    if not is_number(text) or int(text) > most:
+        raise Problem(400, f"`{name}` must be a number up to {most}.")
+    return int(text)
+
+
+def is_number(text: str) -> bool:
+    """Parse a number of limited length."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
+
+
+def time_of(request: Request, name: str, default: datetime | None = None) -> datetime:
+    text = request.query_params.get(name)
+    if not text:
+        if default is None:
+            raise Problem(400, f"Say `{name}`.")
+        return default
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Problem(400, f"`{name}` is not an ISO-8601 time.") from None
+
+
+def fence_of(fence_id: str | None) -> Fence | None:
+    if not fence_id:
+        return None
+    tag, sharp, external_id = fence_id.partition("#")
+    if not sharp:
+        raise Problem(400, "`fence_id` must be tag#externalId.")
+    return Fence(keys.unquoted(tag), keys.unquoted(external_id))

@@ -1,0 +1,101 @@
+"""List the visits of a span of time from the marts, the visits table and the bus."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from starlette.requests import Request
+
+from consumer import keys
+from contract.events import Fence
+from tools.console import parse_object
+from tools.console.known_visits import Known, KnownVisits, Start, start_of
+from tools.console.query_parameters import fence_of, time_of
+from tools.console.responses import Problem
+from tools.console.store_queries import StoreQueries
+
+
+class Ask(Protocol):
+    async def __call__[T](self, source: str, question: Callable[[], T]) -> T:
+        """Return a store's answer. Raises Problem if the store does not answer."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`prefix` is the beginning of a truck's or place's name, in any case; empty means all."""
+
+    start: datetime
+    end: datetime
+    device_id: str | None
+    fence: Fence | None
+    prefix: str
+
+
+def wanted_of(request: Request, now: datetime) -> Wanted:
+    """Return what the request asks for; by default the last 24 hours."""
+    return Wanted(
+        time_of(request, "from", now - timedelta(hours=24)),
+        time_of(request, "to", now),
+        request.query_params.get("device_id"),
+        fence_of(request.query_params.get("fence_id")),
+        request.query_params.get("prefix", "").casefold(),
+    )
+
+
+async def listed(
+    wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQueries, ask: Ask
+) -> dict[str, Any]:
+    """Return the latest `most` visits; `missing` names the stores that did not answer."""
+    start, end, device_id, fence = wanted.start, wanted.end, wanted.device_id, wanted.fence
+    found: dict[Start, Known] = {}
+    used, missing, left_out = ["bus"], [], 0
+    try:
+        marts, left_out = await ask(
+            "snowflake", lambda: queries.mart_visits(start, end, device_id, fence, most)
+        )
+        used.append("marts")
+        found |= {start_of(visit): visit for visit in marts}
+    except Problem as problem:
+        missing.append(problem.detail)
+    if device_id is not None:
+        try:
+            table = await ask("visits", lambda: queries.device_visits(device_id, start))
+            used.append("dynamodb")
+            crossings = {start_: visit.crossings for start_, visit in found.items()}
+            # The table is never behind the marts, so visits that it no longer has were restated.
+            found = {
+                start_of(visit): visit
+                for visit in table
+                if keys.timestamp(start) <= visit.entered_at <= keys.timestamp(end)
+                and (fence is None or visit.fence == fence)
+            }
+            for start_, visit in found.items():
+                visit.crossings = crossings.get(start_)
+        except Problem as problem:
+            missing.append(problem.detail)
+    held = bus.between(keys.timestamp(start), keys.timestamp(end), device_id, fence)
+    for start_, visit in held.items():
+        known = found.get(start_)
+        if known is None or visit.version >= 0 or known.is_open:
+            visit.crossings = visit.crossings or (known.crossings if known else None)
+            found[start_] = visit
+    rows = [
+        bus.row(visit)
+        for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
+        if not wanted.prefix or _begins(visit, wanted.prefix)
+    ]
+    return {
+        "visits": rows[-most:],
+        "from": parse_object.written(start),
+        "to": parse_object.written(end),
+        "source": used,
+        "missing": missing,
+        "more": left_out + max(0, len(rows) - most),
+    }
+
+
+def _begins(visit: Known, prefix: str) -> bool:
+    """Return whether the truck's or the place's name begins with `prefix`, ignoring case."""
+    names = (visit.device_id, visit.fence.external_id, f"{visit.fence.tag}/{visit.fence.external_id}")
+    return any(name.casefold().startswith(prefix) for name in names)
