@@ -279,7 +279,9 @@ def latest_mart_visits(
             "fence": f"{row['geofence_tag']} {row['geofence_external_id']}",
             "entered_at": utc(row["entered_at"]),
             "exited_at": row["exited_at"] and utc(row["exited_at"]),
-            "dwell_minutes": row["dwell_seconds"] and round(float(row["dwell_seconds"]) / 60, 1),
+            "dwell_minutes": (
+                None if row["dwell_seconds"] is None else round(float(row["dwell_seconds"]) / 60, 1)
+            ),
             "exit_missed": "yes" if row["exit_missed"] else "",
         }
         for row in warehouse.query(sql, devices)

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -31,7 +32,7 @@ def visit(
         "geofence_external_id": place,
         "entered_at": entered,
         "exited_at": exited,
-        "dwell_seconds": exited and (exited - entered).total_seconds(),
+        "dwell_seconds": exited and Decimal(f"{(exited - entered).total_seconds():.6f}"),
         "exit_missed": False,
         "is_there_now": exited is None,
         "entered_event_id": f"{device}-{place}",

@@ -1,13 +1,16 @@
 """Test reading stores that contain data of others, and the settings of the deployed functions."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from consumer.visit_diff import Rule
 from contract.events import GEOFENCE_KINDS
-from ops.stores import StreamRecord, event_ids_among, geofence_kinds, rule
+from ops.stores import StreamRecord, event_ids_among, geofence_kinds, latest_mart_visits, rule
 
 
 @pytest.mark.parametrize(
@@ -53,3 +56,22 @@ def test_visit_rule_is_read_from_the_stages_consumer() -> None:
     told = Deployed(MERGE_GAP_SECONDS="300", MIN_CONFIDENCE="2")
     assert rule(told, "dev") == Rule(timedelta(minutes=5), 2)
     assert rule(Deployed(), "dev") == Rule()
+
+
+class Marts:
+    """A warehouse whose NUMBER columns with a scale are Decimal, as Snowflake's connector returns them."""
+
+    def __init__(self, *dwells: Decimal | None) -> None:
+        self._dwells = dwells
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        at = datetime(2026, 11, 27, 6)
+        columns = {"device_id": "truck-1", "geofence_tag": "farm", "geofence_external_id": "farm-1"}
+        times = {"entered_at": at, "exited_at": at, "exit_missed": False}
+        return [columns | times | {"dwell_seconds": dwell} for dwell in self._dwells]
+
+
+def test_dwell_of_a_visit_is_a_plain_number_of_minutes_even_if_it_is_zero() -> None:
+    dwells = (Decimal("90.000000"), Decimal("0.000000"), None)
+    rows = latest_mart_visits(Marts(*dwells), "DB", ["truck-1"], 3)
+    assert json.dumps([row["dwell_minutes"] for row in rows]) == "[1.5, 0.0, null]"
