@@ -6,9 +6,8 @@ docs/console.md documents the API for the page and for tests of app developers.
 import asyncio
 import contextlib
 import functools
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 from anyio import to_thread
@@ -26,10 +25,9 @@ from snowpipe.refusal import Refusal
 from tools.console import (
     health,
     lookups,
-    parse_object,
     recent_events,
-    replay,
     responses,
+    sent_events,
     static_page,
     visit_list,
 )
@@ -38,14 +36,13 @@ from tools.console.change_queue import ChangeQueue
 from tools.console.polling import Clients, Keys, Pace, Poller, Session, Shared
 from tools.console.query_parameters import is_number, number, time_of
 from tools.console.reconcile_poller import ReconcilePoller
+from tools.console.replay_answers import ReplayAnswers
 from tools.console.request_guard import RequestGuard
 from tools.console.responses import Problem, json
 from tools.console.state import ConsoleState
 from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoller, WarehousePoller
 from tools.console.store_queries import MAX_CSV_VISITS, MAX_VISITS, StoreQueries
 from tools.console.stream import Hub
-
-MAX_WAIT_S = 30.0
 
 
 class Console:
@@ -78,8 +75,9 @@ class Console:
         self._reconciling: ReconcilePoller | None = None
         self._shared: Shared | None = None
         self._ticking: asyncio.Task[None] | None = None
-        self._replay = asyncio.Lock()
-        self._replayed: tuple[tuple[str, str], float, bytes] | None = None
+        self._replays = ReplayAnswers(
+            lambda: self._archive, self._kinds, self._rule, outputs.exclusive_tags, self._asked
+        )
 
     # --- lifecycle
 
@@ -288,49 +286,11 @@ class Console:
         return json(await self._asked("snowflake", lambda: self._queries.daily(n)))
 
     async def replay_range(self, _: Request) -> Response:
-        days = await self._asked("archive", lambda: replay.days(self._archive, datetime.now(UTC)))
-        first, last = self.state.seen_from, self.state.seen_to
-        suggested = None
-        if first is not None and last is not None:
-            # Users look at the end of the log first.
-            first = max(first, last - replay.LONGEST.total_seconds())
-            suggested = {
-                name: parse_object.written(datetime.fromtimestamp(at, UTC))
-                for name, at in (("from", first), ("to", last))
-            }
-        return json({"days": days, "suggested": suggested})
+        return json(await self._replays.range(self.state.seen_from, self.state.seen_to))
 
     async def replay(self, request: Request) -> Response:
-        start, end = time_of(request, "from"), time_of(request, "to")
-        if not timedelta(0) < end - start <= replay.LONGEST:
-            raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
-        if start > datetime.now(UTC):
-            raise Problem(400, "`from` is in the future.")
-        if self._replay.locked():
-            raise Problem(409, "Another replay is being read; ask again.")
-        async with self._replay:
-            wanted = (parse_object.written(start), parse_object.written(end))
-            known = self._replayed
-            now = datetime.now(UTC)
-            # A range well in the past does not change soon.
-            fresh_s = 300.0 if end < now - timedelta(hours=1) else 5.0
-            if known is None or known[0] != wanted or time.monotonic() - known[1] > fresh_s:
-                found = await self._asked(
-                    "archive",
-                    lambda: responses.encode(
-                        replay.replay(
-                            self._archive,
-                            start,
-                            end,
-                            now,
-                            self._kinds,
-                            self._rule(),
-                            self._outputs.exclusive_tags,
-                        )
-                    ),
-                )
-                known = self._replayed = (wanted, time.monotonic(), found)
-            return Response(known[2], media_type="application/json")
+        found = await self._replays.read(time_of(request, "from"), time_of(request, "to"))
+        return Response(found, media_type="application/json")
 
     # --- for tests of app developers
 
@@ -342,42 +302,10 @@ class Console:
         return {"total": sum(counted.values()), **counted}
 
     async def good(self, request: Request) -> Response:
-        found = await self._first_match("good", request)
-        names = ("event_id", "type", "device_id", "received_at", "key", "line")
-        return json(
-            [
-                {"event": responses.Raw(event.stored), **{name: getattr(event, name) for name in names}}
-                for event in found
-            ]
-        )
+        return json(await sent_events.good(self.state.events, request))
 
     async def bad(self, request: Request) -> Response:
-        found = await self._first_match("bad", request)
-        names = ("reasons", "event_id", "received_at", "key", "line")
-        return json(
-            [
-                parse_object.sent_of(event.stored) | {name: getattr(event, name) for name in names}
-                for event in found
-            ]
-        )
-
-    async def _first_match(self, kind: str, request: Request) -> list[parse_object.Event]:
-        """Return matches, newest first; if there is none, the first within `wait` seconds."""
-        asked = request.query_params
-        limit = number(request, "limit", 100, 5000)
-        deadline = time.monotonic() + number(request, "wait", 0, int(MAX_WAIT_S))
-        while True:
-            found = self.state.events.matching(
-                kind,
-                limit=limit,
-                event_id=asked.get("event_id", ""),
-                type_=asked.get("type", ""),
-                device=asked.get("device", ""),
-                code=asked.get("code", ""),
-            )
-            if found or time.monotonic() >= deadline:
-                return found
-            await asyncio.sleep(0.1)
+        return json(await sent_events.bad(self.state.events, request))
 
     async def reset(self, _: Request) -> Response:
         if not self._is_local:

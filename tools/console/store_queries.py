@@ -1,7 +1,8 @@
 """Queries of the stores for a page. They block, so call them in a thread."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from consumer import keys
@@ -20,6 +21,11 @@ from tools.console.polling import Clients, Session
 MAX_VISITS = 5000
 MAX_CSV_VISITS = 50_000
 WHERE_REACH = timedelta(hours=48)
+
+
+class Ask(Protocol):
+    async def __call__[T](self, source: str, question: Callable[[], T]) -> T:
+        """Return a store's answer. Raises Problem if the store does not answer."""
 
 
 class StoreQueries:

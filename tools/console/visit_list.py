@@ -1,9 +1,8 @@
 """List the visits of a span of time from the marts, the visits table and the bus."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.requests import Request
 
@@ -13,12 +12,7 @@ from tools.console import parse_object
 from tools.console.known_visits import Known, KnownVisits, Start, start_of
 from tools.console.query_parameters import fence_of, time_of
 from tools.console.responses import Problem
-from tools.console.store_queries import StoreQueries
-
-
-class Ask(Protocol):
-    async def __call__[T](self, source: str, question: Callable[[], T]) -> T:
-        """Return a store's answer. Raises Problem if the store does not answer."""
+from tools.console.store_queries import Ask, StoreQueries
 
 
 @dataclass(frozen=True)

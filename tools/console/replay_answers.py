@@ -1,0 +1,67 @@
+"""Answers to requests for replays. One replay is read at a time; the latest is kept for the next request."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from consumer.visit_diff import Rule
+from snowpipe.archive import Archive
+from tools.console import parse_object, replay
+from tools.console.responses import Problem, encode
+from tools.console.store_queries import Ask
+
+
+class ReplayAnswers:
+    def __init__(
+        self,
+        archive: Callable[[], Archive],
+        kinds: replay.Kinds,
+        rule: Callable[[], Rule],
+        exclusive_tags: Collection[str],
+        ask: Ask,
+    ) -> None:
+        self._archive = archive
+        self._kinds = kinds
+        self._rule = rule
+        self._exclusive_tags = exclusive_tags
+        self._ask = ask
+        self._reading = asyncio.Lock()
+        self._latest: tuple[tuple[str, str], float, bytes] | None = None
+
+    async def range(self, first: float | None, last: float | None) -> dict[str, Any]:
+        """Return the archive's days and, between the first and last known event, a suggested range."""
+        days = await self._ask("archive", lambda: replay.days(self._archive(), datetime.now(UTC)))
+        suggested = None
+        if first is not None and last is not None:
+            # Users look at the end of the log first.
+            first = max(first, last - replay.LONGEST.total_seconds())
+            suggested = {
+                name: parse_object.written(datetime.fromtimestamp(at, UTC))
+                for name, at in (("from", first), ("to", last))
+            }
+        return {"days": days, "suggested": suggested}
+
+    async def read(self, start: datetime, end: datetime) -> bytes:
+        """Return a replay as JSON. Raises Problem for a range that is too long, and while another is read."""
+        if not timedelta(0) < end - start <= replay.LONGEST:
+            raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
+        if start > datetime.now(UTC):
+            raise Problem(400, "`from` is in the future.")
+        if self._reading.locked():
+            raise Problem(409, "Another replay is being read; ask again.")
+        async with self._reading:
+            wanted = (parse_object.written(start), parse_object.written(end))
+            latest, now = self._latest, datetime.now(UTC)
+            # A range well in the past does not change soon.
+            fresh_s = 300.0 if end < now - timedelta(hours=1) else 5.0
+            if latest is None or latest[0] != wanted or time.monotonic() - latest[1] > fresh_s:
+                found = await self._ask("archive", lambda: self._encoded(start, end, now))
+                latest = self._latest = (wanted, time.monotonic(), found)
+            return latest[2]
+
+    def _encoded(self, start: datetime, end: datetime, now: datetime) -> bytes:
+        return encode(
+            replay.replay(self._archive(), start, end, now, self._kinds, self._rule(), self._exclusive_tags)
+        )
