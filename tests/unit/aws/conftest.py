@@ -1,9 +1,16 @@
 """Check requests and responses against AWS's service models, except responses in tests marked `wrong_answer`."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from aws import http
 from tests.service_models import validated
 
 
@@ -11,3 +18,35 @@ from tests.service_models import validated
 def _only_requests_valid_on_aws(request: pytest.FixtureRequest) -> Iterator[None]:
     with validated("ignore" if request.node.get_closest_marker("wrong_answer") else "raise"):
         yield
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Return a self-signed certificate for 127.0.0.1, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strict")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "certificate.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    return path
+
+
+@pytest.fixture
+def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Trust the certificate as AWS's are trusted, and return its path."""
+    trust = http._trust.__wrapped__()
+    trust.load_verify_locations(certificate)
+    monkeypatch.setattr(http, "_trust", lambda: trust)
+    return certificate

@@ -1,10 +1,12 @@
 """Test that a call ends at its deadline, even if the peer is slow, silent, or unreachable at many addresses."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,8 +36,11 @@ def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def peer(parts: list[bytes], pause: float) -> Iterator[str]:
+def peer(parts: list[bytes], pause: float, certificate: Path | None = None) -> Iterator[str]:
     """Run a server that reads a request, sends `parts` with a pause before each, and then stays silent."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if certificate:
+        tls.load_cert_chain(certificate)
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 
@@ -48,6 +53,8 @@ def peer(parts: list[bytes], pause: float) -> Iterator[str]:
             with connection:
                 connection.settimeout(5)
                 try:
+                    if certificate:
+                        connection = tls.wrap_socket(connection, server_side=True)
                     connection.recv(65536)
                     for part in parts:
                         over.wait(pause)
@@ -59,7 +66,7 @@ def peer(parts: list[bytes], pause: float) -> Iterator[str]:
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         over.set()
         listener.shutdown(socket.SHUT_RDWR)
@@ -84,6 +91,16 @@ def test_call_ends_in_time_if_the_peer_sends_slowly_or_stops(cut: int, pause: fl
     parts = [bytes([byte]) for byte in ANSWER[:cut]]
     with peer(parts, pause) as url:
         assert seconds_of_a_failing_call(url) <= CALL_SECONDS + SLACK_SECONDS
+
+
+def test_call_over_tls_ends_in_time_if_the_peer_sends_slowly(trusted: Path) -> None:
+    with peer([bytes([byte]) for byte in ANSWER], 0.05, trusted) as url:
+        assert seconds_of_a_failing_call(url) <= CALL_SECONDS + SLACK_SECONDS
+
+
+def test_call_over_tls_ends_in_time_if_the_peer_reads_nothing(trusted: Path) -> None:
+    with peer([], 0, trusted) as url:
+        assert seconds_of_a_failing_call(url, b"x" * 8_000_000) <= CALL_SECONDS + SLACK_SECONDS
 
 
 def test_call_ends_in_time_if_the_peer_reads_nothing() -> None:

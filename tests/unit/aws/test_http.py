@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ import botocore.auth
 import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,29 +116,6 @@ def test_under_snapstart_credentials_come_from_a_local_endpoint() -> None:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """Return a self-signed certificate for 127.0.0.1, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strict")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "certificate.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
-    return path
-
-
-@pytest.fixture
 def over_tls(certificate: Path) -> Iterator[Strict]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
@@ -158,11 +131,8 @@ def endpoint_at(service: Strict) -> Endpoint:
     return Endpoint(service.url, Signer(CREDENTIALS, REGION, "s3"))
 
 
-def test_call_over_tls_to_a_trusted_host_succeeds(
-    over_tls: Strict, certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr(http, "_trust", lambda: context)
+@pytest.mark.usefixtures("trusted")
+def test_call_over_tls_to_a_trusted_host_succeeds(over_tls: Strict) -> None:
     endpoint = endpoint_at(over_tls)
     assert [post(endpoint), post(endpoint)] == [200, 200]
 
