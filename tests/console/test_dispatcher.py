@@ -234,6 +234,44 @@ def test_impossible_date_in_a_link_shows_today(feed: Feed, open_page: Open) -> N
         expect(page.get_by_label("Day", exact=True)).to_have_value(today)
 
 
+def test_half_typed_date_is_left_to_the_user(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits")
+    expect(page.locator(".visit")).to_have_count(4)
+    day = page.get_by_label("Day", exact=True)
+    enter = "(e, value) => { e.value = value; e.dispatchEvent(new Event('change', {bubbles: true})); }"
+    day.evaluate(enter, "0002-11-27")  # as Chromium says after the year's first digit
+    ticked = page.evaluate("performance.now()") + 2500
+    eventually(lambda: page.evaluate("performance.now()") > ticked)
+    expect(day).to_have_value("0002-11-27")
+    expect(page.locator(".visit")).to_have_count(4)
+    day.evaluate(enter, "2026-11-27")
+    expect(page).to_have_url(re.compile("date=2026-11-27"))
+
+
+def test_visits_of_one_day_are_not_shown_as_those_of_another(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/visits")
+    expect(page.locator(".visit")).to_have_count(4)
+    feed.refuse("/api/visits", 503, "no answer", "snowflake")
+    page.get_by_role("button", name="The day before").click()
+    expect(page.get_by_text("Visits could not be read")).to_be_visible()
+    expect(page.locator(".visit")).to_have_count(0)
+
+
+def test_totals_are_read_again_when_the_marts_were_built(feed: Feed, open_page: Open) -> None:
+    totals = {"events": 1, "visits": 1, "collections": 1, "kilometres": 1.0, "trucks": 1, "farms": 1}
+    feed.state.days = [{"date": f"{now():%Y-%m-%d}", "litres": 900.0, "dwell_seconds": 1.0} | totals]
+    page = open_page(f"{feed.url}/visits")
+    milk = page.get_by_role("region", name="Days").locator(".plot").filter(has_text="Milk")
+    expect(milk).to_contain_text("900 l")
+    feed.state.days[0]["litres"] = 1700.0
+    stages = [
+        each | ({"last_at": iso(now())} if each["name"] == "marts" else {})
+        for each in feed.state.pipeline["stages"]
+    ]
+    feed.say("pipeline", feed.state.pipeline | {"stages": stages})
+    expect(milk).to_contain_text("1,700 l")
+
+
 def test_totals_name_their_day_in_every_time_zone(feed: Feed, open_page: Open) -> None:
     feed.state.stage["time_zone"] = "America/Los_Angeles"
     totals = {"events": 1, "visits": 1, "collections": 1, "litres": 900.0, "kilometres": 1.0}

@@ -91,9 +91,9 @@ export function endOfDay(date: string): number {
   return startOfDay(next);
 }
 
-/** Whether the text is a date of the calendar, such as 2026-02-28 but not 2026-02-31. */
+/** Whether the text is a date of the calendar since 2000, such as 2026-02-28 but not 2026-02-31. */
 export function isDate(text: string): boolean {
-  if (!/^\d{4}-\d\d-\d\d$/.test(text)) return false;
+  if (!/^2\d{3}-\d\d-\d\d$/.test(text)) return false;
   const ms = Date.parse(`${text}T12:00Z`);
   return !Number.isNaN(ms) && new Date(ms).toISOString().startsWith(text);
 }

@@ -270,6 +270,9 @@ function EventTable({ rows, chosen }: { rows: Event[]; chosen: Chosen | null }) 
   );
 }
 
+/** A long type breaks after its dots and underscores. */
+const breakable = (type: string) => type.split(/(?<=[._])/).flatMap((part, i) => (i > 0 ? [<wbr key={i} />, part] : [part]));
+
 function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
   const open = (): void => choose(nameOf(event));
   const isBad = event.kind === "bad";
@@ -292,7 +295,7 @@ function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
             open();
           }}
         >
-          {event.type ?? <span class="quiet">no type</span>}
+          {event.type === null ? <span class="quiet">no type</span> : breakable(event.type)}
         </button>
         <span class="narrow clip quiet">{event.device_id ?? "no device"}</span>
       </td>

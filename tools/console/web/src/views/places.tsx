@@ -57,13 +57,15 @@ export function PlacesView() {
         <h1>Places</h1>
         <span class="quiet">{plural(found.length, "place")}</span>
         <span class="spacer" />
-        <button
-          type="button"
-          aria-pressed={onlyUnvisited}
-          onClick={() => choose({ unvisited: onlyUnvisited ? null : "1" }, true)}
-        >
-          Not visited today ({number(matching.filter(isUnvisited).length)})
-        </button>
+        {(asked.data?.places ?? []).length > 0 && (
+          <button
+            type="button"
+            aria-pressed={onlyUnvisited}
+            onClick={() => choose({ unvisited: onlyUnvisited ? null : "1" }, true)}
+          >
+            Not visited today ({number(matching.filter(isUnvisited).length)})
+          </button>
+        )}
         <input
           type="search"
           aria-label="Find a place"

@@ -1,11 +1,11 @@
 /** Who was where: a timeline for each farm or each truck, and the days' totals from the marts. */
 
-import { useMemo } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 
 import { ask } from "../api";
 import { ageText, dateName, dateOf, dayName, endOfDay, isDate, minuteTime, now, span, startOfDay, Time, utc, zone } from "../clock";
 import type { Daily, Day, Visit, Visits } from "../contract";
-import { downNames, fenceName, snapshots, stage, visitChanges } from "../live";
+import { downNames, fenceName, pipeline, snapshots, stage, visitChanges } from "../live";
 import { choose, link, param } from "../route";
 import { Copy, decimal, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 
@@ -63,15 +63,23 @@ export function VisitsView() {
     from: new Date(from).toISOString(),
     to: new Date(ends - 1).toISOString(),
   };
+  const what = JSON.stringify([date, device, fence]);
   const asked = useAsked(
     // Not before the fleet's zone is known: the day would be another one.
-    stage.value ? (signal) => ask<Visits>("/api/visits", query, { signal }) : null,
+    stage.value ? async (signal) => ({ what, ...(await ask<Visits>("/api/visits", query, { signal })) }) : null,
     [date, stage.value !== null, zone.value, device, fence, snapshots.value, downNames.value, date === today ? visitChanges.value : 0],
   );
   const begins = (text: string): boolean => text.toLowerCase().startsWith(prefix.toLowerCase());
-  const visits = (asked.data?.visits ?? []).filter(
+  // While another day, truck or place is read, the visits of the one before are not its own.
+  const found = asked.data?.what === what ? asked.data : null;
+  const visits = (found?.visits ?? []).filter(
     (visit) => !prefix || [visit.device_id, visit.geofence_external_id, fenceName(visit.fence_id)].some(begins),
   );
+  // Not by `value`: each tick of the clock would put back a date that is half typed, such as 0002-11-28.
+  const picker = useRef<HTMLInputElement>(null);
+  useLayoutEffect(() => {
+    if (picker.current) picker.current.value = date;
+  }, [date]);
   const step = (days: number): void => {
     const other = dateOf(startOfDay(date) + (days * 24 + 12) * HOUR);
     choose({ date: other === today ? null : other, visit: null });
@@ -88,15 +96,16 @@ export function VisitsView() {
             ‹
           </button>
           <input
+            ref={picker}
             type="date"
             aria-label="Day"
             required
+            min="2000-01-01"
             max={today}
-            value={date}
-            onChange={(event) =>
-              event.currentTarget.value &&
-              choose({ date: event.currentTarget.value === today ? null : event.currentTarget.value, visit: null })
-            }
+            onChange={(event) => {
+              const picked = event.currentTarget.value;
+              if (isDate(picked) && picked <= today) choose({ date: picked === today ? null : picked, visit: null });
+            }}
           />
           <button type="button" aria-label="The day after" disabled={date >= today} onClick={() => step(1)}>
             ›
@@ -131,19 +140,19 @@ export function VisitsView() {
       )}
       <section class="card timeline-card" aria-label="Timeline">
         {asked.problem && <Failed problem={asked.problem} what="Visits could not be read" again={asked.again} />}
-        {asked.data && asked.data.missing.length > 0 && (
+        {found && found.missing.length > 0 && (
           <p class="banner" role="alert">
-            {asked.data.source.includes("marts") ? "The visits table" : "The warehouse"} cannot be read: visits may be missing
+            {found.source.includes("marts") ? "The visits table" : "The warehouse"} cannot be read: visits may be missing
             or less detailed.
           </p>
         )}
-        {asked.data ? (
+        {found ? (
           <Timeline visits={visits} grouping={grouping} date={date} from={from} to={to} />
         ) : (
           !asked.problem && <Loading what="Reading visits …" />
         )}
-        {asked.data && asked.data.more > 0 && (
-          <p class="quiet">{plural(asked.data.more, "more visit")} left out: choose a truck or a place.</p>
+        {found && found.more > 0 && (
+          <p class="quiet">{plural(found.more, "more visit")} left out: choose a truck or a place.</p>
         )}
       </section>
       <DailyTotals />
@@ -396,6 +405,8 @@ function DailyTotals() {
   const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [
     snapshots.value,
     downNames.value,
+    // Anew when the marts were built again.
+    pipeline.value?.stages.find((each) => each.name === "marts")?.last_at,
   ]);
   const days = asked.data?.days ?? [];
   const last = days.map((day) => day.date).sort().at(-1);
