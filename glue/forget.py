@@ -166,9 +166,8 @@ def _in_record(subject: Subject, record: Mapping[str, Any]) -> bool:
         data = base64.b64decode(record["data"])
     except ValueError:
         data = str(record["data"]).encode()
-    whole = subject.devices | subject.own_devices
-    return in_line(subject, data) or (
-        record.get("partitionKey") in whole and not names_in_line(subject, data).owners
+    return in_line(subject, data) or subject.owns_record(
+        record.get("partitionKey"), names_in_line(subject, data)
     )
 
 

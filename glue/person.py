@@ -160,6 +160,11 @@ class Subject:
             return True
         return not names.owners and bool(names.texts & self.users or names.devices & self.own_devices)
 
+    def owns_record(self, partition_key: object, names: Names) -> bool:
+        """Return whether a stream record is the subject's because of its partition key, which is the device."""
+        device = id_text(partition_key)
+        return device in self.devices or (device in self.own_devices and not names.owners)
+
     def quickly_ruled_out(self, text: bytes) -> bool:
         """Return whether these bytes of a JSON text certainly name no id: true of nearly all lines."""
         # A backslash can hide an id, and a text that is not ASCII can spell one in another Unicode form.
@@ -307,6 +312,10 @@ def in_line(subject: Subject, line: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return subject.in_bytes(line)
     event = event_in(value)
+    # Only a quarantined record has an origin beside its event.
+    origin = value.get("origin") if isinstance(value, dict) and event is not value else None
+    if isinstance(origin, dict) and subject.owns_record(origin.get("partition_key"), names_in(event)):
+        return True
     if isinstance(event, dict):
         return subject.owns(event)
     if event is not None and subject.in_bytes(

@@ -4,9 +4,9 @@ Each step can be repeated, and their order makes sure that no event of another p
 
 1. Read every event, and follow the person to other ids and devices (glue/person.py).
 2. Write each object again without the person's lines, under a new key; the old object stays.
-3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events.
-4. Delete what must be recognized by an id: items of the visits table, rows of RAW and of job results, old versions.
-5. Release the plan, and delete the old objects with all their versions. This needs no id any more.
+3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events. Otherwise stop.
+4. Delete what must be recognized by an id: items of the visits table, rows of job results, old versions.
+5. Release the plan, and delete the old objects with all their versions, and rows of RAW. This needs no id any more.
 6. Build staging and marts again from RAW, because dbt's incremental models never delete.
 
 An interrupted run is continued by the same command. Plans are under forget/ and hold object keys and line numbers,
@@ -44,7 +44,7 @@ from snowpipe.warehouse import Warehouse
 PATIENCE_SECONDS = 120.0
 # The event source mapping gives up records of this age; until then the consumer may still process them.
 MAX_RECORD_AGE = timedelta(hours=6)
-RELEASED, FINISHED = "released", "finished"
+CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 
 
 @dataclass
@@ -130,13 +130,24 @@ def plans_in(bucket: Bucket) -> Iterator[dict[str, Any]]:
         yield plan
 
 
-def finish_released(bucket: Bucket) -> list[dict[str, Any]]:
-    """Complete the S3 part of interrupted runs' plans; return the plans, because the marts may remain."""
-    plans = [plan for plan in plans_in(bucket) if plan.get("state") == RELEASED]
-    for plan in plans:
-        bucket.delete(pair["old"] for pair in plan["objects"])
-        archive.compact_again(bucket, plan["objects"])
-    return plans
+def finish_released(stage: Stage, plans: Iterable[dict[str, Any]], result: Result) -> None:
+    """Complete interrupted runs' plans, except for the marts."""
+    result.unfinished = [plan for plan in plans if plan.get("state") == RELEASED]
+    for plan in result.unfinished:
+        stage.bucket.delete(pair["old"] for pair in plan["objects"])
+        result.raw_rows += _after_objects(stage, plan)
+
+
+def _after_objects(stage: Stage, plan: Mapping[str, Any]) -> int:
+    """Delete the plan's rows of RAW and compact again; return the number of rows.
+
+    Only when the old objects are deleted can Snowpipe no longer load one of them.
+    """
+    old = [pair["old"] for pair in plan["objects"]]
+    deleted = forget_rows.forget_objects(stage.warehouse, stage.database, old)
+    deleted += forget_rows.delete_rows(stage.warehouse, stage.database, plan.get("rows", ()))
+    archive.compact_again(stage.bucket, plan["objects"])
+    return deleted
 
 
 def crossings_of(
@@ -159,45 +170,45 @@ def crossings_of(
 # ------------------------------------------------------------------------------------
 
 
-def forget_everywhere(
-    stage: Stage, subject: Subject, objects: Sequence[Stored], sqlite: Sequence[Path], result: Result
-) -> None:
-    """Delete everything that is found by an id. The old objects stay until all of it is deleted."""
+def change_claim_checks(stage: Stage, result: Result) -> None:
     pairs, outputs = result.plan["objects"], stage.outputs
     sqs = outputs.aws("sqs")
     for url in (outputs.redrive_queue_url, outputs.dead_letter_queue_url):
         result.claim_checks += forget_copies.repoint_claim_checks(sqs, url, pairs)
         result.claims_in_flight |= bool(pairs) and redrive.waiting(sqs, url, ("NotVisible", "Delayed")) > 0
-    crossings = list(crossings_of(stage, pairs, objects))
-    events = [event for event, _ in crossings]
-    _forget_visits(stage, subject, crossings, result)
-    rows = forget_copies.Rows(subject, events, pairs)
-    result.result_rows = forget_copies.forget_results(stage.bucket, rows)
-    result.raw_rows = forget_rows.forget_objects(
-        stage.warehouse, stage.database, [pair["old"] for pair in pairs]
-    ) + forget_rows.forget_rows(stage.warehouse, stage.database, subject)
-    for path in sqlite:
-        every = [pair for plan in plans_in(stage.bucket) for pair in plan["objects"]]
-        result.sqlite_rows += forget_copies.forget_in_sqlite(path, subject, every)
-    result.old_versions = forget_copies.forget_old_versions(stage.bucket, rows)
 
 
-def _forget_visits(
-    stage: Stage, subject: Subject, crossings: Sequence[tuple[GeofenceEvent, datetime]], result: Result
-) -> None:
-    dynamodb, name = stage.outputs.aws("dynamodb"), stage.outputs.visits_table
+def not_consumed(stage: Stage, crossings: Iterable[tuple[GeofenceEvent, datetime]]) -> int:
+    """Wait for the consumer; return the number of events that it may still process."""
     now = datetime.now(UTC)
     recent = [
         event
         for event, received_at in crossings
         if now - received_at < MAX_RECORD_AGE and received_at - event.occurred_at < MAX_AGE
     ]
+    dynamodb, name = stage.outputs.aws("dynamodb"), stage.outputs.visits_table
     patience_s = min(stage.patience_s, forget_visits.CHANGE_SECONDS)
-    result.not_consumed = forget_visits.not_consumed(
-        dynamodb, name, forget_visits.by_pair(recent), patience_s
-    )
+    return forget_visits.not_consumed(dynamodb, name, forget_visits.by_pair(recent), patience_s)
+
+
+def forget_everywhere(
+    stage: Stage, subject: Subject, events: Sequence[GeofenceEvent], sqlite: Sequence[Path], result: Result
+) -> None:
+    """Delete everything that is found by an id. Old objects and rows of RAW stay until all of it is deleted."""
+    _forget_visits(stage, subject, events, result)
+    rows = forget_copies.Rows(subject, events, result.plan["objects"])
+    result.result_rows = forget_copies.forget_results(stage.bucket, rows)
+    for path in sqlite:
+        every = [pair for plan in plans_in(stage.bucket) for pair in plan["objects"]]
+        result.sqlite_rows += forget_copies.forget_in_sqlite(path, subject, every)
+    result.old_versions = forget_copies.forget_old_versions(stage.bucket, rows)
+    result.plan["unreadable"] += [{"key": key} for key in dict.fromkeys(rows.unreadable)]
+
+
+def _forget_visits(stage: Stage, subject: Subject, events: Sequence[GeofenceEvent], result: Result) -> None:
+    dynamodb, name = stage.outputs.aws("dynamodb"), stage.outputs.visits_table
     whole = subject.devices | subject.own_devices
-    shared = [event for event, _ in crossings if event.device_id not in whole]
+    shared = [event for event in events if event.device_id not in whole]
     with ThreadPoolExecutor(READERS) as executor:
         table = Table(stage.outputs.access().client("dynamodb"), name, executor)
         result.visits = forget_visits.forget_events(
@@ -212,14 +223,14 @@ def _forget_visits(
 
 def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progress) -> tuple[Followed, Result]:
     result = Result()
-    result.unfinished = finish_released(stage.bucket)
+    plans = list(plans_in(stage.bucket))
+    finish_released(stage, plans, result)
     objects = list(archive.candidates(stage.bucket))
     looked = bars.add_task("objects read", total=2 * len(objects))
     found_by = followed(stage, subject, objects, partial(bars.advance, looked))
     found = rewritten(stage, found_by.subject, objects, partial(bars.advance, looked))
     if old := [each.old for each in found if isinstance(each, Rewritten)]:
         result.plan = archive.begin(stage.bucket, request_of(old), found)
-        result.unfinished.append(result.plan)
     else:
         result.plan["unreadable"] = [{"key": each.key} for each in found if isinstance(each, Fault)]
     pairs = result.plan["objects"]
@@ -230,13 +241,33 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
     )
     if result.not_loaded:
         return found_by, result
-    forget_everywhere(stage, found_by.subject, objects, sqlite, result)
+    change_claim_checks(stage, result)
+    crossings = list(crossings_of(stage, pairs, objects))
+    # An interrupted run has already deleted the events that the consumer had processed.
+    if not any(
+        plan["request"] == result.plan.get("request") and plan.get("state") == CONSUMED for plan in plans
+    ):
+        result.not_consumed = not_consumed(stage, crossings)
+        if result.not_consumed:
+            return found_by, result
     if pairs:
-        archive.write_plan(stage.bucket, result.plan | {"state": RELEASED})
+        archive.write_plan(stage.bucket, result.plan | {"state": CONSUMED})
+    forget_everywhere(stage, found_by.subject, [event for event, _ in crossings], sqlite, result)
+    old_keys = {pair["old"] for pair in pairs}  # their rows are deleted as a whole
+    rows = [
+        row
+        for row in forget_rows.rows_of(stage.warehouse, stage.database, found_by.subject)
+        if row["file"] not in old_keys
+    ]
+    if pairs or rows:
+        request = result.plan.get("request") or request_of(f"{row['file']} {row['lines']}" for row in rows)
+        result.plan |= {"request": request, "rows": rows, "state": RELEASED}
+        archive.write_plan(stage.bucket, result.plan)
+        result.unfinished.append(result.plan)
         archive.delete_old(stage.bucket, pairs)
-        archive.compact_again(stage.bucket, pairs)
         result.objects_deleted = len(pairs)
-    result.needs_marts = bool(result.unfinished or result.raw_rows)
+        result.raw_rows += _after_objects(stage, result.plan)
+    result.needs_marts = bool(result.unfinished)
     result.remaining = list(
         expiry.remaining(
             stage.outputs, stage.warehouse, forget_copies.checkpoints(stage.bucket), expiry.utc_now()
@@ -318,13 +349,14 @@ def _todo(result: Result) -> Iterator[str]:
     if result.not_loaded:
         yield "Snowpipe has not loaded the new objects yet, so nothing was deleted. Run this again."
         return
-    if result.plan["unreadable"]:
-        yield "Check the unreadable objects by hand: they may have data of the person."
     if result.not_consumed:
         yield (
-            f"Run this again in {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours: the consumer may not have"
-            f" processed {result.not_consumed} of the events yet."
+            f"Nothing was deleted, because the consumer may still process {result.not_consumed} of the events."
+            f" Run this again in {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours at the latest."
         )
+        return
+    if result.plan["unreadable"]:
+        yield "Check the unreadable objects by hand: they may have data of the person."
     if result.needs_marts and not result.marts_built:
         yield "milkrun warehouse dbt build --full-refresh   # staging and marts still have the old rows"
     if result.tables_left:

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from io import BytesIO
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.events import GeofenceEvent
-from glue.archive import Bucket, Stored
+from glue.archive import Bucket, Fault, Stored
 from glue.forget import INVOCATION_RECORDS, SEARCHED_PREFIXES, Rewritten, rewrite
 from glue.person import Subject, id_text, in_line
 from ops import redrive
@@ -32,6 +32,7 @@ class Rows:
     subject: Subject
     crossings: Sequence[GeofenceEvent]
     pairs: Sequence[Mapping[str, Any]]
+    unreadable: list[str] = field(default_factory=list)  # keys
 
     @cached_property
     def _known(self) -> frozenset[tuple[object, object]]:
@@ -41,8 +42,16 @@ class Rows:
         lines = {(pair["old"], number) for pair in self.pairs for number in pair["removed"]}
         return frozenset[tuple[object, object]](events | times | lines)
 
-    def kept(self, table: Any) -> list[bool]:
-        return [not self._is_theirs(row) for row in table.to_pylist()]
+    def read(self, key: str, body: bytes) -> tuple[Any, list[bool]] | None:
+        """Return a Parquet file's table, and for each row whether it is kept; None if it is unreadable."""
+        from pyarrow import ArrowException, parquet
+
+        try:
+            table = parquet.read_table(BytesIO(body))
+            return table, [not self._is_theirs(row) for row in table.to_pylist()]
+        except (ArrowException, OSError):
+            self.unreadable.append(key)
+            return None
 
     def _is_theirs(self, row: Mapping[str, Any]) -> bool:
         device = row.get("device_id")
@@ -63,10 +72,10 @@ def forget_results(bucket: Bucket, rows: Rows) -> int:
         for stored in bucket.list(prefix):
             if not stored.key.endswith(".parquet") or "/checkpoint/" in stored.key:
                 continue
-            table = parquet.read_table(BytesIO(bucket.read(stored.key)))
-            kept = rows.kept(table)
-            if all(kept):
+            read = rows.read(stored.key, bucket.read(stored.key))
+            if read is None or all(read[1]):
                 continue
+            table, kept = read
             made = BytesIO()
             parquet.write_table(table.filter(kept), made)
             bucket.write(stored.key, made.getvalue())
@@ -134,12 +143,12 @@ def _is_theirs(bucket: Bucket, rows: Rows, entry: Mapping[str, Any]) -> bool:
     version = _OldVersion(bucket, entry)
     modified_at: datetime = entry["LastModified"]
     if entry["Key"].endswith(".parquet"):
-        from pyarrow import parquet
-
-        return not all(rows.kept(parquet.read_table(BytesIO(version.read(entry["Key"])))))
-    return isinstance(
-        rewrite(version, rows.subject, Stored(entry["Key"], entry["Size"], modified_at)), Rewritten
-    )
+        read = rows.read(entry["Key"], version.read(entry["Key"]))
+        return read is not None and not all(read[1])
+    found = rewrite(version, rows.subject, Stored(entry["Key"], entry["Size"], modified_at))
+    if isinstance(found, Fault):
+        rows.unreadable.append(entry["Key"])
+    return isinstance(found, Rewritten)
 
 
 # --- queues ---------------------------------------------------------------------------------------------------

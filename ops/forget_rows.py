@@ -93,22 +93,29 @@ def _names(row: Row) -> Names:
     return names_in(event)._replace(texts=frozenset())
 
 
-def forget_rows(warehouse: Warehouse, database: str, subject: Subject) -> int:
-    """Delete the subject's rows from RAW, of any object; return the number of rows.
+def rows_of(warehouse: Warehouse, database: str, subject: Subject) -> list[dict[str, Any]]:
+    """Return the subject's rows of RAW, of any object, as table, file and line numbers.
 
-    Call it after `forget_objects`: the remaining rows are of objects that the archive no longer has.
+    RAW also has rows of objects that the archive no longer has.
     """
-    deleted = 0
+    found = []
     for table in TABLES.values():
-        name = f"{database}.RAW.{table}"
         theirs: dict[str, set[int]] = {}
-        for row in _candidates(warehouse, name, subject):
+        for row in _candidates(warehouse, f"{database}.RAW.{table}", subject):
             if in_line(subject, row["line"].encode(errors="surrogatepass")):
                 theirs.setdefault(row["file_name"], set()).add(int(row["file_row_number"]))
-        for file_name, numbers in theirs.items():
-            where = f"WHERE file_name = %s AND file_row_number IN ({', '.join(map(str, sorted(numbers)))})"
-            warehouse.query(f"DELETE FROM {name} {where}", [file_name])
-            deleted += len(numbers)
+        found += [{"table": table, "file": file, "lines": sorted(theirs[file])} for file in sorted(theirs)]
+    return found
+
+
+def delete_rows(warehouse: Warehouse, database: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Delete rows that `rows_of` returned; return the number of rows that still existed."""
+    deleted = 0
+    for row in rows:
+        lines = ", ".join(str(int(number)) for number in row["lines"])
+        where = f"FROM {database}.RAW.{row['table']} WHERE file_name = %s AND file_row_number IN ({lines})"
+        deleted += warehouse.query(f"SELECT COUNT(*) AS n {where}", [row["file"]])[0]["n"]
+        warehouse.query(f"DELETE {where}", [row["file"]])
     return deleted
 
 

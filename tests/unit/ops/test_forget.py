@@ -417,22 +417,25 @@ def test_nothing_is_deleted_before_the_replacement_is_loaded(
     assert built == [("--full-refresh",)]
 
 
-@pytest.mark.parametrize("step", ["delete_old", "compact_again"])
+@pytest.mark.parametrize("step", ["forget_results", "delete_old", "compact_again"])
 def test_interrupted_run_is_continued_by_the_same_command(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
     """By then the link from the person to the device is deleted, so the plan alone must be sufficient."""
-    for event in (ANN, line("d1", user={"deviceId": "phone-1"}), BOB):
+    events = (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)
+    for event in events:
         stage.put(event)
     stage.loaded()
+    stage.consume(*events)
     list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
 
     def interrupted(_bucket: Any, pairs: Any) -> None:
-        stage.bucket.delete([pairs[0]["old"]])
+        if step != "forget_results":
+            stage.bucket.delete([pairs[0]["old"]])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(forget.archive, step, interrupted)
+        patch.setattr(forget.forget_copies if step == "forget_results" else forget.archive, step, interrupted)
         run("--user", "ann", "--yes", "--patience", "0")
     assert built == []
     report_of("--user", "ann", "--patience", "0")
@@ -440,6 +443,8 @@ def test_interrupted_run_is_continued_by_the_same_command(
     assert stage.lines("events/") == [BOB]
     files = [key for key in stage.keys("compacted/dt=") if key.endswith(".parquet")]
     assert [row["payload"].encode() for key in files for row in stage.parquet_rows(key)] == [BOB]
+    assert [item["pk"] for item in stage.items()] == ["phone-2"]
+    assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
 
 
 def test_command_fails_while_the_marts_contain_the_rows(
@@ -451,14 +456,6 @@ def test_command_fails_while_the_marts_contain_the_rows(
     monkeypatch.setattr(forget, "build_marts", lambda *_: False)
     for more in ([], ["--no-marts"], []):
         assert "dbt build --full-refresh" in report_of("--user", "ann", *more, code=1)["next"][0]
-
-
-def test_event_not_yet_processed_by_the_consumer_is_reported(stage: Stage) -> None:
-    """The event would appear in the visits table a moment later."""
-    stage.put(ANN)
-    report = report_of("--user", "ann", "--patience", "0", code=1)
-    assert report["not_consumed_yet"] == 1
-    assert "Run this again in 6 hours" in report["next"][0]
 
 
 def test_table_that_dbt_does_not_build_is_named(stage: Stage) -> None:
@@ -531,3 +528,90 @@ def test_claim_checks_in_flight_are_named_because_their_object_is_gone(stage: St
     stage.sqs.receive_message(QueueUrl=url, VisibilityTimeout=600)
     [step] = report_of("--user", "ann")["next"]
     assert step.startswith("milkrun reconcile --repair ")
+
+
+def test_an_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
+    """Only the archive links the person to the device, so its objects must stay until the consumer is done."""
+    stage.put(ANN)
+    stage.loaded()
+    report = report_of("--user", "ann", "--patience", "0", code=1)
+    assert report["not_consumed_yet"] == 1
+    assert "Run this again in 6 hours" in report["next"][0]
+    stage.consume(ANN)
+    report_of("--user", "ann", "--patience", "0")
+    assert (stage.items(), stage.keys("events/"), stage.raw.count()) == ([], [], 0)
+
+
+@pytest.mark.parametrize("step", ["delete_rows", "delete_old", "refresh_marts"])
+def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
+) -> None:
+    """RAW is then the only store that links the person to the device, and the marts must still be rebuilt."""
+    old = [stage.put(event) for event in (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)]
+    stage.loaded()
+    stage.bucket.delete(old)
+    raw = f"{stage.outputs.database}.RAW.EVENTS"
+
+    def interrupted(*_: object) -> None:
+        if step == "delete_rows":
+            stage.raw.run(f"DELETE FROM {raw} WHERE file_name = '{old[0]}'")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            {"delete_rows": forget.forget_rows, "delete_old": forget.archive}.get(step, forget),
+            step,
+            interrupted,
+        )
+        run("--user", "ann", "--yes", "--patience", "0")
+    assert built == []
+    report_of("--user", "ann", "--patience", "0")
+    assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
+    assert built == [("--full-refresh",)]
+
+
+def test_an_old_object_that_snowpipe_loads_last_leaves_no_rows(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snowpipe does not load files in the order in which they were written."""
+    key = stage.put(ANN, BOB)
+    stage.loaded()
+    stage.consume(ANN, BOB)
+    delete_old = forget.archive.delete_old
+
+    def loading(bucket: Any, pairs: Any) -> None:
+        stage.raw.run(
+            "INSERT INTO RAW.EVENTS (payload, file_name, file_row_number)"
+            f" SELECT PARSE_JSON('{ANN.decode()}'), '{key}', 1"
+        )
+        delete_old(bucket, pairs)
+
+    monkeypatch.setattr(forget.archive, "delete_old", loading)
+    report_of("--user", "ann")
+    assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
+
+
+def test_a_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> None:
+    """The partition key of a record is the device."""
+    own, other = ({"shard": "s", "partition_key": f"phone-{n}"} for n in (1, 2))
+    stage.put(ANN)
+    stage.put(quarantine_line(WHY, b"\xff", own), quarantine_line(WHY, b"\xff", other), prefix="set-aside")
+    stage.loaded()
+    stage.consume(ANN)
+    report_of("--user", "ann")
+    [left] = stage.lines("set-aside/")
+    assert json.loads(left)["origin"] == other
+
+
+def test_a_damaged_result_of_a_job_is_reported_and_stops_nothing(stage: Stage) -> None:
+    stage.put(ANN)
+    stage.bucket.write("rebuilt/r/visits/1.parquet", b"PAR1")
+    stage.put_parquet(
+        "streamed/live/overdue_exits/1.parquet", [{"device_id": "phone-1"}, {"device_id": "phone-2"}]
+    )
+    stage.loaded()
+    stage.consume(ANN)
+    report = report_of("--user", "ann", code=1)
+    assert report["unreadable"] == ["rebuilt/r/visits/1.parquet"]
+    assert stage.keys("events/") == []
+    assert stage.parquet_rows("streamed/live/overdue_exits/1.parquet") == [{"device_id": "phone-2"}]
