@@ -1,4 +1,4 @@
-"""What belongs in fakesnow 0.12.1: each fix with the reason. `tests/test_fixes.py` has the test that it would need."""
+"""What belongs in fakesnow 0.12.1: each fix with the reason. `tests/test_fixes.py` has the tests that it would need."""
 
 import fakesnow.arrow
 import pyarrow as pa

@@ -1,0 +1,39 @@
+"""A pytest plugin, which pytest loads by itself: the fixture `snowflake_server` is a local Snowflake.
+
+Nothing heavy is imported until a test uses the fixture.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from local_snowflake.testing import LocalProcess
+
+NO_AWS = "http://127.0.0.1:9"  # the discard port: a pipe or an external stage fails with "could not connect"
+
+
+@pytest.fixture(scope="session")
+def snowflake_aws_endpoint_url() -> str:
+    """Return the AWS whose buckets are read. Override it with the URL of moto or LocalStack to load files."""
+    return NO_AWS
+
+
+@pytest.fixture(scope="session")
+def snowflake_server(
+    tmp_path_factory: pytest.TempPathFactory, snowflake_aws_endpoint_url: str
+) -> Iterator["LocalProcess"]:
+    """Yield a running local Snowflake with its `port` and `connect()`, which returns a new connection.
+
+    It starts once per session (per worker of pytest-xdist), with an empty folder.
+    """
+    from local_snowflake.testing import LocalProcess
+
+    folder = tmp_path_factory.mktemp("local-snowflake") / "databases"
+    server = LocalProcess(folder, snowflake_aws_endpoint_url)
+    try:
+        yield server.start()
+    finally:
+        if server.process:
+            server.stop()
