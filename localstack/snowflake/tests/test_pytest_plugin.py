@@ -65,7 +65,7 @@ def run(folder: Path, *tests: str) -> "subprocess.CompletedProcess[str]":
     }
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", "made", "."],
-        cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=120,
+        cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 
 
