@@ -15,7 +15,6 @@ never an id or a hash of one.
 
 import hashlib
 import json
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -334,7 +333,7 @@ def command(
         if result.needs_marts and marts:
             bars.add_task("staging and marts", total=None)
             refresh_marts(outputs, found_by.subject, environment_of(stage, context.obj), result)
-    todo, advice = list(_todo(result)), list(_advice(found_by, result))
+    todo, advice = list(_todo(result)), list(_advice(found_by, result, terminal.stage_option(stage)))
     report = _report(user, found_by, result) | {
         "next": todo + advice,
         "remaining": [each._asdict() for each in result.remaining],
@@ -363,17 +362,17 @@ def _todo(result: Result) -> Iterator[str]:
         yield f"Drop or clean the tables that dbt does not build: {', '.join(result.tables_left)}."
 
 
-def _advice(found_by: Followed, result: Result) -> Iterator[str]:
+def _advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
     if result.claims_in_flight:
-        yield "milkrun reconcile --repair   # claim checks in flight name lines of others in an old object"
+        yield f"milkrun reconcile --repair{option}   # claim checks in flight name lines of others in an old object"
     # The consumer leaves out what is older, and `replay` refuses it.
     since = f"--from '{MAX_AGE.days - 1} days ago'"
     for device in sorted({pair.device_id for pair in result.visits.replay}):
-        yield f"milkrun replay {since} --device {shlex.quote(device)}   # others used it too"
+        yield f"milkrun replay {since} --device {terminal.shell_word(device)}{option}   # others used it too"
     for device, others in found_by.shared.items():
         yield (
-            f"milkrun forget --device {shlex.quote(device)}   # only if all of it shall go: {others} other users"
-            " used it, and its events without a user stay"
+            f"milkrun forget --device {terminal.shell_word(device)}{option}   # only if all of it shall go:"
+            f" {others} other users used it, and its events without a user stay"
         )
 
 

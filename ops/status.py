@@ -6,7 +6,6 @@ what is unknown for that reason, and does not delay the others.
 
 import json
 import queue
-import shlex
 import sys
 import threading
 import time
@@ -156,7 +155,7 @@ class _Flow:
         self._outputs = outputs
         self._stage = stage
         self._now = now
-        self._option = "" if stage == "local" else f" --stage {shlex.quote(stage)}"
+        self._option = terminal.stage_option(stage)
 
     def _aws(self, service: str) -> Any:
         return self._outputs.aws(service, attempts=1)
@@ -311,14 +310,14 @@ class _Flow:
                 if not triage.healthy:
                     unwell.append(f"{pipe.name.rpartition('.')[2]}: {triage.words}")
             if unwell:
-                command = f"milkrun warehouse status{self._option}"
+                command = "milkrun warehouse status"
                 yield Finding("pipes", "FAIL", "; ".join(unwell), None, command, "snowpipe-stopped")
             else:
                 yield Finding("pipes", "OK", "running")
             [row] = session.query(failed_loads_sql(database))
             if row["n"]:
                 cause = f"{row['n']} files in {FAILED_LOADS_HOURS} h"
-                command = f"milkrun warehouse validate{self._option}"
+                command = "milkrun warehouse validate"
                 yield Finding("failed loads", "FAIL", cause, None, command, "failed-loads")
             else:
                 yield Finding("failed loads", "OK", f"none in {FAILED_LOADS_HOURS} h")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -138,6 +139,19 @@ def check_range(start: datetime, end: datetime) -> None:
     """Reject an empty range, because it would be answered with "nothing is missing"."""
     if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
         raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
+
+
+def shell_word(text: str) -> str:
+    r"""Quote a text of an event for bash and zsh. Characters that a terminal hides become `\U........` in `$'…'`."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = text.replace("\\", r"\\").replace("'", r"\'")
+    return "$'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + "'"
+
+
+def stage_option(stage: str) -> str:
+    """Return the option that a printed command needs for this stage, with a space before it."""
+    return "" if stage == "local" else f" --stage {shlex.quote(stage)}"
 
 
 def confirm_sample_traffic(stage: str, yes: bool) -> None:

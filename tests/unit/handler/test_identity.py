@@ -160,6 +160,19 @@ def test_cached_token_is_refused_once_it_has_expired(issuer: Issuer) -> None:
     assert refused(tokens, token) == "token_expired"
 
 
+def test_token_of_a_provider_whose_clock_is_fast_is_accepted(issuer: Issuer) -> None:
+    """Providers write `iat`; RFC 7519 gives it no meaning for validity."""
+    token = issuer.token(iat=int(issuer.now) + LEEWAY_SECONDS - 5)
+    assert issuer.tokens().speaker(f"Bearer {token}").device == "truck-1"
+
+
+@pytest.mark.parametrize(
+    "token", ["\ud800", "a.\ud800.b", "é.é.é", "\0"], ids=["surrogate", "inner", "not-ascii", "nul"]
+)
+def test_text_that_is_no_token_is_refused(issuer: Issuer, token: str) -> None:
+    assert refused(issuer.tokens(), token) == "invalid_token"
+
+
 def test_token_signed_with_another_key_of_the_same_id_is_refused(issuer: Issuer) -> None:
     assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
 

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import logging
-import shlex
+import subprocess
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -469,13 +469,22 @@ def test_table_that_dbt_does_not_build_is_named(stage: Stage) -> None:
     assert left.endswith('"MARTS"."Old visits"')
 
 
-def test_device_id_in_a_printed_command_is_quoted(stage: Stage) -> None:
-    shared = "x'; rm -rf ~ #"
+@pytest.mark.parametrize(
+    "shared",
+    ["x'; rm -rf ~ #", "line 1\nline 2", "\x1b[2K\u202e'\\n\U000e0041"],
+    ids=["shell", "lines", "hidden"],
+)
+def test_device_id_in_a_printed_command_is_quoted(stage: Stage, shared: str) -> None:
     stage.put(entered("a1", "ann", shared), entered("b1", "bob", shared))
     stage.loaded()
     stage.consume(entered("a1", "ann", shared), entered("b1", "bob", shared))
-    [step] = report_of("--user", "ann")["next"]
-    assert shlex.split(step, comments=True) == ["milkrun", "forget", "--device", shared]
+    _, step = report_of("--user", "ann", "--no-marts", "--stage", "dev", code=1)["next"]
+    assert step.isprintable()
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {step}"], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    wanted = ["milkrun", "forget", "--device", shared, "--stage", "dev", ""]
+    assert words.stdout.decode().split("\0") == wanted
     assert [visit.entered_event_id for visit in stage.visits(shared)] == ["b1"]
 
 
