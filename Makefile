@@ -86,10 +86,9 @@ console-web: #: build the console's page from tools/console/web (Node)
 console-web-check: console-web #: build the page and compare it with the committed one (Node)
 	git diff --exit-code --stat -- tools/console/static
 
-console-pictures: setup #: take the README's screenshots with its own stack, and each view's with 0 to 2,000 trucks
+console-pictures: setup #: take screenshots of each view with 0 to 2,000 trucks, light and dark, desk and phone
 	@tools/setup.sh test browser chromium
 	$(PY) -m tests.console.pictures
-	MILKRUN_SCREENSHOTS=docs/images $(PY) -m pytest tests/console/test_stack.py -k picture
 
 lock: setup ## pin the dependencies in requirements*.txt (UPGRADE=name upgrades one)
 	tools/lock.sh $(addprefix --upgrade-package ,$(UPGRADE))

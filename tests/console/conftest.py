@@ -1,8 +1,6 @@
 """Fixtures: a browser, pages that fail the test on errors, a fake server, and a stack for these tests.
 
 MILKRUN_E2E_OUTPUTS=<path of an outputs.json> uses a running stack (with its console) instead of starting one.
-MILKRUN_SCREENSHOTS=<folder> sets the folder for pictures of the views; by default it is beside the stack's
-folder.
 """
 
 import os
@@ -136,10 +134,3 @@ def console(pipeline: Pipeline) -> str:
     assert sent.exit_code == 0, sent.output
     pipeline.build_marts()
     return pipeline.outputs.console_url
-
-
-@pytest.fixture(scope="session")
-def pictures() -> Path:
-    folder = Path(os.environ.get("MILKRUN_SCREENSHOTS", f"{FOLDER}-pictures"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

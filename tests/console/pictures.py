@@ -36,14 +36,14 @@ def save(page: Page, path: Path) -> None:
         raise ValueError(f"{path} has {size} bytes, not 5,000 to {MOST_BYTES:,}")
 
 
-def views(browser: Browser, feed: Feed, look: str, folder: Path, trucks: int) -> None:
+def take(browser: Browser, feed: Feed, look: str, views: list[str], folder: Path, trucks: int) -> None:
     context = browser.new_context(
         viewport=PHONE if "phone" in look else DESK,
         color_scheme="dark" if "dark" in look else "light",
         locale="en-GB",
     )
     page = context.new_page()
-    for view in VIEWS:
+    for view in views:
         page.goto(f"{feed.url}/{view}")
         page.get_by_text("live", exact=True).first.wait_for(state="attached")
         if view == "map":
@@ -59,6 +59,7 @@ def views(browser: Browser, feed: Feed, look: str, folder: Path, trucks: int) ->
 def main(
     to: Annotated[Path, typer.Option(help="A folder.")] = Path("docs/images/console"),
     looks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(LOOKS),
+    views: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(VIEWS),
     sizes: Annotated[str, typer.Option(help="Comma-separated numbers of trucks.")] = ",".join(
         map(str, SIZES)
     ),
@@ -70,7 +71,7 @@ def main(
         for trucks in map(int, sizes.split(",")):
             with Feed(crowd(trucks)) as feed:
                 for look in looks.split(","):
-                    views(browser, feed, look, to, trucks)
+                    take(browser, feed, look, views.split(","), to, trucks)
         browser.close()
 
 

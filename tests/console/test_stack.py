@@ -19,7 +19,6 @@ from playwright.sync_api import Page, expect
 
 from contract.events import Fence
 from tests.console.conftest import Open
-from tests.console.pictures import save
 from tests.console.relay import Relay
 from tests.console.test_page import PAYLOADS, drawn, map_is_drawn, untouched
 from tests.e2e.vocabulary import Pipeline, crossing, event, eventually
@@ -287,32 +286,40 @@ def test_restarted_console_counts_the_events_of_its_downtime(
             expect(page.get_by_text(each["_id"])).to_have_count(1)
 
 
-# --- pictures
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_picture_is_taken_of_each_view(
-    console: str, pipeline: Pipeline, open_page: Open, pictures: Path, look: str
+def test_links_show_the_same_after_the_console_is_restarted(
+    pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path, device: str
 ) -> None:
-    dark, phone = look == "dark", look == "phone"
-    if look == "light":
-        # Send half a morning that is still in progress: the same farms, other trucks.
-        sent = pipeline.ops("send", "--seed", "9", "--events", "900", "--begin", "3 hours ago", "--json")
-        assert sent.exit_code == 0, sent.output
-    page = open_page(f"{console}/map", dark=dark, phone=phone)
-    map_is_drawn(page)
-    eventually(lambda: drawn(page, "trucks") >= 12)
-    page.wait_for_timeout(1500)
-    save(page, pictures / f"map-{look}.png")
-    for view in ("pipeline", "events?kind=bad", "visits", "places"):
-        page.goto(f"{console}/{view}")
-        if view == "visits":
-            eventually(lambda: page.locator(".visit").count() > 50)
-            eventually(lambda: page.locator(".plot").count() == 6)
-        elif view == "pipeline":
-            eventually(lambda: count(page, "accepted") > 0)
-        elif not phone:
-            page.locator(".row-link").nth(2).click()
-            expect(page.locator(".raw")).to_be_visible()
-        save(page, pictures / f"{view.partition('?')[0]}-{look}.png")
+    at = {"type": "Point", "coordinates": [5.93, 53.16]}
+    entered = crossing(device, "enter", datetime.now(UTC), Fence("farm", f"farm-{device}"), location=at)
+    assert pipeline.post(entered).status == 202
+    eventually(lambda: pipeline.raw_rows(entered["_id"]))
+
+    def shown(page: Page) -> str:
+        return page.locator("[aria-label='The chosen event'] .facts, .picked .facts").inner_text()
+
+    def link_and_text(url: str, choose: str) -> tuple[str, str]:
+        page = open_page(url)
+        page.locator(choose).first.click()
+        expect(page.locator(".facts")).to_be_visible()
+        return page.url, shown(page)
+
+    with own_console(pipeline, tmp_path) as own:
+        links = [
+            link_and_text(f"{own.url}/events?device={device}", ".row-link"),
+            link_and_text(f"{own.url}/visits?device={device}&by=truck", ".visit"),
+        ]
+        place = f"{own.url}/map?fence=farm%23farm-{device}"
+        expect(open_page(place).get_by_role("region", name="The chosen fence")).to_contain_text(device)
+        own.kill()
+        own.start()
+        for link, before in links:
+            page = open_page(link)
+            expect(page.locator(".facts")).to_be_visible(timeout=60_000)
+            # The dwell so far has grown.
+            assert re.sub(r"\d+ (s|min) so far", "", shown(page)) == re.sub(r"\d+ (s|min) so far", "", before)
+        card = open_page(place).get_by_role("region", name="The chosen fence")
+        expect(card.get_by_role("link", name=device).first).to_be_visible(timeout=60_000)
+    assert (
+        pipeline.post(crossing(device, "exit", datetime.now(UTC), Fence("farm", f"farm-{device}"))).status
+        == 202
+    )

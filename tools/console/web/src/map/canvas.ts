@@ -203,7 +203,7 @@ function layers(colours: Palette): StyleSpecification["layers"] {
         "text-font": FONT,
         "text-size": 11,
         "text-anchor": "top",
-        "text-offset": [0, 1.2],
+        "text-offset": [0, 1.4], // below the disc of a small cluster
         "text-max-width": 14,
       },
       paint: { "text-color": colours.fence, "text-halo-color": colours.halo, "text-halo-width": 1.4 },
@@ -252,7 +252,6 @@ function layers(colours: Palette): StyleSpecification["layers"] {
         "text-font": FONT,
         "text-size": 12,
         "text-allow-overlap": true,
-        "text-padding": 6, // about the disc: names of places under it are left out
       },
       paint: { "text-color": colours.halo },
     },
