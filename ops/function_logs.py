@@ -6,14 +6,16 @@ Logs API Reference: "FilterLogEvents"). So long ranges are read with Logs Insigh
 data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from math import ceil
 from typing import Any, NamedTuple
 
 import msgspec
+from botocore.exceptions import ClientError
 
 from ops.outputs import Outputs
 from ops.polling import until
@@ -28,6 +30,7 @@ MAX_ROWS = 10_000
 QUERIES_AT_ONCE = 4
 """Concurrent queries; an account has 30 or more (the same page)."""
 QUERY_TIMEOUT_SECONDS = 3_600.0
+THROTTLING = ("LimitExceededException", "ThrottlingException")
 SECOND = timedelta(seconds=1)
 
 
@@ -103,23 +106,39 @@ def _queried(client: Any, group: str, name: str, start: datetime, end: datetime)
 
 def _query(client: Any, group: str, name: str, span: Span) -> dict[str, Any]:
     """Return the result of a query once it is complete."""
-    started = client.start_query(
+    start = partial(
+        client.start_query,
         logGroupName=group,
         startTime=int(span.start.timestamp()),
         endTime=int(span.end.timestamp()),
         queryString=f'fields @timestamp, @message | filter event = "{name}" | limit {MAX_ROWS}',
     )
+    started = until(lambda: _unless_throttled(start), bool, patience_s=QUERY_TIMEOUT_SECONDS)
+    get_results = partial(client.get_query_results, queryId=started.get("queryId"))
     answer: dict[str, Any] = until(
-        lambda: client.get_query_results(queryId=started["queryId"]),
-        lambda answer: answer["status"] not in ("Scheduled", "Running"),
+        lambda: _unless_throttled(get_results) if started else {"status": "Throttled"},
+        lambda answer: answer.get("status") not in (None, "Scheduled", "Running"),
         patience_s=QUERY_TIMEOUT_SECONDS,
     )
-    if answer["status"] != "Complete":
+    if answer.get("status") != "Complete":
         raise Refusal(
             f"the query of {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with status"
-            f" {answer['status']}: name a shorter range"
+            f" {answer.get('status', 'unknown')}: name a shorter range"
         )
     return answer
+
+
+def _unless_throttled(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the response, or {} if CloudWatch Logs still refuses the call after boto3's attempts.
+
+    An account's queries share one limit with its dashboards (Amazon CloudWatch Logs API Reference: "StartQuery").
+    """
+    try:
+        return call()
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in THROTTLING:
+            raise
+        return {}
 
 
 def _rows(rows: list[list[dict[str, str]]], name: str, span: Span) -> Iterator[Line]:

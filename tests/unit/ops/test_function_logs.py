@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any, cast
 
 import pytest
+from botocore.exceptions import ClientError
 
 from contract import logs
 from ops.function_logs import log_lines
@@ -135,6 +136,38 @@ def test_short_range_needs_no_query() -> None:
     client = Logs([START, START + timedelta(minutes=59)])
     assert read(client, START + timedelta(hours=1)) == keys(2)
     assert client.queries == 0
+
+
+class BusyLogs(Logs):
+    """An account that refuses a call of each operation, after boto3's own attempts."""
+
+    def __init__(self, times: list[datetime], code: str) -> None:
+        super().__init__(times)
+        self._code = code
+        self._refused: set[str] = set()
+
+    def start_query(self, **request: Any) -> dict[str, Any]:
+        self._refuse_first("StartQuery")
+        return super().start_query(**request)
+
+    def get_query_results(self, **request: Any) -> dict[str, Any]:
+        self._refuse_first("GetQueryResults")
+        return super().get_query_results(**request)
+
+    def _refuse_first(self, operation: str) -> None:
+        if operation not in self._refused:
+            self._refused.add(operation)
+            raise ClientError({"Error": {"Code": self._code, "Message": "try later"}}, operation)
+
+
+@pytest.mark.parametrize("code", ["LimitExceededException", "ThrottlingException"])
+def test_queries_of_others_only_delay_ours(code: str) -> None:
+    assert read(BusyLogs([START], code), START + timedelta(hours=2)) == keys(1)
+
+
+def test_missing_permission_is_not_treated_as_throttling() -> None:
+    with pytest.raises(ClientError, match="AccessDenied"):
+        read(BusyLogs([START], "AccessDeniedException"), START + timedelta(hours=2))
 
 
 @pytest.mark.parametrize("status", ["Failed", "Cancelled", "Timeout"])
