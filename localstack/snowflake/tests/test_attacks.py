@@ -111,6 +111,26 @@ def test_a_statement_reaches_no_file_of_the_machine(
     assert sorted(file.parent.iterdir()) == [file]
 
 
+CATALOGS = (
+    "sqlite_master",
+    "sqlite_schema",
+    "pragma_database_list",
+    "pg_catalog.pg_tables",
+    "_fs_global._fs_information_schema._fs_stages",
+    "duckdb_tables",
+    "duckdb_columns()",
+)
+
+
+@pytest.mark.parametrize("catalog", CATALOGS)
+def test_duckdbs_own_catalogs_name_no_table_to_anybody(
+    database: connector.SnowflakeConnection, catalog: str
+) -> None:
+    with pytest.raises(connector.errors.DatabaseError, match=r"does not exist|Not supported"):
+        database.cursor().execute(f"SELECT * FROM {catalog}")
+    assert database.cursor().execute("SELECT 'pg_catalog'").fetchall() == [("pg_catalog",)]
+
+
 def login(local: LocalProcess, parameters: dict[str, object], **headers: str) -> tuple[int, str]:
     call = http.client.HTTPConnection("127.0.0.1", local.port, timeout=10)
     body = {"data": {"LOGIN_NAME": "milkrun", "PASSWORD": "milkrun", "SESSION_PARAMETERS": parameters}}

@@ -376,3 +376,26 @@ def test_without_privileges_every_role_may_do_everything(own_local: LocalProcess
         other.run("DROP TABLE RAW.EVENTS")
     assert "does not exist" in warehouse.refused("USE ROLE NOBODY_MADE_THIS")
     assert "does not exist" in warehouse.refused("GRANT SELECT ON TABLE RAW.EVENTS TO ROLE R")
+
+
+@pytest.mark.parametrize("prefix", ["EXPLAIN", "EXPLAIN ANALYZE"])
+def test_explain_is_refused_because_it_would_run_or_show_what_the_role_may_not(
+    loading: Warehouse, role: Callable[..., str], prefix: str
+) -> None:
+    with loading.as_role(role()) as other:
+        for statement in (
+            "DELETE FROM RAW.T",
+            "SELECT * FROM RAW.T",
+            "CREATE TABLE RAW.W AS SELECT * FROM RAW.T",
+        ):
+            assert "Not supported by the local Snowflake" in other.refused(f"{prefix} {statement}")
+    assert loading.count("T") == 1
+
+
+def test_columns_are_copied_with_like_from_a_visible_table_only(
+    loading: Warehouse, role: Callable[..., str]
+) -> None:
+    with loading.as_role(role("CREATE TABLE ON SCHEMA RAW")) as other:
+        assert "does not exist or not authorized" in other.refused("CREATE TABLE RAW.W LIKE RAW.T")
+    with loading.as_role(role("CREATE TABLE ON SCHEMA RAW", "SELECT ON TABLE RAW.T")) as other:
+        other.run("CREATE TABLE RAW.W LIKE RAW.T")

@@ -296,3 +296,13 @@ def test_a_dropped_database_is_gone_for_sessions_that_stood_in_it(numbers: Wareh
             cursor.execute("CREATE TABLE t (a int)")
     assert [r["name"] for r in numbers.run("SHOW DATABASES") if r["name"] == "GONE_DB"] == []
     assert not (numbers.local.folder / "GONE_DB.db").exists()
+
+
+def test_session_without_a_database_or_schema_has_none(warehouse: Warehouse) -> None:
+    asked = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA()"
+    with warehouse.local.connect() as connection, connection.cursor() as cursor:
+        assert cursor.execute(asked).fetchall() == [(None, None)]
+        cursor.execute(f"USE DATABASE {warehouse.database}")
+        assert cursor.execute(asked).fetchall() == [(warehouse.database, None)]
+        cursor.execute("USE SCHEMA RAW")
+        assert cursor.execute(asked).fetchall() == [(warehouse.database, "RAW")]

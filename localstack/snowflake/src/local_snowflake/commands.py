@@ -7,7 +7,7 @@ from local_snowflake.authorize import Authority
 from local_snowflake.bulk import Bulk
 from local_snowflake.changes import Change, change_of
 from local_snowflake.databases import Databases
-from local_snowflake.errors import SnowflakeError, unsupported
+from local_snowflake.errors import SnowflakeError, missing, unsupported
 from local_snowflake.functions import Functions
 from local_snowflake.granting import Granting
 from local_snowflake.integrations import Integrations
@@ -16,7 +16,7 @@ from local_snowflake.reading import Reading
 from local_snowflake.results import Handler, Result
 from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
-from local_snowflake.sql import Scope, Words
+from local_snowflake.sql import STRINGS, Scope, Words
 from local_snowflake.stages import Stages
 from local_snowflake.unenforced import Unenforced
 from local_snowflake.visible import Visible
@@ -64,6 +64,7 @@ class Commands:
             raise SnowflakeError(
                 "000008", "0A000", "Actual statement count 2 did not match the desired statement count 1."
             )
+        refuse_internals(words)
         statement = leading(words)
         change = change_of(words, scope)
         role = session.actor.role
@@ -111,6 +112,23 @@ class Commands:
         return self.functions.rewritten(words, scope)
 
 
+def refuse_internals(words: Words) -> None:
+    """DuckDB's and fakesnow's own catalogs name the tables of every database, whoever may read them."""
+    for token in words.tokens:
+        if token.token_type not in STRINGS and token.text.lower() in INTERNALS:
+            raise missing("Object", token.text.upper())
+
+
+INTERNALS = {
+    "sqlite_master",
+    "sqlite_schema",
+    "sqlite_temp_master",
+    "sqlite_temp_schema",
+    "pragma_database_list",
+    "pg_catalog",
+    "_fs_global",
+    "_fs_information_schema",
+}
 FILLERS = (
     ("OR", "REPLACE"),
     ("OR", "ALTER"),
@@ -171,7 +189,6 @@ ONE_WORD = {
     "SET",
     "UNSET",
     "COMMENT",
-    "EXPLAIN",
     "GRANT",
     "REVOKE",
 }

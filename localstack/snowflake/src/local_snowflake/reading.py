@@ -133,6 +133,8 @@ def needs_of(statement: exp.Expr, scope: Scope) -> Iterator[Need]:
         for part in (statement.expression, clone):
             if part is not None:
                 yield from _reads(part, None, scope)
+        for like in statement.find_all(exp.LikeProperty):
+            yield from _needs(like.this, ("",), scope)
         return
     if isinstance(statement, exp.TruncateTable):
         for table in statement.expressions:

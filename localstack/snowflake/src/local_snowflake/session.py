@@ -239,7 +239,7 @@ class LocalCursor(FakeSnowflakeCursor):
         refuse_local_times(expression)
         keep_headings(expression)
         expression = expression.transform(
-            lambda node: context_function(one_path(flatten_options(node)), actor), copy=False
+            lambda node: context_function(one_path(flatten_options(node)), actor, self._conn), copy=False
         )
         expression = translate(expression, columns.variants)
         keep_lengths(expression)
@@ -423,7 +423,7 @@ def refuse_context_functions(statement: exp.Expr) -> None:
 CONTEXT_FUNCTIONS = (exp.CurrentRole, exp.CurrentUser, exp.CurrentWarehouse)
 
 
-def context_function(node: exp.Expr, actor: Actor) -> exp.Expr:
+def context_function(node: exp.Expr, actor: Actor, session: LocalConnection) -> exp.Expr:
     """CURRENT_ROLE() and its like. The heading of the column stays the function's."""
     if isinstance(node, exp.CurrentRole):
         value: str | None = actor.role
@@ -431,6 +431,10 @@ def context_function(node: exp.Expr, actor: Actor) -> exp.Expr:
         value = actor.user
     elif isinstance(node, exp.CurrentWarehouse):
         value = actor.warehouse
+    elif isinstance(node, exp.CurrentDatabase) and not session.database_set:
+        value = None  # DuckDB would name its own
+    elif isinstance(node, exp.CurrentSchema) and not session.schema_set:
+        value = None
     else:
         return node
     literal = exp.Literal.string(value) if isinstance(value, str) else exp.Null()

@@ -407,6 +407,13 @@ def average(node: exp.Expr, _: Translation) -> exp.Expr:
     return made
 
 
+def median(node: exp.Expr, _: Translation) -> exp.Expr:
+    """MEDIAN of numbers has three more digits than they have ("MEDIAN")."""
+    thousandths = exp.cast(exp.Literal.number(1), exp.DataType.build("DECIMAL(4,3)", dialect="duckdb"))
+    node.set("this", exp.Mul(this=exp.Paren(this=node.this.copy()), expression=thousandths))
+    return node
+
+
 # ---- semi-structured data
 
 
@@ -473,6 +480,7 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
     exp.Div: divide,
     exp.Mod: remainder,
     exp.Avg: average,
+    exp.Median: median,
     exp.ArrayAgg: array_agg,
     exp.WithinGroup: array_agg,
     exp.ParseJSON: parse_json,
