@@ -293,8 +293,7 @@ def _checked(value: object, is_crossing: bool) -> Checked | None:
 
 def _fit(ids: Iterable[str | None]) -> bool:
     """Return whether ids of at most MAX_ID_CHARS have at most MAX_ID_BYTES. Those in ASCII always do."""
-    given = [each for each in ids if each]
-    return "".join(given).isascii() or all(len(each.encode()) <= MAX_ID_BYTES for each in given)
+    return not [each for each in ids if each and not each.isascii() and len(each.encode()) > MAX_ID_BYTES]
 
 
 def is_id(value: object) -> bool:

@@ -18,7 +18,7 @@ class _Fault(NamedTuple):
 class _Field(NamedTuple):
     """`missing` is the code if the field is absent or null, "" if it may be."""
 
-    check: "Callable[[object], _Fault | None] | Mapping[str, _Field]"
+    check: "Callable[[object], _Fault | None] | dict[str, _Field]"
     missing: str = ""
 
 
@@ -44,7 +44,7 @@ def _reasons(value: Mapping[str, object], fields: Mapping[str, _Field], path: st
         if given is None:
             if missing:
                 yield Reason(missing, field, f"`{field}` is missing.")
-        elif isinstance(check, Mapping):
+        elif isinstance(check, dict):
             if isinstance(given, dict):
                 yield from _reasons(given, check, f"{field}.")
             else:
