@@ -207,10 +207,12 @@ def texts_of(body: bytes, layers: int = MAX_GZIP_LAYERS) -> Iterator[str]:
             yield pairs.decode("utf-16", "replace")
         if "\0" not in text:
             return
-    yield body.decode("latin-1")
-    yield from (body.decode(encoding, "replace") for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+    # Compressed bytes contain every short id by chance, so they are no text.
     if layers and (inner := _inflated(body)):
         yield from texts_of(inner, layers - 1)
+        return
+    yield body.decode("latin-1")
+    yield from (body.decode(encoding, "replace") for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -221,7 +223,10 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _inflated(text: bytes) -> bytes:
-    """Inflate as much of every gzip member as possible, because a body may be truncated. b"" if it is no gzip."""
+    """Inflate as much of every gzip member as possible, because a body may be truncated. b"" if it is no gzip.
+
+    Bytes behind the last member follow as they are.
+    """
     found = bytearray()
     while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
         member = zlib.decompressobj(zlib.MAX_WBITS | 16)
@@ -231,7 +236,7 @@ def _inflated(text: bytes) -> bytes:
                 if member.eof or len(found) > MAX_INFLATED_BYTES:
                     break
         text = member.unused_data + text[start + INFLATE_STEP :] if member.eof else b""
-    return bytes(found)
+    return bytes(found) + (b"\n" + text if found and text else b"")
 
 
 @dataclass(frozen=True)

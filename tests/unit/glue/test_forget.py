@@ -16,6 +16,7 @@ from contract.objects import lines_object, lines_of, quarantine_line
 from glue.archive import Folder, Hours, Stored
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.forget import candidates, main
+from glue.person import Subject
 from tests.rejects import reject_line, unreadable_line
 from tests.unit.glue.made import HOUR, archived, line, payloads
 
@@ -346,6 +347,16 @@ def test_id_in_an_unreadable_body_is_found_if_compressed_or_escaped(
     assert forget(archive, users, "--finish") == 0
     kept = [each for path in (archive / "rejected").rglob("*.gz") for each in lines_of(path.read_bytes())]
     assert kept == [other]
+
+
+def test_short_id_in_the_bytes_of_a_compressed_body_is_a_coincidence() -> None:
+    """Only the inflated text can be somebody's data; a time in a gzip header may read ` x  `."""
+    at = int.from_bytes(b" x  ", "little")
+    subject = Subject.of(["x"])
+    assert not subject.in_bytes(gzip.compress(b'{"userId":"bob",', mtime=at))
+    assert not subject.in_bytes(gzip.compress(b'{"userId":"bob",', mtime=at)[:-10])
+    assert subject.in_bytes(gzip.compress(b'{"userId":"x",', mtime=0))
+    assert subject.in_bytes(gzip.compress(b'{"userId":"bob",', mtime=at) + b'{"userId":"x",')
 
 
 @pytest.mark.parametrize(

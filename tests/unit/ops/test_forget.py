@@ -163,8 +163,8 @@ class Person:
     def rejects(self) -> list[bytes]:
         bodies = [
             f'{{"user":{{"userId":"{self.user}"}},oops'.encode(),
-            gzip.compress(f'[{{"deviceId":"{self.device}"}},'.encode()),
-            gzip.compress(json.dumps({"userId": self.user}).encode() * 3)[:-10],
+            gzip.compress(f'[{{"deviceId":"{self.device}"}},'.encode(), mtime=0),
+            gzip.compress(json.dumps({"userId": self.user}).encode() * 3, mtime=0)[:-10],
             f"userId={self.user}".encode("utf-16"),
         ]
         events = [{"userId": [self.user]}, {"user": {"deviceId": self.device}}, [self.user], self.account]
