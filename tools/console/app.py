@@ -8,7 +8,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime
-from typing import Any
+from itertools import batched
 
 from anyio import to_thread
 from botocore.exceptions import BotoCoreError, ClientError
@@ -259,27 +259,36 @@ class Console:
         return json(await self._asked("snowflake", lambda: self._queries.where(what)))
 
     async def visits(self, request: Request) -> Response:
-        return json(await self._visits(request))
+        wanted = visit_list.wanted_of(request, datetime.now(UTC))
+        found = await self._visits(wanted, MAX_VISITS)
+        return json(visit_list.as_json(wanted, found, self.state.visits))
 
     async def visits_csv(self, request: Request) -> Response:
         """Return the same visits as a file, named for the fleet's day on which they begin.
 
         Raises Problem if a store did not answer or there are too many, because the file would be incomplete.
         """
-        found = await self._visits(request, MAX_CSV_VISITS)
-        if found["missing"]:
-            raise Problem(503, f"The list would be incomplete. {' '.join(found['missing'])}", "snowflake")
-        if found["more"]:
+        wanted = visit_list.wanted_of(request, datetime.now(UTC))
+        found = await self._visits(wanted, MAX_CSV_VISITS)
+        if found.missing:
+            raise Problem(503, f"The list would be incomplete. {' '.join(found.missing)}", "snowflake")
+        if found.more:
             raise Problem(
                 400, f"More than {MAX_CSV_VISITS} visits: choose a truck, a place or a shorter time."
             )
-        first_day = fleet_day.day_of(datetime.fromisoformat(found["from"]), self._zone)
-        name = f"visits-{first_day}.csv"
-        return _download(lookups.visits_csv(found["visits"], self._zone), name, "text/csv; charset=utf-8")
 
-    async def _visits(self, request: Request, most: int = MAX_VISITS) -> dict[str, Any]:
-        wanted = visit_list.wanted_of(request, datetime.now(UTC))
-        return await visit_list.listed(wanted, most, self.state.visits, self._queries, self._asked)
+        async def parts() -> AsyncIterator[str]:
+            # In parts, so that the file is never in memory as a whole and other requests are answered meanwhile.
+            yield lookups.visits_csv_header(self._zone)
+            for some in batched(found.visits, 500, strict=False):
+                yield lookups.visits_csv((self.state.visits.row(visit) for visit in some), self._zone)
+                await asyncio.sleep(0)  # sending alone does not wait while the client's buffer has room
+
+        name = f"visits-{fleet_day.day_of(wanted.start, self._zone)}.csv"
+        return StreamingResponse(parts(), media_type="text/csv; charset=utf-8", headers=_as_file(name))
+
+    async def _visits(self, wanted: visit_list.Wanted, most: int) -> visit_list.Found:
+        return await visit_list.find(wanted, most, self.state.visits, self._queries, self._asked)
 
     async def daily(self, request: Request) -> Response:
         n = number(request, "days", 14, 366)
@@ -410,6 +419,8 @@ async def _failed(_: Request, fault: Exception) -> Response:
 
 
 def _download(text: str, name: str, media_type: str) -> Response:
-    response = Response(text, media_type=media_type)
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
+    return Response(text, media_type=media_type, headers=_as_file(name))
+
+
+def _as_file(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}

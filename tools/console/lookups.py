@@ -115,11 +115,14 @@ CSV_FIELDS = (
 )
 
 
+def visits_csv_header(zone: ZoneInfo) -> str:
+    return ",".join((*CSV_FIELDS, f"entered ({zone.key})", f"left ({zone.key})")) + "\r\n"
+
+
 def visits_csv(rows: Iterable[dict[str, Any]], zone: ZoneInfo) -> str:
-    """Return visits as CSV, with times in UTC and in the fleet's time zone."""
+    """Return visits as CSV without a header, with times in UTC and in the fleet's time zone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow((*CSV_FIELDS, f"entered ({zone.key})", f"left ({zone.key})"))
     for row in rows:
         writer.writerow(
             [

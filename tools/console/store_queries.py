@@ -128,14 +128,12 @@ class StoreQueries:
                     left_out = int(counted["n"]) - most
         except MissingObject:
             return [], 0
-        visits_found = [
-            known_visits.known(
-                row
-                | {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
-                | {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
-            )
-            for row in rows
-        ]
+        visits_found = []
+        while rows:  # taken out one by one, because a fleet's day is large
+            row = rows.pop()
+            times = {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
+            numbers = {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
+            visits_found.append(known_visits.known(row | times | numbers))
         return visits_found, left_out
 
     def report(self, day: date, zone: ZoneInfo) -> daily_report.Report:

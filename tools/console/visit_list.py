@@ -37,10 +37,18 @@ def wanted_of(request: Request, now: datetime) -> Wanted:
     )
 
 
-async def listed(
-    wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQueries, ask: Ask
-) -> dict[str, Any]:
-    """Return the latest `most` visits; `missing` names the stores that did not answer."""
+@dataclass(frozen=True)
+class Found:
+    """Visits by entry time; `missing` says why stores did not answer, `more` counts earlier visits left out."""
+
+    visits: list[Known]
+    used: list[str]
+    missing: list[str]
+    more: int
+
+
+async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQueries, ask: Ask) -> Found:
+    """Return the latest `most` visits."""
     start, end, device_id, fence = wanted.start, wanted.end, wanted.device_id, wanted.fence
     found: dict[Start, Known] = {}
     used, missing, left_out = ["bus"], [], 0
@@ -74,18 +82,22 @@ async def listed(
         if known is None or visit.version >= 0 or known.is_open:
             visit.crossings = visit.crossings or (known.crossings if known else None)
             found[start_] = visit
-    rows = [
-        bus.row(visit)
+    visits = [
+        visit
         for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
         if not wanted.prefix or _begins(visit, wanted.prefix)
     ]
+    return Found(visits[-most:], used, missing, left_out + max(0, len(visits) - most))
+
+
+def as_json(wanted: Wanted, found: Found, bus: KnownVisits) -> dict[str, Any]:
     return {
-        "visits": rows[-most:],
-        "from": parse_object.written(start),
-        "to": parse_object.written(end),
-        "source": used,
-        "missing": missing,
-        "more": left_out + max(0, len(rows) - most),
+        "visits": [bus.row(visit) for visit in found.visits],
+        "from": parse_object.written(wanted.start),
+        "to": parse_object.written(wanted.end),
+        "source": found.used,
+        "missing": found.missing,
+        "more": found.more,
     }
 
 

@@ -627,7 +627,10 @@ def test_day_with_many_visits_is_exported_whole_and_named_for_the_fleets_day(mar
         shown = amsterdam.get(f"/api/visits?{day}")
         assert (len(shown["visits"]), shown["more"]) == (store_queries.MAX_VISITS, 7)
         answer = amsterdam.ask(f"/api/visits.csv?{day}")
-        assert len(answer.data.splitlines()) == 1 + store_queries.MAX_VISITS + 7
+        header, first, *others = answer.data.decode().splitlines()
+        assert header.startswith("device_id,geofence_tag,")
+        assert "2026-11-27T21:36:34.000Z" in first, "the earliest comes first"
+        assert len(others) == store_queries.MAX_VISITS + 6
         assert answer.headers["content-disposition"] == 'attachment; filename="visits-2026-11-27.csv"'
         mart_of_visits.visits = store_queries.MAX_CSV_VISITS + 1
         answer = amsterdam.ask(f"/api/visits.csv?{day}")
@@ -645,7 +648,11 @@ def test_csv_of_visits_uses_local_time_and_escapes_formulas():
     )
     known = KnownVisits()
     known.read([row])
-    [header, line] = lookups.visits_csv(known.rows(), ZoneInfo("Europe/Amsterdam")).splitlines()
-    assert header.endswith("entered (Europe/Amsterdam),left (Europe/Amsterdam)")
+    amsterdam = ZoneInfo("Europe/Amsterdam")
+    header, [line] = (
+        lookups.visits_csv_header(amsterdam),
+        lookups.visits_csv(known.rows(), amsterdam).splitlines(),
+    )
+    assert header.endswith("entered (Europe/Amsterdam),left (Europe/Amsterdam)\r\n")
     assert line.startswith("'=cmd(),farm,1,2026-11-27T23:30:00.000Z,2026-11-28T00:10:00.000Z,2400.0")
     assert line.endswith("2026-11-28 00:30:00,2026-11-28 01:10:00")
