@@ -20,6 +20,8 @@ from tools.console.polling import Clients, Session
 
 MAX_VISITS = 5000
 MAX_CSV_VISITS = 50_000
+# Two weeks of 2,000 trucks are 28,000 rows.
+MAX_DAILY = 50_000
 WHERE_REACH = timedelta(hours=48)
 
 
@@ -149,13 +151,13 @@ class StoreQueries:
                     "SELECT collection_date AS date, geofence_tag, geofence_external_id, visits, devices, pickups,"
                     " litres, dwell_seconds, dwell_seconds_median, missed_exits, open_visits"
                     f" FROM {database}.MARTS.DAILY_FARM_COLLECTIONS WHERE collection_date >= %s::DATE"
-                    " ORDER BY 1, 2, 3 LIMIT 20000",
+                    f" ORDER BY 1 DESC, 2, 3 LIMIT {MAX_DAILY}",
                     [first.isoformat()],
                 )
                 trucks = warehouse.query(
                     "SELECT event_date AS date, device_id, events, replayed_events, visits, collections,"
                     f" dwell_seconds, litres, kilometres FROM {database}.MARTS.FLEET_DAILY"
-                    " WHERE event_date >= %s::DATE ORDER BY 1, 2 LIMIT 20000",
+                    f" WHERE event_date >= %s::DATE ORDER BY 1 DESC, 2 LIMIT {MAX_DAILY}",
                     [first.isoformat()],
                 )
         except MissingObject:
@@ -163,9 +165,9 @@ class StoreQueries:
         farm_rows = [
             {name: _json(value) for name, value in row.items()}
             | {"fence_id": keys.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"]))}
-            for row in farms
+            for row in _whole_days(farms)
         ]
-        truck_rows = [{name: _json(value) for name, value in row.items()} for row in trucks]
+        truck_rows = [{name: _json(value) for name, value in row.items()} for row in _whole_days(trucks)]
         return {
             "farms": farm_rows,
             "trucks": truck_rows,
@@ -177,6 +179,12 @@ class StoreQueries:
 _TIMES = ("entered_at", "exited_at", "last_seen_at")
 _NUMBERS = ("dwell_seconds", "app_dwell_seconds")
 _SUMS = ("events", "visits", "collections", "litres", "kilometres", "dwell_seconds")
+
+
+def _whole_days(latest_first: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows by date, without the earliest date if it may be cut off; on a date the order stays."""
+    cut = latest_first[-1]["date"] if len(latest_first) == MAX_DAILY else None
+    return sorted((row for row in latest_first if row["date"] != cut), key=lambda row: row["date"])
 
 
 def _days(farms: list[dict[str, Any]], trucks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
@@ -637,6 +637,31 @@ def test_day_with_many_visits_is_exported_whole_and_named_for_the_fleets_day(mar
         assert (answer.status, "choose a truck" in json.loads(answer.data)["detail"]) == (400, True)
     finally:
         amsterdam.end()
+
+
+def test_latest_days_are_never_cut_off(mart_of_visits, monkeypatch):
+    monkeypatch.setattr(store_queries, "MAX_DAILY", 25)
+
+    def query(sql: str, _: Any = None) -> list[dict[str, Any]]:
+        if "FLEET_DAILY" not in sql:
+            return []
+        sums = dict.fromkeys(("events", "visits", "collections", "kilometres", "dwell_seconds"), 1)
+        rows = [
+            {"date": date(2026, 11, day), "device_id": f"truck-{n}", "litres": 100} | sums
+            for day in (26, 27, 28)
+            for n in range(10)
+        ]
+        if "ORDER BY 1 DESC" in sql:
+            rows.sort(key=lambda row: row["date"], reverse=True)
+        return rows[: int(sql.rpartition("LIMIT ")[2])]
+
+    mart_of_visits.query = query
+    console = Served()
+    try:
+        days = console.get("/api/daily?days=14")["days"]
+        assert [(day["date"], day["litres"]) for day in days] == [("2026-11-27", 1000), ("2026-11-28", 1000)]
+    finally:
+        console.end()
 
 
 def test_csv_of_visits_uses_local_time_and_escapes_formulas():
