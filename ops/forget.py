@@ -15,7 +15,7 @@ never an id or a hash of one.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from rich.progress import Progress
 from aws.table import Table
 from consumer.visits import Pair
 from contract.events import MAX_AGE, GeofenceEvent, InvalidEvent, geofence_event
+from contract.objects import hour_folder, object_name
 from glue import forget as archive
 from glue.archive import READERS, Bucket, Fault, Stored, in_threads
 from glue.forget import Found, Rewritten
@@ -191,12 +192,17 @@ def not_consumed(stage: Stage, crossings: Iterable[tuple[GeofenceEvent, datetime
 
 
 def forget_everywhere(
-    stage: Stage, subject: Subject, events: Sequence[GeofenceEvent], sqlite: Sequence[Path], result: Result
+    stage: Stage,
+    subject: Subject,
+    events: Sequence[GeofenceEvent],
+    hours: Collection[str],
+    sqlite: Sequence[Path],
+    result: Result,
 ) -> None:
     """Delete everything that is found by an id. Old objects and rows of RAW stay until all of it is deleted."""
     _forget_visits(stage, subject, events, result)
     rows = forget_copies.Rows(subject, events, result.plan["objects"])
-    result.result_rows = forget_copies.forget_results(stage.bucket, rows)
+    result.result_rows = forget_copies.forget_results(stage.bucket, rows, hours)
     for path in sqlite:
         every = [pair for plan in plans_in(stage.bucket) for pair in plan["objects"]]
         result.sqlite_rows += forget_copies.forget_in_sqlite(path, subject, every)
@@ -251,7 +257,13 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
             return found_by, result
     if pairs:
         archive.write_plan(stage.bucket, result.plan | {"state": CONSUMED})
-    forget_everywhere(stage, found_by.subject, [event for event, _ in crossings], sqlite, result)
+    hours = {
+        hour_folder(name.hour)
+        for each in objects
+        if (name := object_name(each.key)) and name.prefix == "events"
+    }
+    events = [event for event, _ in crossings]
+    forget_everywhere(stage, found_by.subject, events, hours, sqlite, result)
     old_keys = {pair["old"] for pair in pairs}  # their rows are deleted as a whole
     rows = [
         row

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -63,14 +63,20 @@ class Rows:
         return not self._known.isdisjoint({*places, (row.get("file_name"), row.get("file_row_number"))})
 
 
-def forget_results(bucket: Bucket, rows: Rows) -> int:
-    """Rewrite Parquet files of jobs without the subject's rows; return the number of these rows."""
+def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) -> int:
+    """Rewrite Parquet files of jobs without the subject's rows; return the number of these rows.
+
+    Compacted hours that `events/` still has are compacted again later. The others are rewritten here: a file
+    that was compacted late outlives its objects.
+    """
     from pyarrow import parquet
 
     deleted = 0
-    for prefix in RESULTS:
+    for prefix in (*RESULTS, COMPACTED):
         for stored in bucket.list(prefix):
             if not stored.key.endswith(".parquet") or "/checkpoint/" in stored.key:
+                continue
+            if prefix == COMPACTED and _compacted_hour(stored.key) in archived_hours:
                 continue
             read = rows.read(stored.key, bucket.read(stored.key))
             if read is None or all(read[1]):
@@ -86,6 +92,12 @@ def forget_results(bucket: Bucket, rows: Rows) -> int:
             )
             deleted += kept.count(False)
     return deleted
+
+
+def _compacted_hour(key: str) -> str:
+    """Return the folder in `events/` of `compacted/dt=…/type=…/hh=….parquet`."""
+    day, name = key.removeprefix(COMPACTED).partition("/")[0], key.rpartition("/")[2]
+    return f"{day}/{name.partition('.')[0]}"
 
 
 def checkpoints(bucket: Bucket) -> list[Stored]:

@@ -429,7 +429,7 @@ def test_interrupted_run_is_continued_by_the_same_command(
     stage.consume(*events)
     list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
 
-    def interrupted(_bucket: Any, pairs: Any) -> None:
+    def interrupted(_bucket: Any, pairs: Any, *_: Any) -> None:
         if step != "forget_results":
             stage.bucket.delete([pairs[0]["old"]])
         raise KeyboardInterrupt
@@ -624,3 +624,13 @@ def test_a_damaged_result_of_a_job_is_reported_and_stops_nothing(stage: Stage) -
     assert report["unreadable"] == ["rebuilt/r/visits/1.parquet"]
     assert stage.keys("events/") == []
     assert stage.parquet_rows("streamed/live/overdue_exits/1.parquet") == [{"device_id": "phone-2"}]
+
+
+def test_compacted_rows_of_expired_objects_are_deleted(stage: Stage) -> None:
+    """A file that was compacted late outlives the objects that it was made from."""
+    old = stage.put(ANN, line("d1", user={"userId": "ann", "deviceId": "phone-1"}), BOB)
+    list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
+    stage.bucket.delete([old])
+    report_of("--user", "ann", "--patience", "0")
+    files = [key for key in stage.keys("compacted/dt=") if key.endswith(".parquet")]
+    assert [row["payload"].encode() for key in files for row in stage.parquet_rows(key)] == [BOB]
