@@ -43,7 +43,9 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
     """Return the frames and types of an exception and of its causes, because a message may quote an event."""
     error: BaseException | None = exc_info[1]
     lines: list[str] = []
-    while error:
+    seen: list[BaseException] = []  # errors that cause each other would make an endless line
+    while error and error not in seen:
+        seen.append(error)
         message = f": {error}" if isinstance(error, LoggableError) else ""
         lines += [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}{message}\n"]
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

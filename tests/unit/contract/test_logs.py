@@ -31,3 +31,11 @@ def test_log_line_is_one_json_object_with_the_ids_of_its_invocation(
         "events_ingested", "r-1", 2, "info",
     )  # fmt: skip
     assert (second["request_id"], second["accepted"]) == ("r-2", 3)
+
+
+def test_errors_that_cause_each_other_are_logged_once_each(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = KeyError("a payload"), ValueError("a payload")
+    first.__cause__, second.__cause__ = second, first
+    logs.configure()
+    structlog.get_logger().error("failed", exc_info=first)
+    assert json.loads(capsys.readouterr().out)["exception"] == "KeyError\nValueError\n"
