@@ -38,6 +38,7 @@ from glue.person import Followed, Names, Subject, follow
 from ops import expiry, forget_copies, forget_rows, forget_visits, polling, redrive, stores, terminal
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
+from ops.reach import require
 from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 
@@ -337,6 +338,7 @@ def command(
     if not yes:
         named = printable(", ".join(sorted(subject.ids)))
         typer.confirm(f"Delete every event of {named} from stage {stage} permanently?", abort=True, err=True)
+    require(outputs, "S3", "DynamoDB", "SQS", "Lambda")
     with terminal.progress() as bars:
         with outputs.warehouse() as warehouse:
             bucket = Bucket(outputs.bucket, outputs.aws("s3"))

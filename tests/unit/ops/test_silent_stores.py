@@ -51,6 +51,7 @@ def silent() -> Iterator[int]:
         ("redrive send", "SQS"),
         ("replay --from 2026-11-28", "Kinesis"),
         ("reconcile", "CloudWatch Logs"),
+        ("forget --user ann --yes", "DynamoDB"),
     ],
 )
 def test_unresponsive_service_ends_a_command_within_the_budget(
