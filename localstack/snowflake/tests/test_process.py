@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from snowflake import connector
 
+from local_snowflake.engine import RESULTS_KEPT, RecentResults
 from local_snowflake.testing import Aws, LocalProcess, Warehouse, eventually, free_port
 
 
@@ -241,3 +243,20 @@ def test_aws_gone_and_back_again_is_waited_for(tmp_path: Path) -> None:
 def reaches(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_results_of_sessions_in_several_threads_are_kept_without_an_error() -> None:
+    results = RecentResults()
+
+    def put(session: int) -> None:
+        for number in range(10_000):
+            results[f"{session}-{number}"] = ()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # otherwise threads seldom meet within one assignment
+    try:
+        with ThreadPoolExecutor(4) as sessions:
+            list(sessions.map(put, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(results) == RESULTS_KEPT

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,12 +42,20 @@ def lock(folder: Path) -> IO[str]:
 
 
 class RecentResults(dict[str, tuple[Any, ...]]):
-    """fakesnow keeps every result that any session ever had; a few are enough for RESULT_SCAN."""
+    """fakesnow keeps every result that any session ever had; a few are enough for RESULT_SCAN.
+
+    Sessions in several threads put their results here at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
 
     def __setitem__(self, query_id: str, result: tuple[Any, ...]) -> None:
-        super().__setitem__(query_id, result)
-        while len(self) > RESULTS_KEPT:
-            del self[next(iter(self))]
+        with self._lock:
+            super().__setitem__(query_id, result)
+            while len(self) > RESULTS_KEPT:
+                del self[next(iter(self))]
 
 
 class DurableFakeSnow(FakeSnow):

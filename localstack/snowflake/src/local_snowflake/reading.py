@@ -73,29 +73,26 @@ class Reading:
 
     def sources(self, view: Name) -> tuple[Need, ...]:
         key = str(view)
-        if key not in self._sources:
-            rows = self.access.catalog.rows(
-                "SELECT sql FROM duckdb_views() WHERE (database_name, schema_name, view_name) = (?, ?, ?)",
-                view,
-            )
-            try:
-                tree = sqlglot.parse_one(rows[0][0], read="duckdb") if rows else None
-            except (
-                ParseError
-            ):  # DuckDB has its own words for some things; then the view itself is all that is asked
-                tree = None
-            needs = (
-                [*needs_of(tree, Scope(view.database, view.schema)), *histories_of(tree, view.database)]
-                if tree
-                else ()
-            )
-            self._sources[key] = tuple(dict.fromkeys(needs))
-        return self._sources[key]
+        known = self._sources.get(key)
+        if known is not None:
+            return known
+        rows = self.access.catalog.rows(
+            "SELECT sql FROM duckdb_views() WHERE (database_name, schema_name, view_name) = (?, ?, ?)", view
+        )
+        try:
+            tree = sqlglot.parse_one(rows[0][0], read="duckdb") if rows else None
+        except ParseError:  # DuckDB has its own words for some things; then only the view itself is checked
+            tree = None
+        scope = Scope(view.database, view.schema)
+        needs = [*needs_of(tree, scope), *histories_of(tree, view.database)] if tree else []
+        found = self._sources[key] = tuple(dict.fromkeys(needs))
+        return found
 
     def forget(self, name: str) -> None:
         """Drop what is known of a view, or of every view in a database or schema, because it changed."""
-        for key in [key for key in self._sources if key == name or key.startswith(f"{name}.")]:
-            del self._sources[key]
+        for key in list(self._sources):  # a copy: other sessions add to it meanwhile
+            if key == name or key.startswith(f"{name}."):
+                self._sources.pop(key, None)
 
     def learn(self, view: str, reads: Iterable[Any]) -> None:
         """Keep what a new view reads; parsing DuckDB's text of it, with all macros expanded, takes longer."""

@@ -187,7 +187,14 @@ class LocalCursor(FakeSnowflakeCursor):
                 raise snowflake.connector.errors.ProgrammingError(
                     msg=error.message, errno=int(error.code), sqlstate=error.sqlstate
                 ) from None
-            except (AssertionError, ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
+            except (
+                AssertionError,
+                ValueError,
+                TypeError,
+                AttributeError,
+                LookupError,
+                RuntimeError,
+            ) as error:
                 log.exception("fakesnow_failed", statement=command[:500])
                 raise refused(command, error) from None
         raise snowflake.connector.errors.ProgrammingError(
