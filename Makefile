@@ -66,7 +66,11 @@ packages: setup #: build each stand-alone package's wheel and run its tests in a
 
 e2e: setup ## run the end-to-end tests against their own stack
 	@tools/setup.sh test fuzz check
-	$(PY) -m pytest tests/e2e
+	$(PY) -m pytest tests/e2e -m "not slow"
+
+e2e-slow: setup #: run the end-to-end tests that take minutes each (repeated dbt runs, a killed KCL worker, forget)
+	@tools/setup.sh test fuzz check
+	$(PY) -m pytest tests/e2e -m slow
 
 faults-short: setup ## run some fault scenarios, and seeded bugs that their checker must detect
 	@tools/setup.sh test

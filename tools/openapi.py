@@ -237,7 +237,7 @@ def _operation() -> Schema:
                     "examples": {name: {"value": _payload(f"{name}.json")} for name in JSON_EXAMPLES},
                 },
                 "application/x-ndjson": {
-                    "schema": {"type": "string", "description": "An event a line."},
+                    "schema": {"type": "string", "description": "One event per line."},
                     "examples": {"lines": {"value": (KIT / "payloads/good/lines.ndjson").read_text()}},
                 },
             },

@@ -188,6 +188,7 @@ def rounds(device: str, trucks: int = 6, farms: int = 6) -> Iterator[Event]:
         yield from round_trip(f"{device}-{truck}", fences, MORNING)
 
 
+@pytest.mark.slow
 def test_killed_worker_loses_nothing(yard: Yard, device: str) -> None:
     yard.put(list(rounds(device)))
     first = yard.worker(yard.stream)

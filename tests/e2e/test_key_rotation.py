@@ -39,6 +39,7 @@ def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
     run("1")
 
 
+@pytest.mark.slow
 def test_api_key_is_rotated_without_refusing_requests(
     pipeline: Pipeline, device: str, deploy_with: Deploy
 ) -> None:

@@ -146,6 +146,7 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # five runs of dbt, on a busy machine
 def test_incremental_runs_give_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],

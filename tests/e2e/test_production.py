@@ -85,6 +85,7 @@ def test_dead_letter_is_listed_resent_and_published(pipeline: Pipeline, device: 
     eventually(lambda: redrive.waiting(sqs, pipeline.outputs.redrive_queue_url) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_person_is_forgotten_everywhere_and_others_are_kept(pipeline: Pipeline, device: str) -> None:
     if pipeline.outputs.aws_endpoint_url is None:

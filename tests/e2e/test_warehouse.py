@@ -1006,6 +1006,8 @@ def test_second_load_into_sqlite_adds_only_new_objects(built: Built, tmp_path: P
     assert stage.done(*to).rows == [{"objects": 0, "lines": 0, "left_out": []}]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # two runs of dbt, on a busy machine
 def test_full_refresh_gives_the_same_result_as_incremental_runs(built: Built) -> None:
     """tests/e2e/test_marts.py tests the same with many random histories."""
     stage = built.stage
