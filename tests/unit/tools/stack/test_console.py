@@ -25,7 +25,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     )
     monkeypatch.setattr(deploy, "deploy_functions", lambda *_: None)
     monkeypatch.setattr(deploy, "apply_ddl", lambda *_: None)
-    monkeypatch.setattr(deploy, "outputs", lambda of: FILE | {"aws_endpoint_url": of.endpoint_url})
+    monkeypatch.setattr(deploy, "outputs", lambda of, *_: FILE | {"aws_endpoint_url": of.endpoint_url})
     base = next(base for base in iter(free_base, None) if console._is_free(base + 2))
     environment = {**os.environ, "MILKRUN_LOCAL": str(tmp_path / "stack"), "MILKRUN_PORT": str(base)}
     with Stack.of(environment) as made:
