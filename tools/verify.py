@@ -23,7 +23,7 @@ from rich.text import Text
 
 from consumer.visits import Pair, pair_of
 from contract.events import InvalidEvent, geofence_event
-from contract.objects import hour_folder, lines_of
+from contract.objects import hour_folder
 from glue.archive import Bucket
 from glue.forget import write_plan
 from ops import terminal
@@ -34,7 +34,7 @@ from ops.forget_visits import forget_pairs
 from ops.marts import build_marts
 from ops.outputs import ROOT, Outputs, environment_of
 from ops.polling import until
-from ops.stores import device_stays, geofence_kinds, stream_records
+from ops.stores import device_stays, geofence_kinds, readable_lines, stream_records
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
@@ -227,7 +227,7 @@ def remove(
     devices: set[str] = set()
     for key in _recent(store, since):
         answer = s3.get_object(Bucket=outputs.bucket, Key=key)
-        lines = list(lines_of(answer["Body"].read()))
+        lines = readable_lines(answer["Body"].read()) or []  # others may put objects there
         if answer["Metadata"].get("app-version") != label and not (
             lines and all(label.encode() in line for line in lines)
         ):

@@ -56,7 +56,7 @@ def test_claim_checks_wait_while_the_redrive_function_is_paused(pipeline: Pipeli
         assert waiting >= 1
         assert len(pipeline.published(device)) == 1
     assert eventually(lambda: len(pipeline.published(device)) == 2, within=90)
-    assert len(pipeline.visits_of(device)) == 1
+    assert eventually(lambda: len(pipeline.visits_of(device)) == 1)
 
 
 def test_replay_is_labelled_and_changes_no_visit(pipeline: Pipeline, device: str) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from contract import logs
-from ops import stores
+from ops.function_logs import log_lines
 from ops.outputs import Outputs, TokenIssuer
 from tests.e2e.faults import environment_of
 from tests.e2e.vocabulary import Answer, Pipeline, crossing, event, eventually
@@ -91,7 +91,7 @@ def provider(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> It
 def lines(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
     now = datetime.now(UTC)
     span = {"start": now - timedelta(minutes=2), "end": now + timedelta(minutes=1)}
-    for _, line in stores.log_lines(pipeline.outputs, "local", "ingest", logs.EVENTS_INGESTED, **span):
+    for _, line in log_lines(pipeline.outputs, "local", "ingest", logs.EVENTS_INGESTED, **span):
         yield line
 
 
