@@ -82,12 +82,13 @@ def deleting_messages_fails() -> Sequence[Rule]:
 
 @contextmanager
 def answer_before_s3() -> Iterator[None]:
-    def store(lines: LinesObject, facts: Any, archive: Any, seconds_left: Any) -> str:
-        with suppress(RetryableError):
-            archive.store(lines, facts)
-        return lines.key
+    store = Archive.store
 
-    with patch.object(handler.ingest, "_store", store):
+    def storing(self: Archive, stored: LinesObject, facts: Any) -> None:
+        with suppress(RetryableError):
+            store(self, stored, facts)
+
+    with patch.object(Archive, "store", storing):
         yield
 
 
