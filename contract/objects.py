@@ -90,7 +90,7 @@ class LinesObject:
 
 
 def lines_object(prefix: Prefix, lines: Sequence[bytes], received_at: datetime) -> LinesObject:
-    """Compress lines to NDJSON in gzip without a time stamp."""
+    """Compress lines to gzipped NDJSON. The header has no time stamp, so equal lines give equal bytes."""
     text = b"\n".join([*lines, b""])
     hour = received_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     name = ObjectName(prefix, hour, hashlib.sha256(text).hexdigest(), len(lines))

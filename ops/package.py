@@ -1,8 +1,8 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
 
-A zip has only the function's own folders and requirements-lambda.txt. Its bytecode is hash-based: the zip
-resets modification times, so Python would treat other bytecode as stale and compile at every cold start. The
-same input gives the same bytes.
+A zip contains only the function's own folders and the packages of requirements-lambda.txt. All modification times are
+reset, so that the same input gives the same bytes. The bytecode is therefore validated by hash; Python would consider
+bytecode that is validated by time stale and compile every module at each cold start.
 """
 
 import argparse

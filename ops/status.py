@@ -45,7 +45,7 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The state of one part. `next` is a command; `section` is a heading of the runbook."""
+    """The state of one part. `next` is the command to run next; `section` is the anchor of a section of the runbook."""
 
     part: str
     level: Level

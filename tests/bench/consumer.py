@@ -64,7 +64,7 @@ SHAPES = {
     "500": rounds(50, 5),
     # 500 events of 50 devices: each enters and leaves one fence five times
     "500 at one fence": rounds(50, 1, visits=5),
-    # batches of 200: like the first; with as many pairs as possible; one device at one fence
+    # 200 events: 20 devices with five fences each; 200 pairs of device and fence; one pair
     "200": rounds(20, 5),
     "200 pairs": [*rounds(200, 1)[:200]],
     "one pair": rounds(1, 1, visits=100),

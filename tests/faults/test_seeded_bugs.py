@@ -26,6 +26,8 @@ from consumer.consume import Outcome
 from consumer.ports import EventBus
 from consumer.visit_diff import Notification
 from contract.objects import LinesObject, lines_object
+from handler.ingest import Delivery, Effects, Ports, Receipt
+from handler.validate import Batch
 from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
 from tests.faults.harness import contradicted, converged
@@ -165,10 +167,10 @@ def rejects_not_archived() -> Iterator[None]:
 def rejects_also_accepted() -> Iterator[None]:
     real = handler.ingest.ingest
 
-    def ingest(batch: Any, ports: Any, **named: Any) -> Any:
-        receipt = real(batch, ports, **named)
+    def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> Receipt:
+        receipt = real(batch, ports, delivery, effects)
         if lines := [r.text for r in batch.rejected if r.is_json and r.event_id]:
-            ports.archive.store(lines_object("events", lines, named["received_at"]), {})
+            ports.archive.store(lines_object("events", lines, delivery.received_at), {})
         return receipt
 
     with patch("handler.main.ingest_batch", ingest):
@@ -216,12 +218,10 @@ def failed_notifications_are_not_retried() -> Iterator[None]:
 def published_before_archived() -> Iterator[None]:
     real = handler.ingest.ingest
 
-    def ingest(batch: Any, ports: Any, **named: Any) -> Any:
+    def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> Receipt:
         if batch.records:
-            key = lines_object("events", batch.lines, named["received_at"]).key
-            known = {name: named[name] for name in ("received_at", "seconds_left", "effects")}
-            handler.ingest._publish(batch.records, key, ports=ports, **known)
-        return real(batch, ports, **named)
+            handler.ingest._publish(batch.records, ports, delivery, effects)
+        return real(batch, ports, delivery, effects)
 
     with patch("handler.main.ingest_batch", ingest):
         yield

@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def endpoint_url(self) -> str:
-        # An address, not a name, so that S3 clients put bucket names into the path.
+        # An IP address instead of a host name makes S3 clients put the bucket name into the path.
         return f"http://{LOOPBACK}:{self.port}"
 
     @property

@@ -196,7 +196,7 @@ def cast(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def is_plain(node: exp.Expr, kind: exp.DType) -> bool:
-    """Whether DuckDB casts this as Snowflake does: NULL, or a date and time in ISO 8601 as a TIMESTAMP."""
+    """Return whether DuckDB and Snowflake cast this literal alike: NULL, or an ISO 8601 date and time to TIMESTAMP."""
     if isinstance(node, exp.Null):
         return True
     if not (isinstance(node, exp.Literal) and node.is_string and ISO_TIME.fullmatch(node.name)):
