@@ -277,6 +277,7 @@ def listeners() -> list[tuple[str, str]]:
 def test_killed_localstack_leaves_no_process_and_can_be_started_again(stack, aws, deploy):
     name = deploy("import time\ndef handler(request, context): time.sleep(600)", Timeout=900)
     aws("lambda").invoke(FunctionName=name, InvocationType="Event", Payload="{}")
+    aws("kinesis").list_streams()  # starts the Kinesis mock
     top = stack.processes.alive(localstack.NAME)
 
     def busy_function() -> bool:
@@ -285,7 +286,9 @@ def test_killed_localstack_leaves_no_process_and_can_be_started_again(stack, aws
 
     eventually(busy_function)
     family = descendants(top)
-    assert len(family) >= 3  # the busy function, idle ones, and the Kinesis mock
+    mock = localstack.kinesis_mock(top)
+    assert mock is not None
+    assert f"KINESIS_MOCK_PARENT={top.pid}\0" in Path(f"/proc/{mock}/environ").read_text()
     os.kill(top.pid, signal.SIGKILL)
     eventually(lambda: gone([top, *family]), within=5)
 

@@ -142,7 +142,13 @@ class Processes:
         self._record(process.name).unlink(missing_ok=True)
 
     def end_all(self) -> None:
-        for process in self.recorded():  # by name: AWS before Snowflake, whose long polls then end
+        """End all processes, by name: AWS before Snowflake, whose long polls then end.
+
+        A process that another one has started comes last, because LocalStack starts its Kinesis mock again.
+        """
+        recorded = self.recorded()
+        started_by_others = {child.pid for process in recorded for child in descendants(process)}
+        for process in sorted(recorded, key=lambda each: each.pid in started_by_others):
             self.end(process)
 
     def _record(self, name: str) -> Path:

@@ -13,5 +13,6 @@ net.Server.prototype.listen = function (...args) {
   return listen.apply(this, args);
 };
 
-const parent = process.ppid;
+// kinesis.py sets the variable.
+const parent = Number(process.env.KINESIS_MOCK_PARENT) || process.ppid;
 setInterval(() => process.ppid === parent || process.kill(process.pid, "SIGKILL"), 500).unref();

@@ -89,6 +89,25 @@ time.sleep(600)
     assert not child.is_alive()
 
 
+def test_process_that_restarts_its_child_ends_before_the_child(processes):
+    """LocalStack restarts its Kinesis mock. Ended first, the mock started again, and could outlive LocalStack."""
+    code = """
+import subprocess
+while True:
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    print("started", child.pid)
+    child.wait()
+"""
+    process = start(processes, code)
+    printed(processes, "started")
+    [child] = descendants(process)
+    processes.adopt("a-child", child.pid)  # its name sorts before its parent's
+    processes.end_all()
+    assert not process.is_alive()
+    assert processes.log("trial").read_text() == f"started {child.pid}\n"
+    assert processes.recorded() == []
+
+
 def test_truncated_process_record_is_ignored(processes, tmp_path):
     process = start(processes, "import time; time.sleep(60)")
     (tmp_path / "run" / "other.json").write_text('{"name": "oth')

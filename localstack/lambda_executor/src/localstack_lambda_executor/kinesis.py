@@ -1,0 +1,14 @@
+"""Pass LocalStack's process id to its Kinesis mock, which exits when that is no longer its parent.
+
+LocalStack starts the mock again when it dies. If LocalStack is killed at that moment, the new mock has another parent
+before it can ask who its parent is.
+"""
+
+import os
+
+from localstack.runtime import hooks
+
+
+@hooks.on_infra_start()
+def name_parent_of_kinesis_mock() -> None:
+    os.environ["KINESIS_MOCK_PARENT"] = str(os.getpid())
