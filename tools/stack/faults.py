@@ -10,7 +10,7 @@ class StackError(Refusal):
 class LostStateError(StackError):
     """A process has died, and data that it had only in memory is lost. Exit code 1."""
 
-    def __init__(self, part: str, left: str, folder: str) -> None:
+    def __init__(self, part: str, left: str) -> None:
         lost = {
             "localstack": (
                 "LocalStack has died, and with it S3's objects, the stream, the visits and the queues"
@@ -19,8 +19,8 @@ class LostStateError(StackError):
         }[part]
         super().__init__(
             (
-                f"{lost}, which it had only in memory; {left}. Nothing in {folder} was changed. To "
-                "delete the rest and start from empty: milkrun up --discard"
+                f"{lost}, which it had only in memory; {left}. Nothing was deleted. To delete the rest "
+                "and start from empty: milkrun up --discard"
             ),
             1,
         )

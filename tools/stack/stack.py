@@ -114,9 +114,7 @@ class Stack:
         lost = [name for name in (localstack.NAME, localstack.KINESIS) if self.processes.dead(name)]
         if not self.processes.alive(localstack.NAME):
             lost = [localstack.NAME]
-        if lost:
-            raise LostStateError(lost[0], self._left_in_the_warehouse(), str(self.settings.folder))
-        dead = [part for part in parts if not self.processes.alive(part)]
+        dead = [part for part in parts if part not in lost and not self.processes.alive(part)]
         if snowflake.NAME in dead and not _holds_files(self.settings.snowflake_folder):
             notes.append(
                 "The warehouse's files are gone, so it was created again. AWS still has the "
@@ -130,13 +128,15 @@ class Stack:
                 notes += [
                     f"{SERVERS[part].TITLE} had died and runs again with all its data." for part in dead
                 ]
-            for part in parts:
+            for part in parts if not lost else dead:
                 self._await_answer(part)
         except BaseException:
             for part in dead:
                 if process := self.processes.alive(part):
                     self.processes.end(process)
             raise
+        if lost:  # the warehouse runs by now, so the message says what it has
+            raise LostStateError(lost[0], self._left_in_the_warehouse())
         if deploys:
             self._deploy(auth)
             console.launch(self.settings, self.processes)
