@@ -12,6 +12,7 @@ from collections.abc import Callable
 import botocore.exceptions
 import urllib3
 
+from ops import reach
 from ops.outputs import Outputs
 
 
@@ -35,13 +36,14 @@ def _post(outputs: Outputs) -> Post:
         try:
             answer = http.request("POST", outputs.endpoint, body=body, headers=headers)
         except urllib3.exceptions.HTTPError as error:
-            raise NoAnswerError(f"no answer ({type(error).__name__})") from error
+            raise NoAnswerError(f"no answer from {outputs.endpoint} ({type(error).__name__})") from error
         return answer.status, answer.data
 
     return post
 
 
 def _invoke(outputs: Outputs) -> Post:
+    reach.require(outputs, "Lambda")
     functions = outputs.aws("lambda")
 
     def invoke(body: bytes, content_type: str) -> tuple[int, bytes]:

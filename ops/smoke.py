@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import typer
 
-from ops import polling, terminal
+from ops import polling, reach, terminal
 from ops.outputs import Outputs
 from ops.posting import NoAnswerError, poster
 from ops.stores import archived_lines, device_stays
@@ -37,9 +37,9 @@ def event() -> dict[str, Any]:
 
 
 def follow(
-    outputs: Outputs, warehouse: Warehouse, sent: dict[str, Any], patience: float
+    outputs: Outputs, warehouse: Warehouse | None, sent: dict[str, Any], patience: float
 ) -> Iterator[tuple[str, bool, str]]:
-    """Yield each step, whether the event was seen there, and the evidence; stop at the first failure."""
+    """Yield each step, whether the event was seen there, and the evidence; without `warehouse` all but the last."""
     try:
         status, answer = poster(outputs)(json.dumps([sent], allow_nan=False).encode(), "application/json")
     except NoAnswerError as error:
@@ -54,6 +54,8 @@ def follow(
         lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, patience_s=patience
     )
     yield "consumed", bool(stays), f"{len(stays)} visit in the table"
+    if warehouse is None:
+        return
     sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"
     rows = polling.until(lambda: warehouse.query(sql, [key])[0]["n"], bool, patience_s=patience, every_s=1)
     yield "loaded", rows == 1, f"{rows} row in RAW.EVENTS"
@@ -70,11 +72,12 @@ def command(
 ) -> None:
     """Post one event to a stage and follow it to the warehouse.
 
-    Exit 1 if a step is not seen in time.
+    Exit 1 if a step is not seen in time; 2 if S3 or DynamoDB does not answer, and nothing was posted.
     """
     outputs = terminal.outputs_of(context, stage)
-    sent, began, rows = event(), time.monotonic(), []
-    with outputs.warehouse() as warehouse:
+    reach.require(outputs, "S3", "DynamoDB")
+    sent, began, rows, unasked = event(), time.monotonic(), [], dict[str, str]()
+    with reach.warehouse_or_none(outputs, unasked) as warehouse:
         for step, seen, detail in terminal.counted(
             follow(outputs, warehouse, sent, patience), "steps followed"
         ):
@@ -83,7 +86,8 @@ def command(
             if not seen:
                 break
     terminal.show_rows(rows, as_json, title=f"event {sent['_id']}")
-    if not rows[-1]["seen"]:
+    reach.tell(unasked)
+    if unasked or not rows[-1]["seen"]:
         raise typer.Exit(1)
 
 

@@ -1,5 +1,6 @@
-"""Test commands against AWS services that never respond: one line within the budget, and exit code 2."""
+"""Test commands against services that never respond: one line within the budget, and exit code 2."""
 
+import re
 import socket
 import threading
 import time
@@ -8,8 +9,11 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
-from ops import reach, terminal
+from ops import reach
 from ops.outputs import Outputs
+from ops.posting import poster
+from snowpipe import warehouse
+from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection
 from tools.milkrun import app
 
@@ -52,13 +56,38 @@ def silent() -> Iterator[int]:
         ("replay --from 2026-11-28", "Kinesis"),
         ("reconcile", "CloudWatch Logs"),
         ("forget --user ann --yes", "DynamoDB"),
+        ("smoke", "S3"),
     ],
 )
 def test_unresponsive_service_ends_a_command_within_the_budget(
     arguments: str, service: str, silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"http://127.0.0.1:{silent}"
-    stage = Outputs(
+    said = output_of(arguments, stage(silent), monkeypatch)
+    assert f"{service}: no answer from {service} within 0.1 s" in said
+
+
+def test_unresponsive_snowflake_ends_a_report_within_the_budget(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = output_of("report", stage(silent), monkeypatch)
+    assert re.search(rf"no answer from Snowflake at http://127\.0\.0\.1:{silent}[^\n]* within 0\.1 s", said)
+
+
+def test_unresponsive_lambda_ends_a_send_to_a_stage_that_requires_tokens(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "BUDGET_SECONDS", 0.1)
+    with pytest.raises(Refusal, match=r"Lambda: no answer from Lambda within 0\.1 s"):
+        poster(stage(silent).model_copy(update={"ingest_function": "ingest"}))
+
+
+def stage(port: int) -> Outputs:
+    """Return a stage whose services are all the server at this port."""
+    url = f"http://127.0.0.1:{port}"
+    snowflake = Connection(
+        account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http", role="R"
+    )
+    return Outputs(
         endpoint=f"{url}/v1/events",
         api_key="k",
         region="us-east-1",
@@ -68,13 +97,17 @@ def test_unresponsive_service_ends_a_command_within_the_budget(
         redrive_queue_url=f"{url}/q",
         dead_letter_queue_url=f"{url}/d",
         aws_endpoint_url=url,
-        snowflake=Connection(account="a", user="u", password="p", host="127.0.0.1", port=1, protocol="http"),
+        snowflake=snowflake,
     )
-    monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: stage)
+
+
+def output_of(arguments: str, of: Outputs, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what a command that must fail within seconds printed."""
+    monkeypatch.setattr(Outputs, "find", lambda _stage, _environment: of)
     monkeypatch.setattr(reach, "BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr(warehouse, "LOGIN_SECONDS", 0.1)
     began = time.monotonic()
     ended = CliRunner().invoke(app, arguments.split(), obj={}, env={"COLUMNS": "400"})
     assert time.monotonic() - began < 25  # the five attempts of boto3 take 150 s
-    said = f"{ended.output}{ended.exception or ''}"
-    assert f"{service}: no answer from {service} within 0.1 s" in said
     assert ended.exit_code != 0
+    return f"{ended.output}{ended.exception or ''}"
