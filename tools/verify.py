@@ -73,6 +73,13 @@ def command(
         str | None,
         terminal.text_option("TEXT", "Run tests whose name contains this (pytest -k).", "--tests"),
     ] = None,
+    token_command: Annotated[
+        str,
+        typer.Option(
+            help="Command that prints a token for the device id that follows it; for stages that require tokens.",
+            metavar="COMMAND",
+        ),
+    ] = "",
     as_json: terminal.AsJson = False,
 ) -> None:
     """Run the end-to-end tests against a stage, and delete the data that they created.
@@ -81,6 +88,11 @@ def command(
     tests: tools/setup.sh test fuzz check. Exit 1 if a test failed or something could not be deleted.
     """
     outputs = terminal.outputs_of(context, stage)
+    if outputs.ingest_function and not (outputs.token_issuer or token_command):
+        # Each test has a device of its own, so one token for all would not do.
+        raise Refusal(
+            f'Stage {stage} requires tokens: add --token-command (docs/deploy.md, "Acceptance run").'
+        )
     label = f"verify-{uuid4().hex[:8]}"
     for line in announcement(stage, label):
         terminal.err.print(line)
@@ -88,7 +100,7 @@ def command(
         typer.confirm(f"Run the tests against stage {stage}?", abort=True, err=True)
     since = datetime.now(UTC)
     try:
-        results = run_tests(stage, label, tests, context.obj)
+        results = run_tests(stage, label, tests, token_command, context.obj)
     finally:
         left = remove(outputs, stage, label, since)
         built = not marts or build_marts(environment_of(stage, context.obj), "--full-refresh")
@@ -142,7 +154,9 @@ def announcement(stage: str, label: str) -> Iterator[str]:
     yield "Subscribers of the event bus get notifications of the tests' visits."
 
 
-def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str, str]) -> list[Result]:
+def run_tests(
+    stage: str, label: str, only: str | None, token_command: str, environment: Mapping[str, str]
+) -> list[Result]:
     """Run the marked tests in their own process; return the outcome of each."""
     target = stage
     if stage == "local":
@@ -161,6 +175,7 @@ def run_tests(stage: str, label: str, only: str | None, environment: Mapping[str
                 **environment_of(stage, environment),
                 "MILKRUN_E2E_OUTPUTS": target,
                 "MILKRUN_E2E_LABEL": label,
+                "MILKRUN_E2E_TOKEN_COMMAND": token_command,
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

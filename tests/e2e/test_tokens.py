@@ -3,6 +3,8 @@ keys.
 """
 
 import json
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -180,3 +182,23 @@ def test_operator_can_invoke_the_function_without_a_token(
     monkeypatch.setattr(Outputs, "find", lambda *_: required)
     done = pipeline.ops("smoke", "--json")
     assert (done.exit_code, [row["seen"] for row in done.result]) == (0, [True] * 4), done.output  # type: ignore[attr-defined]
+
+
+def test_verify_gets_tokens_from_the_local_issuer_or_a_command(
+    pipeline: Pipeline, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = provider.tokens.issuer.model_dump(mode="json")
+    own = json.loads(Path(pipeline.environment["MILKRUN_LOCAL"], "outputs.json").read_text())
+    monkeypatch.setattr(pipeline, "environment", {**pipeline.environment, "MILKRUN_LOCAL": str(tmp_path)})
+    verify = ("verify", "--tests", "test_every_refusal_has_its_code and field", "--no-marts", "--json")
+    program = (
+        "import sys; from ops.outputs import TokenIssuer; from tools.stack.identity import Tokens; "
+        f"print(Tokens(TokenIssuer(**{issuer}))(sys.argv[1]))"
+    )
+    command = shlex.join([sys.executable, "-c", program])
+    for more, options in (({"token_issuer": issuer}, ()), ({}, ("--token-command", command))):
+        changed = json.dumps({**own, "ingest_function": "milkrun-local-ingest", **more})
+        (tmp_path / "outputs.json").write_text(changed)
+        outcomes = [each["outcome"] for each in pipeline.ops(*verify, *options).result["tests"]]  # type: ignore[index]
+        assert outcomes == ["passed"]
+    assert "--token-command" in pipeline.ops(*verify).output

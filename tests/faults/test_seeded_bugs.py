@@ -17,6 +17,7 @@ import pytest
 import consumer.item_layout
 import consumer.keys
 import consumer.store
+import consumer.visit_diff
 import consumer.visits
 import handler.ingest
 from aws.archive import Archive
@@ -184,7 +185,11 @@ def visits_never_merge() -> Iterator[None]:
     def walk(visit: Any, events: Any, merge_gap: Any, min_confidence: Any) -> Any:
         return real(visit, events, timedelta(seconds=-1), min_confidence)
 
-    with patch.object(consumer.item_layout, "walk", walk):
+    with (
+        patch.object(consumer.visit_diff, "walk", walk),
+        patch.object(consumer.store, "walk", walk),
+        patch.object(consumer.item_layout, "walk", walk),
+    ):
         yield
 
 

@@ -47,7 +47,7 @@ def test_tests_use_the_snowflake_of_their_stage(
 
     monkeypatch.setattr(verify.subprocess, "Popen", started)
     with pytest.raises(Started):
-        run_tests(stage, LABEL, "", given)
+        run_tests(stage, LABEL, "", "", given)
 
 
 def test_claim_is_verified_only_if_every_case_of_its_test_passed() -> None:
