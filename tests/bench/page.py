@@ -32,7 +32,13 @@ GOALS = (
     ("consumer/powertools@500", 0.2),
 )
 FLOORS = (("loader/objects_per_s", 150.0), ("loader/rows_per_s", 20_000.0), ("loader/localstack_gets", 0.7))
-CEILINGS = (("loader/put_to_row_s p95@20", 3.0), ("loader/peak_mib", 600.0), ("dbt/sql_s@1000000", 20.0))
+CEILINGS = (
+    ("loader/put_to_row_s p95@20", 3.0),
+    ("loader/peak_mib", 600.0),
+    ("dbt/sql_s@1000000", 20.0),
+    ("handler/cached_token_us", 50.0),
+    ("handler/new_token_us", 200.0),
+)
 DBT_PLOT = "![dbt](images/perf-dbt.svg)"
 PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", "isal", "moto", "duckdb")
 

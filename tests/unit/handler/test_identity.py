@@ -113,8 +113,9 @@ def refused(tokens: Tokens, token: str) -> str:
     ("key", "key_id", "algorithm"), [(EC_KEY, "ec", "ES256"), (RSA_KEY, "rsa", "RS256")], ids=["ec", "rsa"]
 )
 def test_signed_token_identifies_its_device(issuer: Issuer, key: Any, key_id: str, algorithm: str) -> None:
-    token = issuer.token(key, key_id, algorithm)
-    assert issuer.tokens().speaker(f"bearer  {token}") == Speaker("token", "truck-1")
+    for audience in (AUDIENCE, ["other", AUDIENCE]):
+        token = issuer.token(key, key_id, algorithm, aud=audience)
+        assert issuer.tokens().speaker(f"bearer  {token}") == Speaker("token", "truck-1")
 
 
 def test_claim_that_names_the_device_is_configurable(issuer: Issuer) -> None:
@@ -133,13 +134,25 @@ def test_token_without_a_device_is_refused(issuer: Issuer, device: Any) -> None:
     [
         {"iss": "https://other.example"},
         {"aud": "another-app"},
+        {"aud": [AUDIENCE + "2", 7]},
         {"aud": None},
         {"iss": None},
         {"exp": None},
         {"exp": "tomorrow"},
+        {"exp": float("nan")},
         {"nbf": 4_000_000_000},
     ],
-    ids=["issuer", "audience", "no audience", "no issuer", "no expiry", "expiry as text", "not yet valid"],
+    ids=[
+        "issuer",
+        "audience",
+        "audiences",
+        "no audience",
+        "no issuer",
+        "no expiry",
+        "expiry as text",
+        "expiry NaN",
+        "not yet valid",
+    ],
 )
 def test_token_for_another_audience_issuer_or_time_is_refused(issuer: Issuer, claims: dict[str, Any]) -> None:
     assert refused(issuer.tokens(), issuer.token(**claims)) == "invalid_token"
@@ -175,6 +188,26 @@ def test_text_that_is_no_token_is_refused(issuer: Issuer, token: str) -> None:
 
 def test_token_signed_with_another_key_of_the_same_id_is_refused(issuer: Issuer) -> None:
     assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
+
+
+def test_token_that_rfc_7515_forbids_is_refused(issuer: Issuer) -> None:
+    header, payload, signature = issuer.token().split(".")
+    deep = base64.urlsafe_b64encode(
+        b'{"alg":"ES256","kid":"ec","x":' + b"[" * 3000 + b"]" * 3000 + b"}"
+    ).decode()
+    critical = {"alg": "ES256", "kid": "ec", "crit": ["b64"], "b64": False}
+    for token in (
+        f"{header}.{payload}.{signature}.",
+        f"{header}.{payload}.extra.{signature}",
+        f"{header}.{payload}.{signature[:8]} {signature[8:]}",
+        f"{header}.{payload}.",
+        f"{header}..{signature}",
+        f"{deep}.{payload}.{signature}",
+        jwt.encode(issuer.claims(), EC_KEY, "ES256", {"kid": "ec", "crit": ["exp"]}),
+        jwt.encode(issuer.claims(), EC_KEY, "ES256", critical),
+        jwt.api_jws.encode(b"[]", EC_KEY, "ES256", {"kid": "ec"}),
+    ):
+        assert refused(issuer.tokens(), token) == "invalid_token"
 
 
 def encoded(part: dict[str, Any]) -> str:
@@ -301,6 +334,8 @@ def test_missing_keys_make_the_phone_retry(issuer: Issuer, answer: bytes | None)
 def test_unusable_key_does_not_affect_the_others(issuer: Issuer) -> None:
     issuer.keys[:0] = [
         {"kid": "odd", "kty": "odd"},
+        {**public_jwk(OTHER_KEY, "unsigned"), "alg": "none"},
+        {**public_jwk(OTHER_KEY, "listed"), "alg": ["ES256"]},
         {"kty": "EC"},
         {"kid": "shared", "kty": "oct", "k": "c2VjcmV0"},
         public_jwk(OTHER_KEY, "encryption", use="enc"),
