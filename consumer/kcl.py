@@ -232,13 +232,12 @@ class Health:
         self._folder = folder
 
     def begin(self) -> None:
-        """Raises SystemExit if the folder is not the user's: its properties name the program that the daemon runs."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Raises SystemExit if others can write to the folder: its properties name the program that the daemon runs."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()
-        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-            print(f"{self._folder} belongs to somebody else: name another KCL_STATE_FOLDER", file=sys.stderr)
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+            print(f"Others can write to {self._folder}: name another KCL_STATE_FOLDER", file=sys.stderr)
             raise SystemExit(2)
-        self._folder.chmod(0o700)
         for file in (self._folder / name for name in ("worker", PROPERTIES, LOGBACK)):
             file.unlink(missing_ok=True)
         for file in self._folder.glob("shard-*"):
@@ -289,7 +288,8 @@ def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None
     folder = Path(settings.kcl_state_folder)
     Health(folder).begin()
     properties, logback = folder / PROPERTIES, folder / LOGBACK
-    properties.touch(mode=0o600)  # kcl_properties may have secrets
+    for file in (properties, logback):
+        file.touch(mode=0o600)  # kcl_properties may have secrets
     properties.write_text("".join(f"{name} = {value}\n" for name, value in settings.properties.items()))
     logback.write_text(_LOGBACK)  # named on the command line, because the library's jar has a logback.xml too
     jars = f"{Path(amazon_kclpy.__file__).parent}/jars/*"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from aws.emulator import NO_PROXIES, emulator_session
 from ops.osls import OSLS, alone
 from ops.outputs import ROOT, tags_of
-from tools.stack import identity, snowflake
+from tools.stack import identity, private, snowflake
 from tools.stack.faults import StackError
 from tools.stack.processes import Processes
 from tools.stack.settings import REGION, Settings
@@ -135,6 +134,4 @@ def outputs(settings: Settings, auth: identity.Auth) -> dict[str, Any]:
 
 def write(outputs: Mapping[str, Any], file: Path) -> None:
     """Write JSON that only the user may read, because outputs have an API key and a password."""
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
-        output.write(json.dumps(outputs, indent=2, allow_nan=False) + "\n")
+    private.write(file, json.dumps(outputs, indent=2, allow_nan=False) + "\n")

@@ -5,7 +5,6 @@ A JWK set is a document, so S3 can serve it without another process (OpenID Conn
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ops.outputs import TokenIssuer
+from tools.stack import private
+from tools.stack.faults import StackError
 from tools.stack.settings import Settings
 
 Auth = Literal["key", "jwt"]
@@ -56,14 +57,23 @@ def parameters(settings: Settings) -> dict[str, str]:
     }
 
 
+def new_key() -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def is_key(text: str) -> bool:
+    try:
+        return isinstance(load_pem_private_key(text.encode(), None), ec.EllipticCurvePrivateKey)
+    except ValueError:
+        return False
+
+
 def publish_keys(settings: Settings, s3: Any) -> None:
     """Create the key pair if it does not exist, and store the public key in S3."""
     file = issuer(settings).private_key_file
     if not file.exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as output:
-            output.write(pem)
+        private.write(file, new_key())
     s3.create_bucket(Bucket=BUCKET)
     key_set = {"keys": [public_jwk(_read_key(issuer(settings)))]}
     body = json.dumps(key_set, allow_nan=False).encode()
@@ -81,7 +91,12 @@ def _key_id(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def _read_key(of: TokenIssuer) -> ec.EllipticCurvePrivateKey:
-    key = load_pem_private_key(of.private_key_file.read_bytes(), None)
+    try:
+        key = load_pem_private_key(of.private_key_file.read_bytes(), None)
+    except ValueError:
+        raise StackError(
+            f"{of.private_key_file} is incomplete. Run `milkrun up`, which replaces it."
+        ) from None
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key
 

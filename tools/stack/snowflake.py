@@ -1,12 +1,12 @@
 """The local Snowflake: one process; its files are in the stack's folder and outlive it."""
 
-import os
 import secrets
 import socket
 import sys
 from pathlib import Path
 
 from ops.outputs import ROOT
+from tools.stack import private
 from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, Settings
 
@@ -35,15 +35,24 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**settings.aws_environment, "LOCAL_SNOWFLAKE_LOGIN": f"{USER}/{password(settings)}"}
 
 
+def password_file(settings: Settings) -> Path:
+    return settings.snowflake_folder / "password"
+
+
+def new_password() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def is_password(text: str) -> bool:
+    return len(text) == 32
+
+
 def password(settings: Settings) -> str:
     """Return the stack's own password, which is made with the warehouse's folder and deleted with it."""
-    file = settings.snowflake_folder / "password"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
-            output.write(secrets.token_urlsafe(24))
-    except FileExistsError:
-        pass
+    file = password_file(settings)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        private.write(file, new_password())
     return file.read_text()
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from ops.outputs import ROOT, Outputs
 from snowpipe.refusal import Refusal
 from snowpipe.within import within
-from tools.stack import console, deploy, identity, localstack, snowflake
+from tools.stack import console, deploy, identity, localstack, private, snowflake
 from tools.stack.faults import LostStateError, StackError
 from tools.stack.identity import Auth
 from tools.stack.processes import Process, Processes
@@ -30,7 +30,7 @@ INVENTORY_S = 5.0
 WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
 # Files that a stack and its tools create in its folder; `down` removes nothing else.
 MADE = re.compile(
-    r"\.lock|(deployed|found|outputs)\.json|issuer\.pem|warehouse-made|run|logs|home|localstack|snowflake"
+    r"\.lock|((deployed|found|outputs)\.json|issuer\.pem)(\.new)?|warehouse-made|run|logs|home|localstack|snowflake"
     r"|replay|dbt(\.err)?|recreate-\w+\.json"
 )
 
@@ -92,9 +92,10 @@ class Stack:
             self._refuse_another_port()
             if only and self._runs(parts):
                 return []
+            notes = self._replace_incomplete()
             if self.settings.outputs_file.exists() and not discard:
-                return self._repair(parts, deploys=not only, auth=auth)
-            notes = self._clear_all() if discard else self._of_before()
+                return notes + self._repair(parts, deploys=not only, auth=auth)
+            notes = self._clear_all() if discard else notes + self._of_before()
             self._clear()
             try:
                 self._start(parts)
@@ -105,6 +106,24 @@ class Stack:
                 self._clear()
                 raise
             return notes
+
+    def _replace_incomplete(self) -> list[str]:
+        """Replace a key or password that is not whole, and let `up` deploy again what depends on it."""
+        notes = []
+        for file, is_whole, new in (
+            (identity.issuer(self.settings).private_key_file, identity.is_key, identity.new_key),
+            (snowflake.password_file(self.settings), snowflake.is_password, snowflake.new_password),
+        ):
+            if file.exists() and not is_whole(file.read_text()):
+                private.write(file, new())
+                self._deployed_file.unlink(missing_ok=True)
+                notes.append(f"{file} was incomplete and was replaced.")
+                # The warehouse's process accepts the password with which it was started.
+                if file.parent == self.settings.snowflake_folder and (
+                    process := self.processes.alive(snowflake.NAME)
+                ):
+                    self.processes.end(process)
+        return notes
 
     def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
         """Start the dead ones of these parts; the others continue with their data."""

@@ -251,20 +251,27 @@ def test_missing_java_is_reported_with_the_package_to_install(tmp_path, monkeypa
     assert capsys.readouterr().err == "Java 17 or newer is needed: install a JRE, or set JAVA_HOME\n"
 
 
-@pytest.mark.parametrize("attack", ["folder of another user", "symbolic link"])
-def test_worker_refuses_a_folder_of_another_user(tmp_path, monkeypatch, capsys, attack):
+@pytest.mark.parametrize(
+    "attack", ["folder of another user", "symbolic link", "writable by the group", "shared as /tmp"]
+)
+def test_worker_refuses_a_folder_that_others_can_write_to(tmp_path, monkeypatch, capsys, attack):
     """Whoever writes kcl.properties chooses the program that the daemon runs."""
     prepared, folder = tmp_path / "prepared", tmp_path / "state"
     prepared.mkdir()
     (prepared / "kcl.properties").write_text("executableName = evil")
     if attack == "symbolic link":
         folder.symlink_to(prepared)
-    else:
+    elif attack == "folder of another user":
         prepared.rename(folder)
         monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    else:
+        prepared.rename(folder)
+        folder.chmod(0o770 if attack == "writable by the group" else 0o1777)
+    mode = folder.stat().st_mode
     with pytest.raises(SystemExit):
         Health(folder).begin()
-    assert "belongs to somebody else" in capsys.readouterr().err
+    assert "name another KCL_STATE_FOLDER" in capsys.readouterr().err
+    assert folder.stat().st_mode == mode, "as root, a changed /tmp would stop other programs"
 
 
 def test_worker_state_is_private(tmp_path, monkeypatch):
@@ -272,9 +279,14 @@ def test_worker_state_is_private(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
     monkeypatch.setattr(kcl.shutil, "which", lambda *_, **__: "/usr/bin/java")
     folder = tmp_path / "state"
-    folder.mkdir(mode=0o755)
-    (folder / "kcl.properties").write_text("of before")
-    kcl.become_daemon(KclSettings.of(ENVIRONMENT | {"KCL_STATE_FOLDER": str(folder)}), {})
-    assert started
+    settings = KclSettings.of(ENVIRONMENT | {"KCL_STATE_FOLDER": str(folder)})
+    kcl.become_daemon(settings, {})
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert (folder / "kcl.properties").stat().st_mode & 0o777 == 0o600
+    folder.chmod(0o755)  # by the operator
+    (folder / "kcl.properties").chmod(0o644)
+    before = os.umask(0)
+    kcl.become_daemon(settings, {})
+    os.umask(before)
+    assert len(started) == 2
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {(folder / name).stat().st_mode & 0o777 for name in (kcl.PROPERTIES, kcl.LOGBACK)} == {0o600}

@@ -22,7 +22,7 @@ import pytest
 
 from ops.outputs import ROOT
 from ops.polling import until
-from tools.stack import cli, console, deploy, identity, localstack, logs, snowflake, stack
+from tools.stack import cli, console, deploy, identity, localstack, logs, private, snowflake, stack
 from tools.stack.faults import StackError
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
@@ -541,6 +541,46 @@ def test_each_stack_has_its_own_private_warehouse_password(tmp_path):
     assert len({"milkrun", *passwords}) == 3
     assert snowflake.environment(stacks[0])["LOCAL_SNOWFLAKE_LOGIN"] == f"milkrun/{passwords[0]}"
     assert (stacks[0].snowflake_folder / "password").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("rest", [0, 20], ids=["empty", "half"])
+def test_incomplete_key_and_password_are_replaced_with_a_message(
+    trial_stack: Stack, server: Trial, deploys: list[str], rest: int
+) -> None:
+    key_file = identity.issuer(trial_stack.settings).private_key_file
+    files = [key_file, snowflake.password_file(trial_stack.settings)]
+    trial_stack.up()
+    snowflake.password(trial_stack.settings)
+    private.write(key_file, identity.new_key())
+    assert trial_stack.up() == []
+    for file in files:
+        file.write_text(file.read_text()[:rest])
+    with pytest.raises(StackError, match=r"incomplete.*milkrun up"):
+        identity.Tokens(identity.issuer(trial_stack.settings))("truck-1")
+    notes = trial_stack.up()
+    assert [note for note in notes if "incomplete" in note] == [
+        f"{file} was incomplete and was replaced." for file in files
+    ]
+    assert identity.Tokens(identity.issuer(trial_stack.settings))("truck-1")
+    assert len(snowflake.password(trial_stack.settings)) == 32
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert deploys == ["functions", "warehouse"] * 3, "with the API key, with tokens, and after the repair"
+    assert notes[-1].startswith("Trial had died"), "its process had the old password"
+
+
+def test_interruption_leaves_no_half_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "issuer.pem"
+    private.write(file, "first")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            private.write(file, "second")
+    assert file.read_text() == "first"
+    private.write(file, "third")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("issuer.pem", "third")]
 
 
 def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):

@@ -1,0 +1,13 @@
+"""Files of a stack that only the user may read."""
+
+import os
+from pathlib import Path
+
+
+def write(file: Path, text: str) -> None:
+    """Replace the file. An interruption leaves the previous one, or none, but no half one."""
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(text)
+    new.replace(file)
