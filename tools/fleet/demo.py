@@ -329,9 +329,11 @@ def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
         terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
     began = time.monotonic()
     client = Client.of(outputs, patience=REQUEST_PATIENCE_S)
-    with terminal.progress() as bars:
+    with terminal.progress() as bars, terminal.stopped_by_ctrl_c(client.stop) as stopped:
         task = bars.add_task("events sent", total=None)
-        tally = drive(LiveFleet(plan), client, lambda tally: bars.update(task, completed=tally.events))
+        tally = drive(
+            LiveFleet(plan), client, lambda tally: bars.update(task, completed=tally.events), stopped
+        )
     terminal.show(tally.figures(time.monotonic() - began), as_json)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -93,16 +94,14 @@ class LiveFleet:
         return Post(tuple(events), now) if events else None
 
 
-def drive(fleet: LiveFleet, client: Client, told: Callable[[Tally], None]) -> Tally:
-    """Post a tick every TICK_SECONDS until KeyboardInterrupt; return the result."""
+def drive(fleet: LiveFleet, client: Client, told: Callable[[Tally], None], stopped: threading.Event) -> Tally:
+    """Post a tick every TICK_SECONDS until `stopped` is set; return the result."""
     tally, began = Tally(), time.monotonic()
-    try:
-        while True:
-            elapsed = time.monotonic() - began
-            post = fleet.post(elapsed, datetime.now(UTC))
-            for delivery in client.deliver(post) if post else ():
-                tally.add(delivery)
-            told(tally)
-            time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - began - elapsed)))
-    except KeyboardInterrupt:
-        return tally
+    while not stopped.is_set():
+        elapsed = time.monotonic() - began
+        post = fleet.post(elapsed, datetime.now(UTC))
+        for delivery in client.deliver(post) if post else ():
+            tally.add(delivery)
+        told(tally)
+        stopped.wait(max(0.0, TICK_SECONDS - (time.monotonic() - began - elapsed)))
+    return tally

@@ -1,6 +1,7 @@
 """Test that live trucks move, enter and leave places in turn, and send only events that the handler accepts."""
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -60,11 +61,13 @@ def test_ctrl_c_ends_the_drive_and_reports_the_events_sent(monkeypatch: pytest.M
         def deliver(self, post: Post) -> list[Delivery]:
             return [Delivery(post, "delivered", 202, {"accepted": len(post.events)}, BEGIN, 0.1, (202,))]
 
-    def interrupt_after_three(tally: Tally) -> None:
-        if tally.requests == 3:
-            raise KeyboardInterrupt
+    stopped = threading.Event()
 
-    assert drive(LiveFleet(PLAN), Phone(), interrupt_after_three).requests == 3  # type: ignore[arg-type]
+    def press_after_three(tally: Tally) -> None:
+        if tally.requests == 3:
+            stopped.set()
+
+    assert drive(LiveFleet(PLAN), Phone(), press_after_three, stopped).requests == 3  # type: ignore[arg-type]
 
 
 def test_live_demo_refuses_a_file_of_events(tmp_path: Path) -> None:
