@@ -38,6 +38,23 @@ MAX_INVALID_ROWS = 1000
 STAGING_MAY_LAG = timedelta(minutes=30)
 RUNBOOK = "docs/runbook.md"
 
+# The alarms of serverless/alarms.js that wake somebody; a problem with one of these sections is a FAIL, others a WARN.
+PAGES = frozenset(
+    {
+        "api-5xx",
+        "no-traffic",
+        "ingest-errors",
+        "ingest-throttled",
+        "dead-letters",
+        "iterator-age-hour",
+        "consume-stopped",
+        "given-up-batches",
+        "lost-batches",
+        "set-aside-share",
+        "archive-undelivered",
+    }
+)
+
 type Level = Literal["OK", "WARN", "FAIL"]
 LEVELS: Sequence[Level] = ("OK", "WARN", "FAIL")
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
@@ -53,6 +70,11 @@ class Finding:
     since: datetime | None = None
     next: str = ""
     section: str = ""
+
+
+def problem(part: str, section: str, cause: str, next: str, since: datetime | None = None) -> Finding:
+    """Return a finding as severe as the alarm whose section of the runbook explains it."""
+    return Finding(part, "FAIL" if section in PAGES else "WARN", cause, since, next, section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +204,7 @@ class _Flow:
         minutes = int(LOGS_REACH.total_seconds() // 60)
         if failed:
             cause = f"{failed} of {requests} requests got a 503 in {minutes} min"
-            yield Finding("ingest", "FAIL", cause, last_failed, "milkrun logs ingest", "api-5xx")
+            yield problem("ingest", "api-5xx", cause, "milkrun logs ingest", last_failed)
         else:
             yield Finding("ingest", "OK", f"{requests} requests in {minutes} min, {received} events")
         # A part of its own, so that failed requests do not hide it.
@@ -191,7 +213,7 @@ class _Flow:
                 f"{rejected} of {received} events rejected in {minutes} min",
                 f"milkrun rejects{self._option}",
             )
-            yield Finding("rejects", "WARN", cause, None, command, "rejected-events")
+            yield problem("rejects", "rejected-events", cause, command)
         else:
             yield Finding("rejects", "OK", f"{rejected} of {received} events in {minutes} min")
         stopped: Finding | None = None
@@ -201,7 +223,7 @@ class _Flow:
             stopped = None
             if line.get("stopped_at"):
                 cause = f"stopped at a record: {line.get('failure', 'see its log')}"
-                stopped = Finding("consumer", "FAIL", cause, at, "milkrun logs consume", "iterator-age")
+                stopped = problem("consumer", "iterator-age", cause, "milkrun logs consume", at)
         yield stopped or Finding("consumer", "OK", f"{batches} batches in {minutes} min")
 
     def _lines(self, function: str, name: str, start: datetime) -> Iterator[tuple[datetime, dict[str, Any]]]:
@@ -218,16 +240,14 @@ class _Flow:
         kept, newest = self._recent(s3, "set-aside/")
         if kept:
             cause = f"{kept} objects in 24 h"
-            yield Finding(
-                "quarantine", "WARN", cause, newest, f"milkrun quarantine{self._option}", "set-aside"
-            )
+            yield problem("quarantine", "set-aside", cause, f"milkrun quarantine{self._option}", newest)
         else:
             yield Finding("quarantine", "OK", "nothing in 24 h")
         given_up, newest = self._recent(s3, "aws/lambda/")
         if given_up:
             cause = f"{given_up} batches reached the record age in 24 h and are in S3"
             command = f"milkrun replay --on-failure{self._option}"
-            yield Finding("given up", "FAIL", cause, newest, command, "given-up-batches")
+            yield problem("given up", "given-up-batches", cause, command, newest)
         else:
             yield Finding("given up", "OK", "no batches in 24 h")
         yield self._last_reconcile(s3)
@@ -267,14 +287,14 @@ class _Flow:
         waiting = redrive.waiting(sqs, self._outputs.redrive_queue_url)
         if waiting:
             cause = f"{waiting} claim checks wait for the stream"
-            yield Finding("redrive", "WARN", cause, None, f"milkrun redrive{self._option}", "redrive-age")
+            yield problem("redrive", "redrive-waiting", cause, f"milkrun redrive{self._option}")
         else:
             yield Finding("redrive", "OK", "empty")
         dead = redrive.waiting(sqs, self._outputs.dead_letter_queue_url)
         if dead:
             cause = f"{dead} claim checks ran out of tries"
             command = f"milkrun redrive send{self._option}"
-            yield Finding("dead letters", "FAIL", cause, None, command, "dead-letters")
+            yield problem("dead letters", "dead-letters", cause, command)
         else:
             yield Finding("dead letters", "OK", "none")
 
@@ -294,7 +314,7 @@ class _Flow:
             cause = f"is {', '.join(states).lower()}" if states else "does not exist"
             uuid = found[0]["UUID"] if found else ""
             command = f"aws lambda update-event-source-mapping --enabled --uuid {uuid}" if uuid else ""
-            yield Finding("event source mapping", "FAIL", cause, None, command, "iterator-age")
+            yield problem("event source mapping", "consume-stopped", cause, command)
 
     def visits(self) -> Iterator[Finding]:
         found = self._aws("dynamodb").describe_table(TableName=self._outputs.visits_table)["Table"]
@@ -311,14 +331,14 @@ class _Flow:
                     unwell.append(f"{pipe.name.rpartition('.')[2]}: {triage.words}")
             if unwell:
                 command = "milkrun warehouse status"
-                yield Finding("pipes", "FAIL", "; ".join(unwell), None, command, "snowpipe-stopped")
+                yield problem("pipes", "snowpipe-stopped", "; ".join(unwell), command)
             else:
                 yield Finding("pipes", "OK", "running")
             [row] = session.query(failed_loads_sql(database))
             if row["n"]:
                 cause = f"{row['n']} files in {FAILED_LOADS_HOURS} h"
                 command = "milkrun warehouse validate"
-                yield Finding("failed loads", "FAIL", cause, None, command, "failed-loads")
+                yield problem("failed loads", "failed-loads", cause, command)
             else:
                 yield Finding("failed loads", "OK", f"none in {FAILED_LOADS_HOURS} h")
             yield self._invalid_rows(session, database)
@@ -334,7 +354,7 @@ class _Flow:
             f"; {len(rest)} more" if rest else ""
         )
         command = f"milkrun reconcile{self._option}"
-        return Finding("invalid rows", "WARN", cause, None, command, "invalid-rows")
+        return problem("invalid rows", "invalid-rows", cause, command)
 
     def _marts(self, session: Any, database: str) -> Finding:
         try:

@@ -1,5 +1,6 @@
-"""`milkrun status`: the verdict on a stage and, on a laptop, on the processes of its local stack too."""
+"""`milkrun status`: the verdict on a stage and, on a laptop, on its local stack's processes and disk too."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 
 import typer
@@ -15,14 +16,16 @@ SECTIONS = {
     "kinesis": "the-local-aws-is-gone",
     "snowflake": "snowflake-unreachable",
 }
-_UNKNOWN = "the state of local processes is unknown"
+_UNKNOWN = "the state of local processes and the disk is unknown"
+FULL_BELOW_MB = 50
 
 
-def processes_source(environment: Mapping[str, str]) -> Source:
-    """Return the local stack's processes that were started and not ended on purpose."""
+def laptop_source(environment: Mapping[str, str]) -> Source:
+    """Return the local stack's processes that were started and not ended on purpose, and its disk."""
 
     def look() -> Iterator[Finding]:
         settings = Settings.of(environment)
+        yield _disk(settings)
         for process in Processes(settings.run_folder, settings.log_folder).recorded():
             part = f"process {process.name}"
             if not process.is_alive():
@@ -33,7 +36,20 @@ def processes_source(environment: Mapping[str, str]) -> Source:
             else:
                 yield Finding(part, "OK", f"runs, pid {process.pid}")
 
-    return Source("the local stack", ("processes",), look, _UNKNOWN)
+    return Source("the local stack", ("disk", "processes"), look, _UNKNOWN)
+
+
+def _disk(settings: Settings) -> Finding:
+    """Return the free space of the fullest file system that holds the stack's files."""
+    folders = (settings.folder, settings.snowflake_folder, settings.localstack_folder)
+    free = [(shutil.disk_usage(each).free // 1_000_000, each) for each in folders if each.is_dir()]
+    if not free:
+        return Finding("disk", "OK", "nothing is stored yet")
+    megabytes, folder = min(free)
+    if megabytes >= FULL_BELOW_MB:
+        return Finding("disk", "OK", f"{megabytes:,} MB free")
+    cause = f"full: {megabytes} MB free in {folder}"
+    return Finding("disk", "FAIL", cause, None, "make room there, then milkrun up", "the-disk-is-full")
 
 
 def command(
@@ -49,7 +65,7 @@ def command(
     Exit 0: OK; 1: WARN; 2: FAIL.
     """
     environment: Mapping[str, str] = context.obj
-    local = [processes_source(environment)] if stage == "local" else []
+    local = [laptop_source(environment)] if stage == "local" else []
 
     def look() -> list[Finding]:
         try:

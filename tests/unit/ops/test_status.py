@@ -3,6 +3,7 @@ others.
 """
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -121,6 +122,7 @@ def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
         if line.startswith("## ")
     }
     source_text = (root / "ops/status.py").read_text() + (root / "tools/status.py").read_text()
+    assert set(re.findall(r'problem\(\s*"[^"]+", "([^"]+)"', source_text)) <= headings
     named = {name for name in headings if f'"{name}"' in source_text}
     assert {
         "snowpipe-stopped",
@@ -134,4 +136,5 @@ def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
         "snowflake-unreachable",
         "s3-unreachable",
         "the-local-aws-is-gone",
+        "the-disk-is-full",
     } <= named

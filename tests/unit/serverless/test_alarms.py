@@ -8,6 +8,7 @@ import yaml
 
 from contract.metrics import ALARMED, METRICS
 from handler.codes import EVENT_CODES
+from ops.status import PAGES
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
 from tools.milkrun import loaded
@@ -68,6 +69,11 @@ def test_every_alarm_has_a_runbook_section_and_vice_versa():
     sections = re.findall(r"^## (.+)$", RUNBOOK.read_text(), re.MULTILINE)
     of_alarms = [s for s in sections if not s[0].isupper()]
     assert sorted(of_alarms) == sorted(alarms(EVERYTHING))
+
+
+def test_status_calls_a_problem_a_failure_if_its_alarm_pages():
+    pages = {n for n, each in alarms("prod").items() if each["AlarmActions"] == [{"Ref": "PageTopic"}]}
+    assert pages == PAGES
 
 
 def test_every_alarm_section_of_the_runbook_has_all_three_parts():

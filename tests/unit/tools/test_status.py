@@ -1,0 +1,33 @@
+"""Test the local stack's part of `milkrun status`."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from ops.status import Finding
+from tools.stack.settings import Settings
+from tools.status import laptop_source
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def disk(environment: dict[str, str]) -> Finding:
+    [found] = [each for each in laptop_source(environment).look() if each.part == "disk"]
+    return found
+
+
+def test_full_disk_of_one_of_the_folders_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"MILKRUN_LOCAL": str(tmp_path / "stack")}
+    assert disk(environment).level == "OK"  # without a stack
+    warehouse = Settings.of(environment).snowflake_folder
+    warehouse.mkdir(parents=True)
+    free = {warehouse: 3_000_000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, free.get(folder, 10**10)))
+    found = disk(environment)
+    assert (found.level, found.cause) == ("FAIL", f"full: 3 MB free in {warehouse}")
+    free.clear()
+    assert disk(environment).level == "OK"
