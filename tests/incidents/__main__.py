@@ -8,12 +8,13 @@ the part and the cause within a minute, the commands that it or the runbook name
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from tools.stack.stack import Stack
 
 PAGE = ROOT / "docs" / "incidents.md"
 MARK = "<!-- the table is written by `make incidents` -->\n"
+DISK_MB = 300
 FOUND_WITHIN_S = 60.0
 REPAIRED_WITHIN_S = 120.0
 
@@ -156,8 +158,7 @@ def wrong_clock(lab: Lab) -> None:
 def refusing(service: str, **rule: Any) -> Callable[[Lab], None]:
     def seed(lab: Lab) -> None:
         rules = lab.proxy.rules(Rule(Fault.REFUSED, service, **rule))
-        rules.__enter__()
-        REFUSALS.append(rules)
+        CAUSES.enter_context(rules)
         phone = device()
         for _ in range(3):
             lab.post(crossing(phone, "enter", datetime.now(UTC)))
@@ -165,7 +166,18 @@ def refusing(service: str, **rule: Any) -> Callable[[Lab], None]:
     return seed
 
 
-REFUSALS: list[Any] = []
+CAUSES = ExitStack()
+"""What is wrong now: the causes that end before the repair, as an outage does or by the operator's hand."""
+
+
+def fill_disk(lab: Lab) -> None:
+    """Fill the file system of the warehouse's folder, and post an event that cannot be loaded."""
+    filler = lab.stack.settings.snowflake_folder / "filler"
+    CAUSES.callback(filler.unlink)
+    with filler.open("wb", buffering=0) as output, suppress(OSError):
+        while True:
+            output.write(bytes(64 << 10))
+    assert lab.post(event(device())) == 202
 
 
 def freeze_aws(lab: Lab) -> None:
@@ -184,6 +196,20 @@ def kill_both(lab: Lab) -> None:
 def by_hand(lab: Lab) -> None:
     """Put an array under events/: RAW loads it, but no mart contains it."""
     lab.outputs.aws("s3").put_object(Bucket=lab.outputs.bucket, Key="events/by-hand.json", Body=b"[1]\n")
+
+
+@contextmanager
+def limited(folder: Path) -> Iterator[bool]:
+    """Mount a small file system at a folder; yield whether that was possible, because only root may mount."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = f"size={DISK_MB}m"
+    mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
+    mounted = shutil.which("mount") and not subprocess.run(mount, capture_output=True, check=False).returncode
+    try:
+        yield bool(mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
 
 
 UP, DBT = ("up",), ("warehouse", "dbt", "build")
@@ -256,6 +282,7 @@ INCIDENTS = (
         exit_code=1,
     ),
 )
+DISK_FULL = Incident("A full disk", fill_disk, ("disk",), "full", (UP,))
 LAST = (
     Incident(
         "The Kinesis mock killed",
@@ -290,8 +317,7 @@ def try_one(lab: Lab, incident: Incident) -> Row:
             row.problem = f"status did not name {' or '.join(incident.parts)} with {incident.cause!r}"
             return row
     row.found_s, row.said, row.next = time.monotonic() - began, part["cause"], part["next"]
-    while REFUSALS:
-        REFUSALS.pop().__exit__(None, None, None)  # the service works again
+    CAUSES.close()
     began = time.monotonic()
     for command in incident.repair:
         code = lab.milkrun(*command).returncode
@@ -325,16 +351,22 @@ def nothing_lost(lab: Lab) -> str:
 
 
 @contextmanager
-def opened(folder: str, port: int) -> Iterator[Lab]:
+def opened(folder: str, port: int) -> Iterator[tuple[Lab, bool]]:
+    """Yield a stack, and whether the disk of its warehouse is small enough to be filled."""
     environment = dict(os.environ) | {
         "MILKRUN_LOCAL": folder,
         "MILKRUN_PORT": str(port),
         "MILKRUN_LAMBDA_ENDPOINT": proxy_url(port),
     }
     stack = Stack.of(environment)
-    with stack, Proxy(stack.settings.endpoint_url, port + PROXY_PORT_OFFSET) as proxy:
+    with (
+        limited(stack.settings.snowflake_folder) as is_small,
+        stack,
+        Proxy(stack.settings.endpoint_url, port + PROXY_PORT_OFFSET) as proxy,
+    ):
         stack.console()
-        yield Lab(stack, environment, proxy)
+        yield Lab(stack, environment, proxy), is_small
+    shutil.rmtree(stack.settings.folder, ignore_errors=True)
 
 
 def write(rows: Sequence[Row], page: Path = PAGE) -> None:
@@ -355,14 +387,19 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
 def main(arguments: Sequence[str]) -> int:
     only = arguments[0] if arguments else ""
     rows = []
-    with opened(".local-incidents", 6466) as lab:
+    port = int(os.environ.get("MILKRUN_PORT", "6466"))
+    with opened(".local-incidents", port) as (lab, disk_is_small):
         lab.morning()
         assert lab.milkrun(*DBT).returncode == 0
-        for incident in INCIDENTS + LAST:
+        for incident in (*INCIDENTS, DISK_FULL, *LAST):
             if incident is LAST[0]:
                 lost = nothing_lost(lab)
                 rows.append(Row("after all of these: events lost", said=lost or "none", problem=lost))
-            if only.lower() in incident.name.lower():
+            if only.lower() not in incident.name.lower():
+                continue
+            if incident is DISK_FULL and not disk_is_small:
+                rows.append(Row(incident.name, said="skipped: only root can mount a small disk"))
+            else:
                 row = try_one(lab, incident)
                 print(
                     f"{row.incident}: {row.problem or f'found in {row.found_s:.0f} s'}",
