@@ -48,8 +48,8 @@ def _disk(settings: Settings) -> Finding:
     megabytes, folder = min(free)
     if megabytes >= FULL_BELOW_MB:
         return Finding("disk", "OK", f"{megabytes:,} MB free")
-    cause = f"full: {megabytes} MB free in {folder}"
-    return Finding("disk", "FAIL", cause, None, "make room there, then milkrun up", "the-disk-is-full")
+    cause = f"full: {megabytes} MB free in {folder}; make room there"
+    return Finding("disk", "FAIL", cause, None, "milkrun up", "the-disk-is-full")
 
 
 def command(

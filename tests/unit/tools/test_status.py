@@ -28,6 +28,6 @@ def test_full_disk_of_one_of_the_folders_is_a_failure(
     free = {warehouse: 3_000_000}
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, free.get(folder, 10**10)))
     found = disk(environment)
-    assert (found.level, found.cause) == ("FAIL", f"full: 3 MB free in {warehouse}")
+    assert (found.level, found.cause) == ("FAIL", f"full: 3 MB free in {warehouse}; make room there")
     free.clear()
     assert disk(environment).level == "OK"
