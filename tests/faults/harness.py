@@ -151,6 +151,18 @@ def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
     return found
 
 
+def rejected(sent: Iterable[Post], code: str) -> list[Post]:
+    """Return these requests without their invalid events, with `code` as the outcome of each other event."""
+    with_code = [
+        replace(
+            post,
+            events=tuple(replace(e, code=code, crossing=None) for e in post.events if e.code is None),
+        )
+        for post in sent
+    ]
+    return [post for post in with_code if post.events]
+
+
 def _other_content(event: Planned, by: timedelta) -> Planned:
     assert event.crossing is not None
     at = event.crossing.occurred_at + by

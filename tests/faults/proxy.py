@@ -270,12 +270,6 @@ class Proxy:
                 failed = sum("ErrorCode" in result for result in results)
                 counted = "FailedRecordCount" if name == "Records" else "FailedEntryCount"
                 return _json(200, {counted: failed, name: results})
-            case "BatchWriteItem":
-                ((table, puts),) = request_body["RequestItems"].items()
-                left: Mapping[str, object] = {table: puts[::2]}
-                if puts[1::2]:
-                    await self._pass_on(request, json.dumps({"RequestItems": {table: puts[1::2]}}).encode())
-                return _json(200, {"UnprocessedItems": left})
             case "BatchGetItem":
                 ((table, wanted),) = request_body["RequestItems"].items()
                 keys = wanted["Keys"]

@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.test_kcl import Worker
 from tests.faults.faulty_stack import wait_for
-from tests.faults.harness import Scenario, wait_until_applied
+from tests.faults.harness import Scenario, rejected, wait_until_applied
 from tests.faults.proxy import Fault, Rule
 from tools.fleet.rounds import Post
 from tools.stack.kcl import environment_for
@@ -133,7 +133,7 @@ def test_dynamodb_throttles_half_of_all_calls(scenario: Scenario) -> None:
 
 def test_dynamodb_processes_only_half_of_each_batch(scenario: Scenario) -> None:
     with scenario.under_load():
-        fault = Rule(Fault.PARTLY, "dynamodb", "Batch*", "consume", share=0.6, seed=scenario.seed)
+        fault = Rule(Fault.PARTLY, "dynamodb", "BatchGetItem", "consume", share=0.6, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 4)
 
@@ -199,11 +199,11 @@ def test_redrive_is_killed_after_it_published_to_kinesis(scenario: Scenario) -> 
 
 def test_consumer_is_killed_between_any_two_writes(scenario: Scenario) -> None:
     with scenario.under_load():
-        heads = Rule(Fault.KILL_AFTER, "dynamodb", "PutItem", "consume", times=2)
-        events = Rule(Fault.KILL_BEFORE, "dynamodb", "BatchWriteItem", "consume", times=2)
-        notifications = Rule(Fault.KILL_AFTER, "events", "PutEvents", "consume", times=2)
-        with scenario.broken(heads, events, notifications):
-            for fault in (heads, events, notifications):
+        unwritten = Rule(Fault.KILL_BEFORE, "dynamodb", "PutItem", "consume", times=2)
+        unpublished = Rule(Fault.KILL_AFTER, "dynamodb", "PutItem", "consume", times=2)
+        published = Rule(Fault.KILL_AFTER, "events", "PutEvents", "consume", times=2)
+        for fault in (unwritten, unpublished, published):
+            with scenario.broken(fault):
                 wait_until_applied(fault, 2)
 
 
@@ -343,15 +343,15 @@ def test_snowflakes_disk_is_full(scenario: Scenario) -> None:
 
 
 def test_phones_have_clocks_hours_ahead_and_months_behind(scenario: Scenario) -> None:
-    """The consumer ignores events older than 80 days; the warehouse contains them."""
+    """An event more than an hour ahead is rejected. The consumer ignores events older than 80 days."""
 
     def skewed() -> Sequence[Post]:
         now = datetime.now(UTC)
-        return [
-            post
-            for n, begins_at in enumerate((now + timedelta(hours=12), now - timedelta(days=100)))
-            for post in scenario.morning(begins_at=begins_at, trucks=3, first_truck=3 * n)
-        ]
+        lasts = max(post.sent_at for post in scenario.morning(begins_at=now)) - now
+        ahead = scenario.morning(begins_at=now - lasts + timedelta(minutes=50))
+        far_ahead = scenario.morning(begins_at=now + timedelta(hours=12), first_truck=3)
+        behind = scenario.morning(begins_at=now - timedelta(days=100), first_truck=6)
+        return [*ahead, *rejected(far_ahead, "created_at_in_future"), *behind]
 
     with scenario.under_load(skewed):
         fault = Rule(Fault.THROTTLED, "*", share=0.1, seed=scenario.seed)
