@@ -163,7 +163,7 @@ def run_tests(
         target = str((ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json").resolve())
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "results.xml"
-        arguments = ["tests/e2e", "-m", "stage", "-q", "-p", "no:cacheprovider", f"--junitxml={written}"]
+        arguments = ["tests/e2e", "-m", "stage", "-v", "-p", "no:cacheprovider", f"--junitxml={written}"]
         arguments += ["-k", only] if only else []
         # A deployed pipe takes a minute for files that the local one loads in half a second.
         arguments += [] if stage == "local" else ["--timeout", "1800"]
@@ -176,6 +176,7 @@ def run_tests(
                 "MILKRUN_E2E_OUTPUTS": target,
                 "MILKRUN_E2E_LABEL": label,
                 "MILKRUN_E2E_TOKEN_COMMAND": token_command,
+                "PYTHONUNBUFFERED": "1",  # one line per test, as soon as it ends
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -24,9 +24,8 @@ from tools.stack.stack import Stack
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _only_requests_valid_on_aws() -> Iterator[None]:
-    # LocalStack is not ours to correct.
-    with validated("warn"):
+def _only_messages_valid_on_aws() -> Iterator[None]:
+    with validated():
         yield
 
 

@@ -6,7 +6,7 @@ import json
 import boto3
 import pytest
 
-from tests.service_models import ModelError, check, check_http, service_model, validated
+from tests.service_models import ModelError, check, check_answer, check_http, service_model, validated
 
 RECORD = {"Data": b"x", "PartitionKey": "device"}
 WRONG = {
@@ -79,3 +79,11 @@ def test_invalid_responses_of_a_fake_service_are_reported_at_the_end(monkeypatch
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", lambda *_: answer)
     with pytest.raises(ModelError, match="MessageId"), validated():
         boto3.client("sqs", region_name="eu-west-1").receive_message(QueueUrl="https://q")
+
+
+def test_known_deviation_of_localstack_does_not_hide_another_one():
+    operation = service_model("apigateway").operation_model("GetApiKey")
+    known = {"stageKeys": [{"restApiId": "a", "stageName": "local"}]}
+    check_answer(operation, known)
+    with pytest.raises(ModelError, match=r"answered: \.enabled is not a boolean$"):
+        check_answer(operation, known | {"enabled": "yes"})
