@@ -37,7 +37,9 @@ KB, GB, TB = 1000, 1e9, 1e12
 # (Snowflake: "Overview of warehouses").
 SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 28.0, 2.2
 TOUCHED_DAYS = 2  # today, and one day of late events
-LEDGER_ROW_BYTES = 40  # two hashes, a day and an hour, compressed; assumed
+LEDGER_KEY_BYTES = 9  # the start of a key, read of every event, compressed; assumed
+LEDGER_ROW_BYTES = 49  # all columns, read on the days on which known events are; assumed
+KNOWN_DAYS = 4  # on which a run's repeated events are; assumed
 RUN_SECONDS = 75.0  # some hundred statements; assumed
 SCANNED_BYTES_A_SECOND = 250e6  # by an X-Small warehouse; assumed
 
@@ -286,12 +288,13 @@ def _watching(load: Load, line: Any) -> Iterator[Line]:
 
 
 def warehouse(load: Load, prices: Prices) -> list[Line]:
-    """Return the cost of dbt's warehouse: without the ledger, and of reading every row of the ledger."""
+    """Return the cost of dbt's warehouse: without the ledger, and of looking up each run's events in it."""
     runs = DAYS_A_MONTH * 24 * 60 / load.freshness_minutes
     row_bytes = load.event_bytes * load.work.gzip_share
     new_rows = load.events_per_day * load.freshness_minutes / (24 * 60)
     rows = SCANS_OF_NEW_ROWS * new_rows + SCANS_OF_TOUCHED_DAYS * TOUCHED_DAYS * load.events_per_day
-    ledger_bytes = load.events_per_day * load.archive_days * LEDGER_ROW_BYTES
+    ledger_bytes = load.events_per_day * load.archive_days * LEDGER_KEY_BYTES
+    ledger_bytes += load.events_per_day * min(KNOWN_DAYS, load.archive_days) * LEDGER_ROW_BYTES
     seconds = max(60.0, RUN_SECONDS + rows * row_bytes / SCANNED_BYTES_A_SECOND)
     of_ledger = ledger_bytes / SCANNED_BYTES_A_SECOND
     credit = prices["snowflake.credit"]

@@ -1,13 +1,23 @@
 -- Only rows loaded so long ago that no file of that time can still be uncommitted.
-SELECT event_key
-FROM {{ ref('typed_events') }}
-WHERE
+{%- set checked %}
     invalid_code IS NULL
     AND scanned_at <= DATEADD('minute', -{{ var('lookback_minutes') }}, {{ mark('scanned_through') }})
     {% if not var('full_tests') %}
         AND scanned_at > DATEADD('minute', -{{ var('lookback_minutes') }}, {{ mark('read_from') }})
     {% endif %}
-    AND event_key NOT IN (SELECT event_key FROM {{ ref('event_ledger') }})
+{%- endset %}
+
+SELECT event_key
+FROM {{ ref('typed_events') }}
+WHERE
+    {{ checked }}
+    AND event_key NOT IN (
+        SELECT event_key
+        FROM {{ ref('event_ledger') }}
+        {% if not var('full_tests') %}
+            WHERE {{ among('event_date', ref('typed_events'), 'CAST(occurred_at AS DATE)', checked) }}
+        {% endif %}
+    )
 UNION
 SELECT event_key
 FROM {{ ref('new_events') }}

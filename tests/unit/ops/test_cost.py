@@ -162,7 +162,7 @@ def test_recommended_settings_exist_and_save_what_the_bill_says(prices):
 def test_the_ledgers_part_of_the_warehouse_grows_with_history_and_the_rest_does_not(prices):
     short, long = (cost.warehouse(replace(LOAD, archive_days=days), prices) for days in (40, 400))
     assert long[0].usd == short[0].usd
-    assert long[1].usd == pytest.approx(10 * short[1].usd)
+    assert 5 * short[1].usd < long[1].usd < 10 * short[1].usd
 
 
 def run(*arguments):

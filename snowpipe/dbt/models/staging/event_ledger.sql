@@ -1,6 +1,11 @@
--- What finds a duplicate at any distance, and the only table of which a run looks at every row (touched_events does). It
--- is narrow for that reason, and nothing else may be added to it.
-{{ config(materialized='incremental', incremental_strategy='restate', meta={'restates': 'ledger'}) }}
+-- What finds a duplicate at any distance, and the only table of which a run looks at every row (touched_events does, at
+-- `key_head`). It is narrow for that reason, and nothing else may be added to it.
+{{ config(
+    materialized='incremental',
+    incremental_strategy='restate',
+    cluster_by=['event_date'],
+    meta={'restates': 'ledger'}
+) }}
 
 -- depends_on: {{ ref('high_water_mark') }}
 -- depends_on: {{ ref('new_events') }}
@@ -20,6 +25,7 @@ WITH arrived AS (
 )
 
 SELECT
+    {{ key_head('arrived.event_key') }} AS key_head,
     arrived.event_key,
     arrived.content_hash,
     arrived.event_date,

@@ -11,6 +11,22 @@
 -- depends_on: {{ ref('typed_events') }}
 
 {%- set days = replaced_days('has_conflict') if is_incremental() %}
+{%- set columns %}
+        geofence_event_key,
+        device_fence_key,
+        device_id,
+        geofence_tag,
+        geofence_external_id,
+        event_key,
+        event_id,
+        event_type,
+        kind,
+        occurred_at,
+        event_date,
+        duration_minutes,
+        confidence,
+        loaded_at
+{%- endset %}
 
 WITH arrived AS (
 
@@ -47,20 +63,7 @@ contents AS (
     {% if days %}
         UNION ALL
         SELECT
-            geofence_event_key,
-            device_fence_key,
-            device_id,
-            geofence_tag,
-            geofence_external_id,
-            event_key,
-            event_id,
-            event_type,
-            kind,
-            occurred_at,
-            event_date,
-            duration_minutes,
-            confidence,
-            loaded_at,
+            {{- columns }},
             TRUE AS is_stored
         FROM {{ this }}
         WHERE
@@ -84,19 +87,6 @@ least AS (
 )
 
 SELECT
-    geofence_event_key,
-    device_fence_key,
-    device_id,
-    geofence_tag,
-    geofence_external_id,
-    event_key,
-    event_id,
-    event_type,
-    kind,
-    occurred_at,
-    event_date,
-    duration_minutes,
-    confidence,
-    loaded_at
+    {{- columns }}
 FROM least
 WHERE NOT is_stored

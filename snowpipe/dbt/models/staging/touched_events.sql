@@ -1,11 +1,16 @@
 -- What the ledger knows of this run's events of which earlier runs have seen a delivery, or of which there are several
--- contents: where their rows may stand in the other models. The one look at the whole ledger. An event that is not
--- named here is new, with one content.
+-- contents: where their rows may stand in the other models. An event that is not named here is new, with one content.
+-- The one look at the whole ledger reads only the start of its keys, and names the days on which the known events are.
+-- Only the rows of these days are read as a whole.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
 
 {%- set ledger = ledger_before() %}
+{%- set known_days = values_of(
+    'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ledger ~ ' WHERE key_head IN (SELECT '
+    ~ key_head('event_key') ~ ' FROM ' ~ ref('new_events') ~ ')'
+) if ledger %}
 
 WITH arrived AS (
 
@@ -43,7 +48,9 @@ contents AS (
             TRUE AS is_in_ledger,
             known.read_through <= {{ mark('completed_through') }} AS is_of_earlier_run
         FROM {{ ledger }} AS known
-        WHERE known.event_key IN (SELECT event_key FROM arrived)
+        WHERE
+            {{ one_of_days('known.event_date', known_days) }}
+            AND known.event_key IN (SELECT event_key FROM arrived)
     {% endif %}
 
 ),
