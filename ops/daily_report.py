@@ -8,11 +8,10 @@ enter and counts as inferred.
 import csv
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -27,7 +26,8 @@ from snowpipe.warehouse import Warehouse
 COLLECTION_TAGS = ("farm", "stop")
 """The fence tags of collections, as in the dbt variable collection_tags."""
 SILENT_REACH = timedelta(days=14)
-MAX_ROWS = 5000
+MAX_LISTED = 5000
+"""Rows of the table of missing exits; every other figure counts all visits."""
 
 type Row = dict[str, Any]
 
@@ -55,53 +55,73 @@ class Report:
 def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: datetime) -> Report:
     """Read one day. Raises Refusal if the marts do not exist."""
     start, end = fleet_day.bounds(day, zone)
+    marts = _Marts(warehouse, database, _ntz(start), _ntz(end))
     try:
-        visits = _visits(warehouse, database, start, end)
-        litres = _litres(warehouse, database, start, end)
-        trucks = _trucks(warehouse, database, start, end)
-        quality = _quality(warehouse, database, start, end)
+        [total] = marts.totals()
+        places, trucks, missed = marts.places(), marts.trucks(), marts.missed()
+        litres, silent, quality = marts.litres(), marts.silent(_ntz(start - SILENT_REACH)), marts.quality()
     except MissingObject:
         raise Refusal("The marts do not exist yet: run `milkrun warehouse dbt build`.") from None
-    inferred = _inferred(warehouse, database)
-    for row in visits:
-        row["inferred_at"] = inferred.get((row["device_id"], row["entered_event_id"]))
-    collections = [row for row in visits if row["geofence_tag"] in COLLECTION_TAGS]
-    missed = [row for row in visits if row["exit_missed"] or row["inferred_at"]]
-    total_litres = sum(float(row["litres"] or 0) for row in litres)
-    totals: dict[str, object] = {
-        "visits": len(visits),
-        "collections": len(collections),
-        "litres": round(total_litres),
-        "trucks with visits": len({row["device_id"] for row in visits}),
-        "places visited": len({(row["geofence_tag"], row["geofence_external_id"]) for row in visits}),
-        "missing exits": len(missed),
-    }
-    silent = [
-        [row["device_id"], _local(row["last_at"], zone)] for row in trucks if utc(row["last_at"]) < start
-    ]
+    missing_exits = int(total["missing_exits"] or 0)
     notes = []
     if end > now:
         notes.append("The day is not over: the numbers are those of the last dbt run.")
-    if len(visits) >= MAX_ROWS:
-        notes.append(f"Only the first {MAX_ROWS} visits are counted.")
+    if missing_exits > len(missed):
+        notes.append(f"The table of missing exits lists the first {len(missed):,} of {missing_exits:,}.")
     return Report(
         day,
         zone,
         now,
-        totals,
+        {
+            "visits": int(total["visits"]),
+            "collections": int(total["collections"] or 0),
+            "litres": round(sum(litres.values())),
+            "trucks with visits": int(total["trucks"]),
+            "places visited": len(places),
+            "missing exits": missing_exits,
+        },
         (
-            _by_place(visits, litres),
-            _by_truck(visits),
+            Table(
+                "By place",
+                ("place", "visits", "trucks", "litres", "usual stay, min", "longest, min", "inferred exits"),
+                [
+                    (
+                        _place(row),
+                        int(row["visits"]),
+                        int(row["trucks"]),
+                        round(litres.get(_place(row), 0)),
+                        _minutes(row["usual"]),
+                        _minutes(row["longest"]),
+                        int(row["inferred_exits"]),
+                    )
+                    for row in places
+                ],
+                "No visit began on this day.",
+            ),
+            Table(
+                "By truck",
+                ("truck", "visits", "collections", "time at places, min"),
+                [
+                    (
+                        row["device_id"],
+                        int(row["visits"]),
+                        int(row["collections"]),
+                        _minutes(row["dwell_seconds"] or 0),
+                    )
+                    for row in trucks
+                ],
+                "No truck visited a place.",
+            ),
             Table(
                 "Missing exits",
                 ("truck", "place", "entered", "seen elsewhere at"),
                 [
-                    [
+                    (
                         row["device_id"],
                         _place(row),
                         _local(row["entered_at"], zone),
                         _local(row["inferred_at"], zone),
-                    ]
+                    )
                     for row in missed
                 ],
                 "Every visit that ended has an exit event.",
@@ -109,135 +129,113 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
             Table(
                 "Silent trucks",
                 ("truck", "last event"),
-                silent,
+                [(row["device_id"], _local(row["last_at"], zone)) for row in silent],
                 "Every truck of the last two weeks sent events on this day.",
             ),
-            Table(
-                "Data quality",
-                ("measure", "events"),
-                quality,
-                "No events were received on this day.",
-            ),
+            Table("Data quality", ("measure", "events"), quality, "No events were received on this day."),
         ),
         notes,
     )
 
 
-def _visits(warehouse: Warehouse, database: str, start: datetime, end: datetime) -> list[Row]:
-    return warehouse.query(
-        "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at, dwell_seconds,"
-        f" exit_missed, is_there_now, entered_event_id FROM {database}.MARTS.GEOFENCE_VISITS"
-        " WHERE entered_at >= %s::TIMESTAMP_NTZ AND entered_at < %s::TIMESTAMP_NTZ"
-        f" ORDER BY entered_at, visit_key LIMIT {MAX_ROWS}",
-        [_ntz(start), _ntz(end)],
-    )
+@dataclass(frozen=True)
+class _Marts:
+    """The queries of one day. Snowflake aggregates, because a large fleet has more visits than fit in memory."""
 
+    warehouse: Warehouse
+    database: str
+    start: str
+    end: str
 
-def _litres(warehouse: Warehouse, database: str, start: datetime, end: datetime) -> list[Row]:
-    """Return the pickups by the visit in which they happened, as the mart DAILY_FARM_COLLECTIONS counts them."""
-    return warehouse.query(
-        "SELECT visits.geofence_tag, visits.geofence_external_id, COUNT(*) AS pickups,"
-        " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
-        " TRY_TO_DOUBLE(events.metadata:litres::VARCHAR), 0)) AS litres"
-        f" FROM {database}.MARTS.GEOFENCE_VISITS AS visits INNER JOIN {database}.STAGING.STG_EVENTS AS events"
-        " ON visits.device_id = events.device_id AND events.occurred_at >= visits.entered_at"
-        " AND events.occurred_at <= visits.exited_at"
-        " WHERE events.event_type = 'pickup.completed' AND visits.entered_at >= %s::TIMESTAMP_NTZ"
-        " AND visits.entered_at < %s::TIMESTAMP_NTZ GROUP BY 1, 2",
-        [_ntz(start), _ntz(end)],
-    )
-
-
-def _trucks(warehouse: Warehouse, database: str, start: datetime, end: datetime) -> list[Row]:
-    """Return each truck's last event before the end of the day, for trucks of the two weeks before."""
-    return warehouse.query(
-        f"SELECT device_id, MAX(occurred_at) AS last_at FROM {database}.STAGING.STG_EVENTS"
-        " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ AND occurred_at < %s::TIMESTAMP_NTZ"
-        " GROUP BY 1 ORDER BY 2, 1",
-        [_ntz(start - SILENT_REACH), _ntz(end)],
-    )
-
-
-def _quality(warehouse: Warehouse, database: str, start: datetime, end: datetime) -> list[list[object]]:
-    rows = warehouse.query(
-        "SELECT outcome, code, SUM(events) AS events, SUM(conflicts) AS conflicts"
-        f" FROM {database}.MARTS.INGEST_QUALITY"
-        " WHERE received_hour >= %s::TIMESTAMP_NTZ AND received_hour < %s::TIMESTAMP_NTZ"
-        " GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2",
-        [_ntz(start), _ntz(end)],
-    )
-    conflicts = sum(int(row["conflicts"] or 0) for row in rows)
-    found: list[list[object]] = [
-        [" ".join(filter(None, (row["outcome"], row["code"]))), int(row["events"])] for row in rows
-    ]
-    return [*found, ["ids sent again with different content", conflicts]] if conflicts else found
-
-
-def _inferred(warehouse: Warehouse, database: str) -> dict[tuple[str, str], datetime]:
-    """Return the inferred exits of contradicted open visits; none if the mart does not exist."""
-    try:
-        rows = warehouse.query(
-            "SELECT device_id, entered_event_id, exit_inferred_at"
-            f" FROM {database}.MARTS.CURRENT_PRESENCE WHERE contradicted_by_event_id IS NOT NULL"
+    def totals(self) -> list[Row]:
+        return self._visits(
+            "SELECT COUNT(*) AS visits, COUNT_IF(is_collection) AS collections,"
+            " COUNT(DISTINCT device_id) AS trucks,"
+            " COUNT_IF(exit_missed OR inferred_at IS NOT NULL) AS missing_exits FROM visits"
         )
-    except MissingObject:
-        return {}
-    return {(row["device_id"], row["entered_event_id"]): row["exit_inferred_at"] for row in rows}
 
-
-def _by_place(visits: Iterable[Row], litres: Iterable[Row]) -> Table:
-    collected = {(row["geofence_tag"], row["geofence_external_id"]): row for row in litres}
-    rows = []
-    for place, some in _grouped(visits, lambda row: (row["geofence_tag"], row["geofence_external_id"])):
-        dwells = [_dwell_minutes(row) for row in some]
-        known = [minutes for minutes in dwells if minutes is not None]
-        picked = collected.get(place)
-        rows.append(
-            [
-                "/".join(place),
-                len(some),
-                len({row["device_id"] for row in some}),
-                round(float(picked["litres"] or 0)) if picked else 0,
-                round(median(known), 1) if known else None,
-                round(max(known), 1) if known else None,
-                sum(1 for row in some if row["exited_at"] is None and row["inferred_at"]),
-            ]
+    def places(self) -> list[Row]:
+        return self._visits(
+            "SELECT geofence_tag, geofence_external_id, COUNT(*) AS visits,"
+            " COUNT(DISTINCT device_id) AS trucks, MEDIAN(dwell_seconds) AS usual,"
+            " MAX(dwell_seconds) AS longest,"
+            " COUNT_IF(exited_at IS NULL AND inferred_at IS NOT NULL) AS inferred_exits"
+            " FROM visits GROUP BY 1, 2 ORDER BY 1, 2"
         )
-    columns = ("place", "visits", "trucks", "litres", "usual stay, min", "longest, min", "inferred exits")
-    return Table("By place", columns, rows, "No visit began on this day.")
 
+    def trucks(self) -> list[Row]:
+        return self._visits(
+            "SELECT device_id, COUNT(*) AS visits, COUNT_IF(is_collection) AS collections,"
+            " SUM(dwell_seconds) AS dwell_seconds FROM visits GROUP BY 1 ORDER BY 1"
+        )
 
-def _by_truck(visits: Iterable[Row]) -> Table:
-    rows = [
-        [
-            device,
-            len(some),
-            sum(1 for row in some if row["geofence_tag"] in COLLECTION_TAGS),
-            round(sum(_dwell_minutes(row) or 0 for row in some), 1),
+    def missed(self) -> list[Row]:
+        return self._visits(
+            "SELECT device_id, geofence_tag, geofence_external_id, entered_at, inferred_at FROM visits"
+            f" WHERE exit_missed OR inferred_at IS NOT NULL ORDER BY entered_at, visit_key LIMIT {MAX_LISTED}"
+        )
+
+    def _visits(self, select: str) -> list[Row]:
+        """Return the result of a statement on `visits`, the visits of the day with inferred exits."""
+        tags = ", ".join(f"'{tag}'" for tag in COLLECTION_TAGS)
+        database = f"{self.database}.MARTS"
+        return self._asked(
+            "WITH visits AS (SELECT visits.visit_key, visits.device_id, visits.geofence_tag,"
+            " visits.geofence_external_id, visits.entered_at, visits.exited_at, visits.exit_missed,"
+            f" visits.geofence_tag IN ({tags}) AS is_collection, presence.exit_inferred_at AS inferred_at,"
+            " COALESCE(visits.dwell_seconds,"
+            " DATEDIFF('millisecond', visits.entered_at, presence.exit_inferred_at) / 1000) AS dwell_seconds"
+            f" FROM {database}.GEOFENCE_VISITS AS visits LEFT JOIN {database}.CURRENT_PRESENCE AS presence"
+            " ON visits.visit_key = presence.visit_key AND presence.contradicted_by_event_id IS NOT NULL"
+            " WHERE visits.entered_at >= %s::TIMESTAMP_NTZ AND visits.entered_at < %s::TIMESTAMP_NTZ) "
+            f"{select}"
+        )
+
+    def litres(self) -> dict[str, float]:
+        """Return litres by place, of the visits in which they were picked up, as DAILY_FARM_COLLECTIONS counts them."""
+        rows = self._asked(
+            "SELECT visits.geofence_tag, visits.geofence_external_id,"
+            " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
+            " TRY_TO_DOUBLE(events.metadata:litres::VARCHAR), 0)) AS litres"
+            f" FROM {self.database}.MARTS.GEOFENCE_VISITS AS visits"
+            f" INNER JOIN {self.database}.STAGING.STG_EVENTS AS events"
+            " ON visits.device_id = events.device_id AND events.occurred_at >= visits.entered_at"
+            " AND events.occurred_at <= visits.exited_at"
+            " WHERE events.event_type = 'pickup.completed' AND visits.entered_at >= %s::TIMESTAMP_NTZ"
+            " AND visits.entered_at < %s::TIMESTAMP_NTZ GROUP BY 1, 2"
+        )
+        return {_place(row): float(row["litres"] or 0) for row in rows}
+
+    def silent(self, since: str) -> list[Row]:
+        """Return the last event of each truck that sent none on the day but some since `since`."""
+        return self.warehouse.query(
+            f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"
+            " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ"
+            " AND occurred_at < %s::TIMESTAMP_NTZ GROUP BY 1 HAVING MAX(occurred_at) < %s::TIMESTAMP_NTZ"
+            " ORDER BY 2, 1",
+            [since, self.end, self.start],
+        )
+
+    def quality(self) -> list[list[object]]:
+        rows = self._asked(
+            "SELECT outcome, code, SUM(events) AS events, SUM(conflicts) AS conflicts"
+            f" FROM {self.database}.MARTS.INGEST_QUALITY"
+            " WHERE received_hour >= %s::TIMESTAMP_NTZ AND received_hour < %s::TIMESTAMP_NTZ"
+            " GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"
+        )
+        conflicts = sum(int(row["conflicts"] or 0) for row in rows)
+        found: list[list[object]] = [
+            [" ".join(filter(None, (row["outcome"], row["code"]))), int(row["events"])] for row in rows
         ]
-        for device, some in _grouped(visits, lambda row: row["device_id"])
-    ]
-    return Table(
-        "By truck",
-        ("truck", "visits", "collections", "time at places, min"),
-        rows,
-        "No truck visited a place.",
-    )
+        return [*found, ["ids sent again with different content", conflicts]] if conflicts else found
+
+    def _asked(self, sql: str) -> list[Row]:
+        """Return the result of a statement whose two parameters are the day's beginning and end."""
+        return self.warehouse.query(sql, [self.start, self.end])
 
 
-def _grouped(rows: Iterable[Row], key: Any) -> list[tuple[Any, list[Row]]]:
-    found: dict[Any, list[Row]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return sorted(found.items())
-
-
-def _dwell_minutes(row: Row) -> float | None:
-    if row["dwell_seconds"] is not None:
-        return float(row["dwell_seconds"]) / 60
-    if row["inferred_at"] is not None:
-        return float((utc(row["inferred_at"]) - utc(row["entered_at"])).total_seconds()) / 60
-    return None
+def _minutes(seconds: Any) -> float | None:
+    return None if seconds is None else round(float(seconds) / 60, 1)
 
 
 def _place(row: Row) -> str:
