@@ -45,9 +45,10 @@ def memory_mib(pid: int, name: str = "VmRSS") -> float:
 class QueueListener(threading.Thread):
     """Read the stream like a page, and record when each event arrived."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, http: urllib3.PoolManager | None = None) -> None:
         super().__init__(daemon=True)
         self._url = url
+        self._http = http or urllib3.PoolManager()
         self.heard: dict[str, float] = {}
         self.kinds: dict[str, int] = {}
         self.bytes = 0
@@ -55,9 +56,7 @@ class QueueListener(threading.Thread):
         self.ready = threading.Event()
 
     def run(self) -> None:
-        answer = urllib3.PoolManager().request(
-            "GET", f"{self._url}/api/stream", preload_content=False, timeout=60
-        )
+        answer = self._http.request("GET", f"{self._url}/api/stream", preload_content=False, timeout=60)
         kind = ""
         for line in lines(answer):
             self.bytes += len(line) + 1

@@ -680,7 +680,9 @@ class Feed:
             )
             if by_id or by_place:
                 return web.json_response(found)
-        return web.json_response({"detail": "No such event was found.", "status": 404}, status=404)
+        return web.json_response(
+            {"detail": "No event with this id or key was found.", "status": 404}, status=404
+        )
 
     async def _search(self, request: web.Request) -> web.Response:
         wanted = request.query.get("q", "").strip().casefold()

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.console.conftest import Open
 from tests.console.stand_in import Feed, State, empty, iso, morning, now, ring_of_trucks, truck, visit
-from tests.console.test_page import drawn, map_is_drawn, serious
+from tests.console.test_page import drawn, map_is_drawn, violations
 from tests.e2e.vocabulary import eventually
 
 FARM, PLANT = "farm#farm-1", "plant#plant-1"
@@ -63,7 +63,7 @@ def test_contradicted_visit_is_dimmed_last_and_not_counted(feed: Feed, open_page
     expect(rows.nth(2)).to_have_class(re.compile("contradicted"))
     page.goto(f"{feed.url}/map?fence=farm%23farm-1")
     expect(page.get_by_role("region", name="The chosen fence")).not_to_contain_text("truck-1")
-    assert serious(page) == []
+    assert violations(page) == []
 
 
 def test_visit_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) -> None:
@@ -83,7 +83,7 @@ def test_number_of_overdue_trucks_lists_only_them(feed: Feed, open_page: Open) -
     there.get_by_role("button", name="1 overdue").click()
     expect(there.get_by_role("listitem")).to_have_count(1)
     expect(there.get_by_role("listitem")).to_contain_text("truck-2")
-    assert serious(page) == []
+    assert violations(page) == []
 
 
 def test_silent_truck_shows_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
@@ -107,7 +107,7 @@ def test_search_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_page
     typed(page, "farm-38")
     found = page.get_by_role("listbox", name="Found")
     expect(found.get_by_role("option")).to_contain_text(["farm-38"])
-    assert serious(page) == []
+    assert violations(page) == []
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/map.fence=farm%23farm-38"))
     expect(page.get_by_role("region", name="The chosen fence")).to_contain_text("farm-38")
@@ -152,7 +152,7 @@ def test_enter_waits_for_the_matches_of_the_whole_text(feed: Feed, open_page: Op
 def test_place_shows_its_last_visit_with_a_link_to_that_day(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map?fence=farm%23farm-38")
     card = page.get_by_role("region", name="The chosen fence")
-    expect(card).to_contain_text("Nobody is inside")
+    expect(card).to_contain_text("No truck is there now")
     expect(card).to_contain_text("75 min ago")
     card.get_by_role("link", name=re.compile(r"\d\d:\d\d:\d\d")).click()
     expect(page).to_have_url(re.compile(r"visits\?fence=farm%23farm-38&date=\d{4}-\d\d-\d\d"))
@@ -261,7 +261,7 @@ def test_totals_are_read_again_when_the_marts_were_built(feed: Feed, open_page: 
     totals = {"events": 1, "visits": 1, "collections": 1, "kilometres": 1.0, "trucks": 1, "farms": 1}
     feed.state.days = [{"date": f"{now():%Y-%m-%d}", "litres": 900.0, "dwell_seconds": 1.0} | totals]
     page = open_page(f"{feed.url}/visits")
-    milk = page.get_by_role("region", name="Days").locator(".plot").filter(has_text="Milk")
+    milk = page.get_by_role("region", name="Daily totals").locator(".plot").filter(has_text="Milk")
     expect(milk).to_contain_text("900 l")
     feed.state.days[0]["litres"] = 1700.0
     stages = [
@@ -277,12 +277,12 @@ def test_totals_name_their_day_in_every_time_zone(feed: Feed, open_page: Open) -
     totals = {"events": 1, "visits": 1, "collections": 1, "litres": 900.0, "kilometres": 1.0}
     feed.state.days = [{"date": "2026-03-29", "dwell_seconds": 1.0, "trucks": 1, "farms": 1} | totals]
     page = open_page(f"{feed.url}/visits")
-    days = page.get_by_role("region", name="Days")
-    expect(days).to_contain_text("the numbers are of Sun 29 Mar")
+    days = page.get_by_role("region", name="Daily totals")
+    expect(days).to_contain_text("figures for Sun 29 Mar")
     expect(days.locator(".plot-span").first).to_contain_text("Sun 29 Mar")
     feed.state.days[0]["date"] = f"{now():%Y-%m-%d}"
     page.reload()
-    expect(days).to_contain_text("the numbers are of today")
+    expect(days).to_contain_text("figures for today")
     expect(days.locator(".plot").nth(1)).to_contain_text("900 l")
 
 

@@ -127,8 +127,8 @@ def test_where_was_a_truck_at_nine(dispatcher: Dispatcher, pipeline: Pipeline) -
 
 def test_how_many_litres_today(dispatcher: Dispatcher) -> None:
     dispatcher.opens("Visits")
-    days = dispatcher.card("Days")
-    expect(days).to_contain_text("the numbers are of")
+    days = dispatcher.card("Daily totals")
+    expect(days).to_contain_text("figures for")
     expect(days.locator(".plot").filter(has_text="Milk").locator("strong")).to_have_text(re.compile(r"\d l$"))
     dispatcher.answered("How many litres today?")
 

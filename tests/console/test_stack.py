@@ -1,6 +1,7 @@
 """Test the console in Chromium on a real stack."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -72,29 +74,43 @@ def test_visits_and_days_of_the_morning_are_plotted(console: str, open_page: Ope
 # --- live
 
 
+SHOWS = """name => new Promise(resolve => {
+  const look = () => {
+    const rows = document.querySelectorAll("section[aria-labelledby=there] li");
+    if ([...rows].some(row => row.textContent.includes(name))) resolve(); else requestAnimationFrame(look);
+  };
+  look();
+})"""
+
+
 def test_visit_opens_on_the_page_within_two_seconds(
     pipeline: Pipeline, console: str, open_page: Open
 ) -> None:
-    """Use the fastest of several trucks, because the machine may be busy during one."""
+    """Use the median of ten trucks, in the best of three rounds, because the machine may be busy during one.
+
+    The page looks at itself in every frame; Playwright's assertions look at intervals of up to a second.
+    """
     page = open_page(f"{console}/map")
     map_is_drawn(page)
-    there = page.get_by_role("region", name="At a place now")
-    seconds: list[float] = []
-    for _ in range(6):
-        device = f"truck-{uuid4().hex[:8]}"
-        farm = Fence("farm", f"farm-{device[-4:]}")
-        at = {"type": "Point", "coordinates": [5.93, 53.16]}
-        assert pipeline.post(crossing(device, "enter", datetime.now(UTC), farm, location=at)).status == 202
-        answered = time.monotonic()
-        row = there.get_by_role("listitem").filter(has_text=device)
-        expect(row).to_contain_text(farm.external_id, timeout=30_000)
-        seconds.append(time.monotonic() - answered)
-        assert pipeline.post(crossing(device, "exit", datetime.now(UTC), farm, location=at)).status == 202
-        expect(row).to_have_count(0, timeout=30_000)
-        if seconds[-1] <= 2:
-            break
-    print(f"from the answer to the page, s: {[round(s, 2) for s in seconds]}")
-    assert min(seconds) <= 2
+    at = {"type": "Point", "coordinates": [5.93, 53.16]}
+    medians: list[float] = []
+    while len(medians) < 3 and min(medians, default=9.0) > 2:
+        seconds: list[float] = []
+        for _ in range(10):
+            device = f"truck-{uuid4().hex[:8]}"
+            farm = Fence("farm", f"farm-{device[-4:]}")
+            entered = crossing(device, "enter", datetime.now(UTC), farm, location=at)
+            assert pipeline.post(entered).status == 202
+            answered = time.monotonic()
+            page.evaluate(SHOWS, device)
+            seconds.append(time.monotonic() - answered)
+            left = crossing(device, "exit", datetime.now(UTC), farm, location=at)
+            assert pipeline.post(left).status == 202
+        medians.append(median(seconds))
+        print(
+            f"from the answer to the page, s: {sorted(round(s, 2) for s in seconds)}, load {os.getloadavg()[0]:.1f}"
+        )
+    assert min(medians) <= 2
 
 
 def test_rejected_event_shows_its_reason_text_and_object(
@@ -240,7 +256,7 @@ def test_unreachable_snowflake_is_shown_and_the_rest_works(
         own.snowflake.cut()
         alert = page.get_by_role("alert").filter(has_text="Snowflake")
         expect(alert).to_be_visible(timeout=60_000)
-        expect(alert).to_contain_text("The rest goes on.")
+        expect(alert).to_contain_text("Everything else still works.")
         assert pipeline.post(event(device)).status == 202
         page.goto(f"{own.url}/events?device={device}")
         expect(page.locator(".event-row")).to_have_count(1)

@@ -8,7 +8,6 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime
-from itertools import batched
 
 from anyio import to_thread
 from botocore.exceptions import BotoCoreError, ClientError
@@ -33,6 +32,7 @@ from tools.console import (
 )
 from tools.console.archive_poller import ArchivePoller, QueueListener
 from tools.console.change_queue import ChangeQueue
+from tools.console.known_visits import Known
 from tools.console.polling import Clients, Keys, Pace, Poller, Session, Shared
 from tools.console.query_parameters import is_number, number, time_of
 from tools.console.reconcile_poller import ReconcilePoller
@@ -41,7 +41,7 @@ from tools.console.request_guard import RequestGuard
 from tools.console.responses import Problem, json
 from tools.console.state import ConsoleState
 from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoller, WarehousePoller
-from tools.console.store_queries import MAX_CSV_VISITS, MAX_VISITS, StoreQueries
+from tools.console.store_queries import MAX_VISITS, StoreQueries
 from tools.console.stream import Hub
 
 
@@ -176,7 +176,7 @@ class Console:
     async def reconcile(self, _: Request) -> Response:
         assert self._reconciling is not None
         if not self._reconciling.ask():
-            raise Problem(409, "It is running.")
+            raise Problem(409, "Reconcile is already running.")
         return json({"state": "running"}, 202)
 
     async def events(self, request: Request) -> Response:
@@ -219,7 +219,7 @@ class Console:
         event_id, key = asked.get("event_id", ""), asked.get("key", "")
         line = number(request, "line", 0, 1 << 31) or None
         if not event_id and not key:
-            raise Problem(400, "Give `event_id`, or `key` and `line`.")
+            raise Problem(400, "Specify `event_id`, or `key` and `line`.")
         held = self.state.events
         event = held.of_id(event_id) if not key else held.at(key, line) if line else None
         if event is None and not key:
@@ -228,9 +228,7 @@ class Console:
         if event is None and key:
             event = await self._asked("archive", lambda: self._queries.event_in(key, line, event_id or None))
         if event is None:
-            raise Problem(
-                404, "No such event was found in the console's memory, the warehouse or the archive."
-            )
+            raise Problem(404, "No event with this id or key was found.")
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def search(self, request: Request) -> Response:
@@ -260,35 +258,29 @@ class Console:
 
     async def visits(self, request: Request) -> Response:
         wanted = visit_list.wanted_of(request, datetime.now(UTC))
-        found = await self._visits(wanted, MAX_VISITS)
+        found = await visit_list.find(wanted, MAX_VISITS, self.state.visits, self._queries, self._asked)
         return json(visit_list.as_json(wanted, found, self.state.visits))
 
     async def visits_csv(self, request: Request) -> Response:
         """Return the same visits as a file, named for the fleet's day on which they begin.
 
-        Raises Problem if a store did not answer or there are too many, because the file would be incomplete.
+        If a store fails after the first part, the response ends without its last chunk, so that browsers report a
+        failed download.
         """
         wanted = visit_list.wanted_of(request, datetime.now(UTC))
-        found = await self._visits(wanted, MAX_CSV_VISITS)
-        if found.missing:
-            raise Problem(503, f"The list would be incomplete. {' '.join(found.missing)}", "snowflake")
-        if found.more:
-            raise Problem(
-                400, f"More than {MAX_CSV_VISITS} visits: choose a truck, a place or a shorter time."
-            )
+        parts = visit_list.in_parts(wanted, self.state.visits, self._queries, self._asked)
+        first = await anext(parts)
 
-        async def parts() -> AsyncIterator[str]:
-            # In parts, so that the file is never in memory as a whole and other requests are answered meanwhile.
-            yield lookups.visits_csv_header(self._zone)
-            for some in batched(found.visits, 500, strict=False):
-                yield lookups.visits_csv((self.state.visits.row(visit) for visit in some), self._zone)
-                await asyncio.sleep(0)  # sending alone does not wait while the client's buffer has room
+        async def text() -> AsyncIterator[str]:
+            yield lookups.visits_csv_header(self._zone) + self._csv(first)
+            async for some in parts:
+                yield self._csv(some)
 
         name = f"visits-{fleet_day.day_of(wanted.start, self._zone)}.csv"
-        return StreamingResponse(parts(), media_type="text/csv; charset=utf-8", headers=_as_file(name))
+        return StreamingResponse(text(), media_type="text/csv; charset=utf-8", headers=_as_file(name))
 
-    async def _visits(self, wanted: visit_list.Wanted, most: int) -> visit_list.Found:
-        return await visit_list.find(wanted, most, self.state.visits, self._queries, self._asked)
+    def _csv(self, visits: list[Known]) -> str:
+        return lookups.visits_csv((self.state.visits.row(visit) for visit in visits), self._zone)
 
     async def daily(self, request: Request) -> Response:
         n = number(request, "days", 14, 366)
@@ -345,7 +337,7 @@ class Console:
         return answer
 
     async def _only_post(self, _: Request) -> Response:
-        raise Problem(405, "POST it.")
+        raise Problem(405, "Use POST.")
 
     async def _unknown(self, _: Request) -> Response:
         raise Problem(404, "This path does not exist.")

@@ -4,9 +4,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from contract.objects import ObjectName, object_name
 from snowpipe.archive import Archive
@@ -149,13 +147,8 @@ class QueueListener(Poller):
                 case Stored(key, at):
                     self._reader.stored(key, at)
                 case Notice(kind, detail):
-                    self.shared.tell(self._tell, kind, detail)
+                    self.shared.tell(self.state.tell_visit, kind, detail)
         return 0
-
-    def _tell(self, kind: str, detail: dict[str, Any]) -> None:
-        # The bus may have events of other producers.
-        with suppress(LookupError, TypeError, ValueError):
-            self.state.visits.tell(kind, detail)
 
     def failed(self) -> None:
         self._reader.is_live = False

@@ -44,7 +44,7 @@ type Start = tuple[str, Fence, str, str]
 
 
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Return a row as in `milkrun visits` and on the bus (`consumer.visit_diff.row`)."""
+    """Parse a row as in `milkrun visits` and on the bus (`consumer.visit_diff.row`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
@@ -135,7 +135,7 @@ class KnownVisits:
         self._is_other |= self.presence.learn(event)
 
     def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:
-        """Return a device's enters at competing exclusive places, from the visits table."""
+        """Replace a device's enters at competing exclusive places with those of the visits table."""
         self._is_other |= self.presence.replace(device_id, enters)
 
     def doubtful(self) -> dict[str, str]:

@@ -220,7 +220,7 @@ class Pipeline:
 
     def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Told:
         if self._why_unknown(stage.source):
-            return "unknown", None, f"{SOURCE_NAMES[stage.source]} cannot be read: see “Read from”"
+            return "unknown", None, f"{SOURCE_NAMES[stage.source]} cannot be read: see “Sources”"
         usual = "ok" if count else "idle"
         if special := self._of_its_own(stage, meter, now, usual):
             return special
@@ -229,7 +229,7 @@ class Pipeline:
             return usual, meter.lag_s, None
         patience = self._marts_patience_s if stage.name == "marts" else stage.patience_s
         if patience is None:
-            return "waiting", now - waits, "waits for the next run of dbt"
+            return "waiting", now - waits, "waiting for the next dbt run"
         return "stuck" if now - waits > patience else "waiting", now - waits, None
 
     def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Told | None:
@@ -240,10 +240,10 @@ class Pipeline:
                 told = self._redrive(usual, meter, now)
             case "published":
                 left = sum(self._left_for_redrive.per_minute(now))
-                told = usual, meter.lag_s, f"{left} queued for redrive in this hour" if left else None
+                told = usual, meter.lag_s, f"{left} queued for redrive in the last hour" if left else None
             case "archived" if not self._unarchived:
                 again = sum(self._accepted_again.per_minute(now))
-                note = f"{again} in repeated requests, which add nothing" if again else None
+                note = f"{again} in repeated requests, which create no object" if again else None
                 told = usual, meter.lag_s, note
             case "set_aside":
                 told = usual, None, "see: milkrun quarantine" if usual == "ok" else None
@@ -256,7 +256,7 @@ class Pipeline:
                 if halted:
                     told = "stuck", meter.lag_s, f"{', '.join(halted)}: {self.pipes[halted[0]]['state']}"
             case "marts" if self.marts_built is False:
-                told = "idle", None, "dbt has not run here yet"
+                told = "idle", None, "dbt has not run yet"
         return told
 
     def _redrive(self, usual: str, meter: Meter, now: float) -> Told:
@@ -267,7 +267,7 @@ class Pipeline:
         if self._redrive_since is None:
             return usual, meter.lag_s, None
         waited = now - self._redrive_since
-        return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} wait in the queue"
+        return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} waiting in the queue"
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
         """Return since when the oldest event of the previous stage waits here; None if none does."""
@@ -305,7 +305,11 @@ class Pipeline:
             and not (stage["name"] == "marts" and self._marts_patience_s is None)
         ]
         if waiting:
-            return "busy", f"Busy: events wait at {', '.join(waiting)}, but not for long yet.", None
+            return (
+                "busy",
+                f"Busy: events are waiting at {', '.join(waiting)}, so far within the limits.",
+                None,
+            )
         if by_state["idle"] == len(stages):
             return "idle", "No events in the last hour.", None
         return "healthy", "All accepted events have arrived.", None

@@ -27,7 +27,7 @@ def time_of(request: Request, name: str, default: datetime | None = None) -> dat
     text = request.query_params.get(name)
     if not text:
         if default is None:
-            raise Problem(400, f"Say `{name}`.")
+            raise Problem(400, f"Specify `{name}`.")
         return default
     try:
         at = datetime.fromisoformat(text)

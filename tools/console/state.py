@@ -3,8 +3,10 @@
 Only the event loop's thread uses it, so no locks are needed.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +55,8 @@ class ConsoleState:
         self._crossed: dict[str, None] = {}
         self.seen_from: float | None = None
         self.seen_to: float | None = None
+        # Set when pages should be sent the changes at once.
+        self.urgent = asyncio.Event()
 
     def now(self) -> str:
         return parse_object.written(datetime.fromtimestamp(self._clock(), UTC))
@@ -81,6 +85,13 @@ class ConsoleState:
                 self.visits.entered(parse_object.event_of(crossing))
             if len(self._crossed) < 1000:
                 self._crossed[crossing.device_id] = None
+
+    def tell_visit(self, kind: str, detail: Mapping[str, Any]) -> None:
+        """Apply a notification of the visits' bus."""
+        # The bus may have events of other producers.
+        with suppress(LookupError, TypeError, ValueError):
+            self.visits.tell(kind, detail)
+            self.urgent.set()
 
     def skip(self, kind: str, lines: int, received_at: float) -> None:
         if received_at >= self._reset_at:

@@ -20,6 +20,8 @@ from tools.console.polling import Clients, Session
 
 MAX_VISITS = 5000
 MAX_CSV_VISITS = 50_000
+# A file is read from the mart in parts, because all of its visits at once would need 150 MiB.
+PART_VISITS = 2500
 # Two weeks of 2,000 trucks are 28,000 rows.
 MAX_DAILY = 50_000
 WHERE_REACH = timedelta(hours=48)
@@ -105,10 +107,53 @@ class StoreQueries:
         self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None, most: int
     ) -> tuple[list[known_visits.Known], int]:
         """Return the latest visits of the mart and the number of earlier ones left out; none if dbt has never run."""
-        columns = (
-            "device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"
-            " exited_event_id, exit_missed, dwell_seconds, last_seen_at, app_dwell_seconds, crossings"
+        where, parameters = self._of_visits(start, end, device_id, fence)
+        try:
+            with self._session() as warehouse:
+                rows = warehouse.query(
+                    f"SELECT {_COLUMNS} {where} ORDER BY entered_at DESC LIMIT {most}", parameters
+                )
+        except MissingObject:
+            return [], 0
+        left_out = self.count_visits(start, end, fence, device_id) - most if len(rows) == most else 0
+        return [_known(row) for row in reversed(rows)], left_out
+
+    def count_visits(
+        self, start: datetime, end: datetime, fence: Fence | None, device_id: str | None = None
+    ) -> int:
+        where, parameters = self._of_visits(start, end, device_id, fence)
+        try:
+            with self._session() as warehouse:
+                [counted] = warehouse.query(f"SELECT COUNT(*) AS n {where}", parameters)
+        except MissingObject:
+            return 0
+        return int(counted["n"])
+
+    def visits_after(
+        self, last: tuple[datetime, str], end: datetime, fence: Fence | None
+    ) -> tuple[list[known_visits.Known], tuple[datetime, str] | None]:
+        """Return up to PART_VISITS visits of the mart after the entry time and visit key `last`, the earliest first.
+
+        The second value is `last` for the next part; None if there is none.
+        """
+        start, visit_key = last
+        where, parameters = self._of_visits(start, end, None, fence)
+        sql = (
+            f"SELECT visit_key, {_COLUMNS} {where} AND (entered_at > %s::TIMESTAMP_NTZ OR visit_key > %s)"
+            f" ORDER BY entered_at, visit_key LIMIT {PART_VISITS}"
         )
+        try:
+            with self._session() as warehouse:
+                rows = warehouse.query(sql, [*parameters, _ntz(start), visit_key])
+        except MissingObject:
+            return [], None
+        is_last = len(rows) < PART_VISITS
+        following = None if is_last else (utc(rows[-1]["entered_at"]), str(rows[-1]["visit_key"]))
+        return [_known(row) for row in rows], following
+
+    def _of_visits(
+        self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None
+    ) -> tuple[str, list[object]]:
         sql = (
             f"FROM {self._outputs.database}.MARTS.GEOFENCE_VISITS"
             " WHERE entered_at BETWEEN %s::TIMESTAMP_NTZ AND %s::TIMESTAMP_NTZ"
@@ -119,24 +164,7 @@ class StoreQueries:
         if fence is not None:
             sql = f"{sql} AND geofence_tag = %s AND geofence_external_id = %s"
             parameters += fence
-        try:
-            with self._session() as warehouse:
-                rows = warehouse.query(
-                    f"SELECT {columns} {sql} ORDER BY entered_at DESC LIMIT {most}", parameters
-                )
-                left_out = 0
-                if len(rows) == most:
-                    [counted] = warehouse.query(f"SELECT COUNT(*) AS n {sql}", parameters)
-                    left_out = int(counted["n"]) - most
-        except MissingObject:
-            return [], 0
-        visits_found = []
-        while rows:  # taken out one by one, because a fleet's day is large
-            row = rows.pop()
-            times = {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
-            numbers = {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
-            visits_found.append(known_visits.known(row | times | numbers))
-        return visits_found, left_out
+        return sql, parameters
 
     def report(self, day: date, zone: ZoneInfo) -> daily_report.Report:
         with self._session() as warehouse:
@@ -176,9 +204,20 @@ class StoreQueries:
         }
 
 
+_COLUMNS = (
+    "device_id, geofence_tag, geofence_external_id, entered_at, exited_at, entered_event_id,"
+    " exited_event_id, exit_missed, dwell_seconds, last_seen_at, app_dwell_seconds, crossings"
+)
 _TIMES = ("entered_at", "exited_at", "last_seen_at")
 _NUMBERS = ("dwell_seconds", "app_dwell_seconds")
 _SUMS = ("events", "visits", "collections", "litres", "kilometres", "dwell_seconds")
+
+
+def _known(row: dict[str, Any]) -> known_visits.Known:
+    """Parse a row of the mart."""
+    times = {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
+    numbers = {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
+    return known_visits.known(row | times | numbers)
 
 
 def _whole_days(latest_first: list[dict[str, Any]]) -> list[dict[str, Any]]:

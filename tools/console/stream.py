@@ -1,8 +1,10 @@
 """Server-sent events: each message is encoded once for all open pages."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from uuid import uuid4
 
 import msgspec
@@ -10,6 +12,8 @@ import msgspec
 from tools.console.state import ConsoleState
 
 TICK_S = 0.5
+# Notifications of visits are sent without waiting for the tick, but not more often than this.
+HURRIED_S = 0.1
 PING_S = 15.0
 # A page that is this many messages behind gets a new snapshot instead.
 MAX_BEHIND = 60
@@ -37,10 +41,18 @@ class Hub:
         self._over = False
 
     async def run(self) -> None:
+        due = time.monotonic() + TICK_S
         while True:
-            await asyncio.sleep(TICK_S)
-            self._tick += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(due - time.monotonic()):
+                    await self._state.urgent.wait()
+            self._state.urgent.clear()
             self.flush()
+            if time.monotonic() < due:
+                await asyncio.sleep(HURRIED_S)
+                continue
+            due = time.monotonic() + TICK_S
+            self._tick += 1
             if self._tick % 2 == 0:
                 self._tell_of_pipeline()
 

@@ -1,7 +1,9 @@
 """List the visits of a span of time from the marts, the visits table and the bus."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -12,7 +14,7 @@ from tools.console import parse_object
 from tools.console.known_visits import Known, KnownVisits, Start, start_of
 from tools.console.query_parameters import fence_of, time_of
 from tools.console.responses import Problem
-from tools.console.store_queries import Ask, StoreQueries
+from tools.console.store_queries import MAX_CSV_VISITS, Ask, StoreQueries
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,58 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
             missing.append(problem.detail)
     held = bus.between(keys.timestamp(start), keys.timestamp(end), device_id, fence)
     for start_, visit in held.items():
-        known = found.get(start_)
-        if known is None or visit.version >= 0 or known.is_open:
-            visit.crossings = visit.crossings or (known.crossings if known else None)
-            found[start_] = visit
+        found[start_] = _latest(found[start_], visit) if start_ in found else visit
     visits = [
         visit
         for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
         if not wanted.prefix or _begins(visit, wanted.prefix)
     ]
     return Found(visits[-most:], used, missing, left_out + max(0, len(visits) - most))
+
+
+async def in_parts(
+    wanted: Wanted, bus: KnownVisits, queries: StoreQueries, ask: Ask
+) -> AsyncIterator[list[Known]]:
+    """Yield the visits in parts, the earliest first; at least one part, which may be empty.
+
+    Raises Problem if a store does not answer, because the list would be incomplete, or if the mart has more than
+    MAX_CSV_VISITS.
+    """
+    try:
+        if wanted.device_id is not None:
+            found = await find(wanted, MAX_CSV_VISITS, bus, queries, ask)
+            if found.missing:
+                raise Problem(503, " ".join(found.missing), "snowflake")
+            yield found.visits
+            return
+        start, end, fence = wanted.start, wanted.end, wanted.fence
+        if await ask("snowflake", lambda: queries.count_visits(start, end, fence)) > MAX_CSV_VISITS:
+            raise Problem(
+                400, f"More than {MAX_CSV_VISITS} visits: choose a truck, a place or a shorter time."
+            )
+        held = bus.between(keys.timestamp(start), keys.timestamp(end), None, fence)
+        last: tuple[datetime, str] | None = (start, "")
+        while last is not None:
+            marts, last = await ask("snowflake", partial(queries.visits_after, last, end, fence))
+            some = [_latest(visit, held.pop(start_of(visit), None)) for visit in marts]
+            # Visits that only the bus knows are in their place; the rest follows after the last part.
+            reached = some[-1].entered_at if some and last else None
+            for start_ in [start_ for start_ in held if reached is None or start_[2] <= reached]:
+                some.append(held.pop(start_))
+            some.sort(key=lambda visit: visit.entered_at)
+            yield [visit for visit in some if not wanted.prefix or _begins(visit, wanted.prefix)]
+    except Problem as problem:
+        if problem.status != 503:
+            raise
+        raise Problem(503, f"The list would be incomplete. {problem.detail}", problem.source) from None
+
+
+def _latest(visit: Known, held: Known | None) -> Known:
+    """Return the visit of the bus if it is newer than that of the mart."""
+    if held is None or (held.version < 0 and not visit.is_open):
+        return visit
+    held.crossings = held.crossings or visit.crossings
+    return held
 
 
 def as_json(wanted: Wanted, found: Found, bus: KnownVisits) -> dict[str, Any]:

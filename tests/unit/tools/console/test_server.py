@@ -21,7 +21,8 @@ from contract.events import Fence
 from contract.objects import lines_object
 from ops.outputs import Outputs
 from ops.polling import until
-from tools.console import lookups, parse_object, static_page, store_queries
+from snowpipe.refusal import Refusal
+from tools.console import lookups, parse_object, static_page, store_queries, stream
 from tools.console.command import made, server_of
 from tools.console.known_visits import KnownVisits
 from tools.console.state import ConsoleState
@@ -256,7 +257,7 @@ def test_every_unreachable_source_is_reported_with_its_reason(served):
     assert panel["verdict"] == "unknown"
     assert {stage["state"] for stage in panel["stages"]} == {"unknown"}
     archived = panel["stages"][2]
-    assert archived["note"] == "S3 cannot be read: see “Read from”", "no exception text in a table"
+    assert archived["note"] == "S3 cannot be read: see “Sources”", "no exception text in a table"
     assert archived["detail"].startswith("archive: down since ")
     assert {source["cause"] for source in served.get("/api/sources")["sources"]} <= {"unreachable", "other"}
     assert served.get("/api/trucks")["forgotten"] == 0
@@ -504,6 +505,28 @@ def test_slow_page_gets_a_snapshot_instead_of_a_backlog():
     assert b'"ok"' in news
 
 
+def test_visit_is_sent_without_waiting_for_the_next_tick(monkeypatch):
+    monkeypatch.setattr(stream, "TICK_S", 60.0)
+
+    async def received() -> list[bytes]:
+        state = ConsoleState({"stage": "local"})
+        hub = Hub(state)
+        page = hub.listen()
+        ticking = asyncio.create_task(hub.run())
+        told = [await anext(page), await anext(page)]
+        async with asyncio.timeout(10):
+            for n in range(2):
+                now = Visit(datetime.now(UTC), f"e-{n}")
+                visit = visit_diff.row(Pair("truck-1", Fence("farm", f"farm-{n}")), now)
+                state.tell_visit("arrived", {"id": f"{n}", "version": 1, "visit": visit, "previous": None})
+                while f'"e-{n}"'.encode() not in told[-1]:
+                    told.append(await anext(page))
+        ticking.cancel()
+        return told
+
+    assert sum(b"event: visits" in message for message in asyncio.run(received())) == 2
+
+
 def test_reset_sends_every_page_a_new_snapshot(served):
     served.receive(event(1))
     stream = served.stream()
@@ -581,15 +604,23 @@ class MartOfVisits:
 
     def __init__(self, visits: int) -> None:
         self.visits = visits
+        self.fails_after: int | None = None
 
-    def query(self, sql: str, _: Any = None) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
         if "GEOFENCE_VISITS" not in sql:
             return []
         if "COUNT(*)" in sql:
             return [{"n": self.visits}]
         midnight = datetime(2026, 11, 27, 23, tzinfo=UTC)
+        numbers = range(self.visits)
+        if "visit_key" in sql:  # the earliest after a visit key
+            last = parameters[-1]
+            numbers = range(self.visits if not last else int(last))[::-1]
+            if self.fails_after is not None and self.visits - len(numbers) >= self.fails_after:
+                raise Refusal("the warehouse is suspended")
         return [
             {
+                "visit_key": str(n),
                 "device_id": "truck-1",
                 "geofence_tag": "farm",
                 "geofence_external_id": f"farm-{n}",
@@ -603,7 +634,7 @@ class MartOfVisits:
                 "app_dwell_seconds": None,
                 "crossings": 1,
             }
-            for n in range(min(self.visits, int(sql.rpartition("LIMIT ")[2])))
+            for n in numbers[: int(sql.rpartition("LIMIT ")[2])]
         ]
 
 
@@ -632,6 +663,9 @@ def test_day_with_many_visits_is_exported_whole_and_named_for_the_fleets_day(mar
         assert "2026-11-27T21:36:34.000Z" in first, "the earliest comes first"
         assert len(others) == store_queries.MAX_VISITS + 6
         assert answer.headers["content-disposition"] == 'attachment; filename="visits-2026-11-27.csv"'
+        mart_of_visits.fails_after = store_queries.PART_VISITS
+        with pytest.raises(urllib3.exceptions.ProtocolError):  # not a shorter file
+            amsterdam.ask(f"/api/visits.csv?{day}")
         mart_of_visits.visits = store_queries.MAX_CSV_VISITS + 1
         answer = amsterdam.ask(f"/api/visits.csv?{day}")
         assert (answer.status, "choose a truck" in json.loads(answer.data)["detail"]) == (400, True)

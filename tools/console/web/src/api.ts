@@ -1,4 +1,4 @@
-/** Asking the console's server. What it says when it refuses (problem+json) becomes a Problem. */
+/** Requests to the console's server. An error (problem+json) is thrown as a Problem. */
 
 export class Problem extends Error {
   constructor(

@@ -66,7 +66,7 @@ export const dayName = (ms: number): string => formats().weekday.format(ms);
 export const dateOf = (ms: number): string => formats().date.format(ms);
 export const utc = (ms: number): string => `${new Date(ms).toISOString().replace("T", " ").replace("Z", "")} UTC`;
 
-/** How far the fleet's clocks are ahead of UTC at that moment. */
+/** Return the fleet's offset from UTC at that moment, in milliseconds. */
 function aheadOfUtc(ms: number): number {
   const wall = `${dateOf(ms)}T${formats().clockMs.format(ms)}Z`;
   return Date.parse(wall) - ms;
@@ -91,7 +91,7 @@ export function endOfDay(date: string): number {
   return startOfDay(next);
 }
 
-/** Whether the text is a date of the calendar since 2000, such as 2026-02-28 but not 2026-02-31. */
+/** Return whether the text is a date of the calendar since 2000, such as 2026-02-28 but not 2026-02-31. */
 export function isDate(text: string): boolean {
   if (!/^2\d{3}-\d\d-\d\d$/.test(text)) return false;
   const ms = Date.parse(`${text}T12:00Z`);
@@ -110,7 +110,7 @@ interface TimeProps {
   precise?: boolean;
 }
 
-/** What an event calls its time may be no time at all: then it is shown as it was sent. */
+/** An invalid time of an event is shown as sent. */
 export function Time({ at, precise = false }: TimeProps) {
   if (!at) return <span class="quiet">–</span>;
   const ms = Date.parse(at);
@@ -133,7 +133,7 @@ export function span(seconds: number): string {
   return h < 48 ? `${h} h ${String(m % 60).padStart(2, "0")} min` : `${Math.round(h / 24)} days`;
 }
 
-/** Whole seconds: an age that shows tenths would jump about. */
+/** An age in whole seconds, because changing tenths are hard to read. */
 export function ageText(ms: number): string {
   const s = Math.max(0, Math.floor(ms / 1000));
   return s < 100 ? `${s} s` : span(s);

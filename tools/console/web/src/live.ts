@@ -1,8 +1,8 @@
 /**
- * What the server tells over its event stream, as signals.
+ * The state of the server's event stream, as signals.
  *
- * Every connection begins with a snapshot made in one instant with the subscription: it replaces all state, so that a
- * browser that was away misses nothing and counts nothing twice.
+ * Every connection begins with a snapshot that replaces all state, so that a browser that was disconnected misses
+ * nothing and counts nothing twice.
  */
 
 import { batch, computed, signal } from "@preact/signals";
@@ -13,7 +13,7 @@ import type { Counted, Event, Fence, Pipeline, Snapshot, Source, Stage, Truck, V
 /** How many events of each kind are kept for the list; the server holds more. */
 const KEPT = 500;
 
-/** A stream that was closed for good (the server answered an error) is opened again after so long. */
+/** The browser does not reopen a stream after an HTTP error, so it is reopened after this time. */
 const AGAIN_MS = 2000;
 
 export type Connection = "connecting" | "live" | "lost";
@@ -29,26 +29,26 @@ export const pipeline = signal<Pipeline | null>(null);
 export const good = signal<Event[]>([]);
 export const bad = signal<Event[]>([]);
 export const counted = signal<Counted>({ good: 0, bad: 0 });
-/** Grows with every snapshot: what was fetched beside the stream may be stale then. */
+/** Counts snapshots: data fetched separately may be stale after one. */
 export const snapshots = signal(0);
-/** Grows soon after a message about visits, once for all that came meanwhile: asking costs a look at the warehouse. */
+/** Counts bursts of messages about visits: one request for all of them, because it reads the warehouse. */
 export const visitChanges = signal(0);
 const SETTLE_MS = 2500;
 let settling = 0;
 
-/** Grows when more came at once than a message holds: a list that was asked for may lack some of it. */
+/** Counts messages that left out events: a list may lack some. */
 export const gaps = signal(0);
 
 export const down = computed(() => sources.value.filter((source) => source.state === "down"));
 
-/** The sources that are one AWS: while none of them can be reached, nothing else needs to be said. */
+/** If all of these cannot be reached, AWS as a whole is unavailable, and one message is enough. */
 const OF_AWS = ["archive", "logs", "visits", "queues"];
 export const isAwsGone = computed(() => {
   const gone = new Set(down.value.filter((source) => source.cause === "unreachable").map((source) => source.name));
   return OF_AWS.every((name) => gone.has(name));
 });
 
-/** Which are down, as one word: what was asked for meanwhile is asked for again when it changes. */
+/** The unavailable sources as one text; requests are repeated when it changes. */
 export const downNames = computed(() => down.value.map((source) => source.name).join());
 
 export const fenceName = (id: string): string => fences.value.get(id)?.name ?? id;

@@ -1,4 +1,4 @@
-/** One box for everything: trucks, places, events, objects. Slash opens it, arrow keys and Enter choose. */
+/** The search box for trucks, places, events and objects. Slash opens it; arrow keys and Enter choose a match. */
 
 import { useSignal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
@@ -31,10 +31,10 @@ export function Search() {
   const state = useSignal<"" | "tracing" | string>("");
   const box = useRef<HTMLInputElement>(null);
   const asking = useRef<AbortController | null>(null);
-  /** Enter was pressed before the answer to the typed text arrived: it takes effect on arrival. */
+  /** Whether Enter was pressed before the answer to the typed text arrived; it takes effect on arrival. */
   const entered = useRef(false);
 
-  // Before the first paint, so that a slash typed at once is not lost.
+  // Before the first paint, so that a slash typed immediately is not lost.
   useLayoutEffect(() => {
     const focus = (event: KeyboardEvent): void => {
       const typing = (event.target as Element).closest("input, select, textarea");
@@ -81,7 +81,7 @@ export function Search() {
     open(...hit.to);
     document.getElementById("main")?.focus();
   };
-  /** Memory does not hold it: the warehouse and the archive may. */
+  /** Search the warehouse and the archive, which have more than the console's memory. */
   const trace = (): void => {
     const what = text.value.trim();
     const abort = (asking.current = new AbortController());
@@ -91,7 +91,7 @@ export function Search() {
       () => go({ what: "", name: what, to: ["events", isKey ? { key: what, line: "1" } : { event: what }] }),
       (problem: Error) =>
         !abort.signal.aborted &&
-        (state.value = `${problem.message} Searched: memory (${answer.value?.found.searched ?? ""}), the warehouse, and the archive of the last 48 hours.`),
+        (state.value = `${problem.message} Searched: ${answer.value?.found.searched ?? "memory"}, the warehouse, and the archive of the last 48 hours.`),
     );
   };
   /** Go to the marked match, otherwise search the stores. Matches of an earlier text do not count. */
@@ -159,7 +159,7 @@ export function Search() {
           </ul>
           {hits.length === 0 && state.value === "" && (
             <p class="quiet">
-              Nothing in memory. Searched: {found?.searched}.{" "}
+              No match. Searched: {found?.searched}.{" "}
               {found?.trace && (
                 <button type="button" onClick={trace}>
                   Search the warehouse and the archive (Enter)

@@ -1,4 +1,4 @@
-/** What frames every view: name, stage, verdict, connection, the way to the views, the light. */
+/** The frame of every view: navigation, stage, verdict, connection, theme and banners. */
 
 import { Age, clockTime, now, utc, zone } from "./clock";
 import { connection, down, isAwsGone, lostAt, pipeline, stage } from "./live";
@@ -56,8 +56,8 @@ function Banners() {
     <>
       {lost !== null && (
         <p class="banner banner-bad" role="alert">
-          <strong>No connection to the console’s server</strong> since {clockTime(lost)}. What you see is from then; it
-          catches up by itself.
+          <strong>No connection to the console’s server</strong> since {clockTime(lost)}. The page shows the data of
+          that time and reconnects by itself.
         </p>
       )}
       {lost === null && <Sources />}
@@ -65,7 +65,7 @@ function Banners() {
   );
 }
 
-/** One banner, whatever is behind it: what that means, and what to do. */
+/** One banner for all unavailable sources: what it means, and what to do. */
 function Sources() {
   const gone = down.value;
   if (gone.length === 0) return null;
@@ -80,21 +80,21 @@ function Sources() {
     return (
       <p class="banner banner-bad" role="alert">
         <strong>{stage.value?.local ? "The local AWS is not running" : "AWS cannot be reached"}</strong>
-        {age}: {stage.value?.local ? <>run <code>make up</code>.</> : "check the network of this machine."} What you see is
-        from before.
+        {age}: {stage.value?.local ? <>run <code>make up</code>.</> : "check the network of this machine."} The
+        page shows older data.
       </p>
     );
   if (gone.some((source) => source.cause === "credentials"))
     return (
       <p class="banner" role="alert">
         <strong>The AWS credentials of this console are not valid</strong>
-        {age}: sign in again; it goes on by itself. What you see is from before.
+        {age}: sign in again; the console then continues by itself. The page shows older data.
       </p>
     );
   return (
     <p class="banner" role="alert">
       <strong>{gone.map((source) => source.what.split(":")[0]).filter((name, i, all) => all.indexOf(name) === i).join(", ")}</strong>{" "}
-      cannot be read{age}. The rest goes on. <a href={link("pipeline")}>What is wrong</a>
+      cannot be read{age}. Everything else still works. <a href={link("pipeline")}>Details</a>
     </p>
   );
 }
@@ -120,7 +120,7 @@ export function Shell() {
   return (
     <>
       <a class="skip" href="#main">
-        Skip to the view
+        Skip to content
       </a>
       <header class="top">
         <a class="wordmark" href={link("map")}>

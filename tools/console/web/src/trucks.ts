@@ -1,4 +1,4 @@
-/** What state a truck is in, in one word: its colour and shape on the map, its place in the lists. */
+/** The state of a truck, which decides its colour and shape on the map and its place in the lists. */
 
 import type { Visit } from "./contract";
 import type { Shown } from "./map/replay";
@@ -6,7 +6,7 @@ import type { Shown } from "./map/replay";
 export type TruckState = "moving" | "at place" | "stopped" | "late" | "silent";
 export const STATES: readonly TruckState[] = ["moving", "at place", "stopped", "late", "silent"];
 
-/** Who has said nothing for so long is shown as silent: phones of trucks under way tell every few minutes. */
+/** A truck without events for this long is silent, because phones under way send some every few minutes. */
 export const SILENT_MS = 15 * 60_000;
 const STANDING_KMH = 2;
 /** Overdue: longer there than twice the usual dwell at that place. */

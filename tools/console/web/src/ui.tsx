@@ -1,4 +1,4 @@
-/** Small parts that several views are made of. */
+/** Components that several views use. */
 
 import { Component, type ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -42,7 +42,7 @@ export function Failed({ problem, what, again }: { problem: Error; what: string;
   );
 }
 
-/** A bug in one view must not take the others with it. */
+/** Shows an error in place of a view that fails, so that the other views still work. */
 export class Fenced extends Component<{ children: ComponentChildren }, { problem: Error | null }> {
   override state = { problem: null as Error | null };
 
@@ -54,7 +54,7 @@ export class Fenced extends Component<{ children: ComponentChildren }, { problem
   override render() {
     const { problem } = this.state;
     if (!problem) return this.props.children;
-    return <Failed problem={problem} what="This view broke" again={() => this.setState({ problem: null })} />;
+    return <Failed problem={problem} what="This view failed" again={() => this.setState({ problem: null })} />;
   }
 }
 
@@ -121,7 +121,7 @@ export function Mark({ state }: { state: StageState }) {
   );
 }
 
-/** Sixty minutes as bars; the last one, under way, is paler. */
+/** Sixty minutes as bars; the current minute is paler. */
 export function Sparkline({ values, label }: { values: number[]; label: string }) {
   const highest = Math.max(1, ...values);
   const bars = values
@@ -139,7 +139,7 @@ export function Sparkline({ values, label }: { values: number[]; label: string }
   );
 }
 
-/** The result of asking, asked again when one of `when` changes. Old data stays while new data is on its way. */
+/** Return the answer to a request, repeated when one of `when` changes. The old data stays until the new arrives. */
 export function useAsked<T>(
   asking: ((signal: AbortSignal) => Promise<T>) | null,
   when: readonly unknown[],

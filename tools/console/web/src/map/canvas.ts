@@ -1,7 +1,7 @@
 /**
- * The map itself, loaded after the page has painted: MapLibre over a base layer of our own, nothing from the net.
+ * The map: MapLibre with its own base map, so that nothing is loaded from the internet. Loaded after the first paint.
  *
- * It is drawn at most twice a second, and nothing fades or glides: a browser without a graphics card keeps up.
+ * Drawn at most twice a second and without animations, so that browsers without a graphics card keep up.
  */
 
 import "maplibre-gl/dist/maplibre-gl.css";
@@ -29,10 +29,12 @@ import baseUrl from "./base.json?url";
 import type { Passed, Shown } from "./replay";
 
 const DRAW_EVERY_MS = 500;
-/** Trucks closer together than this on the screen are one disc with their number, up to this zoom. */
+/** Free space around what is shown. */
+const MARGIN_PX = 48;
+/** Up to this zoom, trucks closer together than this are shown as one disc with their number. */
 const CLUSTER_PX = 34;
 const CLUSTER_TO_ZOOM = 10;
-/** A trail of hours would be covered by its times. */
+/** At most this many times are shown along a trail. */
 const TRAIL_TIMES = 8;
 
 type Atlas = Topology<{ countries: GeometryCollection }>;
@@ -81,15 +83,20 @@ const DARK: Palette = {
 };
 
 const FONT = ["system-ui", "sans-serif"];
+/** Between a truck and its name, in ems. */
+const NAME_OFFSET = 1.1;
 
 type Features = GeoJSON.FeatureCollection;
 const NOTHING: Features = { type: "FeatureCollection", features: [] };
 
-/** A phone's id may be of 128 characters: its beginning is enough on a map, the list beside it has it whole. */
+/** Ids of phones have up to 128 characters; the map shows their beginning, the list all of them. */
+const NAME_LENGTH = 24;
+const NAME_PX = 11;
+const shortened = (name: string): string => (name.length > NAME_LENGTH ? `${name.slice(0, NAME_LENGTH - 1)}…` : name);
 const label = (name: string): ExpressionSpecification => [
   "case",
-  [">", ["length", ["get", name]], 24],
-  ["concat", ["slice", ["get", name], 0, 23], "…"],
+  [">", ["length", ["get", name]], NAME_LENGTH],
+  ["concat", ["slice", ["get", name], 0, NAME_LENGTH - 1], "…"],
   ["get", name],
 ];
 
@@ -99,7 +106,7 @@ const point = (at: Position, properties: Record<string, unknown>): GeoJSON.Featu
   geometry: { type: "Point", coordinates: at },
 });
 
-/** The chosen one has a layer of its own: on top of the others, its name shown whatever it covers. */
+/** The chosen truck has its own layer on top of the others, and its name is always shown. */
 function truckLayer(id: string, chosen: boolean, colours: Palette): SymbolLayerSpecification {
   return {
     id,
@@ -115,9 +122,9 @@ function truckLayer(id: string, chosen: boolean, colours: Palette): SymbolLayerS
       "symbol-sort-key": ["get", "rank"],
       "text-field": label("id"),
       "text-font": FONT,
-      "text-size": chosen ? 12 : 11,
+      "text-size": chosen ? NAME_PX + 1 : NAME_PX,
       "text-anchor": "left",
-      "text-offset": [1.1, 0],
+      "text-offset": [NAME_OFFSET, 0],
       "text-optional": true,
       "text-allow-overlap": chosen,
       "text-max-width": 30,
@@ -270,7 +277,7 @@ function circle([lon, lat]: Position, radius_m: number): Position[] {
   });
 }
 
-/** A shape for each state, so that colour is never the only difference; with a rim, so that they stand out. */
+/** A shape per state, so that colour is not the only difference. */
 const SHAPES: Record<TruckState, (pen: CanvasRenderingContext2D) => void> = {
   moving(pen) {
     pen.moveTo(0, -10);
@@ -312,7 +319,12 @@ function icon(state: TruckState, fill: string, rim: string, size: number): Image
   return pen.getImageData(0, 0, size * 2, size * 2);
 }
 
-/** The positions of nearly all: one phone that says it is at 0°, 0° must not zoom the map out to the world. */
+/** Return the space that a truck's name needs to the right of the truck, in pixels. */
+function nameSpace(pen: CanvasRenderingContext2D, name: string): number {
+  return NAME_OFFSET * NAME_PX + pen.measureText(shortened(name)).width;
+}
+
+/** Return bounds without outliers, because a single phone at 0°, 0° must not zoom the map out to the whole world. */
 function boundsOf(positions: Position[]): LngLatBounds | null {
   if (positions.length === 0) return null;
   const middleOf = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1] as number;
@@ -429,7 +441,7 @@ export class Chart {
     return chart;
   }
 
-  /** The chosen truck lies in a source of its own: it is in no cluster and covered by no other. */
+  /** The chosen truck has its own source, so that it is never in a cluster or covered by another truck. */
   trucks(trucks: readonly (Shown & { state: TruckState })[], chosen: string): void {
     const featureOf = (truck: Shown & { state: TruckState }): GeoJSON.Feature =>
       point(truck.position, {
@@ -476,7 +488,7 @@ export class Chart {
     this.element.dataset["fences"] = String(placed.length);
   }
 
-  /** The way as a line, with the time at some of its points. */
+  /** Draw the trail as a line with times at some of its points. */
   trail(passed: Passed[], time: (at: number) => string): void {
     const line: GeoJSON.Feature = {
       type: "Feature",
@@ -492,12 +504,25 @@ export class Chart {
     this.element.dataset["times"] = times.map((each) => String(each.properties?.["time"])).join(" ");
   }
 
-  /** Once by itself, when there is something to see; later when asked. */
-  fit(positions: Position[], again = false): void {
-    const bounds = boundsOf(positions);
-    if (!bounds || (this.fitted && !again)) return;
+  /**
+   * Show all trucks and fences, with room for the names of the trucks: once by default, and whenever `again` is set.
+   */
+  fit(trucks: readonly Pick<Shown, "device_id" | "position">[], fences: readonly Position[], again = false): void {
+    if (this.fitted && !again) return;
+    const bounds = boundsOf([...trucks.map((truck) => truck.position), ...fences]);
+    if (!bounds) return;
     this.fitted = true;
-    this.map.fitBounds(bounds, { padding: 48, maxZoom: 13, animate: false });
+    const pen = document.createElement("canvas").getContext("2d") as CanvasRenderingContext2D;
+    pen.font = `${NAME_PX}px ${FONT.join()}`;
+    const width = this.element.clientWidth;
+    const longest = trucks.reduce((most, truck) => Math.max(most, nameSpace(pen, truck.device_id)), 0);
+    const right = Math.max(MARGIN_PX, Math.min(longest + 8, width / 2));
+    const padding = { top: MARGIN_PX, bottom: MARGIN_PX, left: Math.min(MARGIN_PX, width / 8), right };
+    this.map.fitBounds(bounds, { padding, maxZoom: 13, animate: false });
+    const ends = trucks
+      .map((truck) => ({ x: this.map.project(truck.position).x, space: nameSpace(pen, truck.device_id) }))
+      .filter(({ x }) => x >= 0 && x <= width);
+    this.element.dataset["namesCut"] = String(ends.filter(({ x, space }) => x + space > width).length);
   }
 
   show(position: Position): void {
@@ -533,7 +558,7 @@ export class Chart {
   }
 
   private draw(source: string, features: GeoJSON.Feature[]): void {
-    // What is as it was costs nothing: each source that is set is cut into tiles and drawn anew.
+    // Unchanged data is not set again, because MapLibre cuts it into tiles and draws it.
     const text = JSON.stringify(features);
     if (this.drawn.get(source) === text) return;
     this.drawn.set(source, text);

@@ -1,4 +1,4 @@
-/** The latest events, good and bad; of each what was sent, why it was refused, where it is kept, and its journey. */
+/** The latest accepted and rejected events, each with its reasons, text as sent, S3 key and journey. */
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
@@ -23,13 +23,13 @@ interface Filter {
 
 const KINDS: readonly (readonly [Kind, string])[] = [
   ["all", "All"],
-  ["good", "Good"],
-  ["bad", "Bad"],
+  ["good", "Accepted"],
+  ["bad", "Rejected"],
 ];
 const PAGE = 100;
-/** So many rows the list shows at once; older ones are a click away. */
+/** Rows shown at once; older ones on request. */
 const SHOWN = 400;
-/** What came too thick for the stream is asked for at most so often. */
+/** Events left out of the stream are requested at most this often. */
 const GAP_MS = 3000;
 
 const filterNow = (): Filter => {
@@ -43,7 +43,7 @@ const filterNow = (): Filter => {
   };
 };
 
-/** The chosen event as the address names it, so that a link lasts: by its id, else by object and line. */
+/** The chosen event as named in the address: by its id, otherwise by object and line. */
 interface Chosen {
   event: string;
   key: string;
@@ -53,7 +53,7 @@ interface Chosen {
 const chosenNow = (): Chosen | null =>
   param("event") || param("key") ? { event: param("event"), key: param("key"), line: param("line") || "1" } : null;
 
-/** Ids may repeat with other content, and rejects may have none: those are named by where they are kept. */
+/** Rejected events are named by object and line, because their ids may be missing or repeated. */
 const nameOf = (event: Event): Record<keyof Chosen, string | null> =>
   event.kind === "good" && event.event_id
     ? { event: event.event_id, key: null, line: null }
@@ -75,7 +75,7 @@ function matches(event: Event, filter: Filter): boolean {
   );
 }
 
-/** What the server answered and what came since, each once, newest first. */
+/** Merge the server's answer and the events received since, each once, newest first. */
 function merged(filter: Filter, ...lists: Event[][]): Event[] {
   const all = new Map<number, Event>();
   for (const event of lists.flat()) if (matches(event, filter)) all.set(event.seq, event);
@@ -125,7 +125,7 @@ export function EventsView() {
       <div class="bar">
         <h1>Events</h1>
         <p class="counted">
-          <span class="n">{number(totals.good)}</span> good, <span class="n">{number(totals.bad)}</span> bad
+          <span class="n">{number(totals.good)}</span> accepted, <span class="n">{number(totals.bad)}</span> rejected
           <span class="quiet"> since the console started</span>
         </p>
         <span class="spacer" />
@@ -135,18 +135,18 @@ export function EventsView() {
           onClick={() => (held.value = held.value ? null : live)}
           class="hold"
         >
-          {held.value ? `Go on (${waiting} new)` : "Hold still"}
+          {held.value ? `Resume (${number(waiting)} new)` : "Pause"}
         </button>
       </div>
       <Filters filter={filter} types={page.data?.types ?? []} codes={page.data?.codes ?? []} />
       <div class="split">
         <section class="card list" aria-label="Latest events">
-          {page.problem && <Failed problem={page.problem} what="The list could not be read" again={page.again} />}
+          {page.problem && <Failed problem={page.problem} what="The events could not be read" again={page.again} />}
           {rows.length === 0 && !page.problem ? (
             page.busy ? (
               <Loading what="Reading …" />
             ) : (
-              <Empty title={filtered || filter.kind !== "all" ? "No event matches." : "No event has come yet."}>
+              <Empty title={filtered || filter.kind !== "all" ? "No event matches." : "No events yet."}>
                 {filtered ? (
                   <button type="button" onClick={() => choose({ type: null, device: null, code: null, q: null })}>
                     Clear the filter
@@ -161,7 +161,7 @@ export function EventsView() {
           ) : (
             <EventTable rows={rows.slice(0, Math.max(SHOWN, PAGE + older.value.length))} chosen={chosen} />
           )}
-          {olderProblem.value && <Failed problem={olderProblem.value} what="Older ones could not be read" again={more} />}
+          {olderProblem.value && <Failed problem={olderProblem.value} what="Older events could not be read" again={more} />}
           {next.value && rows.length > 0 && (
             <button type="button" class="older" onClick={more}>
               Older events
@@ -174,7 +174,7 @@ export function EventsView() {
   );
 }
 
-/** The same value, a new one only every few seconds. */
+/** Return the value, updated only every few seconds. */
 function useSlowly(value: number): number {
   const [slow, setSlow] = useState(value);
   const timer = useRef(0);
@@ -217,7 +217,7 @@ function Filters({ filter, types, codes }: { filter: Filter; types: string[]; co
           ))}
         </select>
       </label>
-      <Typed label="Device" name="device" value={filter.device} placeholder="its whole id" />
+      <Typed label="Device" name="device" value={filter.device} placeholder="full device id" />
       <Typed label="Search" name="q" value={filter.q} placeholder="part of id, device or type" />
     </search>
   );
@@ -258,7 +258,7 @@ function EventTable({ rows, chosen }: { rows: Event[]; chosen: Chosen | null }) 
           <th scope="col" class="wide">
             Device
           </th>
-          <th scope="col">Id, or why not</th>
+          <th scope="col">Id or reason</th>
         </tr>
       </thead>
       <tbody>
@@ -288,7 +288,7 @@ function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
         <button
           type="button"
           class="row-link clip"
-          aria-label={`${isBad ? "Bad" : "Good"} event: ${event.type ?? "no type"}, ${event.event_id ?? "no id"}`}
+          aria-label={`${isBad ? "Rejected" : "Accepted"} event: ${event.type ?? "no type"}, ${event.event_id ?? "no id"}`}
           aria-expanded={chosen}
           onClick={(click) => {
             click.stopPropagation();
@@ -323,7 +323,7 @@ function Detail({ chosen }: { chosen: Chosen }) {
   const query = chosen.event ? { event_id: chosen.event } : { key: chosen.key, line: chosen.line };
   const asked = useAsked((signal) => ask<EventDetail>("/api/event", query, { signal }), [snapshots.value]);
   const heading = useRef<HTMLHeadingElement>(null);
-  // Before it is painted: an Escape that comes at once must find the focus inside.
+  // Before the first paint, so that an immediate Escape closes it.
   useLayoutEffect(() => heading.current?.focus(), [asked.data]);
   const close = (): void => choose({ event: null, key: null, line: null });
   const event = asked.data;
@@ -344,7 +344,7 @@ function Detail({ chosen }: { chosen: Chosen }) {
         </button>
       </div>
       {asked.problem && <Failed problem={asked.problem} what="This event could not be read" again={asked.again} />}
-      {asked.busy && !event && <Loading what="Reading it from where it is kept …" />}
+      {asked.busy && !event && <Loading what="Reading the event …" />}
       {event && <EventFacts event={event} />}
     </aside>
   );
@@ -390,7 +390,7 @@ function EventFacts({ event }: { event: EventDetail }) {
           </div>
         )}
         <div>
-          <dt>Phone’s clock</dt>
+          <dt>Time on the phone</dt>
           <dd class="wrap">
             <Time at={event.at} precise />
           </dd>
@@ -408,7 +408,7 @@ function EventFacts({ event }: { event: EventDetail }) {
           </div>
         )}
         <div class="stacked">
-          <dt>Kept in</dt>
+          <dt>Stored in</dt>
           <dd>
             <code class="wrap">{event.s3_uri}</code>, line {event.line}
           </dd>
@@ -429,19 +429,19 @@ function EventFacts({ event }: { event: EventDetail }) {
 type Form = "sent" | "lines";
 const FORMS: readonly (readonly [Form, string])[] = [
   ["sent", "As sent"],
-  ["lines", "In lines"],
+  ["lines", "Formatted"],
 ];
 
-/** The text as it was sent, byte for byte; broken into lines only on request. */
+/** The text as sent, byte for byte; formatted only on request. */
 function AsSent({ raw, cut }: { raw: string; cut: boolean }) {
   const [form, setForm] = useState<Form>("sent");
   return (
     <>
       <div class="raw-head">
-        <h3>Text{cut && ", cut"}</h3>
+        <h3>Text{cut && " (beginning)"}</h3>
         <Segments label="Form of the text" options={FORMS} value={form} onChange={setForm} />
       </div>
-      <pre class="raw" tabIndex={0} aria-label={form === "sent" ? "The event as sent" : "The event in lines"}>
+      <pre class="raw" tabIndex={0} aria-label={form === "sent" ? "The event as sent" : "The event, formatted"}>
         {form === "sent" ? raw : pretty(raw)}
       </pre>
     </>
@@ -461,8 +461,8 @@ function JourneyPart({ event }: { event: EventDetail }) {
   return (
     <section aria-label="Journey">
       <h3>Journey</h3>
-      {asked.busy && <Loading what="Asking every store …" />}
-      {asked.problem && <Failed problem={asked.problem} what="The journey could not be followed" again={asked.again} />}
+      {asked.busy && <Loading what="Searching all stores …" />}
+      {asked.problem && <Failed problem={asked.problem} what="The journey could not be read" again={asked.again} />}
       {asked.data && (
         <>
           {!asked.data.found && (
@@ -493,7 +493,7 @@ function JourneyPart({ event }: { event: EventDetail }) {
               <Copy key={uri} text={uri} label="Copy its S3 address" />
             ))}
           </div>
-          {asked.data.steps.length > 0 && <p class="quiet">{plural(asked.data.steps.length, "step")}, as `milkrun trace` tells them.</p>}
+          {asked.data.steps.length > 0 && <p class="quiet">{plural(asked.data.steps.length, "step")}, as in <code>milkrun trace</code>.</p>}
         </>
       )}
     </section>

@@ -1,11 +1,11 @@
-/** Where everybody is: the map, who is inside which fence, one truck's trail, and a morning played again. */
+/** The map, who is at which place, silent trucks, a truck's trail, and replays. */
 
 import { computed, signal, useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
 import { ask } from "../api";
 import { Age, ageText, clockTime, dateOf, dayName, minuteTime, momentOf, now, span, startOfDay, Time, utc, wallOf } from "../clock";
-import type { Place, Replay, ReplayRange, Trail, Visit } from "../contract";
+import type { Fence, Place, Position, Replay, ReplayRange, Trail, Visit } from "../contract";
 import { fenceName, fences, snapshots, stage, there, trucks, visitChanges } from "../live";
 import type { Chart } from "../map/canvas";
 import { frame, type Passed, type Shown, trailAt } from "../map/replay";
@@ -15,11 +15,11 @@ import { isContradicted, isOverdue, SILENT_MS, STATES, stateOf, type TruckState 
 import { Copy, Empty, Failed, Loading, number, plural, useAsked } from "../ui";
 import { LastVisit } from "./places";
 
-/** What is played again, if anything; kept while other views are looked at. */
+/** The current replay, if any; kept while other views are open. */
 const replay = signal<Replay | null>(null);
 const replayAt = signal(0);
 
-/** Trucks and open visits as they are now, or as they were at the moment that is replayed. */
+/** Trucks and open visits now, or at the time of the replay. */
 const shown = computed<{ trucks: Shown[]; there: Visit[] }>(() => {
   if (replay.value) return frame(replay.value, replayAt.value);
   const placed = [...trucks.value.values()].flatMap((truck) =>
@@ -34,7 +34,7 @@ const LISTED = 300;
 
 const moment = (): number => (replay.value ? replayAt.value : now.value);
 
-/** Coarse: who is overdue or silent changes by the minute, and every change is drawn. */
+/** The time in steps of ten seconds: overdue and silent change slowly, and every change is drawn. */
 const coarseMoment = computed(() => Math.floor(moment() / 10_000) * 10_000);
 
 const overdue = computed(
@@ -45,7 +45,7 @@ const stated = computed(() =>
   shown.value.trucks.map((truck) => ({ ...truck, state: stateOf(truck, overdue.value, coarseMoment.value) })),
 );
 
-/** A link to a truck or place on this map. The replay adds its moment to the address by itself. */
+/** A link to a truck or place on this map. The replay adds its own time to the address. */
 const onMap = (params: Params): string => link("map", { ...params, tiles: param("tiles") });
 
 const present = (visits: Visit[]): Visit[] => visits.filter((visit) => !isContradicted(visit));
@@ -70,6 +70,8 @@ export function MapView() {
     </div>
   );
 }
+
+const centresOf = (all: Fence[]): Position[] => all.flatMap((fence) => (fence.centre ? [fence.centre] : []));
 
 function Canvas({ truck, fence }: { truck: string; fence: string }) {
   const element = useRef<HTMLDivElement>(null);
@@ -115,13 +117,10 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
     current.fences(allFences, counts, fence);
     current.trucks(stated.value, chosenTruck.value);
     current.trail(trail, minuteTime);
-    current.fit([
-      ...stated.value.map((each) => each.position),
-      ...allFences.flatMap((each) => (each.centre ? [each.centre] : [])),
-    ]);
+    current.fit(stated.value, centresOf(allFences));
   }, [chart.value, stated.value, shown.value, fences.value, truck, fence, trail]);
 
-  // Chosen in a list or by a link: go there.
+  // Centre the map on what was chosen in a list or by a link.
   useEffect(() => {
     const at = truck
       ? shown.peek().trucks.find((each) => each.device_id === truck)?.position
@@ -133,9 +132,7 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
   }, [chart.value, truck, fence]);
 
   const fitAll = (): void => {
-    const positions = [...shown.value.trucks.map((each) => each.position)];
-    for (const each of fences.value.values()) if (each.centre) positions.push(each.centre);
-    chart.value?.fit(positions, true);
+    chart.value?.fit(shown.value.trucks, centresOf([...fences.value.values()]), true);
   };
   return (
     <div class="map-frame">
@@ -144,7 +141,7 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
       {problem.value && (
         <div class="map-problem">
           <Empty title="This browser cannot draw the map.">
-            {problem.value} The lists beside it say the same in words.
+            {problem.value} The lists have the same information.
           </Empty>
         </div>
       )}
@@ -177,7 +174,7 @@ const STATE_WORDS: Record<TruckState, string> = {
   silent: "silent",
 };
 
-/** The chosen truck's way so far: what the server remembers, and what came since. */
+/** The chosen truck's trail: the positions known to the server, and those received since. */
 function useTrail(device: string): Passed[] {
   const asked = useAsked(
     device ? (signal) => ask<Trail>(`/api/trucks/${encodeURIComponent(device)}/trail`, {}, { signal }) : null,
@@ -232,7 +229,7 @@ function TruckCard({ device }: { device: string }) {
         </button>
       </div>
       {!truck ? (
-        <p class="quiet">No position of it is known{replay.value ? " at that moment" : ""}.</p>
+        <p class="quiet">No position of this truck is known{replay.value ? " at that time" : ""}.</p>
       ) : (
         <dl class="facts">
           <div>
@@ -242,7 +239,7 @@ function TruckCard({ device }: { device: string }) {
             </dd>
           </div>
           <div>
-            <dt>Last heard of</dt>
+            <dt>Last heard from</dt>
             <dd>
               {replay.value ? clockTime(truck.heardAt) : <Age at={new Date(truck.heardAt).toISOString()} />}
               {!replay.value && " ago"}
@@ -250,7 +247,7 @@ function TruckCard({ device }: { device: string }) {
           </div>
           {!replay.value && moment() - truck.heardAt > SILENT_MS && (
             <div>
-              <dt>Silent, likely because</dt>
+              <dt>Likely reason for silence</dt>
               <dd>{truck.silence}</dd>
             </div>
           )}
@@ -277,8 +274,8 @@ function TruckCard({ device }: { device: string }) {
         </dl>
       )}
       <p class="links">
-        <a href={link("visits", { device, by: "truck" })}>Its visits</a>
-        <a href={link("events", { device })}>Its events</a>
+        <a href={link("visits", { device, by: "truck" })}>Visits</a>
+        <a href={link("events", { device })}>Events</a>
         <Copy text={location.href} label="Copy link" />
       </p>
     </section>
@@ -288,7 +285,7 @@ function TruckCard({ device }: { device: string }) {
 function FenceCard({ id }: { id: string }) {
   const fence = fences.value.get(id);
   const inside = present(shown.value.there).filter((visit) => visit.fence_id === id);
-  const from = { file: "the fences’ file", geometry: "its events", events: "where phones cross it, so roughly" };
+  const from = { file: "read from the file of fences", geometry: "sent with its events", events: "estimated from where phones cross it" };
   const asked = useAsked(
     replay.value ? null : (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
     [id, replay.value === null, snapshots.value, visitChanges.value],
@@ -305,7 +302,7 @@ function FenceCard({ id }: { id: string }) {
       <p>
         {inside.length === 0
           ? fence || !snapshots.value
-            ? "Nobody is inside."
+            ? `No truck is there${replay.value ? "" : " now"}.`
             : "No place with this name is known."
           : inside.map((visit) => (
               <a class="wrap block" key={visit.device_id} href={onMap({ truck: visit.device_id })}>
@@ -335,12 +332,12 @@ function FenceCard({ id }: { id: string }) {
       )}
       {fence && (
         <p class="quiet">
-          {fence.kind}, {fence.radius_m ? `about ${number(fence.radius_m)} m` : "size not known"}; known from {from[fence.source]}.
+          {fence.kind}, {fence.radius_m ? `radius about ${number(fence.radius_m)} m` : "size unknown"}; {from[fence.source]}
         </p>
       )}
       <p class="links">
-        <a href={link("visits", { fence: id })}>Its visits</a>
-        <a href={link("places", { q: fence?.name ?? id })}>In the list of places</a>
+        <a href={link("visits", { fence: id })}>Visits</a>
+        <a href={link("places", { q: fence?.name ?? id })}>Show in the list of places</a>
         <Copy text={location.href} label="Copy link" />
       </p>
     </section>
@@ -473,10 +470,10 @@ function TruckList({ chosen }: { chosen: string }) {
         />
       )}
       {all.length === 0 ? (
-        <Empty title="No truck has told its position yet.">
+        <Empty title="No truck has sent a position yet.">
           {!replay.value && (
             <>
-              Send a morning: <code>./milkrun send</code>
+              Send sample traffic: <code>./milkrun send</code>
             </>
           )}
         </Empty>
@@ -503,12 +500,12 @@ function TruckList({ chosen }: { chosen: string }) {
         </ul>
       )}
       {all.length > 0 && found.length === 0 && <p class="quiet">No truck matches.</p>}
-      {found.length > LISTED && <p class="quiet">{number(found.length - LISTED)} more are not listed: type a part of the name.</p>}
+      {found.length > LISTED && <p class="quiet">{number(found.length - LISTED)} more are not listed: type part of a name.</p>}
     </section>
   );
 }
 
-// --- a morning played again
+// --- replay
 
 const TICK_MS = 500;
 const SPEEDS = [1, 10, 60, 300, 900];
@@ -516,7 +513,7 @@ const SPEEDS = [1, 10, 60, 300, 900];
 function ReplayBar() {
   const open = useSignal(replay.peek() !== null || param("from") !== "");
   const problem = useSignal<Error | null>(null);
-  // A link to a moment of a replay: the same one after a restart of the console.
+  // A link to a time of a replay shows the same after a restart of the console.
   useEffect(() => {
     if (!param("from") || !param("to") || replay.peek()) return;
     load(param("from"), param("to"), Date.parse(param("at"))).catch((error: Error) => (problem.value = error));
@@ -543,7 +540,7 @@ function ReplayBar() {
   );
 }
 
-/** Read a stretch of the archive and show it at that moment, or where the first truck appears. */
+/** Read a time span of the archive and show it at that time, by default where the first truck appears. */
 async function load(from: string, to: string, at: number | null): Promise<void> {
   const answer = await ask<Replay>("/api/replay", { from, to });
   const first = Math.min(...answer.trucks.flatMap((truck) => truck.t.slice(0, 1)), Infinity);
@@ -616,7 +613,7 @@ function Chooser({ onClose }: { onClose: () => void }) {
         Back to live
       </button>
       {range.problem && <Failed problem={range.problem} what="The archive cannot be listed" again={range.again} />}
-      {range.data && range.data.days.length === 0 && <p class="quiet">The archive is empty so far.</p>}
+      {range.data && range.data.days.length === 0 && <p class="quiet">The archive is still empty.</p>}
       {problem.value && <Failed problem={problem.value} what="The archive could not be read" again={read} />}
     </form>
   );
@@ -637,13 +634,13 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
     return () => clearInterval(timer);
   }, [playing.value, speed.value, to]);
   const at = replayAt.value;
-  // The address follows, not faster than the history of a browser bears.
+  // Update the address at a rate that the browser's history accepts.
   useEffect(() => {
     const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
     return () => clearTimeout(timer);
   }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists drop the moment
   const told = `${dayName(at)} ${clockTime(at)}`;
-  /** Go to the first moment of the replay with that time of day. */
+  /** Go to the first moment of the replay with this time of day. */
   const goTo = (time: string): void => {
     const wanted = [dateOf(from), dateOf(to)].map((date) => momentOf(`${date}T${time}`)).find((each) => each >= from && each <= to);
     isOutside.value = time !== "" && wanted === undefined;
@@ -697,7 +694,7 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
       <p class="quiet replay-about">
         {isOutside.value && <strong role="status">This time is outside the replay. </strong>}
         <Time at={played.from} /> – <Time at={played.to} /> · {plural(played.events, "event")}, {plural(played.trucks.length, "truck")}
-        {played.truncated && " · only the first part: choose a shorter span for all"}
+        {played.truncated && " · only the first part is shown: choose a shorter time span"}
       </p>
     </>
   );

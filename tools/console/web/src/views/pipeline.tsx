@@ -1,4 +1,4 @@
-/** Where every event is: one look says healthy, or where it is stuck. */
+/** The state of every stage of the pipeline, with one verdict: healthy, or where it is stuck. */
 
 import { useSignal } from "@preact/signals";
 
@@ -11,10 +11,10 @@ import { Copy, decimal, Empty, Loading, Mark, number, plural, Sparkline } from "
 
 const VERDICTS = { healthy: "Healthy", busy: "Busy", stuck: "Stuck", unknown: "Unknown", idle: "Idle" };
 
-/** Where not everything comes by: what went another way. */
+/** Stages that only some events reach. */
 const BRANCHES = new Set(["rejected", "redriven", "set_aside"]);
 
-const STATES = { ok: "ok", idle: "idle", waiting: "waiting", stuck: "stuck", unknown: "not known" };
+const STATES = { ok: "ok", idle: "idle", waiting: "waiting", stuck: "stuck", unknown: "unknown" };
 
 function StageRow({ stage }: { stage: PipelineStage }) {
   const branch = BRANCHES.has(stage.name);
@@ -33,7 +33,7 @@ function StageRow({ stage }: { stage: PipelineStage }) {
       <td class="spark">
         <Sparkline
           values={stage.per_minute}
-          label={`${stage.title}, last hour: ${number(stage.count)}, at most ${number(busiest)} a minute`}
+          label={`${stage.title}, last hour: ${number(stage.count)}, at most ${number(busiest)} per minute`}
         />
       </td>
       <td class="n wide">{busiest > 0 ? number(busiest) : "–"}</td>
@@ -86,13 +86,13 @@ function ReconcileCard({ reconcile }: { reconcile: Reconcile }) {
       {reconcile.at && (
         <dl class="facts">
           <div>
-            <dt>Looked at</dt>
+            <dt>Period</dt>
             <dd>
               <Time at={reconcile.from} /> – <Time at={reconcile.to} />
             </dd>
           </div>
           <div>
-            <dt>When</dt>
+            <dt>Compared</dt>
             <dd>
               <Age at={reconcile.at} /> ago{reconcile.seconds !== null && `, took ${span(reconcile.seconds)}`}
             </dd>
@@ -102,7 +102,7 @@ function ReconcileCard({ reconcile }: { reconcile: Reconcile }) {
               "Geofence events consumed",
               `${number(reconcile.geofence_events.consumed)} of ${number(reconcile.geofence_events.archived)}`,
             )}
-          {sameRow("Objects under way, left out", reconcile.in_flight)}
+          {sameRow("Objects still being loaded, left out", reconcile.in_flight)}
         </dl>
       )}
       {reconcile.differences.length > 0 && <Differences reconcile={reconcile} />}
@@ -110,7 +110,7 @@ function ReconcileCard({ reconcile }: { reconcile: Reconcile }) {
   );
 }
 
-/** What `milkrun reconcile --repair` repairs; the others need somebody to look. */
+/** Differences that `milkrun reconcile --repair` repairs; somebody must look at the others. */
 const REPAIRABLE = new Set(["not_loaded", "rows_differ", "not_consumed"]);
 
 function Differences({ reconcile }: { reconcile: Reconcile }) {
@@ -129,12 +129,12 @@ function Differences({ reconcile }: { reconcile: Reconcile }) {
               </>
             ) : (
               <>
-                Follow one: <code>milkrun trace KEY</code>
+                Trace one: <code>milkrun trace KEY</code>
               </>
             )}
           </p>
           <details>
-            <summary>Which</summary>
+            <summary>Show the objects</summary>
             {some.slice(0, 20).map((difference) => (
               <p key={`${difference.key}${difference.line}`}>
                 <code class="wrap">{difference.key}</code>
@@ -191,16 +191,16 @@ function AnswersCard({ latency }: { latency: Pipeline["latency"] }) {
   const codes = Object.entries(latency.rejected_by_code).sort(([, a], [, b]) => b - a);
   return (
     <section class="card" aria-labelledby="answers">
-      <h2 id="answers">Answers and times</h2>
+      <h2 id="answers">Responses</h2>
       <dl class="facts">
-        {answers.map(([status, n]) => sameRow(`Answered ${status}`, n))}
+        {answers.map(([status, n]) => sameRow(`Status ${status}`, n))}
         {sameRow("Archive, p50 · p99", between(latency.store_ms_p50, latency.store_ms_p99, ms))}
         {sameRow("Publish, p50 · p99", between(latency.publish_ms_p50, latency.publish_ms_p99, ms))}
-        {sameRow("Late by, p50 · p99", between(latency.lateness_s_p50, latency.lateness_s_p99, span))}
+        {sameRow("Lateness, p50 · p99", between(latency.lateness_s_p50, latency.lateness_s_p99, span))}
       </dl>
       {codes.length > 0 && (
         <>
-          <h3>Rejected for</h3>
+          <h3>Reasons for rejection</h3>
           <dl class="facts">
             {codes.map(([code, n]) => (
               <div key={code}>
@@ -222,7 +222,7 @@ const SOURCE_STATES: Record<Source["state"], string> = {
   ok: "ok",
   down: "down",
   off: "off",
-  idle: "not looked at",
+  idle: "paused",
 };
 
 const CAUSES: Record<NonNullable<Source["cause"]>, string> = {
@@ -234,7 +234,7 @@ const CAUSES: Record<NonNullable<Source["cause"]>, string> = {
 function SourcesCard() {
   return (
     <section class="card" aria-labelledby="sources">
-      <h2 id="sources">Read from</h2>
+      <h2 id="sources">Sources</h2>
       <ul class="sources">
         {sources.value.map((source) => (
           <li key={source.name} class={source.state === "down" ? "bad" : ""}>
@@ -255,7 +255,7 @@ function SourcesCard() {
   );
 }
 
-/** What the part itself said: for who repairs it, and closed for everybody else. */
+/** The original error, for those who repair it; closed by default. */
 function StuckDetail({ pipeline: { stages, stuck_at } }: { pipeline: Pipeline }) {
   const detail = stages.find((stage) => stage.name === stuck_at)?.detail;
   if (!detail) return null;
@@ -269,7 +269,7 @@ function StuckDetail({ pipeline: { stages, stuck_at } }: { pipeline: Pipeline })
 
 export function PipelineView() {
   const current = pipeline.value;
-  if (!current) return <Loading what="Waiting for the first numbers …" />;
+  if (!current) return <Loading what="Waiting for the first figures …" />;
   return (
     <div class="page">
       <section class={`headline headline-${current.verdict}`} aria-label="Verdict">
@@ -296,17 +296,17 @@ export function PipelineView() {
                     Last hour
                   </th>
                   <th scope="col" class="n">
-                    A second
+                    Per second
                   </th>
                   <th scope="col" class="n">
                     Lag
                   </th>
-                  <th scope="col">By minute</th>
+                  <th scope="col">Per minute</th>
                   <th scope="col" class="n wide">
                     Peak
                   </th>
                   <th scope="col" class="n wide">
-                    In all
+                    Total
                   </th>
                   <th scope="col" class="wide">
                     Last

@@ -1,4 +1,4 @@
-/** All places: who is there, how often today, and when one was last visited. */
+/** A table of all places: who is there, visits today, last visit, usual stay. */
 
 import { ask } from "../api";
 import { ageText, dateOf, now, span, Time } from "../clock";
@@ -14,11 +14,11 @@ const compared: Record<Order, (one: Place, other: Place) => number> = {
   name: (one, other) => one.name.localeCompare(other.name, "en", { numeric: true }),
   there: (one, other) => other.there - one.there,
   today: (one, other) => other.visits_today - one.visits_today,
-  // Those that wait longest come first; never visited is the longest.
+  // Places without a visit come first, then those whose last visit is longest ago.
   last: (one, other) => (one.last_entered_at ?? "").localeCompare(other.last_entered_at ?? ""),
 };
 const ORDERS = Object.keys(compared) as Order[];
-/** In these orders the lowest come first. */
+/** These orders are ascending by default. */
 const LOWEST_FIRST: readonly Order[] = ["name", "last"];
 
 export function PlacesView() {
@@ -37,7 +37,7 @@ export function PlacesView() {
   const found = matching
     .filter((place) => !onlyUnvisited || isUnvisited(place))
     .sort((one, other) => (isReversed ? -1 : 1) * compared[order](one, other) || compared.name(one, other));
-  /** Sort by a column; once more reverses it. */
+  /** Sort by a column; sorting by it again reverses the order. */
   const sortBy = (name: Order): void =>
     choose({ sort: name === "name" ? null : name, reversed: order === name && !isReversed ? "1" : null }, true);
   const heading = (name: Order, text: string, numeric = true) => (
@@ -79,9 +79,9 @@ export function PlacesView() {
         {!asked.data && asked.busy && <Loading what="Reading places …" />}
         {asked.data && found.length === 0 && (
           <Empty
-            title={matching.length > 0 ? "Every one of these was visited today." : wanted ? "No place matches." : "No place is known yet."}
+            title={matching.length > 0 ? "All of these places were visited today." : wanted ? "No place matches." : "No place is known yet."}
           >
-            {!wanted && matching.length === 0 && "A place becomes known when a truck’s phone enters its fence, or from a file: milkrun console --fences."}
+            {!wanted && matching.length === 0 && "A place appears when a truck’s phone enters its fence, or when the console is started with --fences FILE."}
           </Empty>
         )}
         {found.length > 0 && (
@@ -122,7 +122,7 @@ export function PlacesView() {
             </tbody>
           </table>
         )}
-        {found.length > MANY && <p class="quiet">{plural(found.length - MANY, "more place")}: type a part of the name.</p>}
+        {found.length > MANY && <p class="quiet">{plural(found.length - MANY, "more place")} not listed: type part of a name.</p>}
       </section>
     </div>
   );

@@ -1,4 +1,4 @@
-/** Who was where: a timeline for each farm or each truck, and the days' totals from the marts. */
+/** A timeline of the visits of each place or truck, and daily totals from the marts. */
 
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 
@@ -25,7 +25,7 @@ function stateOf(visit: Visit): State {
   return visit.open ? "open" : "missed";
 }
 
-/** Where a bar ends: an open one now; one whose exit never came where it was last seen. */
+/** Return the end of a bar: now for an open visit, the last sign of the truck for a missing exit. */
 function endOf(visit: Visit, nowMs: number): number {
   if (visit.exited_at) return Date.parse(visit.exited_at);
   if (visit.exit_inferred_at) return Date.parse(visit.exit_inferred_at);
@@ -42,7 +42,7 @@ function wordsOf(visit: Visit): string[] {
       `exit missing, seen at ${fenceName(visit.seen_at_fence_id ?? "another place")} ${minuteTime(Date.parse(visit.exit_inferred_at ?? visit.entered_at))}`,
     ],
   }[stateOf(visit)];
-  if (visit.restated) words.push("restated");
+  if (visit.restated) words.push("corrected");
   if ((visit.crossings ?? 1) > 1) words.push(`${visit.crossings} crossings merged`);
   return words;
 }
@@ -65,17 +65,17 @@ export function VisitsView() {
   };
   const what = JSON.stringify([date, device, fence]);
   const asked = useAsked(
-    // Not before the fleet's zone is known: the day would be another one.
+    // Wait for the fleet's time zone, because it decides when the day begins.
     stage.value ? async (signal) => ({ what, ...(await ask<Visits>("/api/visits", query, { signal })) }) : null,
     [date, stage.value !== null, zone.value, device, fence, snapshots.value, downNames.value, date === today ? visitChanges.value : 0],
   );
   const begins = (text: string): boolean => text.toLowerCase().startsWith(prefix.toLowerCase());
-  // While another day, truck or place is read, the visits of the one before are not its own.
+  // While another day, truck or place is being read, do not show the previous visits as its own.
   const found = asked.data?.what === what ? asked.data : null;
   const visits = (found?.visits ?? []).filter(
     (visit) => !prefix || [visit.device_id, visit.geofence_external_id, fenceName(visit.fence_id)].some(begins),
   );
-  // Not by `value`: each tick of the clock would put back a date that is half typed, such as 0002-11-28.
+  // Not set through `value`, because each tick of the clock would overwrite a half-typed date such as 0002-11-28.
   const picker = useRef<HTMLInputElement>(null);
   useLayoutEffect(() => {
     if (picker.current) picker.current.value = date;
@@ -152,7 +152,7 @@ export function VisitsView() {
           !asked.problem && <Loading what="Reading visits …" />
         )}
         {found && found.more > 0 && (
-          <p class="quiet">{plural(found.more, "more visit")} left out: choose a truck or a place.</p>
+          <p class="quiet">{plural(found.more, "more visit")} not shown: choose a truck or a place.</p>
         )}
       </section>
       <DailyTotals />
@@ -166,7 +166,7 @@ interface Row {
   visits: Visit[];
 }
 
-/** Visits of one row that overlap go into lanes below each other. */
+/** Put overlapping visits of a row into separate lanes. */
 function lanesOf(visits: Visit[], to: number): { lanes: number; laneOf: Map<Visit, number> } {
   const ends: number[] = [];
   const laneOf = new Map<Visit, number>();
@@ -180,7 +180,7 @@ function lanesOf(visits: Visit[], to: number): { lanes: number; laneOf: Map<Visi
   return { lanes: Math.max(1, ends.length), laneOf };
 }
 
-/** A name fits a bar of so many hundredths of the width. */
+/** Bars narrower than this share of the width have no room for a name. */
 const NAME_FROM_PERCENT = 5;
 
 function rowsOf(visits: Visit[], grouping: Grouping): Row[] {
@@ -194,7 +194,7 @@ function rowsOf(visits: Visit[], grouping: Grouping): Row[] {
   return [...rows.values()].sort((one, other) => one.title.localeCompare(other.title, "en", { numeric: true }));
 }
 
-/** Round hours (or quarters of a day) between which there is room for a label. */
+/** Return round hours with room for a label between them. */
 function ticksOf(from: number, to: number): number[] {
   const hours = (to - from) / HOUR;
   const step = hours <= 8 ? 1 : hours <= 14 ? 2 : hours <= 26 ? 4 : 12;
@@ -204,7 +204,7 @@ function ticksOf(from: number, to: number): number[] {
   return ticks;
 }
 
-/** What makes it this visit, wherever it is read from. */
+/** Return what identifies a visit in every store. */
 const keyOf = (visit: Visit): string => `${visit.device_id} ${visit.fence_id} ${visit.entered_event_id}`;
 
 interface TimelineProps {
@@ -217,12 +217,12 @@ interface TimelineProps {
 
 function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps) {
   const chosen = param("visit");
-  // Hours before the first visit would only squeeze the rest.
+  // Hours without a visit at the beginning are left out.
   const firstEntered = useMemo(() => Math.min(...visits.map((visit) => Date.parse(visit.entered_at))), [visits]);
   const from = Math.max(earliest, Math.min(firstEntered - 10 * 60_000, to - HOUR));
   const rows = useMemo(() => rowsOf(visits, grouping), [visits, grouping]);
   if (visits.length === 0)
-    return <Empty title="No visit on this day.">A visit begins when a truck’s phone enters a farm’s or a plant’s fence.</Empty>;
+    return <Empty title="No visit on this day.">A visit begins when a truck’s phone enters the fence of a farm or a plant.</Empty>;
   const left = (ms: number): number => Math.min(100, Math.max(0, ((ms - from) / (to - from)) * 100));
   const picked = visits.find((visit) => keyOf(visit) === chosen);
   const first = rows[0]?.visits[0];
@@ -233,8 +233,8 @@ function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps)
       <p class="legend" aria-hidden="true">
         <span class="bar-sample closed" /> left <span class="bar-sample open" /> there now{" "}
         <span class="bar-sample missed" /> exit missing{" "}
-        <span class="bar-sample contradicted" /> exit missing, seen elsewhere <span class="bar-sample closed restated" /> restated{" "}
-        <span class="bar-sample closed merged" /> flapping merged
+        <span class="bar-sample contradicted" /> exit missing, seen elsewhere <span class="bar-sample closed restated" /> corrected{" "}
+        <span class="bar-sample closed merged" /> crossings merged
       </p>
       <div class="timeline" onKeyDown={moveBetweenBars}>
         <div class="timeline-axis" aria-hidden="true">
@@ -274,7 +274,7 @@ function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps)
                         aria-pressed={visit === picked}
                         aria-label={`${who}, entered ${minuteTime(Date.parse(visit.entered_at))}, ${wordsOf(visit).join(", ")}`}
                         title={`${who}\n${minuteTime(Date.parse(visit.entered_at))} (${utc(Date.parse(visit.entered_at))})\n${wordsOf(visit).join(", ")}`}
-                        // With the day, also today's: the link is opened on another day.
+                        // The link has the date, also of today, because it may be opened on another day.
                         onClick={() => choose({ visit: visit === picked ? null : keyOf(visit), date }, true)}
                       >
                         {width >= NAME_FROM_PERCENT && (
@@ -295,11 +295,11 @@ function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps)
         {picked ? (
           <VisitFacts visit={picked} />
         ) : chosen ? (
-          <p>The linked visit is not shown: a filter or another day hides it, or later events replaced it.</p>
+          <p>The linked visit is not shown: it is hidden by a filter, belongs to another day, or was replaced by later events.</p>
         ) : (
           <p class="quiet">
-            {plural(visits.length, "visit")}, {visits.filter((v) => v.open && !v.contradicted_by_event_id).length} there now. Choose a bar to read it; arrow
-            keys go from bar to bar.
+            {plural(visits.length, "visit")}, {visits.filter((v) => v.open && !v.contradicted_by_event_id).length} there now. Select a bar for
+            details; the arrow keys move between bars.
           </p>
         )}
       </div>
@@ -307,7 +307,7 @@ function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps)
   );
 }
 
-/** The bars are one stop for the Tab key; the arrow keys move between them. */
+/** All bars together are one Tab stop; the arrow keys move between them. */
 function moveBetweenBars(event: KeyboardEvent): void {
   const bar = (event.target as Element).closest<HTMLElement>(".visit");
   if (!bar) return;
@@ -355,7 +355,7 @@ function VisitFacts({ visit }: { visit: Visit }) {
         </dd>
       </div>
       <div>
-        <dt>Dwell</dt>
+        <dt>Stay</dt>
         <dd>
           {visit.dwell_seconds !== null
             ? span(visit.dwell_seconds)
@@ -371,7 +371,7 @@ function VisitFacts({ visit }: { visit: Visit }) {
         <dd>{wordsOf(visit).filter((word) => !/^\d+(\.\d)? (s|min)$/.test(word)).join(", ") || "left"}</dd>
       </div>
       <div>
-        <dt>Its events</dt>
+        <dt>Events</dt>
         <dd>
           <a href={link("events", { event: visit.entered_event_id })}>enter</a>
           {visit.exited_event_id && (
@@ -383,7 +383,7 @@ function VisitFacts({ visit }: { visit: Visit }) {
         </dd>
       </div>
       <div>
-        <dt>Hand on</dt>
+        <dt>Share</dt>
         <dd>
           <Copy text={location.href} label="Copy link" />
         </dd>
@@ -405,7 +405,7 @@ function DailyTotals() {
   const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [
     snapshots.value,
     downNames.value,
-    // Anew when the marts were built again.
+    // Read again when dbt has built the marts.
     pipeline.value?.stages.find((each) => each.name === "marts")?.last_at,
   ]);
   const days = asked.data?.days ?? [];
@@ -414,20 +414,19 @@ function DailyTotals() {
   return (
     <section class="card daily" aria-labelledby="daily">
       <div class="card-head">
-        <h2 id="daily">Days</h2>
+        <h2 id="daily">Daily totals</h2>
         <span class="quiet">
-          totals from the marts{last && `; the numbers are of ${last === utcToday ? "today" : dateName(last)}`}; these days end
-          at midnight UTC
+          {last && `figures for ${last === utcToday ? "today" : dateName(last)}; `}days end at midnight UTC
         </span>
       </div>
-      {asked.problem && <Failed problem={asked.problem} what="The marts cannot be asked" again={asked.again} />}
-      {!asked.data && asked.busy && <Loading what="Asking the marts …" />}
+      {asked.problem && <Failed problem={asked.problem} what="The daily totals could not be read" again={asked.again} />}
+      {!asked.data && asked.busy && <Loading what="Reading the daily totals …" />}
       {asked.data && !asked.data.built && (
-        <Empty title="The marts are not built yet.">
-          <code>milkrun warehouse dbt build</code> builds them.
+        <Empty title="There are no daily totals yet.">
+          <code>milkrun warehouse dbt build</code> computes them.
         </Empty>
       )}
-      {asked.data?.built && days.length === 0 && <Empty title="No day has anything yet." />}
+      {asked.data?.built && days.length === 0 && <Empty title={`There are no events in the last ${DAYS} days.`} />}
       {days.length > 0 && (
         <div class="plots">
           {MEASURES.map((measure) => (
@@ -439,7 +438,7 @@ function DailyTotals() {
   );
 }
 
-/** The days up to the last one known, each in its place, those without anything too. */
+/** Return the last days up to the latest known one, with zeros for days without events. */
 function fortnight(days: Day[]): Day[] {
   const known = new Map(days.map((day) => [day.date, day]));
   const last = Math.max(...days.map((day) => Date.parse(day.date)));
