@@ -11,10 +11,13 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from ops import status
+from ops.outputs import Outputs
 from ops.status import Finding, Source, ask, verdict
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -112,6 +115,29 @@ def test_problem_is_shown_with_age_next_command_and_runbook_section(
     assert "3 claim checks ran out of tries (since 5 h ago)" in printed
     assert "next: milkrun redrive send" in printed
     assert "docs/runbook.md#dead-letters" in printed
+
+
+@pytest.mark.parametrize(
+    ("rejected", "level", "cause"),
+    [
+        (0, "OK", "0 of 500 events rejected in 15 min"),
+        (5, "OK", "5 of 500 events rejected in 15 min"),
+        (200, "WARN", "200 of 500 events rejected in 15 min, all of them as created_at_in_future"),
+    ],
+)
+def test_one_phone_with_a_wrong_clock_is_named_although_others_send_more(
+    rejected: int, level: str, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_lines(_outputs: Any, _stage: str, function: str, *_: Any, **__: Any) -> Iterator[Any]:
+        if function == "ingest":
+            codes = {"created_at_in_future": rejected} if rejected else {}
+            yield NOW, {"received": 500, "rejected": rejected, "rejected_by_code": codes, "status": 202}
+
+    monkeypatch.setattr(status, "log_lines", log_lines)
+    outputs = Mock(spec=Outputs)
+    [logs] = [each for each in status.sources_of(outputs, "dev", NOW) if each.name == "CloudWatch Logs"]
+    [found] = [each for each in logs.look() if each.part == "rejects"]
+    assert (found.level, found.cause) == (level, cause)
 
 
 def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
