@@ -20,7 +20,6 @@ from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
-from handler import codes
 from handler.http import Answer, Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
 from handler.identity import Keys, Provider, Speaker, Tokens, fetch_keys
 from handler.ingest import Delivery, Effects, Ports, Receipt
@@ -90,7 +89,7 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
             log.exception("ingest_failed")
         response = problem(
             503,
-            codes.UNAVAILABLE,
+            "unavailable",
             "The events could not be stored now. Send the identical batch again.",
             {"request_id": request_id},
             {"Retry-After": str(RETRY_AFTER_SECONDS)},
@@ -180,7 +179,7 @@ def _answer(receipt: Receipt) -> Answer:
     if receipt.accepted + receipt.duplicates:
         return answer(202, msgspec.to_builtins(receipt), "application/json", {})
     detail = "Not one valid event. They are kept; do not send them again."
-    return problem(400, codes.NO_VALID_EVENT, detail, msgspec.to_builtins(receipt))
+    return problem(400, "no_valid_event", detail, msgspec.to_builtins(receipt))
 
 
 def _report(facts: Mapping[str, object]) -> None:

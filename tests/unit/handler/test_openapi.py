@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from handler import codes
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import Fault
 from tests.unit.handler.strategies import broken_events, broken_pings, events, pings, requests
+from tools import error_codes as codes
 from tools import openapi
 
 ROOT = Path(openapi.__file__).parents[1]
@@ -136,8 +136,6 @@ def codes_in_source() -> Iterator[str]:
                     match arguments[places[name]]:
                         case ast.Constant(value=str(code)) if code not in INTERNAL:
                             yield code
-                        case ast.Attribute(value=ast.Name(id="codes"), attr=attribute):
-                            yield getattr(codes, attribute)
                 case ast.Constant(value="event_id_conflict"):
                     yield node.value
 

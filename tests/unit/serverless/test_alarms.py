@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from contract.metrics import ALARMED, METRICS
-from handler.codes import EVENT_CODES
 from ops.status import PAGES
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
+from tools.error_codes import EVENT_CODES
 from tools.milkrun import loaded
 
 RUNBOOK = ROOT / "docs" / "runbook.md"

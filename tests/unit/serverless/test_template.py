@@ -7,9 +7,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from handler.codes import GATEWAY_CODES
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
+from tools.error_codes import GATEWAY_CODES
 
 STATEFUL = {
     "AWS::S3::Bucket",

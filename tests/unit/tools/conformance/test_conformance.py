@@ -10,13 +10,13 @@ import pytest
 import urllib3
 from jsonschema import Draft202012Validator
 
-from handler import codes
 from milkrun_conformance.__main__ import PAYLOADS, SCHEMA
 from milkrun_conformance.kit import play
 from milkrun_conformance.scenarios import SCENARIOS
 from milkrun_conformance.server import Stage, serving
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
+from tools import error_codes as codes
 from tools.fleet.rounds import Planned, Post
 from tools.fleet.send import Client
 

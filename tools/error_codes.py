@@ -1,4 +1,6 @@
-"""All codes in responses, with their meaning for mobile developers. Codes are stable."""
+"""All codes in responses of the handler and the gateway, with their meaning for mobile developers: the source of
+docs/openapi.yaml. Codes are stable. A test compares them with the handler's source.
+"""
 
 from collections.abc import Mapping
 
