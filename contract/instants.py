@@ -58,18 +58,6 @@ def rejected_form(text: str) -> str:
     return next((name for form, name in _REJECTED_FORMS if form.fullmatch(text)), "")
 
 
-_HOUR_OF_KEY = re.compile(r"dt=([0-9]{4}-[0-9]{2}-[0-9]{2})/hh=([0-9]{2})/")
-
-
-def received_hour(key: str, modified_at: datetime) -> datetime:
-    """Return the hour of receipt from an object's key, or `modified_at` if the key has none."""
-    found = _HOUR_OF_KEY.search(key)
-    try:
-        return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else modified_at
-    except ValueError:
-        return modified_at
-
-
 def fault_at_receipt(created_at: datetime, received_from: datetime, received_until: datetime) -> str:
     """Return the code of the rejection if the device's clock cannot be right, otherwise "".
 

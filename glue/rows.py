@@ -10,7 +10,8 @@ import msgspec
 import pyarrow as pa
 
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Owned, geofence_event
-from contract.instants import fault_at_receipt, instant, received_hour
+from contract.instants import fault_at_receipt, instant
+from contract.objects import hour_of
 from glue.archive import HOUR, Lines, Stored
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -136,13 +137,13 @@ def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
 
 def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
     """Return None if the event's time is impossible at its time of receipt (like dbt's typed_events)."""
-    hour = received_hour(stored.key, stored.modified_at)
+    hour = hour_of(stored.key) or stored.modified_at
     return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
 
 
 def _owned(line: bytes, stored: Stored) -> Owned | None:
     """Whose event a line is; None for one that is none (as in dbt's typed_events)."""
-    hour = received_hour(stored.key, stored.modified_at)
+    hour = hour_of(stored.key) or stored.modified_at
     try:
         event = _envelope(line)
         created_at = instant(event.created_at)

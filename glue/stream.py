@@ -29,8 +29,7 @@ from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
-from contract.instants import received_hour
-from contract.objects import is_content
+from contract.objects import hour_of, is_content
 from glue.archive import Fault, Folder, Store, Stored, floor_hour, read_object, set_aside
 from glue.jobs import add_archive, arguments, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, next_timeout
@@ -113,7 +112,7 @@ def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
             if isinstance(read, Fault):
                 if not read.permanent:
                     raise ObjectUnavailable(f"{read.code} {key}: {read.message}")
-                hour = received_hour(key, floor_hour(stored.modified_at))
+                hour = hour_of(key) or floor_hour(stored.modified_at)
                 set_aside(store, hour, [read], "glue.stream")
                 continue
             parsed = (parse_geofence_event(line) for line in read.lines)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 from contract.events import InvalidEvent, check, parse_json
-from contract.instants import fault_at_receipt, received_hour
+from contract.instants import fault_at_receipt
 from contract.lines import lines_in
+from contract.objects import hour_of
 from snowpipe.archive import Archive, Object
 from snowpipe.history import inflated, problem_of
 from snowpipe.refusal import Refusal
@@ -140,7 +141,7 @@ def _add_columns(database: sqlite3.Connection) -> None:
     database.executemany(
         f"UPDATE events SET {places} WHERE rowid = ?",
         (
-            (*_read(payload.encode(), received_hour(key, datetime.fromisoformat(at))), rowid)
+            (*_read(payload.encode(), hour_of(key) or datetime.fromisoformat(at)), rowid)
             for rowid, payload, key, at in rows
         ),
     )
@@ -155,7 +156,7 @@ def _load_one(database: sqlite3.Connection, found: Object, body: bytes | None) -
     if problem := _problem(body, lines, cut):
         return {"key": found.key, "result": f"skipped: {problem}", "lines": 0}
     modified_at = found.modified_at.astimezone(UTC)
-    hour, written = received_hour(found.key, modified_at), modified_at.isoformat(timespec="seconds")
+    hour, written = hour_of(found.key) or modified_at, modified_at.isoformat(timespec="seconds")
     rows = [(line.decode(), found.key, number, written, *_read(line, hour)) for number, line in lines]
     names = ("payload", "file_name", "file_row_number", "file_modified_at", "occurred_us", *_COLUMNS)
     into = f"INSERT INTO events ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
