@@ -59,7 +59,11 @@ check-collection: # pytest-xdist requires the same test ids in every process
 
 unit: setup ## run the unit tests
 	@tools/setup.sh test check bench fuzz
-	MILKRUN_LAMBDA_PYTHON=.venvs/lambda/bin/python $(PY) -m pytest tests/unit $(PACKAGE_TESTS) -n 2 --dist loadgroup
+	MILKRUN_LAMBDA_PYTHON=.venvs/lambda/bin/python $(PY) -m pytest tests/unit $(PACKAGE_TESTS) -m "not slow" -n 2 --dist loadgroup
+
+unit-slow: setup #: run the unit tests that take long (a fuzzer, second builds of zips and wheel, a job killed at every step)
+	@tools/setup.sh test check bench fuzz
+	$(PY) -m pytest tests/unit -m slow
 
 packages: setup #: build each stand-alone package's wheel and run its tests in an empty environment
 	tools/packages.sh

@@ -47,7 +47,7 @@ def nearly_valid(draw: st.DrawFn) -> Any:
 
 
 @given(nearly_valid() | ODD, st.booleans())
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=500)
 def test_event_is_rejected_exactly_if_there_is_a_reason(value: Any, is_crossing: bool) -> None:
     assert (_checked(value, is_crossing) is None) == bool(list(reasons_of(value, is_crossing)))
 

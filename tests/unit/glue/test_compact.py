@@ -260,6 +260,7 @@ compact.sweep(store, hours, datetime.now(UTC) + timedelta(hours=9))
 """
 
 
+@pytest.mark.slow
 def test_killed_compaction_leaves_either_the_old_or_the_new_files(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     old, new = some_lines(12), some_lines(24)

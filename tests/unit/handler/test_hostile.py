@@ -18,6 +18,7 @@ from tests.unit.handler.conftest import Phone
 SECONDS = os.environ.get("MILKRUN_FUZZ_SECONDS", "5")
 
 
+@pytest.mark.slow
 def test_fuzzer_finds_no_input_that_breaks_the_contract(tmp_path: Path) -> None:
     limits = [f"-max_total_time={SECONDS}", "-seed=1", f"-artifact_prefix={tmp_path}/"]
     ran = subprocess.run(

@@ -49,6 +49,7 @@ def test_wheel_contains_every_file_of_the_packages(wheel: Path) -> None:
     assert {name.split("/")[0] for name in inside} - set(PACKAGES) == {"milkrun-0.1.0.dist-info"}
 
 
+@pytest.mark.slow
 def test_wheel_runs_with_only_the_pinned_dependencies(wheel: Path, tmp_path: Path) -> None:
     python = tmp_path / "environment/bin/python"
     for command in (

@@ -156,6 +156,7 @@ def test_every_file_is_readable_and_has_the_fixed_time(local, name):
             assert (entry.external_attr >> 16) & 0o444 == 0o444
 
 
+@pytest.mark.slow
 def test_same_input_in_another_folder_gives_the_same_bytes(arm64, tmp_path):
     elsewhere = tmp_path / "another" / "clone"
     for name in {content for contents in package.CONTENTS.values() for content in contents}:
