@@ -5,7 +5,6 @@ MILKRUN_E2E_OUTPUTS selects where the tests run: the path of an outputs.json, or
 is started beside any other (folder .local-test, ports from 4666) and deleted afterwards.
 """
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from local_snowflake.testing import Aws, LocalProcess
 from ops.outputs import Outputs
@@ -59,11 +57,8 @@ def pipeline() -> Iterator[Pipeline]:
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Aws]:
     """Yield moto's S3, SNS and SQS, for tests of the warehouse that need no stack."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    server.stop()
+    with Aws.running() as aws:
+        yield aws
 
 
 @pytest.fixture(scope="module")

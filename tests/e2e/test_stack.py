@@ -19,11 +19,10 @@ from uuid import uuid4
 
 import pytest
 import urllib3
-from botocore.config import Config
 from botocore.exceptions import ClientError
-from localstack_client.session import Session
 
 from tests.e2e.vocabulary import eventually
+from tests.local_client import local_client
 from tools.stack import localstack
 from tools.stack.processes import Process, descendants
 from tools.stack.stack import Stack
@@ -45,12 +44,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def aws(stack: Stack) -> Callable[[str], Any]:
     def client(service: str) -> Any:
-        config = Config(max_pool_connections=30, retries={"max_attempts": 0}, read_timeout=60)
-        with pytest.MonkeyPatch.context() as patch:
-            # localstack-client prefers AWS_ENDPOINT_URL to the host argument.
-            patch.delenv("AWS_ENDPOINT_URL", raising=False)
-            session = Session(localstack_host=f"127.0.0.1:{stack.settings.port}")
-        return session.client(service, config=config)
+        options = {"max_pool_connections": 30, "retries": {"max_attempts": 0}, "read_timeout": 60}
+        return local_client(stack.settings.endpoint_url, service, **options)
 
     return client
 

@@ -24,6 +24,7 @@ from ops.outputs import Outputs
 from ops.stores import Stay
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Snowflake
+from tests.local_client import local_client
 from tools.milkrun import app
 from tools.stack.identity import NO_DEVICE, Tokens
 
@@ -72,7 +73,8 @@ class Pipeline:
 
     def aws(self, service: str) -> Any:
         if service not in self._clients:
-            self._clients[service] = self.outputs.aws(service)
+            local = self.outputs.aws_endpoint_url
+            self._clients[service] = local_client(local, service) if local else self.outputs.aws(service)
         return self._clients[service]
 
     def post(self, *events: Event, zipped: bool = False, headers: Mapping[str, str] | None = None) -> Answer:

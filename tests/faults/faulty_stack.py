@@ -20,6 +20,7 @@ from tests.faults.checker import Facts, MartFacts, Row
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Proxy
 from tests.faults.table import crossings_of, read_indexes
+from tests.local_client import local_client
 from tools.stack import localstack, snowflake
 from tools.stack.processes import Process, descendants, description
 from tools.stack.stack import Stack
@@ -69,7 +70,7 @@ class FaultyStack:
 
     def aws(self, service: str) -> Any:
         if service not in self._clients:
-            self._clients[service] = self.outputs.aws(service)
+            self._clients[service] = local_client(self.stack.settings.endpoint_url, service)
         return self._clients[service]
 
     # --- processes

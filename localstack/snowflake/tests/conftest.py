@@ -1,22 +1,17 @@
 """moto for S3, SNS and SQS, and a local Snowflake, once per run; a database and a bucket per test."""
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from local_snowflake.testing import Aws, LocalProcess, Warehouse
 
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[Aws]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    server.stop()
+    with Aws.running() as aws:
+        yield aws
 
 
 @pytest.fixture(scope="session")

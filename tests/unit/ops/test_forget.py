@@ -6,7 +6,6 @@ import base64
 import gzip
 import hashlib
 import json
-import logging
 import subprocess
 import threading
 import unicodedata
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 import typer
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from aws.table import dumped
@@ -49,11 +47,8 @@ def _only_requests_valid_on_aws() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Aws]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield Aws(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-    server.stop()
+    with Aws.running() as aws:
+        yield aws
 
 
 @pytest.fixture(scope="module")

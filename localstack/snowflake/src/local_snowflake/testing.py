@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import signal
 import socket
@@ -132,6 +133,20 @@ class Aws:
         self.s3 = boto3.client("s3", **options)
         self.sns = boto3.client("sns", **options)
         self.sqs = boto3.client("sqs", **options)
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> "Iterator[Aws]":
+        """Run moto's S3, SNS and SQS inside the `with` block."""
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        try:
+            yield cls(f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+        finally:
+            server.stop()
 
     def bucket(self) -> tuple[str, str]:
         """A new bucket, and the topic that it notifies of new objects."""
