@@ -9,30 +9,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import batched, chain
 from typing import Any
 
 from aws.table import Table
 from consumer.visits import pair_of
 from contract import logs
-from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, geofence_event
+from contract.events import GeofenceEvent, InvalidEvent, geofence_event
 from contract.instants import instant
 from contract.objects import object_name, prefix_of
 from ops.function_logs import log_lines
-from ops.outputs import Outputs
+from ops.reach import ReachableStores
 from ops.replay import LABEL
 from ops.stores import (
     consumed_event_ids,
     device_in,
     event_id_in,
-    geofence_kinds,
     readable_lines,
     stream_records,
     table_stays,
     utc,
 )
-from snowpipe.archive import Archive
-from snowpipe.warehouse import Warehouse
 
 # How long after its arrival in S3 an event is searched on the stream; redriven ones come late.
 STREAM_REACH = timedelta(hours=1)
@@ -61,28 +59,15 @@ class Line:
     text: bytes
 
 
-class Finder:
-    """Searches every store of one stage.
+class Finder(ReachableStores):
+    """Searches every store of one stage that answers.
 
     `searched` lists the searched stores, for the message if nothing is found.
     """
 
-    def __init__(
-        self,
-        outputs: Outputs,
-        stage: str,
-        warehouse: Warehouse | None,
-        unasked: Mapping[str, str] | None = None,
-    ) -> None:
-        """Search only the stores that answer; `unasked` names the others (ops/reach.py)."""
-        self._unasked = unasked or {}
-        self._outputs = outputs
-        self._stage = stage
-        self._warehouse = warehouse
-        self._s3 = outputs.aws("s3")
-        self._archive = Archive(self._s3, outputs.bucket)
-        self._kinds = GEOFENCE_KINDS if "Lambda" in self._unasked else geofence_kinds(outputs, stage)
-        self.searched: list[str] = []
+    @cached_property
+    def searched(self) -> list[str]:
+        return []
 
     def event(self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]) -> list[Step]:
         """Return all steps of all copies of the event, in time order."""
@@ -145,7 +130,7 @@ class Finder:
 
     def _text(self, key: str, number: int) -> bytes:
         """Return the line; b"" if the object is gone (a lifecycle rule, or `forget`)."""
-        lines = self._lines(key, self._archive.body(key))
+        lines = self._lines(key, self.archive.body(key))
         return lines[number - 1] if number <= len(lines) else b""
 
     def _lines(self, key: str, body: bytes | None) -> Sequence[bytes]:
@@ -168,14 +153,14 @@ class Finder:
             return found
         needle = json.dumps(event_id, ensure_ascii=False, allow_nan=False).encode()
         for prefix in prefixes:
-            keys = [each.key for each in self._archive.received(prefix, start, end)]
+            keys = [each.key for each in self.archive.received(prefix, start, end)]
             self.searched.append(
                 f"{len(keys)} objects of {prefix} from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
             )
             with ThreadPoolExecutor(8) as readers:
                 # In groups, because objects that were read and not searched yet are in memory.
                 bodies = chain.from_iterable(
-                    readers.map(self._archive.body, some) for some in batched(keys, 256, strict=False)
+                    readers.map(self.archive.body, some) for some in batched(keys, 256, strict=False)
                 )
                 for key, body in zip(keys, bodies, strict=True):
                     told(1)
@@ -260,10 +245,10 @@ class Finder:
 
     def _of_crossing(self, text: bytes, event_id: str, lines: Sequence[Line]) -> Iterator[Step]:
         """Return the steps after the archive: stream, consumer, visit."""
-        if not text or json.loads(text).get("type") not in self._kinds:
+        if not text or json.loads(text).get("type") not in self.kinds:
             return
         try:
-            event = geofence_event(text, self._kinds)
+            event = geofence_event(text, self.kinds)
         except InvalidEvent:  # archived before the stage treated such events as geofence events
             return
         since = min(filter(None, (self._received_at(line.key) for line in lines)), default=None)

@@ -215,15 +215,14 @@ def command(
         }
         for record in found
     ]
-    if rows or as_json:
-        terminal.show_rows(rows, as_json, title="Set aside", wide=wide)
-    elif not unreadable:
-        terminal.out.print(f"nothing is quarantined under {what}", markup=False)
+    if rows or as_json or not unreadable:
+        empty = f"nothing is quarantined under {what}"
+        terminal.show_rows(rows, as_json, title="Set aside", wide=wide, empty=empty)
     if rows or unreadable:
         raise typer.Exit(1)
 
 
-app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_completion=False)
+app = terminal.group()
 
 
 @app.callback()

@@ -5,8 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from contract.events import GEOFENCE_KINDS
 from ops import terminal
 from ops.outputs import Outputs
+from ops.stores import geofence_kinds
+from snowpipe.archive import Archive
 from snowpipe.commandline import one_line
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
@@ -71,6 +74,25 @@ def warehouse_or_none(outputs: Outputs, unasked: dict[str, str]) -> Iterator[War
         except Refusal as error:
             unasked["Snowflake"], warehouse = str(error), None
         yield warehouse
+
+
+class ReachableStores:
+    """The stores of one stage that answer. `unasked` names the others, each with the reason."""
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        stage: str,
+        warehouse: Warehouse | None,
+        unasked: Mapping[str, str] | None = None,
+    ) -> None:
+        self._outputs = outputs
+        self._stage = stage
+        self._warehouse = warehouse
+        self._unasked = dict(unasked or {})
+        self._s3 = outputs.aws("s3")
+        self.archive = Archive(self._s3, outputs.bucket)
+        self.kinds = GEOFENCE_KINDS if "Lambda" in self._unasked else geofence_kinds(outputs, stage)
 
 
 def tell(unasked: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from aws.table import Table
 from consumer import keys
 from consumer.visits import Pair
 from contract import logs
-from contract.events import GEOFENCE_KINDS, MAX_AGE, Fence, Kind
+from contract.events import MAX_AGE, Fence, Kind
 from contract.instants import instant
 from contract.objects import hour_folder, hour_of, prefix_of
 from ops import terminal
@@ -39,12 +39,11 @@ from ops.object_sets import (
 )
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
-from ops.reach import tell, unreachable, warehouse_or_none
+from ops.reach import ReachableStores, tell, unreachable, warehouse_or_none
 from ops.replay import Pace, lines_again
 from ops.stores import (
     consumed_event_ids,
     event_id_in,
-    geofence_kinds,
     invalid_rows,
     readable_lines,
 )
@@ -64,23 +63,8 @@ LOG_DELAY = timedelta(minutes=15)
 REPAIR_PATIENCE_S = 8.0
 
 
-class Reconciler:
-    """The stores of one stage, and the time limits of the comparison."""
-
-    def __init__(
-        self,
-        outputs: Outputs,
-        stage: str,
-        warehouse: Warehouse | None,
-        unasked: Mapping[str, str] | None = None,
-    ) -> None:
-        """Compare the stores. Without a warehouse only the log and S3 are compared; `unasked` has the reason."""
-        self._outputs = outputs
-        self._stage = stage
-        self._warehouse = warehouse
-        self._unasked = dict(unasked or {})
-        self.kinds = GEOFENCE_KINDS if "Lambda" in self._unasked else geofence_kinds(outputs, stage)
-        self.archive = Archive(outputs.aws("s3"), outputs.bucket)
+class Reconciler(ReachableStores):
+    """Compares the stores of one stage. Without a warehouse only the log and S3."""
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
         """Compare what was received in these hours and stored by `settled_at`."""

@@ -135,16 +135,15 @@ def command(
     if as_json:
         in_queue = waiting(sqs, outputs.redrive_queue_url)
         terminal.print_json({"dead_letters": rows, "waiting_in_redrive_queue": in_queue})
-    elif rows:
-        terminal.show_rows(rows, as_json, title="Dead letters", wide=wide)
     else:
-        in_queue = waiting(sqs, outputs.redrive_queue_url)
-        terminal.out.print(f"no dead letters; {in_queue} claim checks wait in the redrive queue")
+        in_queue = 0 if rows else waiting(sqs, outputs.redrive_queue_url)
+        empty = f"no dead letters; {in_queue} claim checks wait in the redrive queue"
+        terminal.show_rows(rows, as_json, title="Dead letters", wide=wide, empty=empty)
     if letters and not (send or purge):
         raise typer.Exit(1)
 
 
-app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_completion=False)
+app = terminal.group()
 
 
 @app.callback()

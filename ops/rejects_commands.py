@@ -13,7 +13,7 @@ from ops.reach import require
 from ops.rejects import Box, Reject, Repaired, Selection, Sent, groups, poster, repaired, send, try_out
 from ops.stores import geofence_kinds
 
-app = typer.Typer(cls=terminal.Verbs, pretty_exceptions_enable=False, add_completion=False)
+app = terminal.group()
 
 Code = Annotated[str, typer.Option(metavar="CODE", help="Only events with this reason code.")]
 AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only events of this app version.")]
@@ -70,10 +70,7 @@ def list_rejects(
     _, box, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
     rows = groups(found, names)
     _name_unreadable(box)
-    if rows or as_json:
-        terminal.show_rows(rows, as_json, title="Rejected events", wide=wide)
-    else:
-        terminal.out.print("no rejected events")
+    terminal.show_rows(rows, as_json, title="Rejected events", wide=wide, empty="no rejected events")
     if rows or box.unreadable:
         raise typer.Exit(1)
 

@@ -102,6 +102,11 @@ class Verbs(TyperGroup):
         return super().parse_args(ctx, args)
 
 
+def group() -> typer.Typer:
+    """Return a command with verbs."""
+    return typer.Typer(cls=Verbs, pretty_exceptions_enable=False, add_completion=False)
+
+
 def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's) and return its exit code: 2, and one line, for every error."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -248,14 +253,17 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
 
 
 def show_rows(
-    rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = "", wide: bool = False
+    rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = "", wide: bool = False, empty: str = ""
 ) -> None:
-    """Print rows with the same columns.
+    """Print rows with the same columns, or the sentence `empty` instead of an empty table.
 
     A terminal gets the columns that fit and short times, unless `wide`.
     """
     if as_json:
         print_json(list(rows))
+        return
+    if empty and not rows:
+        out.print(empty, markup=False)
         return
     names = list(rows[0]) if rows else []
     fit = out.is_terminal and not wide

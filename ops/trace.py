@@ -138,9 +138,7 @@ def command(
 
 def _choose(near: list[dict[str, Any]], unasked: Mapping[str, str], as_json: bool) -> None:
     """List the events to choose from, and exit."""
-    if near or as_json:
-        terminal.show_rows(near, as_json, title="Events of this device around that time")
-    else:
-        terminal.out.print("no event of this device around that time")
+    title, empty = "Events of this device around that time", "no event of this device around that time"
+    terminal.show_rows(near, as_json, title=title, empty=empty)
     tell(unasked)
     raise typer.Exit(2 if unasked else 1)

@@ -230,7 +230,6 @@ def command(
     for each in sorted(doubtful):
         contradicting |= contradictions_of_device(dynamodb, table, each, exclusive_tags, rule)
     rows = with_presence(rows, contradicting)
-    if rows or as_json:
-        terminal.show_rows(rows if as_json or wide else in_brief(rows, datetime.now(UTC)), as_json)
-    else:
-        terminal.out.print("no visits")
+    terminal.show_rows(
+        rows if as_json or wide else in_brief(rows, datetime.now(UTC)), as_json, empty="no visits"
+    )
