@@ -49,12 +49,12 @@ from ops.stores import (
 )
 from snowpipe import loading
 from snowpipe.archive import Archive
-from snowpipe.cli import Stage
 from snowpipe.commandline import one_line
 from snowpipe.pipes import Pipe
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED
 from snowpipe.settings import Aws, Settings
+from snowpipe.stage import Stage
 from snowpipe.warehouse import Warehouse
 
 # How late a line may reach the log after its hour.

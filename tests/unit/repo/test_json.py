@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from snowpipe.cli import show
 from snowpipe.finite import finite
+from snowpipe.show import show
 
 ROOT = Path(__file__).parents[3]
 

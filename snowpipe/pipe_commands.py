@@ -1,0 +1,264 @@
+"""The commands that inspect pipes, load files and repair what was not loaded."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contract.objects import metadata
+from snowpipe import apply as applying
+from snowpipe import archive, loading, pipes
+from snowpipe.history import FAILED, Narrow
+from snowpipe.history import history as copy_history
+from snowpipe.history import validate as validate_failed
+from snowpipe.pipes import Pipe
+from snowpipe.recreate import Recreation
+from snowpipe.refusal import Refusal
+from snowpipe.repair import REPAIRED, repaired_object
+from snowpipe.roles import administrator, loader
+from snowpipe.show import show, tell
+from snowpipe.stage import Json, Outputs, Since, Stage, Which, stage_of
+from snowpipe.times import instant
+from snowpipe.warehouse import Row, Snowflake
+
+PATIENCE = timedelta(minutes=10)
+"""How long a resumed pipe may take to load its queue."""
+
+
+def status(
+    context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
+) -> None:
+    """Show each pipe's state and what it means. Exit 1 if one is not healthy."""
+    stage = stage_of(context, outputs)
+    rows = []
+    with stage.warehouse(loader) as session:
+        for each in stage.pipes(pipe):
+            found = pipes.status(session, each)
+            newest = stage.archive.newest(each.prefix)
+            rows.append(pipes.row(each, found, pipes.triage(found, newest.modified_at if newest else None)))
+    show(rows, as_json)
+    raise typer.Exit(0 if all(row["healthy"] for row in rows) else 1)
+
+
+def history(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    since: Since = "24 hours ago",
+    failed: Annotated[bool, typer.Option(help="Only files that were not loaded completely")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of files per pipe")] = 1000,
+) -> None:
+    """List the result of each file, the newest first (COPY_HISTORY: 14 days)."""
+    start = instant(since)
+    stage = stage_of(context, outputs)
+    with stage.warehouse(loader) as session:
+        narrow = Narrow(FAILED if failed else (), limit=limit)
+        rows = [row for each in stage.pipes(pipe) for row in copy_history(session, each, start, narrow)]
+    show(rows, as_json, none="no files")
+
+
+def validate(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    since: Since = "14 days ago",
+) -> None:
+    """Read the files that failed and show their invalid lines. Exit 1 if there are any."""
+    start = instant(since)
+    stage = stage_of(context, outputs)
+    with stage.warehouse(loader) as session:
+        rows = [
+            row for each in stage.pipes(pipe) for row in validate_failed(session, each, stage.archive, start)
+        ]
+    show(rows, as_json, none="no file failed")
+    if rows:
+        tell(
+            "A file name cannot be loaded again for 14 days, even if it failed: repair it, then "
+            "run: repair FILE --instead-of KEY."
+        )
+    raise typer.Exit(1 if rows else 0)
+
+
+def refresh(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    prefix: Annotated[str, typer.Option(help="Only keys that begin so, such as dt=2026-11-16/")] = "",
+    since: Annotated[
+        str | None, typer.Option(help="Objects received since then; ISO-8601 or a phrase")
+    ] = None,
+) -> None:
+    """Queue files for which the pipes received no notification.
+
+    Exit 1 if some are older than 7 days, the limit of REFRESH.
+    """
+    start = None if since is None else instant(since)
+    stage = stage_of(context, outputs)
+    rows = []
+    with stage.warehouse(loader) as session:
+        for each in stage.pipes(pipe):
+            done = loading.refresh(session, each, stage.archive, prefix, start)
+            rows += [{"key": key, "result": "queued"} for key in done.sent]
+            rows += [{"key": key, "result": "too old"} for key in done.out_of_reach]
+    show(rows, as_json, none="nothing to queue")
+    missed = sum(row["result"] == "too old" for row in rows)
+    if missed:
+        tell(f"{missed} file(s) are older than the 7 days of REFRESH: run backfill for them")
+    raise typer.Exit(1 if missed else 0)
+
+
+def backfill(
+    context: typer.Context,
+    start: Annotated[str, typer.Option("--from", help="First hour received; ISO-8601 or a phrase")],
+    end: Annotated[str, typer.Option("--to", help="Last hour received; ISO-8601 or a phrase")] = "now",
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+) -> None:
+    """Load the objects of these hours that are not loaded yet, at most 1000 files per COPY."""
+    first, last = instant(start), instant(end)
+    if first > last:
+        raise Refusal(f"--from {start} is after --to {end}")
+    stage = stage_of(context, outputs)
+    rows: list[Row] = []
+    with stage.warehouse(loader) as session:
+        for each in stage.pipes(pipe):
+            copy = stage.definition(each).copy_statement
+            done, left_out = loading.backfill(
+                session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) so far")
+            )
+            tell(f"{each.name}: {len(done)} file(s) copied, {left_out} skipped that are loaded or queued")
+            rows += done
+    show(rows, as_json, none="nothing was missing")
+    raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
+
+
+def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: Json = False) -> None:
+    """Replace one object's rows by the object's current content, in one transaction. FILE is its key."""
+    if not file:
+        raise Refusal("FILE is empty: give an object's key, which begins with events/ or rejected/")
+    stage = stage_of(context, outputs)
+    key = file.removeprefix(f"s3://{stage.archive.bucket}/")
+    found = [each for each in stage.pipes() if key.startswith(each.prefix)]
+    if not found:
+        raise Refusal(f"{file}: a key must begin with events/ or rejected/")
+    copy = stage.definition(found[0]).copy_statement
+    with stage.warehouse(loader) as session:
+        show([loading.reload(session, found[0], stage.archive, copy, key)], as_json)
+
+
+def repair(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="NDJSON, plain or gzip")],
+    instead_of: Annotated[
+        str, typer.Option(help="The key of the file that failed: its prefix and hour")
+    ] = "",
+    outputs: Outputs = None,
+    as_json: Json = False,
+) -> None:
+    """Validate a repaired file and store it in the archive under a new key; Snowpipe then loads it.
+
+    The failed file stays: delete it when `history` shows that the new one is loaded.
+    """
+    found = repaired_object(file, instead_of, datetime.now(UTC))
+    stage = stage_of(context, outputs)
+    stage.aws("s3").put_object(
+        Bucket=archive.bucket_of(stage.settings),
+        Key=found.key,
+        Body=found.body,
+        IfNoneMatch="*",  # the bucket's policy does not allow replacing an archived event
+        # Tells `reconcile` why no request's log line names this object.
+        Metadata=metadata({REPAIRED: instead_of or file.name}),
+    )
+    show([{"key": found.key, "lines": found.lines}], as_json)
+
+
+def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None) -> None:
+    """Pause pipes; their files wait. After 14 days a paused pipe is stale."""
+    stage = stage_of(context, outputs)
+    rows = []
+    with stage.warehouse(loader) as session:
+        for each in stage.pipes(pipe):
+            pipes.set_paused(session, each, True)
+            rows.append({"pipe": each.name, "state": pipes.status(session, each).state})
+    show(rows, as_json)
+
+
+def resume(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    since: Annotated[
+        str | None, typer.Option(help="When a stale pipe was paused. Default: its last load")
+    ] = None,
+) -> None:
+    """Resume pipes.
+
+    A stale pipe (paused for over 14 days) also loads the files whose notifications expired.
+    """
+    start = None if since is None else instant(since)
+    stage = stage_of(context, outputs)
+    rows = []
+    with stage.warehouse(loader) as session:
+        for each in stage.pipes(pipe):
+            loaded = _resume(stage, session, each, start)
+            rows.append(
+                {"pipe": each.name, "state": pipes.status(session, each).state, "expired_files": len(loaded)}
+            )
+    show(rows, as_json)
+
+
+def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
+    """Resume one pipe; return the files loaded because the pipe was stale or `since` is given."""
+    before = pipes.status(session, pipe)
+    try:
+        pipes.set_paused(session, pipe, False)
+        if since is None:
+            return []
+    except Refusal:
+        if before.state != "PAUSED":
+            raise
+        # Snowflake documents no error number for a stale pipe. Only the owner may force a pipe, so this
+        # statement raises if the cause is another one.
+        with stage.warehouse(administrator) as owner:
+            pipes.force_resume(owner, pipe)
+        since = since or before.ingested_at
+        if since is None:
+            raise Refusal(
+                f"{pipe.name} is resumed. When was it paused? Run: resume --since TIME", 1
+            ) from None
+        tell(f"{pipe.name} was stale; loading files since {since.isoformat()} whose notifications expired")
+    copy = stage.definition(pipe).copy_statement
+    return loading.load_expired(session, pipe, stage.archive, copy, since, PATIENCE)
+
+
+def recreate(
+    context: typer.Context,
+    outputs: Outputs = None,
+    as_json: Json = False,
+    pipe: Which = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every pipe")] = False,
+) -> None:
+    """Replace pipes that need it without losing files or loading them twice; can be interrupted and repeated.
+
+    These are pipes whose COPY has changed, and pipes in a state that has no other remedy (see status).
+    """
+    stage = stage_of(context, outputs)
+    rows: list[Row] = []
+    with stage.warehouse(administrator) as session:
+        changed = set(applying.changed_pipes(session, stage.ddl))
+        live = applying.live_copies(session, stage.ddl)
+        for each in stage.pipes(pipe):
+            state = stage.settings.folder / f"recreate-{each.name.lower()}.json"
+            broken = each.name in live and pipes.status(session, each).state in pipes.NEED_RECREATE
+            if not (everything or each.name in changed or broken or state.exists()):
+                continue
+            recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
+            repaired = recreation.run()
+            rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": len(repaired)})
+    show(rows, as_json, none="no pipe needs it: --all recreates all")

@@ -1,0 +1,72 @@
+"""The stage that a command works on, and the options that the commands share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from snowpipe import archive, pipes, template, warehouse
+from snowpipe.archive import Archive
+from snowpipe.pipes import Kind, Pipe
+from snowpipe.refusal import Refusal
+from snowpipe.roles import Role
+from snowpipe.settings import Settings, load
+from snowpipe.template import Definition, Parameters
+from snowpipe.warehouse import Snowflake
+
+Outputs = Annotated[
+    Path | None, typer.Option(help="A stack's outputs.json. Default: SNOWFLAKE_* or the running stack")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
+Which = Annotated[Kind | None, typer.Option("--pipe", help="Only this pipe (default: both)")]
+Since = Annotated[str, typer.Option(help="ISO-8601 or a phrase such as '2 hours ago'")]
+
+
+@dataclass
+class Stage:
+    """The stage that a command works on; everything is looked up on first use."""
+
+    settings: Settings
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        return archive.parameters(self.settings)
+
+    @cached_property
+    def ddl(self) -> list[Definition]:
+        return template.definitions(self.parameters)
+
+    @cached_property
+    def archive(self) -> Archive:
+        return Archive(archive.s3_client(self.settings.aws), archive.bucket_of(self.settings))
+
+    @contextmanager
+    def warehouse(self, role: Role) -> Iterator[Snowflake]:
+        with warehouse.connect(self.settings.connection, role=role) as session:
+            yield session
+
+    def pipes(self, kind: Kind | None = None) -> list[Pipe]:
+        return pipes.pipes(self.settings.connection.database, kind)
+
+    def definition(self, pipe: Pipe) -> Definition:
+        return next(d for d in self.ddl if d.is_pipe and d.pipe == pipe.name)
+
+    def refuse_to_change_aws(self) -> None:
+        if not self.settings.aws.is_emulated:
+            raise Refusal(
+                "--write is refused: CloudFormation owns the role and the topic's policy of a "
+                "deployed stage, and its next deployment would undo the change. Without --write, "
+                "bootstrap prints the parameters to set in serverless/params.yml."
+            )
+
+    def aws(self, service: str) -> Any:
+        return archive.client(self.settings.aws, service)
+
+
+def stage_of(context: typer.Context, outputs: Path | None) -> Stage:
+    """Return the stage that the command works on; `context.obj` is the environment of the process."""
+    return Stage(load(context.obj, outputs))
