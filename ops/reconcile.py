@@ -50,11 +50,11 @@ from ops.stores import (
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.commandline import one_line
+from snowpipe.deployed_stage import Stage
 from snowpipe.pipes import Pipe
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED
 from snowpipe.settings import Aws, Settings
-from snowpipe.stage import Stage
 from snowpipe.warehouse import Warehouse
 
 # How late a line may reach the log after its hour.

@@ -25,8 +25,8 @@ from contract.objects import hour_of
 from handler.parse_body import parse_body
 from handler.validate import validate
 from ops import posting
+from ops.edit_events import Patch
 from ops.outputs import Outputs
-from ops.patch import Patch
 from ops.stores import readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal

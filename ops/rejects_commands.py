@@ -7,8 +7,8 @@ import msgspec
 import typer
 
 from ops import terminal
+from ops.edit_events import Patch
 from ops.outputs import Outputs
-from ops.patch import Patch
 from ops.reach import require
 from ops.rejects import Box, Reject, Repaired, Selection, Sent, groups, poster, repaired, send, try_out
 from ops.stores import geofence_kinds

@@ -13,15 +13,15 @@ from typing import Annotated
 import typer
 
 from snowpipe import apply as applying
-from snowpipe import archive, commandline, pipe_commands, policies, sqlite, transform
+from snowpipe import archive, commandline, pipe_commands, policies, run_dbt, sqlite
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
+from snowpipe.deployed_stage import Json, Outputs, stage_of
 from snowpipe.drift import differences
 from snowpipe.refusal import Refusal
 from snowpipe.roles import administrator, operator
 from snowpipe.settings import load, load_aws
 from snowpipe.show import show, tell
-from snowpipe.stage import Json, Outputs, stage_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -162,7 +162,7 @@ def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Js
 def dbt(context: typer.Context, outputs: Outputs = None) -> None:
     """Run dbt on the stage's warehouse; arguments are dbt's own, such as `build --select geofence_visits`."""
     settings = load(context.obj, outputs)
-    raise typer.Exit(transform.dbt(context.args, settings, context.obj))
+    raise typer.Exit(run_dbt.dbt(context.args, settings, context.obj))
 
 
 @app.command("load")

@@ -9,6 +9,7 @@ import typer
 from contract.objects import metadata
 from snowpipe import apply as applying
 from snowpipe import archive, loading, pipes
+from snowpipe.deployed_stage import Json, Outputs, Since, Stage, Which, stage_of
 from snowpipe.history import FAILED, Narrow
 from snowpipe.history import history as copy_history
 from snowpipe.history import validate as validate_failed
@@ -18,7 +19,6 @@ from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED, repaired_object
 from snowpipe.roles import administrator, loader
 from snowpipe.show import show, tell
-from snowpipe.stage import Json, Outputs, Since, Stage, Which, stage_of
 from snowpipe.times import instant
 from snowpipe.warehouse import Row, Snowflake
 

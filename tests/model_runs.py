@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from snowpipe.run_dbt import DBT, environment_of
 from snowpipe.settings import Settings
-from snowpipe.transform import DBT, environment_of
 from tests import statements
 
 WORKER = Path(__file__).with_name("model_worker.py")

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snowpipe import apply, template, transform
+from snowpipe import apply, template
+from snowpipe.run_dbt import dbt
 from snowpipe.settings import Aws, Connection, Settings
 from snowpipe.warehouse import Snowflake, connect
 from tests.bench import figures
@@ -118,7 +119,7 @@ def run_dbt(settings: Settings, *options: str) -> tuple[float, float]:
         kept = os.dup(1)
         os.dup2(output.fileno(), 1)
         try:
-            code = transform.dbt(["run", *options], settings, os.environ)
+            code = dbt(["run", *options], settings, os.environ)
         finally:
             os.dup2(kept, 1)
             os.close(kept)

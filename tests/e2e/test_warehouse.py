@@ -30,8 +30,8 @@ from snowpipe.archive import Archive
 from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
+from snowpipe.run_dbt import DBT
 from snowpipe.template import definitions
-from snowpipe.transform import DBT
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.snowpipe.vocabulary import Stage, command
 

@@ -18,7 +18,7 @@ from tools.stack import console as guest
 from tools.stack import identity
 from tools.stack import logs as log_files
 from tools.stack import memory as processes
-from tools.stack.faults import StackError
+from tools.stack.errors import StackError
 from tools.stack.identity import Auth, Tokens
 from tools.stack.settings import Settings
 from tools.stack.stack import SERVERS, Stack

@@ -12,7 +12,7 @@ from aws.emulator import NO_PROXIES, emulator_session
 from ops.osls import OSLS, alone
 from ops.outputs import ROOT, tags_of
 from tools.stack import identity, private, snowflake
-from tools.stack.faults import StackError
+from tools.stack.errors import StackError
 from tools.stack.processes import Processes
 from tools.stack.settings import REGION, Settings
 

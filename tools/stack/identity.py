@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ops.outputs import TokenIssuer
 from tools.stack import private
-from tools.stack.faults import StackError
+from tools.stack.errors import StackError
 from tools.stack.settings import Settings
 
 Auth = Literal["key", "jwt"]

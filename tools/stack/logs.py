@@ -8,7 +8,7 @@ from typing import IO
 
 from rich.console import Console
 
-from tools.stack.faults import StackError
+from tools.stack.errors import StackError
 from tools.stack.settings import Settings
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")

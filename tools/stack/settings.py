@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ops.outputs import ROOT
 from snowpipe.environment import for_installation, for_programs
-from tools.stack.faults import StackError
+from tools.stack.errors import StackError
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"

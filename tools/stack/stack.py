@@ -17,7 +17,7 @@ from ops.outputs import ROOT, Outputs
 from snowpipe.refusal import Refusal
 from snowpipe.within import within
 from tools.stack import console, deploy, identity, localstack, private, snowflake
-from tools.stack.faults import LostStateError, StackError
+from tools.stack.errors import LostStateError, StackError
 from tools.stack.identity import Auth
 from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, Settings

@@ -17,7 +17,7 @@ from contract.objects import lines_object
 from handler.ingest import errors_of
 from handler.parse_body import parse_body
 from handler.validate import validate
-from ops.patch import Patch
+from ops.edit_events import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
 from snowpipe.refusal import Refusal
 from tests.rejects import reject_line, unreadable_line

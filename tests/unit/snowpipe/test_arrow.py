@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from snowpipe.transform import DBT
+from snowpipe.run_dbt import DBT
 
 # An Arrow result of one column and one row, as Snowflake sends it.
 RESULT = (

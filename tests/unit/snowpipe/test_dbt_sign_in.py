@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from snowpipe.run_dbt import DBT, PROJECT, environment_of
 from snowpipe.settings import load
-from snowpipe.transform import DBT, PROJECT, environment_of
 
 PRINT = """
 import json, os, sys, yaml

@@ -13,7 +13,7 @@ from ops.polling import until
 from tests.unit.ops.test_outputs import FILE
 from tests.unit.tools.stack.test_stack import Trial, free_base
 from tools.stack import cli, console, deploy, stack
-from tools.stack.faults import StackError
+from tools.stack.errors import StackError
 from tools.stack.stack import Stack
 
 

@@ -23,7 +23,7 @@ import pytest
 from ops.outputs import ROOT
 from ops.polling import until
 from tools.stack import cli, console, deploy, identity, localstack, logs, private, snowflake, stack
-from tools.stack.faults import StackError
+from tools.stack.errors import StackError
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
 
