@@ -21,7 +21,7 @@ from contract.instants import instant
 from contract.objects import object_name, prefix_of
 from ops.function_logs import log_lines
 from ops.reach import ReachableStores
-from ops.replay import LABEL
+from ops.send_records import LABEL
 from ops.stores import (
     consumed_event_ids,
     device_in,

@@ -5,19 +5,16 @@ line is sent with an additional field, `milkrun_replay`, that names the replay f
 interruption the same command continues after the last object that was sent completely.
 """
 
-import base64
 import hashlib
 import json
 import math
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import batched
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
@@ -26,20 +23,16 @@ from aws.stream import KinesisStream
 from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
 from contract.objects import hour_of, is_content, prefix_of
 from contract.stream_record import StreamRecord, stream_record
-from handler.publish import publish
 from ops import quarantine, terminal
+from ops.given_up import replay_given_up
 from ops.outputs import ROOT
 from ops.reach import require
+from ops.send_records import Pace, labelled, put_all
 from ops.stores import geofence_kinds, readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
-LABEL = "milkrun_replay"
-ON_FAILURE = "aws/lambda/"
 EVER = datetime.min.replace(tzinfo=UTC)
-RECORDS_AT_ONCE = 100
-# How long the stream may throttle before the replay stops. The same command continues later.
-STREAM_PATIENCE_S = 30.0
 
 _TOO_OLD = (
     f"the consumer skips events over {MAX_AGE.days} days old: choose a later start. For older visits "
@@ -108,11 +101,6 @@ class Selection:
                 yield stream_record(checked, labelled(line, event, label), number)
 
 
-def labelled(line: bytes, event: dict[str, Any], label: str) -> bytes:
-    """Return the line with the replay's name; unchanged if a phone has sent such a field itself."""
-    return line if LABEL in event else b'%b,"%b":"%b"}' % (line[:-1], LABEL.encode(), label.encode())
-
-
 @dataclass(slots=True)
 class Done:
     """The result of a replay. A dry run counts in `sent` what it would send."""
@@ -154,18 +142,6 @@ class Progress:
         self._path.unlink(missing_ok=True)
 
 
-class Pace:
-    """Limits the records per second over a whole replay."""
-
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._due = time.monotonic()
-
-    def wait_for(self, number: int) -> None:
-        time.sleep(max(0.0, self._due - time.monotonic()))
-        self._due = max(self._due, time.monotonic() - 1) + number / self._per_second
-
-
 def replay(
     archive: Archive,
     stream: KinesisStream | None,
@@ -205,21 +181,6 @@ def replay(
     return done
 
 
-def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) -> int:
-    """Send all records at that rate. Raises Refusal if the stream keeps throttling some."""
-    count = 0
-    for some in batched(records, RECORDS_AT_ONCE, strict=False):
-        pace.wait_for(len(some))
-        give_up_at = time.monotonic() + STREAM_PATIENCE_S
-        published = publish(some, stream, lambda: give_up_at - time.monotonic())  # noqa: B023 - called at once
-        if published.refused or published.malformed:
-            raise Refusal(
-                f"the stream did not accept {len(published.refused) + len(published.malformed)} records", 1
-            )
-        count += published.taken
-    return count
-
-
 def lines_again(
     archive: Archive,
     stream: KinesisStream,
@@ -241,62 +202,6 @@ def lines_again(
             records = (record for record in records if record.line in wanted)
             count += put_all(records, stream, pace)
     return count
-
-
-def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[StreamRecord]]]:
-    """Yield the batches that the event source mapping gave up on and stored in S3, each with its key.
-
-    Lambda's invocation record has the request to the function as text under `payload` (AWS Lambda Developer
-    Guide: "Retain records of asynchronous invocations", "Capturing discarded batches").
-    """
-    for found in archive.objects(prefix):
-        body = archive.body(found.key)
-        if body is None:
-            continue
-        kept = json.loads(body)
-        request = kept.get("payload", kept)
-        request = json.loads(request) if isinstance(request, str) else request
-        yield (
-            found.key,
-            [
-                StreamRecord(
-                    record["kinesis"]["partitionKey"], base64.b64decode(record["kinesis"]["data"]), number
-                )
-                for number, record in enumerate(request.get("Records", []), 1)
-            ],
-        )
-
-
-def replay_given_up(
-    archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
-) -> dict[str, object]:
-    """Send every given-up batch again; without a stream only count.
-
-    The objects stay, so it can be repeated.
-    """
-    batches, found, sent = [], 0, 0
-    for key, records in terminal.counted(given_up(archive), "batches"):
-        batches.append(key)
-        found += len(records)
-        if stream is not None:
-            sent += put_all((_labelled_if_event(record, label) for record in records), stream, pace)
-    return {
-        "label": label if stream else None,
-        "batches": batches,
-        "sent": sent,
-        "would_send": found - sent,
-    }
-
-
-def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
-    """Return the records of a given-up batch; other producers' records may be among them."""
-    try:
-        event = parse_json(record.data)
-    except InvalidEvent:
-        return record
-    if not isinstance(event, dict) or not record.data.endswith(b"}"):
-        return record
-    return StreamRecord(record.partition_key, labelled(record.data, event, label), record.line)
 
 
 # --- the command

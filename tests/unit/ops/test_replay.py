@@ -16,20 +16,10 @@ from aws.errors import RetryableError
 from contract.events import geofence_event
 from contract.objects import lines_object
 from contract.stream_record import StreamRecord
-from ops import replay as replaying
-from ops.replay import (
-    EVER,
-    LABEL,
-    Pace,
-    Progress,
-    Selection,
-    given_up,
-    lines_again,
-    price_of,
-    put_all,
-    replay,
-    replay_given_up,
-)
+from ops import send_records
+from ops.given_up import given_up, replay_given_up
+from ops.replay import EVER, Progress, Selection, lines_again, price_of, replay
+from ops.send_records import LABEL, Pace, put_all
 from snowpipe.archive import Object
 from snowpipe.refusal import Refusal
 
@@ -254,7 +244,7 @@ def test_refused_records_are_sent_again() -> None:
 
 
 def test_replay_stops_when_the_stream_keeps_refusing_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaying, "STREAM_PATIENCE_S", 0.2)
+    monkeypatch.setattr(send_records, "STREAM_PATIENCE_S", 0.2)
 
     class Down(FakeStream):
         def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:

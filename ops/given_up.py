@@ -1,0 +1,70 @@
+"""The batches that the consumer's event source mapping gave up on: `milkrun replay --on-failure` sends them again."""
+
+import base64
+import json
+from collections.abc import Iterator
+
+from aws.stream import KinesisStream
+from contract.events import InvalidEvent, parse_json
+from contract.stream_record import StreamRecord
+from ops import terminal
+from ops.send_records import Pace, labelled, put_all
+from snowpipe.archive import Archive
+
+ON_FAILURE = "aws/lambda/"
+
+
+def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[StreamRecord]]]:
+    """Yield the batches that the event source mapping gave up on and stored in S3, each with its key.
+
+    Lambda's invocation record has the request to the function as text under `payload` (AWS Lambda Developer
+    Guide: "Retain records of asynchronous invocations", "Capturing discarded batches").
+    """
+    for found in archive.objects(prefix):
+        body = archive.body(found.key)
+        if body is None:
+            continue
+        kept = json.loads(body)
+        request = kept.get("payload", kept)
+        request = json.loads(request) if isinstance(request, str) else request
+        yield (
+            found.key,
+            [
+                StreamRecord(
+                    record["kinesis"]["partitionKey"], base64.b64decode(record["kinesis"]["data"]), number
+                )
+                for number, record in enumerate(request.get("Records", []), 1)
+            ],
+        )
+
+
+def replay_given_up(
+    archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
+) -> dict[str, object]:
+    """Send every given-up batch again; without a stream only count.
+
+    The objects stay, so it can be repeated.
+    """
+    batches, found, sent = [], 0, 0
+    for key, records in terminal.counted(given_up(archive), "batches"):
+        batches.append(key)
+        found += len(records)
+        if stream is not None:
+            sent += put_all((_labelled_if_event(record, label) for record in records), stream, pace)
+    return {
+        "label": label if stream else None,
+        "batches": batches,
+        "sent": sent,
+        "would_send": found - sent,
+    }
+
+
+def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
+    """Return the records of a given-up batch; other producers' records may be among them."""
+    try:
+        event = parse_json(record.data)
+    except InvalidEvent:
+        return record
+    if not isinstance(event, dict) or not record.data.endswith(b"}"):
+        return record
+    return StreamRecord(record.partition_key, labelled(record.data, event, label), record.line)

@@ -1,0 +1,90 @@
+"""The repairs of `milkrun reconcile --repair`: load objects, replace rows, and send events to the stream again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aws.stream import KinesisStream
+from contract.events import Kind
+from ops.object_sets import MEANINGS, MENDABLE, Difference
+from ops.outputs import Outputs
+from ops.replay import lines_again
+from ops.send_records import Pace
+from snowpipe import loading
+from snowpipe.archive import Archive
+from snowpipe.deployed_stage import Stage
+from snowpipe.pipes import Pipe
+from snowpipe.refusal import Refusal
+from snowpipe.settings import Aws, Settings
+from snowpipe.warehouse import Warehouse
+
+
+class Repairer:
+    """Repairs differences and reports what it did for each."""
+
+    def __init__(
+        self, outputs: Outputs, warehouse: Warehouse, archive: Archive, kinds: Mapping[str, Kind]
+    ) -> None:
+        self._outputs = outputs
+        self._warehouse = warehouse
+        self._archive = archive
+        self._kinds = kinds
+        aws = Aws(region=outputs.region, aws_endpoint_url=outputs.aws_endpoint_url, bucket=outputs.bucket)
+        settings = Settings(connection=outputs.snowflake, aws=aws, folder=Path(), source="outputs")
+        self._stage = Stage(settings)
+
+    def repair(self, differences: Sequence[Difference]) -> list[dict[str, Any]]:
+        """Yield a row per repair; after a failed one, with its reason, the others continue."""
+        done: list[dict[str, Any]] = []
+        for key in (d.key for d in differences if d.kind == "rows_differ"):
+            done += self._trying(key, self._reload(key))
+        for pipe in self._stage.pipes():
+            keys = [d.key for d in differences if d.kind == "not_loaded" and d.key.startswith(pipe.prefix)]
+            if keys:
+                done += self._trying(f"{len(keys)} objects", self._load(pipe, keys))
+        again = [(d.key, d.line) for d in differences if d.kind == "not_consumed" and d.line is not None]
+        if again:
+            done += self._trying(f"{len(again)} geofence events", self._publish(again))
+        done += (
+            {"key": d.key, "did": f"nothing: {MEANINGS[d.kind]}; check it by hand"}
+            for d in differences
+            if d.kind not in MENDABLE
+        )
+        return done
+
+    def _trying(self, key: str, mending: Iterator[dict[str, object]]) -> Iterator[dict[str, object]]:
+        try:
+            yield from mending
+        except Refusal as refusal:
+            yield {"key": key, "did": f"nothing: {refusal}"}
+
+    def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Load with the pipe's REFRESH, which covers files without a load history; otherwise with COPY."""
+        left = set(keys)
+        for prefix in sorted({key.rpartition("/")[0] + "/" for key in keys}):
+            left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)
+        yield from ({"key": key, "did": "queued by REFRESH"} for key in keys if key not in left)
+        copy = self._copy_statement(pipe) + "\nFORCE = TRUE"
+        for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
+            yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {row['rows']} rows"}
+
+    def _reload(self, key: str) -> Iterator[dict[str, object]]:
+        [pipe] = [pipe for pipe in self._stage.pipes() if key.startswith(pipe.prefix)]
+        row = loading.reload(self._warehouse, pipe, self._archive, self._copy_statement(pipe), key)
+        yield {
+            "key": key,
+            "did": f"COPY with FORCE: {row['rows']} rows; {row['rows_deleted']} earlier rows deleted",
+        }
+
+    def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, object]]:
+        label = f"reconcile-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        stream = KinesisStream(self._outputs.access().client("kinesis"), self._outputs.stream)
+        sent = lines_again(self._archive, stream, lines, label, Pace(200), self._kinds)
+        yield {
+            "key": f"{sent} geofence events",
+            "did": f"sent to the stream again, labelled {label}",
+        }
+
+    def _copy_statement(self, pipe: Pipe) -> str:
+        return self._stage.definition(pipe).copy_statement
