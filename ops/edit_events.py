@@ -93,9 +93,10 @@ def _mapping(text: str) -> dict[str, str]:
 
 
 def _holder(event: dict[str, Any], path: Path) -> Any:
+    holder: Any = event
     for name in path[:-1]:
-        event = event.get(name) if isinstance(event, dict) else None  # type: ignore[assignment]
-    return event
+        holder = holder.get(name) if isinstance(holder, dict) else None
+    return holder
 
 
 def _get(event: dict[str, Any], path: Path) -> Any:

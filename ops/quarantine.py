@@ -106,8 +106,9 @@ def write(path: Path, records: Iterable[Aside]) -> int:
     """
     count = 0
     with path.open("wb") as file:
-        for count, record in enumerate(records, 1):  # noqa: B007
+        for record in records:
             file.write(_line(record.data) + b"\n")
+            count += 1
     return count
 
 

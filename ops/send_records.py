@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from itertools import batched
 from typing import Any
 
@@ -39,10 +40,14 @@ def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) 
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))
         give_up_at = time.monotonic() + STREAM_PATIENCE_S
-        published = publish(some, stream, lambda: give_up_at - time.monotonic())  # noqa: B023 - called at once
+        published = publish(some, stream, partial(_seconds_until, give_up_at))
         if published.refused or published.malformed:
             raise Refusal(
                 f"the stream did not accept {len(published.refused) + len(published.malformed)} records", 1
             )
         count += published.taken
     return count
+
+
+def _seconds_until(at: float) -> float:
+    return at - time.monotonic()

@@ -80,7 +80,7 @@ def competing_enters(
         return []
     since = min(str(row["entered_at"]) for row in open_visits)
     # An enter since then belongs to a visit that had not ended by then.
-    pairs = {_pair_of(row) for row in visits if (row["exited_at"] or since) >= since}  # type: ignore[operator]
+    pairs = {_pair_of(row) for row in visits if str(row["exited_at"] or since) >= since}
     if len(pairs) == 1:
         return []
     # An open visit's first enter is known even after its event expired.

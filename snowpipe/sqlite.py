@@ -210,5 +210,5 @@ def _litres(metadata: object) -> float | None:
     is_number = isinstance(said, int | float) and not isinstance(said, bool)
     if not is_number and not (isinstance(said, str) and _NUMBER.fullmatch(said)):
         return None
-    litres = float(said)  # type: ignore[arg-type]
+    litres = float(str(said))
     return litres if 0 <= litres <= _MAX_LITRES else None

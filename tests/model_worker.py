@@ -9,7 +9,9 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 from dbt.cli.main import dbtRunner
 from snowflake.connector.cursor import SnowflakeCursor
@@ -21,13 +23,13 @@ from snowpipe.arrow import make_loggers
 def note_statements() -> dict[str, bool]:
     """Make the connector record each statement that it sends, by its text: False until it is reported."""
     noted: dict[str, bool] = {}
-    execute = SnowflakeCursor.execute
+    execute: Callable[..., object] = SnowflakeCursor.execute
 
     def noting(self: SnowflakeCursor, command: str, *arguments: object, **named: object) -> object:
         noted.setdefault(command, False)
-        return execute(self, command, *arguments, **named)  # type: ignore[call-overload]
+        return execute(self, command, *arguments, **named)
 
-    SnowflakeCursor.execute = noting  # type: ignore[method-assign, assignment]
+    patch.object(SnowflakeCursor, "execute", noting).start()
     return noted
 
 

@@ -8,8 +8,9 @@ wrong statement of the same kind is not excused.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import sqlglot
 from sqlglot import exp
@@ -43,17 +44,14 @@ def parsed_by_others() -> Iterator[None]:
     """
     from snowflake.connector.cursor import SnowflakeCursor
 
-    execute = SnowflakeCursor.execute
+    execute: Callable[..., object] = SnowflakeCursor.execute
 
     def noting(self: SnowflakeCursor, command: str, *arguments: object, **named: object) -> object:
         note(command)
-        return execute(self, command, *arguments, **named)  # type: ignore[call-overload]
+        return execute(self, command, *arguments, **named)
 
-    SnowflakeCursor.execute = noting  # type: ignore[method-assign, assignment]
-    try:
+    with patch.object(SnowflakeCursor, "execute", noting):
         yield
-    finally:
-        SnowflakeCursor.execute = execute  # type: ignore[method-assign]
     unknown = sorted(each for each in _sent.values() if not known(each))
     assert unknown == [], f"no parser accepts these statements (tests/statements.py): {unknown}"
 

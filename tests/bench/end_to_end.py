@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -200,12 +201,16 @@ def one_by_one(world: World, size: int) -> Figures:
     waits: dict[str, list[float]] = {"visit": [], "row": []}
     progress(f"{SINGLE_POSTS} single requests, {size} events each")
     with world.outputs.warehouse() as warehouse, ThreadPoolExecutor(2) as watchers:
+
+        def is_loaded(key: str) -> bool:
+            return world.rows(warehouse, [key]) == size
+
         for _ in range(SINGLE_POSTS):
             began = time.monotonic()
             key, device = phones.post()
             probes: dict[str, Callable[[], bool]] = {
-                "visit": lambda: world.visited(device),  # noqa: B023
-                "row": lambda: world.rows(warehouse, [key]) == size,  # noqa: B023
+                "visit": partial(world.visited, device),
+                "row": partial(is_loaded, key),
             }
             found = {name: watchers.submit(await_true, probe, name, 0.05) for name, probe in probes.items()}
             for name, future in found.items():

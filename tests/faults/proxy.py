@@ -232,9 +232,9 @@ class Proxy:
                 return web.Response(status=200, body=b"\x00\xffnot what you asked for{", headers={})
             case Fault.HALF_ANSWER:
                 half = web.StreamResponse(status=answer.status)
-                half.content_length = max(2, len(answer.body or b""))  # type: ignore[arg-type]
+                half.content_length = max(2, len(_bytes_of(answer)))
                 await half.prepare(request)
-                await half.write((answer.body or b"")[: half.content_length // 2])  # type: ignore[index]
+                await half.write(_bytes_of(answer)[: half.content_length // 2])
         return _cut(request)
 
     async def _pass_on(self, request: web.Request, body: bytes) -> web.Response:
@@ -266,7 +266,7 @@ class Proxy:
                 )
                 if taken := request_body[name][1::2]:
                     answer = await self._pass_on(request, json.dumps(request_body | {name: taken}).encode())
-                    results[1::2] = json.loads(answer.body)[name]  # type: ignore[arg-type]
+                    results[1::2] = json.loads(_bytes_of(answer))[name]
                 failed = sum("ErrorCode" in result for result in results)
                 counted = "FailedRecordCount" if name == "Records" else "FailedEntryCount"
                 return _json(200, {counted: failed, name: results})
@@ -277,7 +277,7 @@ class Proxy:
                 if keys[1::2]:
                     some = {"RequestItems": {table: wanted | {"Keys": keys[1::2]}}}
                     answer = await self._pass_on(request, json.dumps(some).encode())
-                    found = json.loads(answer.body)  # type: ignore[arg-type]
+                    found = json.loads(_bytes_of(answer))
                 return _json(200, found | {"UnprocessedKeys": {table: wanted | {"Keys": keys[::2]}}})
         return _throttled(call)
 
@@ -337,6 +337,11 @@ def _kill(call: Call) -> None:
     if call.pid:
         with suppress(ProcessLookupError):
             os.kill(call.pid, signal.SIGKILL)
+
+
+def _bytes_of(answer: web.Response) -> bytes:
+    assert isinstance(answer.body, bytes)
+    return answer.body
 
 
 def _cut(request: web.Request) -> web.Response:

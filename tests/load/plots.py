@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 
-mpl.use("svg")
-mpl.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}
-import matplotlib.pyplot as plt  # noqa: E402 - after its settings
+from tests.load.stack import Load, of, window
 
-from tests.load.stack import Load, of, window  # noqa: E402
+plt.switch_backend("svg")
+plt.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}
 
 
 def draw(load: Load, path: Path) -> None:

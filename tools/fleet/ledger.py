@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 from consumer.visits import Pair, visits_of
-from contract.events import MAX_AGE, Fence, GeofenceEvent
+from contract.events import MAX_AGE, Fence, GeofenceEvent, Kind
 from ops.stores import Stay, stay
 from tools.fleet.rounds import Planned
 from tools.fleet.send import TOO_LARGE, Delivery, count_in, rejects_in
@@ -203,10 +203,10 @@ def _event(row: tuple[object, ...]) -> GeofenceEvent:
     return GeofenceEvent(
         event_id=str(event_id),
         type=str(type_),
-        kind=kind,  # type: ignore[arg-type]
+        kind=cast("Kind", kind),
         device_id=str(device_id),
         fence=Fence(str(tag), str(external_id)),
         occurred_at=datetime.fromisoformat(str(occurred_at)),
-        duration_minutes=duration,  # type: ignore[arg-type]
-        confidence=confidence,  # type: ignore[arg-type]
+        duration_minutes=cast("float | None", duration),
+        confidence=cast("int | None", confidence),
     )

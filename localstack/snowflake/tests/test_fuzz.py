@@ -219,8 +219,10 @@ class Maker:
 
     def disjunction(self, depth: int) -> Expression:
         a, b = self.of("truth", depth), self.of("truth", depth)
-        either = lambda row: opposite(both(opposite(a.value(row)), opposite(b.value(row))))  # noqa: E731
-        return Expression(f"({a.sql} OR {b.sql})", either)
+        return Expression(
+            f"({a.sql} OR {b.sql})",
+            lambda row: opposite(both(opposite(a.value(row)), opposite(b.value(row)))),
+        )
 
     def negation(self, depth: int) -> Expression:
         a = self.of("truth", depth)

@@ -30,10 +30,11 @@ from tests.unit.glue.made import (
 )
 
 HOURS = Hours(HOUR, HOUR + timedelta(hours=1))
+RULE = Rule()
 DAY = Hours(HOUR.replace(hour=0), HOUR.replace(hour=0) + timedelta(days=1))
 
 
-def rebuilt(store: Folder, hours: Hours = HOURS, rule: Rule = Rule(), name: str = "test") -> Rebuilt:  # noqa: B008
+def rebuilt(store: Folder, hours: Hours = HOURS, rule: Rule = RULE, name: str = "test") -> Rebuilt:
     begin(store, name)
     job = Rebuild(store, name, hours, tuple(parts_of(store, hours, rule.conflicts)), rule)
     result = rebuild_with_duckdb(job)

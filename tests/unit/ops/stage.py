@@ -5,7 +5,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
+from operator import le
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -93,7 +95,7 @@ class Stage:
         """Wait until the pipes have loaded every line."""
         for prefix, table in (("events/", "EVENTS"), ("rejected/", "REJECTED")):
             wanted = len(self.lines(prefix))
-            assert eventually(lambda: self.raw.count(table), lambda n: n >= wanted) >= wanted  # noqa: B023
+            assert eventually(partial(self.raw.count, table), partial(le, wanted)) >= wanted
 
     def consume(self, *lines: bytes, at_once: int = 100) -> None:
         table = Table(self.outputs.access().client("dynamodb"), self.outputs.visits_table, Inline())
@@ -132,12 +134,14 @@ class Stage:
         return [json.loads(each["Body"]) for each in found.get("Messages", ())]
 
     def export_to(self, path: Path) -> None:
-        class Source:
-            def objects(_) -> Iterator[Any]:  # noqa: N805
-                return self.bucket.list("events/")
+        bucket = self.bucket
 
-            def body(_, key: str) -> bytes:  # noqa: N805
-                return self.bucket.read(key)
+        class Source:
+            def objects(self) -> Iterator[Any]:
+                return bucket.list("events/")
+
+            def body(self, key: str) -> bytes:
+                return bucket.read(key)
 
         list(sqlite_export.load(path, Source()))
 

@@ -370,4 +370,4 @@ def test_access_denied_is_not_treated_as_a_missing_stack(aws):
     stub.add_client_error("describe_stacks", service_error_code="AccessDenied")
     stub.activate()
     with pytest.raises(ClientError):
-        place(lambda _: client).stack  # noqa: B018 the property asks
+        _ = place(lambda _: client).stack

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contract.objects import lines_object
+from contract.objects import Prefix, lines_object
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import settings, warehouse
 from snowpipe.cli import main
@@ -84,11 +84,11 @@ class Stage:
         return said
 
     def put(
-        self, events: Iterable[object], prefix: str = "events", received_at: datetime | None = None
+        self, events: Iterable[object], prefix: Prefix = "events", received_at: datetime | None = None
     ) -> str:
         """Write one object of the archive as the handler does, and return its key."""
         lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in events]
-        made = lines_object(prefix, lines, received_at or datetime.now(UTC))  # type: ignore[arg-type]
+        made = lines_object(prefix, lines, received_at or datetime.now(UTC))
         self.aws.s3.put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
         return made.key
 

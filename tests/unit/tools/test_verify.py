@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -15,6 +15,7 @@ from moto import mock_aws
 from contract.events import GEOFENCE_KINDS
 from contract.objects import lines_object, metadata
 from ops.object_sets import ObjectSets
+from ops.outputs import Outputs
 from tools import verify
 from tools.verify import Result, passed, remove, run_tests
 
@@ -117,6 +118,10 @@ def keep(s3: Any, n: int, app_version: str) -> str:
     return made.key
 
 
+def stage_of(raw: Raw) -> Outputs:
+    return cast("Outputs", Stage(raw))
+
+
 def keys_in(s3: Any, prefix: str) -> set[str]:
     found = s3.list_objects_v2(Bucket=Stage.bucket, Prefix=prefix)
     return {each["Key"] for each in found.get("Contents", ())}
@@ -125,7 +130,7 @@ def keys_in(s3: Any, prefix: str) -> set[str]:
 def test_loaded_objects_are_removed_and_objects_of_others_stay(s3: Any) -> None:
     ours, others = keep(s3, 1, LABEL), keep(s3, 2, "4.2")
     raw = Raw({ours: 2})
-    left = remove(Stage(raw), "dev", LABEL, NOW - timedelta(minutes=1))  # type: ignore[arg-type]
+    left = remove(stage_of(raw), "dev", LABEL, NOW - timedelta(minutes=1))
     assert left == {"objects": 1, "raw_rows": 1, "visit_items": 0, "left_in_s3": []}
     assert raw.deleted == [ours]
     assert keys_in(s3, "events/") == {others}
@@ -133,14 +138,14 @@ def test_loaded_objects_are_removed_and_objects_of_others_stay(s3: Any) -> None:
 
 def test_object_not_yet_loaded_is_kept_and_named(s3: Any) -> None:
     loaded, late = keep(s3, 1, LABEL), keep(s3, 2, LABEL)
-    left = remove(Stage(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), patience=0)  # type: ignore[arg-type]
+    left = remove(stage_of(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), patience=0)
     assert (left["objects"], left["left_in_s3"]) == (1, [late])
     assert keys_in(s3, "events/") == {late}
 
 
 def test_reconcile_does_not_report_removed_objects_as_lost(s3: Any) -> None:
     key = keep(s3, 1, LABEL)
-    remove(Stage(Raw({key: 0})), "dev", LABEL, NOW - timedelta(minutes=1))  # type: ignore[arg-type]
+    remove(stage_of(Raw({key: 0})), "dev", LABEL, NOW - timedelta(minutes=1))
     [plan] = keys_in(s3, "forget/")
     said = json.loads(s3.get_object(Bucket=Stage.bucket, Key=plan)["Body"].read())
     hour = NOW.replace(minute=0, second=0, microsecond=0)

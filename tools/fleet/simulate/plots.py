@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 
-mpl.use("svg")
-mpl.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}
-import matplotlib.pyplot as plt  # noqa: E402 - after its settings
+from tools.fleet.simulate.flow import QUEUES, Simulation
 
-from tools.fleet.simulate.flow import QUEUES, Simulation  # noqa: E402
+plt.switch_backend("svg")
+plt.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}
 
 NAMES = {"phones": "on phones", "redrive": "redrive queue", "stream": "stream", "pipe": "Snowpipe's queue"}
 COLOURS = {"phones": "#b45309", "redrive": "#be185d", "stream": "#1d4ed8", "pipe": "#15803d"}
