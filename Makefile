@@ -89,7 +89,7 @@ console-test-all: setup #: run every browser test of the console's page
 	$(PY) -m pytest tests/console -W ignore::DeprecationWarning
 
 console-web: #: build the console's page from tools/console/web (Node)
-	cd tools/console/web && npm ci --silent && npm run build --silent
+	cd tools/console/web && npm ci --silent --ignore-scripts && npm run build --silent
 
 console-web-check: console-web #: build the page and compare it with the committed one (Node)
 	git diff --exit-code --stat -- tools/console/static
@@ -180,7 +180,7 @@ package: setup ## build the zips and the templates for STAGE (default dev)
 	$(PY) -m ops.osls package --stage $(or $(STAGE),dev)
 
 deploy: setup ## deploy STAGE (default dev) to AWS
-	$(PY) -m ops.osls deploy --stage $(or $(STAGE),dev)
+	$(PY) -m $(if $(filter local,$(STAGE)),tools.milkrun up,ops.osls deploy --stage $(or $(STAGE),dev))
 
 smoke: setup ## post one event to STAGE (default local) and follow it to the warehouse
 	@$(PY) -m tools.milkrun smoke $(addprefix --stage ,$(STAGE))
