@@ -188,7 +188,7 @@ def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]])
 # --- SQLite files ---------------------------------------------------------------------------------------------
 
 
-def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, Any]]) -> int:
+def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, object]]) -> int:
     """Delete the subject's rows from a file of `warehouse load --to sqlite:///…`; return the number of rows.
 
     The new objects count as loaded, because the old objects' other rows are in the file.

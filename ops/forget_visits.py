@@ -110,7 +110,11 @@ def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str
 
 
 def forget_events(
-    dynamodb: Any, table: Table, name: str, theirs: Mapping[Pair, Collection[str]], rule: Callable[[], Rule]
+    dynamodb: Any,
+    table: Table,
+    name: str,
+    theirs: Mapping[Pair, Collection[str]],
+    rule: Callable[[], Rule],
 ) -> Forgotten:
     """Remove these events from the pairs' logs and chunks, and compute the visits of the remaining events.
 
@@ -167,7 +171,7 @@ def _settled_items(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
     )
 
 
-def _named(items: Iterable[Item]) -> list[Any]:
+def _named(items: Iterable[Item]) -> list[object]:
     return [{"pk": {"S": item["pk"]}, "sk": {"S": item["sk"]}} for item in items]
 
 

@@ -1,10 +1,9 @@
 """Numbers that JSON cannot represent."""
 
 import math
-from typing import Any
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """Return the value with every NaN and Infinity as text, so that the output is always JSON.
 
     A warehouse may have such a number: 'NaN'::FLOAT is one.

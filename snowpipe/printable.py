@@ -31,7 +31,7 @@ class SafeConsole(Console):
         super().print(*map(_safe, objects), **options)
 
 
-def _safe(item: Any) -> Any:
+def _safe(item: object) -> object:
     if isinstance(item, str):
         return printable(item)
     if isinstance(item, Text) and not item.plain.isprintable():

@@ -384,7 +384,7 @@ def _refusal(status: int, code: str, meaning: str) -> Schema:
     return refusal | ({"limit": LIMITS[code]} if status == 413 else {})
 
 
-def _payload(name: str) -> Any:
+def _payload(name: str) -> object:
     return json.loads((KIT / "payloads/good" / name).read_text())
 
 

@@ -28,7 +28,7 @@ def deadline_missed(**details: Any) -> None:
     )
 
 
-def _alert(line: Mapping[str, Any]) -> None:
+def _alert(line: Mapping[str, object]) -> None:
     """Log the alert, and pass it to the command in MILKRUN_ALERT as one line of JSON on standard input."""
     text = json.dumps(line, default=str, allow_nan=False)
     log.error("%s", text)

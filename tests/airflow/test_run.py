@@ -37,9 +37,9 @@ class Stack:
     def ops(self, *words: str, code: int | None = 0) -> str:
         return self.run(PYTHON, "-m", "ops", *words, code=code)
 
-    def airflow(self, *words: str) -> list[dict[str, Any]]:
+    def airflow(self, *words: str) -> list[dict[str, object]]:
         """Return the last line of the output, because Airflow also prints warnings to standard output."""
-        answer: list[dict[str, Any]] = json.loads(self.run(AIRFLOW, *words).splitlines()[-1])
+        answer: list[dict[str, object]] = json.loads(self.run(AIRFLOW, *words).splitlines()[-1])
         return answer
 
     def query(self, sql: str) -> list[dict[str, Any]]:

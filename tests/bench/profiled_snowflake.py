@@ -29,7 +29,7 @@ class Profiled:
         connection.execute("PRAGMA enable_profiling='no_output'")
         connection.execute("SET profiling_coverage='ALL'")
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._connection, name)
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:

@@ -37,7 +37,7 @@ class Console:
         self.url = url
         self.http = urllib3.PoolManager(retries=False, timeout=120)
 
-    def ask(self, path: str, method: str = "GET") -> tuple[int, Any]:
+    def ask(self, path: str, method: str = "GET") -> tuple[int, object]:
         answer = self.http.request(method, f"{self.url}/api/{path}")
         return answer.status, json.loads(answer.data)
 
@@ -66,7 +66,7 @@ class Page(threading.Thread):
                 elif line.startswith(b"data: "):
                     self.heard.append((time.time(), name, json.loads(line[6:])))
 
-    def when(self, name: str, is_it: Any, within: float = 20) -> float:
+    def when(self, name: str, is_it: object, within: float = 20) -> float:
         """Return the time of the first matching message."""
         return eventually(
             lambda: next((at for at, heard, data in list(self.heard) if heard == name and is_it(data)), None),
@@ -294,7 +294,7 @@ def test_console_uses_exactly_the_rights_in_the_manual(pipeline, monkeypatch):
     called: set[str] = set()
     make = Outputs.aws
 
-    def noting(outputs: Outputs, service: str, *, attempts: int = 5) -> Any:
+    def noting(outputs: Outputs, service: str, *, attempts: int = 5) -> object:
         client = make(outputs, service, attempts=attempts)
         client.meta.events.register(
             "before-call", lambda model, **_: called.add(f"{service}:{RIGHTS.get(model.name, model.name)}")
@@ -303,7 +303,7 @@ def test_console_uses_exactly_the_rights_in_the_manual(pipeline, monkeypatch):
 
     send = JsonClient.send
 
-    def noting_ours(client: JsonClient, operation: str, request: Any) -> bytes:
+    def noting_ours(client: JsonClient, operation: str, request: object) -> bytes:
         called.add(f"{client.service}:{RIGHTS.get(operation, operation)}")
         return send(client, operation, request)
 

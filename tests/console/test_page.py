@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -46,7 +45,7 @@ def violations(page: Page) -> list[str]:
     ]
 
 
-def tell(feed: Feed, pipeline: dict[str, Any]) -> None:
+def tell(feed: Feed, pipeline: dict[str, object]) -> None:
     """Set the pipeline in the snapshot and send it, whether or not the page is connected yet."""
     feed.state.pipeline = pipeline
     feed.say("pipeline", pipeline)

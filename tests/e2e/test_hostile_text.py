@@ -96,7 +96,7 @@ QUERIES = {
 )
 @given(sent=st.lists(events(), min_size=1, max_size=40))
 def test_sqlite_and_the_warehouse_read_any_text_and_number_alike(
-    stage: Stage, tmp_path: Path, sent: list[dict[str, Any]]
+    stage: Stage, tmp_path: Path, sent: list[dict[str, object]]
 ) -> None:
     # Snowpipe loads each key once. The first event makes the object of each example new.
     number = next(NUMBERS)
@@ -139,7 +139,7 @@ class OneObject:
         return self._archive.body(key)
 
 
-def plain(row: dict[str, Any]) -> dict[str, Any]:
+def plain(row: dict[str, object]) -> dict[str, object]:
     numbers = ("duration_minutes", "confidence")
     return {
         name: float(value) if name in numbers and value is not None else value for name, value in row.items()
@@ -147,6 +147,6 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def keyed(
-    rows: list[dict[str, Any]], key: tuple[str, ...], columns: tuple[str, ...]
+    rows: list[dict[str, object]], key: tuple[str, ...], columns: tuple[str, ...]
 ) -> dict[tuple[str, ...], tuple[float, ...]]:
     return {tuple(str(r[k]) for k in key): tuple(round(float(r[c]), 4) for c in columns) for r in rows}

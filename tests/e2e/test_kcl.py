@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -71,7 +70,7 @@ class Yard:
         self.workers.append(worker)
         return worker
 
-    def leases(self, application: str) -> dict[str, dict[str, Any]]:
+    def leases(self, application: str) -> dict[str, dict[str, object]]:
         dynamodb = self.pipeline.aws("dynamodb")
         try:
             found = dynamodb.scan(TableName=application)["Items"]
@@ -115,7 +114,7 @@ class Worker:
                 [sys.executable, "-m", "consumer.kcl"], cwd=ROOT, env=environment, stderr=log
             )
 
-    def batches(self) -> list[dict[str, Any]]:
+    def batches(self) -> list[dict[str, object]]:
         """Return the canonical log lines so far."""
         lines = self._log.read_text().splitlines(keepends=True)
         ours = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]

@@ -62,7 +62,7 @@ TABLES = {
 class Delivery:
     """A row of RAW: an event, the time S3 received it, and the run whose files contain it."""
 
-    event: dict[str, Any]
+    event: dict[str, object]
     received_at: datetime
     run: int
 
@@ -87,7 +87,11 @@ def history_of(rng: random.Random, device: str) -> list[Delivery]:
         at += timedelta(seconds=rng.choice(gaps))
         event_id = f"{device}-{rng.randrange(12) if rng.random() < 0.2 and not is_tidy else number}"
         kind = rng.choice(["enter", "exit", "enter", "exit", "dwell", "pickup", "trip"])
-        event: dict[str, Any] = {"_id": event_id, "createdAt": at.isoformat(), "user": {"deviceId": device}}
+        event: dict[str, object] = {
+            "_id": event_id,
+            "createdAt": at.isoformat(),
+            "user": {"deviceId": device},
+        }
         if kind in TYPES:
             fence = {"tag": rng.choice(["farm", "farm", "plant"]), "externalId": f"f-{rng.randrange(2)}"}
             event |= {"type": TYPES[kind], "geofence": fence}
@@ -183,7 +187,7 @@ def by_presence(held: Iterable[Presence]) -> set[tuple[object, ...]]:
     }  # fmt: skip
 
 
-def by_presence_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
+def by_presence_mart(rows: Sequence[dict[str, object]]) -> set[tuple[object, ...]]:
     return {
         (row["device_id"], row["geofence_tag"], row["geofence_external_id"], row["entered_event_id"],
          utc(row["last_seen_at"]), row["contradicted_by_event_id"], utc(row["exit_inferred_at"]))
@@ -218,7 +222,7 @@ def by_the_rule(deliveries: Sequence[Delivery]) -> set[tuple[object, ...]]:
     }  # fmt: skip
 
 
-def by_the_mart(rows: Sequence[dict[str, Any]]) -> set[tuple[object, ...]]:
+def by_the_mart(rows: Sequence[dict[str, object]]) -> set[tuple[object, ...]]:
     return {
         (row["device_id"], row["geofence_tag"], row["geofence_external_id"], utc(row["entered_at"]),
          row["entered_event_id"], utc(row["exited_at"]), row["exited_event_id"], row["exit_missed"],

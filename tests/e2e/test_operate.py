@@ -58,7 +58,7 @@ def without_notifications(pipeline: Pipeline) -> Iterator[None]:
 
 @contextmanager
 def elsewhere(
-    pipeline: Pipeline, folder: Path, name: str, change: Callable[[Any], Any]
+    pipeline: Pipeline, folder: Path, name: str, change: Callable[[object], object]
 ) -> Iterator[Pipeline]:
     """Yield a pipeline that differs in one value of its outputs.json."""
     outputs = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
@@ -70,7 +70,7 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
     """Delete all items of the pair from the consumer's table."""
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
 
-    def once_done() -> Any:
+    def once_done() -> object:
         """Return all items once the last chunk of the change is written; its visit can be visible earlier."""
         pk, first, last = keys.pair_range(pair)
         found = dynamodb.query(
@@ -88,18 +88,18 @@ def differences(result: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return [d for d in result["differences"] if d["key"] == key]
 
 
-def posted(pipeline: Pipeline, *events: dict[str, Any]) -> str:
+def posted(pipeline: Pipeline, *events: dict[str, object]) -> str:
     answer = pipeline.post(*events)
     assert answer.status == 202
     return str(answer.body["object_key"])
 
 
-def replayed(pipeline: Pipeline, device: str) -> list[dict[str, Any]]:
+def replayed(pipeline: Pipeline, device: str) -> list[dict[str, object]]:
     """Return the device's events on the stream that have a replay label."""
     return [e for e in pipeline.published(device) if "milkrun_replay" in e]
 
 
-def keep_given_up_batch(pipeline: Pipeline, device: str, events: Sequence[dict[str, Any]]) -> str:
+def keep_given_up_batch(pipeline: Pipeline, device: str, events: Sequence[dict[str, object]]) -> str:
     """Write the record of a discarded batch to S3, as Lambda does when it reaches the record age. (AWS Lambda
     Developer Guide: "Retain discarded batch records")
     """
@@ -553,7 +553,7 @@ def test_missing_exit_is_shown_until_it_arrives(pipeline: Pipeline, device: str)
 
 
 def test_quarantined_record_is_listed_resent_and_purged(pipeline: Pipeline, device: str) -> None:
-    def mine(*options: str) -> list[dict[str, Any]]:
+    def mine(*options: str) -> list[dict[str, object]]:
         shown = pipeline.ops("set-aside", "invalid_json_value", *options, "--json").result
         return [row for row in shown if row["partition_key"] == device]
 

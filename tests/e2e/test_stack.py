@@ -51,10 +51,10 @@ def aws(stack: Stack) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="module")
-def deploy(aws: Callable[[str], Any]) -> Callable[..., str]:
+def deploy(aws: Callable[[str], object]) -> Callable[..., str]:
     """Return a function that deploys a Lambda function of a few lines and returns its name."""
 
-    def make(source: str, **settings: Any) -> str:
+    def make(source: str, **settings: object) -> str:
         name, archive = f"trial-{uuid4().hex[:8]}", io.BytesIO()
         with zipfile.ZipFile(archive, "w") as writer:
             writer.writestr("trial.py", dedent(source))
@@ -72,7 +72,7 @@ def deploy(aws: Callable[[str], Any]) -> Callable[..., str]:
     return make
 
 
-def call(aws: Callable[[str], Any], name: str, payload: object = None) -> tuple[Any, str]:
+def call(aws: Callable[[str], object], name: str, payload: object = None) -> tuple[object, str]:
     """Return the response and the end of the log, as Lambda returns it."""
     answer = aws("lambda").invoke(FunctionName=name, Payload=json.dumps(payload), LogType="Tail")
     return json.load(answer["Payload"]), base64.b64decode(answer["LogResult"]).decode()
@@ -214,11 +214,11 @@ def test_gzip_body_reaches_the_function_unchanged(stack, aws, deploy):
     )
     gateway.create_deployment(restApiId=api, stageName="local")
 
-    def post(path: str, body: bytes) -> dict[str, Any]:
+    def post(path: str, body: bytes) -> dict[str, object]:
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         answer = urllib3.request("POST", stack.settings.endpoint_url + path, body=body, headers=headers)
         assert answer.status == 200, answer.data
-        seen: dict[str, Any] = json.loads(answer.data)
+        seen: dict[str, object] = json.loads(answer.data)
         return seen
 
     zipped = gzip.compress(b'{"event": 1}')

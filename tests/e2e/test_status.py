@@ -27,7 +27,7 @@ def parts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     return {part["part"]: part for part in found["parts"]}
 
 
-def failed(pipeline: Pipeline, part: str) -> dict[str, Any] | None:
+def failed(pipeline: Pipeline, part: str) -> dict[str, object] | None:
     found = parts(pipeline)[part]
     return found if found["level"] == "FAIL" else None
 

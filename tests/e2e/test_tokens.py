@@ -97,7 +97,7 @@ def lines(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
         yield line
 
 
-def post(pipeline: Pipeline, token: str, *events: dict[str, Any]) -> Answer:
+def post(pipeline: Pipeline, token: str, *events: dict[str, object]) -> Answer:
     return pipeline.post(*events, headers={"authorization": f"Bearer {token}"})
 
 

@@ -145,7 +145,7 @@ def test_recreate_interrupted_anywhere_continues_without_losing_rows(stage: Stag
     keys = [stage.put([event(f"first-{n}")]) for n in range(3)]
     stage.loaded(keys)
 
-    def recreation(warehouse: Any) -> Recreation:
+    def recreation(warehouse: object) -> Recreation:
         return Recreation(
             warehouse,
             pipe,
@@ -276,7 +276,7 @@ def test_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
     assert stage.count() == 2
 
 
-def _ddl(stage: Stage) -> list[Any]:
+def _ddl(stage: Stage) -> list[object]:
     from snowpipe import archive, settings
 
     return definitions(archive.parameters(settings.load(stage.environment)))
@@ -486,7 +486,7 @@ def test_role_that_is_not_granted_is_reported(stage: Stage) -> None:
 class Built:
     stage: Stage
     lines: dict[int, list[bytes]]
-    after_half: list[dict[str, Any]]
+    after_half: list[dict[str, object]]
     keys: dict[str, str]
 
 
@@ -534,7 +534,7 @@ def random_crossings(seed: int) -> list[bytes]:
     return lines
 
 
-def _zone(rng: random.Random) -> Any:
+def _zone(rng: random.Random) -> object:
     from datetime import timezone
 
     return timezone(timedelta(minutes=rng.choice([-570, -60, 120, 345])))
@@ -774,7 +774,7 @@ def _second_of(stage: Stage, key: str) -> datetime:
     return stage.aws.s3.head_object(Bucket=stage.bucket, Key=key)["LastModified"]
 
 
-def _visits(stage: Stage) -> list[dict[str, Any]]:
+def _visits(stage: Stage) -> list[dict[str, object]]:
     return stage.query(f"SELECT * FROM {stage.database}.MARTS.GEOFENCE_VISITS")
 
 
@@ -782,7 +782,7 @@ def geofence_events(lines: list[bytes]) -> list[GeofenceEvent]:
     return [geofence_event(line) for line in lines if b"_geofence" in line]
 
 
-def by_the_rule(lines: list[bytes]) -> set[tuple[Any, ...]]:
+def by_the_rule(lines: list[bytes]) -> set[tuple[object, ...]]:
     return {
         (pair.device_id, *pair.fence, visit.entered_at, visit.entered_event_id, visit.exited_at,
          visit.exited_event_id, visit.exit_missed, visit.is_open, visit.last_seen_at,
@@ -792,7 +792,7 @@ def by_the_rule(lines: list[bytes]) -> set[tuple[Any, ...]]:
     }  # fmt: skip
 
 
-def by_the_mart(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+def by_the_mart(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
     def utc(at: datetime | None) -> datetime | None:
         return at and at.replace(tzinfo=UTC)
 
@@ -980,7 +980,7 @@ def test_mart_plain_sql_and_sqlite_agree_on_fleet_days(built: Built, tmp_path: P
 
 def _three_ways(
     built: Built, folder: Path, name: str, key: list[str], columns: list[str]
-) -> list[dict[Any, Any]]:
+) -> list[dict[object, object]]:
     stage = built.stage
     mart = stage.query(f"SELECT * FROM {stage.database}.MARTS.{name}")
     stage.query(f"USE DATABASE {stage.database}")
@@ -991,7 +991,7 @@ def _three_ways(
         database.row_factory = sqlite3.Row
         small = [dict(row) for row in database.execute((SQL / f"{name}.sqlite.sql").read_text())]
 
-    def keyed(rows: list[dict[str, Any]]) -> dict[Any, Any]:
+    def keyed(rows: list[dict[str, object]]) -> dict[object, object]:
         return {
             tuple(str(row[k]) for k in key): tuple(round(float(row[c]), 5) for c in columns) for row in rows
         }
@@ -1026,7 +1026,7 @@ def test_full_refresh_gives_the_same_result_as_incremental_runs(built: Built) ->
     assert found() == incremental
 
 
-def _without_noise(row: dict[str, Any]) -> dict[str, Any]:
+def _without_noise(row: dict[str, object]) -> dict[str, object]:
     """Round sums, which depend on the order of additions, and drop `loaded_at`, which depends on the delivery
     read first.
     """

@@ -4,7 +4,6 @@ import gzip
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -24,13 +23,15 @@ NOW = datetime.now(UTC)
 http = urllib3.PoolManager(retries=False, timeout=30)
 
 
-def post(faulty_stack: FaultyStack, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+def post(faulty_stack: FaultyStack, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, object]]:
     key = {"x-api-key": faulty_stack.outputs.api_key}
     answer = http.request("POST", faulty_stack.outputs.endpoint, body=body, headers=key | headers)
     return answer.status, json.loads(answer.data)
 
 
-def sent(faulty_stack: FaultyStack, *events: object, headers: dict[str, str] | None = None) -> dict[str, Any]:
+def sent(
+    faulty_stack: FaultyStack, *events: object, headers: dict[str, str] | None = None
+) -> dict[str, object]:
     status, answer = post(faulty_stack, json.dumps(events).encode(), headers or JSON)
     assert status == 202, answer
     return answer

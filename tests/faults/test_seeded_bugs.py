@@ -87,7 +87,7 @@ def deleting_messages_fails() -> Sequence[Rule]:
 def answer_before_s3() -> Iterator[None]:
     store = Archive.store
 
-    def storing(self: Archive, stored: LinesObject, facts: Any) -> None:
+    def storing(self: Archive, stored: LinesObject, facts: object) -> None:
         with suppress(RetryableError):
             store(self, stored, facts)
 
@@ -99,7 +99,7 @@ def answer_before_s3() -> Iterator[None]:
 def drop_refused_records() -> Iterator[None]:
     put = KinesisStream.put
 
-    def dropping(self: KinesisStream, records: Any) -> list[Any]:
+    def dropping(self: KinesisStream, records: object) -> list[object]:
         put(self, records)
         return []
 
@@ -124,11 +124,11 @@ def not_published_if_archived() -> Iterator[None]:
     """Treat 412 as "nothing to do", although the first try may have been killed between S3 and Kinesis."""
     store, publish, is_new = Archive.store, handler.ingest._publish, [True]
 
-    def remembering(self: Archive, lines: LinesObject, facts: Any) -> bool:
+    def remembering(self: Archive, lines: LinesObject, facts: object) -> bool:
         is_new[0] = store(self, lines, facts)
         return is_new[0]
 
-    def only_new(*given: Any, **named: Any) -> None:
+    def only_new(*given: object, **named: object) -> None:
         if is_new[0]:
             publish(*given, **named)
 
@@ -143,7 +143,7 @@ def not_published_if_archived() -> Iterator[None]:
 def keys_from_the_clock() -> Iterator[None]:
     """Give each try its own key, so that a resent request is archived again."""
 
-    def by_clock(prefix: Any, lines: Any, received_at: datetime) -> LinesObject:
+    def by_clock(prefix: object, lines: object, received_at: datetime) -> LinesObject:
         made = lines_object(prefix, lines, received_at)
         folder, _, name = made.key.rpartition("/")
         digest = f"{datetime.now(UTC).timestamp():.6f}".replace(".", "").rjust(64, "0")
@@ -157,7 +157,7 @@ def keys_from_the_clock() -> Iterator[None]:
 def rejects_not_archived() -> Iterator[None]:
     store = Archive.store
 
-    def without_rejects(self: Archive, lines: LinesObject, facts: Any) -> bool:
+    def without_rejects(self: Archive, lines: LinesObject, facts: object) -> bool:
         return True if lines.key.startswith("rejected/") else store(self, lines, facts)
 
     with patch.object(Archive, "store", without_rejects):
@@ -182,7 +182,7 @@ def rejects_also_accepted() -> Iterator[None]:
 def visits_never_merge() -> Iterator[None]:
     real = consumer.visits.walk
 
-    def walk(visit: Any, events: Any, merge_gap: Any, min_confidence: Any) -> Any:
+    def walk(visit: object, events: object, merge_gap: object, min_confidence: object) -> object:
         return real(visit, events, timedelta(seconds=-1), min_confidence)
 
     with (
@@ -197,7 +197,7 @@ def visits_never_merge() -> Iterator[None]:
 def late_events_are_applied_last() -> Iterator[None]:
     real = consumer.store.Store._changed
 
-    def changed(self: Any, job: Any, new: Any, earlier: Any) -> Any:
+    def changed(self: object, job: object, new: object, earlier: object) -> object:
         diff, log = real(self, job, new, earlier)
         events = sorted(log.events, key=lambda event: event in new.added)
         return diff, replace(log, events=tuple(events))
@@ -211,7 +211,7 @@ def late_events_are_applied_last() -> Iterator[None]:
 def failed_notifications_are_not_retried() -> Iterator[None]:
     publish = EventBus.publish
 
-    def without_failures(self: EventBus, notifications: Any) -> dict[str, Exception]:
+    def without_failures(self: EventBus, notifications: object) -> dict[str, Exception]:
         publish(self, notifications)
         return {}
 
@@ -237,7 +237,7 @@ def other_contents_are_dropped() -> Iterator[None]:
     """Treat an event with a known id as known."""
     real = consumer.store._new
 
-    def by_id(job: Any, earlier: Any) -> Any:
+    def by_id(job: object, earlier: object) -> object:
         new = real(job, earlier)
         known = {event.event_id for event in new.replaced}
         return new._replace(added=[event for event in new.added if event.event_id not in known], replaced=[])
@@ -250,7 +250,7 @@ def other_contents_are_dropped() -> Iterator[None]:
 def notifications_get_a_new_id_per_try() -> Iterator[None]:
     publish = EventBus.publish
 
-    def renamed(self: EventBus, notifications: Any) -> dict[str, Exception]:
+    def renamed(self: EventBus, notifications: object) -> dict[str, Exception]:
         now = []
         for notice in notifications:
             id_ = uuid4().hex
@@ -268,7 +268,7 @@ def notifications_get_a_new_id_per_try() -> Iterator[None]:
 def every_notification_is_arrived() -> Iterator[None]:
     publish = EventBus.publish
 
-    def misnamed(self: EventBus, notifications: Any) -> dict[str, Exception]:
+    def misnamed(self: EventBus, notifications: object) -> dict[str, Exception]:
         return publish(self, [notice._replace(kind="arrived") for notice in notifications])
 
     with patch.object(EventBus, "publish", misnamed):
@@ -279,7 +279,7 @@ def every_notification_is_arrived() -> Iterator[None]:
 def dwells_are_not_stored() -> Iterator[None]:
     real = consumer.item_layout.packed
 
-    def packed(events: Any) -> str:
+    def packed(events: object) -> str:
         return real([event for event in events if event.kind != "dwell"])
 
     with patch.object(consumer.item_layout, "packed", packed):
@@ -290,7 +290,7 @@ def dwells_are_not_stored() -> Iterator[None]:
 def ended_visits_are_in_the_index_of_open_visits() -> Iterator[None]:
     real = consumer.item_layout.log_item
 
-    def log_item(pair: Any, log: Any, rule: Any) -> Any:
+    def log_item(pair: object, log: object, rule: object) -> object:
         entered_at = consumer.keys.timestamp(log.events[-1].occurred_at)
         at = {"fence_now": consumer.keys.fence_key(pair.fence), "entered_at": entered_at}
         return at | {"entered_event_id": log.events[-1].event_id} | real(pair, log, rule)

@@ -51,9 +51,9 @@ class Function:
     title: str
     events: int  # per invocation
     memory_mb: int
-    entry: Callable[[], Callable[[Any, Any], Any]]
+    entry: Callable[[], Callable[[object, object], object]]
     prepare: Callable[[int], Iterator[Invocation]]
-    is_good: Callable[[Any], bool]
+    is_good: Callable[[object], bool]
     throttled: bool = False  # by Kinesis
 
 

@@ -12,7 +12,6 @@ import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
@@ -41,7 +40,7 @@ def test_upgrade_of_a_deployed_stage_replaces_only_the_role_and_the_dashboard(tm
     assert set(_replaced(before, after)) == {"SnowflakeRole", "Dashboard"}
 
 
-def _earlier_template(folder: Path) -> dict[str, Any]:
+def _earlier_template(folder: Path) -> dict[str, object]:
     """Package stage dev of the earlier version, with this clone's programs."""
     packed = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, capture_output=True, check=False)
     if packed.returncode:
@@ -56,11 +55,11 @@ def _earlier_template(folder: Path) -> dict[str, Any]:
     done = subprocess.run(command, cwd=folder, env=kept | nobody, check=False, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     template = folder / "packaged" / "cloudformation-template-update-stack.json"
-    found: dict[str, Any] = json.loads(template.read_text())
+    found: dict[str, object] = json.loads(template.read_text())
     return found
 
 
-def _replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+def _replaced(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
     """Yield the logical ids of resources with another type or another create-only property."""
     for name in set(before) & set(after):
         old, new = before[name], after[name]
@@ -70,9 +69,9 @@ def _replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[s
             yield name
 
 
-def _at(resource: Mapping[str, Any], path: str) -> object:
+def _at(resource: Mapping[str, object], path: str) -> object:
     """Return the property at a path such as `/properties/VpcConfig/SubnetIds`; the list where a `*` begins."""
-    value: Any = resource.get("Properties", {})
+    value: object = resource.get("Properties", {})
     for name in path.split("/")[2:]:
         if name == "*" or not isinstance(value, Mapping):
             break

@@ -203,7 +203,7 @@ class KnownVisits:
                 self._is_other |= held is None
                 self._put(visit)
 
-    def reread(self, device_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
         """Apply all visits of a device; visits that are not among them are deleted."""
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
@@ -256,7 +256,7 @@ class KnownVisits:
         while len(self._gone) > MAX_VISITS:
             del self._gone[next(iter(self._gone))]
 
-    def take_changes(self) -> tuple[list[dict[str, Any]], bool]:
+    def take_changes(self) -> tuple[list[dict[str, object]], bool]:
         """Return the changes since the last call, and whether anything changed."""
         changes, is_other = self._changes, self._is_other or bool(self._changes)
         self._changes, self._is_other = [], False
@@ -304,7 +304,7 @@ class KnownVisits:
             and (first <= visit.entered_at <= last or (visit.is_open and visit.entered_at <= last))
         }
 
-    def _polled(self, visit: Known | None, previous: Known | None) -> dict[str, Any]:
+    def _polled(self, visit: Known | None, previous: Known | None) -> dict[str, object]:
         about = visit or previous
         return {
             "kind": "polled",

@@ -44,7 +44,7 @@ class ReconcilePoller(Poller):
         self.shared.tell(self._done, result, time.monotonic() - self._began_at)
         return 0.1
 
-    def _compared(self) -> dict[str, Any]:
+    def _compared(self) -> dict[str, object]:
         from ops.object_sets import MEANINGS
         from ops.reconcile import Reconciler
 

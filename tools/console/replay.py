@@ -34,7 +34,7 @@ def replay(
     kinds: Kinds,
     rule: Rule,
     exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return every position and visit between these times, by the devices' clocks."""
     positions: dict[str, list[Position]] = {}
     crossings: list[Crossing] = []
@@ -134,7 +134,7 @@ def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[st
     return sorted(found, key=lambda visit: visit["entered_at"])
 
 
-def _contradicted(by: GeofenceEvent | None) -> dict[str, Any]:
+def _contradicted(by: GeofenceEvent | None) -> dict[str, object]:
     if by is None:
         return {}
     return {

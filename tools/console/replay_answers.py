@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from consumer.visit_diff import Rule
 from snowpipe.archive import Archive
@@ -30,7 +29,7 @@ class ReplayAnswers:
         self._reading = asyncio.Lock()
         self._latest: tuple[tuple[str, str], float, bytes] | None = None
 
-    async def range(self, first: float | None, last: float | None) -> dict[str, Any]:
+    async def range(self, first: float | None, last: float | None) -> dict[str, object]:
         """Return the archive's days and, between the first and last known event, a suggested range."""
         days = await self._ask("archive", lambda: replay.days(self._archive(), datetime.now(UTC)))
         suggested = None

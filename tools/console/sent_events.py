@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from typing import Any
 
 from starlette.requests import Request
 
@@ -14,7 +13,7 @@ from tools.console.responses import Raw
 MAX_WAIT_S = 30
 
 
-async def good(held: RecentEvents, request: Request) -> list[dict[str, Any]]:
+async def good(held: RecentEvents, request: Request) -> list[dict[str, object]]:
     names = ("event_id", "type", "device_id", "received_at", "key", "line")
     return [
         {"event": Raw(event.stored), **{name: getattr(event, name) for name in names}}
@@ -22,7 +21,7 @@ async def good(held: RecentEvents, request: Request) -> list[dict[str, Any]]:
     ]
 
 
-async def bad(held: RecentEvents, request: Request) -> list[dict[str, Any]]:
+async def bad(held: RecentEvents, request: Request) -> list[dict[str, object]]:
     names = ("reasons", "event_id", "received_at", "key", "line")
     return [
         parse_object.sent_of(event.stored) | {name: getattr(event, name) for name in names}

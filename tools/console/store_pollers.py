@@ -83,7 +83,7 @@ class LogPoller(Poller):
         # Lines that the next read will return again; times are full milliseconds.
         self._seen[function] = {line: at for line, at in seen.items() if at > since - 0.002}
 
-    def _logged(self, at: float, line: dict[str, Any]) -> None:
+    def _logged(self, at: float, line: dict[str, object]) -> None:
         self.state.pipeline.logged(at, line, self.shared.keys.__contains__)
 
 
@@ -238,7 +238,7 @@ class WarehousePoller(Poller):
                 self._places_at = time.monotonic()
         self._known_to = now
 
-    def _places(self, warehouse: Snowflake) -> dict[str, dict[str, Any]]:
+    def _places(self, warehouse: Snowflake) -> dict[str, dict[str, object]]:
         """Return each place's usual dwell and latest visit from the marts."""
         try:
             rows = warehouse.query(
@@ -262,14 +262,14 @@ class WarehousePoller(Poller):
             }
         )
 
-    def _pipe(self, warehouse: Snowflake, name: str) -> dict[str, Any]:
+    def _pipe(self, warehouse: Snowflake, name: str) -> dict[str, object]:
         pipe = f"{self.shared.outputs.database}.RAW.{name}"
         [row] = warehouse.query(f"SELECT SYSTEM$PIPE_STATUS('{pipe}') AS status")
         status = msgspec.json.decode(row["status"])
         return {"state": status.get("executionState"), "pending_files": status.get("pendingFileCount", 0)}
 
     def _loaded(
-        self, counts: dict[int, int], since: int, lag: float | None, pipes: dict[str, dict[str, Any]]
+        self, counts: dict[int, int], since: int, lag: float | None, pipes: dict[str, dict[str, object]]
     ) -> None:
         meter = self.state.pipeline.meters["loaded"]
         meter.put(counts, since)

@@ -118,7 +118,7 @@ class Tokens:
         self._signed[device] = (self.clock() + TOKEN_SECONDS, token)
         return token
 
-    def sign(self, claims: dict[str, Any]) -> str:
+    def sign(self, claims: dict[str, object]) -> str:
         """Return a token with these claims; issuer and audience are the stack's unless given."""
         self._key = self._key or _read_key(self.issuer)
         claims = {"iss": self.issuer.issuer, "aud": self.issuer.audience, **claims}

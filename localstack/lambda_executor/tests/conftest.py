@@ -69,7 +69,7 @@ def trial(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     made: list[Trial] = []
 
-    def make(source: str, **settings: Any) -> Trial:
+    def make(source: str, **settings: object) -> Trial:
         made.append(Trial(tmp_path / f"code-{len(made)}", source, lambda_python, **settings))
         made[-1].sandbox.start()
         return made[-1]

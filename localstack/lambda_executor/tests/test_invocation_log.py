@@ -2,12 +2,11 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 from localstack_lambda_executor.invocation_log import InvocationLog
 
 
-def log_of(**changes: Any) -> Any:
+def log_of(**changes: object) -> object:
     plain = InvocationLog(
         request_id="r-1",
         version="$LATEST",

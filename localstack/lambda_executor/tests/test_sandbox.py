@@ -369,7 +369,7 @@ def test_stop_ends_the_current_request_and_all_processes(trial, tmp_path):
         """,
         timeout_s=600,
     )
-    answers: list[Any] = []
+    answers: list[object] = []
     caller = threading.Thread(target=lambda: answers.append(function.invoke()))
     caller.start()
     deadline = time.monotonic() + 10

@@ -23,7 +23,7 @@ type Row = dict[str, Any]
 @dataclass(frozen=True)
 class Expression:
     sql: str
-    value: Callable[[Row], Any]
+    value: Callable[[Row], object]
     scale: int = 0
     """Digits after the point, of a NUMBER."""
 
@@ -46,7 +46,7 @@ TYPES = {"I": "INTEGER", "J": "INTEGER", "N": "NUMBER(12, 2)", "S": "VARCHAR", "
 OF_KIND = {"number": ("I", "J", "N"), "text": ("S", "T"), "truth": ("B",), "day": ("D",), "moment": ("M",)}
 
 
-def strict(compute: Callable[..., Any], *parts: Expression) -> Callable[[Row], Any]:
+def strict(compute: Callable[..., object], *parts: Expression) -> Callable[[Row], object]:
     """NULL where an argument is NULL."""
 
     def value(row: Row) -> Any:
@@ -60,14 +60,14 @@ def half_up(number: Decimal, scale: int) -> Decimal:
     return number.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP)
 
 
-def both(one: Any, other: Any) -> Any:
+def both(one: object, other: object) -> object:
     """AND of three values."""
     if one is False or other is False:
         return False
     return None if one is None or other is None else True
 
 
-def opposite(value: Any) -> Any:
+def opposite(value: object) -> object:
     return None if value is None else not value
 
 
@@ -284,7 +284,7 @@ class Maker:
         return Expression(f"{a.sql}::TIMESTAMP_NTZ", strict(lambda x: datetime(x.year, x.month, x.day), a))
 
 
-COMPARISONS: tuple[tuple[str, Callable[[Any, Any], bool]], ...] = (
+COMPARISONS: tuple[tuple[str, Callable[[object, object], bool]], ...] = (
     ("=", lambda x, y: x == y),
     ("<>", lambda x, y: x != y),
     ("<", lambda x, y: x < y),
@@ -292,7 +292,7 @@ COMPARISONS: tuple[tuple[str, Callable[[Any, Any], bool]], ...] = (
 )
 
 
-def as_compared(value: Any) -> Any:
+def as_compared(value: object) -> object:
     return float(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else value
 
 
@@ -311,7 +311,7 @@ def typed(local: LocalProcess) -> Iterator[connector.cursor.SnowflakeCursor]:
         cursor.execute("DROP DATABASE FUZZ")
 
 
-def literal(value: Any) -> str:
+def literal(value: object) -> str:
     return str(value) if isinstance(value, bool | int | Decimal) else f"'{value}'"
 
 

@@ -50,7 +50,7 @@ class FlakyS3:
 
 
 def refusal(code: str, status: int) -> Exception:
-    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    answer: object = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return botocore.exceptions.ClientError(answer, "GetObject")
 
 
@@ -182,7 +182,7 @@ def test_a_file_that_turns_from_in_flight_to_waiting_is_counted_once(
     reader = threading.Thread(target=lambda: counts.append(bench.ingest.pending(pipe)[0]))
     put_waiting = bench.ingest.put_waiting
 
-    def put_waiting_while_somebody_counts(*arguments: Any) -> None:
+    def put_waiting_while_somebody_counts(*arguments: object) -> None:
         put_waiting(*arguments)
         reader.start()
         reader.join(timeout=0.2)
@@ -202,7 +202,7 @@ def test_a_pipe_that_fails_does_not_hold_up_what_waits_for_others(
         bench.ingest.put_waiting(pipe, files(1))
     load_files = bench.ingest.load_files
 
-    def fails_for_the_first(pipe: Pipe, *arguments: Any, **more: Any) -> Any:
+    def fails_for_the_first(pipe: Pipe, *arguments: object, **more: object) -> object:
         if pipe == pipes[0]:
             raise duckdb.IOException("of this one's database")
         return load_files(pipe, *arguments, **more)

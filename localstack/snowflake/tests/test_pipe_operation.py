@@ -6,7 +6,6 @@ notifications for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -92,7 +91,7 @@ def test_a_stale_pipe_needs_the_override_of_staleness(loading: Warehouse) -> Non
 
 
 @pytest.fixture
-def told(loading: Warehouse) -> Iterator[Any]:
+def told(loading: Warehouse) -> Iterator[object]:
     """The pipe's notification integration, and a look at what its topic was told."""
     name = f"{loading.database}_ERRORS"
     topic = loading.aws.sns.create_topic(Name=f"errors-{loading.database}")["TopicArn"]
@@ -106,7 +105,7 @@ def told(loading: Warehouse) -> Iterator[Any]:
     )
     loading.run(f"ALTER PIPE RAW.EVENTS_PIPE SET ERROR_INTEGRATION = {name}")
 
-    def look() -> list[dict[str, Any]]:
+    def look() -> list[dict[str, object]]:
         answer = loading.aws.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0)
         return [json.loads(json.loads(message["Body"])["Message"]) for message in answer.get("Messages", ())]
 

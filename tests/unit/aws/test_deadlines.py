@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -119,7 +118,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None
     for each in full:
         each.setblocking(False)
         each.connect_ex(dead.getsockname())
-    found: list[Any] = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", dead.getsockname())] * unreachable
+    found: list[object] = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", dead.getsockname())] * unreachable
     if url:
         host, _, port = url.rpartition("/")[2].partition(":")
         found.append((socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, int(port))))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import botocore.auth
 import pytest
@@ -175,7 +174,7 @@ def test_call_after_a_timeout_gets_its_own_response(
     with strict_service() as service:
         immediate_answer = service.answer
 
-        def first_answer_late(*request: Any) -> tuple[int, bytes] | None:
+        def first_answer_late(*request: object) -> tuple[int, bytes] | None:
             answer = immediate_answer(*request)
             if len(service.requests) == 1:
                 released.wait(10)

@@ -3,7 +3,6 @@
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import boto3
 import pytest
@@ -16,7 +15,7 @@ from tests.unit.aws.strict import Strict, strict_service
 CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")
 
 
-def client_of(service: Strict, name: str = "dynamodb") -> Any:
+def client_of(service: Strict, name: str = "dynamodb") -> object:
     return JsonClient(
         name, url=service.url, region="eu-west-1", credentials=CREDENTIALS, pause=lambda _: None
     )
@@ -28,7 +27,7 @@ def service() -> Iterator[Strict]:
         yield found
 
 
-PUT: dict[str, Any] = {"TableName": "t", "Item": {"pk": {"S": "ü"}, "n": {"N": "1"}, "b": {"BOOL": True}}}
+PUT: dict[str, object] = {"TableName": "t", "Item": {"pk": {"S": "ü"}, "n": {"N": "1"}, "b": {"BOOL": True}}}
 ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a": 1}'}
 
 
@@ -50,8 +49,8 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
         ("secretsmanager", "get_secret_value", {"SecretId": "milkrun"}),
     ],
 )
-def test_request_equals_boto3s(service: Strict, name: str, call: str, request_: dict[str, Any]) -> None:
-    sdk: Any = boto3.client(
+def test_request_equals_boto3s(service: Strict, name: str, call: str, request_: dict[str, object]) -> None:
+    sdk: object = boto3.client(
         name,
         endpoint_url=service.url,
         region_name="eu-west-1",

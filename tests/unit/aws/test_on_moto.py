@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import boto3
 import pytest
@@ -32,7 +31,7 @@ def url() -> Iterator[str]:
     server.stop()
 
 
-def sdk(service: str, url: str) -> Any:
+def sdk(service: str, url: str) -> object:
     """Return boto3's client, whose timeouts are long enough for moto's slow first response."""
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     return boto3.client(service, region_name=REGION, endpoint_url=url, **keys)

@@ -3,7 +3,6 @@
 import json
 import math
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from contract.events import Fence, InvalidEvent, Owned, check, compact, geofence_event, parse_json
 
-ENTER: dict[str, Any] = {
+ENTER: dict[str, object] = {
     "_id": "6543d1f3a2c4e70011aabbcc",
     "type": "user.entered_geofence",
     "createdAt": "2026-11-16T08:00:00.123Z",
@@ -21,7 +20,7 @@ ENTER: dict[str, Any] = {
 TRIP = {"_id": "a", "type": "user.updated_trip", "createdAt": "2026-11-16T08:00:00Z", "user": {"userId": "u"}}
 
 
-def reasons_of(event: Any) -> list[tuple[str, str]]:
+def reasons_of(event: object) -> list[tuple[str, str]]:
     with pytest.raises(InvalidEvent) as caught:
         check(parse_json(event if isinstance(event, bytes) else json.dumps(event).encode()))
     return [(reason.code, reason.field) for reason in caught.value.reasons]
@@ -92,7 +91,7 @@ EDITS = st.sampled_from(
 @given(VALUES, EDITS, st.integers(0, 200), st.booleans())
 @settings(deadline=None, max_examples=300)
 def test_accepted_json_is_read_the_same_by_a_strict_parser(
-    value: Any, edit: bytes, at: int, escaped: bool
+    value: object, edit: bytes, at: int, escaped: bool
 ) -> None:
     """The fast path of `parse_json` must accept no text that the exact path rejects."""
     text = json.dumps(value, ensure_ascii=escaped, separators=(",", ":")).encode("utf-8", "surrogatepass")
@@ -102,7 +101,7 @@ def test_accepted_json_is_read_the_same_by_a_strict_parser(
     except InvalidEvent:
         return
 
-    def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def no_name_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
         assert len({name for name, _ in pairs}) == len(pairs)
         return dict(pairs)
 
@@ -115,7 +114,7 @@ def test_accepted_json_is_read_the_same_by_a_strict_parser(
 
 @given(VALUES)
 @settings(deadline=None, max_examples=100)
-def test_json_of_a_strict_writer_is_accepted(value: Any) -> None:
+def test_json_of_a_strict_writer_is_accepted(value: object) -> None:
     assert parse_json(json.dumps(value).encode()) == value
 
 
@@ -204,7 +203,7 @@ def test_unknown_types_and_fields_are_not_validated() -> None:
         ({"_id": 7, "duration": "3"}, [("wrong_type", "_id"), ("wrong_type", "duration")]),
     ],
 )
-def test_every_reason_names_its_field(change: dict[str, Any], reasons: list[tuple[str, str]]) -> None:
+def test_every_reason_names_its_field(change: dict[str, object], reasons: list[tuple[str, str]]) -> None:
     assert reasons_of(ENTER | change) == reasons
 
 
@@ -239,7 +238,7 @@ IDS = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["1", 
 
 
 @given(st.tuples(st.sampled_from("du"), IDS, IDS), st.tuples(st.sampled_from("du"), IDS, IDS))
-def test_event_keys_are_equal_only_for_the_same_owner_and_id(one: Any, other: Any) -> None:
+def test_event_keys_are_equal_only_for_the_same_owner_and_id(one: object, other: object) -> None:
     assert (Owned(*one).event_key == Owned(*other).event_key) == (one == other)
 
 

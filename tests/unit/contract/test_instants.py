@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -26,7 +25,7 @@ SCHEMA = Draft202012Validator(
 STORED = Stored("events/x", 0, instant("2026-11-28T13:00:00Z"))
 
 
-def spark_reads(text: str) -> Any:
+def spark_reads(text: str) -> object:
     """Return `created_at` of the row that the engines in glue/ read from the line."""
     line = json.dumps(ENTER | {"createdAt": text}).encode()
     (row,) = line_rows(Lines(STORED, [line])).to_pylist()

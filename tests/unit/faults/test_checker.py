@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -66,7 +65,7 @@ def test_correct_run_has_no_breach() -> None:
     assert FACTS.rejects_loaded
 
 
-def events_of(facts: Facts) -> dict[str, Any]:
+def events_of(facts: Facts) -> dict[str, object]:
     return {key: lines for key, lines in facts.objects.items() if key.startswith("events/")}
 
 
@@ -142,7 +141,7 @@ def batch_undelivered(facts: Facts) -> Facts:
     return replace(facts, exchanges=[replace(first, tries=(Try(503, {}, "", "5"),), fate="kept"), *rest])
 
 
-def _answered(facts: Facts, **changes: Any) -> Facts:
+def _answered(facts: Facts, **changes: object) -> Facts:
     first, *rest = facts.exchanges
     answer = {**(first.last.answer or {}), **changes}
     return replace(facts, exchanges=[replace(first, tries=(replace(first.last, answer=answer),)), *rest])
@@ -167,7 +166,7 @@ def status_503_without_retry_after(facts: Facts) -> Facts:
     return replace(facts, exchanges=[replace(first, tries=(failed, *first.tries)), *rest])
 
 
-def all_notifications(facts: Facts) -> list[dict[str, Any]]:
+def all_notifications(facts: Facts) -> list[dict[str, object]]:
     """Return the bus's events for visits that were never restated."""
     pairs: dict[Pair, list[Visit]] = {}
     for pair, visit in facts.visits:

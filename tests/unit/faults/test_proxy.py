@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 import urllib3
@@ -70,12 +69,14 @@ def proxy(upstream: Upstream) -> Iterator[Proxy]:
         yield proxy
 
 
-def call(proxy: Proxy, service: str = "kinesis", operation: str = "PutRecords", body: bytes = b"{}") -> Any:
+def call(
+    proxy: Proxy, service: str = "kinesis", operation: str = "PutRecords", body: bytes = b"{}"
+) -> object:
     headers = {"Authorization": SIGNED.format(service), "X-Amz-Target": f"Any_1.{operation}"}
     return http.request("POST", f"{proxy.url}/", body=body, headers=headers)
 
 
-def put(proxy: Proxy, body: bytes = b"object") -> Any:
+def put(proxy: Proxy, body: bytes = b"object") -> object:
     return http.request(
         "PUT", f"{proxy.url}/bucket/a%2Fb?x=%20", body=body, headers={"Authorization": SIGNED.format("s3")}
     )

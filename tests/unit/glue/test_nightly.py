@@ -22,7 +22,7 @@ NIGHT = nightly.Night(
 )
 
 
-def steps_of(monkeypatch: pytest.MonkeyPatch, **steps: Any) -> None:
+def steps_of(monkeypatch: pytest.MonkeyPatch, **steps: object) -> None:
     monkeypatch.setattr(nightly, "STEPS", steps)
 
 

@@ -4,7 +4,6 @@ deletes archived data.
 
 import re
 from importlib import metadata
-from typing import Any
 
 import pytest
 import yaml
@@ -22,8 +21,8 @@ def function(loader: Cfn, _: str, node: yaml.Node) -> str:
 
 
 Cfn.add_multi_constructor("!", function)
-GLUE: dict[Any, Any] = yaml.load((ROOT / "serverless/glue.yml").read_text(), Cfn)  # a SafeLoader
-RESOURCES: dict[str, dict[str, Any]] = GLUE["true"]["Resources"]
+GLUE: dict[object, object] = yaml.load((ROOT / "serverless/glue.yml").read_text(), Cfn)  # a SafeLoader
+RESOURCES: dict[str, dict[str, object]] = GLUE["true"]["Resources"]
 
 
 def rights(role: str) -> dict[str, set[str]]:

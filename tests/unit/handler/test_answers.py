@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from handler.settings import Settings
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import RECEIVED_AT, Context, Fault
 
-ENTER: dict[str, Any] = {
+ENTER: dict[str, object] = {
     "_id": "a",
     "type": "user.entered_geofence",
     "createdAt": "2026-11-16T08:00:00Z",
@@ -94,7 +93,7 @@ def test_geofence_events_are_published_as_stored_by_device(phone: Phone) -> None
     ids=["an hour ahead", "more", "400 days ago", "longer ago", "year 8", "year 1", "year 9999"],
 )
 def test_device_time_is_accepted_from_400_days_ago_to_an_hour_ahead(
-    phone: Phone, event: dict[str, Any], since_receipt: timedelta, code: str | None
+    phone: Phone, event: dict[str, object], since_receipt: timedelta, code: str | None
 ) -> None:
     field = "updatedAt" if "updatedAt" in event else "createdAt"
     answer = phone.post([event | {field: (RECEIVED_AT + since_receipt).isoformat()}])

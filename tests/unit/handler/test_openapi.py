@@ -4,7 +4,6 @@ import ast
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +45,9 @@ def test_schema_is_a_valid_json_schema() -> None:
     max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_handler_accepts_exactly_the_events_of_the_schema(new_phone: Callable[[], Phone], event: Any) -> None:
+def test_handler_accepts_exactly_the_events_of_the_schema(
+    new_phone: Callable[[], Phone], event: object
+) -> None:
     answer = new_phone().post([event])
     if answer.status == 202:
         assert SCHEMA.is_valid(event)

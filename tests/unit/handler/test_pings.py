@@ -5,14 +5,13 @@ rejected.
 import hashlib
 import json
 from datetime import datetime
-from typing import Any
 
 import pytest
 
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.handler.conftest import Phone
 
-PING: dict[str, Any] = {
+PING: dict[str, object] = {
     "deviceId": "van-1",
     "userId": "driver",
     "latitude": 53.20,
@@ -86,7 +85,7 @@ NO_PINGS = [
 
 
 @pytest.mark.parametrize("change", NO_PINGS, ids=repr)
-def test_incomplete_ping_is_rejected_for_its_missing_id(phone: Phone, change: dict[str, Any]) -> None:
+def test_incomplete_ping_is_rejected_for_its_missing_id(phone: Phone, change: dict[str, object]) -> None:
     answer = phone.post([PING | change])
     assert answer.status == 400
     assert answer.codes[0] == "missing_id"

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 import duckdb
 import pytest
@@ -99,7 +98,7 @@ def test_every_stored_line_loads_in_a_strict_warehouse(new_phone: NewPhone, requ
     st.lists(st.sampled_from(Fault), max_size=12),
 )
 def test_no_failure_of_any_call_breaks_a_promise(
-    new_phone: NewPhone, sound: list[dict[str, Any]], others: list[Any], faults: list[Fault]
+    new_phone: NewPhone, sound: list[dict[str, object]], others: list[object], faults: list[Fault]
 ) -> None:
     """The fake stream itself checks promise 2: only archived events are published."""
     phone = new_phone()
@@ -120,7 +119,7 @@ def test_no_failure_of_any_call_breaks_a_promise(
     assert len(phone.world.keys("rejected")) <= 1
 
 
-def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
+def in_time(world: World, events: list[dict[str, object]], seconds: float) -> None:
     """Ingest while each call takes its maximum time, and check that time remains for the response."""
     longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "enqueue": ENQUEUE_SECONDS}
 
@@ -144,7 +143,7 @@ def in_time(world: World, events: list[dict[str, Any]], seconds: float) -> None:
     st.floats(0, 27.5),
 )
 def test_response_is_in_time_even_if_each_call_takes_its_maximum(
-    given: list[Any], faults: list[Fault], seconds: float
+    given: list[object], faults: list[Fault], seconds: float
 ) -> None:
     with suppress(RetryableError, RuntimeError):
         in_time(World(faults), given, seconds)

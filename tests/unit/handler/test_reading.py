@@ -5,13 +5,12 @@ import gzip
 import json
 import time
 import zlib
-from typing import Any
 
 import pytest
 
 from tests.unit.handler.conftest import Phone
 
-TRIP: dict[str, Any] = {
+TRIP: dict[str, object] = {
     "_id": "a",
     "type": "user.updated_trip",
     "createdAt": "2026-11-16T08:00:00Z",
@@ -198,7 +197,7 @@ def test_only_the_event_over_64_kib_is_rejected(phone: Phone) -> None:
 
 
 def test_response_has_at_most_64_kib_and_counts_the_omitted_errors(phone: Phone) -> None:
-    wrong: dict[str, Any] = dict.fromkeys(("createdAt", "deviceId", "duration", "confidence"), ())
+    wrong: dict[str, object] = dict.fromkeys(("createdAt", "deviceId", "duration", "confidence"), ())
     wrong |= {"_id": "\x01" * 129, "type": "user.entered_geofence"}
     wrong["user"] = dict.fromkeys(("_id", "userId", "deviceId"), 5)
     wrong["geofence"] = dict.fromkeys(("tag", "externalId"), 5)
@@ -350,7 +349,7 @@ def test_every_spelling_of_identity_encoding_is_accepted(phone: Phone, coding: s
 
 
 def test_header_without_a_value_counts_as_absent(phone: Phone) -> None:
-    headers: dict[str, Any] = {"Content-Type": None, "Content-Encoding": None, "X-App-Version": None}
+    headers: dict[str, object] = {"Content-Type": None, "Content-Encoding": None, "X-App-Version": None}
     assert phone.post([TRIP], headers).status == 202
 
 

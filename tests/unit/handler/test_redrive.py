@@ -4,7 +4,6 @@ dead-letter queue.
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
@@ -36,7 +35,7 @@ class Desk:
 
     def take(self, *bodies: object, tries: int = 1) -> list[str]:
         """Return the ids of the messages that go back to the queue."""
-        messages: list[dict[str, Any]] = [
+        messages: list[dict[str, object]] = [
             {
                 "messageId": f"m{n}",
                 "receiptHandle": f"h{n}",

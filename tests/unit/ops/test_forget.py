@@ -88,10 +88,10 @@ def run(*arguments: str, answer: str | None = None) -> Any:
     return CliRunner().invoke(app, list(arguments), input=answer, obj={})
 
 
-def report_of(*arguments: str, code: int = 0) -> dict[str, Any]:
+def report_of(*arguments: str, code: int = 0) -> dict[str, object]:
     done = run(*arguments, "--yes", "--json")
     assert done.exit_code == code, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, object] = json.loads(done.stdout)
     return found
 
 
@@ -178,15 +178,15 @@ class Person:
             quarantine_line(WHY, b"\xff" + self.device.encode() + b"\xff", origin),
         ]
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[dict[str, object]]:
         visit = {"device_id": self.device, "entered_event_id": self.id("both"), "exited_event_id": None}
         return [visit, visit | {"device_id": "shared", "entered_event_id": self.id("s0")}]
 
-    def overdue(self) -> list[dict[str, Any]]:
+    def overdue(self) -> list[dict[str, object]]:
         at = HOUR + timedelta(minutes=5 * self.number)
         return [{"device_id": self.device, "entered_at": HOUR}, {"device_id": "shared", "entered_at": at}]
 
-    def previous_layout(self) -> list[dict[str, Any]]:
+    def previous_layout(self) -> list[dict[str, object]]:
         pk = keys.pair_key(Pair(self.device, Fence("plant", "p1")))
         at = keys.timestamp(HOUR)
         return [
@@ -328,7 +328,7 @@ def test_all_data_of_one_person_is_deleted_and_all_of_another_is_kept(
     assert datetime.fromisoformat(stores["Kinesis stream"]) > datetime.now(UTC)
 
 
-def _lines_of(stage: Stage, claim: dict[str, Any]) -> list[bytes]:
+def _lines_of(stage: Stage, claim: dict[str, object]) -> list[bytes]:
     lines = gzip.decompress(stage.bucket.read(claim["key"])).splitlines()
     return [lines[n - 1] for n in claim["lines"]]
 
@@ -337,7 +337,7 @@ def _lines_of(stage: Stage, claim: dict[str, Any]) -> list[bytes]:
 # -----------------------------------------------------------------------------------------------
 
 
-def log_and_chunk() -> Iterator[dict[str, Any]]:
+def log_and_chunk() -> Iterator[dict[str, object]]:
     """Yield a log whose last change refers to a chunk, and that chunk."""
     ann = geofence_event(ANN)
     chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
@@ -424,7 +424,7 @@ def test_interrupted_run_is_continued_by_the_same_command(
     stage.consume(*events)
     list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
 
-    def interrupted(_bucket: Any, pairs: Any, *_: Any) -> None:
+    def interrupted(_bucket: object, pairs: object, *_: object) -> None:
         if step != "forget_results":
             stage.bucket.delete([pairs[0]["old"]])
         raise KeyboardInterrupt
@@ -583,7 +583,7 @@ def test_an_old_object_that_snowpipe_loads_last_leaves_no_rows(
     stage.consume(ANN, BOB)
     delete_old = forget.archive.delete_old
 
-    def loading(bucket: Any, pairs: Any) -> None:
+    def loading(bucket: object, pairs: object) -> None:
         stage.raw.run(
             "INSERT INTO RAW.EVENTS (payload, file_name, file_row_number)"
             f" SELECT PARSE_JSON('{ANN.decode()}'), '{key}', 1"

@@ -71,7 +71,7 @@ class Endpoint:
         self.calls = 0
         self._breaks_at = breaks_at
 
-    def post(self, body: bytes) -> dict[str, Any]:
+    def post(self, body: bytes) -> dict[str, object]:
         if self.calls == self._breaks_at:
             raise KeyboardInterrupt
         self.calls += 1
@@ -81,7 +81,7 @@ class Endpoint:
         return {"rejected": len(batch.rejected), "errors": errors, "errors_omitted": omitted}
 
 
-def resend(box: Box, post: Callable[[bytes], dict[str, Any]], patch: Patch = RENAME) -> Sent:
+def resend(box: Box, post: Callable[[bytes], dict[str, object]], patch: Patch = RENAME) -> Sent:
     sent = Sent()
     for _ in send(post, box, repaired(box.find(EVERYTHING), patch, sent), sent):
         pass
@@ -214,7 +214,7 @@ def test_reject_whose_error_was_omitted_is_not_recorded_as_accepted(box: Box) ->
 
 
 @pytest.mark.parametrize("answer", [{}, {"rejected": 2, "errors": []}], ids=["no-receipt", "no-errors"])
-def test_response_without_the_rejected_events_records_nothing(box: Box, answer: dict[str, Any]) -> None:
+def test_response_without_the_rejected_events_records_nothing(box: Box, answer: dict[str, object]) -> None:
     keep(bad(1), bad(2))
     with pytest.raises(Refusal, match="does not say which"):
         resend(box, lambda _: answer)
@@ -274,7 +274,7 @@ def test_purge_keeps_objects_that_contain_other_rejects(box: Box) -> None:
     ids=str,
 )  # fmt: skip
 def test_patch_changes_only_the_named_fields(
-    options: tuple[list[str], ...], before: dict[str, Any], after: dict[str, Any]
+    options: tuple[list[str], ...], before: dict[str, object], after: dict[str, object]
 ) -> None:
     assert Patch.of(*options).apply(before, "") == after
 

@@ -159,7 +159,7 @@ def test_steps_are_ordered_by_time_and_untimed_ones_follow_their_cause() -> None
         ({"records": 0}, False),
     ],
 )
-def test_batch_covers_the_positions_it_processed(line: dict[str, Any], covered: bool) -> None:
+def test_batch_covers_the_positions_it_processed(line: dict[str, object], covered: bool) -> None:
     assert _covers(line, 15) == covered
 
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,7 +40,7 @@ class DocumentedAnswers:
         return [{"policy": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}]
 
 
-def deployed(value: Any) -> Any:
+def deployed(value: object) -> object:
     """Return a part of the template with resolved references, as AWS returns it."""
     match value:
         case {"Ref": "ArchiveTopic"}:
@@ -57,7 +56,7 @@ def deployed(value: Any) -> Any:
     return value
 
 
-def topic_policy(variant: str) -> Any:
+def topic_policy(variant: str) -> object:
     return deployed(properties(variant, "ArchiveTopicPolicy")["PolicyDocument"])
 
 

@@ -6,7 +6,6 @@ import re
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -212,7 +211,7 @@ def test_write_is_refused_where_cloudformation_manages_the_policies(
 # --- diagnosis
 
 
-def status(state: str = "RUNNING", **times: Any) -> Status:
+def status(state: str = "RUNNING", **times: object) -> Status:
     return Status(executionState=state, **times)
 
 

@@ -1,7 +1,5 @@
 """Test that the macro `event_key` and the contract's `Owned.event_key` give the same key."""
 
-from typing import Any
-
 import duckdb
 import sqlglot
 from hypothesis import example, given, settings
@@ -16,7 +14,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 
 def key_in_sql() -> str:
     jinja = Environment(undefined=StrictUndefined, autoescape=False)
-    macros: Any = jinja.from_string((PROJECT / "macros" / "rules.sql").read_text())
+    macros: object = jinja.from_string((PROJECT / "macros" / "rules.sql").read_text())
     snowflake = f"SELECT {macros.module.event_key('device_id', 'user_id', 'event_id')} FROM events"
     return sqlglot.transpile(snowflake, read="snowflake", write="duckdb")[0]
 

@@ -17,7 +17,7 @@ def read_partitions_only() -> None:
 
 def _narrowed(query: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(query)
-    def narrowed(table: Table, hash_key: Any, *args: Any, **kwargs: Any) -> Any:
+    def narrowed(table: Table, hash_key: object, *args: object, **kwargs: object) -> object:
         if not table.has_range_key:  # each partition is a single item
             return query(table, hash_key, *args, **kwargs)
         # moto's backend passes positional arguments; the index name is the eighth.

@@ -51,7 +51,7 @@ class RecentResults(dict[str, tuple[Any, ...]]):
         super().__init__()
         self._lock = threading.Lock()
 
-    def __setitem__(self, query_id: str, result: tuple[Any, ...]) -> None:
+    def __setitem__(self, query_id: str, result: tuple[object, ...]) -> None:
         with self._lock:
             super().__setitem__(query_id, result)
             while len(self) > RESULTS_KEPT:
@@ -118,7 +118,7 @@ class DurableFakeSnow(FakeSnow):
         database: str | None = None,
         schema: str | None = None,
         nop_regexes: list[str] | None = None,
-        **options: Any,
+        **options: object,
     ) -> LocalConnection:
         return LocalConnection(
             self.duck_conn.cursor(),

@@ -115,7 +115,7 @@ def kinds_of(statement: exp.Expr) -> set[type]:
 ROOTS = {exp.Alter, exp.Command, exp.Comment, exp.Create, exp.Drop, exp.Put, exp.Set, exp.Show, exp.Use}
 
 
-def transformed(cursor: FakeSnowflakeCursor, statement: exp.Expr, params: Any) -> exp.Expr:
+def transformed(cursor: FakeSnowflakeCursor, statement: exp.Expr, params: object) -> exp.Expr:
     kinds = kinds_of(statement)
     for wanted, transform in passes(cursor, params):
         if kinds.isdisjoint(wanted):

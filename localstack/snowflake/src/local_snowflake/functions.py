@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import botocore.exceptions
 from sqlglot import exp
@@ -87,9 +86,9 @@ class Functions:
         self.catalog.set_pipe(pipe.name, "transferred", False)
         self.catalog.set_pipe(pipe.name, "paused_on", None)
 
-    def pipe_status(self, pipe: Pipe) -> dict[str, Any]:
+    def pipe_status(self, pipe: Pipe) -> dict[str, object]:
         activity = self.ingest.activity[pipe.pipe_id]
-        status: dict[str, Any] = {"executionState": "RUNNING"}
+        status: dict[str, object] = {"executionState": "RUNNING"}
         try:
             self.ingest.runnable(pipe)
         except NotRunnable as reason:
@@ -113,9 +112,9 @@ class Functions:
             status |= {"lastIngestedTimestamp": instant(ingested), "lastIngestedFilePath": path}
         return status
 
-    def _channel_status(self, pipe: Pipe) -> dict[str, Any]:
+    def _channel_status(self, pipe: Pipe) -> dict[str, object]:
         channel = self.channels.of_region(region_of(pipe) or self.channels.aws.region)
-        status: dict[str, Any] = {"notificationChannelName": pipe.channel}
+        status: dict[str, object] = {"notificationChannelName": pipe.channel}
         try:
             status["numOutstandingMessagesOnChannel"] = channel.outstanding()
         except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
@@ -206,7 +205,7 @@ def named_arguments(call: exp.Anonymous) -> dict[str, exp.Expr]:
     }
 
 
-def sns_policy(topic: str) -> dict[str, Any]:
+def sns_policy(topic: str) -> dict[str, object]:
     return {
         "Version": "2012-10-17",
         "Statement": [

@@ -232,7 +232,7 @@ class LocalCursor(FakeSnowflakeCursor):
             return [expression]
         return super()._transform_explode(expression)
 
-    def _transform(self, expression: exp.Expr, params: Any) -> exp.Expr:
+    def _transform(self, expression: exp.Expr, params: object) -> exp.Expr:
         actor = self._conn.actor
         if self._conn.authorize:
             self._conn.authorize(expression, self._conn)
@@ -277,7 +277,7 @@ class LocalCursor(FakeSnowflakeCursor):
             for column in self._duck_conn.description or ()
         ]
 
-    def _execute_one(self, transformed: exp.Expr, params: Any) -> None:
+    def _execute_one(self, transformed: exp.Expr, params: object) -> None:
         if isinstance(transformed, exp.Merge):
             self._merge(transformed, params)
         elif isinstance(transformed, exp.Insert) and transformed.args.get("overwrite"):
@@ -312,7 +312,7 @@ class LocalCursor(FakeSnowflakeCursor):
             values,
         )
 
-    def _merge(self, merge: exp.Merge, params: Any) -> None:
+    def _merge(self, merge: exp.Merge, params: object) -> None:
         """DuckDB's own MERGE: one statement, in whatever transaction stands."""
         counted = {kind for kind, indices in operations(merge).items() if indices}
         for update in merge.find_all(exp.Update):
@@ -341,7 +341,7 @@ class LocalCursor(FakeSnowflakeCursor):
         result.set("merge_counts", True)
         self._execute_and_describe(result)
 
-    def _overwrite(self, insert: exp.Insert, params: Any) -> None:
+    def _overwrite(self, insert: exp.Insert, params: object) -> None:
         """The rows are read before the table is emptied: they may come from it."""
         target = insert.this.this if isinstance(insert.this, exp.Schema) else insert.this
         rows = insert.expression.sql(dialect="duckdb")

@@ -1,7 +1,6 @@
 """What SHOW and DESC statements have in common."""
 
 import fnmatch
-from typing import Any
 
 from local_snowflake.results import TEXT
 from local_snowflake.sql import Name, Scope, Words
@@ -50,7 +49,7 @@ def inside(name: Name, within: tuple[str, ...]) -> bool:
     return name[: len(within)] == within
 
 
-def property_of(value: Any) -> tuple[str, str, str]:
+def property_of(value: object) -> tuple[str, str, str]:
     if isinstance(value, bool):
         return "Boolean", str(value).lower(), ""
     if isinstance(value, list | tuple):

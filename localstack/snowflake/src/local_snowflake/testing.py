@@ -80,7 +80,7 @@ class LocalProcess:
             **popen,
         )
 
-    def connect(self, **options: Any) -> "connector.SnowflakeConnection":
+    def connect(self, **options: object) -> "connector.SnowflakeConnection":
         options = {"user": "milkrun", "password": "milkrun", **options}
         return connector.connect(
             account="fakesnow",
@@ -177,7 +177,7 @@ class Warehouse:
         self.run(f"CREATE SCHEMA {self.database}.RAW")
 
     @contextmanager
-    def as_role(self, role: str, **options: Any) -> Iterator["Warehouse"]:
+    def as_role(self, role: str, **options: object) -> Iterator["Warehouse"]:
         """The same database, spoken to under another role; the connection is closed at the end."""
         other = copy(self)
         other.connection = self.local.connect(database=self.database, role=role, **options)
@@ -255,7 +255,7 @@ class Warehouse:
         )
         return {row["FILE_NAME"]: row for row in rows}
 
-    def fate(self, file_name: str) -> dict[str, Any]:
+    def fate(self, file_name: str) -> dict[str, object]:
         return eventually(lambda: self.history().get(file_name) or {})
 
     def status(self, name: str = "EVENTS_PIPE") -> dict[str, Any]:

@@ -4,7 +4,6 @@ import itertools
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import urllib3
@@ -21,7 +20,7 @@ from tools.fleet.rounds import Planned, Post
 from tools.fleet.send import Client
 
 
-def deliver(endpoint: str, events: list[dict[str, Any]]) -> None:
+def deliver(endpoint: str, events: list[dict[str, object]]) -> None:
     """Send the events as `milkrun send` does, but with a timeout of one second for a server that does not
     answer.
     """
@@ -43,7 +42,7 @@ def test_send_passes_the_conformance_kit(scenario: str) -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
 
-        def hand_over(events: list[dict[str, Any]]) -> None:
+        def hand_over(events: list[dict[str, object]]) -> None:
             threading.Thread(target=deliver, args=(f"{url}/v1/events", events), daemon=True).start()
 
         (report,) = play(stage, hand_over, [scenario], patience=15.0, quiet=0.3)

@@ -36,7 +36,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield aws
 
 
-def count_resources(aws: Any) -> tuple[int, int, int]:
+def count_resources(aws: object) -> tuple[int, int, int]:
     """Return the number of queues, subscriptions and rules in the account."""
     return (
         len(aws("sqs").list_queues().get("QueueUrls", [])),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 from hypothesis import given, settings
@@ -28,9 +27,9 @@ def crossing(n: int, kind: Kind, minute: float) -> GeofenceEvent:
 
 def notified(
     batches: Sequence[Sequence[GeofenceEvent]],
-) -> tuple[list[tuple[str, dict[str, Any]]], list[Visit]]:
+) -> tuple[list[tuple[str, dict[str, object]]], list[Visit]]:
     """Return the notifications that the consumer sends for these batches, and the resulting visits."""
-    notices: list[tuple[str, dict[str, Any]]] = []
+    notices: list[tuple[str, dict[str, object]]] = []
     taken: list[GeofenceEvent] = []
     for version, batch in enumerate(batches, 1):
         changed = visit_diff.visit_diff(None, sorted(taken, key=_order), list(batch), [], Rule())
@@ -43,7 +42,7 @@ def notified(
     return notices, list(history.visits) if history else []
 
 
-def _order(event: GeofenceEvent) -> Any:
+def _order(event: GeofenceEvent) -> object:
     from consumer.visits import order_of
 
     return order_of(event)

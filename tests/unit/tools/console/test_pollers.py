@@ -53,7 +53,7 @@ class Sources:
         self.renewed += 1
         self.fault = None
 
-    def filter_log_events(self, **request: Any) -> dict[str, Any]:
+    def filter_log_events(self, **request: object) -> dict[str, object]:
         if self.fault:
             raise self.fault
         if not request["logGroupName"].endswith("-ingest"):
@@ -109,7 +109,7 @@ def state_of(shared: Shared, name: str) -> tuple[str, str | None]:
     return source["state"], source["reason"]
 
 
-def ingested(accepted: int) -> dict[str, Any]:
+def ingested(accepted: int) -> dict[str, object]:
     return {"event": logs.EVENTS_INGESTED, "status": 202, "accepted": accepted}
 
 
@@ -169,7 +169,7 @@ class Stored:
         self.objects: dict[str, tuple[bytes, datetime]] = {}
         self.read: list[str] = []
 
-    def put(self, *ids: str, prefix: Any = "events") -> str:
+    def put(self, *ids: str, prefix: object = "events") -> str:
         lines = [json.dumps({"_id": id_, "type": "x", "createdAt": NOW.isoformat()}).encode() for id_ in ids]
         made = lines_object(prefix, lines, datetime.now(UTC))
         self.objects[made.key] = (made.body, datetime.now(UTC))

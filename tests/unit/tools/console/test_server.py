@@ -76,7 +76,7 @@ class Served:
         self.http = urllib3.PoolManager(retries=False, timeout=40)
         self.get("/api/health")
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> Any:
+    def ask(self, path: str, method: str = "GET", **headers: str) -> object:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.request(method, f"http://127.0.0.1:{self.port}{path}", headers=named)
 
@@ -92,7 +92,7 @@ class Served:
             )
         )
 
-    def tell(self, what: Any, *arguments: Any) -> None:
+    def tell(self, what: object, *arguments: object) -> None:
         """Call the function in the event loop, as the pollers do."""
         if self.console._shared is None:  # the event loop starts with the first request
             self.get("/api/stage")
@@ -120,7 +120,7 @@ class Stream:
         self.answer = answer
         self._rest = b""
 
-    def message(self) -> tuple[str, Any, str]:
+    def message(self) -> tuple[str, object, str]:
         fields: dict[str, str] = {}
         while True:
             while b"\n" not in self._rest:
@@ -136,7 +136,7 @@ class Stream:
             elif not line:
                 fields = {}
 
-    def until(self, name: str) -> Any:
+    def until(self, name: str) -> object:
         while True:
             found, data, _ = self.message()
             if found == name:

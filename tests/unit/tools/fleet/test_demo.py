@@ -70,7 +70,7 @@ def test_wrong_visits_in_the_right_number_fail(run: Demo, ledger: Ledger) -> Non
     assert not line.equal
 
 
-def replace_first(stays: set[Any]) -> Any:
+def replace_first(stays: set[object]) -> object:
     return next(iter(stays))._replace(exited_event_id="another")
 
 

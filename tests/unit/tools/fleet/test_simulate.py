@@ -49,7 +49,7 @@ def any_size(draw: st.DrawFn) -> Size:
 
 @given(any_size(), st.sampled_from(["kinesis", "snowpipe"]), st.floats(10, 1000))
 @settings(max_examples=40, deadline=None)
-def test_each_event_is_in_exactly_one_place_at_any_time(size: Size, part: Any, seconds: float) -> None:
+def test_each_event_is_in_exactly_one_place_at_any_time(size: Size, part: object, seconds: float) -> None:
     flow = Flow(size, Outage(part, begins=60, seconds=seconds))
     samples = []
     while flow.env.now < 2500:

@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,7 +31,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
         yield made
 
 
-def process(of: Stack) -> Any:
+def process(of: Stack) -> object:
     return of.processes.alive(console.NAME)
 
 

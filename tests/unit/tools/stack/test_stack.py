@@ -67,7 +67,7 @@ class Trial:
     def port(self, settings: Settings) -> int:
         return settings.port + self.offset
 
-    def launch(self, settings: Settings, processes: Any) -> Any:
+    def launch(self, settings: Settings, processes: object) -> object:
         self.launched += 1
         command = [sys.executable, "-c", self.code, str(self.port(settings))]
         return processes.start(self.name, command, os.environ, ROOT)
@@ -116,7 +116,7 @@ def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, de
 def test_changed_credential_setting_is_kept(
     trial_stack: Stack, server: Trial, deploys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deploy_functions(settings: Settings, _: Any, auth: identity.Auth) -> None:
+    def deploy_functions(settings: Settings, _: object, auth: identity.Auth) -> None:
         deploys.append(auth)
         if auth == "jwt":
             identity.publish_keys(settings, Mock())

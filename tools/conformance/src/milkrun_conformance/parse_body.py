@@ -5,7 +5,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -47,7 +46,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _events_of(value: Any) -> list[Any]:
+def _events_of(value: object) -> list[object]:
     if isinstance(value, list):
         return value
     if isinstance(value, dict) and value.get("_id") is None:
@@ -58,7 +57,7 @@ def _events_of(value: Any) -> list[Any]:
     return [value]
 
 
-def _id_of(event: Any) -> str:
+def _id_of(event: object) -> str:
     if isinstance(event, Mapping) and event.get("_id") is not None:
         return str(event["_id"])
     return digest(json.dumps(event, sort_keys=True, allow_nan=False).encode())

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, override
+from typing import override
 
 import uvicorn
 from starlette.applications import Starlette
@@ -55,7 +55,7 @@ class Stage:
         with self._lock:
             return self.scenario.settled(self.seen)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, object]:
         with self._lock:
             faults = self.scenario.faults(self.seen) if self.seen else ["nothing was sent"]
             return {
@@ -160,7 +160,7 @@ def _read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, tuple[str, ..
         return body, (digest(body),)
 
 
-def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, Any]:
+def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, object]:
     if reply.status != 202:
         return {"type": "about:blank", "status": reply.status, "title": "On purpose", "code": reply.code,
                 "detail": "A test of this app.", "request_id": "conformance", "errors": []}  # fmt: skip
