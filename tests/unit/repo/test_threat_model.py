@@ -18,7 +18,7 @@ def attackers() -> Iterator[tuple[str, list[str]]]:
     for row in rows:
         attacker, _, _, tests = (cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1])
         named = []
-        for test in re.findall(r"`((?:tests/|…::)[^`]+)`", tests):
+        for test in re.findall(r"`((?:[\w/]*tests/|…::)[^`]+)`", tests):
             path, _, name = test.partition("::")
             file = file if path == "…" else path
             named.append(f"{file}::{name}" if name else file)
