@@ -105,10 +105,6 @@ class Grant:
     on: str
     role: str
 
-    @property
-    def gives_role(self) -> bool:
-        return not self.on
-
     def sql(self, verb: str, database: str) -> str:
         preposition = "TO" if verb == "GRANT" else "FROM"
         what = f"{self.privilege} ON {self.on}" if self.on else self.privilege

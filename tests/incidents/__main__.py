@@ -28,7 +28,6 @@ from tests.e2e.vocabulary import crossing, event
 from tests.faults.faulty_stack import PROXY_PORT_OFFSET, proxy_url
 from tests.faults.proxy import Fault, Proxy, Rule
 from tools.fleet.send import Client
-from tools.stack.processes import descendants, description
 from tools.stack.stack import Stack
 
 PAGE = ROOT / "docs" / "incidents.md"
@@ -101,13 +100,6 @@ class Lab:
         process = self.stack.processes.alive(name)
         assert process is not None, name
         os.kill(process.pid, number)
-
-    def kill_function(self, name: str) -> None:
-        top = self.stack.processes.alive("localstack")
-        assert top is not None
-        for each in descendants(top):
-            if description(each).endswith(name):
-                os.kill(each.pid, signal.SIGKILL)
 
     def post(self, *events: dict[str, Any]) -> int:
         client = Client(self.outputs.endpoint, self.outputs.api_key, patience=0.1)

@@ -139,11 +139,6 @@ class Copy:
         return {"FORMAT_NAME": value} if isinstance(value, str) else dict(value)  # type: ignore[arg-type]
 
 
-def is_copy_from_stage(words: Words) -> bool:
-    """COPY INTO a table (from a stage), not COPY INTO a location."""
-    return words.start(2) == ("COPY", "INTO") and words.start(3)[2:] not in (("@",), ())
-
-
 def copy_of(sql: str, scope: Scope) -> Copy:
     words = Words(sql)
     words.take("COPY", "INTO")
