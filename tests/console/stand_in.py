@@ -32,9 +32,9 @@ type Json = dict[str, Any]
 STATIC = Path(__file__).parents[2] / "tools" / "console" / "static"
 SOURCES = {
     "archive": "S3: the archive",
-    "live": "SQS: notifications of the archive and of visits",
+    "live": "SQS: notifications of the archive's topic and the visits' bus",
     "logs": "CloudWatch: the functions' log lines",
-    "visits": "DynamoDB: the visits",
+    "visits": "DynamoDB: the visits table",
     "queues": "SQS: the redrive queues",
     "snowflake": "Snowflake: RAW and the marts",
 }
@@ -45,7 +45,7 @@ STAGES = {
     "published": "Published",
     "redriven": "Redriven",
     "consumed": "Consumed",
-    "set_aside": "Set aside",
+    "set_aside": "Quarantined",
     "loaded": "Loaded",
     "marts": "In the marts",
 }

@@ -122,6 +122,28 @@ def test_search_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_page
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("pickup-77")
 
 
+def test_search_finds_objects_by_their_key(feed: Feed, open_page: Open) -> None:
+    key = "events/dt=2026-11-27/hh=05/0123abcd.2.ndjson.gz"
+    feed.keep_good({"event_id": "pickup-77", "key": key, "line": 1})
+    page = open_page(f"{feed.url}/pipeline")
+    expect(page.get_by_role("heading", name="Idle")).to_be_visible()
+    typed(page, key)
+    expect(page.get_by_role("listbox", name="Found").get_by_role("option")).to_contain_text([key])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text(key)
+
+
+def test_fences_of_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: Open) -> None:
+    corners = [[5.7, 53.2], [5.72, 53.2], [5.72, 53.21], [5.7, 53.2]]
+    feed.state.fences.append(fence("farm#farm-4", polygon=corners, source="file"))
+    page = open_page(f"{feed.url}/map?fence=farm%23farm-4")
+    map_is_drawn(page)
+    expect(page.locator(".map")).to_have_attribute("data-shapes", "1")
+    expect(page.get_by_role("region", name="The chosen fence")).to_contain_text(
+        "read from the file of fences"
+    )
+
+
 def test_search_continues_in_the_stores_on_enter(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     page.get_by_role("combobox", name="Search").fill("long-ago-1")

@@ -408,11 +408,12 @@ def test_new_visit_appears_on_the_timeline(feed: Feed, open_page: Open) -> None:
     expect(page.locator(".row").filter(has_text="truck-new")).to_have_count(1)
 
 
-def test_trail_of_a_chosen_truck_is_drawn(feed: Feed, open_page: Open) -> None:
+def test_trail_of_a_chosen_truck_is_drawn_with_times(feed: Feed, open_page: Open) -> None:
     way = max(feed.state.replay["trucks"], key=lambda each: len(each["t"]))
     page = open_page(f"{feed.url}/map?truck={way['device_id']}")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trail") >= len(way["t"]))
+    expect(page.locator(".map")).to_have_attribute("data-times", re.compile(r"^\d\d:\d\d( \d\d:\d\d){3,}$"))
 
 
 def test_slider_replays_the_morning(feed: Feed, open_page: Open) -> None:

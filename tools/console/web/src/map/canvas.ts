@@ -486,6 +486,7 @@ export class Chart {
       })),
     );
     this.element.dataset["fences"] = String(placed.length);
+    this.element.dataset["shapes"] = String(placed.filter((fence) => fence.polygon).length);
   }
 
   /** Draw the trail as a line with times at some of its points. */

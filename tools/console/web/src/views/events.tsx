@@ -218,7 +218,7 @@ function Filters({ filter, types, codes }: { filter: Filter; types: string[]; co
         </select>
       </label>
       <Typed label="Device" name="device" value={filter.device} placeholder="full device id" />
-      <Typed label="Search" name="q" value={filter.q} placeholder="part of id, device or type" />
+      <Typed label="Search" name="q" value={filter.q} placeholder="id, device or type" />
     </search>
   );
 }

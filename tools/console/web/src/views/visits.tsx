@@ -215,6 +215,17 @@ interface TimelineProps {
   to: number;
 }
 
+const LEGEND: readonly (readonly [string, string])[] = [
+  ["closed", "left"],
+  ["open", "there now"],
+  ["missed", "exit missing"],
+  ["contradicted", "exit missing, seen elsewhere"],
+  ["closed restated", "corrected"],
+  ["closed merged", "crossings merged"],
+];
+/** Labels further right, in percent of the width, would be cut at the edge. */
+const LAST_LABEL_PERCENT = 92;
+
 function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps) {
   const chosen = param("visit");
   // Hours without a visit at the beginning are left out.
@@ -231,15 +242,16 @@ function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps)
   return (
     <>
       <p class="legend" aria-hidden="true">
-        <span class="bar-sample closed" /> left <span class="bar-sample open" /> there now{" "}
-        <span class="bar-sample missed" /> exit missing{" "}
-        <span class="bar-sample contradicted" /> exit missing, seen elsewhere <span class="bar-sample closed restated" /> corrected{" "}
-        <span class="bar-sample closed merged" /> crossings merged
+        {LEGEND.map(([kind, text]) => (
+          <span key={kind}>
+            <span class={`bar-sample ${kind}`} /> {text}
+          </span>
+        ))}
       </p>
       <div class="timeline" onKeyDown={moveBetweenBars}>
         <div class="timeline-axis" aria-hidden="true">
           <div class="lane">
-            {ticks.map((at) => (
+            {ticks.filter((at) => left(at) <= LAST_LABEL_PERCENT).map((at) => (
               <span class="tick" key={at} style={{ left: `${left(at)}%` }}>
                 {minuteTime(at)}
                 <small>{dayName(at)}</small>
