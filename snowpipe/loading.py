@@ -17,6 +17,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 MAX_FILES = 1000  # per COPY (COPY INTO <table>, FILES)
 OBJECTS_A_QUERY = 20_000
+LISTED = 10_000
 
 
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
@@ -87,19 +88,12 @@ def refresh_pipe(warehouse: Warehouse, pipe: Pipe, options: str = "") -> list[st
     return [pipe.prefix + pipe.staged(row["file"]) for row in rows if row["status"].upper() == "SENT"]
 
 
-def copy_files(
-    warehouse: Warehouse,
-    pipe: Pipe,
-    copy: str,
-    keys: Sequence[str],
-    told: Callable[[int], None] = lambda _: None,
-) -> list[Row]:
-    """Run COPY INTO … FILES in chunks; yield a row per file. `told` gets the number of completed files."""
+def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str]) -> list[Row]:
+    """Run COPY INTO … FILES in chunks; return a row per file."""
     done: list[Row] = []
     for chunk in batched(keys, MAX_FILES, strict=False):
         files = ", ".join(quoted(pipe.staged(key)) for key in chunk)
         done += [outcome(pipe, row) for row in warehouse.query(f"{copy}\nFILES = ({files})")]
-        told(len(done))
     return done
 
 
@@ -115,6 +109,15 @@ def outcome(pipe: Pipe, row: Row) -> Row:
     }
 
 
+@dataclass(frozen=True)
+class Backfilled:
+    """The result of a backfill: a row per loaded file up to `LISTED`, and a row per file that failed."""
+
+    rows: list[Row]
+    copied: int
+    skipped: int  # loaded, or possibly in the pipe's queue
+
+
 def backfill(
     warehouse: Warehouse,
     pipe: Pipe,
@@ -123,28 +126,31 @@ def backfill(
     start: datetime,
     end: datetime,
     told: Callable[[int], None] = lambda _: None,
-) -> tuple[list[Row], int]:
+) -> Backfilled:
     """Load the objects received from `start` to `end` (by the hour in the keys) that are not loaded yet.
 
-    Return a row per loaded file, and the number of skipped ones: loaded, or possibly in the pipe's queue
-    (COPY and the pipe ignore each other). Can be interrupted and repeated.
+    COPY and the pipe ignore each other, so what may be in the pipe's queue is skipped. Can be interrupted and
+    repeated. Memory does not grow with the number of objects.
     """
-    count = 0
-
-    def received() -> Iterator[Object]:
-        nonlocal count
-        for each in archive.received(pipe.prefix, start, end):
-            count += 1
-            yield each
-
-    missing = list(unloaded(warehouse, pipe, received()))
-    # The queue is looked at after the listing, and the loads after the queue.
-    waiting = status(warehouse, pipe)
-    if waiting.pending:
-        queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY
-        missing = [each for each in missing if each.modified_at < queued_from]
-    keys = [each.key for each in unloaded(warehouse, pipe, missing)]
-    return copy_files(warehouse, pipe, copy, keys, told), count - len(keys)
+    rows: list[Row] = []
+    copied = count = 0
+    for some in batched(archive.received(pipe.prefix, start, end), OBJECTS_A_QUERY, strict=False):
+        count += len(some)
+        missing = list(unloaded(warehouse, pipe, some))
+        # The queue is looked at after the listing, and the loads after the queue.
+        waiting = status(warehouse, pipe)
+        if waiting.pending:
+            queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY
+            missing = [each for each in missing if each.modified_at < queued_from]
+        for keys in batched(
+            (each.key for each in unloaded(warehouse, pipe, missing)), MAX_FILES, strict=False
+        ):
+            loaded = copy_files(warehouse, pipe, copy, keys)
+            copied += len(loaded)
+            told(copied)
+            is_listed = len(rows) < LISTED
+            rows += [each for each in loaded if is_listed or each["status"] != "LOADED"]
+    return Backfilled(rows, copied, count - copied)
 
 
 def load_expired(

@@ -128,11 +128,15 @@ def backfill(
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
             copy = stage.definition(each).copy_statement
-            done, left_out = loading.backfill(
+            done = loading.backfill(
                 session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) so far")
             )
-            tell(f"{each.name}: {len(done)} file(s) copied, {left_out} skipped that are loaded or queued")
-            rows += done
+            tell(
+                f"{each.name}: {done.copied} file(s) copied, {done.skipped} skipped that are loaded or queued"
+            )
+            if done.copied > len(done.rows):
+                tell(f"listed are the first {loading.LISTED} files and those that failed")
+            rows += done.rows
     show(rows, as_json, none="nothing was missing")
     raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
 
@@ -260,5 +264,5 @@ def recreate(
                 continue
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
             repaired = recreation.run()
-            rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": len(repaired)})
+            rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": repaired})
     show(rows, as_json, none="no pipe needs it: --all recreates all")

@@ -8,22 +8,23 @@ continues.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from snowpipe import pipes
-from snowpipe.archive import Archive
+from snowpipe.archive import Archive, Object
 from snowpipe.history import Narrow, failed_files, history
-from snowpipe.loading import copy_files, loaded_keys
+from snowpipe.loading import MAX_FILES, OBJECTS_A_QUERY, copy_files, unloaded
 from snowpipe.pipes import Pipe
 from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
 from snowpipe.template import Definition
-from snowpipe.warehouse import Row, Warehouse
+from snowpipe.warehouse import Warehouse
 
 # In these states a pipe loads nothing from its queue ("SYSTEM$PIPE_STATUS", executionState).
 _CANNOT_LOAD = ("STALLED_", "STOPPED_")
@@ -57,8 +58,8 @@ class Recreation:
     settling: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=2)
 
-    def run(self) -> list[Row]:
-        """Run the remaining steps in order; return the objects that had to be loaded by COPY."""
+    def run(self) -> int:
+        """Run the remaining steps in order; return how many objects had to be loaded by COPY."""
         self.progress = self._remembered()
         for step in (
             self.rest,
@@ -181,32 +182,39 @@ class Recreation:
         after = quoted(self._border().isoformat())
         self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
 
-    def check(self) -> list[Row]:
+    def check(self) -> int:
         """Load by COPY the objects around the time of the pause that neither pipe loaded."""
         self._wait(lambda status: status.pending == 0, "the new pipe keeps loading: see status")
         while missing := self._missing():
             # Its message may still be on its way to the new pipe.
             if datetime.now(UTC) - self._border() > self.grace:
-                return copy_files(self.warehouse, self.pipe, self.definition.copy_statement, missing)
+                copy = self.definition.copy_statement
+                chunks = batched(missing, MAX_FILES, strict=False)
+                return sum(len(copy_files(self.warehouse, self.pipe, copy, keys)) for keys in chunks)
             time.sleep(1)
-        return []
+        return 0
 
     def _missing(self) -> list[str]:
         """Return keys from just before the border that are in neither pipe; REFRESH has queued newer ones."""
         border = self._border()
         start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
-        found = [
-            each
-            for each in self.archive.received(self.pipe.prefix, start, border)
-            if start <= each.modified_at <= border
+        received = self.archive.received(self.pipe.prefix, start, border)
+        found = (each for each in received if start <= each.modified_at <= border)
+        return [
+            each.key
+            for some in batched(found, OBJECTS_A_QUERY, strict=False)
+            for each in self._in_neither(some, start)
         ]
-        known = loaded_keys(self.warehouse, self.pipe, found) | set(self.progress.failed)
-        if found:
-            keys = [each.key for each in found]
-            narrow = Narrow(keys=(min(keys), max(keys)))
-            past = history(self.warehouse, self.pipe, start, narrow)
-            known |= {row["key"] for row in past}
-        return [each.key for each in found if each.key not in known]
+
+    def _in_neither(self, objects: Sequence[Object], start: datetime) -> list[Object]:
+        """Return the objects that are not loaded and that neither pipe tried to load."""
+        missing = list(unloaded(self.warehouse, self.pipe, objects))
+        if not missing:
+            return []
+        narrow = Narrow(keys=(missing[0].key, missing[-1].key))
+        tried = {row["key"] for row in history(self.warehouse, self.pipe, start, narrow)}
+        tried.update(self.progress.failed)
+        return [each for each in missing if each.key not in tried]
 
     def _border(self) -> datetime:
         assert self.progress.border

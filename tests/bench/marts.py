@@ -2,9 +2,10 @@
 1000000,10000000] [--json]`.
 
 RAW of a local Snowflake is filled by SQL: 500 trucks, 360,000 events a day in time order, a fifth of them
-geofence events. After a first run over the history, the same number of new events is added, one percent of
-them two days late and one percent repeated. The result is the number of rows that DuckDB scans in a run, by
-table. The ledger, which every run scans completely, is counted separately.
+geofence events. After a first run over the history, two runs are measured: of an hour's events, and of a
+backlog of 100,000. One percent of the new events are two days late, and one percent are repeated. The result is
+the number of rows that DuckDB scans in a run, by table, divided by the new rows plus the events on the days that
+they touch. The ledger, which every run scans completely, is counted separately.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from tests.bench.figures import Figures, progress
 from tests.model_runs import Dbt
 
 HISTORY = (1_000_000, 10_000_000)
-NEW = 100_000
 A_DAY = 360_000
+NEW = {"hour": A_DAY // 24, "backlog": 100_000}
 # Fill in steps that fit into memory.
 STEP = 500_000
 LEDGER = "event_ledger"
@@ -82,8 +83,8 @@ def scanned(file: Path) -> Counter[tuple[str, str]]:
     return found
 
 
-def measure(history: tuple[int, ...] = HISTORY, new: int = NEW) -> Figures:
-    found = Figures(series={"marts/rows_scanned by history": [], "marts/run_s by history": []})
+def measure(history: tuple[int, ...] = HISTORY) -> Figures:
+    found = Figures(series={f"marts/{what}@{name} by history": [] for what in MEASURED for name in NEW})
     for size in history:
         with tempfile.TemporaryDirectory() as name:
             scans = Path(name) / "scans"
@@ -95,37 +96,66 @@ def measure(history: tuple[int, ...] = HISTORY, new: int = NEW) -> Figures:
                 fill(session, 0, size)
                 progress("marts: a first run over all of it")
                 dbt.run("run")
-                fill(session, size, new)
-                fill(session, size, new // 100, every=100, late=2 * 86_400, id_="late-")
-                # repeated: the same events of the day before, received now
-                fill(session, size - A_DAY // 2, new // 100, came=A_DAY // 2 // 5000 * 1200, id_="")
-                scanned(scans)
-                began = time.monotonic()
-                dbt.run("run")
-                seconds = time.monotonic() - began
-                scans_by_statement = scanned(scans)
-                rows: Counter[str] = Counter()
-                for (_, table), count in scans_by_statement.items():
-                    rows[table] += count
-                for (model, table), count in scans_by_statement.most_common(25):
-                    progress(f"marts: {count:>10,} rows of {table} for {model}")
-                days = session.query(
-                    "SELECT COUNT(*) AS n FROM MILKRUN.STAGING.STG_EVENTS WHERE event_date IN"
-                    " (SELECT event_date FROM MILKRUN.STAGING.RESTATED_DAYS)"
-                )[0]["n"]
-                everything = sum(rows.values()) - rows[LEDGER]
-                found.series["marts/rows_scanned by history"].append((size, everything))
-                found.series["marts/run_s by history"].append((size, seconds))
-                largest = max(count for table, count in rows.items() if table != LEDGER)
-                found.rates |= {
-                    f"marts/run_s@{size}": seconds,
-                    f"marts/rows_scanned@{size}": everything,
-                    f"marts/ledger_rows_scanned@{size}": rows[LEDGER],
-                }
-                found.ratios |= {
-                    f"marts/scanned over new and touched@{size}": everything / (new + days),
-                    f"marts/largest table over new and touched@{size}": largest / (new + days),
-                }
+                first = size
+                for kind, new in NEW.items():
+                    add(session, first, new)
+                    first += new
+                    scanned(scans)
+                    began = time.monotonic()
+                    dbt.run("run")
+                    seconds = time.monotonic() - began
+                    note(found, session, kind, size, seconds, scanned(scans))
+    for kind in NEW if len(history) > 1 else ():
+        shortest, *_, longest = (seconds for _, seconds in found.series[f"marts/run_s@{kind} by history"])
+        found.ratios[f"marts/seconds of a run at {history[-1] // history[0]} times the history/{kind}"] = (
+            longest / shortest
+        )
+    return found
+
+
+MEASURED = ("rows_scanned", "run_s")
+
+
+def add(session: Snowflake, first: int, new: int) -> None:
+    fill(session, first, new)
+    fill(session, first, new // 100, every=100, late=2 * 86_400, id_=f"late-{first}-")
+    # repeated: events of half a day before, received again now
+    fill(session, first - A_DAY // 2, new // 100, came=A_DAY // 2 // 5000 * 1200, id_="")
+
+
+def note(
+    found: Figures,
+    session: Snowflake,
+    kind: str,
+    size: int,
+    seconds: float,
+    scans: Counter[tuple[str, str]],
+) -> None:
+    rows: Counter[str] = Counter()
+    for (_, table), count in scans.items():
+        rows[table] += count
+    for (model, table), count in scans.most_common(40):
+        progress(f"marts: {kind}@{size}: {count:>10,} rows of {table} for {model}")
+    new = count_of(session, "NEW_EVENTS")
+    touched = count_of(
+        session, "STG_EVENTS WHERE event_date IN (SELECT event_date FROM MILKRUN.STAGING.RESTATED_DAYS)"
+    )
+    everything = sum(rows.values()) - rows[LEDGER]
+    found.series[f"marts/rows_scanned@{kind} by history"].append((size, everything))
+    found.series[f"marts/run_s@{kind} by history"].append((size, seconds))
+    name = f"{kind}@{size}"
+    found.rates |= {
+        f"marts/run_s/{name}": seconds,
+        f"marts/new_rows/{name}": new,
+        f"marts/touched_rows/{name}": touched,
+        f"marts/rows_scanned/{name}": everything,
+        f"marts/ledger_rows_scanned/{name}": rows[LEDGER],
+    }
+    found.ratios[f"marts/scanned over new and touched/{name}"] = everything / (new + touched)
+
+
+def count_of(session: Snowflake, what: str) -> int:
+    found: int = session.query(f"SELECT COUNT(*) AS n FROM MILKRUN.STAGING.{what}")[0]["n"]
     return found
 
 

@@ -1,26 +1,38 @@
 """Peak memory of the commands that read the whole archive: `python -m tests.bench.memory [--json]`.
 
-A million synthetic objects of ten events each; S3 and Snowflake are generators. The baseline is the process before.
+A million synthetic objects of ten events each; S3 and Snowflake are generators. Each command runs in a process
+of its own, whose memory before is the baseline. The largest case is measured: for backfill and recreate, nothing
+is loaded; for validate, one object in a thousand failed.
 """
 
+import json
+import re
 import resource
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from contract.objects import ObjectName
 from ops.object_sets import ObjectSets
 from snowpipe import loading
-from snowpipe.archive import Object
+from snowpipe.archive import Archive, Object
+from snowpipe.check.main import newest_archived_at
+from snowpipe.history import validate
 from snowpipe.pipes import Kind, Pipe
+from snowpipe.recreate import Recreation
 from tests.bench import figures
 from tests.bench.figures import Figures, progress
 
 OBJECTS, HOURS = 1_000_000, 240
 START = datetime(2026, 11, 1, tzinfo=UTC)
+END = START + timedelta(hours=HOURS)
+PIPE = Pipe("D", Kind.events)
+FILES = re.compile(r"'([^']*[.]gz)'")
 
 
 def objects() -> Iterator[Object]:
@@ -30,57 +42,140 @@ def objects() -> Iterator[Object]:
             yield Object(ObjectName("events", at, f"{n:064x}", 10).key, at + timedelta(minutes=30), 900)
 
 
-class Loaded:
-    """A warehouse that has every object of the range that it is asked for, except each thousandth."""
+class Bucket:
+    """An archive of the million objects."""
 
-    def __init__(self) -> None:
-        self._all = objects()
+    bucket = "bench"
+
+    def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
+        return objects()
+
+    def body(self, key: str) -> bytes:
+        return b'{"_id":"1","type":"t"}\n' * 9 + b'{"_id":NaN}\n'
+
+
+class Loaded:
+    """A warehouse that has loaded each object for which `is_loaded` is true. COPY loads what it is given."""
+
+    def __init__(self, is_loaded: Callable[[int], bool]) -> None:
+        self._is_loaded = is_loaded
+        self._all = enumerate(objects())
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
-        if "COPY_HISTORY" in sql.upper():
-            return []
-        rows = []
-        for n, each in enumerate(self._all):
-            if n % 1000:
-                rows.append({"file_name": each.key})
-            if each.key == parameters[-1]:
+        if "PIPE_STATUS" in sql:
+            return [{"status": json.dumps({"executionState": "RUNNING", "pendingFileCount": 0})}]
+        if "COPY_HISTORY" in sql:
+            return [self._failed(n, each) for n, each in self._failures(sql)]
+        if "COPY INTO" in sql:
+            return [self._copied(name) for name in FILES.findall(sql)]
+        first, last = cast(tuple[str, str], parameters)
+        here = dropwhile(lambda found: found[1].key < first, self._all)
+        found = []
+        for n, each in here:
+            if self._is_loaded(n):
+                found.append({"file_name": each.key})
+            if each.key == last:
                 break
-        return rows
+        return found
+
+    def _failures(self, sql: str) -> Iterator[tuple[int, Object]]:
+        if "Load failed" not in sql:
+            return iter(())
+        return ((n, each) for n, each in enumerate(objects()) if n % 1000 == 0)
+
+    def _failed(self, n: int, each: Object) -> dict[str, Any]:
+        return {
+            "file_name": each.key.removeprefix("events/"), "status": "Load failed", "row_count": 0,
+            "row_parsed": 10, "error_count": 1, "last_load_time": START, "file_size": 900, "pipe_name": "P",
+            "first_error_line_number": 10, "first_error_message": f"Error parsing JSON: {n}",
+        }  # fmt: skip
+
+    def _copied(self, name: str) -> dict[str, Any]:
+        return {"file": name, "status": "LOADED", "rows_loaded": 10}
+
+
+def unloaded() -> int:
+    """One object in a thousand is not loaded."""
+    return sum(1 for _ in loading.unloaded(Loaded(lambda n: n % 1000 != 0), PIPE, objects()))
+
+
+def backfill() -> int:
+    done = loading.backfill(Loaded(lambda _: False), PIPE, cast(Archive, Bucket()), "COPY INTO T", START, END)
+    return done.copied
+
+
+def recreate() -> int:
+    """The part that reads the archive: what neither pipe loaded since the old one could not load its queue."""
+    with tempfile.TemporaryDirectory() as folder:
+        recreation = Recreation(
+            Loaded(lambda _: False), PIPE, cast(Any, None), cast(Archive, Bucket()), Path(folder), progress
+        )
+        recreation.progress = cast(
+            Any, type("P", (), {"border": END, "unloaded_since": START, "failed": []})()
+        )
+        return len(recreation._missing())
+
+
+def validated() -> int:
+    return len(validate(Loaded(lambda _: True), PIPE, cast(Archive, Bucket()), START))
+
+
+def monitor() -> int:
+    """The function lists at most a page of a thousand keys of each of two hours."""
+
+    class S3:
+        def list_objects_v2(self, **_: str) -> Mapping[str, Any]:
+            page = takewhile(lambda found: found[0] < 1000, enumerate(objects()))
+            return {"Contents": [{"Key": each.key, "LastModified": each.modified_at} for _, each in page]}
+
+    return len(newest_archived_at(cast(Any, S3()), "bench", "events", END))
+
+
+def reconcile() -> int:
+    with tempfile.TemporaryDirectory() as folder, ObjectSets(Path(folder) / "sets", START, END) as sets:
+        sets.logged((each.key, each.modified_at) for each in objects())
+        sets.archived((each.key, each.modified_at) for each in objects())
+        sets.loaded((each.key, 10) for each in objects())
+        differences = sum(1 for _ in sets.differences(END))
+        return differences + sum(1 for _ in sets.spans(END))
+
+
+COMMANDS: Mapping[str, Callable[[], int]] = {
+    "unloaded": unloaded,
+    "backfill": backfill,
+    "recreate": recreate,
+    "validate": validated,
+    "monitor": monitor,
+    "reconcile": reconcile,
+}
 
 
 def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure() -> Figures:
+def alone(name: str) -> None:
     before = peak_mib()
-    progress("memory: unloaded objects, as backfill, refresh and resume ask for them")
-    pipe = Pipe("D", Kind.events)
-    missing = sum(1 for _ in loading.unloaded(Loaded(), pipe, objects()))
-    of_loading = peak_mib() - before
-    progress("memory: reconcile's comparison of log, S3 and RAW")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ObjectSets(Path(folder) / "sets", START, START + timedelta(hours=HOURS)) as sets,
-    ):
-        sets.logged((each.key, each.modified_at) for each in objects())
-        sets.archived((each.key, each.modified_at) for each in objects())
-        sets.loaded((each.key, 10) for each in objects())
-        differences = sum(1 for _ in sets.differences(START + timedelta(days=99)))
-        spans = sum(1 for _ in sets.spans(START + timedelta(days=99)))
-    of_sets = peak_mib() - before
-    return Figures(
-        rates={
-            "memory/objects": float(OBJECTS),
-            "memory/missing": float(missing),
-            "memory/differences": float(differences),
-            "memory/spans": float(spans),
-            "memory/unloaded_mib": of_loading,
-            "memory/reconcile_mib": of_sets,
-            "memory/baseline_mib": before,
+    found = COMMANDS[name]()
+    print(json.dumps({"found": found, "mib": peak_mib(), "grown": peak_mib() - before}))
+
+
+def measure() -> Figures:
+    measured = Figures(rates={"client_memory/objects": float(OBJECTS)})
+    for name in COMMANDS:
+        progress(f"memory: {name}")
+        command = [sys.executable, "-m", "tests.bench.memory", "--alone", name]
+        said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        measured.rates |= {
+            f"client_memory/mib {name}": said["mib"],
+            f"client_memory/grown_mib {name}": said["grown"],
+            f"client_memory/found {name}": float(said["found"]),
         }
-    )
+    return measured
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--alone"]:
+        alone(sys.argv[2])
+        sys.exit()
     sys.exit(figures.main(measure, sys.argv[1:]))

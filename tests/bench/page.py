@@ -22,7 +22,8 @@ GOALS = (
     ("handler/naive@100", 0.5),
     ("handler/naive@500", 0.45),
     ("handler/powertools@100", 0.5),
-    ("handler/limit@100", 2.0),
+    ("handler/limit@100", 1.5),
+    ("handler/limit@500", 1.9),
     ("handler_own/json.loads@100", 8.0),
     ("handler/cached_token@100", 1.03),
     ("cold_start/identity", 1.45),
@@ -30,6 +31,9 @@ GOALS = (
     ("cold_start/powertools_tracer", 0.35),
     ("cold_start/powertools", 0.6),
     ("consumer/powertools@500", 0.2),
+    ("marts/scanned over new and touched/hour@1000000", 3.0),
+    ("marts/scanned over new and touched/hour@10000000", 3.0),
+    ("marts/seconds of a run at 10 times the history/hour", 2.0),
 )
 FLOORS = (("loader/objects_per_s", 150.0), ("loader/rows_per_s", 20_000.0), ("loader/localstack_gets", 0.7))
 CEILINGS = (
@@ -38,6 +42,10 @@ CEILINGS = (
     ("dbt/sql_s@1000000", 20.0),
     ("handler/cached_token_us", 50.0),
     ("handler/new_token_us", 200.0),
+    *(
+        (f"client_memory/mib {name}", 300.0)
+        for name in ("backfill", "recreate", "validate", "monitor", "reconcile")
+    ),
 )
 DBT_PLOT = "![dbt](images/perf-dbt.svg)"
 PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", "isal", "moto", "duckdb")

