@@ -185,18 +185,18 @@ def test_a_million_events_need_little_memory(tmp_path: Path) -> None:
     # Measure in a separate process, because the servers of other tests allocate memory in this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         peak = alone.submit(peak_of_a_million, tmp_path / "objects.sqlite").result()
-    assert peak < 5 * 1024 * 1024
+    assert peak < 128 * 1024  # the keys alone have more
 
 
 def peak_of_a_million(path: Path) -> int:
     with ObjectSets(path, HOUR, LATER) as sets:
         tracemalloc.start()
-        sets.logged((key(n, 100), HOUR) for n in range(10_000))
-        sets.archived((key(n, 100), HOUR) for n in range(10_000))
-        sets.loaded((key(n, 100), 100) for n in range(10_000) if n != 31)
+        sets.logged((key(n, 500), HOUR) for n in range(2_000))
+        sets.archived((key(n, 500), HOUR) for n in range(2_000))
+        sets.loaded((key(n, 500), 500) for n in range(2_000) if n != 31)
         missing = list(sets.differences(LATER))
         peak = tracemalloc.get_traced_memory()[1]
-        assert [d.key for d in missing] == [key(31, 100)]
+        assert [d.key for d in missing] == [key(31, 500)]
         assert sets.hours(LATER)[0]["accepted"] == 1_000_000
     return peak
 
