@@ -121,7 +121,7 @@ mutate: setup #: mutate the core and list what its unit tests do not detect (SAM
 	@tools/setup.sh check test fuzz
 	@$(PY) -m tools.mutate $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
-rehearse: setup #: follow the warehouse part of docs/deploy.md, and test what an upgrade from 2026-11-23 replaces
+rehearse: setup #: follow the warehouse part of docs/deploy.md, and upgrade a stage of 2026-11-23 with its data; takes 15 minutes
 	@tools/setup.sh test check dbt
 	$(PY) -m pytest tests/rehearsals
 

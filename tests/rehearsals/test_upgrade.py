@@ -5,21 +5,16 @@ LocalStack does not replace in the same way, so the templates are compared with 
 which cfn-lint contains.
 """
 
-import io
 import json
 import os
-import subprocess
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import pytest
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
 from ops import osls
-from ops.outputs import ROOT
+from tests.rehearsals.earlier import Earlier
 
-EARLIER = "e556c79"  # the last commit of 2026-11-23
 LASTING = (
     "AWS::ApiGateway::RestApi",
     "AWS::ApiGateway::ApiKey",
@@ -41,19 +36,11 @@ def test_upgrade_of_a_deployed_stage_replaces_only_the_role_and_the_dashboard(tm
 
 
 def _earlier_template(folder: Path) -> dict[str, object]:
-    """Package stage dev of the earlier version, with this clone's programs."""
-    packed = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, capture_output=True, check=False)
-    if packed.returncode:
-        pytest.skip(f"the clone has no commit {EARLIER}")
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
-        files.extractall(folder, filter="data")
-    for name in (".venv", ".venvs", "node_modules"):
-        (folder / name).symlink_to(ROOT / name)
+    """Package stage dev of the earlier version."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     nobody = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody", "AWS_REGION": "us-east-1"}
-    command = ["node_modules/.bin/osls", "package", "--stage", "dev", "--package", "packaged"]
-    done = subprocess.run(command, cwd=folder, env=kept | nobody, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    earlier = Earlier.unpack(folder, kept | nobody)
+    earlier.osls("package", "--stage", "dev", "--package", "packaged")
     template = folder / "packaged" / "cloudformation-template-update-stack.json"
     found: dict[str, object] = json.loads(template.read_text())
     return found

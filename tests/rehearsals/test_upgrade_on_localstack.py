@@ -1,0 +1,157 @@
+"""Follow docs/upgrade.md on LocalStack: a stage of 2026-11-23 with data becomes this version.
+
+The earlier version is deployed with its own commands. Each deployment takes a minute or more, so `make rehearse` runs
+this and `make test` does not. docs/upgrade.md names what LocalStack cannot show.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.events import Fence
+from ops.outputs import Outputs
+from snowpipe.warehouse import connect
+from tests.e2e.vocabulary import FARM, Pipeline, crossing, eventually, round_trip
+from tests.rehearsals.earlier import Earlier
+from tests.rehearsals.test_upgrade import LASTING
+from tools.stack import deploy
+from tools.stack.stack import SERVERS, Stack
+
+PLANT = Fence("plant", "plant-upgrade")
+MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
+TRUCKS = ("upgrade-van-1", "upgrade-van-2", "upgrade-van-3")
+PAIRS = {(truck, fence) for truck in TRUCKS for fence in ("farm", "plant")}
+STAYS = [
+    (FARM, MORNING, MORNING + timedelta(minutes=10)),
+    (PLANT, MORNING + timedelta(minutes=20), MORNING + timedelta(minutes=30)),
+]
+# LocalStack cannot update an API key: it forgets one whose properties change. AWS updates the description in place.
+KEY = """
+  ApiGatewayApiKey1:
+    Type: AWS::ApiGateway::ApiKey
+    Properties:
+      Description: The mobile app's key 1 for stage local.
+      Value: {key}
+"""
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    port = os.environ.get("MILKRUN_PORT", "5166")
+    stack = Stack.of({**os.environ, "MILKRUN_LOCAL": ".local-upgrade", "MILKRUN_PORT": port})
+    stack.down()
+    yield stack
+    stack.down()
+
+
+@pytest.fixture
+def earlier(stack: Stack, tmp_path: Path) -> Earlier:
+    """Deploy the earlier version to the servers of an otherwise empty stack."""
+    stack.up(only="localstack")
+    stack._start([name for name in SERVERS if name != "localstack"])
+    # Packaging installs what is in the zips, so it needs access to the package registry.
+    environment = {**stack.settings.installation_environment, **stack.settings.aws_environment}
+    environment |= {"SLS_NOTIFICATIONS_MODE": "off", "FORCE_COLOR": "0"}
+    version = Earlier.unpack(tmp_path / "earlier", environment)
+    with (version.folder / "serverless" / "visits.yml").open("a") as template:
+        template.write(KEY.format(key=stack.settings.aws_environment["MILKRUN_API_KEY"]))
+    version.osls("deploy", "--stage", deploy.STAGE)
+    deploy.write(deploy.outputs(stack.settings, "key"), stack.settings.outputs_file)
+    version.python("snowpipe", "apply", "--outputs", stack.settings.outputs_file)
+    return version
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_stage_is_upgraded_with_its_data(stack: Stack, earlier: Earlier) -> None:
+    with opened(stack) as pipeline:
+        sent = {truck: [*round_trip(truck, [FARM, PLANT], MORNING)] for truck in TRUCKS}
+        batches = [pipeline.post(*events) for events in sent.values()]
+        assert {answer.status for answer in batches} == {202}
+        eventually(lambda: earlier_pairs(pipeline) == PAIRS, within=60)
+        eventually(lambda: loaded(pipeline) == 12, within=60)
+        before = kept(pipeline)
+
+    # "Deploy" and "bootstrap": `make up` deploys and applies the DDL over the running stage.
+    stack.up()
+    with opened(stack) as pipeline:
+        assert kept(pipeline) == before
+        assert loaded(pipeline) == 12
+        again = pipeline.post(*sent[TRUCKS[0]])
+        assert again.body["object_key"] == batches[0].body["object_key"], "a repeated request adds an object"
+
+        # A pair is moved by its next event, all others by the command; its second run finds none.
+        assert pipeline.post(crossing(TRUCKS[0], "enter", MORNING + timedelta(hours=2))).status == 202
+        eventually(lambda: len(pipeline.visits_of(TRUCKS[0])) == 3, within=60)
+        moved = pipeline.ops("move-visits", "--json")
+        assert moved.exit_code == 0
+        assert moved.result["pairs_moved"] >= 4
+        assert earlier_pairs(pipeline) == set()
+        assert pipeline.ops("move-visits", "--json").result == {"pairs_moved": 0, "items_deleted": 0}
+        assert stays(pipeline) == dict.fromkeys(TRUCKS, STAYS)
+        left = pipeline.ops("warehouse", "diff", "--json").result
+        assert {row["ddl"] for row in left} <= {"none"}, left
+        eventually(lambda: pipeline.ops("reconcile", "--settle", "0", "--json").exit_code == 0, within=60)
+
+
+@contextmanager
+def opened(stack: Stack) -> Iterator[Pipeline]:
+    outputs = Outputs.read(stack.settings.outputs_file)
+    environment = {**os.environ, "MILKRUN_LOCAL": str(stack.settings.folder)}
+    # The earlier version has no role for the operator.
+    administrator = outputs.snowflake.model_copy(update={"role": "ACCOUNTADMIN"})
+    with ExitStack() as until_the_end:
+        yield Pipeline(outputs, environment, until_the_end.enter_context(connect(administrator)))
+
+
+def items(pipeline: Pipeline) -> list[dict[str, Any]]:
+    pages = pipeline.aws("dynamodb").get_paginator("scan").paginate(TableName=pipeline.outputs.visits_table)
+    return [item for page in pages for item in page["Items"]]
+
+
+def earlier_pairs(pipeline: Pipeline) -> set[tuple[str, str]]:
+    """Return the device and the fence's tag of each pair that has the layout of 2026-11-23."""
+    pairs = [item["pk"]["S"] for item in items(pipeline) if item["sk"]["S"] == "head"]
+    return {(pair.split("#")[0], pair.split("#")[1].split("/")[0]) for pair in pairs}
+
+
+def loaded(pipeline: Pipeline) -> int:
+    [row] = pipeline.rows("SELECT COUNT(DISTINCT payload:_id) AS n FROM {db}.RAW.EVENTS")
+    return int(row["n"])
+
+
+def stays(pipeline: Pipeline) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the first two visits of each truck in DynamoDB."""
+    return {
+        truck: [(stay.fence, stay.entered_at, stay.exited_at) for stay in pipeline.visits_of(truck)][:2]
+        for truck in TRUCKS
+    }
+
+
+def kept(pipeline: Pipeline) -> dict[str, object]:
+    """Return what a deployment must not change: the app's address and key, the stores, and the objects."""
+    outputs = pipeline.outputs
+    stream = pipeline.aws("kinesis").describe_stream_summary(StreamName=outputs.stream)
+    table = pipeline.aws("dynamodb").describe_table(TableName=outputs.visits_table)["Table"]
+    resources = pipeline.aws("cloudformation").describe_stack_resources(StackName=deploy.STACK_NAME)
+    objects = pipeline.aws("s3").list_object_versions(Bucket=outputs.bucket, Prefix="events/")
+    return {
+        "endpoint": outputs.endpoint,
+        "key": outputs.api_key,
+        # CloudFormation replaces a resource that gets another logical id, even if its name stays.
+        "resources": {
+            each["LogicalResourceId"]: each["PhysicalResourceId"]
+            for each in resources["StackResources"]
+            if each["ResourceType"] in LASTING
+        },
+        "stream": stream["StreamDescriptionSummary"]["StreamCreationTimestamp"],
+        "table": table["CreationDateTime"],
+        "queues": (outputs.redrive_queue_url, outputs.dead_letter_queue_url),
+        "objects": Counter(version["Key"] for version in objects["Versions"]),
+    }
