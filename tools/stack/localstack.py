@@ -43,8 +43,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "PROVIDER_OVERRIDE_DYNAMODB": "moto",
         "LAMBDA_RUNTIME_EXECUTOR": "process",
         "LAMBDA_KEEPALIVE_MS": "60000",  # so that the processes of a burst, 60 MB each, end soon after it
-        # Lambda polls a stream every second, also when idle, and soon after an error; LocalStack's defaults
-        # grow to 10 s and 60 s.
+        # Lambda polls each shard every second (AWS Lambda: "Process Amazon Kinesis Data Streams records with
+        # Lambda"). LocalStack polls one of the two shards per interval, and its backoffs grow to 10 s and 60 s.
+        "LAMBDA_EVENT_SOURCE_MAPPING_POLL_INTERVAL_SEC": "0.5",
         "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_EMPTY_POLL_SEC": "1",
         "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_ERROR_SEC": "5",
         "KINESIS_LATENCY": "0",
