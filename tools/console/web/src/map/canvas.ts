@@ -31,6 +31,7 @@ import type { Passed, Shown } from "./replay";
 const DRAW_EVERY_MS = 500;
 /** Free space around what is shown. */
 const MARGIN_PX = 48;
+const LEGEND_PX = 20;
 /** Up to this zoom, trucks closer together than this are shown as one disc with their number. */
 const CLUSTER_PX = 34;
 const CLUSTER_TO_ZOOM = 10;
@@ -518,7 +519,7 @@ export class Chart {
     const width = this.element.clientWidth;
     const longest = trucks.reduce((most, truck) => Math.max(most, nameSpace(pen, truck.device_id)), 0);
     const right = Math.max(MARGIN_PX, Math.min(longest + 8, width / 2));
-    const padding = { top: MARGIN_PX, bottom: MARGIN_PX, left: Math.min(MARGIN_PX, width / 8), right };
+    const padding = { top: MARGIN_PX + LEGEND_PX, bottom: MARGIN_PX, left: Math.min(MARGIN_PX, width / 8), right };
     this.map.fitBounds(bounds, { padding, maxZoom: 13, animate: false });
     const ends = trucks
       .map((truck) => ({ x: this.map.project(truck.position).x, space: nameSpace(pen, truck.device_id) }))

@@ -126,7 +126,7 @@ export function EventsView() {
         <h1>Events</h1>
         <p class="counted">
           <span class="n">{number(totals.good)}</span> accepted, <span class="n">{number(totals.bad)}</span> rejected
-          <span class="quiet"> since the console started</span>
+          <span class="quiet"> since the start</span>
         </p>
         <span class="spacer" />
         <button
