@@ -78,6 +78,7 @@ def test_there_is_no_circular_import() -> None:
     with_cycles.prepare()  # raises CycleError, which names the cycle
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     found: dict[str, ast.Module] = {}
     for package in (*MAY_IMPORT, *STAND_ALONE, "tools"):
@@ -90,7 +91,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imported_modules(tree: ast.Module) -> set[str]:
-    known = set(modules_by_name())
+    known = modules().keys()
     names: set[str] = set()
     for node in tree.body:
         if isinstance(node, ast.Import):
@@ -101,11 +102,6 @@ def imported_modules(tree: ast.Module) -> set[str]:
                 for alias in node.names
             }
     return names & known
-
-
-@cache
-def modules_by_name() -> tuple[str, ...]:
-    return tuple(modules())
 
 
 def make_targets() -> set[str]:
