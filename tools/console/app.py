@@ -246,9 +246,9 @@ class Console:
         made = await self._asked("snowflake", lambda: self._queries.report(day, self._zone))
         name = f"milkrun-{self._stage}-{day}"
         if request.query_params.get("format") == "csv":
-            return _download(daily_report.as_csv(made), f"{name}.csv", "text/csv; charset=utf-8")
+            return responses.download(daily_report.as_csv(made), f"{name}.csv", "text/csv; charset=utf-8")
         # As a file, because the page's Content-Security-Policy would block the report's inline style.
-        return _download(daily_report.as_html(made), f"{name}.html", "text/html; charset=utf-8")
+        return responses.download(daily_report.as_html(made), f"{name}.html", "text/html; charset=utf-8")
 
     async def where(self, request: Request) -> Response:
         what = request.query_params.get("event_id") or request.query_params.get("key")
@@ -277,7 +277,9 @@ class Console:
                 yield self._csv(some)
 
         name = f"visits-{fleet_day.day_of(wanted.start, self._zone)}.csv"
-        return StreamingResponse(text(), media_type="text/csv; charset=utf-8", headers=_as_file(name))
+        return StreamingResponse(
+            text(), media_type="text/csv; charset=utf-8", headers=responses.as_file(name)
+        )
 
     def _csv(self, visits: list[Known]) -> str:
         return lookups.visits_csv((self.state.visits.row(visit) for visit in visits), self._zone)
@@ -392,27 +394,6 @@ class Console:
         starlette = Starlette(
             routes=routes,
             lifespan=self.lifespan,
-            exception_handlers={Problem: _said, 405: _not_allowed, 500: _failed},
+            exception_handlers=responses.ON_ERRORS,
         )
         return RequestGuard(starlette, ports, tiles)
-
-
-async def _said(_: Request, fault: Exception) -> Response:
-    assert isinstance(fault, Problem)
-    return responses.problem(fault.status, fault.detail, fault.source)
-
-
-async def _not_allowed(_: Request, __: Exception) -> Response:
-    return responses.problem(405, "This method is not allowed.")
-
-
-async def _failed(_: Request, fault: Exception) -> Response:
-    return responses.problem(500, f"An error of the console: {type(fault).__name__}.")
-
-
-def _download(text: str, name: str, media_type: str) -> Response:
-    return Response(text, media_type=media_type, headers=_as_file(name))
-
-
-def _as_file(name: str) -> dict[str, str]:
-    return {"Content-Disposition": f'attachment; filename="{name}"'}

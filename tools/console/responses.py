@@ -1,13 +1,16 @@
-"""JSON responses and errors."""
+"""Responses: JSON, files and errors."""
 
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tools.console.stream import encode
 
-__all__ = ["Problem", "Raw", "encode", "json", "problem"]
+__all__ = ["ON_ERRORS", "Problem", "Raw", "as_file", "download", "encode", "json", "problem"]
 Raw = msgspec.Raw
 
 
@@ -33,3 +36,28 @@ def problem(status: int, detail: str, source: str | None = None) -> Response:
         "detail": detail,
     } | ({"source": source} if source else {})
     return Response(encode(said), status, media_type="application/problem+json")
+
+
+def download(text: str, name: str, media_type: str) -> Response:
+    return Response(text, media_type=media_type, headers=as_file(name))
+
+
+def as_file(name: str) -> dict[str, str]:
+    """Return the header that makes a browser save the response under this name."""
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
+
+
+async def _refused(_: Request, fault: Exception) -> Response:
+    assert isinstance(fault, Problem)
+    return problem(fault.status, fault.detail, fault.source)
+
+
+async def _not_allowed(_: Request, __: Exception) -> Response:
+    return problem(405, "This method is not allowed.")
+
+
+async def _failed(_: Request, fault: Exception) -> Response:
+    return problem(500, f"Internal error of the console: {type(fault).__name__}.")
+
+
+ON_ERRORS: Mapping[Any, Callable[..., Any]] = {Problem: _refused, 405: _not_allowed, 500: _failed}
