@@ -113,7 +113,7 @@ faults: setup ## apply faults to every part under load and check every promise; 
 	@tools/setup.sh test
 	$(PY) -m pytest tests/faults --write-table $(if $(SEED),--seed $(SEED))
 
-incidents: setup #: break each part of a local stack and repair it with the operator's commands; writes docs/incidents.md
+incidents: setup #: break each part of a local stack and repair it with the operator's commands (ONLY=disk,clock); writes docs/incidents.md
 	@tools/setup.sh test
 	@$(PY) -m tests.incidents $(if $(ONLY),"$$ONLY")
 

@@ -373,7 +373,8 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
             f"| {row.incident} | {said[:120]} | {row.next and f'`{row.next}`'} | {row.found_s:.0f} s | {row.repair} |"
             f" {f'{row.repaired_s:.0f} s' if row.repaired_s else '–'} |"
         )
-    page.write_text(f"{head}{MARK}\n" + "\n".join(lines) + "\n")
+    run = f"{datetime.now(UTC):%Y-%m-%d}, at a load of {os.getloadavg()[2]:.0f} on {os.cpu_count()} cores.\n"
+    page.write_text(f"{head}{MARK}\n{run}\n" + "\n".join(lines) + "\n")
 
 
 def main(arguments: Sequence[str]) -> int:
