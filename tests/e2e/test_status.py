@@ -128,4 +128,4 @@ def test_frozen_snowflake_does_not_delay_the_report_of_the_other_parts(pipeline:
     assert found["archive"]["level"] == "OK"
     assert found["pipes"]["level"] == "FAIL"
     assert "Snowflake: no answer" in found["pipes"]["cause"]
-    assert took < 20, "5 s for the responses, and imports on a busy machine"
+    assert took < 40, "5 s for the responses, and imports on a busy machine"
