@@ -1,7 +1,11 @@
 """The tests that fakesnow would need for each fix of `local_snowflake.fixes`."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -32,3 +36,39 @@ def test_null_timestamp_reads_as_none_through_the_connector(warehouse: Warehouse
         rows = warehouse.run(f"SELECT NULL::{type_} AS A, '1969-12-31 23:59:59.5'::{type_} AS B")
         assert rows[0]["A"] is None
         assert rows[0]["B"].replace(tzinfo=None) == BEFORE_1970
+
+
+def test_an_import_leaves_no_folder_in_the_temporary_directory(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import local_snowflake.session"], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_desc_table_shows_keys_and_comments(warehouse: Warehouse) -> None:
+    """Snowflake: "DESCRIBE TABLE", "COMMENT"."""
+    warehouse.run("USE SCHEMA RAW")
+    warehouse.run("CREATE TABLE T (id INT PRIMARY KEY COMMENT 'a key', code INT UNIQUE, name VARCHAR)")
+    warehouse.run("CREATE TABLE IF NOT EXISTS T (id INT COMMENT 'not this')")
+    warehouse.run("ALTER TABLE T ALTER COLUMN name COMMENT 'it''s a name'")
+    warehouse.run("COMMENT ON COLUMN T.code IS 'a code'")
+    keys = ("name", "primary key", "unique key", "comment")
+    assert [tuple(row[key] for key in keys) for row in warehouse.run("DESC TABLE T")] == [
+        ("ID", "Y", "N", "a key"),
+        ("CODE", "N", "Y", "a code"),
+        ("NAME", "N", "N", "it's a name"),
+    ]
+
+
+def test_a_sequence_of_another_schema_gives_values_and_defaults(warehouse: Warehouse) -> None:
+    """Snowflake: "Using sequences"."""
+    other, name = f"{warehouse.database}.PUBLIC", f"{warehouse.database}.RAW.NUMBERS"
+    for schema in ("RAW", "PUBLIC"):
+        warehouse.run(
+            f"CREATE SEQUENCE {warehouse.database}.{schema}.NUMBERS START {100 if schema == 'RAW' else 7}"
+        )
+    warehouse.run(f"USE SCHEMA {other}")
+    assert warehouse.run(f"SELECT {name}.NEXTVAL AS N") == [{"N": 100}]
+    warehouse.run(f"CREATE TABLE T (id INT NOT NULL DEFAULT {name}.NEXTVAL, name VARCHAR)")
+    warehouse.run("INSERT INTO T (name) VALUES ('a')")
+    warehouse.run(f"INSERT INTO T VALUES ({name}.NEXTVAL, 'b')")
+    assert [row["ID"] for row in warehouse.run("SELECT id FROM T ORDER BY name")] == [101, 102]

@@ -163,3 +163,31 @@ def test_roles_exist_once(warehouse: Warehouse) -> None:
     assert [row["name"] for row in warehouse.run(f"SHOW ROLES LIKE '{role}'")] == [role]
     warehouse.run(f"DROP ROLE {role}")
     assert "does not exist" in warehouse.refused(f"DROP ROLE {role}")
+
+
+def test_a_new_database_has_the_schema_public(warehouse: Warehouse) -> None:
+    """Snowflake: "CREATE DATABASE"."""
+    warehouse.run(f"CREATE TABLE {warehouse.database}.PUBLIC.T (id INT)")
+    shown = {row["name"]: row for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}
+    assert shown["PUBLIC"]["owner"] == "ACCOUNTADMIN"
+
+
+def test_a_dropped_schema_public_stays_dropped(warehouse: Warehouse) -> None:
+    warehouse.run(f"DROP SCHEMA {warehouse.database}.PUBLIC")
+    warehouse.run(f"CREATE DATABASE IF NOT EXISTS {warehouse.database}")
+    shown = {row["name"] for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}
+    assert "PUBLIC" not in shown
+
+
+def test_the_information_schema_names_views_owners_and_texts(warehouse: Warehouse) -> None:
+    """Snowflake: "TABLES view", "VIEWS view"."""
+    text = f"CREATE VIEW {warehouse.database}.RAW.V AS SELECT id AS n FROM {warehouse.database}.RAW.T"
+    warehouse.run("CREATE TABLE RAW.T (id INT)")
+    warehouse.run(text)
+    listed = "table_name, table_type, table_owner, created FROM INFORMATION_SCHEMA.TABLES ORDER BY 1"
+    assert [tuple(row.values()) for row in warehouse.run(f"SELECT {listed}")] == [
+        ("T", "BASE TABLE", "ACCOUNTADMIN", None),
+        ("V", "VIEW", "ACCOUNTADMIN", None),
+    ]
+    views = warehouse.run("SELECT table_owner, view_definition FROM INFORMATION_SCHEMA.VIEWS")
+    assert [tuple(row.values()) for row in views] == [("ACCOUNTADMIN", text)]

@@ -51,6 +51,12 @@ NOT_SUPPORTED = (
     "SELECT COUNT(*) FROM INFORMATION_SCHEMA.LOAD_HISTORY",
     "ALTER SESSION SET TIMEZONE = 'America/New_York'",
     "SELECT SYSTEM$TYPEOF(1)",
+    "CREATE TABLE G (id INTEGER NOT NULL AUTOINCREMENT)",
+    "CREATE TABLE G (place GEOGRAPHY)",
+    "LIST @~",
+    "LS @~/a",
+    "LIST @%T",
+    "REMOVE @~/a.csv",
     "SELECT SNOWFLAKE.CORTEX.COMPLETE('m', 'p')",
 )
 
@@ -78,3 +84,24 @@ def test_a_statement_that_is_not_supported_is_refused_by_name(
         session.cursor().execute(statement)
     assert refusal.value.errno == 2
     assert not any(word in str(refusal.value) for word in ("Binder Error", "Parser Error", "fakesnow"))
+
+
+WRONG = (
+    ("SELECT nothing FROM T", 904, "invalid identifier 'NOTHING'"),
+    ("SELECT a.nothing FROM T a", 904, "invalid identifier 'A.NOTHING'"),
+    ("SELECT b.id FROM T a", 904, "invalid identifier 'B"),
+    ("UPDATE T SET nothing = 1", 904, "invalid identifier 'NOTHING'"),
+    ("INSERT INTO T (nothing) VALUES (1)", 904, "invalid identifier"),
+    ("SELECT id FROM S.NOWHERE", 2003, "Object '"),
+    ("SELECT id FROM NOWHERE.S.T", 2003, "does not exist or not authorized"),
+    ("CREATE TABLE T (id INTEGER)", 2002, "Object 'T' already exists"),
+)
+
+
+@pytest.mark.parametrize(("statement", "code", "text"), WRONG)
+def test_a_name_that_does_not_exist_is_reported_as_snowflake_does(
+    session: connector.SnowflakeConnection, statement: str, code: int, text: str
+) -> None:
+    with pytest.raises(connector.errors.ProgrammingError) as error:
+        session.cursor().execute(statement)
+    assert (error.value.errno, text in str(error.value)) == (code, True), str(error.value)

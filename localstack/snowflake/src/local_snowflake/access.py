@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Callable, Iterable
 
-from local_snowflake.catalog import OURS, Catalog
+from local_snowflake.catalog import Catalog
 from local_snowflake.errors import missing
 from local_snowflake.grants import ADMINISTRATOR, Grant, Grants, Right
 from local_snowflake.privileges import PRIVILEGES, ROLE_PRIVILEGES, SYSTEM_ROLES
 from local_snowflake.session import TEMPORARY
+from local_snowflake.sql import OURS
 
 
 class Access:

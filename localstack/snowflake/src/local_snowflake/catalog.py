@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from local_snowflake import information_schema
 from local_snowflake.clock import Clock
 from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.errors import missing
 from local_snowflake.names import Columns
-from local_snowflake.sql import Name, Options, Words, hidden
+from local_snowflake.sql import OURS, Name, Options, Words, hidden
 
-OURS = '_fs_global."_local"'
 STAGES = "_fs_global._fs_information_schema._fs_stages"
 FILE_FORMATS = "_fs_global._fs_information_schema._fs_file_formats"
 
@@ -159,6 +159,8 @@ class Catalog:
         """Databases that sessions may still stand in."""
         with fakesnow.cursor() as cursor:
             cursor.execute(OBJECTS)
+            for database in self.databases() - {"memory", "_fs_global"}:
+                cursor.execute(information_schema.creation_sql(database))
         rows = self.rows(f"SELECT locator FROM {OURS}.account")
         if not rows:
             locator = "LOCAL" + secrets.token_hex(4).upper()

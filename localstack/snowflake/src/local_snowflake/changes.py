@@ -45,6 +45,8 @@ class Change:
             if self.kind in ("SCHEMA", "DATABASE"):
                 access.dropped(self.kind, self.name)
             access.created(self.kind, self.name, role, self.keep_grants)
+            if self.kind == "DATABASE":
+                access.created("SCHEMA", f"{self.name}.PUBLIC", role, False)
             if self.managed:
                 access.set_managed(self.name, True)
 

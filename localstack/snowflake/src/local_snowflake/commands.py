@@ -8,7 +8,6 @@ from local_snowflake.bulk import Bulk
 from local_snowflake.changes import Change, change_of
 from local_snowflake.databases import Databases
 from local_snowflake.errors import SnowflakeError, missing, unsupported
-from local_snowflake.functions import Functions
 from local_snowflake.granting import Granting
 from local_snowflake.integrations import Integrations
 from local_snowflake.pipes import Pipes
@@ -18,6 +17,7 @@ from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
 from local_snowflake.sql import STRINGS, Scope, Words
 from local_snowflake.stages import Stages
+from local_snowflake.system_functions import Functions
 from local_snowflake.unenforced import Unenforced
 from local_snowflake.visible import Visible
 
@@ -103,6 +103,8 @@ class Commands:
             raise unsupported(f"CREATE OR ALTER {' '.join(statement[1:])}; CREATE OR ALTER FILE FORMAT is")
         if statement == ("SET",) and words.start(3)[1:2] != ("(",) and words.start(3)[2:] != ("=",):
             raise unsupported(f"the statement {' '.join(words.start(3))} …")
+        if statement == ("CREATE", "TABLE") and any(t.text.upper() == "AUTOINCREMENT" for t in words.tokens):
+            raise unsupported("AUTOINCREMENT columns; DEFAULT sequence.NEXTVAL is")
         if handler := self.handlers.get(statement):
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):

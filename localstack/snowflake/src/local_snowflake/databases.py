@@ -1,10 +1,10 @@
 """Databases and schemas: what fakesnow cannot drop, and what must go with them."""
 
-from local_snowflake.catalog import FILE_FORMATS, OURS, STAGES, Catalog
+from local_snowflake.catalog import FILE_FORMATS, STAGES, Catalog
 from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.errors import missing, unsupported
 from local_snowflake.results import Handlers, Result, status
-from local_snowflake.sql import Scope, Words
+from local_snowflake.sql import OURS, Scope, Words
 
 
 class Databases:

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 import threading
 from pathlib import Path
 from typing import IO, Any
@@ -143,7 +142,6 @@ class DurableFakeSnow(FakeSnow):
 
 
 def keep_internal_stages_in(folder: Path) -> None:
-    """fakesnow keeps them in a new temporary folder per process."""
+    """Without this, fakesnow would keep them in a temporary folder per process."""
     folder.mkdir(exist_ok=True)
-    shutil.rmtree(fakesnow.transforms.stage.LOCAL_BUCKET_PATH, ignore_errors=True)
     fakesnow.transforms.stage.LOCAL_BUCKET_PATH = str(folder)

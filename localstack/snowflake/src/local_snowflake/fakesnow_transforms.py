@@ -2,9 +2,10 @@
 
 fakesnow 0.12.1 walks the whole statement once for each of its seventy transforms, most of which look at one or two
 kinds of nodes. Here a transform runs only if the statement has such a node, and on the root alone if only a root can
-be one. The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for two that answer
+be one. The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for three that answer
 wrongly: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is not a number NULL;
-`trim_cast_varchar` replaces LTRIM(x, '0') by TRIM(x).
+`trim_cast_varchar` replaces LTRIM(x, '0') by TRIM(x); `sequence_nextval` forgets a sequence's schema and gives a
+column's default an alias.
 """
 
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
         ((exp.RegexpReplace,), t.regex_replace),
         ((exp.RegexpExtract,), t.regex_substr),
         ((exp.TableFromRows,), t.result_scan),
-        ((exp.Column,), t.sequence_nextval),
+        ((exp.Column,), next_value),
         ((exp.Values,), t.values_columns),
         ((exp.Anonymous,), t.to_date),
         ((exp.Cast,), t.timestamp_offsets),
@@ -105,6 +106,17 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
         ((exp.Put,), lambda e: t.put_stage(e, database, schema, params, stages)),
         ((exp.Create,), lambda e: t.create_table_as(e, cursor._duck_conn)),
     ]
+
+
+def next_value(node: exp.Expr) -> exp.Expr:
+    """seq.NEXTVAL (Snowflake: "Using sequences")."""
+    if not isinstance(node, exp.Column) or node.name.upper() != "NEXTVAL" or not node.table:
+        return node
+    name = ".".join(f'"{part.name}"' for part in node.parts[:-1])
+    call = exp.Anonymous(this="nextval", expressions=[exp.Literal.string(name)])
+    if isinstance(node.parent, exp.Select):
+        return exp.Alias(this=call, alias=exp.to_identifier("NEXTVAL"))
+    return call
 
 
 def kinds_of(statement: exp.Expr) -> set[type]:

@@ -23,7 +23,6 @@ from local_snowflake.commands import Commands
 from local_snowflake.databases import Databases
 from local_snowflake.delivery import Delivery, InOrder
 from local_snowflake.engine import DurableFakeSnow, lock
-from local_snowflake.functions import Functions
 from local_snowflake.ingest import Ingest
 from local_snowflake.integrations import Integrations
 from local_snowflake.latency import Latency
@@ -33,6 +32,7 @@ from local_snowflake.reading import Reading
 from local_snowflake.roles import Roles
 from local_snowflake.server import LocalSnowflake, fakesnow_server
 from local_snowflake.stages import Stages
+from local_snowflake.system_functions import Functions
 from local_snowflake.unenforced import Unenforced
 
 log = structlog.get_logger()

@@ -8,13 +8,12 @@ from typing import Any
 
 from local_snowflake.access import Access
 from local_snowflake.actor import Actor
-from local_snowflake.catalog import OURS
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing, unsupported
 from local_snowflake.grants import ADMINISTRATOR, EVERYBODY, Right
 from local_snowflake.privileges import SYSTEM_ROLES
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
-from local_snowflake.sql import Scope, Words, actor_of
+from local_snowflake.sql import OURS, Scope, Words, actor_of
 
 LOGIN_REFUSED = "08001"
 

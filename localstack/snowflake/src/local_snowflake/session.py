@@ -19,8 +19,10 @@ from fakesnow.transforms.merge import operations
 from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
-from local_snowflake import fakesnow_transforms
+from local_snowflake import fakesnow_transforms, fixes, information_schema
 from local_snowflake.actor import Actor
+from local_snowflake.comments import column_comments
+from local_snowflake.duckdb_errors import worded
 from local_snowflake.errors import SnowflakeError
 from local_snowflake.expressions import (
     flatten_options,
@@ -38,6 +40,8 @@ from local_snowflake.translate import translate
 from local_snowflake.verified import check
 
 log = structlog.get_logger()
+
+fixes.remove_temporary_folder()
 
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_SECONDS = 0.05
@@ -166,6 +170,7 @@ class LocalConnection(FakeSnowflakeConnection):
 
 class LocalCursor(FakeSnowflakeCursor):
     _conn: LocalConnection
+    _comments: list[str]
 
     def execute(
         self, command: str, params: Sequence[Any] | dict[Any, Any] | None = None, *args: Any, **kwargs: Any
@@ -211,6 +216,8 @@ class LocalCursor(FakeSnowflakeCursor):
             # Snowflake's grammar has the statement and DuckDB's has not, or fakesnow does not know what to do with it.
             if isinstance(error.__cause__, duckdb.ParserException | NotImplementedError):
                 raise unsupported(f"the statement {' '.join(str(args[0]).split())[:200]}") from None
+            if isinstance(error.__cause__, duckdb.Error) and (known := worded(error.__cause__)):
+                raise known from None
             raise
         except Exception:
             self._conn.outlive_failure()
@@ -241,6 +248,7 @@ class LocalCursor(FakeSnowflakeCursor):
         refuse_context_functions(expression)
         refuse_typeof(expression)
         check(expression)
+        self._comments = [] if self._is_kept(expression) else column_comments(expression)
         columns = self._conn.columns()
         check_names(expression, columns)
         refuse_local_times(expression)
@@ -283,10 +291,32 @@ class LocalCursor(FakeSnowflakeCursor):
         elif isinstance(transformed, exp.Insert) and transformed.args.get("overwrite"):
             self._at_once(lambda: self._overwrite(transformed, params))
         else:
+            database: str | None = transformed.args.get("create_db_name")
+            is_new = database is not None and not self._has_database(database)
             self._conn.note_transaction(transformed)
             self._execute_and_describe(transformed, params)
-        if database := transformed.args.get("create_db_name"):
-            self._duck_conn.execute(macros_of(database))
+            for comment in self._comments:
+                self._duck_conn.execute(comment)
+            if database and is_new:
+                self._duck_conn.execute(macros_of(database))
+                self._duck_conn.execute(information_schema.creation_sql(database))
+                # "CREATE DATABASE": a new database has the schema PUBLIC.
+                self._duck_conn.execute(f"CREATE SCHEMA {quoted(database)}.PUBLIC")
+
+    def _is_kept(self, statement: exp.Expr) -> bool:
+        """Return whether CREATE … IF NOT EXISTS leaves a relation as it is."""
+        table = statement.find(exp.Table) if isinstance(statement, exp.Create) else None
+        if not table or not statement.args.get("exists"):
+            return False
+        return self._exists(
+            (table.catalog or self._conn.database or "", table.db or self._conn.schema or "", table.name)
+        )
+
+    def _has_database(self, database: str) -> bool:
+        found = self._duck_conn.execute(
+            "SELECT 1 FROM duckdb_databases() WHERE database_name = ?", [database]
+        )
+        return bool(found.fetchall())
 
     def _follow_table(self, done: exp.Expr) -> None:
         """Which files bulk COPY loaded is the table's own knowledge: it is gone once the table is emptied, dropped
@@ -455,6 +485,10 @@ def refused(command: str, error: Exception) -> Exception:
     if raised := error_of(str(error)):
         return snowflake.connector.errors.ProgrammingError(
             msg=raised.message, errno=int(raised.code), sqlstate=raised.sqlstate
+        )
+    if isinstance(error, duckdb.Error) and (known := worded(error)):
+        return snowflake.connector.errors.ProgrammingError(
+            msg=known.message, errno=int(known.code), sqlstate=known.sqlstate
         )
     if isinstance(error, duckdb.ConstraintException):
         return constraint_failure(str(error).splitlines()[0])

@@ -14,7 +14,7 @@ from sqlglot.errors import ParseError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from local_snowflake.actor import Actor
-from local_snowflake.errors import compilation
+from local_snowflake.errors import compilation, unsupported
 
 type Value = str | bool | int | float | tuple["Value", ...] | "Options"
 type Options = Mapping[str, Value]
@@ -68,6 +68,10 @@ def actor_of(scope: Scope) -> Actor:
 
 def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
+
+
+OURS = '_fs_global."_local"'
+"""The schema of the tables that concern all databases."""
 
 
 def hidden(database: str) -> str:
@@ -271,6 +275,8 @@ class Words:
 def stage_parts(reference: str, scope: Scope) -> tuple[Name, str]:
     """`db.schema.stage/some/path` as the stage's name and the path within it."""
     name, _, path = reference.partition("/")
+    if name[:1] in ("~", "%"):
+        raise unsupported(f"the stage @{name} of a user or a table")
     return scope.resolve(Words(name).take_name()), path
 
 

@@ -8,11 +8,11 @@ import json
 import structlog
 
 from local_snowflake.authorize import Authority
-from local_snowflake.catalog import OURS, Catalog
+from local_snowflake.catalog import Catalog
 from local_snowflake.errors import compilation, exists, missing
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
-from local_snowflake.sql import Scope, Words, actor_of
+from local_snowflake.sql import OURS, Scope, Words, actor_of
 
 log = structlog.get_logger()
 
