@@ -68,6 +68,10 @@ unit-slow: setup #: run the unit tests that take long (a fuzzer, second builds o
 packages: setup #: build each stand-alone package's wheel and run its tests in an empty environment
 	tools/packages.sh
 
+outside-suites: setup #: run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake (ONLY=dbt); takes an hour
+	@tools/setup.sh test outside
+	@$(PY) localstack/snowflake/outside/run.py $(ONLY)
+
 e2e: setup ## run the end-to-end tests against their own stack
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m "not slow"

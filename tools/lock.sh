@@ -34,6 +34,7 @@ compile --exclude-newer 2026-03-01 --override <(echo "aws-sam-translator>=1.105.
   localstack/requirements.in -o localstack/requirements.txt
 compile localstack/lambda_executor/lambda-requirements.in -o localstack/lambda_executor/lambda-requirements.txt
 compile snowpipe/dbt/requirements.in -o snowpipe/dbt/requirements.txt
+compile localstack/snowflake/outside/requirements.in -o localstack/snowflake/outside/requirements.txt
 # The packages of Spark as in AWS Glue 5, and the functions' versions of the packages with which jobs read events.
 version=3.11 compile -c <(pins requirements-lambda.txt | grep -E '^(pydantic|pydantic-core|jiter|msgspec)==') \
   glue/requirements.in -o glue/requirements.txt

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S bash -p
-# Create the environments that a target needs: tools/setup.sh main test lambda localstack dbt spark airflow checkov node java
+# Create the environments that a target needs: tools/setup.sh main test lambda localstack dbt outside spark airflow checkov node java
 # main is .venv with what `make demo` needs; test, check, fuzz, browser and bench add their group to it. lambda, localstack,
-# dbt, spark (Python 3.11), airflow and checkov are incompatible with each other, so they are separate environments in
+# dbt, outside, spark (Python 3.11), airflow and checkov are incompatible with each other, so they are separate environments in
 # .venvs/. node is node_modules. java is only checked. Environments whose inputs have not changed are skipped.
 set -euo pipefail
 unset CDPATH
@@ -169,7 +169,7 @@ make_node() {
 
 # --- main ---------------------------------------------------------------------------------------------
 
-[ $# -gt 0 ] || die "name the environments: main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium"
+[ $# -gt 0 ] || die "name the environments: main test check fuzz browser bench lambda localstack dbt outside spark airflow checkov node java chromium"
 mkdir -p .venvs
 if command -v flock >/dev/null; then # of two concurrent runs, the second waits and then has nothing to do
   exec 9>.venvs/.lock
@@ -183,6 +183,7 @@ for name in "${asked[@]}"; do
     checkov) make_environment checkov requirements-checkov.txt "" ;;
     localstack) make_environment localstack localstack/requirements.txt localstack/lambda_executor/pyproject.toml install_plugin ;;
     dbt) make_environment dbt snowpipe/dbt/requirements.txt "" ;;
+    outside) make_environment outside localstack/snowflake/outside/requirements.txt "" ;;
     spark)
       need_java
       make_environment spark glue/requirements.txt "" true 3.11 ;; # Python's version in AWS Glue 5
@@ -190,6 +191,6 @@ for name in "${asked[@]}"; do
     node) make_node ;;
     java) need_java ;;
     chromium) need_chromium ;;
-    *) die "there is no environment $name; choose from main test check fuzz browser bench lambda localstack dbt spark airflow checkov node java chromium" ;;
+    *) die "there is no environment $name; choose from main test check fuzz browser bench lambda localstack dbt outside spark airflow checkov node java chromium" ;;
   esac
 done

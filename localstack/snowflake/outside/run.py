@@ -1,0 +1,225 @@
+"""Run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake, and publish the table.
+
+`python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [pytest arguments]` downloads the source distributions,
+starts a local Snowflake, runs the tests in the environment `.venvs/outside`, and writes `outside.md` after a whole run.
+A test passes, is refused (the local Snowflake named what it does not support), does not apply (`not_applicable.tsv`
+says why), or fails. The exit code is 1 if a test fails.
+"""
+
+import csv
+import fnmatch
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_snowflake.testing import LocalProcess
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+ENVIRONMENT = ROOT / ".venvs/outside"
+CACHE = ROOT / ".venvs/outside-sources"
+PAGE = HERE.parent / "outside.md"
+NO_AWS = "http://127.0.0.1:9"
+REFUSAL = re.compile(r"Not supported by the local Snowflake: ([^\n]*)")
+ROLES = ("DBT_TEST_ROLE_1", "DBT_TEST_ROLE_2", "DBT_TEST_ROLE_3")
+SETUP = (
+    *(f"CREATE DATABASE {name}" for name in ("SUITE", "SUITE_ALT", "SUITE_QUOTED")),
+    *(f"CREATE WAREHOUSE {name}" for name in ("SUITE_WH", "SUITE_ALT_WH")),
+    *(f"CREATE ROLE {name}" for name in ROLES),
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    package: str
+    version: str
+    tests: tuple[str, ...]
+    variables: dict[str, str]
+    """Environment variables by which the suite finds its Snowflake; `{port}` is the server's."""
+
+
+DBT = "tests/functional/"
+SUITES = (
+    Suite(
+        "dbt",
+        "dbt_snowflake",
+        "1.12.4",
+        tuple(
+            f"{DBT}{path}"
+            for path in (
+                "adapter/test_basic.py",
+                "adapter/test_caching.py",
+                "adapter/test_grants.py",
+                "adapter/test_simple_snapshot.py",
+                "adapter/test_aliases.py",
+                "adapter/test_changing_relation_type.py",
+                "adapter/test_incremental_microbatch.py",
+                "adapter/incremental",
+                "adapter/simple_seed",
+                "adapter/utils",
+                "relation_tests/test_table.py",
+                "relation_tests/test_view.py",
+                "relation_tests/test_relation_type_change.py",
+            )
+        ),
+        {
+            "SNOWFLAKE_TEST_ACCOUNT": "fakesnow",
+            "SNOWFLAKE_TEST_USER": "any",
+            "SNOWFLAKE_TEST_PASSWORD": "any",
+            "SNOWFLAKE_TEST_DATABASE": "SUITE",
+            "SNOWFLAKE_TEST_ALT_DATABASE": "SUITE_ALT",
+            "SNOWFLAKE_TEST_QUOTED_DATABASE": "SUITE_QUOTED",
+            "SNOWFLAKE_TEST_WAREHOUSE": "SUITE_WH",
+            "SNOWFLAKE_TEST_ALT_WAREHOUSE": "SUITE_ALT_WH",
+            "SNOWFLAKE_TEST_HOST": "127.0.0.1",
+            "SNOWFLAKE_TEST_PORT": "{port}",
+            "SNOWFLAKE_TEST_PROTOCOL": "http",
+            **{f"DBT_TEST_USER_{number}": role for number, role in enumerate(ROLES, 1)},
+        },
+    ),
+    Suite(
+        "sqlalchemy",
+        "snowflake_sqlalchemy",
+        "1.11.1",
+        ("tests", "--ignore=tests/sqlalchemy_test_suite", "--ignore=tests/alembic_integration"),
+        {
+            "SNOWFLAKE_ACCOUNT": "fakesnow",
+            "SNOWFLAKE_USER": "any",
+            "SNOWFLAKE_PASSWORD": "any",
+            "SNOWFLAKE_DATABASE": "SUITE",
+            "SNOWFLAKE_HOST": "127.0.0.1",
+            "SNOWFLAKE_PORT": "{port}",
+            "SNOWFLAKE_PROTOCOL": "http",
+            "SNOWFLAKE_WAREHOUSE": "SUITE_WH",
+            "SNOWFLAKE_ROLE": "ACCOUNTADMIN",
+        },
+    ),
+)
+
+
+def source_of(suite: Suite) -> Path:
+    folder = CACHE / f"{suite.package}-{suite.version}"
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
+        subprocess.run([*pip, "-d", str(CACHE), f"{suite.package}=={suite.version}"], check=True)
+        with tarfile.open(CACHE / f"{folder.name}.tar.gz") as archive:
+            archive.extractall(CACHE, filter="data")
+    return folder
+
+
+def run(suite: Suite, server: LocalProcess, results: Path, options: list[str]) -> None:
+    names = ("PATH", "HOME", "TMPDIR", "LANG")
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    environment |= {name: value.format(port=server.port) for name, value in suite.variables.items()}
+    environment |= {
+        "PYTHONPATH": str(HERE),
+        "OUTSIDE_RESULTS": str(results),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "0",
+    }
+    pytest = [str(ENVIRONMENT / "bin/python"), "-m", "pytest", "-p", "plugin", "-p", "no:cacheprovider"]
+    wanted = [*pytest, "-q", "-n", "0", "--timeout", "300", "--tb", "short", *(options or suite.tests)]
+    subprocess.run(wanted, cwd=source_of(suite), env=environment, stdout=sys.stderr, check=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    test: str
+    kind: str
+    """passed, refused, not applicable, skipped by the suite itself, or failed."""
+    reason: str
+
+
+def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]:
+    for line in results.read_text().splitlines():
+        entry = json.loads(line)
+        test, outcome, text = entry["test"], entry["outcome"], entry["text"]
+        refusal = REFUSAL.search(text)
+        listed = next((reason for pattern, reason in reasons if fnmatch.fnmatchcase(test, pattern)), None)
+        if outcome != "failed":
+            yield Outcome(test, outcome, "")
+        elif listed is not None:
+            yield Outcome(test, "not applicable", listed)
+        elif refusal:
+            yield Outcome(test, "refused", refusal[1].split(" is not among")[0].strip())
+        else:
+            yield Outcome(test, "failed", last_line(text))
+
+
+def last_line(text: str) -> str:
+    errors = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+    return (errors or [text.strip()[-200:]])[0][:200]
+
+
+def reasons_of(suite: str) -> list[tuple[str, str]]:
+    """Return the patterns of test names that do not apply, each with its reason."""
+    with (HERE / "not_applicable.tsv").open(newline="") as lines:
+        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [(pattern.replace("[", "[[]"), reason) for name, pattern, reason in rows[1:] if name == suite]
+
+
+def page(found: dict[str, list[Outcome]]) -> str:
+    made = ["# Outside suites", "", HEAD, ""]
+    kinds = ("passed", "refused", "not applicable", "skipped", "failed")
+    made += [f"| suite | {' | '.join(kinds)} |", f"|---|{'---|' * len(kinds)}"]
+    for suite in SUITES:
+        count = Counter(each.kind for each in found[suite.name])
+        cells = " | ".join(str(count[kind]) for kind in kinds)
+        made.append(f"| tests of {suite.package.replace('_', '-')} {suite.version} | {cells} |")
+    for kind, title in (("refused", "Refused"), ("not applicable", "Does not apply"), ("failed", "Failed")):
+        made += ["", f"## {title}", "", "| suite | tests | reason |", "|---|---|---|"]
+        for name, some in found.items():
+            count = Counter(each.reason for each in some if each.kind == kind)
+            made += [f"| {name} | {n} | {escaped(reason)} |" for reason, n in sorted(count.items())]
+    return "\n".join(made) + "\n"
+
+
+def escaped(text: str) -> str:
+    return (
+        re.sub(r"[0-9a-f]{8}_[0-9a-f_]+|(?<=test)\d{10,}", "…", text).replace("|", "\\|").replace("<", "&lt;")
+    )
+
+
+HEAD = """Written by `make outside-suites` (`outside/run.py`). The tests come from the source distributions of the two
+packages; dbt's are the adapter tests of `dbt-tests-adapter` as dbt-snowflake uses them. *Refused*: the local Snowflake
+named what it does not support. *Skipped*: by the suite itself. *Failed* must be 0."""
+
+
+def main() -> int:
+    asked, options = sys.argv[1:2], sys.argv[2:]
+    found: dict[str, list[Outcome]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for suite in SUITES:
+            if asked not in ([], [suite.name]):
+                continue
+            server = LocalProcess(Path(folder) / suite.name, NO_AWS).start()
+            results = Path(folder) / f"{suite.name}.jsonl"
+            try:
+                with server.connect() as connection:
+                    for statement in SETUP:
+                        connection.cursor().execute(statement)
+                run(suite, server, results, options)
+            finally:
+                server.stop()
+            found[suite.name] = list(outcomes(results, reasons_of(suite.name)))
+    if len(found) == len(SUITES):
+        PAGE.write_text(page(found))
+    failed = [each for some in found.values() for each in some if each.kind == "failed"]
+    for each in failed:
+        print(f"failed: {each.test}: {each.reason}")
+    for name, some in found.items():
+        print(name, dict(Counter(each.kind for each in some)))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
