@@ -23,7 +23,9 @@ from tools.stack.stack import Stack
 
 @pytest.fixture(scope="session", autouse=True)
 def _only_messages_valid_on_aws() -> Iterator[None]:
-    with validated():
+    # AWS may already return enumerated values that this version of botocore does not know.
+    deployed = not os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json")
+    with validated("ignore" if deployed else "raise"):
         yield
 
 
