@@ -436,7 +436,7 @@ def console_source(outputs: Outputs) -> list[Source]:
 
 
 def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> None:
-    """Print the verdict and a line for each part. Narrow terminals show only parts that are not OK."""
+    """Print the verdict and a line for each part; for a problem the next command, otherwise the runbook's section."""
     level = verdict(findings)
     bad = [finding for finding in findings if finding.level != "OK"]
     head = "all is well" if not bad else f"{len(bad)} of {len(findings)} parts need attention"
@@ -447,7 +447,7 @@ def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> 
         table.add_row(Text(finding.level, _COLOURS[finding.level]), finding.part, Text(finding.cause + since))
         if finding.level != "OK" and finding.next:
             table.add_row("", "", Text(f"next: {finding.next}", "bold"))
-        if finding.level != "OK" and finding.section and wide:
+        if finding.level != "OK" and finding.section and (wide or not finding.next):
             table.add_row("", "", Text(f"{RUNBOOK}#{finding.section}"))
     terminal.out.print(table)
 

@@ -140,6 +140,14 @@ def test_one_phone_with_a_wrong_clock_is_named_although_others_send_more(
     assert (found.level, found.cause) == (level, cause)
 
 
+def test_problem_without_a_next_command_shows_the_runbook_section(capsys: pytest.CaptureFixture[str]) -> None:
+    [found] = ask([frozen("Snowflake", "pipes")], budget_seconds=0.1)
+    status.show([found, BAD], "prod", NOW, wide=False)
+    printed = capsys.readouterr().out
+    assert "docs/runbook.md#snowpipe-stopped" in printed
+    assert "docs/runbook.md#dead-letters" not in printed
+
+
 def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
     root = Path(__file__).parents[3]
     headings = {
