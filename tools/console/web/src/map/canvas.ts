@@ -32,6 +32,7 @@ const DRAW_EVERY_MS = 500;
 /** Free space around what is shown. */
 const MARGIN_PX = 48;
 const LEGEND_PX = 20;
+const NAMED_TRUCKS = 50;
 /** Up to this zoom, trucks closer together than this are shown as one disc with their number. */
 const CLUSTER_PX = 34;
 const CLUSTER_TO_ZOOM = 10;
@@ -517,11 +518,13 @@ export class Chart {
     const pen = document.createElement("canvas").getContext("2d") as CanvasRenderingContext2D;
     pen.font = `${NAME_PX}px ${FONT.join()}`;
     const width = this.element.clientWidth;
-    const longest = trucks.reduce((most, truck) => Math.max(most, nameSpace(pen, truck.device_id)), 0);
+    // More trucks are mostly clusters, which have no names.
+    const named = trucks.length <= NAMED_TRUCKS ? trucks : [];
+    const longest = named.reduce((most, truck) => Math.max(most, nameSpace(pen, truck.device_id)), 0);
     const right = Math.max(MARGIN_PX, Math.min(longest + 8, width / 2));
     const padding = { top: MARGIN_PX + LEGEND_PX, bottom: MARGIN_PX, left: Math.min(MARGIN_PX, width / 8), right };
     this.map.fitBounds(bounds, { padding, maxZoom: 13, animate: false });
-    const ends = trucks
+    const ends = named
       .map((truck) => ({ x: this.map.project(truck.position).x, space: nameSpace(pen, truck.device_id) }))
       .filter(({ x }) => x >= 0 && x <= width);
     this.element.dataset["namesCut"] = String(ends.filter(({ x, space }) => x + space > width).length);
