@@ -68,7 +68,7 @@ unit-slow: setup #: run the unit tests that take long (a fuzzer, second builds o
 packages: setup #: build each stand-alone package's wheel and run its tests in an empty environment
 	tools/packages.sh
 
-outside-suites: setup #: run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake (ONLY=dbt); takes an hour
+outside-suites: setup #: run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake (ONLY=dbt or sqlalchemy)
 	@tools/setup.sh test outside
 	@$(PY) localstack/snowflake/outside/run.py $(ONLY)
 

@@ -22,6 +22,8 @@ MISSING = (
 )
 EXISTING = re.compile(r'with name "?([^" ]+)"? already exists')
 
+UNKNOWN_TYPE = re.compile(r'Type with name "?([^" ]+)"? does not exist')
+
 
 def worded(error: duckdb.Error) -> SnowflakeError | None:
     """Return Snowflake's error for one of the binder or the catalog; None for any other kind of error."""
@@ -37,4 +39,6 @@ def worded(error: duckdb.Error) -> SnowflakeError | None:
             return missing(kind, found[1].upper())
     if found := EXISTING.search(message):
         return exists(found[1].upper())
+    if found := UNKNOWN_TYPE.search(message):
+        return unsupported(f"the type {found[1].upper()}")
     return unsupported(message.partition(": ")[2] or message)
