@@ -74,12 +74,12 @@ def command(
         terminal.text_option("TEXT", "Run tests whose name contains this (pytest -k).", "--tests"),
     ] = None,
     token_command: Annotated[
-        str,
-        typer.Option(
-            help="Command that prints a token for the device id that follows it; for stages that require tokens.",
-            metavar="COMMAND",
+        str | None,
+        terminal.text_option(
+            "COMMAND",
+            "Command that prints a token for the device id that follows it; for stages that require tokens.",
         ),
-    ] = "",
+    ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
     """Run the end-to-end tests against a stage, and delete the data that they created.
@@ -100,7 +100,7 @@ def command(
         typer.confirm(f"Run the tests against stage {stage}?", abort=True, err=True)
     since = datetime.now(UTC)
     try:
-        results = run_tests(stage, label, tests, token_command, context.obj)
+        results = run_tests(stage, label, tests, token_command or "", context.obj)
     finally:
         left = remove(outputs, stage, label, since)
         built = not marts or build_marts(environment_of(stage, context.obj), "--full-refresh")

@@ -31,6 +31,7 @@ BAD = {
     "--fence": ("farm", *IDS),
     "--user": IDS,
     "--tests": ("", " "),
+    "--token-command": ("", " "),
     "--type": IDS,
     "--set-aside": IDS,
     "--run": ("", "zz", "123", "0123456789"),
