@@ -1,12 +1,13 @@
-"""Follow the warehouse's part of docs/deploy.md word for word, as somebody with an empty Snowflake account would.
+"""Follow docs/deploy.md word for word, with `local` for `dev`, in one shell and in the order of the page.
 
-Each command that stands on lines of its own runs in one shell and in the order of the page, with `local` for `dev`,
-against a local Snowflake that checks roles and grants, and moto. The page itself lists what was not tried at all.
+The warehouse's part runs against an empty local Snowflake that checks roles and grants, and moto. The rest runs against
+a deployed stage on LocalStack, with the real AWS CLI. The page itself lists what is not run.
 """
 
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from moto.server import ThreadedMotoServer
 
 from local_snowflake.testing import LocalProcess
 from ops.outputs import ROOT
+from tools.stack.stack import Stack
 
 PAGE = ROOT / "docs" / "deploy.md"
-ON_A_STAGE = (  # tried by hand on LocalStack
+ON_A_STAGE = (
     "make package",
     "make preflight",
     "make deploy",
@@ -40,6 +42,8 @@ NOT_RUN = (
     "export SNOWFLAKE_PROTOCOL=",
     "export SNOWFLAKE_ACCOUNT=myorg",
 )
+AWS_CLI = "awscli==1.45.11"
+"""The version that uvx installs if no `aws` is on PATH"""
 ACCOUNT = "123456789012"
 OUTPUTS = {
     "ArchiveBucketName": "milkrun-guide",
@@ -80,6 +84,10 @@ def commands(page: str) -> Iterator[str]:
             yield command
 
 
+def inline_commands(page: str) -> Iterator[str]:
+    return iter(re.findall(r"`(aws [^`]+)`", page))
+
+
 def on_the_local_stack(command: str) -> str:
     """Change a command as the page says it for the local stack."""
     if found := re.match(r"export (\w+)=…\s+# (?:output )?(\w+)", command):
@@ -92,8 +100,8 @@ def on_the_local_stack(command: str) -> str:
     return command.replace("warehouse bootstrap", "warehouse bootstrap --write")
 
 
-def run(commands: Sequence[str], environment: Mapping[str, str]) -> None:
-    script = ["set -euo pipefail", f'milkrun() {{ "{ROOT}/milkrun" "$@"; }}']
+def run(commands: Sequence[str], environment: Mapping[str, str], *functions: str) -> None:
+    script = ["set -euo pipefail", f'milkrun() {{ "{ROOT}/milkrun" "$@"; }}', *functions]
     for command in commands:
         script += [f"echo '+ {command.replace("'", "'\\''")}'", command]
     ran = subprocess.run(
@@ -109,10 +117,17 @@ def run(commands: Sequence[str], environment: Mapping[str, str]) -> None:
     assert ran.returncode == 0, ran.stdout[-4000:]
 
 
+def aws_cli() -> str:
+    """Return a shell function for the AWS CLI."""
+    works = shutil.which("aws") and subprocess.run(["aws", "--version"], capture_output=True, check=False)
+    if works and works.returncode == 0:
+        return ""
+    return f'aws() {{ "{ROOT}/.venv/bin/uvx" --quiet --from {AWS_CLI} aws "$@"; }}'
+
+
 @pytest.mark.timeout(900)
 def test_commands_of_the_guide_make_a_warehouse_in_an_empty_account(endpoint: str, tmp_path: Path) -> None:
     page = PAGE.read_text()
-    assert [name for name in ON_A_STAGE + NOT_RUN if name not in page] == []
     local = LocalProcess(tmp_path / "snowflake", endpoint).start()
     sign_in = {"ACCOUNT": "milkrun", "USER": "milkrun", "PASSWORD": "milkrun"}
     sign_in |= {"PROTOCOL": "http", "HOST": "127.0.0.1", "PORT": str(local.port)}
@@ -127,3 +142,17 @@ def test_commands_of_the_guide_make_a_warehouse_in_an_empty_account(endpoint: st
         run([on_the_local_stack(each) for each in wanted], environment)
     finally:
         local.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_commands_of_the_guide_work_on_a_deployed_stage() -> None:
+    page = PAGE.read_text()
+    found = [*commands(page), *inline_commands(page)]
+    assert [name for name in ON_A_STAGE + NOT_RUN if not any(each.startswith(name) for each in found)] == []
+    wanted = [each for each in found if each.startswith(ON_A_STAGE) and not each.startswith(NOT_RUN)]
+    place = {"MILKRUN_LOCAL": ".local-guide", "MILKRUN_PORT": os.environ.get("MILKRUN_PORT", "5266")}
+    with Stack.of({**os.environ, **place}) as stack:
+        environment = {**place, "AWS_ENDPOINT_URL": stack.settings.endpoint_url}
+        environment |= {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+        run([on_the_local_stack(each) for each in dict.fromkeys(wanted)], environment, aws_cli())
