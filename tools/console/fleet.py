@@ -139,14 +139,16 @@ class Fleet:
             self.changed.add(device_id)
 
     def crossed(self, crossing: Crossing) -> None:
-        fence_id = keys.fence_key(crossing.fence)
-        place = self.places.get(fence_id)
-        if place is None:
-            if len(self.places) >= MAX_FENCES:
-                return
-            place = self.places[fence_id] = Place(crossing.fence)
+        if place := self.know(crossing.fence):
+            self.places_changed |= place.learn(crossing)
+
+    def know(self, fence: Fence) -> "Place | None":
+        """Return the place, which is new if it was unknown; None if there are too many."""
+        fence_id = keys.fence_key(fence)
+        if fence_id not in self.places and len(self.places) < MAX_FENCES:
+            self.places[fence_id] = Place(fence)
             self.places_changed = True
-        self.places_changed |= place.learn(crossing)
+        return self.places.get(fence_id)
 
     def devices(self) -> list[str]:
         """Return trucks, those with the latest events first."""

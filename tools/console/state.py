@@ -14,7 +14,7 @@ from ops.presence import EXCLUSIVE_TAGS
 from tools.console import parse_object, recent_events
 from tools.console.fleet import Fleet, Place
 from tools.console.health import Sources
-from tools.console.known_visits import KnownVisits
+from tools.console.known_visits import KnownVisits, known
 from tools.console.parse_object import Read
 from tools.console.pipeline import Pipeline
 from tools.console.recent_events import RecentEvents
@@ -92,6 +92,9 @@ class ConsoleState:
         with suppress(LookupError, TypeError, ValueError):
             self.visits.tell(kind, detail)
             self.urgent.set()
+            # The bus may be faster than the archive, and its places are searched for, too.
+            if visit := detail["visit"]:
+                self.fleet.know(known(visit).fence)
 
     def skip(self, kind: str, lines: int, received_at: float) -> None:
         if received_at >= self._reset_at:

@@ -522,6 +522,7 @@ def test_visit_is_sent_without_waiting_for_the_next_tick(monkeypatch):
                 while f'"e-{n}"'.encode() not in told[-1]:
                     told.append(await anext(page))
         ticking.cancel()
+        assert lookups.search(state, "farm-1")["places"], "the place is found before the archive was read"
         return told
 
     assert sum(b"event: visits" in message for message in asyncio.run(received())) == 2
