@@ -7,10 +7,11 @@ import re
 import secrets
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qs
+from uuid import uuid4
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -20,6 +21,7 @@ from local_snowflake.catalog import Catalog
 from local_snowflake.clock import AdvancedClock
 from local_snowflake.commands import Commands
 from local_snowflake.errors import SnowflakeError, unsupported
+from local_snowflake.in_progress import Message, Receive, RunningStatements, Send
 from local_snowflake.results import READ_OUT, VIEW, Result
 from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
@@ -30,9 +32,6 @@ log = structlog.get_logger()
 # The package has a function of the same name, which hides the module from `import`.
 fakesnow_server: Any = import_module("fakesnow.server")
 
-type Message = MutableMapping[str, Any]
-type Receive = Callable[[], Awaitable[Message]]
-type Send = Callable[[Message], Awaitable[None]]
 type App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 CHANGE_NO_OBJECT = {
@@ -56,6 +55,7 @@ HEALTH = "/health"
 CLOCK = "/clock"
 PASSED_ON = {SESSION, "/session/heartbeat", "/queries/v1/abort-request"}
 MONITORING = "/monitoring/queries/"
+RESULT = re.compile(r"/queries/([0-9a-fA-F-]+)/result")
 
 
 class LocalSnowflake:
@@ -76,6 +76,7 @@ class LocalSnowflake:
         self.clock = clock
         self.health = health
         self.login = login
+        self.statements = RunningStatements()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -101,10 +102,16 @@ class LocalSnowflake:
         elif path == LOGIN:
             await self._log_in(scope, receive, send)
         elif path == SESSION and b"delete=true" in scope["query_string"]:
+            self.statements.forget(token_of(scope))
             await run_in_threadpool(self._log_out, token_of(scope))
             await self.app(scope, receive, send)
         elif path == QUERY:
             await self._query(scope, receive, send)
+        elif running := RESULT.fullmatch(str(path)):
+            if not await self.statements.result(token_of(scope), running[1], receive, send):
+                await JSONResponse({"error": "This session runs no such statement."}, 404)(
+                    scope, receive, send
+                )
         elif path in PASSED_ON or str(path).startswith(MONITORING):
             await self.app(scope, receive, send)
         else:  # fakesnow's upload route among them, which writes files for whoever asks
@@ -162,6 +169,15 @@ class LocalSnowflake:
 
     async def _query(self, scope: Message, receive: Receive, send: Send) -> None:
         request = await body_of(scope, receive)
+        asked = parse_qs(scope["query_string"].decode())
+        (request_id,) = asked.get("requestId") or [str(uuid4())]
+
+        async def run(send: Send) -> None:
+            await self._run(scope, request, receive, send)
+
+        await self.statements.run(token_of(scope), request_id, run, receive, send)
+
+    async def _run(self, scope: Message, request: dict[str, Any], receive: Receive, send: Send) -> None:
         token = token_of(scope)
         session = fakesnow_server.sessions.get(token)
         if session is None:
