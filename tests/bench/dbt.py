@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snowflake.connector import network
-
 from snowpipe import apply, template
 from snowpipe.run_dbt import dbt
 from snowpipe.settings import Aws, Connection, Settings
@@ -80,8 +78,6 @@ def warehouse(
         "--memory-limit",
         memory,
     ]
-    # The connector would send a statement again that is not done, and the local Snowflake would run it again.
-    network.DEFAULT_SOCKET_CONNECT_TIMEOUT = 3600
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -12,6 +12,7 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
+import urllib3
 from playwright.sync_api import Locator, Page, expect
 
 from contract.events import Fence
@@ -57,6 +58,11 @@ def dispatcher(open_page: Open, console: str, trucks_of_today: tuple[str, str]) 
     return Dispatcher(open_page, console)
 
 
+def places_with_trucks(console: str) -> set[str]:
+    places = urllib3.request("GET", f"{console}/api/places", timeout=10).json()["places"]
+    return {place["fence_id"] for place in places if place["there"]}
+
+
 @pytest.fixture(scope="module")
 def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str]]:
     """Return a truck at plant-1 since now, and one at farm-38 since three hours."""
@@ -65,6 +71,8 @@ def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str
     stays = ((present, at, Fence("plant", "plant-1")), (late, at - hours, Fence("farm", "farm-38")))
     for device, entered_at, place in stays:
         assert pipeline.post(crossing(device, "enter", entered_at, place)).status == 202
+    # A farm that no truck has visited before is unknown to the console until it has read the event.
+    eventually(lambda: places_with_trucks(console) >= {"plant#plant-1", "farm#farm-38"}, within=60)
     yield present, late
     for device, _, place in stays:
         assert pipeline.post(crossing(device, "exit", datetime.now(UTC), place)).status == 202
