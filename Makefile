@@ -78,7 +78,11 @@ e2e: setup ## run the end-to-end tests against their own stack
 
 e2e-slow: setup #: run the end-to-end tests that take minutes each (repeated dbt runs, killed processes, forget)
 	@tools/setup.sh test fuzz check
-	$(PY) -m pytest tests/e2e -m slow
+	$(PY) -m pytest tests/e2e -m slow --ignore tests/e2e/test_kills.py
+
+kills: setup #: kill each process of a local stack, and each ordered pair of them, and repair with `milkrun up`
+	@tools/setup.sh test
+	$(PY) -m pytest tests/e2e/test_kills.py
 
 faults-short: setup ## run some fault scenarios, and seeded bugs that their checker must detect
 	@tools/setup.sh test

@@ -405,6 +405,7 @@ def staging(session: Any, database: str, freshness_minutes: int = 60) -> Finding
     [raw] = session.query(f"SELECT MAX(scanned_at) AS at FROM {database}.RAW.EVENTS")
     try:
         [run] = session.query(f"SELECT MAX(scanned_through) AS at FROM {database}.STAGING.COMPLETED_RUN")
+        session.query(f"SELECT event_key FROM {database}.STAGING.STG_EVENTS LIMIT 1")
     except MissingObject:
         return Finding("staging", "WARN", "not built yet", None, "milkrun warehouse dbt build")
     if raw["at"] and (

@@ -223,7 +223,7 @@ INCIDENTS = (
         "S3 refuses",
         refusing("s3", operation="PutObject"),
         ("ingest",),
-        "answered 503",
+        "got a 503",
         (("logs", "ingest", "-n", "3"),),
     ),
     Incident(
