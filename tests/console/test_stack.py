@@ -325,7 +325,9 @@ def test_links_show_the_same_after_the_console_is_restarted(
             link_and_text(f"{own.url}/visits?device={device}&by=truck", ".visit"),
         ]
         place = f"{own.url}/map?fence=farm%23farm-{device}"
-        expect(open_page(place).get_by_role("region", name="The chosen fence")).to_contain_text(device)
+        on_map = open_page(place)
+        expect(on_map.get_by_role("region", name="The chosen fence")).to_contain_text(device)
+        on_map.close()  # it may still be loading parts of the map
         own.kill()
         own.start()
         for link, before in links:

@@ -368,7 +368,7 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
         "|" + "---|" * 6,
     ]
     for row in rows:
-        said = row.problem or row.said.replace("|", "\\|")
+        said = (row.problem or row.said.replace("|", "\\|")).replace(f"{ROOT}/", "")
         lines.append(
             f"| {row.incident} | {said[:120]} | {row.next and f'`{row.next}`'} | {row.found_s:.0f} s | {row.repair} |"
             f" {f'{row.repaired_s:.0f} s' if row.repaired_s else '–'} |"

@@ -51,7 +51,7 @@ export const isAwsGone = computed(() => {
 /** The unavailable sources as one text; requests are repeated when it changes. */
 export const downNames = computed(() => down.value.map((source) => source.name).join());
 
-export const fenceName = (id: string): string => fences.value.get(id)?.name ?? id;
+export const fenceName = (id: string): string => fences.value.get(id)?.name ?? id.slice(id.indexOf("#") + 1);
 
 function newest(fresh: Event[], held: Event[]): Event[] {
   const first = held[0]?.seq ?? -1;
