@@ -49,7 +49,7 @@ def serve(
     visibility_seconds: Annotated[
         int, typer.Option(help="A message that was not finished comes back after so long.")
     ] = 20,
-    memory_limit: Annotated[str, typer.Option(help="DuckDB's share of memory.")] = "256MB",
+    memory_limit: Annotated[str, typer.Option(help="DuckDB's share of memory.")] = "512MB",
     privileges: Annotated[
         bool, typer.Option(help="Check roles and grants on every statement, as Snowflake does.")
     ] = True,

@@ -58,7 +58,7 @@ class RecentResults(dict[str, tuple[Any, ...]]):
 
 
 class DurableFakeSnow(FakeSnow):
-    def __init__(self, folder: Path, memory_limit: str = "256MB") -> None:
+    def __init__(self, folder: Path, memory_limit: str = "512MB") -> None:
         self.create_database_on_connect = False
         self.create_schema_on_connect = False
         self.db_path = self.folder = folder = folder.resolve()
