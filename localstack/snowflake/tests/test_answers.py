@@ -19,3 +19,13 @@ def test_a_session_without_a_database_may_flatten(local: LocalProcess) -> None:
     with local.connect() as session:
         rows = session.cursor().execute("SELECT value FROM TABLE(FLATTEN(PARSE_JSON('[1,2]')))").fetchall()
     assert [row[0] for row in rows] == ["1", "2"]
+
+
+@pytest.mark.parametrize("limit", ["", "LIMIT 2500"])
+def test_a_large_result_is_in_the_order_of_order_by(warehouse: Warehouse, limit: str) -> None:
+    warehouse.run(
+        "CREATE TABLE NUMBERS AS SELECT MOD(SEQ4() * 7919, 50000) AS N FROM TABLE(GENERATOR(ROWCOUNT => 50000))"
+    )
+    for _ in range(5):  # the order was lost in three of eight results
+        numbers = [row["N"] for row in warehouse.run(f"SELECT N FROM NUMBERS ORDER BY N {limit}")]
+        assert numbers == sorted(numbers)

@@ -69,8 +69,8 @@ class DurableFakeSnow(FakeSnow):
             config={
                 "lambda_syntax": "ENABLE_SINGLE_ARROW",
                 "memory_limit": memory_limit,
-                # Snowflake keeps no order either; keeping one takes a statement over many rows out of memory.
-                "preserve_insertion_order": False,
+                # Without it an Arrow table of more than 2,048 rows is not in the order of ORDER BY (DuckDB 2.0.0).
+                "preserve_insertion_order": True,
                 "temp_directory": str(folder / "spill"),
             },
         )
