@@ -131,15 +131,15 @@ def test_repaired_event_refers_to_its_reject_and_is_sent_once(box: Box) -> None:
 
 
 def test_interrupted_repair_of_thousands_of_rejects_continues(box: Box) -> None:
-    for first in range(0, 4_000, 400):
+    for first in range(0, 10_000, 400):
         keep(*(bad(n) for n in range(first, first + 400)))
     endpoint = Endpoint(breaks_at=4)
     with pytest.raises(KeyboardInterrupt):
         resend(box, endpoint.post)
     sent = resend(box, (rest := Endpoint()).post)
     ids = [event["_id"] for event in endpoint.accepted + rest.accepted]
-    assert sorted(ids) == sorted(f"e{n}" for n in range(4_000))
-    assert sent.found == 4_000 - len(endpoint.accepted)
+    assert sorted(ids) == sorted(f"e{n}" for n in range(10_000))
+    assert sent.found == 10_000 - len(endpoint.accepted)
 
 
 NUMBERS = b'"odo":9007199254740993,"price":1.50,"neg0":-0.0,"small":0.12345678901234567890'
