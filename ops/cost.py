@@ -288,7 +288,7 @@ def _watching(load: Load, line: Any) -> Iterator[Line]:
 
 
 def warehouse(load: Load, prices: Prices) -> list[Line]:
-    """Return the cost of dbt's warehouse: without the ledger, and of looking up each run's events in it."""
+    """Return two costs of dbt's warehouse: all but the ledger, and looking each run's events up in the ledger."""
     runs = DAYS_A_MONTH * 24 * 60 / load.freshness_minutes
     row_bytes = load.event_bytes * load.work.gzip_share
     new_rows = load.events_per_day * load.freshness_minutes / (24 * 60)

@@ -60,7 +60,7 @@ def replay_given_up(
 
 
 def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
-    """Return the records of a given-up batch; other producers' records may be among them."""
+    """Return the record with the label, or unchanged if another producer wrote it."""
     try:
         event = parse_json(record.data)
     except InvalidEvent:

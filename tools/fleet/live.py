@@ -94,7 +94,9 @@ class LiveFleet:
         return Post(tuple(events), now) if events else None
 
 
-def drive(fleet: LiveFleet, client: Client, told: Callable[[Tally], None], stopped: threading.Event) -> Tally:
+def drive(
+    fleet: LiveFleet, client: Client, report: Callable[[Tally], None], stopped: threading.Event
+) -> Tally:
     """Post a tick every TICK_SECONDS until `stopped` is set; return the result."""
     tally, began = Tally(), time.monotonic()
     while not stopped.is_set():
@@ -102,6 +104,6 @@ def drive(fleet: LiveFleet, client: Client, told: Callable[[Tally], None], stopp
         post = fleet.post(elapsed, datetime.now(UTC))
         for delivery in client.deliver(post) if post else ():
             tally.add(delivery)
-        told(tally)
+        report(tally)
         stopped.wait(max(0.0, TICK_SECONDS - (time.monotonic() - began - elapsed)))
     return tally

@@ -11,9 +11,7 @@
 -- depends_on: {{ ref('typed_events') }}
 
 {%- set days = replaced_days('has_conflict') if is_incremental() %}
-{%- set columns %}
-        geofence_event_key,
-        device_fence_key,
+{%- set as_typed %}
         device_id,
         geofence_tag,
         geofence_external_id,
@@ -24,7 +22,12 @@
         occurred_at,
         event_date,
         duration_minutes,
-        confidence,
+        confidence
+{%- endset %}
+{%- set columns %}
+        geofence_event_key,
+        device_fence_key,
+        {{- as_typed }},
         loaded_at
 {%- endset %}
 
@@ -33,17 +36,7 @@ WITH arrived AS (
     SELECT
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id', 'event_id']) }} AS geofence_event_key,
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }} AS device_fence_key,
-        device_id,
-        geofence_tag,
-        geofence_external_id,
-        event_key,
-        event_id,
-        event_type,
-        kind,
-        occurred_at,
-        event_date,
-        duration_minutes,
-        confidence,
+        {{- as_typed }},
         scanned_at AS loaded_at
     FROM {{ arrivals() }}
     WHERE

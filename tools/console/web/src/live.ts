@@ -31,7 +31,7 @@ export const bad = signal<Event[]>([]);
 export const counted = signal<Counted>({ good: 0, bad: 0 });
 /** Counts snapshots: data fetched separately may be stale after one. */
 export const snapshots = signal(0);
-/** Counts bursts of messages about visits: one request for all of them, because it reads the warehouse. */
+/** Grows once per burst of visit messages, so that a burst causes one request, which reads the warehouse. */
 export const visitChanges = signal(0);
 const SETTLE_MS = 2500;
 let settling = 0;

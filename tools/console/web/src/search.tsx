@@ -81,7 +81,7 @@ export function Search() {
     open(...hit.to);
     document.getElementById("main")?.focus();
   };
-  /** Search the warehouse and the archive, which have more than the console's memory. */
+  /** Search the warehouse and the archive, which go back further than the console's memory. */
   const trace = (): void => {
     const what = text.value.trim();
     const abort = (asking.current = new AbortController());
