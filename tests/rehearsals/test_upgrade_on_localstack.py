@@ -6,9 +6,10 @@ this and `make test` does not. docs/upgrade.md names what LocalStack cannot show
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,10 @@ def test_stage_is_upgraded_with_its_data_and_rolled_back(stack: Stack, earlier: 
         assert {answer.status for answer in batches} == {202}
         eventually(lambda: earlier_pairs(pipeline) == PAIRS, within=60)
         eventually(lambda: loaded(pipeline) == 12, within=60)
+        earlier.python("snowpipe", "dbt", "build", "--outputs", stack.settings.outputs_file)
+        columns = columns_of_marts(pipeline)
+        marts = contents(pipeline, columns)
+        assert (marts["STAGING.STG_EVENTS"].total(), marts["MARTS.GEOFENCE_VISITS"].total()) == (12, 6)
         before = kept(pipeline)
         functions = deployed_functions(pipeline)
 
@@ -87,6 +92,15 @@ def test_stage_is_upgraded_with_its_data_and_rolled_back(stack: Stack, earlier: 
         assert loaded(pipeline) == 12
         again = pipeline.post(*sent[TRUCKS[0]])
         assert again.body["object_key"] == batches[0].body["object_key"], "a repeated request adds an object"
+
+        # "Give dbt's tables to dbt's role", "Events known by device and id": the same rows after a full refresh.
+        for relations, schema in product(("TABLES", "VIEWS"), ("STAGING", "MARTS")):
+            owner = "{db}_TRANSFORMER COPY CURRENT GRANTS"
+            pipeline.rows(f"GRANT OWNERSHIP ON ALL {relations} IN SCHEMA {{db}}.{schema} TO ROLE {owner}")
+        assert pipeline.ops("warehouse", "dbt", "build").exit_code != 0, "needs no full refresh"
+        assert contents(pipeline, columns) == marts
+        assert pipeline.ops("warehouse", "dbt", "build", "--full-refresh").exit_code == 0
+        assert contents(pipeline, columns) == marts
 
         # A pair is moved by its next event, all others by the command; its second run finds none.
         assert pipeline.post(crossing(TRUCKS[0], "enter", MORNING + timedelta(hours=2))).status == 202
@@ -109,6 +123,8 @@ def test_stage_is_upgraded_with_its_data_and_rolled_back(stack: Stack, earlier: 
         eventually(lambda: earlier_pairs(pipeline) == PAIRS, within=60)
         assert pipeline.post(crossing(TRUCKS[0], "exit", MORNING + timedelta(hours=3))).status == 202
         eventually(lambda: loaded(pipeline) == 14, within=60)
+        earlier.python("snowpipe", "dbt", "build", "--full-refresh", "--outputs", stack.settings.outputs_file)
+        assert contents(pipeline, columns)["STAGING.STG_EVENTS"].total() == 14
 
 
 @contextmanager
@@ -163,6 +179,25 @@ def put_back(pipeline: Pipeline, functions: dict[str, tuple[bytes, dict[str, Any
 def loaded(pipeline: Pipeline) -> int:
     [row] = pipeline.rows("SELECT COUNT(DISTINCT payload:_id) AS n FROM {db}.RAW.EVENTS")
     return int(row["n"])
+
+
+def columns_of_marts(pipeline: Pipeline) -> dict[str, list[str]]:
+    """Return the columns of each relation of STAGING and MARTS."""
+    found: dict[str, list[str]] = {}
+    for row in pipeline.rows(
+        "SELECT table_schema || '.' || table_name AS name, column_name FROM {db}.INFORMATION_SCHEMA.COLUMNS "
+        "WHERE table_schema IN ('STAGING', 'MARTS') ORDER BY name, ordinal_position"
+    ):
+        found.setdefault(row["name"], []).append(row["column_name"])
+    return found
+
+
+def contents(pipeline: Pipeline, columns: Mapping[str, Sequence[str]]) -> dict[str, Counter[str]]:
+    """Return the rows of these relations."""
+    return {
+        name: Counter(str(row) for row in pipeline.rows(f"SELECT {', '.join(listed)} FROM {{db}}.{name}"))
+        for name, listed in columns.items()
+    }
 
 
 def stays(pipeline: Pipeline) -> dict[str, list[tuple[Any, ...]]]:
