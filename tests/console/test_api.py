@@ -340,8 +340,7 @@ def test_console_uses_exactly_the_rights_in_the_manual(pipeline, monkeypatch):
             console.hub.close()
             server.should_exit = True
             thread.join(20)
-    page = (ROOT / "docs" / "console.md").read_text()
-    policy = json.loads(page.partition("```json")[2].partition("```")[0])
+    policy = json.loads((ROOT / "docs" / "reference" / "console-policy.json").read_text())
     listed = {action for statement in policy["Statement"] for action in statement["Action"]}
     # The calls that find a deployed stage are not made for a local one.
     assert called == listed - {"cloudformation:DescribeStacks", "apigateway:GET", "sqs:TagQueue"}
