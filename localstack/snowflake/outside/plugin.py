@@ -1,6 +1,5 @@
-"""A pytest plugin for the environment of the outside suites: plain HTTP, and one JSON line per test.
-
-`OUTSIDE_RESULTS` names the file of the lines. A test's outcome is the worst of its setup, call and teardown.
+"""A pytest plugin for the outside suites: it makes the connector use plain HTTP and writes one JSON line per
+test to the file `OUTSIDE_RESULTS`. A test's outcome is the worst of its setup, call and teardown.
 """
 
 import json

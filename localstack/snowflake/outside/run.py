@@ -156,7 +156,7 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
 
 
 def named(refusal: str) -> str:
-    """Return what was refused without the names that differ in each run."""
+    """Return a refusal's message without the names that differ from run to run."""
     shape = re.search(r"(\S+) is not among the verified functions", refusal)
     return shape[1] if shape else re.sub(r"[(\"'].*", "…", refusal.strip())[:100]
 

@@ -1,4 +1,4 @@
-"""What comes back through the connector is what stands in the table."""
+"""Test that the connector returns the values that are in the table."""
 
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ def test_a_null_timestamp_is_null_and_not_1970(warehouse: Warehouse, kind: str) 
     assert rows[1]["T"].replace(tzinfo=UTC) == datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def test_a_session_without_a_database_may_flatten(local: LocalProcess) -> None:
+def test_flatten_works_in_a_session_without_a_database(local: LocalProcess) -> None:
     with local.connect() as session:
         rows = session.cursor().execute("SELECT value FROM TABLE(FLATTEN(PARSE_JSON('[1,2]')))").fetchall()
     assert [row[0] for row in rows] == ["1", "2"]

@@ -1,6 +1,6 @@
-"""A statement, a web page or another user of the machine reaches no file and no database that is not theirs.
-
-Each statement read or wrote a file, or reached DuckDB, in fakesnow 0.12.1 or an earlier version of this package.
+"""Test that no statement, web page or other user of the machine reaches a file or database of somebody else.
+Each statement read or wrote a file, or reached DuckDB, in fakesnow 0.12.1 or an earlier version of this
+package.
 """
 
 import http.client
@@ -80,7 +80,7 @@ STATEMENTS = (
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Another program's file, and the path of one that must not be made."""
+    """Return the path of another program's file, and a path where nothing may be created."""
     file = tmp_path / "SECRET.CSV"
     file.write_text(f"{SECRET}\n")
     return file, tmp_path / "MADE"
@@ -123,7 +123,7 @@ CATALOGS = (
 
 
 @pytest.mark.parametrize("catalog", CATALOGS)
-def test_duckdbs_own_catalogs_name_no_table_to_anybody(
+def test_duckdbs_own_catalogs_are_refused_to_everybody(
     database: connector.SnowflakeConnection, catalog: str
 ) -> None:
     with pytest.raises(connector.errors.DatabaseError, match=r"does not exist|Not supported"):
@@ -141,7 +141,9 @@ def login(local: LocalProcess, parameters: dict[str, object], **headers: str) ->
     return read
 
 
-def test_a_session_parameter_opens_no_database_elsewhere(local: LocalProcess, tmp_path: Path) -> None:
+def test_session_parameter_cannot_open_a_database_outside_the_folder(
+    local: LocalProcess, tmp_path: Path
+) -> None:
     status, answer = login(local, {"FAKESNOW_DB_PATH": str(tmp_path), "nop_regexes": [".*"]})
     assert status == 200
     token = json.loads(answer)["data"]["token"]
@@ -168,7 +170,7 @@ def test_a_web_page_cannot_log_in(local: LocalProcess, headers: dict[str, str]) 
     assert (status, "token" in answer) == (403, False)
 
 
-def test_nobody_writes_files_through_the_upload_route(local: LocalProcess) -> None:
+def test_upload_route_writes_no_file(local: LocalProcess) -> None:
     call = http.client.HTTPConnection("127.0.0.1", local.port, timeout=10)
     call.request("PUT", "/fs_bucket/made.csv", b"1")
     assert call.getresponse().status == 404
@@ -176,7 +178,7 @@ def test_nobody_writes_files_through_the_upload_route(local: LocalProcess) -> No
     assert not list(local.folder.rglob("made.csv"))
 
 
-def test_the_clock_wants_the_password_where_one_is_set(own_local: LocalProcess) -> None:
+def test_changing_the_clock_requires_the_password(own_local: LocalProcess) -> None:
     own_local.start("--login", "milkrun/secret")
     call = http.client.HTTPConnection("127.0.0.1", own_local.port, timeout=10)
     call.request("PUT", "/clock", json.dumps({"days_ahead": 20}))

@@ -1,4 +1,6 @@
-"""COPY INTO … FROM @stage by hand: FILES, PATTERN, FORCE, ON_ERROR, and the table's own history."""
+"""Test COPY INTO … FROM @stage as a statement of a user: FILES, PATTERN, FORCE, ON_ERROR, and the table's own
+history.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -10,7 +12,7 @@ from local_snowflake.testing import Warehouse
 
 @pytest.fixture
 def staged(warehouse: Warehouse) -> Warehouse:
-    """With a table, a stage and three files; no pipe."""
+    """Return a warehouse with a table, a stage and three files, but no pipe."""
     warehouse.table()
     warehouse.stage()
     for name in ("dt=1/a", "dt=1/b", "dt=2/c"):
@@ -18,7 +20,7 @@ def staged(warehouse: Warehouse) -> Warehouse:
     return warehouse
 
 
-def test_it_loads_what_the_stage_holds_and_says_so_file_by_file(staged: Warehouse) -> None:
+def test_all_files_of_the_stage_are_loaded_and_listed(staged: Warehouse) -> None:
     done = staged.run(staged.copy())
     assert [(row["file"], row["status"], row["rows_loaded"]) for row in done] == [
         (f"s3://{staged.bucket}/events/{name}", "LOADED", 1) for name in ("dt=1/a", "dt=1/b", "dt=2/c")
@@ -27,7 +29,7 @@ def test_it_loads_what_the_stage_holds_and_says_so_file_by_file(staged: Warehous
     assert {row["PIPE_NAME"] for row in staged.history().values()} == {None}
 
 
-def test_a_file_is_copied_once_unless_it_changed_or_force_is_said(staged: Warehouse) -> None:
+def test_file_is_copied_once_unless_it_changes_or_force_is_set(staged: Warehouse) -> None:
     staged.run(staged.copy())
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
     staged.put("events/dt=1/a", {"_id": "changed"})
@@ -36,7 +38,7 @@ def test_a_file_is_copied_once_unless_it_changed_or_force_is_said(staged: Wareho
     assert staged.count() == 7
 
 
-def test_of_copies_at_the_same_time_one_loads_each_file(staged: Warehouse) -> None:
+def test_concurrent_copies_load_each_file_once(staged: Warehouse) -> None:
     together = Barrier(4)
 
     def copy(_: int) -> int:
@@ -50,7 +52,7 @@ def test_of_copies_at_the_same_time_one_loads_each_file(staged: Warehouse) -> No
     assert staged.count() == 3
 
 
-def test_truncate_makes_a_table_forget_what_was_copied(staged: Warehouse) -> None:
+def test_truncate_clears_the_load_history_of_the_table(staged: Warehouse) -> None:
     staged.run(staged.copy())
     staged.run("TRUNCATE TABLE RAW.EVENTS")
     staged.run(staged.copy())
@@ -66,7 +68,7 @@ def test_truncate_makes_a_table_forget_what_was_copied(staged: Warehouse) -> Non
         " ALTER TABLE RAW.EMPTY RENAME TO RAW.EVENTS",
     ],
 )
-def test_a_table_made_anew_knows_of_no_file(staged: Warehouse, sql: str) -> None:
+def test_recreated_table_has_an_empty_load_history(staged: Warehouse, sql: str) -> None:
     staged.run(staged.copy())
     staged.run("CREATE TABLE RAW.EMPTY AS SELECT * FROM RAW.EVENTS LIMIT 0")
     for statement in sql.split(";"):
@@ -76,7 +78,7 @@ def test_a_table_made_anew_knows_of_no_file(staged: Warehouse, sql: str) -> None
     assert staged.count() == 3
 
 
-def test_a_table_in_a_schema_made_anew_knows_of_no_file(staged: Warehouse) -> None:
+def test_table_in_a_recreated_schema_has_an_empty_load_history(staged: Warehouse) -> None:
     for _ in range(2):
         staged.run("CREATE SCHEMA OTHER")
         staged.run("CREATE TABLE OTHER.EVENTS (payload VARIANT)")
@@ -85,7 +87,7 @@ def test_a_table_in_a_schema_made_anew_knows_of_no_file(staged: Warehouse) -> No
         staged.run("DROP SCHEMA OTHER")
 
 
-def test_a_renamed_table_remembers_what_was_copied(staged: Warehouse) -> None:
+def test_renamed_table_keeps_its_load_history(staged: Warehouse) -> None:
     staged.run(staged.copy())
     staged.run("ALTER TABLE RAW.EVENTS RENAME TO RAW.MOVED")
     assert len(staged.history("MOVED")) == 3
@@ -93,13 +95,13 @@ def test_a_renamed_table_remembers_what_was_copied(staged: Warehouse) -> None:
 
 
 @pytest.mark.parametrize("sql", ["CREATE OR REPLACE TABLE RAW.EVENTS AS SELECT nope", "DROP VIEW RAW.EVENTS"])
-def test_a_table_that_was_not_replaced_after_all_remembers(staged: Warehouse, sql: str) -> None:
+def test_table_keeps_its_load_history_if_its_replacement_fails(staged: Warehouse, sql: str) -> None:
     staged.run(staged.copy())
     staged.refused(sql)
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
 
 
-def test_of_a_file_that_was_loaded_twice_the_last_etag_counts(staged: Warehouse) -> None:
+def test_last_etag_of_a_file_loaded_twice_counts(staged: Warehouse) -> None:
     staged.run(staged.copy())
     for content in ("changed", "changed again"):
         staged.put("events/dt=1/a", {"_id": content})
@@ -107,7 +109,7 @@ def test_of_a_file_that_was_loaded_twice_the_last_etag_counts(staged: Warehouse)
         assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
 
 
-def test_64_days_later_a_file_is_copied_again(staged: Warehouse) -> None:
+def test_file_is_copied_again_after_64_days(staged: Warehouse) -> None:
     staged.run(staged.copy())
     with staged.local.days_later(63):
         assert len(staged.run(staged.copy())[0]) == 1
@@ -115,19 +117,19 @@ def test_64_days_later_a_file_is_copied_again(staged: Warehouse) -> None:
         assert len(staged.run(staged.copy())) == 3
 
 
-def test_files_and_paths_and_patterns_choose(staged: Warehouse) -> None:
+def test_files_paths_and_patterns_select_what_is_copied(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="FILES = ('dt=1/a')"))) == 1
     assert len(staged.run(staged.copy(stage="EVENTS_STAGE/dt=1/", options="FILES = ('b')"))) == 1
     assert len(staged.run(staged.copy(options="PATTERN = '.*/c'"))) == 1
     assert staged.count() == 3
 
 
-def test_a_pattern_is_matched_with_the_whole_path_and_not_from_the_stage_on(staged: Warehouse) -> None:
+def test_pattern_is_matched_against_the_whole_path(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="PATTERN = 'dt=1/.*'"))[0]) == 1  # none: only the status
     assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2
 
 
-def test_a_file_named_twice_is_copied_once(staged: Warehouse) -> None:
+def test_file_named_twice_is_copied_once(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="FILES = ('dt=1/a', 'dt=1/a')"))) == 1
 
 
@@ -136,7 +138,7 @@ def test_more_than_a_thousand_named_files_are_refused(staged: Warehouse) -> None
     assert "1000" in staged.refused(staged.copy(options=f"FILES = ({names})"))
 
 
-def test_a_bad_line_aborts_the_statement_by_default_and_loads_nothing(staged: Warehouse) -> None:
+def test_invalid_line_aborts_the_statement_by_default_and_loads_nothing(staged: Warehouse) -> None:
     staged.put("events/z", {"_id": 1}, "broken")
     message = staged.refused(staged.copy())
     assert "File 'z', line 2" in message
@@ -158,7 +160,7 @@ def test_on_error_continue_and_skip_file_load_the_rest(staged: Warehouse) -> Non
     assert (again["status"], again["rows_loaded"], again["errors_seen"]) == ("PARTIALLY_LOADED", 1, 1)
 
 
-def test_a_copy_of_which_nothing_loads_says_why(staged: Warehouse) -> None:
+def test_copy_that_loads_nothing_reports_the_reason(staged: Warehouse) -> None:
     staged.put("events/z", {"_id": 1}, "broken")
     (done,) = staged.run(staged.copy(options="ON_ERROR = SKIP_FILE FILES = ('z')"))
     assert (done["status"], done["rows_loaded"], done["first_error_line"]) == ("LOAD_FAILED", 0, 2)
@@ -166,7 +168,7 @@ def test_a_copy_of_which_nothing_loads_says_why(staged: Warehouse) -> None:
     assert staged.count() == 0
 
 
-def test_a_cast_that_fails_names_the_line(staged: Warehouse) -> None:
+def test_failed_cast_is_reported_with_its_line(staged: Warehouse) -> None:
     staged.run("CREATE TABLE RAW.N (n NUMBER)")
     staged.put("numbers/a", {"n": 1}, {"n": "x"}, {"n": 3})
     staged.stage("NUMBERS", "numbers/")
@@ -176,14 +178,14 @@ def test_a_cast_that_fails_names_the_line(staged: Warehouse) -> None:
     assert (done["rows_loaded"], done["errors_seen"], done["first_error_line"]) == (2, 1, 2)
 
 
-def test_it_belongs_to_the_sessions_transaction(staged: Warehouse) -> None:
+def test_copy_is_part_of_the_sessions_transaction(staged: Warehouse) -> None:
     staged.run("BEGIN")
     staged.run(staged.copy())
     staged.run("ROLLBACK")
     assert (staged.count(), staged.history()) == (0, {})
 
 
-def test_a_transaction_knows_what_it_copied_and_emptied_itself(staged: Warehouse) -> None:
+def test_transaction_sees_its_own_copies_and_truncations(staged: Warehouse) -> None:
     staged.run("BEGIN")
     staged.run(staged.copy())
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
@@ -193,12 +195,12 @@ def test_a_transaction_knows_what_it_copied_and_emptied_itself(staged: Warehouse
     assert staged.count() == 3
 
 
-def test_a_missing_file_aborts(staged: Warehouse) -> None:
+def test_missing_file_aborts_the_statement(staged: Warehouse) -> None:
     assert "was not found" in staged.refused(staged.copy(options="FILES = ('nope')"))
 
 
-def test_copying_by_hand_duplicates_what_a_pipe_loaded(staged: Warehouse) -> None:
-    """The two histories do not know each other, as in Snowflake."""
+def test_copy_duplicates_what_a_pipe_loaded(staged: Warehouse) -> None:
+    """The history of the pipe and that of the table are separate, as in Snowflake."""
     staged.pipe()
     staged.put("events/d", {"_id": "d"})
     staged.has_rows(1)
@@ -206,7 +208,7 @@ def test_copying_by_hand_duplicates_what_a_pipe_loaded(staged: Warehouse) -> Non
     assert staged.count() == 2
 
 
-def test_outer_arrays_are_stripped_where_the_stage_says_so(warehouse: Warehouse) -> None:
+def test_outer_arrays_are_stripped_if_the_stages_format_says_so(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.run(
         f"""CREATE STAGE RAW.EVENTS_STAGE URL = 's3://{warehouse.bucket}/events/'

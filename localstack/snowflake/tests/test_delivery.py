@@ -1,4 +1,4 @@
-"""Delivery is at least once and in any order, on purpose and by a seed."""
+"""Test that messages are delivered at least once and in any order, deliberately and by a seed."""
 
 import json
 
@@ -24,12 +24,12 @@ def delivered(delivery: Delivery, batches: list[int]) -> list[Message]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(), st.lists(st.integers(0, 20), max_size=8))
-def test_each_message_comes_at_least_once(seed: int, batches: list[int]) -> None:
+def test_each_message_is_delivered_at_least_once(seed: int, batches: list[int]) -> None:
     receipts = [message.receipt for message in delivered(Delivery(seed), batches)]
     assert set(receipts) == {str(number) for number in range(sum(batches))}
 
 
-def test_some_come_late_some_twice_and_a_seed_tells_which() -> None:
+def test_seed_decides_which_messages_are_late_or_repeated() -> None:
     first, again = (delivered(Delivery(3), [20] * 10) for _ in range(2))
     assert first == again
     receipts = [int(message.receipt) for message in first]
@@ -38,7 +38,7 @@ def test_some_come_late_some_twice_and_a_seed_tells_which() -> None:
     assert delivered(Delivery(4), [20] * 10) != first
 
 
-def test_in_order_is_what_one_gets_when_one_asks_for_it() -> None:
+def test_in_order_delivers_each_message_once_in_order() -> None:
     assert [message.receipt for message in delivered(InOrder(), [3, 2])] == ["0", "1", "2", "3", "4"]
 
 
@@ -63,7 +63,7 @@ def test_a_notification_names_its_object() -> None:
 @example(announcement("events/" + "x" * 1024))
 @example(announcement(""))
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(str))
-def test_no_message_body_whatever_raises(body: str) -> None:
+def test_no_message_body_raises(body: str) -> None:
     created, problem = notification(body)
     assert created == ()
     assert problem
@@ -87,7 +87,7 @@ class Sqs:
         self.deleted += [entry["ReceiptHandle"] for entry in Entries]
 
 
-def test_every_message_that_is_done_with_is_deleted_ten_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processed_messages_are_deleted_ten_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sqs = Sqs()
     monkeypatch.setattr(AwsClients, "client", lambda *_: sqs)
     channel = Channel(AwsClients("http://127.0.0.1:1", "r"), "A", "r", 1)
@@ -95,7 +95,7 @@ def test_every_message_that_is_done_with_is_deleted_ten_at_a_time(monkeypatch: p
     assert sqs.deleted == [str(number) for number in range(25)]
 
 
-def test_a_message_that_comes_twice_loads_once(loading: Warehouse) -> None:
+def test_message_delivered_twice_is_loaded_once(loading: Warehouse) -> None:
     for number in range(60):
         loading.put(f"events/{number}", {"_id": number})
     loading.has_rows(60)

@@ -1,4 +1,4 @@
-"""Reading a staged file: what is JSON loads whole, what is not is told with its line."""
+"""Test reading staged files: valid JSON is loaded whole, and errors are reported with their line."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ quick = settings(max_examples=60, deadline=None)
 
 @quick
 @given(st.lists(values, max_size=6), st.booleans())
-def test_every_document_is_one_row_with_its_own_text(documents: list[object], zipped: bool) -> None:
+def test_every_document_becomes_one_row_with_its_original_text(documents: list[object], zipped: bool) -> None:
     lines = [json.dumps(document) for document in documents]
     body = "\n".join(lines).encode()
     content = read(gzip.compress(body) if zipped else body, JSON)
@@ -32,14 +32,14 @@ def test_every_document_is_one_row_with_its_own_text(documents: list[object], zi
 
 @quick
 @given(st.lists(values, min_size=1, max_size=6))
-def test_documents_may_stretch_over_lines(documents: list[object]) -> None:
+def test_document_may_span_lines(documents: list[object]) -> None:
     body = "\n".join(json.dumps(document, indent=1) for document in documents).encode()
     assert [json.loads(row.text) for row in read(body, JSON).rows] == documents
 
 
 @quick
 @given(st.lists(values, max_size=6))
-def test_an_outer_array_is_stripped_to_its_elements(elements: list[object]) -> None:
+def test_outer_array_is_stripped_to_its_elements(elements: list[object]) -> None:
     body = json.dumps(elements).encode()
     rows = read(body, FileFormat(strip_outer_array=True)).rows
     assert [json.loads(row.text) for row in rows] == elements
@@ -47,7 +47,7 @@ def test_an_outer_array_is_stripped_to_its_elements(elements: list[object]) -> N
 
 @quick
 @given(st.lists(st.sampled_from(["{}", "{oops", "[1,]", '{"a":1,"a":2}', "NaN"]), max_size=8))
-def test_bad_lines_are_counted_and_found(lines: list[str]) -> None:
+def test_invalid_lines_are_counted_and_located(lines: list[str]) -> None:
     content = read("\n".join(lines).encode(), JSON)
     assert [error.line for error in content.errors] == [n for n, line in enumerate(lines, 1) if line != "{}"]
     assert content.parsed == len(lines)
@@ -55,7 +55,7 @@ def test_bad_lines_are_counted_and_found(lines: list[str]) -> None:
 
 @quick
 @given(st.binary(max_size=200))
-def test_no_bytes_whatever_raise_anything_but_unreadable(body: bytes) -> None:
+def test_any_bytes_raise_nothing_but_unreadable_file(body: bytes) -> None:
     try:
         content = read(body, JSON)
     except UnreadableFile:
@@ -66,25 +66,25 @@ def test_no_bytes_whatever_raise_anything_but_unreadable(body: bytes) -> None:
 
 @quick
 @given(st.binary(min_size=1, max_size=500), st.data())
-def test_a_gzip_cut_off_anywhere_is_unreadable(text: bytes, data: st.DataObject) -> None:
+def test_gzip_truncated_anywhere_is_unreadable(text: bytes, data: st.DataObject) -> None:
     whole = gzip.compress(text)
     cut = whole[: data.draw(st.integers(2, len(whole) - 1))]
     with pytest.raises(UnreadableFile):
         uncompressed(cut, JSON)
 
 
-def test_gzip_members_one_after_another_are_one_file() -> None:
+def test_concatenated_gzip_members_are_one_file() -> None:
     body = gzip.compress(b'{"a":1}\n') + gzip.compress(b'{"a":2}\n')
     assert [row.text for row in read(body, JSON).rows] == ['{"a":1}', '{"a":2}']
 
 
-def test_duplicate_names_are_allowed_where_the_format_says_so() -> None:
+def test_duplicate_names_are_allowed_if_the_format_says_so() -> None:
     assert read(b'{"a":1,"a":2}', JSON).errors
     assert not read(b'{"a":1,"a":2}', FileFormat(allow_duplicate=True)).errors
 
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 100))
-def test_percent_and_number_of_errors_decide_as_documented(errors: int, good: int, limit: int) -> None:
+def test_percentage_and_number_of_errors_count_as_documented(errors: int, good: int, limit: int) -> None:
     parsed = errors + good
     assert OnError.of(f"SKIP_FILE_{limit}").skips(errors, parsed) == (errors >= limit)
     assert OnError.of(f"skip_file_{limit}%").skips(errors, parsed) == (

@@ -1,4 +1,4 @@
-"""The tests that fakesnow would need for each fix of `local_snowflake.fixes`."""
+"""Test each fix of `local_snowflake.fixes`, as fakesnow's own tests would."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Random expressions over typed columns, computed by the local Snowflake and by rules written down here in Python."""
+"""Compare random expressions over typed columns in the local Snowflake with the rules, written in Python."""
 
 import calendar
 import random
@@ -47,7 +47,7 @@ OF_KIND = {"number": ("I", "J", "N"), "text": ("S", "T"), "truth": ("B",), "day"
 
 
 def strict(compute: Callable[..., object], *parts: Expression) -> Callable[[Row], object]:
-    """NULL where an argument is NULL."""
+    """Return NULL if an argument is NULL."""
 
     def value(row: Row) -> Any:
         values = [part.value(row) for part in parts]
@@ -61,7 +61,7 @@ def half_up(number: Decimal, scale: int) -> Decimal:
 
 
 def both(one: object, other: object) -> object:
-    """AND of three values."""
+    """Return the three-valued AND."""
     if one is False or other is False:
         return False
     return None if one is None or other is None else True
@@ -316,7 +316,7 @@ def literal(value: object) -> str:
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_random_expressions_have_the_values_that_the_rules_give(
+def test_random_expressions_have_the_values_of_the_rules(
     typed: connector.cursor.SnowflakeCursor, seed: int
 ) -> None:
     maker = Maker(seed)
@@ -333,7 +333,7 @@ def test_random_expressions_have_the_values_that_the_rules_give(
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_random_expressions_aggregate_as_the_rules_say(
+def test_random_aggregates_have_the_values_of_the_rules(
     typed: connector.cursor.SnowflakeCursor, seed: int
 ) -> None:
     maker = Maker(1000 + seed)

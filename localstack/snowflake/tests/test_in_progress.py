@@ -1,4 +1,4 @@
-"""Statements that take longer than the connector waits for an answer."""
+"""Test statements that take longer than the connector waits for an answer."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ REQUEST = "0b3a6f6e-6d43-4ee0-93f5-21e6d9dbd0c1"
 
 
 class Client:
-    """An HTTP client that stays connected until it leaves."""
+    """An HTTP client that stays connected until it disconnects."""
 
     def __init__(self) -> None:
         self.received: list[Message] = []
@@ -31,7 +31,7 @@ class Client:
 
 
 class Insert:
-    """A statement that ends when it is told to."""
+    """A statement that ends when the test says so."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -58,7 +58,7 @@ def test_a_long_statement_is_answered_with_the_address_of_its_result() -> None:
     asyncio.run(check())
 
 
-def test_a_request_that_is_sent_again_joins_the_statement_that_runs() -> None:
+def test_repeated_request_joins_the_running_statement() -> None:
     async def check() -> None:
         statements, insert, first, second = RunningStatements(), Insert(), Client(), Client()
         given_up = asyncio.create_task(statements.run("token", REQUEST, insert, first.receive, first.send))
@@ -71,7 +71,7 @@ def test_a_request_that_is_sent_again_joins_the_statement_that_runs() -> None:
     asyncio.run(check())
 
 
-def test_a_result_is_given_only_to_the_session_of_its_statement() -> None:
+def test_result_is_returned_only_to_the_session_of_its_statement() -> None:
     async def check(end: Callable[[RunningStatements], None], token: str) -> None:
         statements, client = RunningStatements(answer_within=0.01), Client()
         await statements.run("token", REQUEST, Insert(), client.receive, client.send)
@@ -82,7 +82,7 @@ def test_a_result_is_given_only_to_the_session_of_its_statement() -> None:
     asyncio.run(check(lambda statements: statements.forget("token"), "token"))
 
 
-def test_an_insert_whose_answer_the_connector_does_not_await_inserts_once(own_local: LocalProcess) -> None:
+def test_insert_is_executed_once_if_the_connector_stops_waiting(own_local: LocalProcess) -> None:
     own_local.start()
     with own_local.connect(database="D", schema="PUBLIC", socket_timeout=1) as connection:
         cursor = connection.cursor()

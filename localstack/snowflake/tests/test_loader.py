@@ -1,4 +1,4 @@
-"""The loader by itself: any order, any repetition, S3 failing at any read; each file exactly once."""
+"""Test the loader alone: in any order, with repetitions and failing reads, each file is loaded exactly once."""
 
 import io
 import threading
@@ -31,7 +31,9 @@ ROWS = 3
 
 
 class FlakyS3:
-    """Every key holds three rows; `down` answer 503, `gone` are not there, `archived` are in Glacier."""
+    """A fake S3 in which every key has three rows; keys in `down` answer 503, those in `gone` do not exist,
+    those in `archived` are in Glacier.
+    """
 
     def __init__(self) -> None:
         self.down: set[str] = set()
@@ -70,7 +72,7 @@ class Bench:
         self.ingest = Ingest(self.catalog, self.loader, channels, InOrder())
 
     def pipe(self) -> Pipe:
-        """A new pipe to a new table."""
+        """Return a new pipe to a new table."""
         name = f"T{uuid.uuid4().hex[:8].upper()}"
         self.catalog.rows(f"CREATE TABLE D.S.{name} (v JSON)")
         pipe = Pipe(
@@ -118,7 +120,7 @@ numbers = st.lists(st.integers(0, 9), max_size=12)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(numbers, st.sets(st.integers(0, 9))), max_size=5))
-def test_each_file_is_loaded_once_whatever_comes_when_and_fails(
+def test_each_file_is_loaded_once_despite_any_order_repetition_and_failure(
     bench: Bench, deliveries: list[tuple[list[int], set[int]]]
 ) -> None:
     pipe = bench.pipe()
@@ -153,7 +155,7 @@ def test_rows_and_history_are_committed_together_or_not_at_all(
     assert bench.rows(pipe) == wanted(1, 2)
 
 
-def test_a_table_that_takes_no_rows_stalls_its_pipe_and_the_files_wait(
+def test_table_that_refuses_rows_stalls_its_pipe_and_files_wait(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = bench.pipe()
@@ -174,7 +176,7 @@ def test_a_table_that_takes_no_rows_stalls_its_pipe_and_the_files_wait(
     assert bench.ingest.waiting_since(pipe)[0] == 0
 
 
-def test_a_file_that_turns_from_in_flight_to_waiting_is_counted_once(
+def test_file_that_becomes_waiting_while_in_flight_is_counted_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = bench.pipe()
@@ -194,7 +196,7 @@ def test_a_file_that_turns_from_in_flight_to_waiting_is_counted_once(
     assert counts == [2]
 
 
-def test_a_pipe_that_fails_does_not_hold_up_what_waits_for_others(
+def test_failing_pipe_does_not_delay_files_of_other_pipes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipes = sorted((bench.pipe(), bench.pipe()), key=lambda pipe: pipe.name)
@@ -216,7 +218,7 @@ def test_a_pipe_that_fails_does_not_hold_up_what_waits_for_others(
     assert bench.rows(pipes[0]) == wanted(1)
 
 
-def test_an_object_that_s3_refuses_by_itself_fails_alone(bench: Bench) -> None:
+def test_only_the_object_that_s3_refuses_fails(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.archived = {"k2"}
     assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)
@@ -225,7 +227,7 @@ def test_an_object_that_s3_refuses_by_itself_fails_alone(bench: Bench) -> None:
     assert bench.ingest.runnable(pipe)
 
 
-def test_a_file_that_is_gone_does_not_hold_up_its_neighbours(bench: Bench) -> None:
+def test_missing_file_does_not_delay_other_files(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.gone = {"k2"}
     assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)
@@ -234,7 +236,7 @@ def test_a_file_that_is_gone_does_not_hold_up_its_neighbours(bench: Bench) -> No
     assert bench.rows(pipe) == wanted(1, 3)
 
 
-def test_what_was_not_reached_because_s3_went_away_comes_again(bench: Bench) -> None:
+def test_files_not_read_because_s3_is_down_are_delivered_again(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.down = {"k3"}
     again, reason = bench.ingest.load_files(pipe, files(*range(600)))

@@ -1,4 +1,4 @@
-"""Integrations, stages, file formats, grants: kept, shown, honoured; or accepted and not enforced."""
+"""Test integrations, stages, file formats and grants: stored, shown and applied, or accepted without effect."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def described(warehouse: Warehouse, name: str) -> dict[str, str]:
     return {r["property"]: r["property_value"] for r in warehouse.run(f"DESC STORAGE INTEGRATION {name}")}
 
 
-def test_an_integration_keeps_an_external_id_of_ones_own(warehouse: Warehouse, integration: str) -> None:
+def test_integration_keeps_a_given_external_id(warehouse: Warehouse, integration: str) -> None:
     made_up = described(warehouse, integration)["STORAGE_AWS_EXTERNAL_ID"]
     again = INTEGRATION.format(name=integration, bucket=warehouse.bucket, more="")
     warehouse.run(f"CREATE OR REPLACE {again}")
@@ -33,7 +33,7 @@ def test_an_integration_keeps_an_external_id_of_ones_own(warehouse: Warehouse, i
     assert described(warehouse, integration)["STORAGE_AWS_IAM_USER_ARN"].startswith("arn:aws:iam::")
 
 
-def test_an_integration_that_is_replaced_unlinks_its_stages(warehouse: Warehouse, integration: str) -> None:
+def test_replaced_integration_unlinks_its_stages(warehouse: Warehouse, integration: str) -> None:
     warehouse.table()
     warehouse.stage(extra=f"STORAGE_INTEGRATION = {integration}")
     warehouse.pipe()
@@ -54,7 +54,7 @@ def test_a_stage_outside_the_integrations_locations_is_refused(
     assert "not allowed by integration" in message
 
 
-def test_stages_are_described_listed_altered_and_dropped(warehouse: Warehouse) -> None:
+def test_stages_can_be_described_listed_altered_and_dropped(warehouse: Warehouse) -> None:
     warehouse.stage()
     key = warehouse.put("events/a", {"_id": 1})
     (listed,) = warehouse.run("LIST @RAW.EVENTS_STAGE")
@@ -71,7 +71,7 @@ def test_stages_are_described_listed_altered_and_dropped(warehouse: Warehouse) -
     assert "does not exist" in warehouse.refused("DROP STAGE RAW.EVENTS_STAGE")
 
 
-def test_a_stages_named_file_format_is_honoured(warehouse: Warehouse) -> None:
+def test_named_file_format_of_a_stage_is_applied(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.run("CREATE FILE FORMAT RAW.PLAIN TYPE = JSON COMPRESSION = NONE")
     warehouse.run(
@@ -91,7 +91,7 @@ def test_a_stages_named_file_format_is_honoured(warehouse: Warehouse) -> None:
         "CREATE NETWORK POLICY IF NOT EXISTS OFFICE ALLOWED_IP_LIST = ('192.0.2.0/24')",
     ],
 )
-def test_what_warehouses_monitors_and_policies_do_is_not_done_and_logged(
+def test_warehouses_monitors_and_policies_have_no_effect_and_this_is_logged(
     warehouse: Warehouse, sql: str
 ) -> None:
     before = len(warehouse.local.logged("statement_accepted_not_enforced"))
@@ -99,14 +99,14 @@ def test_what_warehouses_monitors_and_policies_do_is_not_done_and_logged(
     assert len(warehouse.local.logged("statement_accepted_not_enforced")) == before + 1
 
 
-def test_warehouses_are_shown_once_they_exist(warehouse: Warehouse) -> None:
+def test_created_warehouse_is_listed(warehouse: Warehouse) -> None:
     name = f"WH_{warehouse.database}"
     assert warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'") == []
     warehouse.run(f"CREATE WAREHOUSE {name} WITH WAREHOUSE_SIZE = 'XSMALL'")
     assert [row["name"] for row in warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'")] == [name]
 
 
-def test_a_warehouses_settings_are_shown_as_they_were_last_set(warehouse: Warehouse) -> None:
+def test_warehouse_is_shown_with_its_last_settings(warehouse: Warehouse) -> None:
     name = f"WH_{warehouse.database}"
     warehouse.run(f"CREATE WAREHOUSE {name} WITH AUTO_SUSPEND = 60 STATEMENT_TIMEOUT_IN_SECONDS = 3600")
     warehouse.run(f"ALTER WAREHOUSE {name} SET AUTO_SUSPEND = 30 WAREHOUSE_SIZE = 'SMALL'")
@@ -118,7 +118,7 @@ def test_a_warehouses_settings_are_shown_as_they_were_last_set(warehouse: Wareho
     assert parameters["STATEMENT_QUEUED_TIMEOUT_IN_SECONDS"] == "0"
 
 
-def test_show_views_gives_the_text_of_the_statement_that_made_the_view(warehouse: Warehouse) -> None:
+def test_show_views_gives_the_statement_that_created_the_view(warehouse: Warehouse) -> None:
     def text() -> str:
         (view,) = warehouse.run("SHOW VIEWS IN SCHEMA RAW")
         return str(view["text"])
@@ -156,7 +156,7 @@ def test_show_schemas_names_the_owner_and_managed_access(warehouse: Warehouse) -
     assert shown["RAW"]["owner"] == "ACCOUNTADMIN"
 
 
-def test_roles_exist_once(warehouse: Warehouse) -> None:
+def test_role_can_be_created_only_once(warehouse: Warehouse) -> None:
     role = f"R_{warehouse.database}"
     warehouse.run(f"CREATE ROLE {role}")
     assert "already exists" in warehouse.refused(f"CREATE ROLE {role}")
@@ -172,14 +172,14 @@ def test_a_new_database_has_the_schema_public(warehouse: Warehouse) -> None:
     assert shown["PUBLIC"]["owner"] == "ACCOUNTADMIN"
 
 
-def test_a_dropped_schema_public_stays_dropped(warehouse: Warehouse) -> None:
+def test_dropped_schema_public_stays_dropped(warehouse: Warehouse) -> None:
     warehouse.run(f"DROP SCHEMA {warehouse.database}.PUBLIC")
     warehouse.run(f"CREATE DATABASE IF NOT EXISTS {warehouse.database}")
     shown = {row["name"] for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}
     assert "PUBLIC" not in shown
 
 
-def test_the_information_schema_names_views_owners_and_texts(warehouse: Warehouse) -> None:
+def test_information_schema_has_views_with_owner_and_text(warehouse: Warehouse) -> None:
     """Snowflake: "TABLES view", "VIEWS view"."""
     text = f"CREATE VIEW {warehouse.database}.RAW.V AS SELECT id AS n FROM {warehouse.database}.RAW.T"
     warehouse.run("CREATE TABLE RAW.T (id INT)")

@@ -1,4 +1,4 @@
-"""Snowpipe's contract, clause by clause: histories, ON_ERROR, REFRESH, pause, recreate, stops and stalls."""
+"""Test Snowpipe's documented behaviour: histories, ON_ERROR, REFRESH, pausing, recreation, stops and stalls."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 from local_snowflake.testing import LocalProcess, Warehouse, eventually
 
 
-def test_a_key_that_was_rewritten_is_not_loaded_again(loading: Warehouse) -> None:
+def test_rewritten_key_is_not_loaded_again(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)
     loading.put("events/a", {"_id": 2}, {"_id": 3})
@@ -18,7 +18,7 @@ def test_a_key_that_was_rewritten_is_not_loaded_again(loading: Warehouse) -> Non
     assert loading.run("SELECT payload:_id::int AS ID FROM RAW.EVENTS ORDER BY 1") == [{"ID": 1}, {"ID": 4}]
 
 
-def test_a_file_that_failed_is_not_tried_again_but_loads_under_a_new_key(loading: Warehouse) -> None:
+def test_failed_file_is_not_retried_but_loads_under_a_new_key(loading: Warehouse) -> None:
     loading.put("events/a", "broken")
     assert loading.fate("a")["STATUS"] == "Load failed"
     loading.put("events/a", {"_id": 1})
@@ -28,7 +28,7 @@ def test_a_file_that_failed_is_not_tried_again_but_loads_under_a_new_key(loading
     assert loading.history()["a"]["STATUS"] == "Load failed"
 
 
-def test_the_history_is_each_pipes_own(loading: Warehouse) -> None:
+def test_each_pipe_has_its_own_history(loading: Warehouse) -> None:
     loading.table("COPIES")
     loading.pipe("SECOND_PIPE", table="COPIES")
     loading.put("events/a", {"_id": 1})
@@ -48,7 +48,7 @@ def test_the_history_is_each_pipes_own(loading: Warehouse) -> None:
         ("CONTINUE", 10, 0, "Load failed"),
     ],
 )
-def test_on_error_decides_what_a_bad_line_costs(
+def test_on_error_decides_the_effect_of_an_invalid_line(
     warehouse: Warehouse, on_error: str, bad: int, rows: int, status: str
 ) -> None:
     warehouse.table()
@@ -65,7 +65,7 @@ def test_on_error_decides_what_a_bad_line_costs(
     assert warehouse.count() == rows
 
 
-def test_a_cast_in_the_pipe_fails_the_file_of_one_bad_field_and_no_other(warehouse: Warehouse) -> None:
+def test_failed_cast_in_the_pipe_fails_only_that_file(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.EVENTS (n NUMBER)")
     warehouse.stage()
     warehouse.run(
@@ -82,7 +82,7 @@ def test_a_cast_in_the_pipe_fails_the_file_of_one_bad_field_and_no_other(warehou
     assert (fate["STATUS"], fate["FIRST_ERROR_LINE_NUMBER"]) == ("Load failed", 2)
 
 
-def test_a_stage_without_its_last_slash_takes_its_neighbours_files_too(warehouse: Warehouse) -> None:
+def test_stage_url_without_last_slash_includes_its_neighbours_files(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.stage(path="orders")
     warehouse.pipe()
@@ -93,7 +93,7 @@ def test_a_stage_without_its_last_slash_takes_its_neighbours_files_too(warehouse
     assert set(warehouse.history()) == {"/a", "_old/b"}
 
 
-def test_a_pattern_and_a_path_narrow_what_a_pipe_takes(warehouse: Warehouse) -> None:
+def test_pattern_and_path_limit_what_a_pipe_loads(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.stage()
     warehouse.pipe(stage="EVENTS_STAGE/dt=2026-11-22/", options="PATTERN = '.*[.]ndjson'")
@@ -103,7 +103,7 @@ def test_a_pattern_and_a_path_narrow_what_a_pipe_takes(warehouse: Warehouse) -> 
     assert set(warehouse.history()) == {"dt=2026-11-22/c.ndjson"}
 
 
-def test_a_paused_pipe_queues_and_a_resumed_pipe_loads_what_waited(loading: Warehouse) -> None:
+def test_paused_pipe_queues_files_and_loads_them_when_resumed(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     for number in range(3):
         loading.put(f"events/{number}", {"_id": number})
@@ -116,7 +116,7 @@ def test_a_paused_pipe_queues_and_a_resumed_pipe_loads_what_waited(loading: Ware
     assert eventually(loading.status, lambda status: status["pendingFileCount"] == 0)
 
 
-def test_refresh_loads_what_was_there_before_and_nothing_twice(warehouse: Warehouse) -> None:
+def test_refresh_loads_earlier_files_and_nothing_twice(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.stage()
     for key in ("events/a/1", "events/a/2", "events/b/1", "rejected/1"):
@@ -130,7 +130,7 @@ def test_refresh_loads_what_was_there_before_and_nothing_twice(warehouse: Wareho
     assert warehouse.run("ALTER PIPE RAW.EVENTS_PIPE REFRESH") == []
 
 
-def test_refresh_looks_no_further_back_than_modified_after(loading: Warehouse) -> None:
+def test_refresh_ignores_files_before_modified_after(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
     late = "ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = '2099-01-01T00:00:00Z'"
@@ -140,7 +140,7 @@ def test_refresh_looks_no_further_back_than_modified_after(loading: Warehouse) -
     assert len(loading.run(early)) == 1
 
 
-def test_refresh_leaves_out_what_was_copied_by_hand(loading: Warehouse) -> None:
+def test_refresh_ignores_files_that_copy_has_loaded(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.stage("OTHER_STAGE", "other/")
     loading.table("OTHERS")
@@ -150,25 +150,25 @@ def test_refresh_leaves_out_what_was_copied_by_hand(loading: Warehouse) -> None:
     assert loading.run("ALTER PIPE RAW.P REFRESH") == []
 
 
-def test_refresh_of_a_pipe_that_cannot_load_says_why(loading: Warehouse) -> None:
+def test_refresh_of_a_pipe_that_cannot_load_reports_the_reason(loading: Warehouse) -> None:
     loading.run("DROP STAGE RAW.EVENTS_STAGE")
     assert "STOPPED_STAGE_DROPPED" in loading.refused("ALTER PIPE RAW.EVENTS_PIPE REFRESH")
 
 
-def test_what_lists_a_bucket_that_is_gone_says_so(loading: Warehouse) -> None:
+def test_listing_a_missing_bucket_is_an_error(loading: Warehouse) -> None:
     loading.aws.s3.delete_bucket(Bucket=loading.bucket)
     for sql in ("ALTER PIPE RAW.EVENTS_PIPE REFRESH", "LIST @RAW.EVENTS_STAGE", loading.copy()):
         assert "Failure using stage area" in loading.refused(sql)
 
 
-def test_the_history_of_no_database_is_refused(loading: Warehouse) -> None:
+def test_copy_history_without_a_database_is_refused(loading: Warehouse) -> None:
     history = (
         "SELECT * FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'NOPE.RAW.T', START_TIME => '{}'))"
     )
     assert "NOPE" in loading.refused(history.format("2026-11-23"))
 
 
-def test_a_recreated_pipe_has_forgotten_and_a_refresh_duplicates(loading: Warehouse) -> None:
+def test_recreated_pipe_has_no_history_so_refresh_duplicates(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)
     loading.pipe(replace=True)
@@ -177,7 +177,7 @@ def test_a_recreated_pipe_has_forgotten_and_a_refresh_duplicates(loading: Wareho
     loading.has_rows(2)
 
 
-def test_a_dropped_or_recreated_stage_stops_the_pipe_until_it_is_recreated(loading: Warehouse) -> None:
+def test_dropped_or_recreated_stage_stops_the_pipe_until_it_is_recreated(loading: Warehouse) -> None:
     loading.run("DROP STAGE RAW.EVENTS_STAGE")
     assert loading.status()["executionState"] == "STOPPED_STAGE_DROPPED"
     loading.stage()
@@ -189,7 +189,7 @@ def test_a_dropped_or_recreated_stage_stops_the_pipe_until_it_is_recreated(loadi
     loading.has_rows(1)
 
 
-def test_a_missing_table_stops_the_pipe_and_its_files_wait(loading: Warehouse) -> None:
+def test_missing_table_stops_the_pipe_and_files_wait(loading: Warehouse) -> None:
     loading.run("DROP TABLE RAW.EVENTS")
     assert loading.status()["executionState"] == "STOPPED_MISSING_TABLE"
     loading.put("events/a", {"_id": 1})
@@ -199,7 +199,7 @@ def test_a_missing_table_stops_the_pipe_and_its_files_wait(loading: Warehouse) -
     assert loading.status()["executionState"] == "RUNNING"
 
 
-def test_a_dropped_file_format_stops_the_pipe(warehouse: Warehouse) -> None:
+def test_dropped_file_format_stops_the_pipe(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.run("CREATE FILE FORMAT RAW.NDJSON TYPE = JSON")
     warehouse.stage()
@@ -208,7 +208,7 @@ def test_a_dropped_file_format_stops_the_pipe(warehouse: Warehouse) -> None:
     assert warehouse.status()["executionState"] == "STOPPED_FILE_FORMAT_DROPPED"
 
 
-def test_a_table_that_lost_a_column_stalls_the_pipe_with_its_reason(loading: Warehouse) -> None:
+def test_table_that_lost_a_column_stalls_the_pipe_with_the_reason(loading: Warehouse) -> None:
     loading.run("ALTER TABLE RAW.EVENTS DROP COLUMN scanned_at")
     status = loading.status()
     assert status["executionState"] == "STALLED_COMPILATION_ERROR"
@@ -219,7 +219,7 @@ def test_a_table_that_lost_a_column_stalls_the_pipe_with_its_reason(loading: War
     loading.has_rows(1)
 
 
-def test_a_bucket_that_is_gone_stalls_the_pipe_and_others_go_on(loading: Warehouse) -> None:
+def test_missing_bucket_stalls_its_pipe_only(loading: Warehouse) -> None:
     loading.table("OTHERS")
     loading.run(
         f"CREATE STAGE RAW.GONE_STAGE URL = 's3://{loading.bucket}-gone/' FILE_FORMAT = (TYPE = JSON)"
@@ -240,7 +240,7 @@ def test_a_bucket_that_is_gone_stalls_the_pipe_and_others_go_on(loading: Warehou
     assert loading.status("GONE_PIPE")["pendingFileCount"] == 1
 
 
-def test_14_days_later_a_rewritten_key_loads_again(loading: Warehouse) -> None:
+def test_rewritten_key_is_loaded_again_after_14_days(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)
     with loading.local.days_later(13.9):
@@ -252,7 +252,7 @@ def test_14_days_later_a_rewritten_key_loads_again(loading: Warehouse) -> None:
         loading.has_rows(3)
 
 
-def test_refresh_sees_seven_days_only(loading: Warehouse) -> None:
+def test_refresh_includes_only_the_last_seven_days(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
     loading.has_waiting(1)
@@ -262,7 +262,7 @@ def test_refresh_sees_seven_days_only(loading: Warehouse) -> None:
         assert loading.run("ALTER PIPE RAW.EVENTS_PIPE REFRESH") == []
 
 
-def test_a_pipe_paused_for_more_than_14_days_is_stale_and_its_queue_is_gone(
+def test_pipe_paused_for_over_14_days_is_stale_and_its_queue_is_empty(
     own_local: LocalProcess, warehouse_of: Callable[[LocalProcess], Warehouse]
 ) -> None:
     # Without repeated deliveries, of which a late one would load the file after all.

@@ -1,4 +1,4 @@
-"""New objects become rows by themselves, whatever they hold."""
+"""Test that new objects become rows without a command, whatever they contain."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import json
 from local_snowflake.testing import Warehouse, eventually
 
 
-def test_an_object_becomes_rows_that_say_where_they_come_from(loading: Warehouse) -> None:
+def test_rows_of_an_object_have_its_file_name_and_row_number(loading: Warehouse) -> None:
     key = loading.put("events/dt=2026-11-22/hh=08/abc.2.ndjson.gz", {"_id": "a"}, {"_id": "b"})
     loading.has_rows(2)
     rows = loading.run(
@@ -22,13 +22,13 @@ def test_an_object_becomes_rows_that_say_where_they_come_from(loading: Warehouse
     assert rows[0]["SCANNED_AT"].replace(tzinfo=None) >= rows[0]["FILE_MODIFIED_AT"]
 
 
-def test_a_key_may_hold_spaces_pluses_equals_signs_and_accents(loading: Warehouse) -> None:
+def test_key_may_contain_spaces_pluses_equals_signs_and_accents(loading: Warehouse) -> None:
     key = loading.put("events/ein Schlüssel + mit=allem é&?.gz", {"_id": "a"})
     loading.has_rows(1)
     assert loading.run("SELECT file_name FROM RAW.EVENTS") == [{"FILE_NAME": key}]
 
 
-def test_a_pipe_reads_json_as_a_query_does(warehouse: Warehouse) -> None:
+def test_pipe_reads_json_as_a_query_does(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.READ (second INT, said VARCHAR)")
     warehouse.stage()
     select = "SELECT $1['list'][1]['n'], CONCAT($1:type, '!') FROM @RAW.EVENTS_STAGE"
@@ -41,7 +41,7 @@ def test_a_pipe_reads_json_as_a_query_does(warehouse: Warehouse) -> None:
     assert warehouse.run("SELECT second, said FROM RAW.READ") == [{"SECOND": 2, "SAID": "in!"}]
 
 
-def test_a_bad_line_fails_the_whole_file_and_the_history_says_where(loading: Warehouse) -> None:
+def test_invalid_line_fails_the_whole_file_and_the_history_has_its_position(loading: Warehouse) -> None:
     loading.put("events/bad", '{"_id": 1}', '{"_id": ', '{"_id": 3}')
     fate = loading.fate("bad")
     assert (fate["STATUS"], fate["ROW_COUNT"], fate["ROW_PARSED"]) == ("Load failed", 0, 3)
@@ -50,14 +50,14 @@ def test_a_bad_line_fails_the_whole_file_and_the_history_says_where(loading: War
     assert loading.count() == 0
 
 
-def test_what_json_forbids_fails_as_in_snowflake(loading: Warehouse) -> None:
+def test_invalid_json_fails_as_in_snowflake(loading: Warehouse) -> None:
     for number, line in enumerate(['{"a": 1, "a": 2}', '{"a": NaN}', '{"a": "\\ud800"}', "[1,]", "{'a': 1}"]):
         loading.put(f"events/odd-{number}", line)
         assert loading.fate(f"odd-{number}")["STATUS"] == "Load failed", line
     assert loading.count() == 0
 
 
-def test_files_that_cannot_be_read_fail_alone(loading: Warehouse) -> None:
+def test_only_unreadable_files_fail(loading: Warehouse) -> None:
     whole = gzip.compress(b'{"_id": 1}\n' * 1000)
     loading.put("events/cut", body=whole[: len(whole) // 2])
     loading.put("events/notes.txt", body=b"\x1f\x8b but no gzip")
@@ -68,25 +68,25 @@ def test_files_that_cannot_be_read_fail_alone(loading: Warehouse) -> None:
     assert loading.fate("notes.txt")["STATUS"] == "Load failed"
 
 
-def test_an_empty_object_is_loaded_with_no_rows(loading: Warehouse) -> None:
+def test_empty_object_is_loaded_with_no_rows(loading: Warehouse) -> None:
     loading.put("events/empty", body=b"")
     fate = loading.fate("empty")
     assert (fate["STATUS"], fate["ROW_COUNT"], fate["FILE_SIZE"]) == ("Loaded", 0, 0)
 
 
-def test_an_object_of_20_megabytes_loads(loading: Warehouse) -> None:
+def test_object_of_20_megabytes_is_loaded(loading: Warehouse) -> None:
     line = json.dumps({"_id": "x", "text": "y" * 2000}).encode() + b"\n"
     loading.put("events/large", body=line * (20 * 1024 * 1024 // len(line)))
     loading.has_rows(20 * 1024 * 1024 // len(line))
 
 
-def test_uncompressed_and_stretched_json_loads(loading: Warehouse) -> None:
+def test_uncompressed_and_multiline_json_is_loaded(loading: Warehouse) -> None:
     loading.put("events/plain", body=b'{"_id": 1}\n\n{"_id": 2}')
     loading.put("events/stretched", body=json.dumps({"_id": 3}, indent=2).encode() + b' {"_id": 4}')
     loading.has_rows(4)
 
 
-def test_an_object_deleted_before_it_is_loaded_is_a_failed_file(loading: Warehouse) -> None:
+def test_object_deleted_before_loading_is_a_failed_file(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     key = loading.put("events/gone", {"_id": 1})
     eventually(lambda: loading.status()["pendingFileCount"])
@@ -97,7 +97,7 @@ def test_an_object_deleted_before_it_is_loaded_is_a_failed_file(loading: Warehou
     assert "was not found" in fate["FIRST_ERROR_MESSAGE"]
 
 
-def test_messages_that_concern_nobody_are_dropped_and_logged(loading: Warehouse) -> None:
+def test_messages_for_no_pipe_are_dropped_and_logged(loading: Warehouse) -> None:
     queue = loading.queue_url()
     other = {
         "eventName": "ObjectCreated:Put",

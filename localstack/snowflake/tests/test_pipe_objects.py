@@ -1,4 +1,4 @@
-"""CREATE, ALTER, SHOW, DESC and DROP PIPE, and what a pipe's COPY may say."""
+"""Test CREATE, ALTER, SHOW, DESC and DROP PIPE, and what a pipe's COPY may contain."""
 
 import json
 
@@ -11,13 +11,13 @@ PLAIN = "COPY INTO RAW.EVENTS (payload) FROM (SELECT $1 FROM @RAW.EVENTS_STAGE)"
 
 @pytest.fixture
 def ready(warehouse: Warehouse) -> Warehouse:
-    """With a table and a stage, and no pipe."""
+    """Yield a warehouse with a table and a stage, but no pipe."""
     warehouse.table()
     warehouse.stage()
     return warehouse
 
 
-def test_create_pipe_makes_snowflakes_queue_and_subscribes_it_to_the_topic(ready: Warehouse) -> None:
+def test_create_pipe_creates_snowflakes_queue_and_subscribes_it_to_the_topic(ready: Warehouse) -> None:
     ready.pipe()
     channel = ready.status()["notificationChannelName"]
     assert ":sf-snowpipe-" in channel
@@ -31,7 +31,7 @@ def test_pipes_of_one_account_and_region_share_one_queue(ready: Warehouse) -> No
     assert ready.status("ONE")["notificationChannelName"] == ready.status("TWO")["notificationChannelName"]
 
 
-def test_a_pipe_without_a_topic_is_notified_by_the_bucket_itself(ready: Warehouse) -> None:
+def test_bucket_notifies_a_pipe_without_a_topic_directly(ready: Warehouse) -> None:
     ready.run(f"CREATE PIPE RAW.P AUTO_INGEST = TRUE AS {ready.copy()}")
     channel = ready.run("DESC PIPE RAW.P")[0]["notification_channel"]
     notify = {"QueueConfigurations": [{"QueueArn": channel, "Events": ["s3:ObjectCreated:*"]}]}
@@ -40,7 +40,7 @@ def test_a_pipe_without_a_topic_is_notified_by_the_bucket_itself(ready: Warehous
     ready.has_rows(1)
 
 
-def test_show_and_desc_pipe_tell_its_definition_as_it_was_written(ready: Warehouse) -> None:
+def test_show_and_desc_pipe_return_the_definition_as_written(ready: Warehouse) -> None:
     ready.pipe()
     ready.run("ALTER PIPE RAW.EVENTS_PIPE SET COMMENT = 'S3 to RAW'")
     for sql in (
@@ -56,7 +56,7 @@ def test_show_and_desc_pipe_tell_its_definition_as_it_was_written(ready: Warehou
     assert ready.run("SHOW PIPES LIKE 'nothing'") == []
 
 
-def test_create_pipe_if_not_exists_keeps_the_pipe_and_plain_create_refuses(ready: Warehouse) -> None:
+def test_create_pipe_if_not_exists_keeps_the_pipe_and_create_refuses(ready: Warehouse) -> None:
     ready.pipe()
     before = ready.run("SHOW PIPES")
     ready.run(f"CREATE PIPE IF NOT EXISTS RAW.EVENTS_PIPE AS {ready.copy(options='ON_ERROR = CONTINUE')}")
@@ -64,7 +64,7 @@ def test_create_pipe_if_not_exists_keeps_the_pipe_and_plain_create_refuses(ready
     assert "already exists" in ready.refused(f"CREATE PIPE RAW.EVENTS_PIPE AS {ready.copy()}")
 
 
-def test_drop_pipe_drops_it_once(ready: Warehouse) -> None:
+def test_pipe_can_be_dropped_once(ready: Warehouse) -> None:
     ready.pipe()
     ready.run("DROP PIPE RAW.EVENTS_PIPE")
     assert ready.run("SHOW PIPES") == []
@@ -105,7 +105,7 @@ def test_copy_options_that_a_pipe_may_not_have_are_refused(ready: Warehouse, opt
         "SELECT * FROM @RAW.EVENTS_STAGE",
     ],
 )
-def test_a_pipe_selects_plain_columns_of_its_stage_only(ready: Warehouse, select: str) -> None:
+def test_pipe_may_select_only_plain_columns_of_its_stage(ready: Warehouse, select: str) -> None:
     ready.run("CREATE TABLE RAW.ONE (v VARIANT)")
     assert "simple SELECT" in ready.refused(f"CREATE PIPE RAW.P AS COPY INTO RAW.ONE FROM ({select})")
 
@@ -132,7 +132,7 @@ def test_create_pipe_compiles_its_copy(ready: Warehouse, copy: str, message: str
     assert message in ready.refused(f"CREATE PIPE RAW.P AS {copy}")
 
 
-def test_a_topic_that_does_not_exist_fails_create_pipe_at_once(ready: Warehouse) -> None:
+def test_create_pipe_fails_immediately_if_the_topic_does_not_exist(ready: Warehouse) -> None:
     nowhere = ready.topic + "-nope"
     message = ready.refused(
         f"CREATE PIPE RAW.P AUTO_INGEST = TRUE AWS_SNS_TOPIC = '{nowhere}' AS {ready.copy()}"
@@ -157,7 +157,7 @@ def test_pipe_status_shows_received_forwarded_and_ingested_times(ready: Warehous
     assert ready.run(path) == [{"S": "RUNNING"}]
 
 
-def test_pipe_status_in_a_view_is_refused_because_it_would_stand_still(ready: Warehouse) -> None:
+def test_pipe_status_in_a_view_is_refused_because_it_would_never_change(ready: Warehouse) -> None:
     ready.pipe()
     assert "view" in ready.refused("CREATE VIEW RAW.V AS SELECT SYSTEM$PIPE_STATUS('RAW.EVENTS_PIPE') AS S")
 
@@ -174,7 +174,7 @@ def test_a_view_may_show_the_copy_history(ready: Warehouse) -> None:
     )
 
 
-def test_validate_pipe_load_refuses_a_pipe_that_transforms(ready: Warehouse) -> None:
+def test_validate_pipe_load_refuses_a_transforming_pipe(ready: Warehouse) -> None:
     ready.pipe()
     message = ready.refused(
         """SELECT * FROM TABLE(INFORMATION_SCHEMA.VALIDATE_PIPE_LOAD(

@@ -1,7 +1,6 @@
-"""Pausing, transferring, telling of failures and waiting, as Snowflake documents them.
-
-Sources: "Managing Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error
-notifications for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
+"""Test pausing, transfer, error notifications and latency, as Snowflake documents them. Sources: "Managing
+Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error notifications
+for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
 """
 
 import json
@@ -21,7 +20,7 @@ RESUME = "ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE"
 # --- pausing
 
 
-def test_a_paused_pipe_loads_what_it_had_queued_and_lets_the_rest_wait(loading: Warehouse) -> None:
+def test_paused_pipe_loads_its_queue_and_later_files_wait(loading: Warehouse) -> None:
     loading.run("ALTER TABLE RAW.EVENTS RENAME TO RAW.AWAY")  # the pipe cannot load, and queues
     loading.put("events/before", {"_id": 1})
     loading.has_waiting(1)
@@ -55,12 +54,12 @@ def heir(loading: Warehouse) -> str:
     return role
 
 
-def test_a_pipe_must_be_paused_before_its_ownership_is_transferred(loading: Warehouse, heir: str) -> None:
+def test_pipe_must_be_paused_before_its_ownership_is_transferred(loading: Warehouse, heir: str) -> None:
     said = loading.refused(f"GRANT OWNERSHIP ON PIPE RAW.EVENTS_PIPE TO ROLE {heir}")
     assert "must be paused" in said
 
 
-def test_a_pipe_with_a_new_owner_is_resumed_by_force_only(loading: Warehouse, heir: str) -> None:
+def test_pipe_with_a_new_owner_can_only_be_resumed_by_force(loading: Warehouse, heir: str) -> None:
     loading.run(PAUSE)
     loading.run(f"GRANT OWNERSHIP ON PIPE RAW.EVENTS_PIPE TO ROLE {heir}")
     loading.put("events/a", {"_id": 1})
@@ -74,7 +73,7 @@ def test_a_pipe_with_a_new_owner_is_resumed_by_force_only(loading: Warehouse, he
         other.run(RESUME)
 
 
-def test_a_stale_pipe_needs_the_override_of_staleness(loading: Warehouse) -> None:
+def test_stale_pipe_needs_the_staleness_override(loading: Warehouse) -> None:
     loading.run(PAUSE)
     with loading.local.days_later(14.1):
         assert "STALENESS_CHECK_OVERRIDE" in loading.refused(
@@ -92,7 +91,7 @@ def test_a_stale_pipe_needs_the_override_of_staleness(loading: Warehouse) -> Non
 
 @pytest.fixture
 def told(loading: Warehouse) -> Iterator[object]:
-    """The pipe's notification integration, and a look at what its topic was told."""
+    """Yield the pipe's notification integration, and a function that returns the messages of its topic."""
     name = f"{loading.database}_ERRORS"
     topic = loading.aws.sns.create_topic(Name=f"errors-{loading.database}")["TopicArn"]
     queue = loading.aws.sqs.create_queue(QueueName=f"errors-{loading.database}")["QueueUrl"]
@@ -113,9 +112,7 @@ def told(loading: Warehouse) -> Iterator[object]:
     loading.run(f"DROP INTEGRATION {name}")
 
 
-def test_a_skipped_file_is_told_to_the_topic_of_the_notification_integration(
-    loading: Warehouse, told
-) -> None:
+def test_skipped_file_is_reported_to_the_topic_of_the_integration(loading: Warehouse, told) -> None:
     loading.put("events/good", {"_id": 1})
     loading.put("events/bad", "{")
     (message,) = eventually(told)
@@ -130,7 +127,9 @@ def test_a_skipped_file_is_told_to_the_topic_of_the_notification_integration(
     ]
 
 
-def test_only_skipped_files_are_told_and_only_while_the_integration_is_set(loading: Warehouse, told) -> None:
+def test_only_skipped_files_are_reported_and_only_while_the_integration_is_set(
+    loading: Warehouse, told
+) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE UNSET ERROR_INTEGRATION")
     loading.put("events/unseen", "{")
     assert loading.fate("unseen")["STATUS"] == "Load failed"
@@ -140,7 +139,7 @@ def test_only_skipped_files_are_told_and_only_while_the_integration_is_set(loadi
     assert [failed["fileName"] for failed in message["messages"]] == ["seen"]
 
 
-def test_an_error_integration_is_an_outbound_notification_integration(loading: Warehouse, told) -> None:
+def test_error_integration_must_be_an_outbound_notification_integration(loading: Warehouse, told) -> None:
     described = {
         r["property"]: r["property_value"] for r in loading.run(f"DESC INTEGRATION {loading.database}_ERRORS")
     }
@@ -162,7 +161,7 @@ def test_an_error_integration_is_an_outbound_notification_integration(loading: W
 # --- waiting
 
 
-def test_a_latency_holds_messages_back_and_reorders_them() -> None:
+def test_latency_delays_and_reorders_messages() -> None:
     now = [0.0]
     delivery = Delivery(1, 0, 0, Latency(5, 60), lambda: now[0])
     sent = [Message("r", str(number), ()) for number in range(50)]
@@ -180,12 +179,12 @@ def test_a_latency_holds_messages_back_and_reorders_them() -> None:
     assert 50 < max(arrived.values()) <= 61
 
 
-def test_without_a_latency_messages_come_at_once_and_in_order() -> None:
+def test_messages_without_latency_arrive_immediately_and_in_order() -> None:
     sent = [Message("r", str(number), ()) for number in range(5)]
     assert InOrder()(sent) == sent
 
 
-def test_a_latency_delays_the_load_of_a_file(own_local: LocalProcess, aws: Aws) -> None:
+def test_latency_delays_the_load_of_a_file(own_local: LocalProcess, aws: Aws) -> None:
     loading = Warehouse(own_local.start("--latency", "2-3", "--in-order"), aws).with_pipe()
     loading.put("events/a", {"_id": 1})
     [row] = [eventually(lambda: loading.history().get("a"))]
@@ -194,7 +193,7 @@ def test_a_latency_delays_the_load_of_a_file(own_local: LocalProcess, aws: Aws) 
     loading.has_rows(1)
 
 
-def test_a_latency_that_is_no_time_is_refused(own_local: LocalProcess) -> None:
+def test_invalid_latency_is_refused(own_local: LocalProcess) -> None:
     process = own_local.spawn("--latency", "60-5")
     assert process.wait(20) == 2
     assert "--latency" in process.stderr.read()

@@ -1,5 +1,5 @@
-"""What a role may do. Sources: Snowflake's page "Access control privileges", and the section "Access control
-requirements" of each command's page.
+"""Test what a role may do. Sources: Snowflake's page "Access control privileges", and the section "Access
+control requirements" of each command's page.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ INSUFFICIENT = "Insufficient privileges"
 
 @pytest.fixture
 def role(loading: Warehouse) -> Callable[..., str]:
-    """A role that may enter the database and its schema RAW, with the privileges given."""
+    """Create a role that may use the database and its schema RAW, with the given privileges."""
 
     def made(*grants: str, enters: bool = True) -> str:
         name = f"{loading.database}_R{len(loading.run('SHOW ROLES'))}"
@@ -146,7 +146,7 @@ OWNERS_ONLY = (
 
 
 @pytest.mark.parametrize("sql", OWNERS_ONLY)
-def test_only_the_owner_changes_and_drops(loading: Warehouse, role, sql: str) -> None:
+def test_only_the_owner_may_change_and_drop_an_object(loading: Warehouse, role, sql: str) -> None:
     everything = role(
         "ALL ON SCHEMA RAW",
         *(f"ALL ON {each}" for each in ("TABLE RAW.T", "VIEW RAW.V", "PIPE RAW.EVENTS_PIPE")),
@@ -158,7 +158,7 @@ def test_only_the_owner_changes_and_drops(loading: Warehouse, role, sql: str) ->
     loading.run(sql)
 
 
-def test_an_object_of_which_the_role_has_nothing_does_not_exist_for_it(loading: Warehouse, role) -> None:
+def test_object_without_any_privilege_does_not_exist_for_the_role(loading: Warehouse, role) -> None:
     with loading.as_role(role(), schema="RAW") as other:
         said = other.refused("SELECT * FROM RAW.T")
         assert "002003" in said
@@ -170,7 +170,7 @@ def test_an_object_of_which_the_role_has_nothing_does_not_exist_for_it(loading: 
         assert "Insufficient privileges to operate on table 'T'" in said
 
 
-def test_a_privilege_on_an_object_needs_one_on_its_schema_and_database(loading: Warehouse, role) -> None:
+def test_privilege_on_an_object_needs_one_on_its_schema_and_database(loading: Warehouse, role) -> None:
     reader = role("SELECT ON TABLE RAW.T", enters=False)
     with loading.as_role(reader) as other:
         query = f"SELECT a FROM {loading.database}.RAW.T"
@@ -184,7 +184,7 @@ def test_a_privilege_on_an_object_needs_one_on_its_schema_and_database(loading: 
         )
 
 
-def test_a_session_does_not_stand_in_a_database_that_its_role_may_not_use(loading: Warehouse, role) -> None:
+def test_session_leaves_a_database_that_its_role_may_not_use(loading: Warehouse, role) -> None:
     with loading.as_role(role(enters=False), schema="RAW") as other:
         assert "does not have a current database" in other.refused("SELECT a FROM RAW.T")
 
@@ -200,14 +200,14 @@ def test_privileges_are_inherited_through_roles(loading: Warehouse, role) -> Non
         assert ABSENT in other.refused(f"SELECT a FROM {loading.database}.RAW.T")
 
 
-def test_what_public_may_do_everybody_may(loading: Warehouse, role) -> None:
+def test_privileges_of_public_apply_to_every_role(loading: Warehouse, role) -> None:
     loading.run("GRANT SELECT ON TABLE RAW.T TO ROLE PUBLIC")
     with loading.as_role(role(), schema="RAW") as other:
         other.run("SELECT a FROM RAW.T")
 
 
-def test_secondary_roles_read_and_write_but_do_not_create(loading: Warehouse, role) -> None:
-    """("USE SECONDARY ROLES": CREATE is authorized by the primary role)"""
+def test_secondary_roles_may_read_and_write_but_not_create(loading: Warehouse, role) -> None:
+    """CREATE is authorized by the primary role only ("USE SECONDARY ROLES")."""
     primary, _ = role(), role("SELECT, INSERT ON TABLE RAW.T", "CREATE TABLE ON SCHEMA RAW")
     with loading.as_role(primary, schema="RAW") as other:
         assert ABSENT in other.refused("SELECT a FROM RAW.T")
@@ -230,8 +230,8 @@ def test_a_view_reads_with_the_privileges_of_its_owner(loading: Warehouse, role)
         assert "Failure during expansion of view 'OWN'" in other.refused("SELECT a FROM RAW.OWN")
 
 
-def test_a_copy_history_in_a_view_asks_the_reader(loading: Warehouse, role) -> None:
-    """(The functions of the information schema answer by the privileges of the role in use.)"""
+def test_copy_history_in_a_view_uses_the_readers_privileges(loading: Warehouse, role) -> None:
+    """The functions of the information schema use the privileges of the role in use."""
     loading.run(
         """CREATE VIEW RAW.LOADS AS SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(
         TABLE_NAME => 'RAW.EVENTS', START_TIME => DATEADD(hours, -1, CURRENT_TIMESTAMP())))"""
@@ -243,7 +243,7 @@ def test_a_copy_history_in_a_view_asks_the_reader(loading: Warehouse, role) -> N
         assert other.run("SELECT * FROM RAW.LOADS") == []
 
 
-def test_a_view_that_is_made_anew_reads_other_tables(loading: Warehouse, role) -> None:
+def test_recreated_view_is_checked_against_its_new_tables(loading: Warehouse, role) -> None:
     reader = role("SELECT ON VIEW RAW.V")
     with loading.as_role(reader, schema="RAW") as other:
         assert other.run("SELECT a FROM RAW.V") == [{"A": 1}]
@@ -261,7 +261,7 @@ def test_temporary_relations_need_no_create_privilege(loading: Warehouse, role) 
         other.run("DROP TABLE RAW.MINE")
 
 
-def test_show_lists_what_the_role_has_a_privilege_on_with_its_owner(loading: Warehouse, role) -> None:
+def test_show_lists_objects_with_any_privilege_and_their_owner(loading: Warehouse, role) -> None:
     reader = role("SELECT ON TABLE RAW.T", "MONITOR ON PIPE RAW.EVENTS_PIPE")
     stranger = role(enters=False)
     schema = f"{loading.database}.RAW"
@@ -280,7 +280,7 @@ def test_show_lists_what_the_role_has_a_privilege_on_with_its_owner(loading: War
         assert other.run(f"SHOW PIPES IN SCHEMA {schema}") == []
 
 
-def test_in_a_schema_with_managed_access_only_the_schemas_owner_grants(loading: Warehouse, role) -> None:
+def test_only_the_schemas_owner_grants_in_a_schema_with_managed_access(loading: Warehouse, role) -> None:
     owner, reader = role(), role()
     for name, managed in (("OPEN", ""), ("MANAGED", "WITH MANAGED ACCESS")):
         loading.run(f"CREATE SCHEMA {loading.database}.{name} {managed}")
@@ -299,7 +299,7 @@ def test_in_a_schema_with_managed_access_only_the_schemas_owner_grants(loading: 
         )
 
 
-def test_only_owners_and_managers_of_grants_grant(loading: Warehouse, role) -> None:
+def test_only_owners_and_holders_of_manage_grants_may_grant(loading: Warehouse, role) -> None:
     holder, reader = role("SELECT ON TABLE RAW.T"), role()
     grant = f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}"
     with loading.as_role(holder, schema="RAW") as other:
@@ -345,9 +345,7 @@ def test_a_stage_needs_usage_on_its_integration(loading: Warehouse, role) -> Non
     loading.run(f"DROP INTEGRATION {name}")
 
 
-def test_a_pipe_whose_owner_may_no_longer_insert_stalls_and_goes_on_once_it_may(
-    loading: Warehouse, role
-) -> None:
+def test_pipe_whose_owner_loses_insert_stalls_until_it_is_granted_again(loading: Warehouse, role) -> None:
     owner = role(
         "CREATE PIPE ON SCHEMA RAW",
         "INSERT, SELECT ON TABLE RAW.EVENTS",
@@ -379,7 +377,7 @@ def test_without_privileges_every_role_may_do_everything(own_local: LocalProcess
 
 
 @pytest.mark.parametrize("prefix", ["EXPLAIN", "EXPLAIN ANALYZE"])
-def test_explain_is_refused_because_it_would_run_or_show_what_the_role_may_not(
+def test_explain_is_refused_because_it_could_bypass_privileges(
     loading: Warehouse, role: Callable[..., str], prefix: str
 ) -> None:
     with loading.as_role(role()) as other:
@@ -392,9 +390,7 @@ def test_explain_is_refused_because_it_would_run_or_show_what_the_role_may_not(
     assert loading.count("T") == 1
 
 
-def test_columns_are_copied_with_like_from_a_visible_table_only(
-    loading: Warehouse, role: Callable[..., str]
-) -> None:
+def test_create_table_like_needs_a_visible_table(loading: Warehouse, role: Callable[..., str]) -> None:
     with loading.as_role(role("CREATE TABLE ON SCHEMA RAW")) as other:
         assert "does not exist or not authorized" in other.refused("CREATE TABLE RAW.W LIKE RAW.T")
     with loading.as_role(role("CREATE TABLE ON SCHEMA RAW", "SELECT ON TABLE RAW.T")) as other:

@@ -1,4 +1,4 @@
-"""The process: durable, alone in its folder, killed at any moment, on a full disk, with AWS gone."""
+"""Test the process: it is durable, locks its folder, and survives kills, a full disk and an unavailable AWS."""
 
 import json
 import random
@@ -31,7 +31,7 @@ def health(local: LocalProcess) -> tuple[int, dict[str, object]]:
     return answer.status, json.loads(answer.read())
 
 
-def test_killed_at_random_moments_it_loses_and_doubles_nothing(own_local: LocalProcess, aws: Aws) -> None:
+def test_killed_at_random_moments_it_loses_and_duplicates_nothing(own_local: LocalProcess, aws: Aws) -> None:
     loading = Warehouse(own_local.start(), aws).with_pipe()
     moments = random.Random(7)
     files, lines = 60, 5
@@ -56,7 +56,7 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(own_local: LocalP
     assert len(loading.history()) == files
 
 
-def test_everything_is_found_again_after_a_kill(own_local: LocalProcess, aws: Aws) -> None:
+def test_everything_is_restored_after_a_kill(own_local: LocalProcess, aws: Aws) -> None:
     warehouse = Warehouse(own_local.start(), aws)
     warehouse.run("CREATE FILE FORMAT RAW.NDJSON TYPE = JSON")
     warehouse.run(
@@ -115,7 +115,7 @@ def test_messages_that_waited_for_their_pipe_are_loaded(own_local: LocalProcess,
     loading.has_rows(20)
 
 
-def test_a_second_process_on_the_same_folder_is_refused_in_one_line(local: LocalProcess) -> None:
+def test_second_process_on_the_same_folder_is_refused_with_one_line(local: LocalProcess) -> None:
     second = LocalProcess(local.folder, local.endpoint)
     second.log = local.folder.with_name("second.log")
     code, errors = finished(second.spawn())
@@ -124,7 +124,7 @@ def test_a_second_process_on_the_same_folder_is_refused_in_one_line(local: Local
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_a_port_in_use_is_one_clear_line(local: LocalProcess, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_in_one_line(local: LocalProcess, tmp_path: Path) -> None:
     second = LocalProcess(tmp_path / "other", local.endpoint)
     second.port = local.port
     code, errors = finished(second.spawn())
@@ -133,7 +133,7 @@ def test_a_port_in_use_is_one_clear_line(local: LocalProcess, tmp_path: Path) ->
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_without_an_endpoint_it_does_not_start(tmp_path: Path) -> None:
+def test_it_does_not_start_without_an_endpoint(tmp_path: Path) -> None:
     process = LocalProcess(tmp_path / "x", "")
     code, errors = finished(process.spawn())
     assert code == 2
@@ -148,14 +148,14 @@ def test_it_listens_on_loopback_only(local: LocalProcess) -> None:
     assert [place for place in places if not place.startswith("0100007F:")] == []
 
 
-def test_a_login_that_is_not_the_one_accepted_is_refused(own_local: LocalProcess) -> None:
+def test_login_with_another_name_or_password_is_refused(own_local: LocalProcess) -> None:
     own_local.start("--login", "milkrun/secret")
     own_local.connect(user="MILKRUN", password="secret").close()
     with pytest.raises(connector.errors.DatabaseError, match="Incorrect username or password"):
         own_local.connect(user="milkrun", password="wrong")
 
 
-def test_sigterm_stops_it_and_ends_with_success(own_local: LocalProcess) -> None:
+def test_sigterm_ends_it_with_exit_code_0(own_local: LocalProcess) -> None:
     own_local.start()
     status, said = health(own_local)
     assert (status, said["status"], said["problem"]) == (200, "ok", None)
@@ -166,8 +166,8 @@ def test_sigterm_stops_it_and_ends_with_success(own_local: LocalProcess) -> None
     assert time.monotonic() - began < 10
 
 
-def test_on_a_full_disk_loading_waits_says_so_and_goes_on(own_local: LocalProcess, aws: Aws) -> None:
-    """A limit on the size of files stands in for the disk: DuckDB meets the same failed write."""
+def test_loading_waits_while_the_disk_is_full_and_then_continues(own_local: LocalProcess, aws: Aws) -> None:
+    """A limit on the size of files simulates the full disk: for DuckDB it is the same failed write."""
     loading = Warehouse(own_local.start(), aws).with_pipe()
     assert own_local.process
     _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)
@@ -183,8 +183,8 @@ def test_on_a_full_disk_loading_waits_says_so_and_goes_on(own_local: LocalProces
     assert eventually(lambda: health(own_local)[1]["problem"] is None)
 
 
-def test_a_log_that_cannot_be_written_ends_nothing(own_local: LocalProcess, aws: Aws) -> None:
-    """A full disk takes no log line either; the loading thread used to end at the first of them."""
+def test_log_that_cannot_be_written_does_not_stop_the_server(own_local: LocalProcess, aws: Aws) -> None:
+    """On a full disk log lines cannot be written either; the loading thread used to end at the first one."""
     loading = Warehouse(own_local.start(), aws).with_pipe()
     assert own_local.process
     _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)
@@ -197,7 +197,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(own_local: LocalProcess, aws:
 
 
 class Moto:
-    """moto as a process: what it knew is gone when it is killed, as with LocalStack."""
+    """Run moto as a process: its data is lost when it is killed, as with LocalStack."""
 
     def __init__(self, port: int) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -208,7 +208,7 @@ class Moto:
         self.process.wait()
 
 
-def test_aws_gone_and_back_again_is_waited_for(tmp_path: Path) -> None:
+def test_loading_waits_until_aws_is_back(tmp_path: Path) -> None:
     port = free_port()
     local = LocalProcess(tmp_path / "snowflake", f"http://127.0.0.1:{port}")
     moto = None
@@ -245,7 +245,7 @@ def reaches(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_results_of_sessions_in_several_threads_are_kept_without_an_error() -> None:
+def test_results_of_concurrent_sessions_are_stored_without_an_error() -> None:
     results = RecentResults()
 
     def put(session: int) -> None:

@@ -1,4 +1,4 @@
-"""The fixtures that pytest finds once the package is installed, as the README shows them."""
+"""Test the fixtures that pytest finds after the package was installed, as the README shows them."""
 
 import os
 import re
@@ -69,13 +69,13 @@ def run(folder: Path, *tests: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
-def test_example_of_the_readme_passes_and_needs_no_aws(tmp_path: Path) -> None:
+def test_example_of_the_readme_passes_without_aws(tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(def test_.+?)```", README.read_text(), re.DOTALL)
     assert len(example.splitlines()) == 5
     ran = run(tmp_path, example, NO_AWS)
     assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
-def test_files_are_copied_from_an_aws_of_the_tests_own(tmp_path: Path) -> None:
+def test_files_are_copied_from_the_tests_own_aws(tmp_path: Path) -> None:
     ran = run(tmp_path, LOADING)
     assert "1 passed" in ran.stdout, ran.stdout + ran.stderr

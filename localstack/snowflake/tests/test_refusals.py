@@ -1,4 +1,4 @@
-"""What the local Snowflake does not have is refused by name, and never in DuckDB's own words."""
+"""Test that unsupported SQL is refused by name, and never in DuckDB's own words."""
 
 from collections.abc import Iterator
 

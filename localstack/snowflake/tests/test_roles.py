@@ -1,5 +1,5 @@
-"""Roles, users, and what can be granted. Sources: Snowflake's pages "Overview of Access Control", "USE ROLE",
-"GRANT <privileges>", "GRANT OWNERSHIP", "CREATE USER".
+"""Test roles, users, and what can be granted. Sources: Snowflake's pages "Overview of Access Control", "USE
+ROLE", "GRANT <privileges>", "GRANT OWNERSHIP", "CREATE USER".
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from local_snowflake.testing import Warehouse
 
 @pytest.fixture
 def role(warehouse: Warehouse) -> Callable[[str], str]:
-    """Makes a role of this test's own."""
+    """Create a role for this test."""
 
     def made(name: str) -> str:
         full = f"{warehouse.database}_{name}"
@@ -27,7 +27,7 @@ def grants(warehouse: Warehouse, what: str) -> set[tuple[str, str]]:
     return {(row["privilege"], row["grantee_name"]) for row in warehouse.run(f"SHOW GRANTS ON {what}")}
 
 
-def test_a_role_that_does_not_exist_cannot_be_used(warehouse: Warehouse) -> None:
+def test_missing_role_cannot_be_used(warehouse: Warehouse) -> None:
     said = warehouse.refused("USE ROLE NOBODY_MADE_THIS")
     assert "002043" in said
     assert "Object does not exist, or operation cannot be performed" in said
@@ -53,13 +53,11 @@ def test_current_role_is_the_role_in_use(warehouse: Warehouse, role) -> None:
     assert [r["name"] for r in warehouse.run("SHOW ROLES") if r["is_current"] == "Y"] == [loader]
 
 
-def test_current_role_in_a_view_is_refused_because_it_would_stand_still(warehouse: Warehouse) -> None:
+def test_current_role_in_a_view_is_refused_because_it_would_never_change(warehouse: Warehouse) -> None:
     assert "in a view" in warehouse.refused("CREATE VIEW RAW.V AS SELECT CURRENT_ROLE() AS R")
 
 
-def test_a_connection_may_name_its_role_and_one_that_is_not_granted_is_refused(
-    warehouse: Warehouse, role
-) -> None:
+def test_connection_may_name_a_granted_role_only(warehouse: Warehouse, role) -> None:
     loader, lonely = role("LOADER"), role("LONELY")
     warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")
     with closing(warehouse.local.connect(role=loader)) as connection:
@@ -69,7 +67,7 @@ def test_a_connection_may_name_its_role_and_one_that_is_not_granted_is_refused(
             warehouse.local.connect(role=refused)
 
 
-def test_a_user_that_was_created_has_the_roles_granted_to_it_and_public(warehouse: Warehouse, role) -> None:
+def test_created_user_has_its_granted_roles_and_public(warehouse: Warehouse, role) -> None:
     reader, user = role("READER"), f"{warehouse.database}_MAID"
     warehouse.run(f"CREATE USER {user} DEFAULT_ROLE = {reader} DEFAULT_SECONDARY_ROLES = ()")
     with pytest.raises(connector.errors.DatabaseError, match=r"default role .* is not granted"):
@@ -113,7 +111,7 @@ REFUSED_GRANTS = {
 
 
 @pytest.mark.parametrize("sql", REFUSED_GRANTS.values(), ids=REFUSED_GRANTS)
-def test_a_grant_on_or_to_something_that_does_not_exist_is_refused(warehouse: Warehouse, role, sql) -> None:
+def test_grant_on_or_to_a_missing_object_is_refused(warehouse: Warehouse, role, sql) -> None:
     warehouse.table()
     assert "does not exist or not authorized" in warehouse.refused(sql.format(role=role("R")))
 
@@ -129,11 +127,11 @@ REFUSED_PRIVILEGES = (
 
 
 @pytest.mark.parametrize("sql", REFUSED_PRIVILEGES)
-def test_a_privilege_that_the_kind_of_object_does_not_have_is_refused(loading: Warehouse, role, sql) -> None:
+def test_privilege_that_a_kind_of_object_does_not_have_is_refused(loading: Warehouse, role, sql) -> None:
     assert "cannot be granted on a" in loading.refused(sql.format(role=role("R")))
 
 
-def test_grants_on_kinds_that_do_not_exist_here_are_refused_by_name(warehouse: Warehouse, role) -> None:
+def test_grants_on_unsupported_kinds_are_refused_by_name(warehouse: Warehouse, role) -> None:
     for sql in (
         "GRANT USAGE ON FUNCTION RAW.F TO ROLE {r}",
         "GRANT DATABASE ROLE D.R TO ROLE {r}",
@@ -143,13 +141,13 @@ def test_grants_on_kinds_that_do_not_exist_here_are_refused_by_name(warehouse: W
         assert "Not supported" in warehouse.refused(sql.format(r=role(f"R{len(sql)}")))
 
 
-def test_a_role_cannot_contain_itself(warehouse: Warehouse, role) -> None:
+def test_role_cannot_contain_itself(warehouse: Warehouse, role) -> None:
     a, b = role("A"), role("B")
     warehouse.run(f"GRANT ROLE {a} TO ROLE {b}")
     assert "cannot contain itself" in warehouse.refused(f"GRANT ROLE {b} TO ROLE {a}")
 
 
-def test_the_creators_role_owns_what_it_makes(warehouse: Warehouse) -> None:
+def test_creating_role_owns_the_object(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
     warehouse.run("USE ROLE SYSADMIN")
@@ -179,7 +177,7 @@ def test_grants_last_until_they_are_revoked_or_their_object_is_replaced(loading:
     assert grants(loading, "PIPE RAW.EVENTS_PIPE") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_a_replaced_table_keeps_its_grants_with_copy_grants_only(warehouse: Warehouse, role) -> None:
+def test_replaced_table_keeps_its_grants_only_with_copy_grants(warehouse: Warehouse, role) -> None:
     reader = role("READER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     warehouse.run(f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}")
@@ -189,7 +187,7 @@ def test_a_replaced_table_keeps_its_grants_with_copy_grants_only(warehouse: Ware
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_grants_go_along_with_a_renamed_table_and_away_with_a_dropped_one(warehouse: Warehouse, role) -> None:
+def test_grants_follow_a_renamed_table_and_end_with_a_dropped_one(warehouse: Warehouse, role) -> None:
     reader = role("READER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     warehouse.run(f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}")
@@ -200,7 +198,7 @@ def test_grants_go_along_with_a_renamed_table_and_away_with_a_dropped_one(wareho
     assert grants(warehouse, "TABLE RAW.U") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_future_grants_of_a_schema_come_before_those_of_its_database(warehouse: Warehouse, role) -> None:
+def test_future_grants_of_a_schema_override_those_of_its_database(warehouse: Warehouse, role) -> None:
     near, far = role("NEAR"), role("FAR")
     warehouse.run(f"GRANT SELECT ON FUTURE TABLES IN DATABASE {warehouse.database} TO ROLE {far}")
     warehouse.run("CREATE TABLE RAW.ONE (a INT)")
@@ -215,9 +213,7 @@ def test_future_grants_of_a_schema_come_before_those_of_its_database(warehouse: 
     ]
 
 
-def test_ownership_moves_with_the_other_grants_copied_or_revoked_but_not_beside_them(
-    warehouse: Warehouse, role
-) -> None:
+def test_ownership_transfer_requires_copying_or_revoking_other_grants(warehouse: Warehouse, role) -> None:
     reader, owner = role("READER"), role("OWNER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     warehouse.run(f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}")
@@ -229,7 +225,7 @@ def test_ownership_moves_with_the_other_grants_copied_or_revoked_but_not_beside_
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_what_a_dropped_role_owned_belongs_to_who_dropped_it(warehouse: Warehouse, role) -> None:
+def test_role_that_drops_another_owns_its_objects(warehouse: Warehouse, role) -> None:
     owner = role("OWNER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     warehouse.run(f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {owner}")
@@ -237,7 +233,7 @@ def test_what_a_dropped_role_owned_belongs_to_who_dropped_it(warehouse: Warehous
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_the_system_roles_inherit_as_documented(warehouse: Warehouse) -> None:
+def test_system_roles_inherit_as_documented(warehouse: Warehouse) -> None:
     shown = {
         role: {
             row["name"] for row in warehouse.run(f"SHOW GRANTS TO ROLE {role}") if row["granted_on"] == "ROLE"

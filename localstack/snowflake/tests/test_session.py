@@ -1,4 +1,4 @@
-"""SQL that dbt writes, and answers that stock fakesnow gets wrong: right, or refused."""
+"""Test SQL that dbt writes and answers that fakesnow gets wrong: correct, or refused."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,21 +22,21 @@ def rows(warehouse: Warehouse) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("target", ["RAW.T", "T"])
-def test_merge_counts_what_it_did_with_any_name(numbers: Warehouse, target: str) -> None:
+def test_merge_reports_its_counts_for_any_name(numbers: Warehouse, target: str) -> None:
     done = numbers.run(MERGE.format(target=target))
     assert done == [{"number of rows inserted": 1, "number of rows updated": 1}]
     assert rows(numbers) == [(1, 1), (2, 20), (3, 30)]
 
 
-def test_merge_in_a_transaction_can_be_taken_back(numbers: Warehouse) -> None:
+def test_merge_in_a_transaction_can_be_rolled_back(numbers: Warehouse) -> None:
     numbers.run("BEGIN")
     numbers.run(MERGE.format(target="RAW.T"))
     numbers.run("ROLLBACK")
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_a_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> None:
-    """dbt sends BEGIN, MERGE and COMMIT, and after a MERGE that failed goes on with the next model."""
+def test_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> None:
+    """dbt sends BEGIN, MERGE and COMMIT, and continues with the next model after a failed MERGE."""
     numbers.run("BEGIN")
     assert "is not recognized" in numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
@@ -44,10 +44,10 @@ def test_a_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> N
     assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_a_transaction_that_has_changed_something_and_fails_is_refused_until_it_is_rolled_back(
+def test_changed_transaction_accepts_only_rollback_after_a_failure(
     numbers: Warehouse,
 ) -> None:
-    """Unlike Snowflake, which would go on: half of what was asked for must not be committed unseen."""
+    """Snowflake would continue here. Half of a transaction must not be committed unnoticed."""
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
@@ -58,9 +58,7 @@ def test_a_transaction_that_has_changed_something_and_fails_is_refused_until_it_
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "CREATE TABLE RAW.OTHER (id INT)"])
-def test_what_would_commit_an_aborted_transaction_is_refused_and_ends_it(
-    numbers: Warehouse, statement: str
-) -> None:
+def test_commit_of_an_aborted_transaction_is_refused_and_ends_it(numbers: Warehouse, statement: str) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
@@ -70,7 +68,7 @@ def test_what_would_commit_an_aborted_transaction_is_refused_and_ends_it(
     assert rows(numbers) == [(1, 1), (2, 2), (5, 5)]
 
 
-def test_a_statement_that_cannot_be_read_harms_no_transaction(numbers: Warehouse) -> None:
+def test_syntax_error_does_not_affect_the_transaction(numbers: Warehouse) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.refused("INSERT INTO INTO RAW.T VALUES ((4, 4)")
@@ -78,7 +76,7 @@ def test_a_statement_that_cannot_be_read_harms_no_transaction(numbers: Warehouse
     assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_a_second_begin_is_ignored(numbers: Warehouse) -> None:
+def test_second_begin_is_ignored(numbers: Warehouse) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.run("BEGIN")
@@ -86,7 +84,7 @@ def test_a_second_begin_is_ignored(numbers: Warehouse) -> None:
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_ddl_commits_the_transaction_that_stands(numbers: Warehouse) -> None:
+def test_ddl_commits_the_open_transaction(numbers: Warehouse) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.run("CREATE TABLE RAW.OTHER (id INT)")
@@ -95,7 +93,7 @@ def test_ddl_commits_the_transaction_that_stands(numbers: Warehouse) -> None:
     assert numbers.run("SELECT count(*) AS N FROM RAW.OTHER") == [{"N": 0}]
 
 
-def test_merge_refuses_two_sources_for_one_row(numbers: Warehouse) -> None:
+def test_merge_refuses_two_source_rows_for_one_target_row(numbers: Warehouse) -> None:
     message = numbers.refused(
         """MERGE INTO RAW.T d USING (SELECT 2 AS id, 7 AS x UNION ALL SELECT 2, 8) s ON d.id = s.id
            WHEN MATCHED THEN UPDATE SET x = s.x"""
@@ -111,20 +109,20 @@ def test_insert_overwrite_may_read_the_table_that_it_overwrites(numbers: Warehou
     assert rows(numbers) == [(2, 3)]
 
 
-def test_insert_overwrite_in_a_transaction_can_be_taken_back(numbers: Warehouse) -> None:
+def test_insert_overwrite_in_a_transaction_can_be_rolled_back(numbers: Warehouse) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT OVERWRITE INTO RAW.T SELECT 9, 9")
     numbers.run("ROLLBACK")
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_an_insert_overwrite_that_fails_leaves_the_table_as_it_was(numbers: Warehouse) -> None:
+def test_failed_insert_overwrite_leaves_the_table_unchanged(numbers: Warehouse) -> None:
     numbers.run("ALTER TABLE RAW.T ALTER COLUMN x SET NOT NULL")
     numbers.refused("INSERT OVERWRITE INTO RAW.T SELECT id, NULL FROM RAW.T")
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_a_temporary_relation_has_a_full_name_and_goes_with_its_session(numbers: Warehouse) -> None:
+def test_temporary_relation_has_a_full_name_and_is_dropped_with_its_session(numbers: Warehouse) -> None:
     other = numbers.local.connect(database=numbers.database, schema="RAW").cursor()
     name = f"{numbers.database}.RAW.T__DBT_TMP"
     other.execute(f"CREATE OR REPLACE TEMPORARY TABLE {name} AS (SELECT * FROM RAW.T)")
@@ -135,11 +133,11 @@ def test_a_temporary_relation_has_a_full_name_and_goes_with_its_session(numbers:
     assert "T__DBT_TMP" in numbers.refused(f"SELECT * FROM {name}")
 
 
-def test_a_temporary_relation_may_not_hide_a_permanent_one(numbers: Warehouse) -> None:
+def test_temporary_relation_may_not_hide_a_permanent_one(numbers: Warehouse) -> None:
     assert "hide" in numbers.refused("CREATE TEMPORARY TABLE RAW.T AS SELECT 1 AS A")
 
 
-def test_flatten_outer_keeps_rows_with_nothing_in_them(numbers: Warehouse) -> None:
+def test_flatten_outer_keeps_rows_without_elements(numbers: Warehouse) -> None:
     sql = """SELECT n, f.value::int AS v FROM (SELECT 1 AS n, PARSE_JSON('[5]') AS a
              UNION ALL SELECT 2, PARSE_JSON('[]') UNION ALL SELECT 3, NULL) t,
              LATERAL FLATTEN(INPUT => t.a{outer}) f ORDER BY n"""
@@ -190,26 +188,26 @@ EVENT = """{"type": "in", "n": 1, "f": 2.5, "gone": null, "a.b": 5, "o": {"list"
         ("LISTAGG(DISTINCT v:type, ',')", "in"),
     ],
 )
-def test_a_variant_is_text_where_text_is_wanted_and_a_number_beside_one(
+def test_variant_is_cast_to_text_or_to_the_number_that_it_is_compared_with(
     numbers: Warehouse, expression: str, value: object
 ) -> None:
-    """Snowflake casts; DuckDB would compare and join the JSON with its quotes."""
+    """Snowflake casts the VARIANT; DuckDB would compare and join the JSON with its quotes."""
     ((row,)) = numbers.run(f"SELECT {expression} AS X FROM (SELECT PARSE_JSON('{EVENT}') AS v)")
     assert row["X"] == value
 
 
 @pytest.mark.parametrize("expression", ["v['list'][-1]", "v:list[v:n]", "v[v:n]", "v:n IN (SELECT 1)"])
-def test_what_would_be_answered_wrongly_of_a_variant_is_refused(numbers: Warehouse, expression: str) -> None:
+def test_variant_expressions_that_would_be_wrong_are_refused(numbers: Warehouse, expression: str) -> None:
     sql = f"SELECT {expression} FROM (SELECT PARSE_JSON('{EVENT}') AS v)"
     assert "Not supported" in numbers.refused(sql)
 
 
-def test_typeof_would_always_say_json_and_is_refused(numbers: Warehouse) -> None:
+def test_typeof_is_refused_because_it_would_always_return_json(numbers: Warehouse) -> None:
     assert "TYPEOF" in numbers.refused("SELECT TYPEOF(PARSE_JSON('1'))")
 
 
 @pytest.mark.parametrize("option", ["RECURSIVE => TRUE", "PATH => 'a'", "MODE => 'ARRAY'"])
-def test_flatten_options_that_would_be_overlooked_are_refused(numbers: Warehouse, option: str) -> None:
+def test_flatten_options_that_fakesnow_ignores_are_refused(numbers: Warehouse, option: str) -> None:
     sql = f"SELECT value FROM TABLE(FLATTEN(INPUT => PARSE_JSON('[1]'), {option}))"
     assert option.split(maxsplit=1)[0] in numbers.refused(sql)
 
@@ -225,11 +223,11 @@ def test_flatten_options_that_would_be_overlooked_are_refused(numbers: Warehouse
         "DATE_TRUNC('day', '2026-11-22T23:30:00-05:00'::TIMESTAMP_TZ)",
     ],
 )
-def test_reading_a_local_time_off_a_timestamp_tz_is_refused(numbers: Warehouse, expression: str) -> None:
+def test_local_time_of_a_timestamp_tz_is_refused(numbers: Warehouse, expression: str) -> None:
     assert "CONVERT_TIMEZONE" in numbers.refused(f"SELECT {expression}")
 
 
-def test_a_timestamp_tz_is_the_right_instant(numbers: Warehouse) -> None:
+def test_timestamp_tz_has_the_right_instant(numbers: Warehouse) -> None:
     instant = "TRY_CAST('2026-11-22T23:30:00-05:00' AS TIMESTAMP_TZ)"
     sql = f"SELECT CONVERT_TIMEZONE('UTC', {instant})::DATE::STRING AS D"
     assert numbers.run(sql) == [{"D": "2026-11-23"}]
@@ -256,25 +254,25 @@ def test_a_timestamp_tz_is_the_right_instant(numbers: Warehouse) -> None:
         "SELECT * FROM TABLE(INFORMATION_SCHEMA.PIPE_USAGE_HISTORY())",
     ],
 )
-def test_what_is_not_supported_fails_at_once_and_names_the_statement(numbers: Warehouse, sql: str) -> None:
+def test_unsupported_statement_fails_immediately_and_is_named(numbers: Warehouse, sql: str) -> None:
     message = numbers.refused(sql)
     assert "local Snowflake" in message
     named = "PIPE_USAGE_HISTORY" if "PIPE_USAGE" in sql else sql.split()[1].strip("@();").split("(")[0]
     assert named in message
 
 
-def test_two_statements_in_one_are_refused(numbers: Warehouse) -> None:
+def test_two_statements_in_one_request_are_refused(numbers: Warehouse) -> None:
     assert "Actual statement count" in numbers.refused("SELECT 1; SELECT 2")
 
 
-def test_a_syntax_error_fails_at_once(numbers: Warehouse) -> None:
+def test_syntax_error_fails_immediately(numbers: Warehouse) -> None:
     numbers.refused("SELEKT 1")
     numbers.refused("CREATE PIPE")
     numbers.refused("ALTER PIPE RAW.P FLY")
     numbers.refused("SELECT 'open")
 
 
-def test_writers_that_collide_take_turns(numbers: Warehouse) -> None:
+def test_colliding_writers_take_turns(numbers: Warehouse) -> None:
     def add(_: int) -> None:
         with numbers.local.connect(database=numbers.database) as session:
             for _ in range(5):
@@ -285,7 +283,7 @@ def test_writers_that_collide_take_turns(numbers: Warehouse) -> None:
     assert rows(numbers)[0] == (1, 21)
 
 
-def test_a_dropped_database_is_gone_for_sessions_that_stood_in_it(numbers: Warehouse) -> None:
+def test_sessions_in_a_dropped_database_have_no_current_database(numbers: Warehouse) -> None:
     with numbers.local.connect() as session:
         cursor = session.cursor()
         cursor.execute("CREATE DATABASE GONE_DB")

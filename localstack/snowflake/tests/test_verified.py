@@ -1,4 +1,4 @@
-"""Every case of verified.tsv gives the answer that stands there; what no case has is refused."""
+"""Test that every case of verified.tsv gives its answer, and that everything else is refused."""
 
 import json
 from collections.abc import Iterator
@@ -72,9 +72,7 @@ def test_a_verified_statement_gives_the_documented_answer(
 
 
 @pytest.mark.parametrize("case", FAILING, ids=lambda case: case.statement)
-def test_a_statement_that_snowflake_does_not_take_fails(
-    session: connector.SnowflakeConnection, case: Case
-) -> None:
+def test_statement_that_snowflake_refuses_fails(session: connector.SnowflakeConnection, case: Case) -> None:
     with pytest.raises(connector.errors.Error) as raised:
         answer(session, case)
     code = case.expected.partition(" ")[2]
@@ -83,7 +81,7 @@ def test_a_statement_that_snowflake_does_not_take_fails(
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.statement)
-def test_what_is_not_verified_is_refused_by_name(session: connector.SnowflakeConnection, case: Case) -> None:
+def test_unverified_function_is_refused_by_name(session: connector.SnowflakeConnection, case: Case) -> None:
     with pytest.raises(connector.errors.ProgrammingError, match=r"[Nn]ot supported by the local Snowflake"):
         answer(session, case)
 
@@ -93,9 +91,9 @@ def test_at_least_400_cases_are_verified() -> None:
     assert {case.basis for case in CASES} == {"example", "rule"}
 
 
-def test_the_allow_list_is_what_the_cases_use() -> None:
+def test_allow_list_has_exactly_the_shapes_of_the_cases() -> None:
     assert verified.SHAPES.read_text().splitlines() == verified.shapes(FILE)
 
 
-def test_the_page_shows_the_cases() -> None:
+def test_page_lists_the_cases() -> None:
     assert (FILE.parent.parent / verified.PAGE).read_text() == verified.page(FILE)

@@ -55,7 +55,9 @@ def serve(
     ] = True,
     log_file: Annotated[Path | None, typer.Option(help="Log there instead of to stderr.")] = None,
 ) -> None:
-    """Run a Snowflake with Snowpipe on this machine. It listens on 127.0.0.1 only, and keeps all in --dir."""
+    """Run a Snowflake with Snowpipe on this machine. It listens on 127.0.0.1 only and keeps all data in
+    --dir.
+    """
     set_up_logging(log_file)
     if not aws_endpoint_url:
         fail(
@@ -120,7 +122,9 @@ def set_up_logging(log_file: Path | None) -> None:
 
 
 class Output:
-    """What cannot be written, on a full disk, is dropped: a log must not end what it tells of."""
+    """Drop log lines that cannot be written, for example on a full disk, because logging must not stop the
+    server.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

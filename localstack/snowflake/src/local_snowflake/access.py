@@ -1,4 +1,4 @@
-"""Keeps the grants, in the database and in memory, so that a check costs no query."""
+"""Keep the grants in the database and in memory, so that a check needs no query."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -47,7 +47,9 @@ class Access:
         self._change(lambda _: now.granted(rights, "", False, moment))
 
     def _adopt(self) -> None:
-        """Give an owner to each object that has none: its folder was written before there were owners."""
+        """Give an owner to each object that has none, because its folder was written by a version without
+        owners.
+        """
         moment = self.catalog.clock()
         found = list(self._objects())
 
@@ -60,7 +62,7 @@ class Access:
         self._change(adopted)
 
     def _objects(self) -> Iterable[tuple[str, str, str]]:
-        """Everything there is, as kind, full name and the owner that it gets if it has none."""
+        """Return every object as kind, full name and the owner that it gets if it has none."""
         for database in self.catalog.databases() - {"memory", "_fs_global"}:
             yield "DATABASE", database, "SYSADMIN"
         temporary = {
@@ -87,7 +89,7 @@ class Access:
     # ---- questions
 
     def existing(self, kind: str, name: str) -> str:
-        """The owner of an object that must be there."""
+        """Return the owner of an object that must exist."""
         owner = self.now.owner(kind, name)
         if owner is None:
             self._adopt()
@@ -97,7 +99,7 @@ class Access:
         return owner
 
     def is_there(self, kind: str, name: str) -> bool:
-        """Whether there is such an object; one that had no owner has one afterwards."""
+        """Return whether an object exists; an object without an owner gets one."""
         if self.now.owner(kind, name) is not None:
             return True
         if kind in ("TABLE", "VIEW") and not self._has_relation(name):

@@ -1,4 +1,4 @@
-"""The user of a session, with what the session uses."""
+"""The user of a session, and the role, secondary roles and warehouse that it uses."""
 
 from dataclasses import dataclass
 

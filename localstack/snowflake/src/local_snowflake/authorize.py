@@ -1,8 +1,8 @@
-"""Whether a session may run a statement, by the roles that it uses.
+"""Decide whether a session may run a statement, from the roles that it uses. Sources: Snowflake's page
+"Access control privileges", and the section "Access control requirements" of each command's page.
 
-Sources: Snowflake's page "Access control privileges", and the section "Access control requirements" of each
-command's page. An object of which the role has no privilege at all does not exist for it; one of which it has
-another privilege than the one needed is refused by name.
+If the role has no privilege at all on an object, the object "does not exist" for it. If it has another
+privilege than the one needed, the error names the object.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ ANY = ()
 
 
 class Authority:
-    """Raises what Snowflake raises; without enforcement it raises nothing."""
+    """Checks a session's privileges and raises Snowflake's errors. Without enforcement it raises nothing."""
 
     def __init__(self, access: Access) -> None:
         self.access = access
@@ -33,9 +33,8 @@ class Authority:
     # ---- one object
 
     def require(self, actor: Actor, wanted: Iterable[str], kind: str, name: str) -> None:
-        """One of the wanted privileges on an object, or its ownership, and any on what contains it.
-
-        An object that is not there is left to the statement, which says so.
+        """Require one of the given privileges on an object, or its ownership, and any privilege on its
+        database and schema. If the object does not exist, the statement itself raises the error.
         """
         if self.access.enforced:
             self.require_of(self.access.now.roles_of(actor), frozenset(wanted), kind, name)
@@ -56,7 +55,7 @@ class Authority:
         raise missing("Object" if kind in ("TABLE", "VIEW") else kind.capitalize(), name)
 
     def _require_containers(self, roles: frozenset[str], kind: str, name: str) -> None:
-        """Any privilege on the database and any on the schema."""
+        """Require any privilege on the database and any on the schema."""
         if kind != "SCHEMA" and kind not in IN_A_SCHEMA:
             return
         database, schema, *_ = (*name.split("."), "")
@@ -75,9 +74,8 @@ class Authority:
             raise no_privilege("ACCOUNT", ACCOUNT)
 
     def require_warehouse(self, actor: Actor) -> None:
-        """Rows are read and written by a warehouse that the session named and may use.
-
-        A session that named none is taken to have one by default.
+        """Require USAGE on the warehouse that the session named, because reading and writing rows needs one.
+        A session that named none has one by default.
         """
         if actor.warehouse is None or not self.access.enforced:
             return
@@ -91,7 +89,7 @@ class Authority:
             )
 
     def enter(self, session: LocalConnection) -> None:
-        """A new session stands in the database and schema that it named only if its role may use them."""
+        """Leave the database and schema that a new session named if its role may not use them."""
         if not self.access.enforced or not session.database:
             return
         now = self.access.now
@@ -104,7 +102,7 @@ class Authority:
             session.leave_schema()
 
     def sees(self, actor: Actor, kind: str, name: str) -> bool:
-        """Whether SHOW lists an object."""
+        """Return whether SHOW lists an object."""
         now = self.access.now
         return not self.access.enforced or bool(now.privileges(now.roles_of(actor), kind, name))
 
@@ -144,7 +142,7 @@ class Authority:
     # ---- the other statements that are read word by word
 
     def statement(self, statement: tuple[str, ...], words: Words, scope: Scope) -> None:
-        """ALTER, DESC, USE, LIST and COMMENT. What is asked of queries and of COPY is asked where they are parsed."""
+        """Check ALTER, DESC, USE, LIST and COMMENT. Queries and COPY are checked where they are parsed."""
         if not self.access.enforced or not statement:
             return
         verb, kind = statement[0], " ".join(statement[1:])
@@ -200,12 +198,16 @@ class Authority:
     # ---- loading
 
     def load(self, actor: Actor, copy: Copy, stage: Stage) -> None:
-        """COPY INTO by hand: INSERT on the table, USAGE on the stage (READ on an internal one) and on the format."""
+        """Check a COPY INTO that a user runs: INSERT on the table, USAGE on the stage (READ on an internal
+        one) and on the format.
+        """
         if self.access.enforced:
             self._load(self.access.now.roles_of(actor), copy, stage)
 
     def load_by_pipe(self, role: str, copy: Copy, stage: Stage) -> None:
-        """A pipe loads with the privileges of the role that owns it (Snowflake: "Managing Snowpipe")."""
+        """Check a pipe's COPY against the privileges of the role that owns the pipe (Snowflake: "Managing
+        Snowpipe").
+        """
         if self.access.enforced:
             roles = self.access.now.inherited(frozenset({role}))
             self._load(roles, copy, stage)
@@ -232,6 +234,6 @@ def _home(name: str) -> str:
 
 
 def _only_pauses(words: Words) -> bool:
-    """ALTER PIPE … SET PIPE_EXECUTION_PAUSED and nothing else."""
+    """Return whether this is ALTER PIPE … SET PIPE_EXECUTION_PAUSED and nothing else."""
     texts = [token.text.upper() for token in words.tokens[words.at :]]
     return texts[:2] == ["SET", "PIPE_EXECUTION_PAUSED"] and texts.count("=") == 1

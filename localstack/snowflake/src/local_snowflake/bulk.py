@@ -1,6 +1,6 @@
-"""COPY INTO a table from an S3 stage, by hand. Its history is the table's: 64 days, and the ETag matters.
-
-Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading" (load metadata).
+"""COPY INTO a table from an S3 stage, as a statement of a user. The load history belongs to the table, lasts
+64 days and compares ETags. Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading"
+(load metadata).
 """
 
 import re
@@ -65,7 +65,7 @@ class Bulk:
             return result_of(plan, self._load(plan, files, session))
 
     def _with_stage_format(self, words: Words, copy: Copy) -> str | None:
-        """fakesnow does not keep an internal stage's file format and would take CSV."""
+        """Return the COPY with the internal stage's file format, which fakesnow would take as CSV, or None."""
         stage = self.catalog.stage(copy.stage)
         if copy.format_options is not None or not stage.file_format:
             return None
@@ -161,7 +161,7 @@ class Bulk:
 
 
 class keeping_schema:  # reads as a statement
-    """Loading sets the current schema; put the session's own back."""
+    """Restore the session's current schema, which loading changes."""
 
     def __init__(self, duck: duckdb.DuckDBPyConnection) -> None:
         self.duck = duck

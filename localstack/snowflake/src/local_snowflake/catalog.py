@@ -1,7 +1,8 @@
-"""What the local Snowflake knows besides fakesnow: pipes, integrations, stages' formats, load histories.
+"""Objects that fakesnow does not know: pipes, integrations, formats of stages, load histories.
 
-Objects stand in the global database; load histories and queued files stand in the database that they concern,
-because DuckDB writes one database a transaction and a file's rows must be committed with its history.
+Objects are stored in the global database. Load histories and queued files are stored in the database of their
+table, because a DuckDB transaction writes to one database only, and a file's rows must be committed with its
+history.
 """
 
 import json
@@ -75,7 +76,7 @@ CREATE TABLE IF NOT EXISTS {hidden}._local_pending (
 
 
 class Location(NamedTuple):
-    """Where a COPY statement finds its files."""
+    """The location from which a COPY statement reads files."""
 
     bucket: str
     base: str
@@ -85,9 +86,8 @@ class Location(NamedTuple):
     pattern: str | None
 
     def file_name(self, bucket: str, key: str) -> str | None:
-        """The name that the histories know the object by, or None if it is none of ours.
-
-        The prefix is compared as text: a stage URL without its last slash also takes its neighbours' files.
+        """Return an object's path as the load histories have it, or None if it is outside this location. The
+        prefix is compared as text: a stage URL without its last slash also matches its neighbours' files.
         """
         if bucket != self.bucket or not key.startswith(self.prefix):
             return None
@@ -205,7 +205,7 @@ class Catalog:
         return self._columns[1]
 
     def names_of_schema_objects(self) -> list[tuple[str, str]]:
-        """Pipes, stages and file formats, as kind and full name."""
+        """Return pipes, stages and file formats as kind and full name."""
         return [
             (kind, f"{database}.{schema}.{name}")
             for kind, table in (("PIPE", f"{OURS}.pipes"), ("STAGE", STAGES), ("FILE FORMAT", FILE_FORMATS))
@@ -213,7 +213,7 @@ class Catalog:
         ]
 
     def has_histories(self, database: str) -> None:
-        """Make the hidden tables of a database before they are first asked for."""
+        """Create the hidden tables of a database before the first query of them."""
         with self._preparing:
             if database not in self.prepared:
                 with self.fakesnow.cursor() as cursor:
@@ -223,7 +223,7 @@ class Catalog:
     # ---- views, whose text fakesnow keeps only as DuckDB rewrote it
 
     def view_texts(self) -> dict[str, str]:
-        """The CREATE VIEW statement of each view, by full name."""
+        """Return the CREATE VIEW statement of each view, by full name."""
         return dict(self.rows(f"SELECT name, text FROM {OURS}.view_texts"))
 
     def put_view_text(self, name: str, text: str) -> None:
@@ -281,7 +281,7 @@ class Catalog:
         self.changed()
 
     def drop_pipe(self, name: Name) -> None:
-        """Its load history goes with it: a pipe made again under the name has another id."""
+        """Drop a pipe. Its load history is lost, because a new pipe with the same name has another id."""
         pipe = self.pipe(name)
         with self.transaction() as cursor:
             self._drop_pipe(cursor, name)
@@ -346,7 +346,7 @@ class Catalog:
         self.changed()
 
     def note_stage(self, stage: Stage) -> None:
-        """Our part of a stage whose other part fakesnow keeps."""
+        """Store the part of a stage that fakesnow does not keep."""
         with self.transaction() as cursor:
             cursor.execute(
                 f"DELETE FROM {OURS}.stages WHERE database_name = ? AND schema_name = ? AND name = ?",
@@ -379,7 +379,7 @@ class Catalog:
             )
 
     def file_format(self, options: Options, home: Name) -> Options:
-        """The options with a FORMAT_NAME looked up; what is written beside it wins."""
+        """Return the options with those of FORMAT_NAME added; options that are written beside it win."""
         named = options.get("FORMAT_NAME")
         if named is None:
             return options

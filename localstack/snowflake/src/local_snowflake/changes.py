@@ -1,4 +1,4 @@
-"""Which object a CREATE, DROP or ALTER … RENAME is about, so that its owner and grants follow it."""
+"""Find the object of a CREATE, DROP or ALTER … RENAME, so that its owner and grants follow it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +36,7 @@ class Change:
     managed: bool = False
 
     def follow(self, access: Access, role: str) -> None:
-        """After the statement has succeeded."""
+        """Update owner and grants after the statement has succeeded."""
         if self.verb == "DROP":
             access.dropped(self.kind, self.name)
         elif self.verb == "RENAME":
@@ -52,7 +52,7 @@ class Change:
 
 
 def change_of(words: Words, scope: Scope) -> Change | None:
-    """None for a statement that makes, drops and renames nothing of which grants speak."""
+    """Return the change of objects that a statement makes, or None if grants are not affected."""
     words.at = 0
     try:
         if words.takes("CREATE"):
@@ -117,7 +117,7 @@ def _contains(texts: list[str], *wanted: str) -> bool:
 
 
 def take_object_name(words: Words) -> tuple[str, ...]:
-    """A name, or IDENTIFIER('name') ("Literals and variables as identifiers")."""
+    """Read a name, or IDENTIFIER('name') ("Literals and variables as identifiers")."""
     if not words.sees("IDENTIFIER", "("):
         return words.take_name()
     words.take("IDENTIFIER", "(")

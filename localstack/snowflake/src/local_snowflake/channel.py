@@ -1,4 +1,4 @@
-"""The queue that S3 notifies: one per account and region, as with Snowflake, subscribed to topics."""
+"""The SQS queue that S3 notifies: as in Snowflake, one per account and region, subscribed to topics."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ GONE = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 
 
 class Aws:
-    """boto3's clients, made once per service and region; they follow AWS_ENDPOINT_URL by themselves."""
+    """boto3 clients, created once per service and region. They read AWS_ENDPOINT_URL themselves."""
 
     def __init__(self, endpoint_url: str | None, region: str) -> None:
         self.region = region
@@ -57,7 +57,7 @@ DUMMY_KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 
 class Created(NamedTuple):
-    """One `ObjectCreated` of a notification."""
+    """One `ObjectCreated` record of a notification."""
 
     bucket: str
     key: str
@@ -75,7 +75,9 @@ class Message:
 
 
 def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
-    """S3's event, bare or in SNS's envelope; what is neither is a problem, never an exception."""
+    """Parse S3's notification, plain or in SNS's envelope; anything else is returned as a problem and raises
+    nothing.
+    """
     try:
         event = json.loads(body)
         if isinstance(event, dict) and event.get("Type") == "Notification":
@@ -160,7 +162,9 @@ class Channel:
         self._topics.add(topic)
 
     def forget(self) -> None:
-        """The emulator was started anew: make the queue and its subscriptions again when next asked."""
+        """Forget the queue and its subscriptions after a restart of the emulator; the next use creates them
+        again.
+        """
         self._url = None
         self._topics.clear()
 
@@ -192,7 +196,7 @@ class Channel:
 
 
 class Channels:
-    """All regions' queues; pipes of one region share one."""
+    """The queues of all regions; the pipes of a region share one."""
 
     def __init__(self, aws: Aws, account: str, visibility_seconds: int) -> None:
         self.aws = aws
@@ -209,7 +213,9 @@ class Channels:
         return self._channels[region]
 
     def open(self, topic: str | None) -> Channel:
-        """The channel for a pipe, subscribed to its topic; raises what Snowflake raises at CREATE PIPE."""
+        """Return the channel for a pipe, subscribed to its topic. Raises the errors that Snowflake's CREATE
+        PIPE raises.
+        """
         try:
             channel = self.of_region(topic.split(":")[3] if topic else self.aws.region)
             channel.url()

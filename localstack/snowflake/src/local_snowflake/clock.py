@@ -1,4 +1,4 @@
-"""The time, as an argument: so that 7, 14 and 64 days can pass in a test."""
+"""The time as a dependency, so that 7, 14 and 64 days can pass in a test."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ type Clock = Callable[[], datetime]
 
 
 class AdvancedClock:
-    """Tells the time so many days from now."""
+    """A clock that is a number of days ahead."""
 
     def __init__(self, days_ahead: float = 0) -> None:
         self.days_ahead = days_ahead

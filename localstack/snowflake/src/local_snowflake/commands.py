@@ -1,4 +1,6 @@
-"""Which statements the local Snowflake answers itself, which go on to fakesnow, and which are refused."""
+"""Decide which statements the local Snowflake answers itself, which it passes to fakesnow, and which it
+refuses.
+"""
 
 import structlog
 
@@ -56,7 +58,7 @@ class Commands:
         }
 
     def __call__(self, sql: str, scope: Scope, session: LocalConnection) -> Result | str | None:
-        """A result, or other SQL for fakesnow to run in its place, or None: run it as it is."""
+        """Return a result, or other SQL for fakesnow to run instead, or None to run the statement unchanged."""
         words = Words(sql)
         if any(token.text == ";" for token in words.tokens):
             if words.start(1) in (("BEGIN",), ("DECLARE",)):
@@ -88,7 +90,7 @@ class Commands:
             self.reading.learn(change.name, session.view_reads)
 
     def _keep_text(self, change: Change, sql: str) -> None:
-        """Before the owner is noted: a view that was there keeps its text."""
+        """Keep the text of a view before its owner is recorded; an existing view keeps its text."""
         if change.verb == "RENAME":
             self.access.catalog.rename_view_text(change.name, change.new_name)
         elif change.verb == "CREATE" and not (
@@ -115,7 +117,9 @@ class Commands:
 
 
 def refuse_internals(words: Words) -> None:
-    """DuckDB's and fakesnow's own catalogs name the tables of every database, whoever may read them."""
+    """Refuse DuckDB's and fakesnow's own catalogs, which list the tables of every database whatever the
+    privileges.
+    """
     for token in words.tokens:
         if token.token_type not in STRINGS and token.text.lower() in INTERNALS:
             raise missing("Object", token.text.upper())
@@ -158,7 +162,7 @@ TWO_WORDS = {
 
 
 def leading(words: Words) -> tuple[str, ...]:
-    """The words that name a statement: CREATE OR REPLACE TEMP STAGE is CREATE STAGE."""
+    """Return the words that identify a statement: CREATE OR REPLACE TEMP STAGE is CREATE STAGE."""
     start = list(words.start(10))
     if not start:
         return ()

@@ -1,5 +1,4 @@
-"""COPY INTO <table> FROM @stage, as a pipe's body and by hand: what it says, and what is allowed where.
-
+"""Parse COPY INTO <table> FROM @stage, of a pipe or of a user, and check which options each may have.
 Sources: Snowflake's pages "COPY INTO <table>" and "CREATE PIPE" (Usage notes: unsupported copy options).
 """
 
@@ -32,7 +31,9 @@ BATCH = "_snowpipe_batch"
 
 @dataclass(frozen=True)
 class OnError:
-    """What becomes of a file with bad rows. A file is skipped at `limit` errors, or above `limit` percent."""
+    """The effect of errors in a file (ON_ERROR). A file is skipped at `limit` errors, or above `limit`
+    percent.
+    """
 
     kind: Literal["CONTINUE", "SKIP_FILE", "ABORT_STATEMENT"]
     limit: int = 1
@@ -59,7 +60,9 @@ class OnError:
 
 @dataclass(frozen=True)
 class FileFormat:
-    """The JSON format's options that matter for loading; all others are refused when they would matter."""
+    """The options of the JSON format that affect loading. Any other option is refused if it would have an
+    effect.
+    """
 
     compression: Literal["AUTO", "GZIP", "NONE"] = "AUTO"
     strip_outer_array: bool = False
@@ -132,7 +135,9 @@ class Copy:
 
     @property
     def format_options(self) -> Options | None:
-        """FILE_FORMAT as written here: options, or {"FORMAT_NAME": name}; None leaves it to the stage."""
+        """Return FILE_FORMAT as written: options, or {"FORMAT_NAME": name}, or None to use the stage's
+        format.
+        """
         value = self.options.get("FILE_FORMAT")
         if value is None:
             return None
@@ -168,7 +173,9 @@ def copy_of(sql: str, scope: Scope) -> Copy:
 
 
 def select_of(sql: str) -> tuple[exp.Select, str, Options]:
-    """The select of a transforming COPY. Only plain columns of one stage may be read; see COPY's page."""
+    """Parse the SELECT of a transforming COPY. It may read only plain columns of one stage (see "COPY INTO
+    <table>").
+    """
     select = parsed(sql)
     if not isinstance(select, exp.Select):
         raise compilation("COPY statement only supports simple SELECT from stage statements for import.")
@@ -234,7 +241,7 @@ def on_error_of(copy: Copy, default: str) -> OnError:
 
 
 def projections(copy: Copy) -> list[str]:
-    """The select list in Snowflake's words, with `$1` and METADATA$ columns as columns of the batch."""
+    """Return the select list in Snowflake's SQL, with `$1` and METADATA$ columns as columns of the batch."""
     if copy.select is None:
         return ["C1"]
     return [

@@ -1,4 +1,6 @@
-"""Databases and schemas: what fakesnow cannot drop, and what must go with them."""
+"""CREATE and DROP of databases and schemas: what fakesnow cannot drop, and the objects that are dropped with
+them.
+"""
 
 from local_snowflake.catalog import FILE_FORMATS, STAGES, Catalog
 from local_snowflake.engine import DurableFakeSnow
@@ -19,7 +21,7 @@ class Databases:
         }
 
     def create_database(self, words: Words, scope: Scope) -> None:
-        """fakesnow makes it; its name is also a file's."""
+        """Create a database through fakesnow; its name is also the name of a file."""
         del scope
         words.take("CREATE")
         if words.takes("OR", "REPLACE"):
@@ -32,7 +34,7 @@ class Databases:
             raise unsupported(f'CREATE DATABASE "{name}": capital letters, digits, _ and $ make a name')
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
-        """fakesnow has no WITH MANAGED ACCESS: it is noted beside the schema."""
+        """Create a schema. fakesnow has no WITH MANAGED ACCESS, so it is recorded separately."""
         del scope
         for at in range(len(words.tokens) - 2):
             words.at = at
@@ -49,7 +51,9 @@ class Databases:
         self._forget("database_name = ? AND schema_name = ?", [database, parts[-1]])
 
     def drop_database(self, words: Words, scope: Scope) -> Result:
-        """DuckDB detaches; the file goes, or the database would be back at the next start."""
+        """Drop a database. DuckDB only detaches it, and its file would bring it back at the next start, so
+        delete the file.
+        """
         del scope
         words.take("DROP", "DATABASE")
         if_exists = words.takes("IF", "EXISTS")

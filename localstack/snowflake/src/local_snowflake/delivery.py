@@ -1,8 +1,8 @@
-"""Delivery as SQS promises it and rarely shows it: at least once, in any order, after some time.
+"""Deliver messages as SQS permits: at least once, in any order, late.
 
-A laptop's queue nearly always delivers at once, once and in order; code that relied on it would fail in production.
-So messages are shuffled, some come later and some come twice, by a seed. A latency can be set: Snowpipe typically
-takes a minute ("Introduction to Snowpipe").
+A local queue nearly always delivers at once, once and in order, and code that relies on that would fail in
+production. So messages are shuffled, delayed and repeated by a seed. A latency can be set, because Snowpipe
+typically takes a minute ("Introduction to Snowpipe").
 """
 
 import random
@@ -31,7 +31,7 @@ class Delivery:
         self._under_way: list[tuple[float, Message]] = []
 
     def __call__(self, messages: Sequence[Message]) -> list[Message]:
-        """What is delivered now, given what came in. Whoever is held back comes with a later call."""
+        """Return the messages to deliver now, from those received. Delayed ones are returned by a later call."""
         due, self._waiting = self._waiting, []
         for message in self._arrived(messages):
             late = self._random.random() < self._late_share
@@ -59,7 +59,7 @@ class Delivery:
 
 
 class InOrder(Delivery):
-    """Each once, as the queue gave them; with a latency in the order in which they arrive."""
+    """Deliver each message once, in the queue's order; with a latency in the order of arrival."""
 
     def __init__(self, latency: Latency = AT_ONCE) -> None:
         super().__init__(0, 0, 0, latency)

@@ -1,6 +1,5 @@
-"""Errors of DuckDB's binder and catalog as Snowflake's errors, or as refusals that name what is missing.
-
-DuckDB has one exception class for many errors, so its message is read here, and only here.
+"""Translate errors of DuckDB's binder and catalog to Snowflake's errors, or to refusals that name what is
+missing. DuckDB has one exception class for many errors, so its message is read here, and only here.
 """
 
 import re
@@ -26,7 +25,7 @@ UNKNOWN_TYPE = re.compile(r'Type with name "?([^" ]+)"? does not exist')
 
 
 def worded(error: duckdb.Error) -> SnowflakeError | None:
-    """Return Snowflake's error for one of the binder or the catalog; None for any other kind of error."""
+    """Return Snowflake's error for an error of the binder or the catalog; None for any other kind of error."""
     if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):
         return None
     message = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""fakesnow made durable: every database is a DuckDB file in one folder, found again at the next start."""
+"""fakesnow with durable databases: each is a DuckDB file in one folder, which the next start opens again."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ class FolderInUse(Exception):
 
 
 def lock(folder: Path) -> IO[str]:
-    """Hold the folder for this process; the kernel lets go of it however the process ends."""
+    """Lock the folder for this process; the kernel releases the lock however the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = (folder / "lock").open("a+")
     try:
@@ -41,9 +41,8 @@ def lock(folder: Path) -> IO[str]:
 
 
 class RecentResults(dict[str, tuple[Any, ...]]):
-    """fakesnow keeps every result that any session ever had; a few are enough for RESULT_SCAN.
-
-    Sessions in several threads put their results here at once.
+    """A bounded store of results. fakesnow keeps every result of every session; RESULT_SCAN needs only a few.
+    Sessions in several threads write to it at once.
     """
 
     def __init__(self) -> None:
@@ -94,9 +93,9 @@ class DurableFakeSnow(FakeSnow):
         self._shut_in(folder)
 
     def _shut_in(self, folder: Path) -> None:
-        """Let no statement reach a file outside the folder, load an extension or change a setting.
-
-        DuckDB's "Securing DuckDB" names these settings; none of them can be undone while the database is open.
+        """Prevent statements from reaching files outside the folder, loading extensions and changing
+        settings. DuckDB's "Securing DuckDB" names these settings; none can be undone while the database is
+        open.
         """
         self.duck_conn.execute(f"SET allowed_directories = [{literal(f'{folder}/')}]")
         self.duck_conn.execute("SET enable_external_access = false")
@@ -107,7 +106,7 @@ class DurableFakeSnow(FakeSnow):
         self.duck_conn.execute(f"ATTACH {file} AS {quoted(name)}")
 
     def detach(self, name: str) -> None:
-        """For good: sessions that stand in it are moved out, and its file is deleted."""
+        """Drop a database: move sessions that use it out and delete its file."""
         self.duck_conn.execute(f"DETACH {quoted(name)}")
         for suffix in (".db", ".db.wal"):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
@@ -132,7 +131,7 @@ class DurableFakeSnow(FakeSnow):
         )
 
     def buffered_bytes(self) -> int:
-        """What DuckDB holds of its files: it grows with use up to the memory limit, and no further."""
+        """Return how much memory DuckDB uses for its files. It grows up to the memory limit."""
         with self.duck_conn.cursor() as cursor:
             found = cursor.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchall()
         return int(found[0][0] or 0)
@@ -142,6 +141,6 @@ class DurableFakeSnow(FakeSnow):
 
 
 def keep_internal_stages_in(folder: Path) -> None:
-    """Without this, fakesnow would keep them in a temporary folder per process."""
+    """Keep internal stages in the folder; fakesnow would otherwise use a temporary folder per process."""
     folder.mkdir(exist_ok=True)
     fakesnow.transforms.stage.LOCAL_BUCKET_PATH = str(folder)

@@ -1,4 +1,4 @@
-"""Errors as Snowflake words them: a code, an SQL state and a message that the connector shows."""
+"""Errors in Snowflake's form: a code, an SQL state and the message that the connector shows."""
 
 
 class SnowflakeError(Exception):

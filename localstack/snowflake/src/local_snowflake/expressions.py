@@ -1,11 +1,11 @@
-"""Expressions that fakesnow would answer wrongly in silence: put right, or refused."""
+"""Expressions that fakesnow would answer wrongly without an error: corrected, or refused."""
 
 import snowflake.connector.errors
 from sqlglot import exp
 
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
-    """FLATTEN's OUTER works; PATH, MODE and RECURSIVE, which fakesnow overlooks, are refused."""
+    """Refuse FLATTEN's PATH, MODE and RECURSIVE, which fakesnow ignores. OUTER works."""
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
     arguments = {"INPUT": node.this.this}
@@ -27,7 +27,7 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
 
 
 def one_path(node: exp.Expr) -> exp.Expr:
-    """v['a'][0]['b'] as v:a[0].b: of a chain of indices fakesnow would put only the last one right."""
+    """Rewrite v['a'][0]['b'] as v:a[0].b, because fakesnow translates only the last index of a chain."""
     steps: list[exp.Expr] = []
     inner = node
     while isinstance(inner, exp.GetExtract) or (
@@ -90,10 +90,9 @@ WITHOUT_OFFSET = {
 
 
 def refuse_local_times(statement: exp.Expr) -> None:
-    """DuckDB keeps the instant of a TIMESTAMP_TZ and not its offset, so its own date and hour are lost.
-
-    Snowflake would give those of the offset. Only what stands directly round the cast can be seen here; the
-    offset of a column's values is lost unseen (compatibility.md).
+    """Refuse the local date or time of a TIMESTAMP_TZ: DuckDB keeps the instant and loses the offset, which
+    Snowflake would use. Only an expression directly around the cast can be detected; the lost offset of a
+    column's values cannot (compatibility.md).
     """
     for cast in statement.find_all(exp.Cast):
         if cast.to.this != exp.DType.TIMESTAMPTZ or is_utc(cast.this):

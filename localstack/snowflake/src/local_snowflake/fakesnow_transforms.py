@@ -1,11 +1,13 @@
-"""fakesnow's translation of a statement, without the passes that have nothing to do.
+"""fakesnow's translation of a statement, without the passes that change nothing.
 
-fakesnow 0.12.1 walks the whole statement once for each of its seventy transforms, most of which look at one or two
-kinds of nodes. Here a transform runs only if the statement has such a node, and on the root alone if only a root can
-be one. The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for three that answer
-wrongly: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is not a number NULL;
-`trim_cast_varchar` replaces LTRIM(x, '0') by TRIM(x); `sequence_nextval` forgets a sequence's schema and gives a
-column's default an alias.
+fakesnow 0.12.1 walks the whole statement once for each of its seventy transforms, most of which look at one
+or two kinds of nodes. Here a transform runs only if the statement has such a node, and only on the root if
+only a root can match.
+
+The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for three that answer
+wrongly: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is not a number
+NULL; `trim_cast_varchar` replaces LTRIM(x, '0') by TRIM(x); `sequence_nextval` loses a sequence's schema and
+gives a column's default an alias.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,7 @@ TEXT_OF_JSON = (exp.JSONExtract, exp.JSONExtractScalar)
 
 
 def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[exp.Expr], ...], Transform]]:
-    """Each transform with the kinds of nodes that it looks at."""
+    """Return each transform with the kinds of nodes that it looks at."""
     conn = cursor._conn
     database, schema = conn.database, conn.schema
     stages = conn.table_stages
@@ -109,7 +111,7 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
 
 
 def next_value(node: exp.Expr) -> exp.Expr:
-    """seq.NEXTVAL (Snowflake: "Using sequences")."""
+    """Rewrite seq.NEXTVAL (Snowflake: "Using sequences")."""
     if not isinstance(node, exp.Column) or node.name.upper() != "NEXTVAL" or not node.table:
         return node
     name = ".".join(f'"{part.name}"' for part in node.parts[:-1])

@@ -1,6 +1,5 @@
-"""One staged object as rows: gunzip it, and read its JSON as strictly as Snowflake does.
-
-Duplicate names, NaN, lone surrogates, broken gzip: an error with its line, never a guess.
+"""Read one staged object as rows: decompress it, and parse its JSON as strictly as Snowflake does. Duplicate
+names, NaN, lone surrogates and broken gzip give an error with its line.
 """
 
 import json
@@ -32,7 +31,7 @@ class BadRow(NamedTuple):
 
 @dataclass
 class Content:
-    """What a file holds: `parsed` = rows + errors."""
+    """The content of a file; `parsed` is the number of rows and errors."""
 
     rows: list[Row] = field(default_factory=list)
     errors: list[BadRow] = field(default_factory=list)
@@ -43,7 +42,7 @@ class Content:
 
 
 class UnreadableFile(Exception):
-    """The file as a whole cannot be read: not a gzip, or cut off."""
+    """The whole file cannot be read: it is not gzip, or truncated."""
 
 
 def uncompressed(body: bytes, file_format: FileFormat) -> bytes:
@@ -116,7 +115,7 @@ def elements(document: str, file_format: FileFormat) -> Iterable[str]:
 
 
 def array_elements(array: str) -> Iterator[str]:
-    """The elements' own texts, so that no number is read and written anew. `array` is valid JSON."""
+    """Return the elements' original texts, so that numbers keep their digits. `array` is valid JSON."""
     decoder = json.JSONDecoder(parse_float=str, parse_int=str)
     at = skip_space(array, 1)
     while array[at] != "]":
@@ -134,7 +133,7 @@ def skip_space(text: str, at: int) -> int:
 
 
 def read_documents(text: bytes, file_format: FileFormat) -> Content | None:
-    """JSON documents one after another, whatever their lines; None if any of them is bad."""
+    """Return JSON documents that follow one another, whatever their lines; None if one of them is invalid."""
     try:
         remaining = text.decode()
     except UnicodeDecodeError:

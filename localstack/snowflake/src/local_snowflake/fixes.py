@@ -1,4 +1,6 @@
-"""What belongs in fakesnow 0.12.1: each fix with the reason. `tests/test_fixes.py` has the tests that it would need."""
+"""Fixes that belong in fakesnow 0.12.1, each with its reason. `tests/test_fixes.py` has the tests that
+fakesnow would need.
+"""
 
 import shutil
 from importlib import import_module
@@ -15,7 +17,9 @@ _as_struct = fakesnow.arrow.timestamp_to_sf_struct
 
 
 def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """As fakesnow's, but NULL stays NULL: its structs have no mask, so every NULL reads as 1970-01-01."""
+    """Convert timestamps as fakesnow does, but keep NULL: fakesnow's structs have no mask, so NULL became
+    1970-01-01.
+    """
     struct = _as_struct(column)
     parts = [part.fill_null(0) for part in struct.flatten()]
     nulls = column.is_null()
@@ -25,7 +29,9 @@ def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def remove_temporary_folder() -> None:
-    """Delete the folder that fakesnow makes for internal stages in each process that imports it, and never deletes."""
+    """Delete the folder for internal stages that importing fakesnow creates in each process and never
+    deletes.
+    """
     folder = Path(fakesnow.transforms.stage.LOCAL_BUCKET_PATH)
     if folder.name.startswith("fakesnow_bucket_"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -44,7 +50,7 @@ DESCRIBED = {
 
 
 def describe_table() -> str:
-    """DESC TABLE with keys and comments, which fakesnow's answers as N and NULL for every column."""
+    """Answer DESC TABLE with keys and comments; fakesnow gives N and NULL for every column."""
     sql: str = transforms.SQL_DESCRIBE_TABLE.template
     for constant, value in DESCRIBED.items():
         sql = sql.replace(constant, value)

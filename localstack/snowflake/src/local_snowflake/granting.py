@@ -1,4 +1,6 @@
-"""GRANT, REVOKE and SHOW GRANTS. Sources: Snowflake's pages "GRANT <privileges>", "GRANT OWNERSHIP", "GRANT ROLE"."""
+"""GRANT, REVOKE and SHOW GRANTS. Sources: Snowflake's pages "GRANT <privileges>", "GRANT OWNERSHIP", "GRANT
+ROLE".
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from local_snowflake.sql import Scope, Words, actor_of
 
 @dataclass(frozen=True)
 class Target:
-    """What a grant is on: one object, all objects of a kind in a container, or all future ones."""
+    """The target of a grant: one object, all objects of a kind in a container, or all future ones."""
 
     kind: str
     name: str
@@ -101,7 +103,7 @@ class Granting:
         return role
 
     def _rows(self, actor: Actor, privileges: Sequence[str], target: Target, role: str) -> list[Right]:
-        """The grants that a statement speaks of; raises what Snowflake raises if one of them cannot be."""
+        """Return the grants of a statement. Raises Snowflake's error if one of them is not possible."""
         self._check_container(target)
         if privileges == ["ALL"]:
             privileges = privileges_of(target.privileged_kind)
@@ -131,7 +133,9 @@ class Granting:
         return [Target(target.of, name) for name in self.access.now.names_in(target.of, target.name)]
 
     def _check_may_grant(self, actor: Actor, privilege: str, target: Target) -> None:
-        """The owner grants, or in a schema with managed access the schema's owner; MANAGE GRANTS always does."""
+        """Require that the role may grant: the object's owner, in a schema with managed access the schema's
+        owner, or a role with MANAGE GRANTS.
+        """
         if not self.access.enforced:
             return
         now = self.access.now
@@ -181,7 +185,7 @@ class Granting:
                 self.access.catalog.set_pipe(pipe.name, "transferred", True)
 
     def _check_is_paused(self, target: Target) -> None:
-        """("GRANT OWNERSHIP", usage notes: a pipe must be paused)"""
+        """Require that a pipe is paused ("GRANT OWNERSHIP", usage notes)."""
         pipe = self.access.catalog.pipe_named(target.name) if target.kind == "PIPE" else None
         if pipe and pipe.paused_on is None:
             raise SnowflakeError(
@@ -282,7 +286,9 @@ class Granting:
 
 
 def future_result(rows: Sequence[Grant]) -> Result:
-    """`FUTURE TABLES IN SCHEMA` of A.B is shown on TABLE A.B.<TABLE> (Snowflake: "SHOW GRANTS")."""
+    """Return the rows of SHOW FUTURE GRANTS: `FUTURE TABLES IN SCHEMA` of A.B is shown on TABLE A.B.<TABLE>
+    (Snowflake: "SHOW GRANTS").
+    """
     columns = dict.fromkeys(
         ("privilege", "grant_on", "name", "grant_to", "grantee_name", "grant_option"), TEXT
     )
@@ -326,7 +332,7 @@ def grants_result(rows: Sequence[Grant]) -> Result:
 
 
 def take_privileges(words: Words) -> list[str]:
-    """CREATE TABLE, SELECT … up to ON; ALL stands for ALL PRIVILEGES."""
+    """Read privileges up to ON, such as CREATE TABLE or SELECT; ALL means ALL PRIVILEGES."""
     privileges = [""]
     while not words.takes("ON"):
         if words.takes(","):
@@ -339,7 +345,7 @@ def take_privileges(words: Words) -> list[str]:
 
 
 def take_target(words: Words, scope: Scope) -> Target:
-    """`PIPE a.b.c`, `SCHEMA a.b`, `ACCOUNT`, `FUTURE TABLES IN SCHEMA a.b`."""
+    """Read a target: `PIPE a.b.c`, `SCHEMA a.b`, `ACCOUNT`, `FUTURE TABLES IN SCHEMA a.b`."""
     if words.takes("ACCOUNT"):
         return Target("ACCOUNT", "")
     for many in ("ALL", "FUTURE"):

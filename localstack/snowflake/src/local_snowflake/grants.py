@@ -1,7 +1,7 @@
-"""All grants at one moment, and what they would be after a change. Source: "Overview of Access Control".
+"""An immutable set of all grants, and the sets that changes lead to. Source: "Overview of Access Control".
 
-Every object has one row with the privilege OWNERSHIP, so the grants alone tell which objects exist, whose they are
-and who may see them.
+Every object has one row with the privilege OWNERSHIP, so the grants alone tell which objects exist, who owns
+them and who may see them.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ EVERYBODY = "PUBLIC"
 
 
 class Right(NamedTuple):
-    """What is granted to whom: no two grants have the same."""
+    """The key of a grant: privilege, object and grantee."""
 
     privilege: str
     kind: str
@@ -65,7 +65,7 @@ class Grants:
 
     @cached_property
     def roles_granted_to(self) -> Mapping[tuple[str, str], frozenset[str]]:
-        """The roles granted directly to a ("ROLE" | "USER", name)."""
+        """Return the roles granted directly to a ("ROLE" | "USER", name)."""
         found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         for row in self.rows:
             if row.kind == "ROLE" and row.privilege == "USAGE":
@@ -73,7 +73,7 @@ class Grants:
         return {grantee: frozenset(roles) for grantee, roles in found.items()}
 
     def inherited(self, roles: frozenset[str]) -> frozenset[str]:
-        """The roles with all that are granted to them, directly or through others, and PUBLIC."""
+        """Return the roles with all that are granted to them, directly or through others, and PUBLIC."""
         if roles not in self._closures:
             reached, ahead = set(roles), list(roles)
             while ahead:
@@ -87,13 +87,13 @@ class Grants:
         return self.inherited(self.roles_granted_to.get(("USER", user), frozenset()))
 
     def roles_of(self, actor: Actor) -> frozenset[str]:
-        """The roles whose privileges a session has. CREATE is authorized by the primary role alone."""
+        """Return the roles whose privileges a session has. CREATE is authorized by the primary role only."""
         if actor.all_secondary:
             return self.inherited(frozenset({actor.role})) | self.roles_of_user(actor.user)
         return self.inherited(frozenset({actor.role}))
 
     def owner(self, kind: str, name: str) -> str | None:
-        """The role that owns an object; None if there is no such object."""
+        """Return the role that owns an object; None if the object does not exist."""
         return next((row.grantee for row in self.on.get((kind, name), ()) if row.is_ownership), None)
 
     def privileges(self, roles: frozenset[str], kind: str, name: str) -> frozenset[str]:
@@ -126,16 +126,15 @@ class Grants:
         return self._without(lambda row: row.right in gone)
 
     def owned(self, kind: str, name: str, role: str, now: datetime) -> "Grants":
-        """With another owner."""
+        """Return the grants with another owner of an object."""
         return self._without(
             lambda row: row.is_ownership and (row.kind, row.name) == (kind, name),
             Grant(OWNERSHIP, kind, name, "ROLE", role, True, role, now),
         )
 
     def created(self, kind: str, name: str, owner: str, keep_grants: bool, now: datetime) -> "Grants":
-        """With a new object, which gets the future grants of its schema or else of its database.
-
-        An object that took the place of another has none of its grants, unless they were copied.
+        """Return the grants with a new object, which gets the future grants of its schema, otherwise of its
+        database. An object that replaces another loses the other's grants, unless they are copied.
         """
         future: Iterable[Grant] = () if keep_grants else self._future(kind, name)
         received = [
@@ -149,7 +148,9 @@ class Grants:
         return base.owned(kind, name, owner, now).granted(received, owner, False, now)
 
     def _future(self, kind: str, name: str) -> tuple[Grant, ...]:
-        """Where a schema has future grants of the kind, its database's do not count ("GRANT <privileges>")."""
+        """Return the future grants for an object. Those of its database do not count if its schema has some
+        of the kind ("GRANT <privileges>").
+        """
         database, _, rest = name.partition(".")
         schema = f"{database}.{rest.rpartition('.')[0]}"
         return self.on.get((f"FUTURE {kind}S IN SCHEMA", schema)) or self.on.get(
@@ -157,7 +158,7 @@ class Grants:
         )
 
     def dropped(self, kind: str, name: str) -> "Grants":
-        """Without an object, and with a container without all that was in it."""
+        """Return the grants without an object, and for a container without everything in it."""
 
         def gone(row: Grant) -> bool:
             if (row.kind, row.name) == (kind, name):
@@ -178,7 +179,7 @@ class Grants:
         return self._without(lambda row: (row.kind, row.name) == (kind, name), *moved)
 
     def transferred(self, kind: str, name: str, role: str, keep_grants: bool, now: datetime) -> "Grants":
-        """With another owner, and with or without what was granted on the object."""
+        """Return the grants with another owner, and with or without the other grants on the object."""
         kept = self
         if not keep_grants and kind != "ROLE":
             kept = self._without(lambda row: (row.kind, row.name) == (kind, name))

@@ -1,4 +1,4 @@
-"""The names of a result's columns, as Snowflake gives them: the expression's own text in upper case."""
+"""Names of a result's columns as Snowflake gives them: the expression's own text in upper case."""
 
 from sqlglot import exp
 
@@ -6,7 +6,7 @@ NAMED = (exp.Alias, exp.Column, exp.Star, exp.Aliases)
 
 
 def keep_headings(statement: exp.Expr) -> None:
-    """Give each column of a query that has no name the name that it has before anything is rewritten."""
+    """Name each unnamed column of a query after its expression, before any rewriting."""
     for select in statement.find_all(exp.Select):
         for column in select.expressions:
             if not isinstance(column, NAMED) and not is_sequence(column):

@@ -1,8 +1,9 @@
-"""Statements that take longer than a request may.
+"""Statements that take longer than one HTTP request.
 
-Snowflake answers within 45 seconds, if need be with code 333333 and the address where the result will be ("Submitting a
-request to execute SQL statements"). The connector gives up on an answer after 60 seconds and sends the statement again
-under the same request id: it must join the statement that runs, because an INSERT would insert twice.
+Snowflake answers within 45 seconds, if necessary with code 333333 and the address of the later result
+("Submitting a request to execute SQL statements"). The connector stops waiting after 60 seconds and sends the
+statement again with the same request id. That request must join the running statement, because otherwise an
+INSERT would insert twice.
 """
 
 import asyncio
@@ -21,7 +22,9 @@ type Statement = Callable[[Send], Awaitable[None]]
 
 
 class RunningStatements:
-    """By session token and request id. An answer stays here until somebody has received it or the session ends."""
+    """Running statements by session token and request id. An answer is kept until it was received or the
+    session ends.
+    """
 
     def __init__(self, answer_within: float = ANSWER_WITHIN_SECONDS) -> None:
         self.answer_within = answer_within
@@ -30,14 +33,14 @@ class RunningStatements:
     async def run(
         self, token: str, request_id: str, statement: Statement, receive: Receive, send: Send
     ) -> None:
-        """Run the statement, or wait for it if it runs already, and answer."""
+        """Run the statement, or wait for it if it runs already, and return the answer."""
         key = token, request_id
         if key not in self._running:
             self._running[key] = asyncio.create_task(_answer_of(statement))
         await self._answer(key, receive, send)
 
     async def result(self, token: str, request_id: str, receive: Receive, send: Send) -> bool:
-        """Wait for a statement that was answered with code 333333. Return whether there is one."""
+        """Wait for a statement that was answered with code 333333. Return whether it exists."""
         key = token, request_id
         if known := key in self._running:
             await self._answer(key, receive, send)
@@ -85,7 +88,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def in_progress(request_id: str) -> list[Message]:
-    """Return the response for a statement that still runs. The connector asks at this address until it is done."""
+    """Return the response for a statement that still runs. The connector polls this address until it is done."""
     response = JSONResponse(
         {
             "data": {"getResultUrl": f"/queries/{request_id}/result"},

@@ -1,8 +1,8 @@
-"""Snowpipe: takes notifications from the queue, finds the pipes they concern, loads, and then deletes them.
+"""Snowpipe: receive notifications, find the pipes for each file, load the files, then delete the messages.
 
-The order is a promise: a message is deleted only after its files' rows and history are committed (or the
-files are written down as waiting, for a pipe that cannot load now). Killed anywhere before, the message comes
-back and the history says what is already done.
+The order is a promise: a message is deleted only after its files' rows and history are committed (or, for a
+pipe that cannot load now, after the files are recorded as waiting). If the process is killed before, the
+message is delivered again, and the history tells what was loaded.
 """
 
 import queue
@@ -33,7 +33,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 @dataclass
 class Activity:
-    """What SYSTEM$PIPE_STATUS tells of a pipe beyond the catalog. In memory, since the start."""
+    """Values of SYSTEM$PIPE_STATUS that are not in the catalog: in memory, since the start."""
 
     received: datetime | None = None
     forwarded: datetime | None = None
@@ -156,7 +156,9 @@ class Ingest:
                 self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
 
     def load_once(self, wait_seconds: float) -> None:
-        """Take what has come in, load it, and delete the messages whose files are all accounted for."""
+        """Receive messages, load their files, and delete the messages whose files are all loaded or recorded
+        as waiting.
+        """
         messages = self.delivery(self._take(wait_seconds))
         if not messages:
             return
@@ -218,7 +220,7 @@ class Ingest:
     def load_files(
         self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False, draining: bool = False
     ) -> tuple[set[StagedFile], Exception | None]:
-        """Load through a pipe; returns the files that must be tried again, and why."""
+        """Load through a pipe. Return the files that must be tried again, and why."""
         files = list({file.file_name: file for file in files}.values())
         in_flight = 0 if waiting else len(files)  # a waiting file is already counted, by its row
         self._count_in_flight(pipe, in_flight)
@@ -267,13 +269,15 @@ class Ingest:
             self.activity[pipe.pipe_id].in_flight += files
 
     def pending(self, pipe: Pipe) -> tuple[int, datetime | None]:
-        """Return the number of files that wait or are being loaded, each counted once, and when the oldest came."""
+        """Return the number of files that wait or are being loaded, each counted once, and when the oldest
+        came.
+        """
         with self._pending:
             waiting, oldest = self.waiting_since(pipe)
             return waiting + self.activity[pipe.pipe_id].in_flight, oldest
 
     def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
-        """What the table will not take stalls its pipe; what is amiss with the disk is tried again."""
+        """Return why the files wait: an error of the table stalls its pipe, an error of the disk is retried."""
         if isinstance(error, NotRunnable):
             return error
         if isinstance(error, PASSING_ERRORS) or "Failed to commit" in str(error):
@@ -373,7 +377,9 @@ class Ingest:
         return rows[0] if rows else (None, None)
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
-        """A paused pipe still loads what was queued before the pause, and no more ("Managing Snowpipe")."""
+        """Return the files that a pipe may load now: a paused pipe still loads what was queued before the
+        pause ("Managing Snowpipe").
+        """
         self.catalog.has_histories(pipe.name.database)
         rows = self.catalog.rows(
             f"""SELECT DISTINCT bucket, key, file_name, file_size, received_on

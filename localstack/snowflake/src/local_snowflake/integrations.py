@@ -180,6 +180,6 @@ def notification_properties(integration: Integration) -> list[tuple[str, ...]]:
 
 
 def check_is_notification(catalog: Catalog, name: str) -> None:
-    """ERROR_INTEGRATION of a pipe: an outbound notification integration."""
+    """Check ERROR_INTEGRATION of a pipe: it must be an outbound notification integration."""
     if category_of(catalog.integration(name)) != "NOTIFICATION":
         raise compilation(f"Integration '{name}' is not a notification integration.", "001008", "42601")

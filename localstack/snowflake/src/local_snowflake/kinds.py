@@ -1,4 +1,4 @@
-"""Infer an expression's type without the types of columns, and call a macro where that does not suffice."""
+"""Infer an expression's type without the types of columns, and call a macro where that is not enough."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ def type_of(node: exp.Expr) -> exp.Expr:
 def typed(name: str, node: exp.Expr, *more: exp.Expr, kind: str = SCALAR) -> exp.Expr:
     """Return a call of a macro that has an overload per type.
 
-    DuckDB expands a macro each time its argument is written, so an argument whose type is known here is written once:
-    a statement with many casts is bound several times faster.
+    DuckDB expands a macro once per use of its argument, so an argument whose type is known here is written
+    once: a statement with many casts is bound several times faster.
     """
     family = name.removeprefix("try_")
     if is_aggregated(node):
@@ -77,7 +77,7 @@ GIVES = {"text": VARCHAR, "float": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE
 
 
 def duck_type(node: exp.Expr | None) -> str | None:
-    """Return the type that DuckDB will give the expression, or None if that cannot be told here."""
+    """Return the type that DuckDB will give the expression, or None if it is unknown here."""
     node = node.unnest() if node else exp.Null()
     if TYPE in node.meta:
         found = node.meta[TYPE]
@@ -94,7 +94,7 @@ def duck_type(node: exp.Expr | None) -> str | None:
 
 
 def type_of_all(node: exp.Expr) -> str | None:
-    """The type of a CASE or COALESCE whose branches have one type, NULLs aside."""
+    """Return the type of a CASE or COALESCE if all branches have one type, apart from NULL."""
     given: Iterable[exp.Expr | None]
     if isinstance(node, exp.Case):
         given = [*(each.args.get("true") for each in node.args["ifs"]), node.args.get("default")]
@@ -105,7 +105,9 @@ def type_of_all(node: exp.Expr) -> str | None:
 
 
 def is_aggregated(node: exp.Expr) -> bool:
-    """DuckDB does not know the type of an aggregate or a window function when it chooses an overload."""
+    """Return whether an expression contains an aggregate or a window function, whose type DuckDB does not
+    know when it chooses an overload.
+    """
     return any(
         isinstance(each, exp.AggFunc | exp.Window | exp.Filter | exp.WithinGroup) or is_listed(each)
         for each in node.walk(prune=lambda inner: isinstance(inner, exp.Subquery))
@@ -122,7 +124,7 @@ def text(value: str) -> exp.Expr:
 
 @dataclass
 class Translation:
-    """One statement's. `variants` are the names of columns that may be VARIANTs."""
+    """The columns of one statement; `variants` are the names of those that may be VARIANTs."""
 
     variants: frozenset[str]
 
@@ -176,7 +178,7 @@ class Translation:
 
 
 def aliases_of_variants(statement: exp.Expr, known: frozenset[str]) -> frozenset[str]:
-    """`known` and the names that the statement itself gives to what may be a VARIANT."""
+    """Return `known` plus the aliases that the statement gives to possible VARIANTs."""
     aliases = [
         node for node in statement.find_all(exp.Alias) if isinstance(node.args.get("alias"), exp.Identifier)
     ]

@@ -1,17 +1,17 @@
-"""How long a notification takes from the queue to the pipe."""
+"""The time that a notification takes from the queue to the pipe."""
 
 from typing import NamedTuple
 
 
 class Latency(NamedTuple):
-    """How long a message takes, between two bounds in seconds, each value as likely."""
+    """A uniformly distributed time between two bounds in seconds."""
 
     low: float = 0.0
     high: float = 0.0
 
     @classmethod
     def of(cls, text: str) -> "Latency":
-        """`30` or `5-60`; raises ValueError."""
+        """Parse `30` or `5-60`. Raises ValueError."""
         low, _, high = text.partition("-")
         latency = cls(float(low), float(high or low))
         if not 0 <= latency.low <= latency.high:

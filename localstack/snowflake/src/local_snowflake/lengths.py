@@ -1,4 +1,4 @@
-"""VARCHAR(n) holds n characters: DuckDB forgets the length, so the column gets a CHECK constraint."""
+"""Enforce the length of VARCHAR(n) with a CHECK constraint, because DuckDB ignores it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Loads staged objects: reads many at once, then commits their rows and their history in one transaction."""
+"""Load staged objects: read many at once, then commit their rows and their history in one transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ PARALLEL_READS = 16
 
 
 class StagedFile(NamedTuple):
-    """An object on its way to a table."""
+    """An object that is to be loaded into a table."""
 
     bucket: str
     key: str
@@ -39,7 +39,7 @@ class StagedFile(NamedTuple):
 
 @dataclass
 class LoadedFile:
-    """A staged file after reading, and then after loading: what its history row says."""
+    """A staged file after reading, and then after loading: the content of its row in the history."""
 
     file: StagedFile
     content: Content = field(default_factory=Content)
@@ -51,7 +51,7 @@ class LoadedFile:
     """The file as a whole could not be read."""
 
     def keep_what_loads(self, plan: Plan) -> None:
-        """Drop the rows of a file that ON_ERROR gives up."""
+        """Drop the rows of a file that ON_ERROR skips."""
         if self.failure or plan.on_error.skips(len(self.content.errors), self.content.parsed):
             self.skipped = True
             self.content.rows.clear()
@@ -87,11 +87,11 @@ OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodN
 
 
 class StageRefused(Exception):
-    """S3 lets us not in, or has no such bucket: the stage's fault, not the file's."""
+    """S3 denies access or the bucket does not exist, which is an error of the stage and not of the file."""
 
 
 class StageUnreachable(Exception):
-    """S3 gives no answer now."""
+    """S3 does not respond at present."""
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Loader:
     # ---- reading
 
     def read(self, plan: Plan, files: Sequence[StagedFile]) -> "Read":
-        """Many GETs at a time over one client."""
+        """Read many objects concurrently with one client."""
         read = Read()
         for file, result in zip(
             files, self.readers.map(lambda file: self._try(plan, file), files), strict=True
@@ -148,7 +148,7 @@ class Loader:
             return problem
 
     def listed(self, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-        """What LIST, REFRESH and COPY find under a prefix, as S3 tells it."""
+        """Return the objects under a prefix, for LIST, REFRESH and COPY."""
         try:
             for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 yield from page.get("Contents", ())
@@ -193,9 +193,8 @@ class Loader:
     # ---- loading
 
     def load(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
-        """All rows and all history rows in one transaction; sets what became of each file.
-
-        A file that the table refuses fails alone: the batch is then loaded again file by file.
+        """Commit all rows and all history rows in one transaction, and set each file's result. If the table
+        refuses a row, the files are loaded one by one, so that only its file fails.
         """
         for file in files:
             file.keep_what_loads(plan)
@@ -211,7 +210,7 @@ class Loader:
                 self._commit(plan, files)
 
     def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
-        """Try the rows one at a time, so that ON_ERROR can be asked about each."""
+        """Insert the rows one at a time, so that ON_ERROR applies to each."""
         good, bad = [], []
         with self.catalog.fakesnow.cursor() as cursor:
             for row in file.content.rows:
@@ -242,7 +241,7 @@ class Loader:
     # ---- histories
 
     def loaded_by_pipe(self, plan: Plan, names: Sequence[str]) -> set[str]:
-        """Which of these files the pipe has in its history, loaded or failed; ETags do not matter."""
+        """Return the files that the pipe's history has as loaded or failed; ETags do not matter."""
         assert plan.pipe
         database = plan.target.database
         self.catalog.has_histories(database)
@@ -256,7 +255,7 @@ class Loader:
     def loaded_by_hand(
         self, duck: duckdb.DuckDBPyConnection, target: Name, stage_location: str
     ) -> dict[str, str]:
-        """Names and ETags of the files that bulk COPY has loaded into a table, as long as it remembers."""
+        """Return names and ETags of the files that COPY has loaded into a table within the 64 days."""
         rows = duck.execute(
             f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
                 WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?
@@ -384,7 +383,7 @@ HISTORY_SCHEMA = pa.schema(
 
 
 def in_batches(files: Sequence[StagedFile]) -> Iterable[list[StagedFile]]:
-    """Bounded transactions, so that memory is bounded: few large files, or many small ones."""
+    """Split files into bounded transactions, to limit memory: few large files, or many small ones."""
     batch: list[StagedFile] = []
     size = 0
     for file in files:

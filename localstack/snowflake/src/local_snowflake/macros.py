@@ -1,8 +1,8 @@
-"""DuckDB macros that give values Snowflake's meaning where DuckDB's differs.
+"""DuckDB macros with Snowflake's semantics where DuckDB's differ.
 
-DuckDB chooses an overload by the types of the arguments when it binds a statement, so the type pairs that are
-supported are the overloads. What none of them takes is refused (`translate.py`). They stand in the database
-`memory`, are made anew at each start, and are called by their full name.
+DuckDB chooses an overload by the types of the arguments when it binds a statement, so each supported pair of
+types is an overload. Other types are refused (`translate.py`). The macros are in the database `memory`, are
+created at each start, and are called by their full name.
 """
 
 import re
@@ -16,7 +16,7 @@ ERROR = re.compile(r"\bLS(\d{6}):([0-9A-Z]{5}):(.*)", re.DOTALL)
 
 
 def raised(code: str, state: str, message: str) -> str:
-    """SQL that raises an error; `message` is an SQL expression."""
+    """Return SQL that raises an error; `message` is an SQL expression."""
     return f"error('LS{code}:{state}:' || {message})"
 
 
@@ -52,7 +52,9 @@ def not_recognized(code: str, kind: str, x: str) -> str:
 
 
 def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "true") -> tuple[str, str]:
-    """Text converted if it has the pattern; otherwise an error, or NULL for the TRY_ functions."""
+    """Return SQL that converts text with this pattern; other text gives an error, or NULL for the TRY_
+    functions.
+    """
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
     strict = f"CASE WHEN x IS NULL OR ({matches}) THEN {convert} ELSE {not_recognized(code, kind, 'x')} END"
     other = ""
@@ -63,16 +65,16 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
 
 
 def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
-    """A macro of one body per type of `x`; `t` is the type that `x` had before the overload was chosen.
-
-    A VARIANT is JSON, which DuckDB takes for text: it is recognized by `t`. So is the scale of a NUMBER.
+    """Return SQL that defines a macro with one body per type of `x`; `t` is the type that `x` had before the
+    overload was chosen. A VARIANT is JSON, which DuckDB treats as text, so it is recognized by `t`, as is the
+    scale of a NUMBER.
     """
     variants = ", ".join(f"(x {kind}, t{parameters}) AS ({body})" for kind, body in bodies.items())
     return f"CREATE OR REPLACE MACRO {HOME}{name}{variants};\n"
 
 
 def family(name: str, text: tuple[str, str], others: dict[str, str]) -> str:
-    """`name` and `try_name`, for text, for a VARIANT (by its text) and for other types."""
+    """Return SQL that defines `name` and `try_name` for text, for a VARIANT (by its text) and for other types."""
     made = ""
     for prefix, body in (("", text[0]), ("try_", text[1])):
         of_text = f"_ls_{prefix}{name}_of_text"
@@ -135,9 +137,9 @@ def time_families() -> str:
 
 
 def any_macros() -> str:
-    """For aggregates and window functions, whose type DuckDB does not know when it chooses an overload.
-
-    `typeof` knows it later, but a CASE has one type: a quotient is a DOUBLE here, with the documented digits.
+    """Define an overload for aggregates and window functions, whose type DuckDB does not know when it chooses
+    one. `typeof` knows it later, but a CASE has one type, so a quotient is a DOUBLE with the documented
+    digits.
     """
     text = raised(
         "000002", "0A000", "'a cast of an aggregated text or VARIANT: cast it within the aggregate'"
@@ -187,7 +189,7 @@ def text_macros() -> str:
 
 
 def variant_macros() -> str:
-    """A VARIANT has no order here, and is compared with its like only."""
+    """Define the comparisons of VARIANTs: only with each other, and without an order."""
     no_order = raised("000002", "0A000", "what || ' over a VARIANT: cast it to a type'")
     unlike = raised("000002", "0A000", "'the comparison of a VARIANT with another type: cast it'")
     mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
@@ -210,9 +212,8 @@ CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
 
 
 def division_macros() -> str:
-    """NUMBER / NUMBER as documented in "Arithmetic operators": six more digits, at least the dividend's, at most 12.
-
-    The quotient is computed with whole numbers, rounded half away from zero.
+    """Define NUMBER / NUMBER as in "Arithmetic operators": six more digits, at least the dividend's, at most
+    12. The quotient is computed with integers and rounded half away from zero.
     """
     zero = raised("100051", "22012", "'Division by zero'")
 
@@ -272,7 +273,7 @@ def creation_sql() -> str:
 
 
 def error_of(message: str) -> SnowflakeError | None:
-    """The error that a macro raised, if this is the message of one."""
+    """Return the error that a macro raised, or None if the message is of another error."""
     found = ERROR.search(message)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Names are compared with their case, as Snowflake compares them ("Identifier requirements"); DuckDB ignores it."""
+"""Compare names case-sensitively, as Snowflake does ("Identifier requirements"); DuckDB ignores case."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from local_snowflake.verified import checked_part
 
 @dataclass(frozen=True)
 class Columns:
-    """What is known of the columns, relations and schemas of all databases when a statement is translated."""
+    """The known columns, relations and schemas of all databases when a statement is translated."""
 
     variants: frozenset[str] = frozenset()
     """The names, in upper case, of columns that are VARIANTs somewhere."""
@@ -21,7 +21,7 @@ class Columns:
 
 
 def check_names(statement: exp.Expr, columns: Columns) -> None:
-    """Raise for a name that DuckDB would resolve and Snowflake would not, because its case is another one."""
+    """Raise for a name that DuckDB would resolve but Snowflake would not, because its case differs."""
     root = checked_part(statement)
     if root is None or root.find(exp.TableFromRows):
         return
@@ -55,7 +55,9 @@ def stored(identifier: exp.Identifier) -> str:
 
 
 def names_given(statement: exp.Expr) -> Iterator[str]:
-    """The names that the statement itself defines: aliases, common table expressions and their columns."""
+    """Return the names that the statement itself defines: aliases, common table expressions and their
+    columns.
+    """
     for node in statement.find_all(exp.Alias, exp.TableAlias, exp.PropertyEQ):
         given = [node.args.get("alias") or node.this, *(node.args.get("columns") or ())]
         yield from (stored(each) for each in given if isinstance(each, exp.Identifier))

@@ -1,7 +1,8 @@
-"""Messages about files that a pipe could not load, sent to the topic of its notification integration.
+"""Messages to the topic of a pipe's notification integration about files that it could not load. Source:
+Snowflake's page "Enabling Snowpipe error notifications for Amazon SNS".
 
-Source: Snowflake's page "Enabling Snowpipe error notifications for Amazon SNS". Only files that ON_ERROR =
-SKIP_FILE skipped are told of, at least once each: what could not be sent is tried again, until the process ends.
+Only files that ON_ERROR = SKIP_FILE skipped are reported, each at least once: a message that could not be
+sent is retried until the process ends.
 """
 
 import json
@@ -37,7 +38,7 @@ class Notices:
         self._unsent: deque[Notice] = deque(maxlen=MAX_UNSENT)
 
     def about(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
-        """Queue one message for the files of a batch that were skipped."""
+        """Queue one message for the skipped files of a batch."""
         failed = [file for file in files if file.status == "Load failed"]
         if not failed or plan.on_error.kind != "SKIP_FILE" or not plan.pipe:
             return

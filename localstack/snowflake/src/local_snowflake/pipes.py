@@ -155,7 +155,7 @@ class Pipes:
         return SUCCEEDED
 
     def refresh(self, pipe: Pipe, options: Options, actor: Actor) -> Result:
-        """Queues the stage's files of the last 7 days that neither history knows."""
+        """Queue the stage's files of the last 7 days that are in neither history."""
         for option in options:
             if option not in ("PREFIX", "MODIFIED_AFTER"):
                 raise compilation(f"invalid property '{option}'", "001006", "42601")

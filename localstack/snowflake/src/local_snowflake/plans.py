@@ -1,4 +1,4 @@
-"""A COPY statement made ready to run: where its files lie, how they are read, and the INSERT for them."""
+"""A COPY statement ready to run: the location of its files, how to read them, and the INSERT."""
 
 import re
 from dataclasses import dataclass
@@ -32,7 +32,9 @@ class Plan:
 
 
 class NotRunnable(Exception):
-    """Why a pipe cannot load now; files wait for it. `state` is an executionState of SYSTEM$PIPE_STATUS."""
+    """The reason why a pipe cannot load now; its files wait. `state` is an executionState of
+    SYSTEM$PIPE_STATUS.
+    """
 
     def __init__(self, state: str, reason: str) -> None:
         super().__init__(reason)
@@ -75,7 +77,7 @@ def state_of(error: SnowflakeError) -> str:
 
 
 def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, default_on_error: str) -> Plan:
-    """Compile against the objects as they are now; raises what Snowflake raises at CREATE PIPE."""
+    """Compile against the current objects. Raises the errors of Snowflake's CREATE PIPE."""
     if not stage.url:
         raise compilation(f"Stage '{stage.name}' is not on S3.", "001008", "42601")
     formats = copy.format_options
@@ -137,7 +139,7 @@ def target_columns(catalog: Catalog, copy: Copy) -> list[str]:
 
 
 def in_duckdb(catalog: Catalog, copy: Copy, items: list[str]) -> str:
-    """The select list through a session's own translation, so that a pipe reads JSON as a query does."""
+    """Translate the select list as in a session, so that a pipe reads JSON as a query does."""
     sql = f"SELECT {', '.join(items)} FROM {BATCH}"
     session = catalog.fakesnow.connect(copy.target.database, copy.target.schema)
     session.columns = lambda: Columns(frozenset({"C1"}))

@@ -1,6 +1,5 @@
-"""Which privileges each kind of object has. Source: Snowflake's page "Access control privileges".
-
-Only the kinds of object that exist here are listed: a grant on any other kind is refused.
+"""The privileges of each kind of object. Source: Snowflake's page "Access control privileges". Only kinds
+that exist here are listed; a grant on any other kind is refused.
 """
 
 from collections.abc import Mapping
@@ -64,7 +63,7 @@ PLURALS = {"VIEWS": "VIEW", "TABLES": "TABLE", "SCHEMAS": "SCHEMA"} | {
 
 
 def privileges_of(kind: str) -> tuple[str, ...]:
-    """What ALL PRIVILEGES on an object of the kind grants: everything but OWNERSHIP."""
+    """Return the privileges of ALL PRIVILEGES on a kind of object: all but OWNERSHIP."""
     return PRIVILEGES[kind]
 
 

@@ -1,4 +1,4 @@
-"""Puts the parts together and runs them until told to stop."""
+"""Create the parts of the server and run them until it is stopped."""
 
 import asyncio
 import logging

@@ -16,7 +16,9 @@ NO_AWS = "http://127.0.0.1:9"  # the discard port: a pipe or an external stage f
 
 @pytest.fixture(scope="session")
 def snowflake_aws_endpoint_url() -> str:
-    """Return the AWS whose buckets are read. Override it with the URL of moto or LocalStack to load files."""
+    """Return the URL of the AWS endpoint that is read from. Override it with that of moto or LocalStack to
+    load files.
+    """
     return NO_AWS
 
 

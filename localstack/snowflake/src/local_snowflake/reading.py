@@ -1,4 +1,4 @@
-"""Which tables and views a query or a change of rows needs, and with which privilege."""
+"""Find the tables and views that a query or a change of rows uses, and the privilege that each needs."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class Reading:
         self._sources: dict[str, tuple[Need, ...]] = {}
 
     def __call__(self, statement: exp.Expr, session: LocalConnection) -> None:
-        """Raises what Snowflake raises if the session may not read or change a table of the statement."""
+        """Raise Snowflake's error if the session may not read or change a table of the statement."""
         if not self.access.enforced:
             return
         scope = Scope(session.database, session.schema)
@@ -55,9 +55,8 @@ class Reading:
             self._expand(name, roles)
 
     def _expand(self, view: Name, reader: frozenset[str]) -> None:
-        """A view reads with the privileges of the role that owns it ("Overview of Views").
-
-        The functions of the information schema answer by the privileges of the role in use.
+        """Require what a view reads of the view's owner ("Overview of Views"), but the privileges of functions
+        of the information schema of the role in use.
         """
         owner = self.access.now.owner("VIEW", str(view))
         if owner is None:
@@ -89,18 +88,22 @@ class Reading:
         return found
 
     def forget(self, name: str) -> None:
-        """Drop what is known of a view, or of every view in a database or schema, because it changed."""
+        """Forget a view, or every view of a database or schema, because it changed."""
         for key in list(self._sources):  # a copy: other sessions add to it meanwhile
             if key == name or key.startswith(f"{name}."):
                 self._sources.pop(key, None)
 
     def learn(self, view: str, reads: Iterable[Any]) -> None:
-        """Keep what a new view reads; parsing DuckDB's text of it, with all macros expanded, takes longer."""
+        """Remember what a new view reads; parsing DuckDB's text of it, with all macros expanded, takes
+        longer.
+        """
         self._sources[view] = tuple(dict.fromkeys(reads))
 
 
 def histories_of(view: exp.Expr, database: str) -> Iterator[Need]:
-    """The tables of whose COPY_HISTORY a view tells: any privilege on them will do ("COPY_HISTORY", usage notes)."""
+    """Return the tables whose COPY_HISTORY a view reads; any privilege on them is enough ("COPY_HISTORY",
+    usage notes).
+    """
     for table in view.find_all(exp.Table):
         select = table.find_ancestor(exp.Select)
         where = select and select.args.get("where")
@@ -178,7 +181,7 @@ def _needs(table: exp.Table, privileges: tuple[str, ...], scope: Scope) -> Itera
 
 
 def name_of(table: exp.Table, scope: Scope) -> Name | None:
-    """None for what is no table of a database: a stage, a function, a name without a current schema."""
+    """Return a table's full name; None for a stage, a function or a name without a current schema."""
     parts = [part for part in (table.args.get("catalog"), table.args.get("db"), table.this) if part]
     if not all(isinstance(part, exp.Identifier) for part in parts):
         return None
@@ -190,7 +193,7 @@ def name_of(table: exp.Table, scope: Scope) -> Name | None:
 
 
 def _is_of_the_query(table: exp.Table) -> bool:
-    """Whether the name is that of a common table expression that stands before it."""
+    """Return whether a name is that of a common table expression in scope."""
     if table.args.get("db"):
         return False
     name, node = table.name.upper(), table.parent

@@ -1,6 +1,5 @@
-"""Roles and users, and which role a session uses.
-
-Sources: Snowflake's pages "CREATE ROLE", "USE ROLE", "USE SECONDARY ROLES", "CREATE USER", "ALTER USER".
+"""Roles and users, and the role that a session uses. Sources: Snowflake's pages "CREATE ROLE", "USE ROLE",
+"USE SECONDARY ROLES", "CREATE USER", "ALTER USER".
 """
 
 import json
@@ -38,9 +37,8 @@ class Roles:
     # ---- sessions
 
     def log_in(self, name: str | None, role: str | None, warehouse: str | None) -> Actor:
-        """The actor of a new session, with the role of the connect string or else the user's default role.
-
-        A user that nobody created is an administrator, like the first user of a new account.
+        """Return the actor of a new session, with the role of the connect string or else the user's default
+        role. A user that nobody created is an administrator, like the first user of a new account.
         """
         user = (name or "UNKNOWN").upper()
         options = self._options(user)
@@ -142,7 +140,7 @@ class Roles:
         return SUCCEEDED
 
     def drop_role(self, words: Words, scope: Scope) -> Result:
-        """What the role owned then belongs to the role that drops it ("DROP ROLE", usage notes)."""
+        """Drop a role; the role that drops it becomes the owner of its objects ("DROP ROLE", usage notes)."""
         words.take("DROP", "ROLE")
         if_exists = words.takes("IF", "EXISTS")
         role = words.take_identifier()
@@ -271,7 +269,7 @@ USER_COLUMNS = {
 
 
 def named(identifier: str) -> str:
-    """A name of the connect string: upper case unless it is quoted."""
+    """Read a name of the connect string: upper case unless it is quoted."""
     if identifier.startswith('"'):
         return identifier.strip('"').replace('""', '"')
     return identifier.upper()

@@ -1,4 +1,4 @@
-"""fakesnow's server with ours in front of it: an ASGI middleware on the connector's own protocol."""
+"""An ASGI middleware for the connector's protocol in front of fakesnow's server."""
 
 import asyncio
 import gzip
@@ -206,7 +206,7 @@ class LocalSnowflake:
                 self.catalog.changed()
 
     def _prepare(self, request: dict[str, Any], session: LocalConnection) -> tuple[str, str]:
-        """The statement's first word, and what fakesnow is to run for it."""
+        """Return the statement's first word, and the SQL that fakesnow should run."""
         sql: str = request["sqlText"]
         verb = (*Words(sql).start(1), "")[0]
         if request.get("describeOnly") and verb in NOT_DESCRIBED:
@@ -228,7 +228,7 @@ class LocalSnowflake:
             session.leave(database)
 
     def _at_once(self, sql: str, send: Send) -> Send:
-        """The connector retries HTTP 500 for minutes: turn it into an answer."""
+        """Turn an exception into an error response, because the connector retries HTTP 500 for minutes."""
         start: Message = {}
         body = b""
 
@@ -257,9 +257,8 @@ def is_same(name: object, password: object, login: tuple[str, str]) -> bool:
 
 
 def is_local(scope: Message) -> bool:
-    """Whether a program of this machine calls, and not a web page that a browser shows here.
-
-    A page's requests carry Origin; one that rebinds its own name to 127.0.0.1 has that name in Host.
+    """Return whether a program of this machine sent the request, and not a web page in a browser. A page's
+    requests carry Origin; a page that rebinds its own name to 127.0.0.1 has that name in Host.
     """
     headers = dict(scope["headers"])
     host: bytes = headers.get(b"host", b"")
@@ -270,7 +269,7 @@ LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 
 def token_of(scope: Message) -> str:
-    """From `Authorization: Snowflake Token="…"`."""
+    """Return the token from `Authorization: Snowflake Token="…"`."""
     header: bytes = dict(scope["headers"]).get(b"authorization", b"")
     return header[17:-1].decode()
 
@@ -289,7 +288,7 @@ async def body_of(scope: Message, receive: Receive) -> dict[str, Any]:
 
 
 def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]:
-    """The request, as it is now, for the application behind."""
+    """Return the request in its current form, for the inner application."""
     body = json.dumps(request, allow_nan=False).encode()
     headers = [(k, v) for k, v in scope["headers"] if k not in (b"content-encoding", b"content-length")]
     headers.append((b"content-length", str(len(body)).encode()))
@@ -302,7 +301,7 @@ def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]
 
 
 def with_master_token(answer: dict[str, Any]) -> None:
-    """Without one the connector does not end its sessions when it is closed."""
+    """Add a master token; without one the connector does not end its sessions when it is closed."""
     if answer.get("data"):
         answer["data"] |= {
             "masterToken": answer["data"]["token"],
@@ -312,7 +311,7 @@ def with_master_token(answer: dict[str, Any]) -> None:
 
 
 def name_session(answer: dict[str, Any], session: LocalConnection) -> None:
-    """Tell the connector which role and warehouse are now in use."""
+    """Add the current role and warehouse to the answer for the connector."""
     if answer.get("data"):
         answer["data"] |= {
             "finalRoleName": session.actor.role,
@@ -321,7 +320,7 @@ def name_session(answer: dict[str, Any], session: LocalConnection) -> None:
 
 
 def answered(change: Callable[[dict[str, Any]], None], send: Send) -> Send:
-    """Pass a JSON answer on, changed."""
+    """Pass on a JSON answer with changes."""
     start: Message = {}
     body = b""
 

@@ -1,7 +1,7 @@
-"""fakesnow's session, with what dbt and honest SQL need put right.
+"""fakesnow's session with the corrections that dbt and other SQL need.
 
-Each fix stands for a way in which stock fakesnow 0.12.1 fails or, worse, answers wrongly in silence;
-compatibility.md names them. What cannot be put right is refused with a message.
+Each one corrects a case in which fakesnow 0.12.1 fails or silently answers wrongly; compatibility.md lists
+them. What cannot be corrected is refused with a message.
 """
 
 import time
@@ -67,7 +67,7 @@ TEMPORARY = "_fs_global._fs_information_schema._local_temporary"
 
 
 def drop_temporary(duck: duckdb.DuckDBPyConnection) -> None:
-    """What sessions left that never ended, because the process was killed."""
+    """Drop what earlier sessions left that never ended, because the process was killed."""
     duck.execute(f"CREATE TABLE IF NOT EXISTS {TEMPORARY} (relation VARCHAR, kind VARCHAR)")
     for relation, kind in duck.execute(f"SELECT DISTINCT relation, kind FROM {TEMPORARY}").fetchall():
         with suppress(duckdb.Error):  # it may be of the other kind, or gone
@@ -80,7 +80,7 @@ def macros_of(database: str) -> str:
 
 
 class LocalConnection(FakeSnowflakeConnection):
-    """A session; `temporary` are the relations that go when it ends."""
+    """A session; `temporary` are the relations that are dropped when it ends."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -105,7 +105,9 @@ class LocalConnection(FakeSnowflakeConnection):
 
     @property
     def in_transaction(self) -> bool:
-        """Asked of ourselves: a BEGIN to find out would abort a DuckDB transaction that is open."""
+        """Return whether a transaction is open, from our own state, because a BEGIN as a test would abort
+        one.
+        """
         return self._begun or self._in_transaction
 
     def note_transaction(self, statement: exp.Expr) -> None:
@@ -118,13 +120,13 @@ class LocalConnection(FakeSnowflakeConnection):
         self._changed = self.in_transaction
 
     def commit_open(self) -> None:
-        """Before a DDL statement."""
+        """Commit the open transaction before a DDL statement."""
         if self.in_transaction:
             self._begun = self._in_transaction = self._changed = False
             self._duck_conn.commit()
 
     def refuse_to_commit_aborted(self) -> None:
-        """DuckDB takes the COMMIT of a transaction that it aborted, and rolls back without a word."""
+        """Refuse the COMMIT of an aborted transaction, which DuckDB would accept and silently roll back."""
         if self._aborted:
             self._begun = self._in_transaction = self._changed = self._aborted = False
             self._duck_conn.rollback()
@@ -133,7 +135,9 @@ class LocalConnection(FakeSnowflakeConnection):
             )
 
     def outlive_failure(self) -> None:
-        """A failed statement ends DuckDB's transaction, not Snowflake's: one that changed nothing is begun anew."""
+        """Begin a new transaction after a failed statement, which ends DuckDB's but not Snowflake's, if
+        nothing was changed in it.
+        """
         if not self.in_transaction:
             return
         if self._changed:
@@ -150,7 +154,7 @@ class LocalConnection(FakeSnowflakeConnection):
         return LocalCursor(self, self._duck_conn, cursor_class is DictCursor)
 
     def leave(self, database: str) -> None:
-        """The database was dropped: the session has none any more."""
+        """Leave the current database, which was dropped."""
         self._duck_conn.execute("USE memory.main")
         self.database, self._schema = None, None
         self.database_set = self.schema_set = False
@@ -175,7 +179,7 @@ class LocalCursor(FakeSnowflakeCursor):
     def execute(
         self, command: str, params: Sequence[Any] | dict[Any, Any] | None = None, *args: Any, **kwargs: Any
     ) -> FakeSnowflakeCursor:
-        """As fakesnow's, but every failure is an answer, and writers that collide take turns."""
+        """Execute as fakesnow does, but answer every failure, and let writers that collide take turns."""
         for _ in range(CONFLICT_TRIES):
             try:
                 answer = self._run(command, params, *args, **kwargs)
@@ -224,9 +228,8 @@ class LocalCursor(FakeSnowflakeCursor):
             raise
 
     def _describe_last_sql(self) -> list[tuple[Any, ...]]:
-        """Return the result's columns as DuckDB's DESCRIBE lists them.
-
-        fakesnow parses, binds and describes the statement a second time, which was a third of a statement's CPU.
+        """Return the result's columns as DuckDB's DESCRIBE lists them. fakesnow parses, binds and describes
+        the statement again, which took a third of a statement's CPU.
         """
         return self._described
 
@@ -304,7 +307,7 @@ class LocalCursor(FakeSnowflakeCursor):
                 self._duck_conn.execute(f"CREATE SCHEMA {quoted(database)}.PUBLIC")
 
     def _is_kept(self, statement: exp.Expr) -> bool:
-        """Return whether CREATE … IF NOT EXISTS leaves a relation as it is."""
+        """Return whether CREATE … IF NOT EXISTS leaves a relation unchanged."""
         table = statement.find(exp.Table) if isinstance(statement, exp.Create) else None
         if not table or not statement.args.get("exists"):
             return False
@@ -319,8 +322,8 @@ class LocalCursor(FakeSnowflakeCursor):
         return bool(found.fetchall())
 
     def _follow_table(self, done: exp.Expr) -> None:
-        """Which files bulk COPY loaded is the table's own knowledge: it is gone once the table is emptied, dropped
-        or made anew, and goes along when the table is renamed. (Snowflake: "COPY INTO <table>", "COPY_HISTORY")
+        """Keep the load history of COPY with its table: delete it when the table is emptied, dropped or
+        replaced, and move it when the table is renamed. (Snowflake: "COPY INTO <table>", "COPY_HISTORY")
         """
         table, renamed = done.find(exp.Table), done.find(exp.AlterRename)
         gone = isinstance(done, exp.Drop) or (isinstance(done, exp.Create) and done.args.get("replace"))
@@ -343,7 +346,7 @@ class LocalCursor(FakeSnowflakeCursor):
         )
 
     def _merge(self, merge: exp.Merge, params: object) -> None:
-        """DuckDB's own MERGE: one statement, in whatever transaction stands."""
+        """Run DuckDB's own MERGE: one statement, within the current transaction."""
         counted = {kind for kind, indices in operations(merge).items() if indices}
         for update in merge.find_all(exp.Update):
             for assignment in update.expressions:
@@ -372,7 +375,7 @@ class LocalCursor(FakeSnowflakeCursor):
         self._execute_and_describe(result)
 
     def _overwrite(self, insert: exp.Insert, params: object) -> None:
-        """The rows are read before the table is emptied: they may come from it."""
+        """Run INSERT OVERWRITE: read the rows before emptying the table, because they may come from it."""
         target = insert.this.this if isinstance(insert.this, exp.Schema) else insert.this
         rows = insert.expression.sql(dialect="duckdb")
         self._duck_conn.execute(f"CREATE OR REPLACE TEMP TABLE {OVERWRITE} AS {rows}", params)
@@ -388,7 +391,7 @@ class LocalCursor(FakeSnowflakeCursor):
             self._conn._in_transaction = True
 
     def _at_once(self, work: Callable[[], None]) -> None:
-        """All or nothing, within the session's transaction if it has one."""
+        """Run statements atomically, within the session's transaction if it has one."""
         self._begin_unless_autocommit()
         if self._conn.in_transaction:
             work()
@@ -404,7 +407,9 @@ class LocalCursor(FakeSnowflakeCursor):
     # ---- temporary relations with a database and a schema, which DuckDB has not
 
     def _name_temporary(self, create: exp.Create | exp.Drop) -> None:
-        """Make it an ordinary relation that goes with the session; other sessions can see it meanwhile."""
+        """Create a temporary relation as an ordinary one that is dropped with the session. Other sessions can
+        see it meanwhile.
+        """
         properties = create.args.get("properties")
         temporary = properties and properties.find(exp.TemporaryProperty)
         table = create.find(exp.Table)
@@ -441,7 +446,7 @@ class LocalCursor(FakeSnowflakeCursor):
 
 
 def with_values(statement: exp.Expr, params: Any) -> Any:
-    """Write bound values into the statement: DuckDB does not know a parameter's type when it chooses an overload."""
+    """Write bound values into the statement, because DuckDB chooses overloads without parameters' types."""
     marks = list(statement.find_all(exp.Placeholder, bfs=False)) if isinstance(params, list | tuple) else []
     if not marks or statement.find(exp.DynamicIdentifier) or any(mark.this for mark in marks):
         return params
@@ -461,7 +466,9 @@ CONTEXT_FUNCTIONS = (exp.CurrentRole, exp.CurrentUser, exp.CurrentWarehouse)
 
 
 def context_function(node: exp.Expr, actor: Actor, session: LocalConnection) -> exp.Expr:
-    """CURRENT_ROLE() and its like. The heading of the column stays the function's."""
+    """Replace CURRENT_ROLE() and similar functions by their values. The column's heading remains the
+    function's.
+    """
     if isinstance(node, exp.CurrentRole):
         value: str | None = actor.role
     elif isinstance(node, exp.CurrentUser):
@@ -481,7 +488,7 @@ def context_function(node: exp.Expr, actor: Actor, session: LocalConnection) -> 
 
 
 def refused(command: str, error: Exception) -> Exception:
-    """A failure in DuckDB or fakesnow as an error of Snowflake's kind."""
+    """Return Snowflake's error for a failure in DuckDB or fakesnow."""
     if raised := error_of(str(error)):
         return snowflake.connector.errors.ProgrammingError(
             msg=raised.message, errno=int(raised.code), sqlstate=raised.sqlstate
@@ -502,7 +509,9 @@ def refused(command: str, error: Exception) -> Exception:
 
 
 def constraint_failure(message: str) -> Exception:
-    """DuckDB says only in words which kind of constraint failed: of VARCHAR(n) it is CHECK, else NOT NULL or a key."""
+    """Find the kind of constraint that failed from DuckDB's message: CHECK for VARCHAR(n), otherwise NOT NULL
+    or a key.
+    """
     code, state, text = (100072, "22000", f"NULL result in a non-nullable column: {message}")
     if message.startswith("Constraint Error: CHECK"):
         code, state, text = (100078, "22000", f"String is too long and would be truncated: {message}")

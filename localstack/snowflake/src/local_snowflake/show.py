@@ -1,4 +1,4 @@
-"""What SHOW and DESC statements have in common."""
+"""Common parts of SHOW and DESC statements."""
 
 import fnmatch
 
@@ -20,7 +20,7 @@ def take_describe(words: Words, kind: str) -> None:
 
 
 def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]]:
-    """LIKE 'pattern' and IN DATABASE|SCHEMA name, of a SHOW statement."""
+    """LIKE 'pattern' and IN DATABASE|SCHEMA name of a SHOW statement."""
     like, within = None, tuple(part for part in (scope.database, scope.schema) if part)
     if words.takes("LIKE"):
         like = words.take_string()
@@ -37,7 +37,7 @@ def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]
 
 
 def alike(name: str, like: str | None) -> bool:
-    """SHOW … LIKE ignores case."""
+    """Match SHOW … LIKE case-insensitively."""
     if like is None:
         return True
     pattern = like.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")

@@ -1,7 +1,7 @@
-"""Reading Snowflake's statements, word by word, with sqlglot's own tokenizer.
+"""Parse Snowflake's statements from the tokens of sqlglot's tokenizer.
 
-sqlglot has no grammar for pipes and integrations, so those statements are read here from its tokens: quoting,
-comments and dollar strings are then the tokenizer's business, as for every other statement.
+sqlglot has no grammar for pipes and integrations. Its tokenizer handles quoting, comments and dollar strings
+as for every other statement.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Scope:
-    """What unqualified names mean in a session, and who speaks."""
+    """How a session resolves unqualified names, and its actor."""
 
     database: str | None = None
     schema: str | None = None
@@ -75,7 +75,7 @@ OURS = '_fs_global."_local"'
 
 
 def hidden(database: str) -> str:
-    """The schema of a database where fakesnow's tables and ours stand."""
+    """Return the schema of a database that has fakesnow's tables and ours."""
     return f"{quoted(database)}._fs_information_schema"
 
 
@@ -91,7 +91,7 @@ def tokens_of(sql: str) -> list[Token]:
 
 
 def words_of(token: Token) -> Iterator[Token]:
-    """sqlglot takes some pairs as one token: STORAGE INTEGRATION, FILE FORMAT."""
+    """Split pairs that sqlglot reads as one token: STORAGE INTEGRATION, FILE FORMAT."""
     if token.token_type in STRINGS or token.token_type == TokenType.IDENTIFIER or " " not in token.text:
         yield token
         return
@@ -109,12 +109,12 @@ def parsed(sql: str) -> exp.Expr:
 
 
 def plain(message: str) -> str:
-    """sqlglot underlines its errors for terminals."""
+    """Remove the terminal underlining from sqlglot's errors."""
     return message.replace("\x1b[4m", "").replace("\x1b[0m", "")
 
 
 class Words:
-    """A cursor over a statement's tokens; every `take…` moves it, or raises the syntax error."""
+    """A cursor over a statement's tokens. Every `take…` moves it, or raises the syntax error."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
@@ -143,7 +143,7 @@ class Words:
         )
 
     def takes(self, *words: str) -> bool:
-        """Take these words if they stand here."""
+        """Take these words if they come next."""
         if not self.sees(*words):
             return False
         self.at += len(words)
@@ -186,7 +186,7 @@ class Words:
         return self.tokens[self.at - 1].text
 
     def take_value(self) -> Value:
-        """A property's value: 'text', word, number, TRUE, (list) or (NAME = value …)."""
+        """Take a property's value: 'text', word, number, TRUE, (list) or (NAME = value …)."""
         if self.takes("("):
             return self._rest_of_list()
         token = self.token
@@ -224,7 +224,7 @@ class Words:
         return tuple(values)
 
     def take_options(self, until: Iterable[str] = ()) -> dict[str, Value]:
-        """NAME = value [, NAME = value …], up to the end, a closing bracket or one of the words."""
+        """Take NAME = value [, NAME = value …], up to the end, a closing bracket or one of the words."""
         stops = {")", *until}
         options: dict[str, Value] = {}
         while not self.done and not any(self.sees(stop) for stop in stops):
@@ -237,7 +237,7 @@ class Words:
         return options
 
     def take_stage(self) -> str:
-        """A stage reference with its path: all that follows `@` without a gap."""
+        """Take a stage reference with its path: everything after `@` up to a space."""
         self.take("@")
         first = self.at
         while not self.done:
@@ -252,7 +252,7 @@ class Words:
         return self.sql[self.tokens[first].start : self.tokens[self.at - 1].end + 1]
 
     def take_brackets(self) -> str:
-        """The text between a bracket here and the one that closes it."""
+        """Take the text between a bracket and the one that closes it."""
         self.take("(")
         start, depth = self.token.start, 1
         while True:
@@ -266,14 +266,14 @@ class Words:
                 return self.sql[start : token.start]
 
     def rest(self) -> str:
-        """The statement's text from here on, without the last semicolon."""
+        """Take the rest of the statement without the last semicolon."""
         if self.done:
             return ""
         return self.sql[self.token.start : self.tokens[-1].end + 1]
 
 
 def stage_parts(reference: str, scope: Scope) -> tuple[Name, str]:
-    """`db.schema.stage/some/path` as the stage's name and the path within it."""
+    """Split `db.schema.stage/some/path` into the stage's name and the path within it."""
     name, _, path = reference.partition("/")
     if name[:1] in ("~", "%"):
         raise unsupported(f"the stage @{name} of a user or a table")

@@ -1,6 +1,5 @@
-"""Stages and file formats, with what fakesnow leaves out: integrations, kept formats, DROP, LIST.
-
-Sources: Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", "LIST".
+"""Stages and file formats with what fakesnow lacks: integrations, stored formats, DROP, LIST. Sources:
+Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", "LIST".
 """
 
 import json
@@ -167,7 +166,7 @@ class Stages:
     # ---- file formats, which fakesnow can only create
 
     def create_file_format(self, words: Words, scope: Scope) -> str | None:
-        """CREATE OR ALTER is fakesnow's CREATE OR REPLACE; what the format is granted to stays."""
+        """Run CREATE OR ALTER as fakesnow's CREATE OR REPLACE, but keep the format's grants."""
         words.take("CREATE")
         if not words.takes("OR", "ALTER"):
             return None

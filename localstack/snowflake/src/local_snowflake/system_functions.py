@@ -1,4 +1,4 @@
-"""Functions that only Snowflake has, put into a query as what they answer: PIPE_STATUS, COPY_HISTORY …"""
+"""Functions that only Snowflake has (PIPE_STATUS, COPY_HISTORY …), replaced in a query by their results."""
 
 import json
 from collections.abc import Sequence
@@ -74,7 +74,9 @@ class Functions:
         return json.dumps(self.pipe_status(self.catalog.pipe(pipe.name)), allow_nan=False)
 
     def _force_resume(self, pipe: Pipe, overrides: Sequence[str]) -> None:
-        """The name alone overrides the check of a changed owner (Snowflake: "SYSTEM$PIPE_FORCE_RESUME")."""
+        """Resume a pipe by force. Its name alone overrides the check of a changed owner (Snowflake:
+        "SYSTEM$PIPE_FORCE_RESUME").
+        """
         given = {each.strip().upper() for text in overrides for each in text.split(",")}
         given = given or {"OWNERSHIP_TRANSFER_CHECK_OVERRIDE"}
         for override, stands in (
@@ -189,7 +191,7 @@ FAKESNOW_SYSTEM = {"SYSTEM$TYPEOF"}
 
 
 def database_of(table: exp.TableFromRows) -> str | None:
-    """X of TABLE(X.INFORMATION_SCHEMA.COPY_HISTORY(…))."""
+    """Return X of TABLE(X.INFORMATION_SCHEMA.COPY_HISTORY(…))."""
     dot = table.this
     if not isinstance(dot, exp.Dot) or not isinstance(dot.this, exp.Dot):
         return None

@@ -1,4 +1,4 @@
-"""What the tests speak of: a local Snowflake as its own process, its AWS, and a warehouse of one's own."""
+"""Helpers for tests: a local Snowflake as its own process, its AWS, and a warehouse per test."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 20
 def eventually[T](
     look: Callable[[], T], wanted: Callable[[T], bool] = bool, seconds: float = TIMEOUT_SECONDS
 ) -> T:
-    """Look until it is as wanted; the last sight is in the message if it never is."""
+    """Poll until the condition holds; the error message of a timeout shows the last value."""
     until = time.monotonic() + seconds
     while True:
         seen = look()
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 class LocalProcess:
-    """`python -m local_snowflake`, as anybody would start it."""
+    """A `python -m local_snowflake` process, started as a user would."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder = folder
@@ -149,7 +149,7 @@ class Aws:
             server.stop()
 
     def bucket(self) -> tuple[str, str]:
-        """A new bucket, and the topic that it notifies of new objects."""
+        """Create a bucket and the topic that it notifies of new objects."""
         name = f"bucket-{uuid.uuid4().hex[:12]}"
         return name, self.notifying_bucket(name)
 
@@ -165,7 +165,7 @@ class Aws:
 
 
 class Warehouse:
-    """One test's own database, bucket and topic in a local Snowflake, spoken to through the connector."""
+    """One test's own database, bucket and topic in a local Snowflake, accessed through the connector."""
 
     def __init__(self, local: LocalProcess, aws: Aws) -> None:
         self.local = local
@@ -178,7 +178,7 @@ class Warehouse:
 
     @contextmanager
     def as_role(self, role: str, **options: object) -> Iterator["Warehouse"]:
-        """The same database, spoken to under another role; the connection is closed at the end."""
+        """Yield the same database as seen by another role; the connection is closed at the end."""
         other = copy(self)
         other.connection = self.local.connect(database=self.database, role=role, **options)
         try:
@@ -193,18 +193,18 @@ class Warehouse:
         return self
 
     def reconnect(self) -> None:
-        """After the local Snowflake was started anew."""
+        """Connect again after the local Snowflake was restarted."""
         self.connection = self.local.connect(database=self.database)
 
     def run(self, sql: str) -> list[dict[str, Any]]:
-        """Rows as dictionaries with the column names as the connector tells them."""
+        """Return rows as dictionaries with the connector's column names."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql)
             names = [column.name for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def refused(self, sql: str) -> str:
-        """The message of a statement that must fail, and at once."""
+        """Return the message of a statement that must fail immediately."""
         began = time.monotonic()
         with pytest.raises(connector.errors.DatabaseError) as error:
             self.run(sql)
@@ -264,9 +264,8 @@ class Warehouse:
         return read
 
     def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
-        """Wait until `number` files are written down as waiting and their messages are deleted.
-
-        From then on they have the age of that moment, and no message can bring them back.
+        """Wait until `number` files are recorded as waiting and their messages are deleted. From then on no
+        message can deliver them again, and their age is counted from that moment.
         """
         pipe = f"{self.database}.RAW.{name}"
         eventually(
@@ -276,13 +275,13 @@ class Warehouse:
         eventually(self.messages, lambda messages: messages == 0)
 
     def messages(self) -> int:
-        """Return how many messages are in Snowflake's queue, those that are being read included."""
+        """Return how many messages are in Snowflake's queue, including those that are being read."""
         names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.aws.sqs.get_queue_attributes(QueueUrl=self.queue_url(), AttributeNames=names)
         return sum(int(value) for value in found["Attributes"].values())
 
     def queue_url(self) -> str:
-        """Snowflake's own queue, found as an operator finds it: by the pipe's notification channel."""
+        """Return Snowflake's own queue, found as an operator finds it: by the pipe's notification channel."""
         name = self.status()["notificationChannelName"].rpartition(":")[2]
         url: str = self.aws.sqs.get_queue_url(QueueName=name)["QueueUrl"]
         return url

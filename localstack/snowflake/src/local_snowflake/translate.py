@@ -1,7 +1,8 @@
-"""Rewrites a statement so that DuckDB computes what Snowflake computes, where the two differ.
+"""Rewrite a statement so that DuckDB computes what Snowflake computes, where the two differ.
 
-The types of columns are not known here. What depends on them becomes a call of a macro (`macros.py`), which DuckDB
-resolves when it binds the statement. `verified.py` has seen to it that the statement holds nothing else.
+The types of columns are unknown here. What depends on them becomes a call of a macro (`macros.py`), which
+DuckDB resolves when it binds the statement. `verified.py` has checked that the statement contains nothing
+else.
 """
 
 import re
@@ -89,7 +90,7 @@ MAPPED = re.compile(r"%(?:Y|y|m|d|-d|b|B|a|H|I|p|M|S|f_three|f(?!_))|[^A-Za-z%\"
 
 
 def time_to_str(node: exp.Expr, _: Translation) -> exp.Expr:
-    """TO_CHAR with a format that the parser has read."""
+    """Rewrite TO_CHAR with a format that the parser has read."""
     form = node.args["format"]
     if not form.is_string:
         return typed("format", node.this, text(strftime_of(form)), kind=TEXT)
@@ -126,7 +127,7 @@ ELEMENT = re.compile(
 
 
 def strftime_of(form: exp.Expr) -> str:
-    """A format of date and time in DuckDB's words ("Date and time input and output formats")."""
+    """Translate a date and time format to DuckDB's ("Date and time input and output formats")."""
     parts = list(form.flatten()) if isinstance(form, exp.DPipe) else [form]
     if not all(part.is_string for part in parts):
         raise unsupported("a format that is no literal")
@@ -143,7 +144,7 @@ def strftime_of(form: exp.Expr) -> str:
 
 
 def group_concat(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """LISTAGG of nothing is an empty text ("LISTAGG")."""
+    """Rewrite LISTAGG: the result without rows is an empty text ("LISTAGG")."""
     inner = node.this
     order = inner if isinstance(inner, exp.Order) else None
     value = order.this if order else inner
@@ -236,7 +237,7 @@ def with_operand(node: exp.Expr, value: exp.Expr) -> exp.Expr:
 
 
 def converting(name: str) -> Callable[[exp.Expr, Translation], exp.Expr | None]:
-    """TO_DATE and its like; TRY_TO_DATE where `safe` says so."""
+    """Rewrite TO_DATE and similar functions; `safe` means TRY_TO_DATE."""
 
     def convert(node: exp.Expr, _: Translation) -> exp.Expr | None:
         if node.args.get("format"):
@@ -294,7 +295,7 @@ def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> None:
-    """A VARIANT beside a literal is read as the literal's type."""
+    """Cast a VARIANT to the type of the literal that it is compared with."""
     kind = translation.kind(node)
     if literal not in (TEXT, NUMBER, BOOLEAN) or kind not in (VARIANT, MAYBE):
         return
@@ -311,7 +312,7 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
 
 
 def contained(node: exp.Expr, translation: Translation) -> None:
-    """IN a list, or BETWEEN."""
+    """Compare a VARIANT with IN's list or BETWEEN's bounds as the type of these literals."""
     if not translation.may_be_variant(node.this):
         return
     others = node.expressions or [each for each in (node.args.get("low"), node.args.get("high")) if each]
@@ -327,7 +328,7 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
 
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
-    """CASE x WHEN y: x is compared."""
+    """Compare a VARIANT x of CASE x WHEN y as the type of the literals y."""
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
     if any(translation.may_be_variant(each) for each in compared):
         raise unsupported("a VARIANT after WHEN: cast it")
@@ -380,7 +381,7 @@ def remainder(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def multiply(node: exp.Expr, _: Translation) -> None:
-    """A whole number is a NUMBER(38, 0); DuckDB's has 32 bits."""
+    """Make integer factors 64 bits wide: in Snowflake they are NUMBER(38, 0), in DuckDB 32 bits."""
     for name in ("this", "expression"):
         factor = node.args[name].unnest()
         if isinstance(factor, exp.Literal) and factor.is_int:
@@ -392,7 +393,7 @@ def sign(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def average(node: exp.Expr, _: Translation) -> exp.Expr:
-    """AVG of numbers has six more digits than they have, as a division has."""
+    """Rewrite AVG of numbers: as for a division, the result has six more digits."""
     parts: list[exp.Expr] = [exp.Sum(this=node.this.copy()), exp.Count(this=node.this.copy(), big_int=True)]
     window = node.parent if isinstance(node.parent, exp.Window) else None
     if window:
@@ -408,7 +409,7 @@ def average(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def median(node: exp.Expr, _: Translation) -> exp.Expr:
-    """MEDIAN of numbers has three more digits than they have ("MEDIAN")."""
+    """Rewrite MEDIAN of numbers: the result has three more digits ("MEDIAN")."""
     thousandths = exp.cast(exp.Literal.number(1), exp.DataType.build("DECIMAL(4,3)", dialect="duckdb"))
     node.set("this", exp.Mul(this=exp.Paren(this=node.this.copy()), expression=thousandths))
     return node
@@ -418,7 +419,7 @@ def median(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def array_agg(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Without the NULLs, and of nothing an empty array ("ARRAY_AGG")."""
+    """Rewrite ARRAY_AGG: it skips NULLs, and without rows gives an empty array ("ARRAY_AGG")."""
     if isinstance(node.parent, exp.WithinGroup | exp.Window):
         if isinstance(node.parent, exp.Window):
             raise unsupported("ARRAY_AGG as a window function")
@@ -488,7 +489,7 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
 
 
 def translate(statement: exp.Expr, variant_columns: frozenset[str]) -> exp.Expr:
-    """Rewrite a statement in place; raises what is refused."""
+    """Rewrite a statement in place. Raises if it contains something that is refused."""
     nodes = [node for node in statement.walk(bfs=False) if type(node) in REWRITES]
     if not nodes:
         return statement

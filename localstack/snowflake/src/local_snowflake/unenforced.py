@@ -1,6 +1,5 @@
-"""Account objects that are only names here: warehouses, resource monitors and network policies.
-
-They exist, have an owner and can be granted; what they would do in Snowflake is not done.
+"""Account objects that have no effect here: warehouses, resource monitors and network policies. They exist,
+have an owner and can be granted.
 """
 
 import json
@@ -88,7 +87,7 @@ class Unenforced:
         return SUCCEEDED
 
     def _sets_options(self, words: Words) -> bool:
-        """NAME = value follows, and not SUSPEND, RENAME TO or UNSET."""
+        """Return whether NAME = value follows, and not SUSPEND, RENAME TO or UNSET."""
         following = words.tokens[words.at + 1 : words.at + 2]
         return bool(following) and following[0].text == "="
 
@@ -160,7 +159,7 @@ class Unenforced:
         )
 
     def show_parameters(self, words: Words, scope: Scope) -> Result | None:
-        """Those of a warehouse (Snowflake: "SHOW PARAMETERS"); all others are fakesnow's."""
+        """Answer SHOW PARAMETERS of a warehouse (Snowflake: "SHOW PARAMETERS"); fakesnow answers the others."""
         words.take("SHOW", "PARAMETERS")
         like = words.take_string() if words.takes("LIKE") else None
         if not (words.takes("IN", "WAREHOUSE") or words.takes("FOR", "WAREHOUSE")):
@@ -208,7 +207,7 @@ MONITOR_COLUMNS = {
 
 
 def _warehouse(created: object, name: str, options: dict[str, object]) -> tuple[object, ...]:
-    """A row of SHOW WAREHOUSES, which spells the sizes X-Small to X-Large with a hyphen."""
+    """Return a row of SHOW WAREHOUSES, which spells the sizes X-Small to X-Large with a hyphen."""
     size = str(options.get("WAREHOUSE_SIZE", "XSMALL")).upper()
     return (
         name,

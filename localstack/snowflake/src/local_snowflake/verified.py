@@ -1,9 +1,10 @@
-"""The allow-list: a statement may use what a verified case uses, and nothing else.
+"""The allow-list: a statement may use only what a verified case uses.
 
-`tests/verified.tsv` holds the cases: a statement, the answer that Snowflake's documentation gives or implies, and the
-page. The form of each function, operator and clause that occurs in a case (its name, which arguments it has, and the
-words that choose between meanings, such as a date part) is written to `shapes.txt`, which is all that a running
-process reads. `python -m local_snowflake.verified tests/verified.tsv` writes that file and the page anew.
+`tests/verified.tsv` holds the cases: a statement, the answer that Snowflake's documentation gives or implies,
+and the page. The form of each function, operator and clause in a case (its name, which arguments it has, and
+words that choose between meanings, such as a date part) is written to `shapes.txt`, the only file that a
+running process reads. `python -m local_snowflake.verified tests/verified.tsv` writes that file and the page
+anew.
 """
 
 import csv
@@ -56,7 +57,7 @@ def statements_of(case: Case) -> list[str]:
 
 
 def meaning(value: object) -> str:
-    """What of an argument decides the meaning of its function, besides being there."""
+    """Return the properties of an argument that decide the meaning of its function, besides its presence."""
     if isinstance(value, exp.DataType):
         return f"={value.this.name}{'()' if value.expressions else ''}"
     if isinstance(value, exp.Var):
@@ -65,7 +66,7 @@ def meaning(value: object) -> str:
 
 
 def shapes_of(node: exp.Expr) -> Iterator[str]:
-    """One shape for a function or operator; one for each part of a clause."""
+    """Return one shape for a function or operator, and one for each part of a clause."""
     name = type(node).__name__
     if isinstance(node, exp.Anonymous):
         yield f"{node.name.upper()}({len(node.expressions)})"
@@ -100,7 +101,7 @@ def verified_shapes() -> frozenset[str]:
 
 
 def check(statement: exp.Expr) -> None:
-    """Raise what is refused: the first function, operator or clause that no verified case has."""
+    """Raise for the first function, operator or clause that no verified case has."""
     root = checked_part(statement)
     if root is None:
         return

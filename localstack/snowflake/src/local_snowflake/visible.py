@@ -1,4 +1,4 @@
-"""SHOW lists only what the session's roles have a privilege on, each object with its owner."""
+"""Limit SHOW to objects on which the session's roles have a privilege, and add each object's owner."""
 
 import pyarrow as pa
 import sqlglot
@@ -33,7 +33,7 @@ class Visible:
         self.access = access
 
     def __call__(self, show: exp.Show, query: exp.Expr, session: LocalConnection) -> exp.Expr:
-        """The query of a SHOW statement, without what the session may not see."""
+        """Return the query of a SHOW statement without the objects that the session may not see."""
         kind = show.name.upper()
         if kind not in SHOWN:
             return query
@@ -64,7 +64,7 @@ class Visible:
         return outer
 
     def _owners(self, kinds: tuple[str, ...], session: LocalConnection) -> dict[str, str]:
-        """The owner of each object that the session may see, by full name."""
+        """Return the owner of each object that the session may see, by full name."""
         now = self.access.now
         roles = now.roles_of(session.actor)
         owners = {
