@@ -49,11 +49,14 @@ def install_dependencies(build: str, folder: Path) -> None:
     command = [
         str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", "3.13",
         "--python", sys.executable, "--only-binary", ":all:", "--require-hashes",
-        "-r", "requirements-lambda.txt",
+        # uv's own list lacks the certificates of company proxies.
+        "--system-certs", "-r", "requirements-lambda.txt",
     ]  # fmt: skip
     if PLATFORMS[build]:
         command += ["--python-platform", PLATFORMS[build]]
-    subprocess.run(command, cwd=ROOT, check=True)
+    installed = subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True)
+    if installed.returncode:
+        raise SystemExit(f"requirements-lambda.txt could not be installed: {' '.join(installed.stderr.split())}")
     shutil.rmtree(folder / "bin", ignore_errors=True)
     for service in (folder / "botocore" / "data").iterdir():
         if service.is_dir() and service.name not in SERVICES:
