@@ -55,6 +55,11 @@ def _composite_alarm(cloudwatch: Any, name: str, _: Account) -> object:
     return cloudwatch.describe_alarms(AlarmNames=[name], AlarmTypes=["CompositeAlarm"]).get("CompositeAlarms")
 
 
+def _dashboard(cloudwatch: Any, name: str, _: Account) -> object:
+    known = cloudwatch.list_dashboards(DashboardNamePrefix=name)["DashboardEntries"]
+    return [dashboard for dashboard in known if dashboard["DashboardName"] == name]
+
+
 def _firewall(wafv2: Any, name: str, _: Account) -> object:
     known = wafv2.list_web_acls(Scope="REGIONAL", Limit=100)["WebACLs"]
     return [firewall for firewall in known if firewall["Name"] == name]
@@ -85,12 +90,7 @@ LOOKUPS: Mapping[str, Lookup] = {
         "AlarmName", "cloudwatch", lambda c, n, _: c.describe_alarms(AlarmNames=[n])["MetricAlarms"]
     ),
     "AWS::CloudWatch::CompositeAlarm": Lookup("AlarmName", "cloudwatch", _composite_alarm),
-    "AWS::CloudWatch::Dashboard": Lookup(
-        "DashboardName",
-        "cloudwatch",
-        lambda c, n, _: c.get_dashboard(DashboardName=n),
-        ("ResourceNotFound", "DashboardNotFoundError"),
-    ),
+    "AWS::CloudWatch::Dashboard": Lookup("DashboardName", "cloudwatch", _dashboard),
     "AWS::ApiGateway::DomainName": Lookup(
         "DomainName",
         "apigateway",

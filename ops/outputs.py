@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -13,6 +14,7 @@ from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
 from aws.emulator import NO_PROXIES, emulator_session
 from ops.presence import EXCLUSIVE_TAGS
+from snowpipe.environment import LOOPBACK
 from snowpipe.refusal import Refusal
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load
@@ -166,10 +168,16 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         raise NoStackError(f"stage {stage} has no API key named milkrun-{stage}-app")
     if missing := _NAMED - named.keys():
         raise NoStackError(f"stage {stage} is incompletely deployed: its stack has no {min(missing)}")
-    host = f"{named['RestApiId']}.execute-api.{session.region_name}.amazonaws.com"
+    api, url = named["RestApiId"], environment.get("AWS_ENDPOINT_URL", "").rstrip("/")
+    # docs/deploy.md can be tried with any stage on this machine's LocalStack.
+    local = url if urlsplit(url).hostname in LOOPBACK else None
+    host = f"https://{api}.execute-api.{session.region_name}.amazonaws.com"
+    if local:
+        host = f"{local}/_aws/execute-api/{api}"
     return Outputs(
-        endpoint=f"https://{host}/{stage}/v1/events",
+        endpoint=f"{host}/{stage}/v1/events",
         api_key=keys[min(keys)],
+        aws_endpoint_url=local,
         region=session.region_name,
         bucket=named["ArchiveBucketName"],
         stream=named["GeofenceStreamName"],

@@ -56,7 +56,9 @@ def install_dependencies(build: str, folder: Path) -> None:
         command += ["--python-platform", PLATFORMS[build]]
     installed = subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True)
     if installed.returncode:
-        raise SystemExit(f"requirements-lambda.txt could not be installed: {' '.join(installed.stderr.split())}")
+        raise SystemExit(
+            f"requirements-lambda.txt could not be installed: {' '.join(installed.stderr.split())}"
+        )
     shutil.rmtree(folder / "bin", ignore_errors=True)
     for service in (folder / "botocore" / "data").iterdir():
         if service.is_dir() and service.name not in SERVICES:

@@ -185,17 +185,15 @@ def parameters(place: Place) -> Iterator[Finding]:
     kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
     if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
         return
-    try:
-        found = place.clients("ssm").get_parameter(Name=name)["Parameter"]
-    except ClientError as error:
-        if code_of(error) != "ParameterNotFound":
-            raise
+    # The deployment role may list parameters, but not read one.
+    wanted = [{"Key": "Name", "Option": "Equals", "Values": [name]}]
+    found = place.clients("ssm").describe_parameters(ParameterFilters=wanted)["Parameters"]
+    if not found:
         detail = "signatures are required, but their secret does not exist (docs/deploy.md, Signatures)"
         yield Finding("blocks", "signature_secret_missing", name, detail)
-    else:
-        if found["Type"] != "SecureString":
-            detail = f"is a {found['Type']}: put it again with --type SecureString --overwrite"
-            yield Finding("blocks", "signature_secret_readable", name, detail)
+    elif found[0]["Type"] != "SecureString":
+        detail = f"is a {found[0]['Type']}: put it again with --type SecureString --overwrite"
+        yield Finding("blocks", "signature_secret_readable", name, detail)
 
 
 def domain(place: Place) -> Iterator[Finding]:

@@ -87,6 +87,17 @@ def test_deployed_stage_is_read_from_cloudformation_and_the_environment() -> Non
 
 
 @pytest.mark.usefixtures("aws")
+def test_stage_on_this_machines_localstack_has_its_endpoint_there() -> None:
+    deploy("dev")
+    here = "http://127.0.0.1:4566"
+    outputs = Outputs.find("dev", SNOWFLAKE | {"AWS_ENDPOINT_URL": here})
+    assert outputs.endpoint == f"{here}/_aws/execute-api/api123/dev/v1/events"
+    assert outputs.aws("kinesis").meta.endpoint_url == here
+    elsewhere = Outputs.find("dev", SNOWFLAKE | {"AWS_ENDPOINT_URL": "https://vpce-1.example.com"})
+    assert elsewhere.endpoint.startswith("https://api123.execute-api.eu-west-1.amazonaws.com/")
+
+
+@pytest.mark.usefixtures("aws")
 def test_api_key_of_the_stage_is_found_even_after_a_rotation() -> None:
     deploy("dev-app")
     first = deploy("dev")

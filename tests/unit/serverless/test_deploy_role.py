@@ -6,9 +6,13 @@ import json
 from fnmatch import fnmatchcase
 from functools import cache
 
+import boto3
 import pytest
 from cfnlint.decode.cfn_yaml import load
+from moto import mock_aws
 
+from ops import preflight
+from ops.leftovers import Account
 from tests.unit.serverless.templates import EVERYTHING, many, resources
 from tools.check import ROOT
 
@@ -122,6 +126,35 @@ def test_role_allows_the_calls_of_cloudformation_for_each_type(kind):
 
 def test_role_allows_the_calls_of_osls():
     assert not [action for action in OSLS.split() if not allowed(action)]
+
+
+def test_role_allows_the_calls_of_preflight(monkeypatch):
+    """GitHub's job runs preflight with this role, and a denied call is an exit code of 2."""
+    called = set()
+
+    def client(service):
+        made = boto3.client(service, region_name="us-east-1")
+        made.meta.events.register("before-call", lambda model, **_: called.add(f"{service}:{model.name}"))
+        return made
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    template = json.loads(json.dumps(resources(EVERYTHING)))
+    template["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"] |= {
+        "SIGNATURE_SCHEME": "radar"
+    }
+    with mock_aws():
+        client("sns").create_topic(Name="milkrun-prod-alarms")
+        stack = {name: template[name] for name in ("AlarmTopic",)}
+        client("cloudformation").create_stack(
+            StackName="milkrun-prod", TemplateBody=json.dumps({"Resources": stack})
+        )
+        called.clear()
+        account = Account("123456789012", "us-east-1", "aws")
+        list(preflight.results(preflight.Place("prod", template, account, client, "us-east-1")))
+    assert {"lambda:GetAccountSettings", "ssm:DescribeParameters"} <= called
+    iam = {"s3:HeadBucket": "s3:ListBucket", "apigateway:GetDomainName": "apigateway:GET"}
+    assert sorted(call for call in called if not allowed(iam.get(call, call))) == []
 
 
 def test_role_allows_no_access_to_users_data_credentials_and_secrets():
