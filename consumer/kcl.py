@@ -226,7 +226,9 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """Files with the worker's process id, and with the state of each shard; their times show when it was alive."""
+    """Files with the worker's process id and with the state of each shard; their modification times show when
+    it was last alive.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -252,7 +254,9 @@ class Health:
             file.write_text(state)
 
     def problems(self, stale_seconds: float) -> list[str]:
-        """Return none if all is well. A shard that waits for DynamoDB is alive: a restart would not help it."""
+        """Return None if the worker is healthy, otherwise the problem. A shard that waits for DynamoDB is
+        healthy, because a restart would not help it.
+        """
         try:
             os.kill(int((self._folder / "worker").read_text()), 0)
         except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""The shapes that cross each arrow of the flow: events, S3 objects, log lines. Imports nobody of ours."""
+"""The data formats between the parts: events, S3 objects, log lines. Imports none of our packages."""

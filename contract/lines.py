@@ -14,8 +14,8 @@ _LINE = re.compile(rb"(?:[ \t\r\v\f\n]++|\xef\xbb\xbf)*+([^\n]*+)")
 def lines_in(text: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the non-empty lines, each with its number from 1.
 
-    Line ends may be CRLF. A byte order mark may stand before any line, as it does where files were joined. Whitespace
-    around a line goes, form feeds included.
+    Lines may end in CRLF. A byte order mark before any line is removed, because joined files have several.
+    White space around a line, including form feeds, is removed.
     """
     number, counted = 1, 0
     for line in _LINE.finditer(text):

@@ -230,7 +230,9 @@ def _time(text: str) -> datetime:
 
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
-    """Return the content objects of one hour, sorted by key; `read_object` reports foreign ones."""
+    """Return one hour's objects that have content, sorted by key; `read_object` reports those with foreign
+    keys.
+    """
     found = [each for each in store.list(f"{prefix}/{hour_folder(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 
@@ -304,7 +306,7 @@ def read_objects(store: Store, objects: Iterable[Stored]) -> Iterator[Lines | Fa
 
 
 def in_threads(work: Callable[[Stored], T], objects: Iterable[Stored]) -> Iterator[T]:
-    """Yield the result for each object in the given order. A few hundred are in work at a time."""
+    """Yield the result for each object in the given order. A few hundred are read ahead."""
     with ThreadPoolExecutor(READERS) as pool:
         for some in _slices(objects, READERS * 16):
             yield from pool.map(work, some)

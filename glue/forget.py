@@ -342,7 +342,9 @@ def _ids(parser: argparse.ArgumentParser, path: Path | None) -> list[str]:
 def _both_passes(
     given: argparse.Namespace, store: Store, subject: Subject, objects: Sequence[Stored]
 ) -> tuple[tuple[int, int], list[Found]]:
-    """Follow the subject to other ids, then rewrite; also the numbers of devices, because a log names none."""
+    """Follow the subject to other ids, then rewrite. The devices are passed on as numbers, because a log must
+    not name them.
+    """
     if choose_engine(given.engine, objects) == "duckdb":
         followed = follow(subject, all_seen(store, subject, objects))
         found = with_threads(store, followed.subject, objects)

@@ -1,11 +1,11 @@
-"""Whose data it is: the ids of a person or a device, the links between them, and the rule for events and texts.
+"""The ids of a person or a device, the links between them, and the rule by which an event or text belongs to
+them.
 
-An event belongs to the users that it names at the top or in `user` (`userId`, `user_id`, `user._id`, …). An event that
-names none there belongs to the users that the rest of it names, its metadata above all, and to the person whose
-device it is. An event of somebody else that mentions the person stays.
-
-Two ids are the same if they are the same text after Unicode normalization (NFC), and a whole number is its digits.
-Upper and lower case differ, as they do everywhere in the contract.
+An event belongs to the users that it names at the top or in `user` (`userId`, `user_id`, `user._id`, …). An
+event without such a name belongs to the users that the rest of it names, mainly its metadata, and to the
+person whose device it is. Another user's event that mentions the person stays. Ids are equal if their texts
+are equal after Unicode normalization (NFC); a whole number equals its digits. Case matters, as everywhere in
+the contract.
 """
 
 import base64
@@ -44,7 +44,7 @@ class Names(NamedTuple):
 
     @property
     def owners(self) -> frozenset[str]:
-        """Whose event it is, as far as it says so itself."""
+        """Return the ids of the users that an event names itself."""
         return self.users | self.accounts or self.copies
 
 
@@ -86,7 +86,7 @@ def names_in(event: object) -> Names:
 
 
 def _plain(name: str) -> str:
-    """`userId`, `user_id`, `USER-ID` and `userid` are one name."""
+    """Return a name in the form in which `userId`, `user_id`, `USER-ID` and `userid` are equal."""
     return name.lower().replace("_", "").replace("-", "")
 
 
@@ -130,9 +130,8 @@ def _scalars(value: object) -> Iterator[object]:
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom or what to forget.
-
-    `devices` go whole. Of `own_devices`, which only these users used, events without a user go too.
+    """The subject of `forget`. All events of `devices` are deleted. Of `own_devices`, which only these users
+    used, events without a user are deleted too.
     """
 
     users: frozenset[str] = frozenset()
@@ -166,7 +165,9 @@ class Subject:
         return device in self.devices or (device in self.own_devices and not names.owners)
 
     def quickly_ruled_out(self, text: bytes) -> bool:
-        """Return whether these bytes of a JSON text certainly name no id: true of nearly all lines."""
+        """Return whether the bytes of a JSON text certainly contain no id, as is the case for nearly all
+        lines.
+        """
         # A backslash can hide an id, and a text that is not ASCII can spell one in another Unicode form.
         if b"\\" in text or len(self.ids) > MAX_QUICK_TERMS or not (text.isascii() or self._is_ascii):
             return False
@@ -187,7 +188,7 @@ class Subject:
             return self.in_bytes(text.encode(errors="replace"))
 
     def in_bytes(self, body: bytes) -> bool:
-        """Return whether an id stands, as a whole word, in bytes that cannot be read as events."""
+        """Return whether an id occurs, as a whole word, in bytes that cannot be read as events."""
         return any(self._pattern.search(unicodedata.normalize("NFC", text)) for text in texts_of(body))
 
 
@@ -198,7 +199,7 @@ def _whole_word(text: str) -> str:
 
 
 def texts_of(body: bytes, layers: int = MAX_GZIP_LAYERS) -> Iterator[str]:
-    """Yield the texts that bytes may stand for: as UTF-8, UTF-16 or Latin-1, unescaped, and inflated."""
+    """Yield the texts that bytes may represent: as UTF-8, UTF-16 or Latin-1, unescaped, and decompressed."""
     with suppress(UnicodeDecodeError):
         text = body.decode()
         yield text
@@ -223,9 +224,8 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _inflated(text: bytes) -> bytes:
-    """Inflate as much of every gzip member as possible, because a body may be truncated. b"" if it is no gzip.
-
-    Bytes behind the last member follow as they are.
+    """Decompress as much of every gzip member as possible, because a body may be truncated. Returns b"" if it
+    is not gzip. Bytes after the last member are appended unchanged.
     """
     found = bytearray()
     while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
@@ -255,9 +255,8 @@ class Followed:
 
 
 def follow(subject: Subject, seen: Iterable[Names]) -> Followed:
-    """Follow a person from id to id.
-
-    A `user._id` that occurs with one user id only is the same person. A device that no other user used is theirs.
+    """Follow a person from id to id. A `user._id` that occurs with one user id only is the same person. A
+    device that no other user used is the person's own.
     """
     sightings = set(seen)
     users_of: defaultdict[str, set[str]] = defaultdict(set)

@@ -142,7 +142,7 @@ def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> Geofence
 
 
 def _owned(line: bytes, stored: Stored) -> Owned | None:
-    """Whose event a line is; None for one that is none (as in dbt's typed_events)."""
+    """Return the owner of a line's event; None if it is not an event (like dbt's typed_events)."""
     hour = hour_of(stored.key) or stored.modified_at
     try:
         event = _envelope(line)

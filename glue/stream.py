@@ -203,7 +203,9 @@ def rows_of(store: Store, name: str, what: str) -> list[tuple[object, ...]]:
 
 
 def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
-    """Process the archive: continuously if `every_seconds`, else what is there. Return the number of late events."""
+    """Process the archive: continuously if `every_seconds` is set, otherwise once. Return the number of late
+    events.
+    """
     writer = (
         occupancy(crossings(spark, stream), stream)
         .writeStream.option("checkpointLocation", stream.checkpoint)

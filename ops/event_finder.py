@@ -336,7 +336,7 @@ def is_key(text: str) -> bool:
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
-    """Sort steps by time; a step without a time stays after its predecessor."""
+    """Sort steps by time; a step without a time follows its predecessor."""
     placed: list[tuple[datetime, int, Step]] = []
     last = datetime.min.replace(tzinfo=UTC)
     for i, step in enumerate(steps):
@@ -347,7 +347,9 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 
 
 def _may_hold(text: bytes, needle: bytes) -> bool:
-    """Rule a line out before it is parsed, unless escapes or base64 could hide the id."""
+    """Return whether a line cannot contain the event, so that it need not be parsed. Escapes or base64 could
+    hide the id.
+    """
     return needle in text or b"\\" in text or b"_base64" in text
 
 
@@ -368,7 +370,7 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
-    """Return whether a batch got as far as this sequence number; it stops before the record at `stopped_at`."""
+    """Return whether a batch processed this sequence number; it stops before the record at `stopped_at`."""
     try:
         first, last = int(line["first_sequence_number"]), int(line["last_sequence_number"])
         return first <= number <= last and number < int(line.get("stopped_at") or last + 1)

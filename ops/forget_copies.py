@@ -101,7 +101,7 @@ def _compacted_hour(key: str) -> str:
 
 
 def checkpoints(bucket: Bucket) -> list[Stored]:
-    """Return the newest checkpoint objects, which have devices until they leave; the format is Spark's own."""
+    """Return the newest checkpoint objects. They contain devices until these leave, in Spark's own format."""
     newest: dict[str, Stored] = {}
     for stored in bucket.list("streamed/"):
         root, is_checkpoint, _ = stored.key.partition("/checkpoint/")

@@ -56,7 +56,9 @@ Step = Callable[[Night], Facts]
 
 
 def reconcile(night: Night) -> Facts:
-    """Compare accepted, archived and loaded events. Differences are no failure: the next step repairs them."""
+    """Compare accepted, archived and loaded events. Differences are not a failure, because the next step
+    repairs them.
+    """
     code, said = _run(night, ["-m", "ops", "reconcile", *_stage(night), *night.range, "--json"])
     if code not in (0, 1):
         raise StepFailedError("could not compare accepted, archived and loaded events", 2)

@@ -1,4 +1,4 @@
-"""Find out which stores of a stage answer, so that a command can use those and name the others."""
+"""Find out which stores of a stage respond, so that a command can use them and name the others."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -293,10 +293,11 @@ def short_time(value: object, now: datetime) -> object:
 
 
 def fitting(names: Sequence[str], rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """Return the columns, from the left, whose values stand whole beside each other in so many characters.
+    """Return the columns, from the left, whose whole values fit next to each other in the given width.
 
-    The first is always among them; one that is too wide is left out, and a narrower one behind it may still fit. The
-    last, which is often the one with details, gets what is left, over several lines.
+    The first column is always included; a column that is too wide is left out, and a narrower one after it
+    may still fit. The last column, which often contains details, gets the remaining width, over several
+    lines.
     """
     shown: list[str] = []
     left = width

@@ -77,7 +77,7 @@ class Archive:
             hour += timedelta(days=1) if day else timedelta(hours=1)
 
     def _without_hour(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects beside the folders of days, and beside the folders of hours of each day."""
+        """Yield the objects that are not in a day's folder, or not in an hour's folder of their day."""
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         days = (
             first.date() + timedelta(days=n)

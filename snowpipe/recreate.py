@@ -108,7 +108,7 @@ class Recreation:
             self._let_load(deadline)
 
     def _leave_queue(self, broken: pipes.Status) -> None:
-        """Pause a pipe that will not load its queue, and record since when its files are not loaded."""
+        """Pause a pipe that will not load its queue, and record the time from which its files are not loaded."""
         pipes.set_paused(self.warehouse, self.pipe, True)
         self.progress.border = pipes.server_time(self.warehouse)
         if broken.oldest_pending_at:

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def task_failed(context: Mapping[str, Any]) -> None:
-    """Called after the last retry."""
+    """Alert after the last retry has failed."""
     task = context["ti"]
     _alert({"event": "task_failed", "dag": task.dag_id, "task": task.task_id, "run": task.run_id})
 

@@ -109,10 +109,11 @@ def look(known: Parts, snowflake: SqlApi, now: datetime) -> Iterator[tuple[str, 
 
 
 def newest_archived_at(s3: "S3Client", bucket: str, prefix: str, now: datetime) -> list[datetime]:
-    """Return when objects of this hour and the last were written: at most a thousand of each hour.
+    """Return the times at which objects of this hour and the previous one were written: at most a thousand
+    per hour.
 
-    Keys are hashes, so the first thousand are a random sample: too few to find a missing object
-    (`reconcile` does), but enough to see that the pipe gets no notifications.
+    Keys are hashes, so the first thousand are a random sample. It is too small to find a missing object
+    (`reconcile` does that), but shows whether the pipe gets notifications.
     """
     hours = (now - timedelta(hours=1), now)
     pages = (s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/dt={h:%Y-%m-%d}/hh={h:%H}/") for h in hours)

@@ -73,7 +73,7 @@ def fill(
 
 
 def scanned(file: Path) -> Counter[tuple[str, str]]:
-    """Rows by model and scanned table since the file was last read."""
+    """Return the number of scanned rows per model and table since the last call."""
     found: Counter[tuple[str, str]] = Counter()
     for line in file.read_text().splitlines() if file.exists() else ():
         statement = json.loads(line)

@@ -1,8 +1,9 @@
-"""Peak memory of the commands that read the whole archive: `python -m tests.bench.memory [--json]`.
+"""Measure the peak memory of the commands that read the whole archive: `python -m tests.bench.memory
+[--json]`.
 
-A million synthetic objects of ten events each; S3 and Snowflake are generators. Each command runs in a process
-of its own, whose memory before is the baseline. The largest case is measured: for backfill and recreate, nothing
-is loaded; for validate, one object in a thousand failed.
+The archive has a million synthetic objects of ten events each; S3 and Snowflake are generators. Each command
+runs in its own process, and its memory before the run is the baseline. Each command gets its worst case: for
+backfill and recreate, nothing is loaded; for validate, one object in a thousand failed.
 """
 
 import json
@@ -43,7 +44,7 @@ def objects() -> Iterator[Object]:
 
 
 class Bucket:
-    """An archive of the million objects."""
+    """An archive with the million objects."""
 
     bucket = "bench"
 
@@ -95,7 +96,7 @@ class Loaded:
 
 
 def unloaded() -> int:
-    """One object in a thousand is not loaded."""
+    """Yield the objects; one in a thousand is not loaded."""
     return sum(1 for _ in loading.unloaded(Loaded(lambda n: n % 1000 != 0), PIPE, objects()))
 
 
@@ -105,7 +106,7 @@ def backfill() -> int:
 
 
 def recreate() -> int:
-    """The part that reads the archive: what neither pipe loaded since the old one could not load its queue."""
+    """Run the part of recreate that reads the archive: it finds objects that neither pipe loaded."""
     with tempfile.TemporaryDirectory() as folder:
         recreation = Recreation(
             Loaded(lambda _: False), PIPE, cast(Any, None), cast(Archive, Bucket()), Path(folder), progress
@@ -121,7 +122,7 @@ def validated() -> int:
 
 
 def monitor() -> int:
-    """The function lists at most a page of a thousand keys of each of two hours."""
+    """Return the objects that the function lists: at most a page of a thousand keys for each of two hours."""
 
     class S3:
         def list_objects_v2(self, **_: str) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test wait
 
 
 class Dispatcher:
-    """Uses the page by what it shows, and counts the steps."""
+    """Operates the page by its visible texts, and counts the steps."""
 
     def __init__(self, open_page: Open, console: str) -> None:
         self._began = time.monotonic()
@@ -65,7 +65,7 @@ def places_with_trucks(console: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str]]:
-    """Return a truck at plant-1 since now, and one at farm-38 since three hours."""
+    """Return a truck that has been at plant-1 since now, and one at farm-38 since three hours ago."""
     present, late = f"truck-{uuid4().hex[:6]}", f"truck-{uuid4().hex[:6]}"
     at, hours = datetime.now(UTC), timedelta(hours=3)
     stays = ((present, at, Fence("plant", "plant-1")), (late, at - hours, Fence("farm", "farm-38")))

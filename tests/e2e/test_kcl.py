@@ -82,7 +82,7 @@ class Yard:
         }
 
     def forget_leader(self, application: str) -> None:
-        """Delete the leader, as the library does two minutes after the worker that assigns shards has died."""
+        """Delete the leader entry, as the library does two minutes after the leading worker has died."""
         key = {"key": {"S": "Leader"}}
         self.pipeline.aws("dynamodb").delete_item(TableName=f"{application}-CoordinatorState", Key=key)
 

@@ -376,7 +376,7 @@ def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
 def test_file_that_becomes_visible_late_is_included(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Its rows were scanned before the newest rows of the last complete run."""
+    """The file's rows were scanned before the newest rows of the last complete run."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter, exit_] = crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0))
@@ -418,7 +418,7 @@ def test_days_of_removed_visits_are_restated_after_an_interrupted_run(
 def test_status_warns_of_staging_only_while_rows_wait_for_dbt(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Of an event that is repeated for hours STG_EVENTS keeps the first row."""
+    """If an event is repeated for hours, STG_EVENTS keeps its first row."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter] = crossings_at(("enter", START, 0))
@@ -432,7 +432,7 @@ def test_status_warns_of_staging_only_while_rows_wait_for_dbt(
 
 
 def test_presence_in_the_mart_is_that_of_the_real_rounds(built: tuple[Snowflake, Settings, Dbt]) -> None:
-    """With places of which a van can be in only one at a time, and without any such places."""
+    """Once with places of which a van can be at only one at a time, and once without."""
     session, _, dbt = built
     held = delivery_rounds()
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")

@@ -138,7 +138,7 @@ def test_one_person_is_forgotten_everywhere_and_others_are_kept(pipeline: Pipeli
 
 
 def tables_with(pipeline: Pipeline, *texts: str) -> set[str]:
-    """Return the tables of RAW, staging and marts in which one of these texts stands anywhere."""
+    """Return the tables of RAW, staging and marts that contain one of these texts."""
     tables = pipeline.rows(
         "SELECT table_schema AS s, table_name AS t FROM {db}.INFORMATION_SCHEMA.TABLES WHERE table_type = 'BASE TABLE'"
     )

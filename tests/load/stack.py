@@ -98,8 +98,8 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
 
 
 def reconciled(settings: Settings, since: datetime) -> bool:
-    """Return whether accepted = archived = loaded = consumed, by the operator's command, which ignores the
-    last minute.
+    """Return whether accepted = archived = loaded = consumed according to `milkrun reconcile`, which ignores
+    the last minute.
     """
 
     def reconcile() -> tuple[int, str]:

@@ -74,7 +74,7 @@ def endpoint() -> Iterator[str]:
 
 
 def commands(page: str) -> Iterator[str]:
-    """Yield the page's indented blocks line by line; what continues a line is part of it."""
+    """Yield the commands in the page's indented blocks; a continuation line belongs to the previous line."""
     for block in re.findall(r"(?:^    .*\n)+", page, re.M):
         lines = [line[4:] for line in block.splitlines()]
         while lines:
@@ -89,7 +89,7 @@ def inline_commands(page: str) -> Iterator[str]:
 
 
 def on_the_local_stack(command: str) -> str:
-    """Change a command as the page says it for the local stack."""
+    """Return a command with the changes that the page names for the local stack."""
     if found := re.match(r"export (\w+)=…\s+# (?:output )?(\w+)", command):
         return f"export {found[1]}={OUTPUTS[found[2]]}"
     command = re.sub(r"\bdev\b", "local", command).replace("MILKRUN_DEV", "MILKRUN_LOCAL")

@@ -28,7 +28,7 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def touch(self, at: float) -> None:
-        """Record activity that counts no event."""
+        """Record activity without counting an event."""
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:

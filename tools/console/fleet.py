@@ -133,7 +133,7 @@ class Fleet:
             self.changed.add(position.device_id)
 
     def heard(self, device_id: str, at: float, type_: str) -> None:
-        """Record an event without a position. A device without any position is not on the map."""
+        """Record an event without a position. A device without any position is not shown on the map."""
         truck = self._trucks.get(device_id)
         if truck and truck.hear(at, type_):
             self.changed.add(device_id)

@@ -1,4 +1,4 @@
-"""Parameters of a request, parsed or answered with Problem 400."""
+"""Parse the parameters of a request; an invalid one raises Problem 400."""
 
 from datetime import UTC, datetime
 

@@ -120,7 +120,9 @@ def command(
 
 
 class Demo:
-    """One run against one stack. `latencies` has the seconds from POST to queryable, per row."""
+    """One run against one stack. `latencies` contains, per row, the seconds from POST until the row can be
+    queried.
+    """
 
     def __init__(self, outputs: Outputs, ledger: Ledger, bars: Progress) -> None:
         self._outputs = outputs

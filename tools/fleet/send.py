@@ -154,9 +154,8 @@ class Client:
 
 
 def by_device(post: Post) -> list[tuple[str, Post]]:
-    """Split a request by device, because a token names one.
-
-    Events without a device go with the first one's.
+    """Split a request by device, because a token names one device. Events without a device stay with those of
+    the first one.
     """
     devices = [_device_of(event.text, post) for event in post.events]
     first = next((device for device in devices if device), NO_DEVICE)
@@ -304,7 +303,7 @@ def posts_of_file(
 
 @dataclass(slots=True)
 class Tally:
-    """The result of a run of `send`, added up per delivery."""
+    """The totals of a run of `send`."""
 
     requests: int = 0
     events: int = 0

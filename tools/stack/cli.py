@@ -199,7 +199,7 @@ def _timed(console: Console, what: str) -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> None:
-    """Interrupt only once, so that a second Ctrl-C does not stop the clean-up after the first."""
+    """Handle only the first interrupt, so that a second Ctrl-C does not stop the clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -45,7 +45,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Trust the certificate as AWS's are trusted, and return its path."""
+    """Make the adapter trust the certificate, and return its path."""
     trust = http._trust.__wrapped__()
     trust.load_verify_locations(certificate)
     monkeypatch.setattr(http, "_trust", lambda: trust)

@@ -86,7 +86,7 @@ def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_least_content_is_used_if_an_id_has_several():
+def test_smallest_content_is_used_if_an_id_has_several():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),
@@ -100,7 +100,7 @@ def test_least_content_is_used_if_an_id_has_several():
     assert history(enter, high, low, min_confidence=1).visits[0].is_open
 
 
-def test_confidence_is_checked_after_choosing_the_least_content():
+def test_confidence_is_checked_after_choosing_the_smallest_content():
     low, high = event("enter", 0, "x", confidence=1), event("enter", 60, "x", confidence=3)
     assert history(low, high, min_confidence=2) == History()
     assert history(event("enter", 0, "x"), min_confidence=2).visits == (Visit(at(0), "x"),)

@@ -48,7 +48,7 @@ def test_rejected_events_are_counted_by_code(logged):
     assert line["rejected_missing_id"] == 2
 
 
-def test_a_stage_may_leave_out_the_metrics_that_no_alarm_reads(capsys):
+def test_stage_may_omit_the_metrics_that_no_alarm_reads(capsys):
     logs.configure("INFO", metrics.with_metrics("dev", "alarms"))
     codes = {"device_mismatch": 1, "missing_id": 2}
     structlog.get_logger().info(logs.EVENTS_INGESTED, received=2, events_per_device=1, rejected_by_code=codes)

@@ -197,7 +197,7 @@ def left(archive: Path, prefix: str = "events") -> list[bytes]:
     ],
     ids=["upper case", "longer id", "mention", "mention as user", "device", "number of litres"],
 )
-def test_an_event_of_somebody_else_stays(tmp_path: Path, users: Path, event: bytes) -> None:
+def test_event_of_another_user_is_kept(tmp_path: Path, users: Path, event: bytes) -> None:
     users.write_text(f"{ANN}\n778899\n")
     archived(tmp_path / "archive", [event])
     assert forget(tmp_path / "archive", users) == 0
@@ -210,10 +210,10 @@ def device_only(event_id: str, device: str) -> bytes:
     return text.encode()
 
 
-def test_events_without_a_user_go_with_the_device_that_only_this_person_used(
+def test_events_without_a_user_are_deleted_if_only_this_person_used_the_device(
     tmp_path: Path, users: Path
 ) -> None:
-    """A device that two drivers used loses the person's events only: whose the others are nobody can tell."""
+    """Nobody can tell to which of two drivers of a device an event without a user belongs, so it stays."""
     users.write_text(f"{ANN}\n")
     others = [
         line("b1", user="bob-1", device="shared"),
@@ -233,7 +233,7 @@ def test_events_without_a_user_go_with_the_device_that_only_this_person_used(
     assert left(tmp_path / "archive", "rejected") == []
 
 
-def test_all_events_of_a_device_go_whoever_used_it(tmp_path: Path) -> None:
+def test_forget_by_device_deletes_the_events_of_all_its_users(tmp_path: Path) -> None:
     (tmp_path / "devices").write_text("shared\n")
     archived(tmp_path / "archive", [line("a", user=ANN, device="shared"), device_only("s", "shared")])
     archived(tmp_path / "archive", [line("b", user=ANN, device="other")])
@@ -248,8 +248,8 @@ def by_account(event_id: str, account: str, **user: str) -> bytes:
     return f'{{"_id":"{event_id}",{T},"user":{who}}}'.encode()
 
 
-def test_an_id_of_the_app_that_belongs_to_one_user_is_followed(tmp_path: Path, users: Path) -> None:
-    """The envelope's `user._id` stands in events that have no `userId`."""
+def test_app_id_that_belongs_to_one_user_is_followed(tmp_path: Path, users: Path) -> None:
+    """Events without `userId` may have the envelope's `user._id`."""
     users.write_text(f"{ANN}\n")
     theirs = [by_account("a1", "5f01", userId=ANN), by_account("a2", "5f01")]
     others = [by_account("c1", "5f02", userId="cleo"), by_account("c2", "5f03")]
@@ -261,7 +261,7 @@ def test_an_id_of_the_app_that_belongs_to_one_user_is_followed(tmp_path: Path, u
     assert left(tmp_path / "archive") == others
 
 
-def test_a_plan_holds_neither_an_id_nor_a_hash_of_one(tmp_path: Path, users: Path) -> None:
+def test_plan_holds_neither_an_id_nor_a_hash_of_one(tmp_path: Path, users: Path) -> None:
     users.write_text(f"{ANN}\n")
     archived(tmp_path / "archive", [line("a", user=ANN, device="phone-4711"), line("b", user="bea")])
     assert forget(tmp_path / "archive", users) == 0
@@ -275,13 +275,13 @@ def test_a_plan_holds_neither_an_id_nor_a_hash_of_one(tmp_path: Path, users: Pat
 
 
 @pytest.mark.parametrize("request_name", ["../../elsewhere", "a/b", "", ".hidden"])
-def test_a_request_name_is_no_path(tmp_path: Path, users: Path, request_name: str) -> None:
+def test_request_name_cannot_be_a_path(tmp_path: Path, users: Path, request_name: str) -> None:
     with pytest.raises(SystemExit):
         main(["--archive", str(tmp_path / "a"), "--users", str(users), "--request", request_name])
     assert not any(path.name == "plan.json" for path in tmp_path.rglob("*"))
 
 
-def test_a_batch_that_lambda_gave_up_keeps_the_records_of_others(tmp_path: Path, users: Path) -> None:
+def test_discarded_batch_keeps_the_records_of_others(tmp_path: Path, users: Path) -> None:
     users.write_text(f"{ANN}\n")
     archive = tmp_path / "archive"
     other = line("b", user="bea", device="van-2")
@@ -292,8 +292,8 @@ def test_a_batch_that_lambda_gave_up_keeps_the_records_of_others(tmp_path: Path,
     assert base64.b64decode(record["kinesis"]["data"]) == other
 
 
-def test_parquet_that_no_manifest_names_is_deleted(tmp_path: Path, users: Path) -> None:
-    """A compaction that was interrupted leaves such files."""
+def test_parquet_file_not_named_in_a_manifest_is_deleted(tmp_path: Path, users: Path) -> None:
+    """An interrupted compaction leaves such files."""
     users.write_text(f"{ANN}\n")
     archive = tmp_path / "archive"
     archived(archive, [line("a", user=ANN), line("b", user="bea")])
@@ -349,8 +349,8 @@ def test_id_in_an_unreadable_body_is_found_if_compressed_or_escaped(
     assert kept == [other]
 
 
-def test_short_id_in_the_bytes_of_a_compressed_body_is_a_coincidence() -> None:
-    """Only the inflated text can be somebody's data; a time in a gzip header may read ` x  `."""
+def test_short_id_in_compressed_bytes_is_not_a_match() -> None:
+    """Only decompressed text can be personal data; the time in a gzip header may happen to read ` x `."""
     at = int.from_bytes(b" x  ", "little")
     subject = Subject.of(["x"])
     assert not subject.in_bytes(gzip.compress(b'{"userId":"bob",', mtime=at))
@@ -438,7 +438,7 @@ def test_unreadable_list_of_users_is_reported_without_a_traceback(
     assert f"cannot read {tmp_path / name}" in capsys.readouterr().err
 
 
-def test_each_write_to_events_is_conditional_as_the_buckets_policy_demands(
+def test_each_write_to_events_is_conditional_as_the_bucket_policy_requires(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, users: Path
 ) -> None:
     """The policy denies other writes, also those of the Glue job; moto has no policies."""

@@ -159,7 +159,7 @@ def test_recommended_settings_exist_and_save_what_the_bill_says(prices):
     assert not cost.recommended(replace(LOAD, batch=100, notifications=False, **cost.SMALL), prices)
 
 
-def test_the_ledgers_part_of_the_warehouse_grows_with_history_and_the_rest_does_not(prices):
+def test_only_the_ledgers_cost_grows_with_history(prices):
     short, long = (cost.warehouse(replace(LOAD, archive_days=days), prices) for days in (40, 400))
     assert long[0].usd == short[0].usd
     assert 5 * short[1].usd < long[1].usd < 10 * short[1].usd

@@ -369,7 +369,7 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
     assert stage.items() == []
 
 
-def test_a_pair_in_the_previous_layout_keeps_the_events_of_others(stage: Stage) -> None:
+def test_pair_in_the_previous_layout_keeps_the_events_of_others(stage: Stage) -> None:
     """The table may hold such pairs for 90 days after an upgrade."""
     cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
     case = next(each for each in cases if each["name"] == "random 0")
@@ -534,7 +534,7 @@ def test_claim_checks_in_flight_are_named_because_their_object_is_gone(stage: St
     assert step.startswith("milkrun reconcile --repair ")
 
 
-def test_an_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
+def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
     """Only the archive links the person to the device, so its objects must stay until the consumer is done."""
     stage.put(ANN)
     stage.loaded()
@@ -574,7 +574,7 @@ def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
     assert built == [("--full-refresh",)]
 
 
-def test_an_old_object_that_snowpipe_loads_last_leaves_no_rows(
+def test_object_that_snowpipe_loads_last_leaves_no_rows(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Snowpipe does not load files in the order in which they were written."""
@@ -595,7 +595,7 @@ def test_an_old_object_that_snowpipe_loads_last_leaves_no_rows(
     assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
 
 
-def test_a_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> None:
+def test_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> None:
     """The partition key of a record is the device."""
     own, other = ({"shard": "s", "partition_key": f"phone-{n}"} for n in (1, 2))
     stage.put(ANN)
@@ -607,7 +607,7 @@ def test_a_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> 
     assert json.loads(left)["origin"] == other
 
 
-def test_a_damaged_result_of_a_job_is_reported_and_stops_nothing(stage: Stage) -> None:
+def test_damaged_job_result_is_reported_and_stops_nothing(stage: Stage) -> None:
     stage.put(ANN)
     stage.bucket.write("rebuilt/r/visits/1.parquet", b"PAR1")
     stage.put_parquet(

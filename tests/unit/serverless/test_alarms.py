@@ -52,7 +52,7 @@ def catalogued(namespace: str, name: str) -> list[dict]:
     return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
 
 
-def test_a_stage_with_the_metrics_of_alarms_only_has_every_one_of_them():
+def test_stage_with_alarm_metrics_only_has_all_of_them():
     read = {
         m["MetricName"]
         for alarm in all_alarms("small").values()

@@ -51,7 +51,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
 
 
 class Trial:
-    """A short program in the place of LocalStack or Snowflake."""
+    """A short program that replaces LocalStack or Snowflake."""
 
     TITLE = "Trial"
 
@@ -568,7 +568,7 @@ def test_incomplete_key_and_password_are_replaced_with_a_message(
     assert notes[-1].startswith("Trial had died"), "its process had the old password"
 
 
-def test_interruption_leaves_no_half_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_leaves_no_incomplete_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
