@@ -28,8 +28,8 @@ class App:
 def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
     """Lambda's entry point.
 
-    Kinesis takes the lowest sequence number reported as its checkpoint and sends everything from there again,
-    so that one is all that is reported. (AWS Lambda Developer Guide: "Partial batch response".)
+    Kinesis takes the lowest reported sequence number as its checkpoint and delivers everything from there
+    again, so only that one is reported. (AWS Lambda Developer Guide: "Partial batch response".)
     """
     app = app_of()
     records = list(records_of(batch, app.settings.stream_name))

@@ -74,10 +74,10 @@ class Owned(NamedTuple):
 
     @property
     def event_key(self) -> str:
-        """MD5, in hexadecimal, of the three texts, each with its length in characters and a colon before it.
+        """MD5, in hexadecimal, of the three texts, each preceded by its length in characters and a colon.
 
-        Neither a user called like a device nor an id with a colon in it makes another event's key. The macro
-        `event_key` of snowpipe/dbt is the same in SQL.
+        So a user with the same name as a device, or an id that contains a colon, cannot give the key of
+        another event. The macro `event_key` of snowpipe/dbt is the same in SQL.
         """
         text = "".join(f"{len(part)}:{part}" for part in self)
         return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
@@ -115,9 +115,10 @@ class GeofenceEvent:
 def parse_json(raw: bytes) -> Any:
     """Return one JSON value that both warehouses load. Raises InvalidEvent (`invalid_json_value`) otherwise.
 
-    Rejects bytes that are not UTF-8, a name twice in one object, NaN and Infinity, lone surrogates, numbers beyond a
-    double, more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such line makes Snowpipe
-    refuse its 499 neighbours. No step loops in Python, because whoever sends the text pays nothing for it.
+    Rejects bytes that are not UTF-8, a name twice in one object, NaN and Infinity, lone surrogates, numbers
+    beyond a double, and more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such
+    line makes Snowpipe reject the whole file of up to 500 lines. No step loops in Python, because malicious
+    texts must not cost much CPU.
     """
     # These two read the brackets and digits of a valid text; any other is refused below.
     if _LONG_BY_20 in raw[::20].translate(_DIGITS_AS_0) and _has_huge_integer(raw):

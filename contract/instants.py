@@ -1,7 +1,7 @@
 """The forms of time that are accepted from phones, and how far from our clock a time may be.
 
-What is stored is the event's own text, so whoever reads it later (dbt, the SQL files, Spark, SQLite) accepts the
-same forms; tests/unit/contract/instants.py is the table that all of them are tested with.
+The event is stored with its own text, so all later readers (dbt, the SQL files, Spark, SQLite) accept the
+same forms; tests/unit/contract/instants.py is the table with which all of them are tested.
 """
 
 import re

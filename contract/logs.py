@@ -1,4 +1,5 @@
-"""Log lines: one JSON object a line on stdout. The names of the lines that others count on stand here.
+"""Log lines: one JSON object per line on stdout. The names of the lines that other code reads are defined
+here.
 
 No personal data: ids of requests, keys of objects and numbers; never a payload, a device, a user or a header.
 """
@@ -53,9 +54,10 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
 
 
 def configure(level: str = "INFO", *before_printing: structlog.typing.Processor) -> None:
-    """Set structlog up, once, in an entry point. What `bind` names stands in every line until bound anew.
+    """Configure structlog; call it once, in an entry point. Values passed to `bind` are in every line until
+    they are bound again.
 
-    `before_printing` see the whole line; `contract.metrics.with_metrics(stage)` is one.
+    `before_printing` are processors that see the whole line, such as `contract.metrics.with_metrics(stage)`.
     """
     structlog.configure(
         processors=[

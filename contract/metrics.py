@@ -1,9 +1,8 @@
-"""CloudWatch metrics out of canonical log lines, in the embedded metric format.
+"""CloudWatch metrics from canonical log lines, in the embedded metric format.
 
-The line itself is the metric: CloudWatch reads `_aws` beside the numbers, so no function calls CloudWatch
-and the metrics can say nothing that the log does not. One dimension, the stage: each further value of a
-dimension is a metric more on the bill.
-(Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
+The line itself is the metric: CloudWatch reads `_aws` next to the numbers, so no function calls CloudWatch,
+and the metrics cannot contradict the log. The stage is the only dimension, because each value of a dimension
+is billed as a metric. (Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
 """
 
 import time

@@ -131,8 +131,9 @@ def reject_line(rejected: Rejected, *, content_type: str | None, app_version: st
 def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
     """Return a line of `set-aside/`: a record that can never be processed, the reasons and its origin.
 
-    `record` stands under `event` if it is strict JSON, else under `record_base64`. `origin` must be the same
-    when the same record is met again (a stream and a sequence number, never a time or a request id).
+    The record is stored under `event` if it is strict JSON, otherwise under `record_base64`. `origin` must be
+    the same when the record is delivered again (a stream and a sequence number, never a time or a request
+    id).
     """
     line: dict[str, object] = {"reasons": tuple(reasons), "origin": dict(origin)}
     try:

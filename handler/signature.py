@@ -1,10 +1,11 @@
 """Signed requests, for stages that require them.
 
 `milkrun`: X-Milkrun-Timestamp (Unix seconds) and X-Milkrun-Signature, hex HMAC-SHA256 of
-`<timestamp>.<body>`, the body before compression (gateways inflate, so what was compressed is not seen here).
-`radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id. It covers neither the body nor a
-time, so whoever captures one pair of headers can send any event with it until the secret ends. Therefore a secret for
-Radar must name its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
+`<timestamp>.<body>`. The body is the uncompressed one, because gateways may decompress it.
+
+`radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id. It covers neither the
+body nor a time, so whoever captures one pair of headers can send any event with it until the secret ends.
+Therefore a secret for Radar must name its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
 """
 
 import hashlib

@@ -227,7 +227,9 @@ def _batches(load: Load) -> float:
 
 
 def lane_records_a_second(work: Work, memory_mb: int = CONSUMER_MB, batch: int = 200) -> float:
-    """Return what one lane of the consumer (a shard, times the parallelization factor) takes."""
+    """Return the records per second that one lane of the consumer processes. A shard has as many lanes as its
+    parallelization factor.
+    """
     cpu_ms = work.consume_cpu_ms_batch + work.consume_cpu_ms_event * batch
     wait_ms = work.consume_wait_ms_batch + work.consume_wait_ms_event * batch
     return batch / (wait_ms + cpu_ms * max(1, CPU_MB / memory_mb)) * 1000

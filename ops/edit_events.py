@@ -78,7 +78,7 @@ def _value(text: str) -> Any:
         return parse_json(text.encode("utf-8", "surrogatepass"))
     except InvalidEvent:
         if text[:1] in ("{", "["):
-            raise typer.BadParameter(f"{text!r} is no JSON") from None
+            raise typer.BadParameter(f"{text!r} is not JSON") from None
         return text
 
 

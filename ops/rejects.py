@@ -49,7 +49,7 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class Reject:
     """One line of `rejected/`.
 
-    `event` is None if the line has no JSON object; such an event cannot be patched.
+    `event` is None if the line is not a JSON object; such an event cannot be patched.
     """
 
     key: str

@@ -35,7 +35,7 @@ class Repairer:
         self._stage = Stage(settings)
 
     def repair(self, differences: Sequence[Difference]) -> list[dict[str, Any]]:
-        """Yield a row per repair; after a failed one, with its reason, the others continue."""
+        """Return a row per repair. A failed repair is reported with its reason and does not stop the others."""
         done: list[dict[str, Any]] = []
         for key in (d.key for d in differences if d.kind == "rows_differ"):
             done += self._trying(key, self._reload(key))

@@ -21,10 +21,10 @@ def run(
     environment: Mapping[str, str],
     tell: Callable[[str], object],
 ) -> int:
-    """Run a command line and return its exit code. An error becomes one line for `tell`, and code 2.
+    """Run a command line and return its exit code. An error is passed to `tell` as one line and gives code 2.
 
-    No exception propagates, because Python would exit with 1, which has a meaning of its own in most
-    commands. With MILKRUN_TRACEBACK=1 a bug prints its traceback before the line.
+    No exception propagates, because Python would exit with 1, which has another meaning in most commands.
+    With MILKRUN_TRACEBACK=1 a bug prints its traceback before the line.
     """
     try:
         for number, argument in enumerate(arguments, 1):

@@ -103,7 +103,9 @@ class Recreation:
         while not self._pauses_and_drains():
             if time.monotonic() > deadline:
                 pipes.set_paused(self.warehouse, self.pipe, False)
-                raise Refusal(f"{self.pipe.name}: its queued files are not loaded: see status", 1)
+                raise Refusal(
+                    f"{self.pipe.name}: its queued files are not loaded; see `milkrun warehouse status`", 1
+                )
             # A notification of an earlier file came during the pause and would be lost with the old pipe.
             self._let_load(deadline)
 
@@ -129,7 +131,9 @@ class Recreation:
         """Resume the pipe, and wait until every file that was queued before is loaded."""
         pipes.set_paused(self.warehouse, self.pipe, False)
         if not self._drained(pipes.server_time(self.warehouse), deadline):
-            raise Refusal(f"{self.pipe.name}: its queued files are not loaded: see status", 1)
+            raise Refusal(
+                f"{self.pipe.name}: its queued files are not loaded; see `milkrun warehouse status`", 1
+            )
 
     def _drained(self, queued_before: datetime, deadline: float) -> bool:
         while True:

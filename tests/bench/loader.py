@@ -63,8 +63,8 @@ class Snowflake:
         return int(row[0])
 
     def load(self, wanted: int) -> tuple[float, Points, Points]:
-        """Return seconds from CREATE PIPE until `wanted` rows can be queried, and CPU seconds and MiB by rows
-        loaded.
+        """Return the seconds from CREATE PIPE until `wanted` rows can be queried, and the CPU seconds and MiB
+        for each number of loaded rows.
         """
         began, idle = time.monotonic(), self.cpu_seconds()
         self.cursor.execute(PIPE)

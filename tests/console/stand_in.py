@@ -379,7 +379,7 @@ MAX_VISITS = 5000
 
 
 def crowd(trucks: int) -> State:
-    """Return a morning with any number of trucks; beyond 200 they are copies beside the others."""
+    """Return a morning with any number of trucks; those beyond 200 are displaced copies."""
     if not trucks:
         return empty()
     state = morning(min(trucks, 200))

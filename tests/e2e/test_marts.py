@@ -431,8 +431,8 @@ def test_status_warns_of_staging_only_while_rows_wait_for_dbt(
     assert staging(session, "MILKRUN").level == "OK"
 
 
-def test_presence_in_the_mart_is_that_of_the_real_rounds(built: tuple[Snowflake, Settings, Dbt]) -> None:
-    """Once with places of which a van can be at only one at a time, and once without."""
+def test_presence_mart_equals_the_rule_for_the_real_rounds(built: tuple[Snowflake, Settings, Dbt]) -> None:
+    """Compare once with places of which a van can be at only one at a time, and once without."""
     session, _, dbt = built
     held = delivery_rounds()
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")

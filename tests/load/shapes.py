@@ -19,8 +19,8 @@ SENDERS = 32  # concurrent requests; further requests wait, and the wait counts 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A phase of the load. `first` and `last` are requests per second. With `at_once`, that many are sent
-    together, `every` seconds.
+    """A phase of the load. `first` and `last` are requests per second. A burst phase sends `at_once` requests
+    together, every `every` seconds.
     """
 
     name: str

@@ -115,7 +115,7 @@ def test_windows_and_overdue_exits_equal_the_rule_and_beam(spark: SparkSession, 
 
 
 def test_foreign_objects_do_not_stop_the_stream(spark: SparkSession, tmp_path: Path) -> None:
-    """A repaired copy under a key of an operator's own, and an empty upload."""
+    """The archive has a repaired copy under an operator's own key, and an empty upload."""
     events = morning(3, trucks=3)
     keys = landed(tmp_path, events)
     by_hand = (tmp_path / keys[0]).with_name("repaired.ndjson.gz")

@@ -260,7 +260,7 @@ def test_flap_at_the_start_of_the_range_read_is_still_merged(seconds):
     assert table.visits(HOME) == list(expected)
 
 
-def test_late_exit_closes_the_last_by_id_of_simultaneous_visits():
+def test_late_exit_closes_the_simultaneous_visit_with_the_last_id():
     """The visits' keys are not in the order of their ids, because `#` is stored as `%23`."""
     some = [event("enter", 0, "a#"), event("enter", 0, "a$")]
     table = FakeTable()

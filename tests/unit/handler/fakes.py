@@ -54,9 +54,9 @@ class World:
         self.calls.append(call)
         fault = self.faults.pop(0) if self.faults else Fault.NONE
         if fault is Fault.BEFORE:
-            raise RetryableError("on purpose")
+            raise RetryableError("simulated failure")
         if fault is Fault.CRASH:
-            raise RuntimeError("on purpose")
+            raise RuntimeError("simulated failure")
         return fault
 
     def lines(self, prefix: str) -> list[bytes]:
@@ -86,7 +86,7 @@ class ArchiveFake:
 
     def read(self, key: str) -> bytes:
         if self.world.next_fault("get") is Fault.AFTER:
-            raise RetryableError("on purpose")
+            raise RetryableError("simulated failure")
         return self.world.objects[key]
 
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
@@ -95,7 +95,7 @@ class ArchiveFake:
         self.world.objects.setdefault(lines.key, lines.body)
         self.world.metadata.setdefault(lines.key, facts)
         if fault is Fault.AFTER:
-            raise RetryableError("on purpose, after the effect")
+            raise RetryableError("simulated failure after the effect")
         return is_new
 
 
@@ -109,11 +109,11 @@ class _Stream:
         assert all(record.data in archived for record in records), "published before it was archived"
         if fault is Fault.MALFORMED:
             self.world.faults.insert(0, Fault.MALFORMED if len(records) > 1 else Fault.NONE)
-            raise PermanentError("on purpose")
+            raise PermanentError("simulated failure")
         refused = list(records[::2]) if fault is Fault.PARTLY else []
         self.world.stream += [record for record in records if record not in refused]
         if fault is Fault.AFTER:
-            raise RetryableError("on purpose, after the effect")
+            raise RetryableError("simulated failure after the effect")
         return refused
 
 
@@ -125,7 +125,7 @@ class _Queue:
         fault = self.world.next_fault("enqueue")
         self.world.claims.append((key, list(lines)))
         if fault is Fault.AFTER:
-            raise RetryableError("on purpose, after the effect")
+            raise RetryableError("simulated failure after the effect")
 
 
 @dataclass

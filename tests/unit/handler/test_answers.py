@@ -182,7 +182,7 @@ def test_bug_is_logged_with_its_traceback_and_returns_503(
     )
     assert first["exception"].endswith("RuntimeError\n")
     assert "next_fault" in first["exception"]
-    assert ": on purpose" not in first["exception"]  # a message may quote an event
+    assert ": simulated failure" not in first["exception"]  # a message may quote an event
 
 
 def test_missing_setting_fails_the_first_request_and_is_named(

@@ -35,7 +35,7 @@ class ScriptedStream:
         names = [record.partition_key for record in records]
         self.calls.append(names)
         if any(self.circuit_breaker.get(name, 0) < 0 for name in names):
-            raise PermanentError("on purpose")
+            raise PermanentError("simulated failure")
         refused = []
         for record in records:
             left = self.circuit_breaker.get(record.partition_key, 0)

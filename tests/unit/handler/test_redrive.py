@@ -125,7 +125,7 @@ def test_delay_grows_with_each_attempt_up_to_five_minutes(desk: Desk) -> None:
 
 def test_message_whose_delay_cannot_be_set_is_still_returned(desk: Desk) -> None:
     def fail(receipt_handle: str, seconds: int) -> None:
-        raise RetryableError("on purpose")
+        raise RetryableError("simulated failure")
 
     desk.postpone = fail
     desk.world.faults = [Fault.BEFORE]

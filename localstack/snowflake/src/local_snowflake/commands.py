@@ -102,7 +102,7 @@ class Commands:
         self, statement: tuple[str, ...], words: Words, scope: Scope, session: LocalConnection
     ) -> Result | str | None:
         if words.start(3)[1:] == ("OR", "ALTER") and statement != ("CREATE", "FILE", "FORMAT"):
-            raise unsupported(f"CREATE OR ALTER {' '.join(statement[1:])}; CREATE OR ALTER FILE FORMAT is")
+            raise unsupported(f"CREATE OR ALTER {' '.join(statement[1:])} (only CREATE OR ALTER FILE FORMAT)")
         if statement == ("SET",) and words.start(3)[1:2] != ("(",) and words.start(3)[2:] != ("=",):
             raise unsupported(f"the statement {' '.join(words.start(3))} …")
         if statement == ("CREATE", "TABLE") and any(t.text.upper() == "AUTOINCREMENT" for t in words.tokens):

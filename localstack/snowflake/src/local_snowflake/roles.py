@@ -94,7 +94,7 @@ class Roles:
         chosen = words.take_identifier()
         words.finish()
         if chosen not in ("ALL", "NONE"):
-            raise unsupported(f"USE SECONDARY ROLES {chosen}; ALL and NONE are")
+            raise unsupported(f"USE SECONDARY ROLES {chosen} (only ALL and NONE)")
         actor_of(scope).all_secondary = chosen == "ALL"
         return SUCCEEDED
 

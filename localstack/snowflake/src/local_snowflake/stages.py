@@ -51,7 +51,7 @@ class Stages:
         if temporary:
             raise unsupported("CREATE TEMPORARY STAGE with a URL")
         if not url.startswith("s3://"):
-            raise unsupported(f"a stage on '{url}'; s3:// is")
+            raise unsupported(f"a stage on '{url}' (only s3://)")
         for option in options:
             if option not in STAGE_OPTIONS:
                 raise unsupported(f"stage option {option}")

@@ -35,7 +35,7 @@ class Functions:
         if unknown and unknown not in FAKESNOW_SYSTEM:
             raise unsupported(f"the function {unknown}")
         if "LOAD_HISTORY" in names:  # fakesnow's is empty whatever was loaded
-            raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY; COPY_HISTORY is")
+            raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY (only COPY_HISTORY)")
         if not names & (SCALARS | TABLES):
             return None
         tree = parsed(words.sql)

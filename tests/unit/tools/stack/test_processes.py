@@ -90,7 +90,9 @@ time.sleep(600)
 
 
 def test_process_that_restarts_its_child_ends_before_the_child(processes):
-    """LocalStack restarts its Kinesis mock. Ended first, the mock started again, and could outlive LocalStack."""
+    """LocalStack restarts its Kinesis mock. When the mock was ended first, it was restarted and could outlive
+    LocalStack.
+    """
     code = """
 import subprocess
 while True:
