@@ -106,7 +106,7 @@ class Commands:
         if statement == ("SET",) and words.start(3)[1:2] != ("(",) and words.start(3)[2:] != ("=",):
             raise unsupported(f"the statement {' '.join(words.start(3))} …")
         if statement == ("CREATE", "TABLE") and any(t.text.upper() == "AUTOINCREMENT" for t in words.tokens):
-            raise unsupported("AUTOINCREMENT columns; DEFAULT sequence.NEXTVAL is")
+            raise unsupported("AUTOINCREMENT columns (only DEFAULT sequence.NEXTVAL)")
         if handler := self.handlers.get(statement):
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):
