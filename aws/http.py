@@ -147,7 +147,12 @@ class _Connection(HTTPConnection):
     def __init__(self, url: SplitResult) -> None:
         self._trust = _trust() if url.scheme == "https" else None
         self.default_port = 443 if self._trust else 80
+        self._unsent: list[bytes] = []
         super().__init__(url.netloc)
+
+    def send(self, data: Any) -> None:
+        """Keep the head and the body of a request, which `call` sends with one system call."""
+        self._unsent.append(data)
 
     def call(
         self,
@@ -168,11 +173,14 @@ class _Connection(HTTPConnection):
                 self.sock = self._connected(min(deadline, time.monotonic() + CONNECT_SECONDS))
             self.sock.deadline = deadline
             self.request(method, target, body, headers)
+            self.sock.sendall(b"".join(self._unsent))
             response = self.getresponse()
             return Response(response.status, response.read(max_bytes))
         except (HTTPException, OSError) as error:
             self.close()
             raise NoResponseError(f"{name}: {type(error).__name__}") from error
+        finally:
+            self._unsent.clear()
 
     def _connected(self, deadline: float) -> "_DeadlineSocket":
         plain = _connect_to_any(resolve(self.host, self.port, _remaining(deadline)), deadline)

@@ -6,7 +6,7 @@ Unknown types and fields are kept unread, because apps ship before we do.
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
@@ -19,6 +19,9 @@ from contract.instants import PATTERN, instant
 Kind = Literal["enter", "dwell", "exit"]
 
 MAX_EVENT_BYTES = 64 * 1024
+MAX_ARRAY_BYTES = (
+    1024 * 1024
+)  # of events that are parsed at once; the values of more would need too much memory
 MAX_DEPTH = 32
 MAX_ID_CHARS = 128
 MAX_ID_BYTES = 256
@@ -121,7 +124,7 @@ def parse_json(raw: bytes) -> Any:
     texts must not cost much CPU.
     """
     # These two read the brackets and digits of a valid text; any other is refused below.
-    if _LONG_BY_20 in raw[::20].translate(_DIGITS_AS_0) and _has_huge_integer(raw):
+    if _may_have_huge_integer(raw) and _has_huge_integer(raw):
         raise invalid("invalid_json_value", "", "A number is too large for a double.")
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_too_deep(raw):
         raise invalid("invalid_json_value", "", f"Values are nested deeper than {MAX_DEPTH} levels.")
@@ -137,6 +140,25 @@ def parse_json(raw: bytes) -> Any:
     return value
 
 
+def parse_array(text: bytes, raws: Sequence[bytes]) -> list[Any] | None:
+    """Return the values of an array, in three quarters of the time that `parse_json` takes for each of its `raws`.
+
+    Returns None unless all are strict JSON beyond doubt; each is to be parsed alone then. A phone writes all its events
+    the same way, so the first one tells whether it is worth trying.
+    """
+    if not raws or len(text) > MAX_ARRAY_BYTES or _may_have_huge_integer(text):
+        return None
+    if max([raw.count(b"{") + raw.count(b"[") for raw in raws]) > MAX_DEPTH:
+        return None
+    try:
+        if _ENCODER.encode(_DECODER.decode(raws[0])) != raws[0]:
+            return None
+        values: list[Any] = _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return values if _ENCODER.encode(values) == text else None
+
+
 def compact(raw: bytes) -> bytes:
     """Remove whitespace outside strings from a JSON text; nothing else changes (1.50 stays 1.50)."""
     return msgspec.json.format(raw, indent=-1)
@@ -144,7 +166,7 @@ def compact(raw: bytes) -> bytes:
 
 _DECODER, _ENCODER = msgspec.json.Decoder(), msgspec.json.Encoder()
 _DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
-_LONG_BY_20 = b"0" * 10  # every twentieth byte of the 309 digits that an integer beyond a double has
+_LONG_BY_20 = b"0" * 15  # every twentieth byte of the 309 digits that an integer beyond a double has
 _LONG_INTEGER = re.compile(rb"(?<![-+.0-9eE])-?[0-9]{309,}+(?![.eE])")
 _BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -155,6 +177,11 @@ def _check_strictly(raw: bytes) -> None:
         jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
         raise invalid("invalid_json_value", "", f"This is not strict JSON: {error}.") from None
+
+
+def _may_have_huge_integer(text: bytes) -> bool:
+    # `find` takes a third of the time of `in`, which first asks whether these bytes are a number.
+    return text[::20].translate(_DIGITS_AS_0).find(_LONG_BY_20) >= 0
 
 
 def _has_huge_integer(raw: bytes) -> bool:
@@ -196,6 +223,9 @@ class User(msgspec.Struct, kw_only=True, gc=False):
     id: str | None = msgspec.field(default=None, name="_id")
     user_id: Id | None = msgspec.field(default=None, name="userId")
     device_id: Id | None = msgspec.field(default=None, name="deviceId")
+
+
+_NOBODY = User()
 
 
 class GeofenceFields(msgspec.Struct, gc=False):
@@ -267,12 +297,13 @@ def _checked(value: object, is_crossing: bool) -> Checked | None:
         created_at = instant(event.created_at)
     except ValueError:
         return None
-    user = event.user or User()
+    user = event.user or _NOBODY
     user_id = user.user_id or user.id
     device_id = user.device_id or event.top_device_id
     if not (device_id or (user_id and not is_crossing)):
         return None
-    if not _fit((event.id, event.top_device_id, user.user_id, user.device_id)):
+    ids = f"{event.id}{event.top_device_id}{user.user_id}{user.device_id}"
+    if not (ids.isascii() or _fit((event.id, event.top_device_id, user.user_id, user.device_id))):
         return None
     if not isinstance(event, CrossingFields):
         return Checked(event.id, event.type, created_at, device_id, user_id=user_id)

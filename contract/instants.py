@@ -21,7 +21,7 @@ _OFFSET = f" ?(?:[Zz]|[-+\u2212]{_HOUR}(?::?{_SIXTIETH})?)"
 PATTERN = (
     f"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt ]{_HOUR}:{_SIXTIETH}(?::{_SIXTIETH}(?:[.,][0-9]+)?)?" + _OFFSET
 )
-_INSTANT = re.compile(_DATE_AND_TIME + _OFFSET)  # fromisoformat knows the calendar and the clock
+_is_instant = re.compile(_DATE_AND_TIME + _OFFSET).fullmatch  # fromisoformat knows the calendar and the clock
 
 _REJECTED_FORMS = [
     (re.compile(r"[-+]?[0-9]{9,}([.,][0-9]+)?"), "an epoch number"),
@@ -40,7 +40,7 @@ _REJECTED_FORMS = [
 
 def instant(text: str) -> datetime:
     """Parse a time in one of the accepted forms. Returns it in UTC, truncated to microseconds. Raises ValueError."""
-    if not _INSTANT.fullmatch(text):
+    if not _is_instant(text):
         raise ValueError("not a time with an offset")
     try:
         moment = datetime.fromisoformat(text if text[10] == "T" and text[-1] == "Z" else _plain(text))

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import msgspec
 
-from contract.events import MAX_EVENT_BYTES, InvalidEvent, compact, is_id, parse_json
+from contract.events import MAX_EVENT_BYTES, InvalidEvent, compact, is_id, parse_array, parse_json
 from contract.lines import BYTE_ORDER_MARK, lines_in
 from handler.http import Form, Refused, Unreadable
 
@@ -36,11 +37,13 @@ _EVENTS = msgspec.json.Decoder(_Events)
 class Parts:
     """The texts of the events. `identity` has the envelope's ids for events without `user`; the rest is personal data.
 
-    `compact`: the texts have no whitespace outside strings.
+    `values` are the parsed events if all were strict JSON at once, otherwise None. `compact`: the texts have no
+    whitespace outside strings.
     """
 
     raws: list[bytes]
     identity: Mapping[str, str]
+    values: list[Any] | None = None
     compact: bool = False
 
 
@@ -69,7 +72,7 @@ def _json(text: bytes) -> Parts:
 def _split_valid_json(text: bytes) -> Parts:
     """Split strict JSON; only what is inside events may be invalid. `text` has no whitespace outside strings."""
     if text.startswith(b"["):
-        return Parts(_array(text), {})
+        return _array(text, {})
     if not text.startswith(b"{"):
         return Parts([text], {})
     events = _EVENTS.decode(text)
@@ -97,14 +100,15 @@ def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
         return Parts([], identity)
     if "event" in given or not given["events"].startswith(b"["):
         raise Unreadable("invalid_envelope", "Send either `event`, an object, or `events`, an array.")
-    return Parts(_array(given["events"]), identity)
+    return _array(given["events"], identity)
 
 
-def _array(text: bytes) -> list[bytes]:
+def _array(text: bytes, identity: Mapping[str, str]) -> Parts:
     try:
-        return [bytes(raw) for raw in _counted(_ARRAY.decode(text))]
+        raws = [bytes(raw) for raw in _counted(_ARRAY.decode(text))]
     except (msgspec.MsgspecError, RecursionError):
-        return _counted(_elements(text))
+        return Parts(_counted(_elements(text)), identity)
+    return Parts(raws, identity, parse_array(text, raws))
 
 
 def _identity(user: bytes) -> dict[str, str]:

@@ -72,18 +72,19 @@ def validate(
     rejected: dict[bytes, tuple[str | None, bytes, bool, tuple[Reason, ...]]] = {}
     earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + max_ahead
     for index, raw in enumerate(parts.raws):
-        if again := rejected.get(raw):
+        if rejected and (again := rejected.get(raw)):
             batch.rejected.append(Rejected(index, *again))
             continue
         value, text, is_json = None, raw, False
         try:
-            value = _parsed(raw, form)
+            value = parts.values[index] if parts.values else _parsed(raw, form)
             is_json = True
             text = raw if parts.compact else compact(raw)
             size, possible_kinds = len(text), kinds
             if is_ping(value):
                 text, possible_kinds = as_event(text, value), _NO_KINDS
-            text = _named(text, value, parts.identity)
+            if parts.identity:
+                text = _named(text, value, parts.identity)
             event = _checked(size, value, possible_kinds, earliest, latest)
             if not speaker.may_speak_for(event.device_id):
                 raise invalid("device_mismatch", "user.deviceId", "The token speaks for another device.")
@@ -92,13 +93,15 @@ def validate(
             rejected[raw] = _event_id(value), text, is_json, reasons
             batch.rejected.append(Rejected(index, *rejected[raw]))
             continue
-        contents = seen.setdefault(event.owned, set())
-        if text in contents:
+        contents = seen.get(owned := event.owned)
+        if contents is None:
+            seen[owned] = {text}
+        elif text in contents:
             batch.duplicates += 1
             continue
-        if contents:
+        else:
+            contents.add(text)
             batch.conflicts.append(Conflict(index, event.id))
-        contents.add(text)
         batch.other_user += speaker.user is not None and _user_id(value) not in (None, speaker.user)
         if batch.oldest_at is None or event.created_at < batch.oldest_at:
             batch.oldest_at = event.created_at
@@ -132,7 +135,7 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
 
     Except for the members of a ping, this is the only change to an event.
     """
-    if not identity or not isinstance(value, dict) or value.get("user") is not None:
+    if not isinstance(value, dict) or value.get("user") is not None:
         return text
     value["user"] = identity
     return with_members(text, {"user": msgspec.json.encode(identity)})

@@ -4,11 +4,21 @@ import json
 import math
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.events import Fence, InvalidEvent, Owned, check, compact, geofence_event, parse_json
+from contract.events import (
+    Fence,
+    InvalidEvent,
+    Owned,
+    check,
+    compact,
+    geofence_event,
+    parse_array,
+    parse_json,
+)
 
 ENTER: dict[str, object] = {
     "_id": "6543d1f3a2c4e70011aabbcc",
@@ -57,6 +67,7 @@ def test_json_that_a_warehouse_would_not_load_is_rejected(raw: bytes) -> None:
     with pytest.raises(InvalidEvent) as caught:
         parse_json(raw)
     assert [reason.code for reason in caught.value.reasons] == ["invalid_json_value"]
+    assert parse_array(b'[{"a":1},%b]' % raw, [b'{"a":1}', raw]) is None
 
 
 @pytest.mark.parametrize(
@@ -112,10 +123,24 @@ def test_accepted_json_is_read_the_same_by_a_strict_parser(
     assert json.loads(raw, object_pairs_hook=no_name_twice, parse_float=finite, parse_constant=finite) == read
 
 
+@given(st.lists(VALUES, max_size=3), EDITS, st.integers(0, 200))
+@settings(deadline=None, max_examples=300)
+def test_array_parsed_at_once_has_the_values_of_its_elements(
+    values: list[object], edit: bytes, at: int
+) -> None:
+    raws = [msgspec.json.encode(value) for value in values]
+    raws[-1:] = [raw[:at] + edit + raw[at:] for raw in raws[-1:]]
+    parsed = parse_array(b"[%b]" % b",".join(raws), raws)
+    if parsed is not None:
+        assert parsed == [parse_json(raw) for raw in raws]
+
+
 @given(VALUES)
 @settings(deadline=None, max_examples=100)
 def test_json_of_a_strict_writer_is_accepted(value: object) -> None:
     assert parse_json(json.dumps(value).encode()) == value
+    raw = msgspec.json.encode(value)
+    assert parse_array(b"[%b,%b]" % (raw, raw), [raw, raw]) == [value, value]
 
 
 def test_compact_removes_only_whitespace_outside_strings() -> None:
