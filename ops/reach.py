@@ -1,8 +1,7 @@
 """Find out which stores of a stage respond, so that a command can use them and name the others."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from contract.events import GEOFENCE_KINDS
@@ -13,7 +12,7 @@ from snowpipe.archive import Archive
 from snowpipe.commandline import one_line
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
-from snowpipe.within import within
+from snowpipe.within import NoAnswerError, within
 
 BUDGET_SECONDS = 5.0
 # What is unknown if a store does not answer.
@@ -65,15 +64,20 @@ def require(outputs: Outputs, *names: str) -> None:
         raise Refusal(f'{reasons}. Nothing was read or changed. See docs/runbook.md, "{where}"')
 
 
-@contextmanager
-def warehouse_or_none(outputs: Outputs, unasked: dict[str, str]) -> Iterator[Warehouse | None]:
-    """Yield a session, or None if Snowflake cannot be used; `unasked` then has the reason."""
-    with ExitStack() as until_the_end:
-        try:
-            warehouse: Warehouse | None = until_the_end.enter_context(outputs.warehouse())
-        except Refusal as error:
-            unasked["Snowflake"], warehouse = str(error), None
-        yield warehouse
+def with_or_without_warehouse[T](
+    outputs: Outputs, unasked: dict[str, str], ask: Callable[[Warehouse | None], T]
+) -> T:
+    """Return what `ask` finds with a session of Snowflake.
+
+    If Snowflake does not answer, at first or at any later statement, note the reason in `unasked` and return
+    what `ask` finds without it.
+    """
+    try:
+        with outputs.warehouse() as warehouse:
+            return ask(warehouse)
+    except NoAnswerError as error:
+        unasked["Snowflake"] = str(error)
+    return ask(None)
 
 
 class ReachableStores:

@@ -37,7 +37,7 @@ from ops.object_sets import (
 )
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
-from ops.reach import ReachableStores, tell, unreachable, warehouse_or_none
+from ops.reach import ReachableStores, tell, unreachable, with_or_without_warehouse
 from ops.repair_differences import Repairer
 from ops.stores import (
     consumed_event_ids,
@@ -48,6 +48,7 @@ from ops.stores import (
 from snowpipe.commandline import one_line
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED
+from snowpipe.warehouse import Warehouse
 
 # How late a line may reach the log after its hour.
 LOG_DELAY = timedelta(minutes=15)
@@ -243,32 +244,37 @@ def command(
     Exit 0: nothing is missing; 1: there are differences; 2: something could not be checked.
     """
     terminal.check_range(start, end)
-    repaired: list[dict[str, object]] = []
     try:
         outputs = terminal.outputs_of(context, stage)
         unasked = unreachable(outputs, ("S3", "CloudWatch Logs", "DynamoDB", "Lambda"))
         if needed := [name for name in ("S3", "CloudWatch Logs") if name in unasked]:
             raise Refusal("; ".join(f"{name}: {unasked[name]}" for name in needed))
-        with warehouse_or_none(outputs, unasked) as warehouse, terminal.progress() as bars:
-            bars.add_task("comparing", total=None)
+        settled_at = datetime.now(UTC) - timedelta(seconds=settle)
+
+        def compare(warehouse: Warehouse | None) -> tuple[Found, list[dict[str, object]]]:
             reconciler = Reconciler(outputs, stage, warehouse, unasked)
-            settled_at = datetime.now(UTC) - timedelta(seconds=settle)
             found = reconciler.look(start, end, settled_at)
-            if repair and not found.equal and warehouse is not None:
-                repairer = Repairer(outputs, warehouse, reconciler.archive, reconciler.kinds)
-                repaired = repairer.repair(found.differences)
-                mended = until(
-                    lambda: reconciler.look(start, end, settled_at),
-                    lambda found: (
-                        {d.kind for d in found.differences} <= {"not_archived", "not_in_s3", "not_logged"}
-                    ),
-                    patience_s=REPAIR_PATIENCE_S,
-                    every_s=1,
-                )
-                found = mended
-            elif repair and warehouse is None:
-                terminal.fail("nothing was repaired, because Snowflake did not answer")
-            note_result(outputs, found)
+            if not repair or found.equal:
+                return found, []
+            if warehouse is None:
+                terminal.fail("not repaired, or only in part, because Snowflake did not answer")
+                return found, []
+            repairer = Repairer(outputs, warehouse, reconciler.archive, reconciler.kinds)
+            repaired = repairer.repair(found.differences)
+            mended = until(
+                lambda: reconciler.look(start, end, settled_at),
+                lambda found: (
+                    {d.kind for d in found.differences} <= {"not_archived", "not_in_s3", "not_logged"}
+                ),
+                patience_s=REPAIR_PATIENCE_S,
+                every_s=1,
+            )
+            return mended, repaired
+
+        with terminal.progress() as bars:
+            bars.add_task("comparing", total=None)
+            found, repaired = with_or_without_warehouse(outputs, unasked, compare)
+        note_result(outputs, found)
     except (NoStackError, Refusal, *terminal.AWS_ERRORS) as problem:
         if as_json:
             terminal.print_json({"equal": None, "problem": str(problem)})

@@ -37,9 +37,12 @@ def event() -> dict[str, Any]:
 
 
 def follow(
-    outputs: Outputs, warehouse: Warehouse | None, sent: dict[str, Any], patience: float
+    outputs: Outputs, unasked: dict[str, str], sent: dict[str, Any], patience: float
 ) -> Iterator[tuple[str, bool, str]]:
-    """Yield each step, whether the event was seen there, and the evidence; without `warehouse` all but the last."""
+    """Yield each step, whether the event was seen there, and the evidence.
+
+    The last step is omitted, and noted in `unasked`, if Snowflake does not answer.
+    """
     try:
         status, answer = poster(outputs)(json.dumps([sent], allow_nan=False).encode(), "application/json")
     except NoAnswerError as error:
@@ -54,11 +57,18 @@ def follow(
         lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, patience_s=patience
     )
     yield "consumed", bool(stays), f"{len(stays)} visit in the table"
-    if warehouse is None:
-        return
     sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"
-    rows = polling.until(lambda: warehouse.query(sql, [key])[0]["n"], bool, patience_s=patience, every_s=1)
-    yield "loaded", rows == 1, f"{rows} row in RAW.EVENTS"
+
+    def loaded(warehouse: Warehouse | None) -> int | None:
+        if warehouse is None:
+            return None
+        return polling.until(
+            lambda: int(warehouse.query(sql, [key])[0]["n"]), bool, patience_s=patience, every_s=1
+        )
+
+    rows = reach.with_or_without_warehouse(outputs, unasked, loaded)
+    if rows is not None:
+        yield "loaded", rows == 1, f"{rows} row in RAW.EVENTS"
 
 
 def command(
@@ -77,14 +87,11 @@ def command(
     outputs = terminal.outputs_of(context, stage)
     reach.require(outputs, "S3", "DynamoDB")
     sent, began, rows, unasked = event(), time.monotonic(), [], dict[str, str]()
-    with reach.warehouse_or_none(outputs, unasked) as warehouse:
-        for step, seen, detail in terminal.counted(
-            follow(outputs, warehouse, sent, patience), "steps followed"
-        ):
-            after = round(time.monotonic() - began, 1)
-            rows.append({"step": step, "seen": seen, "after_seconds": after, "detail": detail})
-            if not seen:
-                break
+    for step, seen, detail in terminal.counted(follow(outputs, unasked, sent, patience), "steps followed"):
+        after = round(time.monotonic() - began, 1)
+        rows.append({"step": step, "seen": seen, "after_seconds": after, "detail": detail})
+        if not seen:
+            break
     terminal.show_rows(rows, as_json, title=f"event {sent['_id']}")
     reach.tell(unasked)
     if unasked or not rows[-1]["seen"]:

@@ -8,7 +8,8 @@ import typer
 
 from ops import terminal
 from ops.event_finder import Finder, Step, is_key, lags
-from ops.reach import tell, unreachable, warehouse_or_none
+from ops.reach import tell, unreachable, with_or_without_warehouse
+from snowpipe.warehouse import Warehouse
 
 # How far from the given time a device's events are searched.
 NEAR = timedelta(minutes=5)
@@ -107,15 +108,19 @@ def command(
     terminal.check_range(start, end)
     outputs = terminal.outputs_of(context, stage)
     unasked = unreachable(outputs)
-    with warehouse_or_none(outputs, unasked) as warehouse, terminal.progress() as bars:
+    with terminal.progress() as bars:
         task = bars.add_task("looking", total=None)
-        finder = Finder(outputs, stage, warehouse, unasked)
-        if at is not None and device is not None:
-            near = finder.near(device, at - NEAR, at + NEAR)
-            if len(near) != 1:
-                _choose(near, unasked, as_json)
-            what = near[0]["event_id"]
-        steps = steps_of(finder, str(what), start, end, lambda n: bars.advance(task, n))
+
+        def find(warehouse: Warehouse | None) -> tuple[Finder, list[Step]]:
+            finder, event = Finder(outputs, stage, warehouse, unasked), what
+            if at is not None and device is not None:
+                near = finder.near(device, at - NEAR, at + NEAR)
+                if len(near) != 1:
+                    _choose(near, unasked, as_json)
+                event = near[0]["event_id"]
+            return finder, steps_of(finder, str(event), start, end, lambda n: bars.advance(task, n))
+
+        finder, steps = with_or_without_warehouse(outputs, unasked, find)
     said, arrival = verdict(steps, unasked)
     rows = lags(steps)
     if as_json:

@@ -1,7 +1,8 @@
 """A Snowflake session for the commands: statements in, rows as dictionaries out, errors as one line."""
 
+import atexit
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -10,12 +11,15 @@ from snowpipe.check.sqlapi import host_of
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.roles import Role
 from snowpipe.settings import Connection
-from snowpipe.within import within
+from snowpipe.within import NoAnswerError, while_alive, within
 
 type Row = dict[str, Any]
 
+# How long Snowflake may give no sign of life, while signing in and during a statement.
+ANSWER_SECONDS = 10
+CLOSE_SECONDS = 2
+SECTION = 'see docs/runbook.md, "Snowflake unreachable"'
 # Snowflake's error numbers; 2003 and 2043 mean "does not exist or not authorized".
-LOGIN_SECONDS = 10
 _NO_PRIVILEGE = 3001
 _NO_SUCH_OBJECT = (2003, 2043)
 _NOT_CONNECTED = range(250001, 252000)
@@ -26,18 +30,38 @@ class Warehouse(Protocol):
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement. Column names are lower case; a repeated one gets a number: `id`, `id_2`.
 
-        Raises Refusal if Snowflake returns an error.
+        Raises Refusal if Snowflake returns an error, and NoAnswerError if it gives no sign of life.
         """
 
 
 class Snowflake:
-    """A `Warehouse` on an open connection of snowflake-connector-python."""
+    """A `Warehouse` on an open connection of snowflake-connector-python.
 
-    def __init__(self, connection: Any, where: str) -> None:
+    A statement may take as long as Snowflake answers the connector's heartbeats ("Python Connector API":
+    `is_valid`). After it gave no answer once, each further statement fails at once.
+    """
+
+    def __init__(self, connection: Any, where: str, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._connection = connection
         self._where = where
+        self._answer_seconds = answer_seconds
+        self.silence: NoAnswerError | None = None
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        if self.silence:
+            raise self.silence
+        try:
+            return while_alive(
+                self._answer_seconds,
+                lambda: self._query(sql, parameters),
+                self._connection.is_valid,
+                f"Snowflake at {self._where}",
+            )
+        except NoAnswerError as error:
+            self.silence = NoAnswerError(f"{error}; the statement may have run, {SECTION}")
+            raise self.silence from None
+
+    def _query(self, sql: str, parameters: Sequence[object]) -> list[Row]:
         from snowflake.connector import Error
 
         try:
@@ -47,7 +71,13 @@ class Snowflake:
                 names = distinct([column.name.lower() for column in cursor.description])
                 return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         except Error as error:
-            kind = MissingObject if error.errno in _NO_SUCH_OBJECT else Refusal
+            kind = (
+                MissingObject
+                if error.errno in _NO_SUCH_OBJECT
+                else NoAnswerError
+                if error.errno in _NOT_CONNECTED
+                else Refusal
+            )
             raise kind(explain(error.errno, error.msg, self._where)) from error
 
 
@@ -85,8 +115,8 @@ def connect(
     """Open a session in UTC without a current database, because our statements name objects in full.
 
     It uses `role` unless the settings name one, and otherwise the user's default role. Raises NoAnswerError
-    if signing in takes longer than `give_up_after_s` (LOGIN_SECONDS). Without `give_up_after_s` the
-    connector later repeats requests without an answer forever.
+    if signing in fails. `give_up_after_s` (default: ANSWER_SECONDS) is how long Snowflake may give no sign
+    of life; if it is set, it also limits each statement.
     """
     from snowflake import connector  # takes 2.6 s to import
 
@@ -96,22 +126,29 @@ def connect(
     if settings.role:
         where += f" as {settings.role}"
     session = {"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False}
+    answer_seconds = give_up_after_s or ANSWER_SECONDS
     options = {**_address(settings), **_sign_in(settings), **_timeouts(give_up_after_s)}
     try:
         connection = within(
-            give_up_after_s or LOGIN_SECONDS,
+            answer_seconds,
             lambda: connector.connect(**options, application="Milkrun", session_parameters=session),
             f"Snowflake at {where}",
         )
+    except NoAnswerError as error:
+        raise NoAnswerError(f"{error}, {SECTION}") from None
     except connector.Error as error:
-        raise Refusal(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
+        raise NoAnswerError(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
     except (OSError, ValueError, TypeError) as error:
         # The key file does not exist, has no key, or needs another password.
-        raise Refusal(explain(_NOT_CONNECTED[0], str(error), where)) from error
+        raise NoAnswerError(explain(_NOT_CONNECTED[0], str(error), where)) from error
+    # The connector would close the session at exit, too, and wait 5 s for a Snowflake that does not answer.
+    atexit.unregister(connection._close_at_exit)
+    opened = Snowflake(connection, where, answer_seconds)
     try:
-        yield Snowflake(connection, where)
+        yield opened
     finally:
-        connection.close()
+        with suppress(NoAnswerError):
+            within(0 if opened.silence else CLOSE_SECONDS, connection.close, where)
 
 
 def _address(settings: Connection) -> dict[str, Any]:
@@ -145,10 +182,10 @@ def _sign_in(settings: Connection) -> dict[str, Any]:
 
 def _timeouts(give_up_after_s: int | None) -> dict[str, object]:
     if give_up_after_s is None:
-        return {"login_timeout": LOGIN_SECONDS}
+        return {"login_timeout": ANSWER_SECONDS}
     # The connector's pauses grow to 16 s, and it checks its timeout only after them.
     return {
-        "login_timeout": min(LOGIN_SECONDS, give_up_after_s),
+        "login_timeout": min(ANSWER_SECONDS, give_up_after_s),
         "network_timeout": give_up_after_s,
         "socket_timeout": give_up_after_s,
         "backoff_policy": lambda: repeat(1),

@@ -1,34 +1,55 @@
-"""A call with a deadline, for libraries that do not always keep their own timeouts."""
+"""Calls with a deadline, for libraries that do not always keep their own timeouts.
 
-import queue
+A call that hangs continues in a daemon thread, which delays neither the answer nor the program's exit.
+"""
+
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from time import monotonic
 
 from snowpipe.refusal import Refusal
 
 
 class NoAnswerError(Refusal):
-    """A store did not answer in time; the message names it."""
+    """A store cannot be asked: it did not answer in time, or refused the connection. The message names it."""
 
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
-    """Return what `call` returns or raise what it raises. Raises NoAnswerError after so many seconds.
+    """Return what `call` returns or raise what it raises. Raises NoAnswerError after so many seconds."""
+    running = _started(call)
+    if wait([running], seconds).not_done:
+        raise NoAnswerError(f"no answer from {what} within {seconds:g} s")
+    return running.result()
 
-    The call continues in a daemon thread, which delays neither the answer nor the program's exit.
+
+def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[], bool], what: str) -> T:
+    """Like `within`, but the deadline moves as long as `is_alive` returns True.
+
+    `is_alive` asks the same store a question that it answers at once, so a long statement has no deadline.
     """
-    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    running, probe = _started(call), None
+    deadline = monotonic() + seconds
+    while wait([running], max(0, min(seconds / 5, deadline - monotonic()))).not_done:
+        if monotonic() >= deadline:
+            raise NoAnswerError(f"no answer from {what} within {seconds:g} s")
+        if probe is None:
+            probe = _started(is_alive)
+        elif probe.done():
+            if not probe.exception() and probe.result():
+                deadline = monotonic() + seconds
+            probe = None
+    return running.result()
+
+
+def _started[T](call: Callable[[], T]) -> Future[T]:
+    future = Future[T]()
 
     def run() -> None:
         try:
-            answers.put((call(), None))
+            future.set_result(call())
         except BaseException as error:  # raised to the caller
-            answers.put((None, error))
+            future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True, name=f"within {seconds:g} s").start()
-    try:
-        value, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise NoAnswerError(f"no answer from {what} within {seconds:g} s") from None
-    if error is not None:
-        raise error
-    return value  # type: ignore[return-value]  # None is what T allows then
+    threading.Thread(target=run, daemon=True, name="within").start()
+    return future

@@ -105,7 +105,7 @@ def output_of(arguments: str, of: Outputs, monkeypatch: pytest.MonkeyPatch) -> s
     """Return what a command that must fail within seconds printed."""
     monkeypatch.setattr(Outputs, "find", lambda _stage, _environment: of)
     monkeypatch.setattr(reach, "BUDGET_SECONDS", 0.1)
-    monkeypatch.setattr(warehouse, "LOGIN_SECONDS", 0.1)
+    monkeypatch.setattr(warehouse, "ANSWER_SECONDS", 0.1)
     began = time.monotonic()
     ended = CliRunner().invoke(app, arguments.split(), obj={}, env={"COLUMNS": "400"})
     assert time.monotonic() - began < 25  # the five attempts of boto3 take 150 s

@@ -156,7 +156,7 @@ def test_invalid_outputs_file_is_named(tmp_path: Path) -> None:
 
 
 def test_smoke_test_reports_an_unreachable_endpoint() -> None:
-    [(step, seen, detail)] = follow(NOWHERE, None, event(), 0)
+    [(step, seen, detail)] = follow(NOWHERE, {}, event(), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")
 

@@ -176,6 +176,9 @@ class Connection:
     def cursor(self, *_: object) -> Cursor:
         return Cursor(self.error)
 
+    def is_valid(self) -> bool:
+        return True
+
 
 @pytest.mark.parametrize(
     ("number", "begins"),

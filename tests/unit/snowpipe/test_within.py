@@ -7,7 +7,7 @@ import pytest
 
 from snowpipe.settings import Connection
 from snowpipe.warehouse import connect
-from snowpipe.within import NoAnswerError, within
+from snowpipe.within import NoAnswerError, while_alive, within
 from tests.unit.snowpipe.deaf import deaf_port
 
 
@@ -22,6 +22,17 @@ def test_call_returns_its_value_or_raises_its_error() -> None:
     assert within(5, lambda: 7, "it") == 7
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0, "it")
+
+
+def test_long_call_continues_as_long_as_the_store_gives_signs_of_life() -> None:
+    assert while_alive(0.1, lambda: threading.Event().wait(0.5), lambda: True, "the store") is False
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_long_call_ends_without_a_sign_of_life(hangs: bool) -> None:
+    is_alive = (lambda: threading.Event().wait(30)) if hangs else (lambda: False)
+    with pytest.raises(NoAnswerError, match=r"no answer from the store within 0\.1 s"):
+        while_alive(0.1, lambda: threading.Event().wait(30), is_alive, "the store")
 
 
 def test_frozen_snowflake_is_reported_within_the_given_time() -> None:

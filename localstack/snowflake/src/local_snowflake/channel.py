@@ -161,6 +161,9 @@ class Channel:
         self._aws.client("sns", self.region).subscribe(TopicArn=topic, Protocol="sqs", Endpoint=self.arn)
         self._topics.add(topic)
 
+    def unsubscribed(self, topic: str) -> None:
+        self._topics.discard(topic)
+
     def forget(self) -> None:
         """Forget the queue and its subscriptions after a restart of the emulator; the next use creates them
         again.
@@ -220,6 +223,8 @@ class Channels:
             channel = self.of_region(topic.split(":")[3] if topic else self.aws.region)
             channel.url()
             if topic:
+                # CREATE PIPE subscribes again, so it restores a subscription that somebody deleted.
+                channel.unsubscribed(topic)
                 channel.subscribe(topic)
         except IndexError:
             raise bind_failure(f"'{topic}' is not the ARN of an SNS topic") from None
