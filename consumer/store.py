@@ -319,7 +319,9 @@ def _attempt(job: _Job, do: Callable[[_Job], None]) -> None:
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Keep only the least content of each id, in order: the others of this batch cannot change anything."""
+    """Keep only the smallest content of each id, in order, because the others of this batch cannot change
+    anything.
+    """
     least: dict[str, GeofenceEvent] = {}
     for event in events:
         other = least.get(event.event_id)

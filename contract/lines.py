@@ -1,6 +1,6 @@
 """Read newline-delimited text as phones, laptops and editors write it.
 
-The handler's own objects need none of this; request bodies and files that people make do.
+The handler's own objects do not need this; request bodies and files that people write do.
 """
 
 import re

@@ -1,6 +1,6 @@
 """`milkrun smoke`: post one event of our own and follow it to the warehouse.
 
-`check-key` prints the public key with which the check of the pipes signs in to Snowflake.
+`check-key` prints the public key with which the pipe check signs in to Snowflake.
 """
 
 import base64
@@ -99,7 +99,7 @@ def command(
 
 
 def check_key(context: typer.Context, *, stage: terminal.Stage = "local") -> None:
-    """Print the SQL that creates the Snowflake user of the check of the pipes.
+    """Print the SQL that creates the Snowflake user for the pipe check.
 
     The user has the public key of the stage's check and the role <DB>_WATCHER, which `milkrun warehouse apply`
     creates. Run the SQL as a role that may create users.

@@ -1,7 +1,7 @@
 """`milkrun status`: whether the stage is healthy; if not, what is wrong, since when, and the next command.
 
-All sources are asked concurrently, each for at most BUDGET_SECONDS. One that does not answer is named, with
-what is unknown for that reason, and does not delay the others.
+All sources are queried concurrently, each for at most BUDGET_SECONDS. A source that does not answer is named,
+together with what is unknown without it, and does not delay the others.
 """
 
 import json

@@ -98,7 +98,7 @@ const alarms = {
   'snowpipe-stopped': warn('A pipe is paused or stopped.', milkrun('pipe_stopped', 'Maximum'), over(0), periods(300, 2), oncePipesAreChecked),
   'failed-loads': warn('Snowpipe failed to load a file or part of it, and will not load it again automatically.',
     milkrun('failed_loads', 'Maximum'), over(0), periods(3600), oncePipesAreChecked),
-  'check-errors': warn('The check of the pipes failed.', lambda('Check', 'Errors', 'Sum'), over(0), periods(900, 2)),
+  'check-errors': warn('The pipe check failed.', lambda('Check', 'Errors', 'Sum'), over(0), periods(900, 2)),
 };
 
 function warn(what, ...parts) {

@@ -156,7 +156,7 @@ ENTRIES = (
         "check-key",
         "ops.smoke:check_key",
         OPERATE,
-        "Print the SQL that creates the Snowflake user of the check of the pipes.",
+        "Print the SQL that creates the Snowflake user for the pipe check.",
     ),
     Entry("warehouse", "snowpipe.cli:app", WAREHOUSE, "Set up, load, check and query the warehouse."),
     # Earlier spellings.

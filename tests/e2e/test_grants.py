@@ -2,7 +2,7 @@
 needed.
 
 The grants are read from snowpipe/ddl, one privilege at a time. The statements are those that the commands,
-dbt, the check of the pipes and readers send with their roles (docs/warehouse.md, docs/deploy.md).
+dbt, the pipe check and readers send with their roles (docs/warehouse.md, docs/deploy.md).
 """
 
 import re

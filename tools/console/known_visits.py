@@ -131,7 +131,7 @@ class KnownVisits:
         return self.presence.contradicted_by(Pair(visit.device_id, visit.fence)) if visit.is_open else None
 
     def entered(self, event: GeofenceEvent) -> None:
-        """Record an enter that counts, from the archive."""
+        """Record an enter event from the archive that counts under the visit rule."""
         self._is_other |= self.presence.learn(event)
 
     def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:

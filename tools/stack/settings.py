@@ -24,10 +24,11 @@ WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Settings:
-    """`environment` is what the stack's programs inherit: of the caller's variables only those to find
-    programs.
+    """A stack's folder, ports and environments.
 
-     `installation_environment` is for package installers, which may need a proxy or another index.
+    The stack's programs inherit `environment`, which has only those of the caller's variables with which
+    programs are found. Package installers get `installation_environment`, because they may need a proxy or
+    another index.
     """
 
     folder: Path

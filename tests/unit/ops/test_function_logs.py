@@ -161,7 +161,7 @@ class BusyLogs(Logs):
 
 
 @pytest.mark.parametrize("code", ["LimitExceededException", "ThrottlingException"])
-def test_queries_of_others_only_delay_ours(code: str) -> None:
+def test_concurrent_queries_of_the_account_only_delay_ours(code: str) -> None:
     assert read(BusyLogs([START], code), START + timedelta(hours=2)) == keys(1)
 
 

@@ -93,7 +93,9 @@ def production(path: Path = PARAMS) -> Mapping[str, Any]:
 
 
 def sizes(path: Path = PARAMS) -> dict[str, Size]:
-    """Return 1k as deployed, and larger sizes as in docs/scale.md, with and without circuit breaker."""
+    """Return the sizes: 1k as deployed, and larger ones as in docs/scale.md, with and without circuit
+    breaker.
+    """
     prod = production(path)
     small = Size(
         "1k",
