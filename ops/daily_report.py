@@ -18,8 +18,8 @@ from zoneinfo import ZoneInfo
 import typer
 
 from ops import fleet_day, terminal
+from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe
-from ops.stores import utc
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Warehouse
 

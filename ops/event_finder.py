@@ -21,8 +21,7 @@ from contract.instants import instant
 from contract.objects import object_name, prefix_of
 from ops.function_logs import log_lines
 from ops.reach import ReachableStores
-from ops.send_records import LABEL
-from ops.stores import (
+from ops.read_stores import (
     consumed_event_ids,
     device_in,
     event_id_in,
@@ -31,6 +30,7 @@ from ops.stores import (
     table_stays,
     utc,
 )
+from ops.send_records import LABEL
 
 # How long after its arrival in S3 an event is searched on the stream; redriven ones come late.
 STREAM_REACH = timedelta(hours=1)

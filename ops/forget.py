@@ -35,7 +35,7 @@ from glue import forget as archive
 from glue.archive import READERS, Bucket, Fault, Stored, in_threads
 from glue.forget import Found, Rewritten
 from glue.person import Followed, Names, Subject, follow
-from ops import expiry, forget_copies, forget_rows, forget_visits, polling, redrive, stores, terminal
+from ops import expiry, forget_copies, forget_rows, forget_visits, polling, read_stores, redrive, terminal
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
 from ops.reach import require
@@ -155,7 +155,7 @@ def crossings_of(
     stage: Stage, pairs: Sequence[dict[str, Any]], objects: Sequence[Stored]
 ) -> Iterator[tuple[GeofenceEvent, datetime]]:
     """Yield the subject's geofence events with their time of receipt, from the old objects."""
-    kinds = stores.geofence_kinds(stage.outputs, stage.name)
+    kinds = read_stores.geofence_kinds(stage.outputs, stage.name)
     stored = {each.key: each for each in objects}
     for pair in pairs:
         if pair["old"].startswith("events/") and pair["old"] in stored:
@@ -222,7 +222,7 @@ def _forget_visits(stage: Stage, subject: Subject, events: Sequence[GeofenceEven
             table,
             name,
             forget_visits.by_pair(shared),
-            lambda: stores.rule(stage.outputs, stage.name),
+            lambda: read_stores.rule(stage.outputs, stage.name),
         )
     result.visits.items += forget_visits.forget_devices(dynamodb, name, whole)
 

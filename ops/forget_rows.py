@@ -10,7 +10,7 @@ from itertools import batched
 from typing import Any
 
 from glue.person import Names, Subject, in_line, names_in
-from ops.stores import NAMES_PER_QUERY
+from ops.read_stores import NAMES_PER_QUERY
 from snowpipe.warehouse import Row, Warehouse
 
 TABLES = {"events": "EVENTS", "rejected": "REJECTED"}

@@ -12,7 +12,7 @@ from consumer import keys, previous_layout
 from consumer.ports import EventBus
 from consumer.visit_diff import Bus, Rule
 from consumer.visits import Pair
-from ops import stores, terminal
+from ops import read_stores, terminal
 from ops.reach import require
 
 ITEMS_PER_DELETE = 25
@@ -59,7 +59,7 @@ def command(
     """
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "DynamoDB", "Lambda")
-    settings = stores.consumer_settings(outputs, stage)
+    settings = read_stores.consumer_settings(outputs, stage)
     pairs, deleted = 0, 0
     with terminal.progress() as bars, ThreadPoolExecutor(CONCURRENCY) as executor:
         moved = bars.add_task("pairs moved", total=None)

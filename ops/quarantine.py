@@ -15,7 +15,7 @@ from aws.retry import send_until_done
 from contract.objects import is_content
 from ops import terminal
 from ops.reach import require
-from ops.stores import readable_lines
+from ops.read_stores import readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 

@@ -7,7 +7,7 @@ from typing import Any
 from contract.events import GEOFENCE_KINDS
 from ops import terminal
 from ops.outputs import Outputs
-from ops.stores import geofence_kinds
+from ops.read_stores import geofence_kinds
 from snowpipe.archive import Archive
 from snowpipe.commandline import one_line
 from snowpipe.refusal import Refusal

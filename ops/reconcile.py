@@ -38,13 +38,13 @@ from ops.object_sets import (
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.reach import ReachableStores, tell, unreachable, with_or_without_warehouse
-from ops.repair_differences import Repairer
-from ops.stores import (
+from ops.read_stores import (
     consumed_event_ids,
     event_id_in,
     invalid_rows,
     readable_lines,
 )
+from ops.repair_differences import Repairer
 from snowpipe.commandline import one_line
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED

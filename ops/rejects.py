@@ -27,7 +27,7 @@ from handler.validate import validate
 from ops import posting
 from ops.edit_events import Patch
 from ops.outputs import Outputs
-from ops.stores import readable_lines
+from ops.read_stores import readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 

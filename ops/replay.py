@@ -27,8 +27,8 @@ from ops import quarantine, terminal
 from ops.given_up import replay_given_up
 from ops.outputs import ROOT
 from ops.reach import require
+from ops.read_stores import geofence_kinds, readable_lines
 from ops.send_records import Pace, labelled, put_all
-from ops.stores import geofence_kinds, readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 

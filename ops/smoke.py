@@ -16,7 +16,7 @@ import typer
 from ops import polling, reach, terminal
 from ops.outputs import Outputs
 from ops.posting import NoAnswerError, poster
-from ops.stores import archived_lines, device_stays
+from ops.read_stores import archived_lines, device_stays
 from snowpipe.warehouse import Warehouse
 
 FENCE = {"tag": "smoke", "externalId": "smoke"}

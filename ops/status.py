@@ -25,7 +25,7 @@ from ops import redrive, terminal
 from ops.function_logs import log_lines
 from ops.object_sets import LAST_RESULT
 from ops.outputs import Outputs
-from ops.stores import invalid_rows
+from ops.read_stores import invalid_rows
 from snowpipe import pipes
 from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
 from snowpipe.refusal import MissingObject

@@ -13,7 +13,7 @@ from consumer import keys, visit_diff
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, counts
 from contract.events import Fence, GeofenceEvent
-from ops import stores, terminal
+from ops import read_stores, terminal
 from ops.presence import contradictions
 from ops.reach import require
 
@@ -36,7 +36,7 @@ def visits_of_device(
     """Return the visits that began at or after `since`, in order of their start."""
     return [
         _row(pair, visit)
-        for pair, visit in stores.device_visits(dynamodb, table, device)
+        for pair, visit in read_stores.device_visits(dynamodb, table, device)
         if since is None or visit.entered_at >= since
     ]
 
@@ -91,7 +91,7 @@ def competing_enters(
         for pair in pairs:
             enters += (
                 event
-                for event in stores.table_events(reader, pair, keys.instant(since))
+                for event in read_stores.table_events(reader, pair, keys.instant(since))
                 if event.kind == "enter" and counts(event, min_confidence)
             )
     return enters
@@ -225,7 +225,7 @@ def command(
     doubtful = {
         str(row["device_id"]) for row in rows if _is_open(row) and row["geofence_tag"] in exclusive_tags
     }
-    rule = functools.cache(lambda: stores.rule(outputs, stage))
+    rule = functools.cache(lambda: read_stores.rule(outputs, stage))
     contradicting: dict[Pair, GeofenceEvent] = {}
     for each in sorted(doubtful):
         contradicting |= contradictions_of_device(dynamodb, table, each, exclusive_tags, rule)

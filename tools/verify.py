@@ -34,7 +34,7 @@ from ops.forget_visits import forget_pairs
 from ops.marts import build_marts
 from ops.outputs import ROOT, Outputs, environment_of
 from ops.polling import until
-from ops.stores import device_stays, geofence_kinds, readable_lines, stream_records
+from ops.read_stores import device_stays, geofence_kinds, readable_lines, stream_records
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 

@@ -25,7 +25,7 @@ import urllib3
 
 from contract import logs
 from contract.objects import lines_object
-from ops import stores
+from ops import read_stores
 from ops.function_logs import log_lines
 from ops.outputs import Outputs
 from tests.bench import figures, handler
@@ -153,10 +153,10 @@ class World:
         self._dynamodb = self.outputs.aws("dynamodb")
 
     def visited(self, device: str) -> bool:
-        return any(stores.device_stays(self._dynamodb, self.outputs.visits_table, device))
+        return any(read_stores.device_stays(self._dynamodb, self.outputs.visits_table, device))
 
     def rows(self, warehouse: Any, keys: list[str]) -> int:
-        return sum(1 for _ in stores.loaded_event_ids(warehouse, self.outputs.database, keys))
+        return sum(1 for _ in read_stores.loaded_event_ids(warehouse, self.outputs.database, keys))
 
     def function_lines(self, start: datetime) -> list[dict[str, Any]]:
         end = datetime.now(UTC) + timedelta(seconds=5)

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from contract.events import Fence
-from ops.stores import Stay
+from ops.read_stores import Stay
 from tests.e2e.faults import FaultProxy, environment_of
 from tests.e2e.vocabulary import FARM, Event, Pipeline, crossing, eventually, round_trip
 from tests.faults.proxy import Fault

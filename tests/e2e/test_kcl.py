@@ -16,7 +16,7 @@ import pytest
 
 from consumer.visits import visits_of
 from contract.events import Fence, geofence_event
-from ops import stores
+from ops import read_stores
 from ops.outputs import ROOT
 from tests.e2e.vocabulary import Event, Pipeline, eventually, round_trip
 from tools.stack.kcl import environment_for
@@ -96,7 +96,7 @@ class Yard:
         found = {
             device: [
                 (s.entered_event_id, s.exited_event_id)
-                for s in stores.device_stays(dynamodb, self.table, device)
+                for s in read_stores.device_stays(dynamodb, self.table, device)
             ]
             for device in expected
         }

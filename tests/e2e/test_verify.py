@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.stores import readable_lines
+from ops.read_stores import readable_lines
 from tests.e2e.vocabulary import Pipeline
 
 SELECTION = (

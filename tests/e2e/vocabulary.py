@@ -18,10 +18,10 @@ import urllib3
 from typer.testing import CliRunner
 
 from contract.events import Fence
-from ops import stores
+from ops import read_stores
 from ops.marts import build_marts
 from ops.outputs import Outputs
-from ops.stores import Stay
+from ops.read_stores import Stay
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Snowflake
 from tests.local_client import local_client
@@ -98,23 +98,23 @@ class Pipeline:
 
     def archived(self, key: str) -> list[Event]:
         """Return the lines of an archived object, as parsed JSON."""
-        lines = stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
+        lines = read_stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
         return [json.loads(line) for line in lines]
 
     def published(self, device: str) -> list[Event]:
         """Return the device's events on the stream since the start of the tests, in the order of each shard."""
         since = self._began_at - timedelta(seconds=5)
-        records = stores.stream_records(self.aws("kinesis"), self.outputs.stream, since)
+        records = read_stores.stream_records(self.aws("kinesis"), self.outputs.stream, since)
         # Other tests also put invalid records there, so parse only records that contain the device.
         events = [json.loads(record.data) for record in records if device.encode() in record.data]
         return [e for e in events if (e.get("user") or {}).get("deviceId", e.get("deviceId")) == device]
 
     def visits_of(self, device: str) -> list[Stay]:
         """Return the device's visits in DynamoDB, by entry time."""
-        return list(stores.device_stays(self.aws("dynamodb"), self.outputs.visits_table, device))
+        return list(read_stores.device_stays(self.aws("dynamodb"), self.outputs.visits_table, device))
 
     def mart_visits_of(self, device: str) -> list[Stay]:
-        stays = stores.mart_stays(self._warehouse, self.outputs.database, [device])
+        stays = read_stores.mart_stays(self._warehouse, self.outputs.database, [device])
         return sorted(stays, key=lambda stay: stay.entered_at)
 
     def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from consumer.visits import Pair, Visit, visits_of
 from contract.events import MAX_AGE, GeofenceEvent
 from contract.objects import object_name
-from ops.stores import Stay, stay
+from ops.read_stores import Stay, stay
 from tests.faults.phones import Exchange
 from tests.faults.receipts import Json, response_problems, stored_form
 from tools.fleet.rounds import Planned, Post

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import batched
 from typing import Any
 
-from ops import stores
+from ops import read_stores
 from ops.outputs import ROOT, Outputs
 from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row
@@ -211,7 +211,7 @@ class FaultyStack:
         self._known = set(self.all_keys())
 
     def _lines(self, key: str) -> list[bytes]:
-        return stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
+        return read_stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
 
     def _rows(self, table: str, keys: Sequence[str]) -> list[Row]:
         sql = f"SELECT payload, file_name, file_row_number FROM {self.outputs.database}.RAW.{table}"
@@ -250,7 +250,7 @@ class FaultyStack:
         staged = [row["event_id"] for row in self.query(sql, [f"{run}%"])]
         sql = f"SELECT DISTINCT device_id FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id LIKE %s"
         devices = [row["device_id"] for row in self.query(sql, [f"%{run}"])]
-        visits = list(stores.mart_stays(self.session, database, devices)) if devices else []
+        visits = list(read_stores.mart_stays(self.session, database, devices)) if devices else []
         return MartFacts(exchanges, staged, visits)
 
 

@@ -29,7 +29,7 @@ import handler.main
 import handler.publish
 import handler.redrive
 from local_snowflake.testing import Aws, LocalProcess, Warehouse
-from ops import stores
+from ops import read_stores
 from tests.faults.checker import Facts, Row
 from tests.faults.phones import Exchange, Phones, Try
 from tests.faults.proxy import Proxy
@@ -200,7 +200,7 @@ class Pipeline:
         visits, there_now = read_indexes(dynamodb, self.named("visits"), exchanges)
         return Facts(
             exchanges,
-            {key: stores.archived_lines(s3, self.bucket, key) for key in keys},
+            {key: read_stores.archived_lines(s3, self.bucket, key) for key in keys},
             visits,
             there_now,
             self._rows("EVENTS"),

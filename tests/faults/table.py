@@ -8,7 +8,7 @@ from aws.table import loaded
 from consumer import keys
 from consumer.visits import Pair, Visit
 from contract.events import Fence, GeofenceEvent
-from ops import stores
+from ops import read_stores
 from tests.faults.checker import OfPair
 from tests.faults.phones import Exchange
 
@@ -24,7 +24,9 @@ def read_indexes(
     devices = sorted({c.device_id for c in crossings_of(exchanges)})
     fences = sorted({c.fence for c in crossings_of(exchanges)})
     with ThreadPoolExecutor(4) as readers:
-        by_device = list(readers.map(lambda device: stores.device_visits(dynamodb, table, device), devices))
+        by_device = list(
+            readers.map(lambda device: read_stores.device_visits(dynamodb, table, device), devices)
+        )
         by_fence = list(readers.map(lambda fence: list(_at(dynamodb, table, fence)), fences))
     visits = [one for some in by_device for one in some]
     # The index only identifies the visit; its other fields are stored with the visits.

@@ -11,7 +11,7 @@ import urllib3
 
 from contract.events import Fence
 from contract.objects import object_name
-from ops import stores
+from ops import read_stores
 from ops.marts import build_marts
 from tests.e2e.vocabulary import crossing, event, eventually
 from tests.faults.faulty_stack import FaultyStack
@@ -126,7 +126,7 @@ def test_id_never_becomes_a_path(faulty_stack: FaultyStack, device: str) -> None
     dynamodb, table = faulty_stack.aws("dynamodb"), faulty_stack.outputs.visits_table
 
     def visits() -> list[tuple[str, Fence, str]]:
-        stays = (stay for device in devices for stay in stores.device_stays(dynamodb, table, device))
+        stays = (stay for device in devices for stay in read_stores.device_stays(dynamodb, table, device))
         return [(stay.device_id, stay.fence, stay.entered_event_id) for stay in stays]
 
     eventually(lambda: visits() == list(zip(devices, fences, ids, strict=True)), within=60)
@@ -169,9 +169,9 @@ def test_sql_and_templates_in_events_arrive_in_the_marts_as_text(
 
     eventually(lambda: loaded() == 2 * len(INJECTIONS), within=60)
     assert build_marts(faulty_stack.environment)
-    found = stores.mart_stays(faulty_stack.session, database, devices)
+    found = read_stores.mart_stays(faulty_stack.session, database, devices)
     assert {(stay.device_id, stay.fence) for stay in found} == set(zip(devices, fences, strict=True))
-    assert all(stay.exited_at for stay in stores.mart_stays(faulty_stack.session, database, devices))
+    assert all(stay.exited_at for stay in read_stores.mart_stays(faulty_stack.session, database, devices))
 
 
 # --- personal data
@@ -271,4 +271,4 @@ def wait_until_consumed(faulty_stack: FaultyStack) -> None:
     last = f"hostile-{uuid4().hex[:12]}"
     sent(faulty_stack, crossing(last, "enter", NOW))
     dynamodb, table = faulty_stack.aws("dynamodb"), faulty_stack.outputs.visits_table
-    eventually(lambda: list(stores.device_stays(dynamodb, table, last)), within=90)
+    eventually(lambda: list(read_stores.device_stays(dynamodb, table, last)), within=90)

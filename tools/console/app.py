@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from ops import daily_report, fleet_day
 from ops.outputs import Outputs
-from ops.stores import geofence_kinds, rule
+from ops.read_stores import geofence_kinds, rule
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 from tools.console import (

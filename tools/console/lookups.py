@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 from contract.objects import object_name
 from ops import fleet_day
+from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe
-from ops.stores import utc
 from tools.console import parse_object
 from tools.console.state import ConsoleState
 

@@ -14,7 +14,7 @@ import msgspec
 from consumer import keys
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent, Kind
 from contract.instants import instant
-from ops.stores import readable_lines
+from ops.read_stores import readable_lines
 
 # Longer texts are truncated in lists; the event's own page has all of it.
 MAX_SHOWN = 200

@@ -11,7 +11,7 @@ from consumer import keys, visit_diff
 from contract import logs
 from contract.events import Fence
 from ops import redrive, visits
-from ops.stores import utc
+from ops.read_stores import utc
 from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Snowflake
 from tools.console.archive_poller import ArchivePoller

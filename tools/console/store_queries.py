@@ -11,7 +11,7 @@ from contract.objects import object_name
 from ops import daily_report, visits
 from ops.event_finder import Finder, lags
 from ops.outputs import Outputs
-from ops.stores import utc
+from ops.read_stores import utc
 from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
 from snowpipe.refusal import MissingObject

@@ -19,11 +19,11 @@ from rich.table import Table as Grid
 
 from aws.table import Table
 from consumer.visits import Pair
-from ops import stores, terminal
+from ops import read_stores, terminal
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
 from ops.polling import until
-from ops.stores import Stay
+from ops.read_stores import Stay
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 from tools.fleet import rounds
@@ -167,9 +167,9 @@ class Demo:
         task = self._bars.add_task("archived", total=self._ledger.count("accepted"))
         with ThreadPoolExecutor(CONCURRENCY) as readers:
             for lines in readers.map(
-                lambda key: stores.archived_lines(self._s3, self._outputs.bucket, key), keys
+                lambda key: read_stores.archived_lines(self._s3, self._outputs.bucket, key), keys
             ):
-                self._ledger.mark("archived", map(stores.event_id_of, lines))
+                self._ledger.mark("archived", map(read_stores.event_id_of, lines))
                 self._bars.advance(task, len(lines))
 
     def _find_published(self, began_at: datetime) -> None:
@@ -179,8 +179,10 @@ class Demo:
 
         def read() -> int:
             # The stream's clock may be a little behind ours.
-            records = stores.stream_records(kinesis, self._outputs.stream, began_at - timedelta(seconds=5))
-            self._ledger.mark("published", stores.event_ids_among(records), only_ours=True)
+            records = read_stores.stream_records(
+                kinesis, self._outputs.stream, began_at - timedelta(seconds=5)
+            )
+            self._ledger.mark("published", read_stores.event_ids_among(records), only_ours=True)
             return self._show(task, "published")
 
         until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=PATIENCE_S, every_s=1)
@@ -192,7 +194,7 @@ class Demo:
         def read() -> int:
             # A few at a time, because repeated reads of all pairs would slow the consumer down.
             for ids in self._of_pairs(
-                stores.consumed_event_ids, self._ledger.pairs_not_consumed(PAIRS_PER_LOOK)
+                read_stores.consumed_event_ids, self._ledger.pairs_not_consumed(PAIRS_PER_LOOK)
             ):
                 self._ledger.mark("consumed", ids, only_ours=True)
             return self._show(task, "consumed")
@@ -220,12 +222,12 @@ class Demo:
 
     def _check(self, warehouse: Warehouse, build: Callable[[], object]) -> list[Line]:
         ledger, database = self._ledger, self._outputs.database
-        ledger.mark("loaded", stores.loaded_event_ids(warehouse, database, ledger.keys("events/")))
+        ledger.mark("loaded", read_stores.loaded_event_ids(warehouse, database, ledger.keys("events/")))
         task = self._bars.add_task("dbt build", total=None)
         build()
         self._bars.update(task, total=1, completed=1)
         ledger.mark(
-            "staged", stores.staged_event_ids(warehouse, database, ledger.event_ids()), only_ours=True
+            "staged", read_stores.staged_event_ids(warehouse, database, ledger.event_ids()), only_ours=True
         )
         duplicates = ledger.accepted_copies - ledger.count("accepted")
         codes = ", ".join(f"{code} {n}" for code, n in ledger.rejected_found.most_common())
@@ -253,14 +255,14 @@ class Demo:
             _equal(
                 "rejects loaded",
                 ledger.distinct_rejects,
-                stores.rejects_loaded(warehouse, database, ledger.keys("rejected/")),
+                read_stores.rejects_loaded(warehouse, database, ledger.keys("rejected/")),
             ),
             self._line("staged", "accepted", "staged"),
             self._visits("visits: DynamoDB", set(ledger.stays(recent=True)), self._table_stays),
             self._visits(
                 "visits: mart",
                 set(ledger.stays()),
-                lambda: set(stores.mart_stays(warehouse, database, ledger.devices())),
+                lambda: set(read_stores.mart_stays(warehouse, database, ledger.devices())),
             ),
         ]
 
@@ -273,8 +275,12 @@ class Demo:
     def some_visits(self, n: int) -> list[dict[str, object]]:
         """Return the latest visits of this run in the mart."""
         with self._outputs.warehouse() as warehouse:
-            devices = self._ledger.devices()[: stores.NAMES_PER_QUERY]
-            return stores.latest_mart_visits(warehouse, self._outputs.database, devices, n) if devices else []
+            devices = self._ledger.devices()[: read_stores.NAMES_PER_QUERY]
+            return (
+                read_stores.latest_mart_visits(warehouse, self._outputs.database, devices, n)
+                if devices
+                else []
+            )
 
     def _show(self, task: TaskID, place: Place) -> int:
         found = self._ledger.count(place)
@@ -304,7 +310,9 @@ class Demo:
         )
 
     def _table_stays(self) -> set[Stay]:
-        return {stay for stays in self._of_pairs(stores.table_stays, self._ledger.pairs()) for stay in stays}
+        return {
+            stay for stays in self._of_pairs(read_stores.table_stays, self._ledger.pairs()) for stay in stays
+        }
 
 
 def _equal(name: str, expected: int, found: int) -> Line:

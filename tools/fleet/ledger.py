@@ -15,7 +15,7 @@ from typing import Literal, Self, cast
 
 from consumer.visits import Pair, visits_of
 from contract.events import MAX_AGE, Fence, GeofenceEvent, Kind
-from ops.stores import Stay, stay
+from ops.read_stores import Stay, stay
 from tools.fleet.rounds import Planned
 from tools.fleet.send import TOO_LARGE, Delivery, count_in, rejects_in
 

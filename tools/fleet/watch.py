@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Self
 
 from contract.objects import object_name
-from ops.stores import NAMES_PER_QUERY
+from ops.read_stores import NAMES_PER_QUERY
 from snowpipe.warehouse import Warehouse
 
 LAST_LOOK_S = 5.0

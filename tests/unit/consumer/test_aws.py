@@ -13,7 +13,7 @@ import structlog
 from consumer import main, report
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
-from ops import stores
+from ops import read_stores
 
 from .conftest import Aws
 from .strategies import as_json, batch_of, event
@@ -36,7 +36,7 @@ def consume(*datas: bytes | str, first: int = 1):
 
 
 def stored_visits(aws: Aws, pair: Pair = HOME):
-    found = stores.device_visits(aws.client("dynamodb"), aws.table, pair.device_id)
+    found = read_stores.device_visits(aws.client("dynamodb"), aws.table, pair.device_id)
     return [visit for of, visit in found if of == pair]
 
 

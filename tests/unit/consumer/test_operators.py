@@ -14,7 +14,7 @@ from consumer import main
 from consumer.visit_diff import Rule
 from consumer.visits import visits_of
 from contract.events import Fence
-from ops import move_visits, quarantine, stores, visits
+from ops import move_visits, quarantine, read_stores, visits
 from ops.presence import EXCLUSIVE_TAGS, presence
 from tests.unit.ops.test_presence import delivery_rounds
 from tools.milkrun import app
@@ -300,7 +300,7 @@ def test_one_command_moves_all_items_to_the_current_table_layout(aws, tmp_path, 
         known.setdefault(one.device_id, []).append(one)
     for device, some in known.items():
         expected = [(pair, v) for pair, history in visits_of(some).items() for v in history.visits]
-        found = stores.device_visits(dynamodb, aws.table, device)
+        found = read_stores.device_visits(dynamodb, aws.table, device)
         assert sorted(map(str, found)) == sorted(map(str, expected))
     assert moved["pairs_moved"] == len(visits_of([e for some in known.values() for e in some]))
     assert aws.received_notifications() == []

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.visit_diff import VisitDiff, news_of, notification
 from consumer.visits import Pair, Visit
-from ops.stores import stay
+from ops.read_stores import stay
 from tests.faults.checker import (
     Facts,
     Kind,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consumer.visits import visits_of
-from ops.stores import stay
+from ops.read_stores import stay
 from tools.fleet.ledger import Ledger
 from tools.fleet.rounds import Plan, Planned, Post, posts
 from tools.fleet.send import TOO_LARGE, Delivery

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.visit_diff import Rule
 from contract.events import GEOFENCE_KINDS
-from ops.stores import StreamRecord, event_ids_among, geofence_kinds, latest_mart_visits, rule
+from ops.read_stores import StreamRecord, event_ids_among, geofence_kinds, latest_mart_visits, rule
 
 
 @pytest.mark.parametrize(
