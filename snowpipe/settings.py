@@ -20,8 +20,8 @@ class Connection(BaseModel):
 
     A key pair (`private_key_file`); a programmatic access token (`token` or `token_file_path`); workload
     identity federation (`workload_identity_provider`, such as AWS, or OIDC with a token), which needs no
-    secret; or a password, which Snowflake accepts from people only with a second factor, and from services
-    never. The names are those of Snowflake CLI's environment variables.
+    secret; or a password, which Snowflake accepts, outside trial accounts, only from people with a second
+    factor. The names are those of Snowflake CLI's environment variables.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
