@@ -20,7 +20,7 @@ from contract.events import GeofenceEvent, InvalidEvent, geofence_event
 from contract.instants import instant
 from contract.objects import object_name, prefix_of
 from ops.function_logs import log_lines
-from ops.reach import ReachableStores
+from ops.reachable_stores import ReachableStores
 from ops.read_stores import (
     consumed_event_ids,
     device_in,

@@ -38,7 +38,7 @@ from glue.person import Followed, Names, Subject, follow
 from ops import expiry, forget_copies, forget_rows, forget_visits, polling, read_stores, redrive, terminal
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
-from ops.reach import require
+from ops.reachable_stores import require
 from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 

@@ -13,7 +13,7 @@ from consumer.ports import EventBus
 from consumer.visit_diff import Bus, Rule
 from consumer.visits import Pair
 from ops import read_stores, terminal
-from ops.reach import require
+from ops.reachable_stores import require
 
 ITEMS_PER_DELETE = 25
 CONCURRENCY = 8

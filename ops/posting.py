@@ -12,7 +12,7 @@ from collections.abc import Callable
 import botocore.exceptions
 import urllib3
 
-from ops import reach
+from ops import reachable_stores
 from ops.outputs import Outputs
 
 
@@ -43,7 +43,7 @@ def _post(outputs: Outputs) -> Post:
 
 
 def _invoke(outputs: Outputs) -> Post:
-    reach.require(outputs, "Lambda")
+    reachable_stores.require(outputs, "Lambda")
     functions = outputs.aws("lambda")
 
     def invoke(body: bytes, content_type: str) -> tuple[int, bytes]:

@@ -14,7 +14,7 @@ import typer
 from aws.retry import send_until_done
 from contract.objects import is_content
 from ops import terminal
-from ops.reach import require
+from ops.reachable_stores import require
 from ops.read_stores import readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal

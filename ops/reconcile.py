@@ -37,7 +37,7 @@ from ops.object_sets import (
 )
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
-from ops.reach import ReachableStores, tell, unreachable, with_or_without_warehouse
+from ops.reachable_stores import ReachableStores, tell, unreachable, with_or_without_warehouse
 from ops.read_stores import (
     consumed_event_ids,
     event_id_in,

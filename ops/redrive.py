@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ops import terminal
-from ops.reach import require
+from ops.reachable_stores import require
 
 BATCH = 10
 # The visibility timeout: long enough to read all messages; each becomes visible again afterwards.

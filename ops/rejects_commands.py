@@ -9,7 +9,7 @@ import typer
 from ops import terminal
 from ops.edit_events import Patch
 from ops.outputs import Outputs
-from ops.reach import require
+from ops.reachable_stores import require
 from ops.read_stores import geofence_kinds
 from ops.rejects import Box, Reject, Repaired, Selection, Sent, groups, poster, repaired, send, try_out
 

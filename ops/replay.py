@@ -26,7 +26,7 @@ from contract.stream_record import StreamRecord, stream_record
 from ops import quarantine, terminal
 from ops.given_up import replay_given_up
 from ops.outputs import ROOT
-from ops.reach import require
+from ops.reachable_stores import require
 from ops.read_stores import geofence_kinds, readable_lines
 from ops.send_records import Pace, labelled, put_all
 from snowpipe.archive import Archive

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import typer
 
-from ops import polling, reach, terminal
+from ops import polling, reachable_stores, terminal
 from ops.outputs import Outputs
 from ops.posting import NoAnswerError, poster
 from ops.read_stores import archived_lines, device_stays
@@ -66,7 +66,7 @@ def follow(
             lambda: int(warehouse.query(sql, [key])[0]["n"]), bool, patience_s=patience, every_s=1
         )
 
-    rows = reach.with_or_without_warehouse(outputs, unasked, loaded)
+    rows = reachable_stores.with_or_without_warehouse(outputs, unasked, loaded)
     if rows is not None:
         yield "loaded", rows == 1, f"{rows} row in RAW.EVENTS"
 
@@ -85,7 +85,7 @@ def command(
     Exit 1 if a step is not seen in time; 2 if S3 or DynamoDB does not answer, and nothing was posted.
     """
     outputs = terminal.outputs_of(context, stage)
-    reach.require(outputs, "S3", "DynamoDB")
+    reachable_stores.require(outputs, "S3", "DynamoDB")
     sent, began, rows, unasked = event(), time.monotonic(), [], dict[str, str]()
     for step, seen, detail in terminal.counted(follow(outputs, unasked, sent, patience), "steps followed"):
         after = round(time.monotonic() - began, 1)
@@ -93,7 +93,7 @@ def command(
         if not seen:
             break
     terminal.show_rows(rows, as_json, title=f"event {sent['_id']}")
-    reach.tell(unasked)
+    reachable_stores.tell(unasked)
     if unasked or not rows[-1]["seen"]:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ import typer
 
 from ops import terminal
 from ops.event_finder import Finder, Step, is_key, lags
-from ops.reach import tell, unreachable, with_or_without_warehouse
+from ops.reachable_stores import tell, unreachable, with_or_without_warehouse
 from snowpipe.warehouse import Warehouse
 
 # How far from the given time a device's events are searched.

@@ -15,7 +15,7 @@ from consumer.visits import Pair, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import read_stores, terminal
 from ops.presence import contradictions
-from ops.reach import require
+from ops.reachable_stores import require
 
 FIELDS = (
     "device_id",

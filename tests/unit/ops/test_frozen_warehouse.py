@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 
 from contract.events import GEOFENCE_KINDS
 from local_snowflake.testing import Aws, LocalProcess
-from ops import reach
 from ops.outputs import ROOT
 from snowpipe import warehouse
 from snowpipe.within import NoAnswerError

@@ -263,7 +263,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setattr("ops.reach.geofence_kinds", lambda *_: GEOFENCE_KINDS)
+    monkeypatch.setattr("ops.reachable_stores.geofence_kinds", lambda *_: GEOFENCE_KINDS)
     with mock_aws():
         yield Stage()
 

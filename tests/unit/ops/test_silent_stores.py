@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
-from ops import reach
 from ops.outputs import Outputs
 from ops.posting import poster
 from snowpipe import warehouse

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ops.event_finder import Finder, Step, in_order
-from ops.reach import unreachable
+from ops.reachable_stores import unreachable
 from ops.trace import EXIT_CODES, verdict
 from tests.unit.ops.test_terminal import NOWHERE
 
