@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from aws.emulator import NO_PROXIES, emulator_session
 from contract.objects import hour_of, is_content
+from snowpipe.ddl_files import Parameters
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Aws, Settings
-from snowpipe.template import Parameters
 
 if TYPE_CHECKING:
     from boto3 import Session

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from snowpipe import apply as applying
 from snowpipe import policies
+from snowpipe.ddl_files import Definition, Parameters
 from snowpipe.pipes import pipes, status
 from snowpipe.policies import Role, Topic
 from snowpipe.refusal import Refusal
-from snowpipe.template import Definition, Parameters
 from snowpipe.warehouse import Row, Warehouse
 
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from snowpipe import archive, pipes, template, warehouse
+from snowpipe import archive, ddl_files, pipes, warehouse
 from snowpipe.archive import Archive
+from snowpipe.ddl_files import Definition, Parameters
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.refusal import Refusal
 from snowpipe.roles import Role
 from snowpipe.settings import Settings, load
-from snowpipe.template import Definition, Parameters
 from snowpipe.warehouse import Snowflake
 
 Outputs = Annotated[
@@ -38,7 +38,7 @@ class Stage:
 
     @cached_property
     def ddl(self) -> list[Definition]:
-        return template.definitions(self.parameters)
+        return ddl_files.definitions(self.parameters)
 
     @cached_property
     def archive(self) -> Archive:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from snowpipe.ddl_files import Definition, same_statement
 from snowpipe.grants import grant_differences
 from snowpipe.objects import Object, objects
-from snowpipe.template import Definition, same_statement
 from snowpipe.warehouse import Row, Warehouse
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from snowpipe.ddl_files import Definition
 from snowpipe.objects import Object
-from snowpipe.template import Definition
 from snowpipe.warehouse import Row, Warehouse
 
 _GRANT = re.compile(r"^GRANT (?P<what>.+?) (?:ON (?P<on>.+?) )?TO ROLE (?P<role>\w+)$", re.MULTILINE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import sqlglot
 from sqlglot import Token, TokenType, exp
 
-from snowpipe.template import Definition, tokens
+from snowpipe.ddl_files import Definition, tokens
 
 type Value = str | tuple[str, ...]
 

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
+from snowpipe.ddl_files import Parameters
 from snowpipe.refusal import Refusal
-from snowpipe.template import Parameters
 from snowpipe.warehouse import Warehouse
 
 type Policy = dict[str, Any]

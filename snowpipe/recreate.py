@@ -18,12 +18,12 @@ from pydantic import BaseModel
 
 from snowpipe import pipes
 from snowpipe.archive import Archive, Object
+from snowpipe.ddl_files import Definition
 from snowpipe.history import Narrow, failed_files, history
 from snowpipe.loading import MAX_FILES, OBJECTS_A_QUERY, copy_files, unloaded
 from snowpipe.pipes import Pipe
 from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
-from snowpipe.template import Definition
 from snowpipe.warehouse import Warehouse
 
 # In these states a pipe loads nothing from its queue ("SYSTEM$PIPE_STATUS", executionState).

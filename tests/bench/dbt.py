@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snowpipe import apply, template
+from snowpipe import apply, ddl_files
 from snowpipe.run_dbt import dbt
 from snowpipe.settings import Aws, Connection, Settings
 from snowpipe.warehouse import Snowflake, connect
@@ -99,7 +99,7 @@ def warehouse(
 
 
 def make_tables(session: Snowflake) -> None:
-    parameters = template.Parameters(
+    parameters = ddl_files.Parameters(
         database="MILKRUN",
         warehouse="MILKRUN_WH",
         bucket="bench",
@@ -107,7 +107,7 @@ def make_tables(session: Snowflake) -> None:
         storage_role_arn="arn:aws:iam::000000000000:role/bench",
         external_id="bench",
     )
-    wanted = [d for d in template.definitions(parameters) if d.path.stem.partition("_")[2] in OBJECTS]
+    wanted = [d for d in ddl_files.definitions(parameters) if d.path.stem.partition("_")[2] in OBJECTS]
     assert len(wanted) == len(OBJECTS)
     apply.run(session, wanted)
 

@@ -17,8 +17,8 @@ import pytest
 from local_snowflake.testing import Aws, LocalProcess
 from snowpipe import settings, warehouse
 from snowpipe.check.pipes import failed_loads_sql
+from snowpipe.ddl_files import DDL
 from snowpipe.refusal import Refusal
-from snowpipe.template import DDL
 from snowpipe.warehouse import Snowflake
 from tests.unit.snowpipe.vocabulary import Stage
 

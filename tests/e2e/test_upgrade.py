@@ -13,7 +13,7 @@ import pytest
 
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import apply, archive, settings
-from snowpipe.template import definitions
+from snowpipe.ddl_files import definitions
 from tests.unit.snowpipe.vocabulary import Stage
 
 ROOT = Path(__file__).parents[2]

@@ -28,10 +28,10 @@ from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import loading, pipes
 from snowpipe.archive import Archive
 from snowpipe.check.pipes import failed_loads_sql
+from snowpipe.ddl_files import definitions
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.run_dbt import DBT
-from snowpipe.template import definitions
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.snowpipe.vocabulary import Stage, command
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from snowpipe.template import DDL, Parameters, definitions, fill, same_statement, tokens
+from snowpipe.ddl_files import DDL, Parameters, definitions, fill, same_statement, tokens
 
 GOOD = {
     "database": "MILKRUN",
