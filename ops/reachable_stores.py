@@ -10,9 +10,9 @@ from ops.outputs import Outputs
 from ops.read_stores import geofence_kinds
 from snowpipe.archive import Archive
 from snowpipe.commandline import one_line
+from snowpipe.deadline import NoAnswerError, within
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
-from snowpipe.within import NoAnswerError, within
 
 BUDGET_SECONDS = 5.0
 # What is unknown if a store does not answer.

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from snowpipe.arrow import make_loggers
 from snowpipe.check.sqlapi import host_of
+from snowpipe.deadline import NoAnswerError, while_alive, within
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.roles import Role
 from snowpipe.settings import Connection
-from snowpipe.within import NoAnswerError, while_alive, within
 
 type Row = dict[str, Any]
 

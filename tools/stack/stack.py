@@ -14,8 +14,8 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from ops.outputs import ROOT, Outputs
+from snowpipe.deadline import within
 from snowpipe.refusal import Refusal
-from snowpipe.within import within
 from tools.stack import console, deploy, identity, localstack, private, snowflake
 from tools.stack.errors import LostStateError, StackError
 from tools.stack.identity import Auth

@@ -24,7 +24,7 @@ from contract.events import GEOFENCE_KINDS
 from local_snowflake.testing import Aws, LocalProcess
 from ops.outputs import ROOT
 from snowpipe import warehouse
-from snowpipe.within import NoAnswerError
+from snowpipe.deadline import NoAnswerError
 from tests.unit.ops.stage import Stage
 from tools.milkrun import app
 

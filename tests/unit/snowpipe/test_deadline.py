@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from snowpipe.deadline import NoAnswerError, while_alive, within
 from snowpipe.settings import Connection
 from snowpipe.warehouse import connect
-from snowpipe.within import NoAnswerError, while_alive, within
 from tests.unit.snowpipe.deaf import deaf_port
 
 
