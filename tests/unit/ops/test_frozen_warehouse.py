@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from contract.events import GEOFENCE_KINDS
 from local_snowflake.testing import Aws, LocalProcess
+from ops import reachable_stores
 from ops.outputs import ROOT
 from snowpipe import warehouse
 from snowpipe.deadline import NoAnswerError
@@ -132,7 +133,7 @@ def test_command_ends_although_snowflake_freezes_after_the_login(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", LIMIT_SECONDS)
-    monkeypatch.setattr(reach, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
+    monkeypatch.setattr(reachable_stores, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
     ended = CliRunner().invoke(app, arguments, obj={"MILKRUN_LOCAL": str(tmp_path)}, env={"COLUMNS": "400"})
     assert freezer.frozen_at is not None, (ended.output, ended.exception)
     assert time.monotonic() - freezer.frozen_at < LIMIT_SECONDS + 4

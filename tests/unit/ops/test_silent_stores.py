@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
+from ops import reachable_stores
 from ops.outputs import Outputs
 from ops.posting import poster
 from snowpipe import warehouse
@@ -75,7 +76,7 @@ def test_unresponsive_snowflake_ends_a_report_within_the_budget(
 def test_unresponsive_lambda_ends_a_send_to_a_stage_that_requires_tokens(
     silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reach, "BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.1)
     with pytest.raises(Refusal, match=r"Lambda: no answer from Lambda within 0\.1 s"):
         poster(stage(silent).model_copy(update={"ingest_function": "ingest"}))
 
@@ -103,7 +104,7 @@ def stage(port: int) -> Outputs:
 def output_of(arguments: str, of: Outputs, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return what a command that must fail within seconds printed."""
     monkeypatch.setattr(Outputs, "find", lambda _stage, _environment: of)
-    monkeypatch.setattr(reach, "BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.1)
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", 0.1)
     began = time.monotonic()
     ended = CliRunner().invoke(app, arguments.split(), obj={}, env={"COLUMNS": "400"})
