@@ -25,6 +25,9 @@ from contract.events import GeofenceEvent
 LOG_BYTES = 1024 - 160
 KEPT_EVENTS = 3
 CHUNK_BYTES = 16_000
+# Time to live. Items outlive MAX_AGE, so an accepted event always finds those that belong with it.
+KEPT_FOR = timedelta(days=90)
+OPEN_KEPT_FOR = timedelta(days=400)
 
 _TYPES = {
     "enter": "user.entered_geofence",
@@ -67,6 +70,11 @@ class PairLog:
         return self.has_chunks and (not self.events or order < order_of(self.events[0]))
 
 
+def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:
+    """Return the TTL, in epoch seconds, of an item whose last event occurred at `at`."""
+    return int((at + kept_for).timestamp())
+
+
 def log_item(pair: Pair, log: PairLog, rule: Rule) -> Item:
     pk, sk = keys.log_key(pair)
     item: Item = {"pk": pk, "sk": sk, "version": log.version, "events": packed(log.events)}
@@ -85,12 +93,12 @@ def log_item(pair: Pair, log: PairLog, rule: Rule) -> Item:
         item["position"] = log.position
     if rule != Rule():
         item["rule"] = _text([rule.merge_gap.total_seconds(), rule.min_confidence])
-    kept_for = keys.OPEN_KEPT_FOR if visit and visit.is_open else keys.KEPT_FOR
+    kept_for = OPEN_KEPT_FOR if visit and visit.is_open else KEPT_FOR
     last = _last_at((log.events, *(chunk.events for chunk in log.chunks)))
     # An open visit may outlast every event that is kept.
     times = (last, visit.entered_at, visit.last_seen_at, visit.exited_at) if visit else (last,)
     latest = max((at for at in times if at), default=keys.instant_of(log.version))
-    return {**item, "expires_at": keys.expires_at(latest, kept_for)}
+    return {**item, "expires_at": expires_at(latest, kept_for)}
 
 
 def _last_at(parts: Iterable[Sequence[GeofenceEvent]]) -> datetime | None:
@@ -120,7 +128,7 @@ def chunk_item(pair: Pair, chunk: Chunk, log: PairLog) -> Item:
         "version": log.version,
         "base": _text(_of_visit(chunk.base)),
         "events": packed(chunk.events),
-        "expires_at": keys.expires_at(last or keys.instant_of(log.version)),
+        "expires_at": expires_at(last or keys.instant_of(log.version)),
     }
 
 

@@ -15,9 +15,6 @@ from consumer.visits import Pair
 from contract.events import Fence
 
 LAST = "\U0010ffff"  # sorts after every key
-# Items outlive MAX_AGE, so an event that is taken always finds those beside it.
-KEPT_FOR = timedelta(days=90)
-OPEN_KEPT_FOR = timedelta(days=400)
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -94,8 +91,3 @@ def first_version(at: datetime) -> int:
 def instant_of(version: int) -> datetime:
     """Return the approximate time of the pair's first event."""
     return _EPOCH + timedelta(milliseconds=version)
-
-
-def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:
-    """Return the TTL, in epoch seconds, of an item whose last event occurred at `at`."""
-    return int((at + kept_for).timestamp())

@@ -18,6 +18,7 @@ import typer
 
 from aws.table import Table
 from consumer import keys
+from consumer.item_layout import KEPT_FOR
 from consumer.visits import Pair
 from contract import logs
 from contract.events import MAX_AGE, Fence
@@ -184,7 +185,7 @@ class Reconciler(ReachableStores):
             try:
                 hour = hour_of(row["file_name"])
                 came_by = hour + timedelta(hours=1) if hour else now
-                if instant(row["created_at"]) < max(now - keys.KEPT_FOR, came_by - MAX_AGE):
+                if instant(row["created_at"]) < max(now - KEPT_FOR, came_by - MAX_AGE):
                     found.crossings.too_old += 1
                     continue
                 pair = Pair(row["device_id"], Fence(row["tag"], row["external_id"]))

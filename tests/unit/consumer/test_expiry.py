@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.keys import KEPT_FOR
+from consumer.item_layout import KEPT_FOR
 from consumer.store import Store
 from consumer.visit_diff import Rule
 from consumer.visits import visits_of

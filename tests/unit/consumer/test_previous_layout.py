@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from consumer import previous_layout
-from consumer.keys import KEPT_FOR, timestamp
+from consumer.item_layout import KEPT_FOR
+from consumer.keys import timestamp
 from consumer.visits import visits_of
 
 from .fakes import FakeBus, FakeTable
