@@ -259,6 +259,7 @@ def test_setup_and_stack_pass_the_same_variables_to_installers():
         ({}, {}),
         ({"AWS_PROFILE": "dev", "PYTHONUNBUFFERED": "1"}, {"AWS_PROFILE": "dev", "PYTHONUNBUFFERED": "1"}),
         ({"PYTHONPATH": "/x", "PYTHONWARNINGS": "error", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}),
+        ({"PYTHONDONTWRITEBYTECODE": "1"}, {}),
         ({"http_proxy": "p", "NO_PROXY": "*"}, {"http_proxy": "p", "NO_PROXY": "*", "no_proxy": "*"}),
     ],
 )
