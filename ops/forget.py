@@ -35,7 +35,16 @@ from glue import forget as archive
 from glue.archive import READERS, Bucket, Fault, Stored, in_threads
 from glue.forget import Found, Rewritten
 from glue.person import Followed, Names, Subject, follow
-from ops import expiry, forget_copies, forget_rows, forget_visits, polling, read_stores, redrive, terminal
+from ops import (
+    forget_copies,
+    forget_remaining,
+    forget_rows,
+    forget_visits,
+    polling,
+    read_stores,
+    redrive,
+    terminal,
+)
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
 from ops.reachable_stores import require
@@ -67,7 +76,7 @@ class Result:
     needs_marts: bool = False
     marts_built: bool = False
     tables_left: list[str] = field(default_factory=list)
-    remaining: list[expiry.Remaining] = field(default_factory=list)
+    remaining: list[forget_remaining.Remaining] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -281,8 +290,11 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
         result.raw_rows += _after_objects(stage, result.plan)
     result.needs_marts = bool(result.unfinished)
     result.remaining = list(
-        expiry.remaining(
-            stage.outputs, stage.warehouse, forget_copies.checkpoints(stage.bucket), expiry.utc_now()
+        forget_remaining.remaining(
+            stage.outputs,
+            stage.warehouse,
+            forget_copies.checkpoints(stage.bucket),
+            forget_remaining.utc_now(),
         )
     )
     return found_by, result

@@ -1,6 +1,6 @@
 """`milkrun forget` in Snowflake: rows of RAW, and tables that still have the person's ids after the refresh.
 
-The statements contain the ids, so Snowflake's query history keeps them for a year (`ops/expiry.py` lists it).
+The statements contain the ids, so Snowflake's query history keeps them for a year (`ops/forget_remaining.py` lists it).
 """
 
 import json

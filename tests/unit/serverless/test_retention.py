@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ops import expiry
+from ops import forget_remaining
 from tests.unit.serverless.templates import STAGES, of_type, properties
 from tools.check import ROOT
 
@@ -44,11 +44,14 @@ def test_page_gives_the_retention_of_stream_queues_and_logs(stage: str) -> None:
 
 
 def test_forget_prints_the_retention_that_the_page_gives() -> None:
-    assert kept("Kinesis stream", "prod") == expiry.STREAM_HOURS
-    assert kept("redrive queue and dead-letter queue", "prod") == expiry.QUEUE_DAYS
-    assert kept("DynamoDB point-in-time recovery", "prod") == expiry.RECOVERY_DAYS
-    assert kept("S3 `streamed/`", "prod") == expiry.RESULT_DAYS
-    assert kept("S3 `forget/`", "prod") == expiry.PLAN_DAYS
-    assert kept("Snowflake query history", "prod") == expiry.QUERY_HISTORY_DAYS
+    assert kept("Kinesis stream", "prod") == forget_remaining.STREAM_HOURS
+    assert kept("redrive queue and dead-letter queue", "prod") == forget_remaining.QUEUE_DAYS
+    assert kept("DynamoDB point-in-time recovery", "prod") == forget_remaining.RECOVERY_DAYS
+    assert kept("S3 `streamed/`", "prod") == forget_remaining.RESULT_DAYS
+    assert kept("S3 `forget/`", "prod") == forget_remaining.PLAN_DAYS
+    assert kept("Snowflake query history", "prod") == forget_remaining.QUERY_HISTORY_DAYS
     travel, fail_safe = re.findall(r"\d+", TABLE["Snowflake Time Travel and Fail-safe"])
-    assert (int(travel), int(fail_safe)) == (expiry.TIME_TRAVEL_DAYS, expiry.FAIL_SAFE_DAYS)
+    assert (int(travel), int(fail_safe)) == (
+        forget_remaining.TIME_TRAVEL_DAYS,
+        forget_remaining.FAIL_SAFE_DAYS,
+    )
