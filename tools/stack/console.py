@@ -11,6 +11,7 @@ from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, WITHOUT_PROXY, Settings
 
 NAME = "console"
+READY_S = 120.0
 
 
 def launch(settings: Settings, processes: Processes) -> Process | None:

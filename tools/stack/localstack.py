@@ -17,6 +17,7 @@ from tools.stack.settings import LOOPBACK, WITHOUT_PROXY, Settings
 NAME = "localstack"
 KINESIS = "kinesis"
 TITLE = "LocalStack"
+READY_S = 120.0  # how long it may take to start
 PYTHON = ROOT / ".venvs" / "localstack" / "bin" / "python"
 LAMBDA_PYTHON = ROOT / ".venvs" / "lambda" / "bin" / "python"
 PRELOAD = ROOT / "localstack/lambda_executor/src/localstack_lambda_executor/kinesis_mock.cjs"

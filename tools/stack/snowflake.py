@@ -12,6 +12,7 @@ from tools.stack.settings import LOOPBACK, Settings
 
 NAME = "snowflake"
 TITLE = "Snowflake"
+READY_S = 120.0
 USER = "milkrun"
 
 

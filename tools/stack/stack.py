@@ -23,7 +23,6 @@ from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, Settings
 
 NEEDED_MB = 1000
-READY_S = 120
 ANSWERS_S = 30.0
 INVENTORY_S = 5.0
 # Files of `ops` and `snowpipe` in the folder, which also exist if only deployed stages were used.
@@ -39,6 +38,7 @@ class Server(Protocol):
     """The interface of `localstack.py` and `snowflake.py`."""
 
     TITLE: str
+    READY_S: float
 
     def check_tools(self) -> None: ...
     def port(self, settings: Settings) -> int: ...
@@ -274,7 +274,7 @@ class Stack:
                 f"Port {self.settings.console_port} of the console is in use by another program. "
                 "Stop it, or choose a port: milkrun console --port <port>."
             )
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + console.READY_S
         while not console.is_ready(self.settings):
             if not process.is_alive() or time.monotonic() > deadline:
                 raise StackError(
@@ -334,12 +334,12 @@ class Stack:
                 self._await_ready(server, process)
 
     def _await_ready(self, server: Server, process: Process) -> None:
-        deadline, log = time.monotonic() + READY_S, self.processes.log(process.name)
+        deadline, log = time.monotonic() + server.READY_S, self.processes.log(process.name)
         while not server.is_ready(self.settings):
             if not process.is_alive():
                 raise StackError(f"{server.TITLE} ended while it started; the reason is in {log}")
             if time.monotonic() > deadline:
-                raise StackError(f"{server.TITLE} was not ready after {READY_S} s; see {log}")
+                raise StackError(f"{server.TITLE} was not ready after {server.READY_S:g} s; see {log}")
             time.sleep(0.1)
 
     def _check(self, parts: list[str]) -> None:

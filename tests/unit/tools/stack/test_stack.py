@@ -54,6 +54,7 @@ class Trial:
     """A short program that replaces LocalStack or Snowflake."""
 
     TITLE = "Trial"
+    READY_S = 120.0
 
     def __init__(self, name: str, offset: int) -> None:
         self.name = name
@@ -350,7 +351,7 @@ def test_server_that_starts_too_slowly_is_ended_and_named_with_its_log(
     environment, capsys, server, monkeypatch
 ):
     """A slow disk is a typical cause."""
-    monkeypatch.setattr(stack, "READY_S", 0.5)
+    monkeypatch.setattr(server, "READY_S", 0.5)
     server.code = "import time; time.sleep(60)"
     line = error_line(environment, capsys, "up")
     assert line.startswith("Trial was not ready after 0.5 s; see ")
