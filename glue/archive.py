@@ -56,7 +56,7 @@ class Store(Protocol):
     def write_file(self, key: str, path: Path) -> None: ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete all versions. A missing object is no error."""
+        """Delete all versions. A missing object is not an error."""
         ...
 
 

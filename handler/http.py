@@ -110,9 +110,11 @@ def body_too_large() -> Refused:
 
 
 def form_of(request: Request) -> Form:
-    """Return the form that the content type names; JSON without a header. Raises Refused (415) for any other.
+    """Return the form that the content type names, or JSON if there is no such header. Raises Refused (415)
+    for any other.
 
-    Names are compared without regard to case, and parameters may be quoted. (RFC 9110, sections 5.6.6 and 8.3.)
+    Names are compared without regard to case, and parameters may be quoted. (RFC 9110, sections 5.6.6 and
+    8.3.)
     """
     given = request.headers.get("content-type", "").strip() or "application/json"
     form = _FORMS.get(given) or _form_of_any(given)

@@ -34,7 +34,7 @@ type Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report. `says` is shown if it has no rows."""
+    """A table of the report. The text `says` is shown instead of an empty table."""
 
     title: str
     columns: Sequence[str]

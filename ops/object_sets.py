@@ -174,7 +174,7 @@ class ObjectSets:
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
 
     def explain(self, keys: Iterable[str]) -> None:
-        """Mark objects that somebody stored on purpose, so that a missing log line is no difference."""
+        """Mark objects that somebody stored on purpose, so that a missing log line does not count as a difference."""
         self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
 
     def foreign(self) -> list[dict[str, Any]]:
@@ -243,7 +243,9 @@ class ObjectSets:
         return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """Yield first and last key of runs of loaded objects: about LINES_A_QUERY lines or one object each."""
+        """Yield the first and last key of each range of loaded objects; a range has about LINES_A_QUERY
+        lines, or one large object.
+        """
         sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
         first = last = ""

@@ -259,7 +259,7 @@ INCIDENTS = (
         (DBT,),
     ),
     Incident(
-        "A row that is no event",
+        "A row that is not an event",
         by_hand,
         ("invalid rows",),
         "not_an_object",

@@ -19,8 +19,8 @@ SENDERS = 32  # concurrent requests; further requests wait, and the wait counts 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A phase of the load. `first` and `last` are requests per second. A burst phase sends `at_once` requests
-    together, every `every` seconds.
+    """A phase of the load. `first` and `last` are requests per second. In a burst phase, `at_once` requests
+    are sent together, and again after `every` seconds.
     """
 
     name: str

@@ -82,7 +82,7 @@ class Reconciled:
 class Pipeline:
     """The known state of each stage. `why_unknown` returns why a source cannot be read, if so.
 
-    `marts_patience_s` is None if dbt has no schedule: then waiting for it is no fault.
+    `marts_patience_s` is None if dbt has no schedule: then waiting for it is not a fault.
     """
 
     def __init__(

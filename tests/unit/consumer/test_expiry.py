@@ -127,7 +127,7 @@ def check_flaps(all_flaps, seed):
     st.sampled_from([-1, 30, 120]),
 )
 def test_late_event_in_a_visit_of_many_days_is_applied_correctly(batches, min_confidence, gap):
-    """A late event does not read such a visit from its start."""
+    """For a late event, a visit of many days is not read from its start."""
     rule = Rule(timedelta(seconds=gap), min_confidence)
     table, told = FakeTable(), []
     for batch in batches:

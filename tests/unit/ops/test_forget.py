@@ -147,7 +147,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return so many events on a shared device that the pair needs chunks."""
+        """Return enough events on a shared device that the pair needs chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [

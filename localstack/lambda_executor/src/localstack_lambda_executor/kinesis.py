@@ -1,7 +1,8 @@
-"""Pass LocalStack's process id to its Kinesis mock, which exits when that is no longer its parent.
+"""Pass LocalStack's process id to its Kinesis mock, so that the mock exits when its parent is another
+process.
 
-LocalStack starts the mock again when it dies. If LocalStack is killed at that moment, the new mock has another parent
-before it can ask who its parent is.
+LocalStack starts the mock again when it dies. If LocalStack is killed at that moment, the new mock has
+another parent before it can ask who its parent is.
 """
 
 import os

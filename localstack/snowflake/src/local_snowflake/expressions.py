@@ -35,7 +35,7 @@ def one_path(node: exp.Expr) -> exp.Expr:
     ):
         index = inner.expression if isinstance(inner, exp.GetExtract) else inner.expressions[0]
         if not isinstance(index, exp.Literal):
-            raise unsupported(f"an index that is no literal: {inner.sql(dialect='snowflake')}")
+            raise unsupported(f"an index that is not a literal: {inner.sql(dialect='snowflake')}")
         name = exp.JSONPathKey(this=index.name, quoted=True)
         steps.insert(0, name if index.is_string else exp.JSONPathSubscript(this=int(index.name)))
         inner = inner.this

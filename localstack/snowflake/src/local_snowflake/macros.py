@@ -189,7 +189,9 @@ def text_macros() -> str:
 
 
 def variant_macros() -> str:
-    """Define the comparisons of VARIANTs: only with each other, and without an order."""
+    """Return SQL that defines equality for VARIANTs. They can be compared only with each other and have no
+    order.
+    """
     no_order = raised("000002", "0A000", "what || ' over a VARIANT: cast it to a type'")
     unlike = raised("000002", "0A000", "'the comparison of a VARIANT with another type: cast it'")
     mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
