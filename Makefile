@@ -129,7 +129,7 @@ mutate: setup #: mutate the core and list what its unit tests do not detect (SAM
 	@tools/setup.sh check test fuzz
 	@$(PY) -m tools.mutate $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
-rehearse: setup #: follow docs/deploy.md, and upgrade a stage of 2026-11-23 with its data; takes 15 minutes
+rehearse: setup #: follow docs/deploy.md, and upgrade a stage of 2026-11-23 with its data; takes 20 minutes
 	@tools/setup.sh test check dbt
 	$(PY) -m pytest tests/rehearsals
 

@@ -117,3 +117,27 @@ def test_dynamodb_runs_without_a_download(endpoint: str) -> None:
     )
     tables.put_item(TableName="trial", Item={"id": {"S": "a"}})
     assert tables.get_item(TableName="trial", Key={"id": {"S": "a"}})["Item"] == {"id": {"S": "a"}}
+
+
+def test_cloudformation_updates_the_policy_of_a_topic(endpoint: str) -> None:
+    stacks, topics = client("cloudformation", endpoint), client("sns", endpoint)
+    topic = topics.create_topic(Name="trial")["TopicArn"]
+
+    def template(account: str) -> str:
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"AWS": account},
+            "Action": "sns:Publish",
+            "Resource": topic,
+        }
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        properties = {"PolicyDocument": policy, "Topics": [topic]}
+        return json.dumps(
+            {"Resources": {"Policy": {"Type": "AWS::SNS::TopicPolicy", "Properties": properties}}}
+        )
+
+    stacks.create_stack(StackName="trial", TemplateBody=template("111111111111"))
+    stacks.get_waiter("stack_create_complete").wait(StackName="trial", WaiterConfig={"Delay": 1})
+    stacks.update_stack(StackName="trial", TemplateBody=template("222222222222"))
+    stacks.get_waiter("stack_update_complete").wait(StackName="trial", WaiterConfig={"Delay": 1})
+    assert "222222222222" in topics.get_topic_attributes(TopicArn=topic)["Attributes"]["Policy"]

@@ -1,0 +1,14 @@
+"""Let CloudFormation update the policy of an SNS topic.
+
+LocalStack 4.14 raises NotImplementedError for an update of AWS::SNS::TopicPolicy, reports the deployment as complete,
+and keeps the previous policy. An update needs the same call as the creation.
+"""
+
+from localstack.runtime import hooks
+
+
+@hooks.on_infra_start()
+def update_topic_policies() -> None:
+    from localstack.services.sns.resource_providers.aws_sns_topicpolicy import SNSTopicPolicyProvider
+
+    SNSTopicPolicyProvider.update = SNSTopicPolicyProvider.create
