@@ -51,8 +51,8 @@ _INSTALLATION = re.compile(
     r"|(npm_config|NPM_CONFIG)_\w*(registry|proxy|noproxy|cafile|ca|strict_ssl|cache|REGISTRY|PROXY|NOPROXY|CAFILE|CA"
     r"|STRICT_SSL|CACHE)"
 )
-# Python's variables that change neither imports nor output. PYTHONDONTWRITEBYTECODE is not among them: every process would
-# compile its 3,000 modules anew, which takes seconds.
+# Python's variables that change neither imports nor output. PYTHONDONTWRITEBYTECODE is not among them: every process
+# would compile its 3,000 modules anew, which takes seconds.
 _HARMLESS = {
     "PYTHONUNBUFFERED",
     "PYTHONPYCACHEPREFIX",
