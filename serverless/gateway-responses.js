@@ -8,7 +8,7 @@ const responses = {
   GatewayThrottled: ['THROTTLED', 429, 'throttled', 'Send the identical batch again after the time in Retry-After.', 5],
   GatewayQuotaExceeded: ['QUOTA_EXCEEDED', 429, 'quota_exceeded', "The day's quota of this key is used up. Keep the batch and send it again later.", 3600],
   GatewayInvalidApiKey: ['INVALID_API_KEY', 403, 'invalid_api_key', "Send the stage's API key in the header x-api-key."],
-  GatewayAccessDenied: ['ACCESS_DENIED', 403, 'access_denied', 'This path is not open to you.'],
+  GatewayAccessDenied: ['ACCESS_DENIED', 403, 'access_denied', 'Access to this path is denied.'],
   GatewayMissingToken: ['MISSING_AUTHENTICATION_TOKEN', 403, 'no_such_path', 'There is no such path; events go to POST /v1/events.'],
   GatewayRequestTooLarge: ['REQUEST_TOO_LARGE', 413, 'body_too_large', 'The body is larger than 1048576 bytes: split the batch and send its parts.', undefined, { limit: 1048576 }],
   GatewayUnsupportedMediaType: ['UNSUPPORTED_MEDIA_TYPE', 415, 'unsupported_media_type', 'Send application/json or application/x-ndjson.'],
