@@ -165,7 +165,7 @@ def _gunzip(body: bytes) -> bytes:
             # By pieces, because what follows a member's end is copied.
             piece = body[at : at + PIECE_BYTES]
             if not piece:
-                raise Unreadable("bad_gzip", "The gzip body is cut off.")
+                raise Unreadable("bad_gzip", "The gzip body is truncated.")
             try:
                 text += stream.decompress(piece, most + 1 - len(text))
             except zlib.error as error:

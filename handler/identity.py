@@ -176,7 +176,7 @@ class Tokens:
             raise Refused(401, "invalid_token", f"The token is not valid: {type(error).__name__}.") from None
         audience, expires_at, not_before = claims.get("aud"), claims.get("exp"), claims.get("nbf", 0)
         if claims.get("iss") != provider.issuer:
-            raise Refused(401, "invalid_token", "The token is of another issuer.")
+            raise Refused(401, "invalid_token", "The token is from another issuer.")
         if provider.audience not in (audience if isinstance(audience, list) else [audience]):
             raise Refused(401, "invalid_token", "The token is for another audience.")
         if not isinstance(expires_at, int | float) or not isinstance(not_before, int | float):

@@ -54,7 +54,7 @@ def parse_body(text: bytes, form: Form) -> Parts:
         raise Unreadable("empty_body", "The body is empty.")
     parts = _lines(text) if form == "ndjson" else _json(text)
     if not parts.raws:
-        raise Unreadable("no_events", "The body holds no event.")
+        raise Unreadable("no_events", "The body contains no event.")
     return parts
 
 
@@ -208,7 +208,7 @@ def _elements(text: bytes) -> list[bytes]:
             begin = at
     else:
         raise Unreadable(
-            "not_json", "The body is not JSON, and has too many brackets to tell its events apart."
+            "not_json", "The body is not JSON, and has too many brackets for its events to be separated."
         )
     if (len(elements) <= MAX_EVENTS and at != len(text)) or not elements:
         raise Unreadable("not_json", "The body is not JSON.")

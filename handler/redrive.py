@@ -76,7 +76,7 @@ def redrive_messages(
     for message in messages:
         try:
             if outage:
-                raise RetryableError("not tried: the one before was refused")
+                raise RetryableError("not tried, because the previous claim check was refused")
             published += _redrive(message["body"], app, seconds_left)
         except Exception as error:  # one that never succeeds ends in the dead-letter queue
             outage = outage or isinstance(error, RetryableError)

@@ -87,7 +87,7 @@ def validate(
                 text = _named(text, value, parts.identity)
             event = _checked(size, value, possible_kinds, earliest, latest)
             if not speaker.may_speak_for(event.device_id):
-                raise invalid("device_mismatch", "user.deviceId", "The token speaks for another device.")
+                raise invalid("device_mismatch", "user.deviceId", "The token is for another device.")
         except InvalidEvent as error:
             reasons = error.reasons if is_json else _brief(error.reasons)
             rejected[raw] = _event_id(value), text, is_json, reasons
@@ -146,7 +146,7 @@ def _checked(
 ) -> Checked:
     """`size` is the size as sent, without the ids of the envelope."""
     if size > MAX_EVENT_BYTES:
-        raise invalid("event_too_large", "", f"The event has {size} bytes, over {MAX_EVENT_BYTES}.")
+        raise invalid("event_too_large", "", f"The event has {size} bytes; the limit is {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
     if event.created_at > latest:
         raise invalid(

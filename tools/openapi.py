@@ -221,7 +221,7 @@ def _operation() -> Schema:
             _header(
                 "X-Milkrun-Timestamp",
                 {"type": "string", "pattern": "^[0-9]{1,15}$"},
-                f"Unix seconds, within {WINDOW_SECONDS} of now; where the stage wants requests signed.",
+                f"Unix seconds, within {WINDOW_SECONDS} of now, if the stage requires signed requests.",
             ),
             _header(
                 "X-Milkrun-Signature",

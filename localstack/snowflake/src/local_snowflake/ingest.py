@@ -185,7 +185,7 @@ class Ingest:
                     forwarded[pipe.pipe_id].append((file, message))
                 if not targets:
                     log.info(
-                        "object_skipped", reason="no pipe takes it", bucket=created.bucket, key=created.key
+                        "object_skipped", reason="no pipe loads it", bucket=created.bucket, key=created.key
                     )
         problem: Exception | None = None
         for pipe_id, arrivals in forwarded.items():
