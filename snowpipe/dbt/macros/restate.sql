@@ -42,18 +42,29 @@
 {% macro arrivals() -%}
     {% set new_events, typed_events = ref('new_events'), ref('typed_events') %}
     {%- if is_incremental() or reads_everything() -%}
-        (SELECT * FROM {{ new_events }} WHERE invalid_code IS NULL)
+        (SELECT *, {{ mark('scanned_through') }} AS read_through FROM {{ new_events }} WHERE invalid_code IS NULL)
     {%- else -%}
         (
             SELECT
-                *,
-                CAST(occurred_at AS DATE) AS event_date,
-                DATE_TRUNC('hour', received_at) AS received_hour
-            FROM {{ typed_events }}
-            WHERE invalid_code IS NULL AND scanned_at <= {{ mark('scanned_through') }}
+                events.*,
+                CAST(events.occurred_at AS DATE) AS event_date,
+                DATE_TRUNC('hour', events.received_at) AS received_hour,
+                IFF(
+                    arrived.scanned_at IS NULL, {{ mark('completed_through') }}, {{ mark('scanned_through') }}
+                ) AS read_through
+            FROM {{ typed_events }} AS events
+            LEFT JOIN {{ new_events }} AS arrived
+                ON
+                    events.file_name = arrived.file_name
+                    AND events.file_row_number = arrived.file_row_number
+                    AND events.scanned_at = arrived.scanned_at
+            WHERE events.invalid_code IS NULL AND events.scanned_at <= {{ mark('scanned_through') }}
         )
     {%- endif -%}
 {%- endmacro %}
+
+{# The rows of a model that this run added, or an earlier attempt at it. #}
+{% macro of_this_run() -%} read_through > {{ mark('completed_through') }} {%- endmacro %}
 
 {# The ledger as the last run left it: none where the whole history is read, or where the ledger itself is made anew. #}
 {% macro ledger_before() -%}
@@ -110,7 +121,9 @@
     {% do return((modules.datetime.datetime.strptime(hour, form) + modules.datetime.timedelta(hours=1)).strftime(form)) %}
 {%- endmacro %}
 
-{# dbt's incremental strategy `restate`: delete the restated rows and insert the new ones in one transaction. #}
+{# dbt's incremental strategy `restate`: delete the restated rows and insert the new ones in one transaction. The new
+   rows are a view, so that a run need not write and read them once more: no model's query gives other rows after its
+   deletes than before. #}
 {% macro get_incremental_restate_sql(arg_dict) -%}
     {% set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) %}
     {% set dml -%}
@@ -127,21 +140,19 @@
 {# Which rows go, as the WHERE clauses of one or several statements: each prunes by one column. #}
 {% macro restated(what, rows) -%}
     {% set clauses = [] %}
-    {% if what == 'ledger' %}
-        {# What an earlier attempt at this run added, if the model is built again by itself. #}
-        {% do clauses.append(
-            'USING ' ~ rows ~ ' AS again'
-            ~ ' WHERE dbt_internal_dest.event_key = again.event_key'
-            ~ ' AND dbt_internal_dest.content_hash = again.content_hash'
-            ~ ' AND dbt_internal_dest.received_hour = again.received_hour'
-            ~ ' AND dbt_internal_dest.read_through > ' ~ mark('completed_through')
-        ) %}
+    {% if what in ('visits', 'heads') and reads_everything() %}
+        {# A first run that broke off has left rows, and there are no windows. #}
+        {% do clauses.append('') %}
+    {% elif what == 'ledger' %}
+        {% do clauses.extend(added_before(['event_key', 'content_hash', 'received_hour'], rows)) %}
     {% elif what == 'events' %}
-        {% do clauses.extend(replaced('event_key', 'scanned_at', rows, 'may_replace')) %}
+        {% do clauses.extend(added_before(['event_key'], rows) + stored_before('event_key', rows, 'may_replace')) %}
     {% elif what == 'geofence_events' %}
-        {% do clauses.extend(replaced('geofence_event_key', 'loaded_at', rows, 'has_conflict')) %}
+        {% do clauses.extend(
+            added_before(['geofence_event_key'], rows) + stored_before('geofence_event_key', rows, 'has_conflict')
+        ) %}
     {% elif what == 'pickups' %}
-        {% do clauses.append('WHERE scanned_at > ' ~ mark('read_from')) %}
+        {% do clauses.append('WHERE ' ~ of_this_run()) %}
         {% set days = replaced_days('may_replace') %}
         {% if days %}
             {% do clauses.append(
@@ -172,14 +183,21 @@
     {% do return(clauses) %}
 {%- endmacro %}
 
-{# The rows that stand under a key of this run: those of an earlier attempt at it, which it scanned itself, and those
-   that an earlier run stored, on the days that the ledger names. #}
-{% macro replaced(key, scanned, rows, condition) -%}
+{# The rows that an earlier attempt at this run added; few runs have any. #}
+{% macro added_before(keys, rows) -%}
+    {% if not values_of('SELECT 1 FROM ' ~ this ~ ' WHERE ' ~ of_this_run() ~ ' LIMIT 1') %}{% do return([]) %}{% endif %}
+    {% set same = [] %}
+    {% for key in keys %}{% do same.append('dbt_internal_dest.' ~ key ~ ' = again.' ~ key) %}{% endfor %}
+    {% do return([
+        'USING ' ~ rows ~ ' AS again WHERE dbt_internal_dest.' ~ of_this_run() ~ ' AND ' ~ same | join(' AND ')
+    ]) %}
+{%- endmacro %}
+
+{# The rows that an earlier run stored under a key of this run, on the days that the ledger names. #}
+{% macro stored_before(key, rows, condition) -%}
     {% set in_rows = key ~ ' IN (SELECT ' ~ key ~ ' FROM ' ~ rows ~ ')' %}
-    {% set clauses = ['WHERE ' ~ scanned ~ ' > ' ~ mark('read_from') ~ ' AND ' ~ in_rows] %}
-    {% set days = replaced_days(condition ~ ' AND event_key IN (SELECT event_key FROM ' ~ rows ~ ')') %}
-    {% if days %}{% do clauses.append('WHERE ' ~ one_of_days('event_date', days) ~ ' AND ' ~ in_rows) %}{% endif %}
-    {% do return(clauses) %}
+    {% set days = replaced_days(condition) %}
+    {% do return(['WHERE ' ~ one_of_days('event_date', days) ~ ' AND ' ~ in_rows] if days else []) %}
 {%- endmacro %}
 
 {# The days on which the rows stand of events that were known before this run. #}

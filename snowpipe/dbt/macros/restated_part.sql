@@ -13,7 +13,7 @@
     {%- elif model_name == 'event_conflicts' -%}
         {%- set part = in_hours_of('received_at', ref('touched_events'), 'received_hour', 'has_conflict') -%}
     {%- elif model_name == 'event_ledger' -%}
-        {%- set part = 'read_through > ' ~ mark('completed_through') -%}
+        {%- set part = of_this_run() -%}
     {%- elif model_name == 'geofence_visits' -%}
         {%- set part = among('entered_date', ref('restated_days'), 'event_date') -%}
     {%- elif model_name in ('geofence_pair_days', 'fleet_daily') -%}

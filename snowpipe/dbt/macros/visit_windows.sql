@@ -15,61 +15,63 @@
     {% do return(around.keys() | sort) %}
 {%- endmacro %}
 
-{# The visits of pairs with late events, `reach` days before and after the touched range; all if `reach` is none. #}
-{% macro visits_near(late_days, reach) -%}
+{# The visits of pairs with late events, from `reach` days before these to `reach` days after them; all if it is none. #}
+{% macro visits_near_late_events(reach) -%}
+    {%- set ranges = values_of(
+        "SELECT DISTINCT touched_from::DATE::VARCHAR || '/' || touched_until::DATE::VARCHAR FROM "
+        ~ ref('touched_pairs') ~ " WHERE is_late"
+    ) -%}
+    {%- set days = {} -%}
+    {%- do days_between(ranges, days) -%}
     SELECT
         visits.device_fence_key,
-        visits.entered_at,
-        visits.entered_event_id,
-        visits.last_event_at,
+        visits.entered_date,
         pairs.touched_from,
-        pairs.touched_until
+        pairs.touched_until,
+        {% for column in head_columns() %}
+            visits.{{ column | replace('visit_', '') }} AS {{ column }}{{ ',' if not loop.last }}
+        {% endfor %}
     FROM {{ relation_of('geofence_visits') }} AS visits
     INNER JOIN {{ ref('touched_pairs') }} AS pairs ON visits.device_fence_key = pairs.device_fence_key
     WHERE
         pairs.is_late
-        {% if not late_days %} AND FALSE
+        {% if not days %} AND FALSE
         {% elif reach is not none %}
-            AND {{ one_of_days('visits.entered_date', days_around(late_days, reach)) }}
+            AND {{ one_of_days('visits.entered_date', days_around(days, reach)) }}
             AND visits.entered_date >= DATEADD('day', -{{ reach }}, CAST(pairs.touched_from AS DATE))
             AND visits.entered_date <= DATEADD('day', {{ reach }}, CAST(pairs.touched_until AS DATE))
         {% endif %}
 {%- endmacro %}
 
-{# How many days before and after late events have everything needed for their pairs; none if only the whole
-   history has, as for a pair that was last visited half a year ago. #}
-{% macro days_to_look_around(late_days) -%}
-    {% if not execute or not late_days %}{% do return(2) %}{% endif %}
-    {% for reach in (2, 16) %}
-        {% set query %}
-            WITH near AS ({{ visits_near(late_days, reach) }}),
-            found AS (
-                SELECT
-                    pairs.device_fence_key,
-                    MAX(IFF(near.entered_at < pairs.touched_from, 1, 0)) AS earlier,
-                    COUNT(DISTINCT IFF(near.entered_at > pairs.touched_until, near.entered_at, NULL)) AS later
-                FROM {{ ref('touched_pairs') }} AS pairs
-                LEFT JOIN near ON pairs.device_fence_key = near.device_fence_key
-                WHERE pairs.is_late
-                GROUP BY pairs.device_fence_key
-            )
-            SELECT COUNT(*)
-            FROM {{ ref('touched_pairs') }} AS pairs
-            INNER JOIN found ON pairs.device_fence_key = found.device_fence_key
-            WHERE
-                pairs.first_entered_at IS NOT NULL
-                AND (
-                    (found.earlier = 0 AND pairs.first_entered_at < pairs.touched_from)
-                    OR (
-                        found.later < 2
-                        AND CAST(pairs.last_entered_at AS DATE)
-                        > DATEADD('day', {{ reach }}, CAST(pairs.touched_until AS DATE))
-                    )
-                )
-        {% endset %}
-        {% if run_query(query).columns[0].values()[0] | int == 0 %}{% do return(reach) %}{% endif %}
+{# Look 16 days around the late events, and then at the whole history, if the visits of 2 days around them do not
+   suffice, as for a pair that was last visited half a year ago. #}
+{% macro look_further() -%}
+    {% set reached = namespace(days=2) %}
+    {% for reach in (16, none) if not reads_everything() %}
+        {% if reached.days is not none and some_visit_is_further_away(reached.days) %}
+            {% do run_query('DELETE FROM ' ~ this) %}
+            {% do run_query('INSERT INTO ' ~ this ~ ' ' ~ visits_near_late_events(reach)) %}
+            {% set reached.days = reach %}
+        {% else %}
+            {% set reached.days = none %}
+        {% endif %}
     {% endfor %}
-    {% do return(none) %}
+{%- endmacro %}
+
+{# Whether a pair with late events lacks the visit before them, or one of the two after them, though it exists. #}
+{% macro some_visit_is_further_away(reach) -%}
+    {% do return(values_of(
+        'SELECT pairs.device_fence_key FROM ' ~ ref('touched_pairs') ~ ' AS pairs'
+        ~ ' LEFT JOIN ' ~ this ~ ' AS near ON pairs.device_fence_key = near.device_fence_key'
+        ~ ' WHERE pairs.is_late AND pairs.first_entered_at IS NOT NULL'
+        ~ ' GROUP BY pairs.device_fence_key, pairs.first_entered_at, pairs.touched_from, pairs.touched_until,'
+        ~ ' pairs.entered_at'
+        ~ ' HAVING (COUNT_IF(near.entered_at < pairs.touched_from) = 0'
+        ~ ' AND pairs.first_entered_at < pairs.touched_from)'
+        ~ ' OR (COUNT(DISTINCT IFF(near.entered_at > pairs.touched_until, near.entered_at, NULL)) < 2'
+        ~ ' AND CAST(pairs.entered_at AS DATE) > DATEADD(\'day\', ' ~ reach ~ ', CAST(pairs.touched_until AS DATE)))'
+        ~ ' LIMIT 1'
+    ) | length > 0) %}
 {%- endmacro %}
 
 {# The days of the events that the windows read. #}

@@ -38,7 +38,9 @@ visits AS (
         COUNT(*) AS visits,
         COUNT_IF(exit_missed) AS missed_exits,
         COUNT_IF(is_there_now) AS open_visits,
-        SUM(crossings) - COUNT_IF(exited_at IS NULL) AS closing_exits
+        SUM(crossings) - COUNT_IF(exited_at IS NULL) AS closing_exits,
+        SUM(dwell_seconds) AS dwell_seconds,
+        MAX(exited_at) AS last_exited_at
     FROM {{ ref('geofence_visits') }}
     {% if is_incremental() %}
         WHERE {{ among('entered_date', ref('restated_days'), 'event_date') }}
@@ -60,7 +62,9 @@ SELECT
     COALESCE(visits.visits, 0) AS visits,
     COALESCE(visits.missed_exits, 0) AS missed_exits,
     COALESCE(visits.open_visits, 0) AS open_visits,
-    COALESCE(visits.closing_exits, 0) AS closing_exits
+    COALESCE(visits.closing_exits, 0) AS closing_exits,
+    COALESCE(visits.dwell_seconds, 0) AS dwell_seconds,
+    visits.last_exited_at
 FROM events
 LEFT JOIN visits
     ON events.device_fence_key = visits.device_fence_key AND events.event_date = visits.entered_date

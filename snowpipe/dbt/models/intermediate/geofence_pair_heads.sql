@@ -29,10 +29,9 @@ WITH walked AS (
 pairs AS (
 
     SELECT
-        windows.device_fence_key,
+        pairs.*,
         windows.restates_from_event_id <> '' AS has_earlier_visit,
         windows.ends_at,
-        pairs.last_event_at,
         windows.ends_at >= '9999-01-01'::TIMESTAMP_NTZ AS is_open_ended
     FROM {{ ref('visit_windows') }} AS windows
     INNER JOIN {{ ref('touched_pairs') }} AS pairs ON windows.device_fence_key = pairs.device_fence_key
@@ -43,17 +42,15 @@ SELECT
     pairs.device_fence_key,
     IFF(
         pairs.has_earlier_visit,
-        known.first_entered_at,
+        pairs.first_entered_at,
         COALESCE(walked.first_walked_at, IFF(pairs.is_open_ended, NULL, pairs.ends_at))
     ) AS first_entered_at,
     pairs.last_event_at,
     {% for column in head_columns() %}
-        IFF(pairs.is_open_ended, walked.{{ 'last_event_at' if column == 'visit_last_event_at' else column }}, known.{{ column }})
-            AS {{ column }}{{ ',' if not loop.last }}
+        IFF(pairs.is_open_ended, walked.{{ column | replace('visit_', '') }}, pairs.{{ column }}) AS {{ column }}{{ ',' if not loop.last }}
     {% endfor %}
 FROM pairs
 LEFT JOIN walked ON pairs.device_fence_key = walked.device_fence_key
-LEFT JOIN {{ this }} AS known ON pairs.device_fence_key = known.device_fence_key
 
 {% else %}
 
@@ -72,7 +69,7 @@ SELECT
     walked.first_walked_at AS first_entered_at,
     pairs.last_event_at,
     {% for column in head_columns() %}
-        walked.{{ 'last_event_at' if column == 'visit_last_event_at' else column }} AS {{ column }}{{ ',' if not loop.last }}
+        walked.{{ column | replace('visit_', '') }} AS {{ column }}{{ ',' if not loop.last }}
     {% endfor %}
 FROM pairs
 LEFT JOIN walked ON pairs.device_fence_key = walked.device_fence_key

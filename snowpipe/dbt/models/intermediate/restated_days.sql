@@ -5,6 +5,7 @@
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
+-- depends_on: {{ ref('late_visits') }}
 -- depends_on: {{ ref('visit_windows') }}
 
 WITH touched AS (
@@ -21,9 +22,9 @@ days AS (
 
     SELECT event_date FROM touched
     UNION ALL
-    SELECT entered_date FROM {{ ref('restated_visits') }}
-    UNION ALL
-    SELECT CAST(last_event_at AS DATE) FROM {{ ref('restated_visits') }}
+    SELECT IFF(moments.is_first, visits.entered_date, CAST(visits.last_event_at AS DATE))
+    FROM {{ ref('restated_visits') }} AS visits
+    CROSS JOIN (SELECT TRUE AS is_first UNION ALL SELECT FALSE) AS moments
     {% if not reads_everything() %}
         {% if keeps_read_through() %}
             UNION ALL
@@ -32,37 +33,20 @@ days AS (
         {% endif %}
         UNION ALL
         SELECT CAST(restates_from AS DATE) FROM {{ ref('visit_windows') }}
-        {% set late = values_of(
-            'SELECT DISTINCT restates_from::DATE::VARCHAR || \'/\' || reads_until::DATE::VARCHAR FROM '
-            ~ ref('visit_windows') ~ ' WHERE is_late'
-        ) %}
-        {% set late_days = {} %}
-        {% do days_between(late, late_days) %}
         UNION ALL
         SELECT visits.entered_date
-        FROM {{ relation_of('geofence_visits') }} AS visits
+        FROM {{ ref('late_visits') }} AS visits
         INNER JOIN {{ ref('visit_windows') }} AS windows ON visits.device_fence_key = windows.device_fence_key
-        WHERE
-            windows.is_late
-            AND {{ one_of_days('visits.entered_date', late_days.keys() | sort) }}
-            AND visits.entered_at >= windows.restates_from
-            AND visits.entered_at < windows.ends_at
-        {% set changed = values_of(
-            'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_days') ~ ' WHERE is_changed'
-        ) %}
-        {% if changed %}
-            UNION ALL
-            SELECT visits.entered_date
-            FROM {{ relation_of('geofence_visits') }} AS visits
-            INNER JOIN touched
-                ON
-                    visits.device_id = touched.device_id
-                    AND visits.entered_date < touched.event_date
-                    AND visits.exited_at >= CAST(touched.event_date AS TIMESTAMP_NTZ)
-            WHERE
-                visits.exited_at >= '{{ changed[0][:10] }}'::TIMESTAMP_NTZ
-                AND visits.entered_date < '{{ changed[-1][:10] }}'::DATE
-        {% endif %}
+        WHERE visits.entered_at >= windows.restates_from AND visits.entered_at < windows.ends_at
+        -- Visits during which an event of a later day happened: fleet_daily says how long each day's visits lasted.
+        UNION ALL
+        SELECT stored.event_date
+        FROM {{ relation_of('fleet_daily') }} AS stored
+        INNER JOIN touched
+            ON
+                stored.device_id = touched.device_id
+                AND stored.event_date < touched.event_date
+                AND stored.last_exited_at >= CAST(touched.event_date AS TIMESTAMP_NTZ)
     {% endif %}
 
 )

@@ -6,59 +6,7 @@
 -- depends_on: {{ ref('touched_days') }}
 -- depends_on: {{ ref('visit_windows') }}
 
-WITH
-
-{% if not reads_everything() %}
-
--- A visit that the window continues represents its events.
-continued AS (
-
-    SELECT
-        visits.device_fence_key,
-        visits.device_id,
-        visits.geofence_tag,
-        visits.geofence_external_id,
-        visits.entered_at,
-        visits.exited_at,
-        visits.entered_event_id,
-        visits.exited_event_id,
-        visits.app_dwell_seconds,
-        visits.last_seen_at,
-        visits.crossings,
-        visits.loaded_at
-    FROM {{ relation_of('geofence_pair_heads') }} AS visits
-    INNER JOIN {{ ref('visit_windows') }} AS windows ON visits.device_fence_key = windows.device_fence_key
-    WHERE windows.continues AND NOT windows.is_late
-    UNION ALL
-    SELECT
-        visits.device_fence_key,
-        visits.device_id,
-        visits.geofence_tag,
-        visits.geofence_external_id,
-        visits.entered_at,
-        visits.exited_at,
-        visits.entered_event_id,
-        visits.exited_event_id,
-        visits.app_dwell_seconds,
-        visits.last_seen_at,
-        visits.crossings,
-        visits.loaded_at
-    FROM {{ relation_of('geofence_visits') }} AS visits
-    INNER JOIN {{ ref('visit_windows') }} AS windows
-        ON
-            visits.device_fence_key = windows.device_fence_key
-            AND visits.entered_at = windows.restates_from
-            AND visits.entered_event_id = windows.restates_from_event_id
-    WHERE
-        windows.continues
-        AND windows.is_late
-        AND {{ among('visits.entered_date', ref('visit_windows'), 'restates_from::DATE', 'is_late AND continues') }}
-
-),
-
-{% endif %}
-
-counted AS (
+WITH counted AS (
 
     SELECT
         events.device_fence_key,
@@ -92,6 +40,7 @@ counted AS (
             AND events.event_id < windows.restates_from_event_id
         )
     UNION ALL
+    -- A visit that the window continues represents its events.
     SELECT
         visits.device_fence_key,
         visits.device_id,
@@ -107,16 +56,18 @@ counted AS (
         visits.app_dwell_seconds AS duration_seconds,
         visits.loaded_at,
         IFF(parts.kind = 'enter', visits.crossings - 1, 0) AS crossings_before,
-        windows.ends_at < '9999-01-01'::TIMESTAMP_NTZ AS is_followed
-    FROM continued AS visits
-    INNER JOIN {{ ref('visit_windows') }} AS windows ON visits.device_fence_key = windows.device_fence_key
+        visits.ends_at < '9999-01-01'::TIMESTAMP_NTZ AS is_followed
+    FROM {{ ref('visit_windows') }} AS visits
     CROSS JOIN (
         SELECT 'enter' AS kind, 0 AS kind_order UNION ALL SELECT 'dwell', 1 UNION ALL SELECT 'exit', 2
     ) AS parts
     WHERE
-        parts.kind = 'enter'
-        OR (parts.kind = 'dwell' AND visits.last_seen_at IS NOT NULL)
-        OR (parts.kind = 'exit' AND visits.exited_at IS NOT NULL)
+        visits.continues
+        AND (
+            parts.kind = 'enter'
+            OR (parts.kind = 'dwell' AND visits.last_seen_at IS NOT NULL)
+            OR (parts.kind = 'exit' AND visits.exited_at IS NOT NULL)
+        )
         {% endif %}
 
 ),

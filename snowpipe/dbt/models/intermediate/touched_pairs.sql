@@ -1,5 +1,5 @@
--- The (device, fence) pairs whose visits the new events may change, with the time range. Events in order continue the
--- pair's last visit; `is_late` says that the pair has events after the new ones.
+-- The (device, fence) pairs whose visits the new events may change, with the time range and the pair's last visit before
+-- this run. Events in order continue that visit; `is_late` says that the pair has events after the new ones.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -36,17 +36,14 @@ SELECT
     pairs.touched_from,
     pairs.touched_until,
     {% if reads_everything() %}
-        FALSE AS is_late,
-        pairs.touched_until AS last_event_at,
-        NULL::TIMESTAMP_NTZ AS first_entered_at,
-        NULL::TIMESTAMP_NTZ AS last_entered_at
+        FALSE AS is_late
     FROM pairs
     WHERE FALSE
     {% else %}
         COALESCE(heads.last_event_at >= pairs.touched_from, FALSE) AS is_late,
         GREATEST(COALESCE(heads.last_event_at, pairs.touched_until), pairs.touched_until) AS last_event_at,
         heads.first_entered_at,
-        heads.entered_at AS last_entered_at
+        {% for column in head_columns() %}heads.{{ column }}{{ ', ' if not loop.last }}{% endfor %}
     FROM pairs
     LEFT JOIN {{ relation_of('geofence_pair_heads') }} AS heads ON pairs.device_fence_key = heads.device_fence_key
     {% endif %}

@@ -6,44 +6,17 @@
 
 -- depends_on: {{ ref('high_water_mark') }}
 -- depends_on: {{ ref('touched_pairs') }}
-
-{%- set late_days = [] if reads_everything() else values_of(
-    "SELECT DISTINCT touched_from::DATE::VARCHAR FROM " ~ ref('touched_pairs') ~ " WHERE is_late"
-    ~ " UNION SELECT DISTINCT touched_until::DATE::VARCHAR FROM " ~ ref('touched_pairs') ~ " WHERE is_late"
-) %}
-{%- set reach = days_to_look_around(late_days) %}
+-- depends_on: {{ ref('late_visits') }}
 
 {% if reads_everything() %}
 
-SELECT
-    device_fence_key,
-    touched_from,
-    FALSE AS is_late,
-    FALSE AS continues,
-    touched_from AS restates_from,
-    '' AS restates_from_event_id,
-    touched_from AS reads_from,
-    touched_from AS reads_until,
-    touched_from AS ends_at
-FROM {{ ref('touched_pairs') }}
-WHERE FALSE
+SELECT device_fence_key FROM {{ ref('touched_pairs') }}
 
 {% else %}
 
-WITH near AS (
+WITH before AS (
 
-    {{ visits_near(late_days, reach) }}
-
-),
-
-before AS (
-
-    SELECT
-        device_fence_key,
-        entered_at,
-        entered_event_id,
-        last_event_at
-    FROM near
+    SELECT * FROM {{ ref('late_visits') }}
     WHERE entered_at < touched_from
     QUALIFY
         ROW_NUMBER() OVER (PARTITION BY device_fence_key ORDER BY entered_at DESC, entered_event_id DESC) = 1
@@ -56,54 +29,37 @@ after AS (
     SELECT
         device_fence_key,
         entered_at
-    FROM near
+    FROM {{ ref('late_visits') }}
     WHERE entered_at > touched_until
     GROUP BY device_fence_key, entered_at
     QUALIFY ROW_NUMBER() OVER (PARTITION BY device_fence_key ORDER BY entered_at) = 2
 
 ),
 
-late AS (
+pairs AS (
 
     SELECT
         pairs.device_fence_key,
         pairs.touched_from,
-        COALESCE(before.last_event_at < pairs.touched_from, FALSE) AS continues,
-        COALESCE(before.entered_at, pairs.touched_from) AS restates_from,
-        COALESCE(before.entered_event_id, '') AS restates_from_event_id,
+        pairs.is_late,
         pairs.last_event_at,
-        COALESCE(after.entered_at, '9999-12-31'::TIMESTAMP_NTZ) AS ends_at
+        COALESCE(after.entered_at, '9999-12-31'::TIMESTAMP_NTZ) AS ends_at,
+        {% for column in head_columns() %}
+            IFF(pairs.is_late, before.{{ column }}, pairs.{{ column }}) AS {{ column }}{{ ',' if not loop.last }}
+        {% endfor %}
     FROM {{ ref('touched_pairs') }} AS pairs
     LEFT JOIN before ON pairs.device_fence_key = before.device_fence_key
     LEFT JOIN after ON pairs.device_fence_key = after.device_fence_key
-    WHERE pairs.is_late
 
 )
 
 SELECT
-    device_fence_key,
-    touched_from,
-    TRUE AS is_late,
-    continues,
-    restates_from,
-    restates_from_event_id,
-    IFF(continues, touched_from, restates_from) AS reads_from,
-    LEAST(last_event_at, ends_at) AS reads_until,
-    ends_at
-FROM late
-UNION ALL
-SELECT
-    pairs.device_fence_key,
-    pairs.touched_from,
-    FALSE AS is_late,
-    heads.entered_at IS NOT NULL AS continues,
-    COALESCE(heads.entered_at, pairs.touched_from) AS restates_from,
-    COALESCE(heads.entered_event_id, '') AS restates_from_event_id,
-    pairs.touched_from AS reads_from,
-    pairs.last_event_at AS reads_until,
-    '9999-12-31'::TIMESTAMP_NTZ AS ends_at
-FROM {{ ref('touched_pairs') }} AS pairs
-LEFT JOIN {{ relation_of('geofence_pair_heads') }} AS heads ON pairs.device_fence_key = heads.device_fence_key
-WHERE NOT pairs.is_late
+    *,
+    COALESCE(visit_last_event_at < touched_from, FALSE) AS continues,
+    COALESCE(entered_at, touched_from) AS restates_from,
+    COALESCE(entered_event_id, '') AS restates_from_event_id,
+    IFF(visit_last_event_at < touched_from, touched_from, COALESCE(entered_at, touched_from)) AS reads_from,
+    LEAST(last_event_at, ends_at) AS reads_until
+FROM pairs
 
 {% endif %}

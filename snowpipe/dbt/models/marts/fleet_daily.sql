@@ -65,15 +65,16 @@ visits AS (
 
     SELECT
         device_id,
-        entered_date AS event_date,
-        COUNT(*) AS visits,
-        COUNT_IF({{ is_collection('geofence_tag') }}) AS collections,
-        SUM(dwell_seconds) AS dwell_seconds
-    FROM {{ ref('geofence_visits') }}
+        event_date,
+        SUM(visits) AS visits,
+        SUM(IFF({{ is_collection('geofence_tag') }}, visits, 0)) AS collections,
+        SUM(dwell_seconds) AS dwell_seconds,
+        MAX(last_exited_at) AS last_exited_at
+    FROM {{ ref('geofence_pair_days') }}
     {% if is_incremental() %}
-        WHERE {{ among('entered_date', ref('restated_days'), 'event_date') }}
+        WHERE {{ among('event_date', ref('restated_days'), 'event_date') }}
     {% endif %}
-    GROUP BY device_id, entered_date
+    GROUP BY device_id, event_date
 
 ),
 
@@ -100,11 +101,12 @@ SELECT
     counted.replayed_events,
     counted.first_event_at,
     counted.last_event_at,
-    COALESCE(visits.visits, 0) AS visits,
-    COALESCE(visits.collections, 0) AS collections,
+    COALESCE(visits.visits, 0)::INTEGER AS visits,
+    COALESCE(visits.collections, 0)::INTEGER AS collections,
     COALESCE(visits.dwell_seconds, 0) AS dwell_seconds,
     COALESCE(counted.litres, 0) AS litres,
-    COALESCE(distances.kilometres, 0) AS kilometres
+    COALESCE(distances.kilometres, 0) AS kilometres,
+    visits.last_exited_at
 FROM counted
 LEFT JOIN visits ON counted.device_id = visits.device_id AND counted.event_date = visits.event_date
 LEFT JOIN distances ON counted.device_id = distances.device_id AND counted.event_date = distances.event_date

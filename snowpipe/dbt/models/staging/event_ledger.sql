@@ -18,7 +18,8 @@ WITH arrived AS (
         event_key,
         content_hash,
         event_date,
-        received_hour
+        received_hour,
+        MAX(read_through) AS read_through
     FROM {{ arrivals() }}
     GROUP BY event_key, content_hash, event_date, received_hour
 
@@ -30,7 +31,7 @@ SELECT
     arrived.content_hash,
     arrived.event_date,
     arrived.received_hour,
-    {{ mark('scanned_through') }} AS read_through
+    arrived.read_through
 FROM arrived
 {% if is_incremental() %}
     LEFT JOIN {{ ref('touched_events') }} AS known

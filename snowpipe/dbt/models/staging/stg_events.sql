@@ -30,7 +30,8 @@
         content_hash,
         file_name,
         file_row_number,
-        scanned_at
+        scanned_at,
+        read_through
 {%- endset %}
 
 WITH deliveries AS (

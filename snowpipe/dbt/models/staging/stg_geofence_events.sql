@@ -28,7 +28,8 @@
         geofence_event_key,
         device_fence_key,
         {{- as_typed }},
-        loaded_at
+        loaded_at,
+        read_through
 {%- endset %}
 
 WITH arrived AS (
@@ -37,7 +38,8 @@ WITH arrived AS (
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id', 'event_id']) }} AS geofence_event_key,
         {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }} AS device_fence_key,
         {{- as_typed }},
-        scanned_at AS loaded_at
+        scanned_at AS loaded_at,
+        read_through
     FROM {{ arrivals() }}
     WHERE
         kind IS NOT NULL

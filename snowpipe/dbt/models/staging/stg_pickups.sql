@@ -16,7 +16,8 @@
     occurred_at,
     event_date,
     {{ litres('metadata') }} AS litres,
-    scanned_at
+    scanned_at,
+    read_through
 {%- endset %}
 
 SELECT
@@ -24,7 +25,7 @@ SELECT
 FROM {{ ref('stg_events') }}
 WHERE
     event_type = 'pickup.completed'
-    {% if is_incremental() %} AND scanned_at > {{ mark('read_from') }} {% endif %}
+    {% if is_incremental() %} AND {{ of_this_run() }} {% endif %}
 {% if days %}
     UNION ALL
     SELECT
@@ -34,5 +35,5 @@ WHERE
         event_type = 'pickup.completed'
         AND {{ one_of_days('event_date', days) }}
         AND event_key IN (SELECT event_key FROM {{ ref('touched_events') }} WHERE may_replace)
-        AND scanned_at <= {{ mark('read_from') }}
+        AND NOT {{ of_this_run() }}
 {% endif %}
