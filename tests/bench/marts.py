@@ -1,22 +1,28 @@
 """Measure how many rows a dbt run scans as the history grows: `python -m tests.bench.marts [--rows
-1000000,10000000] [--json]`.
+1000000,10000000] [--folder FOLDER] [--json]`.
 
 RAW of a local Snowflake is filled by SQL: 500 trucks, 360,000 events a day in time order, a fifth of them
 geofence events. After a first run over the history, two runs are measured: of an hour's events, and of a
 backlog of 100,000. One percent of the new events are two days late, and one percent are repeated. The result is
 the number of rows that DuckDB scans in a run, by table, divided by the new rows plus the events on the days that
-they touch. The ledger, which every run scans completely, is counted separately.
+they touch. The ledger, which every run scans completely, is counted separately. Bytes are computed: DuckDB names
+the columns that it reads, and a sample of each table gives the mean width of their values, uncompressed.
+
+The filled warehouses stay in the folder, and each measured run prints all figures so far.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from snowpipe.settings import Settings
 from snowpipe.warehouse import Snowflake
 from tests.bench import figures
 from tests.bench.dbt import make_tables, warehouse
@@ -29,6 +35,9 @@ NEW = {"hour": A_DAY // 24, "backlog": 100_000}
 # Fill in steps that fit into memory.
 STEP = 500_000
 LEDGER = "event_ledger"
+PROFILED, MEMORY = "tests.bench.profiled_snowflake", "4GB"
+FOLDER = Path(__file__).parents[2] / ".local" / "bench" / "marts"
+FIXED_BYTES = {"BOOLEAN": 1, "DATE": 4}  # numbers and times: 8
 FILL = """
 INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
 WITH numbered AS (
@@ -72,48 +81,86 @@ def fill(
         )
 
 
-def scanned(file: Path) -> Counter[tuple[str, str]]:
-    """Return the number of scanned rows per model and table since the last call."""
-    found: Counter[tuple[str, str]] = Counter()
-    for line in file.read_text().splitlines() if file.exists() else ():
+def scanned(file: Path) -> Counter[tuple[str, str, tuple[str, ...]]]:
+    """Return the number of scanned rows per model, table and columns."""
+    found: Counter[tuple[str, str, tuple[str, ...]]] = Counter()
+    for line in file.read_text().splitlines():
         statement = json.loads(line)
-        for table, rows in statement["scans"]:
-            found[statement["node"], table.lower().rpartition(".")[2].strip('"')] += rows
-    file.unlink(missing_ok=True)
+        for table, rows, columns in statement["scans"]:
+            found[statement["node"], table, tuple(columns)] += rows
     return found
 
 
-def measure(history: tuple[int, ...] = HISTORY) -> Figures:
-    found = Figures(series={f"marts/{what}@{name} by history": [] for what in MEASURED for name in NEW})
-    for size in history:
-        with tempfile.TemporaryDirectory() as name:
-            scans = Path(name) / "scans"
-            os.environ["MILKRUN_SCANS"] = str(scans)
-            server = warehouse(Path(name), "tests.bench.profiled_snowflake", "4GB")
-            with server as (session, settings), Dbt(settings) as dbt:
-                make_tables(session)
-                progress(f"marts: filling RAW with {size:,} events")
-                fill(session, 0, size)
-                progress("marts: a first run over all of it")
-                dbt.run("run")
-                first = size
-                for kind, new in NEW.items():
-                    add(session, first, new)
-                    first += new
-                    scanned(scans)
-                    began = time.monotonic()
-                    dbt.run("run")
-                    seconds = time.monotonic() - began
-                    note(found, session, kind, size, seconds, scanned(scans))
-    for kind in NEW if len(history) > 1 else ():
-        shortest, *_, longest = (seconds for _, seconds in found.series[f"marts/run_s@{kind} by history"])
-        found.ratios[f"marts/seconds of a run at {history[-1] // history[0]} times the history/{kind}"] = (
-            longest / shortest
+def widths(session: Snowflake, table: str) -> dict[str, float]:
+    """Return the mean bytes of each column's values, uncompressed, from a sample of 10,000 rows."""
+    _, schema, name = table.upper().split(".")
+    kinds = {
+        row["column_name"]: row["data_type"]
+        for row in session.query(
+            "SELECT column_name, data_type FROM MILKRUN.INFORMATION_SCHEMA.COLUMNS"
+            f" WHERE table_schema = '{schema}' AND table_name = '{name}'"
         )
-    return found
+    }
+    texts = [column for column, kind in kinds.items() if kind in ("TEXT", "VARIANT")]
+    lengths = ", ".join(f"COALESCE(AVG(LENGTH({column}::VARCHAR)), 0) AS {column}" for column in texts)
+    [measured] = (
+        session.query(f"SELECT {lengths} FROM (SELECT * FROM {table} LIMIT 10000)") if texts else [{}]
+    )
+    return {
+        column.lower(): float(measured.get(column.lower(), FIXED_BYTES.get(kind, 8)))
+        for column, kind in kinds.items()
+    }
 
 
-MEASURED = ("rows_scanned", "run_s")
+@contextmanager
+def filled(folder: Path, size: int) -> Iterator[tuple[Snowflake, Settings]]:
+    """Start a copy of the warehouse that has `size` rows in RAW; the original is kept in the folder."""
+    original, copy = folder / f"raw-{size}", folder / "run"
+    if not original.exists():
+        unfinished = folder / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        with warehouse(unfinished, PROFILED, MEMORY) as (session, _):
+            make_tables(session)
+            progress(f"marts: filling RAW with {size:,} events")
+            fill(session, 0, size)
+        unfinished.rename(original)
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(original, copy)
+    with warehouse(copy, PROFILED, MEMORY) as started:
+        yield started
+    shutil.rmtree(copy)
+
+
+def measure(folder: Path, history: tuple[int, ...] = HISTORY) -> Iterator[Figures]:
+    """Yield the figures so far after each measured run, because the larger histories take hours."""
+    found = Figures(series={f"marts/{what}@{name} by history": [] for what in MEASURED for name in NEW})
+    scans = folder / "scans"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["MILKRUN_SCANS"] = str(scans)
+    for size in history:
+        with filled(folder, size) as (session, settings), Dbt(settings) as dbt:
+            progress(f"marts: a first run over {size:,} events")
+            began = time.monotonic()
+            dbt.run("run")
+            progress(f"marts: it took {time.monotonic() - began:.0f} s")
+            first = size
+            for kind, new in NEW.items():
+                add(session, first, new)
+                first += new
+                scans.unlink(missing_ok=True)
+                began = time.monotonic()
+                dbt.run("run")
+                seconds = time.monotonic() - began
+                note(found, session, kind, size, seconds, scanned(scans))
+                if size == history[0] * 10:
+                    found.ratios[f"marts/seconds of a run at 10 times the history/{kind}"] = (
+                        seconds / found.rates[f"marts/run_s/{kind}@{history[0]}"]
+                    )
+                yield found
+
+
+MEASURED = ("rows_scanned", "run_s", "bytes_scanned")
 
 
 def add(session: Snowflake, first: int, new: int) -> None:
@@ -129,29 +176,35 @@ def note(
     kind: str,
     size: int,
     seconds: float,
-    scans: Counter[tuple[str, str]],
+    scans: Counter[tuple[str, str, tuple[str, ...]]],
 ) -> None:
-    rows: Counter[str] = Counter()
-    for (_, table), count in scans.items():
-        rows[table] += count
-    for (model, table), count in scans.most_common(40):
-        progress(f"marts: {kind}@{size}: {count:>10,} rows of {table} for {model}")
+    rows: Counter[bool] = Counter()
+    size_of: Counter[bool] = Counter()
+    known = {table: widths(session, table) for table in {table for _, table, _ in scans}}
+    for (model, table, columns), count in scans.most_common():
+        if count > NEW[kind] / 2:
+            progress(f"marts: {kind}@{size}: {count:>10,} rows of {table} for {model}")
+        is_ledger = table.lower().endswith(LEDGER)
+        rows[is_ledger] += count
+        size_of[is_ledger] += round(count * sum(known[table].get(column, 0.0) for column in columns))
     new = count_of(session, "NEW_EVENTS")
     touched = count_of(
         session, "STG_EVENTS WHERE event_date IN (SELECT event_date FROM MILKRUN.STAGING.RESTATED_DAYS)"
     )
-    everything = sum(rows.values()) - rows[LEDGER]
-    found.series[f"marts/rows_scanned@{kind} by history"].append((size, everything))
-    found.series[f"marts/run_s@{kind} by history"].append((size, seconds))
-    name = f"{kind}@{size}"
-    found.rates |= {
-        f"marts/run_s/{name}": seconds,
-        f"marts/new_rows/{name}": new,
-        f"marts/touched_rows/{name}": touched,
-        f"marts/rows_scanned/{name}": everything,
-        f"marts/ledger_rows_scanned/{name}": rows[LEDGER],
+    figures_of_run = {
+        "run_s": seconds,
+        "new_rows": new,
+        "touched_rows": touched,
+        "rows_scanned": rows[False],
+        "ledger_rows_scanned": rows[True],
+        "bytes_scanned": size_of[False],
+        "ledger_bytes_scanned": size_of[True],
+        "gb_per_million_new": size_of[False] / new * 1e6 / 1e9,
     }
-    found.ratios[f"marts/scanned over new and touched/{name}"] = everything / (new + touched)
+    found.rates |= {f"marts/{name}/{kind}@{size}": value for name, value in figures_of_run.items()}
+    for name in MEASURED:
+        found.series[f"marts/{name}@{kind} by history"].append((size, figures_of_run[name]))
+    found.ratios[f"marts/scanned over new and touched/{kind}@{size}"] = rows[False] / (new + touched)
 
 
 def count_of(session: Snowflake, what: str) -> int:
@@ -162,5 +215,6 @@ def count_of(session: Snowflake, what: str) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--rows", default=",".join(map(str, HISTORY)))
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="keeps the filled warehouses")
     given, rest = parser.parse_known_args()
-    sys.exit(figures.main(lambda: measure(tuple(map(int, given.rows.split(",")))), rest))
+    sys.exit(figures.main(lambda: measure(given.folder, tuple(map(int, given.rows.split(",")))), rest))

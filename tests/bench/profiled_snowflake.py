@@ -1,7 +1,7 @@
 """The local Snowflake, which also records how many rows each statement scanned in which table.
 
-`MILKRUN_SCANS` names the file: a line of JSON per statement that scanned something, with dbt's model or test. DuckDB
-counts the rows of the row groups that are left after pruning (`rows_scanned` of its profile).
+`MILKRUN_SCANS` names the file: a line of JSON per statement that scanned something, with dbt's model or test, and the
+rows and columns of each table. DuckDB counts the rows that are left after pruning (`rows_scanned` of its profile).
 """
 
 import json
@@ -18,6 +18,8 @@ from local_snowflake.session import LocalConnection, LocalCursor
 SCANS = Path(os.environ["MILKRUN_SCANS"])
 # dbt writes a comment with the node into every statement.
 NODE = re.compile(r'"node_id": "[a-z]+[.][a-z]+[.]([a-z_]+)')
+# A name in the columns and filters of a scan; the values of filters are no columns of the table.
+WORD = re.compile(r"[a-z_]+", re.IGNORECASE)
 _cursor, _execute = LocalConnection.cursor, LocalCursor.execute
 
 
@@ -52,11 +54,13 @@ def execute(self: Any, command: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def record(node: str, profile: str) -> None:
-    found: list[tuple[str, int]] = []
+    found: list[tuple[str, int, list[str]]] = []
 
     def walk(part: dict[str, Any]) -> None:
         if part.get("rows_scanned"):
-            found.append((part["extra_info"].get("Table", ""), part["rows_scanned"]))
+            info = part["extra_info"]
+            read = json.dumps([info.get("Projections", ""), info.get("Filters", "")])
+            found.append((info["Table"], part["rows_scanned"], sorted(set(WORD.findall(read)))))
         for child in part.get("children", []):
             walk(child)
 

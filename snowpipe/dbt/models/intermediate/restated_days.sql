@@ -32,12 +32,13 @@ days AS (
             WHERE read_through > {{ mark('completed_through') }}
         {% endif %}
         UNION ALL
-        SELECT CAST(restates_from AS DATE) FROM {{ ref('visit_windows') }}
-        UNION ALL
-        SELECT visits.entered_date
-        FROM {{ ref('late_visits') }} AS visits
-        INNER JOIN {{ ref('visit_windows') }} AS windows ON visits.device_fence_key = windows.device_fence_key
-        WHERE visits.entered_at >= windows.restates_from AND visits.entered_at < windows.ends_at
+        SELECT COALESCE(visits.entered_date, CAST(windows.restates_from AS DATE))
+        FROM {{ ref('visit_windows') }} AS windows
+        LEFT JOIN {{ ref('late_visits') }} AS visits
+            ON
+                windows.device_fence_key = visits.device_fence_key
+                AND visits.entered_at >= windows.restates_from
+                AND visits.entered_at < windows.ends_at
         -- Visits during which an event of a later day happened: fleet_daily says how long each day's visits lasted.
         UNION ALL
         SELECT stored.event_date

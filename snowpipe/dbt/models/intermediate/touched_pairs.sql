@@ -9,7 +9,6 @@ WITH several AS (
     SELECT
         event_key,
         MAX(IFF(has_conflict, 1, 0)) = 1 AS has_conflict,
-        MAX(IFF(has_conflict OR NOT is_known, 1, 0)) = 1 AS is_changed,
         CAST(MIN(event_date) AS TIMESTAMP_NTZ) AS first_day_at,
         CAST(DATEADD('day', 1, MAX(event_date)) AS TIMESTAMP_NTZ) AS last_day_ends_at
     FROM {{ ref('touched_events') }}
@@ -20,14 +19,14 @@ WITH several AS (
 pairs AS (
 
     SELECT
-        {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }} AS device_fence_key,
+        arrived.device_fence_key,
         -- An event that had another content may have stood anywhere on the days of its contents.
         MIN(IFF(several.has_conflict, several.first_day_at, arrived.occurred_at)) AS touched_from,
         MAX(IFF(several.has_conflict, several.last_day_ends_at, arrived.occurred_at)) AS touched_until
-    FROM {{ ref('new_events') }} AS arrived
+    FROM {{ ref('stg_geofence_events') }} AS arrived
     LEFT JOIN several ON arrived.event_key = several.event_key
-    WHERE arrived.kind IS NOT NULL AND arrived.invalid_code IS NULL AND COALESCE(several.is_changed, TRUE)
-    GROUP BY {{ key_of(['device_id', 'geofence_tag', 'geofence_external_id']) }}
+    WHERE {{ of_this_run() }}
+    GROUP BY arrived.device_fence_key
 
 )
 

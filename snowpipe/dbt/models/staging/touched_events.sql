@@ -1,28 +1,21 @@
 -- What the ledger knows of this run's events of which earlier runs have seen a delivery, or of which there are several
 -- contents: where their rows may stand in the other models. An event that is not named here is new, with one content.
--- The one look at the whole ledger reads only the start of its keys, and names the days on which the known events are.
--- Only the rows of these days are read as a whole.
+-- Whole rows of the ledger are read only on the days on which it knows an event.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
 
 {%- set ledger = ledger_before() %}
-{%- set known_days = values_of(
-    'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ledger ~ ' WHERE key_head IN (SELECT '
-    ~ key_head('event_key') ~ ' FROM ' ~ ref('new_events') ~ ')'
-) if ledger %}
 
 WITH arrived AS (
 
-    SELECT
+    SELECT DISTINCT
         event_key,
         device_id,
         content_hash,
         event_date,
         received_hour
-    FROM {{ ref('new_events') }}
-    WHERE event_key IS NOT NULL
-    GROUP BY event_key, device_id, content_hash, event_date, received_hour
+    FROM {{ ref('repeated_events') }}
 
 ),
 
@@ -49,7 +42,7 @@ contents AS (
             known.read_through <= {{ mark('completed_through') }} AS is_of_earlier_run
         FROM {{ ledger }} AS known
         WHERE
-            {{ one_of_days('known.event_date', known_days) }}
+            {{ among('known.event_date', ref('repeated_events'), 'known_date', 'known_date IS NOT NULL') }}
             AND known.event_key IN (SELECT event_key FROM arrived)
     {% endif %}
 
