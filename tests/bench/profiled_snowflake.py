@@ -19,7 +19,7 @@ SCANS = Path(os.environ["MILKRUN_SCANS"])
 # dbt writes a comment with the node into every statement.
 NODE = re.compile(r'"node_id": "[a-z]+[.][a-z]+[.]([a-z_]+)')
 # A name in the columns and filters of a scan; the values of filters are no columns of the table.
-WORD = re.compile(r"[a-z_]+", re.IGNORECASE)
+WORD = re.compile(r"[a-z_]+")
 _cursor, _execute = LocalConnection.cursor, LocalCursor.execute
 
 
@@ -59,7 +59,7 @@ def record(node: str, profile: str) -> None:
     def walk(part: dict[str, Any]) -> None:
         if part.get("rows_scanned"):
             info = part["extra_info"]
-            read = json.dumps([info.get("Projections", ""), info.get("Filters", "")])
+            read = json.dumps([info.get("Projections", ""), info.get("Filters", "")]).lower()
             found.append((info["Table"], part["rows_scanned"], sorted(set(WORD.findall(read)))))
         for child in part.get("children", []):
             walk(child)
