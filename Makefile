@@ -149,10 +149,6 @@ marts-ingest: setup #: run dbt build twenty times beside steady ingest (BUILDS=2
 	@tools/setup.sh test
 	BUILDS=$(or $(BUILDS),20) $(PY) -m pytest -q -s tests/e2e/test_marts.py -k ingest
 
-bench-marts: setup #: count the rows that a dbt run scans at a history of 10⁶ and 10⁷ events (ROWS=1000000,10000000)
-	@tools/setup.sh test bench
-	@$(PY) -m tests.bench.marts $(if $(ROWS),--rows $(ROWS))
-
 airflow: setup #: test the hourly and backfill DAGs, with one whole run against their own stack
 	@tools/setup.sh airflow
 	.venvs/airflow/bin/python -m pytest tests/airflow -W ignore
