@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import batched
 
 from contract.lines import lines_in
@@ -18,6 +18,7 @@ from snowpipe.warehouse import Row, Warehouse
 MAX_FILES = 1000  # per COPY (COPY INTO <table>, FILES)
 OBJECTS_A_QUERY = 20_000
 LISTED = 10_000
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
@@ -51,7 +52,7 @@ def unloaded(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> Ite
 class Refreshed:
     """The result of a refresh.
 
-    `sent`: queued keys. `out_of_reach`: not loaded, and older than REFRESH's 7 days.
+    `sent`: queued keys. `out_of_reach`: not loaded, and older than REFRESH may queue.
     """
 
     sent: list[str]
@@ -63,10 +64,7 @@ def refresh(
 ) -> Refreshed:
     """Queue the objects that are in no history. `prefix` limits the keys, such as `dt=2026-11-16/`."""
     prefix = pipe.staged(prefix)
-    options = f" PREFIX = {quoted(prefix)}" if prefix else ""
-    if since:
-        options += f" MODIFIED_AFTER = {quoted(since.isoformat())}"
-    reach = server_time(warehouse) - REFRESH_REACH
+    reach = max(server_time(warehouse) - REFRESH_REACH, replaced_at(warehouse, pipe) or LONG_AGO)
     if since and not prefix:
         listed = archive.received(
             pipe.prefix, since, reach
@@ -79,11 +77,30 @@ def refresh(
         if found.modified_at < reach and (since is None or found.modified_at >= since)
     )
     out_of_reach = [found.key for found in unloaded(warehouse, pipe, old)]
-    return Refreshed(refresh_pipe(warehouse, pipe, options), out_of_reach)
+    return Refreshed(refresh_pipe(warehouse, pipe, prefix, since), out_of_reach)
 
 
-def refresh_pipe(warehouse: Warehouse, pipe: Pipe, options: str = "") -> list[str]:
-    """Queue the files of the last 7 days that are in neither history; return the queued keys."""
+def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
+    """Return when the pipe was created if an earlier pipe has loaded rows; otherwise None.
+
+    A load history belongs to its pipe ("Manage Snowpipe", recreating pipes), so REFRESH would load the
+    earlier pipe's files a second time.
+    """
+    (described,) = warehouse.query(f"DESC PIPE {pipe.name}")
+    created_at: datetime = described["created_on"]
+    (row,) = warehouse.query(
+        f"SELECT COUNT(*) AS n FROM {pipe.table} WHERE scanned_at < %s", [created_at.isoformat()]
+    )
+    return created_at if row["n"] else None
+
+
+def refresh_pipe(
+    warehouse: Warehouse, pipe: Pipe, prefix: str = "", since: datetime | None = None
+) -> list[str]:
+    """Queue the files of the last 7 days that are in no history; return the queued keys."""
+    options = f" PREFIX = {quoted(prefix)}" if prefix else ""
+    if after := max((at for at in (since, replaced_at(warehouse, pipe)) if at), default=None):
+        options += f" MODIFIED_AFTER = {quoted(after.isoformat())}"
     rows = warehouse.query(f"ALTER PIPE {pipe.name} REFRESH{options}")
     return [pipe.prefix + pipe.staged(row["file"]) for row in rows if row["status"].upper() == "SENT"]
 

@@ -94,7 +94,7 @@ def refresh(
 ) -> None:
     """Queue files for which the pipes received no notification.
 
-    Exit 1 if some are older than 7 days, the limit of REFRESH.
+    Exit 1 if some are older than 7 days, the limit of REFRESH, or older than a replaced pipe.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -107,7 +107,9 @@ def refresh(
     show(rows, as_json, none="nothing to queue")
     missed = sum(row["result"] == "too old" for row in rows)
     if missed:
-        tell(f"{missed} file(s) are older than the 7 days of REFRESH: run backfill for them")
+        tell(
+            f"{missed} file(s) are older than 7 days or than their pipe, so REFRESH cannot load them: run backfill"
+        )
     raise typer.Exit(1 if missed else 0)
 
 
