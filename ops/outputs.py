@@ -96,6 +96,14 @@ class Outputs(BaseModel):
         client: Callable[..., Any] = session.client
         return client(service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config)
 
+    @property
+    def aws_command(self) -> str:
+        """Return how to run the AWS CLI on this stage."""
+        if self.aws_endpoint_url is None:
+            return "aws"
+        keys = "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
+        return f"{keys} aws --endpoint-url {self.aws_endpoint_url} --region {self.region}"
+
     def access(self) -> Access:
         """Return our own signing clients for the stage, which use a tenth of boto3's CPU per call."""
         if self.aws_endpoint_url:

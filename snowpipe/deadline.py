@@ -17,7 +17,7 @@ class NoAnswerError(Refusal):
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
     """Return what `call` returns or raise what it raises. Raises NoAnswerError after so many seconds."""
-    running = _started(call)
+    running = started(call)
     if wait([running], seconds).not_done:
         raise NoAnswerError(f"no answer from {what} within {seconds:g} s")
     return running.result()
@@ -28,13 +28,13 @@ def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[],
 
     `is_alive` asks the same store a question that it answers at once, so a long statement has no deadline.
     """
-    running, probe = _started(call), None
+    running, probe = started(call), None
     deadline = monotonic() + seconds
     while wait([running], max(0, min(seconds / 5, deadline - monotonic()))).not_done:
         if monotonic() >= deadline:
             raise NoAnswerError(f"no answer from {what} within {seconds:g} s")
         if probe is None:
-            probe = _started(is_alive)
+            probe = started(is_alive)
         elif probe.done():
             if not probe.exception() and probe.result():
                 deadline = monotonic() + seconds
@@ -42,7 +42,8 @@ def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[],
     return running.result()
 
 
-def _started[T](call: Callable[[], T]) -> Future[T]:
+def started[T](call: Callable[[], T]) -> Future[T]:
+    """Run a call in a daemon thread."""
     future = Future[T]()
 
     def run() -> None:

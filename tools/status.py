@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import typer
 
-from ops import status, terminal
+from ops import status, status_sources, terminal
 from ops.outputs import NoStackError, Outputs
 from ops.status import Finding, Source
 from tools.stack.processes import Processes
@@ -26,12 +26,13 @@ def laptop_source(environment: Mapping[str, str]) -> Source:
     def look() -> Iterator[Finding]:
         settings = Settings.of(environment)
         yield _disk(settings)
-        for process in Processes(settings.run_folder, settings.log_folder).recorded():
+        recorded = Processes(settings.run_folder, settings.log_folder).recorded()
+        for process in recorded:
             part = f"process {process.name}"
             if not process.is_alive():
                 cause, section = f"pid {process.pid} has died", SECTIONS.get(process.name, "")
                 yield Finding(part, "FAIL", cause, None, "milkrun up", section)
-            elif process.is_stopped():
+            elif process.is_stopped(besides=recorded):
                 yield Finding(part, "FAIL", f"pid {process.pid} is stopped (SIGSTOP)", None, "milkrun up")
             else:
                 yield Finding(part, "OK", f"runs, pid {process.pid}")
@@ -74,6 +75,6 @@ def command(
             if stage != "local":
                 raise
             return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status.ask(local)]
-        return status.findings_of(outputs, stage, local)
+        return status_sources.findings_of(outputs, stage, local)
 
     raise typer.Exit(status.report(look, stage, as_json=as_json, wide=wide, watch=watch))

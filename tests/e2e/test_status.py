@@ -67,7 +67,7 @@ def test_dead_letter_is_a_failure_until_it_is_deleted(pipeline: Pipeline) -> Non
     sqs.send_message(QueueUrl=url, MessageBody="of a test")
     try:
         found = eventually(lambda: failed(pipeline, "dead letters"))
-        assert found["next"] == "milkrun redrive send"
+        assert found["next"] == "milkrun redrive"
     finally:
         for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", ()):
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])

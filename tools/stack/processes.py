@@ -27,9 +27,11 @@ class Process:
         found = start_time(self.pid)
         return found is not None and abs(found - self.started) < SAME_START_S
 
-    def is_stopped(self) -> bool:
-        """Return whether the process, or one that it started, is stopped and waits for SIGCONT."""
-        return any(_is_stopped(each.pid) for each in [self, *descendants(self)])
+    def is_stopped(self, besides: Sequence["Process"] = ()) -> bool:
+        """Return whether the process, or one that it started, is stopped (SIGSTOP), except those in `besides`."""
+        others = {each.pid for each in besides}
+        children = (each for each in descendants(self) if each.pid not in others)
+        return any(_is_stopped(each.pid) for each in (self, *children))
 
 
 def _is_stopped(pid: int) -> bool:
