@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ops import terminal
 from snowpipe import pipes
-from snowpipe.within import started
+from snowpipe.deadline import started
 
 BUDGET_SECONDS = 5.0
 RUNBOOK = "docs/runbook.md"

@@ -15,14 +15,14 @@ from ops import redrive, terminal
 from ops.function_logs import log_lines
 from ops.object_sets import LAST_RESULT
 from ops.outputs import Outputs
-from ops.status import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from ops.read_stores import invalid_rows
+from ops.status import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from snowpipe import pipes
 from snowpipe.archive import Archive
 from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
+from snowpipe.deadline import within
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Warehouse
-from snowpipe.within import within
 
 LOGS_REACH = timedelta(minutes=15)
 QUARANTINE_REACH = timedelta(hours=24)

@@ -25,7 +25,14 @@ def test_call_returns_its_value_or_raises_its_error() -> None:
 
 
 def test_long_call_continues_as_long_as_the_store_gives_signs_of_life() -> None:
-    assert while_alive(0.1, lambda: threading.Event().wait(0.5), lambda: True, "the store") is False
+    began, ended = time.monotonic(), threading.Event()
+
+    def is_alive() -> bool:
+        if time.monotonic() - began > 1.5:
+            ended.set()
+        return True
+
+    assert while_alive(1, lambda: ended.wait(30), is_alive, "the store")
 
 
 @pytest.mark.parametrize("hangs", [True, False])
