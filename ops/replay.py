@@ -24,7 +24,7 @@ from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, 
 from contract.objects import hour_of, is_content, prefix_of
 from contract.stream_record import StreamRecord, stream_record
 from ops import quarantine, terminal
-from ops.given_up import replay_given_up
+from ops.discarded_batches import replay_given_up
 from ops.outputs import ROOT
 from ops.reachable_stores import require
 from ops.read_stores import geofence_kinds, readable_lines

@@ -17,7 +17,7 @@ from contract.events import geofence_event
 from contract.objects import lines_object
 from contract.stream_record import StreamRecord
 from ops import send_records
-from ops.given_up import given_up, replay_given_up
+from ops.discarded_batches import given_up, replay_given_up
 from ops.replay import EVER, Progress, Selection, lines_again, price_of, replay
 from ops.send_records import LABEL, Pace, put_all
 from snowpipe.archive import Object
