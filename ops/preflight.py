@@ -16,7 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import osls, terminal
-from ops.leftovers import Account, Clients, code_of, leftovers, named
+from ops.existing_resources import Account, Clients, code_of, leftovers, named
 from ops.outputs import NoStackError, Outputs, environment_of
 from snowpipe.policies import SUBSCRIBES
 from snowpipe.refusal import Refusal

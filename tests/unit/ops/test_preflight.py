@@ -10,7 +10,7 @@ from botocore.stub import Stubber
 from moto import mock_aws
 
 from ops import preflight
-from ops.leftovers import LOOKUPS, Account, named
+from ops.existing_resources import LOOKUPS, Account, named
 from ops.preflight import Place
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection

@@ -12,7 +12,7 @@ from cfnlint.decode.cfn_yaml import load
 from moto import mock_aws
 
 from ops import preflight
-from ops.leftovers import Account
+from ops.existing_resources import Account
 from tests.unit.serverless.templates import EVERYTHING, many, resources
 from tools.check import ROOT
 
