@@ -18,10 +18,10 @@ from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
 from snowpipe.deployed_stage import Json, Outputs, stage_of
 from snowpipe.drift import differences
+from snowpipe.print_rows import show, tell
 from snowpipe.refusal import Refusal
 from snowpipe.roles import administrator, operator
 from snowpipe.settings import load, load_aws
-from snowpipe.show import show, tell
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 

@@ -14,11 +14,11 @@ from snowpipe.history import FAILED, Narrow
 from snowpipe.history import history as copy_history
 from snowpipe.history import validate as validate_failed
 from snowpipe.pipes import Pipe
+from snowpipe.print_rows import show, tell
 from snowpipe.recreate import Recreation
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED, repaired_object
 from snowpipe.roles import administrator, loader
-from snowpipe.show import show, tell
 from snowpipe.times import instant
 from snowpipe.warehouse import Row, Snowflake
 

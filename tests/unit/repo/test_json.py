@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from snowpipe.finite import finite
-from snowpipe.show import show
+from snowpipe.print_rows import show
 
 ROOT = Path(__file__).parents[3]
 
