@@ -8,8 +8,8 @@ CREATE OR ALTER VIEW). Other differences are removed afterwards if a statement d
 from collections.abc import Sequence
 
 from snowpipe.ddl_files import Definition, same_statement
+from snowpipe.ddl_objects import objects
 from snowpipe.drift import differences
-from snowpipe.objects import objects
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Row, Warehouse
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from snowpipe.ddl_files import Definition, same_statement
+from snowpipe.ddl_objects import Object, objects
 from snowpipe.grants import grant_differences
-from snowpipe.objects import Object, objects
 from snowpipe.warehouse import Row, Warehouse
 
 

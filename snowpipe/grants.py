@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from snowpipe.ddl_files import Definition
-from snowpipe.objects import Object
+from snowpipe.ddl_objects import Object
 from snowpipe.warehouse import Row, Warehouse
 
 _GRANT = re.compile(r"^GRANT (?P<what>.+?) (?:ON (?P<on>.+?) )?TO ROLE (?P<role>\w+)$", re.MULTILINE)

@@ -14,7 +14,7 @@ import pytest
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe.archive import Archive, parameters
 from snowpipe.ddl_files import DDL, Parameters, definitions
-from snowpipe.objects import objects
+from snowpipe.ddl_objects import objects
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.settings import load
