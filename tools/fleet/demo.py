@@ -30,8 +30,8 @@ from tools.fleet import rounds
 from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.rounds import Plan, Post
+from tools.fleet.row_latency import Watch
 from tools.fleet.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
-from tools.fleet.watch import Watch
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack

@@ -14,7 +14,7 @@ from ops.event_finder import Step, _covers, in_order, is_key, lags
 from ops.polling import until
 from ops.terminal import in_words
 from ops.times import instant
-from tools.fleet.watch import Watch
+from tools.fleet.row_latency import Watch
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 
