@@ -32,7 +32,8 @@ class Earlier:
             files.extractall(folder, filter="data")
         for name in (".venv", ".venvs", "node_modules"):
             (folder / name).symlink_to(ROOT / name)
-        return cls(folder, environment)
+        # Its packaging has no option for the certificates of company proxies.
+        return cls(folder, {**environment, "UV_SYSTEM_CERTS": "true"})
 
     def osls(self, *arguments: str) -> None:
         with alone():
