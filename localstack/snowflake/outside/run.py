@@ -1,13 +1,15 @@
 """Run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake, and publish the table.
 
-`python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [pytest arguments]` downloads the source distributions,
-starts a local Snowflake, runs the tests in the environment `.venvs/outside`, and writes `outside.md` after a whole run.
-A test passes, is refused (the local Snowflake named what it does not support), does not apply (`not_applicable.tsv`
-says why), or fails. The exit code is 1 if a test fails.
+`python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [test file …]` downloads the source distributions, runs
+each test file against a new local Snowflake in the environment `.venvs/outside`, and writes `outside.md` once every
+file has results. A file with results for the same sources of local_snowflake is not run again, so an interrupted run is
+resumed. A test passes, is refused (the local Snowflake named what it does not support), does not apply
+(`not_applicable.tsv` says why), or fails. The exit code is 1 if a test fails.
 """
 
 import csv
 import fnmatch
+import hashlib
 import json
 import os
 import re
@@ -26,6 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 ENVIRONMENT = ROOT / ".venvs/outside"
 CACHE = ROOT / ".venvs/outside-sources"
+RESULTS = ROOT / ".venvs/outside-results"
 PAGE = HERE.parent / "outside.md"
 NO_AWS = "http://127.0.0.1:9"
 REFUSAL = re.compile(r"Not supported by the local Snowflake: ([^\n]*)")
@@ -42,35 +45,21 @@ class Suite:
     name: str
     package: str
     version: str
-    tests: tuple[str, ...]
+    tests: str
+    """The folder of the test files, in the source distribution."""
+    left_out: tuple[str, ...]
+    """Folders within it that hold another package's tests."""
     variables: dict[str, str]
     """Environment variables by which the suite finds its Snowflake; `{port}` is the server's."""
 
 
-DBT = "tests/functional/"
 SUITES = (
     Suite(
         "dbt",
         "dbt_snowflake",
         "1.12.4",
-        tuple(
-            f"{DBT}{path}"
-            for path in (
-                "adapter/test_basic.py",
-                "adapter/test_caching.py",
-                "adapter/test_grants.py",
-                "adapter/test_simple_snapshot.py",
-                "adapter/test_aliases.py",
-                "adapter/test_changing_relation_type.py",
-                "adapter/test_incremental_microbatch.py",
-                "adapter/incremental",
-                "adapter/simple_seed",
-                "adapter/utils",
-                "relation_tests/test_table.py",
-                "relation_tests/test_view.py",
-                "relation_tests/test_relation_type_change.py",
-            )
-        ),
+        "tests/functional",
+        (),
         {
             "SNOWFLAKE_TEST_ACCOUNT": "fakesnow",
             "SNOWFLAKE_TEST_USER": "any",
@@ -90,7 +79,8 @@ SUITES = (
         "sqlalchemy",
         "snowflake_sqlalchemy",
         "1.11.1",
-        ("tests", "--ignore=tests/sqlalchemy_test_suite", "--ignore=tests/alembic_integration"),
+        "tests",
+        ("tests/sqlalchemy_test_suite", "tests/alembic_integration"),
         {
             "SNOWFLAKE_ACCOUNT": "fakesnow",
             "SNOWFLAKE_USER": "any",
@@ -117,18 +107,58 @@ def source_of(suite: Suite) -> Path:
     return folder
 
 
-def run(suite: Suite, server: LocalProcess, results: Path, options: list[str]) -> None:
+def files_of(suite: Suite) -> list[str]:
+    source = source_of(suite)
+    found = sorted(str(file.relative_to(source)) for file in (source / suite.tests).rglob("test_*.py"))
+    return [file for file in found if not file.startswith(suite.left_out)]
+
+
+def run(suite: Suite, file: str, results: Path) -> None:
+    """Run one test file; `results` exists afterwards, also if pytest could not run it."""
+    unfinished = results.with_suffix(".part")
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text("")
+    with tempfile.TemporaryDirectory() as folder:
+        server = LocalProcess(Path(folder) / "snowflake", NO_AWS).start()
+        try:
+            with server.connect() as connection:
+                for statement in SETUP:
+                    connection.cursor().execute(statement)
+            code = pytest_of(suite, file, server.port, unfinished)
+        finally:
+            server.stop()
+    if code not in PYTEST_RAN:
+        entry = {"test": file, "outcome": "failed", "text": f"pytest ended with code {code}"}
+        unfinished.write_text(unfinished.read_text() + json.dumps(entry, allow_nan=False) + "\n")
+    unfinished.rename(results)
+
+
+PYTEST_RAN = {0, 1, 5}
+"""The exit codes of pytest for: all passed, some failed, no tests."""
+
+
+def pytest_of(suite: Suite, file: str, port: int, results: Path) -> int:
     names = ("PATH", "HOME", "TMPDIR", "LANG")
     environment = {name: os.environ[name] for name in names if name in os.environ}
-    environment |= {name: value.format(port=server.port) for name, value in suite.variables.items()}
+    environment |= {name: value.format(port=port) for name, value in suite.variables.items()}
     environment |= {
         "PYTHONPATH": str(HERE),
         "OUTSIDE_RESULTS": str(results),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "0",
     }
     pytest = [str(ENVIRONMENT / "bin/python"), "-m", "pytest", "-p", "plugin", "-p", "no:cacheprovider"]
-    wanted = [*pytest, "-q", "-n", "0", "--timeout", "300", "--tb", "short", *(options or suite.tests)]
-    subprocess.run(wanted, cwd=source_of(suite), env=environment, stdout=sys.stderr, check=False)
+    wanted = [*pytest, "-q", "-n", "0", "--timeout", "300", "--tb", "short", file]
+    return subprocess.run(
+        wanted, cwd=source_of(suite), env=environment, stdout=sys.stderr, check=False
+    ).returncode
+
+
+def results_folder() -> Path:
+    """Results hold for one state of the sources of local_snowflake."""
+    digest = hashlib.sha256()
+    for file in sorted((HERE.parent / "src/local_snowflake").glob("*.*")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return RESULTS / digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -204,22 +234,17 @@ named what it does not support. *Skipped*: by the suite itself. *Failed* must be
 
 
 def main() -> int:
-    asked, options = sys.argv[1:2], sys.argv[2:]
+    asked, files = sys.argv[1:2], sys.argv[2:]
     found: dict[str, list[Outcome]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for suite in SUITES:
-            if asked not in ([], [suite.name]):
-                continue
-            server = LocalProcess(Path(folder) / suite.name, NO_AWS).start()
-            results = Path(folder) / f"{suite.name}.jsonl"
-            try:
-                with server.connect() as connection:
-                    for statement in SETUP:
-                        connection.cursor().execute(statement)
-                run(suite, server, results, options)
-            finally:
-                server.stop()
-            found[suite.name] = list(outcomes(results, reasons_of(suite.name)))
+    for suite in SUITES:
+        if asked not in ([], [suite.name]):
+            continue
+        found[suite.name] = []
+        for file in files or files_of(suite):
+            results = results_folder() / suite.name / f"{file.replace('/', '__')}.jsonl"
+            if not results.exists():
+                run(suite, file, results)
+            found[suite.name] += outcomes(results, reasons_of(suite.name))
     if len(found) == len(SUITES):
         PAGE.write_text(page(found))
     failed = [each for some in found.values() for each in some if each.kind == "failed"]

@@ -191,3 +191,72 @@ def test_information_schema_has_views_with_owner_and_text(warehouse: Warehouse) 
     ]
     views = warehouse.run("SELECT table_owner, view_definition FROM INFORMATION_SCHEMA.VIEWS")
     assert [tuple(row.values()) for row in views] == [("ACCOUNTADMIN", text)]
+
+
+def test_an_identity_column_counts_and_is_described(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.I (a INT AUTOINCREMENT, b INT IDENTITY(5, -2), c INT)")
+    warehouse.run("INSERT INTO RAW.I (c) VALUES (1), (2)")
+    warehouse.run("INSERT INTO RAW.I VALUES (9, 9, 3)")
+    assert warehouse.run("SELECT * FROM RAW.I ORDER BY c") == [
+        {"A": 1, "B": 5, "C": 1},
+        {"A": 2, "B": 3, "C": 2},
+        {"A": 9, "B": 9, "C": 3},
+    ]
+    defaults = [row["default"] for row in warehouse.run("DESC TABLE RAW.I")]
+    assert defaults == ["IDENTITY START 1 INCREMENT 1 NOORDER", "IDENTITY START 5 INCREMENT -2 NOORDER", None]
+    assert "defaults" in warehouse.refused("CREATE TABLE RAW.J LIKE RAW.I")
+    assert "defaults" in warehouse.refused("CREATE TABLE RAW.J CLONE RAW.I")
+
+
+def test_a_clone_replaces_a_table_or_leaves_it(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.A AS SELECT 1 AS x")
+    warehouse.run("CREATE TABLE RAW.B AS SELECT 2 AS x")
+    warehouse.run("CREATE TABLE IF NOT EXISTS RAW.B CLONE RAW.A")
+    assert warehouse.run("SELECT x FROM RAW.B") == [{"X": 2}]
+    warehouse.run("CREATE OR REPLACE TABLE RAW.B CLONE RAW.A")
+    assert warehouse.run("SELECT x FROM RAW.B") == [{"X": 1}]
+
+
+def test_desc_finds_a_view_of_another_database(warehouse: Warehouse) -> None:
+    with warehouse.local.connect() as connection, connection.cursor() as cursor:
+        warehouse.run("CREATE VIEW RAW.V AS SELECT 1 AS x")
+        (column,) = cursor.execute(f"DESC VIEW {warehouse.database}.RAW.V").fetchall()
+        assert column[:2] == ("X", "NUMBER(38,0)")
+
+
+def test_show_tables_knows_no_time_and_no_size(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.T (x INT)")
+    (row,) = warehouse.run("SHOW TABLES LIKE 'T' IN SCHEMA RAW")
+    assert (row["created_on"], row["rows"], row["bytes"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "CHANGE_TRACKING = TRUE",
+        "WITH TAG (a = 'b')",
+        "WITH ROW ACCESS POLICY p ON (x)",
+        "ENABLE_SCHEMA_EVOLUTION = TRUE",
+    ],
+)
+def test_an_option_that_nothing_obeys_is_refused(warehouse: Warehouse, options: str) -> None:
+    assert "Not supported by the local Snowflake" in warehouse.refused(
+        f"CREATE TABLE RAW.T (x INT) {options}"
+    )
+
+
+def test_a_row_that_breaks_a_key_is_refused_because_snowflake_would_take_it(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.K (x INT PRIMARY KEY)")
+    warehouse.run("INSERT INTO RAW.K VALUES (1)")
+    assert "rows that break a key" in warehouse.refused("INSERT INTO RAW.K VALUES (1)")
+    assert warehouse.run("SHOW IMPORTED KEYS") == []
+
+
+def test_a_dollar_within_a_string_names_no_variable(warehouse: Warehouse) -> None:
+    with warehouse.local.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("SET x = 5")
+        assert cursor.execute("SELECT $x, '$x and $y'").fetchall() == [(5, "$x and $y")]
+
+
+def test_a_syntax_error_names_the_word_and_its_place(warehouse: Warehouse) -> None:
+    assert "unexpected 'limit'" in warehouse.refused("SELECT 1 LIMIT 1 limit 1")

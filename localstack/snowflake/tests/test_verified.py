@@ -26,7 +26,7 @@ def shown(value: object, kind: str) -> str:
     if value is None:
         return "NULL"
     if kind in SEMI_STRUCTURED:
-        return json.dumps(json.loads(str(value)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(json.loads(str(value)), separators=(",", ":"), ensure_ascii=False)
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, str):

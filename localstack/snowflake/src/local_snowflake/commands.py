@@ -105,8 +105,8 @@ class Commands:
             raise unsupported(f"CREATE OR ALTER {' '.join(statement[1:])} (only CREATE OR ALTER FILE FORMAT)")
         if statement == ("SET",) and words.start(3)[1:2] != ("(",) and words.start(3)[2:] != ("=",):
             raise unsupported(f"the statement {' '.join(words.start(3))} …")
-        if statement == ("CREATE", "TABLE") and any(t.text.upper() == "AUTOINCREMENT" for t in words.tokens):
-            raise unsupported("AUTOINCREMENT columns (only DEFAULT sequence.NEXTVAL)")
+        if words.start(4)[2:] == ("AS", "PROCEDURE"):
+            raise unsupported("anonymous procedures")
         if handler := self.handlers.get(statement):
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):

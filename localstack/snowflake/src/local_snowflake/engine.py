@@ -76,6 +76,7 @@ class DurableFakeSnow(FakeSnow):
         self.attach(GLOBAL_DATABASE_NAME)
         self.duck_conn.execute(info_schema.fs_global_creation_sql())
         self.duck_conn.execute(show.fs_global_creation_sql())
+        self.duck_conn.execute(fixes.shown_relations())
         self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
         fixes.apply()
         # A session that belongs to no database stands in `memory`, and may FLATTEN too.

@@ -50,6 +50,11 @@ def refuse_typeof(statement: exp.Expr) -> None:
         raise unsupported("TYPEOF")
 
 
+def refuse_positions(statement: exp.Expr) -> None:
+    if any(each.name.isdigit() for each in statement.find_all(exp.Parameter)):
+        raise unsupported("$1 and its like outside of COPY: name the column")
+
+
 def unsupported(what: str) -> Exception:
     return snowflake.connector.errors.ProgrammingError(
         msg=f"Not supported by the local Snowflake: {what}", errno=2, sqlstate="0A000"

@@ -4,10 +4,10 @@ fakesnow 0.12.1 walks the whole statement once for each of its seventy transform
 or two kinds of nodes. Here a transform runs only if the statement has such a node, and only on the root if
 only a root can match.
 
-The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for three that answer
+The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for four that answer
 wrongly: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is not a number
 NULL; `trim_cast_varchar` replaces LTRIM(x, '0') by TRIM(x); `sequence_nextval` loses a sequence's schema and
-gives a column's default an alias.
+gives a column's default an alias; `create_clone` loses OR REPLACE (`tables.py`).
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from typing import Any
 from fakesnow import transforms
 from fakesnow.cursor import FakeSnowflakeCursor
 from sqlglot import exp
+
+from local_snowflake.expressions import unsupported
 
 type Transform = Callable[[exp.Expr], exp.Expr]
 
@@ -30,7 +32,7 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
     t = transforms
 
     def keys(kind: str) -> Transform:
-        return lambda e: t.show_keys(e, database, kind=kind)  # type: ignore[arg-type]  # three literals
+        return lambda e: t.show_keys(e, database, kind=kind)  # type: ignore[arg-type]  # two literals
 
     return [
         ((exp.Table,), lambda e: t.identifier(e, params)),
@@ -92,13 +94,12 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
         ((exp.Show,), lambda e: t.show_sequences(e, database, schema)),
         ((exp.Show,), keys("PRIMARY")),
         ((exp.Show,), keys("UNIQUE")),
-        ((exp.Show,), keys("FOREIGN")),
+        ((exp.Show,), lambda e: foreign_keys(e, cursor)),
         ((exp.Show,), t.show_users),
         ((exp.Command,), t.create_user),
         ((exp.Anonymous,), t.haversine),
         ((exp.HexString,), t.hex_string),
         ((exp.SHA2, exp.SHA2Digest, exp.Anonymous), t.sha256),
-        ((exp.Create,), t.create_clone),
         ((exp.Join,), t.alias_in_join),
         ((exp.Where,), t.alias_in_where),
         ((exp.Alter, exp.Command), t.alter_table_strip_cluster_by),
@@ -119,6 +120,18 @@ def next_value(node: exp.Expr) -> exp.Expr:
     if isinstance(node.parent, exp.Select):
         return exp.Alias(this=call, alias=exp.to_identifier("NEXTVAL"))
     return call
+
+
+def foreign_keys(show: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
+    """SHOW IMPORTED KEYS where there are none; fakesnow lists the primary keys in their place."""
+    if not isinstance(show, exp.Show) or show.name.upper() != "IMPORTED KEYS":
+        return show
+    found = "SELECT 1 FROM duckdb_constraints() WHERE constraint_type = 'FOREIGN KEY' LIMIT 1"
+    if cursor._duck_conn.execute(found).fetchall():
+        raise unsupported("SHOW IMPORTED KEYS while a table has a foreign key")
+    query = transforms.show_keys(show, cursor._conn.database, kind="FOREIGN")
+    assert isinstance(query, exp.Select)
+    return query.where("FALSE")
 
 
 def kinds_of(statement: exp.Expr) -> set[type]:

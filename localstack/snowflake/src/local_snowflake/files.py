@@ -4,13 +4,11 @@ names, NaN, lone surrogates and broken gzip give an error with its line.
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import jiter
+from typing import Any, NamedTuple
 
 from local_snowflake.copying import FileFormat
+from local_snowflake.json_text import parsed, place_and_message, text_of
 
 GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -80,50 +78,26 @@ def read_lines(text: bytes, file_format: FileFormat) -> Content:
         document = raw.strip(b" \t\r")
         if not document:
             continue
-        problem = problem_of(document, file_format)
-        if problem is not None:
-            number += 1
-            content.errors.append(BadRow(line, problem[0], problem[1]))
-        else:
-            for element in elements(document.decode(), file_format):
+        elements = elements_of(document, file_format)
+        if isinstance(elements, list):
+            for element in elements:
                 number += 1
-                content.rows.append(Row(number, line, element))
+                content.rows.append(Row(number, line, text_of(element)))
+        else:
+            number += 1
+            content.errors.append(BadRow(line, *elements))
     return content
 
 
-def problem_of(document: bytes, file_format: FileFormat) -> tuple[int, str] | None:
+def elements_of(document: bytes, file_format: FileFormat) -> list[Any] | tuple[int, str]:
+    """Return the rows of a document, or the character and the reason why it is none."""
     if len(document) > MAX_VARIANT_BYTES:
         return 1, "Error parsing JSON: document is too large, max size is 134217728 bytes"
     try:
-        jiter.from_json(
-            document,
-            allow_inf_nan=False,
-            catch_duplicate_keys=not file_format.allow_duplicate,
-            cache_mode="none",
-        )
+        value = parsed(document, file_format.allow_duplicate)
     except ValueError as error:
-        message, _, place = str(error).rpartition(" at line ")
-        _, _, column = place.rpartition(" ")
-        return int(column) if column.isdecimal() else 1, f"Error parsing JSON: {message or error}"
-    return None
-
-
-def elements(document: str, file_format: FileFormat) -> Iterable[str]:
-    if file_format.strip_outer_array and document.startswith("["):
-        return array_elements(document)
-    return (document,)
-
-
-def array_elements(array: str) -> Iterator[str]:
-    """Return the elements' original texts, so that numbers keep their digits. `array` is valid JSON."""
-    decoder = json.JSONDecoder(parse_float=str, parse_int=str)
-    at = skip_space(array, 1)
-    while array[at] != "]":
-        _, end = decoder.raw_decode(array, at)
-        yield array[at:end]
-        at = skip_space(array, end)
-        if array[at] == ",":
-            at = skip_space(array, at + 1)
+        return place_and_message(error)
+    return value if file_format.strip_outer_array and isinstance(value, list) else [value]
 
 
 def skip_space(text: str, at: int) -> int:
@@ -148,10 +122,11 @@ def read_documents(text: bytes, file_format: FileFormat) -> Content | None:
         except (ValueError, RecursionError):
             return None
         document = remaining[at:end]
-        if problem_of(document.encode("utf-8", "surrogatepass"), file_format) is not None:
+        elements = elements_of(document.encode("utf-8", "surrogatepass"), file_format)
+        if not isinstance(elements, list):
             return None
-        for element in elements(document, file_format):
-            content.rows.append(Row(len(content.rows) + 1, line, element))
+        for element in elements:
+            content.rows.append(Row(len(content.rows) + 1, line, text_of(element)))
         following = skip_space(remaining, end)
         line += remaining.count("\n", at, following)
         at = following

@@ -4,6 +4,7 @@ fakesnow would need.
 
 import shutil
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -11,6 +12,14 @@ from typing import Any
 import fakesnow.arrow
 import fakesnow.transforms.stage
 import pyarrow as pa
+from fakesnow.transforms import show
+from fakesnow.variables import Variables
+from snowflake.connector.errors import ProgrammingError
+from sqlglot.errors import ParseError
+from sqlglot.tokenizer_core import TokenType
+
+from local_snowflake.sql import STRINGS, syntax_error, tokens_of
+from local_snowflake.tables import DEFAULT_SHOWN
 
 transforms: Any = import_module("fakesnow.transforms.transforms")
 _as_struct = fakesnow.arrow.timestamp_to_sf_struct
@@ -43,9 +52,15 @@ HAS_KEY = """CASE WHEN EXISTS (
         AND key.constraint_type = '{}' AND list_contains(key.constraint_column_names, column_name)
     ) THEN 'Y' ELSE 'N' END AS"""
 DESCRIBED = {
+    # The type of a whole number that no cast and no column gave one.
+    "ELSE data_type END": "WHEN data_type IN ('INTEGER', 'SMALLINT', 'TINYINT', 'HUGEINT') THEN 'NUMBER(38,0)'"
+    " ELSE data_type END",
     "'N' AS \"primary key\"": HAS_KEY.format("PRIMARY KEY") + ' "primary key"',
     "'N' AS \"unique key\"": HAS_KEY.format("UNIQUE") + ' "unique key"',
     'NULL::VARCHAR AS "comment"': 'comment AS "comment"',
+    'column_default AS "default"': f'{DEFAULT_SHOWN} AS "default"',
+    # fakesnow looks in the session's database only, and describes a relation of another one with no columns.
+    "FROM _fs_information_schema": 'FROM "${catalog}"._fs_information_schema',
 }
 
 
@@ -57,6 +72,53 @@ def describe_table() -> str:
     return sql
 
 
+UNKNOWN = {
+    "create view if not exists": "create or replace view",
+    "to_timestamp(0)::timestamptz as created_on": "NULL::TIMESTAMPTZ as created_on",
+    "0 as rows": "NULL::BIGINT as rows",
+    "0 as bytes": "NULL::BIGINT as bytes",
+}
+
+
+def shown_relations() -> str:
+    """SHOW TABLES, VIEWS and OBJECTS with NULL for times and sizes, which fakesnow answers with 1970 and 0."""
+    views = (
+        show.SQL_CREATE_VIEW_SHOW_TABLES,
+        show.SQL_CREATE_VIEW_SHOW_VIEWS,
+        show.SQL_CREATE_VIEW_SHOW_OBJECTS,
+    )
+    made = ";".join(views)
+    for constant, value in UNKNOWN.items():
+        made = made.replace(constant, value)
+    return made
+
+
+def syntax_failure(error: ParseError) -> ProgrammingError:
+    """In Snowflake's words: fakesnow passes on those of its parser."""
+    known = syntax_error(error)
+    return ProgrammingError(msg=known.message, errno=int(known.code), sqlstate=known.sqlstate)
+
+
+def inline_variables(self: Variables, sql: str) -> str:
+    """Replace `$name` by the session variable's value; fakesnow replaces it within string literals, too."""
+    if "$" not in sql:
+        return sql
+    values = {name.upper(): value for name, value in self._variables.items()}
+    made, at = "", 0
+    for mark, name in pairwise(tokens_of(sql)):
+        touching = mark.text == "$" and mark.token_type not in STRINGS and name.start == mark.end + 1
+        if not touching or name.token_type == TokenType.NUMBER:
+            continue
+        if name.text.upper() not in values:
+            raise ProgrammingError(msg=f"Session variable '${name.text.upper()}' does not exist")
+        made += sql[at : mark.start] + values[name.text.upper()]
+        at = name.end + 1
+    return made + sql[at:]
+
+
 def apply() -> None:
+    Variables.inline_variables = inline_variables  # type: ignore[method-assign]
+    for module in ("fakesnow.cursor", "fakesnow.dialect"):
+        import_module(module).__dict__["syntax_error"] = syntax_failure
     transforms.SQL_DESCRIBE_TABLE = Template(describe_table())
     fakesnow.arrow.timestamp_to_sf_struct = timestamps  # type: ignore[assignment]

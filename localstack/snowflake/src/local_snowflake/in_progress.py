@@ -78,7 +78,12 @@ async def _answer_of(statement: Statement) -> list[Message]:
     async def collect(message: Message) -> None:
         messages.append(message)
 
-    await statement(collect)
+    try:
+        await statement(collect)
+    except Exception:
+        if not messages:
+            raise
+        # Starlette answers a failure and raises it afterwards; the answer is whole, and logged.
     return messages
 
 

@@ -269,8 +269,52 @@ def division_macros() -> str:
     )
 
 
+def json_macros() -> str:
+    """PARSE_JSON of a text that is known only as the statement runs, with the keys of each object in order.
+
+    `json_tree` gives a row per value. Its place is the list of the keys and indexes that lead to it, and lists have the
+    order that is wanted; a bracket that closes comes after all that is within it.
+    """
+    invalid = raised("100069", "22P02", "'Error parsing JSON: ' || left(x, 100)")
+    twice = raised(
+        "100069", "22P02", "'Error parsing JSON: duplicate object attribute ' || to_json(key)::VARCHAR"
+    )
+    return rf"""
+CREATE OR REPLACE MACRO {HOME}_ls_place(fullkey) AS list_transform(
+    regexp_extract_all(fullkey, '\."(?:[^"\\]|\\.)*"|\.[^.\["]+|\[\d+\]'),
+    s -> CASE WHEN s[1] = '[' THEN lpad(s[2:-2], 12, '0') WHEN s[2] = '"' THEN (s[2:])::JSON->>'$' ELSE s[2:] END);
+CREATE OR REPLACE MACRO {HOME}_ls_in_order(x) AS (
+    SELECT string_agg(part, '' ORDER BY place)::JSON FROM (
+        SELECT
+            unnest([place, list_append(place, chr(1114111))]) AS place,
+            unnest([
+                CASE WHEN lag(place) OVER siblings = place THEN {twice} WHEN row_number() OVER siblings > 1 THEN ','
+                    ELSE '' END
+                    || CASE WHEN fullkey[-1] = ']' OR fullkey = '$' THEN '' ELSE to_json(key)::VARCHAR || ':' END
+                    || CASE type WHEN 'OBJECT' THEN '{{' WHEN 'ARRAY' THEN '[' ELSE value::VARCHAR END,
+                CASE type WHEN 'OBJECT' THEN '}}' WHEN 'ARRAY' THEN ']' ELSE '' END
+            ]) AS part
+        FROM (SELECT *, {HOME}_ls_place(fullkey) AS place FROM json_tree(x))
+        WINDOW siblings AS (PARTITION BY parent ORDER BY place)
+    )
+);
+CREATE OR REPLACE MACRO {HOME}_ls_parse_json(x) AS ({HOME}_ls_in_order(
+    CASE WHEN x IS NULL OR trim(x) = '' THEN NULL WHEN try_cast(x AS JSON) IS NULL THEN {invalid}::JSON
+        ELSE try_cast(x AS JSON) END));
+CREATE OR REPLACE MACRO {HOME}_ls_try_parse_json(x) AS ({HOME}_ls_in_order(try_cast(x AS JSON)));
+"""
+
+
 def creation_sql() -> str:
-    parts = (number_families, time_families, text_macros, any_macros, variant_macros, division_macros)
+    parts = (
+        json_macros,
+        number_families,
+        time_families,
+        text_macros,
+        any_macros,
+        variant_macros,
+        division_macros,
+    )
     return "".join(part() for part in parts)
 
 

@@ -28,6 +28,7 @@ from local_snowflake.expressions import (
     flatten_options,
     one_path,
     refuse_local_times,
+    refuse_positions,
     refuse_typeof,
     unsupported,
 )
@@ -36,6 +37,7 @@ from local_snowflake.lengths import keep_lengths
 from local_snowflake.macros import error_of
 from local_snowflake.names import Columns, check_names
 from local_snowflake.sql import hidden, quoted
+from local_snowflake.tables import clone, identities, loses_by_copy, ordered_sequence, refuse_options
 from local_snowflake.translate import translate
 from local_snowflake.verified import check
 
@@ -51,16 +53,29 @@ DDL = (exp.Alter, exp.Comment, exp.Create, exp.Drop)
 ONLY_READ = (exp.Query, exp.Describe, exp.Show, exp.Use, exp.Set, exp.Transaction)
 DONE = "SELECT 'Statement executed successfully.' AS status"
 
-FLATTEN_OUTER = """
+FLATTEN = r"""
+CREATE OR REPLACE MACRO {catalog}._fs_flatten(input) AS TABLE
+    SELECT (hash(to_json(input)) >> 1)::BIGINT AS SEQ,
+        CASE json_type(to_json(input)) WHEN 'OBJECT' THEN e.key END AS KEY,
+        CASE WHEN json_type(to_json(input)) = 'ARRAY' THEN '[' || e.key || ']'
+            WHEN regexp_full_match(e.key, '[A-Za-z_][A-Za-z0-9_$]*') THEN e.key
+            ELSE '[''' || e.key || ''']' END AS PATH,
+        CASE json_type(to_json(input)) WHEN 'ARRAY' THEN e.key::BIGINT END AS INDEX,
+        e.value AS VALUE,
+        to_json(input) AS THIS
+    FROM json_each(to_json(input)) AS e
+    WHERE json_type(to_json(input)) IN ('OBJECT', 'ARRAY');
 CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
     SELECT * FROM {catalog}.main._fs_flatten(input)
     UNION ALL
-    SELECT hash(to_json(input))::UBIGINT, NULL::VARCHAR, NULL::VARCHAR, NULL::BIGINT, NULL::JSON,
+    SELECT (hash(to_json(input)) >> 1)::BIGINT, NULL::VARCHAR, NULL::VARCHAR, NULL::BIGINT, NULL::JSON,
            to_json(input)
     WHERE coalesce(CASE json_type(to_json(input))
         WHEN 'OBJECT' THEN len(json_keys(to_json(input)))
         WHEN 'ARRAY' THEN json_array_length(to_json(input)) END, 0) = 0
 """
+"""FLATTEN with OUTER, and in place of fakesnow's, which reads a JSON null as NULL, a name with a slash or a dollar sign
+as a path, and fails for a VARIANT that is no array or object."""
 
 
 TEMPORARY = "_fs_global._fs_information_schema._local_temporary"
@@ -75,8 +90,20 @@ def drop_temporary(duck: duckdb.DuckDBPyConnection) -> None:
     duck.execute(f"DELETE FROM {TEMPORARY}")
 
 
+OBJECT_CONSTRUCT = """
+CREATE OR REPLACE MACRO {catalog}._fs_object_construct(keys, vals, keep_nulls) AS (
+    SELECT ('{{' || coalesce(string_agg(
+        to_json(key)::VARCHAR || ':' || coalesce(list_extract(vals, idx)::VARCHAR, 'null'), ',' ORDER BY key), '')
+        || '}}')::JSON
+    FROM unnest(keys) WITH ORDINALITY AS u(key, idx)
+    WHERE key IS NOT NULL AND (keep_nulls OR list_extract(vals, idx) IS NOT NULL)
+);
+"""
+"""OBJECT_CONSTRUCT as fakesnow's, with the keys in order."""
+
+
 def macros_of(database: str) -> str:
-    return FLATTEN_OUTER.format(catalog=quoted(database))
+    return (FLATTEN + ";" + OBJECT_CONSTRUCT).format(catalog=quoted(database))
 
 
 class LocalConnection(FakeSnowflakeConnection):
@@ -175,6 +202,7 @@ class LocalConnection(FakeSnowflakeConnection):
 class LocalCursor(FakeSnowflakeCursor):
     _conn: LocalConnection
     _comments: list[str]
+    _positions: list[int]
 
     def execute(
         self, command: str, params: Sequence[Any] | dict[Any, Any] | None = None, *args: Any, **kwargs: Any
@@ -236,7 +264,7 @@ class LocalCursor(FakeSnowflakeCursor):
     # ---- statements that fakesnow splits into several, made one
 
     def _transform_explode(self, expression: exp.Expr) -> list[exp.Expr]:
-        if isinstance(expression, exp.Merge):
+        if isinstance(expression, exp.Merge | exp.Create):
             return [expression]
         if isinstance(expression, exp.Insert) and expression.args.get("overwrite"):
             return [expression]
@@ -250,9 +278,11 @@ class LocalCursor(FakeSnowflakeCursor):
         params = with_values(expression, params)
         refuse_context_functions(expression)
         refuse_typeof(expression)
+        refuse_positions(expression)
         check(expression)
         self._comments = [] if self._is_kept(expression) else column_comments(expression)
         columns = self._conn.columns()
+        self._positions = positions_of_order(expression)
         check_names(expression, columns)
         refuse_local_times(expression)
         keep_headings(expression)
@@ -261,12 +291,28 @@ class LocalCursor(FakeSnowflakeCursor):
         )
         expression = translate(expression, columns.variants)
         keep_lengths(expression)
+        if isinstance(expression, exp.Create):
+            expression = self._created(expression)
         if isinstance(expression, exp.Create | exp.Drop):
             self._name_temporary(expression)
         transformed = fakesnow_transforms.transformed(self, expression, params)
         if show and self._conn.visible:
             return self._conn.visible(show, transformed, self._conn)
         return transformed
+
+    def _created(self, create: exp.Create) -> exp.Create:
+        refuse_options(create)
+        ordered_sequence(create)
+        database, schema = self._conn.database or "", self._conn.schema or ""
+        if not self._is_kept(create):
+            for sequence in identities(create, database):
+                self._duck_conn.execute(sequence)
+        source = create.args.get("clone") or create.find(exp.LikeProperty)
+        if create.kind != "TABLE" or not source:
+            return create
+        if self._duck_conn.execute(loses_by_copy(source.this, database, schema)).fetchall():
+            raise unsupported("CLONE or LIKE of a table with keys, defaults, NOT NULL or VARCHAR(n)")
+        return clone(create) if create.args.get("clone") else create
 
     def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
         if isinstance(transformed, (*DDL, exp.Commit)):
@@ -298,6 +344,10 @@ class LocalCursor(FakeSnowflakeCursor):
             is_new = database is not None and not self._has_database(database)
             self._conn.note_transaction(transformed)
             self._execute_and_describe(transformed, params)
+            if any(self._described[at - 1][1] == "JSON" for at in self._positions):
+                raise unsupported(
+                    "ORDER BY the position of a VARIANT: name the column, and cast it to a type"
+                )
             for comment in self._comments:
                 self._duck_conn.execute(comment)
             if database and is_new:
@@ -445,6 +495,12 @@ class LocalCursor(FakeSnowflakeCursor):
         return bool(rows)
 
 
+def positions_of_order(statement: exp.Expr) -> list[int]:
+    order = statement.args.get("order") if isinstance(statement, exp.Query) else None
+    terms = [each.this for each in order.expressions] if order else []
+    return [int(each.name) for each in terms if isinstance(each, exp.Literal) and each.is_int]
+
+
 def with_values(statement: exp.Expr, params: Any) -> Any:
     """Write bound values into the statement, because DuckDB chooses overloads without parameters' types."""
     marks = list(statement.find_all(exp.Placeholder, bfs=False)) if isinstance(params, list | tuple) else []
@@ -515,4 +571,11 @@ def constraint_failure(message: str) -> Exception:
     code, state, text = (100072, "22000", f"NULL result in a non-nullable column: {message}")
     if message.startswith("Constraint Error: CHECK"):
         code, state, text = (100078, "22000", f"String is too long and would be truncated: {message}")
+    elif not message.startswith("Constraint Error: NOT NULL"):
+        # "Constraints": Snowflake enforces no key of a standard table.
+        code, state, text = (
+            2,
+            "0A000",
+            f"Not supported by the local Snowflake: rows that break a key: {message}",
+        )
     return snowflake.connector.errors.ProgrammingError(msg=text, errno=code, sqlstate=state)

@@ -14,7 +14,7 @@ from sqlglot.errors import ParseError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from local_snowflake.actor import Actor
-from local_snowflake.errors import compilation, unsupported
+from local_snowflake.errors import SnowflakeError, compilation, unsupported
 
 type Value = str | bool | int | float | tuple["Value", ...] | "Options"
 type Options = Mapping[str, Value]
@@ -104,8 +104,18 @@ def words_of(token: Token) -> Iterator[Token]:
 def parsed(sql: str) -> exp.Expr:
     try:
         return sqlglot.parse_one(sql, read="snowflake")
-    except (ParseError, TokenError) as error:
+    except TokenError as error:
         raise compilation(plain(str(error))) from None
+    except ParseError as error:
+        raise syntax_error(error) from None
+
+
+def syntax_error(error: ParseError) -> SnowflakeError:
+    first = error.errors[0] if error.errors else {}
+    if not first.get("highlight"):
+        return compilation(plain(str(error)))
+    place = f"line {first['line']} at position {first['col']}"
+    return compilation(f"syntax error {place} unexpected '{first['highlight']}'.")
 
 
 def plain(message: str) -> str:

@@ -11,7 +11,8 @@ from datetime import datetime
 
 from sqlglot import exp
 
-from local_snowflake.errors import compilation, unsupported
+from local_snowflake.errors import SnowflakeError, compilation, unsupported
+from local_snowflake.json_text import parsed, place_and_message, text_of
 from local_snowflake.kinds import (
     BOOLEAN,
     KIND,
@@ -22,6 +23,7 @@ from local_snowflake.kinds import (
     TEXT,
     TEXT_TYPES,
     VARIANT,
+    VARIANT_NAMES,
     WANTS_TEXT,
     Translation,
     aliases_of_variants,
@@ -354,6 +356,9 @@ def ordered(node: exp.Expr, what: str, translation: Translation) -> exp.Expr:
 
 def in_order(node: exp.Expr, translation: Translation) -> None:
     what = ORDERS[type(node)]
+    if isinstance(node, exp.Ordered) and isinstance(node.this, exp.Literal) and not node.this.is_string:
+        by_position(node, translation)
+        return
     key = "expression" if isinstance(node, exp.ArgMax | exp.ArgMin) else "this"
     if isinstance(node, exp.Ordered) and is_of_window(node) and translation.kind(node.this) == MAYBE:
         # DuckDB accepts no macro there that can raise an error.
@@ -362,6 +367,21 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
         node.set(key, ordered(node.args[key], what, translation))
     if isinstance(node, exp.Greatest | exp.Least):
         node.set("expressions", [ordered(each, what, translation) for each in node.expressions])
+
+
+def by_position(node: exp.Ordered, translation: Translation) -> None:
+    """ORDER BY 1. Where a column may be a VARIANT, the session looks at the types of the result."""
+    query = node.parent.parent if node.parent else None
+    if not isinstance(query, exp.Query):
+        return
+    root = query.parent is None
+    for select in query.find_all(exp.Select) if isinstance(query, exp.SetOperation) else (query,):
+        columns = select.expressions[: int(node.this.name)]
+        kind = translation.kind(columns[-1]) if columns else NULL
+        if any(each.is_star for each in columns):
+            kind = MAYBE if translation.variants - VARIANT_NAMES else SCALAR
+        if kind == VARIANT or (kind == MAYBE and not root):
+            raise unsupported("ORDER BY the position of a VARIANT: name the column, and cast it to a type")
 
 
 def is_of_window(node: exp.Expr) -> bool:
@@ -446,11 +466,50 @@ def array(node: exp.Expr, _: Translation) -> exp.Expr:
     return made
 
 
-def parse_json(node: exp.Expr, _: Translation) -> None:
+def parse_json(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     if isinstance(node.find_ancestor(exp.Values, exp.Select), exp.Values):
         raise compilation(
             f"Invalid expression [{node.sql(dialect='snowflake')}] in VALUES clause", "002014", "22000"
         )
+    if not (isinstance(node.this, exp.Literal) and node.this.is_string):
+        safe = "try_" if node.args.get("safe") else ""
+        return call(f"{safe}parse_json", as_text(node.this, translation), kind=VARIANT)
+    document = node.this.name
+    try:
+        node.this.replace(text(text_of(parsed(document.encode()))) if document.strip() else exp.Null())
+    except ValueError as error:
+        if node.args.get("safe"):
+            return exp.ParseJSON(this=exp.Null())
+        raise SnowflakeError("100069", "22P02", place_and_message(error)[1]) from None
+    return None
+
+
+def object_agg(node: exp.Expr, _: Translation) -> exp.Expr:
+    """Without the NULLs, and with the keys in order ("OBJECT_AGG")."""
+    if isinstance(node.parent, exp.Window):
+        raise unsupported("OBJECT_AGG as a window function")
+    key, value = node.this, node.expression
+    present = exp.and_(
+        *(exp.Not(this=exp.Is(this=each.copy(), expression=exp.Null())) for each in (key, value))
+    )
+    lists = [
+        exp.Filter(
+            this=exp.Anonymous(
+                this="LIST",
+                expressions=[exp.Order(this=each.copy(), expressions=[exp.Ordered(this=key.copy())])],
+            ),
+            expression=exp.Where(this=present.copy()),
+        )
+        for each in (key, value)
+    ]
+    made = exp.Anonymous(this="TO_JSON", expressions=[exp.Anonymous(this="MAP", expressions=lists)])
+    made.meta[KIND] = VARIANT
+    return made
+
+
+def json_object(node: exp.Expr, _: Translation) -> None:
+    if any(each.is_star for each in node.expressions):
+        raise unsupported("OBJECT_CONSTRUCT_KEEP_NULL(*)")
 
 
 REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None]] = {
@@ -485,6 +544,8 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
     exp.ArrayAgg: array_agg,
     exp.WithinGroup: array_agg,
     exp.ParseJSON: parse_json,
+    exp.ObjectAgg: object_agg,
+    exp.JSONObject: json_object,
 }  # fmt: skip
 
 

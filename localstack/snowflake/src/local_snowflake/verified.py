@@ -149,7 +149,7 @@ HEAD = """Written by `python -m local_snowflake.verified tests/verified.tsv`: ch
 What a case uses is supported: the function or clause with these arguments. Everything else is refused by name.
 Each case is a test (`test_verified.py`). *By* says where the answer comes from: an `example` of Snowflake's page with
 its output, or a `rule` that the page states. Numbers are compared as numbers: 1.50 is 1.5. A VARIANT is shown as
-compact JSON with sorted keys. `ERROR n` is an error with Snowflake's number, `REFUSED` a refusal of
+compact JSON. `ERROR n` is an error with Snowflake's number, `REFUSED` a refusal of
 the local Snowflake."""
 
 

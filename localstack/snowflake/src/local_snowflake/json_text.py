@@ -1,0 +1,33 @@
+"""A VARIANT's text: strict JSON with the keys of each object in order, as Snowflake keeps and shows it.
+
+("Semi-structured data types": an OBJECT does not keep the order of its keys.) Numbers stay as they were written.
+"""
+
+from typing import Any
+
+import jiter
+import msgspec
+
+ENCODER = msgspec.json.Encoder(order="sorted", enc_hook=lambda number: msgspec.Raw(bytes(number)))
+
+
+def parsed(document: bytes, allow_duplicate: bool = False) -> Any:
+    """Return strict JSON as objects that `text_of` writes; raises ValueError, also for a name that comes twice."""
+    return jiter.from_json(
+        document,
+        allow_inf_nan=False,
+        catch_duplicate_keys=not allow_duplicate,
+        cache_mode="keys",
+        float_mode="lossless-float",
+    )
+
+
+def text_of(value: Any) -> str:
+    return ENCODER.encode(value).decode()
+
+
+def place_and_message(error: ValueError) -> tuple[int, str]:
+    """Return the character at which a document stops being JSON, and why."""
+    message, _, place = str(error).rpartition(" at line ")
+    _, _, column = place.rpartition(" ")
+    return int(column) if column.isdecimal() else 1, f"Error parsing JSON: {message or error}"

@@ -1,0 +1,114 @@
+"""CREATE TABLE, CREATE VIEW and CREATE SEQUENCE: which options are taken, and identity columns.
+
+An option that would change an answer and that nothing here obeys is refused by name.
+"""
+
+import re
+import uuid
+from collections.abc import Iterator
+
+from sqlglot import exp
+
+from local_snowflake.errors import unsupported
+from local_snowflake.lengths import columns_of
+from local_snowflake.sql import hidden, literal, quoted
+
+# Storage, costs and comments: no answer to a query depends on them.
+TAKEN = (
+    exp.ClusterProperty, exp.CopyGrantsProperty, exp.LikeProperty, exp.SchemaCommentProperty, exp.SecureProperty,
+    exp.SequenceProperties, exp.TemporaryProperty, exp.TransientProperty,
+)  # fmt: skip
+TAKEN_BY_NAME = {
+    "DATA_RETENTION_TIME_IN_DAYS", "ENABLE_SCHEMA_EVOLUTION", "MAX_DATA_EXTENSION_TIME_IN_DAYS", "CHANGE_TRACKING",
+}  # fmt: skip
+CONSTRAINTS = (
+    exp.AutoIncrementColumnConstraint, exp.CommentColumnConstraint, exp.DefaultColumnConstraint,
+    exp.GeneratedAsIdentityColumnConstraint, exp.NotNullColumnConstraint, exp.PrimaryKeyColumnConstraint,
+    exp.Reference, exp.UniqueColumnConstraint,
+)  # fmt: skip
+IDENTITY = (exp.AutoIncrementColumnConstraint, exp.GeneratedAsIdentityColumnConstraint)
+
+
+def refuse_options(create: exp.Create) -> None:
+    """Raise for an option or a column constraint that nothing here obeys."""
+    if create.kind not in ("TABLE", "VIEW", "SEQUENCE"):
+        return
+    properties = create.args.get("properties")
+    for each in properties.expressions if properties else ():
+        name = each.name.upper() if type(each) is exp.Property else ""
+        off = isinstance(each.args.get("value"), exp.Boolean) and not each.args["value"].this
+        if not isinstance(each, TAKEN) and not (name in TAKEN_BY_NAME and (name in QUIET or off)):
+            raise unsupported(f"{each.sql(dialect='snowflake')} of CREATE {create.kind}")
+    for column in columns_of(create.this) if isinstance(create.this, exp.Schema) else ():
+        for constraint in column.args.get("constraints") or ():
+            if not isinstance(constraint.kind, CONSTRAINTS):
+                raise unsupported(f"{constraint.sql(dialect='snowflake')} of a column")
+
+
+QUIET = {"DATA_RETENTION_TIME_IN_DAYS", "MAX_DATA_EXTENSION_TIME_IN_DAYS"}
+
+
+def ordered_sequence(create: exp.Create) -> None:
+    """ORDER and NOORDER both hold: one process gives the values, one after another ("CREATE SEQUENCE")."""
+    for properties in create.find_all(exp.SequenceProperties):
+        kept = [each for each in properties.args.get("options") or () if each.name.upper() not in ORDERS]
+        properties.set("options", kept)
+
+
+ORDERS = {"ORDER", "NOORDER"}
+
+
+def identities(create: exp.Create, database: str) -> Iterator[str]:
+    """Give each AUTOINCREMENT column a default, and yield the statement that creates its sequence.
+
+    The sequence's name holds its start and its step, from which DESC TABLE reads them.
+    """
+    if create.kind != "TABLE" or not isinstance(create.this, exp.Schema):
+        return
+    database = create.this.this.catalog or database
+    for column in columns_of(create.this):
+        for constraint in column.args.get("constraints") or ():
+            if not isinstance(constraint.kind, IDENTITY):
+                continue
+            start, step = (number_of(constraint.kind.args.get(name)) for name in ("start", "increment"))
+            name = f"{hidden(database)}.{quoted(f'{SEQUENCE}{start}_{step}_{uuid.uuid4().hex}')}"
+            yield f"CREATE SEQUENCE {name} START {start} INCREMENT {step}{LIMITS}"
+            value = exp.Anonymous(this="nextval", expressions=[exp.Literal.string(name)])
+            constraint.set("kind", exp.DefaultColumnConstraint(this=value))
+
+
+SEQUENCE = "_local_identity_"
+LIMITS = " MINVALUE -9223372036854775808 MAXVALUE 9223372036854775807"
+NUMBERS = literal(f"{SEQUENCE}(-?[0-9]+)_(-?[0-9]+)_")
+DEFAULT_SHOWN = f"""CASE WHEN contains(column_default, {literal(SEQUENCE)})
+    THEN 'IDENTITY START ' || regexp_extract(column_default, {NUMBERS}, 1)
+        || ' INCREMENT ' || regexp_extract(column_default, {NUMBERS}, 2) || ' NOORDER'
+    ELSE column_default END"""
+"""How DESC TABLE shows a column's default ("DESCRIBE TABLE")."""
+
+
+def number_of(node: exp.Expr | None) -> int:
+    text = node.sql() if node else "1"
+    if not re.fullmatch(r"-?\d+", text):
+        raise unsupported(f"the start or step {text} of an identity column")
+    return int(text)
+
+
+def clone(create: exp.Create) -> exp.Create:
+    """CREATE TABLE … CLONE as CREATE TABLE … AS SELECT; the caller has asked `loses_by_copy`."""
+    source = create.args["clone"].this
+    query = exp.Select(expressions=[exp.Star()], from_=exp.From(this=source.copy()))
+    kept = {name: create.args.get(name) for name in ("replace", "exists", "properties")}
+    return exp.Create(this=create.this, kind="TABLE", expression=query, **kept)
+
+
+def loses_by_copy(source: exp.Table, database: str, schema: str) -> str:
+    """Return the query for what CREATE TABLE … AS SELECT does not copy: defaults, keys, NOT NULL, lengths."""
+    name = tuple(part.upper() for part in (source.catalog or database, source.db or schema, source.name))
+    where = (
+        f"(upper(database_name), upper(schema_name), upper(table_name)) = ({', '.join(map(literal, name))})"
+    )
+    return (
+        f"SELECT 1 FROM duckdb_columns() WHERE {where} AND column_default IS NOT NULL "
+        f"UNION ALL SELECT 1 FROM duckdb_constraints() WHERE {where}"
+    )
