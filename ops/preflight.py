@@ -185,9 +185,11 @@ def parameters(place: Place) -> Iterator[Finding]:
     kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
     if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
         return
-    # The deployment role may list parameters, but not read one.
+    # The deployment role may list parameters, but not read one. A page may be empty before the last one
+    # (AWS Systems Manager API Reference: "DescribeParameters").
     wanted = [{"Key": "Name", "Option": "Equals", "Values": [name]}]
-    found = place.clients("ssm").describe_parameters(ParameterFilters=wanted)["Parameters"]
+    pages = place.clients("ssm").get_paginator("describe_parameters").paginate(ParameterFilters=wanted)
+    found = [parameter for page in pages for parameter in page["Parameters"]]
     if not found:
         detail = "signatures are required, but their secret does not exist (docs/deploy.md, Signatures)"
         yield Finding("blocks", "signature_secret_missing", name, detail)
