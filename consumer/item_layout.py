@@ -17,7 +17,8 @@ import msgspec
 
 from aws.table import Item
 from consumer import keys
-from consumer.visit_diff import News, Rule
+from consumer.notifications import News
+from consumer.visit_diff import Rule
 from consumer.visits import KINDS, Order, Pair, Visit, order_of, walk
 from contract.events import GeofenceEvent
 

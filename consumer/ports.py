@@ -13,9 +13,9 @@ from aws.json_client import JsonClient
 from aws.retry import send_until_done
 from aws.table import Table
 from consumer.consume import Poison, Ports
+from consumer.notifications import Notification
 from consumer.settings import Settings
 from consumer.store import Store
-from consumer.visit_diff import Notification
 from contract.objects import lines_object, quarantine_line
 
 REQUESTS_AT_ONCE = 16

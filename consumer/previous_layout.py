@@ -16,7 +16,8 @@ import msgspec
 from aws.table import Item, Key, Table
 from consumer import item_layout, keys
 from consumer.item_layout import PairLog
-from consumer.visit_diff import Bus, Notification, Rule
+from consumer.notifications import Bus, Notification
+from consumer.visit_diff import Rule
 from consumer.visits import KINDS, Pair, Visit, counts, order_of
 from contract.events import GeofenceEvent
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from consumer.visit_diff import ALL_KINDS, NotificationKind, Rule
+from consumer.notifications import ALL_KINDS, NotificationKind
+from consumer.visit_diff import Rule
 from contract.settings import Name, StageSettings
 
 _KIND = f"({'|'.join(sorted(ALL_KINDS))})"

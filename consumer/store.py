@@ -26,16 +26,8 @@ from aws.retry import jitter
 from aws.table import Item, Key, Table
 from consumer import item_layout, keys, previous_layout
 from consumer.item_layout import Chunk, PairLog
-from consumer.visit_diff import (
-    ALL_KINDS,
-    Bus,
-    NotificationKind,
-    Rule,
-    VisitDiff,
-    news_of,
-    notification,
-    visit_diff,
-)
+from consumer.notifications import ALL_KINDS, Bus, NotificationKind, news_of, notification
+from consumer.visit_diff import Rule, VisitDiff, visit_diff
 from consumer.visits import Order, Pair, content_of, order_of, walk
 from contract.events import GeofenceEvent
 from contract.logs import LoggableError

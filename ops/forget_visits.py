@@ -10,8 +10,9 @@ from typing import Any
 from aws.table import Item, Table, loaded
 from consumer import item_layout, keys, previous_layout
 from consumer.item_layout import Chunk, PairLog
+from consumer.notifications import Notification
 from consumer.store import MAX_LOG_BYTES
-from consumer.visit_diff import Notification, Rule
+from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, pair_of, walk
 from contract.events import GeofenceEvent
 from glue.person import id_text

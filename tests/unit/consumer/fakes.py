@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aws.table import Failures, Item, Key, key_of
 from consumer.consume import Poison
-from consumer.visit_diff import Notification
+from consumer.notifications import Notification
 from consumer.visits import Pair, Visit
 from ops.visits_table import visits_in
 

@@ -289,7 +289,7 @@ def test_one_command_moves_all_items_to_the_current_table_layout(aws, tmp_path, 
     for item in case["items"]:
         dynamodb.put_item(TableName=aws.table, Item=dumped(item))
     settings = main.Settings.of(aws.environment)
-    monkeypatch.setattr(move_visits.stores, "consumer_settings", lambda *_: settings)
+    monkeypatch.setattr(move_visits.read_stores, "consumer_settings", lambda *_: settings)
     environment = outputs(aws, tmp_path)
     moved = json.loads(run(environment, "move-visits", "--json"))
     assert moved["items_deleted"] == len(case["items"])

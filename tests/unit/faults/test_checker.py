@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumer.visit_diff import VisitDiff, news_of, notification
+from consumer.notifications import news_of, notification
+from consumer.visit_diff import VisitDiff
 from consumer.visits import Pair, Visit
 from ops.read_stores import stay
 from tests.faults.checker import (

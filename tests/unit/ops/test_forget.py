@@ -77,8 +77,8 @@ def stage(
 def made(aws: Aws, local: LocalProcess, monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage(aws, local)
     monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: stage.outputs)
-    monkeypatch.setattr(forget.stores, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
-    monkeypatch.setattr(forget.stores, "rule", lambda _outputs, _stage: Rule())
+    monkeypatch.setattr(forget.read_stores, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
+    monkeypatch.setattr(forget.read_stores, "rule", lambda _outputs, _stage: Rule())
     return stage
 
 

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer import visit_diff
+from consumer import notifications, visit_diff
 from consumer.visit_diff import Rule
 from consumer.visits import Pair, Visit, visits_of
 from contract.events import Fence, GeofenceEvent, Kind
@@ -33,8 +33,8 @@ def notified(
     taken: list[GeofenceEvent] = []
     for version, batch in enumerate(batches, 1):
         changed = visit_diff.visit_diff(None, sorted(taken, key=_order), list(batch), [], Rule())
-        for news in visit_diff.news_of(changed):
-            notice = visit_diff.notification(PAIR, version, news)
+        for news in notifications.news_of(changed):
+            notice = notifications.notification(PAIR, version, news)
             # Serialise as EventBridge does.
             notices.append((notice.kind, msgspec.json.decode(msgspec.json.encode(notice.detail))))
         taken += batch
