@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ops import terminal
-from ops.reachable_stores import require
+from ops.reachable_stores import BUDGET_SECONDS, require
+from snowpipe.deadline import NoAnswerError, within
 
 BATCH = 10
 # The visibility timeout: long enough to read all messages; each becomes visible again afterwards.
@@ -25,6 +26,7 @@ class DeadLetter:
     sent_at: datetime
     key: str
     lines: int
+    bucket: str
 
 
 def dead_letters(sqs: Any, queue_url: str) -> Iterator[DeadLetter]:
@@ -48,13 +50,29 @@ def dead_letters(sqs: Any, queue_url: str) -> Iterator[DeadLetter]:
 
 def _dead_letter(message: dict[str, Any]) -> DeadLetter:
     sent_at = datetime.fromtimestamp(int(message["Attributes"]["SentTimestamp"]) / 1000, UTC)
-    key, lines = "", 0
+    key, lines, bucket = "", 0, ""
     try:
         claim = json.loads(message["Body"])
-        key, lines = str(claim["key"]), len(claim["lines"])
+        key, lines, bucket = str(claim["key"]), len(claim["lines"]), str(claim["bucket"])
     except (ValueError, KeyError, TypeError):
         pass  # shown as it is
-    return DeadLetter(message["Body"], message["ReceiptHandle"], sent_at, key, lines)
+    return DeadLetter(message["Body"], message["ReceiptHandle"], sent_at, key, lines, bucket)
+
+
+def object_states(s3: Any, letters: Sequence[DeadLetter]) -> list[str]:
+    """Return whether each claim check's object is "stored" or "gone"; a claim check without it can never succeed."""
+
+    def state(letter: DeadLetter) -> str:
+        try:
+            s3.head_object(Bucket=letter.bucket, Key=letter.key)
+        except s3.exceptions.ClientError as error:
+            return "gone" if error.response["Error"]["Code"] == "404" else "unknown"
+        return "stored"
+
+    try:
+        return within(BUDGET_SECONDS, lambda: [state(each) if each.key else "" for each in letters], "S3")
+    except (NoAnswerError, *terminal.AWS_ERRORS):
+        return ["unknown"] * len(letters)
 
 
 def release(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
@@ -121,6 +139,7 @@ def command(
         done, does = "deleted", lambda letter: delete(sqs, dead, letter)
     else:
         done, does = "waits", lambda letter: release(sqs, dead, letter)
+    objects = object_states(outputs.aws("s3", attempts=1), letters)
     for letter in letters:
         does(letter)
     rows = [
@@ -128,9 +147,10 @@ def command(
             "object_key": letter.key or letter.body[:200],
             "lines": letter.lines,
             "since": letter.sent_at,
+            "object": state,
             "done": done,
         }
-        for letter in letters
+        for letter, state in zip(letters, objects, strict=True)
     ]
     if as_json:
         in_queue = waiting(sqs, outputs.redrive_queue_url)

@@ -316,7 +316,7 @@ def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> F
         cause = (
             f"dbt has read RAW up to {terminal.in_words(run['at'])}, loaded is {terminal.in_words(raw['at'])}"
         )
-        return Finding("staging", "WARN", cause, run["at"], DBT_BUILD)
+        return problem("staging", "staging-or-marts-are-old", cause, DBT_BUILD, run["at"])
     return Finding("staging", "OK", "up to date" if raw["at"] else "RAW is empty")
 
 
@@ -333,11 +333,12 @@ def _missing(session: Warehouse, part: str, database: str, table: str) -> Findin
     try:
         session.query(f"SELECT 1 FROM {database}.STAGING.COMPLETED_RUN LIMIT 1")
     except MissingObject:
-        return Finding(part, "WARN", "not built yet", None, DBT_BUILD)
+        return problem(part, "staging-or-marts-are-old", "not built yet", DBT_BUILD)
     try:
         session.query(f"SELECT 1 FROM {database}.{table} LIMIT 1")
     except MissingObject:
-        return Finding(part, "WARN", f"{table} does not exist", None, f"{DBT_BUILD} --full-refresh")
+        command = f"{DBT_BUILD} --full-refresh"
+        return problem(part, "staging-or-marts-are-old", f"{table} does not exist", command)
     return None
 
 

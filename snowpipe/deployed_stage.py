@@ -1,7 +1,7 @@
 """The stage that a command works on, and the options that the commands share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import typer
 from snowpipe import archive, ddl_files, pipes, warehouse
 from snowpipe.archive import Archive
 from snowpipe.ddl_files import Definition, Parameters
+from snowpipe.deadline import NoAnswerError, within
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.refusal import Refusal
 from snowpipe.roles import Role
@@ -34,6 +35,8 @@ class Stage:
 
     @cached_property
     def parameters(self) -> Parameters:
+        if self.settings.aws.topic_arn is None:
+            self._require_s3()
         return archive.parameters(self.settings)
 
     @cached_property
@@ -42,7 +45,19 @@ class Stage:
 
     @cached_property
     def archive(self) -> Archive:
+        self._require_s3()
         return Archive(archive.s3_client(self.settings.aws), archive.bucket_of(self.settings))
+
+    def _require_s3(self) -> None:
+        """Raise NoAnswerError if S3 is silent, because boto3 would try five times for a minute each."""
+        from botocore.exceptions import BotoCoreError, ClientError  # 0.2 s
+
+        s3, bucket = archive.s3_client(self.settings.aws), archive.bucket_of(self.settings)
+        with suppress(BotoCoreError, ClientError):  # reported by the call that follows
+            try:
+                within(warehouse.ANSWER_SECONDS, lambda: s3.head_bucket(Bucket=bucket), "S3")
+            except NoAnswerError as error:
+                raise NoAnswerError(f'{error}, see docs/runbook.md, "S3 unreachable"') from None
 
     @contextmanager
     def warehouse(self, role: Role) -> Iterator[Snowflake]:

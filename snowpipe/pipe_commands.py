@@ -9,6 +9,7 @@ import typer
 from contract.objects import metadata
 from snowpipe import apply as applying
 from snowpipe import archive, loading, pipes
+from snowpipe.deadline import NoAnswerError
 from snowpipe.deployed_stage import Json, Outputs, Since, Stage, Which, stage_of
 from snowpipe.history import FAILED, Narrow
 from snowpipe.history import history as copy_history
@@ -29,15 +30,22 @@ PATIENCE = timedelta(minutes=10)
 def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
-    """Show each pipe's state and what it means. Exit 1 if one is not healthy."""
+    """Show each pipe's state and what it means. Exit 1 if one is not healthy, 2 if S3 does not answer."""
     stage = stage_of(context, outputs)
-    rows = []
+    rows, silent = [], None
+    try:
+        bucket = stage.archive
+    except NoAnswerError as error:
+        bucket, silent = None, error
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
             found = pipes.status(session, each)
-            newest = stage.archive.newest(each.prefix)
+            newest = bucket.newest(each.prefix) if bucket else None
             rows.append(pipes.row(each, found, pipes.triage(found, newest.modified_at if newest else None)))
     show(rows, as_json)
+    if silent:
+        tell(f"not asked: {silent}; whether the pipes got a message for each object is unknown")
+        raise typer.Exit(2)
     raise typer.Exit(0 if all(row["healthy"] for row in rows) else 1)
 
 

@@ -131,7 +131,7 @@ def triage(  # noqa: PLR0911 - one per cause
 ) -> Triage:
     """Return what the status means: the first problem from the bucket to Snowflake.
 
-    `newest_object_at`: when S3 received the newest object of the pipe's prefix; None if there is none.
+    `newest_object_at`: when S3 received the newest object of the pipe's prefix; None if that is unknown.
     """
     now = now or datetime.now(UTC)
     if status.state == "PAUSED":
@@ -150,20 +150,16 @@ def triage(  # noqa: PLR0911 - one per cause
         return Triage(False, f"stuck: {status.pending} file(s) pending, the oldest for {age}")
     if status.pending:
         return Triage(True, f"loading: {status.pending} file(s) pending")
-    if newest_object_at is None:
-        return Triage(True, "running; nothing in the bucket yet")
-    due = now - newest_object_at > _DELAY and before(status.ingested_at, newest_object_at)
-    if due and before(status.received_at, newest_object_at):
-        return Triage(
-            False,
-            (
-                "no message for the newest object: the bucket's notification or the topic's policy is "
-                "wrong (sns-policy), or messages were lost (refresh)"
-            ),
-        )
-    if due and before(status.forwarded_at, newest_object_at):
-        return Triage(False, "messages arrive but match no path: compare the stage's URL with the keys")
-    if due:
+    newest = newest_object_at
+    if newest and now - newest > _DELAY and before(status.ingested_at, newest):
+        if before(status.received_at, newest):
+            return Triage(
+                False,
+                "no message for the newest object: the bucket's notification, the topic's policy (sns-policy) or the "
+                "subscription (recreate --all) is wrong, or messages were lost (refresh)",
+            )
+        if before(status.forwarded_at, newest):
+            return Triage(False, "messages arrive but match no path: compare the stage's URL with the keys")
         return Triage(False, "the newest object was forwarded but not loaded: see history --failed")
     if status.ingested_at is None:
         return Triage(True, "running; nothing loaded yet")

@@ -27,6 +27,7 @@ from ops.outputs import ROOT
 from snowpipe import warehouse
 from snowpipe.deadline import NoAnswerError
 from tests.unit.ops.stage import Stage
+from tests.unit.snowpipe.deaf import deaf_port
 from tools.milkrun import app
 
 STATEMENT = b"POST /queries/v1/query-request"
@@ -141,6 +142,35 @@ def test_command_ends_although_snowflake_freezes_after_the_login(
     assert f"no answer from Snowflake at http://127.0.0.1:{freezer.port}" in said
     assert answer in said
     assert ended.exit_code == code or isinstance(ended.exception, NoAnswerError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["status"], "not asked: no answer from S3 within 1 s"),
+        (["refresh"], "no answer from S3 within 1 s"),
+        (["apply"], "no answer from S3 within 1 s"),
+    ],
+    ids=["status", "refresh", "apply"],
+)
+def test_warehouse_command_ends_although_s3_is_silent(
+    arguments: list[str],
+    answer: str,
+    stage: tuple[Stage, LocalProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(warehouse, "ANSWER_SECONDS", LIMIT_SECONDS)
+    outputs = json.loads(stage[0].outputs.model_dump_json())
+    outputs["snowflake"] |= {"password": "milkrun"}
+    with deaf_port() as port:
+        outputs["aws_endpoint_url"] = f"http://127.0.0.1:{port}"
+        (tmp_path / "outputs.json").write_text(json.dumps(outputs))
+        ended = CliRunner().invoke(app, ["warehouse", *arguments], obj={"MILKRUN_LOCAL": str(tmp_path)})
+    said = f"{ended.output}{ended.exception or ''}"
+    assert answer in said
+    assert ("EVENTS_PIPE" in said) is (arguments == ["status"])
+    assert ended.exit_code == 2 or isinstance(ended.exception, NoAnswerError)
 
 
 def test_statement_longer_than_the_limit_is_not_taken_for_a_silent_snowflake(

@@ -57,8 +57,13 @@ def in_flight(stage, url):
 
 @pytest.fixture
 def dead(stage):
-    claim = json.dumps({"bucket": "archive", "key": "events/k", "lines": [1, 2]})
-    for body in (claim, "not ours"):
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="archive")
+    s3.put_object(Bucket="archive", Key="events/k", Body=b"")
+    claim, gone = (
+        json.dumps({"bucket": "archive", "key": key, "lines": [1, 2]}) for key in ("events/k", "events/gone")
+    )
+    for body in (claim, gone, "not ours"):
         boto3.client("sqs").send_message(QueueUrl=stage.dead_letter_queue_url, MessageBody=body)
     return stage
 
@@ -67,17 +72,18 @@ def test_redrive_lists_each_dead_letter_without_removing_it(dead):
     done = run(redrive.command, "--json")
     assert done.exit_code == 1
     rows = json.loads(done.stdout)["dead_letters"]
-    assert {(row["object_key"], row["lines"], row["done"]) for row in rows} == {
-        ("events/k", 2, "waits"),
-        ("not ours", 0, "waits"),
+    assert {(row["object_key"], row["lines"], row["object"], row["done"]) for row in rows} == {
+        ("events/k", 2, "stored", "waits"),
+        ("events/gone", 2, "gone", "waits"),
+        ("not ours", 0, "", "waits"),
     }
-    assert in_flight(dead, dead.dead_letter_queue_url) == (2, 0)
+    assert in_flight(dead, dead.dead_letter_queue_url) == (3, 0)
 
 
 def test_send_moves_dead_letters_to_the_redrive_queue(dead):
     assert run(redrive.command, "--send", "--json").exit_code == 0
     assert in_flight(dead, dead.dead_letter_queue_url) == (0, 0)
-    assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
+    assert in_flight(dead, dead.redrive_queue_url) == (3, 0)
 
 
 def test_each_subcommand_does_the_same_as_its_option(dead):
@@ -85,19 +91,19 @@ def test_each_subcommand_does_the_same_as_its_option(dead):
     assert {row["claim_check"] for row in shown} >= {"not ours"}
     assert run(redrive.app).exit_code == 1  # without a subcommand: list
     assert run(redrive.app, "send").exit_code == 0
-    assert in_flight(dead, dead.redrive_queue_url) == (2, 0)
+    assert in_flight(dead, dead.redrive_queue_url) == (3, 0)
     assert run(redrive.app, "purge", "--yes").exit_code == 0
 
 
 def test_message_that_cannot_be_sent_stays_a_dead_letter(dead):
     boto3.client("sqs").delete_queue(QueueUrl=dead.redrive_queue_url)
     assert run(redrive.command, "--send", "--json").exit_code == 1
-    assert sum(in_flight(dead, dead.dead_letter_queue_url)) == 2
+    assert sum(in_flight(dead, dead.dead_letter_queue_url)) == 3
 
 
 def test_purge_asks_for_confirmation(dead):
     assert run(redrive.command, "--purge", answer="n\n").exit_code == 1
-    assert in_flight(dead, dead.dead_letter_queue_url) == (2, 0)
+    assert in_flight(dead, dead.dead_letter_queue_url) == (3, 0)
     assert run(redrive.command, "--purge", "--yes").exit_code == 0
     assert in_flight(dead, dead.dead_letter_queue_url) == (0, 0)
     assert in_flight(dead, dead.redrive_queue_url) == (0, 0)
