@@ -158,7 +158,7 @@ def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
         if line.startswith("## ")
     }
     source_text = (root / "ops/status_sources.py").read_text() + (root / "tools/status.py").read_text()
-    called = r'problem(?:_if)?\(\s*(?:\w+,\s*)?(?:"[^"]*"|part),\s*"([^"]+)"'
+    called = r'\b(?:_problem_if\(\s*[^",]+,\s*|problem\(\s*)(?:"[^"]*"|part),\s*"([^"]+)"'
     assert set(re.findall(called, source_text)) <= headings
     named = {name for name in headings if f'"{name}"' in source_text}
     assert {
