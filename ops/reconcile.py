@@ -231,7 +231,7 @@ def command(
         typer.Option(
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Ignore what was received in the last so many seconds, because it may still be on its way.",
+            help="Ignore events of this many seconds before now, because they may still be in transit.",
         ),
     ] = 60,
     repair: Annotated[

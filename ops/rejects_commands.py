@@ -139,7 +139,7 @@ def send_command(
 ) -> None:
     """Repair rejected events by a patch and send them again through the endpoint.
 
-    The field milkrun_resent of each names the reject that it repairs. Repeated, the command sends only the
+    Each repaired event names its reject in the field milkrun_resent. Repeated, the command sends only the
     rest. Exit 1 if some are rejected again.
     """
     patch = Patch.of(set_ or (), rename or (), delete or (), map_ or ())

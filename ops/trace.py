@@ -101,7 +101,7 @@ def command(
 ) -> None:
     """Show where an event, object or request is, and every step that it took, in time order.
 
-    Exit 0 if it is where it should be, 1 if not, 2 if a store that had to be asked did not answer.
+    Exit 0 if it is where it should be, 1 if not, 2 if a store that could tell did not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("give an id, a key or a request id, or --device and --at")

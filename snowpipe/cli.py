@@ -1,6 +1,6 @@
 """Set up, load, check and query the warehouse.
 
-Exit code 0: done; 1: the answer is no; 2: could not look.
+Exit code 0: done; 1: the answer is no; 2: it could not be found out.
 """
 
 import json
