@@ -1,4 +1,5 @@
-"""Use snowflake-connector-python in several threads without its deadlock. As a program: start dbt that way.
+"""Use snowflake-connector-python in several threads without its deadlock. As a program: start dbt that way, and
+end it if Snowflake is silent.
 
 When a process reads its first Arrow result, the connector (4.8.0) creates its C++ logger inside
 `std::call_once` and meanwhile releases Python's global lock. A second thread with a result then takes that
@@ -10,10 +11,15 @@ This file also runs in dbt's environment, so it imports none of our modules.
 """
 
 import logging
+import os
+import sys
 import threading
+import time
 from contextlib import suppress
 from functools import cache
 
+SILENT_SECONDS = 30.0
+ADDRESS = "MILKRUN_SNOWFLAKE_URL"
 _LOCK = threading.Lock()
 
 
@@ -36,10 +42,34 @@ def make_loggers() -> None:
         logger.disabled = False
 
 
+def end_if_silent(url: str) -> None:
+    """End the process when nothing has answered at the address for SILENT_SECONDS.
+
+    The connector would wait forever, and dbt passes it no timeout for statements. Any answer counts.
+    """
+    import requests
+
+    answered_at = time.monotonic()
+    while time.monotonic() - answered_at < SILENT_SECONDS:
+        try:
+            requests.head(url, timeout=SILENT_SECONDS / 3)
+        except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
+            pass  # something answered
+        except (requests.ConnectionError, requests.Timeout):
+            time.sleep(SILENT_SECONDS / 30)
+            continue
+        answered_at = time.monotonic()
+        time.sleep(SILENT_SECONDS / 6)
+    sys.stderr.write(f'No answer from Snowflake at {url}: see docs/runbook.md, "Snowflake unreachable"\n')
+    sys.stderr.flush()
+    os._exit(2)
+
+
 def main() -> None:
     from dbt.cli.main import cli
 
     make_loggers()
+    threading.Thread(target=end_if_silent, args=(os.environ[ADDRESS],), daemon=True).start()
     cli(prog_name="dbt")
 
 

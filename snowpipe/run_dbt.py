@@ -11,6 +11,7 @@ from snowpipe.environment import for_installation
 from snowpipe.refusal import Refusal
 from snowpipe.roles import transformer
 from snowpipe.settings import Settings
+from snowpipe.warehouse import url_of
 
 PROJECT = Path(__file__).parent / "dbt"
 DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
@@ -52,6 +53,7 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
         "DBT_TARGET_PATH": str(folder / "target"),
         "DBT_LOG_PATH": str(folder / "logs"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        arrow.ADDRESS: url_of(connection),
     }
     # Without dbt's own variables (DBT_TARGET, DBT_PROFILE, …) and Python's of another environment.
     return for_installation(environment) | given

@@ -122,7 +122,7 @@ def connect(
 
     make_loggers()
     settings = settings.using(role) if role else settings
-    where = f"{settings.protocol}://{settings.host or host_of(settings.account)}:{settings.port}"
+    where = url_of(settings)
     if settings.role:
         where += f" as {settings.role}"
     session = {"TIMEZONE": "UTC", "QUERY_TAG": "milkrun", "CLIENT_TELEMETRY_ENABLED": False}
@@ -149,6 +149,10 @@ def connect(
     finally:
         with suppress(NoAnswerError):
             within(0 if opened.silence else CLOSE_SECONDS, connection.close, where)
+
+
+def url_of(settings: Connection) -> str:
+    return f"{settings.protocol}://{settings.host or host_of(settings.account)}:{settings.port}"
 
 
 def _address(settings: Connection) -> dict[str, Any]:

@@ -90,13 +90,8 @@ class Session:
                 raise
 
     def close(self) -> None:
-        """Close in the background, because a broken connection may take long to close."""
-
-        def close(session: ExitStack) -> None:
-            with suppress(Exception):
-                session.close()
-
-        threading.Thread(target=close, args=(self._open.pop_all(),), daemon=True).start()
+        with suppress(Exception):
+            self._open.close()
         self._warehouse = None
 
 

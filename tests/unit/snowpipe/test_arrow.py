@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from snowpipe.run_dbt import DBT
+from tests.unit.snowpipe.deaf import deaf_port
 
 # An Arrow result of one column and one row, as Snowflake sends it.
 RESULT = (
@@ -46,3 +47,18 @@ def test_threads_read_their_first_results_concurrently(python: str) -> None:
     for _ in range(3):
         command = [python, "-c", READ_IN_EIGHT_THREADS, root, RESULT]
         assert subprocess.run(command, check=True, timeout=60, capture_output=True).stderr == b""
+
+
+def test_dbt_ends_when_snowflake_is_silent() -> None:
+    program = (
+        "import sys, threading, time\n"
+        "from snowpipe import arrow\n"
+        "arrow.SILENT_SECONDS = 1\n"
+        "threading.Thread(target=arrow.end_if_silent, args=(sys.argv[1],)).start()\n"
+        "time.sleep(60)\n"
+    )
+    with deaf_port() as port:
+        command = [sys.executable, "-c", program, f"http://127.0.0.1:{port}"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+    assert ended.returncode == 2
+    assert f"No answer from Snowflake at http://127.0.0.1:{port}" in ended.stderr
