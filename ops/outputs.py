@@ -156,7 +156,6 @@ def environment_of(stage: str, environment: Mapping[str, str]) -> Mapping[str, s
 def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     import botocore.exceptions
 
-    warehouse = load(environment_of(stage, environment)).connection
     # boto3 reads AWS_DEFAULT_REGION and profiles; osls and the AWS CLI also read AWS_REGION.
     session = boto3.Session(region_name=environment.get("AWS_REGION"))
     try:
@@ -169,6 +168,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         answered = isinstance(error, botocore.exceptions.ClientError)
         others = _there_are(session) if answered else ""
         raise NoStackError(f"stage {stage} was not found: {error}{others}") from None
+    warehouse = load(environment_of(stage, environment)).connection
     # The query matches prefixes, so a stage "dev" also finds the names of "dev-app".
     names = [f"milkrun-{stage}-app{slot}" for slot in ("", "-2")]
     keys = {key["name"]: key["value"] for key in named_so["items"] if key["name"] in names}
