@@ -155,9 +155,9 @@ airflow: setup #: test the hourly and backfill DAGs, with one whole run against 
 
 ##@ Measure it
 
-bench: setup ## run the benchmarks (ONLY=handler,cost COMPARE=earlier.json); writes docs/performance.md
+bench: setup ## run the benchmarks (ONLY=handler,cost COMPARE=earlier.json ROWS=1000000); writes docs/performance.md
 	@tools/setup.sh test bench
-	@$(PY) -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
+	@$(PY) -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(COMPARE),--compare $(COMPARE)) $(if $(ROWS),--rows $(ROWS))
 
 bench-large: setup #: load a million objects and ten million events locally; takes an hour and 3 GB
 	@tools/setup.sh test bench

@@ -4,7 +4,8 @@ to docs/.
     python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
 
 If a part fails, the others still run, and the page keeps the failed part's previous figures. `--page`
-measures nothing and only writes the page from latest.json.
+measures nothing and only writes the page. The figures of parts that run by hand are kept in by_hand.json, which
+is committed.
 """
 
 import argparse
@@ -38,12 +39,15 @@ PARTS = {
 }
 # These run only if --only names them: an hour, and gigabytes of disk.
 BY_HAND = {"marts": "tests.bench.marts"}
+KEPT = Path(__file__).with_name("by_hand.json")
 
 
-def measured(part: str) -> Figures:
-    command = [sys.executable, "-m", (PARTS | BY_HAND)[part], "--json"]
-    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return Figures(**json.loads(output.splitlines()[-1]))
+def measured(part: str, *options: str) -> tuple[Figures | None, bool]:
+    """Return the last figures that the part printed, and whether it succeeded."""
+    command = [sys.executable, "-m", (PARTS | BY_HAND)[part], "--json", *options]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    printed = done.stdout.splitlines()
+    return Figures(**json.loads(printed[-1])) if printed else None, done.returncode == 0
 
 
 def show(found: Figures, earlier: dict[str, float]) -> None:
@@ -51,27 +55,43 @@ def show(found: Figures, earlier: dict[str, float]) -> None:
         before = f"   before {earlier[name]:12.3f}" if name in earlier else ""
         print(f"  {name:58} {value:12.3f}{before}")
     for name, points in found.series.items():
-        print(f"  {name:58} x^{exponent(points):.2f}")
+        if len(points) > 1:
+            print(f"  {name:58} x^{exponent(points):.2f}")
     sys.stdout.flush()
 
 
-def last_run() -> dict[str, Any]:
-    return json.loads(LATEST.read_text()) if LATEST.exists() else {}
+def parts_of(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())["parts"]) if path.exists() else {}
+
+
+def figures_of(part: dict[str, Any]) -> Figures:
+    return Figures(**{name: part[name] for name in asdict(Figures())})
+
+
+def whole_of(parts: dict[str, Any]) -> Figures:
+    whole = Figures()
+    for each in parts.values():
+        whole.add(figures_of(each))
+    return whole
 
 
 def keep(part: str, found: Figures, seconds: float) -> None:
     """Write the figures of this part to the file immediately, so that they survive an interrupted run."""
-    run = last_run()
-    parts = run.get("parts", {})
-    parts[part] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-    parts[part] |= {"load": round(os.getloadavg()[1], 1), **asdict(found)}
-    whole = Figures()
-    for each in parts.values():
-        whole.add(Figures(**{name: each[name] for name in asdict(whole)}))
-    at = max(each["at"] for each in parts.values())
-    LATEST.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"at": at, "machine": machine(), **asdict(whole), "parts": parts}
-    LATEST.write_text(json.dumps(kept, indent=1))
+    path = KEPT if part in BY_HAND else LATEST
+    parts = parts_of(path)
+    if part in BY_HAND and part in parts:  # a run of a larger history adds its figures
+        before = figures_of(parts[part])
+        before.add(found)
+        found = before
+    parts[part] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "load": round(os.getloadavg()[1], 1),
+        **asdict(found),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"parts": parts}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -80,10 +100,11 @@ def main() -> int:
     parser.add_argument(
         "--compare", type=Path, help="latest.json of an earlier run, to print beside this one"
     )
+    parser.add_argument("--rows", help="the histories of marts, for example 1000000,10000000")
     parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/performance.md")
     arguments = parser.parse_args()
-    compared = json.loads(arguments.compare.read_text()) if arguments.compare else last_run()
-    earlier = {**compared.get("ratios", {}), **compared.get("rates", {})}
+    compared = whole_of(parts_of(arguments.compare or LATEST))
+    earlier = {**compared.ratios, **compared.rates}
     failed = []
     if not arguments.page:
         print(machine())
@@ -91,15 +112,15 @@ def main() -> int:
         for n, part in enumerate(wanted, 1):
             print(f"{part} ({n} of {len(wanted)})", flush=True)
             began = time.monotonic()
-            try:
-                found = measured(part)
-            except subprocess.CalledProcessError:
+            found, succeeded = measured(part, *(["--rows", arguments.rows] if arguments.rows else []))
+            if not succeeded:
                 failed.append(part)
-                continue
-            keep(part, found, time.monotonic() - began)
-            show(found, earlier)
+            if found:
+                keep(part, found, time.monotonic() - began)
+                show(found, earlier)
             print(f"  {time.monotonic() - began:.0f} s", flush=True)
-    page.write(last_run())
+    now, by_hand = parts_of(LATEST), parts_of(KEPT)
+    page.write(now, by_hand, whole_of(by_hand | now))
     print(f"{LATEST.relative_to(ROOT)}, {page.PAGE.relative_to(ROOT)}")
     if failed:
         print(f"Failed: {', '.join(failed)}. The page shows their figures of an earlier run.")

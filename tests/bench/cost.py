@@ -30,7 +30,7 @@ from consumer.records import records_of
 from consumer.report import report
 from contract import logs
 from contract.metrics import with_metrics
-from ops.cost import Load, Prices, Way, Work, bill, lane_records_a_second
+from ops.cost import SECONDS_A_DAY, SMALL, Load, Prices, Way, Work, bill, lane_records_a_second
 from tests.bench import consumer, figures, handler
 from tests.bench.figures import Figures, Points, progress
 from tests.bench.memory_aws import Aws, Inline
@@ -279,10 +279,33 @@ def measure() -> Figures:
         found.rates |= {f"cost/{key} {name}": value for key, value in asdict(work).items()}
     for memory in (512, 1024, 1769):
         found.rates[f"cost/lane_records_per_s@{memory}"] = lane_records_a_second(works["ours"], memory)
+    found.rates |= goals_of_the_bill(works["ours"])
     found.ratios["consumer_http_cpu/powertools@200"] = cpu_at(works["ours"], 200) / cpu_at(
         works["powertools"], 200
     )
     return found
+
+
+def goals_of_the_bill(work: Work) -> dict[str, float]:
+    medium = Load(events_per_day=1000 * SECONDS_A_DAY, batch=20, work=work)
+    full = replace(medium, batch=100)
+    small = Load(1_000_000, 20, work=work, **SMALL)
+    idle = replace(small, events_per_day=1)
+    return {
+        "bill/usd a million at 1000/s": usd_per_million(medium),
+        "bill/usd a million at 1000/s without notifications": usd_per_million(
+            replace(medium, notifications=False)
+        ),
+        "bill/usd a million at 1000/s, 100 per request": usd_per_million(full),
+        "bill/usd a million at 1000/s, 100 per request without notifications": usd_per_million(
+            replace(full, notifications=False)
+        ),
+        "bill/usd a million at 1M a day": usd_per_million(
+            Load(events_per_day=1_000_000, batch=20, work=work)
+        ),
+        "bill/usd a million at 1M a day, small": usd_per_million(small),
+        "bill/usd a month fixed, small": sum(line.usd for line in bill(idle, Prices())),
+    }
 
 
 def usd_per_million(load: Load, way: Way = "rest", only: tuple[str, ...] = ()) -> float:

@@ -27,7 +27,8 @@ class Figures:
     def add(self, other: "Figures") -> None:
         self.ratios |= other.ratios
         self.rates |= other.rates
-        self.series |= other.series
+        for name, points in other.series.items():
+            self.series[name] = sorted({**dict(self.series.get(name, ())), **dict(points)}.items())
         self.notes |= other.notes
 
 

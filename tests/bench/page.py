@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import plots
-from tests.bench.figures import exponent
+from tests.bench.figures import Figures, exponent, machine
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).with_name("performance.template.md")
@@ -31,9 +31,13 @@ GOALS = (
     ("cold_start/powertools_tracer", 0.35),
     ("cold_start/powertools", 0.6),
     ("consumer/powertools@500", 0.2),
-    ("marts/scanned over new and touched/hour@1000000", 3.0),
-    ("marts/scanned over new and touched/hour@10000000", 3.0),
+    *(
+        (f"marts/scanned over new and touched/{kind}@{size}", 3.0)
+        for size in (10**6, 10**7, 10**8)
+        for kind in ("hour", "backlog")
+    ),
     ("marts/seconds of a run at 10 times the history/hour", 2.0),
+    ("marts/seconds of a run at 10 times the history/backlog", 2.0),
 )
 FLOORS = (("loader/objects_per_s", 150.0), ("loader/rows_per_s", 20_000.0), ("loader/localstack_gets", 0.7))
 CEILINGS = (
@@ -42,6 +46,15 @@ CEILINGS = (
     ("dbt/sql_s@1000000", 20.0),
     ("handler/cached_token_us", 50.0),
     ("handler/new_token_us", 200.0),
+    ("bill/usd a million at 1000/s", 1.30),
+    ("bill/usd a million at 1000/s, 100 per request", 0.85),
+    ("bill/usd a million at 1M a day, small", 2.20),
+    ("bill/usd a month fixed, small", 18.0),
+    ("consumer/write_units_per_event rounds", 2.2),
+    ("consumer/read_units_per_event rounds", 1.0),
+    ("cost/consume_cpu_ms_event ours", 0.46),
+    ("consumer/calls_per_event 200", 0.72),
+    ("consumer/calls_per_event 200 pairs, again", 2.36),
     *(
         (f"client_memory/mib {name}", 300.0)
         for name in ("backfill", "recreate", "validate", "monitor", "reconcile")
@@ -51,19 +64,24 @@ DBT_PLOT = "![dbt](images/perf-dbt.svg)"
 PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", "isal", "moto", "duckdb")
 
 
-def write(run: dict[str, Any]) -> None:
-    known = {**run.get("ratios", {}), **run.get("rates", {})}
+def write(parts: dict[str, Any], by_hand: dict[str, Any], whole: Figures) -> None:
+    """Write the page from all figures; `parts` are those of the last run, `by_hand` those that are committed."""
+    known = {**whole.ratios, **whole.rates}
     made = {
-        "at": run.get("at", "never")[:16].replace("T", " ") + " UTC",
-        "machine": run.get("machine", "–"),
+        "at": max((part["at"] for part in parts.values()), default="never")[:16].replace("T", " ") + " UTC",
+        "machine": machine(),
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
-        "minutes": f"{sum(part['seconds'] for part in run.get('parts', {}).values()) / 60:.0f}",
-        "load": load([part.get("load", 0.0) for part in run.get("parts", {}).values()]),
+        "minutes": f"{sum(part['seconds'] for part in parts.values()) / 60:.0f}",
+        "load": load([part["load"] for part in parts.values()]),
+        "by_hand": "; ".join(
+            f"`{name}` at {part['at'][:16].replace('T', ' ')} UTC, load {part['load']:.0f}"
+            for name, part in by_hand.items()
+        ),
         "goals": goals(known),
-        "growth": growth(run.get("series", {})),
+        "growth": growth(whole.series),
         "memory": memory(known),
         "dbt_plot": DBT_PLOT
-        if "dbt/sql_s by rows" in run.get("series", {})
+        if "dbt/sql_s by rows" in whole.series
         else "There is no plot of dbt, because it has not run yet.",
     }
 
@@ -75,7 +93,7 @@ def write(run: dict[str, Any]) -> None:
 
     PAGE.write_text(re.sub(r"\{\{([^}]+)\}\}", filled, TEMPLATE.read_text()))
     IMAGES.mkdir(exist_ok=True)
-    plots.draw({name: [tuple(p) for p in points] for name, points in run.get("series", {}).items()}, IMAGES)
+    plots.draw(whole.series, IMAGES)
 
 
 def load(averages: list[float]) -> str:
@@ -97,6 +115,8 @@ def goals(known: dict[str, float]) -> str:
 def growth(series: dict[str, Any]) -> str:
     rows = []
     for name, points in series.items():
+        if len(points) < 2:
+            continue
         k = exponent(points)
         (first_x, first), (last_x, last) = sorted(points)[0], sorted(points)[-1]
         rows.append(
