@@ -157,6 +157,15 @@ def test_received_but_not_deleted_messages_count_as_waiting(name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_every_expression_uses_all_metrics_of_its_alarm(variant):
+    for name, alarm in all_alarms(variant).items():
+        known = {metric["Id"] for metric in alarm.get("Metrics", []) if "MetricStat" in metric}
+        for metric in alarm.get("Metrics", []):
+            if "Expression" in metric:
+                assert known <= set(re.findall(r"\w+", metric["Expression"])), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_alarms_metric_is_published_by_its_service(variant):
     for name, alarm in all_alarms(variant).items():
         for metric in metrics_of(alarm):
