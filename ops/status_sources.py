@@ -99,7 +99,9 @@ class _Flow:
             yield Finding("gateway", "OK", "answers")
 
     def logs(self) -> Iterator[Finding]:
-        """Return what ingest and consumer did; rejects are a part of their own, so that failures do not hide them."""
+        """Return what ingest and consumer did. Rejects are a separate part, so that failures do not hide
+        them.
+        """
         requests = failed = received = batches = 0
         codes = Counter[str]()
         last: tuple[datetime | None, str] = None, ""

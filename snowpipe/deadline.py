@@ -12,7 +12,7 @@ from snowpipe.refusal import Refusal
 
 
 class NoAnswerError(Refusal):
-    """A store cannot be asked: it did not answer in time, or refused the connection. The message names it."""
+    """A store did not answer in time, or refused the connection; the message names it."""
 
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:

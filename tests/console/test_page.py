@@ -465,10 +465,10 @@ FRAMES = """seconds => new Promise(resolve => {
 @pytest.mark.slow
 @pytest.mark.parametrize("trucks", [200, pytest.param(2000, marks=pytest.mark.slow)])
 def test_moving_trucks_are_drawn_at_thirty_frames_a_second(open_page: Open, trucks: int) -> None:
-    """Send a hundred moved trucks and 25 events every half second.
+    """Send new positions of a hundred trucks and 25 events every half second.
 
-    Use the best of several windows, because other programs on a busy machine take frames too. Where even an
-    empty page has fewer than 60 frames, half of its frames are enough.
+    The best of several windows counts, because other programs on a busy machine cost frames. On a machine
+    where even an empty page has fewer than 60 frames per second, half of its frames are enough.
     """
     state: State = empty()
     state.trucks = ring_of_trucks(trucks, 0)
