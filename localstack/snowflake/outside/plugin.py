@@ -1,26 +1,59 @@
-"""A pytest plugin for the outside suites: it makes the connector use plain HTTP and writes one JSON line per
-test to the file `OUTSIDE_RESULTS`. A test's outcome is the worst of its setup, call and teardown.
+"""A pytest plugin for the environment of the outside suites: plain HTTP, and one JSON line per test.
+
+`OUTSIDE_RESULTS` names the file of the lines. A test's outcome is the worst of its setup, call and teardown. The text
+of a failed test ends with what the local Snowflake refused while it ran, because dbt keeps that in its log.
 """
 
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from snowflake.connector import connection
+from snowflake.connector import connection, errors
 
 # The dialect takes no protocol from its URL, so it becomes the connector's default.
 connection.DEFAULT_CONFIGURATION["protocol"] = ("http", str)
 
 RANKS = {"passed": 0, "skipped": 1, "failed": 2}
+REFUSAL = "Not supported by the local Snowflake"
 worst: dict[str, tuple[str, str]] = {}
+refusals: list[str] = []
+seen: dict[int, tuple[BaseException, str]] = {}
+"""What was printed and refused with an exception: a fixture of a class fails once, and each test raises it again."""
+initialize = errors.Error.__init__
+
+
+def note_refusal(self: errors.Error, *arguments: Any, **options: Any) -> None:
+    initialize(self, *arguments, **options)
+    if REFUSAL in str(self.msg):
+        refusals.append(str(self.msg))
+
+
+errors.Error.__init__ = note_refusal  # type: ignore[method-assign]
+
+
+def pytest_runtest_setup() -> None:
+    refusals.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo:
+        error = call.excinfo.value
+        _, text = seen.setdefault(id(error), (error, "\n".join([report.capstdout, *refusals])))
+        report.sections.append(("refused", text))
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     outcome, text = worst.get(report.nodeid, ("passed", ""))
     if RANKS.get(report.outcome, 0) > RANKS[outcome]:
-        # dbt writes the error of a model to its log only.
-        outcome, text = report.outcome, f"{report.longreprtext}\n{report.capstdout}"
+        outcome, text = report.outcome, "\n".join([report.longreprtext, *dict(report.sections).values()])
     worst[report.nodeid] = (outcome, text)
     if report.when == "teardown":
         del worst[report.nodeid]

@@ -35,7 +35,7 @@ REFUSAL = re.compile(r"Not supported by the local Snowflake: ([^\n]*)")
 ROLES = ("DBT_TEST_ROLE_1", "DBT_TEST_ROLE_2", "DBT_TEST_ROLE_3")
 SETUP = (
     *(f"CREATE DATABASE {name}" for name in ("SUITE", "SUITE_ALT", "SUITE_QUOTED")),
-    *(f"CREATE WAREHOUSE {name}" for name in ("SUITE_WH", "SUITE_ALT_WH")),
+    *(f"CREATE WAREHOUSE {name}" for name in ("SUITE_WH", "SUITE_ALT_WH", "DBT_TESTING", "DBT_TESTING_ALT")),
     *(f"CREATE ROLE {name}" for name in ROLES),
 )
 

@@ -260,3 +260,24 @@ def test_a_dollar_within_a_string_names_no_variable(warehouse: Warehouse) -> Non
 
 def test_a_syntax_error_names_the_word_and_its_place(warehouse: Warehouse) -> None:
     assert "unexpected 'limit'" in warehouse.refused("SELECT 1 LIMIT 1 limit 1")
+
+
+@pytest.mark.parametrize(
+    "columns", ["id INT NOT NULL", "id INT PRIMARY KEY", "s VARCHAR(2)", "id INT, PRIMARY KEY (id)", "id"]
+)
+def test_a_column_list_that_create_as_select_would_lose_is_refused(
+    warehouse: Warehouse, columns: str
+) -> None:
+    assert "column list" in warehouse.refused(f"CREATE TABLE RAW.C ({columns}) AS SELECT 1")
+
+
+def test_a_comment_keeps_its_quotes_and_goes_with_its_table(warehouse: Warehouse) -> None:
+    asked = "SELECT COMMENT FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_NAME = 'C'"
+    warehouse.run("CREATE TRANSIENT TABLE RAW.C (x INT)")
+    assert warehouse.run(asked) == [{"COMMENT": None}]
+    warehouse.run("""COMMENT ON TABLE RAW.C IS $$it's "quoted"$$""")
+    assert warehouse.run(asked) == [{"COMMENT": """it's "quoted\""""}]
+    (row,) = warehouse.run("SHOW TABLES LIKE 'C' IN SCHEMA RAW")
+    assert row["comment"] == """it's "quoted\""""
+    warehouse.run("CREATE OR REPLACE TABLE RAW.C (x INT)")
+    assert warehouse.run(asked) == [{"COMMENT": None}]

@@ -42,7 +42,7 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
         ((exp.CurrentVersion,), t.current_version),
         ((exp.Use,), lambda e: t.set_schema(e, current_database=database)),
         ((exp.Create,), lambda e: t.create_database(e, db_path=conn.db_path)),
-        ((exp.Create, exp.Comment, exp.Alter), t.extract_comment_on_table),
+        ((exp.Create, exp.Comment, exp.Alter), lambda e: comment_on_table(e, cursor)),
         ((exp.Alter,), t.extract_comment_on_columns),
         ((exp.Table,), t.information_schema_fs),
         ((exp.Table,), lambda e: t.information_schema_databases(e, current_schema=schema)),
@@ -120,6 +120,27 @@ def next_value(node: exp.Expr) -> exp.Expr:
     if isinstance(node.parent, exp.Select):
         return exp.Alias(this=call, alias=exp.to_identifier("NEXTVAL"))
     return call
+
+
+def comment_on_table(statement: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
+    """Record a table's comment. fakesnow's writes NULL as 'None', fails for quotes, and keeps a replaced table's."""
+    made = transforms.extract_comment_on_table(statement)
+    table, comment = made.args.get("table_comment") or (None, None)
+    if table is not None and comment is not None:
+        made.set("table_comment", (table, str(comment).replace("'", "''")))
+    elif isinstance(made, exp.Create) and made.kind in ("TABLE", "VIEW") and not made.args.get("exists"):
+        table = made.find(exp.Table)
+        made.set("table_comment", (table, "") if table and had_comment(table, cursor) else None)
+    return made
+
+
+def had_comment(table: exp.Table, cursor: FakeSnowflakeCursor) -> bool:
+    found = cursor._duck_conn.execute(
+        """SELECT 1 FROM _fs_global._fs_information_schema._fs_tables_ext
+           WHERE (ext_table_catalog, ext_table_schema, ext_table_name) = (?, ?, ?)""",
+        [table.catalog or cursor._conn.database, table.db or cursor._conn.schema, table.name],
+    )
+    return bool(found.fetchall())
 
 
 def foreign_keys(show: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:

@@ -77,6 +77,10 @@ UNKNOWN = {
     "to_timestamp(0)::timestamptz as created_on": "NULL::TIMESTAMPTZ as created_on",
     "0 as rows": "NULL::BIGINT as rows",
     "0 as bytes": "NULL::BIGINT as bytes",
+    "'' as comment": """coalesce((SELECT comments.comment
+        FROM _fs_global._fs_information_schema._fs_tables_ext AS comments
+        WHERE (ext_table_catalog, ext_table_schema, ext_table_name) = (table_catalog, table_schema, table_name)), '')
+        as comment""",
 }
 
 

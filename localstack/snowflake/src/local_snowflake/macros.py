@@ -25,7 +25,7 @@ FLOAT = NUMBER + r"|\s*[+-]?(?i:nan|inf|infinity)\s*"
 TRUE, FALSE = "('true', 't', 'yes', 'y', 'on', '1')", "('false', 'f', 'no', 'n', 'off', '0')"
 DATE = r"\s*\d{4}-\d{1,2}-\d{1,2}\s*"
 TIME = r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?"
-OFFSET = r"\s*(Z|z|[+-]\d{2}(:?\d{2})?)"
+OFFSET = r"\s*(Z|z|[+-]\d{2}(:?\d{2})?|[+-]\d)"
 TIMESTAMP = rf"\s*\d{{4}}-\d{{1,2}}-\d{{1,2}}([Tt ]{TIME}({OFFSET})?)?\s*"
 TEXT = "CASE WHEN t = 'JSON' THEN (x::JSON)->>'$' ELSE x END"
 OTHER_DATES = r"\s*(\d{1,2}/\d{1,2}/\d{4}|\d{1,2}-[A-Za-z]{3}-\d{4}|[A-Za-z]{3},? ).*"
@@ -114,7 +114,8 @@ def time_families() -> str:
     digits = r"regexp_full_match(x, '\s*-?\d+\s*')"
 
     # DuckDB wants no space before an offset, and a colon within it.
-    spaced = r"regexp_replace(trim(x), '\s+(Z|z|[+-]\d{2}(:?\d{2})?)$', '\1')"
+    spaced = r"regexp_replace(trim(x), '\s+(Z|z|[+-]\d{1,2}(:?\d{2})?)$', '\1')"
+    spaced = rf"regexp_replace({spaced}, '(:\d{{2}}(\.\d+)?[+-])(\d)$', '\10\3')"
     instant = rf"regexp_replace({spaced}, '([+-]\d{{2}})(\d{{2}})$', '\1:\2')"
 
     def valid(kind: str, text: str) -> str:

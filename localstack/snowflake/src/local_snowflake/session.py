@@ -165,6 +165,8 @@ class LocalConnection(FakeSnowflakeConnection):
         """Begin a new transaction after a failed statement, which ends DuckDB's but not Snowflake's, if
         nothing was changed in it.
         """
+        with suppress(duckdb.Error):
+            self._duck_conn.fetchall()  # DuckDB takes no statement while a result is unread
         if not self.in_transaction:
             return
         if self._changed:

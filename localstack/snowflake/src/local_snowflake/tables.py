@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sqlglot import exp
 
 from local_snowflake.errors import unsupported
-from local_snowflake.lengths import columns_of
+from local_snowflake.lengths import columns_of, limit_of
 from local_snowflake.sql import hidden, literal, quoted
 
 # Storage, costs and comments: no answer to a query depends on them.
@@ -39,6 +39,11 @@ def refuse_options(create: exp.Create) -> None:
         off = isinstance(each.args.get("value"), exp.Boolean) and not each.args["value"].this
         if not isinstance(each, TAKEN) and not (name in TAKEN_BY_NAME and (name in QUIET or off)):
             raise unsupported(f"{each.sql(dialect='snowflake')} of CREATE {create.kind}")
+    listed = create.this.expressions if isinstance(create.this, exp.Schema) else []
+    if create.kind == "TABLE" and create.expression and not all(map(is_plain, listed)):
+        raise unsupported(
+            "constraints, lengths or names without a type in the column list of CREATE … AS SELECT"
+        )
     for column in columns_of(create.this) if isinstance(create.this, exp.Schema) else ():
         for constraint in column.args.get("constraints") or ():
             if not isinstance(constraint.kind, CONSTRAINTS):
@@ -46,6 +51,14 @@ def refuse_options(create: exp.Create) -> None:
 
 
 QUIET = {"DATA_RETENTION_TIME_IN_DAYS", "MAX_DATA_EXTENSION_TIME_IN_DAYS"}
+
+
+def is_plain(column: exp.Expr) -> bool:
+    """Return whether CREATE TABLE … AS SELECT keeps all of a column's definition."""
+    if not isinstance(column, exp.ColumnDef):
+        return False
+    constraints = [each.kind for each in column.args.get("constraints") or ()]
+    return all(isinstance(each, exp.CommentColumnConstraint) for each in constraints) and not limit_of(column)
 
 
 def ordered_sequence(create: exp.Create) -> None:
