@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snowflake.connector import connection, errors
+from snowflake.connector import connect, connection, errors
 
 # The dialect takes no protocol from its URL, so it becomes the connector's default.
 connection.DEFAULT_CONFIGURATION["protocol"] = ("http", str)
@@ -56,7 +56,22 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         outcome, text = report.outcome, "\n".join([report.longreprtext, *dict(report.sections).values()])
     worst[report.nodeid] = (outcome, text)
     if report.when == "teardown":
+        if outcome == "failed" and "SNOWFLAKE_DATABASE" in os.environ:
+            drop_relations()
         del worst[report.nodeid]
         with Path(os.environ["OUTSIDE_RESULTS"]).open("a") as results:
             entry = {"test": report.nodeid, "outcome": outcome, "text": text}
             results.write(json.dumps(entry, allow_nan=False) + "\n")
+
+
+def drop_relations() -> None:
+    """Drop what a failed test of snowflake-sqlalchemy left behind: the next tests use the same names."""
+    options = {name: os.environ[f"SNOWFLAKE_{name.upper()}"] for name in OPTIONS}
+    with connect(**options, protocol="http") as opened, opened.cursor() as cursor:
+        for kind, name_at, schema_at in (("TABLE", 1, 4), ("VIEW", 1, 4), ("SEQUENCE", 0, 2)):
+            cursor.execute(f"SHOW {kind}S IN DATABASE {options['database']}")
+            for row in cursor.fetchall():
+                cursor.execute(f'DROP {kind} IF EXISTS "{row[schema_at]}"."{row[name_at]}"')
+
+
+OPTIONS = ("account", "user", "password", "host", "port", "database")

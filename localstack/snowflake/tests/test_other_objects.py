@@ -281,3 +281,13 @@ def test_a_comment_keeps_its_quotes_and_goes_with_its_table(warehouse: Warehouse
     assert row["comment"] == """it's "quoted\""""
     warehouse.run("CREATE OR REPLACE TABLE RAW.C (x INT)")
     assert warehouse.run(asked) == [{"COMMENT": None}]
+
+
+def test_primary_keys_are_those_of_the_table_that_is_named(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.K (a INT, b INT, PRIMARY KEY (b, a))")
+    warehouse.run("CREATE SCHEMA OTHER")
+    warehouse.run("CREATE TABLE OTHER.K (c INT PRIMARY KEY)")
+    found = warehouse.run("SHOW PRIMARY KEYS IN TABLE RAW.K")
+    assert [(row["column_name"], row["key_sequence"]) for row in found] == [("B", 1), ("A", 2)]
+    assert all(row["constraint_name"].startswith("SYS_CONSTRAINT_") for row in found)
+    assert len(warehouse.run(f"SHOW PRIMARY KEYS IN DATABASE {warehouse.database}")) == 3

@@ -8,7 +8,7 @@ from typing import Literal
 from sqlglot import exp
 
 from local_snowflake.errors import SnowflakeError, compilation, unsupported
-from local_snowflake.sql import Name, Options, Scope, Words, flag_of, parsed, stage_parts, text_of
+from local_snowflake.sql import STRINGS, Name, Options, Scope, Words, flag_of, parsed, stage_parts, text_of
 
 REFUSED_IN_A_PIPE = (
     "FILES",
@@ -147,6 +147,8 @@ class Copy:
 def copy_of(sql: str, scope: Scope) -> Copy:
     words = Words(sql)
     words.take("COPY", "INTO")
+    if words.sees("@") or words.token.token_type in STRINGS:
+        raise unsupported("COPY INTO a location")
     target = scope.resolve(words.take_name())
     columns: tuple[str, ...] = ()
     if words.takes("("):

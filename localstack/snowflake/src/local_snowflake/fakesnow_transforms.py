@@ -15,9 +15,10 @@ from typing import Any
 
 from fakesnow import transforms
 from fakesnow.cursor import FakeSnowflakeCursor
-from sqlglot import exp
+from sqlglot import exp, parse_one
 
 from local_snowflake.expressions import unsupported
+from local_snowflake.sql import literal
 
 type Transform = Callable[[exp.Expr], exp.Expr]
 
@@ -30,9 +31,6 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
     database, schema = conn.database, conn.schema
     stages = conn.table_stages
     t = transforms
-
-    def keys(kind: str) -> Transform:
-        return lambda e: t.show_keys(e, database, kind=kind)  # type: ignore[arg-type]  # two literals
 
     return [
         ((exp.Table,), lambda e: t.identifier(e, params)),
@@ -92,9 +90,8 @@ def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[ex
         ((exp.Show,), lambda e: t.show_columns(e, database, schema)),
         ((exp.Show,), lambda e: t.show_stages(e, database, schema)),
         ((exp.Show,), lambda e: t.show_sequences(e, database, schema)),
-        ((exp.Show,), keys("PRIMARY")),
-        ((exp.Show,), keys("UNIQUE")),
-        ((exp.Show,), lambda e: foreign_keys(e, cursor)),
+        ((exp.Show,), lambda e: primary_keys(e, database, schema)),
+        ((exp.Show,), lambda e: other_keys(e, cursor)),
         ((exp.Show,), t.show_users),
         ((exp.Command,), t.create_user),
         ((exp.Anonymous,), t.haversine),
@@ -143,16 +140,54 @@ def had_comment(table: exp.Table, cursor: FakeSnowflakeCursor) -> bool:
     return bool(found.fetchall())
 
 
-def foreign_keys(show: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
-    """SHOW IMPORTED KEYS where there are none; fakesnow lists the primary keys in their place."""
-    if not isinstance(show, exp.Show) or show.name.upper() != "IMPORTED KEYS":
+def other_keys(show: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
+    """Answer SHOW UNIQUE KEYS and SHOW IMPORTED KEYS where there are none.
+
+    fakesnow finds no unique keys, and lists the primary keys in place of the foreign keys.
+    """
+    kind = OTHER_KEYS.get(show.name.upper()) if isinstance(show, exp.Show) else None
+    if kind is None:
         return show
-    found = "SELECT 1 FROM duckdb_constraints() WHERE constraint_type = 'FOREIGN KEY' LIMIT 1"
-    if cursor._duck_conn.execute(found).fetchall():
-        raise unsupported("SHOW IMPORTED KEYS while a table has a foreign key")
-    query = transforms.show_keys(show, cursor._conn.database, kind="FOREIGN")
+    found = "SELECT 1 FROM duckdb_constraints() WHERE constraint_type = ? LIMIT 1"
+    if cursor._duck_conn.execute(found, [kind]).fetchall():
+        raise unsupported(f"SHOW {show.name.upper()} while a table has a {kind} constraint")
+    asked = "FOREIGN" if kind == "FOREIGN KEY" else "UNIQUE"
+    query = transforms.show_keys(show, cursor._conn.database, kind=asked)  # type: ignore[arg-type]  # two literals
     assert isinstance(query, exp.Select)
     return query.where("FALSE")
+
+
+OTHER_KEYS = {"UNIQUE KEYS": "UNIQUE", "IMPORTED KEYS": "FOREIGN KEY"}
+
+
+def primary_keys(show: exp.Expr, database: str | None, schema: str | None) -> exp.Expr:
+    """SHOW PRIMARY KEYS. fakesnow looks for the table's name in all schemas of the session's database.
+
+    DuckDB forgets the name of a key, so each has one of the form that Snowflake generates.
+    """
+    if not isinstance(show, exp.Show) or show.name.upper() != "PRIMARY KEYS":
+        return show
+    kind, named = show.args.get("scope_kind"), show.args.get("scope")
+    parts = [part.name for part in named.parts] if isinstance(named, exp.Table) else []
+    home = [part for part in (database, schema) if part]
+    if kind == "TABLE":
+        within = [*home[: 3 - len(parts)], *parts]
+    elif kind == "SCHEMA":
+        within = [*home[: 2 - len(parts)], *parts]
+    else:
+        within = [] if kind == "ACCOUNT" else parts or home[:1]
+    columns = ("database_name", "schema_name", "table_name")
+    wanted = "".join(f" AND {name} = {literal(value)}" for name, value in zip(columns, within, strict=False))
+    return parse_one(PRIMARY_KEYS + wanted, read="duckdb")
+
+
+PRIMARY_KEYS = """
+SELECT NULL::TIMESTAMPTZ AS created_on, database_name, schema_name, table_name,
+    unnest(constraint_column_names) AS column_name, generate_subscripts(constraint_column_names, 1) AS key_sequence,
+    'SYS_CONSTRAINT_' || md5(concat_ws('.', database_name, schema_name, table_name)) AS constraint_name,
+    'false' AS rely, NULL::VARCHAR AS "comment"
+FROM duckdb_constraints()
+WHERE constraint_type = 'PRIMARY KEY' AND table_name NOT LIKE '_fs_%' AND schema_name NOT LIKE '_local%'"""
 
 
 def kinds_of(statement: exp.Expr) -> set[type]:

@@ -303,6 +303,7 @@ class LocalCursor(FakeSnowflakeCursor):
         return transformed
 
     def _created(self, create: exp.Create) -> exp.Create:
+        self._conn.refuse_to_commit_aborted()
         refuse_options(create)
         ordered_sequence(create)
         database, schema = self._conn.database or "", self._conn.schema or ""

@@ -4,6 +4,7 @@ sqlglot has no grammar for pipes and integrations. Its tokenizer handles quoting
 as for every other statement.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -110,10 +111,15 @@ def parsed(sql: str) -> exp.Expr:
         raise syntax_error(error) from None
 
 
+CLUSTERED = re.compile(r"\bCLUSTER\s+BY\s*\([^)]*$", re.IGNORECASE)
+
+
 def syntax_error(error: ParseError) -> SnowflakeError:
     first = error.errors[0] if error.errors else {}
     if not first.get("highlight"):
         return compilation(plain(str(error)))
+    if CLUSTERED.search(first.get("start_context") or ""):
+        return unsupported("CLUSTER BY with anything but columns")  # Snowflake takes expressions
     place = f"line {first['line']} at position {first['col']}"
     return compilation(f"syntax error {place} unexpected '{first['highlight']}'.")
 
