@@ -69,7 +69,7 @@ class Bootstrap:
             f"The role {self.role.name} {lack}. In serverless/params.yml set snowflakeUserArn: "
             f"{policies.principal_of(statement)} and snowflakeExternalId: "
             f"{statement['Condition']['StringEquals']['sts:ExternalId']}, deploy the stage, and run bootstrap "
-            "again.",
+            "again. (For an emulated AWS: bootstrap --write.)",
             1,
         )
 
@@ -86,7 +86,7 @@ class Bootstrap:
             (
                 f"The policy of {self.parameters.topic_arn} does not allow Snowflake to subscribe. In "
                 f"serverless/params.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, "
-                "deploy the stage, and run bootstrap again."
+                "deploy the stage, and run bootstrap again. (For an emulated AWS: bootstrap --write.)"
             ),
             1,
         )
