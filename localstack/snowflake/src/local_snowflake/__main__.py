@@ -71,7 +71,7 @@ def serve(
         wait = Latency.of(latency)
     except ValueError:
         fail("--latency wants seconds, such as 30 or 5-60")
-    # asyncio turns Nagle off, 40 ms a statement, only for sockets that say that they are TCP.
+    # asyncio turns off Nagle's algorithm, which costs 40 ms per statement, only for sockets that say that they are TCP.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -79,7 +79,7 @@ def serve(
     except OSError as error:
         fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another with --port")
 
-    # fakesnow and the connector take seconds to import; what can fail has failed before.
+    # fakesnow and the connector take seconds to import, so everything that can fail is done before.
     from local_snowflake.engine import FolderInUse
     from local_snowflake.process import Process
 

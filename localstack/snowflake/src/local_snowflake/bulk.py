@@ -58,7 +58,7 @@ class Bulk:
             raise compilation(f"maximum number of files in FILES is {MAX_NAMED_FILES}", "002018", "42601")
         plan = plan_of(self.catalog, copy, stage, None, "ABORT_STATEMENT")
         self.catalog.has_histories(plan.target.database)
-        with self._turns[plan.target]:  # of two at once the second finds the first one's files loaded
+        with self._turns[plan.target]:  # of two concurrent COPYs, the second one finds the files loaded
             files = self._fresh(plan, self._named(plan) if copy.files else self._listed(plan), session)
             if not files:
                 return status("Copy executed with 0 files processed.")
@@ -97,7 +97,7 @@ class Bulk:
     ) -> list[StagedFile]:
         if flag_of(plan.copy.options, "FORCE"):
             return [file for file, _ in files]
-        # In the session's transaction: what it loaded itself counts.
+        # In the session's transaction, so files that it has loaded itself count.
         known = self.loader.loaded_by_hand(session._duck_conn, plan.target, plan.stage.url)
         fresh = []
         for file, listed_etag in files:

@@ -154,7 +154,7 @@ class Catalog:
         """Rises with every statement that may change an object: what was compiled before is then stale."""
         self._columns: tuple[int, Columns] = (-1, Columns())
         self.prepared: set[str] = set()
-        self._preparing = threading.Lock()  # the loader and a session may come at once
+        self._preparing = threading.Lock()  # the loader and a session may call this concurrently
         self.dropped: set[str] = set()
         """Databases that sessions may still stand in."""
         with fakesnow.cursor() as cursor:

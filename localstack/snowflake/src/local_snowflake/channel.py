@@ -17,7 +17,7 @@ from local_snowflake.errors import SnowflakeError
 
 log = structlog.get_logger()
 
-RECEIVE = 10  # SQS gives no more at once
+RECEIVE = 10  # the maximum of SQS per call
 MAX_KEY_BYTES = 1024
 MAX_OBJECT_BYTES = 2**50  # S3 takes 50 TB
 GONE = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}

@@ -254,7 +254,7 @@ def projections(copy: Copy) -> list[str]:
 
 def _as_batch_column(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.Parameter):
-        # t.$1 is a column round the parameter, whose own turn has come before
+        # t.$1 is a column that contains the parameter, which was visited before
         if node.name != "1":
             raise compilation(f"invalid identifier '${node.name}': JSON has one column, $1", "000904")
         return exp.column("C1")

@@ -79,7 +79,7 @@ class DurableFakeSnow(FakeSnow):
         self.duck_conn.execute(fixes.shown_relations())
         self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
         fixes.apply()
-        # A session that belongs to no database stands in `memory`, and may FLATTEN too.
+        # A session without a database uses `memory`, and may use FLATTEN too.
         self.duck_conn.execute(macros.creation_sql("memory"))
         self.duck_conn.execute(macros_of("memory"))
         self.duck_conn.execute(creation_sql())

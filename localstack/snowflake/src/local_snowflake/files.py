@@ -66,7 +66,7 @@ def read(body: bytes, file_format: FileFormat) -> Content:
     text = uncompressed(body, file_format).removeprefix(BYTE_ORDER_MARK)
     content = read_lines(text, file_format)
     if content.errors:
-        # Documents may stretch over lines; if the whole file reads that way, it is good.
+        # A document may span lines; the file is valid if all of it can be read in that way.
         return read_documents(text, file_format) or content
     return content
 

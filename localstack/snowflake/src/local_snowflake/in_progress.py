@@ -83,7 +83,7 @@ async def _answer_of(statement: Statement) -> list[Message]:
     except Exception:
         if not messages:
             raise
-        # Starlette answers a failure and raises it afterwards; the answer is whole, and logged.
+        # Starlette answers a failure and raises it afterwards; by then the answer is complete, and logged.
     return messages
 
 

@@ -104,7 +104,7 @@ class Ingest:
                     log.info("queue_reachable_again", region=channel.region)
                 failures = 0
                 self.problems.pop(channel.region, None)
-            except Exception as error:  # whatever it is, the next try may do better, and none is the end
+            except Exception as error:  # any error: the next try may succeed
                 if isinstance(error, botocore.exceptions.ClientError) and (
                     error.response["Error"]["Code"] in GONE
                 ):
@@ -141,8 +141,8 @@ class Ingest:
                 failures = 0
                 self.problems.pop("loading", None)
             except Exception as error:
-                # Whatever it is, it must not end the loading, and nothing is lost: what was not committed
-                # comes from the queue again.
+                # No error may end the loading. Nothing is lost, because the queue delivers again what was not
+                # committed.
                 if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):
                     self.fatal = f"the database cannot be used until a new start: {error}"
                     log.error("database_unusable", reason=str(error))

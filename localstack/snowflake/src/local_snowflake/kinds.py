@@ -28,7 +28,7 @@ GIVES_VARIANT = (
     exp.JSONExtract, exp.ParseJSON, exp.Struct, exp.JSONObject, exp.Array, exp.ToVariant, exp.Split, exp.ArrayAgg,
     exp.ObjectAgg, exp.GetExtract, exp.Bracket, exp.StarMap, exp.ArrayConcat, exp.ArraySlice, exp.JSONKeys,
 )  # fmt: skip
-# They give what they are given.
+# Their result has the type of their argument.
 PASSES_ON = (
     exp.AnyValue, exp.ArgMax, exp.ArgMin, exp.Case, exp.Coalesce, exp.DecodeCase, exp.FirstValue, exp.Greatest,
     exp.If, exp.IgnoreNulls, exp.Lag, exp.LastValue, exp.Lead, exp.Least, exp.Max, exp.Min, exp.NthValue, exp.Nullif,

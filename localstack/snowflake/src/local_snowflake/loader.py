@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 MAX_FILES = 500
 MAX_BYTES = 8 * 1024 * 1024
-GUNZIPPED = 20  # JSON grows about so many times
+GUNZIPPED = 20  # JSON in memory is about this many times larger
 PARALLEL_READS = 16
 
 
@@ -82,7 +82,7 @@ DATA_ERRORS = (
 )
 
 
-# What S3 says of one object and not of the bucket or its reader: archived away, not a key that it takes.
+# S3's errors for one object, not for the bucket or its reader: archived, or an invalid key.
 OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodNotAllowed"}
 
 

@@ -113,7 +113,7 @@ def time_families() -> str:
     either = rf"{TIMESTAMP}|\s*-?\d+\s*"
     digits = r"regexp_full_match(x, '\s*-?\d+\s*')"
 
-    # DuckDB wants no space before an offset, and a colon within it.
+    # DuckDB requires an offset without a space before it and with a colon in it.
     spaced = r"regexp_replace(trim(x), '\s+(Z|z|[+-]\d{1,2}(:?\d{2})?)$', '\1')"
     spaced = rf"regexp_replace({spaced}, '(:\d{{2}}(\.\d+)?[+-])(\d)$', '\10\3')"
     instant = rf"regexp_replace({spaced}, '([+-]\d{{2}})(\d{{2}})$', '\1:\2')"
@@ -196,7 +196,7 @@ def variant_macros() -> str:
     no_order = raised("000002", "0A000", "what || ' over a VARIANT: cast it to a type'")
     unlike = raised("000002", "0A000", "'the comparison of a VARIANT with another type: cast it'")
     mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
-    # A literal stands beside x: a VARIANT is read as the literal's type.
+    # x is compared with a literal, so a VARIANT is read as the literal's type.
     same = ("BOOLEAN", *NUMBERS, "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "BLOB")
     made = f"""
 CREATE OR REPLACE MACRO {HOME}_ls_ordered(x, what) AS (

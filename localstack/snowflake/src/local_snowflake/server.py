@@ -114,7 +114,7 @@ class LocalSnowflake:
                 )
         elif path in PASSED_ON or str(path).startswith(MONITORING):
             await self.app(scope, receive, send)
-        else:  # fakesnow's upload route among them, which writes files for whoever asks
+        else:  # including fakesnow's upload route, which would write files for any caller
             await JSONResponse({"error": f"No such path: {path}"}, 404)(scope, receive, send)
 
     def _knows_password(self, scope: Message) -> bool:

@@ -48,7 +48,7 @@ fixes.remove_temporary_folder()
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_SECONDS = 0.05
 OVERWRITE = "_local_overwrite"
-# They commit the transaction that stands (Snowflake: "Transactions", "DDL").
+# They commit the open transaction (Snowflake: "Transactions", "DDL").
 DDL = (exp.Alter, exp.Comment, exp.Create, exp.Drop)
 ONLY_READ = (exp.Query, exp.Describe, exp.Show, exp.Use, exp.Set, exp.Transaction)
 DONE = "SELECT 'Statement executed successfully.' AS status"
@@ -387,7 +387,7 @@ class LocalCursor(FakeSnowflakeCursor):
         if not self._exists((database, "_fs_information_schema", "_local_history")):
             return
         changed = "forgotten = forgotten OR pipe_id IS NULL"
-        # Where a schema is dropped the name of its table is empty: all of its tables are meant.
+        # For a dropped schema the table name is empty, which means all of its tables.
         values = [schema, table.name]
         if renamed:
             changed = "table_schema = ?, table_name = ?"
@@ -470,7 +470,7 @@ class LocalCursor(FakeSnowflakeCursor):
             return
         parts = (table.catalog or self._conn.database or "", table.db, table.name)
         relation = ".".join(quoted(part.upper()) for part in parts)
-        if not temporary:  # dropped, or made anew to stay
+        if not temporary:  # dropped, or recreated as a permanent one
             self._conn.temporary.pop(relation, None)
             return
         temporary.pop()

@@ -154,7 +154,7 @@ def group_concat(node: exp.Expr, translation: Translation) -> exp.Expr:
         node.set("separator", text(""))
     if isinstance(value, exp.Distinct) and not order:
         value.set("expressions", [as_text(each, translation) for each in value.expressions])
-    elif isinstance(value, exp.Distinct):  # DuckDB orders it by itself only, so it must be text as it is
+    elif isinstance(value, exp.Distinct):  # DuckDB can order it only by itself, so it must be text already
         if any(translation.may_be_variant(each) for each in value.expressions):
             raise unsupported("LISTAGG(DISTINCT …) of a VARIANT: cast it")
     elif order:

@@ -21,7 +21,7 @@ from local_snowflake.errors import unsupported
 
 SHAPES = Path(__file__).parent / "shapes.txt"
 PAGE = "verified.md"
-# They name or hold, and compute nothing.
+# They name or contain something and compute nothing.
 LEAVES = (exp.Identifier, exp.Literal, exp.Null, exp.Boolean, exp.Var, exp.DataType, exp.DataTypeParam, exp.Placeholder,
           exp.Parameter, exp.JSONPathPart, exp.JSONPath, exp.Column, exp.ColumnDef, exp.Schema, exp.Tuple, exp.Alias,
           exp.TableAlias, exp.Paren, exp.Star, exp.PropertyEQ, exp.Kwarg)  # fmt: skip
