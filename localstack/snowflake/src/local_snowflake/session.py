@@ -37,7 +37,14 @@ from local_snowflake.lengths import keep_lengths
 from local_snowflake.macros import error_of
 from local_snowflake.names import Columns, check_names
 from local_snowflake.sql import hidden, quoted
-from local_snowflake.tables import clone, identities, loses_by_copy, ordered_sequence, refuse_options
+from local_snowflake.tables import (
+    clone,
+    identities,
+    loses_by_copy,
+    ordered_sequence,
+    refuse_options,
+    refuse_types,
+)
 from local_snowflake.translate import translate
 from local_snowflake.verified import check
 
@@ -293,6 +300,8 @@ class LocalCursor(FakeSnowflakeCursor):
         )
         expression = translate(expression, columns.variants)
         keep_lengths(expression)
+        if isinstance(expression, exp.Create | exp.Alter):
+            refuse_types(expression)
         if isinstance(expression, exp.Create):
             expression = self._created(expression)
         if isinstance(expression, exp.Create | exp.Drop):
@@ -556,6 +565,8 @@ def refused(command: str, error: Exception) -> Exception:
         return snowflake.connector.errors.ProgrammingError(
             msg=known.message, errno=int(known.code), sqlstate=known.sqlstate
         )
+    if isinstance(error, duckdb.ParserException | duckdb.InternalException):
+        return unsupported(f"the statement {' '.join(command.split())[:200]}")
     if isinstance(error, duckdb.ConstraintException):
         return constraint_failure(str(error).splitlines()[0])
     message = str(error).splitlines()[0] if str(error) else type(error).__name__

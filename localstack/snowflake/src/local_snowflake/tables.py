@@ -50,6 +50,24 @@ def refuse_options(create: exp.Create) -> None:
                 raise unsupported(f"{constraint.sql(dialect='snowflake')} of a column")
 
 
+TYPES = {exp.DType[name] for name in (
+    "ARRAY", "BIGINT", "BINARY", "BOOLEAN", "CHAR", "DATE", "DATETIME", "DECIMAL", "DOUBLE", "FLOAT", "INT", "NCHAR",
+    "NVARCHAR", "OBJECT", "SMALLINT", "TEXT", "TIME", "TIMESTAMP", "TIMESTAMPLTZ", "TIMESTAMPNTZ", "TIMESTAMPTZ",
+    "TINYINT", "VARBINARY", "VARCHAR", "VARIANT",
+)}  # fmt: skip
+SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
+
+
+def refuse_types(statement: exp.Create | exp.Alter) -> None:
+    """Raise for a column's type that DuckDB would take for another one, such as DECFLOAT, or a structured type."""
+    for column in statement.find_all(exp.ColumnDef):
+        kind = column.args.get("kind")
+        if not isinstance(kind, exp.DataType):
+            continue
+        if kind.this not in TYPES or (kind.this in SEMI_STRUCTURED and kind.expressions):
+            raise unsupported(f"the type {kind.sql(dialect='snowflake')}")
+
+
 QUIET = {"DATA_RETENTION_TIME_IN_DAYS", "MAX_DATA_EXTENSION_TIME_IN_DAYS"}
 
 
@@ -96,6 +114,8 @@ NUMBERS = literal(f"{SEQUENCE}(-?[0-9]+)_(-?[0-9]+)_")
 DEFAULT_SHOWN = f"""CASE WHEN contains(column_default, {literal(SEQUENCE)})
     THEN 'IDENTITY START ' || regexp_extract(column_default, {NUMBERS}, 1)
         || ' INCREMENT ' || regexp_extract(column_default, {NUMBERS}, 2) || ' NOORDER'
+    WHEN starts_with(column_default, 'nextval(')
+    THEN replace(regexp_extract(column_default, '''(.*)''', 1), '"', '') || '.NEXTVAL'
     ELSE column_default END"""
 """How DESC TABLE shows a column's default ("DESCRIBE TABLE")."""
 
