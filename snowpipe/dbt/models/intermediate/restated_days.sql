@@ -39,15 +39,23 @@ days AS (
                 windows.device_fence_key = visits.device_fence_key
                 AND visits.entered_at >= windows.restates_from
                 AND visits.entered_at < windows.ends_at
-        -- Visits during which an event of a later day happened: fleet_daily says how long each day's visits lasted.
-        UNION ALL
-        SELECT stored.event_date
-        FROM {{ relation_of('fleet_daily') }} AS stored
-        INNER JOIN touched
-            ON
-                stored.device_id = touched.device_id
-                AND stored.event_date < touched.event_date
-                AND stored.last_exited_at >= CAST(touched.event_date AS TIMESTAMP_NTZ)
+        {% set changed = values_of(
+            'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_days') ~ ' WHERE is_changed'
+        ) %}
+        {% if changed %}
+            -- Visits during which an event of a later day happened: fleet_daily says how long each day's visits lasted.
+            UNION ALL
+            SELECT stored.event_date
+            FROM {{ relation_of('fleet_daily') }} AS stored
+            INNER JOIN touched
+                ON
+                    stored.device_id = touched.device_id
+                    AND stored.event_date < touched.event_date
+                    AND stored.last_exited_at >= CAST(touched.event_date AS TIMESTAMP_NTZ)
+            WHERE
+                stored.last_exited_at >= '{{ changed[0][:10] }}'::TIMESTAMP_NTZ
+                AND stored.event_date < '{{ changed[-1][:10] }}'::DATE
+        {% endif %}
     {% endif %}
 
 )
