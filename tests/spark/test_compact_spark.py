@@ -15,7 +15,7 @@ from glue.compact import MAX_TYPES, compact_with_duckdb, compacted_files, stale
 from glue.parquet import FULL_BYTES
 from glue.spark_compact import compact_with_spark
 from tests.spark.killing import kill_all
-from tests.unit.glue.made import HOUR, archived, line, payloads
+from tests.unit.glue.sample_archives import HOUR, archived, line, payloads
 from tests.unit.glue.test_compact import Flaky, some_lines, spoil
 
 LATER = HOUR + timedelta(hours=1)

@@ -11,7 +11,7 @@ import pytest
 from glue.archive import Folder
 from glue.compact import manifest_of
 from glue.publish import JOBS, main
-from tests.unit.glue.made import HOUR, archived, line
+from tests.unit.glue.sample_archives import HOUR, archived, line
 
 ROOT = Path(__file__).parents[2]
 GLUE_ARGUMENTS = [

@@ -12,7 +12,7 @@ from glue.compact import compact_with_duckdb, stale
 from glue.rebuild import Rebuild, Rebuilt, Rule, begin, finish, parts_of, rebuild_with_duckdb
 from glue.rows import parse_geofence_event
 from glue.spark_rebuild import rebuild_with_spark
-from tests.unit.glue.made import (
+from tests.unit.glue.sample_archives import (
     HOUR,
     ROUNDS,
     archived,

@@ -25,7 +25,7 @@ from glue.occupancy import SECOND_US, State, Times, advance, crossing
 from glue.rows import from_micros, micros
 from glue.stream import Stream, rows_of, run
 from tests.spark.killing import kill_all
-from tests.unit.glue.made import HOUR, TYPES, archived, crossing_line
+from tests.unit.glue.sample_archives import HOUR, TYPES, archived, crossing_line
 
 ROOT = Path(__file__).parents[2]
 LATENESS = timedelta(minutes=10)

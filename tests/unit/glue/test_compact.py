@@ -24,7 +24,7 @@ from glue.compact import (
     sweep,
 )
 from glue.parquet import FULL_BYTES, ReadBackMismatch, Written, write_parquet
-from tests.unit.glue.made import HOUR, ROUNDS, archived, line, payloads, rounds_archived
+from tests.unit.glue.sample_archives import HOUR, ROUNDS, archived, line, payloads, rounds_archived
 
 ROOT = Path(__file__).resolve().parents[3]
 HOURS = Hours(HOUR, HOUR + timedelta(hours=1))

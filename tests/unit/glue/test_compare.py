@@ -13,7 +13,7 @@ from glue.archive import Folder
 from glue.compare import differences, main, visit_table
 from glue.rebuild import VISIT, rows_of
 from glue.rebuild import main as rebuild
-from tests.unit.glue.made import HOUR, archived, crossing_line, random_crossings
+from tests.unit.glue.sample_archives import HOUR, archived, crossing_line, random_crossings
 
 Rows = list[dict[str, object]]
 

@@ -18,7 +18,7 @@ from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.forget import candidates, main
 from glue.person import Subject
 from tests.rejects import reject_line, unreadable_line
-from tests.unit.glue.made import HOUR, archived, line, payloads
+from tests.unit.glue.sample_archives import HOUR, archived, line, payloads
 
 HOURS = Hours(HOUR, HOUR.replace(hour=9))
 WHY = [Reason("missing_id", "_id", "`_id` is missing.")]

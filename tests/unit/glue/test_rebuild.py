@@ -16,7 +16,7 @@ from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, stale
 from glue.rebuild import Rebuild, Rebuilt, Rule, begin, finish, main, parts_of, rebuild_with_duckdb, rows_of
 from glue.rows import parse_geofence_event
-from tests.unit.glue.made import (
+from tests.unit.glue.sample_archives import (
     HOUR,
     ROUNDS,
     archived,

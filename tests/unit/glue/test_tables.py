@@ -10,7 +10,7 @@ import sqlglot
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.tables import main, statements
-from tests.unit.glue.made import HOUR, archived
+from tests.unit.glue.sample_archives import HOUR, archived
 from tests.unit.glue.test_compact import some_lines
 
 HOURS = Hours(HOUR, HOUR + timedelta(hours=1))

@@ -27,7 +27,7 @@ from ops.outputs import ROOT
 from snowpipe import warehouse
 from snowpipe.deadline import NoAnswerError
 from tests.unit.ops.stage import Stage
-from tests.unit.snowpipe.deaf import deaf_port
+from tests.unit.snowpipe.silent_port import silent_port
 from tools.milkrun import app
 
 STATEMENT = b"POST /queries/v1/query-request"
@@ -163,7 +163,7 @@ def test_warehouse_command_ends_although_s3_is_silent(
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", LIMIT_SECONDS)
     outputs = json.loads(stage[0].outputs.model_dump_json())
     outputs["snowflake"] |= {"password": "milkrun"}
-    with deaf_port() as port:
+    with silent_port() as port:
         outputs["aws_endpoint_url"] = f"http://127.0.0.1:{port}"
         (tmp_path / "outputs.json").write_text(json.dumps(outputs))
         ended = CliRunner().invoke(app, ["warehouse", *arguments], obj={"MILKRUN_LOCAL": str(tmp_path)})

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from snowpipe.run_dbt import DBT
-from tests.unit.snowpipe.deaf import deaf_port
+from tests.unit.snowpipe.silent_port import silent_port
 
 # An Arrow result of one column and one row, as Snowflake sends it.
 RESULT = (
@@ -57,7 +57,7 @@ def test_dbt_ends_when_snowflake_is_silent() -> None:
         "threading.Thread(target=arrow.end_if_silent, args=(sys.argv[1],)).start()\n"
         "time.sleep(60)\n"
     )
-    with deaf_port() as port:
+    with silent_port() as port:
         command = [sys.executable, "-c", program, f"http://127.0.0.1:{port}"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
     assert ended.returncode == 2

@@ -8,7 +8,7 @@ import pytest
 from snowpipe.deadline import NoAnswerError, while_alive, within
 from snowpipe.settings import Connection
 from snowpipe.warehouse import connect
-from tests.unit.snowpipe.deaf import deaf_port
+from tests.unit.snowpipe.silent_port import silent_port
 
 
 def test_call_that_hangs_ends_at_its_deadline() -> None:
@@ -44,7 +44,7 @@ def test_long_call_ends_without_a_sign_of_life(hangs: bool) -> None:
 
 def test_frozen_snowflake_is_reported_within_the_given_time() -> None:
     """The server accepts the connection and never responds, like a stopped process."""
-    with deaf_port() as port:
+    with silent_port() as port:
         settings = Connection(
             account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http"
         )
