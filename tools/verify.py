@@ -94,9 +94,11 @@ def command(
             f'Stage {stage} requires tokens: add --token-command (docs/deploy.md, "Acceptance run").'
         )
     label = f"verify-{uuid4().hex[:8]}"
-    for line in announcement(stage, label):
+    # Any stage can be deployed to LocalStack (docs/deploy.md).
+    is_local = outputs.aws_endpoint_url is not None
+    for line in announcement(stage, label, is_local=is_local):
         terminal.err.print(line)
-    if stage != "local" and not yes:
+    if not is_local and not yes:
         typer.confirm(f"Run the tests against stage {stage}?", abort=True, err=True)
     since = datetime.now(UTC)
     try:
@@ -111,7 +113,7 @@ def command(
         "label": label,
         "tests": outcomes,
         # The local stand-ins were written with the same assumptions, so they verify nothing.
-        "verified": stage != "local",
+        "verified": not is_local,
         "assumptions": claims,
         "removed": left,
         "marts_built": built and marts,
@@ -120,18 +122,18 @@ def command(
         terminal.print_json(report)
     else:
         terminal.show_rows(outcomes, as_json=False, title=f"stage {stage}, run {label}")
-        verb = "would be verified on a deployed stage" if stage == "local" else "verified"
+        verb = "would be verified on AWS" if is_local else "verified"
         terminal.show_rows([{f"assumption {verb}": each} for each in claims], as_json=False)
         terminal.show(left, as_json=False)
     if not results or not built or left["left_in_s3"] or any(each.outcome == "failed" for each in results):
         raise typer.Exit(1)
 
 
-def announcement(stage: str, label: str) -> Iterator[str]:
+def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
     """Return what the run will do and cost, at the list prices of ops/prices.yml."""
     prices = Prices()
     # Requests above the usage plan store an event each until the first 429.
-    beyond = THROTTLE_REQUESTS if stage != "local" else 0
+    beyond = 0 if is_local else THROTTLE_REQUESTS
     requests, events, objects = REQUESTS + beyond, EVENTS + beyond, OBJECTS + beyond
     aws = (
         requests * (prices["api_gateway.rest_request"] + prices["lambda.request"])
@@ -139,7 +141,7 @@ def announcement(stage: str, label: str) -> Iterator[str]:
     )
     credits = WAREHOUSE_MINUTES / 60
     yield f"Stage {stage}, run {label}: at most {requests} requests, {events} events, {objects} objects."
-    if stage == "local":
+    if is_local:
         yield "The local stack costs nothing."
         return
     usd = credits * prices["snowflake.credit"]
