@@ -75,7 +75,10 @@ class Reconciler(ReachableStores):
             reach = Reach.at(datetime.now(UTC), log_days(self._outputs, self._stage, "ingest"))
             found.log_reaches = reach.log if reach.log > hour_name(first) else ""
             found.foreign = sets.foreign()
-            if self._warehouse is not None:
+            if self._warehouse is None:  # unknown, not 0
+                found.hours = [hour | {"loaded": None, "rejects_loaded": None} for hour in found.hours]
+                found.foreign = [each | {"rows": None} for each in found.foreign]
+            else:
                 last_hour = last - timedelta(hours=1)
                 found.invalid_rows = invalid_rows(
                     self._warehouse, self._outputs.database, first, last_hour, MAX_NAMED
@@ -332,9 +335,8 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
         )
         return
     terminal.show_rows(found.hours, False)
-    terminal.show(
-        {"geofence events": geofence, ("objects still on their way, ignored"): found.in_flight}, False
-    )
+    counted = {} if "Snowflake" in found.unasked else {"geofence events": geofence}
+    terminal.show(counted | {"objects still on their way, ignored": found.in_flight}, False)
     if found.log_reaches:
         terminal.out.print(f"the log begins at {found.log_reaches}: what was accepted earlier is unknown")
     if found.foreign:

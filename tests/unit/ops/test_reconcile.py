@@ -332,6 +332,7 @@ def test_log_and_s3_are_compared_even_without_snowflake(stage: Stage) -> None:
     found = Reconciler(stage, "dev", None, {"Snowflake": "no answer"}).look(NOW, NOW, later)
     assert [(d.kind, d.key) for d in found.differences] == [("not_archived", lost)]
     assert found.equal is False
+    assert {hour["loaded"] for hour in found.hours} == {None}
     boto3.client("s3").put_object(Bucket=stage.bucket, Key=lost, Body=b"")
     found = Reconciler(stage, "dev", None, {"Snowflake": "no answer"}).look(NOW, NOW, later)
     assert (found.differences, found.equal) == ([], None)
