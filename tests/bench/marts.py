@@ -8,6 +8,7 @@ the number of rows that DuckDB scans in a run, by table, divided by the new rows
 they touch. The ledger, which every run scans completely, is counted separately. Bytes are computed: DuckDB names
 the columns that it reads, and a sample of each table gives the mean width of their values, uncompressed.
 
+A history above 10,000,000 is made by copying the tables of one of that length, with earlier days and other keys.
 The filled warehouses stay in the folder, and each measured run prints all figures so far.
 """
 
@@ -37,6 +38,19 @@ STEP = 500_000
 LEDGER = "event_ledger"
 PROFILED, MEMORY = "tests.bench.profiled_snowflake", "4GB"
 FOLDER = Path(__file__).parents[2] / ".local" / "bench" / "marts"
+# The tables of the history, and the column by which the original rows are found.
+CLOCKS = {
+    "RAW.EVENTS": "scanned_at",
+    "STAGING.EVENT_LEDGER": "received_hour",
+    "STAGING.STG_EVENTS": "received_at",
+    "STAGING.STG_GEOFENCE_EVENTS": "event_date",
+    "STAGING.STG_PICKUPS": "event_date",
+    "STAGING.GEOFENCE_PAIR_DAYS": "event_date",
+    "MARTS.GEOFENCE_VISITS": "entered_date",
+    "MARTS.DAILY_FARM_COLLECTIONS": "collection_date",
+    "MARTS.FLEET_DAILY": "event_date",
+    "MARTS.INGEST_QUALITY": "received_hour",
+}
 FIXED_BYTES = {"BOOLEAN": 1, "DATE": 4}  # numbers and times: 8
 FILL = """
 INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
@@ -112,6 +126,39 @@ def widths(session: Snowflake, table: str) -> dict[str, float]:
     }
 
 
+def multiply(session: Snowflake, times: int) -> None:
+    """Make the history `times` as long: store copies of every table's rows with earlier days and other keys."""
+    days = HISTORY[-1] // A_DAY + 1
+    for table, clock in CLOCKS.items():
+        schema, name = table.split(".")
+        columns = session.query(
+            "SELECT column_name, data_type FROM MILKRUN.INFORMATION_SCHEMA.COLUMNS"
+            f" WHERE table_schema = '{schema}' AND table_name = '{name}' ORDER BY ordinal_position"
+        )
+        for copy in range(1, times):
+            progress(f"marts: copy {copy} of {table}")
+            values = ", ".join(
+                copied(row["column_name"], row["data_type"], copy, copy * days) for row in columns
+            )
+            session.query(
+                f"INSERT INTO MILKRUN.{table} SELECT {values} FROM MILKRUN.{table} WHERE {clock} >= '2026-01-01'"
+            )
+    session.query(
+        f"UPDATE MILKRUN.STAGING.GEOFENCE_PAIR_HEADS"
+        f" SET first_entered_at = DATEADD('day', -{days * (times - 1)}, first_entered_at)"
+    )
+
+
+def copied(column: str, kind: str, copy: int, days: int) -> str:
+    if kind == "DATE" or kind.startswith("TIMESTAMP"):
+        return f"DATEADD('day', -{days}, {column})"
+    if column == "KEY_HEAD":
+        return f"LEFT(MD5(event_key || '{copy}'), 16)"
+    if column.endswith("_KEY") and column != "DEVICE_FENCE_KEY":
+        return f"MD5({column} || '{copy}')"
+    return column
+
+
 @contextmanager
 def filled(folder: Path, size: int) -> Iterator[tuple[Snowflake, Settings]]:
     """Start a copy of the warehouse that has `size` rows in RAW; the original is kept in the folder."""
@@ -139,12 +186,13 @@ def measure(folder: Path, history: tuple[int, ...] = HISTORY) -> Iterator[Figure
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["MILKRUN_SCANS"] = str(scans)
     for size in history:
-        with filled(folder, size) as (session, settings), Dbt(settings) as dbt:
-            progress(f"marts: a first run over {size:,} events")
+        first = min(size, HISTORY[-1])
+        with filled(folder, first) as (session, settings), Dbt(settings) as dbt:
+            progress(f"marts: a first run over {first:,} events")
             began = time.monotonic()
             dbt.run("run")
             progress(f"marts: it took {time.monotonic() - began:.0f} s")
-            first = size
+            multiply(session, size // first)
             for kind, new in NEW.items():
                 add(session, first, new)
                 first += new
