@@ -7,6 +7,7 @@ of a failed test ends with what the local Snowflake refused while it ran, becaus
 import json
 import os
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def drop_relations() -> None:
         for kind, name_at, schema_at in (("TABLE", 1, 4), ("VIEW", 1, 4), ("SEQUENCE", 0, 2)):
             cursor.execute(f"SHOW {kind}S IN DATABASE {options['database']}")
             for row in cursor.fetchall():
-                cursor.execute(f'DROP {kind} IF EXISTS "{row[schema_at]}"."{row[name_at]}"')
+                with suppress(errors.Error):
+                    cursor.execute(f'DROP {kind} IF EXISTS "{row[schema_at]}"."{row[name_at]}"')
 
 
 OPTIONS = ("account", "user", "password", "host", "port", "database")

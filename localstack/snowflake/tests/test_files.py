@@ -24,14 +24,14 @@ def compact(text: str, sort_keys: bool = False) -> str:
     return json.dumps(json.loads(text, parse_float=lambda number: f"#{number}"), sort_keys=sort_keys)
 
 
-def test_numbers_stay_as_they_were_written() -> None:
+def test_numbers_are_kept_as_written() -> None:
     (row,) = read(b'{"b": 1.50, "a": 1e400, "c": 123456789012345678901234567890, "B": -0.0}', JSON).rows
     assert row.text == '{"B":-0.0,"a":1e400,"b":1.50,"c":123456789012345678901234567890}'
 
 
 @quick
 @given(st.lists(values, max_size=6), st.booleans())
-def test_every_document_is_one_row_with_its_keys_in_order(documents: list[object], zipped: bool) -> None:
+def test_every_document_becomes_one_row_with_sorted_keys(documents: list[object], zipped: bool) -> None:
     lines = [json.dumps(document) for document in documents]
     body = "\n".join(lines).encode()
     content = read(gzip.compress(body) if zipped else body, JSON)

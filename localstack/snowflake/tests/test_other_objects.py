@@ -193,7 +193,7 @@ def test_information_schema_has_views_with_owner_and_text(warehouse: Warehouse) 
     assert [tuple(row.values()) for row in views] == [("ACCOUNTADMIN", text)]
 
 
-def test_an_identity_column_counts_and_is_described(warehouse: Warehouse) -> None:
+def test_identity_columns_count_and_are_described(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.I (a INT AUTOINCREMENT, b INT IDENTITY(5, -2), c INT)")
     warehouse.run("INSERT INTO RAW.I (c) VALUES (1), (2)")
     warehouse.run("INSERT INTO RAW.I VALUES (9, 9, 3)")
@@ -208,7 +208,7 @@ def test_an_identity_column_counts_and_is_described(warehouse: Warehouse) -> Non
     assert "defaults" in warehouse.refused("CREATE TABLE RAW.J CLONE RAW.I")
 
 
-def test_a_clone_replaces_a_table_or_leaves_it(warehouse: Warehouse) -> None:
+def test_clone_replaces_a_table_only_with_or_replace(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.A AS SELECT 1 AS x")
     warehouse.run("CREATE TABLE RAW.B AS SELECT 2 AS x")
     warehouse.run("CREATE TABLE IF NOT EXISTS RAW.B CLONE RAW.A")
@@ -224,7 +224,7 @@ def test_desc_finds_a_view_of_another_database(warehouse: Warehouse) -> None:
         assert column[:2] == ("X", "NUMBER(38,0)")
 
 
-def test_show_tables_knows_no_time_and_no_size(warehouse: Warehouse) -> None:
+def test_show_tables_has_null_for_times_and_sizes(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.T (x INT)")
     (row,) = warehouse.run("SHOW TABLES LIKE 'T' IN SCHEMA RAW")
     assert (row["created_on"], row["rows"], row["bytes"]) == (None, None, None)
@@ -239,39 +239,37 @@ def test_show_tables_knows_no_time_and_no_size(warehouse: Warehouse) -> None:
         "ENABLE_SCHEMA_EVOLUTION = TRUE",
     ],
 )
-def test_an_option_that_nothing_obeys_is_refused(warehouse: Warehouse, options: str) -> None:
+def test_create_option_without_effect_is_refused(warehouse: Warehouse, options: str) -> None:
     assert "Not supported by the local Snowflake" in warehouse.refused(
         f"CREATE TABLE RAW.T (x INT) {options}"
     )
 
 
-def test_a_row_that_breaks_a_key_is_refused_because_snowflake_would_take_it(warehouse: Warehouse) -> None:
+def test_duplicate_key_is_refused_because_snowflake_would_accept_it(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.K (x INT PRIMARY KEY)")
     warehouse.run("INSERT INTO RAW.K VALUES (1)")
     assert "rows that break a key" in warehouse.refused("INSERT INTO RAW.K VALUES (1)")
     assert warehouse.run("SHOW IMPORTED KEYS") == []
 
 
-def test_a_dollar_within_a_string_names_no_variable(warehouse: Warehouse) -> None:
+def test_dollar_sign_in_a_string_is_not_a_session_variable(warehouse: Warehouse) -> None:
     with warehouse.local.connect() as connection, connection.cursor() as cursor:
         cursor.execute("SET x = 5")
         assert cursor.execute("SELECT $x, '$x and $y'").fetchall() == [(5, "$x and $y")]
 
 
-def test_a_syntax_error_names_the_word_and_its_place(warehouse: Warehouse) -> None:
+def test_syntax_error_names_the_word_and_its_position(warehouse: Warehouse) -> None:
     assert "unexpected 'limit'" in warehouse.refused("SELECT 1 LIMIT 1 limit 1")
 
 
 @pytest.mark.parametrize(
     "columns", ["id INT NOT NULL", "id INT PRIMARY KEY", "s VARCHAR(2)", "id INT, PRIMARY KEY (id)", "id"]
 )
-def test_a_column_list_that_create_as_select_would_lose_is_refused(
-    warehouse: Warehouse, columns: str
-) -> None:
+def test_column_list_that_create_as_select_would_lose_is_refused(warehouse: Warehouse, columns: str) -> None:
     assert "column list" in warehouse.refused(f"CREATE TABLE RAW.C ({columns}) AS SELECT 1")
 
 
-def test_a_comment_keeps_its_quotes_and_goes_with_its_table(warehouse: Warehouse) -> None:
+def test_comment_keeps_its_quotes_and_is_dropped_with_its_table(warehouse: Warehouse) -> None:
     asked = "SELECT COMMENT FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_NAME = 'C'"
     warehouse.run("CREATE TRANSIENT TABLE RAW.C (x INT)")
     assert warehouse.run(asked) == [{"COMMENT": None}]
@@ -283,7 +281,7 @@ def test_a_comment_keeps_its_quotes_and_goes_with_its_table(warehouse: Warehouse
     assert warehouse.run(asked) == [{"COMMENT": None}]
 
 
-def test_primary_keys_are_those_of_the_table_that_is_named(warehouse: Warehouse) -> None:
+def test_show_primary_keys_lists_only_the_named_table(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.K (a INT, b INT, PRIMARY KEY (b, a))")
     warehouse.run("CREATE SCHEMA OTHER")
     warehouse.run("CREATE TABLE OTHER.K (c INT PRIMARY KEY)")

@@ -14,7 +14,8 @@ from fakesnow.transforms import show
 
 from local_snowflake import fixes
 from local_snowflake.macros import creation_sql
-from local_snowflake.session import LocalConnection, drop_temporary, macros_of
+from local_snowflake.objects_sql import macros_of
+from local_snowflake.session import LocalConnection, drop_temporary
 from local_snowflake.sql import literal, quoted
 
 RESULTS_KEPT = 64

@@ -229,7 +229,11 @@ def division_macros() -> str:
     def guarded(body: str) -> str:
         return f"CASE WHEN a IS NULL OR b IS NULL THEN NULL WHEN b = 0 THEN {zero} ELSE {body} END"
 
-    whole = f"({rounded('(a::HUGEINT * 1000000)', 'b::HUGEINT')})::DECIMAL(38,0) * 0.000001::DECIMAL(7,6)"
+    # Twenty digits before the point: of DECIMALs with 38 digits DuckDB cuts the scale where a CASE has two of them.
+    whole = (
+        f"(({rounded('(a::HUGEINT * 1000000)', 'b::HUGEINT')})::DECIMAL(38,0) "
+        "* 0.000001::DECIMAL(7,6))::DECIMAL(26,6)"
+    )
     digits = f"coalesce(try_cast({SCALE} AS INTEGER), 0)"
     scale = f"greatest({digits}, least({digits} + 6, 12))"
     tens = f"(CASE {scale} " + " ".join(f"WHEN {n} THEN {10**n}::HUGEINT" for n in range(6, 13)) + " END)"
@@ -238,8 +242,8 @@ def division_macros() -> str:
         "(b * 1000000000000::DECIMAL(13,0))::HUGEINT",
     )
     exact = (
-        f"(({rounded(dividend, divisor)}) * (1000000000000::HUGEINT // {tens}))::DECIMAL(38,0) "
-        "* 0.000000000001::DECIMAL(13,12)"
+        f"((({rounded(dividend, divisor)}) * (1000000000000::HUGEINT // {tens}))::DECIMAL(38,0) "
+        "* 0.000000000001::DECIMAL(13,12))::DECIMAL(32,12)"
     )
     decimal = "'DECIMAL(%'"
     any_exact = re.sub(r"\b([ab])\b", r"\1::DECIMAL(38,12)", exact)

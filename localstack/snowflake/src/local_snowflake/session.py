@@ -36,6 +36,7 @@ from local_snowflake.headings import keep_headings
 from local_snowflake.lengths import keep_lengths
 from local_snowflake.macros import error_of
 from local_snowflake.names import Columns, check_names
+from local_snowflake.objects_sql import macros_of
 from local_snowflake.sql import hidden, quoted
 from local_snowflake.tables import (
     clone,
@@ -60,31 +61,6 @@ DDL = (exp.Alter, exp.Comment, exp.Create, exp.Drop)
 ONLY_READ = (exp.Query, exp.Describe, exp.Show, exp.Use, exp.Set, exp.Transaction)
 DONE = "SELECT 'Statement executed successfully.' AS status"
 
-FLATTEN = r"""
-CREATE OR REPLACE MACRO {catalog}._fs_flatten(input) AS TABLE
-    SELECT (hash(to_json(input)) >> 1)::BIGINT AS SEQ,
-        CASE json_type(to_json(input)) WHEN 'OBJECT' THEN e.key END AS KEY,
-        CASE WHEN json_type(to_json(input)) = 'ARRAY' THEN '[' || e.key || ']'
-            WHEN regexp_full_match(e.key, '[A-Za-z_][A-Za-z0-9_$]*') THEN e.key
-            ELSE '[''' || e.key || ''']' END AS PATH,
-        CASE json_type(to_json(input)) WHEN 'ARRAY' THEN e.key::BIGINT END AS INDEX,
-        e.value AS VALUE,
-        to_json(input) AS THIS
-    FROM json_each(to_json(input)) AS e
-    WHERE json_type(to_json(input)) IN ('OBJECT', 'ARRAY');
-CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
-    SELECT * FROM {catalog}.main._fs_flatten(input)
-    UNION ALL
-    SELECT (hash(to_json(input)) >> 1)::BIGINT, NULL::VARCHAR, NULL::VARCHAR, NULL::BIGINT, NULL::JSON,
-           to_json(input)
-    WHERE coalesce(CASE json_type(to_json(input))
-        WHEN 'OBJECT' THEN len(json_keys(to_json(input)))
-        WHEN 'ARRAY' THEN json_array_length(to_json(input)) END, 0) = 0
-"""
-"""FLATTEN with OUTER, and in place of fakesnow's, which reads a JSON null as NULL, a name with a slash or a dollar sign
-as a path, and fails for a VARIANT that is no array or object."""
-
-
 TEMPORARY = "_fs_global._fs_information_schema._local_temporary"
 
 
@@ -95,22 +71,6 @@ def drop_temporary(duck: duckdb.DuckDBPyConnection) -> None:
         with suppress(duckdb.Error):  # it may be of the other kind, or gone
             duck.execute(f"DROP {kind} IF EXISTS {relation}")
     duck.execute(f"DELETE FROM {TEMPORARY}")
-
-
-OBJECT_CONSTRUCT = """
-CREATE OR REPLACE MACRO {catalog}._fs_object_construct(keys, vals, keep_nulls) AS (
-    SELECT ('{{' || coalesce(string_agg(
-        to_json(key)::VARCHAR || ':' || coalesce(list_extract(vals, idx)::VARCHAR, 'null'), ',' ORDER BY key), '')
-        || '}}')::JSON
-    FROM unnest(keys) WITH ORDINALITY AS u(key, idx)
-    WHERE key IS NOT NULL AND (keep_nulls OR list_extract(vals, idx) IS NOT NULL)
-);
-"""
-"""OBJECT_CONSTRUCT as fakesnow's, with the keys in order."""
-
-
-def macros_of(database: str) -> str:
-    return (FLATTEN + ";" + OBJECT_CONSTRUCT).format(catalog=quoted(database))
 
 
 class LocalConnection(FakeSnowflakeConnection):

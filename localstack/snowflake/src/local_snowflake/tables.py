@@ -1,6 +1,6 @@
-"""CREATE TABLE, CREATE VIEW and CREATE SEQUENCE: which options are taken, and identity columns.
+"""Options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, and identity columns.
 
-An option that would change an answer and that nothing here obeys is refused by name.
+An option that has an effect in Snowflake and none here is refused by name.
 """
 
 import re
@@ -13,14 +13,13 @@ from local_snowflake.errors import unsupported
 from local_snowflake.lengths import columns_of, limit_of
 from local_snowflake.sql import hidden, literal, quoted
 
-# Storage, costs and comments: no answer to a query depends on them.
-TAKEN = (
+# Options about storage, costs and comments, which change no result of a query.
+ACCEPTED = (
     exp.ClusterProperty, exp.CopyGrantsProperty, exp.LikeProperty, exp.SchemaCommentProperty, exp.SecureProperty,
     exp.SequenceProperties, exp.TemporaryProperty, exp.TransientProperty,
 )  # fmt: skip
-TAKEN_BY_NAME = {
-    "DATA_RETENTION_TIME_IN_DAYS", "ENABLE_SCHEMA_EVOLUTION", "MAX_DATA_EXTENSION_TIME_IN_DAYS", "CHANGE_TRACKING",
-}  # fmt: skip
+WITHOUT_EFFECT = {"DATA_RETENTION_TIME_IN_DAYS", "MAX_DATA_EXTENSION_TIME_IN_DAYS"}
+ACCEPTED_IF_FALSE = {"CHANGE_TRACKING", "ENABLE_SCHEMA_EVOLUTION"}
 CONSTRAINTS = (
     exp.AutoIncrementColumnConstraint, exp.CommentColumnConstraint, exp.DefaultColumnConstraint,
     exp.GeneratedAsIdentityColumnConstraint, exp.NotNullColumnConstraint, exp.PrimaryKeyColumnConstraint,
@@ -30,14 +29,15 @@ IDENTITY = (exp.AutoIncrementColumnConstraint, exp.GeneratedAsIdentityColumnCons
 
 
 def refuse_options(create: exp.Create) -> None:
-    """Raise for an option or a column constraint that nothing here obeys."""
+    """Raise for an option or a column constraint that would have no effect here."""
     if create.kind not in ("TABLE", "VIEW", "SEQUENCE"):
         return
     properties = create.args.get("properties")
     for each in properties.expressions if properties else ():
         name = each.name.upper() if type(each) is exp.Property else ""
         off = isinstance(each.args.get("value"), exp.Boolean) and not each.args["value"].this
-        if not isinstance(each, TAKEN) and not (name in TAKEN_BY_NAME and (name in QUIET or off)):
+        accepted = isinstance(each, ACCEPTED) or name in WITHOUT_EFFECT or (name in ACCEPTED_IF_FALSE and off)
+        if not accepted:
             raise unsupported(f"{each.sql(dialect='snowflake')} of CREATE {create.kind}")
     listed = create.this.expressions if isinstance(create.this, exp.Schema) else []
     if create.kind == "TABLE" and create.expression and not all(map(is_plain, listed)):
@@ -68,9 +68,6 @@ def refuse_types(statement: exp.Create | exp.Alter) -> None:
             raise unsupported(f"the type {kind.sql(dialect='snowflake')}")
 
 
-QUIET = {"DATA_RETENTION_TIME_IN_DAYS", "MAX_DATA_EXTENSION_TIME_IN_DAYS"}
-
-
 def is_plain(column: exp.Expr) -> bool:
     """Return whether CREATE TABLE … AS SELECT keeps all of a column's definition."""
     if not isinstance(column, exp.ColumnDef):
@@ -80,7 +77,7 @@ def is_plain(column: exp.Expr) -> bool:
 
 
 def ordered_sequence(create: exp.Create) -> None:
-    """ORDER and NOORDER both hold: one process gives the values, one after another ("CREATE SEQUENCE")."""
+    """Drop ORDER and NOORDER: one process generates the values in order, so both are true ("CREATE SEQUENCE")."""
     for properties in create.find_all(exp.SequenceProperties):
         kept = [each for each in properties.args.get("options") or () if each.name.upper() not in ORDERS]
         properties.set("options", kept)
@@ -128,7 +125,7 @@ def number_of(node: exp.Expr | None) -> int:
 
 
 def clone(create: exp.Create) -> exp.Create:
-    """CREATE TABLE … CLONE as CREATE TABLE … AS SELECT; the caller has asked `loses_by_copy`."""
+    """Return CREATE TABLE … CLONE as CREATE TABLE … AS SELECT; `loses_by_copy` must have found nothing."""
     source = create.args["clone"].this
     query = exp.Select(expressions=[exp.Star()], from_=exp.From(this=source.copy()))
     kept = {name: create.args.get(name) for name in ("replace", "exists", "properties")}
@@ -136,7 +133,7 @@ def clone(create: exp.Create) -> exp.Create:
 
 
 def loses_by_copy(source: exp.Table, database: str, schema: str) -> str:
-    """Return the query for what CREATE TABLE … AS SELECT does not copy: defaults, keys, NOT NULL, lengths."""
+    """Return a query for the defaults and constraints of a table, which CREATE TABLE … AS SELECT does not copy."""
     name = tuple(part.upper() for part in (source.catalog or database, source.db or schema, source.name))
     where = (
         f"(upper(database_name), upper(schema_name), upper(table_name)) = ({', '.join(map(literal, name))})"
