@@ -219,6 +219,15 @@ def test_table_that_lost_a_column_stalls_the_pipe_with_the_reason(loading: Wareh
     loading.has_rows(1)
 
 
+def test_replaced_pipe_subscribes_again_after_somebody_unsubscribed_the_queue(loading: Warehouse) -> None:
+    sns = loading.aws.sns
+    [found] = sns.list_subscriptions_by_topic(TopicArn=loading.topic)["Subscriptions"]
+    sns.unsubscribe(SubscriptionArn=found["SubscriptionArn"])
+    loading.pipe(replace=True)
+    loading.put("events/a", {"_id": 1})
+    loading.has_rows(1)
+
+
 def test_missing_bucket_stalls_its_pipe_only(loading: Warehouse) -> None:
     loading.table("OTHERS")
     loading.run(
