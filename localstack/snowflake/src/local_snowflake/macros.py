@@ -248,7 +248,9 @@ def division_macros() -> str:
     decimal = "'DECIMAL(%'"
     any_exact = re.sub(r"\b([ab])\b", r"\1::DECIMAL(38,12)", exact)
     no_number = raised(
-        "000002", "0A000", "'arithmetic with an aggregated text or VARIANT: cast it within the aggregate'"
+        "000002",
+        "0A000",
+        "'arithmetic with a text or VARIANT in MOD or of an aggregate: cast it to a number first'",
     )
     either = "(typeof(a) IN ('VARCHAR', 'JSON') OR typeof(b) IN ('VARCHAR', 'JSON'))"
     at_once = (
@@ -264,12 +266,10 @@ def division_macros() -> str:
         ("DOUBLE", "DOUBLE", guarded("a / b")),
     ]
     variants = ", ".join(f"(a {one}, b {other}, t) AS ({body})" for one, other, body in bodies)
-    remainders = ", ".join(f"(a {kind}, b {kind}) AS ({guarded('a % b')})" for kind in NUMBERS)
     return (
         f"CREATE OR REPLACE MACRO {HOME}_ls_divide{variants};\n"
-        f"CREATE OR REPLACE MACRO {HOME}_ls_remainder{remainders};\n"
         f"CREATE OR REPLACE MACRO {HOME}_ls_any_divide(a, b, t) AS ({at_once});\n"
-        f"CREATE OR REPLACE MACRO {HOME}_ls_any_remainder(a, b) AS "
+        f"CREATE OR REPLACE MACRO {HOME}_ls_remainder(a, b) AS "
         f"(CASE WHEN {either} THEN {no_number} ELSE {guarded('a % b')} END);\n"
     )
 

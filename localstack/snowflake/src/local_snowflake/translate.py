@@ -397,7 +397,7 @@ def divide(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def remainder(node: exp.Expr, _: Translation) -> exp.Expr:
-    return call("any_remainder" if is_aggregated(node) else "remainder", node.this, node.expression)
+    return call("remainder", node.this, node.expression)
 
 
 def multiply(node: exp.Expr, _: Translation) -> None:
