@@ -289,3 +289,10 @@ def test_show_primary_keys_lists_only_the_named_table(warehouse: Warehouse) -> N
     assert [(row["column_name"], row["key_sequence"]) for row in found] == [("B", 1), ("A", 2)]
     assert all(row["constraint_name"].startswith("SYS_CONSTRAINT_") for row in found)
     assert len(warehouse.run(f"SHOW PRIMARY KEYS IN DATABASE {warehouse.database}")) == 3
+
+
+def test_desc_sequence_tells_whether_the_sequence_exists(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE SEQUENCE RAW.S START = 5 INCREMENT = 2")
+    (row,) = warehouse.run("DESC SEQUENCE RAW.S")
+    assert (row["name"], row["interval"]) == ("S", 2)
+    assert "does not exist" in warehouse.refused("DESCRIBE SEQUENCE RAW.NONE")

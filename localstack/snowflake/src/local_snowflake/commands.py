@@ -17,7 +17,8 @@ from local_snowflake.reading import Reading
 from local_snowflake.results import Handler, Result
 from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
-from local_snowflake.sql import STRINGS, Scope, Words
+from local_snowflake.show import take_describe
+from local_snowflake.sql import STRINGS, Scope, Words, literal, quoted
 from local_snowflake.stages import Stages
 from local_snowflake.system_functions import Functions
 from local_snowflake.unenforced import Unenforced
@@ -107,6 +108,8 @@ class Commands:
             raise unsupported(f"the statement {' '.join(words.start(3))} …")
         if words.start(4)[2:] == ("AS", "PROCEDURE"):
             raise unsupported("anonymous procedures")
+        if statement == ("DESC", "SEQUENCE"):
+            return self._describe_sequence(words, scope)
         if handler := self.handlers.get(statement):
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):
@@ -114,6 +117,18 @@ class Commands:
         if not fakesnow_has(statement):
             raise unsupported(f"the statement {' '.join(statement)} ({' '.join(words.sql.split())[:100]})")
         return self.functions.rewritten(words, scope)
+
+    def _describe_sequence(self, words: Words, scope: Scope) -> str:
+        """Return the SHOW statement that has the columns of DESC SEQUENCE ("DESCRIBE SEQUENCE")."""
+        take_describe(words, "SEQUENCE")
+        name = scope.resolve(words.take_name())
+        found = self.access.catalog.rows(
+            "SELECT 1 FROM duckdb_sequences() WHERE (database_name, schema_name, sequence_name) = (?, ?, ?)",
+            name,
+        )
+        if not found:
+            raise missing("Sequence", name)
+        return f"SHOW SEQUENCES LIKE {literal(name.name)} IN SCHEMA {quoted(name.database)}.{quoted(name.schema)}"
 
 
 def refuse_internals(words: Words) -> None:
