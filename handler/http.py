@@ -13,16 +13,16 @@ import msgspec
 
 from contract.invocation import LambdaEvent
 from contract.lines import BYTE_ORDER_MARK
+from handler.limits import (
+    FREE_INFLATED_BYTES,
+    MAX_BODY_BYTES,
+    MAX_GZIP_MEMBERS,
+    MAX_INFLATED_BYTES,
+    MAX_INFLATION,
+)
 
 type Form = Literal["json", "ndjson"]
 
-MAX_BODY_BYTES = 1024 * 1024
-MAX_INFLATED_BYTES = 4 * 1024 * 1024
-# A body may inflate to so many times its size and FREE_INFLATED_BYTES, so that CPU stays in proportion to what was
-# sent. A single event, 64 KiB at most, always may.
-MAX_INFLATION = 100
-FREE_INFLATED_BYTES = 64 * 1024
-MAX_GZIP_MEMBERS = 64
 PIECE_BYTES = 16 * 1024
 MAX_KEPT_HEADER_CHARS = 64
 

@@ -15,8 +15,7 @@ import msgspec
 from contract.events import MAX_EVENT_BYTES, InvalidEvent, compact, is_id, parse_array, parse_json
 from contract.lines import BYTE_ORDER_MARK, lines_in
 from handler.http import Form, Refused, Unreadable
-
-MAX_EVENTS = 500
+from handler.limits import MAX_EVENTS
 
 _IDENTITY = ("userId", "deviceId", "_id")
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])

@@ -22,9 +22,8 @@ from contract.events import (
     CrossingFields,
     EventFields,
 )
-from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.ingest import Receipt
-from handler.parse_body import MAX_EVENTS
+from handler.limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
 from handler.pings import ID_DIGITS, PING_TYPE
 from handler.signature import WINDOW_SECONDS
 from tools import error_codes as codes

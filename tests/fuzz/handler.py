@@ -12,7 +12,7 @@ import atheris
 with atheris.instrument_imports(include=["handler", "contract"]):
     from contract import logs
     from contract.objects import object_name
-    from handler import http, main, parse_body, validate
+    from handler import http, limits, main, parse_body, validate
 
 import base64
 import gzip
@@ -96,7 +96,7 @@ def inflated_size(body: bytes, headers: dict[str, str]) -> int:
     if headers.get("content-encoding") != "gzip":
         return len(body)
     try:
-        return len(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, http.MAX_INFLATED_BYTES))
+        return len(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, limits.MAX_INFLATED_BYTES))
     except zlib.error:
         return len(body)
 

@@ -26,7 +26,7 @@ import urllib3
 
 from contract.events import GEOFENCE_KINDS, geofence_event
 from contract.lines import lines_in
-from handler.http import MAX_BODY_BYTES, MAX_INFLATED_BYTES
+from handler.limits import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.parse_body import Parts
 from handler.validate import validate
 from ops import terminal
