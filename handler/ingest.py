@@ -19,7 +19,8 @@ from contract.objects import (
     reject_line,
 )
 from contract.stream_record import StreamRecord
-from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, CircuitBreaker, Clock, Stream, publish
+from handler.circuit_breaker import CircuitBreaker
+from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish
 from handler.validate import Batch
 
 # A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the stream, two

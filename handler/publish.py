@@ -18,7 +18,6 @@ REQUEST_BUDGET_SECONDS = 4.0
 CLAIM_CHECK_BUDGET_SECONDS = 5.0  # more claim checks wait behind it
 BACKOFF_BASE_SECONDS = 0.05
 BACKOFF_CAP_SECONDS = 1.0
-OPEN_SECONDS = 5.0
 
 
 class Stream(Protocol):
@@ -37,29 +36,6 @@ class Published:
     calls: int = 0
     refused: list[StreamRecord] = field(default_factory=list)
     malformed: list[StreamRecord] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class CircuitBreaker:
-    """After the stream accepted nothing of a request, skip it for OPEN_SECONDS, then try it once.
-
-    Otherwise each request of an outage would hold its concurrency slot until its budget ends. Each environment has its
-    own, for it has one request at a time. It uses the wall clock, because the monotonic clock of a frozen environment
-    stands still.
-    """
-
-    now: Callable[[], float] = time.time
-    opened_at: float | None = None
-
-    def rounds(self) -> int:
-        """Return how many rounds this request may try."""
-        if self.opened_at is None:
-            return MAX_ROUNDS
-        return 0 if 0 <= self.now() - self.opened_at < OPEN_SECONDS else 1
-
-    def record(self, outcome: Published) -> None:
-        if outcome.calls:
-            self.opened_at = self.now() if outcome.refused and not outcome.taken else None
 
 
 def publish(

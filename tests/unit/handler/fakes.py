@@ -11,8 +11,8 @@ from aws.errors import PermanentError, RetryableError
 from contract.objects import LinesObject
 from contract.stream_record import StreamRecord
 from handler import main
+from handler.circuit_breaker import CircuitBreaker
 from handler.ingest import Ports
-from handler.publish import CircuitBreaker
 from handler.settings import Settings
 from handler.signature import Secrets
 

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from aws.errors import PermanentError, RetryableError
 from contract.stream_record import StreamRecord
+from handler.circuit_breaker import OPEN_SECONDS, CircuitBreaker
 from handler.publish import (
     BACKOFF_CAP_SECONDS,
     MAX_CALL_BYTES,
     MAX_ROUNDS,
-    OPEN_SECONDS,
-    CircuitBreaker,
     publish,
 )
 from tests.unit.handler.conftest import Phone

@@ -12,7 +12,7 @@ PARAMS = Path(__file__).parents[3] / "serverless" / "params.yml"
 # From docs/load.md: an invocation's waiting time (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) plus its CPU time
 # divided by its share of a vCPU (1,024 MB have 0.58, 512 MB 0.29).
 REQUEST_SECONDS = 0.040  # ingest, 20 events
-THROTTLED_REQUEST_SECONDS = 0.045  # ingest while Kinesis throttles: handler.publish.CircuitBreaker
+THROTTLED_REQUEST_SECONDS = 0.045  # ingest while Kinesis throttles: handler/circuit_breaker.py
 PATIENT_REQUEST_SECONDS = (
     3.6  # the same without a circuit breaker: each request tries Kinesis until its timeout
 )
