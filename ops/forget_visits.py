@@ -17,7 +17,7 @@ from consumer.visits import Pair, Visit, pair_of, walk
 from contract.events import GeofenceEvent
 from glue.person import id_text
 from ops import polling
-from ops.visits_table import events_in, missing_chunks
+from ops.visits_items import events_in, missing_chunks
 
 ITEMS_PER_DELETE = 25
 SCAN_SEGMENTS = 8

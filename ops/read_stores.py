@@ -16,7 +16,7 @@ from contract.lines import lines_in
 from contract.objects import hour_folder, lines_of, object_name
 from handler.settings import Settings
 from ops.outputs import Outputs
-from ops.visits_table import events_in, visits_in
+from ops.visits_items import events_in, visits_in
 from snowpipe.history import inflated
 from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Warehouse

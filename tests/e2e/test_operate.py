@@ -24,7 +24,7 @@ from consumer.visits import Pair
 from contract.events import Fence, Reason
 from contract.objects import lines_object, quarantine_line
 from ops.outputs import ROOT
-from ops.visits_table import missing_chunks
+from ops.visits_items import missing_chunks
 from tests.e2e.faults import FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip, written
 from tests.faults.proxy import Fault

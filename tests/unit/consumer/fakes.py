@@ -9,7 +9,7 @@ from aws.table import Failures, Item, Key, key_of
 from consumer.consume import Poison
 from consumer.notifications import Notification
 from consumer.visits import Pair, Visit
-from ops.visits_table import visits_in
+from ops.visits_items import visits_in
 
 
 class Inline(Executor):

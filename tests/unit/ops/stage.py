@@ -24,7 +24,7 @@ from contract.objects import Prefix, lines_object, lines_of
 from glue.archive import Bucket
 from local_snowflake.testing import Aws, LocalProcess, Warehouse, eventually
 from ops.outputs import Outputs
-from ops.visits_table import visits_in
+from ops.visits_items import visits_in
 from snowpipe import sqlite as sqlite_export
 from snowpipe.settings import Connection
 from tests.unit.consumer.fakes import FakeBus, Inline

@@ -29,7 +29,7 @@ from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale
 from local_snowflake.testing import Aws, LocalProcess
 from ops import forget
-from ops.visits_table import events_in
+from ops.visits_items import events_in
 from tests.rejects import reject_line, unreadable_line
 from tests.service_models import validated
 from tests.unit.ops.stage import HOUR, Stage
