@@ -6,7 +6,7 @@
     python -m ops.nightly --from 2026-11-16 --to 2026-11-20 a backfill
 
 Every step can be repeated. A step that fails ends the run, because the next steps depend on it. Exit code: 1
-if a step failed, 2 if a store could not be read. airflow/dags/milkrun.py runs the same steps.
+if a step failed, 2 if a store could not be read. airflow/dags/milkrun_hourly.py runs the same steps.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The dbt models and their dependencies, read from the models' SQL because Airflow's environment has no dbt."""
+"""The graph of the dbt models for the DAGs, read from the models' SQL because Airflow's environment has no dbt."""
 
 import graphlib
 import re

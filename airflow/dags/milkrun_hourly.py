@@ -22,7 +22,7 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 sys.path.insert(0, str(Path(__file__).parent))
 from milkrun_alerts import task_failed
-from milkrun_models import models
+from milkrun_dbt_graph import models
 
 HOME = Path(os.environ.get("MILKRUN_HOME", Path(__file__).resolve().parents[2]))
 STAGE = os.environ.get("MILKRUN_STAGE", "local")
