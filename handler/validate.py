@@ -148,6 +148,7 @@ def _checked(
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes; the limit is {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
+    # `latest`: the stage's maxClockAheadSeconds (serverless/params.yml). `earliest`: contract/instants.py.
     if event.created_at > latest:
         raise invalid(
             "created_at_in_future",
