@@ -12,7 +12,7 @@ from snowpipe.cli import app as snowpipe
 from tools.check import ROOT
 from tools.milkrun import ENTRIES
 
-WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "test-and-deploy.yml").read_text())
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 
@@ -26,7 +26,7 @@ def steps():
 
 
 def test_only_the_deploy_job_of_the_workflow_can_get_credentials():
-    text = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
+    text = (ROOT / ".github" / "workflows" / "test-and-deploy.yml").read_text()
     assert not re.search(r"secrets\.AWS", text)
     assert WORKFLOW["permissions"] == {"contents": "read"}
     asking = {name for name, job in WORKFLOW["jobs"].items() if "id-token" in job.get("permissions", {})}
