@@ -10,7 +10,7 @@ from consumer.visits import Pair, Visit
 
 NotificationKind = Literal["arrived", "departed", "visit_restated"]
 ALL_KINDS: frozenset[NotificationKind] = frozenset(get_args(NotificationKind))
-# A kind, the visit as it is now, and as it was
+# The kind, the visit after the change, and the visit before it
 type News = tuple[NotificationKind, Visit | None, Visit | None]
 
 
@@ -28,11 +28,12 @@ class Bus(Protocol):
 
 
 def news_of(diff: VisitDiff) -> list[News]:
-    """Return the notifications that turn the visits before into the visits after.
+    """Return the notifications from which a subscriber can update the visits before the change to those after it.
 
-    - `arrived`: a new visit. `departed`: a visit that was open, or is new, is closed.
-    - `visit_restated`: an earlier notification of the visit no longer holds in another way: a closed one differs, is
-      open again or is gone (then the visit now is its replacement, or None), or an open one ended unclosed.
+    - `arrived`: a visit is new. `departed`: a visit that was open or is new has an exit.
+    - `visit_restated`: any other change to a visit that was notified. A closed visit has changed, is open
+      again or no longer exists (then the current visit is its replacement, or None), or an open visit ended
+      without an exit.
     """
     old, new = diff.by_start()
     news: list[News] = [
@@ -76,7 +77,7 @@ def _notified(visit: Visit) -> tuple[object, ...]:
 
 
 def _successor(gone: Visit, visits: Iterable[Visit]) -> Visit | None:
-    """Return the visit during which the other one began."""
+    """Return the current visit during which a removed visit began; None if there is none."""
     return next(
         (
             v

@@ -30,7 +30,7 @@ type Clock = Callable[[], float]  # seconds until the invocation times out
 
 @dataclass(slots=True)
 class Published:
-    """The outcome of each record: taken, refused until the time was up, or malformed."""
+    """The records by outcome: `taken` by the stream, `refused` until the time was up, or malformed."""
 
     taken: int = 0
     calls: int = 0
@@ -45,7 +45,7 @@ def publish(
     pause: Callable[[float], None] = time.sleep,
     rounds: int = MAX_ROUNDS,
 ) -> Published:
-    """Send all records, then only the refused ones, with full jitter, while there are rounds and seconds left."""
+    """Send all records, then only the refused records, with full jitter, while rounds and seconds are left."""
     outcome = Published(refused=list(records))
     for attempt in range(rounds):
         if not outcome.refused or seconds_left() <= 0:

@@ -219,7 +219,7 @@ def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[
 
 
 def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> int:
-    """Return the rejects in RAW.REJECTED of these objects; an object under two hours counts once."""
+    """Return the rejects in RAW.REJECTED of these objects; an object stored under two hour prefixes counts once."""
     if not object_keys:
         return 0
     found: set[tuple[str, int]] = set()

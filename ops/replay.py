@@ -210,7 +210,10 @@ def lines_again(
 def command(
     context: typer.Context,
     *,
-    start: Annotated[datetime | None, terminal.time_option("First hour received.", "--from")] = None,
+    start: Annotated[
+        datetime | None,
+        terminal.time_option("Start of the range, by time of receipt (full hours).", "--from"),
+    ] = None,
     end: terminal.To = terminal.NOW,
     type_: Annotated[
         list[str] | None,

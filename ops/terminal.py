@@ -72,7 +72,9 @@ def writable(text: str) -> Path:
     path = Path(text)
     try:
         if not text or path.is_dir() or not path.parent.is_dir():
-            raise typer.BadParameter(f"{text!r} is not a file in an existing folder")
+            raise typer.BadParameter(
+                f"{text!r}: cannot write here: it is a folder, or its parent folder does not exist"
+            )
         with contextlib.suppress(FileNotFoundError):
             path.stat()
     except OSError as error:
@@ -136,8 +138,8 @@ def time_option(help_: str, *names: str) -> Any:
     return typer.Option(*names, parser=time, metavar="TIME", help=help_)
 
 
-From = Annotated[datetime, time_option("First hour received.", "--from")]
-To = Annotated[datetime, time_option("Last hour received.", "--to")]
+From = Annotated[datetime, time_option("Start of the range, by time of receipt (full hours).", "--from")]
+To = Annotated[datetime, time_option("End of the range, by time of receipt (full hours).", "--to")]
 
 
 def check_range(start: datetime, end: datetime) -> None:

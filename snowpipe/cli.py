@@ -1,6 +1,6 @@
 """Set up, load, check and query the warehouse.
 
-Exit code 0: done; 1: the answer is no; 2: it could not be found out.
+Exit codes: 0: success; 1: the check found a problem; 2: the result could not be determined.
 """
 
 import json

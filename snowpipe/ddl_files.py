@@ -124,7 +124,7 @@ def statements(sql: str) -> Iterator[str]:
 
 
 def same_statement(one: str, other: str) -> bool:
-    """Compare without white space, comments and the case of words outside quotes."""
+    """Return whether two statements are equal, ignoring whitespace, comments and the case of words outside quotes."""
 
     def words(sql: str) -> list[tuple[bool, str]]:
         quoted = (TokenType.STRING, TokenType.IDENTIFIER)

@@ -1,4 +1,4 @@
-"""Calls with a deadline, for libraries that do not always keep their own timeouts.
+"""Calls with a deadline, for libraries that do not always honour their own timeouts.
 
 A call that hangs continues in a daemon thread, which delays neither the answer nor the program's exit.
 """
@@ -16,7 +16,7 @@ class NoAnswerError(Refusal):
 
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
-    """Return what `call` returns or raise what it raises. Raises NoAnswerError after so many seconds."""
+    """Return the result of `call`, or raise its exception. Raises NoAnswerError after that many seconds."""
     running = started(call)
     if wait([running], seconds).not_done:
         raise NoAnswerError(f"no answer from {what} within {seconds:g} s")
@@ -43,7 +43,7 @@ def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[],
 
 
 def started[T](call: Callable[[], T]) -> Future[T]:
-    """Run a call in a daemon thread."""
+    """Run a call in a daemon thread; return its future."""
     future = Future[T]()
 
     def run() -> None:

@@ -225,7 +225,7 @@ def _described(warehouse: Warehouse, each: Object) -> dict[str, str]:
 
 
 def _same(deployed: object, wanted: str | tuple[str, ...]) -> bool:
-    """Compare without the case of words and the order of lists."""
+    """Return whether two values are equal, ignoring the case of words and the order of lists."""
     text = _text(deployed)
     if isinstance(wanted, tuple):
         return sorted(text.split(",")) == sorted(wanted)

@@ -83,7 +83,9 @@ def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wante
 
 
 def deployed_grants(warehouse: Warehouse, roles: Sequence[str], present: Sequence[Object]) -> set[Grant]:
-    """Return the grants of our roles, and all grants on objects of the DDL, except ownership."""
+    """Return the deployed grants without OWNERSHIP: all grants to the roles of the DDL, and all grants on its
+    objects.
+    """
     rows: list[Row] = []
     for role in roles:
         rows += warehouse.query(f"SHOW GRANTS TO ROLE {role}")

@@ -123,8 +123,16 @@ def refresh(
 
 def backfill(
     context: typer.Context,
-    start: Annotated[str, typer.Option("--from", help="First hour received; ISO-8601 or a phrase")],
-    end: Annotated[str, typer.Option("--to", help="Last hour received; ISO-8601 or a phrase")] = "now",
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Start of the range, by time of receipt (full hours); ISO-8601 or a phrase"
+        ),
+    ],
+    end: Annotated[
+        str,
+        typer.Option("--to", help="End of the range, by time of receipt (full hours); ISO-8601 or a phrase"),
+    ] = "now",
     outputs: Outputs = None,
     as_json: Json = False,
     pipe: Which = None,

@@ -4,7 +4,8 @@
 class Refusal(Exception):
     """A command could not do what was asked; the message is one line for its user.
 
-    `exit_code` 2: the answer could not be found out (no connection, privilege or object); 1: the answer is no.
+    `exit_code` 2: the result could not be determined (no connection, privilege or object); 1: the check found
+    a problem.
     """
 
     def __init__(self, line: str, exit_code: int = 2) -> None:

@@ -68,10 +68,10 @@ class QueueListener(threading.Thread):
                 self._hear(kind, json.loads(line[6:]))
 
     def _hear(self, kind: str, data: dict[str, Any]) -> None:
-        told = data.get("events") if kind == "snapshot" else data if kind == "events" else None
-        if told:
-            self.counted = told["counted"]
-            for each in (*told["good"], *told["bad"]):
+        listed = data.get("events") if kind == "snapshot" else data if kind == "events" else None
+        if listed:
+            self.counted = listed["counted"]
+            for each in (*listed["good"], *listed["bad"]):
                 self.heard.setdefault(each["event_id"], time.time())
 
 

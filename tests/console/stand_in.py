@@ -506,8 +506,8 @@ class Feed:
     def source(self, name: str, state: str, reason: str | None = None, cause: str = "other") -> None:
         for each in self.state.sources:
             if each["name"] == name:
-                told = {"state": state, "reason": reason, "since": iso(now())}
-                each.update(told, cause=cause if state == "down" else None)
+                values = {"state": state, "reason": reason, "since": iso(now())}
+                each.update(values, cause=cause if state == "down" else None)
         self.say("sources", {"sources": self.state.sources})
 
     def add_good(self, event: Json) -> None:

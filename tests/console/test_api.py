@@ -190,7 +190,7 @@ def test_event_has_the_same_steps_as_in_trace(api, pipeline, device):
     assert api.get(f"where?key={quote(key)}")["found"]
 
 
-def test_every_count_equals_the_log_the_archive_and_the_warehouse(api, pipeline, device):
+def test_counts_equal_those_of_the_log_the_archive_and_the_warehouse(api, pipeline, device):
     pipeline.post(*(event(device) for _ in range(7)), event(device) | {"type": ""})
     pipeline.post(crossing(device, "enter", datetime.now(UTC)))
 
@@ -289,7 +289,7 @@ def test_app_developer_can_reset_post_and_find_an_event(api, pipeline, device):
     assert totals["total"] == totals["good"] + totals["bad"]
 
 
-def test_console_uses_exactly_the_rights_in_the_manual(pipeline, monkeypatch):
+def test_console_uses_exactly_the_permissions_listed_in_the_manual(pipeline, monkeypatch):
     """Record every AWS call of a separate console while all its pages are read."""
     called: set[str] = set()
     make = Outputs.aws

@@ -52,7 +52,7 @@ def state() -> State:
     return three_trucks()
 
 
-def test_contradicted_visit_is_dimmed_last_and_not_counted(feed: Feed, open_page: Open) -> None:
+def test_contradicted_visit_is_dimmed_listed_last_and_not_counted(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     there = page.get_by_role("region", name="At a place now")
     expect(there.locator(".count")).to_have_text("2")
@@ -76,7 +76,7 @@ def test_visit_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) ->
     expect(page.locator(".map")).to_have_attribute("data-states", "0,1,0,1,1")
 
 
-def test_number_of_overdue_trucks_lists_only_them(feed: Feed, open_page: Open) -> None:
+def test_clicking_the_number_of_overdue_trucks_lists_only_those(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     there = page.get_by_role("region", name="At a place now")
     expect(there.get_by_role("listitem")).to_have_count(3)
@@ -100,7 +100,7 @@ def typed(page: Page, text: str) -> None:
     page.keyboard.type(text)
 
 
-def test_search_finds_trucks_places_and_events_by_keyboard(feed: Feed, open_page: Open) -> None:
+def test_search_by_keyboard_finds_trucks_places_and_events(feed: Feed, open_page: Open) -> None:
     feed.keep_good({"event_id": "pickup-77", "type": "pickup.completed"})
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Idle")).to_be_visible()
@@ -133,7 +133,7 @@ def test_search_finds_objects_by_their_key(feed: Feed, open_page: Open) -> None:
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text(key)
 
 
-def test_fences_of_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: Open) -> None:
+def test_fences_from_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: Open) -> None:
     corners = [[5.7, 53.2], [5.72, 53.2], [5.72, 53.21], [5.7, 53.2]]
     feed.state.fences.append(fence("farm#farm-4", polygon=corners, source="file"))
     page = open_page(f"{feed.url}/map?fence=farm%23farm-4")
@@ -144,7 +144,7 @@ def test_fences_of_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: Ope
     )
 
 
-def test_search_continues_in_the_stores_on_enter(feed: Feed, open_page: Open) -> None:
+def test_pressing_enter_continues_the_search_in_the_stores(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     page.get_by_role("combobox", name="Search").fill("long-ago-1")
     box = page.get_by_role("search").first
@@ -157,7 +157,7 @@ def test_search_continues_in_the_stores_on_enter(feed: Feed, open_page: Open) ->
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("long-ago-1")
 
 
-def test_enter_waits_for_the_matches_of_the_whole_text(feed: Feed, open_page: Open) -> None:
+def test_pressing_enter_waits_for_the_matches_of_the_complete_text(feed: Feed, open_page: Open) -> None:
     """Dispatchers paste or type fast, and press Enter before the matches are there."""
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Idle")).to_be_visible()
@@ -203,7 +203,7 @@ def test_places_without_a_visit_today_are_listed(feed: Feed, open_page: Open) ->
     expect(rows.first).to_contain_text("farm-99")
 
 
-def test_places_show_the_trucks_there_and_the_last_visit(feed: Feed, open_page: Open) -> None:
+def test_each_place_shows_its_trucks_and_its_last_visit(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/places")
     page.get_by_role("searchbox", name="Find a place").fill("38")
     rows = page.locator(".place-table tbody tr")
@@ -226,7 +226,7 @@ def test_overlapping_visits_are_drawn_in_lanes_with_names(feed: Feed, open_page:
     expect(page.locator(".visit.contradicted")).to_have_count(1)
 
 
-def test_visits_are_filtered_by_the_prefix_of_names(feed: Feed, open_page: Open) -> None:
+def test_visits_can_be_filtered_by_the_prefix_of_a_name(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
     page.get_by_role("searchbox", name="Trucks and places that begin with").fill("farm-3")
@@ -256,7 +256,7 @@ def test_impossible_date_in_a_link_shows_today(feed: Feed, open_page: Open) -> N
         expect(page.get_by_label("Day", exact=True)).to_have_value(today)
 
 
-def test_half_typed_date_is_left_to_the_user(feed: Feed, open_page: Open) -> None:
+def test_incomplete_date_is_not_changed_while_the_user_types(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
     day = page.get_by_label("Day", exact=True)
@@ -270,7 +270,7 @@ def test_half_typed_date_is_left_to_the_user(feed: Feed, open_page: Open) -> Non
     expect(page).to_have_url(re.compile("date=2026-11-27"))
 
 
-def test_visits_of_one_day_are_not_shown_as_those_of_another(feed: Feed, open_page: Open) -> None:
+def test_visits_of_one_day_are_never_shown_under_another_date(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
     feed.refuse("/api/visits", 503, "no answer", "snowflake")
@@ -279,7 +279,7 @@ def test_visits_of_one_day_are_not_shown_as_those_of_another(feed: Feed, open_pa
     expect(page.locator(".visit")).to_have_count(0)
 
 
-def test_totals_are_read_again_when_the_marts_were_built(feed: Feed, open_page: Open) -> None:
+def test_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_page: Open) -> None:
     totals = {"events": 1, "visits": 1, "collections": 1, "kilometres": 1.0, "trucks": 1, "farms": 1}
     feed.state.days = [{"date": f"{now():%Y-%m-%d}", "litres": 900.0, "dwell_seconds": 1.0} | totals]
     page = open_page(f"{feed.url}/visits")
@@ -294,7 +294,7 @@ def test_totals_are_read_again_when_the_marts_were_built(feed: Feed, open_page: 
     expect(milk).to_contain_text("1,700 l")
 
 
-def test_totals_name_their_day_in_every_time_zone(feed: Feed, open_page: Open) -> None:
+def test_totals_are_labelled_with_the_right_day_in_every_time_zone(feed: Feed, open_page: Open) -> None:
     feed.state.stage["time_zone"] = "America/Los_Angeles"
     totals = {"events": 1, "visits": 1, "collections": 1, "litres": 900.0, "kilometres": 1.0}
     feed.state.days = [{"date": "2026-03-29", "dwell_seconds": 1.0, "trucks": 1, "farms": 1} | totals]
@@ -316,7 +316,7 @@ def test_visits_and_the_report_can_be_downloaded(feed: Feed, open_page: Open) ->
         assert download.value.suggested_filename.endswith(suffix)
 
 
-def test_links_show_the_same_after_a_restart(open_page: Open) -> None:
+def test_links_show_the_same_view_after_a_restart(open_page: Open) -> None:
     """The second server represents a restarted console, which has other sequence numbers."""
     with Feed(three_trucks()) as before, Feed(three_trucks()) as after:
         for feed, others in ((before, 2), (after, 7)):
@@ -355,12 +355,12 @@ def test_two_thousand_trucks_are_clustered_and_the_chosen_one_visible(open_page:
         )
 
 
-def test_link_to_a_visit_that_is_not_shown_says_so(feed: Feed, open_page: Open) -> None:
+def test_link_to_a_visit_outside_the_list_shows_a_message(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?visit=truck-9+farm%23farm-1+gone")
     expect(page.locator(".picked")).to_contain_text("The linked visit is not shown")
 
 
-def test_replay_goes_to_a_time_and_the_link_keeps_it_when_a_truck_is_chosen(open_page: Open) -> None:
+def test_replay_time_stays_in_the_link_when_a_truck_is_chosen(open_page: Open) -> None:
     state = morning(3, hours_ago=3)
     with Feed(state) as feed:
         page = open_page(f"{feed.url}/map")

@@ -186,13 +186,13 @@ def test_first_paint_takes_at_most_a_second(feed: Feed, open_page: Open) -> None
         ("places", "No place is known yet."),
     ],
 )
-def test_empty_view_explains_itself(open_page: Open, view: str, says: str) -> None:
+def test_view_without_data_explains_why_it_is_empty(open_page: Open, view: str, says: str) -> None:
     with Feed(empty()) as feed:
         page = open_page(f"{feed.url}/{view}")
         expect(page.get_by_text(says)).to_be_visible()
 
 
-def test_unreachable_source_is_named_and_the_rest_works(feed: Feed, open_page: Open) -> None:
+def test_page_names_the_unreachable_source_and_shows_the_rest(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     feed.source("snowflake", "down", "250001 (08001): connection refused")
     feed.refuse("/api/daily", 503, "connection refused", "snowflake")
@@ -349,7 +349,7 @@ def test_copy_buttons_copy_the_key_and_the_sql(feed: Feed, open_page: Open) -> N
 # --- the map
 
 
-def test_truck_that_moves_and_enters_is_shown(feed: Feed, open_page: Open) -> None:
+def test_truck_is_shown_as_it_moves_and_enters_a_fence(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trucks") == len(feed.state.trucks))
@@ -369,7 +369,7 @@ def test_truck_that_moves_and_enters_is_shown(feed: Feed, open_page: Open) -> No
     eventually(lambda: drawn(page, "trucks") == len(feed.state.trucks))
 
 
-def test_names_of_trucks_at_the_edge_of_a_phone_are_not_cut(open_page: Open) -> None:
+def test_truck_names_at_the_edge_of_a_phone_screen_are_not_cut_off(open_page: Open) -> None:
     state = empty()
     state.trucks = [
         truck(f"a-truck-with-a-long-name-{n}", (5.2 + 0.3 * n, 53.0 + 0.02 * n)) for n in range(5)

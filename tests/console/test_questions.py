@@ -78,14 +78,16 @@ def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str
         assert pipeline.post(crossing(device, "exit", datetime.now(UTC), place)).status == 202
 
 
-def test_which_trucks_are_overdue(dispatcher: Dispatcher, trucks_of_today: tuple[str, str]) -> None:
+def test_console_answers_which_trucks_are_overdue(
+    dispatcher: Dispatcher, trucks_of_today: tuple[str, str]
+) -> None:
     there = dispatcher.card("At a place now")
     dispatcher.clicks(there.get_by_role("button", name="overdue"))
     expect(there.get_by_role("listitem").filter(has_text=trucks_of_today[1])).to_contain_text("usually")
     dispatcher.answered("Which trucks are overdue?")
 
 
-def test_when_was_a_farm_last_collected(dispatcher: Dispatcher) -> None:
+def test_console_answers_when_a_farm_was_last_collected(dispatcher: Dispatcher) -> None:
     dispatcher.searches("farm-38")
     expect(dispatcher.card("The chosen fence")).to_contain_text(
         re.compile(r"Last visit.*\d\d:\d\d:\d\d", re.S)
@@ -93,7 +95,7 @@ def test_when_was_a_farm_last_collected(dispatcher: Dispatcher) -> None:
     dispatcher.answered("When was farm-38 last collected?")
 
 
-def test_send_me_the_visits_of_yesterday(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
+def test_console_exports_the_visits_of_yesterday(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
     dispatcher.opens("Visits")
     dispatcher.clicks(dispatcher.page.get_by_role("button", name="The day before"))
     with dispatcher.page.expect_download() as download:
@@ -106,19 +108,21 @@ def test_send_me_the_visits_of_yesterday(dispatcher: Dispatcher, pipeline: Pipel
     dispatcher.answered("Send me yesterday's visits")
 
 
-def test_who_is_at_the_plant_now(dispatcher: Dispatcher, trucks_of_today: tuple[str, str]) -> None:
+def test_console_answers_which_trucks_are_at_the_plant_now(
+    dispatcher: Dispatcher, trucks_of_today: tuple[str, str]
+) -> None:
     dispatcher.searches("plant-1")
     expect(dispatcher.card("The chosen fence")).to_contain_text(trucks_of_today[0])
     dispatcher.answered("Who is at plant-1 now?")
 
 
-def test_which_trucks_are_silent_and_why(dispatcher: Dispatcher) -> None:
+def test_console_answers_which_trucks_are_silent_and_why(dispatcher: Dispatcher) -> None:
     silent = dispatcher.card("Silent trucks").get_by_role("listitem")
     expect(silent.first.locator(".row-note")).not_to_be_empty()
     dispatcher.answered("Which trucks are silent and why?")
 
 
-def test_where_was_a_truck_at_nine(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
+def test_console_answers_where_a_truck_was_at_nine(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
     dispatcher.searches("truck-07")
     expect(dispatcher.card("The chosen truck")).to_contain_text("truck-07")
     dispatcher.clicks(dispatcher.page.get_by_role("button", name="Replay a morning"))
@@ -133,7 +137,7 @@ def test_where_was_a_truck_at_nine(dispatcher: Dispatcher, pipeline: Pipeline) -
     dispatcher.answered("Where was truck-07 at 9?")
 
 
-def test_how_many_litres_today(dispatcher: Dispatcher) -> None:
+def test_console_answers_how_many_litres_were_collected_today(dispatcher: Dispatcher) -> None:
     dispatcher.opens("Visits")
     days = dispatcher.card("Daily totals")
     expect(days).to_contain_text("figures for")
@@ -141,7 +145,7 @@ def test_how_many_litres_today(dispatcher: Dispatcher) -> None:
     dispatcher.answered("How many litres today?")
 
 
-def test_which_farm_was_not_visited(dispatcher: Dispatcher) -> None:
+def test_console_answers_which_farm_was_not_visited(dispatcher: Dispatcher) -> None:
     dispatcher.opens("Places")
     filter_ = dispatcher.page.get_by_role("button", name="Not visited today")
     expect(dispatcher.page.locator(".place-table tbody tr").first).to_be_visible()
@@ -153,7 +157,7 @@ def test_which_farm_was_not_visited(dispatcher: Dispatcher) -> None:
     dispatcher.answered("Which farm was not visited?")
 
 
-def test_what_happened_to_this_event(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
+def test_console_answers_what_happened_to_an_event(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
     sent = crossing(f"truck-{uuid4().hex[:6]}", "enter", datetime.now(UTC), Fence("farm", "farm-12"))
     assert pipeline.post(sent).status == 202
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -163,7 +167,7 @@ def test_what_happened_to_this_event(dispatcher: Dispatcher, pipeline: Pipeline)
     dispatcher.answered("What happened to this event id?")
 
 
-def test_link_to_a_visit_is_handed_on(dispatcher: Dispatcher, open_page: Open) -> None:
+def test_copied_link_opens_the_same_visit_for_a_colleague(dispatcher: Dispatcher, open_page: Open) -> None:
     dispatcher.opens("Visits")
     dispatcher.clicks(dispatcher.page.locator(".visit").first)
     picked = dispatcher.page.locator(".picked")

@@ -302,7 +302,7 @@ def test_restarted_console_counts_the_events_of_its_downtime(
             expect(page.get_by_text(each["_id"])).to_have_count(1)
 
 
-def test_links_show_the_same_after_the_console_is_restarted(
+def test_links_show_the_same_view_after_the_console_is_restarted(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path, device: str
 ) -> None:
     at = {"type": "Point", "coordinates": [5.93, 53.16]}

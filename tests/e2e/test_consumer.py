@@ -150,21 +150,21 @@ def test_events_sent_during_a_failure_of_the_table_become_visits_later(
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
 
-def test_notifications_are_sent_with_one_id_each_after_a_bus_failure(pipeline: Pipeline, device: str) -> None:
+def test_notifications_resent_after_a_bus_failure_keep_their_ids(pipeline: Pipeline, device: str) -> None:
     with queue_of_notifications(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
         bus.fault = Fault.THROTTLED
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202
         assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=PATIENCE)
         assert eventually(lambda: bus.seen > 2, within=PATIENCE)
         bus.fault = None
-        told: list[Event] = []
+        notifications: list[Event] = []
 
-        def all_told() -> bool:
-            told.extend(t for t in receive() if t["detail"]["device_id"] == device)
-            return {"arrived", "departed"} <= {t["detail-type"] for t in told}
+        def all_notified() -> bool:
+            notifications.extend(t for t in receive() if t["detail"]["device_id"] == device)
+            return {"arrived", "departed"} <= {t["detail-type"] for t in notifications}
 
-        assert eventually(all_told, within=PATIENCE)
-    assert len({t["detail"]["id"] for t in told}) == 2
+        assert eventually(all_notified, within=PATIENCE)
+    assert len({t["detail"]["id"] for t in notifications}) == 2
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def queue_of_notifications(pipeline: Pipeline) -> Iterator[Callable[[], list[Eve
     """Yield a function that receives all notifications of the bus from a queue."""
     events, sqs = pipeline.aws("events"), pipeline.aws("sqs")
     functions = pipeline.aws("lambda")
-    name = f"told-{random.randrange(10**9)}"
+    name = f"notified-{random.randrange(10**9)}"
     consume = functions.get_function_configuration(FunctionName="milkrun-local-consume")
     bus = consume["Environment"]["Variables"]["EVENT_BUS_NAME"]
     url = sqs.create_queue(QueueName=name)["QueueUrl"]

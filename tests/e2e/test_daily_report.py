@@ -124,7 +124,7 @@ def test_day_of_a_clock_change_has_23_or_25_hours(day: str, hours: int) -> None:
     assert (end - start).total_seconds() == hours * 3600
 
 
-def test_truck_heard_in_the_first_hour_of_a_25_hour_day_is_not_silent(marts: Snowflake) -> None:
+def test_truck_that_sent_in_the_first_hour_of_a_25_hour_day_is_not_silent(marts: Snowflake) -> None:
     # 00:30 in Amsterdam
     marts.query(
         "INSERT INTO DB.STAGING.STG_EVENTS (device_id, occurred_at) VALUES ('truck-2', '2026-10-24 22:30')"

@@ -1,4 +1,6 @@
-"""Test starting, using and ending a stack in an environment whose settings almost all interfere."""
+"""Test starting, using and stopping a stack in an environment in which nearly every variable is set to a
+misleading value.
+"""
 
 import json
 import os
@@ -81,7 +83,7 @@ HOME_FILES = {
 
 @dataclass(frozen=True)
 class Desk:
-    """A developer's machine: each command runs in the clone with all these settings and a umask of 077."""
+    """A developer's machine: each command runs in the clone with all the misleading variables and a umask of 077."""
 
     folder: Path
     environment: dict[str, str]
@@ -154,7 +156,9 @@ def test_all_checks_of_the_demo_pass(desk: Desk) -> None:
         ("tools.stack", "status", "--json"),
     ],
 )
-def test_command_reaches_the_local_stack(desk: Desk, command: tuple[str, ...]) -> None:
+def test_command_reaches_the_local_stack_despite_misleading_variables(
+    desk: Desk, command: tuple[str, ...]
+) -> None:
     json.loads(desk.python(*command))
 
 

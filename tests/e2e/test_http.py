@@ -62,10 +62,10 @@ def test_accepted_events_are_archived_published_and_become_visits(pipeline: Pipe
 
     assert_documented(answer)
     assert answer.status == 202
-    told = answer.body
-    assert [told[n] for n in ("received", "accepted", "duplicates", "rejected")] == [5, 3, 1, 1]
-    assert pipeline.archived(told["object_key"]) == [entered, trip, left]
-    (reject,) = pipeline.archived(told["rejected_key"])
+    receipt = answer.body
+    assert [receipt[n] for n in ("received", "accepted", "duplicates", "rejected")] == [5, 3, 1, 1]
+    assert pipeline.archived(receipt["object_key"]) == [entered, trip, left]
+    (reject,) = pipeline.archived(receipt["rejected_key"])
     assert (reject["event"], reject["index"]) == ({"_id": "no-type"}, 4)
     assert pipeline.published(device) == [entered, left]
     assert eventually(lambda: [stay for stay in pipeline.visits_of(device) if stay.exited_at])
@@ -178,7 +178,7 @@ CASES = [
 
 @pytest.mark.stage
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.codes[0])
-def test_every_refusal_has_its_code(pipeline: Pipeline, case: Case) -> None:
+def test_every_refused_request_gets_the_documented_code(pipeline: Pipeline, case: Case) -> None:
     answer = pipeline.post_body(case.body, case.headers)
     assert (answer.status, codes_of(answer)) == (case.status, case.codes)
     assert_documented(answer)
@@ -189,7 +189,9 @@ def test_every_refusal_has_its_code(pipeline: Pipeline, case: Case) -> None:
 
 
 @pytest.mark.stage
-def test_id_with_two_contents_is_stored_twice_and_reported(pipeline: Pipeline, device: str) -> None:
+def test_event_id_with_two_contents_is_stored_twice_and_reported_as_a_conflict(
+    pipeline: Pipeline, device: str
+) -> None:
     sent = event(device)
     answer = pipeline.post(sent, sent | {"live": False})
     assert_documented(answer)
@@ -249,7 +251,7 @@ def test_unsigned_expired_or_wrongly_signed_request_is_refused(
     assert (answer.status, answer.body["code"]) == (403, code)
 
 
-def test_signature_of_radar_is_accepted(pipeline: Pipeline, secrets: list[bytes]) -> None:
+def test_request_with_a_valid_radar_signature_is_accepted(pipeline: Pipeline, secrets: list[bytes]) -> None:
     with environment_of(pipeline, "ingest", {"SIGNATURE_SCHEME": "radar"}):
         right = hmac.new(b"radar-token", b"id-1", hashlib.sha1).hexdigest()
         headers = JSON | {"X-Radar-Signing-Id": "id-1", "X-Radar-Signature": right}
@@ -308,7 +310,7 @@ def test_lost_s3_response_creates_no_second_object(pipeline: Pipeline, device: s
 # --- the document -------------------------------------------------------------------------------
 
 
-def test_every_documented_status_and_code_is_tested_here() -> None:
+def test_every_documented_status_and_code_is_tested_in_this_module() -> None:
     produced = {code for case in CASES for code in case.codes}
     produced |= {"missing_signature", "signature_expired", "bad_signature", "event_id_conflict"}
     # Only a stage with tokens returns it; tests/unit/handler/test_identity.py tests it.

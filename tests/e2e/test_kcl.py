@@ -203,7 +203,7 @@ def test_killed_worker_loses_nothing(yard: Yard, device: str) -> None:
     assert second.ask_to_end() == ENDED_BY_SIGTERM
 
 
-def test_two_workers_share_the_shards_and_checkpoint_when_ended(yard: Yard, device: str) -> None:
+def test_two_workers_share_the_shards_and_checkpoint_when_they_stop(yard: Yard, device: str) -> None:
     application = f"{yard.stream}-shared"
     workers = [yard.worker(application), yard.worker(application)]
 

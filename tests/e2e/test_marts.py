@@ -234,7 +234,7 @@ def by_the_mart(rows: Sequence[dict[str, object]]) -> set[tuple[object, ...]]:
 
 
 @pytest.mark.timeout(3600)  # `make marts-ingest` runs twenty builds
-def test_build_during_ingest_reads_one_state_of_raw(
+def test_build_during_ingest_reads_a_consistent_snapshot_of_raw(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
     """Without a common high-water mark per run, stg_geofence_events read RAW later than stg_events and
@@ -417,7 +417,7 @@ def test_days_of_removed_visits_are_restated_after_an_interrupted_run(
     assert differences(incremental, rows_of(session)) == {}
 
 
-def test_run_after_a_first_run_that_broke_off_stores_nothing_twice(
+def test_dbt_run_after_an_interrupted_first_run_stores_nothing_twice(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
     session, _, dbt = built
@@ -446,7 +446,9 @@ def test_status_warns_of_staging_only_while_rows_wait_for_dbt(
     assert staging(session, "MILKRUN").level == "OK"
 
 
-def test_presence_mart_equals_the_rule_for_the_real_rounds(built: tuple[Snowflake, Settings, Dbt]) -> None:
+def test_presence_mart_matches_the_rule_on_real_delivery_rounds(
+    built: tuple[Snowflake, Settings, Dbt],
+) -> None:
     """Compare once with places of which a van can be at only one at a time, and once without."""
     session, _, dbt = built
     held = delivery_rounds()

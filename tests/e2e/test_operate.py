@@ -400,7 +400,7 @@ def test_discarded_batches_are_sent_again_completely(pipeline: Pipeline, device:
     assert {e["milkrun_replay"] for e in replayed(pipeline, device)} == {done["label"]}
 
 
-def test_range_older_than_80_days_is_refused(pipeline: Pipeline) -> None:
+def test_replay_of_a_range_older_than_80_days_is_refused(pipeline: Pipeline) -> None:
     ran = pipeline.ops("replay", "--from", "100 days ago")
     assert ran.exit_code == 2
     assert "80 days old" in ran.output
@@ -526,7 +526,7 @@ def test_undelivered_events_are_counted_and_sent_by_the_same_run(pipeline: Pipel
     assert (ran.result["undelivered"], ran.result["accepted"]) == (0, 40)
 
 
-def test_missing_exit_is_shown_until_it_arrives(pipeline: Pipeline, device: str) -> None:
+def test_missing_exit_event_is_reported_until_it_arrives(pipeline: Pipeline, device: str) -> None:
     fence = Fence("farm", f"farm-of-{device}")
     enter, exit_ = round_trip(device, [fence], MORNING)
     again = crossing(device, "enter", MORNING + timedelta(hours=1), fence)

@@ -82,7 +82,7 @@ def gone(processes: list[Process]) -> bool:
     return not any(process.is_alive() for process in processes)
 
 
-def test_package_of_localstack_cannot_be_imported_by_a_function(aws, deploy):
+def test_function_cannot_import_packages_of_localstack(aws, deploy):
     name = deploy("import localstack\ndef handler(request, context): return 'found'")
     answer, log = call(aws, name)
     assert answer["errorType"] == "Runtime.ImportModuleError"

@@ -32,7 +32,7 @@ def failed(pipeline: Pipeline, part: str) -> dict[str, object] | None:
     return found if found["level"] == "FAIL" else None
 
 
-def test_each_part_of_a_running_stack_is_reported(pipeline: Pipeline) -> None:
+def test_status_reports_each_part_of_a_running_stack(pipeline: Pipeline) -> None:
     found = parts(pipeline)
     # The other parts depend on the state that other tests leave on this stack.
     for part in ("gateway", "archive", "stream", "event source mapping", "visits", "pipes"):

@@ -190,7 +190,13 @@ def test_verify_gets_tokens_from_the_local_issuer_or_a_command(
     issuer = provider.tokens.issuer.model_dump(mode="json")
     own = json.loads(Path(pipeline.environment["MILKRUN_LOCAL"], "outputs.json").read_text())
     monkeypatch.setattr(pipeline, "environment", {**pipeline.environment, "MILKRUN_LOCAL": str(tmp_path)})
-    verify = ("verify", "--tests", "test_every_refusal_has_its_code and field", "--no-marts", "--json")
+    verify = (
+        "verify",
+        "--tests",
+        "test_every_refused_request_gets_the_documented_code and field",
+        "--no-marts",
+        "--json",
+    )
     program = (
         "import sys; from ops.outputs import TokenIssuer; from tools.stack.identity import Tokens; "
         f"print(Tokens(TokenIssuer(**{issuer}))(sys.argv[1]))"

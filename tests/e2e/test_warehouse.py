@@ -302,8 +302,8 @@ def test_failed_file_is_in_the_history_and_validate_names_its_line(stage: Stage)
 
 
 def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> None:
-    told = stage.put([event("told")])
-    stage.loaded([told])
+    notified = stage.put([event("notified")])
+    stage.loaded([notified])
     # Remove the bucket's notifications, so that the pipes learn of no new object.
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
     (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
@@ -718,7 +718,7 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
     first, second, hostile = random_crossings(1), random_crossings(2), hostile_events(3)
     half = first[: len(first) // 2]
     keys = {}
-    earlier = [event("told-twice", at=MORNING), LATE_ENTER, NEXT_ENTER, GHOST, FORGED]
+    earlier = [event("sent-twice", at=MORNING), LATE_ENTER, NEXT_ENTER, GHOST, FORGED]
     keys["earlier"] = stage.put([*half, *earlier], received_at=RECEIVED)
     keys["rejected"] = stage.put(
         [
@@ -746,8 +746,8 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
     )
     turned = GHOST | {"type": "user.exited_geofence", "createdAt": MORNING.isoformat()}
     later = [
-        event("told-twice", at=MORNING, metadata={"other": True}),
-        event("told-twice", at=MORNING),
+        event("sent-twice", at=MORNING, metadata={"other": True}),
+        event("sent-twice", at=MORNING),
         LATE_EXIT,
         LATE_ENTER,
         turned,
@@ -760,7 +760,7 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
     ]
     with local.days_later(2):
         keys["later"] = stage.put([*first[len(half) :], *second, *later, *hostile], received_at=RECEIVED)
-        again = [event("told-twice", at=MORNING, metadata={"other": True}), PICKUP]
+        again = [event("sent-twice", at=MORNING, metadata={"other": True}), PICKUP]
         keys["later-again"] = stage.put(again, received_at=RECEIVED)
         stage.loaded([keys["later"], keys["later-again"]])
     stage.done("dbt", "--quiet", "build")
@@ -854,14 +854,14 @@ def test_visit_disappears_if_its_enter_event_becomes_an_exit(built: Built) -> No
     assert not [row for row in _visits(built.stage) if row["device_id"] == "van-ghost"]
 
 
-def test_event_is_staged_once_and_its_other_contents_are_conflicts(
+def test_event_is_staged_once_and_its_other_contents_are_listed_as_conflicts(
     built: Built,
 ) -> None:
     stage = built.stage
-    (kept,) = stage.query(f"SELECT * FROM {stage.database}.STAGING.STG_EVENTS WHERE EVENT_ID = 'told-twice'")
+    (kept,) = stage.query(f"SELECT * FROM {stage.database}.STAGING.STG_EVENTS WHERE EVENT_ID = 'sent-twice'")
     assert kept["file_name"] == built.keys["earlier"]
     (conflict,) = stage.query(
-        f"SELECT * FROM {stage.database}.STAGING.EVENT_CONFLICTS WHERE EVENT_ID = 'told-twice'"
+        f"SELECT * FROM {stage.database}.STAGING.EVENT_CONFLICTS WHERE EVENT_ID = 'sent-twice'"
     )
     assert json.loads(conflict["payload"])["metadata"] == {"other": True}
     assert conflict["deliveries"] == 2

@@ -56,7 +56,7 @@ def test_object_is_loaded_automatically_and_staged() -> None:
     assert done("query", staged, "--json").rows[0]["n"] == 1
 
 
-def test_read_only_commands_work() -> None:
+def test_read_only_commands_succeed_on_a_real_account() -> None:
     assert {row["state"] for row in command(dict(os.environ), "status", "--json").rows} == {"RUNNING"}
     assert command(dict(os.environ), "validate", "--json").code in (0, 1)
     assert done("trust-policy").rows["Statement"][0]["Action"] == "sts:AssumeRole"

@@ -44,7 +44,7 @@ def test_brackets_in_a_column_name_are_not_markup(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "sql", ["SELEC", "SELECT 1;; nonsense", "SELECT no_such_column", "USE nowhere.at.all"]
 )
-def test_statement_rejected_by_snowflake_is_reported_in_one_line(stage: Stage, sql: str) -> None:
+def test_statement_rejected_by_snowflake_is_reported_with_a_one_line_error(stage: Stage, sql: str) -> None:
     said = stage.run("query", sql)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1), said
     assert "unexpected" not in said.err
@@ -100,7 +100,9 @@ def test_repaired_file_is_loaded_under_a_valid_key(
         b"\x1f\x8bcut",
     ],
 )
-def test_file_that_is_still_invalid_is_refused_in_one_line(stage: Stage, tmp_path: Path, text: bytes) -> None:
+def test_file_that_is_still_invalid_is_refused_with_a_one_line_error(
+    stage: Stage, tmp_path: Path, text: bytes
+) -> None:
     (tmp_path / "file").write_bytes(text)
     said = stage.run("repair", str(tmp_path / "file"), "--instead-of", FAILED)
     assert (said.code, said.out, said.err.count("\n")) == (1, "", 1), said

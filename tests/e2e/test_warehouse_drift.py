@@ -168,7 +168,7 @@ def test_pipes_report_load_errors_to_the_topic_even_after_recreate(stage: Stage,
     assert pipe.name in report
 
 
-def test_every_object_is_missing_before_the_first_apply(stage: Stage) -> None:
+def test_diff_reports_every_object_as_missing_before_the_first_apply(stage: Stage) -> None:
     missing = [row["object"] for row in stage.run("diff", "--json").rows]
     assert len(missing) == len(_objects())
 

@@ -108,7 +108,7 @@ PATHS = [
 ]
 
 
-def test_id_never_becomes_a_path(faulty_stack: FaultyStack, device: str) -> None:
+def test_event_id_is_never_used_as_a_path(faulty_stack: FaultyStack, device: str) -> None:
     """S3, DynamoDB and the warehouse all store the id as the same text."""
     before = set(faulty_stack.all_keys())
     fences = [Fence(f"{path}", f"{path}-2") for path in PATHS]

@@ -48,7 +48,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """`due` is in seconds after the start; `seconds` until the phone could delete the batch, or stopped trying."""
+    """A sent request. `due`: seconds from the start until it was due.
+
+    `seconds`: from then until the phone could delete the batch or stopped trying.
+    """
 
     phase: str
     due: float

@@ -36,7 +36,7 @@ def test_upgrade_of_a_deployed_stage_replaces_only_the_role_and_the_dashboard(tm
 
 
 def _earlier_template(folder: Path) -> dict[str, object]:
-    """Package stage dev of the earlier version."""
+    """Package the dev stage with the earlier version; return its template."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     nobody = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody", "AWS_REGION": "us-east-1"}
     earlier = Earlier.unpack(folder, kept | nobody)
@@ -47,7 +47,7 @@ def _earlier_template(folder: Path) -> dict[str, object]:
 
 
 def _replaced(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Yield the logical ids of resources with another type or another create-only property."""
+    """Yield the logical ids of resources whose type or create-only properties differ."""
     for name in set(before) & set(after):
         old, new = before[name], after[name]
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", old["Type"]).schema
@@ -57,7 +57,7 @@ def _replaced(before: Mapping[str, object], after: Mapping[str, object]) -> Iter
 
 
 def _at(resource: Mapping[str, object], path: str) -> object:
-    """Return the property at a path such as `/properties/VpcConfig/SubnetIds`; the list where a `*` begins."""
+    """Return the property at a path such as `/properties/VpcConfig/SubnetIds`; at a `*`, the whole list."""
     value: object = resource.get("Properties", {})
     for name in path.split("/")[2:]:
         if name == "*" or not isinstance(value, Mapping):

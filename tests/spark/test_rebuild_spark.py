@@ -40,7 +40,7 @@ def by_spark(spark: SparkSession, job: Rebuild) -> Rebuilt:
 
 
 @pytest.mark.parametrize(("gap", "min_confidence"), [(120, 0), (60, 2)])
-def test_fifty_random_sets_give_the_consumers_visits_on_every_engine(
+def test_fifty_random_event_sets_give_the_same_visits_on_every_engine(
     spark: SparkSession, tmp_path: Path, gap: int, min_confidence: int
 ) -> None:
     """One run covers all sets, because each seed has its own devices and ids."""

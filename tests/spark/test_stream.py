@@ -91,7 +91,9 @@ def stream_of(folder: Path, objects_per_batch: int = 4) -> Stream:
     )
 
 
-def test_windows_and_overdue_exits_equal_the_rule_and_beam(spark: SparkSession, tmp_path: Path) -> None:
+def test_windows_and_overdue_exits_match_the_rule_and_the_beam_job(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     events = morning(1)
     keys = landed(
         tmp_path, [*events, *events[:40]]
@@ -114,7 +116,7 @@ def test_windows_and_overdue_exits_equal_the_rule_and_beam(spark: SparkSession, 
     assert sorted((datetime.fromisoformat(at), *rest) for at, *rest in counted) == windows
 
 
-def test_foreign_objects_do_not_stop_the_stream(spark: SparkSession, tmp_path: Path) -> None:
+def test_objects_of_other_programs_do_not_stop_the_stream(spark: SparkSession, tmp_path: Path) -> None:
     """The archive has a repaired copy under an operator's own key, and an empty upload."""
     events = morning(3, trucks=3)
     keys = landed(tmp_path, events)

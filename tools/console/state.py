@@ -67,7 +67,7 @@ class ConsoleState:
     # --- input
 
     def take(self, read: Read, received_at: float) -> None:
-        """Add an object's events. Nothing received before the last reset is shown as an event."""
+        """Add the events and positions of an archived object. Events received before the last reset are not listed."""
         if received_at >= self._reset_at:
             for event in read.events:
                 self.events.add(event)
@@ -144,7 +144,7 @@ class ConsoleState:
         }
 
     def news(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the changes since the last call as messages of the stream."""
+        """Return the changes since the last call as messages for the pages' event stream."""
         told: list[tuple[str, dict[str, Any]]] = []
         if self.was_reset:
             self.was_reset = False

@@ -87,7 +87,7 @@ class Client:
 
     @classmethod
     def of(cls, outputs: Outputs, *, patience: float = 120.0, connections: int = 8) -> "Client":
-        """Return a client for a stage, with tokens if it is a local one that requires them."""
+        """Return a client for a stage, with tokens if it is a local stage that requires them."""
         token_of = Tokens(outputs.token_issuer) if outputs.token_issuer else None
         return cls(
             outputs.endpoint, outputs.api_key, patience=patience, connections=connections, token_of=token_of
@@ -98,11 +98,13 @@ class Client:
         self._stopped.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait, unless the client is stopped meanwhile; return whether it is."""
+        """Wait for a pause between tries; return whether the client was stopped meanwhile."""
         return self._stopped.wait(seconds)
 
     def deliver(self, post: Post) -> list[Delivery]:
-        """Return one delivery, or one per part: per device if tokens are used, and smaller ones after a 413."""
+        """Send a request. Return one delivery, or one per part of a split request: by device with tokens, or
+        after a 413.
+        """
         parts = by_device(post) if self._token_of else [("", post)]
         return [delivery for device, part in parts for delivery in self._deliver(part, device)]
 
@@ -154,8 +156,9 @@ class Client:
 
 
 def by_device(post: Post) -> list[tuple[str, Post]]:
-    """Split a request by device, because a token names one device. Events without a device stay with those of
-    the first one.
+    """Split a request by device, because a token names one device.
+
+    Events without a device stay with the first device's events.
     """
     devices = [_device_of(event.text, post) for event in post.events]
     first = next((device for device in devices if device), NO_DEVICE)
@@ -210,7 +213,7 @@ def send(
 
 
 def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
-    """Yield the posts that can be started within that time."""
+    """Yield posts until that many seconds have passed."""
     end = time.monotonic() + seconds
     for post in posts:
         if time.monotonic() >= end:
@@ -251,12 +254,12 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def unjudged(text: str) -> Planned:
-    """Return a line whose outcome is unknown."""
+    """Return the line as an event whose expected outcome is unknown."""
     return Planned(text, "")
 
 
 def judged(text: str) -> Planned:
-    """Return a line with its expected outcome, computed by the handler's own rule."""
+    """Return the line as an event with its expected outcome, computed by the handler's own rule."""
     raw = text.encode("utf-8", "surrogateescape")
     if is_too_large_alone(raw):
         return Planned(text, "", code=TOO_LARGE)
@@ -354,7 +357,7 @@ def count_in(answer: Json, name: str) -> int:
 
 
 def rejects_in(answer: Json) -> list[tuple[int, str]]:
-    """Return index and first code of each rejected event of a receipt (or a 400)."""
+    """Return the index and the first reason code of each rejected event in a receipt or a 400 response."""
     errors = answer.get("errors")
     firsts: dict[int, str] = {}
     for error in errors if isinstance(errors, list) else []:
@@ -417,7 +420,7 @@ def command(
     ] = "8 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
     gzip_: Annotated[
         bool | None,
-        typer.Option("--gzip/--no-gzip", help="Form of the requests. Default: as each phone does."),
+        typer.Option("--gzip/--no-gzip", help="Compress the requests. Default: as each phone does."),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")] = 4,
     patience: Annotated[

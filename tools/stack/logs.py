@@ -18,7 +18,7 @@ LOOK_AGAIN_S = 0.3
 
 
 def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
-    """Return the log files of these names (a function's without its stage is enough), or of all."""
+    """Return the log files with these names, or all of them. A function may be named without its stage."""
     files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
     files = [file for file in files if not file.name.endswith(".1.log")]
     chosen = [f for f in files if any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
@@ -31,7 +31,7 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
 
 
 def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
-    """Yield each line with its source in front; with `follow` until interrupted."""
+    """Yield each log line, prefixed with the name of its source; with `follow`, until interrupted."""
     tails = [_Tail(file) for file in files]
     width = max(len(file.stem) for file in files)
 

@@ -22,7 +22,7 @@ def start(parent: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_mock_whose_localstack_has_already_died_ends() -> None:
+def test_kinesis_mock_ends_if_localstack_has_already_died() -> None:
     """LocalStack starts the mock again when it dies. Killed at that moment, it left a mock that ran forever."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -34,7 +34,7 @@ def test_mock_whose_localstack_has_already_died_ends() -> None:
         mock.communicate()
 
 
-def test_mock_runs_while_localstack_does() -> None:
+def test_kinesis_mock_runs_as_long_as_localstack() -> None:
     mock = start(parent=os.getpid())
     try:
         assert mock.stdout is not None

@@ -319,7 +319,7 @@ def test_response_over_six_megabytes_is_rejected(trial):
     assert not function.invoke(b"10").is_error
 
 
-def test_endless_log_loses_its_middle_and_does_not_fill_the_disk(trial):
+def test_middle_of_an_endless_log_is_dropped_and_the_disk_does_not_fill(trial):
     function = trial(
         """
         def handler(request, context):

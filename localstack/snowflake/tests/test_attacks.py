@@ -123,7 +123,7 @@ CATALOGS = (
 
 
 @pytest.mark.parametrize("catalog", CATALOGS)
-def test_duckdbs_own_catalogs_are_refused_to_everybody(
+def test_access_to_duckdbs_own_catalogs_is_refused_to_everybody(
     database: connector.SnowflakeConnection, catalog: str
 ) -> None:
     with pytest.raises(connector.errors.DatabaseError, match=r"does not exist|Not supported"):

@@ -101,7 +101,7 @@ def test_table_keeps_its_load_history_if_its_replacement_fails(staged: Warehouse
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
 
 
-def test_last_etag_of_a_file_loaded_twice_counts(staged: Warehouse) -> None:
+def test_file_loaded_twice_is_compared_by_its_last_etag(staged: Warehouse) -> None:
     staged.run(staged.copy())
     for content in ("changed", "changed again"):
         staged.put("events/dt=1/a", {"_id": content})
@@ -199,7 +199,7 @@ def test_missing_file_aborts_the_statement(staged: Warehouse) -> None:
     assert "was not found" in staged.refused(staged.copy(options="FILES = ('nope')"))
 
 
-def test_copy_duplicates_what_a_pipe_loaded(staged: Warehouse) -> None:
+def test_copy_loads_files_again_that_a_pipe_has_loaded(staged: Warehouse) -> None:
     """The history of the pipe and that of the table are separate, as in Snowflake."""
     staged.pipe()
     staged.put("events/d", {"_id": "d"})

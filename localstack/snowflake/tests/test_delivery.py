@@ -38,7 +38,7 @@ def test_seed_decides_which_messages_are_late_or_repeated() -> None:
     assert delivered(Delivery(4), [20] * 10) != first
 
 
-def test_in_order_delivers_each_message_once_in_order() -> None:
+def test_in_order_mode_delivers_each_message_once_in_sequence() -> None:
     assert [message.receipt for message in delivered(InOrder(), [3, 2])] == ["0", "1", "2", "3", "4"]
 
 
@@ -63,7 +63,7 @@ def test_a_notification_names_its_object() -> None:
 @example(announcement("events/" + "x" * 1024))
 @example(announcement(""))
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(str))
-def test_no_message_body_raises(body: str) -> None:
+def test_any_message_body_is_handled_without_an_exception(body: str) -> None:
     created, problem = notification(body)
     assert created == ()
     assert problem

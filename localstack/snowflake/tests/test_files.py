@@ -65,7 +65,7 @@ def test_invalid_lines_are_counted_and_located(lines: list[str]) -> None:
 
 @quick
 @given(st.binary(max_size=200))
-def test_any_bytes_raise_nothing_but_unreadable_file(body: bytes) -> None:
+def test_bytes_of_any_content_raise_only_unreadable_file(body: bytes) -> None:
     try:
         content = read(body, JSON)
     except UnreadableFile:

@@ -316,7 +316,7 @@ def literal(value: object) -> str:
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_random_expressions_have_the_values_of_the_rules(
+def test_random_expressions_have_the_values_that_the_documented_rules_give(
     typed: connector.cursor.SnowflakeCursor, seed: int
 ) -> None:
     maker = Maker(seed)
@@ -333,7 +333,7 @@ def test_random_expressions_have_the_values_of_the_rules(
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_random_aggregates_have_the_values_of_the_rules(
+def test_random_aggregates_have_the_values_that_the_documented_rules_give(
     typed: connector.cursor.SnowflakeCursor, seed: int
 ) -> None:
     maker = Maker(1000 + seed)

@@ -206,7 +206,7 @@ def test_failing_pipe_does_not_delay_files_of_other_pipes(
 
     def fails_for_the_first(pipe: Pipe, *arguments: object, **more: object) -> object:
         if pipe == pipes[0]:
-            raise duckdb.IOException("of this one's database")
+            raise duckdb.IOException("in the first pipe's database")
         return load_files(pipe, *arguments, **more)
 
     with monkeypatch.context() as broken:

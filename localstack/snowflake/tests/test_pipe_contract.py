@@ -82,7 +82,7 @@ def test_failed_cast_in_the_pipe_fails_only_that_file(warehouse: Warehouse) -> N
     assert (fate["STATUS"], fate["FIRST_ERROR_LINE_NUMBER"]) == ("Load failed", 2)
 
 
-def test_stage_url_without_last_slash_includes_its_neighbours_files(warehouse: Warehouse) -> None:
+def test_stage_url_without_a_trailing_slash_also_matches_longer_prefixes(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.stage(path="orders")
     warehouse.pipe()

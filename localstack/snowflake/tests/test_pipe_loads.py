@@ -28,7 +28,7 @@ def test_key_may_contain_spaces_pluses_equals_signs_and_accents(loading: Warehou
     assert loading.run("SELECT file_name FROM RAW.EVENTS") == [{"FILE_NAME": key}]
 
 
-def test_pipe_reads_json_as_a_query_does(warehouse: Warehouse) -> None:
+def test_pipe_and_query_read_json_alike(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.READ (second INT, said VARCHAR)")
     warehouse.stage()
     select = "SELECT $1['list'][1]['n'], CONCAT($1:type, '!') FROM @RAW.EVENTS_STAGE"

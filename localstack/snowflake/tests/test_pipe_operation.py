@@ -90,7 +90,7 @@ def test_stale_pipe_needs_the_staleness_override(loading: Warehouse) -> None:
 
 
 @pytest.fixture
-def told(loading: Warehouse) -> Iterator[object]:
+def receive_notices(loading: Warehouse) -> Iterator[object]:
     """Yield the pipe's notification integration, and a function that returns the messages of its topic."""
     name = f"{loading.database}_ERRORS"
     topic = loading.aws.sns.create_topic(Name=f"errors-{loading.database}")["TopicArn"]
@@ -112,10 +112,12 @@ def told(loading: Warehouse) -> Iterator[object]:
     loading.run(f"DROP INTEGRATION {name}")
 
 
-def test_skipped_file_is_reported_to_the_topic_of_the_integration(loading: Warehouse, told) -> None:
+def test_skipped_file_is_reported_to_the_topic_of_the_integration(
+    loading: Warehouse, receive_notices
+) -> None:
     loading.put("events/good", {"_id": 1})
     loading.put("events/bad", "{")
-    (message,) = eventually(told)
+    (message,) = eventually(receive_notices)
     assert message["messageType"] == "INGEST_FAILED_FILE"
     assert message["pipeName"] == f"{loading.database}.RAW.EVENTS_PIPE"
     assert message["tableName"] == f"{loading.database}.RAW.EVENTS"
@@ -128,18 +130,20 @@ def test_skipped_file_is_reported_to_the_topic_of_the_integration(loading: Wareh
 
 
 def test_only_skipped_files_are_reported_and_only_while_the_integration_is_set(
-    loading: Warehouse, told
+    loading: Warehouse, receive_notices
 ) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE UNSET ERROR_INTEGRATION")
     loading.put("events/unseen", "{")
     assert loading.fate("unseen")["STATUS"] == "Load failed"
     loading.run(f"ALTER PIPE RAW.EVENTS_PIPE SET ERROR_INTEGRATION = {loading.database}_ERRORS")
     loading.put("events/seen", "{")
-    (message,) = eventually(told)
+    (message,) = eventually(receive_notices)
     assert [failed["fileName"] for failed in message["messages"]] == ["seen"]
 
 
-def test_error_integration_must_be_an_outbound_notification_integration(loading: Warehouse, told) -> None:
+def test_error_integration_must_be_an_outbound_notification_integration(
+    loading: Warehouse, receive_notices
+) -> None:
     described = {
         r["property"]: r["property_value"] for r in loading.run(f"DESC INTEGRATION {loading.database}_ERRORS")
     }

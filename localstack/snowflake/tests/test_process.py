@@ -31,7 +31,9 @@ def health(local: LocalProcess) -> tuple[int, dict[str, object]]:
     return answer.status, json.loads(answer.read())
 
 
-def test_killed_at_random_moments_it_loses_and_duplicates_nothing(own_local: LocalProcess, aws: Aws) -> None:
+def test_process_killed_at_random_moments_loses_and_duplicates_nothing(
+    own_local: LocalProcess, aws: Aws
+) -> None:
     loading = Warehouse(own_local.start(), aws).with_pipe()
     moments = random.Random(7)
     files, lines = 60, 5
@@ -56,7 +58,7 @@ def test_killed_at_random_moments_it_loses_and_duplicates_nothing(own_local: Loc
     assert len(loading.history()) == files
 
 
-def test_everything_is_restored_after_a_kill(own_local: LocalProcess, aws: Aws) -> None:
+def test_all_objects_and_rows_are_restored_after_a_kill(own_local: LocalProcess, aws: Aws) -> None:
     warehouse = Warehouse(own_local.start(), aws)
     warehouse.run("CREATE FILE FORMAT RAW.NDJSON TYPE = JSON")
     warehouse.run(
@@ -115,7 +117,7 @@ def test_messages_that_waited_for_their_pipe_are_loaded(own_local: LocalProcess,
     loading.has_rows(20)
 
 
-def test_second_process_on_the_same_folder_is_refused_with_one_line(local: LocalProcess) -> None:
+def test_second_process_on_the_same_folder_is_refused_with_a_one_line_error(local: LocalProcess) -> None:
     second = LocalProcess(local.folder, local.endpoint)
     second.log = local.folder.with_name("second.log")
     code, errors = finished(second.spawn())
@@ -124,7 +126,7 @@ def test_second_process_on_the_same_folder_is_refused_with_one_line(local: Local
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_port_in_use_is_reported_in_one_line(local: LocalProcess, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_with_a_one_line_error(local: LocalProcess, tmp_path: Path) -> None:
     second = LocalProcess(tmp_path / "other", local.endpoint)
     second.port = local.port
     code, errors = finished(second.spawn())
@@ -133,14 +135,14 @@ def test_port_in_use_is_reported_in_one_line(local: LocalProcess, tmp_path: Path
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_it_does_not_start_without_an_endpoint(tmp_path: Path) -> None:
+def test_process_does_not_start_without_an_endpoint(tmp_path: Path) -> None:
     process = LocalProcess(tmp_path / "x", "")
     code, errors = finished(process.spawn())
     assert code == 2
     assert "AWS_ENDPOINT_URL" in errors
 
 
-def test_it_listens_on_loopback_only(local: LocalProcess) -> None:
+def test_process_listens_on_loopback_only(local: LocalProcess) -> None:
     listening = (
         Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
     )
@@ -155,7 +157,7 @@ def test_login_with_another_name_or_password_is_refused(own_local: LocalProcess)
         own_local.connect(user="milkrun", password="wrong")
 
 
-def test_sigterm_ends_it_with_exit_code_0(own_local: LocalProcess) -> None:
+def test_sigterm_ends_the_process_with_exit_code_0(own_local: LocalProcess) -> None:
     own_local.start()
     status, said = health(own_local)
     assert (status, said["status"], said["problem"]) == (200, "ok", None)

@@ -82,7 +82,7 @@ def test_created_user_has_its_granted_roles_and_public(warehouse: Warehouse, rol
     warehouse.run(f"DROP USER {user}")
 
 
-def test_secondary_roles_are_all_or_none(warehouse: Warehouse) -> None:
+def test_use_secondary_roles_accepts_only_all_and_none(warehouse: Warehouse) -> None:
     warehouse.run("USE SECONDARY ROLES ALL")
     warehouse.run("USE SECONDARY ROLES NONE")
     assert "USE SECONDARY ROLES SYSADMIN" in warehouse.refused("USE SECONDARY ROLES SYSADMIN")
@@ -157,7 +157,7 @@ def test_creating_role_owns_the_object(warehouse: Warehouse) -> None:
     warehouse.run(f"DROP DATABASE {name}")
 
 
-def test_all_privileges_are_all_but_ownership(loading: Warehouse, role) -> None:
+def test_grant_all_privileges_grants_all_but_ownership(loading: Warehouse, role) -> None:
     loader = role("LOADER")
     loading.run(f"GRANT ALL PRIVILEGES ON PIPE RAW.EVENTS_PIPE TO ROLE {loader}")
     assert grants(loading, "PIPE RAW.EVENTS_PIPE") == {

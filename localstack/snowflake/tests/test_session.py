@@ -22,7 +22,9 @@ def rows(warehouse: Warehouse) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("target", ["RAW.T", "T"])
-def test_merge_reports_its_counts_for_any_name(numbers: Warehouse, target: str) -> None:
+def test_merge_reports_row_counts_for_qualified_and_unqualified_targets(
+    numbers: Warehouse, target: str
+) -> None:
     done = numbers.run(MERGE.format(target=target))
     assert done == [{"number of rows inserted": 1, "number of rows updated": 1}]
     assert rows(numbers) == [(1, 1), (2, 20), (3, 30)]
@@ -188,7 +190,7 @@ EVENT = """{"type": "in", "n": 1, "f": 2.5, "gone": null, "a.b": 5, "o": {"list"
         ("LISTAGG(DISTINCT v:type, ',')", "in"),
     ],
 )
-def test_variant_is_cast_to_text_or_to_the_number_that_it_is_compared_with(
+def test_variant_is_cast_to_the_text_or_number_type_it_is_compared_with(
     numbers: Warehouse, expression: str, value: object
 ) -> None:
     """Snowflake casts the VARIANT; DuckDB would compare and join the JSON with its quotes."""
@@ -197,7 +199,9 @@ def test_variant_is_cast_to_text_or_to_the_number_that_it_is_compared_with(
 
 
 @pytest.mark.parametrize("expression", ["v['list'][-1]", "v:list[v:n]", "v[v:n]", "v:n IN (SELECT 1)"])
-def test_variant_expressions_that_would_be_wrong_are_refused(numbers: Warehouse, expression: str) -> None:
+def test_variant_expressions_that_would_give_wrong_results_are_refused(
+    numbers: Warehouse, expression: str
+) -> None:
     sql = f"SELECT {expression} FROM (SELECT PARSE_JSON('{EVENT}') AS v)"
     assert "Not supported" in numbers.refused(sql)
 
@@ -272,7 +276,7 @@ def test_syntax_error_fails_immediately(numbers: Warehouse) -> None:
     numbers.refused("SELECT 'open")
 
 
-def test_colliding_writers_take_turns(numbers: Warehouse) -> None:
+def test_conflicting_writers_are_serialized(numbers: Warehouse) -> None:
     def add(_: int) -> None:
         with numbers.local.connect(database=numbers.database) as session:
             for _ in range(5):

@@ -91,9 +91,9 @@ def test_at_least_400_cases_are_verified() -> None:
     assert {case.basis for case in CASES} == {"example", "rule"}
 
 
-def test_allow_list_has_exactly_the_shapes_of_the_cases() -> None:
+def test_allow_list_contains_exactly_the_shapes_of_the_verified_cases() -> None:
     assert verified.SHAPES.read_text().splitlines() == verified.shapes(FILE)
 
 
-def test_page_lists_the_cases() -> None:
+def test_compatibility_page_lists_the_verified_cases() -> None:
     assert (FILE.parent.parent / verified.PAGE).read_text() == verified.page(FILE)

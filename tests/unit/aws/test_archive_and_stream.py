@@ -65,7 +65,7 @@ def test_put_is_signed_and_conditional(strict: Strict) -> None:
     assert headers["x-amz-security-token"] == "token=="
 
 
-def test_existing_object_is_not_a_failure(strict: Strict) -> None:
+def test_put_of_an_existing_object_is_not_a_failure(strict: Strict) -> None:
     strict.answers = [(412, error("PreconditionFailed"))]
     assert archive(strict).store(LINES, {}) is False
 
@@ -204,7 +204,9 @@ def test_refused_connection_is_retryable() -> None:
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "cn-north-1"])
 @pytest.mark.parametrize("service", ["s3", "kinesis", "dynamodb", "events", "sqs", "ssm", "secretsmanager"])
-def test_default_endpoints_equal_the_sdks(region: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_endpoints_equal_those_of_the_sdk(
+    region: str, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     sdk: Any = boto3.client(service, region_name=region)
     assert endpoint_of(service, region) in (

@@ -34,7 +34,7 @@ HEADERS = st.dictionaries(
     HEADERS, st.binary(max_size=64), st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)), st.booleans()
 )
 @settings(deadline=None, max_examples=60)
-def test_signatures_equal_botocores(
+def test_signatures_equal_those_of_botocore(
     headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
 ) -> None:
     credentials = Credentials("AKID", "secret/+", "token==" if with_token else None)
@@ -50,7 +50,7 @@ def test_signatures_equal_botocores(
     assert ours["authorization"] == theirs.headers["Authorization"]
 
 
-def test_published_example_gives_the_published_signature() -> None:
+def test_example_request_in_the_aws_documentation_gets_the_documented_signature() -> None:
     """Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object."""
     credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
     headers = {

@@ -49,7 +49,9 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
         ("secretsmanager", "get_secret_value", {"SecretId": "milkrun"}),
     ],
 )
-def test_request_equals_boto3s(service: Strict, name: str, call: str, request_: dict[str, object]) -> None:
+def test_request_equals_that_of_boto3(
+    service: Strict, name: str, call: str, request_: dict[str, object]
+) -> None:
     sdk: object = boto3.client(
         name,
         endpoint_url=service.url,

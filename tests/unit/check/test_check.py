@@ -56,7 +56,7 @@ def test_pipe_that_was_never_notified_is_measured_from_its_oldest_object():
 
 
 @pytest.mark.parametrize("state", ["PAUSED", "STOPPED_MISSING_TABLE", "STALLED_EXECUTION_ERROR"])
-def test_pipe_in_any_state_but_running_is_stopped(state):
+def test_pipe_in_any_state_other_than_running_counts_as_stopped(state):
     assert found(status(executionState=state)).stopped
     assert not found(status()).stopped
 
@@ -245,7 +245,7 @@ def test_check_of_loads_counts_recent_failures(deployed, snowflake, capsys):
     assert directive["Metrics"] == [{"Name": "failed_loads", "Unit": "Count"}]
 
 
-def test_missing_answer_is_an_error(deployed, snowflake):
+def test_missing_answer_raises_an_error(deployed, snowflake):
     snowflake.answers.clear()
     with pytest.raises(SnowflakeError, match="422 002003 Pipe does not exist"):
         main.check({}, Context())

@@ -26,24 +26,24 @@ class FakeTable:
     """Guarantee only what DynamoDB guarantees: atomic single-item writes, consistent reads, and batches in
     any order.
 
-    `turn` is called before each read or write of an item. It may let another thread run, or raise.
+    `before_access` is called before each read or write of an item. It may let another thread run, or raise.
     """
 
     stored: dict[Key, Item] = field(default_factory=dict)
-    turn: Callable[[str], None] = lambda what: None
+    before_access: Callable[[str], None] = lambda what: None
     requests: int = 0
     # Keys for which an eventually consistent read returns the item before the last write
     stale: Callable[[Key], bool] = lambda key: False
     before: dict[Key, Item] = field(default_factory=dict)
 
-    def seen_by(self, turn: Callable[[str], None]) -> "FakeTable":
-        """Return a view of the same items with another `turn`."""
-        return FakeTable(self.stored, turn, stale=self.stale, before=self.before)
+    def seen_by(self, before_access: Callable[[str], None]) -> "FakeTable":
+        """Return a table over the same items that calls another hook before each read or write."""
+        return FakeTable(self.stored, before_access, stale=self.stale, before=self.before)
 
     def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
         found = {}
         for key in wanted:
-            self.turn("get")
+            self.before_access("get")
             item = self.stored.get(key)
             if not consistent and self.stale(key):
                 item = self.before.get(key)
@@ -59,7 +59,7 @@ class FakeTable:
         return self._put_if(item, lambda old: old is None or int(old["version"]) < int(item["version"]))
 
     def _put_if(self, item: Item, holds: Callable[[Item | None], bool]) -> bool:
-        self.turn("put if")
+        self.before_access("put if")
         self.requests += 1
         if not holds(self.stored.get(key_of(item))):
             return False
@@ -73,7 +73,7 @@ class FakeTable:
         self.requests += 1
         after = ""
         while True:  # one item per page, so that others may write in between
-            self.turn("query")
+            self.before_access("query")
             left = sorted(sk for p, sk in self.stored if p == pk and first <= sk <= last and sk > after)
             if not left:
                 return
@@ -88,13 +88,13 @@ class FakeTable:
 @dataclass
 class FakeBus:
     notified: list[Notification] = field(default_factory=list)
-    turn: Callable[[str], None] = lambda what: None
+    before_access: Callable[[str], None] = lambda what: None
     fails: Callable[[Notification], bool] = lambda notice: False
 
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
         for notice in notifications:
-            self.turn("publish")
+            self.before_access("publish")
             if self.fails(notice):
                 failures[notice.id] = ConnectionError("no bus")
             else:

@@ -40,12 +40,12 @@ def stored_visits(aws: Aws, pair: Pair = HOME):
     return [visit for of, visit in found if of == pair]
 
 
-def test_batch_becomes_visits_and_notifies_once(aws, capsys):
+def test_batch_is_stored_as_visits_and_sends_each_notification_once(aws, capsys):
     later = event("enter", 3600, "c")
     assert consume(as_json(EXIT), as_json(ENTER), as_json(ENTER), as_json(later)) == {"batchItemFailures": []}
     assert stored_visits(aws) == list(visits_of([ENTER, EXIT, later])[HOME].visits)
-    told = aws.received_notifications()
-    assert sorted((t["detail-type"], t["detail"]["visit"]["entered_event_id"]) for t in told) == [
+    notifications = aws.received_notifications()
+    assert sorted((t["detail-type"], t["detail"]["visit"]["entered_event_id"]) for t in notifications) == [
         ("arrived", "a"), ("arrived", "c"), ("departed", "a"),
     ]  # fmt: skip
     assert consume(as_json(ENTER), as_json(later), first=5) == {"batchItemFailures": []}
@@ -92,7 +92,7 @@ def test_without_the_table_the_batch_is_retried_from_its_first_record(aws, capsy
     assert "ResourceNotFound" in line["failure"]
 
 
-def test_missing_setting_is_named(aws, monkeypatch):
+def test_missing_setting_is_named_in_the_error(aws, monkeypatch):
     monkeypatch.delenv("VISITS_TABLE")
     with pytest.raises(ValueError, match="VISITS_TABLE"):
         consume(as_json(ENTER))

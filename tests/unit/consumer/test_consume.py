@@ -161,7 +161,7 @@ def test_change_of_a_dead_consumer_is_published_by_the_next_batch():
             raise Died
         calls.append(what)
 
-    table, bus = world.table.seen_by(dies_after_the_commit), FakeBus(turn=dies_after_the_commit)
+    table, bus = world.table.seen_by(dies_after_the_commit), FakeBus(before_access=dies_after_the_commit)
     other = Ports(Store(table, bus, Rule(), Inline()), world.aside)
     world.consume(as_json(ENTER))
     with pytest.raises(Died):

@@ -56,7 +56,7 @@ def test_expired_items_do_not_change_the_recent_visits(all_arrivals, seed, death
 
 
 def check_expiry(all_arrivals, seed, deaths):
-    table, now, sent, told = FakeTable(), 0.0, [], FakeBus()
+    table, now, sent, bus = FakeTable(), 0.0, [], FakeBus()
     chance, calls = random.Random(seed), iter(range(10**9))
 
     def dies(_):
@@ -70,7 +70,7 @@ def check_expiry(all_arrivals, seed, deaths):
         sent += batch
         for _ in range(99):
             try:
-                store(table.seen_by(dies), told).add(grouped(batch))
+                store(table.seen_by(dies), bus).add(grouped(batch))
             except Died:
                 continue
             break
@@ -129,12 +129,12 @@ def check_flaps(all_flaps, seed):
 def test_late_event_in_a_visit_of_many_days_is_applied_correctly(batches, min_confidence, gap):
     """For a late event, a visit of many days is not read from its start."""
     rule = Rule(timedelta(seconds=gap), min_confidence)
-    table, told = FakeTable(), []
+    table, so_far = FakeTable(), []
     for batch in batches:
         some = [event_days_later(e, days) for e, days in batch]
-        told += some
+        so_far += some
         Store(table, FakeBus(), rule, Inline()).add(grouped(some))
-    expected = visits_of(told, rule.merge_gap, min_confidence)[HOME]
+    expected = visits_of(so_far, rule.merge_gap, min_confidence)[HOME]
     assert table.visits(HOME) == list(expected.visits)
 
 
@@ -158,7 +158,7 @@ def test_version_keeps_growing_after_all_items_of_a_device_expired():
 
 
 @pytest.mark.parametrize("left", ["#e#", "#head", "nothing"])
-def test_leftovers_of_an_expired_pair_do_not_hide_a_new_change(left):
+def test_remaining_items_of_an_expired_pair_do_not_hide_a_new_change(left):
     """A process dies before it writes its chunk. The next one must not treat the change as complete."""
     table, bus = FakeTable(), FakeBus()
     today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
@@ -179,7 +179,7 @@ def test_leftovers_of_an_expired_pair_do_not_hide_a_new_change(left):
     assert len(table.visits(HOME)) == (2 if left == "#head" else 1)
 
 
-def test_truck_parked_longer_than_events_are_kept_can_still_leave():
+def test_exit_closes_the_visit_of_a_truck_parked_longer_than_events_are_kept():
     table, days = FakeTable(), KEPT_FOR.days + 10
     parked, back = event("enter", 0, "parked"), event("enter", days * DAY, "back")
     left_late = event("exit", days * DAY - 3600, "left")
@@ -202,7 +202,7 @@ def test_late_event_in_a_long_visit_reads_only_one_day():
     assert table.visits(HOME) == list(visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits)
 
 
-def test_chunk_whose_successors_expired_takes_no_event():
+def test_no_event_is_added_to_a_chunk_whose_successors_expired():
     table = FakeTable()
     now = event("enter", 92 * DAY, "now")
     with small((0, 1, 16_000)):

@@ -112,7 +112,7 @@ def test_later_enter_elsewhere_contradicts_an_open_visit(aws):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_presence_in_the_table_equals_the_rule_for_random_events(aws, seed):
+def test_presence_in_the_table_matches_the_rule_on_random_events(aws, seed):
     """Add random events with flapping, superseded contents and ties, in random order."""
     rng = random.Random(seed)
     fences = [FARM, Fence("farm", "2"), PLANT, Fence("region", "north")]
@@ -128,7 +128,7 @@ def test_presence_in_the_table_equals_the_rule_for_random_events(aws, seed):
         assert contradicted(aws, device) == by_rule(some, device)
 
 
-def test_presence_in_the_table_equals_the_rule_for_real_rounds(aws):
+def test_presence_in_the_table_matches_the_rule_on_real_delivery_rounds(aws):
     found = delivery_rounds()
     vans = {each.pair.device_id for each in presence(found, ("stop",)) if each.contradicted_by}
     some = [each for each in found if each.device_id in vans]

@@ -50,10 +50,10 @@ def grouped(some):
     return pairs
 
 
-def visits_known_to_a_receiver(told):
+def visits_known_to_a_receiver(notifications):
     """Return the visits known to a receiver that keeps the latest version of each."""
     visits, began = {}, {}
-    for notice in sorted(told, key=lambda n: n.detail["version"]):
+    for notice in sorted(notifications, key=lambda n: n.detail["version"]):
         detail = notice.detail
         was, now = detail.get("previous"), detail["visit"]
         if was and (now is None or now["entered_event_id"] != was["entered_event_id"]):
@@ -107,7 +107,7 @@ def check_any_batching(batches, min_confidence, gap, chance):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(events(ONE_PAIR), min_size=1, max_size=12), SIZES)
-def test_repeated_batch_changes_nothing_and_notifies_nobody(some, sizes):
+def test_repeated_batch_changes_no_visit_and_sends_no_notification(some, sizes):
     table, bus = FakeTable(), FakeBus()
     with small(sizes):
         deliver(store(table, bus), some, 1)
@@ -149,10 +149,10 @@ class Stage:
         self._alive = 0
         self._on = None
 
-    def turn_of(self, name, deaths):
+    def before_access_of(self, name, deaths):
         calls = iter(range(10**9))
 
-        def turn(what):
+        def before_access(what):
             if next(calls) in deaths:
                 raise Died
             with self._lock:
@@ -162,7 +162,7 @@ class Stage:
                 self._on = None
                 del self._waiting[name]
 
-        return turn
+        return before_access
 
     def _pick(self):
         if self._on is None and len(self._waiting) == self._alive and self._waiting:
@@ -199,19 +199,19 @@ class Stage:
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=3, max_size=3),
     SIZES,
 )
-def test_interleaved_consumers_that_die_anywhere_give_the_right_visits(batches_of, seed, deaths, sizes):
+def test_interleaved_consumers_killed_at_any_point_give_correct_visits(batches_of, seed, deaths, sizes):
     with small(sizes):
         check_consumers_that_interleave(batches_of, seed, deaths)
 
 
 def check_consumers_that_interleave(batches_of, seed, deaths):
-    table, told = FakeTable(), []
+    table, notifications = FakeTable(), []
     stage = Stage(stubborn(random.Random(seed)))
     errors = []
 
     def actor(name, batches, deaths):
-        turn = stage.turn_of(name, deaths)
-        mine = store(table.seen_by(turn), FakeBus(told, turn))
+        before_access = stage.before_access_of(name, deaths)
+        mine = store(table.seen_by(before_access), FakeBus(notifications, before_access))
 
         def act():
             for number, batch in enumerate(batches):
@@ -233,7 +233,7 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
     assert table.visits(HOME) == list(expected.visits)
     # Nothing was lost: a receiver of all notifications knows the visits, whatever the order and however often
     # each arrived.
-    heard = {n.id: n for n in told}.values()
+    heard = {n.id: n for n in notifications}.values()
     assert visits_known_to_a_receiver(heard) == {
         (*("truck-1", "farm", "7"), v.entered_event_id): (v.exited_event_id, v.exit_missed)
         for v in expected.visits
@@ -263,8 +263,8 @@ def check_shard_that_moves(batches, seed, deaths, failures):
         return next(published) in failures
 
     def actor(name, deaths):
-        turn = stage.turn_of(name, deaths)
-        mine = store(table.seen_by(turn), FakeBus(heard, turn, bus_fails))
+        before_access = stage.before_access_of(name, deaths)
+        mine = store(table.seen_by(before_access), FakeBus(heard, before_access, bus_fails))
 
         def act():
             for _ in range(200):
@@ -306,8 +306,8 @@ def check_other_batches(records, seed, deaths):
     stage = Stage(stubborn(chance))
 
     def actor(name, deaths, until):
-        turn = stage.turn_of(name, deaths)
-        mine = store(table.seen_by(turn), FakeBus(heard, turn))
+        before_access = stage.before_access_of(name, deaths)
+        mine = store(table.seen_by(before_access), FakeBus(heard, before_access))
 
         def act():
             begins = 0
@@ -350,7 +350,7 @@ def test_event_in_a_chunk_newer_than_the_log_read_is_published():
     with small((0, 1, 16_000)):
         deliver(store(table, bus), some, 1)
         with pytest.raises(Died):
-            deliver(store(table, FakeBus(turn=dies_before_it_publishes)), [late], 2)
+            deliver(store(table, FakeBus(before_access=dies_before_it_publishes)), [late], 2)
         table.stale = lambda key: not calls and not calls.append(key)
         deliver(store(table, bus), [late], 2)
     assert calls
@@ -398,7 +398,7 @@ def test_change_begun_by_a_dead_process_is_finished_and_published():
         seen.append(what)
 
     with pytest.raises(Died):
-        store(table.seen_by(dies_after_the_commit), FakeBus(turn=dies_after_the_commit)).add(
+        store(table.seen_by(dies_after_the_commit), FakeBus(before_access=dies_after_the_commit)).add(
             {HOME: [event("enter", 0, "a")]}
         )
     assert bus.notified == []

@@ -55,7 +55,7 @@ def test_dwell_updates_last_seen_of_the_open_visit_only():
     ) == History((Visit(at(10), "a", at(30), "b", last_seen_at=at(20)),))
 
 
-def test_visits_separated_by_at_most_the_gap_merge_in_chains():
+def test_consecutive_visits_at_most_the_gap_apart_merge_into_one():
     flapping = [
         event("enter", 0, "a"), event("dwell", 5), event("exit", 10),
         event("enter", 130), event("exit", 140, minutes=1.0),
@@ -86,7 +86,7 @@ def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_smallest_content_is_used_if_an_id_has_several():
+def test_event_id_with_several_contents_uses_the_one_that_sorts_first():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),
@@ -100,7 +100,7 @@ def test_smallest_content_is_used_if_an_id_has_several():
     assert history(enter, high, low, min_confidence=1).visits[0].is_open
 
 
-def test_confidence_is_checked_after_choosing_the_smallest_content():
+def test_confidence_is_checked_after_one_of_several_contents_is_chosen():
     low, high = event("enter", 0, "x", confidence=1), event("enter", 60, "x", confidence=3)
     assert history(low, high, min_confidence=2) == History()
     assert history(event("enter", 0, "x"), min_confidence=2).visits == (Visit(at(0), "x"),)
@@ -113,7 +113,7 @@ def test_one_id_at_two_fences_is_two_events():
 
 @settings(deadline=None, max_examples=150)
 @given(st.data(), st.lists(events(), max_size=40))
-def test_order_and_repetition_change_nothing(data, some):
+def test_order_and_repetition_of_events_do_not_change_visits(data, some):
     shuffled = data.draw(st.permutations(some + some[: len(some) // 2]))
     assert visits_of(shuffled) == visits_of(some)
 
@@ -142,7 +142,7 @@ def test_visits_do_not_overlap_and_only_the_last_may_be_open(some):
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(events(), max_size=40))
-def test_every_exit_closes_a_visit_is_merged_or_is_an_orphan(some):
+def test_every_exit_closes_a_visit_or_is_merged_or_counts_as_an_orphan(some):
     without_merging = visits_of(some, merge_gap=timedelta(seconds=-1))
     for pair, found in without_merging.items():
         least: dict[str, GeofenceEvent] = {}

@@ -187,7 +187,7 @@ def test_device_of_the_user_has_priority_over_the_events_own() -> None:
 
 
 @pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
-def test_any_single_id_is_sufficient_for_other_events(user: dict[str, str]) -> None:
+def test_event_that_is_no_geofence_event_needs_only_one_id(user: dict[str, str]) -> None:
     check(TRIP | {"user": user})
 
 

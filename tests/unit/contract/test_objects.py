@@ -58,7 +58,7 @@ def test_different_lines_give_different_keys() -> None:
         "events/dt=2026-13-16/hh=08/" + "a" * 64 + ".1.ndjson.gz",
     ],
 )
-def test_foreign_key_has_no_object_name(key: str) -> None:
+def test_custom_key_has_no_object_name(key: str) -> None:
     assert object_name(key) is None
 
 
@@ -75,7 +75,9 @@ OURS = "events/dt=2026-11-16/hh=08/" + "a" * 64 + ".1.ndjson.gz"
         ("events/folder/", 5, False),
     ],
 )
-def test_only_objects_that_hold_something_or_should_are_content(key: str, size: int, is_there: bool) -> None:
+def test_empty_object_counts_as_content_only_if_its_key_names_lines(
+    key: str, size: int, is_there: bool
+) -> None:
     assert is_content(key, size) is is_there
 
 
@@ -93,7 +95,9 @@ def test_only_objects_that_hold_something_or_should_are_content(key: str, size: 
         ("eventsdt=2026-11-16/hh=08/any.json", None, None),
     ],
 )
-def test_folders_of_a_key_name_prefix_and_hour(key: str, prefix: str | None, hour: datetime | None) -> None:
+def test_prefix_and_hour_are_read_from_the_folders_of_a_key(
+    key: str, prefix: str | None, hour: datetime | None
+) -> None:
     assert (prefix_of(key), hour_of(key)) == (prefix, hour)
 
 

@@ -60,7 +60,7 @@ def a_run() -> Facts:
 FACTS = a_run()
 
 
-def test_correct_run_has_no_breach() -> None:
+def test_correct_run_breaks_no_promise() -> None:
     assert check(FACTS) == []
     assert len(FACTS.objects) > 20
     assert FACTS.rejects_loaded

@@ -73,7 +73,7 @@ def test_unchanged_hour_is_not_compacted_again(tmp_path: Path) -> None:
     assert compacted(Folder(tmp_path)) == []
 
 
-def test_late_object_recompacts_the_hour_and_old_files_are_swept(
+def test_late_object_causes_recompaction_and_old_files_are_deleted(
     tmp_path: Path,
 ) -> None:
     store = Folder(tmp_path)
@@ -224,7 +224,7 @@ def test_line_lost_between_reading_and_writing_stops_the_job(tmp_path: Path) -> 
         commit(Folder(tmp_path), source, ReadSummary(1, 10, 55, ()), [Written("k", 9, 1, 55)], "none")
 
 
-def test_scattered_batches_of_a_group_raise_an_error(tmp_path: Path) -> None:
+def test_batches_of_a_group_that_are_not_consecutive_raise_an_error(tmp_path: Path) -> None:
     import pyarrow as pa
 
     batch = pa.record_batch({"payload": ["{}"]})

@@ -1,4 +1,4 @@
-"""Test that `forget` removes all data of the given users and nothing of others."""
+"""Test that `forget` removes all data of the given users and keeps the data of all other users."""
 
 import base64
 import gzip
@@ -350,7 +350,10 @@ def test_id_in_an_unreadable_body_is_found_if_compressed_or_escaped(
 
 
 def test_short_id_in_compressed_bytes_is_not_a_match() -> None:
-    """Only decompressed text can be personal data; the time in a gzip header may happen to read ` x `."""
+    """Only decompressed text can contain personal data.
+
+    The bytes of a gzip header's time may happen to equal a short id.
+    """
     at = int.from_bytes(b" x  ", "little")
     subject = Subject.of(["x"])
     assert not subject.in_bytes(gzip.compress(b'{"userId":"bob",', mtime=at))
@@ -389,7 +392,7 @@ FOLDER = "events/dt=2026-11-16/hh=08"
         (f"{FOLDER}/it's.ndjson", b"\xef\xbb\xbf" + theirs("a1") + b"\n\n" + line("b1", user="bea")),
     ],
 )
-def test_file_with_a_foreign_key_is_forgotten(tmp_path: Path, users: Path, key: str, body: bytes) -> None:
+def test_file_with_a_custom_key_is_forgotten(tmp_path: Path, users: Path, key: str, body: bytes) -> None:
     path = tmp_path / "archive" / key
     path.parent.mkdir(parents=True)
     path.write_bytes(body)

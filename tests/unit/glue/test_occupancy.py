@@ -47,13 +47,15 @@ def simulated(events: list[Crossing], until: int) -> Found:
 
 @settings(max_examples=300, deadline=None)
 @given(crossings)
-def test_all_events_in_one_call_equal_the_simulation(events: list[Crossing]) -> None:
+def test_one_call_with_all_events_gives_the_result_of_the_simulation(events: list[Crossing]) -> None:
     assert advance(State(), events, END, TIMES)[1] == simulated(events, END)
 
 
 @settings(max_examples=200, deadline=None)
 @given(crossings, st.integers(0, 10**6))
-def test_order_and_batching_within_the_lateness_do_not_matter(events: list[Crossing], seed: int) -> None:
+def test_order_and_batching_within_the_allowed_lateness_do_not_change_the_result(
+    events: list[Crossing], seed: int
+) -> None:
     """Events arrive up to ten minutes late, and the watermark is ten minutes behind the newest event."""
     pick = random.Random(seed)
     coming = sorted(events, key=lambda each: each.at + pick.randrange(0, 10 * MINUTE))
@@ -81,7 +83,7 @@ def test_repeated_events_change_nothing() -> None:
     assert (first.inside, second.inside) == ((0,), (5 * MINUTE,))
 
 
-def test_stay_without_events_counts_in_every_window() -> None:
+def test_device_that_stays_inside_without_events_counts_in_every_window() -> None:
     _, found = advance(
         State(), [crossing(MINUTE, "enter", "a"), crossing(17 * MINUTE, "exit", "b")], END, TIMES
     )

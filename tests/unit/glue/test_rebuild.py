@@ -194,7 +194,7 @@ def test_mention_of_a_geofence_type_in_another_event_is_ignored() -> None:
 
 
 @pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
-def test_visits_of_real_rounds_equal_the_consumers(tmp_path: Path) -> None:
+def test_rebuilt_visits_of_real_rounds_equal_those_of_the_consumer(tmp_path: Path) -> None:
     lines = [each for those in rounds_archived(tmp_path, 200).values() for each in those]
     assert rebuilt(Folder(tmp_path), DAY, Rule(conflicts=False)).visits == 896
     events = [event for event in map(parse_geofence_event, lines) if event]

@@ -8,7 +8,7 @@ from glue.publish import ROOT
 
 
 @pytest.mark.parametrize("target", ["spark", "airflow"])
-def test_setup_knows_every_environment_that_the_target_requests(target: str) -> None:
+def test_setup_script_defines_every_venv_that_the_make_target_requests(target: str) -> None:
     recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe
     asked = re.search(r"tools/setup\.sh (.+)", recipe[1])

@@ -71,7 +71,7 @@ def test_request_without_a_valid_event_returns_a_problem(phone: Phone) -> None:
     assert answer.body["rejected_key"] == phone.world.keys("rejected")[0]
 
 
-def test_geofence_events_are_published_as_stored_by_device(phone: Phone) -> None:
+def test_geofence_events_are_published_as_stored_and_partitioned_by_device(phone: Phone) -> None:
     phone.post([ENTER | {"type": "custom"}, ENTER | {"_id": "n", "user": {"deviceId": "van-2"}}])
     (record,) = phone.world.stream
     assert (record.partition_key, record.line) == ("van-2", 2)
@@ -207,7 +207,7 @@ def test_malformed_record_is_enqueued_if_time_is_short(phone: Phone) -> None:
     assert phone.world.calls == ["store", "put", "enqueue"]
 
 
-def test_failing_stream_does_not_delay_the_phone_for_long(phone: Phone) -> None:
+def test_failing_stream_delays_the_response_only_briefly(phone: Phone) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 5, *[Fault.PARTLY] * 50]
     answer = phone.post([ENTER | {"_id": str(n)} for n in range(1, 40)])
     assert answer.status == 202
@@ -242,7 +242,7 @@ def test_events_per_device_are_counted_across_requests_within_an_hour() -> None:
     assert counts.most({"van-1": 1}, RECEIVED_AT + timedelta(hours=1)) == 1
 
 
-def test_log_line_has_the_events_per_device_without_its_id(
+def test_log_line_counts_events_per_device_without_the_device_id(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.post([ENTER | {"_id": str(n)} for n in range(7)])

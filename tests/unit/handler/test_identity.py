@@ -182,7 +182,7 @@ def test_token_of_a_provider_whose_clock_is_fast_is_accepted(issuer: Issuer) -> 
 @pytest.mark.parametrize(
     "token", ["\ud800", "a.\ud800.b", "é.é.é", "\0"], ids=["surrogate", "inner", "not-ascii", "nul"]
 )
-def test_text_that_is_no_token_is_refused(issuer: Issuer, token: str) -> None:
+def test_malformed_token_is_refused(issuer: Issuer, token: str) -> None:
     assert refused(issuer.tokens(), token) == "invalid_token"
 
 
@@ -240,7 +240,7 @@ def test_algorithm_that_the_stage_does_not_list_is_refused(issuer: Issuer) -> No
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
 @settings(deadline=None, max_examples=150)
-def test_any_text_that_is_not_a_token_is_refused(text: str) -> None:
+def test_random_text_is_refused_as_a_token(text: str) -> None:
     tokens = Issuer().tokens()
     for authorization in (text, f"Bearer {text}", f"Bearer {text}.{text}.{text}", f"Basic {text}"):
         with pytest.raises(Refused) as caught:
@@ -321,7 +321,7 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> No
 @pytest.mark.parametrize(
     "answer", [None, b"", b"<html>", b"[]", b'{"keys": 1}'], ids=["down", "empty", "html", "list", "number"]
 )
-def test_missing_keys_make_the_phone_retry(issuer: Issuer, answer: bytes | None) -> None:
+def test_phone_is_told_to_retry_if_no_keys_can_be_fetched(issuer: Issuer, answer: bytes | None) -> None:
     issuer.is_down, issuer.answer = answer is None, answer
     tokens = issuer.tokens()
     with pytest.raises(RetryableError):
@@ -331,7 +331,7 @@ def test_missing_keys_make_the_phone_retry(issuer: Issuer, answer: bytes | None)
     assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
 
 
-def test_unusable_key_does_not_affect_the_others(issuer: Issuer) -> None:
+def test_unusable_key_of_the_provider_does_not_affect_its_other_keys(issuer: Issuer) -> None:
     issuer.keys[:0] = [
         {"kid": "odd", "kty": "odd"},
         {**public_jwk(OTHER_KEY, "unsigned"), "alg": "none"},
@@ -476,7 +476,7 @@ def test_provider_outage_without_known_keys_returns_503(issuer: Issuer) -> None:
         ({"JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS"),
     ],
 )
-def test_wrong_setting_is_named(settings_: dict[str, str], message: str) -> None:
+def test_invalid_identity_setting_is_named_in_the_error(settings_: dict[str, str], message: str) -> None:
     given_ = {
         "ARCHIVE_BUCKET": "archive",
         "STREAM_NAME": "s",

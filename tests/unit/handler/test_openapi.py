@@ -31,7 +31,7 @@ BEYOND_SCHEMA = {
 }
 
 
-def test_both_files_are_current() -> None:
+def test_openapi_document_and_event_schema_match_the_code() -> None:
     assert openapi.main(["--check"]) == 0, "run python -m tools.openapi"
 
 
@@ -113,7 +113,7 @@ def test_example_responses_match_the_schema_of_their_status() -> None:
     assert set(checked) == refusals | {("202", "one_rejected")}
 
 
-def test_responses_of_the_gateway_are_marked() -> None:
+def test_responses_of_the_gateway_are_marked_in_the_document() -> None:
     assert set(RESPONSES) == {"202", "400", "401", "403", "413", "415", "429", "500", "503", "504"}
     by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
     assert by_gateway == {"429", "500", "504"}

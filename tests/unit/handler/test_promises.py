@@ -39,13 +39,13 @@ def test_every_event_is_accepted_rejected_or_a_duplicate(new_phone: NewPhone, re
     answer = phone.post(*request)
 
     assert answer.status in (202, 400)
-    told = answer.body
-    assert told["received"] == told["accepted"] + told["duplicates"] + told["rejected"] > 0
-    assert len(phone.world.lines("events")) == told["accepted"]
-    assert len(phone.world.lines("rejected")) == told["rejected"]
-    assert (answer.status == 202) == (told["accepted"] + told["duplicates"] > 0)
-    assert (told["object_key"] is not None) == (told["accepted"] > 0)
-    assert (told["rejected_key"] is not None) == (told["rejected"] > 0)
+    receipt = answer.body
+    assert receipt["received"] == receipt["accepted"] + receipt["duplicates"] + receipt["rejected"] > 0
+    assert len(phone.world.lines("events")) == receipt["accepted"]
+    assert len(phone.world.lines("rejected")) == receipt["rejected"]
+    assert (answer.status == 202) == (receipt["accepted"] + receipt["duplicates"] > 0)
+    assert (receipt["object_key"] is not None) == (receipt["accepted"] > 0)
+    assert (receipt["rejected_key"] is not None) == (receipt["rejected"] > 0)
     assert geofence_lines(phone.world) <= phone.world.promised()
 
 

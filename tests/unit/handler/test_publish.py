@@ -71,7 +71,7 @@ def test_bisection_isolates_a_malformed_record_and_publishes_the_rest() -> None:
 
 @given(st.lists(st.integers(-1, 3), max_size=40), st.integers(0, 60))
 @settings(deadline=None, max_examples=100)
-def test_each_record_is_either_taken_refused_or_malformed(fates: list[int], looks: int) -> None:
+def test_each_record_is_accepted_refused_or_malformed(fates: list[int], looks: int) -> None:
     names = [str(n) for n in range(len(fates))]
     stream = ScriptedStream(dict(zip(names, fates, strict=True)))
     clock = itertools.chain([1.0] * looks, itertools.repeat(0.0))
@@ -122,7 +122,7 @@ def test_nothing_is_sent_after_the_deadline() -> None:
     assert stream.calls == []
 
 
-def test_unreachable_stream_refuses_all_records() -> None:
+def test_unreachable_stream_leaves_all_records_unpublished() -> None:
     class Away:
         def put(self, given: Sequence[StreamRecord]) -> list[StreamRecord]:
             raise RetryableError("away")

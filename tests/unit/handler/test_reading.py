@@ -86,7 +86,7 @@ def test_payload_format_2_and_plain_text_bodies_are_accepted(phone: Phone) -> No
     assert line == text(TRIP)[:-1] + ',"x":"é"}'.encode()
 
 
-def test_missing_request_id_is_replaced_by_lambdas(phone: Phone) -> None:
+def test_missing_request_id_is_replaced_by_that_of_lambda(phone: Phone) -> None:
     assert phone.send({"body": text([TRIP]).decode(), "headers": None}).body["request_id"] == "fallback-id"
 
 

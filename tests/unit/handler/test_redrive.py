@@ -66,7 +66,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk()
 
 
-def test_named_lines_are_published_by_device(desk: Desk) -> None:
+def test_lines_of_a_claim_check_are_published_partitioned_by_device(desk: Desk) -> None:
     assert desk.take(claim(2), claim(1)) == []
     assert [(r.partition_key, r.data) for r in desk.world.stream] == [
         ("van-2", EVENTS[1]),

@@ -1,4 +1,4 @@
-"""Test that a stage with signatures accepts only signed requests and stores nothing of others."""
+"""Test that a stage with signatures accepts only signed requests and stores nothing from unsigned requests."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ def signed(secret: bytes = SECRETS[0], at: int = NOW, body: bytes = BODY) -> dic
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("seconds_off", [-300, 0, 300])
-def test_both_secrets_are_accepted_within_five_minutes(secret: bytes, seconds_off: int) -> None:
+def test_signature_with_either_secret_is_accepted_for_five_minutes(secret: bytes, seconds_off: int) -> None:
     assert refusal("milkrun", signed(secret, NOW + seconds_off)) == ""
 
 
@@ -97,7 +97,7 @@ def test_body_of_a_request_refused_early_is_not_inflated() -> None:
             verify("milkrun", headers, lambda: pytest.fail("read"), lambda: SECRETS, NOW)
 
 
-def test_without_a_scheme_no_secret_is_fetched() -> None:
+def test_no_secret_is_fetched_if_the_stage_requires_no_signature() -> None:
     verify("off", {}, lambda: BODY, lambda: pytest.fail("asked"), NOW)
 
 

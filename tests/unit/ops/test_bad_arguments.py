@@ -141,7 +141,7 @@ def run(program: str, given: list[str], folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("program", "name", "option"), sorted({found[:3] for found in commands()}))
-def test_invalid_argument_is_refused_in_one_line(
+def test_invalid_argument_is_refused_with_a_one_line_error(
     program: str, name: str, option: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for value in [found[3] for found in commands() if found[:3] == (program, name, option)]:

@@ -133,7 +133,7 @@ def test_bill_counts_the_deployed_alarms():
     assert len(templates.of_type("prod", "AWS::CloudWatch::CompositeAlarm")) == cost.COMPOSITE_ALARMS
 
 
-def test_the_small_stage_is_billed_as_it_is_deployed(prices):
+def test_small_stage_is_billed_with_its_deployed_settings(prices):
     given = yaml.safe_load((templates.check.ROOT / "serverless" / "params.yml").read_text())
     stage = given["default"] | given["small"]
     assert {
@@ -150,7 +150,7 @@ def test_the_small_stage_is_billed_as_it_is_deployed(prices):
     assert total(replace(LOAD, **cost.SMALL), prices) / LOAD.events * 1e6 <= 2.20
 
 
-def test_recommended_settings_exist_and_save_what_the_bill_says(prices):
+def test_recommended_settings_exist_and_save_the_amount_shown(prices):
     given = yaml.safe_load((templates.check.ROOT / "serverless" / "params.yml").read_text())["default"]
     assert {setting.partition(":")[0] for setting, _ in cost.SETTINGS if ":" in setting} <= given.keys()
     rows = {row["setting"]: row["saves_usd_a_month"] for row in cost.recommended(LOAD, prices)}

@@ -1,5 +1,5 @@
-"""Test `milkrun forget` on moto and a local Snowflake: all data of the person is deleted, and nothing of
-others.
+"""Test `milkrun forget` on moto and a local Snowflake: all data of the person is deleted, and the data of all
+other people is kept.
 """
 
 import base64
@@ -61,9 +61,9 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Record the arguments of each dbt run."""
-    told: list[tuple[str, ...]] = []
-    monkeypatch.setattr(forget, "build_marts", lambda _environment, *said: told.append(said) or True)
-    return told
+    runs: list[tuple[str, ...]] = []
+    monkeypatch.setattr(forget, "build_marts", lambda _environment, *said: runs.append(said) or True)
+    return runs
 
 
 @pytest.fixture
@@ -523,7 +523,7 @@ def test_declined_confirmation_changes_nothing(stage: Stage) -> None:
     assert stage.keys() == [key]
 
 
-def test_claim_checks_in_flight_are_named_because_their_object_is_gone(stage: Stage) -> None:
+def test_claim_checks_in_flight_are_listed_because_their_object_is_gone(stage: Stage) -> None:
     key = stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)
@@ -607,7 +607,7 @@ def test_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> No
     assert json.loads(left)["origin"] == other
 
 
-def test_damaged_job_result_is_reported_and_stops_nothing(stage: Stage) -> None:
+def test_damaged_job_result_is_reported_and_forget_continues(stage: Stage) -> None:
     stage.put(ANN)
     stage.bucket.write("rebuilt/r/visits/1.parquet", b"PAR1")
     stage.put_parquet(

@@ -76,13 +76,13 @@ def stack_of(aws, template, name="milkrun-dev"):
     ("limit", "unreserved", "found"),
     [(10, 10, True), (172, 172, True), (173, 173, False), (1000, 1000, False), (1000, 150, True)],
 )
-def test_dev_reserves_73_and_needs_173_free_in_the_account(aws, limit, unreserved, found):
+def test_dev_stage_reserves_concurrency_73_and_needs_173_free_in_the_account(aws, limit, unreserved, found):
     client = account_with(limit, unreserved)
     expected = [("blocks", "concurrency_too_low", str(limit))] if found else []
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == expected
 
 
-def test_required_limit_is_named(aws):
+def test_finding_names_the_required_concurrency_limit(aws):
     client = account_with(10, 10)
     [finding] = preflight.concurrency(place(lambda s: client if s == "lambda" else aws(s)))
     assert "ask for 173" in finding.detail
@@ -98,13 +98,13 @@ def test_concurrency_reserved_by_the_deployed_stage_counts_as_free(aws):
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == []
 
 
-def test_empty_account_has_no_findings(aws):
+def test_preflight_of_an_empty_account_finds_nothing(aws):
     assert codes(preflight.names, aws) == []
     assert codes(preflight.stack, aws) == []
     assert codes(preflight.region, aws) == []
 
 
-def test_every_leftover_of_a_removed_stage_is_named(aws):
+def test_every_resource_left_by_a_removed_stage_is_reported(aws):
     bucket = f"milkrun-dev-archive-{ACCOUNT.number}-{REGION}"
     aws("s3").create_bucket(Bucket=bucket)
     aws("kinesis").create_stream(StreamName="milkrun-dev-geofence", ShardCount=1)
@@ -139,7 +139,7 @@ def test_every_leftover_of_a_removed_stage_is_named(aws):
     assert {(level, code) for level, code, _ in codes(preflight.names, aws)} == {("blocks", "name_taken")}
 
 
-def test_bucket_of_another_account_blocks(aws):
+def test_bucket_name_taken_by_another_account_blocks_the_deployment(aws):
     client = aws("s3")
     stub = Stubber(client)
     stub.add_client_error("head_bucket", service_error_code="403", http_status_code=403)
@@ -150,7 +150,7 @@ def test_bucket_of_another_account_blocks(aws):
     ]
 
 
-def test_resources_of_the_stages_own_stack_do_not_block(aws):
+def test_resources_of_the_stages_own_stack_do_not_block_the_deployment(aws):
     queue = {
         "DeadLetterQueue": {
             "Type": "AWS::SQS::Queue",
@@ -189,7 +189,7 @@ def test_every_resource_with_a_fixed_name_is_looked_up():
         ("REVIEW_IN_PROGRESS", "stack_dead"),
     ],
 )
-def test_stack_that_cannot_be_updated_blocks(aws, state, code):
+def test_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, code):
     client = aws("cloudformation")
     stub = Stubber(client)
     stack = {"StackName": "milkrun-dev", "StackStatus": state, "CreationTime": "2026-11-28T00:00:00Z"}
@@ -199,7 +199,7 @@ def test_stack_that_cannot_be_updated_blocks(aws, state, code):
     assert codes(preflight.stack, lambda _: client) == expected
 
 
-def test_enabled_alarms_with_an_empty_address_block(aws):
+def test_enabled_alarms_with_an_empty_address_block_the_deployment(aws):
     assert codes(preflight.alarms, aws, stage="staging") == [
         ("blocks", "alarm_without_address", "AlarmTopic"),
         ("blocks", "alarm_without_address", "PageTopic"),
@@ -214,7 +214,7 @@ def test_prod_is_warned_about_the_alarm_disabled_until_launch(aws):
     assert reminder not in codes(preflight.alarms, aws, stage="prod", template=launched)
 
 
-def test_address_that_was_never_confirmed_is_named(aws):
+def test_unconfirmed_alarm_address_is_reported(aws):
     topic = aws("sns").create_topic(Name="milkrun-staging-alarms")["TopicArn"]
     client = aws("sns")
     stub = Stubber(client)
@@ -234,7 +234,7 @@ def test_address_that_was_never_confirmed_is_named(aws):
     ]
 
 
-def test_signatures_without_their_secret_block(aws):
+def test_required_signatures_without_a_secret_block_the_deployment(aws):
     environment = resources("dev")["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     signing = {"Variables": environment | {"SIGNATURE_SCHEME": "milkrun"}}
     template = changed("dev", "IngestLambdaFunction", Environment=signing)
@@ -271,7 +271,7 @@ def test_domain_needs_an_issued_certificate_in_the_region(aws):
     assert found("events.example.com", missing) == ["certificate_missing"]
 
 
-def test_pipe_check_without_a_snowflake_account_blocks(aws):
+def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     missing = ("blocks", "snowflake_account_missing", "snowflakeAccount")
     assert missing not in codes(preflight.snowflake_parameters, aws)
     template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
@@ -309,7 +309,7 @@ def test_osls_and_commands_must_use_the_same_region_of_partition_aws(aws):
     ]
 
 
-def test_check_without_a_response_does_not_stop_the_others(aws):
+def test_check_without_a_response_does_not_stop_the_other_checks(aws):
     def denied(service):
         client = aws(service)
         if service == "sns":
@@ -346,7 +346,7 @@ def test_exit_code_says_whether_the_deployment_would_succeed(levels, code):
     assert preflight.exit_code(levels) == code
 
 
-def test_unreachable_snowflake_blocks():
+def test_unreachable_snowflake_blocks_the_deployment():
     @contextmanager
     def refuses():
         raise Refusal("no connection to Snowflake at https://nobody.test:443")
@@ -355,7 +355,7 @@ def test_unreachable_snowflake_blocks():
     assert preflight.snowflake_session(refuses).code == "snowflake_unreachable"
 
 
-def test_missing_snowflake_settings_warn_and_incomplete_ones_block():
+def test_missing_snowflake_settings_only_warn_but_incomplete_settings_block():
     without = preflight.snowflake_connection("dev", {})
     assert (without.level, without.code) == ("warns", "snowflake_not_configured")
     half = preflight.snowflake_connection("dev", {"SNOWFLAKE_ACCOUNT": "org-account"})

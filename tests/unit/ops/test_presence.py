@@ -38,7 +38,7 @@ def contradicted(
     }
 
 
-def test_later_enter_at_another_exclusive_place_contradicts_a_visit() -> None:
+def test_later_enter_at_another_fence_with_an_exclusive_tag_contradicts_an_open_visit() -> None:
     found = [event("enter", 0, "a", fence=FARM), event("enter", 900, "b", fence=PLANT)]
     assert contradicted(found) == {FARM: "b", PLANT: None}
     [farm, plant] = presence(found)
@@ -68,7 +68,7 @@ def test_region_around_a_farm_neither_contradicts_nor_is_contradicted() -> None:
     assert contradicted(found) == {REGION: None, FARM: None}
 
 
-def test_truck_flapping_between_places_is_at_the_one_entered_last() -> None:
+def test_truck_flapping_between_two_fences_is_at_the_one_entered_last() -> None:
     """Both visits merge across their gaps, so the visit that began first may have the later enter."""
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
@@ -79,7 +79,7 @@ def test_truck_flapping_between_places_is_at_the_one_entered_last() -> None:
     assert contradicted([*found[:3], *found[4:5]]) == {FARM: None, FARM_2: "e"}
 
 
-def test_ties_are_broken_by_event_id_and_then_by_place() -> None:
+def test_ties_are_broken_by_event_id_and_then_by_fence() -> None:
     assert contradicted([event("enter", 0, "b", fence=FARM), event("enter", 0, "a", fence=PLANT)]) == {
         FARM: None, PLANT: "b",
     }  # fmt: skip
@@ -158,7 +158,7 @@ def delivery_rounds() -> list[GeofenceEvent]:
     return found
 
 
-def test_every_van_of_the_real_rounds_is_at_one_stop_at_most() -> None:
+def test_each_van_on_real_delivery_rounds_is_at_one_stop_at_most() -> None:
     found = delivery_rounds()
     answer = presence(found, ("stop",))
     assert {e.pair: e.contradicted_by and e.contradicted_by.event_id for e in answer} == by_definition(

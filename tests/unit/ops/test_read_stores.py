@@ -1,4 +1,6 @@
-"""Test reading stores that contain data of others, and the settings of the deployed functions."""
+"""Test reading stores that also contain records of other producers, and reading the settings of the deployed
+functions.
+"""
 
 import json
 from collections.abc import Sequence
@@ -46,15 +48,15 @@ class Deployed:
 
 
 def test_geofence_types_are_read_from_the_stages_function() -> None:
-    told = Deployed(GEOFENCE_KINDS='{"fence.crossed_in": "enter"}')
-    assert geofence_kinds(told, "dev") == {"fence.crossed_in": "enter"}
+    stage = Deployed(GEOFENCE_KINDS='{"fence.crossed_in": "enter"}')
+    assert geofence_kinds(stage, "dev") == {"fence.crossed_in": "enter"}
     for silent in (Deployed(), Deployed(GEOFENCE_KINDS="")):
         assert geofence_kinds(silent, "dev") == GEOFENCE_KINDS
 
 
 def test_visit_rule_is_read_from_the_stages_consumer() -> None:
-    told = Deployed(MERGE_GAP_SECONDS="300", MIN_CONFIDENCE="2")
-    assert rule(told, "dev") == Rule(timedelta(minutes=5), 2)
+    stage = Deployed(MERGE_GAP_SECONDS="300", MIN_CONFIDENCE="2")
+    assert rule(stage, "dev") == Rule(timedelta(minutes=5), 2)
     assert rule(Deployed(), "dev") == Rule()
 
 

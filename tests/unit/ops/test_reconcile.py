@@ -70,7 +70,7 @@ def test_equal_stores_have_no_difference(sets: ObjectSets) -> None:
         ("not_loaded", False, True, None),
     ],
 )
-def test_each_kind_of_difference_has_its_name(
+def test_each_kind_of_difference_is_reported_under_its_own_name(
     sets: ObjectSets, kind: str, logged: bool, archived: bool, rows: int | None
 ) -> None:
     enter(
@@ -98,7 +98,7 @@ FOREIGN = ("events/by-hand.json", "events/dt=2026-11-22/hh=06/array.json", "reje
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_object_with_a_foreign_key_is_named_and_must_be_loaded(sets: ObjectSets, name: str) -> None:
+def test_object_with_a_custom_key_is_listed_and_must_be_loaded(sets: ObjectSets, name: str) -> None:
     sets.archived([(name, HOUR)])
     assert [(d.kind, d.key) for d in sets.differences(LATER)] == [("not_loaded", name)]
     sets.loaded([(name, 3)])
@@ -106,7 +106,7 @@ def test_object_with_a_foreign_key_is_named_and_must_be_loaded(sets: ObjectSets,
     assert sets.foreign() == [{"key": name, "rows": 3}]
 
 
-def test_rows_of_a_deleted_object_with_a_foreign_key_are_reported(
+def test_rows_of_a_deleted_object_with_a_custom_key_are_reported(
     sets: ObjectSets,
 ) -> None:
     sets.loaded([(FOREIGN[1], 3)])
@@ -314,7 +314,7 @@ def test_objects_outside_the_hours_are_compared_except_folder_markers(stage: Sta
     assert {"key": "events/by-hand.json", "rows": 1} in found.foreign
 
 
-def test_invalid_rows_are_named_but_are_not_a_difference(stage: Stage) -> None:
+def test_invalid_rows_are_listed_but_do_not_count_as_a_difference(stage: Stage) -> None:
     stage.invalid = [{"file_name": "events/by-hand.json", "file_row_number": 1, "code": "not_an_object"}]
     found = look(stage)
     assert found.invalid_rows == [{"file": "events/by-hand.json", "line": 1, "reason": "not_an_object"}]

@@ -214,7 +214,9 @@ def test_reject_whose_error_was_omitted_is_not_recorded_as_accepted(box: Box) ->
 
 
 @pytest.mark.parametrize("answer", [{}, {"rejected": 2, "errors": []}], ids=["no-receipt", "no-errors"])
-def test_response_without_the_rejected_events_records_nothing(box: Box, answer: dict[str, object]) -> None:
+def test_response_that_does_not_name_the_rejected_events_records_nothing(
+    box: Box, answer: dict[str, object]
+) -> None:
     keep(bad(1), bad(2))
     with pytest.raises(Refusal, match="does not say which"):
         resend(box, lambda _: answer)
@@ -241,7 +243,7 @@ def test_unchanged_or_non_json_rejects_are_only_counted(box: Box) -> None:
     assert (sent.found, sent.accepted, sent.unchanged, sent.no_json) == (5, 1, 1, 3)
 
 
-def test_damaged_objects_are_named_and_do_not_hide_others(box: Box) -> None:
+def test_damaged_objects_are_listed_and_do_not_hide_others(box: Box) -> None:
     key = keep(bad(1), bad(2))
     keep(bad(3))
     boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"\x1f\x8btorn")

@@ -85,7 +85,7 @@ EVERYTHING = Selection(NOW, NOW)
 PLAIN = line(9, "user.updated_trip")
 
 
-def test_only_geofence_events_are_sent_by_device_and_labelled() -> None:
+def test_replay_sends_only_geofence_events_labelled_and_partitioned_by_device() -> None:
     stream = FakeStream()
     done = replay(archive([line(1), PLAIN, line(2, device="d2")]), stream, EVERYTHING, label="r1")
     assert [(r.partition_key, geofence_event(r.data).event_id, r.line) for r in stream.taken] == [
@@ -151,7 +151,7 @@ def test_interrupted_replay_continues_after_the_last_complete_object(tmp_path: P
     assert progress.last_key() == ""
 
 
-def test_digest_identifies_equal_selections() -> None:
+def test_equal_selections_have_the_same_digest() -> None:
     same = Selection(NOW + timedelta(hours=9), NOW, devices=frozenset({"a", "b"}))
     assert Selection(NOW, NOW, devices=frozenset({"b", "a"})).digest == same.digest
     assert Selection(NOW, NOW, devices=frozenset({"a"})).digest != same.digest
@@ -197,7 +197,7 @@ FOREIGN = ("events/by-hand.ndjson", f"events/dt={NOW:%Y-%m-%d}/hh={NOW:%H}/repai
 @pytest.mark.parametrize(
     "packed", [lambda text: text, lambda text: gzip.compress(text, mtime=0)], ids=["plain", "gzip"]
 )
-def test_object_with_a_foreign_key_is_sent_like_any_other(
+def test_object_with_a_custom_key_is_replayed_like_any_other(
     name: str, packed: Callable[[bytes], bytes]
 ) -> None:
     objects = FakeArchive({name: packed(b"\xef\xbb\xbf" + line(1) + b"\r\n\n" + line(2)), "events/": b""})
@@ -222,7 +222,7 @@ def test_rejected_object_is_never_replayed() -> None:
     assert replay(objects, FakeStream(), Selection(EVER, NOW, prefix="rej"), label="r").sent == 0
 
 
-def test_unreadable_objects_and_lines_are_named_and_the_rest_is_sent() -> None:
+def test_unreadable_objects_and_lines_are_listed_and_the_rest_is_sent() -> None:
     deep = b"[" * 5000 + b"]" * 5000
     no_fence = line(7).replace(b'"geofence"', b'"x"')
     odd_type = line(8).replace(b'"user.entered_geofence"', b"[1]")
@@ -254,7 +254,7 @@ def test_replay_stops_when_the_stream_keeps_refusing_records(monkeypatch: pytest
         put_all([StreamRecord("d", line(1), 1)], Down(), Pace(1e9))
 
 
-def test_rate_is_kept_over_many_calls() -> None:
+def test_rate_limit_holds_over_many_calls() -> None:
     pace, began = Pace(1000), time.monotonic()
     for _ in range(5):
         pace.wait_for(60)

@@ -75,7 +75,7 @@ def test_frozen_source_is_reported_per_part_and_the_others_respond() -> None:
     assert found[1].section == "snowpipe-stopped"
 
 
-def test_source_that_fails_halfway_is_unreachable_in_one_line() -> None:
+def test_source_that_fails_halfway_is_reported_as_unreachable_on_one_line() -> None:
     (found,) = ask([failing("S3")])
     assert (found.part, found.level) == ("S3", "FAIL")
     assert found.cause == "S3: nobody listens; nothing is known"
@@ -125,7 +125,7 @@ def test_problem_is_shown_with_age_next_command_and_runbook_section(
         (200, "WARN", "200 of 500 events rejected in 15 min: 200 as created_at_in_future"),
     ],
 )
-def test_one_phone_with_a_wrong_clock_is_named_although_others_send_more(
+def test_status_names_one_phone_with_a_wrong_clock_although_others_send_more(
     rejected: int, level: str, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def log_lines(_outputs: Any, _stage: str, function: str, *_: Any, **__: Any) -> Iterator[Any]:

@@ -103,7 +103,7 @@ def test_wide_values_are_folded_and_never_truncated(printed: io.StringIO) -> Non
         NoStackError("no stack"),
     ],
 )
-def test_failure_is_one_line_and_exit_code_2(problem: Exception, printed: io.StringIO) -> None:
+def test_failure_prints_one_line_and_exits_with_code_2(problem: Exception, printed: io.StringIO) -> None:
     failing = typer.Typer()
 
     @failing.command()
@@ -147,7 +147,7 @@ def test_invalid_argument_is_reported_without_a_traceback(
     assert said in ended.output
 
 
-def test_invalid_outputs_file_is_named(tmp_path: Path) -> None:
+def test_error_names_the_invalid_outputs_file(tmp_path: Path) -> None:
     path = tmp_path / "outputs.json"
     for text in ("{}", "", "[]"):
         path.write_text(text)
@@ -196,7 +196,7 @@ def test_tables_on_a_terminal_show_short_times(value: object, shown: object) -> 
     assert terminal.short_time(value, datetime(2026, 11, 28, 12, tzinfo=UTC)) == shown
 
 
-def test_columns_omitted_on_a_narrow_terminal_are_named(
+def test_columns_omitted_on_a_narrow_terminal_are_listed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = io.StringIO()

@@ -64,7 +64,7 @@ def test_unreachable_store_makes_the_verdict_unknown(steps: list[Step]) -> None:
     assert EXIT_CODES[verdict(steps, {"Snowflake": "frozen"})[1]] == 2
 
 
-def test_unreachable_stores_are_named_and_not_queried() -> None:
+def test_unreachable_stores_are_listed_and_not_queried() -> None:
     unasked = unreachable(NOWHERE)
     assert set(unasked) == {"S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda"}
     finder = Finder(NOWHERE, "local", None, unasked)

@@ -44,7 +44,7 @@ OPEN = {"exited_at": None, "exited_event_id": None, "dwell_seconds": None}
     ],
     ids=["left", "open", "no exit", "contradicted", "over midnight"],
 )
-def test_visit_is_one_line_with_clock_times(
+def test_each_visit_is_printed_on_one_line_with_clock_times(
     changes: dict[str, object], when: str, stay: str, state: str
 ) -> None:
     [shown] = in_brief([VISIT | changes], NOW)

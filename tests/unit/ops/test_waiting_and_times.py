@@ -78,7 +78,7 @@ class FakeWarehouse:
         ("a/b", False),
     ],
 )
-def test_foreign_key_is_recognised_as_a_key(text: str, expected: bool) -> None:
+def test_custom_key_is_recognised_as_an_object_key(text: str, expected: bool) -> None:
     assert is_key(text) is expected
 
 
@@ -130,7 +130,7 @@ def test_failure_of_the_warehouse_is_reported_to_the_waiting_caller() -> None:
     assert str(watch.fault) == "down"
 
 
-def test_steps_are_ordered_by_time_and_untimed_ones_follow_their_cause() -> None:
+def test_steps_are_ordered_by_time_and_steps_without_a_time_follow_their_cause() -> None:
     steps = [
         Step("archived", NOW + timedelta(seconds=2)),
         Step("received", NOW + timedelta(seconds=1)),

@@ -31,7 +31,7 @@ def exists(test: str) -> bool:
     return file.is_file() and (not name or f"def {name}(" in file.read_text())
 
 
-def test_each_attacker_has_a_test_that_exists() -> None:
+def test_each_attacker_in_the_threat_model_has_an_existing_test() -> None:
     table = list(attackers())
     assert len(table) >= 15
     assert [attacker for attacker, tests in table if not tests] == []

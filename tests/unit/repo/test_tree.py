@@ -52,7 +52,7 @@ def imported_packages(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", [*MAY_IMPORT, *sorted(STAND_ALONE)])
-def test_imports_follow_the_table(package: str) -> None:
+def test_imports_follow_the_table_of_allowed_imports(package: str) -> None:
     allowed = {package, *MAY_IMPORT.get(package, ())}
     sources = [
         path

@@ -121,7 +121,7 @@ def test_no_traffic_alarm_is_enabled_only_after_the_launch():
     assert not any(alarm["ActionsEnabled"] for alarm in alarms("dev-launched").values())
 
 
-def test_alarm_on_too_little_treats_missing_data_as_breaching():
+def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
     """An idle service sends no data points to CloudWatch, so "less than one" would never be true."""
     for name, alarm in all_alarms("prod").items():
         if alarm.get("ComparisonOperator") == "LessThanThreshold":

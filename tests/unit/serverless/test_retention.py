@@ -23,7 +23,7 @@ def kept(store: str, stage: str) -> int:
 
 
 @every_stage
-def test_page_lists_every_prefix_of_the_archive_with_its_days(stage: str) -> None:
+def test_retention_page_lists_every_archive_prefix_with_its_days(stage: str) -> None:
     rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
     days = {
         f"S3 `{rule['Prefix']}`": f"{rule['ExpirationInDays']} days" for rule in rules if "Prefix" in rule
@@ -34,7 +34,7 @@ def test_page_lists_every_prefix_of_the_archive_with_its_days(stage: str) -> Non
 
 
 @every_stage
-def test_page_gives_the_retention_of_stream_queues_and_logs(stage: str) -> None:
+def test_retention_page_gives_the_retention_of_stream_queues_and_logs(stage: str) -> None:
     assert properties(stage, "GeofenceStream")["RetentionPeriodHours"] == kept("Kinesis stream", stage)
     for queue in ("RedriveQueue", "DeadLetterQueue"):
         seconds = properties(stage, queue)["MessageRetentionPeriod"]
@@ -43,7 +43,7 @@ def test_page_gives_the_retention_of_stream_queues_and_logs(stage: str) -> None:
         assert group["RetentionInDays"] == kept("CloudWatch logs", stage)
 
 
-def test_forget_prints_the_retention_that_the_page_gives() -> None:
+def test_forget_prints_the_retention_given_on_the_page() -> None:
     assert kept("Kinesis stream", "prod") == forget_remaining.STREAM_HOURS
     assert kept("redrive queue and dead-letter queue", "prod") == forget_remaining.QUEUE_DAYS
     assert kept("DynamoDB point-in-time recovery", "prod") == forget_remaining.RECOVERY_DAYS

@@ -55,7 +55,7 @@ def test_missing_stack_is_reported_with_the_command_that_starts_one(tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"snowflake": {"user": "u"}}'])
-def test_invalid_outputs_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_invalid_outputs_file_is_refused_with_a_one_line_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "outputs.json").write_text(text)
     said = command({"MILKRUN_LOCAL": str(tmp_path)}, "apply")
     assert said.code == 2
@@ -64,14 +64,14 @@ def test_invalid_outputs_file_is_refused_in_one_line(tmp_path: Path, text: str) 
 
 
 @pytest.mark.parametrize("arguments", [["apply"], ["query", "SELECT 1"], ["history"], ["pause"]])
-def test_dead_connection_is_reported_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
+def test_dead_connection_is_reported_with_a_one_line_error(tmp_path: Path, arguments: list[str]) -> None:
     said = command(outputs(tmp_path, port=free_port()), *arguments)
     assert said.code == 2
     assert one_line(said.err)
     assert "no connection to Snowflake at http://127.0.0.1" in said.err
 
 
-def test_invalid_argument_is_reported_in_one_line() -> None:
+def test_invalid_argument_is_reported_with_a_one_line_error() -> None:
     said = command({}, "history", "--limit", "none")
     assert said.code == 2
     assert one_line(said.err)
@@ -83,13 +83,15 @@ def test_invalid_time_is_refused_before_any_query(tmp_path: Path) -> None:
     assert "the day of the cow" in said.err
 
 
-def test_identifier_with_sql_is_refused(tmp_path: Path) -> None:
+def test_identifier_that_contains_sql_is_refused(tmp_path: Path) -> None:
     said = command(outputs(tmp_path, database="MILKRUN; DROP DATABASE X"), "apply", "--sql")
     assert (said.code, said.out, one_line(said.err)) == (2, "", True)
 
 
 @pytest.mark.parametrize("arguments", [["apply"], ["status"], ["pause"], ["history"], ["refresh"]])
-def test_database_name_with_sql_is_refused_by_every_command(tmp_path: Path, arguments: list[str]) -> None:
+def test_database_name_that_contains_sql_is_refused_by_every_command(
+    tmp_path: Path, arguments: list[str]
+) -> None:
     said = command(outputs(tmp_path, database="X.RAW.P SET COMMENT = '' --", port=1), *arguments)
     assert (said.code, one_line(said.err)) == (2, True)
     assert "snowflake.database" in said.err or "connection.database" in said.err
@@ -100,7 +102,7 @@ def test_database_name_may_be_lower_case() -> None:
     assert load(environment).connection.database == "MILKRUN"
 
 
-def test_each_stage_has_its_own_warehouse_unless_one_is_named() -> None:
+def test_each_stage_has_its_own_warehouse_unless_one_is_configured() -> None:
     environment = SIGN_IN | {"SNOWFLAKE_DATABASE": "milkrun_dev"}
     assert load(environment).connection.warehouse == "MILKRUN_DEV_WH"
     assert load(environment | {"SNOWFLAKE_WAREHOUSE": "SHARED"}).connection.warehouse == "SHARED"
@@ -189,7 +191,7 @@ class Connection:
         (904, "Snowflake refused: "),
     ],
 )
-def test_errors_of_snowflake_are_reported_in_one_line(number: int, begins: str) -> None:
+def test_errors_of_snowflake_are_reported_with_a_one_line_error(number: int, begins: str) -> None:
     error = ProgrammingError(msg="SQL access control error:\nInsufficient privileges", errno=number)
     with pytest.raises(Refusal) as refused:
         Snowflake(Connection(error), "there").query("SELECT 1")

@@ -46,7 +46,7 @@ SECRETS = {"password", "token", "workload_identity_provider", "authenticator", "
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_dbt_signs_in_as_the_commands_do(way: str, tmp_path: Path) -> None:
+def test_dbt_signs_in_with_the_credentials_of_the_commands(way: str, tmp_path: Path) -> None:
     given, expected = WAYS[way]
     environment = environment_of(
         load({**BASE, **given, "MILKRUN_LOCAL": str(tmp_path)}), {"PATH": "/usr/bin:/bin"}

@@ -23,7 +23,9 @@ def key_in_sql() -> str:
 @given(st.none() | TEXTS, TEXTS, TEXTS)
 @example(None, "a\0", "e\u0301")
 @example("\U0001f69a", "u", "1:d")
-def test_macro_gives_the_same_key_as_the_contract(device: str | None, user: str, event_id: str) -> None:
+def test_dbt_macro_gives_the_same_event_key_as_the_contract(
+    device: str | None, user: str, event_id: str
+) -> None:
     with duckdb.connect() as warehouse:
         warehouse.execute("CREATE TABLE events (device_id VARCHAR, user_id VARCHAR, event_id VARCHAR)")
         warehouse.execute("INSERT INTO events VALUES (?, ?, ?)", [device, user, event_id])

@@ -85,7 +85,7 @@ def test_missing_requirements_file_is_reported(tree: Path) -> None:
     assert "requirements-fuzz.txt does not exist" in "\n".join(pins.problems(tree))
 
 
-def test_file_that_names_a_registry_is_reported(tmp_path: Path) -> None:
+def test_file_that_contains_a_registry_host_is_reported(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("one\nurl = https://files.python" + "hosted.org/packages/x.whl\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     subprocess.run(["git", "add", "lock"], cwd=tmp_path, check=True)

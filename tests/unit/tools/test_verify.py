@@ -37,7 +37,7 @@ class Started(Exception):
     ],
     ids=["local", "deployed", "database-named"],
 )
-def test_tests_use_the_snowflake_of_their_stage(
+def test_verify_tests_use_the_snowflake_of_their_stage(
     monkeypatch: pytest.MonkeyPatch, stage: str, given: dict[str, str], expected: dict[str, str | None]
 ) -> None:
     """A local run with SNOWFLAKE_* variables of a real account used to build that account's marts."""
@@ -136,7 +136,7 @@ def test_loaded_objects_are_removed_and_objects_of_others_stay(s3: Any) -> None:
     assert keys_in(s3, "events/") == {others}
 
 
-def test_object_not_yet_loaded_is_kept_and_named(s3: Any) -> None:
+def test_object_not_yet_loaded_is_kept_and_listed(s3: Any) -> None:
     loaded, late = keep(s3, 1, LABEL), keep(s3, 2, LABEL)
     left = remove(stage_of(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), patience=0)
     assert (left["objects"], left["left_in_s3"]) == (1, [late])

@@ -86,7 +86,7 @@ def app_that(
     pauses: tuple[float, ...] = (),
     token: str = "",
 ) -> App:
-    """Send the same events again, up to four times, for each of the given statuses."""
+    """Return an app that resends the same events, up to four times, after each status for which `again_on` is true."""
 
     def app(endpoint: str, events: list[dict[str, Any]]) -> None:
         http = urllib3.PoolManager(retries=False, timeout=0.5)
@@ -296,13 +296,13 @@ def test_run_prints_a_line_per_scenario_and_fails_if_nothing_is_sent() -> None:
     assert [report["faults"] for report in json.loads(as_json.stdout)] == [["nothing was sent"]]
 
 
-def test_unreachable_hook_gives_one_line_and_exit_code_2() -> None:
+def test_unreachable_hook_prints_one_line_and_exits_with_code_2() -> None:
     done = command("run", "http://127.0.0.1:9/hook", "--scenario", "accepted")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == ["http://127.0.0.1:9/hook does not answer: NewConnectionError"]
 
 
-def test_port_in_use_gives_one_line_and_exit_code_2() -> None:
+def test_port_in_use_prints_one_line_and_exits_with_code_2() -> None:
     with serving(Stage(), "127.0.0.1", 0) as url:
         done = command("serve", "--port", url.rpartition(":")[2])
     assert done.returncode == 2

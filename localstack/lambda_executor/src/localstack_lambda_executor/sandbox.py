@@ -89,7 +89,7 @@ class Sandbox:
             return outcome
 
     def _ready_process(self) -> Process:
-        """Return a process that waits for a request or will soon; if its start failed, `invoke` notices it."""
+        """Return a process that waits for a request or is starting; if its start failed, `invoke` notices it."""
         process = self._process
         if process is not None:
             if process.exit_status() is None:
@@ -109,7 +109,9 @@ class Sandbox:
         return process
 
     def _await_ending(self, process: Process, request_id: str, until: float) -> _Ending | None:
-        """Return None if the process ended before it took the request, after a successful init."""
+        """Wait for the request to end and return how it ended; None if the process exited after a successful
+        init but before taking the request.
+        """
         api, function = process.api, self.function
         with api.changed:
             while True:

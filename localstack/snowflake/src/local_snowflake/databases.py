@@ -31,7 +31,9 @@ class Databases:
         words.takes("IF", "NOT", "EXISTS")
         name = words.take_identifier()
         if name != name.upper() or not name.replace("$", "_").isidentifier():
-            raise unsupported(f'CREATE DATABASE "{name}": capital letters, digits, _ and $ make a name')
+            raise unsupported(
+                f'CREATE DATABASE "{name}": a name may contain only capital letters, digits, _ and $'
+            )
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
         """Create a schema. fakesnow has no WITH MANAGED ACCESS, so it is recorded separately."""

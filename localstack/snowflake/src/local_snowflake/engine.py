@@ -1,4 +1,4 @@
-"""fakesnow with durable databases: each is a DuckDB file in one folder, which the next start opens again."""
+"""fakesnow with durable databases: each is a DuckDB file in one folder and is reopened at the next start."""
 
 import fcntl
 import os

@@ -414,7 +414,7 @@ def is_a_bug(error: Exception) -> bool:
 def in_words(error: Exception) -> str:
     text = str(error)[:500]
     if "No space left on device" in text or "File too large" in text:
-        return f"the disk is full: free some space, and loading goes on by itself ({text})"
+        return f"the disk is full: free some space, and loading continues automatically ({text})"
     return text
 
 

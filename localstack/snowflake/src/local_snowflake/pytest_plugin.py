@@ -1,4 +1,4 @@
-"""A pytest plugin, which pytest loads by itself: the fixture `snowflake_server` is a local Snowflake.
+"""A plugin that pytest loads automatically. It has the fixture `snowflake_server`, a local Snowflake.
 
 Nothing heavy is imported until a test uses the fixture.
 """

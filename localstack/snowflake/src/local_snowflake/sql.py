@@ -292,7 +292,7 @@ def stage_parts(reference: str, scope: Scope) -> tuple[Name, str]:
     """Split `db.schema.stage/some/path` into the stage's name and the path within it."""
     name, _, path = reference.partition("/")
     if name[:1] in ("~", "%"):
-        raise unsupported(f"the stage @{name} of a user or a table")
+        raise unsupported(f"user or table stage @{name}")
     return scope.resolve(Words(name).take_name()), path
 
 

@@ -21,9 +21,7 @@ from tools.fleet.send import Client
 
 
 def deliver(endpoint: str, events: list[dict[str, object]]) -> None:
-    """Send the events as `milkrun send` does, but with a timeout of one second for a server that does not
-    answer.
-    """
+    """Send the events as `milkrun send` does, but give up after one second without an answer."""
     numbers = itertools.count()
     client = Client(
         endpoint,

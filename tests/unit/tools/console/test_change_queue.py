@@ -116,5 +116,5 @@ def test_two_consoles_on_one_machine_use_different_queues(account):
         '{"detail": {"id": "1"}, "source": "somebody"}',
     ],
 )
-def test_unrelated_message_yields_nothing(body):
+def test_unrelated_queue_message_is_ignored(body):
     assert list(news_in(body)) == []

@@ -30,12 +30,12 @@ def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random)
     archive, in random order.
     """
     known = KnownVisits(tags)
-    told: list[GeofenceEvent | visit_diff.Row] = [each for each in found if each.kind == "enter"]
-    told += [
+    inputs: list[GeofenceEvent | visit_diff.Row] = [each for each in found if each.kind == "enter"]
+    inputs += [
         visit_diff.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
     ]
-    rng.shuffle(told)
-    for each in told:
+    rng.shuffle(inputs)
+    for each in inputs:
         if isinstance(each, GeofenceEvent):
             known.entered(each)
         else:
@@ -59,13 +59,13 @@ def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
 
 
 @given(st.lists(events(WORLD).map(one_kind_per_id), max_size=18), st.randoms(use_true_random=False))
-def test_console_shows_the_presence_of_any_set_of_events(
+def test_console_shows_presence_by_the_rule_for_any_set_of_events(
     found: list[GeofenceEvent], rng: random.Random
 ) -> None:
     assert shown(found, ("farm", "plant"), rng) == by_rule(found, ("farm", "plant"))
 
 
-def test_console_shows_the_presence_of_realistic_delivery_rounds() -> None:
+def test_console_shows_presence_by_the_rule_for_realistic_delivery_rounds() -> None:
     found = delivery_rounds()
     assert shown(found, ("stop",), random.Random(1)) == by_rule(found, ("stop",))
 
@@ -116,7 +116,7 @@ def test_reading_the_events_corrects_a_wrong_contradiction() -> None:
 
 
 @pytest.mark.parametrize(("visits", "usual"), [(2, 900.0), (3, 600.0)])
-def test_usual_dwell_is_the_median_of_the_place_or_of_its_kind(visits: int, usual: float) -> None:
+def test_usual_dwell_is_the_median_of_the_fence_or_of_fences_with_its_tag(visits: int, usual: float) -> None:
     found = []
     for n in range(visits):
         start = n * 10_000

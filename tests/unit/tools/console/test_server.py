@@ -405,7 +405,7 @@ def test_invalid_parameter_is_refused_with_an_explanation(served, path):
     assert json.loads(answer.data)["detail"]
 
 
-def test_unknown_paths_return_404_and_wrong_methods_405(served):
+def test_unknown_path_returns_404_and_wrong_method_returns_405(served):
     assert served.ask("/api/nothing").status == 404
     assert served.ask("/api/trucks/nobody/trail").status == 404
     assert served.ask(f"/api/events/{'9' * 5000}").status == 404
@@ -460,7 +460,7 @@ def test_stream_starts_with_a_snapshot_and_continues_with_changes(served):
     )
 
 
-def test_reconnected_page_has_missed_nothing(served):
+def test_reconnected_page_has_missed_no_change(served):
     served.ask("/api/reset", "POST")
     first = served.stream()
     first.message()
@@ -513,17 +513,17 @@ def test_visit_is_sent_without_waiting_for_the_next_tick(monkeypatch):
         hub = Hub(state)
         page = hub.listen()
         ticking = asyncio.create_task(hub.run())
-        told = [await anext(page), await anext(page)]
+        messages = [await anext(page), await anext(page)]
         async with asyncio.timeout(10):
             for n in range(2):
                 now = Visit(datetime.now(UTC), f"e-{n}")
                 visit = visit_diff.row(Pair("truck-1", Fence("farm", f"farm-{n}")), now)
                 state.tell_visit("arrived", {"id": f"{n}", "version": 1, "visit": visit, "previous": None})
-                while f'"e-{n}"'.encode() not in told[-1]:
-                    told.append(await anext(page))
+                while f'"e-{n}"'.encode() not in messages[-1]:
+                    messages.append(await anext(page))
         ticking.cancel()
         assert lookups.search(state, "farm-1")["places"], "the place is found before the archive was read"
-        return told
+        return messages
 
     assert sum(b"event: visits" in message for message in asyncio.run(received())) == 2
 
@@ -651,7 +651,7 @@ def mart_of_visits(monkeypatch):
     return mart
 
 
-def test_day_with_many_visits_is_exported_whole_and_named_for_the_fleets_day(mart_of_visits):
+def test_day_with_many_visits_is_exported_completely_under_the_fleets_date(mart_of_visits):
     day = "from=2026-11-26T23:00:00Z&to=2026-11-27T22:59:59.999Z"
     amsterdam = Served(time_zone="Europe/Amsterdam")
     try:

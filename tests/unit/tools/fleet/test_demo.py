@@ -45,14 +45,14 @@ def run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Demo:
     return Demo(cast(Outputs, outputs), ledger, Progress(disable=True))
 
 
-def test_expected_events_pass(run: Demo, ledger: Ledger) -> None:
+def test_demo_passes_if_the_expected_events_arrive(run: Demo, ledger: Ledger) -> None:
     ledger.mark("archived", ledger.event_ids())
     line = run._line("archived", "accepted", "archived")
     assert line.equal
     assert line.expected == line.found > 0
 
 
-def test_wrong_events_in_the_right_number_fail_and_are_named(run: Demo, ledger: Ledger) -> None:
+def test_right_number_of_wrong_events_fails_the_demo_and_lists_them(run: Demo, ledger: Ledger) -> None:
     missing, *there = ledger.event_ids()
     ledger.mark("archived", [*there, "a stranger"])
     line = run._line("archived", "accepted", "archived")
@@ -61,7 +61,7 @@ def test_wrong_events_in_the_right_number_fail_and_are_named(run: Demo, ledger: 
     assert missing in line.note
 
 
-def test_wrong_visits_in_the_right_number_fail(run: Demo, ledger: Ledger) -> None:
+def test_right_number_of_wrong_visits_fails_the_demo(run: Demo, ledger: Ledger) -> None:
     expected = set(ledger.stays())
     assert run._visits("visits", expected, lambda: set(expected)).equal
     other = {replace_first(expected)} | set(list(expected)[1:])
@@ -186,7 +186,7 @@ class UnreachableStack:
     ],
     ids=["gateway", "warehouse"],
 )
-def test_unreachable_stack_ends_the_demo_soon_with_one_line(
+def test_unreachable_stack_ends_the_demo_quickly_with_a_one_line_error(
     fault: Exception | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "REQUEST_PATIENCE_S", 0.1)

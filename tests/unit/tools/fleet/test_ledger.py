@@ -73,7 +73,7 @@ def test_receipt_that_does_not_add_up_is_counted(ledger: Ledger) -> None:
     assert ledger.wrong_receipts == 1
 
 
-def test_missing_and_unexpected_events_are_named(ledger: Ledger) -> None:
+def test_missing_and_unexpected_events_are_listed(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))
     missing, *there = ACCEPTED

@@ -129,7 +129,7 @@ def test_identical_bytes_are_resent_after_any_other_response(first: int | None) 
     assert len({body for body, _ in got}) == 1
 
 
-def test_pauses_grow() -> None:
+def test_pauses_between_retries_grow() -> None:
     times: list[float] = []
 
     def answer(n: int, body: bytes) -> Answer:
@@ -196,7 +196,7 @@ def test_single_event_that_is_too_large_is_dropped() -> None:
     assert len(got) == 3
 
 
-def test_events_stay_on_the_phone_after_the_timeout() -> None:
+def test_undelivered_events_stay_on_the_phone_after_the_timeout() -> None:
     with server(lambda *_: (503, {}, b"{}")) as (url, _):
         [delivery] = client(url, patience=0.1).deliver(post("a"))
     assert (delivery.fate, delivery.status) == ("kept", 503)
@@ -273,7 +273,7 @@ def test_damaged_gzip_file_is_refused_by_name(tmp_path: Path, damage: Callable[[
         list(read_lines(file))
 
 
-def test_file_is_split_by_number_and_size(tmp_path: Path) -> None:
+def test_file_is_split_into_requests_by_event_count_and_size(tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     file.write_text("".join(f"{n:09}\n" for n in range(25)))
     assert [len(p.events) for p in posts_of_file(file, batch_size=10)] == [10, 10, 5]

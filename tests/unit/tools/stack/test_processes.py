@@ -47,7 +47,7 @@ def test_reused_process_id_is_not_recognised_or_killed(processes):
     processes.end(process)
 
 
-def test_zombie_counts_as_ended(processes):
+def test_zombie_process_counts_as_ended(processes):
     process = start(processes, "print('done')")
     printed(processes, "done")
     deadline = time.monotonic() + 10

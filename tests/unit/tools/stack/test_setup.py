@@ -126,7 +126,7 @@ def test_unchanged_environments_are_not_rebuilt(tree):
     assert tree.setup("main", "node") == (0, [])
 
 
-def test_group_added_once_is_kept_up_to_date(tree):
+def test_dependency_group_added_once_is_kept_up_to_date(tree):
     tree.made(".venv/bin/python", "requirements.txt", "requirements-test.txt", *MAIN[1:])
     (tree.root / ".venv/.groups").write_text("test\n")
     assert tree.setup("main") == (0, [])
@@ -138,7 +138,7 @@ def test_group_added_once_is_kept_up_to_date(tree):
     assert "requirements.txt requirements-test.txt" in asked
 
 
-def test_group_not_requested_is_not_installed(tree):
+def test_dependency_group_that_is_not_requested_is_not_installed(tree):
     tree.made(".venv/bin/python", *MAIN)
     tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
     (tree.root / "requirements.txt").write_text("newer\n")

@@ -612,7 +612,9 @@ def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("command", ["up", "down"])
-def test_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path, capsys, folder, reason, command):
+def test_folder_that_cannot_be_created_is_reported_with_a_one_line_error(
+    tmp_path, capsys, folder, reason, command
+):
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
     environment = {**os.environ, "MILKRUN_LOCAL": str(tmp_path / folder), "MILKRUN_PORT": str(free_base())}
