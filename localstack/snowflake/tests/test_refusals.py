@@ -65,6 +65,8 @@ NOT_SUPPORTED = (
     "LS @~/a",
     "LIST @%T",
     "REMOVE @~/a.csv",
+    "SELECT id FROM T WHERE ts < '2024-01-01 00:00:00-0'",
+    "UPDATE T SET ts = '01/02/2024'",
     "SELECT SNOWFLAKE.CORTEX.COMPLETE('m', 'p')",
 )
 
@@ -103,11 +105,15 @@ WRONG = (
     ("SELECT id FROM S.NOWHERE", 2003, "Object '"),
     ("SELECT id FROM NOWHERE.S.T", 2003, "does not exist or not authorized"),
     ("CREATE TABLE T (id INTEGER)", 2002, "Object 'T' already exists"),
+    ("INSERT INTO T (ts) VALUES ('soon')", 100035, "Timestamp 'soon' is not recognized"),
+    ("INSERT INTO T (id) VALUES ('one')", 100038, "Numeric value 'one' is not recognized"),
+    ("SELECT 12345::NUMBER(3, 0)", 100046, "Number out of representable range"),
+    ("SELECT id FROM T WHERE ts::DATE = 'soon'", 100040, "Date 'soon' is not recognized"),
 )
 
 
 @pytest.mark.parametrize(("statement", "code", "text"), WRONG)
-def test_a_name_that_does_not_exist_is_reported_as_snowflake_does(
+def test_a_wrong_name_or_value_is_reported_as_snowflake_does(
     session: connector.SnowflakeConnection, statement: str, code: int, text: str
 ) -> None:
     with pytest.raises(connector.errors.ProgrammingError) as error:

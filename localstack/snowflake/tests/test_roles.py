@@ -96,6 +96,7 @@ REFUSED_GRANTS = {
     "warehouse": "GRANT USAGE ON WAREHOUSE NOT_THERE TO ROLE {role}",
     "stage": "GRANT USAGE ON STAGE RAW.NOT_THERE TO ROLE {role}",
     "format": "GRANT USAGE ON FILE FORMAT RAW.NOT_THERE TO ROLE {role}",
+    "relation": "GRANT SELECT ON RAW.NOT_THERE TO ROLE {role}",
     "pipe": "GRANT MONITOR ON PIPE RAW.NOT_THERE TO ROLE {role}",
     "integration": "GRANT USAGE ON INTEGRATION NOT_THERE TO ROLE {role}",
     "all tables": "GRANT SELECT ON ALL TABLES IN SCHEMA NOT_THERE TO ROLE {role}",
@@ -118,7 +119,6 @@ def test_grant_on_or_to_a_missing_object_is_refused(warehouse: Warehouse, role, 
 
 REFUSED_PRIVILEGES = (
     "GRANT OPERATE ON TABLE RAW.EVENTS TO ROLE {role}",
-    "GRANT SELEKT ON TABLE RAW.EVENTS TO ROLE {role}",
     "GRANT SELECT ON PIPE RAW.EVENTS_PIPE TO ROLE {role}",
     "GRANT CREATE TABLES ON SCHEMA RAW TO ROLE {role}",
     "GRANT OWNERSHIP ON ACCOUNT TO ROLE {role}",
@@ -129,6 +129,23 @@ REFUSED_PRIVILEGES = (
 @pytest.mark.parametrize("sql", REFUSED_PRIVILEGES)
 def test_privilege_that_a_kind_of_object_does_not_have_is_refused(loading: Warehouse, role, sql) -> None:
     assert "cannot be granted on a" in loading.refused(sql.format(role=role("R")))
+
+
+def test_word_that_starts_no_privilege_is_a_syntax_error(loading: Warehouse, role) -> None:
+    refusal = loading.refused(f"GRANT SELEKT ON TABLE RAW.EVENTS TO ROLE {role('R')}")
+    assert "unexpected 'SELEKT'" in refusal
+
+
+def test_grant_without_a_kind_is_on_the_table_or_view_of_that_name(loading: Warehouse, role) -> None:
+    """dbt grants so; Snowflake's page "GRANT <privileges> … TO ROLE" requires the kind."""
+    reader = role("READER")
+    loading.run("CREATE VIEW RAW.SEEN AS SELECT * FROM RAW.EVENTS")
+    for kind, name in (("TABLE", "RAW.EVENTS"), ("VIEW", f"{loading.database}.RAW.SEEN")):
+        loading.run(f"GRANT SELECT ON {name} TO {reader}")
+        assert ("SELECT", reader) in grants(loading, f"{kind} {name}")
+        assert grants(loading, name) == grants(loading, f"{kind} {name}")
+        loading.run(f'REVOKE SELECT ON {name} FROM "{reader}"')
+        assert ("SELECT", reader) not in grants(loading, f"{kind} {name}")
 
 
 def test_grants_on_unsupported_kinds_are_refused_by_name(warehouse: Warehouse, role) -> None:

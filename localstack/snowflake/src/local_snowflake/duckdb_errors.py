@@ -1,4 +1,4 @@
-"""Translate errors of DuckDB's binder and catalog to Snowflake's errors, or to refusals that name what is
+"""Translate errors of DuckDB's binder, catalog and casts to Snowflake's errors, or to refusals that name what is
 missing. DuckDB has one exception class for many errors, so its message is read here, and only here.
 """
 
@@ -7,6 +7,7 @@ import re
 import duckdb
 
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing, unsupported
+from local_snowflake.macros import OTHER_DATES, TIMESTAMP
 
 UNKNOWN_COLUMNS = (
     re.compile(r'Referenced column "(?P<column>[^"]+)" (?:not found|was not found)'),
@@ -22,10 +23,41 @@ MISSING = (
 EXISTING = re.compile(r'with name "?([^" ]+)"? already exists')
 
 UNKNOWN_TYPE = re.compile(r'Type with name "?([^" ]+)"? does not exist')
+TIME_TEXT = re.compile(r'(timestamp|date|time) field (?:format|value)(?: out of range)?: ?"([^"]*)"')
+TIME_OFFSET = re.compile(r'(timestamp) field value "([^"]*)" has a timestamp that is not UTC')
+OTHER_TEXT = re.compile(
+    r"Could not convert string '(.*)' to (?:(BOOL)|(?:U?INT|HUGEINT|DOUBLE|FLOAT|DECIMAL))"
+)
+TOO_LARGE = re.compile(
+    r"cast value (\S+) to (\S+)|with value (\S+) can't be cast because the value is out of range .* type (\S+)"
+)
+
+
+def not_converted(message: str) -> SnowflakeError:
+    """Return the error for a text that DuckDB itself cannot cast. Where Snowflake reads more forms than DuckDB, as of
+    dates and offsets ("Date and time input and output formats"), it is a refusal.
+    """
+    if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
+        kind, text = found[1].capitalize(), found[2]
+        if re.fullmatch(TIMESTAMP, text) or re.fullmatch(OTHER_DATES, text):
+            return unsupported(f"the form of this {found[1]} without a cast: {text}")
+        code = {"Timestamp": "100035", "Date": "100040", "Time": "100108"}[kind]
+        return SnowflakeError(code, "22007", f"{kind} '{text}' is not recognized")
+    if found := OTHER_TEXT.search(message):
+        code, kind = ("100037", "Boolean") if found[2] else ("100038", "Numeric")
+        return SnowflakeError(code, "22018", f"{kind} value '{found[1]}' is not recognized")
+    if found := TOO_LARGE.search(message):
+        value, kind = found[1] or found[3], found[2] or found[4]
+        return SnowflakeError(
+            "100046", "22003", f"Number out of representable range: type {kind}, value {value}"
+        )
+    return unsupported(message.partition(": ")[2] or message)
 
 
 def worded(error: duckdb.Error) -> SnowflakeError | None:
-    """Return Snowflake's error for an error of the binder or the catalog; None for any other kind of error."""
+    """Return Snowflake's error for an error of the binder, the catalog or a cast; None for any other kind of error."""
+    if isinstance(error, duckdb.ConversionException):
+        return not_converted(str(error).splitlines()[0])
     if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):
         return None
     message = str(error).splitlines()[0]
@@ -38,6 +70,5 @@ def worded(error: duckdb.Error) -> SnowflakeError | None:
             return missing(kind, found[1].upper())
     if found := EXISTING.search(message):
         return exists(found[1].upper())
-    if found := UNKNOWN_TYPE.search(message):
-        return unsupported(f"the type {found[1].upper()}")
-    return unsupported(message.partition(": ")[2] or message)
+    found = UNKNOWN_TYPE.search(message)
+    return unsupported(f"the type {found[1].upper()}" if found else message.partition(": ")[2] or message)

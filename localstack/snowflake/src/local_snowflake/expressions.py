@@ -1,7 +1,12 @@
 """Expressions that fakesnow would answer wrongly without an error: corrected, or refused."""
 
+import re
+from collections.abc import Callable
+
 import snowflake.connector.errors
 from sqlglot import exp
+
+from local_snowflake.macros import OFFSET, TIMESTAMP
 
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
@@ -43,6 +48,33 @@ def one_path(node: exp.Expr) -> exp.Expr:
         return node
     path = exp.JSONPath(expressions=[exp.JSONPathRoot(), *steps])
     return exp.JSONExtract(this=inner, expression=path, variant_extract=True, requires_json=True)
+
+
+TIMES = {"TIMESTAMP": "TIMESTAMP_NTZ", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ"}
+
+
+def cast_times(insert: exp.Insert, kinds_of: Callable[[exp.Table], dict[str, str]]) -> None:
+    """Cast the texts of INSERT … VALUES with an offset to their columns' types: DuckDB does not read +0200 and -0,
+    which Snowflake does ("Date and time input and output formats").
+    """
+    values = insert.expression
+    rows = values.expressions if isinstance(values, exp.Values) else []
+    texts = [text for row in rows for text in row.expressions if has_offset(text)]
+    target = insert.find(exp.Table)
+    if not texts or target is None:
+        return
+    kinds = kinds_of(target)
+    named = [column.name.upper() for column in insert.this.expressions] or [name.upper() for name in kinds]
+    by_name = {name.upper(): kind for name, kind in kinds.items()}
+    for text in texts:
+        kind = by_name.get(named[text.index]) if text.index < len(named) else None
+        if kind in TIMES:
+            text.replace(exp.cast(text.copy(), TIMES[kind], dialect="snowflake"))
+
+
+def has_offset(node: exp.Expr) -> bool:
+    text = node.name if isinstance(node, exp.Literal) and node.is_string else ""
+    return bool(re.fullmatch(TIMESTAMP, text) and re.search(rf":\d\d(\.\d+)?{OFFSET}\s*$", text))
 
 
 def refuse_typeof(statement: exp.Expr) -> None:

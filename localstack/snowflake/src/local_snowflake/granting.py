@@ -10,6 +10,7 @@ from local_snowflake.actor import Actor
 from local_snowflake.errors import SnowflakeError, compilation, missing, no_privilege, unsupported
 from local_snowflake.grants import Grant, Right
 from local_snowflake.privileges import (
+    FIRST_WORDS,
     IN_A_SCHEMA,
     OWNERSHIP,
     PLURALS,
@@ -47,6 +48,19 @@ class Granting:
             ("ALTER", "SCHEMA"): self.alter_schema,
         }
 
+    def _take_target(self, words: Words, scope: Scope) -> Target:
+        """Read a target. A name without a kind is a table's or a view's: dbt leaves the kind out, which
+        Snowflake's page "GRANT <privileges> … TO ROLE" requires.
+        """
+        start = words.at
+        if not any(words.sees(word) for word in _START_OF_TARGET):
+            name = words.take_name()
+            if words.done or words.sees("TO") or words.sees("FROM"):
+                full_name = str(scope.resolve(name))
+                return Target(self.access.table_or_view(full_name), full_name)
+            words.at = start
+        return take_target(words, scope)
+
     # ---- GRANT
 
     def grant(self, words: Words, scope: Scope) -> Result:
@@ -56,7 +70,7 @@ class Granting:
             self._grant_role(words, actor)
             return SUCCEEDED
         privileges = take_privileges(words)
-        target = take_target(words, scope)
+        target = self._take_target(words, scope)
         words.take("TO")
         role = self._take_role(words)
         if privileges == [OWNERSHIP]:
@@ -210,7 +224,7 @@ class Granting:
         privileges = take_privileges(words)
         if OWNERSHIP in privileges:
             raise compilation("OWNERSHIP cannot be revoked: transfer it with GRANT OWNERSHIP.")
-        target = take_target(words, scope)
+        target = self._take_target(words, scope)
         words.take("FROM")
         role = self._take_role(words)
         if not words.takes("CASCADE"):
@@ -231,7 +245,7 @@ class Granting:
         words.take("SHOW", "GRANTS")
         now = self.access.now
         if words.takes("ON"):
-            target = take_target(words, scope)
+            target = self._take_target(words, scope)
             if target.of:
                 raise words.unexpected()
             words.finish()
@@ -339,6 +353,8 @@ def take_privileges(words: Words) -> list[str]:
             privileges.append("")
         elif words.sees("("):
             raise unsupported("grants on columns")
+        elif not privileges[-1] and words.token.text.upper() not in FIRST_WORDS:
+            raise words.unexpected()
         else:
             privileges[-1] = f"{privileges[-1]} {words.take_identifier()}".strip()
     return ["ALL" if privilege == "ALL PRIVILEGES" else privilege for privilege in privileges]
@@ -358,6 +374,9 @@ def take_target(words: Words, scope: Scope) -> Target:
             return Target(f"{many} {plural} IN {container}", name, PLURALS[plural], all=many == "ALL")
     kind = take_kind(words, PRIVILEGES)
     return Target(kind, take_full_name(words, kind, scope))
+
+
+_START_OF_TARGET = {"ACCOUNT", "ALL", "FUTURE"} | {kind.partition(" ")[0] for kind in PRIVILEGES}
 
 
 def take_kind(words: Words, kinds: Iterable[str]) -> str:

@@ -61,6 +61,14 @@ PLURALS = {"VIEWS": "VIEW", "TABLES": "TABLE", "SCHEMAS": "SCHEMA"} | {
 }
 """The kinds of ALL … IN and FUTURE … IN."""
 
+FIRST_WORDS = {
+    "ADD", "ALL", "APPLY", "APPLYBUDGET", "ATTACH", "AUDIT", "BIND", "CANCEL", "CREATE", "DELETE", "EVOLVE", "EXECUTE",
+    "FAILOVER", "IMPORT", "IMPORTED", "INSERT", "MANAGE", "MODIFY", "MONITOR", "OPERATE", "OVERRIDE", "OWNERSHIP",
+    "PURCHASE", "READ", "REBUILD", "REFERENCES", "REFERENCE_USAGE", "REPLICATE", "RESOLVE", "SELECT", "TRUNCATE",
+    "UPDATE", "USAGE", "USE", "VIEW", "WRITE",
+}  # fmt: skip
+"""The words that start a privilege, also of kinds that do not exist here. Another word is a syntax error."""
+
 
 def privileges_of(kind: str) -> tuple[str, ...]:
     """Return the privileges of ALL PRIVILEGES on a kind of object: all but OWNERSHIP."""

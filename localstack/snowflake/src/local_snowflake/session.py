@@ -25,6 +25,7 @@ from local_snowflake.comments import column_comments
 from local_snowflake.duckdb_errors import worded
 from local_snowflake.errors import SnowflakeError
 from local_snowflake.expressions import (
+    cast_times,
     flatten_options,
     one_path,
     refuse_local_times,
@@ -254,6 +255,8 @@ class LocalCursor(FakeSnowflakeCursor):
         self._positions = positions_of_order(expression)
         check_names(expression, columns)
         refuse_local_times(expression)
+        if isinstance(expression, exp.Insert):
+            cast_times(expression, self._kinds_of)
         keep_headings(expression)
         expression = expression.transform(
             lambda node: context_function(one_path(flatten_options(node)), actor, self._conn), copy=False
@@ -270,6 +273,17 @@ class LocalCursor(FakeSnowflakeCursor):
         if show and self._conn.visible:
             return self._conn.visible(show, transformed, self._conn)
         return transformed
+
+    def _kinds_of(self, table: exp.Table) -> dict[str, str]:
+        """Return DuckDB's type of each of a table's columns, in their order."""
+        name = [table.catalog or self._conn.database, table.db or self._conn.schema, table.name]
+        return dict(
+            self._duck_conn.execute(
+                """SELECT column_name, data_type FROM duckdb_columns() WHERE upper(database_name) = upper(?)
+                   AND upper(schema_name) = upper(?) AND upper(table_name) = upper(?) ORDER BY column_index""",
+                name,
+            ).fetchall()
+        )
 
     def _created(self, create: exp.Create) -> exp.Create:
         self._conn.refuse_to_commit_aborted()
